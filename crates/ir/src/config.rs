@@ -1,0 +1,85 @@
+//! The resources that a proxy holds: what is at an address, the endpoints of a Service, and its own pod.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::{Identity, Rule, ServicePort, WeightedBackend};
+
+/// What the proxy is told of its own pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    pub identity: Identity,
+    pub mode: Mode,
+}
+
+/// Whether plain text is served to clients outside the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Permissive,
+    Strict,
+}
+
+/// What a Service port says it speaks, by `appProtocol` or its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Nothing said: the first bytes decide.
+    #[default]
+    Detect,
+    Http1,
+    /// Without TLS, by prior knowledge.
+    Http2,
+    Grpc,
+    /// TLS of the application's own: passed through.
+    Tls,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// What is at an address, for one client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Destination {
+    pub address: SocketAddr,
+    pub target: Target,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    Service(Arc<Service>),
+    /// A pod addressed directly: encrypted where it has a proxy, never routed.
+    Pod(Endpoint),
+    /// No Service and no pod of the cluster: passed through.
+    Unknown,
+}
+
+/// A Service port with the routes that are in force for one client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    pub id: ServicePort,
+    pub protocol: Protocol,
+    pub routing: Routing,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Routing {
+    /// No route is attached: every request and connection goes to these.
+    Direct(Vec<WeightedBackend>),
+    /// HTTPRoutes: a request that no rule takes is answered with 404.
+    Http(Vec<Rule>),
+    /// GRPCRoutes: a request that no rule takes is answered with UNIMPLEMENTED.
+    Grpc(Vec<Rule>),
+}
+
+/// The ready endpoints of a Service port.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointSet {
+    pub id: ServicePort,
+    pub protocol: Protocol,
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub address: SocketAddr,
+    /// The identity to expect over mutual TLS; `None`: the pod has no proxy and gets plain text.
+    pub identity: Option<Identity>,
+}

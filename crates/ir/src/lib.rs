@@ -1,0 +1,24 @@
+//! The vocabulary of the mesh: what a proxy is told, and how a request meets it.
+//!
+//! Types here are valid by construction: a [`Pattern`] compiles, an [`Identity`] is a SPIFFE id, a header name is one.
+//! Parsing happens where bytes come in (`weft-api`, `weft-translate`). This crate does no I/O and knows neither
+//! Kubernetes nor the wire.
+
+mod config;
+mod identity;
+mod matching;
+mod names;
+mod pattern;
+mod route;
+
+pub use config::{
+    Destination, Endpoint, EndpointSet, Mode, Protocol, Routing, Service, Target, Workload,
+};
+pub use identity::{Identity, IdentityError, TrustDomain};
+pub use matching::{Matched, RouteTable};
+pub use names::{ResourceKey, ResourceKeyError, ServiceId, ServicePort};
+pub use pattern::{Pattern, PatternError};
+pub use route::{
+    Backend, Filter, HeaderEdit, HeaderMatch, PathEdit, PathMatch, QueryMatch, Redirect,
+    RequestMatch, Rewrite, RouteId, RouteKind, Rule, Timeouts, ValueMatch, WeightedBackend,
+};

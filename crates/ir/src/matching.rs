@@ -1,0 +1,199 @@
+//! Which rule takes a request: conditions and precedence.
+//!
+//! Source: Gateway API v1.6.3, `HTTPRouteRule.matches` and `GRPCRouteRule.matches`. HTTP: an exact path, then the
+//! longest prefix, then a method, then the most headers, then the most query parameters. gRPC: the longest service,
+//! the longest method, the most headers. Ties go to the rule that comes first: the caller orders rules by the age of
+//! their route, then `namespace/name`, then place. Where the specification leaves it open, a regular expression comes
+//! after exact paths and before prefixes, the longest text first.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+
+use http::header::{HOST, HeaderMap};
+use http::{Method, Uri};
+
+use crate::{HeaderMatch, PathMatch, QueryMatch, RequestMatch, Rule};
+
+/// Rules in the order in which they are tried.
+#[derive(Clone, Debug)]
+pub struct RouteTable {
+    rules: Vec<Rule>,
+    /// `(rule, match)`, most specific first.
+    order: Vec<(usize, usize)>,
+}
+
+/// The rule that takes a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Matched<'a> {
+    pub rule: &'a Rule,
+    /// Place of `rule` in [`RouteTable::rules`].
+    pub index: usize,
+    /// The condition on the path that held: a prefix rewrite replaces it.
+    pub path: Option<&'a PathMatch>,
+    /// The match had a condition that did not compile: the request is to be answered with 500.
+    pub broken: bool,
+}
+
+impl RouteTable {
+    /// `rules` in the order that decides ties.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        let mut order: Vec<(usize, usize)> = rules
+            .iter()
+            .enumerate()
+            .flat_map(|(rule, of)| (0..of.matches.len()).map(move |place| (rule, place)))
+            .collect();
+        // A stable sort: equal matches stay in the caller's order.
+        order
+            .sort_by_cached_key(|&(rule, place)| Reverse(specificity(&rules[rule].matches[place])));
+        Self { rules, order }
+    }
+
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The first rule, by precedence, that takes the request; `None` when none does.
+    pub fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Matched<'_>> {
+        self.order.iter().find_map(|&(rule, place)| {
+            let condition = &self.rules[rule].matches[place];
+            takes(condition, method, uri, headers).then(|| Matched {
+                rule: &self.rules[rule],
+                index: rule,
+                path: condition.path.as_ref(),
+                broken: condition.broken,
+            })
+        })
+    }
+}
+
+/// Larger is tried earlier.
+type Specificity = (bool, u8, usize, bool, usize, usize);
+
+fn specificity(condition: &RequestMatch) -> Specificity {
+    let (kind, length) = match &condition.path {
+        Some(PathMatch::Exact(path)) => (4, path.len()),
+        Some(PathMatch::Regex(pattern)) => (3, pattern.as_str().len()),
+        Some(PathMatch::Prefix(path)) => (2, trim_slash(path).len()),
+        Some(PathMatch::GrpcMethod(method)) => (1, method.len()),
+        None => (0, 0),
+    };
+    let method = condition.method.is_some();
+    (
+        !condition.broken,
+        kind,
+        length,
+        method,
+        condition.headers.len(),
+        condition.query.len(),
+    )
+}
+
+fn takes(condition: &RequestMatch, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+    condition
+        .method
+        .as_ref()
+        .is_none_or(|wanted| wanted == method)
+        && condition
+            .path
+            .as_ref()
+            .is_none_or(|wanted| takes_path(wanted, uri.path()))
+        && condition
+            .headers
+            .iter()
+            .all(|wanted| takes_header(wanted, uri, headers))
+        && (condition.query.is_empty()
+            || takes_query(&condition.query, uri.query().unwrap_or_default()))
+}
+
+fn takes_path(condition: &PathMatch, path: &str) -> bool {
+    match condition {
+        PathMatch::Exact(exact) => path == exact,
+        PathMatch::Prefix(prefix) => {
+            let prefix = trim_slash(prefix);
+            path.strip_prefix(prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
+        PathMatch::Regex(pattern) => pattern.is_match(path),
+        PathMatch::GrpcMethod(method) => grpc_method(path) == Some(method),
+    }
+}
+
+/// The method of `/service/method`.
+fn grpc_method(path: &str) -> Option<&str> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    (!service.is_empty() && !method.contains('/')).then_some(method)
+}
+
+fn trim_slash(prefix: &str) -> &str {
+    prefix.strip_suffix('/').unwrap_or(prefix)
+}
+
+/// Several fields of one name count as one, joined with a comma (RFC 9110, 5.2); `Cookie` with `; ` (RFC 9113, 8.2.3).
+fn takes_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(&condition.name).iter();
+    let Some(first) = values.next() else {
+        // HTTP/2 carries the host in the URI.
+        let authority = (condition.name == HOST).then(|| uri.authority()).flatten();
+        return authority.is_some_and(|authority| condition.value.takes(authority.as_str()));
+    };
+    let Ok(first) = std::str::from_utf8(first.as_bytes()) else {
+        return false;
+    };
+    let mut whole = Cow::Borrowed(first);
+    let separator = if condition.name == http::header::COOKIE {
+        "; "
+    } else {
+        ","
+    };
+    for value in values {
+        let Ok(value) = std::str::from_utf8(value.as_bytes()) else {
+            return false;
+        };
+        let whole = whole.to_mut();
+        whole.push_str(separator);
+        whole.push_str(value);
+    }
+    condition.value.takes(&whole)
+}
+
+/// Of parameters repeated in the query the first counts.
+fn takes_query(conditions: &[QueryMatch], query: &str) -> bool {
+    conditions.iter().all(|condition| {
+        let value = query.split('&').find_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name) == condition.name).then_some(value)
+        });
+        value.is_some_and(|value| condition.value.takes(&decode(value)))
+    })
+}
+
+/// `application/x-www-form-urlencoded`: `+` is a space, `%XX` a byte; what is malformed stays as it is.
+fn decode(text: &str) -> Cow<'_, str> {
+    if !text.bytes().any(|b| b == b'%' || b == b'+') {
+        return Cow::Borrowed(text);
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = |i: usize| bytes.get(i).and_then(|b| (*b as char).to_digit(16));
+        match (bytes[at], hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            (b'+', ..) => {
+                out.push(b' ');
+                at += 1;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Routes as a proxy sees them: rules, what they match, what they do to a request, and where it goes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use crate::{Pattern, ServicePort};
+
+/// The kind of route that a rule came from: it decides how failures are told to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RouteKind {
+    Http,
+    Grpc,
+}
+
+impl fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        })
+    }
+}
+
+/// The route object that a rule came from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteId {
+    pub kind: RouteKind,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for RouteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// One rule of a route. It takes a request that any of its matches takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    pub route: RouteId,
+    /// Place in the route, from 0.
+    pub index: u32,
+    pub name: Option<Arc<str>>,
+    /// At least one; the translator writes the implied `/` prefix out.
+    pub matches: Vec<RequestMatch>,
+    pub filters: Vec<Filter>,
+    pub backends: Vec<WeightedBackend>,
+    pub timeouts: Timeouts,
+    /// Every request that the rule takes is answered with 500 and this reason.
+    pub failure: Option<Arc<str>>,
+}
+
+/// Conditions of which all must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestMatch {
+    /// `None`: any path.
+    pub path: Option<PathMatch>,
+    pub headers: Vec<HeaderMatch>,
+    pub query: Vec<QueryMatch>,
+    pub method: Option<Method>,
+    /// A condition did not compile and is left out here: tried after all other matches, and answered with 500.
+    pub broken: bool,
+}
+
+/// A condition on the path. gRPC methods are paths too: `/package.Service/Method`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PathMatch {
+    Exact(String),
+    /// By whole path elements: `/a` takes `/a` and `/a/b`, not `/ab`. A trailing slash means nothing.
+    Prefix(String),
+    Regex(Pattern),
+    /// gRPC: this method of any service.
+    GrpcMethod(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderMatch {
+    pub name: HeaderName,
+    pub value: ValueMatch,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryMatch {
+    pub name: String,
+    pub value: ValueMatch,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ValueMatch {
+    Exact(String),
+    Regex(Pattern),
+}
+
+impl ValueMatch {
+    pub fn takes(&self, value: &str) -> bool {
+        match self {
+            Self::Exact(text) => text == value,
+            Self::Regex(pattern) => pattern.is_match(value),
+        }
+    }
+}
+
+/// What a rule, or one of its backends, does to a request or its response.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Filter {
+    RequestHeaders(HeaderEdit),
+    ResponseHeaders(HeaderEdit),
+    Redirect(Redirect),
+    Rewrite(Rewrite),
+}
+
+/// Applied in the order set, add, remove.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeaderEdit {
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    pub remove: Vec<HeaderName>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redirect {
+    /// `http` or `https`; `None`: the request's own.
+    pub scheme: Option<Arc<str>>,
+    pub host: Option<Arc<str>>,
+    /// `None`: by the specification's rule (the scheme's well-known port, else the port the request came to).
+    pub port: Option<u16>,
+    pub path: Option<PathEdit>,
+    pub code: StatusCode,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rewrite {
+    pub host: Option<HeaderValue>,
+    pub path: Option<PathEdit>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum PathEdit {
+    Full(String),
+    /// Replaces the prefix that the match took.
+    Prefix(String),
+}
+
+/// `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the request's first byte to the response's last.
+    pub request: Option<Duration>,
+    /// One try against one backend.
+    pub backend: Option<Duration>,
+}
+
+/// A backend and its share: `weight` of the sum of all weights of the rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightedBackend {
+    pub weight: u32,
+    pub backend: Backend,
+    pub filters: Vec<Filter>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Backend {
+    /// The endpoints of this Service port; its own routes are not applied again.
+    Service(ServicePort),
+    /// Leads nowhere, for this reason: its share of requests is answered with 500.
+    Invalid(Arc<str>),
+}

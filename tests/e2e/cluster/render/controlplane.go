@@ -1,0 +1,116 @@
+package render
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+
+	"weft.dev/cluster/plan"
+)
+
+const (
+	clusterDomain = "cluster.local"
+	issuer        = "https://kubernetes.default.svc." + clusterDomain
+	etcdURL       = "http://127.0.0.1:2379"
+)
+
+// EtcdArgs are etcd's flags.
+func EtcdArgs(paths Paths) []string {
+	return []string{"etcd", "--data-dir=" + paths.Etcd(), "--listen-client-url=" + etcdURL}
+}
+
+// APIServerArgs are the API server's flags. Admission keeps its defaults, the webhooks among them.
+func APIServerArgs(p plan.Plan, paths Paths) []string {
+	return []string{
+		"kube-apiserver",
+		"--etcd-servers=" + etcdURL,
+		"--advertise-address=" + p.Node(1).String(),
+		"--secure-port=6443",
+		"--cert-dir=" + paths.PKI(),
+		"--tls-cert-file=" + paths.Cert("apiserver"),
+		"--tls-private-key-file=" + paths.Key("apiserver"),
+		"--client-ca-file=" + paths.Cert("ca"),
+		"--service-account-issuer=" + issuer,
+		"--service-account-key-file=" + paths.Key("sa"),
+		"--service-account-signing-key-file=" + paths.Key("sa"),
+		"--service-cluster-ip-range=" + p.Services().String(),
+		"--authorization-mode=Node,RBAC",
+		"--enable-admission-plugins=NodeRestriction",
+		"--kubelet-client-certificate=" + paths.Cert("admin"),
+		"--kubelet-client-key=" + paths.Key("admin"),
+		"--kubelet-certificate-authority=" + paths.Cert("ca"),
+		"--kubelet-preferred-address-types=InternalIP",
+		"--requestheader-client-ca-file=" + paths.Cert("ca"),
+		"--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file=" + paths.Cert("front-proxy"),
+		"--proxy-client-key-file=" + paths.Key("front-proxy"),
+		"--allow-privileged=true",
+	}
+}
+
+// ControllerManagerArgs are the controller manager's flags. Nodes' pod ranges are the plan's, not allocated.
+func ControllerManagerArgs(paths Paths) []string {
+	conf := paths.Conf("controller-manager")
+	return []string{
+		"kube-controller-manager",
+		"--kubeconfig=" + conf,
+		"--authentication-kubeconfig=" + conf,
+		"--authorization-kubeconfig=" + conf,
+		"--service-account-private-key-file=" + paths.Key("sa"),
+		"--root-ca-file=" + paths.Cert("ca"),
+		"--cluster-signing-cert-file=" + paths.Cert("ca"),
+		"--cluster-signing-key-file=" + paths.Key("ca"),
+		"--use-service-account-credentials",
+		"--leader-elect=false",
+	}
+}
+
+// SchedulerArgs are the scheduler's flags.
+func SchedulerArgs(paths Paths) []string {
+	conf := paths.Conf("scheduler")
+	return []string{
+		"kube-scheduler",
+		"--kubeconfig=" + conf,
+		"--authentication-kubeconfig=" + conf,
+		"--authorization-kubeconfig=" + conf,
+		"--leader-elect=false",
+	}
+}
+
+// Kubeconfig is a kubeconfig with its certificates inside, so that the file alone suffices.
+func Kubeconfig(server string, ca, cert, key []byte) ([]byte, error) {
+	for what, text := range map[string][]byte{"authority": ca, "certificate": cert, "key": key} {
+		if len(text) == 0 {
+			return nil, fmt.Errorf("kubeconfig for %s: the %s is empty", server, what)
+		}
+	}
+	encode := base64.StdEncoding.EncodeToString
+	return object{
+		"apiVersion":      "v1",
+		"kind":            "Config",
+		"current-context": "weft",
+		"clusters": []object{{"name": "weft", "cluster": object{
+			"server":                     server,
+			"certificate-authority-data": encode(ca),
+		}}},
+		"users": []object{{"name": "weft", "user": object{
+			"client-certificate-data": encode(cert),
+			"client-key-data":         encode(key),
+		}}},
+		"contexts": []object{{"name": "weft", "context": object{"cluster": "weft", "user": "weft"}}},
+	}.json()
+}
+
+// object is a YAML or JSON object; every configuration is written as JSON, which is YAML with no surprises in quoting.
+type object map[string]any
+
+func (o object) json() ([]byte, error) {
+	text, err := json.MarshalIndent(o, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return append(text, '\n'), nil
+}

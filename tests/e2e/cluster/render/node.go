@@ -1,0 +1,130 @@
+package render
+
+import (
+	"fmt"
+
+	"weft.dev/cluster/plan"
+	"weft.dev/cluster/versions"
+)
+
+// KubeletArgs are the kubelet's flags.
+func KubeletArgs(p plan.Plan, paths Paths, n int) []string {
+	node := paths.Node(n)
+	return []string{
+		"kubelet",
+		"--config=" + node.KubeletConfig(),
+		"--kubeconfig=" + paths.Conf(plan.NodeName(n)),
+		"--hostname-override=" + plan.NodeName(n),
+		"--node-ip=" + p.Node(n).String(),
+		"--root-dir=" + node.Kubelet(),
+		"--cert-dir=" + node.Kubelet(),
+	}
+}
+
+// KubeletConfig is the kubelet's configuration file.
+func KubeletConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
+	node := paths.Node(n)
+	return object{
+		"apiVersion": "kubelet.config.k8s.io/v1beta1",
+		"kind":       "KubeletConfiguration",
+		"authentication": object{
+			"anonymous": object{"enabled": false},
+			"webhook":   object{"enabled": true},
+			"x509":      object{"clientCAFile": paths.Cert("ca")},
+		},
+		"authorization":            object{"mode": "Webhook"},
+		"tlsCertFile":              paths.Cert(plan.NodeName(n)),
+		"tlsPrivateKeyFile":        paths.Key(plan.NodeName(n)),
+		"clusterDNS":               []string{p.DNS().String()},
+		"clusterDomain":            clusterDomain,
+		"containerRuntimeEndpoint": "unix://" + node.ContainerdSocket(),
+		"resolvConf":               node.ResolvConf(),
+		"podLogsDir":               node.PodLogs(),
+		"volumePluginDir":          node.VolumePlugins(),
+		// A kubelet removes the pods' cgroups that it does not know, so each has a root of its own.
+		"cgroupRoot":          "/" + p.NodeSpace(n),
+		"cgroupDriver":        "cgroupfs",
+		"failCgroupV1":        false,
+		"failSwapOn":          false,
+		"maxPods":             250,
+		"serializeImagePulls": false,
+		// Images cannot be pulled again, so none is ever removed, and a full disk evicts no pod until it is very full.
+		"imageGCHighThresholdPercent": 100,
+		"evictionHard":                object{"imagefs.available": "1%", "nodefs.available": "1%"},
+	}.json()
+}
+
+// ProxyArgs are kube-proxy's flags.
+func ProxyArgs(paths Paths, n int) []string {
+	return []string{"kube-proxy", "--config=" + paths.Node(n).ProxyConfig()}
+}
+
+// ProxyConfig is kube-proxy's configuration file.
+func ProxyConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
+	return object{
+		"apiVersion":       "kubeproxy.config.k8s.io/v1alpha1",
+		"kind":             "KubeProxyConfiguration",
+		"clientConnection": object{"kubeconfig": paths.Conf("kube-proxy")},
+		"mode":             "iptables",
+		"clusterCIDR":      p.Pods().String(),
+		"hostnameOverride": plan.NodeName(n),
+		// The host's connection tracking limits are not this cluster's to change.
+		"conntrack": object{"maxPerCore": 0, "min": 0},
+	}.json()
+}
+
+// ResolvConf is what pods with dnsPolicy Default see: there is no name server outside the cluster.
+func ResolvConf() []byte { return []byte("nameserver 127.0.0.1\n") }
+
+// CNIConfig is the pods' network: a bridge on the node. Nothing is masqueraded: every pod range has a route everywhere.
+func CNIConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
+	return object{
+		"cniVersion": "1.0.0",
+		"name":       p.NodeSpace(n),
+		"plugins": []object{
+			{
+				"type":        "bridge",
+				"bridge":      "cni0",
+				"isGateway":   true,
+				"ipMasq":      false,
+				"hairpinMode": true,
+				"ipam": object{
+					"type":    "host-local",
+					"dataDir": paths.Node(n).CNIData(),
+					"ranges":  [][]object{{{"subnet": p.NodePods(n).String()}}},
+					"routes":  []object{{"dst": "0.0.0.0/0"}},
+				},
+			},
+			{"type": "portmap", "capabilities": object{"portMappings": true}},
+		},
+	}.json()
+}
+
+// ContainerdConfig is containerd's configuration file, in the version 2 that containerd 1.x and 2.x both read.
+// Everything that would go to a folder of the host's own is put below the node's.
+func ContainerdConfig(paths Paths, n int, cniPlugins string) []byte {
+	node := paths.Node(n)
+	return fmt.Appendf(nil, `version = 2
+root = %q
+state = %q
+
+[grpc]
+  address = %q
+
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = %q
+  netns_mounts_under_state_dir = true
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = %q
+    conf_dir = %q
+
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      Root = %q
+`, node.Containerd(), node.ContainerdRun(), node.ContainerdSocket(), versions.PauseImage, cniPlugins, node.CNIConfig(), node.Runc())
+}

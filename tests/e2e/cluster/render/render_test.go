@@ -1,0 +1,105 @@
+package render
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"weft.dev/cluster/plan"
+)
+
+var (
+	testPlan  = plan.Plan{ID: "abcdef", Block: 2}
+	testPaths = Paths{Root: "/c"}
+)
+
+// field reads a nested field of a JSON text.
+func field(t *testing.T, text []byte, keys ...string) any {
+	t.Helper()
+	var value any
+	if err := json.Unmarshal(text, &value); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	for _, key := range keys {
+		fields, ok := value.(map[string]any)
+		if !ok {
+			t.Fatalf("no field %s in %v", key, value)
+		}
+		value = fields[key]
+	}
+	return value
+}
+
+func TestNodesShareNothing(t *testing.T) {
+	files := func(n int) [][]byte {
+		kubelet, err := KubeletConfig(testPlan, testPaths, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cni, err := CNIConfig(testPlan, testPaths, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return [][]byte{kubelet, cni, ContainerdConfig(testPaths, n, "/usr/lib/cni")}
+	}
+	for i, text := range files(2) {
+		for _, foreign := range []string{"/c/n1", "weft-abcdef-n1\"", testPlan.NodePods(1).String()} {
+			if strings.Contains(string(text), foreign) {
+				t.Errorf("file %d of node 2 names %s of node 1:\n%s", i, foreign, text)
+			}
+		}
+	}
+}
+
+func TestKubeletConfig(t *testing.T) {
+	text, err := KubeletConfig(testPlan, testPaths, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]any{
+		"cgroupRoot":               "/weft-abcdef-n2",
+		"containerRuntimeEndpoint": "unix:///c/n2/containerd.sock",
+		"tlsCertFile":              "/c/pki/node2.crt",
+	} {
+		if got := field(t, text, key); got != want {
+			t.Errorf("%s is %v, want %v", key, got, want)
+		}
+	}
+}
+
+func TestAPIServerUsesThePlansAddresses(t *testing.T) {
+	args := APIServerArgs(testPlan, testPaths)
+	for _, want := range []string{"--advertise-address=10.136.0.1", "--service-cluster-ip-range=10.138.0.0/16"} {
+		if !slices.Contains(args, want) {
+			t.Errorf("no %s in %v", want, args)
+		}
+	}
+	for _, arg := range args {
+		if strings.HasPrefix(arg, "--disable-admission-plugins") {
+			t.Errorf("%s: admission must keep its defaults", arg)
+		}
+	}
+}
+
+func TestKubeconfig(t *testing.T) {
+	text, err := Kubeconfig("https://10.0.0.1:6443", []byte("ca"), []byte("cert"), []byte("key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if field(t, text, "current-context") != "weft" || !strings.Contains(string(text), "https://10.0.0.1:6443") {
+		t.Errorf("unusable kubeconfig:\n%s", text)
+	}
+	if _, err := Kubeconfig("https://10.0.0.1:6443", []byte("ca"), nil, []byte("key")); err == nil {
+		t.Error("a kubeconfig without a certificate was made")
+	}
+}
+
+func TestCheckLength(t *testing.T) {
+	if err := testPaths.CheckLength(); err != nil {
+		t.Error(err)
+	}
+	if err := (Paths{Root: "/" + strings.Repeat("x", 90)}).CheckLength(); err == nil {
+		t.Error("a path too long for a socket was accepted")
+	}
+}

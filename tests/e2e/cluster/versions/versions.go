@@ -1,0 +1,28 @@
+// Package versions names every version that the cluster is made of, in one place.
+//
+// The modules in kube/, images/echo-advanced/, kind/ and ../conformance/ repeat some of them in their go.mod files,
+// because Go reads them there; a test here fails when they differ.
+package versions
+
+const (
+	Kubernetes = "1.36.3"
+	CoreDNS    = "v1.12.2"
+	MetalLB    = "v0.15.2"
+	GatewayAPI = "v1.6.3"
+	Helm       = "v4.3.1"
+	Kind       = "v0.33.0"
+)
+
+// Image names. The tags of the suite's images are those that its manifests name.
+const (
+	PauseImage        = "registry.k8s.io/pause:3.10"
+	CoreDNSImage      = "registry.k8s.io/coredns/coredns:" + CoreDNS
+	MetalLBImage      = "quay.io/metallb/controller:" + MetalLB
+	EchoAdvancedImage = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1"
+	echoBasic         = "registry.k8s.io/gateway-api/echo-basic:"
+)
+
+// EchoBasicImages are the names under which the suite's manifests run echo-basic.
+func EchoBasicImages() []string {
+	return []string{echoBasic + "v1.5.1", echoBasic + "v1.6.0-dev.2", echoBasic + "v1.6.0-dev.3"}
+}

@@ -1,0 +1,24 @@
+package versions
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestModulesAgree(t *testing.T) {
+	for file, line := range map[string]string{
+		"../kube/go.mod":           "k8s.io/kubernetes v" + Kubernetes,
+		"../../conformance/go.mod": "sigs.k8s.io/gateway-api " + GatewayAPI,
+		"../kind/go.mod":           "sigs.k8s.io/kind " + Kind,
+	} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if !strings.Contains(string(text), line) {
+			t.Errorf("%s does not require %q, which versions.go names", file, line)
+		}
+	}
+}
