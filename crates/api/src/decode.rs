@@ -1,0 +1,360 @@
+//! The wire to `weft-ir`. Whatever does not fit is refused, with the field and the value that did not.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use weft_ir::{
+    Backend, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, HeaderMatch, Identity, Mode,
+    PathEdit, PathMatch, Pattern, Protocol, QueryMatch, Redirect, RequestMatch, ResourceKey,
+    Rewrite, RouteId, RouteKind, Routing, Rule, Service, ServicePort, Target, Timeouts,
+    TrustDomain, ValueMatch, WeightedBackend, Workload,
+};
+
+use crate::{Resource, proto};
+
+/// A message that does not say what its type promises.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("{0} is absent or of a kind that this version does not know")]
+    Absent(&'static str),
+    #[error("{field}: {reason}")]
+    Invalid { field: &'static str, reason: String },
+}
+
+type Decoded<T> = Result<T, DecodeError>;
+
+fn invalid(field: &'static str) -> impl Fn(&dyn std::fmt::Display) -> DecodeError {
+    move |reason| DecodeError::Invalid {
+        field,
+        reason: reason.to_string(),
+    }
+}
+
+/// Key, version and content of a resource. Errors when the key and the content do not belong together, too.
+pub fn resource(wire: proto::Resource) -> Decoded<(ResourceKey, u64, Resource)> {
+    use proto::resource::Body;
+    let proto::Resource { key, version, body } = wire;
+    let key: ResourceKey = key.parse().map_err(|error| invalid("key")(&error))?;
+    let content = match (&key, body.ok_or(DecodeError::Absent("body"))?) {
+        (ResourceKey::Workload, Body::Workload(wire)) => Resource::Workload(workload(wire)?),
+        (ResourceKey::Destination(address), Body::Destination(wire)) => {
+            Resource::Destination(destination(*address, wire)?)
+        }
+        (ResourceKey::Endpoints(id), Body::Endpoints(wire)) => {
+            let set = endpoint_set(wire)?;
+            if set.id != *id {
+                return Err(invalid("endpoints.id")(&format_args!(
+                    "{} under the key of {id}",
+                    set.id
+                )));
+            }
+            Resource::Endpoints(set)
+        }
+        _ => {
+            return Err(invalid("body")(&format_args!(
+                "not of the kind that the key {key} names"
+            )));
+        }
+    };
+    Ok((key, version, content))
+}
+
+fn workload(wire: proto::Workload) -> Decoded<Workload> {
+    let mode = match wire.mode() {
+        proto::workload::Mode::Permissive => Mode::Permissive,
+        // What is not understood fails closed.
+        proto::workload::Mode::Strict | proto::workload::Mode::Unspecified => Mode::Strict,
+    };
+    Ok(Workload {
+        identity: identity(
+            wire.identity
+                .ok_or(DecodeError::Absent("workload.identity"))?,
+        )?,
+        mode,
+    })
+}
+
+fn identity(wire: proto::Identity) -> Decoded<Identity> {
+    let proto::Identity {
+        trust_domain,
+        namespace,
+        account,
+    } = wire;
+    TrustDomain::new(&trust_domain)
+        .and_then(|domain| Identity::new(domain, &namespace, &account))
+        .map_err(|error| invalid("identity")(&error))
+}
+
+fn destination(address: SocketAddr, wire: proto::Destination) -> Decoded<Destination> {
+    use proto::destination::Target as Wire;
+    let target = match wire
+        .target
+        .ok_or(DecodeError::Absent("destination.target"))?
+    {
+        Wire::Service(wire) => Target::Service(Arc::new(service(wire)?)),
+        Wire::Pod(wire) => Target::Pod(endpoint(wire)?),
+        Wire::Unknown(proto::Unknown {}) => Target::Unknown,
+    };
+    Ok(Destination { address, target })
+}
+
+fn service(wire: proto::Service) -> Decoded<Service> {
+    use proto::service::Routing as Wire;
+    let protocol = protocol(wire.protocol());
+    let id = service_port(wire.id.ok_or(DecodeError::Absent("service.id"))?)?;
+    let rules = |wire: proto::HttpRouting| {
+        wire.rules
+            .into_iter()
+            .map(rule)
+            .collect::<Decoded<Vec<_>>>()
+    };
+    let routing = match wire.routing.ok_or(DecodeError::Absent("service.routing"))? {
+        Wire::Direct(wire) => Routing::Direct(all(wire.backends, backend)?),
+        Wire::Http(wire) => Routing::Http(rules(wire)?),
+        Wire::Grpc(wire) => Routing::Grpc(rules(wire)?),
+    };
+    Ok(Service {
+        id,
+        protocol,
+        routing,
+    })
+}
+
+fn all<W, T>(wire: Vec<W>, one: impl Fn(W) -> Decoded<T>) -> Decoded<Vec<T>> {
+    wire.into_iter().map(one).collect()
+}
+
+fn service_port(wire: proto::ServicePort) -> Decoded<ServicePort> {
+    let proto::ServicePort {
+        namespace,
+        name,
+        port,
+    } = wire;
+    let port = u16::try_from(port).map_err(|error| invalid("service.port")(&error))?;
+    if namespace.is_empty() || name.is_empty() || namespace.contains('/') || name.contains('/') {
+        return Err(invalid("service.id")(&format_args!(
+            "{namespace:?}/{name:?} is no Service name"
+        )));
+    }
+    Ok(ServicePort::new(namespace, name, port))
+}
+
+fn protocol(wire: proto::Protocol) -> Protocol {
+    match wire {
+        proto::Protocol::Unspecified => Protocol::Detect,
+        proto::Protocol::Http1 => Protocol::Http1,
+        proto::Protocol::Http2 => Protocol::Http2,
+        proto::Protocol::Grpc => Protocol::Grpc,
+        proto::Protocol::Tls => Protocol::Tls,
+        proto::Protocol::Tcp => Protocol::Tcp,
+    }
+}
+
+fn endpoint_set(wire: proto::EndpointSet) -> Decoded<EndpointSet> {
+    let protocol = protocol(wire.protocol());
+    let id = service_port(wire.id.ok_or(DecodeError::Absent("endpoints.id"))?)?;
+    Ok(EndpointSet {
+        id,
+        protocol,
+        endpoints: all(wire.endpoints, endpoint)?,
+    })
+}
+
+fn endpoint(wire: proto::Endpoint) -> Decoded<Endpoint> {
+    let proto::Endpoint {
+        address,
+        identity: id,
+    } = wire;
+    let address = address
+        .parse()
+        .map_err(|error| invalid("endpoint.address")(&format_args!("{address:?}: {error}")))?;
+    Ok(Endpoint {
+        address,
+        identity: id.map(identity).transpose()?,
+    })
+}
+
+fn rule(wire: proto::Rule) -> Decoded<Rule> {
+    let proto::Rule {
+        route,
+        index,
+        name,
+        matches,
+        filters,
+        backends,
+        request_timeout,
+        backend_timeout,
+        failure,
+    } = wire;
+    let limit = |nanos: u64| (nanos > 0).then(|| Duration::from_nanos(nanos));
+    Ok(Rule {
+        route: route_id(route.ok_or(DecodeError::Absent("rule.route"))?)?,
+        index,
+        name: text(name),
+        matches: all(matches, request_match)?,
+        filters: all(filters, filter)?,
+        backends: all(backends, backend)?,
+        timeouts: Timeouts {
+            request: limit(request_timeout),
+            backend: limit(backend_timeout),
+        },
+        failure: text(failure),
+    })
+}
+
+/// An empty text on the wire is an absent one.
+fn text(wire: String) -> Option<Arc<str>> {
+    (!wire.is_empty()).then(|| wire.into())
+}
+
+fn route_id(wire: proto::Route) -> Decoded<RouteId> {
+    let kind = match wire.kind() {
+        proto::route::Kind::Http => RouteKind::Http,
+        proto::route::Kind::Grpc => RouteKind::Grpc,
+        proto::route::Kind::Unspecified => return Err(DecodeError::Absent("route.kind")),
+    };
+    Ok(RouteId {
+        kind,
+        namespace: wire.namespace.into(),
+        name: wire.name.into(),
+    })
+}
+
+fn request_match(wire: proto::Match) -> Decoded<RequestMatch> {
+    use proto::path_match::Kind;
+    let proto::Match {
+        path,
+        headers,
+        query,
+        method,
+        broken,
+    } = wire;
+    let path = match path
+        .map(|path| path.kind.ok_or(DecodeError::Absent("match.path")))
+        .transpose()?
+    {
+        None => None,
+        Some(Kind::Exact(path)) => Some(PathMatch::Exact(path)),
+        Some(Kind::Prefix(path)) => Some(PathMatch::Prefix(path)),
+        Some(Kind::Regex(path)) => Some(PathMatch::Regex(pattern("match.path", &path)?)),
+        Some(Kind::GrpcMethod(method)) => Some(PathMatch::GrpcMethod(method)),
+    };
+    let method = match method.as_str() {
+        "" => None,
+        name => Some(
+            Method::from_bytes(name.as_bytes()).map_err(|error| invalid("match.method")(&error))?,
+        ),
+    };
+    let header = |wire: proto::ValueMatch| {
+        let (name, value) = value_match(wire)?;
+        Ok(HeaderMatch {
+            name: header_name(&name)?,
+            value,
+        })
+    };
+    let parameter = |wire| value_match(wire).map(|(name, value)| QueryMatch { name, value });
+    Ok(RequestMatch {
+        path,
+        headers: all(headers, header)?,
+        query: all(query, parameter)?,
+        method,
+        broken,
+    })
+}
+
+fn pattern(field: &'static str, text: &str) -> Decoded<Pattern> {
+    Pattern::new(text).map_err(|error| invalid(field)(&error))
+}
+
+fn value_match(wire: proto::ValueMatch) -> Decoded<(String, ValueMatch)> {
+    use proto::value_match::Kind;
+    let value = match wire.kind.ok_or(DecodeError::Absent("match.value"))? {
+        Kind::Exact(text) => ValueMatch::Exact(text),
+        Kind::Regex(text) => ValueMatch::Regex(pattern("match.value", &text)?),
+    };
+    Ok((wire.name, value))
+}
+
+fn header_name(name: &str) -> Decoded<HeaderName> {
+    HeaderName::from_bytes(name.as_bytes())
+        .map_err(|error| invalid("header name")(&format_args!("{name:?}: {error}")))
+}
+
+fn header_value(value: &str) -> Decoded<HeaderValue> {
+    HeaderValue::from_str(value)
+        .map_err(|error| invalid("header value")(&format_args!("{value:?}: {error}")))
+}
+
+fn filter(wire: proto::Filter) -> Decoded<Filter> {
+    use proto::filter::Kind;
+    // A filter must never be skipped, so one that this version does not know refuses the whole resource.
+    Ok(match wire.kind.ok_or(DecodeError::Absent("filter"))? {
+        Kind::RequestHeaders(wire) => Filter::RequestHeaders(header_edit(wire)?),
+        Kind::ResponseHeaders(wire) => Filter::ResponseHeaders(header_edit(wire)?),
+        Kind::Redirect(wire) => Filter::Redirect(redirect(wire)?),
+        Kind::Rewrite(proto::Rewrite { host, path }) => Filter::Rewrite(Rewrite {
+            host: text(host).map(|host| header_value(&host)).transpose()?,
+            path: path.map(path_edit).transpose()?,
+        }),
+    })
+}
+
+fn header_edit(wire: proto::HeaderEdit) -> Decoded<HeaderEdit> {
+    let proto::HeaderEdit { set, add, remove } = wire;
+    let header = |proto::Header { name, value }| Ok((header_name(&name)?, header_value(&value)?));
+    Ok(HeaderEdit {
+        set: all(set, header)?,
+        add: all(add, header)?,
+        remove: all(remove, |name| header_name(&name))?,
+    })
+}
+
+fn redirect(wire: proto::Redirect) -> Decoded<Redirect> {
+    let proto::Redirect {
+        scheme,
+        host,
+        port,
+        path,
+        code,
+    } = wire;
+    let port = u16::try_from(port).map_err(|error| invalid("redirect.port")(&error))?;
+    let code = u16::try_from(code)
+        .ok()
+        .and_then(|code| StatusCode::from_u16(code).ok());
+    let code = code.filter(StatusCode::is_redirection);
+    Ok(Redirect {
+        scheme: text(scheme),
+        host: text(host),
+        port: (port > 0).then_some(port),
+        path: path.map(path_edit).transpose()?,
+        code: code.ok_or_else(|| invalid("redirect.code")(&"no 3xx status"))?,
+    })
+}
+
+fn path_edit(wire: proto::PathEdit) -> Decoded<PathEdit> {
+    use proto::path_edit::Kind;
+    Ok(match wire.kind.ok_or(DecodeError::Absent("path edit"))? {
+        Kind::Full(path) => PathEdit::Full(path),
+        Kind::Prefix(path) => PathEdit::Prefix(path),
+    })
+}
+
+fn backend(wire: proto::WeightedBackend) -> Decoded<WeightedBackend> {
+    use proto::weighted_backend::Backend as Wire;
+    let proto::WeightedBackend {
+        weight,
+        backend,
+        filters,
+    } = wire;
+    let backend = match backend.ok_or(DecodeError::Absent("backend"))? {
+        Wire::Service(id) => Backend::Service(service_port(id)?),
+        Wire::Invalid(reason) => Backend::Invalid(reason.into()),
+    };
+    Ok(WeightedBackend {
+        weight,
+        backend,
+        filters: all(filters, filter)?,
+    })
+}

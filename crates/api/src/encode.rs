@@ -1,0 +1,292 @@
+//! `weft-ir` to the wire. Every type is taken apart whole, so that a new field cannot be forgotten here.
+
+use prost::Message;
+use weft_ir::{
+    Backend, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, HeaderMatch, Identity, Mode,
+    PathEdit, PathMatch, Protocol, QueryMatch, Redirect, RequestMatch, ResourceKey, Rewrite,
+    RouteId, RouteKind, Routing, Rule, Service, ServicePort, Target, Timeouts, ValueMatch,
+    WeightedBackend, Workload,
+};
+
+use crate::proto;
+use proto::resource::Body;
+
+/// The resource of the proxy's own pod.
+pub fn workload(of: &Workload) -> proto::Resource {
+    let Workload { identity: id, mode } = of;
+    let mode = match mode {
+        Mode::Permissive => proto::workload::Mode::Permissive,
+        Mode::Strict => proto::workload::Mode::Strict,
+    };
+    resource(
+        &ResourceKey::Workload,
+        Body::Workload(proto::Workload {
+            identity: Some(identity(id)),
+            mode: mode.into(),
+        }),
+    )
+}
+
+/// The resource of what is at an address.
+pub fn destination(of: &Destination) -> proto::Resource {
+    use proto::destination::Target as Wire;
+    let Destination { address, target } = of;
+    let target = match target {
+        Target::Service(of) => Wire::Service(service(of)),
+        Target::Pod(of) => Wire::Pod(endpoint(of)),
+        Target::Unknown => Wire::Unknown(proto::Unknown {}),
+    };
+    let body = Body::Destination(proto::Destination {
+        target: Some(target),
+    });
+    resource(&ResourceKey::Destination(*address), body)
+}
+
+/// The resource of a Service port's endpoints.
+pub fn endpoints(of: &EndpointSet) -> proto::Resource {
+    let EndpointSet {
+        id,
+        protocol: speaks,
+        endpoints,
+    } = of;
+    let body = Body::Endpoints(proto::EndpointSet {
+        id: Some(service_port(id)),
+        protocol: protocol(*speaks).into(),
+        endpoints: endpoints.iter().map(endpoint).collect(),
+    });
+    resource(&ResourceKey::Endpoints(id.clone()), body)
+}
+
+/// Key and version are filled in here; the version is FNV-1a over the encoded body, the same from every controller.
+fn resource(key: &ResourceKey, body: Body) -> proto::Resource {
+    let mut resource = proto::Resource {
+        key: key.to_string(),
+        version: 0,
+        body: Some(body),
+    };
+    let digest =
+        |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    // 0 is the proxy's word for "nothing held".
+    resource.version = resource
+        .encode_to_vec()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, digest)
+        .max(1);
+    resource
+}
+
+fn identity(of: &Identity) -> proto::Identity {
+    proto::Identity {
+        trust_domain: of.trust_domain().to_string(),
+        namespace: of.namespace().to_owned(),
+        account: of.account().to_owned(),
+    }
+}
+
+fn service_port(of: &ServicePort) -> proto::ServicePort {
+    let ServicePort { service, port } = of;
+    proto::ServicePort {
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
+        port: u32::from(*port),
+    }
+}
+
+fn protocol(of: Protocol) -> proto::Protocol {
+    match of {
+        Protocol::Detect => proto::Protocol::Unspecified,
+        Protocol::Http1 => proto::Protocol::Http1,
+        Protocol::Http2 => proto::Protocol::Http2,
+        Protocol::Grpc => proto::Protocol::Grpc,
+        Protocol::Tls => proto::Protocol::Tls,
+        Protocol::Tcp => proto::Protocol::Tcp,
+    }
+}
+
+fn endpoint(of: &Endpoint) -> proto::Endpoint {
+    let Endpoint {
+        address,
+        identity: id,
+    } = of;
+    proto::Endpoint {
+        address: address.to_string(),
+        identity: id.as_ref().map(identity),
+    }
+}
+
+fn service(of: &Service) -> proto::Service {
+    use proto::service::Routing as Wire;
+    let Service {
+        id,
+        protocol: speaks,
+        routing,
+    } = of;
+    let rules = |rules: &[Rule]| proto::HttpRouting {
+        rules: rules.iter().map(rule).collect(),
+    };
+    let routing = match routing {
+        Routing::Direct(backends) => Wire::Direct(proto::Direct {
+            backends: backends.iter().map(backend).collect(),
+        }),
+        Routing::Http(of) => Wire::Http(rules(of)),
+        Routing::Grpc(of) => Wire::Grpc(rules(of)),
+    };
+    proto::Service {
+        id: Some(service_port(id)),
+        protocol: protocol(*speaks).into(),
+        routing: Some(routing),
+    }
+}
+
+fn rule(of: &Rule) -> proto::Rule {
+    let Rule {
+        route,
+        index,
+        name,
+        matches,
+        filters,
+        backends,
+        timeouts,
+        failure,
+    } = of;
+    let RouteId {
+        kind,
+        namespace,
+        name: route_name,
+    } = route;
+    let Timeouts {
+        request,
+        backend: one_try,
+    } = timeouts;
+    let kind = match kind {
+        RouteKind::Http => proto::route::Kind::Http,
+        RouteKind::Grpc => proto::route::Kind::Grpc,
+    };
+    let nanos = |limit: &Option<std::time::Duration>| {
+        limit.map_or(0, |limit| {
+            u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)
+        })
+    };
+    proto::Rule {
+        route: Some(proto::Route {
+            kind: kind.into(),
+            namespace: namespace.to_string(),
+            name: route_name.to_string(),
+        }),
+        index: *index,
+        name: name.as_deref().unwrap_or_default().to_owned(),
+        matches: matches.iter().map(request_match).collect(),
+        filters: filters.iter().map(filter).collect(),
+        backends: backends.iter().map(backend).collect(),
+        request_timeout: nanos(request),
+        backend_timeout: nanos(one_try),
+        failure: failure.as_deref().unwrap_or_default().to_owned(),
+    }
+}
+
+fn request_match(of: &RequestMatch) -> proto::Match {
+    use proto::path_match::Kind;
+    let RequestMatch {
+        path,
+        headers,
+        query,
+        method,
+        broken,
+    } = of;
+    let path = path.as_ref().map(|path| match path {
+        PathMatch::Exact(text) => Kind::Exact(text.clone()),
+        PathMatch::Prefix(text) => Kind::Prefix(text.clone()),
+        PathMatch::Regex(pattern) => Kind::Regex(pattern.as_str().to_owned()),
+        PathMatch::GrpcMethod(text) => Kind::GrpcMethod(text.clone()),
+    });
+    let header = |HeaderMatch { name, value }: &HeaderMatch| value_match(name.as_str(), value);
+    let parameter = |QueryMatch { name, value }: &QueryMatch| value_match(name, value);
+    proto::Match {
+        path: path.map(|kind| proto::PathMatch { kind: Some(kind) }),
+        headers: headers.iter().map(header).collect(),
+        query: query.iter().map(parameter).collect(),
+        method: method.as_ref().map(ToString::to_string).unwrap_or_default(),
+        broken: *broken,
+    }
+}
+
+fn value_match(name: &str, value: &ValueMatch) -> proto::ValueMatch {
+    use proto::value_match::Kind;
+    let kind = match value {
+        ValueMatch::Exact(text) => Kind::Exact(text.clone()),
+        ValueMatch::Regex(pattern) => Kind::Regex(pattern.as_str().to_owned()),
+    };
+    proto::ValueMatch {
+        name: name.to_owned(),
+        kind: Some(kind),
+    }
+}
+
+fn filter(of: &Filter) -> proto::Filter {
+    use proto::filter::Kind;
+    let kind = match of {
+        Filter::RequestHeaders(edit) => Kind::RequestHeaders(header_edit(edit)),
+        Filter::ResponseHeaders(edit) => Kind::ResponseHeaders(header_edit(edit)),
+        Filter::Redirect(Redirect {
+            scheme,
+            host,
+            port,
+            path,
+            code,
+        }) => Kind::Redirect(proto::Redirect {
+            scheme: scheme.as_deref().unwrap_or_default().to_owned(),
+            host: host.as_deref().unwrap_or_default().to_owned(),
+            port: port.map_or(0, u32::from),
+            path: path.as_ref().map(path_edit),
+            code: u32::from(code.as_u16()),
+        }),
+        Filter::Rewrite(Rewrite { host, path }) => Kind::Rewrite(proto::Rewrite {
+            host: host
+                .as_ref()
+                .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned())
+                .unwrap_or_default(),
+            path: path.as_ref().map(path_edit),
+        }),
+    };
+    proto::Filter { kind: Some(kind) }
+}
+
+fn header_edit(of: &HeaderEdit) -> proto::HeaderEdit {
+    let HeaderEdit { set, add, remove } = of;
+    let header = |(name, value): &(http::HeaderName, http::HeaderValue)| proto::Header {
+        name: name.to_string(),
+        value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
+    };
+    proto::HeaderEdit {
+        set: set.iter().map(header).collect(),
+        add: add.iter().map(header).collect(),
+        remove: remove.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn path_edit(of: &PathEdit) -> proto::PathEdit {
+    use proto::path_edit::Kind;
+    let kind = match of {
+        PathEdit::Full(path) => Kind::Full(path.clone()),
+        PathEdit::Prefix(path) => Kind::Prefix(path.clone()),
+    };
+    proto::PathEdit { kind: Some(kind) }
+}
+
+fn backend(of: &WeightedBackend) -> proto::WeightedBackend {
+    use proto::weighted_backend::Backend as Wire;
+    let WeightedBackend {
+        weight,
+        backend,
+        filters,
+    } = of;
+    let backend = match backend {
+        Backend::Service(id) => Wire::Service(service_port(id)),
+        Backend::Invalid(reason) => Wire::Invalid(reason.to_string()),
+    };
+    proto::WeightedBackend {
+        weight: *weight,
+        backend: Some(backend),
+        filters: filters.iter().map(filter).collect(),
+    }
+}

@@ -1,0 +1,229 @@
+//! What is encoded decodes to the same; what does not fit is refused with its field.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use weft_ir::*;
+
+use crate::{Resource, decode, encode, proto};
+
+fn everything() -> Destination {
+    let pair = |name: &'static str| (HeaderName::from_static(name), HeaderValue::from_static("1"));
+    let edit = HeaderEdit {
+        set: vec![pair("a")],
+        add: vec![pair("b")],
+        remove: vec![HeaderName::from_static("c")],
+    };
+    let pattern = || Pattern::new("v[0-9]+").unwrap();
+    let matches = [
+        PathMatch::Exact("/a".into()),
+        PathMatch::Prefix("/b".into()),
+        PathMatch::Regex(pattern()),
+        PathMatch::GrpcMethod("Get".into()),
+    ]
+    .map(|path| RequestMatch {
+        path: Some(path),
+        headers: vec![HeaderMatch {
+            name: HeaderName::from_static("x"),
+            value: ValueMatch::Regex(pattern()),
+        }],
+        query: vec![QueryMatch {
+            name: "q".into(),
+            value: ValueMatch::Exact("1".into()),
+        }],
+        method: Some(Method::GET),
+        broken: true,
+    });
+    let redirect = Redirect {
+        scheme: Some("https".into()),
+        host: Some("shop".into()),
+        port: Some(8443),
+        path: Some(PathEdit::Full("/".into())),
+        code: StatusCode::MOVED_PERMANENTLY,
+    };
+    let rewrite = Rewrite {
+        host: Some(HeaderValue::from_static("shop")),
+        path: Some(PathEdit::Prefix("/v2".into())),
+    };
+    let rule = Rule {
+        route: RouteId {
+            kind: RouteKind::Http,
+            namespace: "shop".into(),
+            name: "reviews".into(),
+        },
+        index: 3,
+        name: Some("canary".into()),
+        matches: matches.into(),
+        filters: vec![
+            Filter::RequestHeaders(edit.clone()),
+            Filter::ResponseHeaders(edit),
+            Filter::Redirect(redirect),
+            Filter::Rewrite(rewrite),
+        ],
+        backends: vec![
+            WeightedBackend {
+                weight: 9,
+                backend: Backend::Service(ServicePort::new("shop", "v1", 80)),
+                filters: vec![Filter::RequestHeaders(HeaderEdit::default())],
+            },
+            WeightedBackend {
+                weight: 1,
+                backend: Backend::Invalid("no such Service".into()),
+                filters: vec![],
+            },
+        ],
+        timeouts: Timeouts {
+            request: Some(Duration::from_millis(1500)),
+            backend: None,
+        },
+        failure: Some("a filter is not supported".into()),
+    };
+    let service = Service {
+        id: ServicePort::new("shop", "reviews", 80),
+        protocol: Protocol::Http1,
+        routing: Routing::Http(vec![rule]),
+    };
+    Destination {
+        address: "[fd00::1]:80".parse().unwrap(),
+        target: Target::Service(service.into()),
+    }
+}
+
+fn pod() -> Endpoint {
+    let id = Identity::new(
+        TrustDomain::new("cluster.local").unwrap(),
+        "shop",
+        "reviews",
+    )
+    .unwrap();
+    Endpoint {
+        address: "10.0.0.1:9080".parse().unwrap(),
+        identity: Some(id),
+    }
+}
+
+#[test]
+fn what_is_encoded_decodes_to_the_same() {
+    let set = EndpointSet {
+        id: ServicePort::new("shop", "v1", 80),
+        protocol: Protocol::Grpc,
+        endpoints: vec![pod()],
+    };
+    let workload = Workload {
+        identity: pod().identity.unwrap(),
+        mode: Mode::Permissive,
+    };
+    let to_pod = Destination {
+        address: pod().address,
+        target: Target::Pod(pod()),
+    };
+    let to_nowhere = Destination {
+        address: pod().address,
+        target: Target::Unknown,
+    };
+    for (wire, whole) in [
+        (
+            encode::destination(&everything()),
+            Resource::Destination(everything()),
+        ),
+        (encode::destination(&to_pod), Resource::Destination(to_pod)),
+        (
+            encode::destination(&to_nowhere),
+            Resource::Destination(to_nowhere),
+        ),
+        (encode::endpoints(&set), Resource::Endpoints(set)),
+        (encode::workload(&workload), Resource::Workload(workload)),
+    ] {
+        let (key, version, decoded) = decode::resource(wire.clone()).unwrap();
+        assert_eq!(decoded, whole);
+        assert_eq!((key.to_string(), version), (wire.key, wire.version));
+    }
+}
+
+#[test]
+fn the_version_tells_contents_apart_and_nothing_else() {
+    let mut other = everything();
+    assert_eq!(
+        encode::destination(&everything()).version,
+        encode::destination(&other).version
+    );
+    other.target = Target::Unknown;
+    assert_ne!(
+        encode::destination(&everything()).version,
+        encode::destination(&other).version
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_its_field() {
+    type Break = fn(&mut proto::Rule);
+    let rows: [(Break, &str); 7] = [
+        (|r| r.route = None, "rule.route"),
+        (|r| r.matches[0].method = "G ET".into(), "match.method"),
+        (
+            |r| r.matches[0].path = Some(proto::PathMatch { kind: None }),
+            "match.path",
+        ),
+        (
+            |r| r.matches[0].headers[0].name = "a b".into(),
+            "header name",
+        ),
+        (|r| r.filters[0].kind = None, "filter"),
+        (|r| r.backends[0].backend = None, "backend"),
+        (
+            |r| {
+                r.matches[0].path = Some(proto::PathMatch {
+                    kind: Some(proto::path_match::Kind::Regex("(".into())),
+                });
+            },
+            "match.path",
+        ),
+    ];
+    for (breaks, field) in rows {
+        let mut wire = encode::destination(&everything());
+        let Some(proto::resource::Body::Destination(destination)) = &mut wire.body else {
+            panic!("no destination")
+        };
+        let Some(proto::destination::Target::Service(service)) = &mut destination.target else {
+            panic!("no service")
+        };
+        let Some(proto::service::Routing::Http(routing)) = &mut service.routing else {
+            panic!("no rules")
+        };
+        breaks(&mut routing.rules[0]);
+        let error = decode::resource(wire).unwrap_err().to_string();
+        assert!(error.contains(field), "{error} should name {field}");
+    }
+}
+
+#[test]
+fn a_key_that_names_something_else_is_refused() {
+    let mut wire = encode::destination(&everything());
+    wire.key = "workload".into();
+    assert!(
+        decode::resource(wire)
+            .unwrap_err()
+            .to_string()
+            .contains("workload")
+    );
+}
+
+#[test]
+fn an_unknown_mode_fails_closed() {
+    let mut wire = encode::workload(&Workload {
+        identity: pod().identity.unwrap(),
+        mode: Mode::Permissive,
+    });
+    let Some(proto::resource::Body::Workload(workload)) = &mut wire.body else {
+        panic!("no workload")
+    };
+    workload.mode = 77;
+    let (_, _, decoded) = decode::resource(wire).unwrap();
+    assert!(matches!(
+        decoded,
+        Resource::Workload(Workload {
+            mode: Mode::Strict,
+            ..
+        })
+    ));
+}
