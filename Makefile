@@ -1,0 +1,57 @@
+# The commands of the project. `make help` lists them; README.md explains them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+KUBECONFIG_FILE := $(CURDIR)/.cluster/kubeconfig
+CLUSTER := tests/e2e/cluster/cluster
+NODES ?= 1
+PROFILES ?= MESH-HTTP,MESH-GRPC
+
+ifneq ($(E2E_CLUSTER),existing)
+export KUBECONFIG := $(KUBECONFIG_FILE)
+endif
+export PATH := $(CURDIR)/target/cluster/bin:$(PATH)
+
+.PHONY: help demo test lint cluster cluster-down cluster-load images install uninstall e2e conformance bench
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: cluster install ## a cluster, Weft and the sample shop, traffic through its routes, and a table of what happened
+	examples/shop/demo
+
+test: ## everything that CI runs; ends with "N passed, N failed"
+	tests/all
+
+lint: ## rustfmt, clippy, gofmt and vet, with warnings denied
+	tests/lint
+
+cluster: ## a Kubernetes cluster for tests; its kubeconfig is .cluster/kubeconfig
+	$(CLUSTER) up --nodes $(NODES)
+
+cluster-down: ## remove the cluster and every trace of it
+	$(CLUSTER) down
+
+cluster-load: ## load a docker archive into the cluster's nodes: make cluster-load ARCHIVE=file.tar
+	@test -n "$(ARCHIVE)" || { echo "cluster-load needs ARCHIVE=file.tar, a docker archive" >&2; exit 2; }
+	$(CLUSTER) load $(ARCHIVE)
+
+images: ## build the images, as docker archives in target/images
+	images/pack
+
+install: images ## build and load the images, install the chart, wait until ready
+	$(CLUSTER) load target/images/weft-*.tar
+	images/install
+
+uninstall: ## remove Weft from the cluster
+	helm uninstall weft --namespace weft-system --ignore-not-found --wait
+	kubectl delete namespace weft-system --ignore-not-found
+
+e2e: ## the cluster tests, against an installed Weft
+	tests/e2e/suite/run
+
+conformance: ## the official Gateway API suite: PROFILES=MESH-HTTP,...; report in target/conformance/report.yaml
+	PROFILES=$(PROFILES) tests/e2e/conformance/run
+
+bench: ## Weft, Envoy and haproxy at the same work; results in target/bench/results.json
+	bench/run
