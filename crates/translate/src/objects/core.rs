@@ -1,0 +1,152 @@
+//! Services, EndpointSlices, pods and namespaces.
+
+use serde::Deserialize;
+
+use super::lenient::or_default;
+use super::meta::Meta;
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Service {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: ServiceSpec,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`; empty means `ClusterIP`.
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub kind: String,
+    /// `None` alone for a headless Service.
+    #[serde(rename = "clusterIP", deserialize_with = "or_default")]
+    pub cluster_ip: String,
+    #[serde(rename = "clusterIPs", deserialize_with = "or_default")]
+    pub cluster_ips: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub ports: Vec<ServicePortSpec>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicePortSpec {
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    /// `TCP` (also when empty), `UDP` or `SCTP`.
+    #[serde(deserialize_with = "or_default")]
+    pub protocol: String,
+    #[serde(deserialize_with = "or_default")]
+    pub app_protocol: String,
+    pub port: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointSlice {
+    /// The label `kubernetes.io/service-name` names the Service.
+    pub metadata: Meta,
+    /// `IPv4`, `IPv6` or `FQDN`.
+    #[serde(deserialize_with = "or_default")]
+    pub address_type: String,
+    #[serde(deserialize_with = "or_default")]
+    pub ports: Vec<SlicePort>,
+    #[serde(deserialize_with = "or_default")]
+    pub endpoints: Vec<EndpointAddress>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct SlicePort {
+    /// Name of the Service's port.
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub protocol: String,
+    pub port: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointAddress {
+    #[serde(deserialize_with = "or_default")]
+    pub addresses: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: EndpointConditions,
+    pub target_ref: Option<TargetRef>,
+}
+
+/// Absent: `ready` and `serving` count as true, `terminating` as false.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct EndpointConditions {
+    pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
+}
+
+/// The object behind an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct TargetRef {
+    #[serde(deserialize_with = "or_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub namespace: String,
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: PodSpec,
+    #[serde(deserialize_with = "or_default")]
+    pub status: PodStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// Empty means `default`.
+    #[serde(deserialize_with = "or_default")]
+    pub service_account_name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub host_network: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub containers: Vec<Container>,
+    #[serde(deserialize_with = "or_default")]
+    pub init_containers: Vec<Container>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Container {
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
+    #[serde(deserialize_with = "or_default")]
+    pub phase: String,
+    #[serde(rename = "podIP", deserialize_with = "or_default")]
+    pub pod_ip: String,
+    #[serde(rename = "podIPs", deserialize_with = "or_default")]
+    pub pod_ips: Vec<PodIp>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    #[serde(deserialize_with = "or_default")]
+    pub ip: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Namespace {
+    pub metadata: Meta,
+}

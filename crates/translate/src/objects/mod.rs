@@ -1,0 +1,26 @@
+//! Kubernetes objects, holding only what translation reads. Unknown fields are ignored.
+//!
+//! The API server checks core objects (Services, slices, pods), so those are read as they are, with absent and `null`
+//! meaning empty. Routes are custom resources whose definition may be older, newer or changed: their lists hold
+//! [`Lenient`] entries, so that one unreadable entry becomes a condition of its route and never stops a watch.
+
+mod core;
+mod filters;
+mod lenient;
+mod meta;
+mod routes;
+
+pub use core::{
+    Container, EndpointAddress, EndpointConditions, EndpointSlice, Namespace, Pod, PodIp, PodSpec,
+    PodStatus, Service, ServicePortSpec, ServiceSpec, SlicePort, TargetRef,
+};
+pub use filters::{
+    HeaderFilter, HeaderValueSpec, HttpFilter, PathModifier, RequestRedirect, UrlRewrite,
+};
+pub use lenient::Lenient;
+pub use meta::Meta;
+pub use routes::{
+    BackendRef, GrpcFilter, GrpcHeaderMatch, GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteSpec,
+    GrpcRule, HttpHeaderMatch, HttpMatch, HttpPathMatch, HttpRoute, HttpRouteSpec, HttpRule,
+    HttpTimeouts, ParentRef,
+};

@@ -1,0 +1,186 @@
+//! HTTPRoutes and GRPCRoutes. Enumerations are text: values that this version does not know become conditions.
+
+use serde::{Deserialize, Serialize};
+
+use super::filters::{HeaderFilter, HttpFilter};
+use super::lenient::{Lenient, list, or_default};
+use super::meta::Meta;
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct HttpRoute {
+    pub metadata: Meta,
+    pub spec: Lenient<HttpRouteSpec>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteSpec {
+    #[serde(deserialize_with = "list")]
+    pub parent_refs: Vec<Lenient<ParentRef>>,
+    #[serde(deserialize_with = "list")]
+    pub rules: Vec<Lenient<HttpRule>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct GrpcRoute {
+    pub metadata: Meta,
+    pub spec: Lenient<GrpcRouteSpec>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrpcRouteSpec {
+    #[serde(deserialize_with = "list")]
+    pub parent_refs: Vec<Lenient<ParentRef>>,
+    #[serde(deserialize_with = "list")]
+    pub rules: Vec<Lenient<GrpcRule>>,
+}
+
+/// What a route attaches to. Serializes to what stood in the route, to be repeated in its status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentRef {
+    /// Absent means `gateway.networking.k8s.io`; empty is the core group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Absent means `Gateway`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Absent means the route's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<i64>,
+}
+
+/// Of an HTTPRoute (`F` = [`HttpFilter`]) or a GRPCRoute.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(bound = "F: serde::de::DeserializeOwned")]
+pub struct BackendRef<F> {
+    /// Absent and empty mean the core group.
+    #[serde(default, deserialize_with = "or_default")]
+    pub group: String,
+    /// Absent means `Service`.
+    #[serde(default)]
+    pub kind: Option<String>,
+    pub name: String,
+    /// Absent means the route's own.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    #[serde(default)]
+    pub port: Option<i64>,
+    /// Absent means 1.
+    #[serde(default)]
+    pub weight: Option<i64>,
+    #[serde(default = "Vec::new", deserialize_with = "list")]
+    pub filters: Vec<Lenient<F>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRule {
+    pub name: Option<String>,
+    #[serde(deserialize_with = "list")]
+    pub matches: Vec<Lenient<HttpMatch>>,
+    #[serde(deserialize_with = "list")]
+    pub filters: Vec<Lenient<HttpFilter>>,
+    #[serde(deserialize_with = "list")]
+    pub backend_refs: Vec<Lenient<BackendRef<HttpFilter>>>,
+    #[serde(deserialize_with = "or_default")]
+    pub timeouts: HttpTimeouts,
+    /// Not supported: only its presence counts.
+    pub retry: Option<serde_json::Value>,
+    /// Not supported: only its presence counts.
+    pub session_persistence: Option<serde_json::Value>,
+}
+
+/// GEP-2257 durations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpTimeouts {
+    pub request: Option<String>,
+    pub backend_request: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpMatch {
+    pub path: Option<HttpPathMatch>,
+    #[serde(deserialize_with = "or_default")]
+    pub headers: Vec<HttpHeaderMatch>,
+    /// Of the same shape as headers.
+    #[serde(deserialize_with = "or_default")]
+    pub query_params: Vec<HttpHeaderMatch>,
+    pub method: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct HttpPathMatch {
+    /// `Exact`, `PathPrefix` (also when absent) or `RegularExpression`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Absent means `/`.
+    pub value: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct HttpHeaderMatch {
+    /// `Exact` (also when absent) or `RegularExpression`.
+    #[serde(rename = "type", default)]
+    pub kind: Option<String>,
+    pub name: String,
+    pub value: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrpcRule {
+    pub name: Option<String>,
+    #[serde(deserialize_with = "list")]
+    pub matches: Vec<Lenient<GrpcMatch>>,
+    #[serde(deserialize_with = "list")]
+    pub filters: Vec<Lenient<GrpcFilter>>,
+    #[serde(deserialize_with = "list")]
+    pub backend_refs: Vec<Lenient<BackendRef<GrpcFilter>>>,
+    /// Not supported: only its presence counts.
+    pub session_persistence: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct GrpcMatch {
+    pub method: Option<GrpcMethodMatch>,
+    #[serde(deserialize_with = "or_default")]
+    pub headers: Vec<GrpcHeaderMatch>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct GrpcMethodMatch {
+    /// `Exact` (also when absent) or `RegularExpression`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    pub service: Option<String>,
+    pub method: Option<String>,
+}
+
+/// Of the same shape as in HTTPRoutes.
+pub type GrpcHeaderMatch = HttpHeaderMatch;
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GrpcFilter {
+    /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestMirror` or `ExtensionRef`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default)]
+    pub request_header_modifier: Option<HeaderFilter>,
+    #[serde(default)]
+    pub response_header_modifier: Option<HeaderFilter>,
+}
