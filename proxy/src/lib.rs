@@ -1,0 +1,4 @@
+//! The data plane of Weft: takes a pod's connections in and out, routes them, and speaks mutual TLS with its peers.
+
+pub mod balance;
+pub mod upstream;
