@@ -3,7 +3,6 @@ package host
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -40,30 +39,4 @@ func mountsBelow(mountinfo, dir string) []string {
 		}
 	}
 	return points
-}
-
-// RemoveStrays removes the few files that containerd, the CNI plugins and the kubelet write to fixed places of the host:
-// the shims' sockets, the results of CNI and the links to the pods' logs. root is the cluster's folder.
-func RemoveStrays(root, prefix string) {
-	addresses, _ := filepath.Glob(filepath.Join(root, "n*/run/io.containerd.runtime.v2.task/*/*/address"))
-	for _, file := range addresses {
-		text, _ := os.ReadFile(file)
-		if socket, ok := strings.CutPrefix(strings.TrimSpace(string(text)), "unix://"); ok && strings.HasPrefix(socket, "/run/containerd/s/") {
-			_ = os.Remove(socket)
-		}
-	}
-	results, _ := filepath.Glob("/var/lib/cni/results/" + prefix + "*")
-	for _, file := range results {
-		_ = os.Remove(file)
-	}
-	links, _ := filepath.Glob("/var/log/containers/*")
-	for _, link := range links {
-		if target, err := os.Readlink(link); err == nil && strings.HasPrefix(target, root+"/") {
-			_ = os.Remove(link)
-		}
-	}
-	// Folders that hold nothing any more; one that holds something stays.
-	for _, dir := range []string{"/run/containerd/s", "/run/containerd", "/var/lib/cni/results", "/var/lib/cni", "/var/log/containers"} {
-		_ = syscall.Rmdir(dir)
-	}
 }

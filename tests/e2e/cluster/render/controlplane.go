@@ -64,6 +64,7 @@ func ControllerManagerArgs(paths Paths) []string {
 		"--cluster-signing-cert-file=" + paths.Cert("ca"),
 		"--cluster-signing-key-file=" + paths.Key("ca"),
 		"--use-service-account-credentials",
+		"--flex-volume-plugin-dir=" + paths.Node(1).VolumePlugins(),
 		"--leader-elect=false",
 	}
 }

@@ -11,6 +11,8 @@ const (
 	GatewayAPI = "v1.6.3"
 	Helm       = "v4.3.1"
 	Kind       = "v0.33.0"
+	// KindNodeImage is the node image that belongs to this version of kind.
+	KindNodeImage = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
 )
 
 // Image names. The tags of the suite's images are those that its manifests name.

@@ -1,0 +1,60 @@
+// Package addons installs what every test cluster has, whoever provides it: the Gateway API's kinds and LoadBalancer addresses.
+package addons
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"weft.dev/cluster/build"
+	"weft.dev/cluster/host"
+	"weft.dev/cluster/manifests"
+)
+
+// Kubectl runs kubectl against one cluster.
+type Kubectl struct {
+	Program    string
+	Kubeconfig string
+}
+
+// Run runs one command.
+func (k Kubectl) Run(ctx context.Context, input []byte, args ...string) error {
+	_, err := host.RunInput(ctx, input, k.Program, append([]string{"--kubeconfig=" + k.Kubeconfig}, args...)...)
+	return err
+}
+
+// Apply applies manifests. Server-side: the Gateway API's kinds are too large for the annotation of the other way.
+func (k Kubectl) Apply(ctx context.Context, text []byte) error {
+	return k.Run(ctx, text, "apply", "--server-side", "--force-conflicts", "-f", "-")
+}
+
+// Install installs the kinds of MetalLB and of the Gateway API, MetalLB's controller and its range of addresses.
+func Install(ctx context.Context, kubectl Kubectl, builder build.Builder, pool netip.Prefix) error {
+	controller, err := manifests.MetalLB()
+	if err != nil {
+		return err
+	}
+	addresses, err := manifests.Pool(pool)
+	if err != nil {
+		return err
+	}
+	metallb, err := os.ReadFile(builder.Manifest("metallb-crds.yaml"))
+	if err != nil {
+		return err
+	}
+	gatewayAPI, err := os.ReadFile(builder.Manifest("gateway-api.yaml"))
+	if err != nil {
+		return err
+	}
+	// The kinds go first, for MetalLB's controller ends when it does not find its own.
+	for _, text := range [][]byte{metallb, controller, gatewayAPI} {
+		if err := kubectl.Apply(ctx, text); err != nil {
+			return err
+		}
+	}
+	if err := kubectl.Run(ctx, nil, "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"); err != nil {
+		return fmt.Errorf("the API server does not take up the new kinds: %w", err)
+	}
+	return kubectl.Apply(ctx, addresses)
+}

@@ -1,0 +1,143 @@
+package build
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"weft.dev/cluster/image"
+	"weft.dev/cluster/versions"
+)
+
+func (b Builder) imageFile(name string) string { return b.target("images", name+".tar") }
+
+// pack packs an image from built programs.
+func (b Builder) pack(name string, spec image.Spec) (string, error) {
+	out := b.imageFile(name)
+	inputs := []string{fmt.Sprintf("=%+v", spec)}
+	for _, file := range spec.Files {
+		inputs = append(inputs, file.Source)
+	}
+	err := b.do(step{
+		name: "image-" + name, inputs: inputs, outputs: []string{out},
+		run: func() error { return image.Pack(spec, out) },
+	})
+	return out, err
+}
+
+// SystemImages builds the images that the cluster itself runs, and returns their archives.
+func (b Builder) SystemImages(ctx context.Context) ([]string, error) {
+	if err := b.goModule(ctx, "pause", b.source("cluster", "images", "pause"), ".", ""); err != nil {
+		return nil, err
+	}
+	if err := b.install(ctx, "coredns", "github.com/coredns/coredns", versions.CoreDNS); err != nil {
+		return nil, err
+	}
+	if err := b.install(ctx, "metallb-controller", "go.universe.tf/metallb/controller", versions.MetalLB); err != nil {
+		return nil, err
+	}
+	one := func(tag, user, program, destination string) image.Spec {
+		return image.Spec{Tag: tag, User: user, Files: []image.File{{Source: b.Bin(program), Destination: destination}}}
+	}
+	return b.packAll(map[string]image.Spec{
+		"pause":   one(versions.PauseImage, "65535:65535", "pause", "/pause"),
+		"coredns": one(versions.CoreDNSImage, "0", "coredns", "/coredns"),
+		"metallb": one(versions.MetalLBImage, "65534", "metallb-controller", "/controller"),
+	})
+}
+
+// ConformanceImages builds the images that the manifests of the conformance suite run, and returns their archives.
+func (b Builder) ConformanceImages(ctx context.Context) ([]string, error) {
+	const suite = "sigs.k8s.io/gateway-api/conformance/echo-basic"
+	if err := b.goModule(ctx, "echo-basic", b.source("conformance"), suite, ""); err != nil {
+		return nil, err
+	}
+	dir := b.source("cluster", "images", "echo-advanced")
+	for _, program := range []string{"server", "client"} {
+		if err := b.goModule(ctx, "echo-"+program, dir, "istio.io/istio/pkg/test/echo/cmd/"+program, ""); err != nil {
+			return nil, err
+		}
+	}
+	cert, key := b.target("echo-cert", "cert.crt"), b.target("echo-cert", "cert.key")
+	err := b.do(step{
+		name: "echo-cert", inputs: []string{"=echo"}, outputs: []string{cert, key},
+		run: func() error { return writeEchoCertificate(cert, key) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	specs := map[string]image.Spec{"echo-advanced": {
+		Tag: versions.EchoAdvancedImage, User: "0", Entrypoint: []string{"/usr/local/bin/server"},
+		Files: []image.File{
+			{Source: b.Bin("echo-server"), Destination: "/usr/local/bin/server"},
+			{Source: b.Bin("echo-client"), Destination: "/usr/local/bin/client"},
+			{Source: cert, Destination: "/cert.crt"},
+			{Source: key, Destination: "/cert.key"},
+		},
+	}}
+	for _, tag := range versions.EchoBasicImages() {
+		_, version, _ := strings.Cut(tag, ":")
+		specs["echo-basic-"+version] = image.Spec{
+			Tag: tag, User: "65532", Files: []image.File{{Source: b.Bin("echo-basic"), Destination: "/echo-basic"}},
+		}
+	}
+	return b.packAll(specs)
+}
+
+func (b Builder) packAll(specs map[string]image.Spec) ([]string, error) {
+	var archives []string
+	for name, spec := range specs {
+		archive, err := b.pack(name, spec)
+		if err != nil {
+			return nil, err
+		}
+		archives = append(archives, archive)
+	}
+	return archives, nil
+}
+
+// writeEchoCertificate makes the certificate that the echo server shows on its TLS ports.
+func writeEchoCertificate(certFile, keyFile string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano()),
+		Subject:      pkix.Name{CommonName: "echo"},
+		DNSNames:     []string{"echo"},
+		NotBefore:    now.Add(-time.Hour),
+		NotAfter:     now.AddDate(10, 0, 0),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	for file, block := range map[string]*pem.Block{
+		certFile: {Type: "CERTIFICATE", Bytes: cert},
+		keyFile:  {Type: "PRIVATE KEY", Bytes: der},
+	} {
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,202 @@
+// Package embedded is a Kubernetes cluster made of this machine's own processes: each node is a network namespace with a
+// kubelet, a containerd and a kube-proxy of its own; node 1 runs the control plane too. No container engine is needed.
+package embedded
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"weft.dev/cluster/build"
+	"weft.dev/cluster/host"
+	"weft.dev/cluster/plan"
+	"weft.dev/cluster/render"
+)
+
+// Cluster is the one embedded cluster of a checkout.
+type Cluster struct {
+	id      string
+	paths   render.Paths
+	builder build.Builder
+	say     func(format string, args ...any)
+}
+
+// New is the cluster of the checkout at root.
+func New(root string, builder build.Builder, say func(string, ...any)) *Cluster {
+	return &Cluster{
+		id:      plan.ID(root),
+		paths:   render.Paths{Root: filepath.Join(root, ".cluster")},
+		builder: builder,
+		say:     say,
+	}
+}
+
+func (c *Cluster) prefix() string { return plan.Prefix(c.id) }
+
+// state is what a later run must know of the cluster. It is written before anything is made, so that no trace is forgotten.
+type state struct {
+	Block    int       `json:"block"`
+	Nodes    int       `json:"nodes"`
+	Programs []program `json:"programs"`
+	// What the host was like before, to be put back.
+	Sysctls       map[string]string `json:"sysctls"`
+	AbsentFolders []string          `json:"absentFolders"`
+}
+
+type program struct {
+	Name string `json:"name"`
+	Node int    `json:"node"`
+	PID  int    `json:"pid"`
+}
+
+func (c *Cluster) plan(s state) plan.Plan { return plan.Plan{ID: c.id, Block: s.Block} }
+
+// load reads the state; there is none when no cluster was made.
+func (c *Cluster) load() (state, bool, error) {
+	text, err := os.ReadFile(c.paths.State())
+	if errors.Is(err, fs.ErrNotExist) {
+		return state{}, false, nil
+	}
+	if err != nil {
+		return state{}, false, err
+	}
+	var s state
+	if err := json.Unmarshal(text, &s); err != nil {
+		// What cannot be read was cut off in writing: the cluster is not whole.
+		return state{}, false, nil
+	}
+	return s, true, nil
+}
+
+func (c *Cluster) save(s state) error {
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(c.paths.State(), append(text, '\n'), 0o644)
+}
+
+// Up makes the cluster, or adds nodes to the running one, and returns when everything in it is ready.
+// nodes 0 means one, or as many as there are.
+func (c *Cluster) Up(ctx context.Context, nodes int) error {
+	if nodes < 0 || nodes > plan.MaxNodes {
+		return fmt.Errorf("%d nodes were asked for; between 1 and %d are possible", nodes, plan.MaxNodes)
+	}
+	if err := c.paths.CheckLength(); err != nil {
+		return err
+	}
+	if err := host.Ready(ctx, c.say); err != nil {
+		return err
+	}
+	images, err := c.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	current, known, err := c.load()
+	if err != nil {
+		return err
+	}
+	if known {
+		sick := c.unhealthy(ctx, current)
+		if sick == nil {
+			return c.grow(ctx, current, nodes, images)
+		}
+		c.say("the cluster does not run any more (%v); starting it anew", sick)
+		if nodes == 0 {
+			nodes = current.Nodes
+		}
+	}
+	if err := c.clean(ctx, keepLogs); err != nil {
+		return fmt.Errorf("remove what is left of a cluster: %w", err)
+	}
+	return c.create(ctx, max(nodes, 1), images)
+}
+
+// prepare builds what is missing and returns the archives of the images that every node needs.
+func (c *Cluster) prepare(ctx context.Context) ([]string, error) {
+	if err := c.builder.Kube(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.builder.Manifests(ctx); err != nil {
+		return nil, err
+	}
+	return c.builder.SystemImages(ctx)
+}
+
+// unhealthy says why a known cluster is of no use, or nil.
+func (c *Cluster) unhealthy(ctx context.Context, s state) error {
+	if len(s.Programs) == 0 {
+		return errors.New("it was never started wholly")
+	}
+	p := c.plan(s)
+	for _, program := range s.Programs {
+		if !host.Alive(program.PID, p.NodeSpace(program.Node)) {
+			return fmt.Errorf("%s ended", program.Name)
+		}
+	}
+	api, err := newAPI(c.paths, p.Server())
+	if err != nil {
+		return err
+	}
+	short, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return api.readyz(short)
+}
+
+// grow adds nodes to a running cluster.
+func (c *Cluster) grow(ctx context.Context, s state, nodes int, images []string) error {
+	if nodes != 0 && nodes < s.Nodes {
+		return fmt.Errorf("the cluster runs with %d nodes; take it down before you ask for %d", s.Nodes, nodes)
+	}
+	if nodes <= s.Nodes {
+		c.say("the cluster is up (%d node(s)); KUBECONFIG=%s", s.Nodes, c.paths.Kubeconfig())
+		return nil
+	}
+	run := c.newRun(s)
+	for n := s.Nodes + 1; n <= nodes; n++ {
+		if err := run.addNode(ctx, n); err != nil {
+			return err
+		}
+		if err := run.startRuntime(ctx, n, images); err != nil {
+			return err
+		}
+		if err := run.startNode(n); err != nil {
+			return err
+		}
+	}
+	if err := run.waitReady(ctx); err != nil {
+		return err
+	}
+	c.say("the cluster has %d nodes", nodes)
+	return nil
+}
+
+// Load imports image archives into every node.
+func (c *Cluster) Load(ctx context.Context, archives []string) error {
+	s, known, err := c.load()
+	if err != nil {
+		return err
+	}
+	if !known {
+		return errors.New("no cluster is up; make one first with `cluster up`")
+	}
+	for n := 1; n <= s.Nodes; n++ {
+		if err := c.importImages(ctx, n, archives); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Kubeconfig is the path of the administrator's kubeconfig.
+func (c *Cluster) Kubeconfig() (string, error) {
+	if _, err := os.Stat(c.paths.Kubeconfig()); err != nil {
+		return "", errors.New("no cluster is up; make one first with `cluster up`")
+	}
+	return c.paths.Kubeconfig(), nil
+}

@@ -1,0 +1,206 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"weft.dev/cluster/addons"
+	"weft.dev/cluster/host"
+	"weft.dev/cluster/manifests"
+	"weft.dev/cluster/pki"
+	"weft.dev/cluster/plan"
+	"weft.dev/cluster/render"
+)
+
+// readyTimeout bounds the wait for any one part of the cluster.
+const readyTimeout = 90 * time.Second
+
+// run is a cluster in the making.
+type run struct {
+	*Cluster
+	plan plan.Plan
+
+	mutex     sync.Mutex // nodes start side by side
+	state     state
+	processes []*host.Process
+}
+
+func (c *Cluster) newRun(s state) *run { return &run{Cluster: c, state: s, plan: c.plan(s)} }
+
+// create makes a cluster where none is. On failure everything stays as it is, for a look; the next `up` cleans it.
+func (c *Cluster) create(ctx context.Context, nodes int, images []string) error {
+	started := time.Now()
+	used, err := host.PrefixesInUse(ctx)
+	if err != nil {
+		return err
+	}
+	chosen, err := plan.ChooseBlock(c.id, used)
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{c.paths.PKI(), c.paths.Logs()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	r := c.newRun(state{Block: chosen.Block, Sysctls: host.SaveSysctls(), AbsentFolders: host.AbsentFolders()})
+	if err := c.save(r.state); err != nil {
+		return err
+	}
+	if err := r.start(ctx, nodes, images); err != nil {
+		return fmt.Errorf("%w\nthe logs are in %s", err, c.paths.Logs())
+	}
+	c.say("ready in %.1f s: %d node(s), addresses %s; KUBECONFIG=%s",
+		time.Since(started).Seconds(), nodes, chosen.All(), c.paths.Kubeconfig())
+	return nil
+}
+
+func (r *run) start(ctx context.Context, nodes int, images []string) error {
+	if err := r.certificates(); err != nil {
+		return err
+	}
+	if err := host.AddFabric(ctx, r.plan); err != nil {
+		return err
+	}
+	for n := 1; n <= nodes; n++ {
+		if err := r.addNode(ctx, n); err != nil {
+			return err
+		}
+	}
+	if err := r.startProgram("etcd", 1, render.EtcdArgs(r.paths)); err != nil {
+		return err
+	}
+	if err := r.startProgram("kube-apiserver", 1, render.APIServerArgs(r.plan, r.paths)); err != nil {
+		return err
+	}
+	// The images go in while the API server starts.
+	runtimes := make(chan error, nodes)
+	for n := 1; n <= nodes; n++ {
+		go func() { runtimes <- r.startRuntime(ctx, n, images) }()
+	}
+	api, err := newAPI(r.paths, r.plan.Server())
+	if err != nil {
+		return err
+	}
+	if err := r.wait(ctx, "the API server", func() error { return api.readyz(ctx) }); err != nil {
+		return err
+	}
+	if err := r.startProgram("kube-controller-manager", 1, render.ControllerManagerArgs(r.paths)); err != nil {
+		return err
+	}
+	if err := r.startProgram("kube-scheduler", 1, render.SchedulerArgs(r.paths)); err != nil {
+		return err
+	}
+	applied := make(chan error, 1)
+	go func() { applied <- r.deploy(ctx) }()
+	for range nodes {
+		if err := <-runtimes; err != nil {
+			return err
+		}
+	}
+	for n := 1; n <= nodes; n++ {
+		if err := r.startNode(n); err != nil {
+			return err
+		}
+	}
+	if err := <-applied; err != nil {
+		return err
+	}
+	return r.waitReady(ctx)
+}
+
+// certificates makes the authority and everything of the control plane that it signs.
+func (r *run) certificates() error {
+	authority, err := pki.New(r.paths.PKI())
+	if err != nil {
+		return err
+	}
+	if err := authority.ServiceAccountKey(); err != nil {
+		return err
+	}
+	leaves := map[string]pki.Leaf{
+		"apiserver": {
+			CommonName: "kube-apiserver",
+			DNSNames:   []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"},
+			IPs:        []net.IP{net.IPv4(127, 0, 0, 1), r.plan.KubernetesService().AsSlice(), r.plan.Node(1).AsSlice()},
+		},
+		"front-proxy": {CommonName: "front-proxy-client"},
+	}
+	for name, leaf := range leaves {
+		if err := authority.Issue(name, leaf); err != nil {
+			return err
+		}
+	}
+	clients := map[string]pki.Leaf{
+		"admin":              {CommonName: "admin", Organization: []string{"system:masters"}},
+		"controller-manager": {CommonName: "system:kube-controller-manager"},
+		"scheduler":          {CommonName: "system:kube-scheduler"},
+		"kube-proxy":         {CommonName: "system:kube-proxy"},
+	}
+	for name, leaf := range clients {
+		if err := r.client(authority, name, leaf); err != nil {
+			return err
+		}
+	}
+	admin, err := os.ReadFile(r.paths.Conf("admin"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(r.paths.Kubeconfig(), admin, 0o600)
+}
+
+// client makes a certificate and a kubeconfig that holds it.
+func (r *run) client(authority *pki.Authority, name string, leaf pki.Leaf) error {
+	if err := authority.Issue(name, leaf); err != nil {
+		return err
+	}
+	var parts [3][]byte
+	for i, file := range []string{r.paths.Cert("ca"), r.paths.Cert(name), r.paths.Key(name)} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		parts[i] = text
+	}
+	conf, err := render.Kubeconfig(r.plan.Server(), parts[0], parts[1], parts[2])
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(r.paths.Conf(name), conf, 0o600)
+}
+
+// deploy applies what every cluster has: name server, LoadBalancer addresses, the Gateway API's kinds.
+func (r *run) deploy(ctx context.Context) error {
+	dns, err := manifests.CoreDNS(r.plan.DNS())
+	if err != nil {
+		return err
+	}
+	kubectl := addons.Kubectl{Program: r.builder.Bin("kubectl"), Kubeconfig: r.paths.Kubeconfig()}
+	if err := kubectl.Apply(ctx, dns); err != nil {
+		return err
+	}
+	return addons.Install(ctx, kubectl, r.builder, r.plan.LoadBalancers())
+}
+
+// startProgram starts a program of the kube binary on a node and remembers it.
+func (r *run) startProgram(name string, node int, args []string) error {
+	return r.startCommand(name, node, append([]string{r.builder.Bin("kube")}, args...))
+}
+
+func (r *run) startCommand(name string, node int, argv []string) error {
+	log := filepath.Join(r.paths.Logs(), name+".log")
+	process, err := host.Start(name, r.plan.NodeSpace(node), log, argv...)
+	if err != nil {
+		return err
+	}
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	r.processes = append(r.processes, process)
+	r.state.Programs = append(r.state.Programs, program{Name: name, Node: node, PID: process.PID})
+	return r.save(r.state)
+}

@@ -1,0 +1,185 @@
+// cluster makes and removes the Kubernetes cluster that this project's tests run against.
+//
+// It parses the command line and hands on; what it does is in the packages beside it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"weft.dev/cluster/build"
+	"weft.dev/cluster/image"
+	"weft.dev/cluster/provider"
+)
+
+const usage = `usage: cluster COMMAND
+
+  up [--nodes N]        make the cluster, or add nodes to it; nothing to do when it runs
+  down, delete          remove every trace of it
+  load FILE.tar...      put docker archives into every node
+  kubeconfig            print the path of the administrator's kubeconfig
+  conformance-images    build the images of the Gateway API's suite and load them
+  tools                 build helm
+  pack TAG OUT.tar [--user N] [--entrypoint a,b] [--env K=V] [--ca-certificates] SRC:DST...
+                        pack files into an image, with the shared libraries that they need
+
+E2E_CLUSTER=embedded|kind|existing picks where the cluster comes from; without it, kind where Docker runs and has its node
+image, else embedded. existing takes KUBECONFIG. Programs are in target/cluster/bin (kubectl and helm too), the state in
+.cluster, its logs in .cluster/log.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "cluster: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func say(format string, args ...any) { fmt.Fprintf(os.Stderr, "cluster: "+format+"\n", args...) }
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("cluster", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	root := flags.String("root", "", "the checkout")
+	if err := flags.Parse(args); err != nil {
+		return fmt.Errorf("%w\n%s", err, usage)
+	}
+	if *root == "" {
+		return errors.New("run the script tests/e2e/cluster/cluster, which knows where the checkout is")
+	}
+	absolute, err := filepath.EvalSymlinks(*root)
+	if err != nil {
+		return err
+	}
+	if flags.NArg() == 0 {
+		return errors.New("no command given\n" + usage)
+	}
+	command, rest := flags.Arg(0), flags.Args()[1:]
+	switch command {
+	case "help":
+		fmt.Print(usage)
+		return nil
+	case "pack":
+		return pack(rest)
+	}
+	options := provider.Options{Root: absolute, Builder: build.Builder{Root: absolute, Say: say}, Say: say}
+	unlock, err := lock(filepath.Join(absolute, "target", "cluster", "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return onCluster(ctx, options, command, rest)
+}
+
+// onCluster runs a command that builds for, or works on, the cluster.
+func onCluster(ctx context.Context, options provider.Options, command string, args []string) error {
+	if command == "tools" {
+		return options.Builder.Tools(ctx)
+	}
+	cluster, err := provider.Choose(ctx, options)
+	if err != nil {
+		return err
+	}
+	switch command {
+	case "up":
+		return up(ctx, cluster, args)
+	case "down", "delete":
+		return cluster.Delete(ctx)
+	case "load":
+		return load(ctx, cluster, args)
+	case "kubeconfig":
+		path, err := cluster.Kubeconfig(ctx)
+		if err == nil {
+			fmt.Println(path)
+		}
+		return err
+	case "conformance-images":
+		archives, err := options.Builder.ConformanceImages(ctx)
+		if err != nil {
+			return err
+		}
+		return cluster.Load(ctx, archives)
+	}
+	return fmt.Errorf("no command %q\n%s", command, usage)
+}
+
+func up(ctx context.Context, cluster provider.Provider, args []string) error {
+	flags := flag.NewFlagSet("up", flag.ContinueOnError)
+	nodes := flags.Int("nodes", 0, "number of nodes (default 1, or as many as there are)")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("up: unknown argument %q", flags.Arg(0))
+	}
+	return cluster.Create(ctx, *nodes)
+}
+
+func load(ctx context.Context, cluster provider.Provider, archives []string) error {
+	if len(archives) == 0 {
+		return errors.New("load: name at least one docker archive")
+	}
+	for _, archive := range archives {
+		if _, err := os.Stat(archive); err != nil {
+			return fmt.Errorf("load: %w", err)
+		}
+	}
+	return cluster.Load(ctx, archives)
+}
+
+// lock makes the commands on one cluster wait for each other.
+func lock(path string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		say("waiting for another command on this cluster to end")
+		if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+	}
+	return func() { file.Close() }, nil
+}
+
+func pack(args []string) error {
+	if len(args) < 3 {
+		return errors.New("pack: TAG, OUT.tar and at least one SRC:DST are needed\n" + usage)
+	}
+	spec, out := image.Spec{Tag: args[0]}, args[1]
+	flags := flag.NewFlagSet("pack", flag.ContinueOnError)
+	flags.StringVar(&spec.User, "user", "", "the user, as number or number:number")
+	flags.BoolVar(&spec.CACertificates, "ca-certificates", false, "add the host's list of public authorities")
+	flags.Func("entrypoint", "the command, its words separated by commas", func(text string) error {
+		spec.Entrypoint = strings.Split(text, ",")
+		return nil
+	})
+	flags.Func("env", "a variable, NAME=VALUE; may be repeated", func(text string) error {
+		spec.Env = append(spec.Env, text)
+		return nil
+	})
+	if err := flags.Parse(args[2:]); err != nil {
+		return err
+	}
+	for _, text := range flags.Args() {
+		file, err := image.ParseFile(text)
+		if err != nil {
+			return err
+		}
+		spec.Files = append(spec.Files, file)
+	}
+	return image.Pack(spec, out)
+}

@@ -1,0 +1,31 @@
+package provider
+
+import (
+	"context"
+
+	"weft.dev/cluster/embedded"
+)
+
+// embeddedProvider is a cluster of this machine's own processes.
+type embeddedProvider struct {
+	Options
+	cluster *embedded.Cluster
+}
+
+func (p *embeddedProvider) Create(ctx context.Context, nodes int) error {
+	// Marked first, so that a cluster that fails half-way is known for what it is.
+	if err := mark(p.Options, Embedded); err != nil {
+		return err
+	}
+	return p.cluster.Up(ctx, nodes)
+}
+
+func (p *embeddedProvider) Load(ctx context.Context, archives []string) error {
+	return p.cluster.Load(ctx, archives)
+}
+
+func (p *embeddedProvider) Kubeconfig(context.Context) (string, error) {
+	return needKubeconfig(p.Options)
+}
+
+func (p *embeddedProvider) Delete(ctx context.Context) error { return p.cluster.Down(ctx) }
