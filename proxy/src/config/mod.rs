@@ -1,0 +1,4 @@
+//! Configuration: what the controller tells ([`stream`]), what is known ([`store`]), and how requests see it
+//! ([`resolved`]).
+
+pub mod resolved;

@@ -1,0 +1,159 @@
+//! Destinations as the request path uses them: routes compiled, clusters and metrics at hand.
+//!
+//! A connection holds an `Arc<Live>`; each request loads it once and sees one version of its configuration throughout.
+//! What is here decides nothing: matching is in `weft-ir`, balancing in `upstream`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, Guard};
+use weft_ir::{Backend, Filter, Protocol, Routing, Rule, ServicePort, WeightedBackend};
+
+use crate::telemetry::requests::{Direction, RequestMetrics, RequestSeries};
+use crate::upstream::Cluster;
+
+/// One watched destination, kept up to date for as long as it is held.
+pub struct Live {
+    pub address: SocketAddr,
+    current: ArcSwap<Resolved>,
+    /// Seconds on the store's clock.
+    last_used: AtomicU64,
+}
+
+impl Live {
+    pub fn new(address: SocketAddr, resolved: Resolved, now: u64) -> Self {
+        Self {
+            address,
+            current: ArcSwap::from_pointee(resolved),
+            last_used: AtomicU64::new(now),
+        }
+    }
+
+    /// What is at the address now. A request calls this once.
+    pub fn load(&self) -> Guard<Arc<Resolved>> {
+        self.current.load()
+    }
+
+    pub(super) fn store(&self, resolved: Resolved) {
+        self.current.store(Arc::new(resolved));
+    }
+
+    pub(super) fn touch(&self, now: u64) {
+        self.last_used.store(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+}
+
+/// What is at an address.
+pub enum Resolved {
+    Service(ResolvedService),
+    /// A pod addressed directly: one endpoint, never routed.
+    Pod(Arc<Cluster>),
+    /// No Service and no pod of the cluster: passed through.
+    Unknown,
+}
+
+pub struct ResolvedService {
+    pub id: ServicePort,
+    pub protocol: Protocol,
+    pub routing: ResolvedRouting,
+}
+
+pub enum ResolvedRouting {
+    /// No route is attached.
+    Direct(ResolvedRule),
+    /// A request that no rule takes is answered with 404.
+    Http(Routes),
+    /// A request that no rule takes is answered with UNIMPLEMENTED.
+    Grpc(Routes),
+}
+
+pub struct Routes {
+    pub table: weft_ir::RouteTable,
+    /// In the places of `table.rules()`.
+    pub rules: Vec<ResolvedRule>,
+    /// Counts the requests that no rule takes.
+    pub unmatched: Arc<RequestMetrics>,
+}
+
+pub struct ResolvedRule {
+    pub backends: Vec<ResolvedBackend>,
+    /// Sum of the weights of `backends`; 0: no backend takes any request.
+    pub total_weight: u64,
+    /// Counts the requests that end before a backend is chosen (redirects, failures).
+    pub metrics: Arc<RequestMetrics>,
+}
+
+pub struct ResolvedBackend {
+    pub weight: u32,
+    /// `Err`: its share of requests is answered with 500 and this reason.
+    pub target: Result<Arc<Cluster>, Arc<str>>,
+    pub filters: Vec<Filter>,
+    /// Counts the requests of this backend of this rule.
+    pub metrics: Arc<RequestMetrics>,
+}
+
+/// What resolving needs besides the resource itself.
+pub(super) struct Resolver<'a> {
+    pub(super) cluster: &'a mut dyn FnMut(&ServicePort) -> Arc<Cluster>,
+    pub(super) series: &'a RequestSeries,
+}
+
+impl Resolver<'_> {
+    pub(super) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
+        let routing = match &service.routing {
+            Routing::Direct(backends) => ResolvedRouting::Direct(self.rule("", "", backends)),
+            Routing::Http(rules) => ResolvedRouting::Http(self.routes(rules)),
+            Routing::Grpc(rules) => ResolvedRouting::Grpc(self.routes(rules)),
+        };
+        ResolvedService {
+            id: service.id.clone(),
+            protocol: service.protocol,
+            routing,
+        }
+    }
+
+    fn routes(&mut self, rules: &[Rule]) -> Routes {
+        let resolved = rules.iter().map(|rule| {
+            let name = match &rule.name {
+                Some(name) => name.to_string(),
+                None => rule.index.to_string(),
+            };
+            self.rule(&rule.route.to_string(), &name, &rule.backends)
+        });
+        Routes {
+            rules: resolved.collect(),
+            table: weft_ir::RouteTable::new(rules.to_vec()),
+            unmatched: self.series.get(Direction::Outbound, "", "", ""),
+        }
+    }
+
+    fn rule(&mut self, route: &str, rule: &str, backends: &[WeightedBackend]) -> ResolvedRule {
+        let backends: Vec<_> = backends
+            .iter()
+            .map(|backend| self.backend(route, rule, backend))
+            .collect();
+        ResolvedRule {
+            total_weight: backends.iter().map(|b| u64::from(b.weight)).sum(),
+            backends,
+            metrics: self.series.get(Direction::Outbound, route, rule, ""),
+        }
+    }
+
+    fn backend(&mut self, route: &str, rule: &str, backend: &WeightedBackend) -> ResolvedBackend {
+        let (target, name) = match &backend.backend {
+            Backend::Service(id) => (Ok((self.cluster)(id)), id.to_string()),
+            Backend::Invalid(reason) => (Err(reason.clone()), "invalid".to_owned()),
+        };
+        ResolvedBackend {
+            weight: backend.weight,
+            target,
+            filters: backend.filters.clone(),
+            metrics: self.series.get(Direction::Outbound, route, rule, &name),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Flags and environment of the proxy, parsed into types that cannot be wrong.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use weft_ir::{Identity, IdentityError, TrustDomain};
+
+/// The data plane of the Weft service mesh.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "weft-proxy", version)]
+pub struct Options {
+    /// What the proxy is.
+    #[arg(long, env = "WEFT_MODE", value_enum, default_value = "sidecar")]
+    pub mode: RunMode,
+
+    /// Where the controller is.
+    #[arg(
+        long,
+        env = "WEFT_CONTROLLER",
+        default_value = "https://weft-controller.weft-system.svc:15012"
+    )]
+    pub controller: http::Uri,
+
+    /// The SPIFFE id that the controller must prove.
+    #[arg(
+        long,
+        env = "WEFT_CONTROLLER_IDENTITY",
+        default_value = "spiffe://cluster.local/ns/weft-system/sa/weft-controller"
+    )]
+    pub controller_identity: Identity,
+
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local", value_parser = TrustDomain::new)]
+    pub trust_domain: TrustDomain,
+
+    /// File of the projected service-account token.
+    #[arg(long, env = "WEFT_TOKEN", default_value = "/var/run/weft/token")]
+    pub token: PathBuf,
+
+    /// File of the roots that the mesh trusts, PEM.
+    #[arg(long, env = "WEFT_ROOTS", default_value = "/var/run/weft/ca.crt")]
+    pub roots: PathBuf,
+
+    #[arg(long, env = "POD_NAME")]
+    pub pod: String,
+
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+
+    /// The pod's own addresses.
+    #[arg(long, env = "POD_IPS", value_delimiter = ',', default_value = "")]
+    #[arg(value_parser = parse_ip)]
+    pub pod_ips: Vec<Option<IpAddr>>,
+
+    #[arg(long, env = "SERVICE_ACCOUNT", default_value = "default")]
+    pub service_account: String,
+
+    /// Which requests are logged.
+    #[arg(long, env = "WEFT_ACCESS_LOG", value_enum, default_value = "errors")]
+    pub access_log: AccessLogLevel,
+
+    /// Worker threads.
+    #[arg(long, env = "WEFT_WORKERS", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+
+    /// Filter of the proxy's own log, as `info` or `weft_proxy=debug`.
+    #[arg(long, env = "WEFT_LOG", default_value = "info")]
+    pub log: String,
+
+    /// Listen address of redirected outbound connections.
+    #[arg(long, env = "WEFT_OUTBOUND", default_value = "[::]:15001")]
+    pub outbound: SocketAddr,
+
+    /// Listen address of redirected inbound connections.
+    #[arg(long, env = "WEFT_INBOUND", default_value = "[::]:15006")]
+    pub inbound: SocketAddr,
+
+    /// Listen address of `/metrics`.
+    #[arg(long, env = "WEFT_ADMIN", default_value = "[::]:15020")]
+    pub admin: SocketAddr,
+
+    /// Listen address of `/ready`.
+    #[arg(long, env = "WEFT_READY", default_value = "[::]:15021")]
+    pub ready: SocketAddr,
+
+    /// How long open connections may take to end after SIGTERM, in seconds.
+    #[arg(long, env = "WEFT_DRAIN_SECONDS", default_value = "25", value_parser = parse_seconds)]
+    pub drain: Duration,
+
+    /// How long a connection to an unknown address waits for the controller, in milliseconds.
+    #[arg(long, env = "WEFT_LOOKUP_MILLIS", default_value = "1000", value_parser = parse_millis)]
+    pub lookup: Duration,
+
+    /// After how long without a connection a destination is forgotten, in seconds.
+    #[arg(long, env = "WEFT_IDLE_SECONDS", default_value = "600", value_parser = parse_seconds)]
+    pub idle: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RunMode {
+    Sidecar,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AccessLogLevel {
+    Off,
+    /// Requests answered with 4xx, 5xx or a gRPC error.
+    Errors,
+    All,
+}
+
+impl Options {
+    /// Who this proxy is. Errors when namespace or account are no names of Kubernetes.
+    pub fn identity(&self) -> Result<Identity, IdentityError> {
+        Identity::new(
+            self.trust_domain.clone(),
+            &self.namespace,
+            &self.service_account,
+        )
+    }
+
+    /// The pod's own addresses.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        self.pod_ips.iter().flatten().copied().collect()
+    }
+}
+
+/// An empty element is no address: `POD_IPS` is empty where a runtime does not fill it in.
+fn parse_ip(text: &str) -> Result<Option<IpAddr>, std::net::AddrParseError> {
+    match text.trim() {
+        "" => Ok(None),
+        text => text.parse().map(Some),
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    text.parse::<u32>().map(|s| Duration::from_secs(s.into()))
+}
+
+fn parse_millis(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    text.parse::<u32>()
+        .map(|ms| Duration::from_millis(ms.into()))
+}

@@ -1,0 +1,4 @@
+//! What the proxy tells of itself: Prometheus metrics and the access log.
+
+pub mod metrics;
+pub mod requests;
