@@ -1,0 +1,336 @@
+//! A client with bounds: sends so many requests, or for so long, and prints what came back as one line of JSON.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http_body_util::Full;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::client::{Connections, HttpClient};
+use crate::proto::ReviewRequest;
+use crate::proto::reviews_client::ReviewsClient;
+use crate::server;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// URL to send to; for gRPC only its scheme, host and port count.
+    #[arg(long)]
+    url: Uri,
+    /// `name: value`; may be given several times.
+    #[arg(long = "header", short = 'H', value_parser = parse_header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// HTTP method.
+    #[arg(long, default_value = "GET")]
+    method: Method,
+    /// Bytes of request body.
+    #[arg(long, default_value_t = 0)]
+    body: usize,
+    /// Speak gRPC and call this method of shop.Reviews.
+    #[arg(long)]
+    grpc: Option<Rpc>,
+    /// HTTP/2 with prior knowledge.
+    #[arg(long)]
+    http2: bool,
+    /// A connection of its own for each HTTP request.
+    #[arg(long)]
+    fresh: bool,
+    /// How many requests, at most; without a duration, exactly.
+    #[arg(long, short = 'n', default_value_t = 1)]
+    count: u64,
+    /// Stop after this many seconds, even when the count is not reached.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Requests open at once.
+    #[arg(long, short = 'c', default_value_t = 1)]
+    concurrency: u32,
+    /// Requests begun per second, over all; without it, as fast as answers come.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Seconds to wait for one answer.
+    #[arg(long, default_value_t = 15.0)]
+    timeout: f64,
+    /// Print this many of the answers whole.
+    #[arg(long, default_value_t = 1)]
+    keep: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Rpc {
+    Get,
+    Watch,
+}
+
+fn parse_header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
+    let (name, value) = text.split_once(':').context("a header is `name: value`")?;
+    Ok((name.trim().parse()?, value.trim().parse()?))
+}
+
+/// What one request came to.
+#[derive(Serialize)]
+struct Answer {
+    /// The HTTP status, or `OK`, `Unavailable` and so on for gRPC; `error` without an answer.
+    code: String,
+    failed: bool,
+    version: Option<String>,
+    headers: BTreeMap<String, String>,
+    body: Value,
+    error: Option<String>,
+    millis: u128,
+}
+
+#[derive(Default, Serialize)]
+struct Summary {
+    sent: u64,
+    /// No answer, a status from 400 on, or a gRPC status other than OK.
+    failed: u64,
+    codes: BTreeMap<String, u64>,
+    versions: BTreeMap<String, u64>,
+    /// Causes of failures, with how often.
+    errors: BTreeMap<String, u64>,
+    answers: Vec<Answer>,
+}
+
+/// Ends the program with 1 when a request failed.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let client = Sender::new(&options)?;
+    let summary = Mutex::new(Summary::default());
+    let begun = AtomicU64::new(0);
+    let start = Instant::now();
+    let worker = || work(&options, &client, &summary, &begun, start);
+    let workers = (0..options.concurrency.clamp(1, 256)).map(|_| worker());
+    tokio::select! {
+        _ = futures::future::join_all(workers) => {}
+        () = server::stopped() => {}
+    }
+    let summary = summary.into_inner();
+    println!("{}", serde_json::to_string(&summary)?);
+    if summary.failed > 0 {
+        // Not an error of this program: the summary says it all.
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+async fn work(
+    options: &Options,
+    client: &Sender,
+    summary: &Mutex<Summary>,
+    begun: &AtomicU64,
+    start: Instant,
+) {
+    let end = options
+        .seconds
+        .map(|seconds| start + Duration::from_secs_f64(seconds.clamp(0.0, 3600.0)));
+    loop {
+        let place = begun.fetch_add(1, Ordering::Relaxed);
+        if place >= options.count {
+            return;
+        }
+        if let Some(rate) = options.rate.filter(|rate| *rate > 0.0) {
+            let due = start + Duration::from_secs_f64(place as f64 / rate);
+            tokio::time::sleep_until(due).await;
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
+            return;
+        }
+        let answer = client.send(options).await;
+        summary.lock().await.add(answer, options.keep);
+    }
+}
+
+impl Summary {
+    fn add(&mut self, answer: Answer, keep: usize) {
+        self.sent += 1;
+        self.failed += u64::from(answer.failed);
+        *self.codes.entry(answer.code.clone()).or_default() += 1;
+        if let Some(version) = &answer.version {
+            *self.versions.entry(version.clone()).or_default() += 1;
+        }
+        if let Some(error) = &answer.error {
+            *self.errors.entry(error.clone()).or_default() += 1;
+        }
+        if self.answers.len() < keep {
+            self.answers.push(answer);
+        }
+    }
+}
+
+enum Sender {
+    Http(HttpClient),
+    Grpc(ReviewsClient<Channel>, Rpc),
+}
+
+impl Sender {
+    fn new(options: &Options) -> anyhow::Result<Self> {
+        let Some(rpc) = options.grpc else {
+            let connections = Connections {
+                http2: options.http2,
+                fresh: options.fresh,
+            };
+            return Ok(Self::Http(HttpClient::new(connections)));
+        };
+        let channel = Endpoint::from(options.url.clone())
+            .connect_timeout(Duration::from_secs(5))
+            .connect_lazy();
+        Ok(Self::Grpc(ReviewsClient::new(channel), rpc))
+    }
+
+    async fn send(&self, options: &Options) -> Answer {
+        let start = Instant::now();
+        let mut answer = match self {
+            Self::Http(client) => send_http(client, options).await,
+            Self::Grpc(client, rpc) => send_grpc(client.clone(), *rpc, options).await,
+        }
+        .unwrap_or_else(|error| Answer {
+            code: "error".to_owned(),
+            failed: true,
+            version: None,
+            headers: BTreeMap::new(),
+            body: Value::Null,
+            error: Some(format!("{error:#}")),
+            millis: 0,
+        });
+        answer.millis = start.elapsed().as_millis();
+        answer
+    }
+}
+
+fn limit(options: &Options) -> Duration {
+    Duration::from_secs_f64(options.timeout.clamp(0.001, 600.0))
+}
+
+async fn send_http(client: &HttpClient, options: &Options) -> anyhow::Result<Answer> {
+    let mut request = Request::new(Full::from(Bytes::from(vec![
+        b'x';
+        options.body.min(64 << 20)
+    ])));
+    *request.method_mut() = options.method.clone();
+    *request.uri_mut() = options.url.clone();
+    for (name, value) in &options.headers {
+        request.headers_mut().append(name.clone(), value.clone());
+    }
+    Ok(http_answer(client.send(request, limit(options)).await?))
+}
+
+fn http_answer(response: Response<Bytes>) -> Answer {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers: BTreeMap<_, _> = response
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), text(value.as_bytes())))
+        .collect();
+    let body =
+        serde_json::from_slice(response.body()).unwrap_or_else(|_| text(response.body()).into());
+    let status = response.status();
+    let failed = status.is_client_error() || status.is_server_error();
+    let cause = || match headers.get("weft-error") {
+        Some(cause) => format!("{status}: {cause}"),
+        None => status.to_string(),
+    };
+    Answer {
+        code: status.as_u16().to_string(),
+        failed,
+        version: version_in(&body),
+        error: failed.then(cause),
+        headers,
+        body,
+        millis: 0,
+    }
+}
+
+/// The first field called `version`, however deep: the frontend's answer holds that of the reviews.
+fn version_in(body: &Value) -> Option<String> {
+    let fields = body.as_object()?;
+    if let Some(Value::String(version)) = fields.get("version") {
+        return Some(version.clone());
+    }
+    fields.values().find_map(version_in)
+}
+
+async fn send_grpc(
+    mut client: ReviewsClient<Channel>,
+    rpc: Rpc,
+    options: &Options,
+) -> anyhow::Result<Answer> {
+    let mut request = tonic::Request::new(ReviewRequest {
+        id: "1".to_owned(),
+        count: 3,
+        interval_ms: 1,
+    });
+    request.set_timeout(limit(options));
+    for (name, value) in &options.headers {
+        let key: MetadataKey<Ascii> = name.as_str().parse()?;
+        let value: MetadataValue<Ascii> = value.to_str()?.parse()?;
+        request.metadata_mut().append(key, value);
+    }
+    let result = match rpc {
+        Rpc::Get => client
+            .get(request)
+            .await
+            .map(|answer| (1, Some(answer.into_inner()))),
+        Rpc::Watch => watch(&mut client, request).await,
+    };
+    Ok(match result {
+        Ok((messages, review)) => Answer {
+            code: "OK".to_owned(),
+            failed: false,
+            version: review.as_ref().map(|review| review.version.clone()),
+            headers: BTreeMap::new(),
+            body: serde_json::json!({
+                "messages": messages,
+                "pod": review.as_ref().map(|review| &review.pod),
+                "metadata": review.as_ref().map(|review| &review.metadata),
+            }),
+            error: None,
+            millis: 0,
+        },
+        Err(status) => Answer {
+            code: format!("{:?}", status.code()),
+            failed: true,
+            version: None,
+            headers: metadata_text(&status),
+            body: Value::Null,
+            error: Some(format!("{:?}: {}", status.code(), status.message())),
+            millis: 0,
+        },
+    })
+}
+
+async fn watch(
+    client: &mut ReviewsClient<Channel>,
+    request: tonic::Request<ReviewRequest>,
+) -> Result<(u32, Option<crate::proto::Review>), tonic::Status> {
+    let mut stream = client.watch(request).await?.into_inner();
+    let mut messages = 0;
+    let mut last = None;
+    while let Some(review) = stream.message().await? {
+        messages += 1;
+        last = Some(review);
+    }
+    Ok((messages, last))
+}
+
+fn metadata_text(status: &tonic::Status) -> BTreeMap<String, String> {
+    status
+        .metadata()
+        .clone()
+        .into_headers()
+        .iter()
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,62 @@
+//! The sample shop: `frontend` calls `catalogue`, which calls `reviews` over HTTP and gRPC. `load`, `talk` and `garbage`
+//! are the clients that the demo and the cluster tests run inside pods.
+//!
+//! The programs know nothing of the mesh: they speak plain HTTP to names of Services.
+
+mod catalogue;
+mod client;
+mod frontend;
+mod garbage;
+mod load;
+mod reviews;
+mod server;
+mod tcp;
+
+use clap::{Parser, Subcommand};
+
+/// The messages of `proto/shop.proto`.
+#[allow(unreachable_pub, clippy::all, clippy::unwrap_used)]
+mod proto {
+    tonic::include_proto!("shop");
+}
+
+#[derive(Parser)]
+#[command(name = "weft-shop", version, about = "The sample shop of Weft")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves the shop's page: calls the catalogue.
+    Frontend(frontend::Options),
+    /// Serves products: calls the reviews over HTTP and gRPC.
+    Catalogue(catalogue::Options),
+    /// Serves reviews over HTTP and gRPC.
+    Reviews(reviews::Options),
+    /// Sends a bounded number of requests and prints what came back as JSON.
+    Load(load::Options),
+    /// Talks over plain TCP and prints what came back.
+    Talk(tcp::TalkOptions),
+    /// Sends bytes that make no sense, and prints how the other side took them.
+    Garbage(garbage::Options),
+    /// Waits to be ended: a pod to run the clients in.
+    Idle,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Frontend(options) => frontend::run(options).await,
+        Command::Catalogue(options) => catalogue::run(options).await,
+        Command::Reviews(options) => reviews::run(options).await,
+        Command::Load(options) => load::run(options).await,
+        Command::Talk(options) => tcp::talk(options).await,
+        Command::Garbage(options) => garbage::run(options).await,
+        Command::Idle => {
+            server::stopped().await;
+            Ok(())
+        }
+    }
+}

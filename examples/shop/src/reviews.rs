@@ -1,0 +1,202 @@
+//! The reviews, over HTTP and gRPC. Answers name the version and the pod, and repeat what arrived, so that one sees what
+//! was done to a request on its way.
+//!
+//! HTTP: `/reviews/{id}`, and for tests `/status/{code}` and `/delay/{milliseconds}`; anything else is 404.
+
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::time::Duration;
+
+use clap::Args;
+use futures::Stream;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::json;
+use tokio_stream::StreamExt;
+use tonic::Status;
+use tonic::metadata::{KeyAndValueRef, MetadataMap};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::proto::reviews_server::{Reviews, ReviewsServer};
+use crate::proto::{Review, ReviewRequest};
+use crate::server::{self, Body};
+use crate::tcp;
+
+/// The longest delay and the most messages that a client may ask for.
+const MAX_DELAY: Duration = Duration::from_secs(60);
+const MAX_MESSAGES: u32 = 10_000;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Which version to name in answers.
+    #[arg(long = "version", env = "VERSION", default_value = "v1")]
+    version: String,
+    /// Port to serve HTTP on.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Port to serve gRPC on.
+    #[arg(long, default_value_t = 9000)]
+    grpc_port: u16,
+    /// Port on which bytes are sent back as they come.
+    #[arg(long)]
+    echo_port: Option<u16>,
+    /// Port on which the server speaks first, like a mail server.
+    #[arg(long)]
+    greet_port: Option<u16>,
+}
+
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    if let Some(port) = options.echo_port {
+        tokio::spawn(tcp::echo(server::listen(port).await?));
+    }
+    if let Some(port) = options.greet_port {
+        let greeting = format!("220 reviews {}\r\n", options.version);
+        tokio::spawn(tcp::greet(server::listen(port).await?, greeting));
+    }
+    let http = server::listen(options.port).await?;
+    let grpc = server::listen(options.grpc_port).await?;
+    let version = options.version.clone();
+    tokio::try_join!(
+        server::serve(http, move |request| answer(version.clone(), request)),
+        serve_grpc(
+            grpc,
+            Shelf {
+                version: options.version.clone()
+            }
+        ),
+    )?;
+    Ok(())
+}
+
+async fn serve_grpc(listener: tokio::net::TcpListener, shelf: Shelf) -> anyhow::Result<()> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Server::builder()
+        .add_service(ReviewsServer::new(shelf))
+        .serve_with_incoming_shutdown(incoming, server::stopped())
+        .await?;
+    Ok(())
+}
+
+async fn answer(version: String, request: Request<Incoming>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    // Read to its end, so that clients that send much see their body taken.
+    let mut body = body;
+    let mut received = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        received += frame.data_ref().map_or(0, bytes::Buf::remaining);
+    }
+    let status = match path.trim_start_matches('/').split_once('/') {
+        Some(("reviews", id)) if !id.is_empty() => StatusCode::OK,
+        Some(("status", code)) => code.parse().unwrap_or(StatusCode::BAD_REQUEST),
+        Some(("delay", millis)) => match millis.parse().map(Duration::from_millis) {
+            Ok(delay) => {
+                tokio::time::sleep(delay.min(MAX_DELAY)).await;
+                StatusCode::OK
+            }
+            Err(_) => StatusCode::BAD_REQUEST,
+        },
+        _ if path == "/healthz" || path == "/reviews" => StatusCode::OK,
+        _ => StatusCode::NOT_FOUND,
+    };
+    let authority = parts.uri.authority().map(ToString::to_string);
+    let mut answer = json!({
+        "app": "reviews", "version": version, "pod": server::pod_name(),
+        "method": parts.method.as_str(), "path": path, "query": parts.uri.query(),
+        "authority": authority, "protocol": format!("{:?}", parts.version),
+        "headers": text_headers(&parts.headers), "bytes_received": received,
+    });
+    if status == StatusCode::OK
+        && let Some(fields) = answer.as_object_mut()
+    {
+        fields.insert("stars".to_owned(), stars(&version).into());
+    }
+    server::json(status, &answer)
+}
+
+/// Every header as text; values of one name joined with commas.
+fn text_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let mut texts = BTreeMap::<String, String>::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        texts
+            .entry(name.to_string())
+            .and_modify(|text| {
+                text.push(',');
+                text.push_str(&value);
+            })
+            .or_insert_with(|| value.into_owned());
+    }
+    texts
+}
+
+/// Version 1 knows no stars; later ones do.
+fn stars(version: &str) -> u32 {
+    if version == "v1" { 0 } else { 5 }
+}
+
+struct Shelf {
+    version: String,
+}
+
+impl Shelf {
+    fn review(&self, id: String, metadata: &MetadataMap) -> Review {
+        Review {
+            id,
+            version: self.version.clone(),
+            pod: server::pod_name(),
+            stars: stars(&self.version),
+            metadata: text_metadata(metadata),
+        }
+    }
+}
+
+fn text_metadata(metadata: &MetadataMap) -> HashMap<String, String> {
+    let text = |entry| match entry {
+        KeyAndValueRef::Ascii(key, value) => {
+            Some((key.to_string(), value.to_str().ok()?.to_owned()))
+        }
+        KeyAndValueRef::Binary(..) => None,
+    };
+    metadata.iter().filter_map(text).collect()
+}
+
+#[tonic::async_trait]
+impl Reviews for Shelf {
+    async fn get(
+        &self,
+        request: tonic::Request<ReviewRequest>,
+    ) -> Result<tonic::Response<Review>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        Ok(tonic::Response::new(self.review(message.id, &metadata)))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<Review, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: tonic::Request<ReviewRequest>,
+    ) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        if message.count > MAX_MESSAGES {
+            return Err(Status::invalid_argument(format!(
+                "count is at most {MAX_MESSAGES}"
+            )));
+        }
+        let count = message.count.max(1) as usize;
+        let pause = Duration::from_millis(message.interval_ms.into()).min(MAX_DELAY);
+        let review = self.review(message.id, &metadata);
+        let reviews = tokio_stream::iter(0..count).then(move |place| {
+            let review = review.clone();
+            async move {
+                if place > 0 {
+                    tokio::time::sleep(pause).await;
+                }
+                Ok(review)
+            }
+        });
+        Ok(tonic::Response::new(Box::pin(reviews)))
+    }
+}

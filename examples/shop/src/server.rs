@@ -1,0 +1,108 @@
+//! Serving HTTP/1.1 and HTTP/2 on one port, and ending gracefully on SIGTERM. What is answered is the caller's.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+/// Open requests have this long to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The body of every answer.
+pub(crate) type Body = Full<Bytes>;
+
+/// Listens on the port, on every address of IPv6 and IPv4, or of IPv4 alone where IPv6 is off.
+pub(crate) async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    let any6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    if let Ok(listener) = TcpListener::bind(any6).await {
+        return Ok(listener);
+    }
+    TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+        .await
+        .with_context(|| format!("cannot listen on port {port}: is another program using it?"))
+}
+
+/// Answers requests until SIGTERM, and then those that are still open.
+pub(crate) async fn serve<F, R>(listener: TcpListener, answer: F) -> anyhow::Result<()>
+where
+    F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let graceful = GracefulShutdown::new();
+    let stop = stopped();
+    tokio::pin!(stop);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                // Out of descriptors, or the client has gone: the next may do better.
+                Err(error) => {
+                    eprintln!("accept: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = &mut stop => break,
+        };
+        let _ = stream.set_nodelay(true);
+        let answer = answer.clone();
+        let service = service_fn(move |request| {
+            let response = answer(request);
+            async move { Ok::<_, Infallible>(response.await) }
+        });
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection.into_owned());
+        tokio::task::spawn(async move {
+            // A client that breaks off is no concern of the shop.
+            let _ = connection.await;
+        });
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
+    Ok(())
+}
+
+/// Resolves when the program is told to end.
+pub(crate) async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(error) => {
+            eprintln!("cannot wait for SIGTERM ({error}); waiting for ctrl-c only");
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+/// An answer of JSON.
+pub(crate) fn json(status: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = Response::new(Full::from(value.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+/// The name of this pod, for answers.
+pub(crate) fn pod_name() -> String {
+    std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".to_owned())
+}

@@ -1,0 +1,88 @@
+//! Plain TCP: a server that sends bytes back, one that speaks first, and the client for both.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+#[derive(Args)]
+pub(crate) struct TalkOptions {
+    /// `host:port` to connect to.
+    #[arg(long)]
+    connect: String,
+    /// Wait for the server's first line before sending.
+    #[arg(long)]
+    listen_first: bool,
+    /// Text to send.
+    #[arg(long, default_value = "")]
+    send: String,
+    /// Send the text this often.
+    #[arg(long, default_value_t = 1)]
+    times: usize,
+    /// Give up after this many seconds.
+    #[arg(long, default_value_t = 10)]
+    limit: u64,
+}
+
+/// Connects, sends, closes its writing side, and prints all that came back.
+pub(crate) async fn talk(options: TalkOptions) -> anyhow::Result<()> {
+    let conversation = async {
+        let mut stream = TcpStream::connect(&options.connect)
+            .await
+            .with_context(|| format!("cannot connect to {}", options.connect))?;
+        stream.set_nodelay(true)?;
+        let mut heard = Vec::new();
+        if options.listen_first {
+            let mut first = [0; 512];
+            let length = stream
+                .read(&mut first)
+                .await
+                .context("waiting for the greeting")?;
+            anyhow::ensure!(length > 0, "closed before the greeting");
+            heard.extend_from_slice(&first[..length]);
+        }
+        let (mut reader, mut writer) = stream.split();
+        let text = options.send.repeat(options.times);
+        let speak = async {
+            writer.write_all(text.as_bytes()).await?;
+            writer.shutdown().await
+        };
+        let (spoken, read) = tokio::join!(speak, reader.read_to_end(&mut heard));
+        spoken.context("sending")?;
+        read.context("reading")?;
+        anyhow::Ok(heard)
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(options.limit), conversation)
+        .await
+        .with_context(|| format!("the conversation did not end within {} s", options.limit))??;
+    print!("{}", String::from_utf8_lossy(&heard));
+    Ok(())
+}
+
+/// Sends back what comes, on every connection.
+pub(crate) async fn echo(listener: TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let (mut reader, mut writer) = stream.split();
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            let _ = writer.shutdown().await;
+        });
+    }
+}
+
+/// Greets, and then sends back what comes.
+pub(crate) async fn greet(listener: TcpListener, greeting: String) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let greeting = greeting.clone();
+        tokio::spawn(async move {
+            if stream.write_all(greeting.as_bytes()).await.is_err() {
+                return;
+            }
+            let (mut reader, mut writer) = stream.split();
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            let _ = writer.shutdown().await;
+        });
+    }
+}
