@@ -1,0 +1,1 @@
+//! The cluster tests of Weft.
