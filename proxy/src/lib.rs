@@ -5,3 +5,6 @@ pub mod config;
 pub mod options;
 pub mod telemetry;
 pub mod upstream;
+pub mod identity;
+pub mod shutdown;
+pub mod tls;

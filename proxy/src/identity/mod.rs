@@ -1,0 +1,3 @@
+//! Who this proxy is: its key, its certificate and the roots it trusts.
+
+pub mod credentials;

@@ -1,0 +1,94 @@
+//! The end of the process in order: stop being ready, let connections finish, end when idle or at the bound.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Shared by everything that has to end in order.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    draining: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Shutdown {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Resolves when connections are to finish what is under way and take nothing new.
+    pub async fn draining(&self) {
+        self.draining.cancelled().await;
+    }
+
+    /// For those who want the token itself.
+    pub fn token(&self) -> &CancellationToken {
+        &self.draining
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Runs a connection's task; the drain waits for its end.
+    pub fn spawn<F>(&self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.connections.spawn(task);
+    }
+
+    /// Connections that have not ended.
+    pub fn open(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Begins the drain and waits for its end, for `bound` at most. Gives the number of connections cut.
+    pub async fn drain(&self, bound: Duration) -> usize {
+        self.draining.cancel();
+        self.connections.close();
+        // Over the bound is no error: what is left is counted.
+        let _ = tokio::time::timeout(bound, self.connections.wait()).await;
+        self.connections.len()
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn signalled() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_drain_ends_with_the_last_connection() {
+        let shutdown = Shutdown::new();
+        let inner = shutdown.clone();
+        shutdown.spawn(async move {
+            inner.draining().await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        });
+        let begun = tokio::time::Instant::now();
+        assert_eq!(shutdown.drain(Duration::from_secs(25)).await, 0);
+        assert_eq!(begun.elapsed(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_drain_ends_at_its_bound() {
+        let shutdown = Shutdown::new();
+        shutdown.spawn(std::future::pending::<()>());
+        assert_eq!(shutdown.drain(Duration::from_secs(25)).await, 1);
+    }
+}

@@ -1,0 +1,417 @@
+//! TLS between proxies, and to the controller: TLS 1.3, both sides proven by SPIFFE ids.
+//!
+//! Certificate and roots are read at each handshake, so that a rotation needs no new configuration and touches no
+//! connection that stands. There is no resumption: a resumed session would skip the check of the certificate.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, Resumption};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme, version,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+use weft_ir::{Identity, TrustDomain};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::identity::credentials::{Current, Roots};
+
+/// Client configurations kept; beyond it all are made anew (they are cheap, and a pod has few peers' identities).
+const MAX_CLIENT_CONFIGS: usize = 1_024;
+
+/// Makes the TLS configurations of this proxy.
+#[derive(Clone)]
+pub struct Tls {
+    current: Current,
+    provider: Arc<CryptoProvider>,
+    server: Arc<ServerConfig>,
+    clients: Arc<Mutex<HashMap<(Identity, &'static [u8]), Arc<ClientConfig>>>>,
+}
+
+/// The certificate does not say who its owner is in a way the mesh takes.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PeerError {
+    #[error("the peer presented no certificate")]
+    Absent,
+    #[error("the peer's certificate is no X.509 certificate")]
+    Malformed,
+    #[error("the peer's certificate has {0} URI names; exactly one, its SPIFFE id, is allowed")]
+    Uris(usize),
+    #[error("the peer's certificate names {0:?}, which is no identity of a mesh")]
+    NoIdentity(String),
+    #[error("the peer is {0}, of another trust domain")]
+    TrustDomain(Identity),
+    #[error("the peer is {found}, and {expected} was expected")]
+    Unexpected { found: Identity, expected: Identity },
+}
+
+impl From<PeerError> for Error {
+    fn from(error: PeerError) -> Self {
+        Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(Arc::new(error))))
+    }
+}
+
+/// The identity in the leaf of `chain`, which TLS has verified before.
+pub fn peer_identity(chain: Option<&[CertificateDer<'_>]>) -> Result<Identity, PeerError> {
+    let leaf = chain.and_then(<[_]>::first).ok_or(PeerError::Absent)?;
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| PeerError::Malformed)?;
+    let names = leaf
+        .subject_alternative_name()
+        .map_err(|_| PeerError::Malformed)?;
+    let names = names.map_or(&[][..], |san| &san.value.general_names);
+    let uris: Vec<&str> = names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            GeneralName::Invalid(..) => Some(""),
+            _ => None,
+        })
+        .collect();
+    let [uri] = uris[..] else {
+        return Err(PeerError::Uris(uris.len()));
+    };
+    uri.parse()
+        .map_err(|_| PeerError::NoIdentity(uri.to_owned()))
+}
+
+impl Tls {
+    /// Errors when the crypto provider lacks TLS 1.3.
+    pub fn new(current: Current, trust_domain: TrustDomain) -> Result<Self, Error> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = MeshClients {
+            current: current.clone(),
+            trust_domain,
+            algorithms: provider.signature_verification_algorithms,
+        };
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&version::TLS13])?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(Certificate(current.clone())));
+        server.alpn_protocols = weft_api::alpn::ALL.map(<[u8]>::to_vec).to_vec();
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        Ok(Self {
+            current,
+            provider,
+            server: Arc::new(server),
+            clients: Arc::default(),
+        })
+    }
+
+    /// For connections from other proxies: their certificate is required and of our trust domain.
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+
+    /// For connections to a proxy that must prove to be `expected`. `alpn` is one of [`weft_api::alpn`].
+    pub fn client_config(
+        &self,
+        expected: &Identity,
+        alpn: &'static [u8],
+    ) -> Result<Arc<ClientConfig>, Error> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (expected.clone(), alpn);
+        if let Some(config) = clients.get(&key) {
+            return Ok(config.clone());
+        }
+        let roots = RootsFrom::Current(self.current.clone());
+        let config = Arc::new(client_config(
+            &self.provider,
+            expected,
+            alpn,
+            roots,
+            Some(&self.current),
+        )?);
+        if clients.len() >= MAX_CLIENT_CONFIGS {
+            clients.clear();
+        }
+        clients.insert(key, config.clone());
+        Ok(config)
+    }
+
+    /// For the controller, checked against `roots`; with our certificate where there is one.
+    pub fn controller_config(
+        &self,
+        expected: &Identity,
+        roots: Arc<Roots>,
+    ) -> Result<Arc<ClientConfig>, Error> {
+        let own = self.current.load().is_some().then_some(&self.current);
+        client_config(
+            &self.provider,
+            expected,
+            b"h2",
+            RootsFrom::Fixed(roots),
+            own,
+        )
+        .map(Arc::new)
+    }
+
+    /// Whether handshakes can succeed.
+    pub fn has_certificate(&self) -> bool {
+        self.current.load().is_some()
+    }
+}
+
+fn client_config(
+    provider: &Arc<CryptoProvider>,
+    expected: &Identity,
+    alpn: &[u8],
+    roots: RootsFrom,
+    own: Option<&Current>,
+) -> Result<ClientConfig, Error> {
+    let verifier = ExpectedServer {
+        roots,
+        expected: expected.clone(),
+        algorithms: provider.signature_verification_algorithms,
+    };
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match own {
+        Some(current) => builder.with_client_cert_resolver(Arc::new(Certificate(current.clone()))),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    Ok(config)
+}
+
+/// Presents the certificate in force.
+struct Certificate(Current);
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Certificate")
+    }
+}
+
+impl Certificate {
+    fn current(&self) -> Option<Arc<CertifiedKey>> {
+        self.0.load().as_ref().map(|current| current.key.clone())
+    }
+}
+
+impl rustls::server::ResolvesServerCert for Certificate {
+    fn resolve(&self, _hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current()
+    }
+}
+
+impl rustls::client::ResolvesClientCert for Certificate {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.current()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.load().is_some()
+    }
+}
+
+/// Checks validity, usage and signatures up to one of `roots`.
+fn verify_chain(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &Roots,
+    now: UnixTime,
+    usage: KeyUsage,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<(), Error> {
+    let parsed = EndEntityCert::try_from(leaf).map_err(chain_error)?;
+    parsed
+        .verify_for_usage(
+            algorithms.all,
+            &roots.anchors,
+            intermediates,
+            now,
+            usage,
+            None,
+            None,
+        )
+        .map_err(chain_error)?;
+    Ok(())
+}
+
+fn chain_error(error: webpki::Error) -> Error {
+    use webpki::Error as E;
+    Error::InvalidCertificate(match error {
+        E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
+        E::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }
+        }
+        E::UnknownIssuer => CertificateError::UnknownIssuer,
+        E::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,
+        other => CertificateError::Other(rustls::OtherError(Arc::new(other))),
+    })
+}
+
+/// One word of a failed handshake, for metrics.
+pub fn handshake_failure(error: &std::io::Error) -> &'static str {
+    let Some(error) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) else {
+        return "closed";
+    };
+    match error {
+        Error::InvalidCertificate(
+            CertificateError::ExpiredContext { .. } | CertificateError::Expired,
+        ) => "expired",
+        Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }) => "not_yet_valid",
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => "untrusted",
+        Error::InvalidCertificate(CertificateError::InvalidPurpose) => "usage",
+        Error::InvalidCertificate(CertificateError::Other(_)) => "identity",
+        Error::InvalidCertificate(_) => "certificate",
+        Error::NoCertificatesPresented => "no_certificate",
+        Error::AlertReceived(_) => "refused_by_peer",
+        Error::PeerIncompatible(_) => "incompatible",
+        _ => "protocol",
+    }
+}
+
+/// Clients of the mesh: any identity of our trust domain.
+struct MeshClients {
+    current: Current,
+    trust_domain: TrustDomain,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl fmt::Debug for MeshClients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MeshClients")
+    }
+}
+
+impl ClientCertVerifier for MeshClients {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let current = self.current.load();
+        let current = current
+            .as_ref()
+            .ok_or_else(|| Error::General("no roots yet".to_owned()))?;
+        let usage = KeyUsage::client_auth();
+        verify_chain(
+            leaf,
+            intermediates,
+            &current.roots,
+            now,
+            usage,
+            &self.algorithms,
+        )?;
+        let identity = peer_identity(Some(std::slice::from_ref(leaf)))?;
+        if *identity.trust_domain() != self.trust_domain {
+            return Err(PeerError::TrustDomain(identity).into());
+        }
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Where roots come from: those in force at each handshake, or a given set.
+enum RootsFrom {
+    Current(Current),
+    Fixed(Arc<Roots>),
+}
+
+/// A server that must be `expected`, whatever name or address it was reached by.
+struct ExpectedServer {
+    roots: RootsFrom,
+    expected: Identity,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl fmt::Debug for ExpectedServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ExpectedServer")
+            .field(&self.expected)
+            .finish()
+    }
+}
+
+impl ServerCertVerifier for ExpectedServer {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let roots = match &self.roots {
+            RootsFrom::Fixed(roots) => roots.clone(),
+            RootsFrom::Current(current) => match current.load().as_ref() {
+                Some(current) => current.roots.clone(),
+                None => return Err(Error::General("no roots yet".to_owned())),
+            },
+        };
+        let usage = KeyUsage::server_auth();
+        verify_chain(leaf, intermediates, &roots, now, usage, &self.algorithms)?;
+        let found = peer_identity(Some(std::slice::from_ref(leaf)))?;
+        if found != self.expected {
+            let expected = self.expected.clone();
+            return Err(PeerError::Unexpected { found, expected }.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
