@@ -1,4 +1,5 @@
-//! Configuration: what the controller tells ([`stream`]), what is known ([`store`]), and how requests see it
+//! Configuration: what the controller tells (`stream`), what is known ([`store`]), and how requests see it
 //! ([`resolved`]).
 
 pub mod resolved;
+pub mod store;

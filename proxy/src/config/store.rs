@@ -1,0 +1,446 @@
+//! What the proxy knows: destinations by address, clusters by Service port, and its own workload.
+//!
+//! Lookups of known addresses take no lock. An unknown one is asked of the controller and waited for, for a bounded
+//! time. Losing the controller changes nothing that is known. The stream itself is in [`super::stream`].
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use weft_api::{Resource, decode, proto};
+use weft_ir::{Destination, EndpointSet, Identity, ResourceKey, ServicePort, Target, Workload};
+
+use super::resolved::{Live, Resolved, Resolver};
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::{Cluster, Shared};
+
+/// Addresses waited for at once; beyond it a lookup is answered as if the controller were away.
+const MAX_PENDING: usize = 10_000;
+
+/// What is known of an address.
+pub enum Lookup {
+    Live(Arc<Live>),
+    /// The controller does not answer, and nothing is known.
+    Unreachable,
+}
+
+/// What the stream is to tell the controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    Watch(SocketAddr),
+    Unwatch(SocketAddr),
+}
+
+/// Times and identity that the store goes by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Only a workload of this identity is taken.
+    pub identity: Identity,
+    /// How long a lookup waits for the controller.
+    pub wait: Duration,
+    /// A destination without connections is forgotten after this.
+    pub idle: Duration,
+}
+
+/// Shared by listeners, stream and admin; clones are the same store.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    started: Instant,
+    destinations: ArcSwap<HashMap<SocketAddr, Arc<Live>>>,
+    workload: ArcSwapOption<Workload>,
+    ready: watch::Sender<bool>,
+    /// When the stream was last lost; `None` while it is up.
+    lost: Mutex<Option<Instant>>,
+    requests: mpsc::UnboundedSender<Request>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    clusters: HashMap<ServicePort, Arc<Cluster>>,
+    versions: HashMap<ResourceKey, u64>,
+    /// Addresses asked for and not yet answered; dropping the sender wakes those who wait.
+    pending: HashMap<SocketAddr, watch::Sender<()>>,
+}
+
+impl Store {
+    /// The receiver is for the stream.
+    pub fn new(
+        settings: Settings,
+        shared: Arc<Shared>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, mpsc::UnboundedReceiver<Request>) {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let started = Instant::now();
+        let store = Self(Arc::new(Inner {
+            settings,
+            shared,
+            metrics,
+            started,
+            destinations: ArcSwap::default(),
+            workload: ArcSwapOption::empty(),
+            ready: watch::Sender::new(false),
+            lost: Mutex::new(Some(started)),
+            requests,
+            state: Mutex::default(),
+        }));
+        (store, receiver)
+    }
+
+    /// What is at the address; asks the controller where nothing is known.
+    pub async fn lookup(&self, address: SocketAddr) -> Lookup {
+        if let Some(live) = self.known(address) {
+            return Lookup::Live(live);
+        }
+        let Some(mut answered) = self.ask(address) else {
+            return Lookup::Unreachable;
+        };
+        // Either error says the same: no more waiting. What counts is what is known then.
+        let _ = tokio::time::timeout(self.patience(), answered.changed()).await;
+        match self.known(address) {
+            Some(live) => Lookup::Live(live),
+            None => Lookup::Unreachable,
+        }
+    }
+
+    fn known(&self, address: SocketAddr) -> Option<Arc<Live>> {
+        let live = self.0.destinations.load().get(&address).cloned()?;
+        live.touch(self.now());
+        Some(live)
+    }
+
+    /// Has the stream watch the address; `None` when too many are waited for.
+    fn ask(&self, address: SocketAddr) -> Option<watch::Receiver<()>> {
+        let mut state = self.state();
+        if let Some(pending) = state.pending.get(&address) {
+            return Some(pending.subscribe());
+        }
+        if state.pending.len() >= MAX_PENDING {
+            return None;
+        }
+        let (sender, receiver) = watch::channel(());
+        if self.0.destinations.load().contains_key(&address) {
+            // Answered meanwhile: the sender ends here, so the wait does too.
+            return Some(receiver);
+        }
+        state.pending.insert(address, sender);
+        // Without a stream task there is nobody to tell, and the wait runs out.
+        let _ = self.0.requests.send(Request::Watch(address));
+        Some(receiver)
+    }
+
+    /// How long to wait for an answer: once the controller has been away for that long, not again for each connection.
+    fn patience(&self) -> Duration {
+        let wait = self.0.settings.wait;
+        match *self.lost() {
+            Some(since) => wait.saturating_sub(since.elapsed()),
+            None => wait,
+        }
+    }
+
+    /// The proxy's own pod; `None` until the controller has told.
+    pub fn workload(&self) -> Option<Arc<Workload>> {
+        self.0.workload.load_full()
+    }
+
+    /// Resolves once the first configuration is there.
+    pub async fn configured(&self) {
+        // The sender lives in `self`: waiting cannot fail.
+        let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// Takes what can be taken as one change, and says what cannot and why.
+    pub fn apply(&self, update: proto::Update) -> Vec<proto::Refused> {
+        let mut refused = Vec::new();
+        let mut change = Change::default();
+        for resource in update.resources {
+            let key = resource.key.clone();
+            if let Err(reason) = change.add(resource, &self.0.settings.identity) {
+                refused.push(proto::Refused { key, reason });
+            }
+        }
+        for key in update.removed {
+            match key.parse::<ResourceKey>() {
+                Ok(key) => change.removed.push(key),
+                Err(error) => refused.push(proto::Refused {
+                    key,
+                    reason: error.to_string(),
+                }),
+            }
+        }
+        self.commit(change, &refused);
+        let config = &self.0.metrics.config;
+        config.updates.inc();
+        config.refused.inc_by(refused.len() as u64);
+        refused
+    }
+
+    /// Endpoints that come are in place before the routes that lead there, and those that all go stay until after.
+    fn commit(&self, change: Change, refused: &[proto::Refused]) {
+        let mut state = self.state();
+        let (emptied, filled): (Vec<_>, Vec<_>) = change
+            .endpoints
+            .into_iter()
+            .partition(|set| set.endpoints.is_empty());
+        for set in filled {
+            let cluster = state.cluster(&set.id, &self.0.shared);
+            cluster.set(set.protocol, &set.endpoints);
+        }
+        self.publish(&mut state, change.destinations, &change.removed);
+        for set in emptied {
+            let cluster = state.cluster(&set.id, &self.0.shared);
+            cluster.set(set.protocol, &[]);
+        }
+        if let Some(workload) = change.workload {
+            self.0.workload.store(Some(Arc::new(workload)));
+            self.0.ready.send_replace(true);
+        }
+        for key in &change.removed {
+            state.versions.remove(key);
+        }
+        state.versions.extend(change.versions);
+        state.sweep_clusters();
+        // A refused destination is an answer too: who waits for it is not kept waiting.
+        for refused in refused {
+            if let Ok(ResourceKey::Destination(address)) = refused.key.parse() {
+                state.pending.remove(&address);
+            }
+        }
+        self.measure(&state);
+    }
+
+    fn publish(&self, state: &mut State, destinations: Vec<Destination>, removed: &[ResourceKey]) {
+        if destinations.is_empty() && removed.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let mut known = HashMap::clone(&self.0.destinations.load());
+        let mut answered = Vec::new();
+        for destination in destinations {
+            let address = destination.address;
+            let live = known.get(&address);
+            let resolved = self.resolve(state, destination.target, live);
+            match live {
+                Some(live) => live.store(resolved),
+                None => {
+                    known.insert(address, Arc::new(Live::new(address, resolved, now)));
+                }
+            }
+            answered.extend(state.pending.remove(&address));
+        }
+        for key in removed {
+            if let ResourceKey::Destination(address) = key {
+                known.remove(address);
+            }
+        }
+        self.0.destinations.store(Arc::new(known));
+        // Only now are those woken who wait for what was stored.
+        drop(answered);
+    }
+
+    fn resolve(&self, state: &mut State, target: Target, live: Option<&Arc<Live>>) -> Resolved {
+        match target {
+            Target::Unknown => Resolved::Unknown,
+            Target::Pod(endpoint) => {
+                let held = live.and_then(|live| match &**live.load() {
+                    Resolved::Pod(cluster) => Some(cluster.clone()),
+                    _ => None,
+                });
+                let cluster = held.unwrap_or_else(|| {
+                    Cluster::new(endpoint.address.to_string().into(), self.0.shared.clone())
+                });
+                cluster.set(weft_ir::Protocol::Detect, &[endpoint]);
+                Resolved::Pod(cluster)
+            }
+            Target::Service(service) => {
+                let mut cluster = |id: &ServicePort| state.cluster(id, &self.0.shared);
+                let mut resolver = Resolver {
+                    cluster: &mut cluster,
+                    series: &self.0.metrics.requests,
+                };
+                Resolved::Service(resolver.service(&service))
+            }
+        }
+    }
+
+    /// Everything held, for the first message of a stream.
+    pub fn held(&self) -> Vec<proto::Held> {
+        let state = self.state();
+        let held = state.versions.iter().map(|(key, version)| proto::Held {
+            key: key.to_string(),
+            version: *version,
+        });
+        held.collect()
+    }
+
+    /// Every address that is held or asked for.
+    pub fn watched(&self) -> HashSet<SocketAddr> {
+        let state = self.state();
+        let pending = state.pending.keys().copied();
+        let known = self.0.destinations.load();
+        known.keys().copied().chain(pending).collect()
+    }
+
+    /// Tells the store whether the stream is up.
+    pub fn set_connected(&self, connected: bool) {
+        let mut lost = self.lost();
+        match (connected, *lost) {
+            (true, _) => *lost = None,
+            (false, None) => *lost = Some(Instant::now()),
+            (false, Some(_)) => {}
+        }
+        self.0.metrics.config.connected.set(connected.into());
+    }
+
+    /// Whether the stream is up.
+    pub fn connected(&self) -> bool {
+        self.lost().is_none()
+    }
+
+    /// Forgets destinations that nobody has used for the idle time, and questions that nobody waits for; never while
+    /// the controller is away, as they could not be learnt again.
+    pub fn sweep(&self) {
+        if !self.connected() {
+            return;
+        }
+        let mut state = self.state();
+        let now = self.now();
+        let idle = self.0.settings.idle.as_secs();
+        let mut gone = self.forget_idle(now, idle);
+        state.pending.retain(|address, waiting| {
+            let waited_for = waiting.receiver_count() > 0;
+            if !waited_for {
+                gone.push(*address);
+            }
+            waited_for
+        });
+        for address in gone {
+            state.versions.remove(&ResourceKey::Destination(address));
+            let _ = self.0.requests.send(Request::Unwatch(address));
+        }
+        state.sweep_clusters();
+        self.measure(&state);
+    }
+
+    /// Takes idle destinations out of the published map.
+    fn forget_idle(&self, now: u64, idle: u64) -> Vec<SocketAddr> {
+        let published = self.0.destinations.load_full();
+        let mut kept = HashMap::clone(&published);
+        drop(published);
+        let mut idle_ones = Vec::new();
+        kept.retain(|_, live| {
+            // Held by the published map and by this copy: by no connection.
+            let unused =
+                Arc::strong_count(live) <= 2 && now.saturating_sub(live.last_used()) >= idle;
+            if unused {
+                idle_ones.push(live.clone());
+            }
+            !unused
+        });
+        if idle_ones.is_empty() {
+            return Vec::new();
+        }
+        self.0.destinations.store(Arc::new(kept.clone()));
+        // A lookup may have taken one from the old map meanwhile: it, or the old map, holds it still.
+        let (taken, gone): (Vec<_>, Vec<_>) = idle_ones
+            .into_iter()
+            .partition(|live| Arc::strong_count(live) > 1);
+        if !taken.is_empty() {
+            kept.extend(taken.into_iter().map(|live| (live.address, live)));
+            self.0.destinations.store(Arc::new(kept));
+        }
+        gone.iter().map(|live| live.address).collect()
+    }
+
+    /// Sweeps until dropped.
+    pub async fn sweep_forever(self) {
+        let every = (self.0.settings.idle / 10).max(Duration::from_secs(1));
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.sweep();
+        }
+    }
+
+    fn measure(&self, state: &State) {
+        let config = &self.0.metrics.config;
+        let destinations = self.0.destinations.load().len();
+        config.destinations.set(destinations as i64);
+        config.clusters.set(state.clusters.len() as i64);
+    }
+
+    /// Seconds since the start.
+    fn now(&self) -> u64 {
+        self.0.started.elapsed().as_secs()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// A cluster that is referred to before its endpoints are known has none.
+    fn cluster(&mut self, id: &ServicePort, shared: &Arc<Shared>) -> Arc<Cluster> {
+        let cluster = self
+            .clusters
+            .entry(id.clone())
+            .or_insert_with(|| Cluster::new(id.to_string().into(), shared.clone()));
+        cluster.clone()
+    }
+
+    /// Clusters go once nothing refers to them and the controller keeps them up to date no longer.
+    fn sweep_clusters(&mut self) {
+        let versions = &self.versions;
+        self.clusters.retain(|id, cluster| {
+            Arc::strong_count(cluster) > 1
+                || versions.contains_key(&ResourceKey::Endpoints(id.clone()))
+        });
+    }
+}
+
+/// The parts of an update that can be taken.
+#[derive(Default)]
+struct Change {
+    workload: Option<Workload>,
+    destinations: Vec<Destination>,
+    endpoints: Vec<EndpointSet>,
+    versions: Vec<(ResourceKey, u64)>,
+    removed: Vec<ResourceKey>,
+}
+
+impl Change {
+    fn add(&mut self, resource: proto::Resource, own: &Identity) -> Result<(), String> {
+        let (key, version, resource) = decode::resource(resource).map_err(|e| e.to_string())?;
+        match resource {
+            Resource::Workload(workload) if workload.identity != *own => {
+                return Err(format!(
+                    "the workload is {}, and this proxy is {own}",
+                    workload.identity
+                ));
+            }
+            Resource::Workload(workload) => self.workload = Some(workload),
+            Resource::Destination(destination) => self.destinations.push(destination),
+            Resource::Endpoints(set) => self.endpoints.push(set),
+        }
+        self.versions.push((key, version));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

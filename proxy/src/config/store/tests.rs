@@ -1,0 +1,275 @@
+use super::*;
+use crate::config::resolved::ResolvedRouting;
+use weft_api::encode;
+use weft_ir::{Backend, Endpoint, Mode, Protocol, Routing, Service, TrustDomain, WeightedBackend};
+
+fn identity() -> Identity {
+    Identity::new(TrustDomain::new("cluster.local").unwrap(), "shop", "front").unwrap()
+}
+
+fn store() -> (Store, mpsc::UnboundedReceiver<Request>) {
+    let settings = Settings {
+        identity: identity(),
+        wait: Duration::from_secs(1),
+        idle: Duration::from_secs(600),
+    };
+    Store::new(settings, Arc::new(Shared::new(Vec::new())), Arc::default())
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn service(address: &str, backends: &[&str]) -> proto::Resource {
+    let backends = backends.iter().map(|name| WeightedBackend {
+        weight: 1,
+        backend: Backend::Service(ServicePort::new("shop", *name, 80)),
+        filters: Vec::new(),
+    });
+    encode::destination(&Destination {
+        address: at(address),
+        target: Target::Service(Arc::new(Service {
+            id: ServicePort::new("shop", "reviews", 80),
+            protocol: Protocol::Http1,
+            routing: Routing::Direct(backends.collect()),
+        })),
+    })
+}
+
+fn endpoints(name: &str, addresses: &[&str]) -> proto::Resource {
+    let endpoints = addresses.iter().map(|address| Endpoint {
+        address: at(address),
+        identity: None,
+    });
+    encode::endpoints(&EndpointSet {
+        id: ServicePort::new("shop", name, 80),
+        protocol: Protocol::Http1,
+        endpoints: endpoints.collect(),
+    })
+}
+
+fn update(resources: Vec<proto::Resource>) -> proto::Update {
+    proto::Update {
+        nonce: 1,
+        resources,
+        removed: Vec::new(),
+    }
+}
+
+fn backends(live: &Live) -> Vec<(String, Vec<SocketAddr>)> {
+    let resolved = live.load();
+    let Resolved::Service(service) = &**resolved else {
+        panic!("no service at {}", live.address);
+    };
+    let ResolvedRouting::Direct(rule) = &service.routing else {
+        panic!("routes at {}", live.address);
+    };
+    let describe = |cluster: &Arc<Cluster>| {
+        let peers = cluster.members().peers.iter().map(|p| p.address).collect();
+        (cluster.name.to_string(), peers)
+    };
+    let clusters = rule.backends.iter().map(|b| b.target.as_ref().unwrap());
+    clusters.map(describe).collect()
+}
+
+async fn live(store: &Store, address: &str) -> Arc<Live> {
+    match store.lookup(at(address)).await {
+        Lookup::Live(live) => live,
+        Lookup::Unreachable => panic!("{address} is unknown"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_address_is_asked_for_once_and_answered_to_all_who_wait() {
+    let (store, mut requests) = store();
+    store.set_connected(true);
+    let lookups = futures::future::join(
+        store.lookup(at("10.0.0.1:80")),
+        store.lookup(at("10.0.0.1:80")),
+    );
+    let answer = async {
+        assert_eq!(
+            requests.recv().await,
+            Some(Request::Watch(at("10.0.0.1:80")))
+        );
+        assert!(requests.try_recv().is_err());
+        store.apply(update(vec![
+            endpoints("reviews", &["10.1.0.1:80"]),
+            service("10.0.0.1:80", &["reviews"]),
+        ]))
+    };
+    let ((first, second), refused) = futures::future::join(lookups, answer).await;
+    assert_eq!(refused, []);
+    let (Lookup::Live(first), Lookup::Live(second)) = (first, second) else {
+        panic!("not answered");
+    };
+    assert!(Arc::ptr_eq(&first, &second));
+    assert_eq!(
+        backends(&first),
+        [("shop/reviews:80".to_owned(), vec![at("10.1.0.1:80")])]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_controller_the_first_lookup_waits_and_later_ones_do_not() {
+    let (store, _requests) = store();
+    let begun = Instant::now();
+    assert!(matches!(
+        store.lookup(at("10.0.0.1:80")).await,
+        Lookup::Unreachable
+    ));
+    assert_eq!(begun.elapsed(), Duration::from_secs(1));
+    assert!(matches!(
+        store.lookup(at("10.0.0.2:80")).await,
+        Lookup::Unreachable
+    ));
+    assert_eq!(begun.elapsed(), Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn endpoints_change_under_a_held_destination() {
+    let (store, _requests) = store();
+    store.apply(update(vec![
+        endpoints("v1", &["10.1.0.1:80"]),
+        service("10.0.0.1:80", &["v1"]),
+    ]));
+    let held = live(&store, "10.0.0.1:80").await;
+    store.apply(update(vec![endpoints("v1", &["10.1.0.2:80"])]));
+    assert_eq!(backends(&held)[0].1, [at("10.1.0.2:80")]);
+    store.apply(update(vec![
+        endpoints("v2", &["10.2.0.1:80"]),
+        service("10.0.0.1:80", &["v2"]),
+    ]));
+    assert_eq!(backends(&held)[0].1, [at("10.2.0.1:80")]);
+}
+
+#[tokio::test]
+async fn a_reader_never_sees_a_route_without_its_endpoints() {
+    let (store, _requests) = store();
+    let step = |n: u8| {
+        let address = format!("10.1.0.{n}:80");
+        update(vec![
+            // The order in the message is the worst one.
+            service("10.0.0.1:80", &[&format!("v{n}")]),
+            endpoints(&format!("v{n}"), &[&address]),
+            endpoints(&format!("v{}", n - 1), &[]),
+        ])
+    };
+    store.apply(step(1));
+    let held = live(&store, "10.0.0.1:80").await;
+    let reader = std::thread::spawn({
+        let held = held.clone();
+        move || {
+            let mut seen = HashSet::new();
+            while !seen.contains("shop/v200:80") {
+                let resolved = held.load();
+                let Resolved::Service(service) = &**resolved else {
+                    continue;
+                };
+                let ResolvedRouting::Direct(rule) = &service.routing else {
+                    continue;
+                };
+                let Ok(cluster) = &rule.backends[0].target else {
+                    continue;
+                };
+                // Emptied only after the route had left it.
+                if cluster.members().peers.is_empty() {
+                    assert!(!Arc::ptr_eq(&resolved, &held.load()), "routed to nothing");
+                }
+                seen.insert(cluster.name.to_string());
+            }
+        }
+    });
+    for n in 2..=200 {
+        store.apply(step(n));
+    }
+    reader.join().unwrap();
+}
+
+#[tokio::test]
+async fn what_does_not_decode_is_refused_and_the_rest_applied() {
+    let (store, _requests) = store();
+    let mut bad = endpoints("v2", &["10.1.0.1:80"]);
+    if let Some(proto::resource::Body::Endpoints(set)) = &mut bad.body {
+        set.endpoints[0].address = "nowhere".to_owned();
+    }
+    let other = encode::workload(&Workload {
+        identity: Identity::new(TrustDomain::new("cluster.local").unwrap(), "shop", "other")
+            .unwrap(),
+        mode: Mode::Permissive,
+    });
+    let refused = store.apply(update(vec![
+        bad,
+        other,
+        endpoints("v1", &["10.1.0.1:80"]),
+        service("10.0.0.1:80", &["v1"]),
+    ]));
+    let keys: Vec<_> = refused.iter().map(|r| r.key.as_str()).collect();
+    assert_eq!(keys, ["endpoints/shop/v2:80", "workload"]);
+    assert!(
+        refused[0].reason.contains("nowhere"),
+        "{}",
+        refused[0].reason
+    );
+    assert!(store.workload().is_none());
+    assert_eq!(
+        backends(&*live(&store, "10.0.0.1:80").await)[0].1,
+        [at("10.1.0.1:80")]
+    );
+    let held: HashSet<_> = store.held().into_iter().map(|held| held.key).collect();
+    let expected = ["endpoints/shop/v1:80", "destination/10.0.0.1:80"];
+    assert_eq!(held, expected.map(str::to_owned).into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_destination_ends_the_wait() {
+    let (store, _requests) = store();
+    store.set_connected(true);
+    let begun = Instant::now();
+    let refuse = async {
+        let mut bad = service("10.0.0.1:80", &["v1"]);
+        bad.body = None;
+        tokio::task::yield_now().await;
+        store.apply(update(vec![bad]))
+    };
+    let (lookup, refused) = futures::future::join(store.lookup(at("10.0.0.1:80")), refuse).await;
+    assert!(matches!(lookup, Lookup::Unreachable));
+    assert_eq!((refused.len(), begun.elapsed()), (1, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_destinations_are_forgotten_but_not_while_the_controller_is_away() {
+    let (store, mut requests) = store();
+    store.apply(update(vec![
+        endpoints("v1", &["10.1.0.1:80"]),
+        service("10.0.0.1:80", &["v1"]),
+        service("10.0.0.2:80", &["v1"]),
+    ]));
+    let used = live(&store, "10.0.0.2:80").await;
+    tokio::time::advance(Duration::from_secs(601)).await;
+    store.sweep();
+    assert_eq!(store.watched().len(), 2, "the controller is away");
+    store.set_connected(true);
+    store.sweep();
+    assert_eq!(store.watched(), [at("10.0.0.2:80")].into());
+    assert_eq!(requests.try_recv(), Ok(Request::Unwatch(at("10.0.0.1:80"))));
+    drop(used);
+    store.sweep();
+    assert_eq!(store.watched(), HashSet::new());
+}
+
+#[tokio::test]
+async fn removed_endpoints_stay_for_those_who_refer_to_them() {
+    let (store, _requests) = store();
+    store.apply(update(vec![
+        endpoints("v1", &["10.1.0.1:80"]),
+        service("10.0.0.1:80", &["v1"]),
+    ]));
+    let held = live(&store, "10.0.0.1:80").await;
+    let mut removal = update(Vec::new());
+    removal.removed = vec!["endpoints/shop/v1:80".to_owned()];
+    assert_eq!(store.apply(removal), []);
+    assert_eq!(store.held().len(), 1);
+    store.apply(update(vec![endpoints("v1", &["10.1.0.9:80"])]));
+    assert_eq!(backends(&held)[0].1, [at("10.1.0.9:80")]);
+}
