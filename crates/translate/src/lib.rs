@@ -6,12 +6,20 @@
 
 pub mod objects;
 
+mod attach;
+mod endpoints;
 mod mesh;
+mod pods;
+mod routes;
+mod services;
 mod status;
+mod views;
 
 use std::sync::Arc;
 
-use weft_ir::{Mode, TrustDomain};
+use attach::Attachments;
+use routes::Route;
+use weft_ir::{Mode, RouteKind, TrustDomain};
 
 pub use mesh::Mesh;
 pub use status::{Condition, ParentStatus, RouteStatus};
@@ -44,9 +52,56 @@ pub struct Translation {
 
 /// The mesh that `objects` describe, and what is to be said of each route.
 pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
-    let _ = (objects, settings);
+    let Objects {
+        services,
+        endpoint_slices,
+        pods,
+        namespaces: _,
+        http_routes,
+        grpc_routes,
+    } = objects;
+    let services = services::index(services);
+    let pods = pods::index(pods, settings);
+    let endpoints = endpoints::index(&services, endpoint_slices, &pods);
+
+    let http = http_routes
+        .iter()
+        .filter_map(|of| Route::http(of, &services));
+    let grpc = grpc_routes
+        .iter()
+        .filter_map(|of| Route::grpc(of, &services));
+    let mut routes: Vec<_> = http
+        .chain(grpc)
+        .map(|route| {
+            let attachments = attach::attachments(&route, &services);
+            (route, attachments)
+        })
+        .filter(|(_, attachments)| !attachments.is_empty())
+        .collect();
+    // The order that decides ties between routes (specification of `HTTPRouteRule.matches`).
+    routes.sort_by_cached_key(|(route, _)| {
+        let age = route.meta.creation_timestamp.clone();
+        (age, format!("{}/{}", route.id.namespace, route.id.name))
+    });
+    let attached = Attachments::new(&routes);
+
+    let addresses = views::views(&services, &routes, &attached);
+    let mut statuses: Vec<RouteStatus> = (0..routes.len())
+        .filter_map(|place| status::route_status(place, &routes, &attached))
+        .collect();
+    statuses.sort_by(|a, b| status_order(a).cmp(&status_order(b)));
     Translation {
-        mesh: Mesh::default(),
-        statuses: Vec::new(),
+        mesh: Mesh {
+            addresses,
+            endpoints,
+            pods: pods.by_address,
+            workloads: pods.workloads,
+        },
+        statuses,
     }
+}
+
+fn status_order(status: &RouteStatus) -> (bool, &str, &str) {
+    let grpc = status.kind == RouteKind::Grpc;
+    (grpc, &status.namespace, &status.name)
 }

@@ -1,8 +1,15 @@
 //! What the routes' statuses say about our own parents.
+//!
+//! Source: the comments of `RouteConditionType` in Gateway API's `shared_types.go`.
 
-use weft_ir::RouteKind;
+use weft_ir::{RouteKind, ServicePort};
 
+use crate::attach::{Attachment, Attachments};
 use crate::objects::ParentRef;
+use crate::routes::{Fault, Route};
+
+/// Bytes that a message may have; the API server takes 32 KiB.
+const MESSAGE_LIMIT: usize = 8192;
 
 /// The status of one route.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,4 +37,140 @@ pub struct Condition {
     pub reason: String,
     /// For people: what is wrong, where, and what to check.
     pub message: String,
+}
+
+/// The status of the route at `place`; `None` when none of its parents is ours.
+pub(crate) fn route_status(
+    place: usize,
+    routes: &[(Route<'_>, Vec<Attachment<'_>>)],
+    attached: &Attachments,
+) -> Option<RouteStatus> {
+    let (route, attachments) = &routes[place];
+    if attachments.is_empty() {
+        return None;
+    }
+    let parents = attachments.iter().map(|attachment| ParentStatus {
+        parent_ref: attachment.parent_ref.clone(),
+        conditions: conditions(route, attachment, routes, attached),
+    });
+    Some(RouteStatus {
+        kind: route.id.kind,
+        namespace: route.id.namespace.to_string(),
+        name: route.id.name.to_string(),
+        generation: route.meta.generation,
+        parents: parents.collect(),
+    })
+}
+
+fn conditions(
+    route: &Route<'_>,
+    attachment: &Attachment<'_>,
+    routes: &[(Route<'_>, Vec<Attachment<'_>>)],
+    attached: &Attachments,
+) -> Vec<Condition> {
+    let accepted = accepted(route, attachment, routes, attached);
+    let faults = &route.report.faults;
+    let mut conditions = vec![resolved_refs(&route.report.unresolved)];
+    if accepted.status && !faults.is_empty() {
+        let rules = route.report.faulty_rules();
+        let why = join(faults.iter().map(|(_, fault)| fault));
+        let message = format!(
+            "Dropped Rule {rules}: what is wrong there is answered with 500, all else is in force. {why}"
+        );
+        conditions.push(condition(
+            "PartiallyInvalid",
+            true,
+            "UnsupportedValue",
+            message,
+        ));
+    }
+    conditions.insert(0, accepted);
+    conditions
+}
+
+/// In order: no such parent, given way to another kind of route, nothing in it that works.
+fn accepted(
+    route: &Route<'_>,
+    attachment: &Attachment<'_>,
+    routes: &[(Route<'_>, Vec<Attachment<'_>>)],
+    attached: &Attachments,
+) -> Condition {
+    let refused = |reason: &str, message: String| condition("Accepted", false, reason, message);
+    let ports = match &attachment.ports {
+        Ok(ports) => ports,
+        Err(why) => return refused("NoMatchingParent", why.clone()),
+    };
+    let lost = lost_ports(route, attachment, ports, routes, attached);
+    if !lost.is_empty() && lost.len() == ports.len() {
+        let why = lost.join("; ");
+        return refused(
+            "Conflicted",
+            format!("a GRPCRoute goes before an HTTPRoute: {why}"),
+        );
+    }
+    let works = route.rules.iter().any(|rule| rule.works);
+    let faults = &route.report.faults;
+    if let (Some((_, first)), false) = (faults.first(), works) {
+        let why = join(faults.iter().map(|(_, fault)| fault));
+        let message = format!("no rule is valid, so that requests are answered with 500. {why}");
+        return refused(first.reason, message);
+    }
+    let mut message = "in force".to_owned();
+    if !lost.is_empty() {
+        let why = lost.join("; ");
+        message += &format!(", but not where a GRPCRoute goes before an HTTPRoute: {why}");
+    }
+    if !route.report.ignored.is_empty() {
+        let fields = route.report.ignored.join(", ");
+        message += &format!("; not supported and without effect: {fields}");
+    }
+    condition("Accepted", true, "Accepted", message)
+}
+
+/// The ports where an HTTPRoute gives way, with the route that it gives way to.
+fn lost_ports(
+    route: &Route<'_>,
+    attachment: &Attachment<'_>,
+    ports: &[ServicePort],
+    routes: &[(Route<'_>, Vec<Attachment<'_>>)],
+    attached: &Attachments,
+) -> Vec<String> {
+    if route.id.kind == RouteKind::Grpc {
+        return Vec::new();
+    }
+    let lost = ports.iter().filter_map(|port| {
+        let winner = attached.prevailing(port, &attachment.group, routes)?;
+        Some(format!("port {} has {}", port.port, winner.id))
+    });
+    lost.collect()
+}
+
+fn resolved_refs(unresolved: &[Fault]) -> Condition {
+    match unresolved.first() {
+        None => condition(
+            "ResolvedRefs",
+            true,
+            "ResolvedRefs",
+            "every backend was found".to_owned(),
+        ),
+        Some(first) => condition("ResolvedRefs", false, first.reason, join(unresolved.iter())),
+    }
+}
+
+fn condition(kind: &str, status: bool, reason: &str, mut message: String) -> Condition {
+    if message.len() > MESSAGE_LIMIT {
+        message.truncate(message.floor_char_boundary(MESSAGE_LIMIT - 3));
+        message.push_str("...");
+    }
+    Condition {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
+fn join<'a>(faults: impl Iterator<Item = &'a Fault>) -> String {
+    let texts: Vec<&str> = faults.map(|fault| fault.text.as_str()).collect();
+    texts.join("; ")
 }

@@ -24,6 +24,9 @@ pub struct ServiceSpec {
     pub cluster_ip: String,
     #[serde(rename = "clusterIPs", deserialize_with = "or_default")]
     pub cluster_ips: Vec<String>,
+    /// `IPv4` and `IPv6`, the primary family first.
+    #[serde(deserialize_with = "or_default")]
+    pub ip_families: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub ports: Vec<ServicePortSpec>,
 }

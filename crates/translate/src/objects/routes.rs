@@ -1,5 +1,6 @@
 //! HTTPRoutes and GRPCRoutes. Enumerations are text: values that this version does not know become conditions.
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::filters::{HeaderFilter, HttpFilter};
@@ -94,9 +95,9 @@ pub struct HttpRule {
     #[serde(deserialize_with = "or_default")]
     pub timeouts: HttpTimeouts,
     /// Not supported: only its presence counts.
-    pub retry: Option<serde_json::Value>,
+    pub retry: Option<IgnoredAny>,
     /// Not supported: only its presence counts.
-    pub session_persistence: Option<serde_json::Value>,
+    pub session_persistence: Option<IgnoredAny>,
 }
 
 /// GEP-2257 durations.
@@ -149,7 +150,7 @@ pub struct GrpcRule {
     #[serde(deserialize_with = "list")]
     pub backend_refs: Vec<Lenient<BackendRef<GrpcFilter>>>,
     /// Not supported: only its presence counts.
-    pub session_persistence: Option<serde_json::Value>,
+    pub session_persistence: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -1,0 +1,160 @@
+//! Routes on Services: to which ports a route is attached, for whose traffic, and which kind of route prevails.
+//!
+//! Source: GEP-1294, "Ports", "Route types", "Namespace boundaries" and "Multiple routes for a Service".
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_ir::{Protocol, RouteKind, ServiceId, ServicePort};
+
+use crate::objects::{Lenient, ParentRef};
+use crate::routes::Route;
+use crate::services::{Frontend, PortInfo, Services};
+
+/// Whose traffic a route binds: `None` that of all clients (it is in the Service's own namespace), else that of the
+/// clients of this namespace.
+pub(crate) type Group = Option<String>;
+
+/// The routes on every Service port, by group; each a place in the list of routes, in the order that decides ties.
+#[derive(Debug, Default)]
+pub(crate) struct Attachments {
+    by_port: BTreeMap<ServicePort, BTreeMap<Group, BTreeSet<usize>>>,
+}
+
+/// One parentRef of a route that is a Service.
+#[derive(Debug)]
+pub(crate) struct Attachment<'a> {
+    pub(crate) parent_ref: &'a ParentRef,
+    pub(crate) group: Group,
+    /// The ports, or why there are none.
+    pub(crate) ports: Result<Vec<ServicePort>, String>,
+}
+
+/// The attachments of a route, in the order of its parentRefs; parents of other kinds are somebody else's.
+pub(crate) fn attachments<'a>(route: &Route<'a>, services: &Services) -> Vec<Attachment<'a>> {
+    let parents = route.parent_refs.iter().filter_map(|entry| match entry {
+        Lenient::Valid(parent) => Some(parent),
+        Lenient::Unreadable(_) => None,
+    });
+    parents
+        .filter(|parent| is_service(parent))
+        .map(|parent_ref| {
+            let own = &*route.id.namespace;
+            let namespace = parent_ref.namespace.as_deref().filter(|ns| !ns.is_empty());
+            let id = ServiceId::new(namespace.unwrap_or(own), &*parent_ref.name);
+            let group = (id.namespace != own).then(|| own.to_owned());
+            Attachment {
+                parent_ref,
+                group,
+                ports: ports(&id, parent_ref, services),
+            }
+        })
+        .collect()
+}
+
+fn is_service(parent: &ParentRef) -> bool {
+    matches!(parent.group.as_deref(), Some("" | "core"))
+        && parent.kind.as_deref() == Some("Service")
+}
+
+fn ports(
+    id: &ServiceId,
+    parent: &ParentRef,
+    services: &Services,
+) -> Result<Vec<ServicePort>, String> {
+    let ParentRef {
+        group: _,
+        kind: _,
+        namespace: _,
+        name: _,
+        section_name,
+        port,
+    } = parent;
+    let service = services
+        .get(id)
+        .ok_or_else(|| format!("there is no Service {id}"))?;
+    let unfit = match &service.frontend {
+        Frontend::ClusterIp(_) => None,
+        Frontend::Headless => Some(
+            "is headless: it has no cluster IP that traffic to it could be told by; attach to a ClusterIP Service",
+        ),
+        Frontend::ExternalName => {
+            Some("is of type ExternalName, which cannot be a parent; attach to a ClusterIP Service")
+        }
+        Frontend::Pending => Some("has no cluster IP yet"),
+    };
+    if let Some(why) = unfit {
+        return Err(format!("Service {id} {why}"));
+    }
+    let section = section_name.as_deref().filter(|name| !name.is_empty());
+    let meant: Vec<&PortInfo> = service
+        .ports
+        .iter()
+        .filter(|info| port.is_none_or(|port| i64::from(info.number) == port))
+        .filter(|info| section.is_none_or(|section| info.name == section))
+        .collect();
+    if meant.is_empty() {
+        let wanted = match (port, section) {
+            (Some(port), Some(section)) => format!("no TCP port {port} named {section:?}"),
+            (Some(port), None) => format!("no TCP port {port}"),
+            (None, Some(section)) => format!("no TCP port named {section:?}"),
+            (None, None) => "no TCP port".to_owned(),
+        };
+        let has = service.describe_ports();
+        return Err(format!("Service {id} has {wanted}; it has {has}"));
+    }
+    let routable: Vec<ServicePort> = meant
+        .into_iter()
+        .filter(|info| !matches!(info.protocol, Protocol::Tls | Protocol::Tcp))
+        .map(|info| ServicePort {
+            service: id.clone(),
+            port: info.number,
+        })
+        .collect();
+    if routable.is_empty() {
+        let has = service.describe_ports();
+        return Err(format!(
+            "Service {id} has {has}, of which those meant speak TLS or opaque TCP by their appProtocol or name; set \
+             appProtocol: http where it is HTTP"
+        ));
+    }
+    Ok(routable)
+}
+
+impl Attachments {
+    /// `routes` in the order that decides ties, each with its attachments.
+    pub(crate) fn new(routes: &[(Route<'_>, Vec<Attachment<'_>>)]) -> Self {
+        let mut all = Self::default();
+        for (place, (_, attachments)) in routes.iter().enumerate() {
+            for attachment in attachments {
+                for port in attachment.ports.iter().flatten() {
+                    let groups = all.by_port.entry(port.clone()).or_default();
+                    let group = groups.entry(attachment.group.clone()).or_default();
+                    group.insert(place);
+                }
+            }
+        }
+        all
+    }
+
+    /// The groups of routes on a port.
+    pub(crate) fn groups(
+        &self,
+        port: &ServicePort,
+    ) -> impl Iterator<Item = (&Group, &BTreeSet<usize>)> {
+        self.by_port.get(port).into_iter().flatten()
+    }
+
+    /// The GRPCRoute that an HTTPRoute of this group gives way to on `port`.
+    pub(crate) fn prevailing<'r, 'a>(
+        &self,
+        port: &ServicePort,
+        group: &Group,
+        routes: &'r [(Route<'a>, Vec<Attachment<'a>>)],
+    ) -> Option<&'r Route<'a>> {
+        let members = self.by_port.get(port)?.get(group)?;
+        members
+            .iter()
+            .map(|place| &routes[*place].0)
+            .find(|route| route.id.kind == RouteKind::Grpc)
+    }
+}

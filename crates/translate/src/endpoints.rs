@@ -1,0 +1,139 @@
+//! The endpoints of every Service port, from EndpointSlices.
+//!
+//! Source: the EndpointSlice API, `discovery.k8s.io/v1`: absent `ready` counts as ready; only the first address of an
+//! endpoint counts.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use weft_ir::{Endpoint, EndpointSet, ServiceId, ServicePort};
+
+use crate::objects::{EndpointAddress, EndpointConditions, EndpointSlice, SlicePort};
+use crate::pods::Pods;
+use crate::services::{PortInfo, ServiceInfo, Services, port_number};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+pub(crate) fn index(
+    services: &Services,
+    slices: &[Arc<EndpointSlice>],
+    pods: &Pods,
+) -> HashMap<ServicePort, Arc<EndpointSet>> {
+    let mut by_service: HashMap<ServiceId, Vec<&EndpointSlice>> = HashMap::new();
+    for slice in slices {
+        if let Some(service) = slice.metadata.labels.get(SERVICE_NAME) {
+            let id = ServiceId::new(&*slice.metadata.namespace, &**service);
+            by_service.entry(id).or_default().push(slice);
+        }
+    }
+    let none = Vec::new();
+    let mut sets = HashMap::new();
+    for (id, service) in services {
+        let slices = by_service.get(id).unwrap_or(&none);
+        for port in &service.ports {
+            let id = ServicePort {
+                service: id.clone(),
+                port: port.number,
+            };
+            let set = endpoint_set(id.clone(), port, service, slices, pods);
+            sets.insert(id, Arc::new(set));
+        }
+    }
+    sets
+}
+
+fn endpoint_set(
+    id: ServicePort,
+    port: &PortInfo,
+    service: &ServiceInfo,
+    slices: &[&EndpointSlice],
+    pods: &Pods,
+) -> EndpointSet {
+    let mut ready = BTreeSet::new();
+    let mut draining = BTreeSet::new();
+    for slice in slices {
+        let EndpointSlice {
+            metadata: _,
+            address_type: _,
+            ports,
+            endpoints,
+        } = slice;
+        let Some(number) = target_port(ports, &port.name) else {
+            continue;
+        };
+        for endpoint in endpoints {
+            let EndpointAddress {
+                addresses,
+                conditions,
+                target_ref: _,
+            } = endpoint;
+            // Names (of slices of type FQDN) do not parse.
+            let Some(Ok(address)) = addresses.first().map(|text| text.parse::<IpAddr>()) else {
+                continue;
+            };
+            let address = SocketAddr::new(address, number);
+            match state(conditions) {
+                State::Ready => ready.insert(address),
+                State::Draining => draining.insert(address),
+                State::Away => false,
+            };
+        }
+    }
+    let chosen = if ready.is_empty() { draining } else { ready };
+    let endpoints = one_family(chosen, service.prefers_ipv6)
+        .map(|address| Endpoint {
+            address,
+            identity: pods.identity(&address.ip()).cloned(),
+        })
+        .collect();
+    EndpointSet {
+        id,
+        protocol: port.protocol,
+        endpoints,
+    }
+}
+
+/// A pod of a dual-stack Service is there once for each family: those of the Service's first family, else all.
+fn one_family(addresses: BTreeSet<SocketAddr>, ipv6: bool) -> impl Iterator<Item = SocketAddr> {
+    let preferred = addresses.iter().any(|address| address.is_ipv6() == ipv6);
+    addresses
+        .into_iter()
+        .filter(move |address| !preferred || address.is_ipv6() == ipv6)
+}
+
+/// The slice's port of the Service port's name.
+fn target_port(ports: &[SlicePort], wanted: &str) -> Option<u16> {
+    ports.iter().find_map(|entry| {
+        let SlicePort {
+            name,
+            protocol,
+            port,
+        } = entry;
+        let tcp = matches!(protocol.as_str(), "" | "TCP");
+        (tcp && name == wanted).then(|| port_number((*port)?))?
+    })
+}
+
+enum State {
+    Ready,
+    /// Ending, yet still serving: used when nothing else is ready.
+    Draining,
+    Away,
+}
+
+fn state(conditions: &EndpointConditions) -> State {
+    let EndpointConditions {
+        ready,
+        serving,
+        terminating,
+    } = *conditions;
+    let ready = ready.unwrap_or(true);
+    if ready {
+        State::Ready
+    } else if serving.unwrap_or(ready) && terminating.unwrap_or(false) {
+        State::Draining
+    } else {
+        State::Away
+    }
+}

@@ -1,0 +1,94 @@
+//! Pods by address, and the identity of those in the mesh.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_ir::{Identity, TrustDomain, Workload};
+
+use crate::Settings;
+use crate::objects::{Container, Pod, PodSpec, PodStatus};
+
+/// The container whose presence means that a pod is in the mesh.
+const PROXY_CONTAINER: &str = "weft-proxy";
+
+#[derive(Debug, Default)]
+pub(crate) struct Pods {
+    /// Pods that own their IP; of several with one IP the youngest.
+    pub(crate) by_address: HashMap<IpAddr, Option<Identity>>,
+    /// Pods in the mesh by namespace, then name.
+    pub(crate) workloads: HashMap<String, HashMap<String, Arc<Workload>>>,
+}
+
+pub(crate) fn index(pods: &[Arc<Pod>], settings: &Settings) -> Pods {
+    let mut oldest_first: Vec<&Pod> = pods.iter().map(Arc::as_ref).collect();
+    oldest_first.sort_by_key(|pod| {
+        let meta = &pod.metadata;
+        (&meta.creation_timestamp, &meta.namespace, &meta.name)
+    });
+    let mut index = Pods::default();
+    for pod in oldest_first {
+        index.add(pod, settings);
+    }
+    index
+}
+
+impl Pods {
+    fn add(&mut self, pod: &Pod, settings: &Settings) {
+        let Pod {
+            metadata,
+            spec,
+            status,
+        } = pod;
+        let PodStatus {
+            phase,
+            pod_ip,
+            pod_ips,
+        } = status;
+        // The IP of an ended pod may be another's by now; a pod on the host's network shares its IP with all others.
+        if matches!(phase.as_str(), "Succeeded" | "Failed") || spec.host_network {
+            return;
+        }
+        let identity = identity(&metadata.namespace, spec, &settings.trust_domain);
+        if let Some(identity) = &identity {
+            let workload = Arc::new(Workload {
+                identity: identity.clone(),
+                mode: settings.mode,
+            });
+            self.workloads
+                .entry(metadata.namespace.clone())
+                .or_default()
+                .insert(metadata.name.clone(), workload);
+        }
+        let addresses = pod_ips.iter().map(|entry| entry.ip.as_str());
+        for address in addresses.chain([pod_ip.as_str()]) {
+            if let Ok(address) = address.parse() {
+                self.by_address.insert(address, identity.clone());
+            }
+        }
+    }
+
+    /// The identity at an address; `None` outside the mesh.
+    pub(crate) fn identity(&self, address: &IpAddr) -> Option<&Identity> {
+        self.by_address.get(address)?.as_ref()
+    }
+}
+
+fn identity(namespace: &str, spec: &PodSpec, trust_domain: &TrustDomain) -> Option<Identity> {
+    let PodSpec {
+        service_account_name,
+        host_network: _,
+        containers,
+        init_containers,
+    } = spec;
+    let is_proxy = |container: &Container| container.name == PROXY_CONTAINER;
+    if !containers.iter().chain(init_containers).any(is_proxy) {
+        return None;
+    }
+    let account = match service_account_name.as_str() {
+        "" => "default",
+        account => account,
+    };
+    // The API server admits no other names than identities can carry.
+    Identity::new(trust_domain.clone(), namespace, account).ok()
+}

@@ -1,0 +1,184 @@
+//! backendRefs: which endpoints they mean, and why some mean none.
+//!
+//! Source: `HTTPRouteRule.backendRefs` and `BackendObjectReference`; GEP-1294: routes of Services may name backends in
+//! any namespace without a ReferenceGrant. A backend means the Service's endpoints: its own routes are not applied.
+
+use std::sync::Arc;
+
+use weft_ir::{Backend, Filter, Protocol, ServiceId, ServicePort, WeightedBackend};
+
+use super::report::{Fault, Report};
+use crate::objects::{BackendRef, Lenient};
+use crate::services::{Frontend, ServiceInfo, Services, port_number};
+
+/// The largest weight that the specification allows.
+const MAX_WEIGHT: i64 = 1_000_000;
+
+/// Where the backendRefs of a rule stand.
+pub(super) struct Context<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) rule: u32,
+    pub(super) services: &'a Services,
+}
+
+pub(super) struct Backends {
+    pub(super) list: Vec<WeightedBackend>,
+    /// Not one of them can be used as it was meant, for what it says itself.
+    pub(super) all_faulty: bool,
+}
+
+type FilterReader<F> = fn(&[Lenient<F>], &str) -> Result<Vec<Filter>, Fault>;
+
+pub(super) fn backends<F>(
+    refs: &[Lenient<BackendRef<F>>],
+    context: &Context<'_>,
+    read_filters: FilterReader<F>,
+    report: &mut Report,
+) -> Backends {
+    let mut list = Vec::with_capacity(refs.len());
+    let mut faulty = 0;
+    for (place, entry) in refs.iter().enumerate() {
+        let at = format!("rules[{}].backendRefs[{place}]", context.rule);
+        match backend(entry, &at, context, read_filters, report) {
+            Ok(backend) => list.push(backend),
+            Err(fault) => {
+                faulty += 1;
+                list.push(WeightedBackend {
+                    weight: weight_or_one(entry),
+                    backend: Backend::Invalid(Arc::from(&*fault.text)),
+                    filters: Vec::new(),
+                });
+                report.fault(context.rule, fault);
+            }
+        }
+    }
+    Backends {
+        all_faulty: !list.is_empty() && faulty == list.len(),
+        list,
+    }
+}
+
+/// Errors when the entry itself is wrong; a reference that leads nowhere is a backend that is invalid.
+fn backend<F>(
+    entry: &Lenient<BackendRef<F>>,
+    at: &str,
+    context: &Context<'_>,
+    read_filters: FilterReader<F>,
+    report: &mut Report,
+) -> Result<WeightedBackend, Fault> {
+    let spec = entry.as_ref().map_err(|why| Fault::value(at, why))?;
+    let BackendRef {
+        group: _,
+        kind: _,
+        name: _,
+        namespace: _,
+        port: _,
+        weight,
+        filters,
+    } = spec;
+    let weight = match weight.unwrap_or(1) {
+        weight @ 0..=MAX_WEIGHT => weight as u32,
+        other => {
+            let why = format_args!("{other} is not in 0 to {MAX_WEIGHT}");
+            return Err(Fault::value(&format!("{at}.weight"), why));
+        }
+    };
+    let filters = read_filters(filters, &format!("{at}.filters"))?;
+    let backend = match resolve(spec, at, context) {
+        Ok(port) => Backend::Service(port),
+        Err(fault) => {
+            let reason = Arc::from(&*fault.text);
+            report.unresolved.push(fault);
+            Backend::Invalid(reason)
+        }
+    };
+    Ok(WeightedBackend {
+        weight,
+        backend,
+        filters,
+    })
+}
+
+/// The share of a backend that cannot be used.
+fn weight_or_one<F>(entry: &Lenient<BackendRef<F>>) -> u32 {
+    let weight = entry.as_ref().ok().and_then(|spec| spec.weight);
+    weight
+        .filter(|weight| (0..=MAX_WEIGHT).contains(weight))
+        .map_or(1, |weight| weight as u32)
+}
+
+fn resolve<F>(spec: &BackendRef<F>, at: &str, context: &Context<'_>) -> Result<ServicePort, Fault> {
+    let BackendRef {
+        group,
+        kind,
+        name,
+        namespace,
+        port,
+        weight: _,
+        filters: _,
+    } = spec;
+    let kind = kind.as_deref().unwrap_or("Service");
+    if !matches!(group.as_str(), "" | "core") || kind != "Service" {
+        let group = if group.is_empty() { "core" } else { group };
+        let why = format!("kind {kind} of group {group} is not supported; a backend is a Service");
+        return Err(unresolved("InvalidKind", at, &why));
+    }
+    let id = ServiceId::new(namespace.as_deref().unwrap_or(context.namespace), &**name);
+    let Some(service) = context.services.get(&id) else {
+        let why = format!("there is no Service {id}");
+        return Err(unresolved("BackendNotFound", at, &why));
+    };
+    if service.frontend == Frontend::ExternalName {
+        let why = format!(
+            "Service {id} is of type ExternalName, which is not supported: it may lead out of the cluster \
+             (CVE-2021-25740)"
+        );
+        return Err(unresolved("InvalidKind", at, &why));
+    }
+    resolve_port(id, service, *port, at)
+}
+
+fn resolve_port(
+    id: ServiceId,
+    service: &ServiceInfo,
+    port: Option<i64>,
+    at: &str,
+) -> Result<ServicePort, Fault> {
+    let has = service.describe_ports();
+    let Some(number) = port else {
+        let why = format!("port is missing; Service {id} has {has}");
+        return Err(unresolved("BackendNotFound", at, &why));
+    };
+    let Some(info) = service.port(number) else {
+        let why = match port_number(number).and_then(|number| service.other_transport(number)) {
+            Some(transport) => {
+                let why = format!("port {number} of Service {id} is {transport}, not TCP");
+                return Err(unresolved("UnsupportedProtocol", at, &why));
+            }
+            None => format!("Service {id} has no port {number}; it has {has}"),
+        };
+        return Err(unresolved("BackendNotFound", at, &why));
+    };
+    let speaks = match info.protocol {
+        Protocol::Tls => "TLS of the application's own",
+        Protocol::Tcp => "opaque TCP",
+        Protocol::Detect | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+            return Ok(ServicePort {
+                service: id,
+                port: info.number,
+            });
+        }
+    };
+    let why = format!(
+        "port {number} of Service {id} speaks {speaks} by its appProtocol or name, so HTTP cannot be sent to it; set \
+         appProtocol: http if it speaks HTTP"
+    );
+    Err(unresolved("UnsupportedProtocol", at, &why))
+}
+
+fn unresolved(reason: &'static str, at: &str, why: &str) -> Fault {
+    Fault {
+        reason,
+        text: format!("{at}: {why}"),
+    }
+}

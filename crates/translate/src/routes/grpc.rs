@@ -1,0 +1,161 @@
+//! Rules of GRPCRoutes.
+//!
+//! Source: `GRPCRouteRule` and `GRPCRouteMatch`. A method is the path `/package.Service/Method`.
+
+use std::sync::Arc;
+
+use weft_ir::{PathMatch, RequestMatch, RouteId, Rule, Timeouts};
+
+use super::CompiledRule;
+use super::backends::{Context, backends};
+use super::filters::grpc_filters;
+use super::http::{nowhere, unreadable};
+use super::report::{Fault, Report};
+use super::values::{header_matches, pattern, unknown};
+use crate::objects::{GrpcMatch, GrpcMethodMatch, GrpcRule, Lenient};
+use crate::services::Services;
+
+pub(super) fn rules(
+    id: &RouteId,
+    specs: &[Lenient<GrpcRule>],
+    services: &Services,
+    report: &mut Report,
+) -> Vec<CompiledRule> {
+    (0..)
+        .zip(specs)
+        .map(|(index, spec)| {
+            let context = Context {
+                namespace: &id.namespace,
+                rule: index,
+                services,
+            };
+            match spec.as_ref() {
+                Ok(spec) => rule(id, spec, &context, report),
+                Err(why) => unreadable(id, index, why, report),
+            }
+        })
+        .collect()
+}
+
+fn rule(id: &RouteId, spec: &GrpcRule, context: &Context<'_>, report: &mut Report) -> CompiledRule {
+    let GrpcRule {
+        name,
+        matches,
+        filters,
+        backend_refs,
+        session_persistence,
+    } = spec;
+    let index = context.rule;
+    let at = format!("rules[{index}]");
+    if session_persistence.is_some() {
+        report.ignored.push(format!("{at}.sessionPersistence"));
+    }
+
+    let matches = request_matches(matches, &at, index, report);
+    let backends = backends(backend_refs, context, grpc_filters, report);
+    let filters = grpc_filters(filters, &format!("{at}.filters"));
+    let works = filters.is_ok()
+        && !backends.all_faulty
+        && matches.iter().any(|condition| !condition.broken);
+    let (filters, failure) = match filters {
+        Ok(filters) => (filters, nowhere(&backends, &at)),
+        Err(fault) => {
+            let text: Arc<str> = Arc::from(&*fault.text);
+            report.fault(index, fault);
+            (Vec::new(), Some(text))
+        }
+    };
+    let rule = Rule {
+        route: id.clone(),
+        index,
+        name: name.as_deref().map(Arc::from),
+        matches,
+        filters,
+        backends: backends.list,
+        timeouts: Timeouts::default(),
+        failure,
+    };
+    CompiledRule { rule, works }
+}
+
+fn request_matches(
+    specs: &[Lenient<GrpcMatch>],
+    at: &str,
+    index: u32,
+    report: &mut Report,
+) -> Vec<RequestMatch> {
+    if specs.is_empty() {
+        return vec![RequestMatch::default()];
+    }
+    let mut matches = Vec::with_capacity(specs.len());
+    for (place, spec) in specs.iter().enumerate() {
+        let at = format!("{at}.matches[{place}]");
+        let mut faults = Vec::new();
+        let mut condition = RequestMatch::default();
+        match spec.as_ref() {
+            Ok(GrpcMatch { method, headers }) => {
+                condition.headers = header_matches(headers, &format!("{at}.headers"), &mut faults);
+                match method.as_ref().map(|spec| method_match(spec, &at)) {
+                    None => {}
+                    Some(Ok(path)) => condition.path = path,
+                    Some(Err(fault)) => faults.push(fault),
+                }
+            }
+            Err(why) => faults.push(Fault::value(&at, why)),
+        }
+        condition.broken = !faults.is_empty();
+        for fault in faults {
+            report.fault(index, fault);
+        }
+        matches.push(condition);
+    }
+    matches
+}
+
+/// Empty and absent mean any.
+fn method_match(spec: &GrpcMethodMatch, at: &str) -> Result<Option<PathMatch>, Fault> {
+    let GrpcMethodMatch {
+        kind,
+        service,
+        method,
+    } = spec;
+    let service = service.as_deref().unwrap_or_default();
+    let method = method.as_deref().unwrap_or_default();
+    let at = format!("{at}.method");
+    match kind.as_deref() {
+        None | Some("Exact") => exact(service, method, &at),
+        Some("RegularExpression") => regex(service, method, &at),
+        Some(other) => {
+            let known = "Exact, RegularExpression";
+            Err(unknown(&format!("{at}.type"), other, known))
+        }
+    }
+}
+
+fn exact(service: &str, method: &str, at: &str) -> Result<Option<PathMatch>, Fault> {
+    for (field, text) in [("service", service), ("method", method)] {
+        if text.contains('/') {
+            let why = format_args!("{text:?} must not contain /");
+            return Err(Fault::value(&format!("{at}.{field}"), why));
+        }
+    }
+    Ok(match (service, method) {
+        ("", "") => None,
+        ("", method) => Some(PathMatch::GrpcMethod(method.to_owned())),
+        (service, "") => Some(PathMatch::Prefix(format!("/{service}"))),
+        (service, method) => Some(PathMatch::Exact(format!("/{service}/{method}"))),
+    })
+}
+
+fn regex(service: &str, method: &str, at: &str) -> Result<Option<PathMatch>, Fault> {
+    if service.is_empty() && method.is_empty() {
+        return Ok(None);
+    }
+    let part = |text: &str, field: &str| match text {
+        "" => Ok("[^/]+".to_owned()),
+        // Read alone first, so that the message shows what the user wrote.
+        text => pattern(text, &format!("{at}.{field}")).map(|_| format!("(?:{text})")),
+    };
+    let (service, method) = (part(service, "service")?, part(method, "method")?);
+    pattern(&format!("/{service}/{method}"), at).map(|whole| Some(PathMatch::Regex(whole)))
+}

@@ -1,0 +1,269 @@
+//! Rules of HTTPRoutes.
+//!
+//! Source: `HTTPRouteRule` and `HTTPRouteMatch`, with their defaults.
+
+use std::sync::Arc;
+
+use http::Method;
+use weft_ir::{Filter, PathMatch, RequestMatch, RouteId, Rule, Timeouts};
+
+use super::CompiledRule;
+use super::backends::{Backends, Context, backends};
+use super::filters::{http_filters, replaces_prefix};
+use super::report::{Fault, Report};
+use super::values::{duration, header_matches, pattern, query_matches, unknown};
+use crate::objects::{HttpMatch, HttpPathMatch, HttpRule, HttpTimeouts, Lenient};
+use crate::services::Services;
+
+/// The methods that the specification knows.
+const METHODS: [Method; 9] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::CONNECT,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::PATCH,
+];
+
+pub(super) fn rules(
+    id: &RouteId,
+    specs: &[Lenient<HttpRule>],
+    services: &Services,
+    report: &mut Report,
+) -> Vec<CompiledRule> {
+    (0..)
+        .zip(specs)
+        .map(|(index, spec)| {
+            let context = Context {
+                namespace: &id.namespace,
+                rule: index,
+                services,
+            };
+            match spec.as_ref() {
+                Ok(spec) => rule(id, spec, &context, report),
+                Err(why) => unreadable(id, index, why, report),
+            }
+        })
+        .collect()
+}
+
+/// What it would take is not known: it answers 500 to what no other rule takes.
+pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Report) -> CompiledRule {
+    let fault = Fault::value(&format!("rules[{index}]"), why);
+    let rule = Rule {
+        route: id.clone(),
+        index,
+        name: None,
+        matches: vec![RequestMatch {
+            broken: true,
+            ..RequestMatch::default()
+        }],
+        filters: Vec::new(),
+        backends: Vec::new(),
+        timeouts: Timeouts::default(),
+        failure: Some(Arc::from(&*fault.text)),
+    };
+    report.fault(index, fault);
+    CompiledRule { rule, works: false }
+}
+
+fn rule(id: &RouteId, spec: &HttpRule, context: &Context<'_>, report: &mut Report) -> CompiledRule {
+    let HttpRule {
+        name,
+        matches,
+        filters,
+        backend_refs,
+        timeouts,
+        retry,
+        session_persistence,
+    } = spec;
+    let index = context.rule;
+    let at = format!("rules[{index}]");
+    let ignored = [
+        (retry.is_some(), "retry"),
+        (session_persistence.is_some(), "sessionPersistence"),
+    ];
+    for (present, field) in ignored {
+        if present {
+            report.ignored.push(format!("{at}.{field}"));
+        }
+    }
+
+    let matches = request_matches(matches, &at, index, report);
+    let backends = backends(backend_refs, context, http_filters, report);
+    let filters = http_filters(filters, &format!("{at}.filters"));
+    let timeouts = timeouts_of(timeouts, &format!("{at}.timeouts"));
+    let fault = filters
+        .as_ref()
+        .err()
+        .or(timeouts.as_ref().err())
+        .cloned()
+        .or_else(|| prefix_fault(filters.as_deref(), &backends, &matches, &at));
+    let filters = filters.unwrap_or_default();
+
+    let works = fault.is_none()
+        && !backends.all_faulty
+        && matches.iter().any(|condition| !condition.broken);
+    let failure = match fault {
+        Some(fault) => {
+            let text = Arc::from(&*fault.text);
+            report.fault(index, fault);
+            Some(text)
+        }
+        None if filters.iter().any(|f| matches!(f, Filter::Redirect(_))) => None,
+        None => nowhere(&backends, &at),
+    };
+    let rule = Rule {
+        route: id.clone(),
+        index,
+        name: name.as_deref().map(Arc::from),
+        matches,
+        filters,
+        backends: backends.list,
+        timeouts: timeouts.unwrap_or_default(),
+        failure,
+    };
+    CompiledRule { rule, works }
+}
+
+/// Why no request of the rule has a backend to go to: there is none, or none has a share.
+pub(super) fn nowhere(backends: &Backends, at: &str) -> Option<Arc<str>> {
+    if backends.list.is_empty() {
+        Some(Arc::from(format!("{at} has no backendRefs")))
+    } else if backends.list.iter().all(|backend| backend.weight == 0) {
+        Some(Arc::from(format!("{at}: all backendRefs have weight 0")))
+    } else {
+        None
+    }
+}
+
+fn request_matches(
+    specs: &[Lenient<HttpMatch>],
+    at: &str,
+    index: u32,
+    report: &mut Report,
+) -> Vec<RequestMatch> {
+    if specs.is_empty() {
+        return vec![RequestMatch {
+            path: Some(PathMatch::Prefix("/".to_owned())),
+            ..RequestMatch::default()
+        }];
+    }
+    let mut matches = Vec::with_capacity(specs.len());
+    for (place, spec) in specs.iter().enumerate() {
+        let at = format!("{at}.matches[{place}]");
+        let mut faults = Vec::new();
+        let mut condition = match spec.as_ref() {
+            Ok(spec) => request_match(spec, &at, &mut faults),
+            Err(why) => {
+                faults.push(Fault::value(&at, why));
+                RequestMatch::default()
+            }
+        };
+        condition.broken = !faults.is_empty();
+        for fault in faults {
+            report.fault(index, fault);
+        }
+        matches.push(condition);
+    }
+    matches
+}
+
+/// The conditions that can be read; what cannot is left out and named in `faults`.
+fn request_match(spec: &HttpMatch, at: &str, faults: &mut Vec<Fault>) -> RequestMatch {
+    let HttpMatch {
+        path,
+        headers,
+        query_params,
+        method,
+    } = spec;
+    let path = path_match(path.as_ref(), &format!("{at}.path"));
+    let method = match method.as_deref() {
+        None => Ok(None),
+        Some(name) => {
+            let known = METHODS.iter().find(|method| method.as_str() == name);
+            known.cloned().map(Some).ok_or_else(|| {
+                let all: Vec<&str> = METHODS.iter().map(Method::as_str).collect();
+                unknown(&format!("{at}.method"), name, &all.join(", "))
+            })
+        }
+    };
+    RequestMatch {
+        path: path.map_err(|fault| faults.push(fault)).ok(),
+        headers: header_matches(headers, &format!("{at}.headers"), faults),
+        query: query_matches(query_params, &format!("{at}.queryParams"), faults),
+        method: method.map_err(|fault| faults.push(fault)).ok().flatten(),
+        broken: false,
+    }
+}
+
+fn path_match(spec: Option<&HttpPathMatch>, at: &str) -> Result<PathMatch, Fault> {
+    let Some(HttpPathMatch { kind, value }) = spec else {
+        return Ok(PathMatch::Prefix("/".to_owned()));
+    };
+    let value = value.as_deref().unwrap_or("/");
+    let literal = || {
+        let sound = value.starts_with('/') && !value.contains("//");
+        let why = || format!("{value:?} must begin with / and not contain //");
+        let at = format!("{at}.value");
+        sound
+            .then(|| value.to_owned())
+            .ok_or_else(|| Fault::value(&at, why()))
+    };
+    match kind.as_deref() {
+        Some("Exact") => literal().map(PathMatch::Exact),
+        None | Some("PathPrefix") => literal().map(PathMatch::Prefix),
+        Some("RegularExpression") => pattern(value, &format!("{at}.value")).map(PathMatch::Regex),
+        Some(other) => {
+            let known = "Exact, PathPrefix, RegularExpression";
+            Err(unknown(&format!("{at}.type"), other, known))
+        }
+    }
+}
+
+/// ReplacePrefixMatch needs a prefix to replace (specification of `HTTPPathModifier.replacePrefixMatch`).
+fn prefix_fault(
+    filters: Result<&[Filter], &Fault>,
+    backends: &Backends,
+    matches: &[RequestMatch],
+    at: &str,
+) -> Option<Fault> {
+    let replaces = filters.is_ok_and(replaces_prefix)
+        || backends
+            .list
+            .iter()
+            .any(|backend| replaces_prefix(&backend.filters));
+    let without = matches
+        .iter()
+        .position(|of| !of.broken && !matches!(of.path, Some(PathMatch::Prefix(_))))?;
+    let why = format_args!(
+        "ReplacePrefixMatch needs a path of type PathPrefix in every match; matches[{without}] has none"
+    );
+    replaces.then(|| Fault::value(at, why))
+}
+
+fn timeouts_of(spec: &HttpTimeouts, at: &str) -> Result<Timeouts, Fault> {
+    let HttpTimeouts {
+        request,
+        backend_request,
+    } = spec;
+    let limit = |text: Option<&str>, field: &str| match text {
+        None => Ok(None),
+        Some(text) => {
+            let parsed = duration(text).ok_or_else(|| {
+                let why =
+                    format_args!("{text:?} is not a duration such as 10s or 1m30s (GEP-2257)");
+                Fault::value(&format!("{at}.{field}"), why)
+            });
+            // Zero switches the limit off.
+            parsed.map(|limit| Some(limit).filter(|limit| !limit.is_zero()))
+        }
+    };
+    Ok(Timeouts {
+        request: limit(request.as_deref(), "request")?,
+        backend: limit(backend_request.as_deref(), "backendRequest")?,
+    })
+}

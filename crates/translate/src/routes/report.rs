@@ -1,0 +1,53 @@
+//! What is wrong with a route, collected while it is translated.
+
+use std::fmt;
+
+/// Why a value, a filter or a reference does not count, with its place: `rules[0].filters[1]: ...`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// The reason for the condition.
+    pub(crate) reason: &'static str,
+    pub(crate) text: String,
+}
+
+impl Fault {
+    /// A value that is not understood.
+    pub(crate) fn value(at: &str, why: impl fmt::Display) -> Self {
+        Self {
+            reason: "UnsupportedValue",
+            text: format!("{at}: {why}"),
+        }
+    }
+
+    /// Filters that cannot stand together.
+    pub(crate) fn filters(at: &str, why: impl fmt::Display) -> Self {
+        Self {
+            reason: "IncompatibleFilters",
+            text: format!("{at}: {why}"),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Decide about Accepted and PartiallyInvalid; with the place of their rule.
+    pub(crate) faults: Vec<(u32, Fault)>,
+    /// Decide about ResolvedRefs.
+    pub(crate) unresolved: Vec<Fault>,
+    /// What has no effect, though nothing is wrong.
+    pub(crate) ignored: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn fault(&mut self, rule: u32, fault: Fault) {
+        self.faults.push((rule, fault));
+    }
+
+    /// The places of the rules that have faults, each once: `0, 2`.
+    pub(crate) fn faulty_rules(&self) -> String {
+        let mut places: Vec<u32> = self.faults.iter().map(|(rule, _)| *rule).collect();
+        places.dedup();
+        let texts: Vec<String> = places.iter().map(u32::to_string).collect();
+        texts.join(", ")
+    }
+}

@@ -1,0 +1,172 @@
+//! Small values that users write: durations, header names, patterns, paths.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use weft_ir::{HeaderMatch, Pattern, QueryMatch, ValueMatch};
+
+use super::report::Fault;
+use crate::objects::HttpHeaderMatch;
+
+/// A GEP-2257 duration: one to four times a number of up to five digits with `h`, `m`, `s` or `ms`.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut millis: u64 = 0;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if !(1..=5).contains(&digits) {
+            return None;
+        }
+        let value: u64 = rest[..digits].parse().ok()?;
+        let unit = &rest[digits..];
+        let (factor, length) = if unit.starts_with("ms") {
+            (1, 2)
+        } else {
+            match unit.bytes().next()? {
+                b'h' => (3_600_000, 1),
+                b'm' => (60_000, 1),
+                b's' => (1000, 1),
+                _ => return None,
+            }
+        };
+        millis += value * factor;
+        rest = &unit[length..];
+        if rest.is_empty() {
+            return Some(Duration::from_millis(millis));
+        }
+    }
+    None
+}
+
+pub(super) fn header_name(text: &str, at: &str) -> Result<HeaderName, Fault> {
+    HeaderName::from_bytes(text.as_bytes())
+        .map_err(|_| Fault::value(at, format_args!("{text:?} is not a header name")))
+}
+
+pub(super) fn header_value(text: &str, at: &str) -> Result<HeaderValue, Fault> {
+    HeaderValue::from_str(text).map_err(|_| {
+        Fault::value(
+            at,
+            format_args!("{text:?} cannot be sent as a header's value"),
+        )
+    })
+}
+
+pub(super) fn pattern(text: &str, at: &str) -> Result<Pattern, Fault> {
+    Pattern::new(text).map_err(|error| Fault::value(at, error))
+}
+
+/// A host without port, as `shop.example.com`.
+pub(super) fn hostname<'a>(text: &'a str, at: &str) -> Result<&'a str, Fault> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    if text.is_empty() || text.len() > 253 || !text.bytes().all(legal) {
+        return Err(Fault::value(
+            at,
+            format_args!("{text:?} is not a host name"),
+        ));
+    }
+    Ok(text)
+}
+
+/// Where several entries have one name the first counts (specification of `HTTPHeaderMatch.name`).
+pub(super) fn header_matches(
+    entries: &[HttpHeaderMatch],
+    at: &str,
+    faults: &mut Vec<Fault>,
+) -> Vec<HeaderMatch> {
+    let mut matches: Vec<HeaderMatch> = Vec::new();
+    for (place, entry) in entries.iter().enumerate() {
+        let at = format!("{at}[{place}]");
+        let HttpHeaderMatch { kind, name, value } = entry;
+        let parsed = header_name(name, &format!("{at}.name"))
+            .and_then(|name| Ok((name, value_match(kind.as_deref(), value, &at)?)));
+        match parsed {
+            Ok((name, _)) if matches.iter().any(|earlier| earlier.name == name) => {}
+            Ok((name, value)) => matches.push(HeaderMatch { name, value }),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    matches
+}
+
+/// As [`header_matches`], for query parameters.
+pub(super) fn query_matches(
+    entries: &[HttpHeaderMatch],
+    at: &str,
+    faults: &mut Vec<Fault>,
+) -> Vec<QueryMatch> {
+    let mut matches: Vec<QueryMatch> = Vec::new();
+    for (place, entry) in entries.iter().enumerate() {
+        let HttpHeaderMatch { kind, name, value } = entry;
+        match value_match(kind.as_deref(), value, &format!("{at}[{place}]")) {
+            Ok(_) if matches.iter().any(|earlier| earlier.name == *name) => {}
+            Ok(value) => matches.push(QueryMatch {
+                name: name.clone(),
+                value,
+            }),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    matches
+}
+
+fn value_match(kind: Option<&str>, value: &str, at: &str) -> Result<ValueMatch, Fault> {
+    match kind {
+        None | Some("Exact") => Ok(ValueMatch::Exact(value.to_owned())),
+        Some("RegularExpression") => pattern(value, &format!("{at}.value")).map(ValueMatch::Regex),
+        Some(other) => Err(unknown(
+            &format!("{at}.type"),
+            other,
+            "Exact, RegularExpression",
+        )),
+    }
+}
+
+/// A word that is none of those that are known.
+pub(super) fn unknown(at: &str, word: &str, known: &str) -> Fault {
+    Fault::value(
+        at,
+        format_args!("{word:?} is not supported; supported are {known}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_gep_2257() {
+        for (text, millis) in [
+            ("0s", 0),
+            ("1h", 3_600_000),
+            ("01h", 3_600_000),
+            ("1h30m30s500ms", 5_430_500),
+            ("1h2h20m10m", 12_600_000),
+            ("10ms", 10),
+            ("99999h", 99_999 * 3_600_000),
+        ] {
+            assert_eq!(
+                duration(text),
+                Some(Duration::from_millis(millis)),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "0",
+            "1",
+            "s",
+            "1d",
+            "1.5s",
+            "-1s",
+            "100000s",
+            "1h1h1h1h1h",
+            " 1s",
+            "1s ",
+            "1us",
+            "1é",
+        ] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+}

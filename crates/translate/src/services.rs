@@ -1,0 +1,213 @@
+//! Services by name: their addresses, their TCP ports and what those speak.
+//!
+//! Does not know routes, endpoints or clients.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_ir::{Protocol, ServiceId};
+
+use crate::objects::{self, ServicePortSpec, ServiceSpec};
+
+/// Every Service of the cluster, in the order of their names.
+pub(crate) type Services = BTreeMap<ServiceId, ServiceInfo>;
+
+#[derive(Debug)]
+pub(crate) struct ServiceInfo {
+    pub(crate) frontend: Frontend,
+    /// TCP ports alone.
+    pub(crate) ports: Vec<PortInfo>,
+    /// Ports of other transports, for messages.
+    other_ports: Vec<(u16, String)>,
+    /// Whether IPv6 is the first of its families.
+    pub(crate) prefers_ipv6: bool,
+}
+
+/// How clients reach a Service.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Frontend {
+    ClusterIp(Vec<IpAddr>),
+    /// Clients find its pods by DNS; there is no address to attach routes to.
+    Headless,
+    ExternalName,
+    /// No cluster IP is allotted yet.
+    Pending,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct PortInfo {
+    pub(crate) number: u16,
+    pub(crate) name: String,
+    pub(crate) protocol: Protocol,
+}
+
+pub(crate) fn index(services: &[Arc<objects::Service>]) -> Services {
+    services
+        .iter()
+        .map(|service| {
+            let objects::Service { metadata, spec } = service.as_ref();
+            let id = ServiceId::new(&*metadata.namespace, &*metadata.name);
+            (id, ServiceInfo::new(spec))
+        })
+        .collect()
+}
+
+impl ServiceInfo {
+    fn new(spec: &ServiceSpec) -> Self {
+        let ServiceSpec {
+            kind,
+            cluster_ip,
+            cluster_ips,
+            ip_families,
+            ports,
+        } = spec;
+        let frontend = frontend(kind, cluster_ip, cluster_ips);
+        let prefers_ipv6 = match (&frontend, ip_families.first()) {
+            (_, Some(family)) => family == "IPv6",
+            (Frontend::ClusterIp(addresses), None) => {
+                addresses.first().is_some_and(IpAddr::is_ipv6)
+            }
+            _ => false,
+        };
+        let mut tcp = Vec::new();
+        let mut other_ports = Vec::new();
+        for spec in ports {
+            let ServicePortSpec {
+                name,
+                protocol: transport,
+                app_protocol,
+                port,
+            } = spec;
+            let Some(number) = port_number(*port) else {
+                continue;
+            };
+            if matches!(transport.as_str(), "" | "TCP") {
+                tcp.push(PortInfo {
+                    number,
+                    name: name.clone(),
+                    protocol: protocol(app_protocol, name),
+                });
+            } else {
+                other_ports.push((number, transport.clone()));
+            }
+        }
+        Self {
+            frontend,
+            ports: tcp,
+            other_ports,
+            prefers_ipv6,
+        }
+    }
+
+    pub(crate) fn port(&self, number: i64) -> Option<&PortInfo> {
+        self.ports
+            .iter()
+            .find(|port| i64::from(port.number) == number)
+    }
+
+    /// The transport of a port that is not TCP.
+    pub(crate) fn other_transport(&self, number: u16) -> Option<&str> {
+        let mut ports = self.other_ports.iter();
+        let (_, transport) = ports.find(|(port, _)| *port == number)?;
+        Some(transport)
+    }
+
+    /// The ports as people know them: `80 (http), 8080, 53 (UDP)`.
+    pub(crate) fn describe_ports(&self) -> String {
+        let tcp = self.ports.iter().map(|port| match port.name.as_str() {
+            "" => port.number.to_string(),
+            name => format!("{} ({name})", port.number),
+        });
+        let other = self
+            .other_ports
+            .iter()
+            .map(|(number, transport)| format!("{number} ({transport})"));
+        let all: Vec<String> = tcp.chain(other).collect();
+        if all.is_empty() {
+            "no ports".to_owned()
+        } else {
+            all.join(", ")
+        }
+    }
+}
+
+fn frontend(kind: &str, cluster_ip: &str, cluster_ips: &[String]) -> Frontend {
+    if kind == "ExternalName" {
+        return Frontend::ExternalName;
+    }
+    let texts: Vec<&str> = if cluster_ips.is_empty() {
+        vec![cluster_ip]
+    } else {
+        cluster_ips.iter().map(String::as_str).collect()
+    };
+    if texts.contains(&"None") {
+        return Frontend::Headless;
+    }
+    let addresses: Vec<IpAddr> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+    if addresses.is_empty() {
+        Frontend::Pending
+    } else {
+        Frontend::ClusterIp(addresses)
+    }
+}
+
+/// A port is 1 to 65535.
+pub(crate) fn port_number(port: i64) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port != 0)
+}
+
+/// What a port speaks: by `appProtocol` (KEP-3726 and common names), else by its name up to the first `-`.
+fn protocol(app_protocol: &str, name: &str) -> Protocol {
+    let app_protocol = app_protocol.to_ascii_lowercase();
+    let said = app_protocol
+        .strip_prefix("kubernetes.io/")
+        .unwrap_or(&app_protocol);
+    let named = name.split('-').next().unwrap_or_default();
+    known_protocol(said)
+        .or_else(|| known_protocol(&named.to_ascii_lowercase()))
+        .unwrap_or_default()
+}
+
+fn known_protocol(word: &str) -> Option<Protocol> {
+    Some(match word {
+        "http" | "ws" => Protocol::Http1,
+        "http2" | "h2c" => Protocol::Http2,
+        "grpc" => Protocol::Grpc,
+        "https" | "tls" | "wss" => Protocol::Tls,
+        // Most of these servers speak first.
+        "tcp" | "mongo" | "mongodb" | "redis" | "mysql" | "mariadb" | "postgres" | "postgresql"
+        | "kafka" | "amqp" | "mqtt" | "smtp" | "ftp" | "ssh" | "ldap" | "memcached"
+        | "cassandra" => Protocol::Tcp,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn app_protocol_goes_before_the_name() {
+        for (app_protocol, name, expected) in [
+            ("kubernetes.io/h2c", "http", Protocol::Http2),
+            ("Kubernetes.IO/WS", "", Protocol::Http1),
+            ("kubernetes.io/wss", "", Protocol::Tls),
+            ("HTTP", "tcp-raw", Protocol::Http1),
+            ("grpc", "", Protocol::Grpc),
+            ("", "grpc-web", Protocol::Grpc),
+            ("", "https-admin", Protocol::Tls),
+            ("", "tcp", Protocol::Tcp),
+            ("", "Redis-main", Protocol::Tcp),
+            ("", "httpx", Protocol::Detect),
+            ("example.com/own", "http", Protocol::Http1),
+            ("", "", Protocol::Detect),
+        ] {
+            assert_eq!(
+                protocol(app_protocol, name),
+                expected,
+                "{app_protocol} {name}"
+            );
+        }
+    }
+}
