@@ -1,1 +1,7 @@
-//! Placeholder.
+//! For tests only: a certificate authority, a controller that speaks the real protocol, and upstreams.
+//!
+//! Everything listens on loopback and ends when its handle is dropped.
+
+pub mod controller;
+pub mod pki;
+pub mod upstream;

@@ -1,0 +1,222 @@
+//! A controller for tests: the real protocol over TLS, its resources set by hand.
+//!
+//! It can be stopped (connections refused), hung (connections stay and say nothing) and brought back on its port.
+
+mod listener;
+mod mesh;
+mod session;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
+use weft_api::{encode, proto};
+use weft_ir::{Destination, EndpointSet, Identity, ResourceKey, TrustDomain, Workload};
+
+use crate::pki::{LeafSpec, Pki};
+use listener::Gate;
+
+/// What a proxy has said.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    Sign,
+    Hello { peer: Identity, hello: proto::Hello },
+    Watch(String),
+    Unwatch(String),
+    Ack(proto::Ack),
+}
+
+/// Shared by the handle and the services.
+pub(crate) struct Shared {
+    pki: Mutex<Arc<Pki>>,
+    state: Mutex<State>,
+    /// Bumped at each change of resources.
+    changed: watch::Sender<u64>,
+    /// Bumped at each event.
+    happened: watch::Sender<u64>,
+}
+
+struct State {
+    resources: BTreeMap<String, proto::Resource>,
+    events: Vec<Event>,
+    lifetime: Duration,
+    token: String,
+    account: Identity,
+    extra_roots: Vec<CertificateDer<'static>>,
+    refuse_sign: Option<String>,
+}
+
+/// The handle; dropping it stops the controller.
+pub struct FakeController {
+    shared: Arc<Shared>,
+    gate: Gate,
+    address: SocketAddr,
+    identity: Identity,
+}
+
+impl FakeController {
+    /// Listens on a free port of loopback. `account` is whose token it takes: `token`.
+    pub async fn start(pki: Arc<Pki>, account: Identity, token: &str) -> Result<Self> {
+        let domain = TrustDomain::new("cluster.local")?;
+        let identity = Identity::new(domain, "weft-system", "weft-controller")?;
+        let leaf = pki.issue(&LeafSpec::new(&identity))?;
+        let shared = Arc::new(Shared {
+            pki: Mutex::new(pki.clone()),
+            state: Mutex::new(State {
+                resources: BTreeMap::new(),
+                events: Vec::new(),
+                lifetime: Duration::from_secs(24 * 3600),
+                token: token.to_owned(),
+                account,
+                extra_roots: Vec::new(),
+                refuse_sign: None,
+            }),
+            changed: watch::Sender::new(0),
+            happened: watch::Sender::new(0),
+        });
+        let incoming = listener::serve(&pki, leaf, shared.clone())?;
+        let gate = Gate::open("127.0.0.1:0".parse()?, incoming).await?;
+        let address = gate.address();
+        Ok(Self {
+            shared,
+            gate,
+            address,
+            identity,
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// As `WEFT_CONTROLLER` wants it.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// As `WEFT_CONTROLLER_IDENTITY` wants it.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Sets and replaces resources as one change: those who watch get them in one update.
+    pub fn set(&self, resources: impl IntoIterator<Item = proto::Resource>) {
+        let mut state = self.shared.state();
+        for resource in resources {
+            state.resources.insert(resource.key.clone(), resource);
+        }
+        drop(state);
+        self.shared.changed.send_modify(|n| *n += 1);
+    }
+
+    pub fn set_workload(&self, workload: &Workload) {
+        self.set([encode::workload(workload)]);
+    }
+
+    pub fn set_destination(&self, destination: &Destination) {
+        self.set([encode::destination(destination)]);
+    }
+
+    pub fn set_endpoints(&self, endpoints: &EndpointSet) {
+        self.set([encode::endpoints(endpoints)]);
+    }
+
+    pub fn remove(&self, key: &ResourceKey) {
+        self.shared.state().resources.remove(&key.to_string());
+        self.shared.changed.send_modify(|n| *n += 1);
+    }
+
+    /// How long the certificates signed from now on are valid.
+    pub fn set_lifetime(&self, lifetime: Duration) {
+        self.shared.state().lifetime = lifetime;
+    }
+
+    /// The only token that is taken from now on.
+    pub fn set_token(&self, token: &str) {
+        self.shared.state().token = token.to_owned();
+    }
+
+    /// Roots that `Sign` names besides its own.
+    pub fn set_extra_roots(&self, roots: Vec<CertificateDer<'static>>) {
+        self.shared.state().extra_roots = roots;
+    }
+
+    /// Signs with this root from now on; its own serving certificate stays.
+    pub fn set_pki(&self, pki: Arc<Pki>) {
+        *self
+            .shared
+            .pki
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = pki;
+    }
+
+    /// `Sign` fails with this message until it is `None`.
+    pub fn refuse_sign(&self, message: Option<&str>) {
+        self.shared.state().refuse_sign = message.map(str::to_owned);
+    }
+
+    /// Cuts every connection and closes the port.
+    pub fn stop(&mut self) {
+        self.gate.close();
+    }
+
+    /// Listens on its port again, with the resources it has.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.gate.reopen().await
+    }
+
+    /// Connections stay open, new ones are taken, and nothing more is read or said.
+    pub fn hang(&self) {
+        self.gate.hang(true);
+    }
+
+    pub fn resume(&self) {
+        self.gate.hang(false);
+    }
+
+    /// Everything that proxies have said since the start.
+    pub fn events(&self) -> Vec<Event> {
+        self.shared.state().events.clone()
+    }
+
+    /// The first event, of those from `skip` on, that `wanted` takes. Errors after 10 seconds.
+    pub async fn wait_for(
+        &self,
+        skip: usize,
+        mut wanted: impl FnMut(&Event) -> bool,
+    ) -> Result<Event> {
+        let mut happened = self.shared.happened.subscribe();
+        let search = async {
+            loop {
+                happened.borrow_and_update();
+                let events = self.events();
+                if let Some(event) = events.iter().skip(skip).find(|event| wanted(event)) {
+                    return Ok(event.clone());
+                }
+                happened.changed().await?;
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(10), search).await;
+        found.with_context(|| format!("no such event among {:#?}", self.events()))?
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pki(&self) -> Arc<Pki> {
+        let pki = self.pki.lock().unwrap_or_else(PoisonError::into_inner);
+        pki.clone()
+    }
+
+    fn happened(&self, event: Event) {
+        self.state().events.push(event);
+        self.happened.send_modify(|n| *n += 1);
+    }
+}

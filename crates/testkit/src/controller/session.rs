@@ -1,0 +1,164 @@
+//! One proxy's stream: what it watches, what it has, and the difference.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tonic::{Status, Streaming};
+use weft_api::proto;
+use weft_api::proto::destination::Target;
+use weft_api::proto::proxy_message::Kind;
+use weft_api::proto::resource::Body;
+use weft_api::proto::service::Routing;
+use weft_api::proto::weighted_backend::Backend;
+
+use super::{Event, Shared};
+
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    updates: mpsc::UnboundedSender<Result<proto::Update, Status>>,
+    watched: BTreeSet<String>,
+    /// Version of what the proxy has, by key.
+    sent: BTreeMap<String, u64>,
+    /// Keys that this session has kept up to date.
+    kept: BTreeSet<String>,
+    nonce: u64,
+}
+
+impl Session {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        updates: mpsc::UnboundedSender<Result<proto::Update, Status>>,
+        held: &[proto::Held],
+    ) -> Self {
+        Self {
+            shared,
+            updates,
+            watched: BTreeSet::new(),
+            sent: held.iter().map(|h| (h.key.clone(), h.version)).collect(),
+            kept: BTreeSet::new(),
+            nonce: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut messages: Streaming<proto::ProxyMessage>) {
+        let mut changed = self.shared.changed.subscribe();
+        loop {
+            if self.send_difference().is_err() {
+                return;
+            }
+            tokio::select! {
+                _ = changed.changed() => {}
+                _ = self.updates.closed() => return,
+                message = messages.next() => match message {
+                    Some(Ok(message)) => self.take(message),
+                    Some(Err(_)) | None => return,
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, message: proto::ProxyMessage) {
+        match message.kind {
+            Some(Kind::Watch(watch)) => {
+                self.watched.insert(watch.address.clone());
+                self.shared.happened(Event::Watch(watch.address));
+            }
+            Some(Kind::Unwatch(unwatch)) => {
+                self.watched.remove(&unwatch.address);
+                self.shared.happened(Event::Unwatch(unwatch.address));
+            }
+            Some(Kind::Ack(ack)) => self.shared.happened(Event::Ack(ack)),
+            Some(Kind::Hello(_)) | None => {}
+        }
+    }
+
+    fn send_difference(&mut self) -> Result<(), ()> {
+        let wanted = self.wanted();
+        let resources: Vec<_> = wanted
+            .values()
+            .filter(|resource| self.sent.get(&resource.key) != Some(&resource.version))
+            .cloned()
+            .collect();
+        let gone = |key: &&String| !wanted.contains_key(*key);
+        let removed: Vec<_> = self.kept.iter().filter(gone).cloned().collect();
+        self.kept = wanted.into_keys().collect();
+        if resources.is_empty() && removed.is_empty() {
+            return Ok(());
+        }
+        for resource in &resources {
+            self.sent.insert(resource.key.clone(), resource.version);
+        }
+        for key in &removed {
+            self.sent.remove(key);
+        }
+        self.nonce += 1;
+        let update = proto::Update {
+            nonce: self.nonce,
+            resources,
+            removed,
+        };
+        self.updates.send(Ok(update)).map_err(|_| ())
+    }
+
+    /// Endpoints come before the destinations that refer to them: keys sort so that they do not, and need not, as an
+    /// update is one change.
+    fn wanted(&self) -> BTreeMap<String, proto::Resource> {
+        let state = self.shared.state();
+        let mut wanted = BTreeMap::new();
+        let mut add = |resource: &proto::Resource| {
+            wanted.insert(resource.key.clone(), resource.clone());
+        };
+        state.resources.get("workload").iter().for_each(|w| add(w));
+        for address in &self.watched {
+            let key = format!("destination/{address}");
+            let Some(destination) = state.resources.get(&key) else {
+                add(&unknown(key));
+                continue;
+            };
+            add(destination);
+            for key in referenced(destination) {
+                state.resources.get(&key).iter().for_each(|set| add(set));
+            }
+        }
+        wanted
+    }
+}
+
+/// What a controller says of an address that is neither a Service nor a pod.
+fn unknown(key: String) -> proto::Resource {
+    let target = Some(Target::Unknown(proto::Unknown {}));
+    proto::Resource {
+        key,
+        version: 1,
+        body: Some(Body::Destination(proto::Destination { target })),
+    }
+}
+
+/// Keys of the endpoints that a destination's backends are.
+fn referenced(destination: &proto::Resource) -> BTreeSet<String> {
+    let Some(Body::Destination(destination)) = &destination.body else {
+        return BTreeSet::new();
+    };
+    let Some(Target::Service(service)) = &destination.target else {
+        return BTreeSet::new();
+    };
+    let backends: Vec<&proto::WeightedBackend> = match &service.routing {
+        Some(Routing::Direct(direct)) => direct.backends.iter().collect(),
+        Some(Routing::Http(routing) | Routing::Grpc(routing)) => {
+            routing.rules.iter().flat_map(|r| &r.backends).collect()
+        }
+        None => Vec::new(),
+    };
+    let keys = backends
+        .iter()
+        .filter_map(|backend| match &backend.backend {
+            Some(Backend::Service(id)) => Some(format!(
+                "endpoints/{}/{}:{}",
+                id.namespace, id.name, id.port
+            )),
+            _ => None,
+        });
+    keys.collect()
+}
