@@ -1,0 +1,215 @@
+//! Flags and environment variables of the two verbs. Every flag of `webhook` can be given by the variable named
+//! beside it; the chart uses the variables.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use weft_injector::redirect::Redirect;
+use weft_injector::settings::{
+    AccessLog, LogFilter, PROXY_UID, Ports, PullPolicy, Quantity, Resources, Settings, Workers,
+};
+use weft_injector::webhook::{Names, Options};
+
+const SYSTEM: &str = "kube-system";
+
+#[derive(Debug, Parser)]
+#[command(name = "weft-injector", version, about = "Puts pods into the mesh")]
+pub(crate) struct Cli {
+    /// Filter of the log, as `info` or `weft_injector=debug`.
+    #[arg(long, env = "WEFT_LOG", default_value = "info", global = true)]
+    pub(crate) log: String,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Write the redirect rules of this network namespace, then end.
+    Redirect(RedirectArgs),
+    /// Serve the mutating webhook.
+    Webhook(Box<WebhookArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RedirectArgs {
+    /// The user whose connections are left alone.
+    #[arg(long, default_value_t = PROXY_UID as u32)]
+    proxy_uid: u32,
+    #[arg(long, default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
+    outbound_port: u16,
+    #[arg(long, default_value_t = 15006, value_parser = clap::value_parser!(u16).range(1..))]
+    inbound_port: u16,
+    /// Destination ports of outgoing connections that are left alone, as `25,3306`.
+    #[arg(long, default_value = "")]
+    exclude_outbound_ports: Ports,
+    /// Ports of this pod whose incoming connections are left alone.
+    #[arg(long, default_value = "")]
+    exclude_inbound_ports: Ports,
+    /// The program that applies the rules.
+    #[arg(long, default_value = "nft")]
+    pub(crate) nft: PathBuf,
+}
+
+impl RedirectArgs {
+    pub(crate) fn redirect(&self) -> Redirect {
+        Redirect {
+            proxy_uid: self.proxy_uid,
+            outbound_port: self.outbound_port,
+            inbound_port: self.inbound_port,
+            exclude_outbound: self.exclude_outbound_ports.clone(),
+            exclude_inbound: self.exclude_inbound_ports.clone(),
+            ..Redirect::default()
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WebhookArgs {
+    #[arg(long, env = "WEFT_LISTEN", default_value_t = any(15017))]
+    listen: SocketAddr,
+    #[arg(long, env = "WEFT_METRICS", default_value_t = any(15020))]
+    metrics: SocketAddr,
+    #[arg(long, env = "WEFT_READY", default_value_t = any(15021))]
+    ready: SocketAddr,
+    /// Namespace of the Service and the Secret.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system")]
+    namespace: String,
+    /// Service by which the API server reaches the webhook.
+    #[arg(long, env = "WEFT_SERVICE", default_value = "weft-injector")]
+    service: String,
+    /// Secret of the webhook's certificate; made when absent.
+    #[arg(long, env = "WEFT_SECRET", default_value = "weft-injector-tls")]
+    secret: String,
+    /// MutatingWebhookConfiguration whose caBundle is kept.
+    #[arg(long, env = "WEFT_WEBHOOK", default_value = "weft-injector")]
+    webhook: String,
+    /// Life of a certificate in seconds; the next is made at 70 % of it.
+    #[arg(long, env = "WEFT_CERTIFICATE_SECONDS", default_value_t = 90 * 86_400,
+          value_parser = clap::value_parser!(u64).range(60..=315_360_000))]
+    certificate_seconds: u64,
+    /// Namespaces beside kube-system and the own one in which no pod is changed, as `a,b`.
+    #[arg(long, env = "WEFT_SYSTEM_NAMESPACES", value_delimiter = ',')]
+    system_namespaces: Vec<String>,
+    #[command(flatten)]
+    proxy: ProxyArgs,
+}
+
+/// What every injected proxy is given unless its pod or namespace says otherwise.
+#[derive(Debug, Args)]
+struct ProxyArgs {
+    #[arg(long, env = "WEFT_PROXY_IMAGE")]
+    proxy_image: String,
+    /// Image of the init container: this program and `nft`.
+    #[arg(long, env = "WEFT_INIT_IMAGE")]
+    init_image: String,
+    #[arg(long, env = "WEFT_PROXY_PULL_POLICY", default_value = "IfNotPresent")]
+    proxy_pull_policy: PullPolicy,
+    #[arg(
+        long,
+        env = "WEFT_CONTROLLER",
+        default_value = "https://weft-controller.weft-system.svc:15012"
+    )]
+    controller: String,
+    /// SPIFFE id of the controller.
+    #[arg(
+        long,
+        env = "WEFT_CONTROLLER_IDENTITY",
+        default_value = "spiffe://cluster.local/ns/weft-system/sa/weft-controller"
+    )]
+    controller_identity: String,
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local")]
+    trust_domain: String,
+    #[arg(long, env = "WEFT_PROXY_ACCESS_LOG", default_value = "errors")]
+    proxy_access_log: AccessLog,
+    #[arg(long, env = "WEFT_PROXY_LOG", default_value = "info")]
+    proxy_log: LogFilter,
+    #[arg(long, env = "WEFT_PROXY_WORKERS", default_value = "1")]
+    proxy_workers: Workers,
+    #[arg(long, env = "WEFT_PROXY_CPU", default_value = "10m")]
+    proxy_cpu: Quantity,
+    #[arg(long, env = "WEFT_PROXY_MEMORY", default_value = "16Mi")]
+    proxy_memory: Quantity,
+    #[arg(long, env = "WEFT_PROXY_CPU_LIMIT")]
+    proxy_cpu_limit: Option<Quantity>,
+    #[arg(long, env = "WEFT_PROXY_MEMORY_LIMIT")]
+    proxy_memory_limit: Option<Quantity>,
+}
+
+impl WebhookArgs {
+    /// Errors where values that are each right do not fit together or are no address.
+    pub(crate) fn options(self) -> anyhow::Result<Options> {
+        let mut system_namespaces: std::collections::BTreeSet<_> = self
+            .system_namespaces
+            .into_iter()
+            .filter(|name| !name.is_empty())
+            .collect();
+        system_namespaces.extend([SYSTEM.to_owned(), self.namespace.clone()]);
+        Ok(Options {
+            listen: self.listen,
+            metrics: self.metrics,
+            ready: self.ready,
+            names: Names {
+                namespace: self.namespace,
+                service: self.service,
+                secret: self.secret,
+                configuration: self.webhook,
+            },
+            certificate_lifetime: Duration::from_secs(self.certificate_seconds),
+            settings: self.proxy.settings(system_namespaces)?,
+        })
+    }
+}
+
+impl ProxyArgs {
+    fn settings(
+        self,
+        system_namespaces: std::collections::BTreeSet<String>,
+    ) -> anyhow::Result<Settings> {
+        for (flag, image) in [
+            ("--proxy-image", &self.proxy_image),
+            ("--init-image", &self.init_image),
+        ] {
+            anyhow::ensure!(
+                !image.trim().is_empty(),
+                "{flag} is empty; it must name an image"
+            );
+        }
+        let controller: http::Uri = self.controller.parse().context("--controller is no URL")?;
+        anyhow::ensure!(
+            controller.scheme_str() == Some("https") && controller.host().is_some(),
+            "--controller must be an address such as https://weft-controller.weft-system.svc:15012"
+        );
+        let prefix = format!("spiffe://{}/", self.trust_domain);
+        anyhow::ensure!(
+            self.controller_identity.starts_with(&prefix),
+            "--controller-identity {:?} is not of the trust domain {:?}",
+            self.controller_identity,
+            self.trust_domain
+        );
+        Ok(Settings {
+            proxy_image: self.proxy_image,
+            init_image: self.init_image,
+            pull_policy: self.proxy_pull_policy,
+            controller: self.controller,
+            controller_identity: self.controller_identity,
+            trust_domain: self.trust_domain,
+            access_log: self.proxy_access_log,
+            log: self.proxy_log,
+            workers: self.proxy_workers,
+            resources: Resources {
+                cpu: self.proxy_cpu,
+                memory: self.proxy_memory,
+                cpu_limit: self.proxy_cpu_limit,
+                memory_limit: self.proxy_memory_limit,
+            },
+            system_namespaces,
+        })
+    }
+}
+
+fn any(port: u16) -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, port).into()
+}

@@ -1,0 +1,325 @@
+//! What the operator of the mesh chose for every injected proxy, parsed into types that cannot be wrong.
+//! What a single pod or namespace overrides is `patch::overrides`' business.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+/// The user and group id of the proxy; the redirect rules leave its traffic alone.
+pub const PROXY_UID: i64 = 2460;
+
+/// The same for every pod that one injector patches.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub proxy_image: String,
+    pub init_image: String,
+    pub pull_policy: PullPolicy,
+    /// Address of the controller, as `https://weft-controller.weft-system.svc:15012`.
+    pub controller: String,
+    /// SPIFFE id that the proxy expects of the controller.
+    pub controller_identity: String,
+    pub trust_domain: String,
+    pub access_log: AccessLog,
+    /// `tracing` filter of the proxy's own log.
+    pub log: LogFilter,
+    pub workers: Workers,
+    pub resources: Resources,
+    /// Namespaces in which no pod is ever changed.
+    pub system_namespaces: BTreeSet<String>,
+}
+
+/// Requests are always set, limits only where asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resources {
+    pub cpu: Quantity,
+    pub memory: Quantity,
+    pub cpu_limit: Option<Quantity>,
+    pub memory_limit: Option<Quantity>,
+}
+
+/// Text that does not fit the type that was asked for; the message says what would.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not {expected}")]
+pub struct Unfit {
+    given: String,
+    expected: &'static str,
+}
+
+impl Unfit {
+    /// Keeps at most 64 characters of `given`: it may come from anybody and is shown to others.
+    pub(crate) fn new(given: &str, expected: &'static str) -> Self {
+        Self {
+            given: given.chars().take(64).collect(),
+            expected,
+        }
+    }
+}
+
+/// When a container's image is pulled; the names are Kubernetes'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+impl PullPolicy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+impl FromStr for PullPolicy {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        [Self::Always, Self::IfNotPresent, Self::Never]
+            .into_iter()
+            .find(|policy| policy.as_str() == text)
+            .ok_or_else(|| Unfit::new(text, "Always, IfNotPresent or Never"))
+    }
+}
+
+/// Which requests the proxy logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Errors,
+    All,
+}
+
+impl AccessLog {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Errors => "errors",
+            Self::All => "all",
+        }
+    }
+}
+
+impl FromStr for AccessLog {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        [Self::Off, Self::Errors, Self::All]
+            .into_iter()
+            .find(|level| level.as_str() == text)
+            .ok_or_else(|| Unfit::new(text, "off, errors or all"))
+    }
+}
+
+/// A `tracing` filter such as `info,weft_proxy=debug`: 1 to 200 characters of letters, digits and `_ - , = : .`,
+/// so that nothing in it can be taken for a reference to another variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+impl LogFilter {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-,=:.".contains(&b);
+        if (1..=200).contains(&text.len()) && text.bytes().all(legal) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Unfit::new(
+                text,
+                "a log filter such as info,weft_proxy=debug",
+            ))
+        }
+    }
+}
+
+/// Worker threads of a proxy, 1 to 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers(u8);
+
+impl Workers {
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl FromStr for Workers {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        match text.parse() {
+            Ok(count @ 1..=64) => Ok(Self(count)),
+            _ => Err(Unfit::new(text, "a number of workers from 1 to 64")),
+        }
+    }
+}
+
+/// A positive amount as Kubernetes writes it: digits with at most one point, then an optional suffix
+/// (`m`, `k`, `M`, `G`, `T`, `Ki`, `Mi`, `Gi`, `Ti`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quantity(String);
+
+impl Quantity {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Quantity {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        const SUFFIXES: [&str; 10] = ["", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"];
+        let unfit = || Unfit::new(text, "an amount such as 100m or 64Mi");
+        let end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        let (number, suffix) = text.split_at(end);
+        let value: f64 = number.parse().map_err(|_| unfit())?;
+        let plain = number.starts_with(|c: char| c.is_ascii_digit())
+            && number.ends_with(|c: char| c.is_ascii_digit());
+        if text.len() <= 20 && plain && value > 0.0 && SUFFIXES.contains(&suffix) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(unfit())
+        }
+    }
+}
+
+/// TCP ports that the redirect rules leave alone, written as `80,9000`: at most 64, each from 1 to 65535.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports(BTreeSet<u16>);
+
+impl Ports {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        self.0.iter().copied()
+    }
+}
+
+impl FromIterator<u16> for Ports {
+    fn from_iter<I: IntoIterator<Item = u16>>(ports: I) -> Self {
+        Self(ports.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, port) in self.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{port}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Ports {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        let unfit = || Unfit::new(text, "a list of at most 64 ports such as 80,9000");
+        let mut ports = BTreeSet::new();
+        for part in text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+        {
+            match part.parse::<u16>() {
+                Ok(port) if port > 0 => ports.insert(port),
+                _ => return Err(unfit()),
+            };
+        }
+        if ports.len() > 64 {
+            return Err(unfit());
+        }
+        Ok(Self(ports))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What the chart's defaults come to.
+    pub(crate) fn settings() -> Settings {
+        Settings {
+            proxy_image: "weft/proxy:test".to_owned(),
+            init_image: "weft/injector:test".to_owned(),
+            pull_policy: PullPolicy::IfNotPresent,
+            controller: "https://weft-controller.weft-system.svc:15012".to_owned(),
+            controller_identity: "spiffe://cluster.local/ns/weft-system/sa/weft-controller"
+                .to_owned(),
+            trust_domain: "cluster.local".to_owned(),
+            access_log: AccessLog::Errors,
+            log: LogFilter("info".to_owned()),
+            workers: Workers(1),
+            resources: Resources {
+                cpu: Quantity("10m".to_owned()),
+                memory: Quantity("16Mi".to_owned()),
+                cpu_limit: None,
+                memory_limit: None,
+            },
+            system_namespaces: ["kube-system", "weft-system"].map(str::to_owned).into(),
+        }
+    }
+
+    #[test]
+    fn amounts_as_kubernetes_writes_them() {
+        for good in ["1", "100m", "0.5", "64Mi", "1.5Gi", "2G"] {
+            assert_eq!(good.parse::<Quantity>().map(|q| q.0), Ok(good.to_owned()));
+        }
+        for bad in [
+            "", "0", "-1", "1e3", "nan", "inf", "1 Gi", "64mi", ".5", "1.", "1.2.3", "Mi", "$(X)",
+        ] {
+            assert!(bad.parse::<Quantity>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn lists_of_ports() {
+        assert_eq!(
+            "9000, 80,80".parse::<Ports>().unwrap().to_string(),
+            "80,9000"
+        );
+        assert!("".parse::<Ports>().unwrap().is_empty());
+        for bad in ["0", "65536", "http", "1-5", "80;drop", "80 90"] {
+            assert!(bad.parse::<Ports>().is_err(), "{bad:?} was taken");
+        }
+        let many: Vec<String> = (1..=65).map(|port: u16| port.to_string()).collect();
+        assert!(many.join(",").parse::<Ports>().is_err());
+    }
+
+    #[test]
+    fn a_log_filter_holds_no_reference() {
+        assert!(
+            "info,weft_proxy::inbound=debug"
+                .parse::<LogFilter>()
+                .is_ok()
+        );
+        for bad in ["", "$(TOKEN)", "info\nX=1", &"x".repeat(201)] {
+            assert!(bad.parse::<LogFilter>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_message_shows_no_more_than_64_characters_of_what_was_given() {
+        let error = "é".repeat(5000).parse::<Workers>().unwrap_err().to_string();
+        assert!(error.chars().count() < 120, "{error}");
+    }
+}

@@ -1,0 +1,100 @@
+//! What the webhook counts, in the text form of OpenMetrics.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// How a request to the webhook ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Answer {
+    Injected,
+    Skipped,
+    Refused,
+    /// Not about the creation of a pod; allowed unchanged.
+    Ignored,
+    /// Not an admission review, or too large.
+    Malformed,
+    /// Kubernetes could not be asked about the namespace.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Result {
+    result: Answer,
+}
+
+impl From<Answer> for Result {
+    fn from(result: Answer) -> Self {
+        Self { result }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    pub(super) requests: Family<Result, Counter>,
+    /// Seconds.
+    pub(super) duration: Histogram,
+    pub(super) handshake_failures: Counter,
+    pub(super) keeper_failures: Counter,
+    /// Seconds since 1970.
+    pub(super) certificate_expiry: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("weft_injector");
+        let requests = Family::default();
+        registry.register(
+            "requests",
+            "Requests to the webhook by their result",
+            requests.clone(),
+        );
+        let duration = Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0]);
+        registry.register_with_unit(
+            "request_duration",
+            "Time from a read request to its answer",
+            Unit::Seconds,
+            duration.clone(),
+        );
+        let handshake_failures = Counter::<u64, AtomicU64>::default();
+        registry.register(
+            "tls_handshake_failures",
+            "Connections to the webhook that failed before a request",
+            handshake_failures.clone(),
+        );
+        let keeper_failures = Counter::<u64, AtomicU64>::default();
+        registry.register(
+            "certificate_failures",
+            "Failed attempts to keep the certificate and the caBundle",
+            keeper_failures.clone(),
+        );
+        let certificate_expiry = Gauge::default();
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the served certificate expires",
+            certificate_expiry.clone(),
+        );
+        Self {
+            registry,
+            requests,
+            duration,
+            handshake_failures,
+            keeper_failures,
+            certificate_expiry,
+        }
+    }
+}
+
+impl Metrics {
+    pub(super) fn text(&self) -> std::result::Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
