@@ -159,7 +159,9 @@ fn resolved_refs(unresolved: &[Fault]) -> Condition {
 
 fn condition(kind: &str, status: bool, reason: &str, mut message: String) -> Condition {
     if message.len() > MESSAGE_LIMIT {
-        message.truncate(message.floor_char_boundary(MESSAGE_LIMIT - 3));
+        let fits = |end: &usize| message.is_char_boundary(*end);
+        let end = (0..=MESSAGE_LIMIT - 3).rev().find(fits).unwrap_or(0);
+        message.truncate(end);
         message.push_str("...");
     }
     Condition {

@@ -1,0 +1,70 @@
+//! Golden files: objects in, what clients and statuses say out, both in one file of `tests/golden/`.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p weft-translate` writes what comes out into the files; read the difference.
+
+use std::path::{Path, PathBuf};
+
+use crate::{input, view};
+use similar::TextDiff;
+use weft_ir::{Mode, TrustDomain};
+use weft_translate::{Settings, translate};
+
+/// Stands between what goes in and what comes out.
+pub(crate) const DIVIDER: &str = "--- # expected\n";
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        mode: Mode::Permissive,
+        controller_name: "weft.dev/mesh-controller".to_owned(),
+    }
+}
+
+pub(crate) fn golden_files() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// What the file's objects come to, whatever their order.
+fn outcome(input: &str) -> String {
+    let mut documents = input::documents(input);
+    let (objects, ask) = input::objects(&documents);
+    let outcome = view::translation(&translate(&objects, &settings()), &ask);
+    documents.reverse();
+    let (reversed, ask) = input::objects(&documents);
+    let again = view::translation(&translate(&reversed, &settings()), &ask);
+    assert_eq!(outcome, again, "the order of objects must mean nothing");
+    outcome
+}
+
+#[test]
+pub(crate) fn golden_files_hold() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut failed = Vec::new();
+    let files = golden_files();
+    assert!(!files.is_empty());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (input, expected) = text.split_once(DIVIDER).unwrap_or((&text, ""));
+        let outcome = outcome(input);
+        if outcome == expected {
+            continue;
+        }
+        if update {
+            std::fs::write(&file, format!("{input}{DIVIDER}{outcome}")).unwrap();
+            continue;
+        }
+        let diff = TextDiff::from_lines(expected, &outcome);
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        println!("{}", diff.unified_diff().header(&name, "what came out"));
+        failed.push(name);
+    }
+    assert!(
+        failed.is_empty(),
+        "differ (see above): {}",
+        failed.join(", ")
+    );
+}

@@ -1,0 +1,59 @@
+//! Objects from a stream of YAML documents, with one document of kind `Ask`: what the test asks of the mesh.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+use weft_translate::Objects;
+
+/// What is asked of the mesh.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Ask {
+    pub(crate) kind: String,
+    /// `10.96.0.1:80 from shop`.
+    pub(crate) destinations: Vec<String>,
+    /// `shop/pod`.
+    pub(crate) workloads: Vec<String>,
+    /// `shop/reviews:80`, beside those that the destinations refer to.
+    pub(crate) endpoints: Vec<String>,
+}
+
+pub(crate) fn documents(text: &str) -> Vec<Value> {
+    serde_norway::Deserializer::from_str(text)
+        .map(|document| Value::deserialize(document).expect("a YAML document"))
+        .filter(|document| !document.is_null())
+        .collect()
+}
+
+/// Panics on a kind that is not known: a golden file with a slip of the pen would test nothing.
+pub(crate) fn objects(documents: &[Value]) -> (Objects, Ask) {
+    let mut objects = Objects::default();
+    let mut ask = Ask::default();
+    for document in documents {
+        let kind = document["kind"].as_str().expect("kind");
+        if kind == "Ask" {
+            ask = serde_json::from_value(document.clone()).expect("Ask");
+        } else {
+            add(&mut objects, kind, document).unwrap_or_else(|error| panic!("{kind}: {error}"));
+        }
+    }
+    (objects, ask)
+}
+
+/// Errors when the object cannot be read.
+pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_json::Result<()> {
+    fn read<T: for<'de> Deserialize<'de>>(document: &Value) -> serde_json::Result<Arc<T>> {
+        serde_json::from_value(document.clone()).map(Arc::new)
+    }
+    match kind {
+        "Service" => objects.services.push(read(document)?),
+        "EndpointSlice" => objects.endpoint_slices.push(read(document)?),
+        "Pod" => objects.pods.push(read(document)?),
+        "Namespace" => objects.namespaces.push(read(document)?),
+        "HTTPRoute" => objects.http_routes.push(read(document)?),
+        "GRPCRoute" => objects.grpc_routes.push(read(document)?),
+        other => panic!("no test knows kind {other}"),
+    }
+    Ok(())
+}

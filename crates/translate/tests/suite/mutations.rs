@@ -1,0 +1,139 @@
+//! Whatever stands in the objects, translation ends with a mesh: the golden files' objects, with values exchanged.
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use serde_json::{Value, json};
+use weft_translate::{Mesh, Objects, translate};
+
+use crate::golden::{DIVIDER, golden_files, settings};
+use crate::input;
+
+/// Objects of all golden files.
+fn all_documents() -> Vec<Value> {
+    let texts = golden_files()
+        .into_iter()
+        .map(|file| std::fs::read_to_string(file).unwrap());
+    texts
+        .flat_map(|text| {
+            input::documents(text.split_once(DIVIDER).map_or(&*text, |(input, _)| input))
+        })
+        .filter(|document| document["kind"] != "Ask")
+        .collect()
+}
+
+/// Values that stand where others are meant.
+fn odd_value() -> impl Strategy<Value = Value> {
+    let texts = [
+        "",
+        "/",
+        "//",
+        "(",
+        "[^",
+        "a{9999}{9999}",
+        "None",
+        "RegularExpression",
+        "*",
+        "é\u{0}\n",
+        "..",
+        "::1",
+    ];
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        prop_oneof![Just(0), Just(-1), Just(65_536), any::<i64>()].prop_map(Value::from),
+        any::<f64>().prop_map(|number| json!(number)),
+        proptest::sample::select(texts.to_vec()).prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        Just(json!([])),
+        Just(json!({})),
+        Just(json!([null, 1, "x", {}, []])),
+        Just(json!({"name": "a", "type": "Exact", "value": "/"})),
+    ]
+}
+
+/// The value at the `n`th place of the tree, counted through.
+fn place(tree: &mut Value, n: usize) -> &mut Value {
+    let mut left = n % count(tree).max(1);
+    let mut at = tree;
+    loop {
+        if left == 0 {
+            return at;
+        }
+        left -= 1;
+        let children: Vec<&mut Value> = match at {
+            Value::Array(entries) => entries.iter_mut().collect(),
+            Value::Object(fields) => fields.values_mut().collect(),
+            _ => unreachable!("a leaf counts as one"),
+        };
+        let mut next = None;
+        for child in children {
+            let size = count(child);
+            if left < size {
+                next = Some(child);
+                break;
+            }
+            left -= size;
+        }
+        at = next.expect("the count holds");
+    }
+}
+
+fn count(tree: &Value) -> usize {
+    1 + match tree {
+        Value::Array(entries) => entries.iter().map(count).sum(),
+        Value::Object(fields) => fields.values().map(count).sum::<usize>(),
+        _ => 0,
+    }
+}
+
+/// Every Service and pod address, as clients of every namespace see it.
+fn ask_everything(objects: &Objects, mesh: &Mesh) {
+    for service in &objects.services {
+        for address in &service.spec.cluster_ips {
+            let Ok(ip) = address.parse() else { continue };
+            for port in [80, 443, 7070, 8080] {
+                for namespace in ["shop", "web", ""] {
+                    let answer = mesh.destination(std::net::SocketAddr::new(ip, port), namespace);
+                    for id in Mesh::referenced(&answer) {
+                        assert!(mesh.endpoints(&id).is_some(), "{id} is referred to");
+                    }
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_that_stands_in_objects_panics(
+        edits in prop::collection::vec((any::<Index>(), any::<usize>(), odd_value()), 1..12),
+    ) {
+        let mut documents = all_documents();
+        let kinds: Vec<String> =
+            documents.iter().map(|of| of["kind"].as_str().unwrap().to_owned()).collect();
+        for (which, where_, value) in edits {
+            let which = which.index(documents.len());
+            *place(&mut documents[which], where_) = value;
+        }
+        let mut objects = Objects::default();
+        for (kind, document) in kinds.iter().zip(&documents) {
+            let read = input::add(&mut objects, kind, document);
+            // Of routes all but the metadata, which the API server checks, may be anything.
+            if kind.ends_with("Route") && document["metadata"]["name"].is_string() {
+                let sound = serde_json::from_value::<weft_translate::objects::Meta>(document["metadata"].clone());
+                prop_assert_eq!(read.is_ok(), sound.is_ok(), "{}", document);
+            }
+        }
+        let translation = translate(&objects, &settings());
+        ask_everything(&objects, &translation.mesh);
+        for status in &translation.statuses {
+            prop_assert!(!status.parents.is_empty());
+            for parent in &status.parents {
+                let kinds: Vec<&str> = parent.conditions.iter().map(|of| of.kind.as_str()).collect();
+                prop_assert_eq!(&kinds[..2], &["Accepted", "ResolvedRefs"]);
+            }
+        }
+    }
+}

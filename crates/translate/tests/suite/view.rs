@@ -1,0 +1,313 @@
+//! The mesh and the statuses as YAML that reads like the routes that it came from.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+
+use serde_norway::{Mapping, Value};
+use weft_ir::{
+    Backend, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, Mode, PathEdit, PathMatch,
+    RequestMatch, Routing, Rule, Service, ServicePort, Target, Timeouts, ValueMatch,
+    WeightedBackend,
+};
+use weft_translate::{Condition, Mesh, ParentStatus, RouteStatus, Translation};
+
+use crate::input::Ask;
+
+/// The answers to `ask`, and every status.
+pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
+    let mesh = &translation.mesh;
+    let mut destinations = Mapping::new();
+    let mut needed: std::collections::BTreeSet<ServicePort> = ask
+        .endpoints
+        .iter()
+        .map(|text| service_port(text))
+        .collect();
+    for question in &ask.destinations {
+        let (address, namespace) = question
+            .split_once(" from ")
+            .expect("ADDRESS from NAMESPACE");
+        let address: SocketAddr = address.parse().expect("an address");
+        let answer = mesh.destination(address, namespace);
+        needed.extend(Mesh::referenced(&answer));
+        destinations.insert(text(question), destination(&answer));
+    }
+    let mut endpoints = Mapping::new();
+    for id in &needed {
+        let (name, set) = match mesh.endpoints(id) {
+            Some(set) => (format!("{id} ({:?})", set.protocol), endpoint_set(&set)),
+            None => (id.to_string(), text("unknown")),
+        };
+        endpoints.insert(text(name), set);
+    }
+    let mut workloads = Mapping::new();
+    for question in &ask.workloads {
+        let (namespace, name) = question.split_once('/').expect("NAMESPACE/POD");
+        workloads.insert(text(question), workload(mesh, namespace, name));
+    }
+    let statuses: Mapping = translation.statuses.iter().map(status).collect();
+    let all = [
+        ("destinations", destinations),
+        ("endpoints", endpoints),
+        ("workloads", workloads),
+        ("statuses", statuses),
+    ];
+    let whole = fields(all.into_iter().map(|(name, of)| (name, some_mapping(of))));
+    serde_norway::to_string(&whole).expect("YAML")
+}
+
+fn service_port(text: &str) -> ServicePort {
+    let (service, port) = text.split_once(':').expect("NAMESPACE/NAME:PORT");
+    let (namespace, name) = service.split_once('/').expect("NAMESPACE/NAME:PORT");
+    ServicePort::new(namespace, name, port.parse().expect("a port"))
+}
+
+fn destination(destination: &Destination) -> Value {
+    match &destination.target {
+        Target::Unknown => text("unknown"),
+        Target::Pod(pod) => text(format!("pod {}", endpoint(pod))),
+        Target::Service(service) => {
+            let Service {
+                id,
+                protocol,
+                routing,
+            } = service.as_ref();
+            let (name, routing) = match routing {
+                Routing::Direct(to) => ("direct", list(to.iter().map(backend))),
+                Routing::Http(rules) => ("http", list(rules.iter().map(rule))),
+                Routing::Grpc(rules) => ("grpc", list(rules.iter().map(rule))),
+            };
+            fields([
+                ("service", Some(text(format!("{id} ({protocol:?})")))),
+                (name, routing),
+            ])
+        }
+    }
+}
+
+fn rule(rule: &Rule) -> Value {
+    let Rule {
+        route,
+        index,
+        name,
+        matches,
+        filters,
+        backends,
+        timeouts,
+        failure,
+    } = rule;
+    let name = name.as_deref().map(|name| format!(" {name:?}"));
+    let Timeouts {
+        request,
+        backend: each,
+    } = timeouts;
+    fields([
+        (
+            "rule",
+            Some(text(format!(
+                "{route} [{index}]{}",
+                name.unwrap_or_default()
+            ))),
+        ),
+        (
+            "matches",
+            list(matches.iter().map(|of| text(request_match(of)))),
+        ),
+        ("filters", list(filters.iter().map(filter))),
+        ("backends", list(backends.iter().map(backend))),
+        ("timeout", request.map(|limit| text(format!("{limit:?}")))),
+        (
+            "backendTimeout",
+            each.map(|limit| text(format!("{limit:?}"))),
+        ),
+        ("failure", failure.as_deref().map(text)),
+    ])
+}
+
+fn request_match(condition: &RequestMatch) -> String {
+    let RequestMatch {
+        path,
+        headers,
+        query,
+        method,
+        broken,
+    } = condition;
+    let mut parts = Vec::new();
+    if *broken {
+        parts.push("BROKEN".to_owned());
+    }
+    parts.extend(method.as_ref().map(|method| format!("method {method}")));
+    parts.push(match path {
+        None => "any path".to_owned(),
+        Some(PathMatch::Exact(path)) => format!("path {path}"),
+        Some(PathMatch::Prefix(path)) => format!("path {path}..."),
+        Some(PathMatch::Regex(pattern)) => format!("path ~ {}", pattern.as_str()),
+        Some(PathMatch::GrpcMethod(method)) => format!("gRPC method {method}"),
+    });
+    for header in headers {
+        parts.push(format!("header {} {}", header.name, value(&header.value)));
+    }
+    for parameter in query {
+        parts.push(format!(
+            "query {} {}",
+            parameter.name,
+            value(&parameter.value)
+        ));
+    }
+    parts.join(", ")
+}
+
+fn value(value: &ValueMatch) -> String {
+    match value {
+        ValueMatch::Exact(text) => format!("= {text:?}"),
+        ValueMatch::Regex(pattern) => format!("~ {}", pattern.as_str()),
+    }
+}
+
+fn filter(filter: &Filter) -> Value {
+    match filter {
+        Filter::RequestHeaders(edit) => field("requestHeaders", header_edit(edit)),
+        Filter::ResponseHeaders(edit) => field("responseHeaders", header_edit(edit)),
+        Filter::Redirect(redirect) => {
+            let edits = fields([
+                ("code", Some(text(redirect.code.as_str()))),
+                ("scheme", redirect.scheme.as_deref().map(text)),
+                ("host", redirect.host.as_deref().map(text)),
+                ("port", redirect.port.map(text)),
+                ("path", redirect.path.as_ref().map(path_edit)),
+            ]);
+            field("redirect", edits)
+        }
+        Filter::Rewrite(rewrite) => {
+            let host = rewrite
+                .host
+                .as_ref()
+                .map(|host| host.to_str().expect("text"));
+            let edits = fields([
+                ("host", host.map(text)),
+                ("path", rewrite.path.as_ref().map(path_edit)),
+            ]);
+            field("rewrite", edits)
+        }
+    }
+}
+
+fn header_edit(edit: &HeaderEdit) -> Value {
+    let HeaderEdit { set, add, remove } = edit;
+    let pair = |(name, value): &(http::HeaderName, http::HeaderValue)| {
+        text(format!("{name}: {}", value.to_str().expect("text")))
+    };
+    fields([
+        ("set", list(set.iter().map(pair))),
+        ("add", list(add.iter().map(pair))),
+        ("remove", list(remove.iter().map(text))),
+    ])
+}
+
+fn path_edit(edit: &PathEdit) -> Value {
+    match edit {
+        PathEdit::Full(path) => text(format!("the whole with {path:?}")),
+        PathEdit::Prefix(path) => text(format!("the prefix with {path:?}")),
+    }
+}
+
+fn backend(backend: &WeightedBackend) -> Value {
+    let WeightedBackend {
+        weight,
+        backend,
+        filters,
+    } = backend;
+    let to = match backend {
+        Backend::Service(port) => format!("{weight} to {port}"),
+        Backend::Invalid(reason) => format!("{weight} to nowhere, {reason}"),
+    };
+    match list(filters.iter().map(filter)) {
+        None => text(to),
+        filters => fields([("to", Some(text(to))), ("filters", filters)]),
+    }
+}
+
+fn endpoint_set(set: &EndpointSet) -> Value {
+    list(set.endpoints.iter().map(|of| text(endpoint(of)))).unwrap_or_else(|| text("none ready"))
+}
+
+fn endpoint(endpoint: &Endpoint) -> String {
+    let Endpoint { address, identity } = endpoint;
+    match identity {
+        Some(identity) => format!("{address} {identity}"),
+        None => format!("{address} plain"),
+    }
+}
+
+fn workload(mesh: &Mesh, namespace: &str, name: &str) -> Value {
+    match mesh.workload(namespace, name) {
+        None => text("outside the mesh"),
+        Some(workload) => {
+            let mode = match workload.mode {
+                Mode::Permissive => "permissive",
+                Mode::Strict => "strict",
+            };
+            text(format!("{} {mode}", workload.identity))
+        }
+    }
+}
+
+fn status(status: &RouteStatus) -> (Value, Value) {
+    let RouteStatus {
+        kind,
+        namespace,
+        name,
+        generation,
+        parents,
+    } = status;
+    let name = format!("{kind} {namespace}/{name} at {generation}");
+    (
+        text(name),
+        list(parents.iter().map(parent)).unwrap_or(Value::Null),
+    )
+}
+
+fn parent(parent: &ParentStatus) -> Value {
+    let ParentStatus {
+        parent_ref,
+        conditions,
+    } = parent;
+    let mut all = Mapping::new();
+    let parent_ref = serde_json::to_string(parent_ref).expect("JSON");
+    all.insert(text("parent"), text(parent_ref));
+    for condition in conditions {
+        let Condition {
+            kind,
+            status,
+            reason,
+            message,
+        } = condition;
+        let status = if *status { "True" } else { "False" };
+        all.insert(text(kind), text(format!("{status} {reason}: {message}")));
+    }
+    Value::Mapping(all)
+}
+
+fn text(value: impl Display) -> Value {
+    Value::String(value.to_string())
+}
+
+fn list(entries: impl Iterator<Item = Value>) -> Option<Value> {
+    let entries: Vec<Value> = entries.collect();
+    (!entries.is_empty()).then_some(Value::Sequence(entries))
+}
+
+fn some_mapping(of: Mapping) -> Option<Value> {
+    (!of.is_empty()).then_some(Value::Mapping(of))
+}
+
+fn field(name: &str, value: Value) -> Value {
+    fields([(name, Some(value))])
+}
+
+/// Absent fields are left out.
+fn fields<'a>(fields: impl IntoIterator<Item = (&'a str, Option<Value>)>) -> Value {
+    let present = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((text(name), value?)));
+    Value::Mapping(present.collect())
+}
