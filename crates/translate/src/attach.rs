@@ -103,7 +103,7 @@ fn ports(
         return Err(format!("Service {id} has {wanted}; it has {has}"));
     }
     let routable: Vec<ServicePort> = meant
-        .into_iter()
+        .iter()
         .filter(|info| !matches!(info.protocol, Protocol::Tls | Protocol::Tcp))
         .map(|info| ServicePort {
             service: id.clone(),
@@ -111,10 +111,11 @@ fn ports(
         })
         .collect();
     if routable.is_empty() {
-        let has = service.describe_ports();
+        let numbers: Vec<String> = meant.iter().map(|info| info.number.to_string()).collect();
+        let numbers = numbers.join(", ");
         return Err(format!(
-            "Service {id} has {has}, of which those meant speak TLS or opaque TCP by their appProtocol or name; set \
-             appProtocol: http where it is HTTP"
+            "port {numbers} of Service {id} speaks TLS or opaque TCP by its appProtocol or name, and cannot be routed \
+             by request; set appProtocol: http if it speaks HTTP"
         ));
     }
     Ok(routable)

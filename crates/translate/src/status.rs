@@ -115,7 +115,7 @@ fn accepted(
         let message = format!("no rule is valid, so that requests are answered with 500. {why}");
         return refused(first.reason, message);
     }
-    let mut message = "in force".to_owned();
+    let mut message = "the route is in force".to_owned();
     if !lost.is_empty() {
         let why = lost.join("; ");
         message += &format!(", but not where a GRPCRoute goes before an HTTPRoute: {why}");

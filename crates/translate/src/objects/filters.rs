@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::lenient::or_default;
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub struct HttpFilter {
     /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestRedirect`, `URLRewrite`, or one that is not supported.
     #[serde(rename = "type")]
@@ -21,7 +21,7 @@ pub struct HttpFilter {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 pub struct HeaderFilter {
     #[serde(deserialize_with = "or_default")]
     pub set: Vec<HeaderValueSpec>,
@@ -32,13 +32,14 @@ pub struct HeaderFilter {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct HeaderValueSpec {
     pub name: String,
     pub value: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct RequestRedirect {
     pub scheme: Option<String>,
     pub hostname: Option<String>,
@@ -49,14 +50,14 @@ pub struct RequestRedirect {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct UrlRewrite {
     pub hostname: Option<String>,
     pub path: Option<PathModifier>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub struct PathModifier {
     /// `ReplaceFullPath` or `ReplacePrefixMatch`.
     #[serde(rename = "type")]

@@ -8,14 +8,14 @@ use super::lenient::{Lenient, list, or_default};
 use super::meta::Meta;
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 pub struct HttpRoute {
     pub metadata: Meta,
     pub spec: Lenient<HttpRouteSpec>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct HttpRouteSpec {
     #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<Lenient<ParentRef>>,
@@ -24,14 +24,14 @@ pub struct HttpRouteSpec {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 pub struct GrpcRoute {
     pub metadata: Meta,
     pub spec: Lenient<GrpcRouteSpec>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct GrpcRouteSpec {
     #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<Lenient<ParentRef>>,
@@ -41,7 +41,7 @@ pub struct GrpcRouteSpec {
 
 /// What a route attaches to. Serializes to what stood in the route, to be repeated in its status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub struct ParentRef {
     /// Absent means `gateway.networking.k8s.io`; empty is the core group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,7 @@ pub struct ParentRef {
 
 /// Of an HTTPRoute (`F` = [`HttpFilter`]) or a GRPCRoute.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(bound = "F: serde::de::DeserializeOwned")]
+#[serde(bound = "F: serde::de::DeserializeOwned", expecting = "an object")]
 pub struct BackendRef<F> {
     /// Absent and empty mean the core group.
     #[serde(default, deserialize_with = "or_default")]
@@ -83,7 +83,7 @@ pub struct BackendRef<F> {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct HttpRule {
     pub name: Option<String>,
     #[serde(deserialize_with = "list")]
@@ -102,14 +102,14 @@ pub struct HttpRule {
 
 /// GEP-2257 durations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct HttpTimeouts {
     pub request: Option<String>,
     pub backend_request: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct HttpMatch {
     pub path: Option<HttpPathMatch>,
     #[serde(deserialize_with = "or_default")]
@@ -121,7 +121,7 @@ pub struct HttpMatch {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 pub struct HttpPathMatch {
     /// `Exact`, `PathPrefix` (also when absent) or `RegularExpression`.
     #[serde(rename = "type")]
@@ -131,6 +131,7 @@ pub struct HttpPathMatch {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
 pub struct HttpHeaderMatch {
     /// `Exact` (also when absent) or `RegularExpression`.
     #[serde(rename = "type", default)]
@@ -140,7 +141,7 @@ pub struct HttpHeaderMatch {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct GrpcRule {
     pub name: Option<String>,
     #[serde(deserialize_with = "list")]
@@ -154,7 +155,7 @@ pub struct GrpcRule {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 pub struct GrpcMatch {
     pub method: Option<GrpcMethodMatch>,
     #[serde(deserialize_with = "or_default")]
@@ -162,7 +163,7 @@ pub struct GrpcMatch {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an object")]
 pub struct GrpcMethodMatch {
     /// `Exact` (also when absent) or `RegularExpression`.
     #[serde(rename = "type")]
@@ -175,7 +176,7 @@ pub struct GrpcMethodMatch {
 pub type GrpcHeaderMatch = HttpHeaderMatch;
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub struct GrpcFilter {
     /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestMirror` or `ExtensionRef`.
     #[serde(rename = "type")]

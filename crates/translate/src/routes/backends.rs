@@ -123,7 +123,8 @@ fn resolve<F>(spec: &BackendRef<F>, at: &str, context: &Context<'_>) -> Result<S
         let why = format!("kind {kind} of group {group} is not supported; a backend is a Service");
         return Err(unresolved("InvalidKind", at, &why));
     }
-    let id = ServiceId::new(namespace.as_deref().unwrap_or(context.namespace), &**name);
+    let namespace = namespace.as_deref().filter(|named| !named.is_empty());
+    let id = ServiceId::new(namespace.unwrap_or(context.namespace), &**name);
     let Some(service) = context.services.get(&id) else {
         let why = format!("there is no Service {id}");
         return Err(unresolved("BackendNotFound", at, &why));

@@ -1,5 +1,11 @@
 //! Translation from the outside: golden files, and objects that no one should write.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where its own data are wrong"
+)]
+
 mod golden;
 mod input;
 mod mutations;
