@@ -2,9 +2,26 @@
 
 pub mod balance;
 pub mod config;
+pub mod detect;
+pub mod http;
+pub mod listen;
 pub mod options;
 pub mod telemetry;
 pub mod upstream;
 pub mod identity;
 pub mod shutdown;
+pub mod tcp;
 pub mod tls;
+
+use std::sync::Arc;
+
+/// What every listener and connection works with; clones are the same.
+#[derive(Clone)]
+pub struct Context {
+    pub options: Arc<options::Options>,
+    pub store: config::store::Store,
+    pub tls: tls::Tls,
+    pub metrics: Arc<telemetry::metrics::Metrics>,
+    pub access: telemetry::access::AccessLog,
+    pub upstream: Arc<upstream::Shared>,
+}
