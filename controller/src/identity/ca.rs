@@ -1,0 +1,224 @@
+//! The certificate authority: a root or an intermediate with its key, and the certificates it signs.
+//!
+//! Pure: time comes in as an argument, and nothing here knows of Kubernetes. What a requester may have is decided in
+//! `csr` and `review`; where the key is kept is `store`'s matter.
+
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+use time::OffsetDateTime;
+use weft_ir::Identity;
+
+use super::chain::{self, LoadError, Window};
+use super::trust::Bundle;
+
+/// How far back a certificate begins, for clocks that are late.
+const BACKDATE: Duration = Duration::from_secs(60);
+/// How long a root of our own making lasts: ten years.
+const ROOT_LIFETIME: time::Duration = time::Duration::days(3652);
+
+/// A signing key with its certificate and the way from there to a root.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// From the signer's own certificate up to, but without, the root; empty when the root itself signs.
+    intermediates: Vec<CertificateDer<'static>>,
+    root: CertificateDer<'static>,
+    /// When every certificate of the chain is valid.
+    window: Window,
+}
+
+/// A signed certificate.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// Leaf first, then intermediates, without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub not_after: OffsetDateTime,
+}
+
+/// A new root as PEM: what goes into the Secret's `tls.crt` and `tls.key` (PKCS#8).
+pub struct RootPem {
+    pub certificate: String,
+    pub key: String,
+}
+
+/// The authority cannot sign.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    #[error(
+        "the authority's certificate is valid from {from} to {to} only; check the clock, or replace the root"
+    )]
+    OutsideValidity {
+        from: OffsetDateTime,
+        to: OffsetDateTime,
+    },
+    #[error("signing: {0}")]
+    Crypto(String),
+}
+
+impl From<rcgen::Error> for SignError {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Crypto(error.to_string())
+    }
+}
+
+/// Makes an ECDSA P-256 root, valid for ten years from a minute ago.
+pub fn new_root(now: OffsetDateTime) -> Result<RootPem, SignError> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "weft root");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = now - BACKDATE;
+    params.not_after = now + ROOT_LIFETIME;
+    params.serial_number = Some(random_serial()?);
+    Ok(RootPem {
+        certificate: params.self_signed(&key)?.pem(),
+        key: key.serialize_pem(),
+    })
+}
+
+impl Authority {
+    /// Reads a signing certificate with its chain (PEM, signer first, the root last or among `further`) and its key
+    /// (PEM; ECDSA P-256 or P-384, or RSA of 2048 bits and more), and checks that what it signs is found valid.
+    pub fn load(
+        certificates: &[u8],
+        key: &[u8],
+        further: &Bundle,
+        now: OffsetDateTime,
+    ) -> Result<Self, LoadError> {
+        let key = chain::read_key(key)?;
+        let parsed = chain::read_chain(certificates, &key, further, now)?;
+        let issuer = Issuer::from_ca_cert_der(&parsed.signer, key)
+            .map_err(|e| LoadError::Unusable(e.to_string()))?;
+        let authority = Self {
+            issuer,
+            intermediates: parsed.intermediates,
+            root: parsed.root,
+            window: parsed.window,
+        };
+        authority.try_out(now)?;
+        Ok(authority)
+    }
+
+    pub fn root(&self) -> &CertificateDer<'static> {
+        &self.root
+    }
+
+    /// When the first certificate of the chain ends, and with it all that it signed.
+    pub fn not_after(&self) -> OffsetDateTime {
+        self.window.to
+    }
+
+    /// Signs for one identity: it is the certificate's only name.
+    pub fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        identity: &Identity,
+        lifetime: Duration,
+        now: OffsetDateTime,
+    ) -> Result<Issued, SignError> {
+        self.certify(key, vec![uri(identity)?], lifetime, now)
+    }
+
+    /// Signs for a server of the control plane, found by DNS names as well as by its identity.
+    pub fn sign_server(
+        &self,
+        key: &impl PublicKeyData,
+        identity: &Identity,
+        dns_names: &[String],
+        lifetime: Duration,
+        now: OffsetDateTime,
+    ) -> Result<Issued, SignError> {
+        let mut names = vec![uri(identity)?];
+        for name in dns_names {
+            names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        self.certify(key, names, lifetime, now)
+    }
+
+    fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        names: Vec<SanType>,
+        lifetime: Duration,
+        now: OffsetDateTime,
+    ) -> Result<Issued, SignError> {
+        if now < self.window.from || now >= self.window.to {
+            return Err(SignError::OutsideValidity {
+                from: self.window.from,
+                to: self.window.to,
+            });
+        }
+        let not_after = now
+            .checked_add(time::Duration::try_from(lifetime).unwrap_or(time::Duration::MAX))
+            .map_or(self.window.to, |end| end.min(self.window.to));
+        let mut params = CertificateParams::default();
+        // Without a subject, rcgen marks the alternative name critical, as RFC 5280 section 4.2.1.6 requires.
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = names;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = (now - BACKDATE).max(self.window.from);
+        params.not_after = not_after;
+        params.serial_number = Some(random_serial()?);
+        let leaf = params.signed_by(key, &self.issuer)?;
+        let chain = std::iter::once(leaf.der().clone())
+            .chain(self.intermediates.iter().cloned())
+            .collect();
+        Ok(Issued { chain, not_after })
+    }
+
+    /// Signs a certificate and verifies it as a peer would: a chain that looks right and is not, fails here.
+    fn try_out(&self, now: OffsetDateTime) -> Result<(), LoadError> {
+        let unusable = |e: String| LoadError::Unusable(e);
+        let key = KeyPair::generate().map_err(|e| unusable(e.to_string()))?;
+        let name = SanType::URI(
+            "spiffe://try.out/ns/a/sa/a"
+                .try_into()
+                .map_err(|e: rcgen::Error| unusable(e.to_string()))?,
+        );
+        let issued = self
+            .certify(&key, vec![name], Duration::from_secs(60), now)
+            .map_err(|e| unusable(e.to_string()))?;
+        let roots = Bundle::of([self.root.clone()]).map_err(|e| unusable(e.to_string()))?;
+        let Some((leaf, intermediates)) = issued.chain.split_first() else {
+            return Err(unusable("it signed nothing".to_owned()));
+        };
+        for usage in [
+            webpki::KeyUsage::client_auth(),
+            webpki::KeyUsage::server_auth(),
+        ] {
+            roots
+                .verify(leaf, intermediates, usage, now)
+                .map_err(|e| unusable(e.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+fn uri(identity: &Identity) -> Result<SanType, SignError> {
+    Ok(SanType::URI(identity.to_string().as_str().try_into()?))
+}
+
+/// 126 random bits, positive and not zero (RFC 5280 section 4.1.2.2).
+fn random_serial() -> Result<SerialNumber, SignError> {
+    let mut bytes = [0u8; 16];
+    rustls::crypto::aws_lc_rs::default_provider()
+        .secure_random
+        .fill(&mut bytes)
+        .map_err(|_| SignError::Crypto("the system gives no random bytes".to_owned()))?;
+    bytes[0] = (bytes[0] & 0x3f) | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
+}

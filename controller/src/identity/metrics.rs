@@ -1,0 +1,107 @@
+//! What the identity side counts. Labels come from fixed lists: a stranger cannot make a new series.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use time::OffsetDateTime;
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// Counters of the authority and of the server's connections. Clones count into the same series.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    signed: Counter,
+    refused: Family<Labels<1>, Counter>,
+    handshakes: Family<Labels<2>, Counter>,
+    protocol_errors: Family<Labels<2>, Counter>,
+    secret_errors: Counter,
+    root_writes: Family<Labels<1>, Counter>,
+    expiry: Family<Labels<1>, Gauge>,
+}
+
+impl Metrics {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "weft_ca_signed",
+            "Certificates signed for proxies",
+            self.signed.clone(),
+        );
+        registry.register(
+            "weft_ca_refused",
+            "Signing requests refused, by reason",
+            self.refused.clone(),
+        );
+        registry.register(
+            "weft_tls_handshakes",
+            "TLS handshakes, by result",
+            self.handshakes.clone(),
+        );
+        registry.register(
+            "weft_protocol_errors",
+            "Connections closed because of what was sent on them",
+            self.protocol_errors.clone(),
+        );
+        registry.register(
+            "weft_ca_secret_errors",
+            "Times the root's Secret could not be used",
+            self.secret_errors.clone(),
+        );
+        registry.register(
+            "weft_ca_root_writes",
+            "Writes of the roots' ConfigMap, by result",
+            self.root_writes.clone(),
+        );
+        registry.register(
+            "weft_certificate_expiry_timestamp_seconds",
+            "When a certificate ends, as seconds since 1970",
+            self.expiry.clone(),
+        );
+    }
+
+    pub(super) fn signed(&self) {
+        self.signed.inc();
+    }
+
+    pub(super) fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// How often a reason has been counted.
+    pub fn refusals(&self, reason: &'static str) -> u64 {
+        self.refused.get_or_create(&[("reason", reason)]).get()
+    }
+
+    pub(crate) fn handshake(&self, result: &'static str) {
+        self.handshakes
+            .get_or_create(&[("direction", "inbound"), ("result", result)])
+            .inc();
+    }
+
+    /// How many handshakes have ended so.
+    pub fn handshakes(&self, result: &'static str) -> u64 {
+        self.handshakes
+            .get_or_create(&[("direction", "inbound"), ("result", result)])
+            .get()
+    }
+
+    pub(crate) fn protocol_error(&self, reason: &'static str) {
+        self.protocol_errors
+            .get_or_create(&[("listener", "grpc"), ("reason", reason)])
+            .inc();
+    }
+
+    pub(super) fn secret_error(&self) {
+        self.secret_errors.inc();
+    }
+
+    pub(super) fn root_write(&self, result: &'static str) {
+        self.root_writes.get_or_create(&[("result", result)]).inc();
+    }
+
+    pub(super) fn expires(&self, certificate: &'static str, at: OffsetDateTime) {
+        self.expiry
+            .get_or_create(&[("certificate", certificate)])
+            .set(at.unix_timestamp());
+    }
+}

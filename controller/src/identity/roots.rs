@@ -1,0 +1,238 @@
+//! Keeps the ConfigMap with the trusted roots in every namespace whose pods need it.
+//!
+//! Those are the namespaces labelled for injection and those that hold a pod which opts in by its own label. Several
+//! controllers write the same content under the same name, so none has to lead. A ConfigMap is left where it is when its
+//! namespace no longer asks for it: pods that run there still use it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use kube::api::{ObjectMeta, PartialObjectMeta, Patch, PatchParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::Metrics;
+use super::trust::TrustReceiver;
+
+/// The ConfigMap's name.
+pub const CONFIG_MAP: &str = "weft-roots";
+/// Its key.
+pub const KEY: &str = "ca.crt";
+const SELECTOR: &str = "weft.dev/inject=enabled";
+const FIELD_MANAGER: &str = "weft-controller";
+
+/// How long changes are gathered before a pass.
+const GATHER: Duration = Duration::from_millis(100);
+/// How soon a pass with failures is made again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// How often everything is looked at anyway: roots end.
+const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+const WRITES_AT_ONCE: usize = 8;
+
+/// Namespaces in which the ConfigMap must be written: wanted, and not there with this text.
+pub fn to_write<'a>(
+    wanted: &'a BTreeSet<String>,
+    present: &BTreeMap<String, Option<String>>,
+    text: &str,
+) -> Vec<&'a str> {
+    wanted
+        .iter()
+        .filter(|namespace| {
+            let there = present.get(*namespace).and_then(Option::as_deref);
+            there != Some(text)
+        })
+        .map(String::as_str)
+        .collect()
+}
+
+/// One of the three watches has news; `ready` once it has listed everything.
+struct News {
+    source: usize,
+    ready: bool,
+}
+
+/// Keeps the ConfigMaps until told to stop.
+pub async fn keep(
+    client: Client,
+    mut trust: TrustReceiver,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let labelled = watcher::Config::default().labels(SELECTOR);
+    let named = watcher::Config::default().fields(&format!("metadata.name={CONFIG_MAP}"));
+    let (namespaces, a) = follow::<PartialObjectMeta<Namespace>>(0, &client, labelled.clone());
+    let (pods, b) = follow::<PartialObjectMeta<Pod>>(1, &client, labelled);
+    let (maps, c) = follow::<ConfigMap>(2, &client, named);
+    let mut news = stream::select_all([a, b, c]);
+    let mut ready = [false; 3];
+    let mut due = Instant::now() + LOOK_AGAIN;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some(item) = news.next() => {
+                if let Some(slot) = ready.get_mut(item.source) {
+                    *slot |= item.ready;
+                }
+                due = due.min(Instant::now() + GATHER);
+            }
+            changed = trust.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                due = Instant::now();
+            }
+            () = tokio::time::sleep_until(due), if ready == [true; 3] => {
+                let text = trust.borrow_and_update().roots.pem(OffsetDateTime::now_utc());
+                let wanted = wanted(&namespaces, &pods);
+                let whole = write_all(&client, &wanted, &present(&maps), &text, &metrics).await;
+                due = Instant::now() + if whole { LOOK_AGAIN } else { TRY_AGAIN };
+            }
+        }
+    }
+}
+
+/// Watches one kind into a store that keeps of each object what is needed here.
+fn follow<K>(
+    source: usize,
+    client: &Client,
+    config: watcher::Config,
+) -> (Store<K>, BoxStream<'static, News>)
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
+    K: serde::de::DeserializeOwned,
+{
+    let (store, writer) = reflector::store();
+    let watched = watcher(Api::<K>::all(client.clone()), config)
+        .default_backoff()
+        .modify(|object| {
+            let meta = object.meta_mut();
+            *meta = ObjectMeta {
+                name: meta.name.take(),
+                namespace: meta.namespace.take(),
+                deletion_timestamp: meta.deletion_timestamp.take(),
+                ..ObjectMeta::default()
+            };
+        })
+        .reflect(writer)
+        .map(move |event| match event {
+            Ok(event) => News {
+                source,
+                ready: matches!(event, Event::InitDone),
+            },
+            Err(error) => {
+                tracing::warn!(kind = %K::kind(&()), %error, "watching for the roots' ConfigMaps");
+                News {
+                    source,
+                    ready: false,
+                }
+            }
+        });
+    (store, watched.boxed())
+}
+
+fn wanted(
+    namespaces: &Store<PartialObjectMeta<Namespace>>,
+    pods: &Store<PartialObjectMeta<Pod>>,
+) -> BTreeSet<String> {
+    let labelled = namespaces.state();
+    let labelled = labelled
+        .iter()
+        .filter(|namespace| namespace.metadata.deletion_timestamp.is_none())
+        .map(|namespace| namespace.name_any());
+    let opted_in = pods.state();
+    let opted_in = opted_in.iter().filter_map(|pod| pod.namespace());
+    labelled.chain(opted_in).collect()
+}
+
+fn present(maps: &Store<ConfigMap>) -> BTreeMap<String, Option<String>> {
+    maps.state()
+        .iter()
+        .filter_map(|map| {
+            let text = map.data.as_ref().and_then(|data| data.get(KEY)).cloned();
+            Some((map.namespace()?, text))
+        })
+        .collect()
+}
+
+/// Writes where needed; says whether all of it could be written.
+async fn write_all(
+    client: &Client,
+    wanted: &BTreeSet<String>,
+    present: &BTreeMap<String, Option<String>>,
+    text: &str,
+    metrics: &Metrics,
+) -> bool {
+    stream::iter(to_write(wanted, present, text))
+        .map(|namespace| write(client, namespace, text, metrics))
+        .buffer_unordered(WRITES_AT_ONCE)
+        .fold(true, |whole, written| async move { whole && written })
+        .await
+}
+
+async fn write(client: &Client, namespace: &str, text: &str, metrics: &Metrics) -> bool {
+    let map = ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(CONFIG_MAP.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(super::labels()),
+            ..ObjectMeta::default()
+        },
+        data: Some(BTreeMap::from([(KEY.to_owned(), text.to_owned())])),
+        ..ConfigMap::default()
+    };
+    // By force: whoever edits the roots would cut a namespace off.
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+    match api.patch(CONFIG_MAP, &params, &Patch::Apply(&map)).await {
+        Ok(_) => {
+            metrics.root_write("ok");
+            tracing::info!(namespace, "roots written");
+            true
+        }
+        Err(kube::Error::Api(status)) if ends(&status) => true,
+        Err(error) => {
+            metrics.root_write("error");
+            tracing::warn!(namespace, %error, "roots not written; check the controller's ClusterRole for configmaps named {CONFIG_MAP}");
+            false
+        }
+    }
+}
+
+/// The namespace is going or gone: nothing is to be written there.
+fn ends(status: &kube::core::Status) -> bool {
+    let terminating = status.details.as_ref().is_some_and(|details| {
+        details
+            .causes
+            .iter()
+            .any(|cause| cause.reason == "NamespaceTerminating")
+    });
+    terminating || status.is_not_found()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_where_the_text_is_absent_or_other() {
+        let wanted = ["absent", "edited", "empty", "right"].map(str::to_owned);
+        let present = BTreeMap::from([
+            ("edited".to_owned(), Some("other".to_owned())),
+            ("empty".to_owned(), None),
+            ("right".to_owned(), Some("text".to_owned())),
+            ("unwanted".to_owned(), Some("other".to_owned())),
+        ]);
+        let wanted = wanted.into_iter().collect();
+        assert_eq!(
+            to_write(&wanted, &present, "text"),
+            ["absent", "edited", "empty"]
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! The controller's own serving certificate: made in memory, replaced at 70 % of its life and when the root changes.
+//!
+//! Connections that are open keep the certificate they began with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rcgen::KeyPair;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use weft_ir::Identity;
+
+use super::ca::SignError;
+use super::metrics::Metrics;
+use super::trust::{Trust, TrustReceiver};
+
+/// How soon a failed renewal is tried again, and how late a change of the system's clock is noticed.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Who the server is, and what its certificate hangs on.
+#[derive(Clone)]
+pub struct ServerIdentity {
+    pub trust: TrustReceiver,
+    pub identity: Identity,
+    /// Names that clients may look it up by, besides the identity.
+    pub dns_names: Vec<String>,
+    /// How long each serving certificate lasts.
+    pub lifetime: Duration,
+    pub metrics: Metrics,
+}
+
+/// Hands the newest serving certificate to each handshake.
+#[derive(Debug)]
+pub struct Serving {
+    current: ArcSwap<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    key: Arc<CertifiedKey>,
+    root: Vec<u8>,
+    renew_at: OffsetDateTime,
+}
+
+impl ResolvesServerCert for Serving {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load().key.clone())
+    }
+}
+
+impl Serving {
+    /// Makes the first certificate.
+    pub fn new(server: &ServerIdentity, now: OffsetDateTime) -> Result<Self, SignError> {
+        let trust = server.trust.borrow().clone();
+        let held = issue(server, &trust, now)?;
+        Ok(Self {
+            current: ArcSwap::from_pointee(held),
+        })
+    }
+
+    /// Replaces the certificate if it is due, or if the authority is another than the one that signed it.
+    pub fn refresh(&self, server: &ServerIdentity, now: OffsetDateTime) -> Result<bool, SignError> {
+        let trust = server.trust.borrow().clone();
+        let held = self.current.load();
+        if now < held.renew_at && held.root == trust.authority.root().as_ref() {
+            return Ok(false);
+        }
+        self.current.store(Arc::new(issue(server, &trust, now)?));
+        Ok(true)
+    }
+
+    /// Keeps the certificate fresh until told to stop.
+    pub async fn keep_fresh(&self, server: &ServerIdentity, stop: CancellationToken) {
+        let mut trust = server.trust.clone();
+        loop {
+            let left = self.current.load().renew_at - OffsetDateTime::now_utc();
+            let wait = Duration::try_from(left)
+                .unwrap_or(Duration::from_secs(1))
+                .clamp(Duration::from_millis(100), LOOK_AGAIN);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+                changed = trust.changed() => if changed.is_err() { return },
+            }
+            match self.refresh(server, OffsetDateTime::now_utc()) {
+                Ok(true) => {
+                    tracing::info!(identity = %server.identity, "serving certificate replaced")
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(%error, "serving certificate not replaced; the old one is kept");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+fn issue(server: &ServerIdentity, trust: &Trust, now: OffsetDateTime) -> Result<Held, SignError> {
+    let key = KeyPair::generate()?;
+    let issued = trust.authority.sign_server(
+        &key,
+        &server.identity,
+        &server.dns_names,
+        server.lifetime,
+        now,
+    )?;
+    let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&PrivateKeyDer::from(key))
+        .map_err(|e| SignError::Crypto(e.to_string()))?;
+    server.metrics.expires("serving", issued.not_after);
+    server
+        .metrics
+        .expires("authority", trust.authority.not_after());
+    Ok(Held {
+        key: Arc::new(CertifiedKey::new(issued.chain, signer)),
+        root: trust.authority.root().as_ref().to_vec(),
+        renew_at: now + (issued.not_after - now) * 0.7,
+    })
+}

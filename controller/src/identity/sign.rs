@@ -1,0 +1,168 @@
+//! The CertificateAuthority service: a token, reviewed, and a CSR for its own account become a certificate.
+//!
+//! Checks in order of cost: sizes, the CSR, then Kubernetes is asked about the token. Every refusal is logged and counted.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::sync::Semaphore;
+use tonic::{Code, Request, Response, Status};
+use weft_api::proto::certificate_authority_server::CertificateAuthority;
+use weft_api::proto::{SignRequest, SignResponse};
+use weft_ir::{Identity, TrustDomain};
+
+use super::ca::SignError;
+use super::csr::{self, CsrError};
+use super::metrics::Metrics;
+use super::review::{Caller, Refusal, ReviewError, Reviewer, review_outcome};
+use super::trust::TrustReceiver;
+
+/// The longest token that is looked at, in bytes; those of Kubernetes take about 1,200.
+const MAX_TOKEN: usize = 16 * 1024;
+/// Requests that are worked on at once; further ones wait.
+const CONCURRENCY: usize = 64;
+/// How long a request waits for its turn, and then for Kubernetes.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Why a request got no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum SignFailure {
+    #[error("no token")]
+    NoToken,
+    #[error("the token has {0} bytes, more than {MAX_TOKEN}")]
+    LongToken(usize),
+    #[error(transparent)]
+    Csr(#[from] CsrError),
+    #[error(transparent)]
+    Token(#[from] Refusal),
+    #[error("the CSR asks for {asked}, the token is of {own}")]
+    ForeignName { asked: Identity, own: Identity },
+    #[error("too many requests; try again")]
+    Busy,
+    #[error(transparent)]
+    Review(#[from] ReviewError),
+    #[error("token review: no answer within {} s", WAIT.as_secs())]
+    ReviewTimeout,
+    #[error(transparent)]
+    Sign(#[from] SignError),
+}
+
+impl SignFailure {
+    /// The code that `mesh.proto` gives it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoToken | Self::LongToken(_) | Self::Token(_) => Code::Unauthenticated,
+            Self::Csr(error) if error.is_about_names() => Code::PermissionDenied,
+            Self::Csr(_) => Code::InvalidArgument,
+            Self::ForeignName { .. } => Code::PermissionDenied,
+            Self::Busy => Code::ResourceExhausted,
+            Self::Review(_) | Self::ReviewTimeout => Code::Unavailable,
+            Self::Sign(_) => Code::Internal,
+        }
+    }
+
+    /// A word for the metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::NoToken => "no_token",
+            Self::LongToken(_) => "long_token",
+            Self::Csr(error) if error.is_about_names() => "csr_name",
+            Self::Csr(_) => "csr",
+            Self::Token(refusal) => refusal.word(),
+            Self::ForeignName { .. } => "foreign_name",
+            Self::Busy => "busy",
+            Self::Review(_) | Self::ReviewTimeout => "review_failed",
+            Self::Sign(_) => "signing",
+        }
+    }
+}
+
+/// Signs for pods that show their token.
+pub struct Signer<R> {
+    reviewer: R,
+    trust: TrustReceiver,
+    trust_domain: TrustDomain,
+    lifetime: Duration,
+    turns: Semaphore,
+    metrics: Metrics,
+}
+
+impl<R: Reviewer> Signer<R> {
+    /// `lifetime` is how long each certificate lasts, unless the authority ends before.
+    pub fn new(
+        reviewer: R,
+        trust: TrustReceiver,
+        trust_domain: TrustDomain,
+        lifetime: Duration,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            reviewer,
+            trust,
+            trust_domain,
+            lifetime,
+            turns: Semaphore::new(CONCURRENCY),
+            metrics,
+        }
+    }
+
+    async fn answer(&self, request: &SignRequest) -> Result<(Caller, SignResponse), SignFailure> {
+        match request.token.len() {
+            0 => return Err(SignFailure::NoToken),
+            length if length > MAX_TOKEN => return Err(SignFailure::LongToken(length)),
+            _ => {}
+        }
+        let asked = csr::parse(&request.csr)?;
+        let caller = self.caller(&request.token).await?;
+        if asked.identity != caller.identity {
+            return Err(SignFailure::ForeignName {
+                asked: asked.identity,
+                own: caller.identity,
+            });
+        }
+        let now = OffsetDateTime::now_utc();
+        let trust = self.trust.borrow().clone();
+        let issued = trust
+            .authority
+            .sign(&asked.key, &caller.identity, self.lifetime, now)?;
+        let response = SignResponse {
+            chain: issued.chain.iter().map(|der| der.to_vec().into()).collect(),
+            roots: trust
+                .roots
+                .valid_at(now)
+                .map(|der| der.to_vec().into())
+                .collect(),
+        };
+        Ok((caller, response))
+    }
+
+    async fn caller(&self, token: &str) -> Result<Caller, SignFailure> {
+        let _turn = tokio::time::timeout(WAIT, self.turns.acquire())
+            .await
+            .map_err(|_| SignFailure::Busy)?
+            .map_err(|_| SignFailure::Busy)?;
+        let status = tokio::time::timeout(WAIT, self.reviewer.review(token))
+            .await
+            .map_err(|_| SignFailure::ReviewTimeout)??;
+        Ok(review_outcome(&status, &self.trust_domain)?)
+    }
+}
+
+#[tonic::async_trait]
+impl<R: Reviewer> CertificateAuthority for Signer<R> {
+    async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
+        let from = request.remote_addr();
+        match self.answer(request.get_ref()).await {
+            Ok((caller, response)) => {
+                self.metrics.signed();
+                tracing::info!(identity = %caller.identity, pod = %caller.pod, ?from, "certificate signed");
+                Ok(Response::new(response))
+            }
+            Err(failure) => {
+                self.metrics.refused(failure.word());
+                tracing::warn!(%failure, reason = failure.word(), ?from, "no certificate signed");
+                Err(Status::new(failure.code(), failure.to_string()))
+            }
+        }
+    }
+}

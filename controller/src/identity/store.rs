@@ -1,0 +1,241 @@
+//! The root in its Secret: made when absent, read at the start, followed when it changes.
+//!
+//! Keys: `tls.crt` (signer first, then up to the root), `tls.key`, and if wanted `ca.crt` with further roots to trust.
+//! A Secret that cannot be used never replaces one that could.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::{WatchStreamExt, watcher::watch_object};
+use kube::{Api, Client};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::ca::{self, Authority, SignError};
+use super::chain::LoadError;
+use super::metrics::Metrics;
+use super::trust::{Bundle, Trust, TrustReceiver};
+
+/// How long a deleted Secret stays away before the root in use is written back: time to put another in its place.
+const WRITE_BACK: Duration = Duration::from_secs(10);
+/// How soon a start that failed is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(3);
+
+type Data = BTreeMap<String, ByteString>;
+
+/// Where the root is kept.
+#[derive(Clone)]
+pub struct SecretStore {
+    pub client: Client,
+    pub namespace: String,
+    pub name: String,
+    pub metrics: Metrics,
+}
+
+/// The root cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "Secret {secret}: cannot {action}: {reason}; check the controller's Role in that namespace"
+    )]
+    Kubernetes {
+        secret: String,
+        action: &'static str,
+        reason: String,
+    },
+    #[error("Secret {secret} cannot be used: {problem}")]
+    Unusable { secret: String, problem: Problem },
+    #[error("making a root: {0}")]
+    Make(#[from] SignError),
+}
+
+/// What is wrong inside the Secret.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Problem {
+    #[error("the key {0} is missing or empty; a kubernetes.io/tls Secret has tls.crt and tls.key")]
+    Missing(&'static str),
+    #[error(transparent)]
+    Content(#[from] LoadError),
+}
+
+/// Reads the Secret's content. Pure.
+pub fn read(data: &BTreeMap<String, ByteString>, now: OffsetDateTime) -> Result<Trust, Problem> {
+    let get = |key: &'static str| {
+        data.get(key)
+            .map(|bytes| bytes.0.as_slice())
+            .filter(|bytes| !bytes.is_empty())
+    };
+    let certificates = get("tls.crt").ok_or(Problem::Missing("tls.crt"))?;
+    let key = get("tls.key").ok_or(Problem::Missing("tls.key"))?;
+    let further = Bundle::from_pem("ca.crt", get("ca.crt").unwrap_or_default())?;
+    let authority = Authority::load(certificates, key, &further, now)?;
+    Ok(Trust::new(authority, &further)?)
+}
+
+impl SecretStore {
+    /// Gets the root, trying again until there is a usable one, and follows it in a task until told to stop. `None` when
+    /// stopped before.
+    pub async fn start(self, stop: CancellationToken) -> Option<TrustReceiver> {
+        let (trust, data) = loop {
+            match self.load_or_create().await {
+                Ok(found) => break found,
+                Err(error) => {
+                    self.metrics.secret_error();
+                    tracing::error!(%error, "no root yet");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep(TRY_AGAIN) => {}
+            }
+        };
+        let (sender, receiver) = watch::channel(Arc::new(trust));
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.follow(sender, data) => {}
+            }
+        });
+        Some(receiver)
+    }
+
+    /// Reads the root, or makes one. Of several controllers that make one at once, the first wins and all read its.
+    pub async fn load_or_create(&self) -> Result<(Trust, Data), StoreError> {
+        let found = self
+            .api()
+            .get_opt(&self.name)
+            .await
+            .map_err(|e| self.kubernetes("read it", &e))?;
+        let secret = match found {
+            Some(secret) => secret,
+            None => {
+                let root = ca::new_root(OffsetDateTime::now_utc())?;
+                self.create_or_read(root_data(root)).await?
+            }
+        };
+        let data = secret.data.unwrap_or_default();
+        let trust = read(&data, OffsetDateTime::now_utc()).map_err(|problem| self.bad(problem))?;
+        Ok((trust, data))
+    }
+
+    async fn create_or_read(&self, data: Data) -> Result<Secret, StoreError> {
+        let secret = Secret {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                namespace: Some(self.namespace.clone()),
+                labels: Some(super::labels()),
+                ..ObjectMeta::default()
+            },
+            type_: Some("kubernetes.io/tls".to_owned()),
+            data: Some(data),
+            ..Secret::default()
+        };
+        match self.api().create(&PostParams::default(), &secret).await {
+            Ok(created) => {
+                tracing::info!(secret = %self.path(), "root written");
+                Ok(created)
+            }
+            Err(kube::Error::Api(status)) if status.is_already_exists() => self
+                .api()
+                .get(&self.name)
+                .await
+                .map_err(|e| self.kubernetes("read it", &e)),
+            Err(error) => Err(self.kubernetes("create it", &error)),
+        }
+    }
+
+    async fn follow(&self, sender: watch::Sender<Arc<Trust>>, mut last: Data) {
+        let mut changes = Box::pin(watch_object(self.api(), &self.name).default_backoff());
+        let mut missing = false;
+        loop {
+            let change = tokio::select! {
+                change = changes.next() => change,
+                () = tokio::time::sleep(WRITE_BACK), if missing => {
+                    missing = self.write_back(&last).await.is_err();
+                    continue;
+                }
+            };
+            match change {
+                Some(Ok(Some(secret))) => {
+                    missing = false;
+                    self.take(&sender, secret.data.unwrap_or_default(), &mut last);
+                }
+                Some(Ok(None)) => {
+                    missing = true;
+                    tracing::warn!(secret = %self.path(), "the root's Secret is gone; the root in use will be written back");
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(secret = %self.path(), %error, "watching the root's Secret");
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Puts a changed Secret into force, if it can be used.
+    fn take(&self, sender: &watch::Sender<Arc<Trust>>, data: Data, last: &mut Data) {
+        if data == *last {
+            return;
+        }
+        let now = OffsetDateTime::now_utc();
+        let next = read(&data, now).and_then(|new| Ok(new.after(&sender.borrow(), now)?));
+        match next {
+            Ok(trust) => {
+                tracing::info!(secret = %self.path(), roots = trust.roots.len(), "root replaced");
+                *last = data;
+                sender.send_replace(Arc::new(trust));
+            }
+            Err(problem) => {
+                self.metrics.secret_error();
+                tracing::error!(error = %self.bad(problem), "the last good root stays in use");
+            }
+        }
+    }
+
+    async fn write_back(&self, data: &Data) -> Result<(), StoreError> {
+        self.create_or_read(data.clone())
+            .await
+            .map(|_| ())
+            .inspect_err(|error| tracing::error!(%error, "the root's Secret is not written back"))
+    }
+
+    fn api(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    fn bad(&self, problem: Problem) -> StoreError {
+        StoreError::Unusable {
+            secret: self.path(),
+            problem,
+        }
+    }
+
+    fn kubernetes(&self, action: &'static str, error: &kube::Error) -> StoreError {
+        StoreError::Kubernetes {
+            secret: self.path(),
+            action,
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// A root as the Secret holds it.
+fn root_data(root: ca::RootPem) -> Data {
+    BTreeMap::from([
+        (
+            "tls.crt".to_owned(),
+            ByteString(root.certificate.into_bytes()),
+        ),
+        ("tls.key".to_owned(), ByteString(root.key.into_bytes())),
+    ])
+}

@@ -1,0 +1,172 @@
+//! Who gets a certificate: the decision on a reviewed token, and the service around it.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
+use tokio::sync::watch;
+use tonic::{Code, Request};
+use weft_api::proto::SignRequest;
+use weft_api::proto::certificate_authority_server::CertificateAuthority;
+
+use super::*;
+use crate::identity::{
+    Metrics, Refusal, ReviewError, Reviewer, Signer, identity_of, review_outcome,
+};
+
+const BOUND: &str = "authentication.kubernetes.io/pod-name";
+
+pub(crate) fn reviewed(username: &str) -> TokenReviewStatus {
+    TokenReviewStatus {
+        authenticated: Some(true),
+        audiences: Some(vec!["weft.dev/ca".to_owned()]),
+        user: Some(UserInfo {
+            username: Some(username.to_owned()),
+            extra: Some([(BOUND.to_owned(), vec!["bob-0".to_owned()])].into()),
+            ..UserInfo::default()
+        }),
+        ..TokenReviewStatus::default()
+    }
+}
+
+const BOB: &str = "system:serviceaccount:shop:bob";
+
+#[test]
+fn a_pods_own_token_gives_its_account() {
+    let caller = review_outcome(&reviewed(BOB), &domain()).unwrap();
+    assert_eq!(caller.identity, identity("shop", "bob"));
+    assert_eq!(caller.pod, "bob-0");
+}
+
+#[test]
+fn anything_else_is_refused() {
+    let decide = |status: &TokenReviewStatus| review_outcome(status, &domain()).unwrap_err();
+
+    let mut status = reviewed(BOB);
+    status.authenticated = Some(false);
+    status.error = Some("token has expired".to_owned());
+    assert_eq!(
+        decide(&status),
+        Refusal::NotAuthenticated("token has expired".to_owned())
+    );
+    status.authenticated = None;
+    assert!(matches!(decide(&status), Refusal::NotAuthenticated(_)));
+
+    for audiences in [None, Some(vec![]), Some(vec!["https://api".to_owned()])] {
+        let mut status = reviewed(BOB);
+        status.audiences = audiences;
+        assert!(matches!(decide(&status), Refusal::Audience(_)));
+    }
+    for name in [
+        "",
+        "alice",
+        "system:node:a",
+        "system:serviceaccount:shop",
+        "system:serviceaccount::bob",
+        "system:serviceaccount:shop:bob:x",
+        "system:serviceaccount:shop/sa/alice:bob",
+    ] {
+        let error = decide(&reviewed(name));
+        assert!(matches!(error, Refusal::NotServiceAccount(_)), "{name}");
+    }
+    for extra in [
+        None,
+        Some([].into()),
+        Some([(BOUND.to_owned(), vec![])].into()),
+        Some([(BOUND.to_owned(), vec![String::new()])].into()),
+        Some([(BOUND.to_owned(), vec!["a".to_owned(), "b".to_owned()])].into()),
+    ] {
+        let mut status = reviewed(BOB);
+        status.user.as_mut().unwrap().extra = extra;
+        assert!(matches!(decide(&status), Refusal::NotBound(_)));
+    }
+}
+
+/// Knows one good token; for anything else it answers as Kubernetes does for a wrong audience, or not at all.
+pub(crate) struct Known;
+
+impl Reviewer for Known {
+    async fn review(&self, token: &str) -> Result<TokenReviewStatus, ReviewError> {
+        match token {
+            "bob" => Ok(reviewed(BOB)),
+            "unreachable" => Err(ReviewError("connection refused".to_owned())),
+            "hangs" => std::future::pending().await,
+            _ => Ok(TokenReviewStatus {
+                authenticated: Some(false),
+                error: Some("token audiences [x] is invalid".to_owned()),
+                ..TokenReviewStatus::default()
+            }),
+        }
+    }
+}
+
+fn signer() -> (Signer<Known>, Metrics, Arc<Trust>) {
+    let trust = Arc::new(trust());
+    let (_, receiver) = watch::channel(trust.clone());
+    let metrics = Metrics::default();
+    let signer = Signer::new(Known, receiver, domain(), DAY, metrics.clone());
+    (signer, metrics, trust)
+}
+
+fn csr_for(name: &str) -> Vec<u8> {
+    csr(&request(vec![uri(name)]), &KeyPair::generate().unwrap())
+}
+
+#[tokio::test]
+async fn a_good_request_is_signed() {
+    let (signer, _, trust) = signer();
+    let message = SignRequest {
+        csr: csr_for("spiffe://cluster.local/ns/shop/sa/bob").into(),
+        token: "bob".to_owned(),
+    };
+    let response = signer.sign(Request::new(message)).await.unwrap();
+    let response = response.into_inner();
+    let leaf = response.chain[0].to_vec().into();
+    assert_eq!(
+        identity_of(&leaf, &domain()).unwrap(),
+        identity("shop", "bob")
+    );
+    assert_eq!(response.roots.len(), 1);
+    assert_eq!(response.roots[0], trust.authority.root().as_ref());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_request_is_refused_with_its_code_and_counted() {
+    let own = csr_for("spiffe://cluster.local/ns/shop/sa/bob");
+    let alice = csr_for("spiffe://cluster.local/ns/shop/sa/alice");
+    let elsewhere = csr_for("spiffe://other.domain/ns/shop/sa/bob");
+    let two = csr(
+        &request(vec![
+            uri("spiffe://a/ns/b/sa/c"),
+            uri("spiffe://a/ns/b/sa/d"),
+        ]),
+        &KeyPair::generate().unwrap(),
+    );
+    let long = "x".repeat(20_000);
+    let cases = [
+        (&own, "", Code::Unauthenticated, "no_token"),
+        (
+            &own,
+            "other audience",
+            Code::Unauthenticated,
+            "not_authenticated",
+        ),
+        (&own, &long, Code::Unauthenticated, "long_token"),
+        (&alice, "bob", Code::PermissionDenied, "foreign_name"),
+        (&elsewhere, "bob", Code::PermissionDenied, "foreign_name"),
+        (&two, "bob", Code::PermissionDenied, "csr_name"),
+        (&b"garbage".to_vec(), "bob", Code::InvalidArgument, "csr"),
+        (&vec![0u8; 100_000], "bob", Code::InvalidArgument, "csr"),
+        (&own, "unreachable", Code::Unavailable, "review_failed"),
+        (&own, "hangs", Code::Unavailable, "review_failed"),
+    ];
+    for (csr, token, code, word) in cases {
+        let (signer, metrics, _) = signer();
+        let message = SignRequest {
+            csr: csr.clone().into(),
+            token: token.to_owned(),
+        };
+        let status = signer.sign(Request::new(message)).await.unwrap_err();
+        assert_eq!(status.code(), code, "{word}: {status}");
+        assert_eq!(metrics.refusals(word), 1, "{word}");
+    }
+}

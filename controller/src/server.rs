@@ -1,0 +1,147 @@
+//! The gRPC server: TLS 1.3 on one port, the Mesh and the CertificateAuthority services behind it.
+//!
+//! Connections come from `server/accept.rs`, each with the identity that its client has proved; limits of HTTP/2 are set
+//! here. What a caller may ask for is the services' decision.
+
+mod accept;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::InterceptorLayer;
+use tonic::transport::server::TcpConnectInfo;
+use tonic::{Request, Status};
+use weft_api::proto::certificate_authority_server::{
+    CertificateAuthority, CertificateAuthorityServer,
+};
+use weft_api::proto::mesh_server::{Mesh, MeshServer};
+use weft_ir::Identity;
+
+use crate::identity::{ClientVerifier, ServerIdentity, Serving, SignError};
+
+/// Interval and limit of HTTP/2 pings: a peer that hangs is noticed within 20 seconds.
+const PING: Duration = Duration::from_secs(10);
+/// How long open streams have to end after a shutdown has begun.
+const GRACE: Duration = Duration::from_secs(5);
+/// Streams of one connection: a proxy needs one for Mesh and one for Sign.
+const STREAMS: u32 = 32;
+/// Both below a CSR's and a token's limits would refuse what they allow.
+const LONGEST_SIGN_REQUEST: usize = 32 * 1024;
+
+/// The identity that a connection's client has proved by its certificate; `None` without one. An extension of every
+/// request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerIdentity(pub Option<Identity>);
+
+/// The server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("listening on {0}: {1}; check that the port is free")]
+    Listen(SocketAddr, io::Error),
+    #[error("making the serving certificate: {0}")]
+    Certificate(#[from] SignError),
+    #[error("setting up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("serving gRPC: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+}
+
+/// Listens and serves until told to stop; then no new connections are taken, and open ones have five seconds to end.
+pub async fn serve(
+    listen: SocketAddr,
+    tls: ServerIdentity,
+    mesh: impl Mesh,
+    ca: impl CertificateAuthority,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| ServeError::Listen(listen, error))?;
+    serve_on(listener, tls, mesh, ca, shutdown).await
+}
+
+/// As [`serve`], on a socket that listens already.
+pub async fn serve_on(
+    listener: TcpListener,
+    tls: ServerIdentity,
+    mesh: impl Mesh,
+    ca: impl CertificateAuthority,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let serving = Arc::new(Serving::new(&tls, OffsetDateTime::now_utc())?);
+    let config = tls_config(&tls, serving.clone())?;
+    let stopped = shutdown.child_token();
+    let _stop_tasks = stopped.clone().drop_guard();
+
+    tokio::spawn({
+        let (tls, stopped) = (tls.clone(), stopped.clone());
+        async move { serving.keep_fresh(&tls, stopped).await }
+    });
+    let accepted = accept::start(listener, config, &tls, stopped);
+    let server = tonic::transport::Server::builder()
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_concurrent_streams(STREAMS)
+        .http2_max_header_list_size(16 * 1024)
+        .http2_max_pending_accept_reset_streams(Some(STREAMS as usize))
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING))
+        .layer(InterceptorLayer::new(say_who))
+        .add_service(
+            CertificateAuthorityServer::new(ca).max_decoding_message_size(LONGEST_SIGN_REQUEST),
+        )
+        .add_service(MeshServer::new(mesh))
+        .serve_with_incoming_shutdown(
+            ReceiverStream::new(accepted).map(Ok::<_, io::Error>),
+            shutdown.clone().cancelled_owned(),
+        );
+    tokio::select! {
+        served = server => Ok(served?),
+        () = async { shutdown.cancelled().await; tokio::time::sleep(GRACE).await } => {
+            tracing::warn!("connections were still open {} s after the end was called", GRACE.as_secs());
+            Ok(())
+        }
+    }
+}
+
+/// TLS 1.3 only, post-quantum key exchange preferred, no resumption: every connection's certificate is looked at.
+fn tls_config(
+    tls: &ServerIdentity,
+    serving: Arc<Serving>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = ClientVerifier::new(tls.trust.clone(), tls.identity.trust_domain().clone());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(serving);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+/// Takes the connection's peer apart into what services look for.
+#[allow(clippy::result_large_err, reason = "tonic's interceptors return it so")]
+fn say_who(mut request: Request<()>) -> Result<Request<()>, Status> {
+    let peer = request.extensions_mut().remove::<accept::Peer>();
+    let Some(peer) = peer else {
+        return Err(Status::internal("the connection's peer is not known"));
+    };
+    request.extensions_mut().insert(PeerIdentity(peer.identity));
+    request.extensions_mut().insert(TcpConnectInfo {
+        local_addr: None,
+        remote_addr: Some(peer.address),
+    });
+    Ok(request)
+}
