@@ -5,27 +5,47 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use weft_ir::{Endpoint, Identity, Protocol};
 
-use crate::balance::Load;
+use crate::balance::{self, Load};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::Tls;
+
+mod connect;
+mod http1;
+pub mod http2;
+mod lease;
+mod send;
+
+pub use connect::{ConnectError, Transport};
+pub use lease::Lease;
+pub use send::{Ask, Outcome};
+
+/// After a failed connection an endpoint is left out for this long, where there are others.
+const AVOID: Duration = Duration::from_secs(1);
 
 /// What all clusters of a proxy have in common: the endpoints in use, each once, however many clusters hold it.
 pub struct Shared {
     /// The pod's own addresses: what goes there never leaves the pod and meets no inbound proxy.
     own: Vec<IpAddr>,
+    tls: Tls,
+    metrics: Arc<Metrics>,
     started: Instant,
     peers: Mutex<HashMap<Endpoint, Weak<Peer>>>,
 }
 
 impl Shared {
     /// `own`: the pod's own addresses.
-    pub fn new(own: Vec<IpAddr>) -> Self {
+    pub fn new(own: Vec<IpAddr>, tls: Tls, metrics: Arc<Metrics>) -> Self {
         Self {
             own,
+            tls,
+            metrics,
             started: Instant::now(),
             peers: Mutex::default(),
         }
@@ -38,6 +58,33 @@ impl Shared {
     /// Nanoseconds since the start, for [`Load`].
     pub fn now(&self) -> u64 {
         self.started.elapsed().as_nanos() as u64
+    }
+
+    /// The endpoint at `address` in plain text: the pod's own application, or what is outside the mesh.
+    pub fn plain(&self, address: SocketAddr) -> Arc<Peer> {
+        self.peer(&Endpoint {
+            address,
+            identity: None,
+        })
+    }
+
+    /// Closes connections that were idle too long, or are too old. To be called every few seconds.
+    pub fn sweep(&self) {
+        let peers: Vec<Arc<Peer>> = {
+            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+            peers.retain(|_, peer| peer.strong_count() > 0);
+            peers.values().filter_map(Weak::upgrade).collect()
+        };
+        for peer in peers {
+            peer.http1.sweep(Instant::now());
+            peer.http2.sweep(self.now());
+            peer.mixed.sweep(self.now());
+        }
+    }
+
+    /// Leaves the endpoint out for a moment, where there are others.
+    pub fn avoid(&self, peer: &Peer) {
+        peer.avoid(self.now());
     }
 
     fn peer(&self, endpoint: &Endpoint) -> Arc<Peer> {
@@ -60,6 +107,14 @@ pub struct Peer {
     /// The pod itself.
     pub own: bool,
     pub load: Load,
+    /// Nanoseconds on the clock of [`Shared::now`].
+    avoid_until: AtomicU64,
+    /// Plain HTTP/1.1.
+    http1: http1::Idle,
+    /// HTTP/2 for an application that speaks it: plain, or between proxies.
+    http2: http2::Pool,
+    /// HTTP/2 between proxies for an application that speaks HTTP/1.1.
+    mixed: http2::Pool,
 }
 
 impl Peer {
@@ -69,7 +124,16 @@ impl Peer {
             identity: endpoint.identity.clone().filter(|_| !own).map(Arc::new),
             own,
             load: Load::default(),
+            avoid_until: AtomicU64::new(0),
+            http1: http1::Idle::default(),
+            http2: http2::Pool::default(),
+            mixed: http2::Pool::default(),
         }
+    }
+
+    fn avoid(&self, now: u64) {
+        let until = now + AVOID.as_nanos() as u64;
+        self.avoid_until.store(until, Relaxed);
     }
 }
 
@@ -105,6 +169,26 @@ impl Cluster {
     pub fn set(&self, protocol: Protocol, endpoints: &[Endpoint]) {
         let peers = endpoints.iter().map(|one| self.shared.peer(one)).collect();
         self.members.store(Arc::new(Members { protocol, peers }));
+    }
+
+    /// The endpoint for a request or connection; none of `tried`. `None` when there is no (other) endpoint.
+    pub fn pick(&self, tried: &[SocketAddr]) -> Option<Arc<Peer>> {
+        let members = self.members.load();
+        let peers = &members.peers;
+        let now = self.shared.now();
+        let fresh = |place: usize| {
+            let peer = &peers[place];
+            (!tried.contains(&peer.address)).then_some(peer)
+        };
+        let random = &mut fastrand::Rng::new();
+        let well = |place| {
+            let peer = fresh(place)?;
+            (peer.avoid_until.load(Relaxed) <= now).then_some(&peer.load)
+        };
+        let place = balance::pick(peers.len(), now, random, well).or_else(|| {
+            balance::pick(peers.len(), now, random, |place| Some(&fresh(place)?.load))
+        })?;
+        Some(peers[place].clone())
     }
 
     pub fn members(&self) -> arc_swap::Guard<Arc<Members>> {

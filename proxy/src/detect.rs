@@ -1,0 +1,259 @@
+//! Which protocol the first bytes of a connection are of.
+//!
+//! [`guess`] is pure; [`Prefixed`] gives the bytes that were looked at back to whoever reads next.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// What the first bytes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guess {
+    Http1,
+    /// By prior knowledge (RFC 9113, 3.3).
+    Http2,
+    Tls,
+    Opaque,
+    /// Too few bytes to tell.
+    More,
+}
+
+/// RFC 9113, 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Longer words are no methods.
+const MAX_METHOD: usize = 24;
+/// A ClientHello is at most a handshake message of one or a few records.
+const MAX_HELLO: usize = 64 << 10;
+
+pub fn guess(bytes: &[u8]) -> Guess {
+    let Some(&first) = bytes.first() else {
+        return Guess::More;
+    };
+    if first == 0x16 {
+        return guess_tls(bytes);
+    }
+    let length = bytes.len().min(PREFACE.len());
+    if bytes[..length] == PREFACE[..length] {
+        // `PRI` is no method of HTTP/1.1.
+        return if length < PREFACE.len() {
+            Guess::More
+        } else {
+            Guess::Http2
+        };
+    }
+    guess_http1(bytes)
+}
+
+/// A record of a handshake, of any version (RFC 8446, 5.1).
+fn guess_tls(bytes: &[u8]) -> Guess {
+    match (bytes.get(1), bytes.get(2), bytes.get(5)) {
+        (Some(major), _, _) if *major != 3 => Guess::Opaque,
+        (_, Some(minor), _) if *minor > 4 => Guess::Opaque,
+        (_, _, Some(kind)) if *kind != 1 => Guess::Opaque,
+        (_, _, Some(_)) => Guess::Tls,
+        _ => Guess::More,
+    }
+}
+
+/// An upper-case word, a space, and what can begin a request target (RFC 9112, 3.2).
+fn guess_http1(bytes: &[u8]) -> Guess {
+    let word = bytes
+        .iter()
+        .take_while(|b| b.is_ascii_uppercase() || matches!(b, b'-' | b'_'))
+        .count();
+    if word == 0 || word > MAX_METHOD {
+        return Guess::Opaque;
+    }
+    match (bytes.get(word), bytes.get(word + 1)) {
+        (None, _) | (Some(b' '), None) => Guess::More,
+        (Some(b' '), Some(b'/' | b'*' | b'h' | b'H')) => Guess::Http1,
+        (Some(b' '), Some(_)) if &bytes[..word] == b"CONNECT" => Guess::Http1,
+        _ => Guess::Opaque,
+    }
+}
+
+/// The application protocols that a ClientHello offers; `None` while it is not complete. Errors: it is none.
+pub fn offered(bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, rustls::Error> {
+    if bytes.len() > MAX_HELLO {
+        return Err(rustls::Error::General(
+            "the ClientHello is too long".to_owned(),
+        ));
+    }
+    let mut acceptor = Acceptor::default();
+    let mut rest = bytes;
+    loop {
+        let read = acceptor.read_tls(&mut rest).unwrap_or(0);
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                let hello = accepted.client_hello();
+                let names = hello
+                    .alpn()
+                    .map(|names| names.map(<[u8]>::to_vec).collect());
+                return Ok(Some(names.unwrap_or_default()));
+            }
+            Ok(None) if read == 0 => return Ok(None),
+            Ok(None) => {}
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// A stream whose first bytes have been looked at.
+#[derive(Debug)]
+pub struct Prefixed<S> {
+    prefix: BytesMut,
+    stream: S,
+}
+
+impl<S> Prefixed<S> {
+    pub fn new(stream: S) -> Self {
+        Self {
+            prefix: BytesMut::new(),
+            stream,
+        }
+    }
+
+    /// What has been looked at so far, and will be read first.
+    pub fn seen(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+}
+
+impl<S: AsyncRead + Unpin> Prefixed<S> {
+    /// Looks at more bytes; 0: the peer sends no more. Safe to cancel.
+    pub async fn look(&mut self) -> io::Result<usize> {
+        self.prefix.reserve(2 << 10);
+        self.stream.read_buf(&mut self.prefix).await
+    }
+
+    /// Looks until the bytes tell, or the peer sends no more. Safe to cancel.
+    pub async fn detect(&mut self) -> io::Result<Guess> {
+        loop {
+            match guess(&self.prefix) {
+                Guess::More => {
+                    if self.look().await? == 0 {
+                        return Ok(Guess::Opaque);
+                    }
+                }
+                told => return Ok(told),
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.prefix.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        }
+        let length = this.prefix.len().min(buffer.remaining());
+        buffer.put_slice(&this.prefix[..length]);
+        this.prefix.advance(length);
+        if this.prefix.is_empty() {
+            this.prefix = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes_tell() {
+        for (bytes, told) in [
+            (&b""[..], Guess::More),
+            (b"G", Guess::More),
+            (b"GET ", Guess::More),
+            (b"GET /", Guess::Http1),
+            (b"OPTIONS * HTTP/1.1", Guess::Http1),
+            (b"GET http://a/", Guess::Http1),
+            (b"CONNECT a:1", Guess::Http1),
+            (b"PROPFIND /x", Guess::Http1),
+            (b"PRI * HTTP/2.0\r\n", Guess::More),
+            (PREFACE, Guess::Http2),
+            (b"PRI * HTTP/3", Guess::Http1),
+            (b"PR", Guess::More),
+            (b"EHLO mail.example", Guess::Opaque),
+            (b"GET key", Guess::Opaque),
+            (b"get /", Guess::Opaque),
+            (b"\x16\x03\x01\x02\x00", Guess::More),
+            (b"\x16\x03\x01\x02\x00\x01", Guess::Tls),
+            (b"\x16\x03\x01\x02\x00\x02", Guess::Opaque),
+            (b"\x16\x05", Guess::Opaque),
+            (b"\x00\x00", Guess::Opaque),
+            (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Guess::Opaque),
+        ] {
+            assert_eq!(guess(bytes), told, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn what_is_no_client_hello_is_refused_and_a_part_of_one_waits() {
+        assert!(offered(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xff").is_err());
+        assert!(offered(b"\x16\x03\x01\x02\x00\x01\x00").unwrap().is_none());
+        assert!(offered(&vec![0x16; MAX_HELLO + 1]).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_is_read_again() {
+        let stream = &b"GET / HTTP/1.1\r\n"[..];
+        let mut stream = Prefixed::new(stream);
+        assert_eq!(stream.detect().await.unwrap(), Guess::Http1);
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"GET / HTTP/1.1\r\n");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_taken(bytes: Vec<u8>) {
+            let _ = guess(&bytes);
+            let _ = offered(&bytes);
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Bodies on their way through: passed on frame by frame, never copied.
+//!
+//! A request's body is kept up to 64 KiB until the response begins, so that a request that never reached its application
+//! can go elsewhere. A response's body carries what has to happen at its end: the log, the metrics, and the return of
+//! the connection to its pool.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::exchange::Exchange;
+use crate::upstream::Lease;
+
+pub type Request = http::Request<Body>;
+pub type Response = http::Response<Body>;
+
+/// Bytes of a request's body that are kept for another try.
+const KEEP: usize = 64 << 10;
+
+/// A body of either direction.
+pub struct Body {
+    kind: Kind,
+    tail: Option<Box<Tail>>,
+}
+
+enum Kind {
+    Empty,
+    Incoming(Incoming),
+    Kept(Reader),
+}
+
+/// Why a body ends early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error(transparent)]
+    Incoming(#[from] hyper::Error),
+    #[error("not complete within the timeout of the rule")]
+    Timeout,
+    #[error("the request went elsewhere")]
+    Superseded,
+}
+
+/// What happens at the end of a response.
+pub struct Tail {
+    pub exchange: Exchange,
+    pub lease: Option<Lease>,
+    pub deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Body {
+    pub fn empty() -> Self {
+        Self {
+            kind: Kind::Empty,
+            tail: None,
+        }
+    }
+
+    /// A request's body, and the handle by which it is read again.
+    pub fn keeping(incoming: Incoming) -> (Self, Spare) {
+        if incoming.is_end_stream() {
+            return (Self::empty(), Spare(None));
+        }
+        let kept = Arc::new(Kept {
+            hint: incoming.size_hint(),
+            state: Mutex::new(KeptState {
+                incoming,
+                generation: 0,
+                frames: Vec::new(),
+                held: 0,
+                read: 0,
+                keeping: true,
+            }),
+        });
+        let spare = Spare(Some(kept.clone()));
+        (Self::reader(kept, 0), spare)
+    }
+
+    fn reader(kept: Arc<Kept>, generation: u32) -> Self {
+        Self {
+            kind: Kind::Kept(Reader {
+                kept,
+                generation,
+                next: 0,
+            }),
+            tail: None,
+        }
+    }
+
+    /// A response's body.
+    pub fn response(incoming: Incoming) -> Self {
+        Self {
+            kind: Kind::Incoming(incoming),
+            tail: None,
+        }
+    }
+
+    /// What is to happen when this body has been sent, or dropped.
+    #[must_use]
+    pub fn with_tail(mut self, tail: Box<Tail>) -> Self {
+        self.tail = Some(tail);
+        self
+    }
+
+    fn finish(&mut self, whole: bool) {
+        if let Some(tail) = self.tail.take() {
+            let Tail {
+                exchange, lease, ..
+            } = *tail;
+            if let Some(lease) = lease.filter(|_| whole) {
+                lease.complete();
+            }
+            exchange.finish(whole);
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let frame = match &mut this.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Kind::Kept(reader) => reader.poll_frame(cx),
+        };
+        let Some(tail) = &mut this.tail else {
+            return frame;
+        };
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
+                Some(data) => tail.exchange.sent(data.len()),
+                None => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        tail.exchange.trailers(trailers);
+                    }
+                }
+            },
+            Poll::Ready(Some(Err(error))) => {
+                tail.exchange.broke(error);
+                this.finish(false);
+            }
+            Poll::Ready(None) => this.finish(true),
+            Poll::Pending => {
+                if let Some(deadline) = &mut tail.deadline {
+                    ready!(deadline.as_mut().poll(cx));
+                    tail.exchange.broke(&BodyError::Timeout);
+                    this.finish(false);
+                    return Poll::Ready(Some(Err(BodyError::Timeout)));
+                }
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Kept(reader) => reader.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Incoming(incoming) => incoming.size_hint(),
+            // Asked for before the first frame only.
+            Kind::Kept(reader) => reader.kept.hint.clone(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if self.tail.is_some() {
+            // Where the length is known, the last frame is not followed by another poll.
+            let whole = self.is_end_stream();
+            self.finish(whole);
+        }
+    }
+}
+
+struct Kept {
+    hint: SizeHint,
+    state: Mutex<KeptState>,
+}
+
+struct KeptState {
+    incoming: Incoming,
+    /// Only the newest reader reads.
+    generation: u32,
+    frames: Vec<Bytes>,
+    held: usize,
+    read: u64,
+    keeping: bool,
+}
+
+impl Kept {
+    fn state(&self) -> MutexGuard<'_, KeptState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a kept body from its start on.
+struct Reader {
+    kept: Arc<Kept>,
+    generation: u32,
+    next: usize,
+}
+
+impl Reader {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut state = self.kept.state();
+        if state.generation != self.generation {
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
+        }
+        if let Some(data) = state.frames.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        let frame = ready!(Pin::new(&mut state.incoming).poll_frame(cx)?);
+        if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
+            state.read += data.len() as u64;
+            state.held += data.len();
+            if state.held > KEEP {
+                state.stop_keeping();
+            }
+            if state.keeping {
+                state.frames.push(data.clone());
+                self.next += 1;
+            }
+        } else if frame.is_some() {
+            // Trailers are not kept.
+            state.stop_keeping();
+        }
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.kept.state();
+        self.next >= state.frames.len() && state.incoming.is_end_stream()
+    }
+}
+
+impl KeptState {
+    /// For the reader that is at the end of what is kept.
+    fn stop_keeping(&mut self) {
+        self.keeping = false;
+        self.frames = Vec::new();
+    }
+}
+
+/// The means to send a request's body once more.
+#[derive(Clone)]
+pub struct Spare(Option<Arc<Kept>>);
+
+impl Spare {
+    /// The body from its start; what read it before gets an error. `None` when too much of it is gone.
+    pub fn again(&self) -> Option<Body> {
+        let Some(kept) = &self.0 else {
+            return Some(Body::empty());
+        };
+        let mut state = kept.state();
+        if !state.keeping {
+            return None;
+        }
+        state.generation += 1;
+        Some(Body::reader(kept.clone(), state.generation))
+    }
+
+    /// Bytes of the body that were read so far.
+    pub fn read(&self) -> u64 {
+        self.0.as_ref().map_or(0, |kept| kept.state().read)
+    }
+}
+
+/// The status of a gRPC answer, where the headers (or trailers) hold one.
+pub fn grpc_status(headers: &HeaderMap) -> Option<i32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}

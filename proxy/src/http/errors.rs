@@ -1,0 +1,149 @@
+//! Why a request ends without an answer of the application, and what its client is told.
+//!
+//! The words go into the header `weft-error` and the log. Only `handle()` turns a [`Failure`] into a response.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{StatusCode, Version};
+
+use super::bodies::{Body, Response};
+use crate::upstream::ConnectError;
+
+/// Names the cause on every response that a proxy made.
+pub const ERROR: HeaderName = HeaderName::from_static("weft-error");
+/// Between proxies: the request never reached the application, and may go elsewhere.
+pub const REFUSED: HeaderName = HeaderName::from_static("weft-refused");
+
+/// A request ends here: with an answer that is no error, or with a failure.
+pub enum Stop {
+    Answer(Response),
+    Failure(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    #[error("{0} is not proxied")]
+    NotProxied(&'static str),
+    #[error("no rule of the routes of {0} takes this request")]
+    NoRoute(String),
+    #[error("{0}")]
+    Misconfigured(Arc<str>),
+    #[error("a condition of the rule does not compile")]
+    BrokenMatch,
+    #[error("the rule has no backends")]
+    NoBackends,
+    #[error("the filter's {0} is not valid for this request")]
+    Rewrite(&'static str),
+    #[error("nothing is at {0} any more")]
+    Gone(std::net::SocketAddr),
+    #[error("{0} has no ready endpoints")]
+    NoEndpoints(Arc<str>),
+    #[error("no endpoint of {cluster} could be reached: {last}")]
+    Unreachable {
+        cluster: Arc<str>,
+        last: ConnectError,
+    },
+    #[error("every endpoint of {0} that was tried turned the request away")]
+    Refused(Arc<str>),
+    #[error("the endpoint {endpoint} broke off: {cause}")]
+    Broken {
+        endpoint: std::net::SocketAddr,
+        cause: String,
+    },
+    #[error("no complete answer within the request timeout of {0:?}")]
+    RequestTimeout(Duration),
+    #[error("no answer of the backend within its timeout of {0:?}")]
+    BackendTimeout(Duration),
+}
+
+impl Failure {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NotProxied(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::NoRoute(_) => StatusCode::NOT_FOUND,
+            Self::Misconfigured(_) | Self::BrokenMatch | Self::NoBackends | Self::Rewrite(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Self::Gone(_) | Self::NoEndpoints(_) | Self::Unreachable { .. } | Self::Refused(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Broken { .. } => StatusCode::BAD_GATEWAY,
+            Self::RequestTimeout(_) | Self::BackendTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The status code of gRPC (`doc/statuscodes.md` of its specification).
+    fn grpc_status(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_)
+            | Self::Misconfigured(_)
+            | Self::BrokenMatch
+            | Self::NoBackends
+            | Self::Rewrite(_) => "13",
+            Self::NotProxied(_) | Self::NoRoute(_) => "12",
+            Self::Gone(_)
+            | Self::NoEndpoints(_)
+            | Self::Unreachable { .. }
+            | Self::Refused(_)
+            | Self::Broken { .. } => "14",
+            Self::RequestTimeout(_) | Self::BackendTimeout(_) => "4",
+        }
+    }
+
+    /// The application never saw the request.
+    fn never_arrived(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Refused(_))
+    }
+
+    /// The response to a request; trailers-only where it spoke gRPC. `to_proxy`: the client is a proxy of the mesh.
+    pub fn response(&self, grpc: bool, version: Version, to_proxy: bool) -> Response {
+        let words = plain(&self.to_string());
+        let mut response = Response::new(Body::empty());
+        *response.version_mut() = version;
+        let headers = response.headers_mut();
+        if grpc {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            let status = HeaderValue::from_static(self.grpc_status());
+            headers.insert(HeaderName::from_static("grpc-status"), status);
+            headers.insert(HeaderName::from_static("grpc-message"), words.clone());
+        }
+        headers.insert(ERROR, words);
+        if to_proxy && self.never_arrived() {
+            headers.insert(REFUSED, HeaderValue::from_static("1"));
+        }
+        if !grpc {
+            *response.status_mut() = self.status();
+        }
+        response
+    }
+}
+
+/// As a header value: printable ASCII, without `%`, so that gRPC needs no escapes.
+fn plain(words: &str) -> HeaderValue {
+    let text: String = words
+        .chars()
+        .map(|c| match c {
+            '%' => '?',
+            ' '..='~' => c,
+            _ => '?',
+        })
+        .collect();
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("failed"))
+}
+
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}

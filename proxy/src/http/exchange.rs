@@ -1,0 +1,182 @@
+//! One request from its head to the last byte of its answer: what metrics and the access log say of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::HOST;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use weft_ir::Identity;
+
+use super::bodies::{BodyError, Spare, grpc_status};
+use super::errors::{Failure, is_grpc};
+use crate::listen::Context;
+use crate::telemetry::access::Record;
+use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
+use crate::upstream::Peer;
+
+/// Says that the client went away before its answer; common among proxies, and sent to nobody.
+const CLIENT_GONE: u16 = 499;
+
+/// Who the requests of a connection come from.
+pub struct Caller {
+    pub context: Arc<Context>,
+    pub direction: Direction,
+    pub address: SocketAddr,
+    /// Proven by its certificate, or our own for what our pod sends.
+    pub identity: Option<Arc<Identity>>,
+}
+
+/// Tells metrics and log when it is dropped.
+pub struct Exchange {
+    caller: Arc<Caller>,
+    started: Instant,
+    protocol: RequestProtocol,
+    version: Version,
+    asked: Option<Asked>,
+    pub metrics: Arc<RequestMetrics>,
+    pub spare: Option<Spare>,
+    endpoint: Option<Arc<Peer>>,
+    status: Option<StatusCode>,
+    grpc: Option<i32>,
+    sent: u64,
+    error: Option<String>,
+}
+
+/// What the access log says of a request's head.
+struct Asked {
+    method: Method,
+    uri: Uri,
+    host: Option<HeaderValue>,
+}
+
+impl Exchange {
+    pub fn begin<B>(
+        caller: &Arc<Caller>,
+        request: &http::Request<B>,
+        metrics: &Arc<RequestMetrics>,
+    ) -> Self {
+        let version = request.version();
+        let protocol = match version {
+            _ if is_grpc(request.headers()) => RequestProtocol::Grpc,
+            Version::HTTP_2 => RequestProtocol::Http2,
+            _ => RequestProtocol::Http1,
+        };
+        let asked = caller.context.logs_requests.then(|| Asked {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            host: request.headers().get(HOST).cloned(),
+        });
+        Self {
+            caller: caller.clone(),
+            started: Instant::now(),
+            protocol,
+            version,
+            asked,
+            metrics: metrics.clone(),
+            spare: None,
+            endpoint: None,
+            status: None,
+            grpc: None,
+            sent: 0,
+            error: None,
+        }
+    }
+
+    pub fn is_grpc(&self) -> bool {
+        self.protocol == RequestProtocol::Grpc
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The endpoint that was tried last.
+    pub fn tried(&mut self, peer: &Arc<Peer>) {
+        self.endpoint = Some(peer.clone());
+    }
+
+    pub fn failed(&mut self, failure: &Failure) {
+        self.error = Some(failure.to_string());
+    }
+
+    /// The head of the response, as the client gets it.
+    pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.status = Some(status);
+        if self.is_grpc() {
+            self.grpc = grpc_status(headers);
+        }
+    }
+
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
+
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        if self.is_grpc() {
+            self.grpc = grpc_status(trailers).or(self.grpc);
+        }
+    }
+
+    pub fn broke(&mut self, error: &BodyError) {
+        self.error = Some(format!("the answer broke off: {error}"));
+    }
+
+    /// The answer has been passed on; `whole`: to its end.
+    pub fn finish(mut self, whole: bool) {
+        if !whole && self.error.is_none() {
+            self.error = Some("the client did not take the whole answer".to_owned());
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        let status = self.status.unwrap_or_else(|| {
+            self.error = Some("the client went away before the answer".to_owned());
+            StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST)
+        });
+        self.metrics
+            .record(self.protocol, status, self.grpc, duration);
+        let access = &self.caller.context.access;
+        if access.wants(status, self.grpc, self.error.is_some()) {
+            self.log(status, duration);
+        }
+    }
+}
+
+impl Exchange {
+    fn log(&self, status: StatusCode, duration: Duration) {
+        let Some(asked) = &self.asked else { return };
+        let authority = match &asked.host {
+            Some(host) => host.to_str().ok(),
+            None => asked.uri.authority().map(Authority::as_str),
+        };
+        let own = &*self.caller.context.identity;
+        let expected = || self.endpoint.as_ref()?.identity.as_deref();
+        self.caller.context.access.write(&Record {
+            client: Some(self.caller.address),
+            client_id: self.caller.identity.as_deref(),
+            server_id: match self.caller.direction {
+                Direction::Inbound => Some(own),
+                Direction::Outbound => expected(),
+            },
+            method: asked.method.as_str(),
+            authority,
+            path: asked.uri.path(),
+            endpoint: self.endpoint.as_ref().map(|peer| peer.address),
+            grpc_status: self.grpc,
+            error: self.error.as_deref(),
+            duration,
+            bytes_in: self.spare.as_ref().map_or(0, Spare::read),
+            bytes_out: self.sent,
+            ..Record::of(&self.metrics, self.protocol, status)
+        });
+    }
+}

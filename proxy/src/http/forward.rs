@@ -1,0 +1,246 @@
+//! A request of the pod on its way to where it is routed.
+//!
+//! [`Outbound::handle`] reads the configuration once, and is the only place where failures become responses.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use hyper::body::Incoming;
+use weft_ir::{Filter, PathMatch, Timeouts};
+
+use super::bodies::{Body, Response, Tail};
+use super::errors::{Failure, Stop};
+use super::exchange::{Caller, Exchange};
+use super::serve::Handle;
+use super::{filters, headers, upgrade};
+use crate::balance;
+use crate::config::resolved::{
+    Live, Resolved, ResolvedBackend, ResolvedRouting, ResolvedRule, Routes,
+};
+use crate::upstream::{Ask, Cluster, Outcome};
+
+/// One connection of the pod to one destination.
+pub struct Outbound {
+    pub caller: Arc<Caller>,
+    pub live: Arc<Live>,
+}
+
+impl Handle for Outbound {
+    async fn handle(self: Arc<Self>, request: http::Request<Incoming>) -> Response {
+        let config = arc_swap::Guard::into_inner(self.live.load());
+        let metrics = self.caller.context.metrics.outbound_pod.clone();
+        let exchange = Exchange::begin(&self.caller, &request, &metrics);
+        let mut tail = Tail::new(exchange);
+        let response = match self.forward(&config, request, &mut tail).await {
+            Ok(response) | Err(Stop::Answer(response)) => response,
+            Err(Stop::Failure(failure)) => tail.exchange.respond(&failure, false),
+        };
+        tail.attach(response)
+    }
+}
+
+impl Outbound {
+    async fn forward(
+        &self,
+        config: &Resolved,
+        request: http::Request<Incoming>,
+        tail: &mut Tail,
+    ) -> Result<Response, Stop> {
+        let (mut head, body) = request.into_parts();
+        let upgrade = headers::clean_request(&mut head)?;
+        let taken = route(config, &head, tail, self.live.address)?;
+        let context = filters::Context {
+            matched: taken.path,
+            port: self.live.address.port(),
+        };
+        filters::on_request(taken.filters, &mut head, context)?;
+        let backend = taken.backend(tail)?;
+        filters::on_request(backend.filters, &mut head, context)?;
+        let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
+        let ask = Ask::new(head, body, upgrade, self.live.address);
+        let outcome = send(backend.cluster, ask, taken.timeouts, tail).await?;
+        let mut response = receive(outcome, false, tail);
+        filters::on_response(backend.filters, response.headers_mut());
+        filters::on_response(taken.filters, response.headers_mut());
+        upgrade::finish(&mut response, on_upgrade, &self.caller.context.shutdown);
+        Ok(response)
+    }
+}
+
+/// The rule that takes a request.
+struct Taken<'a> {
+    filters: &'a [Filter],
+    path: Option<&'a PathMatch>,
+    timeouts: Timeouts,
+    to: To<'a>,
+}
+
+enum To<'a> {
+    Rule(&'a ResolvedRule),
+    Pod(&'a Arc<Cluster>),
+}
+
+struct Chosen<'a> {
+    cluster: &'a Arc<Cluster>,
+    filters: &'a [Filter],
+}
+
+/// The rule for the request; its metrics from here on.
+fn route<'a>(
+    config: &'a Resolved,
+    head: &http::request::Parts,
+    tail: &mut Tail,
+    address: SocketAddr,
+) -> Result<Taken<'a>, Failure> {
+    let everything = |to| Taken {
+        filters: &[],
+        path: None,
+        timeouts: Timeouts::default(),
+        to,
+    };
+    let service = match config {
+        Resolved::Service(service) => service,
+        Resolved::Pod(cluster) => return Ok(everything(To::Pod(cluster))),
+        Resolved::Unknown => return Err(Failure::Gone(address)),
+    };
+    match &service.routing {
+        ResolvedRouting::Direct(rule) => Ok(everything(To::Rule(rule))),
+        ResolvedRouting::Http(routes) | ResolvedRouting::Grpc(routes) => {
+            match_rule(routes, head, tail)?.ok_or_else(|| Failure::NoRoute(service.id.to_string()))
+        }
+    }
+}
+
+fn match_rule<'a>(
+    routes: &'a Routes,
+    head: &http::request::Parts,
+    tail: &mut Tail,
+) -> Result<Option<Taken<'a>>, Failure> {
+    tail.exchange.metrics = routes.unmatched.clone();
+    let Some(matched) = routes.table.find(&head.method, &head.uri, &head.headers) else {
+        return Ok(None);
+    };
+    let Some(rule) = routes.rules.get(matched.index) else {
+        return Ok(None);
+    };
+    tail.exchange.metrics = rule.metrics.clone();
+    if matched.broken {
+        return Err(Failure::BrokenMatch);
+    }
+    if let Some(reason) = &matched.rule.failure {
+        return Err(Failure::Misconfigured(reason.clone()));
+    }
+    Ok(Some(Taken {
+        filters: &matched.rule.filters,
+        path: matched.path,
+        timeouts: matched.rule.timeouts,
+        to: To::Rule(rule),
+    }))
+}
+
+impl<'a> Taken<'a> {
+    /// A backend by weight; its metrics from here on.
+    fn backend(&self, tail: &mut Tail) -> Result<Chosen<'a>, Failure> {
+        let rule = match self.to {
+            To::Pod(cluster) => {
+                return Ok(Chosen {
+                    cluster,
+                    filters: &[],
+                });
+            }
+            To::Rule(rule) => rule,
+        };
+        let backend = pick(rule).ok_or(Failure::NoBackends)?;
+        tail.exchange.metrics = backend.metrics.clone();
+        match &backend.target {
+            Ok(cluster) => Ok(Chosen {
+                cluster,
+                filters: &backend.filters,
+            }),
+            Err(reason) => Err(Failure::Misconfigured(reason.clone())),
+        }
+    }
+}
+
+/// A backend of the rule, by weight.
+pub fn pick(rule: &ResolvedRule) -> Option<&ResolvedBackend> {
+    if let [only] = &rule.backends[..] {
+        return (only.weight > 0).then_some(only);
+    }
+    let weights = rule.backends.iter().map(|backend| backend.weight);
+    let place = balance::weighted(rule.total_weight, &mut fastrand::Rng::new(), weights)?;
+    rule.backends.get(place)
+}
+
+/// Sends within the timeouts; the request timeout goes on for the body of the answer.
+pub async fn send(
+    cluster: &Cluster,
+    ask: Ask,
+    timeouts: Timeouts,
+    tail: &mut Tail,
+) -> Result<Outcome, Failure> {
+    let (limit, failure): (Duration, fn(Duration) -> Failure) =
+        match (timeouts.request, timeouts.backend) {
+            (None, None) => {
+                tail.exchange.spare = Some(ask.spare.clone());
+                return cluster.send(ask, |peer| tail.exchange.tried(peer)).await;
+            }
+            (Some(request), Some(backend)) if backend < request => {
+                (backend, Failure::BackendTimeout)
+            }
+            (Some(request), _) => (request, Failure::RequestTimeout),
+            (None, Some(backend)) => (backend, Failure::BackendTimeout),
+        };
+    tail.exchange.spare = Some(ask.spare.clone());
+    let deadline = tokio::time::Instant::from_std(tail.exchange.started()) + limit;
+    let mut sleep = Box::pin(tokio::time::sleep_until(deadline));
+    let sent = tokio::select! {
+        sent = cluster.send(ask, |peer| tail.exchange.tried(peer)) => sent,
+        () = &mut sleep => return Err(failure(limit)),
+    };
+    tail.deadline = Some(sleep);
+    sent
+}
+
+/// The answer as it goes on to the client. `from_app`: it comes from an application, not from a proxy.
+pub fn receive(outcome: Outcome, from_app: bool, tail: &mut Tail) -> Response {
+    let Outcome { response, lease } = outcome;
+    let (mut head, incoming) = response.into_parts();
+    let from_app = from_app || lease.peer().identity.is_none();
+    headers::clean_response(&mut head.headers, from_app);
+    headers::finish_upgrade(
+        &mut head.headers,
+        head.status == StatusCode::SWITCHING_PROTOCOLS,
+    );
+    tail.lease = Some(lease);
+    Response::from_parts(head, Body::response(incoming))
+}
+
+impl Exchange {
+    /// The one place where a failure becomes a response.
+    pub fn respond(&mut self, failure: &Failure, to_proxy: bool) -> Response {
+        self.failed(failure);
+        failure.response(self.is_grpc(), self.version(), to_proxy)
+    }
+}
+
+impl Tail {
+    pub fn new(exchange: Exchange) -> Box<Self> {
+        Box::new(Self {
+            exchange,
+            lease: None,
+            deadline: None,
+        })
+    }
+
+    /// Ends with the response's body.
+    pub fn attach(mut self: Box<Self>, response: Response) -> Response {
+        self.exchange
+            .answered(response.status(), response.headers());
+        let (mut head, body) = response.into_parts();
+        head.version = self.exchange.version();
+        Response::from_parts(head, body.with_tail(self))
+    }
+}

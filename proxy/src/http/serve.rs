@@ -1,0 +1,102 @@
+//! Serves HTTP on an accepted connection, within limits, until it ends or the process does.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::bodies::Response;
+use crate::shutdown::Shutdown;
+use crate::upstream::http2 as limits;
+
+/// Bytes of a request's head, and bytes buffered.
+const MAX_HEAD: usize = 64 << 10;
+const MAX_STREAMS: u32 = 512;
+/// Resets that a client may cause before the connection is closed for it.
+const MAX_RESETS: usize = 64;
+
+/// Answers the requests of one connection.
+pub trait Handle: Send + Sync + 'static {
+    fn handle(
+        self: Arc<Self>,
+        request: http::Request<Incoming>,
+    ) -> impl Future<Output = Response> + Send;
+}
+
+/// How a connection is to be served.
+#[derive(Clone, Copy)]
+pub struct Manner {
+    pub http2: bool,
+    /// The longest wait for a request's head, from the end of the one before.
+    pub patience: Option<Duration>,
+}
+
+pub async fn serve<S, H>(
+    stream: S,
+    manner: Manner,
+    handler: Arc<H>,
+    shutdown: &Shutdown,
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handle,
+{
+    let service = service_fn(move |request| {
+        let answer = handler.clone().handle(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let stream = TokioIo::new(stream);
+    if manner.http2 {
+        let connection = http2_server().serve_connection(stream, service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = shutdown.draining() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    } else {
+        let connection = http1_server(manner.patience)
+            .serve_connection(stream, service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = shutdown.draining() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+}
+
+fn http1_server(patience: Option<Duration>) -> http1::Builder {
+    let mut server = http1::Builder::new();
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .half_close(true)
+        .max_buf_size(MAX_HEAD)
+        .auto_date_header(false);
+    server
+}
+
+fn http2_server() -> http2::Builder<TokioExecutor> {
+    let mut server = http2::Builder::new(TokioExecutor::new());
+    server
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(limits::STREAM_WINDOW)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW)
+        .max_header_list_size(limits::MAX_HEADER_LIST)
+        .max_send_buf_size(limits::SEND_BUFFER)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .keep_alive_interval(limits::PING_EVERY)
+        .keep_alive_timeout(limits::PING_TIMEOUT)
+        .auto_date_header(false);
+    server
+}

@@ -1,0 +1,294 @@
+//! Connections to the pod: from proxies of the mesh by mutual TLS, from others in plain text where that is allowed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Version;
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use weft_api::alpn;
+use weft_ir::{Endpoint, Identity, Protocol, Timeouts};
+
+use super::outbound::beginning;
+use super::{Closed, Context, Listener, SILENCE};
+use crate::detect::{Guess, Prefixed, offered};
+use crate::http::bodies::{Response, Tail};
+use crate::http::errors::Stop;
+use crate::http::exchange::{Caller, Exchange};
+use crate::http::forward::{receive, send};
+use crate::http::serve::{Handle, Manner, serve};
+use crate::http::{headers, upgrade};
+use crate::tcp;
+use crate::telemetry::metrics::ConnectionTls;
+use crate::telemetry::requests::Direction;
+use crate::tls::{handshake_failure, peer_identity};
+use crate::upstream::{Ask, Cluster, Transport};
+
+const NAME: &str = "inbound";
+/// Time for a ClientHello, and for the handshake after it.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The longest wait for a request's head of a client outside the mesh.
+const PATIENCE: Duration = Duration::from_secs(75);
+
+/// Serves the listener until the drain begins.
+pub async fn listen(context: Arc<Context>, listener: Listener) {
+    super::accept(&context, &listener, NAME, |stream, client, app| {
+        let task = context.clone();
+        context.shutdown.spawn(async move {
+            if let Err(closed) = connection(&task, stream, client, app).await {
+                closed.report(&task, NAME, client);
+            }
+        });
+    })
+    .await;
+}
+
+async fn connection(
+    context: &Arc<Context>,
+    stream: TcpStream,
+    client: SocketAddr,
+    app: SocketAddr,
+) -> Result<(), Closed> {
+    let mut stream = Prefixed::new(stream);
+    let permissive = context.permissive();
+    let (told, opened) = if permissive {
+        detect(context, &mut stream, app).await?
+    } else {
+        let told = timeout(HANDSHAKE, stream.detect()).await;
+        let told = told.map_err(|_| Closed::refused("silent", "nothing came within 10 s"))?;
+        (told?, None)
+    };
+    if told == Guess::Tls && is_mesh(&mut stream).await? {
+        return mesh(context, stream, client, app).await;
+    }
+    if !permissive {
+        let words = format!("plain text to {app}, which takes mutual TLS only");
+        return Err(Closed::refused("plain_text", words));
+    }
+    let tls = match told {
+        Guess::Tls => ConnectionTls::Application,
+        _ => ConnectionTls::None,
+    };
+    let _open = context.metrics.connection(Direction::Inbound, tls);
+    match told {
+        Guess::Http1 | Guess::Http2 => {
+            let http2 = told == Guess::Http2;
+            http(context, stream, client, app, None, Framing::plain(http2)).await
+        }
+        Guess::Tls | Guess::Opaque | Guess::More => {
+            let upstream = match opened {
+                Some(opened) => opened,
+                None => open(context, app).await?,
+            };
+            Ok(tcp::pass(stream, upstream, &context.shutdown).await.1?)
+        }
+    }
+}
+
+/// As for outbound connections: after a moment of silence the application is opened, and who speaks first decides.
+async fn detect(
+    context: &Context,
+    stream: &mut Prefixed<TcpStream>,
+    app: SocketAddr,
+) -> Result<(Guess, Option<Prefixed<Transport>>), Closed> {
+    if let Ok(told) = timeout(SILENCE, stream.detect()).await {
+        return Ok((told?, None));
+    }
+    if !stream.seen().is_empty() {
+        return Ok((beginning(stream).await?, None));
+    }
+    let speaks_first = async {
+        if let Ok(mut opened) = open(context, app).await
+            && opened.look().await.is_ok()
+        {
+            return opened;
+        }
+        // The client, when it speaks, meets the failure again.
+        std::future::pending().await
+    };
+    tokio::select! {
+        seen = stream.look() => seen?,
+        opened = speaks_first => return Ok((Guess::Opaque, Some(opened))),
+    };
+    Ok((beginning(stream).await?, None))
+}
+
+async fn open(context: &Context, app: SocketAddr) -> Result<Prefixed<Transport>, Closed> {
+    let peer = context.shared.plain(app);
+    let transport = context.shared.connect(&peer, alpn::TCP).await?;
+    Ok(Prefixed::new(transport))
+}
+
+/// Whether the ClientHello is one of a proxy; any other is the application's own.
+async fn is_mesh(stream: &mut Prefixed<TcpStream>) -> Result<bool, Closed> {
+    let complete = async {
+        loop {
+            match offered(stream.seen()) {
+                Ok(Some(names)) => {
+                    return Ok(names
+                        .iter()
+                        .any(|name| alpn::ALL.contains(&name.as_slice())));
+                }
+                // What is no ClientHello is left to the application to refuse.
+                Err(_) => return Ok(false),
+                Ok(None) if stream.look().await? == 0 => return Ok(false),
+                Ok(None) => {}
+            }
+        }
+    };
+    timeout(HANDSHAKE, complete)
+        .await
+        .unwrap_or(Err(Closed::refused(
+            "silent",
+            "the ClientHello did not end within 10 s",
+        )))
+}
+
+/// How HTTP comes, and how the application gets it.
+#[derive(Clone, Copy)]
+struct Framing {
+    http2: bool,
+    app_http2: bool,
+}
+
+impl Framing {
+    fn plain(http2: bool) -> Self {
+        Self {
+            http2,
+            app_http2: http2,
+        }
+    }
+}
+
+async fn mesh(
+    context: &Arc<Context>,
+    stream: Prefixed<TcpStream>,
+    client: SocketAddr,
+    app: SocketAddr,
+) -> Result<(), Closed> {
+    let acceptor = TlsAcceptor::from(context.tls.server_config());
+    let accepted = timeout(HANDSHAKE, acceptor.accept(stream)).await;
+    let Ok(accepted) = accepted else {
+        context.metrics.handshake(Direction::Inbound, "timeout");
+        return Err(Closed::refused("handshake", "no handshake within 10 s"));
+    };
+    let result = accepted.as_ref().map_or_else(handshake_failure, |_| "ok");
+    context.metrics.handshake(Direction::Inbound, result);
+    let stream =
+        accepted.map_err(|error| Closed::refused("handshake", format!("mutual TLS: {error}")))?;
+    let session = stream.get_ref().1;
+    let identity = peer_identity(session.peer_certificates())
+        .map_err(|error| Closed::refused("identity", error.to_string()))?;
+    let framing = match session.alpn_protocol() {
+        Some(alpn::H2) => Some(Framing::plain(true)),
+        Some(alpn::H1) => Some(Framing::plain(false)),
+        Some(alpn::H2_FOR_H1) => Some(Framing {
+            http2: true,
+            app_http2: false,
+        }),
+        Some(alpn::TCP) => None,
+        _ => {
+            return Err(Closed::refused(
+                "alpn",
+                "no protocol of the mesh was agreed on",
+            ));
+        }
+    };
+    let _open = context
+        .metrics
+        .connection(Direction::Inbound, ConnectionTls::Mesh);
+    match framing {
+        Some(framing) => http(context, stream, client, app, Some(identity), framing).await,
+        None => {
+            let upstream = open(context, app).await?;
+            Ok(tcp::pass(stream, upstream, &context.shutdown).await.1?)
+        }
+    }
+}
+
+async fn http<S>(
+    context: &Arc<Context>,
+    stream: S,
+    client: SocketAddr,
+    app: SocketAddr,
+    identity: Option<Identity>,
+    framing: Framing,
+) -> Result<(), Closed>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let cluster = Cluster::new(app.to_string().into(), context.shared.clone());
+    let endpoint = Endpoint {
+        address: app,
+        identity: None,
+    };
+    cluster.set(Protocol::Detect, &[endpoint]);
+    let manner = Manner {
+        http2: framing.http2,
+        patience: identity.is_none().then_some(PATIENCE),
+    };
+    let caller = Arc::new(Caller {
+        context: context.clone(),
+        direction: Direction::Inbound,
+        address: client,
+        identity: identity.map(Arc::new),
+    });
+    let handler = Arc::new(Inbound {
+        caller,
+        cluster,
+        app,
+        app_http2: framing.app_http2,
+    });
+    Ok(serve(stream, manner, handler, &context.shutdown).await?)
+}
+
+/// One connection to the pod's application.
+struct Inbound {
+    caller: Arc<Caller>,
+    /// The application alone.
+    cluster: Arc<Cluster>,
+    app: SocketAddr,
+    app_http2: bool,
+}
+
+impl Handle for Inbound {
+    async fn handle(self: Arc<Self>, request: http::Request<Incoming>) -> Response {
+        let exchange =
+            Exchange::begin(&self.caller, &request, &self.caller.context.metrics.inbound);
+        let mut tail = Tail::new(exchange);
+        let response = match self.forward(request, &mut tail).await {
+            Ok(response) | Err(Stop::Answer(response)) => response,
+            Err(Stop::Failure(failure)) => {
+                let to_proxy = self.caller.identity.is_some();
+                tail.exchange.respond(&failure, to_proxy)
+            }
+        };
+        tail.attach(response)
+    }
+}
+
+impl Inbound {
+    async fn forward(
+        &self,
+        request: http::Request<Incoming>,
+        tail: &mut Tail,
+    ) -> Result<Response, Stop> {
+        let (mut head, body) = request.into_parts();
+        let upgrade = headers::clean_request(&mut head)?;
+        let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
+        head.version = if self.app_http2 {
+            Version::HTTP_2
+        } else {
+            Version::HTTP_11
+        };
+        let ask = Ask::new(head, body, upgrade, self.app);
+        let outcome = send(&self.cluster, ask, Timeouts::default(), tail).await?;
+        let mut response = receive(outcome, true, tail);
+        upgrade::finish(&mut response, on_upgrade, &self.caller.context.shutdown);
+        Ok(response)
+    }
+}

@@ -1,0 +1,238 @@
+//! Accepts the connections that the redirect rules send here, and finds out where they were going.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use weft_ir::{Identity, IdentityError, Mode};
+
+use crate::config::store::Store;
+use crate::shutdown::Shutdown;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::Tls;
+use crate::upstream::Shared;
+
+pub mod inbound;
+pub mod outbound;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1_024;
+/// Pause when the process is out of descriptors, or the like.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How often idle upstream connections are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+/// A silent client is given this long before the upstream is opened, in case it is the server who speaks first.
+const SILENCE: Duration = Duration::from_millis(5);
+/// Time for a beginning to become a protocol that is known.
+const BEGINNING: Duration = Duration::from_secs(2);
+
+/// What connections need of the rest of the proxy.
+pub struct Context {
+    pub store: Store,
+    pub shared: Arc<Shared>,
+    pub tls: Tls,
+    pub metrics: Arc<Metrics>,
+    pub shutdown: Shutdown,
+    /// Who this proxy is.
+    pub identity: Arc<Identity>,
+    pub access: AccessLog,
+    /// Whether any request may have to be logged.
+    pub logs_requests: bool,
+}
+
+impl Context {
+    /// Errors when the proxy's own name is no identity.
+    pub fn new(proxy: &crate::Context, shutdown: Shutdown) -> Result<Arc<Self>, IdentityError> {
+        let access = proxy.access.clone();
+        let logs_requests = access.wants(StatusCode::INTERNAL_SERVER_ERROR, None, true);
+        Ok(Arc::new(Self {
+            store: proxy.store.clone(),
+            shared: proxy.upstream.clone(),
+            tls: proxy.tls.clone(),
+            metrics: proxy.metrics.clone(),
+            shutdown,
+            identity: Arc::new(proxy.options.identity()?),
+            access,
+            logs_requests,
+        }))
+    }
+
+    /// Whether plain text may be spoken: known to be so, not only not known to be otherwise.
+    fn permissive(&self) -> bool {
+        let workload = self.store.workload();
+        workload.is_some_and(|workload| workload.mode == Mode::Permissive)
+    }
+}
+
+/// Where an accepted connection was going.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin {
+    /// The redirect rules of the pod keep it: `SO_ORIGINAL_DST`.
+    Redirected,
+    /// All connections go here: without redirect rules, as in tests and benches.
+    Fixed(SocketAddr),
+}
+
+/// A listening socket.
+pub struct Listener {
+    pub socket: TcpListener,
+    pub origin: Origin,
+}
+
+impl Listener {
+    /// Listens at `address`; at all IPv4 addresses instead where it is `[::]` and the host has no IPv6.
+    pub fn bind(address: SocketAddr, origin: Origin) -> io::Result<Self> {
+        let any4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        let socket = match listen(address) {
+            Err(_) if address.is_ipv6() && address.ip().is_unspecified() => listen(any4)?,
+            other => other?,
+        };
+        Ok(Self { socket, origin })
+    }
+
+    /// The next connection: who opened it, and where it was going.
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, io::Result<SocketAddr>)> {
+        let (stream, client) = self.socket.accept().await?;
+        stream.set_nodelay(true)?;
+        let original = self.original(&stream);
+        Ok((stream, canonical(client), original))
+    }
+
+    /// Errors when the connection was not redirected.
+    fn original(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
+        if let Origin::Fixed(address) = self.origin {
+            return Ok(address);
+        }
+        let own = canonical(stream.local_addr()?);
+        let socket = SockRef::from(stream);
+        let original = match own.ip() {
+            IpAddr::V4(_) => socket.original_dst_v4()?,
+            IpAddr::V6(_) => socket.original_dst_v6()?,
+        };
+        let original = original.as_socket().map(canonical);
+        match original {
+            Some(original) if original.port() != self.socket.local_addr()?.port() => Ok(original),
+            _ => Err(io::Error::other("opened to the proxy's own port")),
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// An IPv4 address as one, also where the socket is of IPv6.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Serves both directions until the drain begins; connections that are open then go on.
+pub async fn run(context: Arc<Context>, outbound: Listener, inbound: Listener) {
+    let sweep = sweep(context.shared.clone());
+    let both = async {
+        tokio::join!(
+            outbound::listen(context.clone(), outbound),
+            inbound::listen(context.clone(), inbound)
+        )
+    };
+    tokio::select! {
+        _ = both => {}
+        () = sweep => {}
+    }
+}
+
+async fn sweep(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        shared.sweep();
+    }
+}
+
+/// Accepts until the drain begins, and has `serve` run each connection in a task of its own.
+async fn accept<F>(context: &Arc<Context>, listener: &Listener, name: &'static str, serve: F)
+where
+    F: Fn(TcpStream, SocketAddr, SocketAddr),
+{
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = context.shutdown.draining() => return,
+        };
+        match accepted {
+            Ok((stream, client, Ok(original))) => serve(stream, client, original),
+            Ok((_, client, Err(error))) => {
+                context.metrics.protocol_error(name, "not_redirected");
+                tracing::debug!(listener = name, %client, %error, "closed");
+            }
+            Err(error) => {
+                tracing::warn!(listener = name, %error, "accepting a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Why a connection was closed before its end, where its peers did not close it themselves.
+#[derive(Debug, thiserror::Error)]
+enum Closed {
+    #[error("{words}")]
+    Refused {
+        /// One word, for the metric.
+        reason: &'static str,
+        words: String,
+    },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("HTTP: {0}")]
+    Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Connect(#[from] crate::upstream::ConnectError),
+}
+
+impl Closed {
+    fn refused(reason: &'static str, words: impl Into<String>) -> Self {
+        Self::Refused {
+            reason,
+            words: words.into(),
+        }
+    }
+
+    /// Counts and logs.
+    fn report(&self, context: &Context, listener: &'static str, client: SocketAddr) {
+        match self {
+            Self::Refused { reason, words } => {
+                context.metrics.protocol_error(listener, reason);
+                tracing::info!(listener, %client, reason, "connection refused: {words}");
+            }
+            Self::Http(error) => {
+                if error.is_parse() || error.is_timeout() {
+                    let reason = if error.is_parse() { "http" } else { "timeout" };
+                    context.metrics.protocol_error(listener, reason);
+                }
+                tracing::debug!(listener, %client, %error, "connection closed");
+            }
+            Self::Connect(error) => {
+                context.metrics.protocol_error(listener, "unreachable");
+                tracing::info!(listener, %client, "connection closed: {error}");
+            }
+            Self::Io(error) => tracing::debug!(listener, %client, %error, "connection closed"),
+        }
+    }
+}

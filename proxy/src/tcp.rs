@@ -1,0 +1,131 @@
+//! Bytes between two streams, both ways, with each side's end passed on.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+
+use crate::shutdown::Shutdown;
+
+/// Bytes buffered in each direction.
+const BUFFER: usize = 16 << 10;
+/// While the process ends, a connection that was silent for this long is taken to be idle.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Bytes passed on, to and from the upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    pub up: u64,
+    pub down: u64,
+}
+
+/// Passes bytes until both sides have ended; while the process ends, until the connection is idle.
+pub async fn pass<A, B>(client: A, upstream: B, shutdown: &Shutdown) -> (Passed, io::Result<()>)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let up = Arc::new(AtomicU64::new(0));
+    let down = Arc::new(AtomicU64::new(0));
+    let mut client = Counted(client, up.clone());
+    let mut upstream = Counted(upstream, down.clone());
+    let total = || Passed {
+        up: up.load(Relaxed),
+        down: down.load(Relaxed),
+    };
+    let idle = async {
+        shutdown.draining().await;
+        loop {
+            let before = total();
+            tokio::time::sleep(IDLE).await;
+            if total() == before {
+                return;
+            }
+        }
+    };
+    let copied = tokio::select! {
+        copied = copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER) => {
+            copied.map(|_| ())
+        }
+        () = idle => Ok(()),
+    };
+    (total(), copied)
+}
+
+/// Counts what is read.
+struct Counted<S>(S, Arc<AtomicU64>);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.0).poll_read(cx, buffer);
+        let length = buffer.filled().len() - before;
+        this.1.fetch_add(length as u64, Relaxed);
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_and_ends_are_passed_both_ways() {
+        let (mut client, near) = duplex(64);
+        let (far, mut server) = duplex(64);
+        let shutdown = Shutdown::new();
+        let ends = async {
+            client.write_all(b"ask").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut asked = String::new();
+            server.read_to_string(&mut asked).await.unwrap();
+            server.write_all(b"answer").await.unwrap();
+            server.shutdown().await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            (asked, answer)
+        };
+        let ((passed, result), (asked, answer)) = tokio::join!(pass(near, far, &shutdown), ends);
+        assert!(result.is_ok());
+        assert_eq!((asked.as_str(), answer.as_str()), ("ask", "answer"));
+        assert_eq!(passed, Passed { up: 3, down: 6 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_does_not_hold_up_the_end() {
+        let (_client, near) = duplex(64);
+        let (far, _server) = duplex(64);
+        let shutdown = Shutdown::new();
+        shutdown.token().cancel();
+        assert!(pass(near, far, &shutdown).await.1.is_ok());
+    }
+}

@@ -1,0 +1,150 @@
+//! HTTP/2 connections to an endpoint: few, shared by many requests.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use super::connect::ConnectError;
+use super::{Peer, Shared};
+use crate::http::bodies::Body;
+
+/// Streams on one connection before another is opened: all of them share one lock.
+const MAX_STREAMS: u32 = 100;
+/// Unused for this long, a connection is closed.
+const IDLE: Duration = Duration::from_secs(120);
+/// After this age a connection takes no new requests, so that load follows new endpoints and certificates.
+const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+/// Bytes in flight per stream and per connection. Unequal: one stream that is not read must not stop the others.
+pub const STREAM_WINDOW: u32 = 256 << 10;
+pub const CONNECTION_WINDOW: u32 = 1 << 20;
+pub const MAX_HEADER_LIST: u32 = 64 << 10;
+pub const SEND_BUFFER: usize = 256 << 10;
+/// A silent peer is noticed within interval and timeout together.
+pub const PING_EVERY: Duration = Duration::from_secs(10);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The connections to one endpoint in one application protocol of TLS.
+#[derive(Default)]
+pub struct Pool {
+    open: Mutex<Vec<Arc<Connection>>>,
+    /// Held while a connection is being opened, with the outcome if it failed: those who waited share it.
+    opening: tokio::sync::Mutex<Option<(u64, ConnectError)>>,
+}
+
+pub struct Connection {
+    sender: SendRequest<Body>,
+    streams: AtomicU32,
+    born: u64,
+    used: AtomicU64,
+}
+
+/// One request's place on a connection.
+pub struct Stream(Arc<Connection>);
+
+impl Stream {
+    pub fn sender(&self) -> SendRequest<Body> {
+        self.0.sender.clone()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Connection {
+    fn claim(self: &Arc<Self>, now: u64) -> Option<Stream> {
+        let young = now.saturating_sub(self.born) < MAX_AGE.as_nanos() as u64;
+        if self.sender.is_closed() || !young || self.streams.load(Relaxed) >= MAX_STREAMS {
+            return None;
+        }
+        self.streams.fetch_add(1, Relaxed);
+        self.used.store(now, Relaxed);
+        Some(Stream(self.clone()))
+    }
+}
+
+impl Pool {
+    fn open(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claim(&self, now: u64) -> Option<Stream> {
+        self.open().iter().find_map(|one| one.claim(now))
+    }
+
+    /// A place on a connection with room; opens one where there is none. True: the connection was used before.
+    pub async fn stream(
+        &self,
+        shared: &Shared,
+        peer: &Peer,
+        alpn: &'static [u8],
+    ) -> Result<(Stream, bool), ConnectError> {
+        let asked = shared.now();
+        if let Some(stream) = self.claim(asked) {
+            return Ok((stream, true));
+        }
+        let mut failed = self.opening.lock().await;
+        if let Some(stream) = self.claim(asked) {
+            return Ok((stream, true));
+        }
+        if let Some((_, error)) = failed.as_ref().filter(|(when, _)| *when >= asked) {
+            return Err(error.clone());
+        }
+        match handshake(shared, peer, alpn).await {
+            Ok(sender) => {
+                let now = shared.now();
+                let connection = Arc::new(Connection {
+                    sender,
+                    streams: AtomicU32::new(1),
+                    born: now,
+                    used: AtomicU64::new(now),
+                });
+                self.open().push(connection.clone());
+                Ok((Stream(connection), false))
+            }
+            Err(error) => {
+                *failed = Some((shared.now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Drops connections that ended, are too old, or idle: they close once their last request has ended.
+    pub fn sweep(&self, now: u64) {
+        let since = |then: u64| Duration::from_nanos(now.saturating_sub(then));
+        self.open().retain(|one| {
+            let idle = one.streams.load(Relaxed) == 0 && since(one.used.load(Relaxed)) >= IDLE;
+            !one.sender.is_closed() && since(one.born) < MAX_AGE && !idle
+        });
+    }
+}
+
+async fn handshake(
+    shared: &Shared,
+    peer: &Peer,
+    alpn: &'static [u8],
+) -> Result<SendRequest<Body>, ConnectError> {
+    let transport = shared.connect(peer, alpn).await?;
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .handshake(TokioIo::new(transport))
+        .await
+        .map_err(|error| ConnectError::Http {
+            address: peer.address,
+            cause: error.to_string(),
+        })?;
+    // Failures reach the requests under way.
+    tokio::spawn(async move { connection.await.ok() });
+    Ok(sender)
+}

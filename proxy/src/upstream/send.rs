@@ -1,0 +1,272 @@
+//! Sends a request to an endpoint of a cluster, and to another one when it surely did not reach the application.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use weft_api::alpn;
+use weft_ir::Protocol;
+
+use super::connect::ConnectError;
+use super::lease::{Lease, On};
+use super::{Cluster, Peer, Shared, http1};
+use crate::http::bodies::{Body, Request, Spare};
+use crate::http::errors::{Failure, REFUSED};
+use crate::http::headers;
+
+/// Endpoints tried for one request.
+const MAX_TRIES: usize = 3;
+
+/// A request on its way out.
+pub struct Ask {
+    pub head: http::request::Parts,
+    pub body: Body,
+    pub spare: Spare,
+    /// The client asks to change the protocol of its connection.
+    pub upgrade: bool,
+    /// Names the host where the client did not.
+    pub address: SocketAddr,
+}
+
+impl Ask {
+    pub fn new(
+        head: http::request::Parts,
+        body: Incoming,
+        upgrade: bool,
+        address: SocketAddr,
+    ) -> Self {
+        let (body, spare) = Body::keeping(body);
+        Self {
+            head,
+            body,
+            spare,
+            upgrade,
+            address,
+        }
+    }
+}
+
+/// An answer, and what is held until it has been read.
+pub struct Outcome {
+    pub response: http::Response<Incoming>,
+    pub lease: Lease,
+}
+
+/// How one try ended without an answer.
+enum Miss {
+    /// There is no connection.
+    Connect(ConnectError),
+    /// The application did not see it; whether it may be sent again to the same endpoint.
+    Unsent,
+    /// It may have been seen. `reused`: the connection had served other requests before.
+    Lost { error: hyper::Error, reused: bool },
+    /// The request cannot be put as the endpoint's protocol needs it.
+    Failed(Failure),
+}
+
+impl Cluster {
+    /// Sends to the best endpoint; to the next where the request did not arrive. `seen` is told each endpoint tried.
+    pub async fn send(
+        &self,
+        ask: Ask,
+        mut seen: impl FnMut(&Arc<Peer>),
+    ) -> Result<Outcome, Failure> {
+        let http2 = ask.head.version == Version::HTTP_2
+            || matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
+        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut stale = 0;
+        let mut last = None;
+        let mut body = Some(ask.body);
+        while let Some(peer) = self.pick(&tried) {
+            seen(&peer);
+            let Some(now) = body.take().or_else(|| ask.spare.again()) else {
+                break;
+            };
+            let request = copy(&ask.head, now);
+            let begun = Instant::now();
+            match send_to(
+                &self.shared,
+                &peer,
+                request,
+                http2,
+                ask.upgrade,
+                ask.address,
+            )
+            .await
+            {
+                Ok(outcome) if refused(&peer, &outcome) => {
+                    peer.avoid(self.shared.now());
+                    tried.push(peer.address);
+                    last = Some(Failure::Refused(self.name.clone()));
+                    if tried.len() >= MAX_TRIES {
+                        break;
+                    }
+                }
+                Ok(outcome) => {
+                    peer.load.observe(begun.elapsed(), self.shared.now());
+                    return Ok(outcome);
+                }
+                Err(Miss::Connect(error)) => {
+                    peer.avoid(self.shared.now());
+                    tried.push(peer.address);
+                    last = Some(Failure::Unreachable {
+                        cluster: self.name.clone(),
+                        last: error,
+                    });
+                    if tried.len() >= MAX_TRIES {
+                        break;
+                    }
+                }
+                Err(Miss::Failed(failure)) => return Err(failure),
+                Err(Miss::Unsent) if stale < MAX_TRIES => stale += 1,
+                Err(Miss::Unsent) => return Err(broken(&peer, "the connection closed")),
+                Err(Miss::Lost { error, reused }) => {
+                    let again = never_processed(&error)
+                        || (reused && idempotent(&ask.head.method) && cut_off(&error));
+                    if !again || stale >= MAX_TRIES {
+                        return Err(broken(&peer, &describe(&error)));
+                    }
+                    stale += 1;
+                    last = Some(broken(&peer, &describe(&error)));
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Failure::NoEndpoints(self.name.clone())))
+    }
+}
+
+/// One request to one endpoint, in the version that its application gets.
+async fn send_to(
+    shared: &Shared,
+    peer: &Arc<Peer>,
+    request: Request,
+    http2: bool,
+    upgrade: bool,
+    address: SocketAddr,
+) -> Result<Outcome, Miss> {
+    let meshed = peer.identity.is_some();
+    let (mut head, body) = request.into_parts();
+    if upgrade || !(meshed || http2) {
+        headers::for_http1(&mut head, address).map_err(Miss::Failed)?;
+        return send_http1(shared, peer, Request::from_parts(head, body), upgrade).await;
+    }
+    headers::for_http2(&mut head, address).map_err(Miss::Failed)?;
+    let (pool, alpn) = if http2 {
+        (&peer.http2, alpn::H2)
+    } else {
+        (&peer.mixed, alpn::H2_FOR_H1)
+    };
+    let (stream, reused) = pool
+        .stream(shared, peer, alpn)
+        .await
+        .map_err(Miss::Connect)?;
+    let mut sender = stream.sender();
+    let lease = Lease::new(peer.clone(), On::Http2 { _stream: stream });
+    let request = Request::from_parts(head, body);
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok(Outcome { response, lease }),
+        Err(error) => Err(missed(error, reused)),
+    }
+}
+
+async fn send_http1(
+    shared: &Shared,
+    peer: &Arc<Peer>,
+    request: Request,
+    upgrade: bool,
+) -> Result<Outcome, Miss> {
+    let idle = if upgrade { None } else { peer.http1.take() };
+    let reused = idle.is_some();
+    let mut sender = match idle {
+        Some(sender) => sender,
+        None => http1::open(shared, peer, alpn::H1)
+            .await
+            .map_err(Miss::Connect)?,
+    };
+    let sent = sender.try_send_request(request);
+    let on = if upgrade {
+        On::Alone { _sender: sender }
+    } else {
+        On::Http1(Some(sender))
+    };
+    let lease = Lease::new(peer.clone(), on);
+    match sent.await {
+        Ok(response) => Ok(Outcome { response, lease }),
+        Err(error) => Err(missed(error, reused)),
+    }
+}
+
+fn missed(mut error: TrySendError<Request>, reused: bool) -> Miss {
+    match error.take_message() {
+        Some(_) => Miss::Unsent,
+        None => Miss::Lost {
+            error: error.into_error(),
+            reused,
+        },
+    }
+}
+
+/// The request without its extensions, which belong to the client's connection.
+fn copy(head: &http::request::Parts, body: Body) -> Request {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = head.uri.clone();
+    *request.version_mut() = head.version;
+    request.headers_mut().clone_from(&head.headers);
+    request
+}
+
+/// The proxy at the other end says that its application did not get the request.
+fn refused(peer: &Peer, outcome: &Outcome) -> bool {
+    peer.identity.is_some() && outcome.response.headers().contains_key(REFUSED)
+}
+
+/// The HTTP/2 peer says so: REFUSED_STREAM, or a stream beyond the last one of its GOAWAY (RFC 9113, 8.7).
+fn never_processed(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
+            let reason = cause.reason();
+            return reason == Some(h2::Reason::REFUSED_STREAM)
+                || (cause.is_go_away()
+                    && cause.is_remote()
+                    && reason == Some(h2::Reason::NO_ERROR));
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// The connection ended before any byte of the response.
+fn cut_off(error: &hyper::Error) -> bool {
+    let reset = || {
+        let cause = error
+            .source()
+            .and_then(|e| e.downcast_ref::<std::io::Error>());
+        cause.is_some()
+    };
+    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || reset()
+}
+
+/// RFC 9110, 9.2.2.
+fn idempotent(method: &Method) -> bool {
+    method.is_idempotent()
+}
+
+fn broken(peer: &Peer, cause: &str) -> Failure {
+    Failure::Broken {
+        endpoint: peer.address,
+        cause: cause.to_owned(),
+    }
+}
+
+fn describe(error: &hyper::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
