@@ -120,7 +120,8 @@ func (r *run) waitReady(ctx context.Context) error {
 	return nil
 }
 
-// wait asks again and again until check is content. It gives up when a program ends or the time is over.
+// wait asks again and again until check is content. It gives up when a program ends, which `create` reports, or the time is
+// over.
 func (r *run) wait(ctx context.Context, what string, check func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -131,8 +132,8 @@ func (r *run) wait(ctx context.Context, what string, check func() error) error {
 		if last == nil {
 			return nil
 		}
-		if err := r.ended(); err != nil {
-			return fmt.Errorf("waiting for %s: %w", what, err)
+		if r.ended() != nil {
+			return fmt.Errorf("%s cannot become ready: %w", what, last)
 		}
 		select {
 		case <-ctx.Done():

@@ -157,20 +157,11 @@ func (c *Cluster) grow(ctx context.Context, s state, nodes int, images []string)
 		c.say("the cluster is up (%d node(s)); KUBECONFIG=%s", s.Nodes, c.paths.Kubeconfig())
 		return nil
 	}
-	run := c.newRun(s)
+	r := c.newRun(s)
 	for n := s.Nodes + 1; n <= nodes; n++ {
-		if err := run.addNode(ctx, n); err != nil {
-			return err
+		if err := r.join(ctx, n, images); err != nil {
+			return r.explain(fmt.Errorf("add node %d: %w", n, err))
 		}
-		if err := run.startRuntime(ctx, n, images); err != nil {
-			return err
-		}
-		if err := run.startNode(n); err != nil {
-			return err
-		}
-	}
-	if err := run.waitReady(ctx); err != nil {
-		return err
 	}
 	c.say("the cluster has %d nodes", nodes)
 	return nil

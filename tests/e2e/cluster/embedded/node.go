@@ -42,6 +42,20 @@ func (r *run) addNode(ctx context.Context, n int) error {
 	return r.configure(n)
 }
 
+// join adds node number n to a running cluster and waits until it is ready.
+func (r *run) join(ctx context.Context, n int, images []string) error {
+	if err := r.addNode(ctx, n); err != nil {
+		return err
+	}
+	if err := r.startRuntime(ctx, n, images); err != nil {
+		return err
+	}
+	if err := r.startNode(n); err != nil {
+		return err
+	}
+	return r.waitReady(ctx)
+}
+
 // configure writes the configuration of node number n's programs.
 func (r *run) configure(n int) error {
 	node := r.paths.Node(n)

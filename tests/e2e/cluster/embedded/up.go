@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -53,11 +54,16 @@ func (c *Cluster) create(ctx context.Context, nodes int, images []string) error 
 		return err
 	}
 	if err := r.start(ctx, nodes, images); err != nil {
-		return fmt.Errorf("%w\nthe logs are in %s", err, c.paths.Logs())
+		return r.explain(err)
 	}
 	c.say("ready in %.1f s: %d node(s), addresses %s; KUBECONFIG=%s",
 		time.Since(started).Seconds(), nodes, chosen.All(), c.paths.Kubeconfig())
 	return nil
+}
+
+// explain adds to a failure the program that ended, which is most often the cause, and where the logs are.
+func (r *run) explain(err error) error {
+	return fmt.Errorf("%w\nthe logs are in %s", errors.Join(err, r.ended()), r.paths.Logs())
 }
 
 func (r *run) start(ctx context.Context, nodes int, images []string) error {

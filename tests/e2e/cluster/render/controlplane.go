@@ -66,6 +66,9 @@ func ControllerManagerArgs(paths Paths) []string {
 		"--use-service-account-credentials",
 		"--flex-volume-plugin-dir=" + paths.Node(1).VolumePlugins(),
 		"--leader-elect=false",
+		// Each of its controllers fetches a token of its own at the start; at the default rate that takes five seconds.
+		"--kube-api-qps=500",
+		"--kube-api-burst=1000",
 	}
 }
 
