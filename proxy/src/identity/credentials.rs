@@ -12,6 +12,8 @@ use tokio::sync::watch;
 pub struct Credentials {
     pub key: Arc<CertifiedKey>,
     pub roots: Arc<Roots>,
+    /// The roots that came with the certificate; `roots` has those of the file besides.
+    pub signed_roots: Vec<CertificateDer<'static>>,
     /// Unix seconds.
     pub not_before: i64,
     pub not_after: i64,

@@ -1,3 +1,5 @@
 //! Who this proxy is: its key, its certificate and the roots it trusts.
 
 pub mod credentials;
+pub mod renew;
+pub mod request;

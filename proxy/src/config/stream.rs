@@ -1,0 +1,191 @@
+//! The stream of configuration: tells the controller what is held and watched, applies what it sends, and answers.
+//!
+//! Losing it changes nothing that is known: it is begun again, for ever, with growing pauses.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
+use weft_api::proto;
+use weft_api::proto::mesh_client::MeshClient;
+use weft_api::proto::proxy_message::Kind;
+use weft_ir::Identity;
+
+use super::channel::{self, Address, Backoff, ConnectError};
+use super::store::{Request, Store};
+use crate::identity::credentials::Current;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::Tls;
+
+/// An update may be this large, in bytes: some 50,000 endpoints.
+const MAX_UPDATE: usize = 16 << 20;
+/// The controller has this long to take the stream.
+const BEGIN: Duration = Duration::from_secs(10);
+/// A stream that lasted this long was a good one: the next pause is a short one again.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// What the stream needs.
+pub struct Stream {
+    pub controller: Address,
+    pub controller_identity: Identity,
+    pub namespace: String,
+    pub pod: String,
+    pub tls: Tls,
+    pub current: Current,
+    pub store: Store,
+    pub requests: mpsc::UnboundedReceiver<Request>,
+    pub metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("the controller gave no answer in {BEGIN:?}")]
+    Silent,
+    #[error("the controller ended the stream ({code:?}): {message}")]
+    Status { code: tonic::Code, message: String },
+    #[error("the controller closed the stream")]
+    Closed,
+}
+
+impl From<tonic::Status> for StreamError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status {
+            code: status.code(),
+            message: match std::error::Error::source(&status) {
+                Some(source) => format!("{}: {}", status.message(), channel::causes(source)),
+                None => status.message().to_owned(),
+            },
+        }
+    }
+}
+
+type Outgoing = mpsc::UnboundedSender<proto::ProxyMessage>;
+
+impl Stream {
+    /// Runs until dropped; begins once there is a certificate.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        self.current.present().await;
+        loop {
+            let begun = Instant::now();
+            let error = match self.session().await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            self.store.set_connected(false);
+            if begun.elapsed() >= GOOD {
+                backoff.reset();
+            }
+            let pause = backoff.pause();
+            tracing::warn!(
+                retry_in = ?pause,
+                "no configuration stream, what is known stays in force: {error}"
+            );
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn session(&mut self) -> Result<std::convert::Infallible, StreamError> {
+        self.metrics.config.connects.inc();
+        let (outgoing, mut watched) = self.greet();
+        let mut updates = self.begin(outgoing.1).await?;
+        let outgoing = outgoing.0;
+        self.store.set_connected(true);
+        tracing::info!(controller = %self.controller, "configuration stream is up");
+        loop {
+            tokio::select! {
+                update = updates.message() => {
+                    let update = update?.ok_or(StreamError::Closed)?;
+                    self.take(update, &outgoing)?;
+                }
+                request = self.requests.recv() => {
+                    // The store, which sends these, is held here: the channel does not end.
+                    if let Some(kind) = request.and_then(|r| message(r, &mut watched)) {
+                        send(&outgoing, kind)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The messages that every stream begins with, ready to be sent, and the addresses they watch.
+    fn greet(
+        &mut self,
+    ) -> (
+        (Outgoing, mpsc::UnboundedReceiver<proto::ProxyMessage>),
+        HashSet<SocketAddr>,
+    ) {
+        // Whatever was asked for until now is among the addresses watched below.
+        while self.requests.try_recv().is_ok() {}
+        let watched = self.store.watched();
+        let hello = Kind::Hello(proto::Hello {
+            namespace: self.namespace.clone(),
+            pod: self.pod.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            held: self.store.held(),
+        });
+        let watches = watched.iter().map(|address| watch(*address));
+        let (sender, receiver) = mpsc::unbounded_channel();
+        for kind in std::iter::once(hello).chain(watches) {
+            // The receiver is right here.
+            let _ = send(&sender, kind);
+        }
+        ((sender, receiver), watched)
+    }
+
+    async fn begin(
+        &self,
+        messages: mpsc::UnboundedReceiver<proto::ProxyMessage>,
+    ) -> Result<Streaming<proto::Update>, StreamError> {
+        let roots = self.current.load().as_ref().map(|c| c.roots.clone());
+        let tls = self
+            .tls
+            .controller_config(&self.controller_identity, roots.unwrap_or_default())?;
+        let channel = channel::connect(&self.controller, tls).await?;
+        let mut client = MeshClient::new(channel).max_decoding_message_size(MAX_UPDATE);
+        let begun = client.subscribe(UnboundedReceiverStream::new(messages));
+        let begun = tokio::time::timeout(BEGIN, begun).await;
+        Ok(begun.map_err(|_| StreamError::Silent)??.into_inner())
+    }
+
+    fn take(&self, update: proto::Update, outgoing: &Outgoing) -> Result<(), StreamError> {
+        let nonce = update.nonce;
+        let refused = self.store.apply(update);
+        for one in &refused {
+            tracing::warn!(key = %one.key, "refused a resource: {}", one.reason);
+        }
+        send(outgoing, Kind::Ack(proto::Ack { nonce, refused }))
+    }
+}
+
+fn send(outgoing: &Outgoing, kind: Kind) -> Result<(), StreamError> {
+    let message = proto::ProxyMessage { kind: Some(kind) };
+    outgoing.send(message).map_err(|_| StreamError::Closed)
+}
+
+fn watch(address: SocketAddr) -> Kind {
+    Kind::Watch(proto::Watch {
+        address: address.to_string(),
+    })
+}
+
+/// What a request of the store has to tell the controller, if it does not know already.
+fn message(request: Request, watched: &mut HashSet<SocketAddr>) -> Option<Kind> {
+    match request {
+        Request::Watch(address) => watched.insert(address).then(|| watch(address)),
+        Request::Unwatch(address) => watched.remove(&address).then(|| {
+            Kind::Unwatch(proto::Unwatch {
+                address: address.to_string(),
+            })
+        }),
+    }
+}
