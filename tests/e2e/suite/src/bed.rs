@@ -1,0 +1,301 @@
+//! A test's own place in the cluster, made before it and removed after it.
+
+use std::path::{Path, PathBuf};
+use std::sync::RwLock;
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+
+use crate::{diagnose, eventually, objects};
+
+/// The longest that a test may take, its pods' start included.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// Tests that restart parts of the control plane run alone; all others beside each other.
+static CONTROL_PLANE: RwLock<()> = RwLock::new(());
+
+/// Whether the test's namespace is labelled for injection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mesh {
+    In,
+    Out,
+}
+
+/// A namespace and what one does in it.
+pub struct Bed {
+    pub client: Client,
+    pub namespace: String,
+}
+
+/// Runs a test that leaves the control plane as it is.
+pub fn run(
+    name: &str,
+    mesh: Mesh,
+    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let _shared = CONTROL_PLANE
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    block_on(name, mesh, test)
+}
+
+/// Runs a test that restarts or stops a part of the control plane.
+pub fn run_alone(
+    name: &str,
+    mesh: Mesh,
+    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let _alone = CONTROL_PLANE
+        .write()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    block_on(name, mesh, test)
+}
+
+fn block_on(
+    name: &str,
+    mesh: Mesh,
+    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let client = connect().await?;
+        let bed = Bed::make(client, name, mesh).await?;
+        let limited = async {
+            tokio::time::timeout(LIMIT, test(&bed))
+                .await
+                .with_context(|| format!("the test took longer than {} s", LIMIT.as_secs()))?
+        };
+        let outcome = limited.await;
+        if outcome.is_err() {
+            diagnose::print(&bed).await;
+        }
+        bed.remove().await;
+        outcome
+    })
+}
+
+/// A client for `KUBECONFIG`, or for the test cluster of this checkout.
+async fn connect() -> anyhow::Result<Client> {
+    let file = std::env::var_os("KUBECONFIG").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cluster/kubeconfig"),
+        PathBuf::from,
+    );
+    let unread = || {
+        format!(
+            "cannot read {}: `make cluster install` makes a cluster with Weft",
+            file.display()
+        )
+    };
+    let kubeconfig = Kubeconfig::read_from(&file).with_context(unread)?;
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    config.read_timeout = None;
+    let client = Client::try_from(config)?;
+    let deployments = Bed {
+        client: client.clone(),
+        namespace: "weft-system".to_owned(),
+    };
+    for part in ["weft-controller", "weft-injector"] {
+        let deployment = deployments.get("apps/v1", "Deployment", part).await;
+        let deployment = deployment.with_context(|| {
+            format!(
+                "the cluster of {} has no {part}: `make install` installs Weft",
+                file.display()
+            )
+        })?;
+        let ready = deployment["status"]["readyReplicas"].as_u64().unwrap_or(0);
+        anyhow::ensure!(
+            ready > 0,
+            "{part} is not ready: kubectl -n weft-system describe pods"
+        );
+    }
+    Ok(client)
+}
+
+fn resource(version: &str, kind: &str) -> ApiResource {
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+}
+
+impl Bed {
+    async fn make(client: Client, name: &str, mesh: Mesh) -> anyhow::Result<Self> {
+        let tail = format!("{:05x}", std::process::id() & 0xf_ffff);
+        let bed = Self {
+            client,
+            namespace: format!("weft-e2e-{name}-{tail}"),
+        };
+        bed.apply(objects::namespace(&bed.namespace, mesh == Mesh::In))
+            .await?;
+        for account in ["client", "reviews"] {
+            bed.apply(objects::account(account)).await?;
+        }
+        Ok(bed)
+    }
+
+    /// Removes the namespace; its pods end in their own time.
+    async fn remove(&self) {
+        let namespaces: Api<DynamicObject> =
+            Api::all_with(self.client.clone(), &resource("v1", "Namespace"));
+        if let Err(error) = namespaces
+            .delete(&self.namespace, &DeleteParams::default())
+            .await
+        {
+            eprintln!("namespace {} is left behind: {error}", self.namespace);
+        }
+    }
+
+    /// Objects of a kind: those of this namespace where the kind has namespaces.
+    pub fn api(&self, version: &str, kind: &str) -> Api<DynamicObject> {
+        let resource = resource(version, kind);
+        let cluster_wide = ["Namespace", "XMesh", "MutatingWebhookConfiguration"];
+        if cluster_wide.contains(&kind) {
+            Api::all_with(self.client.clone(), &resource)
+        } else {
+            Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+        }
+    }
+
+    pub fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Creates or changes an object.
+    pub async fn apply(&self, object: Value) -> anyhow::Result<Value> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+        let name = text(&object["metadata"]["name"]);
+        let parameters = PatchParams::apply("weft-e2e").force();
+        let applied = self
+            .api(&version, &kind)
+            .patch(&name, &parameters, &Patch::Apply(&object))
+            .await;
+        let applied = applied.with_context(|| format!("applying {kind} {name}"))?;
+        Ok(serde_json::to_value(applied)?)
+    }
+
+    pub async fn get(&self, version: &str, kind: &str, name: &str) -> anyhow::Result<Value> {
+        let found = self.api(version, kind).get(name).await;
+        let found = found.with_context(|| format!("reading {kind} {}/{name}", self.namespace))?;
+        Ok(serde_json::to_value(found)?)
+    }
+
+    pub async fn list(
+        &self,
+        version: &str,
+        kind: &str,
+        labels: &str,
+    ) -> anyhow::Result<Vec<Value>> {
+        let found = self
+            .api(version, kind)
+            .list(&ListParams::default().labels(labels))
+            .await;
+        let found = found.with_context(|| format!("listing {kind} in {}", self.namespace))?;
+        found
+            .items
+            .into_iter()
+            .map(|item| Ok(serde_json::to_value(item)?))
+            .collect()
+    }
+
+    /// The client `client` and one pod for each version of the reviews behind the Services `reviews` and
+    /// `reviews-VERSION`, all ready, and answering each other.
+    pub async fn shop(&self, versions: &[&str]) -> anyhow::Result<()> {
+        self.apply(objects::service("reviews", json!({"app": "reviews"})))
+            .await?;
+        self.apply(objects::client("client")).await?;
+        for version in versions {
+            let selector = json!({"app": "reviews", "version": version});
+            self.apply(objects::service(&format!("reviews-{version}"), selector))
+                .await?;
+            self.apply(objects::reviews(version)).await?;
+        }
+        self.ready("client").await?;
+        for version in versions {
+            let name = format!("reviews-{version}");
+            self.ready(&name).await?;
+            eventually("the reviews to answer", async || {
+                let summary = self
+                    .load("client", &format!("http://{name}/reviews/1"), &[])
+                    .await?;
+                anyhow::ensure!(summary.failed() == 0, "{summary}");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the pod is ready.
+    pub async fn ready(&self, pod: &str) -> anyhow::Result<Value> {
+        eventually(&format!("pod {pod} to be ready"), async || {
+            let pod = self.get("v1", "Pod", pod).await?;
+            let conditions = pod["status"]["conditions"].as_array();
+            let ready = conditions
+                .into_iter()
+                .flatten()
+                .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+            anyhow::ensure!(ready, "its status is {}", pod["status"]);
+            Ok(pod)
+        })
+        .await
+    }
+
+    pub async fn pod_ip(&self, pod: &str) -> anyhow::Result<String> {
+        let pod = self.get("v1", "Pod", pod).await?;
+        pod["status"]["podIP"]
+            .as_str()
+            .map(str::to_owned)
+            .context("the pod has no address yet")
+    }
+
+    pub async fn cluster_ip(&self, service: &str) -> anyhow::Result<String> {
+        let service = self.get("v1", "Service", service).await?;
+        service["spec"]["clusterIP"]
+            .as_str()
+            .map(str::to_owned)
+            .context("the Service has no address")
+    }
+
+    /// Applies a route and waits until the conditions of its only parent of ours are of this generation; returns the
+    /// conditions as `type` to `(status, reason, message)`.
+    pub async fn route(&self, route: Value) -> anyhow::Result<objects::Conditions> {
+        let kind = route["kind"].as_str().unwrap_or_default().to_owned();
+        let name = route["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        self.apply(route).await?;
+        eventually(&format!("the status of {kind} {name}"), async || {
+            objects::route_conditions(&self.get(objects::GATEWAY, &kind, &name).await?)
+        })
+        .await
+    }
+
+    /// Applies a route and waits until it is accepted and everything it names was found.
+    pub async fn good_route(&self, route: Value) -> anyhow::Result<()> {
+        let conditions = self.route(route).await?;
+        for wanted in ["Accepted", "ResolvedRefs"] {
+            let (status, reason, message) = conditions.of(wanted)?;
+            anyhow::ensure!(
+                status == "True",
+                "{wanted} is {status}: {reason}: {message}"
+            );
+        }
+        Ok(())
+    }
+
+    /// How often containers of a pod were started again.
+    pub async fn restarts(&self, pod: &str) -> anyhow::Result<u64> {
+        let pod = self.get("v1", "Pod", pod).await?;
+        Ok(objects::restarts(&pod))
+    }
+}

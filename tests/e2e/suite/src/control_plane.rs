@@ -1,0 +1,104 @@
+//! Weft's own parts in the cluster: what tests read from them and do to them.
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::{Api, ListParams, LogParams, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::{Bed, eventually, objects};
+
+pub const NAMESPACE: &str = "weft-system";
+
+/// The namespace of the control plane. Nothing in it is made or removed by tests.
+pub fn system(client: &Client) -> Bed {
+    Bed {
+        client: client.clone(),
+        namespace: NAMESPACE.to_owned(),
+    }
+}
+
+/// Replaces every pod of a Deployment, as `kubectl rollout restart` does, and waits until that is done.
+pub async fn restart(client: &Client, deployment: &str) -> anyhow::Result<()> {
+    let at = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)?
+        .as_millis()
+        .to_string();
+    let annotations = json!({"kubectl.kubernetes.io/restartedAt": at});
+    let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+    patch_deployment(client, deployment, &patch).await
+}
+
+/// Sets the number of pods and waits for it.
+pub async fn scale(client: &Client, deployment: &str, replicas: u64) -> anyhow::Result<()> {
+    patch_deployment(client, deployment, &json!({"spec": {"replicas": replicas}})).await
+}
+
+async fn patch_deployment(client: &Client, name: &str, patch: &Value) -> anyhow::Result<()> {
+    let system = system(client);
+    let deployments = system.api("apps/v1", "Deployment");
+    deployments
+        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    eventually(&format!("{name} to be as wished"), async || {
+        let deployment = system.get("apps/v1", "Deployment", name).await?;
+        let status = &deployment["status"];
+        let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
+        let count = |field: &str| status[field].as_u64().unwrap_or(0);
+        let done = status["observedGeneration"] == deployment["metadata"]["generation"]
+            && count("updatedReplicas") == wished
+            && count("readyReplicas") == wished
+            && count("replicas") == wished;
+        anyhow::ensure!(done, "its status is {status}");
+        Ok(())
+    })
+    .await
+}
+
+/// How many replicas the Deployment is to have.
+pub async fn replicas(client: &Client, name: &str) -> anyhow::Result<u64> {
+    let deployment = system(client).get("apps/v1", "Deployment", name).await?;
+    Ok(deployment["spec"]["replicas"].as_u64().unwrap_or(1))
+}
+
+/// The names of the pods of one of Weft's Deployments.
+pub async fn pod_names(client: &Client, deployment: &str) -> anyhow::Result<Vec<String>> {
+    let pods = system(client).list("v1", "Pod", "").await?;
+    let names = pods
+        .iter()
+        .filter_map(|pod| pod["metadata"]["name"].as_str());
+    let names: Vec<_> = names
+        .filter(|name| name.starts_with(deployment))
+        .map(str::to_owned)
+        .collect();
+    anyhow::ensure!(!names.is_empty(), "{deployment} has no pods");
+    Ok(names)
+}
+
+/// Restarts of all containers of the control plane.
+pub async fn restarts(client: &Client) -> anyhow::Result<u64> {
+    let pods = system(client).list("v1", "Pod", "").await?;
+    Ok(pods.iter().map(objects::restarts).sum())
+}
+
+/// The last minutes of the controllers' logs.
+pub async fn controller_log(client: &Client) -> anyhow::Result<String> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let parameters = LogParams {
+        since_seconds: Some(180),
+        ..Default::default()
+    };
+    let mut text = String::new();
+    for pod in pods.list(&ListParams::default()).await?.items {
+        let name = pod.metadata.name.unwrap_or_default();
+        if name.starts_with("weft-controller") {
+            text.push_str(
+                &pods
+                    .logs(&name, &parameters)
+                    .await
+                    .with_context(|| format!("log of {name}"))?,
+            );
+        }
+    }
+    Ok(text)
+}

@@ -1,0 +1,77 @@
+//! What is printed when a test fails. Failures in here are printed too, and otherwise ignored.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams, LogParams};
+
+use crate::{Bed, objects};
+
+pub(crate) async fn print(bed: &Bed) {
+    eprintln!("---- namespace {} ----", bed.namespace);
+    let pods = bed
+        .pods()
+        .list(&ListParams::default())
+        .await
+        .map(|list| list.items);
+    for pod in pods.unwrap_or_else(|error| {
+        eprintln!("pods: {error}");
+        Vec::new()
+    }) {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let status = serde_json::to_value(&pod.status).unwrap_or_default();
+        eprintln!(
+            "pod {name}: {} {}",
+            status["phase"], status["containerStatuses"]
+        );
+        log(&bed.pods(), &name, "weft-proxy", 20).await;
+        log(&bed.pods(), &name, "shop", 5).await;
+    }
+    print_events(bed).await;
+    for kind in ["HTTPRoute", "GRPCRoute"] {
+        for route in bed
+            .list(objects::GATEWAY, kind, "")
+            .await
+            .unwrap_or_default()
+        {
+            eprintln!("{kind} {}: {}", route["metadata"]["name"], route["status"]);
+        }
+    }
+    print_controller(bed).await;
+    eprintln!("---- end of {} ----", bed.namespace);
+}
+
+async fn print_events(bed: &Bed) {
+    for event in bed.list("v1", "Event", "").await.unwrap_or_default() {
+        if event["type"] != "Normal" {
+            eprintln!(
+                "event {}: {} {}",
+                event["involvedObject"]["name"], event["reason"], event["message"]
+            );
+        }
+    }
+}
+
+async fn print_controller(bed: &Bed) {
+    let pods: Api<Pod> = Api::namespaced(bed.client.clone(), "weft-system");
+    let Ok(list) = pods.list(&ListParams::default()).await else {
+        return;
+    };
+    for pod in list.items {
+        let name = pod.metadata.name.unwrap_or_default();
+        if name.starts_with("weft-controller") {
+            log(&pods, &name, "", 20).await;
+        }
+    }
+}
+
+async fn log(pods: &Api<Pod>, pod: &str, container: &str, lines: i64) {
+    let container = Some(container.to_owned()).filter(|name| !name.is_empty());
+    let parameters = LogParams {
+        container: container.clone(),
+        tail_lines: Some(lines),
+        ..Default::default()
+    };
+    match pods.logs(pod, &parameters).await {
+        Ok(text) => eprintln!("log of {pod} {}:\n{text}", container.unwrap_or_default()),
+        Err(error) => eprintln!("log of {pod}: {error}"),
+    }
+}

@@ -1,0 +1,130 @@
+//! The certificate authority and the protocol of the controller, spoken to as a proxy does, from outside the cluster.
+
+use anyhow::Context;
+use base64::prelude::{BASE64_STANDARD, Engine};
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, PostParams};
+use rcgen::{CertificateParams, KeyPair, SanType};
+use serde_json::json;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
+use weft_api::proto::{SignRequest, SignResponse};
+
+use crate::{Bed, control_plane};
+
+/// The audience of tokens that the controller takes.
+pub const AUDIENCE: &str = "weft.dev/ca";
+
+/// A key, and a request for its certificate.
+pub struct Request {
+    pub key: KeyPair,
+    pub csr: Vec<u8>,
+}
+
+/// The SPIFFE id of an account of a namespace.
+pub fn spiffe(namespace: &str, account: &str) -> String {
+    format!("spiffe://cluster.local/ns/{namespace}/sa/{account}")
+}
+
+/// A new key, and a signing request for this URI.
+pub fn request(uri: &str) -> anyhow::Result<Request> {
+    let key = KeyPair::generate()?;
+    let csr = parameters(uri)?.serialize_request(&key)?.der().to_vec();
+    Ok(Request { key, csr })
+}
+
+/// Parameters of a certificate whose only name is this URI.
+pub fn parameters(uri: &str) -> anyhow::Result<CertificateParams> {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    parameters.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+    Ok(parameters)
+}
+
+/// A token of an account for an audience, bound to a pod as projected ones are.
+pub async fn token(bed: &Bed, account: &str, audience: &str, pod: &str) -> anyhow::Result<String> {
+    let uid = bed.get("v1", "Pod", pod).await?["metadata"]["uid"]
+        .as_str()
+        .map(str::to_owned);
+    let accounts: Api<ServiceAccount> = Api::namespaced(bed.client.clone(), &bed.namespace);
+    let wanted: TokenRequest = serde_json::from_value(json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+        "spec": {
+            "audiences": [audience], "expirationSeconds": 600,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid},
+        },
+    }))?;
+    let made = accounts
+        .create_token_request(account, &PostParams::default(), &wanted)
+        .await?;
+    let made = serde_json::to_value(made)?;
+    made["status"]["token"]
+        .as_str()
+        .map(str::to_owned)
+        .context("the answer holds no token")
+}
+
+/// The roots of the mesh, PEM, from the ConfigMap that the controller keeps in the namespace.
+pub async fn roots(bed: &Bed) -> anyhow::Result<String> {
+    let map = bed.get("v1", "ConfigMap", "weft-roots").await?;
+    map["data"]["ca.crt"]
+        .as_str()
+        .map(str::to_owned)
+        .context("weft-roots has no ca.crt")
+}
+
+/// A connection to the controller's Service, with a client certificate (chain and key, PEM) or without.
+pub async fn controller(bed: &Bed, identity: Option<(String, String)>) -> anyhow::Result<Channel> {
+    let address = control_plane::system(&bed.client)
+        .cluster_ip("weft-controller")
+        .await?;
+    let mut tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(roots(bed).await?))
+        .domain_name("weft-controller.weft-system.svc");
+    if let Some((chain, key)) = identity {
+        tls = tls.identity(Identity::from_pem(chain, key));
+    }
+    let host = if address.contains(':') {
+        format!("[{address}]")
+    } else {
+        address
+    };
+    let endpoint = Endpoint::from_shared(format!("https://{host}:15012"))?.tls_config(tls)?;
+    let endpoint = endpoint
+        .connect_timeout(std::time::Duration::from_secs(5))
+        .timeout(std::time::Duration::from_secs(20));
+    endpoint
+        .connect()
+        .await
+        .with_context(|| format!("connecting to the controller at {host}:15012"))
+}
+
+/// Asks the controller to sign.
+pub async fn sign(
+    bed: &Bed,
+    csr: &[u8],
+    token: &str,
+) -> anyhow::Result<Result<SignResponse, tonic::Status>> {
+    let mut authority = CertificateAuthorityClient::new(controller(bed, None).await?);
+    let request = SignRequest {
+        csr: csr.to_vec().into(),
+        token: token.to_owned(),
+    };
+    Ok(authority
+        .sign(request)
+        .await
+        .map(tonic::Response::into_inner))
+}
+
+/// DER as PEM.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let body = BASE64_STANDARD.encode(der);
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in body.as_bytes().chunks(64) {
+        text.push_str(&String::from_utf8_lossy(line));
+        text.push('\n');
+    }
+    text.push_str(&format!("-----END {label}-----\n"));
+    text
+}

@@ -1,0 +1,137 @@
+//! Requests sent from inside a pod, by `weft-shop load`, and what came back.
+
+use std::fmt;
+
+use anyhow::Context;
+use kube::api::AttachParams;
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+
+use crate::Bed;
+
+/// What a run of `weft-shop load` printed.
+#[derive(Clone, Debug)]
+pub struct Summary(Value);
+
+/// One answer of those it kept.
+#[derive(Clone, Debug)]
+pub struct Answer(Value);
+
+impl Summary {
+    pub fn sent(&self) -> u64 {
+        self.0["sent"].as_u64().unwrap_or(0)
+    }
+
+    pub fn failed(&self) -> u64 {
+        self.0["failed"].as_u64().unwrap_or(u64::MAX)
+    }
+
+    /// How many answers had this HTTP status or gRPC code.
+    pub fn code(&self, code: &str) -> u64 {
+        self.0["codes"][code].as_u64().unwrap_or(0)
+    }
+
+    /// How many answers came from this version.
+    pub fn version(&self, version: &str) -> u64 {
+        self.0["versions"][version].as_u64().unwrap_or(0)
+    }
+
+    /// The first answer.
+    pub fn answer(&self) -> Answer {
+        Answer(self.0["answers"][0].clone())
+    }
+
+    /// Fails unless every request was answered with this code.
+    pub fn all(&self, code: &str) -> anyhow::Result<&Self> {
+        anyhow::ensure!(
+            self.sent() > 0 && self.code(code) == self.sent(),
+            "every answer should be {code}: {self}"
+        );
+        Ok(self)
+    }
+
+    /// Fails unless every answer came from this version.
+    pub fn all_from(&self, version: &str) -> anyhow::Result<&Self> {
+        let all = self.sent() > 0 && self.version(version) == self.sent();
+        anyhow::ensure!(all, "every answer should be of {version}: {self}");
+        Ok(self)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl Answer {
+    /// A header of the response.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.0["headers"][name].as_str()
+    }
+
+    /// A header of the request, as the reviews received it.
+    pub fn received(&self, name: &str) -> Option<&str> {
+        self.0["body"]["headers"][name].as_str()
+    }
+
+    pub fn body(&self) -> &Value {
+        &self.0["body"]
+    }
+
+    pub fn millis(&self) -> u64 {
+        self.0["millis"].as_u64().unwrap_or(0)
+    }
+}
+
+impl Bed {
+    /// Sends requests from the pod's container `shop`. Failed ones are counted in the summary, not an error here.
+    pub async fn load(&self, pod: &str, url: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
+        let command = [&["weft-shop", "load", "--url", url], arguments].concat();
+        let output = self.exec(pod, "shop", &command).await?;
+        let summary = serde_json::from_str(output.trim())
+            .with_context(|| format!("{command:?} printed {output}"))?;
+        Ok(Summary(summary))
+    }
+
+    /// Runs a command in a container and returns what it wrote to stdout and then to stderr.
+    pub async fn exec(
+        &self,
+        pod: &str,
+        container: &str,
+        command: &[&str],
+    ) -> anyhow::Result<String> {
+        let parameters = AttachParams::default()
+            .container(container)
+            .stdout(true)
+            .stderr(true);
+        let mut process = self
+            .pods()
+            .exec(pod, command.iter().copied(), &parameters)
+            .await
+            .with_context(|| format!("running {command:?} in pod {pod}"))?;
+        let (mut out, mut err) = (String::new(), String::new());
+        let stdout = process.stdout();
+        let stderr = process.stderr();
+        let read_out = async {
+            match stdout {
+                Some(mut stream) => stream.read_to_string(&mut out).await,
+                None => Ok(0),
+            }
+        };
+        let read_err = async {
+            match stderr {
+                Some(mut stream) => stream.read_to_string(&mut err).await,
+                None => Ok(0),
+            }
+        };
+        let (first, second) = tokio::join!(read_out, read_err);
+        first
+            .and(second)
+            .with_context(|| format!("reading what {command:?} wrote"))?;
+        // The status says only that the program ended with 1; what it wrote says more.
+        let _ = process.join().await;
+        out.push_str(&err);
+        Ok(out)
+    }
+}

@@ -1,0 +1,163 @@
+//! Routes that are wrong: the status says which and why, the broken rule answers 500, other rules go on.
+
+mesh_tests! {
+    run In a_service_that_does_not_exist;
+    run In a_port_that_the_service_lacks;
+    run In a_kind_that_nobody_knows;
+    run In a_regex_that_does_not_compile;
+    run In a_headless_parent;
+    run In a_parent_that_does_not_exist;
+}
+
+mod cases {
+    use serde_json::{Value, json};
+    use weft_e2e::objects::{self, Conditions, prefix, to};
+    use weft_e2e::{Bed, eventually};
+
+    const BROKEN: &str = "http://reviews/status/200";
+    const WHOLE: &str = "http://reviews/reviews/1";
+
+    /// A route with one rule for /status that refers to `backend`, and one for /reviews that is right.
+    async fn with_broken_backend(bed: &Bed, backend: Value) -> anyhow::Result<Conditions> {
+        bed.shop(&["v1"]).await?;
+        let rules = json!([
+            {"matches": [prefix("/status")], "backendRefs": [backend]},
+            {"matches": [prefix("/reviews")], "backendRefs": [to("v1", 1)]},
+        ]);
+        bed.route(objects::http_route("half-broken", rules)).await
+    }
+
+    /// The broken rule answers 500 and names the cause in `weft-error`; the other rule goes on.
+    async fn broken_and_whole(bed: &Bed, words: &[&str]) -> anyhow::Result<()> {
+        eventually("the broken rule to answer 500", async || {
+            let summary = bed.load("client", BROKEN, &["-n", "5"]).await?;
+            let cause = summary
+                .all("500")?
+                .answer()
+                .header("weft-error")
+                .unwrap_or_default()
+                .to_owned();
+            for word in words {
+                anyhow::ensure!(
+                    cause.contains(word),
+                    "weft-error should name {word:?}: {cause:?}"
+                );
+            }
+            Ok(())
+        })
+        .await?;
+        bed.load("client", WHOLE, &["-n", "5"]).await?.all("200")?;
+        Ok(())
+    }
+
+    pub(super) async fn a_service_that_does_not_exist(bed: &Bed) -> anyhow::Result<()> {
+        let conditions = with_broken_backend(bed, json!({"name": "nobody", "port": 80})).await?;
+        conditions.is_false("ResolvedRefs", "BackendNotFound", &["nobody"])?;
+        broken_and_whole(bed, &["nobody"]).await?;
+        // And the rule heals when the Service appears.
+        bed.apply(objects::service("nobody", json!({"app": "reviews"})))
+            .await?;
+        eventually("the rule to heal", async || {
+            bed.load("client", BROKEN, &["-n", "3"])
+                .await?
+                .all("200")
+                .map(drop)
+        })
+        .await
+    }
+
+    pub(super) async fn a_port_that_the_service_lacks(bed: &Bed) -> anyhow::Result<()> {
+        let conditions =
+            with_broken_backend(bed, json!({"name": "reviews-v1", "port": 81})).await?;
+        conditions.is_false("ResolvedRefs", "BackendNotFound", &["reviews-v1", "81"])?;
+        broken_and_whole(bed, &["81"]).await
+    }
+
+    pub(super) async fn a_kind_that_nobody_knows(bed: &Bed) -> anyhow::Result<()> {
+        let backend = json!({"group": "odd.example", "kind": "Oddity", "name": "odd", "port": 80});
+        let conditions = with_broken_backend(bed, backend).await?;
+        conditions.is_false("ResolvedRefs", "InvalidKind", &["Oddity"])?;
+        broken_and_whole(bed, &["Oddity"]).await
+    }
+
+    pub(super) async fn a_regex_that_does_not_compile(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let bad = json!({"path": {"type": "PathPrefix", "value": "/status"},
+            "headers": [{"name": "x-user", "type": "RegularExpression", "value": "(unclosed"}]});
+        let rules = json!([
+            {"matches": [bad], "backendRefs": [to("v1", 1)]},
+            {"matches": [prefix("/reviews")], "backendRefs": [to("v1", 1)]},
+        ]);
+        let conditions = bed.route(objects::http_route("regex", rules)).await?;
+        let told = conditions.to_string();
+        anyhow::ensure!(
+            told.contains("unclosed"),
+            "the status names the pattern: {told}"
+        );
+        let (accepted, ..) = conditions.of("Accepted")?;
+        let partially = conditions
+            .of("PartiallyInvalid")
+            .is_ok_and(|(status, ..)| status == "True");
+        anyhow::ensure!(
+            accepted == "False" || partially,
+            "the status says that a rule is wrong: {told}"
+        );
+        broken_and_whole(bed, &[]).await
+    }
+
+    pub(super) async fn a_headless_parent(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let mut headless = objects::service("headless", json!({"app": "reviews"}));
+        headless["spec"]["clusterIP"] = "None".into();
+        bed.apply(headless).await?;
+        let rules = json!([{"backendRefs": [to("v1", 1)]}]);
+        let conditions = bed
+            .route(objects::route(
+                "HTTPRoute",
+                "on-headless",
+                "headless",
+                80,
+                rules,
+            ))
+            .await?;
+        let (status, reason, message) = conditions.of("Accepted")?;
+        anyhow::ensure!(
+            status == "False",
+            "a headless Service is no parent: {conditions}"
+        );
+        anyhow::ensure!(message.contains("headless"), "{reason}: {message}");
+        // Its pods are still reached by their own addresses, port and all.
+        bed.load("client", "http://headless:8080/reviews/1", &["-n", "3"])
+            .await?
+            .all("200")?;
+        bed.load("client", WHOLE, &["-n", "3"]).await?.all("200")?;
+        Ok(())
+    }
+
+    pub(super) async fn a_parent_that_does_not_exist(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let rules = json!([{"backendRefs": [to("v1", 1)]}]);
+        let conditions = bed
+            .route(objects::route(
+                "HTTPRoute",
+                "orphan",
+                "ghost",
+                80,
+                rules.clone(),
+            ))
+            .await?;
+        conditions.is_false("Accepted", "NoMatchingParent", &["ghost"])?;
+        let conditions = bed
+            .route(objects::route(
+                "HTTPRoute",
+                "portless",
+                "reviews",
+                81,
+                rules,
+            ))
+            .await?;
+        conditions.is_false("Accepted", "NoMatchingParent", &["81"])?;
+        bed.load("client", WHOLE, &["-n", "3"]).await?.all("200")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,177 @@
+//! The control plane restarted, stopped and asked nonsense.
+
+mesh_tests! {
+    run_alone In a_controller_restarted_under_traffic;
+    run_alone Out namespaces_without_the_label_need_no_injector;
+    run Out the_webhook_refuses_what_it_cannot_take;
+}
+
+mod cases {
+    use std::time::Duration;
+
+    use serde_json::json;
+    use weft_e2e::{Bed, control_plane, eventually, objects, outsider};
+
+    pub(super) async fn a_controller_restarted_under_traffic(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let rules = json!([{"backendRefs": [objects::to("v1", 50), objects::to("v2", 50)]}]);
+        bed.good_route(objects::http_route("split", rules)).await?;
+        let arguments = [
+            "--rate",
+            "100",
+            "--seconds",
+            "20",
+            "-n",
+            "100000",
+            "-c",
+            "8",
+            "--keep",
+            "0",
+        ];
+        let traffic = bed.load("client", "http://reviews/reviews/1", &arguments);
+        // Every request on a connection of its own, so that none is answered from what is already open.
+        let fresh = [
+            "--fresh",
+            "--rate",
+            "20",
+            "--seconds",
+            "20",
+            "-n",
+            "100000",
+            "--keep",
+            "0",
+        ];
+        let fresh = bed.load("client", "http://reviews/reviews/1", &fresh);
+        let streams = bed.load(
+            "client",
+            "http://reviews:9000",
+            &[
+                "--grpc",
+                "watch",
+                "--rate",
+                "20",
+                "--seconds",
+                "20",
+                "-n",
+                "100000",
+                "--keep",
+                "0",
+            ],
+        );
+        let restart = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            control_plane::restart(&bed.client, "weft-controller").await
+        };
+        let (traffic, fresh, streams, restarted) = tokio::join!(traffic, fresh, streams, restart);
+        restarted?;
+        for (summary, code, least) in [
+            (traffic?, "200", 1_000),
+            (fresh?, "200", 200),
+            (streams?, "OK", 200),
+        ] {
+            summary.all(code)?;
+            anyhow::ensure!(
+                summary.sent() >= least,
+                "traffic ran all the time: {summary}"
+            );
+        }
+        // The proxies follow the new controller: what changes now takes effect.
+        let rules = json!([{"backendRefs": [objects::to("v2", 1)]}]);
+        bed.good_route(objects::http_route("split", rules)).await?;
+        eventually("the new controller's configuration", async || {
+            bed.load("client", "http://reviews/reviews/1", &["-n", "10"])
+                .await?
+                .all_from("v2")
+                .map(drop)
+        })
+        .await
+    }
+
+    pub(super) async fn namespaces_without_the_label_need_no_injector(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let replicas = control_plane::replicas(&bed.client, "weft-injector").await?;
+        let outcome = async {
+            control_plane::scale(&bed.client, "weft-injector", 0).await?;
+            bed.apply(objects::client("client")).await?;
+            bed.ready("client").await
+        }
+        .await;
+        // Whatever happened: the cluster is left as it was found.
+        control_plane::scale(&bed.client, "weft-injector", replicas).await?;
+        outcome.map(drop)
+    }
+
+    /// Posts to the webhook on a connection of its own and returns the status line and the body.
+    async fn post(address: &str, kind: &str, body: &[u8]) -> anyhow::Result<String> {
+        let mut stream = outsider::connect(address, None, None).await?;
+        let mut request = format!(
+            "POST /mutate HTTP/1.1\r\nhost: weft-injector\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        outsider::exchange(&mut stream, &request).await
+    }
+
+    pub(super) async fn the_webhook_refuses_what_it_cannot_take(bed: &Bed) -> anyhow::Result<()> {
+        let before = control_plane::restarts(&bed.client).await?;
+        let address = control_plane::system(&bed.client)
+            .cluster_ip("weft-injector")
+            .await?;
+        let address = if address.contains(':') {
+            format!("[{address}]:443")
+        } else {
+            format!("{address}:443")
+        };
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let huge = vec![b' '; 16 << 20];
+        let odd: [(&str, &[u8]); 6] = [
+            ("application/json", b""),
+            ("application/json", b"{\"kind\": \"AdmissionReview\""),
+            ("application/json", b"[1, 2, 3]"),
+            ("text/plain", b"hello"),
+            ("application/json", deep.as_bytes()),
+            ("application/json", &huge),
+        ];
+        for (kind, body) in odd {
+            let answer = post(&address, kind, body).await?;
+            let shown: String = answer.chars().take(300).collect();
+            let refused = answer.starts_with("HTTP/1.1 4");
+            // A server that closes on a body far too large may reset before its answer is read.
+            let cut_off = body.len() > 1 << 20 && answer.is_empty();
+            anyhow::ensure!(
+                refused || cut_off,
+                "{} bytes of {kind} should be refused with 4xx: {shown}",
+                body.len()
+            );
+        }
+        let review = json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {
+                "uid": "6b4b1b3e-0000-4000-8000-000000000001",
+                "kind": {"group": "", "version": "v1", "kind": "ConfigMap"},
+                "resource": {"group": "", "version": "v1", "resource": "configmaps"},
+                "operation": "CREATE", "namespace": bed.namespace, "userInfo": {},
+                "object": {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "no-pod"}},
+            },
+        });
+        let answer = post(&address, "application/json", review.to_string().as_bytes()).await?;
+        let patched = answer.contains("\"patch\":");
+        anyhow::ensure!(
+            !patched && answer.starts_with("HTTP/1.1 "),
+            "no patch for what is no pod: {answer}"
+        );
+        anyhow::ensure!(
+            control_plane::restarts(&bed.client).await? == before,
+            "the injector crashed"
+        );
+        // A pod is still admitted after all that.
+        let mut pod = objects::client("client");
+        pod["metadata"]["labels"]["weft.dev/inject"] = "enabled".into();
+        let pod = bed.apply(pod).await?;
+        let names = objects::names(&pod["spec"]["initContainers"]);
+        anyhow::ensure!(names == ["weft-init", "weft-proxy"], "{names:?}");
+        Ok(())
+    }
+}

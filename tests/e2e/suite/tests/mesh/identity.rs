@@ -1,0 +1,284 @@
+//! Who is who: identities on both ends, and what the certificate authority and the controller refuse.
+
+mesh_tests! {
+    run In both_ends_know_each_other;
+    run In an_outsider_cannot_pretend;
+    run In a_pod_gets_its_own_name;
+    run In somebody_elses_name_is_refused;
+    run In a_token_for_another_audience_is_refused;
+    run In no_token_is_refused;
+    run In configuration_needs_a_certificate_of_ones_own;
+}
+
+mod cases {
+    use anyhow::Context;
+    use rcgen::KeyPair;
+    use tokio_stream::once;
+    use tonic::{Code, Status};
+    use weft_api::proto::mesh_client::MeshClient;
+    use weft_api::proto::{Hello, ProxyMessage, proxy_message};
+    use weft_e2e::{Bed, control_plane, eventually, identity, objects, outsider};
+
+    pub(super) async fn both_ends_know_each_other(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let (client, server) = (
+            identity::spiffe(&bed.namespace, "client"),
+            identity::spiffe(&bed.namespace, "reviews"),
+        );
+        bed.load("client", "http://reviews/reviews/known", &["-n", "10"])
+            .await?
+            .all("200")?;
+        bed.load(
+            "client",
+            "http://reviews:9000",
+            &["--grpc", "get", "-n", "10"],
+        )
+        .await?
+        .all("OK")?;
+        for path in ["/reviews/known", "/shop.Reviews/Get"] {
+            for (pod, direction) in [("client", "outbound"), ("reviews-v1", "inbound")] {
+                let accesses = eventually("the requests in the logs", async || {
+                    let accesses = bed.accesses(pod, direction, path).await?;
+                    anyhow::ensure!(accesses.len() == 10, "{accesses:?}");
+                    Ok(accesses)
+                })
+                .await?;
+                let known = accesses
+                    .iter()
+                    .all(|one| one.is("client_id", &client) && one.is("server_id", &server));
+                anyhow::ensure!(known, "{direction}: {accesses:?}");
+            }
+        }
+        for (pod, direction) in [("client", "outbound"), ("reviews-v1", "inbound")] {
+            let label = format!("direction=\"{direction}\"");
+            let handshakes = bed
+                .metric(pod, "weft_tls_handshakes_total", &[&label])
+                .await?;
+            let requests = bed.metric(pod, "weft_requests_total", &[&label]).await?;
+            anyhow::ensure!(
+                handshakes >= 1.0 && requests >= 20.0,
+                "{pod}: {handshakes} handshakes, {requests} requests"
+            );
+        }
+        Ok(())
+    }
+
+    /// What a peer hears that shows this certificate and speaks HTTP/2 as proxies do.
+    async fn heard_by(address: &str, certificate: Option<outsider::ClientCertificate>) -> Vec<u8> {
+        match outsider::connect(address, Some("weft/h2"), certificate).await {
+            Ok(mut stream) => outsider::greet_h2(&mut stream).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    pub(super) async fn an_outsider_cannot_pretend(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let uri = identity::spiffe(&bed.namespace, "client");
+        let address = format!("{}:80", bed.cluster_ip("reviews").await?);
+
+        anyhow::ensure!(
+            heard_by(&address, None).await.is_empty(),
+            "served without a certificate"
+        );
+        let key = KeyPair::generate()?;
+        let own = identity::parameters(&uri)?.self_signed(&key)?;
+        let shown = (
+            vec![own.der().clone()],
+            key.serialize_der().try_into().map_err(anyhow::Error::msg)?,
+        );
+        anyhow::ensure!(
+            heard_by(&address, Some(shown)).await.is_empty(),
+            "served with a certificate of its own making"
+        );
+
+        // The same with a certificate that the mesh signed is heard, so the refusals are about the certificate.
+        let request = identity::request(&uri)?;
+        let token = identity::token(bed, "client", identity::AUDIENCE, "client").await?;
+        let signed = identity::sign(bed, &request.csr, &token)
+            .await?
+            .context("a right request is signed")?;
+        let chain = signed.chain.iter().map(|der| der.to_vec().into()).collect();
+        let shown = (
+            chain,
+            request
+                .key
+                .serialize_der()
+                .try_into()
+                .map_err(anyhow::Error::msg)?,
+        );
+        anyhow::ensure!(
+            !heard_by(&address, Some(shown)).await.is_empty(),
+            "a certificate of the mesh is refused too"
+        );
+
+        let failures = bed
+            .metric(
+                "reviews-v1",
+                "weft_tls_handshakes_total",
+                &["direction=\"inbound\""],
+            )
+            .await?;
+        let good = bed
+            .metric(
+                "reviews-v1",
+                "weft_tls_handshakes_total",
+                &["direction=\"inbound\"", "result=\"ok\""],
+            )
+            .await?;
+        anyhow::ensure!(
+            failures > good,
+            "the refused handshakes are counted: {failures} in all, {good} good"
+        );
+        Ok(())
+    }
+
+    /// A pod `client` and what a token for `audience` makes of a request for the name of `account`.
+    async fn ask(
+        bed: &Bed,
+        audience: &str,
+        account: &str,
+    ) -> anyhow::Result<Result<usize, Status>> {
+        bed.apply(objects::client("client")).await?;
+        bed.ready("client").await?;
+        let request = identity::request(&identity::spiffe(&bed.namespace, account))?;
+        let token = identity::token(bed, "client", audience, "client").await?;
+        Ok(identity::sign(bed, &request.csr, &token)
+            .await?
+            .map(|signed| signed.chain.len()))
+    }
+
+    /// The controller's log tells of the refusal in this namespace.
+    async fn logged(bed: &Bed, words: &[&str]) -> anyhow::Result<()> {
+        eventually("the refusal in the controller's log", async || {
+            let log = control_plane::controller_log(&bed.client).await?;
+            let told = log
+                .lines()
+                .any(|line| words.iter().all(|word| line.contains(word)));
+            anyhow::ensure!(told, "no line of the controller's log speaks of {words:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn a_pod_gets_its_own_name(bed: &Bed) -> anyhow::Result<()> {
+        let signed = ask(bed, identity::AUDIENCE, "client").await?;
+        anyhow::ensure!(
+            signed.as_ref().is_ok_and(|length| *length >= 1),
+            "{signed:?}"
+        );
+        Ok(())
+    }
+
+    pub(super) async fn somebody_elses_name_is_refused(bed: &Bed) -> anyhow::Result<()> {
+        let refused = ask(bed, identity::AUDIENCE, "reviews").await?;
+        anyhow::ensure!(
+            refused
+                .as_ref()
+                .is_err_and(|status| status.code() == Code::PermissionDenied),
+            "{refused:?}"
+        );
+        logged(bed, &[&identity::spiffe(&bed.namespace, "reviews")]).await
+    }
+
+    pub(super) async fn a_token_for_another_audience_is_refused(bed: &Bed) -> anyhow::Result<()> {
+        let refused = ask(bed, "somebody.example/else", "client").await?;
+        anyhow::ensure!(
+            refused
+                .as_ref()
+                .is_err_and(|status| status.code() == Code::Unauthenticated),
+            "{refused:?}"
+        );
+        logged(bed, &["refused", "token"]).await
+    }
+
+    pub(super) async fn no_token_is_refused(bed: &Bed) -> anyhow::Result<()> {
+        bed.apply(objects::client("client")).await?;
+        bed.ready("client").await?;
+        let request = identity::request(&identity::spiffe(&bed.namespace, "client"))?;
+        for token in ["", "no.token.at-all", &"x".repeat(50_000)] {
+            let refused = identity::sign(bed, &request.csr, token).await?;
+            anyhow::ensure!(
+                refused
+                    .as_ref()
+                    .is_err_and(|status| status.code() == Code::Unauthenticated),
+                "{refused:?}"
+            );
+        }
+        let token = identity::token(bed, "client", identity::AUDIENCE, "client").await?;
+        for csr in [
+            &b""[..],
+            b"not a request",
+            &request.csr[..request.csr.len() / 2],
+        ] {
+            let refused = identity::sign(bed, csr, &token).await?;
+            anyhow::ensure!(
+                refused.is_err(),
+                "a request of {} bytes was signed",
+                csr.len()
+            );
+        }
+        logged(bed, &["refused", "token"]).await
+    }
+
+    /// Says Hello as a pod, and returns how that ends or that an update came.
+    async fn hello(
+        bed: &Bed,
+        certificate: Option<(String, String)>,
+        pod: &str,
+    ) -> anyhow::Result<Result<(), Status>> {
+        let mut mesh = MeshClient::new(identity::controller(bed, certificate).await?);
+        let hello = Hello {
+            namespace: bed.namespace.clone(),
+            pod: pod.to_owned(),
+            ..Default::default()
+        };
+        let message = ProxyMessage {
+            kind: Some(proxy_message::Kind::Hello(hello)),
+        };
+        // The stream stays open after Hello, as a proxy's does.
+        let messages = tokio_stream::StreamExt::chain(once(message), tokio_stream::pending());
+        Ok(match mesh.subscribe(messages).await {
+            Ok(updates) => match updates.into_inner().message().await {
+                Ok(Some(_)) => Ok(()),
+                Ok(None) => Err(Status::unknown("closed without an update")),
+                Err(status) => Err(status),
+            },
+            Err(status) => Err(status),
+        })
+    }
+
+    pub(super) async fn configuration_needs_a_certificate_of_ones_own(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let refused = hello(bed, None, "client").await?;
+        anyhow::ensure!(
+            refused
+                .as_ref()
+                .is_err_and(|status| status.code() == Code::Unauthenticated),
+            "{refused:?}"
+        );
+
+        let request = identity::request(&identity::spiffe(&bed.namespace, "client"))?;
+        let token = identity::token(bed, "client", identity::AUDIENCE, "client").await?;
+        let signed = identity::sign(bed, &request.csr, &token)
+            .await?
+            .context("a right request is signed")?;
+        let chain: Vec<_> = signed
+            .chain
+            .iter()
+            .map(|der| identity::pem("CERTIFICATE", der))
+            .collect();
+        let shown = (chain.concat(), request.key.serialize_pem());
+        let refused = hello(bed, Some(shown.clone()), "reviews-v1").await?;
+        anyhow::ensure!(
+            refused
+                .as_ref()
+                .is_err_and(|status| status.code() == Code::PermissionDenied),
+            "{refused:?}"
+        );
+        let taken = hello(bed, Some(shown), "client").await?;
+        anyhow::ensure!(taken.is_ok(), "{taken:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! Which pods get a proxy, and that pods with one start, run and end as pods do.
+
+mesh_tests! {
+    run In labelled_pods_get_both_containers;
+    run Out pods_elsewhere_are_left_alone;
+    run In a_pods_own_label_overrides;
+    run In host_network_is_left_alone_with_a_reason;
+    run In a_job_with_an_init_container_is_served_at_once_and_ends;
+}
+
+mod cases {
+    use anyhow::Context;
+    use kube::api::PostParams;
+    use serde_json::{Value, json};
+    use weft_e2e::{Bed, eventually, identity, objects};
+
+    /// The pod as admission leaves it; nothing is created.
+    async fn admitted(bed: &Bed, pod: Value) -> anyhow::Result<Value> {
+        let dry = PostParams {
+            dry_run: true,
+            ..Default::default()
+        };
+        let pod = bed
+            .api("v1", "Pod")
+            .create(&dry, &serde_json::from_value(pod)?)
+            .await?;
+        Ok(serde_json::to_value(pod)?)
+    }
+
+    fn has_proxy(pod: &Value) -> bool {
+        objects::names(&pod["spec"]["initContainers"]).contains(&"weft-proxy")
+    }
+
+    pub(super) async fn labelled_pods_get_both_containers(bed: &Bed) -> anyhow::Result<()> {
+        let mut pod = objects::client("client");
+        pod["spec"]["initContainers"] = json!([objects::container("early", &["--version"])]);
+        let pod = admitted(bed, pod).await?;
+        let init = &pod["spec"]["initContainers"];
+        anyhow::ensure!(
+            objects::names(init) == ["weft-init", "weft-proxy", "early"],
+            "order: {init}"
+        );
+        let (redirect, proxy) = (&init[0]["securityContext"], &init[1]["securityContext"]);
+        anyhow::ensure!(
+            redirect["capabilities"]["add"] == json!(["NET_ADMIN"]),
+            "{redirect}"
+        );
+        anyhow::ensure!(
+            init[1]["restartPolicy"] == "Always",
+            "weft-proxy is no native sidecar: {}",
+            init[1]
+        );
+        anyhow::ensure!(
+            proxy["runAsUser"] == 2460 && proxy["readOnlyRootFilesystem"] == true,
+            "{proxy}"
+        );
+        anyhow::ensure!(proxy["capabilities"]["drop"] == json!(["ALL"]), "{proxy}");
+        anyhow::ensure!(proxy["capabilities"]["add"].is_null(), "{proxy}");
+        let probes = (&init[1]["startupProbe"], &init[1]["readinessProbe"]);
+        anyhow::ensure!(!probes.0.is_null() && !probes.1.is_null(), "{}", init[1]);
+        Ok(())
+    }
+
+    pub(super) async fn pods_elsewhere_are_left_alone(bed: &Bed) -> anyhow::Result<()> {
+        let pod = admitted(bed, objects::client("client")).await?;
+        anyhow::ensure!(pod["spec"]["initContainers"].is_null(), "{}", pod["spec"]);
+        let mut willing = objects::client("willing");
+        willing["metadata"]["labels"]["weft.dev/inject"] = "enabled".into();
+        anyhow::ensure!(
+            has_proxy(&admitted(bed, willing).await?),
+            "a pod that opts in gets a proxy"
+        );
+        Ok(())
+    }
+
+    pub(super) async fn a_pods_own_label_overrides(bed: &Bed) -> anyhow::Result<()> {
+        let mut unwilling = objects::client("unwilling");
+        unwilling["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
+        anyhow::ensure!(
+            !has_proxy(&admitted(bed, unwilling).await?),
+            "a pod that opts out gets no proxy"
+        );
+        Ok(())
+    }
+
+    pub(super) async fn host_network_is_left_alone_with_a_reason(bed: &Bed) -> anyhow::Result<()> {
+        let mut pod = objects::client("host");
+        pod["spec"]["hostNetwork"] = true.into();
+        let pod = admitted(bed, pod).await?;
+        anyhow::ensure!(!has_proxy(&pod), "{}", pod["spec"]);
+        let reason = pod["metadata"]["annotations"]["weft.dev/skipped"].as_str();
+        let reason = reason.with_context(|| format!("no reason: {}", pod["metadata"]))?;
+        anyhow::ensure!(reason.contains("hostNetwork"), "{reason}");
+        Ok(())
+    }
+
+    /// Each container sends one request without trying again, so the proxy must serve before they start.
+    pub(super) async fn a_job_with_an_init_container_is_served_at_once_and_ends(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        bed.apply(objects::job("errand", "http://reviews/reviews/errand"))
+            .await?;
+        eventually("the Job to be complete", async || {
+            let job = bed.get("batch/v1", "Job", "errand").await?;
+            anyhow::ensure!(job["status"]["succeeded"] == 1, "{}", job["status"]);
+            Ok(())
+        })
+        .await?;
+        let accesses = eventually("both requests in the server's log", async || {
+            let accesses = bed
+                .accesses("reviews-v1", "inbound", "/reviews/errand")
+                .await?;
+            anyhow::ensure!(accesses.len() == 2, "{accesses:?}");
+            Ok(accesses)
+        })
+        .await?;
+        let client = identity::spiffe(&bed.namespace, "client");
+        anyhow::ensure!(
+            accesses
+                .iter()
+                .all(|access| access.is("client_id", &client)),
+            "{accesses:?}"
+        );
+        Ok(())
+    }
+}

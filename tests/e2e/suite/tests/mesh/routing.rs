@@ -1,0 +1,373 @@
+//! Where requests go, and what is done to them on the way.
+
+mesh_tests! {
+    run In weights_are_kept;
+    run In headers_pick_a_version;
+    run In paths_and_headers_are_rewritten;
+    run In redirects_are_answered_by_the_proxy;
+    run In timeouts_end_slow_requests;
+    run In what_no_rule_takes_is_not_found;
+    run In grpc_is_routed_by_method;
+    run In pod_addresses_are_encrypted_but_not_routed;
+    run In clients_without_a_proxy_are_served;
+    run In other_protocols_pass_as_bytes;
+    run In http2_and_large_bodies_arrive_whole;
+}
+
+mod cases {
+    use serde_json::json;
+    use weft_e2e::objects::{self, header, prefix, to};
+    use weft_e2e::{Bed, Summary, eventually, identity};
+
+    const URL: &str = "http://reviews/reviews/1";
+
+    /// Sends until the first answers fit; configuration takes a moment to reach the proxies.
+    async fn until(
+        bed: &Bed,
+        url: &str,
+        arguments: &[&str],
+        fits: impl Fn(&Summary) -> bool,
+    ) -> anyhow::Result<Summary> {
+        eventually("the route to be in force", async || {
+            let summary = bed.load("client", url, arguments).await?;
+            anyhow::ensure!(fits(&summary), "{summary}");
+            Ok(summary)
+        })
+        .await
+    }
+
+    pub(super) async fn weights_are_kept(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2", "v3"]).await?;
+        bed.good_route(objects::http_route(
+            "split",
+            json!([{"backendRefs": [to("v1", 80), to("v2", 20), to("v3", 0)]}]),
+        ))
+        .await?;
+        until(bed, URL, &["-n", "20"], |summary| {
+            summary.failed() == 0 && summary.version("v3") == 0
+        })
+        .await?;
+        let summary = bed
+            .load("client", URL, &["-n", "500", "-c", "4", "--keep", "0"])
+            .await?;
+        summary.all("200")?;
+        // Six standard deviations of 500 draws at 20 %.
+        let second = summary.version("v2");
+        anyhow::ensure!(
+            (47..=153).contains(&second),
+            "about 100 of 500 should go to v2: {summary}"
+        );
+        anyhow::ensure!(
+            summary.version("v3") == 0,
+            "a weight of 0 takes nothing: {summary}"
+        );
+        Ok(())
+    }
+
+    pub(super) async fn headers_pick_a_version(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let numbered = json!({"headers": [{"name": "x-user", "type": "RegularExpression", "value": "^[0-9]+$"}]});
+        let rules = json!([
+            {"backendRefs": [to("v1", 1)]},
+            {"matches": [header("x-version", "v2"), numbered], "backendRefs": [to("v2", 1)]},
+        ]);
+        bed.good_route(objects::http_route("pick", rules)).await?;
+        until(bed, URL, &["-H", "x-version: v2"], |summary| {
+            summary.version("v2") == 1
+        })
+        .await?;
+        for (sent, version) in [
+            ("x-version: v2", "v2"),
+            ("X-Version: v2", "v2"),
+            ("x-version: v1", "v1"),
+            ("x-user: 42", "v2"),
+            ("x-user: 4b", "v1"),
+        ] {
+            bed.load("client", URL, &["-n", "10", "-H", sent])
+                .await?
+                .all_from(version)?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn paths_and_headers_are_rewritten(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let rewrite = json!({"type": "URLRewrite", "urlRewrite": {
+            "hostname": "old.example", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/reviews"}}});
+        let request = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {
+            "set": [{"name": "x-set", "value": "new"}], "add": [{"name": "x-add", "value": "more"}], "remove": ["x-gone"]}});
+        let response = json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": {
+            "set": [{"name": "x-served-by", "value": "rule"}]}});
+        let rules = json!([{
+            "matches": [prefix("/api/reviews")], "filters": [rewrite, request, response], "backendRefs": [to("v1", 1)],
+        }]);
+        bed.good_route(objects::http_route("rewrite", rules))
+            .await?;
+        let headers = ["-H", "x-set: old", "-H", "x-add: one", "-H", "x-gone: here"];
+        let url = "http://reviews/api/reviews/7?full=yes";
+        let answer = until(bed, url, &headers, |summary| summary.code("200") == 1)
+            .await?
+            .answer();
+        let seen = answer.body();
+        anyhow::ensure!(
+            seen["path"] == "/reviews/7" && seen["query"] == "full=yes",
+            "{seen}"
+        );
+        anyhow::ensure!(answer.received("host") == Some("old.example"), "{seen}");
+        anyhow::ensure!(answer.received("x-set") == Some("new"), "{seen}");
+        let added = answer
+            .received("x-add")
+            .unwrap_or_default()
+            .replace(' ', "");
+        anyhow::ensure!(added == "one,more", "{seen}");
+        anyhow::ensure!(answer.received("x-gone").is_none(), "{seen}");
+        anyhow::ensure!(answer.header("x-served-by") == Some("rule"), "{answer:?}");
+        Ok(())
+    }
+
+    pub(super) async fn redirects_are_answered_by_the_proxy(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let redirect = json!({"type": "RequestRedirect", "requestRedirect": {
+            "scheme": "https", "hostname": "shop.example", "statusCode": 301,
+            "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/new"}}});
+        bed.good_route(objects::http_route(
+            "redirect",
+            json!([{"matches": [prefix("/old")], "filters": [redirect]}]),
+        ))
+        .await?;
+        let url = "http://reviews/old/things?a=b";
+        let answer = until(bed, url, &[], |summary| summary.code("301") == 1)
+            .await?
+            .answer();
+        let location = answer.header("location");
+        anyhow::ensure!(
+            location == Some("https://shop.example/new/things?a=b"),
+            "{answer:?}"
+        );
+        Ok(())
+    }
+
+    pub(super) async fn timeouts_end_slow_requests(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let rule = |path: &str, timeouts| json!({"matches": [prefix(path)], "timeouts": timeouts, "backendRefs": [to("v1", 1)]});
+        let rules = json!([
+            rule("/delay", json!({"request": "500ms"})),
+            rule("/reviews", json!({"backendRequest": "5s"}))
+        ]);
+        bed.good_route(objects::http_route("patience", rules))
+            .await?;
+        let slow = "http://reviews/delay/5000";
+        let answer = until(bed, slow, &[], |summary| summary.code("504") == 1)
+            .await?
+            .answer();
+        anyhow::ensure!((450..3_000).contains(&answer.millis()), "{answer:?}");
+        anyhow::ensure!(
+            answer.header("weft-error").is_some(),
+            "the cause is named: {answer:?}"
+        );
+        bed.load("client", "http://reviews/delay/50", &[])
+            .await?
+            .all("200")?;
+        bed.load("client", URL, &[]).await?.all("200")?;
+        Ok(())
+    }
+
+    pub(super) async fn what_no_rule_takes_is_not_found(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        bed.good_route(objects::http_route(
+            "some",
+            json!([{"matches": [prefix("/reviews")], "backendRefs": [to("v1", 1)]}]),
+        ))
+        .await?;
+        let answer = until(bed, "http://reviews/healthz", &[], |summary| {
+            summary.code("404") == 1
+        })
+        .await?
+        .answer();
+        anyhow::ensure!(
+            answer.header("weft-error").is_some(),
+            "the proxy says why: {answer:?}"
+        );
+        bed.load("client", URL, &[]).await?.all("200")?;
+        Ok(())
+    }
+
+    pub(super) async fn grpc_is_routed_by_method(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2", "v3"]).await?;
+        let to = |version: &str, weight: u32| json!({"name": format!("reviews-{version}"), "port": 9000, "weight": weight});
+        let method = |name: &str| json!([{"method": {"service": "shop.Reviews", "method": name}}]);
+        let rules =
+            json!([{"matches": method("Get"), "backendRefs": [to("v1", 50), to("v2", 50)]}]);
+        bed.good_route(objects::grpc_route("methods", rules))
+            .await?;
+        let url = "http://reviews:9000";
+        until(bed, url, &["--grpc", "get", "-n", "20"], |summary| {
+            summary.failed() == 0 && summary.version("v3") == 0
+        })
+        .await?;
+        let summary = bed
+            .load(
+                "client",
+                url,
+                &["--grpc", "get", "-n", "200", "--keep", "0"],
+            )
+            .await?;
+        summary.all("OK")?;
+        anyhow::ensure!(
+            (50..=150).contains(&summary.version("v1")),
+            "about half to v1: {summary}"
+        );
+        bed.load("client", url, &["--grpc", "watch", "-n", "3"])
+            .await?
+            .all("Unimplemented")?;
+
+        let rules = json!([{"matches": method("Watch"), "backendRefs": [to("v3", 1)]}]);
+        bed.good_route(objects::grpc_route("methods", rules))
+            .await?;
+        let summary = until(bed, url, &["--grpc", "watch"], |summary| {
+            summary.code("OK") == 1
+        })
+        .await?;
+        summary.all_from("v3")?;
+        anyhow::ensure!(
+            summary.answer().body()["messages"] == 3,
+            "the whole stream: {summary}"
+        );
+        Ok(())
+    }
+
+    pub(super) async fn pod_addresses_are_encrypted_but_not_routed(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        bed.good_route(objects::http_route(
+            "all-to-2",
+            json!([{"backendRefs": [to("v2", 1)]}]),
+        ))
+        .await?;
+        until(bed, URL, &["-n", "10"], |summary| {
+            summary.version("v2") == 10
+        })
+        .await?;
+        let ip = bed.pod_ip("reviews-v1").await?;
+        let url = format!("http://{ip}:8080/reviews/direct");
+        bed.load("client", &url, &["-n", "5"])
+            .await?
+            .all("200")?
+            .all_from("v1")?;
+        let client = identity::spiffe(&bed.namespace, "client");
+        eventually(
+            "the direct requests in the server's log, with the client's identity",
+            async || {
+                let accesses = bed
+                    .accesses("reviews-v1", "inbound", "/reviews/direct")
+                    .await?;
+                anyhow::ensure!(
+                    accesses
+                        .iter()
+                        .all(|access| access.is("client_id", &client)),
+                    "{accesses:?}"
+                );
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    pub(super) async fn clients_without_a_proxy_are_served(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let mut outsider = objects::client("outsider");
+        outsider["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
+        bed.apply(outsider).await?;
+        bed.ready("outsider").await?;
+        bed.load("outsider", "http://reviews/reviews/outside", &["-n", "5"])
+            .await?
+            .all("200")?;
+        bed.load("outsider", "http://reviews:9000", &["--grpc", "get"])
+            .await?
+            .all("OK")?;
+        eventually(
+            "the requests in the server's log, without an identity",
+            async || {
+                let accesses = bed
+                    .accesses("reviews-v1", "inbound", "/reviews/outside")
+                    .await?;
+                anyhow::ensure!(
+                    accesses.iter().all(|access| access.is("client_id", "")),
+                    "{accesses:?}"
+                );
+                Ok(())
+            },
+        )
+        .await?;
+        // And the other way: from the mesh to a server without a proxy.
+        let mut plain = objects::reviews("v9");
+        plain["metadata"]["labels"] = json!({"app": "plain", "weft.dev/inject": "disabled"});
+        bed.apply(plain).await?;
+        bed.apply(objects::service("plain", json!({"app": "plain"})))
+            .await?;
+        bed.ready("reviews-v9").await?;
+        until(bed, "http://plain/reviews/1", &["-n", "3"], |summary| {
+            summary.version("v9") == 3
+        })
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn other_protocols_pass_as_bytes(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let echo = [
+            "weft-shop",
+            "talk",
+            "--connect",
+            "reviews:7000",
+            "--send",
+            "neither HTTP nor TLS\n",
+            "--times",
+            "5000",
+        ];
+        let heard = bed.exec("client", "shop", &echo).await?;
+        anyhow::ensure!(
+            heard == "neither HTTP nor TLS\n".repeat(5000),
+            "{} bytes came back",
+            heard.len()
+        );
+        let greet = [
+            "weft-shop",
+            "talk",
+            "--connect",
+            "reviews:7001",
+            "--listen-first",
+            "--send",
+            "HELO there\r\n",
+        ];
+        let heard = bed.exec("client", "shop", &greet).await?;
+        anyhow::ensure!(heard == "220 reviews v1\r\nHELO there\r\n", "{heard:?}");
+        Ok(())
+    }
+
+    pub(super) async fn http2_and_large_bodies_arrive_whole(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        for protocol in [&["--http2"][..], &[]] {
+            let arguments = [
+                protocol,
+                &["--method", "POST", "--body", "3000000", "-n", "3"],
+            ]
+            .concat();
+            let summary = bed.load("client", URL, &arguments).await?;
+            summary.all("200")?;
+            let body = summary.answer().body().clone();
+            anyhow::ensure!(body["bytes_received"] == 3_000_000, "{body}");
+            let version = if protocol.is_empty() {
+                "HTTP/1.1"
+            } else {
+                "HTTP/2.0"
+            };
+            anyhow::ensure!(
+                body["protocol"] == version,
+                "the app is given the client's version: {body}"
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! What the controller writes into the status of routes and of the mesh.
+
+mesh_tests! {
+    run In conditions_follow_the_generation;
+    run In entries_of_others_are_kept;
+    run Out the_mesh_tells_what_it_can;
+}
+
+mod cases {
+    use anyhow::Context;
+    use kube::api::{Patch, PatchParams};
+    use serde_json::{Value, json};
+    use weft_e2e::objects::{self, to};
+    use weft_e2e::{Bed, eventually};
+
+    async fn make(bed: &Bed, backend: &str) -> anyhow::Result<objects::Conditions> {
+        bed.apply(objects::service("reviews", json!({"app": "reviews"})))
+            .await?;
+        bed.apply(objects::service("reviews-v1", json!({"app": "reviews"})))
+            .await?;
+        bed.route(objects::http_route(
+            "watched",
+            json!([{"backendRefs": [to(backend, 1)]}]),
+        ))
+        .await
+    }
+
+    pub(super) async fn conditions_follow_the_generation(bed: &Bed) -> anyhow::Result<()> {
+        let conditions = make(bed, "v1").await?;
+        anyhow::ensure!(conditions.of("Accepted")?.0 == "True", "{conditions}");
+        anyhow::ensure!(conditions.of("ResolvedRefs")?.0 == "True", "{conditions}");
+        // `route` waits until every condition is of the new generation.
+        let conditions = make(bed, "v7").await?;
+        conditions.is_false("ResolvedRefs", "BackendNotFound", &["reviews-v7"])?;
+        let conditions = make(bed, "v1").await?;
+        anyhow::ensure!(conditions.of("ResolvedRefs")?.0 == "True", "{conditions}");
+        Ok(())
+    }
+
+    fn entry_of<'a>(route: &'a Value, controller: &str) -> Option<&'a Value> {
+        let parents = route["status"]["parents"].as_array()?;
+        parents
+            .iter()
+            .find(|parent| parent["controllerName"] == controller)
+    }
+
+    pub(super) async fn entries_of_others_are_kept(bed: &Bed) -> anyhow::Result<()> {
+        make(bed, "v1").await?;
+        let route = bed.get(objects::GATEWAY, "HTTPRoute", "watched").await?;
+        let mut parents = route["status"]["parents"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let foreign = json!({
+            "controllerName": "other.example/controller",
+            "parentRef": route["spec"]["parentRefs"][0],
+            "conditions": [{
+                "type": "Accepted", "status": "True", "reason": "Accepted", "message": "ours",
+                "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1,
+            }],
+        });
+        parents.push(foreign);
+        let patch = json!({"status": {"parents": parents}});
+        let routes = bed.api(objects::GATEWAY, "HTTPRoute");
+        routes
+            .patch_status("watched", &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        // A change makes the controller write its own entry again.
+        make(bed, "v7")
+            .await?
+            .is_false("ResolvedRefs", "BackendNotFound", &[])?;
+        let route = bed.get(objects::GATEWAY, "HTTPRoute", "watched").await?;
+        let kept = entry_of(&route, "other.example/controller")
+            .with_context(|| route["status"].to_string())?;
+        anyhow::ensure!(kept["conditions"][0]["message"] == "ours", "{kept}");
+        anyhow::ensure!(
+            entry_of(&route, objects::CONTROLLER_NAME).is_some(),
+            "{}",
+            route["status"]
+        );
+        Ok(())
+    }
+
+    pub(super) async fn the_mesh_tells_what_it_can(bed: &Bed) -> anyhow::Result<()> {
+        eventually("the status of the XMesh weft", async || {
+            let mesh = bed
+                .get("gateway.networking.x-k8s.io/v1alpha1", "XMesh", "weft")
+                .await?;
+            anyhow::ensure!(
+                mesh["spec"]["controllerName"] == objects::CONTROLLER_NAME,
+                "{}",
+                mesh["spec"]
+            );
+            let conditions = objects::conditions(
+                &mesh["status"]["conditions"],
+                &mesh["metadata"]["generation"],
+            )?;
+            anyhow::ensure!(conditions.of("Accepted")?.0 == "True", "{conditions}");
+            let features = objects::names(&mesh["status"]["supportedFeatures"]);
+            anyhow::ensure!(
+                features.contains(&"Mesh") && features.contains(&"HTTPRoute"),
+                "{features:?}"
+            );
+            let mut sorted = features.clone();
+            sorted.sort_unstable();
+            sorted.dedup();
+            anyhow::ensure!(
+                sorted.len() == features.len(),
+                "a feature is named twice: {features:?}"
+            );
+            Ok(())
+        })
+        .await
+    }
+}
