@@ -61,6 +61,16 @@ pub struct FakeController {
 impl FakeController {
     /// Listens on a free port of loopback. `account` is whose token it takes: `token`.
     pub async fn start(pki: Arc<Pki>, account: Identity, token: &str) -> Result<Self> {
+        Self::start_at("127.0.0.1:0".parse()?, pki, account, token).await
+    }
+
+    /// Listens on `address`, for proxies in network namespaces of their own.
+    pub async fn start_at(
+        address: SocketAddr,
+        pki: Arc<Pki>,
+        account: Identity,
+        token: &str,
+    ) -> Result<Self> {
         let domain = TrustDomain::new("cluster.local")?;
         let identity = Identity::new(domain, "weft-system", "weft-controller")?;
         let leaf = pki.issue(&LeafSpec::new(&identity))?;
@@ -79,7 +89,7 @@ impl FakeController {
             happened: watch::Sender::new(0),
         });
         let incoming = listener::serve(&pki, leaf, shared.clone())?;
-        let gate = Gate::open("127.0.0.1:0".parse()?, incoming).await?;
+        let gate = Gate::open(address, incoming).await?;
         let address = gate.address();
         Ok(Self {
             shared,

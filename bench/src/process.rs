@@ -1,0 +1,53 @@
+//! What a process costs, from `/proc`: time on a processor, and resident memory.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+/// Time on a processor of all threads, from `/proc/<pid>/task/*/schedstat` (nanoseconds). Threads that ended are not in it.
+pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut nanos = 0;
+    for task in
+        fs::read_dir(&tasks).with_context(|| format!("reading {tasks}: has the process ended?"))?
+    {
+        let path = task?.path().join("schedstat");
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        nanos += text
+            .split(' ')
+            .next()
+            .and_then(|first| first.parse::<u64>().ok())
+            .unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
+/// Resident memory in MiB, from `VmRSS` of `/proc/<pid>/status`.
+pub(crate) fn resident(pid: u32) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path)
+        .with_context(|| format!("reading {path}: has the process ended?"))?;
+    let kib = status
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<f64>()
+                .ok()
+        })
+        .with_context(|| format!("{path} has no VmRSS"))?;
+    Ok(kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn this_process_costs_something() {
+        assert!(super::cpu(std::process::id()).unwrap().as_nanos() > 0);
+        assert!(super::resident(std::process::id()).unwrap() > 0.1);
+    }
+}
