@@ -1,17 +1,19 @@
 //! The data plane of Weft: takes a pod's connections in and out, routes them, and speaks mutual TLS with its peers.
 
+pub mod admin;
 pub mod balance;
 pub mod config;
 pub mod detect;
 pub mod http;
+pub mod identity;
 pub mod listen;
 pub mod options;
-pub mod telemetry;
-pub mod upstream;
-pub mod identity;
+pub mod run;
 pub mod shutdown;
 pub mod tcp;
+pub mod telemetry;
 pub mod tls;
+pub mod upstream;
 
 use std::sync::Arc;
 

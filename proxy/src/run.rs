@@ -1,0 +1,144 @@
+//! Puts the parts together, runs them, and ends them in order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context as _;
+use tokio::task::JoinSet;
+
+use crate::admin::{self, Page, Readiness};
+use crate::config::channel::Address;
+use crate::config::store::{Settings, Store};
+use crate::config::stream::Stream;
+use crate::identity::credentials::Current;
+use crate::identity::renew::Renewal;
+use crate::options::Options;
+use crate::shutdown::{self, Shutdown};
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::Tls;
+use crate::{Context, listen, upstream};
+
+/// The control side of a proxy, running in the background until dropped.
+pub struct Control {
+    pub context: Context,
+    tasks: JoinSet<()>,
+}
+
+impl Control {
+    /// Starts identity, configuration and the sweeping of what is idle.
+    pub fn start(
+        options: Options,
+        access: AccessLog,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let identity = options
+            .identity()
+            .context("POD_NAMESPACE and SERVICE_ACCOUNT")?;
+        let controller = Address::try_from(&options.controller).context("WEFT_CONTROLLER")?;
+        let current = Current::default();
+        let tls = Tls::new(current.clone(), options.trust_domain.clone())?;
+        let upstream = upstream::Shared::new(options.own_addresses(), tls.clone(), metrics.clone());
+        let upstream = Arc::new(upstream);
+        let settings = Settings {
+            identity: identity.clone(),
+            wait: options.lookup,
+            idle: options.idle,
+        };
+        let (store, requests) = Store::new(settings, upstream.clone(), metrics.clone());
+
+        let mut tasks = JoinSet::new();
+        let renewal = Renewal {
+            identity,
+            controller: controller.clone(),
+            controller_identity: options.controller_identity.clone(),
+            token: options.token.clone(),
+            roots: options.roots.clone(),
+            tls: tls.clone(),
+            current: current.clone(),
+            metrics: metrics.clone(),
+        };
+        tasks.spawn(renewal.run());
+        let stream = Stream {
+            controller,
+            controller_identity: options.controller_identity.clone(),
+            namespace: options.namespace.clone(),
+            pod: options.pod.clone(),
+            tls: tls.clone(),
+            current,
+            store: store.clone(),
+            requests,
+            metrics: metrics.clone(),
+        };
+        tasks.spawn(stream.run());
+        tasks.spawn(store.clone().sweep_forever());
+        let context = Context {
+            options: Arc::new(options),
+            store,
+            tls,
+            metrics,
+            access,
+            upstream,
+        };
+        Ok(Self { context, tasks })
+    }
+
+    /// Ends the tasks; connections that stand are left alone.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Runs a proxy until a signal, or until a listener cannot be had.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::new());
+    let dropped = metrics.access_log_dropped.clone();
+    let (access, writer) = AccessLog::start(options.access_log, std::io::stdout(), dropped)
+        .context("starting the access log")?;
+    let control = Control::start(options, access, metrics)?;
+    let shutdown = Shutdown::new();
+    let served = serve(&control.context, &shutdown).await;
+    control.stop().await;
+    // The process ends here, so connections that were cut cannot hold the log open.
+    let flushed = tokio::task::spawn_blocking(move || writer.finish());
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), flushed).await;
+    served
+}
+
+async fn serve(context: &Context, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let options = context.options.clone();
+    let readiness = Readiness {
+        tls: context.tls.clone(),
+        store: context.store.clone(),
+        shutdown: shutdown.clone(),
+        listening: Arc::new(AtomicBool::new(false)),
+    };
+    let listening = readiness.listening.clone();
+    let mut pages = JoinSet::new();
+    for (address, page) in [
+        (options.admin, Page::Metrics(context.metrics.clone())),
+        (options.ready, Page::Ready(readiness)),
+    ] {
+        let listener = admin::bind(address).await;
+        let listener = listener.with_context(|| format!("listening on {address}"))?;
+        pages.spawn(admin::serve(listener, page));
+    }
+    let listeners = listen::Listeners::bind(&options).context("listening")?;
+    listening.store(true, Ordering::Release);
+    let traffic = tokio::spawn({
+        let (context, shutdown) = (context.clone(), shutdown.clone());
+        async move { listen::run(&context, shutdown, listeners).await }
+    });
+    tracing::info!(
+        outbound = %options.outbound,
+        inbound = %options.inbound,
+        pod = %format_args!("{}/{}", options.namespace, options.pod),
+        "listening"
+    );
+    shutdown::signalled().await.context("waiting for signals")?;
+    tracing::info!(open = shutdown.open(), bound = ?options.drain, "draining");
+    let cut = shutdown.drain(options.drain).await;
+    tracing::info!(cut, "ended");
+    traffic.abort();
+    Ok(())
+}
