@@ -35,7 +35,8 @@ impl Default for Redirect {
 ///
 /// - `outbound` sees connections made in the pod; those to the pod's own addresses leave over `lo` and are left
 ///   alone, as are the proxy's.
-/// - `inbound` sees connections made to the pod from outside it.
+/// - `inbound` sees connections made to the pod from outside it. Those that the pod makes to itself pass here too,
+///   but NAT decides once a connection, and for them it has decided in `outbound`.
 /// - The guards close the ways around: the redirect's own ports cannot be dialled (the proxy would dial itself),
 ///   and packets that belong to no known connection are dropped (they would miss the translation back and make
 ///   the kernel reset a healthy connection).
@@ -61,7 +62,7 @@ table inet weft {{
     chain guard_inbound {{
         type filter hook prerouting priority -150; policy accept;
         iifname != "lo" meta l4proto tcp ct state invalid drop
-        iifname != "lo" ct state new tcp dport {own} drop
+        iifname != "lo" ct state new tcp dport {own} reject with tcp reset
     }}
     chain guard_outbound {{
         type filter hook output priority 0; policy accept;
@@ -77,7 +78,6 @@ table inet weft {{
     }}
     chain inbound {{
         type nat hook prerouting priority -100; policy accept;
-        iifname "lo" return
 {skip_inbound}        meta l4proto tcp redirect to :{inbound_port}
     }}
 }}

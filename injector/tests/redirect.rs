@@ -1,0 +1,184 @@
+//! The redirect rules in a real network namespace: two namespaces joined by a veth, the rules in one of them, small
+//! listeners in the place of the proxy and the app. Needs root and `ip` and `nft`; without root the tests fail with
+//! a message that says so, unless `WEFT_SKIP_ROOT_TESTS=1` asks to leave them out.
+//!
+//! A listener or a dialler is this test binary again, started in a namespace under a user of choice (`role`).
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod netns;
+
+use std::net::SocketAddr;
+
+use netns::{APP_UID, PROXY_UID, Pod, rooted};
+
+/// Started by the others in a process of its own; does nothing by itself.
+#[test]
+#[ignore = "a process that the other tests start"]
+fn role() {
+    netns::role();
+}
+
+#[test]
+fn outgoing_connections_reach_the_outbound_port_with_their_destination() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("out");
+    pod.redirect(&[]);
+    for (family, far) in [("v4", pod.far_v4(80)), ("v6", pod.far_v6(80))] {
+        let outbound = pod.listen_as_proxy(15001);
+        pod.dial(APP_UID, far);
+        assert_eq!(outbound.next_destination(), far, "{family}");
+    }
+}
+
+#[test]
+fn a_root_process_of_the_pod_is_redirected_too() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("root");
+    pod.redirect(&[]);
+    let outbound = pod.listen_as_proxy(15001);
+    pod.dial(0, pod.far_v4(443));
+    assert_eq!(outbound.next_destination(), pod.far_v4(443));
+}
+
+#[test]
+fn the_proxy_itself_is_not_redirected() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("own");
+    pod.redirect(&[]);
+    for far in [pod.far_v4(80), pod.far_v6(80)] {
+        let server = pod.listen_far(80);
+        pod.dial(PROXY_UID, far);
+        server.next_destination();
+    }
+}
+
+#[test]
+fn incoming_connections_reach_the_inbound_port_with_their_destination() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("in");
+    pod.redirect(&[]);
+    for near in [pod.near_v4(8080), pod.near_v6(8080)] {
+        let inbound = pod.listen_as_proxy(15006);
+        pod.dial_from_far(near);
+        assert_eq!(inbound.next_destination(), near);
+    }
+}
+
+#[test]
+fn metrics_and_readiness_are_reached_directly() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("ready");
+    pod.redirect(&[]);
+    for port in [15020, 15021] {
+        for near in [pod.near_v4(port), pod.near_v6(port)] {
+            let server = pod.listen_as_proxy(port);
+            pod.dial_from_far(near);
+            server.next_destination();
+        }
+    }
+}
+
+#[test]
+fn the_pod_to_its_own_addresses_is_left_alone() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("self");
+    pod.redirect(&[]);
+    let loopback: [SocketAddr; 2] = [
+        ([127, 0, 0, 1], 8080).into(),
+        (std::net::Ipv6Addr::LOCALHOST, 8080).into(),
+    ];
+    for near in [pod.near_v4(8080), pod.near_v6(8080)]
+        .into_iter()
+        .chain(loopback)
+    {
+        // The app dials itself, and so does the proxy when it hands a connection to the app.
+        for uid in [APP_UID, PROXY_UID] {
+            let app = pod.listen_as_app(8080);
+            pod.dial(uid, near);
+            app.next_destination();
+        }
+    }
+}
+
+#[test]
+fn the_redirect_ports_cannot_be_dialled() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("loop");
+    pod.redirect(&[]);
+    for port in [15001, 15006] {
+        let _listener = pod.listen_as_proxy(port);
+        for near in [pod.near_v4(port), pod.near_v6(port)] {
+            assert!(!pod.try_dial_from_far(near), "{near} from outside");
+            assert!(!pod.try_dial(APP_UID, near), "{near} from the app");
+        }
+        assert!(
+            !pod.try_dial(APP_UID, ([127, 0, 0, 1], port).into()),
+            "loopback from the app"
+        );
+    }
+    // The same ports of others are ordinary destinations.
+    let outbound = pod.listen_as_proxy(15001);
+    pod.dial(APP_UID, pod.far_v4(15001));
+    assert_eq!(outbound.next_destination(), pod.far_v4(15001));
+}
+
+#[test]
+fn excluded_ports_pass_by_the_proxy() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("excl");
+    pod.redirect(&[
+        "--exclude-outbound-ports=3306",
+        "--exclude-inbound-ports=9000",
+    ]);
+    let database = pod.listen_far(3306);
+    pod.dial(APP_UID, pod.far_v4(3306));
+    database.next_destination();
+    let app = pod.listen_as_app(9000);
+    pod.dial_from_far(pod.near_v4(9000));
+    app.next_destination();
+}
+
+#[test]
+fn a_second_run_leaves_the_same_rules() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("twice");
+    pod.redirect(&[]);
+    let once = pod.rules();
+    pod.redirect(&[]);
+    assert_eq!(once, pod.rules());
+    assert!(
+        once.contains("redirect to :15001") && once.contains("redirect to :15006"),
+        "{once}"
+    );
+}
+
+#[test]
+fn without_the_right_it_says_so_and_changes_nothing() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("right");
+    let (ended_well, message) = pod.redirect_as(APP_UID);
+    assert!(!ended_well);
+    assert!(message.contains("NET_ADMIN"), "{message}");
+    assert_eq!(pod.rules(), "");
+}
