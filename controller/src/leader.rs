@@ -1,0 +1,247 @@
+//! Leader election by a Lease, so that one replica at a time writes statuses. Serving proxies needs no leader.
+//!
+//! A Lease that nobody renews is taken over after it has been seen unchanged for its duration: clocks of other
+//! machines are not trusted, only how long something has not changed here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use kube::{Client, Error as KubeError};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+pub const LEASE: &str = "weft-controller";
+
+/// Unchanged for this long, a Lease is free.
+const DURATION: Duration = Duration::from_secs(10);
+/// Between two looks at the Lease.
+const ROUND: Duration = Duration::from_secs(2);
+/// Without a renewal for this long, leadership is given up: well before anybody else can take it.
+const GIVE_UP: Duration = Duration::from_secs(7);
+/// One request to the API server.
+const REQUEST: Duration = Duration::from_secs(3);
+
+/// A candidate.
+pub struct Election {
+    pub client: Client,
+    pub namespace: String,
+    /// What this replica is called; no two may be called the same.
+    pub name: String,
+    pub metrics: Arc<Metrics>,
+    pub stop: CancellationToken,
+}
+
+/// The Lease as last read, and since when it has been so.
+#[derive(Clone, Debug)]
+struct Seen {
+    version: Option<String>,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Ours: say that we are still there.
+    Renew,
+    /// Nobody's: take it.
+    Take,
+    Wait,
+}
+
+/// What to do about a Lease that has been unchanged for `unchanged`.
+fn decide(spec: Option<&LeaseSpec>, me: &str, unchanged: Duration) -> Step {
+    let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
+    match holder {
+        Some(holder) if holder == me => Step::Renew,
+        None | Some("") => Step::Take,
+        Some(_) => {
+            let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
+            let duration = seconds
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .map_or(DURATION, Duration::from_secs);
+            if unchanged >= duration {
+                Step::Take
+            } else {
+                Step::Wait
+            }
+        }
+    }
+}
+
+impl Election {
+    /// Keeps `leads` true while this replica is the leader; gives the Lease back at the end.
+    pub async fn run(self, leads: watch::Sender<bool>) {
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut seen: Option<Seen> = None;
+        let mut renewed: Option<Instant> = None;
+        loop {
+            // A round may have hung.
+            self.lead(&leads, renewed.is_some_and(|at| at.elapsed() < GIVE_UP));
+            let begin = Instant::now();
+            match timeout(REQUEST, self.round(&api, &mut seen)).await {
+                Ok(Ok(true)) => renewed = Some(begin),
+                Ok(Ok(false)) => renewed = None,
+                Ok(Err(error)) => tracing::warn!(
+                    %error, lease = LEASE, namespace = self.namespace,
+                    "the Lease could not be read or written; check that the controller's account may get, create and \
+                     update it"
+                ),
+                Err(_) => tracing::warn!(
+                    lease = LEASE,
+                    "the API server does not answer about the Lease"
+                ),
+            }
+            self.lead(&leads, renewed.is_some_and(|at| at.elapsed() < GIVE_UP));
+            tokio::select! {
+                () = tokio::time::sleep(ROUND) => {}
+                () = self.stop.cancelled() => break,
+            }
+        }
+        if *leads.borrow() {
+            self.lead(&leads, false);
+            self.give_back(&api).await;
+        }
+    }
+
+    /// Whether this replica holds the Lease now.
+    async fn round(&self, api: &Api<Lease>, seen: &mut Option<Seen>) -> Result<bool, KubeError> {
+        let Some(mut lease) = api.get_opt(LEASE).await? else {
+            return self.create(api).await;
+        };
+        let version = lease.metadata.resource_version.clone();
+        let since = match seen {
+            Some(seen) if seen.version == version => seen.since,
+            _ => Instant::now(),
+        };
+        *seen = Some(Seen { version, since });
+        let step = decide(lease.spec.as_ref(), &self.name, since.elapsed());
+        if step == Step::Wait {
+            return Ok(false);
+        }
+        let taken = step == Step::Take;
+        let before = lease.spec.take().unwrap_or_default();
+        lease.spec = Some(self.spec(before, taken));
+        match api.replace(LEASE, &PostParams::default(), &lease).await {
+            Ok(_) => Ok(true),
+            Err(KubeError::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn create(&self, api: &Api<Lease>) -> Result<bool, KubeError> {
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(LEASE.to_owned()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(self.spec(LeaseSpec::default(), true)),
+        };
+        match api.create(&PostParams::default(), &lease).await {
+            Ok(_) => Ok(true),
+            Err(KubeError::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn spec(&self, before: LeaseSpec, taken: bool) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let transitions = before.lease_transitions.unwrap_or_default();
+        LeaseSpec {
+            holder_identity: Some(self.name.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            renew_time: Some(now.clone()),
+            acquire_time: if taken {
+                Some(now)
+            } else {
+                before.acquire_time
+            },
+            lease_transitions: Some(transitions.saturating_add(i32::from(taken))),
+            ..before
+        }
+    }
+
+    fn lead(&self, leads: &watch::Sender<bool>, now: bool) {
+        self.metrics.leader.set(i64::from(now));
+        leads.send_if_modified(|before| {
+            let changed = *before != now;
+            if changed {
+                tracing::info!(leads = now, "leadership changed");
+            }
+            *before = now;
+            changed
+        });
+    }
+
+    /// The next leader need not wait.
+    async fn give_back(&self, api: &Api<Lease>) {
+        let giving = async {
+            let mut lease = api.get(LEASE).await?;
+            let spec = lease.spec.get_or_insert_default();
+            if spec.holder_identity.as_deref() != Some(&self.name) {
+                return Ok(());
+            }
+            spec.holder_identity = Some(String::new());
+            api.replace(LEASE, &PostParams::default(), &lease)
+                .await
+                .map(drop)
+        };
+        if let Ok(Err(error)) = timeout(REQUEST, giving).await {
+            tracing::info!(%error, "the Lease could not be given back: it runs out by itself");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held_by(holder: &str) -> LeaseSpec {
+        LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: Some(10),
+            ..LeaseSpec::default()
+        }
+    }
+
+    #[test]
+    fn a_free_lease_is_taken_and_an_own_one_renewed() {
+        assert_eq!(decide(None, "me", Duration::ZERO), Step::Take);
+        assert_eq!(decide(Some(&held_by("")), "me", Duration::ZERO), Step::Take);
+        let long = Duration::from_secs(100);
+        assert_eq!(decide(Some(&held_by("me")), "me", long), Step::Renew);
+    }
+
+    #[test]
+    fn the_lease_of_another_is_taken_only_after_it_was_unchanged_for_its_duration() {
+        let other = held_by("other");
+        assert_eq!(
+            decide(Some(&other), "me", Duration::from_millis(9_999)),
+            Step::Wait
+        );
+        assert_eq!(
+            decide(Some(&other), "me", Duration::from_secs(10)),
+            Step::Take
+        );
+        let negative = LeaseSpec {
+            lease_duration_seconds: Some(-5),
+            ..other
+        };
+        assert_eq!(
+            decide(Some(&negative), "me", Duration::from_secs(9)),
+            Step::Wait
+        );
+    }
+
+    #[test]
+    fn leadership_is_given_up_before_anybody_can_take_it() {
+        assert!(GIVE_UP + REQUEST <= DURATION);
+        // A killed leader is replaced, and its statuses written, within 15 seconds.
+        assert!(DURATION + ROUND < Duration::from_secs(15));
+    }
+}

@@ -1,0 +1,146 @@
+//! The controller's metrics. Labels are bounded: kinds and results, never names of users' objects.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: String,
+}
+
+/// Handles of every metric of watching, translating, serving and status writing.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Open streams of proxies.
+    pub streams: Gauge,
+    /// Addresses that open streams watch, all together.
+    pub watched_addresses: Gauge,
+    pub updates: Counter,
+    pub nacks: Counter,
+    /// Streams ended because of what the proxy sent.
+    pub refused_streams: Counter,
+    pub snapshots: Counter,
+    pub translate_seconds: Histogram,
+    pub status_writes: Counter,
+    pub status_errors: Counter,
+    /// 1 while this replica writes statuses.
+    pub leader: Gauge,
+    unreadable_objects: Family<Kind, Counter>,
+    watch_errors: Family<Kind, Counter>,
+}
+
+impl Metrics {
+    /// The handles, registered under `weft_controller_`; and the process's own memory.
+    pub fn register(registry: &mut Registry) -> Self {
+        registry.register_collector(Box::new(ProcessCollector));
+        let registry = registry.sub_registry_with_prefix("weft_controller");
+        let metrics = Self {
+            streams: Gauge::default(),
+            watched_addresses: Gauge::default(),
+            updates: Counter::default(),
+            nacks: Counter::default(),
+            refused_streams: Counter::default(),
+            snapshots: Counter::default(),
+            translate_seconds: Histogram::new(exponential_buckets(0.000_25, 4.0, 9)),
+            status_writes: Counter::default(),
+            status_errors: Counter::default(),
+            leader: Gauge::default(),
+            unreadable_objects: Family::default(),
+            watch_errors: Family::default(),
+        };
+        metrics.enter(registry);
+        metrics
+    }
+
+    fn enter(&self, to: &mut Registry) {
+        to.register("streams", "Open streams of proxies", self.streams.clone());
+        let help = "Addresses watched by all open streams";
+        to.register("watched_addresses", help, self.watched_addresses.clone());
+        to.register("updates", "Updates sent to proxies", self.updates.clone());
+        let help = "Resources that proxies refused";
+        to.register("nacks", help, self.nacks.clone());
+        let help = "Streams ended because of what the proxy sent";
+        to.register("refused_streams", help, self.refused_streams.clone());
+        let help = "Snapshots translated and published";
+        to.register("snapshots", help, self.snapshots.clone());
+        let help = "Time to translate the cluster once";
+        to.register("translate_seconds", help, self.translate_seconds.clone());
+        let help = "Statuses written";
+        to.register("status_writes", help, self.status_writes.clone());
+        let help = "Statuses that could not be written, each try";
+        to.register("status_errors", help, self.status_errors.clone());
+        let help = "1 while this replica writes statuses";
+        to.register("leader", help, self.leader.clone());
+        let help = "Objects skipped because they cannot be read";
+        to.register("unreadable_objects", help, self.unreadable_objects.clone());
+        let help = "Interruptions of watches";
+        to.register("watch_errors", help, self.watch_errors.clone());
+    }
+
+    pub fn unreadable_object(&self, kind: &str) {
+        Self::count(&self.unreadable_objects, kind);
+    }
+
+    pub fn watch_error(&self, kind: &str) {
+        Self::count(&self.watch_errors, kind);
+    }
+
+    fn count(family: &Family<Kind, Counter>, kind: &str) {
+        let kind = kind.to_owned();
+        family.get_or_create(&Kind { kind }).inc();
+    }
+}
+
+/// Reads the resident memory of this process at each scrape.
+#[derive(Debug)]
+struct ProcessCollector;
+
+impl Collector for ProcessCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(bytes) = resident_bytes() else {
+            return Ok(());
+        };
+        let gauge = ConstGauge::new(bytes);
+        let metric = encoder.encode_descriptor(
+            "process_resident_memory_bytes",
+            "Resident memory of this process",
+            None,
+            gauge.metric_type(),
+        )?;
+        gauge.encode(metric)
+    }
+}
+
+fn resident_bytes() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_what_was_counted_and_the_memory() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.nacks.inc();
+        metrics.unreadable_object("HTTPRoute");
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains("\nweft_controller_nacks_total 1\n"), "{text}");
+        let skipped = "\nweft_controller_unreadable_objects_total{kind=\"HTTPRoute\"} 1\n";
+        assert!(text.contains(skipped), "{text}");
+        assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+    }
+}

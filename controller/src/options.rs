@@ -1,0 +1,110 @@
+//! The controller's flags; each can be given in the environment instead.
+
+use std::net::SocketAddr;
+
+use clap::{Parser, ValueEnum};
+use weft_ir::{Mode, TrustDomain};
+
+/// Weft's controller: tells proxies what is at an address, signs their certificates, and writes statuses.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "weft-controller", version)]
+pub struct Options {
+    /// Where proxies connect (gRPC over TLS).
+    #[arg(long, env = "WEFT_LISTEN", default_value = "[::]:15012")]
+    pub listen: SocketAddr,
+
+    /// Where /metrics is served.
+    #[arg(long, env = "WEFT_ADMIN", default_value = "[::]:15020")]
+    pub admin: SocketAddr,
+
+    /// Where /ready is served.
+    #[arg(long, env = "WEFT_READY", default_value = "[::]:15021")]
+    pub ready: SocketAddr,
+
+    /// The name of the mesh in its identities.
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local", value_parser = trust_domain)]
+    pub trust_domain: TrustDomain,
+
+    /// Whether pods of the mesh serve plain text to clients outside of it.
+    #[arg(long, env = "WEFT_MTLS", value_enum, default_value_t = MtlsMode::Permissive)]
+    pub mtls: MtlsMode,
+
+    /// How many seconds a proxy's certificate lasts; it is renewed at 70 %.
+    #[arg(
+        long,
+        env = "WEFT_CERTIFICATE_LIFETIME",
+        default_value_t = 86_400,
+        value_parser = clap::value_parser!(u64).range(60..=31_536_000)
+    )]
+    pub certificate_lifetime: u64,
+
+    /// The namespace of the controller: of its Lease and of the mesh's root.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system")]
+    pub namespace: String,
+
+    /// What this replica is called in the Lease: in a pod, its name.
+    #[arg(long, env = "POD_NAME", default_value_t = process_name())]
+    pub name: String,
+
+    /// Which log lines are written, as `info` or `info,weft_controller=debug`.
+    #[arg(long, env = "WEFT_LOG", default_value = "info")]
+    pub log: String,
+
+    /// How log lines are written.
+    #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Plain)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MtlsMode {
+    /// Plain text from outside the mesh is served too.
+    Permissive,
+    /// Only clients of the mesh are served.
+    Strict,
+}
+
+impl From<MtlsMode> for Mode {
+    fn from(mode: MtlsMode) -> Self {
+        match mode {
+            MtlsMode::Permissive => Self::Permissive,
+            MtlsMode::Strict => Self::Strict,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Plain,
+    Json,
+}
+
+/// A name that no other process has: for a controller that runs outside of a pod.
+fn process_name() -> String {
+    format!("process-{}-{:08x}", std::process::id(), fastrand::u32(..))
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::new(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn a_trust_domain_that_is_none_is_refused_by_name() {
+        let error = Options::try_parse_from(["weft-controller", "--trust-domain", "Upper_case!"]);
+        let message = error.unwrap_err().to_string();
+        assert!(
+            message.contains("--trust-domain") && message.contains("lower-case"),
+            "{message}"
+        );
+    }
+}

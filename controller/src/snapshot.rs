@@ -1,0 +1,138 @@
+//! The cluster, translated: an immutable [`Snapshot`] for each moment of quiet, published to whoever serves from it.
+//!
+//! Nothing is published before every kind has been listed, so that nobody is told that something does not exist
+//! because it has not been seen yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use weft_translate::{Mesh, RouteStatus, Settings, translate};
+
+use crate::metrics::Metrics;
+use crate::subscribe::Encoder;
+use crate::watch::World;
+
+/// A burst of changes is over after this long without one ...
+const QUIET: Duration = Duration::from_millis(5);
+/// ... or at the latest after this long.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// What the cluster says at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// What proxies are told, ready for the wire.
+    pub encoder: Encoder,
+    pub statuses: Vec<RouteStatus>,
+}
+
+impl Snapshot {
+    pub fn new(mesh: Mesh, statuses: Vec<RouteStatus>) -> Self {
+        Self {
+            encoder: Encoder::new(mesh),
+            statuses,
+        }
+    }
+}
+
+/// The latest snapshot; `None` until everything has been listed.
+pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+
+/// Translates `world` after each burst of changes, until `stop`.
+pub async fn publish(
+    world: Arc<World>,
+    settings: Settings,
+    to: watch::Sender<Option<Arc<Snapshot>>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let mut changes = world.changes.objects.subscribe();
+    let settings = Arc::new(settings);
+    loop {
+        if world.listed() {
+            match take(&world, &settings, &metrics).await {
+                Some(snapshot) => drop(to.send_replace(Some(snapshot))),
+                None => tracing::error!("translation panicked: the last snapshot stays in force"),
+            }
+        }
+        tokio::select! {
+            () = burst(&mut changes) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Resolves at the end of the next burst of changes.
+async fn burst(changes: &mut watch::Receiver<()>) {
+    if changes.changed().await.is_err() {
+        return std::future::pending().await;
+    }
+    let end = Instant::now() + LONGEST_WAIT;
+    loop {
+        let quiet = end.min(Instant::now() + QUIET);
+        match timeout_at(quiet, changes.changed()).await {
+            Ok(Ok(())) if Instant::now() < end => {}
+            _ => return,
+        }
+    }
+}
+
+/// `None` when translation panicked.
+async fn take(
+    world: &Arc<World>,
+    settings: &Arc<Settings>,
+    metrics: &Metrics,
+) -> Option<Arc<Snapshot>> {
+    let objects = world.objects();
+    let settings = Arc::clone(settings);
+    let begin = std::time::Instant::now();
+    // A large cluster takes milliseconds, which streams should not wait for.
+    let translation = tokio::task::spawn_blocking(move || translate(&objects, &settings));
+    let translation = translation.await.ok()?;
+    metrics
+        .translate_seconds
+        .observe(begin.elapsed().as_secs_f64());
+    metrics.snapshots.inc();
+    Some(Arc::new(Snapshot::new(
+        translation.mesh,
+        translation.statuses,
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_ends_after_a_few_quiet_milliseconds() {
+        let (ring, mut changes) = watch::channel(());
+        let begin = Instant::now();
+        ring.send_replace(());
+        burst(&mut changes).await;
+        assert_eq!(begin.elapsed(), QUIET);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_without_end_do_not_put_it_off_for_ever() {
+        let (ring, mut changes) = watch::channel(());
+        let begin = Instant::now();
+        ring.send_replace(());
+        let ringing = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                ring.send_replace(());
+            }
+        };
+        tokio::select! {
+            () = burst(&mut changes) => {}
+            () = ringing => {}
+        }
+        let taken = begin.elapsed();
+        assert!(
+            taken >= LONGEST_WAIT && taken < LONGEST_WAIT + QUIET,
+            "{taken:?}"
+        );
+    }
+}

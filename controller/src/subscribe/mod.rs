@@ -1,0 +1,16 @@
+//! The `Mesh` service: one stream for each proxy, which is told what it asks for and every change of it.
+//!
+//! [`session`] decides what is sent, [`service`] moves messages, [`registry`] knows who holds what.
+
+mod encoder;
+pub mod input;
+pub mod registry;
+mod service;
+pub mod session;
+
+pub use encoder::{EncodedDestination, Encoder, Source};
+pub use registry::{Held, Registry};
+pub use service::{Limits, Subscriptions};
+
+#[cfg(test)]
+mod tests;

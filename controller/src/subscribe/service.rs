@@ -1,0 +1,278 @@
+//! Moves messages between a proxy's stream and its [`Session`]. A slow proxy holds up nobody else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use weft_api::proto::mesh_server::Mesh;
+use weft_api::proto::{ProxyMessage, Update};
+use weft_ir::Identity;
+
+use super::input::{self, Hello, Refusal};
+use super::registry::{Registered, Registry};
+use super::session::{Acked, MAX_UNACKED, Session};
+use crate::metrics::Metrics;
+use crate::server::PeerIdentity;
+use crate::snapshot::{Snapshot, Snapshots};
+use crate::watch::ObjectKey;
+
+/// Messages that are taken in before the answer to them is made.
+const BATCH: usize = 256;
+
+/// What one proxy may ask of the controller.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Addresses on one stream.
+    pub watches: usize,
+    /// Streams of one pod: more than one only while an old connection is not yet known to be dead.
+    pub streams: usize,
+    /// How long `Hello` may take to come.
+    pub hello: Duration,
+    /// How long a pod may take to be seen here: the proxy may be faster than the watch.
+    pub pod: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            watches: 10_000,
+            streams: 16,
+            hello: Duration::from_secs(10),
+            pod: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The service; a clone serves the same streams.
+#[derive(Clone, Debug)]
+pub struct Subscriptions {
+    pub snapshots: Snapshots,
+    pub registry: Registry,
+    pub metrics: Arc<Metrics>,
+    pub limits: Limits,
+    /// Open streams, to be awaited after `stop`.
+    pub tasks: TaskTracker,
+    /// Ends every stream with `UNAVAILABLE`, so that proxies connect to another replica.
+    pub stop: CancellationToken,
+}
+
+type Outgoing = mpsc::Sender<Result<Update, Status>>;
+
+#[tonic::async_trait]
+impl Mesh for Subscriptions {
+    type SubscribeStream = ReceiverStream<Result<Update, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<ProxyMessage>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let peer = request.extensions().get::<PeerIdentity>();
+        let Some(peer) = peer.and_then(|peer| peer.0.clone()) else {
+            self.metrics.refused_streams.inc();
+            return Err(Refusal::NoCertificate.into());
+        };
+        // Room for every update that may be on its way, and the status at the end: sending never waits.
+        let (outgoing, answers) = mpsc::channel(MAX_UNACKED + 1);
+        let subscriptions = self.clone();
+        self.tasks.spawn(async move {
+            let ended = subscriptions
+                .serve(&peer, request.into_inner(), &outgoing)
+                .await;
+            let Err(refusal) = ended else {
+                return;
+            };
+            tracing::info!(%peer, reason = %refusal, "stream of a proxy ended");
+            if refusal.is_fault() {
+                subscriptions.metrics.refused_streams.inc();
+            }
+            // A client that is gone needs no status.
+            drop(outgoing.try_send(Err(refusal.into())));
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}
+
+/// Counts a stream and its watches for as long as it is open.
+struct Counted<'a> {
+    metrics: &'a Metrics,
+    watches: i64,
+}
+
+impl<'a> Counted<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.streams.inc();
+        Self {
+            metrics,
+            watches: 0,
+        }
+    }
+
+    fn watches(&mut self, now: usize) {
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        self.metrics.watched_addresses.inc_by(now - self.watches);
+        self.watches = now;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.metrics.watched_addresses.dec_by(self.watches);
+        self.metrics.streams.dec();
+    }
+}
+
+impl Subscriptions {
+    /// Until the proxy ends the stream (`Ok`), or it has to be ended.
+    async fn serve(
+        &self,
+        peer: &Identity,
+        mut incoming: Streaming<ProxyMessage>,
+        outgoing: &Outgoing,
+    ) -> Result<(), Refusal> {
+        let mut counted = Counted::new(&self.metrics);
+        let mut snapshots = self.snapshots.clone();
+        let opening = async {
+            let hello = self.hello(&mut incoming).await?;
+            self.authorize(peer, &hello, &mut snapshots).await?;
+            Ok(hello)
+        };
+        let hello = tokio::select! {
+            hello = opening => hello?,
+            () = self.stop.cancelled() => return Err(Refusal::Stopping),
+            () = outgoing.closed() => return Ok(()),
+        };
+        let pod = ObjectKey::new(&hello.namespace, &hello.pod);
+        tracing::info!(%pod, %peer, version = hello.version, held = hello.held.len(), "proxy connected");
+        let registered = self
+            .registry
+            .enter(pod.clone(), &hello.held, self.limits.streams)?;
+        let mut session = Session::new(hello, self.limits.watches)?;
+        snapshots.mark_changed();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(Refusal::Stopping),
+                () = outgoing.closed() => return Ok(()),
+                changed = snapshots.changed() => match changed {
+                    Ok(()) => session.snapshot_changed(),
+                    Err(_) => return Err(Refusal::Stopping),
+                },
+                first = incoming.message() => {
+                    if !self.take_in(first, &mut incoming, &mut session, &registered, &pod).await? {
+                        return Ok(());
+                    }
+                }
+            }
+            counted.watches(session.watches());
+            let latest = snapshots.borrow_and_update().clone();
+            self.send(&mut session, latest.as_deref(), outgoing);
+        }
+    }
+
+    async fn hello(&self, incoming: &mut Streaming<ProxyMessage>) -> Result<Hello, Refusal> {
+        let seconds = self.limits.hello.as_secs();
+        let first = timeout(self.limits.hello, incoming.message()).await;
+        let first = first.map_err(|_| Refusal::NoHello(seconds))?;
+        input::hello(first.map_err(|error| unreadable(&error))?, seconds)
+    }
+
+    /// Whether the certificate speaks for the pod. Waits a little for a pod, or a cluster, not seen yet.
+    async fn authorize(
+        &self,
+        peer: &Identity,
+        hello: &Hello,
+        snapshots: &mut Snapshots,
+    ) -> Result<(), Refusal> {
+        let other_account = || Refusal::OtherAccount {
+            certificate: Box::new(peer.clone()),
+            namespace: hello.namespace.clone(),
+            pod: hello.pod.clone(),
+        };
+        if peer.namespace() != hello.namespace {
+            return Err(other_account());
+        }
+        let workload = timeout(self.limits.pod, async {
+            loop {
+                let known = snapshots.borrow_and_update().as_ref().and_then(|snapshot| {
+                    let mesh = snapshot.encoder.mesh();
+                    mesh.workload(&hello.namespace, &hello.pod)
+                });
+                match known {
+                    Some(workload) => return Some(workload),
+                    None => snapshots.changed().await.ok()?,
+                }
+            }
+        });
+        match workload.await {
+            Ok(Some(workload)) if workload.identity == *peer => Ok(()),
+            Ok(Some(_)) => Err(other_account()),
+            Ok(None) => Err(Refusal::Stopping),
+            Err(_) if snapshots.borrow().is_none() => Err(Refusal::NotReady),
+            Err(_) => Err(Refusal::UnknownPod {
+                namespace: hello.namespace.clone(),
+                pod: hello.pod.clone(),
+            }),
+        }
+    }
+
+    /// Takes in `first` and what has arrived behind it; `false` when the proxy has ended the stream.
+    async fn take_in(
+        &self,
+        first: Result<Option<ProxyMessage>, Status>,
+        incoming: &mut Streaming<ProxyMessage>,
+        session: &mut Session,
+        registered: &Registered,
+        pod: &ObjectKey,
+    ) -> Result<bool, Refusal> {
+        let mut next = first;
+        for taken in 1.. {
+            let Some(message) = next.map_err(|error| unreadable(&error))? else {
+                return Ok(false);
+            };
+            if let Some(acked) = session.receive(input::input(message)?)? {
+                self.record(acked, registered, pod);
+            }
+            if taken == BATCH {
+                break;
+            }
+            next = tokio::select! {
+                biased;
+                message = incoming.message() => message,
+                () = std::future::ready(()) => break,
+            };
+        }
+        Ok(true)
+    }
+
+    fn record(&self, acked: Acked, registered: &Registered, pod: &ObjectKey) {
+        for (key, version, reason) in &acked.refused {
+            self.metrics.nacks.inc();
+            tracing::warn!(
+                %pod, %key, version, ?reason,
+                "a proxy refused a resource and keeps what it had: check that its version fits the controller's"
+            );
+        }
+        registered.record(acked);
+    }
+
+    fn send(&self, session: &mut Session, snapshot: Option<&Snapshot>, outgoing: &Outgoing) {
+        let Some(snapshot) = snapshot else {
+            return;
+        };
+        while let Some(update) = session.next_update(&snapshot.encoder) {
+            self.metrics.updates.inc();
+            // There is room for all that may be unanswered; a closed channel ends the stream in `serve`.
+            if outgoing.try_send(Ok(update)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn unreadable(error: &Status) -> Refusal {
+    Refusal::Unreadable(error.message().chars().take(256).collect())
+}

@@ -1,0 +1,306 @@
+//! What one proxy holds and wants, and the next update that it needs. Decides only; does no I/O.
+//!
+//! Updates are made when they can be sent, from the latest snapshot: nothing is queued, so a slow proxy skips what
+//! is outdated. Everything an update sends counts as held from then on; a resource that the proxy refused is not sent
+//! again until it differs.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+
+use prost::Message;
+use weft_api::proto::{Resource, Update};
+use weft_ir::{ResourceKey, ServicePort};
+
+use super::encoder::Source;
+use super::input::{Hello, Input, Refusal};
+
+/// Updates that may be on their way without an answer.
+pub const MAX_UNACKED: usize = 4;
+/// An update takes in no further address from this size on. One destination is never split from its endpoint sets.
+const FULL: usize = 1024 * 1024;
+
+/// What an `Ack` says of the resources of its update.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acked {
+    /// In force now; `None`: dropped.
+    pub in_force: Vec<(ResourceKey, Option<u64>)>,
+    /// Key, version, reason.
+    pub refused: Vec<(ResourceKey, u64, String)>,
+}
+
+/// One stream's state.
+#[derive(Debug)]
+pub struct Session {
+    namespace: String,
+    pod: String,
+    max_watches: usize,
+    /// What the proxy has, as far as sent.
+    held: HashMap<ResourceKey, u64>,
+    /// Keys to be dropped that have no meaning here.
+    unknown: Vec<String>,
+    /// Each watched address with the sets that its destination refers to.
+    watched: HashMap<SocketAddr, BTreeSet<ServicePort>>,
+    /// In how many destinations a set is referred to; never 0.
+    uses: HashMap<ServicePort, usize>,
+    stale: Stale,
+    unacked: VecDeque<Sent>,
+    last_nonce: u64,
+}
+
+/// What has to be looked at again.
+#[derive(Debug, Default)]
+struct Stale {
+    workload: bool,
+    addresses: BTreeSet<SocketAddr>,
+    sets: BTreeSet<ServicePort>,
+    /// Given up by the proxy: dropped unless wanted again by then.
+    dropped: BTreeSet<ResourceKey>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    nonce: u64,
+    resources: Vec<(ResourceKey, Option<u64>)>,
+}
+
+/// An update in the making.
+#[derive(Default)]
+struct Draft {
+    resources: Vec<Resource>,
+    removed: Vec<String>,
+    sent: Vec<(ResourceKey, Option<u64>)>,
+    size: usize,
+}
+
+impl Draft {
+    fn is_full(&self) -> bool {
+        self.size >= FULL
+    }
+}
+
+impl Session {
+    /// Destinations that the proxy still holds count as watched, so that nothing is taken away before it can ask again.
+    pub fn new(hello: Hello, max_watches: usize) -> Result<Self, Refusal> {
+        let mut session = Self {
+            namespace: hello.namespace,
+            pod: hello.pod,
+            max_watches,
+            held: hello.held.into_iter().collect(),
+            unknown: hello.unknown,
+            watched: HashMap::new(),
+            uses: HashMap::new(),
+            stale: Stale {
+                workload: true,
+                ..Stale::default()
+            },
+            unacked: VecDeque::new(),
+            last_nonce: 0,
+        };
+        let keys: Vec<_> = session.held.keys().cloned().collect();
+        for key in keys {
+            match key {
+                ResourceKey::Workload => {}
+                ResourceKey::Destination(address) => session.watch(address)?,
+                ResourceKey::Endpoints(id) => drop(session.stale.sets.insert(id)),
+            }
+        }
+        Ok(session)
+    }
+
+    /// How many addresses are watched.
+    pub fn watches(&self) -> usize {
+        self.watched.len()
+    }
+
+    /// Takes in a message; an `Ack` returns what it says.
+    pub fn receive(&mut self, input: Input) -> Result<Option<Acked>, Refusal> {
+        match input {
+            Input::Watch(address) => self.watch(address).map(|()| None),
+            Input::Unwatch(address) => {
+                self.unwatch(address);
+                Ok(None)
+            }
+            Input::Ack { nonce, refused } => self.acked(nonce, &refused).map(Some),
+        }
+    }
+
+    /// There is another snapshot: everything is looked at again.
+    pub fn snapshot_changed(&mut self) {
+        self.stale.workload = true;
+        self.stale.addresses.extend(self.watched.keys());
+        self.stale.sets.extend(self.uses.keys().cloned());
+    }
+
+    fn watch(&mut self, address: SocketAddr) -> Result<(), Refusal> {
+        if self.watched.contains_key(&address) {
+            return Ok(());
+        }
+        if self.watched.len() >= self.max_watches {
+            return Err(Refusal::TooManyWatches(self.max_watches));
+        }
+        self.watched.insert(address, BTreeSet::new());
+        self.stale.addresses.insert(address);
+        Ok(())
+    }
+
+    /// The proxy has let go of the destination and of whatever it held for that alone. It may not have had an update yet
+    /// that makes another destination need one of the sets: those that are needed are sent again.
+    fn unwatch(&mut self, address: SocketAddr) {
+        let Some(references) = self.watched.remove(&address) else {
+            return;
+        };
+        self.stale.addresses.remove(&address);
+        self.forget(ResourceKey::Destination(address));
+        for id in references {
+            self.release(&id);
+            self.forget(ResourceKey::Endpoints(id.clone()));
+            self.stale.sets.insert(id);
+        }
+    }
+
+    fn forget(&mut self, key: ResourceKey) {
+        if self.held.remove(&key).is_some() {
+            self.stale.dropped.insert(key);
+        }
+    }
+
+    /// Whether that was the last use.
+    fn release(&mut self, id: &ServicePort) -> bool {
+        let Some(uses) = self.uses.get_mut(id) else {
+            return false;
+        };
+        *uses -= 1;
+        let last = *uses == 0;
+        if last {
+            self.uses.remove(id);
+        }
+        last
+    }
+
+    fn acked(&mut self, nonce: u64, refused: &[(String, String)]) -> Result<Acked, Refusal> {
+        if nonce > self.last_nonce || nonce == 0 {
+            return Err(Refusal::Nonce(nonce));
+        }
+        let place = self.unacked.iter().position(|sent| sent.nonce == nonce);
+        let Some(sent) = place.and_then(|place| self.unacked.remove(place)) else {
+            return Ok(Acked::default());
+        };
+        let mut acked = Acked::default();
+        for (key, version) in sent.resources {
+            let name = key.to_string();
+            let reason = refused.iter().find(|(refused, _)| *refused == name);
+            match (reason, version) {
+                (Some((_, reason)), Some(version)) => {
+                    acked.refused.push((key, version, reason.clone()));
+                }
+                _ => acked.in_force.push((key, version)),
+            }
+        }
+        Ok(acked)
+    }
+
+    /// The next update to send, if one is needed and may be sent. Call until there is none.
+    pub fn next_update(&mut self, source: &impl Source) -> Option<Update> {
+        if self.unacked.len() >= MAX_UNACKED {
+            return None;
+        }
+        let mut draft = Draft {
+            removed: std::mem::take(&mut self.unknown),
+            ..Draft::default()
+        };
+        if std::mem::take(&mut self.stale.workload) {
+            // A pod that is not seen for a moment keeps what it was told.
+            if let Some(resource) = source.workload(&self.namespace, &self.pod) {
+                self.offer(ResourceKey::Workload, &resource, &mut draft);
+            }
+        }
+        while !draft.is_full() {
+            let Some(address) = self.stale.addresses.pop_first() else {
+                break;
+            };
+            self.renew_destination(address, source, &mut draft);
+        }
+        // Sets are let go only once no destination is left that may need them.
+        while self.stale.addresses.is_empty() && !draft.is_full() {
+            let Some(id) = self.stale.sets.pop_first() else {
+                break;
+            };
+            self.renew_set(id, source, &mut draft);
+        }
+        if self.stale.addresses.is_empty() {
+            for key in std::mem::take(&mut self.stale.dropped) {
+                if !self.held.contains_key(&key) {
+                    draft.removed.push(key.to_string());
+                    draft.sent.push((key, None));
+                }
+            }
+        }
+        self.send(draft)
+    }
+
+    fn renew_destination(&mut self, address: SocketAddr, source: &impl Source, draft: &mut Draft) {
+        let Some(before) = self.watched.get_mut(&address).map(std::mem::take) else {
+            return;
+        };
+        let destination = source.destination(address, &self.namespace);
+        for id in destination.references.difference(&before) {
+            *self.uses.entry(id.clone()).or_default() += 1;
+        }
+        for id in before.difference(&destination.references) {
+            if self.release(id) {
+                self.stale.sets.insert(id.clone());
+            }
+        }
+        for id in &destination.references {
+            self.stale.sets.remove(id);
+            self.renew_set(id.clone(), source, draft);
+        }
+        self.watched.insert(address, destination.references.clone());
+        let key = ResourceKey::Destination(address);
+        self.offer(key, &destination.resource, draft);
+    }
+
+    fn renew_set(&mut self, id: ServicePort, source: &impl Source, draft: &mut Draft) {
+        let wanted = self.uses.contains_key(&id);
+        let resource = if wanted { source.endpoints(&id) } else { None };
+        let key = ResourceKey::Endpoints(id);
+        match resource {
+            Some(resource) => self.offer(key, &resource, draft),
+            None if self.held.remove(&key).is_some() => {
+                draft.removed.push(key.to_string());
+                draft.sent.push((key, None));
+            }
+            None => {}
+        }
+    }
+
+    fn offer(&mut self, key: ResourceKey, resource: &Resource, draft: &mut Draft) {
+        if self.held.get(&key) == Some(&resource.version) {
+            return;
+        }
+        self.held.insert(key.clone(), resource.version);
+        draft.size += resource.encoded_len();
+        draft.sent.push((key, Some(resource.version)));
+        draft.resources.push(resource.clone());
+    }
+
+    fn send(&mut self, draft: Draft) -> Option<Update> {
+        if draft.resources.is_empty() && draft.removed.is_empty() {
+            return None;
+        }
+        self.last_nonce += 1;
+        self.unacked.push_back(Sent {
+            nonce: self.last_nonce,
+            resources: draft.sent,
+        });
+        Some(Update {
+            nonce: self.last_nonce,
+            resources: draft.resources,
+            removed: draft.removed,
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,340 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::*;
+use crate::subscribe::encoder::EncodedDestination;
+
+/// Destinations by address, with the sets they refer to; versions as set.
+#[derive(Default)]
+struct Cluster {
+    workload: u64,
+    destinations: BTreeMap<SocketAddr, (u64, Vec<ServicePort>)>,
+    sets: BTreeMap<ServicePort, u64>,
+    /// Bytes that each endpoint set takes beside its name.
+    weight: usize,
+}
+
+fn resource(key: ResourceKey, version: u64) -> Resource {
+    Resource {
+        key: key.to_string(),
+        version,
+        body: None,
+    }
+}
+
+impl Source for Cluster {
+    fn destination(&self, address: SocketAddr, _: &str) -> Arc<EncodedDestination> {
+        let (version, references) = self
+            .destinations
+            .get(&address)
+            .cloned()
+            .unwrap_or((1, vec![]));
+        Arc::new(EncodedDestination {
+            resource: resource(ResourceKey::Destination(address), version),
+            references: references.into_iter().collect(),
+        })
+    }
+
+    fn endpoints(&self, id: &ServicePort) -> Option<Arc<Resource>> {
+        let version = *self.sets.get(id)?;
+        let mut resource = resource(ResourceKey::Endpoints(id.clone()), version);
+        if self.weight > 0 {
+            let name = "x".repeat(self.weight);
+            let id = weft_api::proto::ServicePort {
+                name,
+                ..Default::default()
+            };
+            resource.body = Some(weft_api::proto::resource::Body::Endpoints(
+                weft_api::proto::EndpointSet {
+                    id: Some(id),
+                    ..Default::default()
+                },
+            ));
+        }
+        Some(Arc::new(resource))
+    }
+
+    fn workload(&self, _: &str, _: &str) -> Option<Resource> {
+        (self.workload > 0).then(|| resource(ResourceKey::Workload, self.workload))
+    }
+}
+
+fn address(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, last], 80))
+}
+
+fn port(name: &str) -> ServicePort {
+    ServicePort::new("shop", name, 80)
+}
+
+/// 10.0.0.1 refers to a and b, 10.0.0.2 to b.
+fn cluster() -> Cluster {
+    Cluster {
+        workload: 1,
+        destinations: BTreeMap::from([
+            (address(1), (10, vec![port("a"), port("b")])),
+            (address(2), (20, vec![port("b")])),
+        ]),
+        sets: BTreeMap::from([(port("a"), 100), (port("b"), 200)]),
+        weight: 0,
+    }
+}
+
+fn hello(held: &[(&str, u64)]) -> Hello {
+    Hello {
+        namespace: "shop".into(),
+        pod: "web-0".into(),
+        version: String::new(),
+        held: held
+            .iter()
+            .map(|(key, version)| (key.parse().unwrap(), *version))
+            .collect(),
+        unknown: Vec::new(),
+    }
+}
+
+fn session(held: &[(&str, u64)]) -> Session {
+    Session::new(hello(held), 100).unwrap()
+}
+
+fn ack(session: &mut Session, nonce: u64) -> Acked {
+    let refused = Vec::new();
+    session
+        .receive(Input::Ack { nonce, refused })
+        .unwrap()
+        .unwrap()
+}
+
+/// The keys that an update sends, and those it removes, each sorted.
+fn said(update: Option<Update>) -> (Vec<String>, Vec<String>) {
+    let update = update.expect("an update is due");
+    let mut sent: Vec<_> = update
+        .resources
+        .into_iter()
+        .map(|resource| resource.key)
+        .collect();
+    let mut removed = update.removed;
+    sent.sort();
+    removed.sort();
+    (sent, removed)
+}
+
+const D1: &str = "destination/10.0.0.1:80";
+const D2: &str = "destination/10.0.0.2:80";
+const A: &str = "endpoints/shop/a:80";
+const B: &str = "endpoints/shop/b:80";
+
+#[test]
+fn the_workload_comes_first_and_a_destination_comes_with_its_sets() {
+    let (cluster, mut session) = (cluster(), session(&[]));
+    assert_eq!(said(session.next_update(&cluster)).0, ["workload"]);
+    session.receive(Input::Watch(address(1))).unwrap();
+    assert_eq!(said(session.next_update(&cluster)).0, [D1, A, B]);
+    assert_eq!(session.next_update(&cluster), None);
+}
+
+#[test]
+fn only_what_differs_is_sent() {
+    let (mut cluster, mut session) = (cluster(), session(&[]));
+    session.receive(Input::Watch(address(1))).unwrap();
+    session.next_update(&cluster).unwrap();
+    session.snapshot_changed();
+    assert_eq!(session.next_update(&cluster), None);
+    cluster.sets.insert(port("b"), 201);
+    session.snapshot_changed();
+    assert_eq!(said(session.next_update(&cluster)).0, [B]);
+    // The second destination shares what is already there.
+    session.receive(Input::Watch(address(2))).unwrap();
+    assert_eq!(said(session.next_update(&cluster)).0, [D2]);
+}
+
+#[test]
+fn a_set_goes_with_the_change_that_no_longer_refers_to_it() {
+    let (mut cluster, mut session) = (cluster(), session(&[]));
+    session.receive(Input::Watch(address(1))).unwrap();
+    session.next_update(&cluster).unwrap();
+    cluster
+        .destinations
+        .insert(address(1), (11, vec![port("b")]));
+    session.snapshot_changed();
+    assert_eq!(
+        said(session.next_update(&cluster)),
+        (vec![D1.into()], vec![A.into()])
+    );
+}
+
+#[test]
+fn a_set_that_moves_between_destinations_stays() {
+    let (mut cluster, mut session) = (cluster(), session(&[]));
+    session.receive(Input::Watch(address(1))).unwrap();
+    session.receive(Input::Watch(address(2))).unwrap();
+    session.next_update(&cluster).unwrap();
+    cluster
+        .destinations
+        .insert(address(1), (11, vec![port("b")]));
+    cluster
+        .destinations
+        .insert(address(2), (21, vec![port("a")]));
+    session.snapshot_changed();
+    assert_eq!(
+        said(session.next_update(&cluster)),
+        (vec![D1.into(), D2.into()], vec![])
+    );
+}
+
+#[test]
+fn a_set_whose_service_is_gone_is_removed() {
+    let (mut cluster, mut session) = (cluster(), session(&[]));
+    session.receive(Input::Watch(address(2))).unwrap();
+    session.next_update(&cluster).unwrap();
+    cluster.sets.remove(&port("b"));
+    session.snapshot_changed();
+    assert_eq!(
+        said(session.next_update(&cluster)),
+        (vec![], vec![B.into()])
+    );
+}
+
+#[test]
+fn after_a_reconnect_only_differences_come_and_what_is_gone_is_named() {
+    let cluster = cluster();
+    let held = [
+        ("workload", 1),
+        (D1, 10),
+        (A, 100),
+        (B, 199),
+        ("endpoints/shop/old:80", 5),
+    ];
+    let mut session = session(&held);
+    session.receive(Input::Watch(address(1))).unwrap();
+    let gone = vec!["endpoints/shop/old:80".to_owned()];
+    assert_eq!(said(session.next_update(&cluster)), (vec![B.into()], gone));
+    assert_eq!(session.next_update(&cluster), None);
+}
+
+#[test]
+fn keys_of_a_kind_unknown_here_are_to_be_dropped() {
+    let mut hello = hello(&[("workload", 1)]);
+    hello.unknown = vec!["policy/x".into()];
+    let mut session = Session::new(hello, 100).unwrap();
+    assert_eq!(said(session.next_update(&cluster())).1, ["policy/x"]);
+}
+
+#[test]
+fn unwatching_drops_what_nothing_else_needs() {
+    let (cluster, mut session) = (cluster(), session(&[]));
+    session.receive(Input::Watch(address(1))).unwrap();
+    session.receive(Input::Watch(address(2))).unwrap();
+    session.next_update(&cluster).unwrap();
+    session.receive(Input::Unwatch(address(1))).unwrap();
+    assert_eq!(
+        said(session.next_update(&cluster)),
+        (vec![], vec![D1.into(), A.into()])
+    );
+    session.receive(Input::Unwatch(address(1))).unwrap();
+    assert_eq!(session.next_update(&cluster), None);
+}
+
+#[test]
+fn unwatching_and_watching_again_sends_all_again() {
+    let (cluster, mut session) = (cluster(), session(&[("workload", 1)]));
+    session.receive(Input::Watch(address(1))).unwrap();
+    session.next_update(&cluster).unwrap();
+    session.receive(Input::Unwatch(address(1))).unwrap();
+    session.receive(Input::Watch(address(1))).unwrap();
+    assert_eq!(
+        said(session.next_update(&cluster)),
+        (vec![D1.into(), A.into(), B.into()], vec![])
+    );
+}
+
+#[test]
+fn a_silent_proxy_gets_a_few_updates_and_then_only_the_latest() {
+    let (mut cluster, mut session) = (cluster(), session(&[]));
+    session.receive(Input::Watch(address(2))).unwrap();
+    let mut sent = 0;
+    for version in 300..400 {
+        cluster.sets.insert(port("b"), version);
+        session.snapshot_changed();
+        sent += usize::from(session.next_update(&cluster).is_some());
+    }
+    assert_eq!(sent, MAX_UNACKED);
+    ack(&mut session, 1);
+    let update = session.next_update(&cluster).unwrap();
+    assert_eq!(update.resources[0].version, 399);
+    assert_eq!(session.next_update(&cluster), None);
+}
+
+#[test]
+fn acks_tell_what_is_in_force_and_what_was_refused() {
+    let (cluster, mut session) = (cluster(), session(&[("workload", 1)]));
+    session.receive(Input::Watch(address(2))).unwrap();
+    let nonce = session.next_update(&cluster).unwrap().nonce;
+    let refused = vec![(B.to_owned(), "no".to_owned())];
+    let acked = session
+        .receive(Input::Ack { nonce, refused })
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        acked.in_force,
+        [(ResourceKey::Destination(address(2)), Some(20))]
+    );
+    assert_eq!(
+        acked.refused,
+        [(ResourceKey::Endpoints(port("b")), 200, "no".to_owned())]
+    );
+    // The same content would be refused again.
+    session.snapshot_changed();
+    assert_eq!(session.next_update(&cluster), None);
+    assert_eq!(ack(&mut session, nonce), Acked::default());
+}
+
+#[test]
+fn a_nonce_that_was_never_sent_is_refused() {
+    let mut session = session(&[]);
+    for nonce in [0, 1, u64::MAX] {
+        let refused = Vec::new();
+        let answer = session.receive(Input::Ack { nonce, refused });
+        assert_eq!(answer, Err(Refusal::Nonce(nonce)));
+    }
+}
+
+#[test]
+fn watches_are_bounded_in_hello_and_later() {
+    let mut session = Session::new(hello(&[(D1, 10)]), 2).unwrap();
+    session.receive(Input::Watch(address(1))).unwrap();
+    session.receive(Input::Watch(address(2))).unwrap();
+    let third = session.receive(Input::Watch(address(3)));
+    assert_eq!(third, Err(Refusal::TooManyWatches(2)));
+    assert!(Session::new(hello(&[(D1, 10), (D2, 20)]), 1).is_err());
+}
+
+#[test]
+fn a_large_answer_is_split_between_destinations_only() {
+    let mut cluster = cluster();
+    cluster.weight = FULL;
+    cluster
+        .destinations
+        .insert(address(2), (20, vec![port("c")]));
+    cluster.sets.insert(port("c"), 300);
+    let mut session = session(&[("workload", 1)]);
+    session.receive(Input::Watch(address(1))).unwrap();
+    session.receive(Input::Watch(address(2))).unwrap();
+    assert_eq!(said(session.next_update(&cluster)).0, [D1, A, B]);
+    assert_eq!(
+        said(session.next_update(&cluster)).0,
+        [D2, "endpoints/shop/c:80"]
+    );
+    assert_eq!(session.next_update(&cluster), None);
+}
+
+#[test]
+fn a_pod_that_is_not_seen_for_a_moment_keeps_its_workload() {
+    let (mut cluster, mut session) = (cluster(), session(&[]));
+    session.next_update(&cluster).unwrap();
+    cluster.workload = 0;
+    session.snapshot_changed();
+    assert_eq!(session.next_update(&cluster), None);
+}

@@ -1,0 +1,392 @@
+//! The service over loopback, without TLS: the identity that TLS would have proved is put into each request.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry as MetricsRegistry;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::InterceptorLayer;
+use tonic::transport::Server;
+use tonic::{Code, Request, Status, Streaming};
+use weft_api::proto::mesh_client::MeshClient;
+use weft_api::proto::mesh_server::MeshServer;
+use weft_api::proto::proxy_message::Kind;
+use weft_api::proto::{self, ProxyMessage, Update};
+use weft_ir::{Identity, Mode, ResourceKey, TrustDomain};
+use weft_translate::{Objects, Settings, translate};
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::server::PeerIdentity;
+use crate::snapshot::Snapshot;
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+const REVIEWS: &str = "10.96.0.10:80";
+
+fn read<T: serde::de::DeserializeOwned>(objects: Vec<Value>) -> Vec<Arc<T>> {
+    let objects = objects.into_iter();
+    objects
+        .map(|object| Arc::new(serde_json::from_value(object).unwrap()))
+        .collect()
+}
+
+fn pod(name: &str, account: &str, ip: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {
+            "serviceAccountName": account,
+            "containers": [{"name": "app"}],
+            "initContainers": [{"name": "weft-proxy"}],
+        },
+        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]},
+    })
+}
+
+/// Pods web-0 and reviews-0, and the Service reviews with an endpoint of this address.
+fn snapshot(endpoint: &str) -> Arc<Snapshot> {
+    let service = json!({
+        "metadata": {"name": "reviews", "namespace": "shop"},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"],
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+        },
+    });
+    let slice = json!({
+        "metadata": {
+            "name": "reviews-1", "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": "reviews"},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [endpoint], "conditions": {"ready": true}}],
+    });
+    let objects = Objects {
+        services: read(vec![service]),
+        endpoint_slices: read(vec![slice]),
+        pods: read(vec![
+            pod("web-0", "web", "10.1.0.1"),
+            pod("reviews-0", "reviews", endpoint),
+        ]),
+        namespaces: read(vec![json!({"metadata": {"name": "shop"}})]),
+        ..Objects::default()
+    };
+    let settings = Settings {
+        trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        mode: Mode::Permissive,
+        controller_name: crate::CONTROLLER_NAME.into(),
+    };
+    let translation = translate(&objects, &settings);
+    Arc::new(Snapshot::new(translation.mesh, translation.statuses))
+}
+
+struct Controller {
+    url: String,
+    publish: watch::Sender<Option<Arc<Snapshot>>>,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A controller whose clients all prove `peer`.
+async fn controller(
+    peer: Option<&str>,
+    first: Option<Arc<Snapshot>>,
+    limits: Limits,
+) -> Controller {
+    let peer = PeerIdentity(peer.map(|peer| peer.parse::<Identity>().unwrap()));
+    let (publish, snapshots) = watch::channel(first);
+    let service = Subscriptions {
+        snapshots,
+        registry: Registry::default(),
+        metrics: Arc::new(Metrics::register(&mut MetricsRegistry::default())),
+        limits,
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+    };
+    let controller = Controller {
+        url: String::new(),
+        publish,
+        registry: service.registry.clone(),
+        metrics: Arc::clone(&service.metrics),
+        tasks: service.tasks.clone(),
+        stop: service.stop.clone(),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let layer = InterceptorLayer::new(move |mut request: Request<()>| {
+        request.extensions_mut().insert(peer.clone());
+        Ok::<_, Status>(request)
+    });
+    let server = Server::builder()
+        .layer(layer)
+        .add_service(MeshServer::new(service));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    Controller { url, ..controller }
+}
+
+struct Proxy {
+    messages: mpsc::Sender<ProxyMessage>,
+    updates: Streaming<Update>,
+}
+
+impl Proxy {
+    async fn connect(to: &Controller) -> Result<Self, Status> {
+        let mut client = MeshClient::connect(to.url.clone()).await.unwrap();
+        let (messages, outgoing) = mpsc::channel(64);
+        let updates = client
+            .subscribe(ReceiverStream::new(outgoing))
+            .await?
+            .into_inner();
+        Ok(Self { messages, updates })
+    }
+
+    /// Connected, with `Hello` said for this pod.
+    async fn of(to: &Controller, pod: &str, held: &[(&str, u64)]) -> Self {
+        let proxy = Self::connect(to).await.unwrap();
+        let held = held.iter().map(|(key, version)| proto::Held {
+            key: (*key).to_owned(),
+            version: *version,
+        });
+        let hello = proto::Hello {
+            namespace: "shop".into(),
+            pod: pod.into(),
+            version: "test".into(),
+            held: held.collect(),
+        };
+        proxy.say(Kind::Hello(hello)).await;
+        proxy
+    }
+
+    async fn say(&self, kind: Kind) {
+        let kind = Some(kind);
+        self.messages.send(ProxyMessage { kind }).await.unwrap();
+    }
+
+    async fn watch(&self, address: &str) {
+        let address = address.to_owned();
+        self.say(Kind::Watch(proto::Watch { address })).await;
+    }
+
+    async fn ack(&self, nonce: u64, refused: &[&str]) {
+        let refused = refused.iter().map(|key| proto::Refused {
+            key: (*key).to_owned(),
+            reason: "broken".into(),
+        });
+        let refused = refused.collect();
+        self.say(Kind::Ack(proto::Ack { nonce, refused })).await;
+    }
+
+    async fn next(&mut self) -> Result<Update, Status> {
+        let next = timeout(Duration::from_secs(10), self.updates.message()).await;
+        Ok(next
+            .expect("an answer in time")?
+            .expect("no end without a status"))
+    }
+
+    async fn end(&mut self) -> Status {
+        loop {
+            if let Err(status) = self.next().await {
+                return status;
+            }
+        }
+    }
+}
+
+fn keys(update: &Update) -> Vec<&str> {
+    let mut keys: Vec<_> = update
+        .resources
+        .iter()
+        .map(|resource| &*resource.key)
+        .collect();
+    keys.sort_unstable();
+    keys
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let holding = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(
+        timeout(Duration::from_secs(10), holding).await.is_ok(),
+        "never: {what}"
+    );
+}
+
+#[tokio::test]
+async fn a_proxy_gets_its_workload_what_it_watches_and_every_change() {
+    let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
+    let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
+    let first = proxy.next().await.unwrap();
+    assert_eq!(keys(&first), ["workload"]);
+    proxy.watch(REVIEWS).await;
+    let second = proxy.next().await.unwrap();
+    let (destination, endpoints) = ("destination/10.96.0.10:80", "endpoints/shop/reviews:80");
+    assert_eq!(keys(&second), [destination, endpoints]);
+    controller.publish.send_replace(Some(snapshot("10.1.0.3")));
+    let third = proxy.next().await.unwrap();
+    assert_eq!(keys(&third), [endpoints]);
+    let (key, version, decoded) = weft_api::decode::resource(third.resources[0].clone()).unwrap();
+    let weft_api::Resource::Endpoints(set) = decoded else {
+        panic!("{decoded:?} is no endpoint set");
+    };
+    assert_eq!(set.endpoints[0].address, "10.1.0.3:8080".parse().unwrap());
+    assert_eq!(controller.metrics.watched_addresses.get(), 1);
+
+    // A new stream that holds all of it gets the difference alone.
+    let held: Vec<_> = [&first, &second]
+        .iter()
+        .flat_map(|update| update.resources.iter())
+        .map(|resource| (&*resource.key, resource.version))
+        .collect();
+    drop(proxy);
+    let mut proxy = Proxy::of(&controller, "web-0", &held).await;
+    let update = proxy.next().await.unwrap();
+    assert_eq!(
+        (keys(&update), update.resources[0].version),
+        (vec![endpoints], version)
+    );
+    proxy.ack(update.nonce, &[]).await;
+    let in_force = || {
+        controller
+            .registry
+            .holders(&key)
+            .iter()
+            .any(|(_, held)| *held == Held::InForce(version))
+    };
+    eventually("the ack is recorded", in_force).await;
+}
+
+#[tokio::test]
+async fn a_refused_resource_is_recorded_and_counted() {
+    let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
+    let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
+    let update = proxy.next().await.unwrap();
+    proxy.ack(update.nonce, &["workload"]).await;
+    eventually("the nack is counted", || {
+        controller.metrics.nacks.get() == 1
+    })
+    .await;
+    let holders = controller.registry.holders(&ResourceKey::Workload);
+    let version = update.resources[0].version;
+    assert_eq!(holders[0].1, Held::Refused(version, "broken".into()));
+}
+
+#[tokio::test]
+async fn a_stopped_subscriber_holds_up_nobody() {
+    let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
+    let mut stopped = Proxy::of(&controller, "web-0", &[]).await;
+    let mut reading = Proxy::of(&controller, "web-0", &[]).await;
+    for proxy in [&mut stopped, &mut reading] {
+        proxy.watch(REVIEWS).await;
+        let first = proxy.next().await.unwrap();
+        if keys(&first) == ["workload"] {
+            proxy.next().await.unwrap();
+        }
+    }
+    for round in 0..20_u8 {
+        let ip = format!("10.1.1.{round}");
+        controller.publish.send_replace(Some(snapshot(&ip)));
+        let update = reading.next().await.unwrap();
+        assert_eq!(keys(&update), ["endpoints/shop/reviews:80"]);
+        for nonce in 1..=update.nonce {
+            reading.ack(nonce, &[]).await;
+        }
+    }
+    // It wakes up, and after what was under way gets the latest state at once.
+    let mut last = stopped.next().await.unwrap();
+    let mut seen = 1;
+    let latest = snapshot("10.1.1.19")
+        .encoder
+        .endpoints(&weft_ir::ServicePort::new("shop", "reviews", 80));
+    let latest = latest.unwrap().version;
+    while last.resources[0].version != latest {
+        for nonce in 1..=last.nonce {
+            stopped.ack(nonce, &[]).await;
+        }
+        last = stopped.next().await.unwrap();
+        seen += 1;
+    }
+    assert!(seen <= session::MAX_UNACKED + 1, "{seen} updates");
+}
+
+#[tokio::test]
+async fn a_pod_not_seen_yet_is_waited_for() {
+    let controller = controller(Some(WEB), None, Limits::default()).await;
+    let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
+    eventually("the stream is open", || {
+        controller.metrics.streams.get() == 1
+    })
+    .await;
+    controller.publish.send_replace(Some(snapshot("10.1.0.2")));
+    assert_eq!(keys(&proxy.next().await.unwrap()), ["workload"]);
+}
+
+#[tokio::test]
+async fn what_a_proxy_may_not_say_ends_its_stream_with_the_reason() {
+    let limits = Limits {
+        watches: 1,
+        pod: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), limits).await;
+    let code = async |mut proxy: Proxy| proxy.end().await.code();
+
+    let other = Proxy::of(&controller, "reviews-0", &[]).await;
+    assert_eq!(code(other).await, Code::PermissionDenied);
+    let unknown = Proxy::of(&controller, "nobody-0", &[]).await;
+    assert_eq!(code(unknown).await, Code::NotFound);
+    let rude = Proxy::connect(&controller).await.unwrap();
+    rude.watch(REVIEWS).await;
+    assert_eq!(code(rude).await, Code::InvalidArgument);
+    let garbage = Proxy::of(&controller, "web-0", &[]).await;
+    garbage.watch("reviews").await;
+    assert_eq!(code(garbage).await, Code::InvalidArgument);
+    let greedy = Proxy::of(&controller, "web-0", &[]).await;
+    greedy.watch(REVIEWS).await;
+    greedy.watch("10.96.0.11:80").await;
+    assert_eq!(code(greedy).await, Code::ResourceExhausted);
+    let newer = Proxy::of(&controller, "web-0", &[]).await;
+    newer
+        .messages
+        .send(ProxyMessage { kind: None })
+        .await
+        .unwrap();
+    assert_eq!(code(newer).await, Code::Unimplemented);
+    eventually("every stream has ended", || {
+        controller.metrics.streams.get() == 0
+    })
+    .await;
+    assert_eq!(controller.metrics.watched_addresses.get(), 0);
+}
+
+#[tokio::test]
+async fn without_a_certificate_there_is_no_stream() {
+    let controller = controller(None, Some(snapshot("10.1.0.2")), Limits::default()).await;
+    let refused = Proxy::connect(&controller).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn stopping_ends_streams_so_that_proxies_connect_again() {
+    let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
+    let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
+    proxy.next().await.unwrap();
+    controller.stop.cancel();
+    assert_eq!(proxy.end().await.code(), Code::Unavailable);
+    controller.tasks.close();
+    assert!(
+        timeout(Duration::from_secs(5), controller.tasks.wait())
+            .await
+            .is_ok()
+    );
+}

@@ -1,0 +1,190 @@
+//! What a watch hands on of an object: its name, the slim type that translation reads, and our own status entries.
+//!
+//! An object that cannot be read becomes a [`Watched`] with the reason, so that it never stops the watch.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use kube::Resource;
+use kube::api::ApiResource;
+use kube::api::ObjectMeta;
+use kube::core::DynamicResourceScope;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
+use serde_json::Value;
+
+use crate::CONTROLLER_NAME;
+
+/// Namespace (empty for objects of the cluster) and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl ObjectKey {
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.namespace.as_str() {
+            "" => f.write_str(&self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
+    }
+}
+
+/// What is kept of an object.
+#[derive(Debug)]
+pub struct Entry<T> {
+    pub object: Arc<T>,
+    /// The entries of `status.parents` that are ours.
+    pub own: Arc<[Value]>,
+}
+
+impl<T> Clone for Entry<T> {
+    fn clone(&self) -> Self {
+        Self {
+            object: Arc::clone(&self.object),
+            own: Arc::clone(&self.own),
+        }
+    }
+}
+
+/// An object as it comes from the API server, of any kind: `T` or why it is no `T`.
+#[derive(Debug)]
+pub struct Watched<T> {
+    /// Holds name, namespace and resource version, nothing else.
+    meta: ObjectMeta,
+    pub body: Result<Entry<T>, Arc<str>>,
+}
+
+impl<T> Watched<T> {
+    pub fn key(&self) -> ObjectKey {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        ObjectKey::new(text(&self.meta.namespace), text(&self.meta.name))
+    }
+}
+
+impl<T> Clone for Watched<T> {
+    fn clone(&self) -> Self {
+        Self {
+            meta: self.meta.clone(),
+            body: self.body.clone(),
+        }
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Watched<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(from)?;
+        if !value.is_object() {
+            return Err(D::Error::custom("an object is expected"));
+        }
+        let text = |field: &str| {
+            let text = value.pointer("/metadata")?.get(field)?.as_str()?;
+            Some(text.to_owned())
+        };
+        let meta = ObjectMeta {
+            name: text("name"),
+            namespace: text("namespace"),
+            resource_version: text("resourceVersion"),
+            ..ObjectMeta::default()
+        };
+        let own = own_entries(&value);
+        let body = serde_json::from_value(value)
+            .map(|object| Entry {
+                object: Arc::new(object),
+                own,
+            })
+            .map_err(|error| error.to_string().into());
+        Ok(Self { meta, body })
+    }
+}
+
+fn own_entries(object: &Value) -> Arc<[Value]> {
+    let parents = object.pointer("/status/parents").and_then(Value::as_array);
+    parents
+        .into_iter()
+        .flatten()
+        .filter(|entry| is_own(entry))
+        .cloned()
+        .collect()
+}
+
+/// Whether an entry of `status.parents` is ours.
+pub fn is_own(entry: &Value) -> bool {
+    entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME)
+}
+
+impl<T> Resource for Watched<T> {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(of: &ApiResource) -> Cow<'_, str> {
+        of.kind.as_str().into()
+    }
+
+    fn group(of: &ApiResource) -> Cow<'_, str> {
+        of.group.as_str().into()
+    }
+
+    fn version(of: &ApiResource) -> Cow<'_, str> {
+        of.version.as_str().into()
+    }
+
+    fn api_version(of: &ApiResource) -> Cow<'_, str> {
+        of.api_version.as_str().into()
+    }
+
+    fn plural(of: &ApiResource) -> Cow<'_, str> {
+        of.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use weft_translate::objects::{HttpRoute, Service};
+
+    #[test]
+    fn an_object_that_cannot_be_read_keeps_its_name_and_the_reason() {
+        let broken = json!({
+            "metadata": {"name": "a", "namespace": "b", "resourceVersion": "7"},
+            "spec": {"ports": "none"},
+        });
+        let watched: Watched<Service> = serde_json::from_value(broken).unwrap();
+        assert_eq!(watched.key(), ObjectKey::new("b", "a"));
+        assert_eq!(watched.meta().resource_version.as_deref(), Some("7"));
+        assert!(watched.body.is_err());
+    }
+
+    #[test]
+    fn only_our_own_entries_of_the_status_are_kept() {
+        let ours = json!({"controllerName": CONTROLLER_NAME, "parentRef": {"name": "x"}});
+        let route = json!({
+            "metadata": {"name": "a", "namespace": "b"},
+            "status": {"parents": [{"controllerName": "other.dev/c"}, ours, 5]},
+            "unknown": true,
+        });
+        let watched: Watched<HttpRoute> = serde_json::from_value(route).unwrap();
+        let entry = watched.body.unwrap();
+        assert_eq!(&*entry.own, [ours]);
+        assert_eq!(entry.object.metadata.name, "a");
+    }
+}

@@ -1,0 +1,283 @@
+//! The objects of one kind, as the last watch events left them.
+//!
+//! Holds on to what it has while a watch is broken or lists anew; says whether an event changed anything that
+//! translation or the statuses depend on. Does no I/O.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kube::runtime::watcher::Event;
+use serde_json::Value;
+
+use super::object::{Entry, ObjectKey, Watched};
+
+/// What an event changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Something that translation reads, or the first list came to its end.
+    pub objects: bool,
+    /// One of our own entries in a status.
+    pub statuses: bool,
+}
+
+/// An object that was skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub key: ObjectKey,
+    pub reason: Arc<str>,
+}
+
+/// The objects of one kind.
+#[derive(Debug)]
+pub struct Store<T> {
+    inner: Mutex<Inner<T>>,
+}
+
+#[derive(Debug)]
+struct Inner<T> {
+    objects: HashMap<ObjectKey, Entry<T>>,
+    /// The list that is under way.
+    incoming: Option<HashMap<ObjectKey, Entry<T>>>,
+    listed: bool,
+}
+
+impl<T> Default for Store<T> {
+    fn default() -> Self {
+        let inner = Inner {
+            objects: HashMap::new(),
+            incoming: None,
+            listed: false,
+        };
+        Self {
+            inner: Mutex::new(inner),
+        }
+    }
+}
+
+impl<T: PartialEq> Store<T> {
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
+        // No code that can panic runs under the lock.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in an event. An object that cannot be read leaves what is known of it as it was.
+    pub fn apply(&self, event: Event<Watched<T>>) -> (Changed, Option<Unreadable>) {
+        let mut inner = self.lock();
+        match event {
+            Event::Init => {
+                inner.incoming = Some(HashMap::new());
+                (Changed::default(), None)
+            }
+            Event::InitApply(object) => {
+                let key = object.key();
+                let (entry, unreadable) = match object.body {
+                    Ok(entry) => (Some(entry), None),
+                    Err(reason) => {
+                        let known = inner.objects.get(&key).cloned();
+                        let key = key.clone();
+                        (known, Some(Unreadable { key, reason }))
+                    }
+                };
+                if let Some(entry) = entry {
+                    inner.incoming.get_or_insert_default().insert(key, entry);
+                }
+                (Changed::default(), unreadable)
+            }
+            Event::InitDone => {
+                let incoming = inner.incoming.take().unwrap_or_default();
+                (inner.replace(incoming), None)
+            }
+            Event::Apply(object) => {
+                let key = object.key();
+                match object.body {
+                    Ok(entry) => (inner.insert(key, entry), None),
+                    Err(reason) => (Changed::default(), Some(Unreadable { key, reason })),
+                }
+            }
+            Event::Delete(object) => {
+                let removed = inner.objects.remove(&object.key()).is_some();
+                let changed = Changed {
+                    objects: removed,
+                    statuses: removed,
+                };
+                (changed, None)
+            }
+        }
+    }
+
+    /// The cluster does not have this kind: nothing is known, and that is all there is.
+    pub fn absent(&self) -> Changed {
+        let mut inner = self.lock();
+        inner.incoming = None;
+        inner.replace(HashMap::new())
+    }
+
+    /// Whether everything there was at the start has been seen.
+    pub fn listed(&self) -> bool {
+        self.lock().listed
+    }
+
+    pub fn len(&self) -> usize {
+        self.lock().objects.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn objects(&self) -> Vec<Arc<T>> {
+        let inner = self.lock();
+        let objects = inner.objects.values();
+        objects.map(|entry| Arc::clone(&entry.object)).collect()
+    }
+
+    /// Our own status entries of every object.
+    pub fn own_entries(&self) -> HashMap<ObjectKey, Arc<[Value]>> {
+        let inner = self.lock();
+        let entries = inner.objects.iter();
+        entries
+            .map(|(key, entry)| (key.clone(), Arc::clone(&entry.own)))
+            .collect()
+    }
+}
+
+impl<T: PartialEq> Inner<T> {
+    fn insert(&mut self, key: ObjectKey, entry: Entry<T>) -> Changed {
+        match self.objects.entry(key) {
+            Slot::Occupied(mut known) => {
+                let changed = difference(known.get(), &entry);
+                known.insert(entry);
+                changed
+            }
+            Slot::Vacant(slot) => {
+                slot.insert(entry);
+                Changed {
+                    objects: true,
+                    statuses: true,
+                }
+            }
+        }
+    }
+
+    fn replace(&mut self, incoming: HashMap<ObjectKey, Entry<T>>) -> Changed {
+        let first = !std::mem::replace(&mut self.listed, true);
+        let mut changed = Changed {
+            objects: first || incoming.len() != self.objects.len(),
+            statuses: first || incoming.len() != self.objects.len(),
+        };
+        for (key, entry) in &incoming {
+            let here = match self.objects.get(key) {
+                Some(known) => difference(known, entry),
+                None => Changed {
+                    objects: true,
+                    statuses: true,
+                },
+            };
+            changed.objects |= here.objects;
+            changed.statuses |= here.statuses;
+        }
+        self.objects = incoming;
+        changed
+    }
+}
+
+fn difference<T: PartialEq>(known: &Entry<T>, new: &Entry<T>) -> Changed {
+    Changed {
+        objects: known.object != new.object,
+        statuses: known.own != new.own,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use weft_translate::objects::Service;
+
+    fn service(name: &str, ip: &str) -> Watched<Service> {
+        let object = json!({
+            "metadata": {"name": name, "namespace": "n", "resourceVersion": "1"},
+            "spec": {"clusterIP": ip},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn broken(name: &str) -> Watched<Service> {
+        let object = json!({"metadata": {"name": name, "namespace": "n"}, "spec": 5});
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn listed(objects: Vec<Watched<Service>>) -> Store<Service> {
+        let store = Store::default();
+        store.apply(Event::Init);
+        for object in objects {
+            store.apply(Event::InitApply(object));
+        }
+        store.apply(Event::InitDone);
+        store
+    }
+
+    const NOTHING: Changed = Changed {
+        objects: false,
+        statuses: false,
+    };
+
+    #[test]
+    fn is_listed_only_when_the_list_is_whole() {
+        let store = Store::default();
+        store.apply(Event::Init);
+        store.apply(Event::InitApply(service("a", "10.0.0.1")));
+        assert!(!store.listed() && store.is_empty());
+        let (changed, _) = store.apply(Event::InitDone);
+        assert!(store.listed() && changed.objects);
+        assert_eq!(store.len(), 1);
+    }
+
+    #[test]
+    fn an_empty_cluster_is_listed_too() {
+        let store = listed(Vec::new());
+        assert!(store.listed());
+    }
+
+    #[test]
+    fn what_says_the_same_changes_nothing() {
+        let store = listed(vec![service("a", "10.0.0.1")]);
+        let again = store.apply(Event::Apply(service("a", "10.0.0.1")));
+        assert_eq!(again, (NOTHING, None));
+        store.apply(Event::Init);
+        store.apply(Event::InitApply(service("a", "10.0.0.1")));
+        assert_eq!(store.apply(Event::InitDone).0, NOTHING);
+    }
+
+    #[test]
+    fn a_new_list_drops_what_it_does_not_name_and_nothing_before_its_end() {
+        let store = listed(vec![service("a", "10.0.0.1"), service("b", "10.0.0.2")]);
+        store.apply(Event::Init);
+        store.apply(Event::InitApply(service("b", "10.0.0.2")));
+        assert_eq!(store.len(), 2);
+        assert!(store.apply(Event::InitDone).0.objects);
+        assert_eq!(store.objects()[0].metadata.name, "b");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_leaves_the_last_good_object() {
+        let store = listed(vec![service("a", "10.0.0.1")]);
+        let (changed, unreadable) = store.apply(Event::Apply(broken("a")));
+        assert_eq!(changed, NOTHING);
+        assert_eq!(unreadable.unwrap().key, ObjectKey::new("n", "a"));
+        store.apply(Event::Init);
+        assert!(store.apply(Event::InitApply(broken("a"))).1.is_some());
+        assert!(store.apply(Event::InitApply(broken("new"))).1.is_some());
+        assert_eq!(store.apply(Event::InitDone).0, NOTHING);
+        assert_eq!(store.objects()[0].spec.cluster_ip, "10.0.0.1");
+    }
+
+    #[test]
+    fn a_kind_that_is_gone_leaves_an_empty_listed_store() {
+        let store = listed(vec![service("a", "10.0.0.1")]);
+        assert!(store.absent().objects);
+        assert!(store.listed() && store.is_empty());
+    }
+}
