@@ -1,0 +1,449 @@
+//! The control side of a proxy against a controller that speaks the real protocol: identity, configuration, admin.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use weft_api::proto::resource::Body;
+use weft_api::{encode, proto};
+use weft_ir::{
+    Backend, Destination, Endpoint, EndpointSet, Identity, Mode, Protocol, Routing, Service,
+    ServicePort, Target, TrustDomain, WeightedBackend, Workload,
+};
+use weft_proxy::admin::{self, Page, Readiness};
+use weft_proxy::config::resolved::{Live, Resolved, ResolvedRouting};
+use weft_proxy::config::store::Lookup;
+use weft_proxy::options::Options;
+use weft_proxy::run::Control;
+use weft_proxy::shutdown::Shutdown;
+use weft_proxy::telemetry::access::AccessLog;
+use weft_proxy::telemetry::metrics::Metrics;
+use weft_testkit::controller::{Event, FakeController};
+use weft_testkit::pki::Pki;
+
+const SERVICE: &str = "10.0.0.1:80";
+
+fn identity() -> Identity {
+    let domain = TrustDomain::new("cluster.local").unwrap();
+    Identity::new(domain, "shop", "front").unwrap()
+}
+
+/// The files of a pod's identity volume, gone at the end.
+struct Volume(PathBuf);
+
+impl Volume {
+    fn new(name: &str, pki: &Pki) -> Self {
+        let folder = format!("weft-control-{}-{name}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let volume = Self(folder);
+        volume.write("token", "right");
+        volume.write("ca.crt", &pki.root_pem());
+        volume
+    }
+
+    fn path(&self, file: &str) -> String {
+        self.0.join(file).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.0.join(file), text).unwrap();
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+struct Setup {
+    controller: FakeController,
+    pki: Arc<Pki>,
+    volume: Volume,
+}
+
+impl Setup {
+    async fn new(name: &str) -> Self {
+        let pki = Arc::new(Pki::new().unwrap());
+        let controller = FakeController::start(pki.clone(), identity(), "right");
+        let controller = controller.await.unwrap();
+        controller.set_workload(&Workload {
+            identity: identity(),
+            mode: Mode::Permissive,
+        });
+        controller.set([service("v1"), endpoints("v1", &["10.1.0.1:80"])]);
+        let volume = Volume::new(name, &pki);
+        Self {
+            controller,
+            pki,
+            volume,
+        }
+    }
+
+    fn proxy(&self) -> Control {
+        let options = Options::try_parse_from([
+            "weft-proxy",
+            "--controller",
+            &self.controller.url(),
+            "--token",
+            &self.volume.path("token"),
+            "--roots",
+            &self.volume.path("ca.crt"),
+            "--pod",
+            "front-0",
+            "--namespace",
+            "shop",
+            "--service-account",
+            "front",
+            "--lookup",
+            "500",
+        ]);
+        let metrics = Arc::new(Metrics::new());
+        Control::start(options.unwrap(), AccessLog::off(), metrics).unwrap()
+    }
+}
+
+fn service(backend: &str) -> proto::Resource {
+    encode::destination(&Destination {
+        address: SERVICE.parse().unwrap(),
+        target: Target::Service(Arc::new(Service {
+            id: ServicePort::new("shop", "reviews", 80),
+            protocol: Protocol::Http1,
+            routing: Routing::Direct(vec![WeightedBackend {
+                weight: 1,
+                backend: Backend::Service(ServicePort::new("shop", backend, 80)),
+                filters: Vec::new(),
+            }]),
+        })),
+    })
+}
+
+fn endpoints(name: &str, addresses: &[&str]) -> proto::Resource {
+    let endpoints = addresses.iter().map(|address| Endpoint {
+        address: address.parse().unwrap(),
+        identity: None,
+    });
+    encode::endpoints(&EndpointSet {
+        id: ServicePort::new("shop", name, 80),
+        protocol: Protocol::Http1,
+        endpoints: endpoints.collect(),
+    })
+}
+
+async fn live(proxy: &Control, address: &str) -> Arc<Live> {
+    match proxy.context.store.lookup(address.parse().unwrap()).await {
+        Lookup::Live(live) => live,
+        Lookup::Unreachable => panic!("nothing is known of {address}"),
+    }
+}
+
+/// Addresses behind the only backend.
+fn behind(live: &Live) -> Vec<SocketAddr> {
+    let resolved = live.load();
+    let Resolved::Service(service) = &**resolved else {
+        panic!("no service");
+    };
+    let ResolvedRouting::Direct(rule) = &service.routing else {
+        panic!("routes");
+    };
+    let cluster = rule.backends[0].target.as_ref().unwrap();
+    cluster.members().peers.iter().map(|p| p.address).collect()
+}
+
+/// Awaits a condition for 10 seconds.
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let poll = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(10), poll).await;
+    assert!(waited.is_ok(), "never: {what}");
+}
+
+async fn configured(proxy: &Control) {
+    let configured = proxy.context.store.configured();
+    let waited = tokio::time::timeout(Duration::from_secs(10), configured).await;
+    waited.expect("configuration");
+}
+
+#[tokio::test]
+async fn a_proxy_gets_its_certificate_its_workload_and_what_it_asks_for() {
+    let setup = Setup::new("first").await;
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let held = live(&proxy, SERVICE).await;
+    assert_eq!(behind(&held), ["10.1.0.1:80".parse().unwrap()]);
+    let unknown = live(&proxy, "192.0.2.1:443").await;
+    assert!(matches!(**unknown.load(), Resolved::Unknown));
+
+    setup.controller.set([endpoints("v1", &["10.1.0.2:80"])]);
+    until("new endpoints", || {
+        behind(&held) == ["10.1.0.2:80".parse().unwrap()]
+    })
+    .await;
+    let is_hello = |event: &Event| matches!(event, Event::Hello { .. });
+    let hello = setup.controller.wait_for(0, is_hello).await.unwrap();
+    let Event::Hello { peer, hello } = hello else {
+        panic!()
+    };
+    assert_eq!((peer, hello.pod.as_str()), (identity(), "front-0"));
+    let metrics = proxy.context.metrics.encode().unwrap();
+    assert!(metrics.contains("weft_config_connected 1"), "{metrics}");
+    assert!(metrics.contains("weft_config_destinations 2"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_bad_resource_is_refused_by_name_and_the_rest_is_in_force() {
+    let setup = Setup::new("refused").await;
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let held = live(&proxy, SERVICE).await;
+    let mut bad = service("v1");
+    bad.version += 1;
+    if let Some(Body::Destination(proto::Destination {
+        target: Some(proto::destination::Target::Service(service)),
+    })) = &mut bad.body
+    {
+        service.id = None;
+    }
+    setup
+        .controller
+        .set([bad, endpoints("v1", &["10.1.0.9:80"])]);
+    let refusal = |event: &Event| matches!(event, Event::Ack(ack) if !ack.refused.is_empty());
+    let ack = setup.controller.wait_for(0, refusal).await.unwrap();
+    let Event::Ack(ack) = ack else { panic!() };
+    assert_eq!(ack.refused.len(), 1);
+    assert_eq!(ack.refused[0].key, format!("destination/{SERVICE}"));
+    assert!(ack.refused[0].reason.contains("id"), "{ack:?}");
+    assert_eq!(behind(&held), ["10.1.0.9:80".parse().unwrap()]);
+}
+
+#[tokio::test]
+async fn a_restarted_controller_is_told_what_is_held_and_lookups_go_on_meanwhile() {
+    let mut setup = Setup::new("restart").await;
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    live(&proxy, SERVICE).await;
+    setup.controller.stop();
+    let store = &proxy.context.store;
+    until("the loss is noticed", || !store.connected()).await;
+    let held = live(&proxy, SERVICE).await;
+    assert_eq!(behind(&held), ["10.1.0.1:80".parse().unwrap()]);
+    // Meanwhile the world has changed.
+    setup.controller.set([endpoints("v1", &["10.1.0.3:80"])]);
+    let before = setup.controller.events().len();
+    setup.controller.restart().await.unwrap();
+    let is_hello = |event: &Event| matches!(event, Event::Hello { .. });
+    let hello = setup.controller.wait_for(before, is_hello).await.unwrap();
+    let Event::Hello { hello, .. } = hello else {
+        panic!()
+    };
+    let mut keys: Vec<_> = hello.held.iter().map(|h| h.key.as_str()).collect();
+    keys.sort_unstable();
+    let expected = [
+        "destination/10.0.0.1:80",
+        "endpoints/shop/v1:80",
+        "workload",
+    ];
+    assert_eq!(keys, expected);
+    let watch = Event::Watch(SERVICE.to_owned());
+    setup
+        .controller
+        .wait_for(before, |e| *e == watch)
+        .await
+        .unwrap();
+    until("what changed is here", || {
+        behind(&held) == ["10.1.0.3:80".parse().unwrap()]
+    })
+    .await;
+    // Only the difference was sent: a destination sent again would have been answered in a second update.
+    let is_ack = |event: &&Event| matches!(event, Event::Ack(_));
+    assert_eq!(
+        setup.controller.events()[before..]
+            .iter()
+            .filter(is_ack)
+            .count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_hung_controller_is_noticed_within_13_seconds() {
+    let setup = Setup::new("hung").await;
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let store = proxy.context.store.clone();
+    until("the stream is up", || store.connected()).await;
+    setup.controller.hang();
+    let begun = tokio::time::Instant::now();
+    while store.connected() && begun.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(13),
+        "{:?}",
+        begun.elapsed()
+    );
+    let unknown = store.lookup("10.0.0.2:80".parse().unwrap()).await;
+    assert!(matches!(unknown, Lookup::Unreachable));
+    setup.controller.resume();
+    until("the stream is up again", || store.connected()).await;
+}
+
+#[tokio::test]
+async fn without_a_right_token_there_is_no_certificate_until_there_is() {
+    let setup = Setup::new("token").await;
+    setup.volume.write("token", "wrong");
+    let proxy = setup.proxy();
+    let metrics = proxy.context.metrics.clone();
+    until("an attempt failed", || {
+        metrics.certificate_failures.get() > 0
+    })
+    .await;
+    assert!(!proxy.context.tls.has_certificate());
+    // As the kubelet does: the file changes under the same name.
+    setup.volume.write("token", "right\n");
+    configured(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_controller_of_another_root_is_not_spoken_to() {
+    let setup = Setup::new("root").await;
+    let other = Pki::new().unwrap();
+    setup.volume.write("ca.crt", &other.root_pem());
+    let proxy = setup.proxy();
+    let metrics = proxy.context.metrics.clone();
+    until("an attempt failed", || {
+        metrics.certificate_failures.get() > 0
+    })
+    .await;
+    assert_eq!(setup.controller.events(), [], "the token was sent");
+    setup.volume.write("ca.crt", &setup.pki.root_pem());
+    configured(&proxy).await;
+}
+
+#[tokio::test]
+async fn garbage_for_roots_is_an_error_and_no_end() {
+    let setup = Setup::new("garbage").await;
+    for garbage in [
+        "",
+        "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n",
+    ] {
+        setup.volume.write("ca.crt", garbage);
+        let proxy = setup.proxy();
+        let metrics = proxy.context.metrics.clone();
+        until("an attempt failed", || {
+            metrics.certificate_failures.get() > 0
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_is_renewed_before_it_ends() {
+    let setup = Setup::new("renewal").await;
+    setup.controller.set_lifetime(Duration::from_secs(3));
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let first = proxy.context.metrics.certificate_expiry.get();
+    assert!(first > 0);
+    let metrics = proxy.context.metrics.clone();
+    until("renewed twice", || metrics.certificate_renewals.get() >= 3).await;
+    assert!(metrics.certificate_expiry.get() > first);
+    assert!(proxy.context.store.connected());
+}
+
+async fn get(address: SocketAddr, request: &str) -> String {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tcp.read_to_end(&mut answer);
+    let _ = tokio::time::timeout(Duration::from_secs(10), read)
+        .await
+        .unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn readiness_says_what_is_missing_and_metrics_are_there() {
+    let setup = Setup::new("admin").await;
+    setup.controller.refuse_sign(Some("not yet"));
+    let proxy = setup.proxy();
+    let shutdown = Shutdown::new();
+    let readiness = Readiness {
+        tls: proxy.context.tls.clone(),
+        store: proxy.context.store.clone(),
+        shutdown: shutdown.clone(),
+        listening: Arc::new(AtomicBool::new(false)),
+    };
+    let listening = readiness.listening.clone();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let ready = admin::bind(any).await.unwrap();
+    let metrics = admin::bind(any).await.unwrap();
+    let (at, metrics_at) = (ready.local_addr().unwrap(), metrics.local_addr().unwrap());
+    tokio::spawn(admin::serve(ready, Page::Ready(readiness)));
+    let page = Page::Metrics(proxy.context.metrics.clone());
+    tokio::spawn(admin::serve(metrics, page));
+
+    let ask = "GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = get(at, ask).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("listeners"),
+        "{answer}"
+    );
+    listening.store(true, Ordering::Release);
+    let answer = get(at, ask).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("certificate"),
+        "{answer}"
+    );
+    setup.controller.refuse_sign(None);
+    configured(&proxy).await;
+    assert!(get(at, ask).await.starts_with("HTTP/1.1 200"));
+    shutdown.drain(Duration::ZERO).await;
+    let answer = get(at, ask).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("draining"),
+        "{answer}"
+    );
+
+    let other = "GET /etc/passwd HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    assert!(get(metrics_at, other).await.starts_with("HTTP/1.1 404"));
+    let post =
+        "POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    assert!(get(metrics_at, post).await.starts_with("HTTP/1.1 405"));
+    let huge = format!(
+        "GET /metrics HTTP/1.1\r\nx: {}\r\n\r\n",
+        "a".repeat(64 << 10)
+    );
+    let answer = get(metrics_at, &huge).await;
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(
+        get(metrics_at, "garbage\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 400")
+    );
+    let scrape = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answer = get(metrics_at, scrape).await;
+    for name in [
+        "process_resident_memory_bytes",
+        "weft_certificate_expiry_timestamp_seconds",
+    ] {
+        assert!(answer.contains(name), "{answer}");
+    }
+    // Slow clients: a head that never ends is given up.
+    let begun = tokio::time::Instant::now();
+    get(metrics_at, "GET /metrics HTTP/1.1\r\nhost:").await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        begun.elapsed()
+    );
+}
