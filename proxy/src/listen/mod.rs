@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use weft_ir::{Identity, IdentityError, Mode};
 
 use crate::config::store::Store;
+use crate::options::Options;
 use crate::shutdown::Shutdown;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -143,19 +144,41 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Serves both directions until the drain begins; connections that are open then go on.
-pub async fn run(context: Arc<Context>, outbound: Listener, inbound: Listener) {
-    let sweep = sweep(context.shared.clone());
+/// The sockets of both directions.
+pub struct Listeners {
+    pub outbound: Listener,
+    pub inbound: Listener,
+}
+
+impl Listeners {
+    /// Listens where the options say, for redirected connections.
+    pub fn bind(options: &Options) -> io::Result<Self> {
+        Ok(Self {
+            outbound: Listener::bind(options.outbound, Origin::Redirected)?,
+            inbound: Listener::bind(options.inbound, Origin::Redirected)?,
+        })
+    }
+}
+
+/// Serves both directions until the drain begins; connections that are open then go on. Errors when the proxy's own
+/// name is no identity.
+pub async fn run(
+    proxy: &crate::Context,
+    shutdown: Shutdown,
+    listeners: Listeners,
+) -> Result<(), IdentityError> {
+    let context = Context::new(proxy, shutdown)?;
     let both = async {
         tokio::join!(
-            outbound::listen(context.clone(), outbound),
-            inbound::listen(context.clone(), inbound)
+            outbound::listen(context.clone(), listeners.outbound),
+            inbound::listen(context.clone(), listeners.inbound)
         )
     };
     tokio::select! {
         _ = both => {}
-        () = sweep => {}
+        () = sweep(context.shared.clone()) => {}
     }
+    Ok(())
 }
 
 async fn sweep(shared: Arc<Shared>) {

@@ -19,7 +19,7 @@ const MAX_HEAD: usize = 64 << 10;
 
 /// Connections that wait for their next request.
 #[derive(Default)]
-pub struct Idle(Mutex<Vec<Parked>>);
+pub(super) struct Idle(Mutex<Vec<Parked>>);
 
 struct Parked {
     sender: SendRequest<Body>,
@@ -32,14 +32,14 @@ impl Idle {
     }
 
     /// The connection used last, if one is ready.
-    pub fn take(&self) -> Option<SendRequest<Body>> {
+    pub(super) fn take(&self) -> Option<SendRequest<Body>> {
         let mut parked = self.parked();
         parked.retain(|one| !one.sender.is_closed());
         let place = parked.iter().rposition(|one| one.sender.is_ready())?;
         Some(parked.remove(place).sender)
     }
 
-    pub fn put(&self, sender: SendRequest<Body>) {
+    pub(super) fn put(&self, sender: SendRequest<Body>) {
         if sender.is_closed() {
             return;
         }
@@ -54,14 +54,14 @@ impl Idle {
     }
 
     /// Closes what has been idle too long.
-    pub fn sweep(&self, now: Instant) {
+    pub(super) fn sweep(&self, now: Instant) {
         self.parked()
             .retain(|one| !one.sender.is_closed() && now.duration_since(one.since) < IDLE);
     }
 }
 
 /// Opens a connection, which lives for as long as its sender, or its upgraded stream, does.
-pub async fn open(
+pub(super) async fn open(
     shared: &Shared,
     peer: &Peer,
     alpn: &'static [u8],

@@ -1,0 +1,309 @@
+//! Pods on loopback: each a whole data plane of its own, told its configuration as the protocol puts it.
+//!
+//! Without redirect rules a listener leads to one fixed destination; a pod opens as many as a test needs.
+
+#![allow(dead_code, unreachable_pub)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Parser;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use weft_api::{encode, proto};
+use weft_ir::{
+    Backend, Destination, Endpoint, EndpointSet, Identity, Mode, Protocol, Routing, Rule, Service,
+    ServicePort, Target, TrustDomain, WeightedBackend, Workload,
+};
+use weft_proxy::config::store::{Settings, Store};
+use weft_proxy::identity::credentials::{Credentials, Current, Roots};
+use weft_proxy::listen::{Context, Listener, Origin, inbound, outbound};
+use weft_proxy::options::Options;
+use weft_proxy::shutdown::Shutdown;
+use weft_proxy::telemetry::access::AccessLog;
+use weft_proxy::telemetry::metrics::Metrics;
+use weft_proxy::tls::Tls;
+use weft_proxy::upstream::Shared;
+use weft_testkit::pki::Pki;
+
+pub const ANY: &str = "127.0.0.1:0";
+/// The address of the Service under test: nothing listens there.
+pub const SERVICE: &str = "192.0.2.1:80";
+
+pub fn identity(account: &str) -> Identity {
+    let domain = TrustDomain::new("cluster.local").unwrap();
+    Identity::new(domain, "shop", account).unwrap()
+}
+
+/// One pod's data plane.
+pub struct Pod {
+    pub identity: Identity,
+    pub store: Store,
+    pub metrics: Arc<Metrics>,
+    pub shutdown: Shutdown,
+    pub context: Arc<Context>,
+    _requests: tokio::sync::mpsc::UnboundedReceiver<weft_proxy::config::store::Request>,
+}
+
+impl Pod {
+    pub fn start(pki: &Pki, account: &str, mode: Mode) -> Self {
+        let identity = identity(account);
+        let current = Current::default();
+        let certificate = pki.root();
+        let (roots, unusable) = Roots::new([&certificate].into_iter());
+        assert_eq!(unusable, 0);
+        current.set(Credentials {
+            key: Arc::new(pki.leaf(&identity).unwrap().certified().unwrap()),
+            roots: Arc::new(roots),
+            signed_roots: Vec::new(),
+            not_before: 0,
+            not_after: i64::MAX,
+        });
+        let tls = Tls::new(current, identity.trust_domain().clone()).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let shared = Arc::new(Shared::new(Vec::new(), tls.clone(), metrics.clone()));
+        let settings = Settings {
+            identity: identity.clone(),
+            wait: Duration::from_millis(50),
+            idle: Duration::from_secs(600),
+        };
+        let (store, requests) = Store::new(settings, shared.clone(), metrics.clone());
+        let arguments = ["weft-proxy", "--pod", "p", "--namespace", "shop"];
+        let mut options = Options::try_parse_from(arguments).unwrap();
+        options.service_account = account.to_owned();
+        let proxy = weft_proxy::Context {
+            options: Arc::new(options),
+            store: store.clone(),
+            tls,
+            metrics: metrics.clone(),
+            access: AccessLog::off(),
+            upstream: shared,
+        };
+        let shutdown = Shutdown::new();
+        let pod = Self {
+            context: Context::new(&proxy, shutdown.clone()).unwrap(),
+            identity,
+            store,
+            metrics,
+            shutdown,
+            _requests: requests,
+        };
+        pod.tell(vec![encode::workload(&Workload {
+            identity: pod.identity.clone(),
+            mode,
+        })]);
+        pod
+    }
+
+    /// Takes an update, of which nothing may be refused.
+    pub fn tell(&self, resources: Vec<proto::Resource>) {
+        let refused = self.store.apply(proto::Update {
+            nonce: 1,
+            resources,
+            removed: Vec::new(),
+        });
+        assert!(refused.is_empty(), "{refused:?}");
+    }
+
+    /// A listener for what the pod sends to `destination`.
+    pub fn outbound(&self, destination: SocketAddr) -> SocketAddr {
+        let listener = Listener::bind(ANY.parse().unwrap(), Origin::Fixed(destination)).unwrap();
+        let address = listener.socket.local_addr().unwrap();
+        tokio::spawn(outbound::listen(self.context.clone(), listener));
+        address
+    }
+
+    /// A listener for what is sent to the pod's application at `app`.
+    pub fn inbound(&self, app: SocketAddr) -> SocketAddr {
+        let listener = Listener::bind(ANY.parse().unwrap(), Origin::Fixed(app)).unwrap();
+        let address = listener.socket.local_addr().unwrap();
+        tokio::spawn(inbound::listen(self.context.clone(), listener));
+        address
+    }
+
+    pub fn metrics(&self) -> String {
+        self.metrics.encode().unwrap()
+    }
+}
+
+pub fn port(name: &str) -> ServicePort {
+    format!("shop/{name}:80")
+        .parse::<ServicePortText>()
+        .unwrap()
+        .0
+}
+
+/// `namespace/service:port` as keys of endpoints have it.
+pub struct ServicePortText(pub ServicePort);
+
+impl std::str::FromStr for ServicePortText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match format!("endpoints/{text}").parse() {
+            Ok(weft_ir::ResourceKey::Endpoints(id)) => Ok(Self(id)),
+            other => Err(format!("{other:?}")),
+        }
+    }
+}
+
+pub fn meshed(address: SocketAddr, account: &str) -> Endpoint {
+    Endpoint {
+        address,
+        identity: Some(identity(account)),
+    }
+}
+
+pub fn unmeshed(address: SocketAddr) -> Endpoint {
+    Endpoint {
+        address,
+        identity: None,
+    }
+}
+
+pub fn endpoints(name: &str, protocol: Protocol, endpoints: &[Endpoint]) -> proto::Resource {
+    encode::endpoints(&EndpointSet {
+        id: port(name),
+        protocol,
+        endpoints: endpoints.to_vec(),
+    })
+}
+
+pub fn service(protocol: Protocol, routing: Routing) -> proto::Resource {
+    encode::destination(&Destination {
+        address: SERVICE.parse().unwrap(),
+        target: Target::Service(Arc::new(Service {
+            id: port("reviews"),
+            protocol,
+            routing,
+        })),
+    })
+}
+
+pub fn to(name: &str, weight: u32) -> WeightedBackend {
+    WeightedBackend {
+        weight,
+        backend: Backend::Service(port(name)),
+        filters: Vec::new(),
+    }
+}
+
+pub fn rule(index: u32, backends: Vec<WeightedBackend>) -> Rule {
+    Rule {
+        route: weft_ir::RouteId {
+            kind: weft_ir::RouteKind::Http,
+            namespace: "shop".into(),
+            name: "reviews".into(),
+        },
+        index,
+        name: None,
+        matches: vec![weft_ir::RequestMatch {
+            path: Some(weft_ir::PathMatch::Prefix("/".into())),
+            ..Default::default()
+        }],
+        filters: Vec::new(),
+        backends,
+        timeouts: Default::default(),
+        failure: None,
+    }
+}
+
+/// The versions that one test declaration runs for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    Http1,
+    Http2,
+}
+
+pub const BOTH: [Version; 2] = [Version::Http1, Version::Http2];
+
+/// A client's connection.
+pub enum Client {
+    Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
+    Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr, version: Version) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let stream = TokioIo::new(stream);
+        match version {
+            Version::Http1 => {
+                let (sender, connection) =
+                    hyper::client::conn::http1::handshake(stream).await.unwrap();
+                tokio::spawn(connection.with_upgrades());
+                Self::Http1(sender)
+            }
+            Version::Http2 => {
+                let executor = TokioExecutor::new();
+                let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream)
+                    .await
+                    .unwrap();
+                tokio::spawn(connection);
+                Self::Http2(sender)
+            }
+        }
+    }
+
+    pub async fn raw(
+        &mut self,
+        request: http::request::Builder,
+        body: impl Into<Bytes>,
+    ) -> hyper::Result<http::Response<Incoming>> {
+        let mut request = request.body(Full::new(body.into())).unwrap();
+        match self {
+            Self::Http1(sender) => {
+                sender.ready().await?;
+                if !request.headers().contains_key("host") {
+                    request
+                        .headers_mut()
+                        .insert("host", "reviews".parse().unwrap());
+                }
+                sender.send_request(request).await
+            }
+            Self::Http2(sender) => {
+                let path = request.uri().to_string();
+                *request.uri_mut() = format!("http://reviews{path}").parse().unwrap();
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+        }
+    }
+
+    pub async fn send(&mut self, request: http::request::Builder, body: impl Into<Bytes>) -> Seen {
+        let response = self.raw(request, body).await.expect("an answer");
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.expect("a whole body");
+        Seen {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            trailers: body.trailers().cloned().unwrap_or_default(),
+            body: body.to_bytes(),
+        }
+    }
+
+    pub async fn get(&mut self, path: &str) -> Seen {
+        self.send(http::Request::get(path), "").await
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Seen {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub trailers: http::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name);
+        value.map_or("", |value| value.to_str().unwrap())
+    }
+}
