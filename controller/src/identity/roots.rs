@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::api::{ObjectMeta, PartialObjectMeta, Patch, PatchParams};
@@ -169,8 +170,11 @@ async fn write_all(
     text: &str,
     metrics: &Metrics,
 ) -> bool {
-    stream::iter(to_write(wanted, present, text))
-        .map(|namespace| write(client, namespace, text, metrics))
+    let writes: Vec<BoxFuture<'_, bool>> = to_write(wanted, present, text)
+        .into_iter()
+        .map(|namespace| write(client, namespace, text, metrics).boxed())
+        .collect();
+    stream::iter(writes)
         .buffer_unordered(WRITES_AT_ONCE)
         .fold(true, |whole, written| async move { whole && written })
         .await
