@@ -1,54 +1,13 @@
-//! Requests through a pair of proxies, outbound and inbound, over mutual TLS.
+//! Requests and bytes through a pair of proxies, outbound and inbound, over mutual TLS.
 
 mod support;
 
 use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use weft_ir::{Mode, Protocol, Routing};
 use weft_testkit::pki::Pki;
-use weft_testkit::upstream::{Speaks, Upstream};
-
-/// A client pod, a server pod, and the application behind it.
-struct Pair {
-    client: Pod,
-    server: Pod,
-    app: Upstream,
-    /// Where the client's application connects to.
-    front: std::net::SocketAddr,
-    /// Where the server's proxy listens.
-    back: std::net::SocketAddr,
-}
-
-impl Pair {
-    async fn start(speaks: Speaks, protocol: Protocol) -> Self {
-        let pki = Pki::new().unwrap();
-        let app = Upstream::start("v1", speaks).await.unwrap();
-        let server = Pod::start(&pki, "reviews", Mode::Strict);
-        let back = server.inbound(app.address());
-        let client = Pod::start(&pki, "frontend", Mode::Strict);
-        client.tell(vec![
-            endpoints("reviews", protocol, &[meshed(back, "reviews")]),
-            service(protocol, Routing::Direct(vec![to("reviews", 1)])),
-        ]);
-        let front = client.outbound(SERVICE.parse().unwrap());
-        Self {
-            client,
-            server,
-            app,
-            front,
-            back,
-        }
-    }
-
-    async fn for_version(version: Version) -> (Self, Client) {
-        let speaks = match version {
-            Version::Http1 => Speaks::Http1,
-            Version::Http2 => Speaks::Http2,
-        };
-        let pair = Self::start(speaks, Protocol::Detect).await;
-        let client = Client::connect(pair.front, version).await;
-        (pair, client)
-    }
-}
+use weft_testkit::upstream::Speaks;
 
 #[tokio::test]
 async fn a_request_arrives_in_its_own_version_over_mutual_tls() {
@@ -75,6 +34,248 @@ async fn a_request_arrives_in_its_own_version_over_mutual_tls() {
             metrics.contains(r#"weft_tls_handshakes_total{direction="inbound",result="ok"} 1"#),
             "{metrics}"
         );
-        let _ = (&pair.client, pair.back);
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways() {
+    for version in BOTH {
+        let (_pair, mut client) = Pair::for_version(version).await;
+        let body: Vec<u8> = (0..10 << 20).map(|n: u32| (n % 251) as u8).collect();
+        let seen = client.send(http::Request::post("/"), body.clone()).await;
+        assert_eq!(seen.status, 200);
+        assert!(seen.body[..] == body[..], "{version:?}: the body changed");
+    }
+}
+
+#[tokio::test]
+async fn grpc_trailers_pass() {
+    let (_pair, mut client) = Pair::for_version(Version::Http2).await;
+    let request = http::Request::post("/shop.Reviews/Get")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("x-grpc-status", "5");
+    let seen = client.send(request, "message").await;
+    assert_eq!(seen.trailers["grpc-status"], "5");
+    assert_eq!(seen.header("x-saw-te"), "trailers");
+    let metrics = _pair.client.metrics();
+    assert!(metrics.contains(r#"grpc_status="5""#), "{metrics}");
+}
+
+#[tokio::test]
+async fn head_and_empty_answers_keep_their_form() {
+    for version in BOTH {
+        let (pair, mut client) = Pair::for_version(version).await;
+        let seen = client.send(http::Request::head("/"), "").await;
+        assert_eq!((seen.status, seen.body.len()), (200, 0), "{version:?}");
+        for code in ["204", "304"] {
+            let request = http::Request::get("/").header("x-answer", code);
+            let seen = client.send(request, "").await;
+            assert_eq!(
+                (seen.status.to_string().as_str(), seen.body.len()),
+                (code, 0)
+            );
+        }
+        assert_eq!(client.get("/").await.status, 200);
+        assert_eq!(pair.app.requests(), 4);
+    }
+}
+
+#[tokio::test]
+async fn an_old_client_is_served() {
+    let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
+    let mut stream = TcpStream::connect(pair.front).await.unwrap();
+    stream
+        .write_all(b"GET /old HTTP/1.0\r\n\r\n")
+        .await
+        .unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).await.unwrap();
+    assert!(all.starts_with("HTTP/1.0 200"), "{all}");
+    assert!(
+        all.contains("x-path: /old") && all.contains("x-saw-host: 192.0.2.1:80"),
+        "{all}"
+    );
+    assert!(!all.to_lowercase().contains("chunked"), "{all}");
+}
+
+#[tokio::test]
+async fn bytes_pass_whoever_speaks_first() {
+    for (speaks, greeting) in [(Speaks::Echo, &b""[..]), (Speaks::First, b"hello\n")] {
+        let pair = Pair::start(speaks, Protocol::Detect).await;
+        let mut stream = TcpStream::connect(pair.front).await.unwrap();
+        let mut hello = vec![0; greeting.len()];
+        stream.read_exact(&mut hello).await.unwrap();
+        assert_eq!(hello, greeting);
+        stream.write_all(b"\x00\x01bytes").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).await.unwrap();
+        assert_eq!(back, b"\x00\x01bytes");
+        let metrics = pair.client.metrics();
+        assert!(
+            metrics.contains(r#"weft_connections_total{direction="outbound",tls="mesh"} 1"#),
+            "{metrics}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_thinks_first_still_speaks_http() {
+    let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
+    let mut stream = TcpStream::connect(pair.front).await.unwrap();
+    // Long enough for the upstream to be opened as bytes: seen as a second connection of the application later.
+    while pair.app.connections() == 0 {
+        tokio::task::yield_now().await;
+    }
+    stream
+        .write_all(b"GET /late HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).await.unwrap();
+    assert!(
+        all.starts_with("HTTP/1.1 200") && all.contains("x-path: /late"),
+        "{all}"
+    );
+    assert_eq!(pair.app.requests(), 1);
+}
+
+#[tokio::test]
+async fn an_upgrade_becomes_bytes() {
+    // An application of its own: answers 101 and sends back what it gets.
+    let listener = tokio::net::TcpListener::bind(ANY).await.unwrap();
+    let app = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(
+            head.contains("upgrade: websocket") && head.contains("connection: upgrade"),
+            "{head}"
+        );
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nearly";
+        stream.write_all(answer).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+    });
+    let pki = Pki::new().unwrap();
+    let server = Pod::start(&pki, "reviews", Mode::Strict);
+    let client = Pod::start(&pki, "frontend", Mode::Strict);
+    client.tell(vec![
+        endpoints(
+            "reviews",
+            Protocol::Http1,
+            &[meshed(server.inbound(app), "reviews")],
+        ),
+        service(Protocol::Http1, Routing::Direct(vec![to("reviews", 1)])),
+    ]);
+    let front = client.outbound(SERVICE.parse().unwrap());
+    let mut stream = TcpStream::connect(front).await.unwrap();
+    let ask = b"GET /chat HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(
+        head.starts_with(b"HTTP/1.1 101"),
+        "{}",
+        String::from_utf8_lossy(&head)
+    );
+    stream.write_all(b"ping").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).await.unwrap();
+    assert_eq!(back, b"earlyping");
+}
+
+#[tokio::test]
+async fn the_server_must_be_who_it_was_said_to_be() {
+    for version in BOTH {
+        let (pair, mut client) = Pair::for_version(version).await;
+        let impostor = [meshed(pair.back, "somebody-else")];
+        pair.client
+            .tell(vec![endpoints("reviews", Protocol::Detect, &impostor)]);
+        let seen = client.get("/").await;
+        assert_eq!(seen.status, 503);
+        assert!(
+            seen.header("weft-error")
+                .contains("which must be spiffe://cluster.local/ns/shop/sa/somebody-else"),
+            "{seen:?}"
+        );
+        assert_eq!(pair.app.requests(), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_the_application_refuses_goes_elsewhere() {
+    for version in BOTH {
+        let (pair, mut client) = Pair::for_version(version).await;
+        let closed = tokio::net::TcpListener::bind(ANY).await.unwrap();
+        let dead_app = closed.local_addr().unwrap();
+        drop(closed);
+        let dead_pod = pair.server.inbound(dead_app);
+        let both = [
+            meshed(dead_pod, "reviews"),
+            meshed(pair.back, "reviews"),
+            unmeshed(dead_app),
+        ];
+        pair.client
+            .tell(vec![endpoints("reviews", Protocol::Detect, &both)]);
+        for _ in 0..20 {
+            let seen = client.send(http::Request::post("/"), "kept").await;
+            assert_eq!(
+                (seen.status, &seen.body[..]),
+                (200, &b"kept"[..]),
+                "{version:?} {seen:?}"
+            );
+        }
+        pair.client
+            .tell(vec![endpoints("reviews", Protocol::Detect, &both[..1])]);
+        let seen = client.send(http::Request::post("/"), "kept").await;
+        assert_eq!(seen.status, 503);
+        assert_eq!(seen.header("weft-refused"), "", "it stays between proxies");
+        assert!(
+            seen.header("weft-error")
+                .contains("turned the request away"),
+            "{seen:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_drain_truncates_nothing() {
+    for version in BOTH {
+        let (pair, mut client) = Pair::for_version(version).await;
+        let request = http::Request::post("/").header("x-delay", "200");
+        let answer = client.raw(request, vec![7; 1 << 20]);
+        let drained = async {
+            while pair.app.requests() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let bound = std::time::Duration::from_secs(20);
+            tokio::join!(
+                pair.client.shutdown.drain(bound),
+                pair.server.shutdown.drain(bound)
+            )
+        };
+        let collected = async {
+            use http_body_util::BodyExt;
+            answer
+                .await
+                .unwrap()
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes()
+        };
+        let (body, cut) = tokio::join!(collected, drained);
+        assert_eq!(body.len(), 1 << 20);
+        assert_eq!(cut, (0, 0), "{version:?}");
     }
 }

@@ -29,6 +29,7 @@ use weft_proxy::telemetry::metrics::Metrics;
 use weft_proxy::tls::Tls;
 use weft_proxy::upstream::Shared;
 use weft_testkit::pki::Pki;
+use weft_testkit::upstream::{Speaks, Upstream};
 
 pub const ANY: &str = "127.0.0.1:0";
 /// The address of the Service under test: nothing listens there.
@@ -305,5 +306,48 @@ impl Seen {
     pub fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// A client pod, a server pod, and the application behind it.
+pub struct Pair {
+    pub client: Pod,
+    pub server: Pod,
+    pub app: Upstream,
+    /// Where the client's application connects to.
+    pub front: SocketAddr,
+    /// Where the server's proxy listens.
+    pub back: SocketAddr,
+}
+
+impl Pair {
+    pub async fn start(speaks: Speaks, protocol: Protocol) -> Self {
+        let pki = Pki::new().unwrap();
+        let app = Upstream::start("v1", speaks).await.unwrap();
+        let server = Pod::start(&pki, "reviews", Mode::Strict);
+        let back = server.inbound(app.address());
+        let client = Pod::start(&pki, "frontend", Mode::Strict);
+        client.tell(vec![
+            endpoints("reviews", protocol, &[meshed(back, "reviews")]),
+            service(protocol, Routing::Direct(vec![to("reviews", 1)])),
+        ]);
+        let front = client.outbound(SERVICE.parse().unwrap());
+        Self {
+            client,
+            server,
+            app,
+            front,
+            back,
+        }
+    }
+
+    pub async fn for_version(version: Version) -> (Self, Client) {
+        let speaks = match version {
+            Version::Http1 => Speaks::Http1,
+            Version::Http2 => Speaks::Http2,
+        };
+        let pair = Self::start(speaks, Protocol::Detect).await;
+        let client = Client::connect(pair.front, version).await;
+        (pair, client)
     }
 }
