@@ -142,3 +142,44 @@ fn parse_millis(text: &str) -> Result<Duration, std::num::ParseIntError> {
     text.parse::<u32>()
         .map(|ms| Duration::from_millis(ms.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &[&str]) -> Result<Options, clap::Error> {
+        let pod = ["weft-proxy", "--pod", "front-0", "--namespace", "shop"];
+        Options::try_parse_from(pod.iter().chain(more))
+    }
+
+    #[test]
+    fn addresses_of_the_pod_are_a_list_that_may_be_empty() {
+        let ips = |text| parse(&["--pod-ips", text]).unwrap().own_addresses();
+        assert_eq!(ips(""), [] as [IpAddr; 0]);
+        assert_eq!(ips("10.0.0.1").len(), 1);
+        assert_eq!(
+            ips("10.0.0.1,fd00::1")[1],
+            "fd00::1".parse::<IpAddr>().unwrap()
+        );
+        assert!(parse(&[]).unwrap().own_addresses().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_the_flag_that_said_so() {
+        for (flag, value) in [
+            ("--pod-ips", "10.0.0.1,front"),
+            ("--trust-domain", "Cluster Local"),
+            ("--controller-identity", "weft-controller"),
+            ("--access-log", "some"),
+            ("--workers", "0"),
+            ("--outbound", "15001"),
+            ("--drain", "soon"),
+            ("--mode", "toaster"),
+        ] {
+            let error = parse(&[flag, value]).unwrap_err().to_string();
+            assert!(error.contains(flag), "{error}");
+        }
+        let odd = Options::try_parse_from(["weft-proxy", "--pod", "p", "--namespace", "Shop_1"]);
+        assert!(odd.unwrap().identity().is_err());
+    }
+}

@@ -287,10 +287,78 @@ impl Labels {
 impl RequestMetrics {
     /// Buckets as `encode_histogram` takes them (each alone), and the number of all.
     fn cumulated(&self) -> (Vec<(f64, u64)>, u64) {
-        let bounds = BUCKETS.into_iter().chain([f64::MAX]);
+        let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
         let counts = self.buckets.iter().map(|b| b.load(Ordering::Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
         (buckets, count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    fn ok(handle: &RequestMetrics, millis: u64) {
+        let took = Duration::from_millis(millis);
+        handle.record(RequestProtocol::Http1, StatusCode::OK, None, took);
+    }
+
+    #[test]
+    fn requests_are_told_by_route_rule_backend_and_code() {
+        let metrics = Metrics::new();
+        let get = || {
+            metrics
+                .requests
+                .get(Direction::Outbound, "HTTPRoute a/b", "0", "a/v1:80")
+        };
+        ok(&get(), 3);
+        ok(&get(), 70);
+        let grpc = RequestProtocol::Grpc;
+        get().record(grpc, StatusCode::OK, Some(14), Duration::ZERO);
+        let text = metrics.encode().unwrap();
+        let labels = r#"direction="outbound",route="HTTPRoute a/b",rule="0",backend="a/v1:80""#;
+        for line in [
+            format!(r#"weft_requests_total{{{labels},code="200",protocol="http/1.1"}} 2"#),
+            format!(
+                r#"weft_requests_total{{{labels},code="200",protocol="grpc",grpc_status="14"}} 1"#
+            ),
+            format!(r#"weft_request_duration_seconds_bucket{{le="0.0025",{labels}}} 1"#),
+            format!(r#"weft_request_duration_seconds_bucket{{le="0.005",{labels}}} 2"#),
+            format!(r#"weft_request_duration_seconds_bucket{{le="+Inf",{labels}}} 3"#),
+            format!(r#"weft_request_duration_seconds_count{{{labels}}} 3"#),
+            format!(r#"weft_request_duration_seconds_sum{{{labels}}} 0.073"#),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn series_are_bounded_and_unused_ones_give_way() {
+        let series = RequestSeries::new(3);
+        let get = |route: &str| series.get(Direction::Outbound, route, "", "");
+        let held: Vec<_> = ["a", "b"].map(get).to_vec();
+        drop(get("c"));
+        assert_eq!(get("d").route(), "d", "c gave way");
+        let d = get("d");
+        assert_eq!(get("e").route(), "other");
+        drop((held, d));
+        assert_eq!(get("f").route(), "f");
+    }
+
+    #[test]
+    fn a_peer_cannot_make_series_up() {
+        let series = RequestSeries::new(3);
+        let handle = series.get(Direction::Inbound, "", "", "");
+        for code in 100..1_000 {
+            let code = StatusCode::from_u16(code).unwrap();
+            for status in -5..100 {
+                let grpc = RequestProtocol::Grpc;
+                handle.record(grpc, code, Some(status), Duration::ZERO);
+            }
+        }
+        assert_eq!(handle.outcomes.load().len(), MAX_OUTCOMES);
     }
 }

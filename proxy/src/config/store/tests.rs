@@ -13,7 +13,11 @@ fn store() -> (Store, mpsc::UnboundedReceiver<Request>) {
         wait: Duration::from_secs(1),
         idle: Duration::from_secs(600),
     };
-    Store::new(settings, Arc::new(Shared::new(Vec::new())), Arc::default())
+    let metrics = Arc::new(Metrics::new());
+    let domain = identity().trust_domain().clone();
+    let tls = crate::tls::Tls::new(Default::default(), domain).unwrap();
+    let shared = Arc::new(Shared::new(Vec::new(), tls, metrics.clone()));
+    Store::new(settings, shared, metrics)
 }
 
 fn at(text: &str) -> SocketAddr {

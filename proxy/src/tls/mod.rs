@@ -3,25 +3,23 @@
 //! Certificate and roots are read at each handshake, so that a rotation needs no new configuration and touches no
 //! connection that stands. There is no resumption: a resumed session would skip the check of the certificate.
 
+mod verify;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme, version,
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use rustls::{CertificateError, Error, SignatureScheme, version};
+use rustls_pki_types::CertificateDer;
 use weft_ir::{Identity, TrustDomain};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::identity::credentials::{Current, Roots};
+use verify::{ExpectedServer, MeshClients, RootsFrom};
 
 /// Client configurations kept; beyond it all are made anew (they are cheap, and a pod has few peers' identities).
 const MAX_CLIENT_CONFIGS: usize = 1_024;
@@ -220,44 +218,6 @@ impl rustls::client::ResolvesClientCert for Certificate {
     }
 }
 
-/// Checks validity, usage and signatures up to one of `roots`.
-fn verify_chain(
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    roots: &Roots,
-    now: UnixTime,
-    usage: KeyUsage,
-    algorithms: &WebPkiSupportedAlgorithms,
-) -> Result<(), Error> {
-    let parsed = EndEntityCert::try_from(leaf).map_err(chain_error)?;
-    parsed
-        .verify_for_usage(
-            algorithms.all,
-            &roots.anchors,
-            intermediates,
-            now,
-            usage,
-            None,
-            None,
-        )
-        .map_err(chain_error)?;
-    Ok(())
-}
-
-fn chain_error(error: webpki::Error) -> Error {
-    use webpki::Error as E;
-    Error::InvalidCertificate(match error {
-        E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
-        E::CertNotValidYet { time, not_before } => {
-            CertificateError::NotValidYetContext { time, not_before }
-        }
-        E::UnknownIssuer => CertificateError::UnknownIssuer,
-        E::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
-        E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,
-        other => CertificateError::Other(rustls::OtherError(Arc::new(other))),
-    })
-}
-
 /// One word of a failed handshake, for metrics.
 pub fn handshake_failure(error: &std::io::Error) -> &'static str {
     let Some(error) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) else {
@@ -276,142 +236,5 @@ pub fn handshake_failure(error: &std::io::Error) -> &'static str {
         Error::AlertReceived(_) => "refused_by_peer",
         Error::PeerIncompatible(_) => "incompatible",
         _ => "protocol",
-    }
-}
-
-/// Clients of the mesh: any identity of our trust domain.
-struct MeshClients {
-    current: Current,
-    trust_domain: TrustDomain,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl fmt::Debug for MeshClients {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MeshClients")
-    }
-}
-
-impl ClientCertVerifier for MeshClients {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let current = self.current.load();
-        let current = current
-            .as_ref()
-            .ok_or_else(|| Error::General("no roots yet".to_owned()))?;
-        let usage = KeyUsage::client_auth();
-        verify_chain(
-            leaf,
-            intermediates,
-            &current.roots,
-            now,
-            usage,
-            &self.algorithms,
-        )?;
-        let identity = peer_identity(Some(std::slice::from_ref(leaf)))?;
-        if *identity.trust_domain() != self.trust_domain {
-            return Err(PeerError::TrustDomain(identity).into());
-        }
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-/// Where roots come from: those in force at each handshake, or a given set.
-enum RootsFrom {
-    Current(Current),
-    Fixed(Arc<Roots>),
-}
-
-/// A server that must be `expected`, whatever name or address it was reached by.
-struct ExpectedServer {
-    roots: RootsFrom,
-    expected: Identity,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl fmt::Debug for ExpectedServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ExpectedServer")
-            .field(&self.expected)
-            .finish()
-    }
-}
-
-impl ServerCertVerifier for ExpectedServer {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let roots = match &self.roots {
-            RootsFrom::Fixed(roots) => roots.clone(),
-            RootsFrom::Current(current) => match current.load().as_ref() {
-                Some(current) => current.roots.clone(),
-                None => return Err(Error::General("no roots yet".to_owned())),
-            },
-        };
-        let usage = KeyUsage::server_auth();
-        verify_chain(leaf, intermediates, &roots, now, usage, &self.algorithms)?;
-        let found = peer_identity(Some(std::slice::from_ref(leaf)))?;
-        if found != self.expected {
-            let expected = self.expected.clone();
-            return Err(PeerError::Unexpected { found, expected }.into());
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
     }
 }
