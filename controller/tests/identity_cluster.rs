@@ -3,11 +3,7 @@
 //! Ignored unless asked for: needs `KUBECONFIG` and rights to make namespaces and roles. It works in namespaces of its
 //! own, as an account whose writes reach nowhere else, and removes what it made.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test, all of it"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test, all of it")]
 
 use std::time::Duration;
 
