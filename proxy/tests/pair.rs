@@ -279,3 +279,20 @@ async fn a_drain_truncates_nothing() {
         assert_eq!(cut, (0, 0), "{version:?}");
     }
 }
+
+#[tokio::test]
+async fn connections_that_never_spoke_do_not_hold_up_a_drain() {
+    let pair = Pair::start(Speaks::Http1, Protocol::Http1).await;
+    let _silent = TcpStream::connect(pair.front).await.unwrap();
+    let _silent_too = TcpStream::connect(pair.back).await.unwrap();
+    let idle = &mut Client::connect(pair.front, Version::Http1).await;
+    assert_eq!(idle.get("/").await.status, 200);
+    let begun = std::time::Instant::now();
+    let bound = std::time::Duration::from_secs(20);
+    let cut = tokio::join!(
+        pair.client.shutdown.drain(bound),
+        pair.server.shutdown.drain(bound)
+    );
+    assert_eq!(cut, (0, 0));
+    assert!(begun.elapsed() < bound / 4);
+}

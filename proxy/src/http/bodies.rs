@@ -176,7 +176,7 @@ impl http_body::Body for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Incoming(incoming) => incoming.size_hint(),
             // Asked for before the first frame only.
-            Kind::Kept(reader) => reader.kept.hint.clone(),
+            Kind::Kept(reader) => reader.kept.hint,
         }
     }
 }

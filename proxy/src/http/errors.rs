@@ -18,7 +18,7 @@ pub const REFUSED: HeaderName = HeaderName::from_static("weft-refused");
 
 /// A request ends here: with an answer that is no error, or with a failure.
 pub enum Stop {
-    Answer(Response),
+    Answer(Box<Response>),
     Failure(Failure),
 }
 

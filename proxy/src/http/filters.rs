@@ -30,7 +30,8 @@ pub fn on_request(
             Filter::RequestHeaders(edit) => edit_headers(edit, &mut request.headers),
             Filter::Rewrite(rewrite) => apply_rewrite(rewrite, request, context)?,
             Filter::Redirect(redirect) => {
-                return Err(Stop::Answer(answer_redirect(redirect, request, context)?));
+                let answer = answer_redirect(redirect, request, context)?;
+                return Err(Stop::Answer(Box::new(answer)));
             }
             Filter::ResponseHeaders(_) => {}
         }

@@ -34,7 +34,8 @@ impl Handle for Outbound {
         let exchange = Exchange::begin(&self.caller, &request, &metrics);
         let mut tail = Tail::new(exchange);
         let response = match self.forward(&config, request, &mut tail).await {
-            Ok(response) | Err(Stop::Answer(response)) => response,
+            Ok(response) => response,
+            Err(Stop::Answer(response)) => *response,
             Err(Stop::Failure(failure)) => tail.exchange.respond(&failure, false),
         };
         tail.attach(response)

@@ -55,13 +55,11 @@ async fn connection(
 ) -> Result<(), Closed> {
     let mut stream = Prefixed::new(stream);
     let permissive = context.permissive();
-    let (told, opened) = if permissive {
-        detect(context, &mut stream, app).await?
-    } else {
-        let told = timeout(HANDSHAKE, stream.detect()).await;
-        let told = told.map_err(|_| Closed::refused("silent", "nothing came within 10 s"))?;
-        (told?, None)
+    let detected = tokio::select! {
+        detected = begin(context, &mut stream, app, permissive) => detected,
+        () = context.shutdown.draining() => return Ok(()),
     };
+    let (told, opened) = detected?;
     if told == Guess::Tls && is_mesh(&mut stream).await? {
         return mesh(context, stream, client, app).await;
     }
@@ -87,6 +85,21 @@ async fn connection(
             Ok(tcp::pass(stream, upstream, &context.shutdown).await.1?)
         }
     }
+}
+
+/// What the connection speaks.
+async fn begin(
+    context: &Context,
+    stream: &mut Prefixed<TcpStream>,
+    app: SocketAddr,
+    permissive: bool,
+) -> Result<(Guess, Option<Prefixed<Transport>>), Closed> {
+    if permissive {
+        return detect(context, stream, app).await;
+    }
+    let told = timeout(HANDSHAKE, stream.detect()).await;
+    let told = told.map_err(|_| Closed::refused("silent", "nothing came within 10 s"))?;
+    Ok((told?, None))
 }
 
 /// As for outbound connections: after a moment of silence the application is opened, and who speaks first decides.
@@ -261,7 +274,8 @@ impl Handle for Inbound {
             Exchange::begin(&self.caller, &request, &self.caller.context.metrics.inbound);
         let mut tail = Tail::new(exchange);
         let response = match self.forward(request, &mut tail).await {
-            Ok(response) | Err(Stop::Answer(response)) => response,
+            Ok(response) => response,
+            Err(Stop::Answer(response)) => *response,
             Err(Stop::Failure(failure)) => {
                 let to_proxy = self.caller.identity.is_some();
                 tail.exchange.respond(&failure, to_proxy)

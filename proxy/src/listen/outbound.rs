@@ -59,21 +59,36 @@ async fn connection(
         }
     };
     let declared = match &**live.load() {
-        Resolved::Unknown => None,
-        Resolved::Pod(_) => Some(Protocol::Detect),
-        Resolved::Service(service) => Some(service.protocol),
+        Resolved::Unknown => {
+            return pass_through(context, stream, original, "unknown_destination").await;
+        }
+        Resolved::Pod(_) => Protocol::Detect,
+        Resolved::Service(service) => service.protocol,
     };
     let mut stream = Prefixed::new(stream);
-    let (told, opened) = match declared {
-        None => return pass_through(context, stream, original, "unknown_destination").await,
-        Some(Protocol::Tcp | Protocol::Tls) => (Guess::Opaque, None),
-        Some(Protocol::Detect) => detect(context, &mut stream, &live).await?,
-        Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc) => (stream.detect().await?, None),
+    let detected = tokio::select! {
+        detected = begin(context, &mut stream, &live, declared) => detected,
+        () = context.shutdown.draining() => return Ok(()),
     };
+    let (told, opened) = detected?;
     match told {
         Guess::Http1 => http(context, stream, client, live, false).await,
         Guess::Http2 => http(context, stream, client, live, true).await,
         Guess::Tls | Guess::Opaque | Guess::More => opaque(context, stream, &live, opened).await,
+    }
+}
+
+/// What the connection speaks.
+async fn begin(
+    context: &Context,
+    stream: &mut Prefixed<TcpStream>,
+    live: &Live,
+    declared: Protocol,
+) -> Result<(Guess, Option<Opened>), Closed> {
+    match declared {
+        Protocol::Tcp | Protocol::Tls => Ok((Guess::Opaque, None)),
+        Protocol::Detect => detect(context, stream, live).await,
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => Ok((stream.detect().await?, None)),
     }
 }
 
