@@ -1,1 +1,236 @@
-fn main() {}
+//! `weft-controller`: puts the parts together, and takes them down in order.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing_subscriber::EnvFilter;
+use weft_controller::identity::{self, KubeReviewer, SecretStore, ServerIdentity, Signer};
+use weft_controller::leader::Election;
+use weft_controller::metrics::Metrics;
+use weft_controller::options::{LogFormat, Options};
+use weft_controller::snapshot::{self, Snapshot, Snapshots};
+use weft_controller::status::{MeshWriter, RouteWriter};
+use weft_controller::subscribe::{self, Limits, Subscriptions};
+use weft_controller::watch::{self as cluster, Kinds, World};
+use weft_controller::{CONTROLLER_NAME, http, server};
+use weft_ir::Identity;
+use weft_translate::Settings;
+
+/// The Secret of the mesh's root, in the controller's namespace.
+const ROOT_SECRET: &str = "weft-ca";
+const ACCOUNT: &str = "weft-controller";
+/// How long everything has to end after a signal.
+const GRACE: Duration = Duration::from_secs(10);
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Err(error) = log(&options) {
+        eprintln!("weft-controller: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    match run(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(options: &Options) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&options.log).with_context(|| {
+        format!(
+            "--log {:?} is no filter, as info or weft_controller=debug",
+            options.log
+        )
+    })?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    match options.log_format {
+        LogFormat::Plain => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}
+
+/// What every part needs.
+struct Process {
+    options: Options,
+    client: Client,
+    metrics: Arc<Metrics>,
+    snapshots: Snapshots,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
+    // Only one provider is compiled in; an error would say that it is installed already.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tasks.spawn(stop_on_signal(stop.clone())?);
+
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::register(&mut registry));
+    let identity_metrics = identity::Metrics::default();
+    identity_metrics.register(&mut registry);
+
+    let (publish, snapshots) = watch::channel(None);
+    let client = Client::try_default()
+        .await
+        .context("no way to the Kubernetes API: run in a pod, or point KUBECONFIG to a file")?;
+    let process = Process {
+        options,
+        client,
+        metrics,
+        snapshots,
+        tasks,
+        stop,
+    };
+    process.serve_pages(registry).await?;
+    let (world, kinds) = process.start_watching(publish);
+    process.start_writing(world, kinds);
+    let served = process.serve_proxies(identity_metrics).await;
+
+    process.stop.cancel();
+    process.tasks.close();
+    if timeout(GRACE, process.tasks.wait()).await.is_err() {
+        tracing::warn!("some tasks did not end within {} s", GRACE.as_secs());
+    }
+    tracing::info!("ended");
+    served
+}
+
+/// Cancels `stop` at SIGTERM or SIGINT.
+fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: ending streams and stopping"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: ending streams and stopping"),
+            () = stop.cancelled() => {}
+        }
+        stop.cancel();
+    })
+}
+
+async fn listen(on: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    http::listen(on)
+        .await
+        .with_context(|| format!("{flag} {on}: cannot listen; check that the port is free"))
+}
+
+type Publish = watch::Sender<Option<Arc<Snapshot>>>;
+
+impl Process {
+    async fn serve_pages(&self, registry: Registry) -> anyhow::Result<()> {
+        let admin = listen(self.options.admin, "--admin").await?;
+        let page = http::metrics(Arc::new(registry));
+        self.tasks
+            .spawn(http::serve(admin, page, self.stop.clone()));
+        let ready = listen(self.options.ready, "--ready").await?;
+        let page = http::ready(self.snapshots.clone(), self.stop.clone());
+        self.tasks
+            .spawn(http::serve(ready, page, self.stop.clone()));
+        Ok(())
+    }
+
+    fn start_watching(&self, publish: Publish) -> (Arc<World>, Kinds) {
+        let world = Arc::new(World::default());
+        let kinds = cluster::start(&self.client, &world, &self.metrics, &self.tasks, &self.stop);
+        let settings = Settings {
+            trust_domain: self.options.trust_domain.clone(),
+            mode: self.options.mtls.into(),
+            controller_name: CONTROLLER_NAME.to_owned(),
+        };
+        let (metrics, stop) = (Arc::clone(&self.metrics), self.stop.clone());
+        let watched = Arc::clone(&world);
+        self.tasks
+            .spawn(snapshot::publish(watched, settings, publish, metrics, stop));
+        (world, kinds)
+    }
+
+    fn start_writing(&self, world: Arc<World>, kinds: Kinds) {
+        let (leads, leader) = watch::channel(false);
+        let election = Election {
+            client: self.client.clone(),
+            namespace: self.options.namespace.clone(),
+            name: self.options.name.clone(),
+            metrics: Arc::clone(&self.metrics),
+            stop: self.stop.clone(),
+        };
+        self.tasks.spawn(election.run(leads));
+        let meshes = MeshWriter {
+            client: self.client.clone(),
+            kind: kinds.mesh.clone(),
+            leader: leader.clone(),
+            metrics: Arc::clone(&self.metrics),
+            stop: self.stop.clone(),
+        };
+        self.tasks.spawn(meshes.run());
+        let routes = RouteWriter {
+            client: self.client.clone(),
+            kinds,
+            world,
+            snapshots: self.snapshots.clone(),
+            leader,
+            metrics: Arc::clone(&self.metrics),
+            stop: self.stop.clone(),
+        };
+        self.tasks.spawn(routes.run());
+    }
+
+    /// Until told to stop.
+    async fn serve_proxies(&self, metrics: identity::Metrics) -> anyhow::Result<()> {
+        let options = &self.options;
+        let listener = listen(options.listen, "--listen").await?;
+        let secret = SecretStore {
+            client: self.client.clone(),
+            namespace: options.namespace.clone(),
+            name: ROOT_SECRET.to_owned(),
+            metrics: metrics.clone(),
+        };
+        let Some(trust) = secret.start(self.stop.clone()).await else {
+            return Ok(());
+        };
+        self.tasks.spawn(identity::roots::keep(
+            self.client.clone(),
+            trust.clone(),
+            metrics.clone(),
+            self.stop.clone(),
+        ));
+        let lifetime = Duration::from_secs(options.certificate_lifetime);
+        let host = format!("{ACCOUNT}.{}.svc", options.namespace);
+        let tls = ServerIdentity {
+            trust: trust.clone(),
+            identity: Identity::new(options.trust_domain.clone(), &options.namespace, ACCOUNT)?,
+            dns_names: vec![host.clone(), format!("{host}.cluster.local")],
+            lifetime,
+            metrics: metrics.clone(),
+        };
+        let reviewer = KubeReviewer(self.client.clone());
+        let domain = options.trust_domain.clone();
+        let signer = Signer::new(reviewer, trust, domain, lifetime, metrics);
+        let subscriptions = Subscriptions {
+            snapshots: self.snapshots.clone(),
+            registry: subscribe::Registry::default(),
+            metrics: Arc::clone(&self.metrics),
+            limits: Limits::default(),
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+        };
+        tracing::info!(listen = %options.listen, "serving proxies");
+        Ok(server::serve_on(listener, tls, subscriptions, signer, self.stop.clone()).await?)
+    }
+}
