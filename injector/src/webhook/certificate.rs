@@ -162,9 +162,11 @@ impl Material {
         self.not_after
     }
 
-    /// Whether less than 30 % of `lifetime` is left.
+    /// Whether less than 30 % of `lifetime` is left, or clearly more than all of it: then the setting was shortened
+    /// since this one was made. The allowance is for clocks of replicas that differ.
     pub(super) fn is_due(&self, lifetime: Duration, now: OffsetDateTime) -> bool {
-        self.not_after - now < lifetime.mul_f64(0.3)
+        let left = self.not_after - now;
+        left < lifetime.mul_f64(0.3) || left > lifetime + BACKDATED
     }
 
     /// Whether both are the same certificate.
@@ -248,6 +250,11 @@ mod tests {
         let made = Material::make(&names(), DAY, now, None).unwrap();
         assert!(!made.is_due(DAY, now + DAY.mul_f64(0.69)));
         assert!(made.is_due(DAY, now + DAY.mul_f64(0.71)));
+        assert!(made.is_due(DAY / 2, now), "the life was shortened");
+        assert!(
+            !made.is_due(DAY, now - Duration::from_secs(60)),
+            "a clock that lags"
+        );
     }
 
     #[test]

@@ -20,8 +20,11 @@ use super::metrics::Metrics;
 const PERIOD: Duration = Duration::from_secs(10);
 /// After a failure, and while there is nothing to serve.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long API servers may take to see a changed configuration before a certificate that depends on it is served.
+/// How long API servers may take to see a changed configuration before a certificate that depends on it replaces
+/// another.
 const SETTLE: Duration = Duration::from_secs(5);
+/// The same where nothing is served yet.
+const SETTLE_FIRST: Duration = Duration::from_secs(1);
 
 /// What the keeper looks after.
 #[derive(Clone, Debug)]
@@ -124,8 +127,10 @@ impl Keeper {
         {
             return Ok(());
         }
-        if changed || self.current.is_some() {
-            tokio::time::sleep(SETTLE).await;
+        match (&self.current, changed) {
+            (Some(_), _) => tokio::time::sleep(SETTLE).await,
+            (None, true) => tokio::time::sleep(SETTLE_FIRST).await,
+            (None, false) => {}
         }
         tracing::info!(not_after = %material.not_after(), "serving a new certificate");
         self.metrics
