@@ -32,13 +32,13 @@ impl Entry {
         let rule = self.text("rule");
         self.text("route").ends_with("shop/reviews")
             && (rule == name || rule == index.to_string())
-            && !self.text("protocol").contains("grpc")
             && !self.text("route").starts_with("GRPCRoute")
     }
 
     pub(crate) fn failed(&self) -> bool {
         let code = self.text("code").parse::<u32>().unwrap_or(0);
-        code >= 400 || !self.text("error").is_empty()
+        let grpc = self.text("grpc_status").parse::<u32>().unwrap_or(0);
+        code >= 400 || grpc != 0 || !self.text("error").is_empty()
     }
 
     pub(crate) fn to_a_pod_in_plain_text(&self) -> bool {

@@ -177,7 +177,14 @@ mod cases {
                 .is_err_and(|status| status.code() == Code::PermissionDenied),
             "{refused:?}"
         );
-        logged(bed, &[&identity::spiffe(&bed.namespace, "reviews")]).await
+        logged(
+            bed,
+            &[
+                "no certificate signed",
+                &identity::spiffe(&bed.namespace, "reviews"),
+            ],
+        )
+        .await
     }
 
     pub(super) async fn a_token_for_another_audience_is_refused(bed: &Bed) -> anyhow::Result<()> {
@@ -188,7 +195,7 @@ mod cases {
                 .is_err_and(|status| status.code() == Code::Unauthenticated),
             "{refused:?}"
         );
-        logged(bed, &["refused", "token"]).await
+        logged(bed, &["no certificate signed", "token"]).await
     }
 
     pub(super) async fn no_token_is_refused(bed: &Bed) -> anyhow::Result<()> {
@@ -217,7 +224,7 @@ mod cases {
                 csr.len()
             );
         }
-        logged(bed, &["refused", "token"]).await
+        logged(bed, &["no certificate signed", "token"]).await
     }
 
     /// Says Hello as a pod, and returns how that ends or that an update came.
