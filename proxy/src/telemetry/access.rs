@@ -5,7 +5,7 @@
 
 use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -206,10 +206,7 @@ fn write(out: impl Write, queue: &Receiver<Vec<u8>>) {
                 // Nobody reads: keep the queue empty, say nothing more of it.
                 break;
             }
-            next = match queue.try_recv() {
-                Ok(line) => Some(line),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            next = queue.try_recv().ok();
         }
         let _ = out.flush();
     }

@@ -24,13 +24,16 @@ use verify::{ExpectedServer, MeshClients, RootsFrom};
 /// Client configurations kept; beyond it all are made anew (they are cheap, and a pod has few peers' identities).
 const MAX_CLIENT_CONFIGS: usize = 1_024;
 
+/// By who is expected and the application protocol.
+type Clients = HashMap<(Identity, &'static [u8]), Arc<ClientConfig>>;
+
 /// Makes the TLS configurations of this proxy.
 #[derive(Clone)]
 pub struct Tls {
     current: Current,
     provider: Arc<CryptoProvider>,
     server: Arc<ServerConfig>,
-    clients: Arc<Mutex<HashMap<(Identity, &'static [u8]), Arc<ClientConfig>>>>,
+    clients: Arc<Mutex<Clients>>,
 }
 
 /// The certificate does not say who its owner is in a way the mesh takes.
