@@ -360,6 +360,25 @@ async fn the_certificate_is_renewed_before_it_ends() {
     assert!(proxy.context.store.connected());
 }
 
+#[tokio::test]
+async fn a_proxy_whose_certificate_has_ended_gets_a_new_one_once_the_controller_signs_again() {
+    let setup = Setup::new("expiry").await;
+    setup.controller.set_lifetime(Duration::from_secs(2));
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    setup.controller.refuse_sign(Some("out of order"));
+    let metrics = proxy.context.metrics.clone();
+    let ended = metrics.certificate_expiry.get();
+    let now = weft_proxy::identity::request::unix_now;
+    until("the certificate has ended", || now() > ended + 1).await;
+    assert!(metrics.certificate_failures.get() > 0);
+    setup.controller.set_lifetime(Duration::from_secs(3_600));
+    setup.controller.refuse_sign(None);
+    until("a new one", || metrics.certificate_expiry.get() > ended).await;
+    let store = &proxy.context.store;
+    until("the stream is up", || store.connected()).await;
+}
+
 async fn get(address: SocketAddr, request: &str) -> String {
     let mut tcp = TcpStream::connect(address).await.unwrap();
     tcp.write_all(request.as_bytes()).await.unwrap();

@@ -205,7 +205,7 @@ async fn a_client_without_a_certificate_is_refused() {
     let current = Current::default();
     let tls = Tls::new(current, domain("cluster.local")).unwrap();
     let roots = Arc::new(Roots::new([pki.root()].iter()).0);
-    let mut config = (*tls.controller_config(&identity("back"), roots).unwrap()).clone();
+    let mut config = (*tls.authority_config(&identity("back"), roots).unwrap()).clone();
     config.alpn_protocols = vec![alpn::TCP.to_vec()];
     let (client, server) = meet(Arc::new(config), &back.tls).await;
     assert_eq!(server.err(), Some("no_certificate"));

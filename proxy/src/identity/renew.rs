@@ -92,7 +92,7 @@ impl Renewal {
         let (roots, _) = Roots::new(file_roots.iter());
         let tls = self
             .tls
-            .controller_config(&self.controller_identity, Arc::new(roots))?;
+            .authority_config(&self.controller_identity, Arc::new(roots))?;
         let channel = channel::connect(&self.controller, tls).await?;
         let request = Request::new(&self.identity)?;
         let mut call = tonic::Request::new(proto::SignRequest {

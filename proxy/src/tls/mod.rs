@@ -137,21 +137,26 @@ impl Tls {
         Ok(config)
     }
 
-    /// For the controller, checked against `roots`; with our certificate where there is one.
+    /// For the controller's stream, checked against `roots`, with our certificate.
     pub fn controller_config(
         &self,
         expected: &Identity,
         roots: Arc<Roots>,
     ) -> Result<Arc<ClientConfig>, Error> {
-        let own = self.current.load().is_some().then_some(&self.current);
-        client_config(
-            &self.provider,
-            expected,
-            b"h2",
-            RootsFrom::Fixed(roots),
-            own,
-        )
-        .map(Arc::new)
+        let roots = RootsFrom::Fixed(roots);
+        let own = Some(&self.current);
+        client_config(&self.provider, expected, b"h2", roots, own).map(Arc::new)
+    }
+
+    /// For asking the controller for a certificate: without ours, which may be absent, expired or of a root that is no
+    /// longer trusted. The token says who asks.
+    pub fn authority_config(
+        &self,
+        expected: &Identity,
+        roots: Arc<Roots>,
+    ) -> Result<Arc<ClientConfig>, Error> {
+        let roots = RootsFrom::Fixed(roots);
+        client_config(&self.provider, expected, b"h2", roots, None).map(Arc::new)
     }
 
     /// Whether handshakes can succeed.
