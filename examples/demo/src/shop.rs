@@ -249,7 +249,14 @@ impl<'a> Shop<'a> {
                 "--tail=30",
             ],
             &["-n", "shop", "get", "pods", "-o", "wide"],
-            &["-n", "shop", "get", "events", "--sort-by=.lastTimestamp"],
+            &[
+                "-n",
+                "shop",
+                "get",
+                "events",
+                "--field-selector=type!=Normal",
+                "--sort-by=.lastTimestamp",
+            ],
             &[
                 "-n",
                 "shop",
