@@ -152,6 +152,7 @@ impl Election {
     fn spec(&self, before: LeaseSpec, taken: bool) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
         let transitions = before.lease_transitions.unwrap_or_default();
+        let taken_over = before.holder_identity.is_some();
         LeaseSpec {
             holder_identity: Some(self.name.clone()),
             lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
@@ -161,7 +162,7 @@ impl Election {
             } else {
                 before.acquire_time
             },
-            lease_transitions: Some(transitions.saturating_add(i32::from(taken))),
+            lease_transitions: Some(transitions.saturating_add(i32::from(taken && taken_over))),
             ..before
         }
     }

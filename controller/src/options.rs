@@ -46,8 +46,9 @@ pub struct Options {
     #[arg(long, env = "POD_NAME", default_value_t = process_name())]
     pub name: String,
 
-    /// Which log lines are written, as `info` or `info,weft_controller=debug`.
-    #[arg(long, env = "WEFT_LOG", default_value = "info")]
+    /// Which log lines are written, as `info` or `info,weft_controller=debug`. By default without those of the watch
+    /// library, which the controller says in words of its own.
+    #[arg(long, env = "WEFT_LOG", default_value = "info,kube_runtime=error")]
     pub log: String,
 
     /// How log lines are written.

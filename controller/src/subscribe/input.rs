@@ -53,6 +53,8 @@ pub enum Refusal {
     TooManyStreams(usize),
     #[error("nonce {0} was never sent")]
     Nonce(u64),
+    #[error("an update was acknowledged before it was read")]
+    UnreadAck,
     #[error("the certificate of {certificate} does not speak for pod {namespace}/{pod}")]
     OtherAccount {
         certificate: Box<Identity>,
@@ -82,6 +84,7 @@ impl Refusal {
             | Self::SecondHello
             | Self::Address(_)
             | Self::Nonce(_)
+            | Self::UnreadAck
             | Self::Unreadable(_) => Code::InvalidArgument,
         }
     }

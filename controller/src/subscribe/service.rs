@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -169,7 +170,7 @@ impl Subscriptions {
             }
             counted.watches(session.watches());
             let latest = snapshots.borrow_and_update().clone();
-            self.send(&mut session, latest.as_deref(), outgoing);
+            self.send(&mut session, latest.as_deref(), outgoing)?;
         }
     }
 
@@ -259,17 +260,26 @@ impl Subscriptions {
         registered.record(acked);
     }
 
-    fn send(&self, session: &mut Session, snapshot: Option<&Snapshot>, outgoing: &Outgoing) {
+    fn send(
+        &self,
+        session: &mut Session,
+        snapshot: Option<&Snapshot>,
+        outgoing: &Outgoing,
+    ) -> Result<(), Refusal> {
         let Some(snapshot) = snapshot else {
-            return;
+            return Ok(());
         };
         while let Some(update) = session.next_update(&snapshot.encoder) {
             self.metrics.updates.inc();
-            // There is room for all that may be unanswered; a closed channel ends the stream in `serve`.
-            if outgoing.try_send(Ok(update)).is_err() {
-                return;
+            match outgoing.try_send(Ok(update)) {
+                Ok(()) => {}
+                // There is room for all that may be unanswered.
+                Err(TrySendError::Full(_)) => return Err(Refusal::UnreadAck),
+                // The proxy is gone, which ends the stream in `serve`.
+                Err(TrySendError::Closed(_)) => return Ok(()),
             }
         }
+        Ok(())
     }
 }
 
