@@ -1,5 +1,7 @@
 //! The control side of a proxy against a controller that speaks the real protocol: identity, configuration, admin.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

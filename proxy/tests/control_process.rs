@@ -1,5 +1,7 @@
 //! The binary itself: ready once it is configured, unmoved by garbage, gone in order at SIGTERM.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
 use std::sync::Arc;

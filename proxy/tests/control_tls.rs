@@ -1,5 +1,7 @@
 //! TLS between proxies: who is let in, who is believed, and what a rotation touches. Both directions, in memory.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::sync::Arc;
 
 use rustls::client::ClientConfig;
