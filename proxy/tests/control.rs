@@ -158,14 +158,14 @@ fn behind(live: &Live) -> Vec<SocketAddr> {
     cluster.members().peers.iter().map(|p| p.address).collect()
 }
 
-/// Awaits a condition for 10 seconds.
+/// Awaits a condition for 15 seconds.
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let poll = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(10), poll).await;
+    let waited = tokio::time::timeout(Duration::from_secs(15), poll).await;
     assert!(waited.is_ok(), "never: {what}");
 }
 
@@ -379,6 +379,22 @@ async fn a_proxy_whose_certificate_has_ended_gets_a_new_one_once_the_controller_
     until("a new one", || metrics.certificate_expiry.get() > ended).await;
     let store = &proxy.context.store;
     until("the stream is up", || store.connected()).await;
+}
+
+#[tokio::test]
+async fn roots_come_from_the_file_and_the_controller_and_follow_the_file() {
+    let setup = Setup::new("roots").await;
+    let (named, added) = (Pki::new().unwrap(), Pki::new().unwrap());
+    setup.controller.set_extra_roots(vec![named.root()]);
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let metrics = proxy.context.metrics.clone();
+    // The controller's own root is in both, and counts once.
+    assert_eq!(metrics.trusted_roots.get(), 2);
+    let both = setup.pki.root_pem() + &added.root_pem();
+    setup.volume.write("ca.crt", &both);
+    until("the file's new root", || metrics.trusted_roots.get() == 3).await;
+    assert_eq!(metrics.certificate_renewals.get(), 1);
 }
 
 async fn get(address: SocketAddr, request: &str) -> String {

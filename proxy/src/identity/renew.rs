@@ -129,8 +129,14 @@ impl Renewal {
         );
         self.metrics.certificate_expiry.set(credentials.not_after);
         self.metrics.certificate_renewals.inc();
-        self.current.set(credentials);
+        self.put_in_force(credentials);
         Instant::now() + renew_in
+    }
+
+    fn put_in_force(&self, credentials: Credentials) {
+        let roots = credentials.roots.anchors.len();
+        self.metrics.trusted_roots.set(roots as i64);
+        self.current.set(credentials);
     }
 
     async fn watch_roots_until(&self, deadline: Instant) {
@@ -164,7 +170,7 @@ impl Renewal {
             unusable,
             "the roots have changed"
         );
-        self.current.set(Credentials {
+        self.put_in_force(Credentials {
             roots: Arc::new(roots),
             key: credentials.key.clone(),
             signed_roots: credentials.signed_roots.clone(),

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub config: ConfigMetrics,
     /// Unix seconds; 0: none yet.
     pub certificate_expiry: Gauge,
+    /// Roots that peers are checked against.
+    pub trusted_roots: Gauge,
     pub certificate_renewals: Counter,
     pub certificate_failures: Counter,
     pub access_log_dropped: Counter,
@@ -128,6 +130,7 @@ impl Metrics {
             passthrough: Family::default(),
             config: ConfigMetrics::default(),
             certificate_expiry: Gauge::default(),
+            trusted_roots: Gauge::default(),
             certificate_renewals: Counter::default(),
             certificate_failures: Counter::default(),
             access_log_dropped: Counter::default(),
@@ -202,6 +205,11 @@ impl Metrics {
             "weft_certificate_expiry_timestamp_seconds",
             "When the certificate ends, in Unix time",
             Box::new(self.certificate_expiry.clone()),
+        );
+        add(
+            "weft_trusted_roots",
+            "Roots that peers are checked against",
+            Box::new(self.trusted_roots.clone()),
         );
         add(
             "weft_certificate_renewals",
