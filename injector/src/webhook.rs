@@ -21,6 +21,10 @@ use tokio_util::sync::CancellationToken;
 use crate::settings::Settings;
 pub use keeper::Names;
 
+/// After being told to stop, connections are still taken for this long: nodes learn only then that this replica is
+/// no longer to be asked.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// What the server is told at its start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -36,7 +40,7 @@ pub struct Options {
     pub settings: Settings,
 }
 
-/// Serves until `stop`, then lets requests that have begun come to their end.
+/// Serves until `stop` and a little longer, then lets requests that have begun come to their end.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     let config = kube::Config::infer()
         .await
@@ -79,7 +83,12 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             )
         }
     });
-    server::serve(https, tls, webhook, stop).await;
+    let close = CancellationToken::new();
+    tokio::join!(server::serve(https, tls, webhook, close.clone()), async {
+        stop.cancelled().await;
+        tokio::time::sleep(LINGER).await;
+        close.cancel();
+    });
     background.await.context("a part of the webhook failed")?;
     Ok(())
 }
