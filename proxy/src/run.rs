@@ -83,6 +83,14 @@ impl Control {
         Ok(Self { context, tasks })
     }
 
+    /// Resolves only when a task ended, which none does but by a fault: the process had better begin anew.
+    pub async fn broken(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Err(error)) => anyhow::Error::new(error).context("identity or configuration"),
+            Some(Ok(())) | None => anyhow::anyhow!("identity or configuration has ended"),
+        }
+    }
+
     /// Ends the tasks; connections that stand are left alone.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
@@ -95,9 +103,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let dropped = metrics.access_log_dropped.clone();
     let (access, writer) = AccessLog::start(options.access_log, std::io::stdout(), dropped)
         .context("starting the access log")?;
-    let control = Control::start(options, access, metrics)?;
-    let shutdown = Shutdown::new();
-    let served = serve(&control.context, &shutdown).await;
+    let mut control = Control::start(options, access, metrics)?;
+    let (context, shutdown) = (control.context.clone(), Shutdown::new());
+    let served = tokio::select! {
+        served = serve(&context, &shutdown) => served,
+        error = control.broken() => Err(error),
+    };
+    drop(context);
     control.stop().await;
     // The process ends here, so connections that were cut cannot hold the log open.
     let flushed = tokio::task::spawn_blocking(move || writer.finish());
