@@ -97,6 +97,27 @@ pub struct ResolvedBackend {
     pub metrics: Arc<RequestMetrics>,
 }
 
+impl Resolved {
+    /// Whether any request may be sent to the cluster.
+    pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
+        let rules = match self {
+            Self::Service(service) => service.routing.rules(),
+            Self::Pod(_) | Self::Unknown => &[],
+        };
+        let mut targets = rules.iter().flat_map(|rule| &rule.backends);
+        targets.any(|backend| matches!(&backend.target, Ok(target) if Arc::ptr_eq(target, cluster)))
+    }
+}
+
+impl ResolvedRouting {
+    fn rules(&self) -> &[ResolvedRule] {
+        match self {
+            Self::Direct(rule) => std::slice::from_ref(rule),
+            Self::Http(routes) | Self::Grpc(routes) => &routes.rules,
+        }
+    }
+}
+
 /// What resolving needs besides the resource itself.
 pub(super) struct Resolver<'a> {
     pub(super) cluster: &'a mut dyn FnMut(&ServicePort) -> Arc<Cluster>,

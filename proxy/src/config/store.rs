@@ -18,8 +18,9 @@ use super::resolved::{Live, Resolved, Resolver};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Cluster, Shared};
 
-/// Addresses waited for at once; beyond it a lookup is answered as if the controller were away.
-const MAX_PENDING: usize = 10_000;
+/// Addresses held and waited for; fewer than a controller watches for one proxy (10,000). Beyond it those that are
+/// idle for a tenth of the time give way, and when none is, a lookup is answered as if the controller were away.
+const MAX_ADDRESSES: usize = 8_000;
 
 /// What is known of an address.
 pub enum Lookup {
@@ -124,8 +125,13 @@ impl Store {
         if let Some(pending) = state.pending.get(&address) {
             return Some(pending.subscribe());
         }
-        if state.pending.len() >= MAX_PENDING {
-            return None;
+        if self.is_full(&state) {
+            drop(state);
+            self.forget_unused(self.0.settings.idle / 10);
+            state = self.state();
+            if self.is_full(&state) {
+                return None;
+            }
         }
         let (sender, receiver) = watch::channel(());
         if self.0.destinations.load().contains_key(&address) {
@@ -136,6 +142,10 @@ impl Store {
         // Without a stream task there is nobody to tell, and the wait runs out.
         let _ = self.0.requests.send(Request::Watch(address));
         Some(receiver)
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        self.0.destinations.load().len() + state.pending.len() >= MAX_ADDRESSES
     }
 
     /// How long to wait for an answer: once the controller has been away for that long, not again for each connection.
@@ -200,6 +210,7 @@ impl Store {
             let cluster = state.cluster(&set.id, &self.0.shared);
             cluster.set(set.protocol, &[]);
         }
+        self.empty_absent(&state, &change.removed);
         if let Some(workload) = change.workload {
             self.0.workload.store(Some(Arc::new(workload)));
             self.0.ready.send_replace(true);
@@ -216,6 +227,27 @@ impl Store {
             }
         }
         self.measure(&state);
+    }
+
+    /// Endpoints that are gone for good leave the routes that still lead there with none. Those that only nobody routes
+    /// to any longer stay as they are, for the requests that are on their way.
+    fn empty_absent(&self, state: &State, removed: &[ResourceKey]) {
+        let destinations = self.0.destinations.load();
+        for key in removed {
+            let ResourceKey::Endpoints(id) = key else {
+                continue;
+            };
+            let Some(cluster) = state.clusters.get(id) else {
+                continue;
+            };
+            if destinations
+                .values()
+                .any(|live| live.load().refers_to(cluster))
+            {
+                let protocol = cluster.members().protocol;
+                cluster.set(protocol, &[]);
+            }
+        }
     }
 
     fn publish(&self, state: &mut State, destinations: Vec<Destination>, removed: &[ResourceKey]) {
@@ -306,72 +338,6 @@ impl Store {
         self.lost().is_none()
     }
 
-    /// Forgets destinations that nobody has used for the idle time, and questions that nobody waits for; never while
-    /// the controller is away, as they could not be learnt again.
-    pub fn sweep(&self) {
-        if !self.connected() {
-            return;
-        }
-        let mut state = self.state();
-        let now = self.now();
-        let idle = self.0.settings.idle.as_secs();
-        let mut gone = self.forget_idle(now, idle);
-        state.pending.retain(|address, waiting| {
-            let waited_for = waiting.receiver_count() > 0;
-            if !waited_for {
-                gone.push(*address);
-            }
-            waited_for
-        });
-        for address in gone {
-            state.versions.remove(&ResourceKey::Destination(address));
-            let _ = self.0.requests.send(Request::Unwatch(address));
-        }
-        state.sweep_clusters();
-        self.measure(&state);
-    }
-
-    /// Takes idle destinations out of the published map.
-    fn forget_idle(&self, now: u64, idle: u64) -> Vec<SocketAddr> {
-        let published = self.0.destinations.load_full();
-        let mut kept = HashMap::clone(&published);
-        drop(published);
-        let mut idle_ones = Vec::new();
-        kept.retain(|_, live| {
-            // Held by the published map and by this copy: by no connection.
-            let unused =
-                Arc::strong_count(live) <= 2 && now.saturating_sub(live.last_used()) >= idle;
-            if unused {
-                idle_ones.push(live.clone());
-            }
-            !unused
-        });
-        if idle_ones.is_empty() {
-            return Vec::new();
-        }
-        self.0.destinations.store(Arc::new(kept.clone()));
-        // A lookup may have taken one from the old map meanwhile: it, or the old map, holds it still.
-        let (taken, gone): (Vec<_>, Vec<_>) = idle_ones
-            .into_iter()
-            .partition(|live| Arc::strong_count(live) > 1);
-        if !taken.is_empty() {
-            kept.extend(taken.into_iter().map(|live| (live.address, live)));
-            self.0.destinations.store(Arc::new(kept));
-        }
-        gone.iter().map(|live| live.address).collect()
-    }
-
-    /// Sweeps until dropped.
-    pub async fn sweep_forever(self) {
-        let every = (self.0.settings.idle / 10).max(Duration::from_secs(1));
-        let mut ticks = tokio::time::interval(every);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.sweep();
-        }
-    }
-
     fn measure(&self, state: &State) {
         let config = &self.0.metrics.config;
         let destinations = self.0.destinations.load().len();
@@ -442,5 +408,6 @@ impl Change {
     }
 }
 
+mod idle;
 #[cfg(test)]
 mod tests;

@@ -263,7 +263,7 @@ async fn idle_destinations_are_forgotten_but_not_while_the_controller_is_away() 
 }
 
 #[tokio::test]
-async fn removed_endpoints_stay_for_those_who_refer_to_them() {
+async fn removed_endpoints_leave_those_who_refer_to_them_with_none_until_they_are_back() {
     let (store, _requests) = store();
     store.apply(update(vec![
         endpoints("v1", &["10.1.0.1:80"]),
@@ -274,6 +274,48 @@ async fn removed_endpoints_stay_for_those_who_refer_to_them() {
     removal.removed = vec!["endpoints/shop/v1:80".to_owned()];
     assert_eq!(store.apply(removal), []);
     assert_eq!(store.held().len(), 1);
+    assert_eq!(backends(&held)[0].1, []);
     store.apply(update(vec![endpoints("v1", &["10.1.0.9:80"])]));
     assert_eq!(backends(&held)[0].1, [at("10.1.0.9:80")]);
+}
+
+#[tokio::test]
+async fn endpoints_that_nobody_routes_to_any_longer_stay_for_requests_on_their_way() {
+    let (store, _requests) = store();
+    store.apply(update(vec![
+        endpoints("v1", &["10.1.0.1:80"]),
+        service("10.0.0.1:80", &["v1"]),
+    ]));
+    let held = live(&store, "10.0.0.1:80").await;
+    let on_its_way = held.load();
+    let mut shift = update(vec![
+        endpoints("v2", &["10.2.0.1:80"]),
+        service("10.0.0.1:80", &["v2"]),
+    ]);
+    shift.removed = vec!["endpoints/shop/v1:80".to_owned()];
+    store.apply(shift);
+    let Resolved::Service(service) = &**on_its_way else {
+        panic!("no service");
+    };
+    let ResolvedRouting::Direct(rule) = &service.routing else {
+        panic!("routes");
+    };
+    let cluster = rule.backends[0].target.as_ref().unwrap();
+    assert_eq!(cluster.members().peers.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_are_bounded_and_idle_ones_give_way() {
+    let (store, _requests) = store();
+    store.set_connected(true);
+    let known = |n: usize| format!("10.{}.{}.1:80", n / 256, n % 256);
+    let all = (0..MAX_ADDRESSES).map(|n| service(&known(n), &["v1"]));
+    assert_eq!(store.apply(update(all.collect())), []);
+    let begun = Instant::now();
+    let refused = store.lookup(at("192.0.2.1:80")).await;
+    assert!(matches!(refused, Lookup::Unreachable));
+    assert_eq!(begun.elapsed(), Duration::ZERO, "nobody was asked");
+    tokio::time::advance(Duration::from_secs(61)).await;
+    let _ = store.lookup(at("192.0.2.1:80")).await;
+    assert_eq!(store.watched(), [at("192.0.2.1:80")].into());
 }

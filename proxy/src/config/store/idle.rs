@@ -1,0 +1,81 @@
+//! Forgetting what is idle, so that what is held does not grow with all that was ever talked to.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_ir::ResourceKey;
+
+use super::{Request, Store};
+
+impl Store {
+    /// Forgets destinations that nobody has used for the idle time, and questions that nobody waits for; never while
+    /// the controller is away, as they could not be learnt again.
+    pub fn sweep(&self) {
+        self.forget_unused(self.0.settings.idle);
+    }
+
+    pub(super) fn forget_unused(&self, idle: Duration) {
+        if !self.connected() {
+            return;
+        }
+        let mut state = self.state();
+        let now = self.now();
+        let mut gone = self.forget_idle(now, idle.as_secs());
+        state.pending.retain(|address, waiting| {
+            let waited_for = waiting.receiver_count() > 0;
+            if !waited_for {
+                gone.push(*address);
+            }
+            waited_for
+        });
+        for address in gone {
+            state.versions.remove(&ResourceKey::Destination(address));
+            let _ = self.0.requests.send(Request::Unwatch(address));
+        }
+        state.sweep_clusters();
+        self.measure(&state);
+    }
+
+    /// Takes idle destinations out of the published map.
+    fn forget_idle(&self, now: u64, idle: u64) -> Vec<SocketAddr> {
+        let published = self.0.destinations.load_full();
+        let mut kept = HashMap::clone(&published);
+        drop(published);
+        let mut idle_ones = Vec::new();
+        kept.retain(|_, live| {
+            // Held by the published map and by this copy: by no connection.
+            let unused =
+                Arc::strong_count(live) <= 2 && now.saturating_sub(live.last_used()) >= idle;
+            if unused {
+                idle_ones.push(live.clone());
+            }
+            !unused
+        });
+        if idle_ones.is_empty() {
+            return Vec::new();
+        }
+        self.0.destinations.store(Arc::new(kept.clone()));
+        // A lookup may have taken one from the old map meanwhile: it, or the old map, holds it still.
+        let (taken, gone): (Vec<_>, Vec<_>) = idle_ones
+            .into_iter()
+            .partition(|live| Arc::strong_count(live) > 1);
+        if !taken.is_empty() {
+            kept.extend(taken.into_iter().map(|live| (live.address, live)));
+            self.0.destinations.store(Arc::new(kept));
+        }
+        gone.iter().map(|live| live.address).collect()
+    }
+
+    /// Sweeps until dropped.
+    pub async fn sweep_forever(self) {
+        let every = (self.0.settings.idle / 10).max(Duration::from_secs(1));
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.sweep();
+        }
+    }
+}
