@@ -88,6 +88,18 @@ impl Pool {
         if let Some(stream) = self.claim(asked) {
             return Ok((stream, true));
         }
+        // In a box: the state of a handshake is large, and every request would carry room for it.
+        Box::pin(self.open_stream(shared, peer, alpn, asked)).await
+    }
+
+    /// Opens a connection, unless another request did so meanwhile, since `asked`.
+    async fn open_stream(
+        &self,
+        shared: &Shared,
+        peer: &Peer,
+        alpn: &'static [u8],
+        asked: u64,
+    ) -> Result<(Stream, bool), ConnectError> {
         let mut failed = self.opening.lock().await;
         if let Some(stream) = self.claim(asked) {
             return Ok((stream, true));

@@ -183,7 +183,8 @@ async fn send_http1(
     let reused = idle.is_some();
     let mut sender = match idle {
         Some(sender) => sender,
-        None => http1::open(shared, peer, alpn::H1)
+        // In a box: the state of a handshake is large, and every request would carry room for it.
+        None => Box::pin(http1::open(shared, peer, alpn::H1))
             .await
             .map_err(Miss::Connect)?,
     };
