@@ -1,5 +1,7 @@
 //! What proxies do with what is not as it should be: garbage, silence, strangers, unknown destinations.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use support::*;

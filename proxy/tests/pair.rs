@@ -1,5 +1,7 @@
 //! Requests and bytes through a pair of proxies, outbound and inbound, over mutual TLS.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use support::*;

@@ -1,5 +1,7 @@
 //! What routes do to requests: which backend takes them, what becomes of them, and how failures are told.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::collections::HashMap;

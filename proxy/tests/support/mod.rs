@@ -2,7 +2,8 @@
 //!
 //! Without redirect rules a listener leads to one fixed destination; a pod opens as many as a test needs.
 
-#![allow(dead_code, unreachable_pub)]
+// Each test file uses a part of it; `unwrap` is allowed in test functions only, and here it stands for the same.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
