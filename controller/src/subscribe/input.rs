@@ -30,6 +30,8 @@ pub enum Input {
         /// Key and reason.
         refused: Vec<(String, String)>,
     },
+    /// The proxy's own pod is to be sent nothing any longer.
+    Withdraw,
 }
 
 /// Why a stream is ended.
@@ -133,6 +135,7 @@ pub fn input(message: proto::ProxyMessage) -> Result<Input, Refusal> {
         Some(Kind::Hello(_)) => Err(Refusal::SecondHello),
         Some(Kind::Watch(watch)) => Ok(Input::Watch(address(&watch.address)?)),
         Some(Kind::Unwatch(unwatch)) => Ok(Input::Unwatch(address(&unwatch.address)?)),
+        Some(Kind::Withdraw(_)) => Ok(Input::Withdraw),
         Some(Kind::Ack(ack)) => {
             let refused = ack.refused.into_iter();
             Ok(Input::Ack {

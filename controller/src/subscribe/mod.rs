@@ -7,6 +7,7 @@ pub mod input;
 pub mod registry;
 mod service;
 pub mod session;
+mod withdraw;
 
 pub use encoder::{EncodedDestination, Encoder, Source};
 pub use registry::{Held, Registry};

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use weft_ir::ResourceKey;
 
 use super::input::Refusal;
@@ -22,6 +23,17 @@ pub enum Held {
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     inner: Arc<Mutex<Inner>>,
+    changes: Changes,
+}
+
+/// Rung at each change of what proxies hold.
+#[derive(Clone, Debug)]
+struct Changes(Arc<watch::Sender<u64>>);
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +48,21 @@ struct Inner {
 struct Stream {
     pod: ObjectKey,
     held: HashMap<ResourceKey, Held>,
+    /// The newest version on its way, of what was sent and not yet answered.
+    sent: HashMap<ResourceKey, u64>,
+}
+
+impl Stream {
+    /// Whether an earlier version of the resource than one of `versions` is, or is yet to be, in force.
+    fn is_behind(&self, key: &ResourceKey, versions: &[u64]) -> bool {
+        let old = |version: &u64| !versions.contains(version);
+        let held = match self.held.get(key) {
+            Some(Held::InForce(version)) => old(version),
+            // What a proxy does not understand, it will not take later either.
+            Some(Held::Refused(..)) | None => false,
+        };
+        held || self.sent.get(key).is_some_and(old)
+    }
 }
 
 impl Registry {
@@ -58,7 +85,10 @@ impl Registry {
             .iter()
             .map(|(key, version)| (key.clone(), Held::InForce(*version)))
             .collect();
-        inner.streams.insert(id, Stream { pod, held });
+        let sent = HashMap::new();
+        inner.streams.insert(id, Stream { pod, held, sent });
+        drop(inner);
+        self.ring();
         let registry = self.clone();
         Ok(Registered { registry, id })
     }
@@ -70,6 +100,26 @@ impl Registry {
         streams
             .filter_map(|stream| Some((stream.pod.clone(), stream.held.get(key)?.clone())))
             .collect()
+    }
+
+    /// How many proxies may still act by another version than `versions` of one of the resources.
+    pub fn behind(&self, versions: &HashMap<ResourceKey, Vec<u64>>) -> usize {
+        let inner = self.lock();
+        let streams = inner.streams.values();
+        let behind = streams.filter(|stream| {
+            let mut versions = versions.iter();
+            versions.any(|(key, versions)| stream.is_behind(key, versions))
+        });
+        behind.count()
+    }
+
+    /// Told of each change of what proxies hold.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.0.subscribe()
+    }
+
+    fn ring(&self) {
+        self.changes.0.send_modify(|count| *count += 1);
     }
 
     pub fn streams(&self) -> usize {
@@ -90,20 +140,35 @@ pub struct Registered {
 }
 
 impl Registered {
+    /// What is on its way to the proxy.
+    pub fn sent(&self, resources: impl Iterator<Item = (ResourceKey, u64)>) {
+        if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
+            stream.sent.extend(resources);
+        }
+    }
+
     pub fn record(&self, acked: Acked) {
         let mut inner = self.registry.lock();
         let Some(stream) = inner.streams.get_mut(&self.id) else {
             return;
         };
         for (key, version) in acked.in_force {
+            if version.is_none() || stream.sent.get(&key) == version.as_ref() {
+                stream.sent.remove(&key);
+            }
             match version {
                 Some(version) => drop(stream.held.insert(key, Held::InForce(version))),
                 None => drop(stream.held.remove(&key)),
             }
         }
         for (key, version, reason) in acked.refused {
+            if stream.sent.get(&key) == Some(&version) {
+                stream.sent.remove(&key);
+            }
             stream.held.insert(key, Held::Refused(version, reason));
         }
+        drop(inner);
+        self.registry.ring();
     }
 }
 
@@ -119,6 +184,8 @@ impl Drop for Registered {
                 inner.pods.remove(&stream.pod);
             }
         }
+        drop(inner);
+        self.registry.ring();
     }
 }
 

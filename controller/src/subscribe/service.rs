@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -14,9 +15,10 @@ use weft_api::proto::mesh_server::Mesh;
 use weft_api::proto::{ProxyMessage, Update};
 use weft_ir::Identity;
 
-use super::input::{self, Hello, Refusal};
+use super::input::{self, Hello, Input, Refusal};
 use super::registry::{Registered, Registry};
 use super::session::{Acked, MAX_UNACKED, Session};
+use super::withdraw::Withdrawal;
 use crate::metrics::Metrics;
 use crate::server::PeerIdentity;
 use crate::snapshot::{Snapshot, Snapshots};
@@ -62,6 +64,14 @@ pub struct Subscriptions {
     pub stop: CancellationToken,
 }
 
+/// What a batch of messages came to, beside the session's state.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    /// The proxy has not ended the stream.
+    open: bool,
+    withdraw: bool,
+}
+
 type Outgoing = mpsc::Sender<Result<Update, Status>>;
 
 #[tonic::async_trait]
@@ -78,7 +88,8 @@ impl Mesh for Subscriptions {
             return Err(Refusal::NoCertificate.into());
         };
         // Room for every update that may be on its way, and the status at the end: sending never waits.
-        let (outgoing, answers) = mpsc::channel(MAX_UNACKED + 1);
+        // One more for the answer to `Withdraw`, which a proxy that reads takes before the next.
+        let (outgoing, answers) = mpsc::channel(MAX_UNACKED + 2);
         let subscriptions = self.clone();
         self.tasks.spawn(async move {
             let ended = subscriptions
@@ -154,8 +165,18 @@ impl Subscriptions {
             .enter(pod.clone(), &hello.held, self.limits.streams)?;
         let mut session = Session::new(hello, self.limits.watches)?;
         snapshots.mark_changed();
+        let mut withdrawals = JoinSet::new();
         loop {
             tokio::select! {
+                Some(Ok(withdrawn)) = withdrawals.join_next() => {
+                    tracing::info!(%pod, ?withdrawn, "withdrawn");
+                    let update = Update { withdrawn: Some(withdrawn), ..Update::default() };
+                    // As for any other update: there is room, or the proxy is gone.
+                    if let Err(TrySendError::Full(_)) = outgoing.try_send(Ok(update)) {
+                        return Err(Refusal::UnreadAck);
+                    }
+                    continue;
+                }
                 () = self.stop.cancelled() => return Err(Refusal::Stopping),
                 () = outgoing.closed() => return Ok(()),
                 changed = snapshots.changed() => match changed {
@@ -163,14 +184,19 @@ impl Subscriptions {
                     Err(_) => return Err(Refusal::Stopping),
                 },
                 first = incoming.message() => {
-                    if !self.take_in(first, &mut incoming, &mut session, &registered, &pod).await? {
+                    let taken = self.take_in(first, &mut incoming, &mut session, &registered, &pod).await?;
+                    if !taken.open {
                         return Ok(());
+                    }
+                    // One at a time: its answer is the answer to all that ask meanwhile.
+                    if taken.withdraw && withdrawals.is_empty() {
+                        withdrawals.spawn(self.withdrawal(&pod).run());
                     }
                 }
             }
             counted.watches(session.watches());
             let latest = snapshots.borrow_and_update().clone();
-            self.send(&mut session, latest.as_deref(), outgoing)?;
+            self.send(&mut session, latest.as_deref(), &registered, outgoing)?;
         }
     }
 
@@ -220,7 +246,15 @@ impl Subscriptions {
         }
     }
 
-    /// Takes in `first` and what has arrived behind it; `false` when the proxy has ended the stream.
+    fn withdrawal(&self, pod: &ObjectKey) -> Withdrawal {
+        Withdrawal {
+            pod: pod.clone(),
+            snapshots: self.snapshots.clone(),
+            registry: self.registry.clone(),
+        }
+    }
+
+    /// Takes in `first` and what has arrived behind it.
     async fn take_in(
         &self,
         first: Result<Option<ProxyMessage>, Status>,
@@ -228,16 +262,19 @@ impl Subscriptions {
         session: &mut Session,
         registered: &Registered,
         pod: &ObjectKey,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<Taken, Refusal> {
+        let mut taken = Taken::default();
         let mut next = first;
-        for taken in 1.. {
+        for count in 1.. {
             let Some(message) = next.map_err(|error| unreadable(&error))? else {
-                return Ok(false);
+                return Ok(taken);
             };
-            if let Some(acked) = session.receive(input::input(message)?)? {
+            let input = input::input(message)?;
+            taken.withdraw |= input == Input::Withdraw;
+            if let Some(acked) = session.receive(input)? {
                 self.record(acked, registered, pod);
             }
-            if taken == BATCH {
+            if count == BATCH {
                 break;
             }
             next = tokio::select! {
@@ -246,7 +283,8 @@ impl Subscriptions {
                 () = std::future::ready(()) => break,
             };
         }
-        Ok(true)
+        taken.open = true;
+        Ok(taken)
     }
 
     fn record(&self, acked: Acked, registered: &Registered, pod: &ObjectKey) {
@@ -264,6 +302,7 @@ impl Subscriptions {
         &self,
         session: &mut Session,
         snapshot: Option<&Snapshot>,
+        registered: &Registered,
         outgoing: &Outgoing,
     ) -> Result<(), Refusal> {
         let Some(snapshot) = snapshot else {
@@ -271,6 +310,8 @@ impl Subscriptions {
         };
         while let Some(update) = session.next_update(&snapshot.encoder) {
             self.metrics.updates.inc();
+            let resources = update.resources.iter();
+            registered.sent(resources.filter_map(|one| Some((one.key.parse().ok()?, one.version))));
             match outgoing.try_send(Ok(update)) {
                 Ok(()) => {}
                 // There is room for all that may be unanswered.

@@ -121,6 +121,8 @@ impl Session {
                 Ok(None)
             }
             Input::Ack { nonce, refused } => self.acked(nonce, &refused).map(Some),
+            // Not a matter of what this proxy is told.
+            Input::Withdraw => Ok(None),
         }
     }
 
@@ -297,6 +299,7 @@ impl Session {
             nonce: self.last_nonce,
             resources: draft.resources,
             removed: draft.removed,
+            withdrawn: None,
         })
     }
 }

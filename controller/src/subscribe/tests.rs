@@ -51,6 +51,20 @@ fn pod(name: &str, account: &str, ip: &str) -> Value {
 
 /// Pods web-0 and reviews-0, and the Service reviews with an endpoint of this address.
 fn snapshot(endpoint: &str) -> Arc<Snapshot> {
+    cluster(&[endpoint], vec![pod("reviews-0", "reviews", endpoint)])
+}
+
+/// The pods web-0 and web-1, which are both endpoints of the Service; web-1 is being deleted or not.
+fn leaving(leaves: bool) -> Arc<Snapshot> {
+    let mut second = pod("web-1", "web", "10.1.0.2");
+    if leaves {
+        second["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z".into();
+    }
+    cluster(&["10.1.0.1", "10.1.0.2"], vec![second])
+}
+
+/// The pod web-0 and `pods`, and the Service reviews with these endpoints.
+fn cluster(endpoints: &[&str], pods: Vec<Value>) -> Arc<Snapshot> {
     let service = json!({
         "metadata": {"name": "reviews", "namespace": "shop"},
         "spec": {
@@ -65,15 +79,16 @@ fn snapshot(endpoint: &str) -> Arc<Snapshot> {
         },
         "addressType": "IPv4",
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [{"addresses": [endpoint], "conditions": {"ready": true}}],
+        "endpoints": endpoints
+            .iter()
+            .map(|address| json!({"addresses": [address], "conditions": {"ready": true}}))
+            .collect::<Vec<_>>(),
     });
+    let pods = [vec![pod("web-0", "web", "10.1.0.1")], pods].concat();
     let objects = Objects {
         services: read(vec![service]),
         endpoint_slices: read(vec![slice]),
-        pods: read(vec![
-            pod("web-0", "web", "10.1.0.1"),
-            pod("reviews-0", "reviews", endpoint),
-        ]),
+        pods: read(pods),
         namespaces: read(vec![json!({"metadata": {"name": "shop"}})]),
         ..Objects::default()
     };
@@ -389,4 +404,72 @@ async fn stopping_ends_streams_so_that_proxies_connect_again() {
             .await
             .is_ok()
     );
+}
+
+/// The answer to `Withdraw`; everything before it is acknowledged.
+async fn withdrawn(proxy: &mut Proxy) -> proto::Withdrawn {
+    loop {
+        let update = proxy.next().await.unwrap();
+        if let Some(withdrawn) = update.withdrawn {
+            assert_eq!((update.nonce, keys(&update)), (0, vec![]));
+            return withdrawn;
+        }
+        proxy.ack(update.nonce, &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_is_withdrawn_once_every_proxy_has_acknowledged() {
+    let controller = controller(Some(WEB), Some(leaving(false)), Limits::default()).await;
+    let mut client = Proxy::of(&controller, "web-0", &[]).await;
+    client.watch(REVIEWS).await;
+    let mut all = client.next().await.unwrap();
+    if keys(&all) == ["workload"] {
+        client.ack(all.nonce, &[]).await;
+        all = client.next().await.unwrap();
+    }
+    client.ack(all.nonce, &[]).await;
+    let mut ends = Proxy::of(&controller, "web-1", &[]).await;
+    ends.say(Kind::Withdraw(proto::Withdraw {})).await;
+    // The watch is behind the proxy.
+    controller.publish.send_replace(Some(leaving(true)));
+    let update = client.next().await.unwrap();
+    assert_eq!(keys(&update), ["endpoints/shop/reviews:80"]);
+    let answer = withdrawn(&mut ends);
+    tokio::pin!(answer);
+    let early = timeout(Duration::from_millis(100), answer.as_mut()).await;
+    assert!(early.is_err(), "answered before the client acknowledged");
+    client.ack(update.nonce, &[]).await;
+    let expected = proto::Withdrawn {
+        terminating: true,
+        service_ports: 1,
+        unacknowledged: 0,
+    };
+    assert_eq!(answer.await, expected);
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_gone_is_not_waited_for() {
+    let controller = controller(Some(WEB), Some(leaving(false)), Limits::default()).await;
+    let mut client = Proxy::of(&controller, "web-0", &[]).await;
+    client.watch(REVIEWS).await;
+    client.next().await.unwrap();
+    let mut ends = Proxy::of(&controller, "web-1", &[]).await;
+    ends.say(Kind::Withdraw(proto::Withdraw {})).await;
+    controller.publish.send_replace(Some(leaving(true)));
+    client.next().await.unwrap();
+    drop(client);
+    assert_eq!(withdrawn(&mut ends).await.unacknowledged, 0);
+}
+
+#[tokio::test]
+async fn a_pod_that_stays_is_not_withdrawn() {
+    let controller = controller(Some(WEB), Some(leaving(false)), Limits::default()).await;
+    let mut proxy = Proxy::of(&controller, "web-1", &[]).await;
+    proxy.say(Kind::Withdraw(proto::Withdraw {})).await;
+    // Asked again meanwhile: one answer.
+    proxy.say(Kind::Withdraw(proto::Withdraw {})).await;
+    assert_eq!(withdrawn(&mut proxy).await, proto::Withdrawn::default());
+    let more = timeout(Duration::from_millis(100), proxy.next()).await;
+    assert!(more.is_err(), "{more:?}");
 }

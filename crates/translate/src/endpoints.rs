@@ -1,5 +1,7 @@
 //! The endpoints of every Service port, from EndpointSlices.
 //!
+//! A pod that is being deleted counts as draining at once, without waiting for its EndpointSlices.
+//!
 //! Source: the EndpointSlice API, `discovery.k8s.io/v1`: absent `ready` counts as ready; only the first address of an
 //! endpoint counts.
 
@@ -14,6 +16,42 @@ use crate::pods::Pods;
 use crate::services::{PortInfo, ServiceInfo, Services, port_number};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The Service ports that name an address of a pod among their endpoints, ready or not, for each pod that is being
+/// deleted, by namespace and name.
+pub(crate) type Leaving = HashMap<(String, String), BTreeSet<ServicePort>>;
+
+/// The pods that are being deleted, those without a Service too.
+pub(crate) fn leaving(services: &Services, slices: &[Arc<EndpointSlice>], pods: &Pods) -> Leaving {
+    let mut leaving: Leaving = pods
+        .terminating
+        .values()
+        .map(|pod| (pod.clone(), BTreeSet::new()))
+        .collect();
+    if leaving.is_empty() {
+        return leaving;
+    }
+    for slice in slices {
+        let Some(service) = slice.metadata.labels.get(SERVICE_NAME) else {
+            continue;
+        };
+        let id = ServiceId::new(&*slice.metadata.namespace, &**service);
+        let Some(info) = services.get(&id) else {
+            continue;
+        };
+        let addresses = slice.endpoints.iter().flat_map(|one| one.addresses.first());
+        for address in addresses.filter_map(|text| text.parse::<IpAddr>().ok()) {
+            let pod = pods.terminating.get(&address);
+            if let Some(ports) = pod.and_then(|pod| leaving.get_mut(pod)) {
+                ports.extend(info.ports.iter().map(|port| ServicePort {
+                    service: id.clone(),
+                    port: port.number,
+                }));
+            }
+        }
+    }
+    leaving
+}
 
 pub(crate) fn index(
     services: &Services,
@@ -72,8 +110,10 @@ fn endpoint_set(
             let Some(Ok(address)) = addresses.first().map(|text| text.parse::<IpAddr>()) else {
                 continue;
             };
+            let terminating = pods.terminating.contains_key(&address);
             let address = SocketAddr::new(address, number);
             match state(conditions) {
+                State::Ready if terminating => draining.insert(address),
                 State::Ready => ready.insert(address),
                 State::Draining => draining.insert(address),
                 State::Away => false,

@@ -63,6 +63,7 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
     let services = services::index(services);
     let pods = pods::index(pods, settings);
     let endpoints = endpoints::index(&services, endpoint_slices, &pods);
+    let leaving = endpoints::leaving(&services, endpoint_slices, &pods);
 
     let http = http_routes
         .iter()
@@ -96,6 +97,7 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
             endpoints,
             pods: pods.by_address,
             workloads: pods.workloads,
+            leaving,
         },
         statuses,
     }

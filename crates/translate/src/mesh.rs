@@ -9,6 +9,8 @@ use weft_ir::{
     Target, WeightedBackend, Workload,
 };
 
+use crate::endpoints::Leaving;
+
 /// Everything that proxies are told, indexed by what they ask for. Cheap to clone; immutable.
 #[derive(Clone, Debug, Default)]
 pub struct Mesh {
@@ -19,6 +21,7 @@ pub struct Mesh {
     pub(crate) pods: HashMap<IpAddr, Option<Identity>>,
     /// Meshed pods by namespace, then name.
     pub(crate) workloads: HashMap<String, HashMap<String, Arc<Workload>>>,
+    pub(crate) leaving: Leaving,
 }
 
 /// One Service port: what clients of each namespace see there.
@@ -57,6 +60,11 @@ impl Mesh {
     /// What a pod's own proxy is told; `None` when the pod is not in the mesh.
     pub fn workload(&self, namespace: &str, pod: &str) -> Option<Arc<Workload>> {
         self.workloads.get(namespace)?.get(pod).cloned()
+    }
+
+    /// The Service ports that a pod which is being deleted was an endpoint of; `None` when it is not being deleted.
+    pub fn leaving(&self, namespace: &str, pod: &str) -> Option<&BTreeSet<ServicePort>> {
+        self.leaving.get(&(namespace.to_owned(), pod.to_owned()))
     }
 
     /// The endpoint sets that a proxy needs with `destination`.

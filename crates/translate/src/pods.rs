@@ -18,6 +18,8 @@ pub(crate) struct Pods {
     pub(crate) by_address: HashMap<IpAddr, Option<Identity>>,
     /// Pods in the mesh by namespace, then name.
     pub(crate) workloads: HashMap<String, HashMap<String, Arc<Workload>>>,
+    /// Namespace and name of the pods that are being deleted.
+    pub(crate) terminating: HashMap<IpAddr, (String, String)>,
 }
 
 pub(crate) fn index(pods: &[Arc<Pod>], settings: &Settings) -> Pods {
@@ -64,6 +66,12 @@ impl Pods {
         for address in addresses.chain([pod_ip.as_str()]) {
             if let Ok(address) = address.parse() {
                 self.by_address.insert(address, identity.clone());
+                if metadata.deletion_timestamp.is_empty() {
+                    self.terminating.remove(&address);
+                } else {
+                    let pod = (metadata.namespace.clone(), metadata.name.clone());
+                    self.terminating.insert(address, pod);
+                }
             }
         }
     }

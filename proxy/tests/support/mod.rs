@@ -107,6 +107,7 @@ impl Pod {
             nonce: 1,
             resources,
             removed: Vec::new(),
+            withdrawn: None,
         });
         assert!(refused.is_empty(), "{refused:?}");
     }

@@ -28,6 +28,7 @@ pub enum Event {
     Watch(String),
     Unwatch(String),
     Ack(proto::Ack),
+    Withdraw,
 }
 
 /// Shared by the handle and the services.
@@ -48,6 +49,7 @@ struct State {
     account: Identity,
     extra_roots: Vec<CertificateDer<'static>>,
     refuse_sign: Option<String>,
+    withdrawn: Option<proto::Withdrawn>,
 }
 
 /// The handle; dropping it stops the controller.
@@ -84,6 +86,7 @@ impl FakeController {
                 account,
                 extra_roots: Vec::new(),
                 refuse_sign: None,
+                withdrawn: None,
             }),
             changed: watch::Sender::new(0),
             happened: watch::Sender::new(0),
@@ -167,6 +170,11 @@ impl FakeController {
     /// `Sign` fails with this message until it is `None`.
     pub fn refuse_sign(&self, message: Option<&str>) {
         self.shared.state().refuse_sign = message.map(str::to_owned);
+    }
+
+    /// How `Withdraw` is answered from now on; not at all while it is `None`.
+    pub fn answer_withdraw(&self, withdrawn: Option<proto::Withdrawn>) {
+        self.shared.state().withdrawn = withdrawn;
     }
 
     /// Cuts every connection and closes the port.

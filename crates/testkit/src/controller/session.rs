@@ -70,6 +70,17 @@ impl Session {
                 self.shared.happened(Event::Unwatch(unwatch.address));
             }
             Some(Kind::Ack(ack)) => self.shared.happened(Event::Ack(ack)),
+            Some(Kind::Withdraw(_)) => {
+                self.shared.happened(Event::Withdraw);
+                let withdrawn = self.shared.state().withdrawn;
+                if withdrawn.is_some() {
+                    // A proxy that is gone needs no answer.
+                    let _ = self.updates.send(Ok(proto::Update {
+                        withdrawn,
+                        ..proto::Update::default()
+                    }));
+                }
+            }
             Some(Kind::Hello(_)) | None => {}
         }
     }
@@ -98,6 +109,7 @@ impl Session {
             nonce: self.nonce,
             resources,
             removed,
+            withdrawn: None,
         };
         self.updates.send(Ok(update)).map_err(|_| ())
     }

@@ -20,6 +20,9 @@ pub struct Meta {
     /// RFC 3339 in UTC with seconds, as the API server writes it: ordered as text. Empty sorts first.
     #[serde(deserialize_with = "or_default")]
     pub creation_timestamp: String,
+    /// When the object was asked to go, in the same form; empty while nobody has.
+    #[serde(deserialize_with = "or_default")]
+    pub deletion_timestamp: String,
     #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_default")]

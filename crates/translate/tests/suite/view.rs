@@ -246,7 +246,11 @@ fn workload(mesh: &Mesh, namespace: &str, name: &str) -> Value {
                 Mode::Permissive => "permissive",
                 Mode::Strict => "strict",
             };
-            text(format!("{} {mode}", workload.identity))
+            let mut line = format!("{} {mode}", workload.identity);
+            for port in mesh.leaving(namespace, name).into_iter().flatten() {
+                line.push_str(&format!(", leaving {port}"));
+            }
+            text(line)
         }
     }
 }

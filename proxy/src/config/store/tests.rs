@@ -57,6 +57,7 @@ fn update(resources: Vec<proto::Resource>) -> proto::Update {
         nonce: 1,
         resources,
         removed: Vec::new(),
+        withdrawn: None,
     }
 }
 
