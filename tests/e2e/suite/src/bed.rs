@@ -78,8 +78,8 @@ fn block_on(
         if outcome.is_err() {
             diagnose::print(&bed).await;
         }
-        bed.remove().await;
-        outcome
+        let removed = bed.remove().await;
+        outcome.and(removed)
     })
 }
 
@@ -104,7 +104,7 @@ async fn connect() -> anyhow::Result<Client> {
         client: client.clone(),
         namespace: "weft-system".to_owned(),
     };
-    for part in [] as [&str; 0] {
+    for part in ["weft-controller", "weft-injector"] {
         let deployment = deployments.get("apps/v1", "Deployment", part).await;
         let deployment = deployment.with_context(|| {
             format!(
@@ -121,6 +121,12 @@ async fn connect() -> anyhow::Result<Client> {
     Ok(client)
 }
 
+/// What the names of this run's namespaces end with, and their label `weft.dev/e2e` says.
+fn run_name() -> String {
+    std::env::var("WEFT_E2E_RUN")
+        .unwrap_or_else(|_| format!("{:05x}", std::process::id() & 0xf_ffff))
+}
+
 fn resource(version: &str, kind: &str) -> ApiResource {
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
@@ -128,12 +134,12 @@ fn resource(version: &str, kind: &str) -> ApiResource {
 
 impl Bed {
     async fn make(client: Client, name: &str, mesh: Mesh) -> anyhow::Result<Self> {
-        let tail = format!("{:05x}", std::process::id() & 0xf_ffff);
+        let run = run_name();
         let bed = Self {
             client,
-            namespace: format!("weft-e2e-{name}-{tail}"),
+            namespace: format!("weft-e2e-{name}-{run}"),
         };
-        bed.apply(objects::namespace(&bed.namespace, mesh == Mesh::In))
+        bed.apply(objects::namespace(&bed.namespace, &run, mesh == Mesh::In))
             .await?;
         for account in ["client", "reviews"] {
             bed.apply(objects::account(account)).await?;
@@ -141,16 +147,15 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Removes the namespace; its pods end in their own time.
-    async fn remove(&self) {
+    /// Removes the namespace; its pods end in their own time, and `run` waits for them.
+    async fn remove(&self) -> anyhow::Result<()> {
         let namespaces: Api<DynamicObject> =
             Api::all_with(self.client.clone(), &resource("v1", "Namespace"));
-        if let Err(error) = namespaces
+        namespaces
             .delete(&self.namespace, &DeleteParams::default())
             .await
-        {
-            eprintln!("namespace {} is left behind: {error}", self.namespace);
-        }
+            .with_context(|| format!("namespace {} is left behind", self.namespace))?;
+        Ok(())
     }
 
     /// Objects of a kind: those of this namespace where the kind has namespaces.

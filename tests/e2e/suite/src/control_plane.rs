@@ -1,5 +1,7 @@
 //! Weft's own parts in the cluster: what tests read from them and do to them.
 
+use std::time::Instant;
+
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
@@ -81,11 +83,11 @@ pub async fn restarts(client: &Client) -> anyhow::Result<u64> {
     Ok(pods.iter().map(objects::restarts).sum())
 }
 
-/// The last minutes of the controllers' logs.
-pub async fn controller_log(client: &Client) -> anyhow::Result<String> {
+/// The controllers' logs since then.
+pub async fn controller_log(client: &Client, since: Instant) -> anyhow::Result<String> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let parameters = LogParams {
-        since_seconds: Some(180),
+        since_seconds: Some(since.elapsed().as_secs().cast_signed() + 1),
         ..Default::default()
     };
     let mut text = String::new();

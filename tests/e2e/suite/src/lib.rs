@@ -9,7 +9,7 @@ mod diagnose;
 pub mod identity;
 pub mod objects;
 pub mod outsider;
-mod proxy;
+pub mod proxy;
 mod shopper;
 mod wait;
 

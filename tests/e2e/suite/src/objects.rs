@@ -10,8 +10,9 @@ pub const GATEWAY: &str = "gateway.networking.k8s.io/v1";
 pub const CONTROLLER_NAME: &str = "weft.dev/mesh-controller";
 const IMAGE: &str = "weft/shop:0.1.0";
 
-pub fn namespace(name: &str, injected: bool) -> Value {
-    let mut labels = json!({"weft.dev/e2e": "true"});
+/// `run` labels everything that one run of the tests made.
+pub fn namespace(name: &str, run: &str, injected: bool) -> Value {
+    let mut labels = json!({"weft.dev/e2e": run});
     if injected {
         labels["weft.dev/inject"] = "enabled".into();
     }

@@ -26,14 +26,19 @@ impl Access {
 }
 
 impl Bed {
-    /// The access log of a pod, oldest first.
-    pub async fn access_log(&self, pod: &str) -> anyhow::Result<Vec<Access>> {
+    /// What a container wrote; `container` may be empty where the pod has only one.
+    pub async fn log(&self, pod: &str, container: &str) -> anyhow::Result<String> {
         let parameters = LogParams {
-            container: Some("weft-proxy".to_owned()),
+            container: Some(container.to_owned()).filter(|name| !name.is_empty()),
             ..Default::default()
         };
         let log = self.pods().logs(pod, &parameters).await;
-        let log = log.with_context(|| format!("reading the proxy's log of pod {pod}"))?;
+        log.with_context(|| format!("reading the log of pod {pod}, container {container:?}"))
+    }
+
+    /// The access log of a pod, oldest first.
+    pub async fn access_log(&self, pod: &str) -> anyhow::Result<Vec<Access>> {
+        let log = self.log(pod, "weft-proxy").await?;
         let lines = log
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -81,7 +86,8 @@ impl Bed {
     }
 }
 
-fn sum(metrics: &str, name: &str, labels: &[&str]) -> f64 {
+/// The sum of a metric over all series whose labels contain all of `labels`, in the text that 15020 gives.
+pub fn sum(metrics: &str, name: &str, labels: &[&str]) -> f64 {
     let value = |line: &str| -> Option<f64> {
         let rest = line.strip_prefix(name)?;
         let (series, value) = rest.rsplit_once(' ')?;

@@ -9,7 +9,7 @@ mod cases {
     use std::collections::BTreeMap;
 
     use anyhow::Context;
-    use weft_e2e::{Bed, control_plane, objects};
+    use weft_e2e::{Bed, control_plane, objects, proxy};
 
     /// How the connections to each address ended: `closed`, `answered`, `open` or `refused`, with how often.
     type Ends = BTreeMap<String, BTreeMap<String, u64>>;
@@ -24,18 +24,29 @@ mod cases {
     }
 
     async fn throw(bed: &Bed, ip: &str, ports: &[u16]) -> anyhow::Result<Ends> {
-        let host = if ip.contains(':') {
-            format!("[{ip}]")
-        } else {
-            ip.to_owned()
-        };
+        let host = host(ip);
         let addresses: Vec<_> = ports.iter().map(|port| format!("{host}:{port}")).collect();
-        let mut command = vec!["weft-shop", "garbage", "--rounds", "4", "--patience", "400"];
+        let mut command = vec!["weft-shop", "garbage", "--rounds", "3", "--patience", "400"];
         for address in &addresses {
             command.extend(["--connect", address]);
         }
         let output = bed.exec("thrower", "shop", &command).await?;
         serde_json::from_str(output.trim()).with_context(|| format!("garbage printed {output}"))
+    }
+
+    /// How often connections to a port ended like this.
+    fn times(ends: &Ends, ip: &str, port: u16, end: &str) -> u64 {
+        let address = format!("{}:{port}", host(ip));
+        let ends = ends.get(&address);
+        ends.and_then(|ends| ends.get(end)).copied().unwrap_or(0)
+    }
+
+    fn host(ip: &str) -> String {
+        if ip.contains(':') {
+            format!("[{ip}]")
+        } else {
+            ip.to_owned()
+        }
     }
 
     pub(super) async fn garbage_on_every_port_of_the_proxy(bed: &Bed) -> anyhow::Result<()> {
@@ -46,11 +57,18 @@ mod cases {
             .await?;
         let ip = bed.pod_ip("reviews-v1").await?;
         let ends = throw(bed, &ip, &[15001, 15006, 15020, 15021, 8080, 9000, 7000]).await?;
-        let closed = ends
-            .get(&format!("{ip}:8080"))
-            .and_then(|ends| ends.get("closed"))
-            .copied();
-        anyhow::ensure!(closed.unwrap_or(0) > 0, "garbage is closed: {ends:?}");
+        // The ports that only redirection may reach are closed to everybody else.
+        for port in [15001, 15006] {
+            let taken = times(&ends, &ip, port, "answered") + times(&ends, &ip, port, "open");
+            anyhow::ensure!(taken == 0, "{port} is open to strangers: {ends:?}");
+        }
+        for port in [15020, 15021, 8080, 9000, 7000] {
+            anyhow::ensure!(
+                times(&ends, &ip, port, "refused") == 0
+                    && times(&ends, &ip, port, "closed") + times(&ends, &ip, port, "answered") > 0,
+                "garbage on {port} is answered or closed: {ends:?}"
+            );
+        }
 
         anyhow::ensure!(
             bed.restarts("reviews-v1").await? == 0,
@@ -69,13 +87,22 @@ mod cases {
             after > before,
             "garbage is counted: {before} before, {after} after, {ends:?}"
         );
-        let panicked = bed
-            .access_log("reviews-v1")
-            .await?
-            .iter()
-            .any(|line| line.text("error").contains("panic"));
-        anyhow::ensure!(!panicked, "a request panicked");
+        let logs = bed.log("reviews-v1", "weft-proxy").await?;
+        anyhow::ensure!(!logs.contains("panicked"), "a task panicked: {logs}");
         Ok(())
+    }
+
+    /// What a part of the control plane counts of connections that made no sense.
+    async fn counted(system: &Bed, pods: &[String]) -> anyhow::Result<Vec<f64>> {
+        let mut counts = Vec::new();
+        for pod in pods {
+            let metrics = system.metrics(pod).await?;
+            counts.push(
+                proxy::sum(&metrics, "weft_protocol_errors_total", &[])
+                    + proxy::sum(&metrics, "weft_injector_tls_handshake_failures_total", &[]),
+            );
+        }
+        Ok(counts)
     }
 
     pub(super) async fn garbage_on_every_port_of_the_control_plane(
@@ -88,11 +115,30 @@ mod cases {
             ("weft-controller", [15012, 15020, 15021]),
             ("weft-injector", [15017, 15020, 15021]),
         ] {
-            for pod in control_plane::pod_names(&bed.client, part).await? {
-                let ends = throw(bed, &system.pod_ip(&pod).await?, &ports).await?;
-                let refused: u64 = ends.values().filter_map(|ends| ends.get("refused")).sum();
-                anyhow::ensure!(refused == 0, "a port of {pod} stopped listening: {ends:?}");
+            let pods = control_plane::pod_names(&bed.client, part).await?;
+            let count = counted(&system, &pods).await?;
+            for pod in &pods {
+                let ip = system.pod_ip(pod).await?;
+                let ends = throw(bed, &ip, &ports).await?;
+                for port in ports {
+                    let closed =
+                        times(&ends, &ip, port, "closed") + times(&ends, &ip, port, "answered");
+                    anyhow::ensure!(
+                        closed > 0 && times(&ends, &ip, port, "refused") == 0,
+                        "garbage on {port} of {pod} is answered or closed: {ends:?}"
+                    );
+                }
+                let log = system.log(pod, "").await?;
+                anyhow::ensure!(!log.contains("panicked"), "{pod} panicked: {log}");
             }
+            let after = counted(&system, &pods).await?;
+            anyhow::ensure!(
+                count
+                    .iter()
+                    .zip(&after)
+                    .all(|(before, after)| after > before),
+                "garbage is counted by each pod of {part}: {count:?} before, {after:?} after"
+            );
         }
         anyhow::ensure!(
             control_plane::restarts(&bed.client).await? == before,

@@ -11,6 +11,8 @@ mesh_tests! {
 }
 
 mod cases {
+    use std::time::Instant;
+
     use anyhow::Context;
     use rcgen::KeyPair;
     use tokio_stream::once;
@@ -147,13 +149,14 @@ mod cases {
             .map(|signed| signed.chain.len()))
     }
 
-    /// The controller's log tells of the refusal in this namespace.
-    async fn logged(bed: &Bed, words: &[&str]) -> anyhow::Result<()> {
+    /// A line of the controller's log of this test's time tells of the refusal.
+    async fn logged(bed: &Bed, since: Instant, words: &[&str]) -> anyhow::Result<()> {
         eventually("the refusal in the controller's log", async || {
-            let log = control_plane::controller_log(&bed.client).await?;
-            let told = log
+            let log = control_plane::controller_log(&bed.client, since).await?;
+            let mut lines = log
                 .lines()
-                .any(|line| words.iter().all(|word| line.contains(word)));
+                .filter(|line| line.contains("no certificate signed"));
+            let told = lines.any(|line| words.iter().all(|word| line.contains(word)));
             anyhow::ensure!(told, "no line of the controller's log speaks of {words:?}");
             Ok(())
         })
@@ -170,6 +173,7 @@ mod cases {
     }
 
     pub(super) async fn somebody_elses_name_is_refused(bed: &Bed) -> anyhow::Result<()> {
+        let start = Instant::now();
         let refused = ask(bed, identity::AUDIENCE, "reviews").await?;
         anyhow::ensure!(
             refused
@@ -177,32 +181,32 @@ mod cases {
                 .is_err_and(|status| status.code() == Code::PermissionDenied),
             "{refused:?}"
         );
-        logged(
-            bed,
-            &[
-                "no certificate signed",
-                &identity::spiffe(&bed.namespace, "reviews"),
-            ],
-        )
-        .await
+        logged(bed, start, &[&identity::spiffe(&bed.namespace, "reviews")]).await
     }
 
     pub(super) async fn a_token_for_another_audience_is_refused(bed: &Bed) -> anyhow::Result<()> {
-        let refused = ask(bed, "somebody.example/else", "client").await?;
+        let start = Instant::now();
+        let audience = format!("{}.example/else", bed.namespace);
+        let refused = ask(bed, &audience, "client").await?;
         anyhow::ensure!(
             refused
                 .as_ref()
                 .is_err_and(|status| status.code() == Code::Unauthenticated),
             "{refused:?}"
         );
-        logged(bed, &["no certificate signed", "token"]).await
+        logged(bed, start, &["does not accept the token", &audience]).await
     }
 
     pub(super) async fn no_token_is_refused(bed: &Bed) -> anyhow::Result<()> {
+        let start = Instant::now();
         bed.apply(objects::client("client")).await?;
         bed.ready("client").await?;
         let request = identity::request(&identity::spiffe(&bed.namespace, "client"))?;
-        for token in ["", "no.token.at-all", &"x".repeat(50_000)] {
+        for (token, reason) in [
+            ("", "no_token"),
+            ("no.token.at-all", "not_authenticated"),
+            (&"x".repeat(20_000), "long_token"),
+        ] {
             let refused = identity::sign(bed, &request.csr, token).await?;
             anyhow::ensure!(
                 refused
@@ -210,7 +214,16 @@ mod cases {
                     .is_err_and(|status| status.code() == Code::Unauthenticated),
                 "{refused:?}"
             );
+            logged(bed, start, &[&format!("reason=\"{reason}\"")]).await?;
         }
+        // A message longer than any request is not even read.
+        let refused = identity::sign(bed, &request.csr, &"x".repeat(50_000)).await?;
+        anyhow::ensure!(
+            refused
+                .as_ref()
+                .is_err_and(|status| status.code() == Code::OutOfRange),
+            "{refused:?}"
+        );
         let token = identity::token(bed, "client", identity::AUDIENCE, "client").await?;
         for csr in [
             &b""[..],
@@ -224,7 +237,7 @@ mod cases {
                 csr.len()
             );
         }
-        logged(bed, &["no certificate signed", "token"]).await
+        logged(bed, start, &["reason=\"csr\""]).await
     }
 
     /// Says Hello as a pod, and returns how that ends or that an update came.
