@@ -3,6 +3,7 @@
 //! Nothing is published before every kind has been listed, so that nobody is told that something does not exist
 //! because it has not been seen yet.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,9 +51,10 @@ pub async fn publish(
 ) {
     let mut changes = world.changes.objects.subscribe();
     let settings = Arc::new(settings);
+    let mut warned = BTreeSet::new();
     loop {
         if world.listed() {
-            match take(&world, &settings, &metrics).await {
+            match take(&world, &settings, &metrics, &mut warned).await {
                 Some(snapshot) => drop(to.send_replace(Some(snapshot))),
                 None => tracing::error!("translation panicked: the last snapshot stays in force"),
             }
@@ -84,6 +86,7 @@ async fn take(
     world: &Arc<World>,
     settings: &Arc<Settings>,
     metrics: &Metrics,
+    warned: &mut BTreeSet<String>,
 ) -> Option<Arc<Snapshot>> {
     let objects = world.objects();
     let settings = Arc::clone(settings);
@@ -95,6 +98,11 @@ async fn take(
         .translate_seconds
         .observe(begin.elapsed().as_secs_f64());
     metrics.snapshots.inc();
+    // Each once, for as long as it holds.
+    for warning in translation.warnings.difference(warned) {
+        tracing::warn!("{warning}");
+    }
+    *warned = translation.warnings;
     Some(Arc::new(Snapshot::new(
         translation.mesh,
         translation.statuses,

@@ -75,10 +75,7 @@ impl Setup {
         let pki = Arc::new(Pki::new().unwrap());
         let controller = FakeController::start(pki.clone(), identity(), "right");
         let controller = controller.await.unwrap();
-        controller.set_workload(&Workload {
-            identity: identity(),
-            mode: Mode::Permissive,
-        });
+        controller.set_workload(&Workload::new(identity(), Mode::Permissive));
         controller.set([service("v1"), endpoints("v1", &["10.1.0.1:80"])]);
         let volume = Volume::new(name, &pki);
         Self {

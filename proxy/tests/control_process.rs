@@ -110,10 +110,7 @@ async fn ready_when_configured_unmoved_by_garbage_gone_at_sigterm() {
     let answer = get(proxy.ready, "/ready").await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("no configuration yet"), "{answer}");
-    controller.set_workload(&Workload {
-        identity: account,
-        mode: Mode::Permissive,
-    });
+    controller.set_workload(&Workload::new(account, Mode::Permissive));
     until_ready(&proxy).await;
 
     // Not redirected, so there is nowhere to take them, whatever they say.

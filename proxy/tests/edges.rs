@@ -37,10 +37,10 @@ async fn garbage_harms_nobody() {
     for mode in [Mode::Permissive, Mode::Strict] {
         let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
         pair.server
-            .tell(vec![weft_api::encode::workload(&weft_ir::Workload {
-                identity: pair.server.identity.clone(),
+            .tell(vec![weft_api::encode::workload(&weft_ir::Workload::new(
+                pair.server.identity.clone(),
                 mode,
-            })]);
+            ))]);
         let mut client = Client::connect(pair.front, Version::Http1).await;
         for bytes in GARBAGE {
             say(pair.front, bytes).await;

@@ -106,10 +106,7 @@ fn configure(
         protocol: Protocol::Http1,
         routing: Routing::Direct(backends),
     };
-    controller.set_workload(&Workload {
-        identity: identity.clone(),
-        mode: Mode::Permissive,
-    });
+    controller.set_workload(&Workload::new(identity.clone(), Mode::Permissive));
     controller.set_endpoints(&EndpointSet {
         id,
         protocol: Protocol::Http1,

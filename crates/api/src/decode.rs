@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weft_ir::{
     Backend, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, HeaderMatch, Identity, Mode,
-    PathEdit, PathMatch, Pattern, Protocol, QueryMatch, Redirect, RequestMatch, ResourceKey,
-    Rewrite, RouteId, RouteKind, Routing, Rule, Service, ServicePort, Target, Timeouts,
-    TrustDomain, ValueMatch, WeightedBackend, Workload,
+    PathEdit, PathMatch, Pattern, Probe, ProbeRequest, Protocol, QueryMatch, Redirect,
+    RequestMatch, ResourceKey, Rewrite, RouteId, RouteKind, Routing, Rule, Service, ServicePort,
+    Target, Timeouts, TrustDomain, ValueMatch, WeightedBackend, Workload,
 };
 
 use crate::{Resource, proto};
@@ -73,7 +73,19 @@ fn workload(wire: proto::Workload) -> Decoded<Workload> {
                 .ok_or(DecodeError::Absent("workload.identity"))?,
         )?,
         mode,
+        probes: wire.probes.into_iter().filter_map(probe).collect(),
     })
+}
+
+/// What is not understood is not served.
+fn probe(wire: proto::Probe) -> Option<Probe> {
+    use proto::probe::Kind;
+    let asks = match wire.kind? {
+        Kind::HttpPath(path) => ProbeRequest::Get(path),
+        Kind::Grpc(proto::GrpcHealth {}) => ProbeRequest::GrpcHealth,
+    };
+    let port = u16::try_from(wire.port).ok()?;
+    Some(Probe { port, asks })
 }
 
 fn identity(wire: proto::Identity) -> Decoded<Identity> {

@@ -3,9 +3,9 @@
 use prost::Message;
 use weft_ir::{
     Backend, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, HeaderMatch, Identity, Mode,
-    PathEdit, PathMatch, Protocol, QueryMatch, Redirect, RequestMatch, ResourceKey, Rewrite,
-    RouteId, RouteKind, Routing, Rule, Service, ServicePort, Target, Timeouts, ValueMatch,
-    WeightedBackend, Workload,
+    PathEdit, PathMatch, Probe, ProbeRequest, Protocol, QueryMatch, Redirect, RequestMatch,
+    ResourceKey, Rewrite, RouteId, RouteKind, Routing, Rule, Service, ServicePort, Target,
+    Timeouts, ValueMatch, WeightedBackend, Workload,
 };
 
 use crate::proto;
@@ -13,7 +13,11 @@ use proto::resource::Body;
 
 /// The resource of the proxy's own pod.
 pub fn workload(of: &Workload) -> proto::Resource {
-    let Workload { identity: id, mode } = of;
+    let Workload {
+        identity: id,
+        mode,
+        probes,
+    } = of;
     let mode = match mode {
         Mode::Permissive => proto::workload::Mode::Permissive,
         Mode::Strict => proto::workload::Mode::Strict,
@@ -23,8 +27,22 @@ pub fn workload(of: &Workload) -> proto::Resource {
         Body::Workload(proto::Workload {
             identity: Some(identity(id)),
             mode: mode.into(),
+            probes: probes.iter().map(probe).collect(),
         }),
     )
+}
+
+fn probe(of: &Probe) -> proto::Probe {
+    use proto::probe::Kind;
+    let Probe { port, asks } = of;
+    let kind = match asks {
+        ProbeRequest::Get(path) => Kind::HttpPath(path.clone()),
+        ProbeRequest::GrpcHealth => Kind::Grpc(proto::GrpcHealth {}),
+    };
+    proto::Probe {
+        port: (*port).into(),
+        kind: Some(kind),
+    }
 }
 
 /// The resource of what is at an address.

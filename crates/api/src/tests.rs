@@ -112,6 +112,16 @@ fn what_is_encoded_decodes_to_the_same() {
     let workload = Workload {
         identity: pod().identity.unwrap(),
         mode: Mode::Permissive,
+        probes: vec![
+            Probe {
+                port: 8080,
+                asks: ProbeRequest::Get("/healthz?full".into()),
+            },
+            Probe {
+                port: 9090,
+                asks: ProbeRequest::GrpcHealth,
+            },
+        ],
     };
     let to_pod = Destination {
         address: pod().address,
@@ -210,10 +220,8 @@ fn a_key_that_names_something_else_is_refused() {
 
 #[test]
 fn an_unknown_mode_fails_closed() {
-    let mut wire = encode::workload(&Workload {
-        identity: pod().identity.unwrap(),
-        mode: Mode::Permissive,
-    });
+    let permissive = Workload::new(pod().identity.unwrap(), Mode::Permissive);
+    let mut wire = encode::workload(&permissive);
     let Some(proto::resource::Body::Workload(workload)) = &mut wire.body else {
         panic!("no workload")
     };

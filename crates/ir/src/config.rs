@@ -10,6 +10,35 @@ use crate::{Identity, Rule, ServicePort, WeightedBackend};
 pub struct Workload {
     pub identity: Identity,
     pub mode: Mode,
+    /// In order, each once.
+    pub probes: Vec<Probe>,
+}
+
+impl Workload {
+    /// A pod without probes.
+    pub fn new(identity: Identity, mode: Mode) -> Self {
+        Self {
+            identity,
+            mode,
+            probes: Vec::new(),
+        }
+    }
+}
+
+/// What the kubelet, which is outside the mesh, asks the pod's application: served in plain text in strict mode too.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Probe {
+    /// The application's own.
+    pub port: u16,
+    pub asks: ProbeRequest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProbeRequest {
+    /// `GET` of this path, with its query, as it stands in a request.
+    Get(String),
+    /// `grpc.health.v1.Health/Check`.
+    GrpcHealth,
 }
 
 /// Whether plain text is served to clients outside the mesh.

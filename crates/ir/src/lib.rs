@@ -12,7 +12,8 @@ mod pattern;
 mod route;
 
 pub use config::{
-    Destination, Endpoint, EndpointSet, Mode, Protocol, Routing, Service, Target, Workload,
+    Destination, Endpoint, EndpointSet, Mode, Probe, ProbeRequest, Protocol, Routing, Service,
+    Target, Workload,
 };
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use matching::{Matched, RouteTable};

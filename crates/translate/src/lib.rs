@@ -9,15 +9,19 @@ pub mod objects;
 mod attach;
 mod endpoints;
 mod mesh;
+mod modes;
 mod pods;
+mod probes;
 mod routes;
 mod services;
 mod status;
 mod views;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use attach::Attachments;
+use modes::Modes;
 use routes::Route;
 use weft_ir::{Mode, RouteKind, TrustDomain};
 
@@ -38,6 +42,7 @@ pub struct Objects {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub trust_domain: TrustDomain,
+    /// Of pods that neither have the annotation `weft.dev/mtls` nor are in a namespace that has it.
     pub mode: Mode,
     /// `weft.dev/mesh-controller`.
     pub controller_name: String,
@@ -48,6 +53,8 @@ pub struct Translation {
     pub mesh: Mesh,
     /// Of the routes that have a Service as a parent, by kind, namespace and name.
     pub statuses: Vec<RouteStatus>,
+    /// What users wrote on pods and namespaces and is not in force, for the log.
+    pub warnings: BTreeSet<String>,
 }
 
 /// The mesh that `objects` describe, and what is to be said of each route.
@@ -56,12 +63,13 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
         services,
         endpoint_slices,
         pods,
-        namespaces: _,
+        namespaces,
         http_routes,
         grpc_routes,
     } = objects;
     let services = services::index(services);
-    let pods = pods::index(pods, settings);
+    let mut modes = Modes::new(settings.mode, namespaces);
+    let pods = pods::index(pods, settings, &mut modes);
     let endpoints = endpoints::index(&services, endpoint_slices, &pods);
     let leaving = endpoints::leaving(&services, endpoint_slices, &pods);
 
@@ -100,6 +108,7 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
             leaving,
         },
         statuses,
+        warnings: modes.warnings,
     }
 }
 

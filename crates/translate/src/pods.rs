@@ -7,10 +7,12 @@ use std::sync::Arc;
 use weft_ir::{Identity, TrustDomain, Workload};
 
 use crate::Settings;
+use crate::modes::Modes;
 use crate::objects::{Container, Pod, PodSpec, PodStatus};
+use crate::probes::probes;
 
 /// The container whose presence means that a pod is in the mesh.
-const PROXY_CONTAINER: &str = "weft-proxy";
+pub(crate) const PROXY_CONTAINER: &str = "weft-proxy";
 
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
@@ -22,7 +24,7 @@ pub(crate) struct Pods {
     pub(crate) terminating: HashMap<IpAddr, (String, String)>,
 }
 
-pub(crate) fn index(pods: &[Arc<Pod>], settings: &Settings) -> Pods {
+pub(crate) fn index(pods: &[Arc<Pod>], settings: &Settings, modes: &mut Modes<'_>) -> Pods {
     let mut oldest_first: Vec<&Pod> = pods.iter().map(Arc::as_ref).collect();
     oldest_first.sort_by_key(|pod| {
         let meta = &pod.metadata;
@@ -30,13 +32,13 @@ pub(crate) fn index(pods: &[Arc<Pod>], settings: &Settings) -> Pods {
     });
     let mut index = Pods::default();
     for pod in oldest_first {
-        index.add(pod, settings);
+        index.add(pod, settings, modes);
     }
     index
 }
 
 impl Pods {
-    fn add(&mut self, pod: &Pod, settings: &Settings) {
+    fn add(&mut self, pod: &Pod, settings: &Settings, modes: &mut Modes<'_>) {
         let Pod {
             metadata,
             spec,
@@ -55,7 +57,8 @@ impl Pods {
         if let Some(identity) = &identity {
             let workload = Arc::new(Workload {
                 identity: identity.clone(),
-                mode: settings.mode,
+                mode: modes.of(metadata),
+                probes: probes(spec),
             });
             self.workloads
                 .entry(metadata.namespace.clone())

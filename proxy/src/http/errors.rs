@@ -34,6 +34,8 @@ pub enum Failure {
     BadRequest(&'static str),
     #[error("{0} is not proxied")]
     NotProxied(&'static str),
+    #[error("plain text to {0}, which takes mutual TLS only")]
+    PlainText(std::net::SocketAddr),
     #[error("no rule of the routes of {0} takes this request")]
     NoRoute(String),
     #[error("{0}")]
@@ -71,6 +73,7 @@ impl Failure {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NotProxied(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::PlainText(_) => StatusCode::FORBIDDEN,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::Misconfigured(_) | Self::BrokenMatch | Self::NoBackends | Self::Rewrite(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -91,6 +94,7 @@ impl Failure {
             | Self::BrokenMatch
             | Self::NoBackends
             | Self::Rewrite(_) => "13",
+            Self::PlainText(_) => "7",
             Self::NotProxied(_) | Self::NoRoute(_) => "12",
             Self::Gone(_)
             | Self::NoEndpoints(_)

@@ -13,11 +13,12 @@ use tokio_rustls::TlsAcceptor;
 use weft_api::alpn;
 use weft_ir::{Endpoint, Identity, Protocol, Timeouts};
 
+use super::admits::Admits;
 use super::outbound::beginning;
 use super::{Closed, Context, Listener, SILENCE};
 use crate::detect::{Guess, Prefixed, offered};
 use crate::http::bodies::{Response, Tail};
-use crate::http::errors::Stop;
+use crate::http::errors::{Failure, Stop};
 use crate::http::exchange::{Caller, Exchange};
 use crate::http::forward::{receive, send};
 use crate::http::serve::{Handle, Manner, serve};
@@ -29,6 +30,8 @@ use crate::tls::{handshake_failure, peer_identity};
 use crate::upstream::{Ask, Cluster, Transport};
 
 const NAME: &str = "inbound";
+/// Why what is not encrypted is refused, as the metric says it.
+const PLAIN_TEXT: &str = "plain_text";
 /// Time for a ClientHello, and for the handshake after it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The longest wait for a request's head of a client outside the mesh.
@@ -54,7 +57,8 @@ async fn connection(
     app: SocketAddr,
 ) -> Result<(), Closed> {
     let mut stream = Prefixed::new(stream);
-    let permissive = context.permissive();
+    let admits = context.admits(app);
+    let permissive = admits == Admits::All;
     let detected = tokio::select! {
         detected = begin(context, &mut stream, app, permissive) => detected,
         () = context.shutdown.draining() => return Ok(()),
@@ -63,9 +67,16 @@ async fn connection(
     if told == Guess::Tls && is_mesh(&mut stream).await? {
         return mesh(context, stream, client, app).await;
     }
-    if !permissive {
-        let words = format!("plain text to {app}, which takes mutual TLS only");
-        return Err(Closed::refused("plain_text", words));
+    if stream.seen().is_empty() && !permissive {
+        // Opened and closed again: nothing was said in plain text.
+        return Ok(());
+    }
+    let may_be_probe = admits != Admits::Nothing && matches!(told, Guess::Http1 | Guess::Http2);
+    if !permissive && !may_be_probe {
+        return Err(Closed::refused(
+            PLAIN_TEXT,
+            Failure::PlainText(app).to_string(),
+        ));
     }
     let tls = match told {
         Guess::Tls => ConnectionTls::Application,
@@ -75,7 +86,8 @@ async fn connection(
     match told {
         Guess::Http1 | Guess::Http2 => {
             let http2 = told == Guess::Http2;
-            http(context, stream, client, app, None, Framing::plain(http2)).await
+            let framing = Framing::plain(http2);
+            http(context, stream, client, app, None, framing, admits).await
         }
         Guess::Tls | Guess::Opaque | Guess::More => {
             let upstream = match opened {
@@ -215,7 +227,10 @@ async fn mesh(
         .metrics
         .connection(Direction::Inbound, ConnectionTls::Mesh);
     match framing {
-        Some(framing) => http(context, stream, client, app, Some(identity), framing).await,
+        Some(framing) => {
+            let identity = Some(identity);
+            http(context, stream, client, app, identity, framing, Admits::All).await
+        }
         None => {
             let upstream = open(context, app).await?;
             Ok(tcp::pass(stream, upstream, &context.shutdown).await.1?)
@@ -230,6 +245,7 @@ async fn http<S>(
     app: SocketAddr,
     identity: Option<Identity>,
     framing: Framing,
+    admits: Admits,
 ) -> Result<(), Closed>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -255,6 +271,7 @@ where
         cluster,
         app,
         app_http2: framing.app_http2,
+        admits,
     });
     Ok(serve(stream, manner, handler, &context.shutdown).await?)
 }
@@ -266,6 +283,7 @@ struct Inbound {
     cluster: Arc<Cluster>,
     app: SocketAddr,
     app_http2: bool,
+    admits: Admits,
 }
 
 impl Handle for Inbound {
@@ -286,6 +304,15 @@ impl Handle for Inbound {
 }
 
 impl Inbound {
+    /// Counts and logs a request that only a proxy of the mesh may make.
+    fn refuse(&self) -> Failure {
+        let failure = Failure::PlainText(self.app);
+        let (context, client) = (&self.caller.context, self.caller.address);
+        context.metrics.protocol_error(NAME, PLAIN_TEXT);
+        tracing::info!(listener = NAME, %client, reason = PLAIN_TEXT, "request refused: {failure}");
+        failure
+    }
+
     async fn forward(
         &self,
         request: http::Request<Incoming>,
@@ -293,6 +320,9 @@ impl Inbound {
     ) -> Result<Response, Stop> {
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
+        if !self.admits.request(&head, upgrade) {
+            return Err(self.refuse().into());
+        }
         let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
         head.version = if self.app_http2 {
             Version::HTTP_2

@@ -18,8 +18,11 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
 use crate::upstream::Shared;
 
+mod admits;
 pub mod inbound;
 pub mod outbound;
+
+use admits::Admits;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
@@ -67,6 +70,11 @@ impl Context {
     fn permissive(&self) -> bool {
         let workload = self.store.workload();
         workload.is_some_and(|workload| workload.mode == Mode::Permissive)
+    }
+
+    /// What the application at `app` takes in plain text now.
+    fn admits(&self, app: SocketAddr) -> Admits {
+        Admits::of(self.store.workload().as_deref(), app)
     }
 }
 

@@ -94,10 +94,10 @@ impl Pod {
             shutdown,
             _requests: requests,
         };
-        pod.tell(vec![encode::workload(&Workload {
-            identity: pod.identity.clone(),
+        pod.tell(vec![encode::workload(&Workload::new(
+            pod.identity.clone(),
             mode,
-        })]);
+        ))]);
         pod
     }
 

@@ -125,8 +125,74 @@ pub struct PodSpec {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Container {
     pub name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub ports: Vec<ContainerPort>,
+    pub startup_probe: Option<Handler>,
+    pub readiness_probe: Option<Handler>,
+    pub liveness_probe: Option<Handler>,
+    #[serde(deserialize_with = "or_default")]
+    pub lifecycle: Lifecycle,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    pub container_port: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Lifecycle {
+    pub post_start: Option<Handler>,
+    pub pre_stop: Option<Handler>,
+}
+
+/// What the kubelet asks of a container; ways that open no connection to the pod are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Handler {
+    pub http_get: Option<HttpGet>,
+    pub grpc: Option<GrpcAction>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct HttpGet {
+    /// Path and query; empty means `/`.
+    #[serde(deserialize_with = "or_default")]
+    pub path: String,
+    pub port: PortRef,
+    /// Empty means the pod's IP.
+    #[serde(deserialize_with = "or_default")]
+    pub host: String,
+    /// `HTTP` (also when empty) or `HTTPS`.
+    #[serde(deserialize_with = "or_default")]
+    pub scheme: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct GrpcAction {
+    pub port: i64,
+}
+
+/// A port of a container, by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum PortRef {
+    Number(i64),
+    Name(String),
+}
+
+impl Default for PortRef {
+    fn default() -> Self {
+        Self::Number(0)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -11,8 +11,9 @@ mod meta;
 mod routes;
 
 pub use core::{
-    Container, EndpointAddress, EndpointConditions, EndpointSlice, Namespace, Pod, PodIp, PodSpec,
-    PodStatus, Service, ServicePortSpec, ServiceSpec, SlicePort, TargetRef,
+    Container, ContainerPort, EndpointAddress, EndpointConditions, EndpointSlice, GrpcAction,
+    Handler, HttpGet, Lifecycle, Namespace, Pod, PodIp, PodSpec, PodStatus, PortRef, Service,
+    ServicePortSpec, ServiceSpec, SlicePort, TargetRef,
 };
 pub use filters::{
     HeaderFilter, HeaderValueSpec, HttpFilter, PathModifier, RequestRedirect, UrlRewrite,

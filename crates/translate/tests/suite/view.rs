@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_norway::{Mapping, Value};
 use weft_ir::{
     Backend, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, Mode, PathEdit, PathMatch,
-    RequestMatch, Routing, Rule, Service, ServicePort, Target, Timeouts, ValueMatch,
+    ProbeRequest, RequestMatch, Routing, Rule, Service, ServicePort, Target, Timeouts, ValueMatch,
     WeightedBackend,
 };
 use weft_translate::{Condition, Mesh, ParentStatus, RouteStatus, Translation};
@@ -51,7 +51,9 @@ pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
         ("workloads", workloads),
         ("statuses", statuses),
     ];
-    let whole = fields(all.into_iter().map(|(name, of)| (name, some_mapping(of))));
+    let warnings = list(translation.warnings.iter().map(text));
+    let all = all.into_iter().map(|(name, of)| (name, some_mapping(of)));
+    let whole = fields(all.chain([("warnings", warnings)]));
     serde_norway::to_string(&whole).expect("YAML")
 }
 
@@ -247,6 +249,13 @@ fn workload(mesh: &Mesh, namespace: &str, name: &str) -> Value {
                 Mode::Strict => "strict",
             };
             let mut line = format!("{} {mode}", workload.identity);
+            for probe in &workload.probes {
+                let asks = match &probe.asks {
+                    ProbeRequest::Get(path) => format!("GET {path}"),
+                    ProbeRequest::GrpcHealth => "gRPC health".to_owned(),
+                };
+                line.push_str(&format!(", plain {asks} on {}", probe.port));
+            }
             for port in mesh.leaving(namespace, name).into_iter().flatten() {
                 line.push_str(&format!(", leaving {port}"));
             }

@@ -198,11 +198,9 @@ async fn what_does_not_decode_is_refused_and_the_rest_applied() {
     if let Some(proto::resource::Body::Endpoints(set)) = &mut bad.body {
         set.endpoints[0].address = "nowhere".to_owned();
     }
-    let other = encode::workload(&Workload {
-        identity: Identity::new(TrustDomain::new("cluster.local").unwrap(), "shop", "other")
-            .unwrap(),
-        mode: Mode::Permissive,
-    });
+    let domain = TrustDomain::new("cluster.local").unwrap();
+    let other = Identity::new(domain, "shop", "other").unwrap();
+    let other = encode::workload(&Workload::new(other, Mode::Permissive));
     let refused = store.apply(update(vec![
         bad,
         other,

@@ -1,0 +1,123 @@
+//! What an inbound listener takes in plain text: everything, or the kubelet's probes alone, or nothing.
+
+use std::net::SocketAddr;
+
+use http::Method;
+use http::request::Parts;
+use weft_ir::{Mode, Probe, ProbeRequest, Workload};
+
+/// The method of gRPC's health checking protocol that the kubelet calls.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Admits {
+    All,
+    /// One or more of one port, and HTTP alone.
+    Probes(Vec<ProbeRequest>),
+    Nothing,
+}
+
+impl Admits {
+    /// What the application at `app` takes. A pod of which nothing is known yet takes nothing.
+    pub(super) fn of(workload: Option<&Workload>, app: SocketAddr) -> Self {
+        let Some(workload) = workload else {
+            return Self::Nothing;
+        };
+        if workload.mode == Mode::Permissive {
+            return Self::All;
+        }
+        let of_port = |probe: &&Probe| probe.port == app.port();
+        let probes = workload.probes.iter().filter(of_port);
+        let asks: Vec<_> = probes.map(|probe| probe.asks.clone()).collect();
+        if asks.is_empty() {
+            Self::Nothing
+        } else {
+            Self::Probes(asks)
+        }
+    }
+
+    /// Whether a request may go on. `upgrade`: it asks to become something else, which no probe does.
+    pub(super) fn request(&self, head: &Parts, upgrade: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::Nothing => false,
+            Self::Probes(probes) => !upgrade && probes.iter().any(|probe| is_asked(probe, head)),
+        }
+    }
+}
+
+fn is_asked(probe: &ProbeRequest, head: &Parts) -> bool {
+    match probe {
+        ProbeRequest::Get(path) => {
+            let asked = head.uri.path_and_query();
+            head.method == Method::GET && asked.is_some_and(|asked| asked.as_str() == path)
+        }
+        ProbeRequest::GrpcHealth => head.method == Method::POST && head.uri.path() == HEALTH,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_ir::{Identity, TrustDomain};
+
+    fn workload(mode: Mode) -> Workload {
+        let domain = TrustDomain::new("cluster.local").unwrap();
+        let mut workload = Workload::new(Identity::new(domain, "shop", "a").unwrap(), mode);
+        let probe = |port, asks| Probe { port, asks };
+        workload.probes = vec![
+            probe(8080, ProbeRequest::Get("/healthz?full=1".to_owned())),
+            probe(8080, ProbeRequest::Get("/ready".to_owned())),
+            probe(9090, ProbeRequest::GrpcHealth),
+        ];
+        workload
+    }
+
+    fn admits(workload: Option<&Workload>, port: u16, method: &str, uri: &str) -> bool {
+        let request = http::Request::builder().method(method).uri(uri).body(());
+        let (head, ()) = request.unwrap().into_parts();
+        let admits = Admits::of(workload, SocketAddr::from(([10, 0, 0, 1], port)));
+        admits.request(&head, false)
+    }
+
+    #[test]
+    fn a_strict_pod_is_asked_its_probes_on_their_ports_and_nothing_else() {
+        let strict = workload(Mode::Strict);
+        for (port, method, uri, admitted) in [
+            (8080, "GET", "/healthz?full=1", true),
+            (8080, "GET", "http://10.0.0.1:8080/ready", true),
+            (8080, "GET", "/healthz", false),
+            (8080, "GET", "/healthz?full=1&more", false),
+            (8080, "GET", "/healthz/", false),
+            (8080, "GET", "/%72eady", false),
+            (8080, "GET", "/a/../ready", false),
+            (8080, "GET", "/", false),
+            (8080, "POST", "/ready", false),
+            (8080, "HEAD", "/ready", false),
+            (8081, "GET", "/ready", false),
+            (9090, "POST", HEALTH, true),
+            (9090, "POST", "/grpc.health.v1.Health/Watch", false),
+            (9090, "GET", "/ready", false),
+            (8080, "POST", HEALTH, false),
+        ] {
+            let found = admits(Some(&strict), port, method, uri);
+            assert_eq!(found, admitted, "{method} {uri} on {port}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_no_probe() {
+        let strict = workload(Mode::Strict);
+        let admits = Admits::of(Some(&strict), "10.0.0.1:8080".parse().unwrap());
+        let (head, ()) = http::Request::get("/ready").body(()).unwrap().into_parts();
+        assert!(admits.request(&head, false));
+        assert!(!admits.request(&head, true));
+    }
+
+    #[test]
+    fn the_permissive_take_all_and_the_unknown_nothing() {
+        let open = workload(Mode::Permissive);
+        assert!(admits(Some(&open), 1, "POST", "/any"));
+        assert!(!admits(None, 8080, "GET", "/ready"));
+    }
+}
