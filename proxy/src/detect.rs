@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
-use rustls::server::Acceptor;
+use rustls::server::{Acceptor, ClientHello};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 /// What the first bytes say.
@@ -78,6 +78,22 @@ fn guess_http1(bytes: &[u8]) -> Guess {
 
 /// The application protocols that a ClientHello offers; `None` while it is not complete. Errors: it is none.
 pub fn offered(bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, rustls::Error> {
+    client_hello(bytes, |hello| {
+        let names = hello.alpn();
+        names.map_or_else(Vec::new, |names| names.map(<[u8]>::to_vec).collect())
+    })
+}
+
+/// The server that a ClientHello names, if it names one; `None` while it is not complete. Errors: it is none.
+pub fn server_name(bytes: &[u8]) -> Result<Option<Option<String>>, rustls::Error> {
+    client_hello(bytes, |hello| hello.server_name().map(str::to_owned))
+}
+
+/// What `read` finds in a ClientHello, in however many records it is.
+fn client_hello<T>(
+    bytes: &[u8],
+    read: impl Fn(&ClientHello<'_>) -> T,
+) -> Result<Option<T>, rustls::Error> {
     if bytes.len() > MAX_HELLO {
         return Err(rustls::Error::General(
             "the ClientHello is too long".to_owned(),
@@ -86,16 +102,10 @@ pub fn offered(bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, rustls::Error> {
     let mut acceptor = Acceptor::default();
     let mut rest = bytes;
     loop {
-        let read = acceptor.read_tls(&mut rest).unwrap_or(0);
+        let taken = acceptor.read_tls(&mut rest).unwrap_or(0);
         match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                let hello = accepted.client_hello();
-                let names = hello
-                    .alpn()
-                    .map(|names| names.map(<[u8]>::to_vec).collect());
-                return Ok(Some(names.unwrap_or_default()));
-            }
-            Ok(None) if read == 0 => return Ok(None),
+            Ok(Some(accepted)) => return Ok(Some(read(&accepted.client_hello()))),
+            Ok(None) if taken == 0 => return Ok(None),
             Ok(None) => {}
             Err((error, _)) => return Err(error),
         }

@@ -92,16 +92,16 @@ impl RouteWriter {
         let Some(snapshot) = self.snapshots.borrow_and_update().clone() else {
             return false;
         };
-        let mut due = due(
-            &snapshot.statuses,
-            RouteKind::Http,
-            &self.world.http_routes.own_entries(),
-        );
-        due.extend(self::due(
-            &snapshot.statuses,
-            RouteKind::Grpc,
-            &self.world.grpc_routes.own_entries(),
-        ));
+        let world = &self.world;
+        let mut due: Vec<Due> = [
+            (RouteKind::Http, world.http_routes.own_entries()),
+            (RouteKind::Grpc, world.grpc_routes.own_entries()),
+            (RouteKind::Tls, world.tls_routes.own_entries()),
+            (RouteKind::Tcp, world.tcp_routes.own_entries()),
+        ]
+        .iter()
+        .flat_map(|(kind, seen)| due(&snapshot.statuses, *kind, seen))
+        .collect();
         let begin = Instant::now();
         failed.retain(|route, _| {
             due.iter()
@@ -150,6 +150,8 @@ impl RouteWriter {
         let served = match due.kind {
             RouteKind::Http => &self.kinds.http_route,
             RouteKind::Grpc => &self.kinds.grpc_route,
+            RouteKind::Tls => &self.kinds.tls_route,
+            RouteKind::Tcp => &self.kinds.tcp_route,
         };
         let Served::As(kind) = &*served.borrow() else {
             return None;

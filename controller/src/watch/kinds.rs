@@ -43,6 +43,18 @@ pub const GRPC_ROUTE: Wanted = Wanted {
     versions: &["v1", "v1alpha2"],
 };
 
+pub const TLS_ROUTE: Wanted = Wanted {
+    group: GATEWAY_GROUP,
+    kind: "TLSRoute",
+    versions: &["v1", "v1alpha3", "v1alpha2"],
+};
+
+pub const TCP_ROUTE: Wanted = Wanted {
+    group: GATEWAY_GROUP,
+    kind: "TCPRoute",
+    versions: &["v1", "v1alpha2"],
+};
+
 pub const MESH: Wanted = Wanted {
     group: "gateway.networking.x-k8s.io",
     kind: "XMesh",
@@ -54,6 +66,8 @@ pub const MESH: Wanted = Wanted {
 pub struct Kinds {
     pub http_route: watch::Receiver<Served>,
     pub grpc_route: watch::Receiver<Served>,
+    pub tls_route: watch::Receiver<Served>,
+    pub tcp_route: watch::Receiver<Served>,
     pub mesh: watch::Receiver<Served>,
 }
 
@@ -185,6 +199,13 @@ mod tests {
         let old = served(&[("HTTPRoute", "v1beta1")]);
         assert_eq!(version(&pick(&HTTP_ROUTE, &old)), Some("v1beta1"));
         assert_eq!(pick(&GRPC_ROUTE, &old), Served::Absent);
+        let old = served(&[
+            ("TLSRoute", "v1alpha2"),
+            ("TLSRoute", "v1alpha3"),
+            ("TCPRoute", "v1alpha2"),
+        ]);
+        assert_eq!(version(&pick(&TLS_ROUTE, &old)), Some("v1alpha3"));
+        assert_eq!(version(&pick(&TCP_ROUTE, &old)), Some("v1alpha2"));
     }
 
     #[test]

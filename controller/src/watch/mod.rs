@@ -35,6 +35,8 @@ pub struct World {
     pub namespaces: Arc<Store<objects::Namespace>>,
     pub http_routes: Arc<Store<objects::HttpRoute>>,
     pub grpc_routes: Arc<Store<objects::GrpcRoute>>,
+    pub tls_routes: Arc<Store<objects::TlsRoute>>,
+    pub tcp_routes: Arc<Store<objects::TcpRoute>>,
     pub changes: Changes,
 }
 
@@ -47,6 +49,8 @@ impl World {
             && self.namespaces.listed()
             && self.http_routes.listed()
             && self.grpc_routes.listed()
+            && self.tls_routes.listed()
+            && self.tcp_routes.listed()
     }
 
     /// What translation reads, as of now.
@@ -58,6 +62,8 @@ impl World {
             namespaces: self.namespaces.objects(),
             http_routes: self.http_routes.objects(),
             grpc_routes: self.grpc_routes.objects(),
+            tls_routes: self.tls_routes.objects(),
+            tcp_routes: self.tcp_routes.objects(),
         }
     }
 }
@@ -105,6 +111,8 @@ pub fn start(
 
     let (tell_http, http_route) = watch::channel(Served::Unknown);
     let (tell_grpc, grpc_route) = watch::channel(Served::Unknown);
+    let (tell_tls, tls_route) = watch::channel(Served::Unknown);
+    let (tell_tcp, tcp_route) = watch::channel(Served::Unknown);
     let (tell_mesh, mesh) = watch::channel(Served::Unknown);
     tasks.spawn(follow(
         follower.clone(),
@@ -112,19 +120,33 @@ pub fn start(
         Arc::clone(&world.http_routes),
     ));
     tasks.spawn(follow(
-        follower,
+        follower.clone(),
         grpc_route.clone(),
         Arc::clone(&world.grpc_routes),
+    ));
+    tasks.spawn(follow(
+        follower.clone(),
+        tls_route.clone(),
+        Arc::clone(&world.tls_routes),
+    ));
+    tasks.spawn(follow(
+        follower,
+        tcp_route.clone(),
+        Arc::clone(&world.tcp_routes),
     ));
     let found = vec![
         (kinds::HTTP_ROUTE, tell_http),
         (kinds::GRPC_ROUTE, tell_grpc),
+        (kinds::TLS_ROUTE, tell_tls),
+        (kinds::TCP_ROUTE, tell_tcp),
         (kinds::MESH, tell_mesh),
     ];
     tasks.spawn(kinds::discover(client.clone(), found, stop.clone()));
     Kinds {
         http_route,
         grpc_route,
+        tls_route,
+        tcp_route,
         mesh,
     }
 }

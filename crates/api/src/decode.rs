@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weft_ir::{
-    Backend, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, HeaderMatch, Identity, Mode,
-    PathEdit, PathMatch, Pattern, Probe, ProbeRequest, Protocol, QueryMatch, Redirect,
-    RequestMatch, ResourceKey, Rewrite, RouteId, RouteKind, Routing, Rule, Service, ServicePort,
-    Target, Timeouts, TrustDomain, ValueMatch, WeightedBackend, Workload,
+    Backend, ConnectionRule, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, HeaderMatch,
+    HostPattern, Identity, Mode, PathEdit, PathMatch, Pattern, Probe, ProbeRequest, Protocol,
+    QueryMatch, Redirect, RequestMatch, ResourceKey, Rewrite, RouteId, RouteKind, Routing, Rule,
+    Service, ServicePort, Target, Timeouts, TlsRule, TrustDomain, ValueMatch, WeightedBackend,
+    Workload,
 };
 
 use crate::{Resource, proto};
@@ -126,6 +127,8 @@ fn service(wire: proto::Service) -> Decoded<Service> {
         Wire::Direct(wire) => Routing::Direct(all(wire.backends, backend)?),
         Wire::Http(wire) => Routing::Http(rules(wire)?),
         Wire::Grpc(wire) => Routing::Grpc(rules(wire)?),
+        Wire::Tls(wire) => Routing::Tls(all(wire.rules, tls_rule)?),
+        Wire::Tcp(wire) => Routing::Tcp(connection_rule(wire)?),
     };
     Ok(Service {
         id,
@@ -216,6 +219,33 @@ fn rule(wire: proto::Rule) -> Decoded<Rule> {
     })
 }
 
+fn tls_rule(wire: proto::TlsRule) -> Decoded<TlsRule> {
+    let proto::TlsRule { hostnames, rule } = wire;
+    let hostname = |text: String| {
+        let parsed = text.parse::<HostPattern>();
+        parsed.map_err(|error| invalid("tls_rule.hostnames")(&error))
+    };
+    Ok(TlsRule {
+        hostnames: all(hostnames, hostname)?,
+        rule: connection_rule(rule.ok_or(DecodeError::Absent("tls_rule.rule"))?)?,
+    })
+}
+
+fn connection_rule(wire: proto::ConnectionRule) -> Decoded<ConnectionRule> {
+    let proto::ConnectionRule {
+        route,
+        index,
+        name,
+        backends,
+    } = wire;
+    Ok(ConnectionRule {
+        route: route_id(route.ok_or(DecodeError::Absent("rule.route"))?)?,
+        index,
+        name: text(name),
+        backends: all(backends, backend)?,
+    })
+}
+
 /// An empty text on the wire is an absent one.
 fn text(wire: String) -> Option<Arc<str>> {
     (!wire.is_empty()).then(|| wire.into())
@@ -225,6 +255,8 @@ fn route_id(wire: proto::Route) -> Decoded<RouteId> {
     let kind = match wire.kind() {
         proto::route::Kind::Http => RouteKind::Http,
         proto::route::Kind::Grpc => RouteKind::Grpc,
+        proto::route::Kind::Tls => RouteKind::Tls,
+        proto::route::Kind::Tcp => RouteKind::Tcp,
         proto::route::Kind::Unspecified => return Err(DecodeError::Absent("route.kind")),
     };
     Ok(RouteId {

@@ -2,10 +2,10 @@
 
 use prost::Message;
 use weft_ir::{
-    Backend, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, HeaderMatch, Identity, Mode,
-    PathEdit, PathMatch, Probe, ProbeRequest, Protocol, QueryMatch, Redirect, RequestMatch,
-    ResourceKey, Rewrite, RouteId, RouteKind, Routing, Rule, Service, ServicePort, Target,
-    Timeouts, ValueMatch, WeightedBackend, Workload,
+    Backend, ConnectionRule, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, HeaderMatch,
+    Identity, Mode, PathEdit, PathMatch, Probe, ProbeRequest, Protocol, QueryMatch, Redirect,
+    RequestMatch, ResourceKey, Rewrite, RouteId, RouteKind, Routing, Rule, Service, ServicePort,
+    Target, Timeouts, TlsRule, ValueMatch, WeightedBackend, Workload,
 };
 
 use crate::proto;
@@ -148,11 +148,57 @@ fn service(of: &Service) -> proto::Service {
         }),
         Routing::Http(of) => Wire::Http(rules(of)),
         Routing::Grpc(of) => Wire::Grpc(rules(of)),
+        Routing::Tls(of) => Wire::Tls(proto::TlsRouting {
+            rules: of.iter().map(tls_rule).collect(),
+        }),
+        Routing::Tcp(of) => Wire::Tcp(connection_rule(of)),
     };
     proto::Service {
         id: Some(service_port(id)),
         protocol: protocol(*speaks).into(),
         routing: Some(routing),
+    }
+}
+
+fn tls_rule(of: &TlsRule) -> proto::TlsRule {
+    let TlsRule { hostnames, rule } = of;
+    proto::TlsRule {
+        hostnames: hostnames.iter().map(ToString::to_string).collect(),
+        rule: Some(connection_rule(rule)),
+    }
+}
+
+fn connection_rule(of: &ConnectionRule) -> proto::ConnectionRule {
+    let ConnectionRule {
+        route,
+        index,
+        name,
+        backends,
+    } = of;
+    proto::ConnectionRule {
+        route: Some(route_id(route)),
+        index: *index,
+        name: name.as_deref().unwrap_or_default().to_owned(),
+        backends: backends.iter().map(backend).collect(),
+    }
+}
+
+fn route_id(of: &RouteId) -> proto::Route {
+    let RouteId {
+        kind,
+        namespace,
+        name,
+    } = of;
+    let kind = match kind {
+        RouteKind::Http => proto::route::Kind::Http,
+        RouteKind::Grpc => proto::route::Kind::Grpc,
+        RouteKind::Tls => proto::route::Kind::Tls,
+        RouteKind::Tcp => proto::route::Kind::Tcp,
+    };
+    proto::Route {
+        kind: kind.into(),
+        namespace: namespace.to_string(),
+        name: name.to_string(),
     }
 }
 
@@ -167,30 +213,17 @@ fn rule(of: &Rule) -> proto::Rule {
         timeouts,
         failure,
     } = of;
-    let RouteId {
-        kind,
-        namespace,
-        name: route_name,
-    } = route;
     let Timeouts {
         request,
         backend: one_try,
     } = timeouts;
-    let kind = match kind {
-        RouteKind::Http => proto::route::Kind::Http,
-        RouteKind::Grpc => proto::route::Kind::Grpc,
-    };
     let nanos = |limit: &Option<std::time::Duration>| {
         limit.map_or(0, |limit| {
             u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)
         })
     };
     proto::Rule {
-        route: Some(proto::Route {
-            kind: kind.into(),
-            namespace: namespace.to_string(),
-            name: route_name.to_string(),
-        }),
+        route: Some(route_id(route)),
         index: *index,
         name: name.as_deref().unwrap_or_default().to_owned(),
         matches: matches.iter().map(request_match).collect(),

@@ -89,6 +89,31 @@ fn everything() -> Destination {
     }
 }
 
+fn connections() -> [Routing; 2] {
+    let rule = ConnectionRule {
+        route: RouteId {
+            kind: RouteKind::Tls,
+            namespace: "shop".into(),
+            name: "db".into(),
+        },
+        index: 0,
+        name: Some("all".into()),
+        backends: vec![WeightedBackend {
+            weight: 3,
+            backend: Backend::Service(ServicePort::new("shop", "db", 5432)),
+            filters: vec![],
+        }],
+    };
+    let hostnames = ["db.example.com", "*.example.com"];
+    let mut of_tcp = rule.clone();
+    of_tcp.route.kind = RouteKind::Tcp;
+    let of_tls = TlsRule {
+        hostnames: hostnames.map(|name| name.parse().unwrap()).into(),
+        rule,
+    };
+    [Routing::Tls(vec![of_tls]), Routing::Tcp(of_tcp)]
+}
+
 fn pod() -> Endpoint {
     let id = Identity::new(
         TrustDomain::new("cluster.local").unwrap(),
@@ -131,6 +156,17 @@ fn what_is_encoded_decodes_to_the_same() {
         address: pod().address,
         target: Target::Unknown,
     };
+    let [by_name, by_weight] = connections().map(|routing| Destination {
+        address: pod().address,
+        target: Target::Service(
+            Service {
+                id: ServicePort::new("shop", "db", 5432),
+                protocol: Protocol::Detect,
+                routing,
+            }
+            .into(),
+        ),
+    });
     for (wire, whole) in [
         (
             encode::destination(&everything()),
@@ -140,6 +176,14 @@ fn what_is_encoded_decodes_to_the_same() {
         (
             encode::destination(&to_nowhere),
             Resource::Destination(to_nowhere),
+        ),
+        (
+            encode::destination(&by_name),
+            Resource::Destination(by_name),
+        ),
+        (
+            encode::destination(&by_weight),
+            Resource::Destination(by_weight),
         ),
         (encode::endpoints(&set), Resource::Endpoints(set)),
         (encode::workload(&workload), Resource::Workload(workload)),
@@ -216,6 +260,34 @@ fn a_key_that_names_something_else_is_refused() {
             .to_string()
             .contains("workload")
     );
+}
+
+#[test]
+fn a_name_of_servers_that_is_none_is_refused() {
+    let [routing, _] = connections();
+    let mut wire = encode::destination(&Destination {
+        address: pod().address,
+        target: Target::Service(
+            Service {
+                id: ServicePort::new("shop", "db", 5432),
+                protocol: Protocol::Tls,
+                routing,
+            }
+            .into(),
+        ),
+    });
+    let Some(proto::resource::Body::Destination(destination)) = &mut wire.body else {
+        panic!("no destination")
+    };
+    let Some(proto::destination::Target::Service(service)) = &mut destination.target else {
+        panic!("no service")
+    };
+    let Some(proto::service::Routing::Tls(routing)) = &mut service.routing else {
+        panic!("no TLS routing")
+    };
+    routing.rules[0].hostnames[1] = "*.*".into();
+    let refused = decode::resource(wire).unwrap_err().to_string();
+    assert!(refused.contains("tls_rule.hostnames"), "{refused}");
 }
 
 #[test]

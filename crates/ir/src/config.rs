@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::{Identity, Rule, ServicePort, WeightedBackend};
+use crate::{ConnectionRule, Identity, Rule, ServicePort, TlsRule, WeightedBackend};
 
 /// What the proxy is told of its own pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +96,10 @@ pub enum Routing {
     Http(Vec<Rule>),
     /// GRPCRoutes: a request that no rule takes is answered with UNIMPLEMENTED.
     Grpc(Vec<Rule>),
+    /// TLSRoutes: a connection that no rule takes, or that is not of TLS, is closed.
+    Tls(Vec<TlsRule>),
+    /// The TCPRoute that is in force: every connection is one of bytes.
+    Tcp(ConnectionRule),
 }
 
 /// The ready endpoints of a Service port.

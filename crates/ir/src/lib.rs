@@ -5,6 +5,7 @@
 //! Kubernetes nor the wire.
 
 mod config;
+mod connection;
 mod identity;
 mod matching;
 mod names;
@@ -15,6 +16,7 @@ pub use config::{
     Destination, Endpoint, EndpointSet, Mode, Probe, ProbeRequest, Protocol, Routing, Service,
     Target, Workload,
 };
+pub use connection::{ConnectionRule, HostPattern, HostPatternError, TlsRule, find_tls};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use matching::{Matched, RouteTable};
 pub use names::{ResourceKey, ResourceKeyError, ServiceId, ServicePort};

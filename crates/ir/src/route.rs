@@ -9,10 +9,14 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use crate::{Pattern, ServicePort};
 
 /// The kind of route that a rule came from: it decides how failures are told to the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// In ascending order: the kind that goes before the others on one Service port (GEP-1294, "Route types") is the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteKind {
-    Http,
     Grpc,
+    Http,
+    Tls,
+    Tcp,
 }
 
 impl fmt::Display for RouteKind {
@@ -20,6 +24,8 @@ impl fmt::Display for RouteKind {
         f.write_str(match self {
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
         })
     }
 }

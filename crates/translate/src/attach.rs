@@ -45,7 +45,7 @@ pub(crate) fn attachments<'a>(route: &Route<'a>, services: &Services) -> Vec<Att
             Attachment {
                 parent_ref,
                 group,
-                ports: ports(&id, parent_ref, services),
+                ports: ports(&id, parent_ref, route.id.kind, services),
             }
         })
         .collect()
@@ -59,6 +59,7 @@ fn is_service(parent: &ParentRef) -> bool {
 fn ports(
     id: &ServiceId,
     parent: &ParentRef,
+    kind: RouteKind,
     services: &Services,
 ) -> Result<Vec<ServicePort>, String> {
     let ParentRef {
@@ -104,7 +105,7 @@ fn ports(
     }
     let routable: Vec<ServicePort> = meant
         .iter()
-        .filter(|info| !matches!(info.protocol, Protocol::Tls | Protocol::Tcp))
+        .filter(|info| fits(kind, info.protocol))
         .map(|info| ServicePort {
             service: id.clone(),
             port: info.number,
@@ -113,12 +114,29 @@ fn ports(
     if routable.is_empty() {
         let numbers: Vec<String> = meant.iter().map(|info| info.number.to_string()).collect();
         let numbers = numbers.join(", ");
-        return Err(format!(
-            "port {numbers} of Service {id} speaks TLS or opaque TCP by its appProtocol or name, and cannot be routed \
-             by request; set appProtocol: http if it speaks HTTP"
-        ));
+        let why = match kind {
+            RouteKind::Http | RouteKind::Grpc => {
+                "speaks TLS or opaque TCP by its appProtocol or name, and cannot be routed by request; set \
+                 appProtocol: http if it speaks HTTP"
+            }
+            RouteKind::Tls | RouteKind::Tcp => {
+                "speaks HTTP without TLS by its appProtocol or name, and cannot be routed by the name of a TLS server; \
+                 set appProtocol: tls if it speaks TLS"
+            }
+        };
+        return Err(format!("port {numbers} of Service {id} {why}"));
     }
     Ok(routable)
+}
+
+/// Whether routes of the kind can route what a port says it speaks.
+fn fits(kind: RouteKind, speaks: Protocol) -> bool {
+    let plain_http = matches!(speaks, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc);
+    match kind {
+        RouteKind::Http | RouteKind::Grpc => plain_http || speaks == Protocol::Detect,
+        RouteKind::Tls => !plain_http,
+        RouteKind::Tcp => true,
+    }
 }
 
 impl Attachments {
@@ -145,17 +163,20 @@ impl Attachments {
         self.by_port.get(port).into_iter().flatten()
     }
 
-    /// The GRPCRoute that an HTTPRoute of this group gives way to on `port`.
+    /// The route that the one at `place` gives way to on `port`: of a kind that goes before its own, or, since nothing
+    /// tells their connections apart, the first of several TCPRoutes.
     pub(crate) fn prevailing<'r, 'a>(
         &self,
         port: &ServicePort,
         group: &Group,
+        place: usize,
         routes: &'r [(Route<'a>, Vec<Attachment<'a>>)],
     ) -> Option<&'r Route<'a>> {
+        let kind = |place: usize| routes[place].0.id.kind;
         let members = self.by_port.get(port)?.get(group)?;
-        members
-            .iter()
-            .map(|place| &routes[*place].0)
-            .find(|route| route.id.kind == RouteKind::Grpc)
+        let first = *members.iter().min_by_key(|place| kind(**place))?;
+        let gives_way =
+            kind(first) < kind(place) || (kind(place) == RouteKind::Tcp && first != place);
+        gives_way.then(|| &routes[first].0)
     }
 }

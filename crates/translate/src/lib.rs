@@ -37,6 +37,8 @@ pub struct Objects {
     pub namespaces: Vec<Arc<objects::Namespace>>,
     pub http_routes: Vec<Arc<objects::HttpRoute>>,
     pub grpc_routes: Vec<Arc<objects::GrpcRoute>>,
+    pub tls_routes: Vec<Arc<objects::TlsRoute>>,
+    pub tcp_routes: Vec<Arc<objects::TcpRoute>>,
 }
 
 #[derive(Clone, Debug)]
@@ -66,6 +68,8 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
         namespaces,
         http_routes,
         grpc_routes,
+        tls_routes,
+        tcp_routes,
     } = objects;
     let services = services::index(services);
     let mut modes = Modes::new(settings.mode, namespaces);
@@ -79,8 +83,16 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
     let grpc = grpc_routes
         .iter()
         .filter_map(|of| Route::grpc(of, &services));
+    let tls = tls_routes
+        .iter()
+        .filter_map(|of| Route::tls(of, &services));
+    let tcp = tcp_routes
+        .iter()
+        .filter_map(|of| Route::tcp(of, &services));
     let mut routes: Vec<_> = http
         .chain(grpc)
+        .chain(tls)
+        .chain(tcp)
         .map(|route| {
             let attachments = attach::attachments(&route, &services);
             (route, attachments)
@@ -112,7 +124,12 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
     }
 }
 
-fn status_order(status: &RouteStatus) -> (bool, &str, &str) {
-    let grpc = status.kind == RouteKind::Grpc;
-    (grpc, &status.namespace, &status.name)
+fn status_order(status: &RouteStatus) -> (u8, &str, &str) {
+    let kind = match status.kind {
+        RouteKind::Http => 0,
+        RouteKind::Grpc => 1,
+        RouteKind::Tls => 2,
+        RouteKind::Tcp => 3,
+    };
+    (kind, &status.namespace, &status.name)
 }

@@ -74,6 +74,11 @@ impl Mesh {
         };
         let rules: &[Rule] = match &service.routing {
             Routing::Direct(backends) => return service_ports(backends).collect(),
+            Routing::Tcp(rule) => return service_ports(&rule.backends).collect(),
+            Routing::Tls(rules) => {
+                let backends = rules.iter().map(|rule| &*rule.rule.backends);
+                return backends.flat_map(service_ports).collect();
+            }
             Routing::Http(rules) | Routing::Grpc(rules) => rules,
         };
         // Bytes that are no HTTP meet no rule, and go to the Service itself.

@@ -51,7 +51,7 @@ pub(crate) fn route_status(
     }
     let parents = attachments.iter().map(|attachment| ParentStatus {
         parent_ref: attachment.parent_ref.clone(),
-        conditions: conditions(route, attachment, routes, attached),
+        conditions: conditions(place, attachment, routes, attached),
     });
     Some(RouteStatus {
         kind: route.id.kind,
@@ -63,19 +63,24 @@ pub(crate) fn route_status(
 }
 
 fn conditions(
-    route: &Route<'_>,
+    place: usize,
     attachment: &Attachment<'_>,
     routes: &[(Route<'_>, Vec<Attachment<'_>>)],
     attached: &Attachments,
 ) -> Vec<Condition> {
-    let accepted = accepted(route, attachment, routes, attached);
+    let route = &routes[place].0;
+    let accepted = accepted(place, attachment, routes, attached);
     let faults = &route.report.faults;
     let mut conditions = vec![resolved_refs(&route.report.unresolved)];
     if accepted.status && !faults.is_empty() {
         let rules = route.report.faulty_rules();
         let why = join(faults.iter().map(|(_, fault)| fault));
+        let wrong = match route.id.kind {
+            RouteKind::Grpc | RouteKind::Http => "answered with 500",
+            RouteKind::Tls | RouteKind::Tcp => "without effect, or its connections are closed",
+        };
         let message = format!(
-            "Dropped Rule {rules}: what is wrong there is answered with 500, all else is in force. {why}"
+            "Dropped Rule {rules}: what is wrong there is {wrong}, all else is in force. {why}"
         );
         conditions.push(condition(
             "PartiallyInvalid",
@@ -90,35 +95,40 @@ fn conditions(
 
 /// In order: no such parent, given way to another kind of route, nothing in it that works.
 fn accepted(
-    route: &Route<'_>,
+    place: usize,
     attachment: &Attachment<'_>,
     routes: &[(Route<'_>, Vec<Attachment<'_>>)],
     attached: &Attachments,
 ) -> Condition {
+    let route = &routes[place].0;
     let refused = |reason: &str, message: String| condition("Accepted", false, reason, message);
     let ports = match &attachment.ports {
         Ok(ports) => ports,
         Err(why) => return refused("NoMatchingParent", why.clone()),
     };
-    let lost = lost_ports(route, attachment, ports, routes, attached);
+    let lost = lost_ports(place, attachment, ports, routes, attached);
     if !lost.is_empty() && lost.len() == ports.len() {
         let why = lost.join("; ");
         return refused(
             "Conflicted",
-            format!("a GRPCRoute goes before an HTTPRoute: {why}"),
+            format!("{}: {why}", precedence(route.id.kind)),
         );
     }
-    let works = route.rules.iter().any(|rule| rule.works);
+    let works = route.rules.work();
     let faults = &route.report.faults;
     if let (Some((_, first)), false) = (faults.first(), works) {
         let why = join(faults.iter().map(|(_, fault)| fault));
-        let message = format!("no rule is valid, so that requests are answered with 500. {why}");
+        let message = format!(
+            "no rule is valid, so that {}. {why}",
+            without_rule(route.id.kind)
+        );
         return refused(first.reason, message);
     }
     let mut message = "the route is in force".to_owned();
     if !lost.is_empty() {
         let why = lost.join("; ");
-        message += &format!(", but not where a GRPCRoute goes before an HTTPRoute: {why}");
+        let precedence = precedence(route.id.kind);
+        message += &format!(", but not where {precedence}: {why}");
     }
     if !route.report.ignored.is_empty() {
         let fields = route.report.ignored.join(", ");
@@ -127,22 +137,36 @@ fn accepted(
     condition("Accepted", true, "Accepted", message)
 }
 
-/// The ports where an HTTPRoute gives way, with the route that it gives way to.
+/// The ports where the route gives way, with the route that it gives way to.
 fn lost_ports(
-    route: &Route<'_>,
+    place: usize,
     attachment: &Attachment<'_>,
     ports: &[ServicePort],
     routes: &[(Route<'_>, Vec<Attachment<'_>>)],
     attached: &Attachments,
 ) -> Vec<String> {
-    if route.id.kind == RouteKind::Grpc {
-        return Vec::new();
-    }
     let lost = ports.iter().filter_map(|port| {
-        let winner = attached.prevailing(port, &attachment.group, routes)?;
+        let winner = attached.prevailing(port, &attachment.group, place, routes)?;
         Some(format!("port {} has {}", port.port, winner.id))
     });
     lost.collect()
+}
+
+/// Why a route of the kind gives way.
+fn precedence(kind: RouteKind) -> &'static str {
+    match kind {
+        RouteKind::Grpc | RouteKind::Http => "a GRPCRoute goes before an HTTPRoute",
+        RouteKind::Tls => "a GRPCRoute or HTTPRoute goes before a TLSRoute",
+        RouteKind::Tcp => "a route of another kind, or an older TCPRoute, goes before a TCPRoute",
+    }
+}
+
+/// What becomes of what a route takes where nothing in it is valid.
+fn without_rule(kind: RouteKind) -> &'static str {
+    match kind {
+        RouteKind::Grpc | RouteKind::Http => "requests are answered with 500",
+        RouteKind::Tls | RouteKind::Tcp => "connections are closed",
+    }
 }
 
 fn resolved_refs(unresolved: &[Fault]) -> Condition {

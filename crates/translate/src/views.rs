@@ -8,7 +8,7 @@ use weft_ir::{Backend, RouteKind, Routing, Rule, Service, ServicePort, WeightedB
 
 use crate::attach::{Attachment, Attachments};
 use crate::mesh::PortView;
-use crate::routes::Route;
+use crate::routes::{Route, Rules};
 use crate::services::{Frontend, PortInfo, Services};
 
 type Routes<'a> = [(Route<'a>, Vec<Attachment<'a>>)];
@@ -68,21 +68,32 @@ fn view(
     }
 }
 
-/// One kind of route alone: a GRPCRoute goes before all HTTPRoutes (GEP-1294, "Route types").
+/// One kind of route alone, that which goes before the others (GEP-1294, "Route types").
 fn routing(members: &BTreeSet<usize>, routes: &Routes<'_>) -> Routing {
-    let rules_of = |kind: RouteKind| -> Vec<Rule> {
-        members
-            .iter()
-            .map(|place| &routes[*place].0)
-            .filter(|route| route.id.kind == kind)
-            .flat_map(|route| route.rules.iter().map(|compiled| compiled.rule.clone()))
-            .collect()
+    let routes = || members.iter().map(|place| &routes[*place].0);
+    let Some(first) = routes().min_by_key(|route| route.id.kind) else {
+        return Routing::Http(Vec::new());
     };
-    let has_grpc = |place: &usize| routes[*place].0.id.kind == RouteKind::Grpc;
-    if members.iter().any(has_grpc) {
-        Routing::Grpc(rules_of(RouteKind::Grpc))
-    } else {
-        Routing::Http(rules_of(RouteKind::Http))
+    let of_kind = || routes().filter(|route| route.id.kind == first.id.kind);
+    let rules = || -> Vec<Rule> {
+        let rules = of_kind().flat_map(|route| match &route.rules {
+            Rules::Requests(rules) => rules.as_slice(),
+            Rules::Tls(_) | Rules::Tcp(_) => &[],
+        });
+        rules.map(|compiled| compiled.rule.clone()).collect()
+    };
+    match &first.rules {
+        Rules::Requests(_) if first.id.kind == RouteKind::Grpc => Routing::Grpc(rules()),
+        Rules::Requests(_) => Routing::Http(rules()),
+        Rules::Tls(_) => {
+            let rules = of_kind().filter_map(|route| match &route.rules {
+                Rules::Tls(rule) => rule.as_ref(),
+                Rules::Requests(_) | Rules::Tcp(_) => None,
+            });
+            Routing::Tls(rules.map(|compiled| compiled.rule.clone()).collect())
+        }
+        // Nothing tells connections apart: the first route takes all.
+        Rules::Tcp(compiled) => Routing::Tcp(compiled.rule.clone()),
     }
 }
 

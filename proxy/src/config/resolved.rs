@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use weft_ir::{Backend, Filter, Protocol, Routing, Rule, ServicePort, WeightedBackend};
+use weft_ir::{
+    Backend, ConnectionRule, Filter, Protocol, Routing, Rule, ServicePort, TlsRule, WeightedBackend,
+};
 
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestSeries};
 use crate::upstream::Cluster;
@@ -70,6 +72,10 @@ pub enum ResolvedRouting {
     Http(Routes),
     /// A request that no rule takes is answered with UNIMPLEMENTED.
     Grpc(Routes),
+    /// A connection that no rule takes is closed.
+    Tls(TlsRoutes),
+    /// Every connection is one of bytes.
+    Tcp(ResolvedRule),
 }
 
 pub struct Routes {
@@ -77,6 +83,16 @@ pub struct Routes {
     /// In the places of `table.rules()`.
     pub rules: Vec<ResolvedRule>,
     /// Counts the requests that no rule takes.
+    pub unmatched: Arc<RequestMetrics>,
+    /// The Service's own endpoints, for what is not HTTP.
+    pub own: ResolvedRule,
+}
+
+pub struct TlsRoutes {
+    pub table: Vec<TlsRule>,
+    /// In the places of `table`.
+    pub rules: Vec<ResolvedRule>,
+    /// Counts the connections that no rule takes.
     pub unmatched: Arc<RequestMetrics>,
 }
 
@@ -100,20 +116,22 @@ pub struct ResolvedBackend {
 impl Resolved {
     /// Whether any request may be sent to the cluster.
     pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
-        let rules = match self {
+        let (rules, own) = match self {
             Self::Service(service) => service.routing.rules(),
-            Self::Pod(_) | Self::Unknown => &[],
+            Self::Pod(_) | Self::Unknown => (&[][..], None),
         };
-        let mut targets = rules.iter().flat_map(|rule| &rule.backends);
+        let mut targets = rules.iter().chain(own).flat_map(|rule| &rule.backends);
         targets.any(|backend| matches!(&backend.target, Ok(target) if Arc::ptr_eq(target, cluster)))
     }
 }
 
 impl ResolvedRouting {
-    fn rules(&self) -> &[ResolvedRule] {
+    /// With the rule for what is not HTTP, where there is one.
+    fn rules(&self) -> (&[ResolvedRule], Option<&ResolvedRule>) {
         match self {
-            Self::Direct(rule) => std::slice::from_ref(rule),
-            Self::Http(routes) | Self::Grpc(routes) => &routes.rules,
+            Self::Direct(rule) | Self::Tcp(rule) => (std::slice::from_ref(rule), None),
+            Self::Http(routes) | Self::Grpc(routes) => (&routes.rules, Some(&routes.own)),
+            Self::Tls(routes) => (&routes.rules, None),
         }
     }
 }
@@ -128,8 +146,14 @@ impl Resolver<'_> {
     pub(super) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
         let routing = match &service.routing {
             Routing::Direct(backends) => ResolvedRouting::Direct(self.rule("", "", backends)),
-            Routing::Http(rules) => ResolvedRouting::Http(self.routes(rules)),
-            Routing::Grpc(rules) => ResolvedRouting::Grpc(self.routes(rules)),
+            Routing::Http(rules) => ResolvedRouting::Http(self.routes(&service.id, rules)),
+            Routing::Grpc(rules) => ResolvedRouting::Grpc(self.routes(&service.id, rules)),
+            Routing::Tls(rules) => ResolvedRouting::Tls(TlsRoutes {
+                rules: rules.iter().map(|of| self.connections(&of.rule)).collect(),
+                table: rules.clone(),
+                unmatched: self.series.get(Direction::Outbound, "", "", ""),
+            }),
+            Routing::Tcp(rule) => ResolvedRouting::Tcp(self.connections(rule)),
         };
         ResolvedService {
             id: service.id.clone(),
@@ -138,15 +162,24 @@ impl Resolver<'_> {
         }
     }
 
-    fn routes(&mut self, rules: &[Rule]) -> Routes {
+    fn connections(&mut self, of: &ConnectionRule) -> ResolvedRule {
+        let name = rule_name(of.name.as_deref(), of.index);
+        self.rule(&of.route.to_string(), &name, &of.backends)
+    }
+
+    fn routes(&mut self, id: &ServicePort, rules: &[Rule]) -> Routes {
+        let own = WeightedBackend {
+            weight: 1,
+            backend: Backend::Service(id.clone()),
+            filters: Vec::new(),
+        };
+        let own = self.rule("", "", &[own]);
         let resolved = rules.iter().map(|rule| {
-            let name = match &rule.name {
-                Some(name) => name.to_string(),
-                None => rule.index.to_string(),
-            };
+            let name = rule_name(rule.name.as_deref(), rule.index);
             self.rule(&rule.route.to_string(), &name, &rule.backends)
         });
         Routes {
+            own,
             rules: resolved.collect(),
             table: weft_ir::RouteTable::new(rules.to_vec()),
             unmatched: self.series.get(Direction::Outbound, "", "", ""),
@@ -177,4 +210,9 @@ impl Resolver<'_> {
             metrics: self.series.get(Direction::Outbound, route, rule, &name),
         }
     }
+}
+
+/// As metrics and logs call a rule.
+fn rule_name(name: Option<&str>, index: u32) -> String {
+    name.map_or_else(|| index.to_string(), str::to_owned)
 }

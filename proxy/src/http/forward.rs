@@ -108,6 +108,12 @@ fn route<'a>(
     };
     match &service.routing {
         ResolvedRouting::Direct(rule) => Ok(everything(To::Rule(rule))),
+        // The connection is older than this routing, by which it would be one of bytes.
+        ResolvedRouting::Tcp(rule) => Ok(everything(To::Rule(rule))),
+        ResolvedRouting::Tls(routes) => {
+            tail.exchange.metrics = routes.unmatched.clone();
+            Err(Failure::NoRoute(service.id.to_string()))
+        }
         ResolvedRouting::Http(routes) | ResolvedRouting::Grpc(routes) => {
             match_rule(routes, head, tail)?.ok_or_else(|| Failure::NoRoute(service.id.to_string()))
         }

@@ -161,6 +161,11 @@ fn referenced(destination: &proto::Resource) -> BTreeSet<String> {
         Some(Routing::Http(routing) | Routing::Grpc(routing)) => {
             routing.rules.iter().flat_map(|r| &r.backends).collect()
         }
+        Some(Routing::Tls(routing)) => {
+            let rules = routing.rules.iter().flat_map(|r| &r.rule);
+            rules.flat_map(|r| &r.backends).collect()
+        }
+        Some(Routing::Tcp(rule)) => rule.backends.iter().collect(),
         None => Vec::new(),
     };
     let keys = backends

@@ -21,7 +21,7 @@ pub use filters::{
 pub use lenient::Lenient;
 pub use meta::Meta;
 pub use routes::{
-    BackendRef, GrpcFilter, GrpcHeaderMatch, GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteSpec,
+    BackendRef, ByteRule, GrpcFilter, GrpcHeaderMatch, GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteSpec,
     GrpcRule, HttpHeaderMatch, HttpMatch, HttpPathMatch, HttpRoute, HttpRouteSpec, HttpRule,
-    HttpTimeouts, ParentRef,
+    HttpTimeouts, ParentRef, TcpRoute, TcpRouteSpec, TlsRoute, TlsRouteSpec,
 };

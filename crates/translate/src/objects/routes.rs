@@ -1,4 +1,4 @@
-//! HTTPRoutes and GRPCRoutes. Enumerations are text: values that this version does not know become conditions.
+//! HTTPRoutes, GRPCRoutes, TLSRoutes and TCPRoutes. Enumerations are text: values that this version does not know become conditions.
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,50 @@ pub struct GrpcRouteSpec {
     pub rules: Vec<Lenient<GrpcRule>>,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub struct TlsRoute {
+    pub metadata: Meta,
+    pub spec: Lenient<TlsRouteSpec>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+pub struct TlsRouteSpec {
+    #[serde(deserialize_with = "list")]
+    pub parent_refs: Vec<Lenient<ParentRef>>,
+    /// Absent (before v1): any server name.
+    #[serde(deserialize_with = "list")]
+    pub hostnames: Vec<Lenient<String>>,
+    #[serde(deserialize_with = "list")]
+    pub rules: Vec<Lenient<ByteRule>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub struct TcpRoute {
+    pub metadata: Meta,
+    pub spec: Lenient<TcpRouteSpec>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+pub struct TcpRouteSpec {
+    #[serde(deserialize_with = "list")]
+    pub parent_refs: Vec<Lenient<ParentRef>>,
+    #[serde(deserialize_with = "list")]
+    pub rules: Vec<Lenient<ByteRule>>,
+}
+
+/// Of a TLSRoute or a TCPRoute.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+pub struct ByteRule {
+    pub name: Option<String>,
+    #[serde(deserialize_with = "list")]
+    pub backend_refs: Vec<Lenient<BackendRef<IgnoredAny>>>,
+}
+
 /// What a route attaches to. Serializes to what stood in the route, to be repeated in its status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "an object")]
@@ -59,7 +103,7 @@ pub struct ParentRef {
     pub port: Option<i64>,
 }
 
-/// Of an HTTPRoute (`F` = [`HttpFilter`]) or a GRPCRoute.
+/// Of an HTTPRoute (`F` = [`HttpFilter`]), a GRPCRoute, or a route of connections, which has no filters.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(bound = "F: serde::de::DeserializeOwned", expecting = "an object")]
 pub struct BackendRef<F> {

@@ -29,17 +29,45 @@ pub(super) struct Backends {
 
 type FilterReader<F> = fn(&[Lenient<F>], &str) -> Result<Vec<Filter>, Fault>;
 
+/// What is sent to backends: their Service ports may say that they speak something else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Carries {
+    Requests,
+    Bytes,
+}
+
+/// The backends of a rule for requests.
 pub(super) fn backends<F>(
     refs: &[Lenient<BackendRef<F>>],
     context: &Context<'_>,
     read_filters: FilterReader<F>,
     report: &mut Report,
 ) -> Backends {
+    all_backends(refs, context, read_filters, Carries::Requests, report)
+}
+
+/// The backends of a rule for connections: whatever they speak.
+pub(super) fn byte_backends<F>(
+    refs: &[Lenient<BackendRef<F>>],
+    context: &Context<'_>,
+    read_filters: FilterReader<F>,
+    report: &mut Report,
+) -> Backends {
+    all_backends(refs, context, read_filters, Carries::Bytes, report)
+}
+
+fn all_backends<F>(
+    refs: &[Lenient<BackendRef<F>>],
+    context: &Context<'_>,
+    read_filters: FilterReader<F>,
+    carries: Carries,
+    report: &mut Report,
+) -> Backends {
     let mut list = Vec::with_capacity(refs.len());
     let mut faulty = 0;
     for (place, entry) in refs.iter().enumerate() {
         let at = format!("rules[{}].backendRefs[{place}]", context.rule);
-        match backend(entry, &at, context, read_filters, report) {
+        match backend(entry, &at, context, read_filters, carries, report) {
             Ok(backend) => list.push(backend),
             Err(fault) => {
                 faulty += 1;
@@ -64,6 +92,7 @@ fn backend<F>(
     at: &str,
     context: &Context<'_>,
     read_filters: FilterReader<F>,
+    carries: Carries,
     report: &mut Report,
 ) -> Result<WeightedBackend, Fault> {
     let spec = entry.as_ref().map_err(|why| Fault::value(at, why))?;
@@ -84,7 +113,7 @@ fn backend<F>(
         }
     };
     let filters = read_filters(filters, &format!("{at}.filters"))?;
-    let backend = match resolve(spec, at, context) {
+    let backend = match resolve(spec, at, context, carries) {
         Ok(port) => Backend::Service(port),
         Err(fault) => {
             let reason = Arc::from(&*fault.text);
@@ -107,7 +136,12 @@ fn weight_or_one<F>(entry: &Lenient<BackendRef<F>>) -> u32 {
         .map_or(1, |weight| weight as u32)
 }
 
-fn resolve<F>(spec: &BackendRef<F>, at: &str, context: &Context<'_>) -> Result<ServicePort, Fault> {
+fn resolve<F>(
+    spec: &BackendRef<F>,
+    at: &str,
+    context: &Context<'_>,
+    carries: Carries,
+) -> Result<ServicePort, Fault> {
     let BackendRef {
         group,
         kind,
@@ -136,7 +170,7 @@ fn resolve<F>(spec: &BackendRef<F>, at: &str, context: &Context<'_>) -> Result<S
         );
         return Err(unresolved("InvalidKind", at, &why));
     }
-    resolve_port(id, service, *port, at)
+    resolve_port(id, service, *port, at, carries)
 }
 
 fn resolve_port(
@@ -144,6 +178,7 @@ fn resolve_port(
     service: &ServiceInfo,
     port: Option<i64>,
     at: &str,
+    carries: Carries,
 ) -> Result<ServicePort, Fault> {
     let has = service.describe_ports();
     let Some(number) = port else {
@@ -161,9 +196,9 @@ fn resolve_port(
         return Err(unresolved("BackendNotFound", at, &why));
     };
     let speaks = match info.protocol {
-        Protocol::Tls => "TLS of the application's own",
-        Protocol::Tcp => "opaque TCP",
-        Protocol::Detect | Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+        Protocol::Tls if carries == Carries::Requests => "TLS of the application's own",
+        Protocol::Tcp if carries == Carries::Requests => "opaque TCP",
+        _ => {
             return Ok(ServicePort {
                 service: id,
                 port: info.number,

@@ -1,6 +1,7 @@
 //! Routes as rules, and what is wrong with them: the same for every parent that a route has.
 
 mod backends;
+mod connections;
 mod filters;
 mod grpc;
 mod http;
@@ -9,11 +10,12 @@ mod values;
 
 use std::sync::Arc;
 
-use weft_ir::{RouteId, RouteKind, Rule};
+use weft_ir::{ConnectionRule, RouteId, RouteKind, Rule, TlsRule};
 
-use crate::objects::{GrpcRoute, HttpRoute, Lenient, Meta, ParentRef};
+use crate::objects::{GrpcRoute, HttpRoute, Lenient, Meta, ParentRef, TcpRoute, TlsRoute};
 use crate::services::Services;
 
+use connections::CompiledConnections;
 pub(crate) use report::{Fault, Report};
 
 /// A route, translated.
@@ -22,8 +24,28 @@ pub(crate) struct Route<'a> {
     pub(crate) id: RouteId,
     pub(crate) meta: &'a Meta,
     pub(crate) parent_refs: &'a [Lenient<ParentRef>],
-    pub(crate) rules: Vec<CompiledRule>,
+    pub(crate) rules: Rules,
     pub(crate) report: Report,
+}
+
+/// What a route routes.
+#[derive(Debug)]
+pub(crate) enum Rules {
+    Requests(Vec<CompiledRule>),
+    /// `None`: no name of its servers can be read, so that it takes nothing.
+    Tls(Option<CompiledConnections<TlsRule>>),
+    Tcp(CompiledConnections<ConnectionRule>),
+}
+
+impl Rules {
+    /// Whether anything in the route works as it was meant.
+    pub(crate) fn work(&self) -> bool {
+        match self {
+            Self::Requests(rules) => rules.iter().any(|rule| rule.works),
+            Self::Tls(rule) => rule.as_ref().is_some_and(|rule| rule.works),
+            Self::Tcp(rule) => rule.works,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -40,7 +62,7 @@ impl<'a> Route<'a> {
         let spec = spec.as_ref().ok()?;
         let id = route_id(RouteKind::Http, metadata);
         let mut report = Report::default();
-        let rules = http::rules(&id, &spec.rules, services, &mut report);
+        let rules = Rules::Requests(http::rules(&id, &spec.rules, services, &mut report));
         Some(Self {
             id,
             meta: metadata,
@@ -56,12 +78,44 @@ impl<'a> Route<'a> {
         let spec = spec.as_ref().ok()?;
         let id = route_id(RouteKind::Grpc, metadata);
         let mut report = Report::default();
-        let rules = grpc::rules(&id, &spec.rules, services, &mut report);
+        let rules = Rules::Requests(grpc::rules(&id, &spec.rules, services, &mut report));
         Some(Self {
             id,
             meta: metadata,
             parent_refs: &spec.parent_refs,
             rules,
+            report,
+        })
+    }
+
+    /// As [`Route::http`].
+    pub(crate) fn tls(route: &'a TlsRoute, services: &Services) -> Option<Self> {
+        let TlsRoute { metadata, spec } = route;
+        let spec = spec.as_ref().ok()?;
+        let id = route_id(RouteKind::Tls, metadata);
+        let mut report = Report::default();
+        let rule = connections::tls_rule(&id, spec, services, &mut report);
+        Some(Self {
+            id,
+            meta: metadata,
+            parent_refs: &spec.parent_refs,
+            rules: Rules::Tls(rule),
+            report,
+        })
+    }
+
+    /// As [`Route::http`].
+    pub(crate) fn tcp(route: &'a TcpRoute, services: &Services) -> Option<Self> {
+        let TcpRoute { metadata, spec } = route;
+        let spec = spec.as_ref().ok()?;
+        let id = route_id(RouteKind::Tcp, metadata);
+        let mut report = Report::default();
+        let rule = connections::rule(&id, &spec.rules, services, &mut report);
+        Some(Self {
+            id,
+            meta: metadata,
+            parent_refs: &spec.parent_refs,
+            rules: Rules::Tcp(rule),
             report,
         })
     }

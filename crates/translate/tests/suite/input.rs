@@ -53,6 +53,8 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
         "Namespace" => objects.namespaces.push(read(document)?),
         "HTTPRoute" => objects.http_routes.push(read(document)?),
         "GRPCRoute" => objects.grpc_routes.push(read(document)?),
+        "TLSRoute" => objects.tls_routes.push(read(document)?),
+        "TCPRoute" => objects.tcp_routes.push(read(document)?),
         other => panic!("no test knows kind {other}"),
     }
     Ok(())

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use serde_norway::{Mapping, Value};
 use weft_ir::{
-    Backend, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, Mode, PathEdit, PathMatch,
-    ProbeRequest, RequestMatch, Routing, Rule, Service, ServicePort, Target, Timeouts, ValueMatch,
+    Backend, ConnectionRule, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, Mode, PathEdit, PathMatch, ProbeRequest,
+    RequestMatch, Routing, Rule, Service, ServicePort, Target, Timeouts, TlsRule, ValueMatch,
     WeightedBackend,
 };
 use weft_translate::{Condition, Mesh, ParentStatus, RouteStatus, Translation};
@@ -77,6 +77,8 @@ fn destination(destination: &Destination) -> Value {
                 Routing::Direct(to) => ("direct", list(to.iter().map(backend))),
                 Routing::Http(rules) => ("http", list(rules.iter().map(rule))),
                 Routing::Grpc(rules) => ("grpc", list(rules.iter().map(rule))),
+                Routing::Tls(rules) => ("tls", list(rules.iter().map(tls_rule))),
+                Routing::Tcp(rule) => ("tcp", Some(connection_rule(rule, None))),
             };
             fields([
                 ("service", Some(text(format!("{id} ({protocol:?})")))),
@@ -84,6 +86,28 @@ fn destination(destination: &Destination) -> Value {
             ])
         }
     }
+}
+
+fn tls_rule(rule: &TlsRule) -> Value {
+    let TlsRule { hostnames, rule } = rule;
+    let hostnames = list(hostnames.iter().map(text));
+    connection_rule(rule, Some(hostnames.unwrap_or_else(|| text("any"))))
+}
+
+fn connection_rule(rule: &ConnectionRule, hostnames: Option<Value>) -> Value {
+    let ConnectionRule {
+        route,
+        index,
+        name,
+        backends,
+    } = rule;
+    let name = name.as_deref().map(|name| format!(" {name:?}"));
+    let rule = format!("{route} [{index}]{}", name.unwrap_or_default());
+    fields([
+        ("rule", Some(text(rule))),
+        ("hostnames", hostnames),
+        ("backends", list(backends.iter().map(backend))),
+    ])
 }
 
 fn rule(rule: &Rule) -> Value {

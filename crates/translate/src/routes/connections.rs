@@ -1,0 +1,103 @@
+//! Rules of TLSRoutes and TCPRoutes: backends by weight, and the names of servers.
+//!
+//! Source: `TLSRouteSpec`, `TCPRouteSpec`; both have one rule. GEP-1294 leaves the meaning of `hostnames` under a
+//! Service open; here they are what a TLSRoute means by them anywhere: the names in the ClientHello.
+
+use std::sync::Arc;
+
+use serde::de::IgnoredAny;
+use weft_ir::{ConnectionRule, Filter, HostPattern, RouteId, TlsRule};
+
+use super::backends::{Context, byte_backends};
+use super::report::{Fault, Report};
+use crate::objects::{ByteRule, Lenient, TlsRouteSpec};
+use crate::services::Services;
+
+/// The rule of a route of connections.
+#[derive(Debug)]
+pub(crate) struct CompiledConnections<R> {
+    pub(crate) rule: R,
+    /// Some connection can meet it as it was meant.
+    pub(crate) works: bool,
+}
+
+/// `None` where host names are given and none can be read: without any, the rule would take every connection.
+pub(super) fn tls_rule(
+    id: &RouteId,
+    spec: &TlsRouteSpec,
+    services: &Services,
+    report: &mut Report,
+) -> Option<CompiledConnections<TlsRule>> {
+    let hostnames = host_patterns(&spec.hostnames, report);
+    let CompiledConnections { rule, works } = rule(id, &spec.rules, services, report);
+    let takes_some = spec.hostnames.is_empty() || !hostnames.is_empty();
+    takes_some.then_some(CompiledConnections {
+        rule: TlsRule { hostnames, rule },
+        works,
+    })
+}
+
+/// A rule that cannot be read has no backends: its connections are closed.
+pub(super) fn rule(
+    id: &RouteId,
+    specs: &[Lenient<ByteRule>],
+    services: &Services,
+    report: &mut Report,
+) -> CompiledConnections<ConnectionRule> {
+    let further = 1..specs.len();
+    let ignored = further.map(|place| format!("rules[{place}]"));
+    report.ignored.extend(ignored);
+    let context = Context {
+        namespace: &id.namespace,
+        rule: 0,
+        services,
+    };
+    let (name, backends, works) = match specs.first().map(Lenient::as_ref) {
+        Some(Ok(ByteRule { name, backend_refs })) => {
+            let backends = byte_backends(backend_refs, &context, no_filters, report);
+            if backends.list.is_empty() {
+                let why = "no backend: connections are closed";
+                report.fault(0, Fault::value("rules[0].backendRefs", why));
+            }
+            let works = !backends.list.is_empty() && !backends.all_faulty;
+            (name.as_deref().map(Arc::from), backends.list, works)
+        }
+        Some(Err(why)) => {
+            report.fault(0, Fault::value("rules[0]", why));
+            (None, Vec::new(), false)
+        }
+        None => {
+            report.fault(0, Fault::value("rules", "no rule: connections are closed"));
+            (None, Vec::new(), false)
+        }
+    };
+    let rule = ConnectionRule {
+        route: id.clone(),
+        index: 0,
+        name,
+        backends,
+    };
+    CompiledConnections { rule, works }
+}
+
+fn host_patterns(specs: &[Lenient<String>], report: &mut Report) -> Vec<HostPattern> {
+    let mut patterns = Vec::with_capacity(specs.len());
+    for (place, spec) in specs.iter().enumerate() {
+        let at = format!("hostnames[{place}]");
+        let parsed = spec.as_ref().map_err(|why| Fault::value(&at, why));
+        let parsed = parsed.and_then(|text| {
+            let pattern = text.parse::<HostPattern>();
+            pattern.map_err(|error| Fault::value(&at, error))
+        });
+        match parsed {
+            Ok(pattern) => patterns.push(pattern),
+            Err(fault) => report.fault(0, fault),
+        }
+    }
+    patterns
+}
+
+/// Bytes have no filters: the field is none of these kinds'.
+fn no_filters(_: &[Lenient<IgnoredAny>], _: &str) -> Result<Vec<Filter>, Fault> {
+    Ok(Vec::new())
+}
