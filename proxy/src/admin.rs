@@ -1,4 +1,5 @@
-//! `/metrics` on one port, `/ready` on another. Nothing here changes anything.
+//! `/metrics` on one port, `/ready` and `/drain` on another. Nothing here changes anything, but that `/drain` has the
+//! controller asked whether this pod ends (see [`Withdrawal`]).
 
 use std::convert::Infallible;
 use std::fmt;
@@ -19,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::config::store::Store;
+use crate::config::withdrawal::{Patience, Withdrawal};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
@@ -38,6 +40,8 @@ pub struct Readiness {
     pub shutdown: Shutdown,
     /// Set once the listeners are bound.
     pub listening: Arc<AtomicBool>,
+    pub withdrawal: Withdrawal,
+    pub patience: Patience,
 }
 
 /// Why the proxy is not ready.
@@ -84,13 +88,17 @@ pub enum Page {
 }
 
 impl Page {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let ours = match self {
-            Self::Metrics(_) => "/metrics",
-            Self::Ready(_) => "/ready",
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        let (known, ours) = match self {
+            Self::Metrics(_) => (path == "/metrics", "only /metrics is here\n"),
+            Self::Ready(_) => (
+                matches!(path, "/ready" | "/drain"),
+                "only /ready and /drain are here\n",
+            ),
         };
-        if request.uri().path() != ours {
-            return text(StatusCode::NOT_FOUND, format!("only {ours} is here\n"));
+        if !known {
+            return text(StatusCode::NOT_FOUND, ours.to_owned());
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".to_owned());
@@ -100,6 +108,11 @@ impl Page {
         }
         match self {
             Self::Metrics(metrics) => metrics_page(metrics),
+            Self::Ready(readiness) if path == "/drain" => {
+                let drained = readiness.withdrawal.drain(readiness.patience).await;
+                tracing::info!("drain asked for: {drained}");
+                text(StatusCode::OK, format!("{drained}\n"))
+            }
             Self::Ready(readiness) => match readiness.check() {
                 Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
                 Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
@@ -174,8 +187,8 @@ pub async fn serve(listener: TcpListener, page: Page) {
 
 async fn connection(tcp: TcpStream, page: Page) -> hyper::Result<()> {
     let service = service_fn(move |request| {
-        let response = page.answer(&request);
-        async move { Ok::<_, Infallible>(response) }
+        let page = page.clone();
+        async move { Ok::<_, Infallible>(page.answer(&request).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

@@ -88,6 +88,15 @@ pub struct Options {
     #[arg(long, env = "WEFT_DRAIN_SECONDS", default_value = "25", value_parser = parse_seconds)]
     pub drain: Duration,
 
+    /// How long `/drain` may hold back the signal to the pod's containers, in seconds.
+    #[arg(long, env = "WEFT_WITHDRAW_SECONDS", default_value = "8", value_parser = parse_seconds)]
+    pub withdraw: Duration,
+
+    /// How long, once the pod is being deleted, clients outside the mesh have to learn it, in seconds; no longer than
+    /// `--withdraw`.
+    #[arg(long, env = "WEFT_OUTSIDE_GRACE_SECONDS", default_value = "3", value_parser = parse_seconds)]
+    pub outside_grace: Duration,
+
     /// How long a connection to an unknown address waits for the controller, in milliseconds.
     #[arg(long, env = "WEFT_LOOKUP_MILLIS", default_value = "1000", value_parser = parse_millis)]
     pub lookup: Duration,

@@ -10,6 +10,7 @@ use crate::admin::{self, Page, Readiness};
 use crate::config::channel::Address;
 use crate::config::store::{Settings, Store};
 use crate::config::stream::Stream;
+use crate::config::withdrawal::{Patience, Withdrawal};
 use crate::identity::credentials::Current;
 use crate::identity::renew::Renewal;
 use crate::options::Options;
@@ -22,6 +23,7 @@ use crate::{Context, listen, upstream};
 /// The control side of a proxy, running in the background until dropped.
 pub struct Control {
     pub context: Context,
+    pub withdrawal: Withdrawal,
     tasks: JoinSet<()>,
 }
 
@@ -59,6 +61,7 @@ impl Control {
             metrics: metrics.clone(),
         };
         tasks.spawn(renewal.run());
+        let withdrawal = Withdrawal::default();
         let stream = Stream {
             controller,
             controller_identity: options.controller_identity.clone(),
@@ -68,6 +71,7 @@ impl Control {
             current,
             store: store.clone(),
             requests,
+            withdrawal: withdrawal.clone(),
             metrics: metrics.clone(),
         };
         tasks.spawn(stream.run());
@@ -80,7 +84,11 @@ impl Control {
             access,
             upstream,
         };
-        Ok(Self { context, tasks })
+        Ok(Self {
+            context,
+            withdrawal,
+            tasks,
+        })
     }
 
     /// Resolves only when a task ended, which none does but by a fault: the process had better begin anew.
@@ -105,8 +113,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .context("starting the access log")?;
     let mut control = Control::start(options, access, metrics)?;
     let (context, shutdown) = (control.context.clone(), Shutdown::new());
+    let withdrawal = control.withdrawal.clone();
     let served = tokio::select! {
-        served = serve(&context, &shutdown) => served,
+        served = serve(&context, withdrawal, &shutdown) => served,
         error = control.broken() => Err(error),
     };
     drop(context);
@@ -117,13 +126,22 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     served
 }
 
-async fn serve(context: &Context, shutdown: &Shutdown) -> anyhow::Result<()> {
+async fn serve(
+    context: &Context,
+    withdrawal: Withdrawal,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let options = context.options.clone();
     let readiness = Readiness {
         tls: context.tls.clone(),
         store: context.store.clone(),
         shutdown: shutdown.clone(),
         listening: Arc::new(AtomicBool::new(false)),
+        withdrawal,
+        patience: Patience {
+            bound: options.withdraw,
+            grace: options.outside_grace,
+        },
     };
     let listening = readiness.listening.clone();
     let mut pages = JoinSet::new();

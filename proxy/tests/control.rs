@@ -20,6 +20,7 @@ use weft_ir::{
 use weft_proxy::admin::{self, Page, Readiness};
 use weft_proxy::config::resolved::{Live, Resolved, ResolvedRouting};
 use weft_proxy::config::store::Lookup;
+use weft_proxy::config::withdrawal::Patience;
 use weft_proxy::options::Options;
 use weft_proxy::run::Control;
 use weft_proxy::shutdown::Shutdown;
@@ -29,6 +30,10 @@ use weft_testkit::controller::{Event, FakeController};
 use weft_testkit::pki::Pki;
 
 const SERVICE: &str = "10.0.0.1:80";
+const PATIENCE: Patience = Patience {
+    bound: Duration::from_secs(8),
+    grace: Duration::from_millis(50),
+};
 
 fn identity() -> Identity {
     let domain = TrustDomain::new("cluster.local").unwrap();
@@ -416,6 +421,8 @@ async fn readiness_says_what_is_missing_and_metrics_are_there() {
         store: proxy.context.store.clone(),
         shutdown: shutdown.clone(),
         listening: Arc::new(AtomicBool::new(false)),
+        withdrawal: proxy.withdrawal.clone(),
+        patience: PATIENCE,
     };
     let listening = readiness.listening.clone();
     let any = "127.0.0.1:0".parse().unwrap();
@@ -479,5 +486,51 @@ async fn readiness_says_what_is_missing_and_metrics_are_there() {
         begun.elapsed() < Duration::from_secs(9),
         "{:?}",
         begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn the_drain_asks_the_controller_and_on_every_stream_anew() {
+    let mut setup = Setup::new("drain").await;
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let readiness = Readiness {
+        tls: proxy.context.tls.clone(),
+        store: proxy.context.store.clone(),
+        shutdown: Shutdown::new(),
+        listening: Arc::new(AtomicBool::new(true)),
+        withdrawal: proxy.withdrawal.clone(),
+        patience: PATIENCE,
+    };
+    let listener = admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(admin::serve(listener, Page::Ready(readiness)));
+    let ask = "GET /drain HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+    // Whoever calls: a pod that is not being deleted stays.
+    let controller = &setup.controller;
+    controller.answer_withdraw(Some(proto::Withdrawn::default()));
+    let answer = get(at, ask).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("not being deleted"),
+        "{answer}"
+    );
+
+    controller.answer_withdraw(None);
+    let asked = controller.events().len();
+    let waiting = tokio::spawn(get(at, ask));
+    let is_withdraw = |event: &Event| *event == Event::Withdraw;
+    controller.wait_for(asked, is_withdraw).await.unwrap();
+    controller.answer_withdraw(Some(proto::Withdrawn {
+        terminating: true,
+        service_ports: 2,
+        unacknowledged: 0,
+    }));
+    setup.controller.stop();
+    setup.controller.restart().await.unwrap();
+    let answer = waiting.await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("withdrawn\n"),
+        "{answer}"
     );
 }

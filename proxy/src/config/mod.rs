@@ -5,3 +5,4 @@ pub mod channel;
 pub mod resolved;
 pub mod store;
 pub mod stream;
+pub mod withdrawal;

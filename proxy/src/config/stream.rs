@@ -18,6 +18,7 @@ use weft_ir::Identity;
 
 use super::channel::{self, Address, Backoff, ConnectError};
 use super::store::{Request, Store};
+use super::withdrawal::Withdrawal;
 use crate::identity::credentials::Current;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
@@ -39,6 +40,7 @@ pub struct Stream {
     pub current: Current,
     pub store: Store,
     pub requests: mpsc::UnboundedReceiver<Request>,
+    pub withdrawal: Withdrawal,
     pub metrics: Arc<Metrics>,
 }
 
@@ -97,8 +99,12 @@ impl Stream {
     async fn session(&mut self) -> Result<std::convert::Infallible, StreamError> {
         self.metrics.config.connects.inc();
         let (outgoing, mut watched) = self.greet();
+        let mut withdraw = self.withdrawal.asks();
         let mut updates = self.begin(outgoing.1).await?;
         let outgoing = outgoing.0;
+        if withdraw.pending() {
+            send(&outgoing, Kind::Withdraw(proto::Withdraw {}))?;
+        }
         self.store.set_connected(true);
         tracing::info!(controller = %self.controller, "configuration stream is up");
         loop {
@@ -107,6 +113,7 @@ impl Stream {
                     let update = update?.ok_or(StreamError::Closed)?;
                     self.take(update, &outgoing)?;
                 }
+                () = withdraw.next() => send(&outgoing, Kind::Withdraw(proto::Withdraw {}))?,
                 request = self.requests.recv() => {
                     // The store, which sends these, is held here: the channel does not end.
                     if let Some(kind) = request.and_then(|r| message(r, &mut watched)) {
@@ -158,6 +165,11 @@ impl Stream {
     }
 
     fn take(&self, update: proto::Update, outgoing: &Outgoing) -> Result<(), StreamError> {
+        if let Some(withdrawn) = update.withdrawn {
+            tracing::info!(?withdrawn, "answer to the withdrawal");
+            self.withdrawal.answered(withdrawn);
+            return Ok(());
+        }
         let nonce = update.nonce;
         let refused = self.store.apply(update);
         for one in &refused {

@@ -1,0 +1,218 @@
+//! The end of a pod, asked of its proxy before its containers are told: nobody is to send to it any longer.
+//!
+//! Kubernetes calls `/drain` as the hook that goes before the signal to each container (kubelet, from the node's
+//! address). The call takes effect only where the controller sees that the pod is being deleted: from anybody else, and
+//! for a container that is only restarted, it is answered within a second and changes nothing.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use weft_api::proto::Withdrawn;
+
+/// What the controller was asked and said; clones are the same.
+#[derive(Clone, Debug)]
+pub struct Withdrawal(Arc<watch::Sender<State>>);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Idle,
+    Asked,
+    /// The pod is being deleted, which does not end.
+    Withdrawn(Withdrawn),
+}
+
+impl Default for Withdrawal {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(State::Idle)))
+    }
+}
+
+/// How long the hook holds the containers' signal back.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// At most.
+    pub bound: Duration,
+    /// At least, where a Service has the pod: for clients outside the mesh, and those of other controllers.
+    pub grace: Duration,
+}
+
+/// What became of a call of the hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// The pod is not being deleted.
+    Staying,
+    /// No Service has the pod.
+    Unused,
+    /// All who were told have acknowledged, and all others had their time.
+    Withdrawn,
+    /// Some who were told did not acknowledge.
+    Unacknowledged(u32),
+    /// The controller said nothing.
+    Unanswered,
+}
+
+impl fmt::Display for Drained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Staying => f.write_str("the pod is not being deleted: nothing changes"),
+            Self::Unused => f.write_str("no Service has the pod"),
+            Self::Withdrawn => f.write_str("withdrawn"),
+            Self::Unacknowledged(proxies) => {
+                write!(f, "withdrawn; not acknowledged by {proxies} proxies")
+            }
+            Self::Unanswered => f.write_str("no answer of the controller"),
+        }
+    }
+}
+
+impl Withdrawal {
+    /// Asks the controller, or joins those who did, and returns when the containers may be told.
+    pub async fn drain(&self, patience: Patience) -> Drained {
+        let begun = Instant::now();
+        let answer = tokio::time::timeout(patience.bound, self.answer()).await;
+        let drained = match answer {
+            Ok(None) => return Drained::Staying,
+            Ok(Some(withdrawn)) if withdrawn.service_ports == 0 => return Drained::Unused,
+            Ok(Some(withdrawn)) if withdrawn.unacknowledged == 0 => Drained::Withdrawn,
+            Ok(Some(withdrawn)) => Drained::Unacknowledged(withdrawn.unacknowledged),
+            Err(_) => Drained::Unanswered,
+        };
+        tokio::time::sleep_until(begun + patience.grace.min(patience.bound)).await;
+        drained
+    }
+
+    /// `None`: the pod is not being deleted.
+    async fn answer(&self) -> Option<Withdrawn> {
+        let mut state = self.0.subscribe();
+        self.0.send_if_modified(|state| {
+            let first = *state == State::Idle;
+            if first {
+                *state = State::Asked;
+            }
+            first
+        });
+        // The sender lives in `self`: waiting cannot fail.
+        let answered = state.wait_for(|state| *state != State::Asked).await.ok()?;
+        match *answered {
+            State::Withdrawn(withdrawn) => Some(withdrawn),
+            State::Idle | State::Asked => None,
+        }
+    }
+
+    /// Takes what the controller says.
+    pub(super) fn answered(&self, withdrawn: Withdrawn) {
+        self.0.send_if_modified(|state| {
+            let asked = *state == State::Asked;
+            if asked {
+                *state = match withdrawn.terminating {
+                    true => State::Withdrawn(withdrawn),
+                    false => State::Idle,
+                };
+            }
+            asked
+        });
+    }
+
+    pub(super) fn asks(&self) -> Asks {
+        Asks(self.0.subscribe())
+    }
+}
+
+/// For the stream: when the controller is to be asked.
+pub(super) struct Asks(watch::Receiver<State>);
+
+impl Asks {
+    /// Whether an answer is being waited for now.
+    pub(super) fn pending(&mut self) -> bool {
+        *self.0.borrow_and_update() == State::Asked
+    }
+
+    /// Resolves when an answer is waited for anew.
+    pub(super) async fn next(&mut self) {
+        while self.0.changed().await.is_ok() {
+            if self.pending() {
+                return;
+            }
+        }
+        // Nobody is left who could ask.
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        bound: Duration::from_secs(8),
+        grace: Duration::from_secs(3),
+    };
+
+    fn withdrawn(service_ports: u32, unacknowledged: u32) -> Withdrawn {
+        Withdrawn {
+            terminating: true,
+            service_ports,
+            unacknowledged,
+        }
+    }
+
+    /// What two calls at once come to when the controller says this after a second, and how long they took.
+    async fn outcome(answer: Option<Withdrawn>) -> (Drained, Duration) {
+        let withdrawal = Withdrawal::default();
+        let mut asks = withdrawal.asks();
+        let begun = Instant::now();
+        let controller = async {
+            asks.next().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            answer.into_iter().for_each(|one| withdrawal.answered(one));
+        };
+        let (one, other, ()) = tokio::join!(
+            withdrawal.drain(PATIENCE),
+            withdrawal.drain(PATIENCE),
+            controller
+        );
+        assert_eq!(one, other);
+        assert!(
+            tokio::time::timeout(Duration::ZERO, asks.next())
+                .await
+                .is_err()
+        );
+        (one, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_hook_ends_when_all_had_their_time_and_never_later_than_its_bound() {
+        let seconds = Duration::from_secs;
+        for (answer, expected) in [
+            (Some(Withdrawn::default()), (Drained::Staying, seconds(1))),
+            (Some(withdrawn(0, 0)), (Drained::Unused, seconds(1))),
+            (Some(withdrawn(1, 0)), (Drained::Withdrawn, seconds(3))),
+            (
+                Some(withdrawn(1, 2)),
+                (Drained::Unacknowledged(2), seconds(3)),
+            ),
+            (None, (Drained::Unanswered, seconds(8))),
+        ] {
+            assert_eq!(outcome(answer).await, expected, "{answer:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_stays_may_ask_again() {
+        let withdrawal = Withdrawal::default();
+        let mut asks = withdrawal.asks();
+        for answer in [Withdrawn::default(), withdrawn(0, 0)] {
+            let controller = async {
+                asks.next().await;
+                withdrawal.answered(answer);
+            };
+            let (drained, ()) = tokio::join!(withdrawal.drain(PATIENCE), controller);
+            assert_eq!(drained == Drained::Staying, !answer.terminating);
+        }
+        // What is known needs no answer.
+        assert_eq!(withdrawal.drain(PATIENCE).await, Drained::Unused);
+    }
+}
