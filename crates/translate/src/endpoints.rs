@@ -1,6 +1,8 @@
 //! The endpoints of every Service port, from EndpointSlices.
 //!
-//! A pod that is being deleted counts as draining at once, without waiting for its EndpointSlices.
+//! A pod that is being deleted counts as draining at once, without waiting for its EndpointSlices. An endpoint whose
+//! pod is not known is left out: without its pod nobody can say whether it is in the mesh, and traffic to the mesh must
+//! not go in plain text.
 //!
 //! Source: the EndpointSlice API, `discovery.k8s.io/v1`: absent `ready` counts as ready; only the first address of an
 //! endpoint counts.
@@ -11,7 +13,7 @@ use std::sync::Arc;
 
 use weft_ir::{Endpoint, EndpointSet, ServiceId, ServicePort};
 
-use crate::objects::{EndpointAddress, EndpointConditions, EndpointSlice, SlicePort};
+use crate::objects::{EndpointAddress, EndpointConditions, EndpointSlice, SlicePort, TargetRef};
 use crate::pods::Pods;
 use crate::services::{PortInfo, ServiceInfo, Services, port_number};
 
@@ -104,12 +106,15 @@ fn endpoint_set(
             let EndpointAddress {
                 addresses,
                 conditions,
-                target_ref: _,
+                target_ref,
             } = endpoint;
             // Names (of slices of type FQDN) do not parse.
             let Some(Ok(address)) = addresses.first().map(|text| text.parse::<IpAddr>()) else {
                 continue;
             };
+            if !is_known(target_ref.as_ref(), &address, pods) {
+                continue;
+            }
             let terminating = pods.terminating.contains_key(&address);
             let address = SocketAddr::new(address, number);
             match state(conditions) {
@@ -140,6 +145,21 @@ fn one_family(addresses: BTreeSet<SocketAddr>, ipv6: bool) -> impl Iterator<Item
     addresses
         .into_iter()
         .filter(move |address| !preferred || address.is_ipv6() == ipv6)
+}
+
+/// False for a pod that is gone already, and for one whose news come later than its EndpointSlice's.
+fn is_known(target: Option<&TargetRef>, address: &IpAddr, pods: &Pods) -> bool {
+    let Some(TargetRef {
+        kind,
+        namespace,
+        name,
+    }) = target
+    else {
+        return true;
+    };
+    kind != "Pod"
+        || pods.by_address.contains_key(address)
+        || pods.on_host.contains(&(namespace.clone(), name.clone()))
 }
 
 /// The slice's port of the Service port's name.

@@ -1,6 +1,6 @@
 //! Pods by address, and the identity of those in the mesh.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub(crate) struct Pods {
     pub(crate) by_address: HashMap<IpAddr, Option<Identity>>,
     /// Pods in the mesh by namespace, then name.
     pub(crate) workloads: HashMap<String, HashMap<String, Arc<Workload>>>,
+    /// Namespace and name of pods on their host's network, whose IP is not theirs.
+    pub(crate) on_host: HashSet<(String, String)>,
     /// Namespace and name of the pods that are being deleted.
     pub(crate) terminating: HashMap<IpAddr, (String, String)>,
 }
@@ -50,7 +52,12 @@ impl Pods {
             pod_ips,
         } = status;
         // The IP of an ended pod may be another's by now; a pod on the host's network shares its IP with all others.
-        if matches!(phase.as_str(), "Succeeded" | "Failed") || spec.host_network {
+        if matches!(phase.as_str(), "Succeeded" | "Failed") {
+            return;
+        }
+        if spec.host_network {
+            self.on_host
+                .insert((metadata.namespace.clone(), metadata.name.clone()));
             return;
         }
         let identity = identity(&metadata.namespace, spec, &settings.trust_domain);
