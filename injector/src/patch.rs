@@ -10,6 +10,7 @@
 //! 5. Pods that would slip past the proxy, or whose names collide with what is added, are refused.
 
 mod containers;
+mod drain;
 mod overrides;
 mod pod;
 
@@ -19,7 +20,8 @@ use json_patch::PatchOperation;
 use json_patch::jsonptr::PointerBuf;
 use serde_json::{Value, json};
 
-use crate::settings::{PROXY_UID, Settings};
+use crate::settings::{OutsideGrace, PROXY_UID, Settings};
+use drain::Times;
 pub use overrides::Overrides;
 use pod::Pod;
 
@@ -115,12 +117,16 @@ fn decide(
     .map_err(|e| Stop::Refused(e.to_string()))?;
 
     let settings = context.settings;
+    let times = Times::within(
+        pod.spec.termination_grace_period_seconds,
+        overrides.outside_grace.map(OutsideGrace::get),
+    );
     let mut operations = insert_first(
         raw,
         "/spec/initContainers",
         vec![
             containers::init(settings, &overrides),
-            containers::proxy(settings, &overrides),
+            containers::proxy(settings, &overrides, times),
         ],
     );
     operations.extend(insert_first(
@@ -128,6 +134,7 @@ fn decide(
         "/spec/volumes",
         vec![containers::identity_volume()],
     ));
+    operations.extend(drain::hooks(raw));
     let status = format!("injected {}", settings.proxy_image);
     operations.extend(annotate(raw, STATUS, &status));
     Ok(json_patch::Patch(operations))

@@ -161,6 +161,27 @@ impl FromStr for Workers {
     }
 }
 
+/// Seconds that clients outside the mesh are given to learn that a pod ends, 0 to 120.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutsideGrace(u8);
+
+impl OutsideGrace {
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl FromStr for OutsideGrace {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        match text.parse() {
+            Ok(seconds @ 0..=120) => Ok(Self(seconds)),
+            _ => Err(Unfit::new(text, "a number of seconds from 0 to 120")),
+        }
+    }
+}
+
 /// A positive amount as Kubernetes writes it: digits with at most one point, then an optional suffix
 /// (`m`, `k`, `M`, `G`, `T`, `Ki`, `Mi`, `Gi`, `Ti`).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::drain::Times;
 use super::{IDENTITY_VOLUME, INIT_CONTAINER, Overrides, PROXY_CONTAINER};
 use crate::settings::{PROXY_UID, Quantity, Settings};
 
@@ -44,13 +45,13 @@ pub(super) fn init(settings: &Settings, overrides: &Overrides) -> Value {
 
 /// The proxy as a native sidecar (an init container with `restartPolicy: Always`): it is ready before any of the
 /// pod's own containers starts, outlives them, and does not keep a Job from ending.
-pub(super) fn proxy(settings: &Settings, overrides: &Overrides) -> Value {
+pub(super) fn proxy(settings: &Settings, overrides: &Overrides, times: Times) -> Value {
     json!({
         "name": PROXY_CONTAINER,
         "image": settings.proxy_image,
         "imagePullPolicy": settings.pull_policy.as_str(),
         "restartPolicy": "Always",
-        "env": env(settings, overrides),
+        "env": env(settings, overrides, times),
         "ports": [
             { "name": "weft-metrics", "containerPort": 15020, "protocol": "TCP" },
             { "name": "weft-ready", "containerPort": 15021, "protocol": "TCP" },
@@ -91,13 +92,13 @@ pub(super) fn identity_volume() -> Value {
     })
 }
 
-fn env(settings: &Settings, overrides: &Overrides) -> Vec<Value> {
+fn env(settings: &Settings, overrides: &Overrides, times: Times) -> Vec<Value> {
     let log = overrides.log.as_ref().unwrap_or(&settings.log);
     let access_log = overrides.access_log.unwrap_or(settings.access_log);
     let workers = overrides.workers.unwrap_or(settings.workers);
     let fixed = |name: &str, value: &str| json!({ "name": name, "value": value });
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
-    vec![
+    let mut env = vec![
         fixed("WEFT_MODE", "sidecar"),
         fixed("WEFT_CONTROLLER", &settings.controller),
         fixed("WEFT_CONTROLLER_IDENTITY", &settings.controller_identity),
@@ -107,11 +108,20 @@ fn env(settings: &Settings, overrides: &Overrides) -> Vec<Value> {
         fixed("WEFT_ACCESS_LOG", access_log.as_str()),
         fixed("WEFT_WORKERS", &workers.get().to_string()),
         fixed("WEFT_LOG", log.as_str()),
+        fixed("WEFT_WITHDRAW_SECONDS", &times.withdraw.to_string()),
+        fixed("WEFT_DRAIN_SECONDS", &times.drain.to_string()),
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_IPS", "status.podIPs"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-    ]
+    ];
+    if let Some(grace) = overrides.outside_grace {
+        env.push(fixed(
+            "WEFT_OUTSIDE_GRACE_SECONDS",
+            &grace.get().to_string(),
+        ));
+    }
+    env
 }
 
 fn probe(period_seconds: u32, failure_threshold: u32) -> Value {

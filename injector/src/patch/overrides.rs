@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::settings::{AccessLog, LogFilter, Ports, Quantity, Unfit, Workers};
+use crate::settings::{AccessLog, LogFilter, OutsideGrace, Ports, Quantity, Unfit, Workers};
 
 /// `None` and empty lists leave the setting as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +13,7 @@ pub struct Overrides {
     pub access_log: Option<AccessLog>,
     pub log: Option<LogFilter>,
     pub workers: Option<Workers>,
+    pub outside_grace: Option<OutsideGrace>,
     pub cpu: Option<Quantity>,
     pub memory: Option<Quantity>,
     pub cpu_limit: Option<Quantity>,
@@ -49,6 +50,7 @@ impl Overrides {
             access_log: from.either("weft.dev/access-log")?,
             log: from.either("weft.dev/proxy-log")?,
             workers: from.either("weft.dev/proxy-workers")?,
+            outside_grace: from.either("weft.dev/outside-grace")?,
             cpu: from.either("weft.dev/proxy-cpu")?,
             memory: from.either("weft.dev/proxy-memory")?,
             cpu_limit: from.either("weft.dev/proxy-cpu-limit")?,

@@ -30,6 +30,7 @@ pub(super) struct Spec {
     pub(super) host_network: bool,
     pub(super) os: Option<Os>,
     pub(super) security_context: Option<SecurityContext>,
+    pub(super) termination_grace_period_seconds: Option<i64>,
     #[serde(deserialize_with = "or_default")]
     pub(super) init_containers: Vec<Container>,
     #[serde(deserialize_with = "or_default")]
