@@ -21,6 +21,9 @@ use crate::tls::handshake_failure;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.
+/// Time for TCP alone, one lost SYN included: what is silent for longer is mostly an address that is nobody's any more,
+/// and the request has time left for another endpoint.
+const TCP_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("connecting to {address}: {cause}")]
@@ -51,9 +54,11 @@ impl Shared {
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
         let address = peer.address;
-        timeout(CONNECT_TIMEOUT, self.connect_unbounded(peer, alpn))
+        let transport = timeout(CONNECT_TIMEOUT, self.connect_unbounded(peer, alpn))
             .await
-            .unwrap_or(Err(ConnectError::Timeout(address)))
+            .unwrap_or(Err(ConnectError::Timeout(address)))?;
+        peer.reached();
+        Ok(transport)
     }
 
     async fn connect_unbounded(
@@ -62,7 +67,10 @@ impl Shared {
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
         let address = peer.address;
-        let tcp = open(address).await.map_err(|error| ConnectError::Tcp {
+        let tcp = timeout(TCP_TIMEOUT, open(address)).await;
+        let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing came back within 2 s");
+        let tcp = tcp.map_err(silent).flatten();
+        let tcp = tcp.map_err(|error| ConnectError::Tcp {
             address,
             cause: error.to_string(),
         })?;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,10 @@ pub use connect::{ConnectError, Transport};
 pub use lease::Lease;
 pub use send::{Ask, Outcome};
 
-/// After a failed connection an endpoint is left out for this long, where there are others.
+/// After a failed connection an endpoint is left out for this long, where there are others; twice as long after each
+/// further failure, up to `AVOID << MOST_DOUBLINGS`.
 const AVOID: Duration = Duration::from_secs(1);
+const MOST_DOUBLINGS: u32 = 4;
 
 /// What all clusters of a proxy have in common: the endpoints in use, each once, however many clusters hold it.
 pub struct Shared {
@@ -109,6 +111,8 @@ pub struct Peer {
     pub load: Load,
     /// Nanoseconds on the clock of [`Shared::now`].
     avoid_until: AtomicU64,
+    /// Failed connections since the last good one, those counted once that fail together.
+    misses: AtomicU32,
     /// Plain HTTP/1.1.
     http1: http1::Idle,
     /// HTTP/2 for an application that speaks it: plain, or between proxies.
@@ -125,6 +129,7 @@ impl Peer {
             own,
             load: Load::default(),
             avoid_until: AtomicU64::new(0),
+            misses: AtomicU32::new(0),
             http1: http1::Idle::default(),
             http2: http2::Pool::default(),
             mixed: http2::Pool::default(),
@@ -132,8 +137,17 @@ impl Peer {
     }
 
     fn avoid(&self, now: u64) {
-        let until = now + AVOID.as_nanos() as u64;
+        if self.avoid_until.load(Relaxed) > now {
+            return;
+        }
+        let misses = self.misses.fetch_add(1, Relaxed).min(MOST_DOUBLINGS);
+        let until = now + ((AVOID.as_nanos() as u64) << misses);
         self.avoid_until.store(until, Relaxed);
+    }
+
+    /// A connection was made.
+    fn reached(&self) {
+        self.misses.store(0, Relaxed);
     }
 }
 
@@ -193,5 +207,35 @@ impl Cluster {
 
     pub fn members(&self) -> arc_swap::Guard<Arc<Members>> {
         self.members.load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dead_are_left_out_longer_each_time() {
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let identity = None;
+        let peer = Peer::new(&Endpoint { address, identity }, false);
+        let mut now = 0;
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            peer.avoid(now);
+            // Others that failed at the same time.
+            peer.avoid(now);
+            peer.avoid(now + 1);
+            let until = peer.avoid_until.load(Relaxed);
+            pauses.push(Duration::from_nanos(until - now).as_secs());
+            now = until;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 16, 16]);
+        peer.reached();
+        peer.avoid(now);
+        assert_eq!(
+            peer.avoid_until.load(Relaxed) - now,
+            AVOID.as_nanos() as u64
+        );
     }
 }
