@@ -19,11 +19,11 @@ use crate::tls::handshake_failure;
 
 /// Time for TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why there is no connection.
 /// Time for TCP alone, one lost SYN included: what is silent for longer is mostly an address that is nobody's any more,
 /// and the request has time left for another endpoint.
 const TCP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("connecting to {address}: {cause}")]
