@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod balance;
+pub mod batch;
 pub mod config;
 pub mod detect;
 pub mod http;

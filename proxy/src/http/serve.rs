@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::bodies::Response;
+use crate::batch::Corked;
 use crate::shutdown::Shutdown;
 use crate::upstream::http2 as limits;
 
@@ -49,11 +50,12 @@ where
     H: Handle,
 {
     let service = service_fn(move |request| {
-        let answer = handler.clone().handle(request);
+        // In a box: started requests are moved about, and a pointer is moved faster.
+        let answer = Box::pin(handler.clone().handle(request));
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let stream = TokioIo::new(stream);
     if manner.http2 {
+        let stream = TokioIo::new(Corked::new(stream));
         let connection = http2_server().serve_connection(stream, service);
         let mut connection = pin!(connection);
         tokio::select! {
@@ -63,7 +65,7 @@ where
         connection.await
     } else {
         let connection = http1_server(manner.patience)
-            .serve_connection(stream, service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         tokio::select! {

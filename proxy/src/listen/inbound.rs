@@ -16,6 +16,7 @@ use weft_ir::{Endpoint, Identity, Protocol, Timeouts};
 use super::admits::Admits;
 use super::outbound::beginning;
 use super::{Closed, Context, Listener, SILENCE};
+use crate::batch::Gathered;
 use crate::detect::{Guess, Prefixed, offered};
 use crate::http::bodies::{Response, Tail};
 use crate::http::errors::{Failure, Stop};
@@ -196,7 +197,7 @@ async fn mesh(
     app: SocketAddr,
 ) -> Result<(), Closed> {
     let acceptor = TlsAcceptor::from(context.tls.server_config());
-    let accepted = timeout(HANDSHAKE, acceptor.accept(stream)).await;
+    let accepted = timeout(HANDSHAKE, acceptor.accept(Gathered::new(stream))).await;
     let Ok(accepted) = accepted else {
         context.metrics.handshake(Direction::Inbound, "timeout");
         return Err(Closed::refused("handshake", "no handshake within 10 s"));

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Peer, Shared};
+use crate::batch::Gathered;
 use crate::telemetry::requests::Direction;
 use crate::tls::handshake_failure;
 
@@ -43,7 +44,7 @@ pub enum ConnectError {
 /// A connection to an endpoint.
 pub enum Transport {
     Plain(TcpStream),
-    Mesh(Box<TlsStream<TcpStream>>),
+    Mesh(Box<TlsStream<Gathered<TcpStream>>>),
 }
 
 impl Shared {
@@ -87,7 +88,9 @@ impl Shared {
             .client_config(expected, alpn)
             .map_err(|error| refuse(error.to_string()))?;
         let name = ServerName::IpAddress(address.ip().into());
-        let opened = TlsConnector::from(config).connect(name, tcp).await;
+        let opened = TlsConnector::from(config)
+            .connect(name, Gathered::new(tcp))
+            .await;
         let result = opened.as_ref().map_or_else(handshake_failure, |_| "ok");
         self.metrics.handshake(Direction::Outbound, result);
         let stream = opened.map_err(|error| refuse(error.to_string()))?;

@@ -9,6 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::connect::ConnectError;
 use super::{Peer, Shared};
+use crate::batch::Corked;
 use crate::http::bodies::Body;
 
 /// Streams on one connection before another is opened: all of them share one lock.
@@ -150,7 +151,7 @@ async fn handshake(
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake(TokioIo::new(transport))
+        .handshake(TokioIo::new(Corked::new(transport)))
         .await
         .map_err(|error| ConnectError::Http {
             address: peer.address,

@@ -1,0 +1,321 @@
+//! Fewer system calls on busy connections: many frames in one write, many records in one read.
+//!
+//! HTTP/2 flushes after each frame of data, and TLS reads 4 KiB at a time; under load each costs a system call, and the
+//! peer another. [`Corked`] goes above TLS and [`Gathered`] below it. Neither delays what is there: a write waits until
+//! the tasks that are ready now have run, no longer. Idle, they hold no memory.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+/// The largest TLS record, so that a full buffer is one.
+const SIZE: usize = 16 << 10;
+
+/// Gathers writes, and writes them when its task is polled once more.
+///
+/// Only for those who, whenever they are polled, read until nothing is there, as HTTP/2 does: the next read writes first.
+pub struct Corked<S> {
+    stream: S,
+    written: BytesMut,
+    /// The task will be polled again, and write then.
+    woken: bool,
+    /// The stream took less than it was given, and wakes the task when it takes more.
+    blocked: bool,
+}
+
+impl<S: AsyncWrite + Unpin> Corked<S> {
+    pub fn new(stream: S) -> Self {
+        Self {
+            stream,
+            written: BytesMut::new(),
+            woken: false,
+            blocked: false,
+        }
+    }
+
+    /// Writes what was gathered.
+    fn uncork(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.blocked = true;
+        while !self.written.is_empty() {
+            let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.written))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written.advance(taken);
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.written = BytesMut::new();
+        self.blocked = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Room for `length` more bytes; false: they are to be written without gathering.
+    fn room(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<io::Result<bool>> {
+        if self.written.len() + length > SIZE {
+            ready!(self.uncork(cx))?;
+        }
+        if length >= SIZE {
+            return Poll::Ready(Ok(false));
+        }
+        if self.written.capacity() == 0 {
+            self.written.reserve(SIZE);
+        }
+        Poll::Ready(Ok(true))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.woken {
+            this.woken = false;
+            if let Poll::Ready(Err(error)) = this.uncork(cx) {
+                return Poll::Ready(Err(error));
+            }
+        } else if this.blocked
+            && let Poll::Ready(Err(error)) = this.uncork(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        if !ready!(this.room(cx, length))? {
+            return Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        }
+        for slice in slices {
+            this.written.extend_from_slice(slice);
+        }
+        Poll::Ready(Ok(length))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Puts the writing off, unless the stream is blocked already.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.blocked {
+            return this.uncork(cx);
+        }
+        if this.written.is_empty() {
+            return Pin::new(&mut this.stream).poll_flush(cx);
+        }
+        if !this.woken {
+            this.woken = true;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.uncork(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+/// Reads as much as is there at once, and gives it out in the portions that are asked for.
+#[derive(Debug)]
+pub struct Gathered<S> {
+    stream: S,
+    read: BytesMut,
+}
+
+impl<S> Gathered<S> {
+    pub fn new(stream: S) -> Self {
+        Self {
+            stream,
+            read: BytesMut::new(),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.read.is_empty() {
+            let mut read = BytesMut::with_capacity(SIZE);
+            ready!(poll_read_buf(Pin::new(&mut this.stream), cx, &mut read))?;
+            this.read = read;
+        }
+        let length = this.read.len().min(buffer.remaining());
+        buffer.put_slice(&this.read[..length]);
+        this.read.advance(length);
+        if this.read.is_empty() {
+            this.read = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use task::polled;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    mod task {
+        use std::future::Future;
+        use std::pin::pin;
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+        use std::task::{Context, Poll, Wake, Waker};
+
+        struct Count(AtomicU32);
+
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Relaxed);
+            }
+        }
+
+        /// One poll: what came of it, and how often it woke its task.
+        pub(super) fn polled<T>(future: impl Future<Output = T>) -> (Poll<T>, u32) {
+            let count = Arc::new(Count(AtomicU32::new(0)));
+            let waker = Waker::from(count.clone());
+            let polled = pin!(future).poll(&mut Context::from_waker(&waker));
+            (polled, count.0.load(Relaxed))
+        }
+    }
+
+    async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+
+    /// Reads what is there, as a connection does whenever it is polled.
+    fn read_ahead(stream: &mut Corked<tokio::io::DuplexStream>) -> (Poll<usize>, u32) {
+        let mut buffer = [0; 8];
+        polled(async { stream.read(&mut buffer).await.unwrap() })
+    }
+
+    #[test]
+    fn frames_wait_for_the_next_poll_and_go_together() {
+        let (near, mut far) = duplex(1 << 10);
+        let mut corked = Corked::new(near);
+        let (_, woken) = polled(async {
+            write(&mut corked, b"one").await;
+            write(&mut corked, b"two").await;
+        });
+        assert_eq!(woken, 1, "the task is polled again, once");
+        let mut seen = [0; 16];
+        assert!(polled(far.read(&mut seen)).0.is_pending());
+        assert!(read_ahead(&mut corked).0.is_pending());
+        assert!(matches!(polled(far.read(&mut seen)).0, Poll::Ready(Ok(6))));
+        assert_eq!(&seen[..6], b"onetwo");
+        assert_eq!(corked.written.capacity(), 0);
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_blocks_without_a_busy_loop() {
+        let (near, mut far) = duplex(4);
+        let mut corked = Corked::new(near);
+        assert!(polled(write(&mut corked, b"123456")).0.is_ready());
+        assert_eq!(read_ahead(&mut corked), (Poll::Pending, 0));
+        let flushed = polled(poll_fn(|cx| Pin::new(&mut corked).poll_flush(cx)));
+        assert!(flushed.0.is_pending(), "blocked, and it says so");
+        assert_eq!(flushed.1, 0);
+        let mut seen = [0; 8];
+        assert!(matches!(polled(far.read(&mut seen)).0, Poll::Ready(Ok(4))));
+        assert_eq!(read_ahead(&mut corked), (Poll::Pending, 0));
+        assert!(matches!(polled(far.read(&mut seen)).0, Poll::Ready(Ok(2))));
+        assert!(!corked.blocked);
+    }
+
+    #[tokio::test]
+    async fn any_length_arrives_whole_and_in_order() {
+        let (near, mut far) = duplex(1_000);
+        let mut corked = Corked::new(near);
+        let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+        let writing = async {
+            let mut rest = &bytes[..];
+            for length in [1, 16_383, 16_384, 16_385, 5, 100_000, usize::MAX] {
+                let (now, later) = rest.split_at(length.min(rest.len()));
+                write(&mut corked, now).await;
+                rest = later;
+            }
+            corked.shutdown().await.unwrap();
+        };
+        let mut seen = Vec::new();
+        let (_, read) = tokio::join!(writing, far.read_to_end(&mut seen));
+        read.unwrap();
+        assert!(seen == bytes);
+    }
+
+    #[tokio::test]
+    async fn one_read_serves_many_askers() {
+        let (mut near, far) = duplex(1 << 10);
+        let mut gathered = Gathered::new(far);
+        near.write_all(b"123456").await.unwrap();
+        let mut seen = [0; 4];
+        assert_eq!(gathered.read(&mut seen).await.unwrap(), 4);
+        assert_eq!(gathered.read(&mut seen).await.unwrap(), 2);
+        assert_eq!(gathered.read.capacity(), 0);
+        drop(near);
+        assert_eq!(gathered.read(&mut seen).await.unwrap(), 0);
+    }
+}
