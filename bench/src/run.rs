@@ -44,6 +44,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let own = std::env::current_exe().context("finding this program's own path")?;
     let own = own.to_str().context("this program's path is not UTF-8")?;
     let _server = start_server(own)?;
+    subjects::accepts(Side::Server.at(SERVER_PORT)).await?;
     let mut figures = Figures::default();
     for round in 1..=options.rounds {
         let mut direct = None;
@@ -108,9 +109,15 @@ async fn measure(
     if !pair.processes().is_empty() {
         figures.add("resident, idle, each", "MiB", name, resident_each(&pair)?);
     }
+    let before = cpu(&pair)?;
     let paced = client(PACED_CONNECTIONS, options.seconds, Some(RATE)).await?;
+    let after = cpu(&pair)?;
     figures.add("p50 at 1000/s", "us", name, paced.p50);
     figures.add("p99 at 1000/s", "us", name, paced.p99);
+    if !pair.processes().is_empty() {
+        let spent = per_request(&before, &after, &paced);
+        figures.add("cpu per request at 1000/s, both", "us", name, spent);
+    }
 
     client(options.connections, 1, None).await?;
     let before = cpu(&pair)?;
@@ -122,25 +129,14 @@ async fn measure(
         name,
         full.answered as f64 / full.seconds,
     );
-    for (which, (before, after)) in ["cpu per request, outbound", "cpu per request, inbound"]
-        .iter()
-        .zip(before.iter().zip(&after))
-    {
-        figures.add(
-            which,
-            "us",
-            name,
-            (*after - *before).as_secs_f64() * 1e6 / full.answered as f64,
-        );
+    let sides = ["cpu per request, outbound", "cpu per request, inbound"];
+    for (which, side) in sides.into_iter().zip(0..before.len()) {
+        let spent = per_request(&before[side..=side], &after[side..=side], &full);
+        figures.add(which, "us", name, spent);
     }
     if !pair.processes().is_empty() {
-        let spent: Duration = after.iter().sum::<Duration>() - before.iter().sum::<Duration>();
-        figures.add(
-            "cpu per request, both",
-            "us",
-            name,
-            spent.as_secs_f64() * 1e6 / full.answered as f64,
-        );
+        let spent = per_request(&before, &after, &full);
+        figures.add("cpu per request, both", "us", name, spent);
         figures.add(
             "resident, after load, each",
             "MiB",
@@ -157,6 +153,12 @@ fn cpu(pair: &Pair) -> anyhow::Result<Vec<Duration>> {
         .iter()
         .map(|pid| process::cpu(*pid))
         .collect()
+}
+
+/// Microseconds of processor time for each request answered.
+fn per_request(before: &[Duration], after: &[Duration], outcome: &Outcome) -> f64 {
+    let spent = after.iter().sum::<Duration>() - before.iter().sum::<Duration>();
+    spent.as_secs_f64() * 1e6 / outcome.answered as f64
 }
 
 fn resident_each(pair: &Pair) -> anyhow::Result<f64> {

@@ -109,7 +109,7 @@ impl Pair {
 type Started = (SocketAddr, Vec<Child>, Option<weft::Control>);
 
 /// Waits until somebody accepts connections there, for 10 s.
-async fn accepts(address: SocketAddr) -> anyhow::Result<()> {
+pub(crate) async fn accepts(address: SocketAddr) -> anyhow::Result<()> {
     let trying = async {
         while tokio::net::TcpStream::connect(address).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;

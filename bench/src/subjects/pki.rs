@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 
@@ -17,6 +17,10 @@ pub(super) fn files(state: &Path) -> anyhow::Result<String> {
     let folder = folder.canonicalize()?;
 
     let mut params = CertificateParams::new(vec![])?;
+    // Names of their own: a leaf of its issuer's name would be taken for self-signed.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "bench authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let key = KeyPair::generate()?;
@@ -24,6 +28,7 @@ pub(super) fn files(state: &Path) -> anyhow::Result<String> {
     let issuer = Issuer::new(params, key);
 
     let mut params = CertificateParams::new(vec!["bench".to_owned()])?;
+    params.distinguished_name.push(DnType::CommonName, "bench");
     params.extended_key_usages = vec![
         ExtendedKeyUsagePurpose::ServerAuth,
         ExtendedKeyUsagePurpose::ClientAuth,
