@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weft_ir::{
-    Backend, ConnectionRule, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, HeaderMatch,
-    HostPattern, Identity, Mode, PathEdit, PathMatch, Pattern, Probe, ProbeRequest, Protocol,
-    QueryMatch, Redirect, RequestMatch, ResourceKey, Rewrite, RouteId, RouteKind, Routing, Rule,
-    Service, ServicePort, Target, Timeouts, TlsRule, TrustDomain, ValueMatch, WeightedBackend,
-    Workload,
+    Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, HeaderEdit,
+    HeaderMatch, HostPattern, Identity, Mirror, Mode, OriginPattern, PathEdit, PathMatch, Pattern,
+    Probe, ProbeRequest, Protocol, QueryMatch, Redirect, RequestMatch, ResourceKey, Retry, Rewrite,
+    RouteId, RouteKind, Routing, Rule, Service, ServicePort, Target, Timeouts, TlsRule,
+    TrustDomain, ValueMatch, WeightedBackend, Workload,
 };
 
 use crate::{Resource, proto};
@@ -202,6 +202,7 @@ fn rule(wire: proto::Rule) -> Decoded<Rule> {
         request_timeout,
         backend_timeout,
         failure,
+        retry,
     } = wire;
     let limit = |nanos: u64| (nanos > 0).then(|| Duration::from_nanos(nanos));
     Ok(Rule {
@@ -215,6 +216,7 @@ fn rule(wire: proto::Rule) -> Decoded<Rule> {
             request: limit(request_timeout),
             backend: limit(backend_timeout),
         },
+        retry: retry.map(self::retry).transpose()?,
         failure: text(failure),
     })
 }
@@ -243,6 +245,24 @@ fn connection_rule(wire: proto::ConnectionRule) -> Decoded<ConnectionRule> {
         index,
         name: text(name),
         backends: all(backends, backend)?,
+    })
+}
+
+fn retry(wire: proto::Retry) -> Decoded<Retry> {
+    let proto::Retry {
+        codes,
+        attempts,
+        backoff,
+    } = wire;
+    let code = |code: u32| {
+        let code = u16::try_from(code).ok();
+        code.and_then(|code| StatusCode::from_u16(code).ok())
+            .ok_or_else(|| invalid("retry.codes")(&"no status code"))
+    };
+    Ok(Retry {
+        codes: all(codes, code)?,
+        attempts,
+        backoff: Duration::from_nanos(backoff),
     })
 }
 
@@ -342,6 +362,54 @@ fn filter(wire: proto::Filter) -> Decoded<Filter> {
             host: text(host).map(|host| header_value(&host)).transpose()?,
             path: path.map(path_edit).transpose()?,
         }),
+        Kind::Mirror(wire) => Filter::Mirror(mirror(wire)?),
+        Kind::Cors(wire) => Filter::Cors(cors(wire)?),
+    })
+}
+
+fn mirror(wire: proto::Mirror) -> Decoded<Mirror> {
+    let proto::Mirror {
+        to,
+        numerator,
+        denominator,
+    } = wire;
+    if denominator == 0 {
+        return Err(invalid("mirror.denominator")(&"0"));
+    }
+    Ok(Mirror {
+        to: service_port(to.ok_or(DecodeError::Absent("mirror.to"))?)?,
+        numerator,
+        denominator,
+    })
+}
+
+fn cors(wire: proto::Cors) -> Decoded<Cors> {
+    let proto::Cors {
+        origins,
+        credentials,
+        methods,
+        headers,
+        expose,
+        max_age,
+    } = wire;
+    let origin = |text: String| {
+        let parsed: Result<OriginPattern, _> = text.parse();
+        parsed.map_err(|error| invalid("cors.origins")(&error))
+    };
+    let allowed = |text: String| {
+        Ok(match text.as_str() {
+            "" => Allowed::Unsaid,
+            "*" => Allowed::Any,
+            these => Allowed::These(header_value(these)?),
+        })
+    };
+    Ok(Cors {
+        origins: all(origins, origin)?,
+        credentials,
+        methods: allowed(methods)?,
+        headers: allowed(headers)?,
+        expose: allowed(expose)?,
+        max_age,
     })
 }
 

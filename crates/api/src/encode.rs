@@ -1,11 +1,13 @@
 //! `weft-ir` to the wire. Every type is taken apart whole, so that a new field cannot be forgotten here.
 
+use std::time::Duration;
+
 use prost::Message;
 use weft_ir::{
-    Backend, ConnectionRule, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, HeaderMatch,
-    Identity, Mode, PathEdit, PathMatch, Probe, ProbeRequest, Protocol, QueryMatch, Redirect,
-    RequestMatch, ResourceKey, Rewrite, RouteId, RouteKind, Routing, Rule, Service, ServicePort,
-    Target, Timeouts, TlsRule, ValueMatch, WeightedBackend, Workload,
+    Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, HeaderEdit,
+    HeaderMatch, Identity, Mirror, Mode, PathEdit, PathMatch, Probe, ProbeRequest, Protocol,
+    QueryMatch, Redirect, RequestMatch, ResourceKey, Retry, Rewrite, RouteId, RouteKind, Routing,
+    Rule, Service, ServicePort, Target, Timeouts, TlsRule, ValueMatch, WeightedBackend, Workload,
 };
 
 use crate::proto;
@@ -211,17 +213,14 @@ fn rule(of: &Rule) -> proto::Rule {
         filters,
         backends,
         timeouts,
+        retry,
         failure,
     } = of;
     let Timeouts {
         request,
         backend: one_try,
     } = timeouts;
-    let nanos = |limit: &Option<std::time::Duration>| {
-        limit.map_or(0, |limit| {
-            u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)
-        })
-    };
+    let nanos = |limit: &Option<Duration>| limit.map_or(0, nanos);
     proto::Rule {
         route: Some(route_id(route)),
         index: *index,
@@ -232,7 +231,25 @@ fn rule(of: &Rule) -> proto::Rule {
         request_timeout: nanos(request),
         backend_timeout: nanos(one_try),
         failure: failure.as_deref().unwrap_or_default().to_owned(),
+        retry: retry.as_ref().map(self::retry),
     }
+}
+
+fn retry(of: &Retry) -> proto::Retry {
+    let Retry {
+        codes,
+        attempts,
+        backoff,
+    } = of;
+    proto::Retry {
+        codes: codes.iter().map(|code| code.as_u16().into()).collect(),
+        attempts: *attempts,
+        backoff: nanos(*backoff),
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn request_match(of: &RequestMatch) -> proto::Match {
@@ -298,8 +315,42 @@ fn filter(of: &Filter) -> proto::Filter {
                 .unwrap_or_default(),
             path: path.as_ref().map(path_edit),
         }),
+        Filter::Mirror(Mirror {
+            to,
+            numerator,
+            denominator,
+        }) => Kind::Mirror(proto::Mirror {
+            to: Some(service_port(to)),
+            numerator: *numerator,
+            denominator: *denominator,
+        }),
+        Filter::Cors(of) => Kind::Cors(cors(of)),
     };
     proto::Filter { kind: Some(kind) }
+}
+
+fn cors(of: &Cors) -> proto::Cors {
+    let Cors {
+        origins,
+        credentials,
+        methods,
+        headers,
+        expose,
+        max_age,
+    } = of;
+    let allowed = |of: &Allowed| match of {
+        Allowed::Unsaid => String::new(),
+        Allowed::Any => "*".to_owned(),
+        Allowed::These(these) => String::from_utf8_lossy(these.as_bytes()).into_owned(),
+    };
+    proto::Cors {
+        origins: origins.iter().map(ToString::to_string).collect(),
+        credentials: *credentials,
+        methods: allowed(methods),
+        headers: allowed(headers),
+        expose: allowed(expose),
+        max_age: *max_age,
+    }
 }
 
 fn header_edit(of: &HeaderEdit) -> proto::HeaderEdit {

@@ -59,6 +59,22 @@ fn everything() -> Destination {
             Filter::ResponseHeaders(edit),
             Filter::Redirect(redirect),
             Filter::Rewrite(rewrite),
+            Filter::Mirror(Mirror {
+                to: ServicePort::new("shop", "shadow", 80),
+                numerator: 1,
+                denominator: 3,
+            }),
+            Filter::Cors(Cors {
+                origins: vec![
+                    OriginPattern::Any,
+                    "https://*.shop.example".parse().unwrap(),
+                ],
+                credentials: true,
+                methods: Allowed::Any,
+                headers: Allowed::These(HeaderValue::from_static("x-a, x-b")),
+                expose: Allowed::Unsaid,
+                max_age: 5,
+            }),
         ],
         backends: vec![
             WeightedBackend {
@@ -76,6 +92,11 @@ fn everything() -> Destination {
             request: Some(Duration::from_millis(1500)),
             backend: None,
         },
+        retry: Some(Retry {
+            codes: vec![StatusCode::BAD_GATEWAY],
+            attempts: 2,
+            backoff: Duration::from_millis(25),
+        }),
         failure: Some("a filter is not supported".into()),
     };
     let service = Service {

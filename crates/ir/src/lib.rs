@@ -6,6 +6,7 @@
 
 mod config;
 mod connection;
+mod cors;
 mod identity;
 mod matching;
 mod names;
@@ -17,11 +18,12 @@ pub use config::{
     Target, Workload,
 };
 pub use connection::{ConnectionRule, HostPattern, HostPatternError, TlsRule, find_tls};
+pub use cors::{Allowed, Cors, OriginError, OriginHost, OriginPattern};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use matching::{Matched, RouteTable};
 pub use names::{ResourceKey, ResourceKeyError, ServiceId, ServicePort};
 pub use pattern::{Pattern, PatternError};
 pub use route::{
-    Backend, Filter, HeaderEdit, HeaderMatch, PathEdit, PathMatch, QueryMatch, Redirect,
-    RequestMatch, Rewrite, RouteId, RouteKind, Rule, Timeouts, ValueMatch, WeightedBackend,
+    Backend, Filter, HeaderEdit, HeaderMatch, Mirror, PathEdit, PathMatch, QueryMatch, Redirect,
+    RequestMatch, Retry, Rewrite, RouteId, RouteKind, Rule, Timeouts, ValueMatch, WeightedBackend,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::{Pattern, ServicePort};
+use crate::{Cors, Pattern, ServicePort};
 
 /// The kind of route that a rule came from: it decides how failures are told to the client.
 ///
@@ -56,6 +56,8 @@ pub struct Rule {
     pub filters: Vec<Filter>,
     pub backends: Vec<WeightedBackend>,
     pub timeouts: Timeouts,
+    /// `None`: only what surely never reached an application is sent again.
+    pub retry: Option<Retry>,
     /// Every request that the rule takes is answered with 500 and this reason.
     pub failure: Option<Arc<str>>,
 }
@@ -117,6 +119,8 @@ pub enum Filter {
     ResponseHeaders(HeaderEdit),
     Redirect(Redirect),
     Rewrite(Rewrite),
+    Mirror(Mirror),
+    Cors(Cors),
 }
 
 /// Applied in the order set, add, remove.
@@ -149,6 +153,26 @@ pub enum PathEdit {
     Full(String),
     /// Replaces the prefix that the match took.
     Prefix(String),
+}
+
+/// A copy of `numerator` in `denominator` requests goes to this Service port too, and its answer nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    pub to: ServicePort,
+    pub numerator: u32,
+    /// Not 0.
+    pub denominator: u32,
+}
+
+/// When a request is sent again. Connection errors and timeouts of a try count as failures too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Answers that count as failures, whatever the request's method.
+    pub codes: Vec<StatusCode>,
+    /// Tries beside the first one; 1 at least.
+    pub attempts: u32,
+    /// The shortest wait before a try that is not the first.
+    pub backoff: Duration,
 }
 
 /// `None` is no limit.

@@ -83,12 +83,8 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
     let grpc = grpc_routes
         .iter()
         .filter_map(|of| Route::grpc(of, &services));
-    let tls = tls_routes
-        .iter()
-        .filter_map(|of| Route::tls(of, &services));
-    let tcp = tcp_routes
-        .iter()
-        .filter_map(|of| Route::tcp(of, &services));
+    let tls = tls_routes.iter().filter_map(|of| Route::tls(of, &services));
+    let tcp = tcp_routes.iter().filter_map(|of| Route::tcp(of, &services));
     let mut routes: Vec<_> = http
         .chain(grpc)
         .chain(tls)

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_ir::{
-    Backend, Destination, Endpoint, EndpointSet, Identity, Routing, Rule, Service, ServicePort,
-    Target, WeightedBackend, Workload,
+    Backend, Destination, Endpoint, EndpointSet, Filter, Identity, Routing, Rule, Service,
+    ServicePort, Target, WeightedBackend, Workload,
 };
 
 use crate::endpoints::Leaving;
@@ -85,10 +85,22 @@ impl Mesh {
         let own = std::iter::once(service.id.clone());
         rules
             .iter()
-            .flat_map(|rule| service_ports(&rule.backends))
+            .flat_map(|rule| service_ports(&rule.backends).chain(mirrors(rule)))
             .chain(own)
             .collect()
     }
+}
+
+/// Where copies of the rule's requests go.
+fn mirrors(rule: &Rule) -> impl Iterator<Item = ServicePort> + '_ {
+    let of_backends = rule.backends.iter().flat_map(|backend| &backend.filters);
+    rule.filters
+        .iter()
+        .chain(of_backends)
+        .filter_map(|filter| match filter {
+            Filter::Mirror(mirror) => Some(mirror.to.clone()),
+            _ => None,
+        })
 }
 
 fn service_ports(backends: &[WeightedBackend]) -> impl Iterator<Item = ServicePort> + '_ {

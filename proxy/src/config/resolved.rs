@@ -102,6 +102,15 @@ pub struct ResolvedRule {
     pub total_weight: u64,
     /// Counts the requests that end before a backend is chosen (redirects, failures).
     pub metrics: Arc<RequestMetrics>,
+    pub mirrors: Vec<ResolvedMirror>,
+}
+
+/// Where a copy of `numerator` in `denominator` requests goes.
+pub struct ResolvedMirror {
+    pub cluster: Arc<Cluster>,
+    pub numerator: u32,
+    /// Not 0.
+    pub denominator: u32,
 }
 
 pub struct ResolvedBackend {
@@ -111,6 +120,7 @@ pub struct ResolvedBackend {
     pub filters: Vec<Filter>,
     /// Counts the requests of this backend of this rule.
     pub metrics: Arc<RequestMetrics>,
+    pub mirrors: Vec<ResolvedMirror>,
 }
 
 impl Resolved {
@@ -120,8 +130,13 @@ impl Resolved {
             Self::Service(service) => service.routing.rules(),
             Self::Pod(_) | Self::Unknown => (&[][..], None),
         };
-        let mut targets = rules.iter().chain(own).flat_map(|rule| &rule.backends);
-        targets.any(|backend| matches!(&backend.target, Ok(target) if Arc::ptr_eq(target, cluster)))
+        let is = |target: &Arc<Cluster>| Arc::ptr_eq(target, cluster);
+        let any = |mirrors: &[ResolvedMirror]| mirrors.iter().any(|mirror| is(&mirror.cluster));
+        rules.iter().chain(own).any(|rule| {
+            let mut backends = rule.backends.iter();
+            any(&rule.mirrors)
+                || backends.any(|of| of.target.as_ref().is_ok_and(is) || any(&of.mirrors))
+        })
     }
 }
 
@@ -145,7 +160,7 @@ pub(super) struct Resolver<'a> {
 impl Resolver<'_> {
     pub(super) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
         let routing = match &service.routing {
-            Routing::Direct(backends) => ResolvedRouting::Direct(self.rule("", "", backends)),
+            Routing::Direct(backends) => ResolvedRouting::Direct(self.rule("", "", &[], backends)),
             Routing::Http(rules) => ResolvedRouting::Http(self.routes(&service.id, rules)),
             Routing::Grpc(rules) => ResolvedRouting::Grpc(self.routes(&service.id, rules)),
             Routing::Tls(rules) => ResolvedRouting::Tls(TlsRoutes {
@@ -164,7 +179,7 @@ impl Resolver<'_> {
 
     fn connections(&mut self, of: &ConnectionRule) -> ResolvedRule {
         let name = rule_name(of.name.as_deref(), of.index);
-        self.rule(&of.route.to_string(), &name, &of.backends)
+        self.rule(&of.route.to_string(), &name, &[], &of.backends)
     }
 
     fn routes(&mut self, id: &ServicePort, rules: &[Rule]) -> Routes {
@@ -173,10 +188,11 @@ impl Resolver<'_> {
             backend: Backend::Service(id.clone()),
             filters: Vec::new(),
         };
-        let own = self.rule("", "", &[own]);
+        let own = self.rule("", "", &[], &[own]);
         let resolved = rules.iter().map(|rule| {
             let name = rule_name(rule.name.as_deref(), rule.index);
-            self.rule(&rule.route.to_string(), &name, &rule.backends)
+            let route = rule.route.to_string();
+            self.rule(&route, &name, &rule.filters, &rule.backends)
         });
         Routes {
             own,
@@ -186,7 +202,13 @@ impl Resolver<'_> {
         }
     }
 
-    fn rule(&mut self, route: &str, rule: &str, backends: &[WeightedBackend]) -> ResolvedRule {
+    fn rule(
+        &mut self,
+        route: &str,
+        rule: &str,
+        filters: &[Filter],
+        backends: &[WeightedBackend],
+    ) -> ResolvedRule {
         let backends: Vec<_> = backends
             .iter()
             .map(|backend| self.backend(route, rule, backend))
@@ -195,6 +217,7 @@ impl Resolver<'_> {
             total_weight: backends.iter().map(|b| u64::from(b.weight)).sum(),
             backends,
             metrics: self.series.get(Direction::Outbound, route, rule, ""),
+            mirrors: self.mirrors(filters),
         }
     }
 
@@ -208,7 +231,22 @@ impl Resolver<'_> {
             target,
             filters: backend.filters.clone(),
             metrics: self.series.get(Direction::Outbound, route, rule, &name),
+            mirrors: self.mirrors(&backend.filters),
         }
+    }
+
+    fn mirrors(&mut self, filters: &[Filter]) -> Vec<ResolvedMirror> {
+        let mut mirrors = Vec::new();
+        for filter in filters {
+            if let Filter::Mirror(mirror) = filter {
+                mirrors.push(ResolvedMirror {
+                    cluster: (self.cluster)(&mirror.to),
+                    numerator: mirror.numerator,
+                    denominator: mirror.denominator,
+                });
+            }
+        }
+        mirrors
     }
 }
 

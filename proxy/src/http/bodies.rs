@@ -14,6 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::copied::{self, Copied, Copier};
 use super::exchange::Exchange;
 use crate::upstream::Lease;
 
@@ -44,6 +45,8 @@ pub enum BodyError {
     Timeout,
     #[error("the request went elsewhere")]
     Superseded,
+    #[error("the copy fell behind, or the request was not read to its end")]
+    NotCopied,
 }
 
 /// What happens at the end of a response.
@@ -51,6 +54,8 @@ pub struct Tail {
     pub exchange: Exchange,
     pub lease: Option<Lease>,
     pub deadline: Option<Pin<Box<Sleep>>>,
+    /// Headers that the answer gets, whoever makes it.
+    pub added: Option<Box<HeaderMap>>,
 }
 
 impl Body {
@@ -66,15 +71,21 @@ impl Body {
         if incoming.is_end_stream() {
             return (Self::empty(), Spare(None));
         }
+        let hint = incoming.size_hint();
+        Self::kept(Source::Client(incoming), hint)
+    }
+
+    fn kept(source: Source, hint: SizeHint) -> (Self, Spare) {
         let kept = Arc::new(Kept {
-            hint: incoming.size_hint(),
+            hint,
             state: Mutex::new(KeptState {
-                incoming,
+                source,
                 generation: 0,
                 frames: Vec::new(),
                 held: 0,
                 read: 0,
                 keeping: true,
+                copies: Vec::new(),
             }),
         });
         let spare = Spare(Some(kept.clone()));
@@ -196,14 +207,42 @@ struct Kept {
     state: Mutex<KeptState>,
 }
 
+/// Where a request's body comes from.
+enum Source {
+    Client(Incoming),
+    /// Of a request that is mirrored.
+    Copy(Copied),
+}
+
+impl Source {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Client(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Copy(copied) => copied.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client(incoming) => incoming.is_end_stream(),
+            Self::Copy(copied) => copied.is_end_stream(),
+        }
+    }
+}
+
 struct KeptState {
-    incoming: Incoming,
+    source: Source,
     /// Only the newest reader reads.
     generation: u32,
     frames: Vec<Bytes>,
     held: usize,
     read: u64,
     keeping: bool,
+    /// Of mirrors: they get what is read.
+    copies: Vec<Copier>,
 }
 
 impl Kept {
@@ -232,7 +271,10 @@ impl Reader {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
-        let frame = ready!(Pin::new(&mut state.incoming).poll_frame(cx)?);
+        let frame = ready!(state.source.poll_frame(cx)?);
+        if !state.copies.is_empty() {
+            state.copy(frame.as_ref());
+        }
         if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
             state.read += data.len() as u64;
             state.held += data.len();
@@ -252,11 +294,21 @@ impl Reader {
 
     fn is_end_stream(&self) -> bool {
         let state = self.kept.state();
-        self.next >= state.frames.len() && state.incoming.is_end_stream()
+        self.next >= state.frames.len() && state.source.is_end_stream()
     }
 }
 
 impl KeptState {
+    /// Passes on what was read; where the source knows its length, the end is never read.
+    fn copy(&mut self, frame: Option<&Frame<Bytes>>) {
+        if let Some(frame) = frame {
+            self.copies.retain(|copy| copy.offer(frame));
+        }
+        if frame.is_none() || self.source.is_end_stream() {
+            self.copies.drain(..).for_each(Copier::end);
+        }
+    }
+
     /// For the reader that is at the end of what is kept.
     fn stop_keeping(&mut self) {
         self.keeping = false;
@@ -280,6 +332,16 @@ impl Spare {
         }
         state.generation += 1;
         Some(Body::reader(kept.clone(), state.generation))
+    }
+
+    /// A body that follows this one, of which nothing may have been read yet.
+    pub fn copy(&self) -> (Body, Self) {
+        let Some(kept) = &self.0 else {
+            return (Body::empty(), Self(None));
+        };
+        let (copier, copied) = copied::pair();
+        kept.state().copies.push(copier);
+        Body::kept(Source::Copy(copied), kept.hint)
     }
 
     /// Bytes of the body that were read so far.

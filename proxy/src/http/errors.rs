@@ -106,7 +106,7 @@ impl Failure {
     }
 
     /// The application never saw the request.
-    fn never_arrived(&self) -> bool {
+    pub fn never_arrived(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Refused(_))
     }
 

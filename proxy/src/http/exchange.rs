@@ -101,6 +101,11 @@ impl Exchange {
         self.endpoint = Some(peer.clone());
     }
 
+    /// The request is sent once more.
+    pub fn repeated(&self) {
+        self.caller.context.metrics.retries.inc();
+    }
+
     pub fn failed(&mut self, failure: &Failure) {
         self.error = Some(failure.to_string());
     }

@@ -8,6 +8,7 @@ use http::uri::{PathAndQuery, Uri};
 use weft_ir::{Filter, HeaderEdit, PathEdit, PathMatch, Redirect, Rewrite};
 
 use super::bodies::{Body, Response};
+use super::cors::{self, Verdict};
 use super::errors::{Failure, Stop};
 
 /// What filters need to know beside the request itself.
@@ -19,11 +20,13 @@ pub struct Context<'a> {
     pub port: u16,
 }
 
-/// Applies the filters in their order. A redirect ends the request.
+/// Applies the filters in their order. A redirect ends the request, and so does a preflight. `added` is what the answer
+/// gets, whoever makes it.
 pub fn on_request(
     filters: &[Filter],
     request: &mut http::request::Parts,
     context: Context<'_>,
+    added: &mut Option<Box<HeaderMap>>,
 ) -> Result<(), Stop> {
     for filter in filters {
         match filter {
@@ -33,7 +36,13 @@ pub fn on_request(
                 let answer = answer_redirect(redirect, request, context)?;
                 return Err(Stop::Answer(Box::new(answer)));
             }
-            Filter::ResponseHeaders(_) => {}
+            Filter::Cors(of) => match cors::judge(of, request) {
+                Verdict::Nothing => {}
+                Verdict::Add(headers) => *added = Some(headers),
+                Verdict::Answer(answer) => return Err(Stop::Answer(Box::new(answer))),
+            },
+            // Mirrors are drawn after the filters, and get what these made of the request.
+            Filter::ResponseHeaders(_) | Filter::Mirror(_) => {}
         }
     }
     Ok(())
@@ -193,7 +202,7 @@ mod tests {
                 path: Some(PathEdit::Prefix(replacement.into())),
             });
             let mut request = parts(path, "shop");
-            assert!(on_request(&[rewrite], &mut request, at(Some(&matched))).is_ok());
+            assert!(on_request(&[rewrite], &mut request, at(Some(&matched)), &mut None).is_ok());
             assert_eq!(
                 request.uri.to_string(),
                 expected,
@@ -245,7 +254,12 @@ mod tests {
             ),
         ] {
             let mut request = parts("/a?b", "shop:9000");
-            let stop = on_request(&[Filter::Redirect(redirect)], &mut request, at(None));
+            let stop = on_request(
+                &[Filter::Redirect(redirect)],
+                &mut request,
+                at(None),
+                &mut None,
+            );
             let Err(Stop::Answer(answer)) = stop else {
                 panic!("no redirect")
             };
@@ -271,7 +285,8 @@ mod tests {
             on_request(
                 &[Filter::RequestHeaders(edit.clone())],
                 &mut request,
-                at(None)
+                at(None),
+                &mut None
             )
             .is_ok()
         );

@@ -4,22 +4,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::StatusCode;
 use hyper::body::Incoming;
-use weft_ir::{Filter, PathMatch, Timeouts};
+use weft_ir::{Filter, PathMatch};
 
 use super::bodies::{Body, Response, Tail};
 use super::errors::{Failure, Stop};
 use super::exchange::{Caller, Exchange};
+use super::mirror::Copies;
 use super::serve::Handle;
-use super::{filters, headers, upgrade};
+use super::tries::{self, Limits};
+use super::{cors, filters, headers, upgrade};
 use crate::balance;
 use crate::config::resolved::{
-    Live, Resolved, ResolvedBackend, ResolvedRouting, ResolvedRule, Routes,
+    Live, Resolved, ResolvedBackend, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,
 };
-use crate::upstream::{Ask, Cluster, Outcome};
+use crate::upstream::{Ask, Cluster, Outcome, Peer};
 
 /// One connection of the pod to one destination.
 pub struct Outbound {
@@ -56,12 +57,29 @@ impl Outbound {
             matched: taken.path,
             port: self.live.address.port(),
         };
-        filters::on_request(taken.filters, &mut head, context)?;
+        filters::on_request(taken.filters, &mut head, context, &mut tail.added)?;
+        let mut copies = Copies::default();
+        if !upgrade {
+            copies.draw(taken.mirrors(), &head, &self.caller.context);
+        }
         let backend = taken.backend(tail)?;
-        filters::on_request(backend.filters, &mut head, context)?;
+        filters::on_request(backend.filters, &mut head, context, &mut tail.added)?;
+        if !upgrade {
+            copies.draw(backend.mirrors, &head, &self.caller.context);
+        }
         let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
         let ask = Ask::new(head, body, upgrade, self.live.address);
-        let outcome = send(backend.cluster, ask, taken.timeouts, tail).await?;
+        copies.send(&ask.spare, self.live.address, &self.caller.context);
+        tail.exchange.spare = Some(ask.spare.clone());
+        let sent = match taken.limits {
+            None => {
+                let seen = |peer: &Arc<Peer>| tail.exchange.tried(peer);
+                backend.cluster.send(ask, seen).await
+            }
+            // In a box: a request without limits carries no room for it.
+            Some(limits) => Box::pin(tries::send(backend.cluster, ask, limits, tail)).await,
+        };
+        let outcome = sent?;
         let mut response = receive(outcome, false, tail);
         filters::on_response(backend.filters, response.headers_mut());
         filters::on_response(taken.filters, response.headers_mut());
@@ -74,7 +92,7 @@ impl Outbound {
 struct Taken<'a> {
     filters: &'a [Filter],
     path: Option<&'a PathMatch>,
-    timeouts: Timeouts,
+    limits: Option<Limits<'a>>,
     to: To<'a>,
 }
 
@@ -86,6 +104,7 @@ enum To<'a> {
 struct Chosen<'a> {
     cluster: &'a Arc<Cluster>,
     filters: &'a [Filter],
+    mirrors: &'a [ResolvedMirror],
 }
 
 /// The rule for the request; its metrics from here on.
@@ -98,7 +117,7 @@ fn route<'a>(
     let everything = |to| Taken {
         filters: &[],
         path: None,
-        timeouts: Timeouts::default(),
+        limits: None,
         to,
     };
     let service = match config {
@@ -142,12 +161,19 @@ fn match_rule<'a>(
     Ok(Some(Taken {
         filters: &matched.rule.filters,
         path: matched.path,
-        timeouts: matched.rule.timeouts,
+        limits: Limits::of(matched.rule),
         to: To::Rule(rule),
     }))
 }
 
 impl<'a> Taken<'a> {
+    fn mirrors(&self) -> &'a [ResolvedMirror] {
+        match self.to {
+            To::Rule(rule) => &rule.mirrors,
+            To::Pod(_) => &[],
+        }
+    }
+
     /// A backend by weight; its metrics from here on.
     fn backend(&self, tail: &mut Tail) -> Result<Chosen<'a>, Failure> {
         let rule = match self.to {
@@ -155,6 +181,7 @@ impl<'a> Taken<'a> {
                 return Ok(Chosen {
                     cluster,
                     filters: &[],
+                    mirrors: &[],
                 });
             }
             To::Rule(rule) => rule,
@@ -165,6 +192,7 @@ impl<'a> Taken<'a> {
             Ok(cluster) => Ok(Chosen {
                 cluster,
                 filters: &backend.filters,
+                mirrors: &backend.mirrors,
             }),
             Err(reason) => Err(Failure::Misconfigured(reason.clone())),
         }
@@ -179,36 +207,6 @@ pub fn pick(rule: &ResolvedRule) -> Option<&ResolvedBackend> {
     let weights = rule.backends.iter().map(|backend| backend.weight);
     let place = balance::weighted(rule.total_weight, &mut fastrand::Rng::new(), weights)?;
     rule.backends.get(place)
-}
-
-/// Sends within the timeouts; the request timeout goes on for the body of the answer.
-pub async fn send(
-    cluster: &Cluster,
-    ask: Ask,
-    timeouts: Timeouts,
-    tail: &mut Tail,
-) -> Result<Outcome, Failure> {
-    let (limit, failure): (Duration, fn(Duration) -> Failure) =
-        match (timeouts.request, timeouts.backend) {
-            (None, None) => {
-                tail.exchange.spare = Some(ask.spare.clone());
-                return cluster.send(ask, |peer| tail.exchange.tried(peer)).await;
-            }
-            (Some(request), Some(backend)) if backend < request => {
-                (backend, Failure::BackendTimeout)
-            }
-            (Some(request), _) => (request, Failure::RequestTimeout),
-            (None, Some(backend)) => (backend, Failure::BackendTimeout),
-        };
-    tail.exchange.spare = Some(ask.spare.clone());
-    let deadline = tokio::time::Instant::from_std(tail.exchange.started()) + limit;
-    let mut sleep = Box::pin(tokio::time::sleep_until(deadline));
-    let sent = tokio::select! {
-        sent = cluster.send(ask, |peer| tail.exchange.tried(peer)) => sent,
-        () = &mut sleep => return Err(failure(limit)),
-    };
-    tail.deadline = Some(sleep);
-    sent
 }
 
 /// The answer as it goes on to the client. `from_app`: it comes from an application, not from a proxy.
@@ -239,6 +237,7 @@ impl Tail {
             exchange,
             lease: None,
             deadline: None,
+            added: None,
         })
     }
 
@@ -248,6 +247,9 @@ impl Tail {
             .answered(response.status(), response.headers());
         let (mut head, body) = response.into_parts();
         head.version = self.exchange.version();
+        if let Some(added) = &self.added {
+            cors::apply(added, &mut head.headers);
+        }
         Response::from_parts(head, body.with_tail(self))
     }
 }

@@ -1,10 +1,14 @@
 //! Requests on their way through the proxy.
 
 pub mod bodies;
+mod copied;
+pub mod cors;
 pub mod errors;
 pub mod exchange;
 pub mod filters;
 pub mod forward;
 pub mod headers;
+pub mod mirror;
 pub mod serve;
+pub mod tries;
 pub mod upgrade;

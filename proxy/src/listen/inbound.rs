@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use weft_api::alpn;
-use weft_ir::{Endpoint, Identity, Protocol, Timeouts};
+use weft_ir::{Endpoint, Identity, Protocol};
 
 use super::admits::Admits;
 use super::outbound::beginning;
@@ -21,14 +21,14 @@ use crate::detect::{Guess, Prefixed, offered};
 use crate::http::bodies::{Response, Tail};
 use crate::http::errors::{Failure, Stop};
 use crate::http::exchange::{Caller, Exchange};
-use crate::http::forward::{receive, send};
+use crate::http::forward::receive;
 use crate::http::serve::{Handle, Manner, serve};
 use crate::http::{headers, upgrade};
 use crate::tcp;
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
 use crate::tls::{handshake_failure, peer_identity};
-use crate::upstream::{Ask, Cluster, Transport};
+use crate::upstream::{Ask, Cluster, Peer, Transport};
 
 const NAME: &str = "inbound";
 /// Why what is not encrypted is refused, as the metric says it.
@@ -331,7 +331,9 @@ impl Inbound {
             Version::HTTP_11
         };
         let ask = Ask::new(head, body, upgrade, self.app);
-        let outcome = send(&self.cluster, ask, Timeouts::default(), tail).await?;
+        tail.exchange.spare = Some(ask.spare.clone());
+        let seen = |peer: &Arc<Peer>| tail.exchange.tried(peer);
+        let outcome = self.cluster.send(ask, seen).await?;
         let mut response = receive(outcome, true, tail);
         upgrade::finish(&mut response, on_upgrade, &self.caller.context.shutdown);
         Ok(response)

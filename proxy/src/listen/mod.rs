@@ -8,9 +8,11 @@ use std::time::Duration;
 use http::StatusCode;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use weft_ir::{Identity, IdentityError, Mode};
 
 use crate::config::store::Store;
+use crate::http::mirror::MAX_COPIES;
 use crate::options::Options;
 use crate::shutdown::Shutdown;
 use crate::telemetry::access::AccessLog;
@@ -47,6 +49,8 @@ pub struct Context {
     pub access: AccessLog,
     /// Whether any request may have to be logged.
     pub logs_requests: bool,
+    /// Places for copies of requests that are under way to mirrors.
+    pub mirrors: Arc<Semaphore>,
 }
 
 impl Context {
@@ -63,6 +67,7 @@ impl Context {
             identity: Arc::new(proxy.options.identity()?),
             access,
             logs_requests,
+            mirrors: Arc::new(Semaphore::new(MAX_COPIES)),
         }))
     }
 

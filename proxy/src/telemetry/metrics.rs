@@ -60,6 +60,11 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
 /// Counts one connection from its start to its end.
 #[derive(Debug)]
 pub struct OpenConnection(Gauge);
@@ -86,6 +91,9 @@ pub struct Metrics {
     handshakes: Family<HandshakeLabels, Counter>,
     protocol_errors: Family<ProtocolErrorLabels, Counter>,
     passthrough: Family<ReasonLabels, Counter>,
+    mirrored: Family<ResultLabels, Counter>,
+    /// Requests sent once more because their rule says so.
+    pub retries: Counter,
     pub config: ConfigMetrics,
     /// Unix seconds; 0: none yet.
     pub certificate_expiry: Gauge,
@@ -128,6 +136,8 @@ impl Metrics {
             handshakes: Family::default(),
             protocol_errors: Family::default(),
             passthrough: Family::default(),
+            mirrored: Family::default(),
+            retries: Counter::default(),
             config: ConfigMetrics::default(),
             certificate_expiry: Gauge::default(),
             trusted_roots: Gauge::default(),
@@ -170,6 +180,16 @@ impl Metrics {
             "weft_passthrough",
             "Connections passed through unchanged",
             Box::new(self.passthrough.clone()),
+        );
+        add(
+            "weft_mirrored_requests",
+            "Copies of requests for mirrors",
+            Box::new(self.mirrored.clone()),
+        );
+        add(
+            "weft_request_retries",
+            "Requests sent once more because their rule says so",
+            Box::new(self.retries.clone()),
         );
         add(
             "weft_config_connected",
@@ -260,6 +280,11 @@ impl Metrics {
         self.passthrough
             .get_or_create(&ReasonLabels { reason })
             .inc();
+    }
+
+    /// `result` is `answered`, `failed`, `timeout`, or `dropped`: too many copies were under way.
+    pub fn mirrored(&self, result: &'static str) {
+        self.mirrored.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// All metrics in the OpenMetrics text format.

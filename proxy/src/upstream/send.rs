@@ -30,6 +30,8 @@ pub struct Ask {
     pub upgrade: bool,
     /// Names the host where the client did not.
     pub address: SocketAddr,
+    /// Endpoints left out where there are others.
+    pub avoid: Vec<SocketAddr>,
 }
 
 impl Ask {
@@ -46,6 +48,7 @@ impl Ask {
             spare,
             upgrade,
             address,
+            avoid: Vec::new(),
         }
     }
 }
@@ -77,7 +80,11 @@ impl Cluster {
     ) -> Result<Outcome, Failure> {
         let http2 = ask.head.version == Version::HTTP_2
             || matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
-        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut tried = ask.avoid;
+        if !tried.is_empty() && self.pick(&tried).is_none() {
+            tried.clear();
+        }
+        let most = tried.len() + MAX_TRIES;
         let mut stale = 0;
         let mut last = None;
         let mut body = Some(ask.body);
@@ -102,7 +109,7 @@ impl Cluster {
                     peer.avoid(self.shared.now());
                     tried.push(peer.address);
                     last = Some(Failure::Refused(self.name.clone()));
-                    if tried.len() >= MAX_TRIES {
+                    if tried.len() >= most {
                         break;
                     }
                 }
@@ -117,7 +124,7 @@ impl Cluster {
                         cluster: self.name.clone(),
                         last: error,
                     });
-                    if tried.len() >= MAX_TRIES {
+                    if tried.len() >= most {
                         break;
                     }
                 }

@@ -211,6 +211,7 @@ pub fn rule(index: u32, backends: Vec<WeightedBackend>) -> Rule {
         filters: Vec::new(),
         backends,
         timeouts: Default::default(),
+        retry: None,
         failure: None,
     }
 }

@@ -18,6 +18,7 @@ fn rule(index: u32, matches: Vec<RequestMatch>) -> Rule {
         filters: vec![],
         backends: vec![],
         timeouts: Timeouts::default(),
+        retry: None,
         failure: None,
     }
 }

@@ -7,7 +7,8 @@ use super::lenient::or_default;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "an object")]
 pub struct HttpFilter {
-    /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestRedirect`, `URLRewrite`, or one that is not supported.
+    /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestRedirect`, `URLRewrite`, `RequestMirror`, `CORS`, or one
+    /// that is not supported.
     #[serde(rename = "type")]
     pub kind: String,
     #[serde(default)]
@@ -18,6 +19,64 @@ pub struct HttpFilter {
     pub request_redirect: Option<RequestRedirect>,
     #[serde(default)]
     pub url_rewrite: Option<UrlRewrite>,
+    #[serde(default)]
+    pub request_mirror: Option<RequestMirror>,
+    #[serde(default)]
+    pub cors: Option<CorsFilter>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", expecting = "an object")]
+pub struct RequestMirror {
+    pub backend_ref: BackendObjectRef,
+    /// Of 100 requests. Neither this nor a fraction: every request.
+    #[serde(default)]
+    pub percent: Option<i64>,
+    #[serde(default)]
+    pub fraction: Option<Fraction>,
+}
+
+/// A reference to a backend alone, without weight and filters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
+pub struct BackendObjectRef {
+    /// Absent and empty mean the core group.
+    #[serde(default, deserialize_with = "or_default")]
+    pub group: String,
+    /// Absent means `Service`.
+    #[serde(default)]
+    pub kind: Option<String>,
+    pub name: String,
+    /// Absent means the route's own.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    #[serde(default)]
+    pub port: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
+pub struct Fraction {
+    pub numerator: i64,
+    /// Absent means 100.
+    #[serde(default)]
+    pub denominator: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+pub struct CorsFilter {
+    #[serde(deserialize_with = "or_default")]
+    pub allow_origins: Vec<String>,
+    pub allow_credentials: Option<bool>,
+    #[serde(deserialize_with = "or_default")]
+    pub allow_methods: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub allow_headers: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub expose_headers: Vec<String>,
+    /// Seconds; absent means 5.
+    pub max_age: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

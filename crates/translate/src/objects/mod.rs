@@ -16,12 +16,14 @@ pub use core::{
     ServicePortSpec, ServiceSpec, SlicePort, TargetRef,
 };
 pub use filters::{
-    HeaderFilter, HeaderValueSpec, HttpFilter, PathModifier, RequestRedirect, UrlRewrite,
+    BackendObjectRef, CorsFilter, Fraction, HeaderFilter, HeaderValueSpec, HttpFilter,
+    PathModifier, RequestMirror, RequestRedirect, UrlRewrite,
 };
 pub use lenient::Lenient;
 pub use meta::Meta;
 pub use routes::{
-    BackendRef, ByteRule, GrpcFilter, GrpcHeaderMatch, GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteSpec,
-    GrpcRule, HttpHeaderMatch, HttpMatch, HttpPathMatch, HttpRoute, HttpRouteSpec, HttpRule,
-    HttpTimeouts, ParentRef, TcpRoute, TcpRouteSpec, TlsRoute, TlsRouteSpec,
+    BackendRef, ByteRule, GrpcFilter, GrpcHeaderMatch, GrpcMatch, GrpcMethodMatch, GrpcRoute,
+    GrpcRouteSpec, GrpcRule, HttpHeaderMatch, HttpMatch, HttpPathMatch, HttpRetry, HttpRoute,
+    HttpRouteSpec, HttpRule, HttpTimeouts, ParentRef, TcpRoute, TcpRouteSpec, TlsRoute,
+    TlsRouteSpec,
 };

@@ -3,7 +3,7 @@
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::filters::{HeaderFilter, HttpFilter};
+use super::filters::{HeaderFilter, HttpFilter, RequestMirror};
 use super::lenient::{Lenient, list, or_default};
 use super::meta::Meta;
 
@@ -138,8 +138,7 @@ pub struct HttpRule {
     pub backend_refs: Vec<Lenient<BackendRef<HttpFilter>>>,
     #[serde(deserialize_with = "or_default")]
     pub timeouts: HttpTimeouts,
-    /// Not supported: only its presence counts.
-    pub retry: Option<IgnoredAny>,
+    pub retry: Option<HttpRetry>,
     /// Not supported: only its presence counts.
     pub session_persistence: Option<IgnoredAny>,
 }
@@ -150,6 +149,16 @@ pub struct HttpRule {
 pub struct HttpTimeouts {
     pub request: Option<String>,
     pub backend_request: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub struct HttpRetry {
+    #[serde(deserialize_with = "or_default")]
+    pub codes: Vec<i64>,
+    pub attempts: Option<i64>,
+    /// A GEP-2257 duration.
+    pub backoff: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -229,4 +238,6 @@ pub struct GrpcFilter {
     pub request_header_modifier: Option<HeaderFilter>,
     #[serde(default)]
     pub response_header_modifier: Option<HeaderFilter>,
+    #[serde(default)]
+    pub request_mirror: Option<RequestMirror>,
 }

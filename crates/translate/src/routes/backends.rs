@@ -8,7 +8,7 @@ use std::sync::Arc;
 use weft_ir::{Backend, Filter, Protocol, ServiceId, ServicePort, WeightedBackend};
 
 use super::report::{Fault, Report};
-use crate::objects::{BackendRef, Lenient};
+use crate::objects::{BackendObjectRef, BackendRef, Lenient};
 use crate::services::{Frontend, ServiceInfo, Services, port_number};
 
 /// The largest weight that the specification allows.
@@ -27,7 +27,8 @@ pub(super) struct Backends {
     pub(super) all_faulty: bool,
 }
 
-type FilterReader<F> = fn(&[Lenient<F>], &str) -> Result<Vec<Filter>, Fault>;
+type FilterReader<F> =
+    fn(&[Lenient<F>], &str, &Context<'_>, &mut Report) -> Result<Vec<Filter>, Fault>;
 
 /// What is sent to backends: their Service ports may say that they speak something else.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,11 +98,11 @@ fn backend<F>(
 ) -> Result<WeightedBackend, Fault> {
     let spec = entry.as_ref().map_err(|why| Fault::value(at, why))?;
     let BackendRef {
-        group: _,
-        kind: _,
-        name: _,
-        namespace: _,
-        port: _,
+        group,
+        kind,
+        name,
+        namespace,
+        port,
         weight,
         filters,
     } = spec;
@@ -112,8 +113,15 @@ fn backend<F>(
             return Err(Fault::value(&format!("{at}.weight"), why));
         }
     };
-    let filters = read_filters(filters, &format!("{at}.filters"))?;
-    let backend = match resolve(spec, at, context, carries) {
+    let filters = read_filters(filters, &format!("{at}.filters"), context, report)?;
+    let named = Named {
+        group,
+        kind: kind.as_deref(),
+        name,
+        namespace: namespace.as_deref(),
+        port: *port,
+    };
+    let backend = match resolve(&named, at, context, carries) {
         Ok(port) => Backend::Service(port),
         Err(fault) => {
             let reason = Arc::from(&*fault.text);
@@ -136,29 +144,59 @@ fn weight_or_one<F>(entry: &Lenient<BackendRef<F>>) -> u32 {
         .map_or(1, |weight| weight as u32)
 }
 
-fn resolve<F>(
-    spec: &BackendRef<F>,
+/// What a reference names.
+struct Named<'a> {
+    group: &'a str,
+    kind: Option<&'a str>,
+    name: &'a str,
+    namespace: Option<&'a str>,
+    port: Option<i64>,
+}
+
+/// The Service port that a reference without weight and filters means.
+pub(super) fn resolve_object(
+    spec: &BackendObjectRef,
     at: &str,
     context: &Context<'_>,
-    carries: Carries,
 ) -> Result<ServicePort, Fault> {
-    let BackendRef {
+    let BackendObjectRef {
         group,
         kind,
         name,
         namespace,
         port,
-        weight: _,
-        filters: _,
     } = spec;
-    let kind = kind.as_deref().unwrap_or("Service");
-    if !matches!(group.as_str(), "" | "core") || kind != "Service" {
+    let named = Named {
+        group,
+        kind: kind.as_deref(),
+        name,
+        namespace: namespace.as_deref(),
+        port: *port,
+    };
+    resolve(&named, at, context, Carries::Requests)
+}
+
+fn resolve(
+    named: &Named<'_>,
+    at: &str,
+    context: &Context<'_>,
+    carries: Carries,
+) -> Result<ServicePort, Fault> {
+    let Named {
+        group,
+        kind,
+        name,
+        namespace,
+        port,
+    } = *named;
+    let kind = kind.unwrap_or("Service");
+    if !matches!(group, "" | "core") || kind != "Service" {
         let group = if group.is_empty() { "core" } else { group };
         let why = format!("kind {kind} of group {group} is not supported; a backend is a Service");
         return Err(unresolved("InvalidKind", at, &why));
     }
-    let namespace = namespace.as_deref().filter(|named| !named.is_empty());
-    let id = ServiceId::new(namespace.unwrap_or(context.namespace), &**name);
+    let namespace = namespace.filter(|named| !named.is_empty());
+    let id = ServiceId::new(namespace.unwrap_or(context.namespace), name);
     let Some(service) = context.services.get(&id) else {
         let why = format!("there is no Service {id}");
         return Err(unresolved("BackendNotFound", at, &why));
@@ -170,7 +208,7 @@ fn resolve<F>(
         );
         return Err(unresolved("InvalidKind", at, &why));
     }
-    resolve_port(id, service, *port, at, carries)
+    resolve_port(id, service, port, at, carries)
 }
 
 fn resolve_port(

@@ -98,6 +98,11 @@ fn host_patterns(specs: &[Lenient<String>], report: &mut Report) -> Vec<HostPatt
 }
 
 /// Bytes have no filters: the field is none of these kinds'.
-fn no_filters(_: &[Lenient<IgnoredAny>], _: &str) -> Result<Vec<Filter>, Fault> {
+fn no_filters(
+    _: &[Lenient<IgnoredAny>],
+    _: &str,
+    _: &Context<'_>,
+    _: &mut Report,
+) -> Result<Vec<Filter>, Fault> {
     Ok(Vec::new())
 }

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use weft_ir::{Filter, HeaderEdit, PathEdit, Redirect, Rewrite};
+use weft_ir::{Filter, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite};
 
-use super::report::Fault;
+use super::backends::{Context, resolve_object};
+use super::report::{Fault, Report};
 use super::values::{header_name, header_value, hostname, unknown};
 use crate::objects::{
-    GrpcFilter, HeaderFilter, HeaderValueSpec, HttpFilter, Lenient, PathModifier, RequestRedirect,
-    UrlRewrite,
+    Fraction, GrpcFilter, HeaderFilter, HeaderValueSpec, HttpFilter, Lenient, PathModifier,
+    RequestMirror, RequestRedirect, UrlRewrite,
 };
 use crate::services::port_number;
+
+mod cors;
 
 /// Fields that say how a message is framed or a connection used: to change them is to forge requests.
 const FRAMING: [&str; 8] = [
@@ -29,12 +32,14 @@ const FRAMING: [&str; 8] = [
 pub(super) fn http_filters(
     filters: &[Lenient<HttpFilter>],
     at: &str,
+    context: &Context<'_>,
+    report: &mut Report,
 ) -> Result<Vec<Filter>, Fault> {
     let mut translated = Vec::with_capacity(filters.len());
     for (place, filter) in filters.iter().enumerate() {
         let at = format!("{at}[{place}]");
         let filter = filter.as_ref().map_err(|why| Fault::value(&at, why))?;
-        translated.push(http_filter(filter, &at)?);
+        translated.extend(http_filter(filter, &at, context, report)?);
     }
     refuse_combinations(&translated, at)?;
     Ok(translated)
@@ -44,26 +49,36 @@ pub(super) fn http_filters(
 pub(super) fn grpc_filters(
     filters: &[Lenient<GrpcFilter>],
     at: &str,
+    context: &Context<'_>,
+    report: &mut Report,
 ) -> Result<Vec<Filter>, Fault> {
     let mut translated = Vec::with_capacity(filters.len());
     for (place, filter) in filters.iter().enumerate() {
         let at = format!("{at}[{place}]");
         let filter = filter.as_ref().map_err(|why| Fault::value(&at, why))?;
-        translated.push(grpc_filter(filter, &at)?);
+        translated.extend(grpc_filter(filter, &at, context, report)?);
     }
     refuse_combinations(&translated, at)?;
     Ok(translated)
 }
 
-fn http_filter(filter: &HttpFilter, at: &str) -> Result<Filter, Fault> {
+/// `None` where the specification has the filter left out: a mirror whose backend leads nowhere.
+fn http_filter(
+    filter: &HttpFilter,
+    at: &str,
+    context: &Context<'_>,
+    report: &mut Report,
+) -> Result<Option<Filter>, Fault> {
     let HttpFilter {
         kind,
         request_header_modifier,
         response_header_modifier,
         request_redirect,
         url_rewrite,
+        request_mirror,
+        cors,
     } = filter;
-    match kind.as_str() {
+    let translated = match kind.as_str() {
         "RequestHeaderModifier" => {
             let (headers, at) = given(request_header_modifier, at, "requestHeaderModifier")?;
             header_edit(headers, &at).map(Filter::RequestHeaders)
@@ -80,21 +95,37 @@ fn http_filter(filter: &HttpFilter, at: &str) -> Result<Filter, Fault> {
             let (spec, at) = given(url_rewrite, at, "urlRewrite")?;
             rewrite(spec, &at).map(Filter::Rewrite)
         }
+        "RequestMirror" => {
+            let (spec, at) = given(request_mirror, at, "requestMirror")?;
+            return mirror(spec, &at, context, report);
+        }
+        "CORS" => {
+            let (spec, at) = given(cors, at, "cors")?;
+            self::cors::cors(spec, &at).map(Filter::Cors)
+        }
         other => Err(unknown(
             &format!("{at}.type"),
             other,
-            "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite",
+            "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, CORS",
         )),
-    }
+    };
+    translated.map(Some)
 }
 
-fn grpc_filter(filter: &GrpcFilter, at: &str) -> Result<Filter, Fault> {
+/// As [`http_filter`].
+fn grpc_filter(
+    filter: &GrpcFilter,
+    at: &str,
+    context: &Context<'_>,
+    report: &mut Report,
+) -> Result<Option<Filter>, Fault> {
     let GrpcFilter {
         kind,
         request_header_modifier,
         response_header_modifier,
+        request_mirror,
     } = filter;
-    match kind.as_str() {
+    let translated = match kind.as_str() {
         "RequestHeaderModifier" => {
             let (headers, at) = given(request_header_modifier, at, "requestHeaderModifier")?;
             header_edit(headers, &at).map(Filter::RequestHeaders)
@@ -103,12 +134,17 @@ fn grpc_filter(filter: &GrpcFilter, at: &str) -> Result<Filter, Fault> {
             let (headers, at) = given(response_header_modifier, at, "responseHeaderModifier")?;
             header_edit(headers, &at).map(Filter::ResponseHeaders)
         }
+        "RequestMirror" => {
+            let (spec, at) = given(request_mirror, at, "requestMirror")?;
+            return mirror(spec, &at, context, report);
+        }
         other => Err(unknown(
             &format!("{at}.type"),
             other,
-            "RequestHeaderModifier, ResponseHeaderModifier",
+            "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror",
         )),
-    }
+    };
+    translated.map(Some)
 }
 
 /// The field that the filter's type asks for, and its place.
@@ -119,18 +155,19 @@ fn given<'a, T>(field: &'a Option<T>, at: &str, name: &str) -> Result<(&'a T, St
     Ok((field, format!("{at}.{name}")))
 }
 
-/// Each kind once; a redirect and a rewrite never together.
+/// Each kind once, but mirrors as often as they are wanted; a redirect and a rewrite never together.
 fn refuse_combinations(filters: &[Filter], at: &str) -> Result<(), Fault> {
     let count = |is: fn(&Filter) -> bool| filters.iter().filter(|filter| is(filter)).count();
     let redirects = count(|filter| matches!(filter, Filter::Redirect(_)));
     let rewrites = count(|filter| matches!(filter, Filter::Rewrite(_)));
     let requests = count(|filter| matches!(filter, Filter::RequestHeaders(_)));
     let responses = count(|filter| matches!(filter, Filter::ResponseHeaders(_)));
+    let cors = count(|filter| matches!(filter, Filter::Cors(_)));
     if redirects > 0 && rewrites > 0 {
         let why = "RequestRedirect and URLRewrite cannot be used together";
         return Err(Fault::filters(at, why));
     }
-    if [redirects, rewrites, requests, responses]
+    if [redirects, rewrites, requests, responses, cors]
         .into_iter()
         .any(|times| times > 1)
     {
@@ -293,13 +330,73 @@ fn new_path(path: &str, at: &str) -> Result<String, Fault> {
     Ok(path.to_owned())
 }
 
+/// A backend that leads nowhere counts for ResolvedRefs alone: the rule goes on without the mirror (specification of
+/// `HTTPRequestMirrorFilter.backendRef`).
+fn mirror(
+    spec: &RequestMirror,
+    at: &str,
+    context: &Context<'_>,
+    report: &mut Report,
+) -> Result<Option<Filter>, Fault> {
+    let RequestMirror {
+        backend_ref,
+        percent,
+        fraction,
+    } = spec;
+    let (numerator, denominator) = match (percent, fraction) {
+        (None, None) => (1, 1),
+        (Some(percent), None) => share(*percent, 100, &format!("{at}.percent"))?,
+        (
+            None,
+            Some(Fraction {
+                numerator,
+                denominator,
+            }),
+        ) => share(
+            *numerator,
+            denominator.unwrap_or(100),
+            &format!("{at}.fraction"),
+        )?,
+        (Some(_), Some(_)) => {
+            let why = "percent and fraction cannot be used together";
+            return Err(Fault::value(at, why));
+        }
+    };
+    match resolve_object(backend_ref, &format!("{at}.backendRef"), context) {
+        Ok(to) => Ok(Some(Filter::Mirror(Mirror {
+            to,
+            numerator,
+            denominator,
+        }))),
+        Err(fault) => {
+            report.unresolved.push(fault);
+            Ok(None)
+        }
+    }
+}
+
+fn share(numerator: i64, denominator: i64, at: &str) -> Result<(u32, u32), Fault> {
+    let parts = u32::try_from(numerator)
+        .ok()
+        .zip(u32::try_from(denominator).ok());
+    parts
+        .filter(|(part, whole)| *whole > 0 && part <= whole)
+        .ok_or_else(|| {
+            let why = format_args!("{numerator} of {denominator} is not between 0 and the whole");
+            Fault::value(at, why)
+        })
+}
+
 /// Whether some filter replaces the prefix that the rule's matches took.
 pub(super) fn replaces_prefix(filters: &[Filter]) -> bool {
     filters.iter().any(|filter| {
         let path = match filter {
             Filter::Redirect(redirect) => &redirect.path,
             Filter::Rewrite(rewrite) => &rewrite.path,
-            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => &None,
+            Filter::RequestHeaders(_)
+            | Filter::ResponseHeaders(_)
+            | Filter::Mirror(_)
+            | Filter::Cors(_) => &None,
         };
         matches!(path, Some(PathEdit::Prefix(_)))
     })

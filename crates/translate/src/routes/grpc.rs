@@ -53,7 +53,7 @@ fn rule(id: &RouteId, spec: &GrpcRule, context: &Context<'_>, report: &mut Repor
 
     let matches = request_matches(matches, &at, index, report);
     let backends = backends(backend_refs, context, grpc_filters, report);
-    let filters = grpc_filters(filters, &format!("{at}.filters"));
+    let filters = grpc_filters(filters, &format!("{at}.filters"), context, report);
     let works = filters.is_ok()
         && !backends.all_faulty
         && matches.iter().any(|condition| !condition.broken);
@@ -73,6 +73,7 @@ fn rule(id: &RouteId, spec: &GrpcRule, context: &Context<'_>, report: &mut Repor
         filters,
         backends: backends.list,
         timeouts: Timeouts::default(),
+        retry: None,
         failure,
     };
     CompiledRule { rule, works }

@@ -3,20 +3,21 @@
 //! Source: `HTTPRouteRule` and `HTTPRouteMatch`, with their defaults.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::Method;
-use weft_ir::{Filter, PathMatch, RequestMatch, RouteId, Rule, Timeouts};
+use http::{Method, StatusCode};
+use weft_ir::{Filter, PathMatch, RequestMatch, Retry, RouteId, Rule, Timeouts};
 
 use super::CompiledRule;
 use super::backends::{Backends, Context, backends};
 use super::filters::{http_filters, replaces_prefix};
 use super::report::{Fault, Report};
 use super::values::{duration, header_matches, pattern, query_matches, unknown};
-use crate::objects::{HttpMatch, HttpPathMatch, HttpRule, HttpTimeouts, Lenient};
+use crate::objects::{HttpMatch, HttpPathMatch, HttpRetry, HttpRule, HttpTimeouts, Lenient};
 use crate::services::Services;
 
 /// The methods that the specification knows.
-const METHODS: [Method; 9] = [
+pub(super) const METHODS: [Method; 9] = [
     Method::GET,
     Method::HEAD,
     Method::POST,
@@ -27,6 +28,11 @@ const METHODS: [Method; 9] = [
     Method::TRACE,
     Method::PATCH,
 ];
+
+/// Tries beside the first one, where nothing is said.
+const ATTEMPTS: u32 = 1;
+/// The wait before another try, where nothing is said.
+const BACKOFF: Duration = Duration::from_millis(25);
 
 pub(super) fn rules(
     id: &RouteId,
@@ -64,6 +70,7 @@ pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Repor
         filters: Vec::new(),
         backends: Vec::new(),
         timeouts: Timeouts::default(),
+        retry: None,
         failure: Some(Arc::from(&*fault.text)),
     };
     report.fault(index, fault);
@@ -82,24 +89,23 @@ fn rule(id: &RouteId, spec: &HttpRule, context: &Context<'_>, report: &mut Repor
     } = spec;
     let index = context.rule;
     let at = format!("rules[{index}]");
-    let ignored = [
-        (retry.is_some(), "retry"),
-        (session_persistence.is_some(), "sessionPersistence"),
-    ];
-    for (present, field) in ignored {
-        if present {
-            report.ignored.push(format!("{at}.{field}"));
-        }
+    if session_persistence.is_some() {
+        report.ignored.push(format!("{at}.sessionPersistence"));
     }
 
     let matches = request_matches(matches, &at, index, report);
     let backends = backends(backend_refs, context, http_filters, report);
-    let filters = http_filters(filters, &format!("{at}.filters"));
+    let filters = http_filters(filters, &format!("{at}.filters"), context, report);
     let timeouts = timeouts_of(timeouts, &format!("{at}.timeouts"));
+    let retry = retry
+        .as_ref()
+        .map(|spec| retry_of(spec, &format!("{at}.retry")));
+    let retry = retry.transpose();
     let fault = filters
         .as_ref()
         .err()
         .or(timeouts.as_ref().err())
+        .or(retry.as_ref().err())
         .cloned()
         .or_else(|| prefix_fault(filters.as_deref(), &backends, &matches, &at));
     let filters = filters.unwrap_or_default();
@@ -124,6 +130,7 @@ fn rule(id: &RouteId, spec: &HttpRule, context: &Context<'_>, report: &mut Repor
         filters,
         backends: backends.list,
         timeouts: timeouts.unwrap_or_default(),
+        retry: retry.unwrap_or_default(),
         failure,
     };
     CompiledRule { rule, works }
@@ -252,18 +259,58 @@ fn timeouts_of(spec: &HttpTimeouts, at: &str) -> Result<Timeouts, Fault> {
     } = spec;
     let limit = |text: Option<&str>, field: &str| match text {
         None => Ok(None),
-        Some(text) => {
-            let parsed = duration(text).ok_or_else(|| {
-                let why =
-                    format_args!("{text:?} is not a duration such as 10s or 1m30s (GEP-2257)");
-                Fault::value(&format!("{at}.{field}"), why)
-            });
-            // Zero switches the limit off.
-            parsed.map(|limit| Some(limit).filter(|limit| !limit.is_zero()))
-        }
+        // Zero switches the limit off.
+        Some(text) => time(text, &format!("{at}.{field}"))
+            .map(|limit| Some(limit).filter(|limit| !limit.is_zero())),
     };
     Ok(Timeouts {
         request: limit(request.as_deref(), "request")?,
         backend: limit(backend_request.as_deref(), "backendRequest")?,
+    })
+}
+
+fn time(text: &str, at: &str) -> Result<Duration, Fault> {
+    duration(text).ok_or_else(|| {
+        let why = format_args!("{text:?} is not a duration such as 10s or 1m30s (GEP-2257)");
+        Fault::value(at, why)
+    })
+}
+
+fn retry_of(spec: &HttpRetry, at: &str) -> Result<Retry, Fault> {
+    let HttpRetry {
+        codes,
+        attempts,
+        backoff,
+    } = spec;
+    let code = |(place, code): (usize, &i64)| {
+        let number = u16::try_from(*code).ok();
+        let code = number.filter(|code| (400..=599).contains(code));
+        code.and_then(|code| StatusCode::from_u16(code).ok())
+            .ok_or_else(|| {
+                let why = "a code that is tried again must be in 400 to 599";
+                Fault::value(&format!("{at}.codes[{place}]"), why)
+            })
+    };
+    let attempts = match *attempts {
+        None => ATTEMPTS,
+        Some(attempts) => u32::try_from(attempts)
+            .ok()
+            .filter(|attempts| *attempts > 0)
+            .ok_or_else(|| {
+                let why = format_args!("{attempts} is not a number of tries from 1 on");
+                Fault::value(&format!("{at}.attempts"), why)
+            })?,
+    };
+    Ok(Retry {
+        codes: codes
+            .iter()
+            .enumerate()
+            .map(code)
+            .collect::<Result<_, _>>()?,
+        attempts,
+        backoff: match backoff {
+            None => BACKOFF,
+            Some(text) => time(text, &format!("{at}.backoff"))?,
+        },
     })
 }

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use serde_norway::{Mapping, Value};
 use weft_ir::{
-    Backend, ConnectionRule, Destination, Endpoint, EndpointSet, Filter, HeaderEdit, Mode, PathEdit, PathMatch, ProbeRequest,
-    RequestMatch, Routing, Rule, Service, ServicePort, Target, Timeouts, TlsRule, ValueMatch,
-    WeightedBackend,
+    Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, HeaderEdit,
+    Mirror, Mode, PathEdit, PathMatch, ProbeRequest, RequestMatch, Retry, Routing, Rule, Service,
+    ServicePort, Target, Timeouts, TlsRule, ValueMatch, WeightedBackend,
 };
 use weft_translate::{Condition, Mesh, ParentStatus, RouteStatus, Translation};
 
@@ -119,6 +119,7 @@ fn rule(rule: &Rule) -> Value {
         filters,
         backends,
         timeouts,
+        retry,
         failure,
     } = rule;
     let name = name.as_deref().map(|name| format!(" {name:?}"));
@@ -145,6 +146,7 @@ fn rule(rule: &Rule) -> Value {
             "backendTimeout",
             each.map(|limit| text(format!("{limit:?}"))),
         ),
+        ("retry", retry.as_ref().map(|of| text(self::retry(of)))),
         ("failure", failure.as_deref().map(text)),
     ])
 }
@@ -214,7 +216,51 @@ fn filter(filter: &Filter) -> Value {
             ]);
             field("rewrite", edits)
         }
+        Filter::Mirror(Mirror {
+            to,
+            numerator,
+            denominator,
+        }) => field(
+            "mirror",
+            text(format!("{numerator} of {denominator} to {to}")),
+        ),
+        Filter::Cors(of) => field("cors", cors(of)),
     }
+}
+
+fn retry(retry: &Retry) -> String {
+    let Retry {
+        codes,
+        attempts,
+        backoff,
+    } = retry;
+    let codes: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
+    let codes = codes.join(" ");
+    format!("{attempts} times after {backoff:?} for [{codes}]")
+}
+
+fn cors(cors: &Cors) -> Value {
+    let Cors {
+        origins,
+        credentials,
+        methods,
+        headers,
+        expose,
+        max_age,
+    } = cors;
+    let allowed = |of: &Allowed| match of {
+        Allowed::Unsaid => None,
+        Allowed::Any => Some(text("any")),
+        Allowed::These(these) => Some(text(these.to_str().expect("text"))),
+    };
+    fields([
+        ("origins", list(origins.iter().map(text))),
+        ("credentials", Some(text(credentials))),
+        ("methods", allowed(methods)),
+        ("headers", allowed(headers)),
+        ("expose", allowed(expose)),
+        ("maxAge", Some(text(max_age))),
+    ])
 }
 
 fn header_edit(edit: &HeaderEdit) -> Value {

@@ -1,0 +1,106 @@
+//! Requests of pages of other origins: preflights are answered here, answers of applications get their headers. Pure.
+//!
+//! Source: Gateway API v1.6.3, `HTTPCORSFilter`, and GEP-1767: where a rule has the filter no preflight goes on to the
+//! application, and an origin that is not allowed gets an answer without any of the headers.
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN, VARY,
+};
+use http::{Method, StatusCode};
+use weft_ir::{Allowed, Cors};
+
+use super::bodies::{Body, Response};
+
+/// What a request of another origin comes to.
+pub enum Verdict {
+    /// No origin is named, or none that is allowed: nothing is added to the answer.
+    Nothing,
+    /// The answer of the application gets these.
+    Add(Box<HeaderMap>),
+    /// A preflight: this is the whole answer.
+    Answer(Response),
+}
+
+pub fn judge(cors: &Cors, request: &http::request::Parts) -> Verdict {
+    let Some(origin) = request.headers.get(ORIGIN) else {
+        return Verdict::Nothing;
+    };
+    let allowed = origin.to_str().is_ok_and(|origin| cors.allows(origin));
+    let asked = request.headers.get(ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method == Method::OPTIONS && asked.is_some() {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        if allowed {
+            let headers = response.headers_mut();
+            shared(cors, origin, headers);
+            of_preflight(cors, &request.headers, headers);
+        }
+        return Verdict::Answer(response);
+    }
+    if !allowed {
+        return Verdict::Nothing;
+    }
+    let mut headers = Box::<HeaderMap>::default();
+    shared(cors, origin, &mut headers);
+    Verdict::Add(headers)
+}
+
+/// Puts what [`judge`] gave into the application's answer, in the place of what it says itself.
+pub fn apply(added: &HeaderMap, answer: &mut HeaderMap) {
+    for (name, value) in added {
+        if *name == VARY {
+            answer.append(name, value.clone());
+        } else {
+            answer.insert(name, value.clone());
+        }
+    }
+}
+
+/// The origin is always repeated, never `*`: so it is right with credentials and without.
+fn shared(cors: &Cors, origin: &HeaderValue, headers: &mut HeaderMap) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    headers.insert(VARY, HeaderValue::from_static("Origin"));
+    if cors.credentials {
+        let yes = HeaderValue::from_static("true");
+        headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+    }
+    match &cors.expose {
+        Allowed::These(names) => {
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, names.clone());
+        }
+        Allowed::Any if !cors.credentials => {
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
+        }
+        Allowed::Any | Allowed::Unsaid => {}
+    }
+}
+
+fn of_preflight(cors: &Cors, request: &HeaderMap, headers: &mut HeaderMap) {
+    let lists: [(&Allowed, HeaderName, HeaderName); 2] = [
+        (
+            &cors.methods,
+            ACCESS_CONTROL_REQUEST_METHOD,
+            ACCESS_CONTROL_ALLOW_METHODS,
+        ),
+        (
+            &cors.headers,
+            ACCESS_CONTROL_REQUEST_HEADERS,
+            ACCESS_CONTROL_ALLOW_HEADERS,
+        ),
+    ];
+    for (list, asked, answered) in lists {
+        let value = match list {
+            Allowed::These(these) => Some(these),
+            // What is asked for is allowed; where nothing is asked the header is left out.
+            Allowed::Any => request.get(asked),
+            Allowed::Unsaid => None,
+        };
+        if let Some(value) = value {
+            headers.insert(answered, value.clone());
+        }
+    }
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from(cors.max_age));
+}

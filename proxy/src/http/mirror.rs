@@ -1,0 +1,126 @@
+//! Copies of requests for mirrors: sent beside the request itself, which never waits for them and never fails by them.
+//!
+//! Source: Gateway API v1.6.3, `HTTPRequestMirrorFilter`. The specification leaves the Host as it is. A copy is what the
+//! filters of the rule (of the backend, for a mirror of the backend) made of the request. Its body follows that of the
+//! request as it is read; a mirror that falls behind by more than the copy may hold is given up.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::bodies::Spare;
+use crate::config::resolved::ResolvedMirror;
+use crate::listen::Context;
+use crate::upstream::{Ask, Cluster, Outcome};
+
+/// Copies under way at one time, of a whole proxy; what is beyond is not mirrored.
+pub const MAX_COPIES: usize = 256;
+/// Time for a copy, from its start to the end of its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of an answer that are read so that its connection can be used again.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// The copies of one request.
+#[derive(Default)]
+pub struct Copies(Vec<Copy>);
+
+struct Copy {
+    cluster: Arc<Cluster>,
+    head: http::request::Parts,
+    place: OwnedSemaphorePermit,
+}
+
+impl Copies {
+    /// Draws which of `mirrors` get a copy of the request as it is now.
+    pub fn draw(
+        &mut self,
+        mirrors: &[ResolvedMirror],
+        head: &http::request::Parts,
+        context: &Context,
+    ) {
+        for mirror in mirrors {
+            if fastrand::u32(..mirror.denominator) >= mirror.numerator {
+                continue;
+            }
+            let Ok(place) = context.mirrors.clone().try_acquire_owned() else {
+                context.metrics.mirrored("dropped");
+                continue;
+            };
+            self.0.push(Copy {
+                cluster: mirror.cluster.clone(),
+                head: copy(head),
+                place,
+            });
+        }
+    }
+
+    /// Sends the copies; `body` is that of the request, none of which has been read.
+    pub fn send(self, body: &Spare, address: SocketAddr, context: &Arc<Context>) {
+        for Copy {
+            cluster,
+            head,
+            place,
+        } in self.0
+        {
+            let (body, spare) = body.copy();
+            let ask = Ask {
+                head,
+                body,
+                spare,
+                upgrade: false,
+                address,
+                avoid: Vec::new(),
+            };
+            let metrics = context.metrics.clone();
+            tokio::spawn(async move {
+                let result = match timeout(PATIENCE, exchange(&cluster, ask)).await {
+                    Ok(result) => result,
+                    Err(_) => "timeout",
+                };
+                metrics.mirrored(result);
+                drop(place);
+            });
+        }
+    }
+}
+
+async fn exchange(cluster: &Cluster, ask: Ask) -> &'static str {
+    match cluster.send(ask, |_| {}).await {
+        Ok(outcome) => {
+            drain(outcome).await;
+            "answered"
+        }
+        Err(failure) => {
+            tracing::debug!(cluster = %cluster.name, %failure, "a mirror failed");
+            "failed"
+        }
+    }
+}
+
+/// Reads the answer to its end where that is near.
+async fn drain(outcome: Outcome) {
+    let Outcome { response, lease } = outcome;
+    let mut body = response.into_body();
+    let mut read = 0;
+    while read <= MAX_ANSWER {
+        match body.frame().await {
+            Some(Ok(frame)) => read += frame.data_ref().map_or(0, |data| data.len()),
+            Some(Err(_)) => return,
+            None => return lease.complete(),
+        }
+    }
+}
+
+/// Without the extensions, which belong to the client's connection.
+pub fn copy(head: &http::request::Parts) -> http::request::Parts {
+    let (mut copy, ()) = http::Request::new(()).into_parts();
+    copy.method = head.method.clone();
+    copy.uri = head.uri.clone();
+    copy.version = head.version;
+    copy.headers = head.headers.clone();
+    copy
+}

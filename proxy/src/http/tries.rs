@@ -1,0 +1,183 @@
+//! How often a request is sent, and how long it may take.
+//!
+//! Source: Gateway API v1.6.3, `HTTPRouteTimeouts` and `HTTPRouteRetry` (GEP-1731). A try that surely never reached the
+//! application is repeated for any method; one that may have reached it only where its method is idempotent (RFC 9110,
+//! 9.2.2), or where the rule names the status code. What the upstream repeats on its own is part of one try.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use tokio::time::{Instant, sleep, sleep_until};
+use weft_ir::{Retry, Rule, Timeouts};
+
+use super::bodies::Tail;
+use super::errors::{ERROR, Failure};
+use super::mirror::copy;
+use crate::upstream::{Ask, Cluster, Outcome};
+
+/// The wait before a try grows to this many times the first one at most.
+const MAX_BACKOFF: u32 = 10;
+
+/// What a rule says of the way to a backend.
+#[derive(Clone, Copy)]
+pub struct Limits<'a> {
+    pub timeouts: Timeouts,
+    pub retry: Option<&'a Retry>,
+}
+
+impl<'a> Limits<'a> {
+    /// `None`: the rule says nothing, and the request is sent once.
+    pub fn of(rule: &'a Rule) -> Option<Self> {
+        let limits = Self {
+            timeouts: rule.timeouts,
+            retry: rule.retry.as_ref(),
+        };
+        let some = limits.retry.is_some() || limits.timeouts != Timeouts::default();
+        some.then_some(limits)
+    }
+}
+
+/// Sends within the limits; timeouts go on for the body of the answer.
+pub async fn send(
+    cluster: &Cluster,
+    mut ask: Ask,
+    limits: Limits<'_>,
+    tail: &mut Tail,
+) -> Result<Outcome, Failure> {
+    let started = Instant::from_std(tail.exchange.started());
+    let whole = limits.timeouts.request.map(|limit| Deadline {
+        at: started + limit,
+        limit,
+        failure: Failure::RequestTimeout,
+    });
+    let retry = limits.retry.filter(|_| !ask.upgrade);
+    let mut avoid: Vec<SocketAddr> = Vec::new();
+    let mut turn = 0;
+    loop {
+        let next = retry.filter(|retry| turn < retry.attempts);
+        let next = next.map(|retry| (retry, copy(&ask.head)));
+        let (spare, address) = (ask.spare.clone(), ask.address);
+        let deadline = earlier(whole, limits.timeouts.backend);
+        let (ended, last) = one_try(cluster, ask, deadline, tail).await;
+        let Some((retry, head)) = next else {
+            return ended;
+        };
+        let pause = backoff(retry.backoff, turn);
+        let late = |whole: Deadline| Instant::now() + pause >= whole.at;
+        if !failed(&ended, retry, &head.method) || whole.is_some_and(late) {
+            return ended;
+        }
+        let Some(body) = spare.again() else {
+            return ended;
+        };
+        drop(ended);
+        tail.deadline = None;
+        tail.exchange.repeated();
+        avoid.extend(last);
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+        turn += 1;
+        ask = Ask {
+            head,
+            body,
+            spare,
+            upgrade: false,
+            address,
+            avoid: avoid.clone(),
+        };
+    }
+}
+
+/// When something has to be over, and what it is if it is not.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    limit: Duration,
+    failure: fn(Duration) -> Failure,
+}
+
+/// The end of a try that begins now.
+fn earlier(whole: Option<Deadline>, each: Option<Duration>) -> Option<Deadline> {
+    let each = each.map(|limit| Deadline {
+        at: Instant::now() + limit,
+        limit,
+        failure: Failure::BackendTimeout,
+    });
+    whole.into_iter().chain(each).min_by_key(|end| end.at)
+}
+
+/// Gives the endpoint that was asked last, too.
+async fn one_try(
+    cluster: &Cluster,
+    ask: Ask,
+    deadline: Option<Deadline>,
+    tail: &mut Tail,
+) -> (Result<Outcome, Failure>, Option<SocketAddr>) {
+    let mut last = None;
+    let exchange = &mut tail.exchange;
+    let sent = cluster.send(ask, |peer| {
+        last = Some(peer.address);
+        exchange.tried(peer);
+    });
+    let ended = match deadline {
+        None => sent.await,
+        Some(Deadline { at, limit, failure }) => {
+            let mut end = Box::pin(sleep_until(at));
+            let ended = tokio::select! {
+                ended = sent => ended,
+                () = &mut end => Err(failure(limit)),
+            };
+            tail.deadline = ended.is_ok().then_some(end);
+            ended
+        }
+    };
+    (ended, last)
+}
+
+/// Whether another try may be made after this one.
+fn failed(ended: &Result<Outcome, Failure>, retry: &Retry, method: &Method) -> bool {
+    let named = |status: StatusCode| retry.codes.contains(&status);
+    match ended {
+        Ok(Outcome { response, lease }) => {
+            // The proxy at the other end had no answer of its application.
+            let made = lease.peer().identity.is_some() && response.headers().contains_key(ERROR);
+            named(response.status())
+                || (made && response.status().is_server_error() && method.is_idempotent())
+        }
+        Err(failure) if failure.never_arrived() => true,
+        Err(failure @ (Failure::Broken { .. } | Failure::BackendTimeout(_))) => {
+            method.is_idempotent() || named(failure.status())
+        }
+        Err(failure @ Failure::NoEndpoints(_)) => named(failure.status()),
+        Err(_) => false,
+    }
+}
+
+/// Twice as long each time, and up to half as long again, so that clients do not come back together.
+fn backoff(shortest: Duration, turn: u32) -> Duration {
+    let factor = 1_u32
+        .checked_shl(turn)
+        .map_or(MAX_BACKOFF, |factor| factor.min(MAX_BACKOFF));
+    let wait = shortest.saturating_mul(factor);
+    wait.saturating_add(wait.mul_f64(fastrand::f64() / 2.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_grows_and_is_never_too_short() {
+        let shortest = Duration::from_millis(100);
+        for (turn, times) in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 10), (40, 10)] {
+            let wait = backoff(shortest, turn);
+            assert!(
+                wait >= shortest * times && wait <= shortest * times * 3 / 2,
+                "{wait:?}"
+            );
+        }
+        assert_eq!(backoff(Duration::ZERO, 3), Duration::ZERO);
+    }
+}
