@@ -8,11 +8,14 @@
 //! 3. A pod that already has the proxy is left alone, so that patching twice is patching once.
 //! 4. Pods on the host's network and Windows pods are left alone and say why in an annotation.
 //! 5. Pods that would slip past the proxy, or whose names collide with what is added, are refused.
+//!
+//! TCP probes of a pod that joins are asked of the proxy (see `probes`).
 
 mod containers;
 mod drain;
 mod overrides;
 mod pod;
+mod probes;
 
 use std::collections::BTreeMap;
 
@@ -121,14 +124,16 @@ fn decide(
         pod.spec.termination_grace_period_seconds,
         overrides.outside_grace.map(OutsideGrace::get),
     );
-    let mut operations = insert_first(
+    // First, as the places of the init containers change after.
+    let (mut operations, probed) = probes::rewrite(raw);
+    operations.extend(insert_first(
         raw,
         "/spec/initContainers",
         vec![
             containers::init(settings, &overrides),
-            containers::proxy(settings, &overrides, times),
+            containers::proxy(settings, &overrides, times, &probed),
         ],
-    );
+    ));
     operations.extend(insert_first(
         raw,
         "/spec/volumes",
@@ -276,6 +281,12 @@ fn annotate(raw: &Value, name: &str, value: &str) -> Vec<PatchOperation> {
     } else {
         vec![add(["metadata"], json!({ "annotations": { name: value } }))]
     }
+}
+
+fn remove<'a>(tokens: impl IntoIterator<Item = &'a str>) -> PatchOperation {
+    PatchOperation::Remove(json_patch::RemoveOperation {
+        path: PointerBuf::from_tokens(tokens),
+    })
 }
 
 /// The tokens are escaped as RFC 6901 asks (`/` is `~1`).

@@ -113,6 +113,25 @@ impl FromStr for AccessLog {
     }
 }
 
+/// Whether a pod serves plain text to clients outside the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mtls {
+    Strict,
+    Permissive,
+}
+
+impl FromStr for Mtls {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        match text {
+            "strict" => Ok(Self::Strict),
+            "permissive" => Ok(Self::Permissive),
+            _ => Err(Unfit::new(text, "strict or permissive")),
+        }
+    }
+}
+
 /// A `tracing` filter such as `info,weft_proxy=debug`: 1 to 200 characters of letters, digits and `_ - , = : .`,
 /// so that nothing in it can be taken for a reference to another variable.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! `/metrics` on one port, `/ready` and `/drain` on another. Nothing here changes anything, but that `/drain` has the
-//! controller asked whether this pod ends (see [`Withdrawal`]).
+//! `/metrics` on one port; `/ready`, `/drain` and the pod's TCP probes on another. Nothing here changes anything, but that
+//! `/drain` has the controller asked whether this pod ends (see [`Withdrawal`]).
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::store::Store;
 use crate::config::withdrawal::{Patience, Withdrawal};
+use crate::probe::TcpProbes;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
@@ -40,6 +41,7 @@ pub struct Readiness {
     pub shutdown: Shutdown,
     /// Set once the listeners are bound.
     pub listening: Arc<AtomicBool>,
+    pub probes: TcpProbes,
     pub withdrawal: Withdrawal,
     pub patience: Patience,
 }
@@ -92,9 +94,9 @@ impl Page {
         let path = request.uri().path();
         let (known, ours) = match self {
             Self::Metrics(_) => (path == "/metrics", "only /metrics is here\n"),
-            Self::Ready(_) => (
-                matches!(path, "/ready" | "/drain"),
-                "only /ready and /drain are here\n",
+            Self::Ready(readiness) => (
+                matches!(path, "/ready" | "/drain") || readiness.probes.port(path).is_some(),
+                "only /ready, /drain and the pod's own TCP probes are here\n",
             ),
         };
         if !known {
@@ -113,11 +115,25 @@ impl Page {
                 tracing::info!("drain asked for: {drained}");
                 text(StatusCode::OK, format!("{drained}\n"))
             }
-            Self::Ready(readiness) => match readiness.check() {
-                Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
-                Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+            Self::Ready(readiness) => match readiness.probes.port(path) {
+                Some(port) => probe_page(readiness, port).await,
+                None => ready_page(readiness),
             },
         }
+    }
+}
+
+fn ready_page(readiness: &Readiness) -> Response<Full<Bytes>> {
+    match readiness.check() {
+        Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
+        Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+async fn probe_page(readiness: &Readiness, port: u16) -> Response<Full<Bytes>> {
+    match readiness.probes.check(port).await {
+        Ok(()) => text(StatusCode::OK, "open\n".to_owned()),
+        Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 

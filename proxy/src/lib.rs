@@ -9,6 +9,7 @@ pub mod http;
 pub mod identity;
 pub mod listen;
 pub mod options;
+pub mod probe;
 pub mod run;
 pub mod shutdown;
 pub mod tcp;

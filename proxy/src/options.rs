@@ -56,6 +56,10 @@ pub struct Options {
     #[arg(long, env = "SERVICE_ACCOUNT", default_value = "default")]
     pub service_account: String,
 
+    /// Ports of the application that `/probe/tcp/<port>` may be asked about.
+    #[arg(long, env = "WEFT_PROBE_PORTS", value_delimiter = ',')]
+    pub probe_ports: Vec<u16>,
+
     /// Which requests are logged.
     #[arg(long, env = "WEFT_ACCESS_LOG", value_enum, default_value = "errors")]
     pub access_log: AccessLogLevel,

@@ -14,6 +14,7 @@ use crate::config::withdrawal::{Patience, Withdrawal};
 use crate::identity::credentials::Current;
 use crate::identity::renew::Renewal;
 use crate::options::Options;
+use crate::probe::TcpProbes;
 use crate::shutdown::{self, Shutdown};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -137,6 +138,10 @@ async fn serve(
         store: context.store.clone(),
         shutdown: shutdown.clone(),
         listening: Arc::new(AtomicBool::new(false)),
+        probes: TcpProbes::new(
+            &options.own_addresses(),
+            options.probe_ports.iter().copied(),
+        ),
         withdrawal,
         patience: Patience {
             bound: options.withdraw,

@@ -22,6 +22,7 @@ use weft_proxy::config::resolved::{Live, Resolved, ResolvedRouting};
 use weft_proxy::config::store::Lookup;
 use weft_proxy::config::withdrawal::Patience;
 use weft_proxy::options::Options;
+use weft_proxy::probe::TcpProbes;
 use weft_proxy::run::Control;
 use weft_proxy::shutdown::Shutdown;
 use weft_proxy::telemetry::access::AccessLog;
@@ -416,6 +417,9 @@ async fn readiness_says_what_is_missing_and_metrics_are_there() {
     setup.controller.refuse_sign(Some("not yet"));
     let proxy = setup.proxy();
     let shutdown = Shutdown::new();
+    let app = admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let app_port = app.local_addr().unwrap().port();
+    let own = ["127.0.0.1".parse().unwrap()];
     let readiness = Readiness {
         tls: proxy.context.tls.clone(),
         store: proxy.context.store.clone(),
@@ -423,6 +427,7 @@ async fn readiness_says_what_is_missing_and_metrics_are_there() {
         listening: Arc::new(AtomicBool::new(false)),
         withdrawal: proxy.withdrawal.clone(),
         patience: PATIENCE,
+        probes: TcpProbes::new(&own, [app_port]),
     };
     let listening = readiness.listening.clone();
     let any = "127.0.0.1:0".parse().unwrap();
@@ -454,6 +459,22 @@ async fn readiness_says_what_is_missing_and_metrics_are_there() {
         answer.starts_with("HTTP/1.1 503") && answer.contains("draining"),
         "{answer}"
     );
+
+    // What the application does is told whatever the proxy itself does, and only of the port that is its own.
+    let mut app = Some(app);
+    for (port, listens, answers) in [
+        (app_port, true, "HTTP/1.1 200"),
+        (at.port(), true, "HTTP/1.1 404"),
+        (app_port, false, "HTTP/1.1 503"),
+    ] {
+        if !listens {
+            app = None;
+        }
+        let probe =
+            format!("GET /probe/tcp/{port} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let answer = get(at, &probe).await;
+        assert!(answer.starts_with(answers), "{app:?} {port}: {answer}");
+    }
 
     let other = "GET /etc/passwd HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     assert!(get(metrics_at, other).await.starts_with("HTTP/1.1 404"));
@@ -501,6 +522,7 @@ async fn the_drain_asks_the_controller_and_on_every_stream_anew() {
         listening: Arc::new(AtomicBool::new(true)),
         withdrawal: proxy.withdrawal.clone(),
         patience: PATIENCE,
+        probes: TcpProbes::new(&[], []),
     };
     let listener = admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let at = listener.local_addr().unwrap();

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::drain::Times;
 use super::{IDENTITY_VOLUME, INIT_CONTAINER, Overrides, PROXY_CONTAINER};
-use crate::settings::{PROXY_UID, Quantity, Settings};
+use crate::settings::{PROXY_UID, Ports, Quantity, Settings};
 
 const IDENTITY_DIR: &str = "/var/run/weft";
 
@@ -45,13 +45,18 @@ pub(super) fn init(settings: &Settings, overrides: &Overrides) -> Value {
 
 /// The proxy as a native sidecar (an init container with `restartPolicy: Always`): it is ready before any of the
 /// pod's own containers starts, outlives them, and does not keep a Job from ending.
-pub(super) fn proxy(settings: &Settings, overrides: &Overrides, times: Times) -> Value {
+pub(super) fn proxy(
+    settings: &Settings,
+    overrides: &Overrides,
+    times: Times,
+    probed: &Ports,
+) -> Value {
     json!({
         "name": PROXY_CONTAINER,
         "image": settings.proxy_image,
         "imagePullPolicy": settings.pull_policy.as_str(),
         "restartPolicy": "Always",
-        "env": env(settings, overrides, times),
+        "env": env(settings, overrides, times, probed),
         "ports": [
             { "name": "weft-metrics", "containerPort": 15020, "protocol": "TCP" },
             { "name": "weft-ready", "containerPort": 15021, "protocol": "TCP" },
@@ -92,7 +97,7 @@ pub(super) fn identity_volume() -> Value {
     })
 }
 
-fn env(settings: &Settings, overrides: &Overrides, times: Times) -> Vec<Value> {
+fn env(settings: &Settings, overrides: &Overrides, times: Times, probed: &Ports) -> Vec<Value> {
     let log = overrides.log.as_ref().unwrap_or(&settings.log);
     let access_log = overrides.access_log.unwrap_or(settings.access_log);
     let workers = overrides.workers.unwrap_or(settings.workers);
@@ -120,6 +125,9 @@ fn env(settings: &Settings, overrides: &Overrides, times: Times) -> Vec<Value> {
             "WEFT_OUTSIDE_GRACE_SECONDS",
             &grace.get().to_string(),
         ));
+    }
+    if !probed.is_empty() {
+        env.push(fixed("WEFT_PROBE_PORTS", &probed.to_string()));
     }
     env
 }

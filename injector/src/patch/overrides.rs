@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::settings::{AccessLog, LogFilter, OutsideGrace, Ports, Quantity, Unfit, Workers};
+use crate::settings::{AccessLog, LogFilter, Mtls, OutsideGrace, Ports, Quantity, Unfit, Workers};
 
 /// `None` and empty lists leave the setting as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Overrides {
     pub log: Option<LogFilter>,
     pub workers: Option<Workers>,
     pub outside_grace: Option<OutsideGrace>,
+    /// The controller obeys it, also when it changes later; here its author is told of a wrong value.
+    pub mtls: Option<Mtls>,
     pub cpu: Option<Quantity>,
     pub memory: Option<Quantity>,
     pub cpu_limit: Option<Quantity>,
@@ -51,6 +53,7 @@ impl Overrides {
             log: from.either("weft.dev/proxy-log")?,
             workers: from.either("weft.dev/proxy-workers")?,
             outside_grace: from.either("weft.dev/outside-grace")?,
+            mtls: from.either("weft.dev/mtls")?,
             cpu: from.either("weft.dev/proxy-cpu")?,
             memory: from.either("weft.dev/proxy-memory")?,
             cpu_limit: from.either("weft.dev/proxy-cpu-limit")?,
