@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 
 use crate::shutdown::Shutdown;
@@ -15,6 +16,19 @@ use crate::shutdown::Shutdown;
 const BUFFER: usize = 16 << 10;
 /// While the process ends, a connection that was silent for this long is taken to be idle.
 const IDLE: Duration = Duration::from_secs(2);
+
+/// Silence after which a peer is asked whether it is still there, and the time between two questions. Below the limits
+/// after which networks are known to forget connections.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(120))
+    .with_interval(Duration::from_secs(30))
+    .with_retries(4);
+
+/// Has the kernel find out when the peer of a silent connection is gone: nothing else ends one. Connections accepted
+/// from a listening socket are as that socket is.
+pub fn keep_alive(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_keepalive(&KEEPALIVE)
+}
 
 /// Bytes passed on, to and from the upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

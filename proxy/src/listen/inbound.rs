@@ -14,6 +14,7 @@ use weft_api::alpn;
 use weft_ir::{Endpoint, Identity, Protocol};
 
 use super::admits::Admits;
+use super::opaque::Account;
 use super::outbound::beginning;
 use super::{Closed, Context, Listener, SILENCE};
 use crate::batch::Gathered;
@@ -24,7 +25,6 @@ use crate::http::exchange::{Caller, Exchange};
 use crate::http::forward::receive;
 use crate::http::serve::{Handle, Manner, serve};
 use crate::http::{headers, upgrade};
-use crate::tcp;
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
 use crate::tls::{handshake_failure, peer_identity};
@@ -91,11 +91,8 @@ async fn connection(
             http(context, stream, client, app, None, framing, admits).await
         }
         Guess::Tls | Guess::Opaque | Guess::More => {
-            let upstream = match opened {
-                Some(opened) => opened,
-                None => open(context, app).await?,
-            };
-            Ok(tcp::pass(stream, upstream, &context.shutdown).await.1?)
+            let account = Account::inbound(context, client, told == Guess::Tls);
+            bytes(context, stream, app, opened, account).await
         }
     }
 }
@@ -141,6 +138,29 @@ async fn detect(
         opened = speaks_first => return Ok((Guess::Opaque, Some(opened))),
     };
     Ok((beginning(stream).await?, None))
+}
+
+/// Passes bytes to and from the application. `opened`: the connection to it, when there is one already.
+async fn bytes<S>(
+    context: &Context,
+    stream: S,
+    app: SocketAddr,
+    opened: Option<Prefixed<Transport>>,
+    mut account: Account<'_>,
+) -> Result<(), Closed>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    account.endpoint = Some(app);
+    let upstream = match opened {
+        Some(opened) => Ok(opened),
+        None => open(context, app).await,
+    };
+    let result = match upstream {
+        Ok(upstream) => account.pass(stream, upstream).await,
+        Err(closed) => Err(closed),
+    };
+    account.end(result)
 }
 
 async fn open(context: &Context, app: SocketAddr) -> Result<Prefixed<Transport>, Closed> {
@@ -233,8 +253,9 @@ async fn mesh(
             http(context, stream, client, app, identity, framing, Admits::All).await
         }
         None => {
-            let upstream = open(context, app).await?;
-            Ok(tcp::pass(stream, upstream, &context.shutdown).await.1?)
+            let mut account = Account::inbound(context, client, false);
+            account.client_id = Some(Arc::new(identity));
+            bytes(context, stream, app, None, account).await
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::upstream::Shared;
 
 mod admits;
 pub mod inbound;
+mod opaque;
 pub mod outbound;
 
 use admits::Admits;
@@ -147,6 +148,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    crate::tcp::keep_alive(SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())

@@ -8,21 +8,18 @@ use tokio::time::timeout;
 use weft_api::alpn;
 use weft_ir::Protocol;
 
+use super::opaque::{self, Account, Opened};
 use super::{BEGINNING, Closed, Context, Listener, SILENCE};
 use crate::config::resolved::{Live, Resolved, ResolvedRouting};
 use crate::config::store::Lookup;
 use crate::detect::{Guess, Prefixed};
 use crate::http::exchange::Caller;
-use crate::http::forward::{self, Outbound};
+use crate::http::forward::Outbound;
 use crate::http::serve::{Manner, serve};
-use crate::tcp;
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
-use crate::upstream::{Cluster, ConnectError, Peer, Transport};
 
 const NAME: &str = "outbound";
-/// Endpoints tried for one connection.
-const MAX_TRIES: usize = 3;
 
 /// Serves the listener until the drain begins.
 pub async fn listen(context: Arc<Context>, listener: Listener) {
@@ -44,12 +41,12 @@ async fn connection(
     original: SocketAddr,
 ) -> Result<(), Closed> {
     if context.shared.is_own(original.ip()) {
-        return pass_through(context, stream, original, "own_address").await;
+        return pass_through(context, stream, client, original, "own_address").await;
     }
     let live = match context.store.lookup(original).await {
         Lookup::Live(live) => live,
         Lookup::Unreachable if context.permissive() => {
-            return pass_through(context, stream, original, "controller_unreachable").await;
+            return pass_through(context, stream, client, original, "controller_unreachable").await;
         }
         Lookup::Unreachable => {
             let words = format!(
@@ -60,22 +57,35 @@ async fn connection(
     };
     let declared = match &**live.load() {
         Resolved::Unknown => {
-            return pass_through(context, stream, original, "unknown_destination").await;
+            return pass_through(context, stream, client, original, "unknown_destination").await;
         }
         Resolved::Pod(_) => Protocol::Detect,
-        Resolved::Service(service) => service.protocol,
+        Resolved::Service(service) => match service.routing {
+            // Told apart later, if at all.
+            ResolvedRouting::Tcp(_) | ResolvedRouting::Tls(_) => Protocol::Tcp,
+            _ => service.protocol,
+        },
     };
     let mut stream = Prefixed::new(stream);
     let detected = tokio::select! {
-        detected = begin(context, &mut stream, &live, declared) => detected,
+        detected = begin(context, &mut stream, &live, client, declared) => detected,
         () = context.shutdown.draining() => return Ok(()),
     };
     let (told, opened) = detected?;
     match told {
         Guess::Http1 => http(context, stream, client, live, false).await,
         Guess::Http2 => http(context, stream, client, live, true).await,
-        Guess::Tls | Guess::Opaque | Guess::More => opaque(context, stream, &live, opened).await,
+        // Opened and closed again, where no server speaks first.
+        _ if stream.seen().is_empty() && is_http(declared) => Ok(()),
+        Guess::Tls | Guess::Opaque | Guess::More => {
+            let tls = told == Guess::Tls;
+            opaque::serve(context, stream, client, &live, tls, opened).await
+        }
     }
+}
+
+fn is_http(declared: Protocol) -> bool {
+    matches!(declared, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc)
 }
 
 /// What the connection speaks.
@@ -83,11 +93,12 @@ async fn begin(
     context: &Context,
     stream: &mut Prefixed<TcpStream>,
     live: &Live,
+    client: SocketAddr,
     declared: Protocol,
 ) -> Result<(Guess, Option<Opened>), Closed> {
     match declared {
         Protocol::Tcp | Protocol::Tls => Ok((Guess::Opaque, None)),
-        Protocol::Detect => detect(context, stream, live).await,
+        Protocol::Detect => detect(context, stream, live, client).await,
         Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => Ok((stream.detect().await?, None)),
     }
 }
@@ -98,6 +109,7 @@ async fn detect(
     context: &Context,
     stream: &mut Prefixed<TcpStream>,
     live: &Live,
+    client: SocketAddr,
 ) -> Result<(Guess, Option<Opened>), Closed> {
     if let Ok(told) = timeout(SILENCE, stream.detect()).await {
         return Ok((told?, None));
@@ -106,7 +118,7 @@ async fn detect(
         return Ok((beginning(stream).await?, None));
     }
     let speaks_first = async {
-        if let Ok(mut opened) = open(context, live).await
+        if let Ok(mut opened) = opaque::open_early(context, live, client).await
             && opened.stream.look().await.is_ok()
         {
             return opened;
@@ -153,92 +165,11 @@ async fn http(
     Ok(serve(stream, manner, handler, &context.shutdown).await?)
 }
 
-/// A connection to an endpoint, opened as bytes.
-struct Opened {
-    stream: Prefixed<Transport>,
-    peer: Arc<Peer>,
-}
-
-async fn opaque(
-    context: &Context,
-    stream: Prefixed<TcpStream>,
-    live: &Live,
-    opened: Option<Opened>,
-) -> Result<(), Closed> {
-    let Opened {
-        stream: upstream,
-        peer,
-    } = match opened {
-        Some(opened) => opened,
-        None => open(context, live).await?,
-    };
-    let tls = match peer.identity {
-        Some(_) => ConnectionTls::Mesh,
-        None => ConnectionTls::None,
-    };
-    let _open = context.metrics.connection(Direction::Outbound, tls);
-    peer.load.begin();
-    let (passed, ended) = tcp::pass(stream, upstream, &context.shutdown).await;
-    peer.load.end();
-    tracing::debug!(endpoint = %peer.address, up = passed.up, down = passed.down, "bytes passed");
-    Ok(ended?)
-}
-
-/// Opens a connection to one of the endpoints.
-async fn open(context: &Context, live: &Live) -> Result<Opened, Closed> {
-    let cluster = cluster_for_bytes(live)?;
-    let mut tried: Vec<SocketAddr> = Vec::new();
-    let mut last: Option<ConnectError> = None;
-    while tried.len() < MAX_TRIES
-        && let Some(peer) = cluster.pick(&tried)
-    {
-        match context.shared.connect(&peer, alpn::TCP).await {
-            Ok(stream) => {
-                let stream = Prefixed::new(stream);
-                return Ok(Opened { stream, peer });
-            }
-            Err(error) => {
-                context.shared.avoid(&peer);
-                tried.push(peer.address);
-                last = Some(error);
-            }
-        }
-    }
-    Err(match last {
-        Some(error) => Closed::Connect(error),
-        None => Closed::refused(
-            "no_endpoints",
-            format!("{} has no ready endpoints", cluster.name),
-        ),
-    })
-}
-
-/// Routes of HTTP say nothing of bytes: only a Service without them takes bytes.
-fn cluster_for_bytes(live: &Live) -> Result<Arc<Cluster>, Closed> {
-    let config = live.load();
-    let service = match &**config {
-        Resolved::Pod(cluster) => return Ok(cluster.clone()),
-        Resolved::Service(service) => service,
-        Resolved::Unknown => {
-            let words = format!("nothing is at {} any more", live.address);
-            return Err(Closed::refused("gone", words));
-        }
-    };
-    let ResolvedRouting::Direct(rule) = &service.routing else {
-        let words = format!("{} has HTTP routes, and this is not HTTP", service.id);
-        return Err(Closed::refused("not_http", words));
-    };
-    match forward::pick(rule).map(|backend| &backend.target) {
-        Some(Ok(cluster)) => Ok(cluster.clone()),
-        Some(Err(reason)) => Err(Closed::refused("misconfigured", &**reason)),
-        None => Err(Closed::refused("misconfigured", "no backend has a weight")),
-    }
-}
-
 /// Bytes to where the connection was going, unchanged.
 async fn pass_through<S>(
     context: &Context,
     stream: S,
+    client: SocketAddr,
     original: SocketAddr,
     reason: &'static str,
 ) -> Result<(), Closed>
@@ -246,11 +177,18 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     context.metrics.passed_through(reason);
+    let mut account = Account::outbound(context, client, false);
+    account.metrics = Some(context.metrics.outbound_unknown.clone());
+    account.endpoint = Some(original);
     let peer = context.shared.plain(original);
-    let upstream = context.shared.connect(&peer, alpn::TCP).await?;
-    let _open = context
-        .metrics
-        .connection(Direction::Outbound, ConnectionTls::None);
-    let (_, ended) = tcp::pass(stream, upstream, &context.shutdown).await;
-    Ok(ended?)
+    let result = match context.shared.connect(&peer, alpn::TCP).await {
+        Ok(upstream) => {
+            let _open = context
+                .metrics
+                .connection(Direction::Outbound, ConnectionTls::None);
+            account.pass(stream, upstream).await
+        }
+        Err(error) => Err(error.into()),
+    };
+    account.end(result)
 }

@@ -1,4 +1,4 @@
-//! The access log: one line of JSON per request on standard output.
+//! The access log: one line of JSON per request, and per connection of other bytes, on standard output.
 //!
 //! A request hands its line to a bounded queue and goes on; one thread writes. When the writer is behind, lines are
 //! dropped and counted. Lines written before the handle is closed are flushed at the end.
@@ -84,13 +84,13 @@ impl<'a> Record<'a> {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct Line<'a, R> {
     time: String,
     #[serde(flatten)]
-    record: &'a Record<'a>,
+    record: &'a R,
 }
 
-fn direction<S: Serializer>(of: &Direction, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn direction<S: Serializer>(of: &Direction, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(of.as_str())
 }
 
@@ -102,12 +102,12 @@ fn code<S: Serializer>(of: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_u16(of.as_u16())
 }
 
-fn milliseconds<S: Serializer>(of: &Duration, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn milliseconds<S: Serializer>(of: &Duration, to: S) -> Result<S::Ok, S::Error> {
     // To the microsecond.
     to.serialize_f64(of.as_micros() as f64 / 1e3)
 }
 
-fn display<S: Serializer>(of: &Option<&Identity>, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn display<S: Serializer>(of: &Option<&Identity>, to: S) -> Result<S::Ok, S::Error> {
     match of {
         Some(of) => to.collect_str(of),
         None => to.serialize_none(),
@@ -168,8 +168,17 @@ impl AccessLog {
         }
     }
 
+    /// Whether such a connection of bytes is logged.
+    pub fn wants_connection(&self, failed: bool) -> bool {
+        match self.level {
+            AccessLogLevel::Off => false,
+            AccessLogLevel::All => true,
+            AccessLogLevel::Errors => failed,
+        }
+    }
+
     /// Hands the line to the writer, or drops it when the writer is behind.
-    pub fn write(&self, record: &Record<'_>) {
+    pub fn write<R: Serialize>(&self, record: &R) {
         let Some(lines) = &self.lines else { return };
         let now = time::OffsetDateTime::now_utc();
         let time = now

@@ -1,5 +1,6 @@
 //! What the proxy tells of itself: Prometheus metrics and the access log.
 
 pub mod access;
+pub mod connections;
 pub mod metrics;
 pub mod requests;

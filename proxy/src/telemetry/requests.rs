@@ -15,6 +15,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use super::connections::ConnectionCounts;
+
 /// Which way a connection or request goes, seen from the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
@@ -80,6 +82,8 @@ pub struct RequestMetrics {
     outcomes: ArcSwap<Outcomes>,
     buckets: [AtomicU64; BUCKETS.len() + 1],
     sum_nanos: AtomicU64,
+    /// Connections passed on as bytes.
+    pub connections: ConnectionCounts,
 }
 
 impl fmt::Debug for RequestMetrics {
@@ -95,6 +99,7 @@ impl RequestMetrics {
             outcomes: ArcSwap::default(),
             buckets: Default::default(),
             sum_nanos: AtomicU64::new(0),
+            connections: ConnectionCounts::default(),
         }
     }
 
@@ -115,6 +120,10 @@ impl RequestMetrics {
     /// `namespace/service:port`; empty when none was chosen.
     pub fn backend(&self) -> &str {
         &self.labels.backend
+    }
+
+    pub(super) fn label_pairs(&self) -> Vec<(&'static str, String)> {
+        self.labels.pairs()
     }
 
     /// Counts one answered request. `grpc` is the status a gRPC answer ended with.
@@ -226,6 +235,7 @@ pub(super) struct RequestCollector(pub(super) Arc<RequestSeries>);
 impl Collector for RequestCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut handles = self.0.handles();
+        super::connections::encode(&mut encoder, &handles)?;
         // Without a request a handle says nothing.
         handles.retain(|handle| !handle.outcomes.load().is_empty());
         if handles.is_empty() {

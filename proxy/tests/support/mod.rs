@@ -53,6 +53,10 @@ pub struct Pod {
 
 impl Pod {
     pub fn start(pki: &Pki, account: &str, mode: Mode) -> Self {
+        Self::start_logged(pki, account, mode, AccessLog::off())
+    }
+
+    pub fn start_logged(pki: &Pki, account: &str, mode: Mode, access: AccessLog) -> Self {
         let identity = identity(account);
         let current = Current::default();
         let certificate = pki.root();
@@ -82,7 +86,7 @@ impl Pod {
             store: store.clone(),
             tls,
             metrics: metrics.clone(),
-            access: AccessLog::off(),
+            access,
             upstream: shared,
         };
         let shutdown = Shutdown::new();
