@@ -90,10 +90,7 @@ impl Copies {
 
 async fn exchange(cluster: &Cluster, ask: Ask) -> &'static str {
     match cluster.send(ask, |_| {}).await {
-        Ok(outcome) => {
-            drain(outcome).await;
-            "answered"
-        }
+        Ok(outcome) => drain(outcome).await,
         Err(failure) => {
             tracing::debug!(cluster = %cluster.name, %failure, "a mirror failed");
             "failed"
@@ -102,17 +99,21 @@ async fn exchange(cluster: &Cluster, ask: Ask) -> &'static str {
 }
 
 /// Reads the answer to its end where that is near.
-async fn drain(outcome: Outcome) {
+async fn drain(outcome: Outcome) -> &'static str {
     let Outcome { response, lease } = outcome;
     let mut body = response.into_body();
     let mut read = 0;
     while read <= MAX_ANSWER {
         match body.frame().await {
             Some(Ok(frame)) => read += frame.data_ref().map_or(0, |data| data.len()),
-            Some(Err(_)) => return,
-            None => return lease.complete(),
+            Some(Err(_)) => return "failed",
+            None => {
+                lease.complete();
+                break;
+            }
         }
     }
+    "answered"
 }
 
 /// Without the extensions, which belong to the client's connection.
