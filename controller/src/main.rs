@@ -70,6 +70,7 @@ struct Process {
     client: Client,
     metrics: Arc<Metrics>,
     snapshots: Snapshots,
+    registry: subscribe::Registry,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -94,6 +95,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         client,
         metrics,
         snapshots,
+        registry: subscribe::Registry::default(),
         tasks,
         stop,
     };
@@ -184,6 +186,7 @@ impl Process {
             kinds,
             world,
             snapshots: self.snapshots.clone(),
+            registry: self.registry.clone(),
             leader,
             metrics: Arc::clone(&self.metrics),
             stop: self.stop.clone(),
@@ -224,7 +227,7 @@ impl Process {
         let signer = Signer::new(reviewer, trust, domain, lifetime, metrics);
         let subscriptions = Subscriptions {
             snapshots: self.snapshots.clone(),
-            registry: subscribe::Registry::default(),
+            registry: self.registry.clone(),
             metrics: Arc::clone(&self.metrics),
             limits: Limits::default(),
             tasks: self.tasks.clone(),

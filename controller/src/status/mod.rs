@@ -3,6 +3,7 @@
 mod features;
 mod merge;
 mod mesh;
+mod programmed;
 mod routes;
 
 pub use features::SUPPORTED;

@@ -18,9 +18,10 @@ use weft_ir::RouteKind;
 use weft_translate::{ParentStatus, RouteStatus};
 
 use super::merge::{self, Own};
-use super::now;
+use super::{now, programmed};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshots;
+use crate::subscribe::Registry;
 use crate::watch::{Kinds, ObjectKey, Served, World};
 
 /// Writes under way at a time.
@@ -29,6 +30,8 @@ const CONCURRENT: usize = 8;
 const ROUND: usize = 64;
 /// Between two rounds, at least: with [`ROUND`], 640 writes a second at most.
 const PACE: Duration = Duration::from_millis(100);
+/// Between two writes of the same generation of a route, and from a proxy's word to the write: counts change often.
+const COUNTS: Duration = Duration::from_secs(1);
 /// Tries of one write against changes of others.
 const TRIES: usize = 4;
 /// A route that could not be written is tried again after this long, doubled each time up to [`LONGEST_WAIT`].
@@ -41,6 +44,7 @@ pub struct RouteWriter {
     pub kinds: Kinds,
     pub world: Arc<World>,
     pub snapshots: Snapshots,
+    pub registry: Registry,
     pub leader: watch::Receiver<bool>,
     pub metrics: Arc<Metrics>,
     pub stop: CancellationToken,
@@ -59,20 +63,52 @@ struct Due {
 /// Routes that could not be written: when to try again, and after how many tries.
 type Failed = HashMap<(RouteKind, ObjectKey), (Instant, u32)>;
 
+/// Routes that were written within [`COUNTS`]: when, and of which generation.
+#[derive(Debug, Default)]
+struct Recent(HashMap<(RouteKind, ObjectKey), (Instant, Option<i64>)>);
+
+impl Recent {
+    fn forget(&mut self, now: Instant) {
+        self.0.retain(|_, (at, _)| *at + COUNTS > now);
+    }
+
+    fn wrote(&mut self, due: &Due, now: Instant) {
+        let route = (due.kind, due.key.clone());
+        self.0.insert(route, (now, due.generation));
+    }
+
+    /// When the route may be written, if not yet.
+    fn put_off(&self, due: &Due) -> Option<Instant> {
+        let (at, generation) = self.0.get(&(due.kind, due.key.clone()))?;
+        let waits = *generation == due.generation && !programmed::is_urgent(&due.parents);
+        waits.then(|| *at + COUNTS)
+    }
+}
+
 impl RouteWriter {
     /// Until told to stop.
     pub async fn run(mut self) {
         let mut changes = self.world.changes.statuses.subscribe();
-        let mut failed = Failed::new();
+        let mut counts = self.registry.destination_changes();
+        let mut refusals = self.registry.refusals();
+        let (mut failed, mut recent) = (Failed::new(), Recent::default());
         loop {
-            let more = self.round(&mut failed).await;
-            let retry = failed.values().map(|(at, _)| *at).min();
+            counts.mark_unchanged();
+            let (more, put_off) = self.round(&mut failed, &mut recent).await;
+            let retry = failed.values().map(|(at, _)| *at).chain(put_off).min();
+            let counted = async {
+                let changed = counts.changed().await;
+                tokio::time::sleep(COUNTS).await;
+                changed
+            };
             let waiting = async {
                 tokio::select! {
                     () = std::future::ready(()), if more => {}
                     changed = self.snapshots.changed() => gone(changed.is_err()).await,
                     changed = changes.changed() => gone(changed.is_err()).await,
                     changed = self.leader.changed() => gone(changed.is_err()).await,
+                    changed = counted => gone(changed.is_err()).await,
+                    changed = refusals.changed() => gone(changed.is_err()).await,
                     () = sleep_until(retry) => {}
                 }
                 tokio::time::sleep(PACE).await;
@@ -84,14 +120,15 @@ impl RouteWriter {
         }
     }
 
-    /// Writes what is due, up to [`ROUND`]; whether more is due.
-    async fn round(&mut self, failed: &mut Failed) -> bool {
+    /// Writes what is due, up to [`ROUND`]; whether more is due, and when what was put off.
+    async fn round(&mut self, failed: &mut Failed, recent: &mut Recent) -> (bool, Option<Instant>) {
         if !*self.leader.borrow_and_update() {
-            return false;
+            return (false, None);
         }
         let Some(snapshot) = self.snapshots.borrow_and_update().clone() else {
-            return false;
+            return (false, None);
         };
+        let statuses = programmed::statuses(&snapshot, &self.registry);
         let world = &self.world;
         let mut due: Vec<Due> = [
             (RouteKind::Http, world.http_routes.own_entries()),
@@ -100,7 +137,7 @@ impl RouteWriter {
             (RouteKind::Tcp, world.tcp_routes.own_entries()),
         ]
         .iter()
-        .flat_map(|(kind, seen)| due(&snapshot.statuses, *kind, seen))
+        .flat_map(|(kind, seen)| due(&statuses, *kind, seen))
         .collect();
         let begin = Instant::now();
         failed.retain(|route, _| {
@@ -111,6 +148,15 @@ impl RouteWriter {
             let known = failed.get(&(due.kind, due.key.clone()));
             known.is_none_or(|(at, _)| *at <= begin)
         });
+        recent.forget(begin);
+        let mut put_off = None;
+        due.retain(|due| match recent.put_off(due) {
+            Some(at) => {
+                put_off = Some(put_off.map_or(at, |first: Instant| first.min(at)));
+                false
+            }
+            None => true,
+        });
         let more = due.len() > ROUND;
         due.truncate(ROUND);
         let this = &*self;
@@ -120,9 +166,12 @@ impl RouteWriter {
         });
         let written: Vec<_> = writes.buffer_unordered(CONCURRENT).collect().await;
         for (due, written) in written {
+            if matches!(written, Ok(Written::Yes)) {
+                recent.wrote(&due, Instant::now());
+            }
             self.note(due, written, failed);
         }
-        more
+        (more, put_off)
     }
 
     fn note(&self, due: Due, written: Result<Written, KubeError>, failed: &mut Failed) {
@@ -342,6 +391,27 @@ mod tests {
             []
         );
         assert_eq!(self::patch(&route(2, written), &due[0], "later"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_wait_a_second_and_refusals_and_new_generations_do_not() {
+        let of = |generation| due(&[status(generation)], RouteKind::Http, &seen(vec![])).remove(0);
+        let mut recent = Recent::default();
+        assert_eq!(recent.put_off(&of(2)), None);
+        recent.wrote(&of(2), Instant::now());
+        assert_eq!(recent.put_off(&of(2)), Some(Instant::now() + COUNTS));
+        assert_eq!(recent.put_off(&of(3)), None);
+        let mut refused = of(2);
+        refused.parents[0].conditions.push(Condition {
+            kind: "weft.dev/Programmed".into(),
+            status: false,
+            reason: "Refused".into(),
+            message: String::new(),
+        });
+        assert_eq!(recent.put_off(&refused), None);
+        tokio::time::advance(COUNTS).await;
+        recent.forget(Instant::now());
+        assert_eq!(recent.put_off(&of(2)), None);
     }
 
     #[test]

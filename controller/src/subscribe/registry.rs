@@ -1,6 +1,7 @@
 //! Who is connected, and what each proxy says is in force with it.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -24,6 +25,16 @@ pub enum Held {
 pub struct Registry {
     inner: Arc<Mutex<Inner>>,
     changes: Changes,
+    destinations: Changes,
+    refusals: Changes,
+}
+
+/// A destination that a proxy has, or is being sent (`held` is `None`).
+#[derive(Clone, Debug)]
+pub struct Destination {
+    pub pod: ObjectKey,
+    pub address: SocketAddr,
+    pub held: Option<Held>,
 }
 
 /// Rung at each change of what proxies hold.
@@ -113,13 +124,52 @@ impl Registry {
         behind.count()
     }
 
+    /// Every destination of every proxy.
+    pub fn destinations(&self) -> Vec<Destination> {
+        let inner = self.lock();
+        let mut destinations = Vec::new();
+        for stream in inner.streams.values() {
+            let mut add = |key: &ResourceKey, held: Option<&Held>| {
+                if let ResourceKey::Destination(address) = key {
+                    destinations.push(Destination {
+                        pod: stream.pod.clone(),
+                        address: *address,
+                        held: held.cloned(),
+                    });
+                }
+            };
+            stream
+                .held
+                .iter()
+                .for_each(|(key, held)| add(key, Some(held)));
+            let first = |key: &&ResourceKey| !stream.held.contains_key(*key);
+            stream
+                .sent
+                .keys()
+                .filter(first)
+                .for_each(|key| add(key, None));
+        }
+        destinations
+    }
+
     /// Told of each change of what proxies hold.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.0.subscribe()
     }
 
+    /// Told of each change of what proxies hold of destinations.
+    pub fn destination_changes(&self) -> watch::Receiver<u64> {
+        self.destinations.0.subscribe()
+    }
+
+    /// Told of each refusal.
+    pub fn refusals(&self) -> watch::Receiver<u64> {
+        self.refusals.0.subscribe()
+    }
+
     fn ring(&self) {
-        self.changes.0.send_modify(|count| *count += 1);
+        self.changes.ring();
+        self.destinations.ring();
     }
 
     pub fn streams(&self) -> usize {
@@ -129,6 +179,12 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // No code that can panic runs under the lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Changes {
+    fn ring(&self) {
+        self.0.send_modify(|count| *count += 1);
     }
 }
 
@@ -152,6 +208,9 @@ impl Registered {
         let Some(stream) = inner.streams.get_mut(&self.id) else {
             return;
         };
+        let is_destination = |key: &ResourceKey| matches!(key, ResourceKey::Destination(_));
+        let destinations = acked.in_force.iter().any(|(key, _)| is_destination(key));
+        let refused = !acked.refused.is_empty();
         for (key, version) in acked.in_force {
             if version.is_none() || stream.sent.get(&key) == version.as_ref() {
                 stream.sent.remove(&key);
@@ -168,7 +227,13 @@ impl Registered {
             stream.held.insert(key, Held::Refused(version, reason));
         }
         drop(inner);
-        self.registry.ring();
+        self.registry.changes.ring();
+        if destinations {
+            self.registry.destinations.ring();
+        }
+        if refused {
+            self.registry.refusals.ring();
+        }
     }
 }
 

@@ -1,0 +1,360 @@
+//! The condition `weft.dev/Programmed`: on how many of the proxies concerned a route's present rules are in force.
+//!
+//! Concerned are the proxies that hold a destination whose rules come from the route. What they say reaches the replica
+//! that they are connected to; the one that writes statuses counts its own, and says so.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+
+use weft_ir::{RouteId, Routing, ServicePort, Target};
+use weft_translate::{Condition, ParentStatus, RouteStatus};
+
+use crate::snapshot::Snapshot;
+use crate::subscribe::registry::{Destination, Held};
+use crate::subscribe::{Encoder, Registry, Source};
+use crate::watch::ObjectKey;
+
+const TYPE: &str = "weft.dev/Programmed";
+/// Why the condition is False because of a proxy's word, which is written at once.
+const REFUSED: &str = "Refused";
+/// Proxies whose reasons are repeated in a message.
+const NAMED: usize = 3;
+
+/// How a proxy stands to a route: of several destinations the worst.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    InForce,
+    Behind,
+    Refused(String),
+}
+
+/// The proxies concerned by a route on a Service port.
+type Proxies = BTreeMap<ObjectKey, Standing>;
+type Tally = HashMap<(RouteId, ServicePort), Proxies>;
+
+/// The statuses of a snapshot with the condition on each parent that accepted its route.
+pub(super) fn statuses(snapshot: &Snapshot, registry: &Registry) -> Vec<RouteStatus> {
+    let tally = tally(&snapshot.encoder, registry.destinations());
+    let mut statuses = snapshot.statuses.clone();
+    for status in &mut statuses {
+        let route = RouteId {
+            kind: status.kind,
+            namespace: status.namespace.as_str().into(),
+            name: status.name.as_str().into(),
+        };
+        for parent in &mut status.parents {
+            let accepted = |one: &Condition| one.kind == "Accepted" && one.status;
+            if parent.conditions.iter().any(accepted) {
+                parent
+                    .conditions
+                    .push(condition(&proxies(&tally, &route, parent)));
+            }
+        }
+    }
+    statuses
+}
+
+/// Whether a proxy's refusal is among what is to be written.
+pub(super) fn is_urgent(parents: &[ParentStatus]) -> bool {
+    let refused = |one: &Condition| one.kind == TYPE && one.reason == REFUSED;
+    parents.iter().any(|one| one.conditions.iter().any(refused))
+}
+
+fn tally(encoder: &Encoder, held: Vec<Destination>) -> Tally {
+    type Expected = Option<(u64, ServicePort, Vec<RouteId>)>;
+    let mut known: HashMap<(SocketAddr, String), Expected> = HashMap::new();
+    let mut tally = Tally::new();
+    for Destination { pod, address, held } in held {
+        let expected = known
+            .entry((address, pod.namespace.clone()))
+            .or_insert_with(|| expected(encoder, address, &pod.namespace));
+        let Some((version, port, routes)) = expected else {
+            continue;
+        };
+        let standing = match held {
+            Some(Held::InForce(in_force)) if in_force == *version => Standing::InForce,
+            Some(Held::Refused(refused, reason)) if refused == *version => {
+                Standing::Refused(reason)
+            }
+            _ => Standing::Behind,
+        };
+        for route in routes {
+            let proxies = tally.entry((route.clone(), port.clone())).or_default();
+            worse(proxies, &pod, &standing);
+        }
+    }
+    tally
+}
+
+fn worse(proxies: &mut Proxies, pod: &ObjectKey, standing: &Standing) {
+    let known = proxies.entry(pod.clone()).or_insert(Standing::InForce);
+    if *standing > *known {
+        *known = standing.clone();
+    }
+}
+
+/// The version of what is at an address now, with the routes that it comes from; `None` where none does.
+fn expected(
+    encoder: &Encoder,
+    address: SocketAddr,
+    namespace: &str,
+) -> Option<(u64, ServicePort, Vec<RouteId>)> {
+    let Target::Service(service) = encoder.mesh().destination(address, namespace).target else {
+        return None;
+    };
+    let mut routes: Vec<RouteId> = match &service.routing {
+        Routing::Direct(_) => return None,
+        Routing::Http(rules) | Routing::Grpc(rules) => {
+            rules.iter().map(|rule| rule.route.clone()).collect()
+        }
+        Routing::Tls(rules) => rules.iter().map(|rule| rule.rule.route.clone()).collect(),
+        Routing::Tcp(rule) => vec![rule.route.clone()],
+    };
+    // Rules of one route may stand apart; counted twice they count as once.
+    routes.dedup();
+    let version = encoder.destination(address, namespace).resource.version;
+    Some((version, service.id.clone(), routes))
+}
+
+/// The proxies concerned by a route on the ports of one of its parents.
+fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
+    let reference = &parent.parent_ref;
+    let namespace = reference.namespace.as_deref().unwrap_or(&route.namespace);
+    let is_parent = |port: &ServicePort| {
+        port.service.namespace == namespace
+            && port.service.name == reference.name
+            && reference
+                .port
+                .is_none_or(|wanted| wanted == i64::from(port.port))
+    };
+    let mut all = Proxies::new();
+    for ((of, port), proxies) in tally {
+        if of == route && is_parent(port) {
+            for (pod, standing) in proxies {
+                worse(&mut all, pod, standing);
+            }
+        }
+    }
+    all
+}
+
+fn condition(proxies: &Proxies) -> Condition {
+    let total = proxies.len();
+    let in_force = |standing: &&Standing| **standing == Standing::InForce;
+    let ready = proxies.values().filter(in_force).count();
+    let mut message = format!("{ready} of {total} proxies connected to this controller");
+    let refused: Vec<String> = proxies
+        .iter()
+        .filter_map(|(pod, standing)| match standing {
+            Standing::Refused(reason) => Some(format!("{pod}: {reason}")),
+            Standing::InForce | Standing::Behind => None,
+        })
+        .collect();
+    let reason = match (total, &refused[..]) {
+        (0, _) => {
+            message = "no proxy connected to this controller has asked for the parent yet".into();
+            "NoProxies"
+        }
+        (_, []) if ready == total => "Programmed",
+        (_, []) => "Pending",
+        (_, refused) => {
+            let named = refused.iter().take(NAMED).map(String::as_str);
+            message += "; refused by ";
+            message += &named.collect::<Vec<_>>().join("; ");
+            if refused.len() > NAMED {
+                message += &format!("; and {} more", refused.len() - NAMED);
+            }
+            REFUSED
+        }
+    };
+    Condition {
+        kind: TYPE.to_owned(),
+        status: ready == total,
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use weft_ir::{Mode, ResourceKey, TrustDomain};
+    use weft_translate::{Objects, Settings, translate};
+
+    use super::*;
+    use crate::subscribe::registry::Registered;
+    use crate::subscribe::session::Acked;
+
+    const ADDRESS: &str = "10.96.0.10:80";
+
+    /// The Service shop/reviews with an HTTPRoute.
+    fn snapshot() -> Snapshot {
+        let service = json!({
+            "metadata": {"name": "reviews", "namespace": "shop"},
+            "spec": {
+                "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"],
+                "ports": [{"name": "http", "port": 80}, {"name": "more", "port": 81}],
+            },
+        });
+        let parents = json!([
+            {"group": "", "kind": "Service", "name": "reviews", "port": 80},
+            {"group": "", "kind": "Service", "name": "reviews", "port": 81},
+            {"group": "", "kind": "Service", "name": "absent"},
+        ]);
+        let route = json!({
+            "metadata": {"name": "r", "namespace": "shop", "generation": 3},
+            "spec": {"parentRefs": parents, "rules": [{"backendRefs": [{"name": "reviews", "port": 80}]}]},
+        });
+        let objects = Objects {
+            services: vec![Arc::new(serde_json::from_value(service).unwrap())],
+            http_routes: vec![Arc::new(serde_json::from_value(route).unwrap())],
+            ..Objects::default()
+        };
+        let settings = Settings {
+            trust_domain: TrustDomain::new("cluster.local").unwrap(),
+            mode: Mode::Permissive,
+            controller_name: crate::CONTROLLER_NAME.into(),
+        };
+        let translation = translate(&objects, &settings);
+        Snapshot::new(translation.mesh, translation.statuses)
+    }
+
+    fn key() -> ResourceKey {
+        ResourceKey::Destination(ADDRESS.parse().unwrap())
+    }
+
+    fn stream(registry: &Registry, pod: &str, version: u64) -> Registered {
+        let pod = ObjectKey::new("shop", pod);
+        registry.enter(pod, &[(key(), version)], 9).unwrap()
+    }
+
+    /// The condition of each parent, as reason and message; `None` where there is none.
+    fn said(snapshot: &Snapshot, registry: &Registry) -> Vec<Option<(String, String)>> {
+        let status = statuses(snapshot, registry).remove(0);
+        let parents = status.parents.into_iter().map(|parent| {
+            let mut conditions = parent.conditions.into_iter();
+            let condition = conditions.find(|one| one.kind == TYPE)?;
+            let message = condition.message.split(" proxies").next()?.to_owned();
+            Some((condition.reason, message))
+        });
+        parents.collect()
+    }
+
+    #[test]
+    fn each_parent_counts_the_proxies_that_hold_its_destinations() {
+        let (snapshot, registry) = (snapshot(), Registry::default());
+        let version = snapshot
+            .encoder
+            .destination(ADDRESS.parse().unwrap(), "shop")
+            .resource
+            .version;
+        let pair = |reason: &str, message: &str| Some((reason.to_owned(), message.to_owned()));
+        let none = || {
+            let message = "no proxy connected to this controller has asked for the parent yet";
+            pair("NoProxies", message)
+        };
+        assert_eq!(said(&snapshot, &registry), [none(), none(), None]);
+
+        let _current = stream(&registry, "web-0", version);
+        let old = stream(&registry, "web-1", version ^ 1);
+        assert_eq!(
+            said(&snapshot, &registry),
+            [pair("Pending", "1 of 2"), none(), None]
+        );
+        old.sent(std::iter::once((key(), version)));
+        old.record(Acked {
+            refused: vec![(key(), version, "no".to_owned())],
+            ..Acked::default()
+        });
+        assert_eq!(
+            said(&snapshot, &registry),
+            [pair("Refused", "1 of 2"), none(), None]
+        );
+        old.record(Acked {
+            in_force: vec![(key(), Some(version))],
+            ..Acked::default()
+        });
+        assert_eq!(
+            said(&snapshot, &registry),
+            [pair("Programmed", "2 of 2"), none(), None]
+        );
+        let fresh = registry
+            .enter(ObjectKey::new("shop", "web-2"), &[], 9)
+            .unwrap();
+        fresh.sent(std::iter::once((key(), version)));
+        assert_eq!(
+            said(&snapshot, &registry),
+            [pair("Pending", "2 of 3"), none(), None]
+        );
+        drop((old, fresh));
+        assert_eq!(
+            said(&snapshot, &registry),
+            [pair("Programmed", "1 of 1"), none(), None]
+        );
+    }
+
+    fn proxies(standings: &[Standing]) -> Proxies {
+        let names = (0..).map(|n| ObjectKey::new("shop", format!("web-{n}")));
+        names.zip(standings.iter().cloned()).collect()
+    }
+
+    #[test]
+    fn the_condition_counts_and_gives_reasons() {
+        use Standing::{Behind, InForce, Refused};
+        let refused = || Refused("no such filter".to_owned());
+        for (standings, status, reason, message) in [
+            (
+                vec![],
+                true,
+                "NoProxies",
+                "no proxy connected to this controller has asked for the parent yet",
+            ),
+            (
+                vec![InForce; 12],
+                true,
+                "Programmed",
+                "12 of 12 proxies connected to this controller",
+            ),
+            (
+                vec![InForce, Behind],
+                false,
+                "Pending",
+                "1 of 2 proxies connected to this controller",
+            ),
+            (
+                vec![InForce, refused()],
+                false,
+                "Refused",
+                "1 of 2 proxies connected to this controller; refused by shop/web-1: no such filter",
+            ),
+            (
+                vec![refused(); 5],
+                false,
+                "Refused",
+                "0 of 5 proxies connected to this controller; refused by shop/web-0: no such filter; \
+                 shop/web-1: no such filter; shop/web-2: no such filter; and 2 more",
+            ),
+        ] {
+            let condition = condition(&proxies(&standings));
+            let is = (condition.status, &*condition.reason, &*condition.message);
+            assert_eq!(is, (status, reason, message));
+        }
+    }
+
+    #[test]
+    fn of_several_destinations_the_worst_counts() {
+        let pod = ObjectKey::new("shop", "web-0");
+        let mut all = Proxies::new();
+        for standing in [
+            Standing::InForce,
+            Standing::Refused("why".to_owned()),
+            Standing::Behind,
+        ] {
+            worse(&mut all, &pod, &standing);
+        }
+        assert_eq!(all[&pod], Standing::Refused("why".to_owned()));
+    }
+}
