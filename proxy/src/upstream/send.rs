@@ -132,8 +132,13 @@ impl Cluster {
                 Err(Miss::Unsent) if stale < MAX_TRIES => stale += 1,
                 Err(Miss::Unsent) => return Err(broken(&peer, "the connection closed")),
                 Err(Miss::Lost { error, reused }) => {
-                    let again = never_processed(&error)
-                        || (reused && idempotent(&ask.head.method) && cut_off(&error));
+                    let turned_away = never_processed(&error);
+                    if turned_away {
+                        // Elsewhere, where there are others: it is busy, or about to end.
+                        peer.avoid(self.shared.now());
+                    }
+                    let again =
+                        turned_away || (reused && idempotent(&ask.head.method) && cut_off(&error));
                     if !again || stale >= MAX_TRIES {
                         return Err(broken(&peer, &describe(&error)));
                     }
