@@ -377,11 +377,19 @@ async fn a_proxy_whose_certificate_has_ended_gets_a_new_one_once_the_controller_
     let now = weft_proxy::identity::request::unix_now;
     until("the certificate has ended", || now() > ended + 1).await;
     assert!(metrics.certificate_failures.get() > 0);
+    // The metric goes on telling of the one that has ended, for whoever watches it.
+    assert_eq!(metrics.certificate_expiry.get(), ended);
     setup.controller.set_lifetime(Duration::from_secs(3_600));
     setup.controller.refuse_sign(None);
+    let back = std::time::Instant::now();
     until("a new one", || metrics.certificate_expiry.get() > ended).await;
     let store = &proxy.context.store;
     until("the stream is up", || store.connected()).await;
+    assert!(
+        back.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        back.elapsed()
+    );
 }
 
 #[tokio::test]

@@ -24,3 +24,4 @@ mod identity;
 mod injection;
 mod routing;
 mod status;
+mod trust;

@@ -1,0 +1,205 @@
+//! Trust as users set it: strict and permissive by annotation, live; what the kubelet asks goes on; a root of one's own.
+
+mesh_tests! {
+    run In a_strict_namespace_serves_the_mesh_and_the_kubelet_alone;
+    run In the_mode_changes_without_a_restart;
+    run In a_tcp_probe_is_of_the_application;
+    run_alone In a_root_of_ones_own_is_taken_up;
+}
+
+mod cases {
+    use anyhow::Context;
+    use kube::api::{Patch, PatchParams};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+    use serde_json::{Value, json};
+    use weft_e2e::{Bed, eventually, objects};
+
+    const URL: &str = "http://reviews/reviews/1";
+
+    /// Sets the annotation `weft.dev/mtls`; `null` takes it away.
+    async fn mtls(bed: &Bed, kind: &str, name: &str, mode: Value) -> anyhow::Result<()> {
+        let patch = json!({"metadata": {"annotations": {"weft.dev/mtls": mode}}});
+        let object = bed.api("v1", kind);
+        let parameters = PatchParams::default();
+        let patched = object.patch(name, &parameters, &Patch::Merge(&patch)).await;
+        patched.map(|_| ()).context("annotating")
+    }
+
+    /// A pod `plain` without a proxy, to send requests from.
+    async fn outsider(bed: &Bed) -> anyhow::Result<()> {
+        let mut pod = objects::client("plain");
+        pod["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
+        bed.apply(pod).await?;
+        bed.ready("plain").await.map(|_| ())
+    }
+
+    /// Waits until every request of the pod has an answer, or none has.
+    async fn until_served(bed: &Bed, pod: &str, served: bool) -> anyhow::Result<()> {
+        eventually("what was asked for to be in force", async || {
+            let summary = bed.load(pod, URL, &["-n", "10"]).await?;
+            let wanted = if served { 0 } else { summary.sent() };
+            anyhow::ensure!(summary.failed() == wanted, "{pod}: {summary}");
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn a_strict_namespace_serves_the_mesh_and_the_kubelet_alone(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        mtls(bed, "Namespace", &bed.namespace, "strict".into()).await?;
+        // Ready by its probe, which comes in plain text.
+        bed.shop(&["v1"]).await?;
+        outsider(bed).await?;
+        bed.load("client", URL, &["-n", "20"]).await?.all("200")?;
+        until_served(bed, "plain", false).await?;
+        let refused = bed
+            .metric(
+                "reviews-v1",
+                "weft_protocol_errors_total",
+                &["listener=\"inbound\"", "reason=\"plain_text\""],
+            )
+            .await?;
+        anyhow::ensure!(refused >= 1.0, "{refused} refusals are counted");
+        let log = bed.log("reviews-v1", "weft-proxy").await?;
+        anyhow::ensure!(log.contains("takes mutual TLS only"), "{log}");
+        // As the kubelet, and nearly so.
+        let address = format!("http://{}:8080", bed.pod_ip("reviews-v1").await?);
+        let asked = bed
+            .load("plain", &format!("{address}/healthz"), &["-n", "5"])
+            .await?;
+        asked.all("200")?;
+        let asked = bed
+            .load("plain", &format!("{address}/healthz?x=1"), &["-n", "5"])
+            .await?;
+        anyhow::ensure!(asked.failed() == asked.sent(), "{asked}");
+        bed.ready("reviews-v1").await?;
+        anyhow::ensure!(bed.restarts("reviews-v1").await? == 0, "it was restarted");
+        Ok(())
+    }
+
+    pub(super) async fn the_mode_changes_without_a_restart(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        outsider(bed).await?;
+        mtls(bed, "Namespace", &bed.namespace, "permissive".into()).await?;
+        until_served(bed, "plain", true).await?;
+        mtls(bed, "Namespace", &bed.namespace, "strict".into()).await?;
+        until_served(bed, "plain", false).await?;
+        bed.load("client", URL, &["-n", "20"]).await?.all("200")?;
+        // The pod's own word before the namespace's.
+        mtls(bed, "Pod", "reviews-v1", "permissive".into()).await?;
+        until_served(bed, "plain", true).await?;
+        // What is no mode leaves the namespace's in force.
+        mtls(bed, "Pod", "reviews-v1", "Permissive".into()).await?;
+        until_served(bed, "plain", false).await?;
+        mtls(bed, "Pod", "reviews-v1", Value::Null).await?;
+        mtls(bed, "Namespace", &bed.namespace, "permissive".into()).await?;
+        until_served(bed, "plain", true).await?;
+        anyhow::ensure!(bed.restarts("reviews-v1").await? == 0, "it was restarted");
+        Ok(())
+    }
+
+    pub(super) async fn a_tcp_probe_is_of_the_application(bed: &Bed) -> anyhow::Result<()> {
+        let probed = |name: &str, port: u16| {
+            let mut pod = objects::reviews("v1");
+            pod["metadata"]["name"] = name.into();
+            pod["spec"]["containers"][0]["readinessProbe"] =
+                json!({"tcpSocket": {"port": port}, "periodSeconds": 1});
+            pod
+        };
+        bed.apply(probed("open", 8080)).await?;
+        bed.apply(probed("closed", 8081)).await?;
+        bed.ready("open").await?;
+        let ready = |pod: &Value, container: &str| {
+            let statuses = pod["status"]["containerStatuses"].as_array();
+            let mut statuses = statuses.into_iter().flatten();
+            statuses
+                .find(|status| status["name"] == container)
+                .is_some_and(|status| status["ready"] == true)
+        };
+        // The pod `closed` began with `open`: its application runs, and was asked.
+        eventually("the probe to fail", async || {
+            let fields = format!(
+                "involvedObject.name=closed,involvedObject.namespace={}",
+                bed.namespace
+            );
+            let events = bed.api("v1", "Event");
+            let events = events
+                .list(&kube::api::ListParams::default().fields(&fields))
+                .await?;
+            let told = events
+                .items
+                .iter()
+                .any(|event| event.data["reason"] == "Unhealthy");
+            anyhow::ensure!(told, "no event tells that it is unhealthy");
+            Ok(())
+        })
+        .await?;
+        let closed = bed.get("v1", "Pod", "closed").await?;
+        anyhow::ensure!(!ready(&closed, "shop"), "nothing listens on 8081");
+        Ok(())
+    }
+
+    /// A root and its key, PEM.
+    fn root() -> anyhow::Result<(String, String)> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "a root of one's own");
+        Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+    }
+
+    /// The roots that pods of the namespace are given.
+    async fn roots(bed: &Bed) -> anyhow::Result<String> {
+        let map = bed.get("v1", "ConfigMap", "weft-roots").await?;
+        let roots = map["data"]["ca.crt"].as_str().map(str::to_owned);
+        roots.context("weft-roots has no ca.crt")
+    }
+
+    pub(super) async fn a_root_of_ones_own_is_taken_up(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let before = roots(bed).await?;
+        let (certificate, key) = root()?;
+        let system = Bed {
+            client: bed.client.clone(),
+            namespace: "weft-system".to_owned(),
+        };
+        // As cert-manager writes it; the root of before stays trusted, for those who still have its certificates.
+        system
+            .apply(json!({
+                "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+                "metadata": {"name": "weft-ca"},
+                "stringData": {
+                    "tls.crt": certificate, "tls.key": key, "ca.crt": format!("{certificate}{before}"),
+                },
+            }))
+            .await?;
+        eventually("the new root beside the old one", async || {
+            let now = roots(bed).await?;
+            let found = [certificate.trim(), before.trim()]
+                .iter()
+                .all(|root| now.contains(root));
+            anyhow::ensure!(found, "weft-roots holds {now}");
+            Ok(())
+        })
+        .await?;
+        // Those that stand go on, and those that come get certificates of the new root.
+        bed.load("client", URL, &["-n", "20"]).await?.all("200")?;
+        bed.apply(objects::client("second")).await?;
+        bed.ready("second").await?;
+        bed.apply(objects::service("reviews-v2", json!({"version": "v2"})))
+            .await?;
+        bed.apply(objects::reviews("v2")).await?;
+        bed.ready("reviews-v2").await?;
+        eventually("pods of the new root to answer each other", async || {
+            let summary = bed
+                .load("second", "http://reviews-v2/reviews/1", &["-n", "20"])
+                .await?;
+            summary.all("200").map(|_| ())
+        })
+        .await
+    }
+}
