@@ -18,6 +18,9 @@ pub(crate) struct TalkOptions {
     /// Text to send.
     #[arg(long, default_value = "")]
     send: String,
+    /// Bytes to send after the text, in hexadecimal.
+    #[arg(long, default_value = "")]
+    send_hex: String,
     /// Send the text this often.
     #[arg(long, default_value_t = 1)]
     times: usize,
@@ -44,9 +47,10 @@ pub(crate) async fn talk(options: TalkOptions) -> anyhow::Result<()> {
             heard.extend_from_slice(&first[..length]);
         }
         let (mut reader, mut writer) = stream.split();
-        let text = options.send.repeat(options.times);
+        let mut bytes = options.send.repeat(options.times).into_bytes();
+        bytes.extend(from_hex(&options.send_hex)?);
         let speak = async {
-            writer.write_all(text.as_bytes()).await?;
+            writer.write_all(&bytes).await?;
             writer.shutdown().await
         };
         let (spoken, read) = tokio::join!(speak, reader.read_to_end(&mut heard));
@@ -59,6 +63,15 @@ pub(crate) async fn talk(options: TalkOptions) -> anyhow::Result<()> {
         .with_context(|| format!("the conversation did not end within {} s", options.limit))??;
     print!("{}", String::from_utf8_lossy(&heard));
     Ok(())
+}
+
+fn from_hex(text: &str) -> anyhow::Result<Vec<u8>> {
+    let byte = |pair: &[u8]| {
+        let pair = std::str::from_utf8(pair)?;
+        anyhow::ensure!(pair.len() == 2, "--send-hex: a digit is missing");
+        u8::from_str_radix(pair, 16).with_context(|| format!("--send-hex: {pair:?}"))
+    };
+    text.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// Sends back what comes, on every connection.

@@ -22,6 +22,7 @@ mod control_plane;
 mod hostile;
 mod identity;
 mod injection;
+mod opaque;
 mod routing;
 mod status;
 mod trust;

@@ -1,0 +1,191 @@
+//! Where connections of bytes go, and what is said of them.
+
+mesh_tests! {
+    run In tcp_connections_go_by_weight_and_are_told;
+    run In tls_goes_by_the_name_of_the_server;
+    run In one_kind_of_route_has_a_port;
+    run In bytes_pass_http_routes_of_a_port_that_declares_nothing;
+}
+
+mod cases {
+    use std::sync::Arc;
+
+    use anyhow::Context;
+    use serde_json::{Value, json};
+    use weft_e2e::objects::route;
+    use weft_e2e::{Bed, eventually};
+
+    fn tcp_route(name: &str, port: u16, backends: Value) -> Value {
+        route(
+            "TCPRoute",
+            name,
+            "reviews",
+            port,
+            json!([{"backendRefs": backends}]),
+        )
+    }
+
+    fn tls_route(name: &str, hostname: &str, backends: Value) -> Value {
+        let mut route = route(
+            "TLSRoute",
+            name,
+            "reviews",
+            7001,
+            json!([{"backendRefs": backends}]),
+        );
+        route["spec"]["hostnames"] = json!([hostname]);
+        route
+    }
+
+    fn backend(version: &str, port: u16, weight: u32) -> Value {
+        json!({"name": format!("reviews-{version}"), "port": port, "weight": weight})
+    }
+
+    /// What comes back from a port of the reviews for bytes given in hexadecimal.
+    async fn talk(bed: &Bed, port: u16, hex: &str) -> anyhow::Result<String> {
+        let connect = format!("reviews:{port}");
+        let command = [
+            "weft-shop",
+            "talk",
+            "--connect",
+            &connect,
+            "--send-hex",
+            hex,
+        ];
+        bed.exec("client", "shop", &command).await
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What a client that looks for the server `name` says first.
+    fn client_hello(name: &'static str) -> anyhow::Result<Vec<u8>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let name = rustls::pki_types::ServerName::try_from(name)?;
+        let mut session = rustls::ClientConnection::new(Arc::new(config), name)?;
+        let mut bytes = Vec::new();
+        session.write_tls(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Port 7001 answers with its version before anything is said.
+    pub(super) async fn tcp_connections_go_by_weight_and_are_told(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let backends = json!([backend("v1", 7001, 0), backend("v2", 7001, 1)]);
+        bed.good_route(tcp_route("second", 7001, backends)).await?;
+        eventually("connections to go to v2", async || {
+            let heard = talk(bed, 7001, &hex(b"hello")).await?;
+            anyhow::ensure!(heard == "220 reviews v2\r\nhello", "{heard:?}");
+            Ok(())
+        })
+        .await?;
+        for _ in 0..10 {
+            let heard = talk(bed, 7001, &hex(b"hello")).await?;
+            anyhow::ensure!(heard.starts_with("220 reviews v2"), "{heard:?}");
+        }
+        let namespace = &bed.namespace;
+        let name = format!("TCPRoute {namespace}/second");
+        let labels = [&*format!("route=\"{name}\""), "result=\"ok\""];
+        let counted = bed.metric("client", "weft_opaque_connections_total", &labels);
+        let counted = counted.await?;
+        anyhow::ensure!(counted >= 10.0, "{counted} connections counted");
+        eventually("the access log to have the connection", async || {
+            let lines = bed.access_log("client").await?;
+            let line = lines.iter().find(|line| line.is("route", &name));
+            let line = line.with_context(|| format!("{lines:?}"))?;
+            for (field, value) in [
+                ("protocol", "tcp"),
+                ("backend", &*format!("{namespace}/reviews-v2:7001")),
+                ("bytes_in", "5"),
+                ("bytes_out", "21"),
+            ] {
+                anyhow::ensure!(line.is(field, value), "{field}: {line:?}");
+            }
+            anyhow::ensure!(line.text("server_id").ends_with("/sa/reviews"), "{line:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn tls_goes_by_the_name_of_the_server(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let to = |version| json!([backend(version, 7001, 1)]);
+        bed.good_route(tls_route("one", "one.example.com", to("v1")))
+            .await?;
+        bed.good_route(tls_route("others", "*.example.com", to("v2")))
+            .await?;
+        eventually("both routes to be in force", async || {
+            for (name, greeting) in [
+                ("one.example.com", "220 reviews v1\r\n"),
+                ("two.example.com", "220 reviews v2\r\n"),
+                ("a.one.example.com", "220 reviews v2\r\n"),
+            ] {
+                let heard = talk(bed, 7001, &hex(&client_hello(name)?)).await?;
+                anyhow::ensure!(heard.starts_with(greeting), "{name}: {heard:?}");
+            }
+            Ok(())
+        })
+        .await?;
+        let error = "weft_protocol_errors_total";
+        for (bytes, reason) in [
+            (client_hello("example.com")?, "reason=\"no_route\""),
+            (b"not TLS".to_vec(), "reason=\"not_tls\""),
+        ] {
+            let before = bed.metric("client", error, &[reason]).await?;
+            let heard = talk(bed, 7001, &hex(&bytes)).await?;
+            anyhow::ensure!(!heard.contains("220 "), "{reason}: {heard:?}");
+            let after = bed.metric("client", error, &[reason]).await?;
+            anyhow::ensure!(after > before, "{reason} is not counted");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn one_kind_of_route_has_a_port(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let to = |version| json!([backend(version, 7001, 1)]);
+        bed.good_route(tls_route("tls", "one.example.com", to("v1")))
+            .await?;
+        let conditions = bed.route(tcp_route("tcp", 7001, to("v2"))).await?;
+        conditions.is_false("Accepted", "Conflicted", &["TLSRoute", "/tls"])?;
+        bed.good_route(tcp_route("first", 7000, json!([backend("v1", 7000, 1)])))
+            .await?;
+        let conditions = bed.route(tcp_route("second", 7000, json!([backend("v2", 7000, 1)])));
+        let conditions = conditions.await?;
+        conditions.is_false("Accepted", "Conflicted", &["TCPRoute", "/first"])?;
+        let absent = json!([{"name": "absent", "port": 1}]);
+        let conditions = bed.route(tcp_route("nowhere", 9000, absent)).await?;
+        conditions.is_false("ResolvedRefs", "BackendNotFound", &["absent"])
+    }
+
+    pub(super) async fn bytes_pass_http_routes_of_a_port_that_declares_nothing(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        // To v2 for HTTP; the port is named `greet`, which declares nothing, and v1 alone is behind the other Service.
+        let rules = json!([{"backendRefs": [backend("v2", 80, 1)]}]);
+        bed.good_route(route("HTTPRoute", "http", "reviews-v1", 7001, rules))
+            .await?;
+        eventually("the route to be in force", async || {
+            let url = "http://reviews-v1:7001/reviews/1";
+            let summary = bed.load("client", url, &[]).await?;
+            anyhow::ensure!(summary.version("v2") == 1, "{summary}");
+            Ok(())
+        })
+        .await?;
+        let talk = [
+            "weft-shop",
+            "talk",
+            "--connect",
+            "reviews-v1:7001",
+            "--listen-first",
+        ];
+        let heard = bed.exec("client", "shop", &talk).await?;
+        anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
+        Ok(())
+    }
+}
