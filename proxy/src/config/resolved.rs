@@ -85,7 +85,7 @@ pub struct Routes {
     /// Counts the requests that no rule takes.
     pub unmatched: Arc<RequestMetrics>,
     /// The Service's own endpoints, for what is not HTTP.
-    pub own: ResolvedRule,
+    pub own: Box<ResolvedRule>,
 }
 
 pub struct TlsRoutes {
@@ -145,7 +145,7 @@ impl ResolvedRouting {
     fn rules(&self) -> (&[ResolvedRule], Option<&ResolvedRule>) {
         match self {
             Self::Direct(rule) | Self::Tcp(rule) => (std::slice::from_ref(rule), None),
-            Self::Http(routes) | Self::Grpc(routes) => (&routes.rules, Some(&routes.own)),
+            Self::Http(routes) | Self::Grpc(routes) => (&routes.rules, Some(&*routes.own)),
             Self::Tls(routes) => (&routes.rules, None),
         }
     }
@@ -188,7 +188,7 @@ impl Resolver<'_> {
             backend: Backend::Service(id.clone()),
             filters: Vec::new(),
         };
-        let own = self.rule("", "", &[], &[own]);
+        let own = Box::new(self.rule("", "", &[], &[own]));
         let resolved = rules.iter().map(|rule| {
             let name = rule_name(rule.name.as_deref(), rule.index);
             let route = rule.route.to_string();
