@@ -41,6 +41,19 @@ pub fn identity(account: &str) -> Identity {
     Identity::new(domain, "shop", account).unwrap()
 }
 
+fn credentials(identity: &Identity, signer: &Pki, roots: &[&Pki]) -> Credentials {
+    let certificates: Vec<_> = roots.iter().map(|pki| pki.root()).collect();
+    let (roots, unusable) = Roots::new(certificates.iter());
+    assert_eq!(unusable, 0);
+    Credentials {
+        key: Arc::new(signer.leaf(identity).unwrap().certified().unwrap()),
+        roots: Arc::new(roots),
+        signed_roots: Vec::new(),
+        not_before: 0,
+        not_after: i64::MAX,
+    }
+}
+
 /// One pod's data plane.
 pub struct Pod {
     pub identity: Identity,
@@ -48,6 +61,7 @@ pub struct Pod {
     pub metrics: Arc<Metrics>,
     pub shutdown: Shutdown,
     pub context: Arc<Context>,
+    current: Current,
     _requests: tokio::sync::mpsc::UnboundedReceiver<weft_proxy::config::store::Request>,
 }
 
@@ -59,17 +73,8 @@ impl Pod {
     pub fn start_logged(pki: &Pki, account: &str, mode: Mode, access: AccessLog) -> Self {
         let identity = identity(account);
         let current = Current::default();
-        let certificate = pki.root();
-        let (roots, unusable) = Roots::new([&certificate].into_iter());
-        assert_eq!(unusable, 0);
-        current.set(Credentials {
-            key: Arc::new(pki.leaf(&identity).unwrap().certified().unwrap()),
-            roots: Arc::new(roots),
-            signed_roots: Vec::new(),
-            not_before: 0,
-            not_after: i64::MAX,
-        });
-        let tls = Tls::new(current, identity.trust_domain().clone()).unwrap();
+        current.set(credentials(&identity, pki, &[pki]));
+        let tls = Tls::new(current.clone(), identity.trust_domain().clone()).unwrap();
         let metrics = Arc::new(Metrics::new());
         let shared = Arc::new(Shared::new(Vec::new(), tls.clone(), metrics.clone()));
         let settings = Settings {
@@ -96,6 +101,7 @@ impl Pod {
             store,
             metrics,
             shutdown,
+            current,
             _requests: requests,
         };
         pod.tell(vec![encode::workload(&Workload::new(
@@ -103,6 +109,11 @@ impl Pod {
             mode,
         ))]);
         pod
+    }
+
+    /// Another certificate by `signer`, and these roots, from now on.
+    pub fn renew(&self, signer: &Pki, roots: &[&Pki]) {
+        self.current.set(credentials(&self.identity, signer, roots));
     }
 
     /// Takes an update, of which nothing may be refused.
