@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use kube::api::{Api, ListParams, LogParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::{Bed, eventually, objects};
@@ -36,12 +36,36 @@ pub async fn scale(client: &Client, deployment: &str, replicas: u64) -> anyhow::
     patch_deployment(client, deployment, &json!({"spec": {"replicas": replicas}})).await
 }
 
+/// Ends every pod of a Deployment without a warning, and waits until others are ready.
+pub async fn kill(client: &Client, deployment: &str) -> anyhow::Result<()> {
+    let system = system(client);
+    let at_once = DeleteParams::default().grace_period(0);
+    let killed = pod_names(client, deployment).await?;
+    for pod in &killed {
+        system.pods().delete(pod, &at_once).await?;
+    }
+    eventually(&format!("other pods of {deployment}"), async || {
+        let now = pod_names(client, deployment).await?;
+        anyhow::ensure!(
+            !now.iter().any(|pod| killed.contains(pod)),
+            "{now:?} are left"
+        );
+        Ok(())
+    })
+    .await?;
+    as_wished(&system, deployment).await
+}
+
 async fn patch_deployment(client: &Client, name: &str, patch: &Value) -> anyhow::Result<()> {
     let system = system(client);
     let deployments = system.api("apps/v1", "Deployment");
     deployments
         .patch(name, &PatchParams::default(), &Patch::Merge(patch))
         .await?;
+    as_wished(&system, name).await
+}
+
+async fn as_wished(system: &Bed, name: &str) -> anyhow::Result<()> {
     eventually(&format!("{name} to be as wished"), async || {
         let deployment = system.get("apps/v1", "Deployment", name).await?;
         let status = &deployment["status"];

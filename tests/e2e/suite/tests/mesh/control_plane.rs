@@ -60,7 +60,9 @@ mod cases {
         );
         let restart = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            control_plane::restart(&bed.client, "weft-controller").await
+            control_plane::restart(&bed.client, "weft-controller").await?;
+            // And once without a new one there before the old one is gone.
+            control_plane::kill(&bed.client, "weft-controller").await
         };
         let (traffic, fresh, streams, restarted) = tokio::join!(traffic, fresh, streams, restart);
         restarted?;
