@@ -23,6 +23,7 @@ mod hostile;
 mod identity;
 mod injection;
 mod opaque;
+mod lifecycle;
 mod routing;
 mod status;
 mod trust;
