@@ -7,6 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode};
+use http_body_util::BodyExt;
 use support::*;
 use weft_ir::{Allowed, Cors, Filter, Mirror, Mode, Protocol, Retry, RouteKind, Routing, Rule};
 use weft_testkit::pki::Pki;
@@ -309,4 +310,51 @@ async fn mirrors_of_grpc_get_whole_calls() {
     assert_eq!(seen.trailers["grpc-status"], "0");
     counted(&pod, &mirrored("answered", 1)).await;
     assert_eq!(shadow.requests(), 1);
+}
+
+/// Answers with the head and one message of a gRPC answer, and waits.
+async fn hanging_grpc() -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind(ANY).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(tcp).await.unwrap();
+        let mut open = Vec::new();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            let head = http::Response::builder().header("content-type", "application/grpc");
+            let mut stream = respond
+                .send_response(head.body(()).unwrap(), false)
+                .unwrap();
+            stream.send_data("one".into(), false).unwrap();
+            open.push(stream);
+        }
+    });
+    (address, task)
+}
+
+#[tokio::test]
+async fn grpc_answers_that_break_off_end_with_a_status() {
+    for (limit, status) in [(Some(Duration::from_millis(100)), "4"), (None, "14")] {
+        let (address, app) = hanging_grpc().await;
+        let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
+        let mut late = rule(0, vec![to("v1", 1)]);
+        late.timeouts.request = limit;
+        pod.tell(vec![
+            endpoints("v1", Protocol::Grpc, &[unmeshed(address)]),
+            service(Protocol::Grpc, Routing::Http(vec![late])),
+        ]);
+        let front = pod.outbound(SERVICE.parse().unwrap());
+        let mut client = Client::connect(front, Version::Http2).await;
+        let call = Request::post("/shop.Reviews/Watch").header("content-type", "application/grpc");
+        let response = client.raw(call, "message").await.unwrap();
+        if limit.is_none() {
+            app.abort();
+        }
+        let body = response.into_body().collect().await.unwrap();
+        let trailers = body.trailers().cloned().unwrap();
+        assert_eq!(trailers["grpc-status"], status, "{trailers:?}");
+        let message = trailers["grpc-message"].to_str().unwrap();
+        assert!(message.contains("broke off"), "{message}");
+        assert_eq!(body.to_bytes(), "one");
+    }
 }

@@ -51,6 +51,10 @@ impl Live {
 }
 
 /// What is at an address.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once for each change, and shared from then on"
+)]
 pub enum Resolved {
     Service(ResolvedService),
     /// A pod addressed directly: one endpoint, never routed.

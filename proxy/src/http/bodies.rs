@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::copied::{self, Copied, Copier};
+use super::errors;
 use super::exchange::Exchange;
 use crate::upstream::Lease;
 
@@ -118,6 +119,22 @@ impl Body {
         self
     }
 
+    /// An answer that cannot go on: a gRPC client gets a status, others see that it is cut off.
+    fn break_off(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
+        let mut last = Err(error);
+        if let (Some(tail), Err(error)) = (&mut self.tail, &last) {
+            tail.exchange.broke(error);
+            if tail.exchange.is_grpc() && tail.exchange.version() == Version::HTTP_2 {
+                let trailers = errors::grpc_trailers(error);
+                tail.exchange.trailers(&trailers);
+                self.kind = Kind::Empty;
+                last = Ok(Frame::trailers(trailers));
+            }
+        }
+        self.finish(false);
+        last
+    }
+
     fn finish(&mut self, whole: bool) {
         if let Some(tail) = self.tail.take() {
             let Tail {
@@ -157,17 +174,16 @@ impl http_body::Body for Body {
                     }
                 }
             },
-            Poll::Ready(Some(Err(error))) => {
-                tail.exchange.broke(error);
-                this.finish(false);
+            Poll::Ready(Some(Err(_))) => {
+                if let Poll::Ready(Some(Err(error))) = frame {
+                    return Poll::Ready(Some(this.break_off(error)));
+                }
             }
             Poll::Ready(None) => this.finish(true),
             Poll::Pending => {
                 if let Some(deadline) = &mut tail.deadline {
                     ready!(deadline.as_mut().poll(cx));
-                    tail.exchange.broke(&BodyError::Timeout);
-                    this.finish(false);
-                    return Poll::Ready(Some(Err(BodyError::Timeout)));
+                    return Poll::Ready(Some(this.break_off(BodyError::Timeout)));
                 }
             }
         }

@@ -2,13 +2,14 @@
 //!
 //! The words go into the header `weft-error` and the log. Only `handle()` turns a [`Failure`] into a response.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
-use super::bodies::{Body, Response};
+use super::bodies::{Body, BodyError, Response};
 use crate::upstream::ConnectError;
 
 /// Names the cause on every response that a proxy made.
@@ -131,6 +132,39 @@ impl Failure {
         }
         response
     }
+}
+
+/// Ends a gRPC answer that broke off. What the application reset is told as `PROTOCOL-HTTP2.md` of gRPC's specification
+/// has it.
+pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
+    let status = match error {
+        BodyError::Timeout => "4",
+        BodyError::Incoming(error) => match reset(error) {
+            Some(h2::Reason::CANCEL) => "1",
+            Some(h2::Reason::INADEQUATE_SECURITY) => "7",
+            Some(h2::Reason::ENHANCE_YOUR_CALM) => "8",
+            Some(h2::Reason::REFUSED_STREAM) | None => "14",
+            Some(_) => "13",
+        },
+        BodyError::Superseded | BodyError::NotCopied => "14",
+    };
+    let mut trailers = HeaderMap::with_capacity(2);
+    let words = plain(&format!("the answer broke off: {error}"));
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    trailers.insert("grpc-message", words);
+    trailers
+}
+
+/// The reason of a stream's reset; `None` where the connection ended.
+fn reset(error: &hyper::Error) -> Option<h2::Reason> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
+            return cause.reason().filter(|_| cause.is_reset());
+        }
+        source = cause.source();
+    }
+    None
 }
 
 /// As a header value: printable ASCII, without `%`, so that gRPC needs no escapes.

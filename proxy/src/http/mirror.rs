@@ -77,11 +77,8 @@ impl Copies {
             };
             let metrics = context.metrics.clone();
             tokio::spawn(async move {
-                let result = match timeout(PATIENCE, exchange(&cluster, ask)).await {
-                    Ok(result) => result,
-                    Err(_) => "timeout",
-                };
-                metrics.mirrored(result);
+                let result = timeout(PATIENCE, exchange(&cluster, ask)).await;
+                metrics.mirrored(result.unwrap_or("timeout"));
                 drop(place);
             });
         }

@@ -27,3 +27,4 @@ mod opaque;
 mod routing;
 mod status;
 mod trust;
+mod vocabulary;

@@ -1,0 +1,159 @@
+//! What routes say beside where requests go: mirrors, pages of other origins, and tries after a failure.
+
+mesh_tests! {
+    run In mirrors_get_copies;
+    run In mirrors_that_lead_nowhere_are_told_and_left_out;
+    run In other_origins_are_answered;
+    run In failures_are_tried_again;
+    run In mirrors_of_grpc_get_copies;
+}
+
+mod cases {
+    use serde_json::{Value, json};
+    use weft_e2e::objects::{self, prefix, to};
+    use weft_e2e::{Bed, eventually};
+
+    const URL: &str = "http://reviews/reviews/1";
+
+    fn mirror(version: &str, port: u16) -> Value {
+        let backend = json!({"name": format!("reviews-{version}"), "port": port});
+        json!({"type": "RequestMirror", "requestMirror": {"backendRef": backend}})
+    }
+
+    /// Sends requests that only v1 may answer, until v2 has seen a copy of one, and v3 none.
+    async fn mirrored(bed: &Bed, url: &str, arguments: &[&str], code: &str) -> anyhow::Result<()> {
+        let copies = async |pod: &str| {
+            let name = "weft_requests_total";
+            bed.metric(pod, name, &[r#"direction="inbound""#]).await
+        };
+        // Probes and checks before the route are inbound requests too.
+        let (before, other) = (copies("reviews-v2").await?, copies("reviews-v3").await?);
+        eventually("copies to reach v2", async || {
+            let summary = bed.load("client", url, arguments).await?;
+            summary.all(code)?.all_from("v1")?;
+            let seen = copies("reviews-v2").await? - before;
+            anyhow::ensure!(seen >= 20.0, "{seen} requests");
+            Ok(())
+        })
+        .await?;
+        let stray = copies("reviews-v3").await? - other;
+        anyhow::ensure!(stray < 20.0, "{stray} requests reached v3");
+        Ok(())
+    }
+
+    pub(super) async fn mirrors_get_copies(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2", "v3"]).await?;
+        let mut never = mirror("v3", 80);
+        never["requestMirror"]["percent"] = 0.into();
+        let rules = json!([{"filters": [mirror("v2", 80), never], "backendRefs": [to("v1", 1)]}]);
+        bed.good_route(objects::http_route("mirror", rules)).await?;
+        eventually("the route to be in force", async || {
+            let summary = bed.load("client", URL, &["-n", "10"]).await?;
+            summary.all("200")?.all_from("v1")?;
+            Ok(())
+        })
+        .await?;
+        mirrored(bed, URL, &["-n", "50"], "200").await
+    }
+
+    pub(super) async fn mirrors_of_grpc_get_copies(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2", "v3"]).await?;
+        let v1 = json!({"name": "reviews-v1", "port": 9000});
+        let rules = json!([{"filters": [mirror("v2", 9000)], "backendRefs": [v1]}]);
+        bed.good_route(objects::grpc_route("mirror", rules)).await?;
+        let url = "http://reviews:9000";
+        eventually("the route to be in force", async || {
+            let summary = bed
+                .load("client", url, &["--grpc", "get", "-n", "10"])
+                .await?;
+            summary.all("OK")?.all_from("v1")?;
+            Ok(())
+        })
+        .await?;
+        mirrored(bed, url, &["--grpc", "get", "-n", "50"], "OK").await
+    }
+
+    pub(super) async fn mirrors_that_lead_nowhere_are_told_and_left_out(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let rules = json!([{"filters": [mirror("v9", 80)], "backendRefs": [to("v1", 1)]}]);
+        let conditions = bed.route(objects::http_route("nowhere", rules)).await?;
+        conditions.is_false("ResolvedRefs", "BackendNotFound", &["reviews-v9"])?;
+        let (accepted, ..) = conditions.of("Accepted")?;
+        anyhow::ensure!(accepted == "True", "{conditions}");
+        bed.load("client", URL, &["-n", "10"]).await?.all("200")?;
+        Ok(())
+    }
+
+    pub(super) async fn other_origins_are_answered(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let cors = json!({"type": "CORS", "cors": {
+            "allowOrigins": ["https://*.shop.example"], "allowMethods": ["PUT"], "allowHeaders": ["x-a"],
+            "allowCredentials": true, "maxAge": 60}});
+        let rules = json!([{"filters": [cors], "backendRefs": [to("v1", 1)]}]);
+        bed.good_route(objects::http_route("cors", rules)).await?;
+        let origin = "origin: https://www.shop.example";
+        let preflight = [
+            "--method",
+            "OPTIONS",
+            "-H",
+            "access-control-request-method: PUT",
+        ];
+        let answer = eventually("the route to be in force", async || {
+            let arguments = [&preflight[..], &["-H", origin]].concat();
+            let summary = bed.load("client", URL, &arguments).await?;
+            anyhow::ensure!(summary.code("204") == 1, "{summary}");
+            Ok(summary.answer())
+        })
+        .await?;
+        for (name, value) in [
+            ("access-control-allow-origin", "https://www.shop.example"),
+            ("access-control-allow-methods", "PUT"),
+            ("access-control-allow-headers", "x-a"),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-max-age", "60"),
+        ] {
+            anyhow::ensure!(answer.header(name) == Some(value), "{name}: {answer:?}");
+        }
+        for (origin, allowed) in [
+            (origin, Some("https://www.shop.example")),
+            ("origin: https://other.example", None),
+        ] {
+            let summary = bed.load("client", URL, &["-H", origin]).await?;
+            summary.all("200")?;
+            let answer = summary.answer();
+            let seen = answer.header("access-control-allow-origin");
+            anyhow::ensure!(seen == allowed, "{answer:?}");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn failures_are_tried_again(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let retry = json!({"codes": [503], "attempts": 2, "backoff": "100ms"});
+        let rules = json!([
+            {"matches": [prefix("/status")], "retry": retry, "backendRefs": [to("v1", 1)]},
+            {"backendRefs": [to("v1", 1)]},
+        ]);
+        bed.good_route(objects::http_route("retry", rules)).await?;
+        let url = "http://reviews/status/503";
+        let answer = eventually("tries to take their time", async || {
+            let summary = bed.load("client", url, &[]).await?;
+            summary.all("503")?;
+            let answer = summary.answer();
+            anyhow::ensure!(answer.millis() >= 300, "100 ms, then 200 ms: {answer:?}");
+            Ok(answer)
+        })
+        .await?;
+        anyhow::ensure!(answer.header("weft-error").is_none(), "{answer:?}");
+        let retries = bed
+            .metric("client", "weft_request_retries_total", &[])
+            .await?;
+        anyhow::ensure!(retries >= 2.0, "{retries}");
+        bed.load("client", "http://reviews/status/500", &[])
+            .await?
+            .all("500")?;
+        Ok(())
+    }
+}
