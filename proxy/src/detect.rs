@@ -76,6 +76,16 @@ fn guess_http1(bytes: &[u8]) -> Guess {
     }
 }
 
+/// Whether a server's first bytes are HTTP/2's, a SETTINGS frame of its own (RFC 9113, 3.4 and 6.5): it sends them to every
+/// connection, and then waits for the client all the same.
+pub fn is_server_preface(bytes: &[u8]) -> bool {
+    let Some(frame) = bytes.first_chunk::<9>() else {
+        return false;
+    };
+    let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
+    length % 6 == 0 && frame[3..] == [4, 0, 0, 0, 0, 0]
+}
+
 /// The application protocols that a ClientHello offers; `None` while it is not complete. Errors: it is none.
 pub fn offered(bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, rustls::Error> {
     client_hello(bytes, |hello| {
@@ -212,6 +222,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_frame_of_an_http2_server() {
+        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+        assert!(is_server_preface(settings) && is_server_preface(b"\0\0\0\x04\0\0\0\0\0"));
+        for other in [&settings[..8], b"220 mail ESMTP", b"\0\0\0\x04\x01\0\0\0\0"] {
+            assert!(!is_server_preface(other), "{other:?}");
+        }
+    }
 
     #[test]
     fn first_bytes_tell() {

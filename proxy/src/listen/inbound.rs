@@ -18,7 +18,7 @@ use super::opaque::Account;
 use super::outbound::beginning;
 use super::{Closed, Context, Listener, SILENCE};
 use crate::batch::Gathered;
-use crate::detect::{Guess, Prefixed, offered};
+use crate::detect::{Guess, Prefixed, is_server_preface, offered};
 use crate::http::bodies::{Response, Tail};
 use crate::http::errors::{Failure, Stop};
 use crate::http::exchange::{Caller, Exchange};
@@ -127,6 +127,7 @@ async fn detect(
     let speaks_first = async {
         if let Ok(mut opened) = open(context, app).await
             && opened.look().await.is_ok()
+            && !is_server_preface(opened.seen())
         {
             return opened;
         }

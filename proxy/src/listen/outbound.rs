@@ -12,7 +12,7 @@ use super::opaque::{self, Account, Opened};
 use super::{BEGINNING, Closed, Context, Listener, SILENCE};
 use crate::config::resolved::{Live, Resolved, ResolvedRouting};
 use crate::config::store::Lookup;
-use crate::detect::{Guess, Prefixed};
+use crate::detect::{Guess, Prefixed, is_server_preface};
 use crate::http::exchange::Caller;
 use crate::http::forward::Outbound;
 use crate::http::serve::{Manner, serve};
@@ -120,6 +120,7 @@ async fn detect(
     let speaks_first = async {
         if let Ok(mut opened) = opaque::open_early(context, live, client).await
             && opened.stream.look().await.is_ok()
+            && !is_server_preface(opened.stream.seen())
         {
             return opened;
         }

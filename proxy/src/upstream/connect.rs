@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::InvalidMessage;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,6 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for TCP alone, one lost SYN included: what is silent for longer is mostly an address that is nobody's any more,
 /// and the request has time left for another endpoint.
 const TCP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Tries at an endpoint that answers mutual TLS in plain text. A permissive proxy that waited long for our first bytes,
+/// because one of us got no processor, lets its application speak first; the next try finds it waiting anew.
+const PLAIN_ANSWERS: usize = 3;
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -37,6 +41,11 @@ pub enum ConnectError {
         address: SocketAddr,
         expected: String,
         cause: String,
+    },
+    #[error("mutual TLS with {address}, which must be {expected}: it answered in plain text")]
+    PlainAnswer {
+        address: SocketAddr,
+        expected: String,
     },
     #[error("HTTP with {address}: {cause}")]
     Http { address: SocketAddr, cause: String },
@@ -68,6 +77,20 @@ impl Shared {
         peer: &Peer,
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
+        let mut tries = 1;
+        loop {
+            match self.connect_once(peer, alpn).await {
+                Err(ConnectError::PlainAnswer { .. }) if tries < PLAIN_ANSWERS => tries += 1,
+                done => return done,
+            }
+        }
+    }
+
+    async fn connect_once(
+        &self,
+        peer: &Peer,
+        alpn: &'static [u8],
+    ) -> Result<Transport, ConnectError> {
         let address = peer.address;
         let tcp = timeout(TCP_TIMEOUT, open(address)).await;
         let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing came back within 2 s");
@@ -94,12 +117,29 @@ impl Shared {
             .await;
         let result = opened.as_ref().map_or_else(handshake_failure, |_| "ok");
         self.metrics.handshake(Direction::Outbound, result);
-        let stream = opened.map_err(|error| refuse(error.to_string()))?;
+        let stream = opened.map_err(|error| {
+            if is_plain_text(&error) {
+                let expected = expected.to_string();
+                return ConnectError::PlainAnswer { address, expected };
+            }
+            refuse(error.to_string())
+        })?;
         if stream.get_ref().1.alpn_protocol() != Some(alpn) {
             return Err(refuse("the peer does not speak as proxies do".to_owned()));
         }
         Ok(Transport::Mesh(Box::new(stream)))
     }
+}
+
+/// What came is no TLS record.
+fn is_plain_text(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|e| e.downcast_ref());
+    matches!(
+        cause,
+        Some(rustls::Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion
+        ))
+    )
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
