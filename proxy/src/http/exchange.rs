@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use weft_ir::Identity;
 
 use super::bodies::{BodyError, Spare, grpc_status};
-use super::errors::{Failure, is_grpc};
+use super::errors::{ERROR, Failure, is_grpc};
 use crate::listen::Context;
 use crate::telemetry::access::Record;
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
@@ -115,6 +115,12 @@ impl Exchange {
         self.status = Some(status);
         if self.is_grpc() {
             self.grpc = grpc_status(headers);
+        }
+        let failed = status.is_client_error() || status.is_server_error() || self.grpc > Some(0);
+        if failed && self.error.is_none() {
+            // Only a proxy's answer still has it: the one at the other end names the cause.
+            let words = headers.get(ERROR).map(HeaderValue::as_bytes);
+            self.error = words.map(|words| String::from_utf8_lossy(words).into_owned());
         }
     }
 

@@ -278,8 +278,11 @@ fn broken(peer: &Peer, cause: &str) -> Failure {
 }
 
 fn describe(error: &hyper::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
+    let Some(cause) = error.source() else {
+        return error.to_string();
+    };
+    let cause = cause.to_string();
+    // rustls ends some of its words with the address of a page.
+    let cause = cause.split(": https://").next().unwrap_or_default();
+    format!("{error}: {cause}")
 }
