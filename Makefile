@@ -44,6 +44,7 @@ install: images ## build and load the images, install the chart, wait until read
 	images/install
 
 uninstall: ## remove Weft from the cluster
+	command -v helm > /dev/null || $(CLUSTER) tools
 	helm uninstall weft --namespace weft-system --ignore-not-found --wait
 	kubectl delete namespace weft-system --ignore-not-found
 
