@@ -83,7 +83,7 @@ pub fn is_server_preface(bytes: &[u8]) -> bool {
         return false;
     };
     let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
-    length % 6 == 0 && frame[3..] == [4, 0, 0, 0, 0, 0]
+    length.is_multiple_of(6) && frame[3..] == [4, 0, 0, 0, 0, 0]
 }
 
 /// The application protocols that a ClientHello offers; `None` while it is not complete. Errors: it is none.
