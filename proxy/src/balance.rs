@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Time after which an old latency counts for about a third.
 const DECAY: Duration = Duration::from_secs(10);
-/// Taken for the latency of an endpoint that has not answered yet, in nanoseconds: low, so that it is tried.
+/// Taken for the latency of an endpoint that is busy with its first requests, in nanoseconds.
 const UNKNOWN: f64 = 1_000_000.0;
 
 /// What is known of one endpoint's latency. All updates are relaxed: a lost one costs a little accuracy.
@@ -51,12 +51,14 @@ impl Load {
     /// Expected wait, in nanoseconds.
     fn cost(&self, now: u64) -> f64 {
         let average = f64::from_bits(self.average.load(Relaxed));
-        let average = if average == 0.0 {
-            UNKNOWN
-        } else {
-            average * self.remaining(now)
+        let busy = self.busy();
+        let average = match (average == 0.0, busy) {
+            // Tried before all others, but by one request: how fast it is has to be learned.
+            (true, 0) => return 0.0,
+            (true, _) => UNKNOWN,
+            (false, _) => average * self.remaining(now),
         };
-        average.max(1.0) * f64::from(self.busy() + 1)
+        average.max(1.0) * f64::from(busy + 1)
     }
 
     fn remaining(&self, now: u64) -> f64 {
@@ -115,6 +117,17 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn an_endpoint_that_has_not_answered_is_tried_by_one_request() {
+        let (known, unknown) = (Load::default(), Load::default());
+        known.observe(Duration::from_micros(50), SECOND);
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut draw = || pick(2, SECOND, &mut random, |at| Some([&known, &unknown][at]));
+        assert!((0..20).all(|_| draw() == Some(1)));
+        unknown.begin();
+        assert!((0..20).all(|_| draw() == Some(0)));
+    }
 
     #[test]
     fn weights_get_their_share() {
