@@ -15,10 +15,10 @@ use weft_ir::{Endpoint, Identity, Protocol};
 
 use super::admits::Admits;
 use super::opaque::Account;
-use super::outbound::beginning;
-use super::{Closed, Context, Listener, SILENCE};
+use super::outbound::who_speaks_first;
+use super::{Closed, Context, Listener};
 use crate::batch::Gathered;
-use crate::detect::{Guess, Prefixed, is_server_preface, offered};
+use crate::detect::{Guess, Prefixed, offered};
 use crate::http::bodies::{Response, Tail};
 use crate::http::errors::{Failure, Stop};
 use crate::http::exchange::{Caller, Exchange};
@@ -105,40 +105,11 @@ async fn begin(
     permissive: bool,
 ) -> Result<(Guess, Option<Prefixed<Transport>>), Closed> {
     if permissive {
-        return detect(context, stream, app).await;
+        return who_speaks_first(stream, open(context, app), |opened| opened).await;
     }
     let told = timeout(HANDSHAKE, stream.detect()).await;
     let told = told.map_err(|_| Closed::refused("silent", "nothing came within 10 s"))?;
     Ok((told?, None))
-}
-
-/// As for outbound connections: after a moment of silence the application is opened, and who speaks first decides.
-async fn detect(
-    context: &Context,
-    stream: &mut Prefixed<TcpStream>,
-    app: SocketAddr,
-) -> Result<(Guess, Option<Prefixed<Transport>>), Closed> {
-    if let Ok(told) = timeout(SILENCE, stream.detect()).await {
-        return Ok((told?, None));
-    }
-    if !stream.seen().is_empty() {
-        return Ok((beginning(stream).await?, None));
-    }
-    let speaks_first = async {
-        if let Ok(mut opened) = open(context, app).await
-            && opened.look().await.is_ok()
-            && !is_server_preface(opened.seen())
-        {
-            return opened;
-        }
-        // The client, when it speaks, meets the failure again.
-        std::future::pending().await
-    };
-    tokio::select! {
-        seen = stream.look() => seen?,
-        opened = speaks_first => return Ok((Guess::Opaque, Some(opened))),
-    };
-    Ok((beginning(stream).await?, None))
 }
 
 /// Passes bytes to and from the application. `opened`: the connection to it, when there is one already.

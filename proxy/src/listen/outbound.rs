@@ -18,6 +18,7 @@ use crate::http::forward::Outbound;
 use crate::http::serve::{Manner, serve};
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
+use crate::upstream::Transport;
 
 const NAME: &str = "outbound";
 
@@ -103,14 +104,23 @@ async fn begin(
     }
 }
 
-/// Whoever speaks first decides: after a moment of silence the upstream is opened as bytes, and let go again when it is
-/// the client with HTTP.
 async fn detect(
     context: &Context,
     stream: &mut Prefixed<TcpStream>,
     live: &Live,
     client: SocketAddr,
 ) -> Result<(Guess, Option<Opened>), Closed> {
+    let open = opaque::open_early(context, live, client);
+    who_speaks_first(stream, open, |opened| &mut opened.stream).await
+}
+
+/// Whoever speaks first decides: after a moment of silence the far side is opened as bytes, and let go again when it is
+/// the client that speaks. `bytes`: what the far side says.
+pub(super) async fn who_speaks_first<T>(
+    stream: &mut Prefixed<TcpStream>,
+    open: impl Future<Output = Result<T, Closed>>,
+    bytes: impl Fn(&mut T) -> &mut Prefixed<Transport>,
+) -> Result<(Guess, Option<T>), Closed> {
     if let Ok(told) = timeout(SILENCE, stream.detect()).await {
         return Ok((told?, None));
     }
@@ -118,9 +128,9 @@ async fn detect(
         return Ok((beginning(stream).await?, None));
     }
     let speaks_first = async {
-        if let Ok(mut opened) = opaque::open_early(context, live, client).await
-            && opened.stream.look().await.is_ok()
-            && !is_server_preface(opened.stream.seen())
+        if let Ok(mut opened) = open.await
+            && bytes(&mut opened).look().await.is_ok()
+            && !is_server_preface(bytes(&mut opened).seen())
         {
             return opened;
         }
@@ -135,7 +145,7 @@ async fn detect(
 }
 
 /// What begins like HTTP or TLS and does not go on is taken as bytes.
-pub(super) async fn beginning(stream: &mut Prefixed<TcpStream>) -> Result<Guess, Closed> {
+async fn beginning(stream: &mut Prefixed<TcpStream>) -> Result<Guess, Closed> {
     match timeout(BEGINNING, stream.detect()).await {
         Ok(told) => Ok(told?),
         Err(_) => Ok(Guess::Opaque),
