@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
-use weft_ir::{RouteId, Routing, ServicePort, Target};
+use weft_ir::{RouteId, Routing, ServiceKind, ServicePort, Target};
 use weft_translate::{Condition, ParentStatus, RouteStatus};
 
 use crate::snapshot::Snapshot;
@@ -121,7 +121,8 @@ fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
     let reference = &parent.parent_ref;
     let namespace = reference.namespace.as_deref().unwrap_or(&route.namespace);
     let is_parent = |port: &ServicePort| {
-        port.service.namespace == namespace
+        port.service.kind == ServiceKind::Service
+            && port.service.namespace == namespace
             && port.service.name == reference.name
             && reference
                 .port

@@ -43,7 +43,7 @@ impl Source for Cluster {
         if self.weight > 0 {
             let name = "x".repeat(self.weight);
             let id = weft_api::proto::ServicePort {
-                name,
+                name: Some(weft_api::proto::service_port::Name::Service(name)),
                 ..Default::default()
             };
             resource.body = Some(weft_api::proto::resource::Body::Endpoints(

@@ -9,8 +9,8 @@ use weft_ir::{
     Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, HeaderEdit,
     HeaderMatch, HostPattern, Identity, Mirror, Mode, OriginPattern, PathEdit, PathMatch, Pattern,
     Probe, ProbeRequest, Protocol, QueryMatch, Redirect, RequestMatch, ResourceKey, Retry, Rewrite,
-    RouteId, RouteKind, Routing, Rule, Service, ServicePort, Target, Timeouts, TlsRule,
-    TrustDomain, ValueMatch, WeightedBackend, Workload,
+    RouteId, RouteKind, Routing, Rule, Service, ServiceId, ServiceKind, ServicePort, Target,
+    Timeouts, TlsRule, TrustDomain, ValueMatch, WeightedBackend, Workload,
 };
 
 use crate::{Resource, proto};
@@ -142,18 +142,28 @@ fn all<W, T>(wire: Vec<W>, one: impl Fn(W) -> Decoded<T>) -> Decoded<Vec<T>> {
 }
 
 fn service_port(wire: proto::ServicePort) -> Decoded<ServicePort> {
+    use proto::service_port::Name;
     let proto::ServicePort {
         namespace,
         name,
         port,
     } = wire;
     let port = u16::try_from(port).map_err(|error| invalid("service.port")(&error))?;
+    let (kind, name) = match name.ok_or(DecodeError::Absent("service.name"))? {
+        Name::Service(name) => (ServiceKind::Service, name),
+        Name::ServiceImport(name) => (ServiceKind::Import, name),
+    };
     if namespace.is_empty() || name.is_empty() || namespace.contains('/') || name.contains('/') {
         return Err(invalid("service.id")(&format_args!(
             "{namespace:?}/{name:?} is no Service name"
         )));
     }
-    Ok(ServicePort::new(namespace, name, port))
+    let service = ServiceId {
+        kind,
+        namespace,
+        name,
+    };
+    Ok(ServicePort { service, port })
 }
 
 fn protocol(wire: proto::Protocol) -> Protocol {

@@ -7,7 +7,8 @@ use weft_ir::{
     Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, HeaderEdit,
     HeaderMatch, Identity, Mirror, Mode, PathEdit, PathMatch, Probe, ProbeRequest, Protocol,
     QueryMatch, Redirect, RequestMatch, ResourceKey, Retry, Rewrite, RouteId, RouteKind, Routing,
-    Rule, Service, ServicePort, Target, Timeouts, TlsRule, ValueMatch, WeightedBackend, Workload,
+    Rule, Service, ServiceId, ServiceKind, ServicePort, Target, Timeouts, TlsRule, ValueMatch,
+    WeightedBackend, Workload,
 };
 
 use crate::proto;
@@ -104,10 +105,20 @@ fn identity(of: &Identity) -> proto::Identity {
 }
 
 fn service_port(of: &ServicePort) -> proto::ServicePort {
+    use proto::service_port::Name;
     let ServicePort { service, port } = of;
+    let ServiceId {
+        kind,
+        namespace,
+        name,
+    } = service;
+    let name = name.clone();
     proto::ServicePort {
-        namespace: service.namespace.clone(),
-        name: service.name.clone(),
+        namespace: namespace.clone(),
+        name: Some(match kind {
+            ServiceKind::Service => Name::Service(name),
+            ServiceKind::Import => Name::ServiceImport(name),
+        }),
         port: u32::from(*port),
     }
 }

@@ -148,8 +148,37 @@ fn pod() -> Endpoint {
     }
 }
 
+fn import(name: &str) -> ServicePort {
+    ServicePort {
+        service: ServiceId::import("shop", name),
+        port: 80,
+    }
+}
+
+#[test]
+fn a_service_of_an_unknown_kind_is_refused() {
+    let set = EndpointSet {
+        id: import("v1"),
+        protocol: Protocol::Http1,
+        endpoints: vec![pod()],
+    };
+    let mut wire = encode::endpoints(&set);
+    let Some(proto::resource::Body::Endpoints(endpoints)) = &mut wire.body else {
+        panic!("no endpoints")
+    };
+    // What is left to a reader that does not know the kind.
+    endpoints.id.as_mut().unwrap().name = None;
+    let refused = decode::resource(wire).unwrap_err().to_string();
+    assert!(refused.contains("service.name"), "{refused}");
+}
+
 #[test]
 fn what_is_encoded_decodes_to_the_same() {
+    let imported = EndpointSet {
+        id: import("v1"),
+        protocol: Protocol::Http1,
+        endpoints: vec![pod()],
+    };
     let set = EndpointSet {
         id: ServicePort::new("shop", "v1", 80),
         protocol: Protocol::Grpc,
@@ -207,6 +236,7 @@ fn what_is_encoded_decodes_to_the_same() {
             Resource::Destination(by_weight),
         ),
         (encode::endpoints(&set), Resource::Endpoints(set)),
+        (encode::endpoints(&imported), Resource::Endpoints(imported)),
         (encode::workload(&workload), Resource::Workload(workload)),
     ] {
         let (key, version, decoded) = decode::resource(wire.clone()).unwrap();

@@ -21,7 +21,9 @@ pub use connection::{ConnectionRule, HostPattern, HostPatternError, TlsRule, fin
 pub use cors::{Allowed, Cors, OriginError, OriginHost, OriginPattern};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use matching::{Matched, RouteTable};
-pub use names::{ResourceKey, ResourceKeyError, ServiceId, ServicePort};
+pub use names::{
+    ResourceKey, ResourceKeyError, ServiceId, ServiceKind, ServicePort, ServicePortError,
+};
 pub use pattern::{Pattern, PatternError};
 pub use route::{
     Backend, Filter, HeaderEdit, HeaderMatch, Mirror, PathEdit, PathMatch, QueryMatch, Redirect,

@@ -4,29 +4,68 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// A Service, `namespace/name`.
+/// Of which kind an object is that names endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ServiceKind {
+    Service,
+    /// A Service of the cluster set (Multi-Cluster Services API); one of the cluster may have the same name.
+    Import,
+}
+
+impl fmt::Display for ServiceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Service => "Service",
+            Self::Import => "ServiceImport",
+        })
+    }
+}
+
+/// A Service, `namespace/name`, or a ServiceImport, `serviceimport/namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceId {
+    pub kind: ServiceKind,
     pub namespace: String,
     pub name: String,
 }
 
 impl ServiceId {
+    /// A Service.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
+            kind: ServiceKind::Service,
             namespace: namespace.into(),
             name: name.into(),
         }
+    }
+
+    /// A ServiceImport.
+    pub fn import(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            kind: ServiceKind::Import,
+            ..Self::new(namespace, name)
+        }
+    }
+
+    /// `Service shop/reviews`, for sentences.
+    pub fn with_kind(&self) -> String {
+        format!("{} {}/{}", self.kind, self.namespace, self.name)
     }
 }
 
 impl fmt::Display for ServiceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind == ServiceKind::Import {
+            f.write_str(IMPORT)?;
+        }
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
-/// One port of a Service, `namespace/name:port`.
+/// In front of a ServiceImport's name.
+const IMPORT: &str = "serviceimport/";
+
+/// One port of a Service, `namespace/name:port`, or of a ServiceImport, `serviceimport/namespace/name:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServicePort {
     pub service: ServiceId,
@@ -34,6 +73,7 @@ pub struct ServicePort {
 }
 
 impl ServicePort {
+    /// Of a Service.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>, port: u16) -> Self {
         Self {
             service: ServiceId::new(namespace, name),
@@ -48,6 +88,38 @@ impl fmt::Display for ServicePort {
     }
 }
 
+/// The text is no port of a Service.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is neither <namespace>/<name>:<port> nor serviceimport/<namespace>/<name>:<port>")]
+pub struct ServicePortError(String);
+
+impl FromStr for ServicePort {
+    type Err = ServicePortError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_service_port(text).ok_or_else(|| ServicePortError(text.to_owned()))
+    }
+}
+
+fn parse_service_port(text: &str) -> Option<ServicePort> {
+    let (id, port) = text.rsplit_once(':')?;
+    // A namespace may have the name of the prefix: how many parts there are decides.
+    let import = id.strip_prefix(IMPORT).and_then(|id| id.split_once('/'));
+    let service = match import {
+        Some((namespace, name)) => ServiceId::import(namespace, name),
+        None => {
+            let (namespace, name) = id.split_once('/')?;
+            ServiceId::new(namespace, name)
+        }
+    };
+    let port = port.parse().ok()?;
+    let ServiceId {
+        namespace, name, ..
+    } = &service;
+    let valid = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
+    valid.then_some(ServicePort { service, port })
+}
+
 /// What names a resource on the stream between controller and proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceKey {
@@ -55,7 +127,7 @@ pub enum ResourceKey {
     Workload,
     /// `destination/<ip:port>`.
     Destination(SocketAddr),
-    /// `endpoints/<namespace>/<service>:<port>`.
+    /// `endpoints/<namespace>/<service>:<port>`; `endpoints/serviceimport/...` of a ServiceImport.
     Endpoints(ServicePort),
 }
 
@@ -72,7 +144,8 @@ impl fmt::Display for ResourceKey {
 /// The text is no resource key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "resource key {0:?} is neither workload, destination/<ip:port> nor endpoints/<namespace>/<service>:<port>"
+    "resource key {0:?} is neither workload, destination/<ip:port> nor \
+     endpoints/[serviceimport/]<namespace>/<service>:<port>"
 )]
 pub struct ResourceKeyError(String);
 
@@ -83,22 +156,11 @@ impl FromStr for ResourceKey {
         let parsed = match text.split_once('/') {
             None if text == "workload" => Some(Self::Workload),
             Some(("destination", address)) => address.parse().ok().map(Self::Destination),
-            Some(("endpoints", port)) => parse_service_port(port).map(Self::Endpoints),
+            Some(("endpoints", port)) => port.parse().ok().map(Self::Endpoints),
             _ => None,
         };
         parsed.ok_or_else(|| ResourceKeyError(text.to_owned()))
     }
-}
-
-fn parse_service_port(text: &str) -> Option<ServicePort> {
-    let (service, port) = text.rsplit_once(':')?;
-    let (namespace, name) = service.split_once('/')?;
-    let valid = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
-    valid.then(|| {
-        port.parse()
-            .ok()
-            .map(|port| ServicePort::new(namespace, name, port))
-    })?
 }
 
 #[cfg(test)]
@@ -112,9 +174,24 @@ mod tests {
             "destination/10.0.0.1:80",
             "destination/[fd00::1]:443",
             "endpoints/shop/reviews:9080",
+            "endpoints/serviceimport/reviews:9080",
+            "endpoints/serviceimport/shop/reviews:9080",
         ] {
             assert_eq!(text.parse::<ResourceKey>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_service_and_an_import_of_one_name_are_two() {
+        let service = ServicePort::new("shop", "reviews", 80);
+        let import = ServicePort {
+            service: ServiceId::import("shop", "reviews"),
+            port: 80,
+        };
+        assert_ne!(service, import);
+        assert_ne!(service.to_string(), import.to_string());
+        assert_eq!(import.to_string().parse(), Ok(import));
+        assert_eq!(service.to_string().parse(), Ok(service));
     }
 
     #[test]
@@ -125,6 +202,9 @@ mod tests {
             "destination/reviews:80",
             "endpoints/reviews:80",
             "endpoints/a/b/c:80",
+            "endpoints/serviceimport/a/b/c:80",
+            "endpoints/serviceimport//b:80",
+            "endpoints/serviceimport/a/:80",
             "endpoints/a/b:99999",
         ] {
             assert!(text.parse::<ResourceKey>().is_err(), "{text}");

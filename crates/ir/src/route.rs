@@ -194,7 +194,7 @@ pub struct WeightedBackend {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Backend {
-    /// The endpoints of this Service port; its own routes are not applied again.
+    /// The endpoints of this port of a Service or ServiceImport; its own routes are not applied again.
     Service(ServicePort),
     /// Leads nowhere, for this reason: its share of requests is answered with 500.
     Invalid(Arc<str>),

@@ -11,6 +11,7 @@ use weft_api::proto::destination::Target;
 use weft_api::proto::proxy_message::Kind;
 use weft_api::proto::resource::Body;
 use weft_api::proto::service::Routing;
+use weft_api::proto::service_port::Name;
 use weft_api::proto::weighted_backend::Backend;
 
 use super::{Event, Shared};
@@ -171,11 +172,20 @@ fn referenced(destination: &proto::Resource) -> BTreeSet<String> {
     let keys = backends
         .iter()
         .filter_map(|backend| match &backend.backend {
-            Some(Backend::Service(id)) => Some(format!(
-                "endpoints/{}/{}:{}",
-                id.namespace, id.name, id.port
-            )),
+            Some(Backend::Service(id)) => endpoints_key(id),
             _ => None,
         });
     keys.collect()
+}
+
+fn endpoints_key(id: &proto::ServicePort) -> Option<String> {
+    let proto::ServicePort {
+        namespace,
+        name,
+        port,
+    } = id;
+    Some(match name.as_ref()? {
+        Name::Service(name) => format!("endpoints/{namespace}/{name}:{port}"),
+        Name::ServiceImport(name) => format!("endpoints/serviceimport/{namespace}/{name}:{port}"),
+    })
 }

@@ -20,7 +20,7 @@ pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
     let mut needed: std::collections::BTreeSet<ServicePort> = ask
         .endpoints
         .iter()
-        .map(|text| service_port(text))
+        .map(|text| text.parse().expect("NAMESPACE/NAME:PORT"))
         .collect();
     for question in &ask.destinations {
         let (address, namespace) = question
@@ -55,12 +55,6 @@ pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
     let all = all.into_iter().map(|(name, of)| (name, some_mapping(of)));
     let whole = fields(all.chain([("warnings", warnings)]));
     serde_norway::to_string(&whole).expect("YAML")
-}
-
-fn service_port(text: &str) -> ServicePort {
-    let (service, port) = text.split_once(':').expect("NAMESPACE/NAME:PORT");
-    let (namespace, name) = service.split_once('/').expect("NAMESPACE/NAME:PORT");
-    ServicePort::new(namespace, name, port.parse().expect("a port"))
 }
 
 fn destination(destination: &Destination) -> Value {
