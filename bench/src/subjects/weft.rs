@@ -114,6 +114,7 @@ fn configure(
             address: server,
             identity: Some(identity.clone()),
         }],
+        tls: None,
     });
     controller.set_destination(&Destination {
         address: service,

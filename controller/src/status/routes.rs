@@ -201,6 +201,8 @@ impl RouteWriter {
             RouteKind::Grpc => &self.kinds.grpc_route,
             RouteKind::Tls => &self.kinds.tls_route,
             RouteKind::Tcp => &self.kinds.tcp_route,
+            // Only Gateways are its parents.
+            RouteKind::Udp => return None,
         };
         let Served::As(kind) = &*served.borrow() else {
             return None;

@@ -99,7 +99,7 @@ impl Session {
         let keys: Vec<_> = session.held.keys().cloned().collect();
         for key in keys {
             match key {
-                ResourceKey::Workload => {}
+                ResourceKey::Workload | ResourceKey::Gateway | ResourceKey::Port(..) => {}
                 ResourceKey::Destination(address) => session.watch(address)?,
                 ResourceKey::Endpoints(id) => drop(session.stale.sets.insert(id)),
             }

@@ -15,6 +15,8 @@ use weft_ir::{
 
 use crate::{Resource, proto};
 
+mod gateway;
+
 /// A message that does not say what its type promises.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -52,6 +54,18 @@ pub fn resource(wire: proto::Resource) -> Decoded<(ResourceKey, u64, Resource)> 
                 )));
             }
             Resource::Endpoints(set)
+        }
+        (ResourceKey::Gateway, Body::Gateway(wire)) => Resource::Gateway(gateway::gateway(wire)?),
+        (ResourceKey::Port(transport, number), Body::Port(wire)) => {
+            let port = gateway::gateway_port(wire)?;
+            if (port.transport(), port.port) != (*transport, *number) {
+                return Err(invalid("port.port")(&format_args!(
+                    "{}/{} under the key {key}",
+                    port.transport(),
+                    port.port
+                )));
+            }
+            Resource::Port(port)
         }
         _ => {
             return Err(invalid("body")(&format_args!(
@@ -184,6 +198,10 @@ fn endpoint_set(wire: proto::EndpointSet) -> Decoded<EndpointSet> {
         id,
         protocol,
         endpoints: all(wire.endpoints, endpoint)?,
+        tls: wire
+            .tls
+            .map(|tls| gateway::backend_tls(tls).map(Arc::new))
+            .transpose()?,
     })
 }
 
@@ -287,6 +305,7 @@ fn route_id(wire: proto::Route) -> Decoded<RouteId> {
         proto::route::Kind::Grpc => RouteKind::Grpc,
         proto::route::Kind::Tls => RouteKind::Tls,
         proto::route::Kind::Tcp => RouteKind::Tcp,
+        proto::route::Kind::Udp => RouteKind::Udp,
         proto::route::Kind::Unspecified => return Err(DecodeError::Absent("route.kind")),
     };
     Ok(RouteId {

@@ -14,6 +14,10 @@ use weft_ir::{
 use crate::proto;
 use proto::resource::Body;
 
+mod gateway;
+
+pub use gateway::{gateway, gateway_port};
+
 /// The resource of the proxy's own pod.
 pub fn workload(of: &Workload) -> proto::Resource {
     let Workload {
@@ -69,11 +73,13 @@ pub fn endpoints(of: &EndpointSet) -> proto::Resource {
         id,
         protocol: speaks,
         endpoints,
+        tls,
     } = of;
     let body = Body::Endpoints(proto::EndpointSet {
         id: Some(service_port(id)),
         protocol: protocol(*speaks).into(),
         endpoints: endpoints.iter().map(endpoint).collect(),
+        tls: tls.as_deref().map(gateway::backend_tls),
     });
     resource(&ResourceKey::Endpoints(id.clone()), body)
 }
@@ -207,6 +213,7 @@ fn route_id(of: &RouteId) -> proto::Route {
         RouteKind::Grpc => proto::route::Kind::Grpc,
         RouteKind::Tls => proto::route::Kind::Tls,
         RouteKind::Tcp => proto::route::Kind::Tcp,
+        RouteKind::Udp => proto::route::Kind::Udp,
     };
     proto::Route {
         kind: kind.into(),

@@ -7,7 +7,7 @@ pub mod alpn;
 pub mod decode;
 pub mod encode;
 
-use weft_ir::{Destination, EndpointSet, Workload};
+use weft_ir::{Destination, EndpointSet, Gateway, GatewayPort, Workload};
 
 /// The generated messages, client and server.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
@@ -21,6 +21,8 @@ pub enum Resource {
     Workload(Workload),
     Destination(Destination),
     Endpoints(EndpointSet),
+    Gateway(Gateway),
+    Port(GatewayPort),
 }
 
 /// The audience that a proxy's service-account token must be made for.

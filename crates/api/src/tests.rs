@@ -7,6 +7,8 @@ use weft_ir::*;
 
 use crate::{Resource, decode, encode, proto};
 
+mod gateway;
+
 fn everything() -> Destination {
     let pair = |name: &'static str| (HeaderName::from_static(name), HeaderValue::from_static("1"));
     let edit = HeaderEdit {
@@ -183,6 +185,7 @@ fn what_is_encoded_decodes_to_the_same() {
         id: ServicePort::new("shop", "v1", 80),
         protocol: Protocol::Grpc,
         endpoints: vec![pod()],
+        tls: None,
     };
     let workload = Workload {
         identity: pod().identity.unwrap(),

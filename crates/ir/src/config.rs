@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::{ConnectionRule, Identity, Rule, ServicePort, TlsRule, WeightedBackend};
+use crate::{BackendTls, ConnectionRule, Identity, Rule, ServicePort, TlsRule, WeightedBackend};
 
 /// What the proxy is told of its own pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,6 +108,8 @@ pub struct EndpointSet {
     pub id: ServicePort,
     pub protocol: Protocol,
     pub endpoints: Vec<Endpoint>,
+    /// For gateways: TLS to the application itself, within mutual TLS where the endpoint has a proxy.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -7,6 +7,8 @@
 mod config;
 mod connection;
 mod cors;
+mod gateway;
+mod hosts;
 mod identity;
 mod matching;
 mod names;
@@ -19,6 +21,12 @@ pub use config::{
 };
 pub use connection::{ConnectionRule, HostPattern, HostPatternError, TlsRule, find_tls};
 pub use cors::{Allowed, Cors, OriginError, OriginHost, OriginPattern};
+pub use gateway::{
+    AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
+    HttpListener, KeyPair, ServerTls, Serving, StreamListener, TlsListener, TlsServing, Transport,
+    VirtualHost,
+};
+pub use hosts::{HostMap, bare_host};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use matching::{Matched, RouteTable};
 pub use names::{

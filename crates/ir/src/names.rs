@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use crate::Transport;
+
 /// Of which kind an object is that names endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServiceKind {
@@ -129,6 +131,10 @@ pub enum ResourceKey {
     Destination(SocketAddr),
     /// `endpoints/<namespace>/<service>:<port>`; `endpoints/serviceimport/...` of a ServiceImport.
     Endpoints(ServicePort),
+    /// `gateway`: what holds for all of the proxy's own gateway.
+    Gateway,
+    /// `port/tcp/<port>` or `port/udp/<port>`: a port that the proxy's own gateway listens on.
+    Port(Transport, u16),
 }
 
 impl fmt::Display for ResourceKey {
@@ -137,6 +143,8 @@ impl fmt::Display for ResourceKey {
             Self::Workload => f.write_str("workload"),
             Self::Destination(address) => write!(f, "destination/{address}"),
             Self::Endpoints(port) => write!(f, "endpoints/{port}"),
+            Self::Gateway => f.write_str("gateway"),
+            Self::Port(transport, port) => write!(f, "port/{transport}/{port}"),
         }
     }
 }
@@ -144,8 +152,8 @@ impl fmt::Display for ResourceKey {
 /// The text is no resource key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "resource key {0:?} is neither workload, destination/<ip:port> nor \
-     endpoints/[serviceimport/]<namespace>/<service>:<port>"
+    "resource key {0:?} is none of workload, destination/<ip:port>, \
+     endpoints/[serviceimport/]<namespace>/<service>:<port>, gateway, port/<tcp or udp>/<port>"
 )]
 pub struct ResourceKeyError(String);
 
@@ -155,12 +163,24 @@ impl FromStr for ResourceKey {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parsed = match text.split_once('/') {
             None if text == "workload" => Some(Self::Workload),
+            None if text == "gateway" => Some(Self::Gateway),
             Some(("destination", address)) => address.parse().ok().map(Self::Destination),
+            Some(("port", port)) => parse_port(port),
             Some(("endpoints", port)) => port.parse().ok().map(Self::Endpoints),
             _ => None,
         };
         parsed.ok_or_else(|| ResourceKeyError(text.to_owned()))
     }
+}
+
+fn parse_port(text: &str) -> Option<ResourceKey> {
+    let (transport, port) = text.split_once('/')?;
+    let transport = match transport {
+        "tcp" => Transport::Tcp,
+        "udp" => Transport::Udp,
+        _ => return None,
+    };
+    Some(ResourceKey::Port(transport, port.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -176,6 +196,9 @@ mod tests {
             "endpoints/shop/reviews:9080",
             "endpoints/serviceimport/reviews:9080",
             "endpoints/serviceimport/shop/reviews:9080",
+            "gateway",
+            "port/tcp/443",
+            "port/udp/53",
         ] {
             assert_eq!(text.parse::<ResourceKey>().unwrap().to_string(), text);
         }
@@ -206,6 +229,8 @@ mod tests {
             "endpoints/serviceimport//b:80",
             "endpoints/serviceimport/a/:80",
             "endpoints/a/b:99999",
+            "port/sctp/80",
+            "port/tcp",
         ] {
             assert!(text.parse::<ResourceKey>().is_err(), "{text}");
         }

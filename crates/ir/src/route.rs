@@ -17,6 +17,7 @@ pub enum RouteKind {
     Http,
     Tls,
     Tcp,
+    Udp,
 }
 
 impl fmt::Display for RouteKind {
@@ -26,6 +27,7 @@ impl fmt::Display for RouteKind {
             Self::Grpc => "GRPCRoute",
             Self::Tls => "TLSRoute",
             Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
         })
     }
 }

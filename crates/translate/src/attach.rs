@@ -119,7 +119,7 @@ fn ports(
                 "speaks TLS or opaque TCP by its appProtocol or name, and cannot be routed by request; set \
                  appProtocol: http if it speaks HTTP"
             }
-            RouteKind::Tls | RouteKind::Tcp => {
+            RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => {
                 "speaks HTTP without TLS by its appProtocol or name, and cannot be routed by the name of a TLS server; \
                  set appProtocol: tls if it speaks TLS"
             }
@@ -136,6 +136,8 @@ fn fits(kind: RouteKind, speaks: Protocol) -> bool {
         RouteKind::Http | RouteKind::Grpc => plain_http || speaks == Protocol::Detect,
         RouteKind::Tls => !plain_http,
         RouteKind::Tcp => true,
+        // No Service of TCP is a parent for datagrams.
+        RouteKind::Udp => false,
     }
 }
 

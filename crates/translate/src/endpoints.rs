@@ -136,6 +136,7 @@ fn endpoint_set(
         id,
         protocol: port.protocol,
         endpoints,
+        tls: None,
     }
 }
 

@@ -126,6 +126,7 @@ fn status_order(status: &RouteStatus) -> (u8, &str, &str) {
         RouteKind::Grpc => 1,
         RouteKind::Tls => 2,
         RouteKind::Tcp => 3,
+        RouteKind::Udp => 4,
     };
     (kind, &status.namespace, &status.name)
 }

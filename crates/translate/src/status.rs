@@ -77,7 +77,9 @@ fn conditions(
         let why = join(faults.iter().map(|(_, fault)| fault));
         let wrong = match route.id.kind {
             RouteKind::Grpc | RouteKind::Http => "answered with 500",
-            RouteKind::Tls | RouteKind::Tcp => "without effect, or its connections are closed",
+            RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => {
+                "without effect, or its connections are closed"
+            }
         };
         let message = format!(
             "Dropped Rule {rules}: what is wrong there is {wrong}, all else is in force. {why}"
@@ -158,6 +160,7 @@ fn precedence(kind: RouteKind) -> &'static str {
         RouteKind::Grpc | RouteKind::Http => "a GRPCRoute goes before an HTTPRoute",
         RouteKind::Tls => "a GRPCRoute or HTTPRoute goes before a TLSRoute",
         RouteKind::Tcp => "a route of another kind, or an older TCPRoute, goes before a TCPRoute",
+        RouteKind::Udp => "an older UDPRoute goes before a UDPRoute",
     }
 }
 
@@ -165,7 +168,7 @@ fn precedence(kind: RouteKind) -> &'static str {
 fn without_rule(kind: RouteKind) -> &'static str {
     match kind {
         RouteKind::Grpc | RouteKind::Http => "requests are answered with 500",
-        RouteKind::Tls | RouteKind::Tcp => "connections are closed",
+        RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => "connections are closed",
     }
 }
 

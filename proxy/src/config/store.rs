@@ -402,6 +402,9 @@ impl Change {
             Resource::Workload(workload) => self.workload = Some(workload),
             Resource::Destination(destination) => self.destinations.push(destination),
             Resource::Endpoints(set) => self.endpoints.push(set),
+            Resource::Gateway(_) | Resource::Port(_) => {
+                return Err("this proxy is a sidecar, and belongs to no gateway".to_owned());
+            }
         }
         self.versions.push((key, version));
         Ok(())

@@ -188,6 +188,7 @@ pub fn endpoints(name: &str, protocol: Protocol, endpoints: &[Endpoint]) -> prot
         id: port(name),
         protocol,
         endpoints: endpoints.to_vec(),
+        tls: None,
     })
 }
 

@@ -49,6 +49,7 @@ fn endpoints(name: &str, addresses: &[&str]) -> proto::Resource {
         id: ServicePort::new("shop", name, 80),
         protocol: Protocol::Http1,
         endpoints: endpoints.collect(),
+        tls: None,
     })
 }
 

@@ -1,0 +1,164 @@
+//! Gateways from the wire. Certificates and keys are taken as they are: who uses them reads them.
+
+use weft_ir::{
+    AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
+    HostPattern, HttpListener, KeyPair, ServerTls, Serving, StreamListener, TlsListener,
+    TlsServing, VirtualHost,
+};
+
+use super::{DecodeError, Decoded, all, connection_rule, invalid, rule, tls_rule};
+use crate::proto;
+
+pub(super) fn gateway(wire: proto::Gateway) -> Decoded<Gateway> {
+    let proto::Gateway {
+        namespace,
+        name,
+        client_certificate,
+        trusted_hops,
+        proxy_protocol,
+    } = wire;
+    Ok(Gateway {
+        id: GatewayId::new(namespace, name),
+        client_certificate: client_certificate.map(key_pair),
+        trusted_hops,
+        proxy_protocol,
+    })
+}
+
+pub(super) fn gateway_port(wire: proto::GatewayPort) -> Decoded<GatewayPort> {
+    use proto::gateway_port::Serving as Wire;
+    let proto::GatewayPort { port, serving } = wire;
+    let port = u16::try_from(port).ok().filter(|port| *port > 0);
+    let port = port.ok_or_else(|| invalid("port.port")(&"no port number"))?;
+    let serving = match serving.ok_or(DecodeError::Absent("port.serving"))? {
+        Wire::Http(wire) => Serving::Http(all(wire.listeners, http_listener)?),
+        Wire::Tls(wire) => Serving::Tls(all(wire.listeners, tls_listener)?),
+        Wire::Tcp(wire) => Serving::Tcp(stream_listener(wire)?),
+        Wire::Udp(wire) => Serving::Udp(stream_listener(wire)?),
+    };
+    Ok(GatewayPort { port, serving })
+}
+
+fn key_pair(wire: proto::KeyPair) -> KeyPair {
+    let proto::KeyPair { chain, key } = wire;
+    KeyPair {
+        chain: (*chain).into(),
+        key: (*key).into(),
+    }
+}
+
+fn http_listener(wire: proto::HttpListener) -> Decoded<HttpListener> {
+    let proto::HttpListener {
+        name,
+        hostname,
+        hosts,
+    } = wire;
+    Ok(HttpListener {
+        name: name.into(),
+        hostname: host(&hostname)?,
+        hosts: all(hosts, virtual_host)?,
+    })
+}
+
+fn host(text: &str) -> Decoded<Option<HostPattern>> {
+    let parse = |text: &str| text.parse::<HostPattern>();
+    let named = (!text.is_empty()).then(|| parse(text));
+    named
+        .transpose()
+        .map_err(|error| invalid("listener.hostname")(&error))
+}
+
+fn virtual_host(wire: proto::VirtualHost) -> Decoded<VirtualHost> {
+    let proto::VirtualHost { host: name, rules } = wire;
+    Ok(VirtualHost {
+        host: host(&name)?,
+        rules: all(rules, rule)?,
+    })
+}
+
+fn tls_listener(wire: proto::TlsListener) -> Decoded<TlsListener> {
+    use proto::tls_listener::Serving as Wire;
+    let proto::TlsListener {
+        name,
+        hostname,
+        tls,
+        serving,
+    } = wire;
+    let tls = tls.map(server_tls).transpose()?;
+    let serving = match (serving.ok_or(DecodeError::Absent("listener.serving"))?, tls) {
+        (Wire::Http(wire), Some(tls)) => TlsServing::Http {
+            tls,
+            hosts: all(wire.hosts, virtual_host)?,
+        },
+        (Wire::Http(_), None) => return Err(DecodeError::Absent("listener.tls")),
+        (Wire::Bytes(wire), Some(tls)) => TlsServing::Terminate {
+            tls,
+            rules: all(wire.rules, tls_rule)?,
+        },
+        (Wire::Bytes(wire), None) => TlsServing::Passthrough {
+            rules: all(wire.rules, tls_rule)?,
+        },
+    };
+    Ok(TlsListener {
+        name: name.into(),
+        hostname: host(&hostname)?,
+        serving,
+    })
+}
+
+fn server_tls(wire: proto::ServerTls) -> Decoded<ServerTls> {
+    let proto::ServerTls {
+        certificates,
+        clients,
+    } = wire;
+    if certificates.is_empty() {
+        return Err(DecodeError::Absent("tls.certificates"));
+    }
+    let validation = |wire: proto::ClientValidation| ClientValidation {
+        roots: (*wire.roots).into(),
+        insecure_fallback: wire.insecure_fallback,
+    };
+    Ok(ServerTls {
+        certificates: certificates.into_iter().map(key_pair).collect(),
+        clients: clients.map(validation),
+    })
+}
+
+fn stream_listener(wire: proto::StreamListener) -> Decoded<StreamListener> {
+    let proto::StreamListener { name, rule } = wire;
+    Ok(StreamListener {
+        name: name.into(),
+        rule: rule.map(connection_rule).transpose()?,
+    })
+}
+
+pub(super) fn backend_tls(wire: proto::BackendTls) -> Decoded<BackendTls> {
+    use proto::alternative_name::Kind;
+    let proto::BackendTls {
+        hostname,
+        alternative_names,
+        roots,
+        system_roots,
+    } = wire;
+    let alternative = |wire: proto::AlternativeName| {
+        // A name that is not understood must not be left out: fewer names would be a weaker check.
+        Ok(
+            match wire
+                .kind
+                .ok_or(DecodeError::Absent("tls.alternative_names"))?
+            {
+                Kind::Dns(name) => AlternativeName::Dns(name.into()),
+                Kind::Uri(name) => AlternativeName::Uri(name.into()),
+            },
+        )
+    };
+    Ok(BackendTls {
+        hostname: hostname.into(),
+        alternative_names: all(alternative_names, alternative)?,
+        roots: if system_roots {
+            BackendRoots::System
+        } else {
+            BackendRoots::Pem((*roots).into())
+        },
+    })
+}

@@ -1,0 +1,163 @@
+//! Gateways to the wire.
+
+use weft_ir::{
+    AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
+    HostPattern, HttpListener, KeyPair, ResourceKey, ServerTls, Serving, StreamListener,
+    TlsListener, TlsServing, VirtualHost,
+};
+
+use super::{Body, connection_rule, resource, rule, tls_rule};
+use crate::proto;
+
+/// The resource of what holds for all of a gateway.
+pub fn gateway(of: &Gateway) -> proto::Resource {
+    let Gateway {
+        id: GatewayId { namespace, name },
+        client_certificate,
+        trusted_hops,
+        proxy_protocol,
+    } = of;
+    let body = Body::Gateway(proto::Gateway {
+        namespace: namespace.to_string(),
+        name: name.to_string(),
+        client_certificate: client_certificate.as_ref().map(key_pair),
+        trusted_hops: *trusted_hops,
+        proxy_protocol: *proxy_protocol,
+    });
+    resource(&ResourceKey::Gateway, body)
+}
+
+/// The resource of a port that a gateway listens on.
+pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
+    use proto::gateway_port::Serving as Wire;
+    let GatewayPort { port, serving } = of;
+    let serving = match serving {
+        Serving::Http(listeners) => Wire::Http(proto::HttpListeners {
+            listeners: listeners.iter().map(http_listener).collect(),
+        }),
+        Serving::Tls(listeners) => Wire::Tls(proto::TlsListeners {
+            listeners: listeners.iter().map(tls_listener).collect(),
+        }),
+        Serving::Tcp(listener) => Wire::Tcp(stream_listener(listener)),
+        Serving::Udp(listener) => Wire::Udp(stream_listener(listener)),
+    };
+    let body = Body::Port(proto::GatewayPort {
+        port: u32::from(*port),
+        serving: Some(serving),
+    });
+    resource(&ResourceKey::Port(of.transport(), *port), body)
+}
+
+fn key_pair(of: &KeyPair) -> proto::KeyPair {
+    let KeyPair { chain, key } = of;
+    proto::KeyPair {
+        chain: chain.to_vec().into(),
+        key: key.to_vec().into(),
+    }
+}
+
+fn http_listener(of: &HttpListener) -> proto::HttpListener {
+    let HttpListener {
+        name,
+        hostname,
+        hosts,
+    } = of;
+    proto::HttpListener {
+        name: name.to_string(),
+        hostname: host(hostname.as_ref()),
+        hosts: hosts.iter().map(virtual_host).collect(),
+    }
+}
+
+fn host(of: Option<&HostPattern>) -> String {
+    of.map(ToString::to_string).unwrap_or_default()
+}
+
+fn virtual_host(of: &VirtualHost) -> proto::VirtualHost {
+    let VirtualHost { host: name, rules } = of;
+    proto::VirtualHost {
+        host: host(name.as_ref()),
+        rules: rules.iter().map(rule).collect(),
+    }
+}
+
+fn tls_listener(of: &TlsListener) -> proto::TlsListener {
+    use proto::tls_listener::Serving as Wire;
+    let TlsListener {
+        name,
+        hostname,
+        serving,
+    } = of;
+    let bytes = |rules: &[weft_ir::TlsRule]| {
+        Wire::Bytes(proto::TlsRouting {
+            rules: rules.iter().map(tls_rule).collect(),
+        })
+    };
+    let (tls, serving) = match serving {
+        TlsServing::Http { tls, hosts } => {
+            let hosts = hosts.iter().map(virtual_host).collect();
+            (Some(tls), Wire::Http(proto::VirtualHosts { hosts }))
+        }
+        TlsServing::Terminate { tls, rules } => (Some(tls), bytes(rules)),
+        TlsServing::Passthrough { rules } => (None, bytes(rules)),
+    };
+    proto::TlsListener {
+        name: name.to_string(),
+        hostname: host(hostname.as_ref()),
+        tls: tls.map(server_tls),
+        serving: Some(serving),
+    }
+}
+
+fn server_tls(of: &ServerTls) -> proto::ServerTls {
+    let ServerTls {
+        certificates,
+        clients,
+    } = of;
+    let validation = |of: &ClientValidation| {
+        let ClientValidation {
+            roots,
+            insecure_fallback,
+        } = of;
+        proto::ClientValidation {
+            roots: roots.to_vec().into(),
+            insecure_fallback: *insecure_fallback,
+        }
+    };
+    proto::ServerTls {
+        certificates: certificates.iter().map(key_pair).collect(),
+        clients: clients.as_ref().map(validation),
+    }
+}
+
+fn stream_listener(of: &StreamListener) -> proto::StreamListener {
+    let StreamListener { name, rule } = of;
+    proto::StreamListener {
+        name: name.to_string(),
+        rule: rule.as_ref().map(connection_rule),
+    }
+}
+
+pub(super) fn backend_tls(of: &BackendTls) -> proto::BackendTls {
+    use proto::alternative_name::Kind;
+    let BackendTls {
+        hostname,
+        alternative_names,
+        roots,
+    } = of;
+    let alternative = |of: &AlternativeName| proto::AlternativeName {
+        kind: Some(match of {
+            AlternativeName::Dns(name) => Kind::Dns(name.to_string()),
+            AlternativeName::Uri(name) => Kind::Uri(name.to_string()),
+        }),
+    };
+    proto::BackendTls {
+        hostname: hostname.to_string(),
+        alternative_names: alternative_names.iter().map(alternative).collect(),
+        roots: match roots {
+            BackendRoots::System => Vec::new().into(),
+            BackendRoots::Pem(pem) => pem.to_vec().into(),
+        },
+        system_roots: *roots == BackendRoots::System,
+    }
+}

@@ -1,0 +1,159 @@
+//! Gateways and TLS to backends, there and back.
+
+use weft_ir::*;
+
+use super::{connections, everything, pod};
+use crate::{Resource, decode, encode, proto};
+
+fn rules() -> Vec<Rule> {
+    let Target::Service(service) = everything().target else {
+        panic!("no service")
+    };
+    let Routing::Http(rules) = &service.routing else {
+        panic!("no rules")
+    };
+    rules.clone()
+}
+
+fn pair() -> KeyPair {
+    KeyPair {
+        chain: b"chain".as_slice().into(),
+        key: b"key".as_slice().into(),
+    }
+}
+
+fn tls() -> ServerTls {
+    ServerTls {
+        certificates: vec![pair(), pair()],
+        clients: Some(ClientValidation {
+            roots: b"roots".as_slice().into(),
+            insecure_fallback: true,
+        }),
+    }
+}
+
+fn ports() -> [GatewayPort; 4] {
+    let hosts = || {
+        [Some("*.example.com".parse().unwrap()), None]
+            .map(|host| VirtualHost {
+                host,
+                rules: rules(),
+            })
+            .to_vec()
+    };
+    let [Routing::Tls(by_name), Routing::Tcp(bytes)] = connections() else {
+        panic!("other connections")
+    };
+    let http = HttpListener {
+        name: "web".into(),
+        hostname: None,
+        hosts: hosts(),
+    };
+    let terminated = TlsServing::Http {
+        tls: tls(),
+        hosts: hosts(),
+    };
+    let within = TlsServing::Terminate {
+        tls: ServerTls {
+            clients: None,
+            ..tls()
+        },
+        rules: by_name.clone(),
+    };
+    let passed = TlsServing::Passthrough { rules: by_name };
+    let listeners = [terminated, within, passed].map(|serving| TlsListener {
+        name: "secure".into(),
+        hostname: Some("shop.example.com".parse().unwrap()),
+        serving,
+    });
+    let mut datagrams = bytes.clone();
+    datagrams.route.kind = RouteKind::Udp;
+    let stream = |rule| StreamListener {
+        name: "bytes".into(),
+        rule,
+    };
+    [
+        (80, Serving::Http(vec![http])),
+        (443, Serving::Tls(listeners.into())),
+        (5432, Serving::Tcp(stream(Some(bytes)))),
+        (53, Serving::Udp(stream(Some(datagrams)))),
+    ]
+    .map(|(port, serving)| GatewayPort { port, serving })
+}
+
+fn set() -> EndpointSet {
+    EndpointSet {
+        id: ServicePort::new("shop", "v1", 443),
+        protocol: Protocol::Http1,
+        endpoints: vec![pod()],
+        tls: Some(
+            BackendTls {
+                hostname: "v1.example.com".into(),
+                alternative_names: vec![
+                    AlternativeName::Dns("*.example.com".into()),
+                    AlternativeName::Uri("spiffe://example.com/v1".into()),
+                ],
+                roots: BackendRoots::Pem(b"roots".as_slice().into()),
+            }
+            .into(),
+        ),
+    }
+}
+
+#[test]
+fn what_is_encoded_decodes_to_the_same() {
+    let gateway = Gateway {
+        id: GatewayId::new("infra", "shared"),
+        client_certificate: Some(pair()),
+        trusted_hops: 2,
+        proxy_protocol: true,
+    };
+    let mut rows = vec![
+        (encode::gateway(&gateway), Resource::Gateway(gateway)),
+        (encode::endpoints(&set()), Resource::Endpoints(set())),
+    ];
+    for port in ports() {
+        rows.push((encode::gateway_port(&port), Resource::Port(port)));
+    }
+    for (wire, whole) in rows {
+        let (key, _, decoded) = decode::resource(wire.clone()).unwrap();
+        assert_eq!(decoded, whole);
+        assert_eq!(key.to_string(), wire.key);
+    }
+}
+
+#[test]
+fn a_port_under_another_key_is_refused() {
+    let [http, ..] = ports();
+    let mut wire = encode::gateway_port(&http);
+    wire.key = "port/udp/80".into();
+    let refused = decode::resource(wire).unwrap_err().to_string();
+    assert!(refused.contains("tcp/80"), "{refused}");
+}
+
+/// Nothing that is absent may make a check weaker than it was meant to be.
+#[test]
+fn what_is_not_understood_weakens_no_check() {
+    type Break = fn(&mut proto::BackendTls);
+    let mut open = encode::endpoints(&set());
+    let breaks: [Break; 2] = [
+        |tls| tls.alternative_names[0].kind = None,
+        |tls| tls.roots.clear(),
+    ];
+    let mut broken = breaks.map(|breaks| {
+        let mut wire = open.clone();
+        let Some(proto::resource::Body::Endpoints(set)) = &mut wire.body else {
+            panic!("no endpoints")
+        };
+        breaks(set.tls.as_mut().unwrap());
+        decode::resource(wire)
+    });
+    assert!(broken[0].is_err());
+    let Ok((_, _, Resource::Endpoints(set))) = &mut broken[1] else {
+        panic!("no endpoints")
+    };
+    let roots = &set.tls.as_ref().unwrap().roots;
+    assert_eq!(*roots, BackendRoots::Pem([].into()));
+    open.body = None;
+    assert!(decode::resource(open).is_err());
+}

@@ -1,0 +1,125 @@
+//! Which of several host names and wildcards fits a host best.
+//!
+//! Source: Gateway API v1.6.3, `Listener.hostname` and `HTTPRouteSpec.hostnames`: an exact name goes before a wildcard,
+//! a longer wildcard before a shorter one, and any of them before none.
+
+use std::collections::HashMap;
+
+use crate::HostPattern;
+
+/// Values by host: looked up in time that depends on the host alone.
+#[derive(Clone, Debug)]
+pub struct HostMap<T> {
+    exact: HashMap<String, T>,
+    /// By what comes after `*`, with its dot.
+    below: HashMap<String, T>,
+    any: Option<T>,
+}
+
+impl<T> Default for HostMap<T> {
+    fn default() -> Self {
+        Self {
+            exact: HashMap::new(),
+            below: HashMap::new(),
+            any: None,
+        }
+    }
+}
+
+impl<T> HostMap<T> {
+    /// Sets the value of a pattern, `None`: any host, and no host. Returns the value that it had.
+    pub fn insert(&mut self, pattern: Option<HostPattern>, value: T) -> Option<T> {
+        match pattern {
+            Some(HostPattern::Exact(host)) => self.exact.insert(host, value),
+            Some(HostPattern::Below(suffix)) => self.below.insert(suffix, value),
+            None => self.any.replace(value),
+        }
+    }
+
+    /// The values whose patterns fit `host`, the closest first. `host` is in lower case, without port and final dot;
+    /// `None`: the client named none.
+    pub fn fitting<'a>(&'a self, host: Option<&'a str>) -> impl Iterator<Item = &'a T> {
+        let exact = host.and_then(|host| self.exact.get(host));
+        let dots = host.filter(|_| !self.below.is_empty());
+        let below = dots.into_iter().flat_map(move |host| {
+            let dots = host.match_indices('.').filter(|(at, _)| *at > 0);
+            dots.filter_map(|(at, _)| self.below.get(&host[at..]))
+        });
+        exact.into_iter().chain(below).chain(&self.any)
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.exact
+            .values()
+            .chain(self.below.values())
+            .chain(&self.any)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.below.is_empty() && self.any.is_none()
+    }
+}
+
+/// A host as it stands in `Host`, `:authority` or a ClientHello, as [`HostMap::fitting`] takes it: without port and final
+/// dot. The caller lowers its case.
+pub fn bare_host(authority: &str) -> &str {
+    let host = match authority.rsplit_once(':') {
+        // The colons of `[::1]` are the address's own.
+        Some((host, port)) if !port.ends_with(']') => host,
+        _ => authority,
+    };
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_comes_first() {
+        let mut map = HostMap::default();
+        for pattern in ["a.example.com", "*.example.com", "*.b.example.com", "*.com"] {
+            map.insert(Some(pattern.parse().unwrap()), pattern);
+        }
+        let fitting = |host| map.fitting(host).copied().collect::<Vec<_>>();
+        for (host, patterns) in [
+            (
+                "a.example.com",
+                &["a.example.com", "*.example.com", "*.com"][..],
+            ),
+            ("b.example.com", &["*.example.com", "*.com"]),
+            (
+                "c.b.example.com",
+                &["*.b.example.com", "*.example.com", "*.com"],
+            ),
+            ("example.com", &["*.com"]),
+            ("com", &[]),
+            (".com", &[]),
+            ("example.org", &[]),
+            ("", &[]),
+        ] {
+            assert_eq!(fitting(Some(host)), patterns, "{host}");
+        }
+        assert!(fitting(None).is_empty());
+        map.insert(None, "any");
+        let last = |host| map.fitting(host).last().copied();
+        assert_eq!(last(Some("example.org")), Some("any"));
+        assert_eq!(last(None), Some("any"));
+    }
+
+    #[test]
+    fn a_host_is_bare_without_port_and_final_dot() {
+        for (authority, host) in [
+            ("example.com", "example.com"),
+            ("example.com:8443", "example.com"),
+            ("example.com.", "example.com"),
+            ("example.com.:80", "example.com"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("10.0.0.1:80", "10.0.0.1"),
+            ("", ""),
+        ] {
+            assert_eq!(bare_host(authority), host, "{authority}");
+        }
+    }
+}
