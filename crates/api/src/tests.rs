@@ -163,6 +163,7 @@ fn a_service_of_an_unknown_kind_is_refused() {
         id: import("v1"),
         protocol: Protocol::Http1,
         endpoints: vec![pod()],
+        tls: None,
     };
     let mut wire = encode::endpoints(&set);
     let Some(proto::resource::Body::Endpoints(endpoints)) = &mut wire.body else {
@@ -180,6 +181,7 @@ fn what_is_encoded_decodes_to_the_same() {
         id: import("v1"),
         protocol: Protocol::Http1,
         endpoints: vec![pod()],
+        tls: None,
     };
     let set = EndpointSet {
         id: ServicePort::new("shop", "v1", 80),
