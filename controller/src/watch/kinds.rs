@@ -1,4 +1,4 @@
-//! Which version of the kinds of the Gateway API the cluster serves, kept current while definitions come and go.
+//! Which version of the kinds of the Gateway API and of ServiceImport the cluster serves, kept current while definitions come and go.
 
 use std::time::Duration;
 
@@ -53,6 +53,12 @@ pub const TCP_ROUTE: Wanted = Wanted {
     group: GATEWAY_GROUP,
     kind: "TCPRoute",
     versions: &["v1", "v1alpha2"],
+};
+
+pub const SERVICE_IMPORT: Wanted = Wanted {
+    group: "multicluster.x-k8s.io",
+    kind: "ServiceImport",
+    versions: &["v1beta1", "v1alpha1"],
 };
 
 pub const MESH: Wanted = Wanted {

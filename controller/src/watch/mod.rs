@@ -30,6 +30,7 @@ use follow::{Follower, follow};
 #[derive(Debug, Default)]
 pub struct World {
     pub services: Arc<Store<objects::Service>>,
+    pub service_imports: Arc<Store<objects::ServiceImport>>,
     pub endpoint_slices: Arc<Store<objects::EndpointSlice>>,
     pub pods: Arc<Store<objects::Pod>>,
     pub namespaces: Arc<Store<objects::Namespace>>,
@@ -44,6 +45,7 @@ impl World {
     /// Whether every kind was listed to its end at least once.
     pub fn listed(&self) -> bool {
         self.services.listed()
+            && self.service_imports.listed()
             && self.endpoint_slices.listed()
             && self.pods.listed()
             && self.namespaces.listed()
@@ -57,6 +59,7 @@ impl World {
     pub fn objects(&self) -> Objects {
         Objects {
             services: self.services.objects(),
+            service_imports: self.service_imports.objects_if_served(),
             endpoint_slices: self.endpoint_slices.objects(),
             pods: self.pods.objects(),
             namespaces: self.namespaces.objects(),
@@ -113,6 +116,12 @@ pub fn start(
     let (tell_grpc, grpc_route) = watch::channel(Served::Unknown);
     let (tell_tls, tls_route) = watch::channel(Served::Unknown);
     let (tell_tcp, tcp_route) = watch::channel(Served::Unknown);
+    let (tell_imports, imports) = watch::channel(Served::Unknown);
+    tasks.spawn(follow(
+        follower.clone(),
+        imports,
+        Arc::clone(&world.service_imports),
+    ));
     let (tell_mesh, mesh) = watch::channel(Served::Unknown);
     tasks.spawn(follow(
         follower.clone(),
@@ -139,6 +148,7 @@ pub fn start(
         (kinds::GRPC_ROUTE, tell_grpc),
         (kinds::TLS_ROUTE, tell_tls),
         (kinds::TCP_ROUTE, tell_tcp),
+        (kinds::SERVICE_IMPORT, tell_imports),
         (kinds::MESH, tell_mesh),
     ];
     tasks.spawn(kinds::discover(client.clone(), found, stop.clone()));

@@ -40,6 +40,8 @@ struct Inner<T> {
     /// The list that is under way.
     incoming: Option<HashMap<ObjectKey, Entry<T>>>,
     listed: bool,
+    /// The cluster does not have the kind.
+    absent: bool,
 }
 
 impl<T> Default for Store<T> {
@@ -48,6 +50,7 @@ impl<T> Default for Store<T> {
             objects: HashMap::new(),
             incoming: None,
             listed: false,
+            absent: false,
         };
         Self {
             inner: Mutex::new(inner),
@@ -86,7 +89,7 @@ impl<T: PartialEq> Store<T> {
             }
             Event::InitDone => {
                 let incoming = inner.incoming.take().unwrap_or_default();
-                (inner.replace(incoming), None)
+                (inner.replace(incoming, false), None)
             }
             Event::Apply(object) => {
                 let key = object.key();
@@ -110,7 +113,7 @@ impl<T: PartialEq> Store<T> {
     pub fn absent(&self) -> Changed {
         let mut inner = self.lock();
         inner.incoming = None;
-        inner.replace(HashMap::new())
+        inner.replace(HashMap::new(), true)
     }
 
     /// Whether everything there was at the start has been seen.
@@ -130,6 +133,12 @@ impl<T: PartialEq> Store<T> {
         let inner = self.lock();
         let objects = inner.objects.values();
         objects.map(|entry| Arc::clone(&entry.object)).collect()
+    }
+
+    /// As [`Store::objects`]; `None` when the cluster does not have the kind.
+    pub fn objects_if_served(&self) -> Option<Vec<Arc<T>>> {
+        let absent = self.lock().absent;
+        (!absent).then(|| self.objects())
     }
 
     /// Our own status entries of every object.
@@ -160,10 +169,11 @@ impl<T: PartialEq> Inner<T> {
         }
     }
 
-    fn replace(&mut self, incoming: HashMap<ObjectKey, Entry<T>>) -> Changed {
+    fn replace(&mut self, incoming: HashMap<ObjectKey, Entry<T>>, absent: bool) -> Changed {
         let first = !std::mem::replace(&mut self.listed, true);
+        let came_or_went = std::mem::replace(&mut self.absent, absent) != absent;
         let mut changed = Changed {
-            objects: first || incoming.len() != self.objects.len(),
+            objects: first || came_or_went || incoming.len() != self.objects.len(),
             statuses: first || incoming.len() != self.objects.len(),
         };
         for (key, entry) in &incoming {
@@ -279,5 +289,17 @@ mod tests {
         let store = listed(vec![service("a", "10.0.0.1")]);
         assert!(store.absent().objects);
         assert!(store.listed() && store.is_empty());
+        assert_eq!(store.objects_if_served(), None);
+    }
+
+    #[test]
+    fn an_empty_kind_and_none_are_told_apart() {
+        let store = listed(Vec::new());
+        assert_eq!(store.objects_if_served(), Some(Vec::new()));
+        assert!(store.absent().objects);
+        assert_eq!(store.absent(), NOTHING);
+        store.apply(Event::Init);
+        assert!(store.apply(Event::InitDone).0.objects);
+        assert_eq!(store.objects_if_served(), Some(Vec::new()));
     }
 }

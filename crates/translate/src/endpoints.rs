@@ -1,11 +1,12 @@
-//! The endpoints of every Service port, from EndpointSlices.
+//! The endpoints of every port of Services and ServiceImports, from EndpointSlices.
 //!
 //! A pod that is being deleted counts as draining at once, without waiting for its EndpointSlices. An endpoint whose
 //! pod is not known is left out: without its pod nobody can say whether it is in the mesh, and traffic to the mesh must
-//! not go in plain text.
+//! not go in plain text. Pods of other clusters are known to nobody here: slices that say from which cluster they come
+//! are taken at their word, and what is no address of a pod of this cluster gets plain text.
 //!
 //! Source: the EndpointSlice API, `discovery.k8s.io/v1`: absent `ready` counts as ready; only the first address of an
-//! endpoint counts.
+//! endpoint counts. The Multi-Cluster Services API, KEP-1645: the labels of imported slices.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -13,11 +14,28 @@ use std::sync::Arc;
 
 use weft_ir::{Endpoint, EndpointSet, ServiceId, ServicePort};
 
-use crate::objects::{EndpointAddress, EndpointConditions, EndpointSlice, SlicePort, TargetRef};
+use crate::objects::{
+    EndpointAddress, EndpointConditions, EndpointSlice, Meta, SlicePort, TargetRef,
+};
 use crate::pods::Pods;
 use crate::services::{PortInfo, ServiceInfo, Services, port_number};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const IMPORT_NAME: &str = "multicluster.kubernetes.io/service-name";
+const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
+
+/// Whose endpoints a slice holds: a Service's, a ServiceImport's, or both.
+fn owners(slice: &EndpointSlice) -> impl Iterator<Item = ServiceId> {
+    let Meta {
+        namespace, labels, ..
+    } = &slice.metadata;
+    let service = labels.get(SERVICE_NAME);
+    let import = labels.get(IMPORT_NAME);
+    service
+        .map(|name| ServiceId::new(namespace, name))
+        .into_iter()
+        .chain(import.map(|name| ServiceId::import(namespace, name)))
+}
 
 /// The Service ports that name an address of a pod among their endpoints, ready or not, for each pod that is being
 /// deleted, by namespace and name.
@@ -34,21 +52,21 @@ pub(crate) fn leaving(services: &Services, slices: &[Arc<EndpointSlice>], pods: 
         return leaving;
     }
     for slice in slices {
-        let Some(service) = slice.metadata.labels.get(SERVICE_NAME) else {
-            continue;
-        };
-        let id = ServiceId::new(&*slice.metadata.namespace, &**service);
-        let Some(info) = services.get(&id) else {
-            continue;
-        };
         let addresses = slice.endpoints.iter().flat_map(|one| one.addresses.first());
-        for address in addresses.filter_map(|text| text.parse::<IpAddr>().ok()) {
-            let pod = pods.terminating.get(&address);
-            if let Some(ports) = pod.and_then(|pod| leaving.get_mut(pod)) {
-                ports.extend(info.ports.iter().map(|port| ServicePort {
-                    service: id.clone(),
-                    port: port.number,
-                }));
+        let leave: Vec<_> = addresses
+            .filter_map(|text| pods.terminating.get(&text.parse::<IpAddr>().ok()?))
+            .collect();
+        for id in owners(slice).filter(|_| !leave.is_empty()) {
+            let ports = services.get(&id).map_or(&[][..], |info| &info.ports);
+            let ports = ports.iter().map(|port| ServicePort {
+                service: id.clone(),
+                port: port.number,
+            });
+            for pod in &leave {
+                leaving
+                    .entry((*pod).clone())
+                    .or_default()
+                    .extend(ports.clone());
             }
         }
     }
@@ -62,14 +80,13 @@ pub(crate) fn index(
 ) -> HashMap<ServicePort, Arc<EndpointSet>> {
     let mut by_service: HashMap<ServiceId, Vec<&EndpointSlice>> = HashMap::new();
     for slice in slices {
-        if let Some(service) = slice.metadata.labels.get(SERVICE_NAME) {
-            let id = ServiceId::new(&*slice.metadata.namespace, &**service);
+        for id in owners(slice) {
             by_service.entry(id).or_default().push(slice);
         }
     }
     let none = Vec::new();
     let mut sets = HashMap::new();
-    for (id, service) in services {
+    for (id, service) in services.iter() {
         let slices = by_service.get(id).unwrap_or(&none);
         for port in &service.ports {
             let id = ServicePort {
@@ -94,7 +111,7 @@ fn endpoint_set(
     let mut draining = BTreeSet::new();
     for slice in slices {
         let EndpointSlice {
-            metadata: _,
+            metadata,
             address_type: _,
             ports,
             endpoints,
@@ -102,6 +119,7 @@ fn endpoint_set(
         let Some(number) = target_port(ports, &port.name) else {
             continue;
         };
+        let from_a_cluster = metadata.labels.contains_key(SOURCE_CLUSTER);
         for endpoint in endpoints {
             let EndpointAddress {
                 addresses,
@@ -112,7 +130,7 @@ fn endpoint_set(
             let Some(Ok(address)) = addresses.first().map(|text| text.parse::<IpAddr>()) else {
                 continue;
             };
-            if !is_known(target_ref.as_ref(), &address, pods) {
+            if !from_a_cluster && !is_known(target_ref.as_ref(), &address, pods) {
                 continue;
             }
             let terminating = pods.terminating.contains_key(&address);

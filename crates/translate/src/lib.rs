@@ -23,6 +23,7 @@ use std::sync::Arc;
 use attach::Attachments;
 use modes::Modes;
 use routes::Route;
+use services::Services;
 use weft_ir::{Mode, RouteKind, TrustDomain};
 
 pub use mesh::Mesh;
@@ -32,6 +33,8 @@ pub use status::{Condition, ParentStatus, RouteStatus};
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
     pub services: Vec<Arc<objects::Service>>,
+    /// `None`: the cluster does not have the kind.
+    pub service_imports: Option<Vec<Arc<objects::ServiceImport>>>,
     pub endpoint_slices: Vec<Arc<objects::EndpointSlice>>,
     pub pods: Vec<Arc<objects::Pod>>,
     pub namespaces: Vec<Arc<objects::Namespace>>,
@@ -63,6 +66,7 @@ pub struct Translation {
 pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
     let Objects {
         services,
+        service_imports,
         endpoint_slices,
         pods,
         namespaces,
@@ -71,7 +75,7 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
         tls_routes,
         tcp_routes,
     } = objects;
-    let services = services::index(services);
+    let services = Services::new(services, service_imports.as_deref());
     let mut modes = Modes::new(settings.mode, namespaces);
     let pods = pods::index(pods, settings, &mut modes);
     let endpoints = endpoints::index(&services, endpoint_slices, &pods);

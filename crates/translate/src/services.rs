@@ -1,4 +1,4 @@
-//! Services by name: their addresses, their TCP ports and what those speak.
+//! Services and ServiceImports by name: their addresses, their TCP ports and what those speak.
 //!
 //! Does not know routes, endpoints or clients.
 
@@ -8,10 +8,15 @@ use std::sync::Arc;
 
 use weft_ir::{Protocol, ServiceId};
 
-use crate::objects::{self, ServicePortSpec, ServiceSpec};
+use crate::objects::{self, ServiceImportSpec, ServicePortSpec, ServiceSpec};
 
-/// Every Service of the cluster, in the order of their names.
-pub(crate) type Services = BTreeMap<ServiceId, ServiceInfo>;
+/// Every Service and ServiceImport of the cluster.
+#[derive(Debug)]
+pub(crate) struct Services {
+    by_id: BTreeMap<ServiceId, ServiceInfo>,
+    /// Whether the cluster has the kind ServiceImport.
+    pub(crate) has_imports: bool,
+}
 
 #[derive(Debug)]
 pub(crate) struct ServiceInfo {
@@ -27,11 +32,12 @@ pub(crate) struct ServiceInfo {
 /// How clients reach a Service.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Frontend {
+    /// By its cluster IPs, a ServiceImport by its cluster set's.
     ClusterIp(Vec<IpAddr>),
     /// Clients find its pods by DNS; there is no address to attach routes to.
     Headless,
     ExternalName,
-    /// No cluster IP is allotted yet.
+    /// No address is allotted yet.
     Pending,
 }
 
@@ -42,19 +48,39 @@ pub(crate) struct PortInfo {
     pub(crate) protocol: Protocol,
 }
 
-pub(crate) fn index(services: &[Arc<objects::Service>]) -> Services {
-    services
-        .iter()
-        .map(|service| {
+impl Services {
+    pub(crate) fn new(
+        services: &[Arc<objects::Service>],
+        imports: Option<&[Arc<objects::ServiceImport>]>,
+    ) -> Self {
+        let of_the_cluster = services.iter().map(|service| {
             let objects::Service { metadata, spec } = service.as_ref();
             let id = ServiceId::new(&*metadata.namespace, &*metadata.name);
-            (id, ServiceInfo::new(spec))
-        })
-        .collect()
+            (id, ServiceInfo::of_service(spec))
+        });
+        let imported = imports.unwrap_or_default().iter().map(|import| {
+            let objects::ServiceImport { metadata, spec } = import.as_ref();
+            let id = ServiceId::import(&*metadata.namespace, &*metadata.name);
+            (id, ServiceInfo::of_import(spec))
+        });
+        Self {
+            by_id: of_the_cluster.chain(imported).collect(),
+            has_imports: imports.is_some(),
+        }
+    }
+
+    pub(crate) fn get(&self, id: &ServiceId) -> Option<&ServiceInfo> {
+        self.by_id.get(id)
+    }
+
+    /// Services before ServiceImports, each in the order of their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ServiceId, &ServiceInfo)> {
+        self.by_id.iter()
+    }
 }
 
 impl ServiceInfo {
-    fn new(spec: &ServiceSpec) -> Self {
+    fn of_service(spec: &ServiceSpec) -> Self {
         let ServiceSpec {
             kind,
             cluster_ip,
@@ -63,6 +89,24 @@ impl ServiceInfo {
             ports,
         } = spec;
         let frontend = frontend(kind, cluster_ip, cluster_ips);
+        Self::new(frontend, ip_families, ports)
+    }
+
+    fn of_import(spec: &ServiceImportSpec) -> Self {
+        let ServiceImportSpec {
+            kind,
+            ips,
+            ip_families,
+            ports,
+        } = spec;
+        let frontend = match kind.as_str() {
+            "Headless" => Frontend::Headless,
+            _ => addressed(ips.iter().map(String::as_str)),
+        };
+        Self::new(frontend, ip_families, ports)
+    }
+
+    fn new(frontend: Frontend, ip_families: &[String], ports: &[ServicePortSpec]) -> Self {
         let prefers_ipv6 = match (&frontend, ip_families.first()) {
             (_, Some(family)) => family == "IPv6",
             (Frontend::ClusterIp(addresses), None) => {
@@ -144,7 +188,11 @@ fn frontend(kind: &str, cluster_ip: &str, cluster_ips: &[String]) -> Frontend {
     if texts.contains(&"None") {
         return Frontend::Headless;
     }
-    let addresses: Vec<IpAddr> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+    addressed(texts.into_iter())
+}
+
+fn addressed<'a>(texts: impl Iterator<Item = &'a str>) -> Frontend {
+    let addresses: Vec<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
     if addresses.is_empty() {
         Frontend::Pending
     } else {

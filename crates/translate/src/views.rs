@@ -19,7 +19,7 @@ pub(crate) fn views(
     attached: &Attachments,
 ) -> HashMap<SocketAddr, Arc<PortView>> {
     let mut views = HashMap::new();
-    for (id, service) in services {
+    for (id, service) in services.iter() {
         let Frontend::ClusterIp(addresses) = &service.frontend else {
             continue;
         };

@@ -1,4 +1,4 @@
-//! Services, EndpointSlices, pods and namespaces.
+//! Services, ServiceImports, EndpointSlices, pods and namespaces.
 
 use serde::Deserialize;
 
@@ -44,10 +44,35 @@ pub struct ServicePortSpec {
     pub port: i64,
 }
 
+/// Of the Multi-Cluster Services API (KEP-1645), `multicluster.x-k8s.io`: v1beta1 and v1alpha1 have the same fields.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ServiceImport {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: ServiceImportSpec,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceImportSpec {
+    /// `ClusterSetIP` or `Headless`.
+    #[serde(rename = "type", deserialize_with = "or_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub ips: Vec<String>,
+    /// As of Services.
+    #[serde(deserialize_with = "or_default")]
+    pub ip_families: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub ports: Vec<ServicePortSpec>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSlice {
-    /// The label `kubernetes.io/service-name` names the Service.
+    /// The label `kubernetes.io/service-name` names the Service, `multicluster.kubernetes.io/service-name` the
+    /// ServiceImport.
     pub metadata: Meta,
     /// `IPv4`, `IPv6` or `FQDN`.
     #[serde(deserialize_with = "or_default")]

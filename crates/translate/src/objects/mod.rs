@@ -13,7 +13,7 @@ mod routes;
 pub use core::{
     Container, ContainerPort, EndpointAddress, EndpointConditions, EndpointSlice, GrpcAction,
     Handler, HttpGet, Lifecycle, Namespace, Pod, PodIp, PodSpec, PodStatus, PortRef, Service,
-    ServicePortSpec, ServiceSpec, SlicePort, TargetRef,
+    ServiceImport, ServiceImportSpec, ServicePortSpec, ServiceSpec, SlicePort, TargetRef,
 };
 pub use filters::{
     BackendObjectRef, CorsFilter, Fraction, HeaderFilter, HeaderValueSpec, HttpFilter,

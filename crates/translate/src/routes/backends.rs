@@ -2,14 +2,18 @@
 //!
 //! Source: `HTTPRouteRule.backendRefs` and `BackendObjectReference`; GEP-1294: routes of Services may name backends in
 //! any namespace without a ReferenceGrant. A backend means the Service's endpoints: its own routes are not applied.
+//! GEP-1748: what holds for a Service as a backend holds for a ServiceImport.
 
 use std::sync::Arc;
 
-use weft_ir::{Backend, Filter, Protocol, ServiceId, ServicePort, WeightedBackend};
+use weft_ir::{Backend, Filter, Protocol, ServiceId, ServiceKind, ServicePort, WeightedBackend};
 
 use super::report::{Fault, Report};
 use crate::objects::{BackendObjectRef, BackendRef, Lenient};
 use crate::services::{Frontend, ServiceInfo, Services, port_number};
+
+/// The group of ServiceImports.
+const MULTI_CLUSTER: &str = "multicluster.x-k8s.io";
 
 /// The largest weight that the specification allows.
 const MAX_WEIGHT: i64 = 1_000_000;
@@ -189,16 +193,16 @@ fn resolve(
         namespace,
         port,
     } = *named;
-    let kind = kind.unwrap_or("Service");
-    if !matches!(group, "" | "core") || kind != "Service" {
-        let group = if group.is_empty() { "core" } else { group };
-        let why = format!("kind {kind} of group {group} is not supported; a backend is a Service");
-        return Err(unresolved("InvalidKind", at, &why));
-    }
+    let kind = service_kind(group, kind.unwrap_or("Service"), context.services)
+        .map_err(|why| unresolved("InvalidKind", at, &why))?;
     let namespace = namespace.filter(|named| !named.is_empty());
-    let id = ServiceId::new(namespace.unwrap_or(context.namespace), name);
+    let id = ServiceId {
+        kind,
+        namespace: namespace.unwrap_or(context.namespace).to_owned(),
+        name: name.to_owned(),
+    };
     let Some(service) = context.services.get(&id) else {
-        let why = format!("there is no Service {id}");
+        let why = format!("there is no {}", id.with_kind());
         return Err(unresolved("BackendNotFound", at, &why));
     };
     if service.frontend == Frontend::ExternalName {
@@ -211,6 +215,25 @@ fn resolve(
     resolve_port(id, service, port, at, carries)
 }
 
+/// Errors with what backends may be.
+fn service_kind(group: &str, kind: &str, services: &Services) -> Result<ServiceKind, String> {
+    match (group, kind) {
+        ("" | "core", "Service") => Ok(ServiceKind::Service),
+        (MULTI_CLUSTER, "ServiceImport") if services.has_imports => Ok(ServiceKind::Import),
+        (MULTI_CLUSTER, "ServiceImport") => Err(format!(
+            "the cluster has no kind ServiceImport of group {MULTI_CLUSTER}; install the definitions of the \
+             Multi-Cluster Services API"
+        )),
+        _ => {
+            let group = if group.is_empty() { "core" } else { group };
+            Err(format!(
+                "kind {kind} of group {group} is not supported; a backend is a Service, or a ServiceImport of group \
+                 {MULTI_CLUSTER}"
+            ))
+        }
+    }
+}
+
 fn resolve_port(
     id: ServiceId,
     service: &ServiceInfo,
@@ -219,17 +242,18 @@ fn resolve_port(
     carries: Carries,
 ) -> Result<ServicePort, Fault> {
     let has = service.describe_ports();
+    let named = id.with_kind();
     let Some(number) = port else {
-        let why = format!("port is missing; Service {id} has {has}");
+        let why = format!("port is missing; {named} has {has}");
         return Err(unresolved("BackendNotFound", at, &why));
     };
     let Some(info) = service.port(number) else {
         let why = match port_number(number).and_then(|number| service.other_transport(number)) {
             Some(transport) => {
-                let why = format!("port {number} of Service {id} is {transport}, not TCP");
+                let why = format!("port {number} of {named} is {transport}, not TCP");
                 return Err(unresolved("UnsupportedProtocol", at, &why));
             }
-            None => format!("Service {id} has no port {number}; it has {has}"),
+            None => format!("{named} has no port {number}; it has {has}"),
         };
         return Err(unresolved("BackendNotFound", at, &why));
     };
@@ -244,7 +268,7 @@ fn resolve_port(
         }
     };
     let why = format!(
-        "port {number} of Service {id} speaks {speaks} by its appProtocol or name, so HTTP cannot be sent to it; set \
+        "port {number} of {named} speaks {speaks} by its appProtocol or name, so HTTP cannot be sent to it; set \
          appProtocol: http if it speaks HTTP"
     );
     Err(unresolved("UnsupportedProtocol", at, &why))

@@ -48,6 +48,10 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
     }
     match kind {
         "Service" => objects.services.push(read(document)?),
+        "ServiceImport" => objects
+            .service_imports
+            .get_or_insert_default()
+            .push(read(document)?),
         "EndpointSlice" => objects.endpoint_slices.push(read(document)?),
         "Pod" => objects.pods.push(read(document)?),
         "Namespace" => objects.namespaces.push(read(document)?),
