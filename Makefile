@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 KUBECONFIG_FILE := $(CURDIR)/.cluster/kubeconfig
 CLUSTER := tests/e2e/cluster/cluster
-NODES ?= 2
+NODES ?= 1
 PROFILES ?= MESH-HTTP,MESH-GRPC
 
 ifneq ($(E2E_CLUSTER),existing)
@@ -26,7 +26,7 @@ test: ## everything that CI runs; ends with "N passed, N failed"
 lint: ## rustfmt, clippy, gofmt and vet, with warnings denied
 	tests/lint
 
-cluster: ## a Kubernetes cluster of two nodes for tests (NODES=1: faster); its kubeconfig is .cluster/kubeconfig
+cluster: ## a Kubernetes cluster for tests; its kubeconfig is .cluster/kubeconfig
 	$(CLUSTER) up --nodes $(NODES)
 
 cluster-down: ## remove the cluster and every trace of it

@@ -7,12 +7,11 @@ use kube::api::{Api, ApiResource};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Error as KubeError};
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::kinds::Served;
-use super::object::Watched;
+use super::object::{Watchable, Watched};
 use super::store::{Changed, Store, Unreadable};
 use crate::metrics::Metrics;
 
@@ -63,7 +62,7 @@ pub(super) async fn follow<T>(
     mut served: watch::Receiver<Served>,
     store: Arc<Store<T>>,
 ) where
-    T: DeserializeOwned + PartialEq + std::fmt::Debug + Send + Sync + 'static,
+    T: Watchable,
 {
     loop {
         let now = served.borrow_and_update().clone();
@@ -93,16 +92,20 @@ pub(super) async fn follow<T>(
 /// Never returns: an API server that cannot stream the first list is asked for pages from then on.
 async fn follow_kind<T>(follower: &Follower, kind: &ApiResource, store: &Store<T>)
 where
-    T: DeserializeOwned + PartialEq + std::fmt::Debug + Send + Sync + 'static,
+    T: Watchable,
 {
     let api = || Api::<Watched<T>>::all_with(follower.client.clone(), kind);
-    let streaming = watcher(api(), watcher::Config::default().streaming_lists());
+    let config = || match T::FIELDS {
+        Some(fields) => watcher::Config::default().fields(fields),
+        None => watcher::Config::default(),
+    };
+    let streaming = watcher(api(), config().streaming_lists());
     if take_in(follower, kind, store, streaming).await == Ended::ListsNotStreamed {
         tracing::info!(
             kind = kind.kind,
             "the API server does not stream lists: listing in pages"
         );
-        let paged = watcher(api(), watcher::Config::default().any_semantic());
+        let paged = watcher(api(), config().any_semantic());
         take_in(follower, kind, store, paged).await;
     }
 }

@@ -1,4 +1,5 @@
-//! Which version of the kinds of the Gateway API and of ServiceImport the cluster serves, kept current while definitions come and go.
+//! Which version of the kinds of the Gateway API and of ServiceImport the cluster serves, kept current while definitions
+//! come and go.
 
 use std::time::Duration;
 
@@ -31,49 +32,47 @@ pub struct Wanted {
 
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
-pub const HTTP_ROUTE: Wanted = Wanted {
-    group: GATEWAY_GROUP,
-    kind: "HTTPRoute",
-    versions: &["v1", "v1beta1"],
-};
-
-pub const GRPC_ROUTE: Wanted = Wanted {
-    group: GATEWAY_GROUP,
-    kind: "GRPCRoute",
-    versions: &["v1", "v1alpha2"],
-};
-
-pub const TLS_ROUTE: Wanted = Wanted {
-    group: GATEWAY_GROUP,
-    kind: "TLSRoute",
-    versions: &["v1", "v1alpha3", "v1alpha2"],
-};
-
-pub const TCP_ROUTE: Wanted = Wanted {
-    group: GATEWAY_GROUP,
-    kind: "TCPRoute",
-    versions: &["v1", "v1alpha2"],
-};
-
+pub const GATEWAY_CLASS: Wanted = standard("GatewayClass", &["v1", "v1beta1"]);
+pub const GATEWAY: Wanted = standard("Gateway", &["v1", "v1beta1"]);
+pub const LISTENER_SET: Wanted = standard("ListenerSet", &["v1"]);
+pub const HTTP_ROUTE: Wanted = standard("HTTPRoute", &["v1", "v1beta1"]);
+pub const GRPC_ROUTE: Wanted = standard("GRPCRoute", &["v1", "v1alpha2"]);
+pub const TLS_ROUTE: Wanted = standard("TLSRoute", &["v1", "v1alpha3", "v1alpha2"]);
+pub const TCP_ROUTE: Wanted = standard("TCPRoute", &["v1", "v1alpha2"]);
+pub const UDP_ROUTE: Wanted = standard("UDPRoute", &["v1", "v1alpha2"]);
+pub const REFERENCE_GRANT: Wanted = standard("ReferenceGrant", &["v1", "v1beta1"]);
+pub const BACKEND_TLS_POLICY: Wanted = standard("BackendTLSPolicy", &["v1", "v1alpha3"]);
 pub const SERVICE_IMPORT: Wanted = Wanted {
     group: "multicluster.x-k8s.io",
     kind: "ServiceImport",
     versions: &["v1beta1", "v1alpha1"],
 };
-
 pub const MESH: Wanted = Wanted {
     group: "gateway.networking.x-k8s.io",
     kind: "XMesh",
     versions: &["v1alpha1"],
 };
 
-/// The kinds that may be absent, each as last seen.
+const fn standard(kind: &'static str, versions: &'static [&'static str]) -> Wanted {
+    Wanted {
+        group: GATEWAY_GROUP,
+        kind,
+        versions,
+    }
+}
+
+/// The kinds whose statuses are written and that may be absent, each as last seen.
 #[derive(Clone, Debug)]
 pub struct Kinds {
+    pub gateway_class: watch::Receiver<Served>,
+    pub gateway: watch::Receiver<Served>,
+    pub listener_set: watch::Receiver<Served>,
     pub http_route: watch::Receiver<Served>,
     pub grpc_route: watch::Receiver<Served>,
     pub tls_route: watch::Receiver<Served>,
     pub tcp_route: watch::Receiver<Served>,
+    pub udp_route: watch::Receiver<Served>,
+    pub backend_tls_policy: watch::Receiver<Served>,
     pub mesh: watch::Receiver<Served>,
 }
 

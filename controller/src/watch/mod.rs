@@ -20,7 +20,7 @@ use weft_translate::{Objects, objects};
 
 pub use follow::Changes;
 pub use kinds::{Kinds, Served};
-pub use object::ObjectKey;
+pub use object::{ObjectKey, StatusPart, Watchable};
 pub use store::Store;
 
 use crate::metrics::Metrics;
@@ -79,84 +79,76 @@ pub fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Kinds {
-    let follower = Follower {
-        client: client.clone(),
-        changes: world.changes.clone(),
-        metrics: Arc::clone(metrics),
-        stop: stop.clone(),
+    let mut start = Start {
+        follower: Follower {
+            client: client.clone(),
+            changes: world.changes.clone(),
+            metrics: Arc::clone(metrics),
+            stop: stop.clone(),
+        },
+        tasks,
+        found: Vec::new(),
     };
-    let built_in = |kind: ApiResource| {
-        let (tell, served) = watch::channel(Served::As(kind));
-        // Built-in kinds never change, so their channel stays open without being written to.
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            stop.cancelled().await;
+    start.built_in::<Service, _>(&world.services);
+    start.built_in::<EndpointSlice, _>(&world.endpoint_slices);
+    start.built_in::<Pod, _>(&world.pods);
+    start.built_in::<Namespace, _>(&world.namespaces);
+    start.found(kinds::SERVICE_IMPORT, &world.service_imports);
+    let kinds = Kinds {
+        gateway_class: start.asked_for(kinds::GATEWAY_CLASS),
+        gateway: start.asked_for(kinds::GATEWAY),
+        listener_set: start.asked_for(kinds::LISTENER_SET),
+        udp_route: start.asked_for(kinds::UDP_ROUTE),
+        backend_tls_policy: start.asked_for(kinds::BACKEND_TLS_POLICY),
+        http_route: start.found(kinds::HTTP_ROUTE, &world.http_routes),
+        grpc_route: start.found(kinds::GRPC_ROUTE, &world.grpc_routes),
+        tls_route: start.found(kinds::TLS_ROUTE, &world.tls_routes),
+        tcp_route: start.found(kinds::TCP_ROUTE, &world.tcp_routes),
+        mesh: start.asked_for(kinds::MESH),
+    };
+    let discovery = kinds::discover(client.clone(), start.found, stop.clone());
+    tasks.spawn(discovery);
+    kinds
+}
+
+/// Starts one watch after the other.
+struct Start<'a> {
+    follower: Follower,
+    tasks: &'a TaskTracker,
+    found: Vec<(kinds::Wanted, watch::Sender<Served>)>,
+}
+
+impl Start<'_> {
+    /// Follows a kind that every cluster has.
+    fn built_in<K, T>(&self, store: &Arc<Store<T>>)
+    where
+        K: kube::Resource<DynamicType = ()>,
+        T: Watchable,
+    {
+        let (tell, served) = watch::channel(Served::As(ApiResource::erase::<K>(&())));
+        let following = follow(self.follower.clone(), served, Arc::clone(store));
+        self.tasks.spawn(async move {
+            following.await;
+            // The channel stays open without being written to: the kind never changes.
             drop(tell);
         });
-        served
-    };
-    let core = built_in(ApiResource::erase::<Service>(&()));
-    tasks.spawn(follow(follower.clone(), core, Arc::clone(&world.services)));
-    let slices = built_in(ApiResource::erase::<EndpointSlice>(&()));
-    tasks.spawn(follow(
-        follower.clone(),
-        slices,
-        Arc::clone(&world.endpoint_slices),
-    ));
-    let pods = built_in(ApiResource::erase::<Pod>(&()));
-    tasks.spawn(follow(follower.clone(), pods, Arc::clone(&world.pods)));
-    let namespaces = built_in(ApiResource::erase::<Namespace>(&()));
-    tasks.spawn(follow(
-        follower.clone(),
-        namespaces,
-        Arc::clone(&world.namespaces),
-    ));
+    }
 
-    let (tell_http, http_route) = watch::channel(Served::Unknown);
-    let (tell_grpc, grpc_route) = watch::channel(Served::Unknown);
-    let (tell_tls, tls_route) = watch::channel(Served::Unknown);
-    let (tell_tcp, tcp_route) = watch::channel(Served::Unknown);
-    let (tell_imports, imports) = watch::channel(Served::Unknown);
-    tasks.spawn(follow(
-        follower.clone(),
-        imports,
-        Arc::clone(&world.service_imports),
-    ));
-    let (tell_mesh, mesh) = watch::channel(Served::Unknown);
-    tasks.spawn(follow(
-        follower.clone(),
-        http_route.clone(),
-        Arc::clone(&world.http_routes),
-    ));
-    tasks.spawn(follow(
-        follower.clone(),
-        grpc_route.clone(),
-        Arc::clone(&world.grpc_routes),
-    ));
-    tasks.spawn(follow(
-        follower.clone(),
-        tls_route.clone(),
-        Arc::clone(&world.tls_routes),
-    ));
-    tasks.spawn(follow(
-        follower,
-        tcp_route.clone(),
-        Arc::clone(&world.tcp_routes),
-    ));
-    let found = vec![
-        (kinds::HTTP_ROUTE, tell_http),
-        (kinds::GRPC_ROUTE, tell_grpc),
-        (kinds::TLS_ROUTE, tell_tls),
-        (kinds::TCP_ROUTE, tell_tcp),
-        (kinds::SERVICE_IMPORT, tell_imports),
-        (kinds::MESH, tell_mesh),
-    ];
-    tasks.spawn(kinds::discover(client.clone(), found, stop.clone()));
-    Kinds {
-        http_route,
-        grpc_route,
-        tls_route,
-        tcp_route,
-        mesh,
+    /// Follows a kind that the cluster may have.
+    fn found<T>(&mut self, wanted: kinds::Wanted, store: &Arc<Store<T>>) -> watch::Receiver<Served>
+    where
+        T: Watchable,
+    {
+        let served = self.asked_for(wanted);
+        let following = follow(self.follower.clone(), served.clone(), Arc::clone(store));
+        self.tasks.spawn(following);
+        served
+    }
+
+    /// Whether the cluster has the kind.
+    fn asked_for(&mut self, wanted: kinds::Wanted) -> watch::Receiver<Served> {
+        let (tell, served) = watch::channel(Served::Unknown);
+        self.found.push((wanted, tell));
+        served
     }
 }

@@ -11,6 +11,7 @@ use kube::api::ObjectMeta;
 use kube::core::DynamicResourceScope;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 use serde_json::Value;
+use weft_translate::objects;
 
 use crate::CONTROLLER_NAME;
 
@@ -39,11 +40,66 @@ impl std::fmt::Display for ObjectKey {
     }
 }
 
+/// A kind that is followed.
+pub trait Watchable:
+    DeserializeOwned + PartialEq + std::fmt::Debug + Send + Sync + 'static
+{
+    /// What is kept of the status beside the object.
+    const STATUS: StatusPart = StatusPart::Nothing;
+    /// Which objects are watched, as a field selector of the API server's; none: all.
+    const FIELDS: Option<&'static str> = None;
+}
+
+/// What is kept of an object's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusPart {
+    Nothing,
+    /// Our own entries of the list `status.<this>`, known by their `controllerName`.
+    Entries(&'static str),
+    /// All of it, as one entry.
+    Whole,
+}
+
+impl StatusPart {
+    /// What is kept of an object.
+    fn of(self, object: &Value) -> Arc<[Value]> {
+        let status = object.get("status");
+        match self {
+            Self::Nothing => Arc::default(),
+            Self::Whole => status.into_iter().cloned().collect(),
+            Self::Entries(list) => {
+                let entries = status.and_then(|status| status.get(list)?.as_array());
+                let own = entries.into_iter().flatten().filter(|entry| is_own(entry));
+                own.cloned().collect()
+            }
+        }
+    }
+}
+
+impl Watchable for objects::Service {}
+impl Watchable for objects::ServiceImport {}
+impl Watchable for objects::EndpointSlice {}
+impl Watchable for objects::Pod {}
+impl Watchable for objects::Namespace {}
+
+impl Watchable for objects::HttpRoute {
+    const STATUS: StatusPart = StatusPart::Entries("parents");
+}
+impl Watchable for objects::GrpcRoute {
+    const STATUS: StatusPart = StatusPart::Entries("parents");
+}
+impl Watchable for objects::TlsRoute {
+    const STATUS: StatusPart = StatusPart::Entries("parents");
+}
+impl Watchable for objects::TcpRoute {
+    const STATUS: StatusPart = StatusPart::Entries("parents");
+}
+
 /// What is kept of an object.
 #[derive(Debug)]
 pub struct Entry<T> {
     pub object: Arc<T>,
-    /// The entries of `status.parents` that are ours.
+    /// What [`StatusPart`] says.
     pub own: Arc<[Value]>,
 }
 
@@ -80,7 +136,7 @@ impl<T> Clone for Watched<T> {
     }
 }
 
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Watched<T> {
+impl<'de, T: Watchable> Deserialize<'de> for Watched<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(from)?;
         if !value.is_object() {
@@ -96,7 +152,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Watched<T> {
             resource_version: text("resourceVersion"),
             ..ObjectMeta::default()
         };
-        let own = own_entries(&value);
+        let own = T::STATUS.of(&value);
         let body = serde_json::from_value(value)
             .map(|object| Entry {
                 object: Arc::new(object),
@@ -107,17 +163,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Watched<T> {
     }
 }
 
-fn own_entries(object: &Value) -> Arc<[Value]> {
-    let parents = object.pointer("/status/parents").and_then(Value::as_array);
-    parents
-        .into_iter()
-        .flatten()
-        .filter(|entry| is_own(entry))
-        .cloned()
-        .collect()
-}
-
-/// Whether an entry of `status.parents` is ours.
+/// Whether an entry of a list in a status is ours.
 pub fn is_own(entry: &Value) -> bool {
     entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME)
 }

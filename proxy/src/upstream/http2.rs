@@ -8,7 +8,6 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::connect::ConnectError;
-use super::pulse::{Heard, Pulse};
 use super::{Peer, Shared};
 use crate::batch::Corked;
 use crate::http::bodies::Body;
@@ -24,12 +23,9 @@ pub const STREAM_WINDOW: u32 = 256 << 10;
 pub const CONNECTION_WINDOW: u32 = 1 << 20;
 pub const MAX_HEADER_LIST: u32 = 64 << 10;
 pub const SEND_BUFFER: usize = 256 << 10;
-/// A proxy that is silent while requests are open is asked this soon, so that its silence is noticed (see [`Pulse`]).
-/// Applications are never asked: some take that for an attack and end the connection.
-const PING_EVERY: Duration = Duration::from_millis(500);
-/// A proxy that does not answer for so long hangs. One whose machine is gone is found out sooner, by
-/// [`super::connect::GONE`].
-const PING_TIMEOUT: Duration = Duration::from_millis(12_500);
+/// A silent peer is noticed within interval and timeout together.
+pub const PING_EVERY: Duration = Duration::from_secs(10);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The connections to one endpoint in one application protocol of TLS.
 #[derive(Default)]
@@ -44,23 +40,12 @@ pub struct Connection {
     streams: AtomicU32,
     born: u64,
     used: AtomicU64,
-    /// Of the endpoint, where it is a proxy.
-    pulse: Option<Arc<Pulse>>,
 }
 
 /// One request's place on a connection.
 pub struct Stream(Arc<Connection>);
 
 impl Stream {
-    fn new(connection: Arc<Connection>, now: u64) -> Self {
-        connection.streams.fetch_add(1, Relaxed);
-        connection.used.store(now, Relaxed);
-        if let Some(pulse) = &connection.pulse {
-            pulse.begin(now);
-        }
-        Self(connection)
-    }
-
     pub fn sender(&self) -> SendRequest<Body> {
         self.0.sender.clone()
     }
@@ -69,9 +54,6 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Relaxed);
-        if let Some(pulse) = &self.0.pulse {
-            pulse.end();
-        }
     }
 }
 
@@ -81,7 +63,9 @@ impl Connection {
         if self.sender.is_closed() || !young || self.streams.load(Relaxed) >= MAX_STREAMS {
             return None;
         }
-        Some(Stream::new(self.clone(), now))
+        self.streams.fetch_add(1, Relaxed);
+        self.used.store(now, Relaxed);
+        Some(Stream(self.clone()))
     }
 }
 
@@ -129,13 +113,12 @@ impl Pool {
                 let now = shared.now();
                 let connection = Arc::new(Connection {
                     sender,
-                    streams: AtomicU32::new(0),
+                    streams: AtomicU32::new(1),
                     born: now,
                     used: AtomicU64::new(now),
-                    pulse: peer.identity.is_some().then(|| peer.pulse.clone()),
                 });
                 self.open().push(connection.clone());
-                Ok((Stream::new(connection, now), false))
+                Ok((Stream(connection), false))
             }
             Err(error) => {
                 *failed = Some((shared.now(), error.clone()));
@@ -160,20 +143,14 @@ async fn handshake(
     alpn: &'static [u8],
 ) -> Result<SendRequest<Body>, ConnectError> {
     let transport = shared.connect(peer, alpn).await?;
-    let transport = Heard::new(transport, peer.pulse.clone(), shared.started);
-    let mut client = http2::Builder::new(TokioExecutor::new());
-    client
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
-        .max_send_buf_size(SEND_BUFFER);
-    if peer.identity.is_some() {
-        client
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_TIMEOUT);
-    }
-    let (sender, connection) = client
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
         .handshake(TokioIo::new(Corked::new(transport)))
         .await
         .map_err(|error| ConnectError::Http {

@@ -20,10 +20,7 @@ mod connect;
 mod http1;
 pub mod http2;
 mod lease;
-mod pulse;
 mod send;
-
-use pulse::Pulse;
 
 pub use connect::{ConnectError, Transport};
 pub use lease::Lease;
@@ -33,8 +30,6 @@ pub use send::{Ask, Outcome};
 /// further failure, up to `AVOID << MOST_DOUBLINGS`.
 const AVOID: Duration = Duration::from_secs(1);
 const MOST_DOUBLINGS: u32 = 4;
-/// Time that one request has to try an endpoint that failed, while all others leave it out: as long as TCP may take.
-const TRIAL: Duration = Duration::from_secs(2);
 
 /// What all clusters of a proxy have in common: the endpoints in use, each once, however many clusters hold it.
 pub struct Shared {
@@ -118,7 +113,6 @@ pub struct Peer {
     avoid_until: AtomicU64,
     /// Failed connections since the last good one, those counted once that fail together.
     misses: AtomicU32,
-    pulse: Arc<Pulse>,
     /// Plain HTTP/1.1.
     http1: http1::Idle,
     /// HTTP/2 for an application that speaks it: plain, or between proxies.
@@ -136,7 +130,6 @@ impl Peer {
             load: Load::default(),
             avoid_until: AtomicU64::new(0),
             misses: AtomicU32::new(0),
-            pulse: Arc::default(),
             http1: http1::Idle::default(),
             http2: http2::Pool::default(),
             mixed: http2::Pool::default(),
@@ -152,31 +145,9 @@ impl Peer {
         self.avoid_until.store(until, Relaxed);
     }
 
-    /// A connection was made, or a request answered.
+    /// A connection was made.
     fn reached(&self) {
-        if self.misses.load(Relaxed) > 0 {
-            self.misses.store(0, Relaxed);
-        }
-    }
-
-    /// Nothing speaks against it.
-    fn is_well(&self, now: u64) -> bool {
-        self.avoid_until.load(Relaxed) <= now && !self.pulse.silent(now)
-    }
-
-    /// To be asked before an endpoint that is well is used: false where it failed before and another request is finding
-    /// out whether it is back.
-    fn take_turn(&self, now: u64) -> bool {
-        if self.misses.load(Relaxed) == 0 {
-            return true;
-        }
-        let until = self.avoid_until.load(Relaxed);
-        let trial = now + TRIAL.as_nanos() as u64;
-        until <= now
-            && self
-                .avoid_until
-                .compare_exchange(until, trial, Relaxed, Relaxed)
-                .is_ok()
+        self.misses.store(0, Relaxed);
     }
 }
 
@@ -226,14 +197,9 @@ impl Cluster {
         let random = &mut fastrand::Rng::new();
         let well = |place| {
             let peer = fresh(place)?;
-            peer.is_well(now).then_some(&peer.load)
+            (peer.avoid_until.load(Relaxed) <= now).then_some(&peer.load)
         };
-        let mut place = balance::pick(peers.len(), now, random, well);
-        if place.is_some_and(|place| !peers[place].take_turn(now)) {
-            // Its turn has just been taken: it is well no longer.
-            place = balance::pick(peers.len(), now, random, well);
-        }
-        let place = place.or_else(|| {
+        let place = balance::pick(peers.len(), now, random, well).or_else(|| {
             balance::pick(peers.len(), now, random, |place| Some(&fresh(place)?.load))
         })?;
         Some(peers[place].clone())
@@ -271,27 +237,5 @@ mod tests {
             peer.avoid_until.load(Relaxed) - now,
             AVOID.as_nanos() as u64
         );
-    }
-
-    #[test]
-    fn one_request_at_a_time_tries_what_failed() {
-        let address = SocketAddr::from(([10, 0, 0, 1], 80));
-        let peer = Peer::new(
-            &Endpoint {
-                address,
-                identity: None,
-            },
-            false,
-        );
-        assert!(peer.take_turn(0) && peer.take_turn(0), "all may use it");
-        peer.avoid(0);
-        let (back, trial) = (AVOID.as_nanos() as u64, TRIAL.as_nanos() as u64);
-        assert!(!peer.is_well(back - 1) && peer.is_well(back));
-        assert!(peer.take_turn(back));
-        assert!(!peer.take_turn(back) && !peer.is_well(back + trial - 1));
-        // Nothing was heard of the first one.
-        assert!(peer.is_well(back + trial) && peer.take_turn(back + trial));
-        peer.reached();
-        assert!(peer.take_turn(back + 2 * trial) && peer.take_turn(back + 2 * trial));
     }
 }

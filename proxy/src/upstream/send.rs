@@ -1,7 +1,6 @@
 //! Sends a request to an endpoint of a cluster, and to another one when it surely did not reach the application.
 
 use std::error::Error;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +12,7 @@ use weft_api::alpn;
 use weft_ir::Protocol;
 
 use super::connect::ConnectError;
-use super::lease::{Busy, Lease, On};
+use super::lease::{Lease, On};
 use super::{Cluster, Peer, Shared, http1};
 use crate::http::bodies::{Body, Request, Spare};
 use crate::http::errors::{Failure, REFUSED};
@@ -116,7 +115,6 @@ impl Cluster {
                 }
                 Ok(outcome) => {
                     peer.load.observe(begun.elapsed(), self.shared.now());
-                    peer.reached();
                     return Ok(outcome);
                 }
                 Err(Miss::Connect(error)) => {
@@ -135,13 +133,12 @@ impl Cluster {
                 Err(Miss::Unsent) => return Err(broken(&peer, "the connection closed")),
                 Err(Miss::Lost { error, reused }) => {
                     let turned_away = never_processed(&error);
-                    let vanished = timed_out(&error);
-                    if turned_away || vanished {
-                        // Elsewhere, where there are others: it is busy, about to end, or not there any more.
+                    if turned_away {
+                        // Elsewhere, where there are others: it is busy, or about to end.
                         peer.avoid(self.shared.now());
                     }
-                    let lost = vanished || (reused && cut_off(&error));
-                    let again = turned_away || (lost && idempotent(&ask.head.method));
+                    let again =
+                        turned_away || (reused && idempotent(&ask.head.method) && cut_off(&error));
                     if !again || stale >= MAX_TRIES {
                         return Err(broken(&peer, &describe(&error)));
                     }
@@ -164,11 +161,10 @@ async fn send_to(
     address: SocketAddr,
 ) -> Result<Outcome, Miss> {
     let meshed = peer.identity.is_some();
-    let busy = Busy::new(peer.clone());
     let (mut head, body) = request.into_parts();
     if upgrade || !(meshed || http2) {
         headers::for_http1(&mut head, address).map_err(Miss::Failed)?;
-        return send_http1(shared, busy, Request::from_parts(head, body), upgrade).await;
+        return send_http1(shared, peer, Request::from_parts(head, body), upgrade).await;
     }
     headers::for_http2(&mut head, address).map_err(Miss::Failed)?;
     let (pool, alpn) = if http2 {
@@ -181,7 +177,7 @@ async fn send_to(
         .await
         .map_err(Miss::Connect)?;
     let mut sender = stream.sender();
-    let lease = Lease::new(busy, On::Http2 { _stream: stream });
+    let lease = Lease::new(peer.clone(), On::Http2 { _stream: stream });
     let request = Request::from_parts(head, body);
     match sender.try_send_request(request).await {
         Ok(response) => Ok(Outcome { response, lease }),
@@ -191,11 +187,10 @@ async fn send_to(
 
 async fn send_http1(
     shared: &Shared,
-    busy: Busy,
+    peer: &Arc<Peer>,
     request: Request,
     upgrade: bool,
 ) -> Result<Outcome, Miss> {
-    let peer = busy.peer();
     let idle = if upgrade { None } else { peer.http1.take() };
     let reused = idle.is_some();
     let mut sender = match idle {
@@ -209,9 +204,9 @@ async fn send_http1(
     let on = if upgrade {
         On::Alone { _sender: sender }
     } else {
-        On::Http1(sender)
+        On::Http1(Some(sender))
     };
-    let lease = Lease::new(busy, on);
+    let lease = Lease::new(peer.clone(), on);
     match sent.await {
         Ok(response) => Ok(Outcome { response, lease }),
         Err(error) => Err(missed(error, reused)),
@@ -257,19 +252,6 @@ fn never_processed(error: &hyper::Error) -> bool {
         source = cause.source();
     }
     false
-}
-
-/// The peer has not acknowledged, or not answered a ping, for too long.
-fn timed_out(error: &hyper::Error) -> bool {
-    let cause = error
-        .source()
-        .and_then(|e| e.downcast_ref::<std::io::Error>());
-    let unreachable = [
-        ErrorKind::TimedOut,
-        ErrorKind::HostUnreachable,
-        ErrorKind::NetworkUnreachable,
-    ];
-    error.is_timeout() || cause.is_some_and(|cause| unreachable.contains(&cause.kind()))
 }
 
 /// The connection ended before any byte of the response.
