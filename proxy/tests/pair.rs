@@ -7,8 +7,7 @@ mod support;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use weft_ir::{Mode, Protocol, Routing};
-use weft_testkit::pki::Pki;
+use weft_ir::Protocol;
 use weft_testkit::upstream::Speaks;
 
 #[tokio::test]
@@ -145,49 +144,23 @@ async fn a_client_that_thinks_first_still_speaks_http() {
 
 #[tokio::test]
 async fn an_upgrade_becomes_bytes() {
-    // An application of its own: answers 101 and sends back what it gets.
-    let listener = tokio::net::TcpListener::bind(ANY).await.unwrap();
-    let app = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
-        let head = String::from_utf8(head).unwrap().to_lowercase();
+    let proxies = Proxies::serving(Protocol::Http1, |mut stream| async move {
+        let asked = head(&mut stream).await.to_lowercase();
         assert!(
-            head.contains("upgrade: websocket") && head.contains("connection: upgrade"),
-            "{head}"
+            asked.contains("upgrade: websocket") && asked.contains("connection: upgrade"),
+            "{asked}"
         );
         let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nearly";
         stream.write_all(answer).await.unwrap();
         let (mut read, mut write) = stream.split();
         tokio::io::copy(&mut read, &mut write).await.unwrap();
-    });
-    let pki = Pki::new().unwrap();
-    let server = Pod::start(&pki, "reviews", Mode::Strict);
-    let client = Pod::start(&pki, "frontend", Mode::Strict);
-    client.tell(vec![
-        endpoints(
-            "reviews",
-            Protocol::Http1,
-            &[meshed(server.inbound(app), "reviews")],
-        ),
-        service(Protocol::Http1, Routing::Direct(vec![to("reviews", 1)])),
-    ]);
-    let front = client.outbound(SERVICE.parse().unwrap());
-    let mut stream = TcpStream::connect(front).await.unwrap();
+    })
+    .await;
+    let mut stream = proxies.connect().await;
     let ask = b"GET /chat HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\r\n";
     stream.write_all(ask).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
-    }
-    assert!(
-        head.starts_with(b"HTTP/1.1 101"),
-        "{}",
-        String::from_utf8_lossy(&head)
-    );
+    let answer = head(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
     stream.write_all(b"ping").await.unwrap();
     stream.shutdown().await.unwrap();
     let mut back = Vec::new();

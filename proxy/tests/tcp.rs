@@ -1,4 +1,4 @@
-//! Connections of bytes through a pair of proxies: routed by weight and by server name, half-closed, idle, large.
+//! Connections of bytes through a pair of proxies: routed by weight and by server name, half-closed, idle.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -302,26 +302,12 @@ async fn bytes_on_a_port_with_http_routes_go_to_the_service_itself_unless_it_say
 }
 
 /// A connection through both proxies, as its two ends.
-async fn ends() -> (Pair2, TcpStream, TcpStream) {
-    let pki = Pki::new().unwrap();
+async fn ends() -> (Proxies, TcpStream, TcpStream) {
     let listener = TcpListener::bind(ANY).await.unwrap();
-    let server = Pod::start(&pki, "reviews", Mode::Strict);
-    let back = server.inbound(listener.local_addr().unwrap());
-    let client = Pod::start(&pki, "frontend", Mode::Strict);
-    client.tell(vec![
-        endpoints("reviews", Protocol::Tcp, &[meshed(back, "reviews")]),
-        service(Protocol::Tcp, Routing::Direct(vec![to("reviews", 1)])),
-    ]);
-    let front = client.outbound(SERVICE.parse().unwrap());
-    let near = TcpStream::connect(front).await.unwrap();
+    let proxies = Proxies::before(listener.local_addr().unwrap(), Protocol::Tcp);
+    let near = proxies.connect().await;
     let (far, _) = listener.accept().await.unwrap();
-    (Pair2 { client, server }, near, far)
-}
-
-#[allow(dead_code)]
-struct Pair2 {
-    client: Pod,
-    server: Pod,
+    (proxies, near, far)
 }
 
 #[tokio::test]
@@ -370,54 +356,6 @@ async fn a_connection_may_be_idle_for_days() {
     near.write_all(b"c").await.unwrap();
     far.read_exact(&mut byte).await.unwrap();
     assert_eq!(&byte, b"c");
-}
-
-fn resident_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4096
-}
-
-#[tokio::test]
-async fn many_bytes_take_no_memory() {
-    const LENGTH: u64 = 256 << 20;
-    let (_pods, mut near, mut far) = ends().await;
-    // The first bytes bring the buffers into being.
-    let mut part = vec![1; 1 << 20];
-    let begun = tokio::join!(near.write_all(&part), async {
-        let mut part = vec![0; 1 << 20];
-        far.read_exact(&mut part).await
-    });
-    begun.0.unwrap();
-    begun.1.unwrap();
-    let before = resident_bytes();
-    let sent = async {
-        let mut left = LENGTH;
-        while left > 0 {
-            near.write_all(&part).await.unwrap();
-            left -= part.len() as u64;
-        }
-        part.clear();
-        near.shutdown().await.unwrap();
-    };
-    let received = async {
-        let (mut total, mut most) = (0, 0);
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            match far.read(&mut buffer).await.unwrap() {
-                0 => return (total, most),
-                length => total += length as u64,
-            }
-            if total % 1024 == 0 || total % 7 == 0 {
-                most = most.max(resident_bytes());
-            }
-        }
-    };
-    let ((), (total, most)) = tokio::join!(sent, received);
-    assert_eq!(total, LENGTH);
-    let grown = most.saturating_sub(before);
-    // Other tests run in this process meanwhile.
-    assert!(grown < 48 << 20, "{grown} bytes more");
 }
 
 #[derive(Clone, Default)]

@@ -5,6 +5,7 @@
 // Each test file uses a part of it; `unwrap` is allowed in test functions only, and here it stands for the same.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use clap::Parser;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use weft_api::{encode, proto};
 use weft_ir::{
     Backend, Destination, Endpoint, EndpointSet, Identity, Mode, Protocol, Routing, Rule, Service,
@@ -328,6 +330,79 @@ impl Seen {
     }
 }
 
+/// A client pod and a server pod, without the applications.
+pub struct Proxies {
+    pub client: Pod,
+    pub server: Pod,
+    /// Where the client's application connects to.
+    pub front: SocketAddr,
+    /// Where the server's proxy listens.
+    pub back: SocketAddr,
+}
+
+impl Proxies {
+    /// In front of an application that listens at `app`.
+    pub fn before(app: SocketAddr, protocol: Protocol) -> Self {
+        let pki = Pki::new().unwrap();
+        let server = Pod::start(&pki, "reviews", Mode::Strict);
+        let back = server.inbound(app);
+        let client = Pod::start(&pki, "frontend", Mode::Strict);
+        client.tell(vec![
+            endpoints("reviews", protocol, &[meshed(back, "reviews")]),
+            service(protocol, Routing::Direct(vec![to("reviews", 1)])),
+        ]);
+        let front = client.outbound(SERVICE.parse().unwrap());
+        Self {
+            client,
+            server,
+            front,
+            back,
+        }
+    }
+
+    /// In front of an application that treats each connection so.
+    pub async fn serving<F>(
+        protocol: Protocol,
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(ANY).await.unwrap();
+        let app = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
+                tokio::spawn(serve(stream));
+            }
+        });
+        Self::before(app, protocol)
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.front).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    /// Fails unless the server's proxy has had mutual TLS, and no plain text.
+    pub fn encrypted(&self) {
+        let metrics = self.server.metrics();
+        let inbound = |tls: &str| format!(r#"{{direction="inbound",tls="{tls}"}}"#);
+        assert!(metrics.contains(&inbound("mesh")), "{metrics}");
+        assert!(!metrics.contains(&inbound("none")), "{metrics}");
+    }
+}
+
+/// Reads up to the end of a head of HTTP/1.1, or of whatever ends with an empty line.
+pub async fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("more of the head"));
+    }
+    String::from_utf8(head).unwrap()
+}
+
 /// A client pod, a server pod, and the application behind it.
 pub struct Pair {
     pub client: Pod,
@@ -341,16 +416,13 @@ pub struct Pair {
 
 impl Pair {
     pub async fn start(speaks: Speaks, protocol: Protocol) -> Self {
-        let pki = Pki::new().unwrap();
         let app = Upstream::start("v1", speaks).await.unwrap();
-        let server = Pod::start(&pki, "reviews", Mode::Strict);
-        let back = server.inbound(app.address());
-        let client = Pod::start(&pki, "frontend", Mode::Strict);
-        client.tell(vec![
-            endpoints("reviews", protocol, &[meshed(back, "reviews")]),
-            service(protocol, Routing::Direct(vec![to("reviews", 1)])),
-        ]);
-        let front = client.outbound(SERVICE.parse().unwrap());
+        let Proxies {
+            client,
+            server,
+            front,
+            back,
+        } = Proxies::before(app.address(), protocol);
         Self {
             client,
             server,

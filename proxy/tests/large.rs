@@ -1,0 +1,242 @@
+//! Bodies and streams far larger than memory should hold: 128 MiB each way, 1 GiB with `WEFT_SOAK=1`. In a program of
+//! its own, since the whole program's memory is what is looked at; one at a time for the same reason.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use weft_ir::Protocol;
+
+/// What all buffers on the way, in both proxies and both ends, may come to.
+const MOST: u64 = 24 << 20;
+const PART: usize = 1 << 20;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+fn length() -> u64 {
+    let soak = std::env::var_os("WEFT_SOAK").is_some_and(|value| value == "1");
+    if soak { 1 << 30 } else { 128 << 20 }
+}
+
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// So many bytes, made as they are asked for; of unknown length, so that nothing can make room for them in advance.
+struct Flood {
+    left: u64,
+    part: Bytes,
+}
+
+impl Flood {
+    fn new(length: u64) -> Self {
+        Self {
+            left: length,
+            part: vec![7; PART].into(),
+        }
+    }
+}
+
+impl Body for Flood {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let part = self.part.slice(..self.left.min(PART as u64) as usize);
+        self.left -= part.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// Reads to the end; gives how much there was, and the most memory that the program had meanwhile.
+async fn drained(mut body: Incoming) -> (u64, u64) {
+    let (mut total, mut most) = (0, 0);
+    let mut looked = 0;
+    while let Some(frame) = body.frame().await {
+        total += frame
+            .unwrap()
+            .data_ref()
+            .map_or(0, |data| data.len() as u64);
+        if total - looked > 4 << 20 {
+            looked = total;
+            most = most.max(resident_bytes());
+        }
+    }
+    (total, most)
+}
+
+/// Takes what comes in whole, and then sends as much back.
+async fn give_and_take(
+    request: Request<Incoming>,
+) -> Result<http::Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>, Infallible> {
+    let (total, most) = drained(request.into_body()).await;
+    let answer = http::Response::builder()
+        .header("x-total", total)
+        .header("x-most", most);
+    Ok(answer.body(Flood::new(total).boxed()).unwrap())
+}
+
+async fn serve(stream: TcpStream, version: Version) {
+    let service = service_fn(give_and_take);
+    let io = TokioIo::new(stream);
+    let _ = match version {
+        Version::Http1 => {
+            let server = hyper::server::conn::http1::Builder::new();
+            server.serve_connection(io, service).await
+        }
+        Version::Http2 => {
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            server.serve_connection(io, service).await
+        }
+    };
+}
+
+enum Sender {
+    Http1(hyper::client::conn::http1::SendRequest<Flood>),
+    Http2(hyper::client::conn::http2::SendRequest<Flood>),
+}
+
+impl Sender {
+    async fn new(stream: TcpStream, version: Version) -> Self {
+        let io = TokioIo::new(stream);
+        match version {
+            Version::Http1 => {
+                let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                tokio::spawn(connection);
+                Self::Http1(sender)
+            }
+            Version::Http2 => {
+                let executor = TokioExecutor::new();
+                let handshake = hyper::client::conn::http2::handshake(executor, io).await;
+                let (sender, connection) = handshake.unwrap();
+                tokio::spawn(connection);
+                Self::Http2(sender)
+            }
+        }
+    }
+
+    /// How much came back, and the most memory meanwhile.
+    async fn send(&mut self, length: u64) -> (u64, u64) {
+        let request = Request::post("http://reviews/").header("host", "reviews");
+        let request = request.body(Flood::new(length)).unwrap();
+        let response = match self {
+            Self::Http1(sender) => sender.send_request(request).await.unwrap(),
+            Self::Http2(sender) => sender.send_request(request).await.unwrap(),
+        };
+        let said = |name: &str| -> u64 {
+            let value = response.headers()[name].to_str().unwrap();
+            value.parse().unwrap()
+        };
+        let (arrived, most) = (said("x-total"), said("x-most"));
+        assert_eq!(arrived, length, "the request arrived whole");
+        let (back, most_back) = drained(response.into_body()).await;
+        (back, most.max(most_back))
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_of_http_take_no_memory() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for version in BOTH {
+        let proxies =
+            Proxies::serving(Protocol::Detect, move |stream| serve(stream, version)).await;
+        let mut sender = Sender::new(proxies.connect().await, version).await;
+        // The first bytes bring the buffers into being.
+        sender.send(4 * PART as u64).await;
+        let before = resident_bytes();
+        let begun = Instant::now();
+        let (back, most) = sender.send(length()).await;
+        assert_eq!(back, length(), "{version:?}: the answer arrived whole");
+        let grown = most.saturating_sub(before);
+        println!(
+            "{version:?}: {} MiB each way in {:?}, {} KiB more",
+            length() >> 20,
+            begun.elapsed(),
+            grown >> 10
+        );
+        assert!(grown < MOST, "{version:?}: {grown} bytes more");
+        proxies.encrypted();
+    }
+}
+
+#[tokio::test]
+async fn many_bytes_take_no_memory() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let proxies = Proxies::serving(Protocol::Tcp, |mut stream| async move {
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+        let _ = to.shutdown().await;
+    })
+    .await;
+    let mut stream = proxies.connect().await;
+    let mut part = vec![1; PART];
+    let (mut from, mut to) = stream.split();
+    // The first bytes bring the buffers into being.
+    let (sent, ()) = tokio::join!(to.write_all(&part), async {
+        let mut back = vec![0; PART];
+        from.read_exact(&mut back).await.unwrap();
+    });
+    sent.unwrap();
+    let before = resident_bytes();
+    let begun = Instant::now();
+    let sent = async {
+        let mut left = length();
+        while left > 0 {
+            to.write_all(&part).await.unwrap();
+            left -= PART as u64;
+        }
+        part.clear();
+        to.shutdown().await.unwrap();
+    };
+    let received = async {
+        let (mut total, mut most, mut looked) = (0, 0, 0);
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match from.read(&mut buffer).await.unwrap() {
+                0 => return (total, most),
+                length => total += length as u64,
+            }
+            if total - looked > 4 << 20 {
+                looked = total;
+                most = most.max(resident_bytes());
+            }
+        }
+    };
+    let ((), (total, most)) = tokio::join!(sent, received);
+    assert_eq!(total, length());
+    let grown = most.saturating_sub(before);
+    println!(
+        "bytes: {} MiB each way in {:?}, {} KiB more",
+        length() >> 20,
+        begun.elapsed(),
+        grown >> 10
+    );
+    assert!(grown < MOST, "{grown} bytes more");
+}
