@@ -7,6 +7,7 @@ pub mod errors;
 pub mod exchange;
 pub mod filters;
 pub mod forward;
+pub mod forwarded;
 pub mod headers;
 pub mod mirror;
 pub mod serve;

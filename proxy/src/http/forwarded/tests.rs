@@ -1,0 +1,252 @@
+use super::*;
+
+const ID: &str = "made-here";
+
+fn connection(client: &str, tls: bool) -> Connection {
+    Connection {
+        client: client.parse().unwrap(),
+        tls,
+        port: if tls { 8443 } else { 8080 },
+    }
+}
+
+type Headers<'a> = &'a [(&'static str, &'a str)];
+
+/// A request for `shop.example` with these headers, and what became of it.
+fn after(headers: Headers<'_>, hops: u32, connection: Connection) -> (String, HeaderMap) {
+    let mut request = http::Request::builder()
+        .uri("/")
+        .header("host", "shop.example");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut head = request.body(()).unwrap().into_parts().0;
+    let client = set(&mut head, connection, hops, || HeaderValue::from_static(ID));
+    (client.to_string(), head.headers)
+}
+
+fn one<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    let mut all = headers.get_all(name).iter();
+    let first = all.next().map_or("", |value| value.to_str().unwrap());
+    assert!(all.next().is_none(), "{name} is there twice");
+    first
+}
+
+const SPOOFS: [(&str, &str); 11] = [
+    ("x-forwarded-for", "6.6.6.6, 7.7.7.7"),
+    ("x-forwarded-for", "8.8.8.8"),
+    ("x_forwarded_for", "6.6.6.6"),
+    ("x-forwarded-proto", "https"),
+    ("x-forwarded-host", "evil.example"),
+    ("x-forwarded-port", "666"),
+    ("x-forwarded-client-cert", "By=spiffe://evil"),
+    ("forwarded", "for=6.6.6.6;proto=https;host=evil.example"),
+    ("x-real-ip", "6.6.6.6"),
+    ("x-request-id", "chosen"),
+    ("x_request_id", "chosen"),
+];
+
+#[test]
+fn without_trusted_hops_nothing_that_a_client_says_is_left() {
+    let (client, headers) = after(&SPOOFS, 0, connection("192.0.2.7:4711", false));
+    assert_eq!(client, "192.0.2.7");
+    for (name, value) in [
+        ("x-forwarded-for", "192.0.2.7"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "shop.example"),
+        ("x-forwarded-port", "8080"),
+        (
+            "forwarded",
+            "for=192.0.2.7;host=\"shop.example\";proto=http",
+        ),
+        ("x-real-ip", "192.0.2.7"),
+        ("x-request-id", ID),
+    ] {
+        assert_eq!(one(&headers, name), value, "{name}");
+    }
+    assert_eq!(headers.len(), 8, "with Host: {headers:?}");
+}
+
+#[test]
+fn the_client_is_as_many_entries_from_the_right_as_there_are_hops() {
+    let list = "6.6.6.6, 10.0.0.1, [2001:db8::2]:80";
+    for (hops, client, list_after) in [
+        (0, "192.0.2.7", "192.0.2.7"),
+        (1, "2001:db8::2", "2001:db8::2, 192.0.2.7"),
+        (2, "10.0.0.1", "10.0.0.1, 2001:db8::2, 192.0.2.7"),
+        (3, "6.6.6.6", "6.6.6.6, 10.0.0.1, 2001:db8::2, 192.0.2.7"),
+        // There are fewer hops on the way than are trusted: somebody went past them.
+        (4, "192.0.2.7", "192.0.2.7"),
+        (u32::MAX, "192.0.2.7", "192.0.2.7"),
+    ] {
+        let spoof = [("x-forwarded-for", list), ("x-request-id", "theirs")];
+        let (found, headers) = after(&spoof, hops, connection("[::ffff:192.0.2.7]:1", true));
+        assert_eq!(
+            (&*found, one(&headers, "x-forwarded-for")),
+            (client, list_after),
+            "{hops}"
+        );
+        let believed = (1..4).contains(&hops);
+        let id = if believed { "theirs" } else { ID };
+        assert_eq!(one(&headers, "x-request-id"), id, "{hops}");
+    }
+}
+
+#[test]
+fn what_is_no_address_is_not_believed() {
+    for list in [
+        "unknown",
+        "_hidden",
+        "6.6.6.6, ",
+        "1.2.3.4.5",
+        "6.6.6.6:99999",
+        "\u{e9}",
+        "evil\t",
+    ] {
+        let (client, headers) = after(
+            &[("x-forwarded-for", list)],
+            1,
+            connection("192.0.2.7:1", false),
+        );
+        assert_eq!(client, "192.0.2.7", "{list}");
+        assert_eq!(one(&headers, "x-forwarded-for"), "192.0.2.7", "{list}");
+    }
+}
+
+#[test]
+fn a_trusted_hop_says_what_was_asked_for() {
+    // What the hop sends besides the client's address; scheme, host and port afterwards.
+    let rows: [(Headers<'_>, [&str; 3]); 7] = [
+        (&[], ["http", "shop.example", "8080"]),
+        (
+            &[("x-forwarded-proto", "HTTPS")],
+            ["https", "shop.example", "443"],
+        ),
+        (
+            &[("x-forwarded-proto", "gopher")],
+            ["http", "shop.example", "8080"],
+        ),
+        // The client's own word is further left.
+        (
+            &[("x-forwarded-proto", "https, http")],
+            ["http", "shop.example", "80"],
+        ),
+        (
+            &[
+                ("x-forwarded-host", "a.example"),
+                ("x-forwarded-port", "444"),
+            ],
+            ["http", "a.example", "444"],
+        ),
+        (
+            &[
+                ("x-forwarded-host", "evil.example"),
+                ("x-forwarded-host", "a.example"),
+            ],
+            ["http", "a.example", "8080"],
+        ),
+        (
+            &[("x-forwarded-port", "70000")],
+            ["http", "shop.example", "8080"],
+        ),
+    ];
+    for (told, [proto, host, port]) in rows {
+        let mut headers = vec![
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-prefix", "/shop"),
+        ];
+        headers.extend_from_slice(told);
+        let (_, headers) = after(&headers, 1, connection("192.0.2.7:1", false));
+        assert_eq!(one(&headers, "x-forwarded-proto"), proto, "{told:?}");
+        assert_eq!(one(&headers, "x-forwarded-host"), host, "{told:?}");
+        assert_eq!(one(&headers, "x-forwarded-port"), port, "{told:?}");
+        assert_eq!(one(&headers, "x-forwarded-prefix"), "/shop");
+    }
+}
+
+#[test]
+fn forwarded_alone_is_read_too_and_both_are_written() {
+    let text =
+        r#"for=6.6.6.6, For="[2001:db8::1]:4711";Proto=https;host="a,b;\"c";by=_x, for=10.0.0.2"#;
+    let (client, headers) = after(&[("forwarded", text)], 2, connection("192.0.2.7:1", false));
+    assert_eq!(client, "2001:db8::1");
+    assert_eq!(
+        one(&headers, "x-forwarded-for"),
+        "2001:db8::1, 10.0.0.2, 192.0.2.7"
+    );
+    assert_eq!(one(&headers, "x-forwarded-proto"), "https");
+    assert_eq!(one(&headers, "x-forwarded-port"), "443");
+    assert_eq!(one(&headers, "x-forwarded-host"), "a,b;\"c");
+    let written = r#"for="[2001:db8::1]";host="a,b;\"c";proto=https, for=10.0.0.2, for=192.0.2.7;host="shop.example";proto=http"#;
+    assert_eq!(one(&headers, "forwarded"), written);
+    // Where both are there, the one that more proxies write decides.
+    let both = [
+        ("forwarded", "for=6.6.6.6"),
+        ("x-forwarded-for", "10.0.0.9"),
+    ];
+    assert_eq!(
+        after(&both, 1, connection("192.0.2.7:1", false)).0,
+        "10.0.0.9"
+    );
+}
+
+#[test]
+fn a_name_of_a_request_is_short_and_readable_and_made_where_it_is_not() {
+    let long = "a".repeat(MAX_REQUEST_ID + 1);
+    for (told, kept) in [
+        ("abc-1", true),
+        (&*long, false),
+        ("a b", false),
+        ("", false),
+    ] {
+        let headers = [("x-forwarded-for", "10.0.0.1"), ("x-request-id", told)];
+        let (_, headers) = after(&headers, 1, connection("192.0.2.7:1", false));
+        assert_eq!(one(&headers, "x-request-id"), if kept { told } else { ID });
+    }
+    let full = uuid([0xff; 16]);
+    assert_eq!(full, "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    assert_eq!(uuid([0; 16]), "00000000-0000-4000-8000-000000000000");
+    assert_ne!(new_request_id(), new_request_id());
+}
+
+#[test]
+fn the_target_of_the_request_names_the_host_where_it_has_one() {
+    let mut head = http::Request::builder()
+        .uri("http://a.example:8080/")
+        .body(())
+        .unwrap()
+        .into_parts()
+        .0;
+    set(
+        &mut head,
+        connection("192.0.2.7:1", true),
+        0,
+        new_request_id,
+    );
+    assert_eq!(one(&head.headers, "x-forwarded-host"), "a.example:8080");
+    assert_eq!(one(&head.headers, "x-forwarded-proto"), "https");
+}
+
+proptest::proptest! {
+    /// Nobody but a trusted hop moves the client's address: whatever stands to the left of its entry, on a line of its
+    /// own or on the same one, with quotes left open or not.
+    #[test]
+    fn what_stands_further_left_changes_nothing(
+        spoof in "[ -~]{0,64}",
+        hops in 1_u32..4,
+        own_line: bool,
+    ) {
+        for (name, item) in [("x-forwarded-for", "10.0.0."), ("forwarded", "for=10.0.0.")] {
+            let told: Vec<String> = (0..hops).map(|hop| format!("{item}{hop}")).collect();
+            let told = told.join(", ");
+            let line = format!("{spoof}, {told}");
+            let both = [(name, &*spoof), (name, &*told)];
+            let headers = if own_line { &both[..] } else { &[(name, &*line)] };
+            let (client, headers) = after(headers, hops, connection("192.0.2.7:1", false));
+            proptest::prop_assert_eq!(client, "10.0.0.0");
+            let addresses: Vec<String> = (0..hops).map(|hop| format!("10.0.0.{hop}")).collect();
+            let list = format!("{}, 192.0.2.7", addresses.join(", "));
+            proptest::prop_assert_eq!(one(&headers, "x-forwarded-for"), &*list);
+        }
+    }
+}
