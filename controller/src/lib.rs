@@ -18,3 +18,5 @@ pub mod watch;
 
 /// How this controller is called in statuses and in the XMesh that it serves.
 pub const CONTROLLER_NAME: &str = "weft.dev/mesh-controller";
+/// How it is called in GatewayClasses, and in statuses about Gateways.
+pub const GATEWAY_CONTROLLER_NAME: &str = "weft.dev/gateway-controller";

@@ -23,7 +23,7 @@ use weft_controller::snapshot::{self, Snapshot, Snapshots};
 use weft_controller::status::{MeshWriter, RouteWriter};
 use weft_controller::subscribe::{self, Limits, Subscriptions};
 use weft_controller::watch::{self as cluster, Kinds, World};
-use weft_controller::{CONTROLLER_NAME, http, server};
+use weft_controller::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, http, server};
 use weft_ir::Identity;
 use weft_translate::Settings;
 
@@ -155,6 +155,7 @@ impl Process {
             trust_domain: self.options.trust_domain.clone(),
             mode: self.options.mtls.into(),
             controller_name: CONTROLLER_NAME.to_owned(),
+            gateway_controller_name: GATEWAY_CONTROLLER_NAME.to_owned(),
         };
         let (metrics, stop) = (Arc::clone(&self.metrics), self.stop.clone());
         let watched = Arc::clone(&world);

@@ -99,6 +99,7 @@ mod tests {
                 name: name.into(),
                 ..ParentRef::default()
             },
+            controller: weft_translate::Controller::Mesh,
             conditions: vec![Condition {
                 kind: "Accepted".into(),
                 status: accepted,

@@ -218,6 +218,7 @@ mod tests {
             trust_domain: TrustDomain::new("cluster.local").unwrap(),
             mode: Mode::Permissive,
             controller_name: crate::CONTROLLER_NAME.into(),
+            gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.to_owned(),
         };
         let translation = translate(&objects, &settings);
         Snapshot::new(translation.mesh, translation.statuses)

@@ -355,6 +355,7 @@ mod tests {
             generation,
             parents: vec![ParentStatus {
                 parent_ref,
+                controller: weft_translate::Controller::Mesh,
                 conditions: vec![condition],
             }],
         }

@@ -96,6 +96,7 @@ fn cluster(endpoints: &[&str], pods: Vec<Value>) -> Arc<Snapshot> {
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
         mode: Mode::Permissive,
         controller_name: crate::CONTROLLER_NAME.into(),
+        gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.to_owned(),
     };
     let translation = translate(&objects, &settings);
     Arc::new(Snapshot::new(translation.mesh, translation.statuses))

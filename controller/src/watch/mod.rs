@@ -67,6 +67,7 @@ impl World {
             grpc_routes: self.grpc_routes.objects(),
             tls_routes: self.tls_routes.objects(),
             tcp_routes: self.tcp_routes.objects(),
+            ..Objects::default()
         }
     }
 }

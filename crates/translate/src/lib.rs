@@ -8,6 +8,7 @@ pub mod objects;
 
 mod attach;
 mod endpoints;
+mod gateways;
 mod mesh;
 mod modes;
 mod pods;
@@ -17,7 +18,7 @@ mod services;
 mod status;
 mod views;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use attach::Attachments;
@@ -26,8 +27,17 @@ use routes::Route;
 use services::Services;
 use weft_ir::{Mode, RouteKind, TrustDomain};
 
+pub use gateways::GatewayView;
+pub use gateways::provision::{
+    CLASS_LABEL, GATEWAY_LABEL, Provision, ProvisionPort, Resources, Scaling, ServiceProvision,
+    ServiceType, TrafficPolicy,
+};
+pub use gateways::status::{
+    Address, AddressKind, AncestorStatus, GatewayClassStatus, GatewayStatus, ListenerSetStatus,
+    ListenerStatus, PolicyStatus, RouteGroupKind,
+};
 pub use mesh::Mesh;
-pub use status::{Condition, ParentStatus, RouteStatus};
+pub use status::{Condition, Controller, ParentStatus, RouteStatus};
 
 /// The cluster at one moment. The order of objects means nothing.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +52,16 @@ pub struct Objects {
     pub grpc_routes: Vec<Arc<objects::GrpcRoute>>,
     pub tls_routes: Vec<Arc<objects::TlsRoute>>,
     pub tcp_routes: Vec<Arc<objects::TcpRoute>>,
+    pub udp_routes: Vec<Arc<objects::UdpRoute>>,
+    pub gateway_classes: Vec<Arc<objects::GatewayClass>>,
+    pub gateways: Vec<Arc<objects::Gateway>>,
+    pub listener_sets: Vec<Arc<objects::ListenerSet>>,
+    pub reference_grants: Vec<Arc<objects::ReferenceGrant>>,
+    pub backend_tls_policies: Vec<Arc<objects::BackendTlsPolicy>>,
+    /// Those of type `kubernetes.io/tls`, and those that others of these objects refer to.
+    pub secrets: Vec<Arc<objects::Secret>>,
+    /// Those that others of these objects refer to.
+    pub config_maps: Vec<Arc<objects::ConfigMap>>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,13 +71,25 @@ pub struct Settings {
     pub mode: Mode,
     /// `weft.dev/mesh-controller`.
     pub controller_name: String,
+    /// `weft.dev/gateway-controller`.
+    pub gateway_controller_name: String,
 }
 
 #[derive(Clone, Debug)]
 pub struct Translation {
     pub mesh: Mesh,
-    /// Of the routes that have a Service as a parent, by kind, namespace and name.
+    /// Of the routes that have a parent of ours, by kind, namespace and name.
     pub statuses: Vec<RouteStatus>,
+    /// Of those that are ours, by name.
+    pub gateway_classes: Vec<GatewayClassStatus>,
+    /// Of those that are ours, by name.
+    pub gateways: Vec<GatewayStatus>,
+    /// Of those whose Gateway is ours, by name.
+    pub listener_sets: Vec<ListenerSetStatus>,
+    /// Of BackendTLSPolicies, by name.
+    pub policies: Vec<PolicyStatus>,
+    /// For the accepted Gateways, by name.
+    pub provisions: Vec<Provision>,
     /// What users wrote on pods and namespaces and is not in force, for the log.
     pub warnings: BTreeSet<String>,
 }
@@ -74,10 +106,21 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
         grpc_routes,
         tls_routes,
         tcp_routes,
+        udp_routes: _,
+        gateway_classes,
+        gateways,
+        listener_sets: _,
+        reference_grants: _,
+        backend_tls_policies: _,
+        secrets: _,
+        config_maps: _,
     } = objects;
+    let classes = gateways::classes(gateway_classes, &settings.gateway_controller_name);
+    let gateways = gateways::gateways(gateways, &classes);
+    let accounts = gateways::accounts(&gateways);
     let services = Services::new(services, service_imports.as_deref());
     let mut modes = Modes::new(settings.mode, namespaces);
-    let pods = pods::index(pods, settings, &mut modes);
+    let pods = pods::index(pods, settings, &accounts, &mut modes);
     let endpoints = endpoints::index(&services, endpoint_slices, &pods);
     let leaving = endpoints::leaving(&services, endpoint_slices, &pods);
 
@@ -118,8 +161,16 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
             pods: pods.by_address,
             workloads: pods.workloads,
             leaving,
+            gateways: HashMap::new(),
+            gateway_endpoints: HashMap::new(),
+            gateway_pods: pods.gateways,
         },
         statuses,
+        gateway_classes: Vec::new(),
+        gateways: Vec::new(),
+        listener_sets: Vec::new(),
+        policies: Vec::new(),
+        provisions: Vec::new(),
         warnings: modes.warnings,
     }
 }

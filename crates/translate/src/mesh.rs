@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_ir::{
-    Backend, Destination, Endpoint, EndpointSet, Filter, Identity, Routing, Rule, Service,
-    ServicePort, Target, WeightedBackend, Workload,
+    Backend, Destination, Endpoint, EndpointSet, Filter, GatewayId, Identity, Routing, Rule,
+    Service, ServicePort, Target, WeightedBackend, Workload,
 };
 
 use crate::endpoints::Leaving;
+use crate::gateways::GatewayView;
 
 /// Everything that proxies are told, indexed by what they ask for. Cheap to clone; immutable.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +23,11 @@ pub struct Mesh {
     /// Meshed pods by namespace, then name.
     pub(crate) workloads: HashMap<String, HashMap<String, Arc<Workload>>>,
     pub(crate) leaving: Leaving,
+    pub(crate) gateways: HashMap<GatewayId, Arc<GatewayView>>,
+    /// Those that differ from what the mesh sees.
+    pub(crate) gateway_endpoints: HashMap<ServicePort, Arc<EndpointSet>>,
+    /// The pods of gateways by namespace, then name.
+    pub(crate) gateway_pods: HashMap<String, HashMap<String, GatewayId>>,
 }
 
 /// One Service port: what clients of each namespace see there.
@@ -83,12 +89,30 @@ impl Mesh {
         };
         // Bytes that are no HTTP meet no rule, and go to the Service itself.
         let own = std::iter::once(service.id.clone());
-        rules
-            .iter()
-            .flat_map(|rule| service_ports(&rule.backends).chain(mirrors(rule)))
-            .chain(own)
-            .collect()
+        rules.iter().flat_map(rule_targets).chain(own).collect()
     }
+
+    /// What the proxies of a Gateway are told; `None` when there is no such Gateway of ours.
+    pub fn gateway(&self, id: &GatewayId) -> Option<Arc<GatewayView>> {
+        self.gateways.get(id).cloned()
+    }
+
+    /// As [`Mesh::endpoints`], as gateways see them: UDP ports too, and with TLS where a BackendTLSPolicy asks for it.
+    pub fn gateway_endpoints(&self, id: &ServicePort) -> Option<Arc<EndpointSet>> {
+        let own = self.gateway_endpoints.get(id);
+        own.cloned().or_else(|| self.endpoints(id))
+    }
+
+    /// The Gateway that a pod is a proxy of: the label alone makes no pod one, it must run under the account that was
+    /// made for the Gateway.
+    pub fn gateway_of(&self, namespace: &str, pod: &str) -> Option<GatewayId> {
+        self.gateway_pods.get(namespace)?.get(pod).cloned()
+    }
+}
+
+/// Where the rule's requests and copies of them go.
+pub(crate) fn rule_targets(rule: &Rule) -> impl Iterator<Item = ServicePort> + '_ {
+    service_ports(&rule.backends).chain(mirrors(rule))
 }
 
 /// Where copies of the rule's requests go.
@@ -103,7 +127,9 @@ fn mirrors(rule: &Rule) -> impl Iterator<Item = ServicePort> + '_ {
         })
 }
 
-fn service_ports(backends: &[WeightedBackend]) -> impl Iterator<Item = ServicePort> + '_ {
+pub(crate) fn service_ports(
+    backends: &[WeightedBackend],
+) -> impl Iterator<Item = ServicePort> + '_ {
     backends
         .iter()
         .filter_map(|backend| match &backend.backend {

@@ -4,9 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_ir::{Identity, TrustDomain, Workload};
+use weft_ir::{GatewayId, Identity, TrustDomain, Workload};
 
 use crate::Settings;
+use crate::gateways::Accounts;
+use crate::gateways::provision::GATEWAY_LABEL;
 use crate::modes::Modes;
 use crate::objects::{Container, Pod, PodSpec, PodStatus};
 use crate::probes::probes;
@@ -24,9 +26,16 @@ pub(crate) struct Pods {
     pub(crate) on_host: HashSet<(String, String)>,
     /// Namespace and name of the pods that are being deleted.
     pub(crate) terminating: HashMap<IpAddr, (String, String)>,
+    /// Proxies of gateways by namespace, then name: in the mesh as clients, with no proxy before them.
+    pub(crate) gateways: HashMap<String, HashMap<String, GatewayId>>,
 }
 
-pub(crate) fn index(pods: &[Arc<Pod>], settings: &Settings, modes: &mut Modes<'_>) -> Pods {
+pub(crate) fn index(
+    pods: &[Arc<Pod>],
+    settings: &Settings,
+    accounts: &Accounts,
+    modes: &mut Modes<'_>,
+) -> Pods {
     let mut oldest_first: Vec<&Pod> = pods.iter().map(Arc::as_ref).collect();
     oldest_first.sort_by_key(|pod| {
         let meta = &pod.metadata;
@@ -34,13 +43,13 @@ pub(crate) fn index(pods: &[Arc<Pod>], settings: &Settings, modes: &mut Modes<'_
     });
     let mut index = Pods::default();
     for pod in oldest_first {
-        index.add(pod, settings, modes);
+        index.add(pod, settings, accounts, modes);
     }
     index
 }
 
 impl Pods {
-    fn add(&mut self, pod: &Pod, settings: &Settings, modes: &mut Modes<'_>) {
+    fn add(&mut self, pod: &Pod, settings: &Settings, accounts: &Accounts, modes: &mut Modes<'_>) {
         let Pod {
             metadata,
             spec,
@@ -60,7 +69,10 @@ impl Pods {
                 .insert((metadata.namespace.clone(), metadata.name.clone()));
             return;
         }
-        let identity = identity(&metadata.namespace, spec, &settings.trust_domain);
+        let gateway = gateway(pod, accounts);
+        let identity = (gateway.is_some() || has_sidecar(spec))
+            .then(|| identity(&metadata.namespace, spec, &settings.trust_domain))
+            .flatten();
         if let Some(identity) = &identity {
             let workload = Arc::new(Workload {
                 identity: identity.clone(),
@@ -72,10 +84,18 @@ impl Pods {
                 .or_default()
                 .insert(metadata.name.clone(), workload);
         }
+        // A gateway's proxy takes no mutual TLS of the mesh.
+        let reached_as = identity.filter(|_| gateway.is_none());
+        if let Some(gateway) = gateway {
+            self.gateways
+                .entry(metadata.namespace.clone())
+                .or_default()
+                .insert(metadata.name.clone(), gateway.clone());
+        }
         let addresses = pod_ips.iter().map(|entry| entry.ip.as_str());
         for address in addresses.chain([pod_ip.as_str()]) {
             if let Ok(address) = address.parse() {
-                self.by_address.insert(address, identity.clone());
+                self.by_address.insert(address, reached_as.clone());
                 if metadata.deletion_timestamp.is_empty() {
                     self.terminating.remove(&address);
                 } else {
@@ -92,21 +112,29 @@ impl Pods {
     }
 }
 
-fn identity(namespace: &str, spec: &PodSpec, trust_domain: &TrustDomain) -> Option<Identity> {
-    let PodSpec {
-        service_account_name,
-        host_network: _,
-        containers,
-        init_containers,
-    } = spec;
+/// The Gateway that the pod is a proxy of: it has the label, and runs under the account that was made for it.
+fn gateway<'a>(pod: &Pod, accounts: &'a Accounts) -> Option<&'a GatewayId> {
+    let Pod { metadata, spec, .. } = pod;
+    let named = metadata.labels.get(GATEWAY_LABEL)?;
+    let account = account(spec).to_owned();
+    let gateway = accounts.get(&(metadata.namespace.clone(), account))?;
+    (*gateway.name == **named).then_some(gateway)
+}
+
+fn has_sidecar(spec: &PodSpec) -> bool {
     let is_proxy = |container: &Container| container.name == PROXY_CONTAINER;
-    if !containers.iter().chain(init_containers).any(is_proxy) {
-        return None;
-    }
-    let account = match service_account_name.as_str() {
+    let mut containers = spec.containers.iter().chain(&spec.init_containers);
+    containers.any(is_proxy)
+}
+
+fn identity(namespace: &str, spec: &PodSpec, trust_domain: &TrustDomain) -> Option<Identity> {
+    // The API server admits no other names than identities can carry.
+    Identity::new(trust_domain.clone(), namespace, account(spec)).ok()
+}
+
+fn account(spec: &PodSpec) -> &str {
+    match spec.service_account_name.as_str() {
         "" => "default",
         account => account,
-    };
-    // The API server admits no other names than identities can carry.
-    Identity::new(trust_domain.clone(), namespace, account).ok()
+    }
 }

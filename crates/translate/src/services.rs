@@ -54,7 +54,11 @@ impl Services {
         imports: Option<&[Arc<objects::ServiceImport>]>,
     ) -> Self {
         let of_the_cluster = services.iter().map(|service| {
-            let objects::Service { metadata, spec } = service.as_ref();
+            let objects::Service {
+                metadata,
+                spec,
+                status: _,
+            } = service.as_ref();
             let id = ServiceId::new(&*metadata.namespace, &*metadata.name);
             (id, ServiceInfo::of_service(spec))
         });
@@ -122,6 +126,7 @@ impl ServiceInfo {
                 protocol: transport,
                 app_protocol,
                 port,
+                target_port: _,
             } = spec;
             let Some(number) = port_number(*port) else {
                 continue;

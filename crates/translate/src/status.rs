@@ -19,14 +19,25 @@ pub struct RouteStatus {
     pub name: String,
     /// The generation that the conditions speak of.
     pub generation: i64,
-    /// One for each parentRef that is a Service, in the route's order. Never empty.
+    /// One for each parentRef that is ours, in the route's order. Never empty.
     pub parents: Vec<ParentStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParentStatus {
     pub parent_ref: ParentRef,
+    pub controller: Controller,
     pub conditions: Vec<Condition>,
+}
+
+/// Under whose name an entry of a route's status stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Controller {
+    /// Of Service parents: [`Settings::controller_name`](crate::Settings::controller_name).
+    Mesh,
+    /// Of Gateways and ListenerSets:
+    /// [`Settings::gateway_controller_name`](crate::Settings::gateway_controller_name).
+    Gateway,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +62,7 @@ pub(crate) fn route_status(
     }
     let parents = attachments.iter().map(|attachment| ParentStatus {
         parent_ref: attachment.parent_ref.clone(),
+        controller: Controller::Mesh,
         conditions: conditions(place, attachment, routes, attached),
     });
     Some(RouteStatus {
@@ -184,7 +196,7 @@ fn resolved_refs(unresolved: &[Fault]) -> Condition {
     }
 }
 
-fn condition(kind: &str, status: bool, reason: &str, mut message: String) -> Condition {
+pub(crate) fn condition(kind: &str, status: bool, reason: &str, mut message: String) -> Condition {
     if message.len() > MESSAGE_LIMIT {
         let fits = |end: &usize| message.is_char_boundary(*end);
         let end = (0..=MESSAGE_LIMIT - 3).rev().find(fits).unwrap_or(0);

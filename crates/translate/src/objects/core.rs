@@ -11,6 +11,8 @@ pub struct Service {
     pub metadata: Meta,
     #[serde(deserialize_with = "or_default")]
     pub spec: ServiceSpec,
+    #[serde(deserialize_with = "or_default")]
+    pub status: ServiceStatus,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -42,6 +44,32 @@ pub struct ServicePortSpec {
     #[serde(deserialize_with = "or_default")]
     pub app_protocol: String,
     pub port: i64,
+    /// Of the pods; absent: the same as `port`.
+    pub target_port: Option<PortRef>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    #[serde(deserialize_with = "or_default")]
+    pub load_balancer: LoadBalancer,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancer {
+    #[serde(deserialize_with = "or_default")]
+    pub ingress: Vec<Ingress>,
+}
+
+/// Where a load balancer takes connections: an IP or a host name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Ingress {
+    #[serde(deserialize_with = "or_default")]
+    pub ip: String,
+    #[serde(deserialize_with = "or_default")]
+    pub hostname: String,
 }
 
 /// Of the Multi-Cluster Services API (KEP-1645), `multicluster.x-k8s.io`: v1beta1 and v1alpha1 have the same fields.

@@ -1,29 +1,44 @@
 //! Kubernetes objects, holding only what translation reads. Unknown fields are ignored.
 //!
-//! The API server checks core objects (Services, slices, pods), so those are read as they are, with absent and `null`
-//! meaning empty. Routes are custom resources whose definition may be older, newer or changed: their lists hold
-//! [`Lenient`] entries, so that one unreadable entry becomes a condition of its route and never stops a watch.
+//! The API server checks core objects (Services, slices, pods, Secrets), so those are read as they are, with absent and `null`
+//! meaning empty. Routes, Gateways and policies are custom resources whose definition may be older, newer or changed: their lists hold
+//! [`Lenient`] entries, so that one unreadable entry becomes a condition of its object and never stops a watch.
 
 mod core;
+mod data;
 mod filters;
+mod gateways;
 mod lenient;
 mod meta;
+mod policies;
 mod routes;
 
 pub use core::{
     Container, ContainerPort, EndpointAddress, EndpointConditions, EndpointSlice, GrpcAction,
-    Handler, HttpGet, Lifecycle, Namespace, Pod, PodIp, PodSpec, PodStatus, PortRef, Service,
-    ServiceImport, ServiceImportSpec, ServicePortSpec, ServiceSpec, SlicePort, TargetRef,
+    Handler, HttpGet, Ingress, Lifecycle, LoadBalancer, Namespace, Pod, PodIp, PodSpec, PodStatus,
+    PortRef, Service, ServiceImport, ServiceImportSpec, ServicePortSpec, ServiceSpec,
+    ServiceStatus, SlicePort, TargetRef,
 };
+pub use data::{ConfigMap, Secret, SecretBytes, SecretData};
 pub use filters::{
     BackendObjectRef, CorsFilter, Fraction, HeaderFilter, HeaderValueSpec, HttpFilter,
     PathModifier, RequestMirror, RequestRedirect, UrlRewrite,
 };
+pub use gateways::{
+    AllowedListeners, AllowedRoutes, BackendTlsConfig, FromNamespaces, FrontendTls,
+    FrontendTlsConfig, FrontendValidation, Gateway, GatewayAddress, GatewayClass, GatewayClassSpec,
+    GatewaySpec, GatewayTls, GroupKind, Infrastructure, LabelRequirement, LabelSelector, Listener,
+    ListenerSet, ListenerSetSpec, ListenerTls, ObjectRef, ParametersRef, PortTls,
+};
 pub use lenient::Lenient;
 pub use meta::Meta;
+pub use policies::{
+    BackendTlsPolicy, BackendTlsPolicySpec, BackendTlsValidation, GrantFrom, GrantTo, PolicyTarget,
+    ReferenceGrant, ReferenceGrantSpec, SubjectAltName,
+};
 pub use routes::{
     BackendRef, ByteRule, GrpcFilter, GrpcHeaderMatch, GrpcMatch, GrpcMethodMatch, GrpcRoute,
     GrpcRouteSpec, GrpcRule, HttpHeaderMatch, HttpMatch, HttpPathMatch, HttpRetry, HttpRoute,
     HttpRouteSpec, HttpRule, HttpTimeouts, ParentRef, TcpRoute, TcpRouteSpec, TlsRoute,
-    TlsRouteSpec,
+    TlsRouteSpec, UdpRoute,
 };

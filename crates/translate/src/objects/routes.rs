@@ -1,4 +1,4 @@
-//! HTTPRoutes, GRPCRoutes, TLSRoutes and TCPRoutes. Enumerations are text: values that this version does not know become conditions.
+//! HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes and UDPRoutes. Enumerations are text: values that this version does not know become conditions.
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ pub struct HttpRoute {
 pub struct HttpRouteSpec {
     #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<Lenient<ParentRef>>,
+    /// Mean nothing on Service parents.
+    #[serde(deserialize_with = "list")]
+    pub hostnames: Vec<Lenient<String>>,
     #[serde(deserialize_with = "list")]
     pub rules: Vec<Lenient<HttpRule>>,
 }
@@ -35,6 +38,9 @@ pub struct GrpcRoute {
 pub struct GrpcRouteSpec {
     #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<Lenient<ParentRef>>,
+    /// As of HTTPRoutes.
+    #[serde(deserialize_with = "list")]
+    pub hostnames: Vec<Lenient<String>>,
     #[serde(deserialize_with = "list")]
     pub rules: Vec<Lenient<GrpcRule>>,
 }
@@ -74,7 +80,10 @@ pub struct TcpRouteSpec {
     pub rules: Vec<Lenient<ByteRule>>,
 }
 
-/// Of a TLSRoute or a TCPRoute.
+/// Of the same shape as a TCPRoute.
+pub type UdpRoute = TcpRoute;
+
+/// Of a TLSRoute, a TCPRoute or a UDPRoute.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct ByteRule {

@@ -17,6 +17,7 @@ pub(crate) fn settings() -> Settings {
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
         mode: Mode::Permissive,
         controller_name: "weft.dev/mesh-controller".to_owned(),
+        gateway_controller_name: "weft.dev/gateway-controller".to_owned(),
     }
 }
 

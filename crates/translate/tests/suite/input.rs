@@ -59,6 +59,14 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
         "GRPCRoute" => objects.grpc_routes.push(read(document)?),
         "TLSRoute" => objects.tls_routes.push(read(document)?),
         "TCPRoute" => objects.tcp_routes.push(read(document)?),
+        "UDPRoute" => objects.udp_routes.push(read(document)?),
+        "GatewayClass" => objects.gateway_classes.push(read(document)?),
+        "Gateway" => objects.gateways.push(read(document)?),
+        "ListenerSet" => objects.listener_sets.push(read(document)?),
+        "ReferenceGrant" => objects.reference_grants.push(read(document)?),
+        "BackendTLSPolicy" => objects.backend_tls_policies.push(read(document)?),
+        "Secret" => objects.secrets.push(read(document)?),
+        "ConfigMap" => objects.config_maps.push(read(document)?),
         other => panic!("no test knows kind {other}"),
     }
     Ok(())

@@ -346,6 +346,7 @@ fn status(status: &RouteStatus) -> (Value, Value) {
 fn parent(parent: &ParentStatus) -> Value {
     let ParentStatus {
         parent_ref,
+        controller: _,
         conditions,
     } = parent;
     let mut all = Mapping::new();

@@ -1,0 +1,59 @@
+//! A gateway as its proxies are told of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use weft_ir::{
+    ConnectionRule, Gateway, GatewayPort, ServicePort, Serving, TlsServing, VirtualHost,
+};
+
+use crate::mesh::{rule_targets, service_ports};
+
+/// What all proxies of a Gateway are told. Cheap to clone; immutable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatewayView {
+    pub gateway: Arc<Gateway>,
+    /// By transport and number.
+    pub ports: Vec<Arc<GatewayPort>>,
+}
+
+impl GatewayView {
+    /// The endpoint sets that a proxy needs with the ports, as gateways see them.
+    pub fn references(&self) -> BTreeSet<ServicePort> {
+        let mut all = BTreeSet::new();
+        for port in &self.ports {
+            match &port.serving {
+                Serving::Http(listeners) => {
+                    let hosts = listeners.iter().flat_map(|listener| &listener.hosts);
+                    all.extend(hosts.flat_map(host_targets));
+                }
+                Serving::Tls(listeners) => {
+                    for listener in listeners {
+                        match &listener.serving {
+                            TlsServing::Http { tls: _, hosts } => {
+                                all.extend(hosts.iter().flat_map(host_targets));
+                            }
+                            TlsServing::Terminate { tls: _, rules }
+                            | TlsServing::Passthrough { rules } => {
+                                let rules = rules.iter().map(|rule| &rule.rule);
+                                all.extend(rules.flat_map(connection_targets));
+                            }
+                        }
+                    }
+                }
+                Serving::Tcp(listener) | Serving::Udp(listener) => {
+                    all.extend(listener.rule.iter().flat_map(connection_targets));
+                }
+            }
+        }
+        all
+    }
+}
+
+fn host_targets(host: &VirtualHost) -> impl Iterator<Item = ServicePort> + '_ {
+    host.rules.iter().flat_map(rule_targets)
+}
+
+fn connection_targets(rule: &ConnectionRule) -> impl Iterator<Item = ServicePort> + '_ {
+    service_ports(&rule.backends)
+}

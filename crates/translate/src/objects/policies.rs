@@ -1,0 +1,96 @@
+//! ReferenceGrants and BackendTLSPolicies.
+
+use serde::Deserialize;
+
+use super::gateways::ObjectRef;
+use super::lenient::{Lenient, list, or_default};
+use super::meta::Meta;
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub struct ReferenceGrant {
+    pub metadata: Meta,
+    pub spec: Lenient<ReferenceGrantSpec>,
+}
+
+/// Entries that cannot be read permit nothing.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub struct ReferenceGrantSpec {
+    #[serde(deserialize_with = "list")]
+    pub from: Vec<Lenient<GrantFrom>>,
+    #[serde(deserialize_with = "list")]
+    pub to: Vec<Lenient<GrantTo>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
+pub struct GrantFrom {
+    pub group: String,
+    pub kind: String,
+    pub namespace: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
+pub struct GrantTo {
+    pub group: String,
+    pub kind: String,
+    /// Absent and empty: all of the kind in the grant's namespace.
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub struct BackendTlsPolicy {
+    pub metadata: Meta,
+    pub spec: Lenient<BackendTlsPolicySpec>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+pub struct BackendTlsPolicySpec {
+    #[serde(deserialize_with = "list")]
+    pub target_refs: Vec<Lenient<PolicyTarget>>,
+    pub validation: Lenient<BackendTlsValidation>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", expecting = "an object")]
+pub struct PolicyTarget {
+    #[serde(default, deserialize_with = "or_default")]
+    pub group: String,
+    pub kind: String,
+    pub name: String,
+    /// The name of a port; absent and empty: all of them.
+    #[serde(default, deserialize_with = "or_default")]
+    pub section_name: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "an object")]
+pub struct BackendTlsValidation {
+    /// Of the policy's own namespace.
+    #[serde(deserialize_with = "list")]
+    pub ca_certificate_refs: Vec<Lenient<ObjectRef>>,
+    /// `System`, or one that is not supported.
+    #[serde(rename = "wellKnownCACertificates")]
+    pub well_known_ca_certificates: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub hostname: String,
+    #[serde(deserialize_with = "list")]
+    pub subject_alt_names: Vec<Lenient<SubjectAltName>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "an object")]
+pub struct SubjectAltName {
+    /// `Hostname` or `URI`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub hostname: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub uri: String,
+}
