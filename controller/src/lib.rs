@@ -1,15 +1,16 @@
 //! The control plane of a Weft mesh.
 //!
 //! [`watch`] -> [`snapshot`] -> [`subscribe`] is the way from the cluster to the proxies; [`status`] the way back, for
-//! the [`leader`] alone. [`identity`] keeps the root and signs; [`server::serve`] runs the gRPC port with a Mesh and a
-//! CertificateAuthority service behind it, until its token is cancelled. Every request carries a
-//! [`server::PeerIdentity`] extension.
+//! the [`leader`] alone, which also keeps what Gateways run on ([`provision`]). [`identity`] keeps the root and signs;
+//! [`server::serve`] runs the gRPC port with a Mesh and a CertificateAuthority service behind it, until its token is
+//! cancelled. Every request carries a [`server::PeerIdentity`] extension.
 
 pub mod http;
 pub mod identity;
 pub mod leader;
 pub mod metrics;
 pub mod options;
+pub mod provision;
 pub mod server;
 pub mod snapshot;
 pub mod status;

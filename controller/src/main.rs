@@ -19,12 +19,13 @@ use weft_controller::identity::{self, KubeReviewer, SecretStore, ServerIdentity,
 use weft_controller::leader::Election;
 use weft_controller::metrics::Metrics;
 use weft_controller::options::{LogFormat, Options};
+use weft_controller::provision::{Obstacles, Provisioner, ProxySettings};
 use weft_controller::snapshot::{self, Snapshot, Snapshots};
-use weft_controller::status::{MeshWriter, RouteWriter};
+use weft_controller::status::{MeshWriter, StatusWriter};
 use weft_controller::subscribe::{self, Limits, Subscriptions};
 use weft_controller::watch::{self as cluster, Kinds, World};
 use weft_controller::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, http, server};
-use weft_ir::Identity;
+use weft_ir::{Identity, IdentityError};
 use weft_translate::Settings;
 
 /// The Secret of the mesh's root, in the controller's namespace.
@@ -101,7 +102,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     };
     process.serve_pages(registry).await?;
     let (world, kinds) = process.start_watching(publish);
-    process.start_writing(world, kinds);
+    process.start_writing(world, kinds, process.proxies()?);
     let served = process.serve_proxies(identity_metrics).await;
 
     process.stop.cancel();
@@ -150,7 +151,14 @@ impl Process {
 
     fn start_watching(&self, publish: Publish) -> (Arc<World>, Kinds) {
         let world = Arc::new(World::default());
-        let kinds = cluster::start(&self.client, &world, &self.metrics, &self.tasks, &self.stop);
+        let follow = cluster::Following {
+            client: &self.client,
+            metrics: &self.metrics,
+            tasks: &self.tasks,
+            stop: &self.stop,
+            gateways: self.options.gateways,
+        };
+        let kinds = cluster::start(&world, &follow);
         let settings = Settings {
             trust_domain: self.options.trust_domain.clone(),
             mode: self.options.mtls.into(),
@@ -164,7 +172,7 @@ impl Process {
         (world, kinds)
     }
 
-    fn start_writing(&self, world: Arc<World>, kinds: Kinds) {
+    fn start_writing(&self, world: Arc<World>, kinds: Kinds, settings: ProxySettings) {
         let (leads, leader) = watch::channel(false);
         let election = Election {
             client: self.client.clone(),
@@ -182,17 +190,60 @@ impl Process {
             stop: self.stop.clone(),
         };
         self.tasks.spawn(meshes.run());
-        let routes = RouteWriter {
+        let (obstruct, obstacles) = watch::channel(Obstacles::default());
+        let provisioner = Provisioner {
+            client: self.client.clone(),
+            settings,
+            snapshots: self.snapshots.clone(),
+            world: Arc::clone(&world),
+            leader: leader.clone(),
+            obstacles: obstruct,
+            metrics: Arc::clone(&self.metrics),
+            stop: self.stop.clone(),
+        };
+        if self.options.gateways {
+            self.tasks.spawn(provisioner.run());
+        }
+        let statuses = StatusWriter {
             client: self.client.clone(),
             kinds,
             world,
             snapshots: self.snapshots.clone(),
             registry: self.registry.clone(),
+            obstacles,
             leader,
             metrics: Arc::clone(&self.metrics),
             stop: self.stop.clone(),
         };
-        self.tasks.spawn(routes.run());
+        self.tasks.spawn(statuses.run());
+    }
+
+    /// What the proxies of Gateways are started with.
+    fn proxies(&self) -> anyhow::Result<ProxySettings> {
+        let options = &self.options;
+        let of = &options.gateway;
+        Ok(ProxySettings {
+            image: of.gateway_image.clone(),
+            pull_policy: of.gateway_image_pull_policy.clone(),
+            pull_secrets: of.gateway_image_pull_secrets.clone(),
+            controller: format!("https://{}:15012", self.host()),
+            controller_identity: self.identity()?,
+            trust_domain: options.trust_domain.clone(),
+            access_log: of.gateway_access_log.clone(),
+            log: of.gateway_log.clone(),
+            workers: of.gateway_workers,
+            resources: of.gateway_resources.clone(),
+        })
+    }
+
+    /// The controller's Service.
+    fn host(&self) -> String {
+        format!("{ACCOUNT}.{}.svc", self.options.namespace)
+    }
+
+    fn identity(&self) -> Result<Identity, IdentityError> {
+        let domain = self.options.trust_domain.clone();
+        Identity::new(domain, &self.options.namespace, ACCOUNT)
     }
 
     /// Until told to stop.
@@ -211,14 +262,15 @@ impl Process {
         self.tasks.spawn(identity::roots::keep(
             self.client.clone(),
             trust.clone(),
+            self.snapshots.clone(),
             metrics.clone(),
             self.stop.clone(),
         ));
         let lifetime = Duration::from_secs(options.certificate_lifetime);
-        let host = format!("{ACCOUNT}.{}.svc", options.namespace);
+        let host = self.host();
         let tls = ServerIdentity {
             trust: trust.clone(),
-            identity: Identity::new(options.trust_domain.clone(), &options.namespace, ACCOUNT)?,
+            identity: self.identity()?,
             dns_names: vec![host.clone(), format!("{host}.cluster.local")],
             lifetime,
             metrics: metrics.clone(),

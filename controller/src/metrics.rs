@@ -28,6 +28,9 @@ pub struct Metrics {
     pub translate_seconds: Histogram,
     pub status_writes: Counter,
     pub status_errors: Counter,
+    /// Objects of Gateways written, changed or not.
+    pub provision_writes: Counter,
+    pub provision_errors: Counter,
     /// 1 while this replica writes statuses.
     pub leader: Gauge,
     unreadable_objects: Family<Kind, Counter>,
@@ -49,6 +52,8 @@ impl Metrics {
             translate_seconds: Histogram::new(exponential_buckets(0.000_25, 4.0, 9)),
             status_writes: Counter::default(),
             status_errors: Counter::default(),
+            provision_writes: Counter::default(),
+            provision_errors: Counter::default(),
             leader: Gauge::default(),
             unreadable_objects: Family::default(),
             watch_errors: Family::default(),
@@ -74,6 +79,11 @@ impl Metrics {
         to.register("status_writes", help, self.status_writes.clone());
         let help = "Statuses that could not be written, each try";
         to.register("status_errors", help, self.status_errors.clone());
+        let help = "Objects of Gateways applied";
+        to.register("provision_writes", help, self.provision_writes.clone());
+        let help =
+            "Gateways that lack something that they run on, each time that the cause changes";
+        to.register("provision_errors", help, self.provision_errors.clone());
         let help = "1 while this replica writes statuses";
         to.register("leader", help, self.leader.clone());
         let help = "Objects skipped because they cannot be read";

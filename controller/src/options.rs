@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use weft_ir::{Mode, TrustDomain};
+
+use crate::provision::ProxyResources;
 
 /// Weft's controller: tells proxies what is at an address, signs their certificates, and writes statuses.
 #[derive(Clone, Debug, Parser)]
@@ -46,6 +48,13 @@ pub struct Options {
     #[arg(long, env = "POD_NAME", default_value_t = process_name())]
     pub name: String,
 
+    /// Whether Gateways are served; without, neither they nor Secrets and ConfigMaps are watched.
+    #[arg(long, env = "WEFT_GATEWAYS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub gateways: bool,
+
+    #[command(flatten)]
+    pub gateway: GatewayOptions,
+
     /// Which log lines are written, as `info` or `info,weft_controller=debug`. By default without those of the watch
     /// library, which the controller says in words of its own.
     #[arg(long, env = "WEFT_LOG", default_value = "info,kube_runtime=error")]
@@ -54,6 +63,52 @@ pub struct Options {
     /// How log lines are written.
     #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Plain)]
     pub log_format: LogFormat,
+}
+
+/// The proxies of all Gateways.
+#[derive(Clone, Debug, Args)]
+pub struct GatewayOptions {
+    /// The proxy's image.
+    #[arg(long, env = "WEFT_GATEWAY_IMAGE", default_value_t = format!("weft/proxy:{}", env!("CARGO_PKG_VERSION")))]
+    pub gateway_image: String,
+
+    #[arg(
+        long,
+        env = "WEFT_GATEWAY_IMAGE_PULL_POLICY",
+        default_value = "IfNotPresent"
+    )]
+    pub gateway_image_pull_policy: String,
+
+    /// Secrets for the image, in the namespaces of the Gateways.
+    #[arg(long, env = "WEFT_GATEWAY_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    pub gateway_image_pull_secrets: Vec<String>,
+
+    /// Which requests are logged: off, errors or all.
+    #[arg(long, env = "WEFT_GATEWAY_ACCESS_LOG", default_value = "errors")]
+    pub gateway_access_log: String,
+
+    /// Which lines of its own the proxy logs.
+    #[arg(long, env = "WEFT_GATEWAY_LOG", default_value = "info")]
+    pub gateway_log: String,
+
+    /// Its worker threads.
+    #[arg(
+        long,
+        env = "WEFT_GATEWAY_WORKERS",
+        default_value_t = 2,
+        value_parser = clap::value_parser!(u16).range(1..=256)
+    )]
+    pub gateway_workers: u16,
+
+    /// What its container asks for where a Gateway's parameters say nothing, as JSON:
+    /// `{"requests":{"cpu":"100m"},"limits":{}}`.
+    #[arg(
+        long,
+        env = "WEFT_GATEWAY_RESOURCES",
+        default_value = "{}",
+        value_parser = resources
+    )]
+    pub gateway_resources: ProxyResources,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -86,6 +141,10 @@ fn process_name() -> String {
 
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::new(text).map_err(|error| error.to_string())
+}
+
+fn resources(text: &str) -> Result<ProxyResources, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use weft_translate::{Mesh, RouteStatus, Settings, translate};
+use weft_translate::{
+    GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, Provision, RouteStatus,
+    Settings, Translation, translate,
+};
 
 use crate::metrics::Metrics;
 use crate::subscribe::Encoder;
@@ -26,15 +29,45 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 pub struct Snapshot {
     /// What proxies are told, ready for the wire.
     pub encoder: Encoder,
+    /// Of routes.
     pub statuses: Vec<RouteStatus>,
+    pub gateway_classes: Vec<GatewayClassStatus>,
+    pub gateways: Vec<GatewayStatus>,
+    pub listener_sets: Vec<ListenerSetStatus>,
+    pub policies: Vec<PolicyStatus>,
+    /// What Gateways run on.
+    pub provisions: Vec<Provision>,
 }
 
 impl Snapshot {
-    pub fn new(mesh: Mesh, statuses: Vec<RouteStatus>) -> Self {
+    pub fn new(translation: Translation) -> Self {
+        let Translation {
+            mesh,
+            statuses,
+            gateway_classes,
+            gateways,
+            listener_sets,
+            policies,
+            provisions,
+            warnings: _,
+        } = translation;
         Self {
             encoder: Encoder::new(mesh),
             statuses,
+            gateway_classes,
+            gateways,
+            listener_sets,
+            policies,
+            provisions,
         }
+    }
+
+    /// Where Gateways have proxies.
+    pub fn gateway_namespaces(&self) -> BTreeSet<String> {
+        let namespaces = self.provisions.iter();
+        namespaces
+            .map(|of| of.gateway.namespace.to_string())
+            .collect()
     }
 }
 
@@ -102,11 +135,8 @@ async fn take(
     for warning in translation.warnings.difference(warned) {
         tracing::warn!("{warning}");
     }
-    *warned = translation.warnings;
-    Some(Arc::new(Snapshot::new(
-        translation.mesh,
-        translation.statuses,
-    )))
+    warned.clone_from(&translation.warnings);
+    Some(Arc::new(Snapshot::new(translation)))
 }
 
 #[cfg(test)]

@@ -209,6 +209,7 @@ async fn identity_on_a_cluster() {
     let keeping = tokio::spawn(roots::keep(
         cluster.controller.clone(),
         trust.clone(),
+        tokio::sync::watch::channel(None).1,
         Metrics::default(),
         stop.clone(),
     ));

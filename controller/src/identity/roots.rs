@@ -1,6 +1,7 @@
 //! Keeps the ConfigMap with the trusted roots in every namespace whose pods need it.
 //!
-//! Those are the namespaces labelled for injection and those that hold a pod which opts in by its own label. Several
+//! Those are the namespaces labelled for injection, those that hold a pod which opts in by its own label, and those of
+//! Gateways. Several
 //! controllers write the same content under the same name, so none has to lead. A ConfigMap is left where it is when its
 //! namespace no longer asks for it: pods that run there still use it.
 
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 use super::trust::TrustReceiver;
+use crate::snapshot::Snapshots;
 
 /// The ConfigMap's name.
 pub const CONFIG_MAP: &str = "weft-roots";
@@ -63,6 +65,7 @@ struct News {
 pub async fn keep(
     client: Client,
     mut trust: TrustReceiver,
+    mut snapshots: Snapshots,
     metrics: Metrics,
     stop: CancellationToken,
 ) {
@@ -74,6 +77,7 @@ pub async fn keep(
     let mut news = stream::select_all([a, b, c]);
     let mut ready = [false; 3];
     let mut due = Instant::now() + LOOK_AGAIN;
+    let mut of_gateways = BTreeSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -89,9 +93,20 @@ pub async fn keep(
                 }
                 due = Instant::now();
             }
+            Ok(()) = snapshots.changed() => {
+                let now = snapshots.borrow_and_update();
+                let now = now.as_ref().map(|snapshot| snapshot.gateway_namespaces());
+                if let Some(now) = now
+                    && now != of_gateways
+                {
+                    of_gateways = now;
+                    due = Instant::now();
+                }
+            }
             () = tokio::time::sleep_until(due), if ready == [true; 3] => {
                 let text = trust.borrow_and_update().roots.pem(OffsetDateTime::now_utc());
-                let wanted = wanted(&namespaces, &pods);
+                let mut wanted = wanted(&namespaces, &pods);
+                wanted.extend(of_gateways.iter().cloned());
                 let whole = write_all(&client, &wanted, &present(&maps), &text, &metrics).await;
                 due = Instant::now() + if whole { LOOK_AGAIN } else { TRY_AGAIN };
             }

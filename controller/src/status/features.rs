@@ -1,8 +1,8 @@
-//! What this mesh supports of the Gateway API, as its XMesh says and the conformance suite reads.
+//! What is supported of the Gateway API, as the XMesh and the GatewayClasses say and the conformance suite reads.
 
 /// Names of the module's `pkg/features`, v1.6.3, in ascending order. A name stands here only when every conformance test
 /// that asks for it passes: `Mesh` with `HTTPRoute` is the core of MESH-HTTP, with `GRPCRoute` that of MESH-GRPC.
-pub const SUPPORTED: &[&str] = &[
+pub(super) const MESH: &[&str] = &[
     "GRPCRoute",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
@@ -22,12 +22,65 @@ pub const SUPPORTED: &[&str] = &[
     "MeshHTTPRouteSchemeRedirect",
 ];
 
+/// As [`MESH`], of the GATEWAY profiles.
+pub(super) const GATEWAY: &[&str] = &[
+    "BackendTLSPolicy",
+    "BackendTLSPolicySANValidation",
+    "GRPCRoute",
+    "GRPCRouteNamedRouteRule",
+    "Gateway",
+    "GatewayAddressEmpty",
+    "GatewayBackendClientCertificate",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
+    "GatewayHTTPListenerIsolation",
+    "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayInfrastructure",
+    "GatewayPort8080",
+    "GatewayStaticAddresses",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteBackendProtocolH2C",
+    "HTTPRouteBackendProtocolWebSocket",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteCORS",
+    "HTTPRouteDestinationPortMatching",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestMirror",
+    "HTTPRouteRequestMultipleMirrors",
+    "HTTPRouteRequestPercentageMirror",
+    "HTTPRouteRequestTimeout",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteRetry",
+    "HTTPRouteRetryBackendTimeout",
+    "HTTPRouteRetryConnectionError",
+    "HTTPRouteSchemeRedirect",
+    "ListenerSet",
+    "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
+    "UDPRoute",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn are_sorted_and_named_once() {
-        assert!(SUPPORTED.is_sorted_by(|a, b| a < b));
+        assert!(MESH.is_sorted_by(|a, b| a < b));
+        assert!(GATEWAY.is_sorted_by(|a, b| a < b));
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_translate::Condition;
 
-use super::features::SUPPORTED;
+use super::features::MESH;
 use super::{merge, now};
 use crate::CONTROLLER_NAME;
 use crate::metrics::Metrics;
@@ -94,7 +94,7 @@ fn patch(mesh: &DynamicObject, now: &str) -> Option<Value> {
             .filter(|other| other.get("type").and_then(Value::as_str) != Some("Accepted"))
             .cloned(),
     );
-    let features: Vec<_> = SUPPORTED.iter().map(|name| json!({"name": name})).collect();
+    let features: Vec<_> = MESH.iter().map(|name| json!({"name": name})).collect();
     let wanted = json!({"conditions": conditions, "supportedFeatures": features});
     let same = |field: &str| status.and_then(|status| status.get(field)) == wanted.get(field);
     if same("conditions") && same("supportedFeatures") {

@@ -1,14 +1,14 @@
-//! Statuses: of routes, and of the mesh. Written by the leader alone.
+//! Statuses: of Gateways, routes and policies, and of the mesh. Written by the leader alone.
 
+mod due;
 mod features;
 mod merge;
 mod mesh;
 mod programmed;
-mod routes;
+mod writer;
 
-pub use features::SUPPORTED;
 pub use mesh::MeshWriter;
-pub use routes::RouteWriter;
+pub use writer::StatusWriter;
 
 /// The present, as conditions write it: RFC 3339 in UTC with seconds.
 fn now() -> String {

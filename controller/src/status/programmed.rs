@@ -1,13 +1,16 @@
 //! The condition `weft.dev/Programmed`: on how many of the proxies concerned a route's present rules are in force.
 //!
-//! Concerned are the proxies that hold a destination whose rules come from the route. What they say reaches the replica
+//! Concerned are the proxies that hold a destination whose rules come from the route, and those of a Gateway whose
+//! listeners have such rules. What they say reaches the replica
 //! that they are connected to; the one that writes statuses counts its own, and says so.
+
+mod gateways;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use weft_ir::{RouteId, Routing, ServiceKind, ServicePort, Target};
-use weft_translate::{Condition, ParentStatus, RouteStatus};
+use weft_translate::{Condition, Controller, ParentStatus, RouteStatus};
 
 use crate::snapshot::Snapshot;
 use crate::subscribe::registry::{Destination, Held};
@@ -28,13 +31,27 @@ enum Standing {
     Refused(String),
 }
 
+impl Standing {
+    /// Of what a proxy says of a resource whose version is `now`.
+    fn of(held: Option<&Held>, now: u64) -> Self {
+        match held {
+            Some(Held::InForce(in_force)) if *in_force == now => Self::InForce,
+            Some(Held::Refused(refused, reason)) if *refused == now => {
+                Self::Refused(reason.clone())
+            }
+            _ => Self::Behind,
+        }
+    }
+}
+
 /// The proxies concerned by a route on a Service port.
 type Proxies = BTreeMap<ObjectKey, Standing>;
 type Tally = HashMap<(RouteId, ServicePort), Proxies>;
 
 /// The statuses of a snapshot with the condition on each parent that accepted its route.
-pub(super) fn statuses(snapshot: &Snapshot, registry: &Registry) -> Vec<RouteStatus> {
+pub(crate) fn statuses(snapshot: &Snapshot, registry: &Registry) -> Vec<RouteStatus> {
     let tally = tally(&snapshot.encoder, registry.destinations());
+    let gateways = gateways::tally(&snapshot.encoder, registry);
     let mut statuses = snapshot.statuses.clone();
     for status in &mut statuses {
         let route = RouteId {
@@ -45,9 +62,18 @@ pub(super) fn statuses(snapshot: &Snapshot, registry: &Registry) -> Vec<RouteSta
         for parent in &mut status.parents {
             let accepted = |one: &Condition| one.kind == "Accepted" && one.status;
             if parent.conditions.iter().any(accepted) {
-                parent
-                    .conditions
-                    .push(condition(&proxies(&tally, &route, parent)));
+                let condition = match parent.controller {
+                    Controller::Mesh => {
+                        let none =
+                            "no proxy connected to this controller has asked for the parent yet";
+                        condition(&proxies(&tally, &route, parent), none)
+                    }
+                    Controller::Gateway => {
+                        let none = "no proxy of the Gateway is connected to this controller";
+                        condition(&gateways::proxies(&gateways, &route, parent), none)
+                    }
+                };
+                parent.conditions.push(condition);
             }
         }
     }
@@ -55,9 +81,9 @@ pub(super) fn statuses(snapshot: &Snapshot, registry: &Registry) -> Vec<RouteSta
 }
 
 /// Whether a proxy's refusal is among what is to be written.
-pub(super) fn is_urgent(parents: &[ParentStatus]) -> bool {
+pub(super) fn is_urgent(conditions: &[Condition]) -> bool {
     let refused = |one: &Condition| one.kind == TYPE && one.reason == REFUSED;
-    parents.iter().any(|one| one.conditions.iter().any(refused))
+    conditions.iter().any(refused)
 }
 
 fn tally(encoder: &Encoder, held: Vec<Destination>) -> Tally {
@@ -71,13 +97,7 @@ fn tally(encoder: &Encoder, held: Vec<Destination>) -> Tally {
         let Some((version, port, routes)) = expected else {
             continue;
         };
-        let standing = match held {
-            Some(Held::InForce(in_force)) if in_force == *version => Standing::InForce,
-            Some(Held::Refused(refused, reason)) if refused == *version => {
-                Standing::Refused(reason)
-            }
-            _ => Standing::Behind,
-        };
+        let standing = Standing::of(held.as_ref(), *version);
         for route in routes {
             let proxies = tally.entry((route.clone(), port.clone())).or_default();
             worse(proxies, &pod, &standing);
@@ -139,7 +159,8 @@ fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
     all
 }
 
-fn condition(proxies: &Proxies) -> Condition {
+/// `none` is said where no proxy is concerned.
+fn condition(proxies: &Proxies, none: &str) -> Condition {
     let total = proxies.len();
     let in_force = |standing: &&Standing| **standing == Standing::InForce;
     let ready = proxies.values().filter(in_force).count();
@@ -153,7 +174,7 @@ fn condition(proxies: &Proxies) -> Condition {
         .collect();
     let reason = match (total, &refused[..]) {
         (0, _) => {
-            message = "no proxy connected to this controller has asked for the parent yet".into();
+            message = none.to_owned();
             "NoProxies"
         }
         (_, []) if ready == total => "Programmed",
@@ -218,10 +239,9 @@ mod tests {
             trust_domain: TrustDomain::new("cluster.local").unwrap(),
             mode: Mode::Permissive,
             controller_name: crate::CONTROLLER_NAME.into(),
-            gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.to_owned(),
+            gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.into(),
         };
-        let translation = translate(&objects, &settings);
-        Snapshot::new(translation.mesh, translation.statuses)
+        Snapshot::new(translate(&objects, &settings))
     }
 
     fn key() -> ResourceKey {
@@ -340,7 +360,8 @@ mod tests {
                  shop/web-1: no such filter; shop/web-2: no such filter; and 2 more",
             ),
         ] {
-            let condition = condition(&proxies(&standings));
+            let none = "no proxy connected to this controller has asked for the parent yet";
+            let condition = condition(&proxies(&standings), none);
             let is = (condition.status, &*condition.reason, &*condition.message);
             assert_eq!(is, (status, reason, message));
         }

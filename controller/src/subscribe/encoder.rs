@@ -5,13 +5,21 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use weft_api::{encode, proto};
-use weft_ir::{ServicePort, Target};
+use weft_ir::{EndpointSet, GatewayId, ResourceKey, ServicePort, Target};
 use weft_translate::Mesh;
 
 /// A destination and the endpoint sets that it refers to.
 #[derive(Clone, Debug)]
 pub struct EncodedDestination {
     pub resource: proto::Resource,
+    pub references: BTreeSet<ServicePort>,
+}
+
+/// What all proxies of a Gateway are told, and the endpoint sets that it refers to.
+#[derive(Clone, Debug, Default)]
+pub struct EncodedGateway {
+    /// `gateway`, and a port each.
+    pub resources: Vec<(ResourceKey, proto::Resource)>,
     pub references: BTreeSet<ServicePort>,
 }
 
@@ -23,6 +31,10 @@ pub trait Source {
     fn endpoints(&self, id: &ServicePort) -> Option<Arc<proto::Resource>>;
     /// What a pod's own proxy is told; `None` when the pod is not (or no longer) known.
     fn workload(&self, namespace: &str, pod: &str) -> Option<proto::Resource>;
+    /// What a pod is told as a Gateway's proxy; `None` when it is none, or its Gateway is not (or no longer) ours.
+    fn gateway(&self, namespace: &str, pod: &str) -> Option<Arc<EncodedGateway>>;
+    /// As [`Source::endpoints`], as gateways see them.
+    fn gateway_endpoints(&self, id: &ServicePort) -> Option<Arc<proto::Resource>>;
 }
 
 /// A [`Source`] over one mesh. What was encoded is kept for as long as the mesh is.
@@ -32,7 +44,27 @@ pub struct Encoder {
     /// By address and the Service seen there, which differs between client namespaces: its place in memory, where
     /// `mesh` holds it.
     destinations: Mutex<HashMap<(SocketAddr, usize), Arc<EncodedDestination>>>,
-    endpoints: Mutex<HashMap<ServicePort, Arc<proto::Resource>>>,
+    endpoints: Sets,
+    gateways: Mutex<HashMap<GatewayId, Arc<EncodedGateway>>>,
+    gateway_endpoints: Sets,
+}
+
+type Sets = Mutex<HashMap<ServicePort, Arc<proto::Resource>>>;
+
+/// The encoded set, made when it was not asked for before.
+fn encoded(
+    known: &Sets,
+    id: &ServicePort,
+    set: Option<Arc<EndpointSet>>,
+) -> Option<Arc<proto::Resource>> {
+    let set = set?;
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(resource) = known.get(id) {
+        return Some(Arc::clone(resource));
+    }
+    let resource = Arc::new(encode::endpoints(&set));
+    known.insert(id.clone(), Arc::clone(&resource));
+    Some(resource)
 }
 
 impl Encoder {
@@ -41,6 +73,8 @@ impl Encoder {
             mesh,
             destinations: Mutex::default(),
             endpoints: Mutex::default(),
+            gateways: Mutex::default(),
+            gateway_endpoints: Mutex::default(),
         }
     }
 
@@ -70,21 +104,36 @@ impl Source for Encoder {
     }
 
     fn endpoints(&self, id: &ServicePort) -> Option<Arc<proto::Resource>> {
-        let set = self.mesh.endpoints(id)?;
-        let mut known = self
-            .endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(resource) = known.get(id) {
-            return Some(Arc::clone(resource));
-        }
-        let resource = Arc::new(encode::endpoints(&set));
-        known.insert(id.clone(), Arc::clone(&resource));
-        Some(resource)
+        encoded(&self.endpoints, id, self.mesh.endpoints(id))
     }
 
     fn workload(&self, namespace: &str, pod: &str) -> Option<proto::Resource> {
         let workload = self.mesh.workload(namespace, pod)?;
         Some(encode::workload(&workload))
+    }
+
+    fn gateway(&self, namespace: &str, pod: &str) -> Option<Arc<EncodedGateway>> {
+        let id = self.mesh.gateway_of(namespace, pod)?;
+        let view = self.mesh.gateway(&id)?;
+        let encode = || {
+            let ports = view.ports.iter().map(|port| {
+                let key = ResourceKey::Port(port.transport(), port.port);
+                (key, encode::gateway_port(port))
+            });
+            let gateway = encode::gateway(&view.gateway);
+            Arc::new(EncodedGateway {
+                resources: std::iter::once((ResourceKey::Gateway, gateway))
+                    .chain(ports)
+                    .collect(),
+                references: view.references(),
+            })
+        };
+        let mut known = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(known.entry(id).or_insert_with(encode)))
+    }
+
+    fn gateway_endpoints(&self, id: &ServicePort) -> Option<Arc<proto::Resource>> {
+        let set = self.mesh.gateway_endpoints(id);
+        encoded(&self.gateway_endpoints, id, set)
     }
 }

@@ -9,7 +9,7 @@ mod service;
 pub mod session;
 mod withdraw;
 
-pub use encoder::{EncodedDestination, Encoder, Source};
+pub use encoder::{EncodedDestination, EncodedGateway, Encoder, Source};
 pub use registry::{Held, Registry};
 pub use service::{Limits, Subscriptions};
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
-use weft_ir::ResourceKey;
+use weft_ir::{ResourceKey, Transport};
 
 use super::input::Refusal;
 use super::session::Acked;
@@ -35,6 +35,13 @@ pub struct Destination {
     pub pod: ObjectKey,
     pub address: SocketAddr,
     pub held: Option<Held>,
+}
+
+/// A proxy of a Gateway, and the ports that it was sent and has answered.
+#[derive(Clone, Debug)]
+pub struct GatewayPod {
+    pub pod: ObjectKey,
+    pub ports: HashMap<(Transport, u16), Held>,
 }
 
 /// Rung at each change of what proxies hold.
@@ -152,12 +159,31 @@ impl Registry {
         destinations
     }
 
+    /// The pods of which `is_gateway` says so, with what they say of their ports.
+    pub fn gateways(&self, is_gateway: impl Fn(&ObjectKey) -> bool) -> Vec<GatewayPod> {
+        let inner = self.lock();
+        let streams = inner.streams.values();
+        let pods = streams.filter(|stream| is_gateway(&stream.pod));
+        pods.map(|stream| GatewayPod {
+            pod: stream.pod.clone(),
+            ports: stream
+                .held
+                .iter()
+                .filter_map(|(key, held)| match key {
+                    ResourceKey::Port(transport, port) => Some(((*transport, *port), held.clone())),
+                    _ => None,
+                })
+                .collect(),
+        })
+        .collect()
+    }
+
     /// Told of each change of what proxies hold.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.0.subscribe()
     }
 
-    /// Told of each change of what proxies hold of destinations.
+    /// Told of each change of what proxies hold of destinations and ports.
     pub fn destination_changes(&self) -> watch::Receiver<u64> {
         self.destinations.0.subscribe()
     }
@@ -208,7 +234,8 @@ impl Registered {
         let Some(stream) = inner.streams.get_mut(&self.id) else {
             return;
         };
-        let is_destination = |key: &ResourceKey| matches!(key, ResourceKey::Destination(_));
+        let is_destination =
+            |key: &ResourceKey| matches!(key, ResourceKey::Destination(_) | ResourceKey::Port(..));
         let destinations = acked.in_force.iter().any(|(key, _)| is_destination(key));
         let refused = !acked.refused.is_empty();
         for (key, version) in acked.in_force {

@@ -40,7 +40,9 @@ pub struct Session {
     unknown: Vec<String>,
     /// Each watched address with the sets that its destination refers to.
     watched: HashMap<SocketAddr, BTreeSet<ServicePort>>,
-    /// In how many destinations a set is referred to; never 0.
+    /// What the pod's Gateway refers to; `None` while it is not known as a Gateway's.
+    gateway: Option<BTreeSet<ServicePort>>,
+    /// In how many destinations, the gateway counting as one, a set is referred to; never 0.
     uses: HashMap<ServicePort, usize>,
     stale: Stale,
     unacked: VecDeque<Sent>,
@@ -51,6 +53,7 @@ pub struct Session {
 #[derive(Debug, Default)]
 struct Stale {
     workload: bool,
+    gateway: bool,
     addresses: BTreeSet<SocketAddr>,
     sets: BTreeSet<ServicePort>,
     /// Given up by the proxy: dropped unless wanted again by then.
@@ -88,9 +91,11 @@ impl Session {
             held: hello.held.into_iter().collect(),
             unknown: hello.unknown,
             watched: HashMap::new(),
+            gateway: None,
             uses: HashMap::new(),
             stale: Stale {
                 workload: true,
+                gateway: true,
                 ..Stale::default()
             },
             unacked: VecDeque::new(),
@@ -129,6 +134,7 @@ impl Session {
     /// There is another snapshot: everything is looked at again.
     pub fn snapshot_changed(&mut self) {
         self.stale.workload = true;
+        self.stale.gateway = true;
         self.stale.addresses.extend(self.watched.keys());
         self.stale.sets.extend(self.uses.keys().cloned());
     }
@@ -216,20 +222,24 @@ impl Session {
                 self.offer(ResourceKey::Workload, &resource, &mut draft);
             }
         }
+        if self.stale.gateway {
+            self.renew_gateway(source, &mut draft);
+        }
         while !draft.is_full() {
             let Some(address) = self.stale.addresses.pop_first() else {
                 break;
             };
             self.renew_destination(address, source, &mut draft);
         }
-        // Sets are let go only once no destination is left that may need them.
-        while self.stale.addresses.is_empty() && !draft.is_full() {
+        // Sets are let go only once no destination, and no port, is left that may need them.
+        let settled = self.stale.addresses.is_empty() && !self.stale.gateway;
+        while settled && !draft.is_full() {
             let Some(id) = self.stale.sets.pop_first() else {
                 break;
             };
             self.renew_set(id, source, &mut draft);
         }
-        if self.stale.addresses.is_empty() {
+        if settled {
             for key in std::mem::take(&mut self.stale.dropped) {
                 if !self.held.contains_key(&key) {
                     draft.removed.push(key.to_string());
@@ -240,19 +250,57 @@ impl Session {
         self.send(draft)
     }
 
+    /// Endpoint sets first, then ports: it may take several updates, which each go on where the last one ended.
+    fn renew_gateway(&mut self, source: &impl Source, draft: &mut Draft) {
+        let Some(gateway) = source.gateway(&self.namespace, &self.pod) else {
+            // As with the workload: what was told stays.
+            self.stale.gateway = false;
+            return;
+        };
+        let before = self.gateway.replace(gateway.references.clone());
+        self.refer(&before.unwrap_or_default(), &gateway.references);
+        for id in &gateway.references {
+            if draft.is_full() {
+                return;
+            }
+            self.stale.sets.remove(id);
+            self.renew_set(id.clone(), source, draft);
+        }
+        for (key, resource) in &gateway.resources {
+            if draft.is_full() {
+                return;
+            }
+            self.offer(key.clone(), resource, draft);
+        }
+        let closed = self.held.keys().filter(|key| {
+            let wanted = || gateway.resources.iter().any(|(wanted, _)| wanted == *key);
+            matches!(key, ResourceKey::Port(..)) && !wanted()
+        });
+        let closed: Vec<_> = closed.cloned().collect();
+        for key in closed {
+            self.drop_held(key, draft);
+        }
+        self.stale.gateway = false;
+    }
+
+    /// A destination, or the gateway, refers to other sets than before.
+    fn refer(&mut self, before: &BTreeSet<ServicePort>, now: &BTreeSet<ServicePort>) {
+        for id in now.difference(before) {
+            *self.uses.entry(id.clone()).or_default() += 1;
+        }
+        for id in before.difference(now) {
+            if self.release(id) {
+                self.stale.sets.insert(id.clone());
+            }
+        }
+    }
+
     fn renew_destination(&mut self, address: SocketAddr, source: &impl Source, draft: &mut Draft) {
         let Some(before) = self.watched.get_mut(&address).map(std::mem::take) else {
             return;
         };
         let destination = source.destination(address, &self.namespace);
-        for id in destination.references.difference(&before) {
-            *self.uses.entry(id.clone()).or_default() += 1;
-        }
-        for id in before.difference(&destination.references) {
-            if self.release(id) {
-                self.stale.sets.insert(id.clone());
-            }
-        }
+        self.refer(&before, &destination.references);
         for id in &destination.references {
             self.stale.sets.remove(id);
             self.renew_set(id.clone(), source, draft);
@@ -264,15 +312,22 @@ impl Session {
 
     fn renew_set(&mut self, id: ServicePort, source: &impl Source, draft: &mut Draft) {
         let wanted = self.uses.contains_key(&id);
-        let resource = if wanted { source.endpoints(&id) } else { None };
+        let resource = match (wanted, &self.gateway) {
+            (false, _) => None,
+            (true, None) => source.endpoints(&id),
+            (true, Some(_)) => source.gateway_endpoints(&id),
+        };
         let key = ResourceKey::Endpoints(id);
         match resource {
             Some(resource) => self.offer(key, &resource, draft),
-            None if self.held.remove(&key).is_some() => {
-                draft.removed.push(key.to_string());
-                draft.sent.push((key, None));
-            }
-            None => {}
+            None => self.drop_held(key, draft),
+        }
+    }
+
+    fn drop_held(&mut self, key: ResourceKey, draft: &mut Draft) {
+        if self.held.remove(&key).is_some() {
+            draft.removed.push(key.to_string());
+            draft.sent.push((key, None));
         }
     }
 

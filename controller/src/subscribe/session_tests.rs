@@ -3,8 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use weft_ir::Transport;
+
 use super::*;
-use crate::subscribe::encoder::EncodedDestination;
+use crate::subscribe::encoder::{EncodedDestination, EncodedGateway};
+
+/// Ports of a Gateway with their versions, and the sets that they refer to.
+type Ports = (Vec<(u16, u64)>, Vec<ServicePort>);
 
 /// Destinations by address, with the sets they refer to; versions as set.
 #[derive(Default)]
@@ -12,6 +17,8 @@ struct Cluster {
     workload: u64,
     destinations: BTreeMap<SocketAddr, (u64, Vec<ServicePort>)>,
     sets: BTreeMap<ServicePort, u64>,
+    /// Of the pod's Gateway.
+    gateway: Option<Ports>,
     /// Bytes that each endpoint set takes beside its name.
     weight: usize,
 }
@@ -59,6 +66,26 @@ impl Source for Cluster {
     fn workload(&self, _: &str, _: &str) -> Option<Resource> {
         (self.workload > 0).then(|| resource(ResourceKey::Workload, self.workload))
     }
+
+    fn gateway(&self, _: &str, _: &str) -> Option<Arc<EncodedGateway>> {
+        let (ports, references) = self.gateway.as_ref()?;
+        let ports = ports.iter().map(|(port, version)| {
+            let key = ResourceKey::Port(Transport::Tcp, *port);
+            (key.clone(), resource(key, *version))
+        });
+        let gateway = (ResourceKey::Gateway, resource(ResourceKey::Gateway, 1));
+        Some(Arc::new(EncodedGateway {
+            resources: std::iter::once(gateway).chain(ports).collect(),
+            references: references.iter().cloned().collect(),
+        }))
+    }
+
+    /// As `endpoints`, of other versions.
+    fn gateway_endpoints(&self, id: &ServicePort) -> Option<Arc<Resource>> {
+        let mut set = self.endpoints(id)?.as_ref().clone();
+        set.version += 1000;
+        Some(Arc::new(set))
+    }
 }
 
 fn address(last: u8) -> SocketAddr {
@@ -78,6 +105,7 @@ fn cluster() -> Cluster {
             (address(2), (20, vec![port("b")])),
         ]),
         sets: BTreeMap::from([(port("a"), 100), (port("b"), 200)]),
+        gateway: None,
         weight: 0,
     }
 }
@@ -338,4 +366,73 @@ fn a_pod_that_is_not_seen_for_a_moment_keeps_its_workload() {
     cluster.workload = 0;
     session.snapshot_changed();
     assert_eq!(session.next_update(&cluster), None);
+}
+
+const P80: &str = "port/tcp/80";
+const P443: &str = "port/tcp/443";
+
+/// Ports 80 and 443, which refer to a and b.
+fn gateway() -> Cluster {
+    let gateway = (vec![(80, 1), (443, 2)], vec![port("a"), port("b")]);
+    Cluster {
+        gateway: Some(gateway),
+        ..cluster()
+    }
+}
+
+#[test]
+fn a_gateways_proxy_is_told_its_ports_with_the_sets_as_gateways_see_them() {
+    let (cluster, mut session) = (gateway(), session(&[]));
+    let update = session.next_update(&cluster).unwrap();
+    let versions: Vec<_> = update.resources.iter().map(|one| one.version).collect();
+    assert_eq!(versions, [1, 1100, 1200, 1, 1, 2]);
+    let keys: Vec<_> = update.resources.iter().map(|one| &*one.key).collect();
+    assert_eq!(keys, ["workload", A, B, "gateway", P80, P443]);
+    assert_eq!(session.next_update(&cluster), None);
+    session.snapshot_changed();
+    assert_eq!(session.next_update(&cluster), None);
+}
+
+#[test]
+fn a_port_that_goes_is_removed_with_the_sets_that_it_alone_needed() {
+    let (mut cluster, mut session) = (gateway(), session(&[]));
+    said(session.next_update(&cluster));
+    cluster.gateway = Some((vec![(80, 3)], vec![port("b")]));
+    session.snapshot_changed();
+    let (sent, removed) = said(session.next_update(&cluster));
+    assert_eq!(sent, [P80]);
+    assert_eq!(removed, [A, P443]);
+}
+
+#[test]
+fn ports_held_from_an_earlier_stream_are_compared_like_the_rest() {
+    let held = [(P80, 1), ("port/udp/53", 7), (A, 1100), ("gateway", 1)];
+    let (cluster, mut session) = (gateway(), session(&held));
+    let (sent, removed) = said(session.next_update(&cluster));
+    assert_eq!(sent, [B, P443, "workload"]);
+    assert_eq!(removed, ["port/udp/53"]);
+}
+
+#[test]
+fn ports_wait_for_sets_that_do_not_fit_into_one_update() {
+    let (mut cluster, mut session) = (gateway(), session(&[]));
+    cluster.weight = FULL;
+    assert_eq!(said(session.next_update(&cluster)).0, [A, "workload"]);
+    assert_eq!(said(session.next_update(&cluster)).0, [B]);
+    assert_eq!(
+        said(session.next_update(&cluster)).0,
+        ["gateway", P443, P80]
+    );
+    assert_eq!(session.next_update(&cluster), None);
+}
+
+#[test]
+fn a_gateway_that_is_not_seen_keeps_its_ports_and_its_sets_go_on() {
+    let (mut cluster, mut session) = (gateway(), session(&[]));
+    said(session.next_update(&cluster));
+    cluster.gateway = None;
+    cluster.sets.insert(port("a"), 101);
+    session.snapshot_changed();
+    let (sent, removed) = said(session.next_update(&cluster));
+    assert_eq!((sent, removed), (vec![A.to_owned()], vec![]));
 }

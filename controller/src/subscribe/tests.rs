@@ -65,6 +65,13 @@ fn leaving(leaves: bool) -> Arc<Snapshot> {
 
 /// The pod web-0 and `pods`, and the Service reviews with these endpoints.
 fn cluster(endpoints: &[&str], pods: Vec<Value>) -> Arc<Snapshot> {
+    Arc::new(Snapshot::new(translate(
+        &objects(endpoints, pods),
+        &settings(),
+    )))
+}
+
+fn objects(endpoints: &[&str], pods: Vec<Value>) -> Objects {
     let service = json!({
         "metadata": {"name": "reviews", "namespace": "shop"},
         "spec": {
@@ -85,21 +92,22 @@ fn cluster(endpoints: &[&str], pods: Vec<Value>) -> Arc<Snapshot> {
             .collect::<Vec<_>>(),
     });
     let pods = [vec![pod("web-0", "web", "10.1.0.1")], pods].concat();
-    let objects = Objects {
+    Objects {
         services: read(vec![service]),
         endpoint_slices: read(vec![slice]),
         pods: read(pods),
         namespaces: read(vec![json!({"metadata": {"name": "shop"}})]),
         ..Objects::default()
-    };
-    let settings = Settings {
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
         mode: Mode::Permissive,
         controller_name: crate::CONTROLLER_NAME.into(),
-        gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.to_owned(),
-    };
-    let translation = translate(&objects, &settings);
-    Arc::new(Snapshot::new(translation.mesh, translation.statuses))
+        gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.into(),
+    }
 }
 
 struct Controller {

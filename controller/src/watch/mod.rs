@@ -9,7 +9,7 @@ mod store;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::ApiResource;
@@ -38,6 +38,14 @@ pub struct World {
     pub grpc_routes: Arc<Store<objects::GrpcRoute>>,
     pub tls_routes: Arc<Store<objects::TlsRoute>>,
     pub tcp_routes: Arc<Store<objects::TcpRoute>>,
+    pub udp_routes: Arc<Store<objects::UdpRoute>>,
+    pub gateway_classes: Arc<Store<objects::GatewayClass>>,
+    pub gateways: Arc<Store<objects::Gateway>>,
+    pub listener_sets: Arc<Store<objects::ListenerSet>>,
+    pub reference_grants: Arc<Store<objects::ReferenceGrant>>,
+    pub backend_tls_policies: Arc<Store<objects::BackendTlsPolicy>>,
+    pub secrets: Arc<Store<objects::Secret>>,
+    pub config_maps: Arc<Store<objects::ConfigMap>>,
     pub changes: Changes,
 }
 
@@ -53,6 +61,14 @@ impl World {
             && self.grpc_routes.listed()
             && self.tls_routes.listed()
             && self.tcp_routes.listed()
+            && self.udp_routes.listed()
+            && self.gateway_classes.listed()
+            && self.gateways.listed()
+            && self.listener_sets.listed()
+            && self.reference_grants.listed()
+            && self.backend_tls_policies.listed()
+            && self.secrets.listed()
+            && self.config_maps.listed()
     }
 
     /// What translation reads, as of now.
@@ -67,48 +83,73 @@ impl World {
             grpc_routes: self.grpc_routes.objects(),
             tls_routes: self.tls_routes.objects(),
             tcp_routes: self.tcp_routes.objects(),
-            ..Objects::default()
+            udp_routes: self.udp_routes.objects(),
+            gateway_classes: self.gateway_classes.objects(),
+            gateways: self.gateways.objects(),
+            listener_sets: self.listener_sets.objects(),
+            reference_grants: self.reference_grants.objects(),
+            backend_tls_policies: self.backend_tls_policies.objects(),
+            secrets: self.secrets.objects(),
+            config_maps: self.config_maps.objects(),
         }
     }
 }
 
+/// What the watches need.
+#[derive(Clone, Copy)]
+pub struct Following<'a> {
+    pub client: &'a Client,
+    pub metrics: &'a Arc<Metrics>,
+    pub tasks: &'a TaskTracker,
+    pub stop: &'a CancellationToken,
+    /// Whether what only Gateways need is followed.
+    pub gateways: bool,
+}
+
 /// Starts the discovery of kinds and a watch for each, all until `stop`.
-pub fn start(
-    client: &Client,
-    world: &World,
-    metrics: &Arc<Metrics>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> Kinds {
+pub fn start(world: &World, following: &Following<'_>) -> Kinds {
     let mut start = Start {
         follower: Follower {
-            client: client.clone(),
+            client: following.client.clone(),
             changes: world.changes.clone(),
-            metrics: Arc::clone(metrics),
-            stop: stop.clone(),
+            metrics: Arc::clone(following.metrics),
+            stop: following.stop.clone(),
         },
-        tasks,
+        tasks: following.tasks,
+        gateways: following.gateways,
         found: Vec::new(),
     };
     start.built_in::<Service, _>(&world.services);
     start.built_in::<EndpointSlice, _>(&world.endpoint_slices);
     start.built_in::<Pod, _>(&world.pods);
     start.built_in::<Namespace, _>(&world.namespaces);
+    if following.gateways {
+        start.built_in::<Secret, _>(&world.secrets);
+        start.built_in::<ConfigMap, _>(&world.config_maps);
+    } else {
+        world.secrets.absent();
+        world.config_maps.absent();
+    }
     start.found(kinds::SERVICE_IMPORT, &world.service_imports);
+    start.gateways(kinds::REFERENCE_GRANT, &world.reference_grants);
     let kinds = Kinds {
-        gateway_class: start.asked_for(kinds::GATEWAY_CLASS),
-        gateway: start.asked_for(kinds::GATEWAY),
-        listener_set: start.asked_for(kinds::LISTENER_SET),
-        udp_route: start.asked_for(kinds::UDP_ROUTE),
-        backend_tls_policy: start.asked_for(kinds::BACKEND_TLS_POLICY),
+        gateway_class: start.gateways(kinds::GATEWAY_CLASS, &world.gateway_classes),
+        gateway: start.gateways(kinds::GATEWAY, &world.gateways),
+        listener_set: start.gateways(kinds::LISTENER_SET, &world.listener_sets),
         http_route: start.found(kinds::HTTP_ROUTE, &world.http_routes),
         grpc_route: start.found(kinds::GRPC_ROUTE, &world.grpc_routes),
         tls_route: start.found(kinds::TLS_ROUTE, &world.tls_routes),
         tcp_route: start.found(kinds::TCP_ROUTE, &world.tcp_routes),
+        udp_route: start.found(kinds::UDP_ROUTE, &world.udp_routes),
+        backend_tls_policy: start.gateways(kinds::BACKEND_TLS_POLICY, &world.backend_tls_policies),
         mesh: start.asked_for(kinds::MESH),
     };
-    let discovery = kinds::discover(client.clone(), start.found, stop.clone());
-    tasks.spawn(discovery);
+    let discovery = kinds::discover(
+        following.client.clone(),
+        start.found,
+        following.stop.clone(),
+    );
+    following.tasks.spawn(discovery);
     kinds
 }
 
@@ -116,6 +157,7 @@ pub fn start(
 struct Start<'a> {
     follower: Follower,
     tasks: &'a TaskTracker,
+    gateways: bool,
     found: Vec<(kinds::Wanted, watch::Sender<Served>)>,
 }
 
@@ -144,6 +186,22 @@ impl Start<'_> {
         let following = follow(self.follower.clone(), served.clone(), Arc::clone(store));
         self.tasks.spawn(following);
         served
+    }
+
+    /// As [`Start::found`], of a kind that only Gateways need.
+    fn gateways<T>(
+        &mut self,
+        wanted: kinds::Wanted,
+        store: &Arc<Store<T>>,
+    ) -> watch::Receiver<Served>
+    where
+        T: Watchable,
+    {
+        if self.gateways {
+            return self.found(wanted, store);
+        }
+        store.absent();
+        self.asked_for(wanted)
     }
 
     /// Whether the cluster has the kind.

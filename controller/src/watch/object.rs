@@ -13,7 +13,7 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 use serde_json::Value;
 use weft_translate::objects;
 
-use crate::CONTROLLER_NAME;
+use crate::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME};
 
 /// Namespace (empty for objects of the cluster) and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +48,9 @@ pub trait Watchable:
     const STATUS: StatusPart = StatusPart::Nothing;
     /// Which objects are watched, as a field selector of the API server's; none: all.
     const FIELDS: Option<&'static str> = None;
+
+    /// Takes off what is not read of objects of which there may be many and large ones.
+    fn slim(_object: &mut Value) {}
 }
 
 /// What is kept of an object's status.
@@ -94,6 +97,49 @@ impl Watchable for objects::TlsRoute {
 impl Watchable for objects::TcpRoute {
     const STATUS: StatusPart = StatusPart::Entries("parents");
 }
+impl Watchable for objects::BackendTlsPolicy {
+    const STATUS: StatusPart = StatusPart::Entries("ancestors");
+}
+
+impl Watchable for objects::GatewayClass {
+    const STATUS: StatusPart = StatusPart::Whole;
+}
+impl Watchable for objects::Gateway {
+    const STATUS: StatusPart = StatusPart::Whole;
+}
+impl Watchable for objects::ListenerSet {
+    const STATUS: StatusPart = StatusPart::Whole;
+}
+
+impl Watchable for objects::ReferenceGrant {}
+impl Watchable for objects::ConfigMap {
+    /// Longer values than any parameter's go, but for a bundle of authorities; their keys stay.
+    fn slim(object: &mut Value) {
+        without_notes(object);
+        let data = object.get_mut("data").and_then(Value::as_object_mut);
+        for (key, value) in data.into_iter().flatten() {
+            if key != "ca.crt" && value.as_str().is_some_and(|text| text.len() > 4096) {
+                *value = Value::from("");
+            }
+        }
+    }
+}
+
+impl Watchable for objects::Secret {
+    const FIELDS: Option<&'static str> = Some("type=kubernetes.io/tls");
+
+    fn slim(object: &mut Value) {
+        without_notes(object);
+    }
+}
+
+/// Labels and annotations of others change often, and mean nothing.
+fn without_notes(object: &mut Value) {
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        metadata.remove("labels");
+        metadata.remove("annotations");
+    }
+}
 
 /// What is kept of an object.
 #[derive(Debug)]
@@ -138,7 +184,7 @@ impl<T> Clone for Watched<T> {
 
 impl<'de, T: Watchable> Deserialize<'de> for Watched<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(from)?;
+        let mut value = Value::deserialize(from)?;
         if !value.is_object() {
             return Err(D::Error::custom("an object is expected"));
         }
@@ -153,6 +199,7 @@ impl<'de, T: Watchable> Deserialize<'de> for Watched<T> {
             ..ObjectMeta::default()
         };
         let own = T::STATUS.of(&value);
+        T::slim(&mut value);
         let body = serde_json::from_value(value)
             .map(|object| Entry {
                 object: Arc::new(object),
@@ -165,7 +212,8 @@ impl<'de, T: Watchable> Deserialize<'de> for Watched<T> {
 
 /// Whether an entry of a list in a status is ours.
 pub fn is_own(entry: &Value) -> bool {
-    entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME)
+    let controller = entry.get("controllerName").and_then(Value::as_str);
+    controller.is_some_and(|name| [CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME].contains(&name))
 }
 
 impl<T> Resource for Watched<T> {
@@ -206,7 +254,7 @@ impl<T> Resource for Watched<T> {
 mod tests {
     use super::*;
     use serde_json::json;
-    use weft_translate::objects::{HttpRoute, Service};
+    use weft_translate::objects::{ConfigMap, HttpRoute, Service};
 
     #[test]
     fn an_object_that_cannot_be_read_keeps_its_name_and_the_reason() {
@@ -232,5 +280,22 @@ mod tests {
         let entry = watched.body.unwrap();
         assert_eq!(&*entry.own, [ours]);
         assert_eq!(entry.object.metadata.name, "a");
+    }
+
+    #[test]
+    fn of_config_maps_only_bundles_may_be_long_and_notes_change_nothing() {
+        let long = "x".repeat(5000);
+        let map = |note: &str| {
+            let object = json!({
+                "metadata": {"name": "a", "namespace": "b", "annotations": {"leader": note}},
+                "data": {"ca.crt": long, "page.html": long, "replicas": "2"},
+            });
+            let watched: Watched<ConfigMap> = serde_json::from_value(object).unwrap();
+            watched.body.unwrap().object
+        };
+        let read = map("one");
+        let lengths: Vec<_> = read.data.values().map(String::len).collect();
+        assert_eq!(lengths, [5000, 0, 1]);
+        assert_eq!(read, map("two"));
     }
 }

@@ -1,0 +1,152 @@
+//! The pod template of a gateway's Deployment. Listeners leave no trace in it: they come and go without a roll-out.
+
+use serde_json::{Value, json};
+use weft_translate::{Provision, Resources};
+
+use super::{MANAGED_BY, MANAGER, ProxySettings};
+
+/// The user and group of the proxy's image.
+const USER: u32 = 2460;
+const IDENTITY_DIR: &str = "/var/run/weft";
+/// How long a pod has to end: the hook before the signal, the drain, and a little for the kubelet.
+const GRACE: u32 = 60;
+const WITHDRAW: u32 = 8;
+const DRAIN: u32 = 50;
+
+/// What the Deployment, and everything that means its pods, selects by; it can never change.
+pub(super) fn selector(of: &Provision) -> Value {
+    json!({
+        weft_translate::GATEWAY_LABEL: of.gateway.name,
+        weft_translate::CLASS_LABEL: of.class,
+    })
+}
+
+pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
+    let mut labels = json!(of.labels);
+    labels[MANAGED_BY] = json!(MANAGER);
+    labels["app.kubernetes.io/name"] = json!("weft-gateway");
+    // Its proxy is its only container: another before it would take its traffic.
+    labels["weft.dev/inject"] = json!("disabled");
+    let spread = |topology: &str| {
+        json!({
+            "maxSkew": 1,
+            "topologyKey": topology,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": { "matchLabels": selector(of) },
+        })
+    };
+    let secrets = settings
+        .pull_secrets
+        .iter()
+        .map(|name| json!({ "name": name }));
+    json!({
+        "metadata": { "labels": labels, "annotations": of.annotations },
+        "spec": {
+            "serviceAccountName": of.name,
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "imagePullSecrets": secrets.collect::<Vec<_>>(),
+            "terminationGracePeriodSeconds": GRACE,
+            "securityContext": {
+                "runAsNonRoot": true,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                "seccompProfile": { "type": "RuntimeDefault" },
+                // Ports under 1024 without a capability: a safe sysctl, of the pod's own network namespace.
+                "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }],
+            },
+            "topologySpreadConstraints": [
+                spread("topology.kubernetes.io/zone"),
+                spread("kubernetes.io/hostname"),
+            ],
+            "containers": [container(&of.resources, settings)],
+            "volumes": [identity_volume()],
+        },
+    })
+}
+
+fn container(resources: &Resources, settings: &ProxySettings) -> Value {
+    let or = |asked: &std::collections::BTreeMap<String, String>, set| {
+        if asked.is_empty() {
+            json!(set)
+        } else {
+            json!(asked)
+        }
+    };
+    json!({
+        "name": "weft-proxy",
+        "image": settings.image,
+        "imagePullPolicy": settings.pull_policy,
+        "env": env(settings),
+        "ports": [
+            { "name": "weft-metrics", "containerPort": 15020, "protocol": "TCP" },
+            { "name": "weft-ready", "containerPort": 15021, "protocol": "TCP" },
+        ],
+        "startupProbe": ready(1, 120),
+        "readinessProbe": ready(2, 3),
+        "livenessProbe": { "tcpSocket": { "port": 15021 }, "periodSeconds": 20, "failureThreshold": 3 },
+        "lifecycle": { "preStop": { "httpGet": { "path": "/drain", "port": 15021, "scheme": "HTTP" } } },
+        "resources": {
+            "requests": or(&resources.requests, &settings.resources.requests),
+            "limits": or(&resources.limits, &settings.resources.limits),
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"] },
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+        },
+        "volumeMounts": [{ "name": "weft-identity", "mountPath": IDENTITY_DIR, "readOnly": true }],
+    })
+}
+
+fn env(settings: &ProxySettings) -> Value {
+    let fixed = |name: &str, value: &str| json!({ "name": name, "value": value });
+    let field = |name: &str, path: &str| {
+        let field = json!({ "apiVersion": "v1", "fieldPath": path });
+        json!({ "name": name, "valueFrom": { "fieldRef": field } })
+    };
+    json!([
+        fixed("WEFT_MODE", "gateway"),
+        fixed("WEFT_CONTROLLER", &settings.controller),
+        fixed(
+            "WEFT_CONTROLLER_IDENTITY",
+            &settings.controller_identity.to_string()
+        ),
+        fixed("WEFT_TRUST_DOMAIN", settings.trust_domain.as_str()),
+        fixed("WEFT_TOKEN", &format!("{IDENTITY_DIR}/token")),
+        fixed("WEFT_ROOTS", &format!("{IDENTITY_DIR}/ca.crt")),
+        fixed("WEFT_ACCESS_LOG", &settings.access_log),
+        fixed("WEFT_WORKERS", &settings.workers.to_string()),
+        fixed("WEFT_LOG", &settings.log),
+        fixed("WEFT_WITHDRAW_SECONDS", &WITHDRAW.to_string()),
+        fixed("WEFT_DRAIN_SECONDS", &DRAIN.to_string()),
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_IPS", "status.podIPs"),
+        field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+    ])
+}
+
+fn ready(period: u32, failures: u32) -> Value {
+    json!({
+        "httpGet": { "path": "/ready", "port": 15021, "scheme": "HTTP" },
+        "periodSeconds": period,
+        "timeoutSeconds": 1,
+        "failureThreshold": failures,
+    })
+}
+
+/// The token by which the proxy proves its account to the controller, and the roots by which it knows the controller.
+fn identity_volume() -> Value {
+    let token = json!({ "audience": "weft.dev/ca", "expirationSeconds": 3600, "path": "token" });
+    let roots = json!({ "name": "weft-roots", "items": [{ "key": "ca.crt", "path": "ca.crt" }] });
+    json!({
+        "name": "weft-identity",
+        "projected": {
+            "defaultMode": 0o444,
+            "sources": [{ "serviceAccountToken": token }, { "configMap": roots }],
+        },
+    })
+}

@@ -1,0 +1,199 @@
+//! The objects of a Gateway, as they are applied. Pure.
+//!
+//! Source: GEP-1762 (names and labels), GEP-1867 (labels and annotations of the infrastructure).
+
+use serde_json::{Value, json};
+use weft_ir::Transport;
+use weft_translate::{
+    AddressKind, Provision, ProvisionPort, Scaling, ServiceProvision, ServiceType,
+};
+
+use super::pods::{selector, template};
+use super::{MANAGED_BY, MANAGER, ProxySettings};
+
+/// MetalLB's way to ask for addresses, the only one for several.
+const METALLB_ADDRESSES: &str = "metallb.io/loadBalancerIPs";
+
+/// The kinds of objects that a Gateway has, in the order in which they are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Kind {
+    ServiceAccount,
+    Service,
+    Deployment,
+    DisruptionBudget,
+    Autoscaler,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 5] = [
+        Self::ServiceAccount,
+        Self::Service,
+        Self::Deployment,
+        Self::DisruptionBudget,
+        Self::Autoscaler,
+    ];
+
+    /// Group, version, kind and plural.
+    pub(super) fn names(self) -> (&'static str, &'static str, &'static str, &'static str) {
+        match self {
+            Self::ServiceAccount => ("", "v1", "ServiceAccount", "serviceaccounts"),
+            Self::Service => ("", "v1", "Service", "services"),
+            Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
+            Self::DisruptionBudget => (
+                "policy",
+                "v1",
+                "PodDisruptionBudget",
+                "poddisruptionbudgets",
+            ),
+            Self::Autoscaler => (
+                "autoscaling",
+                "v2",
+                "HorizontalPodAutoscaler",
+                "horizontalpodautoscalers",
+            ),
+        }
+    }
+}
+
+/// What is to stand for a Gateway. All objects have its name and are in its namespace.
+pub(super) fn render(of: &Provision, settings: &ProxySettings) -> Vec<(Kind, Value)> {
+    let mut objects = vec![
+        (Kind::ServiceAccount, account(of)),
+        (Kind::Service, service(of)),
+        (Kind::Deployment, deployment(of, settings)),
+        (Kind::DisruptionBudget, disruption_budget(of)),
+    ];
+    if let Scaling::Auto {
+        min,
+        max,
+        cpu_percent,
+    } = of.scaling
+    {
+        objects.push((Kind::Autoscaler, autoscaler(of, min, max, cpu_percent)));
+    }
+    objects
+}
+
+/// `body` with what all objects have.
+fn object(kind: Kind, of: &Provision, mut body: Value) -> Value {
+    let (group, version, kind, _) = kind.names();
+    let mut labels = json!(of.labels);
+    labels[MANAGED_BY] = json!(MANAGER);
+    body["apiVersion"] = match group {
+        "" => json!(version),
+        group => json!(format!("{group}/{version}")),
+    };
+    body["kind"] = json!(kind);
+    body["metadata"] = json!({
+        "name": of.name,
+        "namespace": of.gateway.namespace,
+        "labels": labels,
+        "annotations": of.annotations,
+        "ownerReferences": [{
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "Gateway",
+            "name": of.gateway.name,
+            "uid": of.uid,
+            "controller": true,
+        }],
+    });
+    body
+}
+
+fn account(of: &Provision) -> Value {
+    let body = json!({ "automountServiceAccountToken": false });
+    object(Kind::ServiceAccount, of, body)
+}
+
+fn service(of: &Provision) -> Value {
+    let ServiceProvision {
+        kind,
+        ports,
+        addresses,
+        external_traffic_policy,
+        annotations,
+        load_balancer_class,
+    } = &of.service;
+    let ports: Vec<Value> = ports.iter().map(service_port).collect();
+    let mut spec = json!({
+        "type": kind.as_str(),
+        "selector": selector(of),
+        "ports": ports,
+        "ipFamilyPolicy": "PreferDualStack",
+    });
+    if *kind != ServiceType::ClusterIp {
+        spec["externalTrafficPolicy"] = json!(external_traffic_policy.as_str());
+    }
+    if let Some(class) = load_balancer_class {
+        spec["loadBalancerClass"] = json!(class);
+    }
+    let addresses: Vec<&str> = addresses
+        .iter()
+        .filter(|address| address.kind == AddressKind::Ip)
+        .map(|address| address.value.as_str())
+        .collect();
+    let mut annotations = annotations.clone();
+    // MetalLB takes either way, and none where a Service has both.
+    if !annotations.contains_key(METALLB_ADDRESSES)
+        && !of.annotations.contains_key(METALLB_ADDRESSES)
+    {
+        match addresses[..] {
+            [] => {}
+            [one] => spec["loadBalancerIP"] = json!(one),
+            _ => drop(annotations.insert(METALLB_ADDRESSES.to_owned(), addresses.join(","))),
+        }
+    }
+    let mut service = object(Kind::Service, of, json!({ "spec": spec }));
+    for (name, value) in annotations {
+        service["metadata"]["annotations"][name] = json!(value);
+    }
+    service
+}
+
+fn service_port(of: &ProvisionPort) -> Value {
+    json!({
+        "name": of.name,
+        "port": of.port,
+        "targetPort": of.port,
+        "protocol": match of.transport {
+            Transport::Tcp => "TCP",
+            Transport::Udp => "UDP",
+        },
+    })
+}
+
+fn deployment(of: &Provision, settings: &ProxySettings) -> Value {
+    let mut spec = json!({
+        "selector": { "matchLabels": selector(of) },
+        "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
+        "template": template(of, settings),
+    });
+    // An autoscaler's number of replicas is the autoscaler's.
+    if let Scaling::Fixed(replicas) = of.scaling {
+        spec["replicas"] = json!(replicas);
+    }
+    object(Kind::Deployment, of, json!({ "spec": spec }))
+}
+
+fn disruption_budget(of: &Provision) -> Value {
+    let spec = json!({
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": { "matchLabels": selector(of) },
+    });
+    object(Kind::DisruptionBudget, of, json!({ "spec": spec }))
+}
+
+fn autoscaler(of: &Provision, min: u32, max: u32, cpu_percent: u32) -> Value {
+    let target = json!({ "type": "Utilization", "averageUtilization": cpu_percent });
+    let spec = json!({
+        "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": of.name },
+        "minReplicas": min,
+        "maxReplicas": max,
+        "metrics": [{ "type": "Resource", "resource": { "name": "cpu", "target": target } }],
+    });
+    object(Kind::Autoscaler, of, json!({ "spec": spec }))
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,89 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use weft_translate::objects::ParentRef;
+use weft_translate::{Controller, ParentStatus};
+
+fn status(generation: i64) -> RouteStatus {
+    let condition = Condition {
+        kind: "Accepted".into(),
+        status: true,
+        reason: "Accepted".into(),
+        message: String::new(),
+    };
+    let parent_ref = ParentRef {
+        name: "reviews".into(),
+        ..ParentRef::default()
+    };
+    RouteStatus {
+        kind: RouteKind::Http,
+        namespace: "shop".into(),
+        name: "r".into(),
+        generation,
+        parents: vec![ParentStatus {
+            parent_ref,
+            controller: Controller::Mesh,
+            conditions: vec![condition],
+        }],
+    }
+}
+
+fn seen(own: Vec<Value>) -> HashMap<ObjectKey, Arc<[Value]>> {
+    HashMap::from([(ObjectKey::new("shop", "r"), own.into())])
+}
+
+fn route(generation: i64, parents: Vec<Value>) -> DynamicObject {
+    serde_json::from_value(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "r", "namespace": "shop", "generation": generation, "resourceVersion": "7"},
+        "spec": {}, "status": {"parents": parents},
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_route_is_due_until_its_status_says_what_it_should() {
+    let due = of_routes(&[status(2)], RouteKind::Http, &seen(vec![]));
+    assert_eq!(due.len(), 1);
+    let patch = patch(&route(2, vec![]), &due[0], "2024-01-01T00:00:00Z").unwrap();
+    assert_eq!(
+        patch.pointer("/metadata/resourceVersion"),
+        Some(&json!("7"))
+    );
+    let written = patch
+        .pointer("/status/parents")
+        .unwrap()
+        .as_array()
+        .unwrap()
+        .clone();
+    assert_eq!(
+        of_routes(&[status(2)], RouteKind::Http, &seen(written.clone())),
+        []
+    );
+    assert_eq!(super::patch(&route(2, written), &due[0], "later"), None);
+}
+
+#[test]
+fn a_route_that_changed_since_is_left_for_its_own_translation() {
+    let due = of_routes(&[status(2)], RouteKind::Http, &seen(vec![]));
+    assert_eq!(patch(&route(3, vec![]), &due[0], "now"), None);
+}
+
+#[test]
+fn entries_of_a_route_that_is_no_longer_ours_are_due_to_go() {
+    let own = json!({"controllerName": crate::CONTROLLER_NAME, "parentRef": {"name": "x"}});
+    let due = of_routes(&[], RouteKind::Http, &seen(vec![own.clone()]));
+    assert_eq!(due.len(), 1);
+    let foreign = json!({"controllerName": "other.dev/c"});
+    let patch = patch(&route(9, vec![own, foreign.clone()]), &due[0], "now").unwrap();
+    assert_eq!(patch.pointer("/status/parents"), Some(&json!([foreign])));
+}
+
+#[test]
+fn a_route_that_is_gone_is_due_nothing() {
+    assert_eq!(
+        of_routes(&[status(1)], RouteKind::Http, &HashMap::new()),
+        []
+    );
+    assert_eq!(of_routes(&[status(1)], RouteKind::Grpc, &seen(vec![])), []);
+}

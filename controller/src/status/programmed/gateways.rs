@@ -1,0 +1,218 @@
+//! Where rules of routes are on a Gateway's proxies, and what these say of the ports that hold them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use weft_ir::{GatewayId, GatewayPort, ResourceKey, RouteId, Serving, TlsServing, VirtualHost};
+use weft_translate::ParentStatus;
+
+use super::{Proxies, Standing, worse};
+use crate::subscribe::{Encoder, Registry, Source};
+
+/// A listener on a port of a Gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    gateway: GatewayId,
+    port: u16,
+    /// Its name, or `namespace/listenerset/name`.
+    listener: Arc<str>,
+}
+
+pub(super) type Tally = HashMap<RouteId, HashMap<Place, Proxies>>;
+
+pub(super) fn tally(encoder: &Encoder, registry: &Registry) -> Tally {
+    let mesh = encoder.mesh();
+    let mut places: HashMap<GatewayId, Vec<(ResourceKey, Place, HashSet<RouteId>)>> =
+        HashMap::new();
+    let mut tally = Tally::new();
+    let is_gateway =
+        |pod: &crate::watch::ObjectKey| mesh.gateway_of(&pod.namespace, &pod.name).is_some();
+    for proxy in registry.gateways(is_gateway) {
+        let pod = proxy.pod;
+        let Some(id) = mesh.gateway_of(&pod.namespace, &pod.name) else {
+            continue;
+        };
+        let (Some(view), Some(encoded)) = (
+            mesh.gateway(&id),
+            encoder.gateway(&pod.namespace, &pod.name),
+        ) else {
+            continue;
+        };
+        let places = places.entry(id).or_insert_with_key(|id| {
+            let ports = view.ports.iter();
+            ports.flat_map(|port| of_port(id, port)).collect()
+        });
+        for (key, place, routes) in places {
+            let now = encoded.resources.iter().find(|(one, _)| one == key);
+            let (ResourceKey::Port(transport, port), Some((_, resource))) = (&*key, now) else {
+                continue;
+            };
+            let held = proxy.ports.get(&(*transport, *port));
+            let standing = Standing::of(held, resource.version);
+            for route in &*routes {
+                let of_route = tally.entry(route.clone()).or_default();
+                worse(of_route.entry(place.clone()).or_default(), &pod, &standing);
+            }
+        }
+    }
+    tally
+}
+
+/// Each listener of a port, with the routes that it has rules of.
+fn of_port(gateway: &GatewayId, port: &GatewayPort) -> Vec<(ResourceKey, Place, HashSet<RouteId>)> {
+    let hosts = |hosts: &[VirtualHost]| {
+        let rules = hosts.iter().flat_map(|host| &host.rules);
+        rules.map(|rule| rule.route.clone()).collect()
+    };
+    let listeners: Vec<(&Arc<str>, HashSet<RouteId>)> = match &port.serving {
+        Serving::Http(listeners) => {
+            let of = |one: &weft_ir::HttpListener| hosts(&one.hosts);
+            listeners.iter().map(|one| (&one.name, of(one))).collect()
+        }
+        Serving::Tls(listeners) => {
+            let of = |one: &weft_ir::TlsListener| match &one.serving {
+                TlsServing::Http { tls: _, hosts: of } => hosts(of),
+                TlsServing::Terminate { tls: _, rules } | TlsServing::Passthrough { rules } => {
+                    rules.iter().map(|rule| rule.rule.route.clone()).collect()
+                }
+            };
+            listeners.iter().map(|one| (&one.name, of(one))).collect()
+        }
+        Serving::Tcp(listener) | Serving::Udp(listener) => {
+            let routes = listener.rule.iter().map(|rule| rule.route.clone());
+            vec![(&listener.name, routes.collect())]
+        }
+    };
+    let key = ResourceKey::Port(port.transport(), port.port);
+    listeners
+        .into_iter()
+        .map(|(name, routes)| {
+            let place = Place {
+                gateway: gateway.clone(),
+                port: port.port,
+                listener: Arc::clone(name),
+            };
+            (key.clone(), place, routes)
+        })
+        .collect()
+}
+
+/// The proxies concerned by a route on the listeners of one of its parents.
+pub(super) fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
+    let mut all = Proxies::new();
+    for (place, proxies) in tally.get(route).into_iter().flatten() {
+        if is_at(place, route, parent) {
+            for (pod, standing) in proxies {
+                worse(&mut all, pod, standing);
+            }
+        }
+    }
+    all
+}
+
+fn is_at(place: &Place, route: &RouteId, parent: &ParentStatus) -> bool {
+    let reference = &parent.parent_ref;
+    let namespace = reference.namespace.as_deref().unwrap_or(&route.namespace);
+    let section = match place.listener.rsplit_once('/') {
+        Some((set, section)) => {
+            let is_set = reference.kind.as_deref() == Some("ListenerSet");
+            (is_set && set.split_once('/') == Some((namespace, &*reference.name)))
+                .then_some(section)
+        }
+        None => {
+            let is_gateway = reference
+                .kind
+                .as_deref()
+                .is_none_or(|kind| kind == "Gateway");
+            let id = &place.gateway;
+            let same = (&*id.namespace, &*id.name) == (namespace, &*reference.name);
+            (is_gateway && same).then_some(&*place.listener)
+        }
+    };
+    let wanted = reference.section_name.as_deref();
+    section.is_some_and(|section| wanted.is_none_or(|wanted| wanted == section))
+        && reference
+            .port
+            .is_none_or(|wanted| wanted == i64::from(place.port))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+    use weft_ir::RouteKind;
+    use weft_translate::Controller;
+
+    use super::*;
+
+    fn place(listener: &str) -> Place {
+        Place {
+            gateway: GatewayId::new("infra", "gw"),
+            port: 80,
+            listener: listener.into(),
+        }
+    }
+
+    fn is_at(listener: &str, parent: serde_json::Value) -> bool {
+        let route = RouteId {
+            kind: RouteKind::Http,
+            namespace: "shop".into(),
+            name: "r".into(),
+        };
+        let parent = ParentStatus {
+            parent_ref: serde_json::from_value(parent).unwrap(),
+            controller: Controller::Gateway,
+            conditions: Vec::new(),
+        };
+        super::is_at(&place(listener), &route, &parent)
+    }
+
+    #[test]
+    fn a_gateway_is_the_parent_of_its_own_listeners() {
+        for (parent, is) in [
+            (json!({"name": "gw", "namespace": "infra"}), true),
+            (json!({"name": "gw"}), false),
+            (
+                json!({"name": "gw", "namespace": "infra", "sectionName": "http"}),
+                true,
+            ),
+            (
+                json!({"name": "gw", "namespace": "infra", "sectionName": "https"}),
+                false,
+            ),
+            (
+                json!({"name": "gw", "namespace": "infra", "port": 80}),
+                true,
+            ),
+            (
+                json!({"name": "gw", "namespace": "infra", "port": 81}),
+                false,
+            ),
+            (
+                json!({"name": "gw", "namespace": "infra", "kind": "ListenerSet"}),
+                false,
+            ),
+        ] {
+            assert_eq!(is_at("http", parent.clone()), is, "{parent}");
+        }
+    }
+
+    #[test]
+    fn a_listener_set_is_the_parent_of_its_own() {
+        for (parent, is) in [
+            (json!({"name": "set", "kind": "ListenerSet"}), true),
+            (
+                json!({"name": "set", "kind": "ListenerSet", "sectionName": "http"}),
+                true,
+            ),
+            (
+                json!({"name": "set", "kind": "ListenerSet", "sectionName": "x"}),
+                false,
+            ),
+            (json!({"name": "gw", "namespace": "infra"}), false),
+            (json!({"name": "set"}), false),
+        ] {
+            assert_eq!(is_at("shop/set/http", parent.clone()), is, "{parent}");
+        }
+    }
+}
