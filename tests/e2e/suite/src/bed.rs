@@ -161,7 +161,12 @@ impl Bed {
     /// Objects of a kind: those of this namespace where the kind has namespaces.
     pub fn api(&self, version: &str, kind: &str) -> Api<DynamicObject> {
         let resource = resource(version, kind);
-        let cluster_wide = ["Namespace", "XMesh", "MutatingWebhookConfiguration"];
+        let cluster_wide = [
+            "Namespace",
+            "XMesh",
+            "MutatingWebhookConfiguration",
+            "CustomResourceDefinition",
+        ];
         if cluster_wide.contains(&kind) {
             Api::all_with(self.client.clone(), &resource)
         } else {

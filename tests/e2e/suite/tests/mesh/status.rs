@@ -3,6 +3,7 @@
 mesh_tests! {
     run In conditions_follow_the_generation;
     run In entries_of_others_are_kept;
+    run In programmed_counts_the_proxies_that_come_and_go;
     run Out the_mesh_tells_what_it_can;
 }
 
@@ -79,6 +80,45 @@ mod cases {
             route["status"]
         );
         Ok(())
+    }
+
+    /// Waits until the route is in force on so many proxies of as many, each of which has asked for its parent.
+    async fn programmed(bed: &Bed, proxies: u32) -> anyhow::Result<()> {
+        let wanted = format!("{proxies} of {proxies} proxies");
+        eventually(&wanted, async || {
+            let route = bed.get(objects::GATEWAY, "HTTPRoute", "counted").await?;
+            let conditions = objects::route_conditions(&route)?;
+            let (status, reason, message) = conditions.of("weft.dev/Programmed")?;
+            anyhow::ensure!(
+                (status, reason) == ("True", "Programmed") && message.starts_with(&wanted),
+                "{conditions}"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn programmed_counts_the_proxies_that_come_and_go(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let rules = json!([{"backendRefs": [to("v1", 1)]}]);
+        bed.good_route(objects::http_route("counted", rules))
+            .await?;
+        let ask = async |client: &str| {
+            let summary = bed.load(client, "http://reviews/reviews/1", &[]).await?;
+            summary.all("200").map(drop)
+        };
+        ask("client").await?;
+        programmed(bed, 1).await?;
+        bed.apply(objects::client("second")).await?;
+        bed.ready("second").await?;
+        // It is not concerned before it asks.
+        programmed(bed, 1).await?;
+        ask("second").await?;
+        programmed(bed, 2).await?;
+        bed.pods().delete("second", &Default::default()).await?;
+        programmed(bed, 1).await
     }
 
     pub(super) async fn the_mesh_tells_what_it_can(bed: &Bed) -> anyhow::Result<()> {

@@ -1,0 +1,127 @@
+//! Ways to a server that only a cluster has: names of single pods, headless Services, oneself.
+
+mesh_tests! {
+    run In pods_of_a_stateful_set_are_reached_by_name;
+    run In a_pod_calls_itself;
+}
+
+mod cases {
+    use serde_json::json;
+    use weft_e2e::objects;
+    use weft_e2e::{Bed, eventually};
+
+    pub(super) async fn pods_of_a_stateful_set_are_reached_by_name(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.apply(objects::client("client")).await?;
+        let mut headless = objects::service("named", json!({"app": "named"}));
+        headless["spec"]["clusterIP"] = "None".into();
+        bed.apply(headless).await?;
+        let mut template = objects::reviews("v1");
+        template["metadata"] = json!({"labels": {"app": "named"}});
+        bed.apply(json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "named"},
+            "spec": {
+                "serviceName": "named", "replicas": 2, "podManagementPolicy": "Parallel",
+                "selector": {"matchLabels": {"app": "named"}},
+                "template": {"metadata": template["metadata"], "spec": template["spec"]},
+            },
+        }))
+        .await?;
+        for pod in ["client", "named-0", "named-1"] {
+            bed.ready(pod).await?;
+        }
+        for pod in ["named-0", "named-1"] {
+            let path = format!("/reviews/{pod}");
+            let url = format!("http://{pod}.named:8080{path}");
+            let asked = eventually("the pod's name to be known", async || {
+                let summary = bed
+                    .load("client", &url, &["-n", "5", "--keep", "5"])
+                    .await?;
+                summary.all("200").cloned()
+            });
+            let answer = asked.await?.answer();
+            anyhow::ensure!(answer.body()["pod"] == pod, "{:?}", answer.body());
+            let grpc = format!("http://{pod}.named:9000");
+            let summary = bed.load("client", &grpc, &["--grpc", "watch"]).await?;
+            anyhow::ensure!(
+                summary.all("OK")?.answer().body()["pod"] == pod,
+                "{summary}"
+            );
+            eventually("the access log to have the pod", async || {
+                let lines = bed.accesses("client", "outbound", &path).await?;
+                let told = |line: &weft_e2e::Access| {
+                    line.text("server_id").ends_with("/sa/reviews") && line.is("backend", "pod")
+                };
+                anyhow::ensure!(lines.iter().all(told), "{lines:?}");
+                Ok(())
+            })
+            .await?;
+        }
+        // A server that speaks first, by the name of all: whichever pod DNS gives.
+        let talk = [
+            "weft-shop",
+            "talk",
+            "--connect",
+            "named:7001",
+            "--listen-first",
+        ];
+        let heard = bed.exec("client", "shop", &talk).await?;
+        anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
+        Ok(())
+    }
+
+    /// By its Service, of which it is the only endpoint, and by its own address.
+    pub(super) async fn a_pod_calls_itself(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let own = bed.pod_ip("reviews-v1").await?;
+        for (http, grpc) in [
+            (
+                "http://reviews/reviews/self".to_owned(),
+                "http://reviews:9000".to_owned(),
+            ),
+            (
+                format!("http://{own}:8080/reviews/self"),
+                format!("http://{own}:9000"),
+            ),
+            (
+                "http://localhost:8080/reviews/self".to_owned(),
+                "http://localhost:9000".to_owned(),
+            ),
+        ] {
+            let summary = bed.load("reviews-v1", &http, &["-n", "10"]).await?;
+            summary.all("200")?.all_from("v1")?;
+            let summary = bed
+                .load("reviews-v1", &http, &["-n", "10", "--http2"])
+                .await?;
+            summary.all("200")?.all_from("v1")?;
+            let summary = bed.load("reviews-v1", &grpc, &["--grpc", "get"]).await?;
+            summary.all("OK")?.all_from("v1")?;
+        }
+        let talk = [
+            "weft-shop",
+            "talk",
+            "--connect",
+            "reviews:7001",
+            "--listen-first",
+        ];
+        let heard = bed.exec("reviews-v1", "shop", &talk).await?;
+        anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
+        // Strict keeps others out, and nobody from himself.
+        let annotate = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "reviews-v1", "annotations": {"weft.dev/mtls": "strict"}},
+        });
+        let pods = bed.api("v1", "Pod");
+        let patch = kube::api::Patch::Merge(&annotate);
+        pods.patch("reviews-v1", &Default::default(), &patch)
+            .await?;
+        for _ in 0..4 {
+            let summary = bed
+                .load("reviews-v1", "http://reviews/reviews/self", &[])
+                .await?;
+            summary.all("200")?;
+        }
+        Ok(())
+    }
+}
