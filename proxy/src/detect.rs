@@ -145,6 +145,11 @@ impl<S> Prefixed<S> {
     pub fn stream(&self) -> &S {
         &self.stream
     }
+
+    /// Drops the first `length` bytes that were looked at: whoever reads next does not get them.
+    pub fn take_off(&mut self, length: usize) {
+        self.prefix.advance(length.min(self.prefix.len()));
+    }
 }
 
 impl<S: AsyncRead + Unpin> Prefixed<S> {

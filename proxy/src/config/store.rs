@@ -203,12 +203,12 @@ impl Store {
             .partition(|set| set.endpoints.is_empty());
         for set in filled {
             let cluster = state.cluster(&set.id, &self.0.shared);
-            cluster.set(set.protocol, &set.endpoints);
+            cluster.set(set.protocol, set.tls.as_ref(), &set.endpoints);
         }
         self.publish(&mut state, change.destinations, &change.removed);
         for set in emptied {
             let cluster = state.cluster(&set.id, &self.0.shared);
-            cluster.set(set.protocol, &[]);
+            cluster.set(set.protocol, None, &[]);
         }
         self.empty_absent(&state, &change.removed);
         if let Some(workload) = change.workload {
@@ -245,7 +245,7 @@ impl Store {
                 .any(|live| live.load().refers_to(cluster))
             {
                 let protocol = cluster.members().protocol;
-                cluster.set(protocol, &[]);
+                cluster.set(protocol, None, &[]);
             }
         }
     }
@@ -290,7 +290,7 @@ impl Store {
                 let cluster = held.unwrap_or_else(|| {
                     Cluster::new(endpoint.address.to_string().into(), self.0.shared.clone())
                 });
-                cluster.set(weft_ir::Protocol::Detect, &[endpoint]);
+                cluster.set(weft_ir::Protocol::Detect, None, &[endpoint]);
                 Resolved::Pod(cluster)
             }
             Target::Service(service) => {

@@ -213,7 +213,7 @@ pub fn pick(rule: &ResolvedRule) -> Option<&ResolvedBackend> {
 pub fn receive(outcome: Outcome, from_app: bool, tail: &mut Tail) -> Response {
     let Outcome { response, lease } = outcome;
     let (mut head, incoming) = response.into_parts();
-    let from_app = from_app || lease.peer().identity.is_none();
+    let from_app = from_app || !lease.peer().is_proxy();
     headers::clean_response(&mut head.headers, from_app);
     headers::finish_upgrade(
         &mut head.headers,

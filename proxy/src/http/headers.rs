@@ -164,6 +164,14 @@ pub fn for_http2(request: &mut http::request::Parts, fallback: SocketAddr) -> Re
     Ok(())
 }
 
+/// After [`for_http2`]: the connection is one of TLS, and the scheme says so (RFC 9113, 8.3.1).
+pub fn over_tls(request: &mut http::request::Parts) {
+    let mut parts = std::mem::take(&mut request.uri).into_parts();
+    parts.scheme = Some(Scheme::HTTPS);
+    // With an authority and a path, which it has, it is a URI.
+    request.uri = Uri::from_parts(parts).unwrap_or_default();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

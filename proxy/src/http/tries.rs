@@ -142,7 +142,7 @@ fn failed(ended: &Result<Outcome, Failure>, retry: &Retry, method: &Method) -> b
     match ended {
         Ok(Outcome { response, lease }) => {
             // The proxy at the other end had no answer of its application.
-            let made = lease.peer().identity.is_some() && response.headers().contains_key(ERROR);
+            let made = lease.peer().is_proxy() && response.headers().contains_key(ERROR);
             named(response.status())
                 || (made && response.status().is_server_error() && method.is_idempotent())
         }

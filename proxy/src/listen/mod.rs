@@ -24,6 +24,8 @@ mod admits;
 pub mod inbound;
 mod opaque;
 pub mod outbound;
+pub mod proxy_protocol;
+pub mod udp;
 
 use admits::Admits;
 

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::requests::{Direction, RequestCollector, RequestMetrics, RequestSeries};
+use super::udp::UdpMetrics;
 
 /// Handles of (direction, route, rule, backend) at most; each has a histogram and a few counters.
 const MAX_REQUEST_SERIES: usize = 2_000;
@@ -95,6 +96,7 @@ pub struct Metrics {
     /// Requests sent once more because their rule says so.
     pub retries: Counter,
     pub config: ConfigMetrics,
+    pub udp: UdpMetrics,
     /// Unix seconds; 0: none yet.
     pub certificate_expiry: Gauge,
     /// Roots that peers are checked against.
@@ -139,6 +141,7 @@ impl Metrics {
             mirrored: Family::default(),
             retries: Counter::default(),
             config: ConfigMetrics::default(),
+            udp: UdpMetrics::default(),
             certificate_expiry: Gauge::default(),
             trusted_roots: Gauge::default(),
             certificate_renewals: Counter::default(),
@@ -153,6 +156,7 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register_collector(Box::new(RequestCollector(self.requests.clone())));
         registry.register_collector(Box::new(ProcessCollector));
+        self.udp.register(registry);
         let mut add = |name: &str, help: &str, metric: Box<dyn Registered>| {
             metric.register(registry, name, help);
         };
@@ -168,7 +172,7 @@ impl Metrics {
         );
         add(
             "weft_tls_handshakes",
-            "TLS handshakes between proxies",
+            "TLS handshakes",
             Box::new(self.handshakes.clone()),
         );
         add(
@@ -264,6 +268,15 @@ impl Metrics {
     pub fn handshake(&self, direction: Direction, result: &'static str) {
         let labels = HandshakeLabels {
             direction: direction.as_str(),
+            result,
+        };
+        self.handshakes.get_or_create(&labels).inc();
+    }
+
+    /// Of a gateway with the application itself; `result` as in [`Metrics::handshake`].
+    pub fn backend_handshake(&self, result: &'static str) {
+        let labels = HandshakeLabels {
+            direction: "backend",
             result,
         };
         self.handshakes.get_or_create(&labels).inc();

@@ -4,3 +4,4 @@ pub mod access;
 pub mod connections;
 pub mod metrics;
 pub mod requests;
+pub mod udp;

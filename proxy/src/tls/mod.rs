@@ -3,6 +3,8 @@
 //! Certificate and roots are read at each handshake, so that a rotation needs no new configuration and touches no
 //! connection that stands. There is no resumption: a resumed session would skip the check of the certificate.
 
+pub mod backend;
+pub mod key_pair;
 mod verify;
 
 use std::collections::HashMap;
@@ -15,10 +17,12 @@ use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error, SignatureScheme, version};
 use rustls_pki_types::CertificateDer;
-use weft_ir::{Identity, TrustDomain};
+use weft_ir::{BackendTls, Identity, KeyPair, TrustDomain};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::identity::credentials::{Current, Roots};
+use backend::{Backend, Backends, NameError};
+use key_pair::KeyPairError;
 use verify::{ExpectedServer, MeshClients, RootsFrom};
 
 /// Client configurations kept; beyond it all are made anew (they are cheap, and a pod has few peers' identities).
@@ -34,6 +38,7 @@ pub struct Tls {
     provider: Arc<CryptoProvider>,
     server: Arc<ServerConfig>,
     clients: Arc<Mutex<Clients>>,
+    backends: Arc<Backends>,
 }
 
 /// The certificate does not say who its owner is in a way the mesh takes.
@@ -103,6 +108,7 @@ impl Tls {
             provider,
             server: Arc::new(server),
             clients: Arc::default(),
+            backends: Arc::default(),
         })
     }
 
@@ -157,6 +163,17 @@ impl Tls {
     ) -> Result<Arc<ClientConfig>, Error> {
         let roots = RootsFrom::Fixed(roots);
         client_config(&self.provider, expected, b"h2", roots, None).map(Arc::new)
+    }
+
+    /// How to speak to applications that want TLS; the same for the same settings.
+    pub fn backend(&self, tls: &Arc<BackendTls>) -> Arc<Backend> {
+        self.backends.get(&self.provider, tls)
+    }
+
+    /// The gateway's certificate for applications that ask for one, from the next handshake on. Errors leave the last one
+    /// in force.
+    pub fn set_client_certificate(&self, pair: Option<&KeyPair>) -> Result<(), KeyPairError> {
+        self.backends.set_certificate(&self.provider, pair)
     }
 
     /// Whether handshakes can succeed.
@@ -238,6 +255,9 @@ pub fn handshake_failure(error: &std::io::Error) -> &'static str {
         Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }) => "not_yet_valid",
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => "untrusted",
         Error::InvalidCertificate(CertificateError::InvalidPurpose) => "usage",
+        Error::InvalidCertificate(CertificateError::Other(other)) if other.0.is::<NameError>() => {
+            "name"
+        }
         Error::InvalidCertificate(CertificateError::Other(_)) => "identity",
         Error::InvalidCertificate(_) => "certificate",
         Error::NoCertificatesPresented => "no_certificate",

@@ -15,7 +15,7 @@ use super::{PeerError, peer_identity};
 use crate::identity::credentials::{Current, Roots};
 
 /// Checks validity, usage and signatures up to one of `roots`.
-fn verify_chain(
+pub(super) fn verify_chain(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     roots: &Roots,

@@ -1,12 +1,14 @@
-//! Opens connections: TCP, and mutual TLS over it where the endpoint has a proxy.
+//! Opens connections: TCP, mutual TLS over it where the endpoint has a proxy, and TLS of the application's own in either
+//! where a policy says so.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::InvalidMessage;
+use rustls::{AlertDescription, InvalidMessage};
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,10 +16,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use weft_api::alpn;
 
 use super::{Peer, Shared};
 use crate::batch::Gathered;
 use crate::telemetry::requests::Direction;
+use crate::tls::backend::Backend;
 use crate::tls::handshake_failure;
 
 /// Time for TCP and TLS together.
@@ -47,6 +51,13 @@ pub enum ConnectError {
         address: SocketAddr,
         expected: String,
     },
+    #[error("TLS with {address} as {hostname} (roots: {roots}): {cause}")]
+    Backend {
+        address: SocketAddr,
+        hostname: Arc<str>,
+        roots: Box<str>,
+        cause: String,
+    },
     #[error("HTTP with {address}: {cause}")]
     Http { address: SocketAddr, cause: String },
 }
@@ -55,10 +66,20 @@ pub enum ConnectError {
 pub enum Transport {
     Plain(TcpStream),
     Mesh(Box<TlsStream<Gathered<TcpStream>>>),
+    /// TLS with the application itself, over one of the others.
+    Backend(Box<TlsStream<Gathered<Transport>>>),
+}
+
+impl Transport {
+    /// Whether the application chose HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self, Self::Backend(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
 }
 
 impl Shared {
-    /// Connects to `peer`; where it has a proxy, by mutual TLS with `alpn`.
+    /// Connects to `peer`; where it has a proxy, by mutual TLS with `alpn`; where its application speaks TLS, by that with
+    /// what corresponds to `alpn` (see [`Backend::config`]), within mutual TLS as bytes.
     pub async fn connect(
         &self,
         peer: &Peer,
@@ -77,12 +98,20 @@ impl Shared {
         peer: &Peer,
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
+        let between = match peer.tls {
+            Some(_) => alpn::TCP,
+            None => alpn,
+        };
         let mut tries = 1;
-        loop {
-            match self.connect_once(peer, alpn).await {
+        let transport = loop {
+            match self.connect_once(peer, between).await {
                 Err(ConnectError::PlainAnswer { .. }) if tries < PLAIN_ANSWERS => tries += 1,
-                done => return done,
+                done => break done?,
             }
+        };
+        match &peer.tls {
+            None => Ok(transport),
+            Some(backend) => self.connect_backend(peer, backend, transport, alpn).await,
         }
     }
 
@@ -131,6 +160,49 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// TLS with the application, over a connection that is open.
+    async fn connect_backend(
+        &self,
+        peer: &Peer,
+        backend: &Backend,
+        transport: Transport,
+        alpn: &'static [u8],
+    ) -> Result<Transport, ConnectError> {
+        let refuse = |cause: &str| ConnectError::Backend {
+            address: peer.address,
+            hostname: backend.hostname.clone(),
+            roots: backend.roots.clone(),
+            cause: cause.to_owned(),
+        };
+        let (config, name) = backend.config(alpn).map_err(refuse)?;
+        let opened = TlsConnector::from(config)
+            .connect(name, Gathered::new(transport))
+            .await;
+        let result = opened.as_ref().map_or_else(handshake_failure, |_| "ok");
+        self.metrics.backend_handshake(result);
+        let stream = opened.map_err(|error| {
+            if speaks_otherwise(&error) {
+                peer.speech.forget();
+            }
+            refuse(&error.to_string())
+        })?;
+        let transport = Transport::Backend(Box::new(stream));
+        if alpn == alpn::H2 && !transport.is_http2() {
+            peer.speech.forget();
+            return Err(refuse("it does not speak HTTP/2"));
+        }
+        Ok(transport)
+    }
+}
+
+/// The server has none of the protocols that were offered.
+fn speaks_otherwise(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|e| e.downcast_ref());
+    let none = AlertDescription::NoApplicationProtocol;
+    matches!(cause, Some(rustls::Error::AlertReceived(alert)) if *alert == none)
+}
+
 /// What came is no TLS record.
 fn is_plain_text(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|e| e.downcast_ref());
@@ -158,6 +230,7 @@ impl AsyncRead for Transport {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Mesh(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Backend(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -171,6 +244,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Mesh(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Backend(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -182,6 +256,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Mesh(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Backend(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -189,6 +264,7 @@ impl AsyncWrite for Transport {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Mesh(stream) => stream.is_write_vectored(),
+            Self::Backend(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -196,6 +272,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Mesh(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Backend(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -203,6 +280,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Mesh(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Backend(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -70,7 +70,10 @@ pub(super) async fn open(
     handshake(peer, transport).await
 }
 
-async fn handshake(peer: &Peer, transport: Transport) -> Result<SendRequest<Body>, ConnectError> {
+pub(super) async fn handshake(
+    peer: &Peer,
+    transport: Transport,
+) -> Result<SendRequest<Body>, ConnectError> {
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .handshake(TokioIo::new(transport))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
-use super::connect::ConnectError;
+use super::connect::{ConnectError, Transport};
 use super::{Peer, Shared};
 use crate::batch::Corked;
 use crate::http::bodies::Body;
@@ -108,23 +108,36 @@ impl Pool {
         if let Some((_, error)) = failed.as_ref().filter(|(when, _)| *when >= asked) {
             return Err(error.clone());
         }
-        match handshake(shared, peer, alpn).await {
-            Ok(sender) => {
-                let now = shared.now();
-                let connection = Arc::new(Connection {
-                    sender,
-                    streams: AtomicU32::new(1),
-                    born: now,
-                    used: AtomicU64::new(now),
-                });
-                self.open().push(connection.clone());
-                Ok((Stream(connection), false))
-            }
+        let opened = match shared.connect(peer, alpn).await {
+            Ok(transport) => self.admit(shared, peer, transport).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(stream) => Ok((stream, false)),
             Err(error) => {
                 *failed = Some((shared.now(), error.clone()));
                 Err(error)
             }
         }
+    }
+
+    /// Takes a new connection into use, with a first place on it.
+    pub(super) async fn admit(
+        &self,
+        shared: &Shared,
+        peer: &Peer,
+        transport: Transport,
+    ) -> Result<Stream, ConnectError> {
+        let sender = handshake(peer, transport).await?;
+        let now = shared.now();
+        let connection = Arc::new(Connection {
+            sender,
+            streams: AtomicU32::new(1),
+            born: now,
+            used: AtomicU64::new(now),
+        });
+        self.open().push(connection.clone());
+        Ok(Stream(connection))
     }
 
     /// Drops connections that ended, are too old, or idle: they close once their last request has ended.
@@ -137,12 +150,7 @@ impl Pool {
     }
 }
 
-async fn handshake(
-    shared: &Shared,
-    peer: &Peer,
-    alpn: &'static [u8],
-) -> Result<SendRequest<Body>, ConnectError> {
-    let transport = shared.connect(peer, alpn).await?;
+async fn handshake(peer: &Peer, transport: Transport) -> Result<SendRequest<Body>, ConnectError> {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)

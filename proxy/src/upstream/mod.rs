@@ -10,17 +10,19 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use weft_ir::{Endpoint, Identity, Protocol};
+use weft_ir::{BackendTls, Endpoint, Identity, Protocol};
 
 use crate::balance::{self, Load};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
+use crate::tls::backend::Backend;
 
 mod connect;
 mod http1;
 pub mod http2;
 mod lease;
 mod send;
+mod speech;
 
 pub use connect::{ConnectError, Transport};
 pub use lease::Lease;
@@ -38,8 +40,11 @@ pub struct Shared {
     tls: Tls,
     metrics: Arc<Metrics>,
     started: Instant,
-    peers: Mutex<HashMap<Endpoint, Weak<Peer>>>,
+    peers: Mutex<HashMap<Key, Weak<Peer>>>,
 }
+
+/// An endpoint, and with which settings TLS is spoken with the application itself.
+type Key = (Endpoint, Option<u64>);
 
 impl Shared {
     /// `own`: the pod's own addresses.
@@ -64,10 +69,8 @@ impl Shared {
 
     /// The endpoint at `address` in plain text: the pod's own application, or what is outside the mesh.
     pub fn plain(&self, address: SocketAddr) -> Arc<Peer> {
-        self.peer(&Endpoint {
-            address,
-            identity: None,
-        })
+        let identity = None;
+        self.peer(&Endpoint { address, identity }, None)
     }
 
     /// Closes connections that were idle too long, or are too old. To be called every few seconds.
@@ -89,14 +92,16 @@ impl Shared {
         peer.avoid(self.now());
     }
 
-    fn peer(&self, endpoint: &Endpoint) -> Arc<Peer> {
+    fn peer(&self, endpoint: &Endpoint, tls: Option<&Arc<Backend>>) -> Arc<Peer> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(peer) = peers.get(endpoint).and_then(Weak::upgrade) {
+        let key = (endpoint.clone(), tls.map(|tls| tls.id));
+        if let Some(peer) = peers.get(&key).and_then(Weak::upgrade) {
             return peer;
         }
-        let peer = Arc::new(Peer::new(endpoint, self.is_own(endpoint.address.ip())));
+        let own = self.is_own(endpoint.address.ip());
+        let peer = Arc::new(Peer::new(endpoint, tls.cloned(), own));
         peers.retain(|_, peer| peer.strong_count() > 0);
-        peers.insert(endpoint.clone(), Arc::downgrade(&peer));
+        peers.insert(key, Arc::downgrade(&peer));
         peer
     }
 }
@@ -106,6 +111,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The identity to expect over mutual TLS; `None`: plain text.
     pub identity: Option<Arc<Identity>>,
+    /// TLS with the application itself, within mutual TLS where there is an identity.
+    pub tls: Option<Arc<Backend>>,
     /// The pod itself.
     pub own: bool,
     pub load: Load,
@@ -113,19 +120,22 @@ pub struct Peer {
     avoid_until: AtomicU64,
     /// Failed connections since the last good one, those counted once that fail together.
     misses: AtomicU32,
-    /// Plain HTTP/1.1.
+    /// HTTP/1.1 with the application itself.
     http1: http1::Idle,
     /// HTTP/2 for an application that speaks it: plain, or between proxies.
     http2: http2::Pool,
     /// HTTP/2 between proxies for an application that speaks HTTP/1.1.
     mixed: http2::Pool,
+    /// What the application chose, where it is asked over TLS.
+    speech: speech::Speech,
 }
 
 impl Peer {
-    fn new(endpoint: &Endpoint, own: bool) -> Self {
+    fn new(endpoint: &Endpoint, tls: Option<Arc<Backend>>, own: bool) -> Self {
         Self {
             address: endpoint.address,
             identity: endpoint.identity.clone().filter(|_| !own).map(Arc::new),
+            tls,
             own,
             load: Load::default(),
             avoid_until: AtomicU64::new(0),
@@ -133,7 +143,13 @@ impl Peer {
             http1: http1::Idle::default(),
             http2: http2::Pool::default(),
             mixed: http2::Pool::default(),
+            speech: speech::Speech::default(),
         }
+    }
+
+    /// Whether requests reach a proxy of the mesh, whose word about them counts, and not the application itself.
+    pub fn is_proxy(&self) -> bool {
+        self.identity.is_some() && self.tls.is_none()
     }
 
     fn avoid(&self, now: u64) {
@@ -145,8 +161,8 @@ impl Peer {
         self.avoid_until.store(until, Relaxed);
     }
 
-    /// A connection was made.
-    fn reached(&self) {
+    /// It is there: a connection was made, or a datagram came back.
+    pub fn reached(&self) {
         self.misses.store(0, Relaxed);
     }
 }
@@ -179,9 +195,12 @@ impl Cluster {
         })
     }
 
-    /// Replaces the endpoints; those that stay keep their connections. Requests under way go on.
-    pub fn set(&self, protocol: Protocol, endpoints: &[Endpoint]) {
-        let peers = endpoints.iter().map(|one| self.shared.peer(one)).collect();
+    /// Replaces the endpoints; those that stay, and are spoken to as before, keep their connections. Requests under way
+    /// go on.
+    pub fn set(&self, protocol: Protocol, tls: Option<&Arc<BackendTls>>, endpoints: &[Endpoint]) {
+        let tls = tls.map(|tls| self.shared.tls.backend(tls));
+        let peer = |one| self.shared.peer(one, tls.as_ref());
+        let peers = endpoints.iter().map(peer).collect();
         self.members.store(Arc::new(Members { protocol, peers }));
     }
 
@@ -218,7 +237,7 @@ mod tests {
     fn the_dead_are_left_out_longer_each_time() {
         let address = SocketAddr::from(([10, 0, 0, 1], 80));
         let identity = None;
-        let peer = Peer::new(&Endpoint { address, identity }, false);
+        let peer = Peer::new(&Endpoint { address, identity }, None, false);
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..7 {

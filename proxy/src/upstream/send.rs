@@ -78,8 +78,8 @@ impl Cluster {
         ask: Ask,
         mut seen: impl FnMut(&Arc<Peer>),
     ) -> Result<Outcome, Failure> {
-        let http2 = ask.head.version == Version::HTTP_2
-            || matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
+        let declared = matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
+        let http2 = declared || ask.head.version == Version::HTTP_2;
         let mut tried = ask.avoid;
         if !tried.is_empty() && self.pick(&tried).is_none() {
             tried.clear();
@@ -94,6 +94,8 @@ impl Cluster {
                 break;
             };
             let request = copy(&ask.head, now);
+            // Over TLS the application says what it speaks.
+            let http2 = if peer.tls.is_some() { declared } else { http2 };
             let begun = Instant::now();
             match send_to(
                 &self.shared,
@@ -161,16 +163,33 @@ async fn send_to(
     address: SocketAddr,
 ) -> Result<Outcome, Miss> {
     let meshed = peer.identity.is_some();
+    if peer.tls.is_some() {
+        // In a box: requests of the mesh carry no room for it.
+        return Box::pin(send_over_tls(
+            shared, peer, request, http2, upgrade, address,
+        ))
+        .await;
+    }
     let (mut head, body) = request.into_parts();
     if upgrade || !(meshed || http2) {
         headers::for_http1(&mut head, address).map_err(Miss::Failed)?;
         return send_http1(shared, peer, Request::from_parts(head, body), upgrade).await;
     }
     headers::for_http2(&mut head, address).map_err(Miss::Failed)?;
-    let (pool, alpn) = if http2 {
-        (&peer.http2, alpn::H2)
+    let alpn = if http2 { alpn::H2 } else { alpn::H2_FOR_H1 };
+    send_http2(shared, peer, Request::from_parts(head, body), alpn).await
+}
+
+async fn send_http2(
+    shared: &Shared,
+    peer: &Arc<Peer>,
+    request: Request,
+    alpn: &'static [u8],
+) -> Result<Outcome, Miss> {
+    let pool = if alpn == alpn::H2 {
+        &peer.http2
     } else {
-        (&peer.mixed, alpn::H2_FOR_H1)
+        &peer.mixed
     };
     let (stream, reused) = pool
         .stream(shared, peer, alpn)
@@ -178,11 +197,31 @@ async fn send_to(
         .map_err(Miss::Connect)?;
     let mut sender = stream.sender();
     let lease = Lease::new(peer.clone(), On::Http2 { _stream: stream });
-    let request = Request::from_parts(head, body);
     match sender.try_send_request(request).await {
         Ok(response) => Ok(Outcome { response, lease }),
         Err(error) => Err(missed(error, reused)),
     }
+}
+
+/// One request to an application that speaks TLS itself: in HTTP/2 where its port is declared so, else as it chooses.
+async fn send_over_tls(
+    shared: &Shared,
+    peer: &Arc<Peer>,
+    request: Request,
+    declared: bool,
+    upgrade: bool,
+    address: SocketAddr,
+) -> Result<Outcome, Miss> {
+    let http2 =
+        !upgrade && (declared || peer.chooses_http2(shared).await.map_err(Miss::Connect)?);
+    let (mut head, body) = request.into_parts();
+    if !http2 {
+        headers::for_http1(&mut head, address).map_err(Miss::Failed)?;
+        return send_http1(shared, peer, Request::from_parts(head, body), upgrade).await;
+    }
+    headers::for_http2(&mut head, address).map_err(Miss::Failed)?;
+    headers::over_tls(&mut head);
+    send_http2(shared, peer, Request::from_parts(head, body), alpn::H2).await
 }
 
 async fn send_http1(
@@ -235,7 +274,7 @@ fn copy(head: &http::request::Parts, body: Body) -> Request {
 
 /// The proxy at the other end says that its application did not get the request.
 fn refused(peer: &Peer, outcome: &Outcome) -> bool {
-    peer.identity.is_some() && outcome.response.headers().contains_key(REFUSED)
+    peer.is_proxy() && outcome.response.headers().contains_key(REFUSED)
 }
 
 /// The HTTP/2 peer says so: REFUSED_STREAM, or a stream beyond the last one of its GOAWAY (RFC 9113, 8.7).

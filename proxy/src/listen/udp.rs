@@ -1,0 +1,479 @@
+//! Datagrams of a gateway's port: each client has a session with one endpoint, and gets its answers from the port it asked.
+//!
+//! A session begins with a client's first datagram, by weight and balance as connections are, over a socket of its own
+//! that is connected to the endpoint: the kernel takes answers from nobody else, and they go to nobody but the client.
+//! It ends when it has been silent, or gives way when there are too many; when its endpoint or its backend's weight is
+//! gone, the next datagram begins another. Nothing is kept, repeated or put in order, and nothing is encrypted: mutual
+//! TLS is of connections.
+//!
+//! Answers leave by the address that the kernel chooses for the client. Where a host has several, the socket is to be
+//! bound to the one that clients know.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::Context;
+use crate::config::resolved::ResolvedRule;
+use crate::http::forward;
+use crate::tcp::Passed;
+use crate::telemetry::connections::ConnectionRecord;
+use crate::telemetry::requests::{Direction, RequestMetrics};
+use crate::upstream::{Cluster, Members, Peer};
+
+/// The longest datagram there is: 16 bits of length.
+const LONGEST: usize = 65_535;
+/// Datagrams taken from one socket before other tasks have their turn.
+const BATCH: usize = 64;
+/// While the process ends, a session that was silent for this long is taken to be idle.
+const DRAIN_IDLE: Duration = Duration::from_secs(2);
+/// Longer than the way to there takes (errno(3) on Linux).
+const EMSGSIZE: i32 = 90;
+/// Pause when the socket gives errors that are no client's.
+const PAUSE: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// One for all sessions of a thread: none keeps bytes between two polls.
+    static DATAGRAM: RefCell<Vec<u8>> = RefCell::new(vec![0; LONGEST]);
+}
+
+/// Bounds of one port.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sessions at once; each has a descriptor.
+    pub sessions: usize,
+    /// A session ends when nothing came either way for this long.
+    pub idle: Duration,
+    /// One that was silent for this long gives way to a new client where there are too many.
+    pub yields: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 4_096,
+            idle: Duration::from_secs(60),
+            yields: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The rule in force; `None`: no route is attached, and every datagram is dropped.
+pub type LiveRule = Arc<ArcSwapOption<ResolvedRule>>;
+
+/// Serves the port until the process drains and its sessions have ended. Dropping the future closes the port and ends
+/// them at once.
+pub async fn serve(context: Arc<Context>, socket: UdpSocket, rule: LiveRule, limits: Limits) {
+    let mut port = Port {
+        context: context.clone(),
+        socket: Arc::new(socket),
+        rule,
+        limits,
+        sessions: HashMap::new(),
+        tasks: JoinSet::new(),
+        begun: Instant::now(),
+        last: 0,
+    };
+    loop {
+        let draining = context.shutdown.is_draining();
+        if draining && port.sessions.is_empty() {
+            return;
+        }
+        tokio::select! {
+            readable = port.socket.readable() => match readable {
+                Ok(()) => port.take().await,
+                Err(error) => port.pause(&error).await,
+            },
+            Some(ended) = port.tasks.join_next() => port.ended(ended.ok()),
+            () = context.shutdown.draining(), if !draining => {}
+        }
+    }
+}
+
+struct Port {
+    context: Arc<Context>,
+    socket: Arc<UdpSocket>,
+    rule: LiveRule,
+    limits: Limits,
+    sessions: HashMap<SocketAddr, Session>,
+    /// Pass answers on; each gives its client and number at its end.
+    tasks: JoinSet<(SocketAddr, u64)>,
+    begun: Instant,
+    /// Number of the session made last.
+    last: u64,
+}
+
+/// What the way to the endpoint needs.
+struct Session {
+    number: u64,
+    shared: Arc<Shared>,
+    /// The rule and the endpoints that were in force when the endpoint was last found among them.
+    seen: (Arc<ResolvedRule>, Arc<Members>),
+    task: tokio::task::AbortHandle,
+}
+
+/// What both ways need. Tells of the session when the last of them has ended.
+struct Shared {
+    context: Arc<Context>,
+    client: SocketAddr,
+    socket: UdpSocket,
+    peer: Arc<Peer>,
+    cluster: Arc<Cluster>,
+    metrics: Arc<RequestMetrics>,
+    begun: Instant,
+    /// Milliseconds from the port's beginning to the last datagram, of either way.
+    used: AtomicU64,
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.peer.load.end();
+        self.context.metrics.udp.open.dec();
+        let passed = Passed {
+            up: self.up.load(Relaxed),
+            down: self.down.load(Relaxed),
+        };
+        self.metrics.connections.ended(passed, false);
+        if self.context.access.wants_connection(false) {
+            self.context.access.write(&ConnectionRecord {
+                direction: Direction::Outbound,
+                client: super::canonical(self.client),
+                client_id: None,
+                server_id: None,
+                protocol: "udp",
+                server_name: None,
+                route: self.metrics.route(),
+                rule: self.metrics.rule(),
+                backend: self.metrics.backend(),
+                endpoint: Some(self.peer.address),
+                error: None,
+                duration: self.begun.elapsed(),
+                bytes_in: passed.up,
+                bytes_out: passed.down,
+            });
+        }
+    }
+}
+
+impl Port {
+    /// Milliseconds.
+    fn now(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    async fn pause(&self, error: &io::Error) {
+        tracing::warn!(listener = "udp", %error, "taking datagrams");
+        tokio::time::sleep(PAUSE).await;
+    }
+
+    /// Takes what is there and sends it on.
+    async fn take(&mut self) {
+        for _ in 0..BATCH {
+            let took: io::Result<()> = DATAGRAM.with_borrow_mut(|buffer| {
+                let (length, client) = self.socket.try_recv_from(buffer)?;
+                self.forward(client, &buffer[..length]);
+                Ok(())
+            });
+            match took {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // An answer that a client no longer wants comes back as an error of this socket.
+                Err(error) if is_unreachable(&error) => {}
+                Err(error) => return self.pause(&error).await,
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+
+    fn forward(&mut self, client: SocketAddr, datagram: &[u8]) {
+        if let Err(reason) = self.try_forward(client, datagram) {
+            self.context.metrics.udp.dropped(reason);
+        }
+    }
+
+    /// Errors name why the datagram is dropped.
+    fn try_forward(&mut self, client: SocketAddr, datagram: &[u8]) -> Result<(), &'static str> {
+        if !self.keeps(client) {
+            self.end(client);
+            self.begin(client)?;
+        }
+        let sent = match self.send(client, datagram) {
+            // Of an earlier datagram: this one has not left.
+            Err(error) if is_unreachable(&error) => {
+                self.end(client);
+                self.begin(client)?;
+                self.send(client, datagram)
+            }
+            sent => sent,
+        };
+        sent.map_err(|error| reason(&error))
+    }
+
+    fn send(&self, client: SocketAddr, datagram: &[u8]) -> io::Result<()> {
+        let session = self
+            .sessions
+            .get(&client)
+            .ok_or(io::ErrorKind::NotConnected)?;
+        let shared = &session.shared;
+        // Past the runtime, which holds a new socket for not writable until it has looked.
+        match SockRef::from(&shared.socket).send(datagram) {
+            Ok(_) => {
+                shared.used.store(self.now(), Relaxed);
+                shared.up.fetch_add(datagram.len() as u64, Relaxed);
+                self.context.metrics.udp.to_server.inc();
+                Ok(())
+            }
+            Err(error) => {
+                if is_unreachable(&error) {
+                    shared.unreachable();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the client has a session whose endpoint is still one that its datagrams may go to.
+    fn keeps(&mut self, client: SocketAddr) -> bool {
+        let Some(session) = self.sessions.get_mut(&client) else {
+            return false;
+        };
+        let rule = self.rule.load();
+        let Some(rule) = rule.as_ref() else {
+            return false;
+        };
+        let shared = &session.shared;
+        let members = shared.cluster.members();
+        if Arc::ptr_eq(rule, &session.seen.0) && Arc::ptr_eq(&members, &session.seen.1) {
+            return true;
+        }
+        let is = |cluster: &Arc<Cluster>| Arc::ptr_eq(cluster, &shared.cluster);
+        let kept = members
+            .peers
+            .iter()
+            .any(|peer| Arc::ptr_eq(peer, &shared.peer))
+            && rule
+                .backends
+                .iter()
+                .any(|backend| backend.weight > 0 && backend.target.as_ref().is_ok_and(is));
+        if kept {
+            session.seen = (rule.clone(), members.clone());
+        }
+        kept
+    }
+
+    fn begin(&mut self, client: SocketAddr) -> Result<(), &'static str> {
+        if self.context.shutdown.is_draining() {
+            return Err("draining");
+        }
+        let rule = self.rule.load_full().ok_or("no_route")?;
+        let backend = forward::pick(&rule).ok_or("misconfigured")?;
+        let cluster = backend
+            .target
+            .as_ref()
+            .map_err(|_| "misconfigured")?
+            .clone();
+        let metrics = backend.metrics.clone();
+        let peer = cluster.pick(&[]).ok_or("no_endpoints")?;
+        if self.sessions.len() >= self.limits.sessions {
+            self.make_room()?;
+        }
+        let socket = open(peer.address).map_err(|error| {
+            tracing::debug!(listener = "udp", endpoint = %peer.address, %error, "opening a socket");
+            "resources"
+        })?;
+        peer.load.begin();
+        self.context.metrics.udp.begin();
+        let members = cluster.members().clone();
+        let shared = Arc::new(Shared {
+            context: self.context.clone(),
+            client,
+            socket,
+            peer,
+            cluster,
+            metrics,
+            begun: Instant::now(),
+            used: AtomicU64::new(self.now()),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+        });
+        self.last += 1;
+        let number = self.last;
+        let answers = answers(
+            shared.clone(),
+            self.socket.clone(),
+            self.begun,
+            self.limits.idle,
+        );
+        let task = self.tasks.spawn(async move {
+            answers.await;
+            (client, number)
+        });
+        let seen = (rule, members);
+        self.sessions.insert(
+            client,
+            Session {
+                number,
+                shared,
+                seen,
+                task,
+            },
+        );
+        Ok(())
+    }
+
+    /// Ends the session that was silent for longest, if that was long.
+    fn make_room(&mut self) -> Result<(), &'static str> {
+        let used = |session: &Session| session.shared.used.load(Relaxed);
+        let oldest = self
+            .sessions
+            .iter()
+            .min_by_key(|(_, session)| used(session));
+        let (client, session) = oldest.ok_or("sessions")?;
+        let silent = Duration::from_millis(self.now().saturating_sub(used(session)));
+        if silent < self.limits.yields {
+            return Err("sessions");
+        }
+        let client = *client;
+        self.end(client);
+        Ok(())
+    }
+
+    fn end(&mut self, client: SocketAddr) {
+        if let Some(session) = self.sessions.remove(&client) {
+            session.task.abort();
+        }
+    }
+
+    /// `None`: of a task that was ended, whose session is gone.
+    fn ended(&mut self, of: Option<(SocketAddr, u64)>) {
+        let Some((client, number)) = of else { return };
+        if self
+            .sessions
+            .get(&client)
+            .is_some_and(|session| session.number == number)
+        {
+            self.sessions.remove(&client);
+        }
+    }
+}
+
+/// A socket that speaks with the endpoint alone.
+fn open(endpoint: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match endpoint {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.connect(endpoint)?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
+}
+
+/// Passes answers to the client until the session has been silent, or the endpoint is not there.
+async fn answers(session: Arc<Shared>, port: Arc<UdpSocket>, begun: Instant, idle: Duration) {
+    let shutdown = &session.context.shutdown;
+    loop {
+        let draining = shutdown.is_draining();
+        let idle = if draining { idle.min(DRAIN_IDLE) } else { idle };
+        let end = begun + Duration::from_millis(session.used.load(Relaxed)) + idle;
+        if end <= Instant::now() {
+            return;
+        }
+        tokio::select! {
+            ready = session.socket.ready(Interest::READABLE | Interest::ERROR) => {
+                let lost = ready.is_err() || session.has_failed();
+                if lost || !session.pass_back(&port, begun) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+            () = sleep_until(end) => {}
+            () = shutdown.draining(), if !draining => {}
+        }
+    }
+}
+
+impl Shared {
+    /// Nobody was there for a datagram that was sent.
+    fn unreachable(&self) {
+        self.context.shared.avoid(&self.peer);
+        self.context.metrics.udp.dropped("unreachable");
+    }
+
+    /// Whether ICMP said that the endpoint is not there; nothing to read tells of it.
+    fn has_failed(&self) -> bool {
+        let told = self.socket.try_io(Interest::ERROR, || {
+            let none = || io::ErrorKind::WouldBlock.into();
+            Err::<(), _>(self.socket.take_error()?.unwrap_or_else(none))
+        });
+        let failed = told.is_err_and(|error| is_unreachable(&error));
+        if failed {
+            self.unreachable();
+        }
+        failed
+    }
+
+    /// Passes on what is there; false: the endpoint is not there.
+    fn pass_back(&self, port: &UdpSocket, begun: Instant) -> bool {
+        let udp = &self.context.metrics.udp;
+        for _ in 0..BATCH {
+            let passed: io::Result<()> = DATAGRAM.with_borrow_mut(|buffer| {
+                let length = self.socket.try_recv(buffer)?;
+                self.peer.reached();
+                self.used.store(begun.elapsed().as_millis() as u64, Relaxed);
+                match port.try_send_to(&buffer[..length], self.client) {
+                    Ok(_) => {
+                        self.down.fetch_add(length as u64, Relaxed);
+                        udp.to_client.inc();
+                    }
+                    Err(error) => udp.dropped(reason(&error)),
+                }
+                Ok(())
+            });
+            match passed {
+                Ok(()) => {}
+                Err(error) => {
+                    if is_unreachable(&error) {
+                        self.unreachable();
+                    }
+                    return error.kind() == io::ErrorKind::WouldBlock;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// ICMP said that nobody is there.
+fn is_unreachable(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionRefused
+            | Kind::ConnectionReset
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+    )
+}
+
+/// Why a datagram could not be sent, in one word.
+fn reason(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(EMSGSIZE) => "oversize",
+        _ if error.kind() == io::ErrorKind::WouldBlock => "full",
+        _ => "failed",
+    }
+}

@@ -1,0 +1,74 @@
+//! Which version of HTTP an application chooses over TLS, where its port does not say.
+//!
+//! The first connection offers both, and all who ask meanwhile wait for it. What was chosen holds from then on, so that
+//! each later connection goes to the pool that it is for; it is asked anew when the application no longer has it.
+
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use weft_api::alpn;
+
+use super::connect::ConnectError;
+use super::{Peer, Shared, http1};
+
+const UNKNOWN: u8 = 0;
+const HTTP1: u8 = 1;
+const HTTP2: u8 = 2;
+
+#[derive(Default)]
+pub(super) struct Speech {
+    chosen: AtomicU8,
+    /// Held while it is asked, with the outcome if that failed: those who waited share it.
+    asking: tokio::sync::Mutex<Option<(u64, ConnectError)>>,
+}
+
+impl Speech {
+    fn known(&self) -> Option<bool> {
+        match self.chosen.load(Relaxed) {
+            HTTP1 => Some(false),
+            HTTP2 => Some(true),
+            _ => None,
+        }
+    }
+
+    /// It is to be asked again.
+    pub(super) fn forget(&self) {
+        self.chosen.store(UNKNOWN, Relaxed);
+    }
+}
+
+impl Peer {
+    /// Asks the application where it is not known yet; the connection that this takes is kept for the request.
+    pub(super) async fn chooses_http2(&self, shared: &Shared) -> Result<bool, ConnectError> {
+        if let Some(known) = self.speech.known() {
+            return Ok(known);
+        }
+        let begun = shared.now();
+        let mut failed = self.speech.asking.lock().await;
+        if let Some(known) = self.speech.known() {
+            return Ok(known);
+        }
+        if let Some((_, error)) = failed.as_ref().filter(|(when, _)| *when >= begun) {
+            return Err(error.clone());
+        }
+        let asked = self.ask(shared).await;
+        match &asked {
+            Ok(http2) => {
+                let chosen = if *http2 { HTTP2 } else { HTTP1 };
+                self.speech.chosen.store(chosen, Relaxed);
+            }
+            Err(error) => *failed = Some((shared.now(), error.clone())),
+        }
+        asked
+    }
+
+    async fn ask(&self, shared: &Shared) -> Result<bool, ConnectError> {
+        let transport = shared.connect(self, alpn::H2_FOR_H1).await?;
+        let http2 = transport.is_http2();
+        if http2 {
+            drop(self.http2.admit(shared, self, transport).await?);
+        } else {
+            self.http1.put(http1::handshake(self, transport).await?);
+        }
+        Ok(http2)
+    }
+}
