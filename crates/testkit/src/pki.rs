@@ -87,6 +87,8 @@ impl LeafSpec {
 pub struct Leaf {
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
+    pub chain_pem: String,
+    pub key_pem: String,
 }
 
 impl Leaf {
@@ -131,6 +133,8 @@ impl Pki {
         Ok(Leaf {
             chain: vec![certificate.der().clone()],
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            chain_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
         })
     }
 

@@ -243,6 +243,14 @@ impl rustls::client::ResolvesClientCert for Certificate {
     }
 }
 
+/// Why a handshake failed, in words. Those of our own checks as they are: rustls prints such an error's fields.
+pub fn handshake_words(error: &std::io::Error) -> String {
+    match error.get_ref().and_then(|e| e.downcast_ref()) {
+        Some(Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),
+        _ => error.to_string(),
+    }
+}
+
 /// One word of a failed handshake, for metrics.
 pub fn handshake_failure(error: &std::io::Error) -> &'static str {
     let Some(error) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) else {

@@ -22,7 +22,7 @@ use super::{Peer, Shared};
 use crate::batch::Gathered;
 use crate::telemetry::requests::Direction;
 use crate::tls::backend::Backend;
-use crate::tls::handshake_failure;
+use crate::tls::{handshake_failure, handshake_words};
 
 /// Time for TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -185,7 +185,7 @@ impl Shared {
             if speaks_otherwise(&error) {
                 peer.speech.forget();
             }
-            refuse(&error.to_string())
+            refuse(&handshake_words(&error))
         })?;
         let transport = Transport::Backend(Box::new(stream));
         if alpn == alpn::H2 && !transport.is_http2() {

@@ -67,7 +67,11 @@ impl Peer {
         if http2 {
             drop(self.http2.admit(shared, self, transport).await?);
         } else {
-            self.http1.put(http1::handshake(self, transport).await?);
+            let mut sender = http1::handshake(self, transport).await?;
+            // Only a connection that has begun is taken from the pool.
+            if sender.ready().await.is_ok() {
+                self.http1.put(sender);
+            }
         }
         Ok(http2)
     }
