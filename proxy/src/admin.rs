@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::store::Store;
 use crate::config::withdrawal::{Patience, Withdrawal};
+use crate::options::RunMode;
 use crate::probe::TcpProbes;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -36,6 +37,7 @@ const MAX_HEAD: usize = 16 << 10;
 /// Whether the pod's application may begin.
 #[derive(Clone)]
 pub struct Readiness {
+    pub mode: RunMode,
     pub tls: Tls,
     pub store: Store,
     pub shutdown: Shutdown,
@@ -74,10 +76,17 @@ impl Readiness {
             Err(NotReady::Listeners)
         } else if !self.tls.has_certificate() {
             Err(NotReady::Certificate)
-        } else if self.store.workload().is_none() {
+        } else if !self.is_configured() {
             Err(NotReady::Configuration)
         } else {
             Ok(())
+        }
+    }
+
+    fn is_configured(&self) -> bool {
+        match self.mode {
+            RunMode::Sidecar => self.store.workload().is_some(),
+            RunMode::Gateway => self.store.is_open(),
         }
     }
 }

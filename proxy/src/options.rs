@@ -112,7 +112,10 @@ pub struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum RunMode {
+    /// Beside a pod's application.
     Sidecar,
+    /// A Gateway's own, for clients outside the mesh.
+    Gateway,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

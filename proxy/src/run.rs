@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Page, Readiness};
 use crate::config::channel::Address;
+use crate::config::ports::{OpenPort, Opener};
 use crate::config::store::{Settings, Store};
 use crate::config::stream::Stream;
 use crate::config::withdrawal::{Patience, Withdrawal};
 use crate::identity::credentials::Current;
 use crate::identity::renew::Renewal;
-use crate::options::Options;
+use crate::options::{Options, RunMode};
 use crate::probe::TcpProbes;
 use crate::shutdown::{self, Shutdown};
 use crate::telemetry::access::AccessLog;
@@ -25,6 +27,8 @@ use crate::{Context, listen, upstream};
 pub struct Control {
     pub context: Context,
     pub withdrawal: Withdrawal,
+    /// The ports of a gateway as they are bound; `None` in a sidecar.
+    pub opened: Option<mpsc::UnboundedReceiver<OpenPort>>,
     tasks: JoinSet<()>,
 }
 
@@ -43,10 +47,18 @@ impl Control {
         let tls = Tls::new(current.clone(), options.trust_domain.clone())?;
         let upstream = upstream::Shared::new(options.own_addresses(), tls.clone(), metrics.clone());
         let upstream = Arc::new(upstream);
+        let (ports, opened) = match options.mode {
+            RunMode::Sidecar => (None, None),
+            RunMode::Gateway => {
+                let (opener, opened) = Opener::channel();
+                (Some(opener), Some(opened))
+            }
+        };
         let settings = Settings {
             identity: identity.clone(),
             wait: options.lookup,
             idle: options.idle,
+            ports,
         };
         let (store, requests) = Store::new(settings, upstream.clone(), metrics.clone());
 
@@ -77,6 +89,9 @@ impl Control {
         };
         tasks.spawn(stream.run());
         tasks.spawn(store.clone().sweep_forever());
+        if opened.is_some() {
+            tasks.spawn(store.clone().bind_forever());
+        }
         let context = Context {
             options: Arc::new(options),
             store,
@@ -88,6 +103,7 @@ impl Control {
         Ok(Self {
             context,
             withdrawal,
+            opened,
             tasks,
         })
     }
@@ -114,9 +130,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .context("starting the access log")?;
     let mut control = Control::start(options, access, metrics)?;
     let (context, shutdown) = (control.context.clone(), Shutdown::new());
-    let withdrawal = control.withdrawal.clone();
+    let (withdrawal, opened) = (control.withdrawal.clone(), control.opened.take());
     let served = tokio::select! {
-        served = serve(&context, withdrawal, &shutdown) => served,
+        served = serve(&context, withdrawal, opened, &shutdown) => served,
         error = control.broken() => Err(error),
     };
     drop(context);
@@ -130,10 +146,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 async fn serve(
     context: &Context,
     withdrawal: Withdrawal,
+    opened: Option<mpsc::UnboundedReceiver<OpenPort>>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let options = context.options.clone();
     let readiness = Readiness {
+        mode: options.mode,
         tls: context.tls.clone(),
         store: context.store.clone(),
         shutdown: shutdown.clone(),
@@ -158,18 +176,21 @@ async fn serve(
         let listener = listener.with_context(|| format!("listening on {address}"))?;
         pages.spawn(admin::serve(listener, page));
     }
-    let listeners = listen::Listeners::bind(&options).context("listening")?;
+    let (proxy, draining) = (context.clone(), shutdown.clone());
+    let pod = format!("{}/{}", options.namespace, options.pod);
+    let traffic = match opened {
+        Some(opened) => {
+            tracing::info!(pod, "a gateway: listening where the controller says");
+            tokio::spawn(async move { listen::gateway::run(&proxy, draining, opened).await })
+        }
+        None => {
+            let listeners = listen::Listeners::bind(&options).context("listening")?;
+            let (outbound, inbound) = (options.outbound, options.inbound);
+            tracing::info!(%outbound, %inbound, pod, "listening");
+            tokio::spawn(async move { listen::run(&proxy, draining, listeners).await })
+        }
+    };
     listening.store(true, Ordering::Release);
-    let traffic = tokio::spawn({
-        let (context, shutdown) = (context.clone(), shutdown.clone());
-        async move { listen::run(&context, shutdown, listeners).await }
-    });
-    tracing::info!(
-        outbound = %options.outbound,
-        inbound = %options.inbound,
-        pod = %format_args!("{}/{}", options.namespace, options.pod),
-        "listening"
-    );
     shutdown::signalled().await.context("waiting for signals")?;
     tracing::info!(open = shutdown.open(), bound = ?options.drain, "draining");
     let cut = shutdown.drain(options.drain).await;

@@ -29,6 +29,22 @@ impl Shutdown {
         &self.draining
     }
 
+    /// For connections that finish with the process alone.
+    pub fn closing(&self) -> Closing {
+        Closing {
+            process: self.draining.clone(),
+            listener: None,
+        }
+    }
+
+    /// For connections that finish with the process, or with the listener that took them.
+    pub fn closing_with(&self, listener: CancellationToken) -> Closing {
+        Closing {
+            process: self.draining.clone(),
+            listener: Some(listener),
+        }
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }
@@ -54,6 +70,26 @@ impl Shutdown {
         // Over the bound is no error: what is left is counted.
         let _ = tokio::time::timeout(bound, self.connections.wait()).await;
         self.connections.len()
+    }
+}
+
+/// When a connection is to finish what is under way and take nothing new.
+#[derive(Clone, Debug)]
+pub struct Closing {
+    process: CancellationToken,
+    listener: Option<CancellationToken>,
+}
+
+impl Closing {
+    /// Resolves once it has begun.
+    pub async fn begun(&self) {
+        match &self.listener {
+            None => self.process.cancelled().await,
+            Some(listener) => tokio::select! {
+                () = self.process.cancelled() => {}
+                () = listener.cancelled() => {}
+            },
+        }
     }
 }
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 
-use crate::shutdown::Shutdown;
+use crate::shutdown::Closing;
 
 /// Bytes buffered in each direction.
 const BUFFER: usize = 16 << 10;
-/// While the process ends, a connection that was silent for this long is taken to be idle.
+/// While a connection is to finish, one that was silent for this long is taken to be idle.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// Silence after which a peer is asked whether it is still there, and the time between two questions. Below the limits
@@ -37,8 +37,8 @@ pub struct Passed {
     pub down: u64,
 }
 
-/// Passes bytes until both sides have ended; while the process ends, until the connection is idle.
-pub async fn pass<A, B>(client: A, upstream: B, shutdown: &Shutdown) -> (Passed, io::Result<()>)
+/// Passes bytes until both sides have ended; from the beginning of `closing` on, until the connection is idle.
+pub async fn pass<A, B>(client: A, upstream: B, closing: &Closing) -> (Passed, io::Result<()>)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -52,7 +52,7 @@ where
         down: down.load(Relaxed),
     };
     let idle = async {
-        shutdown.draining().await;
+        closing.begun().await;
         loop {
             let before = total();
             tokio::time::sleep(IDLE).await;
@@ -111,12 +111,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::shutdown::Shutdown;
 
     #[tokio::test]
     async fn bytes_and_ends_are_passed_both_ways() {
         let (mut client, near) = duplex(64);
         let (far, mut server) = duplex(64);
-        let shutdown = Shutdown::new();
+        let closing = Shutdown::new().closing();
         let ends = async {
             client.write_all(b"ask").await.unwrap();
             client.shutdown().await.unwrap();
@@ -128,7 +129,7 @@ mod tests {
             client.read_to_string(&mut answer).await.unwrap();
             (asked, answer)
         };
-        let ((passed, result), (asked, answer)) = tokio::join!(pass(near, far, &shutdown), ends);
+        let ((passed, result), (asked, answer)) = tokio::join!(pass(near, far, &closing), ends);
         assert!(result.is_ok());
         assert_eq!((asked.as_str(), answer.as_str()), ("ask", "answer"));
         assert_eq!(passed, Passed { up: 3, down: 6 });
@@ -140,6 +141,6 @@ mod tests {
         let (far, _server) = duplex(64);
         let shutdown = Shutdown::new();
         shutdown.token().cancel();
-        assert!(pass(near, far, &shutdown).await.1.is_ok());
+        assert!(pass(near, far, &shutdown.closing()).await.1.is_ok());
     }
 }

@@ -430,6 +430,7 @@ async fn readiness_says_what_is_missing_and_metrics_are_there() {
     let app_port = app.local_addr().unwrap().port();
     let own = ["127.0.0.1".parse().unwrap()];
     let readiness = Readiness {
+        mode: weft_proxy::options::RunMode::Sidecar,
         tls: proxy.context.tls.clone(),
         store: proxy.context.store.clone(),
         shutdown: shutdown.clone(),
@@ -525,6 +526,7 @@ async fn the_drain_asks_the_controller_and_on_every_stream_anew() {
     let proxy = setup.proxy();
     configured(&proxy).await;
     let readiness = Readiness {
+        mode: weft_proxy::options::RunMode::Sidecar,
         tls: proxy.context.tls.clone(),
         store: proxy.context.store.clone(),
         shutdown: Shutdown::new(),

@@ -38,7 +38,7 @@ impl<T> HostMap<T> {
 
     /// The values whose patterns fit `host`, the closest first. `host` is in lower case, without port and final dot;
     /// `None`: the client named none.
-    pub fn fitting<'a>(&'a self, host: Option<&'a str>) -> impl Iterator<Item = &'a T> {
+    pub fn fitting<'a>(&'a self, host: Option<&str>) -> impl Iterator<Item = &'a T> {
         let exact = host.and_then(|host| self.exact.get(host));
         let dots = host.filter(|_| !self.below.is_empty());
         let below = dots.into_iter().flat_map(move |host| {

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_RSA_SHA256, SanType,
 };
 use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
@@ -30,10 +31,18 @@ pub struct LeafSpec {
 impl LeafSpec {
     /// Valid for a day, for clients and servers.
     pub fn new(identity: &Identity) -> Self {
-        let now = SystemTime::now();
         Self {
             uris: vec![identity.to_string()],
-            dns: Vec::new(),
+            ..Self::of_hosts(&[])
+        }
+    }
+
+    /// Of these DNS names.
+    pub fn of_hosts(names: &[&str]) -> Self {
+        let now = SystemTime::now();
+        Self {
+            uris: Vec::new(),
+            dns: names.iter().map(|name| (*name).to_owned()).collect(),
             usages: vec![
                 ExtendedKeyUsagePurpose::ServerAuth,
                 ExtendedKeyUsagePurpose::ClientAuth,
@@ -81,6 +90,13 @@ impl LeafSpec {
         params.distinguished_name = rcgen::DistinguishedName::new();
         Ok(params)
     }
+}
+
+/// The kind of a server's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerKey {
+    Ecdsa,
+    Rsa,
 }
 
 /// A certificate with its key.
@@ -135,6 +151,21 @@ impl Pki {
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             chain_pem: certificate.pem(),
             key_pem: key.serialize_pem(),
+        })
+    }
+
+    /// A certificate for these hosts with its key, as a gateway has them.
+    pub fn server(&self, names: &[&str], kind: ServerKey) -> Result<weft_ir::KeyPair> {
+        let mut spec = LeafSpec::of_hosts(names);
+        spec.usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate_for(match kind {
+            ServerKey::Ecdsa => &PKCS_ECDSA_P256_SHA256,
+            ServerKey::Rsa => &PKCS_RSA_SHA256,
+        })?;
+        let certificate = spec.params()?.signed_by(&key, &self.root)?;
+        Ok(weft_ir::KeyPair {
+            chain: certificate.pem().into_bytes().into(),
+            key: key.serialize_pem().into_bytes().into(),
         })
     }
 

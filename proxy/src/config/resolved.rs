@@ -72,10 +72,10 @@ pub struct ResolvedService {
 pub enum ResolvedRouting {
     /// No route is attached.
     Direct(ResolvedRule),
-    /// A request that no rule takes is answered with 404.
-    Http(Routes),
-    /// A request that no rule takes is answered with UNIMPLEMENTED.
-    Grpc(Routes),
+    /// A request that no rule takes is answered with 404. With the Service's own endpoints, for what is not HTTP.
+    Http(Routes, Box<ResolvedRule>),
+    /// A request that no rule takes is answered with UNIMPLEMENTED. With the Service's own endpoints.
+    Grpc(Routes, Box<ResolvedRule>),
     /// A connection that no rule takes is closed.
     Tls(TlsRoutes),
     /// Every connection is one of bytes.
@@ -88,8 +88,6 @@ pub struct Routes {
     pub rules: Vec<ResolvedRule>,
     /// Counts the requests that no rule takes.
     pub unmatched: Arc<RequestMetrics>,
-    /// The Service's own endpoints, for what is not HTTP.
-    pub own: Box<ResolvedRule>,
 }
 
 pub struct TlsRoutes {
@@ -134,13 +132,18 @@ impl Resolved {
             Self::Service(service) => service.routing.rules(),
             Self::Pod(_) | Self::Unknown => (&[][..], None),
         };
+        rules.iter().chain(own).any(|rule| rule.refers_to(cluster))
+    }
+}
+
+impl ResolvedRule {
+    /// Whether any request may be sent to the cluster.
+    pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         let is = |target: &Arc<Cluster>| Arc::ptr_eq(target, cluster);
         let any = |mirrors: &[ResolvedMirror]| mirrors.iter().any(|mirror| is(&mirror.cluster));
-        rules.iter().chain(own).any(|rule| {
-            let mut backends = rule.backends.iter();
-            any(&rule.mirrors)
-                || backends.any(|of| of.target.as_ref().is_ok_and(is) || any(&of.mirrors))
-        })
+        let mut backends = self.backends.iter();
+        any(&self.mirrors)
+            || backends.any(|of| of.target.as_ref().is_ok_and(is) || any(&of.mirrors))
     }
 }
 
@@ -149,7 +152,7 @@ impl ResolvedRouting {
     fn rules(&self) -> (&[ResolvedRule], Option<&ResolvedRule>) {
         match self {
             Self::Direct(rule) | Self::Tcp(rule) => (std::slice::from_ref(rule), None),
-            Self::Http(routes) | Self::Grpc(routes) => (&routes.rules, Some(&*routes.own)),
+            Self::Http(routes, own) | Self::Grpc(routes, own) => (&routes.rules, Some(&**own)),
             Self::Tls(routes) => (&routes.rules, None),
         }
     }
@@ -159,19 +162,21 @@ impl ResolvedRouting {
 pub(super) struct Resolver<'a> {
     pub(super) cluster: &'a mut dyn FnMut(&ServicePort) -> Arc<Cluster>,
     pub(super) series: &'a RequestSeries,
+    /// Under which the requests are counted.
+    pub(super) direction: Direction,
 }
 
 impl Resolver<'_> {
     pub(super) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
         let routing = match &service.routing {
             Routing::Direct(backends) => ResolvedRouting::Direct(self.rule("", "", &[], backends)),
-            Routing::Http(rules) => ResolvedRouting::Http(self.routes(&service.id, rules)),
-            Routing::Grpc(rules) => ResolvedRouting::Grpc(self.routes(&service.id, rules)),
-            Routing::Tls(rules) => ResolvedRouting::Tls(TlsRoutes {
-                rules: rules.iter().map(|of| self.connections(&of.rule)).collect(),
-                table: rules.clone(),
-                unmatched: self.series.get(Direction::Outbound, "", "", ""),
-            }),
+            Routing::Http(rules) => {
+                ResolvedRouting::Http(self.routes(rules), self.own(&service.id))
+            }
+            Routing::Grpc(rules) => {
+                ResolvedRouting::Grpc(self.routes(rules), self.own(&service.id))
+            }
+            Routing::Tls(rules) => ResolvedRouting::Tls(self.tls_routes(rules)),
             Routing::Tcp(rule) => ResolvedRouting::Tcp(self.connections(rule)),
         };
         ResolvedService {
@@ -181,28 +186,44 @@ impl Resolver<'_> {
         }
     }
 
-    fn connections(&mut self, of: &ConnectionRule) -> ResolvedRule {
-        let name = rule_name(of.name.as_deref(), of.index);
-        self.rule(&of.route.to_string(), &name, &[], &of.backends)
-    }
-
-    fn routes(&mut self, id: &ServicePort, rules: &[Rule]) -> Routes {
+    /// The Service's own endpoints.
+    fn own(&mut self, id: &ServicePort) -> Box<ResolvedRule> {
         let own = WeightedBackend {
             weight: 1,
             backend: Backend::Service(id.clone()),
             filters: Vec::new(),
         };
-        let own = Box::new(self.rule("", "", &[], &[own]));
+        Box::new(self.rule("", "", &[], &[own]))
+    }
+
+    pub(super) fn tls_routes(&mut self, rules: &[TlsRule]) -> TlsRoutes {
+        TlsRoutes {
+            rules: rules.iter().map(|of| self.connections(&of.rule)).collect(),
+            table: rules.to_vec(),
+            unmatched: self.unmatched(),
+        }
+    }
+
+    /// Counts what no rule takes.
+    pub(super) fn unmatched(&self) -> Arc<RequestMetrics> {
+        self.series.get(self.direction, "", "", "")
+    }
+
+    pub(super) fn connections(&mut self, of: &ConnectionRule) -> ResolvedRule {
+        let name = rule_name(of.name.as_deref(), of.index);
+        self.rule(&of.route.to_string(), &name, &[], &of.backends)
+    }
+
+    pub(super) fn routes(&mut self, rules: &[Rule]) -> Routes {
         let resolved = rules.iter().map(|rule| {
             let name = rule_name(rule.name.as_deref(), rule.index);
             let route = rule.route.to_string();
             self.rule(&route, &name, &rule.filters, &rule.backends)
         });
         Routes {
-            own,
             rules: resolved.collect(),
             table: weft_ir::RouteTable::new(rules.to_vec()),
-            unmatched: self.series.get(Direction::Outbound, "", "", ""),
+            unmatched: self.unmatched(),
         }
     }
 
@@ -220,7 +241,7 @@ impl Resolver<'_> {
         ResolvedRule {
             total_weight: backends.iter().map(|b| u64::from(b.weight)).sum(),
             backends,
-            metrics: self.series.get(Direction::Outbound, route, rule, ""),
+            metrics: self.series.get(self.direction, route, rule, ""),
             mirrors: self.mirrors(filters),
         }
     }
@@ -234,7 +255,7 @@ impl Resolver<'_> {
             weight: backend.weight,
             target,
             filters: backend.filters.clone(),
-            metrics: self.series.get(Direction::Outbound, route, rule, &name),
+            metrics: self.series.get(self.direction, route, rule, &name),
             mirrors: self.mirrors(&backend.filters),
         }
     }

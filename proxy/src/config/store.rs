@@ -3,7 +3,7 @@
 //! Lookups of known addresses take no lock. An unknown one is asked of the controller and waited for, for a bounded
 //! time. Losing the controller changes nothing that is known. The stream itself is in [`super::stream`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,10 +12,15 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weft_api::{Resource, decode, proto};
-use weft_ir::{Destination, EndpointSet, Identity, ResourceKey, ServicePort, Target, Workload};
+use weft_ir::{
+    Destination, EndpointSet, Gateway, GatewayPort, Identity, ResourceKey, ServicePort, Target,
+    Transport, Workload,
+};
 
+use super::ports::{LivePort, Opener};
 use super::resolved::{Live, Resolved, Resolver};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::requests::Direction;
 use crate::upstream::{Cluster, Shared};
 
 /// Addresses held and waited for; fewer than a controller watches for one proxy (10,000). Beyond it those that are
@@ -34,6 +39,8 @@ pub enum Lookup {
 pub enum Request {
     Watch(SocketAddr),
     Unwatch(SocketAddr),
+    /// What was refused is in force by now: a new stream says what is held.
+    Restate,
 }
 
 /// Times and identity that the store goes by.
@@ -45,6 +52,8 @@ pub struct Settings {
     pub wait: Duration,
     /// A destination without connections is forgotten after this.
     pub idle: Duration,
+    /// Who accepts from the ports of a gateway. `None`: the proxy is a sidecar, and has none.
+    pub ports: Option<Opener>,
 }
 
 /// Shared by listeners, stream and admin; clones are the same store.
@@ -58,6 +67,7 @@ struct Inner {
     started: Instant,
     destinations: ArcSwap<HashMap<SocketAddr, Arc<Live>>>,
     workload: ArcSwapOption<Workload>,
+    gateway: ArcSwapOption<Gateway>,
     ready: watch::Sender<bool>,
     /// When the stream was last lost; `None` while it is up.
     lost: Mutex<Option<Instant>>,
@@ -71,6 +81,9 @@ struct State {
     versions: HashMap<ResourceKey, u64>,
     /// Addresses asked for and not yet answered; dropping the sender wakes those who wait.
     pending: HashMap<SocketAddr, watch::Sender<()>>,
+    ports: HashMap<(Transport, u16), Arc<LivePort>>,
+    /// Ports that could not be bound, with the version that is in force once they are.
+    unbound: BTreeMap<(Transport, u16), (u64, GatewayPort)>,
 }
 
 impl Store {
@@ -89,6 +102,7 @@ impl Store {
             started,
             destinations: ArcSwap::default(),
             workload: ArcSwapOption::empty(),
+            gateway: ArcSwapOption::empty(),
             ready: watch::Sender::new(false),
             lost: Mutex::new(Some(started)),
             requests,
@@ -174,7 +188,7 @@ impl Store {
         let mut change = Change::default();
         for resource in update.resources {
             let key = resource.key.clone();
-            if let Err(reason) = change.add(resource, &self.0.settings.identity) {
+            if let Err(reason) = change.add(resource, &self.0.settings) {
                 refused.push(proto::Refused { key, reason });
             }
         }
@@ -187,7 +201,7 @@ impl Store {
                 }),
             }
         }
-        self.commit(change, &refused);
+        self.commit(change, &mut refused);
         let config = &self.0.metrics.config;
         config.updates.inc();
         config.refused.inc_by(refused.len() as u64);
@@ -195,7 +209,7 @@ impl Store {
     }
 
     /// Endpoints that come are in place before the routes that lead there, and those that all go stay until after.
-    fn commit(&self, change: Change, refused: &[proto::Refused]) {
+    fn commit(&self, mut change: Change, refused: &mut Vec<proto::Refused>) {
         let mut state = self.state();
         let (emptied, filled): (Vec<_>, Vec<_>) = change
             .endpoints
@@ -206,6 +220,16 @@ impl Store {
             cluster.set(set.protocol, set.tls.as_ref(), &set.endpoints);
         }
         self.publish(&mut state, change.destinations, &change.removed);
+        if let Some(gateway) = change.gateway {
+            self.0.gateway.store(Some(Arc::new(gateway)));
+        }
+        self.publish_ports(
+            &mut state,
+            change.ports,
+            &mut change.versions,
+            &change.removed,
+            refused,
+        );
         for set in emptied {
             let cluster = state.cluster(&set.id, &self.0.shared);
             cluster.set(set.protocol, None, &[]);
@@ -221,7 +245,7 @@ impl Store {
         state.versions.extend(change.versions);
         state.sweep_clusters();
         // A refused destination is an answer too: who waits for it is not kept waiting.
-        for refused in refused {
+        for refused in &*refused {
             if let Ok(ResourceKey::Destination(address)) = refused.key.parse() {
                 state.pending.remove(&address);
             }
@@ -240,9 +264,11 @@ impl Store {
             let Some(cluster) = state.clusters.get(id) else {
                 continue;
             };
+            let mut ports = state.ports.values();
             if destinations
                 .values()
                 .any(|live| live.load().refers_to(cluster))
+                || ports.any(|live| live.load().refers_to(cluster))
             {
                 let protocol = cluster.members().protocol;
                 cluster.set(protocol, None, &[]);
@@ -298,6 +324,7 @@ impl Store {
                 let mut resolver = Resolver {
                     cluster: &mut cluster,
                     series: &self.0.metrics.requests,
+                    direction: Direction::Outbound,
                 };
                 Resolved::Service(resolver.service(&service))
             }
@@ -383,6 +410,8 @@ impl State {
 #[derive(Default)]
 struct Change {
     workload: Option<Workload>,
+    gateway: Option<Gateway>,
+    ports: Vec<GatewayPort>,
     destinations: Vec<Destination>,
     endpoints: Vec<EndpointSet>,
     versions: Vec<(ResourceKey, u64)>,
@@ -390,7 +419,8 @@ struct Change {
 }
 
 impl Change {
-    fn add(&mut self, resource: proto::Resource, own: &Identity) -> Result<(), String> {
+    fn add(&mut self, resource: proto::Resource, settings: &Settings) -> Result<(), String> {
+        let own = &settings.identity;
         let (key, version, resource) = decode::resource(resource).map_err(|e| e.to_string())?;
         match resource {
             Resource::Workload(workload) if workload.identity != *own => {
@@ -402,6 +432,8 @@ impl Change {
             Resource::Workload(workload) => self.workload = Some(workload),
             Resource::Destination(destination) => self.destinations.push(destination),
             Resource::Endpoints(set) => self.endpoints.push(set),
+            Resource::Gateway(gateway) if settings.ports.is_some() => self.gateway = Some(gateway),
+            Resource::Port(port) if settings.ports.is_some() => self.ports.push(port),
             Resource::Gateway(_) | Resource::Port(_) => {
                 return Err("this proxy is a sidecar, and belongs to no gateway".to_owned());
             }
@@ -411,6 +443,7 @@ impl Change {
     }
 }
 
+mod gateway;
 mod idle;
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,8 @@ enum StreamError {
     Status { code: tonic::Code, message: String },
     #[error("the controller closed the stream")]
     Closed,
+    #[error("begun anew, as what was refused is in force by now")]
+    Restated,
 }
 
 impl From<tonic::Status> for StreamError {
@@ -115,6 +117,9 @@ impl Stream {
                 }
                 () = withdraw.next() => send(&outgoing, Kind::Withdraw(proto::Withdraw {}))?,
                 request = self.requests.recv() => {
+                    if request == Some(Request::Restate) {
+                        return Err(StreamError::Restated);
+                    }
                     // The store, which sends these, is held here: the channel does not end.
                     if let Some(kind) = request.and_then(|r| message(r, &mut watched)) {
                         send(&outgoing, kind)?;
@@ -199,5 +204,6 @@ fn message(request: Request, watched: &mut HashSet<SocketAddr>) -> Option<Kind> 
                 address: address.to_string(),
             })
         }),
+        Request::Restate => None,
     }
 }

@@ -39,6 +39,10 @@ pub enum Failure {
     PlainText(std::net::SocketAddr),
     #[error("no rule of the routes of {0} takes this request")]
     NoRoute(String),
+    #[error("no listener of port {0} is for the host")]
+    NoListener(u16),
+    #[error("another listener is for the host, which needs a connection of its own")]
+    Misdirected,
     #[error("{0}")]
     Misconfigured(Arc<str>),
     #[error("a condition of the rule does not compile")]
@@ -75,7 +79,8 @@ impl Failure {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NotProxied(_) => StatusCode::NOT_IMPLEMENTED,
             Self::PlainText(_) => StatusCode::FORBIDDEN,
-            Self::NoRoute(_) => StatusCode::NOT_FOUND,
+            Self::NoRoute(_) | Self::NoListener(_) => StatusCode::NOT_FOUND,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Misconfigured(_) | Self::BrokenMatch | Self::NoBackends | Self::Rewrite(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -96,8 +101,9 @@ impl Failure {
             | Self::NoBackends
             | Self::Rewrite(_) => "13",
             Self::PlainText(_) => "7",
-            Self::NotProxied(_) | Self::NoRoute(_) => "12",
+            Self::NotProxied(_) | Self::NoRoute(_) | Self::NoListener(_) => "12",
             Self::Gone(_)
+            | Self::Misdirected
             | Self::NoEndpoints(_)
             | Self::Unreachable { .. }
             | Self::Refused(_)

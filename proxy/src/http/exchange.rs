@@ -12,6 +12,7 @@ use weft_ir::Identity;
 use super::bodies::{BodyError, Spare, grpc_status};
 use super::errors::{ERROR, Failure, is_grpc};
 use crate::listen::Context;
+use crate::shutdown::Closing;
 use crate::telemetry::access::Record;
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
 use crate::upstream::Peer;
@@ -26,6 +27,16 @@ pub struct Caller {
     pub address: SocketAddr,
     /// Proven by its certificate, or our own for what our pod sends.
     pub identity: Option<Arc<Identity>>,
+    /// When its connection is to finish.
+    pub closing: Closing,
+}
+
+impl Caller {
+    /// Whether the answer to any request of the connection has not ended; asked by the one who serves it.
+    pub fn busy(self: &Arc<Self>) -> bool {
+        // Each exchange holds the caller, and so does the connection.
+        Arc::strong_count(self) > 1
+    }
 }
 
 /// Tells metrics and log when it is dropped.
@@ -49,6 +60,8 @@ struct Asked {
     method: Method,
     uri: Uri,
     host: Option<HeaderValue>,
+    /// Of a gateway.
+    listener: Option<Arc<str>>,
 }
 
 impl Exchange {
@@ -67,6 +80,7 @@ impl Exchange {
             method: request.method().clone(),
             uri: request.uri().clone(),
             host: request.headers().get(HOST).cloned(),
+            listener: None,
         });
         Self {
             caller: caller.clone(),
@@ -94,6 +108,13 @@ impl Exchange {
 
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// The listener that the request came through, for the log.
+    pub fn through(&mut self, listener: &Arc<str>) {
+        if let Some(asked) = &mut self.asked {
+            asked.listener = Some(listener.clone());
+        }
     }
 
     /// The endpoint that was tried last.
@@ -176,8 +197,9 @@ impl Exchange {
             client_id: self.caller.identity.as_deref(),
             server_id: match self.caller.direction {
                 Direction::Inbound => Some(own),
-                Direction::Outbound => expected(),
+                Direction::Outbound | Direction::Gateway => expected(),
             },
+            listener: asked.listener.as_deref(),
             method: asked.method.as_str(),
             authority,
             path: asked.uri.path(),

@@ -16,7 +16,8 @@ use super::errors::{Failure, Stop};
 pub struct Context<'a> {
     /// The condition on the path that took the request.
     pub matched: Option<&'a PathMatch>,
-    /// The port that the request came to.
+    /// The scheme and the port that the request came to.
+    pub scheme: &'static str,
     pub port: u16,
 }
 
@@ -97,7 +98,7 @@ fn answer_redirect(
         .host
         .as_deref()
         .unwrap_or_else(|| without_port(own));
-    let scheme = redirect.scheme.as_deref().unwrap_or("http");
+    let scheme = redirect.scheme.as_deref().unwrap_or(context.scheme);
     let well_known = if scheme == "https" { 443 } else { 80 };
     let port = redirect.port.unwrap_or(if redirect.scheme.is_some() {
         well_known
@@ -175,6 +176,7 @@ mod tests {
     fn at<'a>(matched: Option<&'a PathMatch>) -> Context<'a> {
         Context {
             matched,
+            scheme: "http",
             port: 8080,
         }
     }

@@ -1,36 +1,34 @@
-//! A request of the pod on its way to where it is routed.
+//! A request on its way to where it is routed: of the pod, or of a gateway's client.
 //!
 //! [`Outbound::handle`] reads the configuration once, and is the only place where failures become responses.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
 use hyper::body::Incoming;
-use weft_ir::{Filter, PathMatch};
+use weft_ir::Filter;
 
 use super::bodies::{Body, Response, Tail};
 use super::errors::{Failure, Stop};
 use super::exchange::{Caller, Exchange};
 use super::mirror::Copies;
+use super::routes::{Config, Source, Taken, To};
 use super::serve::Handle;
-use super::tries::{self, Limits};
+use super::tries;
 use super::{cors, filters, headers, upgrade};
 use crate::balance;
-use crate::config::resolved::{
-    Live, Resolved, ResolvedBackend, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,
-};
+use crate::config::resolved::{ResolvedBackend, ResolvedMirror, ResolvedRule};
 use crate::upstream::{Ask, Cluster, Outcome, Peer};
 
-/// One connection of the pod to one destination.
+/// One connection whose requests are routed.
 pub struct Outbound {
     pub caller: Arc<Caller>,
-    pub live: Arc<Live>,
+    pub source: Source,
 }
 
 impl Handle for Outbound {
     async fn handle(self: Arc<Self>, request: http::Request<Incoming>) -> Response {
-        let config = arc_swap::Guard::into_inner(self.live.load());
+        let config = self.source.load();
         let metrics = self.caller.context.metrics.outbound_pod.clone();
         let exchange = Exchange::begin(&self.caller, &request, &metrics);
         let mut tail = Tail::new(exchange);
@@ -41,21 +39,27 @@ impl Handle for Outbound {
         };
         tail.attach(response)
     }
+
+    fn busy(&self) -> bool {
+        self.caller.busy()
+    }
 }
 
 impl Outbound {
     async fn forward(
         &self,
-        config: &Resolved,
+        config: &Config,
         request: http::Request<Incoming>,
         tail: &mut Tail,
     ) -> Result<Response, Stop> {
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
-        let taken = route(config, &head, tail, self.live.address)?;
+        self.source.announce(&mut head, &self.caller);
+        let taken = self.source.route(config, &head, tail)?;
         let context = filters::Context {
             matched: taken.path,
-            port: self.live.address.port(),
+            scheme: self.source.scheme(),
+            port: self.source.port(),
         };
         filters::on_request(taken.filters, &mut head, context, &mut tail.added)?;
         let mut copies = Copies::default();
@@ -68,8 +72,9 @@ impl Outbound {
             copies.draw(backend.mirrors, &head, &self.caller.context);
         }
         let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
-        let ask = Ask::new(head, body, upgrade, self.live.address);
-        copies.send(&ask.spare, self.live.address, &self.caller.context);
+        let address = self.source.address();
+        let ask = Ask::new(head, body, upgrade, address);
+        copies.send(&ask.spare, address, &self.caller.context);
         tail.exchange.spare = Some(ask.spare.clone());
         let sent = match taken.limits {
             None => {
@@ -83,22 +88,9 @@ impl Outbound {
         let mut response = receive(outcome, false, tail);
         filters::on_response(backend.filters, response.headers_mut());
         filters::on_response(taken.filters, response.headers_mut());
-        upgrade::finish(&mut response, on_upgrade, &self.caller.context.shutdown);
+        upgrade::finish(&mut response, on_upgrade, &self.caller);
         Ok(response)
     }
-}
-
-/// The rule that takes a request.
-struct Taken<'a> {
-    filters: &'a [Filter],
-    path: Option<&'a PathMatch>,
-    limits: Option<Limits<'a>>,
-    to: To<'a>,
-}
-
-enum To<'a> {
-    Rule(&'a ResolvedRule),
-    Pod(&'a Arc<Cluster>),
 }
 
 struct Chosen<'a> {
@@ -107,73 +99,7 @@ struct Chosen<'a> {
     mirrors: &'a [ResolvedMirror],
 }
 
-/// The rule for the request; its metrics from here on.
-fn route<'a>(
-    config: &'a Resolved,
-    head: &http::request::Parts,
-    tail: &mut Tail,
-    address: SocketAddr,
-) -> Result<Taken<'a>, Failure> {
-    let everything = |to| Taken {
-        filters: &[],
-        path: None,
-        limits: None,
-        to,
-    };
-    let service = match config {
-        Resolved::Service(service) => service,
-        Resolved::Pod(cluster) => return Ok(everything(To::Pod(cluster))),
-        Resolved::Unknown => return Err(Failure::Gone(address)),
-    };
-    match &service.routing {
-        ResolvedRouting::Direct(rule) => Ok(everything(To::Rule(rule))),
-        // The connection is older than this routing, by which it would be one of bytes.
-        ResolvedRouting::Tcp(rule) => Ok(everything(To::Rule(rule))),
-        ResolvedRouting::Tls(routes) => {
-            tail.exchange.metrics = routes.unmatched.clone();
-            Err(Failure::NoRoute(service.id.to_string()))
-        }
-        ResolvedRouting::Http(routes) | ResolvedRouting::Grpc(routes) => {
-            match_rule(routes, head, tail)?.ok_or_else(|| Failure::NoRoute(service.id.to_string()))
-        }
-    }
-}
-
-fn match_rule<'a>(
-    routes: &'a Routes,
-    head: &http::request::Parts,
-    tail: &mut Tail,
-) -> Result<Option<Taken<'a>>, Failure> {
-    tail.exchange.metrics = routes.unmatched.clone();
-    let Some(matched) = routes.table.find(&head.method, &head.uri, &head.headers) else {
-        return Ok(None);
-    };
-    let Some(rule) = routes.rules.get(matched.index) else {
-        return Ok(None);
-    };
-    tail.exchange.metrics = rule.metrics.clone();
-    if matched.broken {
-        return Err(Failure::BrokenMatch);
-    }
-    if let Some(reason) = &matched.rule.failure {
-        return Err(Failure::Misconfigured(reason.clone()));
-    }
-    Ok(Some(Taken {
-        filters: &matched.rule.filters,
-        path: matched.path,
-        limits: Limits::of(matched.rule),
-        to: To::Rule(rule),
-    }))
-}
-
 impl<'a> Taken<'a> {
-    fn mirrors(&self) -> &'a [ResolvedMirror] {
-        match self.to {
-            To::Rule(rule) => &rule.mirrors,
-            To::Pod(_) => &[],
-        }
-    }
-
     /// A backend by weight; its metrics from here on.
     fn backend(&self, tail: &mut Tail) -> Result<Chosen<'a>, Failure> {
         let rule = match self.to {

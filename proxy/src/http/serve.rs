@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -14,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::bodies::Response;
 use crate::batch::Corked;
-use crate::shutdown::Shutdown;
+use crate::shutdown::Closing;
 use crate::upstream::http2 as limits;
 
 /// Bytes of a request's head, and bytes buffered.
@@ -29,6 +30,9 @@ pub trait Handle: Send + Sync + 'static {
         self: Arc<Self>,
         request: http::Request<Incoming>,
     ) -> impl Future<Output = Response> + Send;
+
+    /// Whether the answer to any request has not ended.
+    fn busy(&self) -> bool;
 }
 
 /// How a connection is to be served.
@@ -37,30 +41,44 @@ pub struct Manner {
     pub http2: bool,
     /// The longest wait for a request's head, from the end of the one before.
     pub patience: Option<Duration>,
+    /// A connection without requests is told to go after this, or up to twice as long.
+    pub idle: Option<Duration>,
 }
 
 pub async fn serve<S, H>(
     stream: S,
     manner: Manner,
     handler: Arc<H>,
-    shutdown: &Shutdown,
+    closing: &Closing,
 ) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handle,
 {
+    let begun = Arc::new(AtomicU64::new(0));
+    let requests = manner.idle.map(|_| begun.clone());
+    let connection = handler.clone();
     let service = service_fn(move |request| {
+        if let Some(requests) = &requests {
+            requests.fetch_add(1, Relaxed);
+        }
         // In a box: started requests are moved about, and a pointer is moved faster.
         let answer = Box::pin(handler.clone().handle(request));
         async move { Ok::<_, Infallible>(answer.await) }
     });
+    let ending = async {
+        tokio::select! {
+            () = closing.begun() => {}
+            () = idle(&*connection, &begun, manner.idle) => {}
+        }
+    };
     if manner.http2 {
         let stream = TokioIo::new(Corked::new(stream));
         let connection = http2_server().serve_connection(stream, service);
         let mut connection = pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return ended,
-            () = shutdown.draining() => connection.as_mut().graceful_shutdown(),
+            () = ending => connection.as_mut().graceful_shutdown(),
         }
         connection.await
     } else {
@@ -70,9 +88,25 @@ where
         let mut connection = pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return ended,
-            () = shutdown.draining() => connection.as_mut().graceful_shutdown(),
+            () = ending => connection.as_mut().graceful_shutdown(),
         }
         connection.await
+    }
+}
+
+/// Resolves once no request was begun for `limit`, and none is under way.
+async fn idle<H: Handle>(handler: &H, begun: &AtomicU64, limit: Option<Duration>) {
+    let Some(limit) = limit else {
+        return std::future::pending().await;
+    };
+    let mut before = begun.load(Relaxed);
+    loop {
+        tokio::time::sleep(limit).await;
+        let now = begun.load(Relaxed);
+        if now == before && !handler.busy() {
+            return;
+        }
+        before = now;
     }
 }
 

@@ -5,7 +5,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::bodies::Response;
-use crate::shutdown::Shutdown;
+use super::exchange::Caller;
 use crate::tcp;
 
 /// The client's side of the change, of a request that asks for one.
@@ -14,7 +14,7 @@ pub fn of(head: &mut http::request::Parts) -> Option<OnUpgrade> {
 }
 
 /// Where the application agrees, passes bytes between the two sides from then on.
-pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, shutdown: &Shutdown) {
+pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, caller: &Caller) {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
@@ -22,11 +22,11 @@ pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, shutdo
     let (Some(Some(client)), Some(server)) = (client, server) else {
         return;
     };
-    let own = shutdown.clone();
-    shutdown.spawn(async move {
+    let closing = caller.closing.clone();
+    caller.context.shutdown.spawn(async move {
         // Either side may be gone before the change is through: there is nobody left to tell.
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
-            let _ = tcp::pass(TokioIo::new(client), TokioIo::new(server), &own).await;
+            let _ = tcp::pass(TokioIo::new(client), TokioIo::new(server), &closing).await;
         }
     });
 }

@@ -253,12 +253,14 @@ where
     let manner = Manner {
         http2: framing.http2,
         patience: identity.is_none().then_some(PATIENCE),
+        idle: None,
     };
     let caller = Arc::new(Caller {
         context: context.clone(),
         direction: Direction::Inbound,
         address: client,
         identity: identity.map(Arc::new),
+        closing: context.shutdown.closing(),
     });
     let handler = Arc::new(Inbound {
         caller,
@@ -267,7 +269,7 @@ where
         app_http2: framing.app_http2,
         admits,
     });
-    Ok(serve(stream, manner, handler, &context.shutdown).await?)
+    Ok(serve(stream, manner, handler, &context.shutdown.closing()).await?)
 }
 
 /// One connection to the pod's application.
@@ -294,6 +296,10 @@ impl Handle for Inbound {
             }
         };
         tail.attach(response)
+    }
+
+    fn busy(&self) -> bool {
+        self.caller.busy()
     }
 }
 
@@ -328,7 +334,7 @@ impl Inbound {
         let seen = |peer: &Arc<Peer>| tail.exchange.tried(peer);
         let outcome = self.cluster.send(ask, seen).await?;
         let mut response = receive(outcome, true, tail);
-        upgrade::finish(&mut response, on_upgrade, &self.caller.context.shutdown);
+        upgrade::finish(&mut response, on_upgrade, &self.caller);
         Ok(response)
     }
 }

@@ -1,12 +1,12 @@
 //! Accepts the connections that the redirect rules send here, and finds out where they were going.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use weft_ir::{Identity, IdentityError, Mode};
@@ -21,16 +21,18 @@ use crate::tls::Tls;
 use crate::upstream::Shared;
 
 mod admits;
+pub mod gateway;
+mod handshakes;
 pub mod inbound;
 mod opaque;
 pub mod outbound;
 pub mod proxy_protocol;
+pub mod socket;
 pub mod udp;
 
 use admits::Admits;
+use handshakes::Handshakes;
 
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1_024;
 /// Pause when the process is out of descriptors, or the like.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How often idle upstream connections are looked for.
@@ -54,6 +56,8 @@ pub struct Context {
     pub logs_requests: bool,
     /// Places for copies of requests that are under way to mirrors.
     pub mirrors: Arc<Semaphore>,
+    /// Connections of a gateway's clients that have not said yet what they are.
+    handshakes: Handshakes,
 }
 
 impl Context {
@@ -71,6 +75,7 @@ impl Context {
             access,
             logs_requests,
             mirrors: Arc::new(Semaphore::new(MAX_COPIES)),
+            handshakes: Handshakes::default(),
         }))
     }
 
@@ -93,6 +98,8 @@ pub enum Origin {
     Redirected,
     /// All connections go here: without redirect rules, as in tests and benches.
     Fixed(SocketAddr),
+    /// To the listener itself.
+    Here,
 }
 
 /// A listening socket.
@@ -104,11 +111,7 @@ pub struct Listener {
 impl Listener {
     /// Listens at `address`; at all IPv4 addresses instead where it is `[::]` and the host has no IPv6.
     pub fn bind(address: SocketAddr, origin: Origin) -> io::Result<Self> {
-        let any4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-        let socket = match listen(address) {
-            Err(_) if address.is_ipv6() && address.ip().is_unspecified() => listen(any4)?,
-            other => other?,
-        };
+        let socket = TcpListener::from_std(socket::tcp(address)?)?;
         Ok(Self { socket, origin })
     }
 
@@ -122,10 +125,12 @@ impl Listener {
 
     /// Errors when the connection was not redirected.
     fn original(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
-        if let Origin::Fixed(address) = self.origin {
-            return Ok(address);
-        }
         let own = canonical(stream.local_addr()?);
+        match self.origin {
+            Origin::Fixed(address) => return Ok(address),
+            Origin::Here => return Ok(own),
+            Origin::Redirected => {}
+        }
         let socket = SockRef::from(stream);
         let original = match own.ip() {
             IpAddr::V4(_) => socket.original_dst_v4()?,
@@ -137,23 +142,6 @@ impl Listener {
             _ => Err(io::Error::other("opened to the proxy's own port")),
         }
     }
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    crate::tcp::keep_alive(SockRef::from(&socket))?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
 }
 
 /// An IPv4 address as one, also where the socket is of IPv6.

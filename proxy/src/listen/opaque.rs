@@ -13,9 +13,12 @@ use weft_api::alpn;
 use weft_ir::{Identity, Protocol};
 
 use super::{Closed, Context};
-use crate::config::resolved::{Live, Resolved, ResolvedRouting, ResolvedRule, ResolvedService};
+use crate::config::resolved::{
+    Live, Resolved, ResolvedRouting, ResolvedRule, ResolvedService, TlsRoutes,
+};
 use crate::detect::{Guess, Prefixed, guess, server_name};
 use crate::http::forward;
+use crate::shutdown::Closing;
 use crate::tcp::{self, Passed};
 use crate::telemetry::connections::ConnectionRecord;
 use crate::telemetry::metrics::ConnectionTls;
@@ -39,6 +42,7 @@ pub(super) struct Account<'a> {
     context: &'a Context,
     started: Instant,
     direction: Direction,
+    closing: Closing,
     client: SocketAddr,
     pub(super) client_id: Option<Arc<Identity>>,
     pub(super) server_id: Option<Arc<Identity>>,
@@ -57,6 +61,7 @@ impl<'a> Account<'a> {
             context,
             started: Instant::now(),
             direction: Direction::Outbound,
+            closing: context.shutdown.closing(),
             client,
             client_id: Some(context.identity.clone()),
             server_id: None,
@@ -78,12 +83,27 @@ impl<'a> Account<'a> {
         }
     }
 
+    /// Of a gateway's client. `closing`: when the connection is to finish.
+    pub(super) fn gateway(
+        context: &'a Context,
+        client: SocketAddr,
+        tls: bool,
+        closing: Closing,
+    ) -> Self {
+        Self {
+            direction: Direction::Gateway,
+            closing,
+            client_id: None,
+            ..Self::outbound(context, client, tls)
+        }
+    }
+
     pub(super) async fn pass<A, B>(&mut self, client: A, upstream: B) -> Result<(), Closed>
     where
         A: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
-        let (passed, ended) = tcp::pass(client, upstream, &self.context.shutdown).await;
+        let (passed, ended) = tcp::pass(client, upstream, &self.closing).await;
         self.passed = passed;
         Ok(ended?)
     }
@@ -157,6 +177,48 @@ async fn connection(
             open(context, chosen, account).await?
         }
     };
+    pass(context, stream, opened, account).await
+}
+
+/// Serves a connection that goes to what was chosen; `Err`: nowhere, for this reason.
+pub(super) async fn go<S>(
+    context: &Context,
+    stream: S,
+    chosen: Result<Chosen, Closed>,
+    mut account: Account<'_>,
+) -> Result<(), Closed>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let result = match chosen {
+        Ok(chosen) => routed(context, stream, chosen, &mut account).await,
+        Err(closed) => Err(closed),
+    };
+    account.end(result)
+}
+
+async fn routed<S>(
+    context: &Context,
+    stream: S,
+    chosen: Chosen,
+    account: &mut Account<'_>,
+) -> Result<(), Closed>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let opened = open(context, chosen, account).await?;
+    pass(context, stream, opened, account).await
+}
+
+async fn pass<S>(
+    context: &Context,
+    stream: S,
+    opened: Opened,
+    account: &mut Account<'_>,
+) -> Result<(), Closed>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let Opened {
         stream: upstream,
         peer,
@@ -170,7 +232,7 @@ async fn connection(
         None if account.tls => ConnectionTls::Application,
         None => ConnectionTls::None,
     };
-    let _open = context.metrics.connection(Direction::Outbound, tls);
+    let _open = context.metrics.connection(account.direction, tls);
     peer.load.begin();
     let ended = account.pass(stream, upstream).await;
     peer.load.end();
@@ -231,7 +293,7 @@ fn routed_by_name(config: &Resolved) -> bool {
 }
 
 /// Where a connection goes, and where it is counted.
-struct Chosen {
+pub(super) struct Chosen {
     cluster: Arc<Cluster>,
     metrics: Arc<RequestMetrics>,
 }
@@ -255,6 +317,11 @@ fn choose(live: &Live, seen: &[u8], account: &mut Account<'_>) -> Result<Chosen,
         }
     };
     let rule = rule(service, seen, account)?;
+    backend(rule, account)
+}
+
+/// The endpoints of a backend of the rule, by weight.
+pub(super) fn backend(rule: &ResolvedRule, account: &mut Account<'_>) -> Result<Chosen, Closed> {
     account.metrics = Some(rule.metrics.clone());
     let Some(backend) = forward::pick(rule) else {
         return Err(Closed::refused("misconfigured", "no backend has a weight"));
@@ -280,12 +347,12 @@ fn rule<'a>(
         ResolvedRouting::Direct(rule) | ResolvedRouting::Tcp(rule) => Ok(rule),
         // What is not HTTP meets no rule of HTTP. Where the Service does not say that it speaks HTTP alone, it goes as
         // if there were no routes.
-        ResolvedRouting::Http(routes) | ResolvedRouting::Grpc(routes)
+        ResolvedRouting::Http(_, own) | ResolvedRouting::Grpc(_, own)
             if service.protocol == Protocol::Detect =>
         {
-            Ok(&routes.own)
+            Ok(own)
         }
-        ResolvedRouting::Http(routes) | ResolvedRouting::Grpc(routes) => {
+        ResolvedRouting::Http(routes, _) | ResolvedRouting::Grpc(routes, _) => {
             account.metrics = Some(routes.unmatched.clone());
             let words = format!("{id} speaks HTTP and has HTTP routes, and this is not HTTP");
             Err(Closed::refused("not_http", words))
@@ -296,28 +363,40 @@ fn rule<'a>(
                 let words = format!("{id} has TLSRoutes, and this is not TLS");
                 return Err(Closed::refused("not_tls", words));
             };
-            let found = weft_ir::find_tls(&routes.table, name.as_deref());
-            let named = name.clone().unwrap_or_else(|| "no server".to_owned());
             account.tls = true;
-            account.server_name = name;
-            let rule = found.and_then(|place| routes.rules.get(place));
-            rule.ok_or_else(|| {
-                let words = format!("no TLSRoute of {id} has the name: the client names {named}");
-                Closed::refused("no_route", words)
-            })
+            by_name(routes, name, &format_args!("{id}"), account)
         }
     }
 }
 
+/// The rule for a connection whose client names this server. `of`: what the routes are attached to.
+pub(super) fn by_name<'a>(
+    routes: &'a TlsRoutes,
+    name: Option<String>,
+    of: &dyn std::fmt::Display,
+    account: &mut Account<'_>,
+) -> Result<&'a ResolvedRule, Closed> {
+    account.metrics = Some(routes.unmatched.clone());
+    let found = weft_ir::find_tls(&routes.table, name.as_deref());
+    let rule = found.and_then(|place| routes.rules.get(place));
+    let rule = rule.ok_or_else(|| {
+        let named = name.as_deref().unwrap_or("no server");
+        let words = format!("no TLSRoute of {of} has the name: the client names {named}");
+        Closed::refused("no_route", words)
+    });
+    account.server_name = name;
+    rule
+}
+
 /// How a connection begins.
-enum Hello {
+pub(super) enum Hello {
     /// With a ClientHello that names this server.
     Names(Option<String>),
     NotTls,
 }
 
 /// `None` while the bytes do not tell.
-fn hello(seen: &[u8]) -> Option<Hello> {
+pub(super) fn hello(seen: &[u8]) -> Option<Hello> {
     match guess(seen) {
         Guess::More => None,
         Guess::Tls => match server_name(seen) {
@@ -329,7 +408,7 @@ fn hello(seen: &[u8]) -> Option<Hello> {
 }
 
 /// Looks until a ClientHello is whole or is none; false: the client ended without a word.
-async fn whole_hello(stream: &mut Prefixed<TcpStream>) -> Result<bool, Closed> {
+pub(super) async fn whole_hello(stream: &mut Prefixed<TcpStream>) -> Result<bool, Closed> {
     if stream.seen().is_empty() && stream.look().await? == 0 {
         return Ok(false);
     }

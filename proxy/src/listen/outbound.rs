@@ -15,6 +15,7 @@ use crate::config::store::Lookup;
 use crate::detect::{Guess, Prefixed, is_server_preface};
 use crate::http::exchange::Caller;
 use crate::http::forward::Outbound;
+use crate::http::routes::Source;
 use crate::http::serve::{Manner, serve};
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
@@ -167,13 +168,16 @@ async fn http(
         direction: Direction::Outbound,
         address: client,
         identity: Some(context.identity.clone()),
+        closing: context.shutdown.closing(),
     });
-    let handler = Arc::new(Outbound { caller, live });
+    let source = Source::Destination(live);
+    let handler = Arc::new(Outbound { caller, source });
     let manner = Manner {
         http2,
         patience: None,
+        idle: None,
     };
-    Ok(serve(stream, manner, handler, &context.shutdown).await?)
+    Ok(serve(stream, manner, handler, &context.shutdown.closing()).await?)
 }
 
 /// Bytes to where the connection was going, unchanged.

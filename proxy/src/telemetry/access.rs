@@ -30,6 +30,9 @@ pub struct Record<'a> {
     pub client_id: Option<&'a Identity>,
     #[serde(serialize_with = "display", skip_serializing_if = "Option::is_none")]
     pub server_id: Option<&'a Identity>,
+    /// Of a gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<&'a str>,
     pub method: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority: Option<&'a str>,
@@ -65,6 +68,7 @@ impl<'a> Record<'a> {
             client: None,
             client_id: None,
             server_id: None,
+            listener: None,
             method: "",
             authority: None,
             path: "",

@@ -25,6 +25,8 @@ pub enum ConnectionTls {
     Mesh,
     /// TLS of the application's own, passed through.
     Application,
+    /// TLS that ends at this proxy, which is a gateway's.
+    Terminated,
     None,
 }
 
@@ -33,6 +35,7 @@ impl ConnectionTls {
         match self {
             Self::Mesh => "mesh",
             Self::Application => "application",
+            Self::Terminated => "terminated",
             Self::None => "none",
         }
     }

@@ -17,11 +17,12 @@ use prometheus_client::metrics::MetricType;
 
 use super::connections::ConnectionCounts;
 
-/// Which way a connection or request goes, seen from the pod.
+/// Which way a connection or request goes, seen from the pod. Those of a gateway's clients are of a way of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     Inbound,
     Outbound,
+    Gateway,
 }
 
 impl Direction {
@@ -29,6 +30,7 @@ impl Direction {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
+            Self::Gateway => "gateway",
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod key_pair;
+pub mod termination;
 mod verify;
 
 use std::collections::HashMap;

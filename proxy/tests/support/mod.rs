@@ -15,14 +15,16 @@ use clap::Parser;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedReceiver;
 use weft_api::{encode, proto};
 use weft_ir::{
     Backend, Destination, Endpoint, EndpointSet, Identity, Mode, Protocol, Routing, Rule, Service,
     ServicePort, Target, TrustDomain, WeightedBackend, Workload,
 };
-use weft_proxy::config::store::{Settings, Store};
+use weft_proxy::config::ports::Opener;
+use weft_proxy::config::store::{Request as Asked, Settings, Store};
 use weft_proxy::identity::credentials::{Credentials, Current, Roots};
 use weft_proxy::listen::{Context, Listener, Origin, inbound, outbound};
 use weft_proxy::options::Options;
@@ -33,6 +35,8 @@ use weft_proxy::tls::Tls;
 use weft_proxy::upstream::Shared;
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
+
+pub mod gateway;
 
 pub const ANY: &str = "127.0.0.1:0";
 /// The address of the Service under test: nothing listens there.
@@ -56,6 +60,40 @@ fn credentials(identity: &Identity, signer: &Pki, roots: &[&Pki]) -> Credentials
     }
 }
 
+/// The parts of a proxy whose certificate `pki` signed.
+pub fn data_plane(
+    pki: &Pki,
+    account: &str,
+    access: AccessLog,
+    ports: Option<Opener>,
+) -> (weft_proxy::Context, Current, UnboundedReceiver<Asked>) {
+    let identity = identity(account);
+    let current = Current::default();
+    current.set(credentials(&identity, pki, &[pki]));
+    let tls = Tls::new(current.clone(), identity.trust_domain().clone()).unwrap();
+    let metrics = Arc::new(Metrics::new());
+    let shared = Arc::new(Shared::new(Vec::new(), tls.clone(), metrics.clone()));
+    let settings = Settings {
+        identity,
+        wait: Duration::from_millis(50),
+        idle: Duration::from_secs(600),
+        ports,
+    };
+    let (store, requests) = Store::new(settings, shared.clone(), metrics.clone());
+    let arguments = ["weft-proxy", "--pod", "p", "--namespace", "shop"];
+    let mut options = Options::try_parse_from(arguments).unwrap();
+    options.service_account = account.to_owned();
+    let proxy = weft_proxy::Context {
+        options: Arc::new(options),
+        store,
+        tls,
+        metrics,
+        access,
+        upstream: shared,
+    };
+    (proxy, current, requests)
+}
+
 /// One pod's data plane.
 pub struct Pod {
     pub identity: Identity,
@@ -64,7 +102,7 @@ pub struct Pod {
     pub shutdown: Shutdown,
     pub context: Arc<Context>,
     current: Current,
-    _requests: tokio::sync::mpsc::UnboundedReceiver<weft_proxy::config::store::Request>,
+    _requests: UnboundedReceiver<Asked>,
 }
 
 impl Pod {
@@ -73,35 +111,13 @@ impl Pod {
     }
 
     pub fn start_logged(pki: &Pki, account: &str, mode: Mode, access: AccessLog) -> Self {
-        let identity = identity(account);
-        let current = Current::default();
-        current.set(credentials(&identity, pki, &[pki]));
-        let tls = Tls::new(current.clone(), identity.trust_domain().clone()).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let shared = Arc::new(Shared::new(Vec::new(), tls.clone(), metrics.clone()));
-        let settings = Settings {
-            identity: identity.clone(),
-            wait: Duration::from_millis(50),
-            idle: Duration::from_secs(600),
-        };
-        let (store, requests) = Store::new(settings, shared.clone(), metrics.clone());
-        let arguments = ["weft-proxy", "--pod", "p", "--namespace", "shop"];
-        let mut options = Options::try_parse_from(arguments).unwrap();
-        options.service_account = account.to_owned();
-        let proxy = weft_proxy::Context {
-            options: Arc::new(options),
-            store: store.clone(),
-            tls,
-            metrics: metrics.clone(),
-            access,
-            upstream: shared,
-        };
+        let (proxy, current, requests) = data_plane(pki, account, access, None);
         let shutdown = Shutdown::new();
         let pod = Self {
             context: Context::new(&proxy, shutdown.clone()).unwrap(),
-            identity,
-            store,
-            metrics,
+            identity: identity(account),
+            store: proxy.store,
+            metrics: proxy.metrics,
             shutdown,
             current,
             _requests: requests,
@@ -253,6 +269,13 @@ impl Client {
     pub async fn connect(address: SocketAddr, version: Version) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(stream, version).await
+    }
+
+    pub async fn over<S>(stream: S, version: Version) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let stream = TokioIo::new(stream);
         match version {
             Version::Http1 => {
@@ -289,8 +312,13 @@ impl Client {
                 sender.send_request(request).await
             }
             Self::Http2(sender) => {
-                let path = request.uri().to_string();
-                *request.uri_mut() = format!("http://reviews{path}").parse().unwrap();
+                if request.uri().authority().is_none() {
+                    let host = request.headers_mut().remove("host");
+                    let host =
+                        host.map_or("reviews".to_owned(), |h| h.to_str().unwrap().to_owned());
+                    let path = request.uri().to_string();
+                    *request.uri_mut() = format!("http://{host}{path}").parse().unwrap();
+                }
                 sender.ready().await?;
                 sender.send_request(request).await
             }

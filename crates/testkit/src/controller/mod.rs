@@ -15,7 +15,9 @@ use anyhow::{Context, Result};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use weft_api::{encode, proto};
-use weft_ir::{Destination, EndpointSet, Identity, ResourceKey, TrustDomain, Workload};
+use weft_ir::{
+    Destination, EndpointSet, Gateway, GatewayPort, Identity, ResourceKey, TrustDomain, Workload,
+};
 
 use crate::pki::{LeafSpec, Pki};
 use listener::Gate;
@@ -136,6 +138,14 @@ impl FakeController {
 
     pub fn set_endpoints(&self, endpoints: &EndpointSet) {
         self.set([encode::endpoints(endpoints)]);
+    }
+
+    pub fn set_gateway(&self, gateway: &Gateway) {
+        self.set([encode::gateway(gateway)]);
+    }
+
+    pub fn set_port(&self, port: &GatewayPort) {
+        self.set([encode::gateway_port(port)]);
     }
 
     pub fn remove(&self, key: &ResourceKey) {

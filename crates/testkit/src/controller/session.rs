@@ -123,7 +123,14 @@ impl Session {
         let mut add = |resource: &proto::Resource| {
             wanted.insert(resource.key.clone(), resource.clone());
         };
-        state.resources.get("workload").iter().for_each(|w| add(w));
+        for (key, resource) in &state.resources {
+            if key == "workload" || key == "gateway" || key.starts_with("port/") {
+                add(resource);
+            }
+            for key in referenced_by_port(resource) {
+                state.resources.get(&key).iter().for_each(|set| add(set));
+            }
+        }
         for address in &self.watched {
             let key = format!("destination/{address}");
             let Some(destination) = state.resources.get(&key) else {
@@ -157,18 +164,59 @@ fn referenced(destination: &proto::Resource) -> BTreeSet<String> {
     let Some(Target::Service(service)) = &destination.target else {
         return BTreeSet::new();
     };
-    let backends: Vec<&proto::WeightedBackend> = match &service.routing {
+    let backends = match &service.routing {
         Some(Routing::Direct(direct)) => direct.backends.iter().collect(),
         Some(Routing::Http(routing) | Routing::Grpc(routing)) => {
             routing.rules.iter().flat_map(|r| &r.backends).collect()
         }
-        Some(Routing::Tls(routing)) => {
-            let rules = routing.rules.iter().flat_map(|r| &r.rule);
-            rules.flat_map(|r| &r.backends).collect()
-        }
+        Some(Routing::Tls(routing)) => of_tls(&routing.rules),
         Some(Routing::Tcp(rule)) => rule.backends.iter().collect(),
         None => Vec::new(),
     };
+    endpoints_of(backends)
+}
+
+fn of_tls(rules: &[proto::TlsRule]) -> Vec<&proto::WeightedBackend> {
+    let rules = rules.iter().flat_map(|r| &r.rule);
+    rules.flat_map(|r| &r.backends).collect()
+}
+
+fn of_hosts(hosts: &[proto::VirtualHost]) -> Vec<&proto::WeightedBackend> {
+    let rules = hosts.iter().flat_map(|host| &host.rules);
+    rules.flat_map(|r| &r.backends).collect()
+}
+
+/// Keys of the endpoints that the backends of a gateway's port are.
+fn referenced_by_port(port: &proto::Resource) -> BTreeSet<String> {
+    use proto::gateway_port::Serving;
+    use proto::tls_listener::Serving as Tls;
+    let Some(Body::Port(port)) = &port.body else {
+        return BTreeSet::new();
+    };
+    let backends = match &port.serving {
+        Some(Serving::Http(http)) => {
+            let listeners = http.listeners.iter();
+            listeners.flat_map(|of| of_hosts(&of.hosts)).collect()
+        }
+        Some(Serving::Tls(tls)) => {
+            let listeners = tls.listeners.iter().flat_map(|of| &of.serving);
+            listeners
+                .flat_map(|serving| match serving {
+                    Tls::Http(http) => of_hosts(&http.hosts),
+                    Tls::Bytes(bytes) => of_tls(&bytes.rules),
+                })
+                .collect()
+        }
+        Some(Serving::Tcp(stream) | Serving::Udp(stream)) => {
+            let rules = stream.rule.iter();
+            rules.flat_map(|rule| &rule.backends).collect()
+        }
+        None => Vec::new(),
+    };
+    endpoints_of(backends)
+}
+
+fn endpoints_of(backends: Vec<&proto::WeightedBackend>) -> BTreeSet<String> {
     let keys = backends
         .iter()
         .filter_map(|backend| match &backend.backend {

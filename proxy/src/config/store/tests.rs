@@ -12,6 +12,7 @@ fn store() -> (Store, mpsc::UnboundedReceiver<Request>) {
         identity: identity(),
         wait: Duration::from_secs(1),
         idle: Duration::from_secs(600),
+        ports: None,
     };
     let metrics = Arc::new(Metrics::new());
     let domain = identity().trust_domain().clone();

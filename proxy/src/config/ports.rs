@@ -1,0 +1,329 @@
+//! The ports of a gateway as connections and requests use them: listeners by host name, routes compiled, certificates read.
+//!
+//! Whoever serves a connection holds an `Arc<LivePort>`; each request loads it once and sees one version throughout. What
+//! is here decides nothing: rules and their clusters are those of [`super::resolved`].
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use weft_ir::{
+    GatewayPort, HostMap, HostPattern, Serving, TlsListener, TlsServing, Transport, VirtualHost,
+};
+
+use super::resolved::{ResolvedRule, Resolver, Routes, TlsRoutes};
+use crate::telemetry::requests::RequestMetrics;
+use crate::tls::termination::Termination;
+use crate::upstream::Cluster;
+
+/// One port that the gateway listens on, kept up to date for as long as it is held.
+pub struct LivePort {
+    pub transport: Transport,
+    pub number: u16,
+    current: ArcSwap<ResolvedPort>,
+    /// Cancelled when nothing more is to be accepted.
+    closed: CancellationToken,
+}
+
+/// A port that was bound, for whoever accepts from it.
+#[derive(Debug)]
+pub struct OpenPort {
+    pub live: Arc<LivePort>,
+    pub socket: PortSocket,
+}
+
+/// The way of ports to whoever accepts from them.
+#[derive(Clone)]
+pub struct Opener(Arc<dyn Fn(OpenPort) + Send + Sync>);
+
+impl Opener {
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<OpenPort>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let open = move |port| {
+            // Nobody accepts any longer while the process ends.
+            let _ = sender.send(port);
+        };
+        (Self(Arc::new(open)), receiver)
+    }
+
+    pub(super) fn open(&self, port: OpenPort) {
+        (self.0)(port);
+    }
+}
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opener")
+    }
+}
+
+#[derive(Debug)]
+pub enum PortSocket {
+    Tcp(std::net::TcpListener),
+    Udp(std::net::UdpSocket),
+}
+
+impl std::fmt::Debug for LivePort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LivePort({}/{})", self.transport, self.number)
+    }
+}
+
+impl LivePort {
+    pub(super) fn new(transport: Transport, number: u16, resolved: ResolvedPort) -> Self {
+        Self {
+            transport,
+            number,
+            current: ArcSwap::from_pointee(resolved),
+            closed: CancellationToken::new(),
+        }
+    }
+
+    /// What is served now. A request calls this once.
+    pub fn load(&self) -> Guard<Arc<ResolvedPort>> {
+        self.current.load()
+    }
+
+    /// Resolves when nothing more is to be accepted.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Serves `resolved` from now on; connections that belong to none of its listeners are told to finish.
+    pub(super) fn store(&self, resolved: ResolvedPort) {
+        let before = self.current.swap(Arc::new(resolved));
+        before.finish_unlike(&self.load());
+    }
+
+    /// Nothing more is accepted, and connections that are open are told to finish.
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+        self.load().finish();
+    }
+}
+
+/// One version of a port.
+pub struct ResolvedPort {
+    pub serving: ResolvedServing,
+    /// Cancelled when all its connections are to finish: the port is gone, or serves something else. Those of TLS go by
+    /// their listener's.
+    pub closing: CancellationToken,
+}
+
+pub enum ResolvedServing {
+    /// By the request's host.
+    Http(HostMap<ResolvedListener>),
+    /// By the server's name in the ClientHello.
+    Tls(HostMap<ResolvedTlsListener>),
+    /// Connections or datagrams that nothing tells apart.
+    Stream(ResolvedStream),
+}
+
+/// A listener of HTTP, or of HTTPS behind its TLS.
+pub struct ResolvedListener {
+    pub name: Arc<str>,
+    /// By the request's host; every fitting one is tried, the closest first.
+    pub hosts: HostMap<Routes>,
+    /// Counts the requests that no rule takes.
+    pub unmatched: Arc<RequestMetrics>,
+}
+
+pub struct ResolvedTlsListener {
+    pub name: Arc<str>,
+    pub hostname: Option<HostPattern>,
+    pub serving: ResolvedTlsServing,
+    /// Cancelled when its connections are to finish. The same from version to version for as long as what a handshake
+    /// promised still holds: a connection belongs to the listener that has its token.
+    pub closing: Arc<CancellationToken>,
+}
+
+pub enum ResolvedTlsServing {
+    Http(Arc<Termination>, ResolvedListener),
+    Terminate(Arc<Termination>, TlsRoutes),
+    Passthrough(TlsRoutes),
+}
+
+pub struct ResolvedStream {
+    pub name: Arc<str>,
+    /// `None`: no route is attached.
+    pub rule: Option<ResolvedRule>,
+    /// Counts the connections that no rule takes.
+    pub unmatched: Arc<RequestMetrics>,
+}
+
+impl ResolvedPort {
+    /// Tells the connections that `now` has no listener for to finish.
+    fn finish_unlike(&self, now: &Self) {
+        if !self.serving.is_like(&now.serving) {
+            self.finish();
+            return;
+        }
+        let ResolvedServing::Tls(listeners) = &self.serving else {
+            return;
+        };
+        for listener in listeners.values() {
+            if now.serving.belonging(&listener.closing).is_none() {
+                listener.closing.cancel();
+            }
+        }
+    }
+
+    fn finish(&self) {
+        self.closing.cancel();
+        if let ResolvedServing::Tls(listeners) = &self.serving {
+            listeners.values().for_each(|of| of.closing.cancel());
+        }
+    }
+
+    /// Whether any request or connection may be sent to the cluster.
+    pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
+        let any = |rules: &[ResolvedRule]| rules.iter().any(|rule| rule.refers_to(cluster));
+        let http = |listener: &ResolvedListener| {
+            let mut routes = listener.hosts.values();
+            routes.any(|routes| any(&routes.rules))
+        };
+        match &self.serving {
+            ResolvedServing::Http(listeners) => listeners.values().any(http),
+            ResolvedServing::Tls(listeners) => listeners.values().any(|of| match &of.serving {
+                ResolvedTlsServing::Http(_, listener) => http(listener),
+                ResolvedTlsServing::Terminate(_, routes)
+                | ResolvedTlsServing::Passthrough(routes) => any(&routes.rules),
+            }),
+            ResolvedServing::Stream(stream) => any(stream.rule.as_slice()),
+        }
+    }
+}
+
+impl ResolvedServing {
+    /// Whether connections of the one may go on with the other.
+    fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// The TLS listener that a connection belongs to.
+    fn belonging(&self, to: &Arc<CancellationToken>) -> Option<&ResolvedTlsListener> {
+        let Self::Tls(listeners) = self else {
+            return None;
+        };
+        listeners
+            .values()
+            .find(|listener| Arc::ptr_eq(&listener.closing, to))
+    }
+}
+
+impl ResolvedTlsServing {
+    fn termination(&self) -> Option<&Arc<Termination>> {
+        match self {
+            Self::Http(termination, _) | Self::Terminate(termination, _) => Some(termination),
+            Self::Passthrough(_) => None,
+        }
+    }
+
+    /// Whether what a handshake with `self` promised still holds with `now`: the certificate may be another.
+    fn keeps_promises(&self, now: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(now)
+            && match (self.termination(), now.termination()) {
+                (Some(before), Some(now)) => before.clients() == now.clients(),
+                (None, None) => true,
+                _ => false,
+            }
+    }
+}
+
+impl Resolver<'_> {
+    /// `before`: the version that is in force, of which certificates and connections are kept. Listeners whose
+    /// certificates cannot be used are left without, and named in `faults`.
+    pub(super) fn port(
+        &mut self,
+        port: &GatewayPort,
+        before: Option<&ResolvedPort>,
+        faults: &mut Vec<String>,
+    ) -> ResolvedPort {
+        let before_of_tls = before.and_then(|before| match &before.serving {
+            ResolvedServing::Tls(listeners) => Some(listeners),
+            _ => None,
+        });
+        let serving = match &port.serving {
+            Serving::Http(listeners) => {
+                let mut map = HostMap::default();
+                for listener in listeners {
+                    let resolved = self.listener(&listener.name, &listener.hosts);
+                    map.insert(listener.hostname.clone(), resolved);
+                }
+                ResolvedServing::Http(map)
+            }
+            Serving::Tls(listeners) => {
+                let mut map = HostMap::default();
+                for listener in listeners {
+                    let before = before_of_tls.and_then(|before| {
+                        before.values().find(|known| known.name == listener.name)
+                    });
+                    let resolved = self.tls_listener(listener, before, faults);
+                    map.insert(listener.hostname.clone(), resolved);
+                }
+                ResolvedServing::Tls(map)
+            }
+            Serving::Tcp(stream) | Serving::Udp(stream) => {
+                ResolvedServing::Stream(ResolvedStream {
+                    name: stream.name.clone(),
+                    rule: stream.rule.as_ref().map(|rule| self.connections(rule)),
+                    unmatched: self.unmatched(),
+                })
+            }
+        };
+        let closing = match before {
+            Some(before) if before.serving.is_like(&serving) => before.closing.clone(),
+            _ => CancellationToken::new(),
+        };
+        ResolvedPort { serving, closing }
+    }
+
+    fn listener(&mut self, name: &Arc<str>, hosts: &[VirtualHost]) -> ResolvedListener {
+        let mut map = HostMap::default();
+        for virtual_host in hosts {
+            map.insert(virtual_host.host.clone(), self.routes(&virtual_host.rules));
+        }
+        ResolvedListener {
+            name: name.clone(),
+            hosts: map,
+            unmatched: self.unmatched(),
+        }
+    }
+
+    fn tls_listener(
+        &mut self,
+        listener: &TlsListener,
+        before: Option<&ResolvedTlsListener>,
+        faults: &mut Vec<String>,
+    ) -> ResolvedTlsListener {
+        let known = before.and_then(|before| before.serving.termination());
+        let mut terminate = |tls, alpn: &[&[u8]]| {
+            let termination = Termination::new(tls, alpn, known);
+            let words = termination.faults().iter();
+            faults.extend(words.map(|fault| format!("listener {}: {fault}", listener.name)));
+            termination
+        };
+        let serving = match &listener.serving {
+            TlsServing::Http { tls, hosts } => {
+                let termination = terminate(tls, &[b"h2", b"http/1.1"]);
+                ResolvedTlsServing::Http(termination, self.listener(&listener.name, hosts))
+            }
+            TlsServing::Terminate { tls, rules } => {
+                ResolvedTlsServing::Terminate(terminate(tls, &[]), self.tls_routes(rules))
+            }
+            TlsServing::Passthrough { rules } => {
+                ResolvedTlsServing::Passthrough(self.tls_routes(rules))
+            }
+        };
+        let same = before.filter(|before| {
+            before.hostname == listener.hostname && before.serving.keeps_promises(&serving)
+        });
+        ResolvedTlsListener {
+            name: listener.name.clone(),
+            hostname: listener.hostname.clone(),
+            serving,
+            closing: same.map_or_else(Arc::default, |before| before.closing.clone()),
+        }
+    }
+}

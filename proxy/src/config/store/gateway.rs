@@ -1,0 +1,157 @@
+//! The ports of a gateway: bound when they come, swapped when they change, closed when they go.
+//!
+//! A port that cannot be bound is refused, and tried again until it can be or is wanted no longer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_api::proto;
+use weft_ir::{Gateway, GatewayPort, ResourceKey, ServicePort, Transport};
+
+use super::{Request, State, Store};
+use crate::config::ports::{LivePort, OpenPort, PortSocket, ResolvedPort};
+use crate::config::resolved::Resolver;
+use crate::listen::socket;
+use crate::telemetry::requests::Direction;
+
+/// How often ports that could not be bound are tried again.
+const REBIND: Duration = Duration::from_secs(1);
+
+impl Store {
+    /// What holds for all of the proxy's gateway; `None` until the controller has told, and in a sidecar.
+    pub fn gateway(&self) -> Option<Arc<Gateway>> {
+        self.0.gateway.load_full()
+    }
+
+    /// Whether the gateway is known, and any of its ports is open if it has some. Those that cannot be bound do not keep
+    /// clients from the others.
+    pub fn is_open(&self) -> bool {
+        let state = self.state();
+        self.0.gateway.load().is_some() && (!state.ports.is_empty() || state.unbound.is_empty())
+    }
+
+    /// Takes the ports of a change. What cannot be had is added to `refused` and taken off `versions`.
+    pub(super) fn publish_ports(
+        &self,
+        state: &mut State,
+        ports: Vec<GatewayPort>,
+        versions: &mut Vec<(ResourceKey, u64)>,
+        removed: &[ResourceKey],
+        refused: &mut Vec<proto::Refused>,
+    ) {
+        for key in removed {
+            if let ResourceKey::Port(transport, number) = key {
+                state.unbound.remove(&(*transport, *number));
+                if let Some(live) = state.ports.remove(&(*transport, *number)) {
+                    tracing::info!(port = %key, "no longer listening");
+                    live.close();
+                }
+            }
+        }
+        for port in ports {
+            let at = (port.transport(), port.port);
+            let key = ResourceKey::Port(at.0, at.1);
+            let Err(reason) = self.publish_port(state, &port) else {
+                state.unbound.remove(&at);
+                continue;
+            };
+            if !state.ports.contains_key(&at) {
+                let version = versions.iter().find(|(of, _)| *of == key);
+                let version = version.map_or(0, |(_, version)| *version);
+                state.unbound.insert(at, (version, port));
+            }
+            versions.retain(|(of, _)| *of != key);
+            let key = key.to_string();
+            refused.push(proto::Refused { key, reason });
+        }
+    }
+
+    /// Puts the port in force, bound if it was not. Errors when it cannot be bound, or when parts of it, which are left
+    /// out then, cannot be used.
+    fn publish_port(&self, state: &mut State, port: &GatewayPort) -> Result<(), String> {
+        let at @ (transport, number) = (port.transport(), port.port);
+        let mut faults = Vec::new();
+        match state.ports.get(&at).cloned() {
+            Some(live) => {
+                let before = live.load();
+                let resolved = self.resolve_port(state, port, Some(&before), &mut faults);
+                live.store(resolved);
+            }
+            None => {
+                let socket = bind(transport, number)?;
+                let resolved = self.resolve_port(state, port, None, &mut faults);
+                let live = Arc::new(LivePort::new(transport, number, resolved));
+                state.ports.insert(at, live.clone());
+                tracing::info!(port = %ResourceKey::Port(transport, number), "listening");
+                if let Some(ports) = &self.0.settings.ports {
+                    ports.open(OpenPort { live, socket });
+                }
+            }
+        }
+        match faults.is_empty() {
+            true => Ok(()),
+            false => Err(faults.join("; ")),
+        }
+    }
+
+    fn resolve_port(
+        &self,
+        state: &mut State,
+        port: &GatewayPort,
+        before: Option<&ResolvedPort>,
+        faults: &mut Vec<String>,
+    ) -> ResolvedPort {
+        let mut cluster = |id: &ServicePort| state.cluster(id, &self.0.shared);
+        let mut resolver = Resolver {
+            cluster: &mut cluster,
+            series: &self.0.metrics.requests,
+            direction: Direction::Gateway,
+        };
+        resolver.port(port, before, faults)
+    }
+
+    /// Tries the ports that could not be bound, until dropped.
+    pub async fn bind_forever(self) {
+        loop {
+            tokio::time::sleep(REBIND).await;
+            self.bind_again();
+        }
+    }
+
+    fn bind_again(&self) {
+        let mut state = self.state();
+        let waiting: Vec<_> = state.unbound.keys().copied().collect();
+        for at in waiting {
+            let Some((version, port)) = state.unbound.remove(&at) else {
+                continue;
+            };
+            let tried = self.publish_port(&mut state, &port);
+            if state.ports.contains_key(&at) {
+                if tried.is_ok() {
+                    let key = ResourceKey::Port(at.0, at.1);
+                    state.versions.insert(key, version);
+                    let _ = self.0.requests.send(Request::Restate);
+                }
+            } else {
+                state.unbound.insert(at, (version, port));
+            }
+        }
+    }
+}
+
+fn bind(transport: Transport, number: u16) -> Result<PortSocket, String> {
+    if transport == Transport::Udp {
+        return Err("this version of the proxy serves no UDP".to_owned());
+    }
+    let address = (std::net::Ipv6Addr::UNSPECIFIED, number).into();
+    let bound = match transport {
+        Transport::Tcp => socket::tcp(address).map(PortSocket::Tcp),
+        Transport::Udp => socket::udp(address).map(PortSocket::Udp),
+    };
+    bound.map_err(|error| {
+        format!(
+            "listening on {transport} port {number}: {error}; check that nothing else in the pod has the port \
+             (15020 and 15021 are the proxy's own)"
+        )
+    })
+}

@@ -1,0 +1,303 @@
+//! Which rule takes a request: of a destination for what the pod sends, of a port's listeners for a gateway's clients.
+//!
+//! Source for listeners: Gateway API v1.6.3, `Listener.hostname` (the most specific listener alone takes a request) and
+//! GEP-3567 (a request on a connection of another listener's TLS is answered with 421).
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::request::Parts;
+use tokio_util::sync::CancellationToken;
+use weft_ir::{Filter, PathMatch, bare_host};
+
+use super::bodies::Tail;
+use super::errors::Failure;
+use super::exchange::Caller;
+use super::filters::own_authority;
+use super::forwarded::{self, Connection};
+use super::tries::Limits;
+use crate::config::ports::{
+    LivePort, ResolvedListener, ResolvedPort, ResolvedServing, ResolvedTlsServing,
+};
+use crate::config::resolved::{
+    Live, Resolved, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,
+};
+use crate::upstream::Cluster;
+
+/// Where the rules for the requests of a connection come from.
+pub enum Source {
+    /// What the pod connected to.
+    Destination(Arc<Live>),
+    Gateway(Entry),
+}
+
+/// How a connection came into a gateway.
+pub struct Entry {
+    pub port: Arc<LivePort>,
+    /// The address that the client connected to.
+    pub local: SocketAddr,
+    /// Of the listener whose TLS it is; `None` without TLS.
+    pub listener: Option<Arc<CancellationToken>>,
+}
+
+/// One version of a source's rules.
+pub enum Config {
+    Destination(Arc<Resolved>),
+    Gateway(Arc<ResolvedPort>),
+}
+
+impl Source {
+    /// The version in force. A request calls this once.
+    pub fn load(&self) -> Config {
+        match self {
+            Self::Destination(live) => {
+                Config::Destination(arc_swap::Guard::into_inner(live.load()))
+            }
+            Self::Gateway(entry) => Config::Gateway(arc_swap::Guard::into_inner(entry.port.load())),
+        }
+    }
+
+    /// Where the connection was going: names the host where the client did not.
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Destination(live) => live.address,
+            Self::Gateway(entry) => entry.local,
+        }
+    }
+
+    /// The port that requests came to, as the client knows it.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Destination(live) => live.address.port(),
+            Self::Gateway(entry) => entry.port.number,
+        }
+    }
+
+    pub fn scheme(&self) -> &'static str {
+        match self {
+            Self::Gateway(Entry {
+                listener: Some(_), ..
+            }) => "https",
+            Self::Gateway(_) | Self::Destination(_) => "http",
+        }
+    }
+
+    /// Has the request say who a gateway's client is, whatever that says itself.
+    pub fn announce(&self, head: &mut Parts, caller: &Caller) {
+        let Self::Gateway(entry) = self else { return };
+        let connection = Connection {
+            client: caller.address,
+            tls: entry.listener.is_some(),
+            port: entry.port.number,
+        };
+        let gateway = caller.context.store.gateway();
+        let trusted_hops = gateway.map_or(0, |gateway| gateway.trusted_hops);
+        forwarded::set(head, connection, trusted_hops, forwarded::new_request_id);
+    }
+
+    /// The rule for the request in this version; its metrics from here on.
+    pub fn route<'a>(
+        &self,
+        config: &'a Config,
+        head: &Parts,
+        tail: &mut Tail,
+    ) -> Result<Taken<'a>, Failure> {
+        match (self, config) {
+            (Self::Destination(live), Config::Destination(config)) => {
+                by_destination(config, head, tail, live.address)
+            }
+            (Self::Gateway(entry), Config::Gateway(config)) => by_host(entry, config, head, tail),
+            // A source loads versions of its own kind.
+            (_, Config::Destination(_) | Config::Gateway(_)) => Err(Failure::Misdirected),
+        }
+    }
+}
+
+/// The rule that takes a request.
+pub struct Taken<'a> {
+    pub filters: &'a [Filter],
+    pub path: Option<&'a PathMatch>,
+    pub limits: Option<Limits<'a>>,
+    pub to: To<'a>,
+}
+
+pub enum To<'a> {
+    Rule(&'a ResolvedRule),
+    Pod(&'a Arc<Cluster>),
+}
+
+impl<'a> Taken<'a> {
+    fn everything(to: To<'a>) -> Self {
+        Self {
+            filters: &[],
+            path: None,
+            limits: None,
+            to,
+        }
+    }
+
+    pub fn mirrors(&self) -> &'a [ResolvedMirror] {
+        match self.to {
+            To::Rule(rule) => &rule.mirrors,
+            To::Pod(_) => &[],
+        }
+    }
+}
+
+fn by_destination<'a>(
+    config: &'a Resolved,
+    head: &Parts,
+    tail: &mut Tail,
+    address: SocketAddr,
+) -> Result<Taken<'a>, Failure> {
+    let service = match config {
+        Resolved::Service(service) => service,
+        Resolved::Pod(cluster) => return Ok(Taken::everything(To::Pod(cluster))),
+        Resolved::Unknown => return Err(Failure::Gone(address)),
+    };
+    match &service.routing {
+        ResolvedRouting::Direct(rule) => Ok(Taken::everything(To::Rule(rule))),
+        // The connection is older than this routing, by which it would be one of bytes.
+        ResolvedRouting::Tcp(rule) => Ok(Taken::everything(To::Rule(rule))),
+        ResolvedRouting::Tls(routes) => {
+            tail.exchange.metrics = routes.unmatched.clone();
+            Err(Failure::NoRoute(service.id.to_string()))
+        }
+        ResolvedRouting::Http(routes, _) | ResolvedRouting::Grpc(routes, _) => {
+            match_rule(routes, head, tail)?.ok_or_else(|| Failure::NoRoute(service.id.to_string()))
+        }
+    }
+}
+
+fn by_host<'a>(
+    entry: &Entry,
+    config: &'a ResolvedPort,
+    head: &Parts,
+    tail: &mut Tail,
+) -> Result<Taken<'a>, Failure> {
+    let host = host(head)?;
+    let listener = listener(entry, config, host.as_deref())?;
+    tail.exchange.metrics = listener.unmatched.clone();
+    tail.exchange.through(&listener.name);
+    for routes in listener.hosts.fitting(host.as_deref()) {
+        if let Some(taken) = match_rule(routes, head, tail)? {
+            return Ok(taken);
+        }
+    }
+    Err(Failure::NoRoute(format!("listener {}", listener.name)))
+}
+
+/// The listener for the host, the most specific one alone.
+fn listener<'a>(
+    entry: &Entry,
+    config: &'a ResolvedPort,
+    host: Option<&str>,
+) -> Result<&'a ResolvedListener, Failure> {
+    let none = || Failure::NoListener(entry.port.number);
+    match (&config.serving, &entry.listener) {
+        (ResolvedServing::Http(listeners), None) => listeners.fitting(host).next().ok_or_else(none),
+        (ResolvedServing::Tls(listeners), Some(own)) => {
+            let of = listeners.fitting(host).next().ok_or_else(none)?;
+            match &of.serving {
+                ResolvedTlsServing::Http(_, listener) if Arc::ptr_eq(&of.closing, own) => {
+                    Ok(listener)
+                }
+                _ => Err(Failure::Misdirected),
+            }
+        }
+        // The connection is older than what the port serves now.
+        _ => Err(Failure::Misdirected),
+    }
+}
+
+/// The host that the request names, as listeners and virtual hosts go by it. Only HTTP/1.0 need not name one.
+fn host(head: &Parts) -> Result<Option<Cow<'_, str>>, Failure> {
+    let authority = own_authority(head).unwrap_or_default();
+    let host = bare_host(authority);
+    if host.is_empty() {
+        return match head.version {
+            http::Version::HTTP_10 | http::Version::HTTP_09 => Ok(None),
+            _ => Err(Failure::BadRequest("no host")),
+        };
+    }
+    if !authority.bytes().all(is_of_host) {
+        return Err(Failure::BadRequest("the host is no host"));
+    }
+    Ok(Some(match host.bytes().any(|b| b.is_ascii_uppercase()) {
+        true => Cow::Owned(host.to_ascii_lowercase()),
+        false => Cow::Borrowed(host),
+    }))
+}
+
+/// RFC 3986, 3.2.2 and 3.2.3: no user, no path, nothing that one reader may take for an end and another not.
+fn is_of_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&byte)
+}
+
+fn match_rule<'a>(
+    routes: &'a Routes,
+    head: &Parts,
+    tail: &mut Tail,
+) -> Result<Option<Taken<'a>>, Failure> {
+    let Some(matched) = routes.table.find(&head.method, &head.uri, &head.headers) else {
+        tail.exchange.metrics = routes.unmatched.clone();
+        return Ok(None);
+    };
+    let Some(rule) = routes.rules.get(matched.index) else {
+        return Ok(None);
+    };
+    tail.exchange.metrics = rule.metrics.clone();
+    if matched.broken {
+        return Err(Failure::BrokenMatch);
+    }
+    if let Some(reason) = &matched.rule.failure {
+        return Err(Failure::Misconfigured(reason.clone()));
+    }
+    Ok(Some(Taken {
+        filters: &matched.rule.filters,
+        path: matched.path,
+        limits: Limits::of(matched.rule),
+        to: To::Rule(rule),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host_of(version: http::Version, uri: &str, named: Option<&str>) -> Result<String, ()> {
+        let mut request = http::Request::builder().uri(uri).version(version);
+        if let Some(named) = named {
+            request = request.header("host", named);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let host = host(&head).map_err(|_| ())?;
+        Ok(host.unwrap_or_default().into_owned())
+    }
+
+    #[test]
+    fn the_host_is_read_strictly() {
+        let http1 = http::Version::HTTP_11;
+        for (uri, named, host) in [
+            ("/", Some("Example.COM:8080"), Ok("example.com")),
+            ("/", Some("example.com."), Ok("example.com")),
+            ("http://example.com/", None, Ok("example.com")),
+            ("/", Some("[::1]:80"), Ok("[::1]")),
+            ("/", None, Err(())),
+            ("/", Some(""), Err(())),
+            ("/", Some(":80"), Err(())),
+            ("/", Some("user@example.com"), Err(())),
+            ("/", Some("example.com/path"), Err(())),
+            ("/", Some("example.com, other.com"), Err(())),
+            ("http://user@example.com/", None, Err(())),
+        ] {
+            let found = host_of(http1, uri, named);
+            assert_eq!(found.as_deref().map_err(|()| ()), host, "{uri} {named:?}");
+        }
+        assert_eq!(
+            host_of(http::Version::HTTP_10, "/", None),
+            Ok(String::new())
+        );
+    }
+}

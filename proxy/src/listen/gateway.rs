@@ -1,0 +1,210 @@
+//! Connections of a gateway's clients: accepted at the ports that the controller names, for as long as it does.
+//!
+//! Which rule takes a request is decided in [`crate::http::routes`], of a connection of bytes in [`super::opaque`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use weft_ir::IdentityError;
+
+use super::handshakes::Place;
+use super::opaque::{self, Account, Chosen};
+use super::{Closed, Context, Listener, Origin};
+use crate::config::ports::{LivePort, OpenPort, PortSocket, ResolvedServing, ResolvedStream};
+use crate::detect::{Guess, Prefixed};
+use crate::http::exchange::Caller;
+use crate::http::forward::Outbound;
+use crate::http::routes::{Entry, Source};
+use crate::http::serve::{Manner, serve};
+use crate::shutdown::{Closing, Shutdown};
+use crate::telemetry::metrics::ConnectionTls;
+use crate::telemetry::requests::Direction;
+
+mod tls;
+
+const NAME: &str = "gateway";
+/// The longest wait for a request's head, from the end of the one before: longer than common load balancers keep an
+/// idle connection.
+const PATIENCE: Duration = Duration::from_secs(75);
+/// An HTTP/2 connection without requests is told to go after this, or up to twice as long.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// Serves the ports that are opened until the drain begins; connections that are open then go on. Errors when the
+/// proxy's own name is no identity.
+pub async fn run(
+    proxy: &crate::Context,
+    shutdown: Shutdown,
+    opened: mpsc::UnboundedReceiver<OpenPort>,
+) -> Result<(), IdentityError> {
+    let context = Context::new(proxy, shutdown)?;
+    tokio::select! {
+        () = listen(&context, opened) => {}
+        () = super::sweep(context.shared.clone()) => {}
+    }
+    Ok(())
+}
+
+async fn listen(context: &Arc<Context>, mut opened: mpsc::UnboundedReceiver<OpenPort>) {
+    let mut ports = JoinSet::new();
+    loop {
+        let open = tokio::select! {
+            open = opened.recv() => open,
+            () = context.shutdown.draining() => None,
+        };
+        let Some(OpenPort { live, socket }) = open else {
+            break;
+        };
+        match socket {
+            PortSocket::Tcp(socket) => {
+                ports.spawn(accept(context.clone(), live, socket));
+            }
+            PortSocket::Udp(_) => {}
+        }
+        while ports.try_join_next().is_some() {}
+    }
+    // Each ends with the drain.
+    while ports.join_next().await.is_some() {}
+}
+
+/// Accepts until the port is gone or the drain begins.
+async fn accept(context: Arc<Context>, live: Arc<LivePort>, socket: std::net::TcpListener) {
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(port = live.number, "listening: {error}");
+            return;
+        }
+    };
+    let listener = Listener {
+        socket,
+        origin: Origin::Here,
+    };
+    let serve = |stream, client, local| {
+        let (task, live) = (context.clone(), live.clone());
+        context.shutdown.spawn(async move {
+            if let Err(closed) = connection(&task, stream, client, local, live).await {
+                closed.report(&task, NAME, client);
+            }
+        });
+    };
+    tokio::select! {
+        () = super::accept(&context, &listener, NAME, serve) => {}
+        () = live.closed() => {}
+    }
+}
+
+async fn connection(
+    context: &Arc<Context>,
+    stream: TcpStream,
+    client: SocketAddr,
+    local: SocketAddr,
+    live: Arc<LivePort>,
+) -> Result<(), Closed> {
+    let config = arc_swap::Guard::into_inner(live.load());
+    let closing = context.shutdown.closing_with(config.closing.clone());
+    let stream = Prefixed::new(stream);
+    match &config.serving {
+        ResolvedServing::Http(_) => {
+            let entry = Entry {
+                port: live,
+                local,
+                listener: None,
+            };
+            plain(context, stream, client, entry, closing).await
+        }
+        ResolvedServing::Tls(_) => tls::serve(context, stream, client, local, live, closing).await,
+        ResolvedServing::Stream(of) => {
+            let mut account = Account::gateway(context, client, false, closing);
+            let chosen = choose(of, &mut account);
+            // What is passed on may last: it holds no configuration.
+            drop(config);
+            opaque::go(context, stream, chosen, account).await
+        }
+    }
+}
+
+/// HTTP without TLS, of the version that the client begins with.
+async fn plain(
+    context: &Arc<Context>,
+    mut stream: Prefixed<TcpStream>,
+    client: SocketAddr,
+    entry: Entry,
+    closing: Closing,
+) -> Result<(), Closed> {
+    let place = context.handshakes.begin();
+    let begun = timeout(PATIENCE, stream.detect());
+    let Some(begun) = within(&place, &closing, begun).await? else {
+        return Ok(());
+    };
+    drop(place);
+    let told = begun.map_err(|_| Closed::refused("silent", "no request within 75 s"))??;
+    if stream.seen().is_empty() {
+        // Opened and closed again.
+        return Ok(());
+    }
+    let _open = context
+        .metrics
+        .connection(Direction::Gateway, ConnectionTls::None);
+    // What is no HTTP is told so by the server of HTTP/1.
+    let http2 = told == Guess::Http2;
+    http(context, stream, client, entry, http2, closing).await
+}
+
+/// What comes of `beginning` for as long as the connection has its place; `None`: it is to finish.
+async fn within<T>(
+    place: &Place,
+    closing: &Closing,
+    beginning: impl Future<Output = T>,
+) -> Result<Option<T>, Closed> {
+    tokio::select! {
+        begun = beginning => Ok(Some(begun)),
+        () = closing.begun() => Ok(None),
+        () = place.lost() => Err(Closed::refused("crowded", "too many connections have said nothing yet")),
+    }
+}
+
+async fn http<S>(
+    context: &Arc<Context>,
+    stream: S,
+    client: SocketAddr,
+    entry: Entry,
+    http2: bool,
+    closing: Closing,
+) -> Result<(), Closed>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let caller = Arc::new(Caller {
+        context: context.clone(),
+        direction: Direction::Gateway,
+        address: client,
+        identity: None,
+        closing: closing.clone(),
+    });
+    let source = Source::Gateway(entry);
+    let handler = Arc::new(Outbound { caller, source });
+    let manner = Manner {
+        http2,
+        patience: Some(PATIENCE),
+        idle: Some(IDLE),
+    };
+    Ok(serve(stream, manner, handler, &closing).await?)
+}
+
+/// Where a connection goes that nothing tells apart from others of its port.
+fn choose(of: &ResolvedStream, account: &mut Account<'_>) -> Result<Chosen, Closed> {
+    account.metrics = Some(of.unmatched.clone());
+    match &of.rule {
+        Some(rule) => opaque::backend(rule, account),
+        None => {
+            let words = format!("no TCPRoute is attached to listener {}", of.name);
+            Err(Closed::refused("no_route", words))
+        }
+    }
+}

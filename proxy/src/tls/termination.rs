@@ -1,0 +1,274 @@
+//! TLS that ends at a gateway: which certificate a client is shown, and what is asked of its own.
+//!
+//! Source: Gateway API v1.6.3, `GatewayTLSConfig` and `FrontendTLSValidation` (GEP-91). Which listener a connection is
+//! of was decided before, by the server's name.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme, version,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use weft_ir::{ClientValidation, HostMap, KeyPair, ServerTls, bare_host};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// How the connections of one listener are terminated.
+pub struct Termination {
+    of: ServerTls,
+    config: Option<Arc<ServerConfig>>,
+    faults: Vec<String>,
+}
+
+impl Termination {
+    /// `known` is taken on where it is of the same certificates: with its sessions. What cannot be used is left out, and
+    /// named in [`Self::faults`].
+    pub fn new(of: &ServerTls, alpn: &[&[u8]], known: Option<&Arc<Self>>) -> Arc<Self> {
+        if let Some(known) = known.filter(|known| known.of == *of) {
+            return known.clone();
+        }
+        let mut faults = Vec::new();
+        let config = match config(of, alpn, &mut faults) {
+            Ok(config) => config.map(Arc::new),
+            Err(error) => {
+                faults.push(error.to_string());
+                None
+            }
+        };
+        Arc::new(Self {
+            of: of.clone(),
+            config,
+            faults,
+        })
+    }
+
+    /// `None`: there is no certificate that can be shown.
+    pub fn config(&self) -> Option<Arc<ServerConfig>> {
+        self.config.clone()
+    }
+
+    /// What of the configuration cannot be used, in plain words.
+    pub fn faults(&self) -> &[String] {
+        &self.faults
+    }
+
+    /// What is asked of clients.
+    pub fn clients(&self) -> Option<&ClientValidation> {
+        self.of.clients.as_ref()
+    }
+}
+
+fn config(
+    of: &ServerTls,
+    alpn: &[&[u8]],
+    faults: &mut Vec<String>,
+) -> Result<Option<ServerConfig>, Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut shown = Vec::new();
+    for (place, pair) in of.certificates.iter().enumerate() {
+        match Shown::read(pair, &provider) {
+            Ok(one) => shown.push(one),
+            Err(reason) => faults.push(format!("certificate {place}: {reason}")),
+        }
+    }
+    if shown.is_empty() {
+        return Ok(None);
+    }
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])?;
+    let builder = match &of.clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => {
+            let verifier = Clients::new(clients, provider, faults);
+            builder.with_client_cert_verifier(Arc::new(verifier))
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Certificates(shown)));
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    if of.clients.is_some() {
+        // A resumed session would skip the check of the client's certificate.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok(Some(config))
+}
+
+/// A certificate and the hosts that it is for.
+struct Shown {
+    key: Arc<CertifiedKey>,
+    hosts: HostMap<()>,
+}
+
+impl Shown {
+    fn read(pair: &KeyPair, provider: &CryptoProvider) -> Result<Self, String> {
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pair.chain)
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("the chain is no PEM: {error}"))?;
+        let leaf = chain.first().ok_or("the chain is empty")?;
+        let hosts = hosts(leaf)?;
+        let key = PrivateKeyDer::from_pem_slice(&pair.key)
+            .map_err(|error| format!("the key is no PEM: {error}"))?;
+        let key = CertifiedKey::from_der(chain, key, provider)
+            .map_err(|error| format!("certificate and key: {error}"))?;
+        Ok(Self {
+            key: Arc::new(key),
+            hosts,
+        })
+    }
+
+    fn suits(&self, hello: &ClientHello<'_>) -> bool {
+        let schemes = hello.signature_schemes();
+        self.key.key.choose_scheme(schemes).is_some()
+    }
+
+    fn is_for(&self, host: &str) -> bool {
+        self.hosts.fitting(Some(host)).next().is_some()
+    }
+}
+
+/// The DNS names of a certificate. One that is no host name is none that a client could ask for.
+fn hosts(leaf: &CertificateDer<'_>) -> Result<HostMap<()>, String> {
+    let (_, leaf) = X509Certificate::from_der(leaf)
+        .map_err(|error| format!("the first of the chain is no X.509 certificate: {error}"))?;
+    let names = leaf
+        .subject_alternative_name()
+        .map_err(|error| format!("its alternative names: {error}"))?;
+    let names = names.map_or(&[][..], |san| &san.value.general_names);
+    let mut hosts = HostMap::default();
+    for name in names {
+        if let GeneralName::DNSName(name) = name
+            && let Ok(pattern) = name.parse()
+        {
+            hosts.insert(Some(pattern), ());
+        }
+    }
+    Ok(hosts)
+}
+
+/// The first one that is for the host and that the client can check, else the first that it can check, else the first.
+struct Certificates(Vec<Shown>);
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} certificates", self.0.len())
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let host = hello
+            .server_name()
+            .map(|name| bare_host(name).to_ascii_lowercase());
+        let is_for = |one: &&Shown| host.as_deref().is_some_and(|host| one.is_for(host));
+        let mut suitable = self.0.iter().filter(|one| one.suits(&hello));
+        let closest = suitable.clone().find(is_for);
+        let shown = closest
+            .or_else(|| suitable.next())
+            .or_else(|| self.0.first());
+        shown.map(|one| one.key.clone())
+    }
+}
+
+/// Checks the certificates of clients.
+struct Clients {
+    /// `None`: there are no roots, and no certificate holds.
+    chains: Option<Arc<dyn ClientCertVerifier>>,
+    provider: Arc<CryptoProvider>,
+    insecure_fallback: bool,
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clients")
+    }
+}
+
+impl Clients {
+    fn new(of: &ClientValidation, provider: Arc<CryptoProvider>, faults: &mut Vec<String>) -> Self {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&of.roots) {
+            let added = match certificate {
+                Ok(certificate) => roots.add(certificate).map_err(|e| e.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(reason) = added {
+                faults.push(format!("a root of the clients' certificates: {reason}"));
+            }
+        }
+        let chains = match roots.is_empty() {
+            true => None,
+            false => {
+                let roots = Arc::new(roots);
+                WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+                    .build()
+                    .ok()
+            }
+        };
+        Self {
+            chains,
+            provider,
+            insecure_fallback: of.insecure_fallback,
+        }
+    }
+}
+
+impl ClientCertVerifier for Clients {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.insecure_fallback
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        let chains = self.chains.as_ref();
+        chains.map_or(&[], |chains| chains.root_hint_subjects())
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if self.insecure_fallback {
+            return Ok(ClientCertVerified::assertion());
+        }
+        match &self.chains {
+            Some(chains) => chains.verify_client_cert(leaf, intermediates, now),
+            None => Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
