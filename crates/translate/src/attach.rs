@@ -23,6 +23,8 @@ pub(crate) struct Attachments {
 /// One parentRef of a route that is a Service.
 #[derive(Debug)]
 pub(crate) struct Attachment<'a> {
+    /// In the route's list.
+    pub(crate) place: usize,
     pub(crate) parent_ref: &'a ParentRef,
     pub(crate) group: Group,
     /// The ports, or why there are none.
@@ -31,24 +33,29 @@ pub(crate) struct Attachment<'a> {
 
 /// The attachments of a route, in the order of its parentRefs; parents of other kinds are somebody else's.
 pub(crate) fn attachments<'a>(route: &Route<'a>, services: &Services) -> Vec<Attachment<'a>> {
-    let parents = route.parent_refs.iter().filter_map(|entry| match entry {
-        Lenient::Valid(parent) => Some(parent),
-        Lenient::Unreadable(_) => None,
-    });
+    let parents = route.parent_refs.iter().enumerate();
+    let parents = parents.filter_map(|(place, entry)| Some((place, entry.as_ref().ok()?)));
     parents
-        .filter(|parent| is_service(parent))
-        .map(|parent_ref| {
+        .filter(|(_, parent)| is_service(parent))
+        .map(|(place, parent_ref)| {
             let own = &*route.id.namespace;
             let namespace = parent_ref.namespace.as_deref().filter(|ns| !ns.is_empty());
             let id = ServiceId::new(namespace.unwrap_or(own), &*parent_ref.name);
             let group = (id.namespace != own).then(|| own.to_owned());
             Attachment {
+                place,
                 parent_ref,
                 group,
                 ports: ports(&id, parent_ref, route.id.kind, services),
             }
         })
         .collect()
+}
+
+/// Whether one of the parents is a Service.
+pub(crate) fn has_service(parents: &[Lenient<ParentRef>]) -> bool {
+    let mut parents = parents.iter().filter_map(|entry| entry.as_ref().ok());
+    parents.any(is_service)
 }
 
 fn is_service(parent: &ParentRef) -> bool {

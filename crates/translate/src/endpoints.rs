@@ -20,7 +20,7 @@ use crate::objects::{
 use crate::pods::Pods;
 use crate::services::{PortInfo, ServiceInfo, Services, port_number};
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const IMPORT_NAME: &str = "multicluster.kubernetes.io/service-name";
 const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
 
@@ -73,11 +73,14 @@ pub(crate) fn leaving(services: &Services, slices: &[Arc<EndpointSlice>], pods: 
     leaving
 }
 
+pub(crate) type Endpoints = HashMap<ServicePort, Arc<EndpointSet>>;
+
+/// Of TCP ports, and those of UDP ports besides.
 pub(crate) fn index(
     services: &Services,
     slices: &[Arc<EndpointSlice>],
     pods: &Pods,
-) -> HashMap<ServicePort, Arc<EndpointSet>> {
+) -> (Endpoints, Endpoints) {
     let mut by_service: HashMap<ServiceId, Vec<&EndpointSlice>> = HashMap::new();
     for slice in slices {
         for id in owners(slice) {
@@ -85,24 +88,31 @@ pub(crate) fn index(
         }
     }
     let none = Vec::new();
-    let mut sets = HashMap::new();
+    let mut tcp = HashMap::new();
+    let mut udp = HashMap::new();
     for (id, service) in services.iter() {
         let slices = by_service.get(id).unwrap_or(&none);
-        for port in &service.ports {
+        let add = |sets: &mut Endpoints, port: &PortInfo, transport: &'static str| {
             let id = ServicePort {
                 service: id.clone(),
                 port: port.number,
             };
-            let set = endpoint_set(id.clone(), port, service, slices, pods);
+            let set = endpoint_set(id.clone(), (port, transport), service, slices, pods);
             sets.insert(id, Arc::new(set));
+        };
+        for port in &service.ports {
+            add(&mut tcp, port, "TCP");
+        }
+        for port in &service.udp {
+            add(&mut udp, port, "UDP");
         }
     }
-    sets
+    (tcp, udp)
 }
 
 fn endpoint_set(
     id: ServicePort,
-    port: &PortInfo,
+    (port, transport): (&PortInfo, &str),
     service: &ServiceInfo,
     slices: &[&EndpointSlice],
     pods: &Pods,
@@ -116,7 +126,7 @@ fn endpoint_set(
             ports,
             endpoints,
         } = slice;
-        let Some(number) = target_port(ports, &port.name) else {
+        let Some(number) = target_port(ports, &port.name, transport) else {
             continue;
         };
         let from_a_cluster = metadata.labels.contains_key(SOURCE_CLUSTER);
@@ -147,7 +157,11 @@ fn endpoint_set(
     let endpoints = one_family(chosen, service.prefers_ipv6)
         .map(|address| Endpoint {
             address,
-            identity: pods.identity(&address.ip()).cloned(),
+            // The mesh carries no datagrams.
+            identity: pods
+                .identity(&address.ip())
+                .filter(|_| transport == "TCP")
+                .cloned(),
         })
         .collect();
     EndpointSet {
@@ -182,15 +196,15 @@ fn is_known(target: Option<&TargetRef>, address: &IpAddr, pods: &Pods) -> bool {
 }
 
 /// The slice's port of the Service port's name.
-fn target_port(ports: &[SlicePort], wanted: &str) -> Option<u16> {
+fn target_port(ports: &[SlicePort], wanted: &str, transport: &str) -> Option<u16> {
     ports.iter().find_map(|entry| {
         let SlicePort {
             name,
             protocol,
             port,
         } = entry;
-        let tcp = matches!(protocol.as_str(), "" | "TCP");
-        (tcp && name == wanted).then(|| port_number((*port)?))?
+        let protocol = if protocol.is_empty() { "TCP" } else { protocol };
+        (protocol == transport && name == wanted).then(|| port_number((*port)?))?
     })
 }
 

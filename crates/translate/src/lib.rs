@@ -1,4 +1,4 @@
-//! Kubernetes objects -> the mesh and the status of every route; the mesh and a client -> its resources.
+//! Kubernetes objects -> the mesh, its gateways and the status of every object; the mesh and a client -> its resources.
 //!
 //! Pure: no client, clock or async. Whatever users write yields a mesh and conditions, never an error.
 //!
@@ -18,12 +18,12 @@ mod services;
 mod status;
 mod views;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use attach::Attachments;
+use attach::{Attachments, has_service};
 use modes::Modes;
-use routes::Route;
+use routes::{Resolver, Route};
 use services::Services;
 use weft_ir::{Mode, RouteKind, TrustDomain};
 
@@ -102,58 +102,27 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
         endpoint_slices,
         pods,
         namespaces,
-        http_routes,
-        grpc_routes,
-        tls_routes,
-        tcp_routes,
-        udp_routes: _,
-        gateway_classes,
-        gateways,
-        listener_sets: _,
-        reference_grants: _,
-        backend_tls_policies: _,
-        secrets: _,
-        config_maps: _,
+        ..
     } = objects;
-    let classes = gateways::classes(gateway_classes, &settings.gateway_controller_name);
-    let gateways = gateways::gateways(gateways, &classes);
+    let classes = gateways::classes(&objects.gateway_classes, &settings.gateway_controller_name);
+    let gateways = gateways::gateways(&objects.gateways, &classes);
     let accounts = gateways::accounts(&gateways);
+
     let services = Services::new(services, service_imports.as_deref());
     let mut modes = Modes::new(settings.mode, namespaces);
     let pods = pods::index(pods, settings, &accounts, &mut modes);
-    let endpoints = endpoints::index(&services, endpoint_slices, &pods);
+    let (endpoints, datagrams) = endpoints::index(&services, endpoint_slices, &pods);
     let leaving = endpoints::leaving(&services, endpoint_slices, &pods);
 
-    let http = http_routes
-        .iter()
-        .filter_map(|of| Route::http(of, &services));
-    let grpc = grpc_routes
-        .iter()
-        .filter_map(|of| Route::grpc(of, &services));
-    let tls = tls_routes.iter().filter_map(|of| Route::tls(of, &services));
-    let tcp = tcp_routes.iter().filter_map(|of| Route::tcp(of, &services));
-    let mut routes: Vec<_> = http
-        .chain(grpc)
-        .chain(tls)
-        .chain(tcp)
-        .map(|route| {
-            let attachments = attach::attachments(&route, &services);
-            (route, attachments)
-        })
-        .filter(|(_, attachments)| !attachments.is_empty())
-        .collect();
-    // The order that decides ties between routes (specification of `HTTPRouteRule.matches`).
-    routes.sort_by_cached_key(|(route, _)| {
-        let age = route.meta.creation_timestamp.clone();
-        (age, format!("{}/{}", route.id.namespace, route.id.name))
-    });
+    let routes = mesh_routes(objects, &services);
     let attached = Attachments::new(&routes);
-
     let addresses = views::views(&services, &routes, &attached);
-    let mut statuses: Vec<RouteStatus> = (0..routes.len())
+    let statuses = (0..routes.len())
         .filter_map(|place| status::route_status(place, &routes, &attached))
         .collect();
-    statuses.sort_by(|a, b| status_order(a).cmp(&status_order(b)));
+
+    let ours = (&classes, &gateways);
+    let outcome = gateways::translate(objects, ours, &services, (&endpoints, datagrams));
     Translation {
         mesh: Mesh {
             addresses,
@@ -161,27 +130,54 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
             pods: pods.by_address,
             workloads: pods.workloads,
             leaving,
-            gateways: HashMap::new(),
-            gateway_endpoints: HashMap::new(),
+            gateways: outcome.views,
+            gateway_endpoints: outcome.endpoints,
             gateway_pods: pods.gateways,
         },
-        statuses,
-        gateway_classes: Vec::new(),
-        gateways: Vec::new(),
-        listener_sets: Vec::new(),
-        policies: Vec::new(),
-        provisions: Vec::new(),
+        statuses: status::merge(statuses, outcome.routes),
+        gateway_classes: outcome.classes,
+        gateways: outcome.gateways,
+        listener_sets: outcome.listener_sets,
+        policies: outcome.policies,
+        provisions: outcome.provisions,
         warnings: modes.warnings,
     }
 }
 
-fn status_order(status: &RouteStatus) -> (u8, &str, &str) {
-    let kind = match status.kind {
-        RouteKind::Http => 0,
-        RouteKind::Grpc => 1,
-        RouteKind::Tls => 2,
-        RouteKind::Tcp => 3,
-        RouteKind::Udp => 4,
+/// The routes that have a Service as a parent, in the order that decides ties.
+fn mesh_routes<'a>(
+    objects: &'a Objects,
+    services: &Services,
+) -> Vec<(Route<'a>, Vec<attach::Attachment<'a>>)> {
+    let resolver = Resolver {
+        services,
+        gateway: None,
     };
-    (kind, &status.namespace, &status.name)
+    let http = objects.http_routes.iter().filter_map(|of| {
+        let spec = of.spec.as_ref().ok()?;
+        has_service(&spec.parent_refs).then(|| Route::http(of, resolver))?
+    });
+    let grpc = objects.grpc_routes.iter().filter_map(|of| {
+        let spec = of.spec.as_ref().ok()?;
+        has_service(&spec.parent_refs).then(|| Route::grpc(of, resolver))?
+    });
+    let tls = objects.tls_routes.iter().filter_map(|of| {
+        let spec = of.spec.as_ref().ok()?;
+        has_service(&spec.parent_refs).then(|| Route::tls(of, resolver))?
+    });
+    let tcp = objects.tcp_routes.iter().filter_map(|of| {
+        let spec = of.spec.as_ref().ok()?;
+        has_service(&spec.parent_refs).then(|| Route::bytes(RouteKind::Tcp, of, resolver))?
+    });
+    let mut routes: Vec<_> = http
+        .chain(grpc)
+        .chain(tls)
+        .chain(tcp)
+        .map(|route| {
+            let attachments = attach::attachments(&route, services);
+            (route, attachments)
+        })
+        .collect();
+    routes.sort_by_cached_key(|(route, _)| route.tie_order());
+    routes
 }

@@ -23,6 +23,7 @@ pub(crate) struct ServiceInfo {
     pub(crate) frontend: Frontend,
     /// TCP ports alone.
     pub(crate) ports: Vec<PortInfo>,
+    pub(crate) udp: Vec<PortInfo>,
     /// Ports of other transports, for messages.
     other_ports: Vec<(u16, String)>,
     /// Whether IPv6 is the first of its families.
@@ -119,6 +120,7 @@ impl ServiceInfo {
             _ => false,
         };
         let mut tcp = Vec::new();
+        let mut udp = Vec::new();
         let mut other_ports = Vec::new();
         for spec in ports {
             let ServicePortSpec {
@@ -138,12 +140,20 @@ impl ServiceInfo {
                     protocol: protocol(app_protocol, name),
                 });
             } else {
+                if transport == "UDP" {
+                    udp.push(PortInfo {
+                        number,
+                        name: name.clone(),
+                        protocol: Protocol::Tcp,
+                    });
+                }
                 other_ports.push((number, transport.clone()));
             }
         }
         Self {
             frontend,
             ports: tcp,
+            udp,
             other_ports,
             prefers_ipv6,
         }
@@ -151,6 +161,13 @@ impl ServiceInfo {
 
     pub(crate) fn port(&self, number: i64) -> Option<&PortInfo> {
         self.ports
+            .iter()
+            .find(|port| i64::from(port.number) == number)
+    }
+
+    /// As [`ServiceInfo::port`], of UDP.
+    pub(crate) fn udp_port(&self, number: i64) -> Option<&PortInfo> {
+        self.udp
             .iter()
             .find(|port| i64::from(port.number) == number)
     }

@@ -2,11 +2,14 @@
 //!
 //! Source: the comments of `RouteConditionType` in Gateway API's `shared_types.go`.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use weft_ir::{RouteKind, ServicePort};
 
 use crate::attach::{Attachment, Attachments};
 use crate::objects::ParentRef;
-use crate::routes::{Fault, Route};
+use crate::routes::{Fault, Report, Route};
 
 /// Bytes that a message may have; the API server takes 32 KiB.
 const MESSAGE_LIMIT: usize = 8192;
@@ -50,12 +53,49 @@ pub struct Condition {
     pub message: String,
 }
 
+/// The statuses of both, one for each route, by kind, namespace and name.
+pub(crate) fn merge(mesh: Vec<Placed>, gateways: Vec<Placed>) -> Vec<RouteStatus> {
+    let mut all: BTreeMap<_, Placed> = BTreeMap::new();
+    for (status, places) in mesh.into_iter().chain(gateways) {
+        let key = (
+            status_order(status.kind),
+            status.namespace.clone(),
+            status.name.clone(),
+        );
+        match all.entry(key) {
+            Entry::Vacant(free) => drop(free.insert((status, places))),
+            Entry::Occupied(mut taken) => {
+                let (first, taken) = taken.get_mut();
+                let own = taken.drain(..).zip(first.parents.drain(..));
+                let mut parents: Vec<_> =
+                    own.chain(places.into_iter().zip(status.parents)).collect();
+                parents.sort_by_key(|(place, _)| *place);
+                (*taken, first.parents) = parents.into_iter().unzip();
+            }
+        }
+    }
+    all.into_values().map(|(status, _)| status).collect()
+}
+
+/// With the places of the parents' references in the route.
+pub(crate) type Placed = (RouteStatus, Vec<usize>);
+
+fn status_order(kind: RouteKind) -> u8 {
+    match kind {
+        RouteKind::Http => 0,
+        RouteKind::Grpc => 1,
+        RouteKind::Tls => 2,
+        RouteKind::Tcp => 3,
+        RouteKind::Udp => 4,
+    }
+}
+
 /// The status of the route at `place`; `None` when none of its parents is ours.
 pub(crate) fn route_status(
     place: usize,
     routes: &[(Route<'_>, Vec<Attachment<'_>>)],
     attached: &Attachments,
-) -> Option<RouteStatus> {
+) -> Option<Placed> {
     let (route, attachments) = &routes[place];
     if attachments.is_empty() {
         return None;
@@ -65,13 +105,14 @@ pub(crate) fn route_status(
         controller: Controller::Mesh,
         conditions: conditions(place, attachment, routes, attached),
     });
-    Some(RouteStatus {
+    let status = RouteStatus {
         kind: route.id.kind,
         namespace: route.id.namespace.to_string(),
         name: route.id.name.to_string(),
         generation: route.meta.generation,
         parents: parents.collect(),
-    })
+    };
+    Some((status, attachments.iter().map(|of| of.place).collect()))
 }
 
 fn conditions(
@@ -82,29 +123,59 @@ fn conditions(
 ) -> Vec<Condition> {
     let route = &routes[place].0;
     let accepted = accepted(place, attachment, routes, attached);
-    let faults = &route.report.faults;
-    let mut conditions = vec![resolved_refs(&route.report.unresolved)];
-    if accepted.status && !faults.is_empty() {
-        let rules = route.report.faulty_rules();
-        let why = join(faults.iter().map(|(_, fault)| fault));
-        let wrong = match route.id.kind {
-            RouteKind::Grpc | RouteKind::Http => "answered with 500",
-            RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => {
-                "without effect, or its connections are closed"
-            }
-        };
-        let message = format!(
-            "Dropped Rule {rules}: what is wrong there is {wrong}, all else is in force. {why}"
-        );
-        conditions.push(condition(
-            "PartiallyInvalid",
-            true,
-            "UnsupportedValue",
-            message,
-        ));
+    let mut conditions = vec![resolved_refs(&route.report)];
+    if accepted.status {
+        conditions.extend(partially_invalid(route));
     }
     conditions.insert(0, accepted);
     conditions
+}
+
+/// What does not work of a route that works otherwise.
+pub(crate) fn partially_invalid(route: &Route<'_>) -> Option<Condition> {
+    let faults = &route.report.faults;
+    if faults.is_empty() {
+        return None;
+    }
+    let rules = route.report.faulty_rules();
+    let why = join(faults.iter().map(|(_, fault)| fault));
+    let wrong = match route.id.kind {
+        RouteKind::Grpc | RouteKind::Http => "answered with 500",
+        RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => {
+            "without effect, or its connections are closed"
+        }
+    };
+    let message = format!(
+        "Dropped Rule {rules}: what is wrong there is {wrong}, all else is in force. {why}"
+    );
+    Some(condition(
+        "PartiallyInvalid",
+        true,
+        "UnsupportedValue",
+        message,
+    ))
+}
+
+/// Errors where nothing in the route works as it was meant.
+pub(crate) fn works(route: &Route<'_>) -> Result<(), Condition> {
+    let faults = &route.report.faults;
+    let (Some((_, first)), false) = (faults.first(), route.rules.work()) else {
+        return Ok(());
+    };
+    let why = join(faults.iter().map(|(_, fault)| fault));
+    let message = format!(
+        "no rule is valid, so that {}. {why}",
+        without_rule(route.id.kind)
+    );
+    Err(condition("Accepted", false, first.reason, message))
+}
+
+/// For messages: what has no effect, though nothing is wrong.
+pub(crate) fn ignored(route: &Route<'_>) -> String {
+    match route.report.ignored.as_slice() {
+        [] => String::new(),
+        fields => format!("; not supported and without effect: {}", fields.join(", ")),
+    }
 }
 
 /// In order: no such parent, given way to another kind of route, nothing in it that works.
@@ -128,15 +199,8 @@ fn accepted(
             format!("{}: {why}", precedence(route.id.kind)),
         );
     }
-    let works = route.rules.work();
-    let faults = &route.report.faults;
-    if let (Some((_, first)), false) = (faults.first(), works) {
-        let why = join(faults.iter().map(|(_, fault)| fault));
-        let message = format!(
-            "no rule is valid, so that {}. {why}",
-            without_rule(route.id.kind)
-        );
-        return refused(first.reason, message);
+    if let Err(condition) = works(route) {
+        return condition;
     }
     let mut message = "the route is in force".to_owned();
     if !lost.is_empty() {
@@ -144,10 +208,7 @@ fn accepted(
         let precedence = precedence(route.id.kind);
         message += &format!(", but not where {precedence}: {why}");
     }
-    if !route.report.ignored.is_empty() {
-        let fields = route.report.ignored.join(", ");
-        message += &format!("; not supported and without effect: {fields}");
-    }
+    message += &ignored(route);
     condition("Accepted", true, "Accepted", message)
 }
 
@@ -184,15 +245,23 @@ fn without_rule(kind: RouteKind) -> &'static str {
     }
 }
 
-fn resolved_refs(unresolved: &[Fault]) -> Condition {
-    match unresolved.first() {
-        None => condition(
-            "ResolvedRefs",
-            true,
-            "ResolvedRefs",
-            "every backend was found".to_owned(),
-        ),
-        Some(first) => condition("ResolvedRefs", false, first.reason, join(unresolved.iter())),
+pub(crate) fn resolved_refs(report: &Report) -> Condition {
+    match report.unresolved.first() {
+        None => {
+            let mut message = "every backend was found".to_owned();
+            if !report.idle.is_empty() {
+                let idle: Vec<String> = report.idle.iter().map(ServicePort::to_string).collect();
+                message += &format!(
+                    "; without a ready endpoint: {}; check that the selector finds pods and that they are ready",
+                    idle.join(", ")
+                );
+            }
+            condition("ResolvedRefs", true, "ResolvedRefs", message)
+        }
+        Some(first) => {
+            let why = join(report.unresolved.iter());
+            condition("ResolvedRefs", false, first.reason, why)
+        }
     }
 }
 
@@ -211,7 +280,7 @@ pub(crate) fn condition(kind: &str, status: bool, reason: &str, mut message: Str
     }
 }
 
-fn join<'a>(faults: impl Iterator<Item = &'a Fault>) -> String {
+pub(crate) fn join<'a>(faults: impl Iterator<Item = &'a Fault>) -> String {
     let texts: Vec<&str> = faults.map(|fault| fault.text.as_str()).collect();
     texts.join("; ")
 }

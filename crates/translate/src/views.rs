@@ -78,7 +78,7 @@ fn routing(members: &BTreeSet<usize>, routes: &Routes<'_>) -> Routing {
     let rules = || -> Vec<Rule> {
         let rules = of_kind().flat_map(|route| match &route.rules {
             Rules::Requests(rules) => rules.as_slice(),
-            Rules::Tls(_) | Rules::Tcp(_) => &[],
+            Rules::Tls(_) | Rules::Bytes(_) => &[],
         });
         rules.map(|compiled| compiled.rule.clone()).collect()
     };
@@ -88,12 +88,12 @@ fn routing(members: &BTreeSet<usize>, routes: &Routes<'_>) -> Routing {
         Rules::Tls(_) => {
             let rules = of_kind().filter_map(|route| match &route.rules {
                 Rules::Tls(rule) => rule.as_ref(),
-                Rules::Requests(_) | Rules::Tcp(_) => None,
+                Rules::Requests(_) | Rules::Bytes(_) => None,
             });
             Routing::Tls(rules.map(|compiled| compiled.rule.clone()).collect())
         }
         // Nothing tells connections apart: the first route takes all.
-        Rules::Tcp(compiled) => Routing::Tcp(compiled.rule.clone()),
+        Rules::Bytes(compiled) => Routing::Tcp(compiled.rule.clone()),
     }
 }
 

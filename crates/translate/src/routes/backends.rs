@@ -6,11 +6,15 @@
 
 use std::sync::Arc;
 
-use weft_ir::{Backend, Filter, Protocol, ServiceId, ServiceKind, ServicePort, WeightedBackend};
+use weft_ir::{
+    Backend, Filter, Protocol, RouteId, RouteKind, ServiceId, ServiceKind, ServicePort,
+    WeightedBackend,
+};
 
 use super::report::{Fault, Report};
+use crate::gateways::{Grants, Known, Policies, Referent, Referrer};
 use crate::objects::{BackendObjectRef, BackendRef, Lenient};
-use crate::services::{Frontend, ServiceInfo, Services, port_number};
+use crate::services::{Frontend, PortInfo, ServiceInfo, Services, port_number};
 
 /// The group of ServiceImports.
 const MULTI_CLUSTER: &str = "multicluster.x-k8s.io";
@@ -18,11 +22,27 @@ const MULTI_CLUSTER: &str = "multicluster.x-k8s.io";
 /// The largest weight that the specification allows.
 const MAX_WEIGHT: i64 = 1_000_000;
 
+/// What backendRefs are looked up in.
+#[derive(Clone, Copy)]
+pub(crate) struct Resolver<'a> {
+    pub(crate) services: &'a Services,
+    /// `None`: for Service parents, which need no ReferenceGrant and know no BackendTLSPolicy.
+    pub(crate) gateway: Option<GatewayRules<'a>>,
+}
+
+/// What holds for the backends of Gateways besides.
+#[derive(Clone, Copy)]
+pub(crate) struct GatewayRules<'a> {
+    pub(crate) grants: &'a Grants<'a>,
+    pub(crate) policies: &'a Policies<'a>,
+    pub(crate) endpoints: Known<'a>,
+}
+
 /// Where the backendRefs of a rule stand.
 pub(super) struct Context<'a> {
-    pub(super) namespace: &'a str,
+    pub(super) route: &'a RouteId,
     pub(super) rule: u32,
-    pub(super) services: &'a Services,
+    pub(super) resolver: Resolver<'a>,
 }
 
 pub(super) struct Backends {
@@ -36,9 +56,10 @@ type FilterReader<F> =
 
 /// What is sent to backends: their Service ports may say that they speak something else.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Carries {
+pub(super) enum Carries {
     Requests,
     Bytes,
+    Datagrams,
 }
 
 /// The backends of a rule for requests.
@@ -51,14 +72,18 @@ pub(super) fn backends<F>(
     all_backends(refs, context, read_filters, Carries::Requests, report)
 }
 
-/// The backends of a rule for connections: whatever they speak.
+/// The backends of a rule for connections or datagrams: whatever they speak.
 pub(super) fn byte_backends<F>(
     refs: &[Lenient<BackendRef<F>>],
     context: &Context<'_>,
     read_filters: FilterReader<F>,
     report: &mut Report,
 ) -> Backends {
-    all_backends(refs, context, read_filters, Carries::Bytes, report)
+    let carries = match context.route.kind {
+        RouteKind::Udp => Carries::Datagrams,
+        _ => Carries::Bytes,
+    };
+    all_backends(refs, context, read_filters, carries, report)
 }
 
 fn all_backends<F>(
@@ -125,8 +150,9 @@ fn backend<F>(
         namespace: namespace.as_deref(),
         port: *port,
     };
-    let backend = match resolve(&named, at, context, carries) {
-        Ok(port) => Backend::Service(port),
+    let backend = match resolve(&named, at, context, carries, report) {
+        Ok(Ok(port)) => Backend::Service(port),
+        Ok(Err(why)) => Backend::Invalid(why),
         Err(fault) => {
             let reason = Arc::from(&*fault.text);
             report.unresolved.push(fault);
@@ -157,12 +183,13 @@ struct Named<'a> {
     port: Option<i64>,
 }
 
-/// The Service port that a reference without weight and filters means.
+/// As [`resolve`], of a reference without weight and filters.
 pub(super) fn resolve_object(
     spec: &BackendObjectRef,
     at: &str,
     context: &Context<'_>,
-) -> Result<ServicePort, Fault> {
+    report: &mut Report,
+) -> Result<Resolved, Fault> {
     let BackendObjectRef {
         group,
         kind,
@@ -177,15 +204,19 @@ pub(super) fn resolve_object(
         namespace: namespace.as_deref(),
         port: *port,
     };
-    resolve(&named, at, context, Carries::Requests)
+    resolve(&named, at, context, Carries::Requests, report)
 }
+
+/// The Service port that is meant, or why nothing may be sent to it, which is no fault of the reference.
+type Resolved = Result<ServicePort, Arc<str>>;
 
 fn resolve(
     named: &Named<'_>,
     at: &str,
     context: &Context<'_>,
     carries: Carries,
-) -> Result<ServicePort, Fault> {
+    report: &mut Report,
+) -> Result<Resolved, Fault> {
     let Named {
         group,
         kind,
@@ -193,15 +224,19 @@ fn resolve(
         namespace,
         port,
     } = *named;
-    let kind = service_kind(group, kind.unwrap_or("Service"), context.services)
+    let kind = service_kind(group, kind.unwrap_or("Service"), context.resolver.services)
         .map_err(|why| unresolved("InvalidKind", at, &why))?;
     let namespace = namespace.filter(|named| !named.is_empty());
     let id = ServiceId {
         kind,
-        namespace: namespace.unwrap_or(context.namespace).to_owned(),
+        namespace: namespace.unwrap_or(&context.route.namespace).to_owned(),
         name: name.to_owned(),
     };
-    let Some(service) = context.services.get(&id) else {
+    if let Some(rules) = context.resolver.gateway {
+        permit(&id, context.route, rules.grants)
+            .map_err(|why| unresolved("RefNotPermitted", at, &why))?;
+    }
+    let Some(service) = context.resolver.services.get(&id) else {
         let why = format!("there is no {}", id.with_kind());
         return Err(unresolved("BackendNotFound", at, &why));
     };
@@ -212,7 +247,43 @@ fn resolve(
         );
         return Err(unresolved("InvalidKind", at, &why));
     }
-    resolve_port(id, service, port, at, carries)
+    let info = resolve_port(&id, service, port, at, carries)?;
+    let port = ServicePort {
+        service: id,
+        port: info.number,
+    };
+    let Some(rules) = context.resolver.gateway else {
+        return check_protocol(&port, info, at, carries).map(|()| Ok(port));
+    };
+    report.targets.insert(port.clone());
+    match rules.policies.of(&port.service, info) {
+        Some(Err(why)) => return Ok(Err(Arc::clone(why))),
+        Some(Ok(_)) if info.protocol == Protocol::Tls => {}
+        Some(Ok(_)) | None => check_protocol(&port, info, at, carries)?,
+    }
+    if rules.endpoints.is_idle(&port) {
+        report.idle.insert(port.clone());
+    }
+    Ok(Ok(port))
+}
+
+/// References of Gateways' routes over the border of a namespace need a ReferenceGrant.
+fn permit(id: &ServiceId, route: &RouteId, grants: &Grants<'_>) -> Result<(), String> {
+    let (group, kind) = match id.kind {
+        ServiceKind::Service => ("", "Service"),
+        ServiceKind::Import => (MULTI_CLUSTER, "ServiceImport"),
+    };
+    let from = Referrer {
+        kind: &route.kind.to_string(),
+        namespace: &route.namespace,
+    };
+    let to = Referent {
+        group,
+        kind,
+        namespace: &id.namespace,
+        name: &id.name,
+    };
+    grants.check(from, to)
 }
 
 /// Errors with what backends may be.
@@ -234,42 +305,61 @@ fn service_kind(group: &str, kind: &str, services: &Services) -> Result<ServiceK
     }
 }
 
-fn resolve_port(
-    id: ServiceId,
-    service: &ServiceInfo,
+fn resolve_port<'s>(
+    id: &ServiceId,
+    service: &'s ServiceInfo,
     port: Option<i64>,
     at: &str,
     carries: Carries,
-) -> Result<ServicePort, Fault> {
+) -> Result<&'s PortInfo, Fault> {
     let has = service.describe_ports();
     let named = id.with_kind();
     let Some(number) = port else {
         let why = format!("port is missing; {named} has {has}");
         return Err(unresolved("BackendNotFound", at, &why));
     };
-    let Some(info) = service.port(number) else {
-        let why = match port_number(number).and_then(|number| service.other_transport(number)) {
-            Some(transport) => {
-                let why = format!("port {number} of {named} is {transport}, not TCP");
-                return Err(unresolved("UnsupportedProtocol", at, &why));
-            }
-            None => format!("{named} has no port {number}; it has {has}"),
-        };
-        return Err(unresolved("BackendNotFound", at, &why));
+    let (found, wanted) = match carries {
+        Carries::Datagrams => (service.udp_port(number), "UDP"),
+        Carries::Requests | Carries::Bytes => (service.port(number), "TCP"),
     };
+    if let Some(info) = found {
+        return Ok(info);
+    }
+    let other = match carries {
+        Carries::Datagrams => service.port(number).map(|_| "TCP"),
+        Carries::Requests | Carries::Bytes => None,
+    };
+    let number_if_any = port_number(number);
+    let other = other.or_else(|| service.other_transport(number_if_any?));
+    Err(match other {
+        Some(transport) => {
+            let why = format!("port {number} of {named} is {transport}, not {wanted}");
+            unresolved("UnsupportedProtocol", at, &why)
+        }
+        None => {
+            let why = format!("{named} has no port {number}; it has {has}");
+            unresolved("BackendNotFound", at, &why)
+        }
+    })
+}
+
+/// Whether requests can be sent to what the port says it speaks.
+fn check_protocol(
+    port: &ServicePort,
+    info: &PortInfo,
+    at: &str,
+    carries: Carries,
+) -> Result<(), Fault> {
     let speaks = match info.protocol {
         Protocol::Tls if carries == Carries::Requests => "TLS of the application's own",
         Protocol::Tcp if carries == Carries::Requests => "opaque TCP",
-        _ => {
-            return Ok(ServicePort {
-                service: id,
-                port: info.number,
-            });
-        }
+        _ => return Ok(()),
     };
     let why = format!(
-        "port {number} of {named} speaks {speaks} by its appProtocol or name, so HTTP cannot be sent to it; set \
-         appProtocol: http if it speaks HTTP"
+        "port {} of {} speaks {speaks} by its appProtocol or name, so HTTP cannot be sent to it; set \
+         appProtocol: http if it speaks HTTP",
+        port.port,
+        port.service.with_kind()
     );
     Err(unresolved("UnsupportedProtocol", at, &why))
 }

@@ -1,17 +1,17 @@
-//! Rules of TLSRoutes and TCPRoutes: backends by weight, and the names of servers.
+//! Rules of TLSRoutes, TCPRoutes and UDPRoutes: backends by weight, and the names of servers.
 //!
-//! Source: `TLSRouteSpec`, `TCPRouteSpec`; both have one rule. GEP-1294 leaves the meaning of `hostnames` under a
+//! Source: `TLSRouteSpec`, `TCPRouteSpec`, `UDPRouteSpec`; each has one rule. GEP-1294 leaves the meaning of `hostnames` under a
 //! Service open; here they are what a TLSRoute means by them anywhere: the names in the ClientHello.
 
 use std::sync::Arc;
 
 use serde::de::IgnoredAny;
-use weft_ir::{ConnectionRule, Filter, HostPattern, RouteId, TlsRule};
+use weft_ir::{ConnectionRule, Filter, RouteId, TlsRule};
 
-use super::backends::{Context, byte_backends};
+use super::backends::{Context, Resolver, byte_backends};
 use super::report::{Fault, Report};
+use super::values::host_patterns;
 use crate::objects::{ByteRule, Lenient, TlsRouteSpec};
-use crate::services::Services;
 
 /// The rule of a route of connections.
 #[derive(Debug)]
@@ -25,11 +25,11 @@ pub(crate) struct CompiledConnections<R> {
 pub(super) fn tls_rule(
     id: &RouteId,
     spec: &TlsRouteSpec,
-    services: &Services,
+    resolver: Resolver<'_>,
     report: &mut Report,
 ) -> Option<CompiledConnections<TlsRule>> {
     let hostnames = host_patterns(&spec.hostnames, report);
-    let CompiledConnections { rule, works } = rule(id, &spec.rules, services, report);
+    let CompiledConnections { rule, works } = rule(id, &spec.rules, resolver, report);
     let takes_some = spec.hostnames.is_empty() || !hostnames.is_empty();
     takes_some.then_some(CompiledConnections {
         rule: TlsRule { hostnames, rule },
@@ -41,16 +41,16 @@ pub(super) fn tls_rule(
 pub(super) fn rule(
     id: &RouteId,
     specs: &[Lenient<ByteRule>],
-    services: &Services,
+    resolver: Resolver<'_>,
     report: &mut Report,
 ) -> CompiledConnections<ConnectionRule> {
     let further = 1..specs.len();
     let ignored = further.map(|place| format!("rules[{place}]"));
     report.ignored.extend(ignored);
     let context = Context {
-        namespace: &id.namespace,
+        route: id,
         rule: 0,
-        services,
+        resolver,
     };
     let (name, backends, works) = match specs.first().map(Lenient::as_ref) {
         Some(Ok(ByteRule { name, backend_refs })) => {
@@ -78,23 +78,6 @@ pub(super) fn rule(
         backends,
     };
     CompiledConnections { rule, works }
-}
-
-fn host_patterns(specs: &[Lenient<String>], report: &mut Report) -> Vec<HostPattern> {
-    let mut patterns = Vec::with_capacity(specs.len());
-    for (place, spec) in specs.iter().enumerate() {
-        let at = format!("hostnames[{place}]");
-        let parsed = spec.as_ref().map_err(|why| Fault::value(&at, why));
-        let parsed = parsed.and_then(|text| {
-            let pattern = text.parse::<HostPattern>();
-            pattern.map_err(|error| Fault::value(&at, error))
-        });
-        match parsed {
-            Ok(pattern) => patterns.push(pattern),
-            Err(fault) => report.fault(0, fault),
-        }
-    }
-    patterns
 }
 
 /// Bytes have no filters: the field is none of these kinds'.

@@ -362,8 +362,9 @@ fn mirror(
             return Err(Fault::value(at, why));
         }
     };
-    match resolve_object(backend_ref, &format!("{at}.backendRef"), context) {
-        Ok(to) => Ok(Some(Filter::Mirror(Mirror {
+    match resolve_object(backend_ref, &format!("{at}.backendRef"), context, report) {
+        Ok(Err(_)) => Ok(None),
+        Ok(Ok(to)) => Ok(Some(Filter::Mirror(Mirror {
             to,
             numerator,
             denominator,

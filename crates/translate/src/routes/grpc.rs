@@ -7,27 +7,26 @@ use std::sync::Arc;
 use weft_ir::{PathMatch, RequestMatch, RouteId, Rule, Timeouts};
 
 use super::CompiledRule;
-use super::backends::{Context, backends};
+use super::backends::{Context, Resolver, backends};
 use super::filters::grpc_filters;
 use super::http::{nowhere, unreadable};
 use super::report::{Fault, Report};
 use super::values::{header_matches, pattern, unknown};
 use crate::objects::{GrpcMatch, GrpcMethodMatch, GrpcRule, Lenient};
-use crate::services::Services;
 
 pub(super) fn rules(
     id: &RouteId,
     specs: &[Lenient<GrpcRule>],
-    services: &Services,
+    resolver: Resolver<'_>,
     report: &mut Report,
 ) -> Vec<CompiledRule> {
     (0..)
         .zip(specs)
         .map(|(index, spec)| {
             let context = Context {
-                namespace: &id.namespace,
+                route: id,
                 rule: index,
-                services,
+                resolver,
             };
             match spec.as_ref() {
                 Ok(spec) => rule(id, spec, &context, report),

@@ -9,12 +9,11 @@ use http::{Method, StatusCode};
 use weft_ir::{Filter, PathMatch, RequestMatch, Retry, RouteId, Rule, Timeouts};
 
 use super::CompiledRule;
-use super::backends::{Backends, Context, backends};
+use super::backends::{Backends, Context, Resolver, backends};
 use super::filters::{http_filters, replaces_prefix};
 use super::report::{Fault, Report};
 use super::values::{duration, header_matches, pattern, query_matches, unknown};
 use crate::objects::{HttpMatch, HttpPathMatch, HttpRetry, HttpRule, HttpTimeouts, Lenient};
-use crate::services::Services;
 
 /// The methods that the specification knows.
 pub(super) const METHODS: [Method; 9] = [
@@ -37,16 +36,16 @@ const BACKOFF: Duration = Duration::from_millis(25);
 pub(super) fn rules(
     id: &RouteId,
     specs: &[Lenient<HttpRule>],
-    services: &Services,
+    resolver: Resolver<'_>,
     report: &mut Report,
 ) -> Vec<CompiledRule> {
     (0..)
         .zip(specs)
         .map(|(index, spec)| {
             let context = Context {
-                namespace: &id.namespace,
+                route: id,
                 rule: index,
-                services,
+                resolver,
             };
             match spec.as_ref() {
                 Ok(spec) => rule(id, spec, &context, report),

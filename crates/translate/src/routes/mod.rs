@@ -13,10 +13,11 @@ use std::sync::Arc;
 use weft_ir::{ConnectionRule, RouteId, RouteKind, Rule, TlsRule};
 
 use crate::objects::{GrpcRoute, HttpRoute, Lenient, Meta, ParentRef, TcpRoute, TlsRoute};
-use crate::services::Services;
 
-use connections::CompiledConnections;
+pub(crate) use backends::{GatewayRules, Resolver};
+pub(crate) use connections::CompiledConnections;
 pub(crate) use report::{Fault, Report};
+pub(crate) use values::host_patterns;
 
 /// A route, translated.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct Route<'a> {
     pub(crate) id: RouteId,
     pub(crate) meta: &'a Meta,
     pub(crate) parent_refs: &'a [Lenient<ParentRef>],
+    /// As they stand in the route.
+    pub(crate) hostnames: &'a [Lenient<String>],
     pub(crate) rules: Rules,
     pub(crate) report: Report,
 }
@@ -34,7 +37,7 @@ pub(crate) enum Rules {
     Requests(Vec<CompiledRule>),
     /// `None`: no name of its servers can be read, so that it takes nothing.
     Tls(Option<CompiledConnections<TlsRule>>),
-    Tcp(CompiledConnections<ConnectionRule>),
+    Bytes(CompiledConnections<ConnectionRule>),
 }
 
 impl Rules {
@@ -43,7 +46,7 @@ impl Rules {
         match self {
             Self::Requests(rules) => rules.iter().any(|rule| rule.works),
             Self::Tls(rule) => rule.as_ref().is_some_and(|rule| rule.works),
-            Self::Tcp(rule) => rule.works,
+            Self::Bytes(rule) => rule.works,
         }
     }
 }
@@ -57,67 +60,83 @@ pub(crate) struct CompiledRule {
 
 impl<'a> Route<'a> {
     /// `None` when the object is not even a map: it names no parent then.
-    pub(crate) fn http(route: &'a HttpRoute, services: &Services) -> Option<Self> {
+    pub(crate) fn http(route: &'a HttpRoute, resolver: Resolver<'_>) -> Option<Self> {
         let HttpRoute { metadata, spec } = route;
         let spec = spec.as_ref().ok()?;
         let id = route_id(RouteKind::Http, metadata);
         let mut report = Report::default();
-        let rules = Rules::Requests(http::rules(&id, &spec.rules, services, &mut report));
+        let rules = Rules::Requests(http::rules(&id, &spec.rules, resolver, &mut report));
         Some(Self {
             id,
             meta: metadata,
             parent_refs: &spec.parent_refs,
+            hostnames: &spec.hostnames,
             rules,
             report,
         })
     }
 
     /// As [`Route::http`].
-    pub(crate) fn grpc(route: &'a GrpcRoute, services: &Services) -> Option<Self> {
+    pub(crate) fn grpc(route: &'a GrpcRoute, resolver: Resolver<'_>) -> Option<Self> {
         let GrpcRoute { metadata, spec } = route;
         let spec = spec.as_ref().ok()?;
         let id = route_id(RouteKind::Grpc, metadata);
         let mut report = Report::default();
-        let rules = Rules::Requests(grpc::rules(&id, &spec.rules, services, &mut report));
+        let rules = Rules::Requests(grpc::rules(&id, &spec.rules, resolver, &mut report));
         Some(Self {
             id,
             meta: metadata,
             parent_refs: &spec.parent_refs,
+            hostnames: &spec.hostnames,
             rules,
             report,
         })
     }
 
     /// As [`Route::http`].
-    pub(crate) fn tls(route: &'a TlsRoute, services: &Services) -> Option<Self> {
+    pub(crate) fn tls(route: &'a TlsRoute, resolver: Resolver<'_>) -> Option<Self> {
         let TlsRoute { metadata, spec } = route;
         let spec = spec.as_ref().ok()?;
         let id = route_id(RouteKind::Tls, metadata);
         let mut report = Report::default();
-        let rule = connections::tls_rule(&id, spec, services, &mut report);
+        let rule = connections::tls_rule(&id, spec, resolver, &mut report);
         Some(Self {
             id,
             meta: metadata,
             parent_refs: &spec.parent_refs,
+            hostnames: &spec.hostnames,
             rules: Rules::Tls(rule),
             report,
         })
     }
 
-    /// As [`Route::http`].
-    pub(crate) fn tcp(route: &'a TcpRoute, services: &Services) -> Option<Self> {
+    /// Of a TCPRoute or a UDPRoute. As [`Route::http`].
+    pub(crate) fn bytes(
+        kind: RouteKind,
+        route: &'a TcpRoute,
+        resolver: Resolver<'_>,
+    ) -> Option<Self> {
         let TcpRoute { metadata, spec } = route;
         let spec = spec.as_ref().ok()?;
-        let id = route_id(RouteKind::Tcp, metadata);
+        let id = route_id(kind, metadata);
         let mut report = Report::default();
-        let rule = connections::rule(&id, &spec.rules, services, &mut report);
+        let rule = connections::rule(&id, &spec.rules, resolver, &mut report);
         Some(Self {
             id,
             meta: metadata,
             parent_refs: &spec.parent_refs,
-            rules: Rules::Tcp(rule),
+            hostnames: &[],
+            rules: Rules::Bytes(rule),
             report,
         })
+    }
+}
+
+impl Route<'_> {
+    /// The order that decides ties between routes (specification of `HTTPRouteRule.matches`).
+    pub(crate) fn tie_order(&self) -> (String, String) {
+        let age = self.meta.creation_timestamp.clone();
+        (age, format!("{}/{}", self.id.namespace, self.id.name))
     }
 }
 

@@ -1,6 +1,9 @@
 //! What is wrong with a route, collected while it is translated.
 
+use std::collections::BTreeSet;
 use std::fmt;
+
+use weft_ir::ServicePort;
 
 /// Why a value, a filter or a reference does not count, with its place: `rules[0].filters[1]: ...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,10 @@ pub(crate) struct Report {
     pub(crate) unresolved: Vec<Fault>,
     /// What has no effect, though nothing is wrong.
     pub(crate) ignored: Vec<String>,
+    /// Backends that were found, for Gateways, whether they can be used or not.
+    pub(crate) targets: BTreeSet<ServicePort>,
+    /// Those of them without a ready endpoint.
+    pub(crate) idle: BTreeSet<ServicePort>,
 }
 
 impl Report {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use weft_ir::{HeaderMatch, Pattern, QueryMatch, ValueMatch};
+use weft_ir::{HeaderMatch, HostPattern, Pattern, QueryMatch, ValueMatch};
 
-use super::report::Fault;
-use crate::objects::HttpHeaderMatch;
+use super::report::{Fault, Report};
+use crate::objects::{HttpHeaderMatch, Lenient};
 
 /// A GEP-2257 duration: one to four times a number of up to five digits with `h`, `m`, `s` or `ms`.
 pub(super) fn duration(text: &str) -> Option<Duration> {
@@ -120,6 +120,24 @@ fn value_match(kind: Option<&str>, value: &str, at: &str) -> Result<ValueMatch, 
             "Exact, RegularExpression",
         )),
     }
+}
+
+/// The names of servers that can be read; what cannot is a fault.
+pub(crate) fn host_patterns(specs: &[Lenient<String>], report: &mut Report) -> Vec<HostPattern> {
+    let mut patterns = Vec::with_capacity(specs.len());
+    for (place, spec) in specs.iter().enumerate() {
+        let at = format!("hostnames[{place}]");
+        let parsed = spec.as_ref().map_err(|why| Fault::value(&at, why));
+        let parsed = parsed.and_then(|text| {
+            let pattern = text.parse::<HostPattern>();
+            pattern.map_err(|error| Fault::value(&at, error))
+        });
+        match parsed {
+            Ok(pattern) => patterns.push(pattern),
+            Err(fault) => report.fault(0, fault),
+        }
+    }
+    patterns
 }
 
 /// A word that is none of those that are known.

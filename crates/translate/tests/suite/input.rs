@@ -1,6 +1,10 @@
 //! Objects from a stream of YAML documents, with one document of kind `Ask`: what the test asks of the mesh.
 
+use std::path::Path;
 use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,13 +21,40 @@ pub(crate) struct Ask {
     pub(crate) workloads: Vec<String>,
     /// `shop/reviews:80`, beside those that the destinations refer to.
     pub(crate) endpoints: Vec<String>,
+    /// `edge/public`.
+    pub(crate) gateways: Vec<String>,
 }
 
 pub(crate) fn documents(text: &str) -> Vec<Value> {
     serde_norway::Deserializer::from_str(text)
         .map(|document| Value::deserialize(document).expect("a YAML document"))
         .filter(|document| !document.is_null())
+        .map(|mut document| {
+            fill_in(&mut document);
+            document
+        })
         .collect()
+}
+
+/// In the data of Secrets and ConfigMaps `@FILE` stands for a file of `tests/pki/`, and `@FILE+FILE` for two.
+fn fill_in(document: &mut Value) {
+    let secret = document["kind"] == "Secret";
+    let Some(data) = document.get_mut("data").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for value in data.values_mut() {
+        let Some(files) = value.as_str().and_then(|text| text.strip_prefix('@')) else {
+            continue;
+        };
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pki");
+        let texts = files
+            .split('+')
+            .map(|file| std::fs::read_to_string(folder.join(file)));
+        let text: String = texts
+            .map(|text| text.expect("a file of tests/pki"))
+            .collect();
+        *value = Value::from(if secret { STANDARD.encode(text) } else { text });
+    }
 }
 
 /// Panics on a kind that is not known: a golden file with a slip of the pen would test nothing.

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 
 use serde_norway::{Mapping, Value};
 use weft_ir::{
-    Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, HeaderEdit,
-    Mirror, Mode, PathEdit, PathMatch, ProbeRequest, RequestMatch, Retry, Routing, Rule, Service,
-    ServicePort, Target, Timeouts, TlsRule, ValueMatch, WeightedBackend,
+    Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, GatewayId,
+    HeaderEdit, Mirror, Mode, PathEdit, PathMatch, ProbeRequest, RequestMatch, Retry, Routing,
+    Rule, Service, ServicePort, Target, Timeouts, TlsRule, ValueMatch, WeightedBackend,
 };
-use weft_translate::{Condition, Mesh, ParentStatus, RouteStatus, Translation};
+use weft_translate::{Condition, Controller, Mesh, ParentStatus, RouteStatus, Translation};
 
+use crate::gateways;
 use crate::input::Ask;
 
 /// The answers to `ask`, and every status.
@@ -44,15 +45,35 @@ pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
         let (namespace, name) = question.split_once('/').expect("NAMESPACE/POD");
         workloads.insert(text(question), workload(mesh, namespace, name));
     }
+    let mut views = Mapping::new();
+    for question in &ask.gateways {
+        let (namespace, name) = question.split_once('/').expect("NAMESPACE/GATEWAY");
+        let told = match mesh.gateway(&GatewayId::new(namespace, name)) {
+            None => text("not ours"),
+            Some(view) => {
+                for id in view.references() {
+                    let set = mesh.gateway_endpoints(&id).expect("what is referred to");
+                    let tls = set.tls.as_ref().map(|tls| text(gateways::backend_tls(tls)));
+                    let all = [("tls", tls), ("ready", Some(endpoint_set(&set)))];
+                    let name = format!("{id} ({:?}) for gateways", set.protocol);
+                    endpoints.insert(text(name), fields(all));
+                }
+                gateways::view(&view)
+            }
+        };
+        views.insert(text(question), told);
+    }
     let statuses: Mapping = translation.statuses.iter().map(status).collect();
     let all = [
         ("destinations", destinations),
         ("endpoints", endpoints),
         ("workloads", workloads),
+        ("told", views),
         ("statuses", statuses),
     ];
+    let all = all.into_iter().chain(gateways::statuses(translation));
     let warnings = list(translation.warnings.iter().map(text));
-    let all = all.into_iter().map(|(name, of)| (name, some_mapping(of)));
+    let all = all.map(|(name, of)| (name, some_mapping(of)));
     let whole = fields(all.chain([("warnings", warnings)]));
     serde_norway::to_string(&whole).expect("YAML")
 }
@@ -82,13 +103,13 @@ fn destination(destination: &Destination) -> Value {
     }
 }
 
-fn tls_rule(rule: &TlsRule) -> Value {
+pub(crate) fn tls_rule(rule: &TlsRule) -> Value {
     let TlsRule { hostnames, rule } = rule;
     let hostnames = list(hostnames.iter().map(text));
     connection_rule(rule, Some(hostnames.unwrap_or_else(|| text("any"))))
 }
 
-fn connection_rule(rule: &ConnectionRule, hostnames: Option<Value>) -> Value {
+pub(crate) fn connection_rule(rule: &ConnectionRule, hostnames: Option<Value>) -> Value {
     let ConnectionRule {
         route,
         index,
@@ -104,7 +125,7 @@ fn connection_rule(rule: &ConnectionRule, hostnames: Option<Value>) -> Value {
     ])
 }
 
-fn rule(rule: &Rule) -> Value {
+pub(crate) fn rule(rule: &Rule) -> Value {
     let Rule {
         route,
         index,
@@ -320,6 +341,9 @@ fn workload(mesh: &Mesh, namespace: &str, name: &str) -> Value {
                 };
                 line.push_str(&format!(", plain {asks} on {}", probe.port));
             }
+            if let Some(gateway) = mesh.gateway_of(namespace, name) {
+                line.push_str(&format!(", proxy of Gateway {gateway}"));
+            }
             for port in mesh.leaving(namespace, name).into_iter().flatten() {
                 line.push_str(&format!(", leaving {port}"));
             }
@@ -346,12 +370,24 @@ fn status(status: &RouteStatus) -> (Value, Value) {
 fn parent(parent: &ParentStatus) -> Value {
     let ParentStatus {
         parent_ref,
-        controller: _,
+        controller,
         conditions,
     } = parent;
     let mut all = Mapping::new();
     let parent_ref = serde_json::to_string(parent_ref).expect("JSON");
-    all.insert(text("parent"), text(parent_ref));
+    let name = match controller {
+        Controller::Mesh => "parent",
+        Controller::Gateway => "gateway",
+    };
+    all.insert(text(name), text(parent_ref));
+    if let Value::Mapping(said) = self::conditions(conditions) {
+        all.extend(said);
+    }
+    Value::Mapping(all)
+}
+
+pub(crate) fn conditions(conditions: &[Condition]) -> Value {
+    let mut all = Mapping::new();
     for condition in conditions {
         let Condition {
             kind,
@@ -365,11 +401,11 @@ fn parent(parent: &ParentStatus) -> Value {
     Value::Mapping(all)
 }
 
-fn text(value: impl Display) -> Value {
+pub(crate) fn text(value: impl Display) -> Value {
     Value::String(value.to_string())
 }
 
-fn list(entries: impl Iterator<Item = Value>) -> Option<Value> {
+pub(crate) fn list(entries: impl Iterator<Item = Value>) -> Option<Value> {
     let entries: Vec<Value> = entries.collect();
     (!entries.is_empty()).then_some(Value::Sequence(entries))
 }
@@ -378,12 +414,12 @@ fn some_mapping(of: Mapping) -> Option<Value> {
     (!of.is_empty()).then_some(Value::Mapping(of))
 }
 
-fn field(name: &str, value: Value) -> Value {
+pub(crate) fn field(name: &str, value: Value) -> Value {
     fields([(name, Some(value))])
 }
 
 /// Absent fields are left out.
-fn fields<'a>(fields: impl IntoIterator<Item = (&'a str, Option<Value>)>) -> Value {
+pub(crate) fn fields<'a>(fields: impl IntoIterator<Item = (&'a str, Option<Value>)>) -> Value {
     let present = fields
         .into_iter()
         .filter_map(|(name, value)| Some((text(name), value?)));

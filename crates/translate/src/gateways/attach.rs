@@ -1,0 +1,316 @@
+//! Routes on listeners: which listeners a parentRef means, with which hosts, and why it means none.
+//!
+//! Source: `CommonRouteSpec.parentRefs`, the comments of `RouteConditionReason`; `GRPCRouteSpec.hostnames` on HTTPRoutes
+//! and GRPCRoutes with hosts in common. A Gateway as a parent means its own listeners, not those of its ListenerSets.
+
+use std::collections::{BTreeMap, HashMap};
+
+use weft_ir::{GatewayId, RouteId, RouteKind};
+
+use super::hosts::{Host, RouteHosts, common, intersection};
+use super::listeners::Bound;
+use super::plans::{Plan, gateway_named};
+use super::scopes::Namespaces;
+use super::status::GROUP;
+use crate::objects::{Lenient, Meta, ParentRef};
+use crate::routes::{Fault, Route, host_patterns};
+use crate::status;
+
+/// A listener among those of all Gateways.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ListenerId {
+    pub(crate) gateway: GatewayId,
+    /// The place of the ListenerSet; `None`: the Gateway's own.
+    pub(crate) set: Option<usize>,
+    pub(crate) place: usize,
+}
+
+/// One parentRef of a route that is a Gateway or a ListenerSet of ours.
+#[derive(Debug)]
+pub(crate) struct Attachment<'a> {
+    /// In the route's list.
+    pub(crate) place: usize,
+    pub(crate) parent_ref: &'a ParentRef,
+    pub(crate) gateway: GatewayId,
+    /// With the hosts that the route has there; or why there are none.
+    pub(crate) listeners: Result<Vec<(ListenerId, Vec<Host>)>, Fault>,
+    /// For messages: where an older route has all connections.
+    pub(crate) shadowed: Vec<String>,
+}
+
+pub(crate) type Plans<'a> = BTreeMap<GatewayId, Plan<'a>>;
+
+/// ListenerSets by namespace and name: their Gateway, and their place there.
+pub(crate) type SetIndex<'a> = HashMap<(&'a str, &'a str), (&'a GatewayId, usize)>;
+
+pub(crate) fn set_index<'a>(plans: &'a Plans<'_>) -> SetIndex<'a> {
+    let all = plans.iter().flat_map(|(id, plan)| {
+        plan.sets.iter().enumerate().map(move |(place, set)| {
+            let Meta {
+                namespace, name, ..
+            } = set.meta;
+            ((&**namespace, &**name), (id, place))
+        })
+    });
+    all.collect()
+}
+
+/// Whose listeners a parentRef means.
+pub(crate) enum Parent {
+    Gateway(GatewayId),
+    Set(GatewayId, usize),
+}
+
+/// `None`: it is not ours.
+pub(crate) fn parent(
+    parent_ref: &ParentRef,
+    own: &str,
+    plans: &Plans<'_>,
+    sets: &SetIndex<'_>,
+) -> Option<Parent> {
+    if let Some(id) = gateway_named(parent_ref, own) {
+        return plans.contains_key(&id).then_some(Parent::Gateway(id));
+    }
+    let group = parent_ref.group.as_deref().unwrap_or(GROUP);
+    if group != GROUP || parent_ref.kind.as_deref() != Some("ListenerSet") {
+        return None;
+    }
+    let namespace = parent_ref.namespace.as_deref().filter(|ns| !ns.is_empty());
+    let (id, place) = sets.get(&(namespace.unwrap_or(own), &*parent_ref.name))?;
+    Some(Parent::Set((*id).clone(), *place))
+}
+
+/// The attachments of a route, in the order of its parentRefs; what cannot be read of its hosts becomes its fault.
+pub(crate) fn attachments<'a>(
+    route: &mut Route<'a>,
+    plans: &Plans<'_>,
+    sets: &SetIndex<'_>,
+    namespaces: &Namespaces<'_>,
+) -> Vec<Attachment<'a>> {
+    let hosts = match route.hostnames {
+        [] => RouteHosts::Any,
+        // The rule of a TLSRoute has been read with its names, and their faults told.
+        names if route.id.kind == RouteKind::Tls => {
+            RouteHosts::These(host_patterns(names, &mut crate::routes::Report::default()))
+        }
+        names => RouteHosts::These(host_patterns(names, &mut route.report)),
+    };
+    let route = &*route;
+    let parents = route.parent_refs.iter().enumerate();
+    let parents = parents.filter_map(|(place, entry)| {
+        let Lenient::Valid(parent_ref) = entry else {
+            return None;
+        };
+        let parent = parent(parent_ref, &route.id.namespace, plans, sets)?;
+        let (gateway, set) = match parent {
+            Parent::Gateway(id) => (id, None),
+            Parent::Set(id, set) => (id, Some(set)),
+        };
+        let plan = plans.get(&gateway)?;
+        Some(Attachment {
+            place,
+            parent_ref,
+            listeners: listeners(route, parent_ref, (plan, set), &hosts, namespaces),
+            gateway,
+            shadowed: Vec::new(),
+        })
+    });
+    parents.collect()
+}
+
+/// In the order of the specification's reasons: meant, allowed, with a host in common.
+fn listeners(
+    route: &Route<'_>,
+    parent_ref: &ParentRef,
+    (plan, set): (&Plan<'_>, Option<usize>),
+    hosts: &RouteHosts,
+    namespaces: &Namespaces<'_>,
+) -> Result<Vec<(ListenerId, Vec<Host>)>, Fault> {
+    let refuse = |reason, text| Err(Fault { reason, text });
+    let (bound, whose) = match set.map(|set| &plan.sets[set]) {
+        None => (&plan.own.all, format!("Gateway {}", plan.owned.id)),
+        Some(set) => {
+            let whose = format!("ListenerSet {}/{}", set.meta.namespace, set.meta.name);
+            if let Some(fault) = &set.refused {
+                let why = format!("{whose} is not let in: {}", fault.text);
+                return refuse("NoMatchingParent", why);
+            }
+            (&set.listeners.all, whose)
+        }
+    };
+    let section = parent_ref
+        .section_name
+        .as_deref()
+        .filter(|name| !name.is_empty());
+    let meant: Vec<(usize, &Bound<'_>)> = bound
+        .iter()
+        .enumerate()
+        .filter(|(_, of)| section.is_none_or(|name| of.spec.name == name))
+        .filter(|(_, of)| parent_ref.port.is_none_or(|port| of.spec.port == port))
+        .collect();
+    if meant.is_empty() {
+        let name = section
+            .map(|name| format!(" named {name:?}"))
+            .unwrap_or_default();
+        let port = parent_ref
+            .port
+            .map(|port| format!(" on port {port}"))
+            .unwrap_or_default();
+        let has = describe(bound.iter());
+        return refuse(
+            "NoMatchingParent",
+            format!("{whose} has no listener{name}{port}; it has {has}"),
+        );
+    }
+    let kind = route.id.kind;
+    let lets_in = |of: &Bound<'_>| {
+        let namespace = &*route.id.namespace;
+        of.kinds.contains(&kind) && of.scope.takes(&of.namespace, namespace, namespaces)
+    };
+    let allowed: Vec<_> = meant.iter().filter(|(_, of)| lets_in(of)).collect();
+    if allowed.is_empty() {
+        let why: Vec<String> = meant
+            .iter()
+            .map(|(_, of)| not_let_in(of, &route.id))
+            .collect();
+        return refuse(
+            "NotAllowedByListeners",
+            format!("{whose}: {}", why.join("; ")),
+        );
+    }
+    let fitting: Vec<(ListenerId, Vec<Host>)> = allowed
+        .iter()
+        .filter_map(|(place, of)| {
+            let hostname = match (&of.socket, kind) {
+                (Ok(socket), RouteKind::Http | RouteKind::Grpc | RouteKind::Tls) => {
+                    socket.hostname.as_ref()
+                }
+                _ => None,
+            };
+            let hosts = common(hostname, hosts);
+            let id = ListenerId {
+                gateway: plan.owned.id.clone(),
+                set,
+                place: *place,
+            };
+            (!hosts.is_empty()).then_some((id, hosts))
+        })
+        .collect();
+    if fitting.is_empty() {
+        let have: Vec<String> = allowed
+            .iter()
+            .map(|(_, of)| format!("{} has {}", of.spec.name, of.spec.hostname))
+            .collect();
+        let names = route.hostnames.iter().filter_map(|name| name.as_ref().ok());
+        let names: Vec<&str> = names.map(String::as_str).collect();
+        let why = format!(
+            "no hostname of the route ({}) fits a listener of {whose}: {}",
+            names.join(", "),
+            have.join(", ")
+        );
+        return refuse("NoMatchingListenerHostname", why);
+    }
+    Ok(fitting)
+}
+
+/// Listeners as people know them: `http (HTTP, port 80)`.
+fn describe<'b>(bound: impl Iterator<Item = &'b Bound<'b>>) -> String {
+    let all = bound.map(|of| {
+        format!(
+            "{} ({}, port {})",
+            of.spec.name, of.spec.protocol, of.spec.port
+        )
+    });
+    let all: Vec<String> = all.collect();
+    if all.is_empty() {
+        "none".to_owned()
+    } else {
+        all.join(", ")
+    }
+}
+
+fn not_let_in(of: &Bound<'_>, route: &RouteId) -> String {
+    let name = &of.spec.name;
+    if of.kinds.contains(&route.kind) {
+        let takes = of.scope.describe(&of.namespace);
+        return format!(
+            "listener {name} takes routes {takes}; its allowedRoutes.namespaces would have to let in namespace {}",
+            route.namespace
+        );
+    }
+    let kinds: Vec<String> = of.kinds.iter().map(RouteKind::to_string).collect();
+    let kinds = if kinds.is_empty() {
+        "no routes".to_owned()
+    } else {
+        kinds.join(" and ")
+    };
+    format!(
+        "listener {name} (protocol {}) takes {kinds}, not a {}",
+        of.spec.protocol, route.kind
+    )
+}
+
+/// A route with its attachments.
+pub(crate) type Attached<'a> = (Route<'a>, Vec<Attachment<'a>>);
+
+/// What routes have against each other on one listener. They come in the order that decides: the first stays.
+pub(crate) fn settle(routes: &mut [Attached<'_>]) {
+    let mut requests: HashMap<ListenerId, Vec<(RouteId, Vec<Host>)>> = HashMap::new();
+    let mut bytes: HashMap<ListenerId, RouteId> = HashMap::new();
+    for (route, attachments) in routes {
+        let works = status::works(route).is_ok();
+        for attachment in attachments {
+            let Ok(listeners) = &attachment.listeners else {
+                continue;
+            };
+            match route.id.kind {
+                RouteKind::Http | RouteKind::Grpc => {
+                    if let Some(fault) = other_kind(&route.id, listeners, &requests) {
+                        attachment.listeners = Err(fault);
+                    } else if works {
+                        for (id, hosts) in listeners {
+                            let held = requests.entry(id.clone()).or_default();
+                            held.push((route.id.clone(), hosts.clone()));
+                        }
+                    }
+                }
+                RouteKind::Tcp | RouteKind::Udp => {
+                    for (id, _) in listeners {
+                        let first = bytes.entry(id.clone()).or_insert_with(|| route.id.clone());
+                        if *first != route.id {
+                            attachment.shadowed.push(first.to_string());
+                        }
+                    }
+                }
+                RouteKind::Tls => {}
+            }
+        }
+    }
+}
+
+/// HTTPRoutes and GRPCRoutes cannot share a host of a listener.
+fn other_kind(
+    route: &RouteId,
+    listeners: &[(ListenerId, Vec<Host>)],
+    requests: &HashMap<ListenerId, Vec<(RouteId, Vec<Host>)>>,
+) -> Option<Fault> {
+    let shared =
+        |(one, other): (&Host, &Host)| intersection(one.as_ref(), other.as_ref()).is_some();
+    let clash = listeners.iter().find_map(|(id, hosts)| {
+        let held = requests.get(id)?.iter();
+        let mut others = held.filter(|(other, _)| other.kind != route.kind);
+        others.find(|(_, theirs)| {
+            let mut pairs = hosts
+                .iter()
+                .flat_map(|a| theirs.iter().map(move |b| (a, b)));
+            pairs.any(shared)
+        })
+    });
+    clash.map(|(other, _)| Fault {
+        reason: "Conflicted",
+        text: format!(
+            "{other}, which is older, is attached with a hostname that this {} has too; give the two different hostnames",
+            route.kind
+        ),
+    })
+}

@@ -1,0 +1,204 @@
+//! References to Secrets and ConfigMaps: what they hold, or why they cannot be used.
+//!
+//! Source: `ListenerTLSConfig.certificateRefs`, `FrontendTLSValidation.caCertificateRefs`,
+//! `GatewayBackendTLS.clientCertificateRef`, `BackendTLSPolicyValidation.caCertificateRefs`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use weft_ir::KeyPair;
+
+use super::grants::{Grants, Referent, Referrer};
+use super::pem;
+use crate::objects::{ConfigMap, Lenient, ObjectRef, Secret, SecretData};
+use crate::routes::Fault;
+
+/// Secrets and ConfigMaps by namespace and name.
+#[derive(Debug)]
+pub(crate) struct Data<'a> {
+    secrets: HashMap<(&'a str, &'a str), &'a Secret>,
+    config_maps: HashMap<(&'a str, &'a str), &'a ConfigMap>,
+}
+
+/// The reasons that a place has for what can be wrong with a reference.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reasons {
+    pub(crate) kind: &'static str,
+    pub(crate) referent: &'static str,
+}
+
+/// Of `ListenerTLSConfig.certificateRefs`.
+pub(crate) const CERTIFICATE: Reasons = Reasons {
+    kind: "InvalidCertificateRef",
+    referent: "InvalidCertificateRef",
+};
+/// Of `GatewayBackendTLS.clientCertificateRef`.
+pub(crate) const CLIENT_CERTIFICATE: Reasons = Reasons {
+    kind: "InvalidClientCertificateRef",
+    referent: "InvalidClientCertificateRef",
+};
+/// Of `FrontendTLSValidation.caCertificateRefs`.
+pub(crate) const FRONTEND_CA: Reasons = Reasons {
+    kind: "InvalidCACertificateKind",
+    referent: "InvalidCACertificateRef",
+};
+/// Of `BackendTLSPolicyValidation.caCertificateRefs`.
+pub(crate) const BACKEND_CA: Reasons = Reasons {
+    kind: "InvalidKind",
+    referent: "InvalidCACertificateRef",
+};
+
+impl<'a> Data<'a> {
+    pub(crate) fn new(secrets: &'a [Arc<Secret>], config_maps: &'a [Arc<ConfigMap>]) -> Self {
+        let secrets = secrets.iter().map(|of| {
+            let meta = &of.metadata;
+            ((&*meta.namespace, &*meta.name), of.as_ref())
+        });
+        let config_maps = config_maps.iter().map(|of| {
+            let meta = &of.metadata;
+            ((&*meta.namespace, &*meta.name), of.as_ref())
+        });
+        Self {
+            secrets: secrets.collect(),
+            config_maps: config_maps.collect(),
+        }
+    }
+
+    pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Option<&'a ConfigMap> {
+        self.config_maps.get(&(namespace, name)).copied()
+    }
+}
+
+/// Who refers, and what permits it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a> {
+    pub(crate) data: &'a Data<'a>,
+    pub(crate) grants: &'a Grants<'a>,
+    pub(crate) from: Referrer<'a>,
+}
+
+impl<'a> Reader<'a> {
+    /// The key pair in a Secret.
+    pub(crate) fn key_pair(
+        &self,
+        entry: &Lenient<ObjectRef>,
+        at: &str,
+        reasons: Reasons,
+    ) -> Result<KeyPair, Fault> {
+        let unusable = |why: &str| fault(reasons.referent, at, why);
+        let spec = entry.as_ref().map_err(unusable)?;
+        let (namespace, name) = self.permitted(spec, "Secret", at, reasons)?;
+        let secret = self.data.secrets.get(&(namespace, name));
+        let secret = secret.ok_or_else(|| {
+            unusable(&format!(
+                "there is no Secret {namespace}/{name}; create it with type kubernetes.io/tls"
+            ))
+        })?;
+        let SecretData { chain, key } = &secret.data;
+        let (Some(chain), Some(key)) = (chain, key) else {
+            let missing = if chain.is_none() {
+                "tls.crt"
+            } else {
+                "tls.key"
+            };
+            return Err(unusable(&format!(
+                "Secret {namespace}/{name} has no {missing}; it needs tls.crt and tls.key, as of type kubernetes.io/tls"
+            )));
+        };
+        pem::check_key_pair(&chain.0, &key.0)
+            .map_err(|why| unusable(&format!("Secret {namespace}/{name}: {why}")))?;
+        Ok(KeyPair {
+            chain: Arc::clone(&chain.0),
+            key: Arc::clone(&key.0),
+        })
+    }
+
+    /// The bundles that hold, in one; with what is wrong with the others.
+    pub(crate) fn bundles(
+        &self,
+        entries: &[Lenient<ObjectRef>],
+        at: &str,
+        reasons: Reasons,
+    ) -> (Option<Arc<[u8]>>, Vec<Fault>) {
+        let mut all = String::new();
+        let mut faults = Vec::new();
+        for (place, entry) in entries.iter().enumerate() {
+            match self.bundle(entry, &format!("{at}[{place}]"), reasons) {
+                Ok(pem) => {
+                    all.push_str(pem);
+                    all.push('\n');
+                }
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let bundle = (!all.is_empty()).then(|| Arc::from(all.as_bytes()));
+        (bundle, faults)
+    }
+
+    fn bundle(
+        &self,
+        entry: &Lenient<ObjectRef>,
+        at: &str,
+        reasons: Reasons,
+    ) -> Result<&'a str, Fault> {
+        let unusable = |why: &str| fault(reasons.referent, at, why);
+        let spec = entry.as_ref().map_err(unusable)?;
+        let (namespace, name) = self.permitted(spec, "ConfigMap", at, reasons)?;
+        let map = self.data.config_map(namespace, name);
+        let map = map.ok_or_else(|| {
+            unusable(&format!(
+                "there is no ConfigMap {namespace}/{name}; create it with the authority's certificate as ca.crt"
+            ))
+        })?;
+        let pem = map
+            .data
+            .get("ca.crt")
+            .ok_or_else(|| unusable(&format!("ConfigMap {namespace}/{name} has no key ca.crt")))?;
+        pem::check_bundle(pem.as_bytes())
+            .map_err(|why| unusable(&format!("ca.crt of ConfigMap {namespace}/{name} {why}")))?;
+        Ok(pem)
+    }
+
+    /// Namespace and name of what may be read.
+    fn permitted<'s>(
+        &'s self,
+        spec: &'s ObjectRef,
+        wanted: &'static str,
+        at: &str,
+        reasons: Reasons,
+    ) -> Result<(&'s str, &'s str), Fault> {
+        let ObjectRef {
+            group,
+            kind,
+            name,
+            namespace,
+        } = spec;
+        let kind = kind.as_deref().unwrap_or(wanted);
+        if !matches!(group.as_str(), "" | "core") || kind != wanted {
+            let group = if group.is_empty() { "core" } else { group };
+            let why = format!(
+                "kind {kind} of group {group} is not supported; a {wanted} of the core group is"
+            );
+            return Err(fault(reasons.kind, at, &why));
+        }
+        let namespace = namespace.as_deref().filter(|named| !named.is_empty());
+        let namespace = namespace.unwrap_or(self.from.namespace);
+        let to = Referent {
+            group: "",
+            kind: wanted,
+            namespace,
+            name,
+        };
+        self.grants
+            .check(self.from, to)
+            .map_err(|why| fault("RefNotPermitted", at, &why))?;
+        Ok((namespace, name))
+    }
+}
+
+fn fault(reason: &'static str, at: &str, why: &str) -> Fault {
+    Fault {
+        reason,
+        text: format!("{at}: {why}"),
+    }
+}

@@ -1,0 +1,96 @@
+//! ReferenceGrants: who may refer to what in another namespace.
+//!
+//! Source: `ReferenceGrantSpec`. A reference within a namespace needs none.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::objects::{GrantFrom, GrantTo, Lenient, ReferenceGrant, ReferenceGrantSpec};
+
+#[derive(Debug, Default)]
+pub(crate) struct Grants<'a> {
+    /// By the namespace that they stand in, which is that of what they permit.
+    by_namespace: HashMap<&'a str, Vec<&'a ReferenceGrantSpec>>,
+}
+
+/// Who refers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Referrer<'a> {
+    /// Of the group `gateway.networking.k8s.io`.
+    pub(crate) kind: &'a str,
+    pub(crate) namespace: &'a str,
+}
+
+/// What is referred to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Referent<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+}
+
+impl<'a> Grants<'a> {
+    pub(crate) fn new(grants: &'a [Arc<ReferenceGrant>]) -> Self {
+        let mut all = Self::default();
+        for grant in grants {
+            let ReferenceGrant { metadata, spec } = grant.as_ref();
+            if let Ok(spec) = spec.as_ref() {
+                let namespace = all.by_namespace.entry(&metadata.namespace);
+                namespace.or_default().push(spec);
+            }
+        }
+        all
+    }
+
+    /// Errors with what is missing, and how to grant it.
+    pub(crate) fn check(&self, from: Referrer<'_>, to: Referent<'_>) -> Result<(), String> {
+        if from.namespace == to.namespace {
+            return Ok(());
+        }
+        let grants = self.by_namespace.get(to.namespace);
+        if grants
+            .into_iter()
+            .flatten()
+            .any(|spec| permits(spec, from, to))
+        {
+            return Ok(());
+        }
+        let Referent {
+            group,
+            kind,
+            namespace,
+            name,
+        } = to;
+        let group = format!("group {group:?}");
+        Err(format!(
+            "{kind} {namespace}/{name} is in another namespace, and no ReferenceGrant in {namespace} permits it; add one from \
+             group \"gateway.networking.k8s.io\", kind {}, namespace {} to {group}, kind {kind}, name {name}",
+            from.kind, from.namespace
+        ))
+    }
+}
+
+fn permits(spec: &ReferenceGrantSpec, from: Referrer<'_>, to: Referent<'_>) -> bool {
+    let ReferenceGrantSpec {
+        from: froms,
+        to: tos,
+    } = spec;
+    let from_fits = |entry: &GrantFrom| {
+        let GrantFrom {
+            group,
+            kind,
+            namespace,
+        } = entry;
+        group == super::status::GROUP && kind == from.kind && namespace == from.namespace
+    };
+    let to_fits = |entry: &GrantTo| {
+        let GrantTo { group, kind, name } = entry;
+        group == to.group && kind == to.kind && (name.is_empty() || name == to.name)
+    };
+    readable(froms).any(from_fits) && readable(tos).any(to_fits)
+}
+
+fn readable<T>(entries: &[Lenient<T>]) -> impl Iterator<Item = &T> {
+    entries.iter().filter_map(|entry| entry.as_ref().ok())
+}

@@ -1,0 +1,228 @@
+//! The parameters of Gateways: a ConfigMap of the class gives what holds where the Gateway's own says nothing.
+//!
+//! Source: `GatewayClassSpec.parametersRef`, `GatewayInfrastructure.parametersRef`; the keys are Weft's own.
+
+use std::collections::BTreeMap;
+
+use super::certificates::Data;
+use super::provision::{Resources, Scaling, ServiceType, TrafficPolicy};
+use crate::objects::ParametersRef;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Parameters {
+    replicas: Option<u32>,
+    min_replicas: Option<u32>,
+    max_replicas: Option<u32>,
+    cpu_percent: Option<u32>,
+    pub(crate) resources: Resources,
+    service_type: Option<ServiceType>,
+    traffic_policy: Option<TrafficPolicy>,
+    pub(crate) load_balancer_class: Option<String>,
+    pub(crate) service_annotations: BTreeMap<String, String>,
+    trusted_hops: Option<u32>,
+    proxy_protocol: Option<bool>,
+}
+
+const KEYS: &str = "replicas, minReplicas, maxReplicas, targetCPUPercent, cpuRequest, cpuLimit, memoryRequest, \
+                    memoryLimit, serviceType, externalTrafficPolicy, loadBalancerClass, serviceAnnotations, \
+                    trustedHops, proxyProtocol";
+
+/// The share of the CPU at which pods are added, where nothing is said.
+const CPU_PERCENT: u32 = 80;
+/// More are surely a slip of the pen.
+const MAX_REPLICAS: u32 = 1000;
+const MAX_HOPS: u32 = 64;
+
+impl Parameters {
+    /// `namespace`: where the reference has none. What can be read is in force beside what is wrong.
+    pub(crate) fn read(
+        reference: &ParametersRef,
+        namespace: &str,
+        data: &Data<'_>,
+    ) -> (Self, Result<(), String>) {
+        let mut parameters = Self::default();
+        let ParametersRef {
+            group,
+            kind,
+            name,
+            namespace: own,
+        } = reference;
+        if !matches!(group.as_str(), "" | "core") || kind != "ConfigMap" {
+            let group = if group.is_empty() { "core" } else { group };
+            let why = format!(
+                "parametersRef: kind {kind} of group {group} is not supported; a ConfigMap of the core group is"
+            );
+            return (parameters, Err(why));
+        }
+        let namespace = if own.is_empty() { namespace } else { own };
+        let Some(map) = data.config_map(namespace, name) else {
+            let why = format!("parametersRef: there is no ConfigMap {namespace}/{name}");
+            return (parameters, Err(why));
+        };
+        let mut wrong = Vec::new();
+        for (key, value) in &map.data {
+            if let Err(why) = parameters.set(key, value.trim()) {
+                wrong.push(format!("ConfigMap {namespace}/{name}: {key}: {why}"));
+            }
+        }
+        if let (Some(min), Some(max)) = (parameters.min_replicas, parameters.max_replicas)
+            && min > max
+        {
+            wrong.push(format!(
+                "ConfigMap {namespace}/{name}: minReplicas: {min} is more than maxReplicas"
+            ));
+        }
+        let verdict = if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(wrong.join("; "))
+        };
+        (parameters, verdict)
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        match key {
+            "replicas" => self.replicas = Some(number(value, 0, MAX_REPLICAS)?),
+            "minReplicas" => self.min_replicas = Some(number(value, 1, MAX_REPLICAS)?),
+            "maxReplicas" => self.max_replicas = Some(number(value, 1, MAX_REPLICAS)?),
+            "targetCPUPercent" => self.cpu_percent = Some(number(value, 1, 1000)?),
+            "cpuRequest" => quantity(&mut self.resources.requests, "cpu", value)?,
+            "cpuLimit" => quantity(&mut self.resources.limits, "cpu", value)?,
+            "memoryRequest" => quantity(&mut self.resources.requests, "memory", value)?,
+            "memoryLimit" => quantity(&mut self.resources.limits, "memory", value)?,
+            "serviceType" => {
+                self.service_type = Some(match value {
+                    "LoadBalancer" => ServiceType::LoadBalancer,
+                    "NodePort" => ServiceType::NodePort,
+                    "ClusterIP" => ServiceType::ClusterIp,
+                    _ => return Err(none_of(value, "LoadBalancer, NodePort, ClusterIP")),
+                });
+            }
+            "externalTrafficPolicy" => {
+                self.traffic_policy = Some(match value {
+                    "Cluster" => TrafficPolicy::Cluster,
+                    "Local" => TrafficPolicy::Local,
+                    _ => return Err(none_of(value, "Cluster, Local")),
+                });
+            }
+            "loadBalancerClass" if value.is_empty() => return Err("is empty".to_owned()),
+            "loadBalancerClass" => self.load_balancer_class = Some(value.to_owned()),
+            "serviceAnnotations" => self.service_annotations = annotations(value)?,
+            "trustedHops" => self.trusted_hops = Some(number(value, 0, MAX_HOPS)?),
+            "proxyProtocol" => {
+                self.proxy_protocol = Some(match value {
+                    "true" => true,
+                    "false" => false,
+                    _ => return Err(none_of(value, "\"true\", \"false\"")),
+                });
+            }
+            _ => return Err(format!("no such key; there are {KEYS}")),
+        }
+        Ok(())
+    }
+
+    /// These above those of the class. Replicas and what bounds their number go together.
+    pub(crate) fn over(self, class: &Self) -> Self {
+        let scales = self.replicas.or(self.min_replicas).or(self.max_replicas);
+        let scaling = if scales.is_some() { &self } else { class };
+        let merged = |own: BTreeMap<String, String>, below: &BTreeMap<String, String>| {
+            let mut all = below.clone();
+            all.extend(own);
+            all
+        };
+        Self {
+            replicas: scaling.replicas,
+            min_replicas: scaling.min_replicas,
+            max_replicas: scaling.max_replicas,
+            cpu_percent: self.cpu_percent.or(class.cpu_percent),
+            service_type: self.service_type.or(class.service_type),
+            traffic_policy: self.traffic_policy.or(class.traffic_policy),
+            trusted_hops: self.trusted_hops.or(class.trusted_hops),
+            proxy_protocol: self.proxy_protocol.or(class.proxy_protocol),
+            load_balancer_class: self
+                .load_balancer_class
+                .or_else(|| class.load_balancer_class.clone()),
+            service_annotations: merged(self.service_annotations, &class.service_annotations),
+            resources: Resources {
+                requests: merged(self.resources.requests, &class.resources.requests),
+                limits: merged(self.resources.limits, &class.resources.limits),
+            },
+        }
+    }
+
+    pub(crate) fn scaling(&self) -> Scaling {
+        match (self.max_replicas, self.replicas) {
+            (Some(max), _) => Scaling::Auto {
+                min: self
+                    .min_replicas
+                    .or(self.replicas)
+                    .unwrap_or(1)
+                    .clamp(1, max),
+                max,
+                cpu_percent: self.cpu_percent.unwrap_or(CPU_PERCENT),
+            },
+            (None, replicas) => Scaling::Fixed(replicas.or(self.min_replicas).unwrap_or(1)),
+        }
+    }
+
+    pub(crate) fn service_type(&self) -> ServiceType {
+        self.service_type.unwrap_or_default()
+    }
+
+    pub(crate) fn traffic_policy(&self) -> TrafficPolicy {
+        self.traffic_policy.unwrap_or_default()
+    }
+
+    pub(crate) fn trusted_hops(&self) -> u32 {
+        self.trusted_hops.unwrap_or(0)
+    }
+
+    pub(crate) fn proxy_protocol(&self) -> bool {
+        self.proxy_protocol.unwrap_or(false)
+    }
+}
+
+fn none_of(value: &str, known: &str) -> String {
+    format!("{value:?} is none of {known}")
+}
+
+fn number(value: &str, least: u32, most: u32) -> Result<u32, String> {
+    let number = value.parse::<u32>().ok();
+    number
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| format!("{value:?} is not a number from {least} to {most}"))
+}
+
+/// A Kubernetes quantity without sign: `500m`, `1.5`, `128Mi`.
+fn quantity(of: &mut BTreeMap<String, String>, resource: &str, value: &str) -> Result<(), String> {
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = &value[digits.len()..];
+    let is_number = digits.parse::<f64>().is_ok_and(|number| number > 0.0)
+        && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let units = ["", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"];
+    if !is_number || !units.contains(&unit) {
+        return Err(format!("{value:?} is not a quantity such as 500m or 128Mi"));
+    }
+    of.insert(resource.to_owned(), value.to_owned());
+    Ok(())
+}
+
+/// One a line, `key: value`.
+fn annotations(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let pairs = lines.map(|line| {
+        let (key, value) = line
+            .split_once(':')
+            .ok_or_else(|| format!("{line:?} is not of the form key: value"))?;
+        let (key, value) = (key.trim(), value.trim());
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/');
+        if key.is_empty() || !key.bytes().all(legal) {
+            return Err(format!("{key:?} is not the key of an annotation"));
+        }
+        let bare = value
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'));
+        Ok((key.to_owned(), bare.unwrap_or(value).to_owned()))
+    });
+    pairs.collect()
+}

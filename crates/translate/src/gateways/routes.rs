@@ -1,0 +1,125 @@
+//! The routes of Gateways, translated and attached, and what is said of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_ir::{GatewayId, RouteKind, ServicePort};
+
+use super::attach::{
+    Attached, Attachment, Plans, SetIndex, attachments, parent, set_index, settle,
+};
+use super::scopes::Namespaces;
+use crate::Objects;
+use crate::objects::{Lenient, ParentRef};
+use crate::routes::{Resolver, Route};
+use crate::status::{
+    Condition, Controller, ParentStatus, Placed, RouteStatus, condition, ignored,
+    partially_invalid, resolved_refs, works,
+};
+
+/// Those with a parent of ours, in the order that decides ties.
+pub(crate) fn attached<'a>(
+    objects: &'a Objects,
+    plans: &Plans<'_>,
+    namespaces: &Namespaces<'_>,
+    resolver: Resolver<'_>,
+) -> Vec<Attached<'a>> {
+    let sets = set_index(plans);
+    let ours =
+        |parents: &[Lenient<ParentRef>], namespace: &str| is_ours(parents, namespace, plans, &sets);
+    let http = objects.http_routes.iter().filter_map(|of| {
+        let spec = of.spec.as_ref().ok()?;
+        ours(&spec.parent_refs, &of.metadata.namespace).then(|| Route::http(of, resolver))?
+    });
+    let grpc = objects.grpc_routes.iter().filter_map(|of| {
+        let spec = of.spec.as_ref().ok()?;
+        ours(&spec.parent_refs, &of.metadata.namespace).then(|| Route::grpc(of, resolver))?
+    });
+    let tls = objects.tls_routes.iter().filter_map(|of| {
+        let spec = of.spec.as_ref().ok()?;
+        ours(&spec.parent_refs, &of.metadata.namespace).then(|| Route::tls(of, resolver))?
+    });
+    let tcp = objects.tcp_routes.iter().map(|of| (RouteKind::Tcp, of));
+    let udp = objects.udp_routes.iter().map(|of| (RouteKind::Udp, of));
+    let bytes = tcp.chain(udp).filter_map(|(kind, of)| {
+        let spec = of.spec.as_ref().ok()?;
+        let ours = ours(&spec.parent_refs, &of.metadata.namespace);
+        ours.then(|| Route::bytes(kind, of, resolver))?
+    });
+    let mut routes: Vec<Attached<'a>> = http
+        .chain(grpc)
+        .chain(tls)
+        .chain(bytes)
+        .map(|mut route| {
+            let attachments = attachments(&mut route, plans, &sets, namespaces);
+            (route, attachments)
+        })
+        .collect();
+    routes.sort_by_cached_key(|(route, _)| route.tie_order());
+    settle(&mut routes);
+    routes
+}
+
+fn is_ours(
+    parents: &[Lenient<ParentRef>],
+    namespace: &str,
+    plans: &Plans<'_>,
+    sets: &SetIndex<'_>,
+) -> bool {
+    let mut parents = parents.iter().filter_map(|entry| entry.as_ref().ok());
+    parents.any(|of| parent(of, namespace, plans, sets).is_some())
+}
+
+/// The Service ports that the routes of each Gateway name.
+pub(crate) fn targets(routes: &[Attached<'_>]) -> BTreeMap<GatewayId, BTreeSet<ServicePort>> {
+    let mut all: BTreeMap<GatewayId, BTreeSet<ServicePort>> = BTreeMap::new();
+    for (route, attachments) in routes {
+        for attachment in attachments.iter().filter(|of| of.listeners.is_ok()) {
+            let ports = all.entry(attachment.gateway.clone()).or_default();
+            ports.extend(route.report.targets.iter().cloned());
+        }
+    }
+    all
+}
+
+pub(crate) fn statuses(routes: &[Attached<'_>]) -> Vec<Placed> {
+    let statuses = routes.iter().map(|(route, attachments)| {
+        let parents = attachments.iter().map(|attachment| ParentStatus {
+            parent_ref: attachment.parent_ref.clone(),
+            controller: Controller::Gateway,
+            conditions: conditions(route, attachment),
+        });
+        let status = RouteStatus {
+            kind: route.id.kind,
+            namespace: route.id.namespace.to_string(),
+            name: route.id.name.to_string(),
+            generation: route.meta.generation,
+            parents: parents.collect(),
+        };
+        (status, attachments.iter().map(|of| of.place).collect())
+    });
+    statuses.collect()
+}
+
+fn conditions(route: &Route<'_>, attachment: &Attachment<'_>) -> Vec<Condition> {
+    let accepted = accepted(route, attachment);
+    let partial = accepted.status.then(|| partially_invalid(route)).flatten();
+    let resolved = resolved_refs(&route.report);
+    [accepted, resolved].into_iter().chain(partial).collect()
+}
+
+fn accepted(route: &Route<'_>, attachment: &Attachment<'_>) -> Condition {
+    if let Err(fault) = &attachment.listeners {
+        return condition("Accepted", false, fault.reason, fault.text.clone());
+    }
+    if let Err(condition) = works(route) {
+        return condition;
+    }
+    let mut message = "the route is in force".to_owned();
+    if let Some(older) = attachment.shadowed.first() {
+        message += &format!(
+            ", but not on listeners that the older {older} has: nothing tells their connections apart, and it takes all"
+        );
+    }
+    message += &ignored(route);
+    condition("Accepted", true, "Accepted", message)
+}

@@ -1,0 +1,167 @@
+//! The ports of a gateway as its proxies are told: listeners that can be used, with the rules of their routes.
+//!
+//! Source: `GatewaySpec.listeners`; the order of rules is that of their routes (`Listener.allowedRoutes`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use weft_ir::{
+    ConnectionRule, GatewayPort, HttpListener, Rule, Serving, StreamListener, TlsListener, TlsRule,
+    TlsServing, Transport, VirtualHost,
+};
+
+use super::attach::{Attached, ListenerId};
+use super::hosts::Host;
+use super::listeners::{Bound, Socket, Speaks};
+use super::plans::Plan;
+use crate::routes::{Route, Rules};
+
+/// By listener: the routes with their hosts there, in the order that decides ties. A route that names a listener twice is
+/// there once.
+pub(crate) type ByListener<'r, 'a> = HashMap<&'r ListenerId, Vec<(&'r Route<'a>, &'r [Host])>>;
+
+pub(crate) fn by_listener<'r, 'a>(routes: &'r [Attached<'a>]) -> ByListener<'r, 'a> {
+    let mut all = ByListener::new();
+    for (route, attachments) in routes {
+        let listeners = attachments
+            .iter()
+            .filter_map(|of| of.listeners.as_ref().ok());
+        for (id, hosts) in listeners.flatten() {
+            let held: &mut Vec<(&Route<'_>, &[Host])> = all.entry(id).or_default();
+            if held.last().is_none_or(|(last, _)| last.id != route.id) {
+                held.push((route, hosts));
+            }
+        }
+    }
+    all
+}
+
+/// By transport and number.
+pub(crate) fn ports(plan: &Plan<'_>, routes: &ByListener<'_, '_>) -> Vec<Arc<GatewayPort>> {
+    let mut ports: BTreeMap<(Transport, u16), Serving> = BTreeMap::new();
+    let none = Vec::new();
+    let own = plan
+        .own
+        .all
+        .iter()
+        .enumerate()
+        .map(|(place, of)| (None, place, of));
+    let sets = plan.sets.iter().enumerate().flat_map(|(set, of)| {
+        let listeners = of.listeners.all.iter().enumerate();
+        listeners.map(move |(place, of)| (Some(set), place, of))
+    });
+    for (set, place, bound) in own.chain(sets) {
+        let Ok(socket) = bound.usable() else { continue };
+        let id = ListenerId {
+            gateway: plan.owned.id.clone(),
+            set,
+            place,
+        };
+        let routes = routes.get(&id).unwrap_or(&none);
+        let key = (socket.speaks.transport(), socket.port);
+        add(&mut ports, key, socket, bound, routes);
+    }
+    let ports = ports.into_iter();
+    ports
+        .map(|((_, port), serving)| Arc::new(GatewayPort { port, serving }))
+        .collect()
+}
+
+/// Listeners of one port are of one family: all others conflict.
+fn add(
+    ports: &mut BTreeMap<(Transport, u16), Serving>,
+    key: (Transport, u16),
+    socket: &Socket,
+    bound: &Bound<'_>,
+    routes: &[(&Route<'_>, &[Host])],
+) {
+    let name = Arc::clone(&bound.label);
+    let hostname = socket.hostname.clone();
+    if socket.speaks == Speaks::Http {
+        let listener = HttpListener {
+            name,
+            hostname,
+            hosts: virtual_hosts(routes),
+        };
+        let serving = ports
+            .entry(key)
+            .or_insert_with(|| Serving::Http(Vec::new()));
+        if let Serving::Http(listeners) = serving {
+            listeners.push(listener);
+        }
+        return;
+    }
+    let serving = match (socket.speaks, &bound.tls) {
+        (Speaks::Tcp | Speaks::Udp, _) => {
+            let rule = routes.first().and_then(|(route, _)| connection_rule(route));
+            let listener = StreamListener { name, rule };
+            let serving = match key.0 {
+                Transport::Tcp => Serving::Tcp(listener),
+                Transport::Udp => Serving::Udp(listener),
+            };
+            ports.entry(key).or_insert(serving);
+            return;
+        }
+        (Speaks::Https, Some(tls)) => TlsServing::Http {
+            tls: tls.clone(),
+            hosts: virtual_hosts(routes),
+        },
+        (Speaks::TlsTerminated, Some(tls)) => TlsServing::Terminate {
+            tls: tls.clone(),
+            rules: tls_rules(routes),
+        },
+        (Speaks::TlsPassed, _) => TlsServing::Passthrough {
+            rules: tls_rules(routes),
+        },
+        _ => return,
+    };
+    let port = ports.entry(key).or_insert_with(|| Serving::Tls(Vec::new()));
+    if let Serving::Tls(listeners) = port {
+        listeners.push(TlsListener {
+            name,
+            hostname,
+            serving,
+        });
+    }
+}
+
+/// By host, in the order of the hosts' names; any host comes first.
+fn virtual_hosts(routes: &[(&Route<'_>, &[Host])]) -> Vec<VirtualHost> {
+    let mut hosts: BTreeMap<String, VirtualHost> = BTreeMap::new();
+    for (route, on) in routes {
+        let Rules::Requests(rules) = &route.rules else {
+            continue;
+        };
+        let rules: Vec<Rule> = rules.iter().map(|compiled| compiled.rule.clone()).collect();
+        for host in *on {
+            let key = host.as_ref().map(ToString::to_string).unwrap_or_default();
+            let at = hosts.entry(key).or_insert_with(|| VirtualHost {
+                host: host.clone(),
+                rules: Vec::new(),
+            });
+            at.rules.extend_from_slice(&rules);
+        }
+    }
+    hosts.into_values().collect()
+}
+
+/// With the names that a route has in common with the listener, instead of all of its own.
+fn tls_rules(routes: &[(&Route<'_>, &[Host])]) -> Vec<TlsRule> {
+    let rules = routes.iter().filter_map(|(route, hosts)| {
+        let Rules::Tls(Some(compiled)) = &route.rules else {
+            return None;
+        };
+        Some(TlsRule {
+            hostnames: hosts.iter().flatten().cloned().collect(),
+            rule: compiled.rule.rule.clone(),
+        })
+    });
+    rules.collect()
+}
+
+fn connection_rule(route: &Route<'_>) -> Option<ConnectionRule> {
+    match &route.rules {
+        Rules::Bytes(compiled) => Some(compiled.rule.clone()),
+        Rules::Requests(_) | Rules::Tls(_) => None,
+    }
+}

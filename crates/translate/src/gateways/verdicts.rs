@@ -1,0 +1,216 @@
+//! Whether classes and Gateways are accepted and programmed, and what is to be created for them.
+//!
+//! Source: the comments of `GatewayClassConditionType` and `GatewayConditionType`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use weft_ir::Transport;
+
+use super::addresses::{Requested, assigned, of_service, requested};
+use super::certificates::Data;
+use super::classes::{Class, NAME_LIMIT};
+use super::parameters::Parameters;
+use super::plans::Plan;
+use super::provision::{CLASS_LABEL, GATEWAY_LABEL, Provision, ProvisionPort, ServiceProvision};
+use super::status::GatewayClassStatus;
+use super::statuses::{Verdict, some_listener};
+use crate::Objects;
+use crate::endpoints::SERVICE_NAME;
+use crate::objects::Service;
+use crate::routes::Fault;
+use crate::status::condition;
+
+/// What holds for the Gateways of a class, and whether its own parameters are sound.
+type ClassParameters = (Parameters, Result<(), String>);
+
+pub(crate) fn class_parameters<'a>(
+    classes: &BTreeMap<&'a str, Class<'_>>,
+    data: &Data<'_>,
+) -> BTreeMap<&'a str, ClassParameters> {
+    let read = |class: &Class<'_>| match class.spec.parameters_ref.as_ref() {
+        Err(why) => (
+            Parameters::default(),
+            Err(format!("spec.parametersRef: {why}")),
+        ),
+        Ok(None) => (Parameters::default(), Ok(())),
+        Ok(Some(reference)) => Parameters::read(reference, "", data),
+    };
+    let all = classes.iter().map(|(name, class)| (*name, read(class)));
+    all.collect()
+}
+
+pub(crate) fn class_statuses(
+    classes: &BTreeMap<&str, Class<'_>>,
+    parameters: &BTreeMap<&str, ClassParameters>,
+) -> Vec<GatewayClassStatus> {
+    let statuses = classes.iter().map(|(name, class)| {
+        let accepted = match parameters.get(name).map(|(_, verdict)| verdict) {
+            Some(Err(why)) => condition("Accepted", false, "InvalidParameters", why.clone()),
+            _ => {
+                let message = "Gateways of the class are served".to_owned();
+                condition("Accepted", true, "Accepted", message)
+            }
+        };
+        GatewayClassStatus {
+            name: (*name).to_owned(),
+            generation: class.meta.generation,
+            conditions: vec![accepted],
+        }
+    });
+    statuses.collect()
+}
+
+/// The Gateway's own parameters above its class's, and whether both are sound.
+pub(crate) fn parameters(
+    plan: &Plan<'_>,
+    (class, class_verdict): &ClassParameters,
+    data: &Data<'_>,
+) -> (Parameters, Result<(), String>) {
+    let namespace = &plan.owned.meta.namespace;
+    let infrastructure = plan.owned.spec.infrastructure.as_ref();
+    let (own, own_verdict) = match infrastructure {
+        Err(why) => (
+            Parameters::default(),
+            Err(format!("spec.infrastructure: {why}")),
+        ),
+        Ok(infrastructure) => {
+            let reference = infrastructure
+                .as_ref()
+                .and_then(|of| of.parameters_ref.as_ref());
+            let read = |reference| Parameters::read(reference, namespace, data);
+            reference.map_or_else(|| (Parameters::default(), Ok(())), read)
+        }
+    };
+    let verdict = own_verdict.and_then(|()| {
+        let class_name = plan.owned.class;
+        let of_class = |why: &String| format!("of GatewayClass {class_name}: {why}");
+        class_verdict.as_ref().copied().map_err(of_class)
+    });
+    (own.over(class), verdict)
+}
+
+/// Errors decide about Accepted.
+pub(crate) fn provision(
+    plan: &Plan<'_>,
+    parameters: &Parameters,
+    sound: Result<(), String>,
+) -> Result<(Provision, Requested), Fault> {
+    let refuse = |reason| move |text| Fault { reason, text };
+    let owned = plan.owned;
+    let name = owned.name.clone().map_err(refuse("Invalid"))?;
+    if !plan.invalid.is_empty() {
+        return Err(refuse("Invalid")(plan.invalid.join("; ")));
+    }
+    sound.map_err(refuse("InvalidParameters"))?;
+    let requested = requested(&owned.spec.addresses)?;
+    some_listener(plan)?;
+    let infrastructure = owned
+        .spec
+        .infrastructure
+        .as_ref()
+        .ok()
+        .and_then(Option::as_ref);
+    let mut labels = infrastructure
+        .map(|of| of.labels.clone())
+        .unwrap_or_default();
+    labels.insert(GATEWAY_LABEL.to_owned(), owned.meta.name.clone());
+    if owned.class.len() <= NAME_LIMIT {
+        labels.insert(CLASS_LABEL.to_owned(), owned.class.to_owned());
+    }
+    let provision = Provision {
+        gateway: owned.id.clone(),
+        uid: owned.meta.uid.clone(),
+        class: owned.class.to_owned(),
+        name,
+        labels,
+        annotations: infrastructure
+            .map(|of| of.annotations.clone())
+            .unwrap_or_default(),
+        service: ServiceProvision {
+            kind: parameters.service_type(),
+            ports: ports(plan),
+            addresses: requested.values.clone(),
+            external_traffic_policy: parameters.traffic_policy(),
+            annotations: parameters.service_annotations.clone(),
+            load_balancer_class: parameters.load_balancer_class.clone(),
+        },
+        scaling: parameters.scaling(),
+        resources: parameters.resources.clone(),
+    };
+    Ok((provision, requested))
+}
+
+/// Of every listener that is accepted, whether its certificates are there already or not.
+fn ports(plan: &Plan<'_>) -> Vec<ProvisionPort> {
+    let sockets = plan.listeners().filter_map(|of| of.accepted().ok());
+    let ports: BTreeSet<(Transport, u16)> = sockets
+        .map(|socket| (socket.speaks.transport(), socket.port))
+        .collect();
+    let ports = ports.into_iter().map(|(transport, port)| ProvisionPort {
+        port,
+        transport,
+        name: format!("{transport}-{port}"),
+    });
+    ports.collect()
+}
+
+/// What the cluster shows of the objects made for Gateways.
+pub(crate) struct Infrastructure<'a> {
+    services: HashMap<(&'a str, &'a str), &'a Service>,
+    /// The Services with a ready endpoint.
+    ready: HashSet<(&'a str, &'a str)>,
+}
+
+impl<'a> Infrastructure<'a> {
+    pub(crate) fn new(objects: &'a Objects) -> Self {
+        let services = objects.services.iter().filter_map(|service| {
+            let meta = &service.metadata;
+            meta.labels.get(GATEWAY_LABEL)?;
+            Some(((&*meta.namespace, &*meta.name), service.as_ref()))
+        });
+        let services: HashMap<_, _> = services.collect();
+        let ready = objects.endpoint_slices.iter().filter_map(|slice| {
+            let meta = &slice.metadata;
+            let service = meta.labels.get(SERVICE_NAME)?;
+            let key = (&*meta.namespace, &**service);
+            let known = services.contains_key(&key);
+            let mut endpoints = slice.endpoints.iter();
+            (known && endpoints.any(|of| of.conditions.ready.unwrap_or(true))).then_some(key)
+        });
+        Self {
+            ready: ready.collect(),
+            services,
+        }
+    }
+}
+
+pub(crate) fn judge(
+    plan: &Plan<'_>,
+    decided: Result<&(Provision, Requested), &Fault>,
+    parameters: &Parameters,
+    infrastructure: &Infrastructure<'_>,
+) -> Verdict {
+    let name = plan.owned.name.as_deref().unwrap_or_default();
+    let key = (&*plan.owned.meta.namespace, name);
+    let service = infrastructure.services.get(&key);
+    let has = service.map(|service| of_service(service, parameters.service_type()));
+    let addresses = has.unwrap_or_default();
+    let programmed = |requested: &Requested| {
+        assigned(requested, &addresses)?;
+        if infrastructure.ready.contains(&key) {
+            return Ok(());
+        }
+        Err(Fault {
+            reason: "Pending",
+            text: format!(
+                "no proxy of the Gateway is ready yet; see the pods of Deployment {}/{name}",
+                key.0
+            ),
+        })
+    };
+    Verdict {
+        accepted: decided.map(|_| ()).map_err(Fault::clone),
+        programmed: decided.map_or(Ok(()), |(_, requested)| programmed(requested)),
+        addresses,
+    }
+}
