@@ -27,6 +27,7 @@ mod lifecycle;
 mod opaque;
 mod protocols;
 mod routing;
+mod rules;
 mod status;
 mod trust;
 mod vocabulary;

@@ -1,0 +1,120 @@
+//! How rules are picked and put together: codes of redirects, routes that merge, ports of parents, methods of gRPC.
+
+mesh_tests! {
+    run In redirects_of_every_code;
+    run In routes_merge_and_the_older_goes_first;
+    run In a_route_holds_for_the_ports_that_it_names;
+    run In grpc_methods_match_patterns_and_failures_are_statuses;
+}
+
+mod cases {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+    use weft_e2e::objects::{self, prefix, to};
+    use weft_e2e::{Bed, eventually};
+
+    const URL: &str = "http://reviews/reviews/1";
+
+    async fn answers(bed: &Bed, url: &str, arguments: &[&str], code: &str) -> anyhow::Result<()> {
+        eventually(&format!("{url} to be answered with {code}"), async || {
+            let summary = bed.load("client", url, arguments).await?;
+            summary.all(code).map(drop)
+        })
+        .await
+    }
+
+    pub(super) async fn redirects_of_every_code(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let rule = |code: u16| {
+            let redirect = json!({"hostname": "shop.example", "port": 8443, "statusCode": code,
+                "path": {"type": "ReplaceFullPath", "replaceFullPath": format!("/new/{code}")}});
+            let filter = json!({"type": "RequestRedirect", "requestRedirect": redirect});
+            json!({"matches": [prefix(&format!("/old/{code}"))], "filters": [filter]})
+        };
+        let codes = [301, 302, 303, 307, 308];
+        let rules: Value = codes.map(rule).into_iter().collect();
+        bed.good_route(objects::http_route("codes", rules)).await?;
+        for code in codes {
+            let url = format!("http://reviews/old/{code}?a=b");
+            answers(bed, &url, &[], &code.to_string()).await?;
+            let answer = bed.load("client", &url, &[]).await?.answer();
+            let wanted = format!("http://shop.example:8443/new/{code}?a=b");
+            anyhow::ensure!(answer.header("location") == Some(&wanted), "{answer:?}");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn routes_merge_and_the_older_goes_first(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let older = json!([{"name": "all", "matches": [prefix("/reviews")], "backendRefs": [to("v1", 1), to("v2", 0)]}]);
+        bed.good_route(objects::http_route("z-older", older))
+            .await?;
+        // Ages are told apart by whole seconds; among equals the name would decide for the other.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        let younger = json!([
+            {"matches": [prefix("/reviews")], "backendRefs": [to("v2", 1)]},
+            {"matches": [prefix("/reviews/2")], "backendRefs": [to("v2", 1)]},
+        ]);
+        bed.good_route(objects::http_route("a-younger", younger))
+            .await?;
+        eventually("the younger route to be in force", async || {
+            let url = "http://reviews/reviews/2";
+            let summary = bed.load("client", url, &["-n", "10"]).await?;
+            summary.all("200")?.all_from("v2").map(drop)
+        })
+        .await?;
+        let summary = bed.load("client", URL, &["-n", "20"]).await?;
+        summary.all("200")?.all_from("v1")?;
+        eventually("the access log to have the rule's name", async || {
+            let lines = bed.accesses("client", "outbound", "/reviews/1").await?;
+            let named = lines.iter().any(|line| line.is("rule", "all"));
+            anyhow::ensure!(named, "{lines:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn a_route_holds_for_the_ports_that_it_names(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let marked = |value: &str| {
+            json!([{"backendRefs": [to("v1", 1)], "filters": [{"type": "ResponseHeaderModifier",
+                "responseHeaderModifier": {"set": [{"name": "x-port", "value": value}]}}]}])
+        };
+        let mut by_name = objects::http_route("by-name", marked("http"));
+        by_name["spec"]["parentRefs"][0] =
+            json!({"group": "", "kind": "Service", "name": "reviews", "sectionName": "http"});
+        bed.good_route(by_name).await?;
+        let by_number = objects::route("HTTPRoute", "by-number", "reviews", 9000, marked("9000"));
+        bed.good_route(by_number).await?;
+        for (url, wanted) in [(URL, "http"), ("http://reviews:9000/reviews/1", "9000")] {
+            eventually("each port to have its own route", async || {
+                let answer = bed.load("client", url, &[]).await?.answer();
+                anyhow::ensure!(answer.header("x-port") == Some(wanted), "{answer:?}");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn grpc_methods_match_patterns_and_failures_are_statuses(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let method = |service: &str, name: &str| json!([{"method": {"type": "RegularExpression", "service": service, "method": name}}]);
+        let backend = |name: &str| json!([{"name": name, "port": 9000}]);
+        let rules = json!([
+            {"matches": method("shop\\.Rev[a-z]+", "G.t"), "backendRefs": backend("reviews-v2")},
+            {"matches": method(".*", "Watch"), "backendRefs": backend("nobody")},
+        ]);
+        let conditions = bed.route(objects::grpc_route("patterns", rules)).await?;
+        conditions.is_false("ResolvedRefs", "BackendNotFound", &["nobody"])?;
+        let url = "http://reviews:9000";
+        answers(bed, url, &["--grpc", "watch"], "Internal").await?;
+        let summary = bed
+            .load("client", url, &["--grpc", "get", "-n", "10"])
+            .await?;
+        summary.all("OK")?.all_from("v2").map(drop)
+    }
+}
