@@ -2,13 +2,13 @@
 //!
 //! Does not know routes, endpoints or clients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_ir::{Protocol, ServiceId};
 
-use crate::objects::{self, ServiceImportSpec, ServicePortSpec, ServiceSpec};
+use crate::objects::{self, PortRef, ServiceImportSpec, ServicePortSpec, ServiceSpec};
 
 /// Every Service and ServiceImport of the cluster.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct ServiceInfo {
     pub(crate) udp: Vec<PortInfo>,
     /// Ports of other transports, for messages.
     other_ports: Vec<(u16, String)>,
+    /// Numbers that are a port of TCP and one of UDP, which lead to different ports of the pods.
+    pub(crate) split: BTreeSet<u16>,
     /// Whether IPv6 is the first of its families.
     pub(crate) prefers_ipv6: bool,
 }
@@ -122,18 +124,25 @@ impl ServiceInfo {
         let mut tcp = Vec::new();
         let mut udp = Vec::new();
         let mut other_ports = Vec::new();
+        let mut targets: BTreeMap<(u16, bool), i64> = BTreeMap::new();
         for spec in ports {
             let ServicePortSpec {
                 name,
                 protocol: transport,
                 app_protocol,
                 port,
-                target_port: _,
+                target_port,
             } = spec;
             let Some(number) = port_number(*port) else {
                 continue;
             };
-            if matches!(transport.as_str(), "" | "TCP") {
+            let is_tcp = matches!(transport.as_str(), "" | "TCP");
+            match target_port {
+                None => drop(targets.insert((number, is_tcp), *port)),
+                Some(PortRef::Number(target)) => drop(targets.insert((number, is_tcp), *target)),
+                Some(PortRef::Name(_)) => {}
+            }
+            if is_tcp {
                 tcp.push(PortInfo {
                     number,
                     name: name.clone(),
@@ -150,8 +159,16 @@ impl ServiceInfo {
                 other_ports.push((number, transport.clone()));
             }
         }
+        let split = udp.iter().map(|port| port.number).filter(|number| {
+            let targets = (
+                targets.get(&(*number, true)),
+                targets.get(&(*number, false)),
+            );
+            matches!(targets, (Some(tcp), Some(udp)) if tcp != udp)
+        });
         Self {
             frontend,
+            split: split.collect(),
             ports: tcp,
             udp,
             other_ports,

@@ -256,7 +256,9 @@ fn resolve(
         return check_protocol(&port, info, at, carries).map(|()| Ok(port));
     };
     report.targets.insert(port.clone());
-    match rules.policies.of(&port.service, info) {
+    let policy = rules.policies.of(&port.service, info);
+    // TLS is none of datagrams.
+    match policy.filter(|_| carries != Carries::Datagrams) {
         Some(Err(why)) => return Ok(Err(Arc::clone(why))),
         Some(Ok(_)) if info.protocol == Protocol::Tls => {}
         Some(Ok(_)) | None => check_protocol(&port, info, at, carries)?,
@@ -323,6 +325,13 @@ fn resolve_port<'s>(
         Carries::Requests | Carries::Bytes => (service.port(number), "TCP"),
     };
     if let Some(info) = found {
+        if carries == Carries::Datagrams && service.split.contains(&info.number) {
+            let why = format!(
+                "port {number} of {named} is UDP and TCP with different target ports, which cannot be told apart; give UDP a \
+                 number of its own"
+            );
+            return Err(unresolved("UnsupportedProtocol", at, &why));
+        }
         return Ok(info);
     }
     let other = match carries {

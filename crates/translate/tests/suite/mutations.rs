@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
-use weft_translate::{Mesh, Objects, translate};
+use weft_translate::{Condition, Mesh, Objects, Translation, translate};
 
 use crate::golden::{DIVIDER, golden_files, settings};
 use crate::input;
@@ -107,6 +107,60 @@ fn ask_everything(objects: &Objects, mesh: &Mesh) {
     }
 }
 
+fn is_custom(kind: &str) -> bool {
+    let gateways = [
+        "GatewayClass",
+        "Gateway",
+        "ListenerSet",
+        "ReferenceGrant",
+        "BackendTLSPolicy",
+    ];
+    kind.ends_with("Route") || gateways.contains(&kind)
+}
+
+/// What is said of each Gateway is whole, and what its proxies are told can be had.
+fn ask_gateways(translation: &Translation) {
+    let kinds = |conditions: &[Condition]| {
+        let kinds = conditions.iter().map(|of| of.kind.clone());
+        kinds.collect::<Vec<String>>()
+    };
+    for status in &translation.gateways {
+        assert_eq!(
+            &kinds(&status.conditions)[..3],
+            &["Accepted", "Programmed", "ResolvedRefs"]
+        );
+        for listener in &status.listeners {
+            let whole = ["Accepted", "Programmed", "ResolvedRefs", "Conflicted"];
+            assert_eq!(kinds(&listener.conditions), whole);
+        }
+        let view = translation.mesh.gateway(&status.id).expect("of ours");
+        for id in view.references() {
+            let set = translation.mesh.gateway_endpoints(&id);
+            assert!(set.is_some(), "{id} is referred to");
+        }
+        let mut sockets: Vec<_> = view
+            .ports
+            .iter()
+            .map(|of| (of.transport(), of.port))
+            .collect();
+        let all = sockets.len();
+        sockets.dedup();
+        assert_eq!(sockets.len(), all, "each port once");
+    }
+    for status in &translation.listener_sets {
+        assert_eq!(kinds(&status.conditions), ["Accepted", "Programmed"]);
+    }
+    for status in &translation.policies {
+        assert!((1..=16).contains(&status.ancestors.len()));
+    }
+    for provision in &translation.provisions {
+        assert!(!provision.service.ports.is_empty());
+        assert!(provision.name.len() <= 63);
+    }
+    // Keys stand in no log.
+    assert!(!format!("{translation:?}").contains("PRIVATE"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
@@ -124,14 +178,15 @@ proptest! {
         let mut objects = Objects::default();
         for (kind, document) in kinds.iter().zip(&documents) {
             let read = input::add(&mut objects, kind, document);
-            // Of routes all but the metadata, which the API server checks, may be anything.
-            if kind.ends_with("Route") && document["metadata"]["name"].is_string() {
+            // Of custom resources all but the metadata, which the API server checks, may be anything.
+            if is_custom(kind) && document["metadata"]["name"].is_string() {
                 let sound = serde_json::from_value::<weft_translate::objects::Meta>(document["metadata"].clone());
                 prop_assert_eq!(read.is_ok(), sound.is_ok(), "{}", document);
             }
         }
         let translation = translate(&objects, &settings());
         ask_everything(&objects, &translation.mesh);
+        ask_gateways(&translation);
         for status in &translation.statuses {
             prop_assert!(!status.parents.is_empty());
             for parent in &status.parents {
