@@ -153,26 +153,10 @@ fn mesh_routes<'a>(
         services,
         gateway: None,
     };
-    let http = objects.http_routes.iter().filter_map(|of| {
-        let spec = of.spec.as_ref().ok()?;
-        has_service(&spec.parent_refs).then(|| Route::http(of, resolver))?
-    });
-    let grpc = objects.grpc_routes.iter().filter_map(|of| {
-        let spec = of.spec.as_ref().ok()?;
-        has_service(&spec.parent_refs).then(|| Route::grpc(of, resolver))?
-    });
-    let tls = objects.tls_routes.iter().filter_map(|of| {
-        let spec = of.spec.as_ref().ok()?;
-        has_service(&spec.parent_refs).then(|| Route::tls(of, resolver))?
-    });
-    let tcp = objects.tcp_routes.iter().filter_map(|of| {
-        let spec = of.spec.as_ref().ok()?;
-        has_service(&spec.parent_refs).then(|| Route::bytes(RouteKind::Tcp, of, resolver))?
-    });
-    let mut routes: Vec<_> = http
-        .chain(grpc)
-        .chain(tls)
-        .chain(tcp)
+    // No Service of the mesh is a parent for datagrams.
+    let wanted = |kind, parents: &[_], _: &str| kind != RouteKind::Udp && has_service(parents);
+    let mut routes: Vec<_> = routes::translated(objects, resolver, &wanted)
+        .into_iter()
         .map(|route| {
             let attachments = attach::attachments(&route, services);
             (route, attachments)

@@ -10,7 +10,7 @@ use super::attach::{
 use super::scopes::Namespaces;
 use crate::Objects;
 use crate::objects::{Lenient, ParentRef};
-use crate::routes::{Resolver, Route};
+use crate::routes::{Resolver, Route, translated};
 use crate::status::{
     Condition, Controller, ParentStatus, Placed, RouteStatus, condition, ignored,
     partially_invalid, resolved_refs, works,
@@ -25,30 +25,9 @@ pub(crate) fn attached<'a>(
 ) -> Vec<Attached<'a>> {
     let sets = set_index(plans);
     let ours =
-        |parents: &[Lenient<ParentRef>], namespace: &str| is_ours(parents, namespace, plans, &sets);
-    let http = objects.http_routes.iter().filter_map(|of| {
-        let spec = of.spec.as_ref().ok()?;
-        ours(&spec.parent_refs, &of.metadata.namespace).then(|| Route::http(of, resolver))?
-    });
-    let grpc = objects.grpc_routes.iter().filter_map(|of| {
-        let spec = of.spec.as_ref().ok()?;
-        ours(&spec.parent_refs, &of.metadata.namespace).then(|| Route::grpc(of, resolver))?
-    });
-    let tls = objects.tls_routes.iter().filter_map(|of| {
-        let spec = of.spec.as_ref().ok()?;
-        ours(&spec.parent_refs, &of.metadata.namespace).then(|| Route::tls(of, resolver))?
-    });
-    let tcp = objects.tcp_routes.iter().map(|of| (RouteKind::Tcp, of));
-    let udp = objects.udp_routes.iter().map(|of| (RouteKind::Udp, of));
-    let bytes = tcp.chain(udp).filter_map(|(kind, of)| {
-        let spec = of.spec.as_ref().ok()?;
-        let ours = ours(&spec.parent_refs, &of.metadata.namespace);
-        ours.then(|| Route::bytes(kind, of, resolver))?
-    });
-    let mut routes: Vec<Attached<'a>> = http
-        .chain(grpc)
-        .chain(tls)
-        .chain(bytes)
+        |_: RouteKind, parents: &[_], namespace: &str| is_ours(parents, namespace, plans, &sets);
+    let mut routes: Vec<Attached<'a>> = translated(objects, resolver, &ours)
+        .into_iter()
         .map(|mut route| {
             let attachments = attachments(&mut route, plans, &sets, namespaces);
             (route, attachments)

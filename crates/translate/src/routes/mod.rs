@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use weft_ir::{ConnectionRule, RouteId, RouteKind, Rule, TlsRule};
 
+use crate::Objects;
 use crate::objects::{GrpcRoute, HttpRoute, Lenient, Meta, ParentRef, TcpRoute, TlsRoute};
 
 pub(crate) use backends::{GatewayRules, Resolver};
@@ -56,6 +57,38 @@ pub(crate) struct CompiledRule {
     pub(crate) rule: Rule,
     /// Some request can meet it as it was meant.
     pub(crate) works: bool,
+}
+
+/// Whether a route of this kind, with these parents, in this namespace is wanted.
+pub(crate) type Wanted<'w> = &'w dyn Fn(RouteKind, &[Lenient<ParentRef>], &str) -> bool;
+
+/// The routes that are wanted, of every kind.
+pub(crate) fn translated<'a>(
+    objects: &'a Objects,
+    resolver: Resolver<'_>,
+    wanted: Wanted<'_>,
+) -> Vec<Route<'a>> {
+    let http = objects.http_routes.iter().filter_map(|of| {
+        let parents = &of.spec.as_ref().ok()?.parent_refs;
+        wanted(RouteKind::Http, parents, &of.metadata.namespace)
+            .then(|| Route::http(of, resolver))?
+    });
+    let grpc = objects.grpc_routes.iter().filter_map(|of| {
+        let parents = &of.spec.as_ref().ok()?.parent_refs;
+        wanted(RouteKind::Grpc, parents, &of.metadata.namespace)
+            .then(|| Route::grpc(of, resolver))?
+    });
+    let tls = objects.tls_routes.iter().filter_map(|of| {
+        let parents = &of.spec.as_ref().ok()?.parent_refs;
+        wanted(RouteKind::Tls, parents, &of.metadata.namespace).then(|| Route::tls(of, resolver))?
+    });
+    let tcp = objects.tcp_routes.iter().map(|of| (RouteKind::Tcp, of));
+    let udp = objects.udp_routes.iter().map(|of| (RouteKind::Udp, of));
+    let bytes = tcp.chain(udp).filter_map(|(kind, of)| {
+        let parents = &of.spec.as_ref().ok()?.parent_refs;
+        wanted(kind, parents, &of.metadata.namespace).then(|| Route::bytes(kind, of, resolver))?
+    });
+    http.chain(grpc).chain(tls).chain(bytes).collect()
 }
 
 impl<'a> Route<'a> {
