@@ -45,11 +45,8 @@ impl Shop {
     }
 
     async fn http(version: Version, listeners: Vec<HttpListener>) -> (Self, u16, Client) {
-        let shop = Self::start(match version {
-            Version::Http1 => Speaks::Http1,
-            Version::Http2 => Speaks::Http2,
-        });
-        let shop = shop.await;
+        // What clients speak says nothing of the application.
+        let shop = Self::start(Speaks::Http1).await;
         let number = free_port();
         shop.tell(number, Serving::Http(listeners));
         (shop, number, Client::connect(at(number), version).await)
@@ -233,4 +230,86 @@ async fn a_port_of_bytes_goes_by_the_rules_weights() {
         "{}",
         shop.gateway.metrics()
     );
+}
+
+#[tokio::test]
+async fn ports_come_change_and_go_under_load_without_a_failed_request() {
+    let any =
+        |backend: &str| Serving::Http(vec![listener("a", "", vec![host("", all_to(backend))])]);
+    let shop = Shop::start(Speaks::Http1).await;
+    let (stays, passes) = (free_port(), free_port());
+    shop.tell(stays, any("v1"));
+    let loads: Vec<_> = BOTH
+        .into_iter()
+        .map(|version| {
+            tokio::spawn(async move {
+                let mut answered = std::collections::HashSet::new();
+                let mut client = Client::connect(at(stays), version).await;
+                for turn in 0..300 {
+                    if turn % 50 == 0 {
+                        client = Client::connect(at(stays), version).await;
+                    }
+                    let seen = client.send(Request::post("/"), "body").await;
+                    assert_eq!(seen.status, 200, "{seen:?}");
+                    answered.insert(seen.header("x-upstream").to_owned());
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                answered
+            })
+        })
+        .collect();
+    for turn in 0..10 {
+        shop.tell(passes, any("v2"));
+        shop.tell(stays, any(["v1", "v2"][turn % 2]));
+        let mut client = Client::connect(at(passes), BOTH[turn % 2]).await;
+        let slow = Request::get("/").header("x-delay", "30");
+        let (seen, ()) = tokio::join!(client.send(slow, ""), async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let key = format!("port/tcp/{passes}");
+            assert!(shop.gateway.try_tell(Vec::new(), &[&key]).is_empty());
+        });
+        assert_eq!(seen.status, 200, "{seen:?}");
+        let closed = async { while client.raw(Request::get("/"), "").await.is_ok() {} };
+        let closed = tokio::time::timeout(Duration::from_secs(5), closed).await;
+        closed.expect("the connection to go with its port");
+        assert!(TcpStream::connect(at(passes)).await.is_err());
+    }
+    for load in loads {
+        assert_eq!(load.await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_refused_and_had_once_it_is_free() {
+    let taken = std::net::TcpListener::bind("[::]:0").unwrap();
+    let number = taken.local_addr().unwrap().port();
+    let shop = Shop::start(Speaks::Http1).await;
+    tokio::spawn(shop.gateway.store.clone().bind_forever());
+    let serving = Serving::Http(vec![listener("a", "", vec![host("", all_to("v1"))])]);
+    let mut told = shop.endpoints();
+    told.push(port(number, serving));
+    let refused = shop.gateway.try_tell(told, &[]);
+    assert_eq!(refused[0].key, format!("port/tcp/{number}"));
+    assert!(refused[0].reason.contains("in use"), "{refused:?}");
+    assert!(!shop.gateway.store.is_open());
+    let held = || {
+        shop.gateway
+            .store
+            .held()
+            .iter()
+            .any(|held| held.key.starts_with("port/"))
+    };
+    assert!(!held());
+    drop(taken);
+    let open = async {
+        while !shop.gateway.store.is_open() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), open)
+        .await
+        .unwrap();
+    assert!(held());
+    let mut client = Client::connect(at(number), Version::Http1).await;
+    assert_eq!(client.get("/").await.status, 200);
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use weft_ir::{
@@ -146,8 +146,8 @@ pub enum ResolvedTlsServing {
 
 pub struct ResolvedStream {
     pub name: Arc<str>,
-    /// `None`: no route is attached.
-    pub rule: Option<ResolvedRule>,
+    /// `None`: no route is attached. The same from version to version, so that sessions of datagrams follow it.
+    pub rule: Arc<ArcSwapOption<ResolvedRule>>,
     /// Counts the connections that no rule takes.
     pub unmatched: Arc<RequestMetrics>,
 }
@@ -190,7 +190,10 @@ impl ResolvedPort {
                 ResolvedTlsServing::Terminate(_, routes)
                 | ResolvedTlsServing::Passthrough(routes) => any(&routes.rules),
             }),
-            ResolvedServing::Stream(stream) => any(stream.rule.as_slice()),
+            ResolvedServing::Stream(stream) => {
+                let rule = stream.rule.load();
+                rule.as_ref().is_some_and(|rule| rule.refers_to(cluster))
+            }
         }
     }
 }
@@ -265,9 +268,16 @@ impl Resolver<'_> {
                 ResolvedServing::Tls(map)
             }
             Serving::Tcp(stream) | Serving::Udp(stream) => {
+                let known = before.and_then(|before| match &before.serving {
+                    ResolvedServing::Stream(before) => Some(before.rule.clone()),
+                    _ => None,
+                });
+                let live = known.unwrap_or_default();
+                let rule = stream.rule.as_ref().map(|rule| self.connections(rule));
+                live.store(rule.map(Arc::new));
                 ResolvedServing::Stream(ResolvedStream {
                     name: stream.name.clone(),
-                    rule: stream.rule.as_ref().map(|rule| self.connections(rule)),
+                    rule: live,
                     unmatched: self.unmatched(),
                 })
             }

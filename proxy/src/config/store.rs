@@ -221,7 +221,7 @@ impl Store {
         }
         self.publish(&mut state, change.destinations, &change.removed);
         if let Some(gateway) = change.gateway {
-            self.0.gateway.store(Some(Arc::new(gateway)));
+            self.publish_gateway(gateway, refused);
         }
         self.publish_ports(
             &mut state,

@@ -56,6 +56,7 @@ impl Outbound {
         let upgrade = headers::clean_request(&mut head)?;
         self.source.announce(&mut head, &self.caller);
         let taken = self.source.route(config, &head, tail)?;
+        head.version = self.source.version(head.version, tail.exchange.is_grpc());
         let context = filters::Context {
             matched: taken.path,
             scheme: self.source.scheme(),

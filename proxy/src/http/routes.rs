@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::Version;
 use http::request::Parts;
 use tokio_util::sync::CancellationToken;
 use weft_ir::{Filter, PathMatch, bare_host};
@@ -94,6 +95,15 @@ impl Source {
         let gateway = caller.context.store.gateway();
         let trusted_hops = gateway.map_or(0, |gateway| gateway.trusted_hops);
         forwarded::set(head, connection, trusted_hops, forwarded::new_request_id);
+    }
+
+    /// The version of HTTP for an application that does not say which it speaks. To a sidecar it is what the pod spoke. A
+    /// gateway's clients speak HTTP/2 wherever they can, which tells nothing of the application, unless it is gRPC.
+    pub fn version(&self, asked: Version, grpc: bool) -> Version {
+        match self {
+            Self::Gateway(_) if !grpc => Version::HTTP_11,
+            Self::Gateway(_) | Self::Destination(_) => asked,
+        }
     }
 
     /// The rule for the request in this version; its metrics from here on.
@@ -217,7 +227,7 @@ fn host(head: &Parts) -> Result<Option<Cow<'_, str>>, Failure> {
     let host = bare_host(authority);
     if host.is_empty() {
         return match head.version {
-            http::Version::HTTP_10 | http::Version::HTTP_09 => Ok(None),
+            Version::HTTP_10 | Version::HTTP_09 => Ok(None),
             _ => Err(Failure::BadRequest("no host")),
         };
     }

@@ -77,6 +77,8 @@ where
         let connection = http2_server().serve_connection(stream, service);
         let mut connection = pin!(connection);
         tokio::select! {
+            // First: a request that is there already is begun before the connection is told to finish.
+            biased;
             ended = connection.as_mut() => return ended,
             () = ending => connection.as_mut().graceful_shutdown(),
         }
@@ -87,6 +89,8 @@ where
             .with_upgrades();
         let mut connection = pin!(connection);
         tokio::select! {
+            // First: a request that is there already is begun before the connection is told to finish.
+            biased;
             ended = connection.as_mut() => return ended,
             () = ending => connection.as_mut().graceful_shutdown(),
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -15,7 +15,7 @@ use weft_ir::IdentityError;
 
 use super::handshakes::Place;
 use super::opaque::{self, Account, Chosen};
-use super::{Closed, Context, Listener, Origin};
+use super::{Closed, Context, Listener, Origin, proxy_protocol, udp};
 use crate::config::ports::{LivePort, OpenPort, PortSocket, ResolvedServing, ResolvedStream};
 use crate::detect::{Guess, Prefixed};
 use crate::http::exchange::Caller;
@@ -32,6 +32,8 @@ const NAME: &str = "gateway";
 /// The longest wait for a request's head, from the end of the one before: longer than common load balancers keep an
 /// idle connection.
 const PATIENCE: Duration = Duration::from_secs(75);
+/// What a client that has just connected is given to begin, where its connection is to finish already.
+const LATE: Duration = Duration::from_millis(500);
 /// An HTTP/2 connection without requests is told to go after this, or up to twice as long.
 const IDLE: Duration = Duration::from_secs(300);
 
@@ -64,7 +66,9 @@ async fn listen(context: &Arc<Context>, mut opened: mpsc::UnboundedReceiver<Open
             PortSocket::Tcp(socket) => {
                 ports.spawn(accept(context.clone(), live, socket));
             }
-            PortSocket::Udp(_) => {}
+            PortSocket::Udp(socket) => {
+                ports.spawn(datagrams(context.clone(), live, socket));
+            }
         }
         while ports.try_join_next().is_some() {}
     }
@@ -97,18 +101,63 @@ async fn accept(context: Arc<Context>, live: Arc<LivePort>, socket: std::net::Tc
         () = super::accept(&context, &listener, NAME, serve) => {}
         () = live.closed() => {}
     }
+    // Who has connected by now is served.
+    let Ok(socket) = listener.socket.into_std() else {
+        return;
+    };
+    while let Ok((stream, client)) = socket.accept() {
+        match waiting(stream) {
+            Ok((stream, local)) => serve(stream, super::canonical(client), local),
+            Err(error) => tracing::debug!(listener = NAME, %client, %error, "closed"),
+        }
+    }
+}
+
+fn waiting(stream: std::net::TcpStream) -> std::io::Result<(TcpStream, SocketAddr)> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    let local = super::canonical(stream.local_addr()?);
+    Ok((TcpStream::from_std(stream)?, local))
+}
+
+/// Serves datagrams until the port is gone, which ends their sessions, or the drain is through.
+async fn datagrams(context: Arc<Context>, live: Arc<LivePort>, socket: std::net::UdpSocket) {
+    let rule = match &live.load().serving {
+        ResolvedServing::Stream(of) => of.rule.clone(),
+        // A port of datagrams serves nothing else.
+        ResolvedServing::Http(_) | ResolvedServing::Tls(_) => return,
+    };
+    let socket = match UdpSocket::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(port = live.number, "listening: {error}");
+            return;
+        }
+    };
+    tokio::select! {
+        () = udp::serve(context, socket, rule, udp::Limits::default()) => {}
+        () = live.closed() => {}
+    }
 }
 
 async fn connection(
     context: &Arc<Context>,
     stream: TcpStream,
-    client: SocketAddr,
+    mut client: SocketAddr,
     local: SocketAddr,
     live: Arc<LivePort>,
 ) -> Result<(), Closed> {
     let config = arc_swap::Guard::into_inner(live.load());
     let closing = context.shutdown.closing_with(config.closing.clone());
-    let stream = Prefixed::new(stream);
+    let mut stream = Prefixed::new(stream);
+    let place = context.handshakes.begin();
+    if context.store.gateway().is_some_and(|of| of.proxy_protocol) {
+        let read = within(&place, &closing, proxy_protocol::read(&mut stream)).await?;
+        let Some(source) = read.transpose()? else {
+            return Ok(());
+        };
+        client = source.unwrap_or(client);
+    }
     match &config.serving {
         ResolvedServing::Http(_) => {
             let entry = Entry {
@@ -116,10 +165,13 @@ async fn connection(
                 local,
                 listener: None,
             };
-            plain(context, stream, client, entry, closing).await
+            plain(context, stream, client, place, entry, closing).await
         }
-        ResolvedServing::Tls(_) => tls::serve(context, stream, client, local, live, closing).await,
+        ResolvedServing::Tls(_) => {
+            tls::serve(context, stream, client, place, local, live, closing).await
+        }
         ResolvedServing::Stream(of) => {
+            drop(place);
             let mut account = Account::gateway(context, client, false, closing);
             let chosen = choose(of, &mut account);
             // What is passed on may last: it holds no configuration.
@@ -134,10 +186,10 @@ async fn plain(
     context: &Arc<Context>,
     mut stream: Prefixed<TcpStream>,
     client: SocketAddr,
+    place: Place,
     entry: Entry,
     closing: Closing,
 ) -> Result<(), Closed> {
-    let place = context.handshakes.begin();
     let begun = timeout(PATIENCE, stream.detect());
     let Some(begun) = within(&place, &closing, begun).await? else {
         return Ok(());
@@ -162,9 +214,13 @@ async fn within<T>(
     closing: &Closing,
     beginning: impl Future<Output = T>,
 ) -> Result<Option<T>, Closed> {
+    let late = async {
+        closing.begun().await;
+        tokio::time::sleep(LATE).await;
+    };
     tokio::select! {
         begun = beginning => Ok(Some(begun)),
-        () = closing.begun() => Ok(None),
+        () = late => Ok(None),
         () = place.lost() => Err(Closed::refused("crowded", "too many connections have said nothing yet")),
     }
 }
@@ -200,7 +256,7 @@ where
 /// Where a connection goes that nothing tells apart from others of its port.
 fn choose(of: &ResolvedStream, account: &mut Account<'_>) -> Result<Chosen, Closed> {
     account.metrics = Some(of.unmatched.clone());
-    match &of.rule {
+    match &*of.rule.load() {
         Some(rule) => opaque::backend(rule, account),
         None => {
             let words = format!("no TCPRoute is attached to listener {}", of.name);

@@ -18,9 +18,11 @@ use rustls::{
     SignatureScheme, version,
 };
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use weft_ir::{ClientValidation, HostMap, KeyPair, ServerTls, bare_host};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::key_pair::certified;
 
 /// How the connections of one listener are terminated.
 pub struct Termination {
@@ -110,15 +112,8 @@ struct Shown {
 
 impl Shown {
     fn read(pair: &KeyPair, provider: &CryptoProvider) -> Result<Self, String> {
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pair.chain)
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("the chain is no PEM: {error}"))?;
-        let leaf = chain.first().ok_or("the chain is empty")?;
-        let hosts = hosts(leaf)?;
-        let key = PrivateKeyDer::from_pem_slice(&pair.key)
-            .map_err(|error| format!("the key is no PEM: {error}"))?;
-        let key = CertifiedKey::from_der(chain, key, provider)
-            .map_err(|error| format!("certificate and key: {error}"))?;
+        let key = certified(provider, pair).map_err(|error| error.to_string())?;
+        let hosts = hosts(key.end_entity_cert().map_err(|error| error.to_string())?)?;
         Ok(Self {
             key: Arc::new(key),
             hosts,

@@ -58,6 +58,10 @@ impl Shared {
         }
     }
 
+    pub fn tls(&self) -> &Tls {
+        &self.tls
+    }
+
     pub fn is_own(&self, address: IpAddr) -> bool {
         self.own.contains(&address)
     }

@@ -30,6 +30,18 @@ impl Store {
         self.0.gateway.load().is_some() && (!state.ports.is_empty() || state.unbound.is_empty())
     }
 
+    /// A certificate for backends that cannot be used is refused; the last one stays in force.
+    pub(super) fn publish_gateway(&self, gateway: Gateway, refused: &mut Vec<proto::Refused>) {
+        let certificate = gateway.client_certificate.as_ref();
+        if let Err(error) = self.0.shared.tls().set_client_certificate(certificate) {
+            refused.push(proto::Refused {
+                key: ResourceKey::Gateway.to_string(),
+                reason: format!("the certificate for backends: {error}"),
+            });
+        }
+        self.0.gateway.store(Some(Arc::new(gateway)));
+    }
+
     /// Takes the ports of a change. What cannot be had is added to `refused` and taken off `versions`.
     pub(super) fn publish_ports(
         &self,
@@ -140,9 +152,6 @@ impl Store {
 }
 
 fn bind(transport: Transport, number: u16) -> Result<PortSocket, String> {
-    if transport == Transport::Udp {
-        return Err("this version of the proxy serves no UDP".to_owned());
-    }
     let address = (std::net::Ipv6Addr::UNSPECIFIED, number).into();
     let bound = match transport {
         Transport::Tcp => socket::tcp(address).map(PortSocket::Tcp),

@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 use weft_ir::bare_host;
 
 use super::super::opaque::{Hello, by_name, hello, whole_hello};
-use super::{Account, Chosen, Closed, Closing, Context, Entry, opaque, within};
+use super::{Account, Chosen, Closed, Closing, Context, Entry, Place, opaque, within};
 use crate::batch::Gathered;
 use crate::config::ports::{
     LivePort, ResolvedPort, ResolvedServing, ResolvedTlsListener, ResolvedTlsServing,
@@ -34,11 +34,11 @@ pub(super) async fn serve(
     context: &Arc<Context>,
     mut stream: Prefixed<TcpStream>,
     client: SocketAddr,
+    place: Place,
     local: SocketAddr,
     live: Arc<LivePort>,
     closing: Closing,
 ) -> Result<(), Closed> {
-    let place = context.handshakes.begin();
     let whole = within(&place, &closing, whole_hello(&mut stream)).await?;
     if !whole.transpose()?.unwrap_or(false) {
         return Ok(());
