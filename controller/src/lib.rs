@@ -3,7 +3,7 @@
 //! [`watch`] -> [`snapshot`] -> [`subscribe`] is the way from the cluster to the proxies; [`status`] the way back, for
 //! the [`leader`] alone, which also keeps what Gateways run on ([`provision`]). [`identity`] keeps the root and signs;
 //! [`server::serve`] runs the gRPC port with a Mesh and a CertificateAuthority service behind it, until its token is
-//! cancelled. Every request carries a [`server::PeerIdentity`] extension.
+//! cancelled. Every request carries a [`server::PeerIdentity`] extension. [`rotation`] replaces the root.
 
 pub mod http;
 pub mod identity;
@@ -11,6 +11,7 @@ pub mod leader;
 pub mod metrics;
 pub mod options;
 pub mod provision;
+pub mod rotation;
 pub mod server;
 pub mod snapshot;
 pub mod status;

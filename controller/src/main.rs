@@ -20,6 +20,7 @@ use weft_controller::leader::Election;
 use weft_controller::metrics::Metrics;
 use weft_controller::options::{LogFormat, Options};
 use weft_controller::provision::{Obstacles, Provisioner, ProxySettings};
+use weft_controller::rotation::{Rotation, plan::Bounds};
 use weft_controller::snapshot::{self, Snapshot, Snapshots};
 use weft_controller::status::{MeshWriter, StatusWriter};
 use weft_controller::subscribe::{self, Limits, Subscriptions};
@@ -102,8 +103,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     };
     process.serve_pages(registry).await?;
     let (world, kinds) = process.start_watching(publish);
-    process.start_writing(world, kinds, process.proxies()?);
-    let served = process.serve_proxies(identity_metrics).await;
+    let leader = process.start_writing(world, kinds, process.proxies()?);
+    let served = process.serve_proxies(identity_metrics, leader).await;
 
     process.stop.cancel();
     process.tasks.close();
@@ -172,7 +173,13 @@ impl Process {
         (world, kinds)
     }
 
-    fn start_writing(&self, world: Arc<World>, kinds: Kinds, settings: ProxySettings) {
+    /// Says whether this replica leads.
+    fn start_writing(
+        &self,
+        world: Arc<World>,
+        kinds: Kinds,
+        settings: ProxySettings,
+    ) -> watch::Receiver<bool> {
         let (leads, leader) = watch::channel(false);
         let election = Election {
             client: self.client.clone(),
@@ -211,11 +218,12 @@ impl Process {
             snapshots: self.snapshots.clone(),
             registry: self.registry.clone(),
             obstacles,
-            leader,
+            leader: leader.clone(),
             metrics: Arc::clone(&self.metrics),
             stop: self.stop.clone(),
         };
         self.tasks.spawn(statuses.run());
+        leader
     }
 
     /// What the proxies of Gateways are started with.
@@ -247,7 +255,11 @@ impl Process {
     }
 
     /// Until told to stop.
-    async fn serve_proxies(&self, metrics: identity::Metrics) -> anyhow::Result<()> {
+    async fn serve_proxies(
+        &self,
+        metrics: identity::Metrics,
+        leader: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
         let options = &self.options;
         let listener = listen(options.listen, "--listen").await?;
         let secret = SecretStore {
@@ -256,16 +268,29 @@ impl Process {
             name: ROOT_SECRET.to_owned(),
             metrics: metrics.clone(),
         };
-        let Some(trust) = secret.start(self.stop.clone()).await else {
+        let Some((trust, secrets)) = secret.start(self.stop.clone()).await else {
             return Ok(());
         };
-        self.tasks.spawn(identity::roots::keep(
-            self.client.clone(),
-            trust.clone(),
-            self.snapshots.clone(),
-            metrics.clone(),
-            self.stop.clone(),
-        ));
+        let rotation = Rotation {
+            client: self.client.clone(),
+            namespace: options.namespace.clone(),
+            secret: ROOT_SECRET.to_owned(),
+            account: ACCOUNT,
+            name: options.name.clone(),
+            leader,
+            trust: trust.clone(),
+            secrets,
+            snapshots: self.snapshots.clone(),
+            registry: self.registry.clone(),
+            bounds: Bounds {
+                settle: Duration::from_secs(options.rotation_settle),
+                patience: Duration::from_secs(options.rotation_patience),
+                life: Duration::from_secs(options.certificate_lifetime),
+            },
+            metrics: metrics.clone(),
+            stop: self.stop.clone(),
+        };
+        let roots = rotation.start(&self.tasks);
         let lifetime = Duration::from_secs(options.certificate_lifetime);
         let host = self.host();
         let tls = ServerIdentity {
@@ -280,6 +305,7 @@ impl Process {
         let signer = Signer::new(reviewer, trust, domain, lifetime, metrics);
         let subscriptions = Subscriptions {
             snapshots: self.snapshots.clone(),
+            roots,
             registry: self.registry.clone(),
             metrics: Arc::clone(&self.metrics),
             limits: Limits::default(),

@@ -40,6 +40,15 @@ pub struct Options {
     )]
     pub certificate_lifetime: u64,
 
+    /// How many seconds a new root is made known before it signs, at least: the kubelet brings files of ConfigMaps
+    /// within two minutes.
+    #[arg(long, env = "WEFT_ROTATION_SETTLE", default_value_t = 120)]
+    pub rotation_settle: u64,
+
+    /// How many seconds a proxy that does not acknowledge a new root is waited for.
+    #[arg(long, env = "WEFT_ROTATION_PATIENCE", default_value_t = 600)]
+    pub rotation_patience: u64,
+
     /// The namespace of the controller: of its Lease and of the mesh's root.
     #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system")]
     pub namespace: String,

@@ -210,6 +210,7 @@ async fn identity_on_a_cluster() {
         cluster.controller.clone(),
         trust.clone(),
         tokio::sync::watch::channel(None).1,
+        tokio::sync::watch::Sender::default(),
         Metrics::default(),
         stop.clone(),
     ));
@@ -228,7 +229,7 @@ async fn one_root_for_all(cluster: &Cluster, stop: &CancellationToken) -> TrustR
     for other in [together.1.unwrap().0, together.2.unwrap().0] {
         assert_eq!(first.authority.root(), other.authority.root());
     }
-    let trust = cluster.store().start(stop.clone()).await.unwrap();
+    let trust = cluster.store().start(stop.clone()).await.unwrap().0;
     assert_eq!(trust.borrow().authority.root(), first.authority.root());
     trust
 }

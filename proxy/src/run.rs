@@ -56,6 +56,7 @@ impl Control {
         };
         let settings = Settings {
             identity: identity.clone(),
+            current: current.clone(),
             wait: options.lookup,
             idle: options.idle,
             ports,

@@ -45,7 +45,7 @@ fn credentials(leaf: &Leaf, roots: &[CertificateDer<'static>]) -> Credentials {
     Credentials {
         key: Arc::new(leaf.certified().unwrap()),
         roots: Arc::new(Roots::new(roots.iter()).0),
-        signed_roots: Vec::new(),
+        root: None,
         not_before: 0,
         not_after: i64::MAX,
     }
@@ -59,6 +59,13 @@ async fn meet(
     client: Arc<ClientConfig>,
     server: &Tls,
 ) -> (Result<Client, &'static str>, Result<Server, &'static str>) {
+    meet_server(client, server.server_config()).await
+}
+
+async fn meet_server(
+    client: Arc<ClientConfig>,
+    server: Arc<rustls::ServerConfig>,
+) -> (Result<Client, &'static str>, Result<Server, &'static str>) {
     let (near, far) = tokio::io::duplex(64 << 10);
     let name = ServerName::try_from("weft").unwrap();
     let client = async {
@@ -69,9 +76,7 @@ async fn meet(
         Ok(tls)
     };
     let server = async {
-        let mut tls = TlsAcceptor::from(server.server_config())
-            .accept(far)
-            .await?;
+        let mut tls = TlsAcceptor::from(server).accept(far).await?;
         tls.read_u8().await?;
         tls.write_all(b"!").await?;
         tls.flush().await?;
@@ -211,6 +216,48 @@ async fn a_client_without_a_certificate_is_refused() {
     config.alpn_protocols = vec![alpn::TCP.to_vec()];
     let (client, server) = meet(Arc::new(config), &back.tls).await;
     assert_eq!(server.err(), Some("no_certificate"));
+    assert_eq!(client.err(), Some("refused_by_peer"));
+}
+
+#[tokio::test]
+async fn a_server_without_a_certificate_is_not_believed() {
+    let pki = Pki::new().unwrap();
+    let front = Side::of(&pki, &LeafSpec::new(&identity("front")));
+    let bare = Tls::new(Current::default(), domain("cluster.local")).unwrap();
+    let (client, server) = meet(to(&front, &identity("back")), &bare).await;
+    assert_eq!(client.err(), Some("refused_by_peer"));
+    assert_eq!(server.err(), Some("protocol"));
+}
+
+#[tokio::test]
+async fn nothing_older_than_tls_1_3_is_spoken() {
+    let pki = Pki::new().unwrap();
+    let back = Side::of(&pki, &LeafSpec::new(&identity("back")));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(pki.root()).unwrap();
+    let own = pki.leaf(&identity("front")).unwrap();
+    let mut old_client = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(own.chain, own.key)
+        .unwrap();
+    old_client.alpn_protocols = vec![alpn::H2.to_vec()];
+    let (client, server) = meet(Arc::new(old_client), &back.tls).await;
+    assert_eq!(server.err(), Some("incompatible"));
+    assert_eq!(client.err(), Some("refused_by_peer"));
+
+    let own = pki.leaf(&identity("back")).unwrap();
+    let old_server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(own.chain, own.key)
+        .unwrap();
+    let front = Side::of(&pki, &LeafSpec::new(&identity("front")));
+    let (client, server) = meet_server(to(&front, &identity("back")), old_server.into()).await;
+    assert_eq!(server.err(), Some("incompatible"));
     assert_eq!(client.err(), Some("refused_by_peer"));
 }
 

@@ -18,6 +18,9 @@ pub struct Metrics {
     secret_errors: Counter,
     root_writes: Family<Labels<1>, Counter>,
     expiry: Family<Labels<1>, Gauge>,
+    rotations: Family<Labels<1>, Counter>,
+    rotation_phase: Family<Labels<1>, Gauge>,
+    rotation_proxies: Family<Labels<1>, Gauge>,
 }
 
 impl Metrics {
@@ -56,6 +59,21 @@ impl Metrics {
             "weft_certificate_expiry_timestamp_seconds",
             "When a certificate ends, as seconds since 1970",
             self.expiry.clone(),
+        );
+        registry.register(
+            "weft_ca_rotations",
+            "Rotations of the root, by result",
+            self.rotations.clone(),
+        );
+        registry.register(
+            "weft_ca_rotation_phase",
+            "1 for the phase that the rotation of the root is in, on the leader",
+            self.rotation_phase.clone(),
+        );
+        registry.register(
+            "weft_ca_rotation_proxies",
+            "Proxies that are done with the phase, and all, on the leader",
+            self.rotation_proxies.clone(),
         );
     }
 
@@ -97,6 +115,24 @@ impl Metrics {
 
     pub(super) fn root_write(&self, result: &'static str) {
         self.root_writes.get_or_create(&[("result", result)]).inc();
+    }
+
+    pub(crate) fn rotation(&self, result: &'static str) {
+        self.rotations.get_or_create(&[("result", result)]).inc();
+    }
+
+    pub(crate) fn rotation_phase(&self, now: &'static str) {
+        for phase in ["steady", "distributing", "renewing"] {
+            let gauge = self.rotation_phase.get_or_create(&[("phase", phase)]);
+            gauge.set(i64::from(phase == now));
+        }
+    }
+
+    pub(crate) fn rotation_proxies(&self, done: usize, of: usize) {
+        for (state, count) in [("done", done), ("all", of)] {
+            let gauge = self.rotation_proxies.get_or_create(&[("state", state)]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     pub(super) fn expires(&self, certificate: &'static str, at: OffsetDateTime) {

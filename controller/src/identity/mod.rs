@@ -27,8 +27,8 @@ pub use peer::{ClientVerifier, PeerError, identity_of};
 pub use review::{Caller, KubeReviewer, Refusal, ReviewError, Reviewer, review_outcome};
 pub use serving::{ServerIdentity, Serving};
 pub use sign::{SignFailure, Signer};
-pub use store::{Problem, SecretStore, StoreError, read as read_secret};
-pub use trust::{Bundle, Trust, TrustReceiver};
+pub use store::{Problem, SecretReceiver, SecretStore, StoreError, read as read_secret};
+pub use trust::{Bundle, Phase, Trust, TrustReceiver};
 
 /// Labels of everything that the controller writes.
 fn labels() -> BTreeMap<String, String> {

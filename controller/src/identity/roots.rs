@@ -17,6 +17,7 @@ use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -61,11 +62,12 @@ struct News {
     ready: bool,
 }
 
-/// Keeps the ConfigMaps until told to stop.
+/// Keeps the ConfigMaps until told to stop. `written` is the text that all of them hold.
 pub async fn keep(
     client: Client,
     mut trust: TrustReceiver,
     mut snapshots: Snapshots,
+    written: watch::Sender<String>,
     metrics: Metrics,
     stop: CancellationToken,
 ) {
@@ -109,6 +111,9 @@ pub async fn keep(
                 wanted.extend(of_gateways.iter().cloned());
                 let whole = write_all(&client, &wanted, &present(&maps), &text, &metrics).await;
                 due = Instant::now() + if whole { LOOK_AGAIN } else { TRY_AGAIN };
+                if whole {
+                    written.send_replace(text);
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The root in its Secret: made when absent, read at the start, followed when it changes.
 //!
 //! Keys: `tls.crt` (signer first, then up to the root), `tls.key`, and if wanted `ca.crt` with further roots to trust.
+//! A rotation (`crate::rotation`) keeps there what it needs: `next.crt` and `next.key`, `previous.crt`, `withdrawn.crt`.
 //! A Secret that cannot be used never replaces one that could.
 
 use std::collections::BTreeMap;
@@ -38,6 +39,9 @@ pub struct SecretStore {
     pub metrics: Metrics,
 }
 
+/// The Secret as last seen, usable or not; `None` while it is not there.
+pub type SecretReceiver = watch::Receiver<Option<Arc<Secret>>>;
+
 /// The root cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -62,6 +66,8 @@ pub enum Problem {
     Missing(&'static str),
     #[error(transparent)]
     Content(#[from] LoadError),
+    #[error("the root to come (next.crt, next.key): {0}")]
+    Next(LoadError),
 }
 
 /// Reads the Secret's content. Pure.
@@ -75,13 +81,23 @@ pub fn read(data: &BTreeMap<String, ByteString>, now: OffsetDateTime) -> Result<
     let key = get("tls.key").ok_or(Problem::Missing("tls.key"))?;
     let further = Bundle::from_pem("ca.crt", get("ca.crt").unwrap_or_default())?;
     let authority = Authority::load(certificates, key, &further, now)?;
-    Ok(Trust::new(authority, &further)?)
+    let next = match (get("next.crt"), get("next.key")) {
+        (Some(certificates), Some(key)) => {
+            let next = Authority::load(certificates, key, &Bundle::default(), now);
+            Some(next.map_err(Problem::Next)?)
+        }
+        _ => None,
+    };
+    let bundle = |key: &'static str| Bundle::from_pem(key, get(key).unwrap_or_default());
+    let previous = bundle("previous.crt")?.unexpired(now);
+    let trust = Trust::new(authority, &further)?;
+    Ok(trust.rotating(next.as_ref(), &previous, bundle("withdrawn.crt")?)?)
 }
 
 impl SecretStore {
     /// Gets the root, trying again until there is a usable one, and follows it in a task until told to stop. `None` when
     /// stopped before.
-    pub async fn start(self, stop: CancellationToken) -> Option<TrustReceiver> {
+    pub async fn start(self, stop: CancellationToken) -> Option<(TrustReceiver, SecretReceiver)> {
         let (trust, data) = loop {
             match self.load_or_create().await {
                 Ok(found) => break found,
@@ -96,13 +112,14 @@ impl SecretStore {
             }
         };
         let (sender, receiver) = watch::channel(Arc::new(trust));
+        let (seen, secrets) = watch::channel(None);
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.follow(sender, data) => {}
+                () = self.follow(sender, seen, data) => {}
             }
         });
-        Some(receiver)
+        Some((receiver, secrets))
     }
 
     /// Reads the root, or makes one. Of several controllers that make one at once, the first wins and all read its.
@@ -150,7 +167,12 @@ impl SecretStore {
         }
     }
 
-    async fn follow(&self, sender: watch::Sender<Arc<Trust>>, mut last: Data) {
+    async fn follow(
+        &self,
+        sender: watch::Sender<Arc<Trust>>,
+        seen: watch::Sender<Option<Arc<Secret>>>,
+        mut last: Data,
+    ) {
         let mut changes = Box::pin(watch_object(self.api(), &self.name).default_backoff());
         let mut missing = false;
         loop {
@@ -164,10 +186,13 @@ impl SecretStore {
             match change {
                 Some(Ok(Some(secret))) => {
                     missing = false;
-                    self.take(&sender, secret.data.unwrap_or_default(), &mut last);
+                    let data = secret.data.clone().unwrap_or_default();
+                    self.take(&sender, data, &mut last);
+                    seen.send_replace(Some(Arc::new(secret)));
                 }
                 Some(Ok(None)) => {
                     missing = true;
+                    seen.send_replace(None);
                     tracing::warn!(secret = %self.path(), "the root's Secret is gone; the root in use will be written back");
                 }
                 Some(Err(error)) => {
@@ -187,7 +212,8 @@ impl SecretStore {
         let next = read(&data, now).and_then(|new| Ok(new.after(&sender.borrow(), now)?));
         match next {
             Ok(trust) => {
-                tracing::info!(secret = %self.path(), roots = trust.roots.len(), "root replaced");
+                let (phase, roots) = (trust.phase.word(), trust.roots.len());
+                tracing::info!(secret = %self.path(), phase, roots, "another root or phase of its rotation");
                 *last = data;
                 sender.send_replace(Arc::new(trust));
             }

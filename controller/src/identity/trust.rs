@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use time::OffsetDateTime;
 use tokio::sync::watch;
+use weft_ir::TrustedRoots;
 
 use super::ca::Authority;
 use super::chain::{self, LoadError};
@@ -17,8 +18,33 @@ use super::chain::{self, LoadError};
 pub struct Trust {
     pub authority: Authority,
     pub roots: Bundle,
-    /// Roots that signed before, as long as they last: what they signed is still about.
+    /// How far the root is with being replaced.
+    pub phase: Phase,
+    /// Roots that signed before, as long as they last and are not withdrawn: what they signed is still about.
     former: Bundle,
+    withdrawn: Bundle,
+}
+
+/// How far a rotation of the root is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// There is none.
+    Steady,
+    /// The root to come is made known beside the one that signs.
+    Distributing { next: CertificateDer<'static> },
+    /// The new root signs; the one before is trusted until all that it signed is renewed.
+    Renewing,
+}
+
+impl Phase {
+    /// As users see it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Distributing { .. } => "distributing",
+            Self::Renewing => "renewing",
+        }
+    }
 }
 
 impl Trust {
@@ -27,14 +53,61 @@ impl Trust {
         Ok(Self {
             roots: Bundle::of([authority.root().clone()])?.and(further),
             authority,
+            phase: Phase::Steady,
             former: Bundle::default(),
+            withdrawn: Bundle::default(),
         })
     }
 
-    /// This one in place of `earlier`, whose signing roots go on being trusted while they are valid.
+    /// With a root that is to sign, roots that signed before, and roots that are trusted no longer.
+    pub fn rotating(
+        mut self,
+        next: Option<&Authority>,
+        previous: &Bundle,
+        withdrawn: Bundle,
+    ) -> Result<Self, LoadError> {
+        if let Some(next) = next {
+            let next = next.root().clone();
+            self.roots = self.roots.and(&Bundle::of([next.clone()])?);
+            self.phase = Phase::Distributing { next };
+        } else if !previous.is_empty() {
+            self.phase = Phase::Renewing;
+        }
+        self.roots = self.roots.and(previous);
+        self.withdrawn = withdrawn;
+        Ok(self)
+    }
+
+    /// The root that all are to end up with.
+    pub fn target(&self) -> &CertificateDer<'static> {
+        match &self.phase {
+            Phase::Distributing { next } => next,
+            Phase::Steady | Phase::Renewing => self.authority.root(),
+        }
+    }
+
+    /// Roots that signed before in this process' time, as far as they are neither withdrawn nor ended.
+    pub fn former(&self) -> &Bundle {
+        &self.former
+    }
+
+    /// What proxies are told.
+    pub fn told(&self, now: OffsetDateTime) -> TrustedRoots {
+        let signer = self.authority.root();
+        let further = self.roots.valid_at(now).filter(|root| *root != signer);
+        TrustedRoots {
+            signer: signer.to_vec(),
+            further: further.map(|root| root.to_vec()).collect(),
+        }
+    }
+
+    /// This one in place of `earlier`, whose signing roots go on being trusted until they end or are withdrawn.
     pub fn after(mut self, earlier: &Self, now: OffsetDateTime) -> Result<Self, LoadError> {
         let signed = Bundle::of([earlier.authority.root().clone()])?;
-        self.former = earlier.former.clone().and(&signed).unexpired(now);
+        let own = Bundle::of([self.authority.root().clone()])?;
+        let gone = self.withdrawn.clone().and(&own);
+        let former = earlier.former.clone().and(&signed);
+        self.former = former.unexpired(now).without(&gone);
         self.roots = self.roots.and(&self.former);
         Ok(self)
     }
@@ -107,6 +180,19 @@ impl Bundle {
     /// Without those that have ended.
     pub fn unexpired(mut self, now: OffsetDateTime) -> Self {
         self.roots.retain(|root| now < root.not_after);
+        self
+    }
+
+    /// The first of them.
+    pub fn first(mut self, most: usize) -> Self {
+        self.roots.truncate(most);
+        self
+    }
+
+    /// Without those of `other`.
+    pub fn without(mut self, other: &Self) -> Self {
+        let others = |root: &Root| other.roots.iter().any(|gone| gone.der == root.der);
+        self.roots.retain(|root| !others(root));
         self
     }
 

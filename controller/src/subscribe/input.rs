@@ -32,6 +32,8 @@ pub enum Input {
     },
     /// The proxy's own pod is to be sent nothing any longer.
     Withdraw,
+    /// The root of the proxy's certificate, DER.
+    Certificate(Vec<u8>),
 }
 
 /// Why a stream is ended.
@@ -136,6 +138,7 @@ pub fn input(message: proto::ProxyMessage) -> Result<Input, Refusal> {
         Some(Kind::Watch(watch)) => Ok(Input::Watch(address(&watch.address)?)),
         Some(Kind::Unwatch(unwatch)) => Ok(Input::Unwatch(address(&unwatch.address)?)),
         Some(Kind::Withdraw(_)) => Ok(Input::Withdraw),
+        Some(Kind::Certificate(certificate)) => Ok(Input::Certificate(certificate.root.to_vec())),
         Some(Kind::Ack(ack)) => {
             let refused = ack.refused.into_iter();
             Ok(Input::Ack {

@@ -10,8 +10,8 @@ pub mod session;
 mod withdraw;
 
 pub use encoder::{EncodedDestination, EncodedGateway, Encoder, Source};
-pub use registry::{Held, Registry};
-pub use service::{Limits, Subscriptions};
+pub use registry::{Held, Registry, Trusting};
+pub use service::{Limits, Roots, Subscriptions};
 
 #[cfg(test)]
 mod tests;

@@ -68,6 +68,21 @@ struct Stream {
     held: HashMap<ResourceKey, Held>,
     /// The newest version on its way, of what was sent and not yet answered.
     sent: HashMap<ResourceKey, u64>,
+    /// Fingerprint of the root of the proxy's certificate, if it has said.
+    certificate: Option<u64>,
+}
+
+/// How far the proxies connected here are with a root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trusting {
+    pub connected: usize,
+    /// The roots of the moment are in force with them.
+    pub trusting: usize,
+    /// Their certificates are of the root.
+    pub renewed: usize,
+    /// Those that do not trust, and those that have not renewed, in order.
+    pub untrusting: Vec<ObjectKey>,
+    pub unrenewed: Vec<ObjectKey>,
 }
 
 impl Stream {
@@ -104,7 +119,13 @@ impl Registry {
             .map(|(key, version)| (key.clone(), Held::InForce(*version)))
             .collect();
         let sent = HashMap::new();
-        inner.streams.insert(id, Stream { pod, held, sent });
+        let stream = Stream {
+            pod,
+            held,
+            sent,
+            certificate: None,
+        };
+        inner.streams.insert(id, stream);
         drop(inner);
         self.ring();
         let registry = self.clone();
@@ -129,6 +150,31 @@ impl Registry {
             versions.any(|(key, versions)| stream.is_behind(key, versions))
         });
         behind.count()
+    }
+
+    /// Which proxies have this version of the roots in force, and a certificate of the root with this fingerprint.
+    pub fn trusting(&self, version: u64, root: u64) -> Trusting {
+        let inner = self.lock();
+        let mut found = Trusting {
+            connected: inner.pods.len(),
+            ..Trusting::default()
+        };
+        for stream in inner.streams.values() {
+            if stream.held.get(&ResourceKey::Roots) != Some(&Held::InForce(version)) {
+                found.untrusting.push(stream.pod.clone());
+            }
+            if stream.certificate != Some(root) {
+                found.unrenewed.push(stream.pod.clone());
+            }
+        }
+        drop(inner);
+        for pods in [&mut found.untrusting, &mut found.unrenewed] {
+            pods.sort_unstable();
+            pods.dedup();
+        }
+        found.trusting = found.connected.saturating_sub(found.untrusting.len());
+        found.renewed = found.connected.saturating_sub(found.unrenewed.len());
+        found
     }
 
     /// Every destination of every proxy.
@@ -229,6 +275,14 @@ impl Registered {
         }
     }
 
+    /// The proxy's certificate is of the root with this fingerprint.
+    pub fn certificate(&self, root: u64) {
+        if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
+            stream.certificate = Some(root);
+        }
+        self.registry.changes.ring();
+    }
+
     pub fn record(&self, acked: Acked) {
         let mut inner = self.registry.lock();
         let Some(stream) = inner.streams.get_mut(&self.id) else {
@@ -307,6 +361,34 @@ mod tests {
         assert_eq!(holders(), []);
         drop(stream);
         assert_eq!(registry.streams(), 0);
+    }
+
+    #[test]
+    fn counts_who_trusts_and_who_has_renewed() {
+        let registry = Registry::default();
+        let pods = ["web-0", "web-1"].map(|name| ObjectKey::new("shop", name));
+        let enter = |pod: &ObjectKey| registry.enter(pod.clone(), &[], 4).unwrap();
+        let [first, second] = [&pods[0], &pods[1]].map(enter);
+        // A stream that is not yet known to be dead.
+        let dead = enter(&pods[1]);
+        let acks = |stream: &Registered, version| {
+            stream.record(Acked {
+                in_force: vec![(ResourceKey::Roots, Some(version))],
+                refused: vec![],
+            });
+        };
+        acks(&first, 1);
+        acks(&first, 2);
+        acks(&second, 2);
+        second.certificate(7);
+        let found = registry.trusting(2, 7);
+        assert_eq!((found.connected, found.trusting, found.renewed), (2, 1, 0));
+        assert_eq!(found.untrusting, pods[1..]);
+        assert_eq!(found.unrenewed, pods);
+        drop(dead);
+        let found = registry.trusting(2, 7);
+        assert_eq!((found.connected, found.trusting, found.renewed), (2, 2, 1));
+        assert_eq!(registry.trusting(3, 7).trusting, 0, "another version");
     }
 
     #[test]

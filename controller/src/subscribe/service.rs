@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use weft_api::proto::mesh_server::Mesh;
-use weft_api::proto::{ProxyMessage, Update};
+use weft_api::proto::{ProxyMessage, Resource, Update};
 use weft_ir::Identity;
 
 use super::input::{self, Hello, Input, Refusal};
@@ -20,6 +20,7 @@ use super::registry::{Registered, Registry};
 use super::session::{Acked, MAX_UNACKED, Session};
 use super::withdraw::Withdrawal;
 use crate::metrics::Metrics;
+use crate::rotation;
 use crate::server::PeerIdentity;
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::watch::ObjectKey;
@@ -55,6 +56,8 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub struct Subscriptions {
     pub snapshots: Snapshots,
+    /// The roots that every proxy is told.
+    pub roots: Roots,
     pub registry: Registry,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
@@ -71,6 +74,9 @@ struct Taken {
     open: bool,
     withdraw: bool,
 }
+
+/// The roots' resource as it changes; `None` until there is one.
+pub type Roots = watch::Receiver<Option<Arc<Resource>>>;
 
 type Outgoing = mpsc::Sender<Result<Update, Status>>;
 
@@ -165,6 +171,8 @@ impl Subscriptions {
             .enter(pod.clone(), &hello.held, self.limits.streams)?;
         let mut session = Session::new(hello, self.limits.watches)?;
         snapshots.mark_changed();
+        let mut roots = self.roots.clone();
+        session.set_roots(roots.borrow_and_update().clone());
         let mut withdrawals = JoinSet::new();
         loop {
             tokio::select! {
@@ -183,6 +191,7 @@ impl Subscriptions {
                     Ok(()) => session.snapshot_changed(),
                     Err(_) => return Err(Refusal::Stopping),
                 },
+                Ok(()) = roots.changed() => session.set_roots(roots.borrow_and_update().clone()),
                 first = incoming.message() => {
                     let taken = self.take_in(first, &mut incoming, &mut session, &registered, &pod).await?;
                     if !taken.open {
@@ -271,6 +280,9 @@ impl Subscriptions {
             };
             let input = input::input(message)?;
             taken.withdraw |= input == Input::Withdraw;
+            if let Input::Certificate(root) = &input {
+                registered.certificate(rotation::fingerprint(root));
+            }
             if let Some(acked) = session.receive(input)? {
                 self.record(acked, registered, pod);
             }

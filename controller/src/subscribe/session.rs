@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use prost::Message;
 use weft_api::proto::{Resource, Update};
@@ -33,6 +34,7 @@ pub struct Acked {
 pub struct Session {
     namespace: String,
     pod: String,
+    roots: Option<Arc<Resource>>,
     max_watches: usize,
     /// What the proxy has, as far as sent.
     held: HashMap<ResourceKey, u64>,
@@ -87,6 +89,7 @@ impl Session {
         let mut session = Self {
             namespace: hello.namespace,
             pod: hello.pod,
+            roots: None,
             max_watches,
             held: hello.held.into_iter().collect(),
             unknown: hello.unknown,
@@ -101,10 +104,15 @@ impl Session {
             unacked: VecDeque::new(),
             last_nonce: 0,
         };
+        // Said on each stream: by that a proxy knows that it may speak of its certificate.
+        session.held.remove(&ResourceKey::Roots);
         let keys: Vec<_> = session.held.keys().cloned().collect();
         for key in keys {
             match key {
-                ResourceKey::Workload | ResourceKey::Gateway | ResourceKey::Port(..) => {}
+                ResourceKey::Workload
+                | ResourceKey::Roots
+                | ResourceKey::Gateway
+                | ResourceKey::Port(..) => {}
                 ResourceKey::Destination(address) => session.watch(address)?,
                 ResourceKey::Endpoints(id) => drop(session.stale.sets.insert(id)),
             }
@@ -127,7 +135,7 @@ impl Session {
             }
             Input::Ack { nonce, refused } => self.acked(nonce, &refused).map(Some),
             // Not a matter of what this proxy is told.
-            Input::Withdraw => Ok(None),
+            Input::Withdraw | Input::Certificate(_) => Ok(None),
         }
     }
 
@@ -137,6 +145,11 @@ impl Session {
         self.stale.gateway = true;
         self.stale.addresses.extend(self.watched.keys());
         self.stale.sets.extend(self.uses.keys().cloned());
+    }
+
+    /// What is trusted now; offered with the next update.
+    pub fn set_roots(&mut self, roots: Option<Arc<Resource>>) {
+        self.roots = roots;
     }
 
     fn watch(&mut self, address: SocketAddr) -> Result<(), Refusal> {
@@ -216,6 +229,9 @@ impl Session {
             removed: std::mem::take(&mut self.unknown),
             ..Draft::default()
         };
+        if let Some(roots) = self.roots.take() {
+            self.offer(ResourceKey::Roots, &roots, &mut draft);
+        }
         if std::mem::take(&mut self.stale.workload) {
             // A pod that is not seen for a moment keeps what it was told.
             if let Some(resource) = source.workload(&self.namespace, &self.pod) {

@@ -27,6 +27,8 @@ use crate::metrics::Metrics;
 use crate::server::PeerIdentity;
 use crate::snapshot::Snapshot;
 
+mod roots;
+
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const REVIEWS: &str = "10.96.0.10:80";
 
@@ -113,6 +115,7 @@ fn settings() -> Settings {
 struct Controller {
     url: String,
     publish: watch::Sender<Option<Arc<Snapshot>>>,
+    roots: watch::Sender<Option<Arc<proto::Resource>>>,
     registry: Registry,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
@@ -127,8 +130,10 @@ async fn controller(
 ) -> Controller {
     let peer = PeerIdentity(peer.map(|peer| peer.parse::<Identity>().unwrap()));
     let (publish, snapshots) = watch::channel(first);
+    let (publish_roots, roots) = watch::channel(None);
     let service = Subscriptions {
         snapshots,
+        roots,
         registry: Registry::default(),
         metrics: Arc::new(Metrics::register(&mut MetricsRegistry::default())),
         limits,
@@ -138,6 +143,7 @@ async fn controller(
     let controller = Controller {
         url: String::new(),
         publish,
+        roots: publish_roots,
         registry: service.registry.clone(),
         metrics: Arc::clone(&service.metrics),
         tasks: service.tasks.clone(),

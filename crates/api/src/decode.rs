@@ -10,7 +10,7 @@ use weft_ir::{
     HeaderMatch, HostPattern, Identity, Mirror, Mode, OriginPattern, PathEdit, PathMatch, Pattern,
     Probe, ProbeRequest, Protocol, QueryMatch, Redirect, RequestMatch, ResourceKey, Retry, Rewrite,
     RouteId, RouteKind, Routing, Rule, Service, ServiceId, ServiceKind, ServicePort, Target,
-    Timeouts, TlsRule, TrustDomain, ValueMatch, WeightedBackend, Workload,
+    Timeouts, TlsRule, TrustDomain, TrustedRoots, ValueMatch, WeightedBackend, Workload,
 };
 
 use crate::{Resource, proto};
@@ -42,6 +42,7 @@ pub fn resource(wire: proto::Resource) -> Decoded<(ResourceKey, u64, Resource)> 
     let key: ResourceKey = key.parse().map_err(|error| invalid("key")(&error))?;
     let content = match (&key, body.ok_or(DecodeError::Absent("body"))?) {
         (ResourceKey::Workload, Body::Workload(wire)) => Resource::Workload(workload(wire)?),
+        (ResourceKey::Roots, Body::Roots(wire)) => Resource::Roots(roots(wire)?),
         (ResourceKey::Destination(address), Body::Destination(wire)) => {
             Resource::Destination(destination(*address, wire)?)
         }
@@ -89,6 +90,17 @@ fn workload(wire: proto::Workload) -> Decoded<Workload> {
         )?,
         mode,
         probes: wire.probes.into_iter().filter_map(probe).collect(),
+    })
+}
+
+fn roots(wire: proto::Roots) -> Decoded<TrustedRoots> {
+    let proto::Roots { signer, further } = wire;
+    if signer.is_empty() {
+        return Err(DecodeError::Absent("roots.signer"));
+    }
+    Ok(TrustedRoots {
+        signer: signer.to_vec(),
+        further: further.iter().map(|root| root.to_vec()).collect(),
     })
 }
 

@@ -7,8 +7,8 @@ use weft_ir::{
     Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, HeaderEdit,
     HeaderMatch, Identity, Mirror, Mode, PathEdit, PathMatch, Probe, ProbeRequest, Protocol,
     QueryMatch, Redirect, RequestMatch, ResourceKey, Retry, Rewrite, RouteId, RouteKind, Routing,
-    Rule, Service, ServiceId, ServiceKind, ServicePort, Target, Timeouts, TlsRule, ValueMatch,
-    WeightedBackend, Workload,
+    Rule, Service, ServiceId, ServiceKind, ServicePort, Target, Timeouts, TlsRule, TrustedRoots,
+    ValueMatch, WeightedBackend, Workload,
 };
 
 use crate::proto;
@@ -50,6 +50,16 @@ fn probe(of: &Probe) -> proto::Probe {
         port: (*port).into(),
         kind: Some(kind),
     }
+}
+
+/// The resource of the roots.
+pub fn roots(of: &TrustedRoots) -> proto::Resource {
+    let TrustedRoots { signer, further } = of;
+    let body = Body::Roots(proto::Roots {
+        signer: signer.clone().into(),
+        further: further.iter().map(|root| root.clone().into()).collect(),
+    });
+    resource(&ResourceKey::Roots, body)
 }
 
 /// The resource of what is at an address.

@@ -7,7 +7,7 @@ pub mod alpn;
 pub mod decode;
 pub mod encode;
 
-use weft_ir::{Destination, EndpointSet, Gateway, GatewayPort, Workload};
+use weft_ir::{Destination, EndpointSet, Gateway, GatewayPort, TrustedRoots, Workload};
 
 /// The generated messages, client and server.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
@@ -19,6 +19,7 @@ pub mod proto {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resource {
     Workload(Workload),
+    Roots(TrustedRoots),
     Destination(Destination),
     Endpoints(EndpointSet),
     Gateway(Gateway),

@@ -203,6 +203,10 @@ fn what_is_encoded_decodes_to_the_same() {
             },
         ],
     };
+    let roots = TrustedRoots {
+        signer: vec![1, 2],
+        further: vec![vec![3], vec![4]],
+    };
     let to_pod = Destination {
         address: pod().address,
         target: Target::Pod(pod()),
@@ -243,6 +247,7 @@ fn what_is_encoded_decodes_to_the_same() {
         (encode::endpoints(&set), Resource::Endpoints(set)),
         (encode::endpoints(&imported), Resource::Endpoints(imported)),
         (encode::workload(&workload), Resource::Workload(workload)),
+        (encode::roots(&roots), Resource::Roots(roots)),
     ] {
         let (key, version, decoded) = decode::resource(wire.clone()).unwrap();
         assert_eq!(decoded, whole);
@@ -304,6 +309,17 @@ fn what_does_not_fit_is_refused_with_its_field() {
         let error = decode::resource(wire).unwrap_err().to_string();
         assert!(error.contains(field), "{error} should name {field}");
     }
+}
+
+#[test]
+fn roots_without_the_one_that_signs_are_refused() {
+    let mut wire = encode::roots(&TrustedRoots {
+        signer: vec![1],
+        further: vec![],
+    });
+    wire.body = Some(proto::resource::Body::Roots(proto::Roots::default()));
+    let error = decode::resource(wire).unwrap_err().to_string();
+    assert!(error.contains("roots.signer"), "{error}");
 }
 
 #[test]

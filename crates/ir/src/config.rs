@@ -1,4 +1,4 @@
-//! The resources that a proxy holds: what is at an address, the endpoints of a Service, and its own pod.
+//! The resources that a proxy holds: what is at an address, the endpoints of a Service, its own pod, and the roots.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,6 +39,15 @@ pub enum ProbeRequest {
     Get(String),
     /// `grpc.health.v1.Health/Check`.
     GrpcHealth,
+}
+
+/// The roots that peers' certificates are checked against: X.509 certificates, DER.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustedRoots {
+    /// The one under which certificates are signed now.
+    pub signer: Vec<u8>,
+    /// The others, trusted as well.
+    pub further: Vec<Vec<u8>>,
 }
 
 /// Whether plain text is served to clients outside the mesh.

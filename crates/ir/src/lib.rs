@@ -17,7 +17,7 @@ mod route;
 
 pub use config::{
     Destination, Endpoint, EndpointSet, Mode, Probe, ProbeRequest, Protocol, Routing, Service,
-    Target, Workload,
+    Target, TrustedRoots, Workload,
 };
 pub use connection::{ConnectionRule, HostPattern, HostPatternError, TlsRule, find_tls};
 pub use cors::{Allowed, Cors, OriginError, OriginHost, OriginPattern};

@@ -127,6 +127,8 @@ fn parse_service_port(text: &str) -> Option<ServicePort> {
 pub enum ResourceKey {
     /// `workload`: the proxy's own pod.
     Workload,
+    /// `roots`: what peers' certificates are checked against.
+    Roots,
     /// `destination/<ip:port>`.
     Destination(SocketAddr),
     /// `endpoints/<namespace>/<service>:<port>`; `endpoints/serviceimport/...` of a ServiceImport.
@@ -141,6 +143,7 @@ impl fmt::Display for ResourceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workload => f.write_str("workload"),
+            Self::Roots => f.write_str("roots"),
             Self::Destination(address) => write!(f, "destination/{address}"),
             Self::Endpoints(port) => write!(f, "endpoints/{port}"),
             Self::Gateway => f.write_str("gateway"),
@@ -152,7 +155,7 @@ impl fmt::Display for ResourceKey {
 /// The text is no resource key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "resource key {0:?} is none of workload, destination/<ip:port>, \
+    "resource key {0:?} is none of workload, roots, destination/<ip:port>, \
      endpoints/[serviceimport/]<namespace>/<service>:<port>, gateway, port/<tcp or udp>/<port>"
 )]
 pub struct ResourceKeyError(String);
@@ -164,6 +167,7 @@ impl FromStr for ResourceKey {
         let parsed = match text.split_once('/') {
             None if text == "workload" => Some(Self::Workload),
             None if text == "gateway" => Some(Self::Gateway),
+            None if text == "roots" => Some(Self::Roots),
             Some(("destination", address)) => address.parse().ok().map(Self::Destination),
             Some(("port", port)) => parse_port(port),
             Some(("endpoints", port)) => port.parse().ok().map(Self::Endpoints),
@@ -191,6 +195,7 @@ mod tests {
     fn keys_read_back_as_they_print() {
         for text in [
             "workload",
+            "roots",
             "destination/10.0.0.1:80",
             "destination/[fd00::1]:443",
             "endpoints/shop/reviews:9080",
@@ -222,6 +227,7 @@ mod tests {
         for text in [
             "",
             "workloads",
+            "roots/1",
             "destination/reviews:80",
             "endpoints/reviews:80",
             "endpoints/a/b/c:80",

@@ -68,6 +68,11 @@ impl Mesh {
         self.workloads.get(namespace)?.get(pod).cloned()
     }
 
+    /// How many pods are in the mesh.
+    pub fn pods_in_mesh(&self) -> usize {
+        self.workloads.values().map(HashMap::len).sum()
+    }
+
     /// The Service ports that a pod which is being deleted was an endpoint of; `None` when it is not being deleted.
     pub fn leaving(&self, namespace: &str, pod: &str) -> Option<&BTreeSet<ServicePort>> {
         self.leaving.get(&(namespace.to_owned(), pod.to_owned()))

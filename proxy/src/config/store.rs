@@ -14,11 +14,12 @@ use tokio::time::Instant;
 use weft_api::{Resource, decode, proto};
 use weft_ir::{
     Destination, EndpointSet, Gateway, GatewayPort, Identity, ResourceKey, ServicePort, Target,
-    Transport, Workload,
+    Transport, TrustedRoots, Workload,
 };
 
 use super::ports::{LivePort, Opener};
 use super::resolved::{Live, Resolved, Resolver};
+use crate::identity::credentials::Current;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::requests::Direction;
 use crate::upstream::{Cluster, Shared};
@@ -48,6 +49,8 @@ pub enum Request {
 pub struct Settings {
     /// Only a workload of this identity is taken.
     pub identity: Identity,
+    /// Takes up the roots that the controller names.
+    pub current: Current,
     /// How long a lookup waits for the controller.
     pub wait: Duration,
     /// A destination without connections is forgotten after this.
@@ -211,6 +214,7 @@ impl Store {
     /// Endpoints that come are in place before the routes that lead there, and those that all go stay until after.
     fn commit(&self, mut change: Change, refused: &mut Vec<proto::Refused>) {
         let mut state = self.state();
+        self.take_up_roots(change.roots.take(), &change.removed);
         let (emptied, filled): (Vec<_>, Vec<_>) = change
             .endpoints
             .into_iter()
@@ -251,6 +255,19 @@ impl Store {
             }
         }
         self.measure(&state);
+    }
+
+    fn take_up_roots(&self, roots: Option<TrustedRoots>, removed: &[ResourceKey]) {
+        let current = &self.0.settings.current;
+        if removed.contains(&ResourceKey::Roots) {
+            current.untold();
+        }
+        if let Some(roots) = roots
+            && let Err(error) = current.told(&roots)
+        {
+            // Those that cannot be taken up were refused before.
+            tracing::error!("roots: {error}");
+        }
     }
 
     /// Endpoints that are gone for good leave the routes that still lead there with none. Those that only nobody routes
@@ -357,6 +374,8 @@ impl Store {
             (false, None) => *lost = Some(Instant::now()),
             (false, Some(_)) => {}
         }
+        drop(lost);
+        self.0.settings.current.connected(connected);
         self.0.metrics.config.connected.set(connected.into());
     }
 
@@ -412,6 +431,7 @@ struct Change {
     workload: Option<Workload>,
     gateway: Option<Gateway>,
     ports: Vec<GatewayPort>,
+    roots: Option<TrustedRoots>,
     destinations: Vec<Destination>,
     endpoints: Vec<EndpointSet>,
     versions: Vec<(ResourceKey, u64)>,
@@ -430,6 +450,10 @@ impl Change {
                 ));
             }
             Resource::Workload(workload) => self.workload = Some(workload),
+            Resource::Roots(roots) => {
+                Current::check(&roots)?;
+                self.roots = Some(roots);
+            }
             Resource::Destination(destination) => self.destinations.push(destination),
             Resource::Endpoints(set) => self.endpoints.push(set),
             Resource::Gateway(gateway) if settings.ports.is_some() => self.gateway = Some(gateway),

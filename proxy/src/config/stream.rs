@@ -20,6 +20,7 @@ use super::channel::{self, Address, Backoff, ConnectError};
 use super::store::{Request, Store};
 use super::withdrawal::Withdrawal;
 use crate::identity::credentials::Current;
+use crate::identity::trusted::Root;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
 
@@ -109,12 +110,18 @@ impl Stream {
         }
         self.store.set_connected(true);
         tracing::info!(controller = %self.controller, "configuration stream is up");
+        let mut certificate = Told::default();
+        let mut changes = self.current.changes();
         loop {
             tokio::select! {
                 update = updates.message() => {
                     let update = update?.ok_or(StreamError::Closed)?;
+                    certificate.asked |= update.resources.iter().any(|one| one.key == "roots");
                     self.take(update, &outgoing)?;
+                    certificate.tell(&self.current, &outgoing)?;
                 }
+                // The sender lives in `current`: waiting cannot fail.
+                _ = changes.changed() => certificate.tell(&self.current, &outgoing)?,
                 () = withdraw.next() => send(&outgoing, Kind::Withdraw(proto::Withdraw {}))?,
                 request = self.requests.recv() => {
                     if request == Some(Request::Restate) {
@@ -158,10 +165,9 @@ impl Stream {
         &self,
         messages: mpsc::UnboundedReceiver<proto::ProxyMessage>,
     ) -> Result<Streaming<proto::Update>, StreamError> {
-        let roots = self.current.load().as_ref().map(|c| c.roots.clone());
         let tls = self
             .tls
-            .controller_config(&self.controller_identity, roots.unwrap_or_default())?;
+            .controller_config(&self.controller_identity, self.current.roots())?;
         let channel = channel::connect(&self.controller, tls).await?;
         let mut client = MeshClient::new(channel).max_decoding_message_size(MAX_UPDATE);
         let begun = client.subscribe(UnboundedReceiverStream::new(messages));
@@ -181,6 +187,29 @@ impl Stream {
             tracing::warn!(key = %one.key, "refused a resource: {}", one.reason);
         }
         send(outgoing, Kind::Ack(proto::Ack { nonce, refused }))
+    }
+}
+
+/// What the controller was told of the certificate's root, on this stream.
+#[derive(Default)]
+struct Told {
+    /// It speaks of roots itself: one that does not would end the stream for a message that it does not know.
+    asked: bool,
+    root: Option<Root>,
+}
+
+impl Told {
+    fn tell(&mut self, current: &Current, outgoing: &Outgoing) -> Result<(), StreamError> {
+        let root = current.load().as_ref().and_then(|c| c.root.clone());
+        if !self.asked || root == self.root {
+            return Ok(());
+        }
+        let der = root.as_ref().map_or(&[][..], |root| root);
+        let in_force = proto::CertificateInForce {
+            root: der.to_vec().into(),
+        };
+        self.root = root;
+        send(outgoing, Kind::Certificate(in_force))
     }
 }
 

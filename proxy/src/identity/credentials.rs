@@ -1,19 +1,22 @@
 //! The certificate in force and the roots that peers are checked against, swapped as one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwapOption, Guard};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{CertificateDer, TrustAnchor};
+use rustls_pki_types::TrustAnchor;
 use tokio::sync::watch;
+use weft_ir::TrustedRoots;
+
+use super::trusted::{Root, Sources};
 
 /// One certificate with its key, and what peers must be signed by.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Credentials {
     pub key: Arc<CertifiedKey>,
     pub roots: Arc<Roots>,
-    /// The roots that came with the certificate; `roots` has those of the file besides.
-    pub signed_roots: Vec<CertificateDer<'static>>,
+    /// The root that the certificate is of.
+    pub root: Option<Root>,
     /// Unix seconds.
     pub not_before: i64,
     pub not_after: i64,
@@ -27,10 +30,8 @@ pub struct Roots {
 
 impl Roots {
     /// Certificates that are no usable root are left out, with their number; the same root twice counts once.
-    pub fn new<'a>(
-        certificates: impl Iterator<Item = &'a CertificateDer<'static>>,
-    ) -> (Self, usize) {
-        let mut seen: Vec<&CertificateDer<'_>> = Vec::new();
+    pub fn new<'a>(certificates: impl Iterator<Item = &'a Root>) -> (Self, usize) {
+        let mut seen: Vec<&Root> = Vec::new();
         let mut roots = Self::default();
         let mut unusable = 0;
         for certificate in certificates {
@@ -51,14 +52,17 @@ impl Roots {
 #[derive(Clone, Debug)]
 pub struct Current {
     current: Arc<ArcSwapOption<Credentials>>,
-    present: Arc<watch::Sender<bool>>,
+    sources: Arc<Mutex<Sources>>,
+    /// Rung at each change of the certificate, of the roots, and of who signs.
+    changes: Arc<watch::Sender<()>>,
 }
 
 impl Default for Current {
     fn default() -> Self {
         Self {
             current: Arc::default(),
-            present: Arc::new(watch::Sender::new(false)),
+            sources: Arc::default(),
+            changes: Arc::new(watch::Sender::new(())),
         }
     }
 }
@@ -72,12 +76,112 @@ impl Current {
     /// Handshakes from now on use these; connections that stand are left alone.
     pub fn set(&self, credentials: Credentials) {
         self.current.store(Some(Arc::new(credentials)));
-        self.present.send_replace(true);
+        self.changes.send_replace(());
     }
 
     /// Resolves once there is a certificate.
     pub async fn present(&self) {
-        // The sender lives in `self`: waiting cannot fail.
-        let _ = self.present.subscribe().wait_for(|present| *present).await;
+        let mut changes = self.changes();
+        while self.load().is_none() {
+            // The sender lives in `self`: waiting cannot fail.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Told of each change.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Puts a certificate in force, whose roots in `credentials` are replaced by those in force with `signed`.
+    pub fn obtained(&self, credentials: Credentials, signed: Vec<Root>) {
+        let mut sources = self.sources();
+        sources.signed(signed);
+        let (roots, _) = Roots::new(sources.in_force());
+        self.set(Credentials {
+            roots: Arc::new(roots),
+            ..credentials
+        });
+    }
+
+    /// Takes note of the roots in the file; says whether that changed what is in force.
+    pub fn file(&self, roots: Vec<Root>) -> bool {
+        let mut sources = self.sources();
+        sources.file(roots) && self.renew_roots(&sources)
+    }
+
+    /// Takes up the roots that the stream names. Errors when the one that signs is no usable root.
+    pub fn told(&self, roots: &TrustedRoots) -> Result<(), &'static str> {
+        let all = std::iter::once(&roots.signer).chain(&roots.further);
+        let all: Vec<Root> = all.map(|der| Root::from(der.clone())).collect();
+        Self::check(roots)?;
+        let mut sources = self.sources();
+        sources.told(all);
+        self.renew_roots(&sources);
+        Ok(())
+    }
+
+    /// Whether [`Self::told`] would take them.
+    pub fn check(roots: &TrustedRoots) -> Result<(), &'static str> {
+        let signer = Root::from(roots.signer.clone());
+        let (_, unusable) = Roots::new(std::iter::once(&signer));
+        (unusable == 0)
+            .then_some(())
+            .ok_or("roots.signer is no usable certificate")
+    }
+
+    /// The stream names roots no longer.
+    pub fn untold(&self) {
+        let mut sources = self.sources();
+        sources.untold();
+        self.renew_roots(&sources);
+    }
+
+    /// Whether there is a stream.
+    pub fn connected(&self, connected: bool) {
+        self.sources().connected(connected);
+    }
+
+    /// The roots in force, with or without a certificate.
+    pub fn roots(&self) -> Arc<Roots> {
+        Arc::new(Roots::new(self.sources().in_force()).0)
+    }
+
+    /// Whether the controller signs under another root than the one that the certificate is of.
+    pub fn is_outdated(&self) -> bool {
+        let sources = self.sources();
+        let current = self.load();
+        match (sources.signer(), current.as_ref()) {
+            (Some(signer), Some(current)) => current.root.as_ref() != Some(signer),
+            _ => false,
+        }
+    }
+
+    /// The certificate stays; peers are checked against the roots in force now. Says whether those differ from before.
+    fn renew_roots(&self, sources: &Sources) -> bool {
+        let Some(current) = self.load().clone() else {
+            return false;
+        };
+        let (roots, unusable) = Roots::new(sources.in_force());
+        let changed = roots.anchors != current.roots.anchors;
+        if changed {
+            tracing::info!(
+                roots = roots.anchors.len(),
+                unusable,
+                "the roots have changed"
+            );
+            self.set(Credentials {
+                roots: Arc::new(roots),
+                ..(*current).clone()
+            });
+        } else {
+            // Who signs may have changed.
+            self.changes.send_replace(());
+        }
+        changed
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,3 +3,4 @@
 pub mod credentials;
 pub mod renew;
 pub mod request;
+pub mod trusted;

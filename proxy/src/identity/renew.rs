@@ -1,4 +1,4 @@
-//! Obtains the certificate, renews it at 70 % of its life, and takes up roots when their file changes.
+//! Obtains the certificate, renews it at 70 % of its life and when its root signs no longer, and follows the file of roots.
 //!
 //! Whatever fails is tried again, for ever, with growing pauses; the certificate in force stays in force meanwhile.
 
@@ -13,8 +13,9 @@ use weft_api::proto;
 use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
 use weft_ir::Identity;
 
-use super::credentials::{Credentials, Current, Roots};
+use super::credentials::{Credentials, Current};
 use super::request::{self, Request, SignedError, unix_now};
+use super::trusted::Root;
 use crate::config::channel::{self, Address, Backoff, ConnectError};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
@@ -23,6 +24,11 @@ use crate::tls::Tls;
 const SIGN: Duration = Duration::from_secs(10);
 /// How often the file of roots is looked at.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// The part of its life after which a certificate is renewed.
+const RENEW: f64 = 0.7;
+/// A certificate whose root signs no longer is renewed within this, and within a tenth of its life.
+const SOON: Duration = Duration::from_secs(30);
 
 /// What obtaining a certificate needs.
 pub struct Renewal {
@@ -71,10 +77,10 @@ impl Renewal {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             match self.obtain().await {
-                Ok(credentials) => {
+                Ok((credentials, signed)) => {
                     backoff.reset();
-                    let renew_at = self.take_up(credentials);
-                    self.watch_roots_until(renew_at).await;
+                    let life = self.take_up(credentials, signed);
+                    self.wait(life).await;
                 }
                 Err(error) => {
                     self.metrics.certificate_failures.inc();
@@ -86,13 +92,13 @@ impl Renewal {
         }
     }
 
-    async fn obtain(&self) -> Result<Credentials, RenewError> {
-        let file_roots = read_roots(&self.roots).await?;
+    async fn obtain(&self) -> Result<(Credentials, Vec<Root>), RenewError> {
+        self.current.file(read_roots(&self.roots).await?);
         let token = read_token(&self.token).await?;
-        let (roots, _) = Roots::new(file_roots.iter());
+        let roots = self.current.roots();
         let tls = self
             .tls
-            .authority_config(&self.controller_identity, Arc::new(roots))?;
+            .authority_config(&self.controller_identity, roots)?;
         let channel = channel::connect(&self.controller, tls).await?;
         let request = Request::new(&self.identity)?;
         let mut call = tonic::Request::new(proto::SignRequest {
@@ -109,74 +115,70 @@ impl Renewal {
                 message: status.message().to_owned(),
             })?;
         let response = response.into_inner();
-        Ok(request::credentials(
-            &request,
-            &self.identity,
-            &response,
-            &file_roots,
-        )?)
+        Ok(request::credentials(&request, &self.identity, &response)?)
     }
 
-    /// Puts the credentials in force; gives when to renew them.
-    fn take_up(&self, credentials: Credentials) -> Instant {
+    /// Puts the credentials in force; gives how long they last.
+    fn take_up(&self, credentials: Credentials, signed: Vec<Root>) -> Duration {
         let left = u64::try_from(credentials.not_after - unix_now()).unwrap_or(0);
-        let renew_in = Duration::from_secs(left).mul_f64(0.7);
+        let life = Duration::from_secs(left);
         tracing::info!(
             identity = %self.identity,
-            valid_for = ?Duration::from_secs(left),
-            ?renew_in,
+            valid_for = ?life,
+            renew_in = ?life.mul_f64(RENEW),
             "certificate obtained"
         );
         self.metrics.certificate_expiry.set(credentials.not_after);
         self.metrics.certificate_renewals.inc();
-        self.put_in_force(credentials);
-        Instant::now() + renew_in
+        self.current.obtained(credentials, signed);
+        self.count_roots();
+        life
     }
 
-    fn put_in_force(&self, credentials: Credentials) {
-        let roots = credentials.roots.anchors.len();
+    fn count_roots(&self) {
+        let current = self.current.load();
+        let roots = current.as_ref().map_or(0, |c| c.roots.anchors.len());
         self.metrics.trusted_roots.set(roots as i64);
-        self.current.set(credentials);
     }
 
-    async fn watch_roots_until(&self, deadline: Instant) {
-        let mut taken = read_roots(&self.roots).await.unwrap_or_default();
+    /// Until the certificate is to be renewed: at 70 % of its life, or soon when the controller signs under another root.
+    /// Takes up the file's roots meanwhile.
+    async fn wait(&self, life: Duration) {
+        let mut changes = self.current.changes();
+        let due = Instant::now() + life.mul_f64(RENEW);
+        let mut soon = None;
+        let mut look = Instant::now() + LOOK;
         loop {
-            let next = (Instant::now() + LOOK).min(deadline);
-            tokio::time::sleep_until(next).await;
-            if next == deadline {
-                return;
-            }
-            match read_roots(&self.roots).await {
-                Ok(roots) if roots != taken => {
-                    self.take_up_roots(&roots);
-                    taken = roots;
+            soon = match (self.current.is_outdated(), soon) {
+                (true, None) => {
+                    let pause = spread(life);
+                    tracing::info!(renew_in = ?pause, "the controller signs under another root");
+                    Some(Instant::now() + pause)
                 }
-                Ok(_) => {}
-                // Those in force stay so.
-                Err(error) => tracing::warn!("{error}"),
+                (true, soon) => soon,
+                (false, _) => None,
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(soon.map_or(due, |soon| soon.min(due))) => return,
+                // The sender lives in `current`: waiting cannot fail.
+                _ = changes.changed() => self.count_roots(),
+                () = tokio::time::sleep_until(look) => {
+                    look = Instant::now() + LOOK;
+                    match read_roots(&self.roots).await {
+                        Ok(roots) => drop(self.current.file(roots)),
+                        // Those in force stay so.
+                        Err(error) => tracing::warn!("{error}"),
+                    }
+                }
             }
         }
     }
+}
 
-    /// The certificate stays; peers are checked against the file's roots and those that came with the certificate.
-    fn take_up_roots(&self, file_roots: &[CertificateDer<'static>]) {
-        let Some(credentials) = self.current.load().clone() else {
-            return;
-        };
-        let (roots, unusable) = Roots::new(file_roots.iter().chain(&credentials.signed_roots));
-        tracing::info!(
-            roots = roots.anchors.len(),
-            unusable,
-            "the roots have changed"
-        );
-        self.put_in_force(Credentials {
-            roots: Arc::new(roots),
-            key: credentials.key.clone(),
-            signed_roots: credentials.signed_roots.clone(),
-            ..*credentials
-        });
-    }
+/// When to renew a certificate whose root signs no longer: all proxies of the mesh are told at the same moment.
+fn spread(life: Duration) -> Duration {
+    let most = SOON.min(life / 10);
+    most.mul_f64(0.1 + 0.9 * fastrand::f64())
 }
 
 async fn read_token(path: &Path) -> Result<String, RenewError> {

@@ -11,6 +11,7 @@ use weft_ir::Identity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::credentials::{Credentials, Roots};
+use super::trusted::Root;
 use crate::tls::{PeerError, peer_identity};
 
 /// A new P-256 key that never leaves memory, and the request that goes with it.
@@ -52,17 +53,16 @@ pub enum SignedError {
         not_after: i64,
         now: i64,
     },
-    #[error("neither the roots file nor the controller's answer has a usable root")]
+    #[error("the controller's answer has no usable root")]
     NoRoots,
 }
 
-/// Checks the answer against the request, and joins its roots with those of the file.
+/// Checks the answer against the request. With the roots that came along, those of `credentials` are only of these.
 pub fn credentials(
     request: &Request,
     expected: &Identity,
     response: &proto::SignResponse,
-    file_roots: &[CertificateDer<'static>],
-) -> Result<Credentials, SignedError> {
+) -> Result<(Credentials, Vec<Root>), SignedError> {
     let chain: Vec<_> = response.chain.iter().map(der).collect();
     let leaf = chain.first().ok_or(SignedError::Empty)?;
     let found = peer_identity(Some(&chain))?;
@@ -79,8 +79,8 @@ pub fn credentials(
             now,
         });
     }
-    let signed_roots: Vec<_> = response.roots.iter().map(der).collect();
-    let (roots, unusable) = Roots::new(file_roots.iter().chain(&signed_roots));
+    let signed: Vec<_> = response.roots.iter().map(der).collect();
+    let (roots, unusable) = Roots::new(signed.iter());
     if unusable > 0 {
         tracing::warn!(
             unusable,
@@ -93,13 +93,14 @@ pub fn credentials(
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(request.key.serialize_der()));
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let key = CertifiedKey::from_der(chain, key, &provider).map_err(SignedError::Key)?;
-    Ok(Credentials {
+    let credentials = Credentials {
         key: Arc::new(key),
         roots: Arc::new(roots),
-        signed_roots,
+        root: signed.first().cloned(),
         not_before,
         not_after,
-    })
+    };
+    Ok((credentials, signed))
 }
 
 fn der(bytes: &tonic::codegen::Bytes) -> CertificateDer<'static> {

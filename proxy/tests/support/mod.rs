@@ -54,7 +54,7 @@ fn credentials(identity: &Identity, signer: &Pki, roots: &[&Pki]) -> Credentials
     Credentials {
         key: Arc::new(signer.leaf(identity).unwrap().certified().unwrap()),
         roots: Arc::new(roots),
-        signed_roots: Vec::new(),
+        root: Some(signer.root()),
         not_before: 0,
         not_after: i64::MAX,
     }
@@ -75,6 +75,7 @@ pub fn data_plane(
     let shared = Arc::new(Shared::new(Vec::new(), tls.clone(), metrics.clone()));
     let settings = Settings {
         identity,
+        current: current.clone(),
         wait: Duration::from_millis(50),
         idle: Duration::from_secs(600),
         ports,

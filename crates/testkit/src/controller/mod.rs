@@ -16,7 +16,8 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use weft_api::{encode, proto};
 use weft_ir::{
-    Destination, EndpointSet, Gateway, GatewayPort, Identity, ResourceKey, TrustDomain, Workload,
+    Destination, EndpointSet, Gateway, GatewayPort, Identity, ResourceKey, TrustDomain,
+    TrustedRoots, Workload,
 };
 
 use crate::pki::{LeafSpec, Pki};
@@ -26,10 +27,15 @@ use listener::Gate;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     Sign,
-    Hello { peer: Identity, hello: proto::Hello },
+    Hello {
+        peer: Identity,
+        hello: proto::Hello,
+    },
     Watch(String),
     Unwatch(String),
     Ack(proto::Ack),
+    /// The root of the proxy's certificate.
+    Certificate(CertificateDer<'static>),
     Withdraw,
 }
 
@@ -151,6 +157,16 @@ impl FakeController {
     pub fn remove(&self, key: &ResourceKey) {
         self.shared.state().resources.remove(&key.to_string());
         self.shared.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Names the roots on the stream, the one that signs first.
+    pub fn set_roots(&self, roots: &[&Pki]) {
+        if let Some((signer, further)) = roots.split_first() {
+            self.set([encode::roots(&TrustedRoots {
+                signer: signer.root().to_vec(),
+                further: further.iter().map(|pki| pki.root().to_vec()).collect(),
+            })]);
+        }
     }
 
     /// How long the certificates signed from now on are valid.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tonic::{Status, Streaming};
@@ -37,7 +38,12 @@ impl Session {
             shared,
             updates,
             watched: BTreeSet::new(),
-            sent: held.iter().map(|h| (h.key.clone(), h.version)).collect(),
+            // As the controller does, which says the roots on each stream.
+            sent: held
+                .iter()
+                .filter(|held| held.key != "roots")
+                .map(|held| (held.key.clone(), held.version))
+                .collect(),
             kept: BTreeSet::new(),
             nonce: 0,
         }
@@ -82,6 +88,10 @@ impl Session {
                     }));
                 }
             }
+            Some(Kind::Certificate(certificate)) => {
+                let root = CertificateDer::from(certificate.root.to_vec());
+                self.shared.happened(Event::Certificate(root));
+            }
             Some(Kind::Hello(_)) | None => {}
         }
     }
@@ -124,7 +134,8 @@ impl Session {
             wanted.insert(resource.key.clone(), resource.clone());
         };
         for (key, resource) in &state.resources {
-            if key == "workload" || key == "gateway" || key.starts_with("port/") {
+            if ["workload", "roots", "gateway"].contains(&key.as_str()) || key.starts_with("port/")
+            {
                 add(resource);
             }
             for key in referenced_by_port(resource) {

@@ -10,6 +10,7 @@ fn identity() -> Identity {
 fn store() -> (Store, mpsc::UnboundedReceiver<Request>) {
     let settings = Settings {
         identity: identity(),
+        current: Current::default(),
         wait: Duration::from_secs(1),
         idle: Duration::from_secs(600),
         ports: None,

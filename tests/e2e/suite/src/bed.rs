@@ -17,6 +17,8 @@ use crate::{diagnose, eventually, objects};
 
 /// The longest that a test may take, its pods' start included.
 const LIMIT: Duration = Duration::from_secs(150);
+/// The longest for those that wait for what takes its time, in full length (`WEFT_SOAK=1`) and otherwise.
+const LONG: [Duration; 2] = [Duration::from_secs(600), Duration::from_secs(300)];
 
 /// Tests that restart parts of the control plane run alone; all others beside each other.
 static CONTROL_PLANE: RwLock<()> = RwLock::new(());
@@ -43,7 +45,7 @@ pub fn run(
     let _shared = CONTROL_PLANE
         .read()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    block_on(name, mesh, test)
+    block_on(name, mesh, LIMIT, test)
 }
 
 /// Runs a test that restarts or stops a part of the control plane.
@@ -52,15 +54,40 @@ pub fn run_alone(
     mesh: Mesh,
     test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    alone(name, mesh, LIMIT, test)
+}
+
+/// As [`run_alone`], with more time.
+pub fn run_alone_long(
+    name: &str,
+    mesh: Mesh,
+    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let [full, short] = LONG;
+    alone(name, mesh, if soak() { full } else { short }, test)
+}
+
+/// Whether tests that last are to run in full length.
+pub fn soak() -> bool {
+    std::env::var_os("WEFT_SOAK").is_some_and(|value| value == "1")
+}
+
+fn alone(
+    name: &str,
+    mesh: Mesh,
+    limit: Duration,
+    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let _alone = CONTROL_PLANE
         .write()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    block_on(name, mesh, test)
+    block_on(name, mesh, limit, test)
 }
 
 fn block_on(
     name: &str,
     mesh: Mesh,
+    limit: Duration,
     test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -70,9 +97,9 @@ fn block_on(
         let client = connect().await?;
         let bed = Bed::make(client, name, mesh).await?;
         let limited = async {
-            tokio::time::timeout(LIMIT, test(&bed))
+            tokio::time::timeout(limit, test(&bed))
                 .await
-                .with_context(|| format!("the test took longer than {} s", LIMIT.as_secs()))?
+                .with_context(|| format!("the test took longer than {} s", limit.as_secs()))?
         };
         let outcome = limited.await;
         if outcome.is_err() {

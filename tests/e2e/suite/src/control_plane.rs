@@ -56,6 +56,36 @@ pub async fn kill(client: &Client, deployment: &str) -> anyhow::Result<()> {
     as_wished(&system, deployment).await
 }
 
+/// Runs `test` while the only container of a Deployment has these variables, and takes them away afterwards.
+pub async fn with_environment<T>(
+    client: &Client,
+    deployment: &str,
+    variables: &[(&str, &str)],
+    test: impl AsyncFnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let before = system(client)
+        .get("apps/v1", "Deployment", deployment)
+        .await?["spec"]["template"]["spec"]["containers"]
+        .take();
+    let mut with = before.clone();
+    let environment = with[0]["env"].as_array_mut().context("it has no env")?;
+    environment.retain(|one| !variables.iter().any(|(name, _)| one["name"] == *name));
+    environment.extend(
+        variables
+            .iter()
+            .map(|(name, value)| json!({"name": name, "value": value})),
+    );
+    let containers = |list: &Value| json!({"spec": {"template": {"spec": {"containers": list}}}});
+    let outcome = async {
+        patch_deployment(client, deployment, &containers(&with)).await?;
+        test().await
+    }
+    .await;
+    // Whatever happened: the cluster is left as it was found.
+    patch_deployment(client, deployment, &containers(&before)).await?;
+    outcome
+}
+
 async fn patch_deployment(client: &Client, name: &str, patch: &Value) -> anyhow::Result<()> {
     let system = system(client);
     let deployments = system.api("apps/v1", "Deployment");

@@ -13,7 +13,7 @@ pub mod proxy;
 mod shopper;
 mod wait;
 
-pub use bed::{Bed, Mesh, run, run_alone};
+pub use bed::{Bed, Mesh, run, run_alone, run_alone_long, soak};
 pub use proxy::Access;
 pub use shopper::{Answer, Summary};
 pub use wait::{WAIT, eventually, eventually_within};

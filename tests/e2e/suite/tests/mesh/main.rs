@@ -26,6 +26,7 @@ mod injection;
 mod lifecycle;
 mod opaque;
 mod protocols;
+mod rotation;
 mod routing;
 mod rules;
 mod status;

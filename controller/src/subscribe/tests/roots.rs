@@ -1,0 +1,73 @@
+//! What proxies are told of the roots, and what is known of them by that.
+
+use weft_api::encode;
+use weft_ir::TrustedRoots;
+
+use super::*;
+use crate::rotation::fingerprint;
+
+const OLD: &[u8] = b"old";
+const NEW: &[u8] = b"new";
+
+fn resource(signer: &[u8], further: &[&[u8]]) -> Arc<proto::Resource> {
+    Arc::new(encode::roots(&TrustedRoots {
+        signer: signer.to_vec(),
+        further: further.iter().map(|root| root.to_vec()).collect(),
+    }))
+}
+
+#[tokio::test]
+async fn the_roots_are_said_first_and_at_each_change_and_who_follows_is_known() {
+    let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
+    let (old, both, new) = (
+        resource(OLD, &[]),
+        resource(OLD, &[NEW]),
+        resource(NEW, &[OLD]),
+    );
+    controller.roots.send_replace(Some(old));
+    let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
+    let first = proxy.next().await.unwrap();
+    assert_eq!(keys(&first), ["roots", "workload"]);
+    proxy.ack(first.nonce, &[]).await;
+    let root = OLD.to_vec().into();
+    proxy
+        .say(Kind::Certificate(proto::CertificateInForce { root }))
+        .await;
+    let counts = |version, root| {
+        let found = controller.registry.trusting(version, fingerprint(root));
+        (found.connected, found.trusting, found.renewed)
+    };
+
+    controller.roots.send_replace(Some(Arc::clone(&both)));
+    let second = proxy.next().await.unwrap();
+    assert_eq!(keys(&second), ["roots"]);
+    eventually("the certificate is known", || counts(0, OLD).2 == 1).await;
+    assert_eq!(counts(both.version, NEW), (1, 0, 0), "not yet acknowledged");
+    proxy.ack(second.nonce, &[]).await;
+    eventually("it trusts the new root", || {
+        counts(both.version, NEW) == (1, 1, 0)
+    })
+    .await;
+
+    controller.roots.send_replace(Some(Arc::clone(&new)));
+    let third = proxy.next().await.unwrap();
+    proxy.ack(third.nonce, &[]).await;
+    let root = NEW.to_vec().into();
+    proxy
+        .say(Kind::Certificate(proto::CertificateInForce { root }))
+        .await;
+    eventually("it has renewed", || counts(new.version, NEW) == (1, 1, 1)).await;
+}
+
+#[tokio::test]
+async fn the_roots_are_said_on_each_stream_whatever_is_held() {
+    let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
+    let roots = resource(OLD, &[]);
+    controller.roots.send_replace(Some(Arc::clone(&roots)));
+    let mut proxy = Proxy::of(&controller, "web-0", &[("roots", roots.version)]).await;
+    let first = proxy.next().await.unwrap();
+    assert_eq!(keys(&first), ["roots", "workload"]);
+    proxy.ack(first.nonce, &["roots"]).await;
+    let untrusting = || controller.registry.trusting(roots.version, 0).untrusting;
+    eventually("a refusal is no trust", || untrusting().len() == 1).await;
+}

@@ -1,0 +1,169 @@
+//! A controller of the real protocol, a pod's identity volume, and the control side of a proxy that uses both.
+
+// Each test file uses a part of it; `unwrap` is allowed in test functions only, and here it stands for the same.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use weft_api::{encode, proto};
+use weft_ir::{
+    Backend, Destination, Endpoint, EndpointSet, Identity, Mode, Protocol, Routing, Service,
+    ServicePort, Target, TrustDomain, WeightedBackend, Workload,
+};
+use weft_proxy::config::resolved::{Live, Resolved, ResolvedRouting};
+use weft_proxy::config::store::Lookup;
+use weft_proxy::options::Options;
+use weft_proxy::run::Control;
+use weft_proxy::telemetry::access::AccessLog;
+use weft_proxy::telemetry::metrics::Metrics;
+use weft_testkit::controller::FakeController;
+use weft_testkit::pki::Pki;
+
+pub const SERVICE: &str = "10.0.0.1:80";
+
+pub fn identity() -> Identity {
+    let domain = TrustDomain::new("cluster.local").unwrap();
+    Identity::new(domain, "shop", "front").unwrap()
+}
+
+/// The files of a pod's identity volume, gone at the end.
+pub struct Volume(PathBuf);
+
+impl Volume {
+    pub fn new(name: &str, pki: &Pki) -> Self {
+        let folder = format!("weft-control-{}-{name}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let volume = Self(folder);
+        volume.write("token", "right");
+        volume.write("ca.crt", &pki.root_pem());
+        volume
+    }
+
+    pub fn path(&self, file: &str) -> String {
+        self.0.join(file).to_str().unwrap().to_owned()
+    }
+
+    pub fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.0.join(file), text).unwrap();
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub struct Setup {
+    pub controller: FakeController,
+    pub pki: Arc<Pki>,
+    pub volume: Volume,
+}
+
+impl Setup {
+    pub async fn new(name: &str) -> Self {
+        let pki = Arc::new(Pki::new().unwrap());
+        let controller = FakeController::start(pki.clone(), identity(), "right");
+        let controller = controller.await.unwrap();
+        controller.set_workload(&Workload::new(identity(), Mode::Permissive));
+        controller.set([service("v1"), endpoints("v1", &["10.1.0.1:80"])]);
+        let volume = Volume::new(name, &pki);
+        Self {
+            controller,
+            pki,
+            volume,
+        }
+    }
+
+    pub fn proxy(&self) -> Control {
+        let options = Options::try_parse_from([
+            "weft-proxy",
+            "--controller",
+            &self.controller.url(),
+            "--token",
+            &self.volume.path("token"),
+            "--roots",
+            &self.volume.path("ca.crt"),
+            "--pod",
+            "front-0",
+            "--namespace",
+            "shop",
+            "--service-account",
+            "front",
+            "--lookup",
+            "500",
+        ]);
+        let metrics = Arc::new(Metrics::new());
+        Control::start(options.unwrap(), AccessLog::off(), metrics).unwrap()
+    }
+}
+
+pub fn service(backend: &str) -> proto::Resource {
+    encode::destination(&Destination {
+        address: SERVICE.parse().unwrap(),
+        target: Target::Service(Arc::new(Service {
+            id: ServicePort::new("shop", "reviews", 80),
+            protocol: Protocol::Http1,
+            routing: Routing::Direct(vec![WeightedBackend {
+                weight: 1,
+                backend: Backend::Service(ServicePort::new("shop", backend, 80)),
+                filters: Vec::new(),
+            }]),
+        })),
+    })
+}
+
+pub fn endpoints(name: &str, addresses: &[&str]) -> proto::Resource {
+    let endpoints = addresses.iter().map(|address| Endpoint {
+        address: address.parse().unwrap(),
+        identity: None,
+    });
+    encode::endpoints(&EndpointSet {
+        id: ServicePort::new("shop", name, 80),
+        protocol: Protocol::Http1,
+        endpoints: endpoints.collect(),
+        tls: None,
+    })
+}
+
+pub async fn live(proxy: &Control, address: &str) -> Arc<Live> {
+    match proxy.context.store.lookup(address.parse().unwrap()).await {
+        Lookup::Live(live) => live,
+        Lookup::Unreachable => panic!("nothing is known of {address}"),
+    }
+}
+
+/// Addresses behind the only backend.
+pub fn behind(live: &Live) -> Vec<SocketAddr> {
+    let resolved = live.load();
+    let Resolved::Service(service) = &**resolved else {
+        panic!("no service");
+    };
+    let ResolvedRouting::Direct(rule) = &service.routing else {
+        panic!("routes");
+    };
+    let cluster = rule.backends[0].target.as_ref().unwrap();
+    cluster.members().peers.iter().map(|p| p.address).collect()
+}
+
+/// Awaits a condition for 15 seconds.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let poll = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(15), poll).await;
+    assert!(waited.is_ok(), "never: {what}");
+}
+
+pub async fn configured(proxy: &Control) {
+    let configured = proxy.context.store.configured();
+    let waited = tokio::time::timeout(Duration::from_secs(10), configured).await;
+    waited.expect("configuration");
+}

@@ -1,0 +1,255 @@
+//! Certificates and the root change under traffic: not one request fails, and no pod is restarted.
+
+mesh_tests! {
+    run_alone_long In the_root_is_rotated_under_traffic;
+    run_alone_long In certificates_of_a_minute_are_renewed_under_traffic;
+}
+
+mod cases {
+    use std::time::Duration;
+
+    use anyhow::Context;
+    use kube::api::{Patch, PatchParams};
+    use rcgen::{ExtendedKeyUsagePurpose, Issuer, KeyPair};
+    use rustls::pki_types::CertificateDer;
+    use serde_json::{Value, json};
+    use weft_e2e::{
+        Bed, Summary, control_plane, eventually, eventually_within, identity, objects, outsider,
+        soak,
+    };
+
+    const CONTROLLER: &str = "weft-controller";
+    /// How long a rotation may take here.
+    const ROTATION: Duration = Duration::from_secs(180);
+
+    /// The shop, where every connection to `reviews-v1` is one between proxies, with a handshake of its own.
+    async fn shop(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let rules = json!([{"backendRefs": [objects::to("v1", 1)]}]);
+        let route = objects::route("TCPRoute", "handshakes", "reviews-v1", 80, rules);
+        bed.good_route(route).await
+    }
+
+    /// Traffic of several kinds for so long.
+    async fn traffic(bed: &Bed, seconds: u64) -> anyhow::Result<Vec<(&'static str, Summary)>> {
+        let seconds = seconds.to_string();
+        let common = [
+            "--seconds",
+            &seconds,
+            "-n",
+            "1000000",
+            "-c",
+            "8",
+            "--keep",
+            "0",
+            "--rate",
+        ];
+        let with = |more: &[&'static str]| [&common[..], more].concat();
+        let (kept, handshakes, http2, rpc) = (
+            with(&["50", "--method", "POST", "--body", "2000"]),
+            with(&["20", "--fresh"]),
+            with(&["30", "--http2"]),
+            with(&["20", "--grpc", "watch"]),
+        );
+        let url = "http://reviews/reviews/1";
+        let (kept, handshakes, http2, rpc) = tokio::join!(
+            bed.load("client", url, &kept),
+            bed.load("client", "http://reviews-v1/reviews/1", &handshakes),
+            bed.load("client", url, &http2),
+            bed.load("client", "http://reviews:9000", &rpc),
+        );
+        Ok(vec![
+            ("200", kept?),
+            ("200", handshakes?),
+            ("200", http2?),
+            ("OK", rpc?),
+        ])
+    }
+
+    fn all_answered(traffic: &[(&str, Summary)], seconds: u64) -> anyhow::Result<()> {
+        for (code, summary) in traffic {
+            summary.all(code)?;
+            anyhow::ensure!(
+                summary.sent() >= seconds * 5,
+                "it ran all the time: {summary}"
+            );
+        }
+        Ok(())
+    }
+
+    async fn root_secret(bed: &Bed) -> anyhow::Result<Value> {
+        control_plane::system(&bed.client)
+            .get("v1", "Secret", "weft-ca")
+            .await
+    }
+
+    fn annotation<'a>(secret: &'a Value, name: &str) -> &'a str {
+        secret["metadata"]["annotations"][name]
+            .as_str()
+            .unwrap_or_default()
+    }
+
+    /// A key of the Secret, as text.
+    fn text(secret: &Value, key: &str) -> anyhow::Result<String> {
+        use base64::prelude::{BASE64_STANDARD, Engine};
+        let encoded = secret["data"][key].as_str();
+        let bytes = BASE64_STANDARD.decode(encoded.with_context(|| format!("no {key}"))?)?;
+        Ok(String::from_utf8(bytes)?)
+    }
+
+    /// As `kubectl annotate --overwrite` does.
+    async fn ask(bed: &Bed, request: &str) -> anyhow::Result<()> {
+        let patch = json!({"metadata": {"annotations": {"weft.dev/rotate-root": request}}});
+        let secrets = control_plane::system(&bed.client).api("v1", "Secret");
+        let parameters = PatchParams::default();
+        secrets
+            .patch("weft-ca", &parameters, &Patch::Merge(&patch))
+            .await?;
+        Ok(())
+    }
+
+    async fn until_phase(bed: &Bed, phase: &str) -> anyhow::Result<()> {
+        eventually_within(
+            ROTATION,
+            &format!("the rotation to be {phase}"),
+            async || {
+                let secret = root_secret(bed).await?;
+                let now = annotation(&secret, "weft.dev/rotation");
+                anyhow::ensure!(now.starts_with(phase), "it is {now:?}");
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// A certificate for the client, as the mesh's root in this Secret would have signed it.
+    fn signed_by(secret: &Value, bed: &Bed) -> anyhow::Result<outsider::ClientCertificate> {
+        let root = text(secret, "tls.crt")?;
+        let issuer =
+            Issuer::from_ca_cert_pem(&root, KeyPair::from_pem(&text(secret, "tls.key")?)?)?;
+        let mut parameters = identity::parameters(&identity::spiffe(&bed.namespace, "client"))?;
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        let leaf = parameters.signed_by(&key, &issuer)?;
+        let key = key.serialize_der().try_into().map_err(anyhow::Error::msg)?;
+        Ok((vec![leaf.der().clone()], key))
+    }
+
+    /// Whether a proxy serves whoever shows this, and the certificate that it shows itself.
+    async fn meets(
+        bed: &Bed,
+        shown: outsider::ClientCertificate,
+    ) -> anyhow::Result<(bool, CertificateDer<'static>)> {
+        let address = format!("{}:8080", bed.pod_ip("reviews-v1").await?);
+        let mut stream = outsider::connect(&address, Some("weft/h2"), Some(shown)).await?;
+        let server = stream.get_ref().1.peer_certificates();
+        let server = server.and_then(<[_]>::first).context("it shows none")?;
+        let server = server.clone().into_owned();
+        let heard = outsider::greet_h2(&mut stream).await.unwrap_or_default();
+        Ok((!heard.is_empty(), server))
+    }
+
+    /// Whether the root in this Secret signed the certificate.
+    fn is_of(certificate: &CertificateDer<'_>, secret: &Value) -> anyhow::Result<bool> {
+        let mut roots = rustls::RootCertStore::empty();
+        let pem = text(secret, "tls.crt")?;
+        for root in rustls::pki_types::pem::PemObject::pem_slice_iter(pem.as_bytes()) {
+            roots.add(root?)?;
+        }
+        let verifier = rustls::server::WebPkiClientVerifier::builder(roots.into()).build()?;
+        let now = rustls::pki_types::UnixTime::now();
+        Ok(verifier.verify_client_cert(certificate, &[], now).is_ok())
+    }
+
+    pub(super) async fn the_root_is_rotated_under_traffic(bed: &Bed) -> anyhow::Result<()> {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        shop(bed).await?;
+        let quick = [("WEFT_ROTATION_SETTLE", "10")];
+        control_plane::with_environment(&bed.client, CONTROLLER, &quick, async || {
+            let before = root_secret(bed).await?;
+            let (served, server) = meets(bed, signed_by(&before, bed)?).await?;
+            anyhow::ensure!(
+                served && is_of(&server, &before)?,
+                "before, all is of the root"
+            );
+            let seconds = if soak() { 300 } else { 100 };
+            let request = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)?
+                .as_millis()
+                .to_string();
+            let rotation = async {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                ask(bed, &request).await?;
+                until_phase(bed, "distributing, ").await?;
+                // A second one is refused, and whoever leads next goes on where this one stood.
+                ask(bed, &format!("{request}-again")).await?;
+                eventually("the refusal", async || {
+                    let secret = root_secret(bed).await?;
+                    let refused = annotation(&secret, "weft.dev/rotation-refused");
+                    anyhow::ensure!(refused.contains("under way (distributing)"), "{refused:?}");
+                    Ok(())
+                })
+                .await?;
+                control_plane::kill(&bed.client, CONTROLLER).await?;
+                until_phase(bed, "renewing").await?;
+                until_phase(bed, "complete").await
+            };
+            let (traffic, rotated) = tokio::join!(traffic(bed, seconds), rotation);
+            rotated?;
+            all_answered(&traffic?, seconds)?;
+
+            let after = root_secret(bed).await?;
+            anyhow::ensure!(
+                text(&before, "tls.crt")? != text(&after, "tls.crt")?,
+                "another root"
+            );
+            let (served, server) = meets(bed, signed_by(&after, bed)?).await?;
+            anyhow::ensure!(served && is_of(&server, &after)?, "all is of the new root");
+            let (served, _) = meets(bed, signed_by(&before, bed)?).await?;
+            anyhow::ensure!(!served, "what the old root signs is refused");
+            let roots = identity::roots(bed).await?;
+            anyhow::ensure!(!roots.contains(text(&before, "tls.crt")?.trim()), "{roots}");
+            // And for a pod that begins now.
+            bed.apply(objects::client("second")).await?;
+            bed.ready("second").await?;
+            bed.load("second", "http://reviews/reviews/1", &["-n", "20"])
+                .await?
+                .all("200")?;
+            not_restarted(bed).await
+        })
+        .await
+    }
+
+    async fn not_restarted(bed: &Bed) -> anyhow::Result<()> {
+        for pod in ["client", "reviews-v1"] {
+            let restarts = bed.restarts(pod).await?;
+            anyhow::ensure!(restarts == 0, "{pod} was restarted {restarts} times");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn certificates_of_a_minute_are_renewed_under_traffic(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let short = [("WEFT_CERTIFICATE_LIFETIME", "60")];
+        control_plane::with_environment(&bed.client, CONTROLLER, &short, async || {
+            shop(bed).await?;
+            let seconds = if soak() { 300 } else { 100 };
+            all_answered(&traffic(bed, seconds).await?, seconds)?;
+            // Every 42 s, but for the first.
+            let least = f64::from(u32::try_from(seconds / 42)?) + 1.0;
+            for pod in ["client", "reviews-v1"] {
+                let renewals = bed
+                    .metric(pod, "weft_certificate_renewals_total", &[])
+                    .await?;
+                anyhow::ensure!(renewals >= least, "{pod}: {renewals} certificates");
+                let failures = bed
+                    .metric(pod, "weft_certificate_failures_total", &[])
+                    .await?;
+                anyhow::ensure!(failures == 0.0, "{pod}: {failures} failed renewals");
+            }
+            not_restarted(bed).await
+        })
+        .await
+    }
+}
