@@ -12,7 +12,7 @@ export KUBECONFIG := $(KUBECONFIG_FILE)
 endif
 export PATH := $(CURDIR)/target/cluster/bin:$(PATH)
 
-.PHONY: help demo test lint cluster cluster-down cluster-load images install uninstall e2e conformance bench
+.PHONY: help demo test lint cluster cluster-down cluster-load images install uninstall e2e conformance bench footprint
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,3 +56,6 @@ conformance: ## the official Gateway API suite: PROFILES=MESH-HTTP,...; report i
 
 bench: ## Weft, Envoy and haproxy at the same work; results in target/bench/results.json
 	bench/run
+
+footprint: ## memory of a sidecar, and how soon a route is obeyed, on the cluster with Weft installed from release images
+	bench/footprint

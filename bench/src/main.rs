@@ -1,8 +1,10 @@
 //! The bench: the same work through pairs of proxies, in network namespaces of its own.
 //!
 //! `weft-bench run` measures; `weft-bench client` and `weft-bench server` are the two ends, which it starts itself.
-//! `bench/run` prepares the namespaces and the programs. This crate measures and prints; it judges nothing.
+//! `bench/run` prepares the namespaces and the programs. `hold`, `see`, `create` and `edit` are for `bench/footprint`, which measures
+//! on a cluster. This crate measures and prints; it judges nothing.
 
+mod footprint;
 mod load;
 mod netns;
 mod process;
@@ -26,6 +28,14 @@ enum Command {
     Run(run::Options),
     /// Send requests and print what came of them as JSON.
     Client(load::Options),
+    /// Open connections and keep them.
+    Hold(footprint::HoldOptions),
+    /// Print which edit of a route answers are by.
+    See(footprint::SeeOptions),
+    /// Create the objects that standard input holds, one a line.
+    Create(footprint::CreateOptions),
+    /// Edit a route and measure how soon it is obeyed.
+    Edit(footprint::EditOptions),
     /// Answer every request with 1 KiB.
     Server(server::Options),
 }
@@ -36,6 +46,10 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match Options::parse().command {
         Command::Run(options) => runtime.block_on(run::run(options)),
+        Command::Hold(options) => runtime.block_on(footprint::hold(options)),
+        Command::See(options) => runtime.block_on(footprint::see(options)),
+        Command::Create(options) => runtime.block_on(footprint::create(options)),
+        Command::Edit(options) => runtime.block_on(footprint::edit(options)),
         Command::Client(options) => runtime.block_on(load::run(options)),
         Command::Server(options) => runtime.block_on(server::run(options)),
     }
