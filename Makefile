@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 KUBECONFIG_FILE := $(CURDIR)/.cluster/kubeconfig
 CLUSTER := tests/e2e/cluster/cluster
-NODES ?= 1
+NODES ?= 2
 PROFILES ?= MESH-HTTP,MESH-GRPC
 
 ifneq ($(E2E_CLUSTER),existing)
@@ -12,7 +12,7 @@ export KUBECONFIG := $(KUBECONFIG_FILE)
 endif
 export PATH := $(CURDIR)/target/cluster/bin:$(PATH)
 
-.PHONY: help demo test lint cluster cluster-down cluster-load images install uninstall e2e conformance bench footprint
+.PHONY: help demo test lint cluster cluster-down cluster-load images install uninstall e2e soak conformance bench footprint
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,7 +26,7 @@ test: ## everything that CI runs; ends with "N passed, N failed"
 lint: ## rustfmt, clippy, gofmt and vet, with warnings denied
 	tests/lint
 
-cluster: ## a Kubernetes cluster for tests; its kubeconfig is .cluster/kubeconfig
+cluster: ## a Kubernetes cluster of two nodes for tests (NODES=1: faster); its kubeconfig is .cluster/kubeconfig
 	$(CLUSTER) up --nodes $(NODES)
 
 cluster-down: ## remove the cluster and every trace of it
@@ -50,6 +50,9 @@ uninstall: ## remove Weft from the cluster
 
 e2e: ## the cluster tests, against an installed Weft
 	tests/e2e/suite/run
+
+soak: export WEFT_SOAK := 1
+soak: e2e ## the cluster tests with everything that is bound by time or size in full: an hour
 
 conformance: ## the official Gateway API suite: PROFILES=MESH-HTTP,...; report in target/conformance/report.yaml
 	PROFILES=$(PROFILES) tests/e2e/conformance/run

@@ -1,8 +1,14 @@
-//! A client with bounds: sends so many requests, or for so long, and prints what came back as one line of JSON.
+//! A client with bounds: sends so many requests, for so long, or until it is told to stop, and prints what came back as
+//! one line of JSON. Requests that were begun are seen to their end.
+//!
+//! With a rate, requests are begun when they are due, whether or not those before have been answered, up to the number
+//! that may be open at once; one that had to wait for its turn is late, and not left out.
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -11,7 +17,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot, watch};
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -50,6 +56,9 @@ pub(crate) struct Options {
     /// Stop after this many seconds, even when the count is not reached.
     #[arg(long)]
     seconds: Option<f64>,
+    /// Stop when a byte arrives on standard input.
+    #[arg(long)]
+    until_told: bool,
     /// Requests open at once.
     #[arg(long, short = 'c', default_value_t = 1)]
     concurrency: u32,
@@ -59,6 +68,9 @@ pub(crate) struct Options {
     /// Seconds to wait for one answer.
     #[arg(long, default_value_t = 15.0)]
     timeout: f64,
+    /// An answer that took longer than this many seconds is listed under `troubles`, as every failed one is.
+    #[arg(long, default_value_t = 1.0)]
+    slow: f64,
     /// Print this many of the answers whole.
     #[arg(long, default_value_t = 1)]
     keep: usize,
@@ -88,8 +100,23 @@ struct Answer {
     millis: u128,
 }
 
+/// A request that failed or was slow.
+#[derive(Serialize)]
+struct Trouble {
+    /// When it was begun, in milliseconds since 1970.
+    at: u128,
+    millis: u128,
+    code: String,
+    error: Option<String>,
+}
+
+/// Troubles that are listed; the others are only counted.
+const MOST_TROUBLES: usize = 1_000;
+
 #[derive(Default, Serialize)]
 struct Summary {
+    /// Requests that were to be begun, by the rate and the time that it ran, or by the count.
+    due: u64,
     sent: u64,
     /// No answer, a status from 400 on, or a gRPC status other than OK.
     failed: u64,
@@ -97,6 +124,8 @@ struct Summary {
     versions: BTreeMap<String, u64>,
     /// Causes of failures, with how often.
     errors: BTreeMap<String, u64>,
+    /// Those answered first.
+    troubles: Vec<Trouble>,
     answers: Vec<Answer>,
 }
 
@@ -105,14 +134,20 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let client = Sender::new(&options)?;
     let summary = Mutex::new(Summary::default());
     let begun = AtomicU64::new(0);
+    let (tell, told) = watch::channel(false);
     let start = Instant::now();
-    let worker = || work(&options, &client, &summary, &begun, start);
+    let worker = || work(&options, &client, &summary, &begun, start, told.clone());
     let workers = (0..options.concurrency.clamp(1, 256)).map(|_| worker());
+    let mut workers = pin!(futures::future::join_all(workers));
     tokio::select! {
-        _ = futures::future::join_all(workers) => {}
-        () = server::stopped() => {}
+        _ = workers.as_mut() => {}
+        () = stopped(options.until_told) => {}
     }
-    let summary = summary.into_inner();
+    let ran = start.elapsed();
+    tell.send_replace(true);
+    workers.await;
+    let mut summary = std::mem::take(&mut *summary.lock().await);
+    summary.due = options.due(ran);
     println!("{}", serde_json::to_string(&summary)?);
     if summary.failed > 0 {
         // Not an error of this program: the summary says it all.
@@ -121,16 +156,53 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+impl Options {
+    /// How long it may run.
+    fn length(&self) -> Option<Duration> {
+        let seconds = self.seconds?.clamp(0.0, 3600.0);
+        Some(Duration::from_secs_f64(seconds))
+    }
+
+    /// Requests that should have been begun after it ran for this long.
+    fn due(&self, ran: Duration) -> u64 {
+        let ran = self.length().map_or(ran, |length| ran.min(length));
+        let by_rate = self.rate.filter(|rate| *rate > 0.0);
+        let by_rate = by_rate.map(|rate| (ran.as_secs_f64() * rate) as u64);
+        by_rate.map_or(self.count, |due| due.min(self.count))
+    }
+}
+
+/// Resolves on SIGTERM, or when a byte arrives on standard input where that counts.
+async fn stopped(until_told: bool) {
+    let (said, heard) = oneshot::channel();
+    if until_told {
+        // A thread of its own, that the program's end need not wait for.
+        std::thread::spawn(move || {
+            if std::io::stdin().read(&mut [0]).is_ok() {
+                let _ = said.send(());
+            }
+        });
+    }
+    let heard = async {
+        if heard.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = server::stopped() => {}
+        () = heard => {}
+    }
+}
+
 async fn work(
     options: &Options,
     client: &Sender,
     summary: &Mutex<Summary>,
     begun: &AtomicU64,
     start: Instant,
+    mut told: watch::Receiver<bool>,
 ) {
-    let end = options
-        .seconds
-        .map(|seconds| start + Duration::from_secs_f64(seconds.clamp(0.0, 3600.0)));
+    let end = options.length().map(|length| start + length);
     loop {
         let place = begun.fetch_add(1, Ordering::Relaxed);
         if place >= options.count {
@@ -138,18 +210,22 @@ async fn work(
         }
         if let Some(rate) = options.rate.filter(|rate| *rate > 0.0) {
             let due = start + Duration::from_secs_f64(place as f64 / rate);
-            tokio::time::sleep_until(due).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                _ = told.wait_for(|told| *told) => return,
+            }
         }
-        if end.is_some_and(|end| Instant::now() >= end) {
+        if *told.borrow() || end.is_some_and(|end| Instant::now() >= end) {
             return;
         }
+        let at = SystemTime::now();
         let answer = client.send(options).await;
-        summary.lock().await.add(answer, options.keep);
+        summary.lock().await.add(answer, at, options);
     }
 }
 
 impl Summary {
-    fn add(&mut self, answer: Answer, keep: usize) {
+    fn add(&mut self, answer: Answer, at: SystemTime, options: &Options) {
         self.sent += 1;
         self.failed += u64::from(answer.failed);
         *self.codes.entry(answer.code.clone()).or_default() += 1;
@@ -159,7 +235,17 @@ impl Summary {
         if let Some(error) = &answer.error {
             *self.errors.entry(error.clone()).or_default() += 1;
         }
-        if self.answers.len() < keep {
+        let slow = answer.millis as f64 > options.slow * 1_000.0;
+        if (answer.failed || slow) && self.troubles.len() < MOST_TROUBLES {
+            let at = at.duration_since(SystemTime::UNIX_EPOCH);
+            self.troubles.push(Trouble {
+                at: at.map_or(0, |at| at.as_millis()),
+                millis: answer.millis,
+                code: answer.code.clone(),
+                error: answer.error.clone(),
+            });
+        }
+        if self.answers.len() < options.keep {
             self.answers.push(answer);
         }
     }

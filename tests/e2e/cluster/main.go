@@ -25,6 +25,8 @@ const usage = `usage: cluster COMMAND
   up [--nodes N]        make the cluster, or add nodes to it; nothing to do when it runs
   down, delete          remove every trace of it
   load FILE.tar...      put docker archives into every node
+  node stop NAME        cut a node off and kill its kubelet and containerd; embedded only
+  node start NAME       bring it back, and wait until it is ready
   kubeconfig            print the path of the administrator's kubeconfig
   conformance-images    build the images of the Gateway API's suite and load them
   tools                 build helm
@@ -97,6 +99,8 @@ func onCluster(ctx context.Context, options provider.Options, command string, ar
 		return cluster.Delete(ctx)
 	case "load":
 		return load(ctx, cluster, args)
+	case "node":
+		return node(ctx, cluster, args)
 	case "kubeconfig":
 		path, err := cluster.Kubeconfig(ctx)
 		if err == nil {
@@ -115,7 +119,7 @@ func onCluster(ctx context.Context, options provider.Options, command string, ar
 
 func up(ctx context.Context, cluster provider.Provider, args []string) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
-	nodes := flags.Int("nodes", 0, "number of nodes (default 1, or as many as there are)")
+	nodes := flags.Int("nodes", 0, "number of nodes (default 2, or as many as there are)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -123,6 +127,20 @@ func up(ctx context.Context, cluster provider.Provider, args []string) error {
 		return fmt.Errorf("up: unknown argument %q", flags.Arg(0))
 	}
 	return cluster.Create(ctx, *nodes)
+}
+
+func node(ctx context.Context, cluster provider.Provider, args []string) error {
+	breakable, ok := cluster.(provider.Breakable)
+	if !ok {
+		return errors.New("node: only the nodes of the embedded cluster can be stopped and started")
+	}
+	if len(args) == 2 && args[0] == "stop" {
+		return breakable.StopNode(ctx, args[1])
+	}
+	if len(args) == 2 && args[0] == "start" {
+		return breakable.StartNode(ctx, args[1])
+	}
+	return errors.New("node: say `node stop NAME` or `node start NAME`")
 }
 
 func load(ctx context.Context, cluster provider.Provider, archives []string) error {

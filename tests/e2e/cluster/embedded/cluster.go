@@ -18,6 +18,9 @@ import (
 	"weft.dev/cluster/render"
 )
 
+// defaultNodes lets traffic cross a border between nodes.
+const defaultNodes = 2
+
 // Cluster is the one embedded cluster of a checkout.
 type Cluster struct {
 	id      string
@@ -82,7 +85,7 @@ func (c *Cluster) save(s state) error {
 }
 
 // Up makes the cluster, or adds nodes to the running one, and returns when everything in it is ready.
-// nodes 0 means one, or as many as there are.
+// nodes 0 means two, or as many as there are.
 func (c *Cluster) Up(ctx context.Context, nodes int) error {
 	if nodes < 0 || nodes > plan.MaxNodes {
 		return fmt.Errorf("%d nodes were asked for; between 1 and %d are possible", nodes, plan.MaxNodes)
@@ -114,7 +117,10 @@ func (c *Cluster) Up(ctx context.Context, nodes int) error {
 	if err := c.clean(ctx, keepLogs); err != nil {
 		return fmt.Errorf("remove what is left of a cluster: %w", err)
 	}
-	return c.create(ctx, max(nodes, 1), images)
+	if nodes == 0 {
+		nodes = defaultNodes
+	}
+	return c.create(ctx, nodes, images)
 }
 
 // prepare builds what is missing and returns the archives of the images that every node needs.

@@ -125,6 +125,15 @@ func AddNode(ctx context.Context, p plan.Plan, n int) error {
 	return addHostRoutes(ctx, p, n)
 }
 
+// SetNodeLink plugs node number n into the fabric, or out of it.
+func SetNodeLink(ctx context.Context, p plan.Plan, n int, up bool) error {
+	state := "down"
+	if up {
+		state = "up"
+	}
+	return ipBatch(ctx, p.Fabric(), fmt.Sprintf("link set n%d %s", n, state))
+}
+
 // addHostRoutes lets the host reach node n's pods and, by way of node 1, Services and LoadBalancer addresses.
 func addHostRoutes(ctx context.Context, p plan.Plan, n int) error {
 	ranges := []netip.Prefix{p.NodePods(n)}

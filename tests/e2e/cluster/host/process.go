@@ -62,6 +62,23 @@ func Alive(pid int, netns string) bool {
 	return err == nil && own == wanted
 }
 
+// Kill ends the process with this id, if it is there and in this network namespace, and waits until it is gone.
+func Kill(ctx context.Context, pid int, netns string) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for Alive(pid, netns) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("process %d does not end, though killed", pid)
+		}
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
 // Tail is the last lines of a file.
 func Tail(path string, lines int) string {
 	text, err := os.ReadFile(path)

@@ -28,4 +28,12 @@ func (p *embeddedProvider) Kubeconfig(context.Context) (string, error) {
 	return needKubeconfig(p.Options)
 }
 
+func (p *embeddedProvider) StopNode(ctx context.Context, name string) error {
+	return p.cluster.Stop(ctx, name)
+}
+
+func (p *embeddedProvider) StartNode(ctx context.Context, name string) error {
+	return p.cluster.Start(ctx, name)
+}
+
 func (p *embeddedProvider) Delete(ctx context.Context) error { return p.cluster.Down(ctx) }

@@ -16,6 +16,9 @@ import (
 	"weft.dev/cluster/versions"
 )
 
+// kindNodes is how many nodes kind.yaml has.
+const kindNodes = 2
+
 // kindProvider is a cluster made by kind, whose nodes are Docker containers.
 type kindProvider struct {
 	Options
@@ -63,8 +66,8 @@ func (p *kindProvider) exists(ctx context.Context) (bool, error) {
 }
 
 func (p *kindProvider) Create(ctx context.Context, nodes int) error {
-	if nodes > 1 {
-		return fmt.Errorf("%d nodes were asked for; with kind, add them to tests/e2e/cluster/kind.yaml", nodes)
+	if nodes > kindNodes {
+		return fmt.Errorf("%d nodes were asked for; with kind, add them to tests/e2e/cluster/kind.yaml, which has %d", nodes, kindNodes)
 	}
 	there, err := p.exists(ctx)
 	if err != nil {

@@ -28,6 +28,12 @@ type Provider interface {
 	Delete(ctx context.Context) error
 }
 
+// Breakable is a cluster of which a node can be lost and found again.
+type Breakable interface {
+	StopNode(ctx context.Context, name string) error
+	StartNode(ctx context.Context, name string) error
+}
+
 // Kind names a provider.
 type Kind string
 

@@ -1,7 +1,7 @@
 //! A test's own place in the cluster, made before it and removed after it.
 
 use std::path::{Path, PathBuf};
-use std::sync::RwLock;
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,15 +13,13 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
-use crate::{diagnose, eventually, objects};
-
-/// The longest that a test may take, its pods' start included.
-const LIMIT: Duration = Duration::from_secs(150);
-/// The longest for those that wait for what takes its time, in full length (`WEFT_SOAK=1`) and otherwise.
-const LONG: [Duration; 2] = [Duration::from_secs(600), Duration::from_secs(300)];
+use crate::{diagnose, eventually, objects, soak};
 
 /// Tests that restart parts of the control plane run alone; all others beside each other.
 static CONTROL_PLANE: RwLock<()> = RwLock::new(());
+
+/// Tests that send hundreds of requests a second take turns.
+static MACHINE: Mutex<()> = Mutex::new(());
 
 /// Whether the test's namespace is labelled for injection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,10 +40,18 @@ pub fn run(
     mesh: Mesh,
     test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let _shared = CONTROL_PLANE
-        .read()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    block_on(name, mesh, LIMIT, test)
+    let _shared = CONTROL_PLANE.read().unwrap_or_else(PoisonError::into_inner);
+    block_on(name, mesh, soak::limit(), test)
+}
+
+/// Runs a test that leaves the control plane as it is and has the machine carry much traffic.
+pub fn run_busy(
+    name: &str,
+    mesh: Mesh,
+    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let _turn = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    run(name, mesh, test)
 }
 
 /// Runs a test that restarts or stops a part of the control plane.
@@ -54,7 +60,7 @@ pub fn run_alone(
     mesh: Mesh,
     test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    alone(name, mesh, LIMIT, test)
+    alone(name, mesh, soak::limit(), test)
 }
 
 /// As [`run_alone`], with more time.
@@ -63,13 +69,7 @@ pub fn run_alone_long(
     mesh: Mesh,
     test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let [full, short] = LONG;
-    alone(name, mesh, if soak() { full } else { short }, test)
-}
-
-/// Whether tests that last are to run in full length.
-pub fn soak() -> bool {
-    std::env::var_os("WEFT_SOAK").is_some_and(|value| value == "1")
+    alone(name, mesh, soak::long_limit(), test)
 }
 
 fn alone(
@@ -80,7 +80,7 @@ fn alone(
 ) -> anyhow::Result<()> {
     let _alone = CONTROL_PLANE
         .write()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+        .unwrap_or_else(PoisonError::into_inner);
     block_on(name, mesh, limit, test)
 }
 

@@ -36,6 +36,13 @@ pub async fn scale(client: &Client, deployment: &str, replicas: u64) -> anyhow::
     patch_deployment(client, deployment, &json!({"spec": {"replicas": replicas}})).await
 }
 
+/// Keeps a Deployment's pods on one node, or (`None`) lets them be anywhere again.
+pub async fn keep_on(client: &Client, deployment: &str, node: Option<&str>) -> anyhow::Result<()> {
+    let selector = json!({"kubernetes.io/hostname": node});
+    let patch = json!({"spec": {"template": {"spec": {"nodeSelector": selector}}}});
+    patch_deployment(client, deployment, &patch).await
+}
+
 /// Ends every pod of a Deployment without a warning, and waits until others are ready.
 pub async fn kill(client: &Client, deployment: &str) -> anyhow::Result<()> {
     let system = system(client);

@@ -73,8 +73,16 @@ pub fn reviews(version: &str) -> Value {
     ];
     let labels = json!({"app": "reviews", "version": version});
     let mut pod = pod(&format!("reviews-{version}"), "reviews", labels, &arguments);
-    pod["spec"]["containers"][0]["readinessProbe"] =
-        json!({"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1});
+    // Patient, so that a machine with too much to do does not make it unready.
+    pod["spec"]["containers"][0]["readinessProbe"] = json!({
+        "httpGet": {"path": "/healthz", "port": 8080},
+        "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 10,
+    });
+    // Traffic crosses the border between nodes where there is one.
+    pod["spec"]["topologySpreadConstraints"] = json!([{
+        "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": {"app": "reviews"}},
+    }]);
     pod
 }
 
@@ -117,6 +125,26 @@ pub fn route(kind: &str, name: &str, service: &str, port: u16, rules: Value) -> 
         "apiVersion": GATEWAY, "kind": kind, "metadata": {"name": name},
         "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": service, "port": port}], "rules": rules},
     })
+}
+
+/// A Deployment of this pod, of its name, that adds a pod before it takes one away.
+pub fn deployment(pod: &Value, replicas: u32) -> Value {
+    let (name, labels) = (&pod["metadata"]["name"], &pod["metadata"]["labels"]);
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": {"metadata": {"labels": labels}, "spec": pod["spec"]},
+        },
+    })
+}
+
+/// The same pod, on this node only.
+pub fn on_node(mut pod: Value, node: &str) -> Value {
+    pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+    pod
 }
 
 /// A reference to port 80 of the Service of a version, with a weight.

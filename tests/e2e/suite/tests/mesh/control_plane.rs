@@ -1,93 +1,13 @@
-//! The control plane restarted, stopped and asked nonsense.
+//! The injector absent, and asked nonsense.
 
 mesh_tests! {
-    run_alone In a_controller_restarted_under_traffic;
     run_alone Out namespaces_without_the_label_need_no_injector;
     run Out the_webhook_refuses_what_it_cannot_take;
 }
 
 mod cases {
-    use std::time::Duration;
-
     use serde_json::json;
-    use weft_e2e::{Bed, control_plane, eventually, objects, outsider};
-
-    pub(super) async fn a_controller_restarted_under_traffic(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
-        let rules = json!([{"backendRefs": [objects::to("v1", 50), objects::to("v2", 50)]}]);
-        bed.good_route(objects::http_route("split", rules)).await?;
-        let arguments = [
-            "--rate",
-            "100",
-            "--seconds",
-            "20",
-            "-n",
-            "100000",
-            "-c",
-            "8",
-            "--keep",
-            "0",
-        ];
-        let traffic = bed.load("client", "http://reviews/reviews/1", &arguments);
-        // Every request on a connection of its own, so that none is answered from what is already open.
-        let fresh = [
-            "--fresh",
-            "--rate",
-            "20",
-            "--seconds",
-            "20",
-            "-n",
-            "100000",
-            "--keep",
-            "0",
-        ];
-        let fresh = bed.load("client", "http://reviews/reviews/1", &fresh);
-        let streams = bed.load(
-            "client",
-            "http://reviews:9000",
-            &[
-                "--grpc",
-                "watch",
-                "--rate",
-                "20",
-                "--seconds",
-                "20",
-                "-n",
-                "100000",
-                "--keep",
-                "0",
-            ],
-        );
-        let restart = async {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            control_plane::restart(&bed.client, "weft-controller").await?;
-            // And once without a new one there before the old one is gone.
-            control_plane::kill(&bed.client, "weft-controller").await
-        };
-        let (traffic, fresh, streams, restarted) = tokio::join!(traffic, fresh, streams, restart);
-        restarted?;
-        for (summary, code, least) in [
-            (traffic?, "200", 1_000),
-            (fresh?, "200", 200),
-            (streams?, "OK", 200),
-        ] {
-            summary.all(code)?;
-            anyhow::ensure!(
-                summary.sent() >= least,
-                "traffic ran all the time: {summary}"
-            );
-        }
-        // The proxies follow the new controller: what changes now takes effect.
-        let rules = json!([{"backendRefs": [objects::to("v2", 1)]}]);
-        bed.good_route(objects::http_route("split", rules)).await?;
-        eventually("the new controller's configuration", async || {
-            bed.load("client", "http://reviews/reviews/1", &["-n", "10"])
-                .await?
-                .all_from("v2")
-                .map(drop)
-        })
-        .await
-    }
+    use weft_e2e::{Bed, control_plane, objects, outsider};
 
     pub(super) async fn namespaces_without_the_label_need_no_injector(
         bed: &Bed,

@@ -1,112 +1,233 @@
-//! Servers that come and go under traffic: not one request fails.
+//! Servers, clients and proxies that come and go, and rules that change, under 500 requests a second: not one fails.
 
 mesh_tests! {
-    run In a_server_restarted_and_scaled_under_traffic;
+    run_busy In a_server_restarted_and_scaled;
+    run_busy In a_client_restarted;
+    run_busy In fifty_edits_in_a_row;
+    run_busy In a_proxy_killed;
 }
 
 mod cases {
-    use std::time::Duration;
+    use std::time::{Duration, Instant, SystemTime};
 
+    use anyhow::Context;
     use kube::api::{Patch, PatchParams};
     use serde_json::{Value, json};
-    use weft_e2e::{Bed, eventually, objects};
+    use weft_e2e::{Bed, eventually, eventually_within, full_or, machine, objects, senders};
+
+    /// Ten pods may take this long to start, or to end.
+    const PODS: Duration = Duration::from_secs(80);
 
     /// The pod of `objects::reviews` as a Deployment, with Kubernetes' own grace period.
-    fn deployment() -> Value {
+    fn server() -> Value {
         let mut pod = objects::reviews("v1");
+        pod["metadata"]["name"] = "reviews".into();
         pod["spec"]["terminationGracePeriodSeconds"] = 30.into();
-        let labels = pod["metadata"]["labels"].clone();
-        json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "reviews"},
-            "spec": {
-                "replicas": 1,
-                "selector": {"matchLabels": labels},
-                "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-                "template": {"metadata": {"labels": labels}, "spec": pod["spec"]},
-            },
-        })
+        objects::deployment(&pod, 1)
     }
 
-    /// Changes the Deployment and waits until every pod is as it should be, and those that ended are gone.
-    async fn change(bed: &Bed, patch: &Value) -> anyhow::Result<()> {
+    /// Changes a Deployment and waits until every pod is as it should be, and those that ended are gone.
+    async fn change(bed: &Bed, name: &str, patch: &Value) -> anyhow::Result<()> {
         let deployments = bed.api("apps/v1", "Deployment");
         deployments
-            .patch("reviews", &PatchParams::default(), &Patch::Merge(patch))
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
             .await?;
-        eventually("the Deployment to be as wished", async || {
-            let deployment = bed.get("apps/v1", "Deployment", "reviews").await?;
+        as_wished(bed, name).await
+    }
+
+    async fn as_wished(bed: &Bed, name: &str) -> anyhow::Result<()> {
+        eventually_within(PODS, "the Deployment to be as wished", async || {
+            let deployment = bed.get("apps/v1", "Deployment", name).await?;
             let status = &deployment["status"];
-            let wished = &deployment["spec"]["replicas"];
+            let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
+            let count = |field: &str| status[field].as_u64().unwrap_or(0);
             let same = status["observedGeneration"] == deployment["metadata"]["generation"]
-                && status["updatedReplicas"] == *wished
-                && status["readyReplicas"] == *wished;
+                && count("updatedReplicas") == wished
+                && count("readyReplicas") == wished;
             anyhow::ensure!(same, "its status is {status}");
-            let pods = bed.list("v1", "Pod", "app=reviews").await?.len() as u64;
-            anyhow::ensure!(Some(pods) == wished.as_u64(), "there are {pods} pods");
+            let label = &deployment["spec"]["selector"]["matchLabels"]["app"];
+            let label = format!("app={}", label.as_str().unwrap_or_default());
+            let pods = bed.list("v1", "Pod", &label).await?.len() as u64;
+            anyhow::ensure!(pods == wished, "there are {pods} pods");
             Ok(())
         })
         .await
     }
 
-    pub(super) async fn a_server_restarted_and_scaled_under_traffic(
-        bed: &Bed,
-    ) -> anyhow::Result<()> {
+    /// Replaces every pod.
+    async fn restart(bed: &Bed, name: &str) -> anyhow::Result<()> {
+        let annotations = json!({"e2e/restarted": format!("{:?}", SystemTime::now())});
+        let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+        change(bed, name, &patch).await
+    }
+
+    async fn scale(bed: &Bed, name: &str, replicas: u32) -> anyhow::Result<()> {
+        change(bed, name, &json!({"spec": {"replicas": replicas}})).await
+    }
+
+    /// One server as a Deployment, and a client.
+    async fn shop(bed: &Bed) -> anyhow::Result<()> {
         bed.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
         bed.apply(objects::client("client")).await?;
-        bed.apply(deployment()).await?;
+        bed.apply(server()).await?;
         bed.ready("client").await?;
-        change(bed, &json!({"metadata": {"labels": {"e2e": "begun"}}})).await?;
-        let common = [
-            "--seconds",
+        as_wished(bed, "reviews").await
+    }
+
+    pub(super) async fn a_server_restarted_and_scaled(bed: &Bed) -> anyhow::Result<()> {
+        shop(bed).await?;
+        let changes = async {
+            for _ in 0..full_or(10, 1) {
+                restart(bed, "reviews").await?;
+                scale(bed, "reviews", 10).await?;
+                scale(bed, "reviews", 1).await?;
+            }
+            Ok(())
+        };
+        let ((), traffic) = bed.under_traffic("client", "reviews", changes).await?;
+        traffic.as_expected()
+    }
+
+    /// The load comes from two pods of a Deployment, so that it never ends while they are replaced; every pod says at its
+    /// end what became of its requests.
+    pub(super) async fn a_client_restarted(bed: &Bed) -> anyhow::Result<()> {
+        shop(bed).await?;
+        let address = bed.cluster_ip("reviews").await?;
+        bed.apply(senders(&address, 2)).await?;
+        let changes = async {
+            as_wished(bed, "senders").await?;
+            for _ in 0..full_or(10, 2) {
+                restart(bed, "senders").await?;
+            }
+            scale(bed, "senders", 0).await
+        };
+        bed.traffic_of_pods("app=senders", changes)
+            .await?
+            .as_expected()
+    }
+
+    fn split(kind: &str, edit: usize, v1: u32) -> Value {
+        let (port, kinds) = match kind {
+            "HTTPRoute" => (80, objects::http_route as fn(&str, Value) -> Value),
+            _ => (9000, objects::grpc_route as fn(&str, Value) -> Value),
+        };
+        let to = |version: &str, weight: u32| json!({"name": format!("reviews-{version}"), "port": port, "weight": weight});
+        let all = json!({"backendRefs": [to("v1", v1), to("v2", 100 - v1)]});
+        let elsewhere = json!({
+            "matches": [{"headers": [{"name": "x-edit", "value": edit.to_string()}]}],
+            "backendRefs": [to("v2", 1)],
+        });
+        // Every other edit adds a rule in front, the next one takes it away.
+        let rules = if edit.is_multiple_of(2) {
+            json!([all])
+        } else {
+            json!([elsewhere, all])
+        };
+        kinds("split", rules)
+    }
+
+    pub(super) async fn fifty_edits_in_a_row(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let edits = async {
+            for edit in 0..25 {
+                for kind in ["HTTPRoute", "GRPCRoute"] {
+                    bed.apply(split(kind, edit, (edit as u32 * 37) % 101))
+                        .await?;
+                    tokio::time::sleep(Duration::from_millis(150)).await;
+                }
+            }
+            for kind in ["HTTPRoute", "GRPCRoute"] {
+                bed.good_route(split(kind, 50, 20)).await?;
+            }
+            Ok(())
+        };
+        let ((), traffic) = bed.under_traffic("client", "reviews", edits).await?;
+        traffic.as_expected()?;
+        // By the status it is in force; the last of the edits is what counts from now on.
+        eventually("the last weights", async || {
+            for (url, more) in [
+                ("http://reviews/reviews/1", None),
+                ("http://reviews:9000", Some(["--grpc", "get"])),
+            ] {
+                let arguments = ["-n", "1000", "-c", "8", "--keep", "0"];
+                let arguments = [&arguments[..], more.as_ref().map_or(&[], |more| &more[..])];
+                let summary = bed.load("client", url, &arguments.concat()).await?;
+                let v1 = summary.version("v1");
+                anyhow::ensure!((150..=250).contains(&v1), "20 % should go to v1: {summary}");
+                anyhow::ensure!(summary.failed() == 0, "{summary}");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn now() -> u64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as u64)
+    }
+
+    /// Waits until the pod's proxy is another process than the one that was killed, and ready.
+    async fn back(bed: &Bed, pod: &str, restarts: u64) -> anyhow::Result<()> {
+        eventually(&format!("the proxy of {pod} to be back"), async || {
+            anyhow::ensure!(bed.restarts(pod).await? > restarts, "not restarted");
+            bed.ready(pod).await.map(drop)
+        })
+        .await
+    }
+
+    /// What was on its way in the killed process is lost where it is not safe to send twice: POSTs and gRPC. Everything
+    /// else, and everything begun later, is answered by the other server.
+    pub(super) async fn a_proxy_killed(bed: &Bed) -> anyhow::Result<()> {
+        if let Some(why) = machine::out_of_reach() {
+            eprintln!("{why}");
+            return Ok(());
+        }
+        bed.shop(&["v1", "v2"]).await?;
+        bed.apply(objects::client("other")).await?;
+        bed.ready("other").await?;
+        let kill = async |pod: &str| {
+            let before = bed.restarts(pod).await?;
+            machine::signal(&bed.get("v1", "Pod", pod).await?, "weft-proxy", "KILL").await?;
+            let killed = (now(), Instant::now());
+            back(bed, pod, before).await?;
+            eprintln!("the proxy of {pod} was back after {:?}", killed.1.elapsed());
+            anyhow::Ok(killed.0)
+        };
+        let changes = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let killed = kill("reviews-v1").await?;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            Ok(killed)
+        };
+        let others = [
+            "--rate",
             "50",
             "-n",
             "100000",
             "-c",
-            "8",
+            "16",
             "--keep",
             "0",
-            "--rate",
+            "--seconds",
+            "8",
         ];
-        let with = |more: &[&'static str]| [&common[..], more].concat();
-        let (kept, fresh, http2, rpc) = (
-            with(&["80", "--method", "POST", "--body", "2000"]),
-            with(&["20", "--fresh"]),
-            with(&["50", "--http2"]),
-            with(&["50", "--grpc", "watch"]),
-        );
-        let url = "http://reviews/reviews/1";
-        let changes = async {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            let annotations = json!({"e2e/restarted": "yes"});
-            change(
-                bed,
-                &json!({"spec": {"template": {"metadata": {"annotations": annotations}}}}),
-            )
-            .await?;
-            change(bed, &json!({"spec": {"replicas": 5}})).await?;
-            change(bed, &json!({"spec": {"replicas": 1}})).await
-        };
-        let (kept, fresh, http2, rpc, changed) = tokio::join!(
-            bed.load("client", url, &kept),
-            bed.load("client", url, &fresh),
-            bed.load("client", url, &http2),
-            bed.load("client", "http://reviews:9000", &rpc),
-            changes,
-        );
-        changed?;
-        for (summary, code, least) in [
-            (kept?, "200", 1_000),
-            (fresh?, "200", 300),
-            (http2?, "200", 300),
-            (rpc?, "OK", 300),
-        ] {
-            summary.all(code)?;
-            anyhow::ensure!(
-                summary.sent() >= least,
-                "traffic ran all the time: {summary}"
-            );
-        }
-        Ok(())
+        let others = bed.load("other", "http://reviews-v2/reviews/1", &others);
+        let (traffic, others) =
+            tokio::join!(bed.under_traffic("client", "reviews", changes), others);
+        others?.all("200")?;
+        let (killed, traffic) = traffic?;
+        let under_way = |at: u64| (killed.saturating_sub(1_000)..killed + 100).contains(&at);
+        traffic.as_expected_but(under_way)?;
+        traffic.only_unsafe_failed()?;
+        // A client whose own proxy is killed is served again as soon as that is back.
+        kill("client").await?;
+        let again = bed
+            .load("client", "http://reviews/reviews/1", &["-n", "50"])
+            .await;
+        again
+            .context("after its proxy came back")?
+            .all("200")
+            .map(drop)
     }
 }

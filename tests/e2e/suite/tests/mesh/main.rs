@@ -19,6 +19,7 @@ macro_rules! mesh_tests {
 
 mod bad_input;
 mod control_plane;
+mod faults;
 mod hostile;
 mod identity;
 mod imports;

@@ -14,8 +14,8 @@ mod cases {
     use rustls::pki_types::CertificateDer;
     use serde_json::{Value, json};
     use weft_e2e::{
-        Bed, Summary, control_plane, eventually, eventually_within, identity, objects, outsider,
-        soak,
+        Bed, Summary, control_plane, eventually, eventually_within, full_or, identity, objects,
+        outsider,
     };
 
     const CONTROLLER: &str = "weft-controller";
@@ -172,7 +172,7 @@ mod cases {
                 served && is_of(&server, &before)?,
                 "before, all is of the root"
             );
-            let seconds = if soak() { 300 } else { 100 };
+            let seconds = full_or(300, 100);
             let request = std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)?
                 .as_millis()
@@ -234,7 +234,7 @@ mod cases {
         let short = [("WEFT_CERTIFICATE_LIFETIME", "60")];
         control_plane::with_environment(&bed.client, CONTROLLER, &short, async || {
             shop(bed).await?;
-            let seconds = if soak() { 300 } else { 100 };
+            let seconds = full_or(300, 100);
             all_answered(&traffic(bed, seconds).await?, seconds)?;
             // Every 42 s, but for the first.
             let least = f64::from(u32::try_from(seconds / 42)?) + 1.0;

@@ -1,0 +1,79 @@
+//! What is done to a test cluster from outside of it, on the machine that it runs on: signals to the processes of pods,
+//! nodes cut off. Only where the cluster is this machine's own.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::Context;
+use serde_json::Value;
+use tokio::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
+}
+
+/// Why a test that reaches for the machine cannot be done, if so: it prints that, and passes.
+pub fn out_of_reach() -> Option<&'static str> {
+    let made_by = std::fs::read_to_string(root().join(".cluster/provider"));
+    match made_by {
+        Ok(text) if text.trim() == "embedded" => None,
+        _ => Some("left out: only the embedded cluster's processes and nodes are within reach"),
+    }
+}
+
+/// The processes of a container, found by its id in their cgroups.
+fn processes(container: &str) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let cgroup = std::fs::read_to_string(format!("/proc/{name}/cgroup"));
+        if name.parse::<u32>().is_ok() && cgroup.is_ok_and(|text| text.contains(container)) {
+            found.push(name);
+        }
+    }
+    anyhow::ensure!(
+        !found.is_empty(),
+        "no process of container {container} is on this machine"
+    );
+    Ok(found)
+}
+
+/// The id of the container that runs under this name in the pod.
+fn container_id(pod: &Value, name: &str) -> anyhow::Result<String> {
+    let of = |list: &Value| {
+        let statuses = list.as_array().into_iter().flatten();
+        let mut ids = statuses.filter(|status| status["name"] == name);
+        ids.next()?["containerID"].as_str().map(str::to_owned)
+    };
+    let status = &pod["status"];
+    let id = of(&status["containerStatuses"]).or_else(|| of(&status["initContainerStatuses"]));
+    let id = id.with_context(|| format!("container {name} does not run: {status}"))?;
+    Ok(id.rsplit('/').next().unwrap_or_default().to_owned())
+}
+
+/// Sends a signal (`KILL`, `STOP`, `CONT`) to a container of a pod.
+pub async fn signal(pod: &Value, container: &str, signal: &str) -> anyhow::Result<()> {
+    let processes = processes(&container_id(pod, container)?)?;
+    let status = Command::new("kill")
+        .arg(format!("-{signal}"))
+        .args(&processes)
+        .status()
+        .await?;
+    anyhow::ensure!(status.success(), "kill -{signal} {processes:?}: {status}");
+    Ok(())
+}
+
+/// `cluster node stop NAME` or `cluster node start NAME`.
+pub async fn node(what: &str, name: &str) -> anyhow::Result<()> {
+    let output = Command::new(root().join("tests/e2e/cluster/cluster"))
+        .args(["node", what, name])
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(
+        output.status.success(),
+        "cluster node {what} {name}: {said}"
+    );
+    Ok(())
+}

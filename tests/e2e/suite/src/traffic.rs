@@ -1,0 +1,230 @@
+//! Traffic that goes on while a test changes things: 500 requests a second, of HTTP/1.1 on kept connections and on fresh
+//! ones, HTTP/2 and gRPC streams, begun when they are due, whatever became of those before.
+
+use std::fmt;
+
+use anyhow::Context;
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+use crate::shopper::Load;
+use crate::{Bed, Summary, objects};
+
+/// One kind of requests: what it is called, the expected answer, how many a second, and how they are sent.
+struct Kind {
+    name: &'static str,
+    code: &'static str,
+    rate: u32,
+    port: u16,
+    arguments: &'static [&'static str],
+}
+
+/// 500 a second. POSTs are not safe to send twice, so they show what idempotent requests would hide.
+const MIX: [Kind; 4] = [
+    Kind {
+        name: "kept",
+        code: "200",
+        rate: 200,
+        port: 80,
+        arguments: &["--method", "POST", "--body", "2000"],
+    },
+    Kind {
+        name: "fresh",
+        code: "200",
+        rate: 50,
+        port: 80,
+        arguments: &["--fresh"],
+    },
+    Kind {
+        name: "http2",
+        code: "200",
+        rate: 125,
+        port: 80,
+        arguments: &["--http2"],
+    },
+    Kind {
+        name: "grpc",
+        code: "OK",
+        rate: 125,
+        port: 9000,
+        arguments: &["--grpc", "watch"],
+    },
+];
+
+/// More than any test begins.
+const UNBOUNDED: &str = "1000000000";
+
+impl Kind {
+    /// What sends this kind's requests, `parts` of it together at the kind's whole rate.
+    fn command(&self, address: &str, parts: u32) -> Vec<String> {
+        let url = match self.port {
+            80 => format!("http://{address}/reviews/1"),
+            port => format!("http://{address}:{port}"),
+        };
+        let rate = (self.rate / parts).to_string();
+        let all = ["load", "--url", &url, "--rate", &rate, "-n", UNBOUNDED];
+        let all = all.into_iter().chain(["-c", "256", "--keep", "0"]);
+        all.chain(self.arguments.iter().copied())
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// What came of the traffic: for each kind what every sender of it printed.
+pub struct Traffic(Vec<(&'static str, &'static str, Summary)>);
+
+impl Traffic {
+    /// Fails unless every answer was the expected one, and nine of ten requests that were due were begun.
+    pub fn as_expected(&self) -> anyhow::Result<()> {
+        self.as_expected_but(|_| false)
+    }
+
+    /// Like [`Traffic::as_expected`], but for failed requests of which `excused` says yes to when they were begun, in
+    /// milliseconds since 1970.
+    pub fn as_expected_but(&self, excused: impl Fn(u64) -> bool) -> anyhow::Result<()> {
+        for (name, code, summary) in &self.0 {
+            let failed = summary.troubles().filter(|trouble| !trouble.was(code));
+            let excused = failed.filter(|trouble| excused(trouble.at())).count() as u64;
+            anyhow::ensure!(
+                summary.sent() > 0 && summary.code(code) + excused == summary.sent(),
+                "{name}: every answer should be {code}, {excused} are excused; {self}"
+            );
+            anyhow::ensure!(
+                summary.sent() * 10 >= summary.due() * 9,
+                "{name}: {} of {} requests were begun, this machine is too slow for the test; {self}",
+                summary.sent(),
+                summary.due()
+            );
+        }
+        Ok(())
+    }
+
+    /// Fails unless every GET was answered as expected: an idempotent request is sent again. Says what else failed.
+    pub fn only_unsafe_failed(&self) -> anyhow::Result<()> {
+        let failed = |(name, _, summary): &(_, _, Summary)| (*name, summary.failed());
+        let failed: Vec<(&str, u64)> = self.0.iter().map(failed).collect();
+        eprintln!("failed: {failed:?}");
+        let gets = |(name, failed): &(&str, u64)| ["fresh", "http2"].contains(name) && *failed > 0;
+        anyhow::ensure!(!failed.iter().any(gets), "GETs failed: {self}");
+        Ok(())
+    }
+
+    /// All summaries.
+    pub fn summaries(&self) -> impl Iterator<Item = &Summary> {
+        self.0.iter().map(|(_, _, summary)| summary)
+    }
+
+    pub fn sent(&self) -> u64 {
+        self.summaries().map(Summary::sent).sum()
+    }
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, _, summary) in &self.0 {
+            writeln!(f, "{name}: {summary}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Bed {
+    /// Sends the mix from the pod to the Service while `changes` are made, and until they are done.
+    pub async fn under_traffic<T>(
+        &self,
+        pod: &str,
+        service: &str,
+        changes: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<(T, Traffic)> {
+        // By its address: a name that is not found in time is no fault of what is tested.
+        let address = &*self.cluster_ip(service).await?;
+        let begin = |kind: &'static Kind| async move {
+            let arguments = kind.command(address, 1);
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let arguments = [&["weft-shop"], &arguments[..], &["--until-told"]].concat();
+            anyhow::Ok((kind, self.begin_load(pod, &arguments).await?))
+        };
+        let loads: Vec<(&Kind, Load)> = join_all(MIX.iter().map(begin))
+            .await
+            .into_iter()
+            .collect::<anyhow::Result<_>>()?;
+        let changed = changes.await;
+        let ended = loads.into_iter().map(|(kind, load)| async move {
+            let summary = load.end().await.context(kind.name)?;
+            Ok((kind.name, kind.code, summary))
+        });
+        let ended: anyhow::Result<Vec<_>> = join_all(ended).await.into_iter().collect();
+        let traffic = Traffic(ended?);
+        eprintln!("{}: {} requests", self.namespace, traffic.sent());
+        Ok((changed.with_context(|| traffic.to_string())?, traffic))
+    }
+
+    /// The traffic that a Deployment of [`senders`] made, from what its pods print when they end. The pods are watched,
+    /// while `changes` are made, until all of them are gone.
+    pub async fn traffic_of_pods(
+        &self,
+        labels: &str,
+        changes: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<Traffic> {
+        let mut followed: Vec<String> = Vec::new();
+        let mut logs = Vec::new();
+        let mut changes = std::pin::pin!(changes);
+        let mut changed = None;
+        loop {
+            let pods = self.list("v1", "Pod", labels).await?;
+            for pod in &pods {
+                let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+                let statuses = pod["status"]["containerStatuses"].as_array();
+                let started = statuses.is_some_and(|all| {
+                    all.iter()
+                        .all(|one| one["started"] == true || !one["state"]["terminated"].is_null())
+                });
+                if started && !followed.iter().any(|one| one == name) {
+                    followed.push(name.to_owned());
+                    for kind in &MIX {
+                        logs.push((name.to_owned(), kind, self.follow_log(name, kind.name)));
+                    }
+                }
+            }
+            if changed.is_some() && pods.is_empty() {
+                break;
+            }
+            tokio::select! {
+                done = changes.as_mut(), if changed.is_none() => changed = Some(done),
+                () = tokio::time::sleep(std::time::Duration::from_millis(300)) => {}
+            }
+        }
+        let mut all = Vec::new();
+        for (pod, kind, log) in logs {
+            let text = log.await.context("following a log")??;
+            let summary =
+                Summary::last_of(&text).with_context(|| format!("log of {pod}, {}", kind.name))?;
+            all.push((kind.name, kind.code, summary));
+        }
+        let traffic = Traffic(all);
+        eprintln!(
+            "{}: {} requests of {} pods",
+            self.namespace,
+            traffic.sent(),
+            followed.len()
+        );
+        changed
+            .unwrap_or(Ok(()))
+            .with_context(|| traffic.to_string())?;
+        Ok(traffic)
+    }
+}
+
+/// A Deployment `senders` whose pods together send the mix to a Service's address, from their start to their end.
+pub fn senders(address: &str, replicas: u32) -> Value {
+    let labels = json!({"app": "senders"});
+    let mut pod = objects::pod("senders", "client", labels, &[]);
+    let containers = MIX.iter().map(|kind| {
+        let arguments = kind.command(address, replicas);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        objects::container(kind.name, &arguments)
+    });
+    pod["spec"]["containers"] = containers.collect();
+    pod["spec"]["terminationGracePeriodSeconds"] = 30.into();
+    objects::deployment(&pod, replicas)
+}
