@@ -290,20 +290,20 @@ mod tests {
     fn the_host_is_read_strictly() {
         let http1 = http::Version::HTTP_11;
         for (uri, named, host) in [
-            ("/", Some("Example.COM:8080"), Ok("example.com")),
-            ("/", Some("example.com."), Ok("example.com")),
-            ("http://example.com/", None, Ok("example.com")),
-            ("/", Some("[::1]:80"), Ok("[::1]")),
-            ("/", None, Err(())),
-            ("/", Some(""), Err(())),
-            ("/", Some(":80"), Err(())),
-            ("/", Some("user@example.com"), Err(())),
-            ("/", Some("example.com/path"), Err(())),
-            ("/", Some("example.com, other.com"), Err(())),
-            ("http://user@example.com/", None, Err(())),
+            ("/", Some("Example.COM:8080"), Some("example.com")),
+            ("/", Some("example.com."), Some("example.com")),
+            ("http://example.com/", None, Some("example.com")),
+            ("/", Some("[::1]:80"), Some("[::1]")),
+            ("/", None, None),
+            ("/", Some(""), None),
+            ("/", Some(":80"), None),
+            ("/", Some("user@example.com"), None),
+            ("/", Some("example.com/path"), None),
+            ("/", Some("example.com, other.com"), None),
+            ("http://user@example.com/", None, None),
         ] {
             let found = host_of(http1, uri, named);
-            assert_eq!(found.as_deref().map_err(|()| ()), host, "{uri} {named:?}");
+            assert_eq!(found.ok().as_deref(), host, "{uri} {named:?}");
         }
         assert_eq!(
             host_of(http::Version::HTTP_10, "/", None),
