@@ -8,6 +8,8 @@ mod programmed;
 mod writer;
 
 pub use mesh::MeshWriter;
+#[cfg(test)]
+pub(crate) use programmed::statuses as with_proxies;
 pub use writer::StatusWriter;
 
 /// The present, as conditions write it: RFC 3339 in UTC with seconds.

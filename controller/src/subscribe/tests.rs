@@ -1,6 +1,8 @@
 //! The service over loopback, without TLS: the identity that TLS would have proved is put into each request.
 #![allow(clippy::unwrap_used)]
 
+mod gateways;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,132 @@
+//! Streams of the proxies of Gateways: who is told what of which Gateway.
+
+use weft_ir::Transport;
+use weft_translate::Condition;
+
+use super::*;
+
+const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front-weft";
+const PORT_80: &str = "port/tcp/80";
+const PORT_443: &str = "port/tcp/443";
+const SET: &str = "endpoints/shop/reviews:80";
+
+/// A pod with the label of the Gateway front.
+fn gateway_pod(name: &str, account: &str) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "namespace": "shop",
+            "labels": {
+                "gateway.networking.k8s.io/gateway-name": "front",
+                "gateway.networking.k8s.io/gateway-class-name": "weft",
+            },
+        },
+        "spec": {"serviceAccountName": account, "containers": [{"name": "weft-proxy"}]},
+        "status": {"phase": "Running", "podIP": "10.1.0.9", "podIPs": [{"ip": "10.1.0.9"}]},
+    })
+}
+
+/// The Gateway front of the class weft, with listeners of protocol HTTP on these ports.
+fn gateway(ports: &[u16]) -> Value {
+    let listener =
+        |port: &u16| json!({"name": format!("p{port}"), "port": port, "protocol": "HTTP"});
+    json!({
+        "metadata": {"name": "front", "namespace": "shop", "uid": "u-1", "generation": 1},
+        "spec": {
+            "gatewayClassName": "weft",
+            "listeners": ports.iter().map(listener).collect::<Vec<_>>(),
+        },
+    })
+}
+
+/// The pods front-0, which is a proxy of front, and other-0, which has its label alone; a route on port 80 to reviews.
+fn cluster(ports: &[u16], endpoint: &str) -> Arc<Snapshot> {
+    let class = json!({
+        "metadata": {"name": "weft"},
+        "spec": {"controllerName": crate::GATEWAY_CONTROLLER_NAME},
+    });
+    let route = json!({
+        "metadata": {"name": "r", "namespace": "shop", "generation": 1},
+        "spec": {
+            "parentRefs": [{"name": "front", "sectionName": "p80"}],
+            "rules": [{"backendRefs": [{"name": "reviews", "port": 80}]}],
+        },
+    });
+    let pods = vec![
+        gateway_pod("front-0", "front-weft"),
+        gateway_pod("other-0", "web"),
+        pod("reviews-0", "reviews", endpoint),
+    ];
+    let objects = Objects {
+        gateway_classes: read(vec![class]),
+        gateways: read(vec![gateway(ports)]),
+        http_routes: read(vec![route]),
+        ..objects(&[endpoint], pods)
+    };
+    Arc::new(Snapshot::new(translate(&objects, &settings())))
+}
+
+#[tokio::test]
+async fn a_gateways_proxy_is_told_its_ports_and_every_change_of_them() {
+    let first = cluster(&[80, 443], "10.1.0.2");
+    let controller = controller(Some(FRONT), Some(first), Limits::default()).await;
+    let mut proxy = Proxy::of(&controller, "front-0", &[]).await;
+    let update = proxy.next().await.unwrap();
+    assert_eq!(
+        keys(&update),
+        [SET, "gateway", PORT_443, PORT_80, "workload"]
+    );
+    let place = |key: &str| update.resources.iter().position(|one| one.key == key);
+    assert!(place(SET) < place(PORT_80), "endpoints before ports");
+
+    let second = cluster(&[80], "10.1.0.3");
+    controller.publish.send_replace(Some(second));
+    let update = proxy.next().await.unwrap();
+    assert_eq!(keys(&update), [SET]);
+    assert_eq!(update.removed, [PORT_443]);
+    let third = cluster(&[443], "10.1.0.3");
+    controller.publish.send_replace(Some(third));
+    let update = proxy.next().await.unwrap();
+    assert_eq!(keys(&update), [PORT_443]);
+    let mut removed = update.removed;
+    removed.sort_unstable();
+    assert_eq!(removed, [SET, PORT_80]);
+}
+
+#[tokio::test]
+async fn a_pod_with_the_label_alone_is_told_nothing_of_the_gateway() {
+    let snapshot = cluster(&[80], "10.1.0.2");
+    assert!(snapshot.encoder.gateway("shop", "front-0").is_some());
+    assert!(snapshot.encoder.gateway("shop", "other-0").is_none());
+    let limits = Limits {
+        pod: Duration::from_millis(10),
+        ..Limits::default()
+    };
+    let controller = controller(Some(FRONT), Some(snapshot), limits).await;
+    let mut proxy = Proxy::of(&controller, "other-0", &[]).await;
+    assert!(matches!(
+        proxy.end().await.code(),
+        Code::PermissionDenied | Code::NotFound
+    ));
+}
+
+#[tokio::test]
+async fn what_the_proxies_hold_of_a_port_is_said_of_its_routes() {
+    let snapshot = cluster(&[80], "10.1.0.2");
+    let controller = controller(Some(FRONT), Some(snapshot.clone()), Limits::default()).await;
+    let said = || {
+        let status = crate::status::with_proxies(&snapshot, &controller.registry).remove(0);
+        let conditions = status.parents.into_iter().flat_map(|one| one.conditions);
+        let of = |one: &Condition| one.kind == "weft.dev/Programmed";
+        let condition = conditions.into_iter().find(of).unwrap();
+        (condition.status, condition.reason)
+    };
+    assert_eq!(said(), (true, "NoProxies".into()));
+    let mut proxy = Proxy::of(&controller, "front-0", &[]).await;
+    let update = proxy.next().await.unwrap();
+    assert_eq!(said(), (false, "Pending".into()));
+    proxy.ack(update.nonce, &[]).await;
+    let key = ResourceKey::Port(Transport::Tcp, 80);
+    let in_force = || !controller.registry.holders(&key).is_empty();
+    eventually("the ack is recorded", in_force).await;
+    assert_eq!(said(), (true, "Programmed".into()));
+}
