@@ -311,6 +311,9 @@ async fn termination_and_passthrough_beside_https_on_one_port() {
     );
     let connections: Vec<_> = shop.apps.iter().map(Upstream::connections).collect();
     assert_eq!(connections, [1, 1]);
+    // An alert could be taken for the backend's.
+    let closed = client.connect(at(shop.number), "c.com").await.unwrap_err();
+    assert!(closed.to_string().contains("eof"), "{closed}");
 }
 
 #[tokio::test]

@@ -52,7 +52,9 @@ pub(super) async fn serve(
         context
             .metrics
             .handshake(Direction::Gateway, "unknown_name");
-        stream.write_all(&UNRECOGNIZED_NAME).await?;
+        if is_https(&config) {
+            stream.write_all(&UNRECOGNIZED_NAME).await?;
+        }
         stream.shutdown().await?;
         let named = name.unwrap_or_else(|| "no server".to_owned());
         let words = format!("no listener of port {} has the name: {named}", live.number);
@@ -141,6 +143,17 @@ fn choose(
 ) -> Result<Chosen, Closed> {
     let rule = by_name(routes, name, &format_args!("listener {listener}"), account)?;
     opaque::backend(rule, account)
+}
+
+/// Whether no listener takes TLS for TLSRoutes. Where one does, a name that nobody has is met by a closed connection: an
+/// alert could be taken for the backend's (the conformance suite of v1.6.3 takes it so).
+fn is_https(config: &ResolvedPort) -> bool {
+    let ResolvedServing::Tls(listeners) = &config.serving else {
+        return false;
+    };
+    listeners
+        .values()
+        .all(|of| matches!(of.serving, ResolvedTlsServing::Http(..)))
 }
 
 /// The listener for the server's name, the most specific one.
