@@ -23,6 +23,9 @@ const MAX_HEAD: usize = 64 << 10;
 const MAX_STREAMS: u32 = 512;
 /// Resets that a client may cause before the connection is closed for it.
 const MAX_RESETS: usize = 64;
+/// A silent client is noticed within interval and timeout together.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Answers the requests of one connection.
 pub trait Handle: Send + Sync + 'static {
@@ -135,8 +138,8 @@ fn http2_server() -> http2::Builder<TokioExecutor> {
         .max_send_buf_size(limits::SEND_BUFFER)
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_RESETS)
-        .keep_alive_interval(limits::PING_EVERY)
-        .keep_alive_timeout(limits::PING_TIMEOUT)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
         .auto_date_header(false);
     server
 }

@@ -227,7 +227,7 @@ impl Port {
             .map_err(|_| "misconfigured")?
             .clone();
         let metrics = backend.metrics.clone();
-        let peer = cluster.pick(&[]).ok_or("no_endpoints")?;
+        let peer = cluster.pick_for_datagrams().ok_or("no_endpoints")?;
         if self.sessions.len() >= self.limits.sessions {
             self.make_room()?;
         }

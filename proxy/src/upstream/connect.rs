@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustls::{AlertDescription, InvalidMessage};
 use rustls_pki_types::ServerName;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -29,6 +29,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for TCP alone, one lost SYN included: what is silent for longer is mostly an address that is nobody's any more,
 /// and the request has time left for another endpoint.
 const TCP_TIMEOUT: Duration = Duration::from_secs(2);
+/// After this long without a connection, others are asked to go elsewhere; this one goes on waiting.
+const SLOW: Duration = Duration::from_millis(300);
+/// What is sent to a proxy over HTTP/2 and not acknowledged by its kernel for so long: the machine is gone, or the way
+/// there.
+pub(super) const GONE: Duration = Duration::from_secs(3);
+/// The same of an application, which may stop reading for a while: the kernel counts that too. With [`ALIVE`] in place
+/// of HTTP/2's pings, which some applications take for an attack.
+const APP_GONE: Duration = Duration::from_secs(13);
+const ALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(10))
+    .with_interval(Duration::from_secs(1));
 /// Tries at an endpoint that answers mutual TLS in plain text. A permissive proxy that waited long for our first bytes,
 /// because one of us got no processor, lets its application speak first; the next try finds it waiting anew.
 const PLAIN_ANSWERS: usize = 3;
@@ -86,9 +97,16 @@ impl Shared {
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
         let address = peer.address;
-        let transport = timeout(CONNECT_TIMEOUT, self.connect_unbounded(peer, alpn))
-            .await
-            .unwrap_or(Err(ConnectError::Timeout(address)))?;
+        let opening = timeout(CONNECT_TIMEOUT, self.connect_unbounded(peer, alpn));
+        tokio::pin!(opening);
+        let opened = match timeout(SLOW, &mut opening).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                self.avoid(peer);
+                opening.await
+            }
+        };
+        let transport = opened.unwrap_or(Err(ConnectError::Timeout(address)))?;
         peer.reached();
         Ok(transport)
     }
@@ -121,7 +139,7 @@ impl Shared {
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
         let address = peer.address;
-        let tcp = timeout(TCP_TIMEOUT, open(address)).await;
+        let tcp = timeout(TCP_TIMEOUT, open(peer, alpn)).await;
         let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing came back within 2 s");
         let tcp = tcp.map_err(silent).flatten();
         let tcp = tcp.map_err(|error| ConnectError::Tcp {
@@ -214,10 +232,20 @@ fn is_plain_text(error: &io::Error) -> bool {
     )
 }
 
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+async fn open(peer: &Peer, alpn: &[u8]) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(peer.address).await?;
     stream.set_nodelay(true)?;
-    crate::tcp::keep_alive(SockRef::from(&stream))?;
+    let socket = SockRef::from(&stream);
+    // Whoever is sent bytes or HTTP/1.1 may stop reading for as long as they like; HTTP/2 is always read.
+    let http2 = alpn == alpn::H2 || alpn == alpn::H2_FOR_H1;
+    match (http2, peer.is_proxy()) {
+        (true, true) => socket.set_tcp_user_timeout(Some(GONE))?,
+        (true, false) => {
+            socket.set_tcp_user_timeout(Some(APP_GONE))?;
+            socket.set_tcp_keepalive(&ALIVE)?;
+        }
+        (false, _) => crate::tcp::keep_alive(socket)?,
+    }
     Ok(stream)
 }
 

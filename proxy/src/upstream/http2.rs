@@ -8,6 +8,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::connect::{ConnectError, Transport};
+use super::pulse::{Heard, Pulse};
 use super::{Peer, Shared};
 use crate::batch::Corked;
 use crate::http::bodies::Body;
@@ -23,9 +24,12 @@ pub const STREAM_WINDOW: u32 = 256 << 10;
 pub const CONNECTION_WINDOW: u32 = 1 << 20;
 pub const MAX_HEADER_LIST: u32 = 64 << 10;
 pub const SEND_BUFFER: usize = 256 << 10;
-/// A silent peer is noticed within interval and timeout together.
-pub const PING_EVERY: Duration = Duration::from_secs(10);
-pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// A proxy that is silent while requests are open is asked this soon, so that its silence is noticed (see [`Pulse`]).
+/// Applications are never asked: some take that for an attack and end the connection.
+const PING_EVERY: Duration = Duration::from_millis(500);
+/// A proxy that does not answer for so long hangs. One whose machine is gone is found out sooner, by
+/// [`super::connect::GONE`].
+const PING_TIMEOUT: Duration = Duration::from_millis(12_500);
 
 /// The connections to one endpoint in one application protocol of TLS.
 #[derive(Default)]
@@ -40,12 +44,23 @@ pub struct Connection {
     streams: AtomicU32,
     born: u64,
     used: AtomicU64,
+    /// Of the endpoint, where it is a proxy.
+    pulse: Option<Arc<Pulse>>,
 }
 
 /// One request's place on a connection.
 pub struct Stream(Arc<Connection>);
 
 impl Stream {
+    fn new(connection: Arc<Connection>, now: u64) -> Self {
+        connection.streams.fetch_add(1, Relaxed);
+        connection.used.store(now, Relaxed);
+        if let Some(pulse) = &connection.pulse {
+            pulse.begin(now);
+        }
+        Self(connection)
+    }
+
     pub fn sender(&self) -> SendRequest<Body> {
         self.0.sender.clone()
     }
@@ -54,6 +69,9 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Relaxed);
+        if let Some(pulse) = &self.0.pulse {
+            pulse.end();
+        }
     }
 }
 
@@ -63,9 +81,7 @@ impl Connection {
         if self.sender.is_closed() || !young || self.streams.load(Relaxed) >= MAX_STREAMS {
             return None;
         }
-        self.streams.fetch_add(1, Relaxed);
-        self.used.store(now, Relaxed);
-        Some(Stream(self.clone()))
+        Some(Stream::new(self.clone(), now))
     }
 }
 
@@ -128,16 +144,17 @@ impl Pool {
         peer: &Peer,
         transport: Transport,
     ) -> Result<Stream, ConnectError> {
-        let sender = handshake(peer, transport).await?;
+        let sender = handshake(shared, peer, transport).await?;
         let now = shared.now();
         let connection = Arc::new(Connection {
             sender,
-            streams: AtomicU32::new(1),
+            streams: AtomicU32::new(0),
             born: now,
             used: AtomicU64::new(now),
+            pulse: peer.is_proxy().then(|| peer.pulse.clone()),
         });
         self.open().push(connection.clone());
-        Ok(Stream(connection))
+        Ok(Stream::new(connection, now))
     }
 
     /// Drops connections that ended, are too old, or idle: they close once their last request has ended.
@@ -150,15 +167,25 @@ impl Pool {
     }
 }
 
-async fn handshake(peer: &Peer, transport: Transport) -> Result<SendRequest<Body>, ConnectError> {
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+async fn handshake(
+    shared: &Shared,
+    peer: &Peer,
+    transport: Transport,
+) -> Result<SendRequest<Body>, ConnectError> {
+    let transport = Heard::new(transport, peer.pulse.clone(), shared.started);
+    let mut client = http2::Builder::new(TokioExecutor::new());
+    client
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
-        .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT)
+        .max_send_buf_size(SEND_BUFFER);
+    if peer.is_proxy() {
+        client
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT);
+    }
+    let (sender, connection) = client
         .handshake(TokioIo::new(Corked::new(transport)))
         .await
         .map_err(|error| ConnectError::Http {

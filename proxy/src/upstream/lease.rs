@@ -10,13 +10,33 @@ use crate::http::bodies::Body;
 
 /// Given back when dropped; only [`Lease::complete`] lets the connection be used again.
 pub struct Lease {
-    peer: Arc<Peer>,
+    busy: Busy,
     on: On,
+}
+
+/// A request's part in the load of an endpoint, from the choice of it on: those that wait for a connection count too.
+pub(super) struct Busy(Arc<Peer>);
+
+impl Busy {
+    pub(super) fn new(peer: Arc<Peer>) -> Self {
+        peer.load.begin();
+        Self(peer)
+    }
+
+    pub(super) fn peer(&self) -> &Arc<Peer> {
+        &self.0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.load.end();
+    }
 }
 
 /// The connection that a request is on.
 pub(super) enum On {
-    Http1(Option<http1::SendRequest<Body>>),
+    Http1(http1::SendRequest<Body>),
     Http2 {
         _stream: Stream,
     },
@@ -27,28 +47,18 @@ pub(super) enum On {
 }
 
 impl Lease {
-    /// Counts a request on `peer`.
-    pub(super) fn new(peer: Arc<Peer>, on: On) -> Self {
-        peer.load.begin();
-        Self { peer, on }
+    pub(super) fn new(busy: Busy, on: On) -> Self {
+        Self { busy, on }
     }
 
     pub fn peer(&self) -> &Arc<Peer> {
-        &self.peer
+        self.busy.peer()
     }
 
     /// The response has been read to its end.
-    pub fn complete(mut self) {
-        if let On::Http1(sender) = &mut self.on
-            && let Some(sender) = sender.take()
-        {
-            self.peer.http1.put(sender);
+    pub fn complete(self) {
+        if let On::Http1(sender) = self.on {
+            self.busy.peer().http1.put(sender);
         }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.peer.load.end();
     }
 }

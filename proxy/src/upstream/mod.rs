@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use weft_api::alpn;
 use weft_ir::{BackendTls, Endpoint, Identity, Protocol};
 
 use crate::balance::{self, Load};
@@ -21,8 +22,11 @@ mod connect;
 mod http1;
 pub mod http2;
 mod lease;
+mod pulse;
 mod send;
 mod speech;
+
+use pulse::Pulse;
 
 pub use connect::{ConnectError, Transport};
 pub use lease::Lease;
@@ -32,6 +36,8 @@ pub use send::{Ask, Outcome};
 /// further failure, up to `AVOID << MOST_DOUBLINGS`.
 const AVOID: Duration = Duration::from_secs(1);
 const MOST_DOUBLINGS: u32 = 4;
+/// Time in which a look at an endpoint that failed (see [`Shared::look`]) says whether it is back: TCP and TLS have less.
+const LOOK: Duration = Duration::from_secs(6);
 
 /// What all clusters of a proxy have in common: the endpoints in use, each once, however many clusters hold it.
 pub struct Shared {
@@ -96,6 +102,18 @@ impl Shared {
         peer.avoid(self.now());
     }
 
+    /// Finds out whether an endpoint is back, so that no request has to wait for one that is not.
+    fn look(self: &Arc<Self>, peer: &Arc<Peer>) {
+        let (shared, peer) = (self.clone(), peer.clone());
+        tokio::spawn(async move {
+            let found = shared.connect(&peer, alpn::H2_FOR_H1).await;
+            peer.avoid_until.store(0, Relaxed);
+            if found.is_err() {
+                shared.avoid(&peer);
+            }
+        });
+    }
+
     fn peer(&self, endpoint: &Endpoint, tls: Option<&Arc<Backend>>) -> Arc<Peer> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (endpoint.clone(), tls.map(|tls| tls.id));
@@ -124,6 +142,7 @@ pub struct Peer {
     avoid_until: AtomicU64,
     /// Failed connections since the last good one, those counted once that fail together.
     misses: AtomicU32,
+    pulse: Arc<Pulse>,
     /// HTTP/1.1 with the application itself.
     http1: http1::Idle,
     /// HTTP/2 for an application that speaks it: plain, or between proxies.
@@ -144,6 +163,7 @@ impl Peer {
             load: Load::default(),
             avoid_until: AtomicU64::new(0),
             misses: AtomicU32::new(0),
+            pulse: Arc::default(),
             http1: http1::Idle::default(),
             http2: http2::Pool::default(),
             mixed: http2::Pool::default(),
@@ -165,9 +185,34 @@ impl Peer {
         self.avoid_until.store(until, Relaxed);
     }
 
-    /// It is there: a connection was made, or a datagram came back.
+    /// It is there: a connection was made, a request answered, or a datagram came back.
     pub fn reached(&self) {
-        self.misses.store(0, Relaxed);
+        if self.misses.load(Relaxed) > 0 {
+            self.misses.store(0, Relaxed);
+        }
+    }
+
+    fn is_left_out(&self, now: u64) -> bool {
+        self.avoid_until.load(Relaxed) > now
+    }
+
+    /// Nothing speaks against it.
+    fn is_well(&self, now: u64) -> bool {
+        self.misses.load(Relaxed) == 0 && !self.is_left_out(now) && !self.pulse.silent(now)
+    }
+
+    /// It failed, its time to be left out is over, and nobody else is looking whether it is back; true for one caller.
+    fn is_to_be_looked_at(&self, now: u64) -> bool {
+        if self.misses.load(Relaxed) == 0 {
+            return false;
+        }
+        let until = self.avoid_until.load(Relaxed);
+        let looking = now + LOOK.as_nanos() as u64;
+        until <= now
+            && self
+                .avoid_until
+                .compare_exchange(until, looking, Relaxed, Relaxed)
+                .is_ok()
     }
 }
 
@@ -210,9 +255,29 @@ impl Cluster {
 
     /// The endpoint for a request or connection; none of `tried`. `None` when there is no (other) endpoint.
     pub fn pick(&self, tried: &[SocketAddr]) -> Option<Arc<Peer>> {
+        let now = self.shared.now();
+        self.choose(now, tried, |peer| {
+            if peer.is_to_be_looked_at(now) {
+                self.shared.look(peer);
+            }
+            peer.is_well(now)
+        })
+    }
+
+    /// The endpoint for datagrams: only these show whether it is there.
+    pub fn pick_for_datagrams(&self) -> Option<Arc<Peer>> {
+        let now = self.shared.now();
+        self.choose(now, &[], |peer| !peer.is_left_out(now))
+    }
+
+    fn choose(
+        &self,
+        now: u64,
+        tried: &[SocketAddr],
+        is_well: impl Fn(&Arc<Peer>) -> bool,
+    ) -> Option<Arc<Peer>> {
         let members = self.members.load();
         let peers = &members.peers;
-        let now = self.shared.now();
         let fresh = |place: usize| {
             let peer = &peers[place];
             (!tried.contains(&peer.address)).then_some(peer)
@@ -220,7 +285,7 @@ impl Cluster {
         let random = &mut fastrand::Rng::new();
         let well = |place| {
             let peer = fresh(place)?;
-            (peer.avoid_until.load(Relaxed) <= now).then_some(&peer.load)
+            is_well(peer).then_some(&peer.load)
         };
         let place = balance::pick(peers.len(), now, random, well).or_else(|| {
             balance::pick(peers.len(), now, random, |place| Some(&fresh(place)?.load))
@@ -260,5 +325,21 @@ mod tests {
             peer.avoid_until.load(Relaxed) - now,
             AVOID.as_nanos() as u64
         );
+    }
+
+    #[test]
+    fn what_failed_is_looked_at_by_one_before_it_is_used() {
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let identity = None;
+        let peer = Peer::new(&Endpoint { address, identity }, None, false);
+        assert!(peer.is_well(0) && !peer.is_to_be_looked_at(0));
+        peer.avoid(0);
+        let (back, look) = (AVOID.as_nanos() as u64, LOOK.as_nanos() as u64);
+        assert!(!peer.is_to_be_looked_at(back - 1));
+        assert!(peer.is_to_be_looked_at(back) && !peer.is_to_be_looked_at(back));
+        assert!(!peer.is_well(back + look), "nothing was found out");
+        assert!(peer.is_to_be_looked_at(back + look));
+        peer.reached();
+        assert!(peer.is_well(back + 2 * look) && !peer.is_to_be_looked_at(back + 2 * look));
     }
 }

@@ -1,6 +1,7 @@
 //! Sends a request to an endpoint of a cluster, and to another one when it surely did not reach the application.
 
 use std::error::Error;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use weft_api::alpn;
 use weft_ir::Protocol;
 
 use super::connect::ConnectError;
-use super::lease::{Lease, On};
+use super::lease::{Busy, Lease, On};
 use super::{Cluster, Peer, Shared, http1};
 use crate::http::bodies::{Body, Request, Spare};
 use crate::http::errors::{Failure, REFUSED};
@@ -117,6 +118,7 @@ impl Cluster {
                 }
                 Ok(outcome) => {
                     peer.load.observe(begun.elapsed(), self.shared.now());
+                    peer.reached();
                     return Ok(outcome);
                 }
                 Err(Miss::Connect(error)) => {
@@ -135,12 +137,13 @@ impl Cluster {
                 Err(Miss::Unsent) => return Err(broken(&peer, "the connection closed")),
                 Err(Miss::Lost { error, reused }) => {
                     let turned_away = never_processed(&error);
-                    if turned_away {
-                        // Elsewhere, where there are others: it is busy, or about to end.
+                    let vanished = timed_out(&error);
+                    if turned_away || vanished {
+                        // Elsewhere, where there are others: it is busy, about to end, or not there any more.
                         peer.avoid(self.shared.now());
                     }
-                    let again =
-                        turned_away || (reused && idempotent(&ask.head.method) && cut_off(&error));
+                    let lost = vanished || (reused && cut_off(&error));
+                    let again = turned_away || (lost && idempotent(&ask.head.method));
                     if !again || stale >= MAX_TRIES {
                         return Err(broken(&peer, &describe(&error)));
                     }
@@ -163,29 +166,31 @@ async fn send_to(
     address: SocketAddr,
 ) -> Result<Outcome, Miss> {
     let meshed = peer.identity.is_some();
+    let busy = Busy::new(peer.clone());
     if peer.tls.is_some() {
         // In a box: requests of the mesh carry no room for it.
         return Box::pin(send_over_tls(
-            shared, peer, request, http2, upgrade, address,
+            shared, busy, request, http2, upgrade, address,
         ))
         .await;
     }
     let (mut head, body) = request.into_parts();
     if upgrade || !(meshed || http2) {
         headers::for_http1(&mut head, address).map_err(Miss::Failed)?;
-        return send_http1(shared, peer, Request::from_parts(head, body), upgrade).await;
+        return send_http1(shared, busy, Request::from_parts(head, body), upgrade).await;
     }
     headers::for_http2(&mut head, address).map_err(Miss::Failed)?;
     let alpn = if http2 { alpn::H2 } else { alpn::H2_FOR_H1 };
-    send_http2(shared, peer, Request::from_parts(head, body), alpn).await
+    send_http2(shared, busy, Request::from_parts(head, body), alpn).await
 }
 
 async fn send_http2(
     shared: &Shared,
-    peer: &Arc<Peer>,
+    busy: Busy,
     request: Request,
     alpn: &'static [u8],
 ) -> Result<Outcome, Miss> {
+    let peer = busy.peer();
     let pool = if alpn == alpn::H2 {
         &peer.http2
     } else {
@@ -196,7 +201,7 @@ async fn send_http2(
         .await
         .map_err(Miss::Connect)?;
     let mut sender = stream.sender();
-    let lease = Lease::new(peer.clone(), On::Http2 { _stream: stream });
+    let lease = Lease::new(busy, On::Http2 { _stream: stream });
     match sender.try_send_request(request).await {
         Ok(response) => Ok(Outcome { response, lease }),
         Err(error) => Err(missed(error, reused)),
@@ -206,30 +211,36 @@ async fn send_http2(
 /// One request to an application that speaks TLS itself: in HTTP/2 where its port is declared so, else as it chooses.
 async fn send_over_tls(
     shared: &Shared,
-    peer: &Arc<Peer>,
+    busy: Busy,
     request: Request,
     declared: bool,
     upgrade: bool,
     address: SocketAddr,
 ) -> Result<Outcome, Miss> {
-    let http2 =
-        !upgrade && (declared || peer.chooses_http2(shared).await.map_err(Miss::Connect)?);
+    let http2 = !upgrade
+        && (declared
+            || busy
+                .peer()
+                .chooses_http2(shared)
+                .await
+                .map_err(Miss::Connect)?);
     let (mut head, body) = request.into_parts();
     if !http2 {
         headers::for_http1(&mut head, address).map_err(Miss::Failed)?;
-        return send_http1(shared, peer, Request::from_parts(head, body), upgrade).await;
+        return send_http1(shared, busy, Request::from_parts(head, body), upgrade).await;
     }
     headers::for_http2(&mut head, address).map_err(Miss::Failed)?;
     headers::over_tls(&mut head);
-    send_http2(shared, peer, Request::from_parts(head, body), alpn::H2).await
+    send_http2(shared, busy, Request::from_parts(head, body), alpn::H2).await
 }
 
 async fn send_http1(
     shared: &Shared,
-    peer: &Arc<Peer>,
+    busy: Busy,
     request: Request,
     upgrade: bool,
 ) -> Result<Outcome, Miss> {
+    let peer = busy.peer();
     let idle = if upgrade { None } else { peer.http1.take() };
     let reused = idle.is_some();
     let mut sender = match idle {
@@ -243,9 +254,9 @@ async fn send_http1(
     let on = if upgrade {
         On::Alone { _sender: sender }
     } else {
-        On::Http1(Some(sender))
+        On::Http1(sender)
     };
-    let lease = Lease::new(peer.clone(), on);
+    let lease = Lease::new(busy, on);
     match sent.await {
         Ok(response) => Ok(Outcome { response, lease }),
         Err(error) => Err(missed(error, reused)),
@@ -291,6 +302,19 @@ fn never_processed(error: &hyper::Error) -> bool {
         source = cause.source();
     }
     false
+}
+
+/// The peer has not acknowledged, or not answered a ping, for too long.
+fn timed_out(error: &hyper::Error) -> bool {
+    let cause = error
+        .source()
+        .and_then(|e| e.downcast_ref::<std::io::Error>());
+    let unreachable = [
+        ErrorKind::TimedOut,
+        ErrorKind::HostUnreachable,
+        ErrorKind::NetworkUnreachable,
+    ];
+    error.is_timeout() || cause.is_some_and(|cause| unreachable.contains(&cause.kind()))
 }
 
 /// The connection ended before any byte of the response.
