@@ -131,6 +131,24 @@ async fn what_no_listener_is_for_gets_404_and_grpc_unimplemented() {
 }
 
 #[tokio::test]
+async fn clients_outside_are_told_no_names_or_addresses() {
+    for version in BOTH {
+        let routes = vec![host("a.com", all_to("nobody"))];
+        let listeners = vec![listener("a", "a.com", routes)];
+        let (_shop, _, mut client) = Shop::http(version, listeners).await;
+        let seen = ask(&mut client, "a.com", "/").await;
+        assert_eq!((seen.status, seen.header("weft-error")), (503, ""));
+        let call = Request::post("/s/m")
+            .header("host", "a.com")
+            .header("content-type", "application/grpc");
+        let seen = client.send(call, "").await;
+        let told = (seen.header("grpc-status"), seen.header("grpc-message"));
+        assert_eq!(told, ("14", "failed at the gateway"));
+        assert_eq!(seen.header("weft-error"), "");
+    }
+}
+
+#[tokio::test]
 async fn redirects_name_the_listeners_own_port() {
     let mut redirect = rule(0, vec![]);
     redirect.filters = vec![Filter::Redirect(Redirect {

@@ -16,6 +16,7 @@ use crate::upstream::ConnectError;
 pub const ERROR: HeaderName = HeaderName::from_static("weft-error");
 /// Between proxies: the request never reached the application, and may go elsewhere.
 pub const REFUSED: HeaderName = HeaderName::from_static("weft-refused");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// A request ends here: with an answer that is no error, or with a failure.
 pub enum Stop {
@@ -127,7 +128,7 @@ impl Failure {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             let status = HeaderValue::from_static(self.grpc_status());
             headers.insert(HeaderName::from_static("grpc-status"), status);
-            headers.insert(HeaderName::from_static("grpc-message"), words.clone());
+            headers.insert(GRPC_MESSAGE, words.clone());
         }
         headers.insert(ERROR, words);
         if to_proxy && self.never_arrived() {
@@ -159,6 +160,17 @@ pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
     trailers.insert("grpc-status", HeaderValue::from_static(status));
     trailers.insert("grpc-message", words);
     trailers
+}
+
+/// Takes the words that a proxy put into a response out of it, for a client outside the mesh: they name pods, addresses and
+/// Services. Log and metrics keep them. What an application said itself stays.
+pub fn conceal(headers: &mut HeaderMap) {
+    if headers.remove(ERROR).is_some() && headers.contains_key(GRPC_MESSAGE) {
+        headers.insert(
+            GRPC_MESSAGE,
+            HeaderValue::from_static("failed at the gateway"),
+        );
+    }
 }
 
 /// The reason of a stream's reset; `None` where the connection ended.

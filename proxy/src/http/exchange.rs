@@ -117,6 +117,11 @@ impl Exchange {
         }
     }
 
+    /// Whether the client is outside the mesh, and comes by a gateway.
+    pub fn is_of_gateway(&self) -> bool {
+        self.caller.direction == Direction::Gateway
+    }
+
     /// The endpoint that was tried last.
     pub fn tried(&mut self, peer: &Arc<Peer>) {
         self.endpoint = Some(peer.clone());

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use weft_ir::Filter;
 
 use super::bodies::{Body, Response, Tail};
-use super::errors::{Failure, Stop};
+use super::errors::{Failure, Stop, conceal};
 use super::exchange::{Caller, Exchange};
 use super::mirror::Copies;
 use super::routes::{Config, Source, Taken, To};
@@ -174,6 +174,9 @@ impl Tail {
             .answered(response.status(), response.headers());
         let (mut head, body) = response.into_parts();
         head.version = self.exchange.version();
+        if self.exchange.is_of_gateway() {
+            conceal(&mut head.headers);
+        }
         if let Some(added) = &self.added {
             cors::apply(added, &mut head.headers);
         }
