@@ -24,6 +24,8 @@ const GATHER: Duration = Duration::from_millis(50);
 /// What could not be done is tried again after this long, doubled each time up to [`LONGEST_WAIT`].
 const WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How long the watch may take to show what was applied; after that it is taken for gone.
+const UNSEEN: Duration = Duration::from_secs(5);
 /// Gateways that are worked for at the same time.
 const CONCURRENT: usize = 8;
 
@@ -80,7 +82,11 @@ impl Provisioner {
         let mut failed = Failed::new();
         self.snapshots.mark_changed();
         loop {
-            let retry = failed.values().map(|(at, _)| *at).min();
+            let unseen = applied
+                .iter()
+                .filter(|(id, _)| !observed.objects.contains_key(*id));
+            let unseen = unseen.map(|(_, applied): (_, &Applied)| applied.at + UNSEEN);
+            let retry = failed.values().map(|(at, _)| *at).chain(unseen).min();
             let waiting = async {
                 match retry {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -120,7 +126,9 @@ impl Provisioner {
         failed: &mut Failed,
     ) {
         let provisions = &snapshot.provisions;
-        applied.retain(|id, _| observed.objects.contains_key(id));
+        applied.retain(|id, applied| {
+            observed.objects.contains_key(id) || applied.at.elapsed() < UNSEEN
+        });
         for step in plan::outdated(observed, &self.classes()) {
             if let Err(error) = self.delete(&step).await {
                 self.metrics.provision_errors.inc();
@@ -203,7 +211,11 @@ impl Provisioner {
                 Step::Apply { id, digest, .. } => {
                     self.apply(step, &work.uid).await.map(|version| {
                         let digest = *digest;
-                        let applied = Applied { digest, version };
+                        let applied = Applied {
+                            digest,
+                            version,
+                            at: Instant::now(),
+                        };
                         outcome.applied.push((id.clone(), applied));
                     })
                 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::Value;
+use tokio::time::Instant;
 use weft_ir::GatewayId;
 use weft_translate::Provision;
 
@@ -17,6 +18,7 @@ use crate::watch::ObjectKey;
 pub(super) struct Applied {
     pub(super) digest: u64,
     pub(super) version: String,
+    pub(super) at: Instant,
 }
 
 /// One thing to do.
@@ -83,12 +85,11 @@ fn steps(
         if let Some(seen) = seen {
             hindrance(kind, &key, seen, &of.uid)?;
         }
-        let done = match (seen, applied.get(&id)) {
-            (Some(seen), Some(applied)) => {
-                applied.digest == digest && applied.version == seen.version
-            }
-            _ => false,
-        };
+        // What was just made may not be seen yet.
+        let done = applied.get(&id).is_some_and(|applied| {
+            let same = seen.is_none_or(|seen| applied.version == seen.version);
+            applied.digest == digest && same
+        });
         if !done {
             steps.push(Step::Apply {
                 claim: seen.is_none(),

@@ -57,7 +57,15 @@ fn applied(provision: &Provision) -> (Vec<(Kind, Seen)>, HashMap<ObjectId, Appli
     let applied = rendered.iter().map(|(kind, object)| {
         let digest = digest(object);
         let version = "1".to_owned();
-        (id(*kind), Applied { digest, version })
+        let at = Instant::now();
+        (
+            id(*kind),
+            Applied {
+                digest,
+                version,
+                at,
+            },
+        )
     });
     let observed = rendered.iter().map(|(kind, _)| (*kind, seen("u-1")));
     (observed.collect(), applied.collect())
@@ -78,6 +86,13 @@ fn what_is_not_there_is_claimed_the_account_first() {
 #[test]
 fn nothing_is_done_where_nothing_differs() {
     let (observed, applied) = applied(&provision());
+    assert_eq!(planned(&provision(), &observed, &applied), Ok(vec![]));
+}
+
+#[test]
+fn what_was_just_made_and_is_not_seen_yet_is_not_made_again() {
+    let (mut observed, applied) = applied(&provision());
+    observed.remove(1);
     assert_eq!(planned(&provision(), &observed, &applied), Ok(vec![]));
 }
 
