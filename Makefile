@@ -5,7 +5,7 @@ SHELL := /bin/bash
 KUBECONFIG_FILE := $(CURDIR)/.cluster/kubeconfig
 CLUSTER := tests/e2e/cluster/cluster
 NODES ?= 2
-PROFILES ?= MESH-HTTP,MESH-GRPC
+PROFILES ?= MESH-HTTP,MESH-GRPC,GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP
 
 ifneq ($(E2E_CLUSTER),existing)
 export KUBECONFIG := $(KUBECONFIG_FILE)
@@ -54,7 +54,7 @@ e2e: ## the cluster tests, against an installed Weft
 soak: export WEFT_SOAK := 1
 soak: e2e ## the cluster tests with everything that is bound by time or size in full: an hour
 
-conformance: ## the official Gateway API suite: PROFILES=MESH-HTTP,...; report in target/conformance/report.yaml
+conformance: ## the official Gateway API suite, or some of its PROFILES=MESH-HTTP,...; report in target/conformance/report.yaml
 	PROFILES=$(PROFILES) tests/e2e/conformance/run
 
 bench: ## Weft, Envoy and haproxy at the same work; results in target/bench/results.json

@@ -60,8 +60,8 @@ async fn the_settings_of_an_http2_server_wait_for_its_client() {
 }
 
 #[tokio::test]
-async fn a_greeting_in_plain_text_is_answered_with_another_try() {
-    let (front, _client, _server, _app) = front(Speaks::First, 1).await;
+async fn a_greeting_in_plain_text_is_answered_with_further_tries() {
+    let (front, _client, _server, _app) = front(Speaks::First, 5).await;
     let mut stream = TcpStream::connect(front).await.unwrap();
     let mut hello = [0; 6];
     stream.read_exact(&mut hello).await.unwrap();

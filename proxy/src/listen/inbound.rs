@@ -16,7 +16,7 @@ use weft_ir::{Endpoint, Identity, Protocol};
 use super::admits::Admits;
 use super::opaque::Account;
 use super::outbound::who_speaks_first;
-use super::{Closed, Context, Listener};
+use super::{Closed, Context, Listener, OUTSIDE_SILENCE};
 use crate::batch::Gathered;
 use crate::detect::{Guess, Prefixed, offered};
 use crate::http::bodies::{Response, Tail};
@@ -105,7 +105,8 @@ async fn begin(
     permissive: bool,
 ) -> Result<(Guess, Option<Prefixed<Transport>>), Closed> {
     if permissive {
-        return who_speaks_first(stream, open(context, app), |opened| opened).await;
+        return who_speaks_first(stream, OUTSIDE_SILENCE, open(context, app), |opened| opened)
+            .await;
     }
     let told = timeout(HANDSHAKE, stream.detect()).await;
     let told = told.map_err(|_| Closed::refused("silent", "nothing came within 10 s"))?;

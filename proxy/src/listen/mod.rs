@@ -39,6 +39,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 const SWEEP: Duration = Duration::from_secs(5);
 /// A silent client is given this long before the upstream is opened, in case it is the server who speaks first.
 const SILENCE: Duration = Duration::from_millis(5);
+/// The same for clients of a permissive pod. Only those without a proxy are silent here, so it may be longer: the ClientHello
+/// of a proxy that got no processor comes late.
+const OUTSIDE_SILENCE: Duration = Duration::from_millis(12);
 /// Time for a beginning to become a protocol that is known.
 const BEGINNING: Duration = Duration::from_secs(2);
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -112,17 +113,18 @@ async fn detect(
     client: SocketAddr,
 ) -> Result<(Guess, Option<Opened>), Closed> {
     let open = opaque::open_early(context, live, client);
-    who_speaks_first(stream, open, |opened| &mut opened.stream).await
+    who_speaks_first(stream, SILENCE, open, |opened| &mut opened.stream).await
 }
 
-/// Whoever speaks first decides: after a moment of silence the far side is opened as bytes, and let go again when it is
+/// Whoever speaks first decides: after `silence` the far side is opened as bytes, and let go again when it is
 /// the client that speaks. `bytes`: what the far side says.
 pub(super) async fn who_speaks_first<T>(
     stream: &mut Prefixed<TcpStream>,
+    silence: Duration,
     open: impl Future<Output = Result<T, Closed>>,
     bytes: impl Fn(&mut T) -> &mut Prefixed<Transport>,
 ) -> Result<(Guess, Option<T>), Closed> {
-    if let Ok(told) = timeout(SILENCE, stream.detect()).await {
+    if let Ok(told) = timeout(silence, stream.detect()).await {
         return Ok((told?, None));
     }
     if !stream.seen().is_empty() {

@@ -42,7 +42,9 @@ const ALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(1));
 /// Tries at an endpoint that answers mutual TLS in plain text. A permissive proxy that waited long for our first bytes,
 /// because one of us got no processor, lets its application speak first; the next try finds it waiting anew.
-const PLAIN_ANSWERS: usize = 3;
+const PLAIN_ANSWERS: u32 = 8;
+/// Before the second try; twice as long before each further one.
+const PLAIN_PAUSE: Duration = Duration::from_millis(2);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -123,7 +125,10 @@ impl Shared {
         let mut tries = 1;
         let transport = loop {
             match self.connect_once(peer, between).await {
-                Err(ConnectError::PlainAnswer { .. }) if tries < PLAIN_ANSWERS => tries += 1,
+                Err(ConnectError::PlainAnswer { .. }) if tries < PLAIN_ANSWERS => {
+                    tokio::time::sleep(PLAIN_PAUSE * (1 << (tries - 1))).await;
+                    tries += 1;
+                }
                 done => break done?,
             }
         };
