@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -59,8 +59,9 @@ where
         let _ = stream.set_nodelay(true);
         let answer = answer.clone();
         let service = service_fn(move |request| {
+            let head = request.method() == Method::HEAD;
             let response = answer(request);
-            async move { Ok::<_, Infallible>(response.await) }
+            async move { Ok::<_, Infallible>(whole_or_head(response.await, head)) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection.into_owned());
@@ -89,6 +90,19 @@ pub(crate) async fn stopped() {
             let _ = tokio::signal::ctrl_c().await;
         }
     }
+}
+
+/// To HEAD there is no body, only its length: over HTTP/2 hyper would send it.
+fn whole_or_head(mut response: Response<Body>, head: bool) -> Response<Body> {
+    if head {
+        let body = std::mem::take(response.body_mut());
+        let length = body.size_hint().exact().map(http::HeaderValue::from);
+        if let Some(length) = length {
+            let headers = response.headers_mut();
+            headers.insert(http::header::CONTENT_LENGTH, length);
+        }
+    }
+    response
 }
 
 /// An answer of JSON.

@@ -191,6 +191,7 @@ impl Bed {
         let cluster_wide = [
             "Namespace",
             "XMesh",
+            "GatewayClass",
             "MutatingWebhookConfiguration",
             "CustomResourceDefinition",
         ];

@@ -26,7 +26,7 @@ pub(crate) async fn print(bed: &Bed) {
         log(&bed.pods(), &name, "shop", 5).await;
     }
     print_events(bed).await;
-    for kind in ["HTTPRoute", "GRPCRoute"] {
+    for kind in ["Gateway", "HTTPRoute", "GRPCRoute"] {
         for route in bed
             .list(objects::GATEWAY, kind, "")
             .await

@@ -1,11 +1,13 @@
 //! The harness of Weft's cluster tests: a namespace of its own for each test, pods of the sample shop in it, requests sent
 //! from inside them, and everything worth knowing printed when a test fails.
 //!
-//! The tests are in `tests/mesh/`. They take the cluster and the installed Weft as they find them.
+//! The tests are in `tests/mesh/` and `tests/gateway/`. They take the cluster and the installed Weft as they find them.
 
 mod bed;
 pub mod control_plane;
 mod diagnose;
+pub mod gateways;
+pub mod host;
 pub mod identity;
 pub mod machine;
 pub mod objects;
@@ -14,6 +16,7 @@ pub mod proxy;
 mod shopper;
 mod soak;
 mod traffic;
+pub mod visits;
 mod wait;
 
 pub use bed::{Bed, Mesh, run, run_alone, run_alone_long, run_busy};
@@ -22,3 +25,19 @@ pub use shopper::{Answer, Summary};
 pub use soak::{full_or, soaking};
 pub use traffic::{Traffic, senders};
 pub use wait::{WAIT, eventually, eventually_within};
+
+/// Declares tests that run in a namespace of their own. `In` and `Out`: whether it is labelled for injection. The functions
+/// are those of the module `cases` beside it, the runners those of this crate: `run_alone`, for one, where the test
+/// restarts a part of the control plane, and no other may run beside it.
+#[macro_export]
+macro_rules! mesh_tests {
+    ($($runner:ident $mesh:ident $name:ident;)*) => {$(
+        #[test]
+        #[ignore = "needs a cluster with Weft: tests/e2e/suite/run"]
+        fn $name() -> anyhow::Result<()> {
+            let name = concat!(module_path!(), "-", stringify!($name));
+            let name = name.rsplit("::").next().unwrap_or(name).replace('_', "-");
+            $crate::$runner(&name[..name.len().min(42)], $crate::Mesh::$mesh, cases::$name)
+        }
+    )*};
+}

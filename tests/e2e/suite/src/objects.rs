@@ -201,13 +201,18 @@ impl fmt::Display for Conditions {
     }
 }
 
-/// The conditions that our controller set on a route, all of the route's present generation.
+/// The conditions that our controller of the mesh set on a route, all of the route's present generation.
 pub fn route_conditions(route: &Value) -> anyhow::Result<Conditions> {
+    conditions_by(route, CONTROLLER_NAME)
+}
+
+/// The conditions that a controller set on a route for the first of its parents, all of the route's present generation.
+pub fn conditions_by(route: &Value, controller: &str) -> anyhow::Result<Conditions> {
     let parents = route["status"]["parents"].as_array().into_iter().flatten();
-    let mut ours = parents.filter(|parent| parent["controllerName"] == CONTROLLER_NAME);
+    let mut ours = parents.filter(|parent| parent["controllerName"] == controller);
     let parent = ours
         .next()
-        .with_context(|| format!("no status of {CONTROLLER_NAME}: {}", route["status"]))?;
+        .with_context(|| format!("no status of {controller}: {}", route["status"]))?;
     conditions(&parent["conditions"], &route["metadata"]["generation"])
 }
 

@@ -1,0 +1,133 @@
+//! Gateways in tests: the objects, and what becomes of them.
+
+use anyhow::Context;
+use base64::prelude::{BASE64_STANDARD, Engine};
+use serde_json::{Value, json};
+
+use crate::objects::{self, Conditions};
+use crate::{Bed, eventually};
+
+pub const CONTROLLER_NAME: &str = "weft.dev/gateway-controller";
+
+/// A Gateway of Weft's class.
+pub fn gateway(name: &str, listeners: Value) -> Value {
+    json!({
+        "apiVersion": objects::GATEWAY, "kind": "Gateway", "metadata": {"name": name},
+        "spec": {"gatewayClassName": "weft", "listeners": listeners},
+    })
+}
+
+/// A listener of a protocol, called `NAME`, for every host.
+pub fn listener(name: &str, protocol: &str, port: u16) -> Value {
+    json!({"name": name, "protocol": protocol, "port": port})
+}
+
+/// A listener of HTTPS on 443 for a host, with the certificate of a Secret.
+pub fn https(name: &str, host: &str, secret: &str) -> Value {
+    json!({
+        "name": name, "protocol": "HTTPS", "port": 443, "hostname": host,
+        "tls": {"certificateRefs": [{"name": secret}]},
+    })
+}
+
+/// A route of a kind on a Gateway, or on one listener of it where `section` is not empty.
+pub fn route(kind: &str, name: &str, gateway: &str, section: &str, rules: Value) -> Value {
+    let mut parent = json!({"name": gateway});
+    if !section.is_empty() {
+        parent["sectionName"] = section.into();
+    }
+    json!({
+        "apiVersion": objects::GATEWAY, "kind": kind, "metadata": {"name": name},
+        "spec": {"parentRefs": [parent], "rules": rules},
+    })
+}
+
+/// A Secret of type `kubernetes.io/tls`.
+pub fn tls_secret(name: &str, certificate: &str, key: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name},
+        "data": {"tls.crt": BASE64_STANDARD.encode(certificate), "tls.key": BASE64_STANDARD.encode(key)},
+    })
+}
+
+/// A ConfigMap of parameters.
+pub fn parameters(name: &str, data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
+}
+
+/// Conditions of one listener of a Gateway's status, of the present generation.
+pub fn listener_conditions(gateway: &Value, name: &str) -> anyhow::Result<Conditions> {
+    let mut all = gateway["status"]["listeners"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let found = all
+        .find(|one| one["name"] == name)
+        .with_context(|| format!("no status of listener {name}: {}", gateway["status"]))?;
+    objects::conditions(&found["conditions"], &gateway["metadata"]["generation"])
+}
+
+/// Conditions of a Gateway, or of another object whose status holds them at its top, of the present generation.
+pub fn top_conditions(object: &Value) -> anyhow::Result<Conditions> {
+    objects::conditions(
+        &object["status"]["conditions"],
+        &object["metadata"]["generation"],
+    )
+}
+
+impl Bed {
+    /// The same for another namespace.
+    pub fn at(&self, namespace: &str) -> Self {
+        Self {
+            client: self.client.clone(),
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    /// Waits until a Gateway is programmed in its present generation, and returns its first address.
+    pub async fn programmed(&self, name: &str) -> anyhow::Result<String> {
+        eventually(&format!("Gateway {name} to be programmed"), async || {
+            let gateway = self.get(objects::GATEWAY, "Gateway", name).await?;
+            let conditions = top_conditions(&gateway)?;
+            anyhow::ensure!(conditions.of("Programmed")?.0 == "True", "{conditions}");
+            let address = gateway["status"]["addresses"][0]["value"].as_str();
+            address.map(str::to_owned).context("it has no address")
+        })
+        .await
+    }
+
+    /// Applies a Gateway and waits until it is programmed; returns its address.
+    pub async fn gateway(&self, gateway: Value) -> anyhow::Result<String> {
+        let name = gateway["metadata"]["name"].as_str().unwrap_or_default();
+        let name = name.to_owned();
+        self.apply(gateway).await?;
+        self.programmed(&name).await
+    }
+
+    /// Applies a route of a Gateway, and waits until each of the Gateway's proxies has it.
+    pub async fn gateway_route(&self, route: Value) -> anyhow::Result<()> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (kind, name) = (text(&route["kind"]), text(&route["metadata"]["name"]));
+        self.apply(route).await?;
+        eventually(&format!("{kind} {name} to be in force"), async || {
+            let route = self.get(objects::GATEWAY, &kind, &name).await?;
+            let conditions = objects::conditions_by(&route, CONTROLLER_NAME)?;
+            for wanted in ["Accepted", "ResolvedRefs"] {
+                anyhow::ensure!(conditions.of(wanted)?.0 == "True", "{conditions}");
+            }
+            let (_, reason, _) = conditions.of("weft.dev/Programmed")?;
+            anyhow::ensure!(reason == "Programmed", "{conditions}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// A pod of the reviews of this version, ready, behind the Service `reviews-VERSION`.
+    pub async fn reviews(&self, version: &str) -> anyhow::Result<()> {
+        let selector = json!({"app": "reviews", "version": version});
+        self.apply(objects::service(&format!("reviews-{version}"), selector))
+            .await?;
+        self.apply(objects::reviews(version)).await?;
+        self.ready(&format!("reviews-{version}")).await.map(drop)
+    }
+}

@@ -1,0 +1,186 @@
+//! Clients that come over HTTPS at a steady rate, each with a TCP connection and a handshake of its own, and who served
+//! them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_rustls::TlsConnector;
+
+use crate::outsider::believing_anybody;
+
+/// The longest that one visit may take.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// A certificate that vouches for itself, and its key, PEM.
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Pair {
+    /// For these DNS names.
+    pub fn new(names: &[&str]) -> anyhow::Result<Self> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(names)?.self_signed(&key)?;
+        Ok(Self {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+
+    pub fn der(&self) -> anyhow::Result<CertificateDer<'static>> {
+        Ok(CertificateDer::from_pem_slice(self.certificate.as_bytes())?)
+    }
+}
+
+/// Where to, and whom to believe.
+#[derive(Clone)]
+pub struct Visitor {
+    pub address: String,
+    pub host: String,
+    pub path: String,
+    tls: Arc<ClientConfig>,
+}
+
+/// One visit.
+#[derive(Debug)]
+pub struct Visit {
+    /// When the connection was begun.
+    pub begun: Instant,
+    pub result: anyhow::Result<Served>,
+}
+
+/// What the server showed and answered.
+#[derive(Debug)]
+pub struct Served {
+    pub certificate: CertificateDer<'static>,
+    pub status: u16,
+    pub body: Value,
+}
+
+impl Visitor {
+    /// Certificates of servers have to be one of `trusted`. Nothing is resumed: every visit is a whole handshake.
+    pub fn new(address: &str, host: &str, path: &str, trusted: &[&Pair]) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for pair in trusted {
+            roots.add(pair.der()?)?;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self::with(address, host, path, tls))
+    }
+
+    /// Takes whatever certificate is shown: where it is not what the test is about.
+    pub fn of_anybody(address: &str, host: &str, path: &str) -> anyhow::Result<Self> {
+        let tls = believing_anybody()?.with_no_client_auth();
+        Ok(Self::with(address, host, path, tls))
+    }
+
+    fn with(address: &str, host: &str, path: &str, mut tls: ClientConfig) -> Self {
+        tls.resumption = rustls::client::Resumption::disabled();
+        Self {
+            address: address.to_owned(),
+            host: host.to_owned(),
+            path: path.to_owned(),
+            tls: Arc::new(tls),
+        }
+    }
+
+    pub async fn visit(&self) -> anyhow::Result<Served> {
+        tokio::time::timeout(LIMIT, self.exchange())
+            .await
+            .context("no answer in time")?
+    }
+
+    async fn exchange(&self) -> anyhow::Result<Served> {
+        let stream = TcpStream::connect((&*self.address, 443))
+            .await
+            .context("connecting")?;
+        let name = ServerName::try_from(self.host.clone())?;
+        let mut stream = TlsConnector::from(self.tls.clone())
+            .connect(name, stream)
+            .await
+            .context("the handshake")?;
+        let certificates = stream.get_ref().1.peer_certificates();
+        let certificate = certificates
+            .and_then(<[_]>::first)
+            .context("no certificate was shown")?
+            .clone()
+            .into_owned();
+        let request = format!(
+            "GET {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+            self.path, self.host
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .await
+            .context("reading the answer")?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no whole answer")?;
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        Ok(Served {
+            certificate,
+            status: status.parse().context("no status")?,
+            body: serde_json::from_str(body).unwrap_or(Value::Null),
+        })
+    }
+
+    /// Visits at so many a second, each begun when it is due whatever became of those before, until `changes` are made.
+    pub async fn visits_during<T>(
+        &self,
+        rate: u32,
+        changes: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<(T, Vec<Visit>)> {
+        let mut changes = std::pin::pin!(changes);
+        let mut due = tokio::time::interval(Duration::from_secs(1) / rate);
+        due.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let made = Arc::new(Mutex::new(Vec::new()));
+        let mut visits = JoinSet::new();
+        let changed = loop {
+            tokio::select! {
+                changed = &mut changes => break changed,
+                _ = due.tick() => {
+                    let (visitor, made) = (self.clone(), made.clone());
+                    visits.spawn(async move {
+                        let begun = Instant::now();
+                        let result = visitor.visit().await;
+                        let visit = Visit { begun, result };
+                        made.lock().unwrap_or_else(PoisonError::into_inner).push(visit);
+                    });
+                    while visits.try_join_next().is_some() {}
+                }
+            }
+        };
+        visits.join_all().await;
+        let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut visits = std::mem::take(&mut *made);
+        visits.sort_by_key(|visit| visit.begun);
+        let first: Vec<String> = failures(&visits).take(5).collect();
+        let changed = changed.with_context(|| format!("failed visits: {first:?}"))?;
+        Ok((changed, visits))
+    }
+}
+
+/// What went wrong, of all that did not end with an answer of 200.
+pub fn failures(visits: &[Visit]) -> impl Iterator<Item = String> {
+    visits.iter().filter_map(|visit| match &visit.result {
+        Ok(served) if served.status == 200 => None,
+        Ok(served) => Some(format!("{} {}", served.status, served.body)),
+        Err(error) => Some(format!("{error:#}")),
+    })
+}

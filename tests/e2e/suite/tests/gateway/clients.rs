@@ -1,0 +1,363 @@
+//! Programs that know nothing of Weft as clients of a gateway, and what its backends learn of them.
+
+mesh_tests! {
+    run Out curl_in_every_version;
+    run Out openssl_and_its_versions_of_tls;
+    run Out nc_over_a_tcp_route;
+    run Out dig_over_a_udp_route;
+    run Out grpc_of_go_and_of_rust;
+    run Out web_sockets_of_go_and_of_a_browser;
+    run Out clients_that_lie_about_their_address;
+    run Out the_proxy_protocol;
+}
+
+mod cases {
+    use anyhow::Context;
+    use serde_json::{Value, json};
+    use weft_e2e::gateways::{gateway, https, listener, parameters, route, tls_secret};
+    use weft_e2e::host::{self, curl, run};
+    use weft_e2e::objects::to;
+    use weft_e2e::visits::Pair;
+    use weft_e2e::{Bed, eventually, objects};
+
+    /// A server of the official suite for gRPC and WebSocket; `tests/e2e/suite/run` loads it.
+    const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
+
+    /// A Gateway `edge` with HTTP on 80 whose backend is the reviews; returns its address.
+    async fn edge(bed: &Bed, gateway: Value) -> anyhow::Result<String> {
+        bed.reviews("v1").await?;
+        let address = bed.gateway(gateway).await?;
+        let rules = json!([{"backendRefs": [to("v1", 1)]}]);
+        bed.gateway_route(route("HTTPRoute", "reviews", "edge", "", rules))
+            .await?;
+        Ok(address)
+    }
+
+    fn plain() -> Value {
+        gateway("edge", json!([listener("http", "HTTP", 80)]))
+    }
+
+    async fn over_tls(bed: &Bed) -> anyhow::Result<(String, String)> {
+        let host = "shop.example.com";
+        let pair = Pair::new(&[host])?;
+        bed.apply(tls_secret("cert", &pair.certificate, &pair.key))
+            .await?;
+        let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
+        let address = edge(bed, gateway("edge", listeners)).await?;
+        let file = std::env::temp_dir().join(format!("{}.crt", bed.namespace));
+        std::fs::write(&file, &pair.certificate)?;
+        Ok((address, file.to_string_lossy().into_owned()))
+    }
+
+    pub(super) async fn curl_in_every_version(bed: &Bed) -> anyhow::Result<()> {
+        let (address, authority) = over_tls(bed).await?;
+        let http = format!("http://{address}/reviews/1");
+        let resolve = format!("shop.example.com:443:{address}");
+        let https = [
+            "--cacert",
+            &authority,
+            "--resolve",
+            &resolve,
+            "https://shop.example.com/reviews/1",
+        ];
+        for (version, arguments) in [
+            ("HTTP/1.0", &["--http1.0", &http][..]),
+            ("HTTP/1.1", &["--http1.1", &http]),
+            ("HTTP/2", &["--http2-prior-knowledge", &http]),
+            ("HTTP/1.1", &[&["--http1.1"][..], &https[..]].concat()),
+            ("HTTP/2", &[&["--http2"][..], &https[..]].concat()),
+            ("HTTP/2", &[&["--tlsv1.3"][..], &https[..]].concat()),
+            ("HTTP/2", &[&["--tls-max", "1.2"][..], &https[..]].concat()),
+        ] {
+            eventually(&format!("{version} {arguments:?}"), async || {
+                let reply = curl(arguments).await?;
+                anyhow::ensure!(reply.is(200)?.json()?["version"] == "v1", "{reply:?}");
+                // A server of HTTP/1.1 may answer a client of HTTP/1.0 in its own version.
+                let fits = reply.version == version
+                    || (version == "HTTP/1.0" && reply.version == "HTTP/1.1");
+                anyhow::ensure!(fits, "{reply:?}");
+                // A backend that says nothing of itself is spoken to in the version that every server knows.
+                anyhow::ensure!(reply.json()?["protocol"] == "HTTP/1.1", "{reply:?}");
+                Ok(())
+            })
+            .await?;
+        }
+        let head = curl(&[&["--head"][..], &https[..]].concat()).await?;
+        anyhow::ensure!(head.is(200)?.body.is_empty(), "{head:?}");
+        std::fs::remove_file(authority)?;
+        Ok(())
+    }
+
+    pub(super) async fn openssl_and_its_versions_of_tls(bed: &Bed) -> anyhow::Result<()> {
+        let (address, authority) = over_tls(bed).await?;
+        let connect = format!("{address}:443");
+        let client = async |name: &str, more: &[&str]| {
+            let common = [
+                "s_client",
+                "-connect",
+                &connect,
+                "-servername",
+                name,
+                "-brief",
+                "-CAfile",
+                &authority,
+            ];
+            run("openssl", &[&common[..], more].concat()).await
+        };
+        let host = "shop.example.com";
+        for (more, words) in [
+            (&["-tls1_3"][..], "TLSv1.3"),
+            (&["-tls1_2"], "TLSv1.2"),
+            (&["-alpn", "h2,http/1.1"], "Verification: OK"),
+        ] {
+            eventually(words, async || {
+                let output = client(host, more).await?;
+                anyhow::ensure!(output.ok && output.err.contains(words), "{output:?}");
+                Ok(())
+            })
+            .await?;
+        }
+        // What today counts as broken, and names that no listener has.
+        let old = client(host, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]).await?;
+        anyhow::ensure!(!old.ok, "TLS 1.1 was taken: {old:?}");
+        let unknown = client("other.example.com", &[]).await?;
+        anyhow::ensure!(
+            !unknown.ok && unknown.err.contains("unrecognized name"),
+            "{unknown:?}"
+        );
+        std::fs::remove_file(authority)?;
+        Ok(())
+    }
+
+    pub(super) async fn nc_over_a_tcp_route(bed: &Bed) -> anyhow::Result<()> {
+        bed.reviews("v1").await?;
+        let listeners = json!([listener("tcp", "TCP", 7000)]);
+        let address = bed.gateway(gateway("edge", listeners)).await?;
+        let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 7000}]}]);
+        bed.gateway_route(route("TCPRoute", "echo", "edge", "tcp", rules))
+            .await?;
+        eventually("the echo", async || {
+            let talk = format!("echo 'through the gateway' | nc -N -w 5 {address} 7000");
+            let heard = run("bash", &["-c", &talk]).await?.good()?;
+            anyhow::ensure!(heard == "through the gateway\n", "{heard:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// A Service without selector that leads to the cluster's name servers.
+    fn name_servers(addresses: &[&str]) -> [Value; 2] {
+        let ports = |key: &str| json!([{"name": "dns", "protocol": "UDP", key: 53}]);
+        let endpoints = addresses
+            .iter()
+            .map(|address| json!({"addresses": [address], "conditions": {"ready": true}}));
+        [
+            json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": {"name": "dns"},
+                "spec": {"ports": [{"name": "dns", "protocol": "UDP", "port": 53}]},
+            }),
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {"name": "dns", "labels": {"kubernetes.io/service-name": "dns"}},
+                "addressType": "IPv4", "ports": ports("port"), "endpoints": endpoints.collect::<Vec<_>>(),
+            }),
+        ]
+    }
+
+    pub(super) async fn dig_over_a_udp_route(bed: &Bed) -> anyhow::Result<()> {
+        let servers = bed
+            .at("kube-system")
+            .list("v1", "Pod", "k8s-app=kube-dns")
+            .await?;
+        let addresses: Vec<&str> = servers
+            .iter()
+            .filter_map(|pod| pod["status"]["podIP"].as_str())
+            .collect();
+        anyhow::ensure!(!addresses.is_empty(), "the cluster has no name server");
+        for object in name_servers(&addresses) {
+            bed.apply(object).await?;
+        }
+        let listeners = json!([listener("dns", "UDP", 53)]);
+        let address = bed.gateway(gateway("edge", listeners)).await?;
+        let rules = json!([{"backendRefs": [{"name": "dns", "port": 53}]}]);
+        bed.gateway_route(route("UDPRoute", "dns", "edge", "dns", rules))
+            .await?;
+        let wanted = bed.at("default").cluster_ip("kubernetes").await?;
+        let at = format!("@{address}");
+        eventually("an answer", async || {
+            let name = "kubernetes.default.svc.cluster.local";
+            let answer = run("dig", &[&at, "+short", "+tries=1", "+timeout=3", name]).await?;
+            let answer = answer.good()?;
+            anyhow::ensure!(answer.trim() == wanted, "{answer:?} is not {wanted}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// A pod of the suite's server with HTTP on 8080 and gRPC on 7070 behind the Service `echo`.
+    async fn echo(bed: &Bed) -> anyhow::Result<()> {
+        let mut pod = objects::pod(
+            "echo",
+            "reviews",
+            json!({"app": "echo"}),
+            &["--grpc", "7070", "--port", "8080"],
+        );
+        pod["spec"]["containers"][0]["image"] = ECHO.into();
+        pod["spec"]["containers"][0]["env"] = json!([{"name": "INSTANCE_IPS", "value": "0.0.0.0"}]);
+        pod["spec"]["containers"][0]["readinessProbe"] =
+            json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});
+        bed.apply(pod).await?;
+        bed.apply(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "echo"},
+            "spec": {"selector": {"app": "echo"}, "ports": [
+                {"name": "http", "port": 80, "targetPort": 8080},
+                {"name": "grpc", "port": 7070, "targetPort": 7070},
+            ]},
+        }))
+        .await?;
+        bed.ready("echo").await.map(drop)
+    }
+
+    pub(super) async fn grpc_of_go_and_of_rust(bed: &Bed) -> anyhow::Result<()> {
+        echo(bed).await?;
+        bed.reviews("v1").await?;
+        let address = bed.gateway(plain()).await?;
+        let rules = json!([
+            {"matches": [{"method": {"service": "proto.EchoTestService"}}], "backendRefs": [{"name": "echo", "port": 7070}]},
+            {"matches": [{"method": {"service": "shop.Reviews"}}], "backendRefs": [{"name": "reviews-v1", "port": 9000}]},
+        ]);
+        bed.gateway_route(route("GRPCRoute", "both", "edge", "", rules))
+            .await?;
+        let go = host::root().join("target/cluster/bin/echo-client");
+        let url = format!("grpc://{address}:80");
+        eventually("the client of Go", async || {
+            let output = run(&go.to_string_lossy(), &["--count", "3", &url]).await?;
+            let heard = output.good()?;
+            anyhow::ensure!(heard.matches("StatusCode=200").count() == 3, "{heard}");
+            Ok(())
+        })
+        .await?;
+        let rust = host::shop()?;
+        let url = format!("http://{address}");
+        for method in ["get", "watch"] {
+            let load = ["load", "--url", &url, "--grpc", method, "-n", "20"];
+            let heard = run(&rust, &load).await?.good()?;
+            let summary: Value = serde_json::from_str(heard.trim())?;
+            anyhow::ensure!(summary["codes"] == json!({"OK": 20}), "{summary}");
+        }
+        Ok(())
+    }
+
+    /// A page that sends a message and writes the first answer into itself.
+    fn page(address: &str) -> String {
+        format!(
+            "<html><body>waiting<script>
+            const socket = new WebSocket('ws://{address}/');
+            socket.onopen = () => socket.send('hello of a browser');
+            socket.onmessage = (event) => {{ document.body.textContent = 'heard: ' + event.data; }};
+            socket.onclose = (event) => {{ document.body.textContent += ' closed ' + event.code; }};
+            </script></body></html>"
+        )
+    }
+
+    pub(super) async fn web_sockets_of_go_and_of_a_browser(bed: &Bed) -> anyhow::Result<()> {
+        echo(bed).await?;
+        let address = bed.gateway(plain()).await?;
+        let rules = json!([{"backendRefs": [{"name": "echo", "port": 80}]}]);
+        bed.gateway_route(route("HTTPRoute", "echo", "edge", "", rules))
+            .await?;
+        let go = host::root().join("target/cluster/bin/echo-client");
+        let url = format!("ws://{address}/");
+        eventually("the client of Go", async || {
+            let output = run(&go.to_string_lossy(), &["--msg", "hello of Go", &url]).await?;
+            let heard = output.good()?;
+            anyhow::ensure!(heard.contains("hello of Go"), "{heard}");
+            Ok(())
+        })
+        .await?;
+        if run("chromium", &["--version"]).await.is_err() {
+            eprintln!("left out: there is no chromium on this machine");
+            return Ok(());
+        }
+        let folder = std::env::temp_dir().join(format!("{}-browser", bed.namespace));
+        std::fs::create_dir_all(&folder)?;
+        let file = folder.join("page.html");
+        std::fs::write(&file, page(&address))?;
+        let profile = format!("--user-data-dir={}", folder.join("profile").display());
+        let url = format!("file://{}", file.display());
+        let browser = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            &profile,
+            "--timeout=8000",
+            "--dump-dom",
+            &url,
+        ];
+        let shown = run("chromium", &browser).await;
+        std::fs::remove_dir_all(&folder)?;
+        let shown = shown?.good()?;
+        let heard = shown.contains("heard: ") && shown.contains("hello of a browser");
+        anyhow::ensure!(heard, "the browser shows {shown}");
+        Ok(())
+    }
+
+    pub(super) async fn clients_that_lie_about_their_address(bed: &Bed) -> anyhow::Result<()> {
+        let address = edge(bed, plain()).await?;
+        let url = format!("http://{address}/reviews/1");
+        let lies = [
+            "x-forwarded-for: 203.0.113.7",
+            "x-forwarded-proto: https",
+            "x-forwarded-host: bank.example.com",
+            "forwarded: for=203.0.113.7;proto=https",
+            "x-real-ip: 203.0.113.7",
+            "x-request-id: foretold",
+        ];
+        let headers: Vec<&str> = lies.iter().flat_map(|lie| ["--header", lie]).collect();
+        let seen = eventually("an answer", async || {
+            let reply = curl(&[&headers[..], &[&url]].concat()).await?;
+            Ok(reply.is(200)?.json()?["headers"].clone())
+        })
+        .await?;
+        let told = seen.to_string();
+        for lie in ["203.0.113.7", "bank.example.com", "foretold", "https"] {
+            anyhow::ensure!(!told.contains(lie), "{lie} was believed: {told}");
+        }
+        let client = seen["x-forwarded-for"]
+            .as_str()
+            .context("no X-Forwarded-For")?;
+        client
+            .parse::<std::net::IpAddr>()
+            .with_context(|| told.clone())?;
+        anyhow::ensure!(seen["x-forwarded-proto"] == "http", "{told}");
+        anyhow::ensure!(seen["x-real-ip"] == *client, "{told}");
+        Ok(())
+    }
+
+    pub(super) async fn the_proxy_protocol(bed: &Bed) -> anyhow::Result<()> {
+        bed.apply(parameters("edge", json!({"proxyProtocol": "true"})))
+            .await?;
+        let mut with = plain();
+        with["spec"]["infrastructure"] =
+            json!({"parametersRef": {"group": "", "kind": "ConfigMap", "name": "edge"}});
+        let address = edge(bed, with).await?;
+        let request = r"GET /reviews/1 HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n";
+        let header = r"PROXY TCP4 203.0.113.7 198.51.100.1 40000 80\r\n";
+        eventually("the address of the header", async || {
+            let talk = format!("printf '{header}{request}' | nc -w 5 {address} 80");
+            let heard = run("bash", &["-c", &talk]).await?.good()?;
+            anyhow::ensure!(heard.starts_with("HTTP/1.1 200"), "{heard:?}");
+            let told = r#""x-forwarded-for":"203.0.113.7""#;
+            anyhow::ensure!(heard.contains(told), "{heard}");
+            Ok(())
+        })
+        .await?;
+        let url = format!("http://{address}/reviews/1");
+        curl(&["--haproxy-protocol", &url]).await?.is(200)?;
+        // Whoever sends none is not let in: it would be taken for the load balancer.
+        let without = curl(&[&url]).await;
+        anyhow::ensure!(without.is_err(), "{without:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! Gateways that are rolled, scaled and edited under traffic: not one request fails.
+
+mesh_tests! {
+    run_busy Out a_gateway_rolled_and_scaled;
+    run_alone_long Out the_controller_restarted_and_listeners_and_routes_edited;
+}
+
+mod cases {
+    use std::time::Duration;
+
+    use kube::api::{Patch, PatchParams};
+    use serde_json::{Value, json};
+    use weft_e2e::gateways::{gateway, listener, parameters, route};
+    use weft_e2e::objects::{self, to};
+    use weft_e2e::{Bed, control_plane, eventually};
+
+    /// The ports that the traffic goes to: HTTP, and HTTP for gRPC.
+    fn listeners() -> Value {
+        json!([listener("http", "HTTP", 80), listener("grpc", "HTTP", 9000)])
+    }
+
+    fn replicas(count: u32) -> Value {
+        parameters("edge", json!({"replicas": count.to_string()}))
+    }
+
+    fn edge(listeners: Value) -> Value {
+        let mut edge = gateway("edge", listeners);
+        edge["spec"]["infrastructure"] =
+            json!({"parametersRef": {"group": "", "kind": "ConfigMap", "name": "edge"}});
+        edge
+    }
+
+    /// To v1 by this share, the rest to v2.
+    fn split(v1: u32) -> Value {
+        let rules = json!([{"backendRefs": [to("v1", v1), to("v2", 100 - v1)]}]);
+        route("HTTPRoute", "reviews", "edge", "http", rules)
+    }
+
+    /// A Gateway `edge` for the reviews, and a client.
+    async fn begin(bed: &Bed) -> anyhow::Result<()> {
+        bed.apply(replicas(1)).await?;
+        bed.apply(edge(listeners())).await?;
+        bed.apply(objects::client("client")).await?;
+        bed.reviews("v1").await?;
+        bed.reviews("v2").await?;
+        bed.ready("client").await?;
+        bed.programmed("edge").await?;
+        bed.gateway_route(split(50)).await?;
+        let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 9000}]}]);
+        bed.gateway_route(route("GRPCRoute", "reviews", "edge", "grpc", rules))
+            .await?;
+        eventually("the gateway's Service to lead there", async || {
+            for (url, more) in [
+                ("http://edge-weft/reviews/1", &[][..]),
+                ("http://edge-weft:9000", &["--grpc", "watch"]),
+            ] {
+                let summary = bed.load("client", url, more).await?;
+                anyhow::ensure!(summary.failed() == 0, "{summary}");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until the gateway's pods are as many as wished, all of the newest template, and those that ended are gone.
+    async fn as_wished(bed: &Bed, wished: u64) -> anyhow::Result<()> {
+        eventually(&format!("{wished} pods of the gateway"), async || {
+            let deployment = bed.get("apps/v1", "Deployment", "edge-weft").await?;
+            let status = &deployment["status"];
+            let all = ["replicas", "updatedReplicas", "readyReplicas"];
+            let done = status["observedGeneration"] == deployment["metadata"]["generation"]
+                && deployment["spec"]["replicas"] == wished
+                && all.iter().all(|field| status[*field] == wished);
+            anyhow::ensure!(done, "its status is {status}");
+            let labels = "gateway.networking.k8s.io/gateway-name=edge";
+            let pods = bed.list("v1", "Pod", labels).await?.len() as u64;
+            anyhow::ensure!(pods == wished, "there are {pods} pods");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn roll(bed: &Bed) -> anyhow::Result<()> {
+        let annotations = json!({"e2e/restarted": "yes"});
+        let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+        let deployments = bed.api("apps/v1", "Deployment");
+        deployments
+            .patch("edge-weft", &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        as_wished(bed, 1).await
+    }
+
+    pub(super) async fn a_gateway_rolled_and_scaled(bed: &Bed) -> anyhow::Result<()> {
+        begin(bed).await?;
+        let changes = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            roll(bed).await?;
+            bed.apply(replicas(3)).await?;
+            as_wished(bed, 3).await?;
+            bed.apply(replicas(1)).await?;
+            as_wished(bed, 1).await
+        };
+        let ((), traffic) = bed.under_traffic("client", "edge-weft", changes).await?;
+        traffic.as_expected()
+    }
+
+    pub(super) async fn the_controller_restarted_and_listeners_and_routes_edited(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        begin(bed).await?;
+        let pods = async || {
+            let labels = "gateway.networking.k8s.io/gateway-name=edge";
+            let pods = bed.list("v1", "Pod", labels).await?;
+            let names = pods.iter().map(|pod| pod["metadata"]["name"].clone());
+            anyhow::Ok(names.collect::<Vec<Value>>())
+        };
+        let before = pods().await?;
+        let changes = async {
+            for step in 0..10 {
+                bed.apply(split(step * 37 % 101)).await?;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            let mut more = listeners();
+            if let Some(all) = more.as_array_mut() {
+                all.insert(0, listener("more", "HTTP", 8090));
+            }
+            let with = bed.gateway(edge(more)).await?;
+            eventually("the new listener", async || {
+                let reply = weft_e2e::host::get(&with, 8090, "any", "/").await?;
+                reply.is(404).map(drop)
+            })
+            .await?;
+            bed.gateway(edge(listeners())).await?;
+            control_plane::restart(&bed.client, "weft-controller").await?;
+            bed.gateway_route(split(30)).await
+        };
+        let ((), traffic) = bed.under_traffic("client", "edge-weft", changes).await?;
+        traffic.as_expected()?;
+        anyhow::ensure!(pods().await? == before, "edits start no pod anew");
+        Ok(())
+    }
+}

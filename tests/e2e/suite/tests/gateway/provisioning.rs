@@ -1,0 +1,238 @@
+//! What a Gateway runs on: made with it, as it asks, and gone with it.
+
+mesh_tests! {
+    run Out what_comes_with_a_gateway_goes_with_it;
+    run Out parameters_that_cannot_be_read;
+    run In a_gateway_among_injected_pods_has_one_proxy;
+    run Out another_controllers_class_is_left_alone;
+    run Out two_gateways_share_nothing;
+}
+
+mod cases {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+    use weft_e2e::gateways::{gateway, listener, parameters, route, top_conditions};
+    use weft_e2e::host::get;
+    use weft_e2e::{Bed, eventually, objects};
+
+    const KINDS: [(&str, &str); 5] = [
+        ("v1", "ServiceAccount"),
+        ("v1", "Service"),
+        ("apps/v1", "Deployment"),
+        ("policy/v1", "PodDisruptionBudget"),
+        ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    ];
+
+    fn http(name: &str) -> Value {
+        gateway(name, json!([listener("http", "HTTP", 80)]))
+    }
+
+    fn with_parameters(mut gateway: Value, name: &str) -> Value {
+        gateway["spec"]["infrastructure"]["parametersRef"] =
+            json!({"group": "", "kind": "ConfigMap", "name": name});
+        gateway
+    }
+
+    async fn is_gone(bed: &Bed, (version, kind): (&str, &str), name: &str) -> anyhow::Result<()> {
+        let left = bed.api(version, kind).get_opt(name).await?;
+        anyhow::ensure!(left.is_none(), "{kind} {name} is still there");
+        Ok(())
+    }
+
+    pub(super) async fn what_comes_with_a_gateway_goes_with_it(bed: &Bed) -> anyhow::Result<()> {
+        let wishes = json!({
+            "minReplicas": "1", "maxReplicas": "3", "cpuRequest": "15m", "memoryLimit": "96Mi",
+            "externalTrafficPolicy": "Local", "serviceAnnotations": "example.com/a: \"b\"",
+        });
+        bed.apply(parameters("wishes", wishes)).await?;
+        let mut wished = with_parameters(http("wished"), "wishes");
+        wished["spec"]["infrastructure"]["labels"] = json!({"example.com/team": "edge"});
+        wished["spec"]["infrastructure"]["annotations"] = json!({"example.com/note": "ours"});
+        bed.gateway(wished).await?;
+        for (version, kind) in KINDS {
+            let object = bed.get(version, kind, "wished-weft").await?;
+            let meta = &object["metadata"];
+            for (label, value) in [
+                ("example.com/team", "edge"),
+                ("gateway.networking.k8s.io/gateway-name", "wished"),
+                ("gateway.networking.k8s.io/gateway-class-name", "weft"),
+            ] {
+                anyhow::ensure!(meta["labels"][label] == value, "{kind}: {meta}");
+            }
+            anyhow::ensure!(
+                meta["annotations"]["example.com/note"] == "ours",
+                "{kind}: {meta}"
+            );
+        }
+        let service = bed.get("v1", "Service", "wished-weft").await?;
+        anyhow::ensure!(
+            service["spec"]["externalTrafficPolicy"] == "Local",
+            "{service}"
+        );
+        anyhow::ensure!(
+            service["metadata"]["annotations"]["example.com/a"] == "b",
+            "{service}"
+        );
+        let deployment = bed.get("apps/v1", "Deployment", "wished-weft").await?;
+        let pod = &deployment["spec"]["template"];
+        anyhow::ensure!(
+            pod["metadata"]["labels"]["example.com/team"] == "edge",
+            "{pod}"
+        );
+        let resources = &pod["spec"]["containers"][0]["resources"];
+        let wanted = json!({"requests": {"cpu": "15m"}, "limits": {"memory": "96Mi"}});
+        anyhow::ensure!(
+            resources["requests"]["cpu"] == wanted["requests"]["cpu"],
+            "{resources}"
+        );
+        anyhow::ensure!(
+            resources["limits"]["memory"] == wanted["limits"]["memory"],
+            "{resources}"
+        );
+        let gateways = bed.api(objects::GATEWAY, "Gateway");
+        gateways.delete("wished", &Default::default()).await?;
+        for kind in KINDS {
+            eventually("all of it to go", async || {
+                is_gone(bed, kind, "wished-weft").await
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn parameters_that_cannot_be_read(bed: &Bed) -> anyhow::Result<()> {
+        let refused = async |words: &[&str]| {
+            eventually("InvalidParameters", async || {
+                let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
+                top_conditions(&gateway)?.is_false("Accepted", "InvalidParameters", words)
+            })
+            .await
+        };
+        bed.apply(with_parameters(http("edge"), "absent")).await?;
+        refused(&["there is no ConfigMap", "/absent"]).await?;
+        for (key, value, words) in [
+            ("replicas", "many", &["replicas", "many", "0 to 1000"][..]),
+            ("colour", "red", &["colour", "no such key", "serviceType"]),
+            ("serviceType", "Door", &["serviceType", "Door", "NodePort"]),
+        ] {
+            bed.apply(json!({
+                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "absent"}, "data": {key: value},
+            }))
+            .await?;
+            refused(words).await?;
+        }
+        bed.apply(parameters("absent", json!({"replicas": "1"})))
+            .await?;
+        bed.programmed("edge").await.map(drop)
+    }
+
+    pub(super) async fn a_gateway_among_injected_pods_has_one_proxy(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.gateway(http("edge")).await?;
+        let labels = "gateway.networking.k8s.io/gateway-name=edge";
+        let pods = bed.list("v1", "Pod", labels).await?;
+        anyhow::ensure!(pods.len() == 1, "{} pods", pods.len());
+        let spec = &pods[0]["spec"];
+        anyhow::ensure!(
+            objects::names(&spec["containers"]) == ["weft-proxy"],
+            "{spec}"
+        );
+        anyhow::ensure!(objects::names(&spec["initContainers"]).is_empty(), "{spec}");
+        Ok(())
+    }
+
+    pub(super) async fn another_controllers_class_is_left_alone(bed: &Bed) -> anyhow::Result<()> {
+        // Cluster-wide, so it has the namespace's name.
+        let class = json!({
+            "apiVersion": objects::GATEWAY, "kind": "GatewayClass", "metadata": {"name": bed.namespace},
+            "spec": {"controllerName": "other.example/controller"},
+        });
+        bed.apply(class).await?;
+        let outcome = async {
+            let mut foreign = http("foreign");
+            foreign["spec"]["gatewayClassName"] = json!(bed.namespace);
+            foreign["metadata"]["finalizers"] = json!(["other.example/keep"]);
+            let before = bed.apply(foreign).await?;
+            // One of ours, later, is done before it is looked again.
+            bed.gateway(http("ours")).await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let after = bed.get(objects::GATEWAY, "Gateway", "foreign").await?;
+            let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
+            anyhow::ensure!(
+                version(&before) == version(&after),
+                "it was written: {after}"
+            );
+            let name = format!("foreign-{}", bed.namespace);
+            for kind in KINDS {
+                is_gone(bed, kind, &name).await?;
+            }
+            let classes = bed.api(objects::GATEWAY, "GatewayClass");
+            let class = serde_json::to_value(classes.get(&bed.namespace).await?)?;
+            let spoken = class["status"].to_string();
+            anyhow::ensure!(!spoken.contains("are served"), "{spoken}");
+            // Else the namespace would never end.
+            let patch = json!({"metadata": {"finalizers": null}});
+            let gateways = bed.api(objects::GATEWAY, "Gateway");
+            gateways
+                .patch(
+                    "foreign",
+                    &Default::default(),
+                    &kube::api::Patch::Merge(&patch),
+                )
+                .await?;
+            Ok(())
+        }
+        .await;
+        let classes = bed.api(objects::GATEWAY, "GatewayClass");
+        classes.delete(&bed.namespace, &Default::default()).await?;
+        outcome
+    }
+
+    pub(super) async fn two_gateways_share_nothing(bed: &Bed) -> anyhow::Result<()> {
+        let mut addresses = Vec::new();
+        for name in ["one", "two"] {
+            let address = bed.gateway(http(name)).await?;
+            let rules = json!([{"filters": [
+                {"type": "RequestRedirect", "requestRedirect": {"hostname": format!("{name}.example.com")}},
+            ]}]);
+            let mut own = route("HTTPRoute", name, name, "", rules);
+            own["spec"]["hostnames"] = json!([format!("{name}.test")]);
+            bed.gateway_route(own).await?;
+            addresses.push(address);
+        }
+        anyhow::ensure!(addresses[0] != addresses[1], "{addresses:?}");
+        for (address, statuses) in addresses.iter().zip([[302, 404], [404, 302]]) {
+            for (host, status) in ["one.test", "two.test"].into_iter().zip(statuses) {
+                eventually("each route on its Gateway alone", async || {
+                    get(address, 80, host, "/").await?.is(status).map(drop)
+                })
+                .await?;
+            }
+        }
+        // What the one is rolled for is nothing to the other.
+        let uid = async |name: &str| {
+            let labels = format!("gateway.networking.k8s.io/gateway-name={name}");
+            let pods = bed.list("v1", "Pod", &labels).await?;
+            anyhow::Ok(
+                pods.iter()
+                    .map(|pod| pod["metadata"]["uid"].clone())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let before = uid("two").await?;
+        let gateways = bed.api(objects::GATEWAY, "Gateway");
+        gateways.delete("one", &Default::default()).await?;
+        eventually("the one to go", async || {
+            is_gone(bed, ("apps/v1", "Deployment"), "one-weft").await
+        })
+        .await?;
+        get(&addresses[1], 80, "two.test", "/").await?.is(302)?;
+        anyhow::ensure!(
+            uid("two").await? == before,
+            "the other's pods were replaced"
+        );
+        Ok(())
+    }
+}
