@@ -66,6 +66,7 @@ impl Port {
             filters: Vec::new(),
             metrics: metrics(&cluster.name),
             mirrors: Vec::new(),
+            service: None,
         };
         self.rule.store(Some(Arc::new(ResolvedRule {
             backends: backends.iter().map(backend).collect(),

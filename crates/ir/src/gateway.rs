@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{ConnectionRule, HostPattern, Rule, TlsRule};
+use crate::{ConnectionRule, HostPattern, Rule, ServicePort, TlsRule};
 
 /// A Gateway, `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,6 +79,19 @@ impl fmt::Display for Transport {
 pub struct GatewayPort {
     pub port: u16,
     pub serving: Serving,
+    /// Backends of rules for requests whose own routes are applied as well, each once: where a request would go to the
+    /// endpoints of one, its rules say where.
+    pub services: Vec<Arc<ServiceRules>>,
+}
+
+/// The routes of a Service that asked for them to be applied by Gateways, too. Its backends are endpoints: no rules are
+/// applied a third time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceRules {
+    pub id: ServicePort,
+    /// Of HTTPRoutes or of GRPCRoutes, in the order that decides ties. A request that none takes is answered with 404 or
+    /// UNIMPLEMENTED.
+    pub rules: Vec<Rule>,
 }
 
 impl GatewayPort {

@@ -23,8 +23,8 @@ pub use connection::{ConnectionRule, HostPattern, HostPatternError, TlsRule, fin
 pub use cors::{Allowed, Cors, OriginError, OriginHost, OriginPattern};
 pub use gateway::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
-    HttpListener, KeyPair, ServerTls, Serving, StreamListener, TlsListener, TlsServing, Transport,
-    VirtualHost,
+    HttpListener, KeyPair, ServerTls, ServiceRules, Serving, StreamListener, TlsListener,
+    TlsServing, Transport, VirtualHost,
 };
 pub use hosts::{HostMap, bare_host};
 pub use identity::{Identity, IdentityError, TrustDomain};

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_ir::{Protocol, RouteKind, ServiceId, ServicePort};
 
+use crate::Objects;
 use crate::objects::{Lenient, ParentRef};
-use crate::routes::Route;
+use crate::routes::{Resolver, Route, Wanted, translated};
 use crate::services::{Frontend, PortInfo, Services};
 
 /// Whose traffic a route binds: `None` that of all clients (it is in the Service's own namespace), else that of the
@@ -32,15 +33,10 @@ pub(crate) struct Attachment<'a> {
 }
 
 /// The attachments of a route, in the order of its parentRefs; parents of other kinds are somebody else's.
-pub(crate) fn attachments<'a>(route: &Route<'a>, services: &Services) -> Vec<Attachment<'a>> {
-    let parents = route.parent_refs.iter().enumerate();
-    let parents = parents.filter_map(|(place, entry)| Some((place, entry.as_ref().ok()?)));
-    parents
-        .filter(|(_, parent)| is_service(parent))
-        .map(|(place, parent_ref)| {
-            let own = &*route.id.namespace;
-            let namespace = parent_ref.namespace.as_deref().filter(|ns| !ns.is_empty());
-            let id = ServiceId::new(namespace.unwrap_or(own), &*parent_ref.name);
+fn attachments<'a>(route: &Route<'a>, services: &Services) -> Vec<Attachment<'a>> {
+    let own = &*route.id.namespace;
+    parents(route.parent_refs, own)
+        .map(|(place, parent_ref, id)| {
             let group = (id.namespace != own).then(|| own.to_owned());
             Attachment {
                 place,
@@ -52,10 +48,35 @@ pub(crate) fn attachments<'a>(route: &Route<'a>, services: &Services) -> Vec<Att
         .collect()
 }
 
-/// Whether one of the parents is a Service.
-pub(crate) fn has_service(parents: &[Lenient<ParentRef>]) -> bool {
-    let mut parents = parents.iter().filter_map(|entry| entry.as_ref().ok());
-    parents.any(is_service)
+/// The parents that are Services, each with its place in the list of a route of the namespace `own`.
+pub(crate) fn parents<'a>(
+    refs: &'a [Lenient<ParentRef>],
+    own: &str,
+) -> impl Iterator<Item = (usize, &'a ParentRef, ServiceId)> {
+    let refs = refs.iter().enumerate();
+    refs.filter_map(move |(place, entry)| {
+        let parent = entry.as_ref().ok().filter(|parent| is_service(parent))?;
+        let namespace = parent.namespace.as_deref().filter(|ns| !ns.is_empty());
+        let id = ServiceId::new(namespace.unwrap_or(own), &*parent.name);
+        Some((place, parent, id))
+    })
+}
+
+/// The routes that are wanted, with their Services, in the order that decides ties.
+pub(crate) fn on_services<'a>(
+    objects: &'a Objects,
+    resolver: Resolver<'_>,
+    wanted: Wanted<'_>,
+) -> Vec<(Route<'a>, Vec<Attachment<'a>>)> {
+    let mut routes: Vec<_> = translated(objects, resolver, wanted)
+        .into_iter()
+        .map(|route| {
+            let attachments = attachments(&route, resolver.services);
+            (route, attachments)
+        })
+        .collect();
+    routes.sort_by_cached_key(|(route, _)| route.tie_order());
+    routes
 }
 
 fn is_service(parent: &ParentRef) -> bool {

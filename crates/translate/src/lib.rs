@@ -21,7 +21,7 @@ mod views;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use attach::{Attachments, has_service};
+use attach::Attachments;
 use modes::Modes;
 use routes::{Resolver, Route};
 use services::Services;
@@ -90,7 +90,7 @@ pub struct Translation {
     pub policies: Vec<PolicyStatus>,
     /// For the accepted Gateways, by name.
     pub provisions: Vec<Provision>,
-    /// What users wrote on pods and namespaces and is not in force, for the log.
+    /// What users wrote and is not in force, where no status says so: for the log.
     pub warnings: BTreeSet<String>,
 }
 
@@ -123,6 +123,9 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
 
     let ours = (&classes, &gateways);
     let outcome = gateways::translate(objects, ours, &services, (&endpoints, datagrams));
+    let mut warnings = modes.warnings;
+    warnings.extend(services.warnings);
+    warnings.extend(outcome.warnings);
     Translation {
         mesh: Mesh {
             addresses,
@@ -140,7 +143,7 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
         listener_sets: outcome.listener_sets,
         policies: outcome.policies,
         provisions: outcome.provisions,
-        warnings: modes.warnings,
+        warnings,
     }
 }
 
@@ -154,14 +157,8 @@ fn mesh_routes<'a>(
         gateway: None,
     };
     // No Service of the mesh is a parent for datagrams.
-    let wanted = |kind, parents: &[_], _: &str| kind != RouteKind::Udp && has_service(parents);
-    let mut routes: Vec<_> = routes::translated(objects, resolver, &wanted)
-        .into_iter()
-        .map(|route| {
-            let attachments = attach::attachments(&route, services);
-            (route, attachments)
-        })
-        .collect();
-    routes.sort_by_cached_key(|(route, _)| route.tie_order());
-    routes
+    let wanted = |kind, parents: &[_], own: &str| {
+        kind != RouteKind::Udp && attach::parents(parents, own).next().is_some()
+    };
+    attach::on_services(objects, resolver, &wanted)
 }

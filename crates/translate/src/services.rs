@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use weft_ir::{Protocol, ServiceId};
 
-use crate::objects::{self, PortRef, ServiceImportSpec, ServicePortSpec, ServiceSpec};
+use crate::objects::{self, Meta, PortRef, ServiceImportSpec, ServicePortSpec, ServiceSpec};
 
 /// Every Service and ServiceImport of the cluster.
 #[derive(Debug)]
@@ -16,7 +16,12 @@ pub(crate) struct Services {
     by_id: BTreeMap<ServiceId, ServiceInfo>,
     /// Whether the cluster has the kind ServiceImport.
     pub(crate) has_imports: bool,
+    /// Of annotations that cannot be read, and count as absent.
+    pub(crate) warnings: BTreeSet<String>,
 }
+
+/// On a Service; `enabled`: Gateways apply its own routes as well.
+const GATEWAY_ROUTES: &str = "weft.dev/gateway-routes";
 
 #[derive(Debug)]
 pub(crate) struct ServiceInfo {
@@ -30,6 +35,8 @@ pub(crate) struct ServiceInfo {
     pub(crate) split: BTreeSet<u16>,
     /// Whether IPv6 is the first of its families.
     pub(crate) prefers_ipv6: bool,
+    /// Whether Gateways apply its own routes as well.
+    pub(crate) composed: bool,
 }
 
 /// How clients reach a Service.
@@ -56,6 +63,7 @@ impl Services {
         services: &[Arc<objects::Service>],
         imports: Option<&[Arc<objects::ServiceImport>]>,
     ) -> Self {
+        let mut warnings = BTreeSet::new();
         let of_the_cluster = services.iter().map(|service| {
             let objects::Service {
                 metadata,
@@ -63,7 +71,15 @@ impl Services {
                 status: _,
             } = service.as_ref();
             let id = ServiceId::new(&*metadata.namespace, &*metadata.name);
-            (id, ServiceInfo::of_service(spec))
+            let composed = gateway_routes(metadata).unwrap_or_else(|warning| {
+                warnings.insert(warning);
+                false
+            });
+            let info = ServiceInfo {
+                composed,
+                ..ServiceInfo::of_service(spec)
+            };
+            (id, info)
         });
         let imported = imports.unwrap_or_default().iter().map(|import| {
             let objects::ServiceImport { metadata, spec } = import.as_ref();
@@ -73,6 +89,7 @@ impl Services {
         Self {
             by_id: of_the_cluster.chain(imported).collect(),
             has_imports: imports.is_some(),
+            warnings,
         }
     }
 
@@ -173,6 +190,7 @@ impl ServiceInfo {
             udp,
             other_ports,
             prefers_ipv6,
+            composed: false,
         }
     }
 
@@ -211,6 +229,24 @@ impl ServiceInfo {
             "no ports".to_owned()
         } else {
             all.join(", ")
+        }
+    }
+}
+
+/// Errors with a warning, which quotes at most 64 characters, as they may come from anybody.
+fn gateway_routes(meta: &Meta) -> Result<bool, String> {
+    match meta.annotations.get(GATEWAY_ROUTES).map(String::as_str) {
+        None | Some("disabled") => Ok(false),
+        Some("enabled") => Ok(true),
+        Some(other) => {
+            let value: String = other.chars().take(64).collect();
+            let Meta {
+                namespace, name, ..
+            } = meta;
+            Err(format!(
+                "Service {namespace}/{name}: annotation {GATEWAY_ROUTES} is {value:?} and must be enabled or disabled; Gateways \
+                 apply their own routes alone"
+            ))
         }
     }
 }

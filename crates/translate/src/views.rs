@@ -11,7 +11,8 @@ use crate::mesh::PortView;
 use crate::routes::{Route, Rules};
 use crate::services::{Frontend, PortInfo, Services};
 
-type Routes<'a> = [(Route<'a>, Vec<Attachment<'a>>)];
+/// Routes with their Services, in the order that decides ties.
+pub(crate) type Routes<'a> = [(Route<'a>, Vec<Attachment<'a>>)];
 
 pub(crate) fn views(
     services: &Services,
@@ -69,7 +70,7 @@ fn view(
 }
 
 /// One kind of route alone, that which goes before the others (GEP-1294, "Route types").
-fn routing(members: &BTreeSet<usize>, routes: &Routes<'_>) -> Routing {
+pub(crate) fn routing(members: &BTreeSet<usize>, routes: &Routes<'_>) -> Routing {
     let routes = || members.iter().map(|place| &routes[*place].0);
     let Some(first) = routes().min_by_key(|route| route.id.kind) else {
         return Routing::Http(Vec::new());

@@ -243,6 +243,7 @@ impl Resolver<'_> {
         before: Option<&ResolvedPort>,
         faults: &mut Vec<String>,
     ) -> ResolvedPort {
+        self.compose(&port.services);
         let before_of_tls = before.and_then(|before| match &before.serving {
             ResolvedServing::Tls(listeners) => Some(listeners),
             _ => None,

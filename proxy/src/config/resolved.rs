@@ -3,13 +3,15 @@
 //! A connection holds an `Arc<Live>`; each request loads it once and sees one version of its configuration throughout.
 //! What is here decides nothing: matching is in `weft-ir`, balancing in `upstream`.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use weft_ir::{
-    Backend, ConnectionRule, Filter, Protocol, Routing, Rule, ServicePort, TlsRule, WeightedBackend,
+    Backend, ConnectionRule, Filter, Protocol, Routing, Rule, ServicePort, ServiceRules, TlsRule,
+    WeightedBackend,
 };
 
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestSeries};
@@ -123,6 +125,15 @@ pub struct ResolvedBackend {
     /// Counts the requests of this backend of this rule.
     pub metrics: Arc<RequestMetrics>,
     pub mirrors: Vec<ResolvedMirror>,
+    /// For requests: where they go on, in the place of `target`.
+    pub service: Option<Arc<ComposedService>>,
+}
+
+/// A Service whose own routes are applied to what a gateway's rules send to it.
+pub struct ComposedService {
+    pub id: ServicePort,
+    /// Their backends are endpoints.
+    pub routes: Routes,
 }
 
 impl Resolved {
@@ -141,9 +152,16 @@ impl ResolvedRule {
     pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         let is = |target: &Arc<Cluster>| Arc::ptr_eq(target, cluster);
         let any = |mirrors: &[ResolvedMirror]| mirrors.iter().any(|mirror| is(&mirror.cluster));
-        let mut backends = self.backends.iter();
+        let composed = |of: &ComposedService| {
+            let mut rules = of.routes.rules.iter();
+            rules.any(|rule| rule.refers_to(cluster))
+        };
         any(&self.mirrors)
-            || backends.any(|of| of.target.as_ref().is_ok_and(is) || any(&of.mirrors))
+            || self.backends.iter().any(|of| {
+                of.target.as_ref().is_ok_and(is)
+                    || any(&of.mirrors)
+                    || of.service.as_deref().is_some_and(composed)
+            })
     }
 }
 
@@ -164,6 +182,8 @@ pub(super) struct Resolver<'a> {
     pub(super) series: &'a RequestSeries,
     /// Under which the requests are counted.
     pub(super) direction: Direction,
+    /// Backends whose own routes are applied.
+    pub(super) services: HashMap<ServicePort, Arc<ComposedService>>,
 }
 
 impl Resolver<'_> {
@@ -184,6 +204,20 @@ impl Resolver<'_> {
             protocol: service.protocol,
             routing,
         }
+    }
+
+    /// Has backends that are one of these lead on by its rules from now on; theirs lead to endpoints.
+    pub(super) fn compose(&mut self, services: &[Arc<ServiceRules>]) {
+        let mut composed = HashMap::with_capacity(services.len());
+        for service in services {
+            let ServiceRules { id, rules } = &**service;
+            let of = ComposedService {
+                id: id.clone(),
+                routes: self.routes(rules),
+            };
+            composed.insert(id.clone(), Arc::new(of));
+        }
+        self.services = composed;
     }
 
     /// The Service's own endpoints.
@@ -247,9 +281,12 @@ impl Resolver<'_> {
     }
 
     fn backend(&mut self, route: &str, rule: &str, backend: &WeightedBackend) -> ResolvedBackend {
-        let (target, name) = match &backend.backend {
-            Backend::Service(id) => (Ok((self.cluster)(id)), id.to_string()),
-            Backend::Invalid(reason) => (Err(reason.clone()), "invalid".to_owned()),
+        let (target, name, service) = match &backend.backend {
+            Backend::Service(id) => {
+                let service = self.services.get(id).cloned();
+                (Ok((self.cluster)(id)), id.to_string(), service)
+            }
+            Backend::Invalid(reason) => (Err(reason.clone()), "invalid".to_owned(), None),
         };
         ResolvedBackend {
             weight: backend.weight,
@@ -257,6 +294,7 @@ impl Resolver<'_> {
             filters: backend.filters.clone(),
             metrics: self.series.get(self.direction, route, rule, &name),
             mirrors: self.mirrors(&backend.filters),
+            service,
         }
     }
 

@@ -342,6 +342,7 @@ impl Store {
                     cluster: &mut cluster,
                     series: &self.0.metrics.requests,
                     direction: Direction::Outbound,
+                    services: HashMap::new(),
                 };
                 Resolved::Service(resolver.service(&service))
             }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
+use http::request::Parts;
 use hyper::body::Incoming;
 use weft_ir::Filter;
 
@@ -14,10 +15,10 @@ use super::exchange::{Caller, Exchange};
 use super::mirror::Copies;
 use super::routes::{Config, Source, Taken, To};
 use super::serve::Handle;
-use super::tries;
+use super::tries::{self, Limits};
 use super::{cors, filters, headers, upgrade};
 use crate::balance;
-use crate::config::resolved::{ResolvedBackend, ResolvedMirror, ResolvedRule};
+use crate::config::resolved::{ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRule};
 use crate::upstream::{Ask, Cluster, Outcome, Peer};
 
 /// One connection whose requests are routed.
@@ -55,42 +56,91 @@ impl Outbound {
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
         self.source.announce(&mut head, &self.caller);
-        let taken = self.source.route(config, &head, tail)?;
-        head.version = self.source.version(head.version, tail.exchange.is_grpc());
-        let context = filters::Context {
-            matched: taken.path,
-            scheme: self.source.scheme(),
-            port: self.source.port(),
-        };
-        filters::on_request(taken.filters, &mut head, context, &mut tail.added)?;
         let mut copies = Copies::default();
-        if !upgrade {
-            copies.draw(taken.mirrors(), &head, &self.caller.context);
-        }
-        let backend = taken.backend(tail)?;
-        filters::on_request(backend.filters, &mut head, context, &mut tail.added)?;
-        if !upgrade {
-            copies.draw(backend.mirrors, &head, &self.caller.context);
-        }
+        let way = self.way(config, &mut head, (!upgrade).then_some(&mut copies), tail)?;
         let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
         let address = self.source.address();
         let ask = Ask::new(head, body, upgrade, address);
         copies.send(&ask.spare, address, &self.caller.context);
         tail.exchange.spare = Some(ask.spare.clone());
-        let sent = match taken.limits {
+        let sent = match way.limits {
             None => {
                 let seen = |peer: &Arc<Peer>| tail.exchange.tried(peer);
-                backend.cluster.send(ask, seen).await
+                way.cluster.send(ask, seen).await
             }
             // In a box: a request without limits carries no room for it.
-            Some(limits) => Box::pin(tries::send(backend.cluster, ask, limits, tail)).await,
+            Some(limits) => Box::pin(tries::send(way.cluster, ask, limits, tail)).await,
         };
         let outcome = sent?;
         let mut response = receive(outcome, false, tail);
-        filters::on_response(backend.filters, response.headers_mut());
-        filters::on_response(taken.filters, response.headers_mut());
+        for filters in way.filters {
+            filters::on_response(filters, response.headers_mut());
+        }
         upgrade::finish(&mut response, on_upgrade, &self.caller);
         Ok(response)
+    }
+}
+
+/// Where a request goes.
+struct Way<'a> {
+    cluster: &'a Arc<Cluster>,
+    limits: Option<Limits<'a>>,
+    /// For the answer, in their order: those of a backend before those of its rule, a Service's before a gateway's.
+    filters: [&'a [Filter]; 4],
+}
+
+impl Outbound {
+    /// Where the request goes, changed by the filters on the way there. Rules are applied once, or, where a gateway's
+    /// choose a Service that wants its own applied, twice.
+    fn way<'a>(
+        &self,
+        config: &'a Config,
+        head: &mut Parts,
+        mut copies: Option<&mut Copies>,
+        tail: &mut Tail,
+    ) -> Result<Way<'a>, Stop> {
+        let taken = self.source.route(config, head, tail)?;
+        head.version = self.source.version(head.version, tail.exchange.is_grpc());
+        let chosen = self.choose(&taken, head, copies.as_deref_mut(), tail)?;
+        let Some(service) = chosen.service else {
+            return Ok(Way {
+                cluster: chosen.cluster,
+                limits: taken.limits,
+                filters: [chosen.filters, taken.filters, &[], &[]],
+            });
+        };
+        let own = service.route(head, tail)?;
+        let last = self.choose(&own, head, copies, tail)?;
+        Ok(Way {
+            cluster: last.cluster,
+            limits: Limits::both(taken.limits, own.limits),
+            filters: [last.filters, own.filters, chosen.filters, taken.filters],
+        })
+    }
+
+    /// Applies a rule: its filters, then those of the backend that it chooses.
+    fn choose<'a>(
+        &self,
+        taken: &Taken<'a>,
+        head: &mut Parts,
+        mut copies: Option<&mut Copies>,
+        tail: &mut Tail,
+    ) -> Result<Chosen<'a>, Stop> {
+        let context = filters::Context {
+            matched: taken.path,
+            scheme: self.source.scheme(),
+            port: self.source.port(),
+        };
+        filters::on_request(taken.filters, head, context, &mut tail.added)?;
+        if let Some(copies) = &mut copies {
+            copies.draw(taken.mirrors(), head, &self.caller.context);
+        }
+        let chosen = taken.backend(tail)?;
+        filters::on_request(chosen.filters, head, context, &mut tail.added)?;
+        if let Some(copies) = copies {
+            copies.draw(chosen.mirrors, head, &self.caller.context);
+        }
+        Ok(chosen)
     }
 }
 
@@ -98,6 +148,8 @@ struct Chosen<'a> {
     cluster: &'a Arc<Cluster>,
     filters: &'a [Filter],
     mirrors: &'a [ResolvedMirror],
+    /// Where the request goes on, in the place of `cluster`.
+    service: Option<&'a ComposedService>,
 }
 
 impl<'a> Taken<'a> {
@@ -109,6 +161,7 @@ impl<'a> Taken<'a> {
                     cluster,
                     filters: &[],
                     mirrors: &[],
+                    service: None,
                 });
             }
             To::Rule(rule) => rule,
@@ -120,6 +173,7 @@ impl<'a> Taken<'a> {
                 cluster,
                 filters: &backend.filters,
                 mirrors: &backend.mirrors,
+                service: backend.service.as_deref(),
             }),
             Err(reason) => Err(Failure::Misconfigured(reason.clone())),
         }

@@ -22,7 +22,7 @@ use crate::config::ports::{
     LivePort, ResolvedListener, ResolvedPort, ResolvedServing, ResolvedTlsServing,
 };
 use crate::config::resolved::{
-    Live, Resolved, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,
+    ComposedService, Live, Resolved, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,
 };
 use crate::upstream::Cluster;
 
@@ -196,6 +196,21 @@ fn by_host<'a>(
         }
     }
     Err(Failure::NoRoute(format!("listener {}", listener.name)))
+}
+
+impl ComposedService {
+    /// The Service's own rule for a request that a gateway's rule sends to it; its metrics from here on.
+    pub fn route(&self, head: &Parts, tail: &mut Tail) -> Result<Taken<'_>, Failure> {
+        // What no rule takes counts for the gateway's.
+        let chosen = tail.exchange.metrics.clone();
+        match match_rule(&self.routes, head, tail)? {
+            Some(taken) => Ok(taken),
+            None => {
+                tail.exchange.metrics = chosen;
+                Err(Failure::NoRoute(self.id.to_string()))
+            }
+        }
+    }
 }
 
 /// The listener for the host, the most specific one alone.

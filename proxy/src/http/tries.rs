@@ -20,7 +20,7 @@ use crate::upstream::{Ask, Cluster, Outcome};
 const MAX_BACKOFF: u32 = 10;
 
 /// What a rule says of the way to a backend.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits<'a> {
     pub timeouts: Timeouts,
     pub retry: Option<&'a Retry>,
@@ -35,6 +35,21 @@ impl<'a> Limits<'a> {
         };
         let some = limits.retry.is_some() || limits.timeouts != Timeouts::default();
         some.then_some(limits)
+    }
+
+    /// Both of a gateway's rule and of the Service's: of times the shorter, of retries the Service's.
+    pub fn both(gateway: Option<Self>, service: Option<Self>) -> Option<Self> {
+        let (Some(outer), Some(inner)) = (gateway, service) else {
+            return gateway.or(service);
+        };
+        let shorter = |a: Option<Duration>, b: Option<Duration>| a.into_iter().chain(b).min();
+        Some(Self {
+            timeouts: Timeouts {
+                request: shorter(outer.timeouts.request, inner.timeouts.request),
+                backend: shorter(outer.timeouts.backend, inner.timeouts.backend),
+            },
+            retry: inner.retry.or(outer.retry),
+        })
     }
 }
 
@@ -167,6 +182,42 @@ fn backoff(shortest: Duration, turn: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_rules_the_shorter_times_and_the_services_retries_hold() {
+        let retry = |attempts| Retry {
+            codes: Vec::new(),
+            attempts,
+            backoff: Duration::ZERO,
+        };
+        let (of_gateway, of_service) = (retry(1), retry(2));
+        let limits = |request: u64, backend, retry| {
+            let millis = |n| (n > 0).then(|| Duration::from_millis(n));
+            let timeouts = Timeouts {
+                request: millis(request),
+                backend: millis(backend),
+            };
+            Some(Limits { timeouts, retry })
+        };
+        for (gateway, service, both) in [
+            (None, None, None),
+            (limits(5, 0, None), None, limits(5, 0, None)),
+            (None, limits(0, 5, None), limits(0, 5, None)),
+            (limits(5, 0, None), limits(7, 3, None), limits(5, 3, None)),
+            (
+                limits(9, 2, Some(&of_gateway)),
+                limits(7, 3, Some(&of_service)),
+                limits(7, 2, Some(&of_service)),
+            ),
+            (
+                limits(0, 0, Some(&of_gateway)),
+                limits(7, 0, None),
+                limits(7, 0, Some(&of_gateway)),
+            ),
+        ] {
+            assert_eq!(Limits::both(gateway, service), both);
+        }
+    }
 
     #[test]
     fn the_wait_grows_and_is_never_too_short() {

@@ -13,7 +13,7 @@ use tokio_rustls::client::TlsStream;
 use weft_api::{encode, proto};
 use weft_ir::{
     ClientValidation, Gateway, GatewayId, GatewayPort, HttpListener, KeyPair, Rule, ServerTls,
-    Serving, VirtualHost,
+    ServiceRules, Serving, VirtualHost,
 };
 use weft_proxy::shutdown::Shutdown;
 use weft_proxy::telemetry::access::AccessLog;
@@ -97,9 +97,19 @@ pub fn at(port: u16) -> SocketAddr {
 }
 
 pub fn port(number: u16, serving: Serving) -> proto::Resource {
+    composed_port(number, serving, Vec::new())
+}
+
+/// With Services whose own rules are applied.
+pub fn composed_port(
+    number: u16,
+    serving: Serving,
+    services: Vec<ServiceRules>,
+) -> proto::Resource {
     encode::gateway_port(&GatewayPort {
         port: number,
         serving,
+        services: services.into_iter().map(Arc::new).collect(),
     })
 }
 

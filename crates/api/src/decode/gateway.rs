@@ -1,12 +1,14 @@
 //! Gateways from the wire. Certificates and keys are taken as they are: who uses them reads them.
 
+use std::sync::Arc;
+
 use weft_ir::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
-    HostPattern, HttpListener, KeyPair, ServerTls, Serving, StreamListener, TlsListener,
-    TlsServing, VirtualHost,
+    HostPattern, HttpListener, KeyPair, ServerTls, ServiceRules, Serving, StreamListener,
+    TlsListener, TlsServing, VirtualHost,
 };
 
-use super::{DecodeError, Decoded, all, connection_rule, invalid, rule, tls_rule};
+use super::{DecodeError, Decoded, all, connection_rule, invalid, rule, service_port, tls_rule};
 use crate::proto;
 
 pub(super) fn gateway(wire: proto::Gateway) -> Decoded<Gateway> {
@@ -27,7 +29,11 @@ pub(super) fn gateway(wire: proto::Gateway) -> Decoded<Gateway> {
 
 pub(super) fn gateway_port(wire: proto::GatewayPort) -> Decoded<GatewayPort> {
     use proto::gateway_port::Serving as Wire;
-    let proto::GatewayPort { port, serving } = wire;
+    let proto::GatewayPort {
+        port,
+        serving,
+        services,
+    } = wire;
     let port = u16::try_from(port).ok().filter(|port| *port > 0);
     let port = port.ok_or_else(|| invalid("port.port")(&"no port number"))?;
     let serving = match serving.ok_or(DecodeError::Absent("port.serving"))? {
@@ -36,7 +42,18 @@ pub(super) fn gateway_port(wire: proto::GatewayPort) -> Decoded<GatewayPort> {
         Wire::Tcp(wire) => Serving::Tcp(stream_listener(wire)?),
         Wire::Udp(wire) => Serving::Udp(stream_listener(wire)?),
     };
-    Ok(GatewayPort { port, serving })
+    Ok(GatewayPort {
+        port,
+        serving,
+        services: all(services, service_rules)?,
+    })
+}
+
+fn service_rules(wire: proto::ServiceRules) -> Decoded<Arc<ServiceRules>> {
+    let proto::ServiceRules { id, rules } = wire;
+    let id = service_port(id.ok_or(DecodeError::Absent("port.services.id"))?)?;
+    let rules = all(rules, rule)?;
+    Ok(Arc::new(ServiceRules { id, rules }))
 }
 
 fn key_pair(wire: proto::KeyPair) -> KeyPair {

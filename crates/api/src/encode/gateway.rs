@@ -2,11 +2,11 @@
 
 use weft_ir::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
-    HostPattern, HttpListener, KeyPair, ResourceKey, ServerTls, Serving, StreamListener,
-    TlsListener, TlsServing, VirtualHost,
+    HostPattern, HttpListener, KeyPair, ResourceKey, ServerTls, ServiceRules, Serving,
+    StreamListener, TlsListener, TlsServing, VirtualHost,
 };
 
-use super::{Body, connection_rule, resource, rule, tls_rule};
+use super::{Body, connection_rule, resource, rule, service_port, tls_rule};
 use crate::proto;
 
 /// The resource of what holds for all of a gateway.
@@ -30,7 +30,11 @@ pub fn gateway(of: &Gateway) -> proto::Resource {
 /// The resource of a port that a gateway listens on.
 pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
     use proto::gateway_port::Serving as Wire;
-    let GatewayPort { port, serving } = of;
+    let GatewayPort {
+        port,
+        serving,
+        services,
+    } = of;
     let serving = match serving {
         Serving::Http(listeners) => Wire::Http(proto::HttpListeners {
             listeners: listeners.iter().map(http_listener).collect(),
@@ -44,8 +48,17 @@ pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
     let body = Body::Port(proto::GatewayPort {
         port: u32::from(*port),
         serving: Some(serving),
+        services: services.iter().map(|of| service_rules(of)).collect(),
     });
     resource(&ResourceKey::Port(of.transport(), *port), body)
+}
+
+fn service_rules(of: &ServiceRules) -> proto::ServiceRules {
+    let ServiceRules { id, rules } = of;
+    proto::ServiceRules {
+        id: Some(service_port(id)),
+        rules: rules.iter().map(rule).collect(),
+    }
 }
 
 fn key_pair(of: &KeyPair) -> proto::KeyPair {

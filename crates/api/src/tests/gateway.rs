@@ -78,7 +78,17 @@ fn ports() -> [GatewayPort; 4] {
         (5432, Serving::Tcp(stream(Some(bytes)))),
         (53, Serving::Udp(stream(Some(datagrams)))),
     ]
-    .map(|(port, serving)| GatewayPort { port, serving })
+    .map(|(port, serving)| GatewayPort {
+        port,
+        serving,
+        services: vec![
+            ServiceRules {
+                id: ServicePort::new("shop", "reviews", 80),
+                rules: rules(),
+            }
+            .into(),
+        ],
+    })
 }
 
 fn set() -> EndpointSet {

@@ -204,7 +204,9 @@ fn referenced_by_port(port: &proto::Resource) -> BTreeSet<String> {
     let Some(Body::Port(port)) = &port.body else {
         return BTreeSet::new();
     };
-    let backends = match &port.serving {
+    let of_services = port.services.iter().flat_map(|of| &of.rules);
+    let of_services = of_services.flat_map(|rule| &rule.backends);
+    let mut backends: Vec<_> = match &port.serving {
         Some(Serving::Http(http)) => {
             let listeners = http.listeners.iter();
             listeners.flat_map(|of| of_hosts(&of.hosts)).collect()
@@ -224,6 +226,7 @@ fn referenced_by_port(port: &proto::Resource) -> BTreeSet<String> {
         }
         None => Vec::new(),
     };
+    backends.extend(of_services);
     endpoints_of(backends)
 }
 

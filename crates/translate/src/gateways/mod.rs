@@ -5,6 +5,7 @@ mod addresses;
 mod attach;
 mod certificates;
 mod classes;
+mod composed;
 mod conflicts;
 mod frontend;
 mod grants;
@@ -23,7 +24,7 @@ mod statuses;
 mod verdicts;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use weft_ir::{Gateway, GatewayId, ServicePort};
@@ -35,6 +36,7 @@ use crate::services::Services;
 use crate::status::Placed;
 use certificates::Data;
 use classes::{Class, Owned};
+use composed::Composed;
 use plans::{Sources, plans};
 use provision::Provision;
 use scopes::Namespaces;
@@ -61,6 +63,7 @@ pub(crate) struct Outcome {
     pub(crate) listener_sets: Vec<ListenerSetStatus>,
     pub(crate) policies: Vec<PolicyStatus>,
     pub(crate) provisions: Vec<Provision>,
+    pub(crate) warnings: BTreeSet<String>,
 }
 
 /// `tcp` and `udp`: what is known of endpoints.
@@ -100,12 +103,13 @@ pub(crate) fn translate(
         }),
     };
     let routes = routes::attached(objects, &plans, &namespaces, resolver);
+    let composed = Composed::new(objects, resolver);
     let by_listener = serving::by_listener(&routes);
     let counts = statuses::counts(&routes);
     let parameters = verdicts::class_parameters(classes, &data);
     let mut outcome = Outcome {
         routes: routes::statuses(&routes),
-        policies: policies.statuses(services, &routes::targets(&routes)),
+        policies: policies.statuses(services, &routes::targets(&routes, &composed)),
         classes: verdicts::class_statuses(classes, &parameters),
         ..Outcome::default()
     };
@@ -127,7 +131,7 @@ pub(crate) fn translate(
                 trusted_hops: own.trusted_hops(),
                 proxy_protocol: own.proxy_protocol(),
             }),
-            ports: serving::ports(plan, &by_listener),
+            ports: serving::ports(plan, &by_listener, &composed),
         };
         outcome.views.insert(id.clone(), Arc::new(view));
         outcome
@@ -138,6 +142,7 @@ pub(crate) fn translate(
         .listener_sets
         .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     outcome.endpoints = endpoints;
+    outcome.warnings = composed.warnings;
     outcome
 }
 

@@ -7,10 +7,11 @@ use weft_ir::{GatewayId, RouteKind, ServicePort};
 use super::attach::{
     Attached, Attachment, Plans, SetIndex, attachments, parent, set_index, settle,
 };
+use super::composed::Composed;
 use super::scopes::Namespaces;
 use crate::Objects;
 use crate::objects::{Lenient, ParentRef};
-use crate::routes::{Resolver, Route, translated};
+use crate::routes::{Resolver, Route, Rules, translated};
 use crate::status::{
     Condition, Controller, ParentStatus, Placed, RouteStatus, condition, ignored,
     partially_invalid, resolved_refs, works,
@@ -48,13 +49,21 @@ fn is_ours(
     parents.any(|of| parent(of, namespace, plans, sets).is_some())
 }
 
-/// The Service ports that the routes of each Gateway name.
-pub(crate) fn targets(routes: &[Attached<'_>]) -> BTreeMap<GatewayId, BTreeSet<ServicePort>> {
+/// The Service ports that the routes of each Gateway name, and those that these lead on to.
+pub(crate) fn targets(
+    routes: &[Attached<'_>],
+    composed: &Composed,
+) -> BTreeMap<GatewayId, BTreeSet<ServicePort>> {
     let mut all: BTreeMap<GatewayId, BTreeSet<ServicePort>> = BTreeMap::new();
     for (route, attachments) in routes {
         for attachment in attachments.iter().filter(|of| of.listeners.is_ok()) {
             let ports = all.entry(attachment.gateway.clone()).or_default();
-            ports.extend(route.report.targets.iter().cloned());
+            let named = &route.report.targets;
+            ports.extend(named.iter().cloned());
+            if matches!(route.rules, Rules::Requests(_)) {
+                let further = named.iter().flat_map(|port| composed.targets(port));
+                ports.extend(further.cloned());
+            }
         }
     }
     all

@@ -6,14 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use weft_ir::{
-    ConnectionRule, GatewayPort, HttpListener, Rule, Serving, StreamListener, TlsListener, TlsRule,
-    TlsServing, Transport, VirtualHost,
+    ConnectionRule, GatewayPort, HttpListener, Rule, ServiceRules, Serving, StreamListener,
+    TlsListener, TlsRule, TlsServing, Transport, VirtualHost,
 };
 
 use super::attach::{Attached, ListenerId};
+use super::composed::Composed;
 use super::hosts::Host;
 use super::listeners::{Bound, Socket, Speaks};
 use super::plans::Plan;
+use crate::mesh::service_ports;
 use crate::routes::{Route, Rules};
 
 /// By listener: the routes with their hosts there, in the order that decides ties. A route that names a listener twice is
@@ -37,7 +39,11 @@ pub(crate) fn by_listener<'r, 'a>(routes: &'r [Attached<'a>]) -> ByListener<'r, 
 }
 
 /// By transport and number.
-pub(crate) fn ports(plan: &Plan<'_>, routes: &ByListener<'_, '_>) -> Vec<Arc<GatewayPort>> {
+pub(crate) fn ports(
+    plan: &Plan<'_>,
+    routes: &ByListener<'_, '_>,
+    composed: &Composed,
+) -> Vec<Arc<GatewayPort>> {
     let mut ports: BTreeMap<(Transport, u16), Serving> = BTreeMap::new();
     let none = Vec::new();
     let own = plan
@@ -63,8 +69,39 @@ pub(crate) fn ports(plan: &Plan<'_>, routes: &ByListener<'_, '_>) -> Vec<Arc<Gat
     }
     let ports = ports.into_iter();
     ports
-        .map(|((_, port), serving)| Arc::new(GatewayPort { port, serving }))
+        .map(|((_, port), serving)| {
+            Arc::new(GatewayPort {
+                port,
+                services: services(&serving, composed),
+                serving,
+            })
+        })
         .collect()
+}
+
+/// The rules of the Services that requests are sent to.
+fn services(serving: &Serving, composed: &Composed) -> Vec<Arc<ServiceRules>> {
+    if composed.is_empty() {
+        return Vec::new();
+    }
+    let mut hosts: Vec<&VirtualHost> = Vec::new();
+    match serving {
+        Serving::Http(listeners) => hosts.extend(listeners.iter().flat_map(|of| &of.hosts)),
+        Serving::Tls(listeners) => {
+            for listener in listeners {
+                if let TlsServing::Http { tls: _, hosts: of } = &listener.serving {
+                    hosts.extend(of);
+                }
+            }
+        }
+        Serving::Tcp(_) | Serving::Udp(_) => {}
+    }
+    let rules = hosts.into_iter().flat_map(|host| &host.rules);
+    composed.rules(
+        &rules
+            .flat_map(|rule| service_ports(&rule.backends))
+            .collect(),
+    )
 }
 
 /// Listeners of one port are of one family: all others conflict.

@@ -22,6 +22,8 @@ impl GatewayView {
     pub fn references(&self) -> BTreeSet<ServicePort> {
         let mut all = BTreeSet::new();
         for port in &self.ports {
+            let own = port.services.iter().flat_map(|of| &of.rules);
+            all.extend(own.flat_map(rule_targets));
             match &port.serving {
                 Serving::Http(listeners) => {
                     let hosts = listeners.iter().flat_map(|listener| &listener.hosts);

@@ -48,7 +48,14 @@ fn port(port: &GatewayPort) -> Value {
         Serving::Udp(_) => "datagrams",
     };
     let name = format!("{}/{} {kind}", port.transport(), port.port);
-    field(&name, listeners.unwrap_or(Value::Null))
+    let services = list(port.services.iter().map(|of| {
+        let rules = list(of.rules.iter().map(rule));
+        field(&of.id.to_string(), rules.unwrap_or(Value::Null))
+    }));
+    fields([
+        (&*name, Some(listeners.unwrap_or(Value::Null))),
+        ("rules of Services", services),
+    ])
 }
 
 fn head(name: &str, hostname: Option<&HostPattern>) -> Option<Value> {

@@ -2,6 +2,7 @@
 //!
 //! A port that cannot be bound is refused, and tried again until it can be or is wanted no longer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,6 +119,7 @@ impl Store {
             cluster: &mut cluster,
             series: &self.0.metrics.requests,
             direction: Direction::Gateway,
+            services: HashMap::new(),
         };
         resolver.port(port, before, faults)
     }
