@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::{RootCertStore, SupportedProtocolVersion, version};
+use support::gateway::{GatewayPod, TlsClient, at, free_port};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,7 +25,7 @@ use tokio_rustls::server::TlsStream;
 use weft_api::{encode, proto};
 use weft_ir::{
     AlternativeName, BackendRoots, BackendTls, ConnectionRule, Endpoint, EndpointSet, KeyPair,
-    Mode, Protocol, RouteId, RouteKind, Routing,
+    Mode, Protocol, RouteId, RouteKind, Routing, Serving, TlsListener, TlsRule, TlsServing,
 };
 use weft_testkit::pki::{LeafSpec, Pki};
 
@@ -510,6 +511,19 @@ async fn tls_runs_within_mutual_tls_where_there_is_a_proxy() {
     }
 }
 
+fn all_bytes(kind: RouteKind) -> ConnectionRule {
+    ConnectionRule {
+        route: RouteId {
+            kind,
+            namespace: "shop".into(),
+            name: "r".into(),
+        },
+        index: 0,
+        name: None,
+        backends: vec![to("reviews", 1)],
+    }
+}
+
 #[tokio::test]
 async fn upgrades_and_bytes_go_over_tls_too() {
     let pki = Pki::new().unwrap();
@@ -535,16 +549,7 @@ async fn upgrades_and_bytes_go_over_tls_too() {
     stream.read_exact(&mut back).await.unwrap();
     assert_eq!(&back, b"frames");
 
-    let rule = ConnectionRule {
-        route: RouteId {
-            kind: RouteKind::Tcp,
-            namespace: "shop".into(),
-            name: "r".into(),
-        },
-        index: 0,
-        name: None,
-        backends: vec![to("reviews", 1)],
-    };
+    let rule = all_bytes(RouteKind::Tcp);
     pod.tell(vec![service(Protocol::Tcp, Routing::Tcp(rule))]);
     let mut tcp = TcpStream::connect(front).await.unwrap();
     tcp.write_all(b"bytes").await.unwrap();
@@ -600,4 +605,36 @@ async fn a_change_of_policy_moves_to_new_connections_without_a_failed_request() 
     pod.tell(vec![set(Protocol::Detect, unmeshed(server.address), &tls)]);
     Client::connect(front, Version::Http1).await.get("/").await;
     assert_eq!(server.hellos().len(), before);
+}
+
+/// The policy says how the gateway speaks TLS itself; here it is the client who does.
+#[tokio::test]
+async fn what_is_passed_through_gets_no_tls_of_a_policy() {
+    let pki = Pki::new().unwrap();
+    let server = Server::start(&pki, Spec::default()).await;
+    let gateway = GatewayPod::start();
+    let number = free_port();
+    let passthrough = TlsServing::Passthrough {
+        rules: vec![TlsRule {
+            hostnames: Vec::new(),
+            rule: all_bytes(RouteKind::Tls),
+        }],
+    };
+    let listener = TlsListener {
+        name: "passed".into(),
+        hostname: None,
+        serving: passthrough,
+    };
+    gateway.tell(vec![
+        set(Protocol::Tls, unmeshed(server.address), &policy(&pki)),
+        support::gateway::port(number, Serving::Tls(vec![listener])),
+    ]);
+    let client = TlsClient::new(&pki);
+    let mut stream = client.connect(at(number), "other.example").await.unwrap();
+    stream.write_all(b"bytes").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).await.unwrap();
+    assert_eq!(back, b"bytes");
+    assert_eq!(server.last().name.as_deref(), Some("other.example"));
 }

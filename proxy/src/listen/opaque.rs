@@ -48,6 +48,8 @@ pub(super) struct Account<'a> {
     pub(super) server_id: Option<Arc<Identity>>,
     /// TLS of the application's own.
     tls: bool,
+    /// Which goes on to the application as it is: no policy adds another TLS.
+    pub(super) passthrough: bool,
     server_name: Option<String>,
     pub(super) endpoint: Option<SocketAddr>,
     /// `None`: nothing was done yet, and nothing is told.
@@ -66,6 +68,7 @@ impl<'a> Account<'a> {
             client_id: Some(context.identity.clone()),
             server_id: None,
             tls,
+            passthrough: false,
             server_name: None,
             endpoint: None,
             metrics: None,
@@ -263,7 +266,11 @@ async fn open(
         && let Some(peer) = cluster.pick(&tried)
     {
         account.endpoint = Some(peer.address);
-        match context.shared.connect(&peer, alpn::TCP).await {
+        let opened = match account.passthrough {
+            true => context.shared.connect_through(&peer).await,
+            false => context.shared.connect(&peer, alpn::TCP).await,
+        };
+        match opened {
             Ok(stream) => {
                 let stream = Prefixed::new(stream);
                 return Ok(Opened {

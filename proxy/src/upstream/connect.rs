@@ -98,8 +98,22 @@ impl Shared {
         peer: &Peer,
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
+        self.connect_with(peer, peer.tls.as_deref(), alpn).await
+    }
+
+    /// As [`Shared::connect`], for bytes that are TLS with the application already: none is added.
+    pub async fn connect_through(&self, peer: &Peer) -> Result<Transport, ConnectError> {
+        self.connect_with(peer, None, alpn::TCP).await
+    }
+
+    async fn connect_with(
+        &self,
+        peer: &Peer,
+        backend: Option<&Backend>,
+        alpn: &'static [u8],
+    ) -> Result<Transport, ConnectError> {
         let address = peer.address;
-        let opening = timeout(CONNECT_TIMEOUT, self.connect_unbounded(peer, alpn));
+        let opening = timeout(CONNECT_TIMEOUT, self.connect_unbounded(peer, backend, alpn));
         tokio::pin!(opening);
         let opened = match timeout(SLOW, &mut opening).await {
             Ok(opened) => opened,
@@ -116,9 +130,10 @@ impl Shared {
     async fn connect_unbounded(
         &self,
         peer: &Peer,
+        backend: Option<&Backend>,
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
-        let between = match peer.tls {
+        let between = match backend {
             Some(_) => alpn::TCP,
             None => alpn,
         };
@@ -132,7 +147,7 @@ impl Shared {
                 done => break done?,
             }
         };
-        match &peer.tls {
+        match backend {
             None => Ok(transport),
             Some(backend) => self.connect_backend(peer, backend, transport, alpn).await,
         }

@@ -65,6 +65,7 @@ pub(super) async fn serve(
         ResolvedTlsServing::Passthrough(routes) => {
             drop(place);
             let mut account = Account::gateway(context, client, true, closing);
+            account.passthrough = true;
             let chosen = choose(routes, name, &listener.name, &mut account);
             // What is passed on may last: it holds no configuration.
             drop(config);
