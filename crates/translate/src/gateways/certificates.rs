@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
                 "there is no Secret {namespace}/{name}; create it with type kubernetes.io/tls"
             ))
         })?;
-        let SecretData { chain, key } = &secret.data;
+        let SecretData { chain, key, sound } = &secret.data;
         let (Some(chain), Some(key)) = (chain, key) else {
             let missing = if chain.is_none() {
                 "tls.crt"
@@ -105,7 +105,8 @@ impl<'a> Reader<'a> {
                 "Secret {namespace}/{name} has no {missing}; it needs tls.crt and tls.key, as of type kubernetes.io/tls"
             )));
         };
-        pem::check_key_pair(&chain.0, &key.0)
+        sound
+            .or_check(|| pem::check_key_pair(&chain.0, &key.0))
             .map_err(|why| unusable(&format!("Secret {namespace}/{name}: {why}")))?;
         Ok(KeyPair {
             chain: Arc::clone(&chain.0),
@@ -154,7 +155,8 @@ impl<'a> Reader<'a> {
             .data
             .get("ca.crt")
             .ok_or_else(|| unusable(&format!("ConfigMap {namespace}/{name} has no key ca.crt")))?;
-        pem::check_bundle(pem.as_bytes())
+        map.sound
+            .or_check(|| pem::check_bundle(pem.as_bytes()))
             .map_err(|why| unusable(&format!("ca.crt of ConfigMap {namespace}/{name} {why}")))?;
         Ok(pem)
     }

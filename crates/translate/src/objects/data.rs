@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -31,6 +31,33 @@ pub struct SecretData {
     pub chain: Option<SecretBytes>,
     #[serde(rename = "tls.key")]
     pub key: Option<SecretBytes>,
+    /// Whether the two belong together.
+    #[serde(skip)]
+    pub(crate) sound: Verdict,
+}
+
+/// What a check of an object's content came to: found out once for each version of the object, since one that is watched
+/// is never changed but replaced. Says nothing that the content does not say.
+#[derive(Clone, Default)]
+pub(crate) struct Verdict(OnceLock<Result<(), String>>);
+
+impl Verdict {
+    pub(crate) fn or_check(&self, check: impl FnOnce() -> Result<(), String>) -> Result<(), &str> {
+        let known = self.0.get_or_init(check).as_ref();
+        known.copied().map_err(String::as_str)
+    }
+}
+
+impl PartialEq for Verdict {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verdict")
+    }
 }
 
 /// Never printed.
@@ -60,4 +87,28 @@ pub struct ConfigMap {
     pub metadata: Meta,
     #[serde(deserialize_with = "or_default")]
     pub data: BTreeMap<String, String>,
+    /// Whether `ca.crt` is a bundle of authorities.
+    #[serde(skip)]
+    pub(crate) sound: Verdict,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_checked_once_for_as_long_as_the_object_is_there() {
+        let mut checks = 0;
+        let secret = SecretData::default();
+        for _ in 0..3 {
+            let verdict = secret.sound.or_check(|| {
+                checks += 1;
+                Err("is no sound PEM".to_owned())
+            });
+            assert_eq!(verdict, Err("is no sound PEM"));
+        }
+        assert_eq!(checks, 1);
+        assert_eq!(secret, SecretData::default());
+        assert_eq!(SecretData::default().sound.or_check(|| Ok(())), Ok(()));
+    }
 }
