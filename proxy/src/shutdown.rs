@@ -91,6 +91,14 @@ impl Closing {
             },
         }
     }
+
+    /// Resolves once the listener is gone; never without one.
+    pub async fn listener_gone(&self) {
+        match &self.listener {
+            None => std::future::pending().await,
+            Some(listener) => listener.cancelled().await,
+        }
+    }
 }
 
 /// Waits for SIGTERM or SIGINT.

@@ -4,9 +4,11 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -46,6 +48,10 @@ pub struct Manner {
     pub patience: Option<Duration>,
     /// A connection without requests is told to go after this, or up to twice as long.
     pub idle: Option<Duration>,
+    /// HTTP/1.1 can tell a client to go in an answer alone. A connection that is to finish waits so long for one more
+    /// request: closed at once, it would cross with a request that is on its way. Not when its listener goes: what that
+    /// asks of clients may have changed.
+    pub linger: Option<Duration>,
 }
 
 pub async fn serve<S, H>(
@@ -60,6 +66,11 @@ where
 {
     let begun = Arc::new(AtomicU64::new(0));
     let requests = manner.idle.map(|_| begun.clone());
+    let leaving = Arc::new(AtomicBool::new(false));
+    let last = manner
+        .linger
+        .filter(|_| !manner.http2)
+        .map(|_| leaving.clone());
     let connection = handler.clone();
     let service = service_fn(move |request| {
         if let Some(requests) = &requests {
@@ -67,7 +78,14 @@ where
         }
         // In a box: started requests are moved about, and a pointer is moved faster.
         let answer = Box::pin(handler.clone().handle(request));
-        async move { Ok::<_, Infallible>(answer.await) }
+        let last = last.clone();
+        async move {
+            let mut answer = answer.await;
+            if last.is_some_and(|last| last.load(Relaxed)) {
+                say_last(&mut answer);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let ending = async {
         tokio::select! {
@@ -95,9 +113,26 @@ where
             // First: a request that is there already is begun before the connection is told to finish.
             biased;
             ended = connection.as_mut() => return ended,
-            () = ending => connection.as_mut().graceful_shutdown(),
+            () = ending => leaving.store(true, Relaxed),
         }
+        if let Some(linger) = manner.linger {
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => return ended,
+                () = closing.listener_gone() => {}
+                () = tokio::time::sleep(linger) => {}
+            }
+        }
+        connection.as_mut().graceful_shutdown();
         connection.await
+    }
+}
+
+/// The connection ends with this answer, unless it becomes something else with it.
+fn say_last(answer: &mut Response) {
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let headers = answer.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 

@@ -255,6 +255,7 @@ where
         http2: framing.http2,
         patience: identity.is_none().then_some(PATIENCE),
         idle: None,
+        linger: None,
     };
     let caller = Arc::new(Caller {
         context: context.clone(),

@@ -178,6 +178,7 @@ async fn http(
         http2,
         patience: None,
         idle: None,
+        linger: None,
     };
     Ok(serve(stream, manner, handler, &context.shutdown.closing()).await?)
 }
