@@ -124,11 +124,12 @@ pub async fn replicas(client: &Client, name: &str) -> anyhow::Result<u64> {
     Ok(deployment["spec"]["replicas"].as_u64().unwrap_or(1))
 }
 
-/// The names of the pods of one of Weft's Deployments.
+/// The names of the pods of one of Weft's Deployments, but for those that are on their way out.
 pub async fn pod_names(client: &Client, deployment: &str) -> anyhow::Result<Vec<String>> {
     let pods = system(client).list("v1", "Pod", "").await?;
     let names = pods
         .iter()
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
         .filter_map(|pod| pod["metadata"]["name"].as_str());
     let names: Vec<_> = names
         .filter(|name| name.starts_with(deployment))

@@ -89,10 +89,15 @@ mod cases {
             summary.all("200")?.all_from("v2").map(drop)
         })
         .await?;
-        let conditions = bed.get(GATEWAY, "HTTPRoute", "imported").await?;
-        let conditions = objects::route_conditions(&conditions)?;
-        let (resolved, ..) = conditions.of("ResolvedRefs")?;
-        anyhow::ensure!(resolved == "True", "{conditions}");
+        // Statuses are written after proxies are told.
+        eventually("the status to say so", async || {
+            let route = bed.get(GATEWAY, "HTTPRoute", "imported").await?;
+            let conditions = objects::route_conditions(&route)?;
+            let (resolved, ..) = conditions.of("ResolvedRefs")?;
+            anyhow::ensure!(resolved == "True", "{conditions}");
+            Ok(())
+        })
+        .await?;
         eventually("the access log to have the import", async || {
             let lines = bed.accesses("client", "outbound", "/reviews/1").await?;
             let backend = format!("serviceimport/{}/reviews:80", bed.namespace);

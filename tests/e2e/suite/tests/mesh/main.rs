@@ -15,6 +15,7 @@ mod imports;
 mod injection;
 mod lifecycle;
 mod opaque;
+mod parents;
 mod protocols;
 mod rotation;
 mod routing;

@@ -1,0 +1,163 @@
+//! Which Services routes may stand on and lead to, and what rules do to answers and shares.
+
+mesh_tests! {
+    run In a_service_without_pods_of_its_own_is_a_parent;
+    run In backends_of_other_namespaces_need_no_grant;
+    run In external_names_are_refused_with_a_reason;
+    run In answers_headers_are_edited_by_rule_and_backend;
+    run In a_share_of_nothing_gets_nothing;
+}
+
+mod cases {
+    use kube::api::DeleteParams;
+    use serde_json::json;
+    use weft_e2e::objects::{self, to};
+    use weft_e2e::{Bed, eventually};
+
+    const URL: &str = "http://reviews/reviews/1";
+
+    pub(super) async fn a_service_without_pods_of_its_own_is_a_parent(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        bed.apply(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "facade"},
+            "spec": {"ports": [{"name": "http", "port": 80}]},
+        }))
+        .await?;
+        let rules = json!([{"backendRefs": [to("v1", 1)]}]);
+        let route = objects::route("HTTPRoute", "facade", "facade", 80, rules);
+        bed.good_route(route).await?;
+        eventually("the facade to lead to v1", async || {
+            let summary = bed
+                .load("client", "http://facade/reviews/1", &["-n", "5"])
+                .await?;
+            summary.all("200")?.all_from("v1").map(drop)
+        })
+        .await
+    }
+
+    pub(super) async fn backends_of_other_namespaces_need_no_grant(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let other = Bed {
+            client: bed.client.clone(),
+            namespace: format!("{}-b", bed.namespace),
+        };
+        let outcome = leads_to(bed, &other).await;
+        let namespaces = other.api("v1", "Namespace");
+        let at_once = DeleteParams::default();
+        let removed = namespaces.delete(&other.namespace, &at_once).await;
+        outcome?;
+        removed?;
+        Ok(())
+    }
+
+    async fn leads_to(bed: &Bed, other: &Bed) -> anyhow::Result<()> {
+        let own = bed.get("v1", "Namespace", &bed.namespace).await?;
+        let run = &own["metadata"]["labels"]["weft.dev/e2e"];
+        let run = run.as_str().unwrap_or_default();
+        other
+            .apply(objects::namespace(&other.namespace, run, true))
+            .await?;
+        for account in ["client", "reviews"] {
+            other.apply(objects::account(account)).await?;
+        }
+        other.shop(&["v2"]).await?;
+        let backend = json!({"name": "reviews", "namespace": other.namespace, "port": 80});
+        let rules = json!([{"backendRefs": [backend]}]);
+        bed.good_route(objects::http_route("elsewhere", rules))
+            .await?;
+        eventually("another namespace to answer", async || {
+            let summary = bed.load("client", URL, &["-n", "5"]).await?;
+            summary.all("200")?.all_from("v2").map(drop)
+        })
+        .await
+    }
+
+    pub(super) async fn external_names_are_refused_with_a_reason(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        bed.apply(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "abroad"},
+            "spec": {"type": "ExternalName", "externalName": "example.com",
+                "ports": [{"name": "http", "port": 80}]},
+        }))
+        .await?;
+        let rules = json!([{"backendRefs": [to("v1", 1)]}]);
+        let parent = objects::route("HTTPRoute", "parent", "abroad", 80, rules);
+        let conditions = bed.route(parent).await?;
+        let (status, _, message) = conditions.of("Accepted")?;
+        anyhow::ensure!(
+            status == "False" && message.contains("ExternalName"),
+            "{conditions}"
+        );
+        let rules = json!([{"backendRefs": [{"name": "abroad", "port": 80}]}]);
+        let conditions = bed.route(objects::http_route("backend", rules)).await?;
+        let (status, _, message) = conditions.of("ResolvedRefs")?;
+        anyhow::ensure!(
+            status == "False" && message.contains("ExternalName"),
+            "{conditions}"
+        );
+        eventually("its requests to fail", async || {
+            bed.load("client", URL, &[]).await?.all("500").map(drop)
+        })
+        .await
+    }
+
+    pub(super) async fn answers_headers_are_edited_by_rule_and_backend(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let edit = |what: serde_json::Value| json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": what});
+        let mut v1 = to("v1", 1);
+        let by_backend = json!({"set": [{"name": "x-set", "value": "backend"}, {"name": "x-gone", "value": "1"}]});
+        v1["filters"] = json!([edit(by_backend)]);
+        let by_rule = json!({"add": [{"name": "x-added", "value": "rule"}], "remove": ["x-gone", "content-type"]});
+        let rules = json!([{"filters": [edit(by_rule)], "backendRefs": [v1]}]);
+        bed.good_route(objects::http_route("headers", rules))
+            .await?;
+        eventually("both edits to show", async || {
+            let answer = bed.load("client", URL, &[]).await?.answer();
+            let seen =
+                ["x-set", "x-added", "x-gone", "content-type"].map(|name| answer.header(name));
+            anyhow::ensure!(
+                seen == [Some("backend"), Some("rule"), None, None],
+                "{seen:?}"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn a_share_of_nothing_gets_nothing(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let rules = json!([{"backendRefs": [to("v1", 0), to("v2", 3)]}]);
+        bed.good_route(objects::http_route("shares", rules)).await?;
+        let grpc = |version: &str, weight: u32| json!({"name": format!("reviews-{version}"), "port": 9000, "weight": weight});
+        let rules = json!([{"backendRefs": [grpc("v1", 0), grpc("v2", 3)]}]);
+        bed.good_route(objects::grpc_route("shares", rules)).await?;
+        eventually("v2 to have all of it", async || {
+            let summary = bed.load("client", URL, &["-n", "30"]).await?;
+            summary.all("200")?.all_from("v2")?;
+            let arguments = ["--grpc", "get", "-n", "30"];
+            let summary = bed
+                .load("client", "http://reviews:9000", &arguments)
+                .await?;
+            summary.all("OK")?.all_from("v2").map(drop)
+        })
+        .await?;
+        let rules = json!([{"backendRefs": [grpc("v1", 0), grpc("v2", 0)]}]);
+        bed.good_route(objects::grpc_route("shares", rules)).await?;
+        eventually("nobody to have any", async || {
+            let arguments = ["--grpc", "get", "-n", "5"];
+            let summary = bed
+                .load("client", "http://reviews:9000", &arguments)
+                .await?;
+            anyhow::ensure!(summary.code("OK") == 0, "{summary}");
+            anyhow::ensure!(summary.failed() == summary.sent(), "{summary}");
+            Ok(())
+        })
+        .await
+    }
+}
