@@ -12,6 +12,7 @@ pub mod options;
 pub mod probe;
 pub mod run;
 pub mod shutdown;
+mod streams;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;

@@ -1,16 +1,14 @@
 //! Bytes between two streams, both ways, with each side's end passed on.
 
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 
 use crate::shutdown::Closing;
+use crate::streams::Told;
 
 /// Bytes buffered in each direction.
 const BUFFER: usize = 16 << 10;
@@ -43,10 +41,12 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let up = Arc::new(AtomicU64::new(0));
-    let down = Arc::new(AtomicU64::new(0));
-    let mut client = Counted(client, up.clone());
-    let mut upstream = Counted(upstream, down.clone());
+    let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+    let count = |to: &AtomicU64, length: usize| {
+        to.fetch_add(length as u64, Relaxed);
+    };
+    let mut client = Told::new(client, |length| count(&up, length));
+    let mut upstream = Told::new(upstream, |length| count(&down, length));
     let total = || Passed {
         up: up.load(Relaxed),
         down: down.load(Relaxed),
@@ -68,42 +68,6 @@ where
         () = idle => Ok(()),
     };
     (total(), copied)
-}
-
-/// Counts what is read.
-struct Counted<S>(S, Arc<AtomicU64>);
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut this.0).poll_read(cx, buffer);
-        let length = buffer.filled().len() - before;
-        this.1.fetch_add(length as u64, Relaxed);
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

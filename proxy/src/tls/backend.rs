@@ -11,13 +11,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme, version,
-};
+use rustls::{CertificateError, Error, OtherError, SignatureScheme, version};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
@@ -26,7 +24,7 @@ use weft_ir::{AlternativeName, BackendRoots, BackendTls, KeyPair};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::key_pair::{KeyPairError, certified};
-use super::verify::verify_chain;
+use super::verify::{signature_checks, verify_chain};
 use crate::identity::credentials::Roots;
 
 /// Roots that an error names.
@@ -326,27 +324,7 @@ impl ServerCertVerifier for BackendServer {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    signature_checks!(tls12, tls13);
 }
 
 #[cfg(test)]

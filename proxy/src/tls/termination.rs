@@ -6,23 +6,20 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    SignatureScheme, version,
-};
+use rustls::{CertificateError, DistinguishedName, Error, RootCertStore, version};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use weft_ir::{ClientValidation, HostMap, KeyPair, ServerTls, bare_host};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::key_pair::certified;
+use super::verify::signature_checks;
 
 /// How the connections of one listener are terminated.
 pub struct Termination {
@@ -177,7 +174,7 @@ impl ResolvesServerCert for Certificates {
 struct Clients {
     /// `None`: there are no roots, and no certificate holds.
     chains: Option<Arc<dyn ClientCertVerifier>>,
-    provider: Arc<CryptoProvider>,
+    algorithms: WebPkiSupportedAlgorithms,
     insecure_fallback: bool,
 }
 
@@ -199,18 +196,12 @@ impl Clients {
                 faults.push(format!("a root of the clients' certificates: {reason}"));
             }
         }
-        let chains = match roots.is_empty() {
-            true => None,
-            false => {
-                let roots = Arc::new(roots);
-                WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-                    .build()
-                    .ok()
-            }
-        };
+        let algorithms = provider.signature_verification_algorithms;
+        // Errors where there are no roots.
+        let chains = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
         Self {
-            chains,
-            provider,
+            chains: chains.ok(),
+            algorithms,
             insecure_fallback: of.insecure_fallback,
         }
     }
@@ -241,29 +232,5 @@ impl ClientCertVerifier for Clients {
         }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
+    signature_checks!(tls12, tls13);
 }

@@ -3,16 +3,61 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{CertificateError, DistinguishedName, Error};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use weft_ir::{Identity, TrustDomain};
 
 use super::{PeerError, peer_identity};
 use crate::identity::credentials::{Current, Roots};
+
+/// The part of a verifier that checks the signatures of handshakes: by the algorithms in its field of that name, and of
+/// TLS 1.3 alone or of 1.2 too.
+macro_rules! signature_checks {
+    (tls13) => {
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _cert: &::rustls_pki_types::CertificateDer<'_>,
+            _signed: &::rustls::DigitallySignedStruct,
+        ) -> Result<::rustls::client::danger::HandshakeSignatureValid, ::rustls::Error> {
+            Err(::rustls::Error::General("TLS 1.2 is not spoken here".to_owned()))
+        }
+
+        $crate::tls::verify::signature_checks!(@tls13);
+    };
+    (tls12, tls13) => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &::rustls_pki_types::CertificateDer<'_>,
+            signed: &::rustls::DigitallySignedStruct,
+        ) -> Result<::rustls::client::danger::HandshakeSignatureValid, ::rustls::Error> {
+            ::rustls::crypto::verify_tls12_signature(message, cert, signed, &self.algorithms)
+        }
+
+        $crate::tls::verify::signature_checks!(@tls13);
+    };
+    (@tls13) => {
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &::rustls_pki_types::CertificateDer<'_>,
+            signed: &::rustls::DigitallySignedStruct,
+        ) -> Result<::rustls::client::danger::HandshakeSignatureValid, ::rustls::Error> {
+            ::rustls::crypto::verify_tls13_signature(message, cert, signed, &self.algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<::rustls::SignatureScheme> {
+            self.algorithms.supported_schemes()
+        }
+    };
+}
+
+pub(super) use signature_checks;
 
 /// Checks validity, usage and signatures up to one of `roots`.
 pub(super) fn verify_chain(
@@ -96,27 +141,7 @@ impl ClientCertVerifier for MeshClients {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    signature_checks!(tls13);
 }
 
 /// Where roots come from: those in force at each handshake, or a given set.
@@ -166,25 +191,5 @@ impl ServerCertVerifier for ExpectedServer {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    signature_checks!(tls13);
 }

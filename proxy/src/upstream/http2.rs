@@ -8,7 +8,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::connect::{ConnectError, Transport};
-use super::pulse::{Heard, Pulse};
+use super::pulse::{Pulse, heard};
 use super::{Peer, Shared};
 use crate::batch::Corked;
 use crate::http::bodies::Body;
@@ -172,7 +172,7 @@ async fn handshake(
     peer: &Peer,
     transport: Transport,
 ) -> Result<SendRequest<Body>, ConnectError> {
-    let transport = Heard::new(transport, peer.pulse.clone(), shared.started);
+    let transport = heard(transport, peer.pulse.clone(), shared.started);
     let mut client = http2::Builder::new(TokioExecutor::new());
     client
         .timer(TokioTimer::new())

@@ -4,14 +4,11 @@
 //! is open, however long its application takes. Nothing is closed here: a silent endpoint gets no new requests where
 //! there are others, and is as good as before when it is heard again.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use crate::streams::Told;
 
 /// Twice the time after which a peer is asked: its answer has half of this.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -52,68 +49,15 @@ impl Pulse {
     }
 }
 
-/// A stream whose reads are signs of life.
-pub(super) struct Heard<S> {
+/// The stream, with reads that are signs of life. `started`: when the clock was zero.
+pub(super) fn heard<S>(
     stream: S,
     pulse: Arc<Pulse>,
-    /// When the clock was zero.
     started: Instant,
-}
-
-impl<S> Heard<S> {
-    pub(super) fn new(stream: S, pulse: Arc<Pulse>, started: Instant) -> Self {
-        Self {
-            stream,
-            pulse,
-            started,
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            this.pulse.heard(this.started.elapsed().as_nanos() as u64);
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
+) -> Told<S, impl FnMut(usize) + Send + Unpin> {
+    Told::new(stream, move |_| {
+        pulse.heard(started.elapsed().as_nanos() as u64);
+    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,81 @@
+//! What streams that wrap another have in common: reads that are told of, writes that go on unchanged.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// `AsyncWrite` for a wrapper whose writes are those of the stream `S` in its field. `$more`: its other parameters.
+macro_rules! writes_through {
+    ($wrapper:ty, $field:ident $(, $more:ident)*) => {
+        impl<S: ::tokio::io::AsyncWrite + Unpin $(, $more: Unpin)*> ::tokio::io::AsyncWrite for $wrapper {
+            fn poll_write(
+                self: ::std::pin::Pin<&mut Self>,
+                cx: &mut ::std::task::Context<'_>,
+                bytes: &[u8],
+            ) -> ::std::task::Poll<::std::io::Result<usize>> {
+                ::std::pin::Pin::new(&mut self.get_mut().$field).poll_write(cx, bytes)
+            }
+
+            fn poll_write_vectored(
+                self: ::std::pin::Pin<&mut Self>,
+                cx: &mut ::std::task::Context<'_>,
+                slices: &[::std::io::IoSlice<'_>],
+            ) -> ::std::task::Poll<::std::io::Result<usize>> {
+                ::std::pin::Pin::new(&mut self.get_mut().$field).poll_write_vectored(cx, slices)
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                self.$field.is_write_vectored()
+            }
+
+            fn poll_flush(
+                self: ::std::pin::Pin<&mut Self>,
+                cx: &mut ::std::task::Context<'_>,
+            ) -> ::std::task::Poll<::std::io::Result<()>> {
+                ::std::pin::Pin::new(&mut self.get_mut().$field).poll_flush(cx)
+            }
+
+            fn poll_shutdown(
+                self: ::std::pin::Pin<&mut Self>,
+                cx: &mut ::std::task::Context<'_>,
+            ) -> ::std::task::Poll<::std::io::Result<()>> {
+                ::std::pin::Pin::new(&mut self.get_mut().$field).poll_shutdown(cx)
+            }
+        }
+    };
+}
+
+pub(crate) use writes_through;
+
+/// A stream whose reads are told of: how many bytes each gave that gave any.
+pub(crate) struct Told<S, F> {
+    stream: S,
+    tell: F,
+}
+
+impl<S, F: FnMut(usize)> Told<S, F> {
+    pub(crate) fn new(stream: S, tell: F) -> Self {
+        Self { stream, tell }
+    }
+}
+
+impl<S: AsyncRead + Unpin, F: FnMut(usize) + Unpin> AsyncRead for Told<S, F> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let length = buffer.filled().len() - before;
+        if length > 0 {
+            (this.tell)(length);
+        }
+        read
+    }
+}
+
+writes_through!(Told<S, F>, stream, F);
