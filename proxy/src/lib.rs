@@ -7,6 +7,7 @@ pub mod config;
 pub mod detect;
 pub mod http;
 pub mod identity;
+mod linger;
 pub mod listen;
 pub mod options;
 pub mod probe;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,7 +33,7 @@ impl Shutdown {
     /// For connections that finish with the process alone.
     pub fn closing(&self) -> Closing {
         Closing {
-            process: self.draining.clone(),
+            process: self.clone(),
             listener: None,
         }
     }
@@ -40,7 +41,7 @@ impl Shutdown {
     /// For connections that finish with the process, or with the listener that took them.
     pub fn closing_with(&self, listener: CancellationToken) -> Closing {
         Closing {
-            process: self.draining.clone(),
+            process: self.clone(),
             listener: Some(listener),
         }
     }
@@ -76,7 +77,7 @@ impl Shutdown {
 /// When a connection is to finish what is under way and take nothing new.
 #[derive(Clone, Debug)]
 pub struct Closing {
-    process: CancellationToken,
+    process: Shutdown,
     listener: Option<CancellationToken>,
 }
 
@@ -84,11 +85,23 @@ impl Closing {
     /// Resolves once it has begun.
     pub async fn begun(&self) {
         match &self.listener {
-            None => self.process.cancelled().await,
+            None => self.process.draining().await,
             Some(listener) => tokio::select! {
-                () = self.process.cancelled() => {}
+                () = self.process.draining() => {}
                 () = listener.cancelled() => {}
             },
+        }
+    }
+
+    /// Runs what is left to do once the connection's own task has ended; the drain waits for that too. Nothing is left to
+    /// do without a runtime.
+    pub fn spawn<F>(&self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        if let Ok(runtime) = Handle::try_current() {
+            self.process.connections.spawn_on(task, &runtime);
         }
     }
 

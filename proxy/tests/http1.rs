@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use weft_ir::Protocol;
 use weft_testkit::upstream::Speaks;
 
@@ -248,4 +248,31 @@ async fn a_websocket_speaks_both_ways_until_it_is_closed() {
     proxies.encrypted();
     let metrics = proxies.client.metrics();
     assert!(metrics.contains(r#"code="101""#), "{metrics}");
+}
+
+/// The proxy ends a connection of which bytes are still to be read: what the client sent after its last request. Closed
+/// there and then, the kernel would take back what of the answer the client has not got yet.
+#[tokio::test]
+async fn the_last_answer_arrives_whatever_the_client_goes_on_to_send() {
+    let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    // Most of the answer waits with the proxy's kernel until the client reads.
+    socket.set_recv_buffer_size(2_048).unwrap();
+    let mut stream = soon(socket.connect(pair.front)).await.unwrap();
+    let body = "b".repeat(64 << 10);
+    let length = body.len();
+    let asked = format!(
+        "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-delay: 50\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    soon(stream.write_all(asked.as_bytes())).await.unwrap();
+    while pair.app.requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let more = b"GET /more HTTP/1.1\r\nhost: a\r\n\r\n";
+    soon(stream.write_all(more)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with(&body), "{} bytes", answer.len());
+    assert_eq!(pair.app.requests(), 1);
 }

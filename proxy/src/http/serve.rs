@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::bodies::Response;
 use crate::batch::Corked;
+use crate::linger::Lingering;
 use crate::shutdown::Closing;
 use crate::upstream::http2 as limits;
 
@@ -93,6 +94,7 @@ where
             () = idle(&*connection, &begun, manner.idle) => {}
         }
     };
+    let stream = Lingering::new(stream, closing.clone());
     if manner.http2 {
         let stream = TokioIo::new(Corked::new(stream));
         let connection = http2_server().serve_connection(stream, service);
