@@ -38,11 +38,11 @@ impl Shutdown {
         }
     }
 
-    /// For connections that finish with the process, or with the listener that took them.
-    pub fn closing_with(&self, listener: CancellationToken) -> Closing {
+    /// For connections that finish with the process, or with the listener that took them: they have `bound` for it then.
+    pub fn closing_with(&self, listener: CancellationToken, bound: Duration) -> Closing {
         Closing {
             process: self.clone(),
-            listener: Some(listener),
+            listener: Some((listener, bound)),
         }
     }
 
@@ -78,7 +78,8 @@ impl Shutdown {
 #[derive(Clone, Debug)]
 pub struct Closing {
     process: Shutdown,
-    listener: Option<CancellationToken>,
+    /// The token of the listener, and how long its connections may go on without it.
+    listener: Option<(CancellationToken, Duration)>,
 }
 
 impl Closing {
@@ -86,7 +87,7 @@ impl Closing {
     pub async fn begun(&self) {
         match &self.listener {
             None => self.process.draining().await,
-            Some(listener) => tokio::select! {
+            Some((listener, _)) => tokio::select! {
                 () = self.process.draining() => {}
                 () = listener.cancelled() => {}
             },
@@ -105,11 +106,20 @@ impl Closing {
         }
     }
 
-    /// Resolves once the listener is gone; never without one.
-    pub async fn listener_gone(&self) {
+    /// Resolves once the process ends: only then is there anybody who waits for the connection.
+    pub async fn draining(&self) {
+        self.process.draining().await;
+    }
+
+    /// Resolves once the listener has been gone for as long as a drain may take; never without one. The bound of the
+    /// process's own drain is the process's end.
+    pub async fn over(&self) {
         match &self.listener {
             None => std::future::pending().await,
-            Some(listener) => listener.cancelled().await,
+            Some((listener, bound)) => {
+                listener.cancelled().await;
+                tokio::time::sleep(*bound).await;
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::streams::Told;
 
 /// Bytes buffered in each direction.
 const BUFFER: usize = 16 << 10;
-/// While a connection is to finish, one that was silent for this long is taken to be idle.
+/// While the process ends, a connection that was silent for this long is taken to be idle.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// Silence after which a peer is asked whether it is still there, and the time between two questions. Below the limits
@@ -35,7 +35,8 @@ pub struct Passed {
     pub down: u64,
 }
 
-/// Passes bytes until both sides have ended; from the beginning of `closing` on, until the connection is idle.
+/// Passes bytes until both sides have ended; while the process ends, until the connection is idle; where its listener is
+/// gone, for as long as `closing` lets it.
 pub async fn pass<A, B>(client: A, upstream: B, closing: &Closing) -> (Passed, io::Result<()>)
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -52,7 +53,7 @@ where
         down: down.load(Relaxed),
     };
     let idle = async {
-        closing.begun().await;
+        closing.draining().await;
         loop {
             let before = total();
             tokio::time::sleep(IDLE).await;
@@ -66,6 +67,7 @@ where
             copied.map(|_| ())
         }
         () = idle => Ok(()),
+        () = closing.over() => Ok(()),
     };
     (total(), copied)
 }
@@ -73,6 +75,8 @@ where
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::shutdown::Shutdown;
@@ -106,5 +110,24 @@ mod tests {
         let shutdown = Shutdown::new();
         shutdown.token().cancel();
         assert!(pass(near, far, &shutdown.closing()).await.1.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_outlives_its_listener_for_the_time_of_a_drain_idle_or_not() {
+        let (mut client, near) = duplex(64);
+        let (far, mut server) = duplex(64);
+        let (listener, bound) = (CancellationToken::new(), Duration::from_secs(25));
+        listener.cancel();
+        let closing = Shutdown::new().closing_with(listener, bound);
+        let begun = Instant::now();
+        let passed = tokio::spawn(async move { pass(near, far, &closing).await });
+        tokio::time::sleep(bound - Duration::from_secs(1)).await;
+        client.write_all(b"late").await.unwrap();
+        let mut late = [0; 4];
+        server.read_exact(&mut late).await.unwrap();
+        let (passed, ended) = passed.await.unwrap();
+        assert!(ended.is_ok());
+        assert_eq!(passed, Passed { up: 4, down: 0 });
+        assert_eq!(begun.elapsed(), bound);
     }
 }

@@ -297,34 +297,6 @@ async fn ports_come_change_and_go_under_load_without_a_failed_request() {
     }
 }
 
-/// A client's connection that is idle when the pod is told to end, or has not been used yet, has its next request answered,
-/// and is told to go by that.
-#[tokio::test]
-async fn an_idle_connection_has_one_more_request_in_a_drain() {
-    let any = vec![listener("a", "", vec![host("", all_to("v1"))])];
-    let (shop, number, _client) = Shop::http(Version::Http1, any).await;
-    let mut tcp = TcpStream::connect(at(number)).await.unwrap();
-    let request = b"POST / HTTP/1.1\r\nhost: any\r\ncontent-length: 0\r\n\r\n";
-    tcp.write_all(request).await.unwrap();
-    let first = head(&mut tcp).await;
-    assert!(first.starts_with("HTTP/1.1 200"), "{first}");
-    assert!(!first.contains("connection: close"), "{first}");
-    let unused = TcpStream::connect(at(number)).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let shutdown = shop.gateway.shutdown.clone();
-    let drain = tokio::spawn(async move { shutdown.drain(Duration::from_secs(30)).await });
-    tokio::time::sleep(Duration::from_millis(800)).await;
-    for mut tcp in [tcp, unused] {
-        tcp.write_all(request).await.unwrap();
-        let mut rest = String::new();
-        let read = tokio::time::timeout(Duration::from_secs(5), tcp.read_to_string(&mut rest));
-        read.await.expect("the connection to end").unwrap();
-        assert!(rest.contains("HTTP/1.1 200"), "{rest}");
-        assert!(rest.contains("connection: close"), "{rest}");
-    }
-    drop(drain);
-}
-
 #[tokio::test]
 async fn a_port_that_is_taken_is_refused_and_had_once_it_is_free() {
     let taken = std::net::TcpListener::bind("[::]:0").unwrap();

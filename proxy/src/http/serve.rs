@@ -50,8 +50,7 @@ pub struct Manner {
     /// A connection without requests is told to go after this, or up to twice as long.
     pub idle: Option<Duration>,
     /// HTTP/1.1 can tell a client to go in an answer alone. A connection that is to finish waits so long for one more
-    /// request: closed at once, it would cross with a request that is on its way. Not when its listener goes: what that
-    /// asks of clients may have changed.
+    /// request: closed at once, it would cross with a request that is on its way.
     pub linger: Option<Duration>,
 }
 
@@ -94,6 +93,7 @@ where
             () = idle(&*connection, &begun, manner.idle) => {}
         }
     };
+    let mut over = pin!(closing.over());
     let stream = Lingering::new(stream, closing.clone());
     if manner.http2 {
         let stream = TokioIo::new(Corked::new(stream));
@@ -105,7 +105,7 @@ where
             ended = connection.as_mut() => return ended,
             () = ending => connection.as_mut().graceful_shutdown(),
         }
-        connection.await
+        finish(connection, over).await
     } else {
         let connection = http1_server(manner.patience)
             .serve_connection(TokioIo::new(stream), service)
@@ -120,13 +120,24 @@ where
         if let Some(linger) = manner.linger {
             tokio::select! {
                 biased;
-                ended = connection.as_mut() => return ended,
-                () = closing.listener_gone() => {}
+                ended = finish(connection.as_mut(), over.as_mut()) => return ended,
                 () = tokio::time::sleep(linger) => {}
             }
         }
         connection.as_mut().graceful_shutdown();
-        connection.await
+        finish(connection, over).await
+    }
+}
+
+/// The rest of a connection that was told to finish; one that does not is cut when its time is over.
+async fn finish(
+    connection: impl Future<Output = hyper::Result<()>>,
+    over: impl Future<Output = ()>,
+) -> hyper::Result<()> {
+    tokio::select! {
+        biased;
+        ended = connection => ended,
+        () = over => Ok(()),
     }
 }
 

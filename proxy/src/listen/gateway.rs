@@ -32,12 +32,10 @@ const NAME: &str = "gateway";
 /// The longest wait for a request's head, from the end of the one before: longer than common load balancers keep an
 /// idle connection.
 const PATIENCE: Duration = Duration::from_secs(75);
-/// What a client that has just connected is given to begin, where its listener is gone already.
-const LATE: Duration = Duration::from_millis(500);
 /// An HTTP/2 connection without requests is told to go after this, or up to twice as long.
 const IDLE: Duration = Duration::from_secs(300);
-/// When the process ends, an HTTP/1.1 connection is told so with its next answer, and closed after this without a request,
-/// its first one included: clients keep connections ready that have said nothing yet.
+/// When the process ends, or the listener goes, an HTTP/1.1 connection is told so with its next answer, and closed after
+/// this without a request, its first one included: clients keep connections ready that have said nothing yet.
 const LINGER: Duration = Duration::from_secs(15);
 
 /// Serves the ports that are opened until the drain begins; connections that are open then go on. Errors when the
@@ -151,7 +149,7 @@ async fn connection(
     live: Arc<LivePort>,
 ) -> Result<(), Closed> {
     let config = arc_swap::Guard::into_inner(live.load());
-    let closing = context.shutdown.closing_with(config.closing.clone());
+    let closing = context.closing_with(&config.closing);
     let mut stream = Prefixed::new(stream);
     let place = context.handshakes.begin();
     if context.store.gateway().is_some_and(|of| of.proxy_protocol) {
@@ -219,14 +217,7 @@ async fn within<T>(
 ) -> Result<Option<T>, Closed> {
     let late = async {
         closing.begun().await;
-        let listener = async {
-            closing.listener_gone().await;
-            tokio::time::sleep(LATE).await;
-        };
-        tokio::select! {
-            () = listener => {}
-            () = tokio::time::sleep(LINGER) => {}
-        }
+        tokio::time::sleep(LINGER).await;
     };
     tokio::select! {
         begun = beginning => Ok(Some(begun)),

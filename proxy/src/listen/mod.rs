@@ -9,12 +9,13 @@ use http::StatusCode;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use weft_ir::{Identity, IdentityError, Mode};
 
 use crate::config::store::Store;
 use crate::http::mirror::MAX_COPIES;
 use crate::options::Options;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Closing, Shutdown};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
@@ -61,6 +62,8 @@ pub struct Context {
     pub mirrors: Arc<Semaphore>,
     /// Connections of a gateway's clients that have not said yet what they are.
     handshakes: Handshakes,
+    /// The longest that a drain takes.
+    drain: Duration,
 }
 
 impl Context {
@@ -79,7 +82,13 @@ impl Context {
             logs_requests,
             mirrors: Arc::new(Semaphore::new(MAX_COPIES)),
             handshakes: Handshakes::default(),
+            drain: proxy.options.drain,
         }))
+    }
+
+    /// When connections of a listener with this token are to finish.
+    fn closing_with(&self, listener: &CancellationToken) -> Closing {
+        self.shutdown.closing_with(listener.clone(), self.drain)
     }
 
     /// Whether plain text may be spoken: known to be so, not only not known to be otherwise.

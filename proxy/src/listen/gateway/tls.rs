@@ -60,7 +60,7 @@ pub(super) async fn serve(
         let words = format!("no listener of port {} has the name: {named}", live.number);
         return Err(Closed::refused("no_listener", words));
     };
-    let closing = context.shutdown.closing_with((*listener.closing).clone());
+    let closing = context.closing_with(&listener.closing);
     let termination = match &listener.serving {
         ResolvedTlsServing::Passthrough(routes) => {
             drop(place);
