@@ -11,6 +11,7 @@ pub mod leader;
 pub mod metrics;
 pub mod options;
 pub mod provision;
+mod retries;
 pub mod rotation;
 pub mod server;
 pub mod snapshot;

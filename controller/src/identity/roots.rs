@@ -1,9 +1,8 @@
 //! Keeps the ConfigMap with the trusted roots in every namespace whose pods need it.
 //!
 //! Those are the namespaces labelled for injection, those that hold a pod which opts in by its own label, and those of
-//! Gateways. Several
-//! controllers write the same content under the same name, so none has to lead. A ConfigMap is left where it is when its
-//! namespace no longer asks for it: pods that run there still use it.
+//! Gateways. Several controllers write the same content under the same name, so none has to lead. A ConfigMap is left
+//! where it is when its namespace no longer asks for it: pods that run there still use it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -13,17 +13,15 @@ use tokio_util::sync::CancellationToken;
 use weft_ir::GatewayId;
 
 use super::observe::{ObjectId, Observed, Seen, Watches, resource};
-use super::plan::{self, Applied, Step, Work};
+use super::plan::{self, Applied, Apply, Delete, Step, Work};
 use super::{MANAGER, ProxySettings};
 use crate::metrics::Metrics;
+use crate::retries::{Retries, sleep_until};
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::watch::World;
 
 /// How long news are gathered before a round.
 const GATHER: Duration = Duration::from_millis(50);
-/// What could not be done is tried again after this long, doubled each time up to [`LONGEST_WAIT`].
-const WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long the watch may take to show what was applied; after that it is taken for gone.
 const UNSEEN: Duration = Duration::from_secs(5);
 /// Gateways that are worked for at the same time.
@@ -44,8 +42,8 @@ pub struct Provisioner {
     pub stop: CancellationToken,
 }
 
-/// Gateways that could not be given something: when to try again, and after how many tries.
-type Failed = HashMap<GatewayId, (Instant, u32)>;
+/// Gateways that could not be given something.
+type Failed = Retries<GatewayId>;
 
 /// What happened to a Gateway's work.
 struct Outcome {
@@ -79,24 +77,18 @@ impl Provisioner {
         let mut watches = Watches::new(&self.client);
         let mut observed = Observed::default();
         let mut applied = HashMap::new();
-        let mut failed = Failed::new();
+        let mut failed = Failed::default();
         self.snapshots.mark_changed();
         loop {
             let unseen = applied
                 .iter()
                 .filter(|(id, _)| !observed.objects.contains_key(*id));
             let unseen = unseen.map(|(_, applied): (_, &Applied)| applied.at + UNSEEN);
-            let retry = failed.values().map(|(at, _)| *at).chain(unseen).min();
-            let waiting = async {
-                match retry {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let retry = failed.next().into_iter().chain(unseen).min();
             tokio::select! {
                 () = watches.next(&mut observed) => {}
                 Ok(()) = self.snapshots.changed() => {}
-                () = waiting => {}
+                () = sleep_until(retry) => {}
                 changed = self.leader.changed() => {
                     if changed.is_err() || !*self.leader.borrow() {
                         return;
@@ -129,11 +121,11 @@ impl Provisioner {
         applied.retain(|id, applied| {
             observed.objects.contains_key(id) || applied.at.elapsed() < UNSEEN
         });
-        for step in plan::outdated(observed, &self.classes()) {
-            if let Err(error) = self.delete(&step).await {
+        for delete in plan::outdated(observed, &self.classes()) {
+            if let Err(error) = self.delete(&delete).await {
                 self.metrics.provision_errors.inc();
                 tracing::warn!(
-                    ?step,
+                    ?delete,
                     error,
                     "an object of a Gateway that has another class now"
                 );
@@ -141,10 +133,10 @@ impl Provisioner {
         }
         let works = plan::plan(provisions, &self.settings, observed, applied);
         let concerned: BTreeSet<_> = works.iter().map(|work| work.gateway.clone()).collect();
-        failed.retain(|gateway, _| concerned.contains(gateway));
+        failed.retain(|gateway| concerned.contains(gateway));
         let now = Instant::now();
         let mut due = works;
-        due.retain(|work| failed.get(&work.gateway).is_none_or(|(at, _)| *at <= now));
+        due.retain(|work| failed.is_due(&work.gateway, now));
         let doing = futures::stream::iter(due).map(|work| async move { self.work(&work).await });
         let outcomes: Vec<Outcome> = doing.buffer_unordered(CONCURRENT).collect().await;
 
@@ -159,17 +151,15 @@ impl Provisioner {
             applied.extend(now_applied);
             match obstacle {
                 None => {
-                    failed.remove(&gateway);
+                    failed.succeeded(&gateway);
                     obstacles.remove(&gateway);
                 }
                 Some(obstacle) => {
-                    let tries = failed.get(&gateway).map_or(0, |(_, tries)| *tries);
-                    let wait = WAIT.saturating_mul(1 << tries.min(6)).min(LONGEST_WAIT);
                     if obstacles.get(&gateway) != Some(&obstacle) {
                         self.metrics.provision_errors.inc();
                         tracing::warn!(%gateway, obstacle, "a Gateway is not given all that it runs on");
                     }
-                    failed.insert(gateway.clone(), (Instant::now() + wait, tries + 1));
+                    failed.failed(gateway.clone(), Instant::now());
                     obstacles.insert(gateway, obstacle);
                 }
             }
@@ -207,18 +197,15 @@ impl Provisioner {
         };
         for step in steps {
             let done = match step {
-                Step::Delete { .. } => self.delete(step).await,
-                Step::Apply { id, digest, .. } => {
-                    self.apply(step, &work.uid).await.map(|version| {
-                        let digest = *digest;
-                        let applied = Applied {
-                            digest,
-                            version,
-                            at: Instant::now(),
-                        };
-                        outcome.applied.push((id.clone(), applied));
-                    })
-                }
+                Step::Delete(delete) => self.delete(delete).await,
+                Step::Apply(apply) => self.apply(apply, &work.uid).await.map(|version| {
+                    let applied = Applied {
+                        digest: apply.digest,
+                        version,
+                        at: Instant::now(),
+                    };
+                    outcome.applied.push((apply.id.clone(), applied));
+                }),
             };
             if let Err(obstacle) = done {
                 outcome.obstacle = Some(obstacle);
@@ -233,13 +220,13 @@ impl Provisioner {
     }
 
     /// The version of the object afterwards.
-    async fn apply(&self, step: &Step, gateway_uid: &str) -> Result<String, String> {
-        let Step::Apply {
-            id, object, claim, ..
-        } = step
-        else {
-            return Ok(String::new());
-        };
+    async fn apply(&self, apply: &Apply, gateway_uid: &str) -> Result<String, String> {
+        let Apply {
+            id,
+            object,
+            digest: _,
+            claim,
+        } = apply;
         let (kind, key) = id;
         let api = self.api(id);
         let failed =
@@ -260,10 +247,7 @@ impl Provisioner {
         Ok(Seen::new(&written.metadata).version)
     }
 
-    async fn delete(&self, step: &Step) -> Result<(), String> {
-        let Step::Delete { id, uid } = step else {
-            return Ok(());
-        };
+    async fn delete(&self, Delete { id, uid }: &Delete) -> Result<(), String> {
         let (kind, key) = id;
         let preconditions = Preconditions {
             uid: Some(uid.clone()),

@@ -24,15 +24,25 @@ pub(super) struct Applied {
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
-    /// Ours already, or (`claim`) to be looked at first: there may be one that is not.
-    Apply {
-        id: ObjectId,
-        object: Value,
-        digest: u64,
-        claim: bool,
-    },
-    /// Ours, and no longer wanted.
-    Delete { id: ObjectId, uid: String },
+    Apply(Apply),
+    Delete(Delete),
+}
+
+/// An object that is to be as it is rendered.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Apply {
+    pub(super) id: ObjectId,
+    pub(super) object: Value,
+    pub(super) digest: u64,
+    /// To be looked at first: there may be one that is not ours.
+    pub(super) claim: bool,
+}
+
+/// An object of ours that is no longer wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Delete {
+    pub(super) id: ObjectId,
+    pub(super) uid: String,
 }
 
 /// What is to be done for one Gateway, in order, or what stands in the way.
@@ -77,7 +87,7 @@ fn steps(
                 && !seen.deleting
             {
                 let uid = seen.uid.clone();
-                steps.push(Step::Delete { id, uid });
+                steps.push(Step::Delete(Delete { id, uid }));
             }
             continue;
         };
@@ -91,12 +101,12 @@ fn steps(
             applied.digest == digest && same
         });
         if !done {
-            steps.push(Step::Apply {
+            steps.push(Step::Apply(Apply {
                 claim: seen.is_none(),
                 object: object.clone(),
                 id,
                 digest,
-            });
+            }));
         }
     }
     Ok(steps)
@@ -125,16 +135,16 @@ pub(super) fn hindrance(
 }
 
 /// Objects of Gateways that have another class by now: nothing of the old class is wanted. Gateways by uid.
-pub(super) fn outdated(observed: &Observed, classes: &BTreeMap<String, String>) -> Vec<Step> {
+pub(super) fn outdated(observed: &Observed, classes: &BTreeMap<String, String>) -> Vec<Delete> {
     let outdated = observed.objects.iter().filter(|(_, seen)| {
         let now = seen.owner.as_ref().and_then(|owner| classes.get(owner));
         !seen.deleting && now.is_some() && seen.class.as_ref() != now
     });
-    let steps: BTreeSet<_> = outdated
+    let objects: BTreeSet<_> = outdated
         .map(|(id, seen)| (id.clone(), seen.uid.clone()))
         .collect();
-    let steps = steps.into_iter();
-    steps.map(|(id, uid)| Step::Delete { id, uid }).collect()
+    let objects = objects.into_iter();
+    objects.map(|(id, uid)| Delete { id, uid }).collect()
 }
 
 fn digest(object: &Value) -> u64 {

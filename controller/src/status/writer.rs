@@ -20,6 +20,7 @@ use super::due::{self, Due, Subject, patch};
 use super::{now, programmed};
 use crate::metrics::Metrics;
 use crate::provision::Obstacles;
+use crate::retries::{Retries, sleep_until};
 use crate::snapshot::Snapshots;
 use crate::subscribe::Registry;
 use crate::watch::{Kinds, ObjectKey, Served, World};
@@ -34,9 +35,6 @@ const PACE: Duration = Duration::from_millis(100);
 const COUNTS: Duration = Duration::from_secs(1);
 /// Tries of one write against changes of others.
 const TRIES: usize = 4;
-/// A status that could not be written is tried again after this long, doubled each time up to [`LONGEST_WAIT`].
-const WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Writes what translation says of Gateways, routes and policies, and what became of it.
 pub struct StatusWriter {
@@ -52,8 +50,8 @@ pub struct StatusWriter {
     pub stop: CancellationToken,
 }
 
-/// What could not be written: when to try again, and after how many tries.
-type Failed = HashMap<(Subject, ObjectKey), (Instant, u32)>;
+/// What could not be written.
+type Failed = Retries<(Subject, ObjectKey)>;
 
 /// What was written within [`COUNTS`]: when, and of which generation.
 #[derive(Debug, Default)]
@@ -83,11 +81,11 @@ impl StatusWriter {
         let mut changes = self.world.changes.statuses.subscribe();
         let mut counts = self.registry.destination_changes();
         let mut refusals = self.registry.refusals();
-        let (mut failed, mut recent) = (Failed::new(), Recent::default());
+        let (mut failed, mut recent) = (Failed::default(), Recent::default());
         loop {
             counts.mark_unchanged();
             let (more, put_off) = self.round(&mut failed, &mut recent).await;
-            let retry = failed.values().map(|(at, _)| *at).chain(put_off).min();
+            let retry = failed.next().into_iter().chain(put_off).min();
             let counted = async {
                 let changed = counts.changed().await;
                 tokio::time::sleep(COUNTS).await;
@@ -125,14 +123,11 @@ impl StatusWriter {
         let obstacles = Arc::clone(&self.obstacles.borrow_and_update());
         let mut due = due::all(&snapshot, &statuses, &obstacles, &self.world);
         let begin = Instant::now();
-        failed.retain(|subject, _| {
+        failed.retain(|(subject, key)| {
             due.iter()
-                .any(|due| (due.subject, &due.key) == (subject.0, &subject.1))
+                .any(|due| (due.subject, &due.key) == (*subject, key))
         });
-        due.retain(|due| {
-            let known = failed.get(&(due.subject, due.key.clone()));
-            known.is_none_or(|(at, _)| *at <= begin)
-        });
+        due.retain(|due| failed.is_due(&(due.subject, due.key.clone()), begin));
         recent.forget(begin);
         let mut put_off = None;
         due.retain(|due| match recent.put_off(due) {
@@ -164,11 +159,11 @@ impl StatusWriter {
         let why = match written {
             Ok(Written::Yes) => {
                 self.metrics.status_writes.inc();
-                failed.remove(&subject);
+                failed.succeeded(&subject);
                 return;
             }
             Ok(Written::NothingToDo) => {
-                failed.remove(&subject);
+                failed.succeeded(&subject);
                 return;
             }
             Ok(Written::NotKept) => {
@@ -179,13 +174,11 @@ impl StatusWriter {
             Err(error) => error.to_string(),
         };
         self.metrics.status_errors.inc();
-        let tries = failed.get(&subject).map_or(0, |(_, tries)| *tries);
-        let wait = WAIT.saturating_mul(1 << tries.min(6)).min(LONGEST_WAIT);
+        let wait = failed.failed(subject.clone(), Instant::now());
         tracing::warn!(
             kind = ?subject.0, object = %subject.1, error = why, again_in = ?wait,
             "a status could not be written; check that the controller's account may patch it"
         );
-        failed.insert(subject, (Instant::now() + wait, tries + 1));
     }
 
     fn api(&self, due: &Due) -> Option<Api<DynamicObject>> {
@@ -255,13 +248,6 @@ enum Written {
 async fn gone(gone: bool) {
     if gone {
         std::future::pending::<()>().await;
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

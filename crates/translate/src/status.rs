@@ -100,39 +100,44 @@ pub(crate) fn route_status(
     if attachments.is_empty() {
         return None;
     }
-    let parents = attachments.iter().map(|attachment| ParentStatus {
-        parent_ref: attachment.parent_ref.clone(),
-        controller: Controller::Mesh,
-        conditions: conditions(place, attachment, routes, attached),
+    let parents = attachments.iter().map(|attachment| {
+        let accepted = accepted(place, attachment, routes, attached);
+        (attachment.place, attachment.parent_ref, accepted)
     });
+    Some(placed(route, Controller::Mesh, parents))
+}
+
+/// What is said of a route to each of its parents, of which `parents` are the places, the references and the condition
+/// Accepted.
+pub(crate) fn placed<'p>(
+    route: &Route<'_>,
+    controller: Controller,
+    parents: impl Iterator<Item = (usize, &'p ParentRef, Condition)>,
+) -> Placed {
+    let parents = parents.map(|(place, parent_ref, accepted)| {
+        let partial = accepted.status.then(|| partially_invalid(route)).flatten();
+        let resolved = resolved_refs(&route.report);
+        let conditions = [accepted, resolved].into_iter().chain(partial);
+        let status = ParentStatus {
+            parent_ref: parent_ref.clone(),
+            controller,
+            conditions: conditions.collect(),
+        };
+        (place, status)
+    });
+    let (places, parents) = parents.unzip();
     let status = RouteStatus {
         kind: route.id.kind,
         namespace: route.id.namespace.to_string(),
         name: route.id.name.to_string(),
         generation: route.meta.generation,
-        parents: parents.collect(),
+        parents,
     };
-    Some((status, attachments.iter().map(|of| of.place).collect()))
-}
-
-fn conditions(
-    place: usize,
-    attachment: &Attachment<'_>,
-    routes: &[(Route<'_>, Vec<Attachment<'_>>)],
-    attached: &Attachments,
-) -> Vec<Condition> {
-    let route = &routes[place].0;
-    let accepted = accepted(place, attachment, routes, attached);
-    let mut conditions = vec![resolved_refs(&route.report)];
-    if accepted.status {
-        conditions.extend(partially_invalid(route));
-    }
-    conditions.insert(0, accepted);
-    conditions
+    (status, places)
 }
 
 /// What does not work of a route that works otherwise.
-pub(crate) fn partially_invalid(route: &Route<'_>) -> Option<Condition> {
+fn partially_invalid(route: &Route<'_>) -> Option<Condition> {
     let faults = &route.report.faults;
     if faults.is_empty() {
         return None;
@@ -245,7 +250,7 @@ fn without_rule(kind: RouteKind) -> &'static str {
     }
 }
 
-pub(crate) fn resolved_refs(report: &Report) -> Condition {
+fn resolved_refs(report: &Report) -> Condition {
     match report.unresolved.first() {
         None => {
             let mut message = "every backend was found".to_owned();

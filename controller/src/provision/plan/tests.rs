@@ -42,11 +42,8 @@ fn planned(
     let steps = work.steps?.into_iter();
     Ok(steps
         .map(|step| match step {
-            Step::Apply {
-                id, claim: true, ..
-            } => (id.0, "claim"),
-            Step::Apply { id, .. } => (id.0, "apply"),
-            Step::Delete { id, .. } => (id.0, "delete"),
+            Step::Apply(Apply { id, claim, .. }) => (id.0, if claim { "claim" } else { "apply" }),
+            Step::Delete(Delete { id, .. }) => (id.0, "delete"),
         })
         .collect())
 }
@@ -144,7 +141,7 @@ fn the_objects_of_an_earlier_class_go_and_those_of_gateways_that_are_not_seen_st
     ]);
     let classes = |class: &str| BTreeMap::from([("u-1".to_owned(), class.to_owned())]);
     assert_eq!(outdated(&observed, &classes("weft")), []);
-    let gone = Step::Delete {
+    let gone = Delete {
         id: id(Kind::Service),
         uid: "o-1".into(),
     };

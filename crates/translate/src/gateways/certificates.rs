@@ -10,14 +10,24 @@ use weft_ir::KeyPair;
 
 use super::grants::{Grants, Referent, Referrer};
 use super::pem;
-use crate::objects::{ConfigMap, Lenient, ObjectRef, Secret, SecretData};
+use crate::objects::{ConfigMap, Lenient, Meta, ObjectRef, Secret, SecretData};
 use crate::routes::Fault;
 
 /// Secrets and ConfigMaps by namespace and name.
 #[derive(Debug)]
 pub(crate) struct Data<'a> {
-    secrets: HashMap<(&'a str, &'a str), &'a Secret>,
-    config_maps: HashMap<(&'a str, &'a str), &'a ConfigMap>,
+    secrets: ByName<'a, Secret>,
+    config_maps: ByName<'a, ConfigMap>,
+}
+
+type ByName<'a, T> = HashMap<(&'a str, &'a str), &'a T>;
+
+fn by_name<T>(objects: &[Arc<T>], meta: fn(&T) -> &Meta) -> ByName<'_, T> {
+    let named = objects.iter().map(|of| {
+        let meta = meta(of);
+        ((&*meta.namespace, &*meta.name), of.as_ref())
+    });
+    named.collect()
 }
 
 /// The reasons that a place has for what can be wrong with a reference.
@@ -50,17 +60,9 @@ pub(crate) const BACKEND_CA: Reasons = Reasons {
 
 impl<'a> Data<'a> {
     pub(crate) fn new(secrets: &'a [Arc<Secret>], config_maps: &'a [Arc<ConfigMap>]) -> Self {
-        let secrets = secrets.iter().map(|of| {
-            let meta = &of.metadata;
-            ((&*meta.namespace, &*meta.name), of.as_ref())
-        });
-        let config_maps = config_maps.iter().map(|of| {
-            let meta = &of.metadata;
-            ((&*meta.namespace, &*meta.name), of.as_ref())
-        });
         Self {
-            secrets: secrets.collect(),
-            config_maps: config_maps.collect(),
+            secrets: by_name(secrets, |of| &of.metadata),
+            config_maps: by_name(config_maps, |of| &of.metadata),
         }
     }
 

@@ -12,10 +12,7 @@ use super::scopes::Namespaces;
 use crate::Objects;
 use crate::objects::{Lenient, ParentRef};
 use crate::routes::{Resolver, Route, Rules, translated};
-use crate::status::{
-    Condition, Controller, ParentStatus, Placed, RouteStatus, condition, ignored,
-    partially_invalid, resolved_refs, works,
-};
+use crate::status::{Condition, Controller, Placed, condition, ignored, placed, works};
 
 /// Those with a parent of ours, in the order that decides ties.
 pub(crate) fn attached<'a>(
@@ -71,28 +68,13 @@ pub(crate) fn targets(
 
 pub(crate) fn statuses(routes: &[Attached<'_>]) -> Vec<Placed> {
     let statuses = routes.iter().map(|(route, attachments)| {
-        let parents = attachments.iter().map(|attachment| ParentStatus {
-            parent_ref: attachment.parent_ref.clone(),
-            controller: Controller::Gateway,
-            conditions: conditions(route, attachment),
+        let parents = attachments.iter().map(|attachment| {
+            let accepted = accepted(route, attachment);
+            (attachment.place, attachment.parent_ref, accepted)
         });
-        let status = RouteStatus {
-            kind: route.id.kind,
-            namespace: route.id.namespace.to_string(),
-            name: route.id.name.to_string(),
-            generation: route.meta.generation,
-            parents: parents.collect(),
-        };
-        (status, attachments.iter().map(|of| of.place).collect())
+        placed(route, Controller::Gateway, parents)
     });
     statuses.collect()
-}
-
-fn conditions(route: &Route<'_>, attachment: &Attachment<'_>) -> Vec<Condition> {
-    let accepted = accepted(route, attachment);
-    let partial = accepted.status.then(|| partially_invalid(route)).flatten();
-    let resolved = resolved_refs(&route.report);
-    [accepted, resolved].into_iter().chain(partial).collect()
 }
 
 fn accepted(route: &Route<'_>, attachment: &Attachment<'_>) -> Condition {

@@ -1,4 +1,5 @@
-//! HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes and UDPRoutes. Enumerations are text: values that this version does not know become conditions.
+//! HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes and UDPRoutes. Enumerations are text: values that this version does not
+//! know become conditions.
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
