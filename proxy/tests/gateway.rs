@@ -7,12 +7,16 @@ mod support;
 use std::time::Duration;
 
 use http::Request;
-use support::gateway::{GatewayPod, all_to, at, free_port, host, listener, port};
+use support::gateway::{GatewayPod, all_to, at, free_port, host, listener, port, server_tls};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use weft_api::proto;
-use weft_ir::{Filter, HttpListener, Protocol, Redirect, RequestMatch, Serving, StreamListener};
+use weft_api::{encode, proto};
+use weft_ir::{
+    Filter, Gateway, HttpListener, KeyPair, Protocol, Redirect, RequestMatch, Serving,
+    StreamListener, TlsListener, TlsServing,
+};
+use weft_testkit::pki::{Pki, ServerKey};
 use weft_testkit::upstream::{Speaks, Upstream};
 
 /// A gateway before three applications.
@@ -330,4 +334,55 @@ async fn a_port_that_is_taken_is_refused_and_had_once_it_is_free() {
     assert!(held());
     let mut client = Client::connect(at(number), Version::Http1).await;
     assert_eq!(client.get("/").await.status, 200);
+}
+
+/// The version that a new stream says is held.
+fn held(gateway: &GatewayPod, key: &str) -> Option<u64> {
+    let held = gateway.store.held();
+    held.iter()
+        .find(|one| one.key == key)
+        .map(|one| one.version)
+}
+
+/// Neither version of it is in force, the one that was refused nor the one before: a controller that is told either might
+/// never send what is missing. It must hear of it all the same, to have it removed.
+#[tokio::test]
+async fn what_is_in_force_in_part_is_held_in_no_version() {
+    let broken = KeyPair {
+        chain: b"no certificate".as_slice().into(),
+        key: b"no key".as_slice().into(),
+    };
+    let pki = Pki::new().unwrap();
+    let good = || pki.server(&["a.com"], ServerKey::Ecdsa).unwrap();
+    let shop = Shop::start(Speaks::Http1).await;
+    let number = free_port();
+    let whole = |certificate: Option<KeyPair>| {
+        let gateway = encode::gateway(&Gateway {
+            client_certificate: certificate.clone(),
+            ..support::gateway::gateway()
+        });
+        let listener = TlsListener {
+            name: "a".into(),
+            hostname: None,
+            serving: TlsServing::Http {
+                tls: server_tls(vec![certificate.unwrap_or_else(good)], None),
+                hosts: Vec::new(),
+            },
+        };
+        [gateway, port(number, Serving::Tls(vec![listener]))]
+    };
+    for certificate in [Some(good()), Some(broken), None, Some(good())] {
+        let told = whole(certificate.clone());
+        let refused = shop.gateway.try_tell(told.to_vec(), &[]);
+        for one in told {
+            let refused = refused.iter().any(|refused| refused.key == one.key);
+            let version = if refused { 0 } else { one.version };
+            assert_eq!(held(&shop.gateway, &one.key), Some(version), "{one:?}");
+        }
+        let is_broken = certificate.is_some_and(|pair| &*pair.key == b"no key");
+        assert_eq!(refused.len(), if is_broken { 2 } else { 0 }, "{refused:?}");
+    }
+    let key = format!("port/tcp/{number}");
+    assert!(shop.gateway.try_tell(Vec::new(), &[&key]).is_empty());
+    assert_eq!(held(&shop.gateway, &key), None);
 }

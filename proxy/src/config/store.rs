@@ -225,7 +225,7 @@ impl Store {
         }
         self.publish(&mut state, change.destinations, &change.removed);
         if let Some(gateway) = change.gateway {
-            self.publish_gateway(gateway, refused);
+            self.publish_gateway(gateway, &mut change.versions, refused);
         }
         self.publish_ports(
             &mut state,

@@ -17,6 +17,9 @@ use crate::telemetry::requests::Direction;
 
 /// How often ports that could not be bound are tried again.
 const REBIND: Duration = Duration::from_secs(1);
+/// The version of what is in force in part, which no resource has: a new stream brings such a thing again, or has it
+/// removed.
+const IN_PART: u64 = 0;
 
 impl Store {
     /// What holds for all of the proxy's gateway; `None` until the controller has told, and in a sidecar.
@@ -32,9 +35,16 @@ impl Store {
     }
 
     /// A certificate for backends that cannot be used is refused; the last one stays in force.
-    pub(super) fn publish_gateway(&self, gateway: Gateway, refused: &mut Vec<proto::Refused>) {
+    pub(super) fn publish_gateway(
+        &self,
+        gateway: Gateway,
+        versions: &mut Vec<(ResourceKey, u64)>,
+        refused: &mut Vec<proto::Refused>,
+    ) {
         let certificate = gateway.client_certificate.as_ref();
         if let Err(error) = self.0.shared.tls().set_client_certificate(certificate) {
+            versions.retain(|(of, _)| *of != ResourceKey::Gateway);
+            versions.push((ResourceKey::Gateway, IN_PART));
             refused.push(proto::Refused {
                 key: ResourceKey::Gateway.to_string(),
                 reason: format!("the certificate for backends: {error}"),
@@ -43,7 +53,8 @@ impl Store {
         self.0.gateway.store(Some(Arc::new(gateway)));
     }
 
-    /// Takes the ports of a change. What cannot be had is added to `refused` and taken off `versions`.
+    /// Takes the ports of a change. What cannot be had is added to `refused` and taken off `versions`, but for what can be
+    /// had in part.
     pub(super) fn publish_ports(
         &self,
         state: &mut State,
@@ -68,12 +79,14 @@ impl Store {
                 state.unbound.remove(&at);
                 continue;
             };
-            if !state.ports.contains_key(&at) {
-                let version = versions.iter().find(|(of, _)| *of == key);
-                let version = version.map_or(0, |(_, version)| *version);
+            let version = versions.iter().find(|(of, _)| *of == key);
+            let version = version.map_or(IN_PART, |(_, version)| *version);
+            versions.retain(|(of, _)| *of != key);
+            if state.ports.contains_key(&at) {
+                versions.push((key.clone(), IN_PART));
+            } else {
                 state.unbound.insert(at, (version, port));
             }
-            versions.retain(|(of, _)| *of != key);
             let key = key.to_string();
             refused.push(proto::Refused { key, reason });
         }
@@ -141,11 +154,10 @@ impl Store {
             };
             let tried = self.publish_port(&mut state, &port);
             if state.ports.contains_key(&at) {
-                if tried.is_ok() {
-                    let key = ResourceKey::Port(at.0, at.1);
-                    state.versions.insert(key, version);
-                    let _ = self.0.requests.send(Request::Restate);
-                }
+                let key = ResourceKey::Port(at.0, at.1);
+                let version = if tried.is_ok() { version } else { IN_PART };
+                state.versions.insert(key, version);
+                let _ = self.0.requests.send(Request::Restate);
             } else {
                 state.unbound.insert(at, (version, port));
             }
