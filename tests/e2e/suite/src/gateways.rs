@@ -55,6 +55,13 @@ pub fn parameters(name: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }
 
+/// A Gateway that asks for the parameters of the ConfigMap of this name.
+pub fn with_parameters(mut gateway: Value, name: &str) -> Value {
+    gateway["spec"]["infrastructure"]["parametersRef"] =
+        json!({"group": "", "kind": "ConfigMap", "name": name});
+    gateway
+}
+
 /// Conditions of one listener of a Gateway's status, of the present generation.
 pub fn listener_conditions(gateway: &Value, name: &str) -> anyhow::Result<Conditions> {
     let mut all = gateway["status"]["listeners"]
@@ -118,6 +125,35 @@ impl Bed {
             let (_, reason, _) = conditions.of("weft.dev/Programmed")?;
             anyhow::ensure!(reason == "Programmed", "{conditions}");
             Ok(())
+        })
+        .await
+    }
+
+    /// A Gateway `edge` whose listeners of HTTP all serve version v1 of the reviews; returns its address.
+    pub async fn edge(&self, gateway: Value) -> anyhow::Result<String> {
+        self.reviews("v1").await?;
+        let address = self.gateway(gateway).await?;
+        let rules = json!([{"backendRefs": [objects::to("v1", 1)]}]);
+        self.gateway_route(route("HTTPRoute", "reviews", "edge", "", rules))
+            .await?;
+        Ok(address)
+    }
+
+    /// Waits until a Gateway's pods are as many as wished, all of the newest template, and those that ended are gone.
+    pub async fn gateway_pods(&self, name: &str, wished: u64) -> anyhow::Result<Vec<Value>> {
+        eventually(&format!("{wished} pods of Gateway {name}"), async || {
+            let deployment = format!("{name}-weft");
+            let deployment = self.get("apps/v1", "Deployment", &deployment).await?;
+            let status = &deployment["status"];
+            let all = ["replicas", "updatedReplicas", "readyReplicas"];
+            let done = status["observedGeneration"] == deployment["metadata"]["generation"]
+                && deployment["spec"]["replicas"] == wished
+                && all.iter().all(|field| status[*field] == wished);
+            anyhow::ensure!(done, "its status is {status}");
+            let labels = format!("gateway.networking.k8s.io/gateway-name={name}");
+            let pods = self.list("v1", "Pod", &labels).await?;
+            anyhow::ensure!(pods.len() as u64 == wished, "there are {}", pods.len());
+            Ok(pods)
         })
         .await
     }

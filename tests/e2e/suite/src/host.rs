@@ -1,6 +1,7 @@
 //! Programs of this machine as clients of a gateway: the machine reaches the addresses of Services of type LoadBalancer.
 //! `kubectl` is the cluster's own, for commands that examples tell people to run.
 
+use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,6 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::Value;
 use tokio::process::Command;
+
+use crate::Summary;
 
 /// The longest that a program may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -30,6 +33,22 @@ pub fn shop() -> anyhow::Result<String> {
     let newest = newest.max_by_key(age);
     let newest = newest.context("examples/shop/pack has not been run")?;
     Ok(newest.to_string_lossy().into_owned())
+}
+
+/// Sends requests from this machine with `weft-shop load`.
+pub async fn load(url: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
+    let arguments = [&["load", "--url", url], arguments].concat();
+    Summary::last_of(&run(&shop()?, &arguments).await?.good()?)
+}
+
+/// The address that this machine's connections to another have.
+pub fn own_address(towards: &str) -> anyhow::Result<IpAddr> {
+    // Nothing is sent: the kernel only looks up the way.
+    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    socket
+        .connect((towards, 9))
+        .with_context(|| format!("no way to {towards}"))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// What a program wrote, and whether it ended with 0.

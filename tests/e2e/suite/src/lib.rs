@@ -6,6 +6,7 @@
 mod bed;
 pub mod control_plane;
 mod diagnose;
+pub mod front;
 pub mod gateways;
 pub mod host;
 pub mod identity;

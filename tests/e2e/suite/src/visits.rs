@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -28,10 +28,18 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// For these DNS names.
+    /// For these DNS names, with a key of ECDSA.
     pub fn new(names: &[&str]) -> anyhow::Result<Self> {
+        Self::of(KeyPair::generate()?, names)
+    }
+
+    /// For these DNS names, with a key of RSA.
+    pub fn rsa(names: &[&str]) -> anyhow::Result<Self> {
+        Self::of(KeyPair::generate_for(&PKCS_RSA_SHA256)?, names)
+    }
+
+    fn of(key: KeyPair, names: &[&str]) -> anyhow::Result<Self> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let key = KeyPair::generate()?;
         let certificate = CertificateParams::new(names)?.self_signed(&key)?;
         Ok(Self {
             certificate: certificate.pem(),
@@ -64,6 +72,8 @@ pub struct Visit {
 /// What the server showed and answered.
 #[derive(Debug)]
 pub struct Served {
+    /// When the handshake was begun.
+    pub greeted: Instant,
     pub certificate: CertificateDer<'static>,
     pub status: u16,
     pub body: Value,
@@ -111,6 +121,7 @@ impl Visitor {
             .await
             .context("connecting")?;
         let name = ServerName::try_from(self.host.clone())?;
+        let greeted = Instant::now();
         let mut stream = TlsConnector::from(self.tls.clone())
             .connect(name, stream)
             .await
@@ -134,6 +145,7 @@ impl Visitor {
         let (head, body) = answer.split_once("\r\n\r\n").context("no whole answer")?;
         let status = head.split(' ').nth(1).unwrap_or_default();
         Ok(Served {
+            greeted,
             certificate,
             status: status.parse().context("no status")?,
             body: serde_json::from_str(body).unwrap_or(Value::Null),

@@ -1,4 +1,4 @@
-//! Programs that know nothing of Weft as clients of a gateway, and what its backends learn of them.
+//! Programs that know nothing of Weft as clients of a gateway.
 
 mesh_tests! {
     run Out curl_in_every_version;
@@ -7,31 +7,17 @@ mesh_tests! {
     run Out dig_over_a_udp_route;
     run Out grpc_of_go_and_of_rust;
     run Out web_sockets_of_go_and_of_a_browser;
-    run Out clients_that_lie_about_their_address;
-    run Out the_proxy_protocol;
 }
 
 mod cases {
-    use anyhow::Context;
     use serde_json::{Value, json};
-    use weft_e2e::gateways::{gateway, https, listener, parameters, route, tls_secret};
+    use weft_e2e::gateways::{gateway, https, listener, route, tls_secret};
     use weft_e2e::host::{self, curl, run};
-    use weft_e2e::objects::to;
     use weft_e2e::visits::Pair;
     use weft_e2e::{Bed, eventually, objects};
 
     /// A server of the official suite for gRPC and WebSocket; `tests/e2e/suite/run` loads it.
     const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
-
-    /// A Gateway `edge` with HTTP on 80 whose backend is the reviews; returns its address.
-    async fn edge(bed: &Bed, gateway: Value) -> anyhow::Result<String> {
-        bed.reviews("v1").await?;
-        let address = bed.gateway(gateway).await?;
-        let rules = json!([{"backendRefs": [to("v1", 1)]}]);
-        bed.gateway_route(route("HTTPRoute", "reviews", "edge", "", rules))
-            .await?;
-        Ok(address)
-    }
 
     fn plain() -> Value {
         gateway("edge", json!([listener("http", "HTTP", 80)]))
@@ -43,7 +29,7 @@ mod cases {
         bed.apply(tls_secret("cert", &pair.certificate, &pair.key))
             .await?;
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
-        let address = edge(bed, gateway("edge", listeners)).await?;
+        let address = bed.edge(gateway("edge", listeners)).await?;
         let file = std::env::temp_dir().join(format!("{}.crt", bed.namespace));
         std::fs::write(&file, &pair.certificate)?;
         Ok((address, file.to_string_lossy().into_owned()))
@@ -240,13 +226,10 @@ mod cases {
             Ok(())
         })
         .await?;
-        let rust = host::shop()?;
         let url = format!("http://{address}");
         for method in ["get", "watch"] {
-            let load = ["load", "--url", &url, "--grpc", method, "-n", "20"];
-            let heard = run(&rust, &load).await?.good()?;
-            let summary: Value = serde_json::from_str(heard.trim())?;
-            anyhow::ensure!(summary["codes"] == json!({"OK": 20}), "{summary}");
+            let summary = host::load(&url, &["--grpc", method, "-n", "20"]).await?;
+            summary.all("OK")?;
         }
         Ok(())
     }
@@ -299,64 +282,6 @@ mod cases {
         let shown = shown?.good()?;
         let heard = shown.contains("heard: ") && shown.contains("hello of a browser");
         anyhow::ensure!(heard, "the browser shows {shown}");
-        Ok(())
-    }
-
-    pub(super) async fn clients_that_lie_about_their_address(bed: &Bed) -> anyhow::Result<()> {
-        let address = edge(bed, plain()).await?;
-        let url = format!("http://{address}/reviews/1");
-        let lies = [
-            "x-forwarded-for: 203.0.113.7",
-            "x-forwarded-proto: https",
-            "x-forwarded-host: bank.example.com",
-            "forwarded: for=203.0.113.7;proto=https",
-            "x-real-ip: 203.0.113.7",
-            "x-request-id: foretold",
-        ];
-        let headers: Vec<&str> = lies.iter().flat_map(|lie| ["--header", lie]).collect();
-        let seen = eventually("an answer", async || {
-            let reply = curl(&[&headers[..], &[&url]].concat()).await?;
-            Ok(reply.is(200)?.json()?["headers"].clone())
-        })
-        .await?;
-        let told = seen.to_string();
-        for lie in ["203.0.113.7", "bank.example.com", "foretold", "https"] {
-            anyhow::ensure!(!told.contains(lie), "{lie} was believed: {told}");
-        }
-        let client = seen["x-forwarded-for"]
-            .as_str()
-            .context("no X-Forwarded-For")?;
-        client
-            .parse::<std::net::IpAddr>()
-            .with_context(|| told.clone())?;
-        anyhow::ensure!(seen["x-forwarded-proto"] == "http", "{told}");
-        anyhow::ensure!(seen["x-real-ip"] == *client, "{told}");
-        Ok(())
-    }
-
-    pub(super) async fn the_proxy_protocol(bed: &Bed) -> anyhow::Result<()> {
-        bed.apply(parameters("edge", json!({"proxyProtocol": "true"})))
-            .await?;
-        let mut with = plain();
-        with["spec"]["infrastructure"] =
-            json!({"parametersRef": {"group": "", "kind": "ConfigMap", "name": "edge"}});
-        let address = edge(bed, with).await?;
-        let request = r"GET /reviews/1 HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n";
-        let header = r"PROXY TCP4 203.0.113.7 198.51.100.1 40000 80\r\n";
-        eventually("the address of the header", async || {
-            let talk = format!("printf '{header}{request}' | nc -w 5 {address} 80");
-            let heard = run("bash", &["-c", &talk]).await?.good()?;
-            anyhow::ensure!(heard.starts_with("HTTP/1.1 200"), "{heard:?}");
-            let told = r#""x-forwarded-for":"203.0.113.7""#;
-            anyhow::ensure!(heard.contains(told), "{heard}");
-            Ok(())
-        })
-        .await?;
-        let url = format!("http://{address}/reviews/1");
-        curl(&["--haproxy-protocol", &url]).await?.is(200)?;
-        // Whoever sends none is not let in: it would be taken for the load balancer.
-        let without = curl(&[&url]).await;
-        anyhow::ensure!(without.is_err(), "{without:?}");
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ mod cases {
 
     use kube::api::{Patch, PatchParams};
     use serde_json::{Value, json};
-    use weft_e2e::gateways::{gateway, listener, parameters, route};
+    use weft_e2e::gateways::{gateway, listener, parameters, route, with_parameters};
     use weft_e2e::objects::{self, to};
     use weft_e2e::{Bed, control_plane, eventually};
 
@@ -24,10 +24,7 @@ mod cases {
     }
 
     fn edge(listeners: Value) -> Value {
-        let mut edge = gateway("edge", listeners);
-        edge["spec"]["infrastructure"] =
-            json!({"parametersRef": {"group": "", "kind": "ConfigMap", "name": "edge"}});
-        edge
+        with_parameters(gateway("edge", listeners), "edge")
     }
 
     /// To v1 by this share, the rest to v2.
@@ -62,24 +59,6 @@ mod cases {
         .await
     }
 
-    /// Waits until the gateway's pods are as many as wished, all of the newest template, and those that ended are gone.
-    async fn as_wished(bed: &Bed, wished: u64) -> anyhow::Result<()> {
-        eventually(&format!("{wished} pods of the gateway"), async || {
-            let deployment = bed.get("apps/v1", "Deployment", "edge-weft").await?;
-            let status = &deployment["status"];
-            let all = ["replicas", "updatedReplicas", "readyReplicas"];
-            let done = status["observedGeneration"] == deployment["metadata"]["generation"]
-                && deployment["spec"]["replicas"] == wished
-                && all.iter().all(|field| status[*field] == wished);
-            anyhow::ensure!(done, "its status is {status}");
-            let labels = "gateway.networking.k8s.io/gateway-name=edge";
-            let pods = bed.list("v1", "Pod", labels).await?.len() as u64;
-            anyhow::ensure!(pods == wished, "there are {pods} pods");
-            Ok(())
-        })
-        .await
-    }
-
     async fn roll(bed: &Bed) -> anyhow::Result<()> {
         let annotations = json!({"e2e/restarted": "yes"});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
@@ -87,7 +66,7 @@ mod cases {
         deployments
             .patch("edge-weft", &PatchParams::default(), &Patch::Merge(&patch))
             .await?;
-        as_wished(bed, 1).await
+        bed.gateway_pods("edge", 1).await.map(drop)
     }
 
     pub(super) async fn a_gateway_rolled_and_scaled(bed: &Bed) -> anyhow::Result<()> {
@@ -95,10 +74,11 @@ mod cases {
         let changes = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
             roll(bed).await?;
-            bed.apply(replicas(3)).await?;
-            as_wished(bed, 3).await?;
-            bed.apply(replicas(1)).await?;
-            as_wished(bed, 1).await
+            for count in [5, 1] {
+                bed.apply(replicas(count)).await?;
+                bed.gateway_pods("edge", count.into()).await?;
+            }
+            Ok(())
         };
         let ((), traffic) = bed.under_traffic("client", "edge-weft", changes).await?;
         // The client is told to go by the gateway itself: there is no proxy beside it that would send again.

@@ -7,7 +7,9 @@
 extern crate weft_e2e;
 
 mod certificates;
+mod client_address;
 mod clients;
+mod composition;
 mod examples;
 mod lifecycle;
 mod provisioning;

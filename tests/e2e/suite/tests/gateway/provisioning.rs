@@ -12,7 +12,9 @@ mod cases {
     use std::time::Duration;
 
     use serde_json::{Value, json};
-    use weft_e2e::gateways::{gateway, listener, parameters, route, top_conditions};
+    use weft_e2e::gateways::{
+        gateway, listener, parameters, route, top_conditions, with_parameters,
+    };
     use weft_e2e::host::get;
     use weft_e2e::{Bed, eventually, objects};
 
@@ -26,12 +28,6 @@ mod cases {
 
     fn http(name: &str) -> Value {
         gateway(name, json!([listener("http", "HTTP", 80)]))
-    }
-
-    fn with_parameters(mut gateway: Value, name: &str) -> Value {
-        gateway["spec"]["infrastructure"]["parametersRef"] =
-            json!({"group": "", "kind": "ConfigMap", "name": name});
-        gateway
     }
 
     async fn is_gone(bed: &Bed, (version, kind): (&str, &str), name: &str) -> anyhow::Result<()> {

@@ -1,0 +1,216 @@
+//! What backends learn of a gateway's clients: by what is in front of the gateway, and whatever clients say of themselves.
+
+mesh_tests! {
+    run Out clients_that_lie_about_their_address;
+    run Out trusted_hops_are_believed_and_nobody_else;
+    run Out the_proxy_protocol_in_both_versions;
+    run Out the_traffic_policy_local_keeps_the_address;
+}
+
+mod cases {
+    use std::net::IpAddr;
+
+    use anyhow::Context;
+    use serde_json::{Value, json};
+    use weft_e2e::front::{Front, REQUEST_ID};
+    use weft_e2e::gateways::{gateway, https, listener, parameters, tls_secret, with_parameters};
+    use weft_e2e::host::{curl, own_address};
+    use weft_e2e::visits::Pair;
+    use weft_e2e::{Bed, eventually};
+
+    /// The client's address at a proxy on this machine: one that only this client has.
+    const CLIENT: &str = "127.0.0.71";
+    /// Nobody's: what clients claim.
+    const CLAIMED: &str = "203.0.113.7";
+    const CLAIMS: [&str; 6] = [
+        "x-forwarded-for: 203.0.113.7",
+        "x-forwarded-proto: ftp",
+        "x-forwarded-host: bank.example.com",
+        "forwarded: for=203.0.113.7;proto=ftp;host=bank.example.com",
+        "x-real-ip: 203.0.113.7",
+        "x-request-id: foretold",
+    ];
+
+    fn plain() -> Value {
+        gateway("edge", json!([listener("http", "HTTP", 80)]))
+    }
+
+    /// The request's headers as the backend received them.
+    async fn seen(url: &str, arguments: &[&str]) -> anyhow::Result<Value> {
+        let reply = curl(&[arguments, &[url]].concat()).await?;
+        Ok(reply.is(200)?.json()?["headers"].clone())
+    }
+
+    /// The entries of X-Forwarded-For, each of which has to be an address.
+    fn forwarded_for(seen: &Value) -> anyhow::Result<Vec<IpAddr>> {
+        let text = seen["x-forwarded-for"].as_str();
+        let text = text.with_context(|| format!("no X-Forwarded-For: {seen}"))?;
+        let entries = text.split(',').map(|entry| entry.trim().parse());
+        entries
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("no addresses: {seen}"))
+    }
+
+    /// Fails unless the last of the addresses, which is the gateway's own client, comes after these.
+    fn are_before_the_last(of: &[&str], seen: &Value) -> anyhow::Result<()> {
+        let addresses: Vec<String> = forwarded_for(seen)?.iter().map(IpAddr::to_string).collect();
+        let (_, before) = addresses.split_last().context("no entry")?;
+        anyhow::ensure!(before == of, "{of:?} should come before the last: {seen}");
+        Ok(())
+    }
+
+    fn with_claims<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+        let claims = CLAIMS.iter().flat_map(|claim| ["--header", claim]);
+        arguments.iter().copied().chain(claims).collect()
+    }
+
+    pub(super) async fn clients_that_lie_about_their_address(bed: &Bed) -> anyhow::Result<()> {
+        let address = bed.edge(plain()).await?;
+        let url = format!("http://{address}/reviews/1");
+        let seen = eventually("an answer", async || seen(&url, &with_claims(&[])).await).await?;
+        let told = seen.to_string();
+        for lie in [CLAIMED, "bank.example.com", "foretold", "ftp"] {
+            anyhow::ensure!(!told.contains(lie), "{lie} was believed: {told}");
+        }
+        are_before_the_last(&[], &seen)?;
+        let client = forwarded_for(&seen)?[0].to_string();
+        anyhow::ensure!(seen["x-forwarded-proto"] == "http", "{told}");
+        anyhow::ensure!(seen["x-forwarded-host"] == *address, "{told}");
+        anyhow::ensure!(seen["x-real-ip"] == *client, "{told}");
+        let forwarded = seen["forwarded"].as_str().unwrap_or_default();
+        anyhow::ensure!(forwarded.contains(&format!("for={client}")), "{told}");
+        let id = seen["x-request-id"].as_str().unwrap_or_default();
+        anyhow::ensure!(id.len() == 36, "no UUID: {told}");
+        Ok(())
+    }
+
+    /// One and two proxies of HTTP in front, and the number of them that the Gateway is told: the right one, too few, and
+    /// too many.
+    pub(super) async fn trusted_hops_are_believed_and_nobody_else(bed: &Bed) -> anyhow::Result<()> {
+        let hops = async |count: u32| {
+            bed.apply(parameters(
+                "edge",
+                json!({"trustedHops": count.to_string()}),
+            ))
+            .await
+        };
+        hops(0).await?;
+        let address = bed.edge(with_parameters(plain(), "edge")).await?;
+        let one = Front::of_http(&format!("{address}:80")).await?;
+        let two = Front::of_http(&format!("127.0.0.1:{}", one.port)).await?;
+        let as_client = ["--interface", CLIENT];
+        let honest = &as_client.to_vec();
+        let liar = &with_claims(&as_client);
+        for (count, through, arguments, addresses) in [
+            (0, &one, liar, &[][..]),
+            (1, &one, liar, &[CLIENT]),
+            (1, &one, honest, &[CLIENT]),
+            // Too few: the second proxy is taken for the client.
+            (1, &two, liar, &["127.0.0.1"]),
+            (2, &two, liar, &[CLIENT, "127.0.0.1"]),
+            (2, &two, honest, &[CLIENT, "127.0.0.1"]),
+            // Too many: the client's own word is believed where it has one, else nothing is.
+            (2, &one, liar, &[CLAIMED, CLIENT]),
+            (2, &one, honest, &[]),
+        ] {
+            hops(count).await?;
+            let url = format!("http://127.0.0.1:{}/reviews/1", through.port);
+            let what = format!("{addresses:?} with {count} trusted hops");
+            eventually(&what, async || {
+                let seen = seen(&url, arguments).await?;
+                are_before_the_last(addresses, &seen)?;
+                let believed = !addresses.is_empty();
+                let proto = if believed { "https" } else { "http" };
+                anyhow::ensure!(seen["x-forwarded-proto"] == proto, "{seen}");
+                anyhow::ensure!((seen["x-request-id"] == REQUEST_ID) == believed, "{seen}");
+                if arguments.len() > honest.len() {
+                    let client = forwarded_for(&seen)?[0].to_string();
+                    anyhow::ensure!(seen["x-real-ip"] == *client, "{seen}");
+                }
+                let forwarded = seen["forwarded"].as_str().unwrap_or_default();
+                let elements = forwarded.matches("for=").count();
+                anyhow::ensure!(elements == addresses.len() + 1, "{seen}");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn the_proxy_protocol_in_both_versions(bed: &Bed) -> anyhow::Result<()> {
+        let host = "shop.example.com";
+        let pair = Pair::new(&[host])?;
+        bed.apply(tls_secret("cert", &pair.certificate, &pair.key))
+            .await?;
+        let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
+        let edge = gateway("edge", listeners);
+        let address = bed.edge(edge.clone()).await?;
+        let direct = format!("http://{address}/reviews/1");
+        let mut fronts = Vec::new();
+        for header in ["send-proxy", "send-proxy-v2"] {
+            for port in [80, 443] {
+                let front = Front::of_bytes(&format!("{address}:{port}"), header).await?;
+                fronts.push((header, port, front));
+            }
+        }
+        let through = async |port: u16, front: &Front| {
+            let at = front.port;
+            let resolve = format!("{host}:{at}:127.0.0.1");
+            let scheme = if port == 443 { "https" } else { "http" };
+            let url = format!("{scheme}://{host}:{at}/reviews/1");
+            let arguments = ["--insecure", "--interface", CLIENT, "--resolve", &resolve];
+            seen(&url, &arguments).await
+        };
+        // By default the header is no HTTP and no TLS.
+        eventually("an answer", async || seen(&direct, &[]).await.map(drop)).await?;
+        for (header, port, front) in &fronts {
+            let answer = through(*port, front).await;
+            anyhow::ensure!(answer.is_err(), "{header} was taken on {port}: {answer:?}");
+        }
+        bed.apply(parameters("edge", json!({"proxyProtocol": "true"})))
+            .await?;
+        bed.gateway(with_parameters(edge, "edge")).await?;
+        for (header, port, front) in &fronts {
+            eventually(&format!("{header} on {port}"), async || {
+                let seen = through(*port, front).await?;
+                anyhow::ensure!(seen["x-forwarded-for"] == CLIENT, "{seen}");
+                Ok(())
+            })
+            .await?;
+        }
+        // Whoever sends none would be taken for the load balancer.
+        let without = curl(&[&direct]).await;
+        anyhow::ensure!(without.is_err(), "{without:?}");
+        let resolve = format!("{host}:443:{address}");
+        let url = format!("https://{host}/reviews/1");
+        let without = curl(&["--insecure", "--resolve", &resolve, &url]).await;
+        anyhow::ensure!(without.is_err(), "{without:?}");
+        Ok(())
+    }
+
+    /// The cluster's own Service is what stands in front: from its address, and from the port that every node has for it.
+    pub(super) async fn the_traffic_policy_local_keeps_the_address(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let wishes = json!({"externalTrafficPolicy": "Local", "replicas": "2"});
+        bed.apply(parameters("edge", wishes)).await?;
+        let address = bed.edge(with_parameters(plain(), "edge")).await?;
+        let pods = bed.gateway_pods("edge", 2).await?;
+        let service = bed.get("v1", "Service", "edge-weft").await?;
+        let port = &service["spec"]["ports"][0]["nodePort"];
+        let nodes = pods
+            .iter()
+            .filter_map(|pod| pod["status"]["hostIP"].as_str());
+        let nodes = nodes.map(|node| (node, port.to_string()));
+        for (at, port) in nodes.chain([(&*address, "80".to_owned())]) {
+            let own = own_address(at)?;
+            eventually(&format!("{own} to be seen at {at}:{port}"), async || {
+                let seen = seen(&format!("http://{at}:{port}/reviews/1"), &[]).await?;
+                anyhow::ensure!(forwarded_for(&seen)? == [own], "{seen}");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,77 @@
+//! Routes of a Service at a Gateway: by default its backendRef means the Service's endpoints, and where the Service asks
+//! for it, its own routes are applied as well.
+
+mesh_tests! {
+    run In weights_of_a_gateway_and_of_a_service_multiply;
+}
+
+mod cases {
+    use serde_json::json;
+    use weft_e2e::gateways::{gateway, listener, route};
+    use weft_e2e::objects::{http_route, to};
+    use weft_e2e::{Bed, Summary, eventually, host};
+
+    /// Of which each share is known to three points, three times the standard deviation.
+    const REQUESTS: u64 = 2_000;
+
+    /// Fails unless each version has its share in percent, give or take as much.
+    fn shares(summary: &Summary, wanted: [u64; 3]) -> anyhow::Result<()> {
+        summary.all("200")?;
+        let versions = ["v1", "v2", "v3"];
+        let seen = versions.map(|version| summary.version(version) * 1_000 / summary.sent());
+        let close = seen
+            .iter()
+            .zip(wanted)
+            .all(|(seen, wanted)| seen.abs_diff(wanted * 10) <= 35);
+        anyhow::ensure!(close, "{seen:?} per mille, not {wanted:?} per cent");
+        Ok(())
+    }
+
+    pub(super) async fn weights_of_a_gateway_and_of_a_service_multiply(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2", "v3"]).await?;
+        let rules = json!([{"backendRefs": [to("v1", 80), to("v2", 20)]}]);
+        bed.good_route(http_route("own", rules)).await?;
+        let address = bed
+            .gateway(gateway("edge", json!([listener("http", "HTTP", 80)])))
+            .await?;
+        let half = json!({"name": "reviews", "port": 80, "weight": 1});
+        let rules = json!([{"backendRefs": [half, to("v3", 1)]}]);
+        bed.gateway_route(route("HTTPRoute", "outer", "edge", "", rules))
+            .await?;
+        let url = format!("http://{address}/reviews/1");
+        let count = REQUESTS.to_string();
+        let many = ["-n", &count, "-c", "8"];
+        let asks = async |word: &str| {
+            let patch = json!({"metadata": {"annotations": {"weft.dev/gateway-routes": word}}});
+            let patch = kube::api::Patch::Merge(patch);
+            let services = bed.api("v1", "Service");
+            services
+                .patch("reviews", &Default::default(), &patch)
+                .await
+                .map(drop)
+        };
+        // Half of the half goes to every endpoint of the Service, v3 among them.
+        let apart = async || {
+            eventually("the Gateway's own weights alone", async || {
+                let summary = host::load(&url, &["-n", "500", "-c", "8"]).await?;
+                let (all, v3) = (summary.all("200")?.sent(), summary.version("v3"));
+                anyhow::ensure!(v3 * 100 > all * 55, "v3 has more than half: {summary}");
+                Ok(())
+            })
+            .await
+        };
+        apart().await?;
+        asks("enabled").await?;
+        eventually("both weights", async || {
+            shares(&host::load(&url, &many).await?, [40, 10, 50])
+        })
+        .await?;
+        // Clients in the mesh meet the Service's own alone.
+        let inside = bed.load("client", "http://reviews/reviews/1", &many);
+        shares(&inside.await?, [80, 20, 0])?;
+        asks("disabled").await?;
+        apart().await
+    }
+}
