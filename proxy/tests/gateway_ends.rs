@@ -5,14 +5,19 @@
 
 mod support;
 
+use std::io::ErrorKind::ConnectionRefused;
 use std::time::Duration;
 
 use http::Request;
+use http_body_util::BodyExt;
 use support::gateway::server_tls;
 use support::gateway::{GatewayPod, TlsClient, all_to, at, free_port, host, listener, port};
 use support::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tower::{Service, ServiceExt};
 use weft_ir::{ConnectionRule, Protocol, RouteId, RouteKind, Serving, StreamListener};
 use weft_ir::{TlsListener, TlsServing};
 use weft_testkit::pki::{Pki, ServerKey};
@@ -241,4 +246,79 @@ async fn bytes_outlive_their_port() {
         edge.close();
     }
     assert!(TcpStream::connect(at(edge.number)).await.is_err());
+}
+
+/// The errors of a gRPC client over a port that comes and goes, each with its causes; how often it was answered.
+async fn call_until(
+    stop: CancellationToken,
+    mut channel: Channel,
+) -> (usize, Vec<tonic::transport::Error>) {
+    let (mut answered, mut failed) = (0, Vec::new());
+    while !stop.is_cancelled() {
+        let request = Request::post("http://a.com/shop.Reviews/Get")
+            .header("content-type", "application/grpc")
+            .body(tonic::body::Body::empty());
+        let answer = match channel.ready().await {
+            Ok(channel) => channel.call(request.unwrap()).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(answer) => {
+                let trailers = answer.into_body().collect().await.unwrap();
+                let status = trailers.trailers().and_then(|all| all.get("grpc-status"));
+                assert_eq!(status.unwrap(), "0");
+                answered += 1;
+            }
+            Err(error) => failed.push(error),
+        }
+        // Else those that fail at once keep all others from it.
+        tokio::task::yield_now().await;
+    }
+    (answered, failed)
+}
+
+/// Whether the request never left its client, or came after the last one of the GOAWAY, or there was no connection.
+fn is_unprocessed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let goaway = |error: &h2::Error| error.is_go_away() && error.is_remote();
+    error.downcast_ref().is_some_and(hyper::Error::is_canceled)
+        || error.downcast_ref().is_some_and(goaway)
+        || error
+            .downcast_ref()
+            .is_some_and(|io: &std::io::Error| io.kind() == ConnectionRefused)
+        || error.source().is_some_and(is_unprocessed)
+}
+
+/// Clients such as tonic's make a call once. Those that fail when their connection is told to go have never been processed, and
+/// their clients can tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_that_has_left_its_client() {
+    let edge = Edge::start(Speaks::Http2).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", at(edge.number))).unwrap();
+    let (channel, stop) = (endpoint.connect_lazy(), CancellationToken::new());
+    let http = || Serving::Http(vec![listener("a", "", vec![host("", all_to("v1"))])]);
+    edge.serve(http());
+    let callers: Vec<_> = (0..64)
+        .map(|_| tokio::spawn(call_until(stop.clone(), channel.clone())))
+        .collect();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        edge.close();
+        // Until then the port is still bound.
+        while TcpStream::connect(at(edge.number)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        edge.serve(http());
+    }
+    stop.cancel();
+    let (mut answered, mut failed) = (0, 0);
+    for caller in callers {
+        let (some, errors) = caller.await.unwrap();
+        for error in &errors {
+            assert!(is_unprocessed(error), "{error:?}");
+        }
+        answered += some;
+        failed += errors.len();
+    }
+    assert!(failed > 0, "no connection was told to go: {answered} calls");
+    assert_eq!(edge.app.requests(), answered, "{failed} failed");
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tonic::metadata::{MetadataKey, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::again;
 use crate::client::{Connections, HANDED_ON, HttpClient};
 use crate::proto::reviews_client::ReviewsClient;
 use crate::proto::{Review, ReviewRequest};
@@ -95,17 +96,16 @@ impl Catalogue {
     }
 
     async fn stars(&self, id: &str, headers: &HeaderMap) -> anyhow::Result<Review> {
-        let mut request = tonic::Request::new(ReviewRequest {
-            id: id.to_owned(),
-            ..Default::default()
-        });
-        hand_on(headers, request.metadata_mut());
-        let answer = self
-            .grpc
-            .clone()
-            .get(request)
-            .await
-            .context("shop.Reviews/Get")?;
+        let call = || {
+            let mut request = tonic::Request::new(ReviewRequest {
+                id: id.to_owned(),
+                ..Default::default()
+            });
+            hand_on(headers, request.metadata_mut());
+            let mut client = self.grpc.clone();
+            async move { client.get(request).await }
+        };
+        let answer = again::processed(call).await.context("shop.Reviews/Get")?;
         Ok(answer.into_inner())
     }
 }

@@ -10,6 +10,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
+use crate::again;
+
 /// Headers that choose a version or tie requests together; every program of the shop hands them on.
 pub(crate) const HANDED_ON: [&str; 5] = [
     "x-version",
@@ -54,7 +56,8 @@ impl HttpClient {
         limit: Duration,
     ) -> anyhow::Result<Response<Bytes>> {
         let exchange = async {
-            let (parts, body) = self.0.request(request).await?.into_parts();
+            let send = || self.0.request(request.clone());
+            let (parts, body) = again::processed(send).await?.into_parts();
             let body = Limited::new(body, BODY_LIMIT)
                 .collect()
                 .await

@@ -19,9 +19,10 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::time::Instant;
-use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
+use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::again;
 use crate::client::{Connections, HttpClient};
 use crate::proto::ReviewRequest;
 use crate::proto::reviews_client::ReviewsClient;
@@ -344,29 +345,31 @@ fn version_in(body: &Value) -> Option<String> {
 }
 
 async fn send_grpc(
-    mut client: ReviewsClient<Channel>,
+    client: ReviewsClient<Channel>,
     rpc: Rpc,
     options: &Options,
 ) -> anyhow::Result<Answer> {
-    let mut request = tonic::Request::new(ReviewRequest {
-        id: "1".to_owned(),
-        count: 3,
-        interval_ms: 1,
-    });
-    request.set_timeout(limit(options));
-    for (name, value) in &options.headers {
-        let key: MetadataKey<Ascii> = name.as_str().parse()?;
-        let value: MetadataValue<Ascii> = value.to_str()?.parse()?;
-        request.metadata_mut().append(key, value);
-    }
-    let result = match rpc {
-        Rpc::Get => client
-            .get(request)
-            .await
-            .map(|answer| (1, Some(answer.into_inner()))),
-        Rpc::Watch => watch(&mut client, request).await,
+    let metadata = metadata(options)?;
+    let call = || {
+        let mut client = client.clone();
+        let mut request = tonic::Request::new(ReviewRequest {
+            id: "1".to_owned(),
+            count: 3,
+            interval_ms: 1,
+        });
+        *request.metadata_mut() = metadata.clone();
+        request.set_timeout(limit(options));
+        async move {
+            match rpc {
+                Rpc::Get => {
+                    let answer = client.get(request).await?;
+                    Ok((1, Some(answer.into_inner())))
+                }
+                Rpc::Watch => watch(&mut client, request).await,
+            }
+        }
     };
-    Ok(match result {
+    Ok(match again::processed(call).await {
         Ok((messages, review)) => Answer {
             code: "OK".to_owned(),
             failed: false,
@@ -390,6 +393,16 @@ async fn send_grpc(
             millis: 0,
         },
     })
+}
+
+fn metadata(options: &Options) -> anyhow::Result<MetadataMap> {
+    let mut metadata = MetadataMap::new();
+    for (name, value) in &options.headers {
+        let key: MetadataKey<Ascii> = name.as_str().parse()?;
+        let value: MetadataValue<Ascii> = value.to_str()?.parse()?;
+        metadata.append(key, value);
+    }
+    Ok(metadata)
 }
 
 async fn watch(

@@ -3,6 +3,7 @@
 //!
 //! The programs know nothing of the mesh: they speak plain HTTP to names of Services.
 
+mod again;
 mod catalogue;
 mod client;
 mod frontend;

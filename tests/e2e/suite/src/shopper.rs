@@ -35,12 +35,6 @@ impl Trouble {
     pub fn was(&self, code: &str) -> bool {
         self.0["code"] == code
     }
-
-    /// Whether it never left its client: hyper's word for a request that waited in its own queue when the connection was
-    /// told to go, which tonic, unlike hyper's client of HTTP, does not begin again.
-    pub fn was_unsent(&self) -> bool {
-        self.0["error"] == "Cancelled: operation was canceled"
-    }
 }
 
 /// A run of `weft-shop load` that goes on until it is told to end.

@@ -8,7 +8,7 @@ use anyhow::Context;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use crate::shopper::{Load, Trouble};
+use crate::shopper::Load;
 use crate::{Bed, Summary, objects};
 
 /// One kind of requests: what it is called, the expected answer, how many a second, and how they are sent.
@@ -88,18 +88,9 @@ impl Traffic {
     /// Like [`Traffic::as_expected`], but for failed requests of which `excused` says yes to when they were begun, in
     /// milliseconds since 1970.
     pub fn as_expected_but(&self, excused: impl Fn(u64) -> bool) -> anyhow::Result<()> {
-        self.judge(|trouble| excused(trouble.at()))
-    }
-
-    /// Like [`Traffic::as_expected`], but for requests that never left their client.
-    pub fn as_expected_of_sent(&self) -> anyhow::Result<()> {
-        self.judge(Trouble::was_unsent)
-    }
-
-    fn judge(&self, excused: impl Fn(&Trouble) -> bool) -> anyhow::Result<()> {
         for (name, code, summary) in &self.0 {
             let failed = summary.troubles().filter(|trouble| !trouble.was(code));
-            let excused = failed.filter(&excused).count() as u64;
+            let excused = failed.filter(|trouble| excused(trouble.at())).count() as u64;
             anyhow::ensure!(
                 summary.sent() > 0 && summary.code(code) + excused == summary.sent(),
                 "{name}: every answer should be {code}, {excused} are excused; {self}"
