@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::provision::ServiceType;
 use super::status::{Address, AddressKind};
-use crate::objects::{GatewayAddress, Ingress, Lenient, Service, ServiceSpec};
+use crate::objects::{GatewayAddress, Ingress, Lenient, Meta, Service, ServiceSpec};
 use crate::routes::Fault;
 
 /// What a Gateway asks for.
@@ -60,6 +60,14 @@ pub(crate) fn requested(specs: &[Lenient<GatewayAddress>]) -> Result<Requested, 
     Ok(all)
 }
 
+/// Whether it is one of the Service's, in any way.
+pub(crate) fn is_of(address: &Address, service: &Service) -> bool {
+    let kinds = [ServiceType::LoadBalancer, ServiceType::ClusterIp];
+    kinds
+        .iter()
+        .any(|kind| of_service(service, *kind).contains(address))
+}
+
 /// Those of the Gateway's Service: a load balancer's, else its cluster IPs.
 pub(crate) fn of_service(service: &Service, kind: ServiceType) -> BTreeSet<Address> {
     let ip = |text: &String| {
@@ -97,8 +105,12 @@ pub(crate) fn of_service(service: &Service, kind: ServiceType) -> BTreeSet<Addre
     each.collect()
 }
 
-/// Whether what there is suits what was asked for.
-pub(crate) fn assigned(requested: &Requested, has: &BTreeSet<Address>) -> Result<(), Fault> {
+/// Whether what there is suits what was asked for. `holder` finds the other Service that has an address.
+pub(crate) fn assigned<'a>(
+    requested: &Requested,
+    has: &BTreeSet<Address>,
+    holder: impl Fn(&Address) -> Option<&'a Service>,
+) -> Result<(), Fault> {
     let list = |addresses: &mut dyn Iterator<Item = &Address>| -> String {
         let all: Vec<&str> = addresses.map(|of| of.value.as_str()).collect();
         if all.is_empty() {
@@ -113,11 +125,21 @@ pub(crate) fn assigned(requested: &Requested, has: &BTreeSet<Address>) -> Result
         .filter(|of| !has.contains(of))
         .collect();
     if !missing.is_empty() {
+        let held = missing.iter().filter_map(|address| {
+            let Meta {
+                namespace, name, ..
+            } = &holder(address)?.metadata;
+            Some(format!(
+                "{}: Service {namespace}/{name} has it; ",
+                address.value
+            ))
+        });
         let text = format!(
-            "{} of spec.addresses cannot be had: the Service has {}; ask for addresses that the load balancer has, or remove \
-             them",
-            list(&mut missing.into_iter()),
-            list(&mut has.iter())
+            "{} of spec.addresses cannot be had: the Service has {}; {}ask for addresses that the load balancer has left, or \
+             remove them",
+            list(&mut missing.iter().copied()),
+            list(&mut has.iter()),
+            held.collect::<String>()
         );
         return Err(Fault {
             reason: "AddressNotUsable",

@@ -294,22 +294,25 @@ fn other_kind(
     listeners: &[(ListenerId, Vec<Host>)],
     requests: &HashMap<ListenerId, Vec<(RouteId, Vec<Host>)>>,
 ) -> Option<Fault> {
-    let shared =
-        |(one, other): (&Host, &Host)| intersection(one.as_ref(), other.as_ref()).is_some();
-    let clash = listeners.iter().find_map(|(id, hosts)| {
+    let shared = |mine: &[Host], theirs: &[Host]| {
+        let mut pairs = mine
+            .iter()
+            .flat_map(|one| theirs.iter().map(move |other| (one, other)));
+        pairs.find_map(|(one, other)| intersection(one.as_ref(), other.as_ref()))
+    };
+    let (other, host) = listeners.iter().find_map(|(id, hosts)| {
         let held = requests.get(id)?.iter();
         let mut others = held.filter(|(other, _)| other.kind != route.kind);
-        others.find(|(_, theirs)| {
-            let mut pairs = hosts
-                .iter()
-                .flat_map(|a| theirs.iter().map(move |b| (a, b)));
-            pairs.any(shared)
-        })
-    });
-    clash.map(|(other, _)| Fault {
+        others.find_map(|(other, theirs)| Some((other, shared(hosts, theirs)?)))
+    })?;
+    let host = host.map_or_else(
+        || "no hostname".to_owned(),
+        |host| format!("the hostname {host}"),
+    );
+    Some(Fault {
         reason: "Conflicted",
         text: format!(
-            "{other}, which is older, is attached with a hostname that this {} has too; give the two different hostnames",
+            "{other}, which is older, is attached with {host} as this {} is; give the two different hostnames",
             route.kind
         ),
     })

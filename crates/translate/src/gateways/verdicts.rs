@@ -3,16 +3,17 @@
 //! Source: the comments of `GatewayClassConditionType` and `GatewayConditionType`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use weft_ir::Transport;
 
-use super::addresses::{Requested, assigned, of_service, requested};
+use super::addresses::{Requested, assigned, is_of, of_service, requested};
 use super::certificates::Data;
 use super::classes::{Class, NAME_LIMIT};
 use super::parameters::Parameters;
 use super::plans::Plan;
 use super::provision::{CLASS_LABEL, GATEWAY_LABEL, Provision, ProvisionPort, ServiceProvision};
-use super::status::GatewayClassStatus;
+use super::status::{Address, GatewayClassStatus};
 use super::statuses::{Verdict, some_listener};
 use crate::Objects;
 use crate::endpoints::SERVICE_NAME;
@@ -156,6 +157,7 @@ fn ports(plan: &Plan<'_>) -> Vec<ProvisionPort> {
 
 /// What the cluster shows of the objects made for Gateways.
 pub(crate) struct Infrastructure<'a> {
+    all: &'a [Arc<Service>],
     services: HashMap<(&'a str, &'a str), &'a Service>,
     /// The Services with a ready endpoint.
     ready: HashSet<(&'a str, &'a str)>,
@@ -178,9 +180,16 @@ impl<'a> Infrastructure<'a> {
             (known && endpoints.any(|of| of.conditions.ready.unwrap_or(true))).then_some(key)
         });
         Self {
+            all: &objects.services,
             ready: ready.collect(),
             services,
         }
+    }
+
+    /// The Service that has the address. Looked for only where a Gateway cannot have it.
+    fn holder(&self, address: &Address) -> Option<&'a Service> {
+        let mut all = self.all.iter().map(Arc::as_ref);
+        all.find(|service| is_of(address, service))
     }
 }
 
@@ -196,7 +205,7 @@ pub(crate) fn judge(
     let has = service.map(|service| of_service(service, parameters.service_type()));
     let addresses = has.unwrap_or_default();
     let programmed = |requested: &Requested| {
-        assigned(requested, &addresses)?;
+        assigned(requested, &addresses, |of| infrastructure.holder(of))?;
         if infrastructure.ready.contains(&key) {
             return Ok(());
         }

@@ -6,6 +6,8 @@ mesh_tests! {
 }
 
 mod cases {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -57,6 +59,7 @@ mod cases {
         bed: &'a Bed,
         /// Where the commands of the README run: it holds the examples, and the key that they make.
         folder: PathBuf,
+        applied: RefCell<BTreeSet<String>>,
     }
 
     impl<'a> Examples<'a> {
@@ -64,7 +67,11 @@ mod cases {
             let folder = std::env::temp_dir().join(&bed.namespace);
             std::fs::create_dir_all(&folder)?;
             std::os::unix::fs::symlink(host::root().join("examples"), folder.join("examples"))?;
-            Ok(Self { bed, folder })
+            Ok(Self {
+                bed,
+                folder,
+                applied: RefCell::default(),
+            })
         }
 
         async fn all(&self) -> anyhow::Result<()> {
@@ -76,10 +83,30 @@ mod cases {
             self.blue_green(&edge).await.context("blue-green.yaml")?;
             self.shared().await.context("shared.yaml")?;
             self.dedicated().await.context("dedicated.yaml")?;
-            self.several(&edge).await.context("several-gateways.yaml")
+            self.several(&edge).await.context("several-gateways.yaml")?;
+            self.none_left_out()
+        }
+
+        /// Every file was applied, and stands in the README.
+        fn none_left_out(&self) -> anyhow::Result<()> {
+            let folder = host::root().join("examples/gateway");
+            let readme = std::fs::read_to_string(folder.join("README.md"))?;
+            for file in std::fs::read_dir(folder)? {
+                let name = file?.file_name().to_string_lossy().into_owned();
+                let Some(example) = name.strip_suffix(".yaml") else {
+                    continue;
+                };
+                let applied = self.applied.borrow().contains(example)
+                    || readme.contains(&format!("kubectl apply -f examples/gateway/{name}\n"));
+                anyhow::ensure!(applied, "{name} is not tested");
+                let row = format!("| `{name}` |");
+                anyhow::ensure!(readme.contains(&row), "{name} is not in the README");
+            }
+            Ok(())
         }
 
         async fn apply(&self, file: &str) -> anyhow::Result<()> {
+            self.applied.borrow_mut().insert(file.to_owned());
             let file = format!("examples/gateway/{file}.yaml");
             kubectl(&["apply", "-f", &file]).await.map(drop)
         }

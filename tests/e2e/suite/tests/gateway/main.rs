@@ -13,4 +13,6 @@ mod composition;
 mod examples;
 mod lifecycle;
 mod provisioning;
+mod route_status;
+mod rows;
 mod status;

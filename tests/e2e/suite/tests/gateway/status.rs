@@ -1,337 +1,233 @@
-//! What Gateways and routes that cannot work are told: the condition, its reason, and a message that names what is wrong
-//! and what to do.
+//! What Gateways whose listeners or addresses cannot be had are told: the condition, its reason, and a message that names
+//! what is wrong and what to do.
 
 mesh_tests! {
     run Out listeners_that_cannot_serve;
-    run Out routes_that_cannot_work;
+    run Out listener_sets_that_cannot_serve;
     run Out an_address_that_cannot_be_had;
+    run Out what_kubectl_shows_of_a_gateway;
 }
 
 mod cases {
-    use anyhow::Context;
     use serde_json::{Value, json};
     use weft_e2e::gateways::{
-        CONTROLLER_NAME, gateway, https, listener, listener_conditions, route, tls_secret,
-        top_conditions,
+        gateway, https, listener, listener_conditions, tls_secret, top_conditions,
     };
-    use weft_e2e::objects::{self, Conditions, to};
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::host::kubectl;
+    use weft_e2e::visits::Pair;
+    use weft_e2e::{Bed, eventually, objects};
 
-    /// The condition, its reason, and what its message must name: the cause, and where there is one the cure.
-    type Row<'a> = (&'a str, &'a str, &'a str, &'a [&'a str]);
-
-    fn check(
-        conditions: &Conditions,
-        (name, condition, reason, words): Row<'_>,
-    ) -> anyhow::Result<()> {
-        let (_, seen, message) = conditions.of(condition)?;
-        anyhow::ensure!(
-            seen == reason,
-            "{name}: {condition} should be {reason}: {conditions}"
-        );
-        for word in words {
-            anyhow::ensure!(
-                message.contains(word),
-                "{name}: the message of {condition} should name {word:?}: {message}"
-            );
-        }
-        Ok(())
-    }
-
-    fn with(mut listener: Value, field: &str, value: Value) -> Value {
-        listener[field] = value;
-        listener
-    }
+    use crate::rows::{Row, rows, with};
 
     fn bad_listeners() -> Value {
-        let elsewhere =
-            json!({"certificateRefs": [{"name": "theirs", "namespace": "kube-system"}]});
+        let refers = |reference: Value| json!({"certificateRefs": [reference]});
+        let elsewhere = refers(json!({"name": "theirs", "namespace": "kube-system"}));
+        let map = refers(json!({"kind": "ConfigMap", "name": "map"}));
+        let kinds = json!({"kinds": [{"kind": "TCPRoute"}]});
+        let odd = json!([{"key": "team", "operator": "Resembles", "values": ["a"]}]);
+        let odd =
+            json!({"namespaces": {"from": "Selector", "selector": {"matchExpressions": odd}}});
+        let ended = with(
+            with(
+                listener("ended", "TLS", 8443),
+                "hostname",
+                json!("a.example.com"),
+            ),
+            "tls",
+            refers(json!({"name": "good"})),
+        );
+        let web = with(https("web", "a.example.com", "good"), "port", json!(8443));
         json!([
             listener("good", "HTTP", 80),
             https("absent", "absent.example.com", "nothing"),
             https("malformed", "malformed.example.com", "malformed"),
+            https("mismatched", "mismatched.example.com", "mismatched"),
             with(https("denied", "denied.example.com", ""), "tls", elsewhere),
+            with(https("map", "map.example.com", ""), "tls", map),
             listener("first", "HTTP", 8082),
             listener("second", "TCP", 8082),
+            web,
+            ended,
             listener("taken", "TCP", 15021),
             listener("odd", "example.com/ODD", 8083),
-            with(
-                listener("kinds", "HTTP", 8084),
-                "allowedRoutes",
-                json!({"kinds": [{"kind": "TCPRoute"}]})
-            ),
+            with(listener("kinds", "HTTP", 8084), "allowedRoutes", kinds),
+            with(listener("selector", "HTTP", 8085), "allowedRoutes", odd),
         ])
     }
 
-    const LISTENERS: [Row<'_>; 10] = [
-        ("good", "Programmed", "Programmed", &[]),
-        (
-            "absent",
-            "ResolvedRefs",
-            "InvalidCertificateRef",
-            &[
-                "there is no Secret",
-                "/nothing",
-                "create it",
-                "kubernetes.io/tls",
-            ],
-        ),
-        ("absent", "Programmed", "Invalid", &["no certificate"]),
-        (
-            "malformed",
-            "ResolvedRefs",
-            "InvalidCertificateRef",
-            &["Secret", "/malformed", "tls.crt"],
-        ),
-        (
-            "denied",
-            "ResolvedRefs",
-            "RefNotPermitted",
-            &["ReferenceGrant", "kube-system", "theirs"],
-        ),
-        (
-            "first",
-            "Conflicted",
-            "ProtocolConflict",
-            &["second", "8082", "choose another port"],
-        ),
-        (
-            "second",
-            "Accepted",
-            "ProtocolConflict",
-            &["first", "8082", "choose another port"],
-        ),
-        (
-            "taken",
-            "Accepted",
-            "PortUnavailable",
-            &["15021", "choose another"],
-        ),
-        (
-            "odd",
-            "Accepted",
-            "UnsupportedProtocol",
-            &["example.com/ODD", "HTTP, HTTPS, TLS, TCP, UDP"],
-        ),
-        (
-            "kinds",
-            "ResolvedRefs",
-            "InvalidRouteKinds",
-            &["TCPRoute", "HTTPRoute"],
-        ),
-    ];
+    const LISTENERS: &str = "
+        good       | Programmed   | Programmed            |
+        absent     | ResolvedRefs | InvalidCertificateRef | there is no Secret; /nothing; create it; kubernetes.io/tls
+        absent     | Programmed   | Invalid               | no certificate
+        malformed  | ResolvedRefs | InvalidCertificateRef | Secret; /malformed; tls.crt
+        mismatched | ResolvedRefs | InvalidCertificateRef | Secret; /mismatched; tls.key; tls.crt
+        denied     | ResolvedRefs | RefNotPermitted       | ReferenceGrant; kube-system; theirs
+        map        | ResolvedRefs | InvalidCertificateRef | kind ConfigMap; not supported; a Secret
+        first      | Conflicted   | ProtocolConflict      | second; 8082; choose another port
+        second     | Accepted     | ProtocolConflict      | first; 8082; choose another port
+        web        | Conflicted   | HostnameConflict      | ended; 8443; a.example.com; choose another hostname or port
+        ended      | Accepted     | HostnameConflict      | web; 8443; a.example.com; choose another hostname or port
+        taken      | Accepted     | PortUnavailable       | 15021; choose another
+        odd        | Accepted     | UnsupportedProtocol   | example.com/ODD; HTTP, HTTPS, TLS, TCP, UDP
+        kinds      | ResolvedRefs | InvalidRouteKinds     | TCPRoute; HTTPRoute
+        selector   | Accepted     | UnsupportedValue      | allowedRoutes.namespaces; Resembles; In, NotIn, Exists, DoesNotExist
+    ";
+
+    async fn listener_says(
+        bed: &Bed,
+        (kind, name): (&str, &str),
+        row: Row<'_>,
+    ) -> anyhow::Result<()> {
+        eventually(row.name, async || {
+            let object = bed.get(objects::GATEWAY, kind, name).await?;
+            row.check(&listener_conditions(&object, row.name)?)
+        })
+        .await
+    }
+
+    async fn says(bed: &Bed, kind: &str, table: &str) -> anyhow::Result<()> {
+        for row in rows(table) {
+            eventually(row.name, async || {
+                let object = bed.get(objects::GATEWAY, kind, row.name).await?;
+                row.check(&top_conditions(&object)?)
+            })
+            .await?;
+        }
+        Ok(())
+    }
 
     pub(super) async fn listeners_that_cannot_serve(bed: &Bed) -> anyhow::Result<()> {
-        bed.apply(tls_secret("malformed", "not a certificate", "not a key"))
-            .await?;
+        let pairs = [
+            Pair::new(&["a.example.com"])?,
+            Pair::new(&["a.example.com"])?,
+        ];
+        for (name, certificate, key) in [
+            ("good", &*pairs[0].certificate, &*pairs[0].key),
+            ("malformed", "not a certificate", "not a key"),
+            ("mismatched", &pairs[0].certificate, &pairs[1].key),
+        ] {
+            bed.apply(tls_secret(name, certificate, key)).await?;
+        }
         bed.apply(gateway("table", bad_listeners())).await?;
-        for row in LISTENERS {
-            eventually(row.0, async || {
-                let gateway = bed.get(objects::GATEWAY, "Gateway", "table").await?;
-                check(&listener_conditions(&gateway, row.0)?, row)
-            })
-            .await?;
+        let nothing = json!([listener("odd", "example.com/ODD", 8083)]);
+        bed.apply(gateway("nothing", nothing)).await?;
+        for row in rows(LISTENERS) {
+            listener_says(bed, ("Gateway", "table"), row).await?;
         }
-        let gateway = bed.get(objects::GATEWAY, "Gateway", "table").await?;
-        let conditions = top_conditions(&gateway)?;
-        let words: &[&str] = &["taken", "odd"];
-        check(
-            &conditions,
-            ("the Gateway", "Accepted", "ListenersNotValid", words),
-        )
+        let gateways = "
+            table   | Accepted   | ListenersNotValid | taken; odd; web; selector
+            nothing | Accepted   | ListenersNotValid | no listener is valid; odd; example.com/ODD
+            nothing | Programmed | Invalid           | not accepted
+        ";
+        says(bed, "Gateway", gateways).await
     }
 
-    /// A route on the listener `open`, of one rule to a backend.
-    fn http(name: &str, backend: Value) -> Value {
-        route(
-            "HTTPRoute",
-            name,
-            "edge",
-            "open",
-            json!([{"backendRefs": [backend]}]),
-        )
+    /// A set of listeners for a Gateway.
+    fn set(name: &str, gateway: &str, listeners: Value) -> Value {
+        json!({
+            "apiVersion": objects::GATEWAY, "kind": "ListenerSet", "metadata": {"name": name},
+            "spec": {"parentRef": {"name": gateway}, "listeners": listeners},
+        })
     }
 
-    fn on(name: &str, parent: Value) -> Value {
-        let mut route = http(name, to("v1", 1));
-        route["spec"]["parentRefs"] = json!([parent]);
-        route
-    }
-
-    fn bad_routes() -> Vec<(Value, Row<'static>)> {
-        let mut foreign_host = http("host", to("v1", 1));
-        foreign_host["spec"]["hostnames"] = json!(["shop.example.org"]);
-        let regex = json!([{
-            "matches": [{"path": {"type": "RegularExpression", "value": "/a("}}], "backendRefs": [to("v1", 1)],
-        }]);
-        let elsewhere = json!({"name": "kube-dns", "namespace": "kube-system", "port": 53});
-        vec![
-            (
-                http("works", to("v1", 1)),
-                ("works", "Accepted", "Accepted", &[]),
-            ),
-            (
-                on("section", json!({"name": "edge", "sectionName": "typo"})),
-                (
-                    "section",
-                    "Accepted",
-                    "NoMatchingParent",
-                    &["no listener", "typo", "open"],
-                ),
-            ),
-            (
-                on("port", json!({"name": "edge", "port": 81})),
-                (
-                    "port",
-                    "Accepted",
-                    "NoMatchingParent",
-                    &["no listener", "81", "80"],
-                ),
-            ),
-            (
-                on(
-                    "namespace",
-                    json!({"name": "edge", "sectionName": "closed"}),
-                ),
-                (
-                    "namespace",
-                    "Accepted",
-                    "NotAllowedByListeners",
-                    &["closed", "team=other", "allowedRoutes.namespaces"],
-                ),
-            ),
-            (
-                foreign_host,
-                (
-                    "host",
-                    "Accepted",
-                    "NoMatchingListenerHostname",
-                    &["shop.example.org", "*.example.com"],
-                ),
-            ),
-            (
-                route(
-                    "TCPRoute",
-                    "kind",
-                    "edge",
-                    "open",
-                    json!([{"backendRefs": [to("v1", 1)]}]),
-                ),
-                (
-                    "kind",
-                    "Accepted",
-                    "NotAllowedByListeners",
-                    &["open", "HTTPRoute", "TCPRoute"],
-                ),
-            ),
-            (
-                http("backend", to("v7", 1)),
-                (
-                    "backend",
-                    "ResolvedRefs",
-                    "BackendNotFound",
-                    &["there is no Service", "reviews-v7"],
-                ),
-            ),
-            (
-                http("backend-port", json!({"name": "reviews-v1", "port": 81})),
-                (
-                    "backend-port",
-                    "ResolvedRefs",
-                    "BackendNotFound",
-                    &["no port 81", "it has 80"],
-                ),
-            ),
-            (
-                http("not-granted", elsewhere),
-                (
-                    "not-granted",
-                    "ResolvedRefs",
-                    "RefNotPermitted",
-                    &["ReferenceGrant", "kube-system", "kube-dns"],
-                ),
-            ),
-            (
-                http("idle", to("v2", 1)),
-                (
-                    "idle",
-                    "ResolvedRefs",
-                    "ResolvedRefs",
-                    &["reviews-v2", "endpoint"],
-                ),
-            ),
-            (
-                route("HTTPRoute", "regex", "edge", "open", regex),
-                (
-                    "regex",
-                    "Accepted",
-                    "UnsupportedValue",
-                    &["rules[0]", "/a("],
-                ),
-            ),
-        ]
-    }
-
-    pub(super) async fn routes_that_cannot_work(bed: &Bed) -> anyhow::Result<()> {
-        for version in ["v1", "v2"] {
-            let selector = json!({"app": "reviews", "version": version});
-            bed.apply(objects::service(&format!("reviews-{version}"), selector))
-                .await?;
-        }
-        let other = json!({"from": "Selector", "selector": {"matchLabels": {"team": "other"}}});
-        let listeners = json!([
-            with(
-                listener("open", "HTTP", 80),
-                "hostname",
-                json!("*.example.com")
-            ),
-            with(
-                listener("closed", "HTTP", 8081),
-                "allowedRoutes",
-                json!({"namespaces": other})
-            ),
+    pub(super) async fn listener_sets_that_cannot_serve(bed: &Bed) -> anyhow::Result<()> {
+        let own = json!([listener("http", "HTTP", 80)]);
+        bed.apply(gateway("closed", own.clone())).await?;
+        let mut open = gateway("open", own);
+        open["spec"]["allowedListeners"] = json!({"namespaces": {"from": "Same"}});
+        bed.apply(open).await?;
+        let more = json!([
+            listener("more", "HTTP", 80),
+            listener("other", "HTTP", 8080)
         ]);
-        bed.apply(gateway("edge", listeners)).await?;
-        for (route, row) in bad_routes() {
-            let kind = route["kind"].as_str().unwrap_or_default().to_owned();
-            bed.apply(route).await?;
-            eventually(row.0, async || {
-                let route = bed.get(objects::GATEWAY, &kind, row.0).await?;
-                check(&objects::conditions_by(&route, CONTROLLER_NAME)?, row)
-            })
-            .await?;
+        bed.apply(set("beside", "open", more.clone())).await?;
+        bed.apply(set("apart", "closed", more)).await?;
+        let sets = "
+            beside | Accepted | ListenersNotValid | in force but for; more; http
+            apart  | Accepted | NotAllowed        | /closed; allowedListeners.namespaces
+        ";
+        says(bed, "ListenerSet", sets).await?;
+        let listeners = "
+            more  | Conflicted | HostnameConflict | http; port 80; no hostname; choose another hostname or port
+            more  | Accepted   | HostnameConflict | http
+            other | Programmed | Programmed       |
+        ";
+        for row in rows(listeners) {
+            listener_says(bed, ("ListenerSet", "beside"), row).await?;
+        }
+        // The Gateway goes before its sets.
+        let row = "http | Programmed | Programmed |";
+        for row in rows(row) {
+            listener_says(bed, ("Gateway", "open"), row).await?;
         }
         Ok(())
     }
 
     pub(super) async fn an_address_that_cannot_be_had(bed: &Bed) -> anyhow::Result<()> {
-        let mut wishes = gateway("wishes", json!([listener("http", "HTTP", 80)]));
-        wishes["spec"]["addresses"] = json!([{"type": "IPAddress", "value": "192.0.2.1"}]);
-        bed.apply(wishes.clone()).await?;
-        let is = async |condition: &str, reason: &str, words: &[&str]| {
-            eventually(reason, async || {
-                let gateway = bed.get(objects::GATEWAY, "Gateway", "wishes").await?;
-                check(
-                    &top_conditions(&gateway)?,
-                    ("wishes", condition, reason, words),
-                )
-            })
-            .await
-            .context("the address")
+        let http = |name: &str, address: Value| {
+            let mut wishes = gateway(name, json!([listener("http", "HTTP", 80)]));
+            wishes["spec"]["addresses"] = json!([address]);
+            wishes
         };
-        is(
-            "Programmed",
-            "AddressNotUsable",
-            &["192.0.2.1", "ask for addresses"],
-        )
-        .await?;
-        wishes["spec"]["addresses"] = json!([{"type": "example.com/named", "value": "one"}]);
-        bed.apply(wishes).await?;
-        is(
-            "Accepted",
-            "UnsupportedAddress",
-            &["example.com/named", "IPAddress, Hostname"],
-        )
+        let taken = bed
+            .gateway(gateway("first", json!([listener("http", "HTTP", 80)])))
+            .await?;
+        for (name, address) in [
+            (
+                "strange",
+                json!({"type": "IPAddress", "value": "192.0.2.1"}),
+            ),
+            (
+                "named",
+                json!({"type": "example.com/named", "value": "one"}),
+            ),
+            ("taken", json!({"type": "IPAddress", "value": taken})),
+        ] {
+            bed.apply(http(name, address)).await?;
+        }
+        let gateways = format!(
+            "
+            strange | Programmed | AddressNotUsable   | 192.0.2.1; ask for addresses
+            named   | Accepted   | UnsupportedAddress | example.com/named; IPAddress, Hostname
+            taken   | Programmed | AddressNotUsable   | {taken}; Service {}/first-weft has it; ask for addresses
+            ",
+            bed.namespace
+        );
+        says(bed, "Gateway", &gateways).await?;
+        // What is mended is had.
+        let mended = gateway("taken", json!([listener("http", "HTTP", 80)]));
+        bed.gateway(mended).await.map(drop)
+    }
+
+    pub(super) async fn what_kubectl_shows_of_a_gateway(bed: &Bed) -> anyhow::Result<()> {
+        let address = bed
+            .edge(gateway("edge", json!([listener("http", "HTTP", 80)])))
+            .await?;
+        let shown = kubectl(&["-n", &bed.namespace, "get", "gateway", "edge"]).await?;
+        let lines: Vec<Vec<&str>> = shown
+            .lines()
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        anyhow::ensure!(lines.len() == 2, "{shown}");
+        let columns = lines[0].iter().zip(&lines[1]);
+        for (column, value) in [
+            ("CLASS", "weft"),
+            ("ADDRESS", &*address),
+            ("PROGRAMMED", "True"),
+        ] {
+            let mut columns = columns.clone();
+            anyhow::ensure!(columns.any(|of| of == (&column, &value)), "{shown}");
+        }
+        eventually("the attached route", async || {
+            let told = ["-n", &bed.namespace, "describe", "gateway", "edge"];
+            let told = kubectl(&told).await?;
+            let words: Vec<&str> = told.split_whitespace().collect();
+            let attached = words
+                .windows(3)
+                .any(|of| of == ["Attached", "Routes:", "1"]);
+            anyhow::ensure!(attached, "{told}");
+            Ok(())
+        })
         .await
     }
 }
