@@ -271,3 +271,38 @@ async fn connections_that_never_spoke_do_not_hold_up_a_drain() {
     assert_eq!(cut, (0, 0));
     assert!(begun.elapsed() < bound / 4);
 }
+
+/// To gRPC as to all others; what is longer still HTTP/2 itself answers.
+#[tokio::test]
+async fn heads_that_are_too_long_are_answered_as_failures() {
+    let (pair, mut client) = Pair::for_version(Version::Http2).await;
+    for (kib, kind, answer) in [
+        (15, "text/plain", ("200", "", "")),
+        (
+            65,
+            "text/plain",
+            ("431", "", "the head of the request is over 64 KiB"),
+        ),
+        (
+            65,
+            "application/grpc",
+            ("200", "8", "the head of the request is over 64 KiB"),
+        ),
+        (130, "application/grpc", ("431", "", "")),
+    ] {
+        let request = http::Request::post("/shop.Reviews/Get")
+            .header("content-type", kind)
+            .header("x-long", "x".repeat(kib << 10));
+        let seen = client.send(request, "").await;
+        let status = seen.status.to_string();
+        let told = (
+            &*status,
+            seen.header("grpc-status"),
+            seen.header("weft-error"),
+        );
+        assert_eq!(told, answer, "{kib} {kind}");
+        let message = if told.1.is_empty() { "" } else { told.2 };
+        assert_eq!(seen.header("grpc-message"), message);
+    }
+    assert_eq!(pair.app.requests(), 1);
+}

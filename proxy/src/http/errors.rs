@@ -10,6 +10,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
 use super::bodies::{Body, BodyError, Response};
+use super::headers::MAX_HEAD;
 use crate::upstream::ConnectError;
 
 /// Names the cause on every response that a proxy made.
@@ -34,6 +35,8 @@ impl From<Failure> for Stop {
 pub enum Failure {
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    #[error("the head of the request is over {} KiB", MAX_HEAD >> 10)]
+    TooLarge,
     #[error("{0} is not proxied")]
     NotProxied(&'static str),
     #[error("plain text to {0}, which takes mutual TLS only")]
@@ -78,6 +81,7 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotProxied(_) => StatusCode::NOT_IMPLEMENTED,
             Self::PlainText(_) => StatusCode::FORBIDDEN,
             Self::NoRoute(_) | Self::NoListener(_) => StatusCode::NOT_FOUND,
@@ -102,6 +106,7 @@ impl Failure {
             | Self::NoBackends
             | Self::Rewrite(_) => "13",
             Self::PlainText(_) => "7",
+            Self::TooLarge => "8",
             Self::NotProxied(_) | Self::NoRoute(_) | Self::NoListener(_) => "12",
             Self::Gone(_)
             | Self::Misdirected

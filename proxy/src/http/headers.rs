@@ -12,6 +12,11 @@ use std::net::SocketAddr;
 
 use super::errors::{ERROR, Failure, REFUSED};
 
+/// Bytes of a request's head, counted as HTTP/2 does (RFC 9113, 6.5.2).
+pub const MAX_HEAD: usize = 64 << 10;
+/// What each header counts besides its name and its value.
+const OVERHEAD: usize = 32;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -19,6 +24,9 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Takes the connection's own headers off a request that came in. Gives the protocol that the client asks to change to,
 /// where it does: its headers stay.
 pub fn clean_request(request: &mut http::request::Parts) -> Result<bool, Failure> {
+    if is_too_large(request) {
+        return Err(Failure::TooLarge);
+    }
     if request.method == Method::CONNECT {
         return Err(Failure::NotProxied("CONNECT"));
     }
@@ -49,6 +57,17 @@ pub fn clean_request(request: &mut http::request::Parts) -> Result<bool, Failure
             .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     Ok(upgrade)
+}
+
+/// The target counts by what of it can be long.
+fn is_too_large(request: &http::request::Parts) -> bool {
+    let headers = request.headers.iter();
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD);
+    let target = request
+        .uri
+        .path_and_query()
+        .map_or(0, |of| of.as_str().len());
+    target + headers.sum::<usize>() > MAX_HEAD
 }
 
 /// Takes the connection's own headers off a response. `from_app`: the headers between proxies are not its to set.

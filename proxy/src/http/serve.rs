@@ -16,13 +16,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::bodies::Response;
+use super::headers::MAX_HEAD;
 use crate::batch::Corked;
 use crate::linger::Lingering;
 use crate::shutdown::Closing;
 use crate::upstream::http2 as limits;
 
-/// Bytes of a request's head, and bytes buffered.
-const MAX_HEAD: usize = 64 << 10;
+/// Bytes of a request's head in HTTP/2. Beyond it h2 answers, and knows nothing of gRPC: so what is over the limit for
+/// requests is taken up to twice of it, and answered as every failure is.
+const MAX_HEADER_LIST: u32 = 2 * MAX_HEAD as u32;
 const MAX_STREAMS: u32 = 512;
 /// Resets that a client may cause before the connection is closed for it.
 const MAX_RESETS: usize = 64;
@@ -182,7 +184,7 @@ fn http2_server() -> http2::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        .max_header_list_size(limits::MAX_HEADER_LIST)
+        .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buf_size(limits::SEND_BUFFER)
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_RESETS)
