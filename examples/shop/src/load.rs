@@ -13,13 +13,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::time::Instant;
-use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::again;
@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// `name: value`; may be given several times.
     #[arg(long = "header", short = 'H', value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Bytes of a header `x-long`.
+    #[arg(long)]
+    long: Option<usize>,
     /// HTTP method.
     #[arg(long, default_value = "GET")]
     method: Method,
@@ -162,6 +165,15 @@ impl Options {
     fn length(&self) -> Option<Duration> {
         let seconds = self.seconds?.clamp(0.0, 3600.0);
         Some(Duration::from_secs_f64(seconds))
+    }
+
+    /// The headers of each request.
+    fn headers(&self) -> anyhow::Result<HeaderMap> {
+        let mut headers: HeaderMap = self.headers.iter().cloned().collect();
+        if let Some(length) = self.long {
+            headers.insert("x-long", "x".repeat(length.min(1 << 20)).parse()?);
+        }
+        Ok(headers)
     }
 
     /// Requests that should have been begun after it ran for this long.
@@ -303,9 +315,7 @@ async fn send_http(client: &HttpClient, options: &Options) -> anyhow::Result<Ans
     ])));
     *request.method_mut() = options.method.clone();
     *request.uri_mut() = options.url.clone();
-    for (name, value) in &options.headers {
-        request.headers_mut().append(name.clone(), value.clone());
-    }
+    *request.headers_mut() = options.headers()?;
     Ok(http_answer(client.send(request, limit(options)).await?))
 }
 
@@ -349,7 +359,7 @@ async fn send_grpc(
     rpc: Rpc,
     options: &Options,
 ) -> anyhow::Result<Answer> {
-    let metadata = metadata(options)?;
+    let metadata = MetadataMap::from_headers(options.headers()?);
     let call = || {
         let mut client = client.clone();
         let mut request = tonic::Request::new(ReviewRequest {
@@ -393,16 +403,6 @@ async fn send_grpc(
             millis: 0,
         },
     })
-}
-
-fn metadata(options: &Options) -> anyhow::Result<MetadataMap> {
-    let mut metadata = MetadataMap::new();
-    for (name, value) in &options.headers {
-        let key: MetadataKey<Ascii> = name.as_str().parse()?;
-        let value: MetadataValue<Ascii> = value.to_str()?.parse()?;
-        metadata.append(key, value);
-    }
-    Ok(metadata)
 }
 
 async fn watch(

@@ -1,7 +1,8 @@
 //! The reviews, over HTTP and gRPC. Answers name the version and the pod, and repeat what arrived, so that one sees what
 //! was done to a request on its way.
 //!
-//! HTTP: `/reviews/{id}`, and for tests `/status/{code}` and `/delay/{milliseconds}`; anything else is 404.
+//! HTTP: `/reviews/{id}`, and for tests `/status/{code}` and `/delay/{milliseconds}`; anything else is 404. gRPC: for tests
+//! the metadata `x-delay`, milliseconds before the answer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
@@ -153,6 +154,16 @@ impl Shelf {
     }
 }
 
+/// Waits for as long as the client asks for.
+async fn delay(metadata: &MetadataMap) {
+    let asked = metadata
+        .get("x-delay")
+        .and_then(|value| value.to_str().ok());
+    if let Some(Ok(millis)) = asked.map(str::parse) {
+        tokio::time::sleep(Duration::from_millis(millis).min(MAX_DELAY)).await;
+    }
+}
+
 fn text_metadata(metadata: &MetadataMap) -> HashMap<String, String> {
     let text = |entry| match entry {
         KeyAndValueRef::Ascii(key, value) => {
@@ -170,6 +181,7 @@ impl Reviews for Shelf {
         request: tonic::Request<ReviewRequest>,
     ) -> Result<tonic::Response<Review>, Status> {
         let (metadata, _, message) = request.into_parts();
+        delay(&metadata).await;
         Ok(tonic::Response::new(self.review(message.id, &metadata)))
     }
 
@@ -180,6 +192,7 @@ impl Reviews for Shelf {
         request: tonic::Request<ReviewRequest>,
     ) -> Result<tonic::Response<Self::WatchStream>, Status> {
         let (metadata, _, message) = request.into_parts();
+        delay(&metadata).await;
         if message.count > MAX_MESSAGES {
             return Err(Status::invalid_argument(format!(
                 "count is at most {MAX_MESSAGES}"

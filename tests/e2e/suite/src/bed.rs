@@ -272,6 +272,16 @@ impl Bed {
         Ok(())
     }
 
+    /// Sets the annotation `weft.dev/mtls` of a pod or namespace; `null` takes it away.
+    pub async fn mtls(&self, kind: &str, name: &str, mode: Value) -> anyhow::Result<()> {
+        let patch = json!({"metadata": {"annotations": {"weft.dev/mtls": mode}}});
+        let (object, patch) = (self.api("v1", kind), Patch::Merge(&patch));
+        let patched = object.patch(name, &PatchParams::default(), &patch).await;
+        patched
+            .map(drop)
+            .with_context(|| format!("annotating {kind} {name}"))
+    }
+
     /// Waits until the pod is ready.
     pub async fn ready(&self, pod: &str) -> anyhow::Result<Value> {
         eventually(&format!("pod {pod} to be ready"), async || {

@@ -131,6 +131,11 @@ impl Answer {
         self.0["body"]["headers"][name].as_str()
     }
 
+    /// Why there is no answer, or what it says of a failure.
+    pub fn error(&self) -> Option<&str> {
+        self.0["error"].as_str()
+    }
+
     pub fn body(&self) -> &Value {
         &self.0["body"]
     }

@@ -108,14 +108,7 @@ mod cases {
         let heard = bed.exec("reviews-v1", "shop", &talk).await?;
         anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
         // Strict keeps others out, and nobody from himself.
-        let annotate = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "reviews-v1", "annotations": {"weft.dev/mtls": "strict"}},
-        });
-        let pods = bed.api("v1", "Pod");
-        let patch = kube::api::Patch::Merge(&annotate);
-        pods.patch("reviews-v1", &Default::default(), &patch)
-            .await?;
+        bed.mtls("Pod", "reviews-v1", "strict".into()).await?;
         for _ in 0..4 {
             let summary = bed
                 .load("reviews-v1", "http://reviews/reviews/self", &[])

@@ -9,21 +9,11 @@ mesh_tests! {
 
 mod cases {
     use anyhow::Context;
-    use kube::api::{Patch, PatchParams};
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
     use serde_json::{Value, json};
     use weft_e2e::{Bed, eventually, objects};
 
     const URL: &str = "http://reviews/reviews/1";
-
-    /// Sets the annotation `weft.dev/mtls`; `null` takes it away.
-    async fn mtls(bed: &Bed, kind: &str, name: &str, mode: Value) -> anyhow::Result<()> {
-        let patch = json!({"metadata": {"annotations": {"weft.dev/mtls": mode}}});
-        let object = bed.api("v1", kind);
-        let parameters = PatchParams::default();
-        let patched = object.patch(name, &parameters, &Patch::Merge(&patch)).await;
-        patched.map(|_| ()).context("annotating")
-    }
 
     /// A pod `plain` without a proxy, to send requests from.
     async fn outsider(bed: &Bed) -> anyhow::Result<()> {
@@ -47,7 +37,8 @@ mod cases {
     pub(super) async fn a_strict_namespace_serves_the_mesh_and_the_kubelet_alone(
         bed: &Bed,
     ) -> anyhow::Result<()> {
-        mtls(bed, "Namespace", &bed.namespace, "strict".into()).await?;
+        bed.mtls("Namespace", &bed.namespace, "strict".into())
+            .await?;
         // Ready by its probe, which comes in plain text.
         bed.shop(&["v1"]).await?;
         outsider(bed).await?;
@@ -81,19 +72,22 @@ mod cases {
     pub(super) async fn the_mode_changes_without_a_restart(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         outsider(bed).await?;
-        mtls(bed, "Namespace", &bed.namespace, "permissive".into()).await?;
+        bed.mtls("Namespace", &bed.namespace, "permissive".into())
+            .await?;
         until_served(bed, "plain", true).await?;
-        mtls(bed, "Namespace", &bed.namespace, "strict".into()).await?;
+        bed.mtls("Namespace", &bed.namespace, "strict".into())
+            .await?;
         until_served(bed, "plain", false).await?;
         bed.load("client", URL, &["-n", "20"]).await?.all("200")?;
         // The pod's own word before the namespace's.
-        mtls(bed, "Pod", "reviews-v1", "permissive".into()).await?;
+        bed.mtls("Pod", "reviews-v1", "permissive".into()).await?;
         until_served(bed, "plain", true).await?;
         // What is no mode leaves the namespace's in force.
-        mtls(bed, "Pod", "reviews-v1", "Permissive".into()).await?;
+        bed.mtls("Pod", "reviews-v1", "Permissive".into()).await?;
         until_served(bed, "plain", false).await?;
-        mtls(bed, "Pod", "reviews-v1", Value::Null).await?;
-        mtls(bed, "Namespace", &bed.namespace, "permissive".into()).await?;
+        bed.mtls("Pod", "reviews-v1", Value::Null).await?;
+        bed.mtls("Namespace", &bed.namespace, "permissive".into())
+            .await?;
         until_served(bed, "plain", true).await?;
         anyhow::ensure!(bed.restarts("reviews-v1").await? == 0, "it was restarted");
         Ok(())

@@ -1,0 +1,175 @@
+//! What a gRPC client is told where a proxy answers in the place of its application: always a status of gRPC with the cause
+//! as its message, never an answer of HTTP that the client has to guess from.
+
+mesh_tests! {
+    run In every_failure_is_a_status_with_its_cause;
+    run In timeouts_and_refusals_are_statuses_too;
+}
+
+mod cases {
+    use serde_json::{Value, json};
+    use weft_e2e::objects;
+    use weft_e2e::{Bed, eventually};
+
+    const URL: &str = "http://reviews:9000";
+
+    /// Fails unless the call ends with this code, and a message that has these words.
+    async fn told(
+        bed: &Bed,
+        (pod, url): (&str, &str),
+        arguments: &[&str],
+        code: &str,
+        words: &str,
+    ) -> anyhow::Result<()> {
+        let arguments = [&["--grpc", "get"], arguments].concat();
+        let what = format!("{url} {arguments:?} to fail with {code}: {words}");
+        eventually(&what, async || {
+            let summary = bed.load(pod, url, &arguments).await?;
+            let answer = summary.all(code)?.answer();
+            let error = answer.error().unwrap_or_default();
+            anyhow::ensure!(error.contains(words), "{error}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// A Service whose gRPC port leads to this port of the pods with these labels.
+    fn service(name: &str, labels: Value, port: u16) -> Value {
+        let mut service = objects::service(name, labels);
+        service["spec"]["ports"] = json!([{"name": "grpc", "port": 9000, "targetPort": port}]);
+        service
+    }
+
+    /// A pod without a proxy.
+    async fn outside(bed: &Bed, mut pod: Value) -> anyhow::Result<()> {
+        pod["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
+        bed.apply(pod).await.map(drop)
+    }
+
+    /// The rule for calls that say so.
+    fn case(name: &str, mut rule: Value) -> Value {
+        rule["matches"] = json!([{"headers": [{"name": "x-case", "value": name}]}]);
+        rule
+    }
+
+    fn backend(name: &str) -> Value {
+        json!({"backendRefs": [{"name": name, "port": 9000}]})
+    }
+
+    fn rules() -> Value {
+        let mut weightless = backend("reviews-v1");
+        weightless["backendRefs"][0]["weight"] = 0.into();
+        let mut extended = backend("reviews-v1");
+        let extension = json!({"group": "example.org", "kind": "Wizard", "name": "merlin"});
+        extended["filters"] = json!([{"type": "ExtensionRef", "extensionRef": extension}]);
+        let mut broken = backend("reviews-v1");
+        broken["matches"] = json!([{"method": {"method": "Watch"},
+            "headers": [{"type": "RegularExpression", "name": "x-case", "value": "("}]}]);
+        json!([
+            case("nobody", backend("nobody")),
+            case("absent", backend("absent")),
+            case("weightless", weightless),
+            case("closed", backend("closed")),
+            case("closed-outside", backend("closed-outside")),
+            case("greets", backend("greets")),
+            case("extended", extended),
+            broken,
+        ])
+    }
+
+    pub(super) async fn every_failure_is_a_status_with_its_cause(bed: &Bed) -> anyhow::Result<()> {
+        let v1 = json!({"app": "reviews", "version": "v1"});
+        outside(bed, objects::client("outsider")).await?;
+        for made in [
+            service("nobody", json!({"app": "nobody"}), 9000),
+            service("closed", v1.clone(), 9999),
+            service("closed-outside", json!({"app": "outsider"}), 9999),
+            service("greets", v1, 7001),
+        ] {
+            bed.apply(made).await?;
+        }
+        bed.shop(&["v1"]).await?;
+        bed.ready("outsider").await?;
+        bed.route(objects::grpc_route("cases", rules())).await?;
+        for (name, code, words) in [
+            (
+                "nobody",
+                "Unavailable",
+                "nobody:9000 has no ready endpoints",
+            ),
+            ("absent", "Internal", "absent"),
+            ("weightless", "Internal", "all backendRefs have weight 0"),
+            ("closed", "Unavailable", "turned the request away"),
+            (
+                "closed-outside",
+                "Unavailable",
+                "could be reached: connecting to",
+            ),
+            ("greets", "Unavailable", "broke off"),
+            ("extended", "Internal", "\"ExtensionRef\" is not supported"),
+            ("none", "Unimplemented", "no rule of the routes of"),
+        ] {
+            let header = format!("x-case: {name}");
+            told(bed, ("client", URL), &["-H", &header], code, words).await?;
+        }
+        let watch = ["--grpc", "watch", "-H", "x-case: any"];
+        let summary = bed.load("client", URL, &watch).await?;
+        let answer = summary.all("Internal")?.answer();
+        let words = "a condition of the rule does not compile";
+        anyhow::ensure!(
+            answer.error().unwrap_or_default().contains(words),
+            "{answer:?}"
+        );
+        let (words, long) = (
+            "the head of the request is over 64 KiB",
+            ["--long", "66000"],
+        );
+        told(bed, ("client", URL), &long, "ResourceExhausted", words).await
+    }
+
+    /// HTTPRoutes take gRPC as well, and have timeouts.
+    fn bounded(name: &str, timeouts: Value) -> Value {
+        let rules =
+            json!([{"timeouts": timeouts, "backendRefs": [{"name": "reviews-v1", "port": 9000}]}]);
+        objects::route("HTTPRoute", name, name, 9000, rules)
+    }
+
+    pub(super) async fn timeouts_and_refusals_are_statuses_too(bed: &Bed) -> anyhow::Result<()> {
+        let v1 = json!({"app": "reviews", "version": "v1"});
+        outside(bed, objects::client("outsider")).await?;
+        bed.apply(service("whole", v1.clone(), 9000)).await?;
+        bed.apply(service("each", v1, 9000)).await?;
+        bed.shop(&["v1"]).await?;
+        bed.ready("outsider").await?;
+        let whole = json!({"request": "300ms"});
+        bed.good_route(bounded("whole", whole)).await?;
+        let each = json!({"request": "5s", "backendRequest": "300ms"});
+        bed.good_route(bounded("each", each)).await?;
+        for (name, words) in [
+            ("whole", "no complete answer within the request timeout"),
+            ("each", "no answer of the backend within its timeout"),
+        ] {
+            let url = format!("http://{name}:9000");
+            let slow = ["-H", "x-delay: 3000"];
+            told(bed, ("client", &url), &slow, "DeadlineExceeded", words).await?;
+        }
+        // A client without a proxy is taken for the kubelet at most.
+        bed.mtls("Pod", "reviews-v1", "strict".into()).await?;
+        let ip = bed.pod_ip("reviews-v1").await?;
+        let probed = format!("http://{ip}:8080");
+        let words = "which takes mutual TLS only";
+        told(bed, ("outsider", &probed), &[], "PermissionDenied", words).await?;
+        // Where nothing is probed there is no HTTP at all.
+        let closed = format!("http://{ip}:9000");
+        told(
+            bed,
+            ("outsider", &closed),
+            &[],
+            "Unknown",
+            "transport error",
+        )
+        .await?;
+        let summary = bed.load("client", URL, &["--grpc", "get"]).await?;
+        summary.all("OK").map(drop)
+    }
+}

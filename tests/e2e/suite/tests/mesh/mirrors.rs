@@ -1,0 +1,119 @@
+//! Mirrors that get a share of the requests: how large it is, and that it costs the requests themselves nothing.
+
+mesh_tests! {
+    run In mirrors_get_their_share;
+    run In mirrors_that_fail_harm_nothing;
+}
+
+mod cases {
+    use serde_json::{Value, json};
+    use weft_e2e::objects::{self, prefix, to};
+    use weft_e2e::{Bed, eventually};
+
+    const REQUESTS: u32 = 500;
+
+    /// A mirror with a share of the requests, as the filter has it.
+    fn mirror(backend: &str, share: Value) -> Value {
+        let mut mirror = json!({"backendRef": {"name": backend, "port": 80}});
+        if let (Some(mirror), Some(share)) = (mirror.as_object_mut(), share.as_object()) {
+            mirror.extend(share.clone());
+        }
+        json!({"type": "RequestMirror", "requestMirror": mirror})
+    }
+
+    /// Requests that reached the pod by its proxy for this path.
+    async fn seen(bed: &Bed, pod: &str, path: &str) -> anyhow::Result<usize> {
+        Ok(bed.accesses(pod, "inbound", path).await?.len())
+    }
+
+    /// A twentieth of a millionth of all runs is beyond five standard deviations of the binomial distribution.
+    fn bounds(share: f64) -> std::ops::RangeInclusive<usize> {
+        let requests = f64::from(REQUESTS);
+        let (mean, deviation) = (requests * share, (requests * share * (1.0 - share)).sqrt());
+        (mean - 5.0 * deviation) as usize..=(mean + 5.0 * deviation) as usize
+    }
+
+    pub(super) async fn mirrors_get_their_share(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let fraction = json!({"fraction": {"numerator": 3, "denominator": 8}});
+        let shares = [
+            ("/reviews/twenty", json!({"percent": 20}), 0.2),
+            ("/reviews/eighths", fraction, 0.375),
+        ];
+        let rule = |(path, share, _): &(&str, Value, f64)| {
+            json!({"matches": [prefix(path)], "filters": [mirror("reviews-v2", share.clone())],
+                "backendRefs": [to("v1", 1)]})
+        };
+        let mut rules: Vec<Value> = shares.iter().map(rule).collect();
+        let all = json!({"matches": [prefix("/reviews/all")],
+            "filters": [mirror("reviews-v2", json!({}))], "backendRefs": [to("v1", 1)]});
+        rules.push(all);
+        bed.good_route(objects::http_route("shares", rules.into()))
+            .await?;
+        eventually("the route to be in force", async || {
+            bed.load("client", "http://reviews/reviews/all", &[])
+                .await?;
+            let seen = seen(bed, "reviews-v2", "/reviews/all").await?;
+            anyhow::ensure!(seen > 0, "no copy has come");
+            Ok(())
+        })
+        .await?;
+        let count = REQUESTS.to_string();
+        for (path, _, share) in &shares {
+            let url = format!("http://reviews{path}");
+            let arguments = ["-n", &count, "-c", "4", "--keep", "0"];
+            let summary = bed.load("client", &url, &arguments).await?;
+            anyhow::ensure!(summary.version("v1") == u64::from(REQUESTS), "{summary}");
+            let bounds = bounds(*share);
+            eventually("the copies in the mirror's log", async || {
+                let seen = seen(bed, "reviews-v2", path).await?;
+                anyhow::ensure!(
+                    bounds.contains(&seen),
+                    "{seen} copies of {path}, not {bounds:?}"
+                );
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn mirrors_that_fail_harm_nothing(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let v1 = json!({"app": "reviews", "version": "v1"});
+        let service = |name: &str, labels: Value, port: u16| {
+            let mut service = objects::service(name, labels);
+            service["spec"]["ports"] = json!([{"name": "http", "port": 80, "targetPort": port}]);
+            service
+        };
+        for made in [
+            service("nobody", json!({"app": "nobody"}), 8080),
+            service("closed", v1.clone(), 9999),
+            // Says what is no HTTP.
+            service("greets", v1, 7001),
+        ] {
+            bed.apply(made).await?;
+        }
+        let half = |name| mirror(name, json!({"percent": 50}));
+        let filters = ["nobody", "closed", "greets"].map(half);
+        let rules = json!([{"filters": filters, "backendRefs": [to("v1", 1)]}]);
+        bed.good_route(objects::http_route("harmless", rules))
+            .await?;
+        eventually("copies to fail", async || {
+            let post = [
+                "--method", "POST", "--body", "20000", "-n", "100", "-c", "4",
+            ];
+            let summary = bed
+                .load("client", "http://reviews/reviews/1", &post)
+                .await?;
+            summary.all("200")?.all_from("v1")?;
+            let metric = "weft_mirrored_requests_total";
+            let failed = bed
+                .metric("client", metric, &[r#"result="failed""#])
+                .await?;
+            anyhow::ensure!(failed > 50.0, "{failed} copies failed");
+            Ok(())
+        })
+        .await
+    }
+}
