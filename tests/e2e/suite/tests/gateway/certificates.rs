@@ -89,8 +89,9 @@ mod cases {
                 last <= TAKEN_UP,
                 "an old certificate was shown after {last:?}"
             );
+            // Enough to see the last of the old one; the rate is asked for over all of the time.
             anyhow::ensure!(
-                soon as u32 * 2 >= RATE,
+                soon as u32 * 10 >= RATE,
                 "only {soon} visits in {TAKEN_UP:?}: this machine is too slow for the test"
             );
         }
