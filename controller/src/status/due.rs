@@ -44,6 +44,17 @@ impl Content {
         }
     }
 
+    /// Whether it says of proxies that they are behind, and of none that it refused.
+    pub(super) fn is_pending(&self) -> bool {
+        match self {
+            Self::Entries(_, own) => {
+                let mut entries = own.iter();
+                !self.is_urgent() && entries.any(|entry| programmed::is_pending(&entry.conditions))
+            }
+            Self::Whole(_) => false,
+        }
+    }
+
     /// Whether it cannot wait for further changes of counts.
     pub(super) fn is_urgent(&self) -> bool {
         match self {

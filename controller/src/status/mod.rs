@@ -4,6 +4,7 @@ mod due;
 mod features;
 mod merge;
 mod mesh;
+mod pauses;
 mod programmed;
 mod writer;
 

@@ -20,6 +20,8 @@ use crate::watch::ObjectKey;
 const TYPE: &str = "weft.dev/Programmed";
 /// Why the condition is False because of a proxy's word, which is written at once.
 const REFUSED: &str = "Refused";
+/// Why it is False while proxies have not answered yet.
+const PENDING: &str = "Pending";
 /// Proxies whose reasons are repeated in a message.
 const NAMED: usize = 3;
 
@@ -84,6 +86,12 @@ pub(crate) fn statuses(snapshot: &Snapshot, registry: &Registry) -> Vec<RouteSta
 pub(super) fn is_urgent(conditions: &[Condition]) -> bool {
     let refused = |one: &Condition| one.kind == TYPE && one.reason == REFUSED;
     conditions.iter().any(refused)
+}
+
+/// Whether proxies have yet to answer.
+pub(super) fn is_pending(conditions: &[Condition]) -> bool {
+    let pending = |one: &Condition| one.kind == TYPE && one.reason == PENDING;
+    conditions.iter().any(pending)
 }
 
 fn tally(encoder: &Encoder, held: Vec<Destination>) -> Tally {
@@ -178,7 +186,7 @@ fn condition(proxies: &Proxies, none: &str) -> Condition {
             "NoProxies"
         }
         (_, []) if ready == total => "Programmed",
-        (_, []) => "Pending",
+        (_, []) => PENDING,
         (_, refused) => {
             let named = refused.iter().take(NAMED).map(String::as_str);
             message += "; refused by ";

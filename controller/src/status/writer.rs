@@ -4,7 +4,6 @@
 //! Which objects need a write is decided from the watch; what is written, from the object as the API server has it at
 //! that moment, with its resource version: a write that crosses somebody else's is refused and made again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use weft_ir::RouteKind;
 
 use super::due::{self, Due, Subject, patch};
+use super::pauses::Pauses;
 use super::{now, programmed};
 use crate::metrics::Metrics;
 use crate::provision::Obstacles;
@@ -31,8 +31,6 @@ const CONCURRENT: usize = 8;
 const ROUND: usize = 64;
 /// Between two rounds, at least: with [`ROUND`], 640 writes a second at most.
 const PACE: Duration = Duration::from_millis(100);
-/// Between two writes of the same generation of a route or a policy, and from a proxy's word to the write: counts change often.
-const COUNTS: Duration = Duration::from_secs(1);
 /// Tries of one write against changes of others.
 const TRIES: usize = 4;
 
@@ -53,42 +51,21 @@ pub struct StatusWriter {
 /// What could not be written.
 type Failed = Retries<(Subject, ObjectKey)>;
 
-/// What was written within [`COUNTS`]: when, and of which generation.
-#[derive(Debug, Default)]
-struct Recent(HashMap<(Subject, ObjectKey), (Instant, Option<i64>)>);
-
-impl Recent {
-    fn forget(&mut self, now: Instant) {
-        self.0.retain(|_, (at, _)| *at + COUNTS > now);
-    }
-
-    fn wrote(&mut self, due: &Due, now: Instant) {
-        let subject = (due.subject, due.key.clone());
-        self.0.insert(subject, (now, due.generation));
-    }
-
-    /// When the status may be written, if not yet.
-    fn put_off(&self, due: &Due) -> Option<Instant> {
-        let (at, generation) = self.0.get(&(due.subject, due.key.clone()))?;
-        let waits = *generation == due.generation && !due.content.is_urgent();
-        waits.then(|| *at + COUNTS)
-    }
-}
-
 impl StatusWriter {
     /// Until told to stop.
     pub async fn run(mut self) {
         let mut changes = self.world.changes.statuses.subscribe();
         let mut counts = self.registry.destination_changes();
         let mut refusals = self.registry.refusals();
-        let (mut failed, mut recent) = (Failed::default(), Recent::default());
+        let (mut failed, mut pauses) = (Failed::default(), Pauses::default());
         loop {
             counts.mark_unchanged();
-            let (more, put_off) = self.round(&mut failed, &mut recent).await;
+            let (more, put_off) = self.round(&mut failed, &mut pauses).await;
             let retry = failed.next().into_iter().chain(put_off).min();
+            let told = pauses.after_a_proxys_word();
             let counted = async {
                 let changed = counts.changed().await;
-                tokio::time::sleep(COUNTS).await;
+                tokio::time::sleep(told).await;
                 changed
             };
             let waiting = async {
@@ -112,7 +89,7 @@ impl StatusWriter {
     }
 
     /// Writes what is due, up to [`ROUND`]; whether more is due, and when what was put off.
-    async fn round(&mut self, failed: &mut Failed, recent: &mut Recent) -> (bool, Option<Instant>) {
+    async fn round(&mut self, failed: &mut Failed, pauses: &mut Pauses) -> (bool, Option<Instant>) {
         if !*self.leader.borrow_and_update() {
             return (false, None);
         }
@@ -128,15 +105,7 @@ impl StatusWriter {
                 .any(|due| (due.subject, &due.key) == (*subject, key))
         });
         due.retain(|due| failed.is_due(&(due.subject, due.key.clone()), begin));
-        recent.forget(begin);
-        let mut put_off = None;
-        due.retain(|due| match recent.put_off(due) {
-            Some(at) => {
-                put_off = Some(put_off.map_or(at, |first: Instant| first.min(at)));
-                false
-            }
-            None => true,
-        });
+        let put_off = pauses.hold(&mut due, begin);
         let more = due.len() > ROUND;
         due.truncate(ROUND);
         let this = &*self;
@@ -147,7 +116,7 @@ impl StatusWriter {
         let written: Vec<_> = writes.buffer_unordered(CONCURRENT).collect().await;
         for (due, written) in written {
             if matches!(written, Ok(Written::Yes)) {
-                recent.wrote(&due, Instant::now());
+                pauses.wrote(&due, Instant::now());
             }
             self.note(due, written, failed);
         }
@@ -248,48 +217,5 @@ enum Written {
 async fn gone(gone: bool) {
     if gone {
         std::future::pending::<()>().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::due::Content;
-    use super::super::merge::{Entry, List};
-    use super::*;
-    use serde_json::json;
-    use weft_translate::Condition;
-
-    fn due(generation: i64, reason: &str) -> Due {
-        let condition = Condition {
-            kind: "weft.dev/Programmed".into(),
-            status: false,
-            reason: reason.into(),
-            message: String::new(),
-        };
-        let entry = Entry {
-            reference: json!({"name": "reviews"}),
-            controller: crate::CONTROLLER_NAME,
-            conditions: vec![condition],
-        };
-        Due {
-            subject: Subject::Route(RouteKind::Http),
-            key: ObjectKey::new("shop", "r"),
-            generation: Some(generation),
-            content: Content::Entries(List::Parents, vec![entry]),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn counts_wait_a_second_and_refusals_and_new_generations_do_not() {
-        let mut recent = Recent::default();
-        assert_eq!(recent.put_off(&due(2, "Pending")), None);
-        recent.wrote(&due(2, "Pending"), Instant::now());
-        let put_off = recent.put_off(&due(2, "Pending"));
-        assert_eq!(put_off, Some(Instant::now() + COUNTS));
-        assert_eq!(recent.put_off(&due(3, "Pending")), None);
-        assert_eq!(recent.put_off(&due(2, "Refused")), None);
-        tokio::time::advance(COUNTS).await;
-        recent.forget(Instant::now());
-        assert_eq!(recent.put_off(&due(2, "Pending")), None);
     }
 }

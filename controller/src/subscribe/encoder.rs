@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use weft_api::{encode, proto};
-use weft_ir::{EndpointSet, GatewayId, ResourceKey, ServicePort, Target};
+use weft_api::encode::{self, RouteDigests};
+use weft_api::proto;
+use weft_ir::{EndpointSet, GatewayId, GatewayPort, ResourceKey, ServicePort, Target};
 use weft_translate::Mesh;
 
 /// A destination and the endpoint sets that it refers to.
@@ -20,6 +21,8 @@ pub struct EncodedDestination {
 pub struct EncodedGateway {
     /// `gateway`, and a port each.
     pub resources: Vec<(ResourceKey, proto::Resource)>,
+    /// What each port says of routes.
+    pub routes: HashMap<ResourceKey, Arc<RouteDigests>>,
     pub references: BTreeSet<ServicePort>,
 }
 
@@ -116,15 +119,18 @@ impl Source for Encoder {
         let id = self.mesh.gateway_of(namespace, pod)?;
         let view = self.mesh.gateway(&id)?;
         let encode = || {
-            let ports = view.ports.iter().map(|port| {
-                let key = ResourceKey::Port(port.transport(), port.port);
-                (key, encode::gateway_port(port))
-            });
+            let key = |port: &GatewayPort| ResourceKey::Port(port.transport(), port.port);
+            let ports = view.ports.iter();
+            let routes = ports
+                .clone()
+                .map(|port| (key(port), Arc::new(encode::route_digests(port))));
+            let ports = ports.map(|port| (key(port), encode::gateway_port(port)));
             let gateway = encode::gateway(&view.gateway);
             Arc::new(EncodedGateway {
                 resources: std::iter::once((ResourceKey::Gateway, gateway))
                     .chain(ports)
                     .collect(),
+                routes: routes.collect(),
                 references: view.references(),
             })
         };

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
-use weft_ir::{ResourceKey, Transport};
+use weft_api::encode::RouteDigests;
+use weft_ir::ResourceKey;
 
 use super::input::Refusal;
 use super::session::Acked;
@@ -41,7 +42,15 @@ pub struct Destination {
 #[derive(Clone, Debug)]
 pub struct GatewayPod {
     pub pod: ObjectKey,
-    pub ports: HashMap<(Transport, u16), Held>,
+    pub ports: HashMap<ResourceKey, HeldPort>,
+}
+
+/// What a proxy said of a port of its Gateway.
+#[derive(Clone, Debug)]
+pub struct HeldPort {
+    pub held: Held,
+    /// What the version in force says of routes, where this replica sent it.
+    pub routes: Option<Arc<RouteDigests>>,
 }
 
 /// Rung at each change of what proxies hold.
@@ -68,6 +77,8 @@ struct Stream {
     held: HashMap<ResourceKey, Held>,
     /// The newest version on its way, of what was sent and not yet answered.
     sent: HashMap<ResourceKey, u64>,
+    /// Of ports, what each version says of routes: from the one in force on.
+    routes: HashMap<ResourceKey, Vec<(u64, Arc<RouteDigests>)>>,
     /// Fingerprint of the root of the proxy's certificate, if it has said.
     certificate: Option<u64>,
 }
@@ -96,6 +107,19 @@ impl Stream {
         };
         held || self.sent.get(key).is_some_and(old)
     }
+
+    fn held_port(&self, key: &ResourceKey, held: &Held) -> HeldPort {
+        let in_force = match held {
+            Held::InForce(version) => Some(*version),
+            Held::Refused(..) => None,
+        };
+        let mut sent = self.routes.get(key).into_iter().flatten();
+        let routes = sent.find(|(version, _)| Some(*version) == in_force);
+        HeldPort {
+            held: held.clone(),
+            routes: routes.map(|(_, routes)| Arc::clone(routes)),
+        }
+    }
 }
 
 impl Registry {
@@ -123,6 +147,7 @@ impl Registry {
             pod,
             held,
             sent,
+            routes: HashMap::new(),
             certificate: None,
         };
         inner.streams.insert(id, stream);
@@ -215,10 +240,8 @@ impl Registry {
             ports: stream
                 .held
                 .iter()
-                .filter_map(|(key, held)| match key {
-                    ResourceKey::Port(transport, port) => Some(((*transport, *port), held.clone())),
-                    _ => None,
-                })
+                .filter(|(key, _)| matches!(key, ResourceKey::Port(..)))
+                .map(|(key, held)| (key.clone(), stream.held_port(key, held)))
                 .collect(),
         })
         .collect()
@@ -275,6 +298,19 @@ impl Registered {
         }
     }
 
+    /// What the versions of ports that are on their way say of routes.
+    pub fn sent_routes(&self, ports: impl Iterator<Item = (ResourceKey, u64, Arc<RouteDigests>)>) {
+        if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
+            for (key, version, routes) in ports {
+                stream
+                    .routes
+                    .entry(key)
+                    .or_default()
+                    .push((version, routes));
+            }
+        }
+    }
+
     /// The proxy's certificate is of the root with this fingerprint.
     pub fn certificate(&self, root: u64) {
         if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
@@ -297,8 +333,17 @@ impl Registered {
                 stream.sent.remove(&key);
             }
             match version {
-                Some(version) => drop(stream.held.insert(key, Held::InForce(version))),
-                None => drop(stream.held.remove(&key)),
+                Some(version) => {
+                    if let Some(sent) = stream.routes.get_mut(&key) {
+                        let place = sent.iter().rposition(|(one, _)| *one == version);
+                        sent.drain(..place.unwrap_or_default());
+                    }
+                    stream.held.insert(key, Held::InForce(version));
+                }
+                None => {
+                    stream.routes.remove(&key);
+                    stream.held.remove(&key);
+                }
             }
         }
         for (key, version, reason) in acked.refused {
@@ -336,68 +381,6 @@ impl Drop for Registered {
 }
 
 #[cfg(test)]
+#[path = "registry_tests.rs"]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tells_who_has_what_in_force_until_the_stream_ends() {
-        let registry = Registry::default();
-        let pod = ObjectKey::new("shop", "web-0");
-        let stream = registry
-            .enter(pod.clone(), &[(ResourceKey::Workload, 1)], 4)
-            .unwrap();
-        let holders = || registry.holders(&ResourceKey::Workload);
-        assert_eq!(holders(), [(pod.clone(), Held::InForce(1))]);
-        stream.record(Acked {
-            in_force: vec![],
-            refused: vec![(ResourceKey::Workload, 2, "no".into())],
-        });
-        assert_eq!(holders(), [(pod.clone(), Held::Refused(2, "no".into()))]);
-        stream.record(Acked {
-            in_force: vec![(ResourceKey::Workload, None)],
-            refused: vec![],
-        });
-        assert_eq!(holders(), []);
-        drop(stream);
-        assert_eq!(registry.streams(), 0);
-    }
-
-    #[test]
-    fn counts_who_trusts_and_who_has_renewed() {
-        let registry = Registry::default();
-        let pods = ["web-0", "web-1"].map(|name| ObjectKey::new("shop", name));
-        let enter = |pod: &ObjectKey| registry.enter(pod.clone(), &[], 4).unwrap();
-        let [first, second] = [&pods[0], &pods[1]].map(enter);
-        // A stream that is not yet known to be dead.
-        let dead = enter(&pods[1]);
-        let acks = |stream: &Registered, version| {
-            stream.record(Acked {
-                in_force: vec![(ResourceKey::Roots, Some(version))],
-                refused: vec![],
-            });
-        };
-        acks(&first, 1);
-        acks(&first, 2);
-        acks(&second, 2);
-        second.certificate(7);
-        let found = registry.trusting(2, 7);
-        assert_eq!((found.connected, found.trusting, found.renewed), (2, 1, 0));
-        assert_eq!(found.untrusting, pods[1..]);
-        assert_eq!(found.unrenewed, pods);
-        drop(dead);
-        let found = registry.trusting(2, 7);
-        assert_eq!((found.connected, found.trusting, found.renewed), (2, 2, 1));
-        assert_eq!(registry.trusting(3, 7).trusting, 0, "another version");
-    }
-
-    #[test]
-    fn streams_of_one_pod_are_bounded_and_make_room_when_they_end() {
-        let registry = Registry::default();
-        let enter = || registry.enter(ObjectKey::new("shop", "web-0"), &[], 2);
-        let (first, _second) = (enter().unwrap(), enter().unwrap());
-        assert_eq!(enter().unwrap_err(), Refusal::TooManyStreams(2));
-        drop(first);
-        enter().unwrap();
-    }
-}
+mod tests;

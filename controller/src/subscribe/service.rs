@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use weft_api::proto::mesh_server::Mesh;
 use weft_api::proto::{ProxyMessage, Resource, Update};
-use weft_ir::Identity;
+use weft_ir::{Identity, ResourceKey};
 
 use super::input::{self, Hello, Input, Refusal};
 use super::registry::{Registered, Registry};
@@ -323,7 +323,16 @@ impl Subscriptions {
         while let Some(update) = session.next_update(&snapshot.encoder) {
             self.metrics.updates.inc();
             let resources = update.resources.iter();
-            registered.sent(resources.filter_map(|one| Some((one.key.parse().ok()?, one.version))));
+            let resources = resources
+                .filter_map(|one| Some((one.key.parse::<ResourceKey>().ok()?, one.version)));
+            registered.sent(resources.clone());
+            if let Some(gateway) = session.gateway_of(&snapshot.encoder) {
+                let ports = resources.filter_map(|(key, version)| {
+                    let routes = Arc::clone(gateway.routes.get(&key)?);
+                    Some((key, version, routes))
+                });
+                registered.sent_routes(ports);
+            }
             match outgoing.try_send(Ok(update)) {
                 Ok(()) => {}
                 // There is room for all that may be unanswered.

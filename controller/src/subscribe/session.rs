@@ -12,7 +12,7 @@ use prost::Message;
 use weft_api::proto::{Resource, Update};
 use weft_ir::{ResourceKey, ServicePort};
 
-use super::encoder::Source;
+use super::encoder::{EncodedGateway, Source};
 use super::input::{Hello, Input, Refusal};
 
 /// Updates that may be on their way without an answer.
@@ -220,6 +220,11 @@ impl Session {
         Ok(acked)
     }
 
+    /// What the pod is told as a Gateway's proxy, if it is one.
+    pub fn gateway_of(&self, source: &impl Source) -> Option<Arc<EncodedGateway>> {
+        source.gateway(&self.namespace, &self.pod)
+    }
+
     /// The next update to send, if one is needed and may be sent. Call until there is none.
     pub fn next_update(&mut self, source: &impl Source) -> Option<Update> {
         if self.unacked.len() >= MAX_UNACKED {
@@ -268,7 +273,7 @@ impl Session {
 
     /// Endpoint sets first, then ports: it may take several updates, which each go on where the last one ended.
     fn renew_gateway(&mut self, source: &impl Source, draft: &mut Draft) {
-        let Some(gateway) = source.gateway(&self.namespace, &self.pod) else {
+        let Some(gateway) = self.gateway_of(source) else {
             // As with the workload: what was told stays.
             self.stale.gateway = false;
             return;

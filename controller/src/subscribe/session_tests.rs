@@ -76,6 +76,7 @@ impl Source for Cluster {
         let gateway = (ResourceKey::Gateway, resource(ResourceKey::Gateway, 1));
         Some(Arc::new(EncodedGateway {
             resources: std::iter::once(gateway).chain(ports).collect(),
+            routes: HashMap::new(),
             references: references.iter().cloned().collect(),
         }))
     }

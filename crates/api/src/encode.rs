@@ -16,7 +16,7 @@ use proto::resource::Body;
 
 mod gateway;
 
-pub use gateway::{gateway, gateway_port};
+pub use gateway::{RouteDigests, gateway, gateway_port, route_digests};
 
 /// The resource of the proxy's own pod.
 pub fn workload(of: &Workload) -> proto::Resource {
@@ -101,15 +101,19 @@ fn resource(key: &ResourceKey, body: Body) -> proto::Resource {
         version: 0,
         body: Some(body),
     };
-    let digest =
-        |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     // 0 is the proxy's word for "nothing held".
-    resource.version = resource
-        .encode_to_vec()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, digest)
-        .max(1);
+    resource.version = digest(DIGEST, &resource.encode_to_vec()).max(1);
     resource
+}
+
+/// The digest of nothing.
+const DIGEST: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a: that of `before`, and of these bytes behind it.
+fn digest(before: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(before, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 fn identity(of: &Identity) -> proto::Identity {

@@ -1,9 +1,10 @@
 //! Where rules of routes are on a Gateway's proxies, and what these say of the ports that hold them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use weft_ir::{GatewayId, GatewayPort, ResourceKey, RouteId, Serving, TlsServing, VirtualHost};
+use weft_api::encode::RouteDigests;
+use weft_ir::{GatewayId, ResourceKey, RouteId};
 use weft_translate::ParentStatus;
 
 use super::{Proxies, Standing, worse};
@@ -22,79 +23,44 @@ pub(super) type Tally = HashMap<RouteId, HashMap<Place, Proxies>>;
 
 pub(super) fn tally(encoder: &Encoder, registry: &Registry) -> Tally {
     let mesh = encoder.mesh();
-    let mut places: HashMap<GatewayId, Vec<(ResourceKey, Place, HashSet<RouteId>)>> =
-        HashMap::new();
     let mut tally = Tally::new();
     let is_gateway =
         |pod: &crate::watch::ObjectKey| mesh.gateway_of(&pod.namespace, &pod.name).is_some();
     for proxy in registry.gateways(is_gateway) {
         let pod = proxy.pod;
-        let Some(id) = mesh.gateway_of(&pod.namespace, &pod.name) else {
-            continue;
-        };
-        let (Some(view), Some(encoded)) = (
-            mesh.gateway(&id),
+        let (Some(gateway), Some(encoded)) = (
+            mesh.gateway_of(&pod.namespace, &pod.name),
             encoder.gateway(&pod.namespace, &pod.name),
         ) else {
             continue;
         };
-        let places = places.entry(id).or_insert_with_key(|id| {
-            let ports = view.ports.iter();
-            ports.flat_map(|port| of_port(id, port)).collect()
-        });
-        for (key, place, routes) in places {
-            let now = encoded.resources.iter().find(|(one, _)| one == key);
-            let (ResourceKey::Port(transport, port), Some((_, resource))) = (&*key, now) else {
+        for (key, resource) in &encoded.resources {
+            let (ResourceKey::Port(_, port), Some(routes)) = (key, encoded.routes.get(key)) else {
                 continue;
             };
-            let held = proxy.ports.get(&(*transport, *port));
-            let standing = Standing::of(held, resource.version);
-            for route in &*routes {
+            let held = proxy.ports.get(key);
+            let standing = Standing::of(held.map(|port| &port.held), resource.version);
+            for ((listener, route), digest) in &**routes {
+                // A change of others' rules makes no route wait.
+                let same = |before: &Arc<RouteDigests>| {
+                    before.get(&(Arc::clone(listener), route.clone())) == Some(digest)
+                };
+                let before = held.and_then(|port| port.routes.as_ref());
+                let standing = match &standing {
+                    Standing::Behind if before.is_some_and(same) => &Standing::InForce,
+                    standing => standing,
+                };
+                let place = Place {
+                    gateway: gateway.clone(),
+                    port: *port,
+                    listener: Arc::clone(listener),
+                };
                 let of_route = tally.entry(route.clone()).or_default();
-                worse(of_route.entry(place.clone()).or_default(), &pod, &standing);
+                worse(of_route.entry(place).or_default(), &pod, standing);
             }
         }
     }
     tally
-}
-
-/// Each listener of a port, with the routes that it has rules of.
-fn of_port(gateway: &GatewayId, port: &GatewayPort) -> Vec<(ResourceKey, Place, HashSet<RouteId>)> {
-    let hosts = |hosts: &[VirtualHost]| {
-        let rules = hosts.iter().flat_map(|host| &host.rules);
-        rules.map(|rule| rule.route.clone()).collect()
-    };
-    let listeners: Vec<(&Arc<str>, HashSet<RouteId>)> = match &port.serving {
-        Serving::Http(listeners) => {
-            let of = |one: &weft_ir::HttpListener| hosts(&one.hosts);
-            listeners.iter().map(|one| (&one.name, of(one))).collect()
-        }
-        Serving::Tls(listeners) => {
-            let of = |one: &weft_ir::TlsListener| match &one.serving {
-                TlsServing::Http { tls: _, hosts: of } => hosts(of),
-                TlsServing::Terminate { tls: _, rules } | TlsServing::Passthrough { rules } => {
-                    rules.iter().map(|rule| rule.rule.route.clone()).collect()
-                }
-            };
-            listeners.iter().map(|one| (&one.name, of(one))).collect()
-        }
-        Serving::Tcp(listener) | Serving::Udp(listener) => {
-            let routes = listener.rule.iter().map(|rule| rule.route.clone());
-            vec![(&listener.name, routes.collect())]
-        }
-    };
-    let key = ResourceKey::Port(port.transport(), port.port);
-    listeners
-        .into_iter()
-        .map(|(name, routes)| {
-            let place = Place {
-                gateway: gateway.clone(),
-                port: port.port,
-                listener: Arc::clone(name),
-            };
-            (key.clone(), place, routes)
-        })
-        .collect()
 }
 
 /// The proxies concerned by a route on the listeners of one of its parents.

@@ -40,6 +40,11 @@ fn gateway(ports: &[u16]) -> Value {
 
 /// The pods front-0, which is a proxy of front, and other-0, which has its label alone; a route on port 80 to reviews.
 fn cluster(ports: &[u16], endpoint: &str) -> Arc<Snapshot> {
+    cluster_with(ports, endpoint, &[])
+}
+
+/// Beside its route, routes on port 80, each for a path.
+fn cluster_with(ports: &[u16], endpoint: &str, paths: &[(&str, &str)]) -> Arc<Snapshot> {
     let class = json!({
         "metadata": {"name": "weft"},
         "spec": {"controllerName": crate::GATEWAY_CONTROLLER_NAME},
@@ -51,6 +56,15 @@ fn cluster(ports: &[u16], endpoint: &str) -> Arc<Snapshot> {
             "rules": [{"backendRefs": [{"name": "reviews", "port": 80}]}],
         },
     });
+    let more = paths.iter().map(|(name, path)| {
+        json!({
+            "metadata": {"name": name, "namespace": "shop", "generation": 1},
+            "spec": {
+                "parentRefs": [{"name": "front", "sectionName": "p80"}],
+                "rules": [{"matches": [{"path": {"type": "Exact", "value": path}}]}],
+            },
+        })
+    });
     let pods = vec![
         gateway_pod("front-0", "front-weft"),
         gateway_pod("other-0", "web"),
@@ -59,7 +73,7 @@ fn cluster(ports: &[u16], endpoint: &str) -> Arc<Snapshot> {
     let objects = Objects {
         gateway_classes: read(vec![class]),
         gateways: read(vec![gateway(ports)]),
-        http_routes: read(vec![route]),
+        http_routes: read(std::iter::once(route).chain(more).collect()),
         ..objects(&[endpoint], pods)
     };
     Arc::new(Snapshot::new(translate(&objects, &settings())))
@@ -129,4 +143,52 @@ async fn what_the_proxies_hold_of_a_port_is_said_of_its_routes() {
     let in_force = || !controller.registry.holders(&key).is_empty();
     eventually("the ack is recorded", in_force).await;
     assert_eq!(said(), (true, "Programmed".into()));
+}
+
+#[tokio::test]
+async fn a_change_of_one_route_leaves_the_others_on_its_port_in_force() {
+    let first = cluster_with(&[80], "10.1.0.2", &[("s", "/a"), ("t", "/t")]);
+    let controller = controller(Some(FRONT), Some(first.clone()), Limits::default()).await;
+    let said = |snapshot: &Snapshot| {
+        let statuses = crate::status::with_proxies(snapshot, &controller.registry);
+        let of = |status: weft_translate::RouteStatus| {
+            let mut all = status.parents.into_iter().flat_map(|one| one.conditions);
+            let condition = all.find(|one| one.kind == "weft.dev/Programmed").unwrap();
+            (status.name, condition.reason)
+        };
+        statuses.into_iter().map(of).collect::<Vec<_>>()
+    };
+    let reasons = |reasons: [&str; 3]| {
+        let names = ["r", "s", "t"].map(str::to_owned);
+        let all = names.into_iter().zip(reasons.map(str::to_owned));
+        all.collect::<Vec<_>>()
+    };
+    let mut proxy = Proxy::of(&controller, "front-0", &[]).await;
+    let update = proxy.next().await.unwrap();
+    assert_eq!(said(&first), reasons(["Pending"; 3]));
+    proxy.ack(update.nonce, &[]).await;
+    let all_in_force = || said(&first) == reasons(["Programmed"; 3]);
+    eventually("the ack is recorded", all_in_force).await;
+
+    // Twice, before the proxy answers: what is in force with it is two versions old by then.
+    for path in ["/b", "/c"] {
+        let next = cluster_with(&[80], "10.1.0.2", &[("s", path), ("t", "/t")]);
+        controller.publish.send_replace(Some(next.clone()));
+        let update = proxy.next().await.unwrap();
+        assert_eq!(keys(&update), [PORT_80]);
+        assert_eq!(
+            said(&next),
+            reasons(["Programmed", "Pending", "Programmed"])
+        );
+        if path == "/c" {
+            proxy.ack(update.nonce, &[]).await;
+            let in_force = || said(&next) == reasons(["Programmed"; 3]);
+            eventually("the ack is recorded", in_force).await;
+        }
+    }
+    let gone = cluster_with(&[80], "10.1.0.2", &[("s", "/c")]);
+    controller.publish.send_replace(Some(gone.clone()));
+    proxy.next().await.unwrap();
+    let two = reasons(["Programmed"; 3])[..2].to_vec();
+    assert_eq!(said(&gone), two, "a route less is nothing to the others");
 }

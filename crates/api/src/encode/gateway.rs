@@ -1,12 +1,16 @@
 //! Gateways to the wire.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prost::Message;
 use weft_ir::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
-    HostPattern, HttpListener, KeyPair, ResourceKey, ServerTls, ServiceRules, Serving,
+    HostPattern, HttpListener, KeyPair, ResourceKey, RouteId, ServerTls, ServiceRules, Serving,
     StreamListener, TlsListener, TlsServing, VirtualHost,
 };
 
-use super::{Body, connection_rule, resource, rule, service_port, tls_rule};
+use super::{Body, DIGEST, connection_rule, digest, resource, rule, service_port, tls_rule};
 use crate::proto;
 
 /// The resource of what holds for all of a gateway.
@@ -51,6 +55,67 @@ pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
         services: services.iter().map(|of| service_rules(of)).collect(),
     });
     resource(&ResourceKey::Port(of.transport(), *port), body)
+}
+
+/// By listener and route: a digest of what a port's resource says of the route there.
+pub type RouteDigests = HashMap<(Arc<str>, RouteId), u64>;
+
+/// Two versions of a port say the same of a route on a listener where its digests are the same, whatever they say of
+/// others.
+pub fn route_digests(of: &GatewayPort) -> RouteDigests {
+    let mut all = RouteDigests::new();
+    match &of.serving {
+        Serving::Http(listeners) => {
+            for listener in listeners {
+                digest_hosts(&mut all, &listener.name, &listener.hosts);
+            }
+        }
+        Serving::Tls(listeners) => {
+            for TlsListener { name, serving, .. } in listeners {
+                match serving {
+                    TlsServing::Http { tls: _, hosts } => digest_hosts(&mut all, name, hosts),
+                    TlsServing::Terminate { tls: _, rules } | TlsServing::Passthrough { rules } => {
+                        for one in rules {
+                            let told = tls_rule(one).encode_to_vec();
+                            add_digest(&mut all, (name, &one.rule.route), "", &told);
+                        }
+                    }
+                }
+            }
+        }
+        Serving::Tcp(StreamListener { name, rule })
+        | Serving::Udp(StreamListener { name, rule }) => {
+            if let Some(one) = rule {
+                let told = connection_rule(one).encode_to_vec();
+                add_digest(&mut all, (name, &one.route), "", &told);
+            }
+        }
+    }
+    all
+}
+
+fn digest_hosts(all: &mut RouteDigests, listener: &Arc<str>, hosts: &[VirtualHost]) {
+    for VirtualHost { host: name, rules } in hosts {
+        let name = host(name.as_ref());
+        for one in rules {
+            let told = rule(one).encode_to_vec();
+            add_digest(all, (listener, &one.route), &name, &told);
+        }
+    }
+}
+
+fn add_digest(
+    all: &mut RouteDigests,
+    (listener, route): (&Arc<str>, &RouteId),
+    host: &str,
+    told: &[u8],
+) {
+    let place = (Arc::clone(listener), route.clone());
+    let so_far = all.entry(place).or_insert(DIGEST);
+    // No host name has the byte that ends it here.
+    for bytes in [host.as_bytes(), &[0], told] {
+        *so_far = digest(*so_far, bytes);
+    }
 }
 
 fn service_rules(of: &ServiceRules) -> proto::ServiceRules {

@@ -19,6 +19,7 @@ mod soak;
 mod traffic;
 pub mod visits;
 mod wait;
+pub mod writes;
 
 pub use bed::{Bed, Mesh, run, run_alone, run_alone_long, run_busy};
 pub use proxy::Access;

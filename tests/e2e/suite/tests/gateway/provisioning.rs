@@ -4,13 +4,10 @@ mesh_tests! {
     run Out what_comes_with_a_gateway_goes_with_it;
     run Out parameters_that_cannot_be_read;
     run In a_gateway_among_injected_pods_has_one_proxy;
-    run Out another_controllers_class_is_left_alone;
     run Out two_gateways_share_nothing;
 }
 
 mod cases {
-    use std::time::Duration;
-
     use serde_json::{Value, json};
     use weft_e2e::gateways::{
         gateway, listener, parameters, route, top_conditions, with_parameters,
@@ -137,53 +134,6 @@ mod cases {
         );
         anyhow::ensure!(objects::names(&spec["initContainers"]).is_empty(), "{spec}");
         Ok(())
-    }
-
-    pub(super) async fn another_controllers_class_is_left_alone(bed: &Bed) -> anyhow::Result<()> {
-        // Cluster-wide, so it has the namespace's name.
-        let class = json!({
-            "apiVersion": objects::GATEWAY, "kind": "GatewayClass", "metadata": {"name": bed.namespace},
-            "spec": {"controllerName": "other.example/controller"},
-        });
-        bed.apply(class).await?;
-        let outcome = async {
-            let mut foreign = http("foreign");
-            foreign["spec"]["gatewayClassName"] = json!(bed.namespace);
-            foreign["metadata"]["finalizers"] = json!(["other.example/keep"]);
-            let before = bed.apply(foreign).await?;
-            // One of ours, later, is done before it is looked again.
-            bed.gateway(http("ours")).await?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let after = bed.get(objects::GATEWAY, "Gateway", "foreign").await?;
-            let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
-            anyhow::ensure!(
-                version(&before) == version(&after),
-                "it was written: {after}"
-            );
-            let name = format!("foreign-{}", bed.namespace);
-            for kind in KINDS {
-                is_gone(bed, kind, &name).await?;
-            }
-            let classes = bed.api(objects::GATEWAY, "GatewayClass");
-            let class = serde_json::to_value(classes.get(&bed.namespace).await?)?;
-            let spoken = class["status"].to_string();
-            anyhow::ensure!(!spoken.contains("are served"), "{spoken}");
-            // Else the namespace would never end.
-            let patch = json!({"metadata": {"finalizers": null}});
-            let gateways = bed.api(objects::GATEWAY, "Gateway");
-            gateways
-                .patch(
-                    "foreign",
-                    &Default::default(),
-                    &kube::api::Patch::Merge(&patch),
-                )
-                .await?;
-            Ok(())
-        }
-        .await;
-        let classes = bed.api(objects::GATEWAY, "GatewayClass");
-        classes.delete(&bed.namespace, &Default::default()).await?;
-        outcome
     }
 
     pub(super) async fn two_gateways_share_nothing(bed: &Bed) -> anyhow::Result<()> {

@@ -1,0 +1,64 @@
+//! Tests of the registry.
+
+use super::*;
+
+#[test]
+fn tells_who_has_what_in_force_until_the_stream_ends() {
+    let registry = Registry::default();
+    let pod = ObjectKey::new("shop", "web-0");
+    let stream = registry
+        .enter(pod.clone(), &[(ResourceKey::Workload, 1)], 4)
+        .unwrap();
+    let holders = || registry.holders(&ResourceKey::Workload);
+    assert_eq!(holders(), [(pod.clone(), Held::InForce(1))]);
+    stream.record(Acked {
+        in_force: vec![],
+        refused: vec![(ResourceKey::Workload, 2, "no".into())],
+    });
+    assert_eq!(holders(), [(pod.clone(), Held::Refused(2, "no".into()))]);
+    stream.record(Acked {
+        in_force: vec![(ResourceKey::Workload, None)],
+        refused: vec![],
+    });
+    assert_eq!(holders(), []);
+    drop(stream);
+    assert_eq!(registry.streams(), 0);
+}
+
+#[test]
+fn counts_who_trusts_and_who_has_renewed() {
+    let registry = Registry::default();
+    let pods = ["web-0", "web-1"].map(|name| ObjectKey::new("shop", name));
+    let enter = |pod: &ObjectKey| registry.enter(pod.clone(), &[], 4).unwrap();
+    let [first, second] = [&pods[0], &pods[1]].map(enter);
+    // A stream that is not yet known to be dead.
+    let dead = enter(&pods[1]);
+    let acks = |stream: &Registered, version| {
+        stream.record(Acked {
+            in_force: vec![(ResourceKey::Roots, Some(version))],
+            refused: vec![],
+        });
+    };
+    acks(&first, 1);
+    acks(&first, 2);
+    acks(&second, 2);
+    second.certificate(7);
+    let found = registry.trusting(2, 7);
+    assert_eq!((found.connected, found.trusting, found.renewed), (2, 1, 0));
+    assert_eq!(found.untrusting, pods[1..]);
+    assert_eq!(found.unrenewed, pods);
+    drop(dead);
+    let found = registry.trusting(2, 7);
+    assert_eq!((found.connected, found.trusting, found.renewed), (2, 2, 1));
+    assert_eq!(registry.trusting(3, 7).trusting, 0, "another version");
+}
+
+#[test]
+fn streams_of_one_pod_are_bounded_and_make_room_when_they_end() {
+    let registry = Registry::default();
+    let enter = || registry.enter(ObjectKey::new("shop", "web-0"), &[], 2);
+    let (first, _second) = (enter().unwrap(), enter().unwrap());
+    assert_eq!(enter().unwrap_err(), Refusal::TooManyStreams(2));
+    drop(first);
+    enter().unwrap();
+}

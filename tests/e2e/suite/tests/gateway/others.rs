@@ -1,0 +1,334 @@
+//! Beside others: classes, status entries, finalizers and fields of other controllers stay as they are.
+
+mesh_tests! {
+    run Out another_controllers_class_is_left_alone;
+    run Out entries_of_others_stay_whoever_writes_first;
+    run Out finalizers_and_fields_of_others_stay;
+    run Out an_ingress_on_other_ports_of_the_address_is_undisturbed;
+}
+
+mod cases {
+    use std::collections::BTreeMap;
+    use std::time::{Duration, Instant};
+
+    use anyhow::Context;
+    use kube::api::{Patch, PatchParams, PostParams};
+    use serde_json::{Value, json};
+    use weft_e2e::gateways::{
+        CONTROLLER_NAME, gateway, listener, parameters, route, with_parameters,
+    };
+    use weft_e2e::host::get;
+    use weft_e2e::objects::{self, to};
+    use weft_e2e::{Bed, control_plane, eventually};
+
+    const THEIRS: &str = "other.example/controller";
+    const KEEP: &str = "other.example/keep";
+
+    fn http(name: &str) -> Value {
+        gateway(name, json!([listener("http", "HTTP", 80)]))
+    }
+
+    fn reviews(name: &str, parents: Value, weight: u32) -> Value {
+        let rules = json!([{"backendRefs": [to("v1", weight)]}]);
+        let mut route = route("HTTPRoute", name, "", "", rules);
+        route["spec"]["parentRefs"] = parents;
+        route
+    }
+
+    async fn merge(
+        bed: &Bed,
+        (version, kind): (&str, &str),
+        name: &str,
+        patch: Value,
+    ) -> anyhow::Result<()> {
+        let patch = Patch::Merge(patch);
+        let api = bed.api(version, kind);
+        api.patch(name, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    async fn is_gone(bed: &Bed, version: &str, kind: &str, name: &str) -> anyhow::Result<()> {
+        eventually(&format!("{kind} {name} to be gone"), async || {
+            let left = bed.api(version, kind).get_opt(name).await?;
+            anyhow::ensure!(left.is_none(), "it is still there: {left:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn another_controllers_class_is_left_alone(bed: &Bed) -> anyhow::Result<()> {
+        // Cluster-wide, so it has the namespace's name.
+        let class = json!({
+            "apiVersion": objects::GATEWAY, "kind": "GatewayClass", "metadata": {"name": bed.namespace},
+            "spec": {"controllerName": THEIRS},
+        });
+        bed.apply(class).await?;
+        let outcome = foreign_objects(bed).await;
+        let classes = bed.api(objects::GATEWAY, "GatewayClass");
+        classes.delete(&bed.namespace, &Default::default()).await?;
+        outcome
+    }
+
+    async fn foreign_objects(bed: &Bed) -> anyhow::Result<()> {
+        let mut foreign = http("foreign");
+        foreign["spec"]["gatewayClassName"] = json!(bed.namespace);
+        foreign["spec"]["allowedListeners"] = json!({"namespaces": {"from": "Same"}});
+        foreign["metadata"]["finalizers"] = json!([KEEP]);
+        let set = json!({
+            "apiVersion": objects::GATEWAY, "kind": "ListenerSet", "metadata": {"name": "foreign"},
+            "spec": {"parentRef": {"name": "foreign"}, "listeners": [listener("more", "HTTP", 81)]},
+        });
+        let parents = json!([{"name": "foreign"}, {"kind": "ListenerSet", "name": "foreign"}]);
+        let mut before = BTreeMap::new();
+        for object in [foreign, set, reviews("foreign", parents, 1)] {
+            let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+            let applied = bed.apply(object).await?;
+            before.insert(kind, applied["metadata"]["resourceVersion"].clone());
+        }
+        // One of ours, later, is done before they are looked at again.
+        bed.gateway(http("ours")).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for (kind, version) in before {
+            let after = bed.get(objects::GATEWAY, &kind, "foreign").await?;
+            let untouched = after["metadata"]["resourceVersion"] == version;
+            anyhow::ensure!(untouched, "it was written: {after}");
+        }
+        let name = format!("foreign-{}", bed.namespace);
+        for (version, kind) in [("v1", "Service"), ("apps/v1", "Deployment")] {
+            let made = bed.api(version, kind).get_opt(&name).await?;
+            anyhow::ensure!(made.is_none(), "{kind} {name} was made");
+        }
+        let class = bed
+            .get(objects::GATEWAY, "GatewayClass", &bed.namespace)
+            .await?;
+        let spoken = class["status"].to_string();
+        anyhow::ensure!(!spoken.contains("are served"), "{spoken}");
+        // Else the namespace would never end.
+        let nothing = json!({"metadata": {"finalizers": null}});
+        merge(bed, (objects::GATEWAY, "Gateway"), "foreign", nothing).await
+    }
+
+    /// What the other controller says in its round.
+    fn their_entry(round: u32, generation: &Value) -> Value {
+        json!({
+            "controllerName": THEIRS,
+            "parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "theirs"},
+            "conditions": [{
+                "type": "Accepted", "status": "True", "reason": "Accepted", "message": format!("round {round}"),
+                "observedGeneration": generation, "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }],
+        })
+    }
+
+    /// Puts their entry in place of the one that they wrote before, which has to be there as they wrote it.
+    async fn write_theirs(bed: &Bed, round: u32, before: Option<&Value>) -> anyhow::Result<Value> {
+        let routes = bed.api(objects::GATEWAY, "HTTPRoute");
+        loop {
+            let mut route = routes.get("both").await?;
+            let parents = route.data["status"]["parents"].as_array();
+            let mut parents = parents.cloned().unwrap_or_default();
+            let place = parents.iter().position(|of| of["controllerName"] == THEIRS);
+            let found = place.map(|place| parents.remove(place));
+            anyhow::ensure!(found.as_ref() == before, "{before:?} became {found:?}");
+            let generation = json!(route.metadata.generation);
+            let theirs = their_entry(round, &generation);
+            parents.push(theirs.clone());
+            route.data["status"] = json!({"parents": parents});
+            match routes
+                .replace_status("both", &PostParams::default(), &route)
+                .await
+            {
+                Ok(_) => return Ok(theirs),
+                // Somebody was faster: once more, from what is there now.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(error).context("writing the other controller's entry"),
+            }
+        }
+    }
+
+    /// The route is edited, so that we have something to write, while the other controller writes as fast as it can.
+    pub(super) async fn entries_of_others_stay_whoever_writes_first(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        bed.edge(http("edge")).await?;
+        let parents = json!([{"name": "edge"}, {"name": "theirs"}]);
+        let route = |weight| reviews("both", parents.clone(), weight);
+        bed.apply(route(1)).await?;
+        let edits = async {
+            for weight in 2..30 {
+                bed.apply(route(weight)).await?;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            anyhow::Ok(())
+        };
+        let mut edits = std::pin::pin!(edits);
+        let (mut theirs, mut rounds) = (None, 0);
+        loop {
+            rounds += 1;
+            tokio::select! {
+                done = edits.as_mut() => break done?,
+                written = write_theirs(bed, rounds, theirs.as_ref()) => theirs = Some(written?),
+            }
+        }
+        // The one that may have been under way when the edits were done.
+        let newest = eventually("our entry", async || {
+            let route = bed.get(objects::GATEWAY, "HTTPRoute", "both").await?;
+            let ours = objects::conditions_by(&route, CONTROLLER_NAME)?;
+            let (_, reason, _) = ours.of("weft.dev/Programmed")?;
+            anyhow::ensure!(reason == "Programmed", "{ours}");
+            Ok(route)
+        })
+        .await?;
+        let parents = newest["status"]["parents"].as_array();
+        let of = |of: &&Value| of["controllerName"] == THEIRS;
+        let left: Vec<&Value> = parents.into_iter().flatten().filter(of).collect();
+        anyhow::ensure!(left.len() == 1, "their entry: {left:?}");
+        let known = left[0]["conditions"][0]["message"] == format!("round {rounds}");
+        anyhow::ensure!(known || theirs.as_ref() == Some(left[0]), "{left:?}");
+        eprintln!("{rounds} writes of others were crossed");
+        let log = control_plane::controller_log(&bed.client, begun).await?;
+        let mut lines = log.lines();
+        let failed =
+            lines.find(|line| line.contains(&bed.namespace) && line.contains("a status could not"));
+        anyhow::ensure!(failed.is_none(), "{failed:?}");
+        Ok(())
+    }
+
+    pub(super) async fn finalizers_and_fields_of_others_stay(bed: &Bed) -> anyhow::Result<()> {
+        bed.edge(http("edge")).await?;
+        let marks = json!({"metadata": {
+            "finalizers": [KEEP], "labels": {"other.example/a": "b"}, "annotations": {"other.example/c": "d"},
+        }});
+        let objects = [
+            (objects::GATEWAY, "Gateway", "edge"),
+            (objects::GATEWAY, "HTTPRoute", "reviews"),
+            ("v1", "Service", "edge-weft"),
+            ("apps/v1", "Deployment", "edge-weft"),
+        ];
+        for (version, kind, name) in objects {
+            merge(bed, (version, kind), name, marks.clone()).await?;
+        }
+        let stay = async || {
+            for (version, kind, name) in objects {
+                let meta = bed.get(version, kind, name).await?["metadata"].take();
+                let marked = meta["finalizers"] == json!([KEEP])
+                    && meta["labels"]["other.example/a"] == "b"
+                    && meta["annotations"]["other.example/c"] == "d";
+                anyhow::ensure!(marked, "{kind}: {meta}");
+            }
+            anyhow::Ok(())
+        };
+        let more = json!([listener("http", "HTTP", 80), listener("more", "HTTP", 8080)]);
+        let mut changed = gateway("edge", more);
+        changed["spec"]["infrastructure"] = json!({"labels": {"team": "edge"}});
+        bed.gateway(changed).await?;
+        eventually("the change", async || {
+            let service = bed.get("v1", "Service", "edge-weft").await?;
+            let ports = service["spec"]["ports"].as_array().map_or(0, Vec::len);
+            anyhow::ensure!(ports == 2, "{service}");
+            let deployment = bed.get("apps/v1", "Deployment", "edge-weft").await?;
+            anyhow::ensure!(
+                deployment["metadata"]["labels"]["team"] == "edge",
+                "{deployment}"
+            );
+            Ok(())
+        })
+        .await?;
+        stay().await?;
+        for (version, kind, name) in objects {
+            bed.api(version, kind)
+                .delete(name, &Default::default())
+                .await?;
+        }
+        // Time for whoever would take away what is not his own.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stay().await?;
+        let nothing = json!({"metadata": {"finalizers": null}});
+        for (version, kind, name) in objects {
+            merge(bed, (version, kind), name, nothing.clone()).await?;
+            is_gone(bed, version, kind, name).await?;
+        }
+        Ok(())
+    }
+
+    /// MetalLB lets Services share an address that say so; elsewhere the Gateway has one of its own.
+    pub(super) async fn an_ingress_on_other_ports_of_the_address_is_undisturbed(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let share = "metallb.io/allow-shared-ip";
+        bed.reviews("v1").await?;
+        bed.apply(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "ingress", "annotations": {share: "edge"}},
+            "spec": {
+                "type": "LoadBalancer", "selector": {"app": "reviews"},
+                "ports": [{"name": "http", "port": 8081, "targetPort": 8080}],
+            },
+        }))
+        .await?;
+        let ingress = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "shop"},
+            "spec": {"ingressClassName": "other", "defaultBackend": {"service": {"name": "ingress", "port": {"number": 8081}}}},
+        });
+        let before = bed.apply(ingress).await?;
+        let address = eventually("the ingress's address", async || {
+            let service = bed.get("v1", "Service", "ingress").await?;
+            let address = &service["status"]["loadBalancer"]["ingress"][0]["ip"];
+            address.as_str().map(str::to_owned).context("none yet")
+        })
+        .await?;
+        let asked = async || {
+            get(&address, 8081, "any", "/reviews/1")
+                .await?
+                .is(200)
+                .map(drop)
+        };
+        eventually("the ingress to serve", asked).await?;
+        let annotation = json!({"serviceAnnotations": format!("{share}: edge")});
+        bed.apply(parameters("edge", annotation)).await?;
+        let mut edge = with_parameters(http("edge"), "edge");
+        let metallb = bed
+            .at("metallb-system")
+            .list("apps/v1", "Deployment", "")
+            .await?;
+        if !metallb.is_empty() {
+            edge["spec"]["addresses"] = json!([{"type": "IPAddress", "value": address}]);
+        }
+        let changes = async {
+            let own = bed.edge(edge).await?;
+            anyhow::ensure!(
+                metallb.is_empty() || own == address,
+                "{own} is not {address}"
+            );
+            eventually("the Gateway to serve beside it", async || {
+                get(&own, 80, "any", "/reviews/1").await?.is(200).map(drop)
+            })
+            .await?;
+            let gateways = bed.api(objects::GATEWAY, "Gateway");
+            gateways.delete("edge", &Default::default()).await?;
+            is_gone(bed, "v1", "Service", "edge-weft").await
+        };
+        let mut changes = std::pin::pin!(changes);
+        let mut count = 0;
+        loop {
+            tokio::select! {
+                done = changes.as_mut() => break done?,
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+            asked()
+                .await
+                .with_context(|| format!("request {count} to the ingress"))?;
+            count += 1;
+        }
+        eprintln!("{count} requests to the ingress");
+        asked().await?;
+        let after = bed.get("networking.k8s.io/v1", "Ingress", "shop").await?;
+        let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
+        anyhow::ensure!(
+            version(&before) == version(&after),
+            "it was written: {after}"
+        );
+        Ok(())
+    }
+}
