@@ -50,17 +50,19 @@ impl Writes {
         Ok(Self { counts, watch })
     }
 
+    /// How many there were.
+    pub fn sum(&self) -> usize {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.values().sum()
+    }
+
     /// Waits until nothing was written for this long, and takes what was.
     pub async fn when_quiet(&self, quiet: Duration) -> anyhow::Result<Counts> {
-        let sum = || {
-            let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-            counts.values().sum::<usize>()
-        };
         loop {
-            let before = sum();
+            let before = self.sum();
             tokio::time::sleep(quiet).await;
             anyhow::ensure!(!self.watch.is_finished(), "the watch ended");
-            if sum() == before {
+            if self.sum() == before {
                 let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
                 counts.retain(|_, count| *count > 0);
                 return Ok(std::mem::take(&mut *counts));

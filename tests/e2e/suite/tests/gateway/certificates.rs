@@ -1,7 +1,8 @@
 //! Certificates of listeners: replaced, of several kinds, broken, and not needed where TLS is passed through.
 
 mesh_tests! {
-    run_busy Out a_certificate_replaced_under_handshakes;
+    // A bound of a second, on a machine that other tests would share.
+    run_alone Out a_certificate_replaced_under_handshakes;
     run Out certificates_of_rsa_and_ecdsa_side_by_side;
     run Out a_broken_secret_breaks_its_listener_only;
     run Out passthrough_and_termination_on_one_port;

@@ -5,7 +5,7 @@ mesh_tests! {
 }
 
 mod cases {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use futures::{StreamExt, TryStreamExt, stream};
     use kube::api::{Patch, PatchParams};
@@ -16,6 +16,8 @@ mod cases {
     use weft_e2e::{Bed, eventually_within};
 
     const ROUTES: usize = 1_000;
+    /// For what concerns all of them, on a machine that does much else.
+    const LONG: Duration = Duration::from_secs(60);
     /// Longer than whatever a status may be put off.
     const QUIET: Duration = Duration::from_secs(3);
 
@@ -55,6 +57,16 @@ mod cases {
                 .iter()
                 .map(|(of, count)| (name(*of), *count))
                 .collect();
+            let begin = Instant::now();
+            // So many at least, and none after them. What is missing then is told below.
+            let sums = (wanted.values().sum(), gateway);
+            let _ = eventually_within(LONG, what, async || {
+                let there = self.routes.sum() >= sums.0 && self.gateways.sum() >= sums.1;
+                anyhow::ensure!(there, "not yet");
+                Ok(())
+            })
+            .await;
+            eprintln!("{what}: told after {:?}", begin.elapsed());
             let seen = self.writes().await?;
             anyhow::ensure!(
                 seen == (wanted, gateway),
@@ -69,7 +81,7 @@ mod cases {
     }
 
     async fn all_in_force(bed: &Bed) -> anyhow::Result<()> {
-        eventually_within(Duration::from_secs(90), "all routes in force", async || {
+        eventually_within(LONG, "all routes in force", async || {
             let all = bed.list(objects::GATEWAY, "HTTPRoute", "").await?;
             let in_force = |route: &&Value| {
                 let told = objects::conditions_by(route, CONTROLLER_NAME);
