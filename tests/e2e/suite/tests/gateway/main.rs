@@ -12,6 +12,7 @@ mod clients;
 mod composition;
 mod examples;
 mod few_writes;
+mod identity;
 mod lifecycle;
 mod others;
 mod provisioning;

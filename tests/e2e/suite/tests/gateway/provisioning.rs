@@ -2,6 +2,7 @@
 
 mesh_tests! {
     run Out what_comes_with_a_gateway_goes_with_it;
+    run Out what_somebody_else_owns_is_left_alone;
     run Out parameters_that_cannot_be_read;
     run In a_gateway_among_injected_pods_has_one_proxy;
     run Out two_gateways_share_nothing;
@@ -92,6 +93,27 @@ mod cases {
             .await?;
         }
         Ok(())
+    }
+
+    pub(super) async fn what_somebody_else_owns_is_left_alone(bed: &Bed) -> anyhow::Result<()> {
+        let theirs = objects::service("edge-weft", json!({"app": "reviews"}));
+        let before = bed.apply(theirs).await?;
+        bed.apply(http("edge")).await?;
+        eventually("the Gateway to be told", async || {
+            let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
+            let words = ["Service", "/edge-weft", "left alone", "delete or rename it"];
+            top_conditions(&gateway)?.is_false("Programmed", "NoResources", &words)
+        })
+        .await?;
+        let after = bed.get("v1", "Service", "edge-weft").await?;
+        let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
+        anyhow::ensure!(
+            version(&before) == version(&after),
+            "it was written: {after}"
+        );
+        let services = bed.api("v1", "Service");
+        services.delete("edge-weft", &Default::default()).await?;
+        bed.programmed("edge").await.map(drop)
     }
 
     pub(super) async fn parameters_that_cannot_be_read(bed: &Bed) -> anyhow::Result<()> {

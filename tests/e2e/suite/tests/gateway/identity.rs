@@ -1,0 +1,60 @@
+//! A gateway before backends that have a proxy: it is of the mesh, under a name of its own.
+
+mesh_tests! {
+    run In a_gateway_has_an_identity_of_its_own;
+}
+
+mod cases {
+    use serde_json::json;
+    use weft_e2e::gateways::{gateway, listener, route};
+    use weft_e2e::host::{get, run};
+    use weft_e2e::identity::spiffe;
+    use weft_e2e::objects::to;
+    use weft_e2e::{Bed, eventually};
+
+    /// Backends that refuse plain text serve the gateway, requests and bytes, and know who it is.
+    pub(super) async fn a_gateway_has_an_identity_of_its_own(bed: &Bed) -> anyhow::Result<()> {
+        bed.mtls("Namespace", &bed.namespace, "strict".into())
+            .await?;
+        bed.shop(&["v1"]).await?;
+        let listeners = json!([listener("http", "HTTP", 80), listener("tcp", "TCP", 7000)]);
+        let address = bed.gateway(gateway("edge", listeners)).await?;
+        let rules = json!([{"backendRefs": [to("v1", 1)]}]);
+        bed.gateway_route(route("HTTPRoute", "reviews", "edge", "http", rules))
+            .await?;
+        let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 7000}]}]);
+        bed.gateway_route(route("TCPRoute", "echo", "edge", "tcp", rules))
+            .await?;
+        eventually("requests", async || {
+            get(&address, 80, "any", "/reviews/known")
+                .await?
+                .is(200)
+                .map(drop)
+        })
+        .await?;
+        eventually("bytes", async || {
+            let talk = format!("echo bytes | nc -N -w 5 {address} 7000");
+            let heard = run("bash", &["-c", &talk]).await?.good()?;
+            anyhow::ensure!(heard == "bytes\n", "{heard:?}");
+            Ok(())
+        })
+        .await?;
+        // This machine has no identity.
+        let pod = bed.pod_ip("reviews-v1").await?;
+        let plain = get(&pod, 8080, "any", "/reviews/plain").await;
+        let refused = plain.as_ref().map_or(true, |reply| reply.status == 403);
+        anyhow::ensure!(refused, "plain text was taken: {plain:?}");
+        let own = spiffe(&bed.namespace, "edge-weft");
+        eventually("the gateway's name in the log", async || {
+            let lines = bed.access_log("reviews-v1").await?;
+            let known = lines.iter().filter(|one| one.is("client_id", &own));
+            let paths: Vec<String> = known.map(|one| one.text("path")).collect();
+            for path in ["/reviews/known", ""] {
+                let there = paths.iter().any(|seen| seen == path);
+                anyhow::ensure!(there, "{path:?} is not of {own}: {lines:?}");
+            }
+            Ok(())
+        })
+        .await
+    }
+}
