@@ -13,6 +13,9 @@ pub mod options;
 pub mod provision;
 mod retries;
 pub mod rotation;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod scale;
 pub mod server;
 pub mod snapshot;
 pub mod status;

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use weft_translate::{
-    GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, Provision, RouteStatus,
-    Settings, Translation, translate,
+    GatewayClassStatus, GatewayStatus, ListenerSetStatus, Mesh, PolicyStatus, Provision,
+    RouteStatus, Settings, Translation, Translator,
 };
 
 use crate::metrics::Metrics;
@@ -30,7 +30,7 @@ pub struct Snapshot {
     /// What proxies are told, ready for the wire.
     pub encoder: Encoder,
     /// Of routes.
-    pub statuses: Vec<RouteStatus>,
+    pub statuses: Vec<Arc<RouteStatus>>,
     pub gateway_classes: Vec<GatewayClassStatus>,
     pub gateways: Vec<GatewayStatus>,
     pub listener_sets: Vec<ListenerSetStatus>,
@@ -41,6 +41,15 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn new(translation: Translation) -> Self {
+        Self::made(translation, Encoder::new)
+    }
+
+    /// The one that comes after this one.
+    pub fn next(&self, translation: Translation) -> Self {
+        Self::made(translation, |mesh| self.encoder.next(mesh))
+    }
+
+    fn made(translation: Translation, encoder: impl FnOnce(Mesh) -> Encoder) -> Self {
         let Translation {
             mesh,
             statuses,
@@ -52,7 +61,7 @@ impl Snapshot {
             warnings: _,
         } = translation;
         Self {
-            encoder: Encoder::new(mesh),
+            encoder: encoder(mesh),
             statuses,
             gateway_classes,
             gateways,
@@ -83,12 +92,22 @@ pub async fn publish(
     stop: CancellationToken,
 ) {
     let mut changes = world.changes.objects.subscribe();
-    let settings = Arc::new(settings);
+    let mut translator = Translator::new(settings.clone());
     let mut warned = BTreeSet::new();
     loop {
         if world.listed() {
-            match take(&world, &settings, &metrics, &mut warned).await {
-                Some(snapshot) => drop(to.send_replace(Some(snapshot))),
+            // One that panicked is not used again.
+            let whole = std::mem::replace(&mut translator, Translator::new(settings.clone()));
+            match take(&world, whole, &metrics, &mut warned).await {
+                Some((translation, whole)) => {
+                    translator = whole;
+                    let last = to.borrow().clone();
+                    let next = match last {
+                        Some(last) => last.next(translation),
+                        None => Snapshot::new(translation),
+                    };
+                    to.send_replace(Some(Arc::new(next)));
+                }
                 None => tracing::error!("translation panicked: the last snapshot stays in force"),
             }
         }
@@ -116,17 +135,19 @@ async fn burst(changes: &mut watch::Receiver<()>) {
 
 /// `None` when translation panicked.
 async fn take(
-    world: &Arc<World>,
-    settings: &Arc<Settings>,
+    world: &World,
+    mut translator: Translator,
     metrics: &Metrics,
     warned: &mut BTreeSet<String>,
-) -> Option<Arc<Snapshot>> {
+) -> Option<(Translation, Translator)> {
     let objects = world.objects();
-    let settings = Arc::clone(settings);
     let begin = std::time::Instant::now();
     // A large cluster takes milliseconds, which streams should not wait for.
-    let translation = tokio::task::spawn_blocking(move || translate(&objects, &settings));
-    let translation = translation.await.ok()?;
+    let translation = tokio::task::spawn_blocking(move || {
+        let translation = translator.translate(&objects);
+        (translation, translator)
+    });
+    let (translation, translator) = translation.await.ok()?;
     metrics
         .translate_seconds
         .observe(begin.elapsed().as_secs_f64());
@@ -136,7 +157,19 @@ async fn take(
         tracing::warn!("{warning}");
     }
     warned.clone_from(&translation.warnings);
-    Some(Arc::new(Snapshot::new(translation)))
+    Some((translation, translator))
+}
+
+/// How tests translate.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) fn test_settings() -> Settings {
+    Settings {
+        trust_domain: weft_ir::TrustDomain::new("cluster.local").unwrap(),
+        mode: weft_ir::Mode::Permissive,
+        controller_name: crate::CONTROLLER_NAME.into(),
+        gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.into(),
+    }
 }
 
 #[cfg(test)]

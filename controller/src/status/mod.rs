@@ -19,3 +19,14 @@ fn now() -> String {
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string()
 }
+
+/// How many statuses are due.
+#[cfg(test)]
+pub(crate) fn due(
+    snapshot: &crate::snapshot::Snapshot,
+    registry: &crate::subscribe::Registry,
+    world: &crate::watch::World,
+) -> usize {
+    let routes = programmed::statuses(snapshot, registry);
+    due::all(snapshot, &routes, &std::collections::BTreeMap::new(), world).len()
+}

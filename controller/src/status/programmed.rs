@@ -54,7 +54,11 @@ type Tally = HashMap<(RouteId, ServicePort), Proxies>;
 pub(crate) fn statuses(snapshot: &Snapshot, registry: &Registry) -> Vec<RouteStatus> {
     let tally = tally(&snapshot.encoder, registry.destinations());
     let gateways = gateways::tally(&snapshot.encoder, registry);
-    let mut statuses = snapshot.statuses.clone();
+    let mut statuses: Vec<RouteStatus> = snapshot
+        .statuses
+        .iter()
+        .map(|of| of.as_ref().clone())
+        .collect();
     for status in &mut statuses {
         let route = RouteId {
             kind: status.kind,
@@ -211,10 +215,11 @@ mod tests {
     use std::sync::Arc;
 
     use serde_json::json;
-    use weft_ir::{Mode, ResourceKey, TrustDomain};
-    use weft_translate::{Objects, Settings, translate};
+    use weft_ir::ResourceKey;
+    use weft_translate::{Objects, translate};
 
     use super::*;
+    use crate::snapshot::test_settings;
     use crate::subscribe::registry::Registered;
     use crate::subscribe::session::Acked;
 
@@ -243,13 +248,7 @@ mod tests {
             http_routes: vec![Arc::new(serde_json::from_value(route).unwrap())],
             ..Objects::default()
         };
-        let settings = Settings {
-            trust_domain: TrustDomain::new("cluster.local").unwrap(),
-            mode: Mode::Permissive,
-            controller_name: crate::CONTROLLER_NAME.into(),
-            gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.into(),
-        };
-        Snapshot::new(translate(&objects, &settings))
+        Snapshot::new(translate(&objects, &test_settings()))
     }
 
     fn key() -> ResourceKey {

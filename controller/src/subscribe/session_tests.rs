@@ -63,8 +63,8 @@ impl Source for Cluster {
         Some(Arc::new(resource))
     }
 
-    fn workload(&self, _: &str, _: &str) -> Option<Resource> {
-        (self.workload > 0).then(|| resource(ResourceKey::Workload, self.workload))
+    fn workload(&self, _: &str, _: &str) -> Option<Arc<Resource>> {
+        (self.workload > 0).then(|| Arc::new(resource(ResourceKey::Workload, self.workload)))
     }
 
     fn gateway(&self, _: &str, _: &str) -> Option<Arc<EncodedGateway>> {

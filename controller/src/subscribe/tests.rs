@@ -21,13 +21,13 @@ use weft_api::proto::mesh_client::MeshClient;
 use weft_api::proto::mesh_server::MeshServer;
 use weft_api::proto::proxy_message::Kind;
 use weft_api::proto::{self, ProxyMessage, Update};
-use weft_ir::{Identity, Mode, ResourceKey, TrustDomain};
-use weft_translate::{Objects, Settings, translate};
+use weft_ir::{Identity, ResourceKey};
+use weft_translate::{Objects, translate};
 
 use super::*;
 use crate::metrics::Metrics;
 use crate::server::PeerIdentity;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, test_settings};
 
 mod roots;
 
@@ -71,7 +71,7 @@ fn leaving(leaves: bool) -> Arc<Snapshot> {
 fn cluster(endpoints: &[&str], pods: Vec<Value>) -> Arc<Snapshot> {
     Arc::new(Snapshot::new(translate(
         &objects(endpoints, pods),
-        &settings(),
+        &test_settings(),
     )))
 }
 
@@ -102,15 +102,6 @@ fn objects(endpoints: &[&str], pods: Vec<Value>) -> Objects {
         pods: read(pods),
         namespaces: read(vec![json!({"metadata": {"name": "shop"}})]),
         ..Objects::default()
-    }
-}
-
-fn settings() -> Settings {
-    Settings {
-        trust_domain: TrustDomain::new("cluster.local").unwrap(),
-        mode: Mode::Permissive,
-        controller_name: crate::CONTROLLER_NAME.into(),
-        gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.into(),
     }
 }
 

@@ -3,49 +3,65 @@
 //! Source: GEP-1294, "Ports", "Route types", "Namespace boundaries" and "Multiple routes for a Service".
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use weft_ir::{Protocol, RouteKind, ServiceId, ServicePort};
 
 use crate::Objects;
 use crate::objects::{Lenient, ParentRef};
-use crate::routes::{Resolver, Route, Wanted, translated};
-use crate::services::{Frontend, PortInfo, Services};
+use crate::routes::{self, Resolver, Route, Wanted};
+use crate::services::{Frontend, PortInfo};
+use crate::views::Routes;
 
 /// Whose traffic a route binds: `None` that of all clients (it is in the Service's own namespace), else that of the
 /// clients of this namespace.
 pub(crate) type Group = Option<String>;
 
+type Groups = BTreeMap<Group, BTreeSet<usize>>;
+
 /// The routes on every Service port, by group; each a place in the list of routes, in the order that decides ties.
 #[derive(Debug, Default)]
 pub(crate) struct Attachments {
-    by_port: BTreeMap<ServicePort, BTreeMap<Group, BTreeSet<usize>>>,
+    by_port: BTreeMap<ServicePort, Groups>,
+}
+
+/// A route with those of its parents that are Services.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) route: Route,
+    /// In the order of its parentRefs; parents of other kinds are somebody else's.
+    pub(crate) attachments: Vec<Attachment>,
 }
 
 /// One parentRef of a route that is a Service.
 #[derive(Debug)]
-pub(crate) struct Attachment<'a> {
+pub(crate) struct Attachment {
     /// In the route's list.
     pub(crate) place: usize,
-    pub(crate) parent_ref: &'a ParentRef,
+    pub(crate) parent_ref: ParentRef,
     pub(crate) group: Group,
     /// The ports, or why there are none.
     pub(crate) ports: Result<Vec<ServicePort>, String>,
 }
 
-/// The attachments of a route, in the order of its parentRefs; parents of other kinds are somebody else's.
-fn attachments<'a>(route: &Route<'a>, services: &Services) -> Vec<Attachment<'a>> {
-    let own = &*route.id.namespace;
-    parents(route.parent_refs, own)
-        .map(|(place, parent_ref, id)| {
-            let group = (id.namespace != own).then(|| own.to_owned());
-            Attachment {
-                place,
-                parent_ref,
-                group,
-                ports: ports(&id, parent_ref, route.id.kind, services),
-            }
-        })
-        .collect()
+impl Attached {
+    fn new(route: Route, resolver: &Resolver) -> Self {
+        let own = &*route.id.namespace;
+        let attachments =
+            parents(route.source.parent_refs(), own).map(|(place, parent_ref, id)| {
+                let group = (id.namespace != own).then(|| own.to_owned());
+                Attachment {
+                    place,
+                    group,
+                    ports: ports(&id, parent_ref, route.id.kind, resolver),
+                    parent_ref: parent_ref.clone(),
+                }
+            });
+        Self {
+            attachments: attachments.collect(),
+            route,
+        }
+    }
 }
 
 /// The parents that are Services, each with its place in the list of a route of the namespace `own`.
@@ -62,20 +78,19 @@ pub(crate) fn parents<'a>(
     })
 }
 
+/// Routes with their Services as they were translated last.
+pub(crate) type Memo = routes::Memo<Arc<Attached>>;
+
 /// The routes that are wanted, with their Services, in the order that decides ties.
-pub(crate) fn on_services<'a>(
-    objects: &'a Objects,
-    resolver: Resolver<'_>,
+pub(crate) fn on_services(
+    memo: &mut Memo,
+    objects: &Objects,
+    resolver: &Resolver,
     wanted: Wanted<'_>,
-) -> Vec<(Route<'a>, Vec<Attachment<'a>>)> {
-    let mut routes: Vec<_> = translated(objects, resolver, wanted)
-        .into_iter()
-        .map(|route| {
-            let attachments = attachments(&route, resolver.services);
-            (route, attachments)
-        })
-        .collect();
-    routes.sort_by_cached_key(|(route, _)| route.tie_order());
+) -> Vec<Arc<Attached>> {
+    let attached = |route| Arc::new(Attached::new(route, resolver));
+    let mut routes = memo.translated(objects, resolver, wanted, attached);
+    routes.sort_by_cached_key(|of| of.route.tie_order());
     routes
 }
 
@@ -88,7 +103,7 @@ fn ports(
     id: &ServiceId,
     parent: &ParentRef,
     kind: RouteKind,
-    services: &Services,
+    resolver: &Resolver,
 ) -> Result<Vec<ServicePort>, String> {
     let ParentRef {
         group: _,
@@ -98,8 +113,8 @@ fn ports(
         section_name,
         port,
     } = parent;
-    let service = services
-        .get(id)
+    let service = resolver
+        .service(id)
         .ok_or_else(|| format!("there is no Service {id}"))?;
     let unfit = match &service.frontend {
         Frontend::ClusterIp(_) => None,
@@ -171,10 +186,10 @@ fn fits(kind: RouteKind, speaks: Protocol) -> bool {
 
 impl Attachments {
     /// `routes` in the order that decides ties, each with its attachments.
-    pub(crate) fn new(routes: &[(Route<'_>, Vec<Attachment<'_>>)]) -> Self {
+    pub(crate) fn new(routes: &Routes) -> Self {
         let mut all = Self::default();
-        for (place, (_, attachments)) in routes.iter().enumerate() {
-            for attachment in attachments {
+        for (place, of) in routes.iter().enumerate() {
+            for attachment in &of.attachments {
                 for port in attachment.ports.iter().flatten() {
                     let groups = all.by_port.entry(port.clone()).or_default();
                     let group = groups.entry(attachment.group.clone()).or_default();
@@ -183,6 +198,11 @@ impl Attachments {
             }
         }
         all
+    }
+
+    /// Every port that has routes.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = (&ServicePort, &Groups)> {
+        self.by_port.iter()
     }
 
     /// The groups of routes on a port.
@@ -195,18 +215,18 @@ impl Attachments {
 
     /// The route that the one at `place` gives way to on `port`: of a kind that goes before its own, or, since nothing
     /// tells their connections apart, the first of several TCPRoutes.
-    pub(crate) fn prevailing<'r, 'a>(
+    pub(crate) fn prevailing<'r>(
         &self,
         port: &ServicePort,
         group: &Group,
         place: usize,
-        routes: &'r [(Route<'a>, Vec<Attachment<'a>>)],
-    ) -> Option<&'r Route<'a>> {
-        let kind = |place: usize| routes[place].0.id.kind;
+        routes: &'r Routes,
+    ) -> Option<&'r Route> {
+        let kind = |place: usize| routes[place].route.id.kind;
         let members = self.by_port.get(port)?.get(group)?;
         let first = *members.iter().min_by_key(|place| kind(**place))?;
         let gives_way =
             kind(first) < kind(place) || (kind(place) == RouteKind::Tcp && first != place);
-        gives_way.then(|| &routes[first].0)
+        gives_way.then(|| &routes[first].route)
     }
 }

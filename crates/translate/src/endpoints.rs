@@ -5,228 +5,289 @@
 //! not go in plain text. Pods of other clusters are known to nobody here: slices that say from which cluster they come
 //! are taken at their word, and what is no address of a pod of this cluster gets plain text.
 //!
+//! A Service's sets are kept for as long as it, its slices and the pods behind them are the same objects.
+//!
 //! Source: the EndpointSlice API, `discovery.k8s.io/v1`: absent `ready` counts as ready; only the first address of an
-//! endpoint counts. The Multi-Cluster Services API, KEP-1645: the labels of imported slices.
+//! endpoint counts.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use weft_ir::{Endpoint, EndpointSet, ServiceId, ServicePort};
+use weft_ir::{Endpoint, EndpointSet, ServicePort};
 
-use crate::objects::{
-    EndpointAddress, EndpointConditions, EndpointSlice, Meta, SlicePort, TargetRef,
-};
-use crate::pods::Pods;
-use crate::services::{PortInfo, ServiceInfo, Services, port_number};
+use crate::memo::{Last, Same};
+use crate::objects::EndpointSlice;
+use crate::pods::{PodInfo, Pods};
+use crate::services::{PortInfo, ServiceInfo, Services};
+use crate::slices::{self, Named, SliceInfo, Slices, State};
 
-pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const IMPORT_NAME: &str = "multicluster.kubernetes.io/service-name";
-const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
-
-/// Whose endpoints a slice holds: a Service's, a ServiceImport's, or both.
-fn owners(slice: &EndpointSlice) -> impl Iterator<Item = ServiceId> {
-    let Meta {
-        namespace, labels, ..
-    } = &slice.metadata;
-    let service = labels.get(SERVICE_NAME);
-    let import = labels.get(IMPORT_NAME);
-    service
-        .map(|name| ServiceId::new(namespace, name))
-        .into_iter()
-        .chain(import.map(|name| ServiceId::import(namespace, name)))
-}
+pub(crate) type Endpoints = HashMap<Arc<ServicePort>, Arc<EndpointSet>>;
 
 /// The Service ports that name an address of a pod among their endpoints, ready or not, for each pod that is being
 /// deleted, by namespace and name.
 pub(crate) type Leaving = HashMap<(String, String), BTreeSet<ServicePort>>;
 
+/// All that is known of endpoints.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) slices: Same<Slices>,
+    /// Of TCP ports.
+    pub(crate) tcp: Arc<Endpoints>,
+    /// Of UDP ports.
+    pub(crate) udp: Arc<Endpoints>,
+    pub(crate) leaving: Arc<Leaving>,
+}
+
+/// Endpoint sets as they were made last.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    slices: slices::Memo,
+    services: Option<Same<Services>>,
+    /// Of every Service.
+    made: Vec<Made>,
+    /// Those of all Services.
+    tcp: Arc<Endpoints>,
+    udp: Arc<Endpoints>,
+    last: Last<Sources, Known>,
+}
+
+type Sources = (Same<Services>, Same<Slices>, Same<Pods>);
+
+/// The sets of a Service, and what they were made from.
+#[derive(Debug)]
+struct Made {
+    service: Arc<ServiceInfo>,
+    slices: Vec<Arc<SliceInfo>>,
+    /// For each endpoint of each slice.
+    behind: Vec<Behind>,
+    /// In the order of the Service's ports.
+    tcp: Vec<Arc<EndpointSet>>,
+    udp: Vec<Arc<EndpointSet>>,
+}
+
+/// What stands behind an endpoint's address.
+#[derive(Debug)]
+enum Behind {
+    Pod(Arc<PodInfo>),
+    /// Something outside the mesh.
+    Other,
+    /// Nobody can say: a pod that is gone already, or one whose news come later than its EndpointSlice's.
+    Unknown,
+}
+
+impl Memo {
+    pub(crate) fn read(
+        &mut self,
+        services: &Same<Services>,
+        slices: &[Arc<EndpointSlice>],
+        pods: &Same<Pods>,
+    ) -> Same<Known> {
+        let slices = self.slices.read(slices);
+        let from = (services.clone(), slices.clone(), pods.clone());
+        self.last.get(from, || {
+            let others = self.services.as_ref() != Some(services);
+            if others {
+                self.services = Some(services.clone());
+                self.made = made(services, std::mem::take(&mut self.made));
+                self.tcp = Arc::default();
+                self.udp = Arc::default();
+            }
+            let (mut tcp, mut udp) = (Vec::new(), Vec::new());
+            for made in &mut self.made {
+                if made.renew(&slices, pods) || others {
+                    tcp.extend(by_port(&made.service.ports, &made.tcp));
+                    udp.extend(by_port(&made.service.udp, &made.udp));
+                }
+            }
+            insert(&mut self.tcp, tcp);
+            insert(&mut self.udp, udp);
+            Known {
+                leaving: Arc::new(leaving(services, &slices, pods)),
+                slices,
+                tcp: Arc::clone(&self.tcp),
+                udp: Arc::clone(&self.udp),
+            }
+        })
+    }
+}
+
+/// Of every Service; what was made `before` of the same one stands.
+fn made(services: &Services, before: Vec<Made>) -> Vec<Made> {
+    let place = |service: &Arc<ServiceInfo>| Arc::as_ptr(service).addr();
+    let before = before.into_iter().map(|made| (place(&made.service), made));
+    let mut before: HashMap<usize, Made> = before.collect();
+    let made = services.iter().map(|service| {
+        let before = before.remove(&place(service));
+        before.unwrap_or_else(|| Made::new(service))
+    });
+    made.collect()
+}
+
+fn by_port(
+    ports: &[PortInfo],
+    sets: &[Arc<EndpointSet>],
+) -> impl Iterator<Item = (Arc<ServicePort>, Arc<EndpointSet>)> {
+    let ids = ports.iter().map(|port| Arc::clone(&port.id));
+    ids.zip(sets.iter().cloned())
+}
+
+/// A mesh that holds the map keeps it as it is.
+fn insert(all: &mut Arc<Endpoints>, sets: Vec<(Arc<ServicePort>, Arc<EndpointSet>)>) {
+    if !sets.is_empty() {
+        Arc::make_mut(all).extend(sets);
+    }
+}
+
 /// The pods that are being deleted, those without a Service too.
-pub(crate) fn leaving(services: &Services, slices: &[Arc<EndpointSlice>], pods: &Pods) -> Leaving {
+fn leaving(services: &Services, slices: &Slices, pods: &Pods) -> Leaving {
+    let name = |pod: &PodInfo| (pod.namespace.to_string(), pod.name.to_string());
     let mut leaving: Leaving = pods
-        .terminating
-        .values()
-        .map(|pod| (pod.clone(), BTreeSet::new()))
+        .leaving()
+        .map(|pod| (name(pod), BTreeSet::new()))
         .collect();
     if leaving.is_empty() {
         return leaving;
     }
-    for slice in slices {
-        let addresses = slice.endpoints.iter().flat_map(|one| one.addresses.first());
-        let leave: Vec<_> = addresses
-            .filter_map(|text| pods.terminating.get(&text.parse::<IpAddr>().ok()?))
-            .collect();
-        for id in owners(slice).filter(|_| !leave.is_empty()) {
-            let ports = services.get(&id).map_or(&[][..], |info| &info.ports);
-            let ports = ports.iter().map(|port| ServicePort {
-                service: id.clone(),
-                port: port.number,
-            });
-            for pod in &leave {
-                leaving
-                    .entry((*pod).clone())
-                    .or_default()
-                    .extend(ports.clone());
+    for (id, slices) in slices.iter() {
+        let ports = services.get(id).map_or(&[][..], |info| &info.ports);
+        for (_, named) in endpoints(slices) {
+            if let Some(pod) = pods.at(&named.address).filter(|pod| pod.leaving) {
+                let ports = ports.iter().map(|port| port.id.as_ref().clone());
+                leaving.entry(name(pod)).or_default().extend(ports);
             }
         }
     }
     leaving
 }
 
-pub(crate) type Endpoints = HashMap<ServicePort, Arc<EndpointSet>>;
-
-/// Of TCP ports, and those of UDP ports besides.
-pub(crate) fn index(
-    services: &Services,
-    slices: &[Arc<EndpointSlice>],
-    pods: &Pods,
-) -> (Endpoints, Endpoints) {
-    let mut by_service: HashMap<ServiceId, Vec<&EndpointSlice>> = HashMap::new();
-    for slice in slices {
-        for id in owners(slice) {
-            by_service.entry(id).or_default().push(slice);
-        }
-    }
-    let none = Vec::new();
-    let mut tcp = HashMap::new();
-    let mut udp = HashMap::new();
-    for (id, service) in services.iter() {
-        let slices = by_service.get(id).unwrap_or(&none);
-        let add = |sets: &mut Endpoints, port: &PortInfo, transport: &'static str| {
-            let id = ServicePort {
-                service: id.clone(),
-                port: port.number,
-            };
-            let set = endpoint_set(id.clone(), (port, transport), service, slices, pods);
-            sets.insert(id, Arc::new(set));
-        };
-        for port in &service.ports {
-            add(&mut tcp, port, "TCP");
-        }
-        for port in &service.udp {
-            add(&mut udp, port, "UDP");
-        }
-    }
-    (tcp, udp)
+/// Each with its slice.
+fn endpoints(slices: &[Arc<SliceInfo>]) -> impl Iterator<Item = (&SliceInfo, &Named)> {
+    let slices = slices.iter().map(Arc::as_ref);
+    slices.flat_map(|slice| slice.endpoints.iter().map(move |named| (slice, named)))
 }
 
-fn endpoint_set(
-    id: ServicePort,
-    (port, transport): (&PortInfo, &str),
-    service: &ServiceInfo,
-    slices: &[&EndpointSlice],
-    pods: &Pods,
-) -> EndpointSet {
-    let mut ready = BTreeSet::new();
-    let mut draining = BTreeSet::new();
-    for slice in slices {
-        let EndpointSlice {
-            metadata,
-            address_type: _,
-            ports,
-            endpoints,
-        } = slice;
-        let Some(number) = target_port(ports, &port.name, transport) else {
-            continue;
+impl Made {
+    /// Without endpoints.
+    fn new(service: &Arc<ServiceInfo>) -> Self {
+        let mut made = Self {
+            service: Arc::clone(service),
+            slices: Vec::new(),
+            behind: Vec::new(),
+            tcp: Vec::new(),
+            udp: Vec::new(),
         };
-        let from_a_cluster = metadata.labels.contains_key(SOURCE_CLUSTER);
-        for endpoint in endpoints {
-            let EndpointAddress {
-                addresses,
-                conditions,
-                target_ref,
-            } = endpoint;
-            // Names (of slices of type FQDN) do not parse.
-            let Some(Ok(address)) = addresses.first().map(|text| text.parse::<IpAddr>()) else {
+        made.make();
+        made
+    }
+
+    /// Whether the sets are others than they were.
+    fn renew(&mut self, slices: &Slices, pods: &Pods) -> bool {
+        let slices = slices.of(&self.service.id);
+        let is_same = |(one, other)| Arc::ptr_eq(one, other);
+        let same = slices.len() == self.slices.len()
+            && slices.iter().zip(&self.slices).all(is_same)
+            && endpoints(slices)
+                .zip(&self.behind)
+                .all(|((slice, named), behind)| behind.is(slice, named, pods));
+        if same {
+            return false;
+        }
+        self.slices = slices.to_vec();
+        self.behind = endpoints(slices)
+            .map(|(slice, named)| Behind::new(slice, named, pods))
+            .collect();
+        self.make()
+    }
+
+    /// As [`Made::renew`]. A set that says what it said is the same.
+    fn make(&mut self) -> bool {
+        let make = |ports: &[PortInfo], transport, before: &[Arc<EndpointSet>]| {
+            let sets = ports.iter().enumerate().map(|(place, port)| {
+                let set = self.endpoint_set(port, transport);
+                let before = before.get(place).filter(|before| ***before == set);
+                before.map_or_else(|| Arc::new(set), Arc::clone)
+            });
+            sets.collect::<Vec<_>>()
+        };
+        let tcp = make(&self.service.ports, "TCP", &self.tcp);
+        let udp = make(&self.service.udp, "UDP", &self.udp);
+        let same = |before: &[Arc<EndpointSet>], now: &[Arc<EndpointSet>]| {
+            let mut all = before.iter().zip(now);
+            before.len() == now.len() && all.all(|(one, other)| Arc::ptr_eq(one, other))
+        };
+        let changed = !same(&self.tcp, &tcp) || !same(&self.udp, &udp);
+        (self.tcp, self.udp) = (tcp, udp);
+        changed
+    }
+
+    fn endpoint_set(&self, port: &PortInfo, transport: &str) -> EndpointSet {
+        let mut ready = HashMap::new();
+        let mut draining = HashMap::new();
+        for ((slice, named), behind) in endpoints(&self.slices).zip(&self.behind) {
+            let Some(number) = slice.target_port(&port.name, transport) else {
                 continue;
             };
-            if !from_a_cluster && !is_known(target_ref.as_ref(), &address, pods) {
-                continue;
-            }
-            let terminating = pods.terminating.contains_key(&address);
-            let address = SocketAddr::new(address, number);
-            match state(conditions) {
-                State::Ready if terminating => draining.insert(address),
-                State::Ready => ready.insert(address),
-                State::Draining => draining.insert(address),
-                State::Away => false,
+            let pod = match behind {
+                Behind::Pod(pod) => Some(pod),
+                Behind::Other => None,
+                Behind::Unknown => continue,
+            };
+            let leaving = pod.is_some_and(|pod| pod.leaving);
+            let address = SocketAddr::new(named.address, number);
+            match named.state {
+                State::Ready if leaving => draining.insert(address, pod),
+                State::Ready => ready.insert(address, pod),
+                State::Draining => draining.insert(address, pod),
+                State::Away => None,
             };
         }
-    }
-    let chosen = if ready.is_empty() { draining } else { ready };
-    let endpoints = one_family(chosen, service.prefers_ipv6)
-        .map(|address| Endpoint {
+        let chosen = if ready.is_empty() { draining } else { ready };
+        // The mesh carries no datagrams.
+        let identity = |pod: &Arc<PodInfo>| pod.identity.clone().filter(|_| transport == "TCP");
+        let endpoints = chosen.into_iter().map(|(address, pod)| Endpoint {
             address,
-            // The mesh carries no datagrams.
-            identity: pods
-                .identity(&address.ip())
-                .filter(|_| transport == "TCP")
-                .cloned(),
-        })
-        .collect();
-    EndpointSet {
-        id,
-        protocol: port.protocol,
-        endpoints,
-        tls: None,
+            identity: pod.and_then(identity),
+        });
+        EndpointSet {
+            id: port.id.as_ref().clone(),
+            protocol: port.protocol,
+            endpoints: one_family(endpoints.collect(), self.service.prefers_ipv6),
+            tls: None,
+        }
+    }
+}
+
+impl Behind {
+    fn new(slice: &SliceInfo, named: &Named, pods: &Pods) -> Self {
+        if let Some(pod) = pods.at(&named.address) {
+            return Self::Pod(Arc::clone(pod));
+        }
+        let is_on_host = |(namespace, name)| pods.get(namespace, name).is_some_and(|of| of.on_host);
+        if slice.from_a_cluster || slice.pod(named).is_none_or(is_on_host) {
+            Self::Other
+        } else {
+            Self::Unknown
+        }
+    }
+
+    /// Whether that still stands there.
+    fn is(&self, slice: &SliceInfo, named: &Named, pods: &Pods) -> bool {
+        match (self, pods.at(&named.address)) {
+            (Self::Pod(pod), Some(now)) => Arc::ptr_eq(pod, now),
+            (Self::Pod(_), None) | (_, Some(_)) => false,
+            (Self::Other, None) => matches!(Self::new(slice, named, pods), Self::Other),
+            (Self::Unknown, None) => matches!(Self::new(slice, named, pods), Self::Unknown),
+        }
     }
 }
 
 /// A pod of a dual-stack Service is there once for each family: those of the Service's first family, else all.
-fn one_family(addresses: BTreeSet<SocketAddr>, ipv6: bool) -> impl Iterator<Item = SocketAddr> {
-    let preferred = addresses.iter().any(|address| address.is_ipv6() == ipv6);
-    addresses
-        .into_iter()
-        .filter(move |address| !preferred || address.is_ipv6() == ipv6)
-}
-
-/// False for a pod that is gone already, and for one whose news come later than its EndpointSlice's.
-fn is_known(target: Option<&TargetRef>, address: &IpAddr, pods: &Pods) -> bool {
-    let Some(TargetRef {
-        kind,
-        namespace,
-        name,
-    }) = target
-    else {
-        return true;
-    };
-    kind != "Pod"
-        || pods.by_address.contains_key(address)
-        || pods.on_host.contains(&(namespace.clone(), name.clone()))
-}
-
-/// The slice's port of the Service port's name.
-fn target_port(ports: &[SlicePort], wanted: &str, transport: &str) -> Option<u16> {
-    ports.iter().find_map(|entry| {
-        let SlicePort {
-            name,
-            protocol,
-            port,
-        } = entry;
-        let protocol = if protocol.is_empty() { "TCP" } else { protocol };
-        (protocol == transport && name == wanted).then(|| port_number((*port)?))?
-    })
-}
-
-enum State {
-    Ready,
-    /// Ending, yet still serving: used when nothing else is ready.
-    Draining,
-    Away,
-}
-
-fn state(conditions: &EndpointConditions) -> State {
-    let EndpointConditions {
-        ready,
-        serving,
-        terminating,
-    } = *conditions;
-    let ready = ready.unwrap_or(true);
-    if ready {
-        State::Ready
-    } else if serving.unwrap_or(ready) && terminating.unwrap_or(false) {
-        State::Draining
-    } else {
-        State::Away
+fn one_family(mut endpoints: Vec<Endpoint>, ipv6: bool) -> Vec<Endpoint> {
+    let preferred = |one: &Endpoint| one.address.is_ipv6() == ipv6;
+    if endpoints.iter().any(preferred) {
+        endpoints.retain(preferred);
     }
+    endpoints.sort_unstable_by_key(|one| one.address);
+    endpoints
 }

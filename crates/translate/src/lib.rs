@@ -9,23 +9,22 @@ pub mod objects;
 mod attach;
 mod endpoints;
 mod gateways;
+mod memo;
 mod mesh;
 mod modes;
 mod pods;
 mod probes;
 mod routes;
 mod services;
+mod slices;
 mod status;
+mod translator;
 mod views;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use attach::Attachments;
-use modes::Modes;
-use routes::{Resolver, Route};
-use services::Services;
-use weft_ir::{Mode, RouteKind, TrustDomain};
+use weft_ir::{Mode, TrustDomain};
 
 pub use gateways::GatewayView;
 pub use gateways::provision::{
@@ -38,6 +37,7 @@ pub use gateways::status::{
 };
 pub use mesh::Mesh;
 pub use status::{Condition, Controller, ParentStatus, RouteStatus};
+pub use translator::Translator;
 
 /// The cluster at one moment. The order of objects means nothing.
 #[derive(Clone, Debug, Default)]
@@ -75,11 +75,12 @@ pub struct Settings {
     pub gateway_controller_name: String,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Translation {
     pub mesh: Mesh,
-    /// Of the routes that have a parent of ours, by kind, namespace and name.
-    pub statuses: Vec<RouteStatus>,
+    /// Of the routes that have a parent of ours, by kind, namespace and name. As with the mesh, one that says what it said
+    /// before is in the same `Arc`.
+    pub statuses: Vec<Arc<RouteStatus>>,
     /// Of those that are ours, by name.
     pub gateway_classes: Vec<GatewayClassStatus>,
     /// Of those that are ours, by name.
@@ -96,69 +97,5 @@ pub struct Translation {
 
 /// The mesh that `objects` describe, and what is to be said of each route.
 pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
-    let Objects {
-        services,
-        service_imports,
-        endpoint_slices,
-        pods,
-        namespaces,
-        ..
-    } = objects;
-    let classes = gateways::classes(&objects.gateway_classes, &settings.gateway_controller_name);
-    let gateways = gateways::gateways(&objects.gateways, &classes);
-    let accounts = gateways::accounts(&gateways);
-
-    let services = Services::new(services, service_imports.as_deref());
-    let mut modes = Modes::new(settings.mode, namespaces);
-    let pods = pods::index(pods, settings, &accounts, &mut modes);
-    let (endpoints, datagrams) = endpoints::index(&services, endpoint_slices, &pods);
-    let leaving = endpoints::leaving(&services, endpoint_slices, &pods);
-
-    let routes = mesh_routes(objects, &services);
-    let attached = Attachments::new(&routes);
-    let addresses = views::views(&services, &routes, &attached);
-    let statuses = (0..routes.len())
-        .filter_map(|place| status::route_status(place, &routes, &attached))
-        .collect();
-
-    let ours = (&classes, &gateways);
-    let outcome = gateways::translate(objects, ours, &services, (&endpoints, datagrams));
-    let mut warnings = modes.warnings;
-    warnings.extend(services.warnings);
-    warnings.extend(outcome.warnings);
-    Translation {
-        mesh: Mesh {
-            addresses,
-            endpoints,
-            pods: pods.by_address,
-            workloads: pods.workloads,
-            leaving,
-            gateways: outcome.views,
-            gateway_endpoints: outcome.endpoints,
-            gateway_pods: pods.gateways,
-        },
-        statuses: status::merge(statuses, outcome.routes),
-        gateway_classes: outcome.classes,
-        gateways: outcome.gateways,
-        listener_sets: outcome.listener_sets,
-        policies: outcome.policies,
-        provisions: outcome.provisions,
-        warnings,
-    }
-}
-
-/// The routes that have a Service as a parent, in the order that decides ties.
-fn mesh_routes<'a>(
-    objects: &'a Objects,
-    services: &Services,
-) -> Vec<(Route<'a>, Vec<attach::Attachment<'a>>)> {
-    let resolver = Resolver {
-        services,
-        gateway: None,
-    };
-    // No Service of the mesh is a parent for datagrams.
-    let wanted = |kind, parents: &[_], own: &str| {
-        kind != RouteKind::Udp && attach::parents(parents, own).next().is_some()
-    };
-    attach::on_services(objects, resolver, &wanted)
+    Translator::new(settings.clone()).translate(objects)
 }

@@ -1,36 +1,38 @@
 //! The mesh as one client sees it: what is at an address, and the resources that it needs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weft_ir::{
-    Backend, Destination, Endpoint, EndpointSet, Filter, GatewayId, Identity, Routing, Rule,
-    Service, ServicePort, Target, WeightedBackend, Workload,
+    Backend, Destination, Endpoint, EndpointSet, Filter, GatewayId, Routing, Rule, Service,
+    ServicePort, Target, WeightedBackend, Workload,
 };
 
-use crate::endpoints::Leaving;
+use crate::endpoints::{Endpoints, Leaving};
 use crate::gateways::GatewayView;
+use crate::pods::Pods;
 
 /// Everything that proxies are told, indexed by what they ask for. Cheap to clone; immutable.
-#[derive(Clone, Debug, Default)]
+///
+/// What the next mesh of a [`Translator`](crate::Translator) says in the same words, it holds in the same `Arc`.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mesh {
-    /// Every `clusterIP:port`.
-    pub(crate) addresses: HashMap<SocketAddr, Arc<PortView>>,
-    pub(crate) endpoints: HashMap<ServicePort, Arc<EndpointSet>>,
-    /// Pods that own their IP, with the identity of those in the mesh.
-    pub(crate) pods: HashMap<IpAddr, Option<Identity>>,
-    /// Meshed pods by namespace, then name.
-    pub(crate) workloads: HashMap<String, HashMap<String, Arc<Workload>>>,
-    pub(crate) leaving: Leaving,
+    /// Every `clusterIP:port`, without the routes that are attached there.
+    pub(crate) addresses: Arc<Addresses>,
+    /// Those that routes are attached to.
+    pub(crate) routed: HashMap<SocketAddr, Arc<PortView>>,
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) pods: Arc<Pods>,
+    pub(crate) leaving: Arc<Leaving>,
     pub(crate) gateways: HashMap<GatewayId, Arc<GatewayView>>,
     /// Those that differ from what the mesh sees.
-    pub(crate) gateway_endpoints: HashMap<ServicePort, Arc<EndpointSet>>,
-    /// The pods of gateways by namespace, then name.
-    pub(crate) gateway_pods: HashMap<String, HashMap<String, GatewayId>>,
+    pub(crate) gateway_endpoints: Arc<Endpoints>,
 }
 
-/// One Service port: what clients of each namespace see there.
+pub(crate) type Addresses = HashMap<SocketAddr, Arc<Service>>;
+
+/// One Service port with routes: what clients of each namespace see there.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PortView {
     /// For clients of namespaces without routes of their own.
@@ -44,18 +46,34 @@ impl Mesh {
     /// its IP, else unknown.
     pub fn destination(&self, address: SocketAddr, client_namespace: &str) -> Destination {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        let target = if let Some(view) = self.addresses.get(&address) {
-            let service = view.consumers.get(client_namespace);
-            Target::Service(Arc::clone(service.unwrap_or(&view.producer)))
-        } else if let Some(identity) = self.pods.get(&address.ip()) {
+        let target = if let Some(service) = self.service(address, client_namespace) {
+            Target::Service(Arc::clone(service))
+        } else if let Some(pod) = self.pods.at(&address.ip()) {
             Target::Pod(Endpoint {
                 address,
-                identity: identity.clone(),
+                identity: pod.identity.clone(),
             })
         } else {
             Target::Unknown
         };
         Destination { address, target }
+    }
+
+    fn service(&self, address: SocketAddr, client_namespace: &str) -> Option<&Arc<Service>> {
+        let Some(view) = self.routed.get(&address) else {
+            return self.addresses.get(&address);
+        };
+        let own = view.consumers.get(client_namespace);
+        Some(own.unwrap_or(&view.producer))
+    }
+
+    /// Whether clients of some namespace see this very Service at the address.
+    pub fn shows(&self, address: SocketAddr, service: &Arc<Service>) -> bool {
+        let is = |other: &Arc<Service>| Arc::ptr_eq(service, other);
+        match self.routed.get(&address) {
+            Some(view) => is(&view.producer) || view.consumers.values().any(is),
+            None => self.addresses.get(&address).is_some_and(is),
+        }
     }
 
     /// The ready endpoints of a Service port; `None` when there is no such port.
@@ -65,12 +83,12 @@ impl Mesh {
 
     /// What a pod's own proxy is told; `None` when the pod is not in the mesh.
     pub fn workload(&self, namespace: &str, pod: &str) -> Option<Arc<Workload>> {
-        self.workloads.get(namespace)?.get(pod).cloned()
+        self.pods.get(namespace, pod)?.workload.clone()
     }
 
     /// How many pods are in the mesh.
     pub fn pods_in_mesh(&self) -> usize {
-        self.workloads.values().map(HashMap::len).sum()
+        self.pods.in_mesh
     }
 
     /// The Service ports that a pod which is being deleted was an endpoint of; `None` when it is not being deleted.
@@ -111,7 +129,7 @@ impl Mesh {
     /// The Gateway that a pod is a proxy of: the label alone makes no pod one, it must run under the account that was
     /// made for the Gateway.
     pub fn gateway_of(&self, namespace: &str, pod: &str) -> Option<GatewayId> {
-        self.gateway_pods.get(namespace)?.get(pod).cloned()
+        self.pods.get(namespace, pod)?.gateway.clone()
     }
 }
 

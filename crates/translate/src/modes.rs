@@ -10,16 +10,17 @@ use crate::objects::{Meta, Namespace};
 /// `strict` or `permissive`, on a pod or a namespace.
 const MTLS: &str = "weft.dev/mtls";
 
-pub(crate) struct Modes<'a> {
+#[derive(Debug, PartialEq)]
+pub(crate) struct Modes {
     mesh: Mode,
     /// Of namespaces that say one.
-    namespaces: HashMap<&'a str, Mode>,
+    namespaces: HashMap<String, Mode>,
     /// Of annotations that cannot be read: the wider scope decides as if they were not there.
     pub(crate) warnings: BTreeSet<String>,
 }
 
-impl<'a> Modes<'a> {
-    pub(crate) fn new(mesh: Mode, namespaces: &'a [Arc<Namespace>]) -> Self {
+impl Modes {
+    pub(crate) fn new(mesh: Mode, namespaces: &[Arc<Namespace>]) -> Self {
         let mut modes = Self {
             mesh,
             namespaces: HashMap::new(),
@@ -28,39 +29,41 @@ impl<'a> Modes<'a> {
         for namespace in namespaces {
             let meta = &namespace.metadata;
             match annotated(meta) {
-                Ok(Some(mode)) => drop(modes.namespaces.insert(&meta.name, mode)),
+                Ok(Some(mode)) => drop(modes.namespaces.insert(meta.name.clone(), mode)),
                 Ok(None) => {}
-                Err(value) => modes.warn(&format!("namespace {}", meta.name), value, mesh),
+                Err(value) => {
+                    let warning = warning(&format!("namespace {}", meta.name), value, mesh);
+                    modes.warnings.insert(warning);
+                }
             }
         }
         modes
     }
 
-    /// The mode of the pod with this metadata.
-    pub(crate) fn of(&mut self, pod: &Meta) -> Mode {
-        let namespace = self.namespaces.get(pod.namespace.as_str());
+    /// The mode of the pod with this metadata; with a warning where its annotation cannot be read.
+    pub(crate) fn of(&self, pod: &Meta) -> (Mode, Option<String>) {
+        let namespace = self.namespaces.get(&pod.namespace);
         let wider = namespace.copied().unwrap_or(self.mesh);
-        annotated(pod).map_or_else(
-            |value| {
+        match annotated(pod) {
+            Ok(own) => (own.unwrap_or(wider), None),
+            Err(value) => {
                 let whose = format!("pod {}/{}", pod.namespace, pod.name);
-                self.warn(&whose, value, wider);
-                wider
-            },
-            |own| own.unwrap_or(wider),
-        )
+                (wider, Some(warning(&whose, value, wider)))
+            }
+        }
     }
+}
 
-    /// Quotes at most 64 characters, as they may come from anybody.
-    fn warn(&mut self, whose: &str, value: &str, wider: Mode) {
-        let value: String = value.chars().take(64).collect();
-        let mode = match wider {
-            Mode::Permissive => "permissive",
-            Mode::Strict => "strict",
-        };
-        self.warnings.insert(format!(
-            "{whose}: annotation {MTLS} is {value:?} and must be strict or permissive; {mode} stays in force"
-        ));
-    }
+/// Quotes at most 64 characters, as they may come from anybody.
+fn warning(whose: &str, value: &str, wider: Mode) -> String {
+    let value: String = value.chars().take(64).collect();
+    let mode = match wider {
+        Mode::Permissive => "permissive",
+        Mode::Strict => "strict",
+    };
+    format!(
+        "{whose}: annotation {MTLS} is {value:?} and must be strict or permissive; {mode} stays in force"
+    )
 }
 
 /// `Err`: the value that is no mode.

@@ -1,6 +1,9 @@
-//! Pods by address, and the identity of those in the mesh.
+//! Pods by name and by address, and the identity of those in the mesh.
+//!
+//! What is read of a pod is kept for as long as it is the same object, and nothing else says otherwise of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,6 +12,7 @@ use weft_ir::{GatewayId, Identity, TrustDomain, Workload};
 use crate::Settings;
 use crate::gateways::Accounts;
 use crate::gateways::provision::GATEWAY_LABEL;
+use crate::memo::{Last, PerObject, Same};
 use crate::modes::Modes;
 use crate::objects::{Container, Pod, PodSpec, PodStatus};
 use crate::probes::probes;
@@ -16,40 +20,109 @@ use crate::probes::probes;
 /// The container whose presence means that a pod is in the mesh.
 pub(crate) const PROXY_CONTAINER: &str = "weft-proxy";
 
-#[derive(Debug, Default)]
+/// The pods that have not ended.
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Pods {
+    /// By namespace, then name.
+    by_name: HashMap<Arc<str>, HashMap<Arc<str>, Arc<PodInfo>>>,
     /// Pods that own their IP; of several with one IP the youngest.
-    pub(crate) by_address: HashMap<IpAddr, Option<Identity>>,
-    /// Pods in the mesh by namespace, then name.
-    pub(crate) workloads: HashMap<String, HashMap<String, Arc<Workload>>>,
-    /// Namespace and name of pods on their host's network, whose IP is not theirs.
-    pub(crate) on_host: HashSet<(String, String)>,
-    /// Namespace and name of the pods that are being deleted.
-    pub(crate) terminating: HashMap<IpAddr, (String, String)>,
-    /// Proxies of gateways by namespace, then name: in the mesh as clients, with no proxy before them.
-    pub(crate) gateways: HashMap<String, HashMap<String, GatewayId>>,
+    by_address: HashMap<IpAddr, Arc<PodInfo>>,
+    /// How many are in the mesh.
+    pub(crate) in_mesh: usize,
+    /// Of annotations that cannot be read.
+    pub(crate) warnings: BTreeSet<String>,
 }
 
-pub(crate) fn index(
-    pods: &[Arc<Pod>],
-    settings: &Settings,
-    accounts: &Accounts,
-    modes: &mut Modes<'_>,
-) -> Pods {
-    let mut oldest_first: Vec<&Pod> = pods.iter().map(Arc::as_ref).collect();
-    oldest_first.sort_by_key(|pod| {
-        let meta = &pod.metadata;
-        (&meta.creation_timestamp, &meta.namespace, &meta.name)
-    });
-    let mut index = Pods::default();
-    for pod in oldest_first {
-        index.add(pod, settings, accounts, modes);
+#[derive(Debug, PartialEq)]
+pub(crate) struct PodInfo {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+    /// When it was created.
+    age: String,
+    /// Its own; none on its host's network, whose IP is not the pod's.
+    addresses: Vec<IpAddr>,
+    pub(crate) on_host: bool,
+    /// What its own proxy is told; `None` outside the mesh.
+    pub(crate) workload: Option<Arc<Workload>>,
+    /// The identity to expect at its addresses; `None`: plain text.
+    pub(crate) identity: Option<Identity>,
+    /// The Gateway that it is a proxy of: in the mesh as a client, with no proxy before it.
+    pub(crate) gateway: Option<GatewayId>,
+    /// It is being deleted.
+    pub(crate) leaving: bool,
+    warning: Option<String>,
+}
+
+/// Pods as they were read last.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    pods: PerObject<Pod, Rules, Option<Arc<PodInfo>>>,
+    last: Last<(Vec<Same<Pod>>, Rules), Pods>,
+}
+
+/// What is read of a pod depends on these besides.
+type Rules = (Same<Accounts>, Same<Modes>);
+
+impl Memo {
+    pub(crate) fn read(
+        &mut self,
+        pods: &[Arc<Pod>],
+        settings: &Settings,
+        rules: Rules,
+    ) -> Same<Pods> {
+        self.last.get((Same::all(pods), rules.clone()), || {
+            let (accounts, modes) = rules.clone();
+            let read =
+                |pod: &Arc<Pod>| PodInfo::new(pod, settings, &accounts, &modes).map(Arc::new);
+            let pods = self.pods.map(pods, rules, read);
+            Pods::new(pods.into_iter().flatten())
+        })
     }
-    index
 }
 
 impl Pods {
-    fn add(&mut self, pod: &Pod, settings: &Settings, accounts: &Accounts, modes: &mut Modes<'_>) {
+    fn new(pods: impl Iterator<Item = Arc<PodInfo>>) -> Self {
+        let mut index = Self::default();
+        for pod in pods {
+            index.in_mesh += usize::from(pod.workload.is_some());
+            index.warnings.extend(pod.warning.clone());
+            for address in &pod.addresses {
+                youngest(index.by_address.entry(*address), &pod);
+            }
+            let of_namespace = index.by_name.entry(Arc::clone(&pod.namespace)).or_default();
+            youngest(of_namespace.entry(Arc::clone(&pod.name)), &pod);
+        }
+        index
+    }
+
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Arc<PodInfo>> {
+        self.by_name.get(namespace)?.get(name)
+    }
+
+    pub(crate) fn at(&self, address: &IpAddr) -> Option<&Arc<PodInfo>> {
+        self.by_address.get(address)
+    }
+
+    /// The pods with an address that are being deleted, some more than once.
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = &Arc<PodInfo>> {
+        self.by_address.values().filter(|pod| pod.leaving)
+    }
+}
+
+fn youngest<K>(at: Entry<'_, K, Arc<PodInfo>>, pod: &Arc<PodInfo>) {
+    match at {
+        Entry::Vacant(free) => drop(free.insert(Arc::clone(pod))),
+        Entry::Occupied(mut taken) => {
+            if taken.get().order() <= pod.order() {
+                taken.insert(Arc::clone(pod));
+            }
+        }
+    }
+}
+
+impl PodInfo {
+    /// `None` of a pod that has ended: its IP may be another's by now.
+    fn new(pod: &Pod, settings: &Settings, accounts: &Accounts, modes: &Modes) -> Option<Self> {
         let Pod {
             metadata,
             spec,
@@ -60,55 +133,49 @@ impl Pods {
             pod_ip,
             pod_ips,
         } = status;
-        // The IP of an ended pod may be another's by now; a pod on the host's network shares its IP with all others.
         if matches!(phase.as_str(), "Succeeded" | "Failed") {
-            return;
+            return None;
         }
-        if spec.host_network {
-            self.on_host
-                .insert((metadata.namespace.clone(), metadata.name.clone()));
-            return;
+        let mut info = Self {
+            namespace: Arc::from(&*metadata.namespace),
+            name: Arc::from(&*metadata.name),
+            age: metadata.creation_timestamp.clone(),
+            addresses: Vec::new(),
+            on_host: spec.host_network,
+            workload: None,
+            identity: None,
+            gateway: None,
+            leaving: !metadata.deletion_timestamp.is_empty(),
+            warning: None,
+        };
+        if info.on_host {
+            return Some(info);
         }
-        let gateway = gateway(pod, accounts);
-        let identity = (gateway.is_some() || has_sidecar(spec))
-            .then(|| identity(&metadata.namespace, spec, &settings.trust_domain))
-            .flatten();
-        if let Some(identity) = &identity {
-            let workload = Arc::new(Workload {
+        let texts = pod_ips.iter().map(|entry| entry.ip.as_str());
+        let addresses = texts.chain([pod_ip.as_str()]);
+        let addresses: BTreeSet<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
+        info.addresses = addresses.into_iter().collect();
+        info.gateway = gateway(pod, accounts).cloned();
+        if info.gateway.is_none() && !has_sidecar(spec) {
+            return Some(info);
+        }
+        let identity = identity(&metadata.namespace, spec, &settings.trust_domain);
+        info.workload = identity.as_ref().map(|identity| {
+            let (mode, warning) = modes.of(metadata);
+            info.warning = warning;
+            Arc::new(Workload {
                 identity: identity.clone(),
-                mode: modes.of(metadata),
+                mode,
                 probes: probes(spec),
-            });
-            self.workloads
-                .entry(metadata.namespace.clone())
-                .or_default()
-                .insert(metadata.name.clone(), workload);
-        }
+            })
+        });
         // A gateway's proxy takes no mutual TLS of the mesh.
-        let reached_as = identity.filter(|_| gateway.is_none());
-        if let Some(gateway) = gateway {
-            self.gateways
-                .entry(metadata.namespace.clone())
-                .or_default()
-                .insert(metadata.name.clone(), gateway.clone());
-        }
-        let addresses = pod_ips.iter().map(|entry| entry.ip.as_str());
-        for address in addresses.chain([pod_ip.as_str()]) {
-            if let Ok(address) = address.parse() {
-                self.by_address.insert(address, reached_as.clone());
-                if metadata.deletion_timestamp.is_empty() {
-                    self.terminating.remove(&address);
-                } else {
-                    let pod = (metadata.namespace.clone(), metadata.name.clone());
-                    self.terminating.insert(address, pod);
-                }
-            }
-        }
+        info.identity = identity.filter(|_| info.gateway.is_none());
+        Some(info)
     }
 
-    /// The identity at an address; `None` outside the mesh.
-    pub(crate) fn identity(&self, address: &IpAddr) -> Option<&Identity> {
-        self.by_address.get(address)?.as_ref()
+    fn order(&self) -> (&str, &str, &str) {
+        (&self.age, &self.namespace, &self.name)
     }
 }
 

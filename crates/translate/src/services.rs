@@ -1,19 +1,22 @@
 //! Services and ServiceImports by name: their addresses, their TCP ports and what those speak.
 //!
-//! Does not know routes, endpoints or clients.
+//! Does not know routes, endpoints or clients. What is read of a Service is kept for as long as it is the same object.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_ir::{Protocol, ServiceId};
+use weft_ir::{Backend, Protocol, Routing, Service, ServiceId, ServicePort, WeightedBackend};
 
+use crate::Objects;
+use crate::gateways::provision::GATEWAY_LABEL;
+use crate::memo::{Last, PerObject, Same};
 use crate::objects::{self, Meta, PortRef, ServiceImportSpec, ServicePortSpec, ServiceSpec};
 
 /// Every Service and ServiceImport of the cluster.
 #[derive(Debug)]
 pub(crate) struct Services {
-    by_id: BTreeMap<ServiceId, ServiceInfo>,
+    by_id: HashMap<Arc<ServiceId>, Arc<ServiceInfo>>,
     /// Whether the cluster has the kind ServiceImport.
     pub(crate) has_imports: bool,
     /// Of annotations that cannot be read, and count as absent.
@@ -25,6 +28,7 @@ const GATEWAY_ROUTES: &str = "weft.dev/gateway-routes";
 
 #[derive(Debug)]
 pub(crate) struct ServiceInfo {
+    pub(crate) id: Arc<ServiceId>,
     pub(crate) frontend: Frontend,
     /// TCP ports alone.
     pub(crate) ports: Vec<PortInfo>,
@@ -37,6 +41,9 @@ pub(crate) struct ServiceInfo {
     pub(crate) prefers_ipv6: bool,
     /// Whether Gateways apply its own routes as well.
     pub(crate) composed: bool,
+    /// The Service itself, of those that were made for Gateways.
+    pub(crate) of_gateway: Option<Arc<objects::Service>>,
+    warning: Option<String>,
 }
 
 /// How clients reach a Service.
@@ -51,60 +58,69 @@ pub(crate) enum Frontend {
     Pending,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct PortInfo {
+    pub(crate) id: Arc<ServicePort>,
     pub(crate) number: u16,
     pub(crate) name: String,
     pub(crate) protocol: Protocol,
+    /// What clients see where no route is attached.
+    pub(crate) direct: Arc<Service>,
+}
+
+/// Services as they were read last.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    services: PerObject<objects::Service, (), Arc<ServiceInfo>>,
+    imports: PerObject<objects::ServiceImport, (), Arc<ServiceInfo>>,
+    last: Last<Lists, Services>,
+}
+
+type Lists = (
+    Vec<Same<objects::Service>>,
+    Option<Vec<Same<objects::ServiceImport>>>,
+);
+
+impl Memo {
+    pub(crate) fn read(&mut self, objects: &Objects) -> Same<Services> {
+        let (services, imports) = (&objects.services, objects.service_imports.as_deref());
+        let lists = (Same::all(services), imports.map(Same::all));
+        self.last.get(lists, || {
+            let services = self.services.map(services, (), |service| {
+                Arc::new(ServiceInfo::of_service(service))
+            });
+            let imported = imports.unwrap_or_default();
+            let imported = self.imports.map(imported, (), |import| {
+                Arc::new(ServiceInfo::of_import(import))
+            });
+            let all: Vec<_> = services.into_iter().chain(imported).collect();
+            Services {
+                has_imports: imports.is_some(),
+                warnings: all.iter().filter_map(|of| of.warning.clone()).collect(),
+                by_id: all.into_iter().map(|of| (Arc::clone(&of.id), of)).collect(),
+            }
+        })
+    }
 }
 
 impl Services {
-    pub(crate) fn new(
-        services: &[Arc<objects::Service>],
-        imports: Option<&[Arc<objects::ServiceImport>]>,
-    ) -> Self {
-        let mut warnings = BTreeSet::new();
-        let of_the_cluster = services.iter().map(|service| {
-            let objects::Service {
-                metadata,
-                spec,
-                status: _,
-            } = service.as_ref();
-            let id = ServiceId::new(&*metadata.namespace, &*metadata.name);
-            let composed = gateway_routes(metadata).unwrap_or_else(|warning| {
-                warnings.insert(warning);
-                false
-            });
-            let info = ServiceInfo {
-                composed,
-                ..ServiceInfo::of_service(spec)
-            };
-            (id, info)
-        });
-        let imported = imports.unwrap_or_default().iter().map(|import| {
-            let objects::ServiceImport { metadata, spec } = import.as_ref();
-            let id = ServiceId::import(&*metadata.namespace, &*metadata.name);
-            (id, ServiceInfo::of_import(spec))
-        });
-        Self {
-            by_id: of_the_cluster.chain(imported).collect(),
-            has_imports: imports.is_some(),
-            warnings,
-        }
-    }
-
-    pub(crate) fn get(&self, id: &ServiceId) -> Option<&ServiceInfo> {
+    pub(crate) fn get(&self, id: &ServiceId) -> Option<&Arc<ServiceInfo>> {
         self.by_id.get(id)
     }
 
-    /// Services before ServiceImports, each in the order of their names.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ServiceId, &ServiceInfo)> {
-        self.by_id.iter()
+    /// In any order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ServiceInfo>> {
+        self.by_id.values()
     }
 }
 
 impl ServiceInfo {
-    fn of_service(spec: &ServiceSpec) -> Self {
+    fn of_service(service: &Arc<objects::Service>) -> Self {
+        let objects::Service {
+            metadata,
+            spec,
+            status: _,
+        } = service.as_ref();
         let ServiceSpec {
             kind,
             cluster_ip,
@@ -112,25 +128,43 @@ impl ServiceInfo {
             ip_families,
             ports,
         } = spec;
+        let (composed, warning) = match gateway_routes(metadata) {
+            Ok(composed) => (composed, None),
+            Err(warning) => (false, Some(warning)),
+        };
+        let made_for_one = metadata.labels.contains_key(GATEWAY_LABEL);
+        let id = ServiceId::new(&*metadata.namespace, &*metadata.name);
         let frontend = frontend(kind, cluster_ip, cluster_ips);
-        Self::new(frontend, ip_families, ports)
+        Self {
+            composed,
+            warning,
+            of_gateway: made_for_one.then(|| Arc::clone(service)),
+            ..Self::new(id, frontend, ip_families, ports)
+        }
     }
 
-    fn of_import(spec: &ServiceImportSpec) -> Self {
+    fn of_import(import: &objects::ServiceImport) -> Self {
+        let objects::ServiceImport { metadata, spec } = import;
         let ServiceImportSpec {
             kind,
             ips,
             ip_families,
             ports,
         } = spec;
+        let id = ServiceId::import(&*metadata.namespace, &*metadata.name);
         let frontend = match kind.as_str() {
             "Headless" => Frontend::Headless,
             _ => addressed(ips.iter().map(String::as_str)),
         };
-        Self::new(frontend, ip_families, ports)
+        Self::new(id, frontend, ip_families, ports)
     }
 
-    fn new(frontend: Frontend, ip_families: &[String], ports: &[ServicePortSpec]) -> Self {
+    fn new(
+        id: ServiceId,
+        frontend: Frontend,
+        ip_families: &[String],
+        ports: &[ServicePortSpec],
+    ) -> Self {
         let prefers_ipv6 = match (&frontend, ip_families.first()) {
             (_, Some(family)) => family == "IPv6",
             (Frontend::ClusterIp(addresses), None) => {
@@ -160,18 +194,15 @@ impl ServiceInfo {
                 Some(PortRef::Name(_)) => {}
             }
             if is_tcp {
-                tcp.push(PortInfo {
+                tcp.push(PortInfo::new(
+                    &id,
                     number,
-                    name: name.clone(),
-                    protocol: protocol(app_protocol, name),
-                });
+                    name,
+                    protocol(app_protocol, name),
+                ));
             } else {
                 if transport == "UDP" {
-                    udp.push(PortInfo {
-                        number,
-                        name: name.clone(),
-                        protocol: Protocol::Tcp,
-                    });
+                    udp.push(PortInfo::new(&id, number, name, Protocol::Tcp));
                 }
                 other_ports.push((number, transport.clone()));
             }
@@ -184,6 +215,7 @@ impl ServiceInfo {
             matches!(targets, (Some(tcp), Some(udp)) if tcp != udp)
         });
         Self {
+            id: Arc::new(id),
             frontend,
             split: split.collect(),
             ports: tcp,
@@ -191,6 +223,8 @@ impl ServiceInfo {
             other_ports,
             prefers_ipv6,
             composed: false,
+            of_gateway: None,
+            warning: None,
         }
     }
 
@@ -229,6 +263,31 @@ impl ServiceInfo {
             "no ports".to_owned()
         } else {
             all.join(", ")
+        }
+    }
+}
+
+impl PortInfo {
+    fn new(service: &ServiceId, number: u16, name: &str, protocol: Protocol) -> Self {
+        let id = ServicePort {
+            service: service.clone(),
+            port: number,
+        };
+        let itself = WeightedBackend {
+            weight: 1,
+            backend: Backend::Service(id.clone()),
+            filters: Vec::new(),
+        };
+        Self {
+            id: Arc::new(id.clone()),
+            number,
+            name: name.to_owned(),
+            protocol,
+            direct: Arc::new(Service {
+                id,
+                protocol,
+                routing: Routing::Direct(vec![itself]),
+            }),
         }
     }
 }

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 
 use weft_ir::{RouteKind, ServicePort};
 
-use crate::attach::{Attachment, Attachments};
+use crate::attach::{Attached, Attachment, Attachments};
 use crate::objects::ParentRef;
 use crate::routes::{Fault, Report, Route};
+use crate::views::Routes;
 
 /// Bytes that a message may have; the API server takes 32 KiB.
 const MESSAGE_LIMIT: usize = 8192;
@@ -53,16 +55,15 @@ pub struct Condition {
     pub message: String,
 }
 
-/// The statuses of both, one for each route, by kind, namespace and name.
-pub(crate) fn merge(mesh: Vec<Placed>, gateways: Vec<Placed>) -> Vec<RouteStatus> {
+/// The statuses of both, one for each route, by kind, namespace and name. One that says what it said `before` is the same.
+pub(crate) fn merge(
+    mesh: Vec<Placed>,
+    gateways: Vec<Placed>,
+    before: &[Arc<RouteStatus>],
+) -> Vec<Arc<RouteStatus>> {
     let mut all: BTreeMap<_, Placed> = BTreeMap::new();
     for (status, places) in mesh.into_iter().chain(gateways) {
-        let key = (
-            status_order(status.kind),
-            status.namespace.clone(),
-            status.name.clone(),
-        );
-        match all.entry(key) {
+        match all.entry(status.order()) {
             Entry::Vacant(free) => drop(free.insert((status, places))),
             Entry::Occupied(mut taken) => {
                 let (first, taken) = taken.get_mut();
@@ -74,7 +75,25 @@ pub(crate) fn merge(mesh: Vec<Placed>, gateways: Vec<Placed>) -> Vec<RouteStatus
             }
         }
     }
-    all.into_values().map(|(status, _)| status).collect()
+    let mut before = before.iter().peekable();
+    let alike = |(order, (status, _)): (Order, Placed)| {
+        while before.next_if(|known| known.order() < order).is_some() {}
+        match before.peek() {
+            Some(known) if ***known == status => Arc::clone(known),
+            _ => Arc::new(status),
+        }
+    };
+    all.into_iter().map(alike).collect()
+}
+
+/// Where statuses stand in their list.
+type Order = (u8, String, String);
+
+impl RouteStatus {
+    fn order(&self) -> Order {
+        let kind = status_order(self.kind);
+        (kind, self.namespace.clone(), self.name.clone())
+    }
 }
 
 /// With the places of the parents' references in the route.
@@ -93,30 +112,31 @@ fn status_order(kind: RouteKind) -> u8 {
 /// The status of the route at `place`; `None` when none of its parents is ours.
 pub(crate) fn route_status(
     place: usize,
-    routes: &[(Route<'_>, Vec<Attachment<'_>>)],
+    routes: &Routes,
     attached: &Attachments,
 ) -> Option<Placed> {
-    let (route, attachments) = &routes[place];
+    let Attached { route, attachments } = routes[place].as_ref();
     if attachments.is_empty() {
         return None;
     }
     let parents = attachments.iter().map(|attachment| {
         let accepted = accepted(place, attachment, routes, attached);
-        (attachment.place, attachment.parent_ref, accepted)
+        (attachment.place, &attachment.parent_ref, accepted)
     });
-    Some(placed(route, Controller::Mesh, parents))
+    Some(placed(route, Controller::Mesh, &[], parents))
 }
 
 /// What is said of a route to each of its parents, of which `parents` are the places, the references and the condition
-/// Accepted.
+/// Accepted. `idle`: its backends without a ready endpoint.
 pub(crate) fn placed<'p>(
-    route: &Route<'_>,
+    route: &Route,
     controller: Controller,
+    idle: &[&ServicePort],
     parents: impl Iterator<Item = (usize, &'p ParentRef, Condition)>,
 ) -> Placed {
     let parents = parents.map(|(place, parent_ref, accepted)| {
         let partial = accepted.status.then(|| partially_invalid(route)).flatten();
-        let resolved = resolved_refs(&route.report);
+        let resolved = resolved_refs(&route.report, idle);
         let conditions = [accepted, resolved].into_iter().chain(partial);
         let status = ParentStatus {
             parent_ref: parent_ref.clone(),
@@ -130,14 +150,14 @@ pub(crate) fn placed<'p>(
         kind: route.id.kind,
         namespace: route.id.namespace.to_string(),
         name: route.id.name.to_string(),
-        generation: route.meta.generation,
+        generation: route.source.meta().generation,
         parents,
     };
     (status, places)
 }
 
 /// What does not work of a route that works otherwise.
-fn partially_invalid(route: &Route<'_>) -> Option<Condition> {
+fn partially_invalid(route: &Route) -> Option<Condition> {
     let faults = &route.report.faults;
     if faults.is_empty() {
         return None;
@@ -162,7 +182,7 @@ fn partially_invalid(route: &Route<'_>) -> Option<Condition> {
 }
 
 /// Errors where nothing in the route works as it was meant.
-pub(crate) fn works(route: &Route<'_>) -> Result<(), Condition> {
+pub(crate) fn works(route: &Route) -> Result<(), Condition> {
     let faults = &route.report.faults;
     let (Some((_, first)), false) = (faults.first(), route.rules.work()) else {
         return Ok(());
@@ -176,7 +196,7 @@ pub(crate) fn works(route: &Route<'_>) -> Result<(), Condition> {
 }
 
 /// For messages: what has no effect, though nothing is wrong.
-pub(crate) fn ignored(route: &Route<'_>) -> String {
+pub(crate) fn ignored(route: &Route) -> String {
     match route.report.ignored.as_slice() {
         [] => String::new(),
         fields => format!("; not supported and without effect: {}", fields.join(", ")),
@@ -186,11 +206,11 @@ pub(crate) fn ignored(route: &Route<'_>) -> String {
 /// In order: no such parent, given way to another kind of route, nothing in it that works.
 fn accepted(
     place: usize,
-    attachment: &Attachment<'_>,
-    routes: &[(Route<'_>, Vec<Attachment<'_>>)],
+    attachment: &Attachment,
+    routes: &Routes,
     attached: &Attachments,
 ) -> Condition {
-    let route = &routes[place].0;
+    let route = &routes[place].route;
     let refused = |reason: &str, message: String| condition("Accepted", false, reason, message);
     let ports = match &attachment.ports {
         Ok(ports) => ports,
@@ -220,9 +240,9 @@ fn accepted(
 /// The ports where the route gives way, with the route that it gives way to.
 fn lost_ports(
     place: usize,
-    attachment: &Attachment<'_>,
+    attachment: &Attachment,
     ports: &[ServicePort],
-    routes: &[(Route<'_>, Vec<Attachment<'_>>)],
+    routes: &Routes,
     attached: &Attachments,
 ) -> Vec<String> {
     let lost = ports.iter().filter_map(|port| {
@@ -250,12 +270,12 @@ fn without_rule(kind: RouteKind) -> &'static str {
     }
 }
 
-fn resolved_refs(report: &Report) -> Condition {
+fn resolved_refs(report: &Report, idle: &[&ServicePort]) -> Condition {
     match report.unresolved.first() {
         None => {
             let mut message = "every backend was found".to_owned();
-            if !report.idle.is_empty() {
-                let idle: Vec<String> = report.idle.iter().map(ServicePort::to_string).collect();
+            if !idle.is_empty() {
+                let idle: Vec<String> = idle.iter().map(ToString::to_string).collect();
                 message += &format!(
                     "; without a ready endpoint: {}; check that the selector finds pods and that they are ready",
                     idle.join(", ")

@@ -1,61 +1,130 @@
 //! What clients see at each cluster IP and port: the Service with the routes that bind them.
+//!
+//! A view is kept for as long as its Service and its routes are the same.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use weft_ir::{Backend, RouteKind, Routing, Rule, Service, ServicePort, WeightedBackend};
+use weft_ir::{RouteKind, Routing, Rule, Service, ServicePort};
 
-use crate::attach::{Attachment, Attachments};
-use crate::mesh::PortView;
-use crate::routes::{Route, Rules};
-use crate::services::{Frontend, PortInfo, Services};
+use crate::attach::{Attached, Attachments, Group};
+use crate::memo::{Last, Same};
+use crate::mesh::{Addresses, PortView};
+use crate::routes::Rules;
+use crate::services::{Frontend, ServiceInfo, Services};
 
 /// Routes with their Services, in the order that decides ties.
-pub(crate) type Routes<'a> = [(Route<'a>, Vec<Attachment<'a>>)];
+pub(crate) type Routes = [Arc<Attached>];
 
-pub(crate) fn views(
-    services: &Services,
-    routes: &Routes<'_>,
-    attached: &Attachments,
-) -> HashMap<SocketAddr, Arc<PortView>> {
-    let mut views = HashMap::new();
-    for (id, service) in services.iter() {
-        let Frontend::ClusterIp(addresses) = &service.frontend else {
-            continue;
-        };
-        for port in &service.ports {
-            let id = ServicePort {
-                service: id.clone(),
-                port: port.number,
+/// Views as they were made last.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    addresses: Last<Same<Services>, Addresses>,
+    routed: HashMap<ServicePort, (From, Arc<PortView>)>,
+}
+
+/// What a view is made from: the Service without routes, and the routes by group.
+#[derive(Debug, PartialEq)]
+struct From {
+    direct: Same<Service>,
+    groups: Vec<(Group, Vec<Same<Attached>>)>,
+}
+
+impl Memo {
+    /// Every cluster IP and port without routes; and those with routes.
+    pub(crate) fn read(
+        &mut self,
+        services: &Same<Services>,
+        routes: &Routes,
+        attached: &Attachments,
+    ) -> (Arc<Addresses>, HashMap<SocketAddr, Arc<PortView>>) {
+        let addresses = self
+            .addresses
+            .get(services.clone(), || addresses(services))
+            .0;
+        let mut before = std::mem::take(&mut self.routed);
+        let mut routed = HashMap::new();
+        for (id, groups) in attached.ports() {
+            let service = services.get(&id.service);
+            let Some((info, port)) =
+                service.and_then(|info| Some((info, info.port(id.port.into())?)))
+            else {
+                continue;
             };
-            let view = Arc::new(view(&id, port, routes, attached));
-            for address in addresses {
-                let address = SocketAddr::new(*address, port.number);
-                views.entry(address).or_insert_with(|| Arc::clone(&view));
+            let members = |places: &BTreeSet<usize>| {
+                let members = places.iter().map(|place| Same::of(&routes[*place]));
+                members.collect()
+            };
+            let groups = groups.iter();
+            let from = From {
+                direct: Same::of(&port.direct),
+                groups: groups
+                    .map(|(group, of)| (group.clone(), members(of)))
+                    .collect(),
+            };
+            let view = match before.remove(id) {
+                Some((known, view)) if known == from => view,
+                // What says the same as before is the same.
+                known => {
+                    let new = view(&from);
+                    let known = known.map(|(_, view)| view);
+                    known
+                        .filter(|view| **view == new)
+                        .unwrap_or_else(|| Arc::new(new))
+                }
+            };
+            for address in sockets(info, port.number) {
+                // An address that two Services claim leads to the first.
+                if addresses.get(&address).is_some_and(|first| first.id == *id) {
+                    routed.insert(address, Arc::clone(&view));
+                }
+            }
+            self.routed.insert(id.clone(), (from, view));
+        }
+        (addresses, routed)
+    }
+}
+
+/// Of two Services that claim an address the first has it: Services before ServiceImports, each by name.
+fn addresses(services: &Services) -> Addresses {
+    let mut all = Addresses::new();
+    for info in services.iter() {
+        for port in &info.ports {
+            for address in sockets(info, port.number) {
+                match all.entry(address) {
+                    Entry::Vacant(free) => drop(free.insert(Arc::clone(&port.direct))),
+                    Entry::Occupied(mut taken) => {
+                        if *info.id < taken.get().id.service {
+                            taken.insert(Arc::clone(&port.direct));
+                        }
+                    }
+                }
             }
         }
     }
-    views
+    all
 }
 
-fn view(
-    id: &ServicePort,
-    port: &PortInfo,
-    routes: &Routes<'_>,
-    attached: &Attachments,
-) -> PortView {
-    let service = |routing| {
-        Arc::new(Service {
-            id: id.clone(),
-            protocol: port.protocol,
-            routing,
-        })
+fn sockets(info: &ServiceInfo, port: u16) -> impl Iterator<Item = SocketAddr> {
+    let addresses = match &info.frontend {
+        Frontend::ClusterIp(addresses) => addresses.as_slice(),
+        Frontend::Headless | Frontend::ExternalName | Frontend::Pending => &[],
     };
+    let addresses = addresses.iter();
+    addresses.map(move |address| SocketAddr::new(*address, port))
+}
+
+fn view(from: &From) -> PortView {
     let mut producer = None;
     let mut consumers = BTreeMap::new();
-    for (group, members) in attached.groups(id) {
-        let service = service(routing(members, routes));
+    for (group, members) in &from.groups {
+        let service = Arc::new(Service {
+            id: from.direct.id.clone(),
+            protocol: from.direct.protocol,
+            routing: routing(members.iter().map(|of| &of.0)),
+        });
         match group {
             None => producer = Some(service),
             Some(namespace) => {
@@ -64,14 +133,14 @@ fn view(
         }
     }
     PortView {
-        producer: producer.unwrap_or_else(|| service(direct(id))),
+        producer: producer.unwrap_or_else(|| Arc::clone(&from.direct.0)),
         consumers,
     }
 }
 
 /// One kind of route alone, that which goes before the others (GEP-1294, "Route types").
-pub(crate) fn routing(members: &BTreeSet<usize>, routes: &Routes<'_>) -> Routing {
-    let routes = || members.iter().map(|place| &routes[*place].0);
+pub(crate) fn routing<'a>(members: impl Iterator<Item = &'a Arc<Attached>> + Clone) -> Routing {
+    let routes = || members.clone().map(|of| &of.route);
     let Some(first) = routes().min_by_key(|route| route.id.kind) else {
         return Routing::Http(Vec::new());
     };
@@ -96,12 +165,4 @@ pub(crate) fn routing(members: &BTreeSet<usize>, routes: &Routes<'_>) -> Routing
         // Nothing tells connections apart: the first route takes all.
         Rules::Bytes(compiled) => Routing::Tcp(compiled.rule.clone()),
     }
-}
-
-fn direct(id: &ServicePort) -> Routing {
-    Routing::Direct(vec![WeightedBackend {
-        weight: 1,
-        backend: Backend::Service(id.clone()),
-        filters: Vec::new(),
-    }])
 }

@@ -76,7 +76,7 @@ fn cluster_with(ports: &[u16], endpoint: &str, paths: &[(&str, &str)]) -> Arc<Sn
         http_routes: read(std::iter::once(route).chain(more).collect()),
         ..objects(&[endpoint], pods)
     };
-    Arc::new(Snapshot::new(translate(&objects, &settings())))
+    Arc::new(Snapshot::new(translate(&objects, &test_settings())))
 }
 
 #[tokio::test]

@@ -4,16 +4,17 @@
 //! and GRPCRoutes with hosts in common. A Gateway as a parent means its own listeners, not those of its ListenerSets.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use weft_ir::{GatewayId, RouteId, RouteKind};
 
-use super::hosts::{Host, RouteHosts, common, intersection};
+use super::hosts::{Host, common, intersection};
 use super::listeners::Bound;
 use super::plans::{Plan, gateway_named};
 use super::scopes::Namespaces;
 use super::status::GROUP;
 use crate::objects::{Lenient, Meta, ParentRef};
-use crate::routes::{Fault, Route, host_patterns};
+use crate::routes::{Fault, Route};
 use crate::status;
 
 /// A listener among those of all Gateways.
@@ -27,10 +28,10 @@ pub(crate) struct ListenerId {
 
 /// One parentRef of a route that is a Gateway or a ListenerSet of ours.
 #[derive(Debug)]
-pub(crate) struct Attachment<'a> {
+pub(crate) struct Attachment {
     /// In the route's list.
     pub(crate) place: usize,
-    pub(crate) parent_ref: &'a ParentRef,
+    pub(crate) parent_ref: ParentRef,
     pub(crate) gateway: GatewayId,
     /// With the hosts that the route has there; or why there are none.
     pub(crate) listeners: Result<Vec<(ListenerId, Vec<Host>)>, Fault>,
@@ -80,23 +81,14 @@ pub(crate) fn parent(
     Some(Parent::Set((*id).clone(), *place))
 }
 
-/// The attachments of a route, in the order of its parentRefs; what cannot be read of its hosts becomes its fault.
-pub(crate) fn attachments<'a>(
-    route: &mut Route<'a>,
+/// The attachments of a route, in the order of its parentRefs.
+pub(crate) fn attachments(
+    route: &Route,
     plans: &Plans<'_>,
     sets: &SetIndex<'_>,
     namespaces: &Namespaces<'_>,
-) -> Vec<Attachment<'a>> {
-    let hosts = match route.hostnames {
-        [] => RouteHosts::Any,
-        // The rule of a TLSRoute has been read with its names, and their faults told.
-        names if route.id.kind == RouteKind::Tls => {
-            RouteHosts::These(host_patterns(names, &mut crate::routes::Report::default()))
-        }
-        names => RouteHosts::These(host_patterns(names, &mut route.report)),
-    };
-    let route = &*route;
-    let parents = route.parent_refs.iter().enumerate();
+) -> Vec<Attachment> {
+    let parents = route.source.parent_refs().iter().enumerate();
     let parents = parents.filter_map(|(place, entry)| {
         let Lenient::Valid(parent_ref) = entry else {
             return None;
@@ -109,8 +101,8 @@ pub(crate) fn attachments<'a>(
         let plan = plans.get(&gateway)?;
         Some(Attachment {
             place,
-            parent_ref,
-            listeners: listeners(route, parent_ref, (plan, set), &hosts, namespaces),
+            listeners: listeners(route, parent_ref, (plan, set), namespaces),
+            parent_ref: parent_ref.clone(),
             gateway,
             shadowed: Vec::new(),
         })
@@ -120,10 +112,9 @@ pub(crate) fn attachments<'a>(
 
 /// In the order of the specification's reasons: meant, allowed, with a host in common.
 fn listeners(
-    route: &Route<'_>,
+    route: &Route,
     parent_ref: &ParentRef,
     (plan, set): (&Plan<'_>, Option<usize>),
-    hosts: &RouteHosts,
     namespaces: &Namespaces<'_>,
 ) -> Result<Vec<(ListenerId, Vec<Host>)>, Fault> {
     let refuse = |reason, text| Err(Fault { reason, text });
@@ -187,7 +178,7 @@ fn listeners(
                 }
                 _ => None,
             };
-            let hosts = common(hostname, hosts);
+            let hosts = common(hostname, &route.hosts);
             let id = ListenerId {
                 gateway: plan.owned.id.clone(),
                 set,
@@ -201,7 +192,11 @@ fn listeners(
             .iter()
             .map(|(_, of)| format!("{} has {}", of.spec.name, of.spec.hostname))
             .collect();
-        let names = route.hostnames.iter().filter_map(|name| name.as_ref().ok());
+        let names = route
+            .source
+            .hostnames()
+            .iter()
+            .filter_map(|name| name.as_ref().ok());
         let names: Vec<&str> = names.map(String::as_str).collect();
         let why = format!(
             "no hostname of the route ({}) fits a listener of {whose}: {}",
@@ -251,10 +246,10 @@ fn not_let_in(of: &Bound<'_>, route: &RouteId) -> String {
 }
 
 /// A route with its attachments.
-pub(crate) type Attached<'a> = (Route<'a>, Vec<Attachment<'a>>);
+pub(crate) type Attached = (Arc<Route>, Vec<Attachment>);
 
 /// What routes have against each other on one listener. They come in the order that decides: the first stays.
-pub(crate) fn settle(routes: &mut [Attached<'_>]) {
+pub(crate) fn settle(routes: &mut [Attached]) {
     let mut requests: HashMap<ListenerId, Vec<(RouteId, Vec<Host>)>> = HashMap::new();
     let mut bytes: HashMap<ListenerId, RouteId> = HashMap::new();
     for (route, attachments) in routes {

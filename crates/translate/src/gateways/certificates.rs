@@ -75,7 +75,7 @@ impl<'a> Data<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {
     pub(crate) data: &'a Data<'a>,
-    pub(crate) grants: &'a Grants<'a>,
+    pub(crate) grants: &'a Grants,
     pub(crate) from: Referrer<'a>,
 }
 

@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weft_ir::{RouteKind, Routing, ServicePort, ServiceRules};
+use weft_ir::{RouteKind, Routing, ServiceId, ServicePort, ServiceRules};
 
 use crate::Objects;
-use crate::attach::{Attachments, on_services, parents};
+use crate::attach::{Attached, Attachments, Memo, on_services, parents};
 use crate::objects::{Lenient, ParentRef};
 use crate::routes::{Resolver, Route};
-use crate::views::{Routes, routing};
+use crate::views::routing;
 
 /// By port of a Service that asks for it and has routes by request.
 #[derive(Debug, Default)]
@@ -32,11 +32,11 @@ struct OwnRules {
 }
 
 impl Composed {
-    /// `resolver`: that of Gateways' routes.
-    pub(crate) fn new(objects: &Objects, resolver: Resolver<'_>) -> Self {
+    /// `resolver`: that of Gateways' routes; `memo`: of these routes as they were translated last.
+    pub(crate) fn new(memo: &mut Memo, objects: &Objects, resolver: &Resolver) -> Self {
         let mut all = Self::default();
-        let services = resolver.services;
-        let asking: BTreeMap<_, _> = services.iter().filter(|(_, of)| of.composed).collect();
+        let asking = resolver.services().iter().filter(|of| of.composed);
+        let asking: BTreeMap<&ServiceId, _> = asking.map(|of| (of.id.as_ref(), of)).collect();
         if asking.is_empty() {
             return all;
         }
@@ -45,23 +45,18 @@ impl Composed {
                 && parents(of, namespace)
                     .any(|(_, _, id)| id.namespace == namespace && asking.contains_key(&id))
         };
-        let routes = on_services(objects, resolver, &wanted);
+        let routes = on_services(memo, objects, resolver, &wanted);
         let attached = Attachments::new(&routes);
-        for (service, info) in &asking {
-            for port in &info.ports {
-                let id = ServicePort {
-                    service: (*service).clone(),
-                    port: port.number,
-                };
-                let producers = attached.groups(&id).find(|(group, _)| group.is_none());
-                let Some((_, members)) = producers else {
-                    continue;
-                };
-                if let Some(own) = own_rules(&id, members, &routes) {
-                    let of = members.iter().flat_map(|place| refused(&routes[*place].0));
-                    all.warnings.extend(of);
-                    all.by_port.insert(id, own);
-                }
+        for port in asking.values().flat_map(|info| &info.ports) {
+            let producers = attached.groups(&port.id).find(|(group, _)| group.is_none());
+            let Some((_, members)) = producers else {
+                continue;
+            };
+            let members: Vec<_> = members.iter().map(|place| &routes[*place]).collect();
+            if let Some(own) = own_rules(&port.id, &members) {
+                let of = members.iter().flat_map(|of| refused(&of.route));
+                all.warnings.extend(of);
+                all.by_port.insert(port.id.as_ref().clone(), own);
             }
         }
         all
@@ -86,14 +81,13 @@ impl Composed {
     }
 }
 
-fn own_rules(id: &ServicePort, members: &BTreeSet<usize>, routes: &Routes<'_>) -> Option<OwnRules> {
-    let (Routing::Http(rules) | Routing::Grpc(rules)) = routing(members, routes) else {
+fn own_rules(id: &ServicePort, members: &[&Arc<Attached>]) -> Option<OwnRules> {
+    let (Routing::Http(rules) | Routing::Grpc(rules)) = routing(members.iter().copied()) else {
         return None;
     };
-    let routes = members.iter().map(|place| &routes[*place].0);
-    let targets = routes.flat_map(|route| route.report.targets.iter().cloned());
+    let targets = members.iter().flat_map(|of| &of.route.report.targets);
     Some(OwnRules {
-        targets: targets.collect(),
+        targets: targets.cloned().collect(),
         rules: Arc::new(ServiceRules {
             id: id.clone(),
             rules,
@@ -102,7 +96,7 @@ fn own_rules(id: &ServicePort, members: &BTreeSet<usize>, routes: &Routes<'_>) -
 }
 
 /// Warnings of backends that no ReferenceGrant permits.
-fn refused(route: &Route<'_>) -> impl Iterator<Item = String> {
+fn refused(route: &Route) -> impl Iterator<Item = String> {
     let faults = route.report.unresolved.iter();
     faults
         .filter(|fault| fault.reason == "RefNotPermitted")

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use crate::objects::{GrantFrom, GrantTo, Lenient, ReferenceGrant, ReferenceGrantSpec};
 
 #[derive(Debug, Default)]
-pub(crate) struct Grants<'a> {
+pub(crate) struct Grants {
     /// By the namespace that they stand in, which is that of what they permit.
-    by_namespace: HashMap<&'a str, Vec<&'a ReferenceGrantSpec>>,
+    by_namespace: HashMap<String, Vec<Arc<ReferenceGrant>>>,
 }
 
 /// Who refers.
@@ -30,15 +30,13 @@ pub(crate) struct Referent<'a> {
     pub(crate) name: &'a str,
 }
 
-impl<'a> Grants<'a> {
-    pub(crate) fn new(grants: &'a [Arc<ReferenceGrant>]) -> Self {
+impl Grants {
+    pub(crate) fn new(grants: &[Arc<ReferenceGrant>]) -> Self {
         let mut all = Self::default();
         for grant in grants {
-            let ReferenceGrant { metadata, spec } = grant.as_ref();
-            if let Ok(spec) = spec.as_ref() {
-                let namespace = all.by_namespace.entry(&metadata.namespace);
-                namespace.or_default().push(spec);
-            }
+            let namespace = grant.metadata.namespace.clone();
+            let of_namespace = all.by_namespace.entry(namespace).or_default();
+            of_namespace.push(Arc::clone(grant));
         }
         all
     }
@@ -52,6 +50,7 @@ impl<'a> Grants<'a> {
         if grants
             .into_iter()
             .flatten()
+            .filter_map(|grant| grant.spec.as_ref().ok())
             .any(|spec| permits(spec, from, to))
         {
             return Ok(());

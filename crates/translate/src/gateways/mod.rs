@@ -27,10 +27,12 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use weft_ir::{Gateway, GatewayId, ServicePort};
+use weft_ir::{Gateway, GatewayId, GatewayPort, ServicePort};
 
 use crate::Objects;
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoints, Known};
+use crate::memo::{Last, Same};
+use crate::objects::{BackendTlsPolicy, ConfigMap, ReferenceGrant};
 use crate::routes::{GatewayRules, Resolver};
 use crate::services::Services;
 use crate::status::Placed;
@@ -45,18 +47,20 @@ use verdicts::Infrastructure;
 
 pub(crate) use classes::{Accounts, accounts, classes, gateways};
 pub(crate) use grants::{Grants, Referent, Referrer};
+pub(crate) use hosts::RouteHosts;
 pub(crate) use policies::Policies;
 pub use view::GatewayView;
 
 type Classes<'a> = BTreeMap<&'a str, Class<'a>>;
 type Gateways<'a> = BTreeMap<GatewayId, Owned<'a>>;
+type Views = HashMap<GatewayId, Arc<GatewayView>>;
 
 /// All that there is to know of Gateways.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    pub(crate) views: HashMap<GatewayId, Arc<GatewayView>>,
+    pub(crate) views: Views,
     /// Those that differ from what the mesh sees.
-    pub(crate) endpoints: Endpoints,
+    pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) routes: Vec<Placed>,
     pub(crate) classes: Vec<GatewayClassStatus>,
     pub(crate) gateways: Vec<GatewayStatus>,
@@ -66,97 +70,141 @@ pub(crate) struct Outcome {
     pub(crate) warnings: BTreeSet<String>,
 }
 
-/// `tcp` and `udp`: what is known of endpoints.
-pub(crate) fn translate(
-    objects: &Objects,
-    (classes, gateways): (&Classes<'_>, &Gateways<'_>),
-    services: &Services,
-    (tcp, udp): (&Endpoints, Endpoints),
-) -> Outcome {
-    if classes.is_empty() {
-        return Outcome::default();
-    }
-    let data = Data::new(&objects.secrets, &objects.config_maps);
-    let grants = Grants::new(&objects.reference_grants);
-    let namespaces = Namespaces::new(&objects.namespaces);
-    let sources = Sources {
-        data: &data,
-        grants: &grants,
-        namespaces: &namespaces,
-    };
-    let plans = plans(gateways, &objects.listener_sets, sources);
-    let policies = Policies::new(&objects.backend_tls_policies, &data);
-    // A number that is a port of TCP too means that one's endpoints.
-    let mut endpoints: Endpoints = udp;
-    endpoints.retain(|id, _| !tcp.contains_key(id));
-    endpoints.extend(policies.endpoints(services, tcp));
-    let known = Known {
-        tcp,
-        own: &endpoints,
-    };
-    let resolver = Resolver {
-        services,
-        gateway: Some(GatewayRules {
+/// What Gateways need, as it was made last.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    grants: Last<Vec<Same<ReferenceGrant>>, Grants>,
+    policies: Last<PolicySources, Policies>,
+    routes: routes::Memo,
+    composed: crate::attach::Memo,
+    views: Views,
+    endpoints: Arc<Endpoints>,
+}
+
+/// Policies, and the bundles that they may name.
+type PolicySources = (Vec<Same<BackendTlsPolicy>>, Vec<Same<ConfigMap>>);
+
+impl Memo {
+    pub(crate) fn translate(
+        &mut self,
+        objects: &Objects,
+        (classes, gateways): (&Classes<'_>, &Gateways<'_>),
+        services: &Same<Services>,
+        known: &Known,
+    ) -> Outcome {
+        if classes.is_empty() {
+            *self = Self::default();
+            return Outcome::default();
+        }
+        let data = Data::new(&objects.secrets, &objects.config_maps);
+        let grants = &objects.reference_grants;
+        let grants = self.grants.get(Same::all(grants), || Grants::new(grants));
+        let namespaces = Namespaces::new(&objects.namespaces);
+        let sources = Sources {
+            data: &data,
             grants: &grants,
-            policies: &policies,
-            endpoints: known,
-        }),
-    };
-    let routes = routes::attached(objects, &plans, &namespaces, resolver);
-    let composed = Composed::new(objects, resolver);
-    let by_listener = serving::by_listener(&routes);
-    let counts = statuses::counts(&routes);
-    let parameters = verdicts::class_parameters(classes, &data);
-    let mut outcome = Outcome {
-        routes: routes::statuses(&routes),
-        policies: policies.statuses(services, &routes::targets(&routes, &composed)),
-        classes: verdicts::class_statuses(classes, &parameters),
-        ..Outcome::default()
-    };
-    let infrastructure = Infrastructure::new(objects);
-    for (id, plan) in &plans {
-        let class = &parameters[plan.owned.class];
-        let (own, broken) = verdicts::parameters(plan, class, &data);
-        let decided = verdicts::provision(plan, &own, broken);
-        let verdict = verdicts::judge(plan, decided.as_ref(), &own, &infrastructure);
-        outcome
-            .gateways
-            .push(statuses::gateway(plan, &verdict, &counts));
-        let sets = statuses::listener_sets(plan, &verdict, &counts);
-        outcome.listener_sets.extend(sets);
-        let view = GatewayView {
-            gateway: Arc::new(Gateway {
+            namespaces: &namespaces,
+        };
+        let plans = plans(gateways, &objects.listener_sets, sources);
+        let policies = &objects.backend_tls_policies;
+        let from = (Same::all(policies), Same::all(&objects.config_maps));
+        let make = || Policies::new(policies, &data);
+        let policies = self.policies.get_alike(from, make);
+        let rules = GatewayRules {
+            grants: grants.clone(),
+            policies: policies.clone(),
+        };
+        let resolver = Resolver::new(services, Some(rules));
+        let routes = routes::attached(&mut self.routes, objects, &plans, &namespaces, &resolver);
+        let composed = Composed::new(&mut self.composed, objects, &resolver);
+        let by_listener = serving::by_listener(&routes);
+        let counts = statuses::counts(&routes);
+        let parameters = verdicts::class_parameters(classes, &data);
+        let endpoints = self.endpoints(&policies, services, known);
+        let is_idle = |port: &ServicePort| {
+            let set = endpoints.get(port).or_else(|| known.tcp.get(port));
+            set.is_some_and(|set| set.endpoints.is_empty())
+        };
+        let mut outcome = Outcome {
+            routes: routes::statuses(&routes, is_idle),
+            policies: policies.statuses(services, &routes::targets(&routes, &composed)),
+            classes: verdicts::class_statuses(classes, &parameters),
+            ..Outcome::default()
+        };
+        let infrastructure = Infrastructure {
+            all: &objects.services,
+            services,
+            slices: &known.slices,
+        };
+        for (id, plan) in &plans {
+            let class = &parameters[plan.owned.class];
+            let (own, broken) = verdicts::parameters(plan, class, &data);
+            let decided = verdicts::provision(plan, &own, broken);
+            let verdict = verdicts::judge(plan, decided.as_ref(), &own, &infrastructure);
+            outcome
+                .gateways
+                .push(statuses::gateway(plan, &verdict, &counts));
+            let sets = statuses::listener_sets(plan, &verdict, &counts);
+            outcome.listener_sets.extend(sets);
+            let gateway = Gateway {
                 id: id.clone(),
                 client_certificate: plan.client_certificate.clone().ok().flatten(),
                 trusted_hops: own.trusted_hops(),
                 proxy_protocol: own.proxy_protocol(),
-            }),
-            ports: serving::ports(plan, &by_listener, &composed),
-        };
-        outcome.views.insert(id.clone(), Arc::new(view));
+            };
+            let ports = serving::ports(plan, &by_listener, &composed);
+            outcome.views.insert(id.clone(), self.view(gateway, ports));
+            outcome
+                .provisions
+                .extend(decided.ok().map(|(provision, _)| provision));
+        }
         outcome
-            .provisions
-            .extend(decided.ok().map(|(provision, _)| provision));
+            .listener_sets
+            .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        outcome.endpoints = endpoints;
+        outcome.warnings = composed.warnings;
+        self.views.clone_from(&outcome.views);
+        outcome
     }
-    outcome
-        .listener_sets
-        .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    outcome.endpoints = endpoints;
-    outcome.warnings = composed.warnings;
-    outcome
-}
 
-/// What gateways know of endpoints.
-#[derive(Clone, Copy)]
-pub(crate) struct Known<'a> {
-    tcp: &'a Endpoints,
-    own: &'a Endpoints,
-}
+    /// The endpoint sets that gateways see otherwise than the mesh. What says the same as before is the same.
+    fn endpoints(
+        &mut self,
+        policies: &Policies,
+        services: &Services,
+        known: &Known,
+    ) -> Arc<Endpoints> {
+        // A number that is a port of TCP too means that one's endpoints.
+        let mut endpoints = Endpoints::clone(&known.udp);
+        endpoints.retain(|id, _| !known.tcp.contains_key(id));
+        endpoints.extend(policies.endpoints(services, &known.tcp));
+        for (id, set) in &mut endpoints {
+            if let Some(before) = self.endpoints.get(id).filter(|before| **before == *set) {
+                *set = Arc::clone(before);
+            }
+        }
+        self.endpoints = Arc::new(endpoints);
+        Arc::clone(&self.endpoints)
+    }
 
-impl Known<'_> {
-    /// Whether the port has endpoints, and none is ready.
-    pub(crate) fn is_idle(&self, port: &ServicePort) -> bool {
-        let set = self.own.get(port).or_else(|| self.tcp.get(port));
-        set.is_some_and(|set| set.endpoints.is_empty())
+    /// What says the same as before is the same.
+    fn view(&self, gateway: Gateway, ports: Vec<GatewayPort>) -> Arc<GatewayView> {
+        let before = self.views.get(&gateway.id);
+        let alike = |port: GatewayPort| {
+            let mut before = before.into_iter().flat_map(|view| &view.ports);
+            match before.find(|before| ***before == port) {
+                Some(before) => Arc::clone(before),
+                None => Arc::new(port),
+            }
+        };
+        let ports = ports.into_iter().map(alike).collect();
+        let view = GatewayView {
+            gateway: Arc::new(gateway),
+            ports,
+        };
+        match before.filter(|before| ***before == view) {
+            Some(before) => Arc::clone(before),
+            None => Arc::new(view),
+        }
     }
 }

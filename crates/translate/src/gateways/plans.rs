@@ -22,7 +22,7 @@ use crate::routes::Fault;
 #[derive(Clone, Copy)]
 pub(crate) struct Sources<'a> {
     pub(crate) data: &'a Data<'a>,
-    pub(crate) grants: &'a Grants<'a>,
+    pub(crate) grants: &'a Grants,
     pub(crate) namespaces: &'a Namespaces<'a>,
 }
 

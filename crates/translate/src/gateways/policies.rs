@@ -29,17 +29,17 @@ const MAX_ANCESTORS: usize = 16;
 /// What a policy is for: all ports of a Service, or the one of a name.
 type Target = (ServiceId, Option<String>);
 
-#[derive(Debug, Default)]
-pub(crate) struct Policies<'a> {
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Policies {
     /// The oldest first.
-    all: Vec<Policy<'a>>,
+    all: Vec<Policy>,
     /// The place of the one that holds.
     by_target: HashMap<Target, usize>,
 }
 
-#[derive(Debug)]
-struct Policy<'a> {
-    meta: &'a Meta,
+#[derive(Debug, PartialEq)]
+struct Policy {
+    meta: Meta,
     targets: Vec<Target>,
     /// What it asks for, or why nothing can be sent to its targets.
     tls: Result<Arc<BackendTls>, Arc<str>>,
@@ -49,24 +49,16 @@ struct Policy<'a> {
     unresolved: Vec<Fault>,
 }
 
-impl<'a> Policies<'a> {
-    pub(crate) fn new(policies: &'a [Arc<BackendTlsPolicy>], data: &Data<'_>) -> Self {
-        let mut all: Vec<Policy<'a>> = policies
+impl Policies {
+    pub(crate) fn new(policies: &[Arc<BackendTlsPolicy>], data: &Data<'_>) -> Self {
+        let mut all: Vec<Policy> = policies
             .iter()
             .filter_map(|policy| {
                 let BackendTlsPolicy { metadata, spec } = policy.as_ref();
                 Some(Policy::new(metadata, spec.as_ref().ok()?, data))
             })
             .collect();
-        all.sort_by_key(|policy| {
-            let Meta {
-                creation_timestamp,
-                namespace,
-                name,
-                ..
-            } = policy.meta;
-            (creation_timestamp, namespace, name)
-        });
+        all.sort_by(|a, b| a.age().cmp(&b.age()));
         let mut by_target = HashMap::new();
         for (place, policy) in all.iter().enumerate() {
             for target in &policy.targets {
@@ -77,15 +69,11 @@ impl<'a> Policies<'a> {
     }
 
     /// How gateways speak TLS to a port, or why nothing may be sent there; `None`: without TLS.
-    pub(crate) fn of(
-        &self,
-        service: &ServiceId,
-        port: &PortInfo,
-    ) -> Option<&Result<Arc<BackendTls>, Arc<str>>> {
+    pub(crate) fn of(&self, port: &PortInfo) -> Option<&Result<Arc<BackendTls>, Arc<str>>> {
         if self.by_target.is_empty() {
             return None;
         }
-        let named = (service.clone(), Some(port.name.clone()));
+        let named = (port.id.service.clone(), Some(port.name.clone()));
         let place = self.by_target.get(&named);
         let place = place.or_else(|| self.by_target.get(&(named.0, None)))?;
         Some(&self.all[*place].tls)
@@ -97,11 +85,7 @@ impl<'a> Policies<'a> {
         for (service, _) in self.by_target.keys() {
             let ports = services.get(service).map_or(&[][..], |info| &info.ports);
             for port in ports {
-                let id = ServicePort {
-                    service: service.clone(),
-                    port: port.number,
-                };
-                if let (Some(Ok(tls)), Some(set)) = (self.of(service, port), known.get(&id)) {
+                if let (Some(Ok(tls)), Some(set)) = (self.of(port), known.get(&port.id)) {
                     // What is within TLS is not said by a port that says TLS.
                     let protocol = match set.protocol {
                         Protocol::Tls => Protocol::Detect,
@@ -112,7 +96,7 @@ impl<'a> Policies<'a> {
                         tls: Some(Arc::clone(tls)),
                         ..EndpointSet::clone(set)
                     };
-                    sets.insert(id, Arc::new(set));
+                    sets.insert(Arc::clone(&port.id), Arc::new(set));
                 }
             }
         }
@@ -184,7 +168,7 @@ impl<'a> Policies<'a> {
                 let winner = *self.by_target.get(target)?;
                 let Meta {
                     namespace, name, ..
-                } = self.all[winner].meta;
+                } = &self.all[winner].meta;
                 let why = format!(
                     "{} has {namespace}/{name}, which is older",
                     target.0.with_kind()
@@ -219,8 +203,18 @@ impl<'a> Policies<'a> {
     }
 }
 
-impl<'a> Policy<'a> {
-    fn new(meta: &'a Meta, spec: &'a BackendTlsPolicySpec, data: &Data<'_>) -> Self {
+impl Policy {
+    fn age(&self) -> (&str, &str, &str) {
+        let Meta {
+            creation_timestamp,
+            namespace,
+            name,
+            ..
+        } = &self.meta;
+        (creation_timestamp, namespace, name)
+    }
+
+    fn new(meta: &Meta, spec: &BackendTlsPolicySpec, data: &Data<'_>) -> Self {
         let BackendTlsPolicySpec {
             target_refs,
             validation,
@@ -244,7 +238,7 @@ impl<'a> Policy<'a> {
             .and_then(|spec| backend_tls(meta, spec, data, &mut unresolved));
         let whose = format!("BackendTLSPolicy {}/{}", meta.namespace, meta.name);
         Self {
-            meta,
+            meta: meta.clone(),
             targets: targets.collect(),
             invalid: tls.as_ref().err().cloned(),
             tls: tls

@@ -1,6 +1,7 @@
 //! The routes of Gateways, translated and attached, and what is said of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use weft_ir::{GatewayId, RouteKind, ServicePort};
 
@@ -11,23 +12,28 @@ use super::composed::Composed;
 use super::scopes::Namespaces;
 use crate::Objects;
 use crate::objects::{Lenient, ParentRef};
-use crate::routes::{Resolver, Route, Rules, translated};
+use crate::routes::{self, Resolver, Route, Rules};
 use crate::status::{Condition, Controller, Placed, condition, ignored, placed, works};
 
+/// Routes of Gateways as they were translated last.
+pub(crate) type Memo = routes::Memo<Arc<Route>>;
+
 /// Those with a parent of ours, in the order that decides ties.
-pub(crate) fn attached<'a>(
-    objects: &'a Objects,
+pub(crate) fn attached(
+    memo: &mut Memo,
+    objects: &Objects,
     plans: &Plans<'_>,
     namespaces: &Namespaces<'_>,
-    resolver: Resolver<'_>,
-) -> Vec<Attached<'a>> {
+    resolver: &Resolver,
+) -> Vec<Attached> {
     let sets = set_index(plans);
     let ours =
         |_: RouteKind, parents: &[_], namespace: &str| is_ours(parents, namespace, plans, &sets);
-    let mut routes: Vec<Attached<'a>> = translated(objects, resolver, &ours)
+    let mut routes: Vec<Attached> = memo
+        .translated(objects, resolver, &ours, Arc::new)
         .into_iter()
-        .map(|mut route| {
-            let attachments = attachments(&mut route, plans, &sets, namespaces);
+        .map(|route| {
+            let attachments = attachments(&route, plans, &sets, namespaces);
             (route, attachments)
         })
         .collect();
@@ -48,7 +54,7 @@ fn is_ours(
 
 /// The Service ports that the routes of each Gateway name, and those that these lead on to.
 pub(crate) fn targets(
-    routes: &[Attached<'_>],
+    routes: &[Attached],
     composed: &Composed,
 ) -> BTreeMap<GatewayId, BTreeSet<ServicePort>> {
     let mut all: BTreeMap<GatewayId, BTreeSet<ServicePort>> = BTreeMap::new();
@@ -66,18 +72,21 @@ pub(crate) fn targets(
     all
 }
 
-pub(crate) fn statuses(routes: &[Attached<'_>]) -> Vec<Placed> {
+/// `is_idle`: whether a port has endpoints, and none is ready.
+pub(crate) fn statuses(routes: &[Attached], is_idle: impl Fn(&ServicePort) -> bool) -> Vec<Placed> {
     let statuses = routes.iter().map(|(route, attachments)| {
         let parents = attachments.iter().map(|attachment| {
             let accepted = accepted(route, attachment);
-            (attachment.place, attachment.parent_ref, accepted)
+            (attachment.place, &attachment.parent_ref, accepted)
         });
-        placed(route, Controller::Gateway, parents)
+        let usable = route.report.usable.iter();
+        let idle: Vec<&ServicePort> = usable.filter(|port| is_idle(port)).collect();
+        placed(route, Controller::Gateway, &idle, parents)
     });
     statuses.collect()
 }
 
-fn accepted(route: &Route<'_>, attachment: &Attachment<'_>) -> Condition {
+fn accepted(route: &Route, attachment: &Attachment) -> Condition {
     if let Err(fault) = &attachment.listeners {
         return condition("Accepted", false, fault.reason, fault.text.clone());
     }

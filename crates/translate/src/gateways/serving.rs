@@ -20,16 +20,16 @@ use crate::routes::{Route, Rules};
 
 /// By listener: the routes with their hosts there, in the order that decides ties. A route that names a listener twice is
 /// there once.
-pub(crate) type ByListener<'r, 'a> = HashMap<&'r ListenerId, Vec<(&'r Route<'a>, &'r [Host])>>;
+pub(crate) type ByListener<'r> = HashMap<&'r ListenerId, Vec<(&'r Route, &'r [Host])>>;
 
-pub(crate) fn by_listener<'r, 'a>(routes: &'r [Attached<'a>]) -> ByListener<'r, 'a> {
+pub(crate) fn by_listener(routes: &[Attached]) -> ByListener<'_> {
     let mut all = ByListener::new();
     for (route, attachments) in routes {
         let listeners = attachments
             .iter()
             .filter_map(|of| of.listeners.as_ref().ok());
         for (id, hosts) in listeners.flatten() {
-            let held: &mut Vec<(&Route<'_>, &[Host])> = all.entry(id).or_default();
+            let held: &mut Vec<(&Route, &[Host])> = all.entry(id).or_default();
             if held.last().is_none_or(|(last, _)| last.id != route.id) {
                 held.push((route, hosts));
             }
@@ -41,9 +41,9 @@ pub(crate) fn by_listener<'r, 'a>(routes: &'r [Attached<'a>]) -> ByListener<'r, 
 /// By transport and number.
 pub(crate) fn ports(
     plan: &Plan<'_>,
-    routes: &ByListener<'_, '_>,
+    routes: &ByListener<'_>,
     composed: &Composed,
-) -> Vec<Arc<GatewayPort>> {
+) -> Vec<GatewayPort> {
     let mut ports: BTreeMap<(Transport, u16), Serving> = BTreeMap::new();
     let none = Vec::new();
     let own = plan
@@ -69,12 +69,10 @@ pub(crate) fn ports(
     }
     let ports = ports.into_iter();
     ports
-        .map(|((_, port), serving)| {
-            Arc::new(GatewayPort {
-                port,
-                services: services(&serving, composed),
-                serving,
-            })
+        .map(|((_, port), serving)| GatewayPort {
+            port,
+            services: services(&serving, composed),
+            serving,
         })
         .collect()
 }
@@ -110,7 +108,7 @@ fn add(
     key: (Transport, u16),
     socket: &Socket,
     bound: &Bound<'_>,
-    routes: &[(&Route<'_>, &[Host])],
+    routes: &[(&Route, &[Host])],
 ) {
     let name = Arc::clone(&bound.label);
     let hostname = socket.hostname.clone();
@@ -163,7 +161,7 @@ fn add(
 }
 
 /// By host, in the order of the hosts' names; any host comes first.
-fn virtual_hosts(routes: &[(&Route<'_>, &[Host])]) -> Vec<VirtualHost> {
+fn virtual_hosts(routes: &[(&Route, &[Host])]) -> Vec<VirtualHost> {
     let mut hosts: BTreeMap<String, VirtualHost> = BTreeMap::new();
     for (route, on) in routes {
         let Rules::Requests(rules) = &route.rules else {
@@ -183,7 +181,7 @@ fn virtual_hosts(routes: &[(&Route<'_>, &[Host])]) -> Vec<VirtualHost> {
 }
 
 /// With the names that a route has in common with the listener, instead of all of its own.
-fn tls_rules(routes: &[(&Route<'_>, &[Host])]) -> Vec<TlsRule> {
+fn tls_rules(routes: &[(&Route, &[Host])]) -> Vec<TlsRule> {
     let rules = routes.iter().filter_map(|(route, hosts)| {
         let Rules::Tls(Some(compiled)) = &route.rules else {
             return None;
@@ -196,7 +194,7 @@ fn tls_rules(routes: &[(&Route<'_>, &[Host])]) -> Vec<TlsRule> {
     rules.collect()
 }
 
-fn connection_rule(route: &Route<'_>) -> Option<ConnectionRule> {
+fn connection_rule(route: &Route) -> Option<ConnectionRule> {
     match &route.rules {
         Rules::Bytes(compiled) => Some(compiled.rule.clone()),
         Rules::Requests(_) | Rules::Tls(_) => None,

@@ -18,7 +18,7 @@ use crate::status::{Condition, condition, join, works};
 /// Accepted routes by listener.
 pub(crate) type Counts = HashMap<ListenerId, u32>;
 
-pub(crate) fn counts(routes: &[Attached<'_>]) -> Counts {
+pub(crate) fn counts(routes: &[Attached]) -> Counts {
     let mut counts = Counts::new();
     for (route, attachments) in routes {
         if works(route).is_err() {

@@ -2,10 +2,10 @@
 //!
 //! Source: the comments of `GatewayClassConditionType` and `GatewayConditionType`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use weft_ir::Transport;
+use weft_ir::{ServiceId, Transport};
 
 use super::addresses::{Requested, assigned, is_of, of_service, requested};
 use super::certificates::Data;
@@ -15,10 +15,10 @@ use super::plans::Plan;
 use super::provision::{CLASS_LABEL, GATEWAY_LABEL, Provision, ProvisionPort, ServiceProvision};
 use super::status::{Address, GatewayClassStatus};
 use super::statuses::{Verdict, some_listener};
-use crate::Objects;
-use crate::endpoints::SERVICE_NAME;
 use crate::objects::Service;
 use crate::routes::Fault;
+use crate::services::Services;
+use crate::slices::{Slices, State};
 use crate::status::condition;
 
 /// What holds for the Gateways of a class, and whether its own parameters are sound.
@@ -157,37 +157,22 @@ fn ports(plan: &Plan<'_>) -> Vec<ProvisionPort> {
 
 /// What the cluster shows of the objects made for Gateways.
 pub(crate) struct Infrastructure<'a> {
-    all: &'a [Arc<Service>],
-    services: HashMap<(&'a str, &'a str), &'a Service>,
-    /// The Services with a ready endpoint.
-    ready: HashSet<(&'a str, &'a str)>,
+    pub(crate) all: &'a [Arc<Service>],
+    pub(crate) services: &'a Services,
+    pub(crate) slices: &'a Slices,
 }
 
-impl<'a> Infrastructure<'a> {
-    pub(crate) fn new(objects: &'a Objects) -> Self {
-        let services = objects.services.iter().filter_map(|service| {
-            let meta = &service.metadata;
-            meta.labels.get(GATEWAY_LABEL)?;
-            Some(((&*meta.namespace, &*meta.name), service.as_ref()))
-        });
-        let services: HashMap<_, _> = services.collect();
-        let ready = objects.endpoint_slices.iter().filter_map(|slice| {
-            let meta = &slice.metadata;
-            let service = meta.labels.get(SERVICE_NAME)?;
-            let key = (&*meta.namespace, &**service);
-            let known = services.contains_key(&key);
-            let mut endpoints = slice.endpoints.iter();
-            (known && endpoints.any(|of| of.conditions.ready.unwrap_or(true))).then_some(key)
-        });
-        Self {
-            all: &objects.services,
-            ready: ready.collect(),
-            services,
-        }
+impl Infrastructure<'_> {
+    /// The Service of the name, where it was made for a Gateway, and whether it has a ready endpoint.
+    fn service(&self, namespace: &str, name: &str) -> Option<(&Service, bool)> {
+        let id = ServiceId::new(namespace, name);
+        let service = self.services.get(&id)?.of_gateway.as_ref()?;
+        let mut endpoints = self.slices.of(&id).iter().flat_map(|of| &of.endpoints);
+        Some((service, endpoints.any(|of| of.state == State::Ready)))
     }
 
     /// The Service that has the address. Looked for only where a Gateway cannot have it.
-    fn holder(&self, address: &Address) -> Option<&'a Service> {
+    fn holder(&self, address: &Address) -> Option<&Service> {
         let mut all = self.all.iter().map(Arc::as_ref);
         all.find(|service| is_of(address, service))
     }
@@ -200,20 +185,19 @@ pub(crate) fn judge(
     infrastructure: &Infrastructure<'_>,
 ) -> Verdict {
     let name = plan.owned.name.as_deref().unwrap_or_default();
-    let key = (&*plan.owned.meta.namespace, name);
-    let service = infrastructure.services.get(&key);
-    let has = service.map(|service| of_service(service, parameters.service_type()));
+    let namespace = &plan.owned.meta.namespace;
+    let service = infrastructure.service(namespace, name);
+    let has = service.map(|(service, _)| of_service(service, parameters.service_type()));
     let addresses = has.unwrap_or_default();
     let programmed = |requested: &Requested| {
         assigned(requested, &addresses, |of| infrastructure.holder(of))?;
-        if infrastructure.ready.contains(&key) {
+        if service.is_some_and(|(_, ready)| ready) {
             return Ok(());
         }
         Err(Fault {
             reason: "Pending",
             text: format!(
-                "no proxy of the Gateway is ready yet; see the pods of Deployment {}/{name}",
-                key.0
+                "no proxy of the Gateway is ready yet; see the pods of Deployment {namespace}/{name}"
             ),
         })
     };

@@ -12,9 +12,10 @@ use weft_ir::{
 };
 
 use super::report::{Fault, Report};
-use crate::gateways::{Grants, Known, Policies, Referent, Referrer};
+use super::resolver::Resolver;
+use crate::gateways::{Grants, Referent, Referrer};
 use crate::objects::{BackendObjectRef, BackendRef, Lenient};
-use crate::services::{Frontend, PortInfo, ServiceInfo, Services, port_number};
+use crate::services::{Frontend, PortInfo, ServiceInfo, port_number};
 
 /// The group of ServiceImports.
 const MULTI_CLUSTER: &str = "multicluster.x-k8s.io";
@@ -22,27 +23,11 @@ const MULTI_CLUSTER: &str = "multicluster.x-k8s.io";
 /// The largest weight that the specification allows.
 const MAX_WEIGHT: i64 = 1_000_000;
 
-/// What backendRefs are looked up in.
-#[derive(Clone, Copy)]
-pub(crate) struct Resolver<'a> {
-    pub(crate) services: &'a Services,
-    /// `None`: for Service parents, which need no ReferenceGrant and know no BackendTLSPolicy.
-    pub(crate) gateway: Option<GatewayRules<'a>>,
-}
-
-/// What holds for the backends of Gateways besides.
-#[derive(Clone, Copy)]
-pub(crate) struct GatewayRules<'a> {
-    pub(crate) grants: &'a Grants<'a>,
-    pub(crate) policies: &'a Policies<'a>,
-    pub(crate) endpoints: Known<'a>,
-}
-
 /// Where the backendRefs of a rule stand.
 pub(super) struct Context<'a> {
     pub(super) route: &'a RouteId,
     pub(super) rule: u32,
-    pub(super) resolver: Resolver<'a>,
+    pub(super) resolver: &'a Resolver,
 }
 
 pub(super) struct Backends {
@@ -224,7 +209,7 @@ fn resolve(
         namespace,
         port,
     } = *named;
-    let kind = service_kind(group, kind.unwrap_or("Service"), context.resolver.services)
+    let kind = service_kind(group, kind.unwrap_or("Service"), context.resolver)
         .map_err(|why| unresolved("InvalidKind", at, &why))?;
     let namespace = namespace.filter(|named| !named.is_empty());
     let id = ServiceId {
@@ -232,11 +217,11 @@ fn resolve(
         namespace: namespace.unwrap_or(&context.route.namespace).to_owned(),
         name: name.to_owned(),
     };
-    if let Some(rules) = context.resolver.gateway {
-        permit(&id, context.route, rules.grants)
+    if let Some(rules) = &context.resolver.gateway {
+        permit(&id, context.route, &rules.grants)
             .map_err(|why| unresolved("RefNotPermitted", at, &why))?;
     }
-    let Some(service) = context.resolver.services.get(&id) else {
+    let Some(service) = context.resolver.service(&id) else {
         let why = format!("there is no {}", id.with_kind());
         return Err(unresolved("BackendNotFound", at, &why));
     };
@@ -248,29 +233,24 @@ fn resolve(
         return Err(unresolved("InvalidKind", at, &why));
     }
     let info = resolve_port(&id, service, port, at, carries)?;
-    let port = ServicePort {
-        service: id,
-        port: info.number,
-    };
-    let Some(rules) = context.resolver.gateway else {
+    let port = info.id.as_ref().clone();
+    let Some(rules) = &context.resolver.gateway else {
         return check_protocol(&port, info, at, carries).map(|()| Ok(port));
     };
     report.targets.insert(port.clone());
-    let policy = rules.policies.of(&port.service, info);
+    let policy = rules.policies.of(info);
     // TLS is none of datagrams.
     match policy.filter(|_| carries != Carries::Datagrams) {
         Some(Err(why)) => return Ok(Err(Arc::clone(why))),
         Some(Ok(_)) if info.protocol == Protocol::Tls => {}
         Some(Ok(_)) | None => check_protocol(&port, info, at, carries)?,
     }
-    if rules.endpoints.is_idle(&port) {
-        report.idle.insert(port.clone());
-    }
+    report.usable.insert(port.clone());
     Ok(Ok(port))
 }
 
 /// References of Gateways' routes over the border of a namespace need a ReferenceGrant.
-fn permit(id: &ServiceId, route: &RouteId, grants: &Grants<'_>) -> Result<(), String> {
+fn permit(id: &ServiceId, route: &RouteId, grants: &Grants) -> Result<(), String> {
     let (group, kind) = match id.kind {
         ServiceKind::Service => ("", "Service"),
         ServiceKind::Import => (MULTI_CLUSTER, "ServiceImport"),
@@ -289,10 +269,10 @@ fn permit(id: &ServiceId, route: &RouteId, grants: &Grants<'_>) -> Result<(), St
 }
 
 /// Errors with what backends may be.
-fn service_kind(group: &str, kind: &str, services: &Services) -> Result<ServiceKind, String> {
+fn service_kind(group: &str, kind: &str, resolver: &Resolver) -> Result<ServiceKind, String> {
     match (group, kind) {
         ("" | "core", "Service") => Ok(ServiceKind::Service),
-        (MULTI_CLUSTER, "ServiceImport") if services.has_imports => Ok(ServiceKind::Import),
+        (MULTI_CLUSTER, "ServiceImport") if resolver.has_imports() => Ok(ServiceKind::Import),
         (MULTI_CLUSTER, "ServiceImport") => Err(format!(
             "the cluster has no kind ServiceImport of group {MULTI_CLUSTER}; install the definitions of the \
              Multi-Cluster Services API"

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 use weft_ir::{ConnectionRule, Filter, RouteId, TlsRule};
 
-use super::backends::{Context, Resolver, byte_backends};
+use super::backends::{Context, byte_backends};
 use super::report::{Fault, Report};
+use super::resolver::Resolver;
 use super::values::host_patterns;
 use crate::objects::{ByteRule, Lenient, TlsRouteSpec};
 
@@ -25,7 +26,7 @@ pub(crate) struct CompiledConnections<R> {
 pub(super) fn tls_rule(
     id: &RouteId,
     spec: &TlsRouteSpec,
-    resolver: Resolver<'_>,
+    resolver: &Resolver,
     report: &mut Report,
 ) -> Option<CompiledConnections<TlsRule>> {
     let hostnames = host_patterns(&spec.hostnames, report);
@@ -41,7 +42,7 @@ pub(super) fn tls_rule(
 pub(super) fn rule(
     id: &RouteId,
     specs: &[Lenient<ByteRule>],
-    resolver: Resolver<'_>,
+    resolver: &Resolver,
     report: &mut Report,
 ) -> CompiledConnections<ConnectionRule> {
     let further = 1..specs.len();

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use weft_ir::{PathMatch, RequestMatch, RouteId, Rule, Timeouts};
 
 use super::CompiledRule;
-use super::backends::{Context, Resolver, backends};
+use super::backends::{Context, backends};
 use super::filters::grpc_filters;
 use super::http::{nowhere, unreadable};
 use super::report::{Fault, Report};
+use super::resolver::Resolver;
 use super::values::{header_matches, pattern, unknown};
 use crate::objects::{GrpcMatch, GrpcMethodMatch, GrpcRule, Lenient};
 
 pub(super) fn rules(
     id: &RouteId,
     specs: &[Lenient<GrpcRule>],
-    resolver: Resolver<'_>,
+    resolver: &Resolver,
     report: &mut Report,
 ) -> Vec<CompiledRule> {
     (0..)

@@ -9,9 +9,10 @@ use http::{Method, StatusCode};
 use weft_ir::{Filter, PathMatch, RequestMatch, Retry, RouteId, Rule, Timeouts};
 
 use super::CompiledRule;
-use super::backends::{Backends, Context, Resolver, backends};
+use super::backends::{Backends, Context, backends};
 use super::filters::{http_filters, replaces_prefix};
 use super::report::{Fault, Report};
+use super::resolver::Resolver;
 use super::values::{duration, header_matches, pattern, query_matches, unknown};
 use crate::objects::{HttpMatch, HttpPathMatch, HttpRetry, HttpRule, HttpTimeouts, Lenient};
 
@@ -36,7 +37,7 @@ const BACKOFF: Duration = Duration::from_millis(25);
 pub(super) fn rules(
     id: &RouteId,
     specs: &[Lenient<HttpRule>],
-    resolver: Resolver<'_>,
+    resolver: &Resolver,
     report: &mut Report,
 ) -> Vec<CompiledRule> {
     (0..)

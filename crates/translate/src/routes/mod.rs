@@ -6,6 +6,8 @@ mod filters;
 mod grpc;
 mod http;
 mod report;
+mod resolver;
+mod source;
 mod values;
 
 use std::sync::Arc;
@@ -13,21 +15,24 @@ use std::sync::Arc;
 use weft_ir::{ConnectionRule, RouteId, RouteKind, Rule, TlsRule};
 
 use crate::Objects;
+use crate::gateways::RouteHosts;
+use crate::memo::PerObject;
 use crate::objects::{GrpcRoute, HttpRoute, Lenient, Meta, ParentRef, TcpRoute, TlsRoute};
 
-pub(crate) use backends::{GatewayRules, Resolver};
 pub(crate) use connections::CompiledConnections;
 pub(crate) use report::{Fault, Report};
+use resolver::{Common, Seen};
+pub(crate) use resolver::{GatewayRules, Resolver};
+pub(crate) use source::Source;
 pub(crate) use values::host_patterns;
 
 /// A route, translated.
 #[derive(Debug)]
-pub(crate) struct Route<'a> {
+pub(crate) struct Route {
     pub(crate) id: RouteId,
-    pub(crate) meta: &'a Meta,
-    pub(crate) parent_refs: &'a [Lenient<ParentRef>],
-    /// As they stand in the route.
-    pub(crate) hostnames: &'a [Lenient<String>],
+    pub(crate) source: Arc<dyn Source>,
+    /// What it means by its hostnames at Gateways.
+    pub(crate) hosts: RouteHosts,
     pub(crate) rules: Rules,
     pub(crate) report: Report,
 }
@@ -62,115 +67,188 @@ pub(crate) struct CompiledRule {
 /// Whether a route of this kind, with these parents, in this namespace is wanted.
 pub(crate) type Wanted<'w> = &'w dyn Fn(RouteKind, &[Lenient<ParentRef>], &str) -> bool;
 
-/// The routes that are wanted, of every kind.
-pub(crate) fn translated<'a>(
-    objects: &'a Objects,
-    resolver: Resolver<'_>,
-    wanted: Wanted<'_>,
-) -> Vec<Route<'a>> {
-    let http = objects.http_routes.iter().filter_map(|of| {
-        let parents = &of.spec.as_ref().ok()?.parent_refs;
-        wanted(RouteKind::Http, parents, &of.metadata.namespace)
-            .then(|| Route::http(of, resolver))?
-    });
-    let grpc = objects.grpc_routes.iter().filter_map(|of| {
-        let parents = &of.spec.as_ref().ok()?.parent_refs;
-        wanted(RouteKind::Grpc, parents, &of.metadata.namespace)
-            .then(|| Route::grpc(of, resolver))?
-    });
-    let tls = objects.tls_routes.iter().filter_map(|of| {
-        let parents = &of.spec.as_ref().ok()?.parent_refs;
-        wanted(RouteKind::Tls, parents, &of.metadata.namespace).then(|| Route::tls(of, resolver))?
-    });
-    let tcp = objects.tcp_routes.iter().map(|of| (RouteKind::Tcp, of));
-    let udp = objects.udp_routes.iter().map(|of| (RouteKind::Udp, of));
-    let bytes = tcp.chain(udp).filter_map(|(kind, of)| {
-        let parents = &of.spec.as_ref().ok()?.parent_refs;
-        wanted(kind, parents, &of.metadata.namespace).then(|| Route::bytes(kind, of, resolver))?
-    });
-    http.chain(grpc).chain(tls).chain(bytes).collect()
+/// Routes as they were translated last, each with what was made of it.
+#[derive(Debug)]
+pub(crate) struct Memo<O> {
+    http: OfKind<HttpRoute, O>,
+    grpc: OfKind<GrpcRoute, O>,
+    tls: OfKind<TlsRoute, O>,
+    tcp: OfKind<TcpRoute, O>,
+    udp: OfKind<TcpRoute, O>,
 }
 
-impl<'a> Route<'a> {
-    /// `None` when the object is not even a map: it names no parent then.
-    pub(crate) fn http(route: &'a HttpRoute, resolver: Resolver<'_>) -> Option<Self> {
-        let HttpRoute { metadata, spec } = route;
+type OfKind<T, O> = PerObject<T, Common, Arc<Made<O>>>;
+
+/// What was made of a route, and what was looked up for that.
+#[derive(Debug)]
+struct Made<O> {
+    /// `None`: the object is not even a map.
+    route: Option<O>,
+    seen: Vec<Seen>,
+}
+
+impl<O> Default for Memo<O> {
+    fn default() -> Self {
+        Self {
+            http: PerObject::default(),
+            grpc: PerObject::default(),
+            tls: PerObject::default(),
+            tcp: PerObject::default(),
+            udp: PerObject::default(),
+        }
+    }
+}
+
+impl<O: Clone> Memo<O> {
+    /// The routes that are wanted, of every kind, each as `finish` makes it: from the route and `resolver` alone.
+    pub(crate) fn translated(
+        &mut self,
+        objects: &Objects,
+        resolver: &Resolver,
+        wanted: Wanted<'_>,
+        finish: impl Fn(Route) -> O,
+    ) -> Vec<O> {
+        let finish = |route: Option<Route>| Made {
+            route: route.map(&finish),
+            seen: resolver.seen(),
+        };
+        let http = |of: &_| finish(Route::http(of, resolver));
+        let grpc = |of: &_| finish(Route::grpc(of, resolver));
+        let tls = |of: &_| finish(Route::tls(of, resolver));
+        let tcp = |of: &_| finish(Route::bytes(RouteKind::Tcp, of, resolver));
+        let udp = |of: &_| finish(Route::bytes(RouteKind::Udp, of, resolver));
+        let wanted = |kind| (kind, wanted, resolver);
+        let all = [
+            of_kind(
+                &mut self.http,
+                &objects.http_routes,
+                wanted(RouteKind::Http),
+                http,
+            ),
+            of_kind(
+                &mut self.grpc,
+                &objects.grpc_routes,
+                wanted(RouteKind::Grpc),
+                grpc,
+            ),
+            of_kind(
+                &mut self.tls,
+                &objects.tls_routes,
+                wanted(RouteKind::Tls),
+                tls,
+            ),
+            of_kind(
+                &mut self.tcp,
+                &objects.tcp_routes,
+                wanted(RouteKind::Tcp),
+                tcp,
+            ),
+            of_kind(
+                &mut self.udp,
+                &objects.udp_routes,
+                wanted(RouteKind::Udp),
+                udp,
+            ),
+        ];
+        let all = all.iter().flatten();
+        all.filter_map(|made| made.route.clone()).collect()
+    }
+}
+
+fn of_kind<T: Source, O>(
+    memo: &mut OfKind<T, O>,
+    routes: &[Arc<T>],
+    (kind, wanted, resolver): (RouteKind, Wanted<'_>, &Resolver),
+    make: impl Fn(&Arc<T>) -> Made<O>,
+) -> Vec<Arc<Made<O>>> {
+    let wanted = |of: &&Arc<T>| wanted(kind, of.parent_refs(), &of.meta().namespace);
+    memo.map_while(
+        routes.iter().filter(wanted),
+        resolver.common(),
+        |made| resolver.still_finds(&made.seen),
+        |of| Arc::new(make(of)),
+    )
+}
+
+impl Route {
+    /// `None` when the object is not even a map.
+    fn http(route: &Arc<HttpRoute>, resolver: &Resolver) -> Option<Self> {
+        let HttpRoute { metadata, spec } = route.as_ref();
         let spec = spec.as_ref().ok()?;
         let id = route_id(RouteKind::Http, metadata);
         let mut report = Report::default();
         let rules = Rules::Requests(http::rules(&id, &spec.rules, resolver, &mut report));
         Some(Self {
             id,
-            meta: metadata,
-            parent_refs: &spec.parent_refs,
-            hostnames: &spec.hostnames,
+            source: Arc::clone(route) as _,
+            hosts: hosts(&spec.hostnames, resolver, &mut report),
             rules,
             report,
         })
     }
 
     /// As [`Route::http`].
-    pub(crate) fn grpc(route: &'a GrpcRoute, resolver: Resolver<'_>) -> Option<Self> {
-        let GrpcRoute { metadata, spec } = route;
+    fn grpc(route: &Arc<GrpcRoute>, resolver: &Resolver) -> Option<Self> {
+        let GrpcRoute { metadata, spec } = route.as_ref();
         let spec = spec.as_ref().ok()?;
         let id = route_id(RouteKind::Grpc, metadata);
         let mut report = Report::default();
         let rules = Rules::Requests(grpc::rules(&id, &spec.rules, resolver, &mut report));
         Some(Self {
             id,
-            meta: metadata,
-            parent_refs: &spec.parent_refs,
-            hostnames: &spec.hostnames,
+            source: Arc::clone(route) as _,
+            hosts: hosts(&spec.hostnames, resolver, &mut report),
             rules,
             report,
         })
     }
 
     /// As [`Route::http`].
-    pub(crate) fn tls(route: &'a TlsRoute, resolver: Resolver<'_>) -> Option<Self> {
-        let TlsRoute { metadata, spec } = route;
+    fn tls(route: &Arc<TlsRoute>, resolver: &Resolver) -> Option<Self> {
+        let TlsRoute { metadata, spec } = route.as_ref();
         let spec = spec.as_ref().ok()?;
         let id = route_id(RouteKind::Tls, metadata);
         let mut report = Report::default();
         let rule = connections::tls_rule(&id, spec, resolver, &mut report);
         Some(Self {
             id,
-            meta: metadata,
-            parent_refs: &spec.parent_refs,
-            hostnames: &spec.hostnames,
+            source: Arc::clone(route) as _,
+            // The rule has been read with the names, and their faults told.
+            hosts: hosts(&spec.hostnames, resolver, &mut Report::default()),
             rules: Rules::Tls(rule),
             report,
         })
     }
 
     /// Of a TCPRoute or a UDPRoute. As [`Route::http`].
-    pub(crate) fn bytes(
-        kind: RouteKind,
-        route: &'a TcpRoute,
-        resolver: Resolver<'_>,
-    ) -> Option<Self> {
-        let TcpRoute { metadata, spec } = route;
+    fn bytes(kind: RouteKind, route: &Arc<TcpRoute>, resolver: &Resolver) -> Option<Self> {
+        let TcpRoute { metadata, spec } = route.as_ref();
         let spec = spec.as_ref().ok()?;
         let id = route_id(kind, metadata);
         let mut report = Report::default();
         let rule = connections::rule(&id, &spec.rules, resolver, &mut report);
         Some(Self {
             id,
-            meta: metadata,
-            parent_refs: &spec.parent_refs,
-            hostnames: &[],
+            source: Arc::clone(route) as _,
+            hosts: RouteHosts::Any,
             rules: Rules::Bytes(rule),
             report,
         })
     }
-}
 
-impl Route<'_> {
     /// The order that decides ties between routes (specification of `HTTPRouteRule.matches`).
     pub(crate) fn tie_order(&self) -> (String, String) {
-        let age = self.meta.creation_timestamp.clone();
+        let age = self.source.meta().creation_timestamp.clone();
         (age, format!("{}/{}", self.id.namespace, self.id.name))
     }
+}
+
+/// Under Services they mean nothing. What cannot be read of them becomes the route's fault.
+fn hosts(names: &[Lenient<String>], resolver: &Resolver, report: &mut Report) -> RouteHosts {
+    if resolver.gateway.is_none() || names.is_empty() {
+        return RouteHosts::Any;
+    }
+    RouteHosts::These(host_patterns(names, report))
 }
 
 fn route_id(kind: RouteKind, meta: &Meta) -> RouteId {

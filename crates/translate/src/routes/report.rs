@@ -41,8 +41,8 @@ pub(crate) struct Report {
     pub(crate) ignored: Vec<String>,
     /// Backends that were found, for Gateways, whether they can be used or not.
     pub(crate) targets: BTreeSet<ServicePort>,
-    /// Those of them without a ready endpoint.
-    pub(crate) idle: BTreeSet<ServicePort>,
+    /// Those of them that can be used, if they have endpoints.
+    pub(crate) usable: BTreeSet<ServicePort>,
 }
 
 impl Report {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::{input, view};
 use similar::TextDiff;
 use weft_ir::{Mode, TrustDomain};
-use weft_translate::{Settings, translate};
+use weft_translate::{Objects, Settings, Translator, translate};
 
 /// Stands between what goes in and what comes out.
 pub(crate) const DIVIDER: &str = "--- # expected\n";
@@ -41,6 +41,22 @@ fn outcome(input: &str) -> String {
     outcome
 }
 
+/// What the file's objects come to when they have come one by one.
+fn outcome_of_one_by_one(input: &str) -> String {
+    let (mut translator, mut objects) = (Translator::new(settings()), Objects::default());
+    let (mut last, mut ask) = (translator.translate(&objects), input::Ask::default());
+    for document in input::documents(input) {
+        let kind = document["kind"].as_str().unwrap();
+        if kind == "Ask" {
+            ask = serde_json::from_value(document).unwrap();
+        } else {
+            input::add(&mut objects, kind, &document).unwrap();
+            last = translator.translate(&objects);
+        }
+    }
+    view::translation(&last, &ask)
+}
+
 #[test]
 pub(crate) fn golden_files_hold() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
@@ -51,6 +67,7 @@ pub(crate) fn golden_files_hold() {
         let text = std::fs::read_to_string(&file).unwrap();
         let (input, expected) = text.split_once(DIVIDER).unwrap_or((&text, ""));
         let outcome = outcome(input);
+        assert_eq!(outcome, outcome_of_one_by_one(input), "{}", file.display());
         if outcome == expected {
             continue;
         }

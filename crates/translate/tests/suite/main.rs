@@ -6,6 +6,7 @@
     reason = "a test ends where its own data are wrong"
 )]
 
+mod edits;
 mod gateways;
 mod golden;
 mod input;

@@ -10,23 +10,23 @@ use weft_translate::{Condition, Mesh, Objects, Translation, translate};
 use crate::golden::{DIVIDER, golden_files, settings};
 use crate::input;
 
-/// Objects of all golden files.
-fn all_documents() -> Vec<Value> {
-    let texts = golden_files()
-        .into_iter()
-        .map(|file| std::fs::read_to_string(file).unwrap());
-    texts
-        .flat_map(|text| {
-            input::documents(text.split_once(DIVIDER).map_or(&*text, |(input, _)| input))
-        })
-        .filter(|document| document["kind"] != "Ask")
-        .collect()
-}
+/// The objects of each golden file.
+pub(crate) static FILES: LazyLock<Vec<Vec<Value>>> = LazyLock::new(|| {
+    let read = |file| {
+        let text = std::fs::read_to_string(file).unwrap();
+        let input = text.split_once(DIVIDER).map_or(&*text, |(input, _)| input);
+        let mut documents = input::documents(input);
+        documents.retain(|document| document["kind"] != "Ask");
+        documents
+    };
+    golden_files().into_iter().map(read).collect()
+});
 
-static DOCUMENTS: LazyLock<Vec<Value>> = LazyLock::new(all_documents);
+/// Objects of all golden files.
+static DOCUMENTS: LazyLock<Vec<Value>> = LazyLock::new(|| FILES.concat());
 
 /// Values that stand where others are meant.
-fn odd_value() -> impl Strategy<Value = Value> {
+pub(crate) fn odd_value() -> impl Strategy<Value = Value> {
     let texts = [
         "",
         "/",
@@ -56,7 +56,7 @@ fn odd_value() -> impl Strategy<Value = Value> {
 }
 
 /// The value at the `n`th place of the tree, counted through.
-fn place(tree: &mut Value, n: usize) -> &mut Value {
+pub(crate) fn place(tree: &mut Value, n: usize) -> &mut Value {
     let mut left = n % count(tree).max(1);
     let mut at = tree;
     loop {

@@ -63,7 +63,7 @@ pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
         };
         views.insert(text(question), told);
     }
-    let statuses: Mapping = translation.statuses.iter().map(status).collect();
+    let statuses: Mapping = translation.statuses.iter().map(|of| status(of)).collect();
     let all = [
         ("destinations", destinations),
         ("endpoints", endpoints),

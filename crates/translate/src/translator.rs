@@ -1,0 +1,127 @@
+//! Translation of a cluster that changes: what was derived from objects that are still the same is not derived again.
+//!
+//! What comes out is what [`translate`](crate::translate) says of the objects, whatever was translated before. Each step
+//! keeps what it made last, with what that was made from ([`crate::memo`]): the lists of objects as they are, or what
+//! earlier steps made of them, by identity. So an edit costs what it touches, and the comparison of lists.
+
+use std::sync::Arc;
+
+use weft_ir::RouteKind;
+
+use crate::attach::{self, Attachments};
+use crate::gateways::Accounts;
+use crate::memo::{Last, Same};
+use crate::mesh::Mesh;
+use crate::modes::Modes;
+use crate::objects::{GatewayClass, Namespace};
+use crate::routes::Resolver;
+use crate::services::Services;
+use crate::status::{self, RouteStatus};
+use crate::{Objects, Settings, Translation, endpoints, gateways, objects, pods, services, views};
+
+/// Translates one state of the cluster after the other.
+#[derive(Debug)]
+pub struct Translator {
+    settings: Settings,
+    accounts: Last<Owners, Accounts>,
+    services: services::Memo,
+    modes: Last<Vec<Same<Namespace>>, Modes>,
+    pods: pods::Memo,
+    endpoints: endpoints::Memo,
+    routes: attach::Memo,
+    views: views::Memo,
+    gateways: gateways::Memo,
+    statuses: Vec<Arc<RouteStatus>>,
+}
+
+/// Gateways have accounts if their class is ours.
+type Owners = (Vec<Same<GatewayClass>>, Vec<Same<objects::Gateway>>);
+
+impl Translator {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            accounts: Last::default(),
+            services: services::Memo::default(),
+            modes: Last::default(),
+            pods: pods::Memo::default(),
+            endpoints: endpoints::Memo::default(),
+            routes: attach::Memo::default(),
+            views: views::Memo::default(),
+            gateways: gateways::Memo::default(),
+            statuses: Vec::new(),
+        }
+    }
+
+    /// The mesh that `objects` describe, and what is to be said of each route.
+    pub fn translate(&mut self, objects: &Objects) -> Translation {
+        let settings = &self.settings;
+        let name = &settings.gateway_controller_name;
+        let classes = gateways::classes(&objects.gateway_classes, name);
+        let gateways = gateways::gateways(&objects.gateways, &classes);
+        let owners = (
+            Same::all(&objects.gateway_classes),
+            Same::all(&objects.gateways),
+        );
+        let accounts = self
+            .accounts
+            .get_alike(owners, || gateways::accounts(&gateways));
+
+        let services = self.services.read(objects);
+        let namespaces = &objects.namespaces;
+        let modes = self.modes.get_alike(Same::all(namespaces), || {
+            Modes::new(settings.mode, namespaces)
+        });
+        let rules = (accounts, modes.clone());
+        let pods = self.pods.read(&objects.pods, settings, rules);
+        let slices = &objects.endpoint_slices;
+        let endpoints = self.endpoints.read(&services, slices, &pods);
+
+        let routes = mesh_routes(&mut self.routes, objects, &services);
+        let attached = Attachments::new(&routes);
+        let (addresses, routed) = self.views.read(&services, &routes, &attached);
+        let statuses = (0..routes.len())
+            .filter_map(|place| status::route_status(place, &routes, &attached))
+            .collect();
+
+        let ours = (&classes, &gateways);
+        let outcome = self
+            .gateways
+            .translate(objects, ours, &services, &endpoints);
+        self.statuses = status::merge(statuses, outcome.routes, &self.statuses);
+        let warnings = [&modes.warnings, &pods.warnings, &services.warnings];
+        let warnings = warnings.into_iter().flatten().cloned();
+        Translation {
+            mesh: Mesh {
+                addresses,
+                routed,
+                endpoints: Arc::clone(&endpoints.tcp),
+                pods: Arc::clone(&pods.0),
+                leaving: Arc::clone(&endpoints.leaving),
+                gateways: outcome.views,
+                gateway_endpoints: outcome.endpoints,
+            },
+            statuses: self.statuses.clone(),
+            gateway_classes: outcome.classes,
+            gateways: outcome.gateways,
+            listener_sets: outcome.listener_sets,
+            policies: outcome.policies,
+            provisions: outcome.provisions,
+            warnings: warnings.chain(outcome.warnings).collect(),
+        }
+    }
+}
+
+/// The routes that have a Service as a parent, in the order that decides ties.
+fn mesh_routes(
+    memo: &mut attach::Memo,
+    objects: &Objects,
+    services: &Same<Services>,
+) -> Vec<Arc<attach::Attached>> {
+    let resolver = Resolver::new(services, None);
+    // No Service of the mesh is a parent for datagrams.
+    let wanted = |kind, parents: &[_], own: &str| {
+        kind != RouteKind::Udp && attach::parents(parents, own).next().is_some()
+    };
+    attach::on_services(memo, objects, &resolver, &wanted)
+}
