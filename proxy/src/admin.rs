@@ -120,7 +120,9 @@ impl Page {
         match self {
             Self::Metrics(metrics) => metrics_page(metrics),
             Self::Ready(readiness) if path == "/drain" => {
-                let drained = readiness.withdrawal.drain(readiness.patience).await;
+                let senders = readiness.shutdown.senders();
+                let drained = readiness.withdrawal.drain(readiness.patience, senders);
+                let drained = drained.await;
                 tracing::info!("drain asked for: {drained}");
                 text(StatusCode::OK, format!("{drained}\n"))
             }

@@ -7,12 +7,14 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Shared by everything that has to end in order.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     draining: CancellationToken,
     connections: TaskTracker,
+    senders: Senders,
 }
 
 impl Shutdown {
@@ -46,6 +48,23 @@ impl Shutdown {
         }
     }
 
+    /// The proxies that send to this pod.
+    pub fn senders(&self) -> &Senders {
+        &self.senders
+    }
+
+    /// For a connection of HTTP/2 from a proxy of the mesh: it finishes with the process, or when the senders are dismissed,
+    /// who wait for it for as long as the token lives. One that comes later finishes with the process alone: its proxy has
+    /// nowhere else to go, or is late.
+    pub fn closing_of_sender(&self) -> (Closing, Option<TaskTrackerToken>) {
+        let Senders { dismissed, open } = &self.senders;
+        if dismissed.is_cancelled() {
+            return (self.closing(), None);
+        }
+        let closing = self.closing_with(dismissed.clone(), Duration::MAX);
+        (closing, Some(open.token()))
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }
@@ -71,6 +90,23 @@ impl Shutdown {
         // Over the bound is no error: what is left is counted.
         let _ = tokio::time::timeout(bound, self.connections.wait()).await;
         self.connections.len()
+    }
+}
+
+/// The connections on which proxies of the mesh send requests to this pod, as far as they speak HTTP/2.
+#[derive(Clone, Debug, Default)]
+pub struct Senders {
+    dismissed: CancellationToken,
+    open: TaskTracker,
+}
+
+impl Senders {
+    /// Tells those who send now to go, and waits until they have: what they sent has been answered, and what had not left
+    /// them has not been lost (GOAWAY in two steps: RFC 9113, 6.8).
+    pub async fn dismiss(&self) {
+        self.dismissed.cancel();
+        self.open.close();
+        self.open.wait().await;
     }
 }
 

@@ -255,6 +255,57 @@ async fn a_drain_truncates_nothing() {
     }
 }
 
+/// As before the signal to a pod that ends: what is under way is answered, what comes after goes on a new connection.
+#[tokio::test]
+async fn senders_are_dismissed_without_a_failure() {
+    for version in BOTH {
+        let (pair, mut slow) = Pair::for_version(version).await;
+        let request = http::Request::post("/").header("x-delay", "500");
+        let slow = slow.raw(request, vec![7; 1 << 20]);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let slow_arrived = async || {
+            while pair.app.requests() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let busy = async {
+            slow_arrived().await;
+            let mut client = Client::connect(pair.front, version).await;
+            let mut answered = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let seen = client.send(http::Request::post("/"), "sent").await;
+                assert_eq!(
+                    (seen.status, &seen.body[..]),
+                    (200, &b"sent"[..]),
+                    "{seen:?}"
+                );
+                answered += 1;
+            }
+            answered
+        };
+        let dismissed = async {
+            slow_arrived().await;
+            let begun = std::time::Instant::now();
+            pair.server.shutdown.senders().dismiss().await;
+            let waited = begun.elapsed();
+            assert!(waited.as_millis() > 150, "the slow one: {waited:?}");
+            let before = pair.app.requests();
+            while pair.app.requests() < before + 20 {
+                tokio::task::yield_now().await;
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        };
+        let slow = async {
+            use http_body_util::BodyExt;
+            let body = slow.await.unwrap().into_body();
+            body.collect().await.unwrap().to_bytes().len()
+        };
+        let (slow, answered, ()) = tokio::join!(slow, busy, dismissed);
+        assert_eq!(slow, 1 << 20, "{version:?}");
+        assert!(answered >= 19, "{answered}");
+    }
+}
+
 #[tokio::test]
 async fn connections_that_never_spoke_do_not_hold_up_a_drain() {
     let pair = Pair::start(Speaks::Http1, Protocol::Http1).await;

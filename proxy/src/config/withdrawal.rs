@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_api::proto::Withdrawn;
 
+use crate::shutdown::Senders;
+
 /// What the controller was asked and said; clones are the same.
 #[derive(Clone, Debug)]
 pub struct Withdrawal(Arc<watch::Sender<State>>);
@@ -69,8 +71,9 @@ impl fmt::Display for Drained {
 }
 
 impl Withdrawal {
-    /// Asks the controller, or joins those who did, and returns when the containers may be told.
-    pub async fn drain(&self, patience: Patience) -> Drained {
+    /// Asks the controller, or joins those who did, has the senders go, and returns when the containers may be told: what was
+    /// on its way when the controller's word reached its sender has arrived then.
+    pub async fn drain(&self, patience: Patience, senders: &Senders) -> Drained {
         let begun = Instant::now();
         let answer = tokio::time::timeout(patience.bound, self.answer()).await;
         let drained = match answer {
@@ -78,9 +81,12 @@ impl Withdrawal {
             Ok(Some(withdrawn)) if withdrawn.service_ports == 0 => return Drained::Unused,
             Ok(Some(withdrawn)) if withdrawn.unacknowledged == 0 => Drained::Withdrawn,
             Ok(Some(withdrawn)) => Drained::Unacknowledged(withdrawn.unacknowledged),
-            Err(_) => Drained::Unanswered,
+            Err(_) => return Drained::Unanswered,
         };
-        tokio::time::sleep_until(begun + patience.grace.min(patience.bound)).await;
+        let grace = tokio::time::sleep_until(begun + patience.grace.min(patience.bound));
+        let gone = tokio::time::timeout_at(begun + patience.bound, senders.dismiss());
+        // Streams may be longer than the bound: they end with the application, or with the process.
+        let _ = tokio::join!(grace, gone);
         drained
     }
 
@@ -145,6 +151,7 @@ impl Asks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shutdown::Shutdown;
 
     const PATIENCE: Patience = Patience {
         bound: Duration::from_secs(8),
@@ -159,9 +166,18 @@ mod tests {
         }
     }
 
-    /// What two calls at once come to when the controller says this after a second, and how long they took.
-    async fn outcome(answer: Option<Withdrawn>) -> (Drained, Duration) {
+    /// What two calls at once come to when the controller says this after a second, and how long they took. A sender goes
+    /// so long after it was told.
+    async fn outcome(answer: Option<Withdrawn>, going: Duration) -> (Drained, Duration) {
         let withdrawal = Withdrawal::default();
+        let shutdown = Shutdown::new();
+        let (closing, sends) = shutdown.closing_of_sender();
+        tokio::spawn(async move {
+            closing.begun().await;
+            tokio::time::sleep(going).await;
+            drop(sends);
+        });
+        let senders = shutdown.senders();
         let mut asks = withdrawal.asks();
         let begun = Instant::now();
         let controller = async {
@@ -170,8 +186,8 @@ mod tests {
             answer.into_iter().for_each(|one| withdrawal.answered(one));
         };
         let (one, other, ()) = tokio::join!(
-            withdrawal.drain(PATIENCE),
-            withdrawal.drain(PATIENCE),
+            withdrawal.drain(PATIENCE, senders),
+            withdrawal.drain(PATIENCE, senders),
             controller
         );
         assert_eq!(one, other);
@@ -186,33 +202,47 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_hook_ends_when_all_had_their_time_and_never_later_than_its_bound() {
         let seconds = Duration::from_secs;
-        for (answer, expected) in [
-            (Some(Withdrawn::default()), (Drained::Staying, seconds(1))),
-            (Some(withdrawn(0, 0)), (Drained::Unused, seconds(1))),
-            (Some(withdrawn(1, 0)), (Drained::Withdrawn, seconds(3))),
-            (
-                Some(withdrawn(1, 2)),
-                (Drained::Unacknowledged(2), seconds(3)),
-            ),
-            (None, (Drained::Unanswered, seconds(8))),
+        let drained = Drained::Withdrawn;
+        for (answer, going, expected) in [
+            (Some(Withdrawn::default()), 5, (Drained::Staying, 1)),
+            (Some(withdrawn(0, 0)), 5, (Drained::Unused, 1)),
+            (Some(withdrawn(1, 0)), 0, (drained, 3)),
+            (Some(withdrawn(1, 2)), 0, (Drained::Unacknowledged(2), 3)),
+            (None, 0, (Drained::Unanswered, 8)),
+            (Some(withdrawn(1, 0)), 1, (drained, 3)),
+            (Some(withdrawn(1, 0)), 5, (drained, 6)),
+            (Some(withdrawn(1, 0)), 60, (drained, 8)),
         ] {
-            assert_eq!(outcome(answer).await, expected, "{answer:?}");
+            let (drained, after) = outcome(answer, seconds(going)).await;
+            assert_eq!((drained, after.as_secs()), expected, "{answer:?} {going}");
         }
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_comes_after_the_senders_were_told_to_go_stays() {
+        let shutdown = Shutdown::new();
+        shutdown.senders().dismiss().await;
+        let (closing, sends) = shutdown.closing_of_sender();
+        assert!(sends.is_none());
+        let told = tokio::time::timeout(Duration::from_secs(60), closing.begun()).await;
+        assert!(told.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_pod_that_stays_may_ask_again() {
-        let withdrawal = Withdrawal::default();
+        let (withdrawal, senders) = (Withdrawal::default(), Senders::default());
         let mut asks = withdrawal.asks();
         for answer in [Withdrawn::default(), withdrawn(0, 0)] {
             let controller = async {
                 asks.next().await;
                 withdrawal.answered(answer);
             };
-            let (drained, ()) = tokio::join!(withdrawal.drain(PATIENCE), controller);
+            let drained = withdrawal.drain(PATIENCE, &senders);
+            let (drained, ()) = tokio::join!(drained, controller);
             assert_eq!(drained == Drained::Staying, !answer.terminating);
         }
         // What is known needs no answer.
-        assert_eq!(withdrawal.drain(PATIENCE).await, Drained::Unused);
+        let drained = withdrawal.drain(PATIENCE, &senders).await;
+        assert_eq!(drained, Drained::Unused);
     }
 }

@@ -257,12 +257,16 @@ where
         idle: None,
         linger: None,
     };
+    let (closing, _sends) = match identity.is_some() && framing.http2 {
+        true => context.shutdown.closing_of_sender(),
+        false => (context.shutdown.closing(), None),
+    };
     let caller = Arc::new(Caller {
         context: context.clone(),
         direction: Direction::Inbound,
         address: client,
         identity: identity.map(Arc::new),
-        closing: context.shutdown.closing(),
+        closing: closing.clone(),
     });
     let handler = Arc::new(Inbound {
         caller,
@@ -271,7 +275,7 @@ where
         app_http2: framing.app_http2,
         admits,
     });
-    Ok(serve(stream, manner, handler, &context.shutdown.closing()).await?)
+    Ok(serve(stream, manner, handler, &closing).await?)
 }
 
 /// One connection to the pod's application.
