@@ -174,6 +174,7 @@ impl Subscriptions {
         let mut roots = self.roots.clone();
         session.set_roots(roots.borrow_and_update().clone());
         let mut withdrawals = JoinSet::new();
+        let mut served: Option<Arc<Snapshot>> = None;
         loop {
             tokio::select! {
                 Some(Ok(withdrawn)) = withdrawals.join_next() => {
@@ -187,9 +188,8 @@ impl Subscriptions {
                 }
                 () = self.stop.cancelled() => return Err(Refusal::Stopping),
                 () = outgoing.closed() => return Ok(()),
-                changed = snapshots.changed() => match changed {
-                    Ok(()) => session.snapshot_changed(),
-                    Err(_) => return Err(Refusal::Stopping),
+                changed = snapshots.changed() => if changed.is_err() {
+                    return Err(Refusal::Stopping);
                 },
                 Ok(()) = roots.changed() => session.set_roots(roots.borrow_and_update().clone()),
                 first = incoming.message() => {
@@ -204,7 +204,12 @@ impl Subscriptions {
                 }
             }
             counted.watches(session.watches());
+            // Whatever woke this: a snapshot that came together with a message counts as seen from here on.
             let latest = snapshots.borrow_and_update().clone();
+            if latest.as_ref().map(Arc::as_ptr) != served.as_ref().map(Arc::as_ptr) {
+                session.snapshot_changed();
+                served.clone_from(&latest);
+            }
             self.send(&mut session, latest.as_deref(), &registered, outgoing)?;
         }
     }

@@ -289,6 +289,34 @@ async fn a_proxy_gets_its_workload_what_it_watches_and_every_change() {
     eventually("the ack is recorded", in_force).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn news_that_come_with_a_message_are_not_missed() {
+    let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
+    let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
+    proxy.watch(REVIEWS).await;
+    let endpoints = "endpoints/shop/reviews:80";
+    let mut nonce = loop {
+        let update = proxy.next().await.unwrap();
+        if keys(&update).contains(&endpoints) {
+            break update.nonce;
+        }
+    };
+    for round in 0..500_u32 {
+        let next = snapshot(&format!("10.1.{}.{}", 1 + round / 250, round % 250));
+        // The one meets the other somewhere between the socket and the session.
+        let publishing = async {
+            for _ in 0..round % 32 {
+                tokio::task::yield_now().await;
+            }
+            controller.publish.send_replace(Some(next));
+        };
+        tokio::join!(proxy.ack(nonce, &[]), publishing);
+        let update = proxy.next().await.unwrap();
+        assert_eq!(keys(&update), [endpoints], "{round}");
+        nonce = update.nonce;
+    }
+}
+
 #[tokio::test]
 async fn a_refused_resource_is_recorded_and_counted() {
     let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
