@@ -180,10 +180,16 @@ pub fn conceal(headers: &mut HeaderMap) {
 
 /// The reason of a stream's reset; `None` where the connection ended.
 fn reset(error: &hyper::Error) -> Option<h2::Reason> {
+    let cause = of_http2(error)?;
+    cause.reason().filter(|_| cause.is_reset())
+}
+
+/// What HTTP/2 says of the cause.
+pub fn of_http2(error: &hyper::Error) -> Option<&h2::Error> {
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(cause) = cause.downcast_ref::<h2::Error>() {
-            return cause.reason().filter(|_| cause.is_reset());
+            return Some(cause);
         }
         source = cause.source();
     }

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use hyper::client::conn::http1;
-
 use super::Peer;
+use super::http1::Connection;
 use super::http2::Stream;
-use crate::http::bodies::Body;
 
 /// Given back when dropped; only [`Lease::complete`] lets the connection be used again.
 pub struct Lease {
@@ -36,13 +34,14 @@ impl Drop for Busy {
 
 /// The connection that a request is on.
 pub(super) enum On {
-    Http1(http1::SendRequest<Body>),
+    /// `None`: it has ended.
+    Http1(Option<Connection>),
     Http2 {
         _stream: Stream,
     },
     /// Of this request alone.
     Alone {
-        _sender: http1::SendRequest<Body>,
+        _connection: Option<Connection>,
     },
 }
 
@@ -57,8 +56,8 @@ impl Lease {
 
     /// The response has been read to its end.
     pub fn complete(self) {
-        if let On::Http1(sender) = self.on {
-            self.busy.peer().http1.put(sender);
+        if let On::Http1(Some(connection)) = self.on {
+            self.busy.peer().http1.put(connection);
         }
     }
 }

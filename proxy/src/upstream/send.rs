@@ -16,7 +16,7 @@ use super::connect::ConnectError;
 use super::lease::{Busy, Lease, On};
 use super::{Cluster, Peer, Shared, http1};
 use crate::http::bodies::{Body, Request, Spare};
-use crate::http::errors::{Failure, REFUSED};
+use crate::http::errors::{Failure, REFUSED, of_http2};
 use crate::http::headers;
 
 /// Endpoints tried for one request.
@@ -158,7 +158,7 @@ impl Cluster {
 
 /// One request to one endpoint, in the version that its application gets.
 async fn send_to(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     peer: &Arc<Peer>,
     request: Request,
     http2: bool,
@@ -185,32 +185,36 @@ async fn send_to(
 }
 
 async fn send_http2(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     busy: Busy,
     request: Request,
     alpn: &'static [u8],
 ) -> Result<Outcome, Miss> {
-    let peer = busy.peer();
-    let pool = if alpn == alpn::H2 {
-        &peer.http2
-    } else {
-        &peer.mixed
-    };
-    let (stream, reused) = pool
-        .stream(shared, peer, alpn)
+    let (stream, reused) = busy
+        .peer()
+        .stream(shared, alpn)
         .await
         .map_err(Miss::Connect)?;
-    let mut sender = stream.sender();
-    let lease = Lease::new(busy, On::Http2 { _stream: stream });
-    match sender.try_send_request(request).await {
-        Ok(response) => Ok(Outcome { response, lease }),
-        Err(error) => Err(missed(error, reused)),
+    let Some(sent) = stream.send(request) else {
+        return Err(Miss::Unsent);
+    };
+    match sent.await {
+        Ok(response) => {
+            let lease = Lease::new(busy, On::Http2 { _stream: stream });
+            Ok(Outcome { response, lease })
+        }
+        Err(error) => {
+            if is_refused(error.error()) {
+                stream.refused();
+            }
+            Err(missed(error, reused))
+        }
     }
 }
 
 /// One request to an application that speaks TLS itself: in HTTP/2 where its port is declared so, else as it chooses.
 async fn send_over_tls(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     busy: Busy,
     request: Request,
     declared: bool,
@@ -243,22 +247,25 @@ async fn send_http1(
     let peer = busy.peer();
     let idle = if upgrade { None } else { peer.http1.take() };
     let reused = idle.is_some();
-    let mut sender = match idle {
-        Some(sender) => sender,
+    let connection = match idle {
+        Some(connection) => connection,
         // In a box: the state of a handshake is large, and every request would carry room for it.
         None => Box::pin(http1::open(shared, peer, alpn::H1))
             .await
             .map_err(Miss::Connect)?,
     };
-    let sent = sender.try_send_request(request);
-    let on = if upgrade {
-        On::Alone { _sender: sender }
-    } else {
-        On::Http1(sender)
-    };
-    let lease = Lease::new(busy, on);
-    match sent.await {
-        Ok(response) => Ok(Outcome { response, lease }),
+    match connection.send(request).await {
+        Ok((response, connection)) => {
+            let on = if upgrade {
+                On::Alone {
+                    _connection: connection,
+                }
+            } else {
+                On::Http1(connection)
+            };
+            let lease = Lease::new(busy, on);
+            Ok(Outcome { response, lease })
+        }
         Err(error) => Err(missed(error, reused)),
     }
 }
@@ -290,18 +297,14 @@ fn refused(peer: &Peer, outcome: &Outcome) -> bool {
 
 /// The HTTP/2 peer says so: REFUSED_STREAM, or a stream beyond the last one of its GOAWAY (RFC 9113, 8.7).
 fn never_processed(error: &hyper::Error) -> bool {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
-            let reason = cause.reason();
-            return reason == Some(h2::Reason::REFUSED_STREAM)
-                || (cause.is_go_away()
-                    && cause.is_remote()
-                    && reason == Some(h2::Reason::NO_ERROR));
-        }
-        source = cause.source();
-    }
-    false
+    let told_to_go = |error: &h2::Error| {
+        error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+    };
+    is_refused(error) || of_http2(error).is_some_and(told_to_go)
+}
+
+fn is_refused(error: &hyper::Error) -> bool {
+    of_http2(error).is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// The peer has not acknowledged, or not answered a ping, for too long.

@@ -67,10 +67,10 @@ impl Peer {
         if http2 {
             drop(self.http2.admit(shared, self, transport).await?);
         } else {
-            let mut sender = http1::handshake(self, transport).await?;
+            let connection = http1::handshake(self, transport).await?;
             // Only a connection that has begun is taken from the pool.
-            if sender.ready().await.is_ok() {
-                self.http1.put(sender);
+            if let Some(connection) = connection.begun().await {
+                self.http1.put(connection);
             }
         }
         Ok(http2)
