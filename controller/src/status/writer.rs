@@ -135,6 +135,14 @@ impl StatusWriter {
                 failed.succeeded(&subject);
                 return;
             }
+            Ok(Written::Contended) => {
+                let wait = failed.failed(subject.clone(), Instant::now());
+                tracing::info!(
+                    kind = ?subject.0, object = %subject.1, again_in = ?wait,
+                    "others change the object while its status is written"
+                );
+                return;
+            }
             Ok(Written::NotKept) => {
                 "the API server did not keep all of it: are the Gateway API's definitions older than their kinds' \
                  statuses here?"
@@ -197,6 +205,7 @@ impl StatusWriter {
                 Ok(written) if patch(&written, due, "").is_some() => return Ok(Written::NotKept),
                 Ok(_) => return Ok(Written::Yes),
                 Err(KubeError::Api(status)) if status.code == 409 && tries < TRIES => {}
+                Err(KubeError::Api(status)) if status.code == 409 => return Ok(Written::Contended),
                 Err(KubeError::Api(status)) if status.code == 404 => {
                     return Ok(Written::NothingToDo);
                 }
@@ -209,6 +218,8 @@ impl StatusWriter {
 enum Written {
     Yes,
     NothingToDo,
+    /// Others change the object again and again: a moment later there is room.
+    Contended,
     /// What was written is not all there afterwards: trying again at once would not help.
     NotKept,
 }
