@@ -27,14 +27,6 @@ pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
     labels["app.kubernetes.io/name"] = json!("weft-gateway");
     // Its proxy is its only container: another before it would take its traffic.
     labels["weft.dev/inject"] = json!("disabled");
-    let spread = |topology: &str| {
-        json!({
-            "maxSkew": 1,
-            "topologyKey": topology,
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": { "matchLabels": selector(of) },
-        })
-    };
     let secrets = settings
         .pull_secrets
         .iter()
@@ -56,13 +48,30 @@ pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
                 // Ports under 1024 without a capability: a safe sysctl, of the pod's own network namespace.
                 "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }],
             },
-            "topologySpreadConstraints": [
-                spread("topology.kubernetes.io/zone"),
-                spread("kubernetes.io/hostname"),
-            ],
+            "affinity": { "podAntiAffinity": apart(of) },
             "containers": [container(&of.resources, settings)],
             "volumes": [identity_volume()],
         },
+    })
+}
+
+/// Replicas are kept in different zones and on different nodes where there are such. Not by topologySpreadConstraints: the
+/// scheduler then passes over every node that lacks one of their labels, and where nodes have no zone it spreads nothing.
+fn apart(of: &Provision) -> Value {
+    let term = |topology: &str| {
+        json!({
+            "weight": 100,
+            "podAffinityTerm": {
+                "topologyKey": topology,
+                "labelSelector": { "matchLabels": selector(of) },
+            },
+        })
+    };
+    json!({
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            term("topology.kubernetes.io/zone"),
+            term("kubernetes.io/hostname"),
+        ],
     })
 }
 

@@ -114,10 +114,19 @@ func AddNode(ctx context.Context, p plan.Plan, n int) error {
 		return err
 	}
 	err = In(netns, func() error {
-		if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
-			return err
+		for _, set := range [][2]string{
+			{"net/ipv4/ip_forward", "1"},
+			{"net/bridge/bridge-nf-call-iptables", "1"},
+			// An address that is asked for before kube-proxy has rules for it would be redirected to the gateway, and the
+			// asking host would remember that for minutes. Either of the two is enough to send redirects.
+			{"net/ipv4/conf/all/send_redirects", "0"},
+			{"net/ipv4/conf/eth0/send_redirects", "0"},
+		} {
+			if err := setSysctl(set[0], set[1]); err != nil {
+				return err
+			}
 		}
-		return setSysctl("net/bridge/bridge-nf-call-iptables", "1")
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("prepare %s (is the kernel module br_netfilter loaded?): %w", netns, err)

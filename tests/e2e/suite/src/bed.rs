@@ -190,6 +190,7 @@ impl Bed {
         let resource = resource(version, kind);
         let cluster_wide = [
             "Namespace",
+            "Node",
             "XMesh",
             "GatewayClass",
             "MutatingWebhookConfiguration",

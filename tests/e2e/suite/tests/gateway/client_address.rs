@@ -8,6 +8,7 @@ mesh_tests! {
 }
 
 mod cases {
+    use std::collections::BTreeSet;
     use std::net::IpAddr;
 
     use anyhow::Context;
@@ -196,12 +197,18 @@ mod cases {
         bed.apply(parameters("edge", wishes)).await?;
         let address = bed.edge(with_parameters(plain(), "edge")).await?;
         let pods = bed.gateway_pods("edge", 2).await?;
+        let nodes: BTreeSet<_> = pods
+            .iter()
+            .filter_map(|pod| pod["status"]["hostIP"].as_str())
+            .collect();
+        let of_cluster = bed.list("v1", "Node", "").await?.len();
+        anyhow::ensure!(
+            nodes.len() == pods.len().min(of_cluster),
+            "the replicas are not kept apart: they are on {nodes:?}, the cluster has {of_cluster} nodes"
+        );
         let service = bed.get("v1", "Service", "edge-weft").await?;
         let port = &service["spec"]["ports"][0]["nodePort"];
-        let nodes = pods
-            .iter()
-            .filter_map(|pod| pod["status"]["hostIP"].as_str());
-        let nodes = nodes.map(|node| (node, port.to_string()));
+        let nodes = nodes.into_iter().map(|node| (node, port.to_string()));
         for (at, port) in nodes.chain([(&*address, "80".to_owned())]) {
             let own = own_address(at)?;
             eventually(&format!("{own} to be seen at {at}:{port}"), async || {

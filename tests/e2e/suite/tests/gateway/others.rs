@@ -4,6 +4,7 @@ mesh_tests! {
     run Out another_controllers_class_is_left_alone;
     run Out entries_of_others_stay_whoever_writes_first;
     run Out finalizers_and_fields_of_others_stay;
+    run Out an_ingress_on_other_ports_of_the_address_is_undisturbed;
 }
 
 mod cases {
@@ -13,7 +14,10 @@ mod cases {
     use anyhow::Context;
     use kube::api::{Patch, PatchParams, PostParams};
     use serde_json::{Value, json};
-    use weft_e2e::gateways::{CONTROLLER_NAME, gateway, listener, route};
+    use weft_e2e::gateways::{
+        CONTROLLER_NAME, gateway, listener, parameters, route, with_parameters,
+    };
+    use weft_e2e::host::get;
     use weft_e2e::objects::{self, to};
     use weft_e2e::{Bed, control_plane, eventually};
 
@@ -245,6 +249,86 @@ mod cases {
             merge(bed, (version, kind), name, nothing.clone()).await?;
             is_gone(bed, version, kind, name).await?;
         }
+        Ok(())
+    }
+
+    /// MetalLB lets Services share an address that say so; elsewhere the Gateway has one of its own.
+    pub(super) async fn an_ingress_on_other_ports_of_the_address_is_undisturbed(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let share = "metallb.io/allow-shared-ip";
+        bed.reviews("v1").await?;
+        bed.apply(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "ingress", "annotations": {share: "edge"}},
+            "spec": {
+                "type": "LoadBalancer", "selector": {"app": "reviews"},
+                "ports": [{"name": "http", "port": 8081, "targetPort": 8080}],
+            },
+        }))
+        .await?;
+        let ingress = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "shop"},
+            "spec": {"ingressClassName": "other", "defaultBackend": {"service": {"name": "ingress", "port": {"number": 8081}}}},
+        });
+        let before = bed.apply(ingress).await?;
+        let address = eventually("the ingress's address", async || {
+            let service = bed.get("v1", "Service", "ingress").await?;
+            let address = &service["status"]["loadBalancer"]["ingress"][0]["ip"];
+            address.as_str().map(str::to_owned).context("none yet")
+        })
+        .await?;
+        let asked = async || {
+            get(&address, 8081, "any", "/reviews/1")
+                .await?
+                .is(200)
+                .map(drop)
+        };
+        eventually("the ingress to serve", asked).await?;
+        let annotation = json!({"serviceAnnotations": format!("{share}: edge")});
+        bed.apply(parameters("edge", annotation)).await?;
+        let mut edge = with_parameters(http("edge"), "edge");
+        let metallb = bed
+            .at("metallb-system")
+            .list("apps/v1", "Deployment", "")
+            .await?;
+        if !metallb.is_empty() {
+            edge["spec"]["addresses"] = json!([{"type": "IPAddress", "value": address}]);
+        }
+        let changes = async {
+            let own = bed.edge(edge).await?;
+            anyhow::ensure!(
+                metallb.is_empty() || own == address,
+                "{own} is not {address}"
+            );
+            eventually("the Gateway to serve beside it", async || {
+                get(&own, 80, "any", "/reviews/1").await?.is(200).map(drop)
+            })
+            .await?;
+            let gateways = bed.api(objects::GATEWAY, "Gateway");
+            gateways.delete("edge", &Default::default()).await?;
+            is_gone(bed, "v1", "Service", "edge-weft").await
+        };
+        let mut changes = std::pin::pin!(changes);
+        let mut count = 0;
+        loop {
+            tokio::select! {
+                done = changes.as_mut() => break done?,
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+            asked()
+                .await
+                .with_context(|| format!("request {count} to the ingress"))?;
+            count += 1;
+        }
+        eprintln!("{count} requests to the ingress");
+        asked().await?;
+        let after = bed.get("networking.k8s.io/v1", "Ingress", "shop").await?;
+        let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
+        anyhow::ensure!(
+            version(&before) == version(&after),
+            "it was written: {after}"
+        );
         Ok(())
     }
 }
