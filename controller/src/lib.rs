@@ -5,6 +5,7 @@
 //! [`server::serve`] runs the gRPC port with a Mesh and a CertificateAuthority service behind it, until its token is
 //! cancelled. Every request carries a [`server::PeerIdentity`] extension. [`rotation`] replaces the root.
 
+mod events;
 pub mod http;
 pub mod identity;
 pub mod leader;

@@ -22,7 +22,7 @@ use weft_controller::options::{LogFormat, Options};
 use weft_controller::provision::{Obstacles, Provisioner, ProxySettings};
 use weft_controller::rotation::{Rotation, plan::Bounds};
 use weft_controller::snapshot::{self, Snapshot, Snapshots};
-use weft_controller::status::{MeshWriter, StatusWriter};
+use weft_controller::status::{MeshWriter, ParentWatch, StatusWriter};
 use weft_controller::subscribe::{self, Limits, Subscriptions};
 use weft_controller::watch::{self as cluster, Kinds, World};
 use weft_controller::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, http, server};
@@ -197,6 +197,16 @@ impl Process {
             stop: self.stop.clone(),
         };
         self.tasks.spawn(meshes.run());
+        let parents = ParentWatch {
+            client: self.client.clone(),
+            kinds: kinds.clone(),
+            snapshots: self.snapshots.clone(),
+            leader: leader.clone(),
+            stop: self.stop.clone(),
+        };
+        if self.options.gateways {
+            self.tasks.spawn(parents.run());
+        }
         let (obstruct, obstacles) = watch::channel(Obstacles::default());
         let provisioner = Provisioner {
             client: self.client.clone(),

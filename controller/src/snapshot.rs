@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use weft_translate::{
-    GatewayClassStatus, GatewayStatus, ListenerSetStatus, Mesh, PolicyStatus, Provision,
-    RouteStatus, Settings, Translation, Translator,
+    GatewayClassStatus, GatewayStatus, ListenerSetStatus, Mesh, MissingParents, PolicyStatus,
+    Provision, RouteStatus, Settings, Translation, Translator,
 };
 
 use crate::metrics::Metrics;
@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub policies: Vec<PolicyStatus>,
     /// What Gateways run on.
     pub provisions: Vec<Provision>,
+    /// Of routes.
+    pub missing_parents: Vec<MissingParents>,
 }
 
 impl Snapshot {
@@ -58,6 +60,7 @@ impl Snapshot {
             listener_sets,
             policies,
             provisions,
+            missing_parents,
             warnings: _,
         } = translation;
         Self {
@@ -68,6 +71,7 @@ impl Snapshot {
             listener_sets,
             policies,
             provisions,
+            missing_parents,
         }
     }
 

@@ -6,9 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, ObjectReference, Pod, Secret};
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::Value;
@@ -19,6 +17,7 @@ use super::plan::{self, Decision, Replica, Seen};
 use super::report;
 use super::secret::{BROUGHT, Refusal, Request, View};
 use super::{Rotation, fingerprint};
+use crate::events::event;
 use crate::identity::{Authority, Bundle, LoadError, Phase, RootPem, Trust, new_root, read_secret};
 
 /// Between two looks, and after each.
@@ -281,31 +280,18 @@ impl Lead {
                 "rotation of the root: {message}"
             );
         }
-        let now = Time(Timestamp::now());
-        let event = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{}-", self.of.secret)),
-                ..ObjectMeta::default()
-            },
-            involved_object: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Secret".to_owned()),
-                name: Some(self.of.secret.clone()),
-                namespace: Some(self.of.namespace.clone()),
-                ..ObjectReference::default()
-            },
-            type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
-            reason: Some(reason.to_owned()),
-            message: Some(message.chars().take(1000).collect()),
-            source: Some(EventSource {
-                component: Some("weft-controller".to_owned()),
-                host: None,
-            }),
-            first_timestamp: Some(now.clone()),
-            last_timestamp: Some(now),
-            count: Some(1),
-            ..Event::default()
+        let metadata = ObjectMeta {
+            generate_name: Some(format!("{}-", self.of.secret)),
+            ..ObjectMeta::default()
         };
+        let object = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Secret".to_owned()),
+            name: Some(self.of.secret.clone()),
+            namespace: Some(self.of.namespace.clone()),
+            ..ObjectReference::default()
+        };
+        let event = event(metadata, object, warning, reason, message);
         let api = Api::<Event>::namespaced(self.of.client.clone(), &self.of.namespace);
         if let Err(error) = api.create(&PostParams::default(), &event).await {
             tracing::info!(%error, reason, "no Event written of the rotation");

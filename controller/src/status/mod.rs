@@ -4,11 +4,13 @@ mod due;
 mod features;
 mod merge;
 mod mesh;
+mod parents;
 mod pauses;
 mod programmed;
 mod writer;
 
 pub use mesh::MeshWriter;
+pub use parents::ParentWatch;
 #[cfg(test)]
 pub(crate) use programmed::statuses as with_proxies;
 pub use writer::StatusWriter;

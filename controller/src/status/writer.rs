@@ -13,7 +13,6 @@ use kube::{Client, Error as KubeError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_ir::RouteKind;
 
 use super::due::{self, Due, Subject, patch};
 use super::pauses::Pauses;
@@ -164,11 +163,7 @@ impl StatusWriter {
             Subject::GatewayClass => &kinds.gateway_class,
             Subject::Gateway => &kinds.gateway,
             Subject::ListenerSet => &kinds.listener_set,
-            Subject::Route(RouteKind::Http) => &kinds.http_route,
-            Subject::Route(RouteKind::Grpc) => &kinds.grpc_route,
-            Subject::Route(RouteKind::Tls) => &kinds.tls_route,
-            Subject::Route(RouteKind::Tcp) => &kinds.tcp_route,
-            Subject::Route(RouteKind::Udp) => &kinds.udp_route,
+            Subject::Route(kind) => kinds.route(kind),
             Subject::BackendTlsPolicy => &kinds.backend_tls_policy,
         };
         let Served::As(kind) = &*served.borrow() else {

@@ -8,6 +8,7 @@ use kube::api::ApiResource;
 use kube::error::DiscoveryError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use weft_ir::RouteKind;
 
 /// How long a definition that was just installed, upgraded or removed may go unnoticed.
 const ROUND: Duration = Duration::from_secs(10);
@@ -74,6 +75,18 @@ pub struct Kinds {
     pub udp_route: watch::Receiver<Served>,
     pub backend_tls_policy: watch::Receiver<Served>,
     pub mesh: watch::Receiver<Served>,
+}
+
+impl Kinds {
+    pub fn route(&self, kind: RouteKind) -> &watch::Receiver<Served> {
+        match kind {
+            RouteKind::Http => &self.http_route,
+            RouteKind::Grpc => &self.grpc_route,
+            RouteKind::Tls => &self.tls_route,
+            RouteKind::Tcp => &self.tcp_route,
+            RouteKind::Udp => &self.udp_route,
+        }
+    }
 }
 
 /// Asks for the kinds every few seconds until `stop`. What was known stays while the API server does not answer.

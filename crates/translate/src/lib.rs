@@ -27,6 +27,7 @@ use std::sync::Arc;
 use weft_ir::{Mode, TrustDomain};
 
 pub use gateways::GatewayView;
+pub use gateways::missing::MissingParents;
 pub use gateways::provision::{
     CLASS_LABEL, GATEWAY_LABEL, Provision, ProvisionPort, Resources, Scaling, ServiceProvision,
     ServiceType, TrafficPolicy,
@@ -91,6 +92,8 @@ pub struct Translation {
     pub policies: Vec<PolicyStatus>,
     /// For the accepted Gateways, by name.
     pub provisions: Vec<Provision>,
+    /// Of routes, by kind, namespace and name, where a class is ours.
+    pub missing_parents: Vec<MissingParents>,
     /// What users wrote and is not in force, where no status says so: for the log.
     pub warnings: BTreeSet<String>,
 }

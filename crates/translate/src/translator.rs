@@ -107,6 +107,7 @@ impl Translator {
             listener_sets: outcome.listener_sets,
             policies: outcome.policies,
             provisions: outcome.provisions,
+            missing_parents: outcome.missing,
             warnings: warnings.chain(outcome.warnings).collect(),
         }
     }

@@ -11,6 +11,7 @@ mod frontend;
 mod grants;
 mod hosts;
 mod listeners;
+pub(crate) mod missing;
 mod parameters;
 mod pem;
 mod plans;
@@ -39,6 +40,7 @@ use crate::status::Placed;
 use certificates::Data;
 use classes::{Class, Owned};
 use composed::Composed;
+use missing::{MissingParents, missing_parents};
 use plans::{Sources, plans};
 use provision::Provision;
 use scopes::Namespaces;
@@ -67,6 +69,7 @@ pub(crate) struct Outcome {
     pub(crate) listener_sets: Vec<ListenerSetStatus>,
     pub(crate) policies: Vec<PolicyStatus>,
     pub(crate) provisions: Vec<Provision>,
+    pub(crate) missing: Vec<MissingParents>,
     pub(crate) warnings: BTreeSet<String>,
 }
 
@@ -129,6 +132,7 @@ impl Memo {
             routes: routes::statuses(&routes, is_idle),
             policies: policies.statuses(services, &routes::targets(&routes, &composed)),
             classes: verdicts::class_statuses(classes, &parameters),
+            missing: missing_parents(objects),
             ..Outcome::default()
         };
         let infrastructure = Infrastructure {

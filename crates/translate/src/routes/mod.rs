@@ -251,7 +251,7 @@ fn hosts(names: &[Lenient<String>], resolver: &Resolver, report: &mut Report) ->
     RouteHosts::These(host_patterns(names, report))
 }
 
-fn route_id(kind: RouteKind, meta: &Meta) -> RouteId {
+pub(crate) fn route_id(kind: RouteKind, meta: &Meta) -> RouteId {
     RouteId {
         kind,
         namespace: Arc::from(&*meta.namespace),

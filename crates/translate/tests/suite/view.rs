@@ -72,9 +72,11 @@ pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
         ("statuses", statuses),
     ];
     let all = all.into_iter().chain(gateways::statuses(translation));
+    let missing = translation.missing_parents.iter();
+    let missing = list(missing.map(|of| text(format!("{}: {}", of.route, of.message))));
     let warnings = list(translation.warnings.iter().map(text));
     let all = all.map(|(name, of)| (name, some_mapping(of)));
-    let whole = fields(all.chain([("warnings", warnings)]));
+    let whole = fields(all.chain([("missingParents", missing), ("warnings", warnings)]));
     serde_norway::to_string(&whole).expect("YAML")
 }
 

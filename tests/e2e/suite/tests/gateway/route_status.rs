@@ -12,6 +12,7 @@ mod cases {
 
     use serde_json::{Value, json};
     use weft_e2e::gateways::{CONTROLLER_NAME, gateway, listener, parameters, route};
+    use weft_e2e::host::kubectl;
     use weft_e2e::objects::{self, to};
     use weft_e2e::{Bed, eventually};
 
@@ -125,8 +126,8 @@ mod cases {
         Ok(())
     }
 
-    /// Whose a Gateway is that is not there nobody knows, so that nobody may speak of it (`RouteStatus.parents`). Of a
-    /// Service that is not there the mesh speaks.
+    /// Whose a Gateway is that is not there nobody knows, so that no status may speak of it (`RouteStatus.parents`); an
+    /// Event does. Of a Service that is not there the mesh speaks.
     pub(super) async fn a_parent_that_is_not_there(bed: &Bed) -> anyhow::Result<()> {
         services(bed, &["v1"]).await?;
         let service = json!({"group": "", "kind": "Service", "name": "typo", "port": 80});
@@ -144,6 +145,21 @@ mod cases {
             anyhow::ensure!(entries == 0, "somebody spoke: {}", route["status"]);
             Ok(())
         };
+        eventually("an Event", async || {
+            let told = ["-n", &bed.namespace, "describe", "httproute", "early"];
+            let told = kubectl(&told).await?;
+            let words = [
+                "NoMatchingParent",
+                "there is no Gateway",
+                "/late",
+                "has none",
+            ];
+            for word in words {
+                anyhow::ensure!(told.contains(word), "no {word:?}: {told}");
+            }
+            Ok(())
+        })
+        .await?;
         nobody().await?;
         let accepted = async || {
             eventually("the route to be in force", async || {

@@ -1,0 +1,35 @@
+//! Events of Kubernetes: what `kubectl describe` shows below an object, where no condition can say it.
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ObjectMeta;
+
+/// Longer messages are refused.
+const MESSAGE: usize = 1000;
+
+/// An Event of the object, as of now.
+pub(crate) fn event(
+    metadata: ObjectMeta,
+    object: ObjectReference,
+    warning: bool,
+    reason: &str,
+    message: &str,
+) -> Event {
+    let now = Time(Timestamp::now());
+    Event {
+        metadata,
+        involved_object: object,
+        type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some(reason.to_owned()),
+        message: Some(message.chars().take(MESSAGE).collect()),
+        source: Some(EventSource {
+            component: Some("weft-controller".to_owned()),
+            host: None,
+        }),
+        first_timestamp: Some(now.clone()),
+        last_timestamp: Some(now),
+        count: Some(1),
+        ..Event::default()
+    }
+}
