@@ -1,5 +1,6 @@
 //! What an edit costs in a large cluster, step by step from the watch's event to the updates of proxies and the statuses
-//! that are due: 10,000 Services, 20,000 pods, 1,000 HTTPRoutes. A measurement, not a test:
+//! that are due: 10,000 Services, 20,000 pods, 1,000 HTTPRoutes, 1,000
+//! proxies. A measurement, not a test:
 //!
 //! `cargo test --release -p weft-controller --lib scale -- --ignored --nocapture`
 
@@ -12,10 +13,11 @@ use weft_translate::Translator;
 use crate::snapshot::{Snapshot, test_settings};
 use crate::status;
 use crate::subscribe::input::{Hello, Input};
+use crate::subscribe::registry::Registered;
 use crate::subscribe::session::Session;
 use crate::subscribe::{Registry, Source};
 use crate::watch::object::Watched;
-use crate::watch::{Store, Watchable, World};
+use crate::watch::{ObjectKey, Store, Watchable, World};
 
 const NAMESPACES: usize = 100;
 const SERVICES: usize = 10_000;
@@ -23,8 +25,10 @@ const PODS_OF_A_SERVICE: usize = 2;
 const ROUTES: usize = 1_000;
 /// Of them; the Gateway's are attached to it besides.
 const GATEWAY_ROUTES: usize = 100;
-const PROXIES: usize = 50;
+const PROXIES: usize = 1_000;
 const EDITS: usize = 50;
+/// In place of an edit: nothing is kept of what was.
+const ANEW: &str = "everything anew";
 
 fn meta(name: String, n: usize) -> Value {
     json!({
@@ -139,24 +143,36 @@ fn cluster() -> World {
     world
 }
 
-/// Every proxy watches the first Services of a namespace, with routes and without.
-fn sessions() -> Vec<Session> {
-    let session = |n: usize| {
+/// A proxy that answers at once.
+struct Proxy {
+    session: Session,
+    registered: Registered,
+}
+
+/// Each watches five Services with routes and five without.
+fn proxies(registry: &Registry) -> Vec<Proxy> {
+    let proxy = |n: usize| {
         let hello = Hello {
-            namespace: format!("ns-{n}"),
+            namespace: format!("ns-{}", n % NAMESPACES),
             pod: format!("p-{}", n * PODS_OF_A_SERVICE),
             version: String::new(),
             held: Vec::new(),
             unknown: Vec::new(),
         };
+        let pod = ObjectKey::new(&hello.namespace, &hello.pod);
         let mut session = Session::new(hello, 100).unwrap();
-        for service in [n, n + 1, n + 100, n + ROUTES, n + 5 * ROUTES] {
-            let address = service_address(service);
-            session.receive(Input::Watch(address)).unwrap();
+        for place in 0..5 {
+            for service in [n + place, ROUTES + n * 5 + place] {
+                let address = service_address(service % SERVICES);
+                session.receive(Input::Watch(address)).unwrap();
+            }
         }
-        session
+        Proxy {
+            session,
+            registered: registry.enter(pod, &[], 1).unwrap(),
+        }
     };
-    (0..PROXIES).map(session).collect()
+    (0..PROXIES).map(proxy).collect()
 }
 
 fn service_address(n: usize) -> std::net::SocketAddr {
@@ -164,10 +180,14 @@ fn service_address(n: usize) -> std::net::SocketAddr {
     format!("{ip}:80").parse().unwrap()
 }
 
-/// Resources that all sessions are sent.
-fn send(sessions: &mut [Session], source: &impl Source) -> usize {
+/// Resources that all proxies are sent.
+fn send(proxies: &mut [Proxy], source: &impl Source) -> usize {
     let mut sent = 0;
-    for session in sessions {
+    for Proxy {
+        session,
+        registered,
+    } in proxies
+    {
         session.snapshot_changed();
         while let Some(update) = session.next_update(source) {
             sent += update.resources.len();
@@ -175,7 +195,8 @@ fn send(sessions: &mut [Session], source: &impl Source) -> usize {
                 nonce: update.nonce,
                 refused: Vec::new(),
             };
-            session.receive(ack).unwrap();
+            let acked = session.receive(ack).unwrap();
+            registered.record(acked.unwrap_or_default());
         }
     }
     sent
@@ -233,14 +254,14 @@ fn an_edit_in_a_large_cluster() {
     let world = cluster();
     let mut translator = Translator::new(test_settings());
     let registry = Registry::default();
-    let mut sessions = sessions();
+    let mut proxies = proxies(&registry);
     let objects = resident();
     let begin = processor();
     let mut snapshot = Arc::new(Snapshot::new(translator.translate(&world.objects())));
     println!("first translation {:.1} ms", processor() - begin);
     println!(
         "first updates: {} resources",
-        send(&mut sessions, &snapshot.encoder)
+        send(&mut proxies, &snapshot.encoder)
     );
     println!(
         "resident: {objects:.0} MiB of objects, {:.0} MiB with the mesh",
@@ -248,7 +269,8 @@ fn an_edit_in_a_large_cluster() {
     );
 
     type Edit<'a> = (&'static str, Box<dyn Fn(usize) + 'a>);
-    let edits: [Edit<'_>; 5] = [
+    let edits: [Edit<'_>; 6] = [
+        (ANEW, Box::new(|_| ())),
         (
             "an HTTPRoute of a Service",
             Box::new(|n| {
@@ -301,11 +323,17 @@ fn an_edit_in_a_large_cluster() {
             let begin = processor();
             steps.time("the watch's event", || edit(n));
             let objects = steps.time("objects of all stores", || world.objects());
+            if title == ANEW {
+                translator = Translator::new(test_settings());
+            }
             let translation = steps.time("translation", || translator.translate(&objects));
-            let next = steps.time("snapshot", || Arc::new(snapshot.next(translation)));
-            let last = std::mem::replace(&mut snapshot, next);
+            let next = steps.time("snapshot", || match title {
+                ANEW => Snapshot::new(translation),
+                _ => snapshot.next(translation),
+            });
+            let last = std::mem::replace(&mut snapshot, Arc::new(next));
             steps.time("updates of all proxies", || {
-                send(&mut sessions, &snapshot.encoder)
+                send(&mut proxies, &snapshot.encoder)
             });
             steps.add("from the event to the last update", processor() - begin);
             steps.time("the last snapshot's end", || drop((last, objects)));

@@ -48,7 +48,7 @@ impl Standing {
 
 /// The proxies concerned by a route on a Service port.
 type Proxies = BTreeMap<ObjectKey, Standing>;
-type Tally = HashMap<(RouteId, ServicePort), Proxies>;
+type Tally = HashMap<RouteId, HashMap<ServicePort, Proxies>>;
 
 /// The statuses of a snapshot with the condition on each parent that accepted its route.
 pub(crate) fn statuses(snapshot: &Snapshot, registry: &Registry) -> Vec<RouteStatus> {
@@ -111,7 +111,8 @@ fn tally(encoder: &Encoder, held: Vec<Destination>) -> Tally {
         };
         let standing = Standing::of(held.as_ref(), *version);
         for route in routes {
-            let proxies = tally.entry((route.clone(), port.clone())).or_default();
+            let of_route = tally.entry(route.clone()).or_default();
+            let proxies = of_route.entry(port.clone()).or_default();
             worse(proxies, &pod, &standing);
         }
     }
@@ -161,8 +162,8 @@ fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
                 .is_none_or(|wanted| wanted == i64::from(port.port))
     };
     let mut all = Proxies::new();
-    for ((of, port), proxies) in tally {
-        if of == route && is_parent(port) {
+    for (port, proxies) in tally.get(route).into_iter().flatten() {
+        if is_parent(port) {
             for (pod, standing) in proxies {
                 worse(&mut all, pod, standing);
             }
