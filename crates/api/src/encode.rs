@@ -101,7 +101,7 @@ fn resource(key: &ResourceKey, body: Body) -> proto::Resource {
         version: 0,
         body: Some(body),
     };
-    // 0 is the proxy's word for "nothing held".
+    // 0 is the proxy's word for "in force in part only".
     resource.version = digest(DIGEST, &resource.encode_to_vec()).max(1);
     resource
 }

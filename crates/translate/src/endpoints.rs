@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use weft_ir::{Endpoint, EndpointSet, ServicePort};
 
-use crate::memo::{Last, Same};
+use crate::memo::{self, Last, Same};
 use crate::objects::EndpointSlice;
 use crate::pods::{PodInfo, Pods};
 use crate::services::{PortInfo, ServiceInfo, Services};
@@ -184,9 +184,7 @@ impl Made {
     /// Whether the sets are others than they were.
     fn renew(&mut self, slices: &Slices, pods: &Pods) -> bool {
         let slices = slices.of(&self.service.id);
-        let is_same = |(one, other)| Arc::ptr_eq(one, other);
-        let same = slices.len() == self.slices.len()
-            && slices.iter().zip(&self.slices).all(is_same)
+        let same = memo::same(slices, &self.slices)
             && endpoints(slices)
                 .zip(&self.behind)
                 .all(|((slice, named), behind)| behind.is(slice, named, pods));
@@ -204,19 +202,13 @@ impl Made {
     fn make(&mut self) -> bool {
         let make = |ports: &[PortInfo], transport, before: &[Arc<EndpointSet>]| {
             let sets = ports.iter().enumerate().map(|(place, port)| {
-                let set = self.endpoint_set(port, transport);
-                let before = before.get(place).filter(|before| ***before == set);
-                before.map_or_else(|| Arc::new(set), Arc::clone)
+                memo::alike(self.endpoint_set(port, transport), before.get(place))
             });
             sets.collect::<Vec<_>>()
         };
         let tcp = make(&self.service.ports, "TCP", &self.tcp);
         let udp = make(&self.service.udp, "UDP", &self.udp);
-        let same = |before: &[Arc<EndpointSet>], now: &[Arc<EndpointSet>]| {
-            let mut all = before.iter().zip(now);
-            before.len() == now.len() && all.all(|(one, other)| Arc::ptr_eq(one, other))
-        };
-        let changed = !same(&self.tcp, &tcp) || !same(&self.udp, &udp);
+        let changed = !memo::same(&self.tcp, &tcp) || !memo::same(&self.udp, &udp);
         (self.tcp, self.udp) = (tcp, udp);
         changed
     }

@@ -45,6 +45,20 @@ impl<T: ?Sized> Deref for Same<T> {
     }
 }
 
+/// Whether two lists hold the very same objects, in the same order.
+pub(crate) fn same<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
+    let mut pairs = one.iter().zip(other);
+    one.len() == other.len() && pairs.all(|(one, other)| Arc::ptr_eq(one, other))
+}
+
+/// What says the same as before is the same.
+pub(crate) fn alike<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
+    match before {
+        Some(before) if **before == now => Arc::clone(before),
+        _ => Arc::new(now),
+    }
+}
+
 /// What was derived last, and from what.
 #[derive(Debug)]
 pub(crate) struct Last<I, O>(Option<(I, Same<O>)>);

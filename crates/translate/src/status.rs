@@ -9,6 +9,7 @@ use std::sync::Arc;
 use weft_ir::{RouteKind, ServicePort};
 
 use crate::attach::{Attached, Attachment, Attachments};
+use crate::memo;
 use crate::objects::ParentRef;
 use crate::routes::{Fault, Report, Route};
 use crate::views::Routes;
@@ -78,10 +79,7 @@ pub(crate) fn merge(
     let mut before = before.iter().peekable();
     let alike = |(order, (status, _)): (Order, Placed)| {
         while before.next_if(|known| known.order() < order).is_some() {}
-        match before.peek() {
-            Some(known) if ***known == status => Arc::clone(known),
-            _ => Arc::new(status),
-        }
+        memo::alike(status, before.peek().copied())
     };
     all.into_iter().map(alike).collect()
 }

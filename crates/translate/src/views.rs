@@ -10,7 +10,7 @@ use std::sync::Arc;
 use weft_ir::{RouteKind, Routing, Rule, Service, ServicePort};
 
 use crate::attach::{Attached, Attachments, Group};
-use crate::memo::{Last, Same};
+use crate::memo::{self, Last, Same};
 use crate::mesh::{Addresses, PortView};
 use crate::routes::Rules;
 use crate::services::{Frontend, ServiceInfo, Services};
@@ -66,14 +66,7 @@ impl Memo {
             };
             let view = match before.remove(id) {
                 Some((known, view)) if known == from => view,
-                // What says the same as before is the same.
-                known => {
-                    let new = view(&from);
-                    let known = known.map(|(_, view)| view);
-                    known
-                        .filter(|view| **view == new)
-                        .unwrap_or_else(|| Arc::new(new))
-                }
+                known => memo::alike(view(&from), known.as_ref().map(|(_, view)| view)),
             };
             for address in sockets(info, port.number) {
                 // An address that two Services claim leads to the first.

@@ -32,7 +32,7 @@ use weft_ir::{Gateway, GatewayId, GatewayPort, ServicePort};
 
 use crate::Objects;
 use crate::endpoints::{Endpoints, Known};
-use crate::memo::{Last, Same};
+use crate::memo::{self, Last, Same};
 use crate::objects::{BackendTlsPolicy, ConfigMap, ReferenceGrant};
 use crate::routes::{GatewayRules, Resolver};
 use crate::services::Services;
@@ -194,21 +194,15 @@ impl Memo {
     /// What says the same as before is the same.
     fn view(&self, gateway: Gateway, ports: Vec<GatewayPort>) -> Arc<GatewayView> {
         let before = self.views.get(&gateway.id);
-        let alike = |port: GatewayPort| {
+        let port = |port: GatewayPort| {
             let mut before = before.into_iter().flat_map(|view| &view.ports);
-            match before.find(|before| ***before == port) {
-                Some(before) => Arc::clone(before),
-                None => Arc::new(port),
-            }
+            let alike = before.find(|before| ***before == port).cloned();
+            alike.unwrap_or_else(|| Arc::new(port))
         };
-        let ports = ports.into_iter().map(alike).collect();
         let view = GatewayView {
             gateway: Arc::new(gateway),
-            ports,
+            ports: ports.into_iter().map(port).collect(),
         };
-        match before.filter(|before| ***before == view) {
-            Some(before) => Arc::clone(before),
-            None => Arc::new(view),
-        }
+        memo::alike(view, before)
     }
 }

@@ -112,11 +112,33 @@ impl<O: Clone> Memo<O> {
             route: route.map(&finish),
             seen: resolver.seen(),
         };
-        let http = |of: &_| finish(Route::http(of, resolver));
-        let grpc = |of: &_| finish(Route::grpc(of, resolver));
-        let tls = |of: &_| finish(Route::tls(of, resolver));
-        let tcp = |of: &_| finish(Route::bytes(RouteKind::Tcp, of, resolver));
-        let udp = |of: &_| finish(Route::bytes(RouteKind::Udp, of, resolver));
+        let http = |of: &Arc<HttpRoute>| {
+            finish(Route::new(RouteKind::Http, of, resolver, |id, report| {
+                let specs = &of.spec.as_ref().ok()?.rules;
+                Some(Rules::Requests(http::rules(id, specs, resolver, report)))
+            }))
+        };
+        let grpc = |of: &Arc<GrpcRoute>| {
+            finish(Route::new(RouteKind::Grpc, of, resolver, |id, report| {
+                let specs = &of.spec.as_ref().ok()?.rules;
+                Some(Rules::Requests(grpc::rules(id, specs, resolver, report)))
+            }))
+        };
+        let tls = |of: &Arc<TlsRoute>| {
+            finish(Route::new(RouteKind::Tls, of, resolver, |id, report| {
+                let spec = of.spec.as_ref().ok()?;
+                let rule = connections::tls_rule(id, spec, resolver, report);
+                Some(Rules::Tls(rule))
+            }))
+        };
+        let bytes = |kind, of: &Arc<TcpRoute>| {
+            finish(Route::new(kind, of, resolver, |id, report| {
+                let specs = &of.spec.as_ref().ok()?.rules;
+                Some(Rules::Bytes(connections::rule(id, specs, resolver, report)))
+            }))
+        };
+        let tcp = |of: &_| bytes(RouteKind::Tcp, of);
+        let udp = |of: &_| bytes(RouteKind::Udp, of);
         let wanted = |kind| (kind, wanted, resolver);
         let all = [
             of_kind(
@@ -171,67 +193,26 @@ fn of_kind<T: Source, O>(
 }
 
 impl Route {
-    /// `None` when the object is not even a map.
-    fn http(route: &Arc<HttpRoute>, resolver: &Resolver) -> Option<Self> {
-        let HttpRoute { metadata, spec } = route.as_ref();
-        let spec = spec.as_ref().ok()?;
-        let id = route_id(RouteKind::Http, metadata);
+    /// `None` when the object is not even a map, so that it has no `rules`.
+    fn new<T: Source + 'static>(
+        kind: RouteKind,
+        of: &Arc<T>,
+        resolver: &Resolver,
+        rules: impl FnOnce(&RouteId, &mut Report) -> Option<Rules>,
+    ) -> Option<Self> {
+        let id = route_id(kind, of.meta());
         let mut report = Report::default();
-        let rules = Rules::Requests(http::rules(&id, &spec.rules, resolver, &mut report));
-        Some(Self {
-            id,
-            source: Arc::clone(route) as _,
-            hosts: hosts(&spec.hostnames, resolver, &mut report),
-            rules,
-            report,
-        })
-    }
-
-    /// As [`Route::http`].
-    fn grpc(route: &Arc<GrpcRoute>, resolver: &Resolver) -> Option<Self> {
-        let GrpcRoute { metadata, spec } = route.as_ref();
-        let spec = spec.as_ref().ok()?;
-        let id = route_id(RouteKind::Grpc, metadata);
-        let mut report = Report::default();
-        let rules = Rules::Requests(grpc::rules(&id, &spec.rules, resolver, &mut report));
-        Some(Self {
-            id,
-            source: Arc::clone(route) as _,
-            hosts: hosts(&spec.hostnames, resolver, &mut report),
-            rules,
-            report,
-        })
-    }
-
-    /// As [`Route::http`].
-    fn tls(route: &Arc<TlsRoute>, resolver: &Resolver) -> Option<Self> {
-        let TlsRoute { metadata, spec } = route.as_ref();
-        let spec = spec.as_ref().ok()?;
-        let id = route_id(RouteKind::Tls, metadata);
-        let mut report = Report::default();
-        let rule = connections::tls_rule(&id, spec, resolver, &mut report);
-        Some(Self {
-            id,
-            source: Arc::clone(route) as _,
+        let rules = rules(&id, &mut report)?;
+        let hosts = match &rules {
             // The rule has been read with the names, and their faults told.
-            hosts: hosts(&spec.hostnames, resolver, &mut Report::default()),
-            rules: Rules::Tls(rule),
-            report,
-        })
-    }
-
-    /// Of a TCPRoute or a UDPRoute. As [`Route::http`].
-    fn bytes(kind: RouteKind, route: &Arc<TcpRoute>, resolver: &Resolver) -> Option<Self> {
-        let TcpRoute { metadata, spec } = route.as_ref();
-        let spec = spec.as_ref().ok()?;
-        let id = route_id(kind, metadata);
-        let mut report = Report::default();
-        let rule = connections::rule(&id, &spec.rules, resolver, &mut report);
+            Rules::Tls(_) => hosts(of.hostnames(), resolver, &mut Report::default()),
+            Rules::Requests(_) | Rules::Bytes(_) => hosts(of.hostnames(), resolver, &mut report),
+        };
         Some(Self {
             id,
-            source: Arc::clone(route) as _,
-            hosts: RouteHosts::Any,
-            rules: Rules::Bytes(rule),
+            source: Arc::clone(of) as _,
+            hosts,
+            rules,
             report,
         })
     }
