@@ -4,6 +4,7 @@ pub mod admin;
 pub mod balance;
 pub mod batch;
 pub mod config;
+mod copy;
 pub mod detect;
 pub mod http;
 pub mod identity;

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::copy::both_ways;
 use crate::shutdown::Closing;
 use crate::streams::Told;
 
-/// Bytes buffered in each direction.
-const BUFFER: usize = 16 << 10;
 /// While the process ends, a connection that was silent for this long is taken to be idle.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -63,9 +62,7 @@ where
         }
     };
     let copied = tokio::select! {
-        copied = copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER, BUFFER) => {
-            copied.map(|_| ())
-        }
+        copied = both_ways(&mut client, &mut upstream) => copied,
         () = idle => Ok(()),
         () = closing.over() => Ok(()),
     };

@@ -190,15 +190,18 @@ async fn mesh(
     app: SocketAddr,
 ) -> Result<(), Closed> {
     let acceptor = TlsAcceptor::from(context.tls.server_config());
-    let accepted = timeout(HANDSHAKE, acceptor.accept(Gathered::new(stream))).await;
+    // In a box, which goes when the handshake is done, as the one of `Shared::connect`.
+    let accept = Box::pin(acceptor.accept(Gathered::new(stream)));
+    let accepted = timeout(HANDSHAKE, accept).await;
     let Ok(accepted) = accepted else {
         context.metrics.handshake(Direction::Inbound, "timeout");
         return Err(Closed::refused("handshake", "no handshake within 10 s"));
     };
     let result = accepted.as_ref().map_or_else(handshake_failure, |_| "ok");
     context.metrics.handshake(Direction::Inbound, result);
-    let stream =
-        accepted.map_err(|error| Closed::refused("handshake", format!("mutual TLS: {error}")))?;
+    let refused = |error| Closed::refused("handshake", format!("mutual TLS: {error}"));
+    // In a box, too: whoever it is handed to keeps room for it, down to where it is used.
+    let stream = Box::new(accepted.map_err(refused)?);
     let session = stream.get_ref().1;
     let identity = peer_identity(session.peer_certificates())
         .map_err(|error| Closed::refused("identity", error.to_string()))?;

@@ -113,8 +113,9 @@ impl Shared {
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
         let address = peer.address;
-        let opening = timeout(CONNECT_TIMEOUT, self.connect_unbounded(peer, backend, alpn));
-        tokio::pin!(opening);
+        // In a box, which goes when the connection is there: whoever uses it would be as large as this for as long.
+        let opening = self.connect_unbounded(peer, backend, alpn);
+        let mut opening = Box::pin(timeout(CONNECT_TIMEOUT, opening));
         let opened = match timeout(SLOW, &mut opening).await {
             Ok(opened) => opened,
             Err(_) => {
