@@ -12,6 +12,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
+use crate::streams::give_out;
+
 /// The largest TLS record, so that a full buffer is one.
 const SIZE: usize = 16 << 10;
 
@@ -169,12 +171,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
             ready!(poll_read_buf(Pin::new(&mut this.stream), cx, &mut read))?;
             this.read = read;
         }
-        let length = this.read.len().min(buffer.remaining());
-        buffer.put_slice(&this.read[..length]);
-        this.read.advance(length);
-        if this.read.is_empty() {
-            this.read = BytesMut::new();
-        }
+        give_out(&mut this.read, buffer);
         Poll::Ready(Ok(()))
     }
 }

@@ -10,6 +10,8 @@ use bytes::{Buf, BytesMut};
 use rustls::server::{Acceptor, ClientHello};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
+use crate::streams::give_out;
+
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guess {
@@ -184,12 +186,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         if this.prefix.is_empty() {
             return Pin::new(&mut this.stream).poll_read(cx, buffer);
         }
-        let length = this.prefix.len().min(buffer.remaining());
-        buffer.put_slice(&this.prefix[..length]);
-        this.prefix.advance(length);
-        if this.prefix.is_empty() {
-            this.prefix = BytesMut::new();
-        }
+        give_out(&mut this.prefix, buffer);
         Poll::Ready(Ok(()))
     }
 }

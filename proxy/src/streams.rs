@@ -1,9 +1,10 @@
-//! What streams that wrap another have in common: reads that are told of, writes that go on unchanged.
+//! What streams that wrap another have in common: reads that are told of or come from what is there, writes that go on unchanged.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// `AsyncWrite` for a wrapper whose writes are those of the stream `S` in its field. `$more`: its other parameters.
@@ -48,6 +49,16 @@ macro_rules! writes_through {
 }
 
 pub(crate) use writes_through;
+
+/// Gives out what was `read` before and fits; what is left empty holds no memory.
+pub(crate) fn give_out(read: &mut BytesMut, buffer: &mut ReadBuf<'_>) {
+    let length = read.len().min(buffer.remaining());
+    buffer.put_slice(&read[..length]);
+    read.advance(length);
+    if read.is_empty() {
+        *read = BytesMut::new();
+    }
+}
 
 /// A stream whose reads are told of: how many bytes each gave that gave any.
 pub(crate) struct Told<S, F> {

@@ -35,14 +35,9 @@ pub(super) fn http_filters(
     context: &Context<'_>,
     report: &mut Report,
 ) -> Result<Vec<Filter>, Fault> {
-    let mut translated = Vec::with_capacity(filters.len());
-    for (place, filter) in filters.iter().enumerate() {
-        let at = format!("{at}[{place}]");
-        let filter = filter.as_ref().map_err(|why| Fault::value(&at, why))?;
-        translated.extend(http_filter(filter, &at, context, report)?);
-    }
-    refuse_combinations(&translated, at)?;
-    Ok(translated)
+    all(filters, at, |filter, at| {
+        http_filter(filter, at, context, report)
+    })
 }
 
 /// As [`http_filters`].
@@ -52,17 +47,27 @@ pub(super) fn grpc_filters(
     context: &Context<'_>,
     report: &mut Report,
 ) -> Result<Vec<Filter>, Fault> {
+    all(filters, at, |filter, at| {
+        grpc_filter(filter, at, context, report)
+    })
+}
+
+/// `read`: a filter at its place; `None` where the specification has it left out.
+fn all<F>(
+    filters: &[Lenient<F>],
+    at: &str,
+    mut read: impl FnMut(&F, &str) -> Result<Option<Filter>, Fault>,
+) -> Result<Vec<Filter>, Fault> {
     let mut translated = Vec::with_capacity(filters.len());
     for (place, filter) in filters.iter().enumerate() {
         let at = format!("{at}[{place}]");
         let filter = filter.as_ref().map_err(|why| Fault::value(&at, why))?;
-        translated.extend(grpc_filter(filter, &at, context, report)?);
+        translated.extend(read(filter, &at)?);
     }
     refuse_combinations(&translated, at)?;
     Ok(translated)
 }
 
-/// `None` where the specification has the filter left out: a mirror whose backend leads nowhere.
 fn http_filter(
     filter: &HttpFilter,
     at: &str,
@@ -78,15 +83,16 @@ fn http_filter(
         request_mirror,
         cors,
     } = filter;
+    let common = Common {
+        kind,
+        request_header_modifier,
+        response_header_modifier,
+        request_mirror,
+    };
+    if let Some(read) = common.read(at, context, report) {
+        return read;
+    }
     let translated = match kind.as_str() {
-        "RequestHeaderModifier" => {
-            let (headers, at) = given(request_header_modifier, at, "requestHeaderModifier")?;
-            header_edit(headers, &at).map(Filter::RequestHeaders)
-        }
-        "ResponseHeaderModifier" => {
-            let (headers, at) = given(response_header_modifier, at, "responseHeaderModifier")?;
-            header_edit(headers, &at).map(Filter::ResponseHeaders)
-        }
         "RequestRedirect" => {
             let (spec, at) = given(request_redirect, at, "requestRedirect")?;
             redirect(spec, &at).map(Filter::Redirect)
@@ -94,10 +100,6 @@ fn http_filter(
         "URLRewrite" => {
             let (spec, at) = given(url_rewrite, at, "urlRewrite")?;
             rewrite(spec, &at).map(Filter::Rewrite)
-        }
-        "RequestMirror" => {
-            let (spec, at) = given(request_mirror, at, "requestMirror")?;
-            return mirror(spec, &at, context, report);
         }
         "CORS" => {
             let (spec, at) = given(cors, at, "cors")?;
@@ -112,7 +114,6 @@ fn http_filter(
     translated.map(Some)
 }
 
-/// As [`http_filter`].
 fn grpc_filter(
     filter: &GrpcFilter,
     at: &str,
@@ -125,26 +126,56 @@ fn grpc_filter(
         response_header_modifier,
         request_mirror,
     } = filter;
-    let translated = match kind.as_str() {
-        "RequestHeaderModifier" => {
-            let (headers, at) = given(request_header_modifier, at, "requestHeaderModifier")?;
-            header_edit(headers, &at).map(Filter::RequestHeaders)
-        }
-        "ResponseHeaderModifier" => {
-            let (headers, at) = given(response_header_modifier, at, "responseHeaderModifier")?;
-            header_edit(headers, &at).map(Filter::ResponseHeaders)
-        }
-        "RequestMirror" => {
-            let (spec, at) = given(request_mirror, at, "requestMirror")?;
-            return mirror(spec, &at, context, report);
-        }
-        other => Err(unknown(
-            &format!("{at}.type"),
-            other,
-            "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror",
-        )),
+    let common = Common {
+        kind,
+        request_header_modifier,
+        response_header_modifier,
+        request_mirror,
     };
-    translated.map(Some)
+    common.read(at, context, report).unwrap_or_else(|| {
+        Err(unknown(
+            &format!("{at}.type"),
+            kind,
+            "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror",
+        ))
+    })
+}
+
+/// The types of filters that HTTPRoutes and GRPCRoutes share.
+struct Common<'a> {
+    kind: &'a str,
+    request_header_modifier: &'a Option<HeaderFilter>,
+    response_header_modifier: &'a Option<HeaderFilter>,
+    request_mirror: &'a Option<RequestMirror>,
+}
+
+impl Common<'_> {
+    /// `None`: of another type.
+    fn read(
+        &self,
+        at: &str,
+        context: &Context<'_>,
+        report: &mut Report,
+    ) -> Option<Result<Option<Filter>, Fault>> {
+        let headers = |field, name| {
+            let (headers, at) = given(field, at, name)?;
+            header_edit(headers, &at)
+        };
+        let read = match self.kind {
+            "RequestHeaderModifier" => {
+                headers(self.request_header_modifier, "requestHeaderModifier")
+                    .map(|edit| Some(Filter::RequestHeaders(edit)))
+            }
+            "ResponseHeaderModifier" => {
+                headers(self.response_header_modifier, "responseHeaderModifier")
+                    .map(|edit| Some(Filter::ResponseHeaders(edit)))
+            }
+            "RequestMirror" => given(self.request_mirror, at, "requestMirror")
+                .and_then(|(spec, at)| mirror(spec, &at, context, report)),
+            _ => return None,
+        };
+        Some(read)
+    }
 }
 
 /// The field that the filter's type asks for, and its place.

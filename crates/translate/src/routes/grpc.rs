@@ -9,35 +9,17 @@ use weft_ir::{PathMatch, RequestMatch, RouteId, Rule, Timeouts};
 use super::CompiledRule;
 use super::backends::{Context, backends};
 use super::filters::grpc_filters;
-use super::http::{nowhere, unreadable};
+use super::http::nowhere;
 use super::report::{Fault, Report};
-use super::resolver::Resolver;
 use super::values::{header_matches, pattern, unknown};
 use crate::objects::{GrpcMatch, GrpcMethodMatch, GrpcRule, Lenient};
 
-pub(super) fn rules(
+pub(super) fn rule(
     id: &RouteId,
-    specs: &[Lenient<GrpcRule>],
-    resolver: &Resolver,
+    spec: &GrpcRule,
+    context: &Context<'_>,
     report: &mut Report,
-) -> Vec<CompiledRule> {
-    (0..)
-        .zip(specs)
-        .map(|(index, spec)| {
-            let context = Context {
-                route: id,
-                rule: index,
-                resolver,
-            };
-            match spec.as_ref() {
-                Ok(spec) => rule(id, spec, &context, report),
-                Err(why) => unreadable(id, index, why, report),
-            }
-        })
-        .collect()
-}
-
-fn rule(id: &RouteId, spec: &GrpcRule, context: &Context<'_>, report: &mut Report) -> CompiledRule {
+) -> CompiledRule {
     let GrpcRule {
         name,
         matches,

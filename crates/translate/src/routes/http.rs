@@ -12,7 +12,6 @@ use super::CompiledRule;
 use super::backends::{Backends, Context, backends};
 use super::filters::{http_filters, replaces_prefix};
 use super::report::{Fault, Report};
-use super::resolver::Resolver;
 use super::values::{duration, header_matches, pattern, query_matches, unknown};
 use crate::objects::{HttpMatch, HttpPathMatch, HttpRetry, HttpRule, HttpTimeouts, Lenient};
 
@@ -33,28 +32,6 @@ pub(super) const METHODS: [Method; 9] = [
 const ATTEMPTS: u32 = 1;
 /// The wait before another try, where nothing is said.
 const BACKOFF: Duration = Duration::from_millis(25);
-
-pub(super) fn rules(
-    id: &RouteId,
-    specs: &[Lenient<HttpRule>],
-    resolver: &Resolver,
-    report: &mut Report,
-) -> Vec<CompiledRule> {
-    (0..)
-        .zip(specs)
-        .map(|(index, spec)| {
-            let context = Context {
-                route: id,
-                rule: index,
-                resolver,
-            };
-            match spec.as_ref() {
-                Ok(spec) => rule(id, spec, &context, report),
-                Err(why) => unreadable(id, index, why, report),
-            }
-        })
-        .collect()
-}
 
 /// What it would take is not known: it answers 500 to what no other rule takes.
 pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Report) -> CompiledRule {
@@ -77,7 +54,12 @@ pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Repor
     CompiledRule { rule, works: false }
 }
 
-fn rule(id: &RouteId, spec: &HttpRule, context: &Context<'_>, report: &mut Report) -> CompiledRule {
+pub(super) fn rule(
+    id: &RouteId,
+    spec: &HttpRule,
+    context: &Context<'_>,
+    report: &mut Report,
+) -> CompiledRule {
     let HttpRule {
         name,
         matches,

@@ -19,6 +19,7 @@ use crate::gateways::RouteHosts;
 use crate::memo::PerObject;
 use crate::objects::{GrpcRoute, HttpRoute, Lenient, Meta, ParentRef, TcpRoute, TlsRoute};
 
+use backends::Context;
 pub(crate) use connections::CompiledConnections;
 pub(crate) use report::{Fault, Report};
 use resolver::{Common, Seen};
@@ -115,13 +116,15 @@ impl<O: Clone> Memo<O> {
         let http = |of: &Arc<HttpRoute>| {
             finish(Route::new(RouteKind::Http, of, resolver, |id, report| {
                 let specs = &of.spec.as_ref().ok()?.rules;
-                Some(Rules::Requests(http::rules(id, specs, resolver, report)))
+                let rules = request_rules(id, specs, resolver, report, http::rule);
+                Some(Rules::Requests(rules))
             }))
         };
         let grpc = |of: &Arc<GrpcRoute>| {
             finish(Route::new(RouteKind::Grpc, of, resolver, |id, report| {
                 let specs = &of.spec.as_ref().ok()?.rules;
-                Some(Rules::Requests(grpc::rules(id, specs, resolver, report)))
+                let rules = request_rules(id, specs, resolver, report, grpc::rule);
+                Some(Rules::Requests(rules))
             }))
         };
         let tls = |of: &Arc<TlsRoute>| {
@@ -222,6 +225,28 @@ impl Route {
         let age = self.source.meta().creation_timestamp.clone();
         (age, format!("{}/{}", self.id.namespace, self.id.name))
     }
+}
+
+/// Each rule by itself: one that cannot be read fails alone.
+fn request_rules<T>(
+    id: &RouteId,
+    specs: &[Lenient<T>],
+    resolver: &Resolver,
+    report: &mut Report,
+    rule: impl Fn(&RouteId, &T, &Context<'_>, &mut Report) -> CompiledRule,
+) -> Vec<CompiledRule> {
+    let rules = (0..).zip(specs).map(|(index, spec)| {
+        let context = Context {
+            route: id,
+            rule: index,
+            resolver,
+        };
+        match spec.as_ref() {
+            Ok(spec) => rule(id, spec, &context, report),
+            Err(why) => http::unreadable(id, index, why, report),
+        }
+    });
+    rules.collect()
 }
 
 /// Under Services they mean nothing. What cannot be read of them becomes the route's fault.
