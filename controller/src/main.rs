@@ -42,6 +42,7 @@ async fn main() -> ExitCode {
         eprintln!("weft-controller: {error:#}");
         return ExitCode::FAILURE;
     }
+    weft_process::raise_file_limit();
     match run(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,12 +1,12 @@
 //! The controller's metrics. Labels are bounded: kinds and results, never names of users' objects.
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use weft_process::ProcessCollector;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -104,35 +104,6 @@ impl Metrics {
         let kind = kind.to_owned();
         family.get_or_create(&Kind { kind }).inc();
     }
-}
-
-/// Reads the resident memory of this process at each scrape.
-#[derive(Debug)]
-struct ProcessCollector;
-
-impl Collector for ProcessCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(bytes) = resident_bytes() else {
-            return Ok(());
-        };
-        let gauge = ConstGauge::new(bytes);
-        let metric = encoder.encode_descriptor(
-            "process_resident_memory_bytes",
-            "Resident memory of this process",
-            None,
-            gauge.metric_type(),
-        )?;
-        gauge.encode(metric)
-    }
-}
-
-fn resident_bytes() -> Option<i64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]

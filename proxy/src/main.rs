@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    weft_process::raise_file_limit();
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

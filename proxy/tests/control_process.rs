@@ -14,6 +14,9 @@ use weft_ir::{Identity, Mode, TrustDomain, Workload};
 use weft_testkit::controller::FakeController;
 use weft_testkit::pki::Pki;
 
+/// Open files: fewer than the proxy needs under load.
+const FEW_FILES: i64 = 128;
+
 /// Ports that were free a moment ago.
 fn free_ports<const N: usize>() -> [SocketAddr; N] {
     let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -30,8 +33,13 @@ struct Proxy {
 
 fn start(controller: &FakeController, folder: &std::path::Path) -> Proxy {
     let [outbound, inbound, admin, ready] = free_ports();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weft-proxy"));
+    // The soft limit alone, as container runtimes set it.
+    let mut command = Command::new("prlimit");
     command
+        .args([
+            &format!("--nofile={FEW_FILES}:"),
+            env!("CARGO_BIN_EXE_weft-proxy"),
+        ])
         .env_clear()
         .env("WEFT_CONTROLLER", controller.url())
         .env("WEFT_TOKEN", folder.join("token"))
@@ -129,10 +137,12 @@ async fn ready_when_configured_unmoved_by_garbage_gone_at_sigterm() {
         metrics.contains("weft_protocol_errors_total{listener="),
         "{metrics}"
     );
-    let resident = metrics
-        .lines()
-        .find(|line| line.starts_with("process_resident_memory_bytes "));
-    println!("idle: {}", resident.unwrap());
+    let figure = |name: &str| -> i64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse().unwrap()
+    };
+    println!("idle: {}", figure("process_resident_memory_bytes "));
+    assert!(figure("process_max_fds ") > FEW_FILES);
 
     let id = proxy.child.id().unwrap().to_string();
     let sent = Command::new("kill").args(["-TERM", &id]).status().await;

@@ -5,12 +5,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use weft_process::ProcessCollector;
 
 use super::requests::{Direction, RequestCollector, RequestMetrics, RequestSeries};
 use super::udp::UdpMetrics;
@@ -320,31 +320,4 @@ impl<M: prometheus_client::registry::Metric> Registered for M {
     fn register(self: Box<Self>, registry: &mut Registry, name: &str, help: &str) {
         registry.register(name, help, *self);
     }
-}
-
-/// What the kernel knows of this process, read at each scrape.
-#[derive(Debug)]
-struct ProcessCollector;
-
-impl Collector for ProcessCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(bytes) = resident_bytes() else {
-            return Ok(());
-        };
-        let gauge = ConstGauge::new(bytes);
-        let metric = encoder.encode_descriptor(
-            "process_resident_memory_bytes",
-            "Resident memory",
-            None,
-            gauge.metric_type(),
-        )?;
-        gauge.encode(metric)
-    }
-}
-
-/// From `/proc/self/statm`, whose second figure is in pages of 4 KiB on every platform Weft runs on (proc(5)).
-fn resident_bytes() -> Option<i64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: i64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * 4096)
 }
