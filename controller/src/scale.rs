@@ -1,6 +1,5 @@
 //! What an edit costs in a large cluster, step by step from the watch's event to the updates of proxies and the statuses
-//! that are due: 10,000 Services, 20,000 pods, 1,000 HTTPRoutes, 1,000
-//! proxies. A measurement, not a test:
+//! that are due: 10,000 Services, 20,000 pods, 1,000 HTTPRoutes, 1,000 proxies. A measurement, not a test:
 //!
 //! `cargo test --release -p weft-controller --lib scale -- --ignored --nocapture`
 

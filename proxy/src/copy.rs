@@ -52,16 +52,12 @@ enum End {
 
 impl Way {
     /// Ready once the writer was told the reader's end.
-    fn poll<R, W>(
+    fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-    ) -> Poll<io::Result<()>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         loop {
             while !self.kept.is_empty() {
                 let taken = ready!(self.write(cx, writer, &self.kept.clone()))?;
@@ -81,16 +77,12 @@ impl Way {
     }
 
     /// Reads once, and writes what the writer takes of it.
-    fn read<R, W>(
+    fn read(
         &mut self,
         cx: &mut Context<'_>,
-        reader: &mut R,
-        writer: &mut W,
-    ) -> Poll<io::Result<()>>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         let mut space = [MaybeUninit::uninit(); SIZE];
         let mut space = ReadBuf::uninit(&mut space);
         if Pin::new(reader).poll_read(cx, &mut space)?.is_pending() {
@@ -115,10 +107,10 @@ impl Way {
         Poll::Ready(Ok(()))
     }
 
-    fn write<W: AsyncWrite + Unpin>(
+    fn write(
         &mut self,
         cx: &mut Context<'_>,
-        writer: &mut W,
+        writer: &mut (impl AsyncWrite + Unpin),
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let taken = ready!(Pin::new(writer).poll_write(cx, bytes))?;

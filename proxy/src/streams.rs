@@ -1,4 +1,5 @@
-//! What streams that wrap another have in common: reads that are told of or come from what is there, writes that go on unchanged.
+//! What streams that wrap another have in common: reads that are told of or come from what is there,
+//! writes that go on unchanged.
 
 use std::io;
 use std::pin::Pin;

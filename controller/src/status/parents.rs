@@ -11,6 +11,7 @@ use kube::{Api, Client, Error as KubeError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use weft_api::encode::{DIGEST, digest};
 use weft_translate::MissingParents;
 
 use crate::events::event;
@@ -110,12 +111,7 @@ impl ParentWatch {
 
 /// The same for the same words about the same object.
 fn event_name(of: &MissingParents) -> String {
-    let digest = [&*of.uid, &*of.message]
-        .iter()
-        .flat_map(|text| text.bytes())
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+    let digest = digest(digest(DIGEST, of.uid.as_bytes()), of.message.as_bytes());
     // A name has room for 253 characters.
     let name: String = of.route.name.chars().take(200).collect();
     format!("{name}.{digest:016x}")

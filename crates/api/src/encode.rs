@@ -107,10 +107,10 @@ fn resource(key: &ResourceKey, body: Body) -> proto::Resource {
 }
 
 /// The digest of nothing.
-const DIGEST: u64 = 0xcbf2_9ce4_8422_2325;
+pub const DIGEST: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a: that of `before`, and of these bytes behind it.
-fn digest(before: u64, bytes: &[u8]) -> u64 {
+pub fn digest(before: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(before, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
