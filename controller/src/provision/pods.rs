@@ -1,17 +1,18 @@
 //! The pod template of a gateway's Deployment. Listeners leave no trace in it: they come and go without a roll-out.
 
 use serde_json::{Value, json};
-use weft_translate::{Provision, Resources};
+use weft_translate::Provision;
 
 use super::{MANAGED_BY, MANAGER, ProxySettings};
 
 /// The user and group of the proxy's image.
 const USER: u32 = 2460;
 const IDENTITY_DIR: &str = "/var/run/weft";
-/// How long a pod has to end: the hook before the signal, the drain, and a little for the kubelet.
-const GRACE: u32 = 60;
+/// The longest that the hook holds the signal back, unless the time for clients is longer.
 const WITHDRAW: u32 = 8;
 const DRAIN: u32 = 50;
+/// What is left for the kubelet.
+const RESERVE: u32 = 2;
 
 /// What the Deployment, and everything that means its pods, selects by; it can never change.
 pub(super) fn selector(of: &Provision) -> Value {
@@ -38,7 +39,7 @@ pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
             "imagePullSecrets": secrets.collect::<Vec<_>>(),
-            "terminationGracePeriodSeconds": GRACE,
+            "terminationGracePeriodSeconds": withdraw(of) + DRAIN + RESERVE,
             "securityContext": {
                 "runAsNonRoot": true,
                 "runAsUser": USER,
@@ -49,7 +50,7 @@ pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
                 "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }],
             },
             "affinity": { "podAntiAffinity": apart(of) },
-            "containers": [container(&of.resources, settings)],
+            "containers": [container(of, settings)],
             "volumes": [identity_volume()],
         },
     })
@@ -75,7 +76,12 @@ fn apart(of: &Provision) -> Value {
     })
 }
 
-fn container(resources: &Resources, settings: &ProxySettings) -> Value {
+/// How long the hook may hold the signal back, in seconds.
+fn withdraw(of: &Provision) -> u32 {
+    WITHDRAW.max(of.outside_grace)
+}
+
+fn container(of: &Provision, settings: &ProxySettings) -> Value {
     let or = |asked: &std::collections::BTreeMap<String, String>, set| {
         if asked.is_empty() {
             json!(set)
@@ -87,7 +93,7 @@ fn container(resources: &Resources, settings: &ProxySettings) -> Value {
         "name": "weft-proxy",
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
-        "env": env(settings),
+        "env": env(of, settings),
         "ports": [
             { "name": "weft-metrics", "containerPort": 15020, "protocol": "TCP" },
             { "name": "weft-ready", "containerPort": 15021, "protocol": "TCP" },
@@ -97,8 +103,8 @@ fn container(resources: &Resources, settings: &ProxySettings) -> Value {
         "livenessProbe": { "tcpSocket": { "port": 15021 }, "periodSeconds": 20, "failureThreshold": 3 },
         "lifecycle": { "preStop": { "httpGet": { "path": "/drain", "port": 15021, "scheme": "HTTP" } } },
         "resources": {
-            "requests": or(&resources.requests, &settings.resources.requests),
-            "limits": or(&resources.limits, &settings.resources.limits),
+            "requests": or(&of.resources.requests, &settings.resources.requests),
+            "limits": or(&of.resources.limits, &settings.resources.limits),
         },
         "securityContext": {
             "allowPrivilegeEscalation": false,
@@ -110,7 +116,7 @@ fn container(resources: &Resources, settings: &ProxySettings) -> Value {
     })
 }
 
-fn env(settings: &ProxySettings) -> Value {
+fn env(of: &Provision, settings: &ProxySettings) -> Value {
     let fixed = |name: &str, value: &str| json!({ "name": name, "value": value });
     let field = |name: &str, path: &str| {
         let field = json!({ "apiVersion": "v1", "fieldPath": path });
@@ -129,7 +135,8 @@ fn env(settings: &ProxySettings) -> Value {
         fixed("WEFT_ACCESS_LOG", &settings.access_log),
         fixed("WEFT_WORKERS", &settings.workers.to_string()),
         fixed("WEFT_LOG", &settings.log),
-        fixed("WEFT_WITHDRAW_SECONDS", &WITHDRAW.to_string()),
+        fixed("WEFT_WITHDRAW_SECONDS", &withdraw(of).to_string()),
+        fixed("WEFT_OUTSIDE_GRACE_SECONDS", &of.outside_grace.to_string()),
         fixed("WEFT_DRAIN_SECONDS", &DRAIN.to_string()),
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),

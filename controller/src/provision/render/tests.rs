@@ -61,6 +61,7 @@ pub(crate) fn provision() -> Provision {
         },
         scaling: Scaling::Fixed(2),
         resources: Resources::default(),
+        outside_grace: 10,
     }
 }
 

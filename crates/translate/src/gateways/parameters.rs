@@ -21,17 +21,21 @@ pub(crate) struct Parameters {
     pub(crate) service_annotations: BTreeMap<String, String>,
     trusted_hops: Option<u32>,
     proxy_protocol: Option<bool>,
+    outside_grace: Option<u32>,
 }
 
 const KEYS: &str = "replicas, minReplicas, maxReplicas, targetCPUPercent, cpuRequest, cpuLimit, memoryRequest, \
                     memoryLimit, serviceType, externalTrafficPolicy, loadBalancerClass, serviceAnnotations, \
-                    trustedHops, proxyProtocol";
+                    trustedHops, proxyProtocol, outsideGraceSeconds";
 
 /// The share of the CPU at which pods are added, where nothing is said.
 const CPU_PERCENT: u32 = 80;
 /// More are surely a slip of the pen.
 const MAX_REPLICAS: u32 = 1000;
 const MAX_HOPS: u32 = 64;
+/// Longer than most load balancers take to notice that an endpoint is gone.
+const OUTSIDE_GRACE: u32 = 10;
+const MAX_OUTSIDE_GRACE: u32 = 120;
 
 impl Parameters {
     /// `namespace`: where the reference has none. What can be read is in force beside what is wrong.
@@ -116,6 +120,9 @@ impl Parameters {
                     _ => return Err(none_of(value, "\"true\", \"false\"")),
                 });
             }
+            "outsideGraceSeconds" => {
+                self.outside_grace = Some(number(value, 0, MAX_OUTSIDE_GRACE)?);
+            }
             _ => return Err(format!("no such key; there are {KEYS}")),
         }
         Ok(())
@@ -139,6 +146,7 @@ impl Parameters {
             traffic_policy: self.traffic_policy.or(class.traffic_policy),
             trusted_hops: self.trusted_hops.or(class.trusted_hops),
             proxy_protocol: self.proxy_protocol.or(class.proxy_protocol),
+            outside_grace: self.outside_grace.or(class.outside_grace),
             load_balancer_class: self
                 .load_balancer_class
                 .or_else(|| class.load_balancer_class.clone()),
@@ -179,6 +187,10 @@ impl Parameters {
 
     pub(crate) fn proxy_protocol(&self) -> bool {
         self.proxy_protocol.unwrap_or(false)
+    }
+
+    pub(crate) fn outside_grace(&self) -> u32 {
+        self.outside_grace.unwrap_or(OUTSIDE_GRACE)
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Provision {
     pub service: ServiceProvision,
     pub scaling: Scaling,
     pub resources: Resources,
+    /// For how long a pod that ends still takes connections, in seconds: what leads to it learns in its own time.
+    pub outside_grace: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -137,6 +137,7 @@ pub(crate) fn provision(
         },
         scaling: parameters.scaling(),
         resources: parameters.resources.clone(),
+        outside_grace: parameters.outside_grace(),
     };
     Ok((provision, requested))
 }

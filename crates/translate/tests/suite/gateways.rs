@@ -263,6 +263,7 @@ fn provision(provision: &Provision) -> (Value, Value) {
         service,
         scaling,
         resources,
+        outside_grace,
     } = provision;
     let ServiceProvision {
         kind,
@@ -288,6 +289,8 @@ fn provision(provision: &Provision) -> (Value, Value) {
             cpu_percent,
         } => format!("{min} to {max} replicas at {cpu_percent} %"),
     };
+    // Where it is not what every Gateway has.
+    let outside_grace = (*outside_grace != 10).then(|| text(format!("{outside_grace} s")));
     let service = format!("{} {}", kind.as_str(), external_traffic_policy.as_str());
     let all = fields([
         ("name", Some(text(format!("{name} of {uid:?} and {class}")))),
@@ -301,6 +304,7 @@ fn provision(provision: &Provision) -> (Value, Value) {
         ("scaling", Some(text(scaling))),
         ("requests", pairs(requests)),
         ("limits", pairs(limits)),
+        ("outsideGrace", outside_grace),
     ]);
     (text(gateway), all)
 }
