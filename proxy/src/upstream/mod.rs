@@ -46,11 +46,34 @@ pub struct Shared {
     tls: Tls,
     metrics: Arc<Metrics>,
     started: Instant,
-    peers: Mutex<HashMap<Key, Weak<Peer>>>,
+    known: Mutex<Known>,
+}
+
+/// What is in use, each once. What no longer is goes with the next [`Shared::sweep`].
+#[derive(Default)]
+struct Known {
+    peers: HashMap<Key, Weak<Peer>>,
+    pulses: HashMap<(IpAddr, Identity), Weak<Pulse>>,
 }
 
 /// An endpoint, and with which settings TLS is spoken with the application itself.
 type Key = (Endpoint, Option<u64>);
+
+impl Known {
+    /// One for all ports of a pod whose proxy is spoken to: it answers for all of them.
+    fn pulse(&mut self, endpoint: &Endpoint, tls: Option<&Arc<Backend>>) -> Arc<Pulse> {
+        let (Some(identity), None) = (&endpoint.identity, tls) else {
+            return Arc::default();
+        };
+        let key = (endpoint.address.ip(), identity.clone());
+        if let Some(pulse) = self.pulses.get(&key).and_then(Weak::upgrade) {
+            return pulse;
+        }
+        let pulse = Arc::default();
+        self.pulses.insert(key, Arc::downgrade(&pulse));
+        pulse
+    }
+}
 
 impl Shared {
     /// `own`: the pod's own addresses.
@@ -60,7 +83,7 @@ impl Shared {
             tls,
             metrics,
             started: Instant::now(),
-            peers: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -86,9 +109,10 @@ impl Shared {
     /// Closes connections that were idle too long, or are too old. To be called every few seconds.
     pub fn sweep(&self) {
         let peers: Vec<Arc<Peer>> = {
-            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-            peers.retain(|_, peer| peer.strong_count() > 0);
-            peers.values().filter_map(Weak::upgrade).collect()
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.peers.retain(|_, peer| peer.strong_count() > 0);
+            known.pulses.retain(|_, pulse| pulse.strong_count() > 0);
+            known.peers.values().filter_map(Weak::upgrade).collect()
         };
         for peer in peers {
             peer.http1.sweep(Instant::now());
@@ -115,15 +139,15 @@ impl Shared {
     }
 
     fn peer(&self, endpoint: &Endpoint, tls: Option<&Arc<Backend>>) -> Arc<Peer> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (endpoint.clone(), tls.map(|tls| tls.id));
-        if let Some(peer) = peers.get(&key).and_then(Weak::upgrade) {
+        if let Some(peer) = known.peers.get(&key).and_then(Weak::upgrade) {
             return peer;
         }
         let own = self.is_own(endpoint.address.ip());
-        let peer = Arc::new(Peer::new(endpoint, tls.cloned(), own));
-        peers.retain(|_, peer| peer.strong_count() > 0);
-        peers.insert(key, Arc::downgrade(&peer));
+        let pulse = known.pulse(endpoint, tls);
+        let peer = Arc::new(Peer::new(endpoint, tls.cloned(), own, pulse));
+        known.peers.insert(key, Arc::downgrade(&peer));
         peer
     }
 }
@@ -142,6 +166,7 @@ pub struct Peer {
     avoid_until: AtomicU64,
     /// Failed connections since the last good one, those counted once that fail together.
     misses: AtomicU32,
+    /// Of all ports of the pod.
     pulse: Arc<Pulse>,
     /// HTTP/1.1 with the application itself.
     http1: http1::Idle,
@@ -154,7 +179,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn new(endpoint: &Endpoint, tls: Option<Arc<Backend>>, own: bool) -> Self {
+    fn new(endpoint: &Endpoint, tls: Option<Arc<Backend>>, own: bool, pulse: Arc<Pulse>) -> Self {
         Self {
             address: endpoint.address,
             identity: endpoint.identity.clone().filter(|_| !own).map(Arc::new),
@@ -163,7 +188,7 @@ impl Peer {
             load: Load::default(),
             avoid_until: AtomicU64::new(0),
             misses: AtomicU32::new(0),
-            pulse: Arc::default(),
+            pulse,
             http1: http1::Idle::default(),
             http2: http2::Pool::default(),
             mixed: http2::Pool::default(),
@@ -306,7 +331,7 @@ mod tests {
     fn the_dead_are_left_out_longer_each_time() {
         let address = SocketAddr::from(([10, 0, 0, 1], 80));
         let identity = None;
-        let peer = Peer::new(&Endpoint { address, identity }, None, false);
+        let peer = Peer::new(&Endpoint { address, identity }, None, false, Arc::default());
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..7 {
@@ -331,7 +356,7 @@ mod tests {
     fn what_failed_is_looked_at_by_one_before_it_is_used() {
         let address = SocketAddr::from(([10, 0, 0, 1], 80));
         let identity = None;
-        let peer = Peer::new(&Endpoint { address, identity }, None, false);
+        let peer = Peer::new(&Endpoint { address, identity }, None, false, Arc::default());
         assert!(peer.is_well(0) && !peer.is_to_be_looked_at(0));
         peer.avoid(0);
         let (back, look) = (AVOID.as_nanos() as u64, LOOK.as_nanos() as u64);
@@ -341,5 +366,34 @@ mod tests {
         assert!(peer.is_to_be_looked_at(back + look));
         peer.reached();
         assert!(peer.is_well(back + 2 * look) && !peer.is_to_be_looked_at(back + 2 * look));
+    }
+
+    #[test]
+    fn a_pod_that_is_silent_on_one_port_is_silent_on_all() {
+        let identity = |account: &str| {
+            let domain = weft_ir::TrustDomain::new("cluster.local").unwrap();
+            Identity::new(domain, "shop", account).ok()
+        };
+        let at = |address: &str, identity: Option<Identity>| Endpoint {
+            address: address.parse().unwrap(),
+            identity,
+        };
+        let mut known = Known::default();
+        let mut pulse = |endpoint: Endpoint| known.pulse(&endpoint, None);
+        let http = pulse(at("10.0.0.1:80", identity("a")));
+        let grpc = pulse(at("10.0.0.1:90", identity("a")));
+        let others = [
+            pulse(at("10.0.0.2:80", identity("a"))),
+            // The address has become another pod's.
+            pulse(at("10.0.0.1:80", identity("b"))),
+            // Where no proxy answers for them, ports are by themselves.
+            pulse(at("10.0.0.1:80", None)),
+        ];
+        http.begin(0);
+        let later = Duration::from_secs(2).as_nanos() as u64;
+        assert!(http.silent(later) && grpc.silent(later));
+        assert!(others.iter().all(|pulse| !pulse.silent(later)));
+        grpc.heard(later);
+        assert!(!http.silent(later));
     }
 }

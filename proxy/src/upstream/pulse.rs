@@ -1,4 +1,4 @@
-//! Whether an endpoint gives any sign of life while it is waited for.
+//! Whether an endpoint gives any sign of life while it is waited for: the proxy of its pod, which answers for every port.
 //!
 //! HTTP/2 between proxies asks a silent peer soon (`PING_EVERY`), so whoever is there is heard from often while a request
 //! is open, however long its application takes. Nothing is closed here: a silent endpoint gets no new requests where
@@ -13,7 +13,7 @@ use crate::streams::Told;
 /// Twice the time after which a peer is asked: its answer has half of this.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// What is known of one endpoint. All times in nanoseconds on the clock of [`super::Shared::now`].
+/// What is known of one pod. All times in nanoseconds on the clock of [`super::Shared::now`].
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     /// Requests on HTTP/2 that are open.

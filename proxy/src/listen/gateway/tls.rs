@@ -125,7 +125,9 @@ async fn shake(
         return Err(Closed::refused("no_certificate", words));
     };
     let acceptor = TlsAcceptor::from(config);
-    let accepted = timeout(HANDSHAKE, acceptor.accept(Gathered::new(stream))).await;
+    // In a box, as a sidecar's.
+    let accept = Box::pin(acceptor.accept(Gathered::new(stream)));
+    let accepted = timeout(HANDSHAKE, accept).await;
     let Ok(accepted) = accepted else {
         context.metrics.handshake(Direction::Gateway, "timeout");
         return Err(Closed::refused("handshake", "no handshake within 10 s"));

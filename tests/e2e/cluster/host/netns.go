@@ -103,6 +103,14 @@ func AddNode(ctx context.Context, p plan.Plan, n int) error {
 		"link set eth0 up",
 		fmt.Sprintf("route add default via %s", p.Gateway()),
 	}
+	// What kube-proxy has no rules for yet ends here. Passed on, it would be remembered as a connection that is not
+	// translated, and for two minutes every new connection from the same port would be taken for that one. What the node
+	// itself sends is left alone: its way is looked up before it is translated.
+	for _, services := range []netip.Prefix{p.Services(), p.LoadBalancers()} {
+		for _, from := range []string{"eth0", "cni0"} {
+			commands = append(commands, fmt.Sprintf("rule add iif %s to %s unreachable", from, services))
+		}
+	}
 	for other := 1; other < n; other++ {
 		commands = append(commands, fmt.Sprintf("route add %s via %s", p.NodePods(other), p.Node(other)))
 		toNew := fmt.Sprintf("route add %s via %s", p.NodePods(n), p.Node(n))

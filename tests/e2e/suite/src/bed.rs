@@ -13,7 +13,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
-use crate::{diagnose, eventually, objects, soak};
+use crate::{control_plane, diagnose, eventually, objects, soak};
 
 /// Tests that restart parts of the control plane run alone; all others beside each other.
 static CONTROL_PLANE: RwLock<()> = RwLock::new(());
@@ -81,7 +81,11 @@ fn alone(
     let _alone = CONTROL_PLANE
         .write()
         .unwrap_or_else(PoisonError::into_inner);
-    block_on(name, mesh, limit, test)
+    block_on(name, mesh, limit, async |bed: &Bed| {
+        let outcome = test(bed).await;
+        let settled = control_plane::settled(&bed.client).await;
+        outcome.and(settled)
+    })
 }
 
 fn block_on(
@@ -261,14 +265,8 @@ impl Bed {
         for version in versions {
             let name = format!("reviews-{version}");
             self.ready(&name).await?;
-            eventually("the reviews to answer", async || {
-                let summary = self
-                    .load("client", &format!("http://{name}/reviews/1"), &[])
-                    .await?;
-                anyhow::ensure!(summary.failed() == 0, "{summary}");
-                Ok(())
-            })
-            .await?;
+            self.answered("client", &format!("http://{name}/reviews/1"), &[])
+                .await?;
         }
         Ok(())
     }

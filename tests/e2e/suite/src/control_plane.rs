@@ -1,5 +1,6 @@
 //! Weft's own parts in the cluster: what tests read from them and do to them.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -8,7 +9,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::{Bed, eventually, objects};
+use crate::{Bed, eventually, objects, outsider};
 
 pub const NAMESPACE: &str = "weft-system";
 
@@ -115,7 +116,56 @@ async fn as_wished(system: &Bed, name: &str) -> anyhow::Result<()> {
         anyhow::ensure!(done, "its status is {status}");
         Ok(())
     })
+    .await?;
+    if replicas(&system.client, name).await? > 0 {
+        found(system, name).await?;
+    }
+    Ok(())
+}
+
+/// Waits until every connection to the Service arrives: nodes learn in their own time which pods are gone.
+async fn found(system: &Bed, name: &str) -> anyhow::Result<()> {
+    let service = system.get("v1", "Service", name).await?;
+    let port = service["spec"]["ports"][0]["port"].as_u64();
+    let port = u16::try_from(port.context("the Service has no port")?)?;
+    let address: IpAddr = system.cluster_ip(name).await?.parse()?;
+    let address = SocketAddr::new(address, port).to_string();
+    eventually(&format!("{name} to be found"), async || {
+        for _ in 0..10 {
+            outsider::open(&address).await?;
+        }
+        Ok(())
+    })
     .await
+}
+
+/// Waits until the whole control plane is back, the cluster's own and Weft's: what other tests may take for granted.
+pub(crate) async fn settled(client: &Client) -> anyhow::Result<()> {
+    let system = system(client);
+    for namespace in ["kube-system", "metallb-system", NAMESPACE] {
+        eventually(
+            &format!("what runs in {namespace} to be ready"),
+            async || {
+                for deployment in system
+                    .at(namespace)
+                    .list("apps/v1", "Deployment", "")
+                    .await?
+                {
+                    let (spec, status) = (&deployment["spec"], &deployment["status"]);
+                    let ready = status["readyReplicas"].as_u64().unwrap_or(0);
+                    let wished = spec["replicas"].as_u64().unwrap_or(1);
+                    let name = &deployment["metadata"]["name"];
+                    anyhow::ensure!(ready == wished, "{ready} of {wished} pods of {name} are");
+                }
+                Ok(())
+            },
+        )
+        .await?;
+    }
+    for part in ["weft-controller", "weft-injector"] {
+        as_wished(&system, part).await?;
+    }
+    Ok(())
 }
 
 /// How many replicas the Deployment is to have.

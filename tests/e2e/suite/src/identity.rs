@@ -11,7 +11,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
 use weft_api::proto::{SignRequest, SignResponse};
 
-use crate::{Bed, control_plane};
+use crate::{Bed, control_plane, eventually};
 
 /// The audience of tokens that the controller takes.
 pub const AUDIENCE: &str = "weft.dev/ca";
@@ -94,10 +94,11 @@ pub async fn controller(bed: &Bed, identity: Option<(String, String)>) -> anyhow
     let endpoint = endpoint
         .connect_timeout(std::time::Duration::from_secs(5))
         .timeout(std::time::Duration::from_secs(20));
-    endpoint
-        .connect()
-        .await
-        .with_context(|| format!("connecting to the controller at {host}:15012"))
+    eventually(
+        &format!("a connection to the controller at {host}:15012"),
+        async || Ok(endpoint.connect().await?),
+    )
+    .await
 }
 
 /// Asks the controller to sign.

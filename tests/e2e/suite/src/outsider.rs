@@ -1,6 +1,7 @@
 //! TLS spoken from outside the mesh, by hand: to the webhook, and to pods by somebody who pretends to belong.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustls::client::WantsClientCert;
@@ -12,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::eventually;
 
 /// A certificate chain and its key, DER.
 pub type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -25,9 +28,33 @@ pub(crate) fn believing_anybody() -> anyhow::Result<ConfigBuilder<ClientConfig, 
         .with_custom_certificate_verifier(Arc::new(Anybody(provider))))
 }
 
+/// Connects once the address can be reached: a node learns in its own time where a Service's pods are.
+pub async fn reach(address: &str) -> anyhow::Result<TcpStream> {
+    eventually(&format!("{address} to be reached"), async || {
+        open(address).await
+    })
+    .await
+}
+
+/// Connects, or fails within seconds.
+pub(crate) async fn open(address: &str) -> anyhow::Result<TcpStream> {
+    let stream = tokio::time::timeout(Duration::from_secs(2), TcpStream::connect(address)).await;
+    let stream = stream.with_context(|| format!("connecting to {address} took too long"))?;
+    stream.with_context(|| format!("connecting to {address}"))
+}
+
 /// Connects with TLS, whoever the server says it is.
 pub async fn connect(
     address: &str,
+    alpn: Option<&str>,
+    certificate: Option<ClientCertificate>,
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    handshake(reach(address).await?, alpn, certificate).await
+}
+
+/// Speaks TLS, whoever the server says it is.
+pub async fn handshake(
+    stream: TcpStream,
     alpn: Option<&str>,
     certificate: Option<ClientCertificate>,
 ) -> anyhow::Result<TlsStream<TcpStream>> {
@@ -40,9 +67,6 @@ pub async fn connect(
         .into_iter()
         .map(|name| name.as_bytes().to_vec())
         .collect();
-    let stream = TcpStream::connect(address)
-        .await
-        .with_context(|| format!("connecting to {address}"))?;
     let connector = TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from("outsider.invalid")?;
     Ok(connector.connect(name, stream).await?)
@@ -56,8 +80,7 @@ pub async fn greet_h2(stream: &mut TlsStream<TcpStream>) -> std::io::Result<Vec<
         .await?;
     stream.flush().await?;
     let mut heard = vec![0; 256];
-    let length =
-        tokio::time::timeout(std::time::Duration::from_secs(5), stream.read(&mut heard)).await??;
+    let length = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut heard)).await??;
     heard.truncate(length);
     Ok(heard)
 }
@@ -68,7 +91,7 @@ pub async fn exchange(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> anyhow
     let _ = stream.write_all(bytes).await;
     let _ = stream.flush().await;
     let mut answer = Vec::new();
-    let limit = std::time::Duration::from_secs(20);
+    let limit = Duration::from_secs(20);
     let mut buffer = [0; 4096];
     loop {
         let read = tokio::time::timeout(limit, stream.read(&mut buffer)).await;

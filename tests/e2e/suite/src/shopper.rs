@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
-use crate::Bed;
+use crate::{Bed, eventually};
 
 /// What a run of `weft-shop load` printed.
 #[derive(Clone, Debug)]
@@ -153,6 +153,16 @@ impl Bed {
         let summary = serde_json::from_str(output.trim())
             .with_context(|| format!("{command:?} printed {output}"))?;
         Ok(Summary(summary))
+    }
+
+    /// Waits until requests of the pod are answered: nodes and proxies learn of a Service in their own time.
+    pub async fn answered(&self, pod: &str, url: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        eventually(&format!("answers to {pod} from {url}"), async || {
+            let summary = self.load(pod, url, arguments).await?;
+            anyhow::ensure!(summary.failed() == 0, "{summary}");
+            Ok(())
+        })
+        .await
     }
 
     /// Begins a command with `--until-told` in the pod's container `shop`.

@@ -135,7 +135,8 @@ impl fmt::Display for Traffic {
 }
 
 impl Bed {
-    /// Sends the mix from the pod to the Service while `changes` are made, and until they are done.
+    /// Sends the mix from the pod to the Service, which has answered it before, while `changes` are made, and until they are
+    /// done.
     pub async fn under_traffic<T>(
         &self,
         pod: &str,
@@ -144,6 +145,10 @@ impl Bed {
     ) -> anyhow::Result<(T, Traffic)> {
         // By its address: a name that is not found in time is no fault of what is tested.
         let address = &*self.cluster_ip(service).await?;
+        self.answered(pod, &format!("http://{address}/reviews/1"), &[])
+            .await?;
+        self.answered(pod, &format!("http://{address}:9000"), &["--grpc", "get"])
+            .await?;
         let begin = |kind: &'static Kind| async move {
             let arguments = kind.command(address, 1);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -77,6 +77,8 @@ mod cases {
         bed.load("client", "http://reviews/reviews/1", &["-n", "20"])
             .await?
             .all("200")?;
+        bed.answered("thrower", "http://reviews/reviews/1", &[])
+            .await?;
         bed.load("thrower", "http://reviews/reviews/1", &["-n", "20"])
             .await?
             .all("200")?;

@@ -66,11 +66,17 @@ mod cases {
     }
 
     /// What a peer hears that shows this certificate and speaks HTTP/2 as proxies do.
-    async fn heard_by(address: &str, certificate: Option<outsider::ClientCertificate>) -> Vec<u8> {
-        match outsider::connect(address, Some("weft/h2"), certificate).await {
-            Ok(mut stream) => outsider::greet_h2(&mut stream).await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        }
+    async fn heard_by(
+        address: &str,
+        certificate: Option<outsider::ClientCertificate>,
+    ) -> anyhow::Result<Vec<u8>> {
+        let stream = outsider::reach(address).await?;
+        Ok(
+            match outsider::handshake(stream, Some("weft/h2"), certificate).await {
+                Ok(mut stream) => outsider::greet_h2(&mut stream).await.unwrap_or_default(),
+                Err(_) => Vec::new(),
+            },
+        )
     }
 
     pub(super) async fn an_outsider_cannot_pretend(bed: &Bed) -> anyhow::Result<()> {
@@ -79,7 +85,7 @@ mod cases {
         let address = format!("{}:80", bed.cluster_ip("reviews").await?);
 
         anyhow::ensure!(
-            heard_by(&address, None).await.is_empty(),
+            heard_by(&address, None).await?.is_empty(),
             "served without a certificate"
         );
         let key = KeyPair::generate()?;
@@ -89,7 +95,7 @@ mod cases {
             key.serialize_der().try_into().map_err(anyhow::Error::msg)?,
         );
         anyhow::ensure!(
-            heard_by(&address, Some(shown)).await.is_empty(),
+            heard_by(&address, Some(shown)).await?.is_empty(),
             "served with a certificate of its own making"
         );
 
@@ -109,7 +115,7 @@ mod cases {
                 .map_err(anyhow::Error::msg)?,
         );
         anyhow::ensure!(
-            !heard_by(&address, Some(shown)).await.is_empty(),
+            !heard_by(&address, Some(shown)).await?.is_empty(),
             "a certificate of the mesh is refused too"
         );
 

@@ -280,6 +280,8 @@ mod cases {
         outsider["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         bed.apply(outsider).await?;
         bed.ready("outsider").await?;
+        bed.answered("outsider", "http://reviews/reviews/1", &[])
+            .await?;
         bed.load("outsider", "http://reviews/reviews/outside", &["-n", "5"])
             .await?
             .all("200")?;
