@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,8 +20,8 @@ use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
 /// Passes on what comes while it is told to.
-async fn relay(target: SocketAddr, open: watch::Receiver<bool>) -> SocketAddr {
-    let listener = TcpListener::bind(ANY).await.unwrap();
+async fn relay(ip: IpAddr, target: SocketAddr, open: watch::Receiver<bool>) -> SocketAddr {
+    let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((near, _)) = listener.accept().await {
@@ -61,11 +61,12 @@ struct Server {
 }
 
 impl Server {
-    async fn start(pki: &Pki, name: &str) -> Self {
+    /// At an address of its own, as pods are: a sign of life on one port is one for all.
+    async fn start(pki: &Pki, name: &str, ip: [u8; 4]) -> Self {
         let app = Upstream::start(name, Speaks::Http1).await.unwrap();
         let pod = Pod::start(pki, "reviews", Mode::Strict);
         let (open, opened) = watch::channel(true);
-        let address = relay(pod.inbound(app.address()), opened).await;
+        let address = relay(ip.into(), pod.inbound(app.address()), opened).await;
         Self {
             app,
             address,
@@ -79,8 +80,8 @@ impl Server {
 async fn shop() -> (Server, Server, Pod, SocketAddr) {
     let pki = Pki::new().unwrap();
     let (a, b) = (
-        Server::start(&pki, "a").await,
-        Server::start(&pki, "b").await,
+        Server::start(&pki, "a", [127, 0, 0, 2]).await,
+        Server::start(&pki, "b", [127, 0, 0, 3]).await,
     );
     let client = Pod::start(&pki, "frontend", Mode::Strict);
     let both = [meshed(a.address, "reviews"), meshed(b.address, "reviews")];
