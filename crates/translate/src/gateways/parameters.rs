@@ -33,7 +33,7 @@ const CPU_PERCENT: u32 = 80;
 /// More are surely a slip of the pen.
 const MAX_REPLICAS: u32 = 1000;
 const MAX_HOPS: u32 = 64;
-/// Longer than most load balancers take to notice that an endpoint is gone.
+/// Longer than kube-proxy takes to write its rules, in seconds. Slower load balancers need the parameter.
 const OUTSIDE_GRACE: u32 = 10;
 const MAX_OUTSIDE_GRACE: u32 = 120;
 

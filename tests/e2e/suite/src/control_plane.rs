@@ -104,7 +104,7 @@ async fn patch_deployment(client: &Client, name: &str, patch: &Value) -> anyhow:
 }
 
 async fn as_wished(system: &Bed, name: &str) -> anyhow::Result<()> {
-    eventually(&format!("{name} to be as wished"), async || {
+    let wished = eventually(&format!("{name} to be as wished"), async || {
         let deployment = system.get("apps/v1", "Deployment", name).await?;
         let status = &deployment["status"];
         let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
@@ -114,10 +114,10 @@ async fn as_wished(system: &Bed, name: &str) -> anyhow::Result<()> {
             && count("readyReplicas") == wished
             && count("replicas") == wished;
         anyhow::ensure!(done, "its status is {status}");
-        Ok(())
+        Ok(wished)
     })
     .await?;
-    if replicas(&system.client, name).await? > 0 {
+    if wished > 0 {
         found(system, name).await?;
     }
     Ok(())
@@ -142,25 +142,18 @@ async fn found(system: &Bed, name: &str) -> anyhow::Result<()> {
 /// Waits until the whole control plane is back, the cluster's own and Weft's: what other tests may take for granted.
 pub(crate) async fn settled(client: &Client) -> anyhow::Result<()> {
     let system = system(client);
-    for namespace in ["kube-system", "metallb-system", NAMESPACE] {
-        eventually(
-            &format!("what runs in {namespace} to be ready"),
-            async || {
-                for deployment in system
-                    .at(namespace)
-                    .list("apps/v1", "Deployment", "")
-                    .await?
-                {
-                    let (spec, status) = (&deployment["spec"], &deployment["status"]);
-                    let ready = status["readyReplicas"].as_u64().unwrap_or(0);
-                    let wished = spec["replicas"].as_u64().unwrap_or(1);
-                    let name = &deployment["metadata"]["name"];
-                    anyhow::ensure!(ready == wished, "{ready} of {wished} pods of {name} are");
-                }
-                Ok(())
-            },
-        )
-        .await?;
+    for namespace in ["kube-system", "metallb-system"] {
+        let place = system.at(namespace);
+        let ready = async || {
+            for deployment in place.list("apps/v1", "Deployment", "").await? {
+                let ready = deployment["status"]["readyReplicas"].as_u64().unwrap_or(0);
+                let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
+                let name = &deployment["metadata"]["name"];
+                anyhow::ensure!(ready == wished, "{ready} of {wished} pods of {name} are");
+            }
+            Ok(())
+        };
+        eventually(&format!("what runs in {namespace} to be ready"), ready).await?;
     }
     for part in ["weft-controller", "weft-injector"] {
         as_wished(&system, part).await?;

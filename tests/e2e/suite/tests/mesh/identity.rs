@@ -71,12 +71,11 @@ mod cases {
         certificate: Option<outsider::ClientCertificate>,
     ) -> anyhow::Result<Vec<u8>> {
         let stream = outsider::reach(address).await?;
-        Ok(
-            match outsider::handshake(stream, Some("weft/h2"), certificate).await {
-                Ok(mut stream) => outsider::greet_h2(&mut stream).await.unwrap_or_default(),
-                Err(_) => Vec::new(),
-            },
-        )
+        let shaken = outsider::handshake(stream, Some("weft/h2"), certificate).await;
+        let Ok(mut stream) = shaken else {
+            return Ok(Vec::new());
+        };
+        Ok(outsider::greet_h2(&mut stream).await.unwrap_or_default())
     }
 
     pub(super) async fn an_outsider_cannot_pretend(bed: &Bed) -> anyhow::Result<()> {

@@ -228,12 +228,22 @@ mod cases {
         Ok(())
     }
 
+    /// Of the client and of the server. The first certificate may take tries where the controller has just been restarted.
+    async fn failed_renewals(bed: &Bed) -> anyhow::Result<[f64; 2]> {
+        let failed = "weft_certificate_failures_total";
+        Ok([
+            bed.metric("client", failed, &[]).await?,
+            bed.metric("reviews-v1", failed, &[]).await?,
+        ])
+    }
+
     pub(super) async fn certificates_of_a_minute_are_renewed_under_traffic(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let short = [("WEFT_CERTIFICATE_LIFETIME", "60")];
         control_plane::with_environment(&bed.client, CONTROLLER, &short, async || {
             shop(bed).await?;
+            let before = failed_renewals(bed).await?;
             let seconds = full_or(300, 100);
             all_answered(&traffic(bed, seconds).await?, seconds)?;
             // Every 42 s, but for the first.
@@ -244,6 +254,11 @@ mod cases {
                     .await?;
                 anyhow::ensure!(renewals >= least, "{pod}: {renewals} certificates");
             }
+            let after = failed_renewals(bed).await?;
+            anyhow::ensure!(
+                before == after,
+                "failed: {before:?} before, {after:?} after"
+            );
             not_restarted(bed).await
         })
         .await
