@@ -73,6 +73,13 @@ impl Known {
         self.pulses.insert(key, Arc::downgrade(&pulse));
         pulse
     }
+
+    /// All that share the peer's pulse, itself too.
+    fn ports(&self, of: &Peer) -> Vec<Arc<Peer>> {
+        let all = self.peers.values().filter_map(Weak::upgrade);
+        all.filter(|peer| Arc::ptr_eq(&peer.pulse, &of.pulse))
+            .collect()
+    }
 }
 
 impl Shared {
@@ -124,6 +131,15 @@ impl Shared {
     /// Leaves the endpoint out for a moment, where there are others.
     pub fn avoid(&self, peer: &Peer) {
         peer.avoid(self.now());
+    }
+
+    /// Leaves out every port of the pod, whose proxy is not there any more.
+    fn avoid_pod(&self, peer: &Peer) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let ports = known.ports(peer);
+        drop(known);
+        let now = self.now();
+        ports.iter().for_each(|port| port.avoid(now));
     }
 
     /// Finds out whether an endpoint is back, so that no request has to wait for one that is not.
@@ -395,5 +411,24 @@ mod tests {
         assert!(others.iter().all(|pulse| !pulse.silent(later)));
         grpc.heard(later);
         assert!(!http.silent(later));
+    }
+
+    #[test]
+    fn ports_of_a_pod_are_found_by_its_pulse() {
+        let mut known = Known::default();
+        let pulse = Arc::<Pulse>::default();
+        let mut peer = |port: u16, pulse: &Arc<Pulse>| {
+            let (address, identity) = (SocketAddr::from(([10, 0, 0, 1], port)), None);
+            let endpoint = Endpoint { address, identity };
+            let peer = Arc::new(Peer::new(&endpoint, None, false, pulse.clone()));
+            known.peers.insert((endpoint, None), Arc::downgrade(&peer));
+            peer
+        };
+        let (http, _grpc) = (peer(80, &pulse), peer(90, &pulse));
+        let _other = peer(70, &Arc::default());
+        let ports = known.ports(&http);
+        let mut ports: Vec<u16> = ports.iter().map(|peer| peer.address.port()).collect();
+        ports.sort_unstable();
+        assert_eq!(ports, [80, 90]);
     }
 }

@@ -138,8 +138,11 @@ impl Cluster {
                 Err(Miss::Lost { error, reused }) => {
                     let turned_away = never_processed(&error);
                     let vanished = timed_out(&error);
-                    if turned_away || vanished {
-                        // Elsewhere, where there are others: it is busy, about to end, or not there any more.
+                    // Elsewhere, where there are others.
+                    if vanished {
+                        self.shared.avoid_pod(&peer);
+                    } else if turned_away {
+                        // It is busy, or about to end.
                         peer.avoid(self.shared.now());
                     }
                     let lost = vanished || (reused && cut_off(&error));
