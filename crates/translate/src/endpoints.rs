@@ -236,10 +236,13 @@ impl Made {
         }
         let chosen = if ready.is_empty() { draining } else { ready };
         // The mesh carries no datagrams.
-        let identity = |pod: &Arc<PodInfo>| pod.identity.clone().filter(|_| transport == "TCP");
-        let endpoints = chosen.into_iter().map(|(address, pod)| Endpoint {
-            address,
-            identity: pod.and_then(identity),
+        let endpoints = chosen.into_iter().map(|(address, pod)| {
+            let pod = pod.filter(|_| transport == "TCP");
+            let identity = pod.and_then(|pod| pod.identity_at(address.port()));
+            Endpoint {
+                address,
+                identity: identity.cloned(),
+            }
         });
         EndpointSet {
             id: port.id.as_ref().clone(),

@@ -7,6 +7,7 @@
 pub mod objects;
 
 mod attach;
+mod bypass;
 mod endpoints;
 mod gateways;
 mod memo;

@@ -51,7 +51,7 @@ impl Mesh {
         } else if let Some(pod) = self.pods.at(&address.ip()) {
             Target::Pod(Endpoint {
                 address,
-                identity: pod.identity.clone(),
+                identity: pod.identity_at(address.port()).cloned(),
             })
         } else {
             Target::Unknown

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use weft_ir::{GatewayId, Identity, TrustDomain, Workload};
 
 use crate::Settings;
+use crate::bypass::Excluded;
 use crate::gateways::Accounts;
 use crate::gateways::provision::GATEWAY_LABEL;
 use crate::memo::{Last, PerObject, Same};
@@ -44,8 +45,10 @@ pub(crate) struct PodInfo {
     pub(crate) on_host: bool,
     /// What its own proxy is told; `None` outside the mesh.
     pub(crate) workload: Option<Arc<Workload>>,
-    /// The identity to expect at its addresses; `None`: plain text.
-    pub(crate) identity: Option<Identity>,
+    /// That of the proxy before its ports; `None`: there is none.
+    identity: Option<Identity>,
+    /// Ports that the proxy is not before.
+    excluded: Excluded,
     /// The Gateway that it is a proxy of: in the mesh as a client, with no proxy before it.
     pub(crate) gateway: Option<GatewayId>,
     /// It is being deleted.
@@ -144,6 +147,7 @@ impl PodInfo {
             on_host: spec.host_network,
             workload: None,
             identity: None,
+            excluded: Excluded::default(),
             gateway: None,
             leaving: !metadata.deletion_timestamp.is_empty(),
             warning: None,
@@ -171,7 +175,14 @@ impl PodInfo {
         });
         // A gateway's proxy takes no mutual TLS of the mesh.
         info.identity = identity.filter(|_| info.gateway.is_none());
+        info.excluded = Excluded::of(metadata, spec);
         Some(info)
+    }
+
+    /// The identity to expect at a port of its addresses; `None`: plain text.
+    pub(crate) fn identity_at(&self, port: u16) -> Option<&Identity> {
+        let identity = self.identity.as_ref()?;
+        (!self.excluded.bypasses(port)).then_some(identity)
     }
 
     fn order(&self) -> (&str, &str, &str) {

@@ -5,12 +5,10 @@
 
 use weft_ir::{Probe, ProbeRequest};
 
+use crate::bypass::READY_PORT;
 use crate::objects::{Container, Handler, HttpGet, Lifecycle, PodSpec, PortRef};
 use crate::pods::PROXY_CONTAINER;
 use crate::services::port_number;
-
-/// Where the proxy answers itself: `/ready` and `/probe/...`.
-const PROXY_PORT: u16 = 15021;
 
 /// In order, each once.
 pub(crate) fn probes(spec: &PodSpec) -> Vec<Probe> {
@@ -18,7 +16,7 @@ pub(crate) fn probes(spec: &PodSpec) -> Vec<Probe> {
     let mut probes: Vec<Probe> = containers
         .filter(|container| container.name != PROXY_CONTAINER)
         .flat_map(|container| handlers(container).filter_map(|handler| probe(handler, container)))
-        .filter(|probe| probe.port != PROXY_PORT)
+        .filter(|probe| probe.port != READY_PORT)
         .collect();
     probes.sort();
     probes.dedup();
@@ -28,6 +26,7 @@ pub(crate) fn probes(spec: &PodSpec) -> Vec<Probe> {
 fn handlers(container: &Container) -> impl Iterator<Item = &Handler> {
     let Container {
         name: _,
+        redirect_args: _,
         ports: _,
         startup_probe,
         readiness_probe,

@@ -1,6 +1,6 @@
 //! Services, ServiceImports, EndpointSlices, pods and namespaces.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::lenient::or_default;
 use super::meta::Meta;
@@ -181,6 +181,9 @@ pub struct PodSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
     pub name: String,
+    /// Those of `weft-injector redirect`; empty of other programs, whose arguments may be long.
+    #[serde(rename = "args", deserialize_with = "redirect_args")]
+    pub redirect_args: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub ports: Vec<ContainerPort>,
     pub startup_probe: Option<Handler>,
@@ -188,6 +191,12 @@ pub struct Container {
     pub liveness_probe: Option<Handler>,
     #[serde(deserialize_with = "or_default")]
     pub lifecycle: Lifecycle,
+}
+
+fn redirect_args<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let args: Vec<String> = or_default(from)?;
+    let redirects = args.first().is_some_and(|verb| verb == "redirect");
+    Ok(if redirects { args } else { Vec::new() })
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
