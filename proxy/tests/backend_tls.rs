@@ -193,10 +193,8 @@ fn policy(pki: &Pki) -> BackendTls {
 
 fn set(protocol: Protocol, endpoint: Endpoint, tls: &BackendTls) -> proto::Resource {
     encode::endpoints(&EndpointSet {
-        id: port("reviews"),
-        protocol,
-        endpoints: vec![endpoint],
         tls: Some(Arc::new(tls.clone())),
+        ..EndpointSet::new(port("reviews"), protocol, vec![endpoint])
     })
 }
 

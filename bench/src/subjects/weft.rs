@@ -107,15 +107,11 @@ fn configure(
         routing: Routing::Direct(backends),
     };
     controller.set_workload(&Workload::new(identity.clone(), Mode::Permissive));
-    controller.set_endpoints(&EndpointSet {
-        id,
-        protocol: Protocol::Http1,
-        endpoints: vec![Endpoint {
-            address: server,
-            identity: Some(identity.clone()),
-        }],
-        tls: None,
-    });
+    let endpoint = Endpoint {
+        address: server,
+        identity: Some(identity.clone()),
+    };
+    controller.set_endpoints(&EndpointSet::new(id, Protocol::Http1, vec![endpoint]));
     controller.set_destination(&Destination {
         address: service,
         target: Target::Service(Arc::new(routed)),

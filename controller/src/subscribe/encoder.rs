@@ -33,14 +33,16 @@ pub struct EncodedGateway {
 pub trait Source {
     /// What is at an address for clients of a namespace; there is always an answer.
     fn destination(&self, address: SocketAddr, namespace: &str) -> Arc<EncodedDestination>;
-    /// The endpoints of a Service port, if there is one.
-    fn endpoints(&self, id: &ServicePort) -> Option<Arc<proto::Resource>>;
+    /// The endpoints of a Service port for clients of a node, if there is such a port.
+    fn endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<proto::Resource>>;
+    /// The node that a pod runs on; `None` when the pod is not (or no longer) known.
+    fn node(&self, namespace: &str, pod: &str) -> Option<String>;
     /// What a pod's own proxy is told; `None` when the pod is not (or no longer) known.
     fn workload(&self, namespace: &str, pod: &str) -> Option<Arc<proto::Resource>>;
     /// What a pod is told as a Gateway's proxy; `None` when it is none, or its Gateway is not (or no longer) ours.
     fn gateway(&self, namespace: &str, pod: &str) -> Option<Arc<EncodedGateway>>;
     /// As [`Source::endpoints`], as gateways see them.
-    fn gateway_endpoints(&self, id: &ServicePort) -> Option<Arc<proto::Resource>>;
+    fn gateway_endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<proto::Resource>>;
 }
 
 /// A [`Source`] over one mesh. What was encoded is kept for as long as the mesh is, and goes over to the next mesh where
@@ -50,10 +52,10 @@ pub struct Encoder {
     mesh: Mesh,
     /// By address and the Service seen there, which differs between client namespaces: its place in memory.
     destinations: Kept<(SocketAddr, usize), Service, EncodedDestination>,
-    endpoints: Kept<ServicePort, EndpointSet, proto::Resource>,
+    /// By the set's place in memory: clients of different nodes, and gateways, may see different ones of a port.
+    endpoints: Kept<usize, EndpointSet, proto::Resource>,
     workloads: Kept<(String, String), Workload, proto::Resource>,
     gateways: Kept<GatewayId, GatewayView, EncodedGateway>,
-    gateway_endpoints: Kept<ServicePort, EndpointSet, proto::Resource>,
 }
 
 /// Encodings by key, with what they were made from.
@@ -107,7 +109,6 @@ impl Encoder {
             endpoints: Kept::default(),
             workloads: Kept::default(),
             gateways: Kept::default(),
-            gateway_endpoints: Kept::default(),
         }
     }
 
@@ -117,20 +118,30 @@ impl Encoder {
             destinations: self
                 .destinations
                 .still(|(address, _), service| mesh.shows(*address, service)),
-            endpoints: self.endpoints.still(|id, set| is(mesh.endpoints(id), set)),
+            endpoints: self.endpoints.still(|_, set| {
+                let mut sets = mesh.sets(&set.id);
+                sets.any(|other| Arc::ptr_eq(other, set))
+            }),
             workloads: self
                 .workloads
                 .still(|(namespace, pod), of| is(mesh.workload(namespace, pod), of)),
             gateways: self.gateways.still(|id, view| is(mesh.gateway(id), view)),
-            gateway_endpoints: self
-                .gateway_endpoints
-                .still(|id, set| is(mesh.gateway_endpoints(id), set)),
             mesh,
         }
     }
 
     pub fn mesh(&self) -> &Mesh {
         &self.mesh
+    }
+
+    /// Of each set of a Service port, whoever sees it.
+    pub fn versions(&self, id: &ServicePort) -> impl Iterator<Item = u64> {
+        self.mesh.sets(id).map(|set| self.set(set).version)
+    }
+
+    fn set(&self, set: &Arc<EndpointSet>) -> Arc<proto::Resource> {
+        let place = Arc::as_ptr(set).addr();
+        self.endpoints.get(&place, set, || encode::endpoints(set))
     }
 }
 
@@ -148,10 +159,12 @@ impl Source for Encoder {
         self.destinations.get(&key, service, encode)
     }
 
-    fn endpoints(&self, id: &ServicePort) -> Option<Arc<proto::Resource>> {
-        let set = self.mesh.endpoints(id)?;
-        let encode = || encode::endpoints(&set);
-        Some(self.endpoints.get(id, &set, encode))
+    fn endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<proto::Resource>> {
+        Some(self.set(&self.mesh.endpoints(id, node)?))
+    }
+
+    fn node(&self, namespace: &str, pod: &str) -> Option<String> {
+        self.mesh.node(namespace, pod).map(str::to_owned)
     }
 
     fn workload(&self, namespace: &str, pod: &str) -> Option<Arc<proto::Resource>> {
@@ -167,10 +180,8 @@ impl Source for Encoder {
         Some(self.gateways.get(&id, &view, || encoded_gateway(&view)))
     }
 
-    fn gateway_endpoints(&self, id: &ServicePort) -> Option<Arc<proto::Resource>> {
-        let set = self.mesh.gateway_endpoints(id)?;
-        let encode = || encode::endpoints(&set);
-        Some(self.gateway_endpoints.get(id, &set, encode))
+    fn gateway_endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<proto::Resource>> {
+        Some(self.set(&self.mesh.gateway_endpoints(id, node)?))
     }
 }
 
@@ -234,7 +245,9 @@ mod tests {
                 .map(|address| encoder.destination(address.parse().unwrap(), "shop"));
             (
                 destinations,
-                encoder.endpoints(&"shop/a:80".parse().unwrap()).unwrap(),
+                encoder
+                    .endpoints(&"shop/a:80".parse().unwrap(), "")
+                    .unwrap(),
             )
         };
         let ([a, b], set) = asked(&first);
@@ -249,5 +262,37 @@ mod tests {
         let last = second.next(translator.translate(&now).mesh);
         assert_eq!(last.destinations.lock().len(), 0);
         assert_eq!(last.endpoints.lock().len(), 0);
+    }
+
+    #[test]
+    fn clients_of_different_nodes_see_their_own_endpoints_of_a_local_service() {
+        let mut now = objects(80);
+        let service = json!({
+            "metadata": {"name": "a", "namespace": "shop"},
+            "spec": {
+                "clusterIP": "10.96.0.1", "internalTrafficPolicy": "Local", "ports": [{"port": 80}],
+            },
+        });
+        let slice = json!({
+            "metadata": {
+                "name": "a-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "a"},
+            },
+            "ports": [{"port": 8080}],
+            "endpoints": [{"addresses": ["10.1.0.1"], "nodeName": "node1"}],
+        });
+        now.services[0] = Arc::new(serde_json::from_value(service).unwrap());
+        now.endpoint_slices = vec![Arc::new(serde_json::from_value(slice).unwrap())];
+        let mut translator = Translator::new(test_settings());
+        let encoder = Encoder::new(translator.translate(&now).mesh);
+        let id = "shop/a:80".parse().unwrap();
+        let on = |node: &str| encoder.endpoints(&id, node).unwrap();
+        let versions: Vec<u64> = encoder.versions(&id).collect();
+        assert_eq!(versions, [on("node1").version, on("node2").version]);
+        assert_ne!(versions[0], versions[1]);
+        assert!(Arc::ptr_eq(&on("node2"), &on("node3")));
+        // The next mesh says it again.
+        let next = encoder.next(translator.translate(&now).mesh);
+        let again = next.endpoints(&id, "node1").unwrap();
+        assert!(Arc::ptr_eq(&again, &on("node1")));
     }
 }

@@ -34,6 +34,8 @@ pub struct Acked {
 pub struct Session {
     namespace: String,
     pod: String,
+    /// That the pod runs on; empty until the pod is known.
+    node: String,
     roots: Option<Arc<Resource>>,
     max_watches: usize,
     /// What the proxy has, as far as sent.
@@ -89,6 +91,7 @@ impl Session {
         let mut session = Self {
             namespace: hello.namespace,
             pod: hello.pod,
+            node: String::new(),
             roots: None,
             max_watches,
             held: hello.held.into_iter().collect(),
@@ -239,6 +242,9 @@ impl Session {
         }
         if std::mem::take(&mut self.stale.workload) {
             // A pod that is not seen for a moment keeps what it was told.
+            if let Some(node) = source.node(&self.namespace, &self.pod) {
+                self.node = node;
+            }
             if let Some(resource) = source.workload(&self.namespace, &self.pod) {
                 self.offer(ResourceKey::Workload, &resource, &mut draft);
             }
@@ -335,8 +341,8 @@ impl Session {
         let wanted = self.uses.contains_key(&id);
         let resource = match (wanted, &self.gateway) {
             (false, _) => None,
-            (true, None) => source.endpoints(&id),
-            (true, Some(_)) => source.gateway_endpoints(&id),
+            (true, None) => source.endpoints(&id, &self.node),
+            (true, Some(_)) => source.gateway_endpoints(&id, &self.node),
         };
         let key = ResourceKey::Endpoints(id);
         match resource {

@@ -17,6 +17,8 @@ struct Cluster {
     workload: u64,
     destinations: BTreeMap<SocketAddr, (u64, Vec<ServicePort>)>,
     sets: BTreeMap<ServicePort, u64>,
+    /// That the pod runs on: `node2` sees other endpoints than the rest.
+    node: Option<&'static str>,
     /// Of the pod's Gateway.
     gateway: Option<Ports>,
     /// Bytes that each endpoint set takes beside its name.
@@ -44,8 +46,9 @@ impl Source for Cluster {
         })
     }
 
-    fn endpoints(&self, id: &ServicePort) -> Option<Arc<Resource>> {
-        let version = *self.sets.get(id)?;
+    fn endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<Resource>> {
+        let of_node = if node == "node2" { 5000 } else { 0 };
+        let version = *self.sets.get(id)? + of_node;
         let mut resource = resource(ResourceKey::Endpoints(id.clone()), version);
         if self.weight > 0 {
             let name = "x".repeat(self.weight);
@@ -61,6 +64,10 @@ impl Source for Cluster {
             ));
         }
         Some(Arc::new(resource))
+    }
+
+    fn node(&self, _: &str, _: &str) -> Option<String> {
+        self.node.map(str::to_owned)
     }
 
     fn workload(&self, _: &str, _: &str) -> Option<Arc<Resource>> {
@@ -82,8 +89,8 @@ impl Source for Cluster {
     }
 
     /// As `endpoints`, of other versions.
-    fn gateway_endpoints(&self, id: &ServicePort) -> Option<Arc<Resource>> {
-        let mut set = self.endpoints(id)?.as_ref().clone();
+    fn gateway_endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<Resource>> {
+        let mut set = self.endpoints(id, node)?.as_ref().clone();
         set.version += 1000;
         Some(Arc::new(set))
     }
@@ -106,6 +113,7 @@ fn cluster() -> Cluster {
             (address(2), (20, vec![port("b")])),
         ]),
         sets: BTreeMap::from([(port("a"), 100), (port("b"), 200)]),
+        node: Some("node1"),
         gateway: None,
         weight: 0,
     }
@@ -177,6 +185,22 @@ fn only_what_differs_is_sent() {
     // The second destination shares what is already there.
     session.receive(Input::Watch(address(2))).unwrap();
     assert_eq!(said(session.next_update(&cluster)).0, [D2]);
+}
+
+#[test]
+fn endpoints_are_those_of_the_pods_node_also_while_the_pod_is_not_seen() {
+    let (mut cluster, mut session) = (cluster(), session(&[]));
+    cluster.node = Some("node2");
+    session.receive(Input::Watch(address(2))).unwrap();
+    let update = session.next_update(&cluster).unwrap();
+    let versions = |update: &Update| {
+        let sets = update.resources.iter().filter(|of| of.key == B);
+        sets.map(|of| of.version).collect::<Vec<_>>()
+    };
+    assert_eq!(versions(&update), [5200]);
+    cluster.node = None;
+    session.snapshot_changed();
+    assert_eq!(session.next_update(&cluster), None);
 }
 
 #[test]

@@ -358,7 +358,7 @@ async fn a_stopped_subscriber_holds_up_nobody() {
     let mut seen = 1;
     let latest = snapshot("10.1.1.19")
         .encoder
-        .endpoints(&weft_ir::ServicePort::new("shop", "reviews", 80));
+        .endpoints(&weft_ir::ServicePort::new("shop", "reviews", 80), "");
     let latest = latest.unwrap().version;
     while last.resources[0].version != latest {
         for nonce in 1..=last.nonce {

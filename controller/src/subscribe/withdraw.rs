@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use weft_api::proto::Withdrawn;
 use weft_ir::{ResourceKey, ServicePort};
 
-use super::{Registry, Source};
+use super::Registry;
 use crate::snapshot::Snapshots;
 use crate::watch::ObjectKey;
 
@@ -67,10 +67,10 @@ impl Withdrawal {
                     let known = versions
                         .entry(ResourceKey::Endpoints(port.clone()))
                         .or_default();
-                    if let Some(set) = snapshot.encoder.endpoints(port)
-                        && !known.contains(&set.version)
-                    {
-                        known.push(set.version);
+                    for version in snapshot.encoder.versions(port) {
+                        if !known.contains(&version) {
+                            known.push(version);
+                        }
                     }
                 }
             }

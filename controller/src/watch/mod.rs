@@ -9,7 +9,7 @@ mod store;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::ApiResource;
@@ -34,6 +34,7 @@ pub struct World {
     pub endpoint_slices: Arc<Store<objects::EndpointSlice>>,
     pub pods: Arc<Store<objects::Pod>>,
     pub namespaces: Arc<Store<objects::Namespace>>,
+    pub nodes: Arc<Store<objects::Node>>,
     pub http_routes: Arc<Store<objects::HttpRoute>>,
     pub grpc_routes: Arc<Store<objects::GrpcRoute>>,
     pub tls_routes: Arc<Store<objects::TlsRoute>>,
@@ -57,6 +58,7 @@ impl World {
             && self.endpoint_slices.listed()
             && self.pods.listed()
             && self.namespaces.listed()
+            && self.nodes.listed()
             && self.http_routes.listed()
             && self.grpc_routes.listed()
             && self.tls_routes.listed()
@@ -79,6 +81,7 @@ impl World {
             endpoint_slices: self.endpoint_slices.objects(),
             pods: self.pods.objects(),
             namespaces: self.namespaces.objects(),
+            nodes: self.nodes.objects(),
             http_routes: self.http_routes.objects(),
             grpc_routes: self.grpc_routes.objects(),
             tls_routes: self.tls_routes.objects(),
@@ -123,6 +126,7 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
     start.built_in::<EndpointSlice, _>(&world.endpoint_slices);
     start.built_in::<Pod, _>(&world.pods);
     start.built_in::<Namespace, _>(&world.namespaces);
+    start.built_in::<Node, _>(&world.nodes);
     if following.gateways {
         start.built_in::<Secret, _>(&world.secrets);
         start.built_in::<ConfigMap, _>(&world.config_maps);

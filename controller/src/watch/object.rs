@@ -85,6 +85,19 @@ impl Watchable for objects::EndpointSlice {}
 impl Watchable for objects::Pod {}
 impl Watchable for objects::Namespace {}
 
+impl Watchable for objects::Node {
+    /// Its zone is read, of much that changes often.
+    fn slim(object: &mut Value) {
+        if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+            metadata.remove("annotations");
+            let labels = metadata.get_mut("labels").and_then(Value::as_object_mut);
+            if let Some(labels) = labels {
+                labels.retain(|name, _| name == objects::ZONE_LABEL);
+            }
+        }
+    }
+}
+
 impl Watchable for objects::HttpRoute {
     const STATUS: StatusPart = StatusPart::Entries("parents");
 }

@@ -1,16 +1,18 @@
 //! The wire to `weft-ir`. Whatever does not fit is refused, with the field and the value that did not.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weft_ir::{
-    Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, HeaderEdit,
-    HeaderMatch, HostPattern, Identity, Mirror, Mode, OriginPattern, PathEdit, PathMatch, Pattern,
-    Probe, ProbeRequest, Protocol, QueryMatch, Redirect, RequestMatch, ResourceKey, Retry, Rewrite,
-    RouteId, RouteKind, Routing, Rule, Service, ServiceId, ServiceKind, ServicePort, Target,
-    Timeouts, TlsRule, TrustDomain, TrustedRoots, ValueMatch, WeightedBackend, Workload,
+    Allowed, Backend, Choice, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter,
+    HeaderEdit, HeaderMatch, Hints, HostPattern, Identity, Mirror, Mode, OriginPattern, PathEdit,
+    PathMatch, Pattern, Place, Probe, ProbeRequest, Protocol, QueryMatch, Redirect, RequestMatch,
+    ResourceKey, Retry, Rewrite, RouteId, RouteKind, Routing, Rule, Service, ServiceId,
+    ServiceKind, ServicePort, Target, Timeouts, TlsRule, TrustDomain, TrustedRoots, ValueMatch,
+    WeightedBackend, Workload,
 };
 
 use crate::{Resource, proto};
@@ -90,6 +92,10 @@ fn workload(wire: proto::Workload) -> Decoded<Workload> {
         )?,
         mode,
         probes: wire.probes.into_iter().filter_map(probe).collect(),
+        place: Place {
+            node: wire.node,
+            zone: wire.zone,
+        },
     })
 }
 
@@ -206,10 +212,28 @@ fn protocol(wire: proto::Protocol) -> Protocol {
 fn endpoint_set(wire: proto::EndpointSet) -> Decoded<EndpointSet> {
     let protocol = protocol(wire.protocol());
     let id = service_port(wire.id.ok_or(DecodeError::Absent("endpoints.id"))?)?;
+    let seconds = u64::from(wire.affinity_seconds);
+    let mut choice = Choice {
+        hints: BTreeMap::new(),
+        affinity: (seconds > 0).then(|| Duration::from_secs(seconds)),
+    };
+    let mut endpoints = Vec::with_capacity(wire.endpoints.len());
+    for mut wire in wire.endpoints {
+        let hints = Hints {
+            nodes: std::mem::take(&mut wire.for_nodes).into_iter().collect(),
+            zones: std::mem::take(&mut wire.for_zones).into_iter().collect(),
+        };
+        let endpoint = endpoint(wire)?;
+        if hints != Hints::default() {
+            choice.hints.insert(endpoint.address, hints);
+        }
+        endpoints.push(endpoint);
+    }
     Ok(EndpointSet {
         id,
         protocol,
-        endpoints: all(wire.endpoints, endpoint)?,
+        endpoints,
+        choice,
         tls: wire
             .tls
             .map(|tls| gateway::backend_tls(tls).map(Arc::new))
@@ -221,6 +245,9 @@ fn endpoint(wire: proto::Endpoint) -> Decoded<Endpoint> {
     let proto::Endpoint {
         address,
         identity: id,
+        // Of endpoint sets alone.
+        for_nodes: _,
+        for_zones: _,
     } = wire;
     let address = address
         .parse()

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use prost::Message;
 use weft_ir::{
-    Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, HeaderEdit,
-    HeaderMatch, Identity, Mirror, Mode, PathEdit, PathMatch, Probe, ProbeRequest, Protocol,
-    QueryMatch, Redirect, RequestMatch, ResourceKey, Retry, Rewrite, RouteId, RouteKind, Routing,
-    Rule, Service, ServiceId, ServiceKind, ServicePort, Target, Timeouts, TlsRule, TrustedRoots,
-    ValueMatch, WeightedBackend, Workload,
+    Allowed, Backend, Choice, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter,
+    HeaderEdit, HeaderMatch, Hints, Identity, Mirror, Mode, PathEdit, PathMatch, Place, Probe,
+    ProbeRequest, Protocol, QueryMatch, Redirect, RequestMatch, ResourceKey, Retry, Rewrite,
+    RouteId, RouteKind, Routing, Rule, Service, ServiceId, ServiceKind, ServicePort, Target,
+    Timeouts, TlsRule, TrustedRoots, ValueMatch, WeightedBackend, Workload,
 };
 
 use crate::proto;
@@ -24,6 +24,7 @@ pub fn workload(of: &Workload) -> proto::Resource {
         identity: id,
         mode,
         probes,
+        place: Place { node, zone },
     } = of;
     let mode = match mode {
         Mode::Permissive => proto::workload::Mode::Permissive,
@@ -35,6 +36,8 @@ pub fn workload(of: &Workload) -> proto::Resource {
             identity: Some(identity(id)),
             mode: mode.into(),
             probes: probes.iter().map(probe).collect(),
+            node: node.clone(),
+            zone: zone.clone(),
         }),
     )
 }
@@ -84,12 +87,22 @@ pub fn endpoints(of: &EndpointSet) -> proto::Resource {
         protocol: speaks,
         endpoints,
         tls,
+        choice: Choice { hints, affinity },
     } = of;
+    let hinted = |of: &Endpoint| {
+        let mut wire = endpoint(of);
+        if let Some(Hints { nodes, zones }) = hints.get(&of.address) {
+            wire.for_nodes = nodes.iter().cloned().collect();
+            wire.for_zones = zones.iter().cloned().collect();
+        }
+        wire
+    };
     let body = Body::Endpoints(proto::EndpointSet {
         id: Some(service_port(id)),
         protocol: protocol(*speaks).into(),
-        endpoints: endpoints.iter().map(endpoint).collect(),
+        endpoints: endpoints.iter().map(hinted).collect(),
         tls: tls.as_deref().map(gateway::backend_tls),
+        affinity_seconds: affinity.map_or(0, seconds),
     });
     resource(&ResourceKey::Endpoints(id.clone()), body)
 }
@@ -162,7 +175,14 @@ fn endpoint(of: &Endpoint) -> proto::Endpoint {
     proto::Endpoint {
         address: address.to_string(),
         identity: id.as_ref().map(identity),
+        for_nodes: Vec::new(),
+        for_zones: Vec::new(),
     }
+}
+
+/// At least one: 0 stands for none.
+fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1)
 }
 
 fn service(of: &Service) -> proto::Service {

@@ -159,12 +159,7 @@ fn import(name: &str) -> ServicePort {
 
 #[test]
 fn a_service_of_an_unknown_kind_is_refused() {
-    let set = EndpointSet {
-        id: import("v1"),
-        protocol: Protocol::Http1,
-        endpoints: vec![pod()],
-        tls: None,
-    };
+    let set = EndpointSet::new(import("v1"), Protocol::Http1, vec![pod()]);
     let mut wire = encode::endpoints(&set);
     let Some(proto::resource::Body::Endpoints(endpoints)) = &mut wire.body else {
         panic!("no endpoints")
@@ -177,17 +172,19 @@ fn a_service_of_an_unknown_kind_is_refused() {
 
 #[test]
 fn what_is_encoded_decodes_to_the_same() {
-    let imported = EndpointSet {
-        id: import("v1"),
-        protocol: Protocol::Http1,
-        endpoints: vec![pod()],
-        tls: None,
+    let imported = EndpointSet::new(import("v1"), Protocol::Http1, vec![pod()]);
+    let mut set = EndpointSet::new(
+        ServicePort::new("shop", "v1", 80),
+        Protocol::Grpc,
+        vec![pod()],
+    );
+    let hints = Hints {
+        nodes: ["node1".to_owned()].into(),
+        zones: ["a".to_owned(), "b".to_owned()].into(),
     };
-    let set = EndpointSet {
-        id: ServicePort::new("shop", "v1", 80),
-        protocol: Protocol::Grpc,
-        endpoints: vec![pod()],
-        tls: None,
+    set.choice = Choice {
+        hints: [(pod().address, hints)].into(),
+        affinity: Some(Duration::from_secs(10_800)),
     };
     let workload = Workload {
         identity: pod().identity.unwrap(),
@@ -202,6 +199,10 @@ fn what_is_encoded_decodes_to_the_same() {
                 asks: ProbeRequest::GrpcHealth,
             },
         ],
+        place: Place {
+            node: "node1".into(),
+            zone: "a".into(),
+        },
     };
     let roots = TrustedRoots {
         signer: vec![1, 2],

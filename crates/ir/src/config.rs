@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::{BackendTls, ConnectionRule, Identity, Rule, ServicePort, TlsRule, WeightedBackend};
+use crate::{
+    BackendTls, Choice, ConnectionRule, Identity, Place, Rule, ServicePort, TlsRule,
+    WeightedBackend,
+};
 
 /// What the proxy is told of its own pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,15 +15,18 @@ pub struct Workload {
     pub mode: Mode,
     /// In order, each once.
     pub probes: Vec<Probe>,
+    /// Where the pod runs.
+    pub place: Place,
 }
 
 impl Workload {
-    /// A pod without probes.
+    /// A pod without probes, at a place that is not known.
     pub fn new(identity: Identity, mode: Mode) -> Self {
         Self {
             identity,
             mode,
             probes: Vec::new(),
+            place: Place::default(),
         }
     }
 }
@@ -119,6 +125,20 @@ pub struct EndpointSet {
     pub endpoints: Vec<Endpoint>,
     /// For gateways: TLS to the application itself, within mutual TLS where the endpoint has a proxy.
     pub tls: Option<Arc<BackendTls>>,
+    pub choice: Choice,
+}
+
+impl EndpointSet {
+    /// Without TLS of the application's own; its Service does not say which endpoint a client is to be given.
+    pub fn new(id: ServicePort, protocol: Protocol, endpoints: Vec<Endpoint>) -> Self {
+        Self {
+            id,
+            protocol,
+            endpoints,
+            tls: None,
+            choice: Choice::default(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,6 +4,7 @@
 //! Parsing happens where bytes come in (`weft-api`, `weft-translate`). This crate does no I/O and knows neither
 //! Kubernetes nor the wire.
 
+mod choice;
 mod config;
 mod connection;
 mod cors;
@@ -15,6 +16,7 @@ mod names;
 mod pattern;
 mod route;
 
+pub use choice::{Choice, Hints, Place};
 pub use config::{
     Destination, Endpoint, EndpointSet, Mode, Probe, ProbeRequest, Protocol, Routing, Service,
     Target, TrustedRoots, Workload,

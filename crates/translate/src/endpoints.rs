@@ -10,19 +10,20 @@
 //! Source: the EndpointSlice API, `discovery.k8s.io/v1`: absent `ready` counts as ready; only the first address of an
 //! endpoint counts.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use weft_ir::{Endpoint, EndpointSet, ServicePort};
+use weft_ir::{Choice, Endpoint, EndpointSet, Hints, ServicePort};
 
 use crate::memo::{self, Last, Same};
 use crate::objects::EndpointSlice;
 use crate::pods::{PodInfo, Pods};
 use crate::services::{PortInfo, ServiceInfo, Services};
+use crate::sets::Sets;
 use crate::slices::{self, Named, SliceInfo, Slices, State};
 
-pub(crate) type Endpoints = HashMap<Arc<ServicePort>, Arc<EndpointSet>>;
+pub(crate) type Endpoints = HashMap<Arc<ServicePort>, Arc<Sets>>;
 
 /// The Service ports that name an address of a pod among their endpoints, ready or not, for each pod that is being
 /// deleted, by namespace and name.
@@ -62,8 +63,8 @@ struct Made {
     /// For each endpoint of each slice.
     behind: Vec<Behind>,
     /// In the order of the Service's ports.
-    tcp: Vec<Arc<EndpointSet>>,
-    udp: Vec<Arc<EndpointSet>>,
+    tcp: Vec<Arc<Sets>>,
+    udp: Vec<Arc<Sets>>,
 }
 
 /// What stands behind an endpoint's address.
@@ -126,14 +127,14 @@ fn made(services: &Services, before: Vec<Made>) -> Vec<Made> {
 
 fn by_port(
     ports: &[PortInfo],
-    sets: &[Arc<EndpointSet>],
-) -> impl Iterator<Item = (Arc<ServicePort>, Arc<EndpointSet>)> {
+    sets: &[Arc<Sets>],
+) -> impl Iterator<Item = (Arc<ServicePort>, Arc<Sets>)> {
     let ids = ports.iter().map(|port| Arc::clone(&port.id));
     ids.zip(sets.iter().cloned())
 }
 
 /// A mesh that holds the map keeps it as it is.
-fn insert(all: &mut Arc<Endpoints>, sets: Vec<(Arc<ServicePort>, Arc<EndpointSet>)>) {
+fn insert(all: &mut Arc<Endpoints>, sets: Vec<(Arc<ServicePort>, Arc<Sets>)>) {
     if !sets.is_empty() {
         Arc::make_mut(all).extend(sets);
     }
@@ -200,10 +201,11 @@ impl Made {
 
     /// As [`Made::renew`]. A set that says what it said is the same.
     fn make(&mut self) -> bool {
-        let make = |ports: &[PortInfo], transport, before: &[Arc<EndpointSet>]| {
-            let sets = ports.iter().enumerate().map(|(place, port)| {
-                memo::alike(self.endpoint_set(port, transport), before.get(place))
-            });
+        let make = |ports: &[PortInfo], transport, before: &[Arc<Sets>]| {
+            let sets = ports
+                .iter()
+                .enumerate()
+                .map(|(place, port)| self.sets(port, transport).renewed(before.get(place)));
             sets.collect::<Vec<_>>()
         };
         let tcp = make(&self.service.ports, "TCP", &self.tcp);
@@ -213,44 +215,113 @@ impl Made {
         changed
     }
 
-    fn endpoint_set(&self, port: &PortInfo, transport: &str) -> EndpointSet {
-        let mut ready = HashMap::new();
-        let mut draining = HashMap::new();
-        for ((slice, named), behind) in endpoints(&self.slices).zip(&self.behind) {
-            let Some(number) = slice.target_port(&port.name, transport) else {
-                continue;
-            };
+    fn sets(&self, port: &PortInfo, transport: &str) -> Sets {
+        let serving = self.serving(port, transport);
+        let whole = self.endpoint_set(port, transport, &serving);
+        if !self.service.local {
+            return Sets::of_all(whole);
+        }
+        let mut by_node: BTreeMap<String, Vec<Serving<'_>>> = BTreeMap::new();
+        for one in serving {
+            let node = one.slice.node(one.named);
+            // An endpoint of a node that is not known is no client's own.
+            if !node.is_empty() {
+                by_node.entry(node.to_owned()).or_default().push(one);
+            }
+        }
+        let sets = by_node.into_iter().map(|(node, serving)| {
+            let mut set = self.endpoint_set(port, transport, &serving);
+            // The policy goes before the hints.
+            set.choice.hints.clear();
+            (node, set)
+        });
+        Sets::local(whole, sets.collect())
+    }
+
+    /// The endpoints that may be used.
+    fn serving(&self, port: &PortInfo, transport: &str) -> Vec<Serving<'_>> {
+        let all = endpoints(&self.slices).zip(&self.behind);
+        let serving = all.filter_map(|((slice, named), behind)| {
+            let number = slice.target_port(&port.name, transport)?;
             let pod = match behind {
                 Behind::Pod(pod) => Some(pod),
                 Behind::Other => None,
-                Behind::Unknown => continue,
+                Behind::Unknown => return None,
             };
-            let leaving = pod.is_some_and(|pod| pod.leaving);
-            let address = SocketAddr::new(named.address, number);
-            match named.state {
-                State::Ready if leaving => draining.insert(address, pod),
-                State::Ready => ready.insert(address, pod),
-                State::Draining => draining.insert(address, pod),
-                State::Away => None,
+            let ready = match named.state {
+                State::Ready => pod.is_none_or(|pod| !pod.leaving),
+                State::Draining => false,
+                State::Away => return None,
             };
-        }
-        let chosen = if ready.is_empty() { draining } else { ready };
+            Some(Serving {
+                slice,
+                named,
+                address: SocketAddr::new(named.address, number),
+                pod,
+                ready,
+            })
+        });
+        serving.collect()
+    }
+
+    /// Of those that are ready, or else of those that are draining.
+    fn endpoint_set(
+        &self,
+        port: &PortInfo,
+        transport: &str,
+        serving: &[Serving<'_>],
+    ) -> EndpointSet {
+        let any_ready = serving.iter().any(|one| one.ready);
+        let chosen = serving.iter().filter(|one| one.ready == any_ready);
+        let chosen: HashMap<SocketAddr, &Serving<'_>> =
+            chosen.map(|one| (one.address, one)).collect();
         // The mesh carries no datagrams.
-        let endpoints = chosen.into_iter().map(|(address, pod)| {
-            let pod = pod.filter(|_| transport == "TCP");
-            let identity = pod.and_then(|pod| pod.identity_at(address.port()));
+        let meshed = transport == "TCP";
+        let endpoints = chosen.values().map(|one| {
+            let pod = one.pod.filter(|_| meshed);
+            let identity = pod.and_then(|pod| pod.identity_at(one.address.port()));
             Endpoint {
-                address,
+                address: one.address,
                 identity: identity.cloned(),
             }
         });
+        let endpoints = one_family(endpoints.collect(), self.service.prefers_ipv6);
+        let choice = Choice {
+            hints: hints(serving, &endpoints),
+            affinity: self.service.affinity,
+        };
         EndpointSet {
-            id: port.id.as_ref().clone(),
-            protocol: port.protocol,
-            endpoints: one_family(endpoints.collect(), self.service.prefers_ipv6),
-            tls: None,
+            choice,
+            ..EndpointSet::new(port.id.as_ref().clone(), port.protocol, endpoints)
         }
     }
+}
+
+/// Of an address that several slices have, those of all.
+fn hints(serving: &[Serving<'_>], endpoints: &[Endpoint]) -> BTreeMap<SocketAddr, Hints> {
+    let mut all: BTreeMap<SocketAddr, Hints> = BTreeMap::new();
+    for one in serving {
+        if let Some(Hints { nodes, zones }) = one.slice.hints(one.named) {
+            let hints = all.entry(one.address).or_default();
+            hints.nodes.extend(nodes);
+            hints.zones.extend(zones);
+        }
+    }
+    if !all.is_empty() {
+        let chosen: HashSet<SocketAddr> = endpoints.iter().map(|of| of.address).collect();
+        all.retain(|address, _| chosen.contains(address));
+    }
+    all
+}
+
+/// An endpoint that may be used.
+struct Serving<'a> {
+    slice: &'a SliceInfo,
+    named: &'a Named,
+    address: SocketAddr,
+    pod: Option<&'a Arc<PodInfo>>,
+    /// Else it is draining.
+    ready: bool,
 }
 
 impl Behind {

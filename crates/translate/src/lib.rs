@@ -17,10 +17,12 @@ mod pods;
 mod probes;
 mod routes;
 mod services;
+mod sets;
 mod slices;
 mod status;
 mod translator;
 mod views;
+mod zones;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,6 +52,7 @@ pub struct Objects {
     pub endpoint_slices: Vec<Arc<objects::EndpointSlice>>,
     pub pods: Vec<Arc<objects::Pod>>,
     pub namespaces: Vec<Arc<objects::Namespace>>,
+    pub nodes: Vec<Arc<objects::Node>>,
     pub http_routes: Vec<Arc<objects::HttpRoute>>,
     pub grpc_routes: Vec<Arc<objects::GrpcRoute>>,
     pub tls_routes: Vec<Arc<objects::TlsRoute>>,

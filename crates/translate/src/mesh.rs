@@ -20,6 +20,8 @@ use crate::pods::Pods;
 pub struct Mesh {
     /// Every `clusterIP:port`, without the routes that are attached there.
     pub(crate) addresses: Arc<Addresses>,
+    /// Where clients of load balancers' addresses are led in their place.
+    pub(crate) balancers: Arc<Balancers>,
     /// Those that routes are attached to.
     pub(crate) routed: HashMap<SocketAddr, Arc<PortView>>,
     pub(crate) endpoints: Arc<Endpoints>,
@@ -32,6 +34,9 @@ pub struct Mesh {
 
 pub(crate) type Addresses = HashMap<SocketAddr, Arc<Service>>;
 
+/// By the address of a load balancer: a cluster IP and port of its Service.
+pub(crate) type Balancers = HashMap<SocketAddr, SocketAddr>;
+
 /// One Service port with routes: what clients of each namespace see there.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PortView {
@@ -43,7 +48,7 @@ pub(crate) struct PortView {
 
 impl Mesh {
     /// What is at `address` for a client of `client_namespace`: a Service by any of its cluster IPs, else a pod by
-    /// its IP, else unknown.
+    /// its IP, else a Service by the address of its load balancer, else unknown.
     pub fn destination(&self, address: SocketAddr, client_namespace: &str) -> Destination {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let target = if let Some(service) = self.service(address, client_namespace) {
@@ -53,6 +58,8 @@ impl Mesh {
                 address,
                 identity: pod.identity_at(address.port()).cloned(),
             })
+        } else if let Some(service) = self.balanced(address, client_namespace) {
+            Target::Service(Arc::clone(service))
         } else {
             Target::Unknown
         };
@@ -67,18 +74,36 @@ impl Mesh {
         Some(own.unwrap_or(&view.producer))
     }
 
+    fn balanced(&self, address: SocketAddr, client_namespace: &str) -> Option<&Arc<Service>> {
+        let own = self.balancers.get(&address)?;
+        self.service(*own, client_namespace)
+    }
+
     /// Whether clients of some namespace see this very Service at the address.
     pub fn shows(&self, address: SocketAddr, service: &Arc<Service>) -> bool {
         let is = |other: &Arc<Service>| Arc::ptr_eq(service, other);
+        let own = self.balancers.get(&address).copied();
+        let address = own.unwrap_or(address);
         match self.routed.get(&address) {
             Some(view) => is(&view.producer) || view.consumers.values().any(is),
             None => self.addresses.get(&address).is_some_and(is),
         }
     }
 
-    /// The ready endpoints of a Service port; `None` when there is no such port.
-    pub fn endpoints(&self, id: &ServicePort) -> Option<Arc<EndpointSet>> {
-        self.endpoints.get(id).cloned()
+    /// The ready endpoints of a Service port for clients of a node; `None` when there is no such port.
+    pub fn endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<EndpointSet>> {
+        Some(Arc::clone(self.endpoints.get(id)?.on(node)))
+    }
+
+    /// The sets of a Service port, one of which each client sees; as gateways see them too.
+    pub fn sets(&self, id: &ServicePort) -> impl Iterator<Item = &Arc<EndpointSet>> {
+        let sets = [self.endpoints.get(id), self.gateway_endpoints.get(id)];
+        sets.into_iter().flatten().flat_map(|sets| sets.each())
+    }
+
+    /// The node that a pod runs on; `None` when the pod is not known.
+    pub fn node(&self, namespace: &str, pod: &str) -> Option<&str> {
+        Some(&self.pods.get(namespace, pod)?.place.node)
     }
 
     /// What a pod's own proxy is told; `None` when the pod is not in the mesh.
@@ -121,9 +146,10 @@ impl Mesh {
     }
 
     /// As [`Mesh::endpoints`], as gateways see them: UDP ports too, and with TLS where a BackendTLSPolicy asks for it.
-    pub fn gateway_endpoints(&self, id: &ServicePort) -> Option<Arc<EndpointSet>> {
+    pub fn gateway_endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<EndpointSet>> {
         let own = self.gateway_endpoints.get(id);
-        own.cloned().or_else(|| self.endpoints(id))
+        let own = own.map(|sets| Arc::clone(sets.on(node)));
+        own.or_else(|| self.endpoints(id, node))
     }
 
     /// The Gateway that a pod is a proxy of: the label alone makes no pod one, it must run under the account that was

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_ir::{GatewayId, Identity, TrustDomain, Workload};
+use weft_ir::{GatewayId, Identity, Place, TrustDomain, Workload};
 
 use crate::Settings;
 use crate::bypass::Excluded;
@@ -17,6 +17,7 @@ use crate::memo::{Last, PerObject, Same};
 use crate::modes::Modes;
 use crate::objects::{Container, Pod, PodSpec, PodStatus};
 use crate::probes::probes;
+use crate::zones::Zones;
 
 /// The container whose presence means that a pod is in the mesh.
 pub(crate) const PROXY_CONTAINER: &str = "weft-proxy";
@@ -43,6 +44,8 @@ pub(crate) struct PodInfo {
     /// Its own; none on its host's network, whose IP is not the pod's.
     addresses: Vec<IpAddr>,
     pub(crate) on_host: bool,
+    /// Where it runs.
+    pub(crate) place: Place,
     /// What its own proxy is told; `None` outside the mesh.
     pub(crate) workload: Option<Arc<Workload>>,
     /// That of the proxy before its ports; `None`: there is none.
@@ -60,8 +63,10 @@ pub(crate) struct PodInfo {
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
     pods: PerObject<Pod, Rules, Option<Arc<PodInfo>>>,
-    last: Last<(Vec<Same<Pod>>, Rules), Pods>,
+    last: Last<Sources, Pods>,
 }
+
+type Sources = (Vec<Same<Pod>>, Rules, Same<Zones>);
 
 /// What is read of a pod depends on these besides.
 type Rules = (Same<Accounts>, Same<Modes>);
@@ -72,12 +77,20 @@ impl Memo {
         pods: &[Arc<Pod>],
         settings: &Settings,
         rules: Rules,
+        zones: &Same<Zones>,
     ) -> Same<Pods> {
-        self.last.get((Same::all(pods), rules.clone()), || {
+        let from = (Same::all(pods), rules.clone(), zones.clone());
+        self.last.get(from, || {
             let (accounts, modes) = rules.clone();
-            let read =
-                |pod: &Arc<Pod>| PodInfo::new(pod, settings, &accounts, &modes).map(Arc::new);
-            let pods = self.pods.map(pods, rules, read);
+            let read = |pod: &Arc<Pod>| {
+                let place = zones.place(&pod.spec.node_name);
+                PodInfo::new(pod, settings, &accounts, &modes, place).map(Arc::new)
+            };
+            let holds = |made: &Option<Arc<PodInfo>>| {
+                let place = made.as_ref().map(|pod| &pod.place);
+                place.is_none_or(|place| zones.zone(&place.node) == place.zone)
+            };
+            let pods = self.pods.map_while(pods, rules, holds, read);
             Pods::new(pods.into_iter().flatten())
         })
     }
@@ -125,7 +138,13 @@ fn youngest<K>(at: Entry<'_, K, Arc<PodInfo>>, pod: &Arc<PodInfo>) {
 
 impl PodInfo {
     /// `None` of a pod that has ended: its IP may be another's by now.
-    fn new(pod: &Pod, settings: &Settings, accounts: &Accounts, modes: &Modes) -> Option<Self> {
+    fn new(
+        pod: &Pod,
+        settings: &Settings,
+        accounts: &Accounts,
+        modes: &Modes,
+        place: Place,
+    ) -> Option<Self> {
         let Pod {
             metadata,
             spec,
@@ -145,6 +164,7 @@ impl PodInfo {
             age: metadata.creation_timestamp.clone(),
             addresses: Vec::new(),
             on_host: spec.host_network,
+            place,
             workload: None,
             identity: None,
             excluded: Excluded::default(),
@@ -171,6 +191,7 @@ impl PodInfo {
                 identity: identity.clone(),
                 mode,
                 probes: probes(spec),
+                place: info.place.clone(),
             })
         });
         // A gateway's proxy takes no mutual TLS of the mesh.

@@ -5,13 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft_ir::{Backend, Protocol, Routing, Service, ServiceId, ServicePort, WeightedBackend};
 
 use crate::Objects;
 use crate::gateways::provision::GATEWAY_LABEL;
 use crate::memo::{Last, PerObject, Same};
-use crate::objects::{self, Meta, PortRef, ServiceImportSpec, ServicePortSpec, ServiceSpec};
+use crate::objects::{
+    self, Meta, PortRef, ServiceImportSpec, ServicePortSpec, ServiceSpec, ServiceStatus,
+};
 
 /// Every Service and ServiceImport of the cluster.
 #[derive(Debug)]
@@ -39,6 +42,12 @@ pub(crate) struct ServiceInfo {
     pub(crate) split: BTreeSet<u16>,
     /// Whether IPv6 is the first of its families.
     pub(crate) prefers_ipv6: bool,
+    /// Addresses of load balancers that clients inside need not go by.
+    pub(crate) balancers: Vec<IpAddr>,
+    /// Whether clients see the endpoints of their own node alone.
+    pub(crate) local: bool,
+    /// How long a client keeps an endpoint that it does not use.
+    pub(crate) affinity: Option<Duration>,
     /// Whether Gateways apply its own routes as well.
     pub(crate) composed: bool,
     /// The Service itself, of those that were made for Gateways.
@@ -119,7 +128,7 @@ impl ServiceInfo {
         let objects::Service {
             metadata,
             spec,
-            status: _,
+            status,
         } = service.as_ref();
         let ServiceSpec {
             kind,
@@ -127,6 +136,9 @@ impl ServiceInfo {
             cluster_ips,
             ip_families,
             ports,
+            internal_traffic_policy,
+            session_affinity,
+            session_affinity_config,
         } = spec;
         let (composed, warning) = match gateway_routes(metadata) {
             Ok(composed) => (composed, None),
@@ -135,7 +147,12 @@ impl ServiceInfo {
         let made_for_one = metadata.labels.contains_key(GATEWAY_LABEL);
         let id = ServiceId::new(&*metadata.namespace, &*metadata.name);
         let frontend = frontend(kind, cluster_ip, cluster_ips);
+        let by_address = matches!(frontend, Frontend::ClusterIp(_));
+        let timeout = session_affinity_config.client_ip.timeout_seconds;
         Self {
+            balancers: balancers(kind, status),
+            local: by_address && internal_traffic_policy == "Local",
+            affinity: (by_address && session_affinity == "ClientIP").then(|| affinity(timeout)),
             composed,
             warning,
             of_gateway: made_for_one.then(|| Arc::clone(service)),
@@ -222,6 +239,9 @@ impl ServiceInfo {
             udp,
             other_ports,
             prefers_ipv6,
+            balancers: Vec::new(),
+            local: false,
+            affinity: None,
             composed: false,
             of_gateway: None,
             warning: None,
@@ -332,6 +352,23 @@ fn addressed<'a>(texts: impl Iterator<Item = &'a str>) -> Frontend {
     } else {
         Frontend::ClusterIp(addresses)
     }
+}
+
+/// Not those of `externalIPs`: who may make a Service may write any address there, that of somebody else's server too.
+fn balancers(kind: &str, status: &ServiceStatus) -> Vec<IpAddr> {
+    if kind != "LoadBalancer" {
+        return Vec::new();
+    }
+    let ingress = status.load_balancer.ingress.iter();
+    let direct = ingress.filter(|of| of.ip_mode != "Proxy");
+    direct.filter_map(|of| of.ip.parse().ok()).collect()
+}
+
+/// The API server admits a second to a day.
+fn affinity(timeout_seconds: Option<i64>) -> Duration {
+    const DEFAULT: u64 = 10_800;
+    let seconds = timeout_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    Duration::from_secs(seconds.unwrap_or(DEFAULT).clamp(1, 86_400))
 }
 
 /// A port is 1 to 65535.

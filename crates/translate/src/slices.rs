@@ -8,11 +8,12 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_ir::ServiceId;
+use weft_ir::{Hints, ServiceId};
 
 use crate::memo::{Last, PerObject, Same};
 use crate::objects::{
-    EndpointAddress, EndpointConditions, EndpointSlice, Meta, SlicePort, TargetRef,
+    EndpointAddress, EndpointConditions, EndpointHints, EndpointSlice, HintFor, Meta, SlicePort,
+    TargetRef,
 };
 use crate::services::port_number;
 
@@ -116,6 +117,26 @@ impl SliceInfo {
         (kind == "Pod").then_some((namespace, name))
     }
 
+    /// The node that the endpoint runs on; empty: not known.
+    pub(crate) fn node(&self, of: &Named) -> &str {
+        let endpoint = self.slice.endpoints.get(of.place);
+        endpoint.map_or("", |endpoint| &endpoint.node_name)
+    }
+
+    /// The clients that the endpoint is for, where that is said. Nodes of another cluster are not those of this one.
+    pub(crate) fn hints(&self, of: &Named) -> Option<Hints> {
+        let EndpointHints {
+            for_zones,
+            for_nodes,
+        } = &self.slice.endpoints.get(of.place)?.hints;
+        let names = |all: &[HintFor]| all.iter().map(|of| of.name.clone()).collect();
+        let hints = Hints {
+            nodes: names(if self.from_a_cluster { &[] } else { for_nodes }),
+            zones: names(for_zones),
+        };
+        (hints != Hints::default()).then_some(hints)
+    }
+
     /// The number of the port of the Service port's name.
     pub(crate) fn target_port(&self, wanted: &str, transport: &str) -> Option<u16> {
         self.slice.ports.iter().find_map(|entry| {
@@ -137,6 +158,8 @@ impl Named {
             addresses,
             conditions,
             target_ref: _,
+            node_name: _,
+            hints: _,
         } = endpoint;
         Some(Self {
             place,

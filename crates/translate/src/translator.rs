@@ -13,10 +13,11 @@ use crate::gateways::Accounts;
 use crate::memo::{Last, Same};
 use crate::mesh::Mesh;
 use crate::modes::Modes;
-use crate::objects::{GatewayClass, Namespace};
+use crate::objects::{GatewayClass, Namespace, Node};
 use crate::routes::Resolver;
 use crate::services::Services;
 use crate::status::{self, RouteStatus};
+use crate::zones::Zones;
 use crate::{Objects, Settings, Translation, endpoints, gateways, objects, pods, services, views};
 
 /// Translates one state of the cluster after the other.
@@ -26,6 +27,7 @@ pub struct Translator {
     accounts: Last<Owners, Accounts>,
     services: services::Memo,
     modes: Last<Vec<Same<Namespace>>, Modes>,
+    zones: Last<Vec<Same<Node>>, Zones>,
     pods: pods::Memo,
     endpoints: endpoints::Memo,
     routes: attach::Memo,
@@ -44,6 +46,7 @@ impl Translator {
             accounts: Last::default(),
             services: services::Memo::default(),
             modes: Last::default(),
+            zones: Last::default(),
             pods: pods::Memo::default(),
             endpoints: endpoints::Memo::default(),
             routes: attach::Memo::default(),
@@ -73,12 +76,15 @@ impl Translator {
             Modes::new(settings.mode, namespaces)
         });
         let rules = (accounts, modes.clone());
-        let pods = self.pods.read(&objects.pods, settings, rules);
+        let nodes = &objects.nodes;
+        let zones = self.zones.get_alike(Same::all(nodes), || Zones::new(nodes));
+        let pods = self.pods.read(&objects.pods, settings, rules, &zones);
         let slices = &objects.endpoint_slices;
         let endpoints = self.endpoints.read(&services, slices, &pods);
 
         let routes = mesh_routes(&mut self.routes, objects, &services);
         let attached = Attachments::new(&routes);
+        let balancers = self.views.balancers(&services);
         let (addresses, routed) = self.views.read(&services, &routes, &attached);
         let statuses = (0..routes.len())
             .filter_map(|place| status::route_status(place, &routes, &attached))
@@ -94,6 +100,7 @@ impl Translator {
         Translation {
             mesh: Mesh {
                 addresses,
+                balancers,
                 routed,
                 endpoints: Arc::clone(&endpoints.tcp),
                 pods: Arc::clone(&pods.0),

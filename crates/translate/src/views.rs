@@ -11,7 +11,7 @@ use weft_ir::{RouteKind, Routing, Rule, Service, ServicePort};
 
 use crate::attach::{Attached, Attachments, Group};
 use crate::memo::{self, Last, Same};
-use crate::mesh::{Addresses, PortView};
+use crate::mesh::{Addresses, Balancers, PortView};
 use crate::routes::Rules;
 use crate::services::{Frontend, ServiceInfo, Services};
 
@@ -22,6 +22,7 @@ pub(crate) type Routes = [Arc<Attached>];
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
     addresses: Last<Same<Services>, Addresses>,
+    balancers: Last<Same<Services>, Balancers>,
     routed: HashMap<ServicePort, (From, Arc<PortView>)>,
 }
 
@@ -33,6 +34,12 @@ struct From {
 }
 
 impl Memo {
+    /// The address and port of each load balancer, with a cluster IP and port of its Service.
+    pub(crate) fn balancers(&mut self, services: &Same<Services>) -> Arc<Balancers> {
+        let from = services.clone();
+        self.balancers.get_alike(from, || balancers(services)).0
+    }
+
     /// Every cluster IP and port without routes; and those with routes.
     pub(crate) fn read(
         &mut self,
@@ -98,6 +105,27 @@ fn addresses(services: &Services) -> Addresses {
         }
     }
     all
+}
+
+/// As [`addresses`], of two Services that claim one the first has it.
+fn balancers(services: &Services) -> Balancers {
+    let mut all: HashMap<SocketAddr, (&ServicePort, SocketAddr)> = HashMap::new();
+    for info in services.iter() {
+        for port in &info.ports {
+            let Some(own) = sockets(info, port.number).next() else {
+                continue;
+            };
+            for address in &info.balancers {
+                let at = SocketAddr::new(*address, port.number);
+                let first = all.entry(at).or_insert((&port.id, own));
+                if *port.id < *first.0 {
+                    *first = (&port.id, own);
+                }
+            }
+        }
+    }
+    let all = all.into_iter();
+    all.map(|(address, (_, own))| (address, own)).collect()
 }
 
 fn sockets(info: &ServiceInfo, port: u16) -> impl Iterator<Item = SocketAddr> {

@@ -123,12 +123,8 @@ pub fn endpoints(name: &str, addresses: &[&str]) -> proto::Resource {
         address: address.parse().unwrap(),
         identity: None,
     });
-    encode::endpoints(&EndpointSet {
-        id: ServicePort::new("shop", name, 80),
-        protocol: Protocol::Http1,
-        endpoints: endpoints.collect(),
-        tls: None,
-    })
+    let id = ServicePort::new("shop", name, 80);
+    encode::endpoints(&EndpointSet::new(id, Protocol::Http1, endpoints.collect()))
 }
 
 pub async fn live(proxy: &Control, address: &str) -> Arc<Live> {

@@ -203,12 +203,7 @@ pub fn unmeshed(address: SocketAddr) -> Endpoint {
 }
 
 pub fn endpoints(name: &str, protocol: Protocol, endpoints: &[Endpoint]) -> proto::Resource {
-    encode::endpoints(&EndpointSet {
-        id: port(name),
-        protocol,
-        endpoints: endpoints.to_vec(),
-        tls: None,
-    })
+    encode::endpoints(&EndpointSet::new(port(name), protocol, endpoints.to_vec()))
 }
 
 pub fn service(protocol: Protocol, routing: Routing) -> proto::Resource {

@@ -107,6 +107,7 @@ fn set() -> EndpointSet {
             }
             .into(),
         ),
+        choice: Choice::default(),
     }
 }
 

@@ -94,6 +94,7 @@ pub(crate) fn of_service(service: &Service, kind: ServiceType) -> BTreeSet<Addre
         |Ingress {
              ip: address,
              hostname,
+             ip_mode: _,
          }| {
             let hostname = (!hostname.is_empty()).then(|| Address {
                 kind: AddressKind::Hostname,

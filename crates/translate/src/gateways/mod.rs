@@ -36,6 +36,7 @@ use crate::memo::{self, Last, Same};
 use crate::objects::{BackendTlsPolicy, ConfigMap, ReferenceGrant};
 use crate::routes::{GatewayRules, Resolver};
 use crate::services::Services;
+use crate::sets::Sets;
 use crate::status::Placed;
 use certificates::Data;
 use classes::{Class, Owned};
@@ -126,7 +127,7 @@ impl Memo {
         let endpoints = self.endpoints(&policies, services, known);
         let is_idle = |port: &ServicePort| {
             let set = endpoints.get(port).or_else(|| known.tcp.get(port));
-            set.is_some_and(|set| set.endpoints.is_empty())
+            set.is_some_and(|set| set.whole.endpoints.is_empty())
         };
         let mut outcome = Outcome {
             routes: routes::statuses(&routes, is_idle),
@@ -182,10 +183,8 @@ impl Memo {
         let mut endpoints = Endpoints::clone(&known.udp);
         endpoints.retain(|id, _| !known.tcp.contains_key(id));
         endpoints.extend(policies.endpoints(services, &known.tcp));
-        for (id, set) in &mut endpoints {
-            if let Some(before) = self.endpoints.get(id).filter(|before| **before == *set) {
-                *set = Arc::clone(before);
-            }
+        for (id, sets) in &mut endpoints {
+            *sets = Sets::clone(sets).renewed(self.endpoints.get(id));
         }
         self.endpoints = Arc::new(endpoints);
         Arc::clone(&self.endpoints)

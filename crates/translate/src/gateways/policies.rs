@@ -85,18 +85,17 @@ impl Policies {
         for (service, _) in self.by_target.keys() {
             let ports = services.get(service).map_or(&[][..], |info| &info.ports);
             for port in ports {
-                if let (Some(Ok(tls)), Some(set)) = (self.of(port), known.get(&port.id)) {
-                    // What is within TLS is not said by a port that says TLS.
-                    let protocol = match set.protocol {
-                        Protocol::Tls => Protocol::Detect,
-                        other => other,
-                    };
-                    let set = EndpointSet {
-                        protocol,
+                if let (Some(Ok(tls)), Some(known)) = (self.of(port), known.get(&port.id)) {
+                    let with_tls = known.map(|set| EndpointSet {
+                        // What is within TLS is not said by a port that says TLS.
+                        protocol: match set.protocol {
+                            Protocol::Tls => Protocol::Detect,
+                            other => other,
+                        },
                         tls: Some(Arc::clone(tls)),
                         ..EndpointSet::clone(set)
-                    };
-                    sets.insert(Arc::clone(&port.id), Arc::new(set));
+                    });
+                    sets.insert(Arc::clone(&port.id), Arc::new(with_tls));
                 }
             }
         }

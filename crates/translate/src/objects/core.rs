@@ -1,4 +1,4 @@
-//! Services, ServiceImports, EndpointSlices, pods and namespaces.
+//! Services, ServiceImports, EndpointSlices, pods, nodes and namespaces.
 
 use serde::{Deserialize, Deserializer};
 
@@ -31,6 +31,28 @@ pub struct ServiceSpec {
     pub ip_families: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub ports: Vec<ServicePortSpec>,
+    /// `Cluster` (also when empty) or `Local`.
+    #[serde(deserialize_with = "or_default")]
+    pub internal_traffic_policy: String,
+    /// `None` (also when empty) or `ClientIP`.
+    #[serde(deserialize_with = "or_default")]
+    pub session_affinity: String,
+    #[serde(deserialize_with = "or_default")]
+    pub session_affinity_config: SessionAffinityConfig,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct SessionAffinityConfig {
+    #[serde(rename = "clientIP", deserialize_with = "or_default")]
+    pub client_ip: ClientIpConfig,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIpConfig {
+    /// 1 to 86400; absent: 10800.
+    pub timeout_seconds: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -64,12 +86,15 @@ pub struct LoadBalancer {
 
 /// Where a load balancer takes connections: an IP or a host name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Ingress {
     #[serde(deserialize_with = "or_default")]
     pub ip: String,
     #[serde(deserialize_with = "or_default")]
     pub hostname: String,
+    /// `VIP` (also when empty), or `Proxy`: connections from inside have to go by the load balancer too.
+    #[serde(deserialize_with = "or_default")]
+    pub ip_mode: String,
 }
 
 /// Of the Multi-Cluster Services API (KEP-1645), `multicluster.x-k8s.io`: v1beta1 and v1alpha1 have the same fields.
@@ -130,6 +155,28 @@ pub struct EndpointAddress {
     #[serde(deserialize_with = "or_default")]
     pub conditions: EndpointConditions,
     pub target_ref: Option<TargetRef>,
+    #[serde(deserialize_with = "or_default")]
+    pub node_name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub hints: EndpointHints,
+}
+
+/// The clients that an endpoint is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    #[serde(deserialize_with = "or_default")]
+    pub for_zones: Vec<HintFor>,
+    #[serde(deserialize_with = "or_default")]
+    pub for_nodes: Vec<HintFor>,
+}
+
+/// The name of a zone or a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct HintFor {
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
 }
 
 /// Absent: `ready` and `serving` count as true, `terminating` as false.
@@ -169,6 +216,9 @@ pub struct PodSpec {
     /// Empty means `default`.
     #[serde(deserialize_with = "or_default")]
     pub service_account_name: String,
+    /// Empty while the pod is not scheduled.
+    #[serde(deserialize_with = "or_default")]
+    pub node_name: String,
     #[serde(deserialize_with = "or_default")]
     pub host_network: bool,
     #[serde(deserialize_with = "or_default")]
@@ -274,6 +324,15 @@ pub struct PodStatus {
 pub struct PodIp {
     #[serde(deserialize_with = "or_default")]
     pub ip: String,
+}
+
+/// On a node: the name of its zone.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    pub metadata: Meta,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

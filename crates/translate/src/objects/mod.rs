@@ -14,10 +14,11 @@ mod policies;
 mod routes;
 
 pub use core::{
-    Container, ContainerPort, EndpointAddress, EndpointConditions, EndpointSlice, GrpcAction,
-    Handler, HttpGet, Ingress, Lifecycle, LoadBalancer, Namespace, Pod, PodIp, PodSpec, PodStatus,
-    PortRef, Service, ServiceImport, ServiceImportSpec, ServicePortSpec, ServiceSpec,
-    ServiceStatus, SlicePort, TargetRef,
+    ClientIpConfig, Container, ContainerPort, EndpointAddress, EndpointConditions, EndpointHints,
+    EndpointSlice, GrpcAction, Handler, HintFor, HttpGet, Ingress, Lifecycle, LoadBalancer,
+    Namespace, Node, Pod, PodIp, PodSpec, PodStatus, PortRef, Service, ServiceImport,
+    ServiceImportSpec, ServicePortSpec, ServiceSpec, ServiceStatus, SessionAffinityConfig,
+    SlicePort, TargetRef, ZONE_LABEL,
 };
 pub use data::{ConfigMap, Secret, SecretBytes, SecretData};
 pub use filters::{

@@ -58,6 +58,7 @@ fn append(all: &mut Objects, one: Objects) {
         endpoint_slices,
         pods,
         namespaces,
+        nodes,
         http_routes,
         grpc_routes,
         tls_routes,
@@ -78,6 +79,7 @@ fn append(all: &mut Objects, one: Objects) {
     all.endpoint_slices.extend(endpoint_slices);
     all.pods.extend(pods);
     all.namespaces.extend(namespaces);
+    all.nodes.extend(nodes);
     all.http_routes.extend(http_routes);
     all.grpc_routes.extend(grpc_routes);
     all.tls_routes.extend(tls_routes);
@@ -265,7 +267,7 @@ fn touched(before: &Translation, after: &Translation) -> Vec<&'static str> {
     };
     let endpoints = |of: &Translation, name: &str| {
         let id = format!("shop/{name}:80").parse().unwrap();
-        of.mesh.endpoints(&id).unwrap()
+        of.mesh.endpoints(&id, "").unwrap()
     };
     let status = |of: &Translation, name: &str| {
         let mut all = of.statuses.iter();

@@ -23,6 +23,8 @@ pub(crate) struct Ask {
     pub(crate) endpoints: Vec<String>,
     /// `edge/public`.
     pub(crate) gateways: Vec<String>,
+    /// Of whose clients it is asked what endpoints they see; none: of clients on a node that nobody knows.
+    pub(crate) nodes: Vec<String>,
 }
 
 pub(crate) fn documents(text: &str) -> Vec<Value> {
@@ -86,6 +88,7 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
         "EndpointSlice" => objects.endpoint_slices.push(read(document)?),
         "Pod" => objects.pods.push(read(document)?),
         "Namespace" => objects.namespaces.push(read(document)?),
+        "Node" => objects.nodes.push(read(document)?),
         "HTTPRoute" => objects.http_routes.push(read(document)?),
         "GRPCRoute" => objects.grpc_routes.push(read(document)?),
         "TLSRoute" => objects.tls_routes.push(read(document)?),

@@ -99,7 +99,7 @@ fn ask_everything(objects: &Objects, mesh: &Mesh) {
                 for namespace in ["shop", "web", ""] {
                     let answer = mesh.destination(std::net::SocketAddr::new(ip, port), namespace);
                     for id in Mesh::referenced(&answer) {
-                        assert!(mesh.endpoints(&id).is_some(), "{id} is referred to");
+                        assert!(mesh.endpoints(&id, "").is_some(), "{id} is referred to");
                     }
                 }
             }
@@ -135,7 +135,7 @@ fn ask_gateways(translation: &Translation) {
         }
         let view = translation.mesh.gateway(&status.id).expect("of ours");
         for id in view.references() {
-            let set = translation.mesh.gateway_endpoints(&id);
+            let set = translation.mesh.gateway_endpoints(&id, "");
             assert!(set.is_some(), "{id} is referred to");
         }
         let mut sockets: Vec<_> = view

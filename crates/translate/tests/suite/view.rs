@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use serde_norway::{Mapping, Value};
 use weft_ir::{
-    Allowed, Backend, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter, GatewayId,
-    HeaderEdit, Mirror, Mode, PathEdit, PathMatch, ProbeRequest, RequestMatch, Retry, Routing,
-    Rule, Service, ServicePort, Target, Timeouts, TlsRule, ValueMatch, WeightedBackend,
+    Allowed, Backend, Choice, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter,
+    GatewayId, HeaderEdit, Hints, Mirror, Mode, PathEdit, PathMatch, Place, ProbeRequest,
+    RequestMatch, Retry, Routing, Rule, Service, ServicePort, Target, Timeouts, TlsRule,
+    ValueMatch, WeightedBackend,
 };
 use weft_translate::{Condition, Controller, Mesh, ParentStatus, RouteStatus, Translation};
 
@@ -32,13 +33,24 @@ pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
         needed.extend(Mesh::referenced(&answer));
         destinations.insert(text(question), destination(&answer));
     }
+    let nodes = match &ask.nodes[..] {
+        [] => vec![String::new()],
+        nodes => nodes.to_vec(),
+    };
+    let on = |node: &str| match node {
+        "" => String::new(),
+        node => format!(" on {node}"),
+    };
     let mut endpoints = Mapping::new();
     for id in &needed {
-        let (name, set) = match mesh.endpoints(id) {
-            Some(set) => (format!("{id} ({:?})", set.protocol), endpoint_set(&set)),
-            None => (id.to_string(), text("unknown")),
-        };
-        endpoints.insert(text(name), set);
+        for node in &nodes {
+            let on = on(node);
+            let (name, set) = match mesh.endpoints(id, node) {
+                Some(set) => (format!("{id} ({:?}){on}", set.protocol), endpoint_set(&set)),
+                None => (format!("{id}{on}"), text("unknown")),
+            };
+            endpoints.insert(text(name), set);
+        }
     }
     let mut workloads = Mapping::new();
     for question in &ask.workloads {
@@ -51,11 +63,17 @@ pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
         let told = match mesh.gateway(&GatewayId::new(namespace, name)) {
             None => text("not ours"),
             Some(view) => {
-                for id in view.references() {
-                    let set = mesh.gateway_endpoints(&id).expect("what is referred to");
+                let references = view.references();
+                let all = references
+                    .iter()
+                    .flat_map(|id| nodes.iter().map(move |node| (id, node)));
+                for (id, node) in all {
+                    let set = mesh
+                        .gateway_endpoints(id, node)
+                        .expect("what is referred to");
                     let tls = set.tls.as_ref().map(|tls| text(gateways::backend_tls(tls)));
                     let all = [("tls", tls), ("ready", Some(endpoint_set(&set)))];
-                    let name = format!("{id} ({:?}) for gateways", set.protocol);
+                    let name = format!("{id} ({:?}) for gateways{}", set.protocol, on(node));
                     endpoints.insert(text(name), fields(all));
                 }
                 gateways::view(&view)
@@ -316,7 +334,21 @@ fn backend(backend: &WeightedBackend) -> Value {
 }
 
 fn endpoint_set(set: &EndpointSet) -> Value {
-    list(set.endpoints.iter().map(|of| text(endpoint(of)))).unwrap_or_else(|| text("none ready"))
+    let Choice { hints, affinity } = &set.choice;
+    let hinted = |of: &Endpoint| {
+        let mut line = endpoint(of);
+        if let Some(Hints { nodes, zones }) = hints.get(&of.address) {
+            let all = [("nodes", nodes), ("zones", zones)];
+            for (kind, names) in all.into_iter().filter(|(_, names)| !names.is_empty()) {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                line.push_str(&format!(", for {kind} {}", names.join(" ")));
+            }
+        }
+        text(line)
+    };
+    let affinity = affinity.map(|kept| text(format!("one for each client, kept {kept:?}")));
+    let lines = affinity.into_iter().chain(set.endpoints.iter().map(hinted));
+    list(lines).unwrap_or_else(|| text("none ready"))
 }
 
 fn endpoint(endpoint: &Endpoint) -> String {
@@ -342,6 +374,10 @@ fn workload(mesh: &Mesh, namespace: &str, name: &str) -> Value {
                     ProbeRequest::GrpcHealth => "gRPC health".to_owned(),
                 };
                 line.push_str(&format!(", plain {asks} on {}", probe.port));
+            }
+            let Place { node, zone } = &workload.place;
+            if !node.is_empty() {
+                line.push_str(&format!(", on {node} in {zone:?}"));
             }
             if let Some(gateway) = mesh.gateway_of(namespace, name) {
                 line.push_str(&format!(", proxy of Gateway {gateway}"));

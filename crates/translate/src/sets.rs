@@ -1,0 +1,146 @@
+//! The endpoint sets of a Service port as clients see them: one for all, or one for the clients of each node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weft_ir::EndpointSet;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sets {
+    /// All endpoints of the port.
+    pub(crate) whole: Arc<EndpointSet>,
+    /// `None`: every client sees all.
+    local: Option<Local>,
+}
+
+/// `internalTrafficPolicy: Local`: clients see the endpoints of their own node.
+#[derive(Clone, Debug, PartialEq)]
+struct Local {
+    nodes: BTreeMap<String, Arc<EndpointSet>>,
+    /// Without endpoints, for clients of other nodes.
+    elsewhere: Arc<EndpointSet>,
+}
+
+impl Sets {
+    /// The same for every client.
+    pub(crate) fn of_all(whole: EndpointSet) -> Self {
+        Self {
+            whole: Arc::new(whole),
+            local: None,
+        }
+    }
+
+    /// `nodes`: by node.
+    pub(crate) fn local(whole: EndpointSet, nodes: BTreeMap<String, EndpointSet>) -> Self {
+        let elsewhere = EndpointSet {
+            endpoints: Vec::new(),
+            ..whole.clone()
+        };
+        let nodes = nodes.into_iter();
+        Self {
+            whole: Arc::new(whole),
+            local: Some(Local {
+                nodes: nodes.map(|(node, set)| (node, Arc::new(set))).collect(),
+                elsewhere: Arc::new(elsewhere),
+            }),
+        }
+    }
+
+    /// As clients of the node see them.
+    pub(crate) fn on(&self, node: &str) -> &Arc<EndpointSet> {
+        match &self.local {
+            None => &self.whole,
+            Some(local) => local.nodes.get(node).unwrap_or(&local.elsewhere),
+        }
+    }
+
+    /// Each set that some client sees.
+    pub(crate) fn each(&self) -> impl Iterator<Item = &Arc<EndpointSet>> {
+        let of_all = self.local.is_none().then_some(&self.whole);
+        let local = self.local.iter();
+        let local = local.flat_map(|of| of.nodes.values().chain([&of.elsewhere]));
+        of_all.into_iter().chain(local)
+    }
+
+    /// With each set changed.
+    pub(crate) fn map(&self, change: impl Fn(&EndpointSet) -> EndpointSet) -> Self {
+        let change = |set: &Arc<EndpointSet>| Arc::new(change(set));
+        let local = self.local.as_ref().map(|local| Local {
+            nodes: {
+                let nodes = local.nodes.iter();
+                nodes
+                    .map(|(node, set)| (node.clone(), change(set)))
+                    .collect()
+            },
+            elsewhere: change(&local.elsewhere),
+        });
+        Self {
+            whole: change(&self.whole),
+            local,
+        }
+    }
+
+    /// These, or what was there before where it says the same; what is said again stays in the same `Arc`.
+    pub(crate) fn renewed(mut self, before: Option<&Arc<Self>>) -> Arc<Self> {
+        let Some(before) = before else {
+            return Arc::new(self);
+        };
+        if **before == self {
+            return Arc::clone(before);
+        }
+        keep(&mut self.whole, &before.whole);
+        if let (Some(now), Some(before)) = (&mut self.local, &before.local) {
+            keep(&mut now.elsewhere, &before.elsewhere);
+            for (node, set) in &mut now.nodes {
+                if let Some(before) = before.nodes.get(node) {
+                    keep(set, before);
+                }
+            }
+        }
+        Arc::new(self)
+    }
+}
+
+fn keep(now: &mut Arc<EndpointSet>, before: &Arc<EndpointSet>) {
+    if **now == **before {
+        now.clone_from(before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_ir::{Endpoint, Protocol, ServicePort};
+
+    fn set(addresses: &[&str]) -> EndpointSet {
+        let endpoints = addresses.iter().map(|address| Endpoint {
+            address: address.parse().unwrap(),
+            identity: None,
+        });
+        let id = ServicePort::new("shop", "agent", 80);
+        EndpointSet::new(id, Protocol::Http1, endpoints.collect())
+    }
+
+    fn local(nodes: &[(&str, &[&str])]) -> Sets {
+        let all: Vec<&str> = nodes
+            .iter()
+            .flat_map(|(_, of)| of.iter().copied())
+            .collect();
+        let nodes = nodes.iter().map(|(node, of)| ((*node).to_owned(), set(of)));
+        Sets::local(set(&all), nodes.collect())
+    }
+
+    #[test]
+    fn a_change_on_one_node_leaves_the_sets_of_the_others() {
+        let first = Arc::new(local(&[("a", &["10.0.0.1:80"]), ("b", &["10.0.0.2:80"])]));
+        let again = local(&[("a", &["10.0.0.1:80"]), ("b", &["10.0.0.2:80"])]);
+        assert!(Arc::ptr_eq(&again.renewed(Some(&first)), &first));
+        let next = local(&[("a", &["10.0.0.1:80"]), ("b", &["10.0.0.3:80"])]);
+        let next = next.renewed(Some(&first));
+        for (node, same) in [("a", true), ("b", false), ("c", true)] {
+            assert_eq!(Arc::ptr_eq(next.on(node), first.on(node)), same, "{node}");
+        }
+        assert!(next.on("c").endpoints.is_empty());
+        assert_eq!(next.each().count(), 3);
+    }
+}

@@ -1,0 +1,35 @@
+//! The zones of the cluster's nodes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use weft_ir::Place;
+
+use crate::objects::{Node, ZONE_LABEL};
+
+/// By node; nodes without a zone are not there.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Zones(HashMap<String, String>);
+
+impl Zones {
+    pub(crate) fn new(nodes: &[Arc<Node>]) -> Self {
+        let zones = nodes.iter().filter_map(|node| {
+            let zone = node.metadata.labels.get(ZONE_LABEL)?;
+            Some((node.metadata.name.clone(), zone.clone()))
+        });
+        Self(zones.collect())
+    }
+
+    /// Empty: not known.
+    pub(crate) fn zone(&self, node: &str) -> &str {
+        self.0.get(node).map_or("", String::as_str)
+    }
+
+    /// Where pods of the node run.
+    pub(crate) fn place(&self, node: &str) -> Place {
+        Place {
+            node: node.to_owned(),
+            zone: self.zone(node).to_owned(),
+        }
+    }
+}
