@@ -93,6 +93,21 @@ pub fn pick<'a>(
     }
 }
 
+/// Requests under way at which it is asked whether an endpoint has too much to do.
+const CROWD: u32 = 32;
+/// How many times the cost of another one that is.
+const TOO_MUCH: f64 = 4.0;
+
+/// Whether an endpoint that is preferred is busy with so many requests that another may be better.
+pub fn is_crowded(load: &Load) -> bool {
+    load.busy() >= CROWD
+}
+
+/// Whether the one that is preferred has too much to do beside another.
+pub fn gives_way(preferred: &Load, other: &Load, now: u64) -> bool {
+    is_crowded(preferred) && preferred.cost(now) > TOO_MUCH * other.cost(now)
+}
+
 /// The place of a weight drawn at random; `None` when all are 0.
 pub fn weighted(
     total: u64,
@@ -127,6 +142,19 @@ mod tests {
         assert!((0..20).all(|_| draw() == Some(1)));
         unknown.begin();
         assert!((0..20).all(|_| draw() == Some(0)));
+    }
+
+    #[test]
+    fn what_is_preferred_gives_way_only_when_it_is_crowded_and_costs_far_more() {
+        let (near, far) = (Load::default(), Load::default());
+        near.observe(Duration::from_millis(100), SECOND);
+        far.observe(Duration::from_millis(1), SECOND);
+        (1..CROWD).for_each(|_| near.begin());
+        assert!(!gives_way(&near, &far, SECOND), "slow, and not crowded");
+        near.begin();
+        assert!(gives_way(&near, &far, SECOND));
+        (0..100).for_each(|_| (0..100).for_each(|_| far.begin()));
+        assert!(!gives_way(&near, &far, SECOND), "the other is no better");
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Port {
 
 fn set(cluster: &Arc<Cluster>, endpoints: &[SocketAddr]) {
     let endpoints: Vec<Endpoint> = endpoints.iter().copied().map(unmeshed).collect();
-    cluster.set(Protocol::Detect, None, &endpoints);
+    cluster.set(Protocol::Detect, &endpoints);
 }
 
 struct Client(UdpSocket);

@@ -215,13 +215,18 @@ impl Store {
     fn commit(&self, mut change: Change, refused: &mut Vec<proto::Refused>) {
         let mut state = self.state();
         self.take_up_roots(change.roots.take(), &change.removed);
+        if let Some(workload) = &change.workload
+            && self.0.shared.set_place(&workload.place)
+        {
+            state.clusters.values().for_each(|cluster| cluster.moved());
+        }
         let (emptied, filled): (Vec<_>, Vec<_>) = change
             .endpoints
             .into_iter()
             .partition(|set| set.endpoints.is_empty());
         for set in filled {
             let cluster = state.cluster(&set.id, &self.0.shared);
-            cluster.set(set.protocol, set.tls.as_ref(), &set.endpoints);
+            cluster.take(&set);
         }
         self.publish(&mut state, change.destinations, &change.removed);
         if let Some(gateway) = change.gateway {
@@ -236,7 +241,7 @@ impl Store {
         );
         for set in emptied {
             let cluster = state.cluster(&set.id, &self.0.shared);
-            cluster.set(set.protocol, None, &[]);
+            cluster.set(set.protocol, &[]);
         }
         self.empty_absent(&state, &change.removed);
         if let Some(workload) = change.workload {
@@ -288,7 +293,7 @@ impl Store {
                 || ports.any(|live| live.load().refers_to(cluster))
             {
                 let protocol = cluster.members().protocol;
-                cluster.set(protocol, None, &[]);
+                cluster.set(protocol, &[]);
             }
         }
     }
@@ -333,7 +338,7 @@ impl Store {
                 let cluster = held.unwrap_or_else(|| {
                     Cluster::new(endpoint.address.to_string().into(), self.0.shared.clone())
                 });
-                cluster.set(weft_ir::Protocol::Detect, None, &[endpoint]);
+                cluster.set(weft_ir::Protocol::Detect, &[endpoint]);
                 Resolved::Pod(cluster)
             }
             Target::Service(service) => {

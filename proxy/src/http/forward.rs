@@ -60,7 +60,8 @@ impl Outbound {
         let way = self.way(config, &mut head, (!upgrade).then_some(&mut copies), tail)?;
         let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
         let address = self.source.address();
-        let ask = Ask::new(head, body, upgrade, address);
+        let mut ask = Ask::new(head, body, upgrade, address);
+        ask.client = Some(self.caller.address.ip());
         copies.send(&ask.spare, address, &self.caller.context);
         tail.exchange.spare = Some(ask.spare.clone());
         let sent = match way.limits {

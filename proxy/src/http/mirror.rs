@@ -74,6 +74,7 @@ impl Copies {
                 upgrade: false,
                 address,
                 avoid: Vec::new(),
+                client: None,
             };
             let metrics = context.metrics.clone();
             tokio::spawn(async move {

@@ -72,7 +72,7 @@ pub async fn send(
     loop {
         let next = retry.filter(|retry| turn < retry.attempts);
         let next = next.map(|retry| (retry, copy(&ask.head)));
-        let (spare, address) = (ask.spare.clone(), ask.address);
+        let (spare, address, client) = (ask.spare.clone(), ask.address, ask.client);
         let deadline = earlier(whole, limits.timeouts.backend);
         let (ended, last) = one_try(cluster, ask, deadline, tail).await;
         let Some((retry, head)) = next else {
@@ -101,6 +101,7 @@ pub async fn send(
             upgrade: false,
             address,
             avoid: avoid.clone(),
+            client,
         };
     }
 }

@@ -253,7 +253,7 @@ where
         address: app,
         identity: None,
     };
-    cluster.set(Protocol::Detect, None, &[endpoint]);
+    cluster.set(Protocol::Detect, &[endpoint]);
     let manner = Manner {
         http2: framing.http2,
         patience: identity.is_none().then_some(PATIENCE),

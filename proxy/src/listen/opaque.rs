@@ -263,7 +263,7 @@ async fn open(
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut last: Option<ConnectError> = None;
     while tried.len() < MAX_TRIES
-        && let Some(peer) = cluster.pick(&tried)
+        && let Some(peer) = cluster.pick(&tried, Some(account.client.ip()))
     {
         account.endpoint = Some(peer.address);
         let opened = match account.passthrough {

@@ -227,7 +227,9 @@ impl Port {
             .map_err(|_| "misconfigured")?
             .clone();
         let metrics = backend.metrics.clone();
-        let peer = cluster.pick_for_datagrams().ok_or("no_endpoints")?;
+        let peer = cluster
+            .pick_for_datagrams(client.ip())
+            .ok_or("no_endpoints")?;
         if self.sessions.len() >= self.limits.sessions {
             self.make_room()?;
         }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use weft_api::alpn;
-use weft_ir::{BackendTls, Endpoint, Identity, Protocol};
+use weft_ir::{Choice, Endpoint, EndpointSet, Identity, Place, Protocol};
 
-use crate::balance::{self, Load};
+use crate::balance::Load;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
 use crate::tls::backend::Backend;
@@ -22,14 +22,19 @@ mod connect;
 mod http1;
 pub mod http2;
 mod lease;
+mod members;
 mod pulse;
 mod send;
+mod sessions;
 mod speech;
 
+use members::Asked;
 use pulse::Pulse;
+use sessions::Sessions;
 
 pub use connect::{ConnectError, Transport};
 pub use lease::Lease;
+pub use members::Members;
 pub use send::{Ask, Outcome};
 
 /// After a failed connection an endpoint is left out for this long, where there are others; twice as long after each
@@ -47,6 +52,9 @@ pub struct Shared {
     metrics: Arc<Metrics>,
     started: Instant,
     known: Mutex<Known>,
+    /// Where the proxy's pod runs.
+    place: ArcSwap<Place>,
+    sessions: Sessions,
 }
 
 /// What is in use, each once. What no longer is goes with the next [`Shared::sweep`].
@@ -91,11 +99,22 @@ impl Shared {
             metrics,
             started: Instant::now(),
             known: Mutex::default(),
+            place: ArcSwap::default(),
+            sessions: Sessions::default(),
         }
     }
 
     pub fn tls(&self) -> &Tls {
         &self.tls
+    }
+
+    /// Where the proxy's pod runs; whether it was thought to be elsewhere.
+    pub fn set_place(&self, place: &Place) -> bool {
+        let moved = **self.place.load() != *place;
+        if moved {
+            self.place.store(Arc::new(place.clone()));
+        }
+        moved
     }
 
     pub fn is_own(&self, address: IpAddr) -> bool {
@@ -265,39 +284,47 @@ pub struct Cluster {
     members: ArcSwap<Members>,
 }
 
-/// One version of a cluster.
-pub struct Members {
-    /// What the endpoints speak, as their Service port declares it.
-    pub protocol: Protocol,
-    pub peers: Vec<Arc<Peer>>,
-}
-
 impl Cluster {
     /// Without endpoints until the first [`Cluster::set`].
     pub fn new(name: Arc<str>, shared: Arc<Shared>) -> Arc<Self> {
         Arc::new(Self {
             name,
             shared,
-            members: ArcSwap::from_pointee(Members {
-                protocol: Protocol::Detect,
-                peers: Vec::new(),
-            }),
+            members: ArcSwap::from_pointee(Members::empty()),
         })
     }
 
-    /// Replaces the endpoints; those that stay, and are spoken to as before, keep their connections. Requests under way
-    /// go on.
-    pub fn set(&self, protocol: Protocol, tls: Option<&Arc<BackendTls>>, endpoints: &[Endpoint]) {
-        let tls = tls.map(|tls| self.shared.tls.backend(tls));
+    /// Replaces the endpoints by those of the set; those that stay, and are spoken to as before, keep their connections.
+    /// Requests under way go on.
+    pub fn take(&self, set: &EndpointSet) {
+        let tls = set.tls.as_ref().map(|tls| self.shared.tls.backend(tls));
         let peer = |one| self.shared.peer(one, tls.as_ref());
-        let peers = endpoints.iter().map(peer).collect();
-        self.members.store(Arc::new(Members { protocol, peers }));
+        let peers = set.endpoints.iter().map(peer).collect();
+        let choice = set.choice.clone();
+        let place = self.shared.place.load();
+        let members = Members::new(set.protocol, peers, choice, &place);
+        self.members.store(Arc::new(members));
     }
 
-    /// The endpoint for a request or connection; none of `tried`. `None` when there is no (other) endpoint.
-    pub fn pick(&self, tried: &[SocketAddr]) -> Option<Arc<Peer>> {
+    /// As [`Cluster::take`], of endpoints none of which goes before the others.
+    pub fn set(&self, protocol: Protocol, endpoints: &[Endpoint]) {
+        let peer = |one| self.shared.peer(one, None);
+        let peers = endpoints.iter().map(peer).collect();
+        let members = Members::new(protocol, peers, Choice::default(), &Place::default());
+        self.members.store(Arc::new(members));
+    }
+
+    /// The proxy is at another place.
+    pub fn moved(&self) {
+        let members = self.members.load().at(&self.shared.place.load());
+        self.members.store(Arc::new(members));
+    }
+
+    /// The endpoint for a request or connection of the client; none of `tried`. `None` when there is no (other) endpoint.
+    pub fn pick(&self, tried: &[SocketAddr], client: Option<IpAddr>) -> Option<Arc<Peer>> {
         let now = self.shared.now();
-        self.choose(now, tried, |peer| {
+        let asked = Asked { now, tried, client };
+        self.choose(&asked, |peer| {
             if peer.is_to_be_looked_at(now) {
                 self.shared.look(peer);
             }
@@ -305,33 +332,20 @@ impl Cluster {
         })
     }
 
-    /// The endpoint for datagrams: only these show whether it is there.
-    pub fn pick_for_datagrams(&self) -> Option<Arc<Peer>> {
+    /// The endpoint for datagrams of the client: only these show whether it is there.
+    pub fn pick_for_datagrams(&self, client: IpAddr) -> Option<Arc<Peer>> {
         let now = self.shared.now();
-        self.choose(now, &[], |peer| !peer.is_left_out(now))
+        let asked = Asked {
+            now,
+            tried: &[],
+            client: Some(client),
+        };
+        self.choose(&asked, |peer| !peer.is_left_out(now))
     }
 
-    fn choose(
-        &self,
-        now: u64,
-        tried: &[SocketAddr],
-        is_well: impl Fn(&Arc<Peer>) -> bool,
-    ) -> Option<Arc<Peer>> {
-        let members = self.members.load();
-        let peers = &members.peers;
-        let fresh = |place: usize| {
-            let peer = &peers[place];
-            (!tried.contains(&peer.address)).then_some(peer)
-        };
-        let random = &mut fastrand::Rng::new();
-        let well = |place| {
-            let peer = fresh(place)?;
-            is_well(peer).then_some(&peer.load)
-        };
-        let place = balance::pick(peers.len(), now, random, well).or_else(|| {
-            balance::pick(peers.len(), now, random, |place| Some(&fresh(place)?.load))
-        })?;
-        Some(peers[place].clone())
+    fn choose(&self, asked: &Asked<'_>, is_well: impl Fn(&Arc<Peer>) -> bool) -> Option<Arc<Peer>> {
+        let sessions = (&self.name, &self.shared.sessions);
+        self.members.load().choose(asked, sessions, is_well)
     }
 
     pub fn members(&self) -> arc_swap::Guard<Arc<Members>> {

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,6 +33,8 @@ pub struct Ask {
     pub address: SocketAddr,
     /// Endpoints left out where there are others.
     pub avoid: Vec<SocketAddr>,
+    /// Whose request it is, where clients may have endpoints of their own.
+    pub client: Option<IpAddr>,
 }
 
 impl Ask {
@@ -50,6 +52,7 @@ impl Ask {
             upgrade,
             address,
             avoid: Vec::new(),
+            client: None,
         }
     }
 }
@@ -82,14 +85,14 @@ impl Cluster {
         let declared = matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
         let http2 = declared || ask.head.version == Version::HTTP_2;
         let mut tried = ask.avoid;
-        if !tried.is_empty() && self.pick(&tried).is_none() {
+        if !tried.is_empty() && self.pick(&tried, ask.client).is_none() {
             tried.clear();
         }
         let most = tried.len() + MAX_TRIES;
         let mut stale = 0;
         let mut last = None;
         let mut body = Some(ask.body);
-        while let Some(peer) = self.pick(&tried) {
+        while let Some(peer) = self.pick(&tried, ask.client) {
             seen(&peer);
             let Some(now) = body.take().or_else(|| ask.spare.again()) else {
                 break;

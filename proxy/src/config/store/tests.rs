@@ -47,12 +47,8 @@ fn endpoints(name: &str, addresses: &[&str]) -> proto::Resource {
         address: at(address),
         identity: None,
     });
-    encode::endpoints(&EndpointSet {
-        id: ServicePort::new("shop", name, 80),
-        protocol: Protocol::Http1,
-        endpoints: endpoints.collect(),
-        tls: None,
-    })
+    let id = ServicePort::new("shop", name, 80);
+    encode::endpoints(&EndpointSet::new(id, Protocol::Http1, endpoints.collect()))
 }
 
 fn update(resources: Vec<proto::Resource>) -> proto::Update {
