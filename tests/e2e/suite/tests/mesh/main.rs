@@ -22,6 +22,7 @@ mod protocols;
 mod rotation;
 mod routing;
 mod rules;
+mod services;
 mod status;
 mod trust;
 mod vocabulary;

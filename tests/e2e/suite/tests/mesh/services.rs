@@ -1,0 +1,156 @@
+//! What Services and pods promise, and hold to in the mesh: traffic policies, hints, affinity, ports beside the proxy.
+
+mesh_tests! {
+    run In ports_beside_the_proxy_get_plain_text;
+    run In a_local_service_leads_to_endpoints_of_the_clients_node;
+    run In endpoints_of_the_clients_node_are_preferred;
+    run In a_client_keeps_its_endpoint;
+}
+
+mod cases {
+    use anyhow::Context;
+    use kube::api::DeleteParams;
+    use serde_json::{Value, json};
+    use weft_e2e::{Bed, eventually, objects};
+
+    pub(super) async fn ports_beside_the_proxy_get_plain_text(bed: &Bed) -> anyhow::Result<()> {
+        bed.apply(objects::client("client")).await?;
+        bed.apply(objects::service("reviews", json!({"app": "reviews"})))
+            .await?;
+        let mut pod = objects::reviews("v1");
+        pod["metadata"]["annotations"] =
+            json!({"weft.dev/exclude-inbound-ports": "8080, 7001", "weft.dev/mtls": "strict"});
+        bed.apply(pod).await?;
+        bed.ready("client").await?;
+        bed.ready("reviews-v1").await?;
+        bed.answered("client", "http://reviews/reviews/1", &[])
+            .await?;
+        // The port beside it goes on by mutual TLS, which a strict pod demands.
+        bed.answered("client", "http://reviews:9000", &["--grpc", "get"])
+            .await?;
+        let ip = bed.pod_ip("reviews-v1").await?;
+        for url in [
+            format!("http://{ip}:8080/reviews/1"),
+            format!("http://{ip}:15020/metrics"),
+            format!("http://{ip}:15021/ready"),
+        ] {
+            let summary = bed.load("client", &url, &["-n", "3"]).await?;
+            summary.all("200").with_context(|| url)?;
+        }
+        Ok(())
+    }
+
+    /// The names of two nodes; `None`, with a word of it, where there is one alone.
+    async fn two_nodes(bed: &Bed) -> anyhow::Result<Option<[String; 2]>> {
+        let nodes = bed.list("v1", "Node", "").await?;
+        let names = nodes.iter().filter_map(|node| {
+            let labels = &node["metadata"]["labels"];
+            Some(labels["kubernetes.io/hostname"].as_str()?.to_owned())
+        });
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names.truncate(2);
+        let two = <[String; 2]>::try_from(names).ok();
+        if two.is_none() {
+            eprintln!("needs two nodes");
+        }
+        Ok(two)
+    }
+
+    /// A client on each node, and a version of the reviews beside it.
+    async fn on_both(bed: &Bed, nodes: &[String; 2]) -> anyhow::Result<()> {
+        for (number, node) in nodes.iter().enumerate() {
+            let (client, version) = (format!("client{number}"), format!("v{number}"));
+            bed.apply(objects::on_node(objects::client(&client), node))
+                .await?;
+            bed.apply(objects::on_node(objects::reviews(&version), node))
+                .await?;
+        }
+        for number in 0..2 {
+            bed.ready(&format!("client{number}")).await?;
+            bed.ready(&format!("reviews-v{number}")).await?;
+        }
+        Ok(())
+    }
+
+    fn service(name: &str, selector: Value, field: &str, value: &str) -> Value {
+        let mut service = objects::service(name, selector);
+        service["spec"][field] = value.into();
+        service
+    }
+
+    /// Waits until clients on both nodes are answered by their neighbours alone.
+    async fn each_by_its_neighbour(bed: &Bed, url: &str) -> anyhow::Result<()> {
+        for number in 0..2 {
+            let client = format!("client{number}");
+            eventually("answers of the same node", async || {
+                let summary = bed.load(&client, url, &["-n", "40"]).await?;
+                summary
+                    .all("200")?
+                    .all_from(&format!("v{number}"))
+                    .map(drop)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn a_local_service_leads_to_endpoints_of_the_clients_node(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let Some(nodes) = two_nodes(bed).await? else {
+            return Ok(());
+        };
+        let policy = "internalTrafficPolicy";
+        let (all, first) = (json!({"app": "reviews"}), json!({"version": "v0"}));
+        bed.apply(service("agent", all, policy, "Local")).await?;
+        bed.apply(service("first", first, policy, "Local")).await?;
+        on_both(bed, &nodes).await?;
+        each_by_its_neighbour(bed, "http://agent/reviews/1").await?;
+        // None on the client's node: as without endpoints.
+        let url = "http://first/reviews/1";
+        bed.answered("client0", url, &[]).await?;
+        let summary = bed.load("client1", url, &["-n", "10"]).await?;
+        summary.all("503").map(drop)
+    }
+
+    pub(super) async fn endpoints_of_the_clients_node_are_preferred(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let Some(nodes) = two_nodes(bed).await? else {
+            return Ok(());
+        };
+        let all = json!({"app": "reviews"});
+        let near = service("near", all, "trafficDistribution", "PreferSameNode");
+        bed.apply(near).await?;
+        on_both(bed, &nodes).await?;
+        let url = "http://near/reviews/1";
+        each_by_its_neighbour(bed, url).await?;
+        // Without a neighbour the others do.
+        let pods = bed.pods();
+        pods.delete("reviews-v0", &DeleteParams::default()).await?;
+        eventually("answers of the other node", async || {
+            let summary = bed.load("client0", url, &["-n", "20"]).await?;
+            summary.all("200")?.all_from("v1").map(drop)
+        })
+        .await
+    }
+
+    pub(super) async fn a_client_keeps_its_endpoint(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let all = json!({"app": "reviews"});
+        bed.apply(service("sticky", all, "sessionAffinity", "ClientIP"))
+            .await?;
+        let url = "http://sticky/reviews/1";
+        eventually("one endpoint for all requests", async || {
+            let summary = bed.load("client", url, &["-n", "40"]).await?;
+            summary.all("200")?;
+            let one = ["v1", "v2"]
+                .iter()
+                .any(|version| summary.all_from(version).is_ok());
+            anyhow::ensure!(one, "{summary}");
+            Ok(())
+        })
+        .await
+    }
+}
