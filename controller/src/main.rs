@@ -14,11 +14,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing_subscriber::EnvFilter;
 use weft_controller::identity::{self, KubeReviewer, SecretStore, ServerIdentity, Signer};
 use weft_controller::leader::Election;
 use weft_controller::metrics::Metrics;
-use weft_controller::options::{LogFormat, Options};
+use weft_controller::options::Options;
 use weft_controller::provision::{Obstacles, Provisioner, ProxySettings};
 use weft_controller::rotation::{Rotation, plan::Bounds};
 use weft_controller::snapshot::{self, Snapshot, Snapshots};
@@ -38,10 +37,7 @@ const GRACE: Duration = Duration::from_secs(10);
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    if let Err(error) = log(&options) {
-        eprintln!("weft-controller: {error:#}");
-        return ExitCode::FAILURE;
-    }
+    weft_process::log::start(&options.log, options.log_format, std::io::stdout);
     weft_process::raise_file_limit();
     match run(options).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,21 +46,6 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn log(options: &Options) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&options.log).with_context(|| {
-        format!(
-            "--log {:?} is no filter, as info or weft_controller=debug",
-            options.log
-        )
-    })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter);
-    match options.log_format {
-        LogFormat::Plain => lines.with_ansi(false).init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    Ok(())
 }
 
 /// What every part needs.
@@ -164,6 +145,7 @@ impl Process {
         let settings = Settings {
             trust_domain: self.options.trust_domain.clone(),
             mode: self.options.mtls.into(),
+            mode_floor: self.options.mtls_floor.into(),
             controller_name: CONTROLLER_NAME.to_owned(),
             gateway_controller_name: GATEWAY_CONTROLLER_NAME.to_owned(),
         };
@@ -250,6 +232,7 @@ impl Process {
             trust_domain: options.trust_domain.clone(),
             access_log: of.gateway_access_log.clone(),
             log: of.gateway_log.clone(),
+            log_format: options.log_format,
             workers: of.gateway_workers,
             resources: of.gateway_resources.clone(),
         })

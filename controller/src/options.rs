@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, Parser, ValueEnum};
 use weft_ir::{Mode, TrustDomain};
+pub use weft_process::log::Format as LogFormat;
 
 use crate::provision::ProxyResources;
 
@@ -30,6 +31,10 @@ pub struct Options {
     /// Whether pods of the mesh serve plain text to clients outside of it.
     #[arg(long, env = "WEFT_MTLS", value_enum, default_value_t = MtlsMode::Permissive)]
     pub mtls: MtlsMode,
+
+    /// With strict, neither pods nor namespaces can choose to be permissive.
+    #[arg(long, env = "WEFT_MTLS_FLOOR", value_enum, default_value_t = MtlsMode::Permissive)]
+    pub mtls_floor: MtlsMode,
 
     /// How many seconds a proxy's certificate lasts; it is renewed at 70 %.
     #[arg(
@@ -69,8 +74,8 @@ pub struct Options {
     #[arg(long, env = "WEFT_LOG", default_value = "info,kube_runtime=error")]
     pub log: String,
 
-    /// How log lines are written.
-    #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Plain)]
+    /// How log lines are written, json or text; of the proxies of Gateways too.
+    #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
 }
 
@@ -135,12 +140,6 @@ impl From<MtlsMode> for Mode {
             MtlsMode::Strict => Self::Strict,
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    Plain,
-    Json,
 }
 
 /// A name that no other process has: for a controller that runs outside of a pod.

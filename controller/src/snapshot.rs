@@ -171,6 +171,7 @@ pub(crate) fn test_settings() -> Settings {
     Settings {
         trust_domain: weft_ir::TrustDomain::new("cluster.local").unwrap(),
         mode: weft_ir::Mode::Permissive,
+        mode_floor: weft_ir::Mode::Permissive,
         controller_name: crate::CONTROLLER_NAME.into(),
         gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.into(),
     }

@@ -79,7 +79,7 @@ impl Cluster {
     async fn make_roles(&self) {
         let see = json!([
             {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
-            {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["list", "watch"]},
+            {"apiGroups": [""], "resources": ["namespaces", "pods", "services"], "verbs": ["list", "watch"]},
             {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["weft-roots"], "verbs": ["list", "watch"]},
         ]);
         let write = json!([
@@ -208,6 +208,10 @@ async fn identity_on_a_cluster() {
     only_own_tokens_are_signed(&cluster, &trust).await;
     let keeping = tokio::spawn(roots::keep(
         cluster.controller.clone(),
+        roots::ServiceName {
+            namespace: HOME.to_owned(),
+            name: "weft-controller",
+        },
         trust.clone(),
         tokio::sync::watch::channel(None).1,
         tokio::sync::watch::Sender::default(),

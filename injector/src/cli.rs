@@ -1,6 +1,7 @@
 //! Flags and environment variables of the two verbs. Every flag of `webhook` can be given by the variable named
 //! beside it; the chart uses the variables.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use weft_injector::redirect::Redirect;
 use weft_injector::settings::{
-    AccessLog, LogFilter, PROXY_UID, Ports, PullPolicy, Quantity, Resources, Settings, Workers,
+    AccessLog, LogFilter, LogFormat, Mtls, PROXY_UID, Ports, PullPolicy, Resources, Settings,
+    Workers,
 };
 use weft_injector::webhook::{Names, Options};
 
@@ -21,6 +23,9 @@ pub(crate) struct Cli {
     /// Filter of the log, as `info` or `weft_injector=debug`.
     #[arg(long, env = "WEFT_LOG", default_value = "info", global = true)]
     pub(crate) log: String,
+    /// How log lines are written, json or text; of injected proxies too.
+    #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "json", global = true)]
+    pub(crate) log_format: LogFormat,
     #[command(subcommand)]
     pub(crate) verb: Verb,
 }
@@ -93,6 +98,9 @@ pub(crate) struct WebhookArgs {
     /// Namespaces beside kube-system and the own one in which no pod is changed, as `a,b`.
     #[arg(long, env = "WEFT_SYSTEM_NAMESPACES", value_delimiter = ',')]
     system_namespaces: Vec<String>,
+    /// Labelled namespaces whose pods can neither stay outside the mesh nor let ports pass by the proxy, as `a,b`.
+    #[arg(long, env = "WEFT_ENFORCED_NAMESPACES", value_delimiter = ',')]
+    enforced_namespaces: Vec<String>,
     #[command(flatten)]
     proxy: ProxyArgs,
 }
@@ -128,25 +136,35 @@ struct ProxyArgs {
     proxy_log: LogFilter,
     #[arg(long, env = "WEFT_PROXY_WORKERS", default_value = "1")]
     proxy_workers: Workers,
-    #[arg(long, env = "WEFT_PROXY_CPU", default_value = "10m")]
-    proxy_cpu: Quantity,
-    #[arg(long, env = "WEFT_PROXY_MEMORY", default_value = "16Mi")]
-    proxy_memory: Quantity,
-    #[arg(long, env = "WEFT_PROXY_CPU_LIMIT")]
-    proxy_cpu_limit: Option<Quantity>,
-    #[arg(long, env = "WEFT_PROXY_MEMORY_LIMIT")]
-    proxy_memory_limit: Option<Quantity>,
+    /// What the proxy's container asks for, as `{"requests":{"cpu":"10m"},"limits":{}}`.
+    #[arg(
+        long,
+        env = "WEFT_PROXY_RESOURCES",
+        default_value = r#"{"requests":{"cpu":"10m","memory":"16Mi"}}"#
+    )]
+    proxy_resources: Resources,
+    /// What the init container asks for; where it has nothing, that is what the proxy's does.
+    #[arg(long, env = "WEFT_INIT_RESOURCES", default_value = "{}")]
+    init_resources: Resources,
+    /// Secrets for the two images, which have to be in the pods' namespaces, as `a,b`.
+    #[arg(long, env = "WEFT_PROXY_PULL_SECRETS", value_delimiter = ',')]
+    proxy_pull_secrets: Vec<String>,
+    /// As the controller has it: whether pods serve plain text to clients outside the mesh.
+    #[arg(long, env = "WEFT_MTLS", default_value = "permissive")]
+    mtls: Mtls,
+    /// As the controller has it: below this no annotation goes.
+    #[arg(long, env = "WEFT_MTLS_FLOOR", default_value = "permissive")]
+    mtls_floor: Mtls,
 }
 
 impl WebhookArgs {
     /// Errors where values that are each right do not fit together or are no address.
-    pub(crate) fn options(self) -> anyhow::Result<Options> {
-        let mut system_namespaces: std::collections::BTreeSet<_> = self
-            .system_namespaces
-            .into_iter()
-            .filter(|name| !name.is_empty())
-            .collect();
-        system_namespaces.extend([SYSTEM.to_owned(), self.namespace.clone()]);
+    pub(crate) fn options(self, log_format: LogFormat) -> anyhow::Result<Options> {
+        let mut settings = self.proxy.settings(log_format)?;
+        settings.system_namespaces = named(self.system_namespaces).collect();
+        let own = [SYSTEM.to_owned(), self.namespace.clone()];
+        settings.system_namespaces.extend(own);
+        settings.enforced_namespaces = named(self.enforced_namespaces).collect();
         Ok(Options {
             listen: self.listen,
             metrics: self.metrics,
@@ -158,16 +176,14 @@ impl WebhookArgs {
                 configuration: self.webhook,
             },
             certificate_lifetime: Duration::from_secs(self.certificate_seconds),
-            settings: self.proxy.settings(system_namespaces)?,
+            settings,
         })
     }
 }
 
 impl ProxyArgs {
-    fn settings(
-        self,
-        system_namespaces: std::collections::BTreeSet<String>,
-    ) -> anyhow::Result<Settings> {
+    /// Those that hold in every namespace.
+    fn settings(self, log_format: LogFormat) -> anyhow::Result<Settings> {
         for (flag, image) in [
             ("--proxy-image", &self.proxy_image),
             ("--init-image", &self.init_image),
@@ -198,16 +214,22 @@ impl ProxyArgs {
             trust_domain: self.trust_domain,
             access_log: self.proxy_access_log,
             log: self.proxy_log,
+            log_format,
             workers: self.proxy_workers,
-            resources: Resources {
-                cpu: self.proxy_cpu,
-                memory: self.proxy_memory,
-                cpu_limit: self.proxy_cpu_limit,
-                memory_limit: self.proxy_memory_limit,
-            },
-            system_namespaces,
+            resources: self.proxy_resources,
+            init_resources: self.init_resources,
+            pull_secrets: named(self.proxy_pull_secrets).collect(),
+            mtls: self.mtls,
+            mtls_floor: self.mtls_floor,
+            system_namespaces: BTreeSet::new(),
+            enforced_namespaces: BTreeSet::new(),
         })
     }
+}
+
+/// An empty list is one empty name.
+fn named(names: Vec<String>) -> impl Iterator<Item = String> {
+    names.into_iter().filter(|name| !name.is_empty())
 }
 
 fn any(port: u16) -> SocketAddr {

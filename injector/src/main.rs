@@ -8,17 +8,13 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Verb};
+use weft_injector::settings::LogFormat;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .init();
+    weft_process::log::start(&cli.log, cli.log_format, std::io::stdout);
     let result = match cli.verb {
         Verb::Redirect(args) => {
             let redirect = args.redirect();
@@ -26,7 +22,7 @@ fn main() -> ExitCode {
                 .map(|()| tracing::info!(?redirect, "the redirect rules are in place"))
                 .map_err(anyhow::Error::from)
         }
-        Verb::Webhook(args) => webhook(*args),
+        Verb::Webhook(args) => webhook(*args, cli.log_format),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,7 +34,7 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn webhook(args: cli::WebhookArgs) -> anyhow::Result<()> {
+async fn webhook(args: cli::WebhookArgs, log_format: LogFormat) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -53,5 +49,5 @@ async fn webhook(args: cli::WebhookArgs) -> anyhow::Result<()> {
             stop.cancel();
         }
     });
-    weft_injector::webhook::run(args.options()?, stop).await
+    weft_injector::webhook::run(args.options(log_format)?, stop).await
 }

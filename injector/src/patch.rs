@@ -4,13 +4,19 @@
 //! The rules, in order:
 //! 1. Pods of the system namespaces are left alone.
 //! 2. The pod label `weft.dev/inject` decides (`enabled` or `disabled`), else the namespace's (`enabled`). Any
-//!    other value on a pod is refused: a typing error must neither open a hole nor pass unseen.
-//! 3. A pod that already has the proxy is left alone, so that patching twice is patching once.
-//! 4. Pods on the host's network and Windows pods are left alone and say why in an annotation.
-//! 5. Pods that would slip past the proxy, or whose names collide with what is added, are refused.
+//!    other value on a pod is refused: a typing error must neither open a hole nor pass unseen. In an enforced
+//!    namespace (`Settings::enforced_namespaces`), so is what would keep a pod, or a part of its traffic, outside.
+//! 3. Pods on the host's network and Windows pods are left alone and say why in an annotation.
+//! 4. Pods that Kubernetes would refuse with what is added, that would slip past the proxy, or whose names or ports
+//!    collide with what is added, are refused.
+//! 5. A pod that already has the proxy is only brought in line where containers were added since, so that patching
+//!    twice is patching once (see `again`).
 //!
 //! TCP probes of a pod that joins are asked of the proxy (see `probes`).
 
+mod again;
+mod annotations;
+mod checks;
 mod containers;
 mod drain;
 mod overrides;
@@ -23,7 +29,8 @@ use json_patch::PatchOperation;
 use json_patch::jsonptr::PointerBuf;
 use serde_json::{Value, json};
 
-use crate::settings::{OutsideGrace, PROXY_UID, Settings};
+use crate::settings::{OutsideGrace, Settings};
+use again::Places;
 use drain::Times;
 pub use overrides::Overrides;
 use pod::Pod;
@@ -38,6 +45,10 @@ pub const SKIPPED: &str = "weft.dev/skipped";
 pub const INIT_CONTAINER: &str = "weft-init";
 /// The proxy, a native sidecar.
 pub const PROXY_CONTAINER: &str = "weft-proxy";
+/// The label of the pods of Gateways.
+const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
+/// What is said where a namespace leaves its pods no choice.
+const ENFORCED: &str = "pods of this namespace have to be in the mesh with all of their traffic (chart: injector.enforcedNamespaces)";
 /// The volume with the proxy's token and the mesh's roots.
 pub const IDENTITY_VOLUME: &str = "weft-identity";
 
@@ -109,17 +120,56 @@ fn decide(
 ) -> Result<json_patch::Patch, Stop> {
     let pod: Pod =
         Pod::read(raw).map_err(|e| Stop::Refused(format!("the pod cannot be read: {e}")))?;
-    wanted(&pod, context)?;
-    possible(&pod)?;
-    harmless(&pod)?;
+    let settings = context.settings;
+    let enforced = wanted(&pod, context)?;
+    checks::possible(&pod).map_err(|stop| match stop {
+        Stop::Noted(reason) if enforced => Stop::Refused(format!(
+            "the pod would stay outside the mesh, as {reason}; {ENFORCED}"
+        )),
+        stop => stop,
+    })?;
+    checks::admitted(context.namespace, context.namespace_labels, warnings)?;
+    let before = Places::of(&pod);
+    checks::harmless(&pod, before.is_some())?;
+    warnings.extend(annotations::labels(&pod.metadata.labels));
     let overrides = Overrides::read(
         &pod.metadata.annotations,
         context.namespace_annotations,
+        settings.mtls_floor,
         warnings,
     )
     .map_err(|e| Stop::Refused(e.to_string()))?;
+    if enforced {
+        whole(&overrides)?;
+    }
+    let strict = overrides.strict(settings);
+    warnings.extend(checks::warnings(&pod, strict, &overrides.exclude_inbound));
 
-    let settings = context.settings;
+    if let Some(places) = before {
+        if enforced {
+            again::genuine(&pod, places, settings, &overrides)?;
+        }
+        warnings.extend(again::warnings(&pod, places));
+        let operations = again::operations(raw, places);
+        return if operations.is_empty() {
+            Err(Stop::Silently(format!(
+                "the pod already has {PROXY_CONTAINER}"
+            )))
+        } else {
+            Ok(json_patch::Patch(operations))
+        };
+    }
+    join(raw, &pod, &overrides, settings).map_err(Stop::Refused)
+}
+
+/// What puts a pod into the mesh.
+fn join(
+    raw: &Value,
+    pod: &Pod,
+    overrides: &Overrides,
+    settings: &Settings,
+) -> Result<json_patch::Patch, String> {
+    let (of_proxy, of_init) = overrides.resources(settings)?;
     let times = Times::within(
         pod.spec.termination_grace_period_seconds,
         overrides.outside_grace.map(OutsideGrace::get),
@@ -130,8 +180,8 @@ fn decide(
         raw,
         "/spec/initContainers",
         vec![
-            containers::init(settings, &overrides),
-            containers::proxy(settings, &overrides, times, &probed),
+            containers::init(settings, overrides, &of_init),
+            containers::proxy(settings, overrides, &of_proxy, times, &probed),
         ],
     ));
     operations.extend(insert_first(
@@ -139,22 +189,35 @@ fn decide(
         "/spec/volumes",
         vec![containers::identity_volume()],
     ));
+    let secrets = containers::pull_secrets(settings, &pod.spec.image_pull_secrets);
+    if !secrets.is_empty() {
+        operations.extend(insert_first(raw, "/spec/imagePullSecrets", secrets));
+    }
     operations.extend(drain::hooks(raw));
     let status = format!("injected {}", settings.proxy_image);
     operations.extend(annotate(raw, STATUS, &status));
     Ok(json_patch::Patch(operations))
 }
 
-/// Rules 1 to 3: whether anybody wants this pod changed.
-fn wanted(pod: &Pod, context: &Context<'_>) -> Result<(), Stop> {
+/// Rules 1 and 2: whether anybody wants this pod changed, and whether it has no say in that.
+fn wanted(pod: &Pod, context: &Context<'_>) -> Result<bool, Stop> {
     let namespace = context.namespace;
-    if context.settings.system_namespaces.contains(namespace) {
+    let settings = context.settings;
+    if settings.system_namespaces.contains(namespace) {
         return Err(Stop::Silently(format!(
             "namespace {namespace} is never injected"
         )));
     }
+    let labelled = context.namespace_labels.get(INJECT);
+    let labelled = labelled.is_some_and(|value| value == "enabled");
+    let enforced = labelled && settings.enforced_namespaces.contains(namespace);
     match pod.metadata.labels.get(INJECT).map(String::as_str) {
         Some("enabled") => {}
+        Some("disabled") if enforced && !is_gateway(pod, settings) => {
+            return Err(Stop::Refused(format!(
+                "the pod's label {INJECT} is disabled; {ENFORCED}"
+            )));
+        }
         Some("disabled") => {
             return Err(Stop::Silently(format!(
                 "the pod's label {INJECT} is disabled"
@@ -166,86 +229,37 @@ fn wanted(pod: &Pod, context: &Context<'_>) -> Result<(), Stop> {
                 "the pod's label {INJECT} is {other:?}; it must be \"enabled\" or \"disabled\""
             )));
         }
-        None if context
-            .namespace_labels
-            .get(INJECT)
-            .is_some_and(|v| v == "enabled") => {}
+        None if labelled => {}
         None => {
             return Err(Stop::Silently(format!(
                 "neither the pod nor namespace {namespace} is labelled {INJECT}=enabled"
             )));
         }
     }
-    if pod
-        .spec
-        .init_containers
-        .iter()
-        .any(|c| c.name == PROXY_CONTAINER)
-    {
-        return Err(Stop::Silently(format!(
-            "the pod already has {PROXY_CONTAINER}"
-        )));
-    }
-    Ok(())
+    Ok(enforced)
 }
 
-/// Rule 4: whether a proxy in this pod could work at all.
-fn possible(pod: &Pod) -> Result<(), Stop> {
-    if pod.spec.host_network {
-        return Err(Stop::Noted(
-            "it uses the host's network (hostNetwork: true), where redirect rules would catch the node's traffic",
-        ));
-    }
-    if pod.spec.os.as_ref().is_some_and(|os| os.name == "windows") {
-        return Err(Stop::Noted(
-            "it runs on Windows, for which there is no proxy",
-        ));
-    }
-    Ok(())
-}
-
-/// Rule 5: whether the proxy would hold all of the pod's traffic and break nothing of the pod's own.
-fn harmless(pod: &Pod) -> Result<(), Stop> {
-    let bypass = |whose: &str| {
-        Stop::Refused(format!(
-            "{whose} runs as user {PROXY_UID}, which is the proxy's own: its traffic would pass by the proxy; \
-             choose another runAsUser"
-        ))
+/// A Gateway's proxy is in the mesh without another before it. It runs nothing but the proxy's image, so nobody gains by looking
+/// like one.
+fn is_gateway(pod: &Pod, settings: &Settings) -> bool {
+    let proxy = |container: &pod::Container| {
+        container.image == settings.proxy_image && container.command.is_empty()
     };
-    if pod
-        .spec
-        .security_context
-        .as_ref()
-        .is_some_and(|c| c.run_as_user == Some(PROXY_UID))
-    {
-        return Err(bypass("the pod"));
+    pod.metadata.labels.contains_key(GATEWAY) && pod.all_containers().all(proxy)
+}
+
+/// Whether all of the pod's traffic goes through the proxy, as it has to in an enforced namespace.
+fn whole(overrides: &Overrides) -> Result<(), Stop> {
+    let excluded = [
+        (overrides::EXCLUDE_OUTBOUND, &overrides.exclude_outbound),
+        (overrides::EXCLUDE_INBOUND, &overrides.exclude_inbound),
+    ];
+    match excluded.into_iter().find(|(_, ports)| !ports.is_empty()) {
+        None => Ok(()),
+        Some((name, _)) => Err(Stop::Refused(format!(
+            "annotation {name} lets traffic pass by the proxy; {ENFORCED}"
+        ))),
     }
-    for container in pod.spec.init_containers.iter().chain(&pod.spec.containers) {
-        if container
-            .security_context
-            .as_ref()
-            .is_some_and(|c| c.run_as_user == Some(PROXY_UID))
-        {
-            return Err(bypass(&format!("container {}", container.name)));
-        }
-        if container.name == INIT_CONTAINER || container.name == PROXY_CONTAINER {
-            return Err(Stop::Refused(format!(
-                "the pod has a container named {} of its own, a name that the mesh needs; rename it",
-                container.name
-            )));
-        }
-    }
-    if pod
-        .spec
-        .volumes
-        .iter()
-        .any(|volume| volume.name == IDENTITY_VOLUME)
-    {
-        return Err(Stop::Refused(format!(
-            "the pod has a volume named {IDENTITY_VOLUME} of its own, a name that the mesh needs; rename it"
-        )));
-    }
-    Ok(())
 }
 
 /// Operations that put `items` before what the array at `pointer` holds, or make the array.

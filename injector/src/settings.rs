@@ -1,9 +1,15 @@
 //! What the operator of the mesh chose for every injected proxy, parsed into types that cannot be wrong.
 //! What a single pod or namespace overrides is `patch::overrides`' business.
 
+mod resources;
+
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+
+pub use resources::{Misfit, Quantity, RESOURCES, Resources, ResourcesError};
+pub use weft_process::log::Format as LogFormat;
 
 /// The user and group id of the proxy; the redirect rules leave its traffic alone.
 pub const PROXY_UID: i64 = 2460;
@@ -22,19 +28,21 @@ pub struct Settings {
     pub access_log: AccessLog,
     /// `tracing` filter of the proxy's own log.
     pub log: LogFilter,
+    /// Of all containers of Weft.
+    pub log_format: LogFormat,
     pub workers: Workers,
+    /// Of the proxy, and of the init container where `init_resources` has nothing.
     pub resources: Resources,
+    pub init_resources: Resources,
+    /// Secrets for the images, in the pods' namespaces.
+    pub pull_secrets: Vec<String>,
+    pub mtls: Mtls,
+    /// Below which no annotation goes.
+    pub mtls_floor: Mtls,
     /// Namespaces in which no pod is ever changed.
     pub system_namespaces: BTreeSet<String>,
-}
-
-/// Requests are always set, limits only where asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resources {
-    pub cpu: Quantity,
-    pub memory: Quantity,
-    pub cpu_limit: Option<Quantity>,
-    pub memory_limit: Option<Quantity>,
+    /// Namespaces whose pods cannot choose to be outside the mesh, or to pass by the proxy.
+    pub enforced_namespaces: BTreeSet<String>,
 }
 
 /// Text that does not fit the type that was asked for; the message says what would.
@@ -42,15 +50,15 @@ pub struct Resources {
 #[error("{given:?} is not {expected}")]
 pub struct Unfit {
     given: String,
-    expected: &'static str,
+    expected: Cow<'static, str>,
 }
 
 impl Unfit {
     /// Keeps at most 64 characters of `given`: it may come from anybody and is shown to others.
-    pub(crate) fn new(given: &str, expected: &'static str) -> Self {
+    pub(crate) fn new(given: &str, expected: impl Into<Cow<'static, str>>) -> Self {
         Self {
             given: given.chars().take(64).collect(),
-            expected,
+            expected: expected.into(),
         }
     }
 }
@@ -113,11 +121,11 @@ impl FromStr for AccessLog {
     }
 }
 
-/// Whether a pod serves plain text to clients outside the mesh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a pod serves plain text to clients outside the mesh. The greater is the stricter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mtls {
-    Strict,
     Permissive,
+    Strict,
 }
 
 impl FromStr for Mtls {
@@ -132,14 +140,14 @@ impl FromStr for Mtls {
     }
 }
 
-/// A `tracing` filter such as `info,weft_proxy=debug`: 1 to 200 characters of letters, digits and `_ - , = : .`,
-/// so that nothing in it can be taken for a reference to another variable.
+/// A `tracing` filter such as `info,weft_proxy=debug` that the proxy can read, of 1 to 200 characters of letters, digits and
+/// `_ - , = : .`, so that nothing in it can be taken for a reference to another variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogFilter(String);
+pub struct LogFilter(weft_process::log::Filter);
 
 impl LogFilter {
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 }
 
@@ -147,15 +155,15 @@ impl FromStr for LogFilter {
     type Err = Unfit;
 
     fn from_str(text: &str) -> Result<Self, Unfit> {
+        const EXPECTED: &str = "a log filter such as info,weft_proxy=debug";
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-,=:.".contains(&b);
-        if (1..=200).contains(&text.len()) && text.bytes().all(legal) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(Unfit::new(
-                text,
-                "a log filter such as info,weft_proxy=debug",
-            ))
+        if text.len() > 200 || !text.bytes().all(legal) {
+            return Err(Unfit::new(text, EXPECTED));
         }
+        let filter = text.parse();
+        filter
+            .map(Self)
+            .map_err(|error| Unfit::new(text, format!("{EXPECTED}: {error}")))
     }
 }
 
@@ -201,44 +209,6 @@ impl FromStr for OutsideGrace {
     }
 }
 
-/// A positive amount as Kubernetes writes it: digits with at most one point, then an optional suffix
-/// (`m`, `k`, `M`, `G`, `T`, `Ki`, `Mi`, `Gi`, `Ti`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quantity(String);
-
-impl Quantity {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Quantity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for Quantity {
-    type Err = Unfit;
-
-    fn from_str(text: &str) -> Result<Self, Unfit> {
-        const SUFFIXES: [&str; 10] = ["", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"];
-        let unfit = || Unfit::new(text, "an amount such as 100m or 64Mi");
-        let end = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len());
-        let (number, suffix) = text.split_at(end);
-        let value: f64 = number.parse().map_err(|_| unfit())?;
-        let plain = number.starts_with(|c: char| c.is_ascii_digit())
-            && number.ends_with(|c: char| c.is_ascii_digit());
-        if text.len() <= 20 && plain && value > 0.0 && SUFFIXES.contains(&suffix) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(unfit())
-        }
-    }
-}
-
 /// TCP ports that the redirect rules leave alone, written as `80,9000`: at most 64, each from 1 to 65535.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ports(BTreeSet<u16>);
@@ -246,6 +216,10 @@ pub struct Ports(BTreeSet<u16>);
 impl Ports {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub fn contains(&self, port: u16) -> bool {
+        self.0.contains(&port)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
@@ -307,27 +281,16 @@ pub(crate) mod tests {
                 .to_owned(),
             trust_domain: "cluster.local".to_owned(),
             access_log: AccessLog::Errors,
-            log: LogFilter("info".to_owned()),
+            log: "info".parse().unwrap(),
+            log_format: LogFormat::Json,
             workers: Workers(1),
-            resources: Resources {
-                cpu: Quantity("10m".to_owned()),
-                memory: Quantity("16Mi".to_owned()),
-                cpu_limit: None,
-                memory_limit: None,
-            },
+            resources: r#"{"requests":{"cpu":"10m","memory":"16Mi"}}"#.parse().unwrap(),
+            init_resources: Resources::default(),
+            pull_secrets: Vec::new(),
+            mtls: Mtls::Permissive,
+            mtls_floor: Mtls::Permissive,
+            enforced_namespaces: ["bank".to_owned()].into(),
             system_namespaces: ["kube-system", "weft-system"].map(str::to_owned).into(),
-        }
-    }
-
-    #[test]
-    fn amounts_as_kubernetes_writes_them() {
-        for good in ["1", "100m", "0.5", "64Mi", "1.5Gi", "2G"] {
-            assert_eq!(good.parse::<Quantity>().map(|q| q.0), Ok(good.to_owned()));
-        }
-        for bad in [
-            "", "0", "-1", "1e3", "nan", "inf", "1 Gi", "64mi", ".5", "1.", "1.2.3", "Mi", "$(X)",
-        ] {
-            assert!(bad.parse::<Quantity>().is_err(), "{bad:?} was taken");
         }
     }
 
@@ -355,6 +318,8 @@ pub(crate) mod tests {
         for bad in ["", "$(TOKEN)", "info\nX=1", &"x".repeat(201)] {
             assert!(bad.parse::<LogFilter>().is_err(), "{bad:?} was taken");
         }
+        let error = "warning".parse::<LogFilter>().unwrap_err().to_string();
+        assert!(error.contains("no level"), "{error}");
     }
 
     #[test]

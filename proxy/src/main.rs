@@ -3,24 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 use weft_proxy::options::Options;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let filter = match EnvFilter::try_new(&options.log) {
-        Ok(filter) => filter,
-        Err(error) => {
-            eprintln!("weft-proxy: WEFT_LOG {:?}: {error}", options.log);
-            return ExitCode::FAILURE;
-        }
-    };
     // Standard output is the access log's.
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    weft_process::log::start(&options.log, options.log_format, std::io::stderr);
     weft_process::raise_file_limit();
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,

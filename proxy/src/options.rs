@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use weft_ir::{Identity, IdentityError, TrustDomain};
+pub use weft_process::log::Format as LogFormat;
 
 /// The data plane of the Weft service mesh.
 #[derive(Clone, Debug, Parser)]
@@ -22,6 +23,15 @@ pub struct Options {
         default_value = "https://weft-controller.weft-system.svc:15012"
     )]
     pub controller: http::Uri,
+
+    /// File of the controller's addresses, one a line, for where its name leads nowhere: a pod's own DNS may know nothing of the
+    /// cluster. It need not exist.
+    #[arg(
+        long,
+        env = "WEFT_CONTROLLER_ADDRESSES",
+        default_value = "/var/run/weft/controller"
+    )]
+    pub controller_addresses: PathBuf,
 
     /// The SPIFFE id that the controller must prove.
     #[arg(
@@ -71,6 +81,10 @@ pub struct Options {
     /// Filter of the proxy's own log, as `info` or `weft_proxy=debug`.
     #[arg(long, env = "WEFT_LOG", default_value = "info")]
     pub log: String,
+
+    /// How log lines are written, of the access log too: json or text.
+    #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
 
     /// Listen address of redirected outbound connections.
     #[arg(long, env = "WEFT_OUTBOUND", default_value = "[::]:15001")]

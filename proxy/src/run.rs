@@ -15,11 +15,12 @@ use crate::config::stream::Stream;
 use crate::config::withdrawal::{Patience, Withdrawal};
 use crate::identity::credentials::Current;
 use crate::identity::renew::Renewal;
-use crate::options::{Options, RunMode};
+use crate::options::{LogFormat, Options, RunMode};
 use crate::probe::TcpProbes;
 use crate::shutdown::{self, Shutdown};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::text::AsText;
 use crate::tls::Tls;
 use crate::{Context, listen, upstream};
 
@@ -43,6 +44,7 @@ impl Control {
             .identity()
             .context("POD_NAMESPACE and SERVICE_ACCOUNT")?;
         let controller = Address::try_from(&options.controller).context("WEFT_CONTROLLER")?;
+        let controller = controller.with_file(options.controller_addresses.clone());
         let current = Current::default();
         let tls = Tls::new(current.clone(), options.trust_domain.clone())?;
         let upstream = upstream::Shared::new(options.own_addresses(), tls.clone(), metrics.clone());
@@ -127,8 +129,12 @@ impl Control {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let dropped = metrics.access_log_dropped.clone();
-    let (access, writer) = AccessLog::start(options.access_log, std::io::stdout(), dropped)
-        .context("starting the access log")?;
+    let out: Box<dyn std::io::Write + Send> = match options.log_format {
+        LogFormat::Json => Box::new(std::io::stdout()),
+        LogFormat::Text => Box::new(AsText::new(std::io::stdout())),
+    };
+    let (access, writer) =
+        AccessLog::start(options.access_log, out, dropped).context("starting the access log")?;
     let mut control = Control::start(options, access, metrics)?;
     let (context, shutdown) = (control.context.clone(), Shutdown::new());
     let (withdrawal, opened) = (control.withdrawal.clone(), control.opened.take());

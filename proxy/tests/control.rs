@@ -400,3 +400,18 @@ async fn the_drain_asks_the_controller_and_on_every_stream_anew() {
         "{answer}"
     );
 }
+
+/// As in a pod with `dnsPolicy: Default`, whose resolver knows no name of the cluster.
+#[tokio::test]
+async fn a_controller_whose_name_leads_nowhere_is_found_by_its_addresses() {
+    let setup = Setup::new("addresses").await;
+    let url = setup.controller.url();
+    let (_, port) = url.rsplit_once(':').unwrap();
+    // Those of a Service that has been made anew since; nobody listens there.
+    setup.volume.write("controller", "127.0.0.99\n");
+    let proxy = setup.proxy_of(&format!("https://weft-controller.invalid:{port}"));
+    let metrics = proxy.context.metrics.clone();
+    until("a failure", || metrics.certificate_failures.get() > 0).await;
+    setup.volume.write("controller", "fd00::99\n127.0.0.1\n");
+    configured(&proxy).await;
+}

@@ -1,15 +1,18 @@
-//! Keeps the ConfigMap with the trusted roots in every namespace whose pods need it.
+//! Keeps the ConfigMap with the trusted roots in every namespace whose pods need it, and beside them the addresses of the
+//! controllers' Service: proxies of pods whose DNS does not know its name go by those.
 //!
 //! Those are the namespaces labelled for injection, those that hold a pod which opts in by its own label, and those of
 //! Gateways. Several controllers write the same content under the same name, so none has to lead. A ConfigMap is left
 //! where it is when its namespace no longer asks for it: pods that run there still use it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use kube::api::{ObjectMeta, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{self, Store};
@@ -26,8 +29,10 @@ use crate::snapshot::Snapshots;
 
 /// The ConfigMap's name.
 pub const CONFIG_MAP: &str = "weft-roots";
-/// Its key.
+/// Its key with the roots.
 pub const KEY: &str = "ca.crt";
+/// Its key with the addresses, one a line.
+pub const ADDRESSES: &str = "controller";
 const SELECTOR: &str = "weft.dev/inject=enabled";
 const FIELD_MANAGER: &str = "weft-controller";
 
@@ -39,23 +44,34 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 const WRITES_AT_ONCE: usize = 8;
 
-/// Namespaces in which the ConfigMap must be written: wanted, and not there with this text.
+/// What the ConfigMap holds, by its keys.
+type Data = BTreeMap<String, String>;
+
+/// Namespaces in which the ConfigMap must be written: wanted, and not there with this data. Keys of others do not matter.
 pub fn to_write<'a>(
     wanted: &'a BTreeSet<String>,
-    present: &BTreeMap<String, Option<String>>,
-    text: &str,
+    present: &BTreeMap<String, Data>,
+    data: &Data,
 ) -> Vec<&'a str> {
+    let same = |there: &Data| {
+        let mut keys = [KEY, ADDRESSES].into_iter();
+        keys.all(|key| there.get(key) == data.get(key))
+    };
     wanted
         .iter()
-        .filter(|namespace| {
-            let there = present.get(*namespace).and_then(Option::as_deref);
-            there != Some(text)
-        })
+        .filter(|namespace| !present.get(*namespace).is_some_and(same))
         .map(String::as_str)
         .collect()
 }
 
-/// One of the three watches has news; `ready` once it has listed everything.
+/// The controllers' Service.
+#[derive(Clone, Debug)]
+pub struct ServiceName {
+    pub namespace: String,
+    pub name: &'static str,
+}
+
+/// One of the four watches has news; `ready` once it has listed everything.
 struct News {
     source: usize,
     ready: bool,
@@ -64,6 +80,7 @@ struct News {
 /// Keeps the ConfigMaps until told to stop. `written` is the text that all of them hold.
 pub async fn keep(
     client: Client,
+    service: ServiceName,
     mut trust: TrustReceiver,
     mut snapshots: Snapshots,
     written: watch::Sender<String>,
@@ -75,8 +92,12 @@ pub async fn keep(
     let (namespaces, a) = follow::<PartialObjectMeta<Namespace>>(0, &client, labelled.clone());
     let (pods, b) = follow::<PartialObjectMeta<Pod>>(1, &client, labelled);
     let (maps, c) = follow::<ConfigMap>(2, &client, named);
-    let mut news = stream::select_all([a, b, c]);
-    let mut ready = [false; 3];
+    let ServiceName { namespace, name } = service;
+    let own = format!("metadata.namespace={namespace},metadata.name={name}");
+    let own = watcher::Config::default().fields(&own);
+    let (services, d) = follow::<Service>(3, &client, own);
+    let mut news = stream::select_all([a, b, c, d]);
+    let mut ready = [false; 4];
     let mut due = Instant::now() + LOOK_AGAIN;
     let mut of_gateways = BTreeSet::new();
     loop {
@@ -104,11 +125,12 @@ pub async fn keep(
                     due = Instant::now();
                 }
             }
-            () = tokio::time::sleep_until(due), if ready == [true; 3] => {
+            () = tokio::time::sleep_until(due), if ready == [true; 4] => {
                 let text = trust.borrow_and_update().roots.pem(OffsetDateTime::now_utc());
+                let data = data(&text, &services.state());
                 let mut wanted = wanted(&namespaces, &pods);
                 wanted.extend(of_gateways.iter().cloned());
-                let whole = write_all(&client, &wanted, &present(&maps), &text, &metrics).await;
+                let whole = write_all(&client, &wanted, &present(&maps), &data, &metrics).await;
                 due = Instant::now() + if whole { LOOK_AGAIN } else { TRY_AGAIN };
                 if whole {
                     written.send_replace(text);
@@ -171,27 +193,39 @@ fn wanted(
     labelled.chain(opted_in).collect()
 }
 
-fn present(maps: &Store<ConfigMap>) -> BTreeMap<String, Option<String>> {
+fn present(maps: &Store<ConfigMap>) -> BTreeMap<String, Data> {
     maps.state()
         .iter()
-        .filter_map(|map| {
-            let text = map.data.as_ref().and_then(|data| data.get(KEY)).cloned();
-            Some((map.namespace()?, text))
-        })
+        .filter_map(|map| Some((map.namespace()?, map.data.clone().unwrap_or_default())))
         .collect()
+}
+
+fn data(roots: &str, services: &[Arc<Service>]) -> Data {
+    let mut data = Data::from([(KEY.to_owned(), roots.to_owned())]);
+    let addresses = services.iter().filter_map(|service| service.spec.as_ref());
+    let addresses: Vec<&str> = addresses
+        .flat_map(|spec| spec.cluster_ips.iter().flatten())
+        .map(String::as_str)
+        // Without an address of its own, a Service has a word there.
+        .filter(|address| address.parse::<IpAddr>().is_ok())
+        .collect();
+    if !addresses.is_empty() {
+        data.insert(ADDRESSES.to_owned(), addresses.join("\n"));
+    }
+    data
 }
 
 /// Writes where needed; says whether all of it could be written.
 async fn write_all(
     client: &Client,
     wanted: &BTreeSet<String>,
-    present: &BTreeMap<String, Option<String>>,
-    text: &str,
+    present: &BTreeMap<String, Data>,
+    data: &Data,
     metrics: &Metrics,
 ) -> bool {
-    let writes: Vec<BoxFuture<'_, bool>> = to_write(wanted, present, text)
+    let writes: Vec<BoxFuture<'_, bool>> = to_write(wanted, present, data)
         .into_iter()
-        .map(|namespace| write(client, namespace, text, metrics).boxed())
+        .map(|namespace| write(client, namespace, data, metrics).boxed())
         .collect();
     stream::iter(writes)
         .buffer_unordered(WRITES_AT_ONCE)
@@ -199,7 +233,7 @@ async fn write_all(
         .await
 }
 
-async fn write(client: &Client, namespace: &str, text: &str, metrics: &Metrics) -> bool {
+async fn write(client: &Client, namespace: &str, data: &Data, metrics: &Metrics) -> bool {
     let map = ConfigMap {
         metadata: ObjectMeta {
             name: Some(CONFIG_MAP.to_owned()),
@@ -207,7 +241,7 @@ async fn write(client: &Client, namespace: &str, text: &str, metrics: &Metrics) 
             labels: Some(super::labels()),
             ..ObjectMeta::default()
         },
-        data: Some(BTreeMap::from([(KEY.to_owned(), text.to_owned())])),
+        data: Some(data.clone()),
         ..ConfigMap::default()
     };
     // By force: whoever edits the roots would cut a namespace off.
@@ -243,19 +277,41 @@ fn ends(status: &kube::core::Status) -> bool {
 mod tests {
     use super::*;
 
+    fn service(ips: &[&str]) -> Arc<Service> {
+        let spec = serde_json::json!({ "spec": { "clusterIPs": ips } });
+        Arc::new(serde_json::from_value(spec).unwrap())
+    }
+
     #[test]
-    fn writes_where_the_text_is_absent_or_other() {
-        let wanted = ["absent", "edited", "empty", "right"].map(str::to_owned);
+    fn writes_where_the_data_is_absent_or_other() {
+        let wanted = ["absent", "edited", "empty", "moved", "right"].map(str::to_owned);
+        let of = |roots: &str, ip: &str| data(roots, &[service(&[ip])]);
+        let mut right = of("text", "10.0.0.1");
+        right.insert("theirs".to_owned(), "more".to_owned());
         let present = BTreeMap::from([
-            ("edited".to_owned(), Some("other".to_owned())),
-            ("empty".to_owned(), None),
-            ("right".to_owned(), Some("text".to_owned())),
-            ("unwanted".to_owned(), Some("other".to_owned())),
+            ("edited".to_owned(), of("other", "10.0.0.1")),
+            ("empty".to_owned(), Data::new()),
+            ("moved".to_owned(), of("text", "10.0.0.2")),
+            ("right".to_owned(), right),
+            ("unwanted".to_owned(), of("other", "10.0.0.1")),
         ]);
         let wanted = wanted.into_iter().collect();
         assert_eq!(
-            to_write(&wanted, &present, "text"),
-            ["absent", "edited", "empty"]
+            to_write(&wanted, &present, &of("text", "10.0.0.1")),
+            ["absent", "edited", "empty", "moved"]
         );
+    }
+
+    #[test]
+    fn addresses_are_those_of_both_families_or_absent() {
+        let both = data("", &[service(&["10.0.0.1", "fd00::1"])]);
+        assert_eq!(
+            both.get(ADDRESSES).map(String::as_str),
+            Some("10.0.0.1\nfd00::1")
+        );
+        for none in [&[][..], &["None"]] {
+            assert_eq!(data("", &[service(none)]).get(ADDRESSES), None);
+        }
+        assert_eq!(data("", &[]).get(ADDRESSES), None);
     }
 }

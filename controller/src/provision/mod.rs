@@ -16,6 +16,7 @@ use serde::Deserialize;
 use weft_ir::{Identity, TrustDomain};
 
 pub use keep::{Obstacles, Provisioner};
+use weft_process::log::Format as LogFormat;
 
 /// The label, and the field manager, by which objects are known as made by the controller.
 const MANAGER: &str = "weft-controller";
@@ -34,6 +35,7 @@ pub struct ProxySettings {
     pub trust_domain: TrustDomain,
     pub access_log: String,
     pub log: String,
+    pub log_format: LogFormat,
     pub workers: u16,
     /// Where a Gateway's parameters ask for nothing.
     pub resources: ProxyResources,

@@ -132,9 +132,14 @@ fn env(of: &Provision, settings: &ProxySettings) -> Value {
         fixed("WEFT_TRUST_DOMAIN", settings.trust_domain.as_str()),
         fixed("WEFT_TOKEN", &format!("{IDENTITY_DIR}/token")),
         fixed("WEFT_ROOTS", &format!("{IDENTITY_DIR}/ca.crt")),
+        fixed(
+            "WEFT_CONTROLLER_ADDRESSES",
+            &format!("{IDENTITY_DIR}/controller")
+        ),
         fixed("WEFT_ACCESS_LOG", &settings.access_log),
         fixed("WEFT_WORKERS", &settings.workers.to_string()),
         fixed("WEFT_LOG", &settings.log),
+        fixed("WEFT_LOG_FORMAT", settings.log_format.as_str()),
         fixed("WEFT_WITHDRAW_SECONDS", &withdraw(of).to_string()),
         fixed("WEFT_OUTSIDE_GRACE_SECONDS", &of.outside_grace.to_string()),
         fixed("WEFT_DRAIN_SECONDS", &DRAIN.to_string()),
@@ -158,11 +163,21 @@ fn ready(period: u32, failures: u32) -> Value {
 fn identity_volume() -> Value {
     let token = json!({ "audience": "weft.dev/ca", "expirationSeconds": 3600, "path": "token" });
     let roots = json!({ "name": "weft-roots", "items": [{ "key": "ca.crt", "path": "ca.crt" }] });
+    // For when the cluster's DNS does not answer.
+    let addresses = json!({
+        "name": "weft-roots",
+        "items": [{ "key": "controller", "path": "controller" }],
+        "optional": true,
+    });
     json!({
         "name": "weft-identity",
         "projected": {
             "defaultMode": 0o444,
-            "sources": [{ "serviceAccountToken": token }, { "configMap": roots }],
+            "sources": [
+                { "serviceAccountToken": token },
+                { "configMap": roots },
+                { "configMap": addresses },
+            ],
         },
     })
 }

@@ -40,7 +40,7 @@ pub struct Rotation {
     pub namespace: String,
     /// The root's Secret.
     pub secret: String,
-    /// The service account of the controllers.
+    /// The service account of the controllers, and their Service.
     pub account: &'static str,
     /// What this replica is called.
     pub name: String,
@@ -61,6 +61,10 @@ impl Rotation {
         let (writes, written) = watch::channel(String::new());
         tasks.spawn(identity::roots::keep(
             self.client.clone(),
+            identity::roots::ServiceName {
+                namespace: self.namespace.clone(),
+                name: self.account,
+            },
             self.trust.clone(),
             self.snapshots.clone(),
             writes,

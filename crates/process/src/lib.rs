@@ -1,5 +1,7 @@
 //! What the programs of Weft have to do with their own process: how many files they may open, and its metrics, named as
-//! every Prometheus client library names them. Linux alone.
+//! every Prometheus client library names them, and its log. Linux alone.
+
+pub mod log;
 
 use std::fmt;
 

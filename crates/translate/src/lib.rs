@@ -74,6 +74,8 @@ pub struct Settings {
     pub trust_domain: TrustDomain,
     /// Of pods that neither have the annotation `weft.dev/mtls` nor are in a namespace that has it.
     pub mode: Mode,
+    /// With strict, no annotation makes a pod permissive.
+    pub mode_floor: Mode,
     /// `weft.dev/mesh-controller`.
     pub controller_name: String,
     /// `weft.dev/gateway-controller`.

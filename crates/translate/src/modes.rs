@@ -1,4 +1,5 @@
-//! Whether a pod serves plain text: by its own annotation, else its namespace's, else as the mesh does.
+//! Whether a pod serves plain text: by its own annotation, else its namespace's, else as the mesh does; never when the mesh
+//! has a floor of strict.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ const MTLS: &str = "weft.dev/mtls";
 #[derive(Debug, PartialEq)]
 pub(crate) struct Modes {
     mesh: Mode,
+    /// Below which no annotation goes.
+    floor: Mode,
     /// Of namespaces that say one.
     namespaces: HashMap<String, Mode>,
     /// Of annotations that cannot be read: the wider scope decides as if they were not there.
@@ -20,16 +23,25 @@ pub(crate) struct Modes {
 }
 
 impl Modes {
-    pub(crate) fn new(mesh: Mode, namespaces: &[Arc<Namespace>]) -> Self {
+    pub(crate) fn new(mesh: Mode, floor: Mode, namespaces: &[Arc<Namespace>]) -> Self {
+        let mesh = raised(mesh, floor);
         let mut modes = Self {
             mesh,
+            floor,
             namespaces: HashMap::new(),
             warnings: BTreeSet::new(),
         };
         for namespace in namespaces {
             let meta = &namespace.metadata;
             match annotated(meta) {
-                Ok(Some(mode)) => drop(modes.namespaces.insert(meta.name.clone(), mode)),
+                Ok(Some(said)) => {
+                    let mode = raised(said, floor);
+                    if mode != said {
+                        let warning = below(&format!("namespace {}", meta.name));
+                        modes.warnings.insert(warning);
+                    }
+                    modes.namespaces.insert(meta.name.clone(), mode);
+                }
                 Ok(None) => {}
                 Err(value) => {
                     let warning = warning(&format!("namespace {}", meta.name), value, mesh);
@@ -45,13 +57,32 @@ impl Modes {
         let namespace = self.namespaces.get(&pod.namespace);
         let wider = namespace.copied().unwrap_or(self.mesh);
         match annotated(pod) {
-            Ok(own) => (own.unwrap_or(wider), None),
+            Ok(None) => (wider, None),
+            Ok(Some(own)) => {
+                let mode = raised(own, self.floor);
+                let whose = || format!("pod {}/{}", pod.namespace, pod.name);
+                (mode, (mode != own).then(|| below(&whose())))
+            }
             Err(value) => {
                 let whose = format!("pod {}/{}", pod.namespace, pod.name);
                 (wider, Some(warning(&whose, value, wider)))
             }
         }
     }
+}
+
+/// The stricter of the two.
+fn raised(mode: Mode, floor: Mode) -> Mode {
+    match floor {
+        Mode::Strict => Mode::Strict,
+        Mode::Permissive => mode,
+    }
+}
+
+fn below(whose: &str) -> String {
+    format!(
+        "{whose}: annotation {MTLS} is permissive, below the mesh's floor (chart: mtlsFloor); strict stays in force"
+    )
 }
 
 /// Quotes at most 64 characters, as they may come from anybody.
@@ -73,5 +104,56 @@ fn annotated(meta: &Meta) -> Result<Option<Mode>, &str> {
         Some("strict") => Ok(Some(Mode::Strict)),
         Some("permissive") => Ok(Some(Mode::Permissive)),
         Some(other) => Err(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(namespace: &str, name: &str, mtls: &str) -> Meta {
+        let annotations = match mtls {
+            "" => serde_json::json!({}),
+            mtls => serde_json::json!({ MTLS: mtls }),
+        };
+        let meta =
+            serde_json::json!({ "namespace": namespace, "name": name, "annotations": annotations });
+        serde_json::from_value(meta).unwrap()
+    }
+
+    fn namespace(name: &str, mtls: &str) -> Arc<Namespace> {
+        let namespace =
+            serde_json::json!({ "metadata": { "name": name, "annotations": { MTLS: mtls } } });
+        Arc::new(serde_json::from_value(namespace).unwrap())
+    }
+
+    /// Who may write an annotation cannot open a pod that the mesh's operator wants closed.
+    #[test]
+    fn annotations_raise_the_floor_and_never_lower_it() {
+        let namespaces = [namespace("open", "permissive"), namespace("odd", "none")];
+        let modes = Modes::new(Mode::Permissive, Mode::Strict, &namespaces);
+        assert_eq!(modes.warnings.len(), 2, "{:?}", modes.warnings);
+        for (of, mtls, warned) in [
+            ("shop", "", false),
+            ("shop", "strict", false),
+            ("shop", "permissive", true),
+            ("shop", "permisive", true),
+            ("open", "", false),
+            ("open", "permissive", true),
+            ("odd", "", false),
+        ] {
+            let (mode, warning) = modes.of(&meta(of, "web", mtls));
+            assert_eq!(
+                (mode, warning.is_some()),
+                (Mode::Strict, warned),
+                "{of} {mtls:?}"
+            );
+        }
+        let modes = Modes::new(Mode::Permissive, Mode::Permissive, &namespaces);
+        let (mode, warning) = modes.of(&meta("shop", "web", "strict"));
+        assert_eq!((mode, warning), (Mode::Strict, None));
+        let modes = Modes::new(Mode::Strict, Mode::Permissive, &namespaces);
+        let (mode, warning) = modes.of(&meta("open", "web", ""));
+        assert_eq!((mode, warning), (Mode::Permissive, None));
     }
 }

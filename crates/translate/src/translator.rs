@@ -73,7 +73,7 @@ impl Translator {
         let services = self.services.read(objects);
         let namespaces = &objects.namespaces;
         let modes = self.modes.get_alike(Same::all(namespaces), || {
-            Modes::new(settings.mode, namespaces)
+            Modes::new(settings.mode, settings.mode_floor, namespaces)
         });
         let rules = (accounts, modes.clone());
         let nodes = &objects.nodes;

@@ -1,35 +1,25 @@
 //! The two containers and the volume that a pod is given. They decide nothing: all choices are in the
 //! settings and the overrides.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::drain::Times;
+use super::pod::Named;
 use super::{IDENTITY_VOLUME, INIT_CONTAINER, Overrides, PROXY_CONTAINER};
-use crate::settings::{PROXY_UID, Ports, Quantity, Settings};
+use crate::settings::{PROXY_UID, Ports, Resources, Settings};
 
 const IDENTITY_DIR: &str = "/var/run/weft";
 
 /// Writes the redirect rules and ends. It runs as root because a capability that is added to a non-root user's
 /// container is not effective there; it keeps NET_ADMIN alone.
-pub(super) fn init(settings: &Settings, overrides: &Overrides) -> Value {
-    let mut args = vec!["redirect".to_owned(), format!("--proxy-uid={PROXY_UID}")];
-    for (flag, ports) in [
-        ("--exclude-outbound-ports", &overrides.exclude_outbound),
-        ("--exclude-inbound-ports", &overrides.exclude_inbound),
-    ] {
-        if !ports.is_empty() {
-            args.push(format!("{flag}={ports}"));
-        }
-    }
-    json!({
+pub(super) fn init(settings: &Settings, overrides: &Overrides, resources: &Resources) -> Value {
+    let format = overrides.log_format.unwrap_or(settings.log_format);
+    let container = json!({
         "name": INIT_CONTAINER,
         "image": settings.init_image,
         "imagePullPolicy": settings.pull_policy.as_str(),
-        "args": args,
-        "resources": {
-            "requests": { "cpu": "10m", "memory": "16Mi" },
-            "limits": { "memory": "64Mi" },
-        },
+        "args": init_args(overrides),
+        "env": [{ "name": "WEFT_LOG_FORMAT", "value": format.as_str() }],
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
@@ -40,7 +30,29 @@ pub(super) fn init(settings: &Settings, overrides: &Overrides) -> Value {
             "runAsUser": 0,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
-    })
+    });
+    with_resources(container, resources)
+}
+
+/// What is empty is left out: the API server would not keep it, and whoever applies the pod again would see a difference.
+fn with_resources(mut container: Value, resources: &Resources) -> Value {
+    if let Some(resources) = resources.render() {
+        container["resources"] = resources;
+    }
+    container
+}
+
+pub(super) fn init_args(overrides: &Overrides) -> Vec<String> {
+    let mut args = vec!["redirect".to_owned(), format!("--proxy-uid={PROXY_UID}")];
+    for (flag, ports) in [
+        ("--exclude-outbound-ports", &overrides.exclude_outbound),
+        ("--exclude-inbound-ports", &overrides.exclude_inbound),
+    ] {
+        if !ports.is_empty() {
+            args.push(format!("{flag}={ports}"));
+        }
+    }
+    args
 }
 
 /// The proxy as a native sidecar (an init container with `restartPolicy: Always`): it is ready before any of the
@@ -48,10 +60,11 @@ pub(super) fn init(settings: &Settings, overrides: &Overrides) -> Value {
 pub(super) fn proxy(
     settings: &Settings,
     overrides: &Overrides,
+    resources: &Resources,
     times: Times,
     probed: &Ports,
 ) -> Value {
-    json!({
+    let container = json!({
         "name": PROXY_CONTAINER,
         "image": settings.proxy_image,
         "imagePullPolicy": settings.pull_policy.as_str(),
@@ -65,7 +78,6 @@ pub(super) fn proxy(
         // then the proxy is started afresh.
         "startupProbe": probe(1, 120),
         "readinessProbe": probe(2, 3),
-        "resources": resources(settings, overrides),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": { "drop": ["ALL"] },
@@ -79,11 +91,20 @@ pub(super) fn proxy(
         "volumeMounts": [
             { "name": IDENTITY_VOLUME, "mountPath": IDENTITY_DIR, "readOnly": true },
         ],
-    })
+    });
+    with_resources(container, resources)
+}
+
+/// References to the Secrets for Weft's images that the pod has not already.
+pub(super) fn pull_secrets(settings: &Settings, own: &[Named]) -> Vec<Value> {
+    let known = |name: &String| own.iter().any(|secret| secret.name == *name);
+    let more = settings.pull_secrets.iter().filter(|name| !known(name));
+    more.map(|name| json!({ "name": name })).collect()
 }
 
 /// The token by which the proxy proves its account to the controller, and the roots by which it knows the
-/// controller. A projection of its own, so that pods without a mounted token have it too.
+/// controller. A projection of its own, so that pods without a mounted token have it too. The controller's addresses are for
+/// pods whose DNS does not know its name; one that does is well without them.
 pub(super) fn identity_volume() -> Value {
     json!({
         "name": IDENTITY_VOLUME,
@@ -92,6 +113,13 @@ pub(super) fn identity_volume() -> Value {
             "sources": [
                 { "serviceAccountToken": { "audience": "weft.dev/ca", "expirationSeconds": 3600, "path": "token" } },
                 { "configMap": { "name": "weft-roots", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
+                {
+                    "configMap": {
+                        "name": "weft-roots",
+                        "items": [{ "key": "controller", "path": "controller" }],
+                        "optional": true,
+                    },
+                },
             ],
         },
     })
@@ -100,6 +128,7 @@ pub(super) fn identity_volume() -> Value {
 fn env(settings: &Settings, overrides: &Overrides, times: Times, probed: &Ports) -> Vec<Value> {
     let log = overrides.log.as_ref().unwrap_or(&settings.log);
     let access_log = overrides.access_log.unwrap_or(settings.access_log);
+    let format = overrides.log_format.unwrap_or(settings.log_format);
     let workers = overrides.workers.unwrap_or(settings.workers);
     let fixed = |name: &str, value: &str| json!({ "name": name, "value": value });
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
@@ -110,9 +139,14 @@ fn env(settings: &Settings, overrides: &Overrides, times: Times, probed: &Ports)
         fixed("WEFT_TRUST_DOMAIN", &settings.trust_domain),
         fixed("WEFT_TOKEN", &format!("{IDENTITY_DIR}/token")),
         fixed("WEFT_ROOTS", &format!("{IDENTITY_DIR}/ca.crt")),
+        fixed(
+            "WEFT_CONTROLLER_ADDRESSES",
+            &format!("{IDENTITY_DIR}/controller"),
+        ),
         fixed("WEFT_ACCESS_LOG", access_log.as_str()),
         fixed("WEFT_WORKERS", &workers.get().to_string()),
         fixed("WEFT_LOG", log.as_str()),
+        fixed("WEFT_LOG_FORMAT", format.as_str()),
         fixed("WEFT_WITHDRAW_SECONDS", &times.withdraw.to_string()),
         fixed("WEFT_DRAIN_SECONDS", &times.drain.to_string()),
         field("POD_NAME", "metadata.name"),
@@ -139,29 +173,4 @@ fn probe(period_seconds: u32, failure_threshold: u32) -> Value {
         "timeoutSeconds": 1,
         "failureThreshold": failure_threshold,
     })
-}
-
-fn resources(settings: &Settings, overrides: &Overrides) -> Value {
-    let set = &settings.resources;
-    let pair = |cpu: Option<&Quantity>, memory: Option<&Quantity>| {
-        let amounts = [("cpu", cpu), ("memory", memory)];
-        Value::Object(
-            amounts
-                .into_iter()
-                .filter_map(|(name, amount)| Some((name.to_owned(), json!(amount?.as_str()))))
-                .collect::<Map<String, Value>>(),
-        )
-    };
-    let requests = pair(
-        overrides.cpu.as_ref().or(Some(&set.cpu)),
-        overrides.memory.as_ref().or(Some(&set.memory)),
-    );
-    let limits = pair(
-        overrides.cpu_limit.as_ref().or(set.cpu_limit.as_ref()),
-        overrides
-            .memory_limit
-            .as_ref()
-            .or(set.memory_limit.as_ref()),
-    );
-    json!({ "requests": requests, "limits": limits })
 }

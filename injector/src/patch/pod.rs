@@ -28,6 +28,12 @@ pub(super) struct Metadata {
 pub(super) struct Spec {
     #[serde(deserialize_with = "or_default")]
     pub(super) host_network: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) share_process_namespace: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) node_selector: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) tolerations: Vec<Toleration>,
     pub(super) os: Option<Os>,
     pub(super) security_context: Option<SecurityContext>,
     pub(super) termination_grace_period_seconds: Option<i64>,
@@ -36,7 +42,9 @@ pub(super) struct Spec {
     #[serde(deserialize_with = "or_default")]
     pub(super) containers: Vec<Container>,
     #[serde(deserialize_with = "or_default")]
-    pub(super) volumes: Vec<Volume>,
+    pub(super) volumes: Vec<Named>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) image_pull_secrets: Vec<Named>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -45,21 +53,115 @@ pub(super) struct Os {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Toleration {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) key: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct SecurityContext {
     pub(super) run_as_user: Option<i64>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) privileged: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) capabilities: Capabilities,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Capabilities {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) add: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Container {
     pub(super) name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) image: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) command: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) args: Vec<String>,
+    #[serde(default)]
+    pub(super) restart_policy: Option<String>,
     #[serde(default)]
     pub(super) security_context: Option<SecurityContext>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) ports: Vec<ContainerPort>,
+    #[serde(default)]
+    liveness_probe: Option<Handler>,
+    #[serde(default)]
+    readiness_probe: Option<Handler>,
+    #[serde(default)]
+    startup_probe: Option<Handler>,
+    #[serde(default, deserialize_with = "or_default")]
+    lifecycle: Lifecycle,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct ContainerPort {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) container_port: i64,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) host_port: i64,
+    #[serde(deserialize_with = "or_default")]
+    protocol: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Lifecycle {
+    post_start: Option<Handler>,
+    pre_stop: Option<Handler>,
+}
+
+/// A probe or a hook.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Handler {
+    pub(super) http_get: Option<Action>,
+    pub(super) tcp_socket: Option<Action>,
+    pub(super) grpc: Option<Action>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Action {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) host: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) path: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) scheme: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) port: Port,
+}
+
+/// The name is that of a port of the same container.
 #[derive(Debug, Deserialize)]
-pub(super) struct Volume {
+#[serde(untagged)]
+pub(super) enum Port {
+    Number(i64),
+    Name(String),
+}
+
+impl Default for Port {
+    fn default() -> Self {
+        Self::Number(0)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Named {
+    #[serde(deserialize_with = "or_default")]
     pub(super) name: String,
 }
 
@@ -70,6 +172,56 @@ impl Pod {
             return Err(serde::de::Error::custom("it is no object"));
         }
         Self::deserialize(raw)
+    }
+
+    /// Of both kinds, in the order in which they start.
+    pub(super) fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.spec
+            .init_containers
+            .iter()
+            .chain(&self.spec.containers)
+    }
+}
+
+impl Container {
+    /// Probes and hooks, by their fields' names.
+    pub(super) fn handlers(&self) -> impl Iterator<Item = (&'static str, &Handler)> {
+        let handlers = [
+            ("livenessProbe", &self.liveness_probe),
+            ("readinessProbe", &self.readiness_probe),
+            ("startupProbe", &self.startup_probe),
+            ("postStart", &self.lifecycle.post_start),
+            ("preStop", &self.lifecycle.pre_stop),
+        ];
+        handlers
+            .into_iter()
+            .filter_map(|(name, handler)| Some((name, handler.as_ref()?)))
+    }
+
+    /// The number that `port` stands for.
+    pub(super) fn number(&self, port: &Port) -> Option<i64> {
+        match port {
+            Port::Number(number) => Some(*number),
+            Port::Name(name) => {
+                let named = self.ports.iter().find(|port| port.name == *name);
+                named.map(|port| port.container_port)
+            }
+        }
+    }
+}
+
+impl ContainerPort {
+    pub(super) fn is_tcp(&self) -> bool {
+        matches!(self.protocol.as_str(), "" | "TCP")
+    }
+}
+
+impl Handler {
+    /// What it asks of this pod by the network.
+    pub(super) fn action(&self) -> Option<&Action> {
+        let action = self.http_get.as_ref().or(self.tcp_socket.as_ref());
+        let action = action.or(self.grpc.as_ref());
+        action.filter(|action| action.host.is_empty())
     }
 }
 

@@ -13,7 +13,18 @@ use crate::settings::tests::settings;
 #[serde(deny_unknown_fields)]
 struct Given {
     namespace: Namespace,
+    #[serde(default)]
+    mesh: Mesh,
     pod: Value,
+}
+
+/// What the mesh's operator set, where it is not what the chart's defaults come to.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Mesh {
+    mtls_floor: Option<String>,
+    pull_secrets: Vec<String>,
+    init_resources: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -42,13 +53,21 @@ struct Wanted {
 
 impl Given {
     fn decide(&self, pod: &Value) -> Decision {
+        let mut settings = settings();
+        settings.pull_secrets = self.mesh.pull_secrets.clone();
+        if let Some(floor) = &self.mesh.mtls_floor {
+            settings.mtls_floor = floor.parse().unwrap();
+        }
+        if let Some(resources) = &self.mesh.init_resources {
+            settings.init_resources = resources.to_string().parse().unwrap();
+        }
         patch(
             pod,
             &Context {
                 namespace: &self.namespace.name,
                 namespace_labels: &self.namespace.labels,
                 namespace_annotations: &self.namespace.annotations,
-                settings: &settings(),
+                settings: &settings,
             },
         )
     }

@@ -1,7 +1,8 @@
 //! One request to the webhook: an AdmissionReview (`admission.k8s.io/v1`) in, one out.
 //!
 //! What is no AdmissionReview is answered 4xx. One that is not about creating a pod is allowed unchanged with a
-//! warning: the webhook was registered for more than it serves, which is no reason to stop others' work.
+//! warning: the webhook was registered for more than it serves, which is no reason to stop others' work. Nothing is kept or
+//! changed anywhere by an answer, so that dry runs are answered as all others.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,6 +51,8 @@ struct Request {
     #[serde(default)]
     namespace: String,
     operation: String,
+    #[serde(default)]
+    dry_run: bool,
     #[serde(default)]
     object: Value,
 }
@@ -173,19 +176,22 @@ impl Webhook {
                 settings: &self.settings,
             },
         );
-        let verdict = verdict(decision);
+        let pod = name(&request.object);
+        let verdict = verdict(decision, &pod);
         tracing::info!(
             namespace = request.namespace,
-            pod = name(&request.object),
+            %pod,
+            dry_run = request.dry_run,
             result = ?verdict.answer,
             reason = verdict.refusal.as_ref().map(|(_, reason)| reason.as_str()),
+            warnings = ?verdict.warnings,
             "decided"
         );
         verdict
     }
 }
 
-fn verdict(decision: Decision) -> Verdict {
+fn verdict(decision: Decision, pod: &str) -> Verdict {
     let (answer, refusal, patch) = match decision.outcome {
         Outcome::Inject(patch) => (Answer::Injected, None, Some(patch)),
         Outcome::Skip { notes, .. } => (
@@ -195,7 +201,7 @@ fn verdict(decision: Decision) -> Verdict {
         ),
         Outcome::Refuse(reason) => (
             Answer::Refused,
-            Some((422, format!("weft: {reason}"))),
+            Some((422, format!("weft: pod {pod}: {reason}"))),
             None,
         ),
     };
@@ -207,12 +213,30 @@ fn verdict(decision: Decision) -> Verdict {
     }
 }
 
-/// For the log: a pod made by a controller has no name yet, but the beginning of one.
-fn name(pod: &Value) -> &str {
-    let text = |pointer| pod.pointer(pointer).and_then(Value::as_str);
-    text("/metadata/name")
-        .or_else(|| text("/metadata/generateName"))
-        .unwrap_or_default()
+/// As people know the pod. One that a controller makes has no name yet, but the beginning of one, and an owner.
+fn name(pod: &Value) -> String {
+    let text = |of: &Value, pointer| of.pointer(pointer).and_then(Value::as_str).map(short);
+    let name = text(pod, "/metadata/name").filter(|name| !name.is_empty());
+    let begun = || text(pod, "/metadata/generateName").map(|name| format!("{name}*"));
+    let name = name
+        .or_else(begun)
+        .unwrap_or_else(|| "without a name".to_owned());
+    let owners = pod
+        .pointer("/metadata/ownerReferences")
+        .and_then(Value::as_array);
+    let owner = owners
+        .into_iter()
+        .flatten()
+        .find(|owner| owner["controller"] == true);
+    match owner.and_then(|owner| Some((text(owner, "/kind")?, text(owner, "/name")?))) {
+        Some((kind, owner)) => format!("{name} of {kind} {owner}"),
+        None => name,
+    }
+}
+
+/// Kubernetes has not checked names yet.
+fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(253).collect()
 }
 
 fn render(uid: &str, verdict: Verdict) -> Response {

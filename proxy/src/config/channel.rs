@@ -1,7 +1,10 @@
-//! The way to the controller: TCP, TLS proven by its SPIFFE id, HTTP/2 with keepalive so that a hung peer is noticed.
+//! The way to the controller: its name or its addresses, TCP, TLS proven by its SPIFFE id, HTTP/2 with keepalive so that a hung peer is noticed.
 
 use std::error::Error;
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +16,10 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 const CONNECT: Duration = Duration::from_secs(5);
+/// For the name's addresses, where others are known.
+const LOOKUP: Duration = Duration::from_secs(2);
+/// A Service has two addresses at most.
+const MOST_ADDRESSES: usize = 4;
 /// A ping this often; without an answer for as long again, the connection is given up: 10 s after a hang at most.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
@@ -21,6 +28,32 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 pub struct Address {
     host: String,
     port: u16,
+    /// Holds addresses of the same controller, for pods whose DNS does not know the host's name. Read at each attempt: the
+    /// controller keeps it.
+    file: Option<PathBuf>,
+}
+
+impl Address {
+    /// With the file of addresses that are tried when the name leads nowhere.
+    pub fn with_file(self, file: PathBuf) -> Self {
+        Self {
+            file: Some(file),
+            ..self
+        }
+    }
+
+    /// Those of the file. One that is not there or holds no addresses is as none: the name may do.
+    async fn listed(&self) -> Vec<SocketAddr> {
+        let Some(file) = &self.file else {
+            return Vec::new();
+        };
+        let text = tokio::fs::read_to_string(file).await.unwrap_or_default();
+        text.split_ascii_whitespace()
+            .filter_map(|ip| ip.parse().ok())
+            .map(|ip| SocketAddr::new(ip, self.port))
+            .take(MOST_ADDRESSES)
+            .collect()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +69,7 @@ impl TryFrom<&Uri> for Address {
             (Some("https"), Some(host), Some(port)) => Ok(Self {
                 host: host.trim_matches(['[', ']']).to_owned(),
                 port,
+                file: None,
             }),
             _ => Err(AddressError(uri.clone())),
         }
@@ -63,9 +97,8 @@ pub struct ConnectError {
 pub async fn connect(address: &Address, tls: Arc<ClientConfig>) -> Result<Channel, ConnectError> {
     let target = address.clone();
     let connector = tower::service_fn(move |_: Uri| open(target.clone(), tls.clone()));
-    // The scheme says nothing here: the connector brings TLS along.
+    // The scheme says nothing here: the connector brings TLS along, and its own bounds.
     let endpoint = Endpoint::from_static("http://weft-controller")
-        .connect_timeout(CONNECT)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true);
@@ -76,24 +109,56 @@ pub async fn connect(address: &Address, tls: Arc<ClientConfig>) -> Result<Channe
     })
 }
 
-fn open(
-    address: Address,
-    tls: Arc<ClientConfig>,
-) -> impl Future<Output = std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>>> {
-    let connect = async move {
-        let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
+type Connected = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
+
+/// By the name; else by the addresses of the file, whatever it was that failed: a search path may lead the name elsewhere.
+async fn open(address: Address, tls: Arc<ClientConfig>) -> io::Result<Connected> {
+    let by_name = async {
+        let found: Vec<_> = within(LOOKUP, "the name is not resolved", async {
+            tokio::net::lookup_host((address.host.as_str(), address.port)).await
+        })
+        .await?
+        .collect();
+        shake(&found, &tls).await
+    };
+    let mut failed = match by_name.await {
+        Ok(connected) => return Ok(connected),
+        Err(failed) => failed,
+    };
+    for address in address.listed().await {
+        match shake(&[address], &tls).await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => {
+                failed = io::Error::other(format!("{failed}; at {}: {error}", address.ip()))
+            }
+        }
+    }
+    Err(failed)
+}
+
+/// With the first of the addresses that takes connections, within 5 s.
+async fn shake(addresses: &[SocketAddr], tls: &Arc<ClientConfig>) -> io::Result<Connected> {
+    within(CONNECT, "no answer", async {
+        let tcp = TcpStream::connect(addresses).await?;
         tcp.set_nodelay(true)?;
         // The verifier goes by the SPIFFE id; the name is not sent.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-        let tls = TlsConnector::from(tls).connect(name, tcp).await?;
+        let tls = TlsConnector::from(tls.clone()).connect(name, tcp).await?;
         Ok(TokioIo::new(tls))
-    };
-    async move {
-        let late = || std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in 5 s");
-        tokio::time::timeout(CONNECT, connect)
-            .await
-            .map_err(|_| late())?
-    }
+    })
+    .await
+}
+
+async fn within<T>(
+    bound: Duration,
+    late: &str,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let ended = tokio::time::timeout(bound, work).await;
+    ended.unwrap_or_else(|_| {
+        let late = format!("{late} in {} s", bound.as_secs());
+        Err(io::Error::new(io::ErrorKind::TimedOut, late))
+    })
 }
 
 /// An error with all its causes, each once.

@@ -1,4 +1,4 @@
-//! The access log: one line of JSON per request, and per connection of other bytes, on standard output.
+//! The access log: one line of JSON per request, and per connection of other bytes, on standard output. As text: see `text`.
 //!
 //! A request hands its line to a bounded queue and goes on; one thread writes. When the writer is behind, lines are
 //! dropped and counted. Lines written before the handle is closed are flushed at the end.

@@ -4,4 +4,5 @@ pub mod access;
 pub mod connections;
 pub mod metrics;
 pub mod requests;
+pub mod text;
 pub mod udp;

@@ -81,10 +81,17 @@ impl Setup {
     }
 
     pub fn proxy(&self) -> Control {
+        self.proxy_of(&self.controller.url())
+    }
+
+    /// One that is told that the controller is at `url`.
+    pub fn proxy_of(&self, url: &str) -> Control {
         let options = Options::try_parse_from([
             "weft-proxy",
             "--controller",
-            &self.controller.url(),
+            url,
+            "--controller-addresses",
+            &self.volume.path("controller"),
             "--token",
             &self.volume.path("token"),
             "--roots",

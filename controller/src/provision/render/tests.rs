@@ -20,6 +20,7 @@ pub(crate) fn settings() -> ProxySettings {
         trust_domain,
         access_log: "errors".into(),
         log: "info".into(),
+        log_format: weft_process::log::Format::Json,
         workers: 2,
         resources: ProxyResources {
             requests: BTreeMap::from([("cpu".into(), "100m".into())]),

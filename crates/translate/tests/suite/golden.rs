@@ -16,6 +16,7 @@ pub(crate) fn settings() -> Settings {
     Settings {
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
         mode: Mode::Permissive,
+        mode_floor: Mode::Permissive,
         controller_name: "weft.dev/mesh-controller".to_owned(),
         gateway_controller_name: "weft.dev/gateway-controller".to_owned(),
     }

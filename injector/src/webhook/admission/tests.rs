@@ -134,6 +134,44 @@ async fn a_refusal_says_why() {
 }
 
 #[tokio::test]
+async fn a_refusal_names_the_pod_and_what_it_is_of() {
+    let webhook = webhook();
+    let refusal = async |metadata: Value| {
+        let mut bad = pod();
+        bad["metadata"] = metadata;
+        bad["spec"]["securityContext"] = json!({ "runAsUser": 2460 });
+        let answer = answer(&webhook, review("shop", bad)).await;
+        answer["status"]["message"].as_str().unwrap().to_owned()
+    };
+    let owners = json!([{ "kind": "Job", "name": "no" }, { "kind": "ReplicaSet", "name": "web-5d", "controller": true }]);
+    for (metadata, begin) in [
+        (json!({ "name": "web" }), "weft: pod web: "),
+        (json!({ "generateName": "web-" }), "weft: pod web-*: "),
+        (
+            json!({ "generateName": "web-5d-", "ownerReferences": owners }),
+            "weft: pod web-5d-* of ReplicaSet web-5d: ",
+        ),
+        (json!({}), "weft: pod without a name: "),
+    ] {
+        let message = refusal(metadata).await;
+        assert!(message.starts_with(begin), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn warnings_reach_whoever_creates_the_pod() {
+    let mut odd = pod();
+    odd["metadata"]["annotations"] = json!({ "weft.dev/acces-log": "all" });
+    let answer = answer(&webhook(), review("shop", odd)).await;
+    assert_eq!(answer["allowed"], true);
+    let warnings = answer["warnings"].to_string();
+    assert!(
+        warnings.contains("did you mean weft.dev/access-log?"),
+        "{warnings}"
+    );
+}
+
+#[tokio::test]
 async fn an_unreadable_namespace_refuses_the_pod() {
     let webhook = webhook();
     let answer = answer(&webhook, review("gone", pod())).await;

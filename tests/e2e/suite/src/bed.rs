@@ -199,6 +199,8 @@ impl Bed {
             "GatewayClass",
             "MutatingWebhookConfiguration",
             "CustomResourceDefinition",
+            "ValidatingAdmissionPolicy",
+            "ValidatingAdmissionPolicyBinding",
         ];
         if cluster_wide.contains(&kind) {
             Api::all_with(self.client.clone(), &resource)

@@ -18,6 +18,7 @@ mod lifecycle;
 mod mirrors;
 mod opaque;
 mod parents;
+mod pods;
 mod protocols;
 mod rotation;
 mod routing;

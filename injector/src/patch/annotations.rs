@@ -1,0 +1,154 @@
+//! Names below `weft.dev/` that mean nothing where they are: most likely a slip, of which its author is told.
+
+use std::collections::BTreeMap;
+
+use super::overrides::{EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, INIT_RESOURCES, MTLS, PROXY_RESOURCES};
+use super::{INJECT, SKIPPED, STATUS};
+
+const PREFIX: &str = "weft.dev/";
+/// What pods and namespaces may say, beside resources.
+const EITHER: [&str; 6] = [
+    "weft.dev/access-log",
+    "weft.dev/log-format",
+    MTLS,
+    "weft.dev/outside-grace",
+    "weft.dev/proxy-log",
+    "weft.dev/proxy-workers",
+];
+const PODS: [&str; 2] = [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND];
+/// Written by Weft, and the digest that charts of pods like ours put beside them.
+const OURS: [&str; 3] = [SKIPPED, STATUS, "weft.dev/config"];
+/// More names than this are no slip.
+const WARNINGS: usize = 8;
+
+fn either() -> impl Iterator<Item = &'static str> {
+    let resources = PROXY_RESOURCES.into_iter().chain(INIT_RESOURCES);
+    EITHER
+        .into_iter()
+        .chain(resources.flat_map(|(request, limit)| [request, limit]))
+}
+
+/// Warnings about a pod's annotations.
+pub(super) fn of_pod(annotations: &BTreeMap<String, String>) -> Vec<String> {
+    let known: Vec<_> = either().chain(PODS).collect();
+    unknown(annotations, &known)
+        .map(|name| match name {
+            INJECT => format!("{INJECT} is a label; as an annotation of the pod it has no effect"),
+            "weft.dev/gateway-routes" => {
+                format!("annotation {name} is of Services; on a pod it has no effect")
+            }
+            name => format!(
+                "annotation {} has no effect{}",
+                cut(name),
+                nearest(name, &known)
+            ),
+        })
+        .take(WARNINGS)
+        .collect()
+}
+
+/// Warnings about a namespace's annotations, for whoever creates a pod there.
+pub(super) fn of_namespace(annotations: &BTreeMap<String, String>) -> Vec<String> {
+    let known: Vec<_> = either().collect();
+    unknown(annotations, &known)
+        .map(|name| match name {
+            INJECT => {
+                format!("{INJECT} is a label; as an annotation of the namespace it has no effect")
+            }
+            name if PODS.contains(&name) => {
+                format!("annotation {name} is of pods; on the namespace it has no effect")
+            }
+            name => format!(
+                "annotation {} of the namespace has no effect{}",
+                cut(name),
+                nearest(name, &known)
+            ),
+        })
+        .take(WARNINGS)
+        .collect()
+}
+
+/// Warnings about a pod's labels.
+pub(super) fn labels(labels: &BTreeMap<String, String>) -> Vec<String> {
+    let known: Vec<_> = either().chain(PODS).collect();
+    labels
+        .keys()
+        .map(String::as_str)
+        .filter(|name| known.contains(name))
+        .map(|name| format!("{name} is an annotation; as a label of the pod it has no effect"))
+        .take(WARNINGS)
+        .collect()
+}
+
+fn unknown<'a>(
+    annotations: &'a BTreeMap<String, String>,
+    known: &[&str],
+) -> impl Iterator<Item = &'a str> {
+    annotations
+        .keys()
+        .map(String::as_str)
+        .filter(|name| name.starts_with(PREFIX) && !OURS.contains(name))
+        .filter(move |name| !known.contains(name))
+}
+
+fn cut(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
+/// The known name that is written most alike, if one is.
+fn nearest(name: &str, known: &[&str]) -> String {
+    let alike = |known: &str| strsim::damerau_levenshtein(&cut(name), known);
+    let nearest = known.iter().min_by_key(|known| alike(known));
+    let most = name.len().saturating_sub(PREFIX.len()) / 3;
+    match nearest {
+        Some(known) if alike(known) <= most => format!("; did you mean {known}?"),
+        _ => ": there is none of this name".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warnings(name: &str) -> Vec<String> {
+        of_pod(&BTreeMap::from([(name.to_owned(), String::new())]))
+    }
+
+    #[test]
+    fn a_slip_is_told_with_the_name_that_was_meant() {
+        for (slip, meant) in [
+            ("weft.dev/acces-log", "did you mean weft.dev/access-log?"),
+            ("weft.dev/mtsl", "did you mean weft.dev/mtls?"),
+            ("weft.dev/log", "there is none"),
+            (
+                "weft.dev/proxy-memory-limits",
+                "did you mean weft.dev/proxy-memory-limit?",
+            ),
+            (
+                "weft.dev/exclude-outbound-port",
+                "did you mean weft.dev/exclude-outbound-ports?",
+            ),
+            ("weft.dev/inject", "is a label"),
+            ("weft.dev/gateway-routes", "is of Services"),
+            ("weft.dev/something-else-entirely", "there is none"),
+        ] {
+            let warnings = warnings(slip);
+            assert!(warnings[0].contains(meant), "{slip}: {warnings:?}");
+        }
+        for fine in [
+            "weft.dev/status",
+            "weft.dev/init-cpu",
+            "example.org/acces-log",
+        ] {
+            assert_eq!(warnings(fine), [] as [String; 0]);
+        }
+    }
+
+    #[test]
+    fn names_are_cut_and_counted() {
+        let many = (0..50).map(|n| (format!("weft.dev/{n:0>200}"), String::new()));
+        let warnings = of_pod(&many.collect());
+        assert_eq!(warnings.len(), WARNINGS);
+        assert!(warnings.iter().all(|warning| warning.len() < 256));
+    }
+}

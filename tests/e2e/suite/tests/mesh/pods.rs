@@ -1,0 +1,193 @@
+//! Pods that Kubernetes would run start in the mesh as well, or are refused with the cause.
+
+mesh_tests! {
+    run In pods_with_dns_of_their_own_are_served;
+    run In a_quota_on_limits_is_met_by_annotations_of_the_namespace;
+    run In pod_security_below_privileged_is_a_refusal_with_the_cause;
+    run In ports_of_the_proxy_are_a_refusal_with_the_port;
+    run In the_policy_against_bypasses_takes_plain_pods_and_no_others;
+}
+
+mod cases {
+    use anyhow::Context;
+    use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+    use serde_json::{Value, json};
+    use weft_e2e::{Bed, eventually, host, objects};
+
+    /// What the API server says of the pod without creating it.
+    async fn refusal(bed: &Bed, pod: Value) -> anyhow::Result<Option<String>> {
+        let dry = PostParams {
+            dry_run: true,
+            ..Default::default()
+        };
+        let pod = serde_json::from_value(pod)?;
+        match bed.api("v1", "Pod").create(&dry, &pod).await {
+            Ok(_) => Ok(None),
+            Err(kube::Error::Api(status)) => Ok(Some(status.message.clone())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn refused(bed: &Bed, pod: Value, words: &[&str]) -> anyhow::Result<()> {
+        let refusal = refusal(bed, pod).await?.context("the pod is admitted")?;
+        let said = words.iter().all(|word| refusal.contains(word));
+        anyhow::ensure!(said, "{refusal}");
+        Ok(())
+    }
+
+    /// Changes the metadata of the test's namespace.
+    async fn mark(bed: &Bed, metadata: Value) -> anyhow::Result<()> {
+        let patch = json!({ "metadata": metadata });
+        let (namespaces, patch) = (bed.api("v1", "Namespace"), Patch::Merge(&patch));
+        let parameters = PatchParams::default();
+        namespaces
+            .patch(&bed.namespace, &parameters, &patch)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn pods_with_dns_of_their_own_are_served(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let address = bed.cluster_ip("reviews").await?;
+        let ndots = json!({"options": [{"name": "ndots", "value": "1"}]});
+        // No server of names is there: documentation's own address (RFC 5737).
+        let nobody =
+            json!({"nameservers": ["192.0.2.1"], "options": [{"name": "timeout", "value": "1"}]});
+        for (name, policy, config) in [
+            ("dns-default", "Default", Value::Null),
+            ("dns-none", "None", nobody),
+            ("dns-ndots", "ClusterFirst", ndots),
+        ] {
+            let mut pod = objects::client(name);
+            pod["spec"]["dnsPolicy"] = policy.into();
+            if !config.is_null() {
+                pod["spec"]["dnsConfig"] = config;
+            }
+            bed.apply(pod).await?;
+        }
+        for name in ["dns-default", "dns-none", "dns-ndots"] {
+            bed.ready(name).await.context(name)?;
+            bed.answered(name, &format!("http://{address}/reviews/1"), &[])
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn a_quota_on_limits_is_met_by_annotations_of_the_namespace(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let hard = json!({
+            "requests.cpu": "4", "requests.memory": "4Gi", "limits.cpu": "4", "limits.memory": "4Gi",
+        });
+        bed.apply(json!({
+            "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "quota"}, "spec": {"hard": hard},
+        }))
+        .await?;
+        let mut pod = objects::client("client");
+        pod["spec"]["containers"][0]["resources"]["limits"] =
+            json!({"cpu": "100m", "memory": "64Mi"});
+        eventually("the quota to count", async || {
+            refused(bed, pod.clone(), &["weft-proxy", "limits.cpu"]).await
+        })
+        .await?;
+        let limits =
+            json!({"weft.dev/proxy-cpu-limit": "500m", "weft.dev/proxy-memory-limit": "128Mi"});
+        mark(bed, json!({ "annotations": limits })).await?;
+        // The injector learns of the annotations by its watch.
+        eventually("the pod to be admitted", async || {
+            let refusal = refusal(bed, pod.clone()).await?;
+            anyhow::ensure!(refusal.is_none(), "{refusal:?}");
+            Ok(())
+        })
+        .await?;
+        bed.apply(pod).await?;
+        let pod = bed.ready("client").await?;
+        for container in [
+            &pod["spec"]["initContainers"][0],
+            &pod["spec"]["initContainers"][1],
+        ] {
+            let limits = &container["resources"]["limits"];
+            anyhow::ensure!(
+                *limits == json!({"cpu": "500m", "memory": "128Mi"}),
+                "{container}"
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) async fn pod_security_below_privileged_is_a_refusal_with_the_cause(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let label = "pod-security.kubernetes.io/enforce";
+        mark(bed, json!({"labels": {label: "baseline"}})).await?;
+        eventually("the refusal", async || {
+            let words = [
+                "weft: pod client: ",
+                label,
+                "baseline",
+                "NET_ADMIN",
+                "privileged",
+            ];
+            refused(bed, objects::client("client"), &words).await
+        })
+        .await
+    }
+
+    pub(super) async fn ports_of_the_proxy_are_a_refusal_with_the_port(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        for port in [15001, 15006, 15020, 15021] {
+            let mut pod = objects::client("client");
+            pod["spec"]["containers"][0]["ports"] = json!([{ "containerPort": port }]);
+            refused(bed, pod, &["container shop", &port.to_string()]).await?;
+        }
+        Ok(())
+    }
+
+    /// `examples/policies/no-bypass.yaml`, under names of this test's own and for its namespace alone.
+    pub(super) async fn the_policy_against_bypasses_takes_plain_pods_and_no_others(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(host::root().join("examples/policies/no-bypass.yaml"))?;
+        let text = text.replace("weft-no-bypass", &bed.namespace);
+        let mut made = Vec::new();
+        for document in text.split("\n---\n") {
+            let mut object: Value = serde_norway::from_str(document)?;
+            if object["kind"] == "ValidatingAdmissionPolicyBinding" {
+                object["spec"]["matchResources"]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] =
+                    bed.namespace.clone().into();
+            }
+            made.push(object["kind"].as_str().unwrap_or_default().to_owned());
+            bed.apply(object).await?;
+        }
+        let tried = try_policy(bed).await;
+        for kind in made {
+            let api = bed.api("admissionregistration.k8s.io/v1", &kind);
+            api.delete(&bed.namespace, &DeleteParams::default()).await?;
+        }
+        tried
+    }
+
+    async fn try_policy(bed: &Bed) -> anyhow::Result<()> {
+        let with = |change: &dyn Fn(&mut Value)| {
+            let mut pod = objects::client("client");
+            pod["spec"]["containers"][0]["securityContext"] =
+                json!({"capabilities": {"drop": ["ALL"]}});
+            change(&mut pod["spec"]);
+            pod
+        };
+        // By USER of the image: no runAsUser anywhere.
+        let unsaid = with(&|spec| spec["securityContext"] = json!({}));
+        eventually("the policy to be in force", async || {
+            refused(bed, unsaid.clone(), &["runAsUser"]).await
+        })
+        .await?;
+        let plain = refusal(bed, with(&|_| {})).await?;
+        anyhow::ensure!(plain.is_none(), "a pod that does no harm: {plain:?}");
+        let keeps = with(&|spec| spec["containers"][0]["securityContext"] = json!({}));
+        refused(bed, keeps, &["must drop SETUID"]).await?;
+        let adds = json!({"capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}});
+        let adds = with(&|spec| spec["containers"][0]["securityContext"] = adds.clone());
+        refused(bed, adds, &["NET_ADMIN"]).await
+    }
+}
