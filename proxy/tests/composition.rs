@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Request};
 use support::gateway::{GatewayPod, at, composed_port, free_port, host, listener};
@@ -70,7 +71,10 @@ fn of(name: &str, rules: Vec<Rule>) -> ServiceRules {
         rule.route.name = format!("own-of-{name}").as_str().into();
     }
     let id = port(name);
-    ServiceRules { id, rules }
+    ServiceRules {
+        id,
+        rules: rules.into_iter().map(Arc::new).collect(),
+    }
 }
 
 fn edit(set: &'static str, add: &'static str) -> HeaderEdit {

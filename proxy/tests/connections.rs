@@ -99,7 +99,7 @@ async fn requests_that_give_up_do_not_end_what_others_wait_for() {
     };
     client.tell(vec![
         endpoints("reviews", Protocol::Detect, &[meshed(endpoint, "reviews")]),
-        service(Protocol::Http1, Routing::Http(vec![rule])),
+        service(Protocol::Http1, Routing::Http(vec![rule.into()])),
     ]);
     let front = client.outbound(SERVICE.parse().unwrap());
     let mut sender = Client::connect(front, Version::Http1).await;

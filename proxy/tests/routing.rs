@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Request, StatusCode};
@@ -54,6 +55,7 @@ impl Shop {
             .zip(["v1", "v2", "v3"])
             .map(|(app, name)| endpoints(name, Protocol::Detect, &[unmeshed(app.address())]))
             .collect();
+        let rules = rules.into_iter().map(Arc::new).collect();
         told.push(service(Protocol::Http1, Routing::Http(rules)));
         shop.client.tell(told);
         let client = Client::connect(shop.front, version).await;
@@ -215,7 +217,10 @@ async fn grpc_is_told_in_its_own_way() {
     let app = [unmeshed(shop.apps[0].address())];
     shop.client.tell(vec![
         endpoints("v1", Protocol::Grpc, &app),
-        service(Protocol::Grpc, Routing::Grpc(rules)),
+        service(
+            Protocol::Grpc,
+            Routing::Grpc(rules.into_iter().map(Arc::new).collect()),
+        ),
     ]);
     let mut client = Client::connect(shop.front, Version::Http2).await;
     for (path, status) in [
@@ -277,7 +282,7 @@ async fn configuration_changes_under_traffic_without_a_failure() {
                     endpoints(name, Protocol::Detect, &app),
                     service(
                         Protocol::Http1,
-                        Routing::Http(vec![rule(0, vec![to(name, 1)])]),
+                        Routing::Http(vec![rule(0, vec![to(name, 1)]).into()]),
                     ),
                 ]);
             }

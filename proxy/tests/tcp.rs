@@ -283,7 +283,7 @@ async fn what_no_name_takes_is_closed_and_counted() {
 #[tokio::test]
 async fn bytes_on_a_port_with_http_routes_go_to_the_service_itself_unless_it_says_http() {
     for (protocol, served) in [(Protocol::Detect, true), (Protocol::Http1, false)] {
-        let routing = Routing::Http(vec![rule(0, vec![to("other", 1)])]);
+        let routing = Routing::Http(vec![rule(0, vec![to("other", 1)]).into()]);
         let mesh = Mesh::start(&["reviews", "other"], protocol, routing).await;
         let back = mesh.say(b"\x00\x01").await;
         if served {

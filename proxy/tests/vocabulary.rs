@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode};
@@ -23,6 +24,7 @@ async fn routed(version: Version, apps: &[&[&Upstream]], rules: Vec<Rule>) -> (P
         told.push(endpoints(&name, Protocol::Detect, &all));
     }
     let grpc = rules.iter().any(|rule| rule.route.kind == RouteKind::Grpc);
+    let rules = rules.into_iter().map(Arc::new).collect();
     told.push(match grpc {
         true => service(Protocol::Grpc, Routing::Grpc(rules)),
         false => service(Protocol::Http1, Routing::Http(rules)),
@@ -341,7 +343,7 @@ async fn grpc_answers_that_break_off_end_with_a_status() {
         late.timeouts.request = limit;
         pod.tell(vec![
             endpoints("v1", Protocol::Grpc, &[unmeshed(address)]),
-            service(Protocol::Grpc, Routing::Http(vec![late])),
+            service(Protocol::Grpc, Routing::Http(vec![late.into()])),
         ]);
         let front = pod.outbound(SERVICE.parse().unwrap());
         let mut client = Client::connect(front, Version::Http2).await;

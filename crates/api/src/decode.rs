@@ -152,7 +152,7 @@ fn service(wire: proto::Service) -> Decoded<Service> {
     let rules = |wire: proto::HttpRouting| {
         wire.rules
             .into_iter()
-            .map(rule)
+            .map(|wire| rule(wire).map(Arc::new))
             .collect::<Decoded<Vec<_>>>()
     };
     let routing = match wire.routing.ok_or(DecodeError::Absent("service.routing"))? {

@@ -1,5 +1,6 @@
 //! `weft-ir` to the wire. Every type is taken apart whole, so that a new field cannot be forgotten here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -192,8 +193,8 @@ fn service(of: &Service) -> proto::Service {
         protocol: speaks,
         routing,
     } = of;
-    let rules = |rules: &[Rule]| proto::HttpRouting {
-        rules: rules.iter().map(rule).collect(),
+    let rules = |rules: &[Arc<Rule>]| proto::HttpRouting {
+        rules: rules.iter().map(|of| rule(of)).collect(),
     };
     let routing = match routing {
         Routing::Direct(backends) => Wire::Direct(proto::Direct {

@@ -104,7 +104,7 @@ fn everything() -> Destination {
     let service = Service {
         id: ServicePort::new("shop", "reviews", 80),
         protocol: Protocol::Http1,
-        routing: Routing::Http(vec![rule]),
+        routing: Routing::Http(vec![rule.into()]),
     };
     Destination {
         address: "[fd00::1]:80".parse().unwrap(),

@@ -108,9 +108,9 @@ pub enum Routing {
     /// No route is attached: every request and connection goes to these.
     Direct(Vec<WeightedBackend>),
     /// HTTPRoutes: a request that no rule takes is answered with 404.
-    Http(Vec<Rule>),
+    Http(Vec<Arc<Rule>>),
     /// GRPCRoutes: a request that no rule takes is answered with UNIMPLEMENTED.
-    Grpc(Vec<Rule>),
+    Grpc(Vec<Arc<Rule>>),
     /// TLSRoutes: a connection that no rule takes, or that is not of TLS, is closed.
     Tls(Vec<TlsRule>),
     /// The TCPRoute that is in force: every connection is one of bytes.

@@ -91,7 +91,7 @@ pub struct ServiceRules {
     pub id: ServicePort,
     /// Of HTTPRoutes or of GRPCRoutes, in the order that decides ties. A request that none takes is answered with 404 or
     /// UNIMPLEMENTED.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Arc<Rule>>,
 }
 
 impl GatewayPort {
@@ -130,8 +130,9 @@ pub struct HttpListener {
 pub struct VirtualHost {
     /// `None`: any host.
     pub host: Option<HostPattern>,
-    /// Of HTTPRoutes or of GRPCRoutes.
-    pub rules: Vec<Rule>,
+    /// Of HTTPRoutes or of GRPCRoutes. A rule that several hosts of a port have is the same `Arc` in each, so that it is
+    /// encoded, sent and resolved once.
+    pub rules: Vec<Arc<Rule>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

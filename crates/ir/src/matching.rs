@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use http::header::{HOST, HeaderMap};
 use http::{Method, Uri};
@@ -17,7 +18,7 @@ use crate::{HeaderMatch, PathMatch, QueryMatch, RequestMatch, Rule};
 /// Rules in the order in which they are tried.
 #[derive(Clone, Debug)]
 pub struct RouteTable {
-    rules: Vec<Rule>,
+    rules: Vec<Arc<Rule>>,
     /// `(rule, match)`, most specific first.
     order: Vec<(usize, usize)>,
 }
@@ -36,7 +37,7 @@ pub struct Matched<'a> {
 
 impl RouteTable {
     /// `rules` in the order that decides ties.
-    pub fn new(rules: Vec<Rule>) -> Self {
+    pub fn new(rules: Vec<Arc<Rule>>) -> Self {
         let mut order: Vec<(usize, usize)> = rules
             .iter()
             .enumerate()
@@ -48,7 +49,7 @@ impl RouteTable {
         Self { rules, order }
     }
 
-    pub fn rules(&self) -> &[Rule] {
+    pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
     }
 

@@ -47,7 +47,7 @@ impl fmt::Display for RouteId {
 }
 
 /// One rule of a route. It takes a request that any of its matches takes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub route: RouteId,
     /// Place in the route, from 0.
@@ -65,7 +65,7 @@ pub struct Rule {
 }
 
 /// Conditions of which all must hold.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestMatch {
     /// `None`: any path.
     pub path: Option<PathMatch>,
@@ -77,7 +77,7 @@ pub struct RequestMatch {
 }
 
 /// A condition on the path. gRPC methods are paths too: `/package.Service/Method`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathMatch {
     Exact(String),
     /// By whole path elements: `/a` takes `/a` and `/a/b`, not `/ab`. A trailing slash means nothing.
@@ -87,19 +87,19 @@ pub enum PathMatch {
     GrpcMethod(String),
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderMatch {
     pub name: HeaderName,
     pub value: ValueMatch,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryMatch {
     pub name: String,
     pub value: ValueMatch,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueMatch {
     Exact(String),
     Regex(Pattern),
@@ -115,7 +115,7 @@ impl ValueMatch {
 }
 
 /// What a rule, or one of its backends, does to a request or its response.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
     RequestHeaders(HeaderEdit),
     ResponseHeaders(HeaderEdit),
@@ -126,14 +126,14 @@ pub enum Filter {
 }
 
 /// Applied in the order set, add, remove.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderEdit {
     pub set: Vec<(HeaderName, HeaderValue)>,
     pub add: Vec<(HeaderName, HeaderValue)>,
     pub remove: Vec<HeaderName>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
     /// `http` or `https`; `None`: the request's own.
     pub scheme: Option<Arc<str>>,
@@ -144,13 +144,13 @@ pub struct Redirect {
     pub code: StatusCode,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rewrite {
     pub host: Option<HeaderValue>,
     pub path: Option<PathEdit>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathEdit {
     Full(String),
     /// Replaces the prefix that the match took.
@@ -187,14 +187,14 @@ pub struct Timeouts {
 }
 
 /// A backend and its share: `weight` of the sum of all weights of the rule.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightedBackend {
     pub weight: u32,
     pub backend: Backend,
     pub filters: Vec<Filter>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// The endpoints of this port of a Service or ServiceImport; its own routes are not applied again.
     Service(ServicePort),

@@ -126,7 +126,7 @@ impl Mesh {
         let Target::Service(service) = &destination.target else {
             return BTreeSet::new();
         };
-        let rules: &[Rule] = match &service.routing {
+        let rules: &[Arc<Rule>] = match &service.routing {
             Routing::Direct(backends) => return service_ports(backends).collect(),
             Routing::Tcp(rule) => return service_ports(&rule.backends).collect(),
             Routing::Tls(rules) => {
@@ -137,7 +137,7 @@ impl Mesh {
         };
         // Bytes that are no HTTP meet no rule, and go to the Service itself.
         let own = std::iter::once(service.id.clone());
-        rules.iter().flat_map(rule_targets).chain(own).collect()
+        rules.iter().flat_map(|rule| rule_targets(rule)).chain(own).collect()
     }
 
     /// What the proxies of a Gateway are told; `None` when there is no such Gateway of ours.

@@ -166,12 +166,12 @@ pub(crate) fn routing<'a>(members: impl Iterator<Item = &'a Arc<Attached>> + Clo
         return Routing::Http(Vec::new());
     };
     let of_kind = || routes().filter(|route| route.id.kind == first.id.kind);
-    let rules = || -> Vec<Rule> {
+    let rules = || -> Vec<Arc<Rule>> {
         let rules = of_kind().flat_map(|route| match &route.rules {
             Rules::Requests(rules) => rules.as_slice(),
             Rules::Tls(_) | Rules::Bytes(_) => &[],
         });
-        rules.map(|compiled| compiled.rule.clone()).collect()
+        rules.map(|compiled| Arc::clone(&compiled.rule)).collect()
     };
     match &first.rules {
         Rules::Requests(_) if first.id.kind == RouteKind::Grpc => Routing::Grpc(rules()),

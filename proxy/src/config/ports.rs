@@ -181,7 +181,7 @@ impl ResolvedPort {
         let any = |rules: &[ResolvedRule]| rules.iter().any(|rule| rule.refers_to(cluster));
         let http = |listener: &ResolvedListener| {
             let mut routes = listener.hosts.values();
-            routes.any(|routes| any(&routes.rules))
+            routes.any(|routes| routes.refers_to(cluster))
         };
         match &self.serving {
             ResolvedServing::Http(listeners) => listeners.values().any(http),

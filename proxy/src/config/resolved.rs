@@ -86,8 +86,8 @@ pub enum ResolvedRouting {
 
 pub struct Routes {
     pub table: weft_ir::RouteTable,
-    /// In the places of `table.rules()`.
-    pub rules: Vec<ResolvedRule>,
+    /// In the places of `table.rules()`; shared between the hosts of a port.
+    pub rules: Vec<Arc<ResolvedRule>>,
     /// Counts the requests that no rule takes.
     pub unmatched: Arc<RequestMetrics>,
 }
@@ -139,11 +139,10 @@ pub struct ComposedService {
 impl Resolved {
     /// Whether any request may be sent to the cluster.
     pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
-        let (rules, own) = match self {
-            Self::Service(service) => service.routing.rules(),
-            Self::Pod(_) | Self::Unknown => (&[][..], None),
-        };
-        rules.iter().chain(own).any(|rule| rule.refers_to(cluster))
+        match self {
+            Self::Service(service) => service.routing.refers_to(cluster),
+            Self::Pod(_) | Self::Unknown => false,
+        }
     }
 }
 
@@ -152,10 +151,7 @@ impl ResolvedRule {
     pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         let is = |target: &Arc<Cluster>| Arc::ptr_eq(target, cluster);
         let any = |mirrors: &[ResolvedMirror]| mirrors.iter().any(|mirror| is(&mirror.cluster));
-        let composed = |of: &ComposedService| {
-            let mut rules = of.routes.rules.iter();
-            rules.any(|rule| rule.refers_to(cluster))
-        };
+        let composed = |of: &ComposedService| of.routes.refers_to(cluster);
         any(&self.mirrors)
             || self.backends.iter().any(|of| {
                 of.target.as_ref().is_ok_and(is)
@@ -166,13 +162,20 @@ impl ResolvedRule {
 }
 
 impl ResolvedRouting {
-    /// With the rule for what is not HTTP, where there is one.
-    fn rules(&self) -> (&[ResolvedRule], Option<&ResolvedRule>) {
+    fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         match self {
-            Self::Direct(rule) | Self::Tcp(rule) => (std::slice::from_ref(rule), None),
-            Self::Http(routes, own) | Self::Grpc(routes, own) => (&routes.rules, Some(&**own)),
-            Self::Tls(routes) => (&routes.rules, None),
+            Self::Direct(rule) | Self::Tcp(rule) => rule.refers_to(cluster),
+            Self::Http(routes, own) | Self::Grpc(routes, own) => {
+                routes.refers_to(cluster) || own.refers_to(cluster)
+            }
+            Self::Tls(routes) => routes.rules.iter().any(|rule| rule.refers_to(cluster)),
         }
+    }
+}
+
+impl Routes {
+    pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
+        self.rules.iter().any(|rule| rule.refers_to(cluster))
     }
 }
 
@@ -184,6 +187,9 @@ pub(super) struct Resolver<'a> {
     pub(super) direction: Direction,
     /// Backends whose own routes are applied.
     pub(super) services: HashMap<ServicePort, Arc<ComposedService>>,
+    /// Rules that are resolved already, by address: hosts that share a rule share what it is resolved to. Of one
+    /// resource, which holds the rules while it is resolved.
+    pub(super) resolved: HashMap<*const Rule, Arc<ResolvedRule>>,
 }
 
 impl Resolver<'_> {
@@ -218,6 +224,7 @@ impl Resolver<'_> {
             composed.insert(id.clone(), Arc::new(of));
         }
         self.services = composed;
+        self.resolved.clear();
     }
 
     /// The Service's own endpoints.
@@ -248,11 +255,17 @@ impl Resolver<'_> {
         self.rule(&of.route.to_string(), &name, &[], &of.backends)
     }
 
-    pub(super) fn routes(&mut self, rules: &[Rule]) -> Routes {
+    pub(super) fn routes(&mut self, rules: &[Arc<Rule>]) -> Routes {
         let resolved = rules.iter().map(|rule| {
+            if let Some(known) = self.resolved.get(&Arc::as_ptr(rule)) {
+                return Arc::clone(known);
+            }
             let name = rule_name(rule.name.as_deref(), rule.index);
             let route = rule.route.to_string();
-            self.rule(&route, &name, &rule.filters, &rule.backends)
+            let resolved = Arc::new(self.rule(&route, &name, &rule.filters, &rule.backends));
+            self.resolved
+                .insert(Arc::as_ptr(rule), Arc::clone(&resolved));
+            resolved
         });
         Routes {
             rules: resolved.collect(),

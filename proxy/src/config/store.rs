@@ -348,6 +348,7 @@ impl Store {
                     series: &self.0.metrics.requests,
                     direction: Direction::Outbound,
                     services: HashMap::new(),
+                    resolved: HashMap::new(),
                 };
                 Resolved::Service(resolver.service(&service))
             }

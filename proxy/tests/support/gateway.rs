@@ -116,7 +116,7 @@ pub fn composed_port(
 pub fn host(name: &str, rules: Vec<Rule>) -> VirtualHost {
     VirtualHost {
         host: (!name.is_empty()).then(|| name.parse().unwrap()),
-        rules,
+        rules: rules.into_iter().map(Arc::new).collect(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weft_ir::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
-    HostPattern, HttpListener, KeyPair, ServerTls, ServiceRules, Serving, StreamListener,
+    HostPattern, HttpListener, KeyPair, Rule, ServerTls, ServiceRules, Serving, StreamListener,
     TlsListener, TlsServing, VirtualHost,
 };
 
@@ -33,12 +33,20 @@ pub(super) fn gateway_port(wire: proto::GatewayPort) -> Decoded<GatewayPort> {
         port,
         serving,
         services,
+        rules,
     } = wire;
     let port = u16::try_from(port).ok().filter(|port| *port > 0);
     let port = port.ok_or_else(|| invalid("port.port")(&"no port number"))?;
+    let table = all(rules, |wire| rule(wire).map(Arc::new))?;
     let serving = match serving.ok_or(DecodeError::Absent("port.serving"))? {
-        Wire::Http(wire) => Serving::Http(all(wire.listeners, http_listener)?),
-        Wire::Tls(wire) => Serving::Tls(all(wire.listeners, tls_listener)?),
+        Wire::Http(wire) | Wire::SharedHttp(wire) => {
+            let listener = |wire| http_listener(wire, &table);
+            Serving::Http(all(wire.listeners, listener)?)
+        }
+        Wire::Tls(wire) | Wire::SharedTls(wire) => {
+            let listener = |wire| tls_listener(wire, &table);
+            Serving::Tls(all(wire.listeners, listener)?)
+        }
         Wire::Tcp(wire) => Serving::Tcp(stream_listener(wire)?),
         Wire::Udp(wire) => Serving::Udp(stream_listener(wire)?),
     };
@@ -52,7 +60,7 @@ pub(super) fn gateway_port(wire: proto::GatewayPort) -> Decoded<GatewayPort> {
 fn service_rules(wire: proto::ServiceRules) -> Decoded<Arc<ServiceRules>> {
     let proto::ServiceRules { id, rules } = wire;
     let id = service_port(id.ok_or(DecodeError::Absent("port.services.id"))?)?;
-    let rules = all(rules, rule)?;
+    let rules = all(rules, |wire| rule(wire).map(Arc::new))?;
     Ok(Arc::new(ServiceRules { id, rules }))
 }
 
@@ -64,7 +72,7 @@ fn key_pair(wire: proto::KeyPair) -> KeyPair {
     }
 }
 
-fn http_listener(wire: proto::HttpListener) -> Decoded<HttpListener> {
+fn http_listener(wire: proto::HttpListener, table: &[Arc<Rule>]) -> Decoded<HttpListener> {
     let proto::HttpListener {
         name,
         hostname,
@@ -73,7 +81,7 @@ fn http_listener(wire: proto::HttpListener) -> Decoded<HttpListener> {
     Ok(HttpListener {
         name: name.into(),
         hostname: host(&hostname)?,
-        hosts: all(hosts, virtual_host)?,
+        hosts: all(hosts, |wire| virtual_host(wire, table))?,
     })
 }
 
@@ -85,15 +93,29 @@ fn host(text: &str) -> Decoded<Option<HostPattern>> {
         .map_err(|error| invalid("listener.hostname")(&error))
 }
 
-fn virtual_host(wire: proto::VirtualHost) -> Decoded<VirtualHost> {
-    let proto::VirtualHost { host: name, rules } = wire;
+fn virtual_host(wire: proto::VirtualHost, table: &[Arc<Rule>]) -> Decoded<VirtualHost> {
+    let proto::VirtualHost {
+        host: name,
+        rules,
+        places,
+    } = wire;
+    let mut rules = all(rules, |wire| rule(wire).map(Arc::new))?;
+    rules.reserve_exact(places.len());
+    for place in places {
+        let at = usize::try_from(place).ok();
+        let shared = at.and_then(|at| table.get(at)).ok_or_else(|| {
+            let why = format_args!("{place}, of {} rules", table.len());
+            invalid("host.places")(&why)
+        })?;
+        rules.push(Arc::clone(shared));
+    }
     Ok(VirtualHost {
         host: host(&name)?,
-        rules: all(rules, rule)?,
+        rules,
     })
 }
 
-fn tls_listener(wire: proto::TlsListener) -> Decoded<TlsListener> {
+fn tls_listener(wire: proto::TlsListener, table: &[Arc<Rule>]) -> Decoded<TlsListener> {
     use proto::tls_listener::Serving as Wire;
     let proto::TlsListener {
         name,
@@ -105,7 +127,7 @@ fn tls_listener(wire: proto::TlsListener) -> Decoded<TlsListener> {
     let serving = match (serving.ok_or(DecodeError::Absent("listener.serving"))?, tls) {
         (Wire::Http(wire), Some(tls)) => TlsServing::Http {
             tls,
-            hosts: all(wire.hosts, virtual_host)?,
+            hosts: all(wire.hosts, |wire| virtual_host(wire, table))?,
         },
         (Wire::Http(_), None) => return Err(DecodeError::Absent("listener.tls")),
         (Wire::Bytes(wire), Some(tls)) => TlsServing::Terminate {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use prost::Message;
 use weft_ir::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
-    HostPattern, HttpListener, KeyPair, ResourceKey, RouteId, ServerTls, ServiceRules, Serving,
-    StreamListener, TlsListener, TlsServing, VirtualHost,
+    HostPattern, HttpListener, KeyPair, ResourceKey, RouteId, Rule, ServerTls, ServiceRules,
+    Serving, StreamListener, TlsListener, TlsServing, VirtualHost,
 };
 
 use super::{Body, DIGEST, connection_rule, digest, resource, rule, service_port, tls_rule};
@@ -39,12 +39,19 @@ pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
         serving,
         services,
     } = of;
+    let mut table = RuleTable::default();
     let serving = match serving {
-        Serving::Http(listeners) => Wire::Http(proto::HttpListeners {
-            listeners: listeners.iter().map(http_listener).collect(),
+        Serving::Http(listeners) => Wire::SharedHttp(proto::HttpListeners {
+            listeners: listeners
+                .iter()
+                .map(|of| http_listener(of, &mut table))
+                .collect(),
         }),
-        Serving::Tls(listeners) => Wire::Tls(proto::TlsListeners {
-            listeners: listeners.iter().map(tls_listener).collect(),
+        Serving::Tls(listeners) => Wire::SharedTls(proto::TlsListeners {
+            listeners: listeners
+                .iter()
+                .map(|of| tls_listener(of, &mut table))
+                .collect(),
         }),
         Serving::Tcp(listener) => Wire::Tcp(stream_listener(listener)),
         Serving::Udp(listener) => Wire::Udp(stream_listener(listener)),
@@ -53,8 +60,27 @@ pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
         port: u32::from(*port),
         serving: Some(serving),
         services: services.iter().map(|of| service_rules(of)).collect(),
+        rules: table.rules,
     });
     resource(&ResourceKey::Port(of.transport(), *port), body)
+}
+
+/// The rules of a port, each once, in the order in which hosts name them first.
+#[derive(Default)]
+struct RuleTable {
+    /// By the rule's address: hosts that share a rule hold the same `Arc`.
+    places: HashMap<*const Rule, u32>,
+    rules: Vec<proto::Rule>,
+}
+
+impl RuleTable {
+    fn place(&mut self, of: &Arc<Rule>) -> u32 {
+        *self.places.entry(Arc::as_ptr(of)).or_insert_with(|| {
+            self.rules.push(rule(of));
+            // A port has fewer rules than that: they are held in memory.
+            u32::try_from(self.rules.len() - 1).unwrap_or(u32::MAX)
+        })
+    }
 }
 
 /// By listener and route: a digest of what a port's resource says of the route there.
@@ -64,16 +90,19 @@ pub type RouteDigests = HashMap<(Arc<str>, RouteId), u64>;
 /// others.
 pub fn route_digests(of: &GatewayPort) -> RouteDigests {
     let mut all = RouteDigests::new();
+    let mut known = HashMap::new();
     match &of.serving {
         Serving::Http(listeners) => {
             for listener in listeners {
-                digest_hosts(&mut all, &listener.name, &listener.hosts);
+                digest_hosts(&mut all, &mut known, &listener.name, &listener.hosts);
             }
         }
         Serving::Tls(listeners) => {
             for TlsListener { name, serving, .. } in listeners {
                 match serving {
-                    TlsServing::Http { tls: _, hosts } => digest_hosts(&mut all, name, hosts),
+                    TlsServing::Http { tls: _, hosts } => {
+                        digest_hosts(&mut all, &mut known, name, hosts);
+                    }
                     TlsServing::Terminate { tls: _, rules } | TlsServing::Passthrough { rules } => {
                         for one in rules {
                             let told = tls_rule(one).encode_to_vec();
@@ -94,11 +123,20 @@ pub fn route_digests(of: &GatewayPort) -> RouteDigests {
     all
 }
 
-fn digest_hosts(all: &mut RouteDigests, listener: &Arc<str>, hosts: &[VirtualHost]) {
+/// `known`: the digests of rules, by address, so that each is encoded once.
+fn digest_hosts(
+    all: &mut RouteDigests,
+    known: &mut HashMap<*const Rule, u64>,
+    listener: &Arc<str>,
+    hosts: &[VirtualHost],
+) {
     for VirtualHost { host: name, rules } in hosts {
         let name = host(name.as_ref());
         for one in rules {
-            let told = rule(one).encode_to_vec();
+            let told = *known
+                .entry(Arc::as_ptr(one))
+                .or_insert_with(|| digest(DIGEST, &rule(one).encode_to_vec()));
+            let told = told.to_be_bytes();
             add_digest(all, (listener, &one.route), &name, &told);
         }
     }
@@ -122,7 +160,7 @@ fn service_rules(of: &ServiceRules) -> proto::ServiceRules {
     let ServiceRules { id, rules } = of;
     proto::ServiceRules {
         id: Some(service_port(id)),
-        rules: rules.iter().map(rule).collect(),
+        rules: rules.iter().map(|of| rule(of)).collect(),
     }
 }
 
@@ -134,7 +172,7 @@ fn key_pair(of: &KeyPair) -> proto::KeyPair {
     }
 }
 
-fn http_listener(of: &HttpListener) -> proto::HttpListener {
+fn http_listener(of: &HttpListener, table: &mut RuleTable) -> proto::HttpListener {
     let HttpListener {
         name,
         hostname,
@@ -143,7 +181,7 @@ fn http_listener(of: &HttpListener) -> proto::HttpListener {
     proto::HttpListener {
         name: name.to_string(),
         hostname: host(hostname.as_ref()),
-        hosts: hosts.iter().map(virtual_host).collect(),
+        hosts: virtual_hosts(hosts, table),
     }
 }
 
@@ -151,15 +189,19 @@ fn host(of: Option<&HostPattern>) -> String {
     of.map(ToString::to_string).unwrap_or_default()
 }
 
-fn virtual_host(of: &VirtualHost) -> proto::VirtualHost {
-    let VirtualHost { host: name, rules } = of;
-    proto::VirtualHost {
-        host: host(name.as_ref()),
-        rules: rules.iter().map(rule).collect(),
-    }
+fn virtual_hosts(of: &[VirtualHost], table: &mut RuleTable) -> Vec<proto::VirtualHost> {
+    let hosts = of.iter().map(|VirtualHost { host: name, rules }| {
+        let places = rules.iter().map(|rule| table.place(rule));
+        proto::VirtualHost {
+            host: host(name.as_ref()),
+            rules: Vec::new(),
+            places: places.collect(),
+        }
+    });
+    hosts.collect()
 }
 
-fn tls_listener(of: &TlsListener) -> proto::TlsListener {
+fn tls_listener(of: &TlsListener, table: &mut RuleTable) -> proto::TlsListener {
     use proto::tls_listener::Serving as Wire;
     let TlsListener {
         name,
@@ -173,7 +215,7 @@ fn tls_listener(of: &TlsListener) -> proto::TlsListener {
     };
     let (tls, serving) = match serving {
         TlsServing::Http { tls, hosts } => {
-            let hosts = hosts.iter().map(virtual_host).collect();
+            let hosts = virtual_hosts(hosts, table);
             (Some(tls), Wire::Http(proto::VirtualHosts { hosts }))
         }
         TlsServing::Terminate { tls, rules } => (Some(tls), bytes(rules)),

@@ -1,11 +1,14 @@
 //! Gateways and TLS to backends, there and back.
 
+use std::sync::Arc;
+
+use prost::Message;
 use weft_ir::*;
 
 use super::{connections, everything, pod};
 use crate::{Resource, decode, encode, proto};
 
-fn rules() -> Vec<Rule> {
+fn rules() -> Vec<Arc<Rule>> {
     let Target::Service(service) = everything().target else {
         panic!("no service")
     };
@@ -167,4 +170,85 @@ fn what_is_not_understood_weakens_no_check() {
     assert_eq!(*roots, BackendRoots::Pem([].into()));
     open.body = None;
     assert!(decode::resource(open).is_err());
+}
+
+/// A rule is sent once however many hosts and listeners have it, and is the same rule for each of them on the other side.
+#[test]
+fn a_large_route_with_many_hostnames_is_sent_once() {
+    let value = |place: usize| HeaderMatch {
+        name: http::HeaderName::from_static("x-long"),
+        value: ValueMatch::Exact(format!("{place}{}", "v".repeat(4_000))),
+    };
+    let rule = |index: u32| Rule {
+        index,
+        matches: (0..150)
+            .map(|place| RequestMatch {
+                headers: vec![value(place)],
+                ..RequestMatch::default()
+            })
+            .collect(),
+        ..(*rules()[0]).clone()
+    };
+    let rules: Vec<Arc<Rule>> = (0..2).map(|index| Arc::new(rule(index))).collect();
+    let listeners = (0..4).map(|listener| HttpListener {
+        name: format!("l{listener}").into(),
+        hostname: None,
+        hosts: (0..16)
+            .map(|host| VirtualHost {
+                host: Some(format!("h{host}.l{listener}.example.com").parse().unwrap()),
+                rules: rules.clone(),
+            })
+            .collect(),
+    });
+    let port = GatewayPort {
+        port: 80,
+        serving: Serving::Http(listeners.collect()),
+        services: Vec::new(),
+    };
+    let wire = encode::gateway_port(&port);
+    assert!((1_200_000..1_300_000).contains(&wire.encoded_len()));
+    let (_, _, decoded) = decode::resource(wire).unwrap();
+    let Resource::Port(decoded) = decoded else {
+        panic!("no port")
+    };
+    assert_eq!(decoded, port);
+    let Serving::Http(listeners) = &decoded.serving else {
+        panic!("no listeners")
+    };
+    let mut hosts = listeners.iter().flat_map(|listener| &listener.hosts);
+    assert!(hosts.all(|host| Arc::ptr_eq(&host.rules[1], &listeners[0].hosts[0].rules[1])));
+}
+
+#[test]
+fn a_host_that_refers_to_no_rule_is_refused() {
+    let [http, ..] = ports();
+    let mut wire = encode::gateway_port(&http);
+    let Some(proto::resource::Body::Port(port)) = &mut wire.body else {
+        panic!("no port")
+    };
+    port.rules.clear();
+    let refused = decode::resource(wire).unwrap_err().to_string();
+    assert!(refused.contains("host.places: 0, of 0 rules"), "{refused}");
+}
+
+/// As controllers of earlier versions send it.
+#[test]
+fn hosts_may_hold_their_rules_themselves() {
+    use proto::gateway_port::Serving as Wire;
+    let [http, ..] = ports();
+    let mut wire = encode::gateway_port(&http);
+    let Some(proto::resource::Body::Port(port)) = &mut wire.body else {
+        panic!("no port")
+    };
+    let Some(Wire::SharedHttp(mut listeners)) = port.serving.take() else {
+        panic!("no listeners")
+    };
+    for host in &mut listeners.listeners[0].hosts {
+        host.places.clear();
+        host.rules = port.rules[..1].to_vec();
+    }
+    port.serving = Some(Wire::Http(listeners));
+    port.rules.clear();
+    let (_, _, decoded) = decode::resource(wire).unwrap();
+    assert_eq!(decoded, Resource::Port(http));
 }

@@ -75,7 +75,7 @@ fn taken(rules: &[RequestMatch], request: &str) -> Option<usize> {
         rules
             .iter()
             .enumerate()
-            .map(|(i, m)| rule(i as u32, vec![m.clone()]))
+            .map(|(i, m)| rule(i as u32, vec![m.clone()]).into())
             .collect(),
     );
     let mut words = request.split(' ');

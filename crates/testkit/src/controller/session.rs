@@ -205,13 +205,14 @@ fn referenced_by_port(port: &proto::Resource) -> BTreeSet<String> {
         return BTreeSet::new();
     };
     let of_services = port.services.iter().flat_map(|of| &of.rules);
+    let of_services = of_services.chain(&port.rules);
     let of_services = of_services.flat_map(|rule| &rule.backends);
     let mut backends: Vec<_> = match &port.serving {
-        Some(Serving::Http(http)) => {
+        Some(Serving::Http(http) | Serving::SharedHttp(http)) => {
             let listeners = http.listeners.iter();
             listeners.flat_map(|of| of_hosts(&of.hosts)).collect()
         }
-        Some(Serving::Tls(tls)) => {
+        Some(Serving::Tls(tls) | Serving::SharedTls(tls)) => {
             let listeners = tls.listeners.iter().flat_map(|of| &of.serving);
             listeners
                 .flat_map(|serving| match serving {

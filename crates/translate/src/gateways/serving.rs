@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use weft_ir::{
-    ConnectionRule, GatewayPort, HttpListener, Rule, ServiceRules, Serving, StreamListener,
+    ConnectionRule, GatewayPort, HttpListener, ServiceRules, Serving, StreamListener,
     TlsListener, TlsRule, TlsServing, Transport, VirtualHost,
 };
 
@@ -167,14 +167,14 @@ fn virtual_hosts(routes: &[(&Route, &[Host])]) -> Vec<VirtualHost> {
         let Rules::Requests(rules) = &route.rules else {
             continue;
         };
-        let rules: Vec<Rule> = rules.iter().map(|compiled| compiled.rule.clone()).collect();
         for host in *on {
             let key = host.as_ref().map(ToString::to_string).unwrap_or_default();
             let at = hosts.entry(key).or_insert_with(|| VirtualHost {
                 host: host.clone(),
                 rules: Vec::new(),
             });
-            at.rules.extend_from_slice(&rules);
+            let rules = rules.iter().map(|compiled| Arc::clone(&compiled.rule));
+            at.rules.extend(rules);
         }
     }
     hosts.into_values().collect()

@@ -23,7 +23,7 @@ impl GatewayView {
         let mut all = BTreeSet::new();
         for port in &self.ports {
             let own = port.services.iter().flat_map(|of| &of.rules);
-            all.extend(own.flat_map(rule_targets));
+            all.extend(own.flat_map(|rule| rule_targets(rule)));
             match &port.serving {
                 Serving::Http(listeners) => {
                     let hosts = listeners.iter().flat_map(|listener| &listener.hosts);
@@ -53,7 +53,7 @@ impl GatewayView {
 }
 
 fn host_targets(host: &VirtualHost) -> impl Iterator<Item = ServicePort> + '_ {
-    host.rules.iter().flat_map(rule_targets)
+    host.rules.iter().flat_map(|rule| rule_targets(rule))
 }
 
 fn connection_targets(rule: &ConnectionRule) -> impl Iterator<Item = ServicePort> + '_ {

@@ -47,7 +47,7 @@ pub(super) fn rule(
             (Vec::new(), Some(text))
         }
     };
-    let rule = Rule {
+    let rule = Arc::new(Rule {
         route: id.clone(),
         index,
         name: name.as_deref().map(Arc::from),
@@ -57,7 +57,7 @@ pub(super) fn rule(
         timeouts: Timeouts::default(),
         retry: None,
         failure,
-    };
+    });
     CompiledRule { rule, works }
 }
 

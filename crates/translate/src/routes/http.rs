@@ -51,7 +51,10 @@ pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Repor
         failure: Some(Arc::from(&*fault.text)),
     };
     report.fault(index, fault);
-    CompiledRule { rule, works: false }
+    CompiledRule {
+        rule: Arc::new(rule),
+        works: false,
+    }
 }
 
 pub(super) fn rule(
@@ -104,7 +107,7 @@ pub(super) fn rule(
         None if filters.iter().any(|f| matches!(f, Filter::Redirect(_))) => None,
         None => nowhere(&backends, &at),
     };
-    let rule = Rule {
+    let rule = Arc::new(Rule {
         route: id.clone(),
         index,
         name: name.as_deref().map(Arc::from),
@@ -114,7 +117,7 @@ pub(super) fn rule(
         timeouts: timeouts.unwrap_or_default(),
         retry: retry.unwrap_or_default(),
         failure,
-    };
+    });
     CompiledRule { rule, works }
 }
 

@@ -60,7 +60,8 @@ impl Rules {
 
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
-    pub(crate) rule: Rule,
+    /// The same `Arc` wherever the route is in force.
+    pub(crate) rule: Arc<Rule>,
     /// Some request can meet it as it was meant.
     pub(crate) works: bool,
 }

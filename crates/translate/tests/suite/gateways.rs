@@ -49,7 +49,7 @@ fn port(port: &GatewayPort) -> Value {
     };
     let name = format!("{}/{} {kind}", port.transport(), port.port);
     let services = list(port.services.iter().map(|of| {
-        let rules = list(of.rules.iter().map(rule));
+        let rules = list(of.rules.iter().map(|of| rule(of)));
         field(&of.id.to_string(), rules.unwrap_or(Value::Null))
     }));
     fields([
@@ -78,7 +78,7 @@ fn http(listener: &HttpListener) -> Value {
 fn host(host: &VirtualHost) -> Value {
     let VirtualHost { host, rules } = host;
     let name = host.as_ref().map_or("any".to_owned(), ToString::to_string);
-    field(&name, list(rules.iter().map(rule)).unwrap_or(Value::Null))
+    field(&name, list(rules.iter().map(|of| rule(of))).unwrap_or(Value::Null))
 }
 
 fn tls(listener: &TlsListener) -> Value {

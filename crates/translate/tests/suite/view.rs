@@ -110,8 +110,8 @@ fn destination(destination: &Destination) -> Value {
             } = service.as_ref();
             let (name, routing) = match routing {
                 Routing::Direct(to) => ("direct", list(to.iter().map(backend))),
-                Routing::Http(rules) => ("http", list(rules.iter().map(rule))),
-                Routing::Grpc(rules) => ("grpc", list(rules.iter().map(rule))),
+                Routing::Http(rules) => ("http", list(rules.iter().map(|of| rule(of)))),
+                Routing::Grpc(rules) => ("grpc", list(rules.iter().map(|of| rule(of)))),
                 Routing::Tls(rules) => ("tls", list(rules.iter().map(tls_rule))),
                 Routing::Tcp(rule) => ("tcp", Some(connection_rule(rule, None))),
             };

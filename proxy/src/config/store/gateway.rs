@@ -133,6 +133,7 @@ impl Store {
             series: &self.0.metrics.requests,
             direction: Direction::Gateway,
             services: HashMap::new(),
+            resolved: HashMap::new(),
         };
         resolver.port(port, before, faults)
     }
