@@ -1,5 +1,6 @@
 //! The wire to `weft-ir`. Whatever does not fit is refused, with the field and the value that did not.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weft_ir::{
     Allowed, Backend, Choice, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter,
     HeaderEdit, HeaderMatch, Hints, HostPattern, Identity, Mirror, Mode, OriginPattern, PathEdit,
-    PathMatch, Pattern, Place, Probe, ProbeRequest, Protocol, QueryMatch, Redirect, RequestMatch,
-    ResourceKey, Retry, Rewrite, RouteId, RouteKind, Routing, Rule, Service, ServiceId,
-    ServiceKind, ServicePort, Target, Timeouts, TlsRule, TrustDomain, TrustedRoots, ValueMatch,
-    WeightedBackend, Workload,
+    PathMatch, Pattern, Patterns, Place, Probe, ProbeRequest, Protocol, QueryMatch, Redirect,
+    RequestMatch, ResourceKey, Retry, Rewrite, RouteId, RouteKind, Routing, Rule, Service,
+    ServiceId, ServiceKind, ServicePort, Target, Timeouts, TlsRule, TrustDomain, TrustedRoots,
+    ValueMatch, WeightedBackend, Workload,
 };
 
 use crate::{Resource, proto};
@@ -37,16 +38,29 @@ fn invalid(field: &'static str) -> impl Fn(&dyn std::fmt::Display) -> DecodeErro
     }
 }
 
-/// Key, version and content of a resource. Errors when the key and the content do not belong together, too.
+/// What decoding shares between the parts of a resource, and between resources.
+struct Context<'p>(RefCell<&'p mut Patterns>);
+
+/// As [`resource_with`], with patterns of its own.
 pub fn resource(wire: proto::Resource) -> Decoded<(ResourceKey, u64, Resource)> {
+    resource_with(wire, &mut Patterns::default())
+}
+
+/// Key, version and content of a resource; `patterns`: those that are compiled already. Errors when the key and the
+/// content do not belong together, too.
+pub fn resource_with(
+    wire: proto::Resource,
+    patterns: &mut Patterns,
+) -> Decoded<(ResourceKey, u64, Resource)> {
     use proto::resource::Body;
+    let context = Context(RefCell::new(patterns));
     let proto::Resource { key, version, body } = wire;
     let key: ResourceKey = key.parse().map_err(|error| invalid("key")(&error))?;
     let content = match (&key, body.ok_or(DecodeError::Absent("body"))?) {
         (ResourceKey::Workload, Body::Workload(wire)) => Resource::Workload(workload(wire)?),
         (ResourceKey::Roots, Body::Roots(wire)) => Resource::Roots(roots(wire)?),
         (ResourceKey::Destination(address), Body::Destination(wire)) => {
-            Resource::Destination(destination(*address, wire)?)
+            Resource::Destination(destination(*address, wire, &context)?)
         }
         (ResourceKey::Endpoints(id), Body::Endpoints(wire)) => {
             let set = endpoint_set(wire)?;
@@ -60,7 +74,7 @@ pub fn resource(wire: proto::Resource) -> Decoded<(ResourceKey, u64, Resource)> 
         }
         (ResourceKey::Gateway, Body::Gateway(wire)) => Resource::Gateway(gateway::gateway(wire)?),
         (ResourceKey::Port(transport, number), Body::Port(wire)) => {
-            let port = gateway::gateway_port(wire)?;
+            let port = gateway::gateway_port(wire, &context)?;
             if (port.transport(), port.port) != (*transport, *number) {
                 return Err(invalid("port.port")(&format_args!(
                     "{}/{} under the key {key}",
@@ -132,29 +146,28 @@ fn identity(wire: proto::Identity) -> Decoded<Identity> {
         .map_err(|error| invalid("identity")(&error))
 }
 
-fn destination(address: SocketAddr, wire: proto::Destination) -> Decoded<Destination> {
+fn destination(
+    address: SocketAddr,
+    wire: proto::Destination,
+    context: &Context<'_>,
+) -> Decoded<Destination> {
     use proto::destination::Target as Wire;
     let target = match wire
         .target
         .ok_or(DecodeError::Absent("destination.target"))?
     {
-        Wire::Service(wire) => Target::Service(Arc::new(service(wire)?)),
+        Wire::Service(wire) => Target::Service(Arc::new(service(wire, context)?)),
         Wire::Pod(wire) => Target::Pod(endpoint(wire)?),
         Wire::Unknown(proto::Unknown {}) => Target::Unknown,
     };
     Ok(Destination { address, target })
 }
 
-fn service(wire: proto::Service) -> Decoded<Service> {
+fn service(wire: proto::Service, context: &Context<'_>) -> Decoded<Service> {
     use proto::service::Routing as Wire;
     let protocol = protocol(wire.protocol());
     let id = service_port(wire.id.ok_or(DecodeError::Absent("service.id"))?)?;
-    let rules = |wire: proto::HttpRouting| {
-        wire.rules
-            .into_iter()
-            .map(|wire| rule(wire).map(Arc::new))
-            .collect::<Decoded<Vec<_>>>()
-    };
+    let rules = |wire: proto::HttpRouting| all(wire.rules, |wire| rule(wire, context));
     let routing = match wire.routing.ok_or(DecodeError::Absent("service.routing"))? {
         Wire::Direct(wire) => Routing::Direct(all(wire.backends, backend)?),
         Wire::Http(wire) => Routing::Http(rules(wire)?),
@@ -258,7 +271,7 @@ fn endpoint(wire: proto::Endpoint) -> Decoded<Endpoint> {
     })
 }
 
-fn rule(wire: proto::Rule) -> Decoded<Rule> {
+fn rule(wire: proto::Rule, context: &Context<'_>) -> Decoded<Arc<Rule>> {
     let proto::Rule {
         route,
         index,
@@ -272,11 +285,11 @@ fn rule(wire: proto::Rule) -> Decoded<Rule> {
         retry,
     } = wire;
     let limit = |nanos: u64| (nanos > 0).then(|| Duration::from_nanos(nanos));
-    Ok(Rule {
+    Ok(Arc::new(Rule {
         route: route_id(route.ok_or(DecodeError::Absent("rule.route"))?)?,
         index,
         name: text(name),
-        matches: all(matches, request_match)?,
+        matches: all(matches, |wire| request_match(wire, context))?,
         filters: all(filters, filter)?,
         backends: all(backends, backend)?,
         timeouts: Timeouts {
@@ -285,7 +298,7 @@ fn rule(wire: proto::Rule) -> Decoded<Rule> {
         },
         retry: retry.map(self::retry).transpose()?,
         failure: text(failure),
-    })
+    }))
 }
 
 fn tls_rule(wire: proto::TlsRule) -> Decoded<TlsRule> {
@@ -354,7 +367,7 @@ fn route_id(wire: proto::Route) -> Decoded<RouteId> {
     })
 }
 
-fn request_match(wire: proto::Match) -> Decoded<RequestMatch> {
+fn request_match(wire: proto::Match, context: &Context<'_>) -> Decoded<RequestMatch> {
     use proto::path_match::Kind;
     let proto::Match {
         path,
@@ -370,7 +383,7 @@ fn request_match(wire: proto::Match) -> Decoded<RequestMatch> {
         None => None,
         Some(Kind::Exact(path)) => Some(PathMatch::Exact(path)),
         Some(Kind::Prefix(path)) => Some(PathMatch::Prefix(path)),
-        Some(Kind::Regex(path)) => Some(PathMatch::Regex(pattern("match.path", &path)?)),
+        Some(Kind::Regex(path)) => Some(PathMatch::Regex(context.pattern("match.path", &path)?)),
         Some(Kind::GrpcMethod(method)) => Some(PathMatch::GrpcMethod(method)),
     };
     let method = match method.as_str() {
@@ -380,13 +393,16 @@ fn request_match(wire: proto::Match) -> Decoded<RequestMatch> {
         ),
     };
     let header = |wire: proto::ValueMatch| {
-        let (name, value) = value_match(wire)?;
+        let (name, value) = value_match(wire, context)?;
         Ok(HeaderMatch {
             name: header_name(&name)?,
             value,
         })
     };
-    let parameter = |wire| value_match(wire).map(|(name, value)| QueryMatch { name, value });
+    let parameter = |wire| {
+        let (name, value) = value_match(wire, context)?;
+        Ok(QueryMatch { name, value })
+    };
     Ok(RequestMatch {
         path,
         headers: all(headers, header)?,
@@ -396,15 +412,18 @@ fn request_match(wire: proto::Match) -> Decoded<RequestMatch> {
     })
 }
 
-fn pattern(field: &'static str, text: &str) -> Decoded<Pattern> {
-    Pattern::new(text).map_err(|error| invalid(field)(&error))
+impl Context<'_> {
+    fn pattern(&self, field: &'static str, text: &str) -> Decoded<Pattern> {
+        let pattern = self.0.borrow_mut().get(text);
+        pattern.map_err(|error| invalid(field)(&error))
+    }
 }
 
-fn value_match(wire: proto::ValueMatch) -> Decoded<(String, ValueMatch)> {
+fn value_match(wire: proto::ValueMatch, context: &Context<'_>) -> Decoded<(String, ValueMatch)> {
     use proto::value_match::Kind;
     let value = match wire.kind.ok_or(DecodeError::Absent("match.value"))? {
         Kind::Exact(text) => ValueMatch::Exact(text),
-        Kind::Regex(text) => ValueMatch::Regex(pattern("match.value", &text)?),
+        Kind::Regex(text) => ValueMatch::Regex(context.pattern("match.value", &text)?),
     };
     Ok((wire.name, value))
 }

@@ -380,3 +380,40 @@ fn an_unknown_mode_fails_closed() {
         })
     ));
 }
+
+/// Budgets count by it: nothing may be larger on the wire than it says.
+#[test]
+fn the_size_of_a_rule_is_a_bound_of_its_encoding() {
+    let Target::Service(service) = everything().target else {
+        panic!("no service")
+    };
+    let Routing::Http(rules) = &service.routing else {
+        panic!("no rules")
+    };
+    let encoded = |routing| {
+        let service = Service {
+            routing,
+            ..service.as_ref().clone()
+        };
+        let target = Target::Service(service.into());
+        let address = "10.0.0.1:80".parse().unwrap();
+        prost::Message::encoded_len(&encode::destination(&Destination { address, target }))
+    };
+    let empty = encoded(Routing::Http(vec![]));
+    let [Routing::Tls(tls), Routing::Tcp(bytes)] = connections() else {
+        panic!("other connections")
+    };
+    for (bound, routing) in [
+        (rules[0].wire_size(), Routing::Http(rules.clone())),
+        (
+            tls.iter().map(TlsRule::wire_size).sum(),
+            Routing::Tls(tls.clone()),
+        ),
+        (bytes.wire_size(), Routing::Tcp(bytes.clone())),
+    ] {
+        let size = encoded(routing) - empty;
+        assert!(size <= bound && bound < 4 * size, "{size} of {bound}");
+    }
+    let patterns: Vec<&str> = rules[0].patterns().map(Pattern::as_str).collect();
+    assert!(!patterns.is_empty());
+}

@@ -15,6 +15,7 @@ mod matching;
 mod names;
 mod pattern;
 mod route;
+mod size;
 
 pub use choice::{Choice, Hints, Place};
 pub use config::{
@@ -34,7 +35,7 @@ pub use matching::{Matched, RouteTable};
 pub use names::{
     ResourceKey, ResourceKeyError, ServiceId, ServiceKind, ServicePort, ServicePortError,
 };
-pub use pattern::{Pattern, PatternError};
+pub use pattern::{MAX_PATTERN_TEXT, Pattern, PatternError, Patterns, character_classes};
 pub use route::{
     Backend, Filter, HeaderEdit, HeaderMatch, Mirror, PathEdit, PathMatch, QueryMatch, Redirect,
     RequestMatch, Retry, Rewrite, RouteId, RouteKind, Rule, Timeouts, ValueMatch, WeightedBackend,

@@ -1,15 +1,31 @@
 //! Regular expressions that users write: linear time, bounded size, compared as text.
 
-use regex::{Regex, RegexBuilder};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
 
-/// Compiled size that a pattern may take, in bytes.
+use regex_automata::meta::{BuildError, Regex};
+use regex_automata::util::syntax;
+use regex_syntax::hir::{Hir, Look};
+
+/// Bytes of text that a pattern may have: what the Gateway API's own types admit.
+pub const MAX_PATTERN_TEXT: usize = 4096;
+/// Compiled size that a pattern may take in one direction of reading, in bytes.
 const SIZE_LIMIT: usize = 256 * 1024;
+/// What a thread may keep of a pattern's states while it matches. Patterns that need more are matched more slowly, in
+/// linear time as well.
+const CACHE: usize = 128 * 1024;
 
-/// A regular expression that must match the whole value.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    text: String,
-    regex: Regex,
+/// A regular expression that must match the whole value. Cheap to clone.
+#[derive(Clone)]
+pub struct Pattern(Arc<Inner>);
+
+struct Inner {
+    text: Box<str>,
+    size: usize,
+    /// Compiled at once by [`Pattern::new`], and when it is needed first otherwise. `None`: it does not compile, which
+    /// was ruled out when the pattern was made.
+    regex: OnceLock<Option<Regex>>,
 }
 
 /// The pattern does not compile, or is too large to be run on every request.
@@ -18,60 +34,164 @@ pub struct Pattern {
 pub struct PatternError {
     text: String,
     reason: String,
+    too_large: bool,
+}
+
+impl PatternError {
+    /// Whether the pattern is sound, but compiles to more than it may: finding that out took as much as compiling it.
+    pub fn is_too_large(&self) -> bool {
+        self.too_large
+    }
 }
 
 impl Pattern {
-    /// Errors when `text` is no regular expression of the `regex` crate, or compiles to more than 256 KiB.
+    /// Errors when `text` is no regular expression of the `regex` crate, is longer than [`MAX_PATTERN_TEXT`], or
+    /// compiles to more than 256 KiB.
     pub fn new(text: &str) -> Result<Self, PatternError> {
-        let refuse = |error: regex::Error| PatternError {
-            text: text.to_owned(),
-            reason: first_reason(&error),
-        };
-        // Parsed alone first, so that no unbalanced `)` can reach the anchors around it.
-        RegexBuilder::new(text)
-            .size_limit(SIZE_LIMIT)
-            .build()
-            .map_err(refuse)?;
-        let anchored = format!("^(?:{text})$");
-        let regex = RegexBuilder::new(&anchored)
-            .size_limit(SIZE_LIMIT)
-            .build()
-            .map_err(refuse)?;
-        Ok(Self {
-            text: text.to_owned(),
-            regex,
-        })
+        let regex = compile(text)?;
+        Ok(Self::of(text, regex.memory_usage(), Some(regex)))
     }
 
+    /// As [`Pattern::new`], for whoever only hands the pattern on: nothing compiled stays in memory.
+    pub fn checked(text: &str) -> Result<Self, PatternError> {
+        Ok(Self::of(text, compile(text)?.memory_usage(), None))
+    }
+
+    fn of(text: &str, size: usize, regex: Option<Regex>) -> Self {
+        Self(Arc::new(Inner {
+            text: text.into(),
+            size,
+            regex: regex.map_or_else(OnceLock::new, |regex| OnceLock::from(Some(regex))),
+        }))
+    }
+
+    /// Whether the pattern matches the whole value.
     pub fn is_match(&self, value: &str) -> bool {
-        self.regex.is_match(value)
+        let regex = self.0.regex.get_or_init(|| compile(&self.0.text).ok());
+        regex.as_ref().is_some_and(|regex| regex.is_match(value))
     }
 
+    /// The text as it was written.
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
+    }
+
+    /// Bytes of memory that the compiled pattern takes.
+    pub fn compiled_size(&self) -> usize {
+        self.0.size
+    }
+}
+
+/// Compiled patterns by text: one that several resources have, or that comes again with the next version of a resource,
+/// is compiled once, for as long as anybody holds it.
+#[derive(Debug, Default)]
+pub struct Patterns(HashMap<Box<str>, Weak<Inner>>);
+
+impl Patterns {
+    /// The pattern of this text, compiled. Errors as [`Pattern::new`] does.
+    pub fn get(&mut self, text: &str) -> Result<Pattern, PatternError> {
+        if let Some(known) = self.0.get(text).and_then(Weak::upgrade) {
+            return Ok(Pattern(known));
+        }
+        let pattern = Pattern::new(text)?;
+        self.0.insert(text.into(), Arc::downgrade(&pattern.0));
+        Ok(pattern)
+    }
+
+    /// Forgets the patterns that nobody holds.
+    pub fn prune(&mut self) {
+        self.0.retain(|_, pattern| pattern.strong_count() > 0);
+    }
+}
+
+/// How many character classes a pattern has, as it is written: each may stand for thousands of ranges, which makes reading it
+/// cost far more than its text.
+pub fn character_classes(pattern: &str) -> usize {
+    let mut count = 0;
+    let mut bytes = pattern.bytes();
+    while let Some(byte) = bytes.next() {
+        count += usize::from(match byte {
+            b'[' => true,
+            b'\\' => matches!(
+                bytes.next(),
+                Some(b'w' | b'W' | b'd' | b'D' | b's' | b'S' | b'p' | b'P')
+            ),
+            _ => false,
+        });
+    }
+    count
+}
+
+/// Parsed alone, so that no unbalanced `)` can reach the anchors around it.
+fn compile(text: &str) -> Result<Regex, PatternError> {
+    let refuse = |reason: String| PatternError {
+        text: shortened(text),
+        reason,
+        too_large: false,
+    };
+    if text.len() > MAX_PATTERN_TEXT {
+        let reason = format!(
+            "has {} bytes, and at most {MAX_PATTERN_TEXT} are taken",
+            text.len()
+        );
+        return Err(refuse(reason));
+    }
+    let parsed = syntax::parse_with(text, &syntax::Config::new());
+    let parsed = parsed.map_err(|error| refuse(last_line(&error)))?;
+    let whole = Hir::concat(vec![Hir::look(Look::Start), parsed, Hir::look(Look::End)]);
+    let config = Regex::config()
+        .nfa_size_limit(Some(SIZE_LIMIT))
+        .onepass_size_limit(Some(CACHE))
+        .hybrid_cache_capacity(CACHE);
+    let built = Regex::builder().configure(config).build_from_hir(&whole);
+    built.map_err(|error| PatternError {
+        too_large: error.size_limit().is_some(),
+        ..refuse(too_large(&error))
+    })
+}
+
+fn too_large(error: &BuildError) -> String {
+    match error.size_limit() {
+        Some(limit) => format!("compiles to more than {limit} bytes"),
+        None => last_line(error),
+    }
+}
+
+/// What is wrong; the lines before it show where.
+fn last_line(error: &impl fmt::Display) -> String {
+    let words = error.to_string();
+    let last = words.lines().last().unwrap_or("invalid").trim();
+    last.trim_start_matches("error: ").to_owned()
+}
+
+/// For messages.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 100;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pattern({:?})", self.as_str())
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.as_str() == other.as_str()
     }
 }
 
 impl Eq for Pattern {}
-
-fn first_reason(error: &regex::Error) -> String {
-    match error {
-        regex::Error::CompiledTooBig(limit) => format!("compiles to more than {limit} bytes"),
-        other => other
-            .to_string()
-            .lines()
-            .last()
-            .unwrap_or("invalid")
-            .trim_start_matches("error: ")
-            .to_owned(),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -79,9 +199,17 @@ mod tests {
 
     #[test]
     fn the_whole_value_must_match() {
-        let pattern = Pattern::new("a|bc").unwrap();
-        assert!(pattern.is_match("a") && pattern.is_match("bc"));
-        assert!(!pattern.is_match("ab") && !pattern.is_match("abc") && !pattern.is_match("a\n"));
+        for pattern in [Pattern::new("a|bc"), Pattern::checked("a|bc")] {
+            let pattern = pattern.unwrap();
+            assert!(pattern.is_match("a") && pattern.is_match("bc"));
+            assert!(!pattern.is_match("ab") && !pattern.is_match("abc"));
+            assert!(!pattern.is_match("a\n") && !pattern.is_match("\na"));
+        }
+        // A comment does not reach the end of the anchors either.
+        let commented = Pattern::new("(?x) a # b").unwrap();
+        assert!(commented.is_match("a") && !commented.is_match("ab"));
+        let lines = Pattern::new("(?m)^a$|b").unwrap();
+        assert!(lines.is_match("a") && !lines.is_match("x\na") && !lines.is_match("a\nx"));
     }
 
     #[test]
@@ -94,15 +222,52 @@ mod tests {
             r"\1",
             "(?=a)",
             "((a{99}){99}){99}",
-            "(?x) a #",
+            r"\w{9}",
+            &"a".repeat(MAX_PATTERN_TEXT + 1),
         ] {
-            assert!(
-                Pattern::new(text)
-                    .unwrap_err()
-                    .to_string()
-                    .contains("regular expression"),
-                "{text}"
-            );
+            let refused = Pattern::new(text).unwrap_err().to_string();
+            assert!(refused.contains("regular expression"), "{text}");
+            assert!(refused.len() < 300, "{refused}");
+            assert!(Pattern::checked(text).is_err(), "{text}");
         }
+    }
+
+    /// What budgets count is what is held.
+    #[test]
+    fn the_size_tells_small_patterns_from_large_ones() {
+        let size = |text| Pattern::checked(text).unwrap().compiled_size();
+        assert!(
+            size("/v[0-9]+/users") < 32 * 1024,
+            "{}",
+            size("/v[0-9]+/users")
+        );
+        assert!(size(r"\w{4}") > 200 * 1024, "{}", size(r"\w{4}"));
+        assert_eq!(
+            size(r"\w{4}"),
+            Pattern::new(r"\w{4}").unwrap().compiled_size()
+        );
+    }
+
+    #[test]
+    fn classes_are_counted_as_they_are_written() {
+        for (pattern, classes) in [
+            ("/a.b*", 0),
+            (r"\\w\[\.", 0),
+            (r"\w\pL\\\d", 3),
+            (r"[a-z][^\s]", 3),
+            ("\\", 0),
+        ] {
+            assert_eq!(character_classes(pattern), classes, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_compiled_once_for_as_long_as_it_is_held() {
+        let mut patterns = Patterns::default();
+        let first = patterns.get("a+").unwrap();
+        assert!(Arc::ptr_eq(&first.0, &patterns.get("a+").unwrap().0));
+        drop(first);
+        patterns.prune();
+        assert!(patterns.0.is_empty() && patterns.get("(").is_err());
     }
 }

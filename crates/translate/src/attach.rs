@@ -8,6 +8,7 @@ use std::sync::Arc;
 use weft_ir::{Protocol, RouteKind, ServiceId, ServicePort};
 
 use crate::Objects;
+use crate::limits::Budget;
 use crate::objects::{Lenient, ParentRef};
 use crate::routes::{self, Resolver, Route, Wanted};
 use crate::services::{Frontend, PortInfo};
@@ -23,6 +24,8 @@ type Groups = BTreeMap<Group, BTreeSet<usize>>;
 #[derive(Debug, Default)]
 pub(crate) struct Attachments {
     by_port: BTreeMap<ServicePort, Groups>,
+    /// By port, and place of the route: why the port has no room for it.
+    full: BTreeMap<(ServicePort, usize), String>,
 }
 
 /// A route with those of its parents that are Services.
@@ -188,9 +191,23 @@ impl Attachments {
     /// `routes` in the order that decides ties, each with its attachments.
     pub(crate) fn new(routes: &Routes) -> Self {
         let mut all = Self::default();
+        let mut budgets = BTreeMap::new();
         for (place, of) in routes.iter().enumerate() {
             for attachment in &of.attachments {
                 for port in attachment.ports.iter().flatten() {
+                    // Rules of one kind, for clients of one group, are sent together.
+                    let key = (port, &attachment.group, of.route.id.kind);
+                    let (taken, budget) = budgets
+                        .entry(key)
+                        .or_insert_with(|| (BTreeSet::new(), Budget::of_service_port()));
+                    if taken.insert(place)
+                        && let Err(why) = budget.take(of.route.size, &format!("port {port}"))
+                    {
+                        all.full.insert((port.clone(), place), why);
+                    }
+                    if all.full.contains_key(&(port.clone(), place)) {
+                        continue;
+                    }
                     let groups = all.by_port.entry(port.clone()).or_default();
                     let group = groups.entry(attachment.group.clone()).or_default();
                     group.insert(place);
@@ -198,6 +215,12 @@ impl Attachments {
             }
         }
         all
+    }
+
+    /// Why the port has no room for the route at `place`.
+    pub(crate) fn no_room(&self, port: &ServicePort, place: usize) -> Option<&str> {
+        let why = self.full.get(&(port.clone(), place));
+        why.map(String::as_str)
     }
 
     /// Every port that has routes.

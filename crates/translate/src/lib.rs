@@ -10,6 +10,7 @@ mod attach;
 mod bypass;
 mod endpoints;
 mod gateways;
+mod limits;
 mod memo;
 mod mesh;
 mod modes;

@@ -137,7 +137,11 @@ impl Mesh {
         };
         // Bytes that are no HTTP meet no rule, and go to the Service itself.
         let own = std::iter::once(service.id.clone());
-        rules.iter().flat_map(|rule| rule_targets(rule)).chain(own).collect()
+        rules
+            .iter()
+            .flat_map(|rule| rule_targets(rule))
+            .chain(own)
+            .collect()
     }
 
     /// What the proxies of a Gateway are told; `None` when there is no such Gateway of ours.

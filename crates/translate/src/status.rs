@@ -193,12 +193,19 @@ pub(crate) fn works(route: &Route) -> Result<(), Condition> {
     Err(condition("Accepted", false, first.reason, message))
 }
 
-/// For messages: what has no effect, though nothing is wrong.
+/// For messages: what has no effect, or another than was written, though nothing is wrong.
 pub(crate) fn ignored(route: &Route) -> String {
-    match route.report.ignored.as_slice() {
-        [] => String::new(),
-        fields => format!("; not supported and without effect: {}", fields.join(", ")),
+    let Report {
+        ignored, adjusted, ..
+    } = &route.report;
+    let mut words = String::new();
+    if !ignored.is_empty() {
+        words += &format!("; not supported and without effect: {}", ignored.join(", "));
     }
+    if !adjusted.is_empty() {
+        words += &format!("; in force with other values: {}", adjusted.join(", "));
+    }
+    words
 }
 
 /// In order: no such parent, given way to another kind of route, nothing in it that works.
@@ -214,6 +221,13 @@ fn accepted(
         Ok(ports) => ports,
         Err(why) => return refused("NoMatchingParent", why.clone()),
     };
+    let full: Vec<&str> = ports
+        .iter()
+        .filter_map(|port| attached.no_room(port, place))
+        .collect();
+    if !full.is_empty() && full.len() == ports.len() {
+        return refused("PortFull", full.join("; "));
+    }
     let lost = lost_ports(place, attachment, ports, routes, attached);
     if !lost.is_empty() && lost.len() == ports.len() {
         let why = lost.join("; ");
@@ -230,6 +244,9 @@ fn accepted(
         let why = lost.join("; ");
         let precedence = precedence(route.id.kind);
         message += &format!(", but not where {precedence}: {why}");
+    }
+    if !full.is_empty() {
+        message += &format!(", but not everywhere: {}", full.join("; "));
     }
     message += &ignored(route);
     condition("Accepted", true, "Accepted", message)

@@ -8,7 +8,9 @@ use weft_ir::{
     TlsListener, TlsServing, VirtualHost,
 };
 
-use super::{DecodeError, Decoded, all, connection_rule, invalid, rule, service_port, tls_rule};
+use super::{
+    Context, DecodeError, Decoded, all, connection_rule, invalid, rule, service_port, tls_rule,
+};
 use crate::proto;
 
 pub(super) fn gateway(wire: proto::Gateway) -> Decoded<Gateway> {
@@ -27,7 +29,10 @@ pub(super) fn gateway(wire: proto::Gateway) -> Decoded<Gateway> {
     })
 }
 
-pub(super) fn gateway_port(wire: proto::GatewayPort) -> Decoded<GatewayPort> {
+pub(super) fn gateway_port(
+    wire: proto::GatewayPort,
+    context: &Context<'_>,
+) -> Decoded<GatewayPort> {
     use proto::gateway_port::Serving as Wire;
     let proto::GatewayPort {
         port,
@@ -37,14 +42,15 @@ pub(super) fn gateway_port(wire: proto::GatewayPort) -> Decoded<GatewayPort> {
     } = wire;
     let port = u16::try_from(port).ok().filter(|port| *port > 0);
     let port = port.ok_or_else(|| invalid("port.port")(&"no port number"))?;
-    let table = all(rules, |wire| rule(wire).map(Arc::new))?;
+    let table = all(rules, |wire| rule(wire, context))?;
+    let table = (&*table, context);
     let serving = match serving.ok_or(DecodeError::Absent("port.serving"))? {
         Wire::Http(wire) | Wire::SharedHttp(wire) => {
-            let listener = |wire| http_listener(wire, &table);
+            let listener = |wire| http_listener(wire, table);
             Serving::Http(all(wire.listeners, listener)?)
         }
         Wire::Tls(wire) | Wire::SharedTls(wire) => {
-            let listener = |wire| tls_listener(wire, &table);
+            let listener = |wire| tls_listener(wire, table);
             Serving::Tls(all(wire.listeners, listener)?)
         }
         Wire::Tcp(wire) => Serving::Tcp(stream_listener(wire)?),
@@ -53,14 +59,14 @@ pub(super) fn gateway_port(wire: proto::GatewayPort) -> Decoded<GatewayPort> {
     Ok(GatewayPort {
         port,
         serving,
-        services: all(services, service_rules)?,
+        services: all(services, |wire| service_rules(wire, context))?,
     })
 }
 
-fn service_rules(wire: proto::ServiceRules) -> Decoded<Arc<ServiceRules>> {
+fn service_rules(wire: proto::ServiceRules, context: &Context<'_>) -> Decoded<Arc<ServiceRules>> {
     let proto::ServiceRules { id, rules } = wire;
     let id = service_port(id.ok_or(DecodeError::Absent("port.services.id"))?)?;
-    let rules = all(rules, |wire| rule(wire).map(Arc::new))?;
+    let rules = all(rules, |wire| rule(wire, context))?;
     Ok(Arc::new(ServiceRules { id, rules }))
 }
 
@@ -72,7 +78,10 @@ fn key_pair(wire: proto::KeyPair) -> KeyPair {
     }
 }
 
-fn http_listener(wire: proto::HttpListener, table: &[Arc<Rule>]) -> Decoded<HttpListener> {
+/// The rules that hosts refer to by place, and with what further ones are read.
+type Table<'t, 'p> = (&'t [Arc<Rule>], &'t Context<'p>);
+
+fn http_listener(wire: proto::HttpListener, table: Table<'_, '_>) -> Decoded<HttpListener> {
     let proto::HttpListener {
         name,
         hostname,
@@ -93,13 +102,14 @@ fn host(text: &str) -> Decoded<Option<HostPattern>> {
         .map_err(|error| invalid("listener.hostname")(&error))
 }
 
-fn virtual_host(wire: proto::VirtualHost, table: &[Arc<Rule>]) -> Decoded<VirtualHost> {
+fn virtual_host(wire: proto::VirtualHost, table: Table<'_, '_>) -> Decoded<VirtualHost> {
     let proto::VirtualHost {
         host: name,
         rules,
         places,
     } = wire;
-    let mut rules = all(rules, |wire| rule(wire).map(Arc::new))?;
+    let (table, context) = table;
+    let mut rules = all(rules, |wire| rule(wire, context))?;
     rules.reserve_exact(places.len());
     for place in places {
         let at = usize::try_from(place).ok();
@@ -115,7 +125,7 @@ fn virtual_host(wire: proto::VirtualHost, table: &[Arc<Rule>]) -> Decoded<Virtua
     })
 }
 
-fn tls_listener(wire: proto::TlsListener, table: &[Arc<Rule>]) -> Decoded<TlsListener> {
+fn tls_listener(wire: proto::TlsListener, table: Table<'_, '_>) -> Decoded<TlsListener> {
     use proto::tls_listener::Serving as Wire;
     let proto::TlsListener {
         name,

@@ -37,6 +37,8 @@ pub(crate) struct Attachment {
     pub(crate) listeners: Result<Vec<(ListenerId, Vec<Host>)>, Fault>,
     /// For messages: where an older route has all connections.
     pub(crate) shadowed: Vec<String>,
+    /// For messages: why the route is not in force on some of its listeners' ports.
+    pub(crate) full: Vec<String>,
 }
 
 pub(crate) type Plans<'a> = BTreeMap<GatewayId, Plan<'a>>;
@@ -105,6 +107,7 @@ pub(crate) fn attachments(
             parent_ref: parent_ref.clone(),
             gateway,
             shadowed: Vec::new(),
+            full: Vec::new(),
         })
     });
     parents.collect()

@@ -12,6 +12,7 @@ use weft_ir::{RouteKind, Routing, ServiceId, ServicePort, ServiceRules};
 
 use crate::Objects;
 use crate::attach::{Attached, Attachments, Memo, on_services, parents};
+use crate::limits::Size;
 use crate::objects::{Lenient, ParentRef};
 use crate::routes::{Resolver, Route};
 use crate::views::routing;
@@ -27,6 +28,8 @@ pub(crate) struct Composed {
 #[derive(Debug)]
 struct OwnRules {
     rules: Arc<ServiceRules>,
+    /// What they take of each port of a Gateway that leads there.
+    size: Size,
     /// Backends that were found, whether they can be used or not.
     targets: BTreeSet<ServicePort>,
 }
@@ -76,6 +79,11 @@ impl Composed {
             .flat_map(|of| &of.targets)
     }
 
+    /// What the rules of the port take; `None`: it has none.
+    pub(crate) fn size(&self, port: &ServicePort) -> Option<Size> {
+        self.by_port.get(port).map(|of| of.size)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.by_port.is_empty()
     }
@@ -88,6 +96,7 @@ fn own_rules(id: &ServicePort, members: &[&Arc<Attached>]) -> Option<OwnRules> {
     let targets = members.iter().flat_map(|of| &of.route.report.targets);
     Some(OwnRules {
         targets: targets.cloned().collect(),
+        size: Size::of_requests(rules.iter().map(|rule| &**rule)),
         rules: Arc::new(ServiceRules {
             id: id.clone(),
             rules,

@@ -7,6 +7,7 @@ mod certificates;
 mod classes;
 mod composed;
 mod conflicts;
+mod fit;
 mod frontend;
 mod grants;
 mod hosts;
@@ -119,8 +120,10 @@ impl Memo {
             policies: policies.clone(),
         };
         let resolver = Resolver::new(services, Some(rules));
-        let routes = routes::attached(&mut self.routes, objects, &plans, &namespaces, &resolver);
+        let mut routes =
+            routes::attached(&mut self.routes, objects, &plans, &namespaces, &resolver);
         let composed = Composed::new(&mut self.composed, objects, &resolver);
+        fit::fit(&mut routes, &plans, &composed);
         let by_listener = serving::by_listener(&routes);
         let counts = statuses::counts(&routes);
         let parameters = verdicts::class_parameters(classes, &data);

@@ -10,6 +10,7 @@ use weft_ir::{GatewayId, KeyPair};
 use super::certificates::{CLIENT_CERTIFICATE, Data, Reader};
 use super::classes::Owned;
 use super::conflicts::Taken;
+use super::fit::Room;
 use super::frontend::Frontend;
 use super::grants::{Grants, Referrer};
 use super::listeners::{Bound, Owner, bind};
@@ -125,6 +126,8 @@ fn plan<'a>(
     let mut own = read(&spec.listeners, owner);
     let mut taken = Taken::default();
     taken.add(&mut own.all);
+    let mut room = Room::default();
+    room.take(&mut own.all);
     let allowed = readable(
         &spec.allowed_listeners,
         "spec.allowedListeners",
@@ -158,6 +161,7 @@ fn plan<'a>(
         };
         let mut listeners = read(&spec.listeners, owner);
         taken.add(&mut listeners.all);
+        room.take(&mut listeners.all);
         Set {
             meta,
             listeners,

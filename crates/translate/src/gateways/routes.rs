@@ -99,6 +99,9 @@ fn accepted(route: &Route, attachment: &Attachment) -> Condition {
             ", but not on listeners that the older {older} has: nothing tells their connections apart, and it takes all"
         );
     }
+    if !attachment.full.is_empty() {
+        message += &format!(", but not everywhere: {}", attachment.full.join("; "));
+    }
     message += &ignored(route);
     condition("Accepted", true, "Accepted", message)
 }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use weft_ir::{
-    ConnectionRule, GatewayPort, HttpListener, ServiceRules, Serving, StreamListener,
-    TlsListener, TlsRule, TlsServing, Transport, VirtualHost,
+    ConnectionRule, GatewayPort, HttpListener, ServiceRules, Serving, StreamListener, TlsListener,
+    TlsRule, TlsServing, Transport, VirtualHost,
 };
 
 use super::attach::{Attached, ListenerId};

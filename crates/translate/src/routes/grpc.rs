@@ -10,6 +10,7 @@ use super::CompiledRule;
 use super::backends::{Context, backends};
 use super::filters::grpc_filters;
 use super::http::nowhere;
+use super::patterns::PatternBudget;
 use super::report::{Fault, Report};
 use super::values::{header_matches, pattern, unknown};
 use crate::objects::{GrpcMatch, GrpcMethodMatch, GrpcRule, Lenient};
@@ -77,8 +78,13 @@ fn request_matches(
         let mut condition = RequestMatch::default();
         match spec.as_ref() {
             Ok(GrpcMatch { method, headers }) => {
-                condition.headers = header_matches(headers, &format!("{at}.headers"), &mut faults);
-                match method.as_ref().map(|spec| method_match(spec, &at)) {
+                let patterns = &mut report.patterns;
+                let headers_at = format!("{at}.headers");
+                condition.headers = header_matches(headers, &headers_at, patterns, &mut faults);
+                match method
+                    .as_ref()
+                    .map(|spec| method_match(spec, &at, patterns))
+                {
                     None => {}
                     Some(Ok(path)) => condition.path = path,
                     Some(Err(fault)) => faults.push(fault),
@@ -96,7 +102,11 @@ fn request_matches(
 }
 
 /// Empty and absent mean any.
-fn method_match(spec: &GrpcMethodMatch, at: &str) -> Result<Option<PathMatch>, Fault> {
+fn method_match(
+    spec: &GrpcMethodMatch,
+    at: &str,
+    patterns: &mut PatternBudget,
+) -> Result<Option<PathMatch>, Fault> {
     let GrpcMethodMatch {
         kind,
         service,
@@ -107,7 +117,7 @@ fn method_match(spec: &GrpcMethodMatch, at: &str) -> Result<Option<PathMatch>, F
     let at = format!("{at}.method");
     match kind.as_deref() {
         None | Some("Exact") => exact(service, method, &at),
-        Some("RegularExpression") => regex(service, method, &at),
+        Some("RegularExpression") => regex(service, method, &at, patterns),
         Some(other) => {
             let known = "Exact, RegularExpression";
             Err(unknown(&format!("{at}.type"), other, known))
@@ -130,15 +140,21 @@ fn exact(service: &str, method: &str, at: &str) -> Result<Option<PathMatch>, Fau
     })
 }
 
-fn regex(service: &str, method: &str, at: &str) -> Result<Option<PathMatch>, Fault> {
+fn regex(
+    service: &str,
+    method: &str,
+    at: &str,
+    patterns: &mut PatternBudget,
+) -> Result<Option<PathMatch>, Fault> {
     if service.is_empty() && method.is_empty() {
         return Ok(None);
     }
-    let part = |text: &str, field: &str| match text {
+    let mut part = |text: &str, field: &str| match text {
         "" => Ok("[^/]+".to_owned()),
         // Read alone first, so that the message shows what the user wrote.
-        text => pattern(text, &format!("{at}.{field}")).map(|_| format!("(?:{text})")),
+        text => pattern(text, &format!("{at}.{field}"), patterns).map(|_| format!("(?:{text})")),
     };
     let (service, method) = (part(service, "service")?, part(method, "method")?);
-    pattern(&format!("/{service}/{method}"), at).map(|whole| Some(PathMatch::Regex(whole)))
+    pattern(&format!("/{service}/{method}"), at, patterns)
+        .map(|whole| Some(PathMatch::Regex(whole)))
 }

@@ -11,6 +11,7 @@ use weft_ir::{Filter, PathMatch, RequestMatch, Retry, RouteId, Rule, Timeouts};
 use super::CompiledRule;
 use super::backends::{Backends, Context, backends};
 use super::filters::{http_filters, replaces_prefix};
+use super::patterns::PatternBudget;
 use super::report::{Fault, Report};
 use super::values::{duration, header_matches, pattern, query_matches, unknown};
 use crate::objects::{HttpMatch, HttpPathMatch, HttpRetry, HttpRule, HttpTimeouts, Lenient};
@@ -30,12 +31,21 @@ pub(super) const METHODS: [Method; 9] = [
 
 /// Tries beside the first one, where nothing is said.
 const ATTEMPTS: u32 = 1;
-/// The wait before another try, where nothing is said.
+/// Tries beside the first one, at most.
+const MAX_ATTEMPTS: u32 = 10;
+/// The wait before another try, where nothing is said, and at least.
 const BACKOFF: Duration = Duration::from_millis(25);
 
 /// What it would take is not known: it answers 500 to what no other rule takes.
 pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Report) -> CompiledRule {
     let fault = Fault::value(&format!("rules[{index}]"), why);
+    let rule = refused(id, index, &fault.text);
+    report.fault(index, fault);
+    rule
+}
+
+/// Answers 500 to what no other rule takes.
+pub(super) fn refused(id: &RouteId, index: u32, why: &str) -> CompiledRule {
     let rule = Rule {
         route: id.clone(),
         index,
@@ -48,9 +58,8 @@ pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Repor
         backends: Vec::new(),
         timeouts: Timeouts::default(),
         retry: None,
-        failure: Some(Arc::from(&*fault.text)),
+        failure: Some(Arc::from(why)),
     };
-    report.fault(index, fault);
     CompiledRule {
         rule: Arc::new(rule),
         works: false,
@@ -81,11 +90,11 @@ pub(super) fn rule(
     let matches = request_matches(matches, &at, index, report);
     let backends = backends(backend_refs, context, http_filters, report);
     let filters = http_filters(filters, &format!("{at}.filters"), context, report);
-    let timeouts = timeouts_of(timeouts, &format!("{at}.timeouts"));
+    let timeouts = timeouts_of(timeouts, &format!("{at}.timeouts"), report);
     let retry = retry
         .as_ref()
-        .map(|spec| retry_of(spec, &format!("{at}.retry")));
-    let retry = retry.transpose();
+        .map(|spec| retry_of(spec, &format!("{at}.retry"), report));
+    let retry = retry.transpose().map(Option::flatten);
     let fault = filters
         .as_ref()
         .err()
@@ -149,7 +158,10 @@ fn request_matches(
         let at = format!("{at}.matches[{place}]");
         let mut faults = Vec::new();
         let mut condition = match spec.as_ref() {
-            Ok(spec) => request_match(spec, &at, &mut faults),
+            Ok(spec) => {
+                let patterns = &mut report.patterns;
+                request_match(spec, &at, patterns, &mut faults)
+            }
             Err(why) => {
                 faults.push(Fault::value(&at, why));
                 RequestMatch::default()
@@ -165,14 +177,19 @@ fn request_matches(
 }
 
 /// The conditions that can be read; what cannot is left out and named in `faults`.
-fn request_match(spec: &HttpMatch, at: &str, faults: &mut Vec<Fault>) -> RequestMatch {
+fn request_match(
+    spec: &HttpMatch,
+    at: &str,
+    patterns: &mut PatternBudget,
+    faults: &mut Vec<Fault>,
+) -> RequestMatch {
     let HttpMatch {
         path,
         headers,
         query_params,
         method,
     } = spec;
-    let path = path_match(path.as_ref(), &format!("{at}.path"));
+    let path = path_match(path.as_ref(), &format!("{at}.path"), patterns);
     let method = match method.as_deref() {
         None => Ok(None),
         Some(name) => {
@@ -185,14 +202,18 @@ fn request_match(spec: &HttpMatch, at: &str, faults: &mut Vec<Fault>) -> Request
     };
     RequestMatch {
         path: path.map_err(|fault| faults.push(fault)).ok(),
-        headers: header_matches(headers, &format!("{at}.headers"), faults),
-        query: query_matches(query_params, &format!("{at}.queryParams"), faults),
+        headers: header_matches(headers, &format!("{at}.headers"), patterns, faults),
+        query: query_matches(query_params, &format!("{at}.queryParams"), patterns, faults),
         method: method.map_err(|fault| faults.push(fault)).ok().flatten(),
         broken: false,
     }
 }
 
-fn path_match(spec: Option<&HttpPathMatch>, at: &str) -> Result<PathMatch, Fault> {
+fn path_match(
+    spec: Option<&HttpPathMatch>,
+    at: &str,
+    patterns: &mut PatternBudget,
+) -> Result<PathMatch, Fault> {
     let Some(HttpPathMatch { kind, value }) = spec else {
         return Ok(PathMatch::Prefix("/".to_owned()));
     };
@@ -208,7 +229,9 @@ fn path_match(spec: Option<&HttpPathMatch>, at: &str) -> Result<PathMatch, Fault
     match kind.as_deref() {
         Some("Exact") => literal().map(PathMatch::Exact),
         None | Some("PathPrefix") => literal().map(PathMatch::Prefix),
-        Some("RegularExpression") => pattern(value, &format!("{at}.value")).map(PathMatch::Regex),
+        Some("RegularExpression") => {
+            pattern(value, &format!("{at}.value"), patterns).map(PathMatch::Regex)
+        }
         Some(other) => {
             let known = "Exact, PathPrefix, RegularExpression";
             Err(unknown(&format!("{at}.type"), other, known))
@@ -237,7 +260,7 @@ fn prefix_fault(
     replaces.then(|| Fault::value(at, why))
 }
 
-fn timeouts_of(spec: &HttpTimeouts, at: &str) -> Result<Timeouts, Fault> {
+fn timeouts_of(spec: &HttpTimeouts, at: &str, report: &mut Report) -> Result<Timeouts, Fault> {
     let HttpTimeouts {
         request,
         backend_request,
@@ -248,10 +271,18 @@ fn timeouts_of(spec: &HttpTimeouts, at: &str) -> Result<Timeouts, Fault> {
         Some(text) => time(text, &format!("{at}.{field}"))
             .map(|limit| Some(limit).filter(|limit| !limit.is_zero())),
     };
-    Ok(Timeouts {
+    let timeouts = Timeouts {
         request: limit(request.as_deref(), "request")?,
         backend: limit(backend_request.as_deref(), "backendRequest")?,
-    })
+    };
+    if let (Some(request), Some(backend)) = (timeouts.request, timeouts.backend)
+        && backend > request
+    {
+        report.adjusted.push(format!(
+            "{at}.backendRequest: {backend:?} is longer than timeouts.request, which ends each try after {request:?}"
+        ));
+    }
+    Ok(timeouts)
 }
 
 fn time(text: &str, at: &str) -> Result<Duration, Fault> {
@@ -261,7 +292,8 @@ fn time(text: &str, at: &str) -> Result<Duration, Fault> {
     })
 }
 
-fn retry_of(spec: &HttpRetry, at: &str) -> Result<Retry, Fault> {
+/// `None`: the rule asks for no retries of its own. What is out of bounds is in force with the nearest value within them.
+fn retry_of(spec: &HttpRetry, at: &str, report: &mut Report) -> Result<Option<Retry>, Fault> {
     let HttpRetry {
         codes,
         attempts,
@@ -278,24 +310,40 @@ fn retry_of(spec: &HttpRetry, at: &str) -> Result<Retry, Fault> {
     };
     let attempts = match *attempts {
         None => ATTEMPTS,
-        Some(attempts) => u32::try_from(attempts)
-            .ok()
-            .filter(|attempts| *attempts > 0)
-            .ok_or_else(|| {
-                let why = format_args!("{attempts} is not a number of tries from 1 on");
-                Fault::value(&format!("{at}.attempts"), why)
-            })?,
+        Some(attempts) if attempts < 0 => {
+            let why = format_args!("{attempts} is not a number of tries; 0 switches retries off");
+            return Err(Fault::value(&format!("{at}.attempts"), why));
+        }
+        Some(attempts) => u32::try_from(attempts).unwrap_or(u32::MAX),
     };
-    Ok(Retry {
-        codes: codes
-            .iter()
-            .enumerate()
-            .map(code)
-            .collect::<Result<_, _>>()?,
-        attempts,
-        backoff: match backoff {
-            None => BACKOFF,
-            Some(text) => time(text, &format!("{at}.backoff"))?,
-        },
-    })
+    let mut known = Vec::new();
+    for code in codes.iter().enumerate().map(code) {
+        let code = code?;
+        if !known.contains(&code) {
+            known.push(code);
+        }
+    }
+    let mut wait = match backoff {
+        None => BACKOFF,
+        Some(text) => time(text, &format!("{at}.backoff"))?,
+    };
+    if attempts == 0 {
+        return Ok(None);
+    }
+    if attempts > MAX_ATTEMPTS {
+        report.adjusted.push(format!(
+            "{at}.attempts: {attempts} is more than {MAX_ATTEMPTS}, which are made"
+        ));
+    }
+    if wait < BACKOFF {
+        report.adjusted.push(format!(
+            "{at}.backoff: {wait:?} is less than {BACKOFF:?}, which are waited"
+        ));
+        wait = BACKOFF;
+    }
+    Ok(Some(Retry {
+        codes: known,
+        attempts: attempts.min(MAX_ATTEMPTS),
+        backoff: wait,
+    }))
 }

@@ -5,6 +5,7 @@ mod connections;
 mod filters;
 mod grpc;
 mod http;
+mod patterns;
 mod report;
 mod resolver;
 mod source;
@@ -16,6 +17,7 @@ use weft_ir::{ConnectionRule, RouteId, RouteKind, Rule, TlsRule};
 
 use crate::Objects;
 use crate::gateways::RouteHosts;
+use crate::limits::Size;
 use crate::memo::PerObject;
 use crate::objects::{GrpcRoute, HttpRoute, Lenient, Meta, ParentRef, TcpRoute, TlsRoute};
 
@@ -35,6 +37,8 @@ pub(crate) struct Route {
     /// What it means by its hostnames at Gateways.
     pub(crate) hosts: RouteHosts,
     pub(crate) rules: Rules,
+    /// What its rules take of the ports where it is in force.
+    pub(crate) size: Size,
     pub(crate) report: Report,
 }
 
@@ -54,6 +58,19 @@ impl Rules {
             Self::Requests(rules) => rules.iter().any(|rule| rule.works),
             Self::Tls(rule) => rule.as_ref().is_some_and(|rule| rule.works),
             Self::Bytes(rule) => rule.works,
+        }
+    }
+
+    /// Instead of rules that are too large: requests that no other rule takes are answered with 500, connections are
+    /// closed.
+    fn refuse(&mut self, id: &RouteId, why: &str) {
+        match self {
+            Self::Requests(rules) => *rules = vec![http::refused(id, 0, why)],
+            Self::Tls(rule) => *rule = None,
+            Self::Bytes(of) => {
+                of.rule.backends.clear();
+                of.works = false;
+            }
         }
     }
 }
@@ -206,7 +223,13 @@ impl Route {
     ) -> Option<Self> {
         let id = route_id(kind, of.meta());
         let mut report = Report::default();
-        let rules = rules(&id, &mut report)?;
+        let mut rules = rules(&id, &mut report)?;
+        let mut size = Size::of(&rules);
+        if let Some(fault) = report.patterns.too_large().or_else(|| size.too_large()) {
+            rules.refuse(&id, &fault.text);
+            size = Size::of(&rules);
+            report.faults = vec![(0, fault)];
+        }
         let hosts = match &rules {
             // The rule has been read with the names, and their faults told.
             Rules::Tls(_) => hosts(of.hostnames(), resolver, &mut Report::default()),
@@ -217,6 +240,7 @@ impl Route {
             source: Arc::clone(of) as _,
             hosts,
             rules,
+            size,
             report,
         })
     }

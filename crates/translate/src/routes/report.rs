@@ -5,6 +5,8 @@ use std::fmt;
 
 use weft_ir::ServicePort;
 
+use super::patterns::PatternBudget;
+
 /// Why a value, a filter or a reference does not count, with its place: `rules[0].filters[1]: ...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -39,10 +41,14 @@ pub(crate) struct Report {
     pub(crate) unresolved: Vec<Fault>,
     /// What has no effect, though nothing is wrong.
     pub(crate) ignored: Vec<String>,
+    /// What is in force with another value than was written, and why.
+    pub(crate) adjusted: Vec<String>,
     /// Backends that were found, for Gateways, whether they can be used or not.
     pub(crate) targets: BTreeSet<ServicePort>,
     /// Those of them that can be used, if they have endpoints.
     pub(crate) usable: BTreeSet<ServicePort>,
+    /// The regular expressions that were read.
+    pub(crate) patterns: PatternBudget,
 }
 
 impl Report {

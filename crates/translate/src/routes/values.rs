@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use weft_ir::{HeaderMatch, HostPattern, Pattern, QueryMatch, ValueMatch};
 
+use super::patterns::PatternBudget;
 use super::report::{Fault, Report};
 use crate::objects::{HttpHeaderMatch, Lenient};
 
@@ -52,8 +53,12 @@ pub(super) fn header_value(text: &str, at: &str) -> Result<HeaderValue, Fault> {
     })
 }
 
-pub(super) fn pattern(text: &str, at: &str) -> Result<Pattern, Fault> {
-    Pattern::new(text).map_err(|error| Fault::value(at, error))
+pub(super) fn pattern(
+    text: &str,
+    at: &str,
+    patterns: &mut PatternBudget,
+) -> Result<Pattern, Fault> {
+    patterns.get(text).map_err(|why| Fault::value(at, why))
 }
 
 /// A host without port, as `shop.example.com`.
@@ -72,6 +77,7 @@ pub(super) fn hostname<'a>(text: &'a str, at: &str) -> Result<&'a str, Fault> {
 pub(super) fn header_matches(
     entries: &[HttpHeaderMatch],
     at: &str,
+    patterns: &mut PatternBudget,
     faults: &mut Vec<Fault>,
 ) -> Vec<HeaderMatch> {
     let mut matches: Vec<HeaderMatch> = Vec::new();
@@ -79,7 +85,7 @@ pub(super) fn header_matches(
         let at = format!("{at}[{place}]");
         let HttpHeaderMatch { kind, name, value } = entry;
         let parsed = header_name(name, &format!("{at}.name"))
-            .and_then(|name| Ok((name, value_match(kind.as_deref(), value, &at)?)));
+            .and_then(|name| Ok((name, value_match(kind.as_deref(), value, &at, patterns)?)));
         match parsed {
             Ok((name, _)) if matches.iter().any(|earlier| earlier.name == name) => {}
             Ok((name, value)) => matches.push(HeaderMatch { name, value }),
@@ -93,12 +99,13 @@ pub(super) fn header_matches(
 pub(super) fn query_matches(
     entries: &[HttpHeaderMatch],
     at: &str,
+    patterns: &mut PatternBudget,
     faults: &mut Vec<Fault>,
 ) -> Vec<QueryMatch> {
     let mut matches: Vec<QueryMatch> = Vec::new();
     for (place, entry) in entries.iter().enumerate() {
         let HttpHeaderMatch { kind, name, value } = entry;
-        match value_match(kind.as_deref(), value, &format!("{at}[{place}]")) {
+        match value_match(kind.as_deref(), value, &format!("{at}[{place}]"), patterns) {
             Ok(_) if matches.iter().any(|earlier| earlier.name == *name) => {}
             Ok(value) => matches.push(QueryMatch {
                 name: name.clone(),
@@ -110,10 +117,17 @@ pub(super) fn query_matches(
     matches
 }
 
-fn value_match(kind: Option<&str>, value: &str, at: &str) -> Result<ValueMatch, Fault> {
+fn value_match(
+    kind: Option<&str>,
+    value: &str,
+    at: &str,
+    patterns: &mut PatternBudget,
+) -> Result<ValueMatch, Fault> {
     match kind {
         None | Some("Exact") => Ok(ValueMatch::Exact(value.to_owned())),
-        Some("RegularExpression") => pattern(value, &format!("{at}.value")).map(ValueMatch::Regex),
+        Some("RegularExpression") => {
+            pattern(value, &format!("{at}.value"), patterns).map(ValueMatch::Regex)
+        }
         Some(other) => Err(unknown(
             &format!("{at}.type"),
             other,

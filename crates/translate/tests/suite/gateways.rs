@@ -78,7 +78,10 @@ fn http(listener: &HttpListener) -> Value {
 fn host(host: &VirtualHost) -> Value {
     let VirtualHost { host, rules } = host;
     let name = host.as_ref().map_or("any".to_owned(), ToString::to_string);
-    field(&name, list(rules.iter().map(|of| rule(of))).unwrap_or(Value::Null))
+    field(
+        &name,
+        list(rules.iter().map(|of| rule(of))).unwrap_or(Value::Null),
+    )
 }
 
 fn tls(listener: &TlsListener) -> Value {

@@ -6,6 +6,7 @@
     reason = "a test ends where its own data are wrong"
 )]
 
+mod budgets;
 mod edits;
 mod gateways;
 mod golden;

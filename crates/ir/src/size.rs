@@ -1,0 +1,256 @@
+//! How large rules are on the wire: an upper bound, for budgets.
+//!
+//! Every type is taken apart whole, so that a new field cannot be forgotten here. That no encoding is larger is a test
+//! of `weft-api`.
+
+use crate::{
+    Allowed, Backend, ConnectionRule, Cors, Filter, HeaderEdit, HeaderMatch, HostPattern, KeyPair,
+    Mirror, PathEdit, PathMatch, Pattern, QueryMatch, Redirect, RequestMatch, Retry, Rewrite,
+    RouteId, Rule, ServerTls, ServicePort, TlsRule, ValueMatch, WeightedBackend,
+};
+
+/// A field's tag, and the length or number that follows it.
+const FIELD: usize = 7;
+/// The same for 64 bits.
+const LONG: usize = 12;
+
+impl Rule {
+    /// Bytes that the rule takes on the wire, at most.
+    pub fn wire_size(&self) -> usize {
+        let Self {
+            route,
+            index: _,
+            name,
+            matches,
+            filters,
+            backends,
+            timeouts: _,
+            retry,
+            failure,
+        } = self;
+        FIELD * 2
+            + route_id(route)
+            + optional(name.as_deref())
+            + sum(matches, request_match)
+            + sum(filters, filter)
+            + sum(backends, weighted)
+            + LONG * 2
+            + retry.as_ref().map_or(0, self::retry)
+            + optional(failure.as_deref())
+    }
+
+    /// The rule's regular expressions, as often as they stand in it.
+    pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        self.matches.iter().flat_map(|of| {
+            let path = match &of.path {
+                Some(PathMatch::Regex(pattern)) => Some(pattern),
+                _ => None,
+            };
+            let headers = of.headers.iter().map(|of| &of.value);
+            let values = headers.chain(of.query.iter().map(|of| &of.value));
+            let values = values.filter_map(|value| match value {
+                ValueMatch::Regex(pattern) => Some(pattern),
+                ValueMatch::Exact(_) => None,
+            });
+            path.into_iter().chain(values)
+        })
+    }
+}
+
+impl ConnectionRule {
+    /// Bytes that the rule takes on the wire, at most.
+    pub fn wire_size(&self) -> usize {
+        let Self {
+            route,
+            index: _,
+            name,
+            backends,
+        } = self;
+        FIELD * 2 + route_id(route) + optional(name.as_deref()) + sum(backends, weighted)
+    }
+}
+
+impl TlsRule {
+    /// Bytes that the rule takes on the wire, at most.
+    pub fn wire_size(&self) -> usize {
+        let Self { hostnames, rule } = self;
+        FIELD + sum(hostnames, HostPattern::wire_size) + rule.wire_size()
+    }
+}
+
+impl HostPattern {
+    /// Bytes that the name takes on the wire, at most.
+    pub fn wire_size(&self) -> usize {
+        let text = match self {
+            Self::Exact(text) | Self::Below(text) => text,
+        };
+        // With the `*` before it.
+        FIELD + 1 + text.len()
+    }
+}
+
+impl ServerTls {
+    /// Bytes that certificates, keys and roots take on the wire, at most.
+    pub fn wire_size(&self) -> usize {
+        let Self {
+            certificates,
+            clients,
+        } = self;
+        let pair = |KeyPair { chain, key }: &KeyPair| FIELD * 3 + chain.len() + key.len();
+        let clients = clients.as_ref();
+        FIELD + sum(certificates, pair) + clients.map_or(0, |of| FIELD * 3 + of.roots.len())
+    }
+}
+
+fn sum<T>(all: &[T], one: impl Fn(&T) -> usize) -> usize {
+    all.iter().map(one).sum()
+}
+
+fn text(of: &str) -> usize {
+    FIELD + of.len()
+}
+
+fn optional(of: Option<&str>) -> usize {
+    of.map_or(0, text)
+}
+
+fn route_id(of: &RouteId) -> usize {
+    let RouteId {
+        kind: _,
+        namespace,
+        name,
+    } = of;
+    FIELD * 2 + text(namespace) + text(name)
+}
+
+fn service_port(of: &ServicePort) -> usize {
+    let ServicePort { service, port: _ } = of;
+    FIELD * 2 + text(&service.namespace) + text(&service.name)
+}
+
+fn request_match(of: &RequestMatch) -> usize {
+    let RequestMatch {
+        path,
+        headers,
+        query,
+        method,
+        broken: _,
+    } = of;
+    let path = path.as_ref().map_or(0, |path| {
+        FIELD
+            + text(match path {
+                PathMatch::Exact(text) | PathMatch::Prefix(text) | PathMatch::GrpcMethod(text) => {
+                    text
+                }
+                PathMatch::Regex(pattern) => pattern.as_str(),
+            })
+    });
+    let header = |HeaderMatch { name, value }: &HeaderMatch| value_match(name.as_str(), value);
+    let parameter = |QueryMatch { name, value }: &QueryMatch| value_match(name, value);
+    FIELD * 2
+        + path
+        + sum(headers, header)
+        + sum(query, parameter)
+        + optional(method.as_ref().map(http::Method::as_str))
+}
+
+fn value_match(name: &str, value: &ValueMatch) -> usize {
+    let value = match value {
+        ValueMatch::Exact(value) => value,
+        ValueMatch::Regex(pattern) => pattern.as_str(),
+    };
+    FIELD + text(name) + text(value)
+}
+
+fn filter(of: &Filter) -> usize {
+    FIELD * 2
+        + match of {
+            Filter::RequestHeaders(edit) | Filter::ResponseHeaders(edit) => header_edit(edit),
+            Filter::Redirect(Redirect {
+                scheme,
+                host,
+                port: _,
+                path,
+                code: _,
+            }) => {
+                FIELD * 2
+                    + optional(scheme.as_deref())
+                    + optional(host.as_deref())
+                    + path.as_ref().map_or(0, path_edit)
+            }
+            Filter::Rewrite(Rewrite { host, path }) => {
+                host.as_ref().map_or(0, |host| FIELD + host.len())
+                    + path.as_ref().map_or(0, path_edit)
+            }
+            Filter::Mirror(Mirror {
+                to,
+                numerator: _,
+                denominator: _,
+            }) => FIELD * 3 + service_port(to),
+            Filter::Cors(of) => cors(of),
+        }
+}
+
+fn header_edit(of: &HeaderEdit) -> usize {
+    let HeaderEdit { set, add, remove } = of;
+    let header = |(name, value): &(http::HeaderName, http::HeaderValue)| {
+        FIELD * 2 + text(name.as_str()) + lossy(value)
+    };
+    sum(set, header) + sum(add, header) + sum(remove, |name| text(name.as_str()))
+}
+
+/// A value that is no UTF-8 grows where it is made one.
+fn lossy(of: &http::HeaderValue) -> usize {
+    match std::str::from_utf8(of.as_bytes()) {
+        Ok(text) => text.len(),
+        Err(_) => 3 * of.len(),
+    }
+}
+
+fn path_edit(of: &PathEdit) -> usize {
+    let (PathEdit::Full(path) | PathEdit::Prefix(path)) = of;
+    FIELD + text(path)
+}
+
+fn cors(of: &Cors) -> usize {
+    let Cors {
+        origins,
+        credentials: _,
+        methods,
+        headers,
+        expose,
+        max_age: _,
+    } = of;
+    let allowed = |of: &Allowed| match of {
+        Allowed::Unsaid => 0,
+        Allowed::Any => FIELD + 1,
+        Allowed::These(these) => FIELD + lossy(these),
+    };
+    FIELD * 2
+        + sum(origins, |origin| text(&origin.to_string()))
+        + allowed(methods)
+        + allowed(headers)
+        + allowed(expose)
+}
+
+fn retry(of: &Retry) -> usize {
+    let Retry {
+        codes,
+        attempts: _,
+        backoff: _,
+    } = of;
+    FIELD * 3 + LONG + FIELD * codes.len()
+}
+
+fn weighted(of: &WeightedBackend) -> usize {
+    let WeightedBackend {
+        weight: _,
+        backend,
+        filters,
+    } = of;
+    let backend = match backend {
+        Backend::Service(id) => service_port(id),
+        Backend::Invalid(reason) => text(reason),
+    };
+    FIELD * 2 + backend + sum(filters, filter)
+}

@@ -1,0 +1,74 @@
+//! The regular expressions of one route: each compiled once, and not more of them than a route may have.
+
+use std::collections::HashMap;
+
+use weft_ir::{Pattern, character_classes};
+
+use super::report::Fault;
+use crate::limits::{
+    PATTERN_COMPILED, ROUTE_CLASSES, ROUTE_COMPILED, ROUTE_PATTERN_TEXT, ROUTE_PATTERNS, too_large,
+};
+
+/// What a route has had of its budget.
+#[derive(Debug, Default)]
+pub(crate) struct PatternBudget {
+    known: HashMap<String, Result<Pattern, String>>,
+    text: usize,
+    classes: usize,
+    compiled: usize,
+    over: Option<String>,
+}
+
+impl PatternBudget {
+    /// The pattern, or why it is none. Beyond the budget nothing more is compiled: the route is refused then.
+    pub(super) fn get(&mut self, text: &str) -> Result<Pattern, String> {
+        if let Some(known) = self.known.get(text) {
+            return known.clone();
+        }
+        self.text += text.len();
+        self.classes += character_classes(text);
+        if self.known.len() == ROUTE_PATTERNS {
+            self.exceed(format!(
+                "it has more than {ROUTE_PATTERNS} different regular expressions"
+            ));
+        } else if self.text > ROUTE_PATTERN_TEXT {
+            self.exceed(format!(
+                "the text of its regular expressions has more than {ROUTE_PATTERN_TEXT} bytes"
+            ));
+        } else if self.classes > ROUTE_CLASSES {
+            self.exceed(format!(
+                "its regular expressions have more than {ROUTE_CLASSES} character classes"
+            ));
+        }
+        if let Some(over) = &self.over {
+            return Err(over.clone());
+        }
+        let pattern = Pattern::checked(text);
+        self.compiled += match &pattern {
+            Ok(pattern) => pattern.compiled_size(),
+            Err(error) if error.is_too_large() => PATTERN_COMPILED,
+            Err(_) => 0,
+        };
+        if self.compiled > ROUTE_COMPILED {
+            self.exceed(format!(
+                "its regular expressions compile to more than {ROUTE_COMPILED} bytes"
+            ));
+        }
+        let pattern = pattern.map_err(|error| error.to_string());
+        self.known.insert(text.to_owned(), pattern.clone());
+        pattern
+    }
+
+    fn exceed(&mut self, why: String) {
+        self.over.get_or_insert(why);
+    }
+
+    /// Why the route has too many.
+    pub(crate) fn too_large(&self) -> Option<Fault> {
+        let over = self.over.as_ref()?;
+        Some(too_large(format!(
+            "{over}, which is what a route may have: use exact and prefix matches, ASCII classes such as [0-9a-z] in \
+             place of \\w and \\d, or several routes"
+        )))
+    }
+}
