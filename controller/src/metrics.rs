@@ -22,6 +22,8 @@ pub struct Metrics {
     pub watched_addresses: Gauge,
     pub updates: Counter,
     pub nacks: Counter,
+    /// Resources that were too large to be sent.
+    pub withheld: Counter,
     /// Streams ended because of what the proxy sent.
     pub refused_streams: Counter,
     pub snapshots: Counter,
@@ -47,6 +49,7 @@ impl Metrics {
             watched_addresses: Gauge::default(),
             updates: Counter::default(),
             nacks: Counter::default(),
+            withheld: Counter::default(),
             refused_streams: Counter::default(),
             snapshots: Counter::default(),
             translate_seconds: Histogram::new(exponential_buckets(0.000_25, 4.0, 9)),
@@ -69,6 +72,8 @@ impl Metrics {
         to.register("updates", "Updates sent to proxies", self.updates.clone());
         let help = "Resources that proxies refused";
         to.register("nacks", help, self.nacks.clone());
+        let help = "Resources that were not sent to a proxy because they are too large";
+        to.register("withheld", help, self.withheld.clone());
         let help = "Streams ended because of what the proxy sent";
         to.register("refused_streams", help, self.refused_streams.clone());
         let help = "Snapshots translated and published";

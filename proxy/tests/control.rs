@@ -81,6 +81,37 @@ async fn a_bad_resource_is_refused_by_name_and_the_rest_is_in_force() {
 }
 
 #[tokio::test]
+async fn a_resource_that_is_too_large_is_refused_by_name_and_smaller_ones_arrive() {
+    let setup = Setup::new("large").await;
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let held = live(&proxy, SERVICE).await;
+    let mut large = endpoints("v1", &["10.1.0.2:80"]);
+    let Some(Body::Endpoints(set)) = &mut large.body else {
+        panic!("no endpoints")
+    };
+    set.endpoints[0].address = "1".repeat(17 << 20);
+    setup.controller.set([large]);
+    let refused = |event: &Event| matches!(event, Event::Ack(ack) if !ack.refused.is_empty());
+    let refused = setup.controller.wait_for(0, refused).await.unwrap();
+    let Event::Ack(proto::Ack { refused, .. }) = refused else {
+        panic!()
+    };
+    assert_eq!(refused[0].key, "endpoints/shop/v1:80");
+    assert!(refused[0].reason.contains("at most 16777216 are taken"));
+    assert_eq!(behind(&held), ["10.1.0.1:80".parse().unwrap()]);
+    setup.controller.set([endpoints("v1", &["10.1.0.3:80"])]);
+    until("smaller endpoints", || {
+        behind(&held) == ["10.1.0.3:80".parse().unwrap()]
+    })
+    .await;
+    // On the stream that there was.
+    let hellos = setup.controller.events().into_iter();
+    let hellos = hellos.filter(|event| matches!(event, Event::Hello { .. }));
+    assert_eq!(hellos.count(), 1);
+}
+
+#[tokio::test]
 async fn a_restarted_controller_is_told_what_is_held_and_lookups_go_on_meanwhile() {
     let mut setup = Setup::new("restart").await;
     let proxy = setup.proxy();

@@ -22,15 +22,18 @@ const TYPE: &str = "weft.dev/Programmed";
 const REFUSED: &str = "Refused";
 /// Why it is False while proxies have not answered yet.
 const PENDING: &str = "Pending";
-/// Proxies whose reasons are repeated in a message.
-const NAMED: usize = 3;
+/// Of so many proxies of the mesh one may lag or refuse without the condition being False: none decides alone what is said
+/// of a route that many use.
+const OUTLIER_OF: usize = 10;
 
 /// How a proxy stands to a route: of several destinations the worst.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
     InForce,
     Behind,
-    Refused(String),
+    Refused,
+    /// It was not sent what is too large, in the controller's words.
+    Withheld(String),
 }
 
 impl Standing {
@@ -38,8 +41,9 @@ impl Standing {
     fn of(held: Option<&Held>, now: u64) -> Self {
         match held {
             Some(Held::InForce(in_force)) if *in_force == now => Self::InForce,
-            Some(Held::Refused(refused, reason)) if *refused == now => {
-                Self::Refused(reason.clone())
+            Some(Held::Refused(refused)) if *refused == now => Self::Refused,
+            Some(Held::Withheld(withheld, reason)) if *withheld == now => {
+                Self::Withheld(reason.clone())
             }
             _ => Self::Behind,
         }
@@ -72,11 +76,12 @@ pub(crate) fn statuses(snapshot: &Snapshot, registry: &Registry) -> Vec<RouteSta
                     Controller::Mesh => {
                         let none =
                             "no proxy connected to this controller has asked for the parent yet";
-                        condition(&proxies(&tally, &route, parent), none)
+                        let proxies = proxies(&tally, &route, parent);
+                        condition(&proxies, proxies.len() / OUTLIER_OF, none)
                     }
                     Controller::Gateway => {
                         let none = "no proxy of the Gateway is connected to this controller";
-                        condition(&gateways::proxies(&gateways, &route, parent), none)
+                        condition(&gateways::proxies(&gateways, &route, parent), 0, none)
                     }
                 };
                 parent.conditions.push(condition);
@@ -172,39 +177,38 @@ fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
     all
 }
 
-/// `none` is said where no proxy is concerned.
-fn condition(proxies: &Proxies, none: &str) -> Condition {
+/// So many `outliers` may lag or refuse. `none` is said where no proxy is concerned. What proxies say of their reasons is in
+/// the controller's log, and not repeated here.
+fn condition(proxies: &Proxies, outliers: usize, none: &str) -> Condition {
     let total = proxies.len();
     let in_force = |standing: &&Standing| **standing == Standing::InForce;
     let ready = proxies.values().filter(in_force).count();
     let mut message = format!("{ready} of {total} proxies connected to this controller");
-    let refused: Vec<String> = proxies
-        .iter()
-        .filter_map(|(pod, standing)| match standing {
-            Standing::Refused(reason) => Some(format!("{pod}: {reason}")),
-            Standing::InForce | Standing::Behind => None,
-        })
-        .collect();
-    let reason = match (total, &refused[..]) {
-        (0, _) => {
+    let refused = |standing: &&Standing| matches!(standing, Standing::Refused);
+    let refused = proxies.values().filter(refused).count();
+    if refused > 0 {
+        message += &format!("; refused by {refused}: their reasons are in the controller's log");
+    }
+    let withheld = proxies.values().find_map(|standing| match standing {
+        Standing::Withheld(reason) => Some(reason),
+        _ => None,
+    });
+    if let Some(reason) = withheld {
+        message += &format!("; {reason}");
+    }
+    let enough = ready + outliers >= total;
+    let reason = match total {
+        0 => {
             message = none.to_owned();
             "NoProxies"
         }
-        (_, []) if ready == total => "Programmed",
-        (_, []) => PENDING,
-        (_, refused) => {
-            let named = refused.iter().take(NAMED).map(String::as_str);
-            message += "; refused by ";
-            message += &named.collect::<Vec<_>>().join("; ");
-            if refused.len() > NAMED {
-                message += &format!("; and {} more", refused.len() - NAMED);
-            }
-            REFUSED
-        }
+        _ if enough => "Programmed",
+        _ if refused > 0 || withheld.is_some() => REFUSED,
+        _ => PENDING,
     };
     Condition {
         kind: TYPE.to_owned(),
-        status: ready == total,
+        status: enough,
         reason: reason.to_owned(),
         message,
     }
@@ -333,8 +337,12 @@ mod tests {
 
     #[test]
     fn the_condition_counts_and_gives_reasons() {
-        use Standing::{Behind, InForce, Refused};
-        let refused = || Refused("no such filter".to_owned());
+        use Standing::{Behind, InForce, Refused, Withheld};
+        let of = |many: usize, then: &[Standing]| {
+            let mut all = vec![InForce; many];
+            all.extend_from_slice(then);
+            all
+        };
         for (standings, status, reason, message) in [
             (
                 vec![],
@@ -343,33 +351,58 @@ mod tests {
                 "no proxy connected to this controller has asked for the parent yet",
             ),
             (
-                vec![InForce; 12],
+                of(12, &[]),
                 true,
                 "Programmed",
                 "12 of 12 proxies connected to this controller",
             ),
             (
-                vec![InForce, Behind],
+                of(1, &[Behind]),
                 false,
                 "Pending",
                 "1 of 2 proxies connected to this controller",
             ),
             (
-                vec![InForce, refused()],
+                of(1, &[Refused]),
                 false,
                 "Refused",
-                "1 of 2 proxies connected to this controller; refused by shop/web-1: no such filter",
+                "1 of 2 proxies connected to this controller; refused by 1: their reasons are in the controller's log",
             ),
             (
-                vec![refused(); 5],
+                of(0, &[Refused, Refused, Behind]),
                 false,
                 "Refused",
-                "0 of 5 proxies connected to this controller; refused by shop/web-0: no such filter; \
-                 shop/web-1: no such filter; shop/web-2: no such filter; and 2 more",
+                "0 of 3 proxies connected to this controller; refused by 2: their reasons are in the controller's log",
+            ),
+            (
+                of(1, &[Withheld("not sent: too large".to_owned())]),
+                false,
+                "Refused",
+                "1 of 2 proxies connected to this controller; not sent: too large",
+            ),
+            // One of ten decides nothing alone, two do.
+            (
+                of(9, &[Refused]),
+                true,
+                "Programmed",
+                "9 of 10 proxies connected to this controller; refused by 1: their reasons are in the controller's log",
+            ),
+            (
+                of(9, &[Behind]),
+                true,
+                "Programmed",
+                "9 of 10 proxies connected to this controller",
+            ),
+            (
+                of(8, &[Behind, Behind]),
+                false,
+                "Pending",
+                "8 of 10 proxies connected to this controller",
             ),
         ] {
             let none = "no proxy connected to this controller has asked for the parent yet";
-            let condition = condition(&proxies(&standings), none);
+            let outliers = standings.len() / OUTLIER_OF;
+            let condition = condition(&proxies(&standings), outliers, none);
             let is = (condition.status, &*condition.reason, &*condition.message);
             assert_eq!(is, (status, reason, message));
         }
@@ -379,13 +412,9 @@ mod tests {
     fn of_several_destinations_the_worst_counts() {
         let pod = ObjectKey::new("shop", "web-0");
         let mut all = Proxies::new();
-        for standing in [
-            Standing::InForce,
-            Standing::Refused("why".to_owned()),
-            Standing::Behind,
-        ] {
+        for standing in [Standing::InForce, Standing::Refused, Standing::Behind] {
             worse(&mut all, &pod, &standing);
         }
-        assert_eq!(all[&pod], Standing::Refused("why".to_owned()));
+        assert_eq!(all[&pod], Standing::Refused);
     }
 }

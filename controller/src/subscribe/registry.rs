@@ -17,8 +17,11 @@ use crate::watch::ObjectKey;
 pub enum Held {
     /// This version is in force.
     InForce(u64),
-    /// This version was refused, for this reason; an earlier one may be in force.
-    Refused(u64, String),
+    /// The proxy refused this version; an earlier one may be in force. Why, it says to the log alone: these are words of
+    /// its own, and this is read for statuses of others' objects.
+    Refused(u64),
+    /// This version was not sent, for this reason; an earlier one may be in force.
+    Withheld(u64, String),
 }
 
 /// Every open stream.
@@ -103,7 +106,7 @@ impl Stream {
         let held = match self.held.get(key) {
             Some(Held::InForce(version)) => old(version),
             // What a proxy does not understand, it will not take later either.
-            Some(Held::Refused(..)) | None => false,
+            Some(Held::Refused(_) | Held::Withheld(..)) | None => false,
         };
         held || self.sent.get(key).is_some_and(old)
     }
@@ -111,7 +114,7 @@ impl Stream {
     fn held_port(&self, key: &ResourceKey, held: &Held) -> HeldPort {
         let in_force = match held {
             Held::InForce(version) => Some(*version),
-            Held::Refused(..) => None,
+            Held::Refused(_) | Held::Withheld(..) => None,
         };
         let mut sent = self.routes.get(key).into_iter().flatten();
         let routes = sent.find(|(version, _)| Some(*version) == in_force);
@@ -319,6 +322,17 @@ impl Registered {
         self.registry.changes.ring();
     }
 
+    /// Key, version and reason of what was not sent.
+    pub fn withheld(&self, resources: impl IntoIterator<Item = (ResourceKey, u64, String)>) {
+        if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
+            for (key, version, reason) in resources {
+                stream.held.insert(key, Held::Withheld(version, reason));
+            }
+        }
+        self.registry.ring();
+        self.registry.refusals.ring();
+    }
+
     pub fn record(&self, acked: Acked) {
         let mut inner = self.registry.lock();
         let Some(stream) = inner.streams.get_mut(&self.id) else {
@@ -346,11 +360,11 @@ impl Registered {
                 }
             }
         }
-        for (key, version, reason) in acked.refused {
+        for (key, version, _) in acked.refused {
             if stream.sent.get(&key) == Some(&version) {
                 stream.sent.remove(&key);
             }
-            stream.held.insert(key, Held::Refused(version, reason));
+            stream.held.insert(key, Held::Refused(version));
         }
         drop(inner);
         self.registry.changes.ring();

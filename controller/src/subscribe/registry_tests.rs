@@ -15,7 +15,7 @@ fn tells_who_has_what_in_force_until_the_stream_ends() {
         in_force: vec![],
         refused: vec![(ResourceKey::Workload, 2, "no".into())],
     });
-    assert_eq!(holders(), [(pod.clone(), Held::Refused(2, "no".into()))]);
+    assert_eq!(holders(), [(pod.clone(), Held::Refused(2))]);
     stream.record(Acked {
         in_force: vec![(ResourceKey::Workload, None)],
         refused: vec![],

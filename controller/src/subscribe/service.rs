@@ -211,6 +211,7 @@ impl Subscriptions {
                 served.clone_from(&latest);
             }
             self.send(&mut session, latest.as_deref(), &registered, outgoing)?;
+            self.record_withheld(&mut session, &registered, &pod);
         }
     }
 
@@ -313,6 +314,19 @@ impl Subscriptions {
             );
         }
         registered.record(acked);
+    }
+
+    /// What is too large to be sent: the proxy keeps what it had, and the routes' statuses say so.
+    fn record_withheld(&self, session: &mut Session, registered: &Registered, pod: &ObjectKey) {
+        let withheld = session.withheld();
+        if withheld.is_empty() {
+            return;
+        }
+        for (key, version, reason) in &withheld {
+            self.metrics.withheld.inc();
+            tracing::error!(%pod, %key, version, "a resource was withheld: {reason}");
+        }
+        registered.withheld(withheld);
     }
 
     fn send(

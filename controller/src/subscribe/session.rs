@@ -17,8 +17,14 @@ use super::input::{Hello, Input, Refusal};
 
 /// Updates that may be on their way without an answer.
 pub const MAX_UNACKED: usize = 4;
-/// An update takes in no further address from this size on. One destination is never split from its endpoint sets.
+/// An update takes in no further address from this size on.
 const FULL: usize = 1024 * 1024;
+/// One destination comes in one update with its endpoint sets, unless these alone are larger than this: those that are
+/// left and the destination come with the next update then.
+const SPLIT: usize = 3 * 1024 * 1024;
+/// A larger resource is not sent: with what may stand before it in an update, and with keys, a proxy takes 16 MiB.
+/// Translation keeps resources smaller; this is for what it does not foresee.
+const MAX_RESOURCE: usize = 12 * 1024 * 1024;
 
 /// What an `Ack` says of the resources of its update.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +55,10 @@ pub struct Session {
     /// In how many destinations, the gateway counting as one, a set is referred to; never 0.
     uses: HashMap<ServicePort, usize>,
     stale: Stale,
+    /// The versions of resources that are too large to be sent: the proxy keeps what it has.
+    withheld: HashMap<ResourceKey, u64>,
+    /// Those of them that nobody has been told of.
+    unreported: Vec<(ResourceKey, u64, String)>,
     unacked: VecDeque<Sent>,
     last_nonce: u64,
 }
@@ -104,6 +114,8 @@ impl Session {
                 gateway: true,
                 ..Stale::default()
             },
+            withheld: HashMap::new(),
+            unreported: Vec::new(),
             unacked: VecDeque::new(),
             last_nonce: 0,
         };
@@ -228,6 +240,11 @@ impl Session {
         source.gateway(&self.namespace, &self.pod)
     }
 
+    /// Key, version and reason of each resource that was withheld since this was asked last: it counts as refused.
+    pub fn withheld(&mut self) -> Vec<(ResourceKey, u64, String)> {
+        std::mem::take(&mut self.unreported)
+    }
+
     /// The next update to send, if one is needed and may be sent. Call until there is none.
     pub fn next_update(&mut self, source: &impl Source) -> Option<Update> {
         if self.unacked.len() >= MAX_UNACKED {
@@ -328,11 +345,19 @@ impl Session {
         };
         let destination = source.destination(address, &self.namespace);
         self.refer(&before, &destination.references);
+        self.watched.insert(address, destination.references.clone());
         for id in &destination.references {
+            if draft.size >= SPLIT {
+                self.stale.addresses.insert(address);
+                return;
+            }
             self.stale.sets.remove(id);
             self.renew_set(id.clone(), source, draft);
         }
-        self.watched.insert(address, destination.references.clone());
+        if draft.size >= SPLIT {
+            self.stale.addresses.insert(address);
+            return;
+        }
         let key = ResourceKey::Destination(address);
         self.offer(key, &destination.resource, draft);
     }
@@ -352,6 +377,7 @@ impl Session {
     }
 
     fn drop_held(&mut self, key: ResourceKey, draft: &mut Draft) {
+        self.withheld.remove(&key);
         if self.held.remove(&key).is_some() {
             draft.removed.push(key.to_string());
             draft.sent.push((key, None));
@@ -362,8 +388,19 @@ impl Session {
         if self.held.get(&key) == Some(&resource.version) {
             return;
         }
+        let size = resource.encoded_len();
+        if size > MAX_RESOURCE {
+            if self.withheld.insert(key.clone(), resource.version) != Some(resource.version) {
+                let reason = format!(
+                    "not sent: it has {size} bytes, and at most {MAX_RESOURCE} are sent; what was sent before stays in force"
+                );
+                self.unreported.push((key, resource.version, reason));
+            }
+            return;
+        }
+        self.withheld.remove(&key);
         self.held.insert(key.clone(), resource.version);
-        draft.size += resource.encoded_len();
+        draft.size += size;
         draft.sent.push((key, Some(resource.version)));
         draft.resources.push(resource.clone());
     }

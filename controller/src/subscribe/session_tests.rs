@@ -384,6 +384,52 @@ fn a_large_answer_is_split_between_destinations_only() {
     assert_eq!(session.next_update(&cluster), None);
 }
 
+/// What a destination needs comes before it, in as many updates as that takes.
+#[test]
+fn the_sets_of_one_destination_may_take_several_updates() {
+    let mut cluster = cluster();
+    cluster.weight = SPLIT;
+    let mut session = session(&[("workload", 1)]);
+    session.receive(Input::Watch(address(1))).unwrap();
+    for sent in [vec![A], vec![B], vec![D1]] {
+        let update = session.next_update(&cluster);
+        assert!(update.as_ref().unwrap().encoded_len() < SPLIT + FULL);
+        assert_eq!(said(update).0, sent);
+    }
+    assert_eq!(session.next_update(&cluster), None);
+    session.snapshot_changed();
+    assert_eq!(session.next_update(&cluster), None);
+}
+
+#[test]
+fn what_is_too_large_is_withheld_and_everything_else_goes_on() {
+    let (mut cluster, mut session) = (cluster(), session(&[("workload", 1)]));
+    session.receive(Input::Watch(address(2))).unwrap();
+    session.next_update(&cluster).unwrap();
+    cluster.weight = MAX_RESOURCE;
+    cluster.sets.insert(port("b"), 201);
+    cluster.destinations.get_mut(&address(2)).unwrap().0 = 21;
+    session.snapshot_changed();
+    // The set that is in force stays, and is not removed.
+    assert_eq!(
+        said(session.next_update(&cluster)),
+        (vec![D2.to_owned()], vec![])
+    );
+    let withheld = session.withheld();
+    assert_eq!(withheld.len(), 1);
+    let (key, version, reason) = &withheld[0];
+    assert_eq!((key, *version), (&ResourceKey::Endpoints(port("b")), 201));
+    assert!(reason.contains("at most 12582912 are sent"), "{reason}");
+    // Said once for each version.
+    session.snapshot_changed();
+    assert_eq!(session.next_update(&cluster), None);
+    assert_eq!(session.withheld(), []);
+    cluster.weight = 0;
+    cluster.sets.insert(port("b"), 202);
+    session.snapshot_changed();
+    assert_eq!(said(session.next_update(&cluster)).0, [B]);
+}
+
 #[test]
 fn a_pod_that_is_not_seen_for_a_moment_keeps_its_workload() {
     let (mut cluster, mut session) = (cluster(), session(&[]));

@@ -329,7 +329,7 @@ async fn a_refused_resource_is_recorded_and_counted() {
     .await;
     let holders = controller.registry.holders(&ResourceKey::Workload);
     let version = update.resources[0].version;
-    assert_eq!(holders[0].1, Held::Refused(version, "broken".into()));
+    assert_eq!(holders[0].1, Held::Refused(version));
 }
 
 #[tokio::test]

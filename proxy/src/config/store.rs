@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weft_api::{Resource, decode, proto};
 use weft_ir::{
-    Destination, EndpointSet, Gateway, GatewayPort, Identity, ResourceKey, ServicePort, Target,
-    Transport, TrustedRoots, Workload,
+    Destination, EndpointSet, Gateway, GatewayPort, Identity, Patterns, ResourceKey, ServicePort,
+    Target, Transport, TrustedRoots, Workload,
 };
 
 use super::ports::{LivePort, Opener};
@@ -27,6 +28,8 @@ use crate::upstream::{Cluster, Shared};
 /// Addresses held and waited for; fewer than a controller watches for one proxy (10,000). Beyond it those that are
 /// idle for a tenth of the time give way, and when none is, a lookup is answered as if the controller were away.
 const MAX_ADDRESSES: usize = 8_000;
+/// A resource may be this large, in bytes: some 50,000 endpoints. The controller sends none of more than 12 MiB.
+const MAX_RESOURCE: usize = 16 << 20;
 
 /// What is known of an address.
 pub enum Lookup {
@@ -76,6 +79,8 @@ struct Inner {
     lost: Mutex<Option<Instant>>,
     requests: mpsc::UnboundedSender<Request>,
     state: Mutex<State>,
+    /// Regular expressions that are compiled already. Locked by whoever decodes, and by nobody who serves.
+    patterns: Mutex<Patterns>,
 }
 
 #[derive(Default)]
@@ -110,6 +115,7 @@ impl Store {
             lost: Mutex::new(Some(started)),
             requests,
             state: Mutex::default(),
+            patterns: Mutex::default(),
         }));
         (store, receiver)
     }
@@ -185,16 +191,19 @@ impl Store {
         let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
-    /// Takes what can be taken as one change, and says what cannot and why.
+    /// Takes what can be taken as one change, and says what cannot and why. Decoding may take long, as regular
+    /// expressions are compiled: call it where no connection waits for the thread.
     pub fn apply(&self, update: proto::Update) -> Vec<proto::Refused> {
         let mut refused = Vec::new();
         let mut change = Change::default();
+        let mut patterns = self.patterns();
         for resource in update.resources {
             let key = resource.key.clone();
-            if let Err(reason) = change.add(resource, &self.0.settings) {
+            if let Err(reason) = change.add(resource, &self.0.settings, &mut patterns) {
                 refused.push(proto::Refused { key, reason });
             }
         }
+        drop(patterns);
         for key in update.removed {
             match key.parse::<ResourceKey>() {
                 Ok(key) => change.removed.push(key),
@@ -205,6 +214,7 @@ impl Store {
             }
         }
         self.commit(change, &mut refused);
+        self.patterns().prune();
         let config = &self.0.metrics.config;
         config.updates.inc();
         config.refused.inc_by(refused.len() as u64);
@@ -407,6 +417,11 @@ impl Store {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn patterns(&self) -> MutexGuard<'_, Patterns> {
+        let patterns = self.0.patterns.lock();
+        patterns.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lost(&self) -> MutexGuard<'_, Option<Instant>> {
         self.0.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -446,9 +461,21 @@ struct Change {
 }
 
 impl Change {
-    fn add(&mut self, resource: proto::Resource, settings: &Settings) -> Result<(), String> {
+    fn add(
+        &mut self,
+        resource: proto::Resource,
+        settings: &Settings,
+        patterns: &mut Patterns,
+    ) -> Result<(), String> {
+        let size = resource.encoded_len();
+        if size > MAX_RESOURCE {
+            return Err(format!(
+                "it has {size} bytes, and at most {MAX_RESOURCE} are taken"
+            ));
+        }
         let own = &settings.identity;
-        let (key, version, resource) = decode::resource(resource).map_err(|e| e.to_string())?;
+        let decoded = decode::resource_with(resource, patterns);
+        let (key, version, resource) = decoded.map_err(|e| e.to_string())?;
         match resource {
             Resource::Workload(workload) if workload.identity != *own => {
                 return Err(format!(

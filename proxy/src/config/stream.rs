@@ -24,8 +24,9 @@ use crate::identity::trusted::Root;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
 
-/// An update may be this large, in bytes: some 50,000 endpoints.
-const MAX_UPDATE: usize = 16 << 20;
+/// An update may be this large, in bytes. A larger one ends the stream; a resource of more than 16 MiB in a smaller one is
+/// refused by itself ([`Store::apply`]).
+const MAX_UPDATE: usize = 64 << 20;
 /// The controller has this long to take the stream.
 const BEGIN: Duration = Duration::from_secs(10);
 /// A stream that lasted this long was a good one: the next pause is a short one again.
@@ -117,7 +118,7 @@ impl Stream {
                 update = updates.message() => {
                     let update = update?.ok_or(StreamError::Closed)?;
                     certificate.asked |= update.resources.iter().any(|one| one.key == "roots");
-                    self.take(update, &outgoing)?;
+                    self.take(update, &outgoing).await?;
                     certificate.tell(&self.current, &outgoing)?;
                 }
                 // The sender lives in `current`: waiting cannot fail.
@@ -175,14 +176,21 @@ impl Stream {
         Ok(begun.map_err(|_| StreamError::Silent)??.into_inner())
     }
 
-    fn take(&self, update: proto::Update, outgoing: &Outgoing) -> Result<(), StreamError> {
+    async fn take(&self, update: proto::Update, outgoing: &Outgoing) -> Result<(), StreamError> {
         if let Some(withdrawn) = update.withdrawn {
             tracing::info!(?withdrawn, "answer to the withdrawal");
             self.withdrawal.answered(withdrawn);
             return Ok(());
         }
         let nonce = update.nonce;
-        let refused = self.store.apply(update);
+        let store = self.store.clone();
+        // Not on a thread that carries connections: decoding compiles regular expressions.
+        let applied = tokio::task::spawn_blocking(move || store.apply(update)).await;
+        let refused = applied.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends.
+            Err(_) => StreamError::Closed,
+        })?;
         for one in &refused {
             tracing::warn!(key = %one.key, "refused a resource: {}", one.reason);
         }
