@@ -49,8 +49,10 @@ pub trait Watchable:
     /// Which objects are watched, as a field selector of the API server's; none: all.
     const FIELDS: Option<&'static str> = None;
 
-    /// Takes off what is not read of objects of which there may be many and large ones.
-    fn slim(_object: &mut Value) {}
+    /// Takes off what is not read, so that it neither fills memory nor counts as a change.
+    fn slim(object: &mut Value) {
+        slim_notes(object, &["labels", "annotations"]);
+    }
 }
 
 /// What is kept of an object's status.
@@ -83,7 +85,12 @@ impl Watchable for objects::Service {}
 impl Watchable for objects::ServiceImport {}
 impl Watchable for objects::EndpointSlice {}
 impl Watchable for objects::Pod {}
-impl Watchable for objects::Namespace {}
+impl Watchable for objects::Namespace {
+    /// Selectors of listeners mean any label.
+    fn slim(object: &mut Value) {
+        slim_notes(object, &["annotations"]);
+    }
+}
 
 impl Watchable for objects::Node {
     /// Its zone is read, of much that changes often.
@@ -144,6 +151,43 @@ impl Watchable for objects::Secret {
     fn slim(object: &mut Value) {
         without_notes(object);
     }
+}
+
+/// Domains, with those below them, of the labels and annotations that may be read.
+const READ: [&str; 3] = ["weft.dev", "kubernetes.io", "k8s.io"];
+/// Longer values are not read.
+const READ_BYTES: usize = 1024;
+/// More of one object are not read, beyond the first in the order of their names.
+const READ_NOTES: usize = 64;
+
+/// Of these fields of the metadata, leaves what may be read.
+fn slim_notes(object: &mut Value, fields: &[&str]) {
+    let Some(metadata) = object.get_mut("metadata") else {
+        return;
+    };
+    for field in fields {
+        let Some(notes) = metadata.get_mut(field).and_then(Value::as_object_mut) else {
+            continue;
+        };
+        let mut left = READ_NOTES;
+        notes.retain(|key, value| {
+            let read = left > 0
+                && is_read(key)
+                && value.as_str().is_none_or(|text| text.len() <= READ_BYTES);
+            left -= usize::from(read);
+            read
+        });
+    }
+}
+
+fn is_read(key: &str) -> bool {
+    let Some((domain, _)) = key.split_once('/') else {
+        return false;
+    };
+    // What was applied last says the same once more.
+    let applied = domain == "kubectl.kubernetes.io";
+    let mut read = READ.iter().filter_map(|read| domain.strip_suffix(read));
+    !applied && read.any(|above| above.is_empty() || above.ends_with('.'))
 }
 
 /// Labels and annotations of others change often, and mean nothing.
@@ -279,6 +323,36 @@ mod tests {
         assert_eq!(watched.key(), ObjectKey::new("b", "a"));
         assert_eq!(watched.meta().resource_version.as_deref(), Some("7"));
         assert!(watched.body.is_err());
+    }
+
+    #[test]
+    fn labels_and_annotations_that_nobody_reads_are_not_kept() {
+        let service = |note: &str| -> Watched<Service> {
+            let mut annotations = json!({
+                "weft.dev/gateway-routes": "apply",
+                "kubectl.kubernetes.io/last-applied-configuration": note,
+                "example.k8s.io/long": note.repeat(400),
+                "example.com/note": note,
+                "myk8s.io/note": note,
+                "note": note,
+            });
+            for place in 0..100 {
+                annotations[format!("z.weft.dev/{place:03}")] = "x".into();
+            }
+            let labels = json!({"kubernetes.io/service-name": "a", "team": note});
+            let metadata = json!({"name": "a", "labels": labels, "annotations": annotations});
+            serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap()
+        };
+        let (one, other) = (service("one").body.unwrap(), service("other").body.unwrap());
+        assert_eq!(one.object, other.object);
+        let meta = &one.object.metadata;
+        assert_eq!(meta.labels.len(), 1);
+        assert_eq!(meta.annotations.len(), READ_NOTES);
+        assert_eq!(meta.annotations["weft.dev/gateway-routes"], "apply");
+        // Selectors may mean any label of a namespace.
+        let namespace = json!({"metadata": {"name": "a", "labels": {"team": "x"}}});
+        let watched: Watched<objects::Namespace> = serde_json::from_value(namespace).unwrap();
+        assert_eq!(watched.body.unwrap().object.metadata.labels.len(), 1);
     }
 
     #[test]

@@ -22,11 +22,13 @@ pub(crate) struct Parameters {
     trusted_hops: Option<u32>,
     proxy_protocol: Option<bool>,
     outside_grace: Option<u32>,
+    /// Of a class: the most replicas that its Gateways may ask for.
+    replicas_limit: Option<u32>,
 }
 
 const KEYS: &str = "replicas, minReplicas, maxReplicas, targetCPUPercent, cpuRequest, cpuLimit, memoryRequest, \
                     memoryLimit, serviceType, externalTrafficPolicy, loadBalancerClass, serviceAnnotations, \
-                    trustedHops, proxyProtocol, outsideGraceSeconds";
+                    trustedHops, proxyProtocol, outsideGraceSeconds; for classes replicasLimit";
 
 /// The share of the CPU at which pods are added, where nothing is said.
 const CPU_PERCENT: u32 = 80;
@@ -123,9 +125,25 @@ impl Parameters {
             "outsideGraceSeconds" => {
                 self.outside_grace = Some(number(value, 0, MAX_OUTSIDE_GRACE)?);
             }
+            "replicasLimit" => self.replicas_limit = Some(number(value, 1, MAX_REPLICAS)?),
             _ => return Err(format!("no such key; there are {KEYS}")),
         }
         Ok(())
+    }
+
+    /// Whether a Gateway may ask for these under its class's.
+    pub(crate) fn within(&self, class: &Self) -> Result<(), String> {
+        if self.replicas_limit.is_some() {
+            return Err("replicasLimit: only the parameters of a class may have it".to_owned());
+        }
+        let asked = [self.replicas, self.min_replicas, self.max_replicas];
+        let asked = asked.into_iter().flatten().max();
+        match (asked, class.replicas_limit) {
+            (Some(asked), Some(limit)) if asked > limit => Err(format!(
+                "{asked} replicas are more than the replicasLimit of its class, {limit}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// These above those of the class. Replicas and what bounds their number go together.
@@ -147,6 +165,7 @@ impl Parameters {
             trusted_hops: self.trusted_hops.or(class.trusted_hops),
             proxy_protocol: self.proxy_protocol.or(class.proxy_protocol),
             outside_grace: self.outside_grace.or(class.outside_grace),
+            replicas_limit: class.replicas_limit,
             load_balancer_class: self
                 .load_balancer_class
                 .or_else(|| class.load_balancer_class.clone()),

@@ -87,6 +87,7 @@ pub(crate) fn parameters(
         let of_class = |why: &String| format!("of GatewayClass {class_name}: {why}");
         class_verdict.as_ref().copied().map_err(of_class)
     });
+    let verdict = verdict.and_then(|()| own.within(class));
     (own.over(class), verdict)
 }
 
