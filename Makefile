@@ -52,8 +52,8 @@ e2e: ## the cluster tests, against an installed Weft
 	tests/e2e/suite/run
 
 soak: export WEFT_SOAK := 1
-soak: e2e ## the cluster tests, and bodies of 1 GiB, with everything that is bound by time or size in full: an hour
-	cargo test --locked -p weft-proxy --test large
+soak: e2e ## the cluster tests, bodies of 1 GiB and a million exchanges, with everything that is bound by time or size in full: an hour
+	cargo test --locked -p weft-proxy --test large --test differential
 
 conformance: ## the official Gateway API suite, or some of its PROFILES=MESH-HTTP,...; report in target/conformance/report.yaml
 	PROFILES=$(PROFILES) tests/e2e/conformance/run

@@ -78,6 +78,14 @@ fn guess_http1(bytes: &[u8]) -> Guess {
     }
 }
 
+/// Whether what begins like HTTP/1.1 is for a forward proxy: its target is a whole URI (RFC 9112, 3.2.2), or the authority of
+/// CONNECT (RFC 9112, 3.2.3).
+pub fn is_for_forward_proxy(bytes: &[u8]) -> bool {
+    let mut words = bytes.splitn(2, |b| *b == b' ');
+    let (method, target) = (words.next(), words.next());
+    method == Some(&b"CONNECT"[..]) || matches!(target, Some([b'h' | b'H', ..]))
+}
+
 /// Whether a server's first bytes are HTTP/2's, a SETTINGS frame of its own (RFC 9113, 3.4 and 6.5): it sends them to every
 /// connection, and then waits for the client all the same.
 pub fn is_server_preface(bytes: &[u8]) -> bool {
@@ -232,6 +240,35 @@ mod tests {
             (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Guess::Opaque),
         ] {
             assert_eq!(guess(bytes), told, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn requests_for_forward_proxies() {
+        for of in [
+            &b"GET http://a/"[..],
+            b"CONNECT a:1 HTTP/1.1",
+            b"POST HTTP://a",
+        ] {
+            assert!(
+                is_for_forward_proxy(of),
+                "{:?}",
+                of.escape_ascii().to_string()
+            );
+        }
+        for other in [
+            &b""[..],
+            b"GET",
+            b"GET ",
+            b"GET /http://a",
+            b"OPTIONS *",
+            b"CONNECTED /",
+        ] {
+            assert!(
+                !is_for_forward_proxy(other),
+                "{:?}",
+                other.escape_ascii().to_string()
+            );
         }
     }
 

@@ -93,6 +93,25 @@ async fn mirrors_get_copies_and_their_answers_go_nowhere() {
 }
 
 #[tokio::test]
+async fn an_upgrade_that_nobody_takes_up_is_a_plain_request() {
+    let main = app("main", Version::Http1).await;
+    let shadow = app("shadow", Version::Http1).await;
+    let mut rule = rule(0, vec![to("v1", 1)]);
+    rule.filters = vec![mirror("v2", 1, 1)];
+    rule.retry = retry(&[503], 2);
+    let (pod, mut client) = routed(Version::Http1, &[&[&main], &[&shadow]], vec![rule]).await;
+    for (body, before) in [("", 0), ("with a body", 3)] {
+        let ask = Request::post("/").header("x-answer", "503");
+        let ask = ask.header("connection", "upgrade");
+        let seen = client.send(ask.header("upgrade", "websocket"), body).await;
+        assert_eq!(seen.status, 503);
+        assert_eq!(main.requests(), before + 3, "{body}");
+    }
+    counted(&pod, &mirrored("answered", 2)).await;
+    assert_eq!(shadow.requests(), 2);
+}
+
+#[tokio::test]
 async fn a_share_of_requests_is_mirrored() {
     let (main, shadow) = (
         app("main", Version::Http2).await,

@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 use super::copied::{self, Copied, Copier};
 use super::errors;
 use super::exchange::Exchange;
+use super::mirror::Copies;
 use crate::upstream::Lease;
 
 pub type Request = http::Request<Body>;
@@ -35,6 +36,19 @@ enum Kind {
     Empty,
     Incoming(Incoming),
     Kept(Reader),
+}
+
+impl Kind {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Kept(reader) => reader.poll_frame(cx),
+        }
+    }
 }
 
 /// Why a body ends early.
@@ -57,6 +71,8 @@ pub struct Tail {
     pub deadline: Option<Pin<Box<Sleep>>>,
     /// Headers that the answer gets, whoever makes it.
     pub added: Option<Box<HeaderMap>>,
+    /// For mirrors, which have not been sent.
+    pub copies: Copies,
 }
 
 impl Body {
@@ -112,6 +128,11 @@ impl Body {
         }
     }
 
+    /// Whether there is one, and nothing says how long it will be.
+    pub fn is_of_unknown_length(&self) -> bool {
+        !self.is_end_stream() && self.size_hint().exact().is_none()
+    }
+
     /// What is to happen when this body has been sent, or dropped.
     #[must_use]
     pub fn with_tail(mut self, tail: Box<Tail>) -> Self {
@@ -157,10 +178,13 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let frame = match &mut this.kind {
-            Kind::Empty => Poll::Ready(None),
-            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
-            Kind::Kept(reader) => reader.poll_frame(cx),
+        let frame = loop {
+            let frame = this.kind.poll_frame(cx);
+            // h2 takes few empty frames on a connection, and others share the one that they would go on by.
+            let is_empty = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
+            if !matches!(&frame, Poll::Ready(Some(Ok(frame))) if is_empty(frame)) {
+                break frame;
+            }
         };
         let Some(tail) = &mut this.tail else {
             return frame;
@@ -337,6 +361,15 @@ impl KeptState {
 pub struct Spare(Option<Arc<Kept>>);
 
 impl Spare {
+    /// Of a request without a body.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The body from its start; what read it before gets an error. `None` when too much of it is gone.
     pub fn again(&self) -> Option<Body> {
         let Some(kept) = &self.0 else {

@@ -71,6 +71,11 @@ pub enum Failure {
         endpoint: std::net::SocketAddr,
         cause: String,
     },
+    #[error("the answer of {endpoint} cannot be passed on: its {field} is malformed")]
+    Malformed {
+        endpoint: std::net::SocketAddr,
+        field: &'static str,
+    },
     #[error("no complete answer within the request timeout of {0:?}")]
     RequestTimeout(Duration),
     #[error("no answer of the backend within its timeout of {0:?}")]
@@ -92,7 +97,7 @@ impl Failure {
             Self::Gone(_) | Self::NoEndpoints(_) | Self::Unreachable { .. } | Self::Refused(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Broken { .. } => StatusCode::BAD_GATEWAY,
+            Self::Broken { .. } | Self::Malformed { .. } => StatusCode::BAD_GATEWAY,
             Self::RequestTimeout(_) | Self::BackendTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -113,7 +118,8 @@ impl Failure {
             | Self::NoEndpoints(_)
             | Self::Unreachable { .. }
             | Self::Refused(_)
-            | Self::Broken { .. } => "14",
+            | Self::Broken { .. }
+            | Self::Malformed { .. } => "14",
             Self::RequestTimeout(_) | Self::BackendTimeout(_) => "4",
         }
     }
@@ -209,8 +215,41 @@ fn plain(words: &str) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("failed"))
 }
 
+/// By the whole media type, which is `application/grpc` or one of its own subtypes, as `application/grpc+proto`: what only
+/// begins so, as `application/grpc-web`, is another protocol.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    const GRPC: &[u8] = b"application/grpc";
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        return false;
+    };
+    let Some((media_type, rest)) = value.as_bytes().split_at_checked(GRPC.len()) else {
+        return false;
+    };
+    media_type.eq_ignore_ascii_case(GRPC)
+        && matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'\t'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_is_told_by_the_whole_media_type() {
+        for (kind, grpc) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/GRPC; charset=utf-8", true),
+            ("application/grpc ;a=b", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/grpcx", false),
+            ("application/grp", false),
+            ("text/plain; application/grpc", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            assert_eq!(is_grpc(&headers), grpc, "{kind}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
 }

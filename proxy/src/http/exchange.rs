@@ -37,6 +37,29 @@ impl Caller {
         // Each exchange holds the caller, and so does the connection.
         Arc::strong_count(self) > 1
     }
+
+    /// Logs what came in the place of a request: hyper has answered it, and ends the connection.
+    pub fn unreadable(&self, error: &hyper::Error) {
+        let code = match error.is_parse_too_large() {
+            true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            false => StatusCode::BAD_REQUEST,
+        };
+        if !self.context.access.wants(code, None, true) {
+            return;
+        }
+        let metrics = match self.direction {
+            Direction::Inbound => &self.context.metrics.inbound,
+            Direction::Outbound | Direction::Gateway => &self.context.metrics.outbound_unknown,
+        };
+        let words = format!("bad request: {error}");
+        self.context.access.write(&Record {
+            direction: self.direction,
+            client: Some(self.address),
+            client_id: self.identity.as_deref(),
+            error: Some(&words),
+            ..Record::of(metrics, RequestProtocol::Http1, code)
+        });
+    }
 }
 
 /// Tells metrics and log when it is dropped.

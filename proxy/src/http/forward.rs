@@ -9,7 +9,7 @@ use http::request::Parts;
 use hyper::body::Incoming;
 use weft_ir::Filter;
 
-use super::bodies::{Body, Response, Tail};
+use super::bodies::{Body, Response, Spare, Tail};
 use super::errors::{Failure, Stop, conceal};
 use super::exchange::{Caller, Exchange};
 use super::mirror::Copies;
@@ -44,6 +44,10 @@ impl Handle for Outbound {
     fn busy(&self) -> bool {
         self.caller.busy()
     }
+
+    fn unreadable(&self, error: &hyper::Error) {
+        self.caller.unreadable(error);
+    }
 }
 
 impl Outbound {
@@ -56,13 +60,15 @@ impl Outbound {
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
         self.source.announce(&mut head, &self.caller);
-        let mut copies = Copies::default();
-        let way = self.way(config, &mut head, (!upgrade).then_some(&mut copies), tail)?;
+        let way = self.way(config, &mut head, tail)?;
         let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
         let address = self.source.address();
         let mut ask = Ask::new(head, body, upgrade, address);
         ask.client = Some(self.caller.address.ip());
-        copies.send(&ask.spare, address, &self.caller.context);
+        // Mirrors get no request that changes its connection, which the answer tells. With a body, they cannot wait for it.
+        if !(upgrade && ask.spare.is_none()) {
+            std::mem::take(&mut tail.copies).send(&ask.spare, address, &self.caller.context);
+        }
         tail.exchange.spare = Some(ask.spare.clone());
         let sent = match way.limits {
             None => {
@@ -72,8 +78,11 @@ impl Outbound {
             // In a box: a request without limits carries no room for it.
             Some(limits) => Box::pin(tries::send(way.cluster, ask, limits, tail)).await,
         };
-        let outcome = sent?;
-        let mut response = receive(outcome, false, tail);
+        let copies = std::mem::take(&mut tail.copies);
+        if !is_switching(&sent) {
+            copies.send(&Spare::none(), address, &self.caller.context);
+        }
+        let mut response = receive(sent?, false, tail)?;
         for filters in way.filters {
             filters::on_response(filters, response.headers_mut());
         }
@@ -97,12 +106,12 @@ impl Outbound {
         &self,
         config: &'a Config,
         head: &mut Parts,
-        mut copies: Option<&mut Copies>,
         tail: &mut Tail,
     ) -> Result<Way<'a>, Stop> {
         let taken = self.source.route(config, head, tail)?;
-        head.version = self.source.version(head.version, tail.exchange.is_grpc());
-        let chosen = self.choose(&taken, head, copies.as_deref_mut(), tail)?;
+        let version = self.source.version(head.version, tail.exchange.is_grpc());
+        headers::set_version(head, version);
+        let chosen = self.choose(&taken, head, tail)?;
         let Some(service) = chosen.service else {
             return Ok(Way {
                 cluster: chosen.cluster,
@@ -111,7 +120,7 @@ impl Outbound {
             });
         };
         let own = service.route(head, tail)?;
-        let last = self.choose(&own, head, copies, tail)?;
+        let last = self.choose(&own, head, tail)?;
         Ok(Way {
             cluster: last.cluster,
             limits: Limits::both(taken.limits, own.limits),
@@ -124,7 +133,6 @@ impl Outbound {
         &self,
         taken: &Taken<'a>,
         head: &mut Parts,
-        mut copies: Option<&mut Copies>,
         tail: &mut Tail,
     ) -> Result<Chosen<'a>, Stop> {
         let context = filters::Context {
@@ -133,14 +141,11 @@ impl Outbound {
             port: self.source.port(),
         };
         filters::on_request(taken.filters, head, context, &mut tail.added)?;
-        if let Some(copies) = &mut copies {
-            copies.draw(taken.mirrors(), head, &self.caller.context);
-        }
+        tail.copies
+            .draw(taken.mirrors(), head, &self.caller.context);
         let chosen = taken.backend(tail)?;
         filters::on_request(chosen.filters, head, context, &mut tail.added)?;
-        if let Some(copies) = copies {
-            copies.draw(chosen.mirrors, head, &self.caller.context);
-        }
+        tail.copies.draw(chosen.mirrors, head, &self.caller.context);
         Ok(chosen)
     }
 }
@@ -191,18 +196,27 @@ pub fn pick(rule: &ResolvedRule) -> Option<&ResolvedBackend> {
     rule.backends.get(place)
 }
 
+/// The application takes up the protocol that the client asked for.
+fn is_switching(sent: &Result<Outcome, Failure>) -> bool {
+    let status = sent.as_ref().map(|outcome| outcome.response.status());
+    status.is_ok_and(|status| status == StatusCode::SWITCHING_PROTOCOLS)
+}
+
 /// The answer as it goes on to the client. `from_app`: it comes from an application, not from a proxy.
-pub fn receive(outcome: Outcome, from_app: bool, tail: &mut Tail) -> Response {
+pub fn receive(outcome: Outcome, from_app: bool, tail: &mut Tail) -> Result<Response, Failure> {
     let Outcome { response, lease } = outcome;
     let (mut head, incoming) = response.into_parts();
     let from_app = from_app || !lease.peer().is_proxy();
-    headers::clean_response(&mut head.headers, from_app);
+    headers::clean_response(&mut head.headers, from_app).map_err(|field| Failure::Malformed {
+        endpoint: lease.peer().address,
+        field,
+    })?;
     headers::finish_upgrade(
         &mut head.headers,
         head.status == StatusCode::SWITCHING_PROTOCOLS,
     );
     tail.lease = Some(lease);
-    Response::from_parts(head, Body::response(incoming))
+    Ok(Response::from_parts(head, Body::response(incoming)))
 }
 
 impl Exchange {
@@ -220,6 +234,7 @@ impl Tail {
             lease: None,
             deadline: None,
             added: None,
+            copies: Copies::default(),
         })
     }
 

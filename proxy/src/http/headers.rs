@@ -1,10 +1,11 @@
-//! Headers that belong to one connection, and the name of the host, from hop to hop. Pure.
+//! Headers that belong to one connection, the length of the body, and the name of the host, from hop to hop. Pure.
 //!
-//! Source: RFC 9110, 7.6.1 (connection-specific fields) and 7.8 (Upgrade); RFC 9112, 3.2 (Host); RFC 9113, 8.2.2 and
-//! 8.3.1 (HTTP/2).
+//! Source: RFC 9110, 7.6.1 (connection-specific fields), 7.8 (Upgrade) and 8.6 (Content-Length); RFC 9112, 3.2 (Host), 6.1
+//! and 6.3 (the length of a body); RFC 9113, 8.1.1, 8.2.2, 8.2.3 and 8.3.1 (HTTP/2).
 
 use http::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, ToStrError, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Version};
@@ -16,6 +17,8 @@ use super::errors::{ERROR, Failure, REFUSED};
 pub const MAX_HEAD: usize = 64 << 10;
 /// What each header counts besides its name and its value.
 const OVERHEAD: usize = 32;
+/// Fields of a head of HTTP/1.1: as many as its bytes may be, so that it is these that count.
+pub const MAX_FIELDS: usize = MAX_HEAD / OVERHEAD;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -33,30 +36,45 @@ pub fn clean_request(request: &mut http::request::Parts) -> Result<bool, Failure
     if request.headers.get_all(HOST).iter().nth(1).is_some() {
         return Err(Failure::BadRequest("more than one Host header"));
     }
+    if request.headers.contains_key(TRANSFER_ENCODING) {
+        match coding(&request.headers) {
+            Coding::Chunked => {}
+            Coding::Unknown => return Err(Failure::NotProxied("a transfer coding but chunked")),
+            Coding::Malformed => return Err(Failure::BadRequest("Transfer-Encoding")),
+        }
+    }
+    one_length(&mut request.headers).map_err(|Ambiguous| Failure::BadRequest("Content-Length"))?;
     if request.uri.authority().is_some() {
         // The request target names the host, and wins (RFC 9112, 3.2.2; RFC 9113, 8.3.1).
         request.headers.remove(HOST);
     }
-    let upgrade = wants_upgrade(request);
+    let upgrade = wants_upgrade(request)?;
     let trailers = request
         .headers
         .get(TE)
-        .is_some_and(|te| names(te).any(|name| name.eq_ignore_ascii_case("trailers")));
-    let kept = upgrade.then(|| request.headers.remove(UPGRADE)).flatten();
-    clean(&mut request.headers);
+        .and_then(|te| names(te).ok())
+        .is_some_and(|mut te| te.any(|name| name.eq_ignore_ascii_case("trailers")));
+    clean(&mut request.headers).map_err(|NoText(name)| Failure::BadRequest(name))?;
+    if !upgrade {
+        request.headers.remove(UPGRADE);
+    }
     request.headers.remove(REFUSED);
     if trailers {
         request
             .headers
             .insert(TE, HeaderValue::from_static("trailers"));
     }
-    if let Some(protocol) = kept {
-        request.headers.insert(UPGRADE, protocol);
-        request
-            .headers
-            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if upgrade {
+        let value = HeaderValue::from_static("upgrade");
+        request.headers.insert(CONNECTION, value);
     }
     Ok(upgrade)
+}
+
+/// The request goes on as one that asks for no other protocol, which a server may do with any (RFC 9110, 7.8).
+pub fn drop_upgrade(headers: &mut HeaderMap) {
+    headers.remove(UPGRADE);
+    headers.remove(CONNECTION);
 }
 
 /// The target counts by what of it can be long.
@@ -71,15 +89,107 @@ fn is_too_large(request: &http::request::Parts) -> bool {
 }
 
 /// Takes the connection's own headers off a response. `from_app`: the headers between proxies are not its to set.
-pub fn clean_response(headers: &mut HeaderMap, from_app: bool) {
-    let upgrade = headers.remove(UPGRADE);
-    clean(headers);
-    if let Some(protocol) = upgrade {
-        headers.insert(UPGRADE, protocol);
+/// Errors, which name a field, where it can be read in more than one way.
+pub fn clean_response(headers: &mut HeaderMap, from_app: bool) -> Result<(), &'static str> {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        if coding(headers) != Coding::Chunked {
+            return Err("Transfer-Encoding");
+        }
+        // The chunks say where the body ends, and a length beside them nothing (RFC 9112, 6.3).
+        headers.remove(CONTENT_LENGTH);
     }
+    one_length(headers).map_err(|Ambiguous| "Content-Length")?;
+    clean(headers).map_err(|NoText(name)| name)?;
     headers.remove(REFUSED);
     if from_app {
         headers.remove(ERROR);
+    }
+    Ok(())
+}
+
+/// What `Transfer-Encoding` says, where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    /// Once, and nothing else: what is undone here.
+    Chunked,
+    /// Codings that are not undone here, then `chunked`.
+    Unknown,
+    Malformed,
+}
+
+fn coding(headers: &HeaderMap) -> Coding {
+    let mut coding = Coding::Malformed;
+    let mut chunked = false;
+    for value in headers.get_all(TRANSFER_ENCODING) {
+        let Ok(names) = names(value) else {
+            return Coding::Malformed;
+        };
+        for name in names {
+            // It is the last, and applied once (RFC 9112, 7).
+            if chunked {
+                return Coding::Malformed;
+            }
+            chunked = name.eq_ignore_ascii_case("chunked");
+            coding = match (chunked, coding) {
+                (true, Coding::Malformed) => Coding::Chunked,
+                _ => Coding::Unknown,
+            };
+        }
+    }
+    if chunked { coding } else { Coding::Malformed }
+}
+
+/// The length of a body is told in more than one way.
+struct Ambiguous;
+
+/// Equal lengths become one (RFC 9110, 8.6).
+fn one_length(headers: &mut HeaderMap) -> Result<(), Ambiguous> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else {
+        return Ok(());
+    };
+    if lengths.next().is_none() && is_length(first.as_bytes()) {
+        return Ok(());
+    }
+    let lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let mut lengths = lengths.flat_map(|of| of.as_bytes().split(|b| *b == b','));
+    let first = lengths.next().unwrap_or_default().trim_ascii();
+    if !is_length(first) || lengths.any(|length| length.trim_ascii() != first) {
+        return Err(Ambiguous);
+    }
+    let one = HeaderValue::from_bytes(first).map_err(|_| Ambiguous)?;
+    headers.insert(CONTENT_LENGTH, one);
+    Ok(())
+}
+
+fn is_length(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit)
+}
+
+/// A body of unknown length goes to HTTP/1.1 in chunks, whatever the method (RFC 9112, 6.3). hyper left to itself sends none
+/// with a GET.
+pub fn in_chunks(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+}
+
+/// The request goes on in this version.
+pub fn set_version(request: &mut http::request::Parts, version: Version) {
+    if request.version == Version::HTTP_2 && version != Version::HTTP_2 {
+        join_cookies(&mut request.headers);
+    }
+    request.version = version;
+}
+
+/// HTTP/2 may split cookies into fields, which are one again elsewhere (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let cookies = headers.get_all(COOKIE).iter();
+    let cookies: Vec<_> = cookies.map(HeaderValue::as_bytes).collect();
+    if let Ok(one) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(COOKIE, one);
     }
 }
 
@@ -92,15 +202,18 @@ pub fn finish_upgrade(headers: &mut HeaderMap, switching: bool) {
     }
 }
 
-fn clean(headers: &mut HeaderMap) {
+/// A field that names things and is no text: what it names cannot be known.
+struct NoText(&'static str);
+
+/// Takes off everything but `Upgrade`.
+fn clean(headers: &mut HeaderMap) -> Result<(), NoText> {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(names)
-            .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
-            .filter(|name| *name != HOST)
-            .collect();
+        let mut named = Vec::new();
+        for value in headers.get_all(CONNECTION) {
+            let names = names(value).map_err(|_| NoText("Connection"))?;
+            let names = names.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+            named.extend(names.filter(|name| ![HOST, UPGRADE].contains(name)));
+        }
         for name in named {
             headers.remove(name);
         }
@@ -109,34 +222,34 @@ fn clean(headers: &mut HeaderMap) {
     for name in [
         TE,
         TRANSFER_ENCODING,
-        UPGRADE,
         KEEP_ALIVE,
         PROXY_CONNECTION,
         HTTP2_SETTINGS,
     ] {
         headers.remove(name);
     }
+    Ok(())
 }
 
-fn wants_upgrade(request: &http::request::Parts) -> bool {
-    request.version == Version::HTTP_11
-        && request.headers.get(UPGRADE).is_some_and(|protocol| {
-            // Prior knowledge is the only way into HTTP/2 here (RFC 9113, 3.1).
-            names(protocol).all(|name| !name.eq_ignore_ascii_case("h2c"))
-        })
-        && request
-            .headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(names)
-            .any(|name| name.eq_ignore_ascii_case("upgrade"))
+fn wants_upgrade(request: &http::request::Parts) -> Result<bool, Failure> {
+    if request.version != Version::HTTP_11 || !request.headers.contains_key(UPGRADE) {
+        return Ok(false);
+    }
+    for value in request.headers.get_all(UPGRADE) {
+        let mut names = names(value).map_err(|_| Failure::BadRequest("Upgrade"))?;
+        // Prior knowledge is the only way into HTTP/2 here (RFC 9113, 3.1).
+        if names.any(|name| name.eq_ignore_ascii_case("h2c")) {
+            return Ok(false);
+        }
+    }
+    let connection = request.headers.get_all(CONNECTION).iter();
+    let mut connection = connection.filter_map(|value| names(value).ok()).flatten();
+    Ok(connection.any(|name| name.eq_ignore_ascii_case("upgrade")))
 }
 
-fn names(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    let text = value.to_str().unwrap_or_default();
-    text.split(',')
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
+fn names(value: &HeaderValue) -> Result<impl Iterator<Item = &str>, ToStrError> {
+    let names = value.to_str()?.split(',').map(str::trim);
+    Ok(names.filter(|name| !name.is_empty()))
 }
 
 /// Makes the request one of HTTP/1.1 to an origin server: the host in `Host`. `fallback` names it where the client did not.
@@ -237,6 +350,82 @@ mod tests {
         let mut parts = request("/", &[("connection", "Upgrade"), ("upgrade", "h2c")]);
         assert!(!clean_request(&mut parts).unwrap());
         assert!(parts.headers.is_empty());
+    }
+
+    #[test]
+    fn what_is_named_by_no_text_is_refused() {
+        let value = HeaderValue::from_bytes(b"h2c, \xff").unwrap();
+        for name in [CONNECTION, UPGRADE] {
+            let mut parts = request("/", &[("x-a", "1")]);
+            parts.headers.insert(name, value.clone());
+            assert!(clean_request(&mut parts).is_err());
+        }
+        let mut answer = HeaderMap::new();
+        answer.insert(CONNECTION, value);
+        assert_eq!(clean_response(&mut answer, true), Err("Connection"));
+    }
+
+    #[test]
+    fn a_length_is_told_once() {
+        for (lengths, one) in [
+            (&["5"][..], Some("5")),
+            (&["5", "5"], Some("5")),
+            (&["5, 5", "5"], Some("5")),
+            (&["5", "6"], None),
+            (&["5,6"], None),
+            (&["+5"], None),
+            (&["5", ""], None),
+            (&[""], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for length in lengths {
+                headers.append(CONTENT_LENGTH, length.parse().unwrap());
+            }
+            let cleaned = clean_response(&mut headers, true).ok();
+            assert_eq!(cleaned.is_some(), one.is_some(), "{lengths:?}");
+            if let Some(one) = one {
+                let told: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
+                assert_eq!(told, [one], "{lengths:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_chunks_are_undone() {
+        for (codings, coded) in [
+            (&["chunked"][..], Coding::Chunked),
+            (&["Chunked"], Coding::Chunked),
+            (&["gzip, chunked"], Coding::Unknown),
+            (&["gzip", "chunked"], Coding::Unknown),
+            (&["identity, chunked"], Coding::Unknown),
+            (&["gzip"], Coding::Malformed),
+            (&["chunked, chunked"], Coding::Malformed),
+            (&["chunked", "chunked"], Coding::Malformed),
+            (&["chunked, gzip"], Coding::Malformed),
+            (&[""], Coding::Malformed),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in codings {
+                headers.append(TRANSFER_ENCODING, value.parse().unwrap());
+            }
+            assert_eq!(coding(&headers), coded, "{codings:?}");
+        }
+    }
+
+    #[test]
+    fn cookies_of_http2_are_one_elsewhere() {
+        for (from, to, one) in [
+            (Version::HTTP_2, Version::HTTP_11, true),
+            (Version::HTTP_2, Version::HTTP_2, false),
+            (Version::HTTP_11, Version::HTTP_11, false),
+        ] {
+            let mut parts = request("/", &[("cookie", "a=1"), ("cookie", "b=2")]);
+            parts.version = from;
+            set_version(&mut parts, to);
+            let cookies: Vec<_> = parts.headers.get_all(COOKIE).iter().collect();
+            let expected: &[&str] = if one { &["a=1; b=2"] } else { &["a=1", "b=2"] };
+            assert_eq!(cookies, expected, "{from:?} {to:?}");
+        }
     }
 
     #[test]

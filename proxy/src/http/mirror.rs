@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::bodies::Spare;
+use super::headers;
 use crate::config::resolved::ResolvedMirror;
 use crate::listen::Context;
 use crate::upstream::{Ask, Cluster, Outcome};
@@ -50,9 +51,11 @@ impl Copies {
                 context.metrics.mirrored("dropped");
                 continue;
             };
+            let mut head = copy(head);
+            headers::drop_upgrade(&mut head.headers);
             self.0.push(Copy {
                 cluster: mirror.cluster.clone(),
-                head: copy(head),
+                head,
                 place,
             });
         }

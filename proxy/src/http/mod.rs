@@ -13,4 +13,5 @@ pub mod mirror;
 pub mod routes;
 pub mod serve;
 pub mod tries;
+mod unreadable;
 pub mod upgrade;

@@ -16,7 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::bodies::Response;
-use super::headers::MAX_HEAD;
+use super::headers::{MAX_FIELDS, MAX_HEAD};
+use super::unreadable::{SILENT, Worded};
 use crate::batch::Corked;
 use crate::linger::Lingering;
 use crate::shutdown::Closing;
@@ -41,6 +42,9 @@ pub trait Handle: Send + Sync + 'static {
 
     /// Whether the answer to any request has not ended.
     fn busy(&self) -> bool;
+
+    /// Tells of what came in the place of a request, and ended the connection.
+    fn unreadable(&self, error: &hyper::Error);
 }
 
 /// How a connection is to be served.
@@ -54,6 +58,8 @@ pub struct Manner {
     /// HTTP/1.1 can tell a client to go in an answer alone. A connection that is to finish waits so long for one more
     /// request: closed at once, it would cross with a request that is on its way.
     pub linger: Option<Duration>,
+    /// Whether the client may read the words of a proxy.
+    pub words: bool,
 }
 
 pub async fn serve<S, H>(
@@ -66,14 +72,35 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handle,
 {
+    let ended = until_it_ends(stream, manner, &handler, closing).await;
+    if let Err(error) = &ended
+        && error.is_parse()
+    {
+        handler.unreadable(error);
+    }
+    ended
+}
+
+async fn until_it_ends<S, H>(
+    stream: S,
+    manner: Manner,
+    handler: &Arc<H>,
+    closing: &Closing,
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handle,
+{
     let begun = Arc::new(AtomicU64::new(0));
-    let requests = manner.idle.map(|_| begun.clone());
+    let counts = manner.idle.is_some() || (manner.words && !manner.http2);
+    let requests = counts.then(|| begun.clone());
     let leaving = Arc::new(AtomicBool::new(false));
     let last = manner
         .linger
         .filter(|_| !manner.http2)
         .map(|_| leaving.clone());
     let connection = handler.clone();
+    let handler = handler.clone();
     let service = service_fn(move |request| {
         if let Some(requests) = &requests {
             requests.fetch_add(1, Relaxed);
@@ -81,8 +108,15 @@ where
         // In a box: started requests are moved about, and a pointer is moved faster.
         let answer = Box::pin(handler.clone().handle(request));
         let last = last.clone();
+        let requests = requests.clone();
         async move {
             let mut answer = answer.await;
+            if let Some(requests) = requests
+                && answer.status() == StatusCode::SWITCHING_PROTOCOLS
+            {
+                // What follows is no HTTP.
+                requests.store(SILENT, Relaxed);
+            }
             if last.is_some_and(|last| last.load(Relaxed)) {
                 say_last(&mut answer);
             }
@@ -109,6 +143,9 @@ where
         }
         finish(connection, over).await
     } else {
+        let busy = connection.clone();
+        let words = manner.words;
+        let stream = Worded::new(stream, begun.clone(), move || !words || busy.busy());
         let connection = http1_server(manner.patience)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
@@ -173,6 +210,7 @@ fn http1_server(patience: Option<Duration>) -> http1::Builder {
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .half_close(true)
+        .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD)
         .auto_date_header(false);
     server

@@ -66,7 +66,7 @@ pub async fn send(
         limit,
         failure: Failure::RequestTimeout,
     });
-    let retry = limits.retry.filter(|_| !ask.upgrade);
+    let (retry, upgrade) = (limits.retry, ask.upgrade);
     let mut avoid: Vec<SocketAddr> = Vec::new();
     let mut turn = 0;
     loop {
@@ -98,7 +98,7 @@ pub async fn send(
             head,
             body,
             spare,
-            upgrade: false,
+            upgrade,
             address,
             avoid: avoid.clone(),
             client,

@@ -251,6 +251,8 @@ where
         patience: Some(PATIENCE),
         idle: Some(IDLE),
         linger: Some(LINGER),
+        // They name what is nobody's business outside.
+        words: false,
     };
     Ok(serve(stream, manner, handler, &closing).await?)
 }

@@ -18,7 +18,7 @@ use super::opaque::Account;
 use super::outbound::who_speaks_first;
 use super::{Closed, Context, Listener, OUTSIDE_SILENCE};
 use crate::batch::Gathered;
-use crate::detect::{Guess, Prefixed, offered};
+use crate::detect::{Guess, Prefixed, is_for_forward_proxy, offered};
 use crate::http::bodies::{Response, Tail};
 use crate::http::errors::{Failure, Stop};
 use crate::http::exchange::{Caller, Exchange};
@@ -64,7 +64,11 @@ async fn connection(
         detected = begin(context, &mut stream, app, permissive) => detected,
         () = context.shutdown.draining() => return Ok(()),
     };
-    let (told, opened) = detected?;
+    let (mut told, opened) = detected?;
+    if told == Guess::Http1 && permissive && is_for_forward_proxy(stream.seen()) {
+        // What the port is declared as is not known here.
+        told = Guess::Opaque;
+    }
     if told == Guess::Tls && is_mesh(&mut stream).await? {
         return mesh(context, stream, client, app).await;
     }
@@ -259,6 +263,7 @@ where
         patience: identity.is_none().then_some(PATIENCE),
         idle: None,
         linger: None,
+        words: true,
     };
     let (closing, _sends) = match identity.is_some() && framing.http2 {
         true => context.shutdown.closing_of_sender(),
@@ -310,6 +315,10 @@ impl Handle for Inbound {
     fn busy(&self) -> bool {
         self.caller.busy()
     }
+
+    fn unreadable(&self, error: &hyper::Error) {
+        self.caller.unreadable(error);
+    }
 }
 
 impl Inbound {
@@ -333,16 +342,17 @@ impl Inbound {
             return Err(self.refuse().into());
         }
         let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
-        head.version = if self.app_http2 {
+        let version = if self.app_http2 {
             Version::HTTP_2
         } else {
             Version::HTTP_11
         };
+        headers::set_version(&mut head, version);
         let ask = Ask::new(head, body, upgrade, self.app);
         tail.exchange.spare = Some(ask.spare.clone());
         let seen = |peer: &Arc<Peer>| tail.exchange.tried(peer);
         let outcome = self.cluster.send(ask, seen).await?;
-        let mut response = receive(outcome, true, tail);
+        let mut response = receive(outcome, true, tail)?;
         upgrade::finish(&mut response, on_upgrade, &self.caller);
         Ok(response)
     }

@@ -262,9 +262,13 @@ impl Closed {
                 tracing::info!(listener, %client, reason, "connection refused: {words}");
             }
             Self::Http(error) => {
-                if error.is_parse() || error.is_timeout() {
-                    let reason = if error.is_parse() { "http" } else { "timeout" };
-                    context.metrics.protocol_error(listener, reason);
+                if error.is_parse() {
+                    context.metrics.protocol_error(listener, "http");
+                    tracing::info!(listener, %client, reason = "http", "request refused: {error}");
+                    return;
+                }
+                if error.is_timeout() {
+                    context.metrics.protocol_error(listener, "timeout");
                 }
                 tracing::debug!(listener, %client, %error, "connection closed");
             }

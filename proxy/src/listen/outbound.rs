@@ -13,7 +13,7 @@ use super::opaque::{self, Account, Opened};
 use super::{BEGINNING, Closed, Context, Listener, SILENCE};
 use crate::config::resolved::{Live, Resolved, ResolvedRouting};
 use crate::config::store::Lookup;
-use crate::detect::{Guess, Prefixed, is_server_preface};
+use crate::detect::{Guess, Prefixed, is_for_forward_proxy, is_server_preface};
 use crate::http::exchange::Caller;
 use crate::http::forward::Outbound;
 use crate::http::routes::Source;
@@ -75,6 +75,12 @@ async fn connection(
         () = context.shutdown.draining() => return Ok(()),
     };
     let (told, opened) = detected?;
+    let told = match told {
+        Guess::Http1 if is_forward_proxy(&live) && is_for_forward_proxy(stream.seen()) => {
+            Guess::Opaque
+        }
+        told => told,
+    };
     match told {
         Guess::Http1 => http(context, stream, client, live, false).await,
         Guess::Http2 => http(context, stream, client, live, true).await,
@@ -84,6 +90,18 @@ async fn connection(
             let tls = told == Guess::Tls;
             opaque::serve(context, stream, client, &live, tls, opened).await
         }
+    }
+}
+
+/// Whether a forward proxy may be there: what neither is declared as HTTP nor has routes gets the requests for one as they are.
+fn is_forward_proxy(live: &Live) -> bool {
+    match &**live.load() {
+        Resolved::Pod(_) => true,
+        Resolved::Service(service) => {
+            service.protocol == Protocol::Detect
+                && matches!(service.routing, ResolvedRouting::Direct(_))
+        }
+        Resolved::Unknown => false,
     }
 }
 
@@ -179,6 +197,7 @@ async fn http(
         patience: None,
         idle: None,
         linger: None,
+        words: true,
     };
     Ok(serve(stream, manner, handler, &context.shutdown.closing()).await?)
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::connect::{ConnectError, Transport};
 use super::{Peer, Shared};
 use crate::http::bodies::{Body, Request};
+use crate::http::headers::MAX_FIELDS;
 
 /// Idle connections kept to one endpoint.
 const MAX_IDLE: usize = 128;
@@ -114,7 +115,10 @@ pub(super) async fn handshake(
     transport: Transport,
 ) -> Result<Connection, ConnectError> {
     let (sender, connection) = http1::Builder::new()
+        .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD)
+        // The blank is taken away (RFC 9112, 5.1).
+        .allow_spaces_after_header_name_in_responses(true)
         .handshake(TokioIo::new(transport))
         .await
         .map_err(|error| ConnectError::Http {

@@ -79,11 +79,16 @@ impl Cluster {
     /// Sends to the best endpoint; to the next where the request did not arrive. `seen` is told each endpoint tried.
     pub async fn send(
         &self,
-        ask: Ask,
+        mut ask: Ask,
         mut seen: impl FnMut(&Arc<Peer>),
     ) -> Result<Outcome, Failure> {
         let declared = matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
         let http2 = declared || ask.head.version == Version::HTTP_2;
+        if declared && ask.upgrade {
+            // HTTP/2 has no such change of protocol (RFC 9113, 8.6).
+            headers::drop_upgrade(&mut ask.head.headers);
+            ask.upgrade = false;
+        }
         let mut tried = ask.avoid;
         if !tried.is_empty() && self.pick(&tried, ask.client).is_none() {
             tried.clear();
@@ -250,6 +255,7 @@ async fn send_http1(
     request: Request,
     upgrade: bool,
 ) -> Result<Outcome, Miss> {
+    let request = framed(request);
     let peer = busy.peer();
     let idle = if upgrade { None } else { peer.http1.take() };
     let reused = idle.is_some();
@@ -274,6 +280,14 @@ async fn send_http1(
         }
         Err(error) => Err(missed(error, reused)),
     }
+}
+
+/// With the framing of HTTP/1.1 where nothing says how long the body is. By value: what is borrowed in a future stays in it.
+fn framed(mut request: Request) -> Request {
+    if request.body().is_of_unknown_length() {
+        headers::in_chunks(request.headers_mut());
+    }
+    request
 }
 
 fn missed(mut error: TrySendError<Request>, reused: bool) -> Miss {

@@ -1,0 +1,213 @@
+//! What differs between what was sent and what was seen, beyond what may.
+//!
+//! What may is in `docs/protocols.md`, "What is changed on a message", and nowhere else; each of its rows has its place
+//! below.
+
+use super::message::*;
+use super::support::Version;
+use super::ways::{Kind, Way};
+
+/// RFC 9110, 7.6.1: fields of one connection stay on it. `te` goes on as `trailers` at most, which says nothing new.
+const OF_CONNECTION: [&str; 8] = [
+    "connection",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
+/// Set by a gateway, whatever its client says (docs/gateway.md).
+const OF_GATEWAY: [&str; 7] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-request-id",
+];
+
+type Differences = Vec<String>;
+
+fn compare<T: PartialEq + std::fmt::Debug>(what: &str, sent: T, seen: T, to: &mut Differences) {
+    if sent != seen {
+        let (sent, seen) = (format!("{sent:?}"), format!("{seen:?}"));
+        let short = |text: String| text.chars().take(600).collect::<String>();
+        to.push(format!("{what}: sent {} seen {}", short(sent), short(seen)));
+    }
+}
+
+/// By name, each in its order (RFC 9110, 5.3: only the order of lines of one name means something), as text.
+fn sorted(fields: &Fields) -> Vec<(String, String)> {
+    let text =
+        |(name, value): &(String, Vec<u8>)| (name.to_lowercase(), value.escape_ascii().to_string());
+    let mut fields: Vec<_> = fields.iter().map(text).collect();
+    fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+    fields
+}
+
+/// Without the fields that belong to one connection, those named by `Connection` among them.
+fn end_to_end(fields: &Fields, gateway: bool) -> Fields {
+    let named: Vec<String> = values(fields, "connection")
+        .flat_map(|value| value.split(|b| *b == b','))
+        .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_lowercase())
+        .collect();
+    let stays = |name: &str| {
+        let of_gateway = gateway && OF_GATEWAY.contains(&name);
+        let named = named.iter().any(|of| of == name);
+        !OF_CONNECTION.contains(&name) && !of_gateway && !named && !name.starts_with("weft-")
+    };
+    let fields = fields.iter().filter(|(name, _)| stays(name));
+    let mut fields: Fields = fields.cloned().collect();
+    // RFC 9110, 5.3: lines of a list are one line, too.
+    join(&mut fields, "trailer", b", ");
+    fields
+}
+
+fn join(fields: &mut Fields, name: &str, between: &[u8]) {
+    let lines: Vec<_> = values(fields, name).map(<[u8]>::to_vec).collect();
+    if lines.len() > 1 {
+        fields.retain(|(of, _)| of != name);
+        fields.push(field(name, lines.join(between).trim_ascii()));
+    }
+}
+
+/// RFC 9113, 8.2.3: cookies of HTTP/2 are one line in HTTP/1.1.
+fn join_cookies(fields: &mut Fields) {
+    join(fields, "cookie", b"; ");
+}
+
+/// RFC 9110, 8.6: a length that is known may be told, and one that would say nothing left out.
+fn same_length(sent: &mut Fields, seen: &mut Fields, body: &[u8]) {
+    let told = |fields: &Fields| values(fields, "content-length").next().is_some();
+    let length = body.len().to_string();
+    if told(sent) != told(seen) {
+        for fields in [sent, seen] {
+            let says = |(name, value): &(String, Vec<u8>)| {
+                name == "content-length" && *value == length.as_bytes()
+            };
+            fields.retain(|field| !says(field));
+        }
+    }
+}
+
+/// RFC 9110, 6.5.1: trailers may be dropped on the way. Those that `Trailer` announces are not.
+fn announced(fields: &Fields, trailers: &Fields) -> Fields {
+    let names = values(fields, "trailer").flat_map(|value| value.split(|b| *b == b','));
+    let names: Vec<_> = names
+        .map(|name| name.trim_ascii().to_ascii_lowercase())
+        .collect();
+    let told = |name: &str| names.iter().any(|of| of == name.as_bytes());
+    let trailers = trailers.iter().filter(|(name, _)| told(name));
+    trailers.cloned().collect()
+}
+
+pub fn of_request(way: &Way, sent: &Exchange, seen: &SeenRequest) -> Differences {
+    let mut found = Vec::new();
+    let gateway = way.kind == Kind::Gateway;
+    let proxied = way.kind != Kind::Direct;
+    if let Some(problem) = &seen.problem {
+        found.push(format!("the application objects: {problem}"));
+    }
+    compare("method", &sent.method, &seen.method, &mut found);
+    let (mut target, mut host) = (sent.target.as_str(), sent.host.as_str());
+    if let Some(rest) = target.strip_prefix("http://").filter(|_| proxied) {
+        // RFC 9112, 3.2.2: the target's host wins, and an origin server gets the rest.
+        let slash = rest.find('/').unwrap_or(rest.len());
+        (host, target) = rest.split_at(slash);
+    }
+    compare("target", target, &seen.target, &mut found);
+    compare("host", host, &seen.host, &mut found);
+    let mut fields = end_to_end(&framed(&sent.fields, sent.framing, &sent.body), gateway);
+    let mut arrived = end_to_end(&seen.fields, gateway);
+    if proxied && way.crosses_http2() {
+        join_cookies(&mut fields);
+        if way.app == Version::Http2 {
+            join_cookies(&mut arrived);
+        }
+    }
+    same_length(&mut fields, &mut arrived, &sent.body);
+    compare("fields", sorted(&fields), sorted(&arrived), &mut found);
+    compare(
+        "length of the body",
+        sent.body.len(),
+        seen.body.len(),
+        &mut found,
+    );
+    if sent.body != seen.body {
+        found.push("the body differs".to_owned());
+    }
+    let trailers = match proxied && way.app == Version::Http1 {
+        true => announced(&sent.fields, &sent.trailers),
+        false => sent.trailers.clone(),
+    };
+    compare(
+        "trailers",
+        sorted(&trailers),
+        sorted(&seen.trailers),
+        &mut found,
+    );
+    found
+}
+
+pub fn of_answer(way: &Way, exchange: &Exchange, seen: &SeenAnswer) -> Differences {
+    let mut found = Vec::new();
+    let sent = &exchange.answer;
+    let proxied = way.kind != Kind::Direct;
+    if proxied && sent.cut && seen.status == 502 {
+        // RFC 9110, 15.6.3: it broke off before its head could go on.
+        return found;
+    }
+    compare("status", sent.status, seen.status, &mut found);
+    let mut fields = end_to_end(&sent.all_fields(), false);
+    let mut arrived = end_to_end(&seen.fields, false);
+    let bodiless = exchange.method == "HEAD" || matches!(sent.status, 204 | 304);
+    if !bodiless {
+        same_length(&mut fields, &mut arrived, &sent.body);
+    }
+    if proxied && sent.status == 304 && values(&arrived, "content-length").next().is_none() {
+        // RFC 9110, 15.4.5: not needed, and hyper leaves it out.
+        fields.retain(|(name, _)| name != "content-length");
+    }
+    compare("fields", sorted(&fields), sorted(&arrived), &mut found);
+    compare("ended in order", !sent.cut, seen.whole, &mut found);
+    let body: &[u8] = if bodiless { b"" } else { &sent.body };
+    if sent.cut && !body.starts_with(&seen.body) || !sent.cut && body != seen.body {
+        found.push(format!(
+            "body: sent {} seen {} bytes",
+            body.len(),
+            seen.body.len()
+        ));
+    }
+    let wants = values(&exchange.fields, "te").any(|value| value == b"trailers");
+    let trailers = match way.client {
+        _ if bodiless || sent.cut => Vec::new(),
+        Version::Http1 if proxied && !wants => Vec::new(),
+        Version::Http1 if proxied => announced(&sent.fields, &sent.trailers),
+        _ => sent.trailers.clone(),
+    };
+    compare(
+        "trailers",
+        sorted(&trailers),
+        sorted(&seen.trailers),
+        &mut found,
+    );
+    let text = |of: &[(u16, Fields)]| {
+        // RFC 9110, 10.1.1: 100 is an answer to one hop.
+        let of = of.iter().filter(|(status, _)| *status != 100);
+        of.map(|(status, fields)| (*status, sorted(fields)))
+            .collect::<Vec<_>>()
+    };
+    if !proxied {
+        compare(
+            "informational",
+            text(&sent.informational),
+            text(&seen.informational),
+            &mut found,
+        );
+    }
+    found
+}

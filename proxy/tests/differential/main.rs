@@ -1,0 +1,221 @@
+//! What an application gets is what its client sent, and the other way round: the same exchanges, raw, go through each way
+//! that there is, and what the two ends see is compared with what was sent (`differences`).
+//!
+//! `WEFT_DIFFERENTIAL_EXCHANGES` says how many are made up, `WEFT_DIFFERENTIAL_SEED` from where on; with `WEFT_SOAK=1` it
+//! is a million.
+
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod application;
+mod client;
+mod corpus;
+mod differences;
+mod forward_proxy;
+mod generator;
+mod message;
+mod smuggling;
+mod ways;
+mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use client::Client;
+use message::{Exchange, ID};
+use tokio::time::timeout;
+use ways::Way;
+
+const LIMIT: Duration = Duration::from_secs(10);
+/// Made up in a run of all tests.
+const FEW: u64 = 2_000;
+const MANY: u64 = 1_000_000;
+/// Simpler exchanges that are tried to find the least that differs.
+const SIMPLER: usize = 200;
+
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// Sends the exchange and says what differs.
+async fn differs(way: &Way, client: &mut Client, sent: &Exchange) -> Vec<String> {
+    let id = NEXT.fetch_add(1, Relaxed).to_string();
+    let sent = sent.clone().with(ID, &id);
+    let mut seen = way.board.post(&id, sent.answer.clone());
+    let answer = timeout(LIMIT, client.exchange(&sent)).await;
+    let mut found = match answer {
+        Ok(Ok(answer)) => differences::of_answer(way, &sent, &answer),
+        // Of HTTP/2, its end may come before its head was read.
+        Ok(Err(_)) if sent.answer.cut => Vec::new(),
+        Ok(Err(words)) => vec![words],
+        Err(_) => vec!["no answer in time".to_owned()],
+    };
+    let wait = if found.is_empty() {
+        LIMIT
+    } else {
+        Duration::from_millis(200)
+    };
+    match timeout(wait, seen.recv()).await {
+        Ok(Some(request)) => found.extend(differences::of_request(way, &sent, &request)),
+        _ => found.push("the application saw no request".to_owned()),
+    }
+    if seen.try_recv().is_ok() {
+        found.push("the application saw the request twice".to_owned());
+    }
+    way.board.take_down(&id);
+    if !found.is_empty() {
+        client.forget();
+    }
+    found
+}
+
+/// Exchanges with one thing less.
+fn simpler(of: &Exchange) -> Vec<Exchange> {
+    let mut all = Vec::new();
+    let mut less = |change: &dyn Fn(&mut Exchange)| {
+        let mut one = of.clone();
+        change(&mut one);
+        all.push(one);
+    };
+    if !of.body.is_empty() {
+        less(&|one| one.body.truncate(one.body.len() / 2));
+    }
+    if !of.answer.body.is_empty() {
+        less(&|one| one.answer.body.truncate(one.answer.body.len() / 2));
+    }
+    if of.target.len() > 1 {
+        less(&|one| one.target = "/".to_owned());
+    }
+    for n in 0..of.trailers.len() {
+        less(&|one| drop(one.trailers.remove(n)));
+    }
+    for n in 0..of.answer.trailers.len() {
+        less(&|one| drop(one.answer.trailers.remove(n)));
+    }
+    if of.fields.len() > 3 {
+        less(&|one| one.fields.truncate(one.fields.len() / 2));
+        less(&|one| drop(one.fields.drain(..one.fields.len() / 2)));
+    }
+    for n in 0..of.fields.len().min(20) {
+        less(&|one| drop(one.fields.remove(n)));
+    }
+    for n in 0..of.answer.fields.len().min(20) {
+        less(&|one| drop(one.answer.fields.remove(n)));
+    }
+    all
+}
+
+/// The least that differs still.
+async fn least(way: &Way, client: &mut Client, found: &Exchange) -> Exchange {
+    let mut least = found.clone();
+    let mut left = SIMPLER;
+    'again: loop {
+        for one in simpler(&least) {
+            if left == 0 {
+                return least;
+            }
+            left -= 1;
+            client.forget();
+            if !differs(way, client, &one).await.is_empty() {
+                least = one;
+                continue 'again;
+            }
+        }
+        return least;
+    }
+}
+
+async fn report(way: &Way, client: &mut Client, sent: &Exchange, found: &[String]) -> String {
+    let least = least(way, client, sent).await;
+    let differs = differs(way, client, &least).await;
+    let short = |text: String| text.chars().take(2_000).collect::<String>();
+    format!(
+        "{}\n  {}\n  at least: {}\n  differs: {}",
+        way.name(),
+        found.join("\n  "),
+        short(format!("{least:?}")),
+        differs.join("\n  ")
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_corpus_arrives_as_it_was_sent() {
+    let mut reports = Vec::new();
+    for way in ways::all().await {
+        let mut client = Client::new(way.client, way.front);
+        for sent in corpus::exchanges(way.client, way.app) {
+            if way.kind == ways::Kind::Gateway && sent.target == "*" {
+                // Has no path, which every rule asks for.
+                continue;
+            }
+            let found = differs(&way, &mut client, &sent).await;
+            if !found.is_empty() {
+                let asked = format!(
+                    "{} {}",
+                    sent.method,
+                    &sent.target[..sent.target.len().min(40)]
+                );
+                let fields = (sent.fields.len(), sent.answer.fields.len(), sent.framing);
+                let words = found.join("\n  ");
+                reports.push(format!("{}: {asked} {fields:?}\n  {words}", way.name()));
+            }
+        }
+    }
+    assert!(
+        reports.is_empty(),
+        "{} differ:\n{}",
+        reports.len(),
+        reports.join("\n")
+    );
+}
+
+/// h2 ends a connection that has brought 100 empty DATA frames. Many clients share one between proxies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_frames_of_many_clients_do_no_harm() {
+    use support::Version::Http2;
+    for kind in [ways::Kind::Outbound, ways::Kind::Inbound, ways::Kind::Pair] {
+        let way = Way::start(kind, Http2, Http2).await;
+        let mut client = Client::new(way.client, way.front);
+        let empty = Exchange::new("POST", "/empty").with(client::EMPTY_DATA, "1");
+        let empty = empty.body(message::Framing::Chunked, "body");
+        for _ in 0..4 {
+            for _ in 0..60 {
+                let found = differs(&way, &mut client, &empty).await;
+                assert_eq!(found, [""; 0], "{kind:?}");
+            }
+            client.forget();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_made_up_arrives_as_it_was_sent() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let soak = std::env::var("WEFT_SOAK").is_ok_and(|soak| soak == "1");
+    let count = number("WEFT_DIFFERENTIAL_EXCHANGES").unwrap_or(if soak { MANY } else { FEW });
+    let first = number("WEFT_DIFFERENTIAL_SEED").unwrap_or(1);
+    let ways = ways::all().await;
+    let share = count / ways.len() as u64;
+    let tasks = ways.into_iter().map(|way| {
+        tokio::spawn(async move {
+            let way = Arc::new(way);
+            let mut client = Client::new(way.client, way.front);
+            for seed in first..first + share {
+                let sent = generator::exchange(seed, way.client, way.app);
+                let found = differs(&way, &mut client, &sent).await;
+                if !found.is_empty() {
+                    let words = report(&way, &mut client, &sent, &found).await;
+                    return Some(format!("WEFT_DIFFERENTIAL_SEED={seed}: {words}"));
+                }
+            }
+            None
+        })
+    });
+    let reports: Vec<_> = futures::future::join_all(tasks.collect::<Vec<_>>()).await;
+    let reports: Vec<_> = reports
+        .into_iter()
+        .filter_map(|report| report.unwrap())
+        .collect();
+    assert!(reports.is_empty(), "{}", reports.join("\n"));
+}
