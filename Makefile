@@ -26,7 +26,7 @@ test: ## everything that CI runs; ends with "N passed, N failed"
 lint: ## rustfmt, clippy, gofmt and vet, with warnings denied
 	tests/lint
 
-cluster: ## a Kubernetes cluster of two nodes for tests (NODES=1: faster); its kubeconfig is .cluster/kubeconfig
+cluster: ## a Kubernetes cluster of two nodes for tests (NODES=1: faster; GATEWAY_API=v1.6.3: older kinds); its kubeconfig is .cluster/kubeconfig
 	$(CLUSTER) up --nodes $(NODES)
 
 cluster-down: ## remove the cluster and every trace of it

@@ -36,6 +36,8 @@ const usage = `usage: cluster COMMAND
 E2E_CLUSTER=embedded|kind|existing picks where the cluster comes from; without it, kind where Docker runs and has its node
 image, else embedded. existing takes KUBECONFIG. Programs are in target/cluster/bin (kubectl and helm too), the state in
 .cluster, its logs in .cluster/log.
+
+GATEWAY_API=v1.6.3 makes a cluster with the Gateway API's kinds of that version.
 `
 
 func main() {
@@ -45,6 +47,10 @@ func main() {
 		fmt.Fprintf(os.Stderr, "cluster: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+func builder(root string) build.Builder {
+	return build.Builder{Root: root, GatewayAPI: os.Getenv("GATEWAY_API"), Say: say}
 }
 
 func say(format string, args ...any) { fmt.Fprintf(os.Stderr, "cluster: "+format+"\n", args...) }
@@ -74,7 +80,7 @@ func run(ctx context.Context, args []string) error {
 	case "pack":
 		return pack(rest)
 	}
-	options := provider.Options{Root: absolute, Builder: build.Builder{Root: absolute, Say: say}, Say: say}
+	options := provider.Options{Root: absolute, Builder: builder(absolute), Say: say}
 	unlock, err := lock(filepath.Join(absolute, "target", "cluster", "lock"))
 	if err != nil {
 		return err

@@ -3,4 +3,4 @@
 package conformance
 
 // The image echo-basic, which the suite's manifests run, is built from this package.
-import _ "sigs.k8s.io/gateway-api/conformance/echo-basic"
+import _ "sigs.k8s.io/gateway-api-conformance-images/echo-basic"

@@ -4,6 +4,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -24,7 +25,13 @@ import (
 // Builder builds for the checkout at Root. Say tells the user what takes long.
 type Builder struct {
 	Root string
-	Say  func(format string, args ...any)
+	// GatewayAPI is the version whose kinds the cluster serves; empty means versions.GatewayAPI.
+	GatewayAPI string
+	Say        func(format string, args ...any)
+}
+
+func (b Builder) gatewayAPI() string {
+	return cmp.Or(b.GatewayAPI, versions.GatewayAPI)
 }
 
 func (b Builder) target(parts ...string) string {
@@ -101,11 +108,12 @@ func allExist(files []string) bool {
 	})
 }
 
-// goTool runs the go command at low priority in a folder, with more environment.
+// goTool runs the go command at low priority in a folder, with more environment. A module that needs a newer Go than the one
+// that is installed is built with that one: the go command fetches it.
 func goTool(ctx context.Context, dir string, env []string, args ...string) ([]byte, error) {
 	command := exec.CommandContext(ctx, "nice", append([]string{"go"}, args...)...)
 	command.Dir = dir
-	command.Env = append(os.Environ(), append([]string{"CGO_ENABLED=0", "GOWORK=off"}, env...)...)
+	command.Env = append(os.Environ(), append([]string{"CGO_ENABLED=0", "GOWORK=off", "GOTOOLCHAIN=auto"}, env...)...)
 	output, err := command.Output()
 	if err != nil {
 		said := ""
@@ -213,10 +221,10 @@ func (b Builder) Manifests(ctx context.Context) error {
 	gatewayAPI, metallb := b.Manifest("gateway-api.yaml"), b.Manifest("metallb-crds.yaml")
 	return b.do(step{
 		name:    "manifests",
-		inputs:  []string{"=" + versions.GatewayAPI, "=" + versions.MetalLB},
+		inputs:  []string{"=" + b.gatewayAPI(), "=" + versions.MetalLB},
 		outputs: []string{gatewayAPI, metallb},
 		run: func() error {
-			dir, err := moduleDir(ctx, "sigs.k8s.io/gateway-api", versions.GatewayAPI)
+			dir, err := moduleDir(ctx, "sigs.k8s.io/gateway-api", b.gatewayAPI())
 			if err != nil {
 				return err
 			}

@@ -58,7 +58,7 @@ func (b Builder) SystemImages(ctx context.Context) ([]string, error) {
 
 // ConformanceImages builds the images that the manifests of the conformance suite run, and returns their archives.
 func (b Builder) ConformanceImages(ctx context.Context) ([]string, error) {
-	const suite = "sigs.k8s.io/gateway-api/conformance/echo-basic"
+	const suite = "sigs.k8s.io/gateway-api-conformance-images/echo-basic"
 	if err := b.goModule(ctx, "echo-basic", b.source("conformance"), suite, ""); err != nil {
 		return nil, err
 	}

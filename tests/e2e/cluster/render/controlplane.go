@@ -48,6 +48,9 @@ func APIServerArgs(p plan.Plan, paths Paths) []string {
 		"--proxy-client-cert-file=" + paths.Cert("front-proxy"),
 		"--proxy-client-key-file=" + paths.Key("front-proxy"),
 		"--allow-privileged=true",
+		// Authorities that the cluster shares, which Gateways may name; Kubernetes has them switched off.
+		"--feature-gates=ClusterTrustBundle=true",
+		"--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true",
 	}
 }
 

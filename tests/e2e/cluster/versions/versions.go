@@ -8,7 +8,7 @@ const (
 	Kubernetes = "1.36.3"
 	CoreDNS    = "v1.12.2"
 	MetalLB    = "v0.15.2"
-	GatewayAPI = "v1.6.3"
+	GatewayAPI = "v1.7.0"
 	Helm       = "v4.3.1"
 	Kind       = "v0.33.0"
 	// KindNodeImage is the node image that belongs to this version of kind.
@@ -20,11 +20,11 @@ const (
 	PauseImage        = "registry.k8s.io/pause:3.10"
 	CoreDNSImage      = "registry.k8s.io/coredns/coredns:" + CoreDNS
 	MetalLBImage      = "quay.io/metallb/controller:" + MetalLB
-	EchoAdvancedImage = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1"
-	echoBasic         = "registry.k8s.io/gateway-api/echo-basic:"
+	EchoAdvancedImage = "registry.k8s.io/gateway-api/conformance/echo-advanced:v0.1.0"
+	echoBasic         = "registry.k8s.io/gateway-api/conformance/echo-basic:"
 )
 
 // EchoBasicImages are the names under which the suite's manifests run echo-basic.
 func EchoBasicImages() []string {
-	return []string{echoBasic + "v1.5.1", echoBasic + "v1.6.0-dev.2", echoBasic + "v1.6.0-dev.3"}
+	return []string{echoBasic + "v0.1.0", echoBasic + "v0.2.0"}
 }

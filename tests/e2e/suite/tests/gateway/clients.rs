@@ -17,7 +17,7 @@ mod cases {
     use weft_e2e::{Bed, eventually, objects};
 
     /// A server of the official suite for gRPC and WebSocket; `tests/e2e/suite/run` loads it.
-    const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
+    const ECHO: &str = "registry.k8s.io/gateway-api/conformance/echo-advanced:v0.1.0";
 
     fn plain() -> Value {
         gateway("edge", json!([listener("http", "HTTP", 80)]))
