@@ -378,7 +378,9 @@ async fn connections_of_a_listener_that_is_gone_are_told_to_go_and_others_stay()
     let tls = TlsClient::new(&shop.pki);
     let mut gone = shop.https(&tls, "a.com", Version::Http2).await;
     let mut stays = shop.https(&tls, "b.com", Version::Http2).await;
+    let mut idle = shop.https(&tls, "a.com", Version::Http1).await;
     assert_eq!(get(&mut gone, "a.com").await.status, 200);
+    assert_eq!(get(&mut idle, "a.com").await.status, 200);
     let slow = Request::get("/")
         .header("host", "a.com")
         .header("x-delay", "300");
@@ -387,6 +389,8 @@ async fn connections_of_a_listener_that_is_gone_are_told_to_go_and_others_stay()
         shop.tell(vec![listener("b.com")]);
     });
     assert_eq!(slow.status, 200);
+    let last = get(&mut idle, "a.com").await;
+    assert_eq!((last.status, last.header("connection")), (200, "close"));
     let closed = async {
         while gone
             .raw(Request::get("/").header("host", "a.com"), "")

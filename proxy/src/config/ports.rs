@@ -3,10 +3,13 @@
 //! Whoever serves a connection holds an `Arc<LivePort>`; each request loads it once and sees one version throughout. What
 //! is here decides nothing: rules and their clusters are those of [`super::resolved`].
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_ir::{
     GatewayPort, HostMap, HostPattern, Serving, TlsListener, TlsServing, Transport, VirtualHost,
@@ -22,9 +25,22 @@ pub struct LivePort {
     pub transport: Transport,
     pub number: u16,
     current: ArcSwap<ResolvedPort>,
+    /// Where listeners went with the newest version: the one before, for connections of theirs that are open.
+    gone: ArcSwapOption<Gone>,
     /// Cancelled when nothing more is to be accepted.
     closed: CancellationToken,
 }
+
+/// A version of which listeners are gone.
+struct Gone {
+    port: Arc<ResolvedPort>,
+    listeners: Vec<Arc<CancellationToken>>,
+    until: Instant,
+}
+
+/// How long a request that comes on a connection of a listener that is gone is still served: the connections are told to
+/// go with their next answer, and closed without one after this time.
+const LAST_ANSWERS: Duration = Duration::from_secs(15);
 
 /// A port that was bound, for whoever accepts from it.
 #[derive(Debug)]
@@ -76,6 +92,7 @@ impl LivePort {
             transport,
             number,
             current: ArcSwap::from_pointee(resolved),
+            gone: ArcSwapOption::empty(),
             closed: CancellationToken::new(),
         }
     }
@@ -85,6 +102,15 @@ impl LivePort {
         self.current.load()
     }
 
+    /// The version before the listener went, for a short time.
+    pub fn before_going(&self, listener: &Arc<CancellationToken>) -> Option<Arc<ResolvedPort>> {
+        let gone = self.gone.load();
+        let gone = gone.as_ref()?;
+        let mut listeners = gone.listeners.iter();
+        let is = listeners.any(|of| Arc::ptr_eq(of, listener)) && Instant::now() < gone.until;
+        is.then(|| Arc::clone(&gone.port))
+    }
+
     /// Resolves when nothing more is to be accepted.
     pub async fn closed(&self) {
         self.closed.cancelled().await;
@@ -92,8 +118,26 @@ impl LivePort {
 
     /// Serves `resolved` from now on; connections that belong to none of its listeners are told to finish.
     pub(super) fn store(&self, resolved: ResolvedPort) {
-        let before = self.current.swap(Arc::new(resolved));
-        before.finish_unlike(&self.load());
+        let before = self.current.load_full();
+        let listeners = before.listeners_without_namesake(&resolved);
+        let until = Instant::now() + LAST_ANSWERS;
+        if !listeners.is_empty() {
+            self.gone.store(Some(Arc::new(Gone {
+                port: Arc::clone(&before),
+                listeners,
+                until,
+            })));
+        } else if self
+            .gone
+            .load()
+            .as_ref()
+            .is_some_and(|gone| gone.until < Instant::now())
+        {
+            self.gone.store(None);
+        }
+        // Connections are told first: then none is answered by a version that does not know its listener.
+        before.finish_unlike(&resolved);
+        self.current.store(Arc::new(resolved));
     }
 
     /// Nothing more is accepted, and connections that are open are told to finish.
@@ -167,6 +211,19 @@ impl ResolvedPort {
                 listener.closing.cancel();
             }
         }
+    }
+
+    /// The listeners of TLS that are gone from `now`, and not merely changed.
+    fn listeners_without_namesake(&self, now: &Self) -> Vec<Arc<CancellationToken>> {
+        let ResolvedServing::Tls(listeners) = &self.serving else {
+            return Vec::new();
+        };
+        let names: HashSet<&str> = match &now.serving {
+            ResolvedServing::Tls(now) => now.values().map(|of| &*of.name).collect(),
+            ResolvedServing::Http(_) | ResolvedServing::Stream(_) => HashSet::new(),
+        };
+        let gone = listeners.values().filter(|of| !names.contains(&*of.name));
+        gone.map(|of| Arc::clone(&of.closing)).collect()
     }
 
     fn finish(&self) {

@@ -42,6 +42,16 @@ pub struct Entry {
     pub listener: Option<Arc<CancellationToken>>,
 }
 
+impl Entry {
+    /// The version in force; of a listener that is gone the one before, so that what comes on its connections until these
+    /// have ended is answered as they were promised.
+    fn load(&self) -> Arc<ResolvedPort> {
+        let gone = self.listener.as_ref().filter(|own| own.is_cancelled());
+        let before = gone.and_then(|own| self.port.before_going(own));
+        before.unwrap_or_else(|| arc_swap::Guard::into_inner(self.port.load()))
+    }
+}
+
 /// One version of a source's rules.
 pub enum Config {
     Destination(Arc<Resolved>),
@@ -55,7 +65,7 @@ impl Source {
             Self::Destination(live) => {
                 Config::Destination(arc_swap::Guard::into_inner(live.load()))
             }
-            Self::Gateway(entry) => Config::Gateway(arc_swap::Guard::into_inner(entry.port.load())),
+            Self::Gateway(entry) => Config::Gateway(entry.load()),
         }
     }
 
