@@ -110,6 +110,7 @@ fn service(of: &Provision) -> Value {
         kind,
         ports,
         addresses,
+        cluster_ip,
         external_traffic_policy,
         annotations,
         load_balancer_class,
@@ -124,7 +125,12 @@ fn service(of: &Provision) -> Value {
     if *kind != ServiceType::ClusterIp {
         spec["externalTrafficPolicy"] = json!(external_traffic_policy.as_str());
     }
-    if let Some(class) = load_balancer_class {
+    if let Some(address) = cluster_ip {
+        spec["clusterIP"] = json!(address);
+    }
+    if let Some(class) = load_balancer_class
+        && *kind == ServiceType::LoadBalancer
+    {
         spec["loadBalancerClass"] = json!(class);
     }
     let addresses: Vec<&str> = addresses

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use weft_ir::{GatewayId, RouteKind};
 use weft_translate::{Condition, RouteStatus};
 
-use super::merge::{self, Entry, List, Whole};
+use super::listening::Listening;
+use super::merge::{self, Entry, List, Of, Whole};
 use super::{features, programmed};
 use crate::snapshot::Snapshot;
 use crate::watch::{ObjectKey, World};
@@ -83,17 +84,20 @@ pub(super) type Seen = HashMap<ObjectKey, Arc<[Value]>>;
 pub(super) fn all(
     snapshot: &Snapshot,
     routes: &[RouteStatus],
+    listening: &Listening,
     obstacles: &BTreeMap<GatewayId, String>,
     world: &World,
 ) -> Vec<Due> {
     let mut due = of_classes(snapshot, &world.gateway_classes.own_entries());
     due.extend(of_gateways(
         snapshot,
+        listening,
         obstacles,
         &world.gateways.own_entries(),
     ));
     due.extend(of_listener_sets(
         snapshot,
+        listening,
         &world.listener_sets.own_entries(),
     ));
     for (kind, seen) in [
@@ -117,6 +121,7 @@ fn of_classes(snapshot: &Snapshot, seen: &Seen) -> Vec<Due> {
         let features = features::GATEWAY.iter().map(|name| json!({ "name": name }));
         let fields = [("supportedFeatures".to_owned(), features.collect())];
         let own = Whole {
+            of: Of::Class,
             conditions: class.conditions.clone(),
             fields: Map::from_iter(fields),
             listeners: None,
@@ -128,14 +133,18 @@ fn of_classes(snapshot: &Snapshot, seen: &Seen) -> Vec<Due> {
 
 fn of_gateways(
     snapshot: &Snapshot,
+    listening: &Listening,
     obstacles: &BTreeMap<GatewayId, String>,
     seen: &Seen,
 ) -> Vec<Due> {
     let gateways = snapshot.gateways.iter().map(|gateway| {
-        let addresses = gateway
-            .addresses
-            .iter()
-            .map(|address| json!({ "type": address.kind.as_str(), "value": address.value }));
+        let addresses = gateway.addresses.iter().map(|address| {
+            json!({
+                "type": address.kind.as_str(),
+                "value": address.value,
+                "routability": address.routability.as_str(),
+            })
+        });
         let fields = [
             ("addresses".to_owned(), addresses.collect()),
             (
@@ -147,12 +156,15 @@ fn of_gateways(
         if let Some(obstacle) = obstacles.get(&gateway.id) {
             obstruct(&mut conditions, obstacle);
         }
+        let key = ObjectKey::new(&*gateway.id.namespace, &*gateway.id.name);
+        let before = seen.get(&key).and_then(|of| of.first());
+        let listeners = listening.of(&gateway.id, &gateway.listeners, before, gateway.generation);
         let own = Whole {
+            of: Of::Gateway,
             conditions,
             fields: Map::from_iter(fields),
-            listeners: Some(gateway.listeners.clone()),
+            listeners: Some(listeners),
         };
-        let key = ObjectKey::new(&*gateway.id.namespace, &*gateway.id.name);
         (key, gateway.generation, own)
     });
     due_whole(Subject::Gateway, gateways, seen)
@@ -169,14 +181,17 @@ fn obstruct(conditions: &mut [Condition], obstacle: &str) {
     }
 }
 
-fn of_listener_sets(snapshot: &Snapshot, seen: &Seen) -> Vec<Due> {
+fn of_listener_sets(snapshot: &Snapshot, listening: &Listening, seen: &Seen) -> Vec<Due> {
     let sets = snapshot.listener_sets.iter().map(|set| {
+        let key = ObjectKey::new(&set.namespace, &set.name);
+        let before = seen.get(&key).and_then(|of| of.first());
+        let listeners = listening.of(&set.gateway, &set.listeners, before, set.generation);
         let own = Whole {
+            of: Of::ListenerSet,
             conditions: set.conditions.clone(),
             fields: Map::new(),
-            listeners: Some(set.listeners.clone()),
+            listeners: Some(listeners),
         };
-        let key = ObjectKey::new(&set.namespace, &set.name);
         (key, set.generation, own)
     });
     due_whole(Subject::ListenerSet, sets, seen)

@@ -1,7 +1,8 @@
 //! What is supported of the Gateway API, as the XMesh and the GatewayClasses say and the conformance suite reads.
 
-/// Names of the module's `pkg/features`, v1.6.3, in ascending order. A name stands here only when every conformance test
-/// that asks for it passes: `Mesh` with `HTTPRoute` is the core of MESH-HTTP, with `GRPCRoute` that of MESH-GRPC.
+/// Names of the module's `pkg/features`, v1.7.0, in ascending order. A name stands here only when every conformance test
+/// that asks for it passes, or where there is none yet, when what it says is done: `Mesh` with `HTTPRoute` is the core of
+/// MESH-HTTP, with `GRPCRoute` that of MESH-GRPC.
 pub(super) const MESH: &[&str] = &[
     "GRPCRoute",
     "HTTPRoute",
@@ -22,14 +23,18 @@ pub(super) const MESH: &[&str] = &[
     "MeshHTTPRouteSchemeRedirect",
 ];
 
-/// As [`MESH`], of the GATEWAY profiles.
+/// As [`MESH`], of the GATEWAY profiles. Not among them: `GatewayListenerFilters`.
 pub(super) const GATEWAY: &[&str] = &[
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
+    "ClusterTrustBundle",
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
+    "GRPCRouteRequestHeaderModifier",
     "Gateway",
     "GatewayAddressEmpty",
+    "GatewayAddressRoutability",
+    "GatewayAddressRoutabilityCluster",
     "GatewayBackendClientCertificate",
     "GatewayFrontendClientCertificateValidation",
     "GatewayFrontendClientCertificateValidationInsecureFallback",
@@ -37,6 +42,7 @@ pub(super) const GATEWAY: &[&str] = &[
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayInfrastructure",
     "GatewayPort8080",
+    "GatewayRouteHostnameIntersectionPrecedence",
     "GatewayStaticAddresses",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
@@ -46,6 +52,7 @@ pub(super) const GATEWAY: &[&str] = &[
     "HTTPRouteBackendProtocolWebSocket",
     "HTTPRouteBackendRequestHeaderModification",
     "HTTPRouteBackendTimeout",
+    "HTTPRouteBackendURLRewrite",
     "HTTPRouteCORS",
     "HTTPRouteDestinationPortMatching",
     "HTTPRouteHostRewrite",
@@ -61,8 +68,7 @@ pub(super) const GATEWAY: &[&str] = &[
     "HTTPRouteRequestPercentageMirror",
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
-    "HTTPRouteRetry",
-    "HTTPRouteRetryBackendTimeout",
+    "HTTPRouteRetryCodes",
     "HTTPRouteRetryConnectionError",
     "HTTPRouteSchemeRedirect",
     "ListenerSet",

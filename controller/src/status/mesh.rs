@@ -1,6 +1,6 @@
 //! Writes the status of the XMesh objects that name this controller, while this replica leads.
 //!
-//! Source: Gateway API v1.6.3, `apisx/v1alpha1/xmesh_types.go`.
+//! Source: Gateway API v1.7.0, `apisx/v1alpha1/xmesh_types.go`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,13 +87,7 @@ fn patch(mesh: &DynamicObject, now: &str) -> Option<Value> {
     let parameters = mesh.data.pointer("/spec/parametersRef");
     let accepted = accepted(parameters.is_some_and(|parameters| !parameters.is_null()));
     let generation = mesh.metadata.generation.unwrap_or_default();
-    let mut conditions = merge::conditions(&[accepted], generation, before, now);
-    let others = before.and_then(Value::as_array).into_iter().flatten();
-    conditions.extend(
-        others
-            .filter(|other| other.get("type").and_then(Value::as_str) != Some("Accepted"))
-            .cloned(),
-    );
+    let conditions = merge::conditions(merge::Of::Mesh, &[accepted], generation, before, now);
     let features: Vec<_> = MESH.iter().map(|name| json!({"name": name})).collect();
     let wanted = json!({"conditions": conditions, "supportedFeatures": features});
     let same = |field: &str| status.and_then(|status| status.get(field)) == wanted.get(field);

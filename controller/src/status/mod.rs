@@ -2,6 +2,7 @@
 
 mod due;
 mod features;
+mod listening;
 mod merge;
 mod mesh;
 mod parents;
@@ -30,5 +31,27 @@ pub(crate) fn due(
     world: &crate::watch::World,
 ) -> usize {
     let routes = programmed::statuses(snapshot, registry);
-    due::all(snapshot, &routes, &std::collections::BTreeMap::new(), world).len()
+    let listening = listening::Listening::new(snapshot.encoder.mesh(), registry, false);
+    let obstacles = std::collections::BTreeMap::new();
+    due::all(snapshot, &routes, &listening, &obstacles, world).len()
+}
+
+/// What is said of a Gateway's listener by what proxies say, where nothing was said before: the condition Programmed.
+#[cfg(test)]
+pub(crate) fn programmed(
+    snapshot: &crate::snapshot::Snapshot,
+    registry: &crate::subscribe::Registry,
+    before: Option<&serde_json::Value>,
+    others: bool,
+) -> Vec<(bool, String)> {
+    let listening = listening::Listening::new(snapshot.encoder.mesh(), registry, others);
+    let gateway = &snapshot.gateways[0];
+    let listeners = listening.of(&gateway.id, &gateway.listeners, before, gateway.generation);
+    let programmed = listeners.into_iter().filter_map(|listener| {
+        let mut conditions = listener.conditions.into_iter();
+        conditions.find(|condition| condition.kind == "Programmed")
+    });
+    programmed
+        .map(|condition| (condition.status, condition.message))
+        .collect()
 }

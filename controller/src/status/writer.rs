@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::due::{self, Due, Subject, patch};
+use super::listening::{self, Listening};
 use super::pauses::Pauses;
 use super::{now, programmed};
 use crate::metrics::Metrics;
@@ -97,7 +98,9 @@ impl StatusWriter {
         };
         let statuses = programmed::statuses(&snapshot, &self.registry);
         let obstacles = Arc::clone(&self.obstacles.borrow_and_update());
-        let mut due = due::all(&snapshot, &statuses, &obstacles, &self.world);
+        let others = listening::others(&self.world.pods.objects());
+        let listening = Listening::new(snapshot.encoder.mesh(), &self.registry, others);
+        let mut due = due::all(&snapshot, &statuses, &listening, &obstacles, &self.world);
         let begin = Instant::now();
         failed.retain(|(subject, key)| {
             due.iter()

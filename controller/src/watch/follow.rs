@@ -8,12 +8,14 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Error as KubeError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::kinds::Served;
 use super::object::{Watchable, Watched};
 use super::store::{Changed, Store, Unreadable};
 use crate::metrics::Metrics;
+use crate::retries::sleep_until;
 
 /// What [`follow`] needs beside the store.
 #[derive(Clone)]
@@ -126,7 +128,17 @@ where
     T: PartialEq,
 {
     let mut events = std::pin::pin!(events.default_backoff());
-    while let Some(event) = events.next().await {
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = sleep_until(store.next_end()) => {
+                follower.changes.ring(store.end(Instant::now()));
+                continue;
+            }
+        };
+        let Some(event) = event else {
+            return Ended::Stream;
+        };
         match event {
             Ok(event) => {
                 let (changed, unreadable) = store.apply(event);
@@ -147,7 +159,6 @@ where
             }
         }
     }
-    Ended::Stream
 }
 
 fn report(follower: &Follower, kind: &ApiResource, unreadable: &Unreadable) {

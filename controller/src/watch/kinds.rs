@@ -1,5 +1,5 @@
-//! Which version of the kinds of the Gateway API and of ServiceImport the cluster serves, kept current while definitions
-//! come and go.
+//! Which version of the kinds of the Gateway API, of ServiceImport and of ClusterTrustBundle the cluster serves, kept current
+//! while definitions come and go.
 
 use std::time::Duration;
 
@@ -47,6 +47,11 @@ pub const SERVICE_IMPORT: Wanted = Wanted {
     group: "multicluster.x-k8s.io",
     kind: "ServiceImport",
     versions: &["v1beta1", "v1alpha1"],
+};
+pub const CLUSTER_TRUST_BUNDLE: Wanted = Wanted {
+    group: "certificates.k8s.io",
+    kind: "ClusterTrustBundle",
+    versions: &["v1", "v1beta1", "v1alpha1"],
 };
 pub const MESH: Wanted = Wanted {
     group: "gateway.networking.x-k8s.io",

@@ -4,6 +4,7 @@
 
 mod follow;
 pub mod kinds;
+mod linger;
 pub mod object;
 mod store;
 
@@ -47,6 +48,7 @@ pub struct World {
     pub backend_tls_policies: Arc<Store<objects::BackendTlsPolicy>>,
     pub secrets: Arc<Store<objects::Secret>>,
     pub config_maps: Arc<Store<objects::ConfigMap>>,
+    pub cluster_trust_bundles: Arc<Store<objects::ClusterTrustBundle>>,
     pub changes: Changes,
 }
 
@@ -71,6 +73,7 @@ impl World {
             && self.backend_tls_policies.listed()
             && self.secrets.listed()
             && self.config_maps.listed()
+            && self.cluster_trust_bundles.listed()
     }
 
     /// What translation reads, as of now.
@@ -94,6 +97,7 @@ impl World {
             backend_tls_policies: self.backend_tls_policies.objects(),
             secrets: self.secrets.objects(),
             config_maps: self.config_maps.objects(),
+            cluster_trust_bundles: self.cluster_trust_bundles.objects(),
         }
     }
 }
@@ -128,6 +132,9 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
     start.built_in::<Namespace, _>(&world.namespaces);
     start.built_in::<Node, _>(&world.nodes);
     if following.gateways {
+        world
+            .secrets
+            .linger(objects::Secret::LINGERS, objects::Secret::gone);
         start.built_in::<Secret, _>(&world.secrets);
         start.built_in::<ConfigMap, _>(&world.config_maps);
     } else {
@@ -136,6 +143,7 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
     }
     start.found(kinds::SERVICE_IMPORT, &world.service_imports);
     start.gateways(kinds::REFERENCE_GRANT, &world.reference_grants);
+    start.gateways(kinds::CLUSTER_TRUST_BUNDLE, &world.cluster_trust_bundles);
     let kinds = Kinds {
         gateway_class: start.gateways(kinds::GATEWAY_CLASS, &world.gateway_classes),
         gateway: start.gateways(kinds::GATEWAY, &world.gateways),

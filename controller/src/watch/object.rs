@@ -145,6 +145,12 @@ impl Watchable for objects::ConfigMap {
     }
 }
 
+impl Watchable for objects::ClusterTrustBundle {
+    fn slim(object: &mut Value) {
+        without_notes(object);
+    }
+}
+
 impl Watchable for objects::Secret {
     const FIELDS: Option<&'static str> = Some("type=kubernetes.io/tls");
 

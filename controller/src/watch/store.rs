@@ -6,10 +6,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kube::runtime::watcher::Event;
 use serde_json::Value;
+use tokio::time::Instant;
 
+use super::linger::Linger;
 use super::object::{Entry, ObjectKey, Watched};
 
 /// What an event changed.
@@ -42,6 +45,8 @@ struct Inner<T> {
     listed: bool,
     /// The cluster does not have the kind.
     absent: bool,
+    /// Those that were deleted lately, where that is kept.
+    linger: Option<Linger<T>>,
 }
 
 impl<T> Default for Store<T> {
@@ -51,6 +56,7 @@ impl<T> Default for Store<T> {
             incoming: None,
             listed: false,
             absent: false,
+            linger: None,
         };
         Self {
             inner: Mutex::new(inner),
@@ -99,7 +105,12 @@ impl<T: PartialEq> Store<T> {
                 }
             }
             Event::Delete(object) => {
-                let removed = inner.objects.remove(&object.key()).is_some();
+                let key = object.key();
+                let removed = inner.objects.remove(&key);
+                if let (Some(entry), Some(linger)) = (&removed, &mut inner.linger) {
+                    linger.gone(key, &entry.object);
+                }
+                let removed = removed.is_some();
                 let changed = Changed {
                     objects: removed,
                     statuses: removed,
@@ -113,7 +124,31 @@ impl<T: PartialEq> Store<T> {
     pub fn absent(&self) -> Changed {
         let mut inner = self.lock();
         inner.incoming = None;
-        inner.replace(HashMap::new(), true)
+        let changed = inner.replace(HashMap::new(), true);
+        if let Some(linger) = &mut inner.linger {
+            linger.clear();
+        }
+        changed
+    }
+
+    /// From now on objects that are deleted count as there for a while, marked by `mark`.
+    pub fn linger(&self, time: Duration, mark: fn(&T) -> T) {
+        self.lock().linger = Some(Linger::new(time, mark));
+    }
+
+    /// When the first of those that linger is to go.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.lock().linger.as_ref()?.next_end()
+    }
+
+    /// Lets go of those that have lingered until `now`.
+    pub fn end(&self, now: Instant) -> Changed {
+        let mut inner = self.lock();
+        let ended = inner.linger.as_mut().is_some_and(|of| of.end(now));
+        Changed {
+            objects: ended,
+            statuses: false,
+        }
     }
 
     /// Whether everything there was at the start has been seen.
@@ -132,7 +167,9 @@ impl<T: PartialEq> Store<T> {
     pub fn objects(&self) -> Vec<Arc<T>> {
         let inner = self.lock();
         let objects = inner.objects.values();
-        objects.map(|entry| Arc::clone(&entry.object)).collect()
+        let objects = objects.map(|entry| Arc::clone(&entry.object));
+        let lingering = inner.linger.iter().flat_map(|of| of.objects());
+        objects.chain(lingering).collect()
     }
 
     /// As [`Store::objects`]; `None` when the cluster does not have the kind.
@@ -153,6 +190,9 @@ impl<T: PartialEq> Store<T> {
 
 impl<T: PartialEq> Inner<T> {
     fn insert(&mut self, key: ObjectKey, entry: Entry<T>) -> Changed {
+        if let Some(linger) = &mut self.linger {
+            linger.back(&key);
+        }
         match self.objects.entry(key) {
             Slot::Occupied(mut known) => {
                 let changed = difference(known.get(), &entry);
@@ -186,6 +226,14 @@ impl<T: PartialEq> Inner<T> {
             };
             changed.objects |= here.objects;
             changed.statuses |= here.statuses;
+        }
+        if let Some(linger) = &mut self.linger {
+            for (key, entry) in &self.objects {
+                if !incoming.contains_key(key) {
+                    linger.gone(key.clone(), &entry.object);
+                }
+            }
+            incoming.keys().for_each(|key| linger.back(key));
         }
         self.objects = incoming;
         changed
@@ -301,5 +349,46 @@ mod tests {
         store.apply(Event::Init);
         assert!(store.apply(Event::InitDone).0.objects);
         assert_eq!(store.objects_if_served(), Some(Vec::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_deleted_lingers_where_it_is_kept() {
+        let store: Store<Service> = Store::default();
+        store.linger(Duration::from_secs(60), |of| {
+            let mut of = of.clone();
+            of.metadata.uid = "gone".to_owned();
+            of
+        });
+        let known = || {
+            let objects = store.objects().into_iter();
+            let mut known: Vec<_> = objects
+                .map(|of| (of.metadata.name.clone(), of.metadata.uid.clone()))
+                .collect();
+            known.sort();
+            known
+        };
+        let pair = |name: &str, uid: &str| (name.to_owned(), uid.to_owned());
+        store.apply(Event::Apply(service("a", "1")));
+        store.apply(Event::Apply(service("b", "1")));
+        let (changed, _) = store.apply(Event::Delete(service("a", "1")));
+        assert!(changed.objects);
+        assert_eq!(known(), [pair("a", "gone"), pair("b", "")]);
+        store.apply(Event::Apply(service("a", "2")));
+        assert_eq!(known(), [pair("a", ""), pair("b", "")], "created again");
+        assert_eq!(store.next_end(), None);
+
+        // A watch that broke off shows the deletion by the next list.
+        store.apply(Event::Init);
+        store.apply(Event::InitApply(service("b", "1")));
+        store.apply(Event::InitDone);
+        assert_eq!(known(), [pair("a", "gone"), pair("b", "")]);
+        let end = store.next_end().unwrap();
+        assert_eq!(end, Instant::now() + Duration::from_secs(60));
+        assert!(!store.end(end - Duration::from_millis(1)).objects);
+        assert!(store.end(end).objects);
+        assert_eq!(known(), [pair("b", "")]);
+        store.apply(Event::Delete(service("b", "1")));
+        store.absent();
+        assert_eq!(known(), []);
     }
 }

@@ -38,7 +38,7 @@ pub use gateways::provision::{
 };
 pub use gateways::status::{
     Address, AddressKind, AncestorStatus, GatewayClassStatus, GatewayStatus, ListenerSetStatus,
-    ListenerStatus, PolicyStatus, RouteGroupKind,
+    ListenerStatus, PolicyStatus, Routability, RouteGroupKind,
 };
 pub use mesh::Mesh;
 pub use status::{Condition, Controller, ParentStatus, RouteStatus};
@@ -68,6 +68,7 @@ pub struct Objects {
     pub secrets: Vec<Arc<objects::Secret>>,
     /// Those that others of these objects refer to.
     pub config_maps: Vec<Arc<objects::ConfigMap>>,
+    pub cluster_trust_bundles: Vec<Arc<objects::ClusterTrustBundle>>,
 }
 
 #[derive(Clone, Debug)]

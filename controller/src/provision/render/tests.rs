@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use weft_ir::{GatewayId, Identity, TrustDomain};
-use weft_translate::{Address, CLASS_LABEL, GATEWAY_LABEL, Resources, TrafficPolicy};
+use weft_translate::{Address, CLASS_LABEL, GATEWAY_LABEL, Resources, Routability, TrafficPolicy};
 
 use super::*;
 use crate::provision::ProxyResources;
@@ -56,6 +56,7 @@ pub(crate) fn provision() -> Provision {
             kind: ServiceType::LoadBalancer,
             ports: vec![port(443, Transport::Tcp), port(53, Transport::Udp)],
             addresses: Vec::new(),
+            cluster_ip: None,
             external_traffic_policy: TrafficPolicy::Cluster,
             annotations: BTreeMap::new(),
             load_balancer_class: None,
@@ -76,8 +77,22 @@ fn addresses(values: &[&str]) -> Vec<Address> {
     let of = |value: &&str| Address {
         kind: AddressKind::Ip,
         value: (*value).to_owned(),
+        routability: Routability::Unspecified,
     };
     values.iter().map(of).collect()
+}
+
+#[test]
+fn what_stays_in_the_cluster_has_its_address_and_no_load_balancer() {
+    let mut inside = provision();
+    inside.service.kind = ServiceType::ClusterIp;
+    inside.service.cluster_ip = Some("10.96.0.9".to_owned());
+    inside.service.load_balancer_class = Some("example.com/lb".to_owned());
+    let spec = of(Kind::Service, &inside)["spec"].clone();
+    assert_eq!(spec["type"], "ClusterIP");
+    assert_eq!(spec["clusterIP"], "10.96.0.9");
+    assert_eq!(spec.get("loadBalancerClass"), None);
+    assert_eq!(spec.get("externalTrafficPolicy"), None);
 }
 
 #[test]

@@ -192,3 +192,57 @@ async fn a_change_of_one_route_leaves_the_others_on_its_port_in_force() {
     let two = reasons(["Programmed"; 3])[..2].to_vec();
     assert_eq!(said(&gone), two, "a route less is nothing to the others");
 }
+
+#[tokio::test]
+async fn a_listener_is_programmed_when_a_proxy_has_taken_its_port() {
+    let first = cluster(&[80], "10.1.0.2");
+    let controller = controller(Some(FRONT), Some(first.clone()), Limits::default()).await;
+    let said = |snapshot: &Snapshot, before: Option<&Value>| {
+        let said = crate::status::programmed(snapshot, &controller.registry, before, false);
+        said.into_iter().map(|(is, _)| is).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&first, None), [false], "no proxy is there");
+    let mut proxy = Proxy::of(&controller, "front-0", &[]).await;
+    let update = proxy.next().await.unwrap();
+    assert_eq!(said(&first, None), [false], "it has not answered");
+    proxy.ack(update.nonce, &[]).await;
+    eventually("the ack is recorded", || said(&first, None) == [true]).await;
+
+    // A listener's port changes: what the proxy has is another.
+    let second = cluster(&[81], "10.1.0.2");
+    assert_eq!(said(&second, None), [false]);
+    controller.publish.send_replace(Some(second.clone()));
+    let update = proxy.next().await.unwrap();
+    assert_eq!(said(&second, None), [false]);
+    proxy.ack(update.nonce, &[]).await;
+    eventually("the ack is recorded", || said(&second, None) == [true]).await;
+
+    // Nobody is connected: what was said of this generation stays, and a change is not in force.
+    drop(proxy);
+    let third = cluster(&[82], "10.1.0.2");
+    let alone = || controller.registry.streams() == 0;
+    eventually("the stream ends", alone).await;
+    let status = |generation: i64, name: &str| {
+        let programmed =
+            json!({"type": "Programmed", "status": "True", "observedGeneration": generation});
+        json!({"listeners": [{"name": name, "conditions": [programmed]}]})
+    };
+    assert_eq!(said(&third, None), [false]);
+    assert_eq!(said(&third, Some(&status(1, "p82"))), [true]);
+    assert_eq!(said(&third, Some(&status(0, "p82"))), [false]);
+    assert_eq!(said(&third, Some(&status(1, "p81"))), [false]);
+    let elsewhere = crate::status::programmed(&third, &controller.registry, None, true);
+    assert!(elsewhere[0].0, "another replica may have proxies");
+}
+
+#[tokio::test]
+async fn a_port_that_proxies_refuse_is_not_programmed_and_says_so() {
+    let snapshot = cluster(&[80], "10.1.0.2");
+    let controller = controller(Some(FRONT), Some(snapshot.clone()), Limits::default()).await;
+    let mut proxy = Proxy::of(&controller, "front-0", &[]).await;
+    let update = proxy.next().await.unwrap();
+    proxy.ack(update.nonce, &[PORT_80]).await;
+    let said = || crate::status::programmed(&snapshot, &controller.registry, None, false).remove(0);
+    eventually("the refusal is recorded", || said().1.contains("refuses")).await;
+    assert!(!said().0);
+}

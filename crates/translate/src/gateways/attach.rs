@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use weft_ir::{GatewayId, RouteId, RouteKind};
 
-use super::hosts::{Host, common, intersection};
+use super::hosts::{Host, intersection, on_listener};
 use super::listeners::Bound;
 use super::plans::{Plan, gateway_named};
 use super::scopes::Namespaces;
@@ -181,7 +181,7 @@ fn listeners(
                 }
                 _ => None,
             };
-            let hosts = common(hostname, &route.hosts);
+            let hosts = on_listener(hostname, &route.hosts);
             let id = ListenerId {
                 gateway: plan.owned.id.clone(),
                 set,

@@ -1,7 +1,8 @@
-//! References to Secrets and ConfigMaps: what they hold, or why they cannot be used.
+//! References to Secrets, ConfigMaps and ClusterTrustBundles: what they hold, or why they cannot be used.
 //!
 //! Source: `ListenerTLSConfig.certificateRefs`, `FrontendTLSValidation.caCertificateRefs`,
-//! `GatewayBackendTLS.clientCertificateRef`, `BackendTLSPolicyValidation.caCertificateRefs`.
+//! `GatewayBackendTLS.clientCertificateRef`, `BackendTLSPolicyValidation.caCertificateRefs`, of Gateway API v1.7.0. A
+//! ClusterTrustBundle is of no namespace and meant for all: no grant is asked for.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,15 +11,23 @@ use weft_ir::KeyPair;
 
 use super::grants::{Grants, Referent, Referrer};
 use super::pem;
-use crate::objects::{ConfigMap, Lenient, Meta, ObjectRef, Secret, SecretData};
+use crate::objects::{
+    ClusterTrustBundle, ClusterTrustBundleSpec, ConfigMap, Lenient, Meta, ObjectRef, Secret,
+    SecretData,
+};
 use crate::routes::Fault;
 
-/// Secrets and ConfigMaps by namespace and name.
+/// Secrets and ConfigMaps by namespace and name, ClusterTrustBundles by name.
 #[derive(Debug)]
 pub(crate) struct Data<'a> {
     secrets: ByName<'a, Secret>,
     config_maps: ByName<'a, ConfigMap>,
+    bundles: ByName<'a, ClusterTrustBundle>,
 }
+
+/// Of a ClusterTrustBundle.
+const CERTIFICATES_GROUP: &str = "certificates.k8s.io";
+const TRUST_BUNDLE: &str = "ClusterTrustBundle";
 
 type ByName<'a, T> = HashMap<(&'a str, &'a str), &'a T>;
 
@@ -59,10 +68,15 @@ pub(crate) const BACKEND_CA: Reasons = Reasons {
 };
 
 impl<'a> Data<'a> {
-    pub(crate) fn new(secrets: &'a [Arc<Secret>], config_maps: &'a [Arc<ConfigMap>]) -> Self {
+    pub(crate) fn new(
+        secrets: &'a [Arc<Secret>],
+        config_maps: &'a [Arc<ConfigMap>],
+        bundles: &'a [Arc<ClusterTrustBundle>],
+    ) -> Self {
         Self {
             secrets: by_name(secrets, |of| &of.metadata),
             config_maps: by_name(config_maps, |of| &of.metadata),
+            bundles: by_name(bundles, |of| &of.metadata),
         }
     }
 
@@ -80,13 +94,13 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The key pair in a Secret.
+    /// The key pair in a Secret; with what is to be said of it, though it serves.
     pub(crate) fn key_pair(
         &self,
         entry: &Lenient<ObjectRef>,
         at: &str,
         reasons: Reasons,
-    ) -> Result<KeyPair, Fault> {
+    ) -> Result<(KeyPair, Option<Fault>), Fault> {
         let unusable = |why: &str| fault(reasons.referent, at, why);
         let spec = entry.as_ref().map_err(unusable)?;
         let (namespace, name) = self.permitted(spec, "Secret", at, reasons)?;
@@ -110,10 +124,18 @@ impl<'a> Reader<'a> {
         sound
             .or_check(|| pem::check_key_pair(&chain.0, &key.0))
             .map_err(|why| unusable(&format!("Secret {namespace}/{name}: {why}")))?;
-        Ok(KeyPair {
+        let pair = KeyPair {
             chain: Arc::clone(&chain.0),
             key: Arc::clone(&key.0),
-        })
+        };
+        let gone = secret.gone.then(|| {
+            let seconds = Secret::LINGERS.as_secs();
+            unusable(&format!(
+                "Secret {namespace}/{name} was deleted; what it held is used for {seconds} s from then on, and no longer \
+                 unless it is created again"
+            ))
+        });
+        Ok((pair, gone))
     }
 
     /// The bundles that hold, in one; with what is wrong with the others.
@@ -146,6 +168,9 @@ impl<'a> Reader<'a> {
     ) -> Result<&'a str, Fault> {
         let unusable = |why: &str| fault(reasons.referent, at, why);
         let spec = entry.as_ref().map_err(unusable)?;
+        if spec.group == CERTIFICATES_GROUP && spec.kind.as_deref() == Some(TRUST_BUNDLE) {
+            return self.trust_bundle(spec, unusable);
+        }
         let (namespace, name) = self.permitted(spec, "ConfigMap", at, reasons)?;
         let map = self.data.config_map(namespace, name);
         let map = map.ok_or_else(|| {
@@ -161,6 +186,31 @@ impl<'a> Reader<'a> {
             .or_check(|| pem::check_bundle(pem.as_bytes()))
             .map_err(|why| unusable(&format!("ca.crt of ConfigMap {namespace}/{name} {why}")))?;
         Ok(pem)
+    }
+
+    fn trust_bundle(
+        &self,
+        spec: &ObjectRef,
+        unusable: impl Fn(&str) -> Fault,
+    ) -> Result<&'a str, Fault> {
+        let name = spec.name.as_str();
+        if spec.namespace.as_deref().is_some_and(|of| !of.is_empty()) {
+            let why = "a ClusterTrustBundle is of no namespace; remove the field namespace";
+            return Err(unusable(why));
+        }
+        let bundle = self.data.bundles.get(&("", name)).ok_or_else(|| {
+            unusable(&format!(
+                "there is no ClusterTrustBundle {name}, or the cluster does not serve the kind"
+            ))
+        })?;
+        let ClusterTrustBundleSpec {
+            trust_bundle,
+            sound,
+        } = &bundle.spec;
+        sound
+            .or_check(|| pem::check_bundle(trust_bundle.as_bytes()))
+            .map_err(|why| unusable(&format!("ClusterTrustBundle {name} {why}")))?;
+        Ok(trust_bundle)
     }
 
     /// Namespace and name of what may be read.

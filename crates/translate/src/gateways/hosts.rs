@@ -1,6 +1,7 @@
 //! What the host names of a listener and of a route have in common.
 //!
-//! Source: `Listener.hostname`, `HTTPRouteSpec.hostnames`, `TLSRouteSpec.hostnames`.
+//! Source: `Listener.hostname`, `HTTPRouteSpec.hostnames`, `TLSRouteSpec.hostnames` of Gateway API v1.7.0 (precedence by
+//! the original hostnames of routes, feature `GatewayRouteHostnameIntersectionPrecedence`).
 
 use weft_ir::HostPattern;
 
@@ -15,16 +16,18 @@ pub(crate) enum RouteHosts {
     These(Vec<HostPattern>),
 }
 
-/// The hosts that a route has on a listener: each once, in the route's order. Empty: it cannot attach.
-pub(crate) fn common(listener: Option<&HostPattern>, route: &RouteHosts) -> Vec<Host> {
+/// The hosts of a route that have something in common with a listener: each once, in the route's order. Empty: it cannot
+/// attach. They are the route's own, wider than the listener or not: by these routes go before each other, and what the
+/// listener does not take never comes to them.
+pub(crate) fn on_listener(listener: Option<&HostPattern>, route: &RouteHosts) -> Vec<Host> {
     match route {
-        RouteHosts::Any => vec![listener.cloned()],
+        RouteHosts::Any => vec![None],
         RouteHosts::These(hosts) => {
             let mut all: Vec<Host> = Vec::new();
             for host in hosts {
-                let both = intersection(listener, Some(host));
-                if let Some(both) = both.filter(|both| !all.contains(both)) {
-                    all.push(both);
+                let own = Some(host.clone());
+                if intersection(listener, Some(host)).is_some() && !all.contains(&own) {
+                    all.push(own);
                 }
             }
             all

@@ -1,8 +1,9 @@
 //! Listeners, each by itself: what it listens on, which routes it lets in, and its certificates.
 //!
-//! Source: `Listener`, `ListenerEntry`, `ListenerTLSConfig`, `AllowedRoutes`. What several have against each other is
-//! decided elsewhere.
+//! Source: `Listener`, `ListenerEntry`, `ListenerTLSConfig`, `AllowedRoutes`, `ListenerFilters` (GEP-5224). What several
+//! have against each other is decided elsewhere.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weft_ir::{HostPattern, KeyPair, RouteKind, ServerTls, Transport};
@@ -37,6 +38,11 @@ pub(crate) struct Bound<'a> {
     pub(crate) unresolved: Vec<Fault>,
     /// Others listen there, or with the same host.
     pub(crate) conflict: Option<Fault>,
+    /// What protects it is not understood: it keeps its place, so that no other listener has what is meant for it, and
+    /// serves nothing there.
+    pub(crate) closed: Option<Fault>,
+    /// Others on the port whose hosts are its too, for messages; it terminates TLS, and so do they.
+    pub(crate) overlapping: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +80,7 @@ impl Speaks {
         }
     }
 
-    fn terminates(self) -> bool {
+    pub(crate) fn terminates(self) -> bool {
         matches!(self, Self::Https | Self::TlsTerminated)
     }
 }
@@ -82,10 +88,19 @@ impl Speaks {
 impl Bound<'_> {
     /// The condition Accepted.
     pub(crate) fn accepted(&self) -> Result<&Socket, &Fault> {
-        match (&self.socket, &self.conflict) {
+        match (
+            &self.socket,
+            self.closed.as_ref().or(self.conflict.as_ref()),
+        ) {
             (Err(fault), _) | (Ok(_), Some(fault)) => Err(fault),
             (Ok(socket), None) => Ok(socket),
         }
+    }
+
+    /// Where nothing may be served, though no other listener has the place.
+    pub(crate) fn shut(&self) -> Option<&Socket> {
+        let socket = self.socket.as_ref().ok()?;
+        (self.closed.is_some() && self.conflict.is_none()).then_some(socket)
     }
 
     /// The condition Programmed, as far as the listener itself decides it.
@@ -111,7 +126,8 @@ pub(crate) struct Owner<'a> {
     pub(crate) set: Option<&'a str>,
     /// For its certificates.
     pub(crate) reader: Reader<'a>,
-    pub(crate) frontend: &'a Frontend,
+    /// Or why it is not known how clients are to be checked.
+    pub(crate) frontend: Result<&'a Frontend, &'a Fault>,
 }
 
 pub(crate) fn bind<'a>(spec: &'a Listener, owner: Owner<'_>) -> Bound<'a> {
@@ -122,6 +138,7 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: Owner<'_>) -> Bound<'a> {
         protocol: _,
         tls: _,
         allowed_routes,
+        filters: _,
     } = spec;
     let label: Arc<str> = match owner.set {
         None => Arc::from(&**name),
@@ -129,18 +146,22 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: Owner<'_>) -> Bound<'a> {
     };
     let mut unresolved = Vec::new();
     let mut socket = socket(spec);
+    let mut closed = not_understood(spec);
     let scope = scope(allowed_routes).unwrap_or_else(|fault| {
-        if socket.is_ok() {
-            socket = Err(fault);
-        }
+        closed.get_or_insert(fault);
         Scope::None
     });
+    if let (Ok(socket), Err(fault)) = (&socket, owner.frontend)
+        && socket.speaks == Speaks::Https
+    {
+        closed.get_or_insert_with(|| fault.clone());
+    }
     let kinds = match &socket {
-        Ok(socket) => kinds(allowed_routes, socket.speaks, &mut unresolved),
-        Err(_) => Vec::new(),
+        Ok(socket) if closed.is_none() => kinds(allowed_routes, socket.speaks, &mut unresolved),
+        _ => Vec::new(),
     };
     let certificates = match &socket {
-        Ok(socket) if socket.speaks.terminates() => {
+        Ok(socket) if socket.speaks.terminates() && closed.is_none() => {
             certificates(&spec.tls, owner.reader, &mut unresolved)
         }
         _ => Vec::new(),
@@ -151,7 +172,7 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: Owner<'_>) -> Bound<'a> {
         speaks: Speaks::Https,
         ..
     }) = socket
-        && let Some(validation) = owner.frontend.of(port)
+        && let Some(validation) = owner.frontend.ok().and_then(|frontend| frontend.of(port))
     {
         unresolved.extend_from_slice(&validation.unresolved);
         match &validation.clients {
@@ -172,13 +193,56 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: Owner<'_>) -> Bound<'a> {
         }),
         unresolved,
         conflict: None,
+        closed,
+        overlapping: None,
     }
+}
+
+/// What protects the listener and is not understood: without it, it would serve more than it is meant to.
+fn not_understood(spec: &Listener) -> Option<Fault> {
+    match spec.filters.as_ref() {
+        Err(why) => return Some(Fault::value("filters", why)),
+        Ok(filters) => {
+            if let Some(first) = filters.as_ref().and_then(|of| of.requests.first()) {
+                let named = first.as_ref().map(|of| format!("type {:?}", of.kind));
+                let named = named.unwrap_or_else(str::to_owned);
+                let why = format_args!(
+                    "{named}: filters of listeners are not supported, and without one requests would pass that it is to stop"
+                );
+                return Some(Fault::value("filters.requests[0]", why));
+            }
+        }
+    }
+    let tls = match spec.tls.as_ref() {
+        Err(why) => return Some(Fault::value("tls", why)),
+        Ok(tls) => tls.as_ref()?,
+    };
+    if let (Some(mode), "HTTPS" | "TLS") = (tls.mode.as_deref(), &*spec.protocol)
+        && !matches!(mode, "Terminate" | "Passthrough")
+    {
+        let why = format_args!("{mode:?} is not supported; supported are Terminate, Passthrough");
+        return Some(Fault::value("tls.mode", why));
+    }
+    unknown_option(&tls.options).map(|name| {
+        let why = format_args!("{name:?} is not understood");
+        Fault::value("tls.options", why)
+    })
+}
+
+/// The first that is for us: the API's own, which have no domain, and those of ours. Others are for other implementations.
+pub(crate) fn unknown_option<V>(options: &BTreeMap<String, V>) -> Option<&str> {
+    let ours = |name: &&String| match name.split_once('/') {
+        None => true,
+        Some((domain, _)) => domain == "weft.dev" || domain.ends_with(".weft.dev"),
+    };
+    options.keys().find(ours).map(String::as_str)
 }
 
 fn socket(spec: &Listener) -> Result<Socket, Fault> {
     let refuse = |reason, text: String| Err(Fault { reason, text });
-    let tls = spec.tls.as_ref().map_err(|why| Fault::value("tls", why))?;
-    let mode = tls.as_ref().and_then(|tls| tls.mode.as_deref());
+    // What cannot be read closes the listener; its place is that of its protocol.
+    let tls = spec.tls.as_ref().ok().and_then(Option::as_ref);
+    let mode = tls.and_then(|tls| tls.mode.as_deref());
     let speaks = match (&*spec.protocol, mode.unwrap_or("Terminate")) {
         ("HTTP", _) => Speaks::Http,
         ("TCP", _) => Speaks::Tcp,
@@ -191,11 +255,8 @@ fn socket(spec: &Listener) -> Result<Socket, Fault> {
                 "protocol HTTPS cannot have mode Passthrough; use protocol TLS to pass it through";
             return Err(Fault::value("tls.mode", why));
         }
-        ("HTTPS" | "TLS", other) => {
-            let why =
-                format_args!("{other:?} is not supported; supported are Terminate, Passthrough");
-            return Err(Fault::value("tls.mode", why));
-        }
+        ("HTTPS", _) => Speaks::Https,
+        ("TLS", _) => Speaks::TlsPassed,
         (other, _) => {
             return refuse(
                 "UnsupportedProtocol",
@@ -307,7 +368,10 @@ fn certificates(
     let mut pairs = Vec::new();
     for (place, entry) in refs.iter().enumerate() {
         match reader.key_pair(entry, &format!("tls.certificateRefs[{place}]"), CERTIFICATE) {
-            Ok(pair) => pairs.push(pair),
+            Ok((pair, gone)) => {
+                pairs.push(pair);
+                unresolved.extend(gone);
+            }
             Err(fault) => unresolved.push(fault),
         }
     }

@@ -13,6 +13,7 @@ mod grants;
 mod hosts;
 mod listeners;
 pub(crate) mod missing;
+mod overlaps;
 mod parameters;
 mod pem;
 mod plans;
@@ -34,7 +35,7 @@ use weft_ir::{Gateway, GatewayId, GatewayPort, ServicePort};
 use crate::Objects;
 use crate::endpoints::{Endpoints, Known};
 use crate::memo::{self, Last, Same};
-use crate::objects::{BackendTlsPolicy, ConfigMap, ReferenceGrant};
+use crate::objects::{BackendTlsPolicy, ClusterTrustBundle, ConfigMap, ReferenceGrant};
 use crate::routes::{GatewayRules, Resolver};
 use crate::services::Services;
 use crate::sets::Sets;
@@ -87,7 +88,11 @@ pub(crate) struct Memo {
 }
 
 /// Policies, and the bundles that they may name.
-type PolicySources = (Vec<Same<BackendTlsPolicy>>, Vec<Same<ConfigMap>>);
+type PolicySources = (
+    Vec<Same<BackendTlsPolicy>>,
+    Vec<Same<ConfigMap>>,
+    Vec<Same<ClusterTrustBundle>>,
+);
 
 impl Memo {
     pub(crate) fn translate(
@@ -101,7 +106,11 @@ impl Memo {
             *self = Self::default();
             return Outcome::default();
         }
-        let data = Data::new(&objects.secrets, &objects.config_maps);
+        let data = Data::new(
+            &objects.secrets,
+            &objects.config_maps,
+            &objects.cluster_trust_bundles,
+        );
         let grants = &objects.reference_grants;
         let grants = self.grants.get(Same::all(grants), || Grants::new(grants));
         let namespaces = Namespaces::new(&objects.namespaces);
@@ -112,7 +121,11 @@ impl Memo {
         };
         let plans = plans(gateways, &objects.listener_sets, sources);
         let policies = &objects.backend_tls_policies;
-        let from = (Same::all(policies), Same::all(&objects.config_maps));
+        let from = (
+            Same::all(policies),
+            Same::all(&objects.config_maps),
+            Same::all(&objects.cluster_trust_bundles),
+        );
         let make = || Policies::new(policies, &data);
         let policies = self.policies.get_alike(from, make);
         let rules = GatewayRules {

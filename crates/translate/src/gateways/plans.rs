@@ -14,6 +14,7 @@ use super::fit::Room;
 use super::frontend::Frontend;
 use super::grants::{Grants, Referrer};
 use super::listeners::{Bound, Owner, bind};
+use super::overlaps;
 use super::scopes::{Namespaces, Scope};
 use super::status::GROUP;
 use crate::objects::{self, GatewayTls, Lenient, Listener, ListenerSetSpec, Meta, ParentRef};
@@ -35,6 +36,8 @@ pub(crate) struct Plan<'a> {
     /// The oldest first.
     pub(crate) sets: Vec<Set<'a>>,
     pub(crate) client_certificate: Result<Option<KeyPair>, Fault>,
+    /// What is to be said of the client certificate, though it is used.
+    pub(crate) client_gone: Option<Fault>,
     /// Clients whose certificates do not hold are let in somewhere.
     pub(crate) insecure: bool,
     /// What is wrong with the Gateway apart from its listeners.
@@ -115,13 +118,19 @@ fn plan<'a>(
         },
     };
     let tls = readable(&spec.tls, "spec.tls", &mut invalid);
-    let frontend = tls.and_then(|tls: &GatewayTls| tls.frontend.as_ref());
-    let frontend = Frontend::new(frontend, reader);
+    let frontend = match spec.tls.as_ref() {
+        Ok(_) => {
+            let spec = tls.and_then(|tls: &GatewayTls| tls.frontend.as_ref());
+            Ok(Frontend::new(spec, reader))
+        }
+        Err(why) => Err(Fault::value("spec.tls of the Gateway", why)),
+    };
+    let frontend = frontend.as_ref();
     let owner = Owner {
         namespace: &owned.meta.namespace,
         set: None,
         reader,
-        frontend: &frontend,
+        frontend,
     };
     let mut own = read(&spec.listeners, owner);
     let mut taken = Taken::default();
@@ -157,7 +166,7 @@ fn plan<'a>(
             namespace: &meta.namespace,
             set: Some(&meta.name),
             reader,
-            frontend: &frontend,
+            frontend,
         };
         let mut listeners = read(&spec.listeners, owner);
         taken.add(&mut listeners.all);
@@ -168,7 +177,9 @@ fn plan<'a>(
             refused: None,
         }
     });
-    let sets = sets.collect();
+    let mut sets: Vec<Set<'_>> = sets.collect();
+    let of_sets = sets.iter_mut().flat_map(|set| &mut set.listeners.all);
+    overlaps::mark(own.all.iter_mut().chain(of_sets));
     let client = tls.and_then(|tls| tls.backend.as_ref()?.client_certificate_ref.clone());
     let client_certificate = client.map(|spec| {
         let at = "spec.tls.backend.clientCertificateRef";
@@ -178,8 +189,14 @@ fn plan<'a>(
         owned,
         own,
         sets,
-        client_certificate: client_certificate.transpose(),
-        insecure: frontend.insecure(),
+        client_gone: match &client_certificate {
+            Some(Ok((_, gone))) => gone.clone(),
+            _ => None,
+        },
+        client_certificate: client_certificate
+            .map(|read| read.map(|(pair, _)| pair))
+            .transpose(),
+        insecure: frontend.is_ok_and(Frontend::insecure),
         invalid,
     }
 }

@@ -13,6 +13,7 @@ use weft_ir::{
 
 use super::certificates::{BACKEND_CA, Data, Reader};
 use super::grants::{Grants, Referrer};
+use super::listeners::unknown_option;
 use super::status::{AncestorStatus, GROUP, PolicyStatus};
 use crate::endpoints::Endpoints;
 use crate::objects::{
@@ -217,6 +218,7 @@ impl Policy {
         let BackendTlsPolicySpec {
             target_refs,
             validation,
+            options,
         } = spec;
         let readable = target_refs.iter().filter_map(|entry| entry.as_ref().ok());
         let targets = readable.filter_map(|target| {
@@ -234,7 +236,14 @@ impl Policy {
         let tls = validation
             .as_ref()
             .map_err(|why| invalid("spec.validation", why))
-            .and_then(|spec| backend_tls(meta, spec, data, &mut unresolved));
+            .and_then(|spec| backend_tls(meta, spec, data, &mut unresolved))
+            .and_then(|tls| match unknown_option(options) {
+                None => Ok(tls),
+                Some(name) => Err(invalid(
+                    "spec.options",
+                    &format!("{name:?} is not understood"),
+                )),
+            });
         let whose = format!("BackendTLSPolicy {}/{}", meta.namespace, meta.name);
         Self {
             meta: meta.clone(),

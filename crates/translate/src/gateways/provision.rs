@@ -41,6 +41,8 @@ pub struct ServiceProvision {
     pub ports: Vec<ProvisionPort>,
     /// Those that the Gateway asks for by value.
     pub addresses: Vec<Address>,
+    /// The ClusterIP that it is to have; `None`: any.
+    pub cluster_ip: Option<String>,
     pub external_traffic_policy: TrafficPolicy,
     /// For the Service alone, beside those for every object.
     pub annotations: BTreeMap<String, String>,

@@ -67,6 +67,11 @@ pub(crate) fn ports(
         let key = (socket.speaks.transport(), socket.port);
         add(&mut ports, key, socket, bound, routes);
     }
+    for bound in plan.listeners() {
+        if let Some(socket) = bound.shut() {
+            shut(&mut ports, socket, bound);
+        }
+    }
     let ports = ports.into_iter();
     ports
         .map(|((_, port), serving)| GatewayPort {
@@ -160,6 +165,25 @@ fn add(
     }
 }
 
+/// A listener without routes, where others serve its port: what is meant for it does not come to them.
+fn shut(ports: &mut BTreeMap<(Transport, u16), Serving>, socket: &Socket, bound: &Bound<'_>) {
+    let name = Arc::clone(&bound.label);
+    let hostname = socket.hostname.clone();
+    match ports.get_mut(&(socket.speaks.transport(), socket.port)) {
+        Some(Serving::Http(listeners)) => listeners.push(HttpListener {
+            name,
+            hostname,
+            hosts: Vec::new(),
+        }),
+        Some(Serving::Tls(listeners)) => listeners.push(TlsListener {
+            name,
+            hostname,
+            serving: TlsServing::Passthrough { rules: Vec::new() },
+        }),
+        Some(Serving::Tcp(_) | Serving::Udp(_)) | None => {}
+    }
+}
+
 /// By host, in the order of the hosts' names; any host comes first.
 fn virtual_hosts(routes: &[(&Route, &[Host])]) -> Vec<VirtualHost> {
     let mut hosts: BTreeMap<String, VirtualHost> = BTreeMap::new();
@@ -180,7 +204,7 @@ fn virtual_hosts(routes: &[(&Route, &[Host])]) -> Vec<VirtualHost> {
     hosts.into_values().collect()
 }
 
-/// With the names that a route has in common with the listener, instead of all of its own.
+/// With those names of a route that have something in common with the listener.
 fn tls_rules(routes: &[(&Route, &[Host])]) -> Vec<TlsRule> {
     let rules = routes.iter().filter_map(|(route, hosts)| {
         let Rules::Tls(Some(compiled)) = &route.rules else {

@@ -1,6 +1,6 @@
 //! What is said of GatewayClasses, Gateways, ListenerSets and policies: the shapes of their statuses.
 
-use weft_ir::GatewayId;
+use weft_ir::{GatewayId, Transport};
 
 use crate::objects::ParentRef;
 use crate::status::Condition;
@@ -32,6 +32,30 @@ pub struct GatewayStatus {
 pub struct Address {
     pub kind: AddressKind,
     pub value: String,
+    pub routability: Routability,
+}
+
+/// From where an address can be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Routability {
+    /// From wherever the load balancer lets in.
+    #[default]
+    Unspecified,
+    /// A ClusterIP.
+    Cluster,
+    /// Means nothing; the conformance suite's own.
+    Sentinel,
+}
+
+impl Routability {
+    /// As it stands in an address's `routability`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unspecified => "",
+            Self::Cluster => "Cluster",
+            Self::Sentinel => "testing.x-k8s.io/sentinel",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +77,9 @@ impl AddressKind {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerStatus {
     pub name: String,
+    /// Where proxies are to listen, as far as translation decides it; whether they do says the condition Programmed once
+    /// they have been asked.
+    pub socket: Option<(Transport, u16)>,
     pub supported_kinds: Vec<RouteGroupKind>,
     pub attached_routes: u32,
     pub conditions: Vec<Condition>,
@@ -69,6 +96,7 @@ pub struct RouteGroupKind {
 pub struct ListenerSetStatus {
     pub namespace: String,
     pub name: String,
+    pub gateway: GatewayId,
     pub generation: i64,
     pub conditions: Vec<Condition>,
     pub listeners: Vec<ListenerStatus>,

@@ -41,6 +41,8 @@ pub(crate) struct Verdict {
     pub(crate) accepted: Result<(), Fault>,
     /// Errors decide about Programmed, where the Gateway is accepted.
     pub(crate) programmed: Result<(), Fault>,
+    /// The condition AddressesAssigned; `None`: there is nothing to say yet.
+    pub(crate) assigned: Option<Result<(), Fault>>,
     pub(crate) addresses: BTreeSet<Address>,
 }
 
@@ -101,6 +103,13 @@ pub(crate) fn gateway(plan: &Plan<'_>, verdict: &Verdict, counts: &Counts) -> Ga
         }
     });
     conditions.push(resolved_refs(plan));
+    if let Some(assigned) = &verdict.assigned {
+        const KIND: &str = "AddressesAssigned";
+        conditions.push(match assigned {
+            Ok(()) => condition(KIND, true, KIND, "every address is assigned".to_owned()),
+            Err(fault) => condition(KIND, false, fault.reason, fault.text.clone()),
+        });
+    }
     if plan.insecure {
         let message = "spec.tls.frontend lets in clients whose certificates do not hold, or that have none \
                        (AllowInsecureFallback); set AllowValidOnly outside of tests";
@@ -126,7 +135,8 @@ pub(crate) fn gateway(plan: &Plan<'_>, verdict: &Verdict, counts: &Counts) -> Ga
 }
 
 fn resolved_refs(plan: &Plan<'_>) -> Condition {
-    if let Err(fault) = &plan.client_certificate {
+    let client = plan.client_certificate.as_ref().err();
+    if let Some(fault) = client.or(plan.client_gone.as_ref()) {
         return condition("ResolvedRefs", false, fault.reason, fault.text.clone());
     }
     let unresolved = plan.own.all.iter().filter(|of| !of.unresolved.is_empty());
@@ -199,6 +209,7 @@ pub(crate) fn listener_sets(
         ListenerSetStatus {
             namespace: set.meta.namespace.clone(),
             name: set.meta.name.clone(),
+            gateway: plan.owned.id.clone(),
             generation: set.meta.generation,
             conditions: vec![accepted, programmed],
             listeners: listeners(plan, Some(place), &set.listeners, &verdict.accepted, counts),
@@ -223,6 +234,10 @@ fn listeners(
         };
         ListenerStatus {
             name: bound.spec.name.clone(),
+            socket: match (bound.usable(), gateway) {
+                (Ok(socket), Ok(())) => Some((socket.speaks.transport(), socket.port)),
+                _ => None,
+            },
             supported_kinds: bound.kinds.iter().map(group_kind).collect(),
             attached_routes: counts.get(&id).copied().unwrap_or(0),
             conditions: conditions(bound, gateway),
@@ -277,5 +292,18 @@ fn conditions(bound: &Bound<'_>, gateway: &Result<(), Fault>) -> Vec<Condition> 
             condition("Conflicted", false, "NoConflicts", message)
         }
     };
-    vec![accepted, programmed, resolved, conflicted]
+    let mut conditions = vec![accepted, programmed, resolved, conflicted];
+    if let Some(others) = &bound.overlapping {
+        let message = format!(
+            "hosts of this listener are hosts of {others} too, on the same port: clients use one connection for both, and \
+             what comes on a connection of the other is answered with 421"
+        );
+        conditions.push(condition(
+            "OverlappingTLSConfig",
+            true,
+            "OverlappingHostnames",
+            message,
+        ));
+    }
+    conditions
 }

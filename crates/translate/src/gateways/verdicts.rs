@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use weft_ir::{ServiceId, Transport};
 
-use super::addresses::{Requested, assigned, is_of, of_service, requested};
+use super::addresses::{Requested, assign, is_of, of_service, requested};
 use super::certificates::Data;
 use super::classes::{Class, NAME_LIMIT};
 use super::parameters::Parameters;
 use super::plans::Plan;
-use super::provision::{CLASS_LABEL, GATEWAY_LABEL, Provision, ProvisionPort, ServiceProvision};
+use super::provision::{
+    CLASS_LABEL, GATEWAY_LABEL, Provision, ProvisionPort, ServiceProvision, ServiceType,
+};
 use super::status::{Address, GatewayClassStatus};
 use super::statuses::{Verdict, some_listener};
 use crate::objects::Service;
@@ -129,9 +131,10 @@ pub(crate) fn provision(
             .map(|of| of.annotations.clone())
             .unwrap_or_default(),
         service: ServiceProvision {
-            kind: parameters.service_type(),
+            kind: requested.service_type(parameters.service_type()),
             ports: ports(plan),
-            addresses: requested.values.clone(),
+            addresses: requested.of_load_balancer(),
+            cluster_ip: requested.cluster_ip(),
             external_traffic_policy: parameters.traffic_policy(),
             annotations: parameters.service_annotations.clone(),
             load_balancer_class: parameters.load_balancer_class.clone(),
@@ -189,10 +192,15 @@ pub(crate) fn judge(
     let name = plan.owned.name.as_deref().unwrap_or_default();
     let namespace = &plan.owned.meta.namespace;
     let service = infrastructure.service(namespace, name);
-    let has = service.map(|(service, _)| of_service(service, parameters.service_type()));
-    let addresses = has.unwrap_or_default();
-    let programmed = |requested: &Requested| {
-        assigned(requested, &addresses, |of| infrastructure.holder(of))?;
+    let none = Requested::default();
+    let requested = decided.map_or(&none, |(_, requested)| requested);
+    let shown = |kind| service.map(|(service, _)| of_service(service, kind));
+    let kind = requested.service_type(parameters.service_type());
+    let has = shown(kind).unwrap_or_default();
+    let inside = shown(ServiceType::ClusterIp).unwrap_or_default();
+    let assigned = assign(requested, &has, &inside, |of| infrastructure.holder(of));
+    let programmed = || {
+        assigned.usable()?;
         if service.is_some_and(|(_, ready)| ready) {
             return Ok(());
         }
@@ -205,7 +213,9 @@ pub(crate) fn judge(
     };
     Verdict {
         accepted: decided.map(|_| ()).map_err(Fault::clone),
-        programmed: decided.map_or(Ok(()), |(_, requested)| programmed(requested)),
-        addresses,
+        programmed: decided.map_or(Ok(()), |_| programmed()),
+        // Nothing is said of it before there is a Service that could have some.
+        assigned: (decided.is_ok() && service.is_some()).then(|| assigned.complete()),
+        addresses: assigned.addresses,
     }
 }

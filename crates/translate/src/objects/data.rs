@@ -1,8 +1,9 @@
-//! Secrets and ConfigMaps: certificates, bundles of authorities, and the parameters of Gateways.
+//! Secrets, ConfigMaps and ClusterTrustBundles: certificates, bundles of authorities, and the parameters of Gateways.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,6 +23,22 @@ pub struct Secret {
     pub kind: String,
     #[serde(deserialize_with = "or_default")]
     pub data: SecretData,
+    /// It was deleted, and is kept for [`Secret::LINGERS`].
+    #[serde(skip)]
+    pub gone: bool,
+}
+
+impl Secret {
+    /// How long its last certificate serves after it was deleted: `kubectl replace --force` deletes it and creates it again.
+    pub const LINGERS: Duration = Duration::from_secs(60);
+
+    #[must_use]
+    pub fn gone(&self) -> Self {
+        Self {
+            gone: true,
+            ..self.clone()
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -88,6 +105,26 @@ pub struct ConfigMap {
     #[serde(deserialize_with = "or_default")]
     pub data: BTreeMap<String, String>,
     /// Whether `ca.crt` is a bundle of authorities.
+    #[serde(skip)]
+    pub(crate) sound: Verdict,
+}
+
+/// Authorities that the cluster shares.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ClusterTrustBundle {
+    pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
+    pub spec: ClusterTrustBundleSpec,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterTrustBundleSpec {
+    /// PEM.
+    #[serde(deserialize_with = "or_default")]
+    pub trust_bundle: String,
+    /// Whether it is a bundle of authorities.
     #[serde(skip)]
     pub(crate) sound: Verdict,
 }

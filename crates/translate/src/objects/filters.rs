@@ -1,11 +1,12 @@
 //! Filters of routes.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::lenient::or_default;
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", expecting = "an object")]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 pub struct HttpFilter {
     /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestRedirect`, `URLRewrite`, `RequestMirror`, `CORS`, or one
     /// that is not supported.
@@ -23,10 +24,15 @@ pub struct HttpFilter {
     pub request_mirror: Option<RequestMirror>,
     #[serde(default)]
     pub cors: Option<CorsFilter>,
+    /// Not supported, as the next one.
+    #[serde(default)]
+    pub external_auth: Option<IgnoredAny>,
+    #[serde(default)]
+    pub extension_ref: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", expecting = "an object")]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 pub struct RequestMirror {
     pub backend_ref: BackendObjectRef,
     /// Of 100 requests. Neither this nor a fraction: every request.
@@ -38,7 +44,7 @@ pub struct RequestMirror {
 
 /// A reference to a backend alone, without weight and filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(expecting = "an object")]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct BackendObjectRef {
     /// Absent and empty mean the core group.
     #[serde(default, deserialize_with = "or_default")]
@@ -55,7 +61,7 @@ pub struct BackendObjectRef {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(expecting = "an object")]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct Fraction {
     pub numerator: i64,
     /// Absent means 100.
@@ -64,7 +70,12 @@ pub struct Fraction {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
 pub struct CorsFilter {
     #[serde(deserialize_with = "or_default")]
     pub allow_origins: Vec<String>,
@@ -80,7 +91,7 @@ pub struct CorsFilter {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct HeaderFilter {
     #[serde(deserialize_with = "or_default")]
     pub set: Vec<HeaderValueSpec>,
@@ -91,14 +102,19 @@ pub struct HeaderFilter {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(expecting = "an object")]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct HeaderValueSpec {
     pub name: String,
     pub value: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
 pub struct RequestRedirect {
     pub scheme: Option<String>,
     pub hostname: Option<String>,
@@ -109,14 +125,19 @@ pub struct RequestRedirect {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
 pub struct UrlRewrite {
     pub hostname: Option<String>,
     pub path: Option<PathModifier>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", expecting = "an object")]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 pub struct PathModifier {
     /// `ReplaceFullPath` or `ReplacePrefixMatch`.
     #[serde(rename = "type")]

@@ -1,5 +1,6 @@
 //! GatewayClasses, Gateways and ListenerSets. Enumerations are text: values that this version does not know become
-//! conditions.
+//! conditions. What protects must be understood: its structures know all of their fields (docs/reference.md, "Fields that
+//! must be understood").
 
 use std::collections::BTreeMap;
 
@@ -91,23 +92,45 @@ pub struct Listener {
     pub tls: Lenient<Option<ListenerTls>>,
     #[serde(default)]
     pub allowed_routes: Lenient<Option<AllowedRoutes>>,
+    #[serde(default)]
+    pub filters: Lenient<Option<ListenerFilters>>,
+}
+
+/// What every request is to pass before a route is looked for. None is supported, and none may be passed over.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
+pub struct ListenerFilters {
+    #[serde(deserialize_with = "list")]
+    pub requests: Vec<Lenient<ListenerFilter>>,
+}
+
+/// Its type alone, for messages.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(expecting = "an object")]
+pub struct ListenerFilter {
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
 pub struct ListenerTls {
     /// `Terminate` (also when absent) or `Passthrough`.
     pub mode: Option<String>,
     #[serde(deserialize_with = "list")]
     pub certificate_refs: Vec<Lenient<ObjectRef>>,
-    /// None is known.
     #[serde(deserialize_with = "or_default")]
     pub options: BTreeMap<String, serde_json::Value>,
 }
 
 /// A Secret, a ConfigMap, or what is not supported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(expecting = "an object")]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct ObjectRef {
     /// Absent and empty mean the core group.
     #[serde(default, deserialize_with = "or_default")]
@@ -122,7 +145,7 @@ pub struct ObjectRef {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct AllowedRoutes {
     pub namespaces: Option<FromNamespaces>,
     #[serde(deserialize_with = "list")]
@@ -130,13 +153,13 @@ pub struct AllowedRoutes {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct AllowedListeners {
     pub namespaces: Option<FromNamespaces>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct FromNamespaces {
     /// `All`, `Selector`, `Same` (of routes, also when absent) or `None` (of listeners, also when absent).
     pub from: Option<String>,
@@ -145,7 +168,12 @@ pub struct FromNamespaces {
 
 /// `metav1.LabelSelector`: every entry must hold; without any it takes all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
 pub struct LabelSelector {
     #[serde(deserialize_with = "or_default")]
     pub match_labels: BTreeMap<String, String>,
@@ -154,7 +182,7 @@ pub struct LabelSelector {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct LabelRequirement {
     pub key: String,
     /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
@@ -164,7 +192,7 @@ pub struct LabelRequirement {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(expecting = "an object")]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct GroupKind {
     /// Absent means `gateway.networking.k8s.io`.
     #[serde(default)]
@@ -173,7 +201,7 @@ pub struct GroupKind {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct GatewayAddress {
     /// `IPAddress` (also when absent), `Hostname`, or one that is not supported.
     #[serde(rename = "type")]
@@ -181,6 +209,9 @@ pub struct GatewayAddress {
     /// Empty: any of the type.
     #[serde(deserialize_with = "or_default")]
     pub value: String,
+    /// Empty, `Cluster`, or a value of an implementation.
+    #[serde(deserialize_with = "or_default")]
+    pub routability: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -194,20 +225,30 @@ pub struct Infrastructure {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct GatewayTls {
     pub backend: Option<BackendTlsConfig>,
     pub frontend: Option<FrontendTls>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
 pub struct BackendTlsConfig {
     pub client_certificate_ref: Option<ObjectRef>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
 pub struct FrontendTls {
     #[serde(rename = "default", deserialize_with = "or_default")]
     pub for_all: FrontendTlsConfig,
@@ -216,7 +257,7 @@ pub struct FrontendTls {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct PortTls {
     pub port: i64,
     #[serde(deserialize_with = "or_default")]
@@ -224,13 +265,18 @@ pub struct PortTls {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct FrontendTlsConfig {
     pub validation: Option<FrontendValidation>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
 pub struct FrontendValidation {
     #[serde(deserialize_with = "list")]
     pub ca_certificate_refs: Vec<Lenient<ObjectRef>>,

@@ -1,4 +1,4 @@
-//! Kubernetes objects, holding only what translation reads. Unknown fields are ignored.
+//! Kubernetes objects, holding only what translation reads. Unknown fields are ignored, but where they may protect.
 //!
 //! The API server checks core objects (Services, slices, pods, Secrets), so those are read as they are, with absent and `null`
 //! meaning empty. Routes, Gateways and policies are custom resources whose definition may be older, newer or changed: their lists hold
@@ -20,7 +20,9 @@ pub use core::{
     ServiceImportSpec, ServicePortSpec, ServiceSpec, ServiceStatus, SessionAffinityConfig,
     SlicePort, TargetRef, ZONE_LABEL,
 };
-pub use data::{ConfigMap, Secret, SecretBytes, SecretData};
+pub use data::{
+    ClusterTrustBundle, ClusterTrustBundleSpec, ConfigMap, Secret, SecretBytes, SecretData,
+};
 pub use filters::{
     BackendObjectRef, CorsFilter, Fraction, HeaderFilter, HeaderValueSpec, HttpFilter,
     PathModifier, RequestMirror, RequestRedirect, UrlRewrite,
@@ -29,7 +31,8 @@ pub use gateways::{
     AllowedListeners, AllowedRoutes, BackendTlsConfig, FromNamespaces, FrontendTls,
     FrontendTlsConfig, FrontendValidation, Gateway, GatewayAddress, GatewayClass, GatewayClassSpec,
     GatewaySpec, GatewayTls, GroupKind, Infrastructure, LabelRequirement, LabelSelector, Listener,
-    ListenerSet, ListenerSetSpec, ListenerTls, ObjectRef, ParametersRef, PortTls,
+    ListenerFilter, ListenerFilters, ListenerSet, ListenerSetSpec, ListenerTls, ObjectRef,
+    ParametersRef, PortTls,
 };
 pub use lenient::Lenient;
 pub use meta::Meta;

@@ -1,5 +1,7 @@
 //! ReferenceGrants and BackendTLSPolicies.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::gateways::ObjectRef;
@@ -24,7 +26,7 @@ pub struct ReferenceGrantSpec {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(expecting = "an object")]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct GrantFrom {
     pub group: String,
     pub kind: String,
@@ -32,7 +34,7 @@ pub struct GrantFrom {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(expecting = "an object")]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct GrantTo {
     pub group: String,
     pub kind: String,
@@ -54,6 +56,8 @@ pub struct BackendTlsPolicySpec {
     #[serde(deserialize_with = "list")]
     pub target_refs: Vec<Lenient<PolicyTarget>>,
     pub validation: Lenient<BackendTlsValidation>,
+    #[serde(deserialize_with = "or_default")]
+    pub options: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -69,7 +73,12 @@ pub struct PolicyTarget {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default, expecting = "an object")]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
 pub struct BackendTlsValidation {
     /// Of the policy's own namespace.
     #[serde(deserialize_with = "list")]
@@ -84,7 +93,7 @@ pub struct BackendTlsValidation {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(expecting = "an object")]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct SubjectAltName {
     /// `Hostname` or `URI`.
     #[serde(rename = "type")]

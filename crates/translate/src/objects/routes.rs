@@ -1,6 +1,8 @@
 //! HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes and UDPRoutes. Enumerations are text: values that this version does not
 //! know become conditions.
 
+use std::collections::BTreeMap;
+
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -181,10 +183,13 @@ pub struct HttpMatch {
     #[serde(deserialize_with = "or_default")]
     pub query_params: Vec<HttpHeaderMatch>,
     pub method: Option<String>,
+    /// Conditions that this version does not know.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct HttpPathMatch {
     /// `Exact`, `PathPrefix` (also when absent) or `RegularExpression`.
     #[serde(rename = "type")]
@@ -194,7 +199,7 @@ pub struct HttpPathMatch {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(expecting = "an object")]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct HttpHeaderMatch {
     /// `Exact` (also when absent) or `RegularExpression`.
     #[serde(rename = "type", default)]
@@ -223,10 +228,13 @@ pub struct GrpcMatch {
     pub method: Option<GrpcMethodMatch>,
     #[serde(deserialize_with = "or_default")]
     pub headers: Vec<GrpcHeaderMatch>,
+    /// As of HTTPRoutes.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, expecting = "an object")]
+#[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct GrpcMethodMatch {
     /// `Exact` (also when absent) or `RegularExpression`.
     #[serde(rename = "type")]
@@ -239,7 +247,7 @@ pub struct GrpcMethodMatch {
 pub type GrpcHeaderMatch = HttpHeaderMatch;
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", expecting = "an object")]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 pub struct GrpcFilter {
     /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestMirror` or `ExtensionRef`.
     #[serde(rename = "type")]
@@ -250,4 +258,7 @@ pub struct GrpcFilter {
     pub response_header_modifier: Option<HeaderFilter>,
     #[serde(default)]
     pub request_mirror: Option<RequestMirror>,
+    /// Not supported.
+    #[serde(default)]
+    pub extension_ref: Option<IgnoredAny>,
 }

@@ -82,6 +82,8 @@ fn http_filter(
         url_rewrite,
         request_mirror,
         cors,
+        external_auth: _,
+        extension_ref: _,
     } = filter;
     let common = Common {
         kind,
@@ -125,6 +127,7 @@ fn grpc_filter(
         request_header_modifier,
         response_header_modifier,
         request_mirror,
+        extension_ref: _,
     } = filter;
     let common = Common {
         kind,

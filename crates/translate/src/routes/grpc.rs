@@ -12,7 +12,7 @@ use super::filters::grpc_filters;
 use super::http::nowhere;
 use super::patterns::PatternBudget;
 use super::report::{Fault, Report};
-use super::values::{header_matches, pattern, unknown};
+use super::values::{header_matches, not_understood, pattern, unknown};
 use crate::objects::{GrpcMatch, GrpcMethodMatch, GrpcRule, Lenient};
 
 pub(super) fn rule(
@@ -77,7 +77,12 @@ fn request_matches(
         let mut faults = Vec::new();
         let mut condition = RequestMatch::default();
         match spec.as_ref() {
-            Ok(GrpcMatch { method, headers }) => {
+            Ok(GrpcMatch {
+                method,
+                headers,
+                unknown: others,
+            }) => {
+                faults.extend(not_understood(others, &at));
                 let patterns = &mut report.patterns;
                 let headers_at = format!("{at}.headers");
                 condition.headers = header_matches(headers, &headers_at, patterns, &mut faults);

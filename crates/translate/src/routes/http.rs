@@ -13,7 +13,7 @@ use super::backends::{Backends, Context, backends};
 use super::filters::{http_filters, replaces_prefix};
 use super::patterns::PatternBudget;
 use super::report::{Fault, Report};
-use super::values::{duration, header_matches, pattern, query_matches, unknown};
+use super::values::{duration, header_matches, not_understood, pattern, query_matches, unknown};
 use crate::objects::{HttpMatch, HttpPathMatch, HttpRetry, HttpRule, HttpTimeouts, Lenient};
 
 /// The methods that the specification knows.
@@ -188,7 +188,9 @@ fn request_match(
         headers,
         query_params,
         method,
+        unknown: others,
     } = spec;
+    faults.extend(not_understood(others, at));
     let path = path_match(path.as_ref(), &format!("{at}.path"), patterns);
     let method = match method.as_deref() {
         None => Ok(None),

@@ -1,8 +1,10 @@
 //! Small values that users write: durations, header names, patterns, paths.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use serde::de::IgnoredAny;
 use weft_ir::{HeaderMatch, HostPattern, Pattern, QueryMatch, ValueMatch};
 
 use super::patterns::PatternBudget;
@@ -160,6 +162,16 @@ pub(super) fn unknown(at: &str, word: &str, known: &str) -> Fault {
         at,
         format_args!("{word:?} is not supported; supported are {known}"),
     )
+}
+
+/// Of fields that this version does not know, where leaving one out would take more than was meant.
+pub(super) fn not_understood(
+    fields: &BTreeMap<String, IgnoredAny>,
+    at: &str,
+) -> impl Iterator<Item = Fault> {
+    fields
+        .keys()
+        .map(move |name| Fault::value(&format!("{at}.{name}"), "the field is not understood"))
 }
 
 #[cfg(test)]

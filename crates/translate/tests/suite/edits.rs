@@ -71,6 +71,7 @@ fn append(all: &mut Objects, one: Objects) {
         backend_tls_policies,
         secrets,
         config_maps,
+        cluster_trust_bundles,
     } = one;
     all.services.extend(services);
     if let Some(imports) = service_imports {
@@ -92,6 +93,7 @@ fn append(all: &mut Objects, one: Objects) {
     all.backend_tls_policies.extend(backend_tls_policies);
     all.secrets.extend(secrets);
     all.config_maps.extend(config_maps);
+    all.cluster_trust_bundles.extend(cluster_trust_bundles);
 }
 
 /// One change of a cluster that consists of a golden file's objects.

@@ -204,12 +204,19 @@ fn gateway(status: &GatewayStatus) -> (Value, Value) {
 }
 
 fn address(address: &Address) -> Value {
-    text(format!("{} {}", address.kind.as_str(), address.value))
+    let Address {
+        kind,
+        value,
+        routability,
+    } = address;
+    let line = format!("{} {value} {}", kind.as_str(), routability.as_str());
+    text(line.trim_end())
 }
 
 fn listener(status: &ListenerStatus) -> Value {
     let ListenerStatus {
         name,
+        socket: _,
         supported_kinds,
         attached_routes,
         conditions: said,
@@ -223,6 +230,7 @@ fn listener_set(status: &ListenerSetStatus) -> (Value, Value) {
     let ListenerSetStatus {
         namespace,
         name,
+        gateway: _,
         generation,
         conditions: said,
         listeners,
@@ -272,6 +280,7 @@ fn provision(provision: &Provision) -> (Value, Value) {
         kind,
         ports,
         addresses,
+        cluster_ip,
         external_traffic_policy,
         annotations: own,
         load_balancer_class,
@@ -304,6 +313,7 @@ fn provision(provision: &Provision) -> (Value, Value) {
         ("serviceAnnotations", pairs(own)),
         ("ports", list(ports.iter().map(port))),
         ("addresses", list(addresses.iter().map(address))),
+        ("clusterIP", cluster_ip.as_ref().map(text)),
         ("scaling", Some(text(scaling))),
         ("requests", pairs(requests)),
         ("limits", pairs(limits)),

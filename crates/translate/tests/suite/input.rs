@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 use weft_translate::Objects;
+use weft_translate::objects::Secret;
 
 /// What is asked of the mesh.
 #[derive(Debug, Default, Deserialize)]
@@ -38,10 +39,15 @@ pub(crate) fn documents(text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// In the data of Secrets and ConfigMaps `@FILE` stands for a file of `tests/pki/`, and `@FILE+FILE` for two.
+/// In the data of Secrets, ConfigMaps and ClusterTrustBundles `@FILE` stands for a file of `tests/pki/`, and `@FILE+FILE` for
+/// two.
 fn fill_in(document: &mut Value) {
-    let secret = document["kind"] == "Secret";
-    let Some(data) = document.get_mut("data").and_then(Value::as_object_mut) else {
+    let secret = matches!(document["kind"].as_str(), Some("Secret" | "GoneSecret"));
+    let field = match document["kind"].as_str() {
+        Some("ClusterTrustBundle") => "spec",
+        _ => "data",
+    };
+    let Some(data) = document.get_mut(field).and_then(Value::as_object_mut) else {
         return;
     };
     for value in data.values_mut() {
@@ -100,7 +106,12 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
         "ReferenceGrant" => objects.reference_grants.push(read(document)?),
         "BackendTLSPolicy" => objects.backend_tls_policies.push(read(document)?),
         "Secret" => objects.secrets.push(read(document)?),
+        "GoneSecret" => {
+            let secret: Arc<Secret> = read(document)?;
+            objects.secrets.push(Arc::new(secret.gone()));
+        }
         "ConfigMap" => objects.config_maps.push(read(document)?),
+        "ClusterTrustBundle" => objects.cluster_trust_bundles.push(read(document)?),
         other => panic!("no test knows kind {other}"),
     }
     Ok(())

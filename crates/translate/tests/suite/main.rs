@@ -12,4 +12,5 @@ mod gateways;
 mod golden;
 mod input;
 mod mutations;
+mod protecting;
 mod view;

@@ -3,6 +3,7 @@
 mesh_tests! {
     // A bound of a second, on a machine that other tests would share.
     run_alone Out a_certificate_replaced_under_handshakes;
+    run Out a_secret_deleted_and_created_again_is_not_missed;
     run Out certificates_of_rsa_and_ecdsa_side_by_side;
     run Out a_broken_secret_breaks_its_listener_only;
     run Out passthrough_and_termination_on_one_port;
@@ -19,7 +20,7 @@ mod cases {
     use weft_e2e::gateways::{
         gateway, https, listener_conditions, parameters, route, tls_secret, with_parameters,
     };
-    use weft_e2e::host::run;
+    use weft_e2e::host::{kubectl, run};
     use weft_e2e::objects::{self, to};
     use weft_e2e::visits::{Pair, Visitor, failures};
     use weft_e2e::{Bed, eventually};
@@ -100,6 +101,45 @@ mod cases {
     }
 
     /// One listener, one host name: what the client can check decides.
+    /// As `kubectl replace --force` does, but with time in between.
+    pub(super) async fn a_secret_deleted_and_created_again_is_not_missed(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let host = "shop.example.com";
+        let pairs = [Pair::new(&[host])?, Pair::new(&[host])?];
+        bed.apply(secret("cert", &pairs[0])).await?;
+        let edge = gateway("edge", json!([https("https", host, "cert")]));
+        let address = bed.edge(edge).await?;
+        let visitor = Visitor::new(&address, host, "/reviews/1", &[&pairs[0], &pairs[1]])?;
+        eventually("the first answer", async || visitor.visit().await.map(drop)).await?;
+        let resolved = async |status: &str, word: &str| {
+            eventually("the status of the Secret", async || {
+                let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
+                let conditions = listener_conditions(&gateway, "https")?;
+                let (is, _, message) = conditions.of("ResolvedRefs")?;
+                anyhow::ensure!(is == status && message.contains(word), "{conditions}");
+                Ok(())
+            })
+            .await
+        };
+        let replaced = async {
+            kubectl(&["-n", &bed.namespace, "delete", "secret", "cert"]).await?;
+            resolved("False", "was deleted").await?;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            bed.apply(secret("cert", &pairs[1])).await?;
+            resolved("True", "").await
+        };
+        let ((), visits) = visitor.visits_during(50, replaced).await?;
+        let failed: Vec<String> = failures(&visits).collect();
+        anyhow::ensure!(
+            failed.is_empty(),
+            "{} of {}: {failed:?}",
+            failed.len(),
+            visits.len()
+        );
+        Ok(())
+    }
+
     pub(super) async fn certificates_of_rsa_and_ecdsa_side_by_side(
         bed: &Bed,
     ) -> anyhow::Result<()> {
