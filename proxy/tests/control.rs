@@ -149,8 +149,11 @@ async fn a_restarted_controller_is_told_what_is_held_and_lookups_go_on_meanwhile
         behind(&held) == ["10.1.0.3:80".parse().unwrap()]
     })
     .await;
-    // Only the difference was sent: a destination sent again would have been answered in a second update.
-    let is_ack = |event: &&Event| matches!(event, Event::Ack(_));
+    // Only the difference was sent: a destination sent again would have been answered in a second update. What is in force
+    // is acknowledged a moment later.
+    let acked = |event: &Event| matches!(event, Event::Ack(_));
+    setup.controller.wait_for(before, acked).await.unwrap();
+    let is_ack = |event: &&Event| acked(event);
     assert_eq!(
         setup.controller.events()[before..]
             .iter()
