@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weft_accept::{Port, Protected};
 use weft_controller::identity::{self, KubeReviewer, SecretStore, ServerIdentity, Signer};
 use weft_controller::leader::Election;
 use weft_controller::metrics::Metrics;
@@ -53,6 +54,8 @@ struct Process {
     options: Options,
     client: Client,
     metrics: Arc<Metrics>,
+    /// Connections that gave way to others.
+    rejected: weft_accept::Metrics,
     snapshots: Snapshots,
     registry: subscribe::Registry,
     tasks: TaskTracker,
@@ -69,6 +72,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::register(&mut registry));
     let identity_metrics = identity::Metrics::default();
     identity_metrics.register(&mut registry);
+    let rejected = weft_accept::Metrics::default();
+    rejected.register(&mut registry);
 
     let (publish, snapshots) = watch::channel(None);
     let client = Client::try_default()
@@ -78,6 +83,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         options,
         client,
         metrics,
+        rejected,
         snapshots,
         registry: subscribe::Registry::default(),
         tasks,
@@ -112,7 +118,7 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output 
 }
 
 async fn listen(on: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    http::listen(on)
+    weft_accept::bind(on)
         .await
         .with_context(|| format!("{flag} {on}: cannot listen; check that the port is free"))
 }
@@ -122,13 +128,25 @@ type Publish = watch::Sender<Option<Arc<Snapshot>>>;
 impl Process {
     async fn serve_pages(&self, registry: Registry) -> anyhow::Result<()> {
         let admin = listen(self.options.admin, "--admin").await?;
-        let page = http::metrics(Arc::new(registry));
-        self.tasks
-            .spawn(http::serve(admin, page, self.stop.clone()));
         let ready = listen(self.options.ready, "--ready").await?;
-        let page = http::ready(self.snapshots.clone(), self.stop.clone());
-        self.tasks
-            .spawn(http::serve(ready, page, self.stop.clone()));
+        let (rejected, stop) = (self.rejected.clone(), self.stop.clone());
+        let protected = Protected::of_node(self.options.host_ip);
+        let page = http::metrics(registry);
+        let metrics = http::serve(
+            admin,
+            "metrics",
+            page,
+            rejected.clone(),
+            protected.clone(),
+            stop.clone(),
+        );
+        self.tasks.spawn(metrics);
+        let page = http::Ready {
+            snapshots: self.snapshots.clone(),
+            stop: stop.clone(),
+        };
+        let ready = http::serve(ready, "ready", page, rejected, protected, stop);
+        self.tasks.spawn(ready);
         Ok(())
     }
 
@@ -307,6 +325,15 @@ impl Process {
             stop: self.stop.clone(),
         };
         tracing::info!(listen = %options.listen, "serving proxies");
-        Ok(server::serve_on(listener, tls, subscriptions, signer, self.stop.clone()).await?)
+        let port = Port::new("grpc", &self.rejected);
+        Ok(server::serve_on(
+            listener,
+            &port,
+            tls,
+            subscriptions,
+            signer,
+            self.stop.clone(),
+        )
+        .await?)
     }
 }

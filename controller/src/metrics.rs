@@ -42,7 +42,7 @@ pub struct Metrics {
 impl Metrics {
     /// The handles, registered under `weft_controller_`; and the process's own memory.
     pub fn register(registry: &mut Registry) -> Self {
-        registry.register_collector(Box::new(ProcessCollector));
+        registry.register_collector(Box::new(ProcessCollector::new("controller")));
         let registry = registry.sub_registry_with_prefix("weft_controller");
         let metrics = Self {
             streams: Gauge::default(),

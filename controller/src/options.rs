@@ -1,6 +1,6 @@
 //! The controller's flags; each can be given in the environment instead.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, Parser, ValueEnum};
 use weft_ir::{Mode, TrustDomain};
@@ -23,6 +23,10 @@ pub struct Options {
     /// Where /ready is served.
     #[arg(long, env = "WEFT_READY", default_value = "[::]:15021")]
     pub ready: SocketAddr,
+
+    /// The node's address: its kubelet always finds a place on `--admin` and `--ready`.
+    #[arg(long, env = "HOST_IP")]
+    pub host_ip: Option<IpAddr>,
 
     /// The name of the mesh in its identities.
     #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local", value_parser = trust_domain)]

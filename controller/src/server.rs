@@ -4,6 +4,7 @@
 //! here. What a caller may ask for is the services' decision.
 
 mod accept;
+mod calls;
 #[cfg(test)]
 mod tests;
 
@@ -18,15 +19,14 @@ use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::service::InterceptorLayer;
-use tonic::transport::server::TcpConnectInfo;
-use tonic::{Request, Status};
+use weft_accept::Port;
 use weft_api::proto::certificate_authority_server::{
     CertificateAuthority, CertificateAuthorityServer,
 };
 use weft_api::proto::mesh_server::{Mesh, MeshServer};
 use weft_ir::Identity;
 
+use self::calls::CountCalls;
 use crate::identity::{ClientVerifier, ServerIdentity, Serving, SignError};
 
 /// Interval and limit of HTTP/2 pings: a peer that hangs is noticed within 20 seconds.
@@ -59,6 +59,7 @@ pub enum ServeError {
 /// Listens and serves until told to stop; then no new connections are taken, and open ones have five seconds to end.
 pub async fn serve(
     listen: SocketAddr,
+    port: &Port,
     tls: ServerIdentity,
     mesh: impl Mesh,
     ca: impl CertificateAuthority,
@@ -67,12 +68,13 @@ pub async fn serve(
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|error| ServeError::Listen(listen, error))?;
-    serve_on(listener, tls, mesh, ca, shutdown).await
+    serve_on(listener, port, tls, mesh, ca, shutdown).await
 }
 
 /// As [`serve`], on a socket that listens already.
 pub async fn serve_on(
     listener: TcpListener,
+    port: &Port,
     tls: ServerIdentity,
     mesh: impl Mesh,
     ca: impl CertificateAuthority,
@@ -87,7 +89,7 @@ pub async fn serve_on(
         let (tls, stopped) = (tls.clone(), stopped.clone());
         async move { serving.keep_fresh(&tls, stopped).await }
     });
-    let accepted = accept::start(listener, config, &tls, stopped);
+    let accepted = accept::start(listener, port, config, &tls, stopped);
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(1024 * 1024)
@@ -96,7 +98,7 @@ pub async fn serve_on(
         .http2_max_pending_accept_reset_streams(Some(STREAMS as usize))
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PING))
-        .layer(InterceptorLayer::new(say_who))
+        .layer(CountCalls)
         .add_service(
             CertificateAuthorityServer::new(ca).max_decoding_message_size(LONGEST_SIGN_REQUEST),
         )
@@ -129,19 +131,4 @@ fn tls_config(
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(Arc::new(config))
-}
-
-/// Takes the connection's peer apart into what services look for.
-#[allow(clippy::result_large_err, reason = "tonic's interceptors return it so")]
-fn say_who(mut request: Request<()>) -> Result<Request<()>, Status> {
-    let peer = request.extensions_mut().remove::<accept::Peer>();
-    let Some(peer) = peer else {
-        return Err(Status::internal("the connection's peer is not known"));
-    };
-    request.extensions_mut().insert(PeerIdentity(peer.identity));
-    request.extensions_mut().insert(TcpConnectInfo {
-        local_addr: None,
-        remote_addr: Some(peer.address),
-    });
-    Ok(request)
 }

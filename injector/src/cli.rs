@@ -2,7 +2,7 @@
 //! beside it; the chart uses the variables.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -79,6 +79,9 @@ pub(crate) struct WebhookArgs {
     metrics: SocketAddr,
     #[arg(long, env = "WEFT_READY", default_value_t = any(15021))]
     ready: SocketAddr,
+    /// The node's address: its kubelet always finds a place on the two.
+    #[arg(long, env = "HOST_IP")]
+    host_ip: Option<IpAddr>,
     /// Namespace of the Service and the Secret.
     #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system")]
     namespace: String,
@@ -169,6 +172,7 @@ impl WebhookArgs {
             listen: self.listen,
             metrics: self.metrics,
             ready: self.ready,
+            host_ip: self.host_ip,
             names: Names {
                 namespace: self.namespace,
                 service: self.service,

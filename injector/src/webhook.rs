@@ -9,7 +9,7 @@ mod namespaces;
 mod plain;
 mod server;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use weft_accept::Protected;
 
 use crate::settings::Settings;
 pub use keeper::Names;
@@ -34,6 +35,8 @@ pub struct Options {
     pub metrics: SocketAddr,
     /// HTTP, `/ready`.
     pub ready: SocketAddr,
+    /// The node's address: its kubelet always finds a place on the two.
+    pub host_ip: Option<IpAddr>,
     pub names: Names,
     /// How long a certificate lives; at 70 % of it, the next one is made.
     pub certificate_lifetime: Duration,
@@ -54,6 +57,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let plain = plain::Plain {
         metrics: metrics.clone(),
         certificate: certificate.clone(),
+        protected: Protected::of_node(options.host_ip),
     };
     let metrics_http = bind(options.metrics).await?;
     let ready_http = bind(options.ready).await?;
@@ -93,13 +97,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     Ok(())
 }
 
-/// Where IPv6 is off, the unspecified IPv6 address means the unspecified IPv4 one.
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let bound = match TcpListener::bind(address).await {
-        Err(_) if address.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
-            TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await
-        }
-        other => other,
-    };
+    let bound = weft_accept::bind(address).await;
     bound.with_context(|| format!("cannot listen on {address}; is the port taken?"))
 }

@@ -3,21 +3,18 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::HeaderMap;
+use http::{Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use weft_accept::Protected;
+pub use weft_accept::bind;
+use weft_accept::pages::{self, MetricsPage, Pages, text};
+use weft_process::Exposition;
 
 use crate::config::store::Store;
 use crate::config::withdrawal::{Patience, Withdrawal};
@@ -26,13 +23,6 @@ use crate::probe::TcpProbes;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
-
-/// Connections served at once on each port; more have to wait.
-const MAX_CONNECTIONS: usize = 64;
-/// A head, and a whole connection, may take this long.
-const HEAD: Duration = Duration::from_secs(5);
-const CONNECTION: Duration = Duration::from_secs(60);
-const MAX_HEAD: usize = 16 << 10;
 
 /// Whether the pod's application may begin.
 #[derive(Clone)]
@@ -94,31 +84,39 @@ impl Readiness {
 /// What a port answers.
 #[derive(Clone)]
 pub enum Page {
-    Metrics(Arc<Metrics>),
+    Metrics(MetricsPage),
     Ready(Readiness),
 }
 
 impl Page {
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let path = request.uri().path();
-        let (known, ours) = match self {
-            Self::Metrics(_) => (path == "/metrics", "only /metrics is here\n"),
-            Self::Ready(readiness) => (
-                matches!(path, "/ready" | "/drain") || readiness.probes.port(path).is_some(),
-                "only /ready, /drain and the pod's own TCP probes are here\n",
-            ),
-        };
-        if !known {
-            return text(StatusCode::NOT_FOUND, ours.to_owned());
-        }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".to_owned());
-            let allow = HeaderValue::from_static("GET, HEAD");
-            response.headers_mut().insert(ALLOW, allow);
-            return response;
-        }
+    pub fn metrics(metrics: Arc<Metrics>) -> Self {
+        let exposition = Exposition::new(move |page| metrics.write(page));
+        Self::Metrics(MetricsPage(Arc::new(exposition)))
+    }
+
+    fn listener(&self) -> &'static str {
         match self {
-            Self::Metrics(metrics) => metrics_page(metrics),
+            Self::Metrics(_) => "metrics",
+            Self::Ready(_) => "ready",
+        }
+    }
+}
+
+impl Pages for Page {
+    fn has(&self, path: &str) -> Result<(), &'static str> {
+        match self {
+            Self::Metrics(page) => page.has(path),
+            Self::Ready(readiness) => match path {
+                "/ready" | "/drain" => Ok(()),
+                _ if readiness.probes.port(path).is_some() => Ok(()),
+                _ => Err("only /ready, /drain and the pod's own TCP probes are here\n"),
+            },
+        }
+    }
+
+    async fn answer(&self, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        match self {
+            Self::Metrics(page) => page.answer(path, headers).await,
             Self::Ready(readiness) if path == "/drain" => {
                 let senders = readiness.shutdown.senders();
                 let drained = readiness.withdrawal.drain(readiness.patience, senders);
@@ -136,91 +134,31 @@ impl Page {
 
 fn ready_page(readiness: &Readiness) -> Response<Full<Bytes>> {
     match readiness.check() {
-        Ok(()) => text(StatusCode::OK, "ready\n".to_owned()),
+        Ok(()) => text(StatusCode::OK, "ready\n"),
         Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
 async fn probe_page(readiness: &Readiness, port: u16) -> Response<Full<Bytes>> {
     match readiness.probes.check(port).await {
-        Ok(()) => text(StatusCode::OK, "open\n".to_owned()),
+        Ok(()) => text(StatusCode::OK, "open\n"),
         Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
-fn metrics_page(metrics: &Metrics) -> Response<Full<Bytes>> {
-    match metrics.encode() {
-        Ok(page) => {
-            let mut response = text(StatusCode::OK, page);
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            let kind = HeaderValue::from_static(kind);
-            response.headers_mut().insert(CONTENT_TYPE, kind);
-            response
-        }
-        Err(error) => text(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("writing the metrics: {error}\n"),
-        ),
-    }
-}
-
-fn text(code: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = code;
-    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
-}
-
-/// Listens; where IPv6 is off and the address is `[::]`, on 0.0.0.0.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let error = match TcpListener::bind(address).await {
-        Ok(listener) => return Ok(listener),
-        Err(error) => error,
-    };
-    match address.ip() {
-        IpAddr::V6(ip) if ip.is_unspecified() => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
-        }
-        _ => Err(error),
-    }
-}
-
 /// Serves one port until dropped.
-pub async fn serve(listener: TcpListener, page: Page) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        let tcp = match listener.accept().await {
-            Ok((tcp, _)) => tcp,
-            Err(error) => {
-                tracing::warn!("accepting on the admin port: {error}");
-                // Out of descriptors, most likely: some will be given back.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let page = page.clone();
-        tokio::spawn(async move {
-            let _place = place;
-            // Garbage and slow clients end here; there is nobody to tell.
-            let _ = tokio::time::timeout(CONNECTION, connection(tcp, page)).await;
-        });
-    }
-}
-
-async fn connection(tcp: TcpStream, page: Page) -> hyper::Result<()> {
-    let service = service_fn(move |request| {
-        let page = page.clone();
-        async move { Ok::<_, Infallible>(page.answer(&request).await) }
-    });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(tcp), service)
-        .await
+pub async fn serve(
+    listener: TcpListener,
+    page: Page,
+    metrics: &Metrics,
+    protected: &Protected,
+) -> Infallible {
+    pages::serve(
+        listener,
+        page.listener(),
+        &metrics.rejected,
+        protected,
+        page,
+    )
+    .await
 }

@@ -63,6 +63,10 @@ pub struct Options {
     #[arg(value_parser = parse_ip)]
     pub pod_ips: Vec<Option<IpAddr>>,
 
+    /// The node's address: its kubelet always finds a place on `--admin` and `--ready`.
+    #[arg(long, env = "HOST_IP")]
+    pub host_ip: Option<IpAddr>,
+
     #[arg(long, env = "SERVICE_ACCOUNT", default_value = "default")]
     pub service_account: String,
 

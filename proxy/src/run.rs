@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use weft_accept::Protected;
 
 use crate::admin::{self, Page, Readiness};
 use crate::config::channel::Address;
@@ -174,14 +175,16 @@ async fn serve(
         },
     };
     let listening = readiness.listening.clone();
+    let protected = Protected::of_node(options.host_ip);
     let mut pages = JoinSet::new();
     for (address, page) in [
-        (options.admin, Page::Metrics(context.metrics.clone())),
+        (options.admin, Page::metrics(context.metrics.clone())),
         (options.ready, Page::Ready(readiness)),
     ] {
         let listener = admin::bind(address).await;
         let listener = listener.with_context(|| format!("listening on {address}"))?;
-        pages.spawn(admin::serve(listener, page));
+        let (metrics, protected) = (context.metrics.clone(), protected.clone());
+        pages.spawn(async move { admin::serve(listener, page, &metrics, &protected).await });
     }
     let (proxy, draining) = (context.clone(), shutdown.clone());
     let pod = format!("{}/{}", options.namespace, options.pod);

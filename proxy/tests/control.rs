@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use control_support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use weft_accept::Protected;
 use weft_api::proto;
 use weft_api::proto::resource::Body;
 use weft_proxy::admin::{self, Page, Readiness};
@@ -19,6 +20,7 @@ use weft_proxy::config::resolved::Resolved;
 use weft_proxy::config::store::Lookup;
 use weft_proxy::config::withdrawal::Patience;
 use weft_proxy::probe::TcpProbes;
+use weft_proxy::run::Control;
 use weft_proxy::shutdown::Shutdown;
 use weft_testkit::controller::Event;
 use weft_testkit::pki::Pki;
@@ -276,6 +278,13 @@ async fn a_proxy_whose_certificate_has_ended_gets_a_new_one_once_the_controller_
     );
 }
 
+fn serve(proxy: &Control, listener: TcpListener, page: Page) {
+    let metrics = proxy.context.metrics.clone();
+    tokio::spawn(async move {
+        admin::serve(listener, page, &metrics, &Protected::default()).await;
+    });
+}
+
 async fn get(address: SocketAddr, request: &str) -> String {
     let mut tcp = TcpStream::connect(address).await.unwrap();
     tcp.write_all(request.as_bytes()).await.unwrap();
@@ -311,9 +320,9 @@ async fn readiness_says_what_is_missing_and_metrics_are_there() {
     let ready = admin::bind(any).await.unwrap();
     let metrics = admin::bind(any).await.unwrap();
     let (at, metrics_at) = (ready.local_addr().unwrap(), metrics.local_addr().unwrap());
-    tokio::spawn(admin::serve(ready, Page::Ready(readiness)));
-    let page = Page::Metrics(proxy.context.metrics.clone());
-    tokio::spawn(admin::serve(metrics, page));
+    serve(&proxy, ready, Page::Ready(readiness));
+    let page = Page::metrics(proxy.context.metrics.clone());
+    serve(&proxy, metrics, page);
 
     let ask = "GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let answer = get(at, ask).await;
@@ -381,7 +390,7 @@ async fn readiness_says_what_is_missing_and_metrics_are_there() {
     let begun = tokio::time::Instant::now();
     get(metrics_at, "GET /metrics HTTP/1.1\r\nhost:").await;
     assert!(
-        begun.elapsed() < Duration::from_secs(9),
+        begun.elapsed() < Duration::from_secs(4),
         "{:?}",
         begun.elapsed()
     );
@@ -404,7 +413,7 @@ async fn the_drain_asks_the_controller_and_on_every_stream_anew() {
     };
     let listener = admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let at = listener.local_addr().unwrap();
-    tokio::spawn(admin::serve(listener, Page::Ready(readiness)));
+    serve(&proxy, listener, Page::Ready(readiness));
     let ask = "GET /drain HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
     // Whoever calls: a pod that is not being deleted stays.

@@ -486,6 +486,8 @@ async fn scenario() {
         let heard = hear(HUB, 0, "get", SocketAddr::new(address, HTTP)).await;
         assert!(heard.contains("x-upstream: reviews"), "{address}: {heard}");
     }
+    // A page of metrics is given out for a second.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     let seen = metrics(SERVER).await;
     assert!(seen.contains(&format!("{} 2\n", inbound("none"))), "{seen}");
     println!("THE END");

@@ -146,6 +146,7 @@ fn env(of: &Provision, settings: &ProxySettings) -> Value {
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_IPS", "status.podIPs"),
+        field("HOST_IP", "status.hostIP"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
     ])
 }

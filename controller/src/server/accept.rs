@@ -1,7 +1,9 @@
 //! Takes connections: TCP, then the TLS handshake, bounded in time and number; bad ones are closed and counted.
 //!
-//! Handshakes run beside each other, so that one that dawdles holds up nobody. Knows nothing of gRPC.
+//! Handshakes run beside each other, and the oldest give way when there are too many, so that those that dawdle hold up
+//! nobody. Knows nothing of gRPC.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -12,32 +14,28 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
+use weft_accept::{Place, Port, Throttle};
 use weft_ir::{Identity, TrustDomain};
 
+use super::calls::{Peer, Pools};
 use crate::identity::{Metrics, ServerIdentity, identity_of};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const HANDSHAKES_AT_ONCE: usize = 1024;
-/// Open connections; further ones wait in the kernel's queue.
-const CONNECTIONS: usize = 16 * 1024;
-
-/// Who is at the other end.
-#[derive(Clone, Debug)]
-pub(super) struct Peer {
-    pub(super) identity: Option<Identity>,
-    pub(super) address: SocketAddr,
-}
+/// Lines of log about handshakes that failed: so many at once, and one more each second.
+const LINES: u32 = 10;
+const LINE: Duration = Duration::from_secs(1);
 
 /// A connection after its handshake.
 pub(super) struct Connection {
     io: TlsStream<TcpStream>,
     peer: Peer,
-    _slot: OwnedSemaphorePermit,
+    /// `None` once the connection is to be closed.
+    over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// Why a connection was closed before it carried a request.
@@ -76,12 +74,15 @@ struct Listener {
     acceptor: TlsAcceptor,
     trust_domain: TrustDomain,
     metrics: Metrics,
+    pools: Arc<Pools>,
+    lines: Throttle,
     out: mpsc::Sender<Connection>,
 }
 
 /// Accepts until told to stop; finished handshakes come out of the channel.
 pub(super) fn start(
     listener: TcpListener,
+    port: &Port,
     config: Arc<ServerConfig>,
     tls: &ServerIdentity,
     stop: CancellationToken,
@@ -91,53 +92,41 @@ pub(super) fn start(
         acceptor: TlsAcceptor::from(config),
         trust_domain: tls.identity.trust_domain().clone(),
         metrics: tls.metrics.clone(),
+        pools: Arc::new(Pools::new(port)),
+        lines: Throttle::new(LINES, LINE),
         out,
     });
+    let port = port.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = shared.run(listener) => {}
-        }
+        let accepting = shared.run(&listener, &port);
+        stop.run_until_cancelled(accepting).await;
     });
     accepted
 }
 
 impl Listener {
-    async fn run(self: Arc<Self>, listener: TcpListener) {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_AT_ONCE));
-        loop {
-            let (Ok(slot), Ok(turn)) = (
-                connections.clone().acquire_owned().await,
-                handshakes.clone().acquire_owned().await,
-            ) else {
-                return;
-            };
-            match listener.accept().await {
-                Ok((tcp, address)) => {
-                    let this = self.clone();
-                    tokio::spawn(async move {
-                        this.greet(tcp, address, slot).await;
-                        drop(turn);
-                    });
-                }
-                Err(error) => {
-                    // Out of descriptors, mostly: waiting lets some be closed.
-                    tracing::warn!(%error, "accepting a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
+    async fn run(self: Arc<Self>, listener: &TcpListener, port: &Port) -> Infallible {
+        let greet = |tcp, address: SocketAddr| {
+            let place = self.pools.handshakes.enter(address.ip());
+            let this = self.clone();
+            tokio::spawn(async move {
+                let lost = place.token().clone();
+                lost.run_until_cancelled(this.greet(tcp, address, place))
+                    .await;
+            });
+        };
+        weft_accept::accept(listener, port, &[&self.pools.handshakes], greet).await
     }
 
-    async fn greet(&self, tcp: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) {
+    async fn greet(&self, tcp: TcpStream, address: SocketAddr, place: Place) {
         match self.handshake(tcp).await {
             Ok((io, identity)) => {
                 self.metrics.handshake("ok");
+                let peer = Peer::new(identity, address, self.pools.clone(), place);
                 let connection = Connection {
                     io,
-                    peer: Peer { identity, address },
-                    _slot: slot,
+                    over: Some(Box::pin(peer.clone().over())),
+                    peer,
                 };
                 // Fails only when the server is ending.
                 let _ = self.out.send(connection).await;
@@ -145,7 +134,10 @@ impl Listener {
             Err(closed) => {
                 self.metrics.handshake("failed");
                 self.metrics.protocol_error(closed.word());
-                tracing::info!(%address, reason = closed.word(), error = %closed, "connection closed");
+                let reason = closed.word();
+                if let Some(unlogged) = self.lines.pass() {
+                    tracing::info!(%address, reason, error = %closed, unlogged, "connection closed");
+                }
             }
         }
     }
@@ -154,7 +146,6 @@ impl Listener {
         &self,
         tcp: TcpStream,
     ) -> Result<(TlsStream<TcpStream>, Option<Identity>), Closed> {
-        tcp.set_nodelay(true).map_err(Closed::Handshake)?;
         let io = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(tcp))
             .await
             .map_err(|_| Closed::Timeout)?
@@ -164,6 +155,20 @@ impl Listener {
             .map(|leaf| identity_of(leaf, &self.trust_domain))
             .transpose()?;
         Ok((io, identity))
+    }
+}
+
+impl Connection {
+    /// Errors once the connection is to be closed; both ways look here, so that a client that does not read is closed too.
+    fn still_open(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(over) = &mut self.over {
+            if over.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            self.over = None;
+        }
+        let words = "closed for its silence, or to make room";
+        Err(io::Error::new(io::ErrorKind::TimedOut, words))
     }
 }
 
@@ -181,6 +186,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.still_open(cx)?;
         Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }
@@ -191,10 +197,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.still_open(cx)?;
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.still_open(cx)?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -207,6 +215,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.still_open(cx)?;
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
     }
 

@@ -1,9 +1,10 @@
 //! The server over loopback, with real TLS and real gRPC: who gets in, as whom, and what bad connections do.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
@@ -11,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -20,6 +21,7 @@ use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
+use weft_accept::Port;
 use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
 use weft_api::proto::certificate_authority_server::CertificateAuthority;
 use weft_api::proto::mesh_client::MeshClient;
@@ -73,9 +75,10 @@ impl CertificateAuthority for Address {
 }
 
 struct Server {
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     trust: watch::Sender<Arc<Trust>>,
     metrics: Metrics,
+    rejected: weft_accept::Metrics,
     stop: CancellationToken,
     done: tokio::task::JoinHandle<Result<(), super::ServeError>>,
 }
@@ -93,14 +96,26 @@ async fn server() -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let done = tokio::spawn(serve_on(listener, tls, WhoAmI, Address, stop.clone()));
+    let rejected = weft_accept::Metrics::default();
+    let port = Port::new("grpc", &rejected);
+    let ending = stop.clone();
+    let done =
+        tokio::spawn(async move { serve_on(listener, &port, tls, WhoAmI, Address, ending).await });
     Server {
         address,
         trust: sender,
         metrics,
+        rejected,
         stop,
         done,
     }
+}
+
+/// Each address of 127.0.0.0/8 is a source of its own.
+async fn connect(source: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    socket.connect(to).await
 }
 
 type Shown = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -111,6 +126,14 @@ impl Server {
     }
 
     async fn tls(&self, shown: Option<Shown>) -> io::Result<TlsStream<TcpStream>> {
+        self.tls_from(Ipv4Addr::LOCALHOST, shown).await
+    }
+
+    async fn tls_from(
+        &self,
+        source: Ipv4Addr,
+        shown: Option<Shown>,
+    ) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         for root in self.trust().roots.valid_at(now()) {
             roots.add(root.clone()).unwrap();
@@ -125,7 +148,7 @@ impl Server {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let tcp = TcpStream::connect(self.address).await?;
+        let tcp = connect(source, self.address).await?;
         TlsConnector::from(Arc::new(config))
             .connect(ServerName::try_from(DNS).unwrap(), tcp)
             .await
@@ -199,10 +222,9 @@ async fn a_client_is_known_by_its_certificate() {
 #[tokio::test]
 async fn without_a_certificate_only_the_authority_answers() {
     let server = server().await;
-    let channel = server.channel(None).await;
-    let refused = subscribe(channel.clone()).await.unwrap_err();
+    let refused = subscribe(server.channel(None).await).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
-    let mut authority = CertificateAuthorityClient::new(channel);
+    let mut authority = CertificateAuthorityClient::new(server.channel(None).await);
     let status = authority.sign(SignRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
     assert!(status.message().contains("127.0.0.1"), "{status}");
@@ -210,8 +232,59 @@ async fn without_a_certificate_only_the_authority_answers() {
         csr: vec![0; 100_000].into(),
         token: String::new(),
     };
+    let again = authority.sign(huge.clone()).await.unwrap_err();
+    assert_eq!(again.code(), Code::ResourceExhausted, "{again}");
+    let mut authority = CertificateAuthorityClient::new(server.channel(None).await);
     let status = authority.sign(huge).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange);
+}
+
+/// A proxy's stream, from the beginning of its connection to its first update.
+async fn honest(server: &Server) -> Duration {
+    let begun = Instant::now();
+    let channel = server.channel(Some(server.shown("bob"))).await;
+    let mut stream = subscribe(channel).await.unwrap();
+    assert_eq!(ask(&mut stream).await, [BOB]);
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn silent_connections_hold_up_no_proxy() {
+    let server = server().await;
+    let mut held = Vec::new();
+    for turn in 0..1100_u16 {
+        // From one source, then from many.
+        let source = Ipv4Addr::new(127, 0, 1, (turn.saturating_sub(300) / 4) as u8);
+        held.push(connect(source, server.address).await.unwrap());
+    }
+    let took = honest(&server).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(server.rejected.count("grpc", "source_limit") >= 300 - 64);
+}
+
+#[tokio::test]
+async fn connections_without_a_certificate_hold_up_no_proxy() {
+    let server = server().await;
+    let open = server.channel(Some(server.shown("bob"))).await;
+    let mut open = subscribe(open).await.unwrap();
+    let mut held = Vec::new();
+    for turn in 0..560_u16 {
+        let source = Ipv4Addr::new(127, 0, 1, (turn / 16) as u8);
+        held.push(server.tls_from(source, None).await.unwrap());
+    }
+    let took = honest(&server).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(ask(&mut open).await, [BOB]);
+    let from_one = Ipv4Addr::new(127, 0, 2, 1);
+    for _ in 0..20 {
+        held.push(server.tls_from(from_one, None).await.unwrap());
+    }
+    until(|| server.rejected.count("grpc", "source_limit") >= 4).await;
+    assert!(server.rejected.count("grpc", "limit") > 0);
+    // The one that gave way first is closed.
+    let mut rest = Vec::new();
+    let closed = timeout(BOUND, held[0].read_to_end(&mut rest));
+    assert!(closed.await.is_ok());
 }
 
 #[tokio::test]

@@ -1,14 +1,20 @@
-//! What the programs of Weft have to do with their own process: how many files they may open, and its metrics, named as
-//! every Prometheus client library names them, and its log. Linux alone.
+//! What the programs of Weft have to do with their own process: how many files they may open, its metrics, named as every
+//! Prometheus client library names them, the page on which all metrics are, and its log. Linux alone.
 
+mod exposition;
 pub mod log;
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+pub use exposition::Exposition;
 
 /// Lets this process open as many files as it is allowed to. A connection is a file; container runtimes begin with 1,024 of
 /// them, for the sake of programs that use select(2), and leave it to others to ask for more.
@@ -32,7 +38,22 @@ pub fn raise_file_limit() {
 
 /// Reads this process's figures at each scrape.
 #[derive(Debug)]
-pub struct ProcessCollector;
+pub struct ProcessCollector {
+    component: &'static str,
+    /// Unix seconds.
+    started: f64,
+}
+
+impl ProcessCollector {
+    /// Made once, when the process starts; `component` is its name in `weft_build_info`.
+    pub fn new(component: &'static str) -> Self {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            component,
+            started: started.map_or(0.0, |since| since.as_secs_f64()),
+        }
+    }
+}
 
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -52,17 +73,39 @@ impl Collector for ProcessCollector {
         ];
         for (name, help, figure) in figures {
             if let Some(figure) = figure {
-                let gauge = ConstGauge::new(figure);
-                gauge.encode(encoder.encode_descriptor(
-                    name,
-                    help,
-                    None,
-                    gauge.metric_type(),
-                )?)?;
+                put(&mut encoder, name, help, &ConstGauge::new(figure))?;
             }
         }
-        Ok(())
+        let name = "process_start_time_seconds";
+        let help = "When the process started, in Unix time";
+        put(&mut encoder, name, help, &ConstGauge::new(self.started))?;
+        let (name, help) = ("process_cpu_seconds", "Time that processors have spent");
+        put(&mut encoder, name, help, &ConstCounter::new(cpu_seconds()))?;
+
+        let built = ConstGauge::new(1_i64);
+        let help = "Always 1; the labels say what this is";
+        let version = env!("CARGO_PKG_VERSION");
+        let labels = [("component", self.component), ("version", version)];
+        let mut family =
+            encoder.encode_descriptor("weft_build_info", help, None, built.metric_type())?;
+        built.encode(family.encode_family(&labels)?)
     }
+}
+
+fn put(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    figure: &impl EncodeMetric,
+) -> fmt::Result {
+    let help = format!("{help}.");
+    let kind = figure.metric_type();
+    figure.encode(encoder.encode_descriptor(name, &help, None, kind)?)
+}
+
+fn cpu_seconds() -> f64 {
+    let spent = clock_gettime(ClockId::ProcessCPUTime);
+    spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9
 }
 
 /// From `/proc/self/statm`, whose second figure is in pages of 4 KiB on every platform Weft runs on (proc(5)).
@@ -85,11 +128,16 @@ mod tests {
 
     use super::*;
 
-    fn scraped(name: &str) -> Option<i64> {
+    fn scrape() -> Option<String> {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(ProcessCollector));
+        registry.register_collector(Box::new(ProcessCollector::new("test")));
         let mut written = String::new();
         text::encode(&mut written, &registry).ok()?;
+        Some(written)
+    }
+
+    fn scraped(name: &str) -> Option<i64> {
+        let written = scrape()?;
         let mut lines = written.lines();
         let figure = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         figure.parse().ok()
@@ -115,5 +163,20 @@ mod tests {
             before.map(|before| before + 300)
         );
         assert!(scraped("process_resident_memory_bytes") > Some(1 << 20));
+    }
+
+    #[test]
+    fn the_build_the_start_and_the_processor_time_are_told() {
+        let page = scrape().unwrap_or_default();
+        let version = env!("CARGO_PKG_VERSION");
+        let build = format!("\nweft_build_info{{component=\"test\",version=\"{version}\"}} 1\n");
+        assert!(page.contains(&build), "{page}");
+        let figure = |name: &str| -> f64 {
+            let line = page.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().parse().ok())
+                .unwrap_or(0.0)
+        };
+        assert!(figure("process_start_time_seconds ") > 1.7e9, "{page}");
+        assert!(figure("process_cpu_seconds_total ") > 0.0, "{page}");
     }
 }

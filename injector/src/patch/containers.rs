@@ -152,6 +152,7 @@ fn env(settings: &Settings, overrides: &Overrides, times: Times, probed: &Ports)
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_IPS", "status.podIPs"),
+        field("HOST_IP", "status.hostIP"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
     ];
     if let Some(grace) = overrides.outside_grace {

@@ -269,4 +269,4 @@ fn render(uid: &str, verdict: Verdict) -> Response {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use weft_process::ProcessCollector;
 
 /// How a request to the webhook ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +54,8 @@ impl From<Answer> for Result {
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
+    /// Connections that gave way to others.
+    pub(super) rejected: weft_accept::Metrics,
     pub(super) requests: Family<Result, Counter>,
     /// Seconds.
     pub(super) duration: Histogram,
@@ -64,7 +67,11 @@ pub(super) struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("weft_injector");
+        let mut all = Registry::default();
+        all.register_collector(Box::new(ProcessCollector::new("injector")));
+        let rejected = weft_accept::Metrics::default();
+        rejected.register(&mut all);
+        let registry = all.sub_registry_with_prefix("weft_injector");
         let requests = Family::default();
         registry.register(
             "requests",
@@ -97,7 +104,8 @@ impl Default for Metrics {
             certificate_expiry.clone(),
         );
         Self {
-            registry,
+            registry: all,
+            rejected,
             requests,
             duration,
             handshake_failures,
@@ -108,9 +116,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub(super) fn text(&self) -> std::result::Result<String, std::fmt::Error> {
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
-        Ok(text)
+    pub(super) fn write(&self, text: &mut String) -> fmt::Result {
+        encode(text, &self.registry)
     }
 }

@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::HeaderMap;
+use http_body_util::Full;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use weft_accept::Protected;
+use weft_accept::pages::{self, MetricsPage, Pages, text};
+use weft_process::Exposition;
 
 use super::certificate::Served;
 use super::metrics::Metrics;
 
-#[derive(Clone)]
 pub(super) struct Plain {
     pub(super) metrics: Arc<Metrics>,
     pub(super) certificate: Arc<Served>,
+    pub(super) protected: Protected,
 }
 
 impl Plain {
@@ -27,44 +29,39 @@ impl Plain {
         ready: TcpListener,
         stop: CancellationToken,
     ) {
-        let metrics_router = Router::new()
-            .route("/metrics", get(text))
-            .with_state(self.clone());
-        let ready_router = Router::new()
-            .route("/ready", get(readiness))
-            .with_state(self);
-        let serve = |listener, router: Router, stop: CancellationToken| async move {
-            let served =
-                axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-            if let Err(error) = served.await {
-                tracing::error!(%error, "metrics or readiness are no longer served");
-            }
-        };
-        tokio::join!(
-            serve(metrics, metrics_router, stop.clone()),
-            serve(ready, ready_router, stop)
-        );
-    }
-}
-
-async fn text(State(plain): State<Plain>) -> Response {
-    match plain.metrics.text() {
-        Ok(text) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        let Self {
+            metrics: counters,
+            certificate,
+            protected,
+        } = self;
+        let rejected = counters.rejected.clone();
+        let page = Exposition::new(move |page| counters.write(page));
+        let page = MetricsPage(Arc::new(page));
+        let metrics = pages::serve(metrics, "metrics", &rejected, &protected, page);
+        let ready = pages::serve(ready, "ready", &rejected, &protected, Ready(certificate));
+        let both = async { tokio::join!(metrics, ready) };
+        stop.run_until_cancelled(both).await;
     }
 }
 
 /// Ready means: a certificate that the API server has been told to trust is being served.
-async fn readiness(State(plain): State<Plain>) -> (StatusCode, &'static str) {
-    if plain.certificate.is_set() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the caBundle of the webhook is not yet in place\n",
-        )
+#[derive(Clone)]
+struct Ready(Arc<Served>);
+
+impl Pages for Ready {
+    fn has(&self, path: &str) -> Result<(), &'static str> {
+        match path {
+            "/ready" => Ok(()),
+            _ => Err("only /ready is here\n"),
+        }
+    }
+
+    async fn answer(&self, _: &str, _: &HeaderMap) -> http::Response<Full<Bytes>> {
+        if self.0.is_set() {
+            text(StatusCode::OK, "ready\n")
+        } else {
+            let words = "the caBundle of the webhook is not yet in place\n";
+            text(StatusCode::SERVICE_UNAVAILABLE, words)
+        }
     }
 }

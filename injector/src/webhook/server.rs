@@ -1,19 +1,28 @@
-//! HTTPS: accepts, shakes hands, serves, and ends gracefully. Everything a client may draw out is bounded in time,
-//! and the number of clients is bounded.
+//! HTTPS: accepts, shakes hands, serves, and ends gracefully. Everything a client may draw out is bounded in time, and
+//! of too many clients the one that has asked for nothing the longest gives way: anybody may dial this port, and API servers
+//! have to get through.
 
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::{ServiceExt, service_fn};
+use weft_accept::{Activity, Bounds, Place, Pool, Port, Protected};
 
 use super::admission::{Webhook, router};
 use super::certificate::Served;
@@ -21,10 +30,26 @@ use super::metrics::Metrics;
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
-/// An API server keeps its connections; it dials again when one ends.
+/// A connection without requests is told to go after this: an API server dials again.
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
+/// The longest that an API server may be told to wait for a webhook.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 const CONNECTION_LIMIT: Duration = Duration::from_secs(600);
+/// Connections that are told to go have this long for their requests, each and all together.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-const MAX_CONNECTIONS: usize = 512;
+
+/// Connections that have not sent a request.
+const UNFINISHED: Bounds = Bounds {
+    total: 512,
+    per_source: 32,
+    protected: 32,
+};
+/// Those that have; the longest unused gives way.
+const USED: Bounds = Bounds {
+    total: 512,
+    per_source: 64,
+    protected: 64,
+};
 
 /// Serves until `stop`, then waits at most [`DRAIN_LIMIT`] for requests that have begun.
 pub(super) async fn serve(
@@ -33,75 +58,125 @@ pub(super) async fn serve(
     webhook: Arc<Webhook>,
     stop: CancellationToken,
 ) {
-    let acceptor = TlsAcceptor::from(Arc::new(tls));
     let metrics = webhook.metrics.clone();
-    let router = router(webhook);
-    let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    while let Some(stream) = stop.run_until_cancelled(accept(&listener, &places)).await {
-        let Some((stream, place)) = stream else { break };
-        let watcher = graceful.watcher();
-        let (acceptor, router, metrics) = (acceptor.clone(), router.clone(), metrics.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            let served = connection(stream, acceptor, router, watcher, &metrics);
-            // Ended by force only when it is older than any API server needs.
-            let _ = tokio::time::timeout(CONNECTION_LIMIT, served).await;
+    let port = Port::new("webhook", &metrics.rejected);
+    let unfinished = Pool::new(&port, UNFINISHED, &Protected::default());
+    let server = Arc::new(Server {
+        acceptor: TlsAcceptor::from(Arc::new(tls)),
+        router: router(webhook),
+        used: Pool::new(&port, USED, &Protected::default()),
+        metrics,
+        stop: stop.clone(),
+    });
+    let connections = TaskTracker::new();
+    let serve = |stream: TcpStream, client: SocketAddr| {
+        let place = unfinished.enter(client.ip());
+        let (lost, server) = (place.token().clone(), server.clone());
+        connections.spawn(async move {
+            // Ended by force only when it is older than any API server needs, or another needs its place.
+            let served = timeout(CONNECTION_LIMIT, server.connection(stream, place));
+            lost.run_until_cancelled(served).await;
         });
-    }
+    };
+    let pools = [&unfinished, &server.used];
+    stop.run_until_cancelled(weft_accept::accept(&listener, &port, &pools, serve))
+        .await;
     drop(listener);
-    if tokio::time::timeout(DRAIN_LIMIT, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    connections.close();
+    if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
 }
 
-type Accepted = (TcpStream, tokio::sync::OwnedSemaphorePermit);
+struct Server {
+    acceptor: TlsAcceptor,
+    router: Router,
+    used: Pool,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+}
 
-/// The next client, once there is a place for it; `None` when there are no more places to be had.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<Accepted> {
-    let place = places.clone().acquire_owned().await.ok()?;
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return Some((stream, place)),
-            Err(error) => {
-                // Out of descriptors, or a client that left while waiting; neither is helped by haste.
-                tracing::warn!(%error, "a connection cannot be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+/// One connection, as its requests use it.
+struct Used {
+    place: Place,
+    activity: Activity,
+}
+
+/// A request that has not ended.
+struct Request(Arc<Used>);
+
+impl Request {
+    fn begin(of: &Arc<Used>, pool: &Pool) -> Self {
+        match of.activity.now().begun {
+            0 => of.place.move_to(pool),
+            _ => of.place.renew(),
         }
+        of.activity.begin();
+        Self(of.clone())
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    router: Router,
-    watcher: hyper_util::server::graceful::Watcher,
-    metrics: &Metrics,
-) {
-    let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await
-    else {
-        metrics.handshake_failures.inc();
-        return;
-    };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_LIMIT)
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(30))
-        .max_concurrent_streams(64);
-    let connection = builder
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .into_owned();
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(error = error.to_string(), "a connection ended early");
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.0.activity.end();
+    }
+}
+
+impl Server {
+    async fn connection(&self, stream: TcpStream, place: Place) {
+        match timeout(HANDSHAKE_LIMIT, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => self.requests(stream, place).await,
+            _ => {
+                self.metrics.handshake_failures.inc();
+            }
+        }
+    }
+
+    async fn requests(&self, stream: TlsStream<TcpStream>, place: Place) {
+        let of = Arc::new(Used {
+            place,
+            activity: Activity::default(),
+        });
+        let (router, used, connection) = (self.router.clone(), self.used.clone(), of.clone());
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let begun = Request::begin(&connection, &used);
+            let answer = timeout(REQUEST_LIMIT, router.clone().oneshot(request));
+            async move {
+                let answer: Result<Response, _> = match answer.await {
+                    Ok(answer) => answer,
+                    Err(_) => Ok(StatusCode::REQUEST_TIMEOUT.into_response()),
+                };
+                drop(begun);
+                answer
+            }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_LIMIT)
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(30))
+            .max_concurrent_streams(64);
+        let stream = TokioIo::new(stream);
+        let served = builder.serve_connection(stream, TowerToHyperService::new(service));
+        let mut served = pin!(served);
+        let ended = tokio::select! {
+            ended = served.as_mut() => Some(ended),
+            () = of.activity.idle(IDLE_LIMIT) => None,
+            () = self.stop.cancelled() => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                served.as_mut().graceful_shutdown();
+                timeout(DRAIN_LIMIT, served).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error = error.to_string(), "a connection ended early");
+        }
     }
 }
 
@@ -115,3 +190,6 @@ pub(super) fn tls(served: Arc<Served>) -> Result<ServerConfig, rustls::Error> {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,9 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use weft_accept::Place;
 use weft_ir::IdentityError;
 
-use super::handshakes::Place;
 use super::opaque::{self, Account, Chosen};
 use super::{Closed, Context, Listener, Origin, proxy_protocol, udp};
 use crate::config::ports::{LivePort, OpenPort, PortSocket, ResolvedServing, ResolvedStream};
@@ -151,13 +151,14 @@ async fn connection(
     let config = arc_swap::Guard::into_inner(live.load());
     let closing = context.closing_with(&config.closing);
     let mut stream = Prefixed::new(stream);
-    let place = context.handshakes.begin();
+    let mut place = context.gateway.enter(client.ip());
     if context.store.gateway().is_some_and(|of| of.proxy_protocol) {
         let read = within(&place, &closing, proxy_protocol::read(&mut stream)).await?;
         let Some(source) = read.transpose()? else {
             return Ok(());
         };
         client = source.unwrap_or(client);
+        place = context.gateway.enter(client.ip());
     }
     match &config.serving {
         ResolvedServing::Http(_) => {
@@ -209,7 +210,7 @@ async fn plain(
     http(context, stream, client, entry, http2, closing).await
 }
 
-/// What comes of `beginning` for as long as the connection has its place; `None`: it is to finish.
+/// What comes of `beginning` for as long as the connection has its place; `None`: it is to finish, or to make room.
 async fn within<T>(
     place: &Place,
     closing: &Closing,
@@ -222,7 +223,7 @@ async fn within<T>(
     tokio::select! {
         begun = beginning => Ok(Some(begun)),
         () = late => Ok(None),
-        () = place.lost() => Err(Closed::refused("crowded", "too many connections have said nothing yet")),
+        () = place.lost() => Ok(None),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use weft_accept::Place;
 use weft_api::alpn;
 use weft_ir::{Endpoint, Identity, Protocol};
 
@@ -57,21 +58,33 @@ async fn connection(
     client: SocketAddr,
     app: SocketAddr,
 ) -> Result<(), Closed> {
+    let place = context.inbound.enter(client.ip());
     let mut stream = Prefixed::new(stream);
     let admits = context.admits(app);
     let permissive = admits == Admits::All;
     let detected = tokio::select! {
         detected = begin(context, &mut stream, app, permissive) => detected,
         () = context.shutdown.draining() => return Ok(()),
+        () = place.lost() => return Ok(()),
     };
     let (mut told, opened) = detected?;
     if told == Guess::Http1 && permissive && is_for_forward_proxy(stream.seen()) {
         // What the port is declared as is not known here.
         told = Guess::Opaque;
     }
-    if told == Guess::Tls && is_mesh(&mut stream).await? {
-        return mesh(context, stream, client, app).await;
+    if told == Guess::Tls {
+        let Some(is_mesh) = place
+            .token()
+            .run_until_cancelled(is_mesh(&mut stream))
+            .await
+        else {
+            return Ok(());
+        };
+        if is_mesh? {
+            return mesh(context, stream, client, app, place).await;
+        }
     }
+    drop(place);
     if stream.seen().is_empty() && !permissive {
         // Opened and closed again: nothing was said in plain text.
         return Ok(());
@@ -192,11 +205,18 @@ async fn mesh(
     stream: Prefixed<TcpStream>,
     client: SocketAddr,
     app: SocketAddr,
+    place: Place,
 ) -> Result<(), Closed> {
     let acceptor = TlsAcceptor::from(context.tls.server_config());
     // In a box, which goes when the handshake is done, as the one of `Shared::connect`.
     let accept = Box::pin(acceptor.accept(Gathered::new(stream)));
-    let accepted = timeout(HANDSHAKE, accept).await;
+    let accepted = place
+        .token()
+        .run_until_cancelled(timeout(HANDSHAKE, accept));
+    let Some(accepted) = accepted.await else {
+        return Ok(());
+    };
+    drop(place);
     let Ok(accepted) = accepted else {
         context.metrics.handshake(Direction::Inbound, "timeout");
         return Err(Closed::refused("handshake", "no handshake within 10 s"));

@@ -10,6 +10,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use weft_accept::{Bounds, Pool, Port, Protected};
 use weft_ir::{Identity, IdentityError, Mode};
 
 use crate::config::store::Store;
@@ -23,7 +24,6 @@ use crate::upstream::Shared;
 
 mod admits;
 pub mod gateway;
-mod handshakes;
 pub mod inbound;
 mod opaque;
 pub mod outbound;
@@ -32,10 +32,13 @@ pub mod socket;
 pub mod udp;
 
 use admits::Admits;
-use handshakes::Handshakes;
 
-/// Pause when the process is out of descriptors, or the like.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Connections of one direction that have not said yet what they are. A load balancer, or a node that masquerades, is one source.
+const UNFINISHED: Bounds = Bounds {
+    total: 4_096,
+    per_source: 1_024,
+    protected: 1_024,
+};
 /// How often idle upstream connections are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 /// A silent client is given this long before the upstream is opened, in case it is the server who speaks first.
@@ -60,8 +63,9 @@ pub struct Context {
     pub logs_requests: bool,
     /// Places for copies of requests that are under way to mirrors.
     pub mirrors: Arc<Semaphore>,
-    /// Connections of a gateway's clients that have not said yet what they are.
-    handshakes: Handshakes,
+    /// Connections of others that have not said yet what they are: to this pod, and of a gateway's clients.
+    inbound: Pool,
+    gateway: Pool,
     /// The longest that a drain takes.
     drain: Duration,
 }
@@ -71,6 +75,14 @@ impl Context {
     pub fn new(proxy: &crate::Context, shutdown: Shutdown) -> Result<Arc<Self>, IdentityError> {
         let access = proxy.access.clone();
         let logs_requests = access.wants(StatusCode::INTERNAL_SERVER_ERROR, None, true);
+        let rejected = &proxy.metrics.rejected;
+        let pool = |name| {
+            Pool::new(
+                &Port::new(name, rejected),
+                UNFINISHED,
+                &Protected::default(),
+            )
+        };
         Ok(Arc::new(Self {
             store: proxy.store.clone(),
             shared: proxy.upstream.clone(),
@@ -81,7 +93,8 @@ impl Context {
             access,
             logs_requests,
             mirrors: Arc::new(Semaphore::new(MAX_COPIES)),
-            handshakes: Handshakes::default(),
+            inbound: pool("inbound"),
+            gateway: pool("gateway"),
             drain: proxy.options.drain,
         }))
     }
@@ -125,14 +138,6 @@ impl Listener {
     pub fn bind(address: SocketAddr, origin: Origin) -> io::Result<Self> {
         let socket = TcpListener::from_std(socket::tcp(address)?)?;
         Ok(Self { socket, origin })
-    }
-
-    /// The next connection: who opened it, and where it was going.
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, io::Result<SocketAddr>)> {
-        let (stream, client) = self.socket.accept().await?;
-        stream.set_nodelay(true)?;
-        let original = self.original(&stream);
-        Ok((stream, canonical(client), original))
     }
 
     /// Errors when the connection was not redirected.
@@ -210,22 +215,18 @@ async fn accept<F>(context: &Arc<Context>, listener: &Listener, name: &'static s
 where
     F: Fn(TcpStream, SocketAddr, SocketAddr),
 {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = context.shutdown.draining() => return,
-        };
-        match accepted {
-            Ok((stream, client, Ok(original))) => serve(stream, client, original),
-            Ok((_, client, Err(error))) => {
-                context.metrics.protocol_error(name, "not_redirected");
-                tracing::debug!(listener = name, %client, %error, "closed");
-            }
-            Err(error) => {
-                tracing::warn!(listener = name, %error, "accepting a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+    let port = Port::new(name, &context.metrics.rejected);
+    let take = |stream: TcpStream, client| match listener.original(&stream) {
+        Ok(original) => serve(stream, client, original),
+        Err(error) => {
+            context.metrics.protocol_error(name, "not_redirected");
+            tracing::debug!(listener = name, %client, %error, "closed");
         }
+    };
+    let pools = [&context.inbound, &context.gateway];
+    tokio::select! {
+        _ = weft_accept::accept(&listener.socket, &port, &pools, take) => {}
+        () = context.shutdown.draining() => {}
     }
 }
 

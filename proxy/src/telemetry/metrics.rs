@@ -107,6 +107,8 @@ pub struct Metrics {
     pub certificate_renewals: Counter,
     pub certificate_failures: Counter,
     pub access_log_dropped: Counter,
+    /// Connections that gave way to others.
+    pub rejected: weft_accept::Metrics,
 }
 
 /// The state of the stream from the controller.
@@ -150,6 +152,7 @@ impl Metrics {
             certificate_renewals: Counter::default(),
             certificate_failures: Counter::default(),
             access_log_dropped: Counter::default(),
+            rejected: weft_accept::Metrics::default(),
         };
         metrics.register();
         metrics
@@ -158,7 +161,8 @@ impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
         registry.register_collector(Box::new(RequestCollector(self.requests.clone())));
-        registry.register_collector(Box::new(ProcessCollector));
+        registry.register_collector(Box::new(ProcessCollector::new("proxy")));
+        self.rejected.register(registry);
         self.udp.register(registry);
         let mut add = |name: &str, help: &str, metric: Box<dyn Registered>| {
             metric.register(registry, name, help);
@@ -306,8 +310,13 @@ impl Metrics {
     /// All metrics in the OpenMetrics text format.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::with_capacity(8 << 10);
-        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        self.write(&mut text)?;
         Ok(text)
+    }
+
+    /// As [`Metrics::encode`], into `text`.
+    pub fn write(&self, text: &mut String) -> fmt::Result {
+        prometheus_client::encoding::text::encode(text, &self.registry)
     }
 }
 

@@ -8,7 +8,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 
-fn webhook() -> Arc<Webhook> {
+pub(in super::super) fn webhook() -> Arc<Webhook> {
     let kubernetes = tower::service_fn(|request: http::Request<KubeBody>| async move {
         let (code, body) = match request.uri().path() {
             "/api/v1/namespaces/shop" => {

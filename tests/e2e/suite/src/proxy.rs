@@ -1,5 +1,7 @@
 //! What a pod's proxy tells: its access log and its metrics.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use kube::api::LogParams;
 use serde_json::Value;
@@ -67,8 +69,10 @@ impl Bed {
         Ok(wanted)
     }
 
-    /// The metrics of a pod on port 15020, read through the API server.
+    /// The metrics of a pod on port 15020, read through the API server: all that was counted before the call.
     pub async fn metrics(&self, pod: &str) -> anyhow::Result<String> {
+        // A page is given out for a second.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
         let path = format!(
             "/api/v1/namespaces/{}/pods/{pod}:15020/proxy/metrics",
             self.namespace
