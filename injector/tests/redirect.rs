@@ -114,6 +114,26 @@ fn the_pod_to_its_own_addresses_is_left_alone() {
 }
 
 #[test]
+fn what_is_for_another_address_or_for_loopback_does_not_reach_the_proxy() {
+    if !rooted() {
+        return;
+    }
+    let pod = Pod::new("relay");
+    pod.redirect(&[]);
+    // A neighbour on the link sends packets for others here.
+    pod.route_from_far("203.0.113.9/32", "10.77.0.2");
+    pod.route_from_far("2001:db8::9/128", "fd77::2");
+    pod.route_from_far("127.0.0.9/32", "10.77.0.2");
+    let inbound = pod.listen_as_proxy(15006);
+    let _app = pod.listen_as_app(8080);
+    for other in ["203.0.113.9:8080", "[2001:db8::9]:8080", "127.0.0.9:8080"] {
+        assert!(!pod.try_dial_from_far(other.parse().unwrap()), "{other}");
+    }
+    pod.dial_from_far(pod.near_v6(8080));
+    assert_eq!(inbound.next_destination(), pod.near_v6(8080));
+}
+
+#[test]
 fn the_redirect_ports_cannot_be_dialled() {
     if !rooted() {
         return;

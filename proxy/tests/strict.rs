@@ -148,3 +148,26 @@ async fn a_change_of_mode_holds_for_the_next_connection() {
         assert_eq!(meshed.get("/").await.status, 200, "{mode:?}");
     }
 }
+
+#[tokio::test]
+async fn what_was_sent_to_an_address_that_is_not_the_pods_is_closed() {
+    let pki = Pki::new().unwrap();
+    let app = Upstream::start("reviews", Speaks::Http1).await.unwrap();
+    let near = app.address();
+    let own = vec![near.ip()];
+    let pod = Pod::start_at(own, &pki, "reviews", Mode::Permissive);
+    let elsewhere = vec!["192.0.2.7".parse().unwrap()];
+    let other = Pod::start_at(elsewhere, &pki, "reviews", Mode::Permissive);
+    for (pod, served) in [(&pod, true), (&other, false)] {
+        let at = pod.inbound(near);
+        let mut tcp = tokio::net::TcpStream::connect(at).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let _ = tcp.write_all(request).await;
+        let mut answer = Vec::new();
+        let _ = tcp.read_to_end(&mut answer).await;
+        assert_eq!(answer.starts_with(b"HTTP/1.1 200"), served, "{answer:?}");
+    }
+    let metrics = other.metrics();
+    let counted = r#"weft_protocol_errors_total{listener="inbound",reason="not_redirected"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
+}

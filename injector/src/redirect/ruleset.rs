@@ -36,10 +36,12 @@ impl Default for Redirect {
 /// - `outbound` sees connections made in the pod; those to the pod's own addresses leave over `lo` and are left
 ///   alone, as are the proxy's.
 /// - `inbound` sees connections made to the pod from outside it. Those that the pod makes to itself pass here too,
-///   but NAT decides once a connection, and for them it has decided in `outbound`.
-/// - The guards close the ways around: the redirect's own ports cannot be dialled (the proxy would dial itself),
-///   and packets that belong to no known connection are dropped (they would miss the translation back and make
-///   the kernel reset a healthy connection).
+///   but NAT decides once a connection, and for them it has decided in `outbound`. What is for an address that the pod
+///   does not have is left to the kernel, which forwards or drops it: the proxy would connect to it as this pod, for any
+///   neighbour on the link that sends such a packet here.
+/// - The guards close the ways around: nobody outside reaches the pod's loopback, the redirect's own ports cannot be
+///   dialled (the proxy would dial itself), and packets that belong to no known connection are dropped (they would miss
+///   the translation back and make the kernel reset a healthy connection).
 pub fn render(redirect: &Redirect) -> String {
     let Redirect {
         proxy_uid,
@@ -61,6 +63,8 @@ delete table inet weft
 table inet weft {{
     chain guard_inbound {{
         type filter hook prerouting priority -150; policy accept;
+        iifname != "lo" meta l4proto tcp ip daddr 127.0.0.0/8 drop
+        iifname != "lo" meta l4proto tcp ip6 daddr ::1 drop
         iifname != "lo" meta l4proto tcp ct state invalid drop
         iifname != "lo" ct state new tcp dport {own} reject with tcp reset
     }}
@@ -78,6 +82,7 @@ table inet weft {{
     }}
     chain inbound {{
         type nat hook prerouting priority -100; policy accept;
+        fib daddr type != local return
 {skip_inbound}        meta l4proto tcp redirect to :{inbound_port}
     }}
 }}

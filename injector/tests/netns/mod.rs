@@ -92,6 +92,14 @@ impl Pod {
         }
     }
 
+    /// From `far`, what is for `to` is sent to the neighbour `by`; loopback addresses but 127.0.0.1, too.
+    pub(crate) fn route_from_far(&self, to: &str, by: &str) {
+        let far = self.far.as_str();
+        let localnet = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip route del table local 127.0.0.0/8 dev lo || true";
+        ip(&["netns", "exec", far, "sh", "-c", localnet]);
+        ip(&["-n", far, "route", "add", to, "via", by, "dev", "eth0"]);
+    }
+
     pub(crate) fn near_v4(&self, port: u16) -> SocketAddr {
         ([10, 77, 0, 2], port).into()
     }

@@ -58,6 +58,11 @@ async fn connection(
     client: SocketAddr,
     app: SocketAddr,
 ) -> Result<(), Closed> {
+    if !context.shared.is_for_pod(app.ip()) {
+        // A neighbour on the same link can send a packet for anybody to this pod.
+        let words = format!("{app} is no address of this pod");
+        return Err(Closed::refused("not_redirected", words));
+    }
     let place = context.inbound.enter(client.ip());
     let mut stream = Prefixed::new(stream);
     let admits = context.admits(app);

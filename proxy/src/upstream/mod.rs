@@ -121,6 +121,12 @@ impl Shared {
         self.own.contains(&address)
     }
 
+    /// Whether what was sent to `address` may be meant for this pod: it is one of its addresses, or of another interface of
+    /// it (Kubernetes names only those of the first). Anything is while the pod's addresses are not known.
+    pub fn is_for_pod(&self, address: IpAddr) -> bool {
+        self.own.is_empty() || self.is_own(address) || is_of_interface(address)
+    }
+
     /// Nanoseconds since the start, for [`Load`].
     pub fn now(&self) -> u64 {
         self.started.elapsed().as_nanos() as u64
@@ -185,6 +191,12 @@ impl Shared {
         known.peers.insert(key, Arc::downgrade(&peer));
         peer
     }
+}
+
+/// Whether an interface but loopback has the address: only then can a socket be bound to it.
+fn is_of_interface(address: IpAddr) -> bool {
+    let special = address.is_loopback() || address.is_multicast() || address.is_unspecified();
+    !special && std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// One endpoint: its address, how to speak to it, and what is known of it.

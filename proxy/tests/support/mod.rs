@@ -6,7 +6,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,12 +67,23 @@ pub fn data_plane(
     access: AccessLog,
     ports: Option<Opener>,
 ) -> (weft_proxy::Context, Current, UnboundedReceiver<Asked>) {
+    data_plane_at(Vec::new(), pki, account, access, ports)
+}
+
+/// As [`data_plane`], of a pod whose addresses are known.
+fn data_plane_at(
+    own: Vec<IpAddr>,
+    pki: &Pki,
+    account: &str,
+    access: AccessLog,
+    ports: Option<Opener>,
+) -> (weft_proxy::Context, Current, UnboundedReceiver<Asked>) {
     let identity = identity(account);
     let current = Current::default();
     current.set(credentials(&identity, pki, &[pki]));
     let tls = Tls::new(current.clone(), identity.trust_domain().clone()).unwrap();
     let metrics = Arc::new(Metrics::new());
-    let shared = Arc::new(Shared::new(Vec::new(), tls.clone(), metrics.clone()));
+    let shared = Arc::new(Shared::new(own, tls.clone(), metrics.clone()));
     let settings = Settings {
         identity,
         current: current.clone(),
@@ -112,7 +123,20 @@ impl Pod {
     }
 
     pub fn start_logged(pki: &Pki, account: &str, mode: Mode, access: AccessLog) -> Self {
-        let (proxy, current, requests) = data_plane(pki, account, access, None);
+        Self::of(data_plane(pki, account, access, None), account, mode)
+    }
+
+    /// A pod that knows its addresses.
+    pub fn start_at(own: Vec<IpAddr>, pki: &Pki, account: &str, mode: Mode) -> Self {
+        let parts = data_plane_at(own, pki, account, AccessLog::off(), None);
+        Self::of(parts, account, mode)
+    }
+
+    fn of(
+        (proxy, current, requests): (weft_proxy::Context, Current, UnboundedReceiver<Asked>),
+        account: &str,
+        mode: Mode,
+    ) -> Self {
         let shutdown = Shutdown::new();
         let pod = Self {
             context: Context::new(&proxy, shutdown.clone()).unwrap(),
