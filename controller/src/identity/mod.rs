@@ -9,12 +9,14 @@ mod csr;
 mod metrics;
 mod peer;
 mod review;
+mod reviews;
 pub mod roots;
 mod serving;
 mod sign;
 mod store;
 #[cfg(test)]
 pub(crate) mod tests;
+mod token;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -28,6 +30,7 @@ pub use review::{Caller, KubeReviewer, Refusal, ReviewError, Reviewer, review_ou
 pub use serving::{ServerIdentity, Serving};
 pub use sign::{SignFailure, Signer};
 pub use store::{Problem, SecretReceiver, SecretStore, StoreError, read as read_secret};
+pub use token::Implausible;
 pub use trust::{Bundle, Phase, Trust, TrustReceiver};
 
 /// Labels of everything that the controller writes.

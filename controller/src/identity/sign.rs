@@ -1,12 +1,16 @@
 //! The CertificateAuthority service: a token, reviewed, and a CSR for its own account become a certificate.
 //!
-//! Checks in order of cost: sizes, the CSR, then Kubernetes is asked about the token. Every refusal is logged and counted.
+//! Checks in order of cost: sizes, the CSR, what the token says of itself, then Kubernetes is asked about it, not too often for
+//! one address and not at once again about a token that it refused. Every refusal is counted, and logged unless there are many.
 
-use std::time::Duration;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
+use weft_accept::Throttle;
 use weft_api::proto::certificate_authority_server::CertificateAuthority;
 use weft_api::proto::{SignRequest, SignResponse};
 use weft_ir::{Identity, TrustDomain};
@@ -15,6 +19,8 @@ use super::ca::SignError;
 use super::csr::{self, CsrError};
 use super::metrics::Metrics;
 use super::review::{Caller, Refusal, ReviewError, Reviewer, review_outcome};
+use super::reviews::Reviews;
+use super::token::{self, Implausible};
 use super::trust::TrustReceiver;
 
 /// The longest token that is looked at, in bytes; those of Kubernetes take about 1,200.
@@ -23,6 +29,9 @@ const MAX_TOKEN: usize = 16 * 1024;
 const CONCURRENCY: usize = 64;
 /// How long a request waits for its turn, and then for Kubernetes.
 const WAIT: Duration = Duration::from_secs(5);
+/// Lines of log about refusals: so many at once, and one more each second.
+const LINES: u32 = 10;
+const LINE: Duration = Duration::from_secs(1);
 
 /// Why a request got no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +42,10 @@ pub enum SignFailure {
     LongToken(usize),
     #[error(transparent)]
     Csr(#[from] CsrError),
+    #[error(transparent)]
+    Implausible(#[from] Implausible),
+    #[error("Kubernetes has refused this token a moment ago")]
+    RefusedBefore,
     #[error(transparent)]
     Token(#[from] Refusal),
     #[error("the CSR asks for {asked}, the token is of {own}")]
@@ -51,7 +64,12 @@ impl SignFailure {
     /// The code that `mesh.proto` gives it.
     pub fn code(&self) -> Code {
         match self {
-            Self::NoToken | Self::LongToken(_) | Self::Token(_) => Code::Unauthenticated,
+            Self::Implausible(Implausible::ForeignName) => Code::PermissionDenied,
+            Self::NoToken
+            | Self::LongToken(_)
+            | Self::Implausible(_)
+            | Self::RefusedBefore
+            | Self::Token(_) => Code::Unauthenticated,
             Self::Csr(error) if error.is_about_names() => Code::PermissionDenied,
             Self::Csr(_) => Code::InvalidArgument,
             Self::ForeignName { .. } => Code::PermissionDenied,
@@ -68,6 +86,8 @@ impl SignFailure {
             Self::LongToken(_) => "long_token",
             Self::Csr(error) if error.is_about_names() => "csr_name",
             Self::Csr(_) => "csr",
+            Self::Implausible(implausible) => implausible.word(),
+            Self::RefusedBefore => "refused_before",
             Self::Token(refusal) => refusal.word(),
             Self::ForeignName { .. } => "foreign_name",
             Self::Busy => "busy",
@@ -84,6 +104,8 @@ pub struct Signer<R> {
     trust_domain: TrustDomain,
     lifetime: Duration,
     turns: Semaphore,
+    reviews: Mutex<Reviews>,
+    lines: Throttle,
     metrics: Metrics,
 }
 
@@ -102,18 +124,25 @@ impl<R: Reviewer> Signer<R> {
             trust_domain,
             lifetime,
             turns: Semaphore::new(CONCURRENCY),
+            reviews: Mutex::default(),
+            lines: Throttle::new(LINES, LINE),
             metrics,
         }
     }
 
-    async fn answer(&self, request: &SignRequest) -> Result<(Caller, SignResponse), SignFailure> {
+    async fn answer(
+        &self,
+        request: &SignRequest,
+        from: Option<IpAddr>,
+    ) -> Result<(Caller, SignResponse), SignFailure> {
         match request.token.len() {
             0 => return Err(SignFailure::NoToken),
             length if length > MAX_TOKEN => return Err(SignFailure::LongToken(length)),
             _ => {}
         }
         let asked = csr::parse(&request.csr)?;
-        let caller = self.caller(&request.token).await?;
+        token::plausible(&request.token, &asked.identity, OffsetDateTime::now_utc())?;
+        let caller = self.caller(&request.token, from).await?;
         if asked.identity != caller.identity {
             return Err(SignFailure::ForeignName {
                 asked: asked.identity,
@@ -136,7 +165,13 @@ impl<R: Reviewer> Signer<R> {
         Ok((caller, response))
     }
 
-    async fn caller(&self, token: &str) -> Result<Caller, SignFailure> {
+    async fn caller(&self, token: &str, from: Option<IpAddr>) -> Result<Caller, SignFailure> {
+        if self.reviews().was_refused(token, Instant::now()) {
+            return Err(SignFailure::RefusedBefore);
+        }
+        if from.is_some_and(|from| !self.reviews().allow(from, Instant::now())) {
+            return Err(SignFailure::Busy);
+        }
         let _turn = tokio::time::timeout(WAIT, self.turns.acquire())
             .await
             .map_err(|_| SignFailure::Busy)?
@@ -144,7 +179,15 @@ impl<R: Reviewer> Signer<R> {
         let status = tokio::time::timeout(WAIT, self.reviewer.review(token))
             .await
             .map_err(|_| SignFailure::ReviewTimeout)??;
-        Ok(review_outcome(&status, &self.trust_domain)?)
+        let outcome = review_outcome(&status, &self.trust_domain);
+        if outcome.is_err() {
+            self.reviews().refuse(token, Instant::now());
+        }
+        Ok(outcome?)
+    }
+
+    fn reviews(&self) -> MutexGuard<'_, Reviews> {
+        self.reviews.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -152,7 +195,8 @@ impl<R: Reviewer> Signer<R> {
 impl<R: Reviewer> CertificateAuthority for Signer<R> {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let from = request.remote_addr();
-        match self.answer(request.get_ref()).await {
+        let answer = self.answer(request.get_ref(), from.map(|from| from.ip()));
+        match answer.await {
             Ok((caller, response)) => {
                 self.metrics.signed();
                 tracing::info!(identity = %caller.identity, pod = %caller.pod, ?from, "certificate signed");
@@ -160,7 +204,10 @@ impl<R: Reviewer> CertificateAuthority for Signer<R> {
             }
             Err(failure) => {
                 self.metrics.refused(failure.word());
-                tracing::warn!(%failure, reason = failure.word(), ?from, "no certificate signed");
+                if let Some(unlogged) = self.lines.pass() {
+                    let reason = failure.word();
+                    tracing::warn!(%failure, reason, ?from, unlogged, "no certificate signed");
+                }
                 Err(Status::new(failure.code(), failure.to_string()))
             }
         }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
 use tokio::sync::watch;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Request};
 use weft_api::proto::SignRequest;
 use weft_api::proto::certificate_authority_server::CertificateAuthority;
 
 use super::*;
+use crate::identity::token::tests as unsigned;
 use crate::identity::{
     Metrics, Refusal, ReviewError, Reviewer, Signer, identity_of, review_outcome,
 };
@@ -81,12 +83,21 @@ fn anything_else_is_refused() {
     }
 }
 
-/// Knows one good token; for anything else it answers as Kubernetes does for a wrong audience, or not at all.
+/// A token of `bob-0` as Kubernetes makes them.
+fn token(signature: &str) -> String {
+    unsigned::token(&unsigned::payload(), signature)
+}
+
+fn signature(token: &str) -> &str {
+    token.rsplit('.').next().unwrap_or_default()
+}
+
+/// Knows one good signature; for anything else it answers as Kubernetes does for a wrong audience, or not at all.
 pub(crate) struct Known;
 
 impl Reviewer for Known {
     async fn review(&self, token: &str) -> Result<TokenReviewStatus, ReviewError> {
-        match token {
+        match signature(token) {
             "bob" => Ok(reviewed(BOB)),
             "unreachable" => Err(ReviewError("connection refused".to_owned())),
             "hangs" => std::future::pending().await,
@@ -116,7 +127,7 @@ async fn a_good_request_is_signed() {
     let (signer, _, trust) = signer();
     let message = SignRequest {
         csr: csr_for("spiffe://cluster.local/ns/shop/sa/bob").into(),
-        token: "bob".to_owned(),
+        token: token("bob"),
     };
     let response = signer.sign(Request::new(message)).await.unwrap();
     let response = response.into_inner();
@@ -142,22 +153,24 @@ async fn a_bad_request_is_refused_with_its_code_and_counted() {
         &KeyPair::generate().unwrap(),
     );
     let long = "x".repeat(20_000);
+    let [bob, unreachable, hangs] = ["bob", "unreachable", "hangs"].map(token);
     let cases = [
         (&own, "", Code::Unauthenticated, "no_token"),
         (
             &own,
-            "other audience",
+            &token("other"),
             Code::Unauthenticated,
             "not_authenticated",
         ),
         (&own, &long, Code::Unauthenticated, "long_token"),
-        (&alice, "bob", Code::PermissionDenied, "foreign_name"),
-        (&elsewhere, "bob", Code::PermissionDenied, "foreign_name"),
-        (&two, "bob", Code::PermissionDenied, "csr_name"),
-        (&b"garbage".to_vec(), "bob", Code::InvalidArgument, "csr"),
-        (&vec![0u8; 100_000], "bob", Code::InvalidArgument, "csr"),
-        (&own, "unreachable", Code::Unavailable, "review_failed"),
-        (&own, "hangs", Code::Unavailable, "review_failed"),
+        (&own, "junk", Code::Unauthenticated, "malformed_token"),
+        (&alice, &bob, Code::PermissionDenied, "foreign_name"),
+        (&elsewhere, &bob, Code::PermissionDenied, "foreign_name"),
+        (&two, &bob, Code::PermissionDenied, "csr_name"),
+        (&b"garbage".to_vec(), &bob, Code::InvalidArgument, "csr"),
+        (&vec![0u8; 100_000], &bob, Code::InvalidArgument, "csr"),
+        (&own, &unreachable, Code::Unavailable, "review_failed"),
+        (&own, &hangs, Code::Unavailable, "review_failed"),
     ];
     for (csr, token, code, word) in cases {
         let (signer, metrics, _) = signer();
@@ -169,4 +182,51 @@ async fn a_bad_request_is_refused_with_its_code_and_counted() {
         assert_eq!(status.code(), code, "{word}: {status}");
         assert_eq!(metrics.refusals(word), 1, "{word}");
     }
+}
+
+/// Counts what Kubernetes would be asked.
+#[derive(Clone, Default)]
+struct Counted(Arc<std::sync::atomic::AtomicUsize>);
+
+impl Reviewer for Counted {
+    async fn review(&self, token: &str) -> Result<TokenReviewStatus, ReviewError> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Known.review(token).await
+    }
+}
+
+#[tokio::test]
+async fn strangers_cannot_have_kubernetes_asked_at_will() {
+    let (_, receiver) = watch::channel(Arc::new(trust()));
+    let (counted, metrics) = (Counted::default(), Metrics::default());
+    let signer = Signer::new(counted.clone(), receiver, domain(), DAY, metrics.clone());
+    let csr = csr_for("spiffe://cluster.local/ns/shop/sa/bob");
+    let ask = async |from: &str, token: String| {
+        let mut request = Request::new(SignRequest {
+            csr: csr.clone().into(),
+            token,
+        });
+        request.extensions_mut().insert(TcpConnectInfo {
+            local_addr: None,
+            remote_addr: Some(from.parse().unwrap()),
+        });
+        signer.sign(request).await
+    };
+    let asked = || counted.0.load(std::sync::atomic::Ordering::Relaxed);
+    // What cannot be right, and what was wrong a moment ago.
+    for _ in 0..50 {
+        ask("10.0.0.9:1", "a.b.c".to_owned()).await.unwrap_err();
+        ask("10.0.0.9:1", token("stolen")).await.unwrap_err();
+    }
+    assert_eq!(asked(), 1);
+    assert_eq!(metrics.refusals("refused_before"), 49);
+    // Ever new ones, from one address; others are served.
+    for turn in 0..100 {
+        ask("10.0.0.9:1", token(&format!("{turn}")))
+            .await
+            .unwrap_err();
+    }
+    assert!(asked() < 60, "{}", asked());
+    assert!(metrics.refusals("busy") > 40);
+    ask("10.0.0.1:1", token("bob")).await.unwrap();
 }
