@@ -94,3 +94,51 @@ spec:
       {{- include "weft.selector" . | nindent 6 }}
 {{- end }}
 {{- end -}}
+
+{{/*
+The version at which an object of a kind of the Gateway API is rendered; empty where it is not wanted:
+dict "root" $ "wanted" .Values.mesh.create "group" "gateway.networking.x-k8s.io" "kind" "XMesh" "versions" (list "v1alpha1").
+"auto" renders it at the first version that the cluster serves; "true" always, at the first one where none is known to be
+served, as without a cluster (helm template).
+*/}}
+{{- define "weft.servedVersion" -}}
+{{- $wanted := toString .wanted -}}
+{{- $found := "" -}}
+{{- range .versions -}}
+{{- if and (not $found) ($.root.Capabilities.APIVersions.Has (printf "%s/%s/%s" $.group . $.kind)) -}}
+{{- $found = . -}}
+{{- end -}}
+{{- end -}}
+{{- if ne $wanted "false" -}}
+{{- if $found }}{{ $found }}{{ else if eq $wanted "true" }}{{ first .versions }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "weft.gatewayClassVersion" -}}
+{{- if .Values.gateways.enabled -}}
+{{- include "weft.servedVersion" (dict "root" . "wanted" .Values.gateways.createClass "group" "gateway.networking.k8s.io" "kind" "GatewayClass" "versions" (list "v1" "v1beta1")) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "weft.meshVersion" -}}
+{{- include "weft.servedVersion" (dict "root" . "wanted" .Values.mesh.create "group" "gateway.networking.x-k8s.io" "kind" "XMesh" "versions" (list "v1alpha1" "v1beta1" "v1")) -}}
+{{- end -}}
+
+{{/*
+Resources of a container, as the API server keeps them: quantities are strings, and what is empty is left out, so that a
+server-side apply by another manager finds no difference.
+*/}}
+{{- define "weft.resources" -}}
+{{- $all := dict -}}
+{{- range $part := list "requests" "limits" -}}
+{{- $quantities := dict -}}
+{{- range $name, $quantity := index $.resources $part -}}
+{{- if not (kindIs "invalid" $quantity) -}}
+{{- $_ := set $quantities $name (toString $quantity) -}}
+{{- end -}}
+{{- end -}}
+{{- if $quantities }}{{ $_ := set $all $part $quantities }}{{ end -}}
+{{- end -}}
+{{- with .resources.claims }}{{ $_ := set $all "claims" . }}{{ end -}}
+{{- toJson $all -}}
+{{- end -}}
