@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::{ConnectionRule, HostPattern, Rule, ServicePort, TlsRule};
 
 /// A Gateway, `namespace/name`.
@@ -37,10 +39,30 @@ pub struct Gateway {
     pub id: GatewayId,
     /// Shown to backends that ask for a certificate over TLS.
     pub client_certificate: Option<KeyPair>,
-    /// Proxies in front of the gateway whose `X-Forwarded-For` entries are believed. 0: what clients send is overwritten.
-    pub trusted_hops: u32,
+    pub forwarded: ForwardedTrust,
     /// Whether every connection begins with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: bool,
+    /// Whether the path of a request is normalised before it is matched and forwarded.
+    pub normalize_paths: bool,
+}
+
+/// Which proxies in front of a gateway are believed in what they say of the client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForwardedTrust {
+    /// The number of proxies in front. 0: what clients send is overwritten.
+    pub hops: u32,
+    /// The header to which each of these proxies appends the address of its own client.
+    pub header: ForwardedHeader,
+    /// The addresses of the proxy that connects to the gateway; empty: any address.
+    pub proxies: Vec<IpNet>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    #[default]
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
 }
 
 /// A certificate with its key, as in a Secret of type `kubernetes.io/tls`.

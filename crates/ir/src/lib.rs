@@ -25,12 +25,13 @@ pub use config::{
 pub use connection::{ConnectionRule, HostPattern, HostPatternError, TlsRule, find_tls};
 pub use cors::{Allowed, Cors, OriginError, OriginHost, OriginPattern};
 pub use gateway::{
-    AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
-    HttpListener, KeyPair, ServerTls, ServiceRules, Serving, StreamListener, TlsListener,
-    TlsServing, Transport, VirtualHost,
+    AlternativeName, BackendRoots, BackendTls, ClientValidation, ForwardedHeader, ForwardedTrust,
+    Gateway, GatewayId, GatewayPort, HttpListener, KeyPair, ServerTls, ServiceRules, Serving,
+    StreamListener, TlsListener, TlsServing, Transport, VirtualHost,
 };
 pub use hosts::{HostMap, bare_host};
 pub use identity::{Identity, IdentityError, TrustDomain};
+pub use ipnet::IpNet;
 pub use matching::{Matched, RouteTable};
 pub use names::{
     ResourceKey, ResourceKeyError, ServiceId, ServiceKind, ServicePort, ServicePortError,

@@ -5,14 +5,15 @@
 //! `X-Forwarded-Host` is the host that the client named). It gives back the client's address, for the access log:
 //!
 //! ```text
-//! let client = forwarded::set(&mut head, connection, gateway.trusted_hops, forwarded::new_request_id);
+//! let client = forwarded::set(&mut head, connection, &gateway.forwarded, forwarded::new_request_id);
 //! ```
 //!
 //! Without trusted hops nothing that the client says of itself is believed: it is taken away and set anew. With `n` of
-//! them, the right-most `n` entries of `X-Forwarded-For` (of `Forwarded`, where there is no such header) were written by
-//! those hops; the left-most of these is the client. What stands further left is the client's own word, and is dropped.
-//! Where there are fewer entries, or one of the `n` is no address, the request did not come through those hops, and
-//! nothing is believed.
+//! them, the right-most `n` entries of the trusted header (`X-Forwarded-For`, or `Forwarded` where that is set) were
+//! written by those hops; the left-most of these is the client. What stands further left is the client's own word, and is
+//! dropped. Where there are fewer entries, or one of the `n` is no address, or the connection comes from none of the
+//! trusted proxies, the request did not come through those hops, and nothing is believed. Of the other `X-Forwarded-*`
+//! headers only those of scheme, host and port are believed: what else a client writes, the hops pass on unseen.
 //!
 //! Source: RFC 7239 (`Forwarded`); the other headers are usage.
 
@@ -22,6 +23,7 @@ use std::sync::LazyLock;
 use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use rustls::crypto::{SecureRandom, aws_lc_rs};
+use weft_ir::{ForwardedHeader, ForwardedTrust};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -64,18 +66,18 @@ struct Element {
 pub fn set(
     head: &mut Parts,
     connection: Connection,
-    trusted_hops: u32,
+    trust: &ForwardedTrust,
     new_id: impl FnOnce() -> HeaderValue,
 ) -> IpAddr {
     let peer = connection.client.ip().to_canonical();
-    let hops = told(&head.headers, trusted_hops);
+    let hops = believed_hops(&head.headers, trust, peer);
     let believed = !hops.is_empty();
     let client = hops.first().and_then(|first| first.address).unwrap_or(peer);
     let host = host(head);
     let origin = Origin::of(&head.headers, &hops, connection, host.as_deref());
     let kept = believed.then(|| head.headers.remove(REQUEST_ID)).flatten();
     let had_real_ip = head.headers.contains_key(REAL_IP);
-    strip(&mut head.headers, believed);
+    strip(&mut head.headers);
 
     let mut put = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -211,9 +213,13 @@ fn entry(headers: &HeaderMap, name: HeaderName, hops: usize) -> Option<&str> {
 }
 
 /// What the trusted hops say, the client's first; empty where nothing is to be believed.
-fn told(headers: &HeaderMap, trusted_hops: u32) -> Vec<Element> {
-    let hops = usize::try_from(trusted_hops).unwrap_or(usize::MAX);
-    let mut elements: Vec<Element> = if headers.contains_key(FOR) {
+fn believed_hops(headers: &HeaderMap, trust: &ForwardedTrust, peer: IpAddr) -> Vec<Element> {
+    let known = |peer: &IpAddr| trust.proxies.iter().any(|network| network.contains(peer));
+    if !trust.proxies.is_empty() && !known(&peer) {
+        return Vec::new();
+    }
+    let hops = usize::try_from(trust.hops).unwrap_or(usize::MAX);
+    let mut elements: Vec<Element> = if trust.header == ForwardedHeader::XForwardedFor {
         let of = |text| Element {
             address: node(text),
             ..Element::default()
@@ -236,13 +242,9 @@ fn told(headers: &HeaderMap, trusted_hops: u32) -> Vec<Element> {
 }
 
 /// Takes away what clients may have made up. `_` stands for `-` to many applications (CGI's names of headers).
-fn strip(headers: &mut HeaderMap, believed: bool) {
+fn strip(headers: &mut HeaderMap) {
     let claims = |name: &&HeaderName| {
-        let text = name.as_str();
-        if believed && !text.contains('_') {
-            return false;
-        }
-        let plain = text.replace('_', "-");
+        let plain = name.as_str().replace('_', "-");
         let exact = ["forwarded", "x-real-ip", "x-request-id"].contains(&&*plain);
         exact || plain.starts_with("x-forwarded-")
     };

@@ -10,6 +10,7 @@ pub mod forward;
 pub mod forwarded;
 pub mod headers;
 pub mod mirror;
+mod path;
 pub mod routes;
 pub mod serve;
 pub mod tries;

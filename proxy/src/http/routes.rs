@@ -10,13 +10,14 @@ use std::sync::Arc;
 use http::Version;
 use http::request::Parts;
 use tokio_util::sync::CancellationToken;
-use weft_ir::{Filter, PathMatch, bare_host};
+use weft_ir::{Filter, ForwardedTrust, PathMatch, bare_host};
 
 use super::bodies::Tail;
 use super::errors::Failure;
 use super::exchange::Caller;
 use super::filters::own_authority;
 use super::forwarded::{self, Connection};
+use super::path;
 use super::tries::Limits;
 use crate::config::ports::{
     LivePort, ResolvedListener, ResolvedPort, ResolvedServing, ResolvedTlsServing,
@@ -94,7 +95,7 @@ impl Source {
         }
     }
 
-    /// Has the request say who a gateway's client is, whatever that says itself.
+    /// Has the request say who a gateway's client is, whatever that says itself, and normalises its path.
     pub fn announce(&self, head: &mut Parts, caller: &Caller) {
         let Self::Gateway(entry) = self else { return };
         let connection = Connection {
@@ -103,8 +104,17 @@ impl Source {
             port: entry.port.number,
         };
         let gateway = caller.context.store.gateway();
-        let trusted_hops = gateway.map_or(0, |gateway| gateway.trusted_hops);
-        forwarded::set(head, connection, trusted_hops, forwarded::new_request_id);
+        let nobody = ForwardedTrust::default();
+        let trust = gateway
+            .as_ref()
+            .map_or(&nobody, |gateway| &gateway.forwarded);
+        forwarded::set(head, connection, trust, forwarded::new_request_id);
+        if gateway
+            .as_ref()
+            .is_none_or(|gateway| gateway.normalize_paths)
+        {
+            path::normalize(head);
+        }
     }
 
     /// The version of HTTP for an application that does not say which it speaks. To a sidecar it is what the pod spoke. A

@@ -12,8 +12,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use weft_api::{encode, proto};
 use weft_ir::{
-    ClientValidation, Gateway, GatewayId, GatewayPort, HttpListener, KeyPair, Rule, ServerTls,
-    ServiceRules, Serving, VirtualHost,
+    ClientValidation, ForwardedTrust, Gateway, GatewayId, GatewayPort, HttpListener, KeyPair, Rule,
+    ServerTls, ServiceRules, Serving, VirtualHost,
 };
 use weft_proxy::shutdown::Shutdown;
 use weft_proxy::telemetry::access::AccessLog;
@@ -81,8 +81,9 @@ pub fn gateway() -> Gateway {
     Gateway {
         id: GatewayId::new("shop", "gw"),
         client_certificate: None,
-        trusted_hops: 0,
+        forwarded: ForwardedTrust::default(),
         proxy_protocol: false,
+        normalize_paths: true,
     }
 }
 

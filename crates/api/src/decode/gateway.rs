@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use weft_ir::{
-    AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
-    HostPattern, HttpListener, KeyPair, Rule, ServerTls, ServiceRules, Serving, StreamListener,
-    TlsListener, TlsServing, VirtualHost,
+    AlternativeName, BackendRoots, BackendTls, ClientValidation, ForwardedHeader, ForwardedTrust,
+    Gateway, GatewayId, GatewayPort, HostPattern, HttpListener, KeyPair, Rule, ServerTls,
+    ServiceRules, Serving, StreamListener, TlsListener, TlsServing, VirtualHost,
 };
 
 use super::{
@@ -20,12 +20,27 @@ pub(super) fn gateway(wire: proto::Gateway) -> Decoded<Gateway> {
         client_certificate,
         trusted_hops,
         proxy_protocol,
+        trusted_proxies,
+        trusts_forwarded,
+        keeps_paths,
     } = wire;
+    let network = |cidr: String| {
+        cidr.parse()
+            .map_err(|_| invalid("gateway.trusted_proxies")(&cidr))
+    };
     Ok(Gateway {
         id: GatewayId::new(namespace, name),
         client_certificate: client_certificate.map(key_pair),
-        trusted_hops,
+        forwarded: ForwardedTrust {
+            hops: trusted_hops,
+            header: match trusts_forwarded {
+                true => ForwardedHeader::Forwarded,
+                false => ForwardedHeader::XForwardedFor,
+            },
+            proxies: all(trusted_proxies, network)?,
+        },
         proxy_protocol,
+        normalize_paths: !keeps_paths,
     })
 }
 

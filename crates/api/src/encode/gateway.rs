@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use prost::Message;
 use weft_ir::{
-    AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayId, GatewayPort,
-    HostPattern, HttpListener, KeyPair, ResourceKey, RouteId, Rule, ServerTls, ServiceRules,
-    Serving, StreamListener, TlsListener, TlsServing, VirtualHost,
+    AlternativeName, BackendRoots, BackendTls, ClientValidation, ForwardedHeader, ForwardedTrust,
+    Gateway, GatewayId, GatewayPort, HostPattern, HttpListener, KeyPair, ResourceKey, RouteId,
+    Rule, ServerTls, ServiceRules, Serving, StreamListener, TlsListener, TlsServing, VirtualHost,
 };
 
 use super::{Body, DIGEST, connection_rule, digest, resource, rule, service_port, tls_rule};
@@ -18,15 +18,24 @@ pub fn gateway(of: &Gateway) -> proto::Resource {
     let Gateway {
         id: GatewayId { namespace, name },
         client_certificate,
-        trusted_hops,
+        forwarded,
         proxy_protocol,
+        normalize_paths,
     } = of;
+    let ForwardedTrust {
+        hops,
+        header,
+        proxies,
+    } = forwarded;
     let body = Body::Gateway(proto::Gateway {
         namespace: namespace.to_string(),
         name: name.to_string(),
         client_certificate: client_certificate.as_ref().map(key_pair),
-        trusted_hops: *trusted_hops,
+        trusted_hops: *hops,
         proxy_protocol: *proxy_protocol,
+        trusted_proxies: proxies.iter().map(ToString::to_string).collect(),
+        trusts_forwarded: *header == ForwardedHeader::Forwarded,
+        keeps_paths: !normalize_paths,
     });
     resource(&ResourceKey::Gateway, body)
 }

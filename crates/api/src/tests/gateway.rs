@@ -119,8 +119,13 @@ fn what_is_encoded_decodes_to_the_same() {
     let gateway = Gateway {
         id: GatewayId::new("infra", "shared"),
         client_certificate: Some(pair()),
-        trusted_hops: 2,
+        forwarded: ForwardedTrust {
+            hops: 2,
+            header: ForwardedHeader::Forwarded,
+            proxies: vec!["10.0.0.0/8".parse().unwrap()],
+        },
         proxy_protocol: true,
+        normalize_paths: false,
     };
     let mut rows = vec![
         (encode::gateway(&gateway), Resource::Gateway(gateway)),

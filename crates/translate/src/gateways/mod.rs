@@ -170,8 +170,9 @@ impl Memo {
             let gateway = Gateway {
                 id: id.clone(),
                 client_certificate: plan.client_certificate.clone().ok().flatten(),
-                trusted_hops: own.trusted_hops(),
+                forwarded: own.forwarded(),
                 proxy_protocol: own.proxy_protocol(),
+                normalize_paths: own.normalize_paths(),
             };
             let ports = serving::ports(plan, &by_listener, &composed);
             outcome.views.insert(id.clone(), self.view(gateway, ports));

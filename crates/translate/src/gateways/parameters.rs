@@ -3,6 +3,9 @@
 //! Source: `GatewayClassSpec.parametersRef`, `GatewayInfrastructure.parametersRef`; the keys are Weft's own.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use weft_ir::{ForwardedHeader, ForwardedTrust, IpNet};
 
 use super::certificates::Data;
 use super::provision::{Resources, Scaling, ServiceType, TrafficPolicy};
@@ -20,6 +23,9 @@ pub(crate) struct Parameters {
     pub(crate) load_balancer_class: Option<String>,
     pub(crate) service_annotations: BTreeMap<String, String>,
     trusted_hops: Option<u32>,
+    trusted_header: Option<ForwardedHeader>,
+    trusted_proxies: Option<Vec<IpNet>>,
+    normalize_paths: Option<bool>,
     proxy_protocol: Option<bool>,
     outside_grace: Option<u32>,
     /// Of a class: the most replicas that its Gateways may ask for.
@@ -28,13 +34,15 @@ pub(crate) struct Parameters {
 
 const KEYS: &str = "replicas, minReplicas, maxReplicas, targetCPUPercent, cpuRequest, cpuLimit, memoryRequest, \
                     memoryLimit, serviceType, externalTrafficPolicy, loadBalancerClass, serviceAnnotations, \
-                    trustedHops, proxyProtocol, outsideGraceSeconds; for classes replicasLimit";
+                    trustedHops, trustedHeader, trustedProxies, normalizePaths, \
+                    proxyProtocol, outsideGraceSeconds; for classes replicasLimit";
 
 /// The share of the CPU at which pods are added, where nothing is said.
 const CPU_PERCENT: u32 = 80;
 /// More are surely a slip of the pen.
 const MAX_REPLICAS: u32 = 1000;
 const MAX_HOPS: u32 = 64;
+const MAX_NETWORKS: usize = 64;
 /// Longer than kube-proxy takes to write its rules, in seconds. Slower load balancers need the parameter.
 const OUTSIDE_GRACE: u32 = 10;
 const MAX_OUTSIDE_GRACE: u32 = 120;
@@ -115,13 +123,16 @@ impl Parameters {
             "loadBalancerClass" => self.load_balancer_class = Some(value.to_owned()),
             "serviceAnnotations" => self.service_annotations = annotations(value)?,
             "trustedHops" => self.trusted_hops = Some(number(value, 0, MAX_HOPS)?),
-            "proxyProtocol" => {
-                self.proxy_protocol = Some(match value {
-                    "true" => true,
-                    "false" => false,
-                    _ => return Err(none_of(value, "\"true\", \"false\"")),
+            "trustedHeader" => {
+                self.trusted_header = Some(match value {
+                    "X-Forwarded-For" => ForwardedHeader::XForwardedFor,
+                    "Forwarded" => ForwardedHeader::Forwarded,
+                    _ => return Err(none_of(value, "X-Forwarded-For, Forwarded")),
                 });
             }
+            "trustedProxies" => self.trusted_proxies = Some(networks(value)?),
+            "normalizePaths" => self.normalize_paths = Some(boolean(value)?),
+            "proxyProtocol" => self.proxy_protocol = Some(boolean(value)?),
             "outsideGraceSeconds" => {
                 self.outside_grace = Some(number(value, 0, MAX_OUTSIDE_GRACE)?);
             }
@@ -163,6 +174,11 @@ impl Parameters {
             service_type: self.service_type.or(class.service_type),
             traffic_policy: self.traffic_policy.or(class.traffic_policy),
             trusted_hops: self.trusted_hops.or(class.trusted_hops),
+            trusted_header: self.trusted_header.or(class.trusted_header),
+            trusted_proxies: self
+                .trusted_proxies
+                .or_else(|| class.trusted_proxies.clone()),
+            normalize_paths: self.normalize_paths.or(class.normalize_paths),
             proxy_protocol: self.proxy_protocol.or(class.proxy_protocol),
             outside_grace: self.outside_grace.or(class.outside_grace),
             replicas_limit: class.replicas_limit,
@@ -200,8 +216,16 @@ impl Parameters {
         self.traffic_policy.unwrap_or_default()
     }
 
-    pub(crate) fn trusted_hops(&self) -> u32 {
-        self.trusted_hops.unwrap_or(0)
+    pub(crate) fn forwarded(&self) -> ForwardedTrust {
+        ForwardedTrust {
+            hops: self.trusted_hops.unwrap_or(0),
+            header: self.trusted_header.unwrap_or_default(),
+            proxies: self.trusted_proxies.clone().unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn normalize_paths(&self) -> bool {
+        self.normalize_paths.unwrap_or(true)
     }
 
     pub(crate) fn proxy_protocol(&self) -> bool {
@@ -215,6 +239,31 @@ impl Parameters {
 
 fn none_of(value: &str, known: &str) -> String {
     format!("{value:?} is none of {known}")
+}
+
+fn boolean(value: &str) -> Result<bool, String> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(none_of(value, "\"true\", \"false\"")),
+    }
+}
+
+/// CIDRs or addresses, separated by commas.
+fn networks(value: &str) -> Result<Vec<IpNet>, String> {
+    let entries = value.split(',').map(str::trim);
+    let entries = entries.filter(|entry| !entry.is_empty());
+    let networks = entries.map(|entry| {
+        let address = || entry.parse::<IpAddr>().ok().map(IpNet::from);
+        let network = entry.parse::<IpNet>().ok().or_else(address);
+        network.ok_or_else(|| format!("{entry:?} is not a CIDR such as 10.0.0.0/8"))
+    });
+    let networks: Vec<IpNet> = networks.collect::<Result<_, _>>()?;
+    match networks.len() {
+        0 => Err("names no network".to_owned()),
+        many if many > MAX_NETWORKS => Err(format!("more than {MAX_NETWORKS} networks")),
+        _ => Ok(networks),
+    }
 }
 
 fn number(value: &str, least: u32, most: u32) -> Result<u32, String> {

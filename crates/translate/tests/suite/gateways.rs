@@ -2,8 +2,9 @@
 
 use serde_norway::{Mapping, Value};
 use weft_ir::{
-    AlternativeName, BackendRoots, BackendTls, ClientValidation, Gateway, GatewayPort, HostPattern,
-    HttpListener, ServerTls, Serving, StreamListener, TlsListener, TlsServing, VirtualHost,
+    AlternativeName, BackendRoots, BackendTls, ClientValidation, ForwardedHeader, Gateway,
+    GatewayPort, HostPattern, HttpListener, ServerTls, Serving, StreamListener, TlsListener,
+    TlsServing, VirtualHost,
 };
 use weft_translate::{
     Address, AncestorStatus, GatewayClassStatus, GatewayStatus, GatewayView, ListenerSetStatus,
@@ -18,8 +19,9 @@ pub(crate) fn view(view: &GatewayView) -> Value {
     let Gateway {
         id: _,
         client_certificate,
-        trusted_hops,
+        forwarded,
         proxy_protocol,
+        normalize_paths,
     } = gateway.as_ref();
     let certificate = client_certificate
         .as_ref()
@@ -28,8 +30,14 @@ pub(crate) fn view(view: &GatewayView) -> Value {
         ("clientCertificate", certificate),
         (
             "trustedHops",
-            (*trusted_hops > 0).then(|| text(trusted_hops)),
+            (forwarded.hops > 0).then(|| text(forwarded.hops)),
         ),
+        (
+            "trustedHeader",
+            (forwarded.header != ForwardedHeader::default()).then(|| text("Forwarded")),
+        ),
+        ("trustedProxies", list(forwarded.proxies.iter().map(text))),
+        ("normalizePaths", (!normalize_paths).then(|| text("no"))),
         ("proxyProtocol", proxy_protocol.then(|| text("yes"))),
         ("ports", list(ports.iter().map(|of| port(of)))),
     ])

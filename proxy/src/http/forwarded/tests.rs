@@ -12,8 +12,25 @@ fn connection(client: &str, tls: bool) -> Connection {
 
 type Headers<'a> = &'a [(&'static str, &'a str)];
 
+fn trust(hops: u32, header: ForwardedHeader) -> ForwardedTrust {
+    ForwardedTrust {
+        hops,
+        header,
+        proxies: Vec::new(),
+    }
+}
+
 /// A request for `shop.example` with these headers, and what became of it.
 fn after(headers: Headers<'_>, hops: u32, connection: Connection) -> (String, HeaderMap) {
+    let trust = trust(hops, ForwardedHeader::XForwardedFor);
+    after_trusting(headers, &trust, connection)
+}
+
+fn after_trusting(
+    headers: Headers<'_>,
+    trust: &ForwardedTrust,
+    connection: Connection,
+) -> (String, HeaderMap) {
     let mut request = http::Request::builder()
         .uri("/")
         .header("host", "shop.example");
@@ -21,7 +38,9 @@ fn after(headers: Headers<'_>, hops: u32, connection: Connection) -> (String, He
         request = request.header(*name, *value);
     }
     let mut head = request.body(()).unwrap().into_parts().0;
-    let client = set(&mut head, connection, hops, || HeaderValue::from_static(ID));
+    let client = set(&mut head, connection, trust, || {
+        HeaderValue::from_static(ID)
+    });
     (client.to_string(), head.headers)
 }
 
@@ -160,15 +179,18 @@ fn a_trusted_hop_says_what_was_asked_for() {
         assert_eq!(one(&headers, "x-forwarded-proto"), proto, "{told:?}");
         assert_eq!(one(&headers, "x-forwarded-host"), host, "{told:?}");
         assert_eq!(one(&headers, "x-forwarded-port"), port, "{told:?}");
-        assert_eq!(one(&headers, "x-forwarded-prefix"), "/shop");
+        // Whether the hop wrote it or its client did, nobody knows.
+        assert!(!headers.contains_key("x-forwarded-prefix"));
     }
 }
 
 #[test]
-fn forwarded_alone_is_read_too_and_both_are_written() {
+fn forwarded_is_read_where_it_is_trusted_and_both_are_written() {
     let text =
         r#"for=6.6.6.6, For="[2001:db8::1]:4711";Proto=https;host="a,b;\"c";by=_x, for=10.0.0.2"#;
-    let (client, headers) = after(&[("forwarded", text)], 2, connection("192.0.2.7:1", false));
+    let trusted = trust(2, ForwardedHeader::Forwarded);
+    let peer = connection("192.0.2.7:1", false);
+    let (client, headers) = after_trusting(&[("forwarded", text)], &trusted, peer);
     assert_eq!(client, "2001:db8::1");
     assert_eq!(
         one(&headers, "x-forwarded-for"),
@@ -179,15 +201,47 @@ fn forwarded_alone_is_read_too_and_both_are_written() {
     assert_eq!(one(&headers, "x-forwarded-host"), "a,b;\"c");
     let written = r#"for="[2001:db8::1]";host="a,b;\"c";proto=https, for=10.0.0.2, for=192.0.2.7;host="shop.example";proto=http"#;
     assert_eq!(one(&headers, "forwarded"), written);
-    // Where both are there, the one that more proxies write decides.
+}
+
+#[test]
+fn the_header_that_the_hops_do_not_write_is_the_clients_word() {
     let both = [
-        ("forwarded", "for=6.6.6.6"),
+        ("forwarded", "for=10.0.0.1"),
         ("x-forwarded-for", "10.0.0.9"),
     ];
-    assert_eq!(
-        after(&both, 1, connection("192.0.2.7:1", false)).0,
-        "10.0.0.9"
-    );
+    for (header, of_both, of_the_other) in [
+        (ForwardedHeader::XForwardedFor, "10.0.0.9", &both[..1]),
+        (ForwardedHeader::Forwarded, "10.0.0.1", &both[1..]),
+    ] {
+        let peer = connection("192.0.2.7:1", false);
+        let trusted = trust(1, header);
+        assert_eq!(after_trusting(&both, &trusted, peer).0, of_both);
+        assert_eq!(after_trusting(of_the_other, &trusted, peer).0, "192.0.2.7");
+    }
+}
+
+#[test]
+fn a_hop_is_believed_at_its_own_address_alone() {
+    let trusted = ForwardedTrust {
+        proxies: vec![
+            "192.0.2.0/24".parse().unwrap(),
+            "2001:db8::1/128".parse().unwrap(),
+        ],
+        ..trust(1, ForwardedHeader::XForwardedFor)
+    };
+    let told = [("x-forwarded-for", "10.0.0.1")];
+    for (peer, client) in [
+        ("192.0.2.7:1", "10.0.0.1"),
+        ("[::ffff:192.0.2.7]:1", "10.0.0.1"),
+        ("[2001:db8::1]:1", "10.0.0.1"),
+        ("198.51.100.7:1", "198.51.100.7"),
+        ("[2001:db8::2]:1", "2001:db8::2"),
+    ] {
+        assert_eq!(
+            after_trusting(&told, &trusted, connection(peer, true)).0,
+            client
+        );
+    }
 }
 
 #[test]
@@ -220,7 +274,7 @@ fn the_target_of_the_request_names_the_host_where_it_has_one() {
     set(
         &mut head,
         connection("192.0.2.7:1", true),
-        0,
+        &ForwardedTrust::default(),
         new_request_id,
     );
     assert_eq!(one(&head.headers, "x-forwarded-host"), "a.example:8080");
@@ -236,13 +290,17 @@ proptest::proptest! {
         hops in 1_u32..4,
         own_line: bool,
     ) {
-        for (name, item) in [("x-forwarded-for", "10.0.0."), ("forwarded", "for=10.0.0.")] {
+        for (name, item, header) in [
+            ("x-forwarded-for", "10.0.0.", ForwardedHeader::XForwardedFor),
+            ("forwarded", "for=10.0.0.", ForwardedHeader::Forwarded),
+        ] {
+            let trusted = trust(hops, header);
             let told: Vec<String> = (0..hops).map(|hop| format!("{item}{hop}")).collect();
             let told = told.join(", ");
             let line = format!("{spoof}, {told}");
             let both = [(name, &*spoof), (name, &*told)];
             let headers = if own_line { &both[..] } else { &[(name, &*line)] };
-            let (client, headers) = after(headers, hops, connection("192.0.2.7:1", false));
+            let (client, headers) = after_trusting(headers, &trusted, connection("192.0.2.7:1", false));
             proptest::prop_assert_eq!(client, "10.0.0.0");
             let addresses: Vec<String> = (0..hops).map(|hop| format!("10.0.0.{hop}")).collect();
             let list = format!("{}, 192.0.2.7", addresses.join(", "));
