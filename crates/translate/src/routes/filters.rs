@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::header::HOST;
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue, StatusCode};
 use weft_ir::{Filter, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite};
 
@@ -27,6 +29,8 @@ const FRAMING: [&str; 8] = [
     "transfer-encoding",
     "upgrade",
 ];
+/// What proxies of the mesh tell each other: an application or a client could be lied to with them.
+const INTERNAL: [&str; 2] = ["weft-error", "weft-refused"];
 
 /// The filters in their order, or the first thing that is wrong.
 pub(super) fn http_filters(
@@ -219,6 +223,7 @@ fn header_edit(spec: &HeaderFilter, at: &str) -> Result<HeaderEdit, Fault> {
         add: header_values(add, &format!("{at}.add"))?,
         remove: header_names(remove, &format!("{at}.remove"))?,
     };
+    only_set_host(&edit, at)?;
     let mut seen: Vec<&HeaderName> = Vec::new();
     let valued = edit.set.iter().chain(&edit.add).map(|(name, _)| name);
     for name in valued.chain(&edit.remove) {
@@ -229,6 +234,28 @@ fn header_edit(spec: &HeaderFilter, at: &str) -> Result<HeaderEdit, Fault> {
         seen.push(name);
     }
     Ok(edit)
+}
+
+/// A request has exactly one Host (RFC 9112, 3.2), which can be another, but neither absent nor one more.
+fn only_set_host(edit: &HeaderEdit, at: &str) -> Result<(), Fault> {
+    let added = edit.add.iter().any(|(name, _)| *name == HOST);
+    if added || edit.remove.contains(&HOST) {
+        let list = if added { "add" } else { "remove" };
+        let why = "a request has exactly one Host; set changes it";
+        return Err(Fault::value(&format!("{at}.{list}"), why));
+    }
+    let set = edit.set.iter().find(|(name, _)| *name == HOST);
+    let Some((_, value)) = set else {
+        return Ok(());
+    };
+    let authority = Authority::try_from(value.as_bytes()).ok();
+    match authority.filter(|authority| !authority.as_str().contains('@')) {
+        Some(_) => Ok(()),
+        None => {
+            let why = format_args!("{value:?} is not a host, as example.com or example.com:8080");
+            Err(Fault::value(&format!("{at}.set"), why))
+        }
+    }
 }
 
 fn header_values(
@@ -261,6 +288,10 @@ fn editable(name: &str, at: &str) -> Result<HeaderName, Fault> {
     let name = header_name(name, at)?;
     if FRAMING.contains(&name.as_str()) {
         let why = format_args!("{name} belongs to the connection and cannot be changed");
+        return Err(Fault::value(at, why));
+    }
+    if INTERNAL.contains(&name.as_str()) {
+        let why = format_args!("{name} is set by proxies alone and cannot be changed");
         return Err(Fault::value(at, why));
     }
     Ok(name)
