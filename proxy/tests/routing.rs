@@ -166,6 +166,53 @@ async fn filters_change_requests_and_answers() {
     }
 }
 
+/// A redirect, a backend without endpoints, one that is misconfigured: the rule's response filters hold for all.
+#[tokio::test]
+async fn response_filters_change_every_answer_of_their_rule() {
+    for version in BOTH {
+        let header = |value| HeaderEdit {
+            set: vec![("x-frame-options".parse().unwrap(), value)],
+            ..Default::default()
+        };
+        let secured = |index, path, mut filters: Vec<Filter>, backends| {
+            let edit = header(HeaderValue::from_static("DENY"));
+            filters.push(Filter::ResponseHeaders(edit));
+            Rule {
+                matches: vec![prefix(path)],
+                filters,
+                ..rule(index, backends)
+            }
+        };
+        let redirect = Filter::Redirect(Redirect {
+            scheme: Some("https".into()),
+            host: None,
+            port: None,
+            path: None,
+            code: StatusCode::MOVED_PERMANENTLY,
+        });
+        let rules = vec![
+            secured(0, "/away", vec![redirect], vec![]),
+            secured(1, "/nobody", vec![], vec![to("nobody", 1)]),
+            secured(2, "/broken", vec![], vec![invalid(1)]),
+            secured(3, "/", vec![], vec![to("v1", 1)]),
+        ];
+        let (_shop, mut client) = Shop::routed(version, rules).await;
+        for (path, status) in [
+            ("/away", 301),
+            ("/nobody", 503),
+            ("/broken", 500),
+            ("/", 200),
+        ] {
+            let seen = client.get(path).await;
+            assert_eq!(
+                (seen.status, seen.header("x-frame-options")),
+                (status, "DENY"),
+                "{path}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn failures_name_their_cause() {
     for version in BOTH {

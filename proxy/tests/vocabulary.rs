@@ -194,6 +194,7 @@ async fn preflights_are_answered_and_answers_say_who_may_read_them() {
             (seen.status, seen.header("access-control-allow-origin")),
             (204, "")
         );
+        assert_eq!(seen.header("vary"), "Origin");
         assert_eq!(main.requests(), 0, "no preflight goes on");
 
         let from = |origin: &str| Request::get("/").header("origin", origin.to_owned());
@@ -209,7 +210,11 @@ async fn preflights_are_answered_and_answers_say_who_may_read_them() {
             (seen.status, seen.header("access-control-allow-origin")),
             (200, "")
         );
-        assert_eq!(main.requests(), 2);
+        assert_eq!(seen.header("vary"), "Origin");
+        // A cache must not give this answer to another origin either.
+        let seen = client.get("/").await;
+        assert_eq!((seen.status, seen.header("vary")), (200, "Origin"));
+        assert_eq!(main.requests(), 3);
     }
 }
 

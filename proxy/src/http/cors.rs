@@ -16,23 +16,30 @@ use super::bodies::{Body, Response};
 
 /// What a request of another origin comes to.
 pub enum Verdict {
-    /// No origin is named, or none that is allowed: nothing is added to the answer.
-    Nothing,
     /// The answer of the application gets these.
     Add(Box<HeaderMap>),
     /// A preflight: this is the whole answer.
     Answer(Response),
 }
 
+/// Every answer under the filter depends on the origin, also one to a request that names none: a cache must not give it to
+/// another origin (RFC 9110, 12.5.5; Fetch, 3.2.5).
+const VARIES: HeaderValue = HeaderValue::from_static("Origin");
+
+fn varies() -> Box<HeaderMap> {
+    Box::new(HeaderMap::from_iter([(VARY, VARIES)]))
+}
+
 pub fn judge(cors: &Cors, request: &http::request::Parts) -> Verdict {
     let Some(origin) = request.headers.get(ORIGIN) else {
-        return Verdict::Nothing;
+        return Verdict::Add(varies());
     };
     let allowed = origin.to_str().is_ok_and(|origin| cors.allows(origin));
     let asked = request.headers.get(ACCESS_CONTROL_REQUEST_METHOD);
     if request.method == Method::OPTIONS && asked.is_some() {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
+        response.headers_mut().insert(VARY, VARIES);
         if allowed {
             let headers = response.headers_mut();
             shared(cors, origin, headers);
@@ -40,10 +47,10 @@ pub fn judge(cors: &Cors, request: &http::request::Parts) -> Verdict {
         }
         return Verdict::Answer(response);
     }
+    let mut headers = varies();
     if !allowed {
-        return Verdict::Nothing;
+        return Verdict::Add(headers);
     }
-    let mut headers = Box::<HeaderMap>::default();
     shared(cors, origin, &mut headers);
     Verdict::Add(headers)
 }
@@ -62,7 +69,6 @@ pub fn apply(added: &HeaderMap, answer: &mut HeaderMap) {
 /// The origin is always repeated, never `*`: so it is right with credentials and without.
 fn shared(cors: &Cors, origin: &HeaderValue, headers: &mut HeaderMap) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-    headers.insert(VARY, HeaderValue::from_static("Origin"));
     if cors.credentials {
         let yes = HeaderValue::from_static("true");
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);

@@ -38,7 +38,6 @@ pub fn on_request(
                 return Err(Stop::Answer(Box::new(answer)));
             }
             Filter::Cors(of) => match cors::judge(of, request) {
-                Verdict::Nothing => {}
                 Verdict::Add(headers) => *added = Some(headers),
                 Verdict::Answer(answer) => return Err(Stop::Answer(Box::new(answer))),
             },

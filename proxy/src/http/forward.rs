@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use hyper::body::Incoming;
 use weft_ir::Filter;
 
@@ -33,11 +33,14 @@ impl Handle for Outbound {
         let metrics = self.caller.context.metrics.outbound_pod.clone();
         let exchange = Exchange::begin(&self.caller, &request, &metrics);
         let mut tail = Tail::new(exchange);
-        let response = match self.forward(&config, request, &mut tail).await {
+        let mut filters = ResponseFilters::default();
+        let sent = self.forward(&config, request, &mut filters, &mut tail);
+        let mut response = match sent.await {
             Ok(response) => response,
             Err(Stop::Answer(response)) => *response,
             Err(Stop::Failure(failure)) => tail.exchange.respond(&failure, false),
         };
+        filters.apply(response.headers_mut());
         tail.attach(response)
     }
 
@@ -51,16 +54,17 @@ impl Handle for Outbound {
 }
 
 impl Outbound {
-    async fn forward(
+    async fn forward<'a>(
         &self,
-        config: &Config,
+        config: &'a Config,
         request: http::Request<Incoming>,
+        filters: &mut ResponseFilters<'a>,
         tail: &mut Tail,
     ) -> Result<Response, Stop> {
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
         self.source.announce(&mut head, &self.caller);
-        let way = self.way(config, &mut head, tail)?;
+        let way = self.way(config, &mut head, filters, tail)?;
         let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
         let address = self.source.address();
         let mut ask = Ask::new(head, body, upgrade, address);
@@ -83,9 +87,6 @@ impl Outbound {
             copies.send(&Spare::none(), address, &self.caller.context);
         }
         let mut response = receive(sent?, false, tail)?;
-        for filters in way.filters {
-            filters::on_response(filters, response.headers_mut());
-        }
         upgrade::finish(&mut response, on_upgrade, &self.caller);
         Ok(response)
     }
@@ -95,8 +96,30 @@ impl Outbound {
 struct Way<'a> {
     cluster: &'a Arc<Cluster>,
     limits: Option<Limits<'a>>,
-    /// For the answer, in their order: those of a backend before those of its rule, a Service's before a gateway's.
-    filters: [&'a [Filter]; 4],
+}
+
+/// The filters whose changes the response gets, whoever makes it: the upstream, a redirect, or the proxy for a failure.
+#[derive(Default)]
+struct ResponseFilters<'a> {
+    /// In the order in which they met the request.
+    met: [&'a [Filter]; 4],
+    len: usize,
+}
+
+impl<'a> ResponseFilters<'a> {
+    fn push(&mut self, filters: &'a [Filter]) {
+        if let Some(place) = self.met.get_mut(self.len) {
+            *place = filters;
+            self.len += 1;
+        }
+    }
+
+    /// In reverse: those of a backend before those of its rule, a Service's before a gateway's.
+    fn apply(&self, headers: &mut HeaderMap) {
+        for filters in self.met.iter().rev() {
+            filters::on_response(filters, headers);
+        }
+    }
 }
 
 impl Outbound {
@@ -106,25 +129,24 @@ impl Outbound {
         &self,
         config: &'a Config,
         head: &mut Parts,
+        filters: &mut ResponseFilters<'a>,
         tail: &mut Tail,
     ) -> Result<Way<'a>, Stop> {
         let taken = self.source.route(config, head, tail)?;
         let version = self.source.version(head.version, tail.exchange.is_grpc());
         headers::set_version(head, version);
-        let chosen = self.choose(&taken, head, tail)?;
+        let chosen = self.choose(&taken, head, filters, tail)?;
         let Some(service) = chosen.service else {
             return Ok(Way {
                 cluster: chosen.cluster,
                 limits: taken.limits,
-                filters: [chosen.filters, taken.filters, &[], &[]],
             });
         };
         let own = service.route(head, tail)?;
-        let last = self.choose(&own, head, tail)?;
+        let last = self.choose(&own, head, filters, tail)?;
         Ok(Way {
             cluster: last.cluster,
             limits: Limits::both(taken.limits, own.limits),
-            filters: [last.filters, own.filters, chosen.filters, taken.filters],
         })
     }
 
@@ -133,6 +155,7 @@ impl Outbound {
         &self,
         taken: &Taken<'a>,
         head: &mut Parts,
+        on_response: &mut ResponseFilters<'a>,
         tail: &mut Tail,
     ) -> Result<Chosen<'a>, Stop> {
         let context = filters::Context {
@@ -140,10 +163,12 @@ impl Outbound {
             scheme: self.source.scheme(),
             port: self.source.port(),
         };
+        on_response.push(taken.filters);
         filters::on_request(taken.filters, head, context, &mut tail.added)?;
         tail.copies
             .draw(taken.mirrors(), head, &self.caller.context);
         let chosen = taken.backend(tail)?;
+        on_response.push(chosen.filters);
         filters::on_request(chosen.filters, head, context, &mut tail.added)?;
         tail.copies.draw(chosen.mirrors, head, &self.caller.context);
         Ok(chosen)
