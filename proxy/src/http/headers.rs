@@ -187,7 +187,9 @@ fn join_cookies(headers: &mut HeaderMap) {
         return;
     }
     let cookies = headers.get_all(COOKIE).iter();
-    let cookies: Vec<_> = cookies.map(HeaderValue::as_bytes).collect();
+    // An empty one at the end would leave a blank there, which HTTP/2 takes for malformed (RFC 9113, 8.2.1).
+    let cookies = cookies.map(HeaderValue::as_bytes);
+    let cookies: Vec<_> = cookies.filter(|cookie| !cookie.is_empty()).collect();
     if let Ok(one) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
         headers.insert(COOKIE, one);
     }
@@ -419,11 +421,15 @@ mod tests {
             (Version::HTTP_2, Version::HTTP_2, false),
             (Version::HTTP_11, Version::HTTP_11, false),
         ] {
-            let mut parts = request("/", &[("cookie", "a=1"), ("cookie", "b=2")]);
+            let mut parts = request("/", &[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "")]);
             parts.version = from;
             set_version(&mut parts, to);
             let cookies: Vec<_> = parts.headers.get_all(COOKIE).iter().collect();
-            let expected: &[&str] = if one { &["a=1; b=2"] } else { &["a=1", "b=2"] };
+            let expected: &[&str] = if one {
+                &["a=1; b=2"]
+            } else {
+                &["a=1", "b=2", ""]
+            };
             assert_eq!(cookies, expected, "{from:?} {to:?}");
         }
     }

@@ -68,10 +68,11 @@ fn end_to_end(fields: &Fields, gateway: bool) -> Fields {
 }
 
 fn join(fields: &mut Fields, name: &str, between: &[u8]) {
-    let lines: Vec<_> = values(fields, name).map(<[u8]>::to_vec).collect();
-    if lines.len() > 1 {
+    if values(fields, name).nth(1).is_some() {
+        let lines = values(fields, name).filter(|line| !line.is_empty());
+        let one = lines.collect::<Vec<_>>().join(between);
         fields.retain(|(of, _)| of != name);
-        fields.push(field(name, lines.join(between).trim_ascii()));
+        fields.push(field(name, one));
     }
 }
 
