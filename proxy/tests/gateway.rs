@@ -7,7 +7,9 @@ mod support;
 use std::time::Duration;
 
 use http::Request;
-use support::gateway::{GatewayPod, all_to, at, free_port, host, listener, port, server_tls};
+use support::gateway::{
+    GatewayPod, all_to, at, free_port, gateway, host, listener, port, server_tls,
+};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -385,4 +387,49 @@ async fn what_is_in_force_in_part_is_held_in_no_version() {
     let key = format!("port/tcp/{number}");
     assert!(shop.gateway.try_tell(Vec::new(), &[&key]).is_empty());
     assert_eq!(held(&shop.gateway, &key), None);
+}
+
+/// Every spelling of a path meets the rule that is meant for it, and the application gets the normal form.
+#[tokio::test]
+async fn paths_are_matched_and_forwarded_in_their_normal_form() {
+    let spellings = [
+        "/admin",
+        "//admin",
+        "/./admin",
+        "/a/../admin",
+        "/a/%2e%2e/admin",
+        "/%61dmin",
+    ];
+    for normalize_paths in [true, false] {
+        let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
+        let pod = GatewayPod::start();
+        pod.tell(vec![encode::gateway(&Gateway {
+            normalize_paths,
+            ..gateway()
+        })]);
+        let number = free_port();
+        let mut forbidden = rule(0, vec![]);
+        forbidden.matches[0].path = Some(weft_ir::PathMatch::Prefix("/admin".into()));
+        let rules = vec![forbidden, rule(1, vec![to("v1", 1)])];
+        let any = listener("http", "", vec![host("", rules)]);
+        pod.tell(vec![
+            endpoints("v1", Protocol::Http1, &[unmeshed(app.address())]),
+            port(number, Serving::Http(vec![any])),
+        ]);
+        let mut client = Client::connect(at(number), Version::Http1).await;
+        for path in spellings {
+            let seen = client.get(path).await;
+            let stopped = normalize_paths || path == "/admin";
+            assert_eq!(seen.status, if stopped { 500 } else { 200 }, "{path}");
+            let forwarded = if stopped { "" } else { path };
+            assert_eq!(seen.header("x-path"), forwarded);
+        }
+        let seen = client.get("/x/../y//z?a=//").await;
+        let forwarded = if normalize_paths {
+            "/y/z?a=//"
+        } else {
+            "/x/../y//z?a=//"
+        };
+        assert_eq!(seen.header("x-path"), forwarded);
+    }
 }

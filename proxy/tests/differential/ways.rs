@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use weft_ir::{Mode, Protocol, Routing, Serving};
+use weft_api::encode;
+use weft_ir::{Gateway, Mode, Protocol, Routing, Serving};
 use weft_testkit::pki::Pki;
 
 use super::application;
@@ -102,6 +103,11 @@ impl Front {
             }
             Kind::Gateway => {
                 let pod = GatewayPod::start();
+                // Targets are compared as they were sent; what normalisation makes of them has tests of its own.
+                pod.tell(vec![encode::gateway(&Gateway {
+                    normalize_paths: false,
+                    ..gateway::gateway()
+                })]);
                 let port = free_port();
                 let any = listener("any", "", vec![host("", all_to("reviews"))]);
                 pod.tell(vec![
