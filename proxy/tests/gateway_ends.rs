@@ -148,13 +148,11 @@ async fn an_idle_connection_of_http1_has_one_more_request() {
     }
 }
 
-/// Likewise of HTTPS; where the port stays and only the listener goes, the answer is that nothing is there.
+/// Likewise of HTTPS, also where the port stays and only the listener goes.
 #[tokio::test]
 async fn an_idle_connection_of_https_has_one_more_request() {
-    for (end, status) in [
-        (Edge::close as fn(&Edge), "200"),
-        (|edge| edge.serve_https(&["b.com"]), "404"),
-    ] {
+    let ends: [fn(&Edge); 2] = [Edge::close, |edge| edge.serve_https(&["b.com"])];
+    for end in ends {
         let edge = Edge::https(&["a.com", "b.com"]).await;
         let tls = TlsClient::new(&edge.pki).alpn("http/1.1");
         let mut used = tls.connect(at(edge.number), "a.com").await.unwrap();
@@ -163,7 +161,7 @@ async fn an_idle_connection_of_https_has_one_more_request() {
         end(&edge);
         later().await;
         let last = ask(&mut used).await;
-        assert!(last.starts_with(&format!("HTTP/1.1 {status}")), "{last}");
+        assert!(last.starts_with("HTTP/1.1 200"), "{last}");
         assert!(last.contains("connection: close"), "{last}");
         assert_eq!(rest(&mut used).await, "");
     }
