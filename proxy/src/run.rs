@@ -76,6 +76,7 @@ impl Control {
             tls: tls.clone(),
             current: current.clone(),
             metrics: metrics.clone(),
+            clock: crate::identity::request::unix_now,
         };
         tasks.spawn(renewal.run());
         let withdrawal = Withdrawal::default();

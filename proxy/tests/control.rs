@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use weft_accept::Protected;
 use weft_api::proto;
 use weft_api::proto::resource::Body;
+use weft_ir::{Destination, Target};
 use weft_proxy::admin::{self, Page, Readiness};
 use weft_proxy::config::resolved::Resolved;
 use weft_proxy::config::store::Lookup;
@@ -457,4 +458,36 @@ async fn a_controller_whose_name_leads_nowhere_is_found_by_its_addresses() {
     until("a failure", || metrics.certificate_failures.get() > 0).await;
     setup.volume.write("controller", "fd00::99\n127.0.0.1\n");
     configured(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_the_controller_ends_in_order_is_begun_anew_without_a_gap() {
+    let setup = Setup::new("farewell").await;
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    live(&proxy, SERVICE).await;
+    let other = Destination {
+        address: "10.0.0.2:80".parse().unwrap(),
+        target: Target::Unknown,
+    };
+    setup.controller.set_destination(&other);
+    // Not one that failed at once.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let skip = setup.controller.events().len();
+    setup.controller.end_streams();
+    let store = proxy.context.store.clone();
+    let gaps = async {
+        let mut gaps = 0;
+        for _ in 0..300 {
+            gaps += u32::from(!store.connected());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        gaps
+    };
+    // What is asked for meanwhile is answered on the next stream.
+    let (gaps, _) = tokio::join!(gaps, live(&proxy, "10.0.0.2:80"));
+    assert_eq!(gaps, 0);
+    let hello = |event: &Event| matches!(event, Event::Hello { .. });
+    setup.controller.wait_for(skip, hello).await.unwrap();
+    assert_eq!(proxy.context.metrics.config.connects.get(), 2);
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use control_support::*;
 use rustls_pki_types::CertificateDer;
 use weft_proxy::run::Control;
-use weft_testkit::controller::Event;
+use weft_testkit::controller::{Event, FakeController};
 use weft_testkit::pki::Pki;
 
 fn anchors(proxy: &Control) -> usize {
@@ -132,4 +132,67 @@ async fn a_root_replaced_while_there_is_no_stream_is_learned_from_the_file() {
     .await;
     setup.controller.restart().await.unwrap();
     until("the stream's word again", || anchors(&proxy) == 1).await;
+}
+
+/// The controller, and the root of the mesh, are gone: another controller with another root at the same address.
+async fn lose_root(setup: &mut Setup) -> Arc<Pki> {
+    let pki = Arc::new(Pki::new().unwrap());
+    let address = setup.controller.address();
+    setup.controller.stop();
+    let mut tries = 0;
+    setup.controller = loop {
+        let started = FakeController::start_at(address, pki.clone(), identity(), "right").await;
+        match started {
+            Ok(controller) => break controller,
+            // The old one's port is free in a moment.
+            Err(error) => assert!(tries < 100, "{error:#}"),
+        }
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    setup
+        .controller
+        .set_workload(&weft_ir::Workload::new(identity(), weft_ir::Mode::Strict));
+    setup.controller.set_roots(&[&pki]);
+    pki
+}
+
+/// The proxy's stream is up again, with a certificate of the root.
+async fn whole_again(setup: &Setup, proxy: &Control, root: &CertificateDer<'static>) {
+    let is_said = |event: &Event| *event == Event::Certificate(root.clone());
+    until_within(30, "a certificate of the new root", || {
+        setup.controller.events().iter().any(is_said)
+    })
+    .await;
+    until("the stream", || proxy.context.store.connected()).await;
+    until("the new root alone", || anchors(proxy) == 1).await;
+    let workload = proxy.context.store.workload().unwrap();
+    assert_eq!(workload.mode, weft_ir::Mode::Strict);
+}
+
+#[tokio::test]
+async fn a_mesh_that_lost_its_root_is_whole_again_without_a_restart() {
+    let mut setup = Setup::new("lost").await;
+    setup.controller.set_roots(&[&setup.pki]);
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let pki = lose_root(&mut setup).await;
+    // The kubelet is late.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    setup.volume.write("ca.crt", &pki.root_pem());
+    whole_again(&setup, &proxy, &pki.root()).await;
+    assert_eq!(proxy.context.metrics.certificate_renewals.get(), 2);
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_controller_refuses_is_replaced_at_once() {
+    let mut setup = Setup::new("refused").await;
+    setup.controller.set_roots(&[&setup.pki]);
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let pki = lose_root(&mut setup).await;
+    // The file goes on naming the old root beside the new one: nothing but the refusal says that the old one is gone.
+    let both = setup.pki.root_pem() + &pki.root_pem();
+    setup.volume.write("ca.crt", &both);
+    whole_again(&setup, &proxy, &pki.root()).await;
 }

@@ -5,12 +5,16 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -93,26 +97,73 @@ pub struct ConnectError {
     causes: String,
 }
 
+/// Whether the controller has refused the certificate that a connection was opened with. In TLS 1.3 a client learns that
+/// only after its own handshake, by an alert.
+#[derive(Clone, Debug, Default)]
+pub struct CertificateRefused(Arc<AtomicBool>);
+
+impl CertificateRefused {
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// HTTP/2 keeps no more than the text of an error, so the alert is noted where it is read.
+    fn note(&self, error: &io::Error) {
+        let tls = error.get_ref().and_then(|e| e.downcast_ref());
+        if let Some(rustls::Error::AlertReceived(alert)) = tls
+            && is_about_certificate(*alert)
+        {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A signature that does not fit the root of the same name is a `DecryptError` (RFC 8446, section 6.2).
+fn is_about_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
+    )
+}
+
 /// Connects and shakes hands.
-pub async fn connect(address: &Address, tls: Arc<ClientConfig>) -> Result<Channel, ConnectError> {
-    let target = address.clone();
-    let connector = tower::service_fn(move |_: Uri| open(target.clone(), tls.clone()));
+pub async fn connect(
+    address: &Address,
+    tls: Arc<ClientConfig>,
+) -> Result<(Channel, CertificateRefused), ConnectError> {
+    let (target, refused) = (address.clone(), CertificateRefused::default());
+    let noted = refused.clone();
+    let connector = tower::service_fn(move |_: Uri| {
+        let (opening, noted) = (open(target.clone(), tls.clone()), noted.clone());
+        async move {
+            let tls = opening.await?;
+            Ok::<_, io::Error>(TokioIo::new(Noting { tls, noted }))
+        }
+    });
     // The scheme says nothing here: the connector brings TLS along, and its own bounds.
     let endpoint = Endpoint::from_static("http://weft-controller")
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true);
-    let channel = endpoint.connect_with_connector(connector).await;
-    channel.map_err(|error| ConnectError {
-        address: address.clone(),
-        causes: causes(&error),
-    })
+    match endpoint.connect_with_connector(connector).await {
+        Ok(channel) => Ok((channel, refused)),
+        Err(error) => Err(ConnectError {
+            address: address.clone(),
+            causes: causes(&error),
+        }),
+    }
 }
 
-type Connected = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
+type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
 /// By the name; else by the addresses of the file, whatever it was that failed: a search path may lead the name elsewhere.
-async fn open(address: Address, tls: Arc<ClientConfig>) -> io::Result<Connected> {
+async fn open(address: Address, tls: Arc<ClientConfig>) -> io::Result<TlsStream> {
     let by_name = async {
         let found: Vec<_> = within(LOOKUP, "the name is not resolved", async {
             tokio::net::lookup_host((address.host.as_str(), address.port)).await
@@ -137,14 +188,13 @@ async fn open(address: Address, tls: Arc<ClientConfig>) -> io::Result<Connected>
 }
 
 /// With the first of the addresses that takes connections, within 5 s.
-async fn shake(addresses: &[SocketAddr], tls: &Arc<ClientConfig>) -> io::Result<Connected> {
+async fn shake(addresses: &[SocketAddr], tls: &Arc<ClientConfig>) -> io::Result<TlsStream> {
     within(CONNECT, "no answer", async {
         let tcp = TcpStream::connect(addresses).await?;
         tcp.set_nodelay(true)?;
         // The verifier goes by the SPIFFE id; the name is not sent.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-        let tls = TlsConnector::from(tls.clone()).connect(name, tcp).await?;
-        Ok(TokioIo::new(tls))
+        TlsConnector::from(tls.clone()).connect(name, tcp).await
     })
     .await
 }
@@ -159,6 +209,56 @@ async fn within<T>(
         let late = format!("{late} in {} s", bound.as_secs());
         Err(io::Error::new(io::ErrorKind::TimedOut, late))
     })
+}
+
+/// A connection that notes when the other side refuses the certificate.
+struct Noting {
+    tls: TlsStream,
+    noted: CertificateRefused,
+}
+
+impl AsyncRead for Noting {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.tls).poll_read(cx, buffer);
+        if let Poll::Ready(Err(error)) = &read {
+            self.noted.note(error);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Noting {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tls.is_write_vectored()
+    }
 }
 
 /// An error with all its causes, each once.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 use weft_api::proto;
@@ -52,10 +52,17 @@ enum StreamError {
     Connect(#[from] ConnectError),
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    #[error(
+        "the controller refuses this proxy's certificate, a new one is asked for: {0}; check whether the root in the \
+         Secret weft-ca was replaced"
+    )]
+    CertificateRefused(String),
     #[error("the controller gave no answer in {BEGIN:?}")]
     Silent,
     #[error("the controller ended the stream ({code:?}): {message}")]
     Status { code: tonic::Code, message: String },
+    #[error("the controller ended the stream: {0}")]
+    Farewell(String),
     #[error("the controller closed the stream")]
     Closed,
     #[error("begun anew, as what was refused is in force by now")]
@@ -66,11 +73,35 @@ impl From<tonic::Status> for StreamError {
     fn from(status: tonic::Status) -> Self {
         Self::Status {
             code: status.code(),
-            message: match std::error::Error::source(&status) {
-                Some(source) => format!("{}: {}", status.message(), channel::causes(source)),
-                None => status.message().to_owned(),
-            },
+            message: message_of(&status),
         }
+    }
+}
+
+impl StreamError {
+    /// Whether another certificate would help.
+    fn is_about_certificate(&self) -> bool {
+        match self {
+            Self::CertificateRefused(_) => true,
+            Self::Status { code, .. } => *code == tonic::Code::Unauthenticated,
+            _ => false,
+        }
+    }
+}
+
+/// How a stream that was up has ended. A status of the controller's own words has no cause here.
+fn ended(status: tonic::Status) -> StreamError {
+    let said = std::error::Error::source(&status).is_none();
+    if said && status.code() == tonic::Code::Unavailable {
+        return StreamError::Farewell(message_of(&status));
+    }
+    status.into()
+}
+
+fn message_of(status: &tonic::Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => format!("{}: {}", status.message(), channel::causes(source)),
+        None => status.message().to_owned(),
     }
 }
 
@@ -83,20 +114,38 @@ impl Stream {
         self.current.present().await;
         loop {
             let begun = Instant::now();
+            let shown = self.current.load_full();
             let error = match self.session().await {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
-            self.store.set_connected(false);
-            if begun.elapsed() >= GOOD {
+            let good = begun.elapsed() >= GOOD;
+            if good {
                 backoff.reset();
             }
             let pause = backoff.pause();
-            tracing::warn!(
-                retry_in = ?pause,
-                "no configuration stream, what is known stays in force: {error}"
-            );
-            tokio::time::sleep(pause).await;
+            if good && matches!(error, StreamError::Farewell(_)) {
+                // What is asked for meanwhile is asked on the next stream, which another replica takes in a moment.
+                tracing::info!(retry_in = ?pause, "{error}");
+            } else {
+                self.store.set_connected(false);
+                tracing::warn!(
+                    retry_in = ?pause,
+                    "no configuration stream, what is known stays in force: {error}"
+                );
+            }
+            if let Some(shown) = &shown
+                && error.is_about_certificate()
+            {
+                self.current.refused(shown);
+            }
+            // With another certificate, or other roots, a new try may fare better at once.
+            if timeout(pause, self.current.replaced(shown.as_ref()))
+                .await
+                .is_ok()
+            {
+                backoff.reset();
+            }
         }
     }
 
@@ -116,7 +165,7 @@ impl Stream {
         loop {
             tokio::select! {
                 update = updates.message() => {
-                    let update = update?.ok_or(StreamError::Closed)?;
+                    let update = update.map_err(ended)?.ok_or(StreamError::Closed)?;
                     certificate.asked |= update.resources.iter().any(|one| one.key == "roots");
                     self.take(update, &outgoing).await?;
                     certificate.tell(&self.current, &outgoing)?;
@@ -169,11 +218,19 @@ impl Stream {
         let tls = self
             .tls
             .controller_config(&self.controller_identity, self.current.roots())?;
-        let channel = channel::connect(&self.controller, tls).await?;
+        let (channel, refused) = channel::connect(&self.controller, tls).await?;
         let mut client = MeshClient::new(channel).max_decoding_message_size(MAX_UPDATE);
         let begun = client.subscribe(UnboundedReceiverStream::new(messages));
-        let begun = tokio::time::timeout(BEGIN, begun).await;
-        Ok(begun.map_err(|_| StreamError::Silent)??.into_inner())
+        let begun = timeout(BEGIN, begun)
+            .await
+            .map_err(|_| StreamError::Silent)?;
+        match begun {
+            Ok(updates) => Ok(updates.into_inner()),
+            Err(status) if refused.get() => {
+                Err(StreamError::CertificateRefused(message_of(&status)))
+            }
+            Err(status) => Err(status.into()),
+        }
     }
 
     async fn take(&self, update: proto::Update, outgoing: &Outgoing) -> Result<(), StreamError> {

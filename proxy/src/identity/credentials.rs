@@ -6,6 +6,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::TrustAnchor;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use weft_ir::TrustedRoots;
 
 use super::trusted::{Root, Sources};
@@ -48,11 +49,24 @@ impl Roots {
     }
 }
 
+/// Why a certificate should be replaced early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outdated {
+    /// The controller signs under another root, and says so on the stream.
+    OtherSigner,
+    /// The newest word of the roots does not name the one that it is of.
+    RootGone,
+    /// The controller has refused it.
+    Refused,
+}
+
 /// Where the credentials in force are read, without a lock, by every handshake.
 #[derive(Clone, Debug)]
 pub struct Current {
     current: Arc<ArcSwapOption<Credentials>>,
     sources: Arc<Mutex<Sources>>,
+    /// The key of a certificate that the controller has refused.
+    refused: Arc<ArcSwapOption<CertifiedKey>>,
     /// Rung at each change of the certificate, of the roots, and of who signs.
     changes: Arc<watch::Sender<()>>,
 }
@@ -62,6 +76,7 @@ impl Default for Current {
         Self {
             current: Arc::default(),
             sources: Arc::default(),
+            refused: Arc::default(),
             changes: Arc::new(watch::Sender::new(())),
         }
     }
@@ -71,6 +86,26 @@ impl Current {
     /// `None` until the first certificate is there.
     pub fn load(&self) -> Guard<Option<Arc<Credentials>>> {
         self.current.load()
+    }
+
+    /// As [`Self::load`], to be kept.
+    pub fn load_full(&self) -> Option<Arc<Credentials>> {
+        self.current.load_full()
+    }
+
+    /// Resolves once others than `shown` are in force.
+    pub async fn replaced(&self, shown: Option<&Arc<Credentials>>) {
+        let mut changes = self.changes();
+        while self.load().as_ref().map(Arc::as_ptr) == shown.map(Arc::as_ptr) {
+            // The sender lives in `self`: waiting cannot fail.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// The controller takes the certificate of `shown` no longer.
+    pub fn refused(&self, shown: &Credentials) {
+        self.refused.store(Some(shown.key.clone()));
+        self.changes.send_replace(());
     }
 
     /// Handshakes from now on use these; connections that stand are left alone.
@@ -96,7 +131,7 @@ impl Current {
     /// Puts a certificate in force, whose roots in `credentials` are replaced by those in force with `signed`.
     pub fn obtained(&self, credentials: Credentials, signed: Vec<Root>) {
         let mut sources = self.sources();
-        sources.signed(signed);
+        sources.signed(signed, Instant::now());
         let (roots, _) = Roots::new(sources.in_force());
         self.set(Credentials {
             roots: Arc::new(roots),
@@ -107,7 +142,7 @@ impl Current {
     /// Takes note of the roots in the file; says whether that changed what is in force.
     pub fn file(&self, roots: Vec<Root>) -> bool {
         let mut sources = self.sources();
-        sources.file(roots) && self.renew_roots(&sources)
+        sources.file(roots, Instant::now()) && self.renew_roots(&sources)
     }
 
     /// Takes up the roots that the stream names. Errors when the one that signs is no usable root.
@@ -116,7 +151,7 @@ impl Current {
         let all: Vec<Root> = all.map(|der| Root::from(der.clone())).collect();
         Self::check(roots)?;
         let mut sources = self.sources();
-        sources.told(all);
+        sources.told(all, Instant::now());
         self.renew_roots(&sources);
         Ok(())
     }
@@ -139,7 +174,10 @@ impl Current {
 
     /// Whether there is a stream.
     pub fn connected(&self, connected: bool) {
-        self.sources().connected(connected);
+        let mut sources = self.sources();
+        if sources.connected(connected) {
+            self.renew_roots(&sources);
+        }
     }
 
     /// The roots in force, with or without a certificate.
@@ -147,14 +185,23 @@ impl Current {
         Arc::new(Roots::new(self.sources().in_force()).0)
     }
 
-    /// Whether the controller signs under another root than the one that the certificate is of.
-    pub fn is_outdated(&self) -> bool {
+    /// Why the certificate should be replaced before 70 % of its life, if it should.
+    pub fn outdated(&self) -> Option<Outdated> {
         let sources = self.sources();
         let current = self.load();
-        match (sources.signer(), current.as_ref()) {
-            (Some(signer), Some(current)) => current.root.as_ref() != Some(signer),
-            _ => false,
+        let current = current.as_ref()?;
+        let refused = self.refused.load();
+        if refused
+            .as_ref()
+            .is_some_and(|key| Arc::ptr_eq(key, &current.key))
+        {
+            return Some(Outdated::Refused);
         }
+        let root = current.root.as_ref()?;
+        if sources.signer().is_some_and(|signer| signer != root) {
+            return Some(Outdated::OtherSigner);
+        }
+        (!sources.holds(root)).then_some(Outdated::RootGone)
     }
 
     /// The certificate stays; peers are checked against the roots in force now. Says whether those differ from before.

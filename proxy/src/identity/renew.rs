@@ -1,5 +1,7 @@
-//! Obtains the certificate, renews it at 70 % of its life and when its root signs no longer, and follows the file of roots.
+//! Obtains the certificate, renews it at 70 % of its life, and follows the file of roots.
 //!
+//! It is renewed earlier when its root signs no longer, when its root is gone (the mesh lost its root and has another), and
+//! when the controller refuses it. The clock of the system is looked at besides the timer: it may have jumped.
 //! Whatever fails is tried again, for ever, with growing pauses; the certificate in force stays in force meanwhile.
 
 use std::path::{Path, PathBuf};
@@ -13,8 +15,8 @@ use weft_api::proto;
 use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
 use weft_ir::Identity;
 
-use super::credentials::{Credentials, Current};
-use super::request::{self, Request, SignedError, unix_now};
+use super::credentials::{Credentials, Current, Outdated};
+use super::request::{self, Request, SignedError};
 use super::trusted::Root;
 use crate::config::channel::{self, Address, Backoff, ConnectError};
 use crate::telemetry::metrics::Metrics;
@@ -30,6 +32,11 @@ const RENEW: f64 = 0.7;
 /// A certificate whose root signs no longer is renewed within this, and within a tenth of its life.
 const SOON: Duration = Duration::from_secs(30);
 
+/// A certificate that is of no use any longer is replaced within this; the pause grows while that does not help.
+const AT_ONCE: Duration = Duration::from_secs(5);
+/// How far it grows: a controller that refuses what it has signed itself is not to be flooded.
+const SELDOM: Duration = Duration::from_secs(600);
+
 /// What obtaining a certificate needs.
 pub struct Renewal {
     pub identity: Identity,
@@ -40,6 +47,8 @@ pub struct Renewal {
     pub tls: Tls,
     pub current: Current,
     pub metrics: Arc<Metrics>,
+    /// Unix seconds.
+    pub clock: fn() -> i64,
 }
 
 /// Why there is no new certificate.
@@ -75,12 +84,17 @@ impl Renewal {
     /// Runs until dropped.
     pub async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut useless = Backoff::new(AT_ONCE, SELDOM);
         loop {
             match self.obtain().await {
                 Ok((credentials, signed)) => {
                     backoff.reset();
                     let life = self.take_up(credentials, signed);
-                    self.wait(life).await;
+                    let begun = Instant::now();
+                    self.wait(life, &mut useless).await;
+                    if begun.elapsed() > SELDOM {
+                        useless.reset();
+                    }
                 }
                 Err(error) => {
                     self.metrics.certificate_failures.inc();
@@ -99,7 +113,7 @@ impl Renewal {
         let tls = self
             .tls
             .authority_config(&self.controller_identity, roots)?;
-        let channel = channel::connect(&self.controller, tls).await?;
+        let (channel, _) = channel::connect(&self.controller, tls).await?;
         let request = Request::new(&self.identity)?;
         let mut call = tonic::Request::new(proto::SignRequest {
             csr: request.csr.clone().into(),
@@ -120,7 +134,7 @@ impl Renewal {
 
     /// Puts the credentials in force; gives how long they last.
     fn take_up(&self, credentials: Credentials, signed: Vec<Root>) -> Duration {
-        let left = u64::try_from(credentials.not_after - unix_now()).unwrap_or(0);
+        let left = u64::try_from(credentials.not_after - (self.clock)()).unwrap_or(0);
         let life = Duration::from_secs(left);
         tracing::info!(
             identity = %self.identity,
@@ -141,22 +155,20 @@ impl Renewal {
         self.metrics.trusted_roots.set(roots as i64);
     }
 
-    /// Until the certificate is to be renewed: at 70 % of its life, or soon when the controller signs under another root.
-    /// Takes up the file's roots meanwhile.
-    async fn wait(&self, life: Duration) {
+    /// Until the certificate is to be renewed: at 70 % of its life, or soon when it is outdated. Takes up the file's roots
+    /// meanwhile.
+    async fn wait(&self, life: Duration, useless: &mut Backoff) {
         let mut changes = self.current.changes();
-        let due = Instant::now() + life.mul_f64(RENEW);
+        let part = life.mul_f64(RENEW);
+        let due = Instant::now() + part;
+        let due_by_clock = (self.clock)() + i64::try_from(part.as_secs()).unwrap_or(i64::MAX);
         let mut soon = None;
         let mut look = Instant::now() + LOOK;
         loop {
-            soon = match (self.current.is_outdated(), soon) {
-                (true, None) => {
-                    let pause = spread(life);
-                    tracing::info!(renew_in = ?pause, "the controller signs under another root");
-                    Some(Instant::now() + pause)
-                }
-                (true, soon) => soon,
-                (false, _) => None,
+            soon = match (self.current.outdated(), soon) {
+                (Some(why), None) => Some(Instant::now() + pause(why, life, useless)),
+                (Some(_), soon) => soon,
+                (None, _) => None,
             };
             tokio::select! {
                 () = tokio::time::sleep_until(soon.map_or(due, |soon| soon.min(due))) => return,
@@ -164,6 +176,10 @@ impl Renewal {
                 _ = changes.changed() => self.count_roots(),
                 () = tokio::time::sleep_until(look) => {
                     look = Instant::now() + LOOK;
+                    if (self.clock)() > due_by_clock {
+                        tracing::info!("the certificate is due by the clock, which has jumped");
+                        return;
+                    }
                     match read_roots(&self.roots).await {
                         Ok(roots) => drop(self.current.file(roots)),
                         // Those in force stay so.
@@ -173,6 +189,23 @@ impl Renewal {
             }
         }
     }
+}
+
+/// How long until an outdated certificate is replaced: all proxies of the mesh are told at the same moment.
+fn pause(why: Outdated, life: Duration, useless: &mut Backoff) -> Duration {
+    let (pause, reason) = match why {
+        Outdated::OtherSigner => (spread(life), "the controller signs under another root"),
+        Outdated::RootGone => (
+            useless.pause(),
+            "the root of this proxy's certificate is trusted no longer",
+        ),
+        Outdated::Refused => (
+            useless.pause(),
+            "the controller refuses this proxy's certificate",
+        ),
+    };
+    tracing::info!(renew_in = ?pause, "{reason}");
+    pause
 }
 
 /// When to renew a certificate whose root signs no longer: all proxies of the mesh are told at the same moment.
@@ -205,4 +238,46 @@ async fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, RenewEr
         return Err(failed("it has no certificate".to_owned()));
     }
     Ok(roots)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use weft_ir::TrustDomain;
+
+    use super::*;
+
+    static CLOCK: AtomicI64 = AtomicI64::new(0);
+
+    fn renewal() -> Renewal {
+        let domain = TrustDomain::new("cluster.local").unwrap();
+        let identity = Identity::new(domain.clone(), "shop", "front").unwrap();
+        let current = Current::default();
+        Renewal {
+            controller_identity: identity.clone(),
+            identity,
+            controller: Address::try_from(&http::Uri::from_static("https://[::1]:1")).unwrap(),
+            token: PathBuf::new(),
+            roots: PathBuf::new(),
+            tls: Tls::new(current.clone(), domain).unwrap(),
+            current,
+            metrics: Arc::new(Metrics::new()),
+            clock: || CLOCK.load(Ordering::Relaxed),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_past_the_certificate_has_it_renewed_at_once() {
+        let (renewal, begun) = (renewal(), Instant::now());
+        let life = Duration::from_secs(86_400);
+        let jump = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            CLOCK.store(86_400, Ordering::Relaxed);
+        };
+        let mut useless = Backoff::new(AT_ONCE, SELDOM);
+        tokio::join!(renewal.wait(life, &mut useless), jump);
+        assert!(begun.elapsed() <= Duration::from_secs(60) + LOOK);
+    }
 }

@@ -3,9 +3,17 @@
 //! The stream's word goes before the others: they are what a proxy begins with, and what it falls back to. A file that
 //! the kubelet brings late must neither take away a root that the stream named nor bring back one that it withdrew, so
 //! what is read while there is a stream counts for nothing. What changes while there is none is newer than the stream's
-//! word, and counts beside it until the stream speaks again.
+//! word, and counts beside it until the stream speaks again. So does, once the stream has ended, what changed so long
+//! after the stream's last word that the kubelet cannot be late: otherwise a root that was replaced under an open stream
+//! would never be learned.
+
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
+use tokio::time::Instant;
+
+/// The kubelet brings the files of ConfigMaps within two minutes.
+const SETTLED: Duration = Duration::from_secs(180);
 
 /// A root's certificate.
 pub type Root = CertificateDer<'static>;
@@ -16,8 +24,14 @@ pub struct Sources {
     file: Named,
     signed: Named,
     /// The stream's word: the root that signs now, then the others.
-    told: Option<Vec<Root>>,
+    told: Option<Told>,
     connected: bool,
+}
+
+#[derive(Debug)]
+struct Told {
+    roots: Vec<Root>,
+    at: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -25,28 +39,33 @@ struct Named {
     roots: Vec<Root>,
     /// It changed after the stream had spoken last, while there was none.
     newer: bool,
+    /// It changed long after the stream had spoken last: newer, once the stream has ended.
+    settled: bool,
+    changed: Option<Instant>,
 }
 
 impl Sources {
     /// The file's content; says whether it differs from before.
-    pub fn file(&mut self, roots: Vec<Root>) -> bool {
+    pub fn file(&mut self, roots: Vec<Root>, now: Instant) -> bool {
         let changed = self.file.roots != roots;
         if changed {
-            self.file = self.named(roots);
+            self.file = self.named(roots, now);
         }
         changed
     }
 
     /// The roots that came with a certificate.
-    pub fn signed(&mut self, roots: Vec<Root>) {
-        self.signed = self.named(roots);
+    pub fn signed(&mut self, roots: Vec<Root>, now: Instant) {
+        self.signed = self.named(roots, now);
     }
 
     /// The stream's word.
-    pub fn told(&mut self, roots: Vec<Root>) {
-        self.told = Some(roots);
-        self.file.newer = false;
-        self.signed.newer = false;
+    pub fn told(&mut self, roots: Vec<Root>, now: Instant) {
+        self.told = Some(Told { roots, at: now });
+        for named in [&mut self.file, &mut self.signed] {
+            named.newer = false;
+            named.settled = false;
+        }
     }
 
     /// The controller speaks of roots no longer: it is older than this proxy.
@@ -54,13 +73,34 @@ impl Sources {
         self.told = None;
     }
 
-    pub fn connected(&mut self, connected: bool) {
+    /// Says whether more counts than before.
+    pub fn connected(&mut self, connected: bool) -> bool {
         self.connected = connected;
+        let mut more = false;
+        for named in [&mut self.file, &mut self.signed] {
+            if !connected && std::mem::take(&mut named.settled) {
+                named.newer = true;
+                more = true;
+            }
+        }
+        more
     }
 
     /// The root under which the controller says that it signs.
     pub fn signer(&self) -> Option<&Root> {
-        self.told.as_ref()?.first()
+        self.told.as_ref()?.roots.first()
+    }
+
+    /// Whether the newest word names the root.
+    pub fn holds(&self, root: &Root) -> bool {
+        let mut others = [&self.file, &self.signed].into_iter();
+        match &self.told {
+            None => others
+                .max_by_key(|named| named.changed)
+                .is_none_or(|newest| newest.roots.contains(root)),
+            Some(told) if !others.clone().any(|named| named.newer) => told.roots.contains(root),
+            Some(_) => others.any(|named| named.newer && named.roots.contains(root)),
+        }
     }
 
     /// The roots in force, maybe some more than once.
@@ -68,14 +108,17 @@ impl Sources {
         let alone = self.told.is_some();
         let counts = move |named: &&Named| named.newer || !alone;
         let others = [&self.file, &self.signed].into_iter().filter(counts);
-        let told = self.told.iter().flatten();
+        let told = self.told.iter().flat_map(|told| &told.roots);
         told.chain(others.flat_map(|named| &named.roots))
     }
 
-    fn named(&self, roots: Vec<Root>) -> Named {
+    fn named(&self, roots: Vec<Root>, now: Instant) -> Named {
+        let long_after = |told: &Told| now.duration_since(told.at) >= SETTLED;
         Named {
             roots,
             newer: !self.connected,
+            settled: self.connected && self.told.as_ref().is_some_and(long_after),
+            changed: Some(now),
         }
     }
 }
@@ -101,11 +144,11 @@ mod tests {
     #[test]
     fn before_the_stream_has_spoken_everything_counts() {
         let mut sources = Sources::default();
-        assert!(sources.file(roots(&[1])));
-        assert!(!sources.file(roots(&[1])));
-        sources.signed(roots(&[2]));
+        assert!(sources.file(roots(&[1]), Instant::now()));
+        assert!(!sources.file(roots(&[1]), Instant::now()));
+        sources.signed(roots(&[2]), Instant::now());
         sources.connected(true);
-        assert!(sources.file(roots(&[1, 3])));
+        assert!(sources.file(roots(&[1, 3]), Instant::now()));
         assert_eq!(in_force(&sources), [1, 2, 3]);
         assert_eq!(sources.signer(), None);
     }
@@ -113,15 +156,15 @@ mod tests {
     #[test]
     fn a_late_file_neither_takes_away_nor_brings_back() {
         let mut sources = Sources::default();
-        sources.file(roots(&[1]));
-        sources.signed(roots(&[1]));
+        sources.file(roots(&[1]), Instant::now());
+        sources.signed(roots(&[1]), Instant::now());
         sources.connected(true);
-        sources.told(roots(&[1, 2]));
+        sources.told(roots(&[1, 2]), Instant::now());
         assert_eq!(in_force(&sources), [1, 2], "the new one beside the old one");
-        sources.told(roots(&[2]));
+        sources.told(roots(&[2]), Instant::now());
         assert_eq!(in_force(&sources), [2], "the file still has the old one");
-        sources.file(roots(&[1, 2]));
-        sources.signed(roots(&[1, 2]));
+        sources.file(roots(&[1, 2]), Instant::now());
+        sources.signed(roots(&[1, 2]), Instant::now());
         assert_eq!(in_force(&sources), [2], "late");
         assert_eq!(sources.signer(), roots(&[2]).first());
     }
@@ -129,31 +172,73 @@ mod tests {
     #[test]
     fn what_changes_without_a_stream_counts_until_it_is_back_and_has_spoken() {
         let mut sources = Sources::default();
-        sources.file(roots(&[1]));
+        sources.file(roots(&[1]), Instant::now());
         sources.connected(true);
-        sources.told(roots(&[1]));
+        sources.told(roots(&[1]), Instant::now());
         sources.connected(false);
-        sources.file(roots(&[1]));
+        sources.file(roots(&[1]), Instant::now());
         assert_eq!(in_force(&sources), [1]);
-        sources.file(roots(&[2]));
+        sources.file(roots(&[2]), Instant::now());
         assert_eq!(
             in_force(&sources),
             [1, 2],
             "replaced while nobody could tell"
         );
-        sources.signed(roots(&[3]));
+        sources.signed(roots(&[3]), Instant::now());
         sources.connected(true);
         assert_eq!(in_force(&sources), [1, 2, 3]);
-        sources.told(roots(&[3]));
+        sources.told(roots(&[3]), Instant::now());
         assert_eq!(in_force(&sources), [3]);
+    }
+
+    #[test]
+    fn a_root_replaced_under_an_open_stream_counts_once_that_has_ended() {
+        let begun = Instant::now();
+        let replaced_after = |pause: Duration| {
+            let mut sources = Sources::default();
+            sources.file(roots(&[1]), begun);
+            sources.connected(true);
+            sources.told(roots(&[1]), begun);
+            sources.file(roots(&[2]), begun + pause);
+            assert_eq!(in_force(&sources), [1], "the stream is open");
+            assert!(sources.holds(&roots(&[1])[0]));
+            let more = sources.connected(false);
+            (more, in_force(&sources), sources.holds(&roots(&[1])[0]))
+        };
+        assert_eq!(replaced_after(SETTLED), (true, vec![1, 2], false));
+        assert_eq!(
+            replaced_after(SETTLED / 2),
+            (false, vec![1], true),
+            "may be late"
+        );
+    }
+
+    #[test]
+    fn the_newest_word_says_whether_a_root_is_gone() {
+        let now = Instant::now();
+        let (old, new) = (&roots(&[1])[0], &roots(&[2])[0]);
+        let mut sources = Sources::default();
+        sources.file(roots(&[1]), now);
+        sources.signed(roots(&[1]), now);
+        assert!(sources.holds(old));
+        sources.file(roots(&[2]), now + SETTLED);
+        assert!(!sources.holds(old), "the file changed after the signature");
+        sources.connected(true);
+        sources.told(roots(&[1, 2]), now + SETTLED);
+        assert!(sources.holds(old) && sources.holds(new));
+        sources.connected(false);
+        sources.file(roots(&[1]), now + 2 * SETTLED);
+        assert!(!sources.holds(new));
+        sources.signed(roots(&[2]), now + 2 * SETTLED);
+        assert!(sources.holds(new), "another root signs than the file has");
     }
 
     #[test]
     fn a_controller_that_does_not_speak_of_roots_leaves_it_to_the_others() {
         let mut sources = Sources::default();
-        sources.file(roots(&[1]));
+        sources.file(roots(&[1]), Instant::now());
         sources.connected(true);
-        sources.told(roots(&[2]));
+        sources.told(roots(&[2]), Instant::now());
         sources.untold();
         assert_eq!(in_force(&sources), [1]);
     }

@@ -155,13 +155,17 @@ pub fn behind(live: &Live) -> Vec<SocketAddr> {
 }
 
 /// Awaits a condition for 15 seconds.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub async fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_within(15, what, condition).await;
+}
+
+pub async fn until_within(seconds: u64, what: &str, mut condition: impl FnMut() -> bool) {
     let poll = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(15), poll).await;
+    let waited = tokio::time::timeout(Duration::from_secs(seconds), poll).await;
     assert!(waited.is_ok(), "never: {what}");
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     changed: watch::Sender<u64>,
     /// Bumped at each event.
     happened: watch::Sender<u64>,
+    /// Bumped when all streams are to end.
+    farewells: watch::Sender<u64>,
 }
 
 struct State {
@@ -98,6 +100,7 @@ impl FakeController {
             }),
             changed: watch::Sender::new(0),
             happened: watch::Sender::new(0),
+            farewells: watch::Sender::new(0),
         });
         let incoming = listener::serve(&pki, leaf, shared.clone())?;
         let gate = Gate::open(address, incoming).await?;
@@ -201,6 +204,11 @@ impl FakeController {
     /// How `Withdraw` is answered from now on; not at all while it is `None`.
     pub fn answer_withdraw(&self, withdrawn: Option<proto::Withdrawn>) {
         self.shared.state().withdrawn = withdrawn;
+    }
+
+    /// Ends every stream in order, as a controller does with one that has lasted long enough.
+    pub fn end_streams(&self) {
+        self.shared.farewells.send_modify(|n| *n += 1);
     }
 
     /// Cuts every connection and closes the port.

@@ -51,6 +51,7 @@ impl Session {
 
     pub(super) async fn run(mut self, mut messages: Streaming<proto::ProxyMessage>) {
         let mut changed = self.shared.changed.subscribe();
+        let mut farewells = self.shared.farewells.subscribe();
         loop {
             if self.send_difference().is_err() {
                 return;
@@ -58,6 +59,10 @@ impl Session {
             tokio::select! {
                 _ = changed.changed() => {}
                 _ = self.updates.closed() => return,
+                _ = farewells.changed() => {
+                    let _ = self.updates.send(Err(Status::unavailable("connect again")));
+                    return;
+                }
                 message = messages.next() => match message {
                     Some(Ok(message)) => self.take(message),
                     Some(Err(_)) | None => return,
