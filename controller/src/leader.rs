@@ -9,12 +9,13 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
+use kube::api::Api;
 use kube::{Client, Error as KubeError};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::kubernetes;
 use crate::metrics::Metrics;
 
 pub const LEASE: &str = "weft-controller";
@@ -127,7 +128,7 @@ impl Election {
         let taken = step == Step::Take;
         let before = lease.spec.take().unwrap_or_default();
         lease.spec = Some(self.spec(before, taken));
-        match api.replace(LEASE, &PostParams::default(), &lease).await {
+        match api.replace(LEASE, &kubernetes::post(), &lease).await {
             Ok(_) => Ok(true),
             Err(KubeError::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
@@ -142,7 +143,7 @@ impl Election {
             },
             spec: Some(self.spec(LeaseSpec::default(), true)),
         };
-        match api.create(&PostParams::default(), &lease).await {
+        match api.create(&kubernetes::post(), &lease).await {
             Ok(_) => Ok(true),
             Err(KubeError::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
@@ -188,7 +189,7 @@ impl Election {
                 return Ok(());
             }
             spec.holder_identity = Some(String::new());
-            api.replace(LEASE, &PostParams::default(), &lease)
+            api.replace(LEASE, &kubernetes::post(), &lease)
                 .await
                 .map(drop)
         };

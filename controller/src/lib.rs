@@ -8,6 +8,7 @@
 mod events;
 pub mod http;
 pub mod identity;
+pub mod kubernetes;
 pub mod leader;
 pub mod metrics;
 pub mod options;

@@ -25,7 +25,7 @@ use weft_controller::snapshot::{self, Snapshot, Snapshots};
 use weft_controller::status::{MeshWriter, ParentWatch, StatusWriter};
 use weft_controller::subscribe::{self, Limits, Subscriptions};
 use weft_controller::watch::{self as cluster, Kinds, World};
-use weft_controller::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, http, server};
+use weft_controller::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, http, kubernetes, server};
 use weft_ir::{Identity, IdentityError};
 use weft_translate::Settings;
 
@@ -76,7 +76,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     rejected.register(&mut registry);
 
     let (publish, snapshots) = watch::channel(None);
-    let client = Client::try_default()
+    let client = kubernetes::client()
         .await
         .context("no way to the Kubernetes API: run in a pod, or point KUBECONFIG to a file")?;
     let process = Process {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use http::{HeaderValue, header};
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,9 @@ pub use keeper::Names;
 const LINGER: Duration = Duration::from_secs(5);
 
 /// What the server is told at its start.
+/// The part of it before the slash is the field manager of what the injector writes.
+const USER_AGENT: &str = concat!("weft-injector/", env!("CARGO_PKG_VERSION"));
+
 #[derive(Clone, Debug)]
 pub struct Options {
     /// HTTPS, `/mutate`.
@@ -45,9 +49,11 @@ pub struct Options {
 
 /// Serves until `stop` and a little longer, then lets requests that have begun come to their end.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
-    let config = kube::Config::infer()
+    let mut config = kube::Config::infer()
         .await
         .context("no access to Kubernetes: neither a service account nor a kubeconfig was found")?;
+    let agent = HeaderValue::from_static(USER_AGENT);
+    config.headers.push((header::USER_AGENT, agent));
     let client = Client::try_from(config).context("the client for Kubernetes cannot be made")?;
     let metrics = Arc::new(metrics::Metrics::default());
     let certificate = Arc::new(certificate::Served::default());

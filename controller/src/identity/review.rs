@@ -7,13 +7,17 @@ use std::future::Future;
 use k8s_openapi::api::authentication::v1::{
     TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo,
 };
-use kube::api::PostParams;
 use kube::{Api, Client};
 use weft_api::TOKEN_AUDIENCE;
 use weft_ir::{Identity, TrustDomain};
 
+use crate::kubernetes;
+
 /// Where Kubernetes puts the name of the pod that a token is bound to.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+/// From Kubernetes 1.30 on.
+const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 
 /// The token gives no identity.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -119,7 +123,7 @@ impl Reviewer for KubeReviewer {
             ..TokenReview::default()
         };
         let answer = Api::<TokenReview>::all(self.0.clone())
-            .create(&PostParams::default(), &review)
+            .create(&kubernetes::post(), &review)
             .await
             .map_err(|e| ReviewError(e.to_string()))?;
         answer

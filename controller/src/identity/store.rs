@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::ObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher::watch_object};
 use kube::{Api, Client};
 use time::OffsetDateTime;
@@ -22,6 +22,7 @@ use super::ca::{self, Authority, SignError};
 use super::chain::LoadError;
 use super::metrics::Metrics;
 use super::trust::{Bundle, Trust, TrustReceiver};
+use crate::kubernetes;
 
 /// How long a deleted Secret stays away before the root in use is written back: time to put another in its place.
 const WRITE_BACK: Duration = Duration::from_secs(10);
@@ -153,7 +154,7 @@ impl SecretStore {
             data: Some(data),
             ..Secret::default()
         };
-        match self.api().create(&PostParams::default(), &secret).await {
+        match self.api().create(&kubernetes::post(), &secret).await {
             Ok(created) => {
                 tracing::info!(secret = %self.path(), "root written");
                 Ok(created)

@@ -19,7 +19,7 @@ pub use keep::{Obstacles, Provisioner};
 use weft_process::log::Format as LogFormat;
 
 /// The label, and the field manager, by which objects are known as made by the controller.
-const MANAGER: &str = "weft-controller";
+const MANAGER: &str = crate::kubernetes::FIELD_MANAGER;
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 /// What is the same for the proxies of all Gateways.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, ObjectReference, Pod, Secret};
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, ObjectMeta, Patch};
 use kube::{Api, ResourceExt};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -20,6 +20,7 @@ use super::{Rotation, fingerprint};
 use crate::events::event;
 use crate::identity::{Authority, Bundle, LoadError, Phase, RootPem, Trust, new_root, read_secret};
 
+use crate::kubernetes;
 /// Between two looks, and after each.
 const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
@@ -260,7 +261,7 @@ impl Lead {
     async fn write(&self, patch: &Value) -> Result<(), LeadError> {
         let api = self.secrets_api();
         let patch = Patch::Merge(patch);
-        api.patch(&self.of.secret, &PatchParams::default(), &patch)
+        api.patch(&self.of.secret, &kubernetes::patch(), &patch)
             .await?;
         Ok(())
     }
@@ -293,7 +294,7 @@ impl Lead {
         };
         let event = event(metadata, object, warning, reason, message);
         let api = Api::<Event>::namespaced(self.of.client.clone(), &self.of.namespace);
-        if let Err(error) = api.create(&PostParams::default(), &event).await {
+        if let Err(error) = api.create(&kubernetes::post(), &event).await {
             tracing::info!(%error, reason, "no Event written of the rotation");
         }
     }

@@ -5,13 +5,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Patch, PatchParams};
+use kube::api::Patch;
 use kube::{Api, Client};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::fingerprint;
 use crate::identity::{Phase, Trust, TrustReceiver};
+use crate::kubernetes;
 use crate::subscribe::{Registry, Roots};
 use crate::watch::ObjectKey;
 
@@ -170,7 +171,7 @@ impl Reporter {
         let name = annotation(&self.name);
         let patch = json!({"metadata": {"annotations": {name: about.to_string()}}});
         let patched = api
-            .patch(&self.secret, &PatchParams::default(), &Patch::Merge(&patch))
+            .patch(&self.secret, &kubernetes::patch(), &Patch::Merge(&patch))
             .await;
         if let Err(error) = &patched {
             tracing::warn!(

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch};
 use kube::{Client, Error as KubeError, ResourceExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -15,6 +15,7 @@ use weft_translate::Condition;
 use super::features::MESH;
 use super::{merge, now};
 use crate::CONTROLLER_NAME;
+use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::watch::Served;
 
@@ -62,10 +63,7 @@ impl MeshWriter {
                 continue;
             };
             let (name, patch) = (mesh.name_any(), Patch::Merge(patch));
-            match api
-                .patch_status(&name, &PatchParams::default(), &patch)
-                .await
-            {
+            match api.patch_status(&name, &kubernetes::patch(), &patch).await {
                 Ok(_) => self.metrics.status_writes.inc(),
                 // Changed or gone since: the next round sees it as it is then.
                 Err(KubeError::Api(status)) if matches!(status.code, 404 | 409) => continue,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, ObjectReference};
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::ObjectMeta;
 use kube::{Api, Client, Error as KubeError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use weft_api::encode::{DIGEST, digest};
 use weft_translate::MissingParents;
 
 use crate::events::event;
+use crate::kubernetes;
 use crate::snapshot::Snapshots;
 use crate::watch::{Kinds, Served};
 
@@ -92,7 +93,7 @@ impl ParentWatch {
         };
         let event = event(metadata, object, true, "NoMatchingParent", &of.message);
         let api = Api::<Event>::namespaced(self.client.clone(), namespace);
-        match api.create(&PostParams::default(), &event).await {
+        match api.create(&kubernetes::post(), &event).await {
             Ok(_) => tracing::info!(route = %of.route, "{}", of.message),
             // Told before, by this replica or another.
             Err(KubeError::Api(status)) if status.code == 409 => {}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, Patch};
 use kube::{Client, Error as KubeError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use super::due::{self, Due, Subject, patch};
 use super::listening::{self, Listening};
 use super::pauses::Pauses;
 use super::{now, programmed};
+use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::provision::Obstacles;
 use crate::retries::{Retries, sleep_until};
@@ -197,7 +198,7 @@ impl StatusWriter {
             };
             let change = Patch::Merge(change);
             match api
-                .patch_status(&due.key.name, &PatchParams::default(), &change)
+                .patch_status(&due.key.name, &kubernetes::patch(), &change)
                 .await
             {
                 Ok(written) if patch(&written, due, "").is_some() => return Ok(Written::NotKept),

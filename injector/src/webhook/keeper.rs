@@ -26,6 +26,9 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// The same where nothing is served yet.
 const SETTLE_FIRST: Duration = Duration::from_secs(1);
 
+/// The field manager of what is written.
+const FIELD_MANAGER: &str = "weft-injector";
+
 /// What the keeper looks after.
 #[derive(Clone, Debug)]
 pub struct Names {
@@ -35,6 +38,20 @@ pub struct Names {
     pub secret: String,
     /// The MutatingWebhookConfiguration.
     pub configuration: String,
+}
+
+fn post() -> PostParams {
+    PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    }
+}
+
+fn patch() -> PatchParams {
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
 }
 
 impl Names {
@@ -181,7 +198,7 @@ impl Keeper {
             data: Some(made.secret_data()),
             ..Secret::default()
         };
-        let created = self.secrets.create(&PostParams::default(), &secret).await;
+        let created = self.secrets.create(&post(), &secret).await;
         self.written("created", created, made)
     }
 
@@ -190,7 +207,7 @@ impl Keeper {
         secret.data = Some(made.secret_data());
         let replaced = self
             .secrets
-            .replace(&self.names.secret, &PostParams::default(), &secret)
+            .replace(&self.names.secret, &post(), &secret)
             .await;
         self.written("replaced", replaced, made)
     }
@@ -237,9 +254,9 @@ impl Keeper {
         }
         tracing::info!(webhooks = stale.len(), "updating the caBundle");
         // A strategic merge finds the webhooks by name and leaves all else in them as it is.
-        let patch = Patch::Strategic(json!({ "webhooks": stale }));
+        let trust = Patch::Strategic(json!({ "webhooks": stale }));
         self.configurations
-            .patch(&self.names.configuration, &PatchParams::default(), &patch)
+            .patch(&self.names.configuration, &patch(), &trust)
             .await
             .map_err(|e| failed("patched", e))?;
         Ok(true)
