@@ -4,6 +4,9 @@
 //! Those are the namespaces labelled for injection, those that hold a pod which opts in by its own label, and those of
 //! Gateways. Several controllers write the same content under the same name, so none has to lead. A ConfigMap is left
 //! where it is when its namespace no longer asks for it: pods that run there still use it.
+//!
+//! Who may write in a namespace can stand in the way there, by a quota or an admission policy. An immutable ConfigMap is
+//! replaced; what else the API server refuses is tried again, and said, and holds up no other namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,7 +16,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
-use kube::api::{ObjectMeta, PartialObjectMeta, Patch, PatchParams};
+use kube::api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -25,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 use super::trust::TrustReceiver;
+use crate::kubernetes::FIELD_MANAGER;
 use crate::snapshot::Snapshots;
 
 /// The ConfigMap's name.
@@ -34,7 +38,6 @@ pub const KEY: &str = "ca.crt";
 /// Its key with the addresses, one a line.
 pub const ADDRESSES: &str = "controller";
 const SELECTOR: &str = "weft.dev/inject=enabled";
-const FIELD_MANAGER: &str = "weft-controller";
 
 /// How long changes are gathered before a pass.
 const GATHER: Duration = Duration::from_millis(100);
@@ -71,19 +74,46 @@ pub struct ServiceName {
     pub name: &'static str,
 }
 
+/// What a pass over all namespaces came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    pub text: String,
+    /// How many namespaces want it.
+    pub wanted: usize,
+    /// Those where the API server refused the ConfigMap.
+    pub refused: BTreeSet<String>,
+}
+
+impl Written {
+    /// The namespaces that go without; `None` while `text` is not written. Where every namespace refuses, it is not the
+    /// namespaces that stand in the way.
+    pub fn without(&self, text: &str) -> Option<Vec<String>> {
+        let all = self.refused.len() == self.wanted && self.wanted > 1;
+        (self.text == text && !all).then(|| self.refused.iter().cloned().collect())
+    }
+}
+
+/// How writing into one namespace went.
+enum Outcome {
+    Written,
+    Refused(String),
+    /// There was no answer, or not about this write.
+    Failed,
+}
+
 /// One of the four watches has news; `ready` once it has listed everything.
 struct News {
     source: usize,
     ready: bool,
 }
 
-/// Keeps the ConfigMaps until told to stop. `written` is the text that all of them hold.
+/// Keeps the ConfigMaps until told to stop. `written` says what they hold.
 pub async fn keep(
     client: Client,
     service: ServiceName,
     mut trust: TrustReceiver,
     mut snapshots: Snapshots,
-    written: watch::Sender<String>,
+    written: watch::Sender<Written>,
     metrics: Metrics,
     stop: CancellationToken,
 ) {
@@ -130,10 +160,11 @@ pub async fn keep(
                 let data = data(&text, &services.state());
                 let mut wanted = wanted(&namespaces, &pods);
                 wanted.extend(of_gateways.iter().cloned());
-                let whole = write_all(&client, &wanted, &present(&maps), &data, &metrics).await;
+                let refused = write_all(&client, &wanted, &present(&maps), &data, &metrics).await;
+                let whole = refused.as_ref().is_some_and(BTreeSet::is_empty);
                 due = Instant::now() + if whole { LOOK_AGAIN } else { TRY_AGAIN };
-                if whole {
-                    written.send_replace(text);
+                if let Some(refused) = refused {
+                    written.send_replace(Written { text, wanted: wanted.len(), refused });
                 }
             }
         }
@@ -215,25 +246,33 @@ fn data(roots: &str, services: &[Arc<Service>]) -> Data {
     data
 }
 
-/// Writes where needed; says whether all of it could be written.
+/// Writes where needed; gives the namespaces that refused, or `None` when there was not everywhere an answer.
 async fn write_all(
     client: &Client,
     wanted: &BTreeSet<String>,
     present: &BTreeMap<String, Data>,
     data: &Data,
     metrics: &Metrics,
-) -> bool {
-    let writes: Vec<BoxFuture<'_, bool>> = to_write(wanted, present, data)
+) -> Option<BTreeSet<String>> {
+    let writes: Vec<BoxFuture<'_, Outcome>> = to_write(wanted, present, data)
         .into_iter()
         .map(|namespace| write(client, namespace, data, metrics).boxed())
         .collect();
     stream::iter(writes)
         .buffer_unordered(WRITES_AT_ONCE)
-        .fold(true, |whole, written| async move { whole && written })
+        .fold(Some(BTreeSet::new()), |refused, outcome| async move {
+            let mut refused = refused?;
+            match outcome {
+                Outcome::Written => {}
+                Outcome::Refused(namespace) => drop(refused.insert(namespace)),
+                Outcome::Failed => return None,
+            }
+            Some(refused)
+        })
         .await
 }
 
-async fn write(client: &Client, namespace: &str, data: &Data, metrics: &Metrics) -> bool {
+async fn write(client: &Client, namespace: &str, data: &Data, metrics: &Metrics) -> Outcome {
     let map = ConfigMap {
         metadata: ObjectMeta {
             name: Some(CONFIG_MAP.to_owned()),
@@ -247,19 +286,42 @@ async fn write(client: &Client, namespace: &str, data: &Data, metrics: &Metrics)
     // By force: whoever edits the roots would cut a namespace off.
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
-    match api.patch(CONFIG_MAP, &params, &Patch::Apply(&map)).await {
+    let apply = Patch::Apply(&map);
+    let mut written = api.patch(CONFIG_MAP, &params, &apply).await;
+    if matches!(&written, Err(kube::Error::Api(status)) if status.code == 422) {
+        // Immutable, mostly: its content can be changed only by making it anew. Pods that mount it keep what they have.
+        tracing::warn!(namespace, "{CONFIG_MAP} cannot be changed and is made anew");
+        written = match api.delete(CONFIG_MAP, &DeleteParams::default()).await {
+            Ok(_) => api.patch(CONFIG_MAP, &params, &apply).await,
+            Err(error) => Err(error),
+        };
+    }
+    let error = match written {
         Ok(_) => {
             metrics.root_write("ok");
             tracing::info!(namespace, "roots written");
-            true
+            return Outcome::Written;
         }
-        Err(kube::Error::Api(status)) if ends(&status) => true,
-        Err(error) => {
-            metrics.root_write("error");
-            tracing::warn!(namespace, %error, "roots not written; check the controller's ClusterRole for configmaps named {CONFIG_MAP}");
-            false
+        Err(kube::Error::Api(status)) if ends(&status) => return Outcome::Written,
+        Err(error) => error,
+    };
+    metrics.root_write("error");
+    tracing::warn!(
+        namespace, %error,
+        "roots not written; check for quotas and admission policies there, and the controller's ClusterRole for \
+         configmaps named {CONFIG_MAP}"
+    );
+    match error {
+        kube::Error::Api(status) if is_refusal(status.code) => {
+            Outcome::Refused(namespace.to_owned())
         }
+        _ => Outcome::Failed,
     }
+}
+
+/// The API server answers for the object, rather than for itself: quotas and policies give 403, webhooks 400 or 403.
+fn is_refusal(code: u16) -> bool {
+    matches!(code, 400 | 403 | 409 | 422)
 }
 
 /// The namespace is going or gone: nothing is to be written there.
@@ -313,5 +375,19 @@ mod tests {
             assert_eq!(data("", &[service(none)]).get(ADDRESSES), None);
         }
         assert_eq!(data("", &[]).get(ADDRESSES), None);
+    }
+
+    #[test]
+    fn some_namespaces_may_go_without_and_not_all() {
+        let written = |wanted: usize, refused: &[&str]| Written {
+            text: "text".to_owned(),
+            wanted,
+            refused: refused.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        assert_eq!(written(3, &[]).without("text"), Some(vec![]));
+        assert_eq!(written(3, &[]).without("other"), None, "not written yet");
+        let one = Some(vec!["tenant".to_owned()]);
+        assert_eq!(written(3, &["tenant"]).without("text"), one);
+        assert_eq!(written(2, &["a", "b"]).without("text"), None);
     }
 }

@@ -18,9 +18,10 @@ use super::report;
 use super::secret::{BROUGHT, Refusal, Request, View};
 use super::{Rotation, fingerprint};
 use crate::events::event;
+use crate::identity::roots::Written;
 use crate::identity::{Authority, Bundle, LoadError, Phase, RootPem, Trust, new_root, read_secret};
-
 use crate::kubernetes;
+
 /// Between two looks, and after each.
 const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
@@ -28,8 +29,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The leader's part; on other replicas it waits.
 pub(super) struct Lead {
     pub(super) of: Rotation,
-    /// The text that all ConfigMaps hold.
-    pub(super) written: watch::Receiver<String>,
+    /// What the ConfigMaps hold.
+    pub(super) written: watch::Receiver<Written>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -190,7 +191,7 @@ impl Lead {
             elapsed: Duration::try_from(now - since).unwrap_or_default(),
             replicas: replicas.collect(),
             pods,
-            written: *self.written.borrow() == trust.roots.pem(now),
+            unwritten: self.written.borrow().without(&trust.roots.pem(now)),
         })
     }
 
@@ -215,7 +216,6 @@ impl Lead {
         decision: &Decision,
         now: OffsetDateTime,
     ) -> Result<(), LeadError> {
-        let left = decision.of.saturating_sub(decision.done);
         let (patch, reason, told) = match trust.phase {
             Phase::Steady => return Ok(()),
             Phase::Distributing { .. } => {
@@ -240,10 +240,11 @@ impl Lead {
             }
         };
         self.write(&patch).await?;
-        if left > 0 {
+        if decision.is_partial() {
+            let left = decision.of.saturating_sub(decision.done);
             let waiting = decision.waiting.join(", ");
             let told = format!(
-                "{told}; {left} of {} proxies were not waited for: {waiting}",
+                "{told}; not waited for: {left} of {} proxies; {waiting}",
                 decision.of
             );
             self.tell(true, reason, &told).await;

@@ -24,6 +24,7 @@ use weft_ir::TrustedRoots;
 
 pub use report::Report;
 
+use crate::identity::roots::Written;
 use crate::identity::{self, SecretReceiver, TrustReceiver};
 use crate::snapshot::Snapshots;
 use crate::subscribe::{Registry, Roots};
@@ -58,7 +59,7 @@ pub struct Rotation {
 impl Rotation {
     /// Keeps the roots where they are needed, and replaces the root when asked to. Gives what proxies are told.
     pub fn start(self, tasks: &TaskTracker) -> Roots {
-        let (writes, written) = watch::channel(String::new());
+        let (writes, written) = watch::channel(Written::default());
         tasks.spawn(identity::roots::keep(
             self.client.clone(),
             identity::roots::ServiceName {

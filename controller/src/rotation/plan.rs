@@ -38,8 +38,9 @@ pub struct Seen {
     pub replicas: Vec<Replica>,
     /// Pods with a proxy.
     pub pods: usize,
-    /// Every ConfigMap `weft-roots` holds what is trusted now.
-    pub written: bool,
+    /// The namespaces whose ConfigMap `weft-roots` cannot be written; all others hold what is trusted now. `None` while
+    /// they do not.
+    pub unwritten: Option<Vec<String>>,
 }
 
 /// What to do, and how far it is.
@@ -56,6 +57,11 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// Somebody is not waited for.
+    pub fn is_partial(&self) -> bool {
+        self.done < self.of || !self.waiting.is_empty()
+    }
+
     /// As `distributing, 12 of 14 proxies; waiting for shop/web-0`.
     pub fn text(&self, phase: &Phase) -> String {
         let mut text = format!("{}, {} of {} proxies", phase.word(), self.done, self.of);
@@ -80,12 +86,21 @@ pub fn decide(phase: &Phase, seen: &Seen, bounds: &Bounds) -> Decision {
     let (advance, done, of) = match phase {
         Phase::Steady => (false, connected, connected),
         Phase::Distributing { .. } => {
-            if !seen.written {
-                waiting.push("the ConfigMaps weft-roots".to_owned());
-            }
+            let without = match &seen.unwritten {
+                None => {
+                    waiting.push("the ConfigMaps weft-roots".to_owned());
+                    None
+                }
+                Some(without) => {
+                    let names = without.iter();
+                    waiting.extend(names.map(|name| format!("weft-roots in namespace {name}")));
+                    Some(without.len())
+                }
+            };
             let trusting: usize = reports().map(|report| report.trusting).sum();
-            let ours = reported && seen.written && seen.elapsed >= bounds.settle;
-            (ours && (trusting >= connected || late), trusting, connected)
+            let ours = reported && without.is_some() && seen.elapsed >= bounds.settle;
+            let all = trusting >= connected && without == Some(0);
+            (ours && (all || late), trusting, connected)
         }
         Phase::Renewing => {
             let renewed: usize = reports().map(|report| report.renewed).sum();
@@ -93,7 +108,9 @@ pub fn decide(phase: &Phase, seen: &Seen, bounds: &Bounds) -> Decision {
             if strangers > 0 {
                 waiting.push(format!("{strangers} pods that are not connected"));
             }
-            let all = reported && strangers == 0 && renewed >= connected;
+            // A proxy that has a certificate connects, and one that was cut off asks for a new one when it is back: a pod
+            // that goes on being away has most likely never had one, and is no reason to keep a root that is to go.
+            let all = reported && (strangers == 0 || late) && renewed >= connected;
             let ended = seen.elapsed >= bounds.life + CLOCKS;
             let advance = ended || (all && seen.elapsed >= RENEWING_LEAST);
             (advance, renewed, connected.max(seen.pods))
@@ -149,7 +166,7 @@ mod tests {
             elapsed: Duration::from_secs(seconds),
             replicas: replicas.collect(),
             pods: reports.iter().flatten().map(|one| one.connected).sum(),
-            written: true,
+            unwritten: Some(Vec::new()),
         }
     }
 
@@ -192,8 +209,21 @@ mod tests {
         assert!(!decision.advance);
         assert_eq!(decision.waiting, ["controller weft-controller-1"]);
         let mut unwritten = seen(100_000, &[report(2, 2, 0)]);
-        unwritten.written = false;
+        unwritten.unwritten = None;
         assert!(!advances(&distributing(), &unwritten));
+    }
+
+    #[test]
+    fn a_namespace_that_refuses_the_roots_is_named_and_does_not_block_for_ever() {
+        let refusing = |seconds| {
+            let mut seen = seen(seconds, &[report(2, 2, 0)]);
+            seen.unwritten = Some(vec!["tenant".to_owned()]);
+            decide(&distributing(), &seen, &BOUNDS)
+        };
+        assert!(!refusing(599).advance);
+        let late = refusing(600);
+        assert!(late.advance && late.is_partial());
+        assert_eq!(late.waiting, ["weft-roots in namespace tenant"]);
     }
 
     #[test]
@@ -206,10 +236,18 @@ mod tests {
             &renewing,
             &seen(50_000, &[report(3, 3, 3), None])
         ));
-        let mut strangers = seen(50_000, &[report(3, 3, 3)]);
-        strangers.pods = 5;
-        let decision = decide(&renewing, &strangers, &BOUNDS);
-        assert!(!decision.advance && decision.late);
+    }
+
+    #[test]
+    fn pods_that_do_not_connect_are_waited_for_a_little() {
+        let strangers = |seconds| {
+            let mut seen = seen(seconds, &[report(3, 3, 3)]);
+            seen.pods = 5;
+            decide(&Phase::Renewing, &seen, &BOUNDS)
+        };
+        assert!(!strangers(599).advance);
+        let decision = strangers(600);
+        assert!(decision.advance && decision.late && decision.is_partial());
         assert_eq!((decision.done, decision.of), (3, 5));
         assert_eq!(decision.waiting, ["2 pods that are not connected"]);
     }
