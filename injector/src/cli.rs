@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use weft_injector::redirect::Redirect;
 use weft_injector::settings::{
-    AccessLog, LogFilter, LogFormat, Mtls, PROXY_UID, Ports, PullPolicy, Resources, Settings,
-    Workers,
+    AccessLog, LogFilter, LogFormat, Mtls, MtlsOutbound, PROXY_UID, Ports, PullPolicy, Ranges,
+    Resources, Settings, Workers,
 };
 use weft_injector::webhook::{Names, Options};
 
@@ -139,6 +139,11 @@ struct ProxyArgs {
     proxy_log: LogFilter,
     #[arg(long, env = "WEFT_PROXY_WORKERS", default_value = "1")]
     proxy_workers: Workers,
+    #[arg(long, env = "WEFT_PROXY_MTLS_OUTBOUND", default_value = "permissive")]
+    proxy_mtls_outbound: MtlsOutbound,
+    /// Ranges of pods and Services.
+    #[arg(long, env = "WEFT_CLUSTER_RANGES", default_value = "")]
+    cluster_ranges: Ranges,
     /// What the proxy's container asks for, as `{"requests":{"cpu":"10m"},"limits":{}}`.
     #[arg(
         long,
@@ -220,6 +225,8 @@ impl ProxyArgs {
             log: self.proxy_log,
             log_format,
             workers: self.proxy_workers,
+            mtls_outbound: self.proxy_mtls_outbound,
+            cluster_ranges: self.cluster_ranges,
             resources: self.proxy_resources,
             init_resources: self.init_resources,
             pull_secrets: named(self.proxy_pull_secrets).collect(),

@@ -6,6 +6,7 @@ mod resources;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 pub use resources::{Misfit, Quantity, RESOURCES, Resources, ResourcesError};
@@ -31,6 +32,9 @@ pub struct Settings {
     /// Of all containers of Weft.
     pub log_format: LogFormat,
     pub workers: Workers,
+    pub mtls_outbound: MtlsOutbound,
+    /// Of pods and of Services.
+    pub cluster_ranges: Ranges,
     /// Of the proxy, and of the init container where `init_resources` has nothing.
     pub resources: Resources,
     pub init_resources: Resources,
@@ -137,6 +141,59 @@ impl FromStr for Mtls {
             "permissive" => Ok(Self::Permissive),
             _ => Err(Unfit::new(text, "strict or permissive")),
         }
+    }
+}
+
+/// What becomes of connections that a pod opens to addresses of which nothing is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MtlsOutbound {
+    #[default]
+    Permissive,
+    Required,
+}
+
+impl FromStr for MtlsOutbound {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        match text {
+            "permissive" => Ok(Self::Permissive),
+            "required" => Ok(Self::Required),
+            _ => Err(Unfit::new(text, "permissive or required")),
+        }
+    }
+}
+
+/// Ranges of addresses, as `10.96.0.0/12,fd00::/48`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges(String);
+
+impl Ranges {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Ranges {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        let is_range = |text: &str| {
+            text.split_once('/').is_some_and(|(first, bits)| {
+                let most = first
+                    .parse()
+                    .map(|first: IpAddr| if first.is_ipv4() { 32 } else { 128 });
+                let bits: Result<u8, _> = bits.parse();
+                matches!((most, bits), (Ok(most), Ok(bits)) if bits <= most)
+            })
+        };
+        if text.is_empty() || text.split(',').all(is_range) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Unfit::new(
+            text,
+            "ranges of addresses, as 10.96.0.0/12,fd00::/48",
+        ))
     }
 }
 
@@ -284,6 +341,8 @@ pub(crate) mod tests {
             log: "info".parse().unwrap(),
             log_format: LogFormat::Json,
             workers: Workers(1),
+            mtls_outbound: MtlsOutbound::Permissive,
+            cluster_ranges: Ranges::default(),
             resources: r#"{"requests":{"cpu":"10m","memory":"16Mi"}}"#.parse().unwrap(),
             init_resources: Resources::default(),
             pull_secrets: Vec::new(),
@@ -291,6 +350,19 @@ pub(crate) mod tests {
             mtls_floor: Mtls::Permissive,
             enforced_namespaces: ["bank".to_owned()].into(),
             system_namespaces: ["kube-system", "weft-system"].map(str::to_owned).into(),
+        }
+    }
+
+    #[test]
+    fn ranges_of_addresses() {
+        for text in ["", "10.96.0.0/12", "10.96.0.0/12,fd00::/48"] {
+            assert_eq!(
+                text.parse::<Ranges>().map(|ranges| ranges.0),
+                Ok(text.to_owned())
+            );
+        }
+        for text in ["10.96.0.0", "10.96.0.0/33", "a/8", "10.96.0.0/12,"] {
+            assert!(text.parse::<Ranges>().is_err(), "{text}");
         }
     }
 

@@ -12,6 +12,7 @@ mod linger;
 pub mod listen;
 pub mod options;
 pub mod probe;
+pub mod ranges;
 pub mod run;
 pub mod shutdown;
 mod streams;

@@ -8,6 +8,8 @@ use clap::{Parser, ValueEnum};
 use weft_ir::{Identity, IdentityError, TrustDomain};
 pub use weft_process::log::Format as LogFormat;
 
+use crate::ranges::Range;
+
 /// The data plane of the Weft service mesh.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weft-proxy", version)]
@@ -69,6 +71,20 @@ pub struct Options {
 
     #[arg(long, env = "SERVICE_ACCOUNT", default_value = "default")]
     pub service_account: String,
+
+    /// Whether what the pod opens may go out in plain text while it is not known what is there.
+    #[arg(
+        long,
+        env = "WEFT_MTLS_OUTBOUND",
+        value_enum,
+        default_value = "permissive"
+    )]
+    pub mtls_outbound: MtlsOutbound,
+
+    /// The cluster's own ranges, of pods and of Services, as `10.244.0.0/16,10.96.0.0/12`; of use with `--mtls-outbound
+    /// required`.
+    #[arg(long, env = "WEFT_CLUSTER_RANGES", value_delimiter = ',')]
+    pub cluster_ranges: Vec<Range>,
 
     /// Ports of the application that `/probe/tcp/<port>` may be asked about.
     #[arg(long, env = "WEFT_PROBE_PORTS", value_delimiter = ',')]
@@ -134,6 +150,15 @@ pub enum RunMode {
     Sidecar,
     /// A Gateway's own, for clients outside the mesh.
     Gateway,
+}
+
+/// What becomes of a connection of the pod's to an address of which nothing is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MtlsOutbound {
+    /// It is passed on unchanged, in plain text.
+    Permissive,
+    /// It is closed: while the controller cannot say what is there, and where the address is the cluster's own.
+    Required,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

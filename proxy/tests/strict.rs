@@ -11,7 +11,8 @@ use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use weft_api::encode;
-use weft_ir::{Mode, Probe, ProbeRequest, Protocol, Workload};
+use weft_ir::{Destination, Mode, Probe, ProbeRequest, Protocol, Target, Workload};
+use weft_proxy::options::MtlsOutbound;
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
@@ -170,4 +171,36 @@ async fn what_was_sent_to_an_address_that_is_not_the_pods_is_closed() {
     let metrics = other.metrics();
     let counted = r#"weft_protocol_errors_total{listener="inbound",reason="not_redirected"} 1"#;
     assert!(metrics.contains(counted), "{metrics}");
+}
+
+/// A permissive pod that opens nothing in plain text of which nothing is known, in a cluster of these ranges.
+fn required(ranges: &[&str]) -> Pod {
+    let pki = Pki::new().unwrap();
+    Pod::start_with(&pki, "front", Mode::Permissive, |options| {
+        options.mtls_outbound = MtlsOutbound::Required;
+        options.cluster_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+    })
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_not_opened_in_plain_text_where_that_is_required() {
+    let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
+    let unknown = Destination {
+        address: app.address(),
+        target: Target::Unknown,
+    };
+    // The controller is away, then it says that nothing is known there.
+    for (ranges, unasked, told) in [
+        (&[][..], false, true),
+        (&["127.0.0.0/8"][..], false, false),
+        (&["10.0.0.0/8"][..], true, true),
+    ] {
+        let pod = required(ranges);
+        let front = pod.outbound(app.address());
+        assert_eq!(answers(front).await, unasked, "{ranges:?}");
+        pod.tell(vec![encode::destination(&unknown)]);
+        assert_eq!(answers(front).await, told, "{ranges:?}");
+    }
+    let permissive = Pod::start(&Pki::new().unwrap(), "front", Mode::Permissive);
+    assert!(answers(permissive.outbound(app.address())).await);
 }

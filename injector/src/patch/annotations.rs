@@ -7,10 +7,11 @@ use super::{INJECT, SKIPPED, STATUS};
 
 const PREFIX: &str = "weft.dev/";
 /// What pods and namespaces may say, beside resources.
-const EITHER: [&str; 6] = [
+const EITHER: [&str; 7] = [
     "weft.dev/access-log",
     "weft.dev/log-format",
     MTLS,
+    "weft.dev/mtls-outbound",
     "weft.dev/outside-grace",
     "weft.dev/proxy-log",
     "weft.dev/proxy-workers",

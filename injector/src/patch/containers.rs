@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::drain::Times;
 use super::pod::Named;
 use super::{IDENTITY_VOLUME, INIT_CONTAINER, Overrides, PROXY_CONTAINER};
-use crate::settings::{PROXY_UID, Ports, Resources, Settings};
+use crate::settings::{MtlsOutbound, PROXY_UID, Ports, Resources, Settings};
 
 const IDENTITY_DIR: &str = "/var/run/weft";
 
@@ -160,6 +160,13 @@ fn env(settings: &Settings, overrides: &Overrides, times: Times, probed: &Ports)
             "WEFT_OUTSIDE_GRACE_SECONDS",
             &grace.get().to_string(),
         ));
+    }
+    if overrides.mtls_outbound.unwrap_or(settings.mtls_outbound) == MtlsOutbound::Required {
+        env.push(fixed("WEFT_MTLS_OUTBOUND", "required"));
+        let ranges = settings.cluster_ranges.as_str();
+        if !ranges.is_empty() {
+            env.push(fixed("WEFT_CLUSTER_RANGES", ranges));
+        }
     }
     if !probed.is_empty() {
         env.push(fixed("WEFT_PROBE_PORTS", &probed.to_string()));

@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 use super::annotations;
 use crate::settings::{
-    AccessLog, LogFilter, LogFormat, Misfit, Mtls, OutsideGrace, Ports, RESOURCES, Resources,
-    Settings, Workers,
+    AccessLog, LogFilter, LogFormat, Misfit, Mtls, MtlsOutbound, OutsideGrace, Ports, RESOURCES,
+    Resources, Settings, Workers,
 };
 
 /// Annotations for each of [`RESOURCES`]: of the request, of the limit.
@@ -44,6 +44,7 @@ pub struct Overrides {
     pub outside_grace: Option<OutsideGrace>,
     /// The controller obeys it, also when it changes later; here its author is told of a wrong value.
     pub mtls: Option<Mtls>,
+    pub mtls_outbound: Option<MtlsOutbound>,
     pub resources: Resources,
     pub init_resources: Resources,
     /// Destination ports of outgoing connections that pass by the proxy.
@@ -87,6 +88,7 @@ impl Overrides {
             workers: from.either("weft.dev/proxy-workers")?,
             outside_grace: from.either("weft.dev/outside-grace")?,
             mtls: from.mtls(floor)?,
+            mtls_outbound: from.either("weft.dev/mtls-outbound")?,
             resources: from.resources(&PROXY_RESOURCES)?,
             init_resources: from.resources(&INIT_RESOURCES)?,
             // What passes by the proxy depends on the program, so a namespace cannot say it for all.

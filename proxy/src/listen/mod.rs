@@ -15,7 +15,8 @@ use weft_ir::{Identity, IdentityError, Mode};
 
 use crate::config::store::Store;
 use crate::http::mirror::MAX_COPIES;
-use crate::options::Options;
+use crate::options::{MtlsOutbound, Options};
+use crate::ranges::Range;
 use crate::shutdown::{Closing, Shutdown};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -68,6 +69,31 @@ pub struct Context {
     gateway: Pool,
     /// The longest that a drain takes.
     drain: Duration,
+    outbound: OutboundPolicy,
+}
+
+/// Whether connections of the pod's may go out in plain text.
+#[derive(Clone, Debug)]
+struct OutboundPolicy {
+    required: bool,
+    cluster: Vec<Range>,
+}
+
+impl OutboundPolicy {
+    /// Whether a connection may pass while the controller cannot say what is there. Where the cluster's ranges are not
+    /// known, every address may be one of the cluster.
+    fn passes_unasked(&self, to: IpAddr) -> bool {
+        !self.required || (!self.cluster.is_empty() && !self.is_cluster(to))
+    }
+
+    /// Whether a connection may pass to where the controller knows of nothing.
+    fn passes_unknown(&self, to: IpAddr) -> bool {
+        !(self.required && self.is_cluster(to))
+    }
+
+    fn is_cluster(&self, to: IpAddr) -> bool {
+        self.cluster.iter().any(|range| range.contains(to))
+    }
 }
 
 impl Context {
@@ -96,6 +122,10 @@ impl Context {
             inbound: pool("inbound"),
             gateway: pool("gateway"),
             drain: proxy.options.drain,
+            outbound: OutboundPolicy {
+                required: proxy.options.mtls_outbound == MtlsOutbound::Required,
+                cluster: proxy.options.cluster_ranges.clone(),
+            },
         }))
     }
 

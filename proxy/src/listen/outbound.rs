@@ -48,7 +48,9 @@ async fn connection(
     }
     let live = match context.store.lookup(original).await {
         Lookup::Live(live) => live,
-        Lookup::Unreachable if context.permissive() => {
+        Lookup::Unreachable
+            if context.permissive() && context.outbound.passes_unasked(original.ip()) =>
+        {
             return pass_through(context, stream, client, original, "controller_unreachable").await;
         }
         Lookup::Unreachable => {
@@ -59,6 +61,12 @@ async fn connection(
         }
     };
     let declared = match &**live.load() {
+        Resolved::Unknown if !context.outbound.passes_unknown(original.ip()) => {
+            let words = format!(
+                "nothing is known at {original}, which is an address of the cluster, and plain text is not allowed"
+            );
+            return Err(Closed::refused("unknown_destination", words));
+        }
         Resolved::Unknown => {
             return pass_through(context, stream, client, original, "unknown_destination").await;
         }

@@ -132,6 +132,18 @@ impl Pod {
         Self::of(parts, account, mode)
     }
 
+    /// With other options than the defaults.
+    pub fn start_with(
+        pki: &Pki,
+        account: &str,
+        mode: Mode,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
+        let mut parts = data_plane(pki, account, AccessLog::off(), None);
+        change(Arc::get_mut(&mut parts.0.options).unwrap());
+        Self::of(parts, account, mode)
+    }
+
     fn of(
         (proxy, current, requests): (weft_proxy::Context, Current, UnboundedReceiver<Asked>),
         account: &str,
