@@ -13,6 +13,7 @@ pub mod leader;
 pub mod metrics;
 pub mod options;
 pub mod provision;
+pub mod replicas;
 mod retries;
 pub mod rotation;
 #[cfg(test)]

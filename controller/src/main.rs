@@ -15,11 +15,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_accept::{Port, Protected};
+use weft_controller::identity::pod::PodCheck;
 use weft_controller::identity::{self, KubeReviewer, SecretStore, ServerIdentity, Signer};
 use weft_controller::leader::Election;
 use weft_controller::metrics::Metrics;
 use weft_controller::options::Options;
 use weft_controller::provision::{Obstacles, Provisioner, ProxySettings};
+use weft_controller::replicas::{Exchange, Others};
 use weft_controller::rotation::{Rotation, plan::Bounds};
 use weft_controller::snapshot::{self, Snapshot, Snapshots};
 use weft_controller::status::{MeshWriter, ParentWatch, StatusWriter};
@@ -222,12 +224,25 @@ impl Process {
         if self.options.gateways {
             self.tasks.spawn(provisioner.run());
         }
+        let (report, others) = watch::channel(Others::default());
+        let exchange = Exchange {
+            client: self.client.clone(),
+            namespace: self.options.namespace.clone(),
+            name: self.options.name.clone(),
+            snapshots: self.snapshots.clone(),
+            registry: self.registry.clone(),
+            leader: leader.clone(),
+            others: report,
+            stop: self.stop.clone(),
+        };
+        self.tasks.spawn(exchange.run());
         let statuses = StatusWriter {
             client: self.client.clone(),
             kinds,
             world,
             snapshots: self.snapshots.clone(),
             registry: self.registry.clone(),
+            others,
             obstacles,
             leader: leader.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -313,14 +328,23 @@ impl Process {
             metrics: metrics.clone(),
         };
         let reviewer = KubeReviewer(self.client.clone());
+        let limits = Limits {
+            verify_address: options.verify_pod_address,
+            ..Limits::default()
+        };
+        let pods = PodCheck {
+            snapshots: self.snapshots.clone(),
+            address: options.verify_pod_address,
+            patience: limits.pod,
+        };
         let domain = options.trust_domain.clone();
-        let signer = Signer::new(reviewer, trust, domain, lifetime, metrics);
+        let signer = Signer::new(reviewer, trust, domain, lifetime, pods, metrics);
         let subscriptions = Subscriptions {
             snapshots: self.snapshots.clone(),
             roots,
             registry: self.registry.clone(),
             metrics: Arc::clone(&self.metrics),
-            limits: Limits::default(),
+            limits,
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
         };

@@ -40,14 +40,19 @@ pub struct Options {
     #[arg(long, env = "WEFT_MTLS_FLOOR", value_enum, default_value_t = MtlsMode::Permissive)]
     pub mtls_floor: MtlsMode,
 
-    /// How many seconds a proxy's certificate lasts; it is renewed at 70 %.
+    /// How many seconds a proxy's certificate lasts, a day at most: none is revoked before it ends. It is renewed at 70 %.
     #[arg(
         long,
         env = "WEFT_CERTIFICATE_LIFETIME",
         default_value_t = 86_400,
-        value_parser = clap::value_parser!(u64).range(60..=31_536_000)
+        value_parser = clap::value_parser!(u64).range(60..=86_400)
     )]
     pub certificate_lifetime: u64,
+
+    /// Whether a proxy's token and certificate work from its own pod's addresses alone. To be switched off only where the
+    /// addresses of pods are rewritten on their way to the controller.
+    #[arg(long, env = "WEFT_VERIFY_POD_ADDRESS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub verify_pod_address: bool,
 
     /// How many seconds a new root is made known before it signs, at least: the kubelet brings files of ConfigMaps
     /// within two minutes.

@@ -168,7 +168,7 @@ fn proxies(registry: &Registry) -> Vec<Proxy> {
         }
         Proxy {
             session,
-            registered: registry.enter(pod, &[], 1).unwrap(),
+            registered: registry.enter(pod, &[], 1),
         }
     };
     (0..PROXIES).map(proxy).collect()

@@ -35,13 +35,26 @@ const PING: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 /// Streams of one connection: a proxy needs one for Mesh and one for Sign.
 const STREAMS: u32 = 32;
+/// A `Hello` of a proxy that holds as much as it may (8,000 addresses with their endpoints, by the longest names) has 1.9
+/// MB; everything else is small.
+const LONGEST_PROXY_MESSAGE: usize = 2 * 1024 * 1024;
 /// Both below a CSR's and a token's limits would refuse what they allow.
 const LONGEST_SIGN_REQUEST: usize = 32 * 1024;
 
-/// The identity that a connection's client has proved by its certificate; `None` without one. An extension of every
-/// request.
+/// Who a connection's client is. An extension of every request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerIdentity(pub Option<Identity>);
+pub struct PeerIdentity {
+    /// What it has proved by its certificate; `None` without one.
+    pub proven: Option<Proven>,
+    pub address: SocketAddr,
+}
+
+/// What a certificate proves, and until when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    pub identity: Identity,
+    pub until: OffsetDateTime,
+}
 
 /// The server cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +115,7 @@ pub async fn serve_on(
         .add_service(
             CertificateAuthorityServer::new(ca).max_decoding_message_size(LONGEST_SIGN_REQUEST),
         )
-        .add_service(MeshServer::new(mesh))
+        .add_service(MeshServer::new(mesh).max_decoding_message_size(LONGEST_PROXY_MESSAGE))
         .serve_with_incoming_shutdown(
             ReceiverStream::new(accepted).map(Ok::<_, io::Error>),
             shutdown.clone().cancelled_owned(),
@@ -131,4 +144,15 @@ fn tls_config(
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(Arc::new(config))
+}
+
+/// Resolves when this moment has passed by the system's clock, which may be set meanwhile.
+pub(crate) async fn passed(until: OffsetDateTime) {
+    loop {
+        let left = Duration::try_from(until - OffsetDateTime::now_utc()).unwrap_or_default();
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(Duration::from_secs(60))).await;
+    }
 }

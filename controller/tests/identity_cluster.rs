@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test, all of it")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
@@ -14,14 +15,19 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Request};
 use weft_api::proto::SignRequest;
 use weft_api::proto::certificate_authority_server::CertificateAuthority;
+use weft_controller::identity::pod::PodCheck;
 use weft_controller::identity::{
     KubeReviewer, Metrics, SecretStore, Signer, TrustReceiver, new_root, roots,
 };
-use weft_ir::TrustDomain;
+use weft_controller::snapshot::Snapshot;
+use weft_ir::{Mode, TrustDomain};
+use weft_translate::{Objects, Settings, translate};
 
 const HOME: &str = "weft-identity-check";
 const OPTED: &str = "weft-identity-check-pod";
@@ -83,7 +89,7 @@ impl Cluster {
             {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["weft-roots"], "verbs": ["list", "watch"]},
         ]);
         let write = json!([
-            {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["weft-roots"], "verbs": ["create", "patch"]},
+            {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["weft-roots"], "verbs": ["create", "patch", "delete"]},
             {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
             {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["weft-ca"], "verbs": ["get", "list", "watch"]},
         ]);
@@ -238,14 +244,40 @@ async fn one_root_for_all(cluster: &Cluster, stop: &CancellationToken) -> TrustR
     trust
 }
 
+/// The cluster with this pod alone, as the controller sees it.
+fn snapshot(pod: &Pod) -> Arc<Snapshot> {
+    let objects = Objects {
+        pods: vec![Arc::new(read(serde_json::to_value(pod).unwrap()))],
+        ..Objects::default()
+    };
+    let settings = Settings {
+        trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        mode: Mode::Permissive,
+        mode_floor: Mode::Permissive,
+        controller_name: weft_controller::CONTROLLER_NAME.to_owned(),
+        gateway_controller_name: weft_controller::GATEWAY_CONTROLLER_NAME.to_owned(),
+    };
+    Arc::new(Snapshot::new(translate(&objects, &settings)))
+}
+
 async fn only_own_tokens_are_signed(cluster: &Cluster, trust: &TrustReceiver) {
     cluster.pod(HOME, "bob-0", json!({})).await;
     let domain = TrustDomain::new("cluster.local").unwrap();
+    let pods = Api::<Pod>::namespaced(cluster.admin.clone(), HOME);
+    let pod = pods.get("bob-0").await.unwrap();
+    let (_publish, snapshots) = watch::channel(Some(snapshot(&pod)));
+    let check = PodCheck {
+        snapshots,
+        // This process is no pod.
+        address: false,
+        patience: Duration::from_secs(1),
+    };
     let signer = Signer::new(
         KubeReviewer(cluster.controller.clone()),
         trust.clone(),
         domain,
         Duration::from_secs(3600),
+        check,
         Metrics::default(),
     );
     let ask = async |account: &str, token: &str| {
@@ -259,7 +291,12 @@ async fn only_own_tokens_are_signed(cluster: &Cluster, trust: &TrustReceiver) {
             csr: csr.into(),
             token: token.to_owned(),
         };
-        let answer = signer.sign(Request::new(message)).await;
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(TcpConnectInfo {
+            local_addr: None,
+            remote_addr: Some(([127, 0, 0, 1], 4000).into()),
+        });
+        let answer = signer.sign(request).await;
         answer.map(|_| ()).map_err(|status| {
             println!("{account}: {status}");
             status.code()
@@ -274,7 +311,6 @@ async fn only_own_tokens_are_signed(cluster: &Cluster, trust: &TrustReceiver) {
     assert_eq!(ask("bob", &unbound).await, Err(Code::Unauthenticated));
     assert_eq!(ask("bob", "garbage").await, Err(Code::Unauthenticated));
     assert_eq!(ask("bob", "").await, Err(Code::Unauthenticated));
-    let pods = Api::<Pod>::namespaced(cluster.admin.clone(), HOME);
     pods.delete("bob-0", &DeleteParams::default().grace_period(0))
         .await
         .unwrap();

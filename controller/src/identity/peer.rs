@@ -66,6 +66,13 @@ pub fn identity_of(
     Ok(identity)
 }
 
+/// When a certificate ends.
+pub fn end_of_validity(certificate: &CertificateDer<'_>) -> Result<OffsetDateTime, PeerError> {
+    let (_, parsed) = X509Certificate::from_der(certificate.as_ref())
+        .map_err(|e| PeerError::Unreadable(e.to_string()))?;
+    Ok(parsed.validity().not_after.to_datetime())
+}
+
 /// Verifies client certificates; reads the trusted roots anew for each.
 pub struct ClientVerifier {
     trust: TrustReceiver,

@@ -51,6 +51,8 @@ impl Refusal {
 pub struct Caller {
     pub identity: Identity,
     pub pod: String,
+    pub uid: Option<String>,
+    pub node: Option<String>,
 }
 
 /// Decides whose token was reviewed.
@@ -72,11 +74,17 @@ pub fn review_outcome(
     let identity = service_account(name, trust_domain)
         .ok_or_else(|| Refusal::NotServiceAccount(name.to_owned()))?;
     let pod = user
-        .and_then(bound_pod)
+        .and_then(|user| extra(user, POD_NAME))
         .ok_or_else(|| Refusal::NotBound(identity.to_string()))?;
     Ok(Caller {
         identity,
         pod: pod.to_owned(),
+        uid: user
+            .and_then(|user| extra(user, POD_UID))
+            .map(str::to_owned),
+        node: user
+            .and_then(|user| extra(user, NODE_NAME))
+            .map(str::to_owned),
     })
 }
 
@@ -86,9 +94,9 @@ fn service_account(username: &str, trust_domain: &TrustDomain) -> Option<Identit
     Identity::new(trust_domain.clone(), namespace, account).ok()
 }
 
-fn bound_pod(user: &UserInfo) -> Option<&str> {
-    match user.extra.as_ref()?.get(POD_NAME)?.as_slice() {
-        [pod] if !pod.is_empty() => Some(pod),
+fn extra<'a>(user: &'a UserInfo, key: &str) -> Option<&'a str> {
+    match user.extra.as_ref()?.get(key)?.as_slice() {
+        [value] if !value.is_empty() => Some(value),
         _ => None,
     }
 }

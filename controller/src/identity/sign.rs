@@ -18,6 +18,7 @@ use weft_ir::{Identity, TrustDomain};
 use super::ca::SignError;
 use super::csr::{self, CsrError};
 use super::metrics::Metrics;
+use super::pod::{Claim, Doubt, PodCheck};
 use super::review::{Caller, Refusal, ReviewError, Reviewer, review_outcome};
 use super::reviews::Reviews;
 use super::token::{self, Implausible};
@@ -25,6 +26,8 @@ use super::trust::TrustReceiver;
 
 /// The longest token that is looked at, in bytes; those of Kubernetes take about 1,200.
 const MAX_TOKEN: usize = 16 * 1024;
+/// No certificate is revoked before it ends.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Requests that are worked on at once; further ones wait.
 const CONCURRENCY: usize = 64;
 /// How long a request waits for its turn, and then for Kubernetes.
@@ -50,6 +53,8 @@ pub enum SignFailure {
     Token(#[from] Refusal),
     #[error("the CSR asks for {asked}, the token is of {own}")]
     ForeignName { asked: Identity, own: Identity },
+    #[error(transparent)]
+    Pod(#[from] Doubt),
     #[error("too many requests; try again")]
     Busy,
     #[error(transparent)]
@@ -73,6 +78,7 @@ impl SignFailure {
             Self::Csr(error) if error.is_about_names() => Code::PermissionDenied,
             Self::Csr(_) => Code::InvalidArgument,
             Self::ForeignName { .. } => Code::PermissionDenied,
+            Self::Pod(doubt) => doubt.code(),
             Self::Busy => Code::ResourceExhausted,
             Self::Review(_) | Self::ReviewTimeout => Code::Unavailable,
             Self::Sign(_) => Code::Internal,
@@ -90,6 +96,7 @@ impl SignFailure {
             Self::RefusedBefore => "refused_before",
             Self::Token(refusal) => refusal.word(),
             Self::ForeignName { .. } => "foreign_name",
+            Self::Pod(doubt) => doubt.word(),
             Self::Busy => "busy",
             Self::Review(_) | Self::ReviewTimeout => "review_failed",
             Self::Sign(_) => "signing",
@@ -103,6 +110,7 @@ pub struct Signer<R> {
     trust: TrustReceiver,
     trust_domain: TrustDomain,
     lifetime: Duration,
+    pods: PodCheck,
     turns: Semaphore,
     reviews: Mutex<Reviews>,
     lines: Throttle,
@@ -110,19 +118,21 @@ pub struct Signer<R> {
 }
 
 impl<R: Reviewer> Signer<R> {
-    /// `lifetime` is how long each certificate lasts, unless the authority ends before.
+    /// `lifetime` is how long each certificate lasts, a day at most, unless the authority ends before.
     pub fn new(
         reviewer: R,
         trust: TrustReceiver,
         trust_domain: TrustDomain,
         lifetime: Duration,
+        pods: PodCheck,
         metrics: Metrics,
     ) -> Self {
         Self {
             reviewer,
             trust,
             trust_domain,
-            lifetime,
+            lifetime: lifetime.min(LONGEST_LIFE),
+            pods,
             turns: Semaphore::new(CONCURRENCY),
             reviews: Mutex::default(),
             lines: Throttle::new(LINES, LINE),
@@ -133,7 +143,7 @@ impl<R: Reviewer> Signer<R> {
     async fn answer(
         &self,
         request: &SignRequest,
-        from: Option<IpAddr>,
+        from: IpAddr,
     ) -> Result<(Caller, SignResponse), SignFailure> {
         match request.token.len() {
             0 => return Err(SignFailure::NoToken),
@@ -149,6 +159,15 @@ impl<R: Reviewer> Signer<R> {
                 own: caller.identity,
             });
         }
+        let claim = Claim {
+            namespace: caller.identity.namespace(),
+            pod: &caller.pod,
+            uid: caller.uid.as_deref(),
+            node: caller.node.as_deref(),
+            account: None,
+            address: from,
+        };
+        self.pods.confirm(&claim).await?;
         let now = OffsetDateTime::now_utc();
         let trust = self.trust.borrow().clone();
         let issued = trust
@@ -165,11 +184,11 @@ impl<R: Reviewer> Signer<R> {
         Ok((caller, response))
     }
 
-    async fn caller(&self, token: &str, from: Option<IpAddr>) -> Result<Caller, SignFailure> {
+    async fn caller(&self, token: &str, from: IpAddr) -> Result<Caller, SignFailure> {
         if self.reviews().was_refused(token, Instant::now()) {
             return Err(SignFailure::RefusedBefore);
         }
-        if from.is_some_and(|from| !self.reviews().allow(from, Instant::now())) {
+        if !self.reviews().allow(from, Instant::now()) {
             return Err(SignFailure::Busy);
         }
         let _turn = tokio::time::timeout(WAIT, self.turns.acquire())
@@ -194,19 +213,20 @@ impl<R: Reviewer> Signer<R> {
 #[tonic::async_trait]
 impl<R: Reviewer> CertificateAuthority for Signer<R> {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
-        let from = request.remote_addr();
-        let answer = self.answer(request.get_ref(), from.map(|from| from.ip()));
-        match answer.await {
+        let Some(from) = request.remote_addr() else {
+            return Err(Status::internal("the caller's address is not known"));
+        };
+        match self.answer(request.get_ref(), from.ip()).await {
             Ok((caller, response)) => {
                 self.metrics.signed();
-                tracing::info!(identity = %caller.identity, pod = %caller.pod, ?from, "certificate signed");
+                tracing::info!(identity = %caller.identity, pod = %caller.pod, %from, "certificate signed");
                 Ok(Response::new(response))
             }
             Err(failure) => {
                 self.metrics.refused(failure.word());
                 if let Some(unlogged) = self.lines.pass() {
                     let reason = failure.word();
-                    tracing::warn!(%failure, reason, ?from, unlogged, "no certificate signed");
+                    tracing::warn!(%failure, reason, %from, unlogged, "no certificate signed");
                 }
                 Err(Status::new(failure.code(), failure.to_string()))
             }

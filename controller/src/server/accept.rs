@@ -20,10 +20,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use weft_accept::{Place, Port, Throttle};
-use weft_ir::{Identity, TrustDomain};
+use weft_ir::TrustDomain;
 
+use super::Proven;
 use super::calls::{Peer, Pools};
-use crate::identity::{Metrics, ServerIdentity, identity_of};
+use crate::identity::{Metrics, PeerError, ServerIdentity, end_of_validity, identity_of};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Lines of log about handshakes that failed: so many at once, and one more each second.
@@ -46,7 +47,7 @@ enum Closed {
     #[error(transparent)]
     Handshake(io::Error),
     #[error(transparent)]
-    Peer(#[from] crate::identity::PeerError),
+    Peer(#[from] PeerError),
 }
 
 impl Closed {
@@ -120,9 +121,9 @@ impl Listener {
 
     async fn greet(&self, tcp: TcpStream, address: SocketAddr, place: Place) {
         match self.handshake(tcp).await {
-            Ok((io, identity)) => {
+            Ok((io, proven)) => {
                 self.metrics.handshake("ok");
-                let peer = Peer::new(identity, address, self.pools.clone(), place);
+                let peer = Peer::new(proven, address, self.pools.clone(), place);
                 let connection = Connection {
                     io,
                     over: Some(Box::pin(peer.clone().over())),
@@ -145,16 +146,20 @@ impl Listener {
     async fn handshake(
         &self,
         tcp: TcpStream,
-    ) -> Result<(TlsStream<TcpStream>, Option<Identity>), Closed> {
+    ) -> Result<(TlsStream<TcpStream>, Option<Proven>), Closed> {
         let io = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(tcp))
             .await
             .map_err(|_| Closed::Timeout)?
             .map_err(Closed::Handshake)?;
         let leaf = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let identity = leaf
-            .map(|leaf| identity_of(leaf, &self.trust_domain))
-            .transpose()?;
-        Ok((io, identity))
+        let proven = leaf.map(|leaf| {
+            Ok::<_, PeerError>(Proven {
+                identity: identity_of(leaf, &self.trust_domain)?,
+                until: end_of_validity(leaf)?,
+            })
+        });
+        let proven = proven.transpose()?;
+        Ok((io, proven))
     }
 }
 
@@ -167,7 +172,7 @@ impl Connection {
             }
             self.over = None;
         }
-        let words = "closed for its silence, or to make room";
+        let words = "closed for its silence, at the end of its certificate, or to make room";
         Err(io::Error::new(io::ErrorKind::TimedOut, words))
     }
 }

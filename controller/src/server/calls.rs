@@ -15,14 +15,15 @@ use tonic::body::Body;
 use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 use weft_accept::{Activity, Bounds, Place, Pool, Port, Protected};
-use weft_ir::Identity;
 
-use super::PeerIdentity;
+use super::{PeerIdentity, Proven, passed};
 
 /// A connection without a call is closed after this.
 const IDLE: Duration = Duration::from_secs(30);
 /// One without a certificate has this long for its only call, and again until that has ended.
 const ANONYMOUS: Duration = Duration::from_secs(10);
+/// A connection is closed this long after its client's certificate has ended.
+const AFTER_CERTIFICATE: Duration = Duration::from_secs(10);
 /// Time for the end of the answer to get out.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -63,7 +64,7 @@ impl Pools {
 pub(super) struct Peer(Arc<Known>);
 
 struct Known {
-    identity: Option<Identity>,
+    proven: Option<Proven>,
     address: SocketAddr,
     pools: Arc<Pools>,
     place: Place,
@@ -72,17 +73,17 @@ struct Known {
 
 impl Peer {
     pub(super) fn new(
-        identity: Option<Identity>,
+        proven: Option<Proven>,
         address: SocketAddr,
         pools: Arc<Pools>,
         place: Place,
     ) -> Self {
-        place.move_to(match identity {
+        place.move_to(match proven {
             Some(_) => &pools.idle,
             None => &pools.anonymous,
         });
         Self(Arc::new(Known {
-            identity,
+            proven,
             address,
             pools,
             place,
@@ -96,12 +97,24 @@ impl Peer {
             () = self.0.place.lost() => {}
             () = self.unused() => self.0.place.silent(),
             () = self.served() => {}
+            () = self.ended() => {}
+        }
+    }
+
+    /// Resolves a little after the certificate has ended: the streams end with it.
+    async fn ended(&self) {
+        match &self.0.proven {
+            Some(proven) => {
+                passed(proven.until).await;
+                sleep(AFTER_CERTIFICATE).await;
+            }
+            None => std::future::pending().await,
         }
     }
 
     /// Resolves when the connection has had no call for too long, or one too long.
     async fn unused(&self) {
-        if self.0.identity.is_some() {
+        if self.0.proven.is_some() {
             return self.0.calls.idle(IDLE).await;
         }
         let begun = self.0.calls.until(|calls| calls.begun > 0);
@@ -112,7 +125,7 @@ impl Peer {
 
     /// Resolves when a client without a certificate has had its call.
     async fn served(&self) {
-        if self.0.identity.is_some() {
+        if self.0.proven.is_some() {
             return std::future::pending().await;
         }
         let calls = &self.0.calls;
@@ -126,11 +139,11 @@ impl Peer {
     fn begin(&self) -> Result<Call, Status> {
         let known = &self.0;
         let before = known.calls.now();
-        if known.identity.is_none() && before.begun > 0 {
+        if known.proven.is_none() && before.begun > 0 {
             let words = "a connection without a certificate may make one call; open another one";
             return Err(Status::resource_exhausted(words));
         }
-        if known.identity.is_some() && before.open == 0 {
+        if known.proven.is_some() && before.open == 0 {
             let established = &known.pools.established;
             if !established.has_room(known.address.ip()) {
                 let words = "this replica has as many connections as it can serve";
@@ -150,7 +163,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         let known = &self.0.0;
         let left = known.calls.end();
-        if known.identity.is_some() && left.open == 0 {
+        if known.proven.is_some() && left.open == 0 {
             known.place.move_to(&known.pools.idle);
         }
     }
@@ -193,7 +206,10 @@ where
             Ok(call) => call,
             Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
         };
-        let identity = PeerIdentity(peer.0.identity.clone());
+        let identity = PeerIdentity {
+            proven: peer.0.proven.clone(),
+            address: peer.0.address,
+        };
         request.extensions_mut().insert(identity);
         request.extensions_mut().insert(TcpConnectInfo {
             local_addr: None,
@@ -238,19 +254,24 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::identity::tests::identity;
+    use crate::identity::tests::{DAY, identity, now};
 
-    fn peer(identity: Option<Identity>) -> (Peer, weft_accept::Metrics) {
+    /// Of a client with a certificate that lasts so long.
+    fn peer(left: Option<Duration>) -> (Peer, weft_accept::Metrics) {
         let metrics = weft_accept::Metrics::default();
         let pools = Arc::new(Pools::new(&Port::new("grpc", &metrics)));
         let address: SocketAddr = "10.0.0.1:4242".parse().unwrap();
         let place = pools.handshakes.enter(address.ip());
-        (Peer::new(identity, address, pools, place), metrics)
+        let proven = left.map(|left| Proven {
+            identity: identity("shop", "bob"),
+            until: now() + left,
+        });
+        (Peer::new(proven, address, pools, place), metrics)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_proxy_without_a_stream_is_closed_and_one_with_a_stream_is_not() {
-        let (peer, metrics) = peer(Some(identity("shop", "bob")));
+        let (peer, metrics) = peer(Some(DAY));
         let begun = Instant::now();
         let stream = peer.begin().unwrap();
         assert_eq!(peer.0.pools.established.len(), 1);
@@ -261,6 +282,18 @@ mod tests {
         peer.over().await;
         assert_eq!(begun.elapsed(), 101 * IDLE);
         assert_eq!(metrics.count("grpc", "timeout"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_a_stream_ends_after_its_certificate() {
+        let (peer, _) = peer(Some(Duration::from_millis(50)));
+        let _stream = peer.begin().unwrap();
+        tokio::time::pause();
+        let begun = Instant::now();
+        // The end of the certificate is by the clock of the system, which does not pause.
+        std::thread::sleep(Duration::from_millis(60));
+        peer.over().await;
+        assert!(begun.elapsed() >= AFTER_CERTIFICATE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -49,8 +49,10 @@ impl Mesh for WhoAmI {
         request: Request<Streaming<ProxyMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let who = match request.extensions().get::<PeerIdentity>() {
-            Some(PeerIdentity(Some(identity))) => identity.to_string(),
-            Some(PeerIdentity(None)) => return Err(Status::unauthenticated("no certificate")),
+            Some(peer) => match &peer.proven {
+                Some(proven) => proven.identity.to_string(),
+                None => return Err(Status::unauthenticated("no certificate")),
+            },
             None => return Err(Status::internal("no extension")),
         };
         let answers = tokio_stream::StreamExt::map(request.into_inner(), move |message| {

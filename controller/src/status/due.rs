@@ -1,6 +1,7 @@
 //! Which statuses say something else than they should, and the patch that makes one right. Pure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use kube::api::DynamicObject;
@@ -53,6 +54,28 @@ impl Content {
                 !self.is_urgent() && entries.any(|entry| programmed::is_pending(&entry.conditions))
             }
             Self::Whole(_) => false,
+        }
+    }
+
+    /// Hashes what it says, but for counts of proxies.
+    pub(super) fn but_for_counts(&self, hasher: &mut impl Hasher) {
+        let Self::Entries(_, own) = self else {
+            return;
+        };
+        for entry in own {
+            entry.reference.to_string().hash(hasher);
+            for condition in &entry.conditions {
+                let Condition {
+                    kind,
+                    status,
+                    reason,
+                    message,
+                } = condition;
+                (kind, status, reason).hash(hasher);
+                if !programmed::counts_proxies(condition) {
+                    message.hash(hasher);
+                }
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod writer;
 
 pub use mesh::MeshWriter;
 pub use parents::ParentWatch;
+pub(crate) use programmed::counts;
 #[cfg(test)]
 pub(crate) use programmed::statuses as with_proxies;
 pub use writer::StatusWriter;
@@ -30,7 +31,7 @@ pub(crate) fn due(
     registry: &crate::subscribe::Registry,
     world: &crate::watch::World,
 ) -> usize {
-    let routes = programmed::statuses(snapshot, registry);
+    let routes = programmed::statuses(snapshot, registry, &crate::replicas::Others::default());
     let listening = listening::Listening::new(snapshot.encoder.mesh(), registry, false);
     let obstacles = std::collections::BTreeMap::new();
     due::all(snapshot, &routes, &listening, &obstacles, world).len()

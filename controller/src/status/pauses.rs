@@ -1,9 +1,11 @@
 //! Which statuses wait before they are written, and how long: they count proxies, and counts change often. Decides only.
 //!
 //! An edit of a route is one write: the proxies are given [`COUNTS`] to take it, so that what is written is that they
-//! have. Only what takes them longer is said to be pending.
+//! have. Only what takes them longer is said to be pending. Among several replicas a proxy that changes from one to another
+//! is counted by none or by both for a moment: a count alone is written once it has stood.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,6 +17,12 @@ use crate::watch::ObjectKey;
 /// proxies have yet to take to the write that says so.
 const COUNTS: Duration = Duration::from_secs(1);
 
+/// How long a count alone has differed before it is written, where replicas report to each other: longer than a report
+/// takes.
+pub(super) const SETTLED: Duration = Duration::from_secs(10);
+/// Objects that are remembered, at most.
+const REMEMBERED: usize = 50_000;
+
 type Key = (Subject, ObjectKey);
 
 #[derive(Debug, Default)]
@@ -23,13 +31,32 @@ pub(super) struct Pauses {
     recent: HashMap<Key, (Instant, Option<i64>)>,
     /// Of what is due and says that proxies are behind: since when.
     behind: HashMap<Key, Instant>,
+    /// What was written last, but for counts.
+    written: HashMap<Key, u64>,
+    /// Of what is due and differs from that in counts alone: since when.
+    counting: HashMap<Key, Instant>,
+}
+
+/// What an object's status is to say, but for counts.
+fn but_for_counts(due: &Due) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    due.generation.hash(&mut hasher);
+    due.content.but_for_counts(&mut hasher);
+    hasher.finish()
 }
 
 impl Pauses {
     /// Takes out of `due` what has to wait; when the first of it may be written.
-    pub(super) fn hold(&mut self, due: &mut Vec<Due>, now: Instant) -> Option<Instant> {
+    /// A count alone waits until it has stood for `settled`.
+    pub(super) fn hold(
+        &mut self,
+        due: &mut Vec<Due>,
+        now: Instant,
+        settled: Duration,
+    ) -> Option<Instant> {
         self.recent.retain(|_, (at, _)| *at + COUNTS > now);
         let before = std::mem::take(&mut self.behind);
+        let counting = std::mem::take(&mut self.counting);
         let mut first: Option<Instant> = None;
         due.retain(|due| {
             let key = (due.subject, due.key.clone());
@@ -40,7 +67,12 @@ impl Pauses {
             if due.content.is_pending() {
                 let since = before.get(&key).copied().unwrap_or(now);
                 until = until.max(Some(since + COUNTS));
-                self.behind.insert(key, since);
+                self.behind.insert(key.clone(), since);
+            }
+            if !due.content.is_urgent() && self.written.get(&key) == Some(&but_for_counts(due)) {
+                let since = counting.get(&key).copied().unwrap_or(now);
+                until = until.max(Some(since + settled));
+                self.counting.insert(key, since);
             }
             let Some(until) = until.filter(|until| *until > now) else {
                 return true;
@@ -53,6 +85,10 @@ impl Pauses {
 
     pub(super) fn wrote(&mut self, due: &Due, now: Instant) {
         let key = (due.subject, due.key.clone());
+        if self.written.len() >= REMEMBERED {
+            self.written.clear();
+        }
+        self.written.insert(key.clone(), but_for_counts(due));
         self.recent.insert(key, (now, due.generation));
     }
 
@@ -99,7 +135,7 @@ mod tests {
     /// Until when it waits; `None`: it is to be written now.
     fn put_off(pauses: &mut Pauses, due: Due) -> Option<Instant> {
         let mut all = vec![due];
-        let until = pauses.hold(&mut all, Instant::now());
+        let until = pauses.hold(&mut all, Instant::now(), Duration::ZERO);
         assert_eq!(all.is_empty(), until.is_some());
         until
     }
@@ -115,6 +151,38 @@ mod tests {
         assert_eq!(put_off(&mut pauses, due(2, "Refused")), None);
         tokio::time::advance(COUNTS).await;
         assert_eq!(put_off(&mut pauses, due(2, "Programmed")), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn among_replicas_a_count_alone_is_written_once_it_has_stood() {
+        let mut pauses = Pauses::default();
+        let of = |reason: &str, message: &str| {
+            let mut due = due(2, reason);
+            if let Content::Entries(_, entries) = &mut due.content {
+                entries[0].conditions[0].message = message.into();
+            }
+            due
+        };
+        let mut put_off = |due: Due| {
+            let mut all = vec![due];
+            pauses.hold(&mut all, Instant::now(), SETTLED);
+            if let [due] = &all[..] {
+                pauses.wrote(due, Instant::now());
+            }
+            all.is_empty()
+        };
+        assert!(!put_off(of("Programmed", "3 of 3")), "the first");
+        tokio::time::advance(COUNTS).await;
+        assert!(put_off(of("Programmed", "2 of 2")));
+        tokio::time::advance(SETTLED / 2).await;
+        assert!(put_off(of("Programmed", "4 of 4")));
+        assert!(!put_off(of("Refused", "3 of 4")), "more than a count");
+        tokio::time::advance(SETTLED).await;
+        assert!(!put_off(of("Programmed", "3 of 3")), "again");
+        tokio::time::advance(SETTLED).await;
+        assert!(put_off(of("Programmed", "4 of 4")));
+        tokio::time::advance(SETTLED).await;
+        assert!(!put_off(of("Programmed", "4 of 4")), "it has stood");
     }
 
     #[tokio::test(start_paused = true)]

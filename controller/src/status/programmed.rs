@@ -1,8 +1,8 @@
 //! The condition `weft.dev/Programmed`: on how many of the proxies concerned a route's present rules are in force.
 //!
 //! Concerned are the proxies that hold a destination whose rules come from the route, and those of a Gateway whose
-//! listeners have such rules. What they say reaches the replica
-//! that they are connected to; the one that writes statuses counts its own, and says so.
+//! listeners have such rules. What they say reaches the replica that they are connected to; the one that writes
+//! statuses adds what the others report.
 
 mod gateways;
 
@@ -12,6 +12,8 @@ use std::net::SocketAddr;
 use weft_ir::{RouteId, Routing, ServiceKind, ServicePort, Target};
 use weft_translate::{Condition, Controller, ParentStatus, RouteStatus};
 
+use crate::replicas::report;
+use crate::replicas::{Count, Others, RouteCounts};
 use crate::snapshot::Snapshot;
 use crate::subscribe::registry::{Destination, Held};
 use crate::subscribe::{Encoder, Registry, Source};
@@ -55,46 +57,92 @@ type Proxies = BTreeMap<ObjectKey, Standing>;
 type Tally = HashMap<RouteId, HashMap<ServicePort, Proxies>>;
 
 /// The statuses of a snapshot with the condition on each parent that accepted its route.
-pub(crate) fn statuses(snapshot: &Snapshot, registry: &Registry) -> Vec<RouteStatus> {
-    let tally = tally(&snapshot.encoder, registry.destinations());
-    let gateways = gateways::tally(&snapshot.encoder, registry);
+pub(crate) fn statuses(
+    snapshot: &Snapshot,
+    registry: &Registry,
+    others: &Others,
+) -> Vec<RouteStatus> {
+    let counts = own_counts(snapshot, registry);
     let mut statuses: Vec<RouteStatus> = snapshot
         .statuses
         .iter()
         .map(|of| of.as_ref().clone())
         .collect();
-    for status in &mut statuses {
+    for (status, counts) in statuses.iter_mut().zip(counts) {
+        let key = report::key(status.kind, &status.namespace, &status.name);
+        for (place, (parent, own)) in status.parents.iter_mut().zip(counts).enumerate() {
+            let Some(mut count) = own else {
+                continue;
+            };
+            count.add(&others.count(&key, status.generation, place));
+            let (outliers, none) = match parent.controller {
+                Controller::Mesh => (
+                    count.total / OUTLIER_OF,
+                    "no connected proxy has asked for the parent yet",
+                ),
+                Controller::Gateway => (0, "no proxy of the Gateway is connected"),
+            };
+            parent.conditions.push(condition(&count, outliers, none));
+        }
+    }
+    statuses
+}
+
+/// What this replica reports of the proxies connected to it.
+pub(crate) fn counts(snapshot: &Snapshot, registry: &Registry) -> BTreeMap<String, RouteCounts> {
+    let counts = own_counts(snapshot, registry);
+    let routes = snapshot.statuses.iter().zip(counts);
+    routes
+        .filter(|(_, counts)| counts.iter().flatten().any(|count| count.total > 0))
+        .map(|(status, counts)| {
+            let key = report::key(status.kind, &status.namespace, &status.name);
+            let parents = counts.into_iter().map(Option::unwrap_or_default);
+            let counts = RouteCounts {
+                generation: status.generation,
+                parents: parents.collect(),
+            };
+            (key, counts)
+        })
+        .collect()
+}
+
+/// Of each parent of each status the proxies connected here; `None` where the parent did not accept the route.
+fn own_counts(snapshot: &Snapshot, registry: &Registry) -> Vec<Vec<Option<Count>>> {
+    let tally = tally(&snapshot.encoder, registry.destinations());
+    let gateways = gateways::tally(&snapshot.encoder, registry);
+    let of_status = |status: &RouteStatus| {
         let route = RouteId {
             kind: status.kind,
             namespace: status.namespace.as_str().into(),
             name: status.name.as_str().into(),
         };
-        for parent in &mut status.parents {
+        let of_parent = |parent: &ParentStatus| {
             let accepted = |one: &Condition| one.kind == "Accepted" && one.status;
-            if parent.conditions.iter().any(accepted) {
-                let condition = match parent.controller {
-                    Controller::Mesh => {
-                        let none =
-                            "no proxy connected to this controller has asked for the parent yet";
-                        let proxies = proxies(&tally, &route, parent);
-                        condition(&proxies, proxies.len() / OUTLIER_OF, none)
-                    }
-                    Controller::Gateway => {
-                        let none = "no proxy of the Gateway is connected to this controller";
-                        condition(&gateways::proxies(&gateways, &route, parent), 0, none)
-                    }
-                };
-                parent.conditions.push(condition);
-            }
-        }
-    }
-    statuses
+            let proxies = match parent.controller {
+                _ if !parent.conditions.iter().any(accepted) => return None,
+                Controller::Mesh => proxies(&tally, &route, parent),
+                Controller::Gateway => gateways::proxies(&gateways, &route, parent),
+            };
+            Some(count(&proxies))
+        };
+        status.parents.iter().map(of_parent).collect()
+    };
+    snapshot
+        .statuses
+        .iter()
+        .map(|status| of_status(status))
+        .collect()
 }
 
 /// Whether a proxy's refusal is among what is to be written.
 pub(super) fn is_urgent(conditions: &[Condition]) -> bool {
     let refused = |one: &Condition| one.kind == TYPE && one.reason == REFUSED;
     conditions.iter().any(refused)
+}
+
+/// Whether a condition's message is a count of proxies.
+pub(super) fn counts_proxies(condition: &Condition) -> bool {
+    condition.kind == TYPE
 }
 
 /// Whether proxies have yet to answer.
@@ -177,22 +225,35 @@ fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
     all
 }
 
-/// So many `outliers` may lag or refuse. `none` is said where no proxy is concerned. What proxies say of their reasons is in
-/// the controller's log, and not repeated here.
-fn condition(proxies: &Proxies, outliers: usize, none: &str) -> Condition {
-    let total = proxies.len();
-    let in_force = |standing: &&Standing| **standing == Standing::InForce;
-    let ready = proxies.values().filter(in_force).count();
-    let mut message = format!("{ready} of {total} proxies connected to this controller");
-    let refused = |standing: &&Standing| matches!(standing, Standing::Refused);
-    let refused = proxies.values().filter(refused).count();
-    if refused > 0 {
-        message += &format!("; refused by {refused}: their reasons are in the controller's log");
+fn count(proxies: &Proxies) -> Count {
+    let mut count = Count {
+        total: proxies.len(),
+        ..Count::default()
+    };
+    for standing in proxies.values() {
+        match standing {
+            Standing::InForce => count.ready += 1,
+            Standing::Behind => {}
+            Standing::Refused => count.refusing += 1,
+            Standing::Withheld(reason) => count.withheld = Some(reason.clone()),
+        }
     }
-    let withheld = proxies.values().find_map(|standing| match standing {
-        Standing::Withheld(reason) => Some(reason),
-        _ => None,
-    });
+    count
+}
+
+/// So many `outliers` may lag or refuse. `none` is said where no proxy is concerned. What proxies say of their reasons is in
+/// the controllers' logs, and not repeated here.
+fn condition(count: &Count, outliers: usize, none: &str) -> Condition {
+    let Count {
+        ready,
+        total,
+        refusing,
+        ref withheld,
+    } = *count;
+    let mut message = format!("{ready} of {total} proxies connected");
+    if refusing > 0 {
+        message += &format!("; refused by {refusing}: their reasons are in the controller's log");
+    }
     if let Some(reason) = withheld {
         message += &format!("; {reason}");
     }
@@ -203,7 +264,7 @@ fn condition(proxies: &Proxies, outliers: usize, none: &str) -> Condition {
             "NoProxies"
         }
         _ if enough => "Programmed",
-        _ if refused > 0 || withheld.is_some() => REFUSED,
+        _ if refusing > 0 || withheld.is_some() => REFUSED,
         _ => PENDING,
     };
     Condition {
@@ -224,6 +285,7 @@ mod tests {
     use weft_translate::{Objects, translate};
 
     use super::*;
+    use crate::replicas::Report;
     use crate::snapshot::test_settings;
     use crate::subscribe::registry::Registered;
     use crate::subscribe::session::Acked;
@@ -262,12 +324,12 @@ mod tests {
 
     fn stream(registry: &Registry, pod: &str, version: u64) -> Registered {
         let pod = ObjectKey::new("shop", pod);
-        registry.enter(pod, &[(key(), version)], 9).unwrap()
+        registry.enter(pod, &[(key(), version)], 9)
     }
 
     /// The condition of each parent, as reason and message; `None` where there is none.
     fn said(snapshot: &Snapshot, registry: &Registry) -> Vec<Option<(String, String)>> {
-        let status = statuses(snapshot, registry).remove(0);
+        let status = statuses(snapshot, registry, &Others::default()).remove(0);
         let parents = status.parents.into_iter().map(|parent| {
             let mut conditions = parent.conditions.into_iter();
             let condition = conditions.find(|one| one.kind == TYPE)?;
@@ -287,7 +349,7 @@ mod tests {
             .version;
         let pair = |reason: &str, message: &str| Some((reason.to_owned(), message.to_owned()));
         let none = || {
-            let message = "no proxy connected to this controller has asked for the parent yet";
+            let message = "no connected proxy has asked for the parent yet";
             pair("NoProxies", message)
         };
         assert_eq!(said(&snapshot, &registry), [none(), none(), None]);
@@ -315,9 +377,7 @@ mod tests {
             said(&snapshot, &registry),
             [pair("Programmed", "2 of 2"), none(), None]
         );
-        let fresh = registry
-            .enter(ObjectKey::new("shop", "web-2"), &[], 9)
-            .unwrap();
+        let fresh = registry.enter(ObjectKey::new("shop", "web-2"), &[], 9);
         fresh.sent(std::iter::once((key(), version)));
         assert_eq!(
             said(&snapshot, &registry),
@@ -328,6 +388,39 @@ mod tests {
             said(&snapshot, &registry),
             [pair("Programmed", "1 of 1"), none(), None]
         );
+    }
+
+    #[test]
+    fn proxies_of_other_replicas_are_counted_too() {
+        let (snapshot, here, there) = (snapshot(), Registry::default(), Registry::default());
+        let address = ADDRESS.parse().unwrap();
+        let version = snapshot
+            .encoder
+            .destination(address, "shop")
+            .resource
+            .version;
+        let report = |registry: &Registry| {
+            let report = Report::bounded(registry.streams(), counts(&snapshot, registry));
+            Others([("c-1".to_owned(), report)].into())
+        };
+        let said = |others: &Others| {
+            let status = statuses(&snapshot, &here, others).remove(0);
+            let mut conditions = status.parents[0].conditions.iter();
+            let condition = conditions.find(|one| one.kind == TYPE).unwrap();
+            (condition.reason.clone(), condition.message.clone())
+        };
+        let pair = |reason: &str, message: &str| (reason.to_owned(), message.to_owned());
+        let _first = stream(&there, "web-0", version);
+        // None of them is connected to the one that writes.
+        let others = report(&there);
+        assert_eq!(
+            said(&others),
+            pair("Programmed", "1 of 1 proxies connected")
+        );
+        let _second = stream(&there, "web-1", version ^ 1);
+        let _own = stream(&here, "web-2", version);
+        let others = report(&there);
+        assert_eq!(said(&others), pair("Pending", "2 of 3 proxies connected"));
     }
 
     fn proxies(standings: &[Standing]) -> Proxies {
@@ -348,61 +441,61 @@ mod tests {
                 vec![],
                 true,
                 "NoProxies",
-                "no proxy connected to this controller has asked for the parent yet",
+                "no connected proxy has asked for the parent yet",
             ),
             (
                 of(12, &[]),
                 true,
                 "Programmed",
-                "12 of 12 proxies connected to this controller",
+                "12 of 12 proxies connected",
             ),
             (
                 of(1, &[Behind]),
                 false,
                 "Pending",
-                "1 of 2 proxies connected to this controller",
+                "1 of 2 proxies connected",
             ),
             (
                 of(1, &[Refused]),
                 false,
                 "Refused",
-                "1 of 2 proxies connected to this controller; refused by 1: their reasons are in the controller's log",
+                "1 of 2 proxies connected; refused by 1: their reasons are in the controller's log",
             ),
             (
                 of(0, &[Refused, Refused, Behind]),
                 false,
                 "Refused",
-                "0 of 3 proxies connected to this controller; refused by 2: their reasons are in the controller's log",
+                "0 of 3 proxies connected; refused by 2: their reasons are in the controller's log",
             ),
             (
                 of(1, &[Withheld("not sent: too large".to_owned())]),
                 false,
                 "Refused",
-                "1 of 2 proxies connected to this controller; not sent: too large",
+                "1 of 2 proxies connected; not sent: too large",
             ),
             // One of ten decides nothing alone, two do.
             (
                 of(9, &[Refused]),
                 true,
                 "Programmed",
-                "9 of 10 proxies connected to this controller; refused by 1: their reasons are in the controller's log",
+                "9 of 10 proxies connected; refused by 1: their reasons are in the controller's log",
             ),
             (
                 of(9, &[Behind]),
                 true,
                 "Programmed",
-                "9 of 10 proxies connected to this controller",
+                "9 of 10 proxies connected",
             ),
             (
                 of(8, &[Behind, Behind]),
                 false,
                 "Pending",
-                "8 of 10 proxies connected to this controller",
+                "8 of 10 proxies connected",
             ),
         ] {
-            let none = "no proxy connected to this controller has asked for the parent yet";
+            let none = "no connected proxy has asked for the parent yet";
             let outliers = standings.len() / OUTLIER_OF;
-            let condition = condition(&proxies(&standings), outliers, none);
+            let condition = condition(&count(&proxies(&standings)), outliers, none);
             let is = (condition.status, &*condition.reason, &*condition.message);
             assert_eq!(is, (status, reason, message));
         }

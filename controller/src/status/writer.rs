@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::due::{self, Due, Subject, patch};
 use super::listening::{self, Listening};
-use super::pauses::Pauses;
+use super::pauses::{Pauses, SETTLED};
 use super::{now, programmed};
 use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::provision::Obstacles;
+use crate::replicas::Others;
 use crate::retries::{Retries, sleep_until};
 use crate::snapshot::Snapshots;
 use crate::subscribe::Registry;
@@ -42,6 +43,8 @@ pub struct StatusWriter {
     pub world: Arc<World>,
     pub snapshots: Snapshots,
     pub registry: Registry,
+    /// What other replicas report of the proxies connected to them.
+    pub others: watch::Receiver<Others>,
     /// Why Gateways do not have what they run on.
     pub obstacles: watch::Receiver<Obstacles>,
     pub leader: watch::Receiver<bool>,
@@ -77,6 +80,7 @@ impl StatusWriter {
                     changed = self.leader.changed() => gone(changed.is_err()).await,
                     changed = self.obstacles.changed() => gone(changed.is_err()).await,
                     changed = counted => gone(changed.is_err()).await,
+                    changed = self.others.changed() => gone(changed.is_err()).await,
                     changed = refusals.changed() => gone(changed.is_err()).await,
                     () = sleep_until(retry) => {}
                 }
@@ -97,10 +101,11 @@ impl StatusWriter {
         let Some(snapshot) = self.snapshots.borrow_and_update().clone() else {
             return (false, None);
         };
-        let statuses = programmed::statuses(&snapshot, &self.registry);
+        let others = self.others.borrow_and_update().clone();
+        let statuses = programmed::statuses(&snapshot, &self.registry, &others);
         let obstacles = Arc::clone(&self.obstacles.borrow_and_update());
-        let others = listening::others(&self.world.pods.objects());
-        let listening = Listening::new(snapshot.encoder.mesh(), &self.registry, others);
+        let elsewhere = listening::others(&self.world.pods.objects());
+        let listening = Listening::new(snapshot.encoder.mesh(), &self.registry, elsewhere);
         let mut due = due::all(&snapshot, &statuses, &listening, &obstacles, &self.world);
         let begin = Instant::now();
         failed.retain(|(subject, key)| {
@@ -108,7 +113,12 @@ impl StatusWriter {
                 .any(|due| (due.subject, &due.key) == (*subject, key))
         });
         due.retain(|due| failed.is_due(&(due.subject, due.key.clone()), begin));
-        let put_off = pauses.hold(&mut due, begin);
+        let settled = if others.0.is_empty() {
+            Duration::ZERO
+        } else {
+            SETTLED
+        };
+        let put_off = pauses.hold(&mut due, begin, settled);
         let more = due.len() > ROUND;
         due.truncate(ROUND);
         let this = &*self;

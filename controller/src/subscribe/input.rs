@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use tonic::{Code, Status};
 use weft_api::proto::{self, proxy_message::Kind};
-use weft_ir::{Identity, ResourceKey};
+use weft_ir::ResourceKey;
+
+use crate::identity::pod::Doubt;
 
 /// Characters of a proxy's own words that are repeated in a log line or a status.
 const REPEATED: usize = 256;
@@ -53,22 +55,22 @@ pub enum Refusal {
     Address(String),
     #[error("more than {0} addresses are watched on this stream")]
     TooManyWatches(usize),
-    #[error("more than {0} streams are open for this pod")]
-    TooManyStreams(usize),
+    #[error("a newer stream of this pod takes the place of this one: {0} at most")]
+    Replaced(usize),
+    #[error("the client's certificate has ended: connect again with a new one")]
+    CertificateEnded,
+    #[error("pod {0} is gone")]
+    PodGone(String),
+    #[error("the stream has lasted long enough: connect again, to any replica")]
+    Aged,
     #[error("nonce {0} was never sent")]
     Nonce(u64),
+    #[error("{refused} resources are refused of an update that has {sent}")]
+    TooManyRefusals { refused: usize, sent: usize },
     #[error("an update was acknowledged before it was read")]
     UnreadAck,
-    #[error("the certificate of {certificate} does not speak for pod {namespace}/{pod}")]
-    OtherAccount {
-        certificate: Box<Identity>,
-        namespace: String,
-        pod: String,
-    },
-    #[error("pod {namespace}/{pod} with a weft-proxy container is not known here (yet)")]
-    UnknownPod { namespace: String, pod: String },
-    #[error("the controller has not seen the whole cluster yet: try again")]
-    NotReady,
+    #[error(transparent)]
+    Pod(#[from] Doubt),
     #[error("the controller is stopping: connect again")]
     Stopping,
     #[error("unreadable message: {0}")]
@@ -78,16 +80,18 @@ pub enum Refusal {
 impl Refusal {
     fn code(&self) -> Code {
         match self {
-            Self::NoCertificate => Code::Unauthenticated,
-            Self::OtherAccount { .. } => Code::PermissionDenied,
-            Self::TooManyWatches(_) | Self::TooManyStreams(_) => Code::ResourceExhausted,
-            Self::UnknownPod { .. } => Code::NotFound,
+            Self::NoCertificate | Self::CertificateEnded => Code::Unauthenticated,
+            Self::TooManyWatches(_) => Code::ResourceExhausted,
+            Self::Replaced(_) => Code::Aborted,
+            Self::Pod(Doubt::Unknown(_)) | Self::PodGone(_) => Code::NotFound,
+            Self::Pod(doubt) => doubt.code(),
             Self::UnknownKind => Code::Unimplemented,
-            Self::NotReady | Self::Stopping => Code::Unavailable,
+            Self::Stopping | Self::Aged => Code::Unavailable,
             Self::NoHello(_)
             | Self::SecondHello
             | Self::Address(_)
             | Self::Nonce(_)
+            | Self::TooManyRefusals { .. }
             | Self::UnreadAck
             | Self::Unreadable(_) => Code::InvalidArgument,
         }
@@ -95,10 +99,15 @@ impl Refusal {
 
     /// Whether the proxy did something wrong, rather than came at a bad time.
     pub fn is_fault(&self) -> bool {
-        !matches!(
-            self,
-            Self::NotReady | Self::Stopping | Self::UnknownPod { .. }
-        )
+        match self {
+            Self::Stopping
+            | Self::Aged
+            | Self::CertificateEnded
+            | Self::PodGone(_)
+            | Self::Replaced(_) => false,
+            Self::Pod(doubt) => doubt.code() == Code::PermissionDenied,
+            _ => true,
+        }
     }
 }
 

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use weft_api::encode::RouteDigests;
 use weft_ir::ResourceKey;
 
-use super::input::Refusal;
 use super::session::Acked;
 use crate::watch::ObjectKey;
 
@@ -70,13 +70,17 @@ impl Default for Changes {
 struct Inner {
     last: u64,
     streams: HashMap<u64, Stream>,
-    /// Streams of each pod; never 0.
-    pods: HashMap<ObjectKey, usize>,
+    /// Streams of each pod, the oldest first; never none. Those that are to give way are not among them.
+    pods: HashMap<ObjectKey, Vec<u64>>,
 }
 
 #[derive(Debug)]
 struct Stream {
     pod: ObjectKey,
+    /// Cancelled when a newer stream takes its place.
+    replaced: CancellationToken,
+    /// Cancelled when another replica should have it.
+    shed: CancellationToken,
     held: HashMap<ResourceKey, Held>,
     /// The newest version on its way, of what was sent and not yet answered.
     sent: HashMap<ResourceKey, u64>,
@@ -126,21 +130,27 @@ impl Stream {
 }
 
 impl Registry {
-    /// Enters a stream of `pod`, which holds `held` from before, until the answer is dropped.
+    /// Enters a stream of `pod`, which holds `held` from before, until the answer is dropped. The newest are kept: the
+    /// oldest may be of a connection that is not yet known to be dead.
     pub fn enter(
         &self,
         pod: ObjectKey,
         held: &[(ResourceKey, u64)],
         max_streams: usize,
-    ) -> Result<Registered, Refusal> {
+    ) -> Registered {
         let mut inner = self.lock();
-        let streams = inner.pods.entry(pod.clone()).or_default();
-        if *streams >= max_streams {
-            return Err(Refusal::TooManyStreams(max_streams));
-        }
-        *streams += 1;
         inner.last += 1;
         let id = inner.last;
+        let streams = inner.pods.entry(pod.clone()).or_default();
+        streams.push(id);
+        let surplus = streams.len().saturating_sub(max_streams);
+        let surplus: Vec<u64> = streams.drain(..surplus).collect();
+        for oldest in surplus {
+            if let Some(stream) = inner.streams.get(&oldest) {
+                stream.replaced.cancel();
+            }
+        }
+        let (replaced, shed) = (CancellationToken::new(), CancellationToken::new());
         let held = held
             .iter()
             .map(|(key, version)| (key.clone(), Held::InForce(*version)))
@@ -148,6 +158,8 @@ impl Registry {
         let sent = HashMap::new();
         let stream = Stream {
             pod,
+            replaced: replaced.clone(),
+            shed: shed.clone(),
             held,
             sent,
             routes: HashMap::new(),
@@ -157,7 +169,12 @@ impl Registry {
         drop(inner);
         self.ring();
         let registry = self.clone();
-        Ok(Registered { registry, id })
+        Registered {
+            registry,
+            id,
+            replaced,
+            shed,
+        }
     }
 
     /// The pods that were sent a resource, and what each says of it.
@@ -270,6 +287,20 @@ impl Registry {
         self.destinations.ring();
     }
 
+    /// Gives away this many streams, the oldest first.
+    pub fn shed(&self, count: usize) {
+        let inner = self.lock();
+        let mut kept: Vec<_> = inner
+            .streams
+            .iter()
+            .filter(|(_, stream)| !stream.shed.is_cancelled())
+            .collect();
+        kept.sort_unstable_by_key(|(id, _)| **id);
+        for (_, stream) in kept.into_iter().take(count) {
+            stream.shed.cancel();
+        }
+    }
+
     pub fn streams(&self) -> usize {
         self.lock().streams.len()
     }
@@ -291,9 +322,21 @@ impl Changes {
 pub struct Registered {
     registry: Registry,
     id: u64,
+    replaced: CancellationToken,
+    shed: CancellationToken,
 }
 
 impl Registered {
+    /// Resolves when a newer stream of the pod takes the place of this one.
+    pub async fn replaced(&self) {
+        self.replaced.cancelled().await;
+    }
+
+    /// Resolves when another replica should have the stream.
+    pub async fn shed(&self) {
+        self.shed.cancelled().await;
+    }
+
     /// What is on its way to the proxy.
     pub fn sent(&self, resources: impl Iterator<Item = (ResourceKey, u64)>) {
         if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
@@ -384,8 +427,8 @@ impl Drop for Registered {
             return;
         };
         if let Some(streams) = inner.pods.get_mut(&stream.pod) {
-            *streams -= 1;
-            if *streams == 0 {
+            streams.retain(|id| *id != self.id);
+            if streams.is_empty() {
                 inner.pods.remove(&stream.pod);
             }
         }

@@ -6,9 +6,7 @@ use super::*;
 fn tells_who_has_what_in_force_until_the_stream_ends() {
     let registry = Registry::default();
     let pod = ObjectKey::new("shop", "web-0");
-    let stream = registry
-        .enter(pod.clone(), &[(ResourceKey::Workload, 1)], 4)
-        .unwrap();
+    let stream = registry.enter(pod.clone(), &[(ResourceKey::Workload, 1)], 4);
     let holders = || registry.holders(&ResourceKey::Workload);
     assert_eq!(holders(), [(pod.clone(), Held::InForce(1))]);
     stream.record(Acked {
@@ -29,7 +27,7 @@ fn tells_who_has_what_in_force_until_the_stream_ends() {
 fn counts_who_trusts_and_who_has_renewed() {
     let registry = Registry::default();
     let pods = ["web-0", "web-1"].map(|name| ObjectKey::new("shop", name));
-    let enter = |pod: &ObjectKey| registry.enter(pod.clone(), &[], 4).unwrap();
+    let enter = |pod: &ObjectKey| registry.enter(pod.clone(), &[], 4);
     let [first, second] = [&pods[0], &pods[1]].map(enter);
     // A stream that is not yet known to be dead.
     let dead = enter(&pods[1]);
@@ -54,11 +52,19 @@ fn counts_who_trusts_and_who_has_renewed() {
 }
 
 #[test]
-fn streams_of_one_pod_are_bounded_and_make_room_when_they_end() {
+fn the_newest_streams_of_a_pod_take_the_place_of_the_oldest() {
     let registry = Registry::default();
-    let enter = || registry.enter(ObjectKey::new("shop", "web-0"), &[], 2);
-    let (first, _second) = (enter().unwrap(), enter().unwrap());
-    assert_eq!(enter().unwrap_err(), Refusal::TooManyStreams(2));
+    let enter = |pod: &str| registry.enter(ObjectKey::new("shop", pod), &[], 2);
+    let is_replaced = |stream: &Registered| stream.replaced.is_cancelled();
+    let (other, first, second) = (enter("web-1"), enter("web-0"), enter("web-0"));
+    assert!(!is_replaced(&first));
+    let third = enter("web-0");
+    assert!(is_replaced(&first) && !is_replaced(&second) && !is_replaced(&third));
+    registry.shed(2);
+    let is_shed = |stream: &Registered| stream.shed.is_cancelled();
+    assert!(is_shed(&other) && is_shed(&first) && !is_shed(&second));
     drop(first);
-    enter().unwrap();
+    drop(second);
+    let fourth = enter("web-0");
+    assert!(!is_replaced(&third) && !is_replaced(&fourth) && !is_replaced(&other));
 }

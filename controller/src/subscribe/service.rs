@@ -1,12 +1,14 @@
 //! Moves messages between a proxy's stream and its [`Session`]. A slow proxy holds up nobody else.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,9 +21,10 @@ use super::input::{self, Hello, Input, Refusal};
 use super::registry::{Registered, Registry};
 use super::session::{Acked, MAX_UNACKED, Session};
 use super::withdraw::Withdrawal;
+use crate::identity::pod::{Claim, PodCheck, other_account};
 use crate::metrics::Metrics;
 use crate::rotation;
-use crate::server::PeerIdentity;
+use crate::server::{PeerIdentity, Proven, passed};
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::watch::ObjectKey;
 
@@ -33,8 +36,12 @@ const BATCH: usize = 256;
 pub struct Limits {
     /// Addresses on one stream.
     pub watches: usize,
-    /// Streams of one pod: more than one only while an old connection is not yet known to be dead.
+    /// Streams of one pod: more than one only while an old connection is not yet known to be dead. The newest are kept.
     pub streams: usize,
+    /// How long a stream may last, and half of it at least: proxies that connect again spread over the replicas.
+    pub age: Duration,
+    /// Whether a proxy's address must be one of its pod's.
+    pub verify_address: bool,
     /// How long `Hello` may take to come.
     pub hello: Duration,
     /// How long a pod may take to be seen here: the proxy may be faster than the watch.
@@ -45,7 +52,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             watches: 10_000,
-            streams: 16,
+            streams: 2,
+            age: Duration::from_secs(3600),
+            verify_address: true,
             hello: Duration::from_secs(10),
             pod: Duration::from_secs(5),
         }
@@ -89,7 +98,8 @@ impl Mesh for Subscriptions {
         request: Request<Streaming<ProxyMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let peer = request.extensions().get::<PeerIdentity>();
-        let Some(peer) = peer.and_then(|peer| peer.0.clone()) else {
+        let peer = peer.and_then(|peer| Some((peer.proven.clone()?, peer.address.ip())));
+        let Some((peer, from)) = peer else {
             self.metrics.refused_streams.inc();
             return Err(Refusal::NoCertificate.into());
         };
@@ -99,12 +109,12 @@ impl Mesh for Subscriptions {
         let subscriptions = self.clone();
         self.tasks.spawn(async move {
             let ended = subscriptions
-                .serve(&peer, request.into_inner(), &outgoing)
+                .serve(&peer, from, request.into_inner(), &outgoing)
                 .await;
             let Err(refusal) = ended else {
                 return;
             };
-            tracing::info!(%peer, reason = %refusal, "stream of a proxy ended");
+            tracing::info!(peer = %peer.identity, reason = %refusal, "stream of a proxy ended");
             if refusal.is_fault() {
                 subscriptions.metrics.refused_streams.inc();
             }
@@ -148,7 +158,8 @@ impl Subscriptions {
     /// Until the proxy ends the stream (`Ok`), or it has to be ended.
     async fn serve(
         &self,
-        peer: &Identity,
+        peer: &Proven,
+        from: IpAddr,
         mut incoming: Streaming<ProxyMessage>,
         outgoing: &Outgoing,
     ) -> Result<(), Refusal> {
@@ -156,25 +167,27 @@ impl Subscriptions {
         let mut snapshots = self.snapshots.clone();
         let opening = async {
             let hello = self.hello(&mut incoming).await?;
-            self.authorize(peer, &hello, &mut snapshots).await?;
-            Ok(hello)
+            let uid = self.authorize(&peer.identity, from, &hello).await?;
+            Ok::<_, Refusal>((hello, uid))
         };
-        let hello = tokio::select! {
+        let (hello, uid) = tokio::select! {
             hello = opening => hello?,
             () = self.stop.cancelled() => return Err(Refusal::Stopping),
             () = outgoing.closed() => return Ok(()),
         };
         let pod = ObjectKey::new(&hello.namespace, &hello.pod);
-        tracing::info!(%pod, %peer, version = hello.version, held = hello.held.len(), "proxy connected");
+        tracing::info!(%pod, peer = %peer.identity, version = hello.version, held = hello.held.len(), "proxy connected");
         let registered = self
             .registry
-            .enter(pod.clone(), &hello.held, self.limits.streams)?;
+            .enter(pod.clone(), &hello.held, self.limits.streams);
         let mut session = Session::new(hello, self.limits.watches)?;
         snapshots.mark_changed();
         let mut roots = self.roots.clone();
         session.set_roots(roots.borrow_and_update().clone());
         let mut withdrawals = JoinSet::new();
         let mut served: Option<Arc<Snapshot>> = None;
+        let outlived = self.outlived(peer.until, &pod, &uid);
+        tokio::pin!(outlived);
         loop {
             tokio::select! {
                 Some(Ok(withdrawn)) = withdrawals.join_next() => {
@@ -187,6 +200,9 @@ impl Subscriptions {
                     continue;
                 }
                 () = self.stop.cancelled() => return Err(Refusal::Stopping),
+                () = registered.replaced() => return Err(Refusal::Replaced(self.limits.streams)),
+                () = registered.shed() => return Err(Refusal::Aged),
+                reason = &mut outlived => return Err(reason),
                 () = outgoing.closed() => return Ok(()),
                 changed = snapshots.changed() => if changed.is_err() {
                     return Err(Refusal::Stopping);
@@ -222,42 +238,67 @@ impl Subscriptions {
         input::hello(first.map_err(|error| unreadable(&error))?, seconds)
     }
 
-    /// Whether the certificate speaks for the pod. Waits a little for a pod, or a cluster, not seen yet.
+    /// The UID of the pod, if the certificate speaks for it. Waits a little for a pod, or a cluster, not seen yet.
     async fn authorize(
         &self,
-        peer: &Identity,
+        account: &Identity,
+        from: IpAddr,
         hello: &Hello,
-        snapshots: &mut Snapshots,
-    ) -> Result<(), Refusal> {
-        let other_account = || Refusal::OtherAccount {
-            certificate: Box::new(peer.clone()),
-            namespace: hello.namespace.clone(),
-            pod: hello.pod.clone(),
-        };
-        if peer.namespace() != hello.namespace {
-            return Err(other_account());
+    ) -> Result<Arc<str>, Refusal> {
+        if account.namespace() != hello.namespace {
+            let pod = format!("{}/{}", hello.namespace, hello.pod);
+            return Err(other_account(account, pod).into());
         }
-        let workload = timeout(self.limits.pod, async {
-            loop {
-                let known = snapshots.borrow_and_update().as_ref().and_then(|snapshot| {
-                    let mesh = snapshot.encoder.mesh();
-                    mesh.workload(&hello.namespace, &hello.pod)
+        let claim = Claim {
+            namespace: &hello.namespace,
+            pod: &hello.pod,
+            uid: None,
+            node: None,
+            account: Some(account),
+            address: from,
+        };
+        let check = PodCheck {
+            snapshots: self.snapshots.clone(),
+            address: self.limits.verify_address,
+            patience: self.limits.pod,
+        };
+        Ok(check.confirm(&claim).await?)
+    }
+
+    /// Resolves when a stream has to end of which nothing is wrong in itself.
+    async fn outlived(&self, until: OffsetDateTime, pod: &ObjectKey, uid: &Arc<str>) -> Refusal {
+        let age = self.limits.age.mul_f64(0.5 + fastrand::f64() / 2.0);
+        tokio::select! {
+            () = sleep(age) => Refusal::Aged,
+            () = passed(until) => Refusal::CertificateEnded,
+            () = self.gone(pod, uid) => Refusal::PodGone(pod.to_string()),
+        }
+    }
+
+    /// Resolves when the pod has not been there for as long as it may take to be seen.
+    async fn gone(&self, pod: &ObjectKey, uid: &Arc<str>) {
+        let mut snapshots = self.snapshots.clone();
+        let mut since = None;
+        loop {
+            let is_there = snapshots
+                .borrow_and_update()
+                .as_ref()
+                .is_none_or(|snapshot| {
+                    let found = snapshot.encoder.mesh().pod(&pod.namespace, &pod.name);
+                    found.is_some_and(|found| found.uid == uid)
                 });
-                match known {
-                    Some(workload) => return Some(workload),
-                    None => snapshots.changed().await.ok()?,
-                }
+            since = match since {
+                Some(since) if !is_there => Some(since),
+                _ => (!is_there).then(Instant::now),
+            };
+            let end = since.unwrap_or_else(Instant::now) + self.limits.pod;
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() {
+                    // The controller is stopping, which ends the stream elsewhere.
+                    std::future::pending::<()>().await;
+                },
+                () = sleep_until(end), if since.is_some() => return,
             }
-        });
-        match workload.await {
-            Ok(Some(workload)) if workload.identity == *peer => Ok(()),
-            Ok(Some(_)) => Err(other_account()),
-            Ok(None) => Err(Refusal::Stopping),
-            Err(_) if snapshots.borrow().is_none() => Err(Refusal::NotReady),
-            Err(_) => Err(Refusal::UnknownPod {
-                namespace: hello.namespace.clone(),
-                pod: hello.pod.clone(),
-            }),
         }
     }
 

@@ -78,6 +78,8 @@ struct Stale {
 struct Sent {
     nonce: u64,
     resources: Vec<(ResourceKey, Option<u64>)>,
+    /// How many keys it named: those unknown here, too.
+    keys: usize,
 }
 
 /// An update in the making.
@@ -221,13 +223,24 @@ impl Session {
         let Some(sent) = place.and_then(|place| self.unacked.remove(place)) else {
             return Ok(Acked::default());
         };
+        if refused.len() > sent.keys {
+            return Err(Refusal::TooManyRefusals {
+                refused: refused.len(),
+                sent: sent.keys,
+            });
+        }
+        let reasons: HashMap<&str, &str> = refused
+            .iter()
+            .map(|(key, reason)| (&**key, &**reason))
+            .collect();
         let mut acked = Acked::default();
         for (key, version) in sent.resources {
-            let name = key.to_string();
-            let reason = refused.iter().find(|(refused, _)| *refused == name);
+            // Names are made only where there is something to look up.
+            let name = (!reasons.is_empty()).then(|| key.to_string());
+            let reason = name.and_then(|name| reasons.get(&*name).copied());
             match (reason, version) {
-                (Some((_, reason)), Some(version)) => {
-                    acked.refused.push((key, version, reason.clone()));
+                (Some(reason), Some(version)) => {
+                    acked.refused.push((key, version, reason.to_owned()));
                 }
                 _ => acked.in_force.push((key, version)),
             }
@@ -413,6 +426,7 @@ impl Session {
         self.unacked.push_back(Sent {
             nonce: self.last_nonce,
             resources: draft.sent,
+            keys: draft.resources.len() + draft.removed.len(),
         });
         Some(Update {
             nonce: self.last_nonce,

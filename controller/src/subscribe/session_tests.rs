@@ -345,6 +345,44 @@ fn acks_tell_what_is_in_force_and_what_was_refused() {
     assert_eq!(ack(&mut session, nonce), Acked::default());
 }
 
+/// A session that has sent 5,000 destinations in one update.
+fn sent_many() -> (Session, Update) {
+    let mut session = Session::new(hello(&[]), 10_000).unwrap();
+    for n in 0..5_000_u16 {
+        let [high, low] = n.to_be_bytes();
+        let address = SocketAddr::from(([10, 1, high, low], 80));
+        session.receive(Input::Watch(address)).unwrap();
+    }
+    let update = session.next_update(&cluster()).unwrap();
+    (session, update)
+}
+
+#[test]
+fn an_ack_with_many_refusals_takes_no_time() {
+    let (mut session, update) = sent_many();
+    assert_eq!(update.resources.len(), 5_001);
+    let nonce = update.nonce;
+    let name = |n: usize| (format!("destination/10.2.0.1:{n}"), String::new());
+    let refused: Vec<_> = (0..500_000).map(name).collect();
+    let begun = std::time::Instant::now();
+    let answer = session.receive(Input::Ack { nonce, refused });
+    let (refused, sent) = (500_000, 5_001);
+    assert_eq!(answer, Err(Refusal::TooManyRefusals { refused, sent }));
+    // Looked for one by one they would take minutes; most of this is the test's own message, given back.
+    let took = begun.elapsed();
+    assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn every_resource_of_a_large_update_may_be_refused() {
+    let (mut session, update) = sent_many();
+    let refused = update.resources.iter();
+    let refused = refused.map(|one| (one.key.clone(), "no".to_owned()));
+    let (nonce, refused) = (update.nonce, refused.collect());
+    let acked = session.receive(Input::Ack { nonce, refused });
+    assert_eq!(acked.unwrap().unwrap().refused.len(), 5_001);
+}
+
 #[test]
 fn a_nonce_that_was_never_sent_is_refused() {
     let mut session = session(&[]);

@@ -26,9 +26,10 @@ use weft_translate::{Objects, translate};
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::server::PeerIdentity;
+use crate::server::{PeerIdentity, Proven};
 use crate::snapshot::{Snapshot, test_settings};
 
+mod peers;
 mod roots;
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -121,7 +122,27 @@ async fn controller(
     first: Option<Arc<Snapshot>>,
     limits: Limits,
 ) -> Controller {
-    let peer = PeerIdentity(peer.map(|peer| peer.parse::<Identity>().unwrap()));
+    let limits = Limits {
+        verify_address: false,
+        ..limits
+    };
+    serve_as(peer, "10.1.0.1", time::Duration::DAY, first, limits).await
+}
+
+/// A controller whose clients all prove `peer`, by a certificate that ends after `left`, and call from `address`.
+async fn serve_as(
+    peer: Option<&str>,
+    address: &str,
+    left: time::Duration,
+    first: Option<Arc<Snapshot>>,
+    limits: Limits,
+) -> Controller {
+    let proven = peer.map(|peer| Proven {
+        identity: peer.parse::<Identity>().unwrap(),
+        until: time::OffsetDateTime::now_utc() + left,
+    });
+    let address = std::net::SocketAddr::new(address.parse().unwrap(), 4000);
+    let peer = PeerIdentity { proven, address };
     let (publish, snapshots) = watch::channel(first);
     let (publish_roots, roots) = watch::channel(None);
     let service = Subscriptions {

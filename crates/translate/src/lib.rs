@@ -40,7 +40,7 @@ pub use gateways::status::{
     Address, AddressKind, AncestorStatus, GatewayClassStatus, GatewayStatus, ListenerSetStatus,
     ListenerStatus, PolicyStatus, Routability, RouteGroupKind,
 };
-pub use mesh::Mesh;
+pub use mesh::{Mesh, PodFacts};
 pub use status::{Condition, Controller, ParentStatus, RouteStatus};
 pub use translator::Translator;
 

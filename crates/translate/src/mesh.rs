@@ -1,7 +1,7 @@
 //! The mesh as one client sees it: what is at an address, and the resources that it needs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_ir::{
@@ -44,6 +44,17 @@ pub(crate) struct PortView {
     pub(crate) producer: Arc<Service>,
     /// By client namespace.
     pub(crate) consumers: BTreeMap<String, Arc<Service>>,
+}
+
+/// Who a pod is, as the cluster shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct PodFacts<'a> {
+    pub uid: &'a Arc<str>,
+    /// Empty until the pod is scheduled.
+    pub node: &'a str,
+    /// Its own: none before it has one, and none on its host's network.
+    pub addresses: &'a [IpAddr],
+    pub on_host: bool,
 }
 
 impl Mesh {
@@ -109,6 +120,17 @@ impl Mesh {
     /// What a pod's own proxy is told; `None` when the pod is not in the mesh.
     pub fn workload(&self, namespace: &str, pod: &str) -> Option<Arc<Workload>> {
         self.pods.get(namespace, pod)?.workload.clone()
+    }
+
+    /// A pod that has not ended, in the mesh or not.
+    pub fn pod(&self, namespace: &str, pod: &str) -> Option<PodFacts<'_>> {
+        let pod = self.pods.get(namespace, pod)?;
+        Some(PodFacts {
+            uid: &pod.uid,
+            node: &pod.place.node,
+            addresses: &pod.addresses,
+            on_host: pod.on_host,
+        })
     }
 
     /// How many pods are in the mesh.

@@ -39,10 +39,11 @@ pub(crate) struct Pods {
 pub(crate) struct PodInfo {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
+    pub(crate) uid: Arc<str>,
     /// When it was created.
     age: String,
     /// Its own; none on its host's network, whose IP is not the pod's.
-    addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
     pub(crate) on_host: bool,
     /// Where it runs.
     pub(crate) place: Place,
@@ -161,6 +162,7 @@ impl PodInfo {
         let mut info = Self {
             namespace: Arc::from(&*metadata.namespace),
             name: Arc::from(&*metadata.name),
+            uid: Arc::from(&*metadata.uid),
             age: metadata.creation_timestamp.clone(),
             addresses: Vec::new(),
             on_host: spec.host_network,

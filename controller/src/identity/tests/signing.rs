@@ -10,9 +10,10 @@ use weft_api::proto::SignRequest;
 use weft_api::proto::certificate_authority_server::CertificateAuthority;
 
 use super::*;
+use crate::identity::pod::tests::{check, pod, snapshot};
 use crate::identity::token::tests as unsigned;
 use crate::identity::{
-    Metrics, Refusal, ReviewError, Reviewer, Signer, identity_of, review_outcome,
+    Metrics, Refusal, ReviewError, Reviewer, Signer, end_of_validity, identity_of, review_outcome,
 };
 
 const BOUND: &str = "authentication.kubernetes.io/pod-name";
@@ -23,7 +24,16 @@ pub(crate) fn reviewed(username: &str) -> TokenReviewStatus {
         audiences: Some(vec!["weft.dev/ca".to_owned()]),
         user: Some(UserInfo {
             username: Some(username.to_owned()),
-            extra: Some([(BOUND.to_owned(), vec!["bob-0".to_owned()])].into()),
+            extra: Some(
+                [
+                    (BOUND.to_owned(), vec!["bob-0".to_owned()]),
+                    (
+                        "authentication.kubernetes.io/pod-uid".to_owned(),
+                        vec!["1".to_owned()],
+                    ),
+                ]
+                .into(),
+            ),
             ..UserInfo::default()
         }),
         ..TokenReviewStatus::default()
@@ -37,6 +47,7 @@ fn a_pods_own_token_gives_its_account() {
     let caller = review_outcome(&reviewed(BOB), &domain()).unwrap();
     assert_eq!(caller.identity, identity("shop", "bob"));
     assert_eq!(caller.pod, "bob-0");
+    assert_eq!((caller.uid.as_deref(), caller.node), (Some("1"), None));
 }
 
 #[test]
@@ -114,8 +125,21 @@ fn signer() -> (Signer<Known>, Metrics, Arc<Trust>) {
     let trust = Arc::new(trust());
     let (_, receiver) = watch::channel(trust.clone());
     let metrics = Metrics::default();
-    let signer = Signer::new(Known, receiver, domain(), DAY, metrics.clone());
+    let (snapshots, _) = watch::channel(snapshot(vec![pod("1", &["10.1.0.1"])]));
+    let week = 7 * DAY;
+    let pods = check(&snapshots);
+    let signer = Signer::new(Known, receiver, domain(), week, pods, metrics.clone());
     (signer, metrics, trust)
+}
+
+/// From the address of the pod of the good token, or from another.
+fn from(address: &str, message: SignRequest) -> Request<SignRequest> {
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(TcpConnectInfo {
+        local_addr: None,
+        remote_addr: Some(std::net::SocketAddr::new(address.parse().unwrap(), 4000)),
+    });
+    request
 }
 
 fn csr_for(name: &str) -> Vec<u8> {
@@ -129,13 +153,15 @@ async fn a_good_request_is_signed() {
         csr: csr_for("spiffe://cluster.local/ns/shop/sa/bob").into(),
         token: token("bob"),
     };
-    let response = signer.sign(Request::new(message)).await.unwrap();
+    let response = signer.sign(from("10.1.0.1", message)).await.unwrap();
     let response = response.into_inner();
     let leaf = response.chain[0].to_vec().into();
     assert_eq!(
         identity_of(&leaf, &domain()).unwrap(),
         identity("shop", "bob")
     );
+    let left = end_of_validity(&leaf).unwrap() - now();
+    assert!(left <= time::Duration::DAY, "a week was asked for: {left}");
     assert_eq!(response.roots.len(), 1);
     assert_eq!(response.roots[0], trust.authority.root().as_ref());
 }
@@ -178,7 +204,7 @@ async fn a_bad_request_is_refused_with_its_code_and_counted() {
             csr: csr.clone().into(),
             token: token.to_owned(),
         };
-        let status = signer.sign(Request::new(message)).await.unwrap_err();
+        let status = signer.sign(from("10.1.0.1", message)).await.unwrap_err();
         assert_eq!(status.code(), code, "{word}: {status}");
         assert_eq!(metrics.refusals(word), 1, "{word}");
     }
@@ -199,34 +225,50 @@ impl Reviewer for Counted {
 async fn strangers_cannot_have_kubernetes_asked_at_will() {
     let (_, receiver) = watch::channel(Arc::new(trust()));
     let (counted, metrics) = (Counted::default(), Metrics::default());
-    let signer = Signer::new(counted.clone(), receiver, domain(), DAY, metrics.clone());
+    let (snapshots, _) = watch::channel(snapshot(vec![pod("1", &["10.0.0.1"])]));
+    let pods = check(&snapshots);
+    let signer = Signer::new(
+        counted.clone(),
+        receiver,
+        domain(),
+        DAY,
+        pods,
+        metrics.clone(),
+    );
     let csr = csr_for("spiffe://cluster.local/ns/shop/sa/bob");
     let ask = async |from: &str, token: String| {
-        let mut request = Request::new(SignRequest {
-            csr: csr.clone().into(),
-            token,
-        });
-        request.extensions_mut().insert(TcpConnectInfo {
-            local_addr: None,
-            remote_addr: Some(from.parse().unwrap()),
-        });
-        signer.sign(request).await
+        let csr = csr.clone().into();
+        signer
+            .sign(self::from(from, SignRequest { csr, token }))
+            .await
     };
     let asked = || counted.0.load(std::sync::atomic::Ordering::Relaxed);
     // What cannot be right, and what was wrong a moment ago.
     for _ in 0..50 {
-        ask("10.0.0.9:1", "a.b.c".to_owned()).await.unwrap_err();
-        ask("10.0.0.9:1", token("stolen")).await.unwrap_err();
+        ask("10.0.0.9", "a.b.c".to_owned()).await.unwrap_err();
+        ask("10.0.0.9", token("stolen")).await.unwrap_err();
     }
     assert_eq!(asked(), 1);
     assert_eq!(metrics.refusals("refused_before"), 49);
     // Ever new ones, from one address; others are served.
     for turn in 0..100 {
-        ask("10.0.0.9:1", token(&format!("{turn}")))
+        ask("10.0.0.9", token(&format!("{turn}")))
             .await
             .unwrap_err();
     }
     assert!(asked() < 60, "{}", asked());
     assert!(metrics.refusals("busy") > 40);
-    ask("10.0.0.1:1", token("bob")).await.unwrap();
+    ask("10.0.0.1", token("bob")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_works_from_its_own_pods_address_alone() {
+    let message = SignRequest {
+        csr: csr_for("spiffe://cluster.local/ns/shop/sa/bob").into(),
+        token: token("bob"),
+    };
+    let (signer, metrics, _) = signer();
+    let status = signer.sign(from("10.1.0.2", message)).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert_eq!(metrics.refusals("other_address"), 1);
 }

@@ -4,6 +4,7 @@ use weft_ir::Transport;
 use weft_translate::Condition;
 
 use super::*;
+use crate::replicas::Others;
 
 const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front-weft";
 const PORT_80: &str = "port/tcp/80";
@@ -128,7 +129,9 @@ async fn what_the_proxies_hold_of_a_port_is_said_of_its_routes() {
     let snapshot = cluster(&[80], "10.1.0.2");
     let controller = controller(Some(FRONT), Some(snapshot.clone()), Limits::default()).await;
     let said = || {
-        let status = crate::status::with_proxies(&snapshot, &controller.registry).remove(0);
+        let status =
+            crate::status::with_proxies(&snapshot, &controller.registry, &Others::default())
+                .remove(0);
         let conditions = status.parents.into_iter().flat_map(|one| one.conditions);
         let of = |one: &Condition| one.kind == "weft.dev/Programmed";
         let condition = conditions.into_iter().find(of).unwrap();
@@ -150,7 +153,8 @@ async fn a_change_of_one_route_leaves_the_others_on_its_port_in_force() {
     let first = cluster_with(&[80], "10.1.0.2", &[("s", "/a"), ("t", "/t")]);
     let controller = controller(Some(FRONT), Some(first.clone()), Limits::default()).await;
     let said = |snapshot: &Snapshot| {
-        let statuses = crate::status::with_proxies(snapshot, &controller.registry);
+        let statuses =
+            crate::status::with_proxies(snapshot, &controller.registry, &Others::default());
         let of = |status: weft_translate::RouteStatus| {
             let mut all = status.parents.into_iter().flat_map(|one| one.conditions);
             let condition = all.find(|one| one.kind == "weft.dev/Programmed").unwrap();

@@ -1,13 +1,13 @@
-//! The certificate authority and the protocol of the controller, spoken to as a proxy does, from outside the cluster.
+//! The certificate authority and the protocol of the controller, spoken to as a proxy does, from another address than any
+//! pod's.
 
 use anyhow::Context;
-use base64::prelude::{BASE64_STANDARD, Engine};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, PostParams};
 use rcgen::{CertificateParams, KeyPair, SanType};
 use serde_json::json;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
 use weft_api::proto::{SignRequest, SignResponse};
 
@@ -74,17 +74,14 @@ pub async fn roots(bed: &Bed) -> anyhow::Result<String> {
         .context("weft-roots has no ca.crt")
 }
 
-/// A connection to the controller's Service, with a client certificate (chain and key, PEM) or without.
-pub async fn controller(bed: &Bed, identity: Option<(String, String)>) -> anyhow::Result<Channel> {
+/// A connection to the controller's Service, without a client certificate: no pod's would work from here.
+pub async fn controller(bed: &Bed) -> anyhow::Result<Channel> {
     let address = control_plane::system(&bed.client)
         .cluster_ip("weft-controller")
         .await?;
-    let mut tls = ClientTlsConfig::new()
+    let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(roots(bed).await?))
         .domain_name("weft-controller.weft-system.svc");
-    if let Some((chain, key)) = identity {
-        tls = tls.identity(Identity::from_pem(chain, key));
-    }
     let host = if address.contains(':') {
         format!("[{address}]")
     } else {
@@ -107,7 +104,7 @@ pub async fn sign(
     csr: &[u8],
     token: &str,
 ) -> anyhow::Result<Result<SignResponse, tonic::Status>> {
-    let mut authority = CertificateAuthorityClient::new(controller(bed, None).await?);
+    let mut authority = CertificateAuthorityClient::new(controller(bed).await?);
     let request = SignRequest {
         csr: csr.to_vec().into(),
         token: token.to_owned(),
@@ -116,16 +113,4 @@ pub async fn sign(
         .sign(request)
         .await
         .map(tonic::Response::into_inner))
-}
-
-/// DER as PEM.
-pub fn pem(label: &str, der: &[u8]) -> String {
-    let body = BASE64_STANDARD.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in body.as_bytes().chunks(64) {
-        text.push_str(&String::from_utf8_lossy(line));
-        text.push('\n');
-    }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
 }
