@@ -157,6 +157,10 @@ impl<S> Gathered<S> {
             read: BytesMut::new(),
         }
     }
+
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {

@@ -11,6 +11,7 @@ pub mod identity;
 mod linger;
 pub mod listen;
 pub mod options;
+pub mod overload;
 pub mod probe;
 pub mod ranges;
 pub mod run;

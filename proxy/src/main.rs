@@ -6,9 +6,10 @@ use clap::Parser;
 use weft_proxy::options::Options;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let mut options = Options::parse();
     // Standard output is the access log's.
     weft_process::log::start(&options.log, options.log_format, std::io::stderr);
+    options.memory_limit = options.memory_limit.or_else(weft_process::memory_limit);
     weft_process::raise_file_limit();
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,

@@ -135,6 +135,28 @@ pub struct Options {
     #[arg(long, env = "WEFT_OUTSIDE_GRACE_SECONDS", default_value = "3", value_parser = parse_seconds)]
     pub outside_grace: Duration,
 
+    /// How long an exchange may go on without a byte of its answer once a client of HTTP/1.1 has ended its side, in seconds.
+    #[arg(long, env = "WEFT_HALF_CLOSE_SECONDS", default_value = "10", value_parser = parse_seconds)]
+    pub half_close: Duration,
+
+    /// Memory that the process may use, in bytes, from which its bounds follow. Without: that of its container, if that is
+    /// limited.
+    #[arg(long, env = "WEFT_MEMORY_LIMIT_BYTES")]
+    pub memory_limit: Option<u64>,
+
+    /// Requests under way to one endpoint, at a gateway. 0: no limit.
+    #[arg(long, env = "WEFT_ENDPOINT_REQUESTS", default_value = "1024")]
+    pub endpoint_requests: u32,
+
+    /// How long a gateway waits for more of a request's body while there is no answer, in seconds. 0: no limit.
+    #[arg(long, env = "WEFT_BODY_IDLE_SECONDS", default_value = "60", value_parser = parse_seconds)]
+    pub body_idle: Duration,
+
+    /// After how long without a byte either way a gateway closes a connection that it passes on as bytes, in seconds, or up
+    /// to twice as long. 0: no limit.
+    #[arg(long, env = "WEFT_BYTES_IDLE_SECONDS", default_value = "3600", value_parser = parse_seconds)]
+    pub bytes_idle: Duration,
+
     /// How long a connection to an unknown address waits for the controller, in milliseconds.
     #[arg(long, env = "WEFT_LOOKUP_MILLIS", default_value = "1000", value_parser = parse_millis)]
     pub lookup: Duration,

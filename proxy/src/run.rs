@@ -48,7 +48,11 @@ impl Control {
         let controller = controller.with_file(options.controller_addresses.clone());
         let current = Current::default();
         let tls = Tls::new(current.clone(), options.trust_domain.clone())?;
-        let upstream = upstream::Shared::new(options.own_addresses(), tls.clone(), metrics.clone());
+        let mut upstream =
+            upstream::Shared::new(options.own_addresses(), tls.clone(), metrics.clone());
+        if options.mode == RunMode::Gateway && options.endpoint_requests > 0 {
+            upstream = upstream.with_endpoint_requests(options.endpoint_requests);
+        }
         let upstream = Arc::new(upstream);
         let (ports, opened) = match options.mode {
             RunMode::Sidecar => (None, None),

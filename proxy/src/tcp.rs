@@ -35,8 +35,13 @@ pub struct Passed {
 }
 
 /// Passes bytes until both sides have ended; while the process ends, until the connection is idle; where its listener is
-/// gone, for as long as `closing` lets it.
-pub async fn pass<A, B>(client: A, upstream: B, closing: &Closing) -> (Passed, io::Result<()>)
+/// gone, for as long as `closing` lets it. `idle`: no longer than this, or twice as long, without a byte.
+pub async fn pass<A, B>(
+    client: A,
+    upstream: B,
+    closing: &Closing,
+    idle: Option<Duration>,
+) -> (Passed, io::Result<()>)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -51,19 +56,29 @@ where
         up: up.load(Relaxed),
         down: down.load(Relaxed),
     };
-    let idle = async {
-        closing.draining().await;
+    let silent = async |limit| {
         loop {
             let before = total();
-            tokio::time::sleep(IDLE).await;
+            tokio::time::sleep(limit).await;
             if total() == before {
                 return;
             }
         }
     };
+    let draining = async {
+        closing.draining().await;
+        silent(IDLE).await;
+    };
+    let unused = async {
+        match idle {
+            Some(limit) => silent(limit).await,
+            None => std::future::pending().await,
+        }
+    };
     let copied = tokio::select! {
         copied = both_ways(&mut client, &mut upstream) => copied,
-        () = idle => Ok(()),
+        () = draining => Ok(()),
+        () = unused => Ok(()),
         () = closing.over() => Ok(()),
     };
     (total(), copied)
@@ -94,7 +109,8 @@ mod tests {
             client.read_to_string(&mut answer).await.unwrap();
             (asked, answer)
         };
-        let ((passed, result), (asked, answer)) = tokio::join!(pass(near, far, &closing), ends);
+        let ((passed, result), (asked, answer)) =
+            tokio::join!(pass(near, far, &closing, None), ends);
         assert!(result.is_ok());
         assert_eq!((asked.as_str(), answer.as_str()), ("ask", "answer"));
         assert_eq!(passed, Passed { up: 3, down: 6 });
@@ -106,7 +122,7 @@ mod tests {
         let (far, _server) = duplex(64);
         let shutdown = Shutdown::new();
         shutdown.token().cancel();
-        assert!(pass(near, far, &shutdown.closing()).await.1.is_ok());
+        assert!(pass(near, far, &shutdown.closing(), None).await.1.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -117,7 +133,7 @@ mod tests {
         listener.cancel();
         let closing = Shutdown::new().closing_with(listener, bound);
         let begun = Instant::now();
-        let passed = tokio::spawn(async move { pass(near, far, &closing).await });
+        let passed = tokio::spawn(async move { pass(near, far, &closing, None).await });
         tokio::time::sleep(bound - Duration::from_secs(1)).await;
         client.write_all(b"late").await.unwrap();
         let mut late = [0; 4];
@@ -126,5 +142,19 @@ mod tests {
         assert!(ended.is_ok());
         assert_eq!(passed, Passed { up: 4, down: 0 });
         assert_eq!(begun.elapsed(), bound);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_may_be_idle_for_a_bounded_time() {
+        let (mut client, near) = duplex(64);
+        let (far, mut server) = duplex(64);
+        let closing = Shutdown::new().closing();
+        let (hour, begun) = (Duration::from_secs(3_600), Instant::now());
+        let passed = tokio::spawn(async move { pass(near, far, &closing, Some(hour)).await });
+        tokio::time::sleep(hour / 2).await;
+        client.write_all(b"b").await.unwrap();
+        server.read_exact(&mut [0]).await.unwrap();
+        assert!(passed.await.unwrap().1.is_ok());
+        assert_eq!(begun.elapsed(), hour * 2);
     }
 }

@@ -15,7 +15,7 @@ async fn a_request_arrives_in_its_own_version_over_mutual_tls() {
     for version in BOTH {
         let (pair, mut client) = Pair::for_version(version).await;
         for _ in 0..3 {
-            let request = http::Request::post("/a/b?c=d").header("x-own", "1");
+            let request = http::Request::put("/a/b?c=d").header("x-own", "1");
             let seen = client.send(request, "hello").await;
             assert_eq!(seen.status, 200, "{version:?} {seen:?}");
             assert_eq!(&seen.body[..], b"hello");

@@ -341,8 +341,9 @@ fn retry(wire: proto::Retry) -> Decoded<Retry> {
     };
     Ok(Retry {
         codes: all(codes, code)?,
-        attempts,
-        backoff: Duration::from_nanos(backoff),
+        // A controller may be older than the limits, and its own limits are no protection of the proxy.
+        attempts: attempts.min(Retry::MAX_ATTEMPTS),
+        backoff: Duration::from_nanos(backoff).max(Retry::LEAST_BACKOFF),
     })
 }
 

@@ -171,10 +171,17 @@ pub struct Mirror {
 pub struct Retry {
     /// Answers that count as failures, whatever the request's method.
     pub codes: Vec<StatusCode>,
-    /// Tries beside the first one; 1 at least.
+    /// Tries beside the first one; 0: none, [`Retry::MAX_ATTEMPTS`] at most.
     pub attempts: u32,
     /// The shortest wait before a try that is not the first.
     pub backoff: Duration,
+}
+
+impl Retry {
+    /// What is above is the same as this.
+    pub const MAX_ATTEMPTS: u32 = 10;
+    /// A shorter wait is as long as this.
+    pub const LEAST_BACKOFF: Duration = Duration::from_millis(25);
 }
 
 /// `None` is no limit.

@@ -62,7 +62,7 @@ impl Collector for ProcessCollector {
             (
                 "process_resident_memory_bytes",
                 "Resident memory",
-                resident_bytes(),
+                resident_bytes().and_then(|bytes| i64::try_from(bytes).ok()),
             ),
             ("process_open_fds", "Open files", open_files()),
             (
@@ -108,11 +108,25 @@ fn cpu_seconds() -> f64 {
     spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9
 }
 
-/// From `/proc/self/statm`, whose second figure is in pages of 4 KiB on every platform Weft runs on (proc(5)).
-fn resident_bytes() -> Option<i64> {
+/// Memory of this process that is there: from `/proc/self/statm`, whose second figure is in pages of 4 KiB on every platform
+/// Weft runs on (proc(5)).
+pub fn resident_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: i64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(pages * 4096)
+}
+
+/// The most memory that this process may use before the kernel ends it: the limit of its container, in either version of
+/// cgroups. `None`: there is no limit.
+pub fn memory_limit() -> Option<u64> {
+    let of = |path| limit(&std::fs::read_to_string(path).ok()?);
+    of("/sys/fs/cgroup/memory.max").or_else(|| of("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+}
+
+/// The first version says "no limit" by a number that no machine has.
+fn limit(text: &str) -> Option<u64> {
+    let bytes = text.trim().parse().ok()?;
+    (bytes < 1 << 60).then_some(bytes)
 }
 
 fn open_files() -> Option<i64> {
@@ -141,6 +155,13 @@ mod tests {
         let mut lines = written.lines();
         let figure = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         figure.parse().ok()
+    }
+
+    #[test]
+    fn limits_of_memory_are_read() {
+        assert_eq!(limit("268435456\n"), Some(256 << 20));
+        assert_eq!(limit("max\n"), None);
+        assert_eq!(limit("9223372036854771712\n"), None);
     }
 
     #[test]

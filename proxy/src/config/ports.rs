@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_ir::{
-    GatewayPort, HostMap, HostPattern, Serving, TlsListener, TlsServing, Transport, VirtualHost,
+    GatewayPort, HostMap, HostPattern, RouteId, Serving, TlsListener, TlsServing, Transport,
+    VirtualHost,
 };
 
 use super::resolved::{ResolvedRule, Resolver, Routes, TlsRoutes};
@@ -224,6 +225,22 @@ impl ResolvedPort {
         };
         let gone = listeners.values().filter(|of| !names.contains(&*of.name));
         gone.map(|of| Arc::clone(&of.closing)).collect()
+    }
+
+    /// Whether requests are sent again for the route.
+    pub fn repeats_for(&self, route: &RouteId) -> bool {
+        let of_listener = |listener: &ResolvedListener| {
+            let mut hosts = listener.hosts.values();
+            hosts.any(|routes| routes.repeat_for(route))
+        };
+        match &self.serving {
+            ResolvedServing::Http(listeners) => listeners.values().any(of_listener),
+            ResolvedServing::Tls(listeners) => listeners.values().any(|of| match &of.serving {
+                ResolvedTlsServing::Http(_, listener) => of_listener(listener),
+                ResolvedTlsServing::Terminate(..) | ResolvedTlsServing::Passthrough(_) => false,
+            }),
+            ResolvedServing::Stream(_) => false,
+        }
     }
 
     fn finish(&self) {

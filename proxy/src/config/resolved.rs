@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use weft_ir::{
-    Backend, ConnectionRule, Filter, Protocol, Routing, Rule, ServicePort, ServiceRules, TlsRule,
-    WeightedBackend,
+    Backend, ConnectionRule, Filter, Protocol, RouteId, Routing, Rule, ServicePort, ServiceRules,
+    TlsRule, WeightedBackend,
 };
 
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestSeries};
@@ -136,7 +136,36 @@ pub struct ComposedService {
     pub routes: Routes,
 }
 
+impl Routes {
+    /// Whether any rule is of the route and sends requests again, also one of a Service that rules send to.
+    pub fn repeat_for(&self, route: &RouteId) -> bool {
+        let rules = self.table.rules().iter();
+        let mut composed = self
+            .rules
+            .iter()
+            .flat_map(|rule| &rule.backends)
+            .filter_map(|backend| backend.service.as_deref());
+        rules
+            .filter(|rule| rule.retry.is_some())
+            .any(|rule| rule.route == *route)
+            || composed.any(|service| service.routes.repeat_for(route))
+    }
+}
+
 impl Resolved {
+    /// Whether requests are sent again for the route.
+    pub fn repeats_for(&self, route: &RouteId) -> bool {
+        let Self::Service(service) = self else {
+            return false;
+        };
+        match &service.routing {
+            ResolvedRouting::Http(routes, _) | ResolvedRouting::Grpc(routes, _) => {
+                routes.repeat_for(route)
+            }
+            ResolvedRouting::Direct(_) | ResolvedRouting::Tls(_) | ResolvedRouting::Tcp(_) => false,
+        }
+    }
+
     /// Whether any request may be sent to the cluster.
     pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         match self {

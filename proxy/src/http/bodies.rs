@@ -4,20 +4,23 @@
 //! can go elsewhere. A response's body carries what has to happen at its end: the log, the metrics, and the return of
 //! the connection to its pool.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::copied::{self, Copied, Copier};
 use super::errors;
 use super::exchange::Exchange;
 use super::mirror::Copies;
+use crate::overload::Replay;
 use crate::upstream::Lease;
 
 pub type Request = http::Request<Body>;
@@ -58,6 +61,8 @@ pub enum BodyError {
     Incoming(#[from] hyper::Error),
     #[error("not complete within the timeout of the rule")]
     Timeout,
+    #[error("nothing more of it came")]
+    Idle,
     #[error("the request went elsewhere")]
     Superseded,
     #[error("the copy fell behind, or the request was not read to its end")]
@@ -84,25 +89,32 @@ impl Body {
     }
 
     /// A request's body, and the handle by which it is read again.
-    pub fn keeping(incoming: Incoming) -> (Self, Spare) {
+    pub fn keeping(incoming: Incoming, replay: &Arc<Replay>) -> (Self, Spare) {
         if incoming.is_end_stream() {
             return (Self::empty(), Spare(None));
         }
         let hint = incoming.size_hint();
-        Self::kept(Source::Client(incoming), hint)
+        Self::kept(Source::Client(incoming), hint, replay.clone())
     }
 
-    fn kept(source: Source, hint: SizeHint) -> (Self, Spare) {
+    fn kept(source: Source, hint: SizeHint, replay: Arc<Replay>) -> (Self, Spare) {
         let kept = Arc::new(Kept {
             hint,
             state: Mutex::new(KeptState {
                 source,
                 generation: 0,
-                frames: Vec::new(),
+                frames: VecDeque::new(),
+                next: 0,
                 held: 0,
+                charged: 0,
                 read: 0,
                 keeping: true,
+                for_rule: false,
+                once: false,
                 copies: Vec::new(),
+                replay,
+                idle: None,
+                was_idle: false,
             }),
         });
         let spare = Spare(Some(kept.clone()));
@@ -111,12 +123,28 @@ impl Body {
 
     fn reader(kept: Arc<Kept>, generation: u32) -> Self {
         Self {
-            kind: Kind::Kept(Reader {
-                kept,
-                generation,
-                next: 0,
-            }),
+            kind: Kind::Kept(Reader { kept, generation }),
             tail: None,
+        }
+    }
+
+    /// Whether all of it can be kept for another try; where its length is not known, it may be too long for that.
+    pub fn is_repeatable(&self) -> bool {
+        match &self.kind {
+            Kind::Kept(reader) => {
+                let most = reader.kept.hint.upper();
+                most.is_some_and(|most| most <= KEEP as u64)
+            }
+            Kind::Empty => true,
+            Kind::Incoming(_) => false,
+        }
+    }
+
+    /// It is not sent again once any of it has been in this try, unless its rule says so: nothing is kept for that.
+    pub fn send_once(&self) {
+        if let Kind::Kept(reader) = &self.kind {
+            let mut state = reader.kept.state();
+            state.once = !state.for_rule;
         }
     }
 
@@ -277,12 +305,25 @@ struct KeptState {
     source: Source,
     /// Only the newest reader reads.
     generation: u32,
-    frames: Vec<Bytes>,
+    frames: VecDeque<Bytes>,
+    /// Place in `frames` of what the reader gets next.
+    next: usize,
+    /// Bytes that count against [`KEEP`], and those in `frames` that count in `replay`.
     held: usize,
+    charged: usize,
     read: u64,
     keeping: bool,
+    /// A rule says that the request may be sent again.
+    for_rule: bool,
+    /// What is sent now is not sent again.
+    once: bool,
     /// Of mirrors: they get what is read.
     copies: Vec<Copier>,
+    replay: Arc<Replay>,
+    /// How long the client may send nothing, until there is an answer; its timer, once it does.
+    idle: Option<(Duration, Option<Pin<Box<Sleep>>>)>,
+    /// It was silent for longer.
+    was_idle: bool,
 }
 
 impl Kept {
@@ -295,7 +336,6 @@ impl Kept {
 struct Reader {
     kept: Arc<Kept>,
     generation: u32,
-    next: usize,
 }
 
 impl Reader {
@@ -307,38 +347,71 @@ impl Reader {
         if state.generation != self.generation {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
-        if let Some(data) = state.frames.get(self.next) {
-            self.next += 1;
-            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        if let Some(data) = state.kept_frame() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let frame = ready!(state.source.poll_frame(cx)?);
+        let Poll::Ready(frame) = state.source.poll_frame(cx)? else {
+            ready!(state.poll_idle(cx));
+            return Poll::Ready(Some(Err(BodyError::Idle)));
+        };
         if !state.copies.is_empty() {
             state.copy(frame.as_ref());
         }
-        if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
-            state.read += data.len() as u64;
-            state.held += data.len();
-            if state.held > KEEP {
-                state.stop_keeping();
-            }
-            if state.keeping {
-                state.frames.push(data.clone());
-                self.next += 1;
-            }
-        } else if frame.is_some() {
+        match frame.as_ref().map(Frame::data_ref) {
+            Some(Some(data)) => state.keep(data),
             // Trailers are not kept.
-            state.stop_keeping();
+            Some(None) => state.stop_keeping(),
+            None => {}
         }
         Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
         let state = self.kept.state();
-        self.next >= state.frames.len() && state.source.is_end_stream()
+        state.next >= state.frames.len() && state.source.is_end_stream()
     }
 }
 
 impl KeptState {
+    fn kept_frame(&mut self) -> Option<Bytes> {
+        if !self.keeping {
+            return self.frames.pop_front();
+        }
+        let data = self.frames.get(self.next)?.clone();
+        self.next += 1;
+        Some(data)
+    }
+
+    /// Of what was read now.
+    fn keep(&mut self, data: &Bytes) {
+        self.read += data.len() as u64;
+        if let Some((limit, Some(timer))) = &mut self.idle {
+            timer.as_mut().reset(Instant::now() + *limit);
+        }
+        if !self.keeping {
+            return;
+        }
+        if self.once || self.held + data.len() > KEEP || !self.replay.take(data.len()) {
+            self.stop_keeping();
+            return;
+        }
+        self.held += data.len();
+        self.charged += data.len();
+        self.frames.push_back(data.clone());
+        self.next += 1;
+    }
+
+    /// Resolves when the client has been silent for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((limit, timer)) = &mut self.idle else {
+            return Poll::Pending;
+        };
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep(*limit)));
+        ready!(timer.as_mut().poll(cx));
+        self.was_idle = true;
+        Poll::Ready(())
+    }
+
     /// Passes on what was read; where the source knows its length, the end is never read.
     fn copy(&mut self, frame: Option<&Frame<Bytes>>) {
         if let Some(frame) = frame {
@@ -349,10 +422,22 @@ impl KeptState {
         }
     }
 
-    /// For the reader that is at the end of what is kept.
+    /// Lets go of all that the reader has got.
     fn stop_keeping(&mut self) {
+        if !self.keeping {
+            return;
+        }
         self.keeping = false;
-        self.frames = Vec::new();
+        self.frames.drain(..self.next);
+        self.frames.shrink_to_fit();
+        self.next = 0;
+        self.replay.give(std::mem::take(&mut self.charged));
+    }
+}
+
+impl Drop for KeptState {
+    fn drop(&mut self) {
+        self.replay.give(self.charged);
     }
 }
 
@@ -370,6 +455,11 @@ impl Spare {
         self.0.is_none()
     }
 
+    /// Whether the body can be sent from its start.
+    pub fn is_whole(&self) -> bool {
+        self.0.as_ref().is_none_or(|kept| kept.state().keeping)
+    }
+
     /// The body from its start; what read it before gets an error. `None` when too much of it is gone.
     pub fn again(&self) -> Option<Body> {
         let Some(kept) = &self.0 else {
@@ -380,6 +470,8 @@ impl Spare {
             return None;
         }
         state.generation += 1;
+        state.next = 0;
+        state.once = false;
         Some(Body::reader(kept.clone(), state.generation))
     }
 
@@ -389,8 +481,37 @@ impl Spare {
             return (Body::empty(), Self(None));
         };
         let (copier, copied) = copied::pair();
-        kept.state().copies.push(copier);
-        Body::kept(Source::Copy(copied), kept.hint)
+        let mut state = kept.state();
+        state.copies.push(copier);
+        Body::kept(Source::Copy(copied), kept.hint, state.replay.clone())
+    }
+
+    /// The rule says that the request may be sent again, whatever came of it.
+    pub fn keep(&self) {
+        if let Some(kept) = &self.0 {
+            kept.state().for_rule = true;
+        }
+    }
+
+    /// There is an answer: the request is not sent again, and its body may take its time.
+    pub fn answered(&self) {
+        if let Some(kept) = &self.0 {
+            let mut state = kept.state();
+            state.stop_keeping();
+            state.idle = None;
+        }
+    }
+
+    /// How long the client may send nothing of the body until there is an answer.
+    pub fn limit_idle(&self, limit: Option<Duration>) {
+        if let Some(kept) = &self.0 {
+            kept.state().idle = limit.map(|limit| (limit, None));
+        }
+    }
+
+    /// Whether the client was silent for longer.
+    pub fn is_idle(&self) -> bool {
+        self.0.as_ref().is_some_and(|kept| kept.state().was_idle)
     }
 
     /// Bytes of the body that were read so far.

@@ -76,6 +76,10 @@ pub enum Failure {
         endpoint: std::net::SocketAddr,
         field: &'static str,
     },
+    #[error("overloaded: {0}")]
+    Overloaded(&'static str),
+    #[error("the request's body did not go on")]
+    BodyIdle,
     #[error("no complete answer within the request timeout of {0:?}")]
     RequestTimeout(Duration),
     #[error("no answer of the backend within its timeout of {0:?}")]
@@ -98,6 +102,8 @@ impl Failure {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Broken { .. } | Self::Malformed { .. } => StatusCode::BAD_GATEWAY,
+            Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::BodyIdle => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTimeout(_) | Self::BackendTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -118,15 +124,19 @@ impl Failure {
             | Self::NoEndpoints(_)
             | Self::Unreachable { .. }
             | Self::Refused(_)
+            | Self::Overloaded(_)
             | Self::Broken { .. }
             | Self::Malformed { .. } => "14",
-            Self::RequestTimeout(_) | Self::BackendTimeout(_) => "4",
+            Self::BodyIdle | Self::RequestTimeout(_) | Self::BackendTimeout(_) => "4",
         }
     }
 
     /// The application never saw the request.
     pub fn never_arrived(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Refused(_))
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Refused(_) | Self::Overloaded(_)
+        )
     }
 
     /// The response to a request; trailers-only where it spoke gRPC. `to_proxy`: the client is a proxy of the mesh.
@@ -156,7 +166,7 @@ impl Failure {
 /// has it.
 pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
     let status = match error {
-        BodyError::Timeout => "4",
+        BodyError::Timeout | BodyError::Idle => "4",
         BodyError::Incoming(error) => match reset(error) {
             Some(h2::Reason::CANCEL) => "1",
             Some(h2::Reason::INADEQUATE_SECURITY) => "7",

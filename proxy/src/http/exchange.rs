@@ -32,6 +32,12 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Errors when the request that came last is one too many.
+    pub fn admit(&self) -> Result<(), Failure> {
+        let shed = self.context.overload.request();
+        shed.map_or(Ok(()), |why| Err(Failure::Overloaded(why)))
+    }
+
     /// Whether the answer to any request of the connection has not ended; asked by the one who serves it.
     pub fn busy(self: &Arc<Self>) -> bool {
         // Each exchange holds the caller, and so does the connection.
@@ -105,6 +111,7 @@ impl Exchange {
             host: request.headers().get(HOST).cloned(),
             listener: None,
         });
+        caller.context.overload.begin();
         Self {
             caller: caller.clone(),
             started: Instant::now(),
@@ -155,6 +162,11 @@ impl Exchange {
         self.caller.context.metrics.retries.inc();
     }
 
+    /// Resolves when the process ends.
+    pub async fn draining(&self) {
+        self.caller.closing.draining().await;
+    }
+
     pub fn failed(&mut self, failure: &Failure) {
         self.error = Some(failure.to_string());
     }
@@ -197,6 +209,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.caller.context.overload.end();
         let duration = self.started.elapsed();
         let status = self.status.unwrap_or_else(|| {
             self.error = Some("the client went away before the answer".to_owned());

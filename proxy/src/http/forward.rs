@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use hyper::body::Incoming;
-use weft_ir::Filter;
+use weft_ir::{Filter, RouteId};
 
 use super::bodies::{Body, Response, Spare, Tail};
 use super::errors::{Failure, Stop, conceal};
@@ -51,6 +51,12 @@ impl Handle for Outbound {
     fn unreadable(&self, error: &hyper::Error) {
         self.caller.unreadable(error);
     }
+
+    fn closed(&self, reason: &'static str) {
+        let caller = &self.caller;
+        let listener = caller.direction.as_str();
+        caller.context.metrics.protocol_error(listener, reason);
+    }
 }
 
 impl Outbound {
@@ -61,14 +67,19 @@ impl Outbound {
         filters: &mut ResponseFilters<'a>,
         tail: &mut Tail,
     ) -> Result<Response, Stop> {
+        self.caller.admit()?;
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
         self.source.announce(&mut head, &self.caller);
         let way = self.way(config, &mut head, filters, tail)?;
         let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
         let address = self.source.address();
-        let mut ask = Ask::new(head, body, upgrade, address);
+        let context = &self.caller.context;
+        let mut ask = Ask::new(head, body, upgrade, address, &context.overload.replay);
         ask.client = Some(self.caller.address.ip());
+        if tail.exchange.is_of_gateway() {
+            ask.spare.limit_idle(context.body_idle);
+        }
         // Mirrors get no request that changes its connection, which the answer tells. With a body, they cannot wait for it.
         if !(upgrade && ask.spare.is_none()) {
             std::mem::take(&mut tail.copies).send(&ask.spare, address, &self.caller.context);
@@ -80,7 +91,10 @@ impl Outbound {
                 way.cluster.send(ask, seen).await
             }
             // In a box: a request without limits carries no room for it.
-            Some(limits) => Box::pin(tries::send(way.cluster, ask, limits, tail)).await,
+            Some(limits) => {
+                let in_force = |route: &RouteId| self.source.repeats_for(config, route);
+                Box::pin(tries::send(way.cluster, ask, limits, in_force, tail)).await
+            }
         };
         let copies = std::mem::take(&mut tail.copies);
         if !is_switching(&sent) {
@@ -240,6 +254,9 @@ pub fn receive(outcome: Outcome, from_app: bool, tail: &mut Tail) -> Result<Resp
         &mut head.headers,
         head.status == StatusCode::SWITCHING_PROTOCOLS,
     );
+    if let Some(spare) = &tail.exchange.spare {
+        spare.answered();
+    }
     tail.lease = Some(lease);
     Ok(Response::from_parts(head, Body::response(incoming)))
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Version;
 use http::request::Parts;
 use tokio_util::sync::CancellationToken;
-use weft_ir::{Filter, ForwardedTrust, PathMatch, bare_host};
+use weft_ir::{Filter, ForwardedTrust, PathMatch, RouteId, bare_host};
 
 use super::bodies::Tail;
 use super::errors::Failure;
@@ -67,6 +67,19 @@ impl Source {
                 Config::Destination(arc_swap::Guard::into_inner(live.load()))
             }
             Self::Gateway(entry) => Config::Gateway(entry.load()),
+        }
+    }
+
+    /// Whether requests are still sent again for a route that had this in version `config`.
+    pub fn repeats_for(&self, config: &Config, route: &RouteId) -> bool {
+        match (self.load(), config) {
+            (Config::Destination(now), Config::Destination(then)) => {
+                Arc::ptr_eq(&now, then) || now.repeats_for(route)
+            }
+            (Config::Gateway(now), Config::Gateway(then)) => {
+                Arc::ptr_eq(&now, then) || now.repeats_for(route)
+            }
+            (Config::Destination(_), _) | (Config::Gateway(_), _) => false,
         }
     }
 

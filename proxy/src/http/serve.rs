@@ -17,7 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::bodies::Response;
 use super::headers::{MAX_FIELDS, MAX_HEAD};
+use super::resets::Resets;
 use super::unreadable::{SILENT, Worded};
+use super::watched::Watched;
 use crate::batch::Corked;
 use crate::linger::Lingering;
 use crate::shutdown::Closing;
@@ -26,9 +28,11 @@ use crate::upstream::http2 as limits;
 /// Bytes of a request's head in HTTP/2. Beyond it h2 answers, and knows nothing of gRPC: so what is over the limit for
 /// requests is taken up to twice of it, and answered as every failure is.
 const MAX_HEADER_LIST: u32 = 2 * MAX_HEAD as u32;
-const MAX_STREAMS: u32 = 512;
+const MAX_STREAMS: u32 = 200;
 /// Resets that a client may cause before the connection is closed for it.
 const MAX_RESETS: usize = 64;
+/// A client that is closed for its resets is told so within this.
+const FAREWELL: Duration = Duration::from_millis(100);
 /// A silent client is noticed within interval and timeout together.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,6 +49,9 @@ pub trait Handle: Send + Sync + 'static {
 
     /// Tells of what came in the place of a request, and ended the connection.
     fn unreadable(&self, error: &hyper::Error);
+
+    /// Counts a connection that is closed for what its client does.
+    fn closed(&self, reason: &'static str);
 }
 
 /// How a connection is to be served.
@@ -60,6 +67,12 @@ pub struct Manner {
     pub linger: Option<Duration>,
     /// Whether the client may read the words of a proxy.
     pub words: bool,
+    /// How long an exchange of HTTP/1.1 may go on once its client has ended its side.
+    pub half_close: Duration,
+    /// It is of a client outside the mesh, whose resets are counted.
+    pub outside: bool,
+    /// How long the client's certificate is valid; the connection is told to go then.
+    pub valid: Option<Duration>,
 }
 
 pub async fn serve<S, H>(
@@ -99,7 +112,9 @@ where
         .linger
         .filter(|_| !manner.http2)
         .map(|_| leaving.clone());
-    let connection = handler.clone();
+    let (connection, watched, closed) = (handler.clone(), handler.clone(), handler.clone());
+    let resets = (manner.http2 && manner.outside).then(|| Arc::new(Resets::new()));
+    let counted = resets.clone();
     let handler = handler.clone();
     let service = service_fn(move |request| {
         if let Some(requests) = &requests {
@@ -109,8 +124,12 @@ where
         let answer = Box::pin(handler.clone().handle(request));
         let last = last.clone();
         let requests = requests.clone();
+        let unanswered = counted.as_ref().map(Resets::begin);
         async move {
             let mut answer = answer.await;
+            if let Some(unanswered) = unanswered {
+                unanswered.answered();
+            }
             if let Some(requests) = requests
                 && answer.status() == StatusCode::SWITCHING_PROTOCOLS
             {
@@ -127,6 +146,7 @@ where
         tokio::select! {
             () = closing.begun() => {}
             () = idle(&*connection, &begun, manner.idle) => {}
+            () = ended(manner.valid) => {}
         }
     };
     let mut over = pin!(closing.over());
@@ -139,10 +159,26 @@ where
             // First: a request that is there already is begun before the connection is told to finish.
             biased;
             ended = connection.as_mut() => return ended,
+            () = too_many(resets.as_deref()) => {
+                closed.closed("resets");
+                connection.as_mut().graceful_shutdown();
+                // What it says with that is all that the client is told.
+                let _ = tokio::time::timeout(FAREWELL, connection).await;
+                return Ok(());
+            }
             () = ending => connection.as_mut().graceful_shutdown(),
         }
-        finish(connection, over).await
+        tokio::select! {
+            biased;
+            ended = finish(connection, over) => ended,
+            () = too_many(resets.as_deref()) => {
+                closed.closed("resets");
+                Ok(())
+            }
+        }
     } else {
+        let busy = move || watched.busy();
+        let stream = Watched::new(stream, manner.half_close, busy);
         let busy = connection.clone();
         let words = manner.words;
         let stream = Worded::new(stream, begun.clone(), move || !words || busy.busy());
@@ -185,6 +221,20 @@ fn say_last(answer: &mut Response) {
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         let headers = answer.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+async fn ended(valid: Option<Duration>) {
+    match valid {
+        Some(valid) => tokio::time::sleep(valid).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn too_many(resets: Option<&Resets>) {
+    match resets {
+        Some(resets) => resets.too_many().await,
+        None => std::future::pending().await,
     }
 }
 

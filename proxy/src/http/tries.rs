@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
-use weft_ir::{Retry, Rule, Timeouts};
+use weft_ir::{Retry, RouteId, Rule, Timeouts};
 
 use super::bodies::Tail;
 use super::errors::{ERROR, Failure};
@@ -24,6 +24,8 @@ const MAX_BACKOFF: u32 = 10;
 pub struct Limits<'a> {
     pub timeouts: Timeouts,
     pub retry: Option<&'a Retry>,
+    /// Whose retries those are.
+    pub route: Option<&'a RouteId>,
 }
 
 impl<'a> Limits<'a> {
@@ -32,6 +34,7 @@ impl<'a> Limits<'a> {
         let limits = Self {
             timeouts: rule.timeouts,
             retry: rule.retry.as_ref(),
+            route: rule.retry.as_ref().map(|_| &rule.route),
         };
         let some = limits.retry.is_some() || limits.timeouts != Timeouts::default();
         some.then_some(limits)
@@ -49,15 +52,17 @@ impl<'a> Limits<'a> {
                 backend: shorter(outer.timeouts.backend, inner.timeouts.backend),
             },
             retry: inner.retry.or(outer.retry),
+            route: inner.route.or(outer.route),
         })
     }
 }
 
-/// Sends within the limits; timeouts go on for the body of the answer.
+/// Sends within the limits; timeouts go on for the body of the answer. `in_force`: whether a route still is.
 pub async fn send(
     cluster: &Cluster,
     mut ask: Ask,
     limits: Limits<'_>,
+    in_force: impl Fn(&RouteId) -> bool,
     tail: &mut Tail,
 ) -> Result<Outcome, Failure> {
     let started = Instant::from_std(tail.exchange.started());
@@ -67,6 +72,9 @@ pub async fn send(
         failure: Failure::RequestTimeout,
     });
     let (retry, upgrade) = (limits.retry, ask.upgrade);
+    if retry.is_some() {
+        ask.spare.keep();
+    }
     let mut avoid: Vec<SocketAddr> = Vec::new();
     let mut turn = 0;
     loop {
@@ -80,7 +88,18 @@ pub async fn send(
         };
         let pause = backoff(retry.backoff, turn);
         let late = |whole: Deadline| Instant::now() + pause >= whole.at;
-        if !failed(&ended, retry, &head.method) || whole.is_some_and(late) {
+        if !failed(&ended, retry, &head.method) || whole.is_some_and(late) || !spare.is_whole() {
+            return ended;
+        }
+        if !cluster.may_repeat() {
+            return ended;
+        }
+        // The answer that is there is the one to give where the pause shows that nothing is to be repeated any more.
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = tail.exchange.draining() => return ended,
+        }
+        if !limits.route.is_some_and(&in_force) {
             return ended;
         }
         let Some(body) = spare.again() else {
@@ -89,10 +108,7 @@ pub async fn send(
         drop(ended);
         tail.deadline = None;
         tail.exchange.repeated();
-        avoid.extend(last);
-        if !pause.is_zero() {
-            sleep(pause).await;
-        }
+        avoid.extend(last.filter(|last| !avoid.contains(last)));
         turn += 1;
         ask = Ask {
             head,
@@ -176,7 +192,7 @@ fn backoff(shortest: Duration, turn: u32) -> Duration {
     let factor = 1_u32
         .checked_shl(turn)
         .map_or(MAX_BACKOFF, |factor| factor.min(MAX_BACKOFF));
-    let wait = shortest.saturating_mul(factor);
+    let wait = shortest.max(Retry::LEAST_BACKOFF).saturating_mul(factor);
     wait.saturating_add(wait.mul_f64(fastrand::f64() / 2.0))
 }
 
@@ -191,15 +207,25 @@ mod tests {
             attempts,
             backoff: Duration::ZERO,
         };
-        let (of_gateway, of_service) = (retry(1), retry(2));
-        let limits = |request: u64, backend, retry| {
+        let route = |name: &str| RouteId {
+            kind: weft_ir::RouteKind::Http,
+            namespace: "shop".into(),
+            name: name.into(),
+        };
+        let of_gateway = (retry(1), route("gateway"));
+        let of_service = (retry(2), route("service"));
+        fn limits(request: u64, backend: u64, of: Option<&(Retry, RouteId)>) -> Option<Limits<'_>> {
             let millis = |n| (n > 0).then(|| Duration::from_millis(n));
             let timeouts = Timeouts {
                 request: millis(request),
                 backend: millis(backend),
             };
-            Some(Limits { timeouts, retry })
-        };
+            Some(Limits {
+                timeouts,
+                retry: of.map(|(retry, _)| retry),
+                route: of.map(|(_, route)| route),
+            })
+        }
         for (gateway, service, both) in [
             (None, None, None),
             (limits(5, 0, None), None, limits(5, 0, None)),
@@ -230,6 +256,6 @@ mod tests {
                 "{wait:?}"
             );
         }
-        assert_eq!(backoff(Duration::ZERO, 3), Duration::ZERO);
+        assert!(backoff(Duration::ZERO, 0) >= Retry::LEAST_BACKOFF);
     }
 }

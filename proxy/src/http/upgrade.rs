@@ -26,7 +26,7 @@ pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, caller
     caller.context.shutdown.spawn(async move {
         // Either side may be gone before the change is through: there is nobody left to tell.
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
-            let _ = tcp::pass(TokioIo::new(client), TokioIo::new(server), &closing).await;
+            let _ = tcp::pass(TokioIo::new(client), TokioIo::new(server), &closing, None).await;
         }
     });
 }

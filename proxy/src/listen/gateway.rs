@@ -48,7 +48,7 @@ pub async fn run(
     let context = Context::new(proxy, shutdown)?;
     tokio::select! {
         () = listen(&context, opened) => {}
-        () = super::sweep(context.shared.clone()) => {}
+        () = context.housekeeping() => {}
     }
     Ok(())
 }
@@ -254,6 +254,9 @@ where
         linger: Some(LINGER),
         // They name what is nobody's business outside.
         words: false,
+        half_close: context.half_close,
+        outside: true,
+        valid: None,
     };
     Ok(serve(stream, manner, handler, &closing).await?)
 }

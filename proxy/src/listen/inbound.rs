@@ -28,7 +28,7 @@ use crate::http::serve::{Handle, Manner, serve};
 use crate::http::{headers, upgrade};
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
-use crate::tls::{handshake_failure, peer_identity};
+use crate::tls::{handshake_failure, peer_identity, valid_for};
 use crate::upstream::{Ask, Cluster, Peer, Transport};
 
 const NAME: &str = "inbound";
@@ -234,6 +234,7 @@ async fn mesh(
     let session = stream.get_ref().1;
     let identity = peer_identity(session.peer_certificates())
         .map_err(|error| Closed::refused("identity", error.to_string()))?;
+    let valid = valid_for(session.peer_certificates());
     let framing = match session.alpn_protocol() {
         Some(alpn::H2) => Some(Framing::plain(true)),
         Some(alpn::H1) => Some(Framing::plain(false)),
@@ -254,8 +255,8 @@ async fn mesh(
         .connection(Direction::Inbound, ConnectionTls::Mesh);
     match framing {
         Some(framing) => {
-            let identity = Some(identity);
-            http(context, stream, client, app, identity, framing, Admits::All).await
+            let proven = Some((identity, valid));
+            http(context, stream, client, app, proven, framing, Admits::All).await
         }
         None => {
             let mut account = Account::inbound(context, client, false);
@@ -270,13 +271,14 @@ async fn http<S>(
     stream: S,
     client: SocketAddr,
     app: SocketAddr,
-    identity: Option<Identity>,
+    proven: Option<(Identity, Duration)>,
     framing: Framing,
     admits: Admits,
 ) -> Result<(), Closed>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (identity, valid) = proven.unzip();
     let cluster = Cluster::new(app.to_string().into(), context.shared.clone());
     let endpoint = Endpoint {
         address: app,
@@ -289,6 +291,9 @@ where
         idle: None,
         linger: None,
         words: true,
+        half_close: context.half_close,
+        outside: identity.is_none(),
+        valid,
     };
     let (closing, _sends) = match identity.is_some() && framing.http2 {
         true => context.shutdown.closing_of_sender(),
@@ -344,6 +349,10 @@ impl Handle for Inbound {
     fn unreadable(&self, error: &hyper::Error) {
         self.caller.unreadable(error);
     }
+
+    fn closed(&self, reason: &'static str) {
+        self.caller.context.metrics.protocol_error(NAME, reason);
+    }
 }
 
 impl Inbound {
@@ -361,6 +370,7 @@ impl Inbound {
         request: http::Request<Incoming>,
         tail: &mut Tail,
     ) -> Result<Response, Stop> {
+        self.caller.admit()?;
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
         if !self.admits.request(&head, upgrade) {
@@ -373,7 +383,8 @@ impl Inbound {
             Version::HTTP_11
         };
         headers::set_version(&mut head, version);
-        let ask = Ask::new(head, body, upgrade, self.app);
+        let replay = &self.caller.context.overload.replay;
+        let ask = Ask::new(head, body, upgrade, self.app, replay);
         tail.exchange.spare = Some(ask.spare.clone());
         let seen = |peer: &Arc<Peer>| tail.exchange.tried(peer);
         let outcome = self.cluster.send(ask, seen).await?;

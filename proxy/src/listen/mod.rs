@@ -16,6 +16,7 @@ use weft_ir::{Identity, IdentityError, Mode};
 use crate::config::store::Store;
 use crate::http::mirror::MAX_COPIES;
 use crate::options::{MtlsOutbound, Options};
+use crate::overload::Overload;
 use crate::ranges::Range;
 use crate::shutdown::{Closing, Shutdown};
 use crate::telemetry::access::AccessLog;
@@ -70,6 +71,13 @@ pub struct Context {
     /// The longest that a drain takes.
     drain: Duration,
     outbound: OutboundPolicy,
+    /// How long an answer may take once a client of HTTP/1.1 has ended its side.
+    half_close: Duration,
+    pub overload: Overload,
+    /// How long a gateway waits for more of a request's body.
+    pub body_idle: Option<Duration>,
+    /// How long a gateway passes on bytes of which there are none.
+    bytes_idle: Option<Duration>,
 }
 
 /// Whether connections of the pod's may go out in plain text.
@@ -126,7 +134,22 @@ impl Context {
                 required: proxy.options.mtls_outbound == MtlsOutbound::Required,
                 cluster: proxy.options.cluster_ranges.clone(),
             },
+            half_close: proxy.options.half_close,
+            overload: Overload::new(proxy.options.memory_limit, proxy.metrics.clone()),
+            body_idle: limited(proxy.options.body_idle),
+            bytes_idle: limited(proxy.options.bytes_idle),
         }))
+    }
+
+    /// Looks after what has to be looked after from time to time.
+    async fn housekeeping(&self) {
+        let sweep = async {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                self.shared.sweep();
+            }
+        };
+        tokio::join!(sweep, self.overload.watch());
     }
 
     /// When connections of a listener with this token are to finish.
@@ -228,16 +251,14 @@ pub async fn run(
     };
     tokio::select! {
         _ = both => {}
-        () = sweep(context.shared.clone()) => {}
+        () = context.housekeeping() => {}
     }
     Ok(())
 }
 
-async fn sweep(shared: Arc<Shared>) {
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        shared.sweep();
-    }
+/// 0 is no limit.
+fn limited(limit: Duration) -> Option<Duration> {
+    (!limit.is_zero()).then_some(limit)
 }
 
 /// Accepts until the drain begins, and has `serve` run each connection in a task of its own.
@@ -247,7 +268,11 @@ where
 {
     let port = Port::new(name, &context.metrics.rejected);
     let take = |stream: TcpStream, client| match listener.original(&stream) {
-        Ok(original) => serve(stream, client, original),
+        Ok(original) => {
+            if context.overload.admits_connection(context.shutdown.open()) {
+                serve(stream, client, original);
+            }
+        }
         Err(error) => {
             context.metrics.protocol_error(name, "not_redirected");
             tracing::debug!(listener = name, %client, %error, "closed");

@@ -106,7 +106,11 @@ impl<'a> Account<'a> {
         A: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
-        let (passed, ended) = tcp::pass(client, upstream, &self.closing).await;
+        let idle = self
+            .context
+            .bytes_idle
+            .filter(|_| self.direction == Direction::Gateway);
+        let (passed, ended) = tcp::pass(client, upstream, &self.closing, idle).await;
         self.passed = passed;
         Ok(ended?)
     }

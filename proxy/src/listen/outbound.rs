@@ -206,6 +206,9 @@ async fn http(
         idle: None,
         linger: None,
         words: true,
+        half_close: context.half_close,
+        outside: false,
+        valid: None,
     };
     Ok(serve(stream, manner, handler, &context.shutdown.closing()).await?)
 }

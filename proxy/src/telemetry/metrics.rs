@@ -96,8 +96,11 @@ pub struct Metrics {
     protocol_errors: Family<ProtocolErrorLabels, Counter>,
     passthrough: Family<ReasonLabels, Counter>,
     mirrored: Family<ResultLabels, Counter>,
+    shed: Family<ReasonLabels, Counter>,
     /// Requests sent once more because their rule says so.
     pub retries: Counter,
+    /// Requests not sent once more because their cluster's budget was used up.
+    pub retry_budget_exhausted: Counter,
     pub config: ConfigMetrics,
     pub udp: UdpMetrics,
     /// Unix seconds; 0: none yet.
@@ -144,7 +147,9 @@ impl Metrics {
             protocol_errors: Family::default(),
             passthrough: Family::default(),
             mirrored: Family::default(),
+            shed: Family::default(),
             retries: Counter::default(),
+            retry_budget_exhausted: Counter::default(),
             config: ConfigMetrics::default(),
             udp: UdpMetrics::default(),
             certificate_expiry: Gauge::default(),
@@ -198,9 +203,19 @@ impl Metrics {
             Box::new(self.mirrored.clone()),
         );
         add(
+            "weft_overload_shed",
+            "Connections and requests not taken because too much was under way",
+            Box::new(self.shed.clone()),
+        );
+        add(
             "weft_request_retries",
             "Requests sent once more because their rule says so",
             Box::new(self.retries.clone()),
+        );
+        add(
+            "weft_retry_budget_exhausted",
+            "Requests not sent once more because too many of their cluster's were",
+            Box::new(self.retry_budget_exhausted.clone()),
         );
         add(
             "weft_config_connected",
@@ -305,6 +320,11 @@ impl Metrics {
     /// `result` is `answered`, `failed`, `timeout`, or `dropped`: too many copies were under way.
     pub fn mirrored(&self, result: &'static str) {
         self.mirrored.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// Something was not taken; `reason` is `connections`, `requests`, `memory` or `endpoint`.
+    pub fn shed(&self, reason: &'static str) {
+        self.shed.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     /// All metrics in the OpenMetrics text format.

@@ -11,6 +11,7 @@ mod verify;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -86,6 +87,15 @@ pub fn peer_identity(chain: Option<&[CertificateDer<'_>]>) -> Result<Identity, P
     };
     uri.parse()
         .map_err(|_| PeerError::NoIdentity(uri.to_owned()))
+}
+
+/// How long the peer's certificate, which has been verified, is valid from now on.
+pub fn valid_for(chain: Option<&[CertificateDer<'_>]>) -> Duration {
+    let leaf = chain.and_then(<[_]>::first);
+    let leaf = leaf.and_then(|leaf| X509Certificate::from_der(leaf).ok());
+    let end = leaf.map_or(0, |(_, leaf)| leaf.validity().not_after.timestamp());
+    let left = end.saturating_sub(crate::identity::request::unix_now());
+    Duration::from_secs(u64::try_from(left).unwrap_or(0))
 }
 
 impl Tls {

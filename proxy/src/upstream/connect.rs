@@ -2,6 +2,7 @@
 //! where a policy says so.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -84,6 +85,20 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Whether the peer has neither ended the connection nor sent anything that is still to be read.
+    pub(super) fn is_quiet(&self) -> bool {
+        let peeked = SockRef::from(self.tcp()).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Mesh(stream) => stream.get_ref().0.get_ref(),
+            Self::Backend(stream) => stream.get_ref().0.get_ref().tcp(),
+        }
+    }
+
     /// Whether the application chose HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, Self::Backend(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2"))

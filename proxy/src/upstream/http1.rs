@@ -1,16 +1,24 @@
 //! HTTP/1.1 connections to an endpoint: one request at a time, kept for the next one.
 
-use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures::future::OptionFuture;
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 
 use super::connect::{ConnectError, Transport};
+use super::keep_alive::KeepAlive;
 use super::{Peer, Shared};
 use crate::http::bodies::{Body, Request};
 use crate::http::headers::MAX_FIELDS;
@@ -21,10 +29,14 @@ const MAX_IDLE: usize = 128;
 const IDLE: Duration = Duration::from_secs(45);
 /// Header bytes of a response, and bytes buffered.
 const MAX_HEAD: usize = 64 << 10;
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Connections that wait for their next request.
 #[derive(Default)]
-pub(super) struct Idle(Mutex<Vec<Parked>>);
+pub(super) struct Idle {
+    parked: Mutex<Vec<Parked>>,
+    keep_alive: Arc<KeepAlive>,
+}
 
 struct Parked {
     connection: Connection,
@@ -33,60 +45,170 @@ struct Parked {
 
 /// A connection, which lives for as long as this, or its upgraded stream, does.
 pub(super) struct Connection {
-    sender: SendRequest<Body>,
-    driver: JoinHandle<()>,
+    /// `None` once it has ended.
+    sender: Option<SendRequest<Body>>,
+    state: Arc<State>,
 }
+
+/// What the two sides of a connection tell each other.
+struct State {
+    born: Instant,
+    /// Nanoseconds from then to when it began to wait for its next request; 0 while it does not wait.
+    parked: AtomicU64,
+    /// Before the next request is written, it is to be seen that the endpoint has not ended the connection.
+    check: AtomicBool,
+    /// Nanoseconds that it had waited for the request that is on it now; 0 for its first one.
+    waited: AtomicU64,
+    /// The endpoint closes it after this answer.
+    last: AtomicBool,
+    /// Runs the connection; here, since a request carries the room of what is beside the sender.
+    driver: Mutex<Option<JoinHandle<()>>>,
+    keep_alive: Arc<KeepAlive>,
+}
+
+impl State {
+    fn driver(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn park(&self) {
+        let since = self.born.elapsed().as_nanos() as u64;
+        self.parked.store(since.max(1), Relaxed);
+    }
+
+    fn unpark(&self) {
+        self.parked.store(0, Relaxed);
+    }
+
+    /// How long it has been waiting, if it is.
+    fn idle(&self) -> Option<Duration> {
+        let parked = self.parked.load(Relaxed);
+        let since = Duration::from_nanos(parked);
+        (parked > 0).then(|| self.born.elapsed().saturating_sub(since))
+    }
+
+    fn take(&self, waited: Duration, check: bool) {
+        self.unpark();
+        self.check.store(check, Relaxed);
+        self.waited
+            .store((waited.as_nanos() as u64).max(1), Relaxed);
+    }
+
+    /// Learns from what came of a request.
+    fn answered(&self, answered: Answered) -> Result<http::Response<Incoming>, Unanswered> {
+        let waited = self.waited.load(Relaxed);
+        match &answered {
+            Ok(response) => self.learn(response.headers()),
+            Err(_) if waited > 0 => {
+                let waited = Duration::from_nanos(waited);
+                self.keep_alive.closed_after(waited);
+            }
+            Err(_) => {}
+        }
+        Ok(answered?)
+    }
+
+    /// What an answer says of its connection, and of others.
+    fn learn(&self, headers: &HeaderMap) {
+        if let Some(header) = headers.get(KEEP_ALIVE) {
+            self.keep_alive.promised(header.as_bytes());
+        }
+        let is_close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+        if headers.get(CONNECTION).is_some_and(is_close) {
+            self.last.store(true, Relaxed);
+        }
+    }
+}
+
+type Answered = Result<http::Response<Incoming>, TrySendError<Request>>;
+/// `None`: the connection had ended before.
+type Unanswered = Option<TrySendError<Request>>;
+
+/// Nothing of the request was written: the endpoint had ended the connection before.
+#[derive(Debug, thiserror::Error)]
+#[error("the endpoint has closed the connection")]
+pub(super) struct Stale;
 
 impl Connection {
     /// Once it takes a request; `None`: it has ended before.
     pub(super) async fn begun(mut self) -> Option<Self> {
-        self.sender.ready().await.is_ok().then_some(self)
+        let ready = self.sender.as_mut()?.ready().await;
+        ready.is_ok().then_some(self)
     }
 
-    /// Sends a request; gives the connection back with the answer, unless it has ended.
+    /// Whether it had served other requests before.
+    pub(super) fn is_reused(&self) -> bool {
+        self.state.waited.load(Relaxed) > 0
+    }
+
+    fn is_closed(&self) -> bool {
+        self.sender.as_ref().is_none_or(SendRequest::is_closed)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.sender.as_ref().is_some_and(SendRequest::is_ready)
+    }
+
+    /// Sends a request.
     pub(super) async fn send(
-        self,
+        &mut self,
         request: Request,
-    ) -> Result<(http::Response<Incoming>, Option<Self>), TrySendError<Request>> {
-        let Self {
-            mut sender,
-            mut driver,
-        } = self;
+    ) -> Result<http::Response<Incoming>, Unanswered> {
+        let sender = self.sender.as_mut().ok_or(None)?;
+        let mut driver = self.state.driver().take();
         let mut sent = pin!(sender.try_send_request(request));
         tokio::select! {
             biased;
-            answered = sent.as_mut() => return Ok((answered?, Some(Self { sender, driver }))),
-            _ = &mut driver => {}
+            answered = sent.as_mut() => {
+                *self.state.driver() = driver;
+                return self.state.answered(answered);
+            }
+            _ = OptionFuture::from(driver.as_mut()) => {}
         }
         // A request that came into the queue of hyper in the moment of the end may be left in it: it is given back when nobody
         // can put in another, and only then.
-        drop(sender);
-        Ok((sent.await?, None))
+        self.sender = None;
+        self.state.answered(sent.await)
     }
 }
 
 impl Idle {
     fn parked(&self) -> MutexGuard<'_, Vec<Parked>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection used last, if one is ready.
-    pub(super) fn take(&self) -> Option<Connection> {
+    /// The connection used last, if one is ready. For a request that may not be sent again
+    /// (`once`), only one that the endpoint surely keeps open, and that is looked at before anything is written.
+    pub(super) fn take(&self, once: bool) -> Option<Connection> {
         let mut parked = self.parked();
-        parked.retain(|one| !one.connection.sender.is_closed());
-        let ready = |one: &Parked| one.connection.sender.is_ready();
+        parked.retain(|one| !one.connection.is_closed());
+        let ready = |one: &Parked| one.connection.is_ready();
         let place = parked.iter().rposition(ready)?;
-        Some(parked.remove(place).connection)
+        let now = Instant::now();
+        let idle = now.duration_since(parked[place].since);
+        if once {
+            if !self.keep_alive.covers(idle) {
+                let oldest = now.duration_since(parked[0].since);
+                self.keep_alive.open_after(oldest);
+            }
+            if !self.keep_alive.covers(idle) {
+                return None;
+            }
+        }
+        let connection = parked.remove(place).connection;
+        connection.state.take(idle, once);
+        Some(connection)
     }
 
     pub(super) fn put(&self, connection: Connection) {
-        if connection.sender.is_closed() {
+        if connection.is_closed() || connection.state.last.load(Relaxed) {
             return;
         }
         let mut parked = self.parked();
         if parked.len() >= MAX_IDLE {
-            parked.remove(0);
+            parked.remove(0).connection.state.unpark();
         }
+        connection.state.park();
         parked.push(Parked {
             connection,
             since: Instant::now(),
@@ -95,9 +217,17 @@ impl Idle {
 
     /// Closes what has been idle too long.
     pub(super) fn sweep(&self, now: Instant) {
-        self.parked().retain(|one| {
-            !one.connection.sender.is_closed() && now.duration_since(one.since) < IDLE
+        let mut parked = self.parked();
+        parked.retain(|one| {
+            let kept = now.duration_since(one.since) < IDLE;
+            if !kept {
+                one.connection.state.unpark();
+            }
+            kept && !one.connection.is_closed()
         });
+        if let Some(oldest) = parked.first() {
+            self.keep_alive.open_after(now.duration_since(oldest.since));
+        }
     }
 }
 
@@ -114,18 +244,100 @@ pub(super) async fn handshake(
     peer: &Peer,
     transport: Transport,
 ) -> Result<Connection, ConnectError> {
+    let state = Arc::new(State {
+        born: Instant::now(),
+        parked: AtomicU64::new(0),
+        check: AtomicBool::new(false),
+        waited: AtomicU64::new(0),
+        last: AtomicBool::new(false),
+        driver: Mutex::default(),
+        keep_alive: peer.http1.keep_alive.clone(),
+    });
+    let checked = Checked {
+        transport,
+        state: state.clone(),
+    };
     let (sender, connection) = http1::Builder::new()
         .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD)
         // The blank is taken away (RFC 9112, 5.1).
         .allow_spaces_after_header_name_in_responses(true)
-        .handshake(TokioIo::new(transport))
+        .handshake(TokioIo::new(checked))
         .await
         .map_err(|error| ConnectError::Http {
             address: peer.address,
             cause: error.to_string(),
         })?;
     // Failures reach the request under way.
-    let driver = tokio::spawn(async move { drop(connection.with_upgrades().await) });
-    Ok(Connection { sender, driver })
+    let of = state.clone();
+    let driver = tokio::spawn(async move {
+        drop(connection.with_upgrades().await);
+        if let Some(idle) = of.idle() {
+            of.keep_alive.closed_after(idle);
+        }
+    });
+    *state.driver() = Some(driver);
+    Ok(Connection {
+        sender: Some(sender),
+        state,
+    })
+}
+
+/// Looks at the connection before a request goes out, where that is asked for: then at the latest is the end seen that the
+/// endpoint sent while the connection was idle.
+struct Checked {
+    transport: Transport,
+    state: Arc<State>,
+}
+
+impl Checked {
+    fn check(&self) -> io::Result<()> {
+        let check = &self.state.check;
+        if check.load(Relaxed) && check.swap(false, Relaxed) && !self.transport.is_quiet() {
+            return Err(io::Error::other(Stale));
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Checked {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Checked {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.get_mut().transport).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check()?;
+        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+    }
 }

@@ -18,9 +18,11 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
 use crate::tls::backend::Backend;
 
+mod budget;
 mod connect;
 mod http1;
 pub mod http2;
+mod keep_alive;
 mod lease;
 mod members;
 mod pulse;
@@ -28,6 +30,7 @@ mod send;
 mod sessions;
 mod speech;
 
+use budget::RetryBudget;
 use members::Asked;
 use pulse::Pulse;
 use sessions::Sessions;
@@ -55,6 +58,8 @@ pub struct Shared {
     /// Where the proxy's pod runs.
     place: ArcSwap<Place>,
     sessions: Sessions,
+    /// Requests under way to one endpoint at most.
+    endpoint_requests: u32,
 }
 
 /// What is in use, each once. What no longer is goes with the next [`Shared::sweep`].
@@ -101,7 +106,15 @@ impl Shared {
             known: Mutex::default(),
             place: ArcSwap::default(),
             sessions: Sessions::default(),
+            endpoint_requests: u32::MAX,
         }
+    }
+
+    /// No more requests than this are under way to one endpoint.
+    #[must_use]
+    pub fn with_endpoint_requests(mut self, most: u32) -> Self {
+        self.endpoint_requests = most;
+        self
     }
 
     pub fn tls(&self) -> &Tls {
@@ -294,6 +307,7 @@ pub struct Cluster {
     pub name: Arc<str>,
     pub shared: Arc<Shared>,
     members: ArcSwap<Members>,
+    budget: RetryBudget,
 }
 
 impl Cluster {
@@ -303,6 +317,7 @@ impl Cluster {
             name,
             shared,
             members: ArcSwap::from_pointee(Members::empty()),
+            budget: RetryBudget::default(),
         })
     }
 
@@ -330,6 +345,15 @@ impl Cluster {
     pub fn moved(&self) {
         let members = self.members.load().at(&self.shared.place.load());
         self.members.store(Arc::new(members));
+    }
+
+    /// Whether one more request may be sent again; counts it.
+    pub fn may_repeat(&self) -> bool {
+        let may = self.budget.spend(self.shared.now());
+        if !may {
+            self.shared.metrics.retry_budget_exhausted.inc();
+        }
+        may
     }
 
     /// The endpoint for a request or connection of the client; none of `tried`. `None` when there is no (other) endpoint.

@@ -18,6 +18,7 @@ use super::{Cluster, Peer, Shared, http1};
 use crate::http::bodies::{Body, Request, Spare};
 use crate::http::errors::{Failure, REFUSED, of_http2};
 use crate::http::headers;
+use crate::overload::Replay;
 
 /// Endpoints tried for one request.
 const MAX_TRIES: usize = 3;
@@ -43,8 +44,9 @@ impl Ask {
         body: Incoming,
         upgrade: bool,
         address: SocketAddr,
+        replay: &Arc<Replay>,
     ) -> Self {
-        let (body, spare) = Body::keeping(body);
+        let (body, spare) = Body::keeping(body, replay);
         Self {
             head,
             body,
@@ -76,12 +78,17 @@ enum Miss {
 }
 
 impl Cluster {
-    /// Sends to the best endpoint; to the next where the request did not arrive. `seen` is told each endpoint tried.
+    /// Sends to the best endpoint; to the next where the request did not arrive, within the budget for that. `seen` is told
+    /// each endpoint tried.
     pub async fn send(
         &self,
         mut ask: Ask,
         mut seen: impl FnMut(&Arc<Peer>),
     ) -> Result<Outcome, Failure> {
+        // What its rule has sent again leaves out who had it.
+        if ask.avoid.is_empty() {
+            self.budget.request();
+        }
         let declared = matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
         let http2 = declared || ask.head.version == Version::HTTP_2;
         if declared && ask.upgrade {
@@ -96,11 +103,26 @@ impl Cluster {
         let most = tried.len() + MAX_TRIES;
         let mut stale = 0;
         let mut last = None;
+        let mut again = false;
         let mut body = Some(ask.body);
         while let Some(peer) = self.pick(&tried, ask.client) {
+            if again && !self.may_repeat() {
+                break;
+            }
+            if peer.load.busy() >= self.shared.endpoint_requests {
+                self.shared.metrics.shed("endpoint");
+                tried.push(peer.address);
+                last = Some(Failure::Overloaded(
+                    "too many requests are under way to the endpoint",
+                ));
+                if tried.len() >= most {
+                    break;
+                }
+                continue;
+            }
             seen(&peer);
             let Some(now) = body.take().or_else(|| ask.spare.again()) else {
-                break;
+                return Err(last.unwrap_or_else(|| broken(&peer, "the connection closed")));
             };
             let request = copy(&ask.head, now);
             // Over TLS the application says what it speaks.
@@ -117,6 +139,7 @@ impl Cluster {
             .await
             {
                 Ok(outcome) if refused(&peer, &outcome) => {
+                    again = true;
                     peer.avoid(self.shared.now());
                     tried.push(peer.address);
                     last = Some(Failure::Refused(self.name.clone()));
@@ -130,6 +153,7 @@ impl Cluster {
                     return Ok(outcome);
                 }
                 Err(Miss::Connect(error)) => {
+                    again = true;
                     peer.avoid(self.shared.now());
                     tried.push(peer.address);
                     last = Some(Failure::Unreachable {
@@ -143,6 +167,7 @@ impl Cluster {
                 Err(Miss::Failed(failure)) => return Err(failure),
                 Err(Miss::Unsent) if stale < MAX_TRIES => stale += 1,
                 Err(Miss::Unsent) => return Err(broken(&peer, "the connection closed")),
+                Err(Miss::Lost { .. }) if ask.spare.is_idle() => return Err(Failure::BodyIdle),
                 Err(Miss::Lost { error, reused }) => {
                     let turned_away = never_processed(&error);
                     let vanished = timed_out(&error);
@@ -154,7 +179,7 @@ impl Cluster {
                         peer.avoid(self.shared.now());
                     }
                     let lost = vanished || (reused && cut_off(&error));
-                    let again = turned_away || (lost && idempotent(&ask.head.method));
+                    again = turned_away || (lost && idempotent(&ask.head.method));
                     if !again || stale >= MAX_TRIES {
                         return Err(broken(&peer, &describe(&error)));
                     }
@@ -255,49 +280,68 @@ async fn send_http1(
     request: Request,
     upgrade: bool,
 ) -> Result<Outcome, Miss> {
-    let request = framed(request);
     let peer = busy.peer();
-    let idle = if upgrade { None } else { peer.http1.take() };
-    let reused = idle.is_some();
-    let connection = match idle {
-        Some(connection) => connection,
+    let (request, mut held) = placed(request, peer, upgrade);
+    if held.is_none() {
         // In a box: the state of a handshake is large, and every request would carry room for it.
-        None => Box::pin(http1::open(shared, peer, alpn::H1))
-            .await
-            .map_err(Miss::Connect)?,
+        let opened = Box::pin(http1::open(shared, peer, alpn::H1)).await;
+        held = Some(opened.map_err(Miss::Connect)?);
+    }
+    let Some(connection) = &mut held else {
+        return Err(Miss::Unsent);
     };
     match connection.send(request).await {
-        Ok((response, connection)) => {
-            let on = if upgrade {
-                On::Alone {
-                    _connection: connection,
-                }
-            } else {
-                On::Http1(connection)
+        Ok(response) => {
+            let on = match upgrade {
+                true => On::Alone { _connection: held },
+                false => On::Http1(held),
             };
             let lease = Lease::new(busy, on);
             Ok(Outcome { response, lease })
         }
-        Err(error) => Err(missed(error, reused)),
+        Err(None) => Err(Miss::Unsent),
+        Err(Some(error)) => Err(missed(error, connection.is_reused())),
     }
 }
 
-/// With the framing of HTTP/1.1 where nothing says how long the body is. By value: what is borrowed in a future stays in it.
-fn framed(mut request: Request) -> Request {
+/// With the framing of HTTP/1.1 where nothing says how long the body is; and the connection that it may go on, if one waits.
+/// By value: what is borrowed in a future stays in it.
+fn placed(
+    mut request: Request,
+    peer: &Peer,
+    upgrade: bool,
+) -> (Request, Option<http1::Connection>) {
     if request.body().is_of_unknown_length() {
         headers::in_chunks(request.headers_mut());
     }
-    request
+    let idempotent = idempotent(request.method());
+    let once = !idempotent || !request.body().is_repeatable();
+    let waiting = (!upgrade).then(|| peer.http1.take(once)).flatten();
+    if waiting.is_none() && !idempotent {
+        // Once it has begun on a new connection it may have been processed.
+        request.body().send_once();
+    }
+    (request, waiting)
 }
 
 fn missed(mut error: TrySendError<Request>, reused: bool) -> Miss {
-    match error.take_message() {
-        Some(_) => Miss::Unsent,
-        None => Miss::Lost {
-            error: error.into_error(),
-            reused,
-        },
+    if error.take_message().is_some() {
+        return Miss::Unsent;
     }
+    match error.into_error() {
+        error if is_stale(&error) => Miss::Unsent,
+        error => Miss::Lost { error, reused },
+    }
+}
+
+/// The connection had ended before anything was written.
+fn is_stale(error: &hyper::Error) -> bool {
+    let cause = io_error(error).and_then(std::io::Error::get_ref);
+    cause.is_some_and(|cause| cause.is::<http1::Stale>())
+}
+
+fn io_error(error: &hyper::Error) -> Option<&std::io::Error> {
+    error.source()?.downcast_ref()
 }
 
 /// The request without its extensions, which belong to the client's connection.
@@ -329,26 +373,20 @@ fn is_refused(error: &hyper::Error) -> bool {
 
 /// The peer has not acknowledged, or not answered a ping, for too long.
 fn timed_out(error: &hyper::Error) -> bool {
-    let cause = error
-        .source()
-        .and_then(|e| e.downcast_ref::<std::io::Error>());
     let unreachable = [
         ErrorKind::TimedOut,
         ErrorKind::HostUnreachable,
         ErrorKind::NetworkUnreachable,
     ];
-    error.is_timeout() || cause.is_some_and(|cause| unreachable.contains(&cause.kind()))
+    error.is_timeout() || io_error(error).is_some_and(|cause| unreachable.contains(&cause.kind()))
 }
 
 /// The connection ended before any byte of the response.
 fn cut_off(error: &hyper::Error) -> bool {
-    let reset = || {
-        let cause = error
-            .source()
-            .and_then(|e| e.downcast_ref::<std::io::Error>());
-        cause.is_some()
-    };
-    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || reset()
+    error.is_incomplete_message()
+        || error.is_canceled()
+        || error.is_closed()
+        || io_error(error).is_some()
 }
 
 /// RFC 9110, 9.2.2.

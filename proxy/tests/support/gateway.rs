@@ -34,9 +34,17 @@ impl GatewayPod {
     }
 
     pub fn start_logged(access: AccessLog) -> Self {
+        Self::start_all(access, |_| {})
+    }
+
+    pub fn start_with(with: impl FnOnce(&mut Options)) -> Self {
+        Self::start_all(AccessLog::off(), with)
+    }
+
+    fn start_all(access: AccessLog, with: impl FnOnce(&mut Options)) -> Self {
         let pki = Pki::new().unwrap();
         let (ports, opened) = weft_proxy::config::ports::Opener::channel();
-        let (proxy, _, requests) = data_plane(&pki, "gateway", access, Some(ports));
+        let (proxy, _, requests) = data_plane_with(&pki, "gateway", access, Some(ports), with);
         let shutdown = Shutdown::new();
         let pod = Self {
             store: proxy.store.clone(),

@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use clap::Parser;
@@ -33,7 +33,7 @@ use weft_proxy::telemetry::access::AccessLog;
 use weft_proxy::telemetry::metrics::Metrics;
 use weft_proxy::tls::Tls;
 use weft_proxy::upstream::Shared;
-use weft_testkit::pki::Pki;
+use weft_testkit::pki::{LeafSpec, Pki};
 use weft_testkit::upstream::{Speaks, Upstream};
 
 pub mod gateway;
@@ -41,6 +41,9 @@ pub mod gateway;
 pub const ANY: &str = "127.0.0.1:0";
 /// The address of the Service under test: nothing listens there.
 pub const SERVICE: &str = "192.0.2.1:80";
+
+/// How long an exchange outlives the client's side of its connection.
+pub const HALF_CLOSE: Duration = Duration::from_secs(1);
 
 pub fn identity(account: &str) -> Identity {
     let domain = TrustDomain::new("cluster.local").unwrap();
@@ -67,23 +70,29 @@ pub fn data_plane(
     access: AccessLog,
     ports: Option<Opener>,
 ) -> (weft_proxy::Context, Current, UnboundedReceiver<Asked>) {
-    data_plane_at(Vec::new(), pki, account, access, ports)
+    data_plane_with(pki, account, access, ports, |_| {})
 }
 
-/// As [`data_plane`], of a pod whose addresses are known.
-fn data_plane_at(
-    own: Vec<IpAddr>,
+/// With options other than those of most tests.
+pub fn data_plane_with(
     pki: &Pki,
     account: &str,
     access: AccessLog,
     ports: Option<Opener>,
+    with: impl FnOnce(&mut Options),
 ) -> (weft_proxy::Context, Current, UnboundedReceiver<Asked>) {
+    let arguments = ["weft-proxy", "--pod", "p", "--namespace", "shop"];
+    let mut options = Options::try_parse_from(arguments).unwrap();
+    options.service_account = account.to_owned();
+    options.half_close = HALF_CLOSE;
+    with(&mut options);
     let identity = identity(account);
     let current = Current::default();
     current.set(credentials(&identity, pki, &[pki]));
     let tls = Tls::new(current.clone(), identity.trust_domain().clone()).unwrap();
     let metrics = Arc::new(Metrics::new());
-    let shared = Arc::new(Shared::new(own, tls.clone(), metrics.clone()));
+    let shared = Shared::new(options.own_addresses(), tls.clone(), metrics.clone());
+    let shared = Arc::new(shared.with_endpoint_requests(options.endpoint_requests));
     let settings = Settings {
         identity,
         current: current.clone(),
@@ -92,9 +101,6 @@ fn data_plane_at(
         ports,
     };
     let (store, requests) = Store::new(settings, shared.clone(), metrics.clone());
-    let arguments = ["weft-proxy", "--pod", "p", "--namespace", "shop"];
-    let mut options = Options::try_parse_from(arguments).unwrap();
-    options.service_account = account.to_owned();
     let proxy = weft_proxy::Context {
         options: Arc::new(options),
         store,
@@ -128,7 +134,9 @@ impl Pod {
 
     /// A pod that knows its addresses.
     pub fn start_at(own: Vec<IpAddr>, pki: &Pki, account: &str, mode: Mode) -> Self {
-        let parts = data_plane_at(own, pki, account, AccessLog::off(), None);
+        let parts = data_plane_with(pki, account, AccessLog::off(), None, |options| {
+            options.pod_ips = own.into_iter().map(Some).collect();
+        });
         Self::of(parts, account, mode)
     }
 
@@ -169,6 +177,17 @@ impl Pod {
     /// Another certificate by `signer`, and these roots, from now on.
     pub fn renew(&self, signer: &Pki, roots: &[&Pki]) {
         self.current.set(credentials(&self.identity, signer, roots));
+    }
+
+    /// A certificate by `signer` that is valid for this long, from now on.
+    pub fn certify(&self, signer: &Pki, lifetime: Duration) {
+        let mut spec = LeafSpec::new(&self.identity);
+        spec.not_after = SystemTime::now() + lifetime;
+        let leaf = signer.issue(&spec).unwrap();
+        self.current.set(Credentials {
+            key: Arc::new(leaf.certified().unwrap()),
+            ..credentials(&self.identity, signer, &[signer])
+        });
     }
 
     /// Takes an update, of which nothing may be refused.

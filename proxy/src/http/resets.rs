@@ -1,0 +1,97 @@
+//! Clients of HTTP/2 that begin requests in order to reset them: each costs an exchange with a backend and is worth nothing to
+//! them. A few resets are everybody's right, and so are many among more that are answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+/// What is counted together.
+const PERIOD: Duration = Duration::from_secs(10);
+/// Requests in a period from which on half of them may not be reset.
+const MANY: u32 = 200;
+
+/// The requests of one connection.
+pub(super) struct Resets {
+    born: Instant,
+    /// Milliseconds from then to the begin of the period.
+    since: AtomicU64,
+    begun: AtomicU32,
+    reset: AtomicU32,
+    too_many: CancellationToken,
+}
+
+/// A request that was not answered when this is dropped was reset.
+pub(super) struct Unanswered(Option<Arc<Resets>>);
+
+impl Resets {
+    pub(super) fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            since: AtomicU64::new(0),
+            begun: AtomicU32::new(0),
+            reset: AtomicU32::new(0),
+            too_many: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn begin(self: &Arc<Self>) -> Unanswered {
+        let now = self.born.elapsed().as_millis() as u64;
+        if now.saturating_sub(self.since.load(Relaxed)) > PERIOD.as_millis() as u64 {
+            self.since.store(now, Relaxed);
+            self.begun.store(0, Relaxed);
+            self.reset.store(0, Relaxed);
+        }
+        self.begun.fetch_add(1, Relaxed);
+        Unanswered(Some(self.clone()))
+    }
+
+    /// Resolves when the connection is to be closed for its resets.
+    pub(super) async fn too_many(&self) {
+        self.too_many.cancelled().await;
+    }
+
+    fn reset(&self) {
+        let reset = self.reset.fetch_add(1, Relaxed) + 1;
+        let begun = self.begun.load(Relaxed);
+        if begun > MANY && reset > begun / 2 {
+            self.too_many.cancel();
+        }
+    }
+}
+
+impl Unanswered {
+    pub(super) fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(of) = self.0.take() {
+            of.reset();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_many_is_too_many() {
+        let few = Arc::new(Resets::new());
+        (0..MANY).for_each(|_| drop(few.begin()));
+        assert!(!few.too_many.is_cancelled());
+        drop(few.begin());
+        assert!(few.too_many.is_cancelled());
+
+        let fair = Arc::new(Resets::new());
+        for _ in 0..1_000 {
+            fair.begin().answered();
+            drop(fair.begin());
+        }
+        assert!(!fair.too_many.is_cancelled());
+    }
+}

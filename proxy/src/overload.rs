@@ -1,0 +1,182 @@
+//! What a proxy holds at one time is bounded by the memory that it may use: beyond that the newest gives way, before the
+//! kernel ends the process with all that it carries.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::telemetry::metrics::Metrics;
+
+/// Memory for each connection, and for each request under way: more than most of them take. The rest is told by
+/// [`HIGH_PERCENT`].
+const CONNECTION: u64 = 32 << 10;
+const REQUEST: u64 = 64 << 10;
+/// The part of the memory that bodies may take which are kept for another try.
+const REPLAY_PART: u64 = 8;
+/// The same where the memory is not limited.
+const REPLAY: usize = 64 << 20;
+/// With so much of the memory in use only a few requests are taken at a time.
+const HIGH_PERCENT: u64 = 90;
+/// Those: what is in use may be so for other reasons, and then a proxy that takes nothing would never recover.
+const FEW: usize = 16;
+/// How often it is looked at how much is in use.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Counts what is held, and says when it is too much.
+#[derive(Debug)]
+pub struct Overload {
+    memory: Option<u64>,
+    connections: usize,
+    requests: usize,
+    under_way: AtomicUsize,
+    high: AtomicBool,
+    pub replay: Arc<Replay>,
+    metrics: Arc<Metrics>,
+}
+
+impl Overload {
+    /// `memory`: bytes that the process may use; `None`: as many as there are.
+    pub fn new(memory: Option<u64>, metrics: Arc<Metrics>) -> Self {
+        let most = |each: u64| {
+            let most = memory.map(|memory| memory / each);
+            most.and_then(|most| usize::try_from(most).ok())
+                .unwrap_or(usize::MAX)
+        };
+        let replay = memory.map_or(REPLAY, |_| most(REPLAY_PART));
+        Self {
+            memory,
+            connections: most(CONNECTION),
+            requests: most(REQUEST),
+            under_way: AtomicUsize::new(0),
+            high: AtomicBool::new(false),
+            replay: Arc::new(Replay::new(replay)),
+            metrics,
+        }
+    }
+
+    /// A request has begun, which [`Overload::end`] ends.
+    pub fn begin(&self) {
+        self.under_way.fetch_add(1, Relaxed);
+    }
+
+    pub fn end(&self) {
+        self.under_way.fetch_sub(1, Relaxed);
+    }
+
+    /// Why the request that began last is not to be taken.
+    pub fn request(&self) -> Option<&'static str> {
+        let under_way = self.under_way.load(Relaxed);
+        if under_way > self.requests {
+            self.metrics.shed("requests");
+            return Some("too many requests are under way");
+        }
+        if under_way > FEW && self.high.load(Relaxed) {
+            self.metrics.shed("memory");
+            return Some("memory is short");
+        }
+        None
+    }
+
+    /// Whether one more connection may be taken where `open` are.
+    pub fn admits_connection(&self, open: usize) -> bool {
+        let admits = open < self.connections;
+        if !admits {
+            self.metrics.shed("connections");
+        }
+        admits
+    }
+
+    /// Goes on looking at the memory in use.
+    pub async fn watch(&self) {
+        let Some(memory) = self.memory else {
+            return std::future::pending().await;
+        };
+        loop {
+            let used = weft_process::resident_bytes().unwrap_or(0);
+            let high = used > memory / 100 * HIGH_PERCENT;
+            if high != self.high.swap(high, Relaxed) {
+                tracing::warn!(high, used, memory, "memory in use");
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Bytes of request bodies that are kept for another try, of all requests together.
+#[derive(Debug)]
+pub struct Replay {
+    most: usize,
+    held: AtomicUsize,
+}
+
+impl Replay {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            held: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes room for `length` bytes; false: there is none.
+    pub fn take(&self, length: usize) -> bool {
+        let before = self.held.fetch_add(length, Relaxed);
+        let fits = before.saturating_add(length) <= self.most;
+        if !fits {
+            self.give(length);
+        }
+        fits
+    }
+
+    pub fn give(&self, length: usize) {
+        self.held.fetch_sub(length, Relaxed);
+    }
+
+    pub fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_follow_the_memory() {
+        let metrics = Arc::new(Metrics::new());
+        let overload = Overload::new(Some(1 << 20), metrics.clone());
+        assert!(overload.admits_connection(31) && !overload.admits_connection(32));
+        (0..16).for_each(|_| overload.begin());
+        assert_eq!(overload.request(), None);
+        overload.begin();
+        assert!(overload.request().is_some());
+        overload.end();
+        assert_eq!(overload.request(), None);
+        assert!(overload.replay.take(100 << 10));
+        assert!(!overload.replay.take(100 << 10));
+        assert_eq!(overload.replay.held(), 100 << 10);
+        let text = metrics.encode().unwrap();
+        for reason in ["connections", "requests"] {
+            let line = format!("weft_overload_shed_total{{reason=\"{reason}\"}} 1");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+
+    #[test]
+    fn with_little_memory_left_a_few_requests_are_taken() {
+        let overload = Overload::new(Some(1 << 30), Arc::default());
+        (0..FEW).for_each(|_| overload.begin());
+        overload.high.store(true, Relaxed);
+        assert_eq!(overload.request(), None);
+        overload.begin();
+        assert!(overload.request().is_some());
+        overload.high.store(false, Relaxed);
+        assert_eq!(overload.request(), None);
+    }
+
+    #[test]
+    fn without_a_limit_only_what_is_kept_is_bounded() {
+        let overload = Overload::new(None, Arc::default());
+        assert!(overload.admits_connection(1 << 30));
+        assert!(!overload.replay.take(REPLAY + 1));
+    }
+}

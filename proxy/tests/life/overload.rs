@@ -1,0 +1,149 @@
+//! What a gateway bears: how much of requests that never end it holds, and clients that begin requests for nothing.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Request;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use weft_ir::{Protocol, Serving};
+use weft_testkit::upstream::{Speaks, Upstream};
+
+use super::soon;
+use super::support::gateway::{port, *};
+use super::support::*;
+
+/// A gateway with these options before an application.
+async fn before(
+    speaks: Speaks,
+    with: impl FnOnce(&mut weft_proxy::options::Options),
+) -> (GatewayPod, u16, Upstream) {
+    let app = Upstream::start("app", speaks).await.unwrap();
+    let gateway = GatewayPod::start_with(with);
+    let number = free_port();
+    let of = listener("http", "", vec![host("", all_to("app"))]);
+    gateway.tell(vec![
+        endpoints("app", Protocol::Detect, &[unmeshed(app.address())]),
+        port(number, Serving::Http(vec![of])),
+    ]);
+    (gateway, number, app)
+}
+
+async fn connect(number: u16) -> h2::client::SendRequest<Bytes> {
+    let tcp = TcpStream::connect(at(number)).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_max_send_streams(100);
+    let (client, connection) = builder.handshake(tcp).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+fn post() -> Request<()> {
+    Request::post("http://shop.example/").body(()).unwrap()
+}
+
+fn line(gateway: &GatewayPod, name: &str) -> u64 {
+    let metrics = gateway.metrics();
+    let mut lines = metrics.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+fn shed(gateway: &GatewayPod, reason: &str) -> u64 {
+    let name = format!("weft_overload_shed_total{{reason=\"{reason}\"}}");
+    line(gateway, &name)
+}
+
+/// As many POSTs that go on for ever, each on a connection of its own; gives what they are answered, in the end.
+async fn never_ending(number: u16, count: usize) -> JoinSet<u16> {
+    let mut answers = JoinSet::new();
+    for _ in 0..count {
+        let mut client = connect(number).await.ready().await.unwrap();
+        let (answer, mut body) = client.send_request(post(), false).unwrap();
+        body.send_data(vec![b'x'; 48 << 10].into(), false).unwrap();
+        answers.spawn(async move {
+            let status = answer.await.unwrap().status().as_u16();
+            drop((client, body));
+            status
+        });
+    }
+    answers
+}
+
+#[tokio::test]
+async fn requests_that_never_end_hold_a_bounded_part_of_an_endpoint_for_a_bounded_time() {
+    let (gateway, number, app) = before(Speaks::Silent, |options| {
+        options.endpoint_requests = 40;
+        options.body_idle = Duration::from_secs(8);
+    })
+    .await;
+    let begun = Instant::now();
+    let answers = never_ending(number, 100).await;
+    soon("what is too much", || shed(&gateway, "endpoint") == 60).await;
+    assert_eq!(app.connections(), 40);
+    let statuses = answers.join_all().await;
+    let count = |status| statuses.iter().filter(|one| **one == status).count();
+    assert_eq!((count(503), count(408)), (60, 40), "{statuses:?}");
+    assert!(begun.elapsed() < Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn what_is_beyond_the_memory_is_not_taken() {
+    // Less than this process has in use; for 128 connections.
+    let (gateway, number, app) = before(Speaks::Silent, |options| {
+        options.memory_limit = Some(4 << 20);
+        options.body_idle = Duration::from_secs(8);
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let answers = never_ending(number, 40).await;
+    soon("what is too much", || shed(&gateway, "memory") == 24).await;
+    assert_eq!(app.connections(), 16);
+    let statuses = answers.join_all().await;
+    assert!(statuses.contains(&503) && statuses.contains(&408));
+
+    let mut open = Vec::new();
+    for _ in 0..150 {
+        open.push(TcpStream::connect(at(number)).await.unwrap());
+    }
+    soon("connections that are too many", || {
+        shed(&gateway, "connections") >= 22
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_resets_what_it_begins_is_closed_and_others_are_served() {
+    let (gateway, number, _app) = before(Speaks::Silent, |_| {}).await;
+    let mut client = connect(number).await;
+    let mut begun = 0;
+    while let Ok(mut ready) = client.clone().ready().await {
+        let Ok((answer, mut body)) = ready.send_request(post(), false) else {
+            break;
+        };
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        body.send_reset(h2::Reason::CANCEL);
+        drop(answer);
+        begun += 1;
+        assert!(begun < 1_000, "the connection goes on");
+        client = ready;
+    }
+    assert!(begun > 200, "{begun}");
+    let closed = "weft_protocol_errors_total{listener=\"gateway\",reason=\"resets\"}";
+    assert_eq!(line(&gateway, closed), 1);
+
+    // As many that are answered, and some that are not waited for.
+    let (gateway, number, _app) = before(Speaks::Http1, |_| {}).await;
+    let mut client = Client::connect(at(number), Version::Http2).await;
+    for place in 0..600 {
+        let request = Request::get("/").header("host", "shop.example");
+        if place % 3 == 0 {
+            let slow = request.header("x-delay", "1000");
+            let slow = client.send(slow, "");
+            let _ = tokio::time::timeout(Duration::from_millis(2), slow).await;
+        } else {
+            assert_eq!(client.send(request, "").await.status, 200);
+        }
+    }
+    assert_eq!(line(&gateway, closed), 0);
+}
