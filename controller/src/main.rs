@@ -29,7 +29,7 @@ use weft_controller::subscribe::{self, Limits, Subscriptions};
 use weft_controller::watch::{self as cluster, Kinds, World};
 use weft_controller::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, http, kubernetes, server};
 use weft_ir::{Identity, IdentityError};
-use weft_translate::Settings;
+use weft_translate::{EndpointRules, Settings};
 
 /// The Secret of the mesh's root, in the controller's namespace.
 const ROOT_SECRET: &str = "weft-ca";
@@ -168,6 +168,10 @@ impl Process {
             mode_floor: self.options.mtls_floor.into(),
             controller_name: CONTROLLER_NAME.to_owned(),
             gateway_controller_name: GATEWAY_CONTROLLER_NAME.to_owned(),
+            endpoints: EndpointRules {
+                denied: options.denied_endpoints.clone(),
+                external_at_gateways: options.gateway_external_endpoints,
+            },
         };
         let (metrics, stop) = (Arc::clone(&self.metrics), self.stop.clone());
         let watched = Arc::clone(&world);

@@ -3,8 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, Parser, ValueEnum};
+use ipnet::IpNet;
 use weft_ir::{Mode, TrustDomain};
 pub use weft_process::log::Format as LogFormat;
+use weft_translate::EndpointRules;
 
 use crate::provision::ProxyResources;
 
@@ -74,6 +76,20 @@ pub struct Options {
     /// Whether Gateways are served; without, neither they nor Secrets and ConfigMaps are watched.
     #[arg(long, env = "WEFT_GATEWAYS", default_value_t = true, action = clap::ArgAction::Set)]
     pub gateways: bool,
+
+    /// Networks that no endpoint may be in, whatever EndpointSlices say: by default where clouds answer questions about
+    /// a machine and its credentials.
+    #[arg(
+        long,
+        env = "WEFT_DENIED_ENDPOINTS",
+        value_delimiter = ',',
+        default_values = EndpointRules::METADATA
+    )]
+    pub denied_endpoints: Vec<IpNet>,
+
+    /// Whether Gateways send to endpoints outside the cluster, of Services without a selector.
+    #[arg(long, env = "WEFT_GATEWAY_EXTERNAL_ENDPOINTS", default_value_t = false, action = clap::ArgAction::Set)]
+    pub gateway_external_endpoints: bool,
 
     #[command(flatten)]
     pub gateway: GatewayOptions,
@@ -173,6 +189,18 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn denied_endpoints_are_networks_and_have_a_default() {
+        let parse = |args: &[&str]| {
+            let args = ["weft-controller"].iter().chain(args);
+            Options::try_parse_from(args).map(|options| options.denied_endpoints)
+        };
+        assert_eq!(parse(&[]).unwrap(), EndpointRules::default().denied);
+        let own = parse(&["--denied-endpoints", "10.0.0.0/8,fd00::/8"]).unwrap();
+        assert_eq!(own.len(), 2);
+        assert!(parse(&["--denied-endpoints", "10.0.0.300/8"]).is_err());
     }
 
     #[test]

@@ -174,6 +174,7 @@ pub(crate) fn test_settings() -> Settings {
         mode_floor: weft_ir::Mode::Permissive,
         controller_name: crate::CONTROLLER_NAME.into(),
         gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.into(),
+        endpoints: weft_translate::EndpointRules::default(),
     }
 }
 

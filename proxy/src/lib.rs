@@ -13,7 +13,6 @@ pub mod listen;
 pub mod options;
 pub mod overload;
 pub mod probe;
-pub mod ranges;
 pub mod run;
 pub mod shutdown;
 mod streams;

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use weft_ir::{Identity, IdentityError, TrustDomain};
+use weft_ir::{Identity, IdentityError, IpNet, TrustDomain};
 pub use weft_process::log::Format as LogFormat;
 
-use crate::ranges::Range;
 
 /// The data plane of the Weft service mesh.
 #[derive(Clone, Debug, Parser)]
@@ -84,7 +83,7 @@ pub struct Options {
     /// The cluster's own ranges, of pods and of Services, as `10.244.0.0/16,10.96.0.0/12`; of use with `--mtls-outbound
     /// required`.
     #[arg(long, env = "WEFT_CLUSTER_RANGES", value_delimiter = ',')]
-    pub cluster_ranges: Vec<Range>,
+    pub cluster_ranges: Vec<IpNet>,
 
     /// Ports of the application that `/probe/tcp/<port>` may be asked about.
     #[arg(long, env = "WEFT_PROBE_PORTS", value_delimiter = ',')]

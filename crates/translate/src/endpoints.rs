@@ -11,14 +11,17 @@
 //! endpoint counts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use weft_ir::{Choice, Endpoint, EndpointSet, Hints, ServicePort};
+use weft_ir::{Choice, Endpoint, EndpointSet, Hints, ServiceId, ServicePort};
 
+use crate::gateways::Grants;
+use crate::limits::ENDPOINTS;
 use crate::memo::{self, Last, Same};
 use crate::objects::EndpointSlice;
 use crate::pods::{PodInfo, Pods};
+use crate::reach::{Bar, Behind, EndpointRules, Surroundings, left_out};
 use crate::services::{PortInfo, ServiceInfo, Services};
 use crate::sets::Sets;
 use crate::slices::{self, Named, SliceInfo, Slices, State};
@@ -35,6 +38,12 @@ pub(crate) struct Known {
     pub(crate) slices: Same<Slices>,
     /// Of TCP ports.
     pub(crate) tcp: Arc<Endpoints>,
+    /// Those of them that gateways see otherwise.
+    pub(crate) at_gateways: Endpoints,
+    /// By Service: the addresses that gateways do not send to, in words.
+    pub(crate) left_out: HashMap<Arc<ServiceId>, Arc<str>>,
+    /// Of the addresses that nobody sends to.
+    pub(crate) warnings: BTreeSet<String>,
     /// Of UDP ports.
     pub(crate) udp: Arc<Endpoints>,
     pub(crate) leaving: Arc<Leaving>,
@@ -53,7 +62,7 @@ pub(crate) struct Memo {
     last: Last<Sources, Known>,
 }
 
-type Sources = (Same<Services>, Same<Slices>, Same<Pods>);
+type Sources = (Same<Services>, Same<Slices>, Same<Pods>, Same<Grants>);
 
 /// The sets of a Service, and what they were made from.
 #[derive(Debug)]
@@ -64,17 +73,13 @@ struct Made {
     behind: Vec<Behind>,
     /// In the order of the Service's ports.
     tcp: Vec<Arc<Sets>>,
+    /// As gateways see them.
     udp: Vec<Arc<Sets>>,
-}
-
-/// What stands behind an endpoint's address.
-#[derive(Debug)]
-enum Behind {
-    Pod(Arc<PodInfo>),
-    /// Something outside the mesh.
-    Other,
-    /// Nobody can say: a pod that is gone already, or one whose news come later than its EndpointSlice's.
-    Unknown,
+    /// Those of `tcp` as gateways see them; empty where they see the same.
+    at_gateways: Vec<Arc<Sets>>,
+    /// The addresses that gateways do not send to.
+    left_out: Option<Arc<str>>,
+    warning: Option<String>,
 }
 
 impl Memo {
@@ -83,10 +88,18 @@ impl Memo {
         services: &Same<Services>,
         slices: &[Arc<EndpointSlice>],
         pods: &Same<Pods>,
+        grants: &Same<Grants>,
+        rules: &EndpointRules,
     ) -> Same<Known> {
         let slices = self.slices.read(slices);
-        let from = (services.clone(), slices.clone(), pods.clone());
+        let from = (
+            services.clone(),
+            slices.clone(),
+            pods.clone(),
+            grants.clone(),
+        );
         self.last.get(from, || {
+            let around = Surroundings::new(pods, services, grants, rules);
             let others = self.services.as_ref() != Some(services);
             if others {
                 self.services = Some(services.clone());
@@ -96,14 +109,21 @@ impl Memo {
             }
             let (mut tcp, mut udp) = (Vec::new(), Vec::new());
             for made in &mut self.made {
-                if made.renew(&slices, pods) || others {
+                if made.renew(&slices, &around, rules) || others {
                     tcp.extend(by_port(&made.service.ports, &made.tcp));
                     udp.extend(by_port(&made.service.udp, &made.udp));
                 }
             }
             insert(&mut self.tcp, tcp);
             insert(&mut self.udp, udp);
+            let made = || self.made.iter();
+            let at_gateways = made().flat_map(|of| by_port(&of.service.ports, &of.at_gateways));
+            let left_out =
+                made().filter_map(|of| Some((Arc::clone(&of.service.id), of.left_out.clone()?)));
             Known {
+                at_gateways: at_gateways.collect(),
+                left_out: left_out.collect(),
+                warnings: made().filter_map(|of| of.warning.clone()).collect(),
                 leaving: Arc::new(leaving(services, &slices, pods)),
                 slices,
                 tcp: Arc::clone(&self.tcp),
@@ -177,46 +197,76 @@ impl Made {
             behind: Vec::new(),
             tcp: Vec::new(),
             udp: Vec::new(),
+            at_gateways: Vec::new(),
+            left_out: None,
+            warning: None,
         };
-        made.make();
+        made.make(&EndpointRules::default());
         made
     }
 
     /// Whether the sets are others than they were.
-    fn renew(&mut self, slices: &Slices, pods: &Pods) -> bool {
+    fn renew(&mut self, slices: &Slices, around: &Surroundings<'_>, rules: &EndpointRules) -> bool {
         let slices = slices.of(&self.service.id);
-        let same = memo::same(slices, &self.slices)
-            && endpoints(slices)
-                .zip(&self.behind)
-                .all(|((slice, named), behind)| behind.is(slice, named, pods));
-        if same {
+        let now = endpoints(slices).map(|(slice, named)| around.behind(slice, named));
+        let now: Vec<Behind> = now.collect();
+        if memo::same(slices, &self.slices) && now == self.behind {
             return false;
         }
         self.slices = slices.to_vec();
-        self.behind = endpoints(slices)
-            .map(|(slice, named)| Behind::new(slice, named, pods))
-            .collect();
-        self.make()
+        self.behind = now;
+        self.make(rules)
     }
 
     /// As [`Made::renew`]. A set that says what it said is the same.
-    fn make(&mut self) -> bool {
-        let make = |ports: &[PortInfo], transport, before: &[Arc<Sets>]| {
-            let sets = ports
-                .iter()
-                .enumerate()
-                .map(|(place, port)| self.sets(port, transport).renewed(before.get(place)));
+    fn make(&mut self, rules: &EndpointRules) -> bool {
+        let kind = self.service.id.kind;
+        let bars = |behind: &Behind| behind.bar_at_gateways(kind, rules);
+        let nobody = |behind: &Behind| match behind {
+            Behind::Barred(bar) => Some(bar.clone()),
+            _ => None,
+        };
+        let (at_gateways, everywhere) = (self.barred(bars), self.barred(nobody));
+        let make = |ports: &[PortInfo], transport, barred, before: &[Arc<Sets>]| {
+            let sets = ports.iter().enumerate().map(|(place, port)| {
+                let sets = self.sets(port, transport, barred);
+                sets.renewed(before.get(place))
+            });
             sets.collect::<Vec<_>>()
         };
-        let tcp = make(&self.service.ports, "TCP", &self.tcp);
-        let udp = make(&self.service.udp, "UDP", &self.udp);
+        let tcp = make(&self.service.ports, "TCP", &everywhere, &self.tcp);
+        // Only gateways send datagrams.
+        let udp = make(&self.service.udp, "UDP", &at_gateways, &self.udp);
+        let others = at_gateways.len() > everywhere.len();
+        let ports: &[PortInfo] = if others { &self.service.ports } else { &[] };
+        let seen = make(ports, "TCP", &at_gateways, &self.at_gateways);
         let changed = !memo::same(&self.tcp, &tcp) || !memo::same(&self.udp, &udp);
-        (self.tcp, self.udp) = (tcp, udp);
+        (self.tcp, self.udp, self.at_gateways) = (tcp, udp, seen);
+        self.left_out = left_out(&at_gateways);
+        self.warning = self.warning(&everywhere);
         changed
     }
 
-    fn sets(&self, port: &PortInfo, transport: &str) -> Sets {
-        let serving = self.serving(port, transport);
+    /// The addresses that `bar` has something against.
+    fn barred(&self, bar: impl Fn(&Behind) -> Option<Bar>) -> BTreeMap<IpAddr, Bar> {
+        let all = endpoints(&self.slices).zip(&self.behind);
+        let barred = all.filter_map(|((_, named), behind)| Some((named.address, bar(behind)?)));
+        barred.collect()
+    }
+
+    fn warning(&self, barred: &BTreeMap<IpAddr, Bar>) -> Option<String> {
+        let id = &self.service.id;
+        let most = self.behind.len();
+        let barred = left_out(barred).map(|words| format!("endpoints of Service {id}: {words}"));
+        let many = (most > ENDPOINTS).then(|| {
+            format!("Service {id} has {most} endpoints, of which a port takes {ENDPOINTS}, in the order of their addresses")
+        });
+        barred.or(many)
+    }
+
+    /// Without the addresses that are `barred`.
+    fn sets(&self, port: &PortInfo, transport: &str, barred: &BTreeMap<IpAddr, Bar>) -> Sets {
+        let serving = self.serving(port, transport, barred);
         let whole = self.endpoint_set(port, transport, &serving);
         if !self.service.local {
             return Sets::of_all(whole);
@@ -239,14 +289,22 @@ impl Made {
     }
 
     /// The endpoints that may be used.
-    fn serving(&self, port: &PortInfo, transport: &str) -> Vec<Serving<'_>> {
+    fn serving(
+        &self,
+        port: &PortInfo,
+        transport: &str,
+        barred: &BTreeMap<IpAddr, Bar>,
+    ) -> Vec<Serving<'_>> {
         let all = endpoints(&self.slices).zip(&self.behind);
         let serving = all.filter_map(|((slice, named), behind)| {
             let number = slice.target_port(&port.name, transport)?;
+            if barred.contains_key(&named.address) {
+                return None;
+            }
             let pod = match behind {
                 Behind::Pod(pod) => Some(pod),
-                Behind::Other => None,
-                Behind::Unknown => return None,
+                Behind::HostPod | Behind::External | Behind::Node => None,
+                Behind::Barred(_) | Behind::Unknown => return None,
             };
             let ready = match named.state {
                 State::Ready => pod.is_none_or(|pod| !pod.leaving),
@@ -285,7 +343,8 @@ impl Made {
                 identity: identity.cloned(),
             }
         });
-        let endpoints = one_family(endpoints.collect(), self.service.prefers_ipv6);
+        let mut endpoints = one_family(endpoints.collect(), self.service.prefers_ipv6);
+        endpoints.truncate(ENDPOINTS);
         let choice = Choice {
             hints: hints(serving, &endpoints),
             affinity: self.service.affinity,
@@ -322,30 +381,6 @@ struct Serving<'a> {
     pod: Option<&'a Arc<PodInfo>>,
     /// Else it is draining.
     ready: bool,
-}
-
-impl Behind {
-    fn new(slice: &SliceInfo, named: &Named, pods: &Pods) -> Self {
-        if let Some(pod) = pods.at(&named.address) {
-            return Self::Pod(Arc::clone(pod));
-        }
-        let is_on_host = |(namespace, name)| pods.get(namespace, name).is_some_and(|of| of.on_host);
-        if slice.from_a_cluster || slice.pod(named).is_none_or(is_on_host) {
-            Self::Other
-        } else {
-            Self::Unknown
-        }
-    }
-
-    /// Whether that still stands there.
-    fn is(&self, slice: &SliceInfo, named: &Named, pods: &Pods) -> bool {
-        match (self, pods.at(&named.address)) {
-            (Self::Pod(pod), Some(now)) => Arc::ptr_eq(pod, now),
-            (Self::Pod(_), None) | (_, Some(_)) => false,
-            (Self::Other, None) => matches!(Self::new(slice, named, pods), Self::Other),
-            (Self::Unknown, None) => matches!(Self::new(slice, named, pods), Self::Unknown),
-        }
-    }
 }
 
 /// A pod of a dual-stack Service is there once for each family: those of the Service's first family, else all.

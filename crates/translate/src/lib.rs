@@ -16,6 +16,7 @@ mod mesh;
 mod modes;
 mod pods;
 mod probes;
+mod reach;
 mod routes;
 mod services;
 mod sets;
@@ -41,6 +42,7 @@ pub use gateways::status::{
     ListenerStatus, PolicyStatus, Routability, RouteGroupKind,
 };
 pub use mesh::{Mesh, PodFacts};
+pub use reach::EndpointRules;
 pub use status::{Condition, Controller, ParentStatus, RouteStatus};
 pub use translator::Translator;
 
@@ -82,6 +84,7 @@ pub struct Settings {
     pub controller_name: String,
     /// `weft.dev/gateway-controller`.
     pub gateway_controller_name: String,
+    pub endpoints: EndpointRules,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -32,6 +32,8 @@ pub(crate) const LISTENERS_BYTES: usize = 6 * 1024 * 1024;
 const SERVICE_BYTES: usize = 4 * 1024 * 1024;
 /// Of the regular expressions of these rules, compiled, in bytes.
 const SERVICE_COMPILED: usize = 16 * 1024 * 1024;
+/// Endpoints of a Service port.
+pub(crate) const ENDPOINTS: usize = 10_000;
 
 /// What rules take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

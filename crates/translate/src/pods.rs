@@ -29,6 +29,8 @@ pub(crate) struct Pods {
     by_name: HashMap<Arc<str>, HashMap<Arc<str>, Arc<PodInfo>>>,
     /// Pods that own their IP; of several with one IP the youngest.
     by_address: HashMap<IpAddr, Arc<PodInfo>>,
+    /// By a node's address: the namespaces of the pods that are on its network.
+    by_node: HashMap<IpAddr, BTreeSet<Arc<str>>>,
     /// How many are in the mesh.
     pub(crate) in_mesh: usize,
     /// Of annotations that cannot be read.
@@ -42,7 +44,7 @@ pub(crate) struct PodInfo {
     pub(crate) uid: Arc<str>,
     /// When it was created.
     age: String,
-    /// Its own; none on its host's network, whose IP is not the pod's.
+    /// Its own; its node's where it is on the node's network.
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) on_host: bool,
     /// Where it runs.
@@ -104,7 +106,12 @@ impl Pods {
             index.in_mesh += usize::from(pod.workload.is_some());
             index.warnings.extend(pod.warning.clone());
             for address in &pod.addresses {
-                youngest(index.by_address.entry(*address), &pod);
+                if pod.on_host {
+                    let namespaces = index.by_node.entry(*address).or_default();
+                    namespaces.insert(Arc::clone(&pod.namespace));
+                } else {
+                    youngest(index.by_address.entry(*address), &pod);
+                }
             }
             let of_namespace = index.by_name.entry(Arc::clone(&pod.namespace)).or_default();
             youngest(of_namespace.entry(Arc::clone(&pod.name)), &pod);
@@ -118,6 +125,11 @@ impl Pods {
 
     pub(crate) fn at(&self, address: &IpAddr) -> Option<&Arc<PodInfo>> {
         self.by_address.get(address)
+    }
+
+    /// The namespaces of the pods that are on the network of the node with this address; `None`: no node is known by it.
+    pub(crate) fn on_host(&self, address: &IpAddr) -> Option<&BTreeSet<Arc<str>>> {
+        self.by_node.get(address)
     }
 
     /// The pods with an address that are being deleted, some more than once.
@@ -174,13 +186,13 @@ impl PodInfo {
             leaving: !metadata.deletion_timestamp.is_empty(),
             warning: None,
         };
-        if info.on_host {
-            return Some(info);
-        }
         let texts = pod_ips.iter().map(|entry| entry.ip.as_str());
         let addresses = texts.chain([pod_ip.as_str()]);
         let addresses: BTreeSet<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
         info.addresses = addresses.into_iter().collect();
+        if info.on_host {
+            return Some(info);
+        }
         info.gateway = gateway(pod, accounts).cloned();
         if info.gateway.is_none() && !has_sidecar(spec) {
             return Some(info);

@@ -107,6 +107,10 @@ impl SliceInfo {
         }
     }
 
+    pub(crate) fn namespace(&self) -> &str {
+        &self.slice.metadata.namespace
+    }
+
     /// Namespace and name of the pod behind an endpoint, if it names one.
     pub(crate) fn pod(&self, of: &Named) -> Option<(&str, &str)> {
         let TargetRef {

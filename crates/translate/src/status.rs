@@ -2,8 +2,8 @@
 //!
 //! Source: the comments of `RouteConditionType` in Gateway API's `shared_types.go`.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weft_ir::{RouteKind, ServicePort};
@@ -125,16 +125,16 @@ pub(crate) fn route_status(
 }
 
 /// What is said of a route to each of its parents, of which `parents` are the places, the references and the condition
-/// Accepted. `idle`: its backends without a ready endpoint.
+/// Accepted. `backends`: those that can be used.
 pub(crate) fn placed<'p>(
     route: &Route,
     controller: Controller,
-    idle: &[&ServicePort],
+    backends: &[BackendState<'_>],
     parents: impl Iterator<Item = (usize, &'p ParentRef, Condition)>,
 ) -> Placed {
     let parents = parents.map(|(place, parent_ref, accepted)| {
         let partial = accepted.status.then(|| partially_invalid(route)).flatten();
-        let resolved = resolved_refs(&route.report, idle);
+        let resolved = resolved_refs(&route.report, backends);
         let conditions = [accepted, resolved].into_iter().chain(partial);
         let status = ParentStatus {
             parent_ref: parent_ref.clone(),
@@ -285,12 +285,35 @@ fn without_rule(kind: RouteKind) -> &'static str {
     }
 }
 
-fn resolved_refs(report: &Report, idle: &[&ServicePort]) -> Condition {
+/// A backend that can be used, if it has endpoints.
+pub(crate) struct BackendState<'a> {
+    pub(crate) port: &'a ServicePort,
+    /// No endpoint is ready.
+    pub(crate) idle: bool,
+    /// Endpoints of its Service that are not sent to, in words.
+    pub(crate) left_out: Option<&'a str>,
+}
+
+fn resolved_refs(report: &Report, backends: &[BackendState<'_>]) -> Condition {
+    let left_out = backends.iter().filter_map(|of| {
+        let words = of.left_out?;
+        Some(format!("endpoints of {}: {words}", of.port.service))
+    });
+    let left_out: BTreeSet<String> = left_out.collect();
+    let left_out = left_out.into_iter().collect::<Vec<_>>().join("; ");
     match report.unresolved.first() {
+        // Nothing is left to send to.
+        None if backends.iter().any(|of| of.idle && of.left_out.is_some()) => {
+            condition("ResolvedRefs", false, "RefNotPermitted", left_out)
+        }
         None => {
             let mut message = "every backend was found".to_owned();
+            if !left_out.is_empty() {
+                message += &format!("; {left_out}");
+            }
+            let idle = backends.iter().filter(|of| of.idle);
+            let idle: Vec<String> = idle.map(|of| of.port.to_string()).collect();
             if !idle.is_empty() {
-                let idle: Vec<String> = idle.iter().map(ToString::to_string).collect();
                 message += &format!(
                     "; without a ready endpoint: {}; check that the selector finds pods and that they are ready",
                     idle.join(", ")

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use weft_ir::RouteKind;
 
 use crate::attach::{self, Attachments};
-use crate::gateways::Accounts;
+use crate::gateways::{Accounts, Grants};
 use crate::memo::{Last, Same};
 use crate::mesh::Mesh;
 use crate::modes::Modes;
-use crate::objects::{GatewayClass, Namespace, Node};
+use crate::objects::{GatewayClass, Namespace, Node, ReferenceGrant};
 use crate::routes::Resolver;
 use crate::services::Services;
 use crate::status::{self, RouteStatus};
@@ -29,6 +29,7 @@ pub struct Translator {
     modes: Last<Vec<Same<Namespace>>, Modes>,
     zones: Last<Vec<Same<Node>>, Zones>,
     pods: pods::Memo,
+    grants: Last<Vec<Same<ReferenceGrant>>, Grants>,
     endpoints: endpoints::Memo,
     routes: attach::Memo,
     views: views::Memo,
@@ -48,6 +49,7 @@ impl Translator {
             modes: Last::default(),
             zones: Last::default(),
             pods: pods::Memo::default(),
+            grants: Last::default(),
             endpoints: endpoints::Memo::default(),
             routes: attach::Memo::default(),
             views: views::Memo::default(),
@@ -80,7 +82,12 @@ impl Translator {
         let zones = self.zones.get_alike(Same::all(nodes), || Zones::new(nodes));
         let pods = self.pods.read(&objects.pods, settings, rules, &zones);
         let slices = &objects.endpoint_slices;
-        let endpoints = self.endpoints.read(&services, slices, &pods);
+        let grants = &objects.reference_grants;
+        let grants = self.grants.get(Same::all(grants), || Grants::new(grants));
+        let rules = &settings.endpoints;
+        let endpoints = self
+            .endpoints
+            .read(&services, slices, &pods, &grants, rules);
 
         let routes = mesh_routes(&mut self.routes, objects, &services);
         let attached = Attachments::new(&routes);
@@ -93,9 +100,14 @@ impl Translator {
         let ours = (&classes, &gateways);
         let outcome = self
             .gateways
-            .translate(objects, ours, &services, &endpoints);
+            .translate(objects, ours, &services, &endpoints, &grants);
         self.statuses = status::merge(statuses, outcome.routes, &self.statuses);
-        let warnings = [&modes.warnings, &pods.warnings, &services.warnings];
+        let warnings = [
+            &modes.warnings,
+            &pods.warnings,
+            &services.warnings,
+            &endpoints.warnings,
+        ];
         let warnings = warnings.into_iter().flatten().cloned();
         Translation {
             mesh: Mesh {

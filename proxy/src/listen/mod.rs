@@ -11,13 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use weft_accept::{Bounds, Pool, Port, Protected};
-use weft_ir::{Identity, IdentityError, Mode};
+use weft_ir::{Identity, IdentityError, IpNet, Mode};
 
 use crate::config::store::Store;
 use crate::http::mirror::MAX_COPIES;
 use crate::options::{MtlsOutbound, Options};
 use crate::overload::Overload;
-use crate::ranges::Range;
 use crate::shutdown::{Closing, Shutdown};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -84,7 +83,7 @@ pub struct Context {
 #[derive(Clone, Debug)]
 struct OutboundPolicy {
     required: bool,
-    cluster: Vec<Range>,
+    cluster: Vec<IpNet>,
 }
 
 impl OutboundPolicy {
@@ -100,7 +99,8 @@ impl OutboundPolicy {
     }
 
     fn is_cluster(&self, to: IpAddr) -> bool {
-        self.cluster.iter().any(|range| range.contains(to))
+        let to = to.to_canonical();
+        self.cluster.iter().any(|range| range.contains(&to))
     }
 }
 

@@ -41,6 +41,22 @@ impl Grants {
         all
     }
 
+    /// Whether EndpointSlices of a namespace may name a pod of another one.
+    pub(crate) fn permit_endpoint(&self, from: &str, namespace: &str, pod: &str) -> bool {
+        let grants = self.by_namespace.get(namespace).into_iter().flatten();
+        let mut specs = grants.filter_map(|grant| grant.spec.as_ref().ok());
+        specs.any(|spec| {
+            readable(&spec.from).any(|entry| {
+                entry.group == "discovery.k8s.io"
+                    && entry.kind == "EndpointSlice"
+                    && entry.namespace == from
+            }) && readable(&spec.to).any(|entry| {
+                let named = entry.name.is_empty() || entry.name == pod;
+                entry.group.is_empty() && entry.kind == "Pod" && named
+            })
+        })
+    }
+
     /// Errors with what is missing, and how to grant it.
     pub(crate) fn check(&self, from: Referrer<'_>, to: Referent<'_>) -> Result<(), String> {
         if from.namespace == to.namespace {

@@ -35,7 +35,7 @@ use weft_ir::{Gateway, GatewayId, GatewayPort, ServicePort};
 use crate::Objects;
 use crate::endpoints::{Endpoints, Known};
 use crate::memo::{self, Last, Same};
-use crate::objects::{BackendTlsPolicy, ClusterTrustBundle, ConfigMap, ReferenceGrant};
+use crate::objects::{BackendTlsPolicy, ClusterTrustBundle, ConfigMap};
 use crate::routes::{GatewayRules, Resolver};
 use crate::services::Services;
 use crate::sets::Sets;
@@ -79,7 +79,6 @@ pub(crate) struct Outcome {
 /// What Gateways need, as it was made last.
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
-    grants: Last<Vec<Same<ReferenceGrant>>, Grants>,
     policies: Last<PolicySources, Policies>,
     routes: routes::Memo,
     composed: crate::attach::Memo,
@@ -101,6 +100,7 @@ impl Memo {
         (classes, gateways): (&Classes<'_>, &Gateways<'_>),
         services: &Same<Services>,
         known: &Known,
+        grants: &Same<Grants>,
     ) -> Outcome {
         if classes.is_empty() {
             *self = Self::default();
@@ -111,12 +111,10 @@ impl Memo {
             &objects.config_maps,
             &objects.cluster_trust_bundles,
         );
-        let grants = &objects.reference_grants;
-        let grants = self.grants.get(Same::all(grants), || Grants::new(grants));
         let namespaces = Namespaces::new(&objects.namespaces);
         let sources = Sources {
             data: &data,
-            grants: &grants,
+            grants,
             namespaces: &namespaces,
         };
         let plans = plans(gateways, &objects.listener_sets, sources);
@@ -145,8 +143,9 @@ impl Memo {
             let set = endpoints.get(port).or_else(|| known.tcp.get(port));
             set.is_some_and(|set| set.whole.endpoints.is_empty())
         };
+        let left_out = |port: &ServicePort| known.left_out.get(&port.service).map(|of| &**of);
         let mut outcome = Outcome {
-            routes: routes::statuses(&routes, is_idle),
+            routes: routes::statuses(&routes, is_idle, left_out),
             policies: policies.statuses(services, &routes::targets(&routes, &composed)),
             classes: verdicts::class_statuses(classes, &parameters),
             missing: missing_parents(objects),
@@ -199,7 +198,12 @@ impl Memo {
         // A number that is a port of TCP too means that one's endpoints.
         let mut endpoints = Endpoints::clone(&known.udp);
         endpoints.retain(|id, _| !known.tcp.contains_key(id));
-        endpoints.extend(policies.endpoints(services, &known.tcp));
+        let seen = |id: &ServicePort| known.at_gateways.get(id).or_else(|| known.tcp.get(id));
+        endpoints.extend(policies.endpoints(services, seen));
+        for (id, set) in &known.at_gateways {
+            let other = || Arc::clone(set);
+            endpoints.entry(Arc::clone(id)).or_insert_with(other);
+        }
         for (id, sets) in &mut endpoints {
             *sets = Sets::clone(sets).renewed(self.endpoints.get(id));
         }

@@ -81,12 +81,17 @@ impl Policies {
     }
 
     /// The endpoint sets of the ports that policies are for.
-    pub(crate) fn endpoints(&self, services: &Services, known: &Endpoints) -> Endpoints {
+    /// `known`: those without.
+    pub(crate) fn endpoints<'k>(
+        &self,
+        services: &Services,
+        known: impl Fn(&ServicePort) -> Option<&'k Arc<Sets>>,
+    ) -> Endpoints {
         let mut sets = Endpoints::new();
         for (service, _) in self.by_target.keys() {
             let ports = services.get(service).map_or(&[][..], |info| &info.ports);
             for port in ports {
-                if let (Some(Ok(tls)), Some(known)) = (self.of(port), known.get(&port.id)) {
+                if let (Some(Ok(tls)), Some(known)) = (self.of(port), known(&port.id)) {
                     let with_tls = known.map(|set| EndpointSet {
                         // What is within TLS is not said by a port that says TLS.
                         protocol: match set.protocol {

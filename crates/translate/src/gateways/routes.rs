@@ -13,7 +13,9 @@ use super::scopes::Namespaces;
 use crate::Objects;
 use crate::objects::{Lenient, ParentRef};
 use crate::routes::{self, Resolver, Route, Rules};
-use crate::status::{Condition, Controller, Placed, condition, ignored, placed, works};
+use crate::status::{
+    BackendState, Condition, Controller, Placed, condition, ignored, placed, works,
+};
 
 /// Routes of Gateways as they were translated last.
 pub(crate) type Memo = routes::Memo<Arc<Route>>;
@@ -73,15 +75,26 @@ pub(crate) fn targets(
 }
 
 /// `is_idle`: whether a port has endpoints, and none is ready.
-pub(crate) fn statuses(routes: &[Attached], is_idle: impl Fn(&ServicePort) -> bool) -> Vec<Placed> {
+/// `left_out`: the endpoints of its Service that gateways do not send to, in words.
+pub(crate) fn statuses<'k>(
+    routes: &[Attached],
+    is_idle: impl Fn(&ServicePort) -> bool,
+    left_out: impl Fn(&ServicePort) -> Option<&'k str>,
+) -> Vec<Placed> {
     let statuses = routes.iter().map(|(route, attachments)| {
         let parents = attachments.iter().map(|attachment| {
             let accepted = accepted(route, attachment);
             (attachment.place, &attachment.parent_ref, accepted)
         });
         let usable = route.report.usable.iter();
-        let idle: Vec<&ServicePort> = usable.filter(|port| is_idle(port)).collect();
-        placed(route, Controller::Gateway, &idle, parents)
+        let backends: Vec<BackendState<'_>> = usable
+            .map(|port| BackendState {
+                port,
+                idle: is_idle(port),
+                left_out: left_out(port),
+            })
+            .collect();
+        placed(route, Controller::Gateway, &backends, parents)
     });
     statuses.collect()
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::{input, view};
 use similar::TextDiff;
 use weft_ir::{Mode, TrustDomain};
-use weft_translate::{Objects, Settings, Translator, translate};
+use weft_translate::{EndpointRules, Objects, Settings, Translator, translate};
 
 /// Stands between what goes in and what comes out.
 pub(crate) const DIVIDER: &str = "--- # expected\n";
@@ -19,6 +19,7 @@ pub(crate) fn settings() -> Settings {
         mode_floor: Mode::Permissive,
         controller_name: "weft.dev/mesh-controller".to_owned(),
         gateway_controller_name: "weft.dev/gateway-controller".to_owned(),
+        endpoints: EndpointRules::default(),
     }
 }
 

@@ -10,6 +10,7 @@ mesh_tests! {
 }
 
 mod cases {
+    use kube::api::DeleteParams;
     use serde_json::{Value, json};
     use weft_e2e::gateways::{gateway, https, listener, route, tls_secret};
     use weft_e2e::host::{self, curl, run};
@@ -166,6 +167,29 @@ mod cases {
         for object in name_servers(&addresses) {
             bed.apply(object).await?;
         }
+        // The name servers are pods of another namespace.
+        let system = bed.at("kube-system");
+        system.apply(grant(&bed.namespace)).await?;
+        let answered = dig(bed).await;
+        let grants = system.api("gateway.networking.k8s.io/v1beta1", "ReferenceGrant");
+        grants
+            .delete(&bed.namespace, &DeleteParams::default())
+            .await?;
+        answered
+    }
+
+    /// Lets EndpointSlices of a namespace name pods.
+    fn grant(from: &str) -> Value {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant", "metadata": {"name": from},
+            "spec": {
+                "from": [{"group": "discovery.k8s.io", "kind": "EndpointSlice", "namespace": from}],
+                "to": [{"group": "", "kind": "Pod"}],
+            },
+        })
+    }
+
+    async fn dig(bed: &Bed) -> anyhow::Result<()> {
         let listeners = json!([listener("dns", "UDP", 53)]);
         let address = bed.gateway(gateway("edge", listeners)).await?;
         let rules = json!([{"backendRefs": [{"name": "dns", "port": 53}]}]);
