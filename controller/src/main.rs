@@ -169,8 +169,8 @@ impl Process {
             controller_name: CONTROLLER_NAME.to_owned(),
             gateway_controller_name: GATEWAY_CONTROLLER_NAME.to_owned(),
             endpoints: EndpointRules {
-                denied: options.denied_endpoints.clone(),
-                external_at_gateways: options.gateway_external_endpoints,
+                denied: self.options.denied_endpoints.clone(),
+                external_at_gateways: self.options.gateway_external_endpoints,
             },
         };
         let (metrics, stop) = (Arc::clone(&self.metrics), self.stop.clone());

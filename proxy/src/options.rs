@@ -8,7 +8,6 @@ use clap::{Parser, ValueEnum};
 use weft_ir::{Identity, IdentityError, IpNet, TrustDomain};
 pub use weft_process::log::Format as LogFormat;
 
-
 /// The data plane of the Weft service mesh.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weft-proxy", version)]

@@ -302,7 +302,7 @@ impl Made {
                 return None;
             }
             let pod = match behind {
-                Behind::Pod(pod) => Some(pod),
+                Behind::Pod(pod) | Behind::ForeignPod(pod) => Some(pod),
                 Behind::HostPod | Behind::External | Behind::Node => None,
                 Behind::Barred(_) | Behind::Unknown => return None,
             };

@@ -1,8 +1,9 @@
 //! Which addresses of EndpointSlices are sent to, and for whom.
 //!
-//! Whoever may write EndpointSlices chooses addresses. Gateways and proxies must not send there for him what he could not
-//! send himself: to pods of other namespaces without a ReferenceGrant, past their NetworkPolicies; to what a node or a
-//! cloud keeps for itself. Labels and targetRefs of slices can be forged: what decides is whose pod has the address.
+//! Whoever may write EndpointSlices chooses addresses. A Gateway must not send there for him what he could not send himself:
+//! to pods of other namespaces without a ReferenceGrant, past their NetworkPolicies; to nodes; out of the cluster. A pod of
+//! the mesh sends for itself, from its own address, so that it reaches what the Service reaches without a mesh, but for what
+//! a node or a cloud keeps for itself. Labels and targetRefs of slices can be forged: what decides is whose pod has the address.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -53,6 +54,9 @@ impl Default for EndpointRules {
 #[derive(Clone, Debug)]
 pub(crate) enum Behind {
     Pod(Arc<PodInfo>),
+    /// A pod of another namespace, which no ReferenceGrant permits. Clients in the mesh could send there themselves; what a
+    /// Gateway may send to may not be chosen so.
+    ForeignPod(Arc<PodInfo>),
     /// A pod of the slice's namespace that is on its node's network.
     HostPod,
     /// Nothing that is known of the cluster.
@@ -72,7 +76,7 @@ pub(crate) enum Bar {
     Special(&'static str),
     Denied,
     ClusterIp,
-    /// A pod of this namespace has it.
+    /// A pod of this namespace has it. For Gateways only.
     OtherNamespace(Arc<str>),
     /// For Gateways only.
     External,
@@ -118,7 +122,7 @@ impl<'a> Surroundings<'a> {
                 || self.grants.permit_endpoint(own, &pod.namespace, &pod.name);
             return match permitted {
                 true => Behind::Pod(Arc::clone(pod)),
-                false => Behind::Barred(Bar::OtherNamespace(Arc::clone(&pod.namespace))),
+                false => Behind::ForeignPod(Arc::clone(pod)),
             };
         }
         let named_pod = slice.pod(named);
@@ -169,7 +173,8 @@ fn special(address: IpAddr) -> Option<&'static str> {
 impl PartialEq for Behind {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Pod(one), Self::Pod(other)) => Arc::ptr_eq(one, other),
+            (Self::Pod(one), Self::Pod(other))
+            | (Self::ForeignPod(one), Self::ForeignPod(other)) => Arc::ptr_eq(one, other),
             (Self::Barred(one), Self::Barred(other)) => one == other,
             (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
         }
@@ -181,6 +186,7 @@ impl Behind {
     pub(crate) fn bar_at_gateways(&self, kind: ServiceKind, rules: &EndpointRules) -> Option<Bar> {
         match self {
             Self::Barred(bar) => Some(bar.clone()),
+            Self::ForeignPod(pod) => Some(Bar::OtherNamespace(Arc::clone(&pod.namespace))),
             Self::Node => Some(Bar::Node),
             // What a ServiceImport imports is in another cluster.
             Self::External if kind == ServiceKind::Import => None,

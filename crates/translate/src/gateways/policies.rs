@@ -22,6 +22,7 @@ use crate::objects::{
 };
 use crate::routes::Fault;
 use crate::services::{PortInfo, Services};
+use crate::sets::Sets;
 use crate::status::{Condition, condition, join};
 
 /// Ancestors that a status may have.
