@@ -256,6 +256,7 @@ fn snapshot(pod: &Pod) -> Arc<Snapshot> {
         mode_floor: Mode::Permissive,
         controller_name: weft_controller::CONTROLLER_NAME.to_owned(),
         gateway_controller_name: weft_controller::GATEWAY_CONTROLLER_NAME.to_owned(),
+        endpoints: weft_translate::EndpointRules::default(),
     };
     Arc::new(Snapshot::new(translate(&objects, &settings)))
 }
