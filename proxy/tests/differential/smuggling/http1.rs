@@ -4,7 +4,7 @@ use super::*;
 
 /// What a proxy makes of a case.
 #[derive(Clone, Copy, Debug)]
-enum Made {
+pub enum Made {
     /// Refused with this status; the application sees nothing.
     Refused(u16),
     /// The application gets one request for `/asked`.
@@ -14,7 +14,7 @@ enum Made {
 use Made::{Passed, Refused};
 
 /// Requests, from their second line on; each has a body that a wrong reader takes for a request.
-const REQUESTS: [(&str, &str, Made); 34] = [
+pub const REQUESTS: [(&str, &str, Made); 34] = [
     (
         "two differing lengths",
         "content-length: 0\r\ncontent-length: 33\r\n\r\n@",
@@ -183,7 +183,7 @@ const REQUESTS: [(&str, &str, Made); 34] = [
     ),
 ];
 
-fn bytes(rest: &str) -> Vec<u8> {
+pub fn bytes(rest: &str) -> Vec<u8> {
     let rest = rest.replace('@', HIDDEN);
     format!("POST /asked HTTP/1.1\r\nhost: reviews\r\n{rest}").into_bytes()
 }

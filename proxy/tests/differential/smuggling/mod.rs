@@ -5,6 +5,7 @@
 mod answers;
 mod http1;
 mod http2;
+mod servers;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,266 @@
+//! The same requests before real servers: each counts one request where the proxy passed one on, and none elsewhere.
+//!
+//! Servers are those of Debian's packages. Without `WEFT_SERVERS=all`, those that are not installed are left out.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
+
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
+
+use super::http1::{Made, REQUESTS, bytes};
+use super::*;
+use crate::support::gateway::free_port;
+
+/// A compiler may have to make it first.
+const START: Duration = Duration::from_secs(120);
+
+struct Server {
+    name: &'static str,
+    program: &'static str,
+    arguments: &'static [&'static str],
+    /// Written into its folder before it starts; `@PORT` and `@DIR` are replaced.
+    file: (&'static str, &'static str),
+}
+
+/// All write a line for each request into `requests`, or on their standard output.
+const SERVERS: [Server; 5] = [
+    Server {
+        name: "nginx",
+        program: "nginx",
+        arguments: &["-p", "@DIR", "-e", "@DIR/errors", "-c", "@DIR/nginx.conf"],
+        file: (
+            "nginx.conf",
+            r#"daemon off; master_process off; pid @DIR/pid; error_log @DIR/errors;
+events { worker_connections 512; }
+http {
+  log_format line '$request';
+  access_log @DIR/requests line;
+  client_body_temp_path @DIR/b; proxy_temp_path @DIR/p; fastcgi_temp_path @DIR/f; uwsgi_temp_path @DIR/u;
+  scgi_temp_path @DIR/s;
+  server { listen 127.0.0.1:@PORT; location / { return 200 ok; } }
+}"#,
+        ),
+    },
+    Server {
+        name: "haproxy",
+        program: "haproxy",
+        arguments: &["-db", "-f", "@DIR/haproxy.cfg"],
+        file: (
+            "haproxy.cfg",
+            r#"global
+  log stdout format raw local0
+defaults
+  mode http
+  log global
+  log-format "%HM %HPO"
+  timeout client 10s
+  timeout server 10s
+  timeout connect 10s
+frontend all
+  bind 127.0.0.1:@PORT
+  http-request wait-for-body time 2s if { path / }
+  http-request return status 200 content-type text/plain string ok
+"#,
+        ),
+    },
+    Server {
+        name: "Python",
+        program: "python3",
+        arguments: &["-u", "@DIR/server.py"],
+        file: (
+            "server.py",
+            r#"
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        print(self.requestline, flush=True)
+        if self.headers.get("transfer-encoding", "").lower() == "chunked":
+            while True:
+                size = int(self.rfile.readline().split(b";")[0], 16)
+                self.rfile.read(size + 2)
+                if size == 0:
+                    break
+        else:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+    do_GET = do_POST
+    def log_message(self, *arguments):
+        pass
+ThreadingHTTPServer(("127.0.0.1", @PORT), Handler).serve_forever()
+"#,
+        ),
+    },
+    Server {
+        name: "Node",
+        program: "node",
+        arguments: &["@DIR/server.js"],
+        file: (
+            "server.js",
+            r#"
+require("http").createServer((request, answer) => {
+  console.log(request.method + " " + request.url);
+  request.resume();
+  request.on("end", () => answer.end("ok"));
+}).listen(@PORT, "127.0.0.1");
+"#,
+        ),
+    },
+    Server {
+        name: "Go",
+        program: "go",
+        arguments: &["run", "@DIR/server.go"],
+        file: (
+            "server.go",
+            r#"package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+)
+
+func main() {
+	http.ListenAndServe("127.0.0.1:@PORT", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println(r.Method, r.URL.Path)
+		io.Copy(io.Discard, r.Body)
+		io.WriteString(w, "ok")
+	}))
+}
+"#,
+        ),
+    },
+];
+
+/// A server that runs, until it is dropped.
+struct Running {
+    address: SocketAddr,
+    requests: PathBuf,
+    read: usize,
+    child: Child,
+}
+
+impl Server {
+    /// `None`: it is not installed, and need not be.
+    async fn start(&self) -> Option<Running> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(self.name);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let port = free_port();
+        let fill = |text: &str| {
+            text.replace("@DIR", folder.to_str().unwrap())
+                .replace("@PORT", &port.to_string())
+        };
+        let (file, text) = self.file;
+        std::fs::write(folder.join(file), fill(text)).unwrap();
+        let requests = folder.join("requests");
+        let output = std::fs::File::create(folder.join("output")).unwrap();
+        let child = Command::new(self.program)
+            .args(self.arguments.iter().map(|one| fill(one)))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(std::fs::File::create(folder.join("stderr")).unwrap())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn();
+        let child = match child {
+            Ok(child) => child,
+            Err(error) if std::env::var("WEFT_SERVERS").as_deref() == Ok("all") => {
+                panic!("{}: {}: {error}", self.name, self.program)
+            }
+            Err(_) => return None,
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let begun = Instant::now();
+        while TcpStream::connect(address).await.is_err() {
+            let said = std::fs::read_to_string(folder.join("stderr")).unwrap();
+            assert!(
+                begun.elapsed() < START,
+                "{} does not start: {said}",
+                self.name
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+        let requests = match self.name {
+            "nginx" => requests,
+            _ => folder.join("output"),
+        };
+        Some(Running {
+            address,
+            requests,
+            read: 0,
+            child,
+        })
+    }
+}
+
+impl Running {
+    /// The requests that it has counted since it was asked last: those for `/asked` and those for `/smuggled`.
+    fn counted(&mut self) -> (usize, usize) {
+        let all = std::fs::read(&self.requests).unwrap_or_default();
+        let new = String::from_utf8_lossy(&all[self.read..]).into_owned();
+        self.read = all.len();
+        (
+            new.matches("/asked").count(),
+            new.matches("/smuggled").count(),
+        )
+    }
+}
+
+/// Sends every request through each proxy, and says where a server counted otherwise.
+async fn disagreements(server: &Server, running: &mut Running) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for kind in PROXIES {
+        let front = Front::start(kind, Version::Http1, Version::Http1, running.address);
+        for (name, rest, made) in REQUESTS {
+            let said = answers(front.address, &bytes(rest)).await;
+            let expected = usize::from(matches!(made, Made::Passed));
+            let begun = Instant::now();
+            let mut counted = running.counted();
+            // Some write their lines after the answer.
+            while counted.0 < expected && begun.elapsed() < LIMIT {
+                sleep(Duration::from_millis(2)).await;
+                let (asked, smuggled) = running.counted();
+                counted = (counted.0 + asked, counted.1 + smuggled);
+            }
+            if counted != (expected, 0) || said.matches("HTTP/1.1 200").count() != expected {
+                wrong.push(format!(
+                    "{}, {kind:?}, {name} ({made:?}): counted {counted:?}, client {said:?}",
+                    server.name
+                ));
+            }
+        }
+    }
+    wrong
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_count_as_many_requests_as_the_proxy() {
+    let mut wrong = Vec::new();
+    let mut left_out = Vec::new();
+    for server in &SERVERS {
+        match server.start().await {
+            Some(mut running) => wrong.extend(disagreements(server, &mut running).await),
+            None => left_out.push(server.name),
+        }
+    }
+    if !left_out.is_empty() {
+        eprintln!("not installed: {left_out:?}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// `go run` starts a program of its own, which ends with its group.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(leader) = self.child.id() {
+            let mut kill = std::process::Command::new("kill");
+            let _ = kill.args(["--", &format!("-{leader}")]).status();
+        }
+    }
+}
