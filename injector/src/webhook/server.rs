@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -51,6 +51,19 @@ const USED: Bounds = Bounds {
     protected: 64,
 };
 
+/// Requests of a connection at a time. An API server opens another connection for more.
+const STREAMS: u32 = 8;
+
+/// Bytes; the body of nearly every pod is smaller. A larger one, or one of unknown length, needs a place of its own, so that
+/// bodies take a bounded share of memory together: [`STREAMS`] small ones a connection, and the large ones that [`LARGE`]
+/// permits.
+const SMALL_BODY: u64 = 64 * 1024;
+const LARGE: Bounds = Bounds {
+    total: 24,
+    per_source: 16,
+    protected: 16,
+};
+
 /// Serves until `stop`, then waits at most [`DRAIN_LIMIT`] for requests that have begun.
 pub(super) async fn serve(
     listener: TcpListener,
@@ -65,6 +78,7 @@ pub(super) async fn serve(
         acceptor: TlsAcceptor::from(Arc::new(tls)),
         router: router(webhook),
         used: Pool::new(&port, USED, &Protected::default()),
+        large: Pool::new(&port, LARGE, &Protected::default()),
         metrics,
         stop: stop.clone(),
     });
@@ -92,6 +106,8 @@ struct Server {
     acceptor: TlsAcceptor,
     router: Router,
     used: Pool,
+    /// Requests whose bodies are large.
+    large: Pool,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
@@ -138,15 +154,18 @@ impl Server {
             activity: Activity::default(),
         });
         let (router, used, connection) = (self.router.clone(), self.used.clone(), of.clone());
+        let large = self.large.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
             let begun = Request::begin(&connection, &used);
+            let place = is_large(&request).then(|| large.enter(connection.place.source()));
             let answer = timeout(REQUEST_LIMIT, router.clone().oneshot(request));
             async move {
-                let answer: Result<Response, _> = match answer.await {
-                    Ok(answer) => answer,
-                    Err(_) => Ok(StatusCode::REQUEST_TIMEOUT.into_response()),
+                let answer: Result<Response, _> = match within(place.as_ref(), answer).await {
+                    Some(Ok(answer)) => answer,
+                    Some(Err(_)) => Ok(StatusCode::REQUEST_TIMEOUT.into_response()),
+                    None => Ok(StatusCode::SERVICE_UNAVAILABLE.into_response()),
                 };
-                drop(begun);
+                drop((begun, place));
                 answer
             }
         });
@@ -158,7 +177,7 @@ impl Server {
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(30))
-            .max_concurrent_streams(64);
+            .max_concurrent_streams(STREAMS);
         let stream = TokioIo::new(stream);
         let served = builder.serve_connection(stream, TowerToHyperService::new(service));
         let mut served = pin!(served);
@@ -177,6 +196,19 @@ impl Server {
         if let Err(error) = ended {
             tracing::debug!(error = error.to_string(), "a connection ended early");
         }
+    }
+}
+
+fn is_large(request: &http::Request<Incoming>) -> bool {
+    let size = request.body().size_hint().upper();
+    size.is_none_or(|bytes| bytes > SMALL_BODY)
+}
+
+/// `None`: another request needed the place.
+async fn within<F: Future>(place: Option<&Place>, answer: F) -> Option<F::Output> {
+    match place {
+        Some(place) => place.token().run_until_cancelled(answer).await,
+        None => Some(answer.await),
     }
 }
 

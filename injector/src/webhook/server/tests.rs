@@ -101,6 +101,33 @@ async fn idle_connections_of_one_source_hold_up_no_api_server() {
     assert!(server.metrics.rejected.count("webhook", "source_limit") >= 512 - 32);
 }
 
+/// The answer to a request whose body has no known length and does not end.
+async fn unended(sender: &mut SendRequest<Body>) -> tokio::task::JoinHandle<StatusCode> {
+    let body = Body::from_stream(futures::stream::pending::<Result<&[u8], std::io::Error>>());
+    let request = http::Request::post(format!("https://{NAME}/mutate")).body(body);
+    sender.ready().await.unwrap();
+    let answer = sender.send_request(request.unwrap());
+    tokio::spawn(async { answer.await.unwrap().status() })
+}
+
+#[tokio::test]
+async fn large_bodies_are_few_and_the_oldest_of_them_give_way() {
+    let server = start().await;
+    let mut held = Vec::new();
+    for last in 1..=8 {
+        let mut sender = server.connect(Ipv4Addr::new(127, 0, 1, last)).await;
+        for _ in 0..4 {
+            held.push((sender.clone(), unended(&mut sender).await));
+        }
+    }
+    // 32 of which 24 may be under way, from whatever source.
+    let given_way = futures::future::select_all(held.iter_mut().map(|(_, answer)| answer)).await;
+    assert_eq!(given_way.0.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
+    let took = server.mutate().await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(server.metrics.rejected.count("webhook", "limit") >= 1);
+}
+
 #[tokio::test]
 async fn idle_connections_of_many_sources_end_the_connection_of_no_api_server() {
     let server = start().await;
