@@ -23,7 +23,7 @@ pub(super) fn selector(of: &Provision) -> Value {
 }
 
 pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
-    let mut labels = json!(of.labels);
+    let mut labels = json!(of.pod_labels);
     labels[MANAGED_BY] = json!(MANAGER);
     labels["app.kubernetes.io/name"] = json!("weft-gateway");
     // Its proxy is its only container: another before it would take its traffic.
@@ -33,7 +33,7 @@ pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
         .iter()
         .map(|name| json!({ "name": name }));
     json!({
-        "metadata": { "labels": labels, "annotations": of.annotations },
+        "metadata": { "labels": labels, "annotations": of.pod_annotations },
         "spec": {
             "serviceAccountName": of.name,
             "automountServiceAccountToken": false,

@@ -108,6 +108,19 @@ impl Budget {
         }
     }
 
+    /// Of the routes on a Gateway's port that a namespace other than the Gateway's own may have there: half, so that no
+    /// tenant fills a port that others share.
+    pub(crate) fn of_namespace() -> Self {
+        let Self { limit, used } = Self::of_gateway_port();
+        Self {
+            limit: Size {
+                bytes: limit.bytes / 2,
+                compiled: limit.compiled / 2,
+            },
+            used,
+        }
+    }
+
     /// Of a Service port.
     pub(crate) fn of_service_port() -> Self {
         Self {
@@ -121,6 +134,12 @@ impl Budget {
 
     /// Takes what a route needs, or says why there is no room for it. `port`: for the message.
     pub(crate) fn take(&mut self, wanted: Size, port: &str) -> Result<(), String> {
+        self.used = self.with(wanted, port)?;
+        Ok(())
+    }
+
+    /// What is taken with what a route needs, or why there is no room for it.
+    pub(crate) fn with(&self, wanted: Size, port: &str) -> Result<Size, String> {
         let now = Size {
             bytes: self.used.bytes + wanted.bytes,
             compiled: self.used.compiled + wanted.compiled,
@@ -141,10 +160,7 @@ impl Budget {
         };
         match bytes.or_else(compiled) {
             Some(why) => Err(why),
-            None => {
-                self.used = now;
-                Ok(())
-            }
+            None => Ok(now),
         }
     }
 }

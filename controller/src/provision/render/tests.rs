@@ -51,7 +51,15 @@ pub(crate) fn provision() -> Provision {
         labels: labels
             .map(|(name, value)| (name.into(), value.into()))
             .into(),
-        annotations: BTreeMap::from([("note".into(), "x".into())]),
+        annotations: BTreeMap::from([
+            ("note".into(), "x".into()),
+            ("example.com/net".into(), "y".into()),
+        ]),
+        pod_labels: labels
+            .map(|(name, value)| (name.into(), value.into()))
+            .into(),
+        pod_annotations: BTreeMap::from([("note".into(), "x".into())]),
+        kept_off_pods: vec!["example.com/net".into()],
         service: ServiceProvision {
             kind: ServiceType::LoadBalancer,
             ports: vec![port(443, Transport::Tcp), port(53, Transport::Udp)],

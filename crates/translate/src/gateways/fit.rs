@@ -5,6 +5,7 @@
 //! decides ties: what does not fit are the youngest, and they are left out of that port alone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use weft_ir::{GatewayId, HostPattern, ServicePort, Transport};
 
@@ -22,8 +23,31 @@ type Port = (GatewayId, Transport, u16);
 /// What is taken of a port.
 struct Held {
     budget: Budget,
+    /// Of namespaces other than the Gateway's own.
+    by_namespace: HashMap<Arc<str>, Budget>,
     /// Services whose rules are there.
     services: HashSet<ServicePort>,
+}
+
+impl Held {
+    fn take(
+        &mut self,
+        wanted: Size,
+        namespace: Option<&Arc<str>>,
+        port: &str,
+    ) -> Result<(), String> {
+        let Some(namespace) = namespace else {
+            return self.budget.take(wanted, port);
+        };
+        let share = self.by_namespace.entry(namespace.clone());
+        let share = share.or_insert_with(Budget::of_namespace);
+        share.with(
+            wanted,
+            &format!("the share of namespace {namespace} of {port}"),
+        )?;
+        self.budget.take(wanted, port)?;
+        share.take(wanted, port)
+    }
 }
 
 /// Leaves routes out of the ports that have no room for them.
@@ -34,13 +58,15 @@ pub(crate) fn fit(routes: &mut [Attached], plans: &Plans<'_>, composed: &Compose
         for (port, hosts) in hosts_by_port(route, attachments, plans) {
             let held = ports.entry(port.clone()).or_insert_with(|| Held {
                 budget: Budget::of_gateway_port(),
+                by_namespace: HashMap::new(),
                 services: HashSet::new(),
             });
             let services = services(route, composed, &held.services);
             let wanted = wanted(route, &hosts, &services, composed);
             let (id, transport, number) = &port;
             let name = format!("port {number}/{transport} of Gateway {id}");
-            match held.budget.take(wanted, &name) {
+            let namespace = (*id.namespace != *route.id.namespace).then_some(&route.id.namespace);
+            match held.take(wanted, namespace, &name) {
                 Ok(()) => held.services.extend(services),
                 Err(why) => drop(full.insert(port, why)),
             }

@@ -12,6 +12,7 @@ mod frontend;
 mod grants;
 mod hosts;
 mod listeners;
+mod metadata;
 pub(crate) mod missing;
 mod overlaps;
 mod parameters;

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use weft_ir::{ForwardedHeader, ForwardedTrust, IpNet};
 
 use super::certificates::Data;
+use super::metadata::domains;
 use super::provision::{Resources, Scaling, ServiceType, TrafficPolicy};
 use crate::objects::ParametersRef;
 
@@ -30,12 +31,14 @@ pub(crate) struct Parameters {
     outside_grace: Option<u32>,
     /// Of a class: the most replicas that its Gateways may ask for.
     replicas_limit: Option<u32>,
+    /// Of a class: the domains whose labels and annotations go on pods.
+    pod_metadata: Option<Vec<String>>,
 }
 
 const KEYS: &str = "replicas, minReplicas, maxReplicas, targetCPUPercent, cpuRequest, cpuLimit, memoryRequest, \
                     memoryLimit, serviceType, externalTrafficPolicy, loadBalancerClass, serviceAnnotations, \
                     trustedHops, trustedHeader, trustedProxies, normalizePaths, \
-                    proxyProtocol, outsideGraceSeconds; for classes replicasLimit";
+                    proxyProtocol, outsideGraceSeconds; for classes replicasLimit, podMetadataDomains";
 
 /// The share of the CPU at which pods are added, where nothing is said.
 const CPU_PERCENT: u32 = 80;
@@ -137,6 +140,7 @@ impl Parameters {
                 self.outside_grace = Some(number(value, 0, MAX_OUTSIDE_GRACE)?);
             }
             "replicasLimit" => self.replicas_limit = Some(number(value, 1, MAX_REPLICAS)?),
+            "podMetadataDomains" => self.pod_metadata = Some(domains(value)?),
             _ => return Err(format!("no such key; there are {KEYS}")),
         }
         Ok(())
@@ -144,8 +148,12 @@ impl Parameters {
 
     /// Whether a Gateway may ask for these under its class's.
     pub(crate) fn within(&self, class: &Self) -> Result<(), String> {
-        if self.replicas_limit.is_some() {
-            return Err("replicasLimit: only the parameters of a class may have it".to_owned());
+        let of_classes = [
+            ("replicasLimit", self.replicas_limit.is_some()),
+            ("podMetadataDomains", self.pod_metadata.is_some()),
+        ];
+        if let Some((key, _)) = of_classes.iter().find(|(_, is_set)| *is_set) {
+            return Err(format!("{key}: only the parameters of a class may have it"));
         }
         let asked = [self.replicas, self.min_replicas, self.max_replicas];
         let asked = asked.into_iter().flatten().max();
@@ -182,6 +190,7 @@ impl Parameters {
             proxy_protocol: self.proxy_protocol.or(class.proxy_protocol),
             outside_grace: self.outside_grace.or(class.outside_grace),
             replicas_limit: class.replicas_limit,
+            pod_metadata: class.pod_metadata.clone(),
             load_balancer_class: self
                 .load_balancer_class
                 .or_else(|| class.load_balancer_class.clone()),
@@ -222,6 +231,10 @@ impl Parameters {
             header: self.trusted_header.unwrap_or_default(),
             proxies: self.trusted_proxies.clone().unwrap_or_default(),
         }
+    }
+
+    pub(crate) fn pod_metadata(&self) -> &[String] {
+        self.pod_metadata.as_deref().unwrap_or_default()
     }
 
     pub(crate) fn normalize_paths(&self) -> bool {

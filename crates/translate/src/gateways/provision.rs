@@ -23,10 +23,16 @@ pub struct Provision {
     pub class: String,
     /// Of every object, in the Gateway's namespace; of the account too.
     pub name: String,
-    /// For every object, pods too: those of `spec.infrastructure`, and above them [`GATEWAY_LABEL`] and [`CLASS_LABEL`].
+    /// For every object but pods: those of `spec.infrastructure`, and above them [`GATEWAY_LABEL`] and [`CLASS_LABEL`].
     pub labels: BTreeMap<String, String>,
-    /// For every object, pods too.
+    /// For every object but pods.
     pub annotations: BTreeMap<String, String>,
+    /// Those of [`Provision::labels`] that pods get.
+    pub pod_labels: BTreeMap<String, String>,
+    /// Those of [`Provision::annotations`] that pods get.
+    pub pod_annotations: BTreeMap<String, String>,
+    /// Keys of labels and annotations that pods do not get, by their domains.
+    pub kept_off_pods: Vec<String>,
     pub service: ServiceProvision,
     pub scaling: Scaling,
     pub resources: Resources,

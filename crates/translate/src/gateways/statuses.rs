@@ -39,6 +39,8 @@ pub(crate) fn counts(routes: &[Attached]) -> Counts {
 pub(crate) struct Verdict {
     /// Errors decide about Accepted.
     pub(crate) accepted: Result<(), Fault>,
+    /// Keys of `spec.infrastructure` that its pods do not get.
+    pub(crate) kept_off_pods: Vec<String>,
     /// Errors decide about Programmed, where the Gateway is accepted.
     pub(crate) programmed: Result<(), Fault>,
     /// The condition AddressesAssigned; `None`: there is nothing to say yet.
@@ -77,17 +79,31 @@ fn all_valid(listeners: &Listeners<'_>) -> bool {
     listeners.unreadable.is_empty() && listeners.all.iter().all(|of| of.accepted().is_ok())
 }
 
+fn kept_off_pods(verdict: &Verdict) -> String {
+    match verdict.kept_off_pods.as_slice() {
+        [] => String::new(),
+        keys => format!(
+            "; its pods do not get {} of spec.infrastructure: podMetadataDomains of the class's parameters may permit \
+             the domain",
+            keys.join(", ")
+        ),
+    }
+}
+
 pub(crate) fn gateway(plan: &Plan<'_>, verdict: &Verdict, counts: &Counts) -> GatewayStatus {
     let accepted = &verdict.accepted;
     let mut conditions = vec![match accepted {
         Err(fault) => condition("Accepted", false, fault.reason, fault.text.clone()),
         Ok(()) if all_valid(&plan.own) => {
-            let message = "the Gateway is in force".to_owned();
+            let message = format!("the Gateway is in force{}", kept_off_pods(verdict));
             condition("Accepted", true, "Accepted", message)
         }
         Ok(()) => {
             let why = invalid_listeners(&plan.own);
-            let message = format!("in force but for listeners that are not valid: {why}");
+            let message = format!(
+                "in force but for listeners that are not valid: {why}{}",
+                kept_off_pods(verdict)
+            );
             condition("Accepted", true, "ListenersNotValid", message)
         }
     }];

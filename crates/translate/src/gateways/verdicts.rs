@@ -10,6 +10,7 @@ use weft_ir::{ServiceId, Transport};
 use super::addresses::{Requested, assign, is_of, of_service, requested};
 use super::certificates::Data;
 use super::classes::{Class, NAME_LIMIT};
+use super::metadata::of_pods;
 use super::parameters::Parameters;
 use super::plans::Plan;
 use super::provision::{
@@ -17,7 +18,7 @@ use super::provision::{
 };
 use super::status::{Address, GatewayClassStatus};
 use super::statuses::{Verdict, some_listener};
-use crate::objects::Service;
+use crate::objects::{self, Service};
 use crate::routes::Fault;
 use crate::services::Services;
 use crate::slices::{Slices, State};
@@ -114,22 +115,31 @@ pub(crate) fn provision(
         .as_ref()
         .ok()
         .and_then(Option::as_ref);
-    let mut labels = infrastructure
-        .map(|of| of.labels.clone())
-        .unwrap_or_default();
-    labels.insert(GATEWAY_LABEL.to_owned(), owned.meta.name.clone());
-    if owned.class.len() <= NAME_LIMIT {
-        labels.insert(CLASS_LABEL.to_owned(), owned.class.to_owned());
+    let asked = |of: fn(&objects::Infrastructure) -> &BTreeMap<String, String>| {
+        infrastructure.map(of).cloned().unwrap_or_default()
+    };
+    let mut labels = asked(|of| &of.labels);
+    let annotations = asked(|of| &of.annotations);
+    let (mut pod_labels, mut kept_off_pods) = of_pods(&labels, parameters.pod_metadata());
+    let (pod_annotations, kept_off) = of_pods(&annotations, parameters.pod_metadata());
+    kept_off_pods.extend(kept_off);
+    for labels in [&mut labels, &mut pod_labels] {
+        labels.insert(GATEWAY_LABEL.to_owned(), owned.meta.name.clone());
+        if owned.class.len() <= NAME_LIMIT {
+            labels.insert(CLASS_LABEL.to_owned(), owned.class.to_owned());
+        }
     }
+    kept_off_pods.retain(|key| key != GATEWAY_LABEL && key != CLASS_LABEL);
     let provision = Provision {
         gateway: owned.id.clone(),
         uid: owned.meta.uid.clone(),
         class: owned.class.to_owned(),
         name,
         labels,
-        annotations: infrastructure
-            .map(|of| of.annotations.clone())
-            .unwrap_or_default(),
+        annotations,
+        pod_labels,
+        pod_annotations,
+        kept_off_pods,
         service: ServiceProvision {
             kind: requested.service_type(parameters.service_type()),
             ports: ports(plan),
@@ -213,6 +223,7 @@ pub(crate) fn judge(
     };
     Verdict {
         accepted: decided.map(|_| ()).map_err(Fault::clone),
+        kept_off_pods: decided.map_or_else(|_| Vec::new(), |(of, _)| of.kept_off_pods.clone()),
         programmed: decided.map_or(Ok(()), |_| programmed()),
         // Nothing is said of it before there is a Service that could have some.
         assigned: (decided.is_ok() && service.is_some()).then(|| assigned.complete()),

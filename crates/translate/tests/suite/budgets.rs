@@ -199,11 +199,28 @@ fn regular_expressions_have_budgets_of_number_text_and_compiled_size() {
 }
 
 #[test]
+fn a_namespace_does_not_fill_the_port_of_anothers_gateway() {
+    let mut all = gateway(&[80]);
+    for place in 0..6 {
+        let mut of = route(&format!("r{place}"), 1, &rules_of(490_000));
+        of["metadata"]["namespace"] = json!(if place < 5 { "shop" } else { "web" });
+        all.push(of);
+    }
+    all.push(route("late", 59, &rules_of(490_000)));
+    let translation = translate(&objects(&all), &settings());
+    let words = "the share of namespace shop of port 80/tcp of Gateway edge/shared has no room for the route";
+    assert_refused(&translation, "late", "PortFull", words);
+    assert!(accepted(&translation, "r4").status);
+    assert!(accepted(&translation, "r5").status);
+}
+
+#[test]
 fn the_youngest_routes_of_a_port_that_is_full_are_left_out_of_it() {
     let mut all = gateway(&[80, 8080]);
     // Of the same age: the first by name goes first.
     for place in 0..12 {
         let mut of = route(&format!("r{place:02}"), 1, &rules_of(490_000));
+        of["metadata"]["namespace"] = json!("edge");
         let port = if place < 11 { json!(80) } else { Value::Null };
         of["spec"]["parentRefs"][0]["port"] = port;
         all.push(of);
@@ -276,7 +293,7 @@ fn hosts_of_many_listeners_count() {
         &translation,
         "r7",
         "PortFull",
-        "of 5242880 are taken by older routes",
+        "of 2621440 are taken by older routes",
     );
 }
 

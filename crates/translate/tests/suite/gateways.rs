@@ -1,5 +1,7 @@
 //! Gateways as YAML: what their proxies are told, what is created for them, and what is said. Keys are never printed.
 
+use std::collections::BTreeMap;
+
 use serde_norway::{Mapping, Value};
 use weft_ir::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, ForwardedHeader, Gateway,
@@ -279,6 +281,9 @@ fn provision(provision: &Provision) -> (Value, Value) {
         name,
         labels,
         annotations,
+        pod_labels,
+        pod_annotations,
+        kept_off_pods,
         service,
         scaling,
         resources,
@@ -294,12 +299,14 @@ fn provision(provision: &Provision) -> (Value, Value) {
         load_balancer_class,
     } = service;
     let Resources { requests, limits } = resources;
-    let pairs = |of: &std::collections::BTreeMap<String, String>| {
+    let pairs = |of: &BTreeMap<String, String>| {
         list(
             of.iter()
                 .map(|(key, value)| text(format!("{key}: {value}"))),
         )
     };
+    // Where pods do not get all.
+    let own_pairs = |of: &BTreeMap<String, String>, all| (of != all).then(|| pairs(of)).flatten();
     let port = |of: &ProvisionPort| text(format!("{} {}/{}", of.name, of.transport, of.port));
     let scaling = match scaling {
         Scaling::Fixed(replicas) => format!("{replicas} replicas"),
@@ -316,6 +323,9 @@ fn provision(provision: &Provision) -> (Value, Value) {
         ("name", Some(text(format!("{name} of {uid:?} and {class}")))),
         ("labels", pairs(labels)),
         ("annotations", pairs(annotations)),
+        ("podLabels", own_pairs(pod_labels, labels)),
+        ("podAnnotations", own_pairs(pod_annotations, annotations)),
+        ("keptOffPods", list(kept_off_pods.iter().map(text))),
         ("service", Some(text(service))),
         ("loadBalancerClass", load_balancer_class.as_ref().map(text)),
         ("serviceAnnotations", pairs(own)),
