@@ -95,9 +95,9 @@ impl State {
     }
 
     /// Learns from what came of a request.
-    fn answered(&self, answered: Answered) -> Result<http::Response<Incoming>, Unanswered> {
+    fn answered(&self, answered: &Answered) {
         let waited = self.waited.load(Relaxed);
-        match &answered {
+        match answered {
             Ok(response) => self.learn(response.headers()),
             Err(_) if waited > 0 => {
                 let waited = Duration::from_nanos(waited);
@@ -105,7 +105,6 @@ impl State {
             }
             Err(_) => {}
         }
-        Ok(answered?)
     }
 
     /// What an answer says of its connection, and of others.
@@ -161,14 +160,17 @@ impl Connection {
             biased;
             answered = sent.as_mut() => {
                 *self.state.driver() = driver;
-                return self.state.answered(answered);
+                self.state.answered(&answered);
+                return Ok(answered?);
             }
             _ = OptionFuture::from(driver.as_mut()) => {}
         }
         // A request that came into the queue of hyper in the moment of the end may be left in it: it is given back when nobody
         // can put in another, and only then.
         self.sender = None;
-        self.state.answered(sent.await)
+        let answered = sent.await;
+        self.state.answered(&answered);
+        Ok(answered?)
     }
 }
 
