@@ -17,12 +17,15 @@ import (
 
 	"weft.dev/cluster/build"
 	"weft.dev/cluster/image"
+	"weft.dev/cluster/plan"
 	"weft.dev/cluster/provider"
 )
 
 const usage = `usage: cluster COMMAND
 
-  up [--nodes N]        make the cluster, or add nodes to it; nothing to do when it runs
+  up [--nodes N] [--family F]
+                        make the cluster, or add nodes to it; nothing to do when it runs. F is ipv4, dual (both, IPv4
+                        first) or ipv6; without it FAMILY, else ipv4
   down, delete          remove every trace of it
   load FILE.tar...      put docker archives into every node
   node stop NAME        cut a node off and kill its kubelet and containerd; embedded only
@@ -94,13 +97,14 @@ func onCluster(ctx context.Context, options provider.Options, command string, ar
 	if command == "tools" {
 		return options.Builder.Tools(ctx)
 	}
+	if command == "up" {
+		return up(ctx, options, args)
+	}
 	cluster, err := provider.Choose(ctx, options)
 	if err != nil {
 		return err
 	}
 	switch command {
-	case "up":
-		return up(ctx, cluster, args)
 	case "down", "delete":
 		return cluster.Delete(ctx)
 	case "load":
@@ -123,14 +127,26 @@ func onCluster(ctx context.Context, options provider.Options, command string, ar
 	return fmt.Errorf("no command %q\n%s", command, usage)
 }
 
-func up(ctx context.Context, cluster provider.Provider, args []string) error {
+func up(ctx context.Context, options provider.Options, args []string) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
 	nodes := flags.Int("nodes", 0, "number of nodes (default 2, or as many as there are)")
+	family := flags.String("family", os.Getenv("FAMILY"), "ipv4, dual or ipv6 (default ipv4, or that of the cluster that runs)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("up: unknown argument %q", flags.Arg(0))
+	}
+	if *family != "" {
+		parsed, err := plan.ParseFamily(*family)
+		if err != nil {
+			return fmt.Errorf("up: %w", err)
+		}
+		options.Family = parsed
+	}
+	cluster, err := provider.Choose(ctx, options)
+	if err != nil {
+		return err
 	}
 	return cluster.Create(ctx, *nodes)
 }

@@ -29,8 +29,8 @@ func (k Kubectl) Apply(ctx context.Context, text []byte) error {
 	return k.Run(ctx, text, "apply", "--server-side", "--force-conflicts", "-f", "-")
 }
 
-// Install installs the kinds of MetalLB and of the Gateway API, MetalLB's controller and its range of addresses.
-func Install(ctx context.Context, kubectl Kubectl, builder build.Builder, pool netip.Prefix) error {
+// Install installs the kinds of MetalLB and of the Gateway API, MetalLB's controller and its ranges of addresses.
+func Install(ctx context.Context, kubectl Kubectl, builder build.Builder, pool []netip.Prefix) error {
 	controller, err := manifests.MetalLB()
 	if err != nil {
 		return err

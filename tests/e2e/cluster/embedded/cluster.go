@@ -3,6 +3,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,9 +44,10 @@ func (c *Cluster) prefix() string { return plan.Prefix(c.id) }
 
 // state is what a later run must know of the cluster. It is written before anything is made, so that no trace is forgotten.
 type state struct {
-	Block    int       `json:"block"`
-	Nodes    int       `json:"nodes"`
-	Programs []program `json:"programs"`
+	Block    int         `json:"block"`
+	Family   plan.Family `json:"family"`
+	Nodes    int         `json:"nodes"`
+	Programs []program   `json:"programs"`
 	// What the host was like before, to be put back.
 	Sysctls       map[string]string `json:"sysctls"`
 	AbsentFolders []string          `json:"absentFolders"`
@@ -57,7 +59,9 @@ type program struct {
 	PID  int    `json:"pid"`
 }
 
-func (c *Cluster) plan(s state) plan.Plan { return plan.Plan{ID: c.id, Block: s.Block} }
+func (c *Cluster) plan(s state) plan.Plan {
+	return plan.Plan{ID: c.id, Block: s.Block, Family: s.Family}
+}
 
 // load reads the state; there is none when no cluster was made.
 func (c *Cluster) load() (state, bool, error) {
@@ -85,29 +89,30 @@ func (c *Cluster) save(s state) error {
 }
 
 // Up makes the cluster, or adds nodes to the running one, and returns when everything in it is ready.
-// nodes 0 means two, or as many as there are.
-func (c *Cluster) Up(ctx context.Context, nodes int) error {
+// nodes 0 means two, or as many as there are; an empty family means IPv4, or that which is there.
+func (c *Cluster) Up(ctx context.Context, nodes int, family plan.Family) error {
 	if nodes < 0 || nodes > plan.MaxNodes {
 		return fmt.Errorf("%d nodes were asked for; between 1 and %d are possible", nodes, plan.MaxNodes)
 	}
 	if err := c.paths.CheckLength(); err != nil {
 		return err
 	}
-	if err := host.Ready(ctx, c.say); err != nil {
+	current, known, err := c.load()
+	if err != nil {
+		return err
+	}
+	wanted := cmp.Or(family, current.Family, plan.IPv4)
+	if err := host.Ready(ctx, wanted, c.say); err != nil {
 		return err
 	}
 	images, err := c.prepare(ctx)
 	if err != nil {
 		return err
 	}
-	current, known, err := c.load()
-	if err != nil {
-		return err
-	}
 	if known {
 		sick := c.unhealthy(ctx, current)
 		if sick == nil {
-			return c.grow(ctx, current, nodes, images)
+			return c.grow(ctx, current, nodes, wanted, images)
 		}
 		c.say("the cluster does not run any more (%v); starting it anew", sick)
 		if nodes == 0 {
@@ -120,7 +125,7 @@ func (c *Cluster) Up(ctx context.Context, nodes int) error {
 	if nodes == 0 {
 		nodes = defaultNodes
 	}
-	return c.create(ctx, nodes, images)
+	return c.create(ctx, nodes, wanted, images)
 }
 
 // prepare builds what is missing and returns the archives of the images that every node needs.
@@ -155,12 +160,15 @@ func (c *Cluster) unhealthy(ctx context.Context, s state) error {
 }
 
 // grow adds nodes to a running cluster.
-func (c *Cluster) grow(ctx context.Context, s state, nodes int, images []string) error {
+func (c *Cluster) grow(ctx context.Context, s state, nodes int, family plan.Family, images []string) error {
+	if has := cmp.Or(s.Family, plan.IPv4); has != family {
+		return fmt.Errorf("the cluster runs with the addresses %s; take it down before you ask for %s", has, family)
+	}
 	if nodes != 0 && nodes < s.Nodes {
 		return fmt.Errorf("the cluster runs with %d nodes; take it down before you ask for %d", s.Nodes, nodes)
 	}
 	if nodes <= s.Nodes {
-		c.say("the cluster is up (%d node(s)); KUBECONFIG=%s", s.Nodes, c.paths.Kubeconfig())
+		c.say("the cluster is up (%d node(s), %s); KUBECONFIG=%s", s.Nodes, family, c.paths.Kubeconfig())
 		return nil
 	}
 	r := c.newRun(s)

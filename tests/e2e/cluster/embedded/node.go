@@ -3,7 +3,6 @@ package embedded
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 
 	"weft.dev/cluster/host"
@@ -34,7 +33,7 @@ func (r *run) addNode(ctx context.Context, n int) error {
 		CommonName:   "system:node:" + name,
 		Organization: []string{"system:nodes"},
 		DNSNames:     []string{name},
-		IPs:          []net.IP{r.plan.Node(n).AsSlice()},
+		IPs:          netIPs(r.plan.Node(n)),
 	}
 	if err := r.client(authority, name, leaf); err != nil {
 		return err

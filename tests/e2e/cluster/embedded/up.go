@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -34,13 +35,13 @@ type run struct {
 func (c *Cluster) newRun(s state) *run { return &run{Cluster: c, state: s, plan: c.plan(s)} }
 
 // create makes a cluster where none is. On failure everything stays as it is, for a look; the next `up` cleans it.
-func (c *Cluster) create(ctx context.Context, nodes int, images []string) error {
+func (c *Cluster) create(ctx context.Context, nodes int, family plan.Family, images []string) error {
 	started := time.Now()
 	used, err := host.PrefixesInUse(ctx)
 	if err != nil {
 		return err
 	}
-	chosen, err := plan.ChooseBlock(c.id, used)
+	chosen, err := plan.ChooseBlock(c.id, family, used)
 	if err != nil {
 		return err
 	}
@@ -49,7 +50,7 @@ func (c *Cluster) create(ctx context.Context, nodes int, images []string) error 
 			return err
 		}
 	}
-	r := c.newRun(state{Block: chosen.Block, Sysctls: host.SaveSysctls(), AbsentFolders: host.AbsentFolders()})
+	r := c.newRun(state{Block: chosen.Block, Family: family, Sysctls: host.SaveSysctls(), AbsentFolders: host.AbsentFolders()})
 	if err := c.save(r.state); err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func (c *Cluster) create(ctx context.Context, nodes int, images []string) error 
 		return r.explain(err)
 	}
 	c.say("ready in %.1f s: %d node(s), addresses %s; KUBECONFIG=%s",
-		time.Since(started).Seconds(), nodes, chosen.All(), c.paths.Kubeconfig())
+		time.Since(started).Seconds(), nodes, plan.List(chosen.All()), c.paths.Kubeconfig())
 	return nil
 }
 
@@ -120,6 +121,17 @@ func (r *run) start(ctx context.Context, nodes int, images []string) error {
 	return r.waitReady(ctx)
 }
 
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// netIPs are addresses as certificates take them.
+func netIPs(addresses []netip.Addr) []net.IP {
+	var all []net.IP
+	for _, address := range addresses {
+		all = append(all, address.AsSlice())
+	}
+	return all
+}
+
 // certificates makes the authority and everything of the control plane that it signs.
 func (r *run) certificates() error {
 	authority, err := pki.New(r.paths.PKI())
@@ -133,7 +145,7 @@ func (r *run) certificates() error {
 		"apiserver": {
 			CommonName: "kube-apiserver",
 			DNSNames:   []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"},
-			IPs:        []net.IP{net.IPv4(127, 0, 0, 1), r.plan.KubernetesService().AsSlice(), r.plan.Node(1).AsSlice()},
+			IPs:        netIPs(append(r.plan.Node(1), loopback4, netip.IPv6Loopback(), r.plan.KubernetesService())),
 		},
 		"front-proxy": {CommonName: "front-proxy-client"},
 	}

@@ -1,7 +1,10 @@
 package host
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -34,5 +37,20 @@ func TestLackingCapabilities(t *testing.T) {
 	}
 	if got := lackingCapabilities(1 << 12); !slices.Equal(got, []string{"CAP_SYS_PTRACE", "CAP_SYS_ADMIN"}) {
 		t.Errorf("got %v", got)
+	}
+}
+
+func TestIPv6IsNeededWhereItIsAskedFor(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "disable_ipv6")
+	if err := checkIPv6(file); err == nil || !strings.Contains(err.Error(), "kernel") {
+		t.Errorf("a kernel without IPv6: %v", err)
+	}
+	for text, refused := range map[string]bool{"0\n": false, "1\n": true} {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkIPv6(file); (err != nil) != refused {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
 }

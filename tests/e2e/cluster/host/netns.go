@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -60,28 +61,60 @@ func AddFabric(ctx context.Context, p plan.Plan) error {
 	if _, err := Run(ctx, "ip", "netns", "add", fabric); err != nil {
 		return err
 	}
-	bits := p.Nodes().Bits()
-	err := ipBatch(ctx, fabric,
-		"link set lo up",
-		"link add br0 type bridge",
-		fmt.Sprintf("address add %s/%d dev br0", p.Gateway(), bits),
-		"link set br0 up",
-	)
-	if err != nil {
+	commands := []string{"link set lo up", "link add br0 type bridge"}
+	commands = append(commands, addAddresses(p, p.Gateway(), "br0")...)
+	if err := ipBatch(ctx, fabric, append(commands, "link set br0 up")...); err != nil {
 		return err
 	}
-	err = ipBatch(ctx, "",
-		fmt.Sprintf("link add %s type veth peer name host netns %s", p.HostLink(), fabric),
-		fmt.Sprintf("address add %s/%d dev %s", p.Host(), bits, p.HostLink()),
-		fmt.Sprintf("link set %s up", p.HostLink()),
-	)
-	if err != nil {
+	commands = []string{fmt.Sprintf("link add %s type veth peer name host netns %s", p.HostLink(), fabric)}
+	commands = append(commands, addAddresses(p, p.Host(), p.HostLink())...)
+	if err := ipBatch(ctx, "", append(commands, fmt.Sprintf("link set %s up", p.HostLink()))...); err != nil {
 		return err
 	}
 	if err := ipBatch(ctx, fabric, "link set host master br0 up"); err != nil {
 		return err
 	}
-	return In(fabric, func() error { return setSysctl("net/ipv4/ip_forward", "1") })
+	return In(fabric, func() error { return setSysctls(fabricSysctls(p.Family)) })
+}
+
+// addAddresses are the commands that give a link one of the nodes' network's addresses of each family. Nobody else has it,
+// so that an address of IPv6 need not wait until the link has asked for others who do.
+func addAddresses(p plan.Plan, addresses []netip.Addr, link string) []string {
+	var commands []string
+	for i, address := range addresses {
+		command := fmt.Sprintf("address add %s/%d dev %s", address, p.Nodes()[i].Bits(), link)
+		if address.Is6() {
+			command += " nodad"
+		}
+		commands = append(commands, command)
+	}
+	return commands
+}
+
+type sysctl struct{ name, value string }
+
+// fabricSysctls let the default gateway answer for what it has no way to, which only a router does.
+func fabricSysctls(family plan.Family) []sysctl {
+	set := []sysctl{{"net/ipv4/ip_forward", "1"}}
+	if family.HasIPv6() {
+		set = append(set, sysctl{"net/ipv6/conf/all/forwarding", "1"})
+	}
+	return set
+}
+
+// nodeSysctls let a node pass packets on, and have what its bridge passes on translated too.
+func nodeSysctls(family plan.Family) []sysctl {
+	set := append(fabricSysctls(family),
+		sysctl{"net/bridge/bridge-nf-call-iptables", "1"},
+		// An address that is asked for before kube-proxy has rules for it would be redirected to the gateway, and the
+		// asking host would remember that for minutes. Either of the two is enough to send redirects.
+		sysctl{"net/ipv4/conf/all/send_redirects", "0"},
+		sysctl{"net/ipv4/conf/eth0/send_redirects", "0"},
+	)
+	if family.HasIPv6() {
+		set = append(set, sysctl{"net/bridge/bridge-nf-call-ip6tables", "1"})
+	}
+	return set
 }
 
 // AddNode makes the namespace of node number n, joins it to the fabric and tells the host and the nodes before it the way.
@@ -97,49 +130,59 @@ func AddNode(ctx context.Context, p plan.Plan, n int) error {
 	if err != nil {
 		return err
 	}
-	commands := []string{
-		"link set lo up",
-		fmt.Sprintf("address add %s/%d dev eth0", p.Node(n), p.Nodes().Bits()),
-		"link set eth0 up",
-		fmt.Sprintf("route add default via %s", p.Gateway()),
-	}
-	// What kube-proxy has no rules for yet ends here. Passed on, it would be remembered as a connection that is not
-	// translated, and for two minutes every new connection from the same port would be taken for that one. What the node
-	// itself sends is left alone: its way is looked up before it is translated.
-	for _, services := range []netip.Prefix{p.Services(), p.LoadBalancers()} {
-		for _, from := range []string{"eth0", "cni0"} {
-			commands = append(commands, fmt.Sprintf("rule add iif %s to %s unreachable", from, services))
-		}
+	commands := append([]string{"link set lo up"}, addAddresses(p, p.Node(n), "eth0")...)
+	commands = append(commands, "link set eth0 up")
+	for _, gateway := range p.Gateway() {
+		commands = append(commands, fmt.Sprintf("route add default via %s", gateway))
 	}
 	for other := 1; other < n; other++ {
-		commands = append(commands, fmt.Sprintf("route add %s via %s", p.NodePods(other), p.Node(other)))
-		toNew := fmt.Sprintf("route add %s via %s", p.NodePods(n), p.Node(n))
-		if err := ipBatch(ctx, p.NodeSpace(other), toNew); err != nil {
+		commands = append(commands, routes(p.NodePods(other), p.Node(other), "")...)
+		if err := ipBatch(ctx, p.NodeSpace(other), routes(p.NodePods(n), p.Node(n), "")...); err != nil {
 			return err
 		}
 	}
 	if err := ipBatch(ctx, netns, commands...); err != nil {
 		return err
 	}
-	err = In(netns, func() error {
-		for _, set := range [][2]string{
-			{"net/ipv4/ip_forward", "1"},
-			{"net/bridge/bridge-nf-call-iptables", "1"},
-			// An address that is asked for before kube-proxy has rules for it would be redirected to the gateway, and the
-			// asking host would remember that for minutes. Either of the two is enough to send redirects.
-			{"net/ipv4/conf/all/send_redirects", "0"},
-			{"net/ipv4/conf/eth0/send_redirects", "0"},
-		} {
-			if err := setSysctl(set[0], set[1]); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	if err := refuseUnknownServices(ctx, p, netns); err != nil {
+		return err
+	}
+	if err := In(netns, func() error { return setSysctls(nodeSysctls(p.Family)) }); err != nil {
 		return fmt.Errorf("prepare %s (is the kernel module br_netfilter loaded?): %w", netns, err)
 	}
 	return addHostRoutes(ctx, p, n)
+}
+
+// refuseUnknownServices ends what kube-proxy has no rules for yet. Passed on, it would be remembered as a connection that is
+// not translated, and for two minutes every new connection from the same port would be taken for that one. What the node
+// itself sends is left alone: its way is looked up before it is translated.
+func refuseUnknownServices(ctx context.Context, p plan.Plan, netns string) error {
+	for _, services := range slices.Concat(p.Services(), p.LoadBalancers()) {
+		family := "-4" // ip(8) does not tell it from a rule's range
+		if services.Addr().Is6() {
+			family = "-6"
+		}
+		for _, from := range []string{"eth0", "cni0"} {
+			rule := []string{family, "-n", netns, "rule", "add", "iif", from, "to", services.String(), "unreachable"}
+			if _, err := Run(ctx, "ip", rule...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// routes are the commands that lead each range by way of the address of its family; link may be empty.
+func routes(ranges []netip.Prefix, via []netip.Addr, link string) []string {
+	var commands []string
+	for i, to := range ranges {
+		command := fmt.Sprintf("route add %s via %s", to, via[i])
+		if link != "" {
+			command += " dev " + link
+		}
+		commands = append(commands, command)
+	}
+	return commands
 }
 
 // SetNodeLink plugs node number n into the fabric, or out of it.
@@ -153,13 +196,10 @@ func SetNodeLink(ctx context.Context, p plan.Plan, n int, up bool) error {
 
 // addHostRoutes lets the host reach node n's pods and, by way of node 1, Services and LoadBalancer addresses.
 func addHostRoutes(ctx context.Context, p plan.Plan, n int) error {
-	ranges := []netip.Prefix{p.NodePods(n)}
+	commands := routes(p.NodePods(n), p.Node(n), p.HostLink())
 	if n == 1 {
-		ranges = append(ranges, p.Services(), p.LoadBalancers())
-	}
-	var commands []string
-	for _, to := range ranges {
-		commands = append(commands, fmt.Sprintf("route add %s via %s dev %s", to, p.Node(n), p.HostLink()))
+		commands = append(commands, routes(p.Services(), p.Node(n), p.HostLink())...)
+		commands = append(commands, routes(p.LoadBalancers(), p.Node(n), p.HostLink())...)
 	}
 	return ipBatch(ctx, "", commands...)
 }
@@ -182,14 +222,18 @@ func RemoveNetwork(ctx context.Context, prefix, hostLink string) error {
 
 // PrefixesInUse lists what this host's routes and addresses cover.
 func PrefixesInUse(ctx context.Context) ([]netip.Prefix, error) {
-	text, err := Run(ctx, "ip", "-4", "route", "show", "table", "all")
-	if err != nil {
-		return nil, err
+	var prefixes []netip.Prefix
+	for _, family := range []string{"-4", "-6"} {
+		text, err := Run(ctx, "ip", family, "route", "show", "table", "all")
+		if err != nil {
+			return nil, err
+		}
+		prefixes = append(prefixes, parseRoutes(text)...)
 	}
-	return parseRoutes(text), nil
+	return prefixes, nil
 }
 
-// parseRoutes reads the destinations of `ip -4 route show table all`, whose lines may begin with the route's type.
+// parseRoutes reads the destinations of `ip route show table all`, whose lines may begin with the route's type.
 func parseRoutes(text string) []netip.Prefix {
 	var prefixes []netip.Prefix
 	for line := range strings.Lines(text) {
@@ -223,4 +267,13 @@ func ipBatch(ctx context.Context, netns string, commands ...string) error {
 
 func setSysctl(name, value string) error {
 	return os.WriteFile(filepath.Join("/proc/sys", name), []byte(value), 0o644)
+}
+
+func setSysctls(all []sysctl) error {
+	for _, one := range all {
+		if err := setSysctl(one.name, one.value); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"weft.dev/cluster/plan"
 )
 
 // packages maps each Debian package that the embedded cluster needs to a file or program of it.
@@ -28,12 +30,17 @@ var packages = []struct{ name, provides string }{
 const CNIPlugins = "/usr/lib/cni"
 
 // Ready checks the rights and installs what is missing. say tells the user what is being done.
-func Ready(ctx context.Context, say func(format string, args ...any)) error {
+func Ready(ctx context.Context, family plan.Family, say func(format string, args ...any)) error {
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed: the embedded cluster makes network namespaces, mounts and cgroups. Run it as root, or use kind (E2E_CLUSTER=kind)")
 	}
 	if err := checkCapabilities(); err != nil {
 		return err
+	}
+	if family.HasIPv6() {
+		if err := checkIPv6(ipv6Switch); err != nil {
+			return err
+		}
 	}
 	if missing := missingPackages(); len(missing) > 0 {
 		if err := install(ctx, missing, say); err != nil {
@@ -44,6 +51,20 @@ func Ready(ctx context.Context, say func(format string, args ...any)) error {
 		if _, err := Run(ctx, "modprobe", "br_netfilter"); err != nil {
 			return fmt.Errorf("the kernel module br_netfilter is needed: %w", err)
 		}
+	}
+	return nil
+}
+
+// ipv6Switch tells whether new links of the host get IPv6; a kernel without it lacks the file.
+const ipv6Switch = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
+
+func checkIPv6(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("this family of addresses needs a kernel with IPv6: %w", err)
+	}
+	if strings.TrimSpace(string(text)) != "0" {
+		return errors.New("this family of addresses needs IPv6, which is switched off on this host: sysctl net.ipv6.conf.default.disable_ipv6=0")
 	}
 	return nil
 }

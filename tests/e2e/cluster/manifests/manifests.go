@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"weft.dev/cluster/plan"
 	"weft.dev/cluster/versions"
 )
 
@@ -19,9 +20,9 @@ var metalLB string
 //go:embed pool.yaml
 var pool string
 
-// CoreDNS is the cluster's name server at a ClusterIP.
-func CoreDNS(address netip.Addr) ([]byte, error) {
-	return fill(coreDNS, "COREDNS_VERSION", versions.CoreDNS, "DNS_ADDRESS", address.String())
+// CoreDNS is the cluster's name server at its ClusterIPs, of which the first is of the cluster's primary family.
+func CoreDNS(addresses []netip.Addr) ([]byte, error) {
+	return fill(coreDNS, "COREDNS_VERSION", versions.CoreDNS, "DNS_ADDRESS", addresses[0].String(), "DNS_ADDRESSES", quoted(addresses))
 }
 
 // MetalLB is the controller that gives out LoadBalancer addresses.
@@ -29,9 +30,14 @@ func MetalLB() ([]byte, error) {
 	return fill(metalLB, "METALLB_VERSION", versions.MetalLB)
 }
 
-// Pool is the range that MetalLB gives out. Its kind must be known to the cluster already.
-func Pool(addresses netip.Prefix) ([]byte, error) {
-	return fill(pool, "POOL", addresses.String())
+// Pool is the ranges that MetalLB gives out. Its kind must be known to the cluster already.
+func Pool(ranges []netip.Prefix) ([]byte, error) {
+	return fill(pool, "POOL", quoted(ranges))
+}
+
+// quoted lists addresses or ranges for YAML, in which one of IPv6 without quotes may be taken for a mapping.
+func quoted[T fmt.Stringer](all []T) string {
+	return `"` + strings.ReplaceAll(plan.List(all), ",", `", "`) + `"`
 }
 
 // fill replaces ${NAME} by its value and refuses a text in which one is left.

@@ -9,10 +9,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 const (
-	// Blocks is how many clusters can live side by side: each takes a /14 of 10.128.0.0/9.
+	// Blocks is how many clusters can live side by side: each takes a /14 of 10.128.0.0/9, a /48 of fd00::/8, or both.
 	Blocks = 32
 	// MaxNodes bounds the nodes of one cluster; the addresses would suffice for more.
 	MaxNodes = 16
@@ -33,55 +34,92 @@ func FirstBlock(id string) int {
 	return int(sum[0]) % Blocks
 }
 
-// Plan is what a cluster is called and where its parts are found.
+// Plan is what a cluster is called and where its parts are found. Of addresses and ranges there is one for each family that
+// the cluster has, the primary family's first.
 type Plan struct {
 	ID    string
 	Block int
+	// Family is IPv4 when it is empty.
+	Family Family
 }
+
+// The subnets of a cluster's /48. That of node N's pods is podSubnet6 + N.
+const (
+	nodeSubnet6         = 0
+	podSubnet6          = 0x100
+	serviceSubnet6      = 0x200
+	loadBalancerSubnet6 = 0x300
+)
 
 func (p Plan) octet(offset int) byte { return byte(128 + 4*p.Block + offset) }
 
-func prefix(bits int, octets ...byte) netip.Prefix {
-	var address [4]byte
-	copy(address[:], octets)
-	return netip.PrefixFrom(netip.AddrFrom4(address), bits)
+// all4 is the block of IPv4.
+func (p Plan) all4() netip.Prefix { return prefix4(14, 10, p.octet(0)) }
+
+// all6 is a /48 of unique local addresses. RFC 4193 asks for a random number in it, so that two networks that meet hardly
+// share one; here it follows from the checkout and the block.
+func (p Plan) all6() netip.Prefix {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d", p.ID, p.Block))
+	address := [16]byte{0: 0xfd}
+	copy(address[1:6], sum[:])
+	return netip.PrefixFrom(netip.AddrFrom16(address), 48)
 }
 
 // All covers every address of the cluster.
-func (p Plan) All() netip.Prefix { return prefix(14, 10, p.octet(0)) }
+func (p Plan) All() []netip.Prefix { return choose(p.Family, p.all4(), p.all6()) }
 
 // Nodes is the network between the nodes and the host.
-func (p Plan) Nodes() netip.Prefix { return prefix(24, 10, p.octet(0)) }
+func (p Plan) Nodes() []netip.Prefix {
+	return choose(p.Family, prefix4(24, 10, p.octet(0)), p.prefix6(64, nodeSubnet6))
+}
 
 // Pods covers the pods of every node.
-func (p Plan) Pods() netip.Prefix { return prefix(16, 10, p.octet(1)) }
+func (p Plan) Pods() []netip.Prefix {
+	return choose(p.Family, prefix4(16, 10, p.octet(1)), p.prefix6(56, podSubnet6))
+}
 
-// Services is the range of ClusterIPs.
-func (p Plan) Services() netip.Prefix { return prefix(16, 10, p.octet(2)) }
+// Services is the range of ClusterIPs. Kubernetes takes no more than a /108 of IPv6.
+func (p Plan) Services() []netip.Prefix {
+	return choose(p.Family, prefix4(16, 10, p.octet(2)), p.prefix6(112, serviceSubnet6))
+}
 
 // LoadBalancers is the range of LoadBalancer addresses.
-func (p Plan) LoadBalancers() netip.Prefix { return prefix(24, 10, p.octet(3)) }
+func (p Plan) LoadBalancers() []netip.Prefix {
+	return choose(p.Family, prefix4(24, 10, p.octet(3)), p.prefix6(120, loadBalancerSubnet6))
+}
 
-// Node is the address of node number n, counted from 1. Node 1 runs the control plane.
-func (p Plan) Node(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, p.octet(0), 0, byte(n)}) }
+// Node is the addresses of node number n, counted from 1. Node 1 runs the control plane.
+func (p Plan) Node(n int) []netip.Addr { return p.inNodes(uint16(n)) }
 
 // NodePods is the range of the pods of node number n.
-func (p Plan) NodePods(n int) netip.Prefix { return prefix(24, 10, p.octet(1), byte(n)) }
+func (p Plan) NodePods(n int) []netip.Prefix {
+	return choose(p.Family, prefix4(24, 10, p.octet(1), byte(n)), p.prefix6(64, podSubnet6+uint16(n)))
+}
 
 // Gateway is the nodes' default gateway; it answers "unreachable" for what is not of the cluster.
-func (p Plan) Gateway() netip.Addr { return netip.AddrFrom4([4]byte{10, p.octet(0), 0, gatewayHost}) }
+func (p Plan) Gateway() []netip.Addr { return p.inNodes(gatewayHost) }
 
 // Host is the host's own address in the nodes' network.
-func (p Plan) Host() netip.Addr { return netip.AddrFrom4([4]byte{10, p.octet(0), 0, hostHost}) }
+func (p Plan) Host() []netip.Addr { return p.inNodes(hostHost) }
 
-// KubernetesService is the ClusterIP of the API server.
-func (p Plan) KubernetesService() netip.Addr { return netip.AddrFrom4([4]byte{10, p.octet(2), 0, 1}) }
+func (p Plan) inNodes(host uint16) []netip.Addr {
+	return choose(p.Family, netip.AddrFrom4([4]byte{10, p.octet(0), 0, byte(host)}), p.address6(nodeSubnet6, host))
+}
 
-// DNS is the ClusterIP of the cluster's name server.
-func (p Plan) DNS() netip.Addr { return netip.AddrFrom4([4]byte{10, p.octet(2), 0, 10}) }
+// KubernetesService is the ClusterIP of the API server: the first of its primary family's range.
+func (p Plan) KubernetesService() netip.Addr { return p.inServices(1)[0] }
+
+// DNS is the ClusterIPs of the cluster's name server.
+func (p Plan) DNS() []netip.Addr { return p.inServices(10) }
+
+func (p Plan) inServices(host uint16) []netip.Addr {
+	return choose(p.Family, netip.AddrFrom4([4]byte{10, p.octet(2), 0, byte(host)}), p.address6(serviceSubnet6, host))
+}
 
 // Server is the API server's URL.
-func (p Plan) Server() string { return fmt.Sprintf("https://%s:6443", p.Node(1)) }
+func (p Plan) Server() string {
+	return "https://" + netip.AddrPortFrom(p.Node(1)[0], 6443).String()
+}
 
 // Fabric is the network namespace that holds the bridge between the nodes.
 func (p Plan) Fabric() string { return Prefix(p.ID) + "fabric" }
@@ -99,11 +137,11 @@ func NodeName(n int) string { return fmt.Sprintf("node%d", n) }
 func Prefix(id string) string { return "weft-" + id + "-" }
 
 // ChooseBlock picks the first block, beginning with the id's own, that overlaps none of the prefixes in use.
-func ChooseBlock(id string, inUse []netip.Prefix) (Plan, error) {
+func ChooseBlock(id string, family Family, inUse []netip.Prefix) (Plan, error) {
 	first := FirstBlock(id)
 	for i := range Blocks {
-		p := Plan{ID: id, Block: (first + i) % Blocks}
-		if !overlapsAny(p.All(), inUse) {
+		p := Plan{ID: id, Block: (first + i) % Blocks, Family: family}
+		if !slices.ContainsFunc(p.All(), func(all netip.Prefix) bool { return overlapsAny(all, inUse) }) {
 			return p, nil
 		}
 	}
@@ -111,10 +149,5 @@ func ChooseBlock(id string, inUse []netip.Prefix) (Plan, error) {
 }
 
 func overlapsAny(candidate netip.Prefix, inUse []netip.Prefix) bool {
-	for _, used := range inUse {
-		if used.Bits() > 0 && used.Overlaps(candidate) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(inUse, func(used netip.Prefix) bool { return used.Bits() > 0 && used.Overlaps(candidate) })
 }

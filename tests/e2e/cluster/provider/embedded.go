@@ -17,7 +17,7 @@ func (p *embeddedProvider) Create(ctx context.Context, nodes int) error {
 	if err := mark(p.Options, Embedded); err != nil {
 		return err
 	}
-	return p.cluster.Up(ctx, nodes)
+	return p.cluster.Up(ctx, nodes, p.Family)
 }
 
 func (p *embeddedProvider) Load(ctx context.Context, archives []string) error {

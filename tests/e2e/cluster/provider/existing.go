@@ -14,6 +14,9 @@ type existingProvider struct {
 }
 
 func (p *existingProvider) Create(context.Context, int) error {
+	if err := p.refuseIPv6(Existing); err != nil {
+		return err
+	}
 	from := os.Getenv("KUBECONFIG")
 	if from == "" {
 		return errors.New("E2E_CLUSTER=existing needs KUBECONFIG, the path of the cluster's kubeconfig")

@@ -66,6 +66,9 @@ func (p *kindProvider) exists(ctx context.Context) (bool, error) {
 }
 
 func (p *kindProvider) Create(ctx context.Context, nodes int) error {
+	if err := p.refuseIPv6(KindTool); err != nil {
+		return err
+	}
 	if nodes > kindNodes {
 		return fmt.Errorf("%d nodes were asked for; with kind, add them to tests/e2e/cluster/kind.yaml, which has %d", nodes, kindNodes)
 	}
@@ -110,7 +113,7 @@ func (p *kindProvider) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	chosen, err := plan.ChooseBlock(plan.ID(p.Root), used)
+	chosen, err := plan.ChooseBlock(plan.ID(p.Root), plan.IPv4, used)
 	if err != nil {
 		return err
 	}
@@ -118,7 +121,7 @@ func (p *kindProvider) install(ctx context.Context) error {
 	if err := addons.Install(ctx, kubectl, p.Builder, chosen.LoadBalancers()); err != nil {
 		return err
 	}
-	return p.route(ctx, chosen.LoadBalancers())
+	return p.route(ctx, chosen.LoadBalancers()[0])
 }
 
 // poolFile remembers the range that the host got a route to.

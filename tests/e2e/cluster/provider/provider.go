@@ -56,15 +56,25 @@ func ParseKind(text string) (Kind, error) {
 type Options struct {
 	Root    string
 	Builder build.Builder
-	Say     func(format string, args ...any)
+	// Family is the families of addresses of a cluster that is made; empty means that of a cluster that runs, else IPv4.
+	Family plan.Family
+	Say    func(format string, args ...any)
 }
 
 func (o Options) folder() string     { return filepath.Join(o.Root, ".cluster") }
 func (o Options) marker() string     { return filepath.Join(o.folder(), "provider") }
 func (o Options) kubeconfig() string { return filepath.Join(o.folder(), "kubeconfig") }
 
+// refuseIPv6 is for providers that make no cluster of the family that was asked for.
+func (o Options) refuseIPv6(kind Kind) error {
+	if o.Family.HasIPv6() {
+		return fmt.Errorf("FAMILY=%s needs the embedded cluster (E2E_CLUSTER=embedded); this one is %s", o.Family, kind)
+	}
+	return nil
+}
+
 // Choose picks the provider: what E2E_CLUSTER says, else what made the cluster that is there, else kind where it can work,
-// else embedded.
+// else embedded, which alone has IPv6.
 func Choose(ctx context.Context, o Options) (Provider, error) {
 	made, err := readMarker(o)
 	if err != nil {
@@ -81,7 +91,7 @@ func Choose(ctx context.Context, o Options) (Provider, error) {
 	}
 	if wanted == "" {
 		wanted = Embedded
-		if kindUsable(ctx) {
+		if !o.Family.HasIPv6() && kindUsable(ctx) {
 			wanted = KindTool
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"weft.dev/cluster/build"
+	"weft.dev/cluster/plan"
 )
 
 func options(t *testing.T) (Options, *strings.Builder) {
@@ -92,5 +93,26 @@ func TestExisting(t *testing.T) {
 	}
 	if _, err := chosen.Kubeconfig(ctx); err == nil {
 		t.Error("a deleted cluster still has a kubeconfig")
+	}
+}
+
+func TestIPv6IsTheEmbeddedClustersAlone(t *testing.T) {
+	for family, refused := range map[plan.Family]bool{"": false, plan.IPv4: false, plan.Dual: true, plan.IPv6: true} {
+		o, _ := options(t)
+		o.Family = family
+		err := o.refuseIPv6(KindTool)
+		if (err != nil) != refused || refused && !strings.Contains(err.Error(), "E2E_CLUSTER=embedded") {
+			t.Errorf("%q: %v", family, err)
+		}
+		if chosen, err := Choose(context.Background(), o); err != nil {
+			t.Error(err)
+		} else if embedded, ok := chosen.(*embeddedProvider); !ok || embedded.Family != family {
+			t.Errorf("%q is made by %T", family, chosen)
+		}
+		// More nodes than kind.yaml has: nothing is made of what is not refused either.
+		err = (&kindProvider{o}).Create(context.Background(), kindNodes+1)
+		if err == nil || strings.Contains(err.Error(), "FAMILY=") != refused {
+			t.Errorf("%q: %v", family, err)
+		}
 	}
 }

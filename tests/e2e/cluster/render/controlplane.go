@@ -19,12 +19,21 @@ func EtcdArgs(paths Paths) []string {
 	return []string{"etcd", "--data-dir=" + paths.Etcd(), "--listen-client-url=" + etcdURL}
 }
 
+// anyAddress is where a program listens that all of the cluster's addresses shall lead to.
+func anyAddress(p plan.Plan) string {
+	if p.Family.HasIPv6() {
+		return "::" // takes IPv4 too
+	}
+	return "0.0.0.0"
+}
+
 // APIServerArgs are the API server's flags. Admission keeps its defaults, the webhooks among them.
 func APIServerArgs(p plan.Plan, paths Paths) []string {
 	return []string{
 		"kube-apiserver",
 		"--etcd-servers=" + etcdURL,
-		"--advertise-address=" + p.Node(1).String(),
+		"--advertise-address=" + p.Node(1)[0].String(),
+		"--bind-address=" + anyAddress(p),
 		"--secure-port=6443",
 		"--cert-dir=" + paths.PKI(),
 		"--tls-cert-file=" + paths.Cert("apiserver"),
@@ -33,7 +42,7 @@ func APIServerArgs(p plan.Plan, paths Paths) []string {
 		"--service-account-issuer=" + issuer,
 		"--service-account-key-file=" + paths.Key("sa"),
 		"--service-account-signing-key-file=" + paths.Key("sa"),
-		"--service-cluster-ip-range=" + p.Services().String(),
+		"--service-cluster-ip-range=" + plan.List(p.Services()),
 		"--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction",
 		"--kubelet-client-certificate=" + paths.Cert("admin"),

@@ -15,7 +15,7 @@ func KubeletArgs(p plan.Plan, paths Paths, n int) []string {
 		"--config=" + node.KubeletConfig(),
 		"--kubeconfig=" + paths.Conf(plan.NodeName(n)),
 		"--hostname-override=" + plan.NodeName(n),
-		"--node-ip=" + p.Node(n).String(),
+		"--node-ip=" + plan.List(p.Node(n)),
 		"--root-dir=" + node.Kubelet(),
 		"--cert-dir=" + node.Kubelet(),
 	}
@@ -27,6 +27,7 @@ func KubeletConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
 	return object{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1",
 		"kind":       "KubeletConfiguration",
+		"address":    anyAddress(p),
 		"authentication": object{
 			"anonymous": object{"enabled": false},
 			"webhook":   object{"enabled": true},
@@ -35,7 +36,7 @@ func KubeletConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
 		"authorization":            object{"mode": "Webhook"},
 		"tlsCertFile":              paths.Cert(plan.NodeName(n)),
 		"tlsPrivateKeyFile":        paths.Key(plan.NodeName(n)),
-		"clusterDNS":               []string{p.DNS().String()},
+		"clusterDNS":               []string{p.DNS()[0].String()},
 		"clusterDomain":            clusterDomain,
 		"containerRuntimeEndpoint": "unix://" + node.ContainerdSocket(),
 		"resolvConf":               node.ResolvConf(),
@@ -68,7 +69,8 @@ func ProxyConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
 		"kind":             "KubeProxyConfiguration",
 		"clientConnection": object{"kubeconfig": paths.Conf("kube-proxy")},
 		"mode":             "iptables",
-		"clusterCIDR":      p.Pods().String(),
+		"clusterCIDR":      plan.List(p.Pods()),
+		"bindAddress":      anyAddress(p),
 		"hostnameOverride": plan.NodeName(n),
 		// The host's connection tracking limits are not this cluster's to change.
 		"conntrack": object{"maxPerCore": 0, "min": 0},
@@ -80,6 +82,16 @@ func ResolvConf() []byte { return []byte("nameserver 127.0.0.1\n") }
 
 // CNIConfig is the pods' network: a bridge on the node. Nothing is masqueraded: every pod range has a route everywhere.
 func CNIConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
+	var ranges [][]object // one set for each family; a pod gets an address of each
+	var routes []object
+	for _, pods := range p.NodePods(n) {
+		ranges = append(ranges, []object{{"subnet": pods.String()}})
+		everywhere := "0.0.0.0/0"
+		if pods.Addr().Is6() {
+			everywhere = "::/0"
+		}
+		routes = append(routes, object{"dst": everywhere})
+	}
 	return object{
 		"cniVersion": "1.0.0",
 		"name":       p.NodeSpace(n),
@@ -93,8 +105,8 @@ func CNIConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
 				"ipam": object{
 					"type":    "host-local",
 					"dataDir": paths.Node(n).CNIData(),
-					"ranges":  [][]object{{{"subnet": p.NodePods(n).String()}}},
-					"routes":  []object{{"dst": "0.0.0.0/0"}},
+					"ranges":  ranges,
+					"routes":  routes,
 				},
 			},
 			{"type": "portmap", "capabilities": object{"portMappings": true}},

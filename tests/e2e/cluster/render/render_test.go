@@ -44,7 +44,7 @@ func TestNodesShareNothing(t *testing.T) {
 		return [][]byte{kubelet, cni, ContainerdConfig(testPaths, n, "/usr/lib/cni")}
 	}
 	for i, text := range files(2) {
-		for _, foreign := range []string{"/c/n1", "weft-abcdef-n1\"", testPlan.NodePods(1).String()} {
+		for _, foreign := range []string{"/c/n1", "weft-abcdef-n1\"", testPlan.NodePods(1)[0].String()} {
 			if strings.Contains(string(text), foreign) {
 				t.Errorf("file %d of node 2 names %s of node 1:\n%s", i, foreign, text)
 			}
@@ -78,6 +78,74 @@ func TestAPIServerUsesThePlansAddresses(t *testing.T) {
 	for _, arg := range args {
 		if strings.HasPrefix(arg, "--disable-admission-plugins") {
 			t.Errorf("%s: admission must keep its defaults", arg)
+		}
+	}
+}
+
+func TestEveryProgramGetsTheAddressesOfTheFamily(t *testing.T) {
+	for family, want := range map[plan.Family]struct{ advertise, nodes, services, pods, listen string }{
+		plan.IPv4: {"10.136.0.1", "10.136.0.2", "10.138.0.0/16", "10.137.0.0/16", "0.0.0.0"},
+		plan.Dual: {"10.136.0.1", "10.136.0.2,NET::2", "10.138.0.0/16,NET:200::/112", "10.137.0.0/16,NET:100::/56", "::"},
+		plan.IPv6: {"NET::1", "NET::2", "NET:200::/112", "NET:100::/56", "::"},
+	} {
+		p := plan.Plan{ID: "abcdef", Block: 2, Family: family}
+		six := plan.Plan{ID: "abcdef", Block: 2, Family: plan.IPv6}.All()[0]
+		named := func(text string) string {
+			return strings.ReplaceAll(text, "NET", strings.TrimSuffix(six.Addr().String(), "::"))
+		}
+		args := APIServerArgs(p, testPaths)
+		for _, arg := range []string{
+			"--advertise-address=" + named(want.advertise), "--bind-address=" + want.listen,
+			"--service-cluster-ip-range=" + named(want.services),
+		} {
+			if !slices.Contains(args, arg) {
+				t.Errorf("%s: no %s in %v", family, arg, args)
+			}
+		}
+		if args, arg := KubeletArgs(p, testPaths, 2), "--node-ip="+named(want.nodes); !slices.Contains(args, arg) {
+			t.Errorf("%s: no %s in %v", family, arg, args)
+		}
+		kubelet, err := KubeletConfig(p, testPaths, 2)
+		if err != nil || field(t, kubelet, "address") != want.listen {
+			t.Errorf("%s: %v, the kubelet listens elsewhere than at %s:\n%s", family, err, want.listen, kubelet)
+		}
+		proxy, err := ProxyConfig(p, testPaths, 2)
+		if err != nil || field(t, proxy, "clusterCIDR") != named(want.pods) {
+			t.Errorf("%s: %v, kube-proxy has other pods than %s:\n%s", family, err, named(want.pods), proxy)
+		}
+	}
+}
+
+func TestPodsHaveAnAddressAndARouteOfEachFamily(t *testing.T) {
+	for family, want := range map[plan.Family][]string{
+		plan.IPv4: {"0.0.0.0/0"}, plan.Dual: {"0.0.0.0/0", "::/0"}, plan.IPv6: {"::/0"},
+	} {
+		p := plan.Plan{ID: "abcdef", Block: 2, Family: family}
+		text, err := CNIConfig(p, testPaths, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var config struct {
+			Plugins []struct {
+				IPAM struct {
+					Ranges [][]struct{ Subnet string }
+					Routes []struct{ Dst string }
+				}
+			}
+		}
+		if err := json.Unmarshal(text, &config); err != nil {
+			t.Fatal(err)
+		}
+		ipam := config.Plugins[0].IPAM
+		var routes, subnets []string
+		for _, route := range ipam.Routes {
+			routes = append(routes, route.Dst)
+		}
+		for _, set := range ipam.Ranges {
+			subnets = append(subnets, set[0].Subnet)
+		}
+		if !slices.Equal(routes, want) || strings.Join(subnets, ",") != plan.List(p.NodePods(2)) {
+			t.Errorf("%s: routes %v, subnets %v", family, routes, subnets)
 		}
 	}
 }
