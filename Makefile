@@ -12,10 +12,10 @@ export KUBECONFIG := $(KUBECONFIG_FILE)
 endif
 export PATH := $(CURDIR)/target/cluster/bin:$(PATH)
 
-.PHONY: help demo test lint cluster cluster-down cluster-load images install uninstall e2e soak conformance bench footprint
+.PHONY: help demo test lint cluster cluster-down cluster-load images install uninstall e2e e2e-families soak conformance bench footprint
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: cluster install ## a cluster, Weft and the sample shop, traffic through its routes, and a table of what happened
 	examples/shop/demo
@@ -26,7 +26,7 @@ test: ## everything that CI runs; ends with "N passed, N failed"
 lint: ## rustfmt, clippy, gofmt and vet, with warnings denied
 	tests/lint
 
-cluster: ## a Kubernetes cluster of two nodes for tests (NODES=1: faster; GATEWAY_API=v1.6.3: older kinds); its kubeconfig is .cluster/kubeconfig
+cluster: ## a Kubernetes cluster of two nodes for tests (NODES=1: faster; FAMILY=dual or ipv6; GATEWAY_API=v1.6.3: older kinds); its kubeconfig is .cluster/kubeconfig
 	$(CLUSTER) up --nodes $(NODES)
 
 cluster-down: ## remove the cluster and every trace of it
@@ -50,6 +50,9 @@ uninstall: ## remove Weft from the cluster
 
 e2e: ## the cluster tests, against an installed Weft
 	tests/e2e/suite/run
+
+e2e-families: images ## a short list of the cluster tests on a cluster of each family, FAMILIES="dual ipv6"; makes each cluster anew
+	tests/e2e/families
 
 soak: export WEFT_SOAK := 1
 soak: e2e ## the cluster tests, bodies of 1 GiB and a million exchanges, with everything that is bound by time or size in full: an hour

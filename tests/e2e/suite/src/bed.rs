@@ -306,6 +306,37 @@ impl Bed {
             .context("the pod has no address yet")
     }
 
+    /// All addresses of a pod, of each family one, its primary address first.
+    pub async fn pod_ips(&self, pod: &str) -> anyhow::Result<Vec<String>> {
+        let pod = self.get("v1", "Pod", pod).await?;
+        let all = pod["status"]["podIPs"].as_array().into_iter().flatten();
+        let all: Vec<String> = all
+            .filter_map(|one| one["ip"].as_str().map(str::to_owned))
+            .collect();
+        anyhow::ensure!(!all.is_empty(), "the pod has no address yet");
+        Ok(all)
+    }
+
+    /// The families of addresses that the cluster has, `IPv4` and `IPv6`, its primary family first. `FAMILY` says which it
+    /// must have, as it does to `cluster up`.
+    pub async fn families(&self) -> anyhow::Result<Vec<&'static str>> {
+        let nodes = self.list("v1", "Node", "").await?;
+        let addresses = nodes.first().map(|node| &node["status"]["addresses"]);
+        let addresses = addresses.and_then(Value::as_array).into_iter().flatten();
+        let internal = addresses.filter(|one| one["type"] == "InternalIP");
+        let has: Vec<&str> = internal
+            .filter_map(|one| one["address"].as_str().map(objects::address_type))
+            .collect();
+        let wanted = match std::env::var("FAMILY").as_deref() {
+            Ok("ipv4") => vec!["IPv4"],
+            Ok("ipv6") => vec!["IPv6"],
+            Ok("dual") => vec!["IPv4", "IPv6"],
+            _ => has.clone(),
+        };
+        anyhow::ensure!(has == wanted, "the nodes have {has:?}, not {wanted:?}");
+        Ok(has)
+    }
+
     pub async fn cluster_ip(&self, service: &str) -> anyhow::Result<String> {
         let service = self.get("v1", "Service", service).await?;
         service["spec"]["clusterIP"]

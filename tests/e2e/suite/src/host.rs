@@ -1,7 +1,7 @@
 //! Programs of this machine as clients of a gateway: the machine reaches the addresses of Services of type LoadBalancer.
 //! `kubectl` is the cluster's own, for commands that examples tell people to run.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -41,10 +41,24 @@ pub async fn load(url: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
     Summary::last_of(&run(&shop()?, &arguments).await?.good()?)
 }
 
+/// An address as it is written before a port: one of IPv6 stands in brackets.
+pub fn in_url(address: &str) -> String {
+    if address.contains(':') {
+        format!("[{address}]")
+    } else {
+        address.to_owned()
+    }
+}
+
 /// The address that this machine's connections to another have.
 pub fn own_address(towards: &str) -> anyhow::Result<IpAddr> {
+    let towards: IpAddr = towards.parse()?;
     // Nothing is sent: the kernel only looks up the way.
-    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    let any = match towards {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
     socket
         .connect((towards, 9))
         .with_context(|| format!("no way to {towards}"))?;
@@ -167,6 +181,6 @@ pub async fn curl(arguments: &[&str]) -> anyhow::Result<Reply> {
 
 /// Sends a GET over HTTP for a host to an address and port.
 pub async fn get(address: &str, port: u16, host: &str, path: &str) -> anyhow::Result<Reply> {
-    let url = format!("http://{address}:{port}{path}");
+    let url = format!("http://{}:{port}{path}", in_url(address));
     curl(&["--header", &format!("host: {host}"), &url]).await
 }

@@ -11,6 +11,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
 use weft_api::proto::{SignRequest, SignResponse};
 
+use crate::host::in_url;
 use crate::{Bed, control_plane, eventually};
 
 /// The audience of tokens that the controller takes.
@@ -82,11 +83,7 @@ pub async fn controller(bed: &Bed) -> anyhow::Result<Channel> {
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(roots(bed).await?))
         .domain_name("weft-controller.weft-system.svc");
-    let host = if address.contains(':') {
-        format!("[{address}]")
-    } else {
-        address
-    };
+    let host = in_url(&address);
     let endpoint = Endpoint::from_shared(format!("https://{host}:15012"))?.tls_config(tls)?;
     let endpoint = endpoint
         .connect_timeout(std::time::Duration::from_secs(5))

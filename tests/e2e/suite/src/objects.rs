@@ -99,6 +99,15 @@ pub fn service(name: &str, selector: Value) -> Value {
     })
 }
 
+/// The `addressType` of an EndpointSlice that holds the address.
+pub fn address_type(address: &str) -> &'static str {
+    if address.contains(':') {
+        "IPv6"
+    } else {
+        "IPv4"
+    }
+}
+
 /// A Job of one pod with an init container, each sending a single request to the URL.
 pub fn job(name: &str, url: &str) -> Value {
     let mut spec = pod_spec("client", &["load", "--url", url]);

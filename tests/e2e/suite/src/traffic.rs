@@ -8,6 +8,7 @@ use anyhow::Context;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
+use crate::host::in_url;
 use crate::shopper::Load;
 use crate::{Bed, Summary, objects};
 
@@ -144,7 +145,7 @@ impl Bed {
         changes: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<(T, Traffic)> {
         // By its address: a name that is not found in time is no fault of what is tested.
-        let address = &*self.cluster_ip(service).await?;
+        let address = &*in_url(&self.cluster_ip(service).await?);
         self.answered(pod, &format!("http://{address}/reviews/1"), &[])
             .await?;
         self.answered(pod, &format!("http://{address}:9000"), &["--grpc", "get"])
@@ -231,7 +232,7 @@ pub fn senders(address: &str, replicas: u32) -> Value {
     let labels = json!({"app": "senders"});
     let mut pod = objects::pod("senders", "client", labels, &[]);
     let containers = MIX.iter().map(|kind| {
-        let arguments = kind.command(address, replicas);
+        let arguments = kind.command(&in_url(address), replicas);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         objects::container(kind.name, &arguments)
     });

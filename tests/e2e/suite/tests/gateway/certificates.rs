@@ -20,7 +20,7 @@ mod cases {
     use weft_e2e::gateways::{
         gateway, https, listener_conditions, parameters, route, tls_secret, with_parameters,
     };
-    use weft_e2e::host::{kubectl, run};
+    use weft_e2e::host::{in_url, kubectl, run};
     use weft_e2e::objects::{self, to};
     use weft_e2e::visits::{Pair, Visitor, failures};
     use weft_e2e::{Bed, eventually};
@@ -153,7 +153,7 @@ mod cases {
         let file = std::env::temp_dir().join(format!("{}.crt", bed.namespace));
         std::fs::write(&file, format!("{}{}", ecdsa.certificate, rsa.certificate))?;
         let authorities = file.to_string_lossy();
-        let connect = format!("{address}:443");
+        let connect = format!("{}:443", in_url(&address));
         for (more, shown, why) in [
             (&["-tls1_3", "-sigalgs", "ECDSA+SHA256"][..], &ecdsa, "1.3"),
             (&["-tls1_3", "-sigalgs", "RSA-PSS+SHA256"], &rsa, "1.3"),

@@ -15,7 +15,7 @@ mod cases {
     use serde_json::{Value, json};
     use weft_e2e::front::{Front, REQUEST_ID};
     use weft_e2e::gateways::{gateway, https, listener, parameters, tls_secret, with_parameters};
-    use weft_e2e::host::{curl, own_address};
+    use weft_e2e::host::{curl, in_url, own_address};
     use weft_e2e::visits::Pair;
     use weft_e2e::{Bed, eventually};
 
@@ -67,7 +67,7 @@ mod cases {
 
     pub(super) async fn clients_that_lie_about_their_address(bed: &Bed) -> anyhow::Result<()> {
         let address = bed.edge(plain()).await?;
-        let url = format!("http://{address}/reviews/1");
+        let url = format!("http://{}/reviews/1", in_url(&address));
         let seen = eventually("an answer", async || seen(&url, &with_claims(&[])).await).await?;
         let told = seen.to_string();
         for lie in [CLAIMED, "bank.example.com", "foretold", "ftp"] {
@@ -76,10 +76,16 @@ mod cases {
         are_before_the_last(&[], &seen)?;
         let client = forwarded_for(&seen)?[0].to_string();
         anyhow::ensure!(seen["x-forwarded-proto"] == "http", "{told}");
-        anyhow::ensure!(seen["x-forwarded-host"] == *address, "{told}");
+        anyhow::ensure!(seen["x-forwarded-host"] == *in_url(&address), "{told}");
         anyhow::ensure!(seen["x-real-ip"] == *client, "{told}");
         let forwarded = seen["forwarded"].as_str().unwrap_or_default();
-        anyhow::ensure!(forwarded.contains(&format!("for={client}")), "{told}");
+        // RFC 7239, 6: an address of IPv6 is in brackets, and a value with brackets in quotes.
+        let node = if client.contains(':') {
+            format!("for=\"[{client}]\"")
+        } else {
+            format!("for={client}")
+        };
+        anyhow::ensure!(forwarded.contains(&node), "{told}");
         let id = seen["x-request-id"].as_str().unwrap_or_default();
         anyhow::ensure!(id.len() == 36, "no UUID: {told}");
         Ok(())
@@ -97,7 +103,7 @@ mod cases {
         };
         hops(0).await?;
         let address = bed.edge(with_parameters(plain(), "edge")).await?;
-        let one = Front::of_http(&format!("{address}:80")).await?;
+        let one = Front::of_http(&format!("{}:80", in_url(&address))).await?;
         let two = Front::of_http(&format!("127.0.0.1:{}", one.port)).await?;
         let as_client = ["--interface", CLIENT];
         let honest = &as_client.to_vec();
@@ -146,6 +152,7 @@ mod cases {
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
         let edge = gateway("edge", listeners);
         let address = bed.edge(edge.clone()).await?;
+        let address = in_url(&address);
         let direct = format!("http://{address}/reviews/1");
         let mut fronts = Vec::new();
         for header in ["send-proxy", "send-proxy-v2"] {
@@ -211,6 +218,7 @@ mod cases {
         let nodes = nodes.into_iter().map(|node| (node, port.to_string()));
         for (at, port) in nodes.chain([(&*address, "80".to_owned())]) {
             let own = own_address(at)?;
+            let at = in_url(at);
             eventually(&format!("{own} to be seen at {at}:{port}"), async || {
                 let seen = seen(&format!("http://{at}:{port}/reviews/1"), &[]).await?;
                 anyhow::ensure!(forwarded_for(&seen)? == [own], "{seen}");

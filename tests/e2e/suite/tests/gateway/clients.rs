@@ -13,7 +13,7 @@ mod cases {
     use kube::api::DeleteParams;
     use serde_json::{Value, json};
     use weft_e2e::gateways::{gateway, https, listener, route, tls_secret};
-    use weft_e2e::host::{self, curl, run};
+    use weft_e2e::host::{self, curl, in_url, run};
     use weft_e2e::visits::Pair;
     use weft_e2e::{Bed, eventually, objects};
 
@@ -38,6 +38,7 @@ mod cases {
 
     pub(super) async fn curl_in_every_version(bed: &Bed) -> anyhow::Result<()> {
         let (address, authority) = over_tls(bed).await?;
+        let address = in_url(&address);
         let http = format!("http://{address}/reviews/1");
         let resolve = format!("shop.example.com:443:{address}");
         let https = [
@@ -77,7 +78,7 @@ mod cases {
 
     pub(super) async fn openssl_and_its_versions_of_tls(bed: &Bed) -> anyhow::Result<()> {
         let (address, authority) = over_tls(bed).await?;
-        let connect = format!("{address}:443");
+        let connect = format!("{}:443", in_url(&address));
         let client = async |name: &str, more: &[&str]| {
             // s_client may wait for more than the session tickets, and then for as long as it is let.
             let common = [
@@ -149,7 +150,7 @@ mod cases {
             json!({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
                 "metadata": {"name": "dns", "labels": {"kubernetes.io/service-name": "dns"}},
-                "addressType": "IPv4", "ports": ports("port"), "endpoints": endpoints.collect::<Vec<_>>(),
+                "addressType": objects::address_type(addresses[0]), "ports": ports("port"), "endpoints": endpoints.collect::<Vec<_>>(),
             }),
         ]
     }
@@ -196,10 +197,11 @@ mod cases {
         bed.gateway_route(route("UDPRoute", "dns", "edge", "dns", rules))
             .await?;
         let wanted = bed.at("default").cluster_ip("kubernetes").await?;
+        let of = if wanted.contains(':') { "AAAA" } else { "A" };
         let at = format!("@{address}");
         eventually("an answer", async || {
             let name = "kubernetes.default.svc.cluster.local";
-            let answer = run("dig", &[&at, "+short", "+tries=1", "+timeout=3", name]).await?;
+            let answer = run("dig", &[&at, "+short", "+tries=1", "+timeout=3", name, of]).await?;
             let answer = answer.good()?;
             anyhow::ensure!(answer.trim() == wanted, "{answer:?} is not {wanted}");
             Ok(())
@@ -216,7 +218,8 @@ mod cases {
             &["--grpc", "7070", "--port", "8080"],
         );
         pod["spec"]["containers"][0]["image"] = ECHO.into();
-        pod["spec"]["containers"][0]["env"] = json!([{"name": "INSTANCE_IPS", "value": "0.0.0.0"}]);
+        // Every address of both families.
+        pod["spec"]["containers"][0]["env"] = json!([{"name": "INSTANCE_IPS", "value": "::"}]);
         pod["spec"]["containers"][0]["readinessProbe"] =
             json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});
         bed.apply(pod).await?;
@@ -234,7 +237,7 @@ mod cases {
     pub(super) async fn grpc_of_go_and_of_rust(bed: &Bed) -> anyhow::Result<()> {
         echo(bed).await?;
         bed.reviews("v1").await?;
-        let address = bed.gateway(plain()).await?;
+        let address = in_url(&bed.gateway(plain()).await?);
         let rules = json!([
             {"matches": [{"method": {"service": "proto.EchoTestService"}}], "backendRefs": [{"name": "echo", "port": 7070}]},
             {"matches": [{"method": {"service": "shop.Reviews"}}], "backendRefs": [{"name": "reviews-v1", "port": 9000}]},
@@ -272,7 +275,7 @@ mod cases {
 
     pub(super) async fn web_sockets_of_go_and_of_a_browser(bed: &Bed) -> anyhow::Result<()> {
         echo(bed).await?;
-        let address = bed.gateway(plain()).await?;
+        let address = in_url(&bed.gateway(plain()).await?);
         let rules = json!([{"backendRefs": [{"name": "echo", "port": 80}]}]);
         bed.gateway_route(route("HTTPRoute", "echo", "edge", "", rules))
             .await?;

@@ -8,6 +8,7 @@ mesh_tests! {
 mod cases {
     use serde_json::json;
     use weft_e2e::gateways::{gateway, listener, route};
+    use weft_e2e::host::in_url;
     use weft_e2e::objects::{http_route, service, to};
     use weft_e2e::{Bed, Summary, eventually, host};
 
@@ -43,7 +44,7 @@ mod cases {
         let rules = json!([{"backendRefs": [half, to("v3", 1)]}]);
         bed.gateway_route(route("HTTPRoute", "outer", "edge", "", rules))
             .await?;
-        let url = format!("http://{address}/reviews/1");
+        let url = format!("http://{}/reviews/1", in_url(&address));
         let count = REQUESTS.to_string();
         let many = ["-n", &count, "-c", "8"];
         let asks = async |word: &str| {

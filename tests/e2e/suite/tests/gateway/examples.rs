@@ -14,7 +14,7 @@ mod cases {
     use anyhow::Context;
     use serde_json::json;
     use tokio::time::Instant;
-    use weft_e2e::host::{self, Reply, curl, get, kubectl, run_in};
+    use weft_e2e::host::{self, Reply, curl, get, in_url, kubectl, run_in};
     use weft_e2e::visits::{Visit, Visitor, failures};
     use weft_e2e::{Bed, eventually, eventually_within, objects};
 
@@ -135,7 +135,7 @@ mod cases {
             path: &str,
             more: &[&str],
         ) -> anyhow::Result<Reply> {
-            let resolve = format!("{host}:443:{address}");
+            let resolve = format!("{host}:443:{}", in_url(address));
             let authority = self.folder.join("tls.crt");
             let authority = authority.to_string_lossy();
             let url = format!("https://{host}{path}");

@@ -11,6 +11,7 @@ mod client_address;
 mod clients;
 mod composition;
 mod examples;
+mod families;
 mod few_writes;
 mod identity;
 mod lifecycle;

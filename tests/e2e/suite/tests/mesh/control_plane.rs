@@ -7,6 +7,7 @@ mesh_tests! {
 
 mod cases {
     use serde_json::json;
+    use weft_e2e::host::in_url;
     use weft_e2e::{Bed, control_plane, objects, outsider};
 
     pub(super) async fn namespaces_without_the_label_need_no_injector(
@@ -41,11 +42,7 @@ mod cases {
         let address = control_plane::system(&bed.client)
             .cluster_ip("weft-injector")
             .await?;
-        let address = if address.contains(':') {
-            format!("[{address}]:443")
-        } else {
-            format!("{address}:443")
-        };
+        let address = format!("{}:443", in_url(&address));
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let huge = vec![b' '; 16 << 20];
         let odd: [(&str, &[u8]); 6] = [

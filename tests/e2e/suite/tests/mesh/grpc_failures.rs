@@ -8,6 +8,7 @@ mesh_tests! {
 
 mod cases {
     use serde_json::{Value, json};
+    use weft_e2e::host::in_url;
     use weft_e2e::objects;
     use weft_e2e::{Bed, eventually};
 
@@ -155,7 +156,7 @@ mod cases {
         }
         // A client without a proxy is taken for the kubelet at most.
         bed.mtls("Pod", "reviews-v1", "strict".into()).await?;
-        let ip = bed.pod_ip("reviews-v1").await?;
+        let ip = in_url(&bed.pod_ip("reviews-v1").await?);
         let probed = format!("http://{ip}:8080");
         let words = "which takes mutual TLS only";
         told(bed, ("outsider", &probed), &[], "PermissionDenied", words).await?;

@@ -9,6 +9,7 @@ mod cases {
     use std::collections::BTreeMap;
 
     use anyhow::Context;
+    use weft_e2e::host::in_url;
     use weft_e2e::{Bed, control_plane, objects, proxy};
 
     /// How the connections to each address ended: `closed`, `answered`, `open` or `refused`, with how often.
@@ -24,7 +25,7 @@ mod cases {
     }
 
     async fn throw(bed: &Bed, ip: &str, ports: &[u16]) -> anyhow::Result<Ends> {
-        let host = host(ip);
+        let host = in_url(ip);
         let addresses: Vec<_> = ports.iter().map(|port| format!("{host}:{port}")).collect();
         let mut command = vec!["weft-shop", "garbage", "--rounds", "3", "--patience", "400"];
         for address in &addresses {
@@ -36,17 +37,9 @@ mod cases {
 
     /// How often connections to a port ended like this.
     fn times(ends: &Ends, ip: &str, port: u16, end: &str) -> u64 {
-        let address = format!("{}:{port}", host(ip));
+        let address = format!("{}:{port}", in_url(ip));
         let ends = ends.get(&address);
         ends.and_then(|ends| ends.get(end)).copied().unwrap_or(0)
-    }
-
-    fn host(ip: &str) -> String {
-        if ip.contains(':') {
-            format!("[{ip}]")
-        } else {
-            ip.to_owned()
-        }
     }
 
     pub(super) async fn garbage_on_every_port_of_the_proxy(bed: &Bed) -> anyhow::Result<()> {

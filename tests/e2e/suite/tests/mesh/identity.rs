@@ -16,6 +16,7 @@ mod cases {
     use tonic::{Code, Status};
     use weft_api::proto::mesh_client::MeshClient;
     use weft_api::proto::{Hello, ProxyMessage, proxy_message};
+    use weft_e2e::host::in_url;
     use weft_e2e::{Bed, eventually, identity, objects, outsider};
 
     pub(super) async fn both_ends_know_each_other(bed: &Bed) -> anyhow::Result<()> {
@@ -78,7 +79,7 @@ mod cases {
     pub(super) async fn an_outsider_cannot_pretend(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let uri = identity::spiffe(&bed.namespace, "client");
-        let address = format!("{}:80", bed.cluster_ip("reviews").await?);
+        let address = format!("{}:80", in_url(&bed.cluster_ip("reviews").await?));
 
         anyhow::ensure!(
             heard_by(&address, None).await?.is_empty(),

@@ -52,7 +52,7 @@ mod cases {
             "metadata": {"name": "reviews-imported", "labels": {
                 "multicluster.kubernetes.io/service-name": "reviews",
                 "multicluster.kubernetes.io/source-cluster": "here"}},
-            "addressType": "IPv4",
+            "addressType": objects::address_type(address),
             "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
             "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
         })

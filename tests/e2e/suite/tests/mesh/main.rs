@@ -8,6 +8,7 @@ extern crate weft_e2e;
 
 mod bad_input;
 mod control_plane;
+mod families;
 mod faults;
 mod grpc_failures;
 mod hostile;

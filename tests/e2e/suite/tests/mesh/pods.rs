@@ -12,7 +12,8 @@ mod cases {
     use anyhow::Context;
     use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
     use serde_json::{Value, json};
-    use weft_e2e::{Bed, eventually, host, objects};
+    use weft_e2e::host::{self, in_url};
+    use weft_e2e::{Bed, eventually, objects};
 
     /// What the API server says of the pod without creating it.
     async fn refusal(bed: &Bed, pod: Value) -> anyhow::Result<Option<String>> {
@@ -48,7 +49,7 @@ mod cases {
 
     pub(super) async fn pods_with_dns_of_their_own_are_served(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
-        let address = bed.cluster_ip("reviews").await?;
+        let address = in_url(&bed.cluster_ip("reviews").await?);
         let ndots = json!({"options": [{"name": "ndots", "value": "1"}]});
         // No server of names is there: documentation's own address (RFC 5737).
         let nobody =

@@ -7,6 +7,7 @@ mesh_tests! {
 
 mod cases {
     use serde_json::json;
+    use weft_e2e::host::in_url;
     use weft_e2e::objects;
     use weft_e2e::{Bed, eventually};
 
@@ -74,7 +75,7 @@ mod cases {
     /// By its Service, of which it is the only endpoint, and by its own address.
     pub(super) async fn a_pod_calls_itself(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
-        let own = bed.pod_ip("reviews-v1").await?;
+        let own = in_url(&bed.pod_ip("reviews-v1").await?);
         for (http, grpc) in [
             (
                 "http://reviews/reviews/self".to_owned(),

@@ -13,6 +13,7 @@ mod cases {
     use rcgen::{ExtendedKeyUsagePurpose, Issuer, KeyPair};
     use rustls::pki_types::CertificateDer;
     use serde_json::{Value, json};
+    use weft_e2e::host::in_url;
     use weft_e2e::{
         Bed, Summary, control_plane, eventually, eventually_within, full_or, identity, objects,
         outsider,
@@ -140,7 +141,7 @@ mod cases {
         bed: &Bed,
         shown: outsider::ClientCertificate,
     ) -> anyhow::Result<(bool, CertificateDer<'static>)> {
-        let address = format!("{}:8080", bed.pod_ip("reviews-v1").await?);
+        let address = format!("{}:8080", in_url(&bed.pod_ip("reviews-v1").await?));
         let mut stream = outsider::connect(&address, Some("weft/h2"), Some(shown)).await?;
         let server = stream.get_ref().1.peer_certificates();
         let server = server.and_then(<[_]>::first).context("it shows none")?;

@@ -16,6 +16,7 @@ mesh_tests! {
 
 mod cases {
     use serde_json::json;
+    use weft_e2e::host::in_url;
     use weft_e2e::objects::{self, header, prefix, to};
     use weft_e2e::{Bed, Summary, eventually, identity};
 
@@ -249,7 +250,7 @@ mod cases {
             summary.version("v2") == 10
         })
         .await?;
-        let ip = bed.pod_ip("reviews-v1").await?;
+        let ip = in_url(&bed.pod_ip("reviews-v1").await?);
         let url = format!("http://{ip}:8080/reviews/direct");
         bed.load("client", &url, &["-n", "5"])
             .await?

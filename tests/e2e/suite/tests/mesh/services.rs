@@ -11,6 +11,7 @@ mod cases {
     use anyhow::Context;
     use kube::api::DeleteParams;
     use serde_json::{Value, json};
+    use weft_e2e::host::in_url;
     use weft_e2e::{Bed, eventually, objects};
 
     pub(super) async fn ports_beside_the_proxy_get_plain_text(bed: &Bed) -> anyhow::Result<()> {
@@ -28,7 +29,7 @@ mod cases {
         // The port beside it goes on by mutual TLS, which a strict pod demands.
         bed.answered("client", "http://reviews:9000", &["--grpc", "get"])
             .await?;
-        let ip = bed.pod_ip("reviews-v1").await?;
+        let ip = in_url(&bed.pod_ip("reviews-v1").await?);
         for url in [
             format!("http://{ip}:8080/reviews/1"),
             format!("http://{ip}:15020/metrics"),

@@ -11,6 +11,7 @@ mod cases {
     use anyhow::Context;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
     use serde_json::{Value, json};
+    use weft_e2e::host::in_url;
     use weft_e2e::{Bed, eventually, objects};
 
     const URL: &str = "http://reviews/reviews/1";
@@ -55,7 +56,7 @@ mod cases {
         let log = bed.log("reviews-v1", "weft-proxy").await?;
         anyhow::ensure!(log.contains("takes mutual TLS only"), "{log}");
         // As the kubelet, and nearly so.
-        let address = format!("http://{}:8080", bed.pod_ip("reviews-v1").await?);
+        let address = format!("http://{}:8080", in_url(&bed.pod_ip("reviews-v1").await?));
         let asked = bed
             .load("plain", &format!("{address}/healthz"), &["-n", "5"])
             .await?;

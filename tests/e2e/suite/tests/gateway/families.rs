@@ -1,0 +1,80 @@
+//! A Gateway has an address of each family that the cluster has, and serves the same at each.
+
+mesh_tests! {
+    run Out a_gateway_serves_at_an_address_of_each_family;
+    run Out a_gateway_has_the_one_address_that_it_asks_for;
+}
+
+mod cases {
+    use serde_json::{Value, json};
+    use weft_e2e::gateways::{gateway, https, listener, tls_secret};
+    use weft_e2e::host::{curl, get, in_url};
+    use weft_e2e::visits::Pair;
+    use weft_e2e::{Bed, eventually, objects};
+
+    async fn addresses(bed: &Bed, name: &str) -> anyhow::Result<Vec<String>> {
+        let gateway = bed.get(objects::GATEWAY, "Gateway", name).await?;
+        let all = gateway["status"]["addresses"].as_array().cloned();
+        let all = all.unwrap_or_default();
+        let values = all.iter().filter_map(|one| one["value"].as_str());
+        Ok(values.map(str::to_owned).collect())
+    }
+
+    pub(super) async fn a_gateway_serves_at_an_address_of_each_family(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let host = "shop.example.com";
+        let pair = Pair::new(&[host])?;
+        bed.apply(tls_secret("cert", &pair.certificate, &pair.key))
+            .await?;
+        let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
+        bed.edge(gateway("edge", listeners)).await?;
+        let families = bed.families().await?;
+        let all = eventually("an address of each family", async || {
+            let all = addresses(bed, "edge").await?;
+            let has: Vec<&str> = all.iter().map(|ip| objects::address_type(ip)).collect();
+            anyhow::ensure!(has == families, "it has {all:?}, of {families:?}");
+            Ok(all)
+        })
+        .await?;
+        for address in &all {
+            eventually(&format!("answers at {address}"), async || {
+                let reply = get(address, 80, "any", "/reviews/1").await?;
+                anyhow::ensure!(reply.is(200)?.json()?["version"] == "v1", "{reply:?}");
+                let resolve = format!("{host}:443:{}", in_url(address));
+                let url = format!("https://{host}/reviews/1");
+                let reply = curl(&["--insecure", "--resolve", &resolve, &url]).await?;
+                reply.is(200).map(drop)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Each address of one Gateway, asked for by another when the first is gone.
+    pub(super) async fn a_gateway_has_the_one_address_that_it_asks_for(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        let plain = |name: &str| gateway(name, json!([listener("http", "HTTP", 80)]));
+        bed.gateway(plain("first")).await?;
+        let free = addresses(bed, "first").await?;
+        let gateways = bed.api(objects::GATEWAY, "Gateway");
+        gateways.delete("first", &Default::default()).await?;
+        eventually("the first's Service to be gone", async || {
+            let services = bed.list("v1", "Service", "").await?;
+            let first = |one: &Value| one["metadata"]["name"] == "first-weft";
+            anyhow::ensure!(!services.iter().any(first), "it is there");
+            Ok(())
+        })
+        .await?;
+        for (number, address) in free.iter().enumerate() {
+            let name = format!("next-{number}");
+            let mut next = plain(&name);
+            next["spec"]["addresses"] = json!([{"type": "IPAddress", "value": address}]);
+            bed.gateway(next).await?;
+            let has = addresses(bed, &name).await?;
+            anyhow::ensure!(has == [address.as_str()], "{has:?} is not {address}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! Both families of addresses: what holds at one of a pod's or Service's addresses holds at each. Where the cluster has one
+//! family, at that.
+
+mesh_tests! {
+    run In pods_are_known_at_each_of_their_addresses;
+    run In strict_pods_refuse_plain_text_at_each_of_their_addresses;
+    run In services_are_routed_at_each_of_their_addresses;
+}
+
+mod cases {
+    use serde_json::{Value, json};
+    use weft_e2e::host::in_url;
+    use weft_e2e::objects::{self, to};
+    use weft_e2e::{Bed, eventually, identity};
+
+    pub(super) async fn pods_are_known_at_each_of_their_addresses(bed: &Bed) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let client = identity::spiffe(&bed.namespace, "client");
+        for (number, ip) in bed.pod_ips("reviews-v1").await?.iter().enumerate() {
+            let path = format!("/reviews/at-{number}");
+            let url = format!("http://{}:8080{path}", in_url(ip));
+            bed.answered("client", &url, &["-n", "5"]).await?;
+            eventually(&format!("requests to {ip}, by the client"), async || {
+                let accesses = bed.accesses("reviews-v1", "inbound", &path).await?;
+                let known = accesses.iter().all(|one| one.is("client_id", &client));
+                anyhow::ensure!(known, "{accesses:?}");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn strict_pods_refuse_plain_text_at_each_of_their_addresses(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1"]).await?;
+        let mut plain = objects::client("plain");
+        plain["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
+        bed.apply(plain).await?;
+        bed.ready("plain").await?;
+        let addresses = bed.pod_ips("reviews-v1").await?;
+        let urls: Vec<String> = addresses
+            .iter()
+            .map(|ip| format!("http://{}:8080/reviews/plain", in_url(ip)))
+            .collect();
+        for url in &urls {
+            bed.answered("plain", url, &[]).await?;
+        }
+        bed.mtls("Pod", "reviews-v1", "strict".into()).await?;
+        for url in &urls {
+            eventually(&format!("plain text to {url} to be refused"), async || {
+                let summary = bed.load("plain", url, &["-n", "5"]).await?;
+                anyhow::ensure!(summary.failed() == summary.sent(), "{summary}");
+                Ok(())
+            })
+            .await?;
+            bed.answered("client", url, &[]).await?;
+        }
+        Ok(())
+    }
+
+    fn in_families(name: &str, policy: &str, families: Value) -> Value {
+        let mut service = objects::service(name, json!({"app": "reviews", "version": "v1"}));
+        service["spec"]["ipFamilyPolicy"] = policy.into();
+        service["spec"]["ipFamilies"] = families;
+        service
+    }
+
+    /// Services of all families, and of each alone: their own endpoints are v1, their route leads to v2.
+    pub(super) async fn services_are_routed_at_each_of_their_addresses(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
+        bed.shop(&["v1", "v2"]).await?;
+        let families = bed.families().await?;
+        let mut services = vec![("all", "PreferDualStack", json!(families))];
+        for family in &families {
+            let name = if *family == "IPv6" { "six" } else { "four" };
+            services.push((name, "SingleStack", json!([family])));
+        }
+        if let [first, second] = families[..] {
+            services.push(("turned", "RequireDualStack", json!([second, first])));
+        }
+        for (name, policy, own) in services {
+            bed.apply(in_families(name, policy, own.clone())).await?;
+            let rules = json!([{"backendRefs": [to("v2", 1)]}]);
+            bed.good_route(objects::route("HTTPRoute", name, name, 80, rules))
+                .await?;
+            let service = bed.get("v1", "Service", name).await?;
+            anyhow::ensure!(service["spec"]["ipFamilies"] == own, "{service}");
+            let addresses = service["spec"]["clusterIPs"].as_array().cloned();
+            let mut urls: Vec<String> = addresses
+                .iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(|ip| format!("http://{}/reviews/1", in_url(ip)))
+                .collect();
+            urls.push(format!("http://{name}/reviews/1"));
+            for url in urls {
+                eventually(&format!("{name} at {url} to be routed"), async || {
+                    let summary = bed.load("client", &url, &["-n", "10"]).await?;
+                    summary.all("200")?.all_from("v2").map(drop)
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
+}
