@@ -2,6 +2,8 @@
 //!
 //! Source: GEP-1762 (names and labels), GEP-1867 (labels and annotations of the infrastructure).
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 use weft_ir::Transport;
 use weft_translate::{
@@ -139,10 +141,15 @@ fn service(of: &Provision) -> Value {
         .map(|address| address.value.as_str())
         .collect();
     let mut annotations = annotations.clone();
+    let own = annotations.get(METALLB_ADDRESSES);
+    let own = own.or_else(|| of.annotations.get(METALLB_ADDRESSES));
+    let asked = own.map_or_else(|| addresses.clone(), |own| own.split(',').collect());
+    if let Some(family) = single_family(&asked, cluster_ip.as_deref()) {
+        spec["ipFamilyPolicy"] = json!("SingleStack");
+        spec["ipFamilies"] = json!([family]);
+    }
     // MetalLB takes either way, and none where a Service has both.
-    if !annotations.contains_key(METALLB_ADDRESSES)
-        && !of.annotations.contains_key(METALLB_ADDRESSES)
-    {
+    if own.is_none() {
         match addresses[..] {
             [] => {}
             [one] => spec["loadBalancerIP"] = json!(one),
@@ -154,6 +161,19 @@ fn service(of: &Provision) -> Value {
         service["metadata"]["annotations"][name] = json!(value);
     }
     service
+}
+
+/// The family of the addresses that are asked for, where it is one. A load balancer gives a Service an address of each of
+/// its families: MetalLB refuses one of two families that asks for addresses of one.
+fn single_family(asked: &[&str], cluster_ip: Option<&str>) -> Option<&'static str> {
+    if asked.is_empty() {
+        return None;
+    }
+    let all = asked.iter().copied().chain(cluster_ip);
+    let mut six = all.map(|one| one.trim().parse().map(|ip: IpAddr| ip.is_ipv6()).ok());
+    let is_six = six.next()??;
+    six.all(|one| one == Some(is_six))
+        .then_some(if is_six { "IPv6" } else { "IPv4" })
 }
 
 fn service_port(of: &ProvisionPort) -> Value {

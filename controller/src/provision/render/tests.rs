@@ -150,6 +150,39 @@ fn addresses_are_asked_for_in_the_one_way_that_fits() {
 }
 
 #[test]
+fn a_service_has_the_one_family_of_the_addresses_that_are_asked_for() {
+    let both = (Some("PreferDualStack"), None);
+    let (four, six) = (
+        (Some("SingleStack"), Some("IPv4")),
+        (Some("SingleStack"), Some("IPv6")),
+    );
+    for (wanted, annotation, cluster_ip, expected) in [
+        (&[][..], None, None, both),
+        (&[], None, Some("10.0.0.1"), both),
+        (&["192.0.2.1"], None, None, four),
+        (&["2001:db8::1"], None, None, six),
+        (&["2001:db8::1"], None, Some("fd00::1"), six),
+        (&["2001:db8::1"], None, Some("10.0.0.1"), both),
+        (&["192.0.2.1", "2001:db8::1"], None, None, both),
+        (&[], Some("2001:db8::1"), None, six),
+        (&["192.0.2.1"], Some("192.0.2.9, 2001:db8::1"), None, both),
+        (&[], Some("no address"), None, both),
+    ] {
+        let mut of_these = provision();
+        of_these.service.addresses = addresses(wanted);
+        of_these.service.cluster_ip = cluster_ip.map(str::to_owned);
+        if let Some(own) = annotation {
+            let own = (METALLB_ADDRESSES.to_owned(), own.to_owned());
+            of_these.service.annotations.extend([own]);
+        }
+        let service = of(Kind::Service, &of_these);
+        let text = |path: &str| service.pointer(path).and_then(Value::as_str);
+        let found = (text("/spec/ipFamilyPolicy"), text("/spec/ipFamilies/0"));
+        assert_eq!(found, expected, "{wanted:?} {annotation:?} {cluster_ip:?}");
+    }
+}
+
+#[test]
 fn an_autoscaler_has_the_replicas_to_itself() {
     let mut scaled = provision();
     scaled.scaling = Scaling::Auto {
