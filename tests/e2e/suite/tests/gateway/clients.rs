@@ -218,8 +218,13 @@ mod cases {
             &["--grpc", "7070", "--port", "8080"],
         );
         pod["spec"]["containers"][0]["image"] = ECHO.into();
-        // Every address of both families.
-        pod["spec"]["containers"][0]["env"] = json!([{"name": "INSTANCE_IPS", "value": "::"}]);
+        let first = bed.families().await?.first().copied();
+        let any = if first == Some("IPv6") {
+            "::"
+        } else {
+            "0.0.0.0"
+        };
+        pod["spec"]["containers"][0]["env"] = json!([{"name": "INSTANCE_IPS", "value": any}]);
         pod["spec"]["containers"][0]["readinessProbe"] =
             json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});
         bed.apply(pod).await?;
