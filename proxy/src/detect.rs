@@ -30,6 +30,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MAX_METHOD: usize = 24;
 /// A ClientHello is at most a handshake message of one or a few records.
 const MAX_HELLO: usize = 64 << 10;
+/// RFC 8446, 5.1: the most that a record holds without encryption.
+const MAX_RECORD: usize = 1 << 14;
 
 pub fn guess(bytes: &[u8]) -> Guess {
     let Some(&first) = bytes.first() else {
@@ -119,6 +121,9 @@ fn client_hello<T>(
             "the ClientHello is too long".to_owned(),
         ));
     }
+    if is_part(bytes) {
+        return Ok(None);
+    }
     let mut acceptor = Acceptor::default();
     let mut rest = bytes;
     loop {
@@ -130,6 +135,39 @@ fn client_hello<T>(
             Err((error, _)) => return Err(error),
         }
     }
+}
+
+/// Whether more is to come of a ClientHello, by the lengths in its records and in itself (RFC 8446, 4 and 5.1). As long as
+/// that is so it is not parsed: one that comes byte by byte would be parsed with each of them.
+fn is_part(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    let mut message = 0;
+    let mut length = [0; 4];
+    while let Some((head, after)) = rest.split_first_chunk::<5>() {
+        let record = usize::from(u16::from_be_bytes([head[3], head[4]]));
+        // What is no such record is for the parser to refuse.
+        if head[0] != 0x16 || head[1] != 3 || !(1..=MAX_RECORD).contains(&record) {
+            return false;
+        }
+        let Some((content, after)) = after.split_at_checked(record) else {
+            return true;
+        };
+        for (place, byte) in content
+            .iter()
+            .take(4_usize.saturating_sub(message))
+            .enumerate()
+        {
+            length[message + place] = *byte;
+        }
+        message += record;
+        // The first byte of the four is the kind of the message.
+        length[0] = 0;
+        if message >= 4 && message - 4 >= u32::from_be_bytes(length) as usize {
+            return false;
+        }
+        rest = after;
+    }
+    true
 }
 
 /// A stream whose first bytes have been looked at.
