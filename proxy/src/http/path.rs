@@ -153,7 +153,42 @@ mod tests {
         }
     }
 
+    /// Segment by segment, of a path without queries: each is decoded first, and what a dot segment says is done next.
+    fn reference(path: &str) -> String {
+        let mut decoded = path.replace('\\', "/");
+        for byte in (b'0'..=b'9')
+            .chain(b'a'..=b'z')
+            .chain(b'A'..=b'Z')
+            .chain(*b"-._~")
+        {
+            for escape in [format!("%{byte:02x}"), format!("%{byte:02X}")] {
+                // A character that comes of an escape is no part of another one.
+                decoded = decoded.replace(&escape, &format!("\u{1}{}\u{1}", char::from(byte)));
+            }
+        }
+        let decoded = decoded.replace('\u{1}', "");
+        let mut kept: Vec<&str> = Vec::new();
+        for segment in decoded.split('/') {
+            match segment {
+                "" | "." => {}
+                ".." => drop(kept.pop()),
+                name => kept.push(name),
+            }
+        }
+        let ends = ["/", "/.", "/.."].iter().any(|end| decoded.ends_with(end));
+        let slash = if ends && !kept.is_empty() { "/" } else { "" };
+        format!("/{}{slash}", kept.join("/"))
+    }
+
     proptest::proptest! {
+        #[test]
+        fn a_normal_form_is_what_the_rules_say(
+            path in "(/|\\\\|[.]|[.][.]|%2[eE]|%2[fF]|%5[cC]|%61|%6|%|a|A|;|2e){0,16}",
+        ) {
+            let path = format!("/{path}");
+            proptest::prop_assert_eq!(normalized(&path), reference(&path), "{}", path);
+        }
+
         #[test]
         fn a_normal_form_is_its_own(path in "/[a-c./%2eE6-9\\\\;]{0,24}") {
             let once = normalized(&path);
