@@ -7,6 +7,7 @@ use weft_ir::*;
 
 use crate::{Resource, decode, encode, proto};
 
+mod bytes;
 mod gateway;
 
 fn everything() -> Destination {

@@ -35,7 +35,7 @@ fn tls() -> ServerTls {
     }
 }
 
-fn ports() -> [GatewayPort; 4] {
+pub(super) fn ports() -> [GatewayPort; 4] {
     let hosts = || {
         [Some("*.example.com".parse().unwrap()), None]
             .map(|host| VirtualHost {

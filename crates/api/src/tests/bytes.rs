@@ -1,0 +1,81 @@
+//! Bytes by chance, and resources with some bytes changed: refused or decoded, and what was decoded stands for itself.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use prost::Message;
+
+use super::gateway::ports;
+use super::{connections, everything, pod};
+use crate::{Resource, decode, encode, proto};
+use weft_ir::*;
+
+/// One of each kind, as it is sent.
+fn resources() -> Vec<proto::Resource> {
+    let mut all = vec![
+        encode::workload(&Workload::new(pod().identity.unwrap(), Mode::Permissive)),
+        encode::roots(&TrustedRoots {
+            signer: b"signer".to_vec(),
+            further: vec![b"further".to_vec()],
+        }),
+        encode::destination(&everything()),
+    ];
+    all.extend(ports().iter().map(encode::gateway_port));
+    for routing in connections() {
+        let mut destination = everything();
+        if let Target::Service(service) = &mut destination.target {
+            std::sync::Arc::make_mut(service).routing = routing;
+        }
+        all.push(encode::destination(&destination));
+    }
+    all
+}
+
+fn encoded(resource: &Resource) -> proto::Resource {
+    match resource {
+        Resource::Workload(of) => encode::workload(of),
+        Resource::Roots(of) => encode::roots(of),
+        Resource::Destination(of) => encode::destination(of),
+        Resource::Endpoints(of) => encode::endpoints(of),
+        Resource::Gateway(of) => encode::gateway(of),
+        Resource::Port(of) => encode::gateway_port(of),
+    }
+}
+
+/// What is decoded of these bytes, if anything is, and the same after it was sent on.
+fn there_and_back(bytes: &[u8]) -> Option<[(ResourceKey, Resource); 2]> {
+    let wire = proto::Resource::decode(bytes).ok()?;
+    let (key, _, resource) = decode::resource(wire).ok()?;
+    let sent = encoded(&resource).encode_to_vec();
+    let wire = proto::Resource::decode(&sent[..]).expect("what was encoded");
+    let (again, _, same) = decode::resource(wire).expect("what was decoded before");
+    Some([(key, resource), (again, same)])
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_refused_or_decoded(bytes: Vec<u8>) {
+        let _ = proto::Update::decode(&bytes[..]);
+        there_and_back(&bytes);
+    }
+
+    #[test]
+    fn what_is_left_of_a_resource_stands_for_itself(
+        which: Index,
+        places in vec((any::<Index>(), any::<u8>()), 0..4),
+        cut: Option<Index>,
+    ) {
+        let all = resources();
+        let mut bytes = all[which.index(all.len())].encode_to_vec();
+        for (place, byte) in places {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Some([first, second]) = there_and_back(&bytes) {
+            prop_assert_eq!(first, second);
+        }
+    }
+}
