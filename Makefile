@@ -55,8 +55,8 @@ e2e-families: images ## a short list of the cluster tests on a cluster of each f
 	tests/e2e/families
 
 soak: export WEFT_SOAK := 1
-soak: e2e ## the cluster tests, bodies of 1 GiB and a million exchanges, with everything that is bound by time or size in full: an hour
-	cargo test --locked -p weft-proxy --test large --test differential
+soak: e2e ## the cluster tests, bodies of 1 GiB, a million exchanges and attacks, with everything that is bound by time or size in full: an hour
+	cargo test --locked -p weft-proxy --test large --test differential --test attacks
 
 conformance: ## the official Gateway API suite, or some of its PROFILES=MESH-HTTP,...; report in target/conformance/report.yaml
 	PROFILES=$(PROFILES) tests/e2e/conformance/run

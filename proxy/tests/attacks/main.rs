@@ -1,0 +1,33 @@
+//! Clients that mean harm, against the ports of a gateway and of a pod: what the rules of HTTP/2 and TLS forbid, floods of
+//! frames, and bytes by chance. All on loopback, bounded in time and count; WEFT_SOAK=1 makes it longer.
+
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
+mod conformance;
+mod floods;
+mod frames;
+mod hello;
+mod ports;
+mod properties;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;
+mod witness;
+
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+static MACHINE: RwLock<()> = RwLock::const_new(());
+
+/// Tests that measure time and memory have the process to themselves.
+async fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().await
+}
+
+/// The others share it.
+async fn among_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().await
+}
+
+fn soaks() -> bool {
+    std::env::var_os("WEFT_SOAK").is_some_and(|value| value == "1")
+}
