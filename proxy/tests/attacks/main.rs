@@ -1,5 +1,5 @@
 //! Clients that mean harm, against the ports of a gateway and of a pod: what the rules of HTTP/2 and TLS forbid, floods of
-//! frames, and bytes by chance. All on loopback, bounded in time and count; WEFT_SOAK=1 makes it longer.
+//! frames, clients that are slow on purpose, and bytes by chance. All on loopback, bounded in time and count; WEFT_SOAK=1 makes it longer.
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
@@ -9,6 +9,7 @@ mod frames;
 mod hello;
 mod ports;
 mod properties;
+mod slow;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

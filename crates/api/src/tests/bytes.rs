@@ -3,6 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use std::sync::LazyLock;
+
 use prost::Message;
 
 use super::gateway::ports;
@@ -52,7 +54,16 @@ fn there_and_back(bytes: &[u8]) -> Option<[(ResourceKey, Resource); 2]> {
     Some([(key, resource), (again, same)])
 }
 
+/// As they are sent.
+static SENT: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let all = resources();
+    all.iter().map(Message::encode_to_vec).collect()
+});
+
 proptest! {
+    // Patterns are compiled for each.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn any_bytes_are_refused_or_decoded(bytes: Vec<u8>) {
         let _ = proto::Update::decode(&bytes[..]);
@@ -65,8 +76,7 @@ proptest! {
         places in vec((any::<Index>(), any::<u8>()), 0..4),
         cut: Option<Index>,
     ) {
-        let all = resources();
-        let mut bytes = all[which.index(all.len())].encode_to_vec();
+        let mut bytes = SENT[which.index(SENT.len())].clone();
         for (place, byte) in places {
             let place = place.index(bytes.len());
             bytes[place] = byte;
