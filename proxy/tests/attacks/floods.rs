@@ -231,7 +231,8 @@ const ATTACKS: &[Attack] = &[
     Attack {
         window: 0,
         rounds: 200,
-        memory: LARGE,
+        // Each has a connection to the application, whose own end of it is in this process, too.
+        memory: 2 * LARGE,
         ..Attack::bounded("streams without a window", |round, to| {
             headers(stream(round), END_STREAM, &pseudo("GET", "/"), to);
         })
