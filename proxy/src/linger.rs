@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::shutdown::Closing;
 
@@ -30,17 +31,20 @@ where
     /// The peer has ended, or the connection is broken.
     ended: bool,
     closing: Closing,
+    /// Where it is cancelled the stream is dropped as it is: others wait for its place.
+    evicted: Option<CancellationToken>,
 }
 
 impl<S> Lingering<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    pub(crate) fn new(stream: S, closing: Closing) -> Self {
+    pub(crate) fn new(stream: S, closing: Closing, evicted: Option<CancellationToken>) -> Self {
         Self {
             stream: Some(stream),
             ended: false,
             closing,
+            evicted,
         }
     }
 
@@ -62,7 +66,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     fn drop(&mut self) {
-        if let Some(stream) = self.stream.take().filter(|_| !self.ended) {
+        let evicted = self.evicted.as_ref();
+        let at_once = self.ended || evicted.is_some_and(CancellationToken::is_cancelled);
+        if let Some(stream) = self.stream.take().filter(|_| !at_once) {
             self.closing.spawn(timeout(LONGEST, end(stream)));
         }
     }
@@ -140,7 +146,7 @@ mod tests {
     async fn drained(ended: bool, every: Option<Duration>) -> Duration {
         let shutdown = Shutdown::new();
         let (near, mut far) = duplex(64);
-        let mut lingering = Lingering::new(near, shutdown.closing());
+        let mut lingering = Lingering::new(near, shutdown.closing(), None);
         lingering.write_all(b"answer").await.unwrap();
         if ended {
             far.shutdown().await.unwrap();

@@ -11,6 +11,12 @@ use crate::telemetry::metrics::Metrics;
 /// [`HIGH_PERCENT`].
 const CONNECTION: u64 = 32 << 10;
 const REQUEST: u64 = 64 << 10;
+/// The part of the bound on connections that connections may be over it which end to make room for others.
+const ENDING_PART: usize = 8;
+/// How many these may be in any case.
+const ENDING: usize = 64;
+/// With no more than this part of that bound left, clients have less time to begin a request.
+const CROWDED_PART: usize = 4;
 /// The part of the memory that bodies may take which are kept for another try.
 const REPLAY_PART: u64 = 8;
 /// The same where the memory is not limited.
@@ -77,13 +83,22 @@ impl Overload {
         None
     }
 
-    /// Whether one more connection may be taken where `open` are.
-    pub fn admits_connection(&self, open: usize) -> bool {
-        let admits = open < self.connections;
+    /// Whether one more connection may be taken where `open` are. At the bound that is up to `make_room`, which has another one
+    /// closed.
+    pub fn admits_connection(&self, open: usize, make_room: impl FnOnce() -> bool) -> bool {
+        let with_ending = self
+            .connections
+            .saturating_add(ENDING.max(self.connections / ENDING_PART));
+        let admits = open < self.connections || (open < with_ending && make_room());
         if !admits {
             self.metrics.shed("connections");
         }
         admits
+    }
+
+    /// Whether few more connections may be taken where `open` are.
+    pub fn is_crowded(&self, open: usize) -> bool {
+        open >= self.connections - self.connections / CROWDED_PART
     }
 
     /// Goes on looking at the memory in use.
@@ -144,7 +159,10 @@ mod tests {
     fn bounds_follow_the_memory() {
         let metrics = Arc::new(Metrics::new());
         let overload = Overload::new(Some(1 << 20), metrics.clone());
-        assert!(overload.admits_connection(31) && !overload.admits_connection(32));
+        let admits = |open, room| overload.admits_connection(open, || room);
+        assert!(admits(31, false) && !admits(32, false));
+        assert!(admits(32, true) && admits(95, true) && !admits(96, true));
+        assert!(!overload.is_crowded(23) && overload.is_crowded(24));
         (0..16).for_each(|_| overload.begin());
         assert_eq!(overload.request(), None);
         overload.begin();
@@ -155,8 +173,8 @@ mod tests {
         assert!(!overload.replay.take(100 << 10));
         assert_eq!(overload.replay.held(), 100 << 10);
         let text = metrics.encode().unwrap();
-        for reason in ["connections", "requests"] {
-            let line = format!("weft_overload_shed_total{{reason=\"{reason}\"}} 1");
+        for (reason, count) in [("connections", 2), ("requests", 1)] {
+            let line = format!("weft_overload_shed_total{{reason=\"{reason}\"}} {count}");
             assert!(text.contains(&line), "{text}");
         }
     }
@@ -176,7 +194,7 @@ mod tests {
     #[test]
     fn without_a_limit_only_what_is_kept_is_bounded() {
         let overload = Overload::new(None, Arc::default());
-        assert!(overload.admits_connection(1 << 30));
+        assert!(overload.admits_connection(1 << 30, || false) && !overload.is_crowded(1 << 30));
         assert!(!overload.replay.take(REPLAY + 1));
     }
 }

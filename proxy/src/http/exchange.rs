@@ -12,6 +12,7 @@ use weft_ir::Identity;
 use super::bodies::{BodyError, Spare, grpc_status};
 use super::errors::{ERROR, Failure, is_grpc};
 use crate::listen::Context;
+use crate::listen::clients::Client;
 use crate::shutdown::Closing;
 use crate::telemetry::access::Record;
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
@@ -29,6 +30,8 @@ pub struct Caller {
     pub identity: Option<Arc<Identity>>,
     /// When its connection is to finish.
     pub closing: Closing,
+    /// Of a gateway: its place among the connections of all clients.
+    pub client: Option<Arc<Client>>,
 }
 
 impl Caller {
@@ -112,6 +115,9 @@ impl Exchange {
             listener: None,
         });
         caller.context.overload.begin();
+        if let Some(client) = &caller.client {
+            client.begin();
+        }
         Self {
             caller: caller.clone(),
             started: Instant::now(),
@@ -210,7 +216,11 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.caller.context.overload.end();
-        let duration = self.started.elapsed();
+        let now = Instant::now();
+        if let Some(client) = &self.caller.client {
+            client.end(now);
+        }
+        let duration = now.saturating_duration_since(self.started);
         let status = self.status.unwrap_or_else(|| {
             self.error = Some("the client went away before the answer".to_owned());
             StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST)

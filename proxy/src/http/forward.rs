@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
 use weft_ir::{Filter, RouteId};
 
 use super::bodies::{Body, Response, Spare, Tail};
@@ -19,6 +20,7 @@ use super::tries::{self, Limits};
 use super::{cors, filters, headers, upgrade};
 use crate::balance;
 use crate::config::resolved::{ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRule};
+use crate::listen::clients::Client;
 use crate::upstream::{Ask, Cluster, Outcome, Peer};
 
 /// One connection whose requests are routed.
@@ -46,6 +48,11 @@ impl Handle for Outbound {
 
     fn busy(&self) -> bool {
         self.caller.busy()
+    }
+
+    fn evicted(&self) -> Option<&CancellationToken> {
+        let client = self.caller.client.as_deref();
+        client.map(Client::evicted)
     }
 
     fn unreadable(&self, error: &hyper::Error) {

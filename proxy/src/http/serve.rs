@@ -14,6 +14,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 use super::bodies::Response;
 use super::headers::{MAX_FIELDS, MAX_HEAD};
@@ -33,6 +34,8 @@ const MAX_STREAMS: u32 = 200;
 const MAX_RESETS: usize = 64;
 /// A client that is closed for its resets is told so within this.
 const FAREWELL: Duration = Duration::from_millis(100);
+/// The same for one that is closed for another: its place is waited for.
+const SHORT_FAREWELL: Duration = Duration::from_millis(10);
 /// A silent client is noticed within interval and timeout together.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
@@ -46,6 +49,11 @@ pub trait Handle: Send + Sync + 'static {
 
     /// Whether the answer to any request has not ended.
     fn busy(&self) -> bool;
+
+    /// Is cancelled when the connection, which is idle, is to be closed for another one.
+    fn evicted(&self) -> Option<&CancellationToken> {
+        None
+    }
 
     /// Tells of what came in the place of a request, and ended the connection.
     fn unreadable(&self, error: &hyper::Error);
@@ -113,6 +121,7 @@ where
         .filter(|_| !manner.http2)
         .map(|_| leaving.clone());
     let (connection, watched, closed) = (handler.clone(), handler.clone(), handler.clone());
+    let handling = handler.clone();
     let resets = (manner.http2 && manner.outside).then(|| Arc::new(Resets::new()));
     let counted = resets.clone();
     let handler = handler.clone();
@@ -149,8 +158,14 @@ where
             () = ended(manner.valid) => {}
         }
     };
-    let mut over = pin!(closing.over());
-    let stream = Lingering::new(stream, closing.clone());
+    let evicted = connection.evicted().cloned();
+    let mut over = pin!(async {
+        tokio::select! {
+            () = closing.over() => {}
+            () = let_go(&*handling, evicted.as_ref()) => {}
+        }
+    });
+    let stream = Lingering::new(stream, closing.clone(), evicted.clone());
     if manner.http2 {
         let stream = TokioIo::new(Corked::new(stream));
         let connection = http2_server().serve_connection(stream, service);
@@ -165,6 +180,14 @@ where
                 // What it says with that is all that the client is told.
                 let _ = tokio::time::timeout(FAREWELL, connection).await;
                 return Ok(());
+            }
+            () = cancelled(evicted.as_ref()) => {
+                connection.as_mut().graceful_shutdown();
+                // Time for the client to hear of it; a request that crosses with it is answered.
+                let heard = tokio::time::timeout(SHORT_FAREWELL, connection.as_mut());
+                if let Ok(ended) = heard.await {
+                    return ended;
+                }
             }
             () = ending => connection.as_mut().graceful_shutdown(),
         }
@@ -190,6 +213,7 @@ where
             // First: a request that is there already is begun before the connection is told to finish.
             biased;
             ended = connection.as_mut() => return ended,
+            () = cancelled(evicted.as_ref()) => leaving.store(true, Relaxed),
             () = ending => leaving.store(true, Relaxed),
         }
         if let Some(linger) = manner.linger {
@@ -228,6 +252,21 @@ async fn ended(valid: Option<Duration>) {
     match valid {
         Some(valid) => tokio::time::sleep(valid).await,
         None => std::future::pending().await,
+    }
+}
+
+async fn cancelled(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves once the connection was evicted, and no request that came at the same time is under way.
+async fn let_go<H: Handle>(handler: &H, evicted: Option<&CancellationToken>) {
+    cancelled(evicted).await;
+    while handler.busy() {
+        tokio::time::sleep(FAREWELL).await;
     }
 }
 

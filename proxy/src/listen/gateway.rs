@@ -2,7 +2,7 @@
 //!
 //! Which rule takes a request is decided in [`crate::http::routes`], of a connection of bytes in [`super::opaque`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use weft_accept::Place;
 use weft_ir::IdentityError;
 
+use super::clients::Client;
 use super::opaque::{self, Account, Chosen};
 use super::{Closed, Context, Listener, Origin, proxy_protocol, udp};
 use crate::config::ports::{LivePort, OpenPort, PortSocket, ResolvedServing, ResolvedStream};
@@ -32,6 +33,8 @@ const NAME: &str = "gateway";
 /// The longest wait for a request's head, from the end of the one before: longer than common load balancers keep an
 /// idle connection.
 const PATIENCE: Duration = Duration::from_secs(75);
+/// The same for connections that are taken when few more may be.
+const CROWDED_PATIENCE: Duration = Duration::from_secs(10);
 /// An HTTP/2 connection without requests is told to go after this, or up to twice as long.
 const IDLE: Duration = Duration::from_secs(300);
 /// When the process ends, or the listener goes, an HTTP/1.1 connection is told so with its next answer, and closed after
@@ -151,14 +154,14 @@ async fn connection(
     let config = arc_swap::Guard::into_inner(live.load());
     let closing = context.closing_with(&config.closing);
     let mut stream = Prefixed::new(stream);
-    let mut place = context.gateway.enter(client.ip());
+    let mut arrival = Arrival::new(context, client.ip());
     if context.store.gateway().is_some_and(|of| of.proxy_protocol) {
-        let read = within(&place, &closing, proxy_protocol::read(&mut stream)).await?;
+        let read = within(&arrival, &closing, proxy_protocol::read(&mut stream)).await?;
         let Some(source) = read.transpose()? else {
             return Ok(());
         };
         client = source.unwrap_or(client);
-        place = context.gateway.enter(client.ip());
+        arrival = Arrival::new(context, client.ip());
     }
     match &config.serving {
         ResolvedServing::Http(_) => {
@@ -167,13 +170,13 @@ async fn connection(
                 local,
                 listener: None,
             };
-            plain(context, stream, client, place, entry, closing).await
+            plain(context, stream, client, arrival, entry, closing).await
         }
         ResolvedServing::Tls(_) => {
-            tls::serve(context, stream, client, place, local, live, closing).await
+            tls::serve(context, stream, client, arrival, local, live, closing).await
         }
         ResolvedServing::Stream(of) => {
-            drop(place);
+            let _open = arrival.passed_on();
             let mut account = Account::gateway(context, client, false, closing);
             let chosen = choose(of, &mut account);
             // What is passed on may last: it holds no configuration.
@@ -183,21 +186,67 @@ async fn connection(
     }
 }
 
+/// A connection that has not said yet what it is.
+struct Arrival {
+    /// Among its like.
+    place: Place,
+    /// Among all connections of clients.
+    client: Client,
+}
+
+impl Arrival {
+    fn new(context: &Context, source: IpAddr) -> Self {
+        Self {
+            place: context.gateway.enter(source),
+            client: context.clients.enter(source),
+        }
+    }
+
+    /// Resolves when the connection is to be closed for another.
+    async fn lost(&self) {
+        tokio::select! {
+            () = self.place.lost() => {}
+            () = self.client.evicted().cancelled() => {}
+        }
+    }
+
+    /// It is one of requests.
+    fn established(self) -> Client {
+        self.client
+    }
+
+    /// It is passed on as bytes, and so never idle.
+    fn passed_on(self) -> Client {
+        self.client.begin();
+        self.client
+    }
+}
+
+/// The longest wait for a request's head, of a connection that is taken now.
+fn patience(context: &Context) -> Duration {
+    match context.overload.is_crowded(context.shutdown.open()) {
+        true => CROWDED_PATIENCE,
+        false => PATIENCE,
+    }
+}
+
 /// HTTP without TLS, of the version that the client begins with.
 async fn plain(
     context: &Arc<Context>,
     mut stream: Prefixed<TcpStream>,
     client: SocketAddr,
-    place: Place,
+    arrival: Arrival,
     entry: Entry,
     closing: Closing,
 ) -> Result<(), Closed> {
-    let begun = timeout(PATIENCE, stream.detect());
-    let Some(begun) = within(&place, &closing, begun).await? else {
+    let patience = patience(context);
+    let begun = timeout(patience, stream.detect());
+    let Some(begun) = within(&arrival, &closing, begun).await? else {
         return Ok(());
     };
-    drop(place);
-    let told = begun.map_err(|_| Closed::refused("silent", "no request within 75 s"))??;
+    let place = arrival.established();
+    let silent = || Closed::refused("silent", format!("no request within {patience:?}"));
+    let told = begun.map_err(|_| silent())??;
     if stream.seen().is_empty() {
         // Opened and closed again.
         return Ok(());
@@ -207,12 +256,12 @@ async fn plain(
         .connection(Direction::Gateway, ConnectionTls::None);
     // What is no HTTP is told so by the server of HTTP/1.
     let http2 = told == Guess::Http2;
-    http(context, stream, client, entry, http2, closing).await
+    http(context, stream, client, place, entry, http2, closing).await
 }
 
 /// What comes of `beginning` for as long as the connection has its place; `None`: it is to finish, or to make room.
 async fn within<T>(
-    place: &Place,
+    arrival: &Arrival,
     closing: &Closing,
     beginning: impl Future<Output = T>,
 ) -> Result<Option<T>, Closed> {
@@ -223,7 +272,7 @@ async fn within<T>(
     tokio::select! {
         begun = beginning => Ok(Some(begun)),
         () = late => Ok(None),
-        () = place.lost() => Ok(None),
+        () = arrival.lost() => Ok(None),
     }
 }
 
@@ -231,6 +280,7 @@ async fn http<S>(
     context: &Arc<Context>,
     stream: S,
     client: SocketAddr,
+    place: Client,
     entry: Entry,
     http2: bool,
     closing: Closing,
@@ -244,12 +294,13 @@ where
         address: client,
         identity: None,
         closing: closing.clone(),
+        client: Some(Arc::new(place)),
     });
     let source = Source::Gateway(entry);
     let handler = Arc::new(Outbound { caller, source });
     let manner = Manner {
         http2,
-        patience: Some(PATIENCE),
+        patience: Some(patience(context)),
         idle: Some(IDLE),
         linger: Some(LINGER),
         // They name what is nobody's business outside.

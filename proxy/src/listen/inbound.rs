@@ -305,6 +305,7 @@ where
         address: client,
         identity: identity.map(Arc::new),
         closing: closing.clone(),
+        client: None,
     });
     let handler = Arc::new(Inbound {
         caller,

@@ -24,6 +24,7 @@ use crate::tls::Tls;
 use crate::upstream::Shared;
 
 mod admits;
+pub mod clients;
 pub mod gateway;
 pub mod inbound;
 mod opaque;
@@ -33,6 +34,7 @@ pub mod socket;
 pub mod udp;
 
 use admits::Admits;
+use clients::Clients;
 
 /// Connections of one direction that have not said yet what they are. A load balancer, or a node that masquerades, is one source.
 const UNFINISHED: Bounds = Bounds {
@@ -67,6 +69,8 @@ pub struct Context {
     /// Connections of others that have not said yet what they are: to this pod, and of a gateway's clients.
     inbound: Pool,
     gateway: Pool,
+    /// All connections of a gateway's clients.
+    clients: Clients,
     /// The longest that a drain takes.
     drain: Duration,
     outbound: OutboundPolicy,
@@ -129,6 +133,7 @@ impl Context {
             mirrors: Arc::new(Semaphore::new(MAX_COPIES)),
             inbound: pool("inbound"),
             gateway: pool("gateway"),
+            clients: Clients::default(),
             drain: proxy.options.drain,
             outbound: OutboundPolicy {
                 required: proxy.options.mtls_outbound == MtlsOutbound::Required,
@@ -269,7 +274,14 @@ where
     let port = Port::new(name, &context.metrics.rejected);
     let take = |stream: TcpStream, client| match listener.original(&stream) {
         Ok(original) => {
-            if context.overload.admits_connection(context.shutdown.open()) {
+            let make_room = || {
+                let evicted = context.clients.evict();
+                evicted
+                    .inspect(|source| port.reject("idle", *source))
+                    .is_some()
+            };
+            let open = context.shutdown.open();
+            if context.overload.admits_connection(open, make_room) {
                 serve(stream, client, original);
             }
         }

@@ -197,6 +197,7 @@ async fn http(
         address: client,
         identity: Some(context.identity.clone()),
         closing: context.shutdown.closing(),
+        client: None,
     });
     let source = Source::Destination(live);
     let handler = Arc::new(Outbound { caller, source });

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use weft_ir::{Protocol, Serving};
@@ -12,6 +13,9 @@ use weft_testkit::upstream::{Speaks, Upstream};
 use super::soon;
 use super::support::gateway::{port, *};
 use super::support::*;
+
+/// Connections that were closed for others.
+const IDLE_CLOSED: &str = "weft_connections_rejected_total{listener=\"gateway\",reason=\"idle\"}";
 
 /// A gateway with these options before an application.
 async fn before(
@@ -107,7 +111,7 @@ async fn what_is_beyond_the_memory_is_not_taken() {
         open.push(TcpStream::connect(at(number)).await.unwrap());
     }
     soon("connections that are too many", || {
-        shed(&gateway, "connections") >= 22
+        line(&gateway, IDLE_CLOSED) >= 22
     })
     .await;
 }
@@ -146,4 +150,62 @@ async fn a_client_that_resets_what_it_begins_is_closed_and_others_are_served() {
         }
     }
     assert_eq!(line(&gateway, closed), 0);
+}
+
+/// A connection from another address of this machine.
+async fn connect_from(source: [u8; 4], number: u16) -> std::io::Result<TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    socket.connect(at(number)).await
+}
+
+/// How a client holds a connection on which no request is under way.
+#[derive(Clone, Copy, Debug)]
+enum Holds {
+    Nothing,
+    HalfAHead,
+    Http1,
+    Http2,
+}
+
+/// Holds a connection open so; `Err`: it was not taken, or has been closed.
+async fn hold(how: Holds, number: u16) -> std::io::Result<TcpStream> {
+    let mut stream = connect_from([127, 0, 0, 2], number).await?;
+    let said: &[u8] = match how {
+        Holds::Nothing => return Ok(stream),
+        Holds::HalfAHead => b"GET / HTTP/1.1\r\nhost: shop.example\r\n",
+        Holds::Http1 => b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n",
+        Holds::Http2 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    };
+    stream.write_all(said).await?;
+    if !matches!(how, Holds::HalfAHead) {
+        stream.read_u8().await?;
+    }
+    Ok(stream)
+}
+
+#[tokio::test]
+async fn one_source_that_holds_all_connections_keeps_nobody_out() {
+    for how in [Holds::Nothing, Holds::HalfAHead, Holds::Http1, Holds::Http2] {
+        // For 128 connections. More memory than that is in use, and a few requests are taken nevertheless.
+        let (gateway, number, _app) = before(Speaks::Http1, |options| {
+            options.memory_limit = Some(4 << 20);
+        })
+        .await;
+        let mut held = Vec::new();
+        for _ in 0..200 {
+            held.extend(hold(how, number).await.ok());
+        }
+        for _ in 0..20 {
+            let stream = connect_from([127, 0, 0, 1], number).await.unwrap();
+            let mut client = Client::over(stream, Version::Http1).await;
+            let request = Request::get("/").header("host", "shop.example");
+            let answer = tokio::time::timeout(Duration::from_secs(2), client.send(request, ""));
+            let answer = answer.await.expect("an answer in time");
+            assert_eq!(answer.status, 200, "{how:?}");
+        }
+        // While some that were closed for others have not ended yet, others again are not taken.
+        assert!(line(&gateway, IDLE_CLOSED) > 20, "{how:?}");
+        drop(held);
+    }
 }

@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 use weft_ir::bare_host;
 
 use super::super::opaque::{Hello, by_name, hello, whole_hello};
-use super::{Account, Chosen, Closed, Closing, Context, Entry, Place, opaque, within};
+use super::{Account, Arrival, Chosen, Client, Closed, Closing, Context, Entry, opaque, within};
 use crate::batch::Gathered;
 use crate::config::ports::{
     LivePort, ResolvedPort, ResolvedServing, ResolvedTlsListener, ResolvedTlsServing,
@@ -34,12 +34,12 @@ pub(super) async fn serve(
     context: &Arc<Context>,
     mut stream: Prefixed<TcpStream>,
     client: SocketAddr,
-    place: Place,
+    arrival: Arrival,
     local: SocketAddr,
     live: Arc<LivePort>,
     closing: Closing,
 ) -> Result<(), Closed> {
-    let whole = within(&place, &closing, whole_hello(&mut stream)).await?;
+    let whole = within(&arrival, &closing, whole_hello(&mut stream)).await?;
     if !whole.transpose()?.unwrap_or(false) {
         return Ok(());
     }
@@ -63,7 +63,7 @@ pub(super) async fn serve(
     let closing = context.closing_with(&listener.closing);
     let termination = match &listener.serving {
         ResolvedTlsServing::Passthrough(routes) => {
-            drop(place);
+            let _open = arrival.passed_on();
             let mut account = Account::gateway(context, client, true, closing);
             account.passthrough = true;
             let chosen = choose(routes, name, &listener.name, &mut account);
@@ -74,11 +74,10 @@ pub(super) async fn serve(
         ResolvedTlsServing::Terminate(termination, _)
         | ResolvedTlsServing::Http(termination, _) => termination,
     };
-    let shaken = within(&place, &closing, shake(context, termination, stream)).await?;
+    let shaken = within(&arrival, &closing, shake(context, termination, stream)).await?;
     let Some(stream) = shaken.transpose()? else {
         return Ok(());
     };
-    drop(place);
     let (ResolvedTlsServing::Terminate(_, routes) | ResolvedTlsServing::Passthrough(routes)) =
         &listener.serving
     else {
@@ -89,8 +88,17 @@ pub(super) async fn serve(
             local,
             listener,
         };
-        return http(context, stream, client, entry, closing).await;
+        return http(
+            context,
+            stream,
+            client,
+            arrival.established(),
+            entry,
+            closing,
+        )
+        .await;
     };
+    let _open = arrival.passed_on();
     let mut account = Account::gateway(context, client, true, closing);
     let chosen = choose(routes, name, &listener.name, &mut account);
     drop(config);
@@ -102,6 +110,7 @@ async fn http(
     context: &Arc<Context>,
     stream: TlsStream<Gathered<Prefixed<TcpStream>>>,
     client: SocketAddr,
+    place: Client,
     entry: Entry,
     closing: Closing,
 ) -> Result<(), Closed> {
@@ -109,7 +118,7 @@ async fn http(
         .metrics
         .connection(Direction::Gateway, ConnectionTls::Terminated);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    super::http(context, stream, client, entry, http2, closing).await
+    super::http(context, stream, client, place, entry, http2, closing).await
 }
 
 async fn shake(

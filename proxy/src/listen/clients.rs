@@ -1,0 +1,276 @@
+//! The open connections of a gateway's clients. At the bound on connections one of them is closed for the newest: the one that
+//! has been idle the longest, of the source that has the most. So a source that fills a gateway displaces itself.
+//!
+//! Opening and closing a connection take a lock; a request touches atomics of its own connection alone.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+/// Idle connections that one look at all of them finds: under a flood not every connection costs a look.
+const FOUND: usize = 64;
+/// After a look that found none there is no other for so long.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The part of an IPv6 address that is one client: whoever has an address has all of its /64.
+const IPV6_PREFIX: u128 = !0 << 64;
+
+/// All of them. Clones are the same ones.
+#[derive(Clone)]
+pub struct Clients(Arc<Shared>);
+
+struct Shared {
+    started: Instant,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    by_source: HashMap<IpAddr, HashMap<u64, Arc<State>>>,
+    /// Idle connections to be closed next, the last one first; with the time since which they were idle when they were found.
+    found: Vec<(u64, Arc<State>)>,
+    /// The end of the pause after a look that found none.
+    pause: Option<Instant>,
+}
+
+struct State {
+    source: IpAddr,
+    /// Requests under way.
+    requests: AtomicU32,
+    /// Milliseconds from the start to the end of the last request, or to the opening.
+    idle_since: AtomicU64,
+    /// `told` is cancelled.
+    evicted: AtomicBool,
+    told: CancellationToken,
+}
+
+impl State {
+    fn idle_since(&self) -> Option<u64> {
+        let idle = self.requests.load(Relaxed) == 0 && !self.evicted.load(Relaxed);
+        idle.then(|| self.idle_since.load(Relaxed))
+    }
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            started: Instant::now(),
+            open: Mutex::default(),
+        }))
+    }
+}
+
+impl Clients {
+    /// Takes a connection of `source` in, idle for now.
+    pub fn enter(&self, source: IpAddr) -> Client {
+        let source = client_of(source);
+        let state = Arc::new(State {
+            source,
+            requests: AtomicU32::new(0),
+            idle_since: AtomicU64::new(self.0.millis(Instant::now())),
+            evicted: AtomicBool::new(false),
+            told: CancellationToken::new(),
+        });
+        let mut open = self.0.open();
+        let number = open.next;
+        open.next += 1;
+        let of_source = open.by_source.entry(source).or_default();
+        of_source.insert(number, state.clone());
+        drop(open);
+        Client {
+            of: self.0.clone(),
+            number,
+            state,
+        }
+    }
+
+    /// Has the connection closed that has been idle the longest, of the source that has the most connections and any that is
+    /// idle; gives the source. `None`: no connection is idle.
+    pub fn evict(&self) -> Option<IpAddr> {
+        let mut open = self.0.open();
+        if let Some(source) = open.evict_found() {
+            return Some(source);
+        }
+        let now = Instant::now();
+        if open.pause.is_some_and(|end| now < end) {
+            return None;
+        }
+        open.look();
+        let evicted = open.evict_found();
+        open.pause = evicted.is_none().then(|| now + PAUSE);
+        evicted
+    }
+}
+
+impl Open {
+    /// Closes the next of those that were found and have been idle ever since.
+    fn evict_found(&mut self) -> Option<IpAddr> {
+        while let Some((since, state)) = self.found.pop() {
+            if state.idle_since() == Some(since) {
+                state.evicted.store(true, Relaxed);
+                state.told.cancel();
+                return Some(state.source);
+            }
+        }
+        None
+    }
+
+    fn look(&mut self) {
+        let mut sources: Vec<_> = self.by_source.values().collect();
+        sources.sort_unstable_by_key(|connections| std::cmp::Reverse(connections.len()));
+        let idle = |state: &Arc<State>| Some((state.idle_since()?, state.clone()));
+        for connections in sources {
+            let mut found: Vec<_> = connections.values().filter_map(idle).collect();
+            if found.is_empty() {
+                continue;
+            }
+            // The longest idle of them, the longest one last. Never more than half: the source may have closed some itself.
+            let count = FOUND.min(found.len().div_ceil(2));
+            found.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
+            found.truncate(count);
+            found.sort_unstable_by_key(|(since, _)| std::cmp::Reverse(*since));
+            self.found = found;
+            return;
+        }
+    }
+}
+
+impl Shared {
+    fn millis(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.started).as_millis() as u64
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection, open until this is dropped.
+pub struct Client {
+    of: Arc<Shared>,
+    number: u64,
+    state: Arc<State>,
+}
+
+impl Client {
+    /// A request has begun, which [`Client::end`] ends.
+    pub fn begin(&self) {
+        self.state.requests.fetch_add(1, Relaxed);
+    }
+
+    pub fn end(&self, at: Instant) {
+        self.state.idle_since.store(self.of.millis(at), Relaxed);
+        self.state.requests.fetch_sub(1, Relaxed);
+    }
+
+    /// Is cancelled when the connection is to be closed for another.
+    pub fn evicted(&self) -> &CancellationToken {
+        &self.state.told
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let mut open = self.of.open();
+        let source = self.state.source;
+        if let Some(of_source) = open.by_source.get_mut(&source) {
+            of_source.remove(&self.number);
+            if of_source.is_empty() {
+                open.by_source.remove(&source);
+            }
+        }
+    }
+}
+
+fn client_of(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_PREFIX).into(),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    /// Connections of one source, idle the longer the earlier they are here.
+    fn idle(clients: &Clients, last: u8, count: u64) -> Vec<Client> {
+        let enter = |since| {
+            let client = clients.enter(source(last));
+            client.state.idle_since.store(since, Relaxed);
+            client
+        };
+        (0..count).map(enter).collect()
+    }
+
+    fn evicted(clients: &[Client]) -> Vec<bool> {
+        let evicted = |client: &Client| client.evicted().is_cancelled();
+        clients.iter().map(evicted).collect()
+    }
+
+    #[test]
+    fn the_longest_idle_of_the_busiest_source_is_closed() {
+        let clients = Clients::default();
+        let few = idle(&clients, 1, 2);
+        let many = idle(&clients, 2, 4);
+        many[0].begin();
+        assert_eq!(clients.evict(), Some(source(2)));
+        assert_eq!(evicted(&many), [false, true, false, false]);
+        // It has been found already, and is not idle any more.
+        many[2].begin();
+        assert_eq!(clients.evict(), Some(source(2)));
+        assert_eq!(evicted(&many), [false, true, false, true]);
+        assert_eq!(evicted(&few), [false, false]);
+    }
+
+    #[test]
+    fn requests_renew_a_connection_and_those_under_way_keep_it() {
+        let clients = Clients::default();
+        let all = idle(&clients, 1, 3);
+        all[0].begin();
+        all[0].begin();
+        all[0].end(Instant::now() + Duration::from_secs(9));
+        all[1].begin();
+        all[1].end(Instant::now() + Duration::from_secs(9));
+        assert_eq!(clients.evict(), Some(source(1)));
+        assert_eq!(evicted(&all), [false, false, true]);
+        assert_eq!(clients.evict(), Some(source(1)));
+        assert_eq!(evicted(&all), [false, true, true]);
+        assert_eq!(clients.evict(), None, "a request is under way");
+    }
+
+    #[test]
+    fn where_the_busiest_source_has_no_idle_one_the_next_gives_way() {
+        let clients = Clients::default();
+        let busy = idle(&clients, 1, 9);
+        busy.iter().for_each(Client::begin);
+        let other = idle(&clients, 2, 1);
+        assert_eq!(clients.evict(), Some(source(2)));
+        drop((busy, other));
+        assert!(clients.0.open().by_source.is_empty());
+        assert_eq!(clients.evict(), None);
+    }
+
+    #[test]
+    fn a_prefix_of_ipv6_is_one_source() {
+        let clients = Clients::default();
+        let all = [
+            "2001:db8::1",
+            "2001:db8::2:1",
+            "2001:db8:0:1::1",
+            "::ffff:10.0.0.1",
+        ];
+        let _open = all.map(|address| clients.enter(address.parse().unwrap()));
+        let open = clients.0.open();
+        assert_eq!(open.by_source.len(), 3);
+        assert!(open.by_source.contains_key(&source(1)));
+    }
+}
