@@ -111,6 +111,8 @@ pub struct ResolvedRule {
 
 /// Where a copy of `numerator` in `denominator` requests goes.
 pub struct ResolvedMirror {
+    /// Of the route that asks for copies.
+    pub namespace: Arc<str>,
     pub cluster: Arc<Cluster>,
     pub numerator: u32,
     /// Not 0.
@@ -224,7 +226,9 @@ pub(super) struct Resolver<'a> {
 impl Resolver<'_> {
     pub(super) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
         let routing = match &service.routing {
-            Routing::Direct(backends) => ResolvedRouting::Direct(self.rule("", "", &[], backends)),
+            Routing::Direct(backends) => {
+                ResolvedRouting::Direct(self.rule(&Names::default(), &[], backends))
+            }
             Routing::Http(rules) => {
                 ResolvedRouting::Http(self.routes(rules), self.own(&service.id))
             }
@@ -263,7 +267,7 @@ impl Resolver<'_> {
             backend: Backend::Service(id.clone()),
             filters: Vec::new(),
         };
-        Box::new(self.rule("", "", &[], &[own]))
+        Box::new(self.rule(&Names::default(), &[], &[own]))
     }
 
     pub(super) fn tls_routes(&mut self, rules: &[TlsRule]) -> TlsRoutes {
@@ -280,8 +284,8 @@ impl Resolver<'_> {
     }
 
     pub(super) fn connections(&mut self, of: &ConnectionRule) -> ResolvedRule {
-        let name = rule_name(of.name.as_deref(), of.index);
-        self.rule(&of.route.to_string(), &name, &[], &of.backends)
+        let names = Names::of(&of.route, of.name.as_deref(), of.index);
+        self.rule(&names, &[], &of.backends)
     }
 
     pub(super) fn routes(&mut self, rules: &[Arc<Rule>]) -> Routes {
@@ -289,9 +293,8 @@ impl Resolver<'_> {
             if let Some(known) = self.resolved.get(&Arc::as_ptr(rule)) {
                 return Arc::clone(known);
             }
-            let name = rule_name(rule.name.as_deref(), rule.index);
-            let route = rule.route.to_string();
-            let resolved = Arc::new(self.rule(&route, &name, &rule.filters, &rule.backends));
+            let names = Names::of(&rule.route, rule.name.as_deref(), rule.index);
+            let resolved = Arc::new(self.rule(&names, &rule.filters, &rule.backends));
             self.resolved
                 .insert(Arc::as_ptr(rule), Arc::clone(&resolved));
             resolved
@@ -305,24 +308,25 @@ impl Resolver<'_> {
 
     fn rule(
         &mut self,
-        route: &str,
-        rule: &str,
+        names: &Names,
         filters: &[Filter],
         backends: &[WeightedBackend],
     ) -> ResolvedRule {
         let backends: Vec<_> = backends
             .iter()
-            .map(|backend| self.backend(route, rule, backend))
+            .map(|backend| self.backend(names, backend))
             .collect();
         ResolvedRule {
             total_weight: backends.iter().map(|b| u64::from(b.weight)).sum(),
             backends,
-            metrics: self.series.get(self.direction, route, rule, ""),
-            mirrors: self.mirrors(filters),
+            metrics: self
+                .series
+                .get(self.direction, &names.route, &names.rule, ""),
+            mirrors: self.mirrors(names, filters),
         }
     }
 
-    fn backend(&mut self, route: &str, rule: &str, backend: &WeightedBackend) -> ResolvedBackend {
+    fn backend(&mut self, names: &Names, backend: &WeightedBackend) -> ResolvedBackend {
         let (target, name, service) = match &backend.backend {
             Backend::Service(id) => {
                 let service = self.services.get(id).cloned();
@@ -334,17 +338,20 @@ impl Resolver<'_> {
             weight: backend.weight,
             target,
             filters: backend.filters.clone(),
-            metrics: self.series.get(self.direction, route, rule, &name),
-            mirrors: self.mirrors(&backend.filters),
+            metrics: self
+                .series
+                .get(self.direction, &names.route, &names.rule, &name),
+            mirrors: self.mirrors(names, &backend.filters),
             service,
         }
     }
 
-    fn mirrors(&mut self, filters: &[Filter]) -> Vec<ResolvedMirror> {
+    fn mirrors(&mut self, names: &Names, filters: &[Filter]) -> Vec<ResolvedMirror> {
         let mut mirrors = Vec::new();
         for filter in filters {
             if let Filter::Mirror(mirror) = filter {
                 mirrors.push(ResolvedMirror {
+                    namespace: names.namespace.clone(),
                     cluster: (self.cluster)(&mirror.to),
                     numerator: mirror.numerator,
                     denominator: mirror.denominator,
@@ -355,7 +362,20 @@ impl Resolver<'_> {
     }
 }
 
-/// As metrics and logs call a rule.
-fn rule_name(name: Option<&str>, index: u32) -> String {
-    name.map_or_else(|| index.to_string(), str::to_owned)
+/// As metrics and logs call a rule; all empty for a Service's own endpoints.
+#[derive(Default)]
+struct Names {
+    namespace: Arc<str>,
+    route: String,
+    rule: String,
+}
+
+impl Names {
+    fn of(route: &RouteId, name: Option<&str>, index: u32) -> Self {
+        Self {
+            namespace: route.namespace.clone(),
+            route: route.to_string(),
+            rule: name.map_or_else(|| index.to_string(), str::to_owned),
+        }
+    }
 }

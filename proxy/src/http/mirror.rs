@@ -4,12 +4,12 @@
 //! filters of the rule (of the backend, for a mirror of the backend) made of the request. Its body follows that of the
 //! request as it is read; a mirror that falls behind by more than the copy may hold is given up.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::bodies::Spare;
@@ -19,11 +19,62 @@ use crate::listen::Context;
 use crate::upstream::{Ask, Cluster, Outcome};
 
 /// Copies under way at one time, of a whole proxy; what is beyond is not mirrored.
-pub const MAX_COPIES: usize = 256;
+const MAX_COPIES: usize = 256;
 /// Time for a copy, from its start to the end of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of an answer that are read so that its connection can be used again.
 const MAX_ANSWER: usize = 64 << 10;
+
+/// Places for copies that are under way. The routes of one namespace have no more than are free after them: alone half of all,
+/// and there are always some for others.
+#[derive(Default)]
+pub struct Places(Mutex<Taken>);
+
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    by_namespace: HashMap<Arc<str>, usize>,
+}
+
+/// A copy's place, until it is dropped.
+struct Place {
+    of: Arc<Places>,
+    namespace: Arc<str>,
+}
+
+impl Places {
+    /// `None`: the namespace has its share.
+    fn take(self: &Arc<Self>, namespace: &Arc<str>) -> Option<Place> {
+        let mut taken = self.taken();
+        let own = taken.by_namespace.get(namespace).copied().unwrap_or(0);
+        if own >= MAX_COPIES - taken.all {
+            return None;
+        }
+        taken.all += 1;
+        taken.by_namespace.insert(namespace.clone(), own + 1);
+        Some(Place {
+            of: self.clone(),
+            namespace: namespace.clone(),
+        })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.of.taken();
+        taken.all -= 1;
+        if let Some(own) = taken.by_namespace.get_mut(&self.namespace) {
+            *own -= 1;
+            if *own == 0 {
+                taken.by_namespace.remove(&self.namespace);
+            }
+        }
+    }
+}
 
 /// The copies of one request.
 #[derive(Default)]
@@ -32,7 +83,7 @@ pub struct Copies(Vec<Copy>);
 struct Copy {
     cluster: Arc<Cluster>,
     head: http::request::Parts,
-    place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Copies {
@@ -47,7 +98,7 @@ impl Copies {
             if fastrand::u32(..mirror.denominator) >= mirror.numerator {
                 continue;
             }
-            let Ok(place) = context.mirrors.clone().try_acquire_owned() else {
+            let Some(place) = context.mirrors.take(&mirror.namespace) else {
                 context.metrics.mirrored("dropped");
                 continue;
             };
@@ -125,4 +176,29 @@ pub fn copy(head: &http::request::Parts) -> http::request::Parts {
     copy.version = head.version;
     copy.headers = head.headers.clone();
     copy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_namespace_leaves_places_to_others() {
+        let places = Arc::<Places>::default();
+        let take = |namespace: &str| {
+            let namespace = Arc::from(namespace);
+            std::iter::from_fn(|| places.take(&namespace)).collect::<Vec<_>>()
+        };
+        let first = take("first");
+        assert_eq!(first.len(), MAX_COPIES / 2);
+        let second = take("second");
+        assert_eq!(second.len(), MAX_COPIES / 4);
+        assert_eq!(take("third").len(), MAX_COPIES / 8);
+        assert!(take("first").is_empty());
+        drop(first);
+        assert!(take("second").len() > 1);
+        drop(second);
+        let taken = places.taken();
+        assert!(taken.all == 0 && taken.by_namespace.is_empty());
+    }
 }

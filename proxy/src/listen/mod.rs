@@ -8,13 +8,12 @@ use std::time::Duration;
 use http::StatusCode;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use weft_accept::{Bounds, Pool, Port, Protected};
 use weft_ir::{Identity, IdentityError, IpNet, Mode};
 
 use crate::config::store::Store;
-use crate::http::mirror::MAX_COPIES;
+use crate::http::mirror::Places;
 use crate::options::{MtlsOutbound, Options};
 use crate::overload::Overload;
 use crate::shutdown::{Closing, Shutdown};
@@ -65,7 +64,7 @@ pub struct Context {
     /// Whether any request may have to be logged.
     pub logs_requests: bool,
     /// Places for copies of requests that are under way to mirrors.
-    pub mirrors: Arc<Semaphore>,
+    pub mirrors: Arc<Places>,
     /// Connections of others that have not said yet what they are: to this pod, and of a gateway's clients.
     inbound: Pool,
     gateway: Pool,
@@ -130,7 +129,7 @@ impl Context {
             identity: Arc::new(proxy.options.identity()?),
             access,
             logs_requests,
-            mirrors: Arc::new(Semaphore::new(MAX_COPIES)),
+            mirrors: Arc::default(),
             inbound: pool("inbound"),
             gateway: pool("gateway"),
             clients: Clients::default(),
