@@ -76,6 +76,8 @@ pub enum Failure {
         endpoint: std::net::SocketAddr,
         field: &'static str,
     },
+    #[error("{endpoint} changes the protocol of its connection, which nobody asked for")]
+    Unasked { endpoint: std::net::SocketAddr },
     #[error("overloaded: {0}")]
     Overloaded(&'static str),
     #[error("the request's body did not go on")]
@@ -101,7 +103,9 @@ impl Failure {
             Self::Gone(_) | Self::NoEndpoints(_) | Self::Unreachable { .. } | Self::Refused(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Broken { .. } | Self::Malformed { .. } => StatusCode::BAD_GATEWAY,
+            Self::Broken { .. } | Self::Malformed { .. } | Self::Unasked { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::BodyIdle => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTimeout(_) | Self::BackendTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -126,7 +130,8 @@ impl Failure {
             | Self::Refused(_)
             | Self::Overloaded(_)
             | Self::Broken { .. }
-            | Self::Malformed { .. } => "14",
+            | Self::Malformed { .. }
+            | Self::Unasked { .. } => "14",
             Self::BodyIdle | Self::RequestTimeout(_) | Self::BackendTimeout(_) => "4",
         }
     }

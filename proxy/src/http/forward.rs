@@ -107,7 +107,9 @@ impl Outbound {
         if !is_switching(&sent) {
             copies.send(&Spare::none(), address, &self.caller.context);
         }
-        let mut response = receive(sent?, false, tail)?;
+        let outcome = sent?;
+        upgrade::expected(&outcome, upgrade)?;
+        let mut response = receive(outcome, false, tail)?;
         upgrade::finish(&mut response, on_upgrade, &self.caller);
         Ok(response)
     }

@@ -5,12 +5,26 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::bodies::Response;
+use super::errors::Failure;
 use super::exchange::Caller;
 use crate::tcp;
+use crate::telemetry::requests::Direction;
+use crate::upstream::Outcome;
 
 /// The client's side of the change, of a request that asks for one.
 pub fn of(head: &mut http::request::Parts) -> Option<OnUpgrade> {
     head.extensions.remove::<OnUpgrade>()
+}
+
+/// Errors when the application changes the protocol of a connection though the request did not ask for it, or cannot.
+pub fn expected(outcome: &Outcome, asked: bool) -> Result<(), Failure> {
+    let response = &outcome.response;
+    let changes = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if changes && !(asked && response.extensions().get::<OnUpgrade>().is_some()) {
+        let endpoint = outcome.lease.peer().address;
+        return Err(Failure::Unasked { endpoint });
+    }
+    Ok(())
 }
 
 /// Where the application agrees, passes bytes between the two sides from then on.
@@ -22,11 +36,20 @@ pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, caller
     let (Some(Some(client)), Some(server)) = (client, server) else {
         return;
     };
+    // As bytes it goes on to be one of its client's connections, and is never idle.
+    let place = caller.client.clone();
+    if let Some(client) = &place {
+        client.begin();
+    }
     let closing = caller.closing.clone();
+    let of_gateway = caller.direction == Direction::Gateway;
+    let idle = caller.context.bytes_idle.filter(|_| of_gateway);
     caller.context.shutdown.spawn(async move {
         // Either side may be gone before the change is through: there is nobody left to tell.
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
-            let _ = tcp::pass(TokioIo::new(client), TokioIo::new(server), &closing, None).await;
+            let (client, server) = (TokioIo::new(client), TokioIo::new(server));
+            let _ = tcp::pass(client, server, &closing, idle).await;
         }
+        drop(place);
     });
 }

@@ -390,6 +390,7 @@ impl Inbound {
         let seen = |peer: &Arc<Peer>| tail.exchange.tried(peer);
         let outcome = self.cluster.send(ask, seen).await?;
         let mut response = receive(outcome, true, tail)?;
+        upgrade::expected(&outcome, upgrade)?;
         upgrade::finish(&mut response, on_upgrade, &self.caller);
         Ok(response)
     }

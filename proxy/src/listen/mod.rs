@@ -79,7 +79,7 @@ pub struct Context {
     /// How long a gateway waits for more of a request's body.
     pub body_idle: Option<Duration>,
     /// How long a gateway passes on bytes of which there are none.
-    bytes_idle: Option<Duration>,
+    pub bytes_idle: Option<Duration>,
 }
 
 /// Whether connections of the pod's may go out in plain text.

@@ -10,6 +10,7 @@ mod reuse;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod upgrades;
 use std::time::{Duration, Instant};
 
 /// Waits until `seen` holds, for five seconds at most.
