@@ -150,6 +150,10 @@ pub struct Options {
     #[arg(long, env = "WEFT_BODY_IDLE_SECONDS", default_value = "60", value_parser = parse_seconds)]
     pub body_idle: Duration,
 
+    /// How long a gateway's client may take nothing of an answer that is there for it, in seconds. 0: no limit.
+    #[arg(long, env = "WEFT_ANSWER_IDLE_SECONDS", default_value = "60", value_parser = parse_seconds)]
+    pub answer_idle: Duration,
+
     /// After how long without a byte either way a gateway closes a connection that it passes on as bytes, in seconds, or up
     /// to twice as long. 0: no limit.
     #[arg(long, env = "WEFT_BYTES_IDLE_SECONDS", default_value = "3600", value_parser = parse_seconds)]

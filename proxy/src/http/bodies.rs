@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::copied::{self, Copied, Copier};
+use super::delivery;
 use super::errors;
 use super::exchange::Exchange;
 use super::mirror::Copies;
@@ -63,6 +64,8 @@ pub enum BodyError {
     Timeout,
     #[error("nothing more of it came")]
     Idle,
+    #[error("the client took nothing more of it")]
+    NotTaken,
     #[error("the request went elsewhere")]
     Superseded,
     #[error("the copy fell behind, or the request was not read to its end")]
@@ -115,6 +118,7 @@ impl Body {
                 replay,
                 idle: None,
                 was_idle: false,
+                waker: None,
             }),
         });
         let spare = Spare(Some(kept.clone()));
@@ -164,6 +168,7 @@ impl Body {
     /// What is to happen when this body has been sent, or dropped.
     #[must_use]
     pub fn with_tail(mut self, tail: Box<Tail>) -> Self {
+        delivery::begin(tail.deadline.as_ref().map(|deadline| deadline.deadline()));
         self.tail = Some(tail);
         self
     }
@@ -187,8 +192,16 @@ impl Body {
     fn finish(&mut self, whole: bool) {
         if let Some(tail) = self.tail.take() {
             let Tail {
-                exchange, lease, ..
+                mut exchange,
+                lease,
+                ..
             } = *tail;
+            if let Some(cut) = delivery::end() {
+                exchange.broke(&cut.into());
+            }
+            if !whole && let Some(spare) = &exchange.spare {
+                spare.abandon();
+            }
             if let Some(lease) = lease.filter(|_| whole) {
                 lease.complete();
             }
@@ -217,6 +230,7 @@ impl http_body::Body for Body {
         let Some(tail) = &mut this.tail else {
             return frame;
         };
+        delivery::polled(frame.is_ready());
         match &frame {
             Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
                 Some(data) => tail.exchange.sent(data.len()),
@@ -324,6 +338,8 @@ struct KeptState {
     idle: Option<(Duration, Option<Pin<Box<Sleep>>>)>,
     /// It was silent for longer.
     was_idle: bool,
+    /// Of the task that waits for more.
+    waker: Option<Waker>,
 }
 
 impl Kept {
@@ -351,6 +367,7 @@ impl Reader {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let Poll::Ready(frame) = state.source.poll_frame(cx)? else {
+            state.wait(cx.waker());
             ready!(state.poll_idle(cx));
             return Poll::Ready(Some(Err(BodyError::Idle)));
         };
@@ -399,6 +416,14 @@ impl KeptState {
         self.charged += data.len();
         self.frames.push_back(data.clone());
         self.next += 1;
+    }
+
+    /// More is waited for.
+    fn wait(&mut self, waker: &Waker) {
+        match &mut self.waker {
+            Some(known) => known.clone_from(waker),
+            None => self.waker = Some(waker.clone()),
+        }
     }
 
     /// Resolves when the client has been silent for too long.
@@ -499,6 +524,20 @@ impl Spare {
             let mut state = kept.state();
             state.stop_keeping();
             state.idle = None;
+        }
+    }
+
+    /// Nobody gets the rest of the answer: the request ends, too.
+    pub fn abandon(&self) {
+        if let Some(kept) = &self.0 {
+            let mut state = kept.state();
+            state.stop_keeping();
+            state.generation += 1;
+            let waker = state.waker.take();
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
         }
     }
 

@@ -171,7 +171,7 @@ impl Failure {
 /// has it.
 pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
     let status = match error {
-        BodyError::Timeout | BodyError::Idle => "4",
+        BodyError::Timeout | BodyError::Idle | BodyError::NotTaken => "4",
         BodyError::Incoming(error) => match reset(error) {
             Some(h2::Reason::CANCEL) => "1",
             Some(h2::Reason::INADEQUATE_SECURITY) => "7",

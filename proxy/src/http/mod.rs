@@ -3,6 +3,7 @@
 pub mod bodies;
 mod copied;
 pub mod cors;
+mod delivery;
 pub mod errors;
 pub mod exchange;
 pub mod filters;

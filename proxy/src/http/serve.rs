@@ -12,11 +12,12 @@ use http::{HeaderValue, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::bodies::Response;
+use super::delivery::{self, Streams};
 use super::headers::{MAX_FIELDS, MAX_HEAD};
 use super::resets::Resets;
 use super::unreadable::{SILENT, Worded};
@@ -30,6 +31,8 @@ use crate::upstream::http2 as limits;
 /// requests is taken up to twice of it, and answered as every failure is.
 const MAX_HEADER_LIST: u32 = 2 * MAX_HEAD as u32;
 const MAX_STREAMS: u32 = 200;
+/// Bytes of an answer that wait for a client outside the mesh to read its connection, whatever its windows are.
+const OUTSIDE_SEND_BUFFER: usize = 64 << 10;
 /// Resets that a client may cause before the connection is closed for it.
 const MAX_RESETS: usize = 64;
 /// A client that is closed for its resets is told so within this.
@@ -77,7 +80,9 @@ pub struct Manner {
     pub words: bool,
     /// How long an exchange of HTTP/1.1 may go on once its client has ended its side.
     pub half_close: Duration,
-    /// It is of a client outside the mesh, whose resets are counted.
+    /// How long the client may take nothing of an answer that is there.
+    pub answer_idle: Option<Duration>,
+    /// It is of a client outside the mesh.
     pub outside: bool,
     /// How long the client's certificate is valid; the connection is told to go then.
     pub valid: Option<Duration>,
@@ -93,7 +98,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handle,
 {
-    let ended = until_it_ends(stream, manner, &handler, closing).await;
+    let ended = delivery::scope(until_it_ends(stream, manner, &handler, closing)).await;
     if let Err(error) = &ended
         && error.is_parse()
     {
@@ -122,7 +127,7 @@ where
         .map(|_| leaving.clone());
     let (connection, watched, closed) = (handler.clone(), handler.clone(), handler.clone());
     let handling = handler.clone();
-    let resets = (manner.http2 && manner.outside).then(|| Arc::new(Resets::new()));
+    let resets = manner.http2.then(|| Arc::new(Resets::new()));
     let counted = resets.clone();
     let handler = handler.clone();
     let service = service_fn(move |request| {
@@ -168,7 +173,7 @@ where
     let stream = Lingering::new(stream, closing.clone(), evicted.clone());
     if manner.http2 {
         let stream = TokioIo::new(Corked::new(stream));
-        let connection = http2_server().serve_connection(stream, service);
+        let connection = http2_server(&manner).serve_connection(stream, service);
         let mut connection = pin!(connection);
         tokio::select! {
             // First: a request that is there already is begun before the connection is told to finish.
@@ -177,6 +182,10 @@ where
             () = too_many(resets.as_deref()) => {
                 closed.closed("resets");
                 connection.as_mut().graceful_shutdown();
+                if !manner.outside {
+                    // Others' requests are on it as well: they go on, on no more streams than there are.
+                    return finish(connection, over).await;
+                }
                 // What it says with that is all that the client is told.
                 let _ = tokio::time::timeout(FAREWELL, connection).await;
                 return Ok(());
@@ -194,14 +203,16 @@ where
         tokio::select! {
             biased;
             ended = finish(connection, over) => ended,
-            () = too_many(resets.as_deref()) => {
+            // Streams whose last bytes the client does not take would hold it.
+            () = idle(&*handling, &begun, manner.idle) => Ok(()),
+            () = too_many(resets.as_deref()), if manner.outside => {
                 closed.closed("resets");
                 Ok(())
             }
         }
     } else {
         let busy = move || watched.busy();
-        let stream = Watched::new(stream, manner.half_close, busy);
+        let stream = Watched::new(stream, manner.half_close, manner.answer_idle, busy);
         let busy = connection.clone();
         let words = manner.words;
         let stream = Worded::new(stream, begun.clone(), move || !words || busy.busy());
@@ -305,14 +316,20 @@ fn http1_server(patience: Option<Duration>) -> http1::Builder {
     server
 }
 
-fn http2_server() -> http2::Builder<TokioExecutor> {
-    let mut server = http2::Builder::new(TokioExecutor::new());
+fn http2_server(manner: &Manner) -> http2::Builder<Streams> {
+    let mut server = http2::Builder::new(Streams {
+        idle: manner.answer_idle,
+    });
+    let send_buffer = match manner.outside {
+        true => OUTSIDE_SEND_BUFFER,
+        false => limits::SEND_BUFFER,
+    };
     server
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
-        .max_send_buf_size(limits::SEND_BUFFER)
+        .max_send_buf_size(send_buffer)
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_RESETS)
         .keep_alive_interval(PING_EVERY)

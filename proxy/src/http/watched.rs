@@ -6,7 +6,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 
+use super::delivery::Stall;
 use crate::streams::give_out;
 
 /// Bytes that are read before they are asked for: the end of what comes can only be seen behind them.
@@ -30,6 +31,8 @@ pub(super) struct Watched<S, B> {
     ended: bool,
     /// The end of the exchange, once `ended`.
     over: Option<Pin<Box<Sleep>>>,
+    /// Of what is written.
+    stall: Stall,
 }
 
 impl<S, B> Watched<S, B>
@@ -37,7 +40,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     B: Fn() -> bool,
 {
-    pub(super) fn new(stream: S, bound: Duration, busy: B) -> Self {
+    /// `idle`: how long the client may take nothing of what is written.
+    pub(super) fn new(stream: S, bound: Duration, idle: Option<Duration>, busy: B) -> Self {
         Self {
             stream,
             busy,
@@ -45,6 +49,7 @@ where
             ahead: BytesMut::new(),
             ended: false,
             over: None,
+            stall: Stall::new(idle),
         }
     }
 
@@ -79,6 +84,17 @@ where
         }
     }
 
+    /// Errors when the client has taken nothing for too long, or the answer's time is over.
+    fn blocked(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.stall.poll_blocked(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client does not take the answer",
+            )),
+        }
+    }
+
     /// What a write came to; one that cannot go on now waits for the client's end, too.
     fn written(
         &mut self,
@@ -87,12 +103,16 @@ where
     ) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(_)) => {
+                self.stall.over();
                 if let Some(over) = &mut self.over {
                     over.as_mut().reset(Instant::now() + self.bound);
                 }
             }
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.watch(cx)?,
+            Poll::Pending => {
+                self.watch(cx)?;
+                self.blocked(cx)?;
+            }
         }
         written
     }
@@ -153,8 +173,12 @@ where
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.watch(cx)?;
-        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
-        Poll::Ready(Ok(()))
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        match flushed {
+            Poll::Ready(_) => this.stall.over(),
+            Poll::Pending => this.blocked(cx)?,
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -189,7 +213,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_exchange_outlives_the_clients_side_for_a_bounded_time() {
         let (mut client, near) = duplex(64);
-        let mut watched = Watched::new(near, BOUND, || true);
+        let mut watched = Watched::new(near, BOUND, None, || true);
         client.write_all(b"pipelined").await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(lasts(&mut watched).await, BOUND);
@@ -202,7 +226,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_answer_gives_it_time_anew() {
         let (mut client, near) = duplex(64);
-        let mut watched = Watched::new(near, BOUND, || true);
+        let mut watched = Watched::new(near, BOUND, None, || true);
         client.shutdown().await.unwrap();
         watched.flush().await.unwrap();
         tokio::time::sleep(BOUND / 2).await;
@@ -215,7 +239,7 @@ mod tests {
         let busy = Arc::new(AtomicBool::new(false));
         let (mut client, near) = duplex(64);
         let asked = busy.clone();
-        let mut watched = Watched::new(near, BOUND, move || asked.load(Relaxed));
+        let mut watched = Watched::new(near, BOUND, None, move || asked.load(Relaxed));
         client.shutdown().await.unwrap();
         assert_eq!(lasts(&mut watched).await, Duration::from_secs(3_600));
         assert!(!watched.ended);

@@ -306,6 +306,7 @@ where
         // They name what is nobody's business outside.
         words: false,
         half_close: context.half_close,
+        answer_idle: context.answer_idle,
         outside: true,
         valid: None,
     };

@@ -292,6 +292,7 @@ where
         linger: None,
         words: true,
         half_close: context.half_close,
+        answer_idle: None,
         outside: identity.is_none(),
         valid,
     };
@@ -389,8 +390,8 @@ impl Inbound {
         tail.exchange.spare = Some(ask.spare.clone());
         let seen = |peer: &Arc<Peer>| tail.exchange.tried(peer);
         let outcome = self.cluster.send(ask, seen).await?;
-        let mut response = receive(outcome, true, tail)?;
         upgrade::expected(&outcome, upgrade)?;
+        let mut response = receive(outcome, true, tail)?;
         upgrade::finish(&mut response, on_upgrade, &self.caller);
         Ok(response)
     }

@@ -78,6 +78,8 @@ pub struct Context {
     pub overload: Overload,
     /// How long a gateway waits for more of a request's body.
     pub body_idle: Option<Duration>,
+    /// How long a gateway's client may take nothing of an answer.
+    answer_idle: Option<Duration>,
     /// How long a gateway passes on bytes of which there are none.
     pub bytes_idle: Option<Duration>,
 }
@@ -141,6 +143,7 @@ impl Context {
             half_close: proxy.options.half_close,
             overload: Overload::new(proxy.options.memory_limit, proxy.metrics.clone()),
             body_idle: limited(proxy.options.body_idle),
+            answer_idle: limited(proxy.options.answer_idle),
             bytes_idle: limited(proxy.options.bytes_idle),
         }))
     }

@@ -208,6 +208,7 @@ async fn http(
         linger: None,
         words: true,
         half_close: context.half_close,
+        answer_idle: None,
         outside: false,
         valid: None,
     };

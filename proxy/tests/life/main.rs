@@ -5,12 +5,13 @@
 
 mod clients;
 mod overload;
+mod readers;
 mod retries;
 mod reuse;
 #[path = "../support/mod.rs"]
 mod support;
-
 mod upgrades;
+
 use std::time::{Duration, Instant};
 
 /// Waits until `seen` holds, for five seconds at most.

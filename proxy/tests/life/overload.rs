@@ -7,7 +7,8 @@ use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use weft_ir::{Protocol, Serving};
+use weft_ir::{Mode, Protocol, Routing, Serving};
+use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
 use super::soon;
@@ -150,6 +151,38 @@ async fn a_client_that_resets_what_it_begins_is_closed_and_others_are_served() {
         }
     }
     assert_eq!(line(&gateway, closed), 0);
+}
+
+#[tokio::test]
+async fn a_pod_that_resets_what_it_begins_is_told_to_go_and_what_it_waits_for_goes_on() {
+    let app = Upstream::start("app", Speaks::Silent).await.unwrap();
+    let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
+    pod.tell(vec![
+        endpoints("app", Protocol::Detect, &[unmeshed(app.address())]),
+        service(Protocol::Http1, Routing::Direct(vec![to("app", 1)])),
+    ]);
+    let tcp = TcpStream::connect(pod.outbound(SERVICE.parse().unwrap()));
+    let handshake = h2::client::handshake(tcp.await.unwrap());
+    let (client, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    let mut client: h2::client::SendRequest<Bytes> = client.ready().await.unwrap();
+    let (waits, _body) = client.send_request(post(), false).unwrap();
+    let mut begun = 0;
+    while let Ok(mut ready) = client.clone().ready().await {
+        let Ok((answer, mut body)) = ready.send_request(post(), false) else {
+            break;
+        };
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        body.send_reset(h2::Reason::CANCEL);
+        drop(answer);
+        begun += 1;
+        assert!(begun < 1_000, "the connection goes on");
+        client = ready;
+    }
+    let line = "weft_protocol_errors_total{listener=\"outbound\",reason=\"resets\"} 1";
+    assert!(pod.metrics().contains(line), "{}", pod.metrics());
+    let answered = tokio::time::timeout(Duration::from_millis(500), waits);
+    assert!(answered.await.is_err(), "it is waited for no longer");
 }
 
 /// A connection from another address of this machine.

@@ -1,0 +1,272 @@
+//! Answers that their client does not take.
+//!
+//! While a client takes nothing hyper does not poll the answer's body: over HTTP/1.1 the socket is full, over HTTP/2 the window
+//! of the stream is used up. So time limits on an answer are kept by the task that writes it as well. What that task has to
+//! know of the answer is in a task-local, which the body fills in.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::bodies::BodyError;
+
+tokio::task_local! {
+    static DELIVERY: Delivery;
+}
+
+/// The answer that a task writes.
+#[derive(Default)]
+struct Delivery {
+    under_way: Cell<bool>,
+    /// When it has to be over.
+    deadline: Cell<Option<Instant>>,
+    polled: Cell<Polled>,
+    cut: Cell<Option<Cut>>,
+}
+
+/// What polling the body gave last, since the task began to be polled.
+#[derive(Clone, Copy, Default)]
+enum Polled {
+    #[default]
+    Not,
+    Frame,
+    Pending,
+}
+
+/// Why an answer is not waited for any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    Deadline,
+    Idle,
+}
+
+impl From<Cut> for BodyError {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Deadline => Self::Timeout,
+            Cut::Idle => Self::NotTaken,
+        }
+    }
+}
+
+/// Runs a task that writes answers one after the other.
+pub(super) fn scope<F: Future>(task: F) -> impl Future<Output = F::Output> {
+    DELIVERY.scope(Delivery::default(), task)
+}
+
+/// The task writes this answer from now on.
+pub(super) fn begin(deadline: Option<Instant>) {
+    let _ = DELIVERY.try_with(|delivery| {
+        delivery.under_way.set(true);
+        delivery.deadline.set(deadline);
+        delivery.polled.set(Polled::Not);
+        delivery.cut.set(None);
+    });
+}
+
+/// The task polled the answer's body, which has a frame or is waited for.
+pub(super) fn polled(is_ready: bool) {
+    let polled = match is_ready {
+        true => Polled::Frame,
+        false => Polled::Pending,
+    };
+    let _ = DELIVERY.try_with(|delivery| delivery.polled.set(polled));
+}
+
+/// The answer is over; gives why it was cut, if it was.
+pub(super) fn end() -> Option<Cut> {
+    let ended = DELIVERY.try_with(|delivery| {
+        delivery.under_way.set(false);
+        delivery.cut.take()
+    });
+    ended.ok().flatten()
+}
+
+/// How long a client has taken nothing of what is there for it.
+pub(super) struct Stall {
+    /// The longest that it may.
+    idle: Option<Duration>,
+    since: Option<Instant>,
+    /// Runs on when the client takes something, and is set anew once it has run down.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    pub(super) fn new(idle: Option<Duration>) -> Self {
+        Self {
+            idle,
+            since: None,
+            timer: None,
+        }
+    }
+
+    /// The client has taken something, or there is nothing for it.
+    pub(super) fn over(&mut self) {
+        self.since = None;
+    }
+
+    /// The socket takes nothing now. Ready when the task is to end for it.
+    pub(super) fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
+        let of = |delivery: &Delivery| {
+            let deadline = delivery.deadline.get();
+            let cut = self.poll(cx, deadline.filter(|_| delivery.under_way.get()));
+            if let Poll::Ready(cut) = cut {
+                delivery.cut.set(Some(cut));
+            }
+            cut
+        };
+        let cut = DELIVERY.try_with(of);
+        cut.unwrap_or(Poll::Pending)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<Cut> {
+        let mut now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        let idle = self.idle.and_then(|idle| since.checked_add(idle));
+        let ends = [(deadline, Cut::Deadline), (idle, Cut::Idle)];
+        let ends = ends.into_iter().filter_map(|(at, cut)| Some((at?, cut)));
+        let Some((at, cut)) = ends.min_by_key(|(at, _)| *at) else {
+            return Poll::Pending;
+        };
+        while now < at {
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if timer.is_elapsed() || timer.deadline() > at {
+                timer.as_mut().reset(at);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            now = Instant::now();
+        }
+        Poll::Ready(cut)
+    }
+}
+
+/// Runs the streams of a connection of HTTP/2, each in a task of its own, which ends when the client does not take its answer.
+/// That resets the stream (CANCEL).
+#[derive(Clone)]
+pub(super) struct Streams {
+    /// How long a client may take nothing of an answer.
+    pub(super) idle: Option<Duration>,
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(scope(stream_until_cut(stream, self.idle)));
+    }
+}
+
+async fn stream_until_cut(stream: impl Future<Output = ()>, idle: Option<Duration>) {
+    let mut stream = pin!(stream);
+    let mut stall = Stall::new(idle);
+    poll_fn(|cx| {
+        DELIVERY.with(|delivery| delivery.polled.set(Polled::Not));
+        if stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        DELIVERY.with(|delivery| delivery.poll_stream(&mut stall, cx))
+    })
+    .await;
+}
+
+impl Delivery {
+    /// After a poll of the stream that has not ended it. A body that waits to go on was polled last; one that was not, or has
+    /// given a frame and was not polled again, waits for the client.
+    fn poll_stream(&self, stall: &mut Stall, cx: &mut Context<'_>) -> Poll<()> {
+        match self.polled.get() {
+            _ if !self.under_way.get() => stall.over(),
+            Polled::Pending => stall.over(),
+            Polled::Frame => {
+                stall.over();
+                return stall.poll_blocked(cx).map(drop);
+            }
+            Polled::Not => return stall.poll_blocked(cx).map(drop),
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn blocked(stall: &mut Stall) -> Cut {
+        poll_fn(|cx| stall.poll_blocked(cx)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_may_take_nothing_for_a_bounded_time() {
+        scope(async {
+            let mut stall = Stall::new(Some(10 * SECOND));
+            let begun = Instant::now();
+            for _ in 0..5 {
+                let early = tokio::time::timeout(9 * SECOND, blocked(&mut stall));
+                assert!(early.await.is_err());
+                stall.over();
+            }
+            assert_eq!(blocked(&mut stall).await, Cut::Idle);
+            assert_eq!(begun.elapsed(), 55 * SECOND);
+            assert_eq!(end(), Some(Cut::Idle));
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_of_the_answer_under_way_holds_whatever_the_client_takes() {
+        scope(async {
+            let mut stall = Stall::new(Some(10 * SECOND));
+            let begun = Instant::now();
+            begin(Some(begun + 12 * SECOND));
+            let early = tokio::time::timeout(8 * SECOND, blocked(&mut stall));
+            assert!(early.await.is_err());
+            stall.over();
+            assert_eq!(blocked(&mut stall).await, Cut::Deadline);
+            assert_eq!(begun.elapsed(), 12 * SECOND);
+            assert_eq!(end(), Some(Cut::Deadline));
+            // It is not one of the next.
+            begin(None);
+            stall.over();
+            assert_eq!(blocked(&mut stall).await, Cut::Idle);
+            assert_eq!(begun.elapsed(), 22 * SECOND);
+        })
+        .await;
+    }
+
+    /// How long a stream lasts whose body is polled every second, with these outcomes.
+    async fn stream_lasts(polls: &'static [Option<bool>]) -> Duration {
+        let begun = Instant::now();
+        let stream = async move {
+            begin(None);
+            for outcome in polls.iter().copied() {
+                if let Some(is_ready) = outcome {
+                    polled(is_ready);
+                }
+                tokio::time::sleep(SECOND).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let task = scope(stream_until_cut(stream, Some(5 * SECOND)));
+        let _ = tokio::time::timeout(100 * SECOND, task).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_that_waits_for_its_client_and_not_for_its_body() {
+        const FRAME: Option<bool> = Some(true);
+        const WAITS: Option<bool> = Some(false);
+        assert_eq!(stream_lasts(&[FRAME]).await, 5 * SECOND);
+        assert_eq!(stream_lasts(&[FRAME, None, FRAME, None]).await, 7 * SECOND);
+        // Twenty seconds in which it waits for its body, and then for its client.
+        assert_eq!(stream_lasts(&[WAITS; 20]).await, 25 * SECOND);
+    }
+}
