@@ -50,6 +50,7 @@ async fn one_request_is_sent_a_bounded_number_of_times_and_not_in_a_row() {
 async fn all_requests_of_a_cluster_together_are_repeated_within_a_budget() {
     const REQUESTS: usize = 300;
     let (pod, front, app) = repeating(Duration::ZERO).await;
+    let begun = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..REQUESTS {
         clients.spawn(fails(front));
@@ -58,7 +59,10 @@ async fn all_requests_of_a_cluster_together_are_repeated_within_a_budget() {
         assert_eq!(status, 500, "the answer that is there is passed on");
     }
     let repeated = app.requests() - REQUESTS;
-    assert!((100..=100 + REQUESTS / 5).contains(&repeated), "{repeated}");
+    // The budget is of 10 s, which a slow machine may take more than once.
+    let periods = 1 + begun.elapsed().as_secs() as usize / 10;
+    let most = periods * (100 + REQUESTS / 5);
+    assert!((100..=most).contains(&repeated), "{repeated}");
     let metrics = pod.metrics();
     assert!(
         metrics.contains(&format!("weft_request_retries_total {repeated}")),
