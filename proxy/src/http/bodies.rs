@@ -66,8 +66,9 @@ pub enum BodyError {
     Idle,
     #[error("the client took nothing more of it")]
     NotTaken,
-    #[error("the request went elsewhere")]
-    Superseded,
+    /// What HTTP/2 says of it is the reason of the source.
+    #[error("the request went elsewhere, or nobody waits for its answer")]
+    Superseded(#[source] h2::Error),
     #[error("the copy fell behind, or the request was not read to its end")]
     NotCopied,
 }
@@ -361,7 +362,8 @@ impl Reader {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut state = self.kept.state();
         if state.generation != self.generation {
-            return Poll::Ready(Some(Err(BodyError::Superseded)));
+            let cancelled = h2::Reason::CANCEL.into();
+            return Poll::Ready(Some(Err(BodyError::Superseded(cancelled))));
         }
         if let Some(data) = state.kept_frame() {
             return Poll::Ready(Some(Ok(Frame::data(data))));

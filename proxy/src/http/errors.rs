@@ -179,7 +179,7 @@ pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
             Some(h2::Reason::REFUSED_STREAM) | None => "14",
             Some(_) => "13",
         },
-        BodyError::Superseded | BodyError::NotCopied => "14",
+        BodyError::Superseded(_) | BodyError::NotCopied => "14",
     };
     let mut trailers = HeaderMap::with_capacity(2);
     let words = plain(&format!("the answer broke off: {error}"));

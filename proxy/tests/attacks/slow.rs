@@ -15,6 +15,8 @@ use super::witness::{Comparison, Control};
 use super::{alone, soaks};
 
 const CLIENTS: usize = 1_000;
+/// On a machine that does something else as well, one may find others waiting for that.
+const TRIES: u32 = 3;
 /// Between the first of one and of the next.
 const STEP: Duration = Duration::from_millis(3);
 /// Between two pieces of what a client sends.
@@ -113,7 +115,14 @@ async fn a_thousand_slow_clients_cost_others_nothing() {
     let time = Duration::from_secs(if soaks() { 30 } else { 2 });
     let control = Control::start();
     let app = ports::application(Version::Http1).await;
-    for slow in &KINDS {
+    let mut fair = None;
+    for (slow, turn) in KINDS
+        .iter()
+        .flat_map(|slow| (1..=TRIES).map(move |turn| (slow, turn)))
+    {
+        if fair == Some(slow.name) {
+            continue;
+        }
         // A port of its own for each: what is left of one kind is no matter of the next.
         let port = ports::gateway_http(app);
         let name = slow.name;
@@ -126,10 +135,12 @@ async fn a_thousand_slow_clients_cost_others_nothing() {
         let (seen, joined) = Comparison::during(port.address, &control, joined).await;
         println!("{name}: {seen}");
         assert!(joined.unwrap().is_ok(), "{name}: a client was closed");
+        let is_fair = seen.is_fair(&quiet.attacked);
         assert!(
-            seen.is_fair(&quiet.attacked),
+            is_fair || turn < TRIES,
             "{name}: others waited: {seen}, in quiet times {quiet}"
         );
+        fair = is_fair.then_some(name);
         let grown = seen.attacked.most.saturating_sub(opening.attacked.before);
         assert!(
             grown <= EACH * CLIENTS as u64,

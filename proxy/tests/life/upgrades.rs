@@ -102,7 +102,7 @@ async fn a_change_that_nobody_asked_for_is_no_answer() {
         let ask = |path: &str| Request::get(path).header("host", "shop.example");
         assert_eq!(client.send(ask("/switch"), "").await.status, 502);
         assert_eq!(client.send(ask("/"), "").await.status, 200, "{version:?}");
-        assert!(opened.load(Relaxed) >= before + 1);
+        assert!(opened.load(Relaxed) > before);
     }
 }
 
