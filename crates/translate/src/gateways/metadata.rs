@@ -1,8 +1,9 @@
 //! Which labels and annotations of `spec.infrastructure` the pods of a Gateway get.
 //!
-//! Whoever may write a Gateway may not have been given the right to write pods. Keys of a domain mean something to what runs
-//! pods: a network plugin attaches networks by them, a runtime drops its confinement, another mesh injects. So pods get the
-//! keys without a domain, those of [`HARMLESS`], and those of domains that the class names; all other objects get every key.
+//! Whoever may write a Gateway may not have been given the right to write pods. Annotations of a domain tell what runs pods
+//! what to do: a network plugin attaches networks by them, a runtime drops its confinement. So pods get the annotations
+//! without a domain, those of [`HARMLESS`], and those of domains that the class names. Labels are for selectors, and pods get
+//! all but those of [`RESERVED`]. All other objects get every one.
 //!
 //! Source: GEP-1867; the bound of 8 labels and 8 annotations is the API's.
 
@@ -10,6 +11,33 @@ use std::collections::BTreeMap;
 
 /// Keys of these domains are read by people and scrapers alone.
 const HARMLESS: [&str; 2] = ["app.kubernetes.io", "prometheus.io"];
+
+/// Of Kubernetes and of meshes, which act on labels of pods; with the domains below them.
+const RESERVED: [&str; 5] = [
+    "kubernetes.io",
+    "k8s.io",
+    "istio.io",
+    "linkerd.io",
+    "weft.dev",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    Label,
+    Annotation,
+}
+
+impl Key {
+    /// Whether pods get the keys of a domain that no class names.
+    fn is_harmless(self, domain: &str) -> bool {
+        let is_below = |of: &&str| {
+            let rest = domain.strip_suffix(*of);
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        HARMLESS.contains(&domain)
+            || (self == Self::Label && !RESERVED.iter().any(|of| is_below(&of)))
+    }
+}
 
 /// A domain such as `example.com`, which stands before the `/` of a key.
 fn is_domain(text: &str) -> bool {
@@ -30,6 +58,7 @@ pub(crate) fn domains(value: &str) -> Result<Vec<String>, String> {
 
 /// The pairs that pods get, and the keys that they do not get.
 pub(crate) fn of_pods(
+    kind: Key,
     pairs: &BTreeMap<String, String>,
     permitted: &[String],
 ) -> (BTreeMap<String, String>, Vec<String>) {
@@ -39,7 +68,7 @@ pub(crate) fn of_pods(
         let on_pods = match key.split_once('/') {
             None => true,
             Some((domain, _)) => {
-                HARMLESS.contains(&domain) || permitted.iter().any(|one| one == domain)
+                kind.is_harmless(domain) || permitted.iter().any(|one| one == domain)
             }
         };
         if on_pods {
@@ -56,26 +85,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_get_keys_without_a_domain_harmless_ones_and_those_of_permitted_domains() {
-        for (key, permitted, gets) in [
-            ("team", &[][..], true),
-            ("app.kubernetes.io/part-of", &[], true),
-            ("prometheus.io/scrape", &[], true),
-            ("k8s.v1.cni.cncf.io/networks", &[], false),
+    fn pods_get_what_tells_nobody_what_to_do_with_them_or_the_class_permits() {
+        use Key::{Annotation, Label};
+        for (kind, key, permitted, gets) in [
+            (Annotation, "team", &[][..], true),
+            (Annotation, "prometheus.io/scrape", &[], true),
+            (Annotation, "k8s.v1.cni.cncf.io/networks", &[], false),
+            (Annotation, "example.com/team", &[], false),
+            (Annotation, "example.com/team", &["example.com"], true),
+            (Annotation, "sub.example.com/team", &["example.com"], false),
+            (Label, "team", &[], true),
+            (Label, "example.com/team", &[], true),
+            (Label, "app.kubernetes.io/part-of", &[], true),
+            (Label, "node.kubernetes.io/x", &[], false),
+            (Label, "sidecar.istio.io/inject", &[], false),
             (
-                "container.apparmor.security.beta.kubernetes.io/weft-proxy",
-                &[],
-                false,
+                Label,
+                "sidecar.istio.io/inject",
+                &["sidecar.istio.io"],
+                true,
             ),
-            ("kubernetes.io/x", &[], false),
-            ("example.com/team", &["example.com"], true),
-            ("sub.example.com/team", &["example.com"], false),
+            (Label, "notistio.io/inject", &[], true),
         ] {
             let permitted: Vec<String> = permitted.iter().map(|&one| one.to_owned()).collect();
             let pairs = BTreeMap::from([(key.to_owned(), "x".to_owned())]);
-            let (got, kept_off) = of_pods(&pairs, &permitted);
-            assert_eq!(got.contains_key(key), gets, "{key}");
-            assert_eq!(kept_off.is_empty(), gets, "{key}");
+            let (got, kept_off) = of_pods(kind, &pairs, &permitted);
+            assert_eq!(got.contains_key(key), gets, "{kind:?} {key}");
+            assert_eq!(kept_off.is_empty(), gets, "{kind:?} {key}");
         }
     }
 

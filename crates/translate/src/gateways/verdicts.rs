@@ -10,7 +10,7 @@ use weft_ir::{ServiceId, Transport};
 use super::addresses::{Requested, assign, is_of, of_service, requested};
 use super::certificates::Data;
 use super::classes::{Class, NAME_LIMIT};
-use super::metadata::of_pods;
+use super::metadata::{Key, of_pods};
 use super::parameters::Parameters;
 use super::plans::Plan;
 use super::provision::{
@@ -120,8 +120,10 @@ pub(crate) fn provision(
     };
     let mut labels = asked(|of| &of.labels);
     let annotations = asked(|of| &of.annotations);
-    let (mut pod_labels, mut kept_off_pods) = of_pods(&labels, parameters.pod_metadata());
-    let (pod_annotations, kept_off) = of_pods(&annotations, parameters.pod_metadata());
+    let (mut pod_labels, mut kept_off_pods) =
+        of_pods(Key::Label, &labels, parameters.pod_metadata());
+    let (pod_annotations, kept_off) =
+        of_pods(Key::Annotation, &annotations, parameters.pod_metadata());
     kept_off_pods.extend(kept_off);
     for labels in [&mut labels, &mut pod_labels] {
         labels.insert(GATEWAY_LABEL.to_owned(), owned.meta.name.clone());
