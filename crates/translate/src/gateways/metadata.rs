@@ -34,8 +34,7 @@ impl Key {
             let rest = domain.strip_suffix(*of);
             rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
-        HARMLESS.contains(&domain)
-            || (self == Self::Label && !RESERVED.iter().any(|of| is_below(&of)))
+        HARMLESS.contains(&domain) || (self == Self::Label && !RESERVED.iter().any(is_below))
     }
 }
 
