@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use weft_ir::{Mode, Protocol, Routing, Serving};
 use weft_testkit::pki::Pki;
@@ -19,20 +19,16 @@ type Told = mpsc::UnboundedReceiver<&'static str>;
 /// An application that answers nothing; says of each connection when it was asked on it, and when it ended.
 async fn silent_app() -> (SocketAddr, Told) {
     let (tell, told) = mpsc::unbounded_channel();
-    let listener = TcpListener::bind(ANY).await.unwrap();
-    let app = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let tell = tell.clone();
-            tokio::spawn(async move {
-                head(&mut stream).await;
-                let _ = tell.send("asked");
-                let _ = stream.read_to_end(&mut Vec::new()).await;
-                let _ = tell.send("ended");
-            });
+    let serve = move |mut stream: TcpStream| {
+        let tell = tell.clone();
+        async move {
+            head(&mut stream).await;
+            let _ = tell.send("asked");
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            let _ = tell.send("ended");
         }
-    });
-    (app, told)
+    };
+    (application(serve).await, told)
 }
 
 /// The same behind a pair of proxies.

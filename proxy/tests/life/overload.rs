@@ -117,10 +117,8 @@ async fn what_is_beyond_the_memory_is_not_taken() {
     .await;
 }
 
-#[tokio::test]
-async fn a_client_that_resets_what_it_begins_is_closed_and_others_are_served() {
-    let (gateway, number, _app) = before(Speaks::Silent, |_| {}).await;
-    let mut client = connect(number).await;
+/// Begins requests and resets each, until the connection takes no more; gives how many that were.
+async fn begin_and_reset(mut client: h2::client::SendRequest<Bytes>) -> usize {
     let mut begun = 0;
     while let Ok(mut ready) = client.clone().ready().await {
         let Ok((answer, mut body)) = ready.send_request(post(), false) else {
@@ -133,6 +131,13 @@ async fn a_client_that_resets_what_it_begins_is_closed_and_others_are_served() {
         assert!(begun < 1_000, "the connection goes on");
         client = ready;
     }
+    begun
+}
+
+#[tokio::test]
+async fn a_client_that_resets_what_it_begins_is_closed_and_others_are_served() {
+    let (gateway, number, _app) = before(Speaks::Silent, |_| {}).await;
+    let begun = begin_and_reset(connect(number).await).await;
     assert!(begun > 200, "{begun}");
     let closed = "weft_protocol_errors_total{listener=\"gateway\",reason=\"resets\"}";
     assert_eq!(line(&gateway, closed), 1);
@@ -167,18 +172,7 @@ async fn a_pod_that_resets_what_it_begins_is_told_to_go_and_what_it_waits_for_go
     tokio::spawn(connection);
     let mut client: h2::client::SendRequest<Bytes> = client.ready().await.unwrap();
     let (waits, _body) = client.send_request(post(), false).unwrap();
-    let mut begun = 0;
-    while let Ok(mut ready) = client.clone().ready().await {
-        let Ok((answer, mut body)) = ready.send_request(post(), false) else {
-            break;
-        };
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        body.send_reset(h2::Reason::CANCEL);
-        drop(answer);
-        begun += 1;
-        assert!(begun < 1_000, "the connection goes on");
-        client = ready;
-    }
+    begin_and_reset(client).await;
     let line = "weft_protocol_errors_total{listener=\"outbound\",reason=\"resets\"} 1";
     assert!(pod.metrics().contains(line), "{}", pod.metrics());
     let answered = tokio::time::timeout(Duration::from_millis(500), waits);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::Request;
 use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use weft_ir::{Protocol, Serving};
 
@@ -18,21 +18,17 @@ type Ended = mpsc::UnboundedReceiver<()>;
 /// An application whose answers never end; tells of each connection that does.
 async fn endless() -> (SocketAddr, Ended) {
     let (tell, told) = mpsc::unbounded_channel();
-    let listener = TcpListener::bind(ANY).await.unwrap();
-    let app = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let tell = tell.clone();
-            tokio::spawn(async move {
-                head(&mut stream).await;
-                let begin = b"HTTP/1.1 200 OK\r\n\r\n";
-                stream.write_all(begin).await.unwrap();
-                while stream.write_all(&[b'x'; 16 << 10]).await.is_ok() {}
-                let _ = tell.send(());
-            });
+    let serve = move |mut stream: TcpStream| {
+        let tell = tell.clone();
+        async move {
+            head(&mut stream).await;
+            let begin = b"HTTP/1.1 200 OK\r\n\r\n";
+            stream.write_all(begin).await.unwrap();
+            while stream.write_all(&[b'x'; 16 << 10]).await.is_ok() {}
+            let _ = tell.send(());
         }
-    });
-    (app, told)
+    };
+    (application(serve).await, told)
 }
 
 /// A gateway before it, with a rule that bounds its requests so, and this bound on what is not taken.

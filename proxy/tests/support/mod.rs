@@ -409,6 +409,22 @@ impl Seen {
     }
 }
 
+/// An application that treats each connection so.
+pub async fn application<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind(ANY).await.unwrap();
+    let app = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).unwrap();
+            tokio::spawn(serve(stream));
+        }
+    });
+    app
+}
+
 /// A client pod and a server pod, without the applications.
 pub struct Proxies {
     pub client: Pod,
@@ -447,15 +463,7 @@ impl Proxies {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(ANY).await.unwrap();
-        let app = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                stream.set_nodelay(true).unwrap();
-                tokio::spawn(serve(stream));
-            }
-        });
-        Self::before(app, protocol)
+        Self::before(application(serve).await, protocol)
     }
 
     pub async fn connect(&self) -> TcpStream {
