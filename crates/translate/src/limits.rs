@@ -2,7 +2,7 @@
 //!
 //! What does not fit costs its owner: the route or listener is not accepted, with its size and the limit in the
 //! condition. Sizes are upper bounds of what is sent (`weft_ir::Rule::wire_size`), so that whatever is admitted here fits
-//! into one resource: the controller sends none of more than 12 MiB, and a proxy takes updates of 16 MiB.
+//! into one resource: the controller sends none of more than 12 MiB, and a proxy takes resources of 16 MiB.
 
 use std::collections::HashSet;
 

@@ -31,10 +31,6 @@ pub(super) const METHODS: [Method; 9] = [
 
 /// Tries beside the first one, where nothing is said.
 const ATTEMPTS: u32 = 1;
-/// Tries beside the first one, at most.
-const MAX_ATTEMPTS: u32 = 10;
-/// The wait before another try, where nothing is said, and at least.
-const BACKOFF: Duration = Duration::from_millis(25);
 
 /// What it would take is not known: it answers 500 to what no other rule takes.
 pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Report) -> CompiledRule {
@@ -326,26 +322,28 @@ fn retry_of(spec: &HttpRetry, at: &str, report: &mut Report) -> Result<Option<Re
         }
     }
     let mut wait = match backoff {
-        None => BACKOFF,
+        None => Retry::LEAST_BACKOFF,
         Some(text) => time(text, &format!("{at}.backoff"))?,
     };
     if attempts == 0 {
         return Ok(None);
     }
-    if attempts > MAX_ATTEMPTS {
+    let most = Retry::MAX_ATTEMPTS;
+    if attempts > most {
         report.adjusted.push(format!(
-            "{at}.attempts: {attempts} is more than {MAX_ATTEMPTS}, which are made"
+            "{at}.attempts: {attempts} is more than {most}, which are made"
         ));
     }
-    if wait < BACKOFF {
+    let least = Retry::LEAST_BACKOFF;
+    if wait < least {
         report.adjusted.push(format!(
-            "{at}.backoff: {wait:?} is less than {BACKOFF:?}, which are waited"
+            "{at}.backoff: {wait:?} is less than {least:?}, which are waited"
         ));
-        wait = BACKOFF;
+        wait = least;
     }
     Ok(Some(Retry {
         codes: known,
-        attempts: attempts.min(MAX_ATTEMPTS),
+        attempts: attempts.min(most),
         backoff: wait,
     }))
 }
