@@ -38,6 +38,11 @@ pub fn patch() -> PatchParams {
     }
 }
 
+/// How objects are applied: fields of ours that somebody else has set are ours again.
+pub fn apply() -> PatchParams {
+    PatchParams::apply(FIELD_MANAGER).force()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -354,7 +354,7 @@ impl Process {
         };
         tracing::info!(listen = %options.listen, "serving proxies");
         let port = Port::new("grpc", &self.rejected);
-        Ok(server::serve_on(
+        Ok(server::serve(
             listener,
             &port,
             tls,

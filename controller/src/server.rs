@@ -59,8 +59,6 @@ pub struct Proven {
 /// The server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("listening on {0}: {1}; check that the port is free")]
-    Listen(SocketAddr, io::Error),
     #[error("making the serving certificate: {0}")]
     Certificate(#[from] SignError),
     #[error("setting up TLS: {0}")]
@@ -69,23 +67,9 @@ pub enum ServeError {
     Grpc(#[from] tonic::transport::Error),
 }
 
-/// Listens and serves until told to stop; then no new connections are taken, and open ones have five seconds to end.
+/// Serves on a socket that listens, until told to stop; then no new connections are taken, and open ones have five seconds to
+/// end.
 pub async fn serve(
-    listen: SocketAddr,
-    port: &Port,
-    tls: ServerIdentity,
-    mesh: impl Mesh,
-    ca: impl CertificateAuthority,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| ServeError::Listen(listen, error))?;
-    serve_on(listener, port, tls, mesh, ca, shutdown).await
-}
-
-/// As [`serve`], on a socket that listens already.
-pub async fn serve_on(
     listener: TcpListener,
     port: &Port,
     tls: ServerIdentity,

@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
-use kube::api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams};
+use kube::api::{DeleteParams, ObjectMeta, PartialObjectMeta, Patch};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 use super::trust::TrustReceiver;
-use crate::kubernetes::FIELD_MANAGER;
+use crate::kubernetes;
 use crate::snapshot::Snapshots;
 
 /// The ConfigMap's name.
@@ -284,7 +284,7 @@ async fn write(client: &Client, namespace: &str, data: &Data, metrics: &Metrics)
         ..ConfigMap::default()
     };
     // By force: whoever edits the roots would cut a namespace off.
-    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let params = kubernetes::apply();
     let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
     let apply = Patch::Apply(&map);
     let mut written = api.patch(CONFIG_MAP, &params, &apply).await;

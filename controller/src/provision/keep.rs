@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, Preconditions};
 use kube::{Client, Error as KubeError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_ir::GatewayId;
 
+use super::ProxySettings;
 use super::observe::{ObjectId, Observed, Seen, Watches, resource};
 use super::plan::{self, Applied, Apply, Delete, Step, Work};
-use super::{MANAGER, ProxySettings};
+use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::retries::{Retries, sleep_until};
 use crate::snapshot::{Snapshot, Snapshots};
@@ -237,7 +238,7 @@ impl Provisioner {
                 plan::hindrance(*kind, key, &Seen::new(&there.metadata), gateway_uid)?;
             }
         }
-        let parameters = PatchParams::apply(MANAGER).force();
+        let parameters = kubernetes::apply();
         let written = api
             .patch(&key.name, &parameters, &Patch::Apply(object))
             .await;

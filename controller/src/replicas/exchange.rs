@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::report::{Others, Report};
-use crate::kubernetes::FIELD_MANAGER;
+use crate::kubernetes::{self, FIELD_MANAGER};
 use crate::snapshot::Snapshots;
 use crate::status;
 use crate::subscribe::Registry;
@@ -122,10 +122,7 @@ impl Exchange {
                 "renewTime": MicroTime(Timestamp::now()),
             },
         });
-        let (name, params) = (
-            lease_of(&self.name),
-            PatchParams::apply(FIELD_MANAGER).force(),
-        );
+        let (name, params) = (lease_of(&self.name), kubernetes::apply());
         let apply = Patch::Apply(&lease);
         match timeout(REQUEST, api.patch(&name, &params, &apply)).await {
             Ok(Ok(_)) => *said = Some((report, Instant::now())),

@@ -28,7 +28,7 @@ use weft_api::proto::mesh_client::MeshClient;
 use weft_api::proto::mesh_server::Mesh;
 use weft_api::proto::{ProxyMessage, SignRequest, SignResponse, Update};
 
-use super::{PeerIdentity, serve_on};
+use super::{PeerIdentity, serve};
 use crate::identity::tests::{DAY, identity, now, request, trust, uri};
 use crate::identity::{Metrics, ServerIdentity, Trust};
 
@@ -102,7 +102,7 @@ async fn server() -> Server {
     let port = Port::new("grpc", &rejected);
     let ending = stop.clone();
     let done =
-        tokio::spawn(async move { serve_on(listener, &port, tls, WhoAmI, Address, ending).await });
+        tokio::spawn(async move { serve(listener, &port, tls, WhoAmI, Address, ending).await });
     Server {
         address,
         trust: sender,
