@@ -231,7 +231,7 @@ impl ResolvedPort {
     pub fn repeats_for(&self, route: &RouteId) -> bool {
         let of_listener = |listener: &ResolvedListener| {
             let mut hosts = listener.hosts.values();
-            hosts.any(|routes| routes.repeat_for(route))
+            hosts.any(|routes| routes.repeats_for(route))
         };
         match &self.serving {
             ResolvedServing::Http(listeners) => listeners.values().any(of_listener),

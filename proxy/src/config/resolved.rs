@@ -140,7 +140,7 @@ pub struct ComposedService {
 
 impl Routes {
     /// Whether any rule is of the route and sends requests again, also one of a Service that rules send to.
-    pub fn repeat_for(&self, route: &RouteId) -> bool {
+    pub fn repeats_for(&self, route: &RouteId) -> bool {
         let rules = self.table.rules().iter();
         let mut composed = self
             .rules
@@ -150,7 +150,7 @@ impl Routes {
         rules
             .filter(|rule| rule.retry.is_some())
             .any(|rule| rule.route == *route)
-            || composed.any(|service| service.routes.repeat_for(route))
+            || composed.any(|service| service.routes.repeats_for(route))
     }
 }
 
@@ -162,7 +162,7 @@ impl Resolved {
         };
         match &service.routing {
             ResolvedRouting::Http(routes, _) | ResolvedRouting::Grpc(routes, _) => {
-                routes.repeat_for(route)
+                routes.repeats_for(route)
             }
             ResolvedRouting::Direct(_) | ResolvedRouting::Tls(_) | ResolvedRouting::Tcp(_) => false,
         }

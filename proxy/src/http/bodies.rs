@@ -109,7 +109,6 @@ impl Body {
                 generation: 0,
                 frames: VecDeque::new(),
                 next: 0,
-                held: 0,
                 charged: 0,
                 read: 0,
                 keeping: true,
@@ -323,8 +322,7 @@ struct KeptState {
     frames: VecDeque<Bytes>,
     /// Place in `frames` of what the reader gets next.
     next: usize,
-    /// Bytes that count against [`KEEP`], and those in `frames` that count in `replay`.
-    held: usize,
+    /// Bytes in `frames`, as long as they are kept: they count against [`KEEP`] and in `replay`.
     charged: usize,
     read: u64,
     keeping: bool,
@@ -410,11 +408,10 @@ impl KeptState {
         if !self.keeping {
             return;
         }
-        if self.once || self.held + data.len() > KEEP || !self.replay.take(data.len()) {
+        if self.once || self.charged + data.len() > KEEP || !self.replay.take(data.len()) {
             self.stop_keeping();
             return;
         }
-        self.held += data.len();
         self.charged += data.len();
         self.frames.push_back(data.clone());
         self.next += 1;

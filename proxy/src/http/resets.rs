@@ -47,9 +47,9 @@ impl Resets {
         Unanswered(Some(self.clone()))
     }
 
-    /// Resolves when the connection is to be closed for its resets.
-    pub(super) async fn too_many(&self) {
-        self.too_many.cancelled().await;
+    /// Is cancelled when the connection is to be closed for its resets.
+    pub(super) fn too_many(&self) -> &CancellationToken {
+        &self.too_many
     }
 
     fn reset(&self) {

@@ -125,17 +125,16 @@ where
         .linger
         .filter(|_| !manner.http2)
         .map(|_| leaving.clone());
-    let (connection, watched, closed) = (handler.clone(), handler.clone(), handler.clone());
-    let handling = handler.clone();
     let resets = manner.http2.then(|| Arc::new(Resets::new()));
     let counted = resets.clone();
-    let handler = handler.clone();
+    let too_many = resets.as_deref().map(Resets::too_many);
+    let serving = handler.clone();
     let service = service_fn(move |request| {
         if let Some(requests) = &requests {
             requests.fetch_add(1, Relaxed);
         }
         // In a box: started requests are moved about, and a pointer is moved faster.
-        let answer = Box::pin(handler.clone().handle(request));
+        let answer = Box::pin(serving.clone().handle(request));
         let last = last.clone();
         let requests = requests.clone();
         let unanswered = counted.as_ref().map(Resets::begin);
@@ -159,18 +158,18 @@ where
     let ending = async {
         tokio::select! {
             () = closing.begun() => {}
-            () = idle(&*connection, &begun, manner.idle) => {}
+            () = idle(&**handler, &begun, manner.idle) => {}
             () = ended(manner.valid) => {}
         }
     };
-    let evicted = connection.evicted().cloned();
+    let evicted = handler.evicted();
     let mut over = pin!(async {
         tokio::select! {
             () = closing.over() => {}
-            () = let_go(&*handling, evicted.as_ref()) => {}
+            () = let_go(&**handler, evicted) => {}
         }
     });
-    let stream = Lingering::new(stream, closing.clone(), evicted.clone());
+    let stream = Lingering::new(stream, closing.clone(), evicted.cloned());
     if manner.http2 {
         let stream = TokioIo::new(Corked::new(stream));
         let connection = http2_server(&manner).serve_connection(stream, service);
@@ -179,8 +178,8 @@ where
             // First: a request that is there already is begun before the connection is told to finish.
             biased;
             ended = connection.as_mut() => return ended,
-            () = too_many(resets.as_deref()) => {
-                closed.closed("resets");
+            () = cancelled(too_many) => {
+                handler.closed("resets");
                 connection.as_mut().graceful_shutdown();
                 if !manner.outside {
                     // Others' requests are on it as well: they go on, on no more streams than there are.
@@ -190,7 +189,7 @@ where
                 let _ = tokio::time::timeout(FAREWELL, connection).await;
                 return Ok(());
             }
-            () = cancelled(evicted.as_ref()) => {
+            () = cancelled(evicted) => {
                 connection.as_mut().graceful_shutdown();
                 // Time for the client to hear of it; a request that crosses with it is answered.
                 let heard = tokio::time::timeout(SHORT_FAREWELL, connection.as_mut());
@@ -204,16 +203,17 @@ where
             biased;
             ended = finish(connection, over) => ended,
             // Streams whose last bytes the client does not take would hold it.
-            () = idle(&*handling, &begun, manner.idle) => Ok(()),
-            () = too_many(resets.as_deref()), if manner.outside => {
-                closed.closed("resets");
+            () = idle(&**handler, &begun, manner.idle) => Ok(()),
+            () = cancelled(too_many), if manner.outside => {
+                handler.closed("resets");
                 Ok(())
             }
         }
     } else {
-        let busy = move || watched.busy();
+        let busy = handler.clone();
+        let busy = move || busy.busy();
         let stream = Watched::new(stream, manner.half_close, manner.answer_idle, busy);
-        let busy = connection.clone();
+        let busy = handler.clone();
         let words = manner.words;
         let stream = Worded::new(stream, begun.clone(), move || !words || busy.busy());
         let connection = http1_server(manner.patience)
@@ -224,7 +224,7 @@ where
             // First: a request that is there already is begun before the connection is told to finish.
             biased;
             ended = connection.as_mut() => return ended,
-            () = cancelled(evicted.as_ref()) => leaving.store(true, Relaxed),
+            () = cancelled(evicted) => leaving.store(true, Relaxed),
             () = ending => leaving.store(true, Relaxed),
         }
         if let Some(linger) = manner.linger {
@@ -278,13 +278,6 @@ async fn let_go<H: Handle>(handler: &H, evicted: Option<&CancellationToken>) {
     cancelled(evicted).await;
     while handler.busy() {
         tokio::time::sleep(FAREWELL).await;
-    }
-}
-
-async fn too_many(resets: Option<&Resets>) {
-    match resets {
-        Some(resets) => resets.too_many().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -8,7 +8,6 @@ use super::bodies::Response;
 use super::errors::Failure;
 use super::exchange::Caller;
 use crate::tcp;
-use crate::telemetry::requests::Direction;
 use crate::upstream::Outcome;
 
 /// The client's side of the change, of a request that asks for one.
@@ -42,8 +41,7 @@ pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, caller
         client.begin();
     }
     let closing = caller.closing.clone();
-    let of_gateway = caller.direction == Direction::Gateway;
-    let idle = caller.context.bytes_idle.filter(|_| of_gateway);
+    let idle = caller.context.bytes_idle(caller.direction);
     caller.context.shutdown.spawn(async move {
         // Either side may be gone before the change is through: there is nobody left to tell.
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,14 +43,12 @@ struct State {
     requests: AtomicU32,
     /// Milliseconds from the start to the end of the last request, or to the opening.
     idle_since: AtomicU64,
-    /// `told` is cancelled.
-    evicted: AtomicBool,
     told: CancellationToken,
 }
 
 impl State {
     fn idle_since(&self) -> Option<u64> {
-        let idle = self.requests.load(Relaxed) == 0 && !self.evicted.load(Relaxed);
+        let idle = self.requests.load(Relaxed) == 0 && !self.told.is_cancelled();
         idle.then(|| self.idle_since.load(Relaxed))
     }
 }
@@ -72,7 +70,6 @@ impl Clients {
             source,
             requests: AtomicU32::new(0),
             idle_since: AtomicU64::new(self.0.millis(Instant::now())),
-            evicted: AtomicBool::new(false),
             told: CancellationToken::new(),
         });
         let mut open = self.0.open();
@@ -111,7 +108,6 @@ impl Open {
     fn evict_found(&mut self) -> Option<IpAddr> {
         while let Some((since, state)) = self.found.pop() {
             if state.idle_since() == Some(since) {
-                state.evicted.store(true, Relaxed);
                 state.told.cancel();
                 return Some(state.source);
             }

@@ -19,6 +19,7 @@ use crate::overload::Overload;
 use crate::shutdown::{Closing, Shutdown};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::requests::Direction;
 use crate::tls::Tls;
 use crate::upstream::Shared;
 
@@ -81,7 +82,7 @@ pub struct Context {
     /// How long a gateway's client may take nothing of an answer.
     answer_idle: Option<Duration>,
     /// How long a gateway passes on bytes of which there are none.
-    pub bytes_idle: Option<Duration>,
+    bytes_idle: Option<Duration>,
 }
 
 /// Whether connections of the pod's may go out in plain text.
@@ -146,6 +147,11 @@ impl Context {
             answer_idle: limited(proxy.options.answer_idle),
             bytes_idle: limited(proxy.options.bytes_idle),
         }))
+    }
+
+    /// How long bytes of such connections may pass on nothing.
+    pub fn bytes_idle(&self, direction: Direction) -> Option<Duration> {
+        self.bytes_idle.filter(|_| direction == Direction::Gateway)
     }
 
     /// Looks after what has to be looked after from time to time.

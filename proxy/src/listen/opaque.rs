@@ -106,10 +106,7 @@ impl<'a> Account<'a> {
         A: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
-        let idle = self
-            .context
-            .bytes_idle
-            .filter(|_| self.direction == Direction::Gateway);
+        let idle = self.context.bytes_idle(self.direction);
         let (passed, ended) = tcp::pass(client, upstream, &self.closing, idle).await;
         self.passed = passed;
         Ok(ended?)
