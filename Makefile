@@ -5,6 +5,8 @@ SHELL := /bin/bash
 KUBECONFIG_FILE := $(CURDIR)/.cluster/kubeconfig
 CLUSTER := tests/e2e/cluster/cluster
 NODES ?= 2
+PROFILE ?= release
+export PROFILE
 PROFILES ?= MESH-HTTP,MESH-GRPC,GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP
 
 ifneq ($(E2E_CLUSTER),existing)
@@ -36,7 +38,7 @@ cluster-load: ## load a docker archive into the cluster's nodes: make cluster-lo
 	@test -n "$(ARCHIVE)" || { echo "cluster-load needs ARCHIVE=file.tar, a docker archive" >&2; exit 2; }
 	$(CLUSTER) load $(ARCHIVE)
 
-images: ## build the images, as docker archives in target/images
+images: ## build the images, as docker archives in target/images (PROFILE=dist: those of a release, which take longest)
 	images/pack
 
 install: images ## build and load the images, install the chart, wait until ready
@@ -64,5 +66,5 @@ conformance: ## the official Gateway API suite, or some of its PROFILES=MESH-HTT
 bench: ## Weft, Envoy and haproxy at the same work; results in target/bench/results.json
 	bench/run
 
-footprint: ## memory of a sidecar, and how soon a route is obeyed, on the cluster with Weft installed from release images
+footprint: ## memory of a sidecar, and how soon a route is obeyed, on the cluster with Weft installed; PROFILE=dist measures the images of a release
 	bench/footprint

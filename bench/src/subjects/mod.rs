@@ -36,9 +36,9 @@ impl Subject {
 /// Where the programs are that the subjects need.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Programs {
-    #[arg(long, default_value = "target/release/weft-proxy")]
+    #[arg(long, default_value = "target/dist/weft-proxy")]
     weft_proxy: PathBuf,
-    #[arg(long, default_value = "target/release/weft-injector")]
+    #[arg(long, default_value = "target/dist/weft-injector")]
     weft_injector: PathBuf,
     #[arg(long, default_value = "target/bench/envoy")]
     envoy: PathBuf,
