@@ -1,7 +1,7 @@
 //! What differs between what was sent and what was seen, beyond what may.
 //!
-//! What may is in `docs/protocols.md`, "What is changed on a message", and nowhere else; each of its rows has its place
-//! below.
+//! The allowed differences are listed in `docs/explanation/protocols.md`, "Changes to a message", and
+//! nowhere else; each of its rows has its place below.
 
 use super::message::*;
 use super::support::Version;
@@ -19,7 +19,7 @@ const OF_CONNECTION: [&str; 8] = [
     "http2-settings",
 ];
 
-/// Set by a gateway, whatever its client says (docs/gateway.md).
+/// Set by a gateway, whatever its client says (docs/reference/gateways.md).
 const OF_GATEWAY: [&str; 7] = [
     "forwarded",
     "x-forwarded-for",

@@ -1,6 +1,6 @@
 //! GatewayClasses, Gateways and ListenerSets. Enumerations are text: values that this version does not know become
-//! conditions. What protects must be understood: its structures know all of their fields (docs/reference.md, "Fields that
-//! must be understood").
+//! conditions. Fields that protect something must be understood: their structures deny unknown fields
+//! (docs/reference/statuses.md, "Fields that must be understood").
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The fields that must be understood (docs/reference.md): with one that is not known below them, nothing is served by what they
+//! The fields that must be understood (docs/reference/statuses.md): with one that is not known below them, nothing is served by what they
 //! protect.
 
 use serde_json::{Value, json};
@@ -206,7 +206,7 @@ fn fields_that_are_not_known_elsewhere_change_nothing() {
 
 #[test]
 fn the_reference_lists_the_fields() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference.md");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/statuses.md");
     let text = std::fs::read_to_string(file).unwrap();
     let (_, section) = text
         .split_once("## Fields that must be understood")
