@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/target/cluster/bin:$(PATH)
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: cluster install ## a cluster, Weft and the sample shop, traffic through its routes, and a table of what happened
+demo: ## a cluster, Weft and the sample shop, traffic through its routes, and a table of what happened
 	examples/shop/demo
 
 test: ## everything that CI runs; ends with "N passed, N failed"
