@@ -1,4 +1,4 @@
-# The commands of the project. `make help` lists them; README.md explains them.
+# The commands of the project. `make help` lists them; README.md and CONTRIBUTING.md explain them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -14,7 +14,7 @@ export KUBECONFIG := $(KUBECONFIG_FILE)
 endif
 export PATH := $(CURDIR)/target/cluster/bin:$(PATH)
 
-.PHONY: help demo test lint cluster cluster-down cluster-load images install uninstall e2e e2e-families soak conformance bench footprint
+.PHONY: help demo check test lint cluster cluster-down cluster-load images install uninstall e2e e2e-families soak conformance bench footprint
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,10 +22,13 @@ help: ## list the commands
 demo: ## a cluster, Weft and the sample shop, traffic through its routes, and a table of what happened
 	examples/shop/demo
 
+check: ## what a change has to pass: rustfmt, clippy, unit, golden and in-memory tests; no root, no network, no cluster
+	tests/check
+
 test: ## everything that CI runs; ends with "N passed, N failed"
 	tests/all
 
-lint: ## rustfmt, clippy, gofmt and vet, with warnings denied
+lint: ## docs-check, rustfmt, clippy, rustdoc, cargo-deny where it is installed, gofmt and vet, with warnings denied
 	tests/lint
 
 cluster: ## a Kubernetes cluster of two nodes for tests (NODES=1: faster; FAMILY=dual or ipv6; GATEWAY_API=v1.6.3: older kinds); its kubeconfig is .cluster/kubeconfig

@@ -1,6 +1,6 @@
 //! The redirect rules in a real network namespace: two namespaces joined by a veth, the rules in one of them, small
-//! listeners in the place of the proxy and the app. Needs root and `ip` and `nft`; without root the tests fail with
-//! a message that says so, unless `WEFT_SKIP_ROOT_TESTS=1` asks to leave them out.
+//! listeners in the place of the proxy and the app. Needs root and `ip` and `nft`; without root the tests are skipped
+//! and say so, and fail with `WEFT_ROOT_TESTS=all`.
 //!
 //! A listener or a dialler is this test binary again, started in a namespace under a user of choice (`role`).
 

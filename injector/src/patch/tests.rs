@@ -1,5 +1,5 @@
 //! Golden files: each of `tests/golden/*.yaml` holds a namespace and a pod, and after `---` what becomes of them.
-//! `WEFT_UPDATE_GOLDEN=1` writes the second part anew, for `git diff` to judge.
+//! `UPDATE_GOLDEN=1` writes the second part anew, for `git diff` to judge.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -113,7 +113,7 @@ fn outcome(given: &Given, path: &Path) -> Wanted {
 #[test]
 fn golden_files() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let update = std::env::var_os("WEFT_UPDATE_GOLDEN").is_some();
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
