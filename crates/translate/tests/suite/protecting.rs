@@ -206,7 +206,10 @@ fn fields_that_are_not_known_elsewhere_change_nothing() {
 
 #[test]
 fn the_reference_lists_the_fields() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/statuses.md");
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/reference/statuses.md"
+    );
     let text = std::fs::read_to_string(file).unwrap();
     let (_, section) = text
         .split_once("## Fields that must be understood")
