@@ -8,12 +8,11 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_accept::Protected;
 use weft_accept::pages::{self, MetricsPage, Pages, text};
 use weft_process::Exposition;
-
-use crate::snapshot::Snapshots;
 
 /// `/metrics`.
 pub fn metrics(registry: Registry) -> MetricsPage {
@@ -22,13 +21,22 @@ pub fn metrics(registry: Registry) -> MetricsPage {
 }
 
 /// `/ready`: 200 once every kind has been listed and translated, 503 before that and while stopping.
-#[derive(Clone)]
-pub struct Ready {
-    pub snapshots: Snapshots,
+pub struct Ready<T> {
+    /// The latest translation; `None` before the first.
+    pub latest: watch::Receiver<Option<T>>,
     pub stop: CancellationToken,
 }
 
-impl Pages for Ready {
+impl<T> Clone for Ready<T> {
+    fn clone(&self) -> Self {
+        Self {
+            latest: self.latest.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Pages for Ready<T> {
     fn has(&self, path: &str) -> Result<(), &'static str> {
         match path {
             "/ready" => Ok(()),
@@ -39,7 +47,7 @@ impl Pages for Ready {
     async fn answer(&self, _: &str, _: &HeaderMap) -> Response<Full<Bytes>> {
         if self.stop.is_cancelled() {
             text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
-        } else if self.snapshots.borrow().is_none() {
+        } else if self.latest.borrow().is_none() {
             let words = "the cluster has not been seen whole yet\n";
             text(StatusCode::SERVICE_UNAVAILABLE, words)
         } else {

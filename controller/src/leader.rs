@@ -1,4 +1,5 @@
-//! Leader election by a Lease, so that one replica at a time writes statuses. Serving proxies needs no leader.
+//! Leader election by a Lease, so that one replica at a time writes statuses, and one provisions. Serving proxies needs no
+//! leader.
 //!
 //! A Lease that nobody renews is taken over after it has been seen unchanged for its duration: clocks of other
 //! machines are not trusted, only how long something has not changed here.
@@ -16,9 +17,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::kubernetes;
-use crate::metrics::Metrics;
-
-pub const LEASE: &str = "weft-controller";
+use crate::metrics::ClusterMetrics;
 
 /// Unchanged for this long, a Lease is free.
 const DURATION: Duration = Duration::from_secs(10);
@@ -33,9 +32,11 @@ const REQUEST: Duration = Duration::from_secs(3);
 pub struct Election {
     pub client: Client,
     pub namespace: String,
+    /// The name of the Lease.
+    pub lease: &'static str,
     /// What this replica is called; no two may be called the same.
     pub name: String,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<ClusterMetrics>,
     pub stop: CancellationToken,
 }
 
@@ -89,12 +90,12 @@ impl Election {
                 Ok(Ok(true)) => renewed = Some(begin),
                 Ok(Ok(false)) => renewed = None,
                 Ok(Err(error)) => tracing::warn!(
-                    %error, lease = LEASE, namespace = self.namespace,
+                    %error, lease = self.lease, namespace = self.namespace,
                     "the Lease could not be read or written; check that the controller's account may get, create and \
                      update it"
                 ),
                 Err(_) => tracing::warn!(
-                    lease = LEASE,
+                    lease = self.lease,
                     "the API server does not answer about the Lease"
                 ),
             }
@@ -112,7 +113,7 @@ impl Election {
 
     /// Whether this replica holds the Lease now.
     async fn round(&self, api: &Api<Lease>, seen: &mut Option<Seen>) -> Result<bool, KubeError> {
-        let Some(mut lease) = api.get_opt(LEASE).await? else {
+        let Some(mut lease) = api.get_opt(self.lease).await? else {
             return self.create(api).await;
         };
         let version = lease.metadata.resource_version.clone();
@@ -128,7 +129,7 @@ impl Election {
         let taken = step == Step::Take;
         let before = lease.spec.take().unwrap_or_default();
         lease.spec = Some(self.spec(before, taken));
-        match api.replace(LEASE, &kubernetes::post(), &lease).await {
+        match api.replace(self.lease, &kubernetes::post(), &lease).await {
             Ok(_) => Ok(true),
             Err(KubeError::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
@@ -138,7 +139,7 @@ impl Election {
     async fn create(&self, api: &Api<Lease>) -> Result<bool, KubeError> {
         let lease = Lease {
             metadata: ObjectMeta {
-                name: Some(LEASE.to_owned()),
+                name: Some(self.lease.to_owned()),
                 ..ObjectMeta::default()
             },
             spec: Some(self.spec(LeaseSpec::default(), true)),
@@ -183,13 +184,13 @@ impl Election {
     /// The next leader need not wait.
     async fn give_back(&self, api: &Api<Lease>) {
         let giving = async {
-            let mut lease = api.get(LEASE).await?;
+            let mut lease = api.get(self.lease).await?;
             let spec = lease.spec.get_or_insert_default();
             if spec.holder_identity.as_deref() != Some(&self.name) {
                 return Ok(());
             }
             spec.holder_identity = Some(String::new());
-            api.replace(LEASE, &kubernetes::post(), &lease)
+            api.replace(self.lease, &kubernetes::post(), &lease)
                 .await
                 .map(drop)
         };

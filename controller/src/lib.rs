@@ -1,9 +1,10 @@
 //! The control plane of a Weft mesh.
 //!
-//! [`watch`] -> [`snapshot`] -> [`subscribe`] is the way from the cluster to the proxies; [`status`] the way back, for
-//! the [`leader`] alone, which also keeps what Gateways run on ([`provision`]). [`identity`] keeps the root and signs;
-//! [`server::serve`] runs the gRPC port with a Mesh and a CertificateAuthority service behind it, until its token is
-//! cancelled. Every request carries a [`server::PeerIdentity`] extension. [`rotation`] replaces the root.
+//! Two processes ([`run`]). In [`run::serve`], [`watch`] -> [`snapshot`] -> [`subscribe`] leads from the cluster to the
+//! proxies; [`status`] leads back, on the [`leader`] alone. [`identity`] keeps the root and signs; [`server::serve`] runs the
+//! gRPC port with a Mesh and a CertificateAuthority service behind it, until its token is cancelled. Every request carries a
+//! [`server::PeerIdentity`] extension. [`rotation`] replaces the root. In [`run::provision`], [`provision`] keeps the objects
+//! that Gateways run on.
 
 mod events;
 pub mod http;
@@ -16,6 +17,7 @@ pub mod provision;
 pub mod replicas;
 mod retries;
 pub mod rotation;
+pub mod run;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod scale;

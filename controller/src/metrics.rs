@@ -1,4 +1,4 @@
-//! The controller's metrics. Labels are bounded: kinds and results, never names of users' objects.
+//! Metrics of both commands. Labels are bounded: kinds and results, never names of users' objects.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,88 +13,36 @@ struct Kind {
     kind: String,
 }
 
-/// Handles of every metric of watching, translating, serving and status writing.
+/// Metrics that both commands have: of their watches and their elections.
 #[derive(Debug)]
-pub struct Metrics {
-    /// Open streams of proxies.
-    pub streams: Gauge,
-    /// Addresses that open streams watch, all together.
-    pub watched_addresses: Gauge,
-    pub updates: Counter,
-    pub nacks: Counter,
-    /// Resources that were too large to be sent.
-    pub withheld: Counter,
-    /// Streams ended because of what the proxy sent.
-    pub refused_streams: Counter,
-    pub snapshots: Counter,
-    pub translate_seconds: Histogram,
-    pub status_writes: Counter,
-    pub status_errors: Counter,
-    /// Objects of Gateways written, changed or not.
-    pub provision_writes: Counter,
-    pub provision_errors: Counter,
-    /// 1 while this replica writes statuses.
+pub struct ClusterMetrics {
+    /// 1 while this replica leads.
     pub leader: Gauge,
     unreadable_objects: Family<Kind, Counter>,
     watch_errors: Family<Kind, Counter>,
 }
 
-impl Metrics {
-    /// The handles, registered under `weft_controller_`; and the process's own memory.
-    pub fn register(registry: &mut Registry) -> Self {
-        registry.register_collector(Box::new(ProcessCollector::new("controller")));
-        let registry = registry.sub_registry_with_prefix("weft_controller");
+impl ClusterMetrics {
+    /// Registers the metrics under `weft_<component>_`, and those of the process itself.
+    pub fn register(registry: &mut Registry, component: &'static str) -> Self {
+        registry.register_collector(Box::new(ProcessCollector::new(component)));
+        let registry = registry.sub_registry_with_prefix(format!("weft_{component}"));
         let metrics = Self {
-            streams: Gauge::default(),
-            watched_addresses: Gauge::default(),
-            updates: Counter::default(),
-            nacks: Counter::default(),
-            withheld: Counter::default(),
-            refused_streams: Counter::default(),
-            snapshots: Counter::default(),
-            translate_seconds: Histogram::new(exponential_buckets(0.000_25, 4.0, 9)),
-            status_writes: Counter::default(),
-            status_errors: Counter::default(),
-            provision_writes: Counter::default(),
-            provision_errors: Counter::default(),
             leader: Gauge::default(),
             unreadable_objects: Family::default(),
             watch_errors: Family::default(),
         };
-        metrics.enter(registry);
-        metrics
-    }
-
-    fn enter(&self, to: &mut Registry) {
-        to.register("streams", "Open streams of proxies", self.streams.clone());
-        let help = "Addresses watched by all open streams";
-        to.register("watched_addresses", help, self.watched_addresses.clone());
-        to.register("updates", "Updates sent to proxies", self.updates.clone());
-        let help = "Resources that proxies refused";
-        to.register("nacks", help, self.nacks.clone());
-        let help = "Resources that were not sent to a proxy because they are too large";
-        to.register("withheld", help, self.withheld.clone());
-        let help = "Streams ended because of what the proxy sent";
-        to.register("refused_streams", help, self.refused_streams.clone());
-        let help = "Snapshots translated and published";
-        to.register("snapshots", help, self.snapshots.clone());
-        let help = "Time to translate the cluster once";
-        to.register("translate_seconds", help, self.translate_seconds.clone());
-        let help = "Statuses written";
-        to.register("status_writes", help, self.status_writes.clone());
-        let help = "Statuses that could not be written, each try";
-        to.register("status_errors", help, self.status_errors.clone());
-        let help = "Objects of Gateways applied";
-        to.register("provision_writes", help, self.provision_writes.clone());
-        let help =
-            "Gateways that lack something that they run on, each time that the cause changes";
-        to.register("provision_errors", help, self.provision_errors.clone());
-        let help = "1 while this replica writes statuses";
-        to.register("leader", help, self.leader.clone());
-        let help = "Objects skipped because they cannot be read";
-        to.register("unreadable_objects", help, self.unreadable_objects.clone());
+        let help = "1 while this replica is the leader";
+        registry.register("leader", help, metrics.leader.clone());
+        let help = "Objects skipped because they could not be read";
+        registry.register(
+            "unreadable_objects",
+            help,
+            metrics.unreadable_objects.clone(),
+        );
         let help = "Interruptions of watches";
-        to.register("watch_errors", help, self.watch_errors.clone());
+        registry.register("watch_errors", help, metrics.watch_errors.clone());
+        metrics
     }
 
     pub fn unreadable_object(&self, kind: &str) {
@@ -111,17 +59,104 @@ impl Metrics {
     }
 }
 
+/// Metrics of the provisioner.
+#[derive(Debug)]
+pub struct ProvisionerMetrics {
+    /// Objects applied, whether that changed them or not.
+    pub writes: Counter,
+    pub errors: Counter,
+}
+
+impl ProvisionerMetrics {
+    /// Registers the metrics under `weft_provisioner_`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("weft_provisioner");
+        let metrics = Self {
+            writes: Counter::default(),
+            errors: Counter::default(),
+        };
+        let help = "Objects of Gateways applied";
+        registry.register("writes", help, metrics.writes.clone());
+        let help =
+            "Gateways that lack an object that they run on, counted whenever the cause changes";
+        registry.register("errors", help, metrics.errors.clone());
+        metrics
+    }
+}
+
+/// Metrics of translation, of the streams of proxies and of statuses.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Open streams of proxies.
+    pub streams: Gauge,
+    /// Addresses that open streams watch, in total.
+    pub watched_addresses: Gauge,
+    pub updates: Counter,
+    pub nacks: Counter,
+    /// Resources that were too large to be sent.
+    pub withheld: Counter,
+    /// Streams ended because of what the proxy sent.
+    pub refused_streams: Counter,
+    pub snapshots: Counter,
+    pub translate_seconds: Histogram,
+    pub status_writes: Counter,
+    pub status_errors: Counter,
+}
+
+impl Metrics {
+    /// Registers the metrics under `weft_controller_`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("weft_controller");
+        let metrics = Self {
+            streams: Gauge::default(),
+            watched_addresses: Gauge::default(),
+            updates: Counter::default(),
+            nacks: Counter::default(),
+            withheld: Counter::default(),
+            refused_streams: Counter::default(),
+            snapshots: Counter::default(),
+            translate_seconds: Histogram::new(exponential_buckets(0.000_25, 4.0, 9)),
+            status_writes: Counter::default(),
+            status_errors: Counter::default(),
+        };
+        metrics.enter(registry);
+        metrics
+    }
+
+    fn enter(&self, to: &mut Registry) {
+        to.register("streams", "Open streams of proxies", self.streams.clone());
+        let help = "Addresses watched by all open streams";
+        to.register("watched_addresses", help, self.watched_addresses.clone());
+        to.register("updates", "Updates sent to proxies", self.updates.clone());
+        let help = "Resources that proxies rejected";
+        to.register("nacks", help, self.nacks.clone());
+        let help = "Resources that were not sent to a proxy because they are too large";
+        to.register("withheld", help, self.withheld.clone());
+        let help = "Streams ended because of what the proxy sent";
+        to.register("refused_streams", help, self.refused_streams.clone());
+        let help = "Snapshots translated and published";
+        to.register("snapshots", help, self.snapshots.clone());
+        let help = "Duration of one translation of the cluster";
+        to.register("translate_seconds", help, self.translate_seconds.clone());
+        let help = "Statuses written";
+        to.register("status_writes", help, self.status_writes.clone());
+        let help = "Failed attempts to write a status";
+        to.register("status_errors", help, self.status_errors.clone());
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_scrape_shows_what_was_counted_and_the_memory() {
+    fn a_scrape_has_the_counts_and_the_memory() {
         let mut registry = Registry::default();
+        let cluster = ClusterMetrics::register(&mut registry, "controller");
         let metrics = Metrics::register(&mut registry);
         metrics.nacks.inc();
-        metrics.unreadable_object("HTTPRoute");
+        cluster.unreadable_object("HTTPRoute");
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         assert!(text.contains("\nweft_controller_nacks_total 1\n"), "{text}");

@@ -1,8 +1,8 @@
-//! The controller's flags; each can be given in the environment instead.
+//! The commands and their flags; each flag can be given in the environment instead.
 
 use std::net::{IpAddr, SocketAddr};
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use weft_ir::{Mode, TrustDomain};
 pub use weft_process::log::Format as LogFormat;
@@ -10,14 +10,34 @@ use weft_translate::EndpointRules;
 
 use crate::provision::ProxyResources;
 
-/// Weft's controller: tells proxies what is at an address, signs their certificates, and writes statuses.
+/// Weft's control plane.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weft-controller", version)]
 pub struct Options {
-    /// Where proxies connect (gRPC over TLS).
-    #[arg(long, env = "WEFT_LISTEN", default_value = "[::]:15012")]
-    pub listen: SocketAddr,
+    #[command(subcommand)]
+    pub command: Command,
+}
 
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Configures proxies, signs their certificates and writes statuses.
+    Serve(ServeOptions),
+    /// Creates and updates the objects that Gateways run on.
+    Provision(ProvisionOptions),
+}
+
+impl Command {
+    pub fn process(&self) -> &ProcessOptions {
+        match self {
+            Self::Serve(options) => &options.process,
+            Self::Provision(options) => &options.process,
+        }
+    }
+}
+
+/// What both commands take.
+#[derive(Clone, Debug, Args)]
+pub struct ProcessOptions {
     /// Where /metrics is served.
     #[arg(long, env = "WEFT_ADMIN", default_value = "[::]:15020")]
     pub admin: SocketAddr,
@@ -26,15 +46,42 @@ pub struct Options {
     #[arg(long, env = "WEFT_READY", default_value = "[::]:15021")]
     pub ready: SocketAddr,
 
-    /// The node's address: its kubelet always finds a place on `--admin` and `--ready`.
+    /// The node's address: connections from it are never rejected on `--admin` and `--ready`.
     #[arg(long, env = "HOST_IP")]
     pub host_ip: Option<IpAddr>,
 
-    /// The name of the mesh in its identities.
+    /// The trust domain of the mesh's identities.
     #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local", value_parser = trust_domain)]
     pub trust_domain: TrustDomain,
 
-    /// Whether pods of the mesh serve plain text to clients outside of it.
+    /// The namespace of the control plane: of its Leases and of the Secret with the mesh's root.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system")]
+    pub namespace: String,
+
+    /// The name of this replica in the Lease: in a pod, the pod's name.
+    #[arg(long, env = "POD_NAME", default_value_t = process_name())]
+    pub name: String,
+
+    /// Log filter, as `info` or `info,weft_controller=debug`. The default leaves out the lines of the watch library, whose
+    /// errors the controller logs itself.
+    #[arg(long, env = "WEFT_LOG", default_value = "info,kube_runtime=error")]
+    pub log: String,
+
+    /// Log format, json or text; with `provision`, of the proxies of Gateways too.
+    #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ServeOptions {
+    #[command(flatten)]
+    pub process: ProcessOptions,
+
+    /// Where proxies connect (gRPC over TLS).
+    #[arg(long, env = "WEFT_LISTEN", default_value = "[::]:15012")]
+    pub listen: SocketAddr,
+
+    /// Whether pods of the mesh accept plain text from clients outside the mesh.
     #[arg(long, env = "WEFT_MTLS", value_enum, default_value_t = MtlsMode::Permissive)]
     pub mtls: MtlsMode,
 
@@ -42,7 +89,8 @@ pub struct Options {
     #[arg(long, env = "WEFT_MTLS_FLOOR", value_enum, default_value_t = MtlsMode::Permissive)]
     pub mtls_floor: MtlsMode,
 
-    /// How many seconds a proxy's certificate lasts, a day at most: none is revoked before it ends. It is renewed at 70 %.
+    /// Lifetime of a proxy's certificate in seconds, a day at most: none is revoked before it expires. It is renewed at
+    /// 70 %.
     #[arg(
         long,
         env = "WEFT_CERTIFICATE_LIFETIME",
@@ -51,34 +99,25 @@ pub struct Options {
     )]
     pub certificate_lifetime: u64,
 
-    /// Whether a proxy's token and certificate work from its own pod's addresses alone. To be switched off only where the
+    /// Whether a proxy's token and certificate are accepted from its own pod's addresses alone. Disable it only where the
     /// addresses of pods are rewritten on their way to the controller.
     #[arg(long, env = "WEFT_VERIFY_POD_ADDRESS", default_value_t = true, action = clap::ArgAction::Set)]
     pub verify_pod_address: bool,
 
-    /// How many seconds a new root is made known before it signs, at least: the kubelet brings files of ConfigMaps
+    /// How many seconds a new root is distributed before it signs, at least: the kubelet updates files of ConfigMaps
     /// within two minutes.
     #[arg(long, env = "WEFT_ROTATION_SETTLE", default_value_t = 120)]
     pub rotation_settle: u64,
 
-    /// How many seconds a proxy that does not acknowledge a new root is waited for.
+    /// How many seconds a rotation waits for a proxy that does not acknowledge the new root.
     #[arg(long, env = "WEFT_ROTATION_PATIENCE", default_value_t = 600)]
     pub rotation_patience: u64,
-
-    /// The namespace of the controller: of its Lease and of the mesh's root.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system")]
-    pub namespace: String,
-
-    /// What this replica is called in the Lease: in a pod, its name.
-    #[arg(long, env = "POD_NAME", default_value_t = process_name())]
-    pub name: String,
 
     /// Whether Gateways are served; without, neither they nor Secrets and ConfigMaps are watched.
     #[arg(long, env = "WEFT_GATEWAYS", default_value_t = true, action = clap::ArgAction::Set)]
     pub gateways: bool,
 
-    /// Networks that no endpoint may be in, whatever EndpointSlices say: by default where clouds answer questions about
-    /// a machine and its credentials.
+    /// Networks that no endpoint may be in, whatever EndpointSlices contain: by default the metadata services of clouds.
     #[arg(
         long,
         env = "WEFT_DENIED_ENDPOINTS",
@@ -90,21 +129,18 @@ pub struct Options {
     /// Whether Gateways send to endpoints outside the cluster, of Services without a selector.
     #[arg(long, env = "WEFT_GATEWAY_EXTERNAL_ENDPOINTS", default_value_t = false, action = clap::ArgAction::Set)]
     pub gateway_external_endpoints: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ProvisionOptions {
+    #[command(flatten)]
+    pub process: ProcessOptions,
 
     #[command(flatten)]
     pub gateway: GatewayOptions,
-
-    /// Which log lines are written, as `info` or `info,weft_controller=debug`. By default without those of the watch
-    /// library, which the controller says in words of its own.
-    #[arg(long, env = "WEFT_LOG", default_value = "info,kube_runtime=error")]
-    pub log: String,
-
-    /// How log lines are written, json or text; of the proxies of Gateways too.
-    #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "json")]
-    pub log_format: LogFormat,
 }
 
-/// The proxies of all Gateways.
+/// Settings of the proxies of all Gateways.
 #[derive(Clone, Debug, Args)]
 pub struct GatewayOptions {
     /// The proxy's image.
@@ -118,19 +154,19 @@ pub struct GatewayOptions {
     )]
     pub gateway_image_pull_policy: String,
 
-    /// Secrets for the image, in the namespaces of the Gateways.
+    /// Image pull Secrets, which must be in the namespaces of the Gateways.
     #[arg(long, env = "WEFT_GATEWAY_IMAGE_PULL_SECRETS", value_delimiter = ',')]
     pub gateway_image_pull_secrets: Vec<String>,
 
-    /// Which requests are logged: off, errors or all.
+    /// Which requests the proxy logs: off, errors or all.
     #[arg(long, env = "WEFT_GATEWAY_ACCESS_LOG", default_value = "errors")]
     pub gateway_access_log: String,
 
-    /// Which lines of its own the proxy logs.
+    /// The proxy's log filter.
     #[arg(long, env = "WEFT_GATEWAY_LOG", default_value = "info")]
     pub gateway_log: String,
 
-    /// Its worker threads.
+    /// The proxy's worker threads.
     #[arg(
         long,
         env = "WEFT_GATEWAY_WORKERS",
@@ -139,7 +175,7 @@ pub struct GatewayOptions {
     )]
     pub gateway_workers: u16,
 
-    /// What its container asks for where a Gateway's parameters say nothing, as JSON:
+    /// The resources of the proxy's container where a Gateway's parameters set none, as JSON:
     /// `{"requests":{"cpu":"100m"},"limits":{}}`.
     #[arg(
         long,
@@ -167,7 +203,7 @@ impl From<MtlsMode> for Mode {
     }
 }
 
-/// A name that no other process has: for a controller that runs outside of a pod.
+/// A unique name, for a process that runs outside of a pod.
 fn process_name() -> String {
     format!("process-{}-{:08x}", std::process::id(), fastrand::u32(..))
 }
@@ -187,15 +223,18 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_flags_are_consistent() {
+    fn flags_are_consistent() {
         Options::command().debug_assert();
     }
 
     #[test]
-    fn denied_endpoints_are_networks_and_have_a_default() {
+    fn denied_endpoints_are_networks_with_a_default() {
         let parse = |args: &[&str]| {
-            let args = ["weft-controller"].iter().chain(args);
-            Options::try_parse_from(args).map(|options| options.denied_endpoints)
+            let args = ["weft-controller", "serve"].iter().chain(args);
+            Options::try_parse_from(args).map(|options| match options.command {
+                Command::Serve(options) => options.denied_endpoints,
+                Command::Provision(_) => Vec::new(),
+            })
         };
         assert_eq!(parse(&[]).unwrap(), EndpointRules::default().denied);
         let own = parse(&["--denied-endpoints", "10.0.0.0/8,fd00::/8"]).unwrap();
@@ -204,8 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn a_trust_domain_that_is_none_is_refused_by_name() {
-        let error = Options::try_parse_from(["weft-controller", "--trust-domain", "Upper_case!"]);
+    fn an_invalid_trust_domain_is_refused_and_the_flag_named() {
+        let args = [
+            "weft-controller",
+            "provision",
+            "--trust-domain",
+            "Upper_case!",
+        ];
+        let error = Options::try_parse_from(args);
         let message = error.unwrap_err().to_string();
         assert!(
             message.contains("--trust-domain") && message.contains("lower-case"),

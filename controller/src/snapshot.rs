@@ -123,7 +123,7 @@ pub async fn publish(
 }
 
 /// Resolves at the end of the next burst of changes.
-async fn burst(changes: &mut watch::Receiver<()>) {
+pub(crate) async fn burst(changes: &mut watch::Receiver<()>) {
     if changes.changed().await.is_err() {
         return std::future::pending().await;
     }

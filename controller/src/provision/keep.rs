@@ -1,4 +1,4 @@
-//! Carries out what is planned while this replica leads, and says what stands in the way.
+//! Carries out what is planned while this replica leads, and reports what prevents it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,50 +11,75 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_ir::GatewayId;
+use weft_translate::Provision;
 
-use super::ProxySettings;
 use super::observe::{ObjectId, Observed, Seen, Watches, resource};
 use super::plan::{self, Applied, Apply, Delete, Step, Work};
+use super::report::{self, Obstacles};
+use super::{Provisions, ProxySettings};
 use crate::kubernetes;
-use crate::metrics::Metrics;
+use crate::metrics::ProvisionerMetrics;
 use crate::retries::{Retries, sleep_until};
-use crate::snapshot::{Snapshot, Snapshots};
 use crate::watch::World;
 
-/// How long news are gathered before a round.
+/// How long events are gathered before a round.
 const GATHER: Duration = Duration::from_millis(50);
-/// How long the watch may take to show what was applied; after that it is taken for gone.
+/// How long the watch may take to show an object that was applied; after that the object counts as gone.
 const UNSEEN: Duration = Duration::from_secs(5);
-/// Gateways that are worked for at the same time.
+/// After a report that could not be written.
+const REPORT_RETRY: Duration = Duration::from_secs(5);
+/// Gateways whose objects are written concurrently.
 const CONCURRENT: usize = 8;
 
-/// Why Gateways do not have what they run on.
-pub type Obstacles = Arc<BTreeMap<GatewayId, String>>;
-
-/// Keeps what Gateways run on.
+/// Keeps the objects that Gateways run on.
 pub struct Provisioner {
     pub client: Client,
+    /// Where the report is written.
+    pub namespace: String,
     pub settings: ProxySettings,
-    pub snapshots: Snapshots,
+    pub provisions: Provisions,
     pub world: Arc<World>,
     pub leader: watch::Receiver<bool>,
-    pub obstacles: watch::Sender<Obstacles>,
-    pub metrics: Arc<Metrics>,
+    pub metrics: ProvisionerMetrics,
     pub stop: CancellationToken,
 }
 
-/// Gateways that could not be given something.
-type Failed = Retries<GatewayId>;
-
-/// What happened to a Gateway's work.
+/// The result of a Gateway's work.
 struct Outcome {
     gateway: GatewayId,
     applied: Vec<(ObjectId, Applied)>,
     obstacle: Option<String>,
 }
 
+/// What is known during one term of leadership.
+#[derive(Default)]
+struct Term {
+    observed: Observed,
+    applied: HashMap<ObjectId, Applied>,
+    /// Gateways whose work failed.
+    failed: Retries<GatewayId>,
+    obstacles: Obstacles,
+    /// The last report that was written.
+    reported: Option<Obstacles>,
+    /// When a report that failed is written again.
+    report_again: Option<Instant>,
+}
+
+impl Term {
+    /// When the next round is due without any event.
+    fn next_round(&self) -> Option<Instant> {
+        let unseen = self
+            .applied
+            .iter()
+            .filter(|(id, _)| !self.observed.objects.contains_key(*id))
+            .map(|(_, applied)| applied.at + UNSEEN);
+        let again = self.failed.next().into_iter().chain(self.report_again);
+        again.chain(unseen).min()
+    }
+}
+
 impl Provisioner {
-    /// Until told to stop.
+    /// Runs until `stop`.
     pub async fn run(mut self) {
         let stop = self.stop.clone();
         loop {
@@ -73,23 +98,17 @@ impl Provisioner {
         }
     }
 
-    /// Until another replica leads.
+    /// Runs until another replica leads.
     async fn lead(&mut self) {
         let mut watches = Watches::new(&self.client);
-        let mut observed = Observed::default();
-        let mut applied = HashMap::new();
-        let mut failed = Failed::default();
-        self.snapshots.mark_changed();
+        let mut term = Term::default();
+        self.provisions.mark_changed();
         loop {
-            let unseen = applied
-                .iter()
-                .filter(|(id, _)| !observed.objects.contains_key(*id));
-            let unseen = unseen.map(|(_, applied): (_, &Applied)| applied.at + UNSEEN);
-            let retry = failed.next().into_iter().chain(unseen).min();
+            let next = term.next_round();
             tokio::select! {
-                () = watches.next(&mut observed) => {}
-                Ok(()) = self.snapshots.changed() => {}
-                () = sleep_until(retry) => {}
+                () = watches.next(&mut term.observed) => {}
+                Ok(()) = self.provisions.changed() => {}
+                () = sleep_until(next) => {}
                 changed = self.leader.changed() => {
                     if changed.is_err() || !*self.leader.borrow() {
                         return;
@@ -97,79 +116,97 @@ impl Provisioner {
                 }
             }
             let end = Instant::now() + GATHER;
-            while tokio::time::timeout_at(end, watches.next(&mut observed))
+            while tokio::time::timeout_at(end, watches.next(&mut term.observed))
                 .await
                 .is_ok()
             {}
-            let snapshot = self.snapshots.borrow_and_update().clone();
-            if let Some(snapshot) = snapshot
-                && observed.whole()
+            let provisions = self.provisions.borrow_and_update().clone();
+            if let Some(provisions) = provisions
+                && term.observed.whole()
             {
-                self.round(&snapshot, &observed, &mut applied, &mut failed)
-                    .await;
+                self.round(&provisions, &mut term).await;
+                self.report(&mut term).await;
             }
         }
     }
 
-    async fn round(
-        &self,
-        snapshot: &Snapshot,
-        observed: &Observed,
-        applied: &mut HashMap<ObjectId, Applied>,
-        failed: &mut Failed,
-    ) {
-        let provisions = &snapshot.provisions;
-        applied.retain(|id, applied| {
-            observed.objects.contains_key(id) || applied.at.elapsed() < UNSEEN
+    async fn round(&self, provisions: &[Provision], term: &mut Term) {
+        term.applied.retain(|id, applied| {
+            term.observed.objects.contains_key(id) || applied.at.elapsed() < UNSEEN
         });
-        for delete in plan::outdated(observed, &self.classes()) {
+        for delete in plan::outdated(&term.observed, &self.classes()) {
             if let Err(error) = self.delete(&delete).await {
-                self.metrics.provision_errors.inc();
+                self.metrics.errors.inc();
                 tracing::warn!(
                     ?delete,
                     error,
-                    "an object of a Gateway that has another class now"
+                    "an object of a Gateway's former class was not deleted"
                 );
             }
         }
-        let works = plan::plan(provisions, &self.settings, observed, applied);
+        let works = plan::plan(provisions, &self.settings, &term.observed, &term.applied);
         let concerned: BTreeSet<_> = works.iter().map(|work| work.gateway.clone()).collect();
-        failed.retain(|gateway| concerned.contains(gateway));
+        term.failed.retain(|gateway| concerned.contains(gateway));
         let now = Instant::now();
         let mut due = works;
-        due.retain(|work| failed.is_due(&work.gateway, now));
+        due.retain(|work| term.failed.is_due(&work.gateway, now));
         let doing = futures::stream::iter(due).map(|work| async move { self.work(&work).await });
         let outcomes: Vec<Outcome> = doing.buffer_unordered(CONCURRENT).collect().await;
 
-        let mut obstacles: BTreeMap<_, _> = self.obstacles.borrow().as_ref().clone();
+        let mut obstacles = BTreeMap::clone(&term.obstacles);
         obstacles.retain(|gateway, _| concerned.contains(gateway));
-        for Outcome {
+        for outcome in outcomes {
+            self.take(outcome, &mut obstacles, term);
+        }
+        term.obstacles = Arc::new(obstacles);
+    }
+
+    fn take(&self, outcome: Outcome, obstacles: &mut BTreeMap<GatewayId, String>, term: &mut Term) {
+        let Outcome {
             gateway,
-            applied: now_applied,
+            applied,
             obstacle,
-        } in outcomes
-        {
-            applied.extend(now_applied);
-            match obstacle {
-                None => {
-                    failed.succeeded(&gateway);
-                    obstacles.remove(&gateway);
+        } = outcome;
+        term.applied.extend(applied);
+        match obstacle {
+            None => {
+                term.failed.succeeded(&gateway);
+                obstacles.remove(&gateway);
+            }
+            Some(obstacle) => {
+                if obstacles.get(&gateway) != Some(&obstacle) {
+                    self.metrics.errors.inc();
+                    tracing::warn!(%gateway, obstacle, "the Gateway lacks an object that it runs on");
                 }
-                Some(obstacle) => {
-                    if obstacles.get(&gateway) != Some(&obstacle) {
-                        self.metrics.provision_errors.inc();
-                        tracing::warn!(%gateway, obstacle, "a Gateway is not given all that it runs on");
-                    }
-                    failed.failed(gateway.clone(), Instant::now());
-                    obstacles.insert(gateway, obstacle);
-                }
+                term.failed.failed(gateway.clone(), Instant::now());
+                obstacles.insert(gateway, obstacle);
             }
         }
-        self.obstacles.send_if_modified(|known| {
-            let changed = **known != obstacles;
-            *known = Arc::new(obstacles);
-            changed
-        });
+    }
+
+    /// Reports the obstacles where they differ from what was reported last. The first report of a term is always written: it
+    /// replaces that of the leader before.
+    async fn report(&self, term: &mut Term) {
+        if term.reported.as_ref() == Some(&term.obstacles) {
+            return;
+        }
+        if term.report_again.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        match report::write(&self.client, &self.namespace, &term.obstacles).await {
+            Ok(()) => {
+                term.reported = Some(Arc::clone(&term.obstacles));
+                term.report_again = None;
+            }
+            Err(error) => {
+                term.report_again = Some(Instant::now() + REPORT_RETRY);
+                tracing::warn!(
+                    error,
+                    "the report for the statuses of Gateways was not written; check that the provisioner's account may \
+                     create and patch its Lease"
+                );
+            }
+        }
     }
 
     /// The class of every Gateway, by uid.
@@ -243,7 +280,7 @@ impl Provisioner {
             .patch(&key.name, &parameters, &Patch::Apply(object))
             .await;
         let written = written.map_err(|error| failed(&error))?;
-        self.metrics.provision_writes.inc();
+        self.metrics.writes.inc();
         tracing::info!(kind = kind.names().2, object = %key, "applied");
         Ok(Seen::new(&written.metadata).version)
     }

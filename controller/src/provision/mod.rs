@@ -1,35 +1,40 @@
-//! What a Gateway runs on: its Deployment, Service and what goes with them, rendered from what translation decided and
-//! kept so in the cluster, by the leader alone.
+//! The objects that Gateways run on: Deployment, Service, ServiceAccount, PodDisruptionBudget and HorizontalPodAutoscaler,
+//! rendered from what translation decides ([`Provisions`]) and kept so in the cluster by the leading provisioner.
 //!
-//! [`render`] decides how the objects look, [`observe`] what stands in the cluster, [`plan`] what differs, and [`keep`]
-//! acts. What exists under a name and is not ours is left alone and reported ([`Obstacles`]).
+//! [`render`] makes the manifests, [`observe`] watches the objects in the cluster, [`plan`] compares the two, and [`keep`]
+//! applies the difference. An object of the same name that was not made for the Gateway is left alone and reported
+//! ([`Obstacles`]).
 
 mod keep;
 mod observe;
 mod plan;
 mod pods;
 mod render;
+mod report;
+mod wanted;
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use weft_ir::{Identity, TrustDomain};
 
-pub use keep::{Obstacles, Provisioner};
+pub use keep::Provisioner;
+pub use report::{Obstacles, follow_report};
+pub use wanted::{Provisions, publish};
 use weft_process::log::Format as LogFormat;
 
-/// The label, and the field manager, by which objects are known as made by the controller.
+/// The field manager, and the value of the label that marks the objects made for Gateways.
 const MANAGER: &str = crate::kubernetes::FIELD_MANAGER;
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
-/// What is the same for the proxies of all Gateways.
+/// Settings of the proxies of all Gateways.
 #[derive(Clone, Debug)]
 pub struct ProxySettings {
     pub image: String,
     pub pull_policy: String,
-    /// Names of Secrets, which have to be in the Gateway's namespace.
+    /// Names of Secrets in the namespaces of the Gateways.
     pub pull_secrets: Vec<String>,
-    /// Where the controller is, `https://host:port`.
+    /// The address of the controller, as `https://host:port`.
     pub controller: String,
     pub controller_identity: Identity,
     pub trust_domain: TrustDomain,
@@ -37,11 +42,11 @@ pub struct ProxySettings {
     pub log: String,
     pub log_format: LogFormat,
     pub workers: u16,
-    /// Where a Gateway's parameters ask for nothing.
+    /// Used where a Gateway's parameters set none.
     pub resources: ProxyResources,
 }
 
-/// Quantities by resource, as a container has them.
+/// Quantities by resource, as in a container's spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxyResources {

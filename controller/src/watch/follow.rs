@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::kinds::Served;
 use super::object::{Watchable, Watched};
 use super::store::{Changed, Store, Unreadable};
-use crate::metrics::Metrics;
+use crate::metrics::ClusterMetrics;
 use crate::retries::sleep_until;
 
 /// What [`follow`] needs beside the store.
@@ -23,7 +23,7 @@ pub(super) struct Follower {
     pub client: Client,
     /// Told of every change.
     pub changes: Changes,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<ClusterMetrics>,
     pub stop: CancellationToken,
 }
 

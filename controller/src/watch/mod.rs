@@ -1,6 +1,7 @@
 //! The cluster as the API server tells of it: one store for each kind that translation reads.
 //!
-//! Stores survive a broken watch with what they hold. Whether all is known that there is to know says [`World::listed`].
+//! Stores keep what they hold while a watch is interrupted. [`World::listed`] says whether every kind has completed its initial
+//! list.
 
 mod follow;
 pub mod kinds;
@@ -24,7 +25,7 @@ pub use kinds::{Kinds, Served};
 pub use object::{ObjectKey, StatusPart, Watchable};
 pub use store::Store;
 
-use crate::metrics::Metrics;
+use crate::metrics::ClusterMetrics;
 use follow::{Follower, follow};
 
 /// A store for each kind.
@@ -53,7 +54,7 @@ pub struct World {
 }
 
 impl World {
-    /// Whether every kind was listed to its end at least once.
+    /// Returns true once every kind has completed its initial list.
     pub fn listed(&self) -> bool {
         self.services.listed()
             && self.service_imports.listed()
@@ -102,18 +103,45 @@ impl World {
     }
 }
 
+/// Which kinds are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that decide what proxies beside pods are told.
+    Mesh,
+    /// And those that decide what the proxies of Gateways are told.
+    MeshAndGateways,
+    /// Those that decide the objects that Gateways run on, and no more ([`weft_translate::provisions`]).
+    Provisions,
+}
+
+impl Scope {
+    fn mesh(self) -> bool {
+        self != Self::Provisions
+    }
+
+    /// What only Gateways need, to be served or provisioned.
+    fn gateways(self) -> bool {
+        self != Self::Mesh
+    }
+
+    /// What only Gateways need, to be served.
+    fn served_gateways(self) -> bool {
+        self == Self::MeshAndGateways
+    }
+}
+
 /// What the watches need.
 #[derive(Clone, Copy)]
 pub struct Following<'a> {
     pub client: &'a Client,
-    pub metrics: &'a Arc<Metrics>,
+    pub metrics: &'a Arc<ClusterMetrics>,
     pub tasks: &'a TaskTracker,
     pub stop: &'a CancellationToken,
-    /// Whether what only Gateways need is followed.
-    pub gateways: bool,
+    pub scope: Scope,
 }
 
-/// Starts the discovery of kinds and a watch for each, all until `stop`.
+/// Starts the discovery of kinds and a watch for each kind of the scope, all until `stop`. Kinds outside the scope count as
+/// absent from the cluster.
 pub fn start(world: &World, following: &Following<'_>) -> Kinds {
     let mut start = Start {
         follower: Follower {
@@ -123,42 +151,40 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
             stop: following.stop.clone(),
         },
         tasks: following.tasks,
-        gateways: following.gateways,
-        found: Vec::new(),
+        discovered: Vec::new(),
     };
-    start.built_in::<Service, _>(&world.services);
-    start.built_in::<EndpointSlice, _>(&world.endpoint_slices);
-    start.built_in::<Pod, _>(&world.pods);
-    start.built_in::<Namespace, _>(&world.namespaces);
-    start.built_in::<Node, _>(&world.nodes);
-    if following.gateways {
-        world
-            .secrets
-            .linger(objects::Secret::LINGERS, objects::Secret::gone);
-        start.built_in::<Secret, _>(&world.secrets);
-        start.built_in::<ConfigMap, _>(&world.config_maps);
-    } else {
-        world.secrets.absent();
-        world.config_maps.absent();
-    }
-    start.found(kinds::SERVICE_IMPORT, &world.service_imports);
-    start.gateways(kinds::REFERENCE_GRANT, &world.reference_grants);
-    start.gateways(kinds::CLUSTER_TRUST_BUNDLE, &world.cluster_trust_bundles);
+    let scope = following.scope;
+    let (mesh, gateways, served) = (scope.mesh(), scope.gateways(), scope.served_gateways());
+    start.built_in::<Service, _>(mesh, &world.services);
+    start.built_in::<EndpointSlice, _>(mesh, &world.endpoint_slices);
+    start.built_in::<Pod, _>(mesh, &world.pods);
+    start.built_in::<Namespace, _>(true, &world.namespaces);
+    start.built_in::<Node, _>(mesh, &world.nodes);
+    world
+        .secrets
+        .linger(objects::Secret::LINGERS, objects::Secret::gone);
+    start.built_in::<Secret, _>(served, &world.secrets);
+    start.built_in::<ConfigMap, _>(gateways, &world.config_maps);
+    let bundles = &world.cluster_trust_bundles;
+    let policies = &world.backend_tls_policies;
+    start.discovered(mesh, kinds::SERVICE_IMPORT, &world.service_imports);
+    start.discovered(gateways, kinds::REFERENCE_GRANT, &world.reference_grants);
+    start.discovered(gateways, kinds::CLUSTER_TRUST_BUNDLE, bundles);
     let kinds = Kinds {
-        gateway_class: start.gateways(kinds::GATEWAY_CLASS, &world.gateway_classes),
-        gateway: start.gateways(kinds::GATEWAY, &world.gateways),
-        listener_set: start.gateways(kinds::LISTENER_SET, &world.listener_sets),
-        http_route: start.found(kinds::HTTP_ROUTE, &world.http_routes),
-        grpc_route: start.found(kinds::GRPC_ROUTE, &world.grpc_routes),
-        tls_route: start.found(kinds::TLS_ROUTE, &world.tls_routes),
-        tcp_route: start.found(kinds::TCP_ROUTE, &world.tcp_routes),
-        udp_route: start.found(kinds::UDP_ROUTE, &world.udp_routes),
-        backend_tls_policy: start.gateways(kinds::BACKEND_TLS_POLICY, &world.backend_tls_policies),
-        mesh: start.asked_for(kinds::MESH),
+        gateway_class: start.discovered(gateways, kinds::GATEWAY_CLASS, &world.gateway_classes),
+        gateway: start.discovered(gateways, kinds::GATEWAY, &world.gateways),
+        listener_set: start.discovered(gateways, kinds::LISTENER_SET, &world.listener_sets),
+        http_route: start.discovered(mesh, kinds::HTTP_ROUTE, &world.http_routes),
+        grpc_route: start.discovered(mesh, kinds::GRPC_ROUTE, &world.grpc_routes),
+        tls_route: start.discovered(mesh, kinds::TLS_ROUTE, &world.tls_routes),
+        tcp_route: start.discovered(mesh, kinds::TCP_ROUTE, &world.tcp_routes),
+        udp_route: start.discovered(mesh, kinds::UDP_ROUTE, &world.udp_routes),
+        backend_tls_policy: start.discovered(served, kinds::BACKEND_TLS_POLICY, policies),
+        mesh: start.discover(mesh, kinds::MESH),
     };
     let discovery = kinds::discover(
         following.client.clone(),
-        start.found,
+        start.discovered,
         following.stop.clone(),
     );
     following.tasks.spawn(discovery);
@@ -169,17 +195,20 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
 struct Start<'a> {
     follower: Follower,
     tasks: &'a TaskTracker,
-    gateways: bool,
-    found: Vec<(kinds::Wanted, watch::Sender<Served>)>,
+    discovered: Vec<(kinds::Wanted, watch::Sender<Served>)>,
 }
 
 impl Start<'_> {
-    /// Follows a kind that every cluster has.
-    fn built_in<K, T>(&self, store: &Arc<Store<T>>)
+    /// Follows a kind that every cluster serves, if it is wanted.
+    fn built_in<K, T>(&self, wanted: bool, store: &Arc<Store<T>>)
     where
         K: kube::Resource<DynamicType = ()>,
         T: Watchable,
     {
+        if !wanted {
+            store.absent();
+            return;
+        }
         let (tell, served) = watch::channel(Served::As(ApiResource::erase::<K>(&())));
         let following = follow(self.follower.clone(), served, Arc::clone(store));
         self.tasks.spawn(async move {
@@ -189,37 +218,37 @@ impl Start<'_> {
         });
     }
 
-    /// Follows a kind that the cluster may have.
-    fn found<T>(&mut self, wanted: kinds::Wanted, store: &Arc<Store<T>>) -> watch::Receiver<Served>
-    where
-        T: Watchable,
-    {
-        let served = self.asked_for(wanted);
-        let following = follow(self.follower.clone(), served.clone(), Arc::clone(store));
-        self.tasks.spawn(following);
-        served
-    }
-
-    /// As [`Start::found`], of a kind that only Gateways need.
-    fn gateways<T>(
+    /// Follows a kind that the cluster may serve, if it is wanted.
+    fn discovered<T>(
         &mut self,
-        wanted: kinds::Wanted,
+        wanted: bool,
+        kind: kinds::Wanted,
         store: &Arc<Store<T>>,
     ) -> watch::Receiver<Served>
     where
         T: Watchable,
     {
-        if self.gateways {
-            return self.found(wanted, store);
+        let served = self.discover(wanted, kind);
+        if wanted {
+            let following = follow(self.follower.clone(), served.clone(), Arc::clone(store));
+            self.tasks.spawn(following);
+        } else {
+            store.absent();
         }
-        store.absent();
-        self.asked_for(wanted)
+        served
     }
 
-    /// Whether the cluster has the kind.
-    fn asked_for(&mut self, wanted: kinds::Wanted) -> watch::Receiver<Served> {
-        let (tell, served) = watch::channel(Served::Unknown);
-        self.found.push((wanted, tell));
+    /// Holds whether the cluster serves the kind; one that is not wanted counts as absent.
+    fn discover(&mut self, wanted: bool, kind: kinds::Wanted) -> watch::Receiver<Served> {
+        let first = if wanted {
+            Served::Unknown
+        } else {
+            Served::Absent
+        };
+        let (tell, served) = watch::channel(first);
+        if wanted {
+            self.discovered.push((kind, tell));
+        }
         served
     }
 }

@@ -113,3 +113,9 @@ pub struct Translation {
 pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
     Translator::new(settings.clone()).translate(objects)
 }
+
+/// [`Translation::provisions`] alone, for a controller that sees no more of the cluster than these need: classes, Gateways,
+/// ListenerSets, namespaces, ConfigMaps, ClusterTrustBundles and ReferenceGrants. Everything else may be absent.
+pub fn provisions(objects: &Objects, gateway_controller_name: &str) -> Vec<Provision> {
+    gateways::provisions(objects, gateway_controller_name)
+}

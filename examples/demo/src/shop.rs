@@ -33,7 +33,7 @@ impl<'a> Shop<'a> {
     }
 
     pub(crate) fn weft_is_ready(&self) -> anyhow::Result<()> {
-        for part in ["weft-controller", "weft-injector"] {
+        for part in ["weft-controller", "weft-injector", "weft-provisioner"] {
             let deployment = format!("deployment/{part}");
             self.kubectl
                 .show(&[

@@ -77,6 +77,33 @@ pub(crate) struct Outcome {
     pub(crate) warnings: BTreeSet<String>,
 }
 
+/// What is to be created for the accepted Gateways, by name: what [`Memo::translate`] says of it, from the objects that
+/// decide it alone. These are GatewayClasses, Gateways, ListenerSets, the labels of namespaces, and the ConfigMaps,
+/// ClusterTrustBundles and ReferenceGrants that parameters and the check of clients' certificates need. No Secret is read: a
+/// listener has its port before its certificate is there.
+pub(crate) fn provisions(objects: &Objects, controller: &str) -> Vec<Provision> {
+    let classes = classes(&objects.gateway_classes, controller);
+    let gateways = gateways(&objects.gateways, &classes);
+    let bundles = &objects.cluster_trust_bundles;
+    let data = Data::new(&[], &objects.config_maps, bundles);
+    let grants = Grants::new(&objects.reference_grants);
+    let namespaces = Namespaces::new(&objects.namespaces);
+    let sources = Sources {
+        data: &data,
+        grants: &grants,
+        namespaces: &namespaces,
+    };
+    let plans = plans(&gateways, &objects.listener_sets, sources);
+    let parameters = verdicts::class_parameters(&classes, &data);
+    let accepted = plans.values().filter_map(|plan| {
+        let class = &parameters[plan.owned.class];
+        let (own, sound) = verdicts::parameters(plan, class, &data);
+        let (provision, _) = verdicts::provision(plan, &own, sound).ok()?;
+        Some(provision)
+    });
+    accepted.collect()
+}
+
 /// What Gateways need, as it was made last.
 #[derive(Debug, Default)]
 pub(crate) struct Memo {

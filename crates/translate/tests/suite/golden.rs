@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use crate::{input, view};
 use similar::TextDiff;
 use weft_ir::{Mode, TrustDomain};
-use weft_translate::{EndpointRules, Objects, Settings, Translator, translate};
+use weft_translate::{EndpointRules, Objects, Settings, Translator, provisions, translate};
 
 /// Stands between what goes in and what comes out.
 pub(crate) const DIVIDER: &str = "--- # expected\n";
+
+/// In the GatewayClasses of the files.
+pub(crate) const CONTROLLER: &str = "weft.dev/gateway-controller";
 
 pub(crate) fn settings() -> Settings {
     Settings {
@@ -18,7 +21,7 @@ pub(crate) fn settings() -> Settings {
         mode: Mode::Permissive,
         mode_floor: Mode::Permissive,
         controller_name: "weft.dev/mesh-controller".to_owned(),
-        gateway_controller_name: "weft.dev/gateway-controller".to_owned(),
+        gateway_controller_name: CONTROLLER.to_owned(),
         endpoints: EndpointRules::default(),
     }
 }
@@ -31,11 +34,28 @@ pub(crate) fn golden_files() -> Vec<PathBuf> {
     files
 }
 
+/// The objects of the kinds that decide provisions.
+pub(crate) fn seen_by_provisioner(objects: &Objects) -> Objects {
+    Objects {
+        namespaces: objects.namespaces.clone(),
+        gateway_classes: objects.gateway_classes.clone(),
+        gateways: objects.gateways.clone(),
+        listener_sets: objects.listener_sets.clone(),
+        reference_grants: objects.reference_grants.clone(),
+        config_maps: objects.config_maps.clone(),
+        cluster_trust_bundles: objects.cluster_trust_bundles.clone(),
+        ..Objects::default()
+    }
+}
+
 /// What the file's objects come to, whatever their order.
 fn outcome(input: &str) -> String {
     let mut documents = input::documents(input);
     let (objects, ask) = input::objects(&documents);
-    let outcome = view::translation(&translate(&objects, &settings()), &ask);
+    let translation = translate(&objects, &settings());
+    let of_provisioner = provisions(&seen_by_provisioner(&objects), CONTROLLER);
+    assert_eq!(of_provisioner, translation.provisions);
+    let outcome = view::translation(&translation, &ask);
     documents.reverse();
     let (reversed, ask) = input::objects(&documents);
     let again = view::translation(&translate(&reversed, &settings()), &ask);

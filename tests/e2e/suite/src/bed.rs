@@ -135,7 +135,7 @@ async fn connect() -> anyhow::Result<Client> {
         client: client.clone(),
         namespace: "weft-system".to_owned(),
     };
-    for part in ["weft-controller", "weft-injector"] {
+    for part in ["weft-controller", "weft-injector", "weft-provisioner"] {
         let deployment = deployments.get("apps/v1", "Deployment", part).await;
         let deployment = deployment.with_context(|| {
             format!(

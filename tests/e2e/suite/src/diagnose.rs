@@ -57,7 +57,7 @@ async fn print_controller(bed: &Bed) {
     };
     for pod in list.items {
         let name = pod.metadata.name.unwrap_or_default();
-        if name.starts_with("weft-controller") {
+        if name.starts_with("weft-controller") || name.starts_with("weft-provisioner") {
             log(&pods, &name, "", 20).await;
         }
     }

@@ -105,6 +105,7 @@ mod cases {
             .await?;
             bed.gateway(edge(listeners())).await?;
             control_plane::restart(&bed.client, "weft-controller").await?;
+            control_plane::restart(&bed.client, "weft-provisioner").await?;
             bed.gateway_route(split(30)).await
         };
         let ((), traffic) = bed.under_traffic("client", "edge-weft", changes).await?;
