@@ -1,14 +1,15 @@
-//! Events of Kubernetes: what `kubectl describe` shows below an object, where no condition can say it.
+//! Events of Kubernetes, which `kubectl describe` shows with an object, for what no condition can
+//! report.
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 
-/// Longer messages are refused.
-const MESSAGE: usize = 1000;
+/// The maximum length of a message.
+const MAX_MESSAGE: usize = 1000;
 
-/// An Event of the object, as of now.
+/// Makes an Event about the object at the current time.
 pub(crate) fn event(
     metadata: ObjectMeta,
     object: ObjectReference,
@@ -22,7 +23,7 @@ pub(crate) fn event(
         involved_object: object,
         type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
         reason: Some(reason.to_owned()),
-        message: Some(message.chars().take(MESSAGE).collect()),
+        message: Some(message.chars().take(MAX_MESSAGE).collect()),
         source: Some(EventSource {
             component: Some("weft-controller".to_owned()),
             host: None,

@@ -1,4 +1,4 @@
-//! Two small HTTP servers: `/metrics` for whoever scrapes, `/ready` for the kubelet.
+//! Two HTTP servers: `/metrics` for scrapes, `/ready` for the kubelet.
 
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ pub fn metrics(registry: Registry) -> MetricsPage {
     MetricsPage(Arc::new(Exposition::new(write)))
 }
 
-/// `/ready`: 200 once every kind has been listed and translated, 503 before that and while stopping.
+/// `/ready`: 200 once every kind has been listed and translated, 503 before that and while
+/// stopping.
 pub struct Ready<T> {
     /// The latest translation; `None` before the first.
     pub latest: watch::Receiver<Option<T>>,
@@ -40,7 +41,7 @@ impl<T: Send + Sync + 'static> Pages for Ready<T> {
     fn has(&self, path: &str) -> Result<(), &'static str> {
         match path {
             "/ready" => Ok(()),
-            _ => Err("only /ready is here\n"),
+            _ => Err("this port serves /ready only\n"),
         }
     }
 
@@ -48,7 +49,7 @@ impl<T: Send + Sync + 'static> Pages for Ready<T> {
         if self.stop.is_cancelled() {
             text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
         } else if self.latest.borrow().is_none() {
-            let words = "the cluster has not been seen whole yet\n";
+            let words = "the initial lists of the cluster have not completed yet\n";
             text(StatusCode::SERVICE_UNAVAILABLE, words)
         } else {
             text(StatusCode::OK, "ready\n")
@@ -56,7 +57,7 @@ impl<T: Send + Sync + 'static> Pages for Ready<T> {
     }
 }
 
-/// Serves until told to stop.
+/// Serves until `stop`.
 pub async fn serve<P: Pages>(
     listener: TcpListener,
     name: &'static str,

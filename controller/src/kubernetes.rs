@@ -1,28 +1,28 @@
-//! The client for the Kubernetes API, and the name under which the controller writes.
+//! The client of the Kubernetes API, and the field manager of its writes.
 
 use http::{HeaderValue, header};
 use kube::api::{PatchParams, PostParams};
 use kube::{Client, Config};
 
-/// The field manager of everything that the controller writes.
+/// The field manager of every write, by both commands.
 pub const FIELD_MANAGER: &str = "weft-controller";
-/// The part of it before the slash is the field manager where a write names none.
+/// The part before the slash is the field manager of a write that names none.
 const USER_AGENT: &str = concat!("weft-controller/", env!("CARGO_PKG_VERSION"));
 
-/// The client of this process: in a pod its account's, elsewhere by `KUBECONFIG`.
+/// Returns the client of this process: by the service account of its pod, or by `KUBECONFIG`.
 pub async fn client() -> Result<Client, kube::Error> {
     let config = Config::infer().await.map_err(kube::Error::InferConfig)?;
     client_of(config)
 }
 
-/// A client that says which program it is.
+/// Makes a client whose user agent names the program.
 pub fn client_of(mut config: Config) -> Result<Client, kube::Error> {
     let agent = HeaderValue::from_static(USER_AGENT);
     config.headers.push((header::USER_AGENT, agent));
     Client::try_from(config)
 }
 
-/// How objects are created and replaced.
+/// The parameters of creations and replacements.
 pub fn post() -> PostParams {
     PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -30,7 +30,7 @@ pub fn post() -> PostParams {
     }
 }
 
-/// How objects and their statuses are patched, other than by server-side apply.
+/// The parameters of patches other than server-side apply.
 pub fn patch() -> PatchParams {
     PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -38,7 +38,8 @@ pub fn patch() -> PatchParams {
     }
 }
 
-/// How objects are applied: fields of ours that somebody else has set are ours again.
+/// The parameters of server-side apply: fields of this manager that another has changed are taken
+/// back.
 pub fn apply() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force()
 }

@@ -1,8 +1,9 @@
-//! Leader election by a Lease, so that one replica at a time writes statuses, and one provisions. Serving proxies needs no
-//! leader.
+//! Leader election by a Lease, so that one replica at a time writes statuses, and one provisions.
+//! Serving proxies needs no leader.
 //!
-//! A Lease that nobody renews is taken over after it has been seen unchanged for its duration: clocks of other
-//! machines are not trusted, only how long something has not changed here.
+//! A Lease that is not renewed is acquired after it has been observed unchanged for its duration.
+//! The clocks of other machines are not used: only the time during which the Lease did not change
+//! here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 use crate::kubernetes;
 use crate::metrics::ClusterMetrics;
 
-/// Unchanged for this long, a Lease is free.
+/// A Lease that is unchanged for this long is free.
 const DURATION: Duration = Duration::from_secs(10);
-/// Between two looks at the Lease.
+/// The interval between reads of the Lease.
 const ROUND: Duration = Duration::from_secs(2);
-/// Without a renewal for this long, leadership is given up: well before anybody else can take it.
+/// Leadership ends after this long without a renewal: well before another replica can acquire it.
 const GIVE_UP: Duration = Duration::from_secs(7);
 /// One request to the API server.
 const REQUEST: Duration = Duration::from_secs(3);
@@ -34,13 +35,13 @@ pub struct Election {
     pub namespace: String,
     /// The name of the Lease.
     pub lease: &'static str,
-    /// What this replica is called; no two may be called the same.
+    /// The unique name of this replica.
     pub name: String,
     pub metrics: Arc<ClusterMetrics>,
     pub stop: CancellationToken,
 }
 
-/// The Lease as last read, and since when it has been so.
+/// The Lease's version as last read, and since when it has been unchanged.
 #[derive(Clone, Debug)]
 struct Seen {
     version: Option<String>,
@@ -49,26 +50,26 @@ struct Seen {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Ours: say that we are still there.
+    /// Held by this replica: renew it.
     Renew,
-    /// Nobody's: take it.
-    Take,
+    /// Free: acquire it.
+    Acquire,
     Wait,
 }
 
-/// What to do about a Lease that has been unchanged for `unchanged`.
+/// Decides the step for a Lease that has been unchanged for `unchanged`.
 fn decide(spec: Option<&LeaseSpec>, me: &str, unchanged: Duration) -> Step {
     let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
     match holder {
         Some(holder) if holder == me => Step::Renew,
-        None | Some("") => Step::Take,
+        None | Some("") => Step::Acquire,
         Some(_) => {
             let seconds = spec.and_then(|spec| spec.lease_duration_seconds);
             let duration = seconds
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .map_or(DURATION, Duration::from_secs);
             if unchanged >= duration {
-                Step::Take
+                Step::Acquire
             } else {
                 Step::Wait
             }
@@ -77,13 +78,13 @@ fn decide(spec: Option<&LeaseSpec>, me: &str, unchanged: Duration) -> Step {
 }
 
 impl Election {
-    /// Keeps `leads` true while this replica is the leader; gives the Lease back at the end.
+    /// Keeps `leads` true while this replica is the leader; releases the Lease at the end.
     pub async fn run(self, leads: watch::Sender<bool>) {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut seen: Option<Seen> = None;
         let mut renewed: Option<Instant> = None;
         loop {
-            // A round may have hung.
+            // The last round may have taken long.
             self.lead(&leads, renewed.is_some_and(|at| at.elapsed() < GIVE_UP));
             let begin = Instant::now();
             match timeout(REQUEST, self.round(&api, &mut seen)).await {
@@ -91,12 +92,12 @@ impl Election {
                 Ok(Ok(false)) => renewed = None,
                 Ok(Err(error)) => tracing::warn!(
                     %error, lease = self.lease, namespace = self.namespace,
-                    "the Lease could not be read or written; check that the controller's account may get, create and \
-                     update it"
+                    "reading or renewing the Lease failed: trying again; check that the account of \
+                     this process may get, create and update it"
                 ),
                 Err(_) => tracing::warn!(
                     lease = self.lease,
-                    "the API server does not answer about the Lease"
+                    "the API server did not answer about the Lease: trying again"
                 ),
             }
             self.lead(&leads, renewed.is_some_and(|at| at.elapsed() < GIVE_UP));
@@ -107,11 +108,11 @@ impl Election {
         }
         if *leads.borrow() {
             self.lead(&leads, false);
-            self.give_back(&api).await;
+            self.release(&api).await;
         }
     }
 
-    /// Whether this replica holds the Lease now.
+    /// Returns true if this replica holds the Lease now.
     async fn round(&self, api: &Api<Lease>, seen: &mut Option<Seen>) -> Result<bool, KubeError> {
         let Some(mut lease) = api.get_opt(self.lease).await? else {
             return self.create(api).await;
@@ -126,7 +127,7 @@ impl Election {
         if step == Step::Wait {
             return Ok(false);
         }
-        let taken = step == Step::Take;
+        let taken = step == Step::Acquire;
         let before = lease.spec.take().unwrap_or_default();
         lease.spec = Some(self.spec(before, taken));
         match api.replace(self.lease, &kubernetes::post(), &lease).await {
@@ -181,8 +182,8 @@ impl Election {
         });
     }
 
-    /// The next leader need not wait.
-    async fn give_back(&self, api: &Api<Lease>) {
+    /// Releases the Lease, so that the next leader need not wait.
+    async fn release(&self, api: &Api<Lease>) {
         let giving = async {
             let mut lease = api.get(self.lease).await?;
             let spec = lease.spec.get_or_insert_default();
@@ -195,7 +196,7 @@ impl Election {
                 .map(drop)
         };
         if let Ok(Err(error)) = timeout(REQUEST, giving).await {
-            tracing::info!(%error, "the Lease could not be given back: it runs out by itself");
+            tracing::info!(%error, "releasing the Lease failed: it expires");
         }
     }
 }
@@ -213,15 +214,18 @@ mod tests {
     }
 
     #[test]
-    fn a_free_lease_is_taken_and_an_own_one_renewed() {
-        assert_eq!(decide(None, "me", Duration::ZERO), Step::Take);
-        assert_eq!(decide(Some(&held_by("")), "me", Duration::ZERO), Step::Take);
+    fn free_lease_is_acquired_and_own_lease_renewed() {
+        assert_eq!(decide(None, "me", Duration::ZERO), Step::Acquire);
+        assert_eq!(
+            decide(Some(&held_by("")), "me", Duration::ZERO),
+            Step::Acquire
+        );
         let long = Duration::from_secs(100);
         assert_eq!(decide(Some(&held_by("me")), "me", long), Step::Renew);
     }
 
     #[test]
-    fn the_lease_of_another_is_taken_only_after_it_was_unchanged_for_its_duration() {
+    fn lease_of_another_is_acquired_only_after_it_expired() {
         let other = held_by("other");
         assert_eq!(
             decide(Some(&other), "me", Duration::from_millis(9_999)),
@@ -229,7 +233,7 @@ mod tests {
         );
         assert_eq!(
             decide(Some(&other), "me", Duration::from_secs(10)),
-            Step::Take
+            Step::Acquire
         );
         let negative = LeaseSpec {
             lease_duration_seconds: Some(-5),
@@ -242,9 +246,9 @@ mod tests {
     }
 
     #[test]
-    fn leadership_is_given_up_before_anybody_can_take_it() {
+    fn leadership_ends_before_another_can_acquire_it() {
         assert!(GIVE_UP + REQUEST <= DURATION);
-        // A killed leader is replaced, and its statuses written, within 15 seconds.
+        // A killed leader is replaced within 15 seconds.
         assert!(DURATION + ROUND < Duration::from_secs(15));
     }
 }

@@ -1,4 +1,5 @@
-//! `weft-controller`: `serve` configures proxies and signs their certificates, `provision` keeps what Gateways run on.
+//! `weft-controller`: `serve` configures proxies and signs their certificates, `provision` keeps
+//! what Gateways run on.
 
 use std::process::ExitCode;
 

@@ -62,8 +62,8 @@ pub struct ProcessOptions {
     #[arg(long, env = "POD_NAME", default_value_t = process_name())]
     pub name: String,
 
-    /// Log filter, as `info` or `info,weft_controller=debug`. The default leaves out the lines of the watch library, whose
-    /// errors the controller logs itself.
+    /// Log filter, as `info` or `info,weft_controller=debug`. The default leaves out the lines of
+    /// the watch library, whose errors the controller logs itself.
     #[arg(long, env = "WEFT_LOG", default_value = "info,kube_runtime=error")]
     pub log: String,
 
@@ -89,8 +89,8 @@ pub struct ServeOptions {
     #[arg(long, env = "WEFT_MTLS_FLOOR", value_enum, default_value_t = MtlsMode::Permissive)]
     pub mtls_floor: MtlsMode,
 
-    /// Lifetime of a proxy's certificate in seconds, a day at most: none is revoked before it expires. It is renewed at
-    /// 70 %.
+    /// Lifetime of a proxy's certificate in seconds, a day at most: none is revoked before it
+    /// expires. It is renewed at 70 %.
     #[arg(
         long,
         env = "WEFT_CERTIFICATE_LIFETIME",
@@ -99,13 +99,13 @@ pub struct ServeOptions {
     )]
     pub certificate_lifetime: u64,
 
-    /// Whether a proxy's token and certificate are accepted from its own pod's addresses alone. Disable it only where the
-    /// addresses of pods are rewritten on their way to the controller.
+    /// Whether a proxy's token and certificate are accepted from its own pod's addresses alone.
+    /// Disable it only where the addresses of pods are rewritten on their way to the controller.
     #[arg(long, env = "WEFT_VERIFY_POD_ADDRESS", default_value_t = true, action = clap::ArgAction::Set)]
     pub verify_pod_address: bool,
 
-    /// How many seconds a new root is distributed before it signs, at least: the kubelet updates files of ConfigMaps
-    /// within two minutes.
+    /// How many seconds a new root is distributed before it signs, at least: the kubelet updates
+    /// files of ConfigMaps within two minutes.
     #[arg(long, env = "WEFT_ROTATION_SETTLE", default_value_t = 120)]
     pub rotation_settle: u64,
 
@@ -117,7 +117,8 @@ pub struct ServeOptions {
     #[arg(long, env = "WEFT_GATEWAYS", default_value_t = true, action = clap::ArgAction::Set)]
     pub gateways: bool,
 
-    /// Networks that no endpoint may be in, whatever EndpointSlices contain: by default the metadata services of clouds.
+    /// Networks that no endpoint may be in, whatever EndpointSlices contain: by default the
+    /// metadata services of clouds.
     #[arg(
         long,
         env = "WEFT_DENIED_ENDPOINTS",

@@ -1,6 +1,7 @@
-//! What could not be done, and when it is tried again: after a second, then after twice as long each time, up to a minute.
+//! Backoff by key: a failed key is due again after a second, then after twice as long each time, up
+//! to a minute.
 //!
-//! Decides only: who tries says what came of it.
+//! Does no I/O: the caller reports the outcome of each attempt.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,14 +9,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// After the first failure ...
+/// The wait after the first failure.
 const WAIT: Duration = Duration::from_secs(1);
-/// ... and after many.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Doublings that matter.
-const MANY: u32 = 6;
+/// The maximum wait.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The number of doublings to the maximum.
+const MAX_DOUBLINGS: u32 = 6;
 
-/// What failed the last time it was tried.
+/// The keys whose last attempt failed.
 #[derive(Debug)]
 pub(crate) struct Retries<K>(HashMap<K, Failed>);
 
@@ -32,15 +33,15 @@ impl<K> Default for Retries<K> {
 }
 
 impl<K: Eq + Hash> Retries<K> {
-    /// How long it waits from now on.
+    /// Records a failure; returns how long the key waits.
     pub(crate) fn failed(&mut self, key: K, now: Instant) -> Duration {
         let known = self.0.entry(key).or_insert(Failed {
             again: now,
             tries: 0,
         });
         let wait = WAIT
-            .saturating_mul(1 << known.tries.min(MANY))
-            .min(LONGEST_WAIT);
+            .saturating_mul(1 << known.tries.min(MAX_DOUBLINGS))
+            .min(MAX_WAIT);
         known.again = now + wait;
         known.tries += 1;
         wait
@@ -50,23 +51,23 @@ impl<K: Eq + Hash> Retries<K> {
         self.0.remove(key);
     }
 
-    /// Whether it may be tried: what never failed may.
+    /// Returns true if the key may be tried: its wait is over, or it has not failed.
     pub(crate) fn is_due(&self, key: &K, now: Instant) -> bool {
         self.0.get(key).is_none_or(|known| known.again <= now)
     }
 
-    /// When the first of them is due.
+    /// Returns when the first failed key is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.0.values().map(|known| known.again).min()
     }
 
-    /// Forgets what nobody asks for any longer.
+    /// Removes keys that are not wanted any more.
     pub(crate) fn retain(&mut self, mut wanted: impl FnMut(&K) -> bool) {
         self.0.retain(|key, _| wanted(key));
     }
 }
 
-/// Without a time, for ever.
+/// Sleeps until `at`; without a time, for ever.
 pub(crate) async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
@@ -79,20 +80,20 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_fails_waits_twice_as_long_each_time_up_to_a_minute() {
+    async fn wait_doubles_up_to_a_minute() {
         let mut retries = Retries::default();
         let waits: Vec<u64> = (0..8)
             .map(|_| retries.failed("a", Instant::now()).as_secs())
             .collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(retries.next(), Some(Instant::now() + LONGEST_WAIT));
+        assert_eq!(retries.next(), Some(Instant::now() + MAX_WAIT));
         retries.succeeded(&"a");
         assert_eq!(retries.next(), None);
         assert_eq!(retries.failed("a", Instant::now()), WAIT);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_failed_is_due_after_its_wait_and_others_at_once() {
+    async fn failed_key_is_due_after_its_wait() {
         let mut retries = Retries::default();
         retries.failed("a", Instant::now());
         tokio::time::advance(WAIT / 2).await;

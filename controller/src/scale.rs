@@ -1,5 +1,6 @@
-//! What an edit costs in a large cluster, step by step from the watch's event to the updates of proxies and the statuses
-//! that are due: 10,000 Services, 20,000 pods, 1,000 HTTPRoutes, 1,000 proxies. A measurement, not a test:
+//! What an edit costs in a large cluster, step by step from the watch's event to the updates of
+//! proxies and the statuses that are due: 10,000 Services, 20,000 pods, 1,000 HTTPRoutes, 1,000
+//! proxies. A measurement, not a test:
 //!
 //! `cargo test --release -p weft-controller --lib scale -- --ignored --nocapture`
 
@@ -9,12 +10,13 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use weft_translate::Translator;
 
+use crate::encoder::Source;
 use crate::snapshot::{Snapshot, test_settings};
 use crate::status;
+use crate::subscribe::Registry;
 use crate::subscribe::input::{Hello, Input};
-use crate::subscribe::registry::Registered;
+use crate::subscribe::registry::StreamHandle;
 use crate::subscribe::session::Session;
-use crate::subscribe::{Registry, Source};
 use crate::watch::object::Watched;
 use crate::watch::{ObjectKey, Store, Watchable, World};
 
@@ -145,7 +147,7 @@ fn cluster() -> World {
 /// A proxy that answers at once.
 struct Proxy {
     session: Session,
-    registered: Registered,
+    registered: StreamHandle,
 }
 
 /// Each watches five Services with routes and five without.
@@ -168,7 +170,7 @@ fn proxies(registry: &Registry) -> Vec<Proxy> {
         }
         Proxy {
             session,
-            registered: registry.enter(pod, &[], 1),
+            registered: registry.register(pod, &[], 1),
         }
     };
     (0..PROXIES).map(proxy).collect()

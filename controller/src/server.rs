@@ -1,7 +1,7 @@
 //! The gRPC server: TLS 1.3 on one port, the Mesh and the CertificateAuthority services behind it.
 //!
-//! Connections come from `server/accept.rs`, each with the identity that its client has proved; limits of HTTP/2 are set
-//! here. What a caller may ask for is the services' decision.
+//! `server/accept.rs` accepts connections and authenticates their clients; the limits of HTTP/2 are
+//! set here. The services authorize each call.
 
 mod accept;
 mod calls;
@@ -29,22 +29,23 @@ use weft_ir::Identity;
 use self::calls::CountCalls;
 use crate::identity::{ClientVerifier, ServerIdentity, Serving, SignError};
 
-/// Interval and limit of HTTP/2 pings: a peer that hangs is noticed within 20 seconds.
+/// The interval and the timeout of HTTP/2 pings: a peer that hangs is disconnected within 20
+/// seconds.
 const PING: Duration = Duration::from_secs(10);
-/// How long open streams have to end after a shutdown has begun.
+/// How long open streams may take to end after shutdown has begun.
 const GRACE: Duration = Duration::from_secs(5);
-/// Streams of one connection: a proxy needs one for Mesh and one for Sign.
+/// The maximum number of streams of a connection: a proxy needs one for Mesh and one for Sign.
 const STREAMS: u32 = 32;
-/// A `Hello` of a proxy that holds as much as it may (8,000 addresses with their endpoints, by the longest names) has 1.9
-/// MB; everything else is small.
-const LONGEST_PROXY_MESSAGE: usize = 2 * 1024 * 1024;
-/// Both below a CSR's and a token's limits would refuse what they allow.
-const LONGEST_SIGN_REQUEST: usize = 32 * 1024;
+/// The `Hello` of a proxy that holds the maximum (8,000 addresses with their endpoints, with the
+/// longest names) has 1.9 MB; other messages are small.
+const MAX_PROXY_MESSAGE: usize = 2 * 1024 * 1024;
+/// More than the limits of a CSR and a token together.
+const MAX_SIGN_REQUEST: usize = 32 * 1024;
 
-/// Who a connection's client is. An extension of every request.
+/// The client of a connection; an extension of every request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// What it has proved by its certificate; `None` without one.
+    /// What its certificate proves; `None` without one.
     pub proven: Option<Proven>,
     pub address: SocketAddr,
 }
@@ -56,19 +57,19 @@ pub struct Proven {
     pub until: OffsetDateTime,
 }
 
-/// The server cannot run.
+/// Why the server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("making the serving certificate: {0}")]
+    #[error("issuing the serving certificate: {0}")]
     Certificate(#[from] SignError),
-    #[error("setting up TLS: {0}")]
+    #[error("configuring TLS: {0}")]
     Tls(#[from] rustls::Error),
     #[error("serving gRPC: {0}")]
     Grpc(#[from] tonic::transport::Error),
 }
 
-/// Serves on a socket that listens, until told to stop; then no new connections are taken, and open ones have five seconds to
-/// end.
+/// Serves the listener until `shutdown`; then no connection is accepted any more, and open ones
+/// have five seconds to end.
 pub async fn serve(
     listener: TcpListener,
     port: &Port,
@@ -84,7 +85,7 @@ pub async fn serve(
 
     tokio::spawn({
         let (tls, stopped) = (tls.clone(), stopped.clone());
-        async move { serving.keep_fresh(&tls, stopped).await }
+        async move { serving.keep_renewed(&tls, stopped).await }
     });
     let accepted = accept::start(listener, port, config, &tls, stopped);
     let server = tonic::transport::Server::builder()
@@ -97,9 +98,9 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(PING))
         .layer(CountCalls)
         .add_service(
-            CertificateAuthorityServer::new(ca).max_decoding_message_size(LONGEST_SIGN_REQUEST),
+            CertificateAuthorityServer::new(ca).max_decoding_message_size(MAX_SIGN_REQUEST),
         )
-        .add_service(MeshServer::new(mesh).max_decoding_message_size(LONGEST_PROXY_MESSAGE))
+        .add_service(MeshServer::new(mesh).max_decoding_message_size(MAX_PROXY_MESSAGE))
         .serve_with_incoming_shutdown(
             ReceiverStream::new(accepted).map(Ok::<_, io::Error>),
             shutdown.clone().cancelled_owned(),
@@ -107,13 +108,14 @@ pub async fn serve(
     tokio::select! {
         served = server => Ok(served?),
         () = async { shutdown.cancelled().await; tokio::time::sleep(GRACE).await } => {
-            tracing::warn!("connections were still open {} s after the end was called", GRACE.as_secs());
+            tracing::warn!("connections were still open {} s after shutdown began: closing them", GRACE.as_secs());
             Ok(())
         }
     }
 }
 
-/// TLS 1.3 only, post-quantum key exchange preferred, no resumption: every connection's certificate is looked at.
+/// TLS 1.3 only, with post-quantum key exchange preferred, and without resumption, so that every
+/// connection's certificate is verified.
 fn tls_config(
     tls: &ServerIdentity,
     serving: Arc<Serving>,
@@ -130,7 +132,7 @@ fn tls_config(
     Ok(Arc::new(config))
 }
 
-/// Resolves when this moment has passed by the system's clock, which may be set meanwhile.
+/// Resolves when `until` has passed by the system's clock, which may be changed meanwhile.
 pub(crate) async fn passed(until: OffsetDateTime) {
     loop {
         let left = Duration::try_from(until - OffsetDateTime::now_utc()).unwrap_or_default();

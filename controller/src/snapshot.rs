@@ -1,7 +1,8 @@
-//! The cluster, translated: an immutable [`Snapshot`] for each moment of quiet, published to whoever serves from it.
+//! Translates the cluster after each burst of changes, and publishes the result as an immutable
+//! [`Snapshot`].
 //!
-//! Nothing is published before every kind has been listed, so that nobody is told that something does not exist
-//! because it has not been seen yet.
+//! Nothing is published before every kind has completed its initial list, so that no object counts
+//! as absent because it has not been listed yet.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,29 +16,29 @@ use weft_translate::{
     Provision, RouteStatus, Settings, Translation, Translator,
 };
 
+use crate::encoder::Encoder;
 use crate::metrics::Metrics;
-use crate::subscribe::Encoder;
 use crate::watch::World;
 
-/// A burst of changes is over after this long without one ...
+/// A burst of changes ends after this long without a change.
 const QUIET: Duration = Duration::from_millis(5);
-/// ... or at the latest after this long.
-const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// The maximum duration of a burst.
+const MAX_BURST: Duration = Duration::from_millis(100);
 
-/// What the cluster says at one moment.
+/// The translated cluster at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// What proxies are told, ready for the wire.
+    /// The resources of proxies, encoded on demand.
     pub encoder: Encoder,
-    /// Of routes.
+    /// The statuses of routes.
     pub statuses: Vec<Arc<RouteStatus>>,
     pub gateway_classes: Vec<GatewayClassStatus>,
     pub gateways: Vec<GatewayStatus>,
     pub listener_sets: Vec<ListenerSetStatus>,
     pub policies: Vec<PolicyStatus>,
-    /// What Gateways run on.
+    /// The objects that Gateways run on.
     pub provisions: Vec<Provision>,
-    /// Of routes.
+    /// The missing parents of routes.
     pub missing_parents: Vec<MissingParents>,
 }
 
@@ -46,7 +47,7 @@ impl Snapshot {
         Self::made(translation, Encoder::new)
     }
 
-    /// The one that comes after this one.
+    /// Returns the next snapshot, which takes over the encodings that are still valid.
     pub fn next(&self, translation: Translation) -> Self {
         Self::made(translation, |mesh| self.encoder.next(mesh))
     }
@@ -75,7 +76,7 @@ impl Snapshot {
         }
     }
 
-    /// Where Gateways have proxies.
+    /// Returns the namespaces in which Gateways have proxies.
     pub fn gateway_namespaces(&self) -> BTreeSet<String> {
         let namespaces = self.provisions.iter();
         namespaces
@@ -84,7 +85,7 @@ impl Snapshot {
     }
 }
 
-/// The latest snapshot; `None` until everything has been listed.
+/// The latest snapshot; `None` until every kind has completed its initial list.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 
 /// Translates `world` after each burst of changes, until `stop`.
@@ -100,11 +101,11 @@ pub async fn publish(
     let mut warned = BTreeSet::new();
     loop {
         if world.listed() {
-            // One that panicked is not used again.
-            let whole = std::mem::replace(&mut translator, Translator::new(settings.clone()));
-            match take(&world, whole, &metrics, &mut warned).await {
-                Some((translation, whole)) => {
-                    translator = whole;
+            // A translator that panicked is not used again.
+            let current = std::mem::replace(&mut translator, Translator::new(settings.clone()));
+            match translate_once(&world, current, &metrics, &mut warned).await {
+                Some((translation, current)) => {
+                    translator = current;
                     let last = to.borrow().clone();
                     let next = match last {
                         Some(last) => last.next(translation),
@@ -127,7 +128,7 @@ pub(crate) async fn burst(changes: &mut watch::Receiver<()>) {
     if changes.changed().await.is_err() {
         return std::future::pending().await;
     }
-    let end = Instant::now() + LONGEST_WAIT;
+    let end = Instant::now() + MAX_BURST;
     loop {
         let quiet = end.min(Instant::now() + QUIET);
         match timeout_at(quiet, changes.changed()).await {
@@ -137,8 +138,8 @@ pub(crate) async fn burst(changes: &mut watch::Receiver<()>) {
     }
 }
 
-/// `None` when translation panicked.
-async fn take(
+/// Translates the cluster; returns `None` if translation panicked.
+async fn translate_once(
     world: &World,
     mut translator: Translator,
     metrics: &Metrics,
@@ -146,7 +147,7 @@ async fn take(
 ) -> Option<(Translation, Translator)> {
     let objects = world.objects();
     let begin = std::time::Instant::now();
-    // A large cluster takes milliseconds, which streams should not wait for.
+    // The translation of a large cluster takes milliseconds, which must not delay streams.
     let translation = tokio::task::spawn_blocking(move || {
         let translation = translator.translate(&objects);
         (translation, translator)
@@ -156,7 +157,7 @@ async fn take(
         .translate_seconds
         .observe(begin.elapsed().as_secs_f64());
     metrics.snapshots.inc();
-    // Each once, for as long as it holds.
+    // Each warning is logged once while it lasts.
     for warning in translation.warnings.difference(warned) {
         tracing::warn!("{warning}");
     }
@@ -164,7 +165,7 @@ async fn take(
     Some((translation, translator))
 }
 
-/// How tests translate.
+/// The settings of tests.
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) fn test_settings() -> Settings {
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_ends_after_a_few_quiet_milliseconds() {
+    async fn burst_ends_after_a_few_quiet_milliseconds() {
         let (ring, mut changes) = watch::channel(());
         let begin = Instant::now();
         ring.send_replace(());
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn changes_without_end_do_not_put_it_off_for_ever() {
+    async fn endless_changes_end_a_burst_at_the_maximum() {
         let (ring, mut changes) = watch::channel(());
         let begin = Instant::now();
         ring.send_replace(());
@@ -207,9 +208,6 @@ mod tests {
             () = ringing => {}
         }
         let taken = begin.elapsed();
-        assert!(
-            taken >= LONGEST_WAIT && taken < LONGEST_WAIT + QUIET,
-            "{taken:?}"
-        );
+        assert!(taken >= MAX_BURST && taken < MAX_BURST + QUIET, "{taken:?}");
     }
 }

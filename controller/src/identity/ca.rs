@@ -1,7 +1,8 @@
-//! The certificate authority: a root or an intermediate with its key, and the certificates it signs.
+//! The certificate authority: a root or an intermediate with its key, and the certificates that it
+//! signs.
 //!
-//! Pure: time comes in as an argument, and nothing here knows of Kubernetes. What a requester may have is decided in
-//! `csr` and `review`; where the key is kept is `store`'s matter.
+//! Pure: the time is an argument, and nothing here depends on Kubernetes. `csr` and `review` decide
+//! what a requester may obtain; `store` keeps the key.
 
 use std::time::Duration;
 
@@ -13,33 +14,35 @@ use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use weft_ir::Identity;
 
-use super::chain::{self, LoadError, Window};
-use super::trust::Bundle;
+use super::bundle::Bundle;
+use super::chain::{self, Validity};
+use super::load_error::LoadError;
 
-/// How far back a certificate begins, for clocks that are late.
+/// How long before its issue a certificate is valid from, for clocks that are slow.
 const BACKDATE: Duration = Duration::from_secs(60);
-/// How long a root of our own making lasts: ten years.
+/// The lifetime of a generated root: ten years.
 const ROOT_LIFETIME: time::Duration = time::Duration::days(3652);
 
-/// A signing key with its certificate and the way from there to a root.
+/// A signing key with its certificate and the chain from there to a root.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// From the signer's own certificate up to, but without, the root; empty when the root itself signs.
+    /// From the signer's certificate up to, but excluding, the root; empty when the root itself
+    /// signs.
     intermediates: Vec<CertificateDer<'static>>,
     root: CertificateDer<'static>,
-    /// When every certificate of the chain is valid.
-    window: Window,
+    /// The period in which every certificate of the chain is valid.
+    validity: Validity,
 }
 
 /// A signed certificate.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// Leaf first, then intermediates, without the root.
+    /// The leaf, then the intermediates; excludes the root.
     pub chain: Vec<CertificateDer<'static>>,
     pub not_after: OffsetDateTime,
 }
 
-/// A new root as PEM: what goes into the Secret's `tls.crt` and `tls.key` (PKCS#8).
+/// A new root as PEM: `tls.crt` and `tls.key` (PKCS#8) of the Secret.
 pub struct RootPem {
     pub certificate: String,
     pub key: String,
@@ -49,7 +52,8 @@ pub struct RootPem {
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
     #[error(
-        "the authority's certificate is valid from {from} to {to} only; check the clock, or replace the root"
+        "the authority's certificate is valid only from {from} to {to}; check the clock, or \
+         replace the root"
     )]
     OutsideValidity {
         from: OffsetDateTime,
@@ -65,7 +69,7 @@ impl From<rcgen::Error> for SignError {
     }
 }
 
-/// Makes an ECDSA P-256 root, valid for ten years from a minute ago.
+/// Generates an ECDSA P-256 root, valid for ten years.
 pub fn new_root(now: OffsetDateTime) -> Result<RootPem, SignError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
@@ -85,8 +89,9 @@ pub fn new_root(now: OffsetDateTime) -> Result<RootPem, SignError> {
 }
 
 impl Authority {
-    /// Reads a signing certificate with its chain (PEM, signer first, the root last or among `further`) and its key
-    /// (PEM; ECDSA P-256 or P-384, or RSA of 2048 bits and more), and checks that what it signs is found valid.
+    /// Reads a signing certificate with its chain (PEM, signer first, the root last or among
+    /// `further`) and its key (PEM; ECDSA P-256 or P-384, or RSA of 2048 bits or more), and checks
+    /// that a certificate signed with it verifies.
     pub fn load(
         certificates: &[u8],
         key: &[u8],
@@ -101,9 +106,9 @@ impl Authority {
             issuer,
             intermediates: parsed.intermediates,
             root: parsed.root,
-            window: parsed.window,
+            validity: parsed.validity,
         };
-        authority.try_out(now)?;
+        authority.self_check(now)?;
         Ok(authority)
     }
 
@@ -111,12 +116,13 @@ impl Authority {
         &self.root
     }
 
-    /// When the first certificate of the chain ends, and with it all that it signed.
+    /// When the first certificate of the chain expires, and with it every certificate that the
+    /// authority signed.
     pub fn not_after(&self) -> OffsetDateTime {
-        self.window.to
+        self.validity.to
     }
 
-    /// Signs for one identity: it is the certificate's only name.
+    /// Signs a certificate whose only name is the identity.
     pub fn sign(
         &self,
         key: &impl PublicKeyData,
@@ -127,7 +133,7 @@ impl Authority {
         self.certify(key, vec![uri(identity)?], lifetime, now)
     }
 
-    /// Signs for a server of the control plane, found by DNS names as well as by its identity.
+    /// Signs a certificate for a server of the control plane, with DNS names beside its identity.
     pub fn sign_server(
         &self,
         key: &impl PublicKeyData,
@@ -150,17 +156,18 @@ impl Authority {
         lifetime: Duration,
         now: OffsetDateTime,
     ) -> Result<Issued, SignError> {
-        if now < self.window.from || now >= self.window.to {
+        if now < self.validity.from || now >= self.validity.to {
             return Err(SignError::OutsideValidity {
-                from: self.window.from,
-                to: self.window.to,
+                from: self.validity.from,
+                to: self.validity.to,
             });
         }
         let not_after = now
             .checked_add(time::Duration::try_from(lifetime).unwrap_or(time::Duration::MAX))
-            .map_or(self.window.to, |end| end.min(self.window.to));
+            .map_or(self.validity.to, |end| end.min(self.validity.to));
         let mut params = CertificateParams::default();
-        // Without a subject, rcgen marks the alternative name critical, as RFC 5280 section 4.2.1.6 requires.
+        // Without a subject, rcgen marks the alternative name critical, as RFC 5280 section 4.2.1.6
+        // requires.
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = names;
         params.is_ca = IsCa::ExplicitNoCa;
@@ -170,7 +177,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
         ];
         params.use_authority_key_identifier_extension = true;
-        params.not_before = (now - BACKDATE).max(self.window.from);
+        params.not_before = (now - BACKDATE).max(self.validity.from);
         params.not_after = not_after;
         params.serial_number = Some(random_serial()?);
         let leaf = params.signed_by(key, &self.issuer)?;
@@ -180,8 +187,9 @@ impl Authority {
         Ok(Issued { chain, not_after })
     }
 
-    /// Signs a certificate and verifies it as a peer would: a chain that looks right and is not, fails here.
-    fn try_out(&self, now: OffsetDateTime) -> Result<(), LoadError> {
+    /// Signs a certificate and verifies it as a peer would, so that a broken chain is found when it
+    /// is loaded.
+    fn self_check(&self, now: OffsetDateTime) -> Result<(), LoadError> {
         let unusable = |e: String| LoadError::Unusable(e);
         let key = KeyPair::generate().map_err(|e| unusable(e.to_string()))?;
         let name = SanType::URI(
@@ -194,7 +202,7 @@ impl Authority {
             .map_err(|e| unusable(e.to_string()))?;
         let roots = Bundle::of([self.root.clone()]).map_err(|e| unusable(e.to_string()))?;
         let Some((leaf, intermediates)) = issued.chain.split_first() else {
-            return Err(unusable("it signed nothing".to_owned()));
+            return Err(unusable("it signed an empty chain".to_owned()));
         };
         for usage in [
             webpki::KeyUsage::client_auth(),
@@ -218,7 +226,9 @@ fn random_serial() -> Result<SerialNumber, SignError> {
     rustls::crypto::aws_lc_rs::default_provider()
         .secure_random
         .fill(&mut bytes)
-        .map_err(|_| SignError::Crypto("the system gives no random bytes".to_owned()))?;
+        .map_err(|_| {
+            SignError::Crypto("the operating system returned no random bytes".to_owned())
+        })?;
     bytes[0] = (bytes[0] & 0x3f) | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
 }

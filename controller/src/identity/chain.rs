@@ -1,6 +1,5 @@
-//! Reads what a user or an earlier controller put into the root's Secret, and says what is wrong with it.
-//!
-//! Parses and checks certificates and keys; signs nothing.
+//! Parses and validates the certificates and keys of the root's Secret, which a user or an earlier
+//! controller wrote.
 
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::pem::PemObject;
@@ -9,73 +8,22 @@ use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::trust::Bundle;
+use super::bundle::Bundle;
+use super::load_error::{LoadError, MAX_CERTIFICATES};
 
-/// More certificates than any honest chain or bundle holds.
-pub(super) const MAX_CERTIFICATES: usize = 32;
-
-/// From when to when something is valid.
+/// The validity period of a certificate or a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Window {
+pub(super) struct Validity {
     pub(super) from: OffsetDateTime,
     pub(super) to: OffsetDateTime,
 }
 
-/// What is wrong with an authority's certificates or key. `place` counts the certificates of `tls.crt` from 1.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum LoadError {
-    #[error("{what} is not PEM: {reason}")]
-    Pem { what: &'static str, reason: String },
-    #[error("{what} holds no certificate: it must have a BEGIN CERTIFICATE block")]
-    NoCertificate { what: &'static str },
-    #[error("{what} holds more than {MAX_CERTIFICATES} certificates")]
-    TooMany { what: &'static str },
-    #[error("certificate {place} of {what} cannot be read: {reason}")]
-    Certificate {
-        what: &'static str,
-        place: usize,
-        reason: String,
-    },
-    #[error(
-        "certificate {place} of {what} ({subject}) is no authority's: basicConstraints CA:TRUE and, where there is a keyUsage, keyCertSign are needed"
-    )]
-    NotAuthority {
-        what: &'static str,
-        place: usize,
-        subject: String,
-    },
-    #[error(
-        "certificate {place} of tls.crt ({subject}) is valid from {from} to {to}, not now ({now})"
-    )]
-    NotValidNow {
-        place: usize,
-        subject: String,
-        from: OffsetDateTime,
-        to: OffsetDateTime,
-        now: OffsetDateTime,
-    },
-    #[error(
-        "certificate {place} of tls.crt is not signed by the one after it: order them signer first, root last"
-    )]
-    Order { place: usize },
-    #[error("tls.crt does not reach a root: put the self-signed root at its end, or into ca.crt")]
-    NoRoot,
-    #[error(
-        "tls.key cannot be used: {0}; it must be an unencrypted PEM key, ECDSA P-256 or P-384 or RSA of 2048 bits or more"
-    )]
-    Key(String),
-    #[error("tls.key does not belong to the first certificate of tls.crt")]
-    KeyMismatch,
-    #[error("what this authority signs does not verify: {0}")]
-    Unusable(String),
-}
-
-/// A chain found whole.
+/// A complete chain.
 pub(super) struct Chain {
     pub(super) signer: CertificateDer<'static>,
     pub(super) intermediates: Vec<CertificateDer<'static>>,
     pub(super) root: CertificateDer<'static>,
-    pub(super) window: Window,
+    pub(super) validity: Validity,
 }
 
 pub(super) fn read_key(pem: &[u8]) -> Result<KeyPair, LoadError> {
@@ -87,12 +35,12 @@ pub(super) fn read_key(pem: &[u8]) -> Result<KeyPair, LoadError> {
         &rcgen::PKCS_RSA_SHA256,
     ];
     if !known.iter().any(|alg| key.is_compatible(alg)) {
-        return Err(LoadError::Key("it is of another kind".to_owned()));
+        return Err(LoadError::Key("its algorithm is not supported".to_owned()));
     }
     Ok(key)
 }
 
-/// Certificates of a PEM text, blocks of other kinds skipped; none is an empty list.
+/// Returns the certificates of a PEM text; blocks of other types are skipped.
 pub(super) fn read_pem(
     what: &'static str,
     pem: &[u8],
@@ -111,8 +59,8 @@ pub(super) fn read_pem(
     Ok(found)
 }
 
-/// Checks that every certificate is an authority's, valid now and signed by the next, up to a self-signed root, and
-/// that the key belongs to the first.
+/// Checks that every certificate is a CA certificate, valid at `now` and signed by the next one, up
+/// to a self-signed root, and that the key belongs to the first.
 pub(super) fn read_chain(
     pem: &[u8],
     key: &KeyPair,
@@ -140,19 +88,19 @@ pub(super) fn read_chain(
             return Err(LoadError::Order { place: index + 1 });
         }
     }
-    let window = Window {
+    let validity = Validity {
         from: parsed.iter().map(|c| from(c)).max().unwrap_or(now),
         to: parsed.iter().map(|c| to(c)).min().unwrap_or(now),
     };
-    let (intermediates, root, window) = if signed_by(last, last) {
+    let (intermediates, root, validity) = if signed_by(last, last) {
         let (root, below) = ders
             .split_last()
             .ok_or(LoadError::NoCertificate { what: WHAT })?;
-        (below.to_vec(), root.clone(), window)
+        (below.to_vec(), root.clone(), validity)
     } else {
         let (root, end) = root_among(further, last, now)?;
-        let to = window.to.min(end);
-        (ders.clone(), root, Window { to, ..window })
+        let to = validity.to.min(end);
+        (ders.clone(), root, Validity { to, ..validity })
     };
     let signer = ders
         .into_iter()
@@ -162,11 +110,11 @@ pub(super) fn read_chain(
         signer,
         intermediates,
         root,
-        window,
+        validity,
     })
 }
 
-/// The root of `further` that signed `last`, and when it ends.
+/// Returns the root of `further` that signed `last`, and when it expires.
 fn root_among(
     further: &Bundle,
     last: &X509Certificate<'_>,
@@ -181,7 +129,7 @@ fn root_among(
     Err(LoadError::NoRoot)
 }
 
-/// Reads a certificate that must be an authority's.
+/// Parses a certificate, which must be a CA certificate.
 pub(super) fn parse_authority<'a>(
     what: &'static str,
     place: usize,
@@ -195,7 +143,7 @@ pub(super) fn parse_authority<'a>(
     let (rest, certificate) =
         X509Certificate::from_der(der.as_ref()).map_err(|e| bad(e.to_string()))?;
     if !rest.is_empty() {
-        return Err(bad(format!("{} bytes follow it", rest.len())));
+        return Err(bad(format!("{} bytes follow the certificate", rest.len())));
     }
     if certificate
         .subject()
@@ -203,7 +151,7 @@ pub(super) fn parse_authority<'a>(
         .any(|rdn| rdn.iter().count() != 1)
     {
         return Err(bad(
-            "its subject has a part with no or several attributes".to_owned()
+            "an RDN of its subject does not have exactly one attribute".to_owned(),
         ));
     }
     let is_ca = certificate

@@ -1,6 +1,7 @@
-//! Reads a certificate signing request (PKCS#10) and checks all of it: form, proof of possession, names.
+//! Parses a certificate signing request (PKCS#10) and checks its form, its proof of possession and
+//! its names.
 //!
-//! Says what is asked for; whether the asker may have it is `sign`'s decision.
+//! Returns what is requested; `sign` decides whether the requester may obtain it.
 
 use rcgen::SubjectPublicKeyInfo;
 use weft_ir::{Identity, IdentityError};
@@ -9,22 +10,22 @@ use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 
-/// The longest request that is read, in bytes: one for a P-256 key takes about 300.
+/// The maximum size of a request in bytes: one for a P-256 key has about 300.
 pub const MAX_CSR: usize = 8 * 1024;
 
-/// A request that is well formed and asks for one identity.
+/// A well-formed request for one identity.
 #[derive(Debug)]
 pub struct Request {
     pub key: SubjectPublicKeyInfo,
     pub identity: Identity,
 }
 
-/// What is wrong with a request.
+/// Why a request is rejected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CsrError {
     #[error("the CSR is empty")]
     Empty,
-    #[error("the CSR has {0} bytes, more than {MAX_CSR}")]
+    #[error("the CSR has {0} bytes; the limit is {MAX_CSR}")]
     TooLarge(usize),
     #[error("the CSR is not PKCS#10 in DER: {0}")]
     Malformed(String),
@@ -32,24 +33,24 @@ pub enum CsrError {
     Trailing(usize),
     #[error("the CSR's key is neither ECDSA P-256, ECDSA P-384 nor Ed25519")]
     KeyKind,
-    #[error("the CSR's signature is not made with its own key")]
+    #[error("the CSR is not signed with its own key")]
     Signature,
-    #[error("the CSR asks to be an authority")]
+    #[error("the CSR requests a CA certificate")]
     Authority,
-    #[error("the CSR asks for the subject {0:?}: leave it empty, the SPIFFE id is the only name")]
+    #[error("the CSR requests the subject {0:?}; leave it empty: the SPIFFE ID is the only name")]
     Subject(String),
-    #[error("the CSR names nobody: its subject alternative name must be the SPIFFE id")]
+    #[error("the CSR has no subject alternative name; it must have one, the SPIFFE ID")]
     NoName,
-    #[error("the CSR asks for {0} names: one SPIFFE id is given")]
+    #[error("the CSR has {0} subject alternative names; it must have one, the SPIFFE ID")]
     ManyNames(usize),
-    #[error("the CSR asks for the name {0}, which is no URI: only a SPIFFE id is given")]
+    #[error("the CSR requests the name {0}, which is not a URI; it must be the SPIFFE ID")]
     NameKind(String),
-    #[error("the CSR's name is no identity of the mesh: {0}")]
+    #[error("the CSR's name is not an identity of the mesh: {0}")]
     NotIdentity(#[from] IdentityError),
 }
 
 impl CsrError {
-    /// Whether the request is well formed and asks for what nobody is given.
+    /// Returns true if the request is well formed and requests a name that is never issued.
     pub fn is_about_names(&self) -> bool {
         matches!(
             self,
@@ -63,7 +64,7 @@ impl CsrError {
     }
 }
 
-/// Reads and checks a request.
+/// Parses and checks a request.
 pub fn parse(der: &[u8]) -> Result<Request, CsrError> {
     match der.len() {
         0 => return Err(CsrError::Empty),
@@ -96,7 +97,8 @@ fn public_key(csr: &X509CertificationRequest<'_>) -> Result<SubjectPublicKeyInfo
     Ok(key)
 }
 
-/// The one identity asked for, in any of the request's attributes; a subject may be absent or repeat it.
+/// Returns the requested identity, from any of the request's attributes; the subject may be empty
+/// or repeat it.
 fn requested_identity(csr: &X509CertificationRequest<'_>) -> Result<Identity, CsrError> {
     let extensions = csr
         .certification_request_info
@@ -147,8 +149,8 @@ fn check_subject(csr: &X509CertificationRequest<'_>, identity: &Identity) -> Res
     }
 }
 
-/// A stranger's text, short enough for a log line.
+/// Limits text of an untrusted peer to the length of a log line.
 fn clip(text: &str) -> String {
-    const LONGEST: usize = 700;
-    text.chars().take(LONGEST).collect()
+    const MAX_CHARS: usize = 700;
+    text.chars().take(MAX_CHARS).collect()
 }

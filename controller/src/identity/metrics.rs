@@ -1,4 +1,5 @@
-//! What the identity side counts. Labels come from fixed lists: a stranger cannot make a new series.
+//! Metrics of the certificate authority and of the server's connections. Labels come from fixed
+//! lists, so that strangers cannot create series.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -8,7 +9,7 @@ use time::OffsetDateTime;
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
-/// Counters of the authority and of the server's connections. Clones count into the same series.
+/// Handles of the metrics; clones share their series.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     signed: Counter,
@@ -32,7 +33,7 @@ impl Metrics {
         );
         registry.register(
             "weft_ca_refused",
-            "Signing requests refused, by reason",
+            "Signing requests rejected, by reason",
             self.refused.clone(),
         );
         registry.register(
@@ -47,17 +48,17 @@ impl Metrics {
         );
         registry.register(
             "weft_ca_secret_errors",
-            "Times the root's Secret could not be used",
+            "Failures to load or use the Secret of the root",
             self.secret_errors.clone(),
         );
         registry.register(
             "weft_ca_root_writes",
-            "Writes of the roots' ConfigMap, by result",
+            "Writes of the ConfigMap with the roots, by result",
             self.root_writes.clone(),
         );
         registry.register(
             "weft_certificate_expiry_timestamp_seconds",
-            "When a certificate ends, as seconds since 1970",
+            "When a certificate expires, in Unix time",
             self.expiry.clone(),
         );
         registry.register(
@@ -67,12 +68,12 @@ impl Metrics {
         );
         registry.register(
             "weft_ca_rotation_phase",
-            "1 for the phase that the rotation of the root is in, on the leader",
+            "On the leader, 1 for the current phase of the rotation of the root",
             self.rotation_phase.clone(),
         );
         registry.register(
             "weft_ca_rotation_proxies",
-            "Proxies that are done with the phase, and all, on the leader",
+            "On the leader, proxies that have completed the phase, and all proxies",
             self.rotation_proxies.clone(),
         );
     }
@@ -85,7 +86,7 @@ impl Metrics {
         self.refused.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// How often a reason has been counted.
+    /// Returns the count of rejections for a reason.
     pub fn refusals(&self, reason: &'static str) -> u64 {
         self.refused.get_or_create(&[("reason", reason)]).get()
     }
@@ -96,7 +97,7 @@ impl Metrics {
             .inc();
     }
 
-    /// How many handshakes have ended so.
+    /// Returns the count of handshakes with a result.
     pub fn handshakes(&self, result: &'static str) -> u64 {
         self.handshakes
             .get_or_create(&[("direction", "inbound"), ("result", result)])

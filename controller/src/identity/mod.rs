@@ -1,11 +1,14 @@
-//! Identity: the root, the certificates it signs, and who may have one.
+//! Identity: the root, the certificates that it signs, and who may obtain one.
 //!
-//! `ca`, `chain`, `csr`, `trust` and the decision in `review` are pure; `store` and `roots` keep the Secret and the
-//! ConfigMaps; `sign` answers proxies; `peer` and `serving` are the two halves of the server's own TLS.
+//! `ca`, `chain`, `csr`, `bundle`, `trust` and the decision in `review` are pure; `store` and
+//! `roots` keep the Secret and the ConfigMaps; `sign` is the CertificateAuthority service; `peer`
+//! verifies the clients of the server's own TLS and `serving` keeps its certificate.
 
+mod bundle;
 mod ca;
 mod chain;
 mod csr;
+mod load_error;
 mod metrics;
 mod peer;
 pub mod pod;
@@ -22,19 +25,20 @@ mod trust;
 
 use std::collections::BTreeMap;
 
+pub use bundle::Bundle;
 pub use ca::{Authority, Issued, RootPem, SignError, new_root};
-pub use chain::LoadError;
 pub use csr::{CsrError, MAX_CSR, Request as CsrRequest, parse as parse_csr};
+pub use load_error::LoadError;
 pub use metrics::Metrics;
 pub use peer::{ClientVerifier, PeerError, end_of_validity, identity_of};
-pub use review::{Caller, KubeReviewer, Refusal, ReviewError, Reviewer, review_outcome};
+pub use review::{Caller, KubeReviewer, ReviewError, Reviewer, TokenRejection, review_outcome};
 pub use serving::{ServerIdentity, Serving};
 pub use sign::{SignFailure, Signer};
-pub use store::{Problem, SecretReceiver, SecretStore, StoreError, read as read_secret};
-pub use token::Implausible;
-pub use trust::{Bundle, Phase, Trust, TrustReceiver};
+pub use store::{SecretError, SecretReceiver, SecretStore, StoreError, read as read_secret};
+pub use token::PrecheckError;
+pub use trust::{Phase, Trust, TrustReceiver};
 
-/// Labels of everything that the controller writes.
+/// Labels of every object that the controller creates.
 fn labels() -> BTreeMap<String, String> {
     BTreeMap::from([(
         "app.kubernetes.io/managed-by".to_owned(),

@@ -1,6 +1,7 @@
-//! Who is at the other end of a TLS connection: verifies client certificates against the roots of the moment.
+//! Verifies client certificates against the roots that are trusted at the moment of the handshake.
 //!
-//! A certificate is optional; one that is shown must be right. What the client may do is the services' matter.
+//! A certificate is optional; one that is presented must be valid. The services decide what the
+//! client may do.
 
 use std::sync::Arc;
 
@@ -19,25 +20,26 @@ use x509_parser::prelude::FromDer;
 
 use super::trust::TrustReceiver;
 
-/// More intermediates than any chain of the mesh has.
+/// The maximum number of intermediates; chains of the mesh have fewer.
 const MAX_INTERMEDIATES: usize = 8;
 
-/// A certificate does not name one identity of the mesh.
+/// Why a certificate does not name an identity of the mesh.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PeerError {
     #[error("the certificate cannot be read: {0}")]
     Unreadable(String),
-    #[error("the certificate has {0} URI names; it must have one, the SPIFFE id")]
+    #[error("the certificate has {0} URI names; it must have one, the SPIFFE ID")]
     UriNames(usize),
     #[error(transparent)]
     NotIdentity(#[from] IdentityError),
-    #[error("the certificate is of trust domain {0}, which is not this mesh's")]
+    #[error("the certificate is of trust domain {0}, which is not that of this mesh")]
     TrustDomain(TrustDomain),
-    #[error("the chain has {0} intermediates, more than {MAX_INTERMEDIATES}")]
+    #[error("the chain has {0} intermediates; the limit is {MAX_INTERMEDIATES}")]
     LongChain(usize),
 }
 
-/// The identity in a certificate's only URI name (SPIFFE X.509-SVID, section 2); says nothing of its signature.
+/// Returns the identity in a certificate's only URI name (SPIFFE X.509-SVID, section 2). Does not
+/// verify the signature.
 pub fn identity_of(
     certificate: &CertificateDer<'_>,
     trust_domain: &TrustDomain,
@@ -66,14 +68,14 @@ pub fn identity_of(
     Ok(identity)
 }
 
-/// When a certificate ends.
+/// Returns when a certificate expires.
 pub fn end_of_validity(certificate: &CertificateDer<'_>) -> Result<OffsetDateTime, PeerError> {
     let (_, parsed) = X509Certificate::from_der(certificate.as_ref())
         .map_err(|e| PeerError::Unreadable(e.to_string()))?;
     Ok(parsed.validity().not_after.to_datetime())
 }
 
-/// Verifies client certificates; reads the trusted roots anew for each.
+/// Verifies client certificates; reads the trusted roots for each handshake.
 pub struct ClientVerifier {
     trust: TrustReceiver,
     trust_domain: TrustDomain,
@@ -104,7 +106,8 @@ impl ClientCertVerifier for ClientVerifier {
         false
     }
 
-    /// None: they would have to outlive a change of roots, and a proxy has one certificate to offer anyway.
+    /// Returns none: hints would be borrowed for longer than the roots last, and a proxy has only
+    /// one certificate to present.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -163,7 +166,7 @@ fn refused(error: PeerError) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }
 
-/// The reason as TLS alerts know it, so that the client too learns why.
+/// Maps the error to one that rustls sends as a TLS alert, so that the client learns the reason.
 fn reason(error: webpki::Error) -> CertificateError {
     match error {
         webpki::Error::CertExpired { .. } => CertificateError::Expired,

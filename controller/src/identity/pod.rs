@@ -1,7 +1,8 @@
-//! Whether a caller is the pod that it says it is, as the cluster shows that pod.
+//! Checks that a caller is the pod that it claims to be, by that pod's state in the cluster.
 //!
-//! A token or a certificate that was stolen is worth nothing elsewhere: both work from the pod's own addresses alone. The
-//! proxy may be faster than the watch, so what does not fit yet is waited for a little.
+//! A stolen token or certificate is useless elsewhere: both are accepted from the pod's own
+//! addresses alone. The proxy may be ahead of the watch, so a claim that does not match yet is
+//! checked again for a few seconds.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,30 +15,30 @@ use weft_translate::Mesh;
 
 use crate::snapshot::Snapshots;
 
-/// Who a caller says it is, and what is known of it.
+/// The pod that a caller claims to be, and what it proves of it.
 #[derive(Clone, Debug)]
 pub struct Claim<'a> {
     pub namespace: &'a str,
     pub pod: &'a str,
-    /// Of its token, where that names them.
+    /// From the caller's token, where that has them.
     pub uid: Option<&'a str>,
     pub node: Option<&'a str>,
-    /// Of its certificate: a pod of the mesh under this account.
+    /// From the caller's certificate: the pod must be in the mesh and run under this account.
     pub account: Option<&'a Identity>,
-    /// Where it calls from.
+    /// The address that the call comes from.
     pub address: IpAddr,
 }
 
-/// Why a caller is not taken for the pod.
+/// Why a claim does not match the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Doubt {
-    #[error("the controller has not seen the whole cluster yet: try again")]
+pub enum PodMismatch {
+    #[error("the controller has not completed its initial lists yet: try again")]
     NotReady,
-    #[error("pod {0} is not known here (yet), or has ended")]
+    #[error("pod {0} is not known to this controller yet, or has terminated")]
     Unknown(String),
     #[error("pod {0} has no weft-proxy container")]
     NotInMesh(String),
-    #[error("the certificate of {certificate} does not speak for pod {pod}")]
+    #[error("pod {pod} does not run under {certificate}, the identity of the client certificate")]
     OtherAccount {
         certificate: Box<Identity>,
         pod: String,
@@ -45,23 +46,24 @@ pub enum Doubt {
     #[error("pod {0} has no address in the Kubernetes API yet: try again")]
     NoAddress(String),
     #[error(
-        "the call comes from {address}, which is no address of pod {pod}; where addresses of pods are rewritten on the \
-         way to the controller, set controller.verifyPodAddress=false"
+        "the call comes from {address}, which is not an address of pod {pod}; if the network \
+         rewrites the addresses of pods on the way to the controller, set \
+         controller.verifyPodAddress=false"
     )]
     OtherAddress { address: IpAddr, pod: String },
-    #[error("the token is of an earlier pod of the name {0}")]
+    #[error("the token belongs to an earlier pod with the name {0}")]
     OtherPod(String),
-    #[error("the token is of node {token}, and pod {pod} is on node {node}")]
+    #[error("the token is bound to node {token}, but pod {pod} runs on node {node}")]
     OtherNode {
         token: String,
         pod: String,
         node: String,
     },
-    #[error("pod {0} is on its node's network, which is not in the mesh")]
-    OnHost(String),
+    #[error("pod {0} uses the host network, which is not in the mesh")]
+    HostNetwork(String),
 }
 
-impl Doubt {
+impl PodMismatch {
     pub fn code(&self) -> Code {
         match self {
             Self::NotReady | Self::Unknown(_) | Self::NoAddress(_) => Code::Unavailable,
@@ -70,12 +72,12 @@ impl Doubt {
             | Self::OtherAddress { .. }
             | Self::OtherPod(_)
             | Self::OtherNode { .. }
-            | Self::OnHost(_) => Code::PermissionDenied,
+            | Self::HostNetwork(_) => Code::PermissionDenied,
         }
     }
 
-    /// A word for the metrics.
-    pub fn word(&self) -> &'static str {
+    /// The label `reason` of the metric.
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::NotReady | Self::Unknown(_) => "unknown_pod",
             Self::NotInMesh(_) => "not_in_mesh",
@@ -84,7 +86,7 @@ impl Doubt {
             Self::OtherAddress { .. } => "other_address",
             Self::OtherPod(_) => "other_pod",
             Self::OtherNode { .. } => "other_node",
-            Self::OnHost(_) => "host_network",
+            Self::HostNetwork(_) => "host_network",
         }
     }
 }
@@ -93,24 +95,24 @@ impl Doubt {
 #[derive(Clone, Debug)]
 pub struct PodCheck {
     pub snapshots: Snapshots,
-    /// Whether the caller's address must be one of the pod's.
+    /// Whether the caller's address must be an address of the pod.
     pub address: bool,
-    /// How long the watch may be behind.
+    /// How long the watch may lag behind.
     pub patience: Duration,
 }
 
 impl PodCheck {
-    /// The pod's UID. Waits a little for what is not seen yet.
-    pub async fn confirm(&self, claim: &Claim<'_>) -> Result<Arc<str>, Doubt> {
+    /// Returns the pod's UID. A claim that does not match is checked again for `patience`.
+    pub async fn confirm(&self, claim: &Claim<'_>) -> Result<Arc<str>, PodMismatch> {
         let mut snapshots = self.snapshots.clone();
-        let mut last = Err(Doubt::NotReady);
+        let mut last = Err(PodMismatch::NotReady);
         let waited = timeout(self.patience, async {
             loop {
                 let snapshot = snapshots.borrow_and_update().clone();
                 if let Some(snapshot) = snapshot {
                     last = compare(snapshot.encoder.mesh(), claim, self.address);
                 }
-                // Without a publisher there is nothing more to come.
+                // Without a publisher no further snapshot comes.
                 if last.is_ok() || snapshots.changed().await.is_err() {
                     return;
                 }
@@ -121,26 +123,26 @@ impl PodCheck {
     }
 }
 
-/// The certificate of `account` does not speak for `pod`.
-pub fn other_account(account: &Identity, pod: String) -> Doubt {
-    Doubt::OtherAccount {
+/// The error for a client certificate of `account` that claims to be `pod`.
+pub fn other_account(account: &Identity, pod: String) -> PodMismatch {
+    PodMismatch::OtherAccount {
         certificate: Box::new(account.clone()),
         pod,
     }
 }
 
-fn compare(mesh: &Mesh, claim: &Claim<'_>, check_address: bool) -> Result<Arc<str>, Doubt> {
+fn compare(mesh: &Mesh, claim: &Claim<'_>, check_address: bool) -> Result<Arc<str>, PodMismatch> {
     let name = || format!("{}/{}", claim.namespace, claim.pod);
     let Some(pod) = mesh.pod(claim.namespace, claim.pod) else {
-        return Err(Doubt::Unknown(name()));
+        return Err(PodMismatch::Unknown(name()));
     };
     if claim.uid.is_some_and(|uid| uid != &**pod.uid) {
-        return Err(Doubt::OtherPod(name()));
+        return Err(PodMismatch::OtherPod(name()));
     }
     if let Some(node) = claim.node
         && node != pod.node
     {
-        return Err(Doubt::OtherNode {
+        return Err(PodMismatch::OtherNode {
             token: node.to_owned(),
             pod: name(),
             node: pod.node.to_owned(),
@@ -148,7 +150,7 @@ fn compare(mesh: &Mesh, claim: &Claim<'_>, check_address: bool) -> Result<Arc<st
     }
     if let Some(account) = claim.account {
         match mesh.workload(claim.namespace, claim.pod) {
-            None => return Err(Doubt::NotInMesh(name())),
+            None => return Err(PodMismatch::NotInMesh(name())),
             Some(workload) if workload.identity != *account => {
                 return Err(other_account(account, name()));
             }
@@ -158,14 +160,14 @@ fn compare(mesh: &Mesh, claim: &Claim<'_>, check_address: bool) -> Result<Arc<st
     if check_address {
         let address = claim.address.to_canonical();
         if pod.on_host {
-            return Err(Doubt::OnHost(name()));
+            return Err(PodMismatch::HostNetwork(name()));
         }
         if pod.addresses.is_empty() {
-            return Err(Doubt::NoAddress(name()));
+            return Err(PodMismatch::NoAddress(name()));
         }
         if !pod.addresses.contains(&address) {
             let pod = name();
-            return Err(Doubt::OtherAddress { address, pod });
+            return Err(PodMismatch::OtherAddress { address, pod });
         }
     }
     Ok(Arc::clone(pod.uid))

@@ -1,6 +1,6 @@
-//! Whose token this is: the answer of Kubernetes' TokenReview, and what follows from it.
+//! Identifies the owner of a token by Kubernetes' TokenReview.
 //!
-//! The decision is a pure function. The call is behind a trait so that another source of answers can be put there.
+//! The decision is a pure function. The call is behind a trait so that tests can replace it.
 
 use std::future::Future;
 
@@ -13,30 +13,31 @@ use weft_ir::{Identity, TrustDomain};
 
 use crate::kubernetes;
 
-/// Where Kubernetes puts the name of the pod that a token is bound to.
+/// The key of the name of the pod that a token is bound to, in `UserInfo.extra`.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
-/// From Kubernetes 1.30 on.
+/// Since Kubernetes 1.30.
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 
-/// The token gives no identity.
+/// Why a reviewed token is rejected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Refusal {
-    #[error("Kubernetes does not accept the token: {0}")]
+pub enum TokenRejection {
+    #[error("Kubernetes rejected the token: {0}")]
     NotAuthenticated(String),
     #[error(
-        "the token is not made for the audience {TOKEN_AUDIENCE} but for {0:?}; check the projected volume of the pod"
+        "the token is for the audiences {0:?}, not for {TOKEN_AUDIENCE}; check the projected \
+         volume of the pod"
     )]
     Audience(Vec<String>),
-    #[error("the token is of {0:?}, which is no service account")]
+    #[error("the token belongs to {0:?}, which is not a service account")]
     NotServiceAccount(String),
     #[error("the token of {0} is not bound to a pod; only projected tokens of pods are accepted")]
     NotBound(String),
 }
 
-impl Refusal {
-    /// A word for the metrics.
-    pub fn word(&self) -> &'static str {
+impl TokenRejection {
+    /// The label `reason` of the metric.
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::NotAuthenticated(_) => "not_authenticated",
             Self::Audience(_) => "audience",
@@ -46,7 +47,7 @@ impl Refusal {
     }
 }
 
-/// A pod that has shown who it is.
+/// The pod that a token belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub identity: Identity,
@@ -55,27 +56,29 @@ pub struct Caller {
     pub node: Option<String>,
 }
 
-/// Decides whose token was reviewed.
+/// Returns the pod that the reviewed token belongs to.
 pub fn review_outcome(
     status: &TokenReviewStatus,
     trust_domain: &TrustDomain,
-) -> Result<Caller, Refusal> {
+) -> Result<Caller, TokenRejection> {
     if status.authenticated != Some(true) {
-        let said = status.error.as_deref().unwrap_or("no reason given");
-        return Err(Refusal::NotAuthenticated(said.chars().take(300).collect()));
+        let reason = status.error.as_deref().unwrap_or("no reason given");
+        return Err(TokenRejection::NotAuthenticated(
+            reason.chars().take(300).collect(),
+        ));
     }
-    // A server that knows nothing of audiences answers with none: the token may then be meant for anybody.
+    // A server without support for audiences returns none: the token may then be for any audience.
     let audiences = status.audiences.as_deref().unwrap_or_default();
     if !audiences.iter().any(|audience| audience == TOKEN_AUDIENCE) {
-        return Err(Refusal::Audience(audiences.to_vec()));
+        return Err(TokenRejection::Audience(audiences.to_vec()));
     }
     let user = status.user.as_ref();
     let name = user.and_then(|u| u.username.as_deref()).unwrap_or_default();
     let identity = service_account(name, trust_domain)
-        .ok_or_else(|| Refusal::NotServiceAccount(name.to_owned()))?;
+        .ok_or_else(|| TokenRejection::NotServiceAccount(name.to_owned()))?;
     let pod = user
         .and_then(|user| extra(user, POD_NAME))
-        .ok_or_else(|| Refusal::NotBound(identity.to_string()))?;
+        .ok_or_else(|| TokenRejection::NotBound(identity.to_string()))?;
     Ok(Caller {
         identity,
         pod: pod.to_owned(),
@@ -101,23 +104,24 @@ fn extra<'a>(user: &'a UserInfo, key: &str) -> Option<&'a str> {
     }
 }
 
-/// Asks about a token.
+/// Reviews tokens.
 pub trait Reviewer: Send + Sync + 'static {
-    /// Errors when there is no answer; a bad token is an answer.
+    /// Returns an error if the review failed; the review of an invalid token succeeds.
     fn review(
         &self,
         token: &str,
     ) -> impl Future<Output = Result<TokenReviewStatus, ReviewError>> + Send;
 }
 
-/// Kubernetes could not be asked.
+/// A token could not be reviewed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "token review: {0}; check that the Kubernetes API is reachable and that the controller may create tokenreviews"
+    "reviewing the token: {0}; check that the Kubernetes API is reachable and that the controller \
+     may create tokenreviews"
 )]
 pub struct ReviewError(pub String);
 
-/// Asks the Kubernetes API.
+/// Reviews tokens by the Kubernetes API.
 #[derive(Clone)]
 pub struct KubeReviewer(pub Client);
 
@@ -136,6 +140,6 @@ impl Reviewer for KubeReviewer {
             .map_err(|e| ReviewError(e.to_string()))?;
         answer
             .status
-            .ok_or_else(|| ReviewError("the answer has no status".to_owned()))
+            .ok_or_else(|| ReviewError("the TokenReview has no status".to_owned()))
     }
 }

@@ -1,64 +1,66 @@
-//! How often Kubernetes is asked about tokens: not again about one that it has just refused, and only so often for one
-//! address. Pure; the time is given.
+//! Limits the reviews of tokens: none for a token that was rejected a moment ago, and a rate for
+//! each source address. Pure: the time is an argument.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// A refused token is refused without a review for this long: it may be that the API server did not know the pod yet.
-const REFUSED: Duration = Duration::from_secs(10);
-/// Reviews that one address may cause at once, and in a second: all pods of a node have one where it masquerades.
+/// How long a rejected token is rejected without a review. It is short because the API server may
+/// not have known the pod yet.
+const REJECTION_TIME: Duration = Duration::from_secs(10);
+/// The burst of reviews for one address, and the interval at which one is added. Where a node
+/// masquerades, all its pods have one address.
 const BURST: u32 = 32;
-const EACH: Duration = Duration::from_millis(125);
-/// Tokens, and addresses, that are remembered.
-const MOST: usize = 4_096;
+const INTERVAL: Duration = Duration::from_millis(125);
+/// Tokens, and addresses, that are kept.
+const CAPACITY: usize = 4_096;
 
-/// What is remembered of tokens and of those who send them.
+/// Rejected tokens, and the budget of each address.
 #[derive(Debug, Default)]
-pub(super) struct Reviews {
-    /// By a digest with a key of this process: nobody else can find two tokens of the same.
+pub(super) struct ReviewLimiter {
+    /// Keyed with random state of this process, so that nobody can find two tokens with one digest.
     digest: RandomState,
-    refused: HashMap<u64, Instant>,
-    /// When the address will have all its reviews again.
-    full: HashMap<IpAddr, Instant>,
+    rejected: HashMap<u64, Instant>,
+    /// When the budget of the address is complete again.
+    replenished: HashMap<IpAddr, Instant>,
 }
 
-impl Reviews {
-    /// Whether the token was refused a moment ago.
-    pub(super) fn was_refused(&self, token: &str, now: Instant) -> bool {
-        let at = self.refused.get(&self.digest.hash_one(token));
-        at.is_some_and(|at| now.saturating_duration_since(*at) < REFUSED)
+impl ReviewLimiter {
+    /// Returns true if the token was rejected a moment ago.
+    pub(super) fn was_rejected(&self, token: &str, now: Instant) -> bool {
+        let at = self.rejected.get(&self.digest.hash_one(token));
+        at.is_some_and(|at| now.saturating_duration_since(*at) < REJECTION_TIME)
     }
 
-    pub(super) fn refuse(&mut self, token: &str, now: Instant) {
+    pub(super) fn record_rejection(&mut self, token: &str, now: Instant) {
         let digest = self.digest.hash_one(token);
-        make_room(&mut self.refused, |at| {
-            now.saturating_duration_since(*at) < REFUSED
+        make_room(&mut self.rejected, |at| {
+            now.saturating_duration_since(*at) < REJECTION_TIME
         });
-        self.refused.insert(digest, now);
+        self.rejected.insert(digest, now);
     }
 
-    /// Whether one more review may be made for the address; counts it.
-    pub(super) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
-        make_room(&mut self.full, |full| *full > now);
-        let full = self.full.entry(source.to_canonical()).or_insert(now);
-        let next = (*full).max(now) + EACH;
-        let allowed = next.saturating_duration_since(now) <= EACH * BURST;
+    /// Takes one review from the budget of the address; returns false if there is none left.
+    pub(super) fn admit(&mut self, source: IpAddr, now: Instant) -> bool {
+        make_room(&mut self.replenished, |replenished| *replenished > now);
+        let replenished = self.replenished.entry(source.to_canonical()).or_insert(now);
+        let next = (*replenished).max(now) + INTERVAL;
+        let allowed = next.saturating_duration_since(now) <= INTERVAL * BURST;
         if allowed {
-            *full = next;
+            *replenished = next;
         }
         allowed
     }
 }
 
-/// Forgets what no longer matters when there is much of it, and everything if all of it does.
-fn make_room<K>(of: &mut HashMap<K, Instant>, matters: impl Fn(&Instant) -> bool) {
-    if of.len() < MOST {
+/// Removes outdated entries once the map is full, and all entries if none is outdated.
+fn make_room<K>(of: &mut HashMap<K, Instant>, is_current: impl Fn(&Instant) -> bool) {
+    if of.len() < CAPACITY {
         return;
     }
-    of.retain(|_, at| matters(at));
-    if of.len() >= MOST {
+    of.retain(|_, at| is_current(at));
+    if of.len() >= CAPACITY {
         of.clear();
     }
 }
@@ -72,35 +74,37 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_is_remembered_for_a_moment() {
-        let (mut reviews, now) = (Reviews::default(), Instant::now());
-        assert!(!reviews.was_refused("a", now));
-        reviews.refuse("a", now);
-        assert!(reviews.was_refused("a", now + REFUSED / 2));
-        assert!(!reviews.was_refused("b", now));
-        assert!(!reviews.was_refused("a", now + REFUSED));
+    fn rejected_token_is_rejected_again_for_a_moment() {
+        let (mut reviews, now) = (ReviewLimiter::default(), Instant::now());
+        assert!(!reviews.was_rejected("a", now));
+        reviews.record_rejection("a", now);
+        assert!(reviews.was_rejected("a", now + REJECTION_TIME / 2));
+        assert!(!reviews.was_rejected("b", now));
+        assert!(!reviews.was_rejected("a", now + REJECTION_TIME));
     }
 
     #[test]
-    fn an_address_has_a_burst_and_then_a_rate_of_its_own() {
-        let (mut reviews, now) = (Reviews::default(), Instant::now());
-        let mut allowed = |source: IpAddr, at: Duration| reviews.allow(source, now + at);
+    fn each_address_has_a_burst_and_a_rate() {
+        let (mut reviews, now) = (ReviewLimiter::default(), Instant::now());
+        let mut allowed = |source: IpAddr, at: Duration| reviews.admit(source, now + at);
         let burst = (0..100)
             .filter(|_| allowed(source(1), Duration::ZERO))
             .count();
         assert_eq!(burst, BURST as usize);
         assert!(allowed(source(2), Duration::ZERO));
-        let later = (0..100).filter(|_| allowed(source(1), 4 * EACH)).count();
+        let later = (0..100)
+            .filter(|_| allowed(source(1), 4 * INTERVAL))
+            .count();
         assert_eq!(later, 4);
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
-        let (mut reviews, now) = (Reviews::default(), Instant::now());
-        for turn in 0..3 * MOST {
-            reviews.refuse(&turn.to_string(), now);
-            assert!(reviews.allow(source(turn), now));
+    fn kept_tokens_and_addresses_are_bounded() {
+        let (mut reviews, now) = (ReviewLimiter::default(), Instant::now());
+        for turn in 0..3 * CAPACITY {
+            reviews.record_rejection(&turn.to_string(), now);
+            assert!(reviews.admit(source(turn), now));
         }
-        assert!(reviews.refused.len() <= MOST && reviews.full.len() <= MOST);
+        assert!(reviews.rejected.len() <= CAPACITY && reviews.replenished.len() <= CAPACITY);
     }
 }

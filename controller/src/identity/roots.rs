@@ -1,12 +1,14 @@
-//! Keeps the ConfigMap with the trusted roots in every namespace whose pods need it, and beside them the addresses of the
-//! controllers' Service: proxies of pods whose DNS does not know its name go by those.
+//! Keeps the ConfigMap with the trusted roots in every namespace whose pods need it. It also has
+//! the addresses of the controllers' Service, for pods whose DNS does not resolve its name.
 //!
-//! Those are the namespaces labelled for injection, those that hold a pod which opts in by its own label, and those of
-//! Gateways. Several controllers write the same content under the same name, so none has to lead. A ConfigMap is left
-//! where it is when its namespace no longer asks for it: pods that run there still use it.
+//! These namespaces are those labelled for injection, those with a pod that opts in by its own
+//! label, and those of Gateways. All replicas write the same content under the same name, so no
+//! leader is needed. The ConfigMap stays when its namespace no longer needs it: running pods still
+//! use it.
 //!
-//! Who may write in a namespace can stand in the way there, by a quota or an admission policy. An immutable ConfigMap is
-//! replaced; what else the API server refuses is tried again, and said, and holds up no other namespace.
+//! Users with rights in a namespace can block the write there, by a quota or an admission policy.
+//! An immutable ConfigMap is replaced; other rejections are logged and retried, and delay no other
+//! namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -33,25 +35,26 @@ use crate::snapshot::Snapshots;
 
 /// The ConfigMap's name.
 pub const CONFIG_MAP: &str = "weft-roots";
-/// Its key with the roots.
+/// The ConfigMap's key with the roots.
 pub const KEY: &str = "ca.crt";
-/// Its key with the addresses, one a line.
+/// The ConfigMap's key with the addresses, one in each line.
 pub const ADDRESSES: &str = "controller";
 const SELECTOR: &str = "weft.dev/inject=enabled";
 
-/// How long changes are gathered before a pass.
+/// How long events are gathered before a pass.
 const GATHER: Duration = Duration::from_millis(100);
-/// How soon a pass with failures is made again.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
-/// How often everything is looked at anyway: roots end.
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
-const WRITES_AT_ONCE: usize = 8;
+/// How soon a pass with failures is repeated.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often a pass is made without any event: roots expire.
+const RESYNC: Duration = Duration::from_secs(3600);
+const CONCURRENT_WRITES: usize = 8;
 
-/// What the ConfigMap holds, by its keys.
+/// The data of the ConfigMap.
 type Data = BTreeMap<String, String>;
 
-/// Namespaces in which the ConfigMap must be written: wanted, and not there with this data. Keys of others do not matter.
-pub fn to_write<'a>(
+/// Returns the wanted namespaces whose ConfigMap is absent or has other data. Keys of other writers
+/// are ignored.
+pub fn outdated_namespaces<'a>(
     wanted: &'a BTreeSet<String>,
     present: &BTreeMap<String, Data>,
     data: &Data,
@@ -74,46 +77,46 @@ pub struct ServiceName {
     pub name: &'static str,
 }
 
-/// What a pass over all namespaces came to.
+/// The result of a pass over all namespaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct WriteReport {
     pub text: String,
-    /// How many namespaces want it.
+    /// How many namespaces need the ConfigMap.
     pub wanted: usize,
-    /// Those where the API server refused the ConfigMap.
+    /// The namespaces where the API server rejected it.
     pub refused: BTreeSet<String>,
 }
 
-impl Written {
-    /// The namespaces that go without; `None` while `text` is not written. Where every namespace refuses, it is not the
-    /// namespaces that stand in the way.
+impl WriteReport {
+    /// Returns the namespaces that lack the ConfigMap; `None` while `text` is not written. If every
+    /// namespace rejects it, the cause is not in the namespaces.
     pub fn without(&self, text: &str) -> Option<Vec<String>> {
         let all = self.refused.len() == self.wanted && self.wanted > 1;
         (self.text == text && !all).then(|| self.refused.iter().cloned().collect())
     }
 }
 
-/// How writing into one namespace went.
+/// The result of a write to one namespace.
 enum Outcome {
     Written,
     Refused(String),
-    /// There was no answer, or not about this write.
+    /// The API server did not answer, or failed itself.
     Failed,
 }
 
-/// One of the four watches has news; `ready` once it has listed everything.
-struct News {
+/// An event of one of the four watches; `ready` once its initial list is complete.
+struct WatchEvent {
     source: usize,
     ready: bool,
 }
 
-/// Keeps the ConfigMaps until told to stop. `written` says what they hold.
+/// Keeps the ConfigMaps until `stop`. `written` receives the result of each pass.
 pub async fn keep(
     client: Client,
     service: ServiceName,
     mut trust: TrustReceiver,
     mut snapshots: Snapshots,
-    written: watch::Sender<Written>,
+    written: watch::Sender<WriteReport>,
     metrics: Metrics,
     stop: CancellationToken,
 ) {
@@ -126,14 +129,14 @@ pub async fn keep(
     let own = format!("metadata.namespace={namespace},metadata.name={name}");
     let own = watcher::Config::default().fields(&own);
     let (services, d) = follow::<Service>(3, &client, own);
-    let mut news = stream::select_all([a, b, c, d]);
+    let mut events = stream::select_all([a, b, c, d]);
     let mut ready = [false; 4];
-    let mut due = Instant::now() + LOOK_AGAIN;
+    let mut due = Instant::now() + RESYNC;
     let mut of_gateways = BTreeSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            Some(item) = news.next() => {
+            Some(item) = events.next() => {
                 if let Some(slot) = ready.get_mut(item.source) {
                     *slot |= item.ready;
                 }
@@ -162,21 +165,21 @@ pub async fn keep(
                 wanted.extend(of_gateways.iter().cloned());
                 let refused = write_all(&client, &wanted, &present(&maps), &data, &metrics).await;
                 let whole = refused.as_ref().is_some_and(BTreeSet::is_empty);
-                due = Instant::now() + if whole { LOOK_AGAIN } else { TRY_AGAIN };
+                due = Instant::now() + if whole { RESYNC } else { RETRY };
                 if let Some(refused) = refused {
-                    written.send_replace(Written { text, wanted: wanted.len(), refused });
+                    written.send_replace(WriteReport { text, wanted: wanted.len(), refused });
                 }
             }
         }
     }
 }
 
-/// Watches one kind into a store that keeps of each object what is needed here.
+/// Watches one kind into a store that keeps only the needed metadata of each object.
 fn follow<K>(
     source: usize,
     client: &Client,
     config: watcher::Config,
-) -> (Store<K>, BoxStream<'static, News>)
+) -> (Store<K>, BoxStream<'static, WatchEvent>)
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Send + Sync + 'static,
     K: serde::de::DeserializeOwned,
@@ -195,13 +198,17 @@ where
         })
         .reflect(writer)
         .map(move |event| match event {
-            Ok(event) => News {
+            Ok(event) => WatchEvent {
                 source,
                 ready: matches!(event, Event::InitDone),
             },
             Err(error) => {
-                tracing::warn!(kind = %K::kind(&()), %error, "watching for the roots' ConfigMaps");
-                News {
+                tracing::warn!(
+                    kind = %K::kind(&()), %error,
+                    "watch interrupted: the ConfigMaps of the roots are kept by what is known; check \
+                     that the API server answers"
+                );
+                WatchEvent {
                     source,
                     ready: false,
                 }
@@ -237,7 +244,7 @@ fn data(roots: &str, services: &[Arc<Service>]) -> Data {
     let addresses: Vec<&str> = addresses
         .flat_map(|spec| spec.cluster_ips.iter().flatten())
         .map(String::as_str)
-        // Without an address of its own, a Service has a word there.
+        // A headless Service has `None` there.
         .filter(|address| address.parse::<IpAddr>().is_ok())
         .collect();
     if !addresses.is_empty() {
@@ -246,7 +253,8 @@ fn data(roots: &str, services: &[Arc<Service>]) -> Data {
     data
 }
 
-/// Writes where needed; gives the namespaces that refused, or `None` when there was not everywhere an answer.
+/// Writes the outdated ConfigMaps. Returns the namespaces that rejected it, or `None` if a write
+/// failed.
 async fn write_all(
     client: &Client,
     wanted: &BTreeSet<String>,
@@ -254,12 +262,12 @@ async fn write_all(
     data: &Data,
     metrics: &Metrics,
 ) -> Option<BTreeSet<String>> {
-    let writes: Vec<BoxFuture<'_, Outcome>> = to_write(wanted, present, data)
+    let writes: Vec<BoxFuture<'_, Outcome>> = outdated_namespaces(wanted, present, data)
         .into_iter()
         .map(|namespace| write(client, namespace, data, metrics).boxed())
         .collect();
     stream::iter(writes)
-        .buffer_unordered(WRITES_AT_ONCE)
+        .buffer_unordered(CONCURRENT_WRITES)
         .fold(Some(BTreeSet::new()), |refused, outcome| async move {
             let mut refused = refused?;
             match outcome {
@@ -283,14 +291,18 @@ async fn write(client: &Client, namespace: &str, data: &Data, metrics: &Metrics)
         data: Some(data.clone()),
         ..ConfigMap::default()
     };
-    // By force: whoever edits the roots would cut a namespace off.
+    // By force: a namespace whose roots were edited by somebody else would be cut off.
     let params = kubernetes::apply();
     let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
     let apply = Patch::Apply(&map);
     let mut written = api.patch(CONFIG_MAP, &params, &apply).await;
     if matches!(&written, Err(kube::Error::Api(status)) if status.code == 422) {
-        // Immutable, mostly: its content can be changed only by making it anew. Pods that mount it keep what they have.
-        tracing::warn!(namespace, "{CONFIG_MAP} cannot be changed and is made anew");
+        // It is most likely immutable, so it must be created again. Pods that mount it keep their
+        // files.
+        tracing::warn!(
+            namespace,
+            "ConfigMap {CONFIG_MAP} cannot be updated: creating it again"
+        );
         written = match api.delete(CONFIG_MAP, &DeleteParams::default()).await {
             Ok(_) => api.patch(CONFIG_MAP, &params, &apply).await,
             Err(error) => Err(error),
@@ -302,14 +314,14 @@ async fn write(client: &Client, namespace: &str, data: &Data, metrics: &Metrics)
             tracing::info!(namespace, "roots written");
             return Outcome::Written;
         }
-        Err(kube::Error::Api(status)) if ends(&status) => return Outcome::Written,
+        Err(kube::Error::Api(status)) if is_terminating(&status) => return Outcome::Written,
         Err(error) => error,
     };
     metrics.root_write("error");
     tracing::warn!(
         namespace, %error,
-        "roots not written; check for quotas and admission policies there, and the controller's ClusterRole for \
-         configmaps named {CONFIG_MAP}"
+        "ConfigMap {CONFIG_MAP} not written: trying again; check quotas and admission policies of \
+         the namespace, and the controller's ClusterRole for this ConfigMap"
     );
     match error {
         kube::Error::Api(status) if is_refusal(status.code) => {
@@ -319,13 +331,14 @@ async fn write(client: &Client, namespace: &str, data: &Data, metrics: &Metrics)
     }
 }
 
-/// The API server answers for the object, rather than for itself: quotas and policies give 403, webhooks 400 or 403.
+/// Returns true if the object was rejected, rather than the API server failed: quotas and policies
+/// give 403, webhooks 400 or 403.
 fn is_refusal(code: u16) -> bool {
     matches!(code, 400 | 403 | 409 | 422)
 }
 
-/// The namespace is going or gone: nothing is to be written there.
-fn ends(status: &kube::core::Status) -> bool {
+/// Returns true if the namespace is terminating or deleted, so that no write is needed.
+fn is_terminating(status: &kube::core::Status) -> bool {
     let terminating = status.details.as_ref().is_some_and(|details| {
         details
             .causes
@@ -345,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_where_the_data_is_absent_or_other() {
+    fn namespaces_with_absent_or_other_data_are_outdated() {
         let wanted = ["absent", "edited", "empty", "moved", "right"].map(str::to_owned);
         let of = |roots: &str, ip: &str| data(roots, &[service(&[ip])]);
         let mut right = of("text", "10.0.0.1");
@@ -359,13 +372,13 @@ mod tests {
         ]);
         let wanted = wanted.into_iter().collect();
         assert_eq!(
-            to_write(&wanted, &present, &of("text", "10.0.0.1")),
+            outdated_namespaces(&wanted, &present, &of("text", "10.0.0.1")),
             ["absent", "edited", "empty", "moved"]
         );
     }
 
     #[test]
-    fn addresses_are_those_of_both_families_or_absent() {
+    fn addresses_are_of_both_families_or_absent() {
         let both = data("", &[service(&["10.0.0.1", "fd00::1"])]);
         assert_eq!(
             both.get(ADDRESSES).map(String::as_str),
@@ -378,8 +391,8 @@ mod tests {
     }
 
     #[test]
-    fn some_namespaces_may_go_without_and_not_all() {
-        let written = |wanted: usize, refused: &[&str]| Written {
+    fn some_namespaces_may_lack_the_config_map_but_not_all() {
+        let written = |wanted: usize, refused: &[&str]| WriteReport {
             text: "text".to_owned(),
             wanted,
             refused: refused.iter().map(|name| (*name).to_owned()).collect(),

@@ -1,6 +1,7 @@
-//! The controller's own serving certificate: made in memory, replaced at 70 % of its life and when the root changes.
+//! The controller's serving certificate: issued in memory, renewed at 70 % of its lifetime and when
+//! the root changes.
 //!
-//! Connections that are open keep the certificate they began with.
+//! Open connections keep the certificate of their handshake.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,29 +19,30 @@ use super::ca::SignError;
 use super::metrics::Metrics;
 use super::trust::{Trust, TrustReceiver};
 
-/// How soon a failed renewal is tried again, and how late a change of the system's clock is noticed.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// The maximum interval between checks: a failed renewal is retried, and a change of the system's
+/// clock noticed, within it.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Who the server is, and what its certificate hangs on.
+/// The names of the server, and what issues its certificate.
 #[derive(Clone)]
 pub struct ServerIdentity {
     pub trust: TrustReceiver,
     pub identity: Identity,
-    /// Names that clients may look it up by, besides the identity.
+    /// DNS names of the certificate, beside the identity.
     pub dns_names: Vec<String>,
-    /// How long each serving certificate lasts.
+    /// The lifetime of each serving certificate.
     pub lifetime: Duration,
     pub metrics: Metrics,
 }
 
-/// Hands the newest serving certificate to each handshake.
+/// Resolves each handshake's certificate to the current one.
 #[derive(Debug)]
 pub struct Serving {
-    current: ArcSwap<Held>,
+    current: ArcSwap<Current>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Current {
     key: Arc<CertifiedKey>,
     root: Vec<u8>,
     renew_at: OffsetDateTime,
@@ -53,7 +55,7 @@ impl ResolvesServerCert for Serving {
 }
 
 impl Serving {
-    /// Makes the first certificate.
+    /// Issues the first certificate.
     pub fn new(server: &ServerIdentity, now: OffsetDateTime) -> Result<Self, SignError> {
         let trust = server.trust.borrow().clone();
         let held = issue(server, &trust, now)?;
@@ -62,7 +64,8 @@ impl Serving {
         })
     }
 
-    /// Replaces the certificate if it is due, or if the authority is another than the one that signed it.
+    /// Replaces the certificate if its renewal is due, or if the root has changed. Returns true if
+    /// it did.
     pub fn refresh(&self, server: &ServerIdentity, now: OffsetDateTime) -> Result<bool, SignError> {
         let trust = server.trust.borrow().clone();
         let held = self.current.load();
@@ -73,14 +76,14 @@ impl Serving {
         Ok(true)
     }
 
-    /// Keeps the certificate fresh until told to stop.
-    pub async fn keep_fresh(&self, server: &ServerIdentity, stop: CancellationToken) {
+    /// Keeps the certificate renewed until `stop`.
+    pub async fn keep_renewed(&self, server: &ServerIdentity, stop: CancellationToken) {
         let mut trust = server.trust.clone();
         loop {
             let left = self.current.load().renew_at - OffsetDateTime::now_utc();
             let wait = Duration::try_from(left)
                 .unwrap_or(Duration::from_secs(1))
-                .clamp(Duration::from_millis(100), LOOK_AGAIN);
+                .clamp(Duration::from_millis(100), CHECK_INTERVAL);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -88,11 +91,11 @@ impl Serving {
             }
             match self.refresh(server, OffsetDateTime::now_utc()) {
                 Ok(true) => {
-                    tracing::info!(identity = %server.identity, "serving certificate replaced")
+                    tracing::info!(identity = %server.identity, "serving certificate renewed")
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::error!(%error, "serving certificate not replaced; the old one is kept");
+                    tracing::error!(%error, "the serving certificate was not renewed: the current one stays in use");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -100,7 +103,11 @@ impl Serving {
     }
 }
 
-fn issue(server: &ServerIdentity, trust: &Trust, now: OffsetDateTime) -> Result<Held, SignError> {
+fn issue(
+    server: &ServerIdentity,
+    trust: &Trust,
+    now: OffsetDateTime,
+) -> Result<Current, SignError> {
     let key = KeyPair::generate()?;
     let issued = trust.authority.sign_server(
         &key,
@@ -115,7 +122,7 @@ fn issue(server: &ServerIdentity, trust: &Trust, now: OffsetDateTime) -> Result<
     server
         .metrics
         .expires("authority", trust.authority.not_after());
-    Ok(Held {
+    Ok(Current {
         key: Arc::new(CertifiedKey::new(issued.chain, signer)),
         root: trust.authority.root().as_ref().to_vec(),
         renew_at: now + (issued.not_after - now) * 0.7,

@@ -1,7 +1,9 @@
-//! The CertificateAuthority service: a token, reviewed, and a CSR for its own account become a certificate.
+//! The CertificateAuthority service: signs a CSR for the service account of the token that comes
+//! with it.
 //!
-//! Checks in order of cost: sizes, the CSR, what the token says of itself, then Kubernetes is asked about it, not too often for
-//! one address and not at once again about a token that it refused. Every refusal is counted, and logged unless there are many.
+//! The checks are in order of cost: sizes, the CSR, the token's claims, then the review by
+//! Kubernetes, whose rate is limited for each source address and which is not repeated at once for
+//! a rejected token. Every failure is counted; logs are throttled.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,85 +20,85 @@ use weft_ir::{Identity, TrustDomain};
 use super::ca::SignError;
 use super::csr::{self, CsrError};
 use super::metrics::Metrics;
-use super::pod::{Claim, Doubt, PodCheck};
-use super::review::{Caller, Refusal, ReviewError, Reviewer, review_outcome};
-use super::reviews::Reviews;
-use super::token::{self, Implausible};
+use super::pod::{Claim, PodCheck, PodMismatch};
+use super::review::{Caller, ReviewError, Reviewer, TokenRejection, review_outcome};
+use super::reviews::ReviewLimiter;
+use super::token::{self, PrecheckError};
 use super::trust::TrustReceiver;
 
-/// The longest token that is looked at, in bytes; those of Kubernetes take about 1,200.
+/// The maximum size of a token in bytes; those of Kubernetes have about 1,200.
 const MAX_TOKEN: usize = 16 * 1024;
-/// No certificate is revoked before it ends.
-const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Requests that are worked on at once; further ones wait.
+/// The maximum lifetime of a certificate: none is revoked before it expires.
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Token reviews at a time; further requests wait.
 const CONCURRENCY: usize = 64;
-/// How long a request waits for its turn, and then for Kubernetes.
+/// How long a request waits for a permit, and then for the review.
 const WAIT: Duration = Duration::from_secs(5);
-/// Lines of log about refusals: so many at once, and one more each second.
-const LINES: u32 = 10;
-const LINE: Duration = Duration::from_secs(1);
+/// Log lines about failures: a burst, and one more each second.
+const LOG_BURST: u32 = 10;
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why a request got no certificate.
+/// Why a request is not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignFailure {
-    #[error("no token")]
+    #[error("the request has no token")]
     NoToken,
-    #[error("the token has {0} bytes, more than {MAX_TOKEN}")]
+    #[error("the token has {0} bytes; the limit is {MAX_TOKEN}")]
     LongToken(usize),
     #[error(transparent)]
     Csr(#[from] CsrError),
     #[error(transparent)]
-    Implausible(#[from] Implausible),
-    #[error("Kubernetes has refused this token a moment ago")]
-    RefusedBefore,
+    Precheck(#[from] PrecheckError),
+    #[error("Kubernetes rejected this token a moment ago")]
+    RejectedBefore,
     #[error(transparent)]
-    Token(#[from] Refusal),
-    #[error("the CSR asks for {asked}, the token is of {own}")]
+    Token(#[from] TokenRejection),
+    #[error("the CSR requests {asked}, but the token belongs to {own}")]
     ForeignName { asked: Identity, own: Identity },
     #[error(transparent)]
-    Pod(#[from] Doubt),
-    #[error("too many requests; try again")]
+    Pod(#[from] PodMismatch),
+    #[error("too many requests: try again")]
     Busy,
     #[error(transparent)]
     Review(#[from] ReviewError),
-    #[error("token review: no answer within {} s", WAIT.as_secs())]
+    #[error("reviewing the token: the Kubernetes API did not answer within {} s", WAIT.as_secs())]
     ReviewTimeout,
     #[error(transparent)]
     Sign(#[from] SignError),
 }
 
 impl SignFailure {
-    /// The code that `mesh.proto` gives it.
+    /// The status code that `mesh.proto` documents.
     pub fn code(&self) -> Code {
         match self {
-            Self::Implausible(Implausible::ForeignName) => Code::PermissionDenied,
+            Self::Precheck(PrecheckError::ForeignName) => Code::PermissionDenied,
             Self::NoToken
             | Self::LongToken(_)
-            | Self::Implausible(_)
-            | Self::RefusedBefore
+            | Self::Precheck(_)
+            | Self::RejectedBefore
             | Self::Token(_) => Code::Unauthenticated,
             Self::Csr(error) if error.is_about_names() => Code::PermissionDenied,
             Self::Csr(_) => Code::InvalidArgument,
             Self::ForeignName { .. } => Code::PermissionDenied,
-            Self::Pod(doubt) => doubt.code(),
+            Self::Pod(mismatch) => mismatch.code(),
             Self::Busy => Code::ResourceExhausted,
             Self::Review(_) | Self::ReviewTimeout => Code::Unavailable,
             Self::Sign(_) => Code::Internal,
         }
     }
 
-    /// A word for the metrics.
-    pub fn word(&self) -> &'static str {
+    /// The label `reason` of the metric.
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::NoToken => "no_token",
             Self::LongToken(_) => "long_token",
             Self::Csr(error) if error.is_about_names() => "csr_name",
             Self::Csr(_) => "csr",
-            Self::Implausible(implausible) => implausible.word(),
-            Self::RefusedBefore => "refused_before",
-            Self::Token(refusal) => refusal.word(),
+            Self::Precheck(error) => error.reason(),
+            Self::RejectedBefore => "refused_before",
+            Self::Token(refusal) => refusal.reason(),
             Self::ForeignName { .. } => "foreign_name",
-            Self::Pod(doubt) => doubt.word(),
+            Self::Pod(mismatch) => mismatch.reason(),
             Self::Busy => "busy",
             Self::Review(_) | Self::ReviewTimeout => "review_failed",
             Self::Sign(_) => "signing",
@@ -104,21 +106,21 @@ impl SignFailure {
     }
 }
 
-/// Signs for pods that show their token.
+/// Signs certificates for pods that authenticate by their token.
 pub struct Signer<R> {
     reviewer: R,
     trust: TrustReceiver,
     trust_domain: TrustDomain,
     lifetime: Duration,
     pods: PodCheck,
-    turns: Semaphore,
-    reviews: Mutex<Reviews>,
-    lines: Throttle,
+    permits: Semaphore,
+    reviews: Mutex<ReviewLimiter>,
+    log_throttle: Throttle,
     metrics: Metrics,
 }
 
 impl<R: Reviewer> Signer<R> {
-    /// `lifetime` is how long each certificate lasts, a day at most, unless the authority ends before.
+    /// `lifetime` of certificates is a day at most, and ends with the authority's own.
     pub fn new(
         reviewer: R,
         trust: TrustReceiver,
@@ -131,11 +133,11 @@ impl<R: Reviewer> Signer<R> {
             reviewer,
             trust,
             trust_domain,
-            lifetime: lifetime.min(LONGEST_LIFE),
+            lifetime: lifetime.min(MAX_LIFETIME),
             pods,
-            turns: Semaphore::new(CONCURRENCY),
+            permits: Semaphore::new(CONCURRENCY),
             reviews: Mutex::default(),
-            lines: Throttle::new(LINES, LINE),
+            log_throttle: Throttle::new(LOG_BURST, LOG_INTERVAL),
             metrics,
         }
     }
@@ -151,7 +153,7 @@ impl<R: Reviewer> Signer<R> {
             _ => {}
         }
         let asked = csr::parse(&request.csr)?;
-        token::plausible(&request.token, &asked.identity, OffsetDateTime::now_utc())?;
+        token::precheck(&request.token, &asked.identity, OffsetDateTime::now_utc())?;
         let caller = self.caller(&request.token, from).await?;
         if asked.identity != caller.identity {
             return Err(SignFailure::ForeignName {
@@ -185,13 +187,13 @@ impl<R: Reviewer> Signer<R> {
     }
 
     async fn caller(&self, token: &str, from: IpAddr) -> Result<Caller, SignFailure> {
-        if self.reviews().was_refused(token, Instant::now()) {
-            return Err(SignFailure::RefusedBefore);
+        if self.reviews().was_rejected(token, Instant::now()) {
+            return Err(SignFailure::RejectedBefore);
         }
-        if !self.reviews().allow(from, Instant::now()) {
+        if !self.reviews().admit(from, Instant::now()) {
             return Err(SignFailure::Busy);
         }
-        let _turn = tokio::time::timeout(WAIT, self.turns.acquire())
+        let _permit = tokio::time::timeout(WAIT, self.permits.acquire())
             .await
             .map_err(|_| SignFailure::Busy)?
             .map_err(|_| SignFailure::Busy)?;
@@ -200,12 +202,12 @@ impl<R: Reviewer> Signer<R> {
             .map_err(|_| SignFailure::ReviewTimeout)??;
         let outcome = review_outcome(&status, &self.trust_domain);
         if outcome.is_err() {
-            self.reviews().refuse(token, Instant::now());
+            self.reviews().record_rejection(token, Instant::now());
         }
         Ok(outcome?)
     }
 
-    fn reviews(&self) -> MutexGuard<'_, Reviews> {
+    fn reviews(&self) -> MutexGuard<'_, ReviewLimiter> {
         self.reviews.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -214,7 +216,7 @@ impl<R: Reviewer> Signer<R> {
 impl<R: Reviewer> CertificateAuthority for Signer<R> {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let Some(from) = request.remote_addr() else {
-            return Err(Status::internal("the caller's address is not known"));
+            return Err(Status::internal("the caller's address is unknown"));
         };
         match self.answer(request.get_ref(), from.ip()).await {
             Ok((caller, response)) => {
@@ -223,10 +225,10 @@ impl<R: Reviewer> CertificateAuthority for Signer<R> {
                 Ok(Response::new(response))
             }
             Err(failure) => {
-                self.metrics.refused(failure.word());
-                if let Some(unlogged) = self.lines.pass() {
-                    let reason = failure.word();
-                    tracing::warn!(%failure, reason, %from, unlogged, "no certificate signed");
+                self.metrics.refused(failure.reason());
+                if let Some(unlogged) = self.log_throttle.pass() {
+                    let reason = failure.reason();
+                    tracing::warn!(%failure, reason, %from, unlogged, "signing request rejected");
                 }
                 Err(Status::new(failure.code(), failure.to_string()))
             }

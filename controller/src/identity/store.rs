@@ -1,8 +1,9 @@
-//! The root in its Secret: made when absent, read at the start, followed when it changes.
+//! The Secret of the root: created when absent, read at the start, and watched.
 //!
-//! Keys: `tls.crt` (signer first, then up to the root), `tls.key`, and if wanted `ca.crt` with further roots to trust.
-//! A rotation (`crate::rotation`) keeps there what it needs: `next.crt` and `next.key`, `previous.crt`, `withdrawn.crt`.
-//! A Secret that cannot be used never replaces one that could.
+//! Keys: `tls.crt` (the signer, then the chain up to the root), `tls.key`, and optionally `ca.crt`
+//! with further trusted roots. A rotation (`crate::rotation`) keeps its state there: `next.crt` and
+//! `next.key`, `previous.crt`, `withdrawn.crt`. A Secret that is not usable never replaces one that
+//! is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,20 +19,22 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::bundle::Bundle;
 use super::ca::{self, Authority, SignError};
-use super::chain::LoadError;
+use super::load_error::LoadError;
 use super::metrics::Metrics;
-use super::trust::{Bundle, Trust, TrustReceiver};
+use super::trust::{Trust, TrustReceiver};
 use crate::kubernetes;
 
-/// How long a deleted Secret stays away before the root in use is written back: time to put another in its place.
+/// How long a Secret may be absent before the root in use is written back: time to create another
+/// in its place.
 const WRITE_BACK: Duration = Duration::from_secs(10);
-/// How soon a start that failed is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(3);
+/// How soon a failed start is retried.
+const RETRY: Duration = Duration::from_secs(3);
 
 type Data = BTreeMap<String, ByteString>;
 
-/// Where the root is kept.
+/// The Secret that holds the root.
 #[derive(Clone)]
 pub struct SecretStore {
     pub client: Client,
@@ -40,10 +43,10 @@ pub struct SecretStore {
     pub metrics: Metrics,
 }
 
-/// The Secret as last seen, usable or not; `None` while it is not there.
+/// The Secret as last seen, usable or not; `None` while it is absent.
 pub type SecretReceiver = watch::Receiver<Option<Arc<Secret>>>;
 
-/// The root cannot be had.
+/// Why the root is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
@@ -54,38 +57,41 @@ pub enum StoreError {
         action: &'static str,
         reason: String,
     },
-    #[error("Secret {secret} cannot be used: {problem}")]
-    Unusable { secret: String, problem: Problem },
-    #[error("making a root: {0}")]
-    Make(#[from] SignError),
+    #[error("Secret {secret} is not usable: {error}")]
+    Unusable { secret: String, error: SecretError },
+    #[error("generating a root: {0}")]
+    Generate(#[from] SignError),
 }
 
-/// What is wrong inside the Secret.
+/// Why the Secret's content is not usable.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Problem {
-    #[error("the key {0} is missing or empty; a kubernetes.io/tls Secret has tls.crt and tls.key")]
+pub enum SecretError {
+    #[error("its key {0} is absent or empty; a kubernetes.io/tls Secret has tls.crt and tls.key")]
     Missing(&'static str),
     #[error(transparent)]
     Content(#[from] LoadError),
-    #[error("the root to come (next.crt, next.key): {0}")]
+    #[error("the next root (next.crt, next.key): {0}")]
     Next(LoadError),
 }
 
-/// Reads the Secret's content. Pure.
-pub fn read(data: &BTreeMap<String, ByteString>, now: OffsetDateTime) -> Result<Trust, Problem> {
+/// Parses the Secret's content. Pure.
+pub fn read(
+    data: &BTreeMap<String, ByteString>,
+    now: OffsetDateTime,
+) -> Result<Trust, SecretError> {
     let get = |key: &'static str| {
         data.get(key)
             .map(|bytes| bytes.0.as_slice())
             .filter(|bytes| !bytes.is_empty())
     };
-    let certificates = get("tls.crt").ok_or(Problem::Missing("tls.crt"))?;
-    let key = get("tls.key").ok_or(Problem::Missing("tls.key"))?;
+    let certificates = get("tls.crt").ok_or(SecretError::Missing("tls.crt"))?;
+    let key = get("tls.key").ok_or(SecretError::Missing("tls.key"))?;
     let further = Bundle::from_pem("ca.crt", get("ca.crt").unwrap_or_default())?;
     let authority = Authority::load(certificates, key, &further, now)?;
     let next = match (get("next.crt"), get("next.key")) {
         (Some(certificates), Some(key)) => {
             let next = Authority::load(certificates, key, &Bundle::default(), now);
-            Some(next.map_err(Problem::Next)?)
+            Some(next.map_err(SecretError::Next)?)
         }
         _ => None,
     };
@@ -96,20 +102,20 @@ pub fn read(data: &BTreeMap<String, ByteString>, now: OffsetDateTime) -> Result<
 }
 
 impl SecretStore {
-    /// Gets the root, trying again until there is a usable one, and follows it in a task until told to stop. `None` when
-    /// stopped before.
+    /// Loads the root, retrying until there is a usable one, and follows the Secret in a task until
+    /// `stop`. Returns `None` if `stop` comes before.
     pub async fn start(self, stop: CancellationToken) -> Option<(TrustReceiver, SecretReceiver)> {
         let (trust, data) = loop {
             match self.load_or_create().await {
                 Ok(found) => break found,
                 Err(error) => {
                     self.metrics.secret_error();
-                    tracing::error!(%error, "no root yet");
+                    tracing::error!(%error, "loading the root failed: trying again");
                 }
             }
             tokio::select! {
                 () = stop.cancelled() => return None,
-                () = tokio::time::sleep(TRY_AGAIN) => {}
+                () = tokio::time::sleep(RETRY) => {}
             }
         };
         let (sender, receiver) = watch::channel(Arc::new(trust));
@@ -123,7 +129,8 @@ impl SecretStore {
         Some((receiver, secrets))
     }
 
-    /// Reads the root, or makes one. Of several controllers that make one at once, the first wins and all read its.
+    /// Loads the root, or creates one. If several controllers create one at once, the first wins
+    /// and the others read it.
     pub async fn load_or_create(&self) -> Result<(Trust, Data), StoreError> {
         let found = self
             .api()
@@ -138,7 +145,7 @@ impl SecretStore {
             }
         };
         let data = secret.data.unwrap_or_default();
-        let trust = read(&data, OffsetDateTime::now_utc()).map_err(|problem| self.bad(problem))?;
+        let trust = read(&data, OffsetDateTime::now_utc()).map_err(|error| self.unusable(error))?;
         Ok((trust, data))
     }
 
@@ -156,7 +163,7 @@ impl SecretStore {
         };
         match self.api().create(&kubernetes::post(), &secret).await {
             Ok(created) => {
-                tracing::info!(secret = %self.path(), "root written");
+                tracing::info!(secret = %self.path(), "root created");
                 Ok(created)
             }
             Err(kube::Error::Api(status)) if status.is_already_exists() => self
@@ -194,33 +201,41 @@ impl SecretStore {
                 Some(Ok(None)) => {
                     missing = true;
                     seen.send_replace(None);
-                    tracing::warn!(secret = %self.path(), "the root's Secret is gone; the root in use will be written back");
+                    tracing::warn!(
+                        secret = %self.path(),
+                        "the root's Secret was deleted: the root in use is written back unless another \
+                         is created"
+                    );
                 }
                 Some(Err(error)) => {
-                    tracing::warn!(secret = %self.path(), %error, "watching the root's Secret");
+                    tracing::warn!(
+                        secret = %self.path(), %error,
+                        "watch of the root's Secret interrupted: trying again; check the \
+                         controller's Role in that namespace"
+                    );
                 }
                 None => return,
             }
         }
     }
 
-    /// Puts a changed Secret into force, if it can be used.
+    /// Takes a changed Secret into use, if it is usable.
     fn take(&self, sender: &watch::Sender<Arc<Trust>>, data: Data, last: &mut Data) {
         if data == *last {
             return;
         }
         let now = OffsetDateTime::now_utc();
-        let next = read(&data, now).and_then(|new| Ok(new.after(&sender.borrow(), now)?));
+        let next = read(&data, now).and_then(|new| Ok(new.succeeding(&sender.borrow(), now)?));
         match next {
             Ok(trust) => {
-                let (phase, roots) = (trust.phase.word(), trust.roots.len());
-                tracing::info!(secret = %self.path(), phase, roots, "another root or phase of its rotation");
+                let (phase, roots) = (trust.phase.name(), trust.roots.len());
+                tracing::info!(secret = %self.path(), phase, roots, "the root or the phase of its rotation changed");
                 *last = data;
                 sender.send_replace(Arc::new(trust));
             }
-            Err(problem) => {
+            Err(error) => {
                 self.metrics.secret_error();
-                tracing::error!(error = %self.bad(problem), "the last good root stays in use");
+                tracing::error!(error = %self.unusable(error), "the last usable root stays in use");
             }
         }
     }
@@ -229,7 +244,7 @@ impl SecretStore {
         self.create_or_read(data.clone())
             .await
             .map(|_| ())
-            .inspect_err(|error| tracing::error!(%error, "the root's Secret is not written back"))
+            .inspect_err(|error| tracing::error!(%error, "writing back the root's Secret failed: trying again"))
     }
 
     fn api(&self) -> Api<Secret> {
@@ -240,10 +255,10 @@ impl SecretStore {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    fn bad(&self, problem: Problem) -> StoreError {
+    fn unusable(&self, error: SecretError) -> StoreError {
         StoreError::Unusable {
             secret: self.path(),
-            problem,
+            error,
         }
     }
 
@@ -256,7 +271,7 @@ impl SecretStore {
     }
 }
 
-/// A root as the Secret holds it.
+/// The Secret's data for a root.
 fn root_data(root: ca::RootPem) -> Data {
     BTreeMap::from([
         (

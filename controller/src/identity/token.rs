@@ -1,5 +1,6 @@
-//! What a token says of itself, before Kubernetes is asked whether it is true: strangers must not make the controller ask
-//! for what cannot be right. Nothing here is believed.
+//! Checks the claims of a token before Kubernetes reviews it, so that strangers cannot cause
+//! reviews of tokens that are certain to be rejected. The claims are not trusted: the signature has
+//! not been verified.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,31 +9,34 @@ use time::OffsetDateTime;
 use weft_api::TOKEN_AUDIENCE;
 use weft_ir::Identity;
 
-/// Clocks of nodes differ by less.
+/// The tolerated difference between clocks, in seconds.
 const LEEWAY: i64 = 60;
 
-/// Why Kubernetes need not be asked about a token.
+/// Why a token is rejected without a review.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Implausible {
+pub enum PrecheckError {
     #[error(
-        "the token is no projected token of a service account; check the projected volume of the pod"
+        "the token is not a projected token of a service account; check the projected volume of \
+         the pod"
     )]
     Malformed,
     #[error(
-        "the token is not made for the audience {TOKEN_AUDIENCE}; check the projected volume of the pod"
+        "the token is not for the audience {TOKEN_AUDIENCE}; check the projected volume of the pod"
     )]
     Audience,
-    #[error("the token has ended; check the clocks of the pod's node and of the controller's")]
+    #[error(
+        "the token has expired; check the clocks of the pod's node and of the controller's node"
+    )]
     Expired,
     #[error("the token is not bound to a pod; only projected tokens of pods are accepted")]
     NotBound,
-    #[error("the CSR does not ask for the account that the token is of")]
+    #[error("the CSR requests another service account than the token's")]
     ForeignName,
 }
 
-impl Implausible {
-    /// A word for the metrics, that of the review where it would have said the same.
-    pub(super) fn word(&self) -> &'static str {
+impl PrecheckError {
+    /// The label `reason` of the metric: that of the review where the review has the same reason.
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Malformed => "malformed_token",
             Self::Audience => "audience",
@@ -43,7 +47,7 @@ impl Implausible {
     }
 }
 
-/// The claims of a service account's token that are looked at (KEP-1205).
+/// The claims of a service account's token that are checked (KEP-1205).
 #[derive(Debug, Deserialize)]
 struct Claims {
     aud: Audience,
@@ -71,22 +75,23 @@ struct Named {
     name: String,
 }
 
-/// Checks that the token may be one of a pod that runs as `asked`; gives the pod's name, as the token says it.
-pub(super) fn plausible(
+/// Checks that the claims are those of a pod that runs as `asked`. Returns the pod's name from the
+/// claims.
+pub(super) fn precheck(
     token: &str,
     asked: &Identity,
     now: OffsetDateTime,
-) -> Result<String, Implausible> {
-    let claims = claims(token).ok_or(Implausible::Malformed)?;
-    let made_for_us = match &claims.aud {
+) -> Result<String, PrecheckError> {
+    let claims = claims(token).ok_or(PrecheckError::Malformed)?;
+    let is_for_us = match &claims.aud {
         Audience::One(one) => one == TOKEN_AUDIENCE,
         Audience::Many(many) => many.iter().any(|one| one == TOKEN_AUDIENCE),
     };
-    if !made_for_us {
-        return Err(Implausible::Audience);
+    if !is_for_us {
+        return Err(PrecheckError::Audience);
     }
     if claims.exp.saturating_add(LEEWAY) < now.unix_timestamp() {
-        return Err(Implausible::Expired);
+        return Err(PrecheckError::Expired);
     }
     let Kubernetes {
         namespace,
@@ -94,12 +99,12 @@ pub(super) fn plausible(
         pod,
     } = claims.kubernetes;
     if namespace != asked.namespace() || serviceaccount.name != asked.account() {
-        return Err(Implausible::ForeignName);
+        return Err(PrecheckError::ForeignName);
     }
-    pod.map(|pod| pod.name).ok_or(Implausible::NotBound)
+    pod.map(|pod| pod.name).ok_or(PrecheckError::NotBound)
 }
 
-/// The claims of a JWT in compact form (RFC 7519): three parts, of which the second is JSON.
+/// Parses the claims of a JWT in compact form (RFC 7519).
 fn claims(token: &str) -> Option<Claims> {
     let mut parts = token.split('.');
     let (header, payload, signature) = (parts.next()?, parts.next()?, parts.next()?);
@@ -116,7 +121,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::identity::tests::{identity, now};
 
-    /// A token that says it is of `bob-0`; nobody has signed it.
+    /// The claims of a token of `bob-0`.
     pub(crate) fn payload() -> Value {
         json!({
             "aud": [TOKEN_AUDIENCE],
@@ -129,17 +134,17 @@ pub(crate) mod tests {
         })
     }
 
-    /// `signature` stands for the one that Kubernetes would check.
+    /// A token with these claims; `signature` stands for the one that Kubernetes would verify.
     pub(crate) fn token(payload: &Value, signature: &str) -> String {
         let payload = URL_SAFE_NO_PAD.encode(payload.to_string());
         format!("e30.{payload}.{signature}")
     }
 
     #[test]
-    fn a_pods_own_token_is_plausible() {
+    fn token_of_the_pod_passes() {
         let asked = identity("shop", "bob");
         let mut of_bob = payload();
-        let of = |of: &Value| plausible(&token(of, "x"), &asked, now());
+        let of = |of: &Value| precheck(&token(of, "x"), &asked, now());
         assert_eq!(of(&of_bob), Ok("bob-0".to_owned()));
         of_bob["aud"] = json!(TOKEN_AUDIENCE);
         assert_eq!(of(&of_bob), Ok("bob-0".to_owned()));
@@ -148,34 +153,34 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_right_is_refused_unasked() {
+    fn wrong_claims_are_rejected_without_a_review() {
         let asked = identity("shop", "bob");
         for (pointer, value, expected) in [
-            ("/aud", json!(["https://api"]), Implausible::Audience),
-            ("/aud", json!(7), Implausible::Malformed),
+            ("/aud", json!(["https://api"]), PrecheckError::Audience),
+            ("/aud", json!(7), PrecheckError::Malformed),
             (
                 "/exp",
                 json!(now().unix_timestamp() - 120),
-                Implausible::Expired,
+                PrecheckError::Expired,
             ),
-            ("/exp", json!(i64::MIN), Implausible::Expired),
+            ("/exp", json!(i64::MIN), PrecheckError::Expired),
             (
                 "/kubernetes.io/namespace",
                 json!("other"),
-                Implausible::ForeignName,
+                PrecheckError::ForeignName,
             ),
             (
                 "/kubernetes.io/serviceaccount/name",
                 json!("eve"),
-                Implausible::ForeignName,
+                PrecheckError::ForeignName,
             ),
-            ("/kubernetes.io/pod", Value::Null, Implausible::NotBound),
-            ("/kubernetes.io", Value::Null, Implausible::Malformed),
+            ("/kubernetes.io/pod", Value::Null, PrecheckError::NotBound),
+            ("/kubernetes.io", Value::Null, PrecheckError::Malformed),
         ] {
             let mut of = payload();
             *of.pointer_mut(pointer).unwrap() = value;
-            let refused = plausible(&token(&of, "x"), &asked, now());
-            assert_eq!(refused, Err(expected), "{pointer}");
+            let rejected = precheck(&token(&of, "x"), &asked, now());
+            assert_eq!(rejected, Err(expected), "{pointer}");
         }
         let good = token(&payload(), "x");
         for token in [
@@ -187,8 +192,8 @@ pub(crate) mod tests {
             &format!("{good}.x"),
             &token(&payload(), ""),
         ] {
-            let refused = plausible(token, &asked, now());
-            assert_eq!(refused, Err(Implausible::Malformed), "{token}");
+            let rejected = precheck(token, &asked, now());
+            assert_eq!(rejected, Err(PrecheckError::Malformed), "{token}");
         }
     }
 }

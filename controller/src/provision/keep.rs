@@ -24,7 +24,8 @@ use crate::watch::World;
 
 /// How long events are gathered before a round.
 const GATHER: Duration = Duration::from_millis(50);
-/// How long the watch may take to show an object that was applied; after that the object counts as gone.
+/// How long the watch may take to show an object that was applied; after that the object counts as
+/// gone.
 const UNSEEN: Duration = Duration::from_secs(5);
 /// After a report that could not be written.
 const REPORT_RETRY: Duration = Duration::from_secs(5);
@@ -122,7 +123,7 @@ impl Provisioner {
             {}
             let provisions = self.provisions.borrow_and_update().clone();
             if let Some(provisions) = provisions
-                && term.observed.whole()
+                && term.observed.listed()
             {
                 self.round(&provisions, &mut term).await;
                 self.report(&mut term).await;
@@ -184,8 +185,8 @@ impl Provisioner {
         }
     }
 
-    /// Reports the obstacles where they differ from what was reported last. The first report of a term is always written: it
-    /// replaces that of the leader before.
+    /// Reports the obstacles where they differ from what was reported last. The first report of a
+    /// term is always written: it replaces that of the leader before.
     async fn report(&self, term: &mut Term) {
         if term.reported.as_ref() == Some(&term.obstacles) {
             return;
@@ -202,14 +203,14 @@ impl Provisioner {
                 term.report_again = Some(Instant::now() + REPORT_RETRY);
                 tracing::warn!(
                     error,
-                    "the report for the statuses of Gateways was not written; check that the provisioner's account may \
-                     create and patch its Lease"
+                    "the report for the statuses of Gateways was not written; check that the \
+                     provisioner's account may create and patch its Lease"
                 );
             }
         }
     }
 
-    /// The class of every Gateway, by uid.
+    /// Returns the class of every Gateway, by its UID.
     fn classes(&self) -> BTreeMap<String, String> {
         let gateways = self.world.gateways.objects();
         let classes = gateways.iter().filter_map(|gateway| {
@@ -257,7 +258,7 @@ impl Provisioner {
         Api::namespaced_with(self.client.clone(), &key.namespace, &resource(*kind))
     }
 
-    /// The version of the object afterwards.
+    /// Applies an object; returns its version afterwards.
     async fn apply(&self, apply: &Apply, gateway_uid: &str) -> Result<String, String> {
         let Apply {
             id,
@@ -268,11 +269,11 @@ impl Provisioner {
         let (kind, key) = id;
         let api = self.api(id);
         let failed =
-            |error: &KubeError| format!("{} {key} could not be written: {error}", kind.names().2);
+            |error: &KubeError| format!("writing {} {key} failed: {error}", kind.names().2);
         if *claim {
-            let there = api.get_metadata_opt(&key.name).await;
-            if let Some(there) = there.map_err(|error| failed(&error))? {
-                plan::hindrance(*kind, key, &Seen::new(&there.metadata), gateway_uid)?;
+            let existing = api.get_metadata_opt(&key.name).await;
+            if let Some(existing) = existing.map_err(|error| failed(&error))? {
+                plan::check_owner(*kind, key, &Seen::new(&existing.metadata), gateway_uid)?;
             }
         }
         let parameters = kubernetes::apply();
@@ -297,12 +298,9 @@ impl Provisioner {
                 tracing::info!(kind = kind.names().2, object = %key, "deleted");
                 Ok(())
             }
-            // Gone, or another by now.
+            // Deleted, or created again, in the meantime.
             Err(KubeError::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(error) => Err(format!(
-                "{} {key} could not be deleted: {error}",
-                kind.names().2
-            )),
+            Err(error) => Err(format!("deleting {} {key} failed: {error}", kind.names().2)),
         }
     }
 }

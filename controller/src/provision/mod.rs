@@ -1,9 +1,10 @@
-//! The objects that Gateways run on: Deployment, Service, ServiceAccount, PodDisruptionBudget and HorizontalPodAutoscaler,
-//! rendered from what translation decides ([`Provisions`]) and kept so in the cluster by the leading provisioner.
+//! The objects that Gateways run on: Deployment, Service, ServiceAccount, PodDisruptionBudget and
+//! HorizontalPodAutoscaler, rendered from what translation decides ([`Provisions`]) and kept so in
+//! the cluster by the leading provisioner.
 //!
-//! [`render`] makes the manifests, [`observe`] watches the objects in the cluster, [`plan`] compares the two, and [`keep`]
-//! applies the difference. An object of the same name that was not made for the Gateway is left alone and reported
-//! ([`Obstacles`]).
+//! [`render`] makes the manifests, [`observe`] watches the objects in the cluster, [`plan`]
+//! compares the two, and [`keep`] applies the difference. An object of the same name that was not
+//! made for the Gateway is left alone and reported ([`Obstacles`]).
 
 mod keep;
 mod observe;

@@ -1,4 +1,4 @@
-//! The objects in the cluster that were made for Gateways, as last seen: their metadata alone.
+//! The objects in the cluster that were made for Gateways, as last watched: their metadata alone.
 
 use std::collections::HashMap;
 
@@ -14,15 +14,16 @@ use super::render::Kind;
 use super::{MANAGED_BY, MANAGER};
 use crate::watch::ObjectKey;
 
-/// What is known of one object.
+/// The observed metadata of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) uid: String,
-    /// The uid of the Gateway that it belongs to.
+    /// The UID of the Gateway that owns it.
     pub(super) owner: Option<String>,
-    /// The name of its Gateway's class, by its label.
+    /// The class of its Gateway, from its label.
     pub(super) class: Option<String>,
-    /// Changes whenever anybody changes what we apply, and for some kinds at other times too.
+    /// The generation, or the resource version of kinds without one. Changes whenever the spec
+    /// does.
     pub(super) version: String,
     pub(super) deleting: bool,
 }
@@ -51,22 +52,22 @@ impl Seen {
 
 pub(super) type ObjectId = (Kind, ObjectKey);
 
-/// Everything that has our label.
+/// All objects with the label of Gateways' objects.
 #[derive(Default)]
 pub(super) struct Observed {
     pub(super) objects: HashMap<ObjectId, Seen>,
-    /// Lists under way.
+    /// Lists in progress.
     incoming: HashMap<Kind, HashMap<ObjectKey, Seen>>,
-    listed: Vec<Kind>,
+    complete: Vec<Kind>,
 }
 
 impl Observed {
-    /// Whether every kind was listed to its end.
-    pub(super) fn whole(&self) -> bool {
-        Kind::ALL.iter().all(|kind| self.listed.contains(kind))
+    /// Returns true once every kind has completed its initial list.
+    pub(super) fn listed(&self) -> bool {
+        Kind::ALL.iter().all(|kind| self.complete.contains(kind))
     }
 
-    fn take(&mut self, kind: Kind, event: Event<PartialObjectMeta<DynamicObject>>) {
+    fn apply(&mut self, kind: Kind, event: Event<PartialObjectMeta<DynamicObject>>) {
         let read = |object: &PartialObjectMeta<DynamicObject>| {
             let meta = object.meta();
             let text = |field: &Option<String>| field.clone().unwrap_or_default();
@@ -84,8 +85,8 @@ impl Observed {
                 let incoming = self.incoming.remove(&kind).unwrap_or_default();
                 let incoming = incoming.into_iter().map(|(key, seen)| ((kind, key), seen));
                 self.objects.extend(incoming);
-                if !self.listed.contains(&kind) {
-                    self.listed.push(kind);
+                if !self.complete.contains(&kind) {
+                    self.complete.push(kind);
                 }
             }
             Event::Apply(object) => {
@@ -97,13 +98,13 @@ impl Observed {
     }
 }
 
-type News = (
+type WatchEvent = (
     Kind,
     watcher::Result<Event<PartialObjectMeta<DynamicObject>>>,
 );
 
-/// The watches behind [`Observed`]; they end when this is dropped.
-pub(super) struct Watches(stream::SelectAll<BoxStream<'static, News>>);
+/// The watches of [`Observed`]; they end when this is dropped.
+pub(super) struct Watches(stream::SelectAll<BoxStream<'static, WatchEvent>>);
 
 impl Watches {
     pub(super) fn new(client: &Client) -> Self {
@@ -118,15 +119,16 @@ impl Watches {
         })))
     }
 
-    /// Takes in the next news.
+    /// Applies the next event.
     pub(super) async fn next(&mut self, observed: &mut Observed) {
         match self.0.next().await {
-            Some((kind, Ok(event))) => observed.take(kind, event),
+            Some((kind, Ok(event))) => observed.apply(kind, event),
             Some((kind, Err(error))) => tracing::warn!(
                 kind = kind.names().2,
                 %error,
-                "watching the objects of Gateways: going on with what is known and trying again; check that the API \
-                 server answers and that the controller's account may list and watch this kind"
+                "watch of the objects of Gateways interrupted: keeping what is known and trying \
+                 again; check that the API server answers and that the provisioner's account may \
+                 list and watch this kind"
             ),
             None => std::future::pending().await,
         }

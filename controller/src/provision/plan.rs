@@ -1,4 +1,5 @@
-//! What has to be done so that the cluster has what Gateways need. Pure.
+//! Compares the rendered objects of Gateways with those in the cluster, and plans the steps
+//! between. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,7 +14,7 @@ use super::observe::{ObjectId, Observed, Seen};
 use super::render::{Kind, render};
 use crate::watch::ObjectKey;
 
-/// What was applied last, and how the object was seen right after.
+/// What was applied last, and the object's version after that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Applied {
     pub(super) digest: u64,
@@ -21,40 +22,40 @@ pub(super) struct Applied {
     pub(super) at: Instant,
 }
 
-/// One thing to do.
+/// One step.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
     Apply(Apply),
     Delete(Delete),
 }
 
-/// An object that is to be as it is rendered.
+/// An object to be applied.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Apply {
     pub(super) id: ObjectId,
     pub(super) object: Value,
     pub(super) digest: u64,
-    /// To be looked at first: there may be one that is not ours.
+    /// Whether to check first that no object of that name was made for something else.
     pub(super) claim: bool,
 }
 
-/// An object of ours that is no longer wanted.
+/// An object to be deleted, because its Gateway does not need it any more.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Delete {
     pub(super) id: ObjectId,
     pub(super) uid: String,
 }
 
-/// What is to be done for one Gateway, in order, or what stands in the way.
+/// The steps for one Gateway, in order, or what prevents them.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Work {
     pub(super) gateway: GatewayId,
-    /// The Gateway's.
+    /// The Gateway's UID.
     pub(super) uid: String,
     pub(super) steps: Result<Vec<Step>, String>,
 }
 
-/// Of every Gateway that needs something done, or cannot have it.
+/// Plans the work for every Gateway that needs steps, or for which they are prevented.
 pub(super) fn plan(
     provisions: &[Provision],
     settings: &ProxySettings,
@@ -93,9 +94,9 @@ fn steps(
         };
         let digest = digest(object);
         if let Some(seen) = seen {
-            hindrance(kind, &key, seen, &of.uid)?;
+            check_owner(kind, &key, seen, &of.uid)?;
         }
-        // What was just made may not be seen yet.
+        // The watch may not show yet what was just applied.
         let done = applied.get(&id).is_some_and(|applied| {
             let same = seen.is_none_or(|seen| applied.version == seen.version);
             applied.digest == digest && same
@@ -112,8 +113,8 @@ fn steps(
     Ok(steps)
 }
 
-/// Why an object cannot be made the Gateway's.
-pub(super) fn hindrance(
+/// Returns an error if the object was not made for the Gateway.
+pub(super) fn check_owner(
     kind: Kind,
     key: &ObjectKey,
     seen: &Seen,
@@ -129,12 +130,13 @@ pub(super) fn hindrance(
         return Ok(());
     }
     Err(format!(
-        "{kind} {key} exists and was not made for this Gateway, so it is left alone: delete or rename it, or give the \
-         Gateway another name"
+        "{kind} {key} exists and was not made for this Gateway, so it is not changed: delete or \
+         rename it, or give the Gateway another name"
     ))
 }
 
-/// Objects of Gateways that have another class by now: nothing of the old class is wanted. Gateways by uid.
+/// Returns the objects of Gateways whose class has changed since. `classes` are by the Gateways'
+/// UIDs.
 pub(super) fn outdated(observed: &Observed, classes: &BTreeMap<String, String>) -> Vec<Delete> {
     let outdated = observed.objects.iter().filter(|(_, seen)| {
         let now = seen.owner.as_ref().and_then(|owner| classes.get(owner));

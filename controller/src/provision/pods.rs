@@ -1,4 +1,5 @@
-//! The pod template of a gateway's Deployment. Listeners leave no trace in it: they come and go without a roll-out.
+//! Renders the pod template of a gateway's Deployment. It does not depend on listeners, so that
+//! their changes cause no rollout.
 
 use serde_json::{Value, json};
 use weft_translate::Provision;
@@ -8,13 +9,14 @@ use super::{MANAGED_BY, MANAGER, ProxySettings};
 /// The user and group of the proxy's image.
 const USER: u32 = 2460;
 const IDENTITY_DIR: &str = "/var/run/weft";
-/// The longest that the hook holds the signal back, unless the time for clients is longer.
+/// How long the preStop hook may delay SIGTERM, unless the grace for outside clients is longer.
 const WITHDRAW: u32 = 8;
 const DRAIN: u32 = 50;
-/// What is left for the kubelet.
+/// Reserve of the termination grace period for the kubelet.
 const RESERVE: u32 = 2;
 
-/// What the Deployment, and everything that means its pods, selects by; it can never change.
+/// The selector of the Deployment, the Service and the disruption budget. A Deployment's selector
+/// is immutable.
 pub(super) fn selector(of: &Provision) -> Value {
     json!({
         weft_translate::GATEWAY_LABEL: of.gateway.name,
@@ -26,7 +28,7 @@ pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
     let mut labels = json!(of.pod_labels);
     labels[MANAGED_BY] = json!(MANAGER);
     labels["app.kubernetes.io/name"] = json!("weft-gateway");
-    // Its proxy is its only container: another before it would take its traffic.
+    // The proxy is the pod's own container: an injected one would intercept its traffic.
     labels["weft.dev/inject"] = json!("disabled");
     let secrets = settings
         .pull_secrets
@@ -46,7 +48,8 @@ pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
                 "runAsGroup": USER,
                 "fsGroup": USER,
                 "seccompProfile": { "type": "RuntimeDefault" },
-                // Ports under 1024 without a capability: a safe sysctl, of the pod's own network namespace.
+                // Ports under 1024 without a capability: a safe sysctl, of the pod's own network
+                // namespace.
                 "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }],
             },
             "affinity": { "podAntiAffinity": apart(of) },
@@ -56,8 +59,9 @@ pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
     })
 }
 
-/// Replicas are kept in different zones and on different nodes where there are such. Not by topologySpreadConstraints: the
-/// scheduler then passes over every node that lacks one of their labels, and where nodes have no zone it spreads nothing.
+/// Prefers different zones and different nodes for replicas. Not by topologySpreadConstraints: with
+/// these the scheduler ignores nodes without the topology's label, and spreads nothing in clusters
+/// whose nodes have no zone.
 fn apart(of: &Provision) -> Value {
     let term = |topology: &str| {
         json!({
@@ -76,7 +80,7 @@ fn apart(of: &Provision) -> Value {
     })
 }
 
-/// How long the hook may hold the signal back, in seconds.
+/// How long the preStop hook may delay SIGTERM, in seconds.
 fn withdraw(of: &Provision) -> u32 {
     WITHDRAW.max(of.outside_grace)
 }
@@ -160,11 +164,12 @@ fn ready(period: u32, failures: u32) -> Value {
     })
 }
 
-/// The token by which the proxy proves its account to the controller, and the roots by which it knows the controller.
+/// The token that authenticates the proxy to the controller, and the roots that authenticate the
+/// controller.
 fn identity_volume() -> Value {
     let token = json!({ "audience": "weft.dev/ca", "expirationSeconds": 3600, "path": "token" });
     let roots = json!({ "name": "weft-roots", "items": [{ "key": "ca.crt", "path": "ca.crt" }] });
-    // For when the cluster's DNS does not answer.
+    // Used when the cluster's DNS does not answer.
     let addresses = json!({
         "name": "weft-roots",
         "items": [{ "key": "controller", "path": "controller" }],

@@ -1,4 +1,4 @@
-//! The objects of a Gateway, as they are applied. Pure.
+//! Renders the objects of a Gateway. Pure.
 //!
 //! Source: GEP-1762 (names and labels), GEP-1867 (labels and annotations of the infrastructure).
 
@@ -13,10 +13,10 @@ use weft_translate::{
 use super::pods::{selector, template};
 use super::{MANAGED_BY, MANAGER, ProxySettings};
 
-/// MetalLB's way to ask for addresses, the only one for several.
+/// MetalLB's annotation for requested addresses, the only way to request several.
 const METALLB_ADDRESSES: &str = "metallb.io/loadBalancerIPs";
 
-/// The kinds of objects that a Gateway has, in the order in which they are made.
+/// The kinds of objects of a Gateway, in the order in which they are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Kind {
     ServiceAccount,
@@ -57,7 +57,7 @@ impl Kind {
     }
 }
 
-/// What is to stand for a Gateway. All objects have its name and are in its namespace.
+/// Renders the objects of a Gateway. All have the same name and are in the Gateway's namespace.
 pub(super) fn render(of: &Provision, settings: &ProxySettings) -> Vec<(Kind, Value)> {
     let mut objects = vec![
         (Kind::ServiceAccount, account(of)),
@@ -76,7 +76,7 @@ pub(super) fn render(of: &Provision, settings: &ProxySettings) -> Vec<(Kind, Val
     objects
 }
 
-/// `body` with what all objects have.
+/// Adds to `body` the fields that all objects have.
 fn object(kind: Kind, of: &Provision, mut body: Value) -> Value {
     let (group, version, kind, _) = kind.names();
     let mut labels = json!(of.labels);
@@ -148,7 +148,7 @@ fn service(of: &Provision) -> Value {
         spec["ipFamilyPolicy"] = json!("SingleStack");
         spec["ipFamilies"] = json!([family]);
     }
-    // MetalLB takes either way, and none where a Service has both.
+    // MetalLB accepts one of both ways, and rejects a Service with both.
     if own.is_none() {
         match addresses[..] {
             [] => {}
@@ -163,8 +163,9 @@ fn service(of: &Provision) -> Value {
     service
 }
 
-/// The family of the addresses that are asked for, where it is one. A load balancer gives a Service an address of each of
-/// its families: MetalLB refuses one of two families that asks for addresses of one.
+/// Returns the family of the requested addresses, if they have one. A load balancer assigns a
+/// Service an address of each of its families: MetalLB rejects a Service of two families that
+/// requests addresses of one.
 fn single_family(asked: &[&str], cluster_ip: Option<&str>) -> Option<&'static str> {
     if asked.is_empty() {
         return None;
@@ -194,7 +195,7 @@ fn deployment(of: &Provision, settings: &ProxySettings) -> Value {
         "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
         "template": template(of, settings),
     });
-    // An autoscaler's number of replicas is the autoscaler's.
+    // With an autoscaler, the number of replicas is the autoscaler's field.
     if let Scaling::Fixed(replicas) = of.scaling {
         spec["replicas"] = json!(replicas);
     }

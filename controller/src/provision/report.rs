@@ -1,5 +1,6 @@
-//! Why Gateways lack objects that they run on, told by the provisioner to the replica that writes statuses: an annotation
-//! of a Lease in Weft's namespace. The condition Programmed has one writer so, and the provisioner writes no status.
+//! Why Gateways lack objects that they run on, told by the provisioner to the replica that writes
+//! statuses: an annotation of a Lease in Weft's namespace. The condition Programmed has one writer
+//! so, and the provisioner writes no status.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,7 +83,8 @@ pub(super) async fn write(
     }
 }
 
-/// Keeps `obstacles` as the provisioner reports them, until `stop`. What was read stays while the watch is interrupted.
+/// Keeps `obstacles` as the provisioner reports them, until `stop`. What was read stays while the
+/// watch is interrupted.
 pub async fn follow_report(
     client: Client,
     namespace: String,
@@ -106,8 +108,8 @@ pub async fn follow_report(
             }
             Err(error) => tracing::warn!(
                 lease = LEASE, namespace, %error,
-                "watch of the provisioner's report interrupted: going on with the last report and trying again; check \
-                 that the controller's account may list and watch this Lease"
+                "watch of the provisioner's report interrupted: going on with the last report and \
+                 trying again; check that the controller's account may list and watch this Lease"
             ),
         }
     }

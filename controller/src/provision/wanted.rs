@@ -1,4 +1,5 @@
-//! What every Gateway is to run on by the cluster's present state, as the provisioner's watches have it.
+//! What every Gateway is to run on by the cluster's present state, as the provisioner's watches
+//! have it.
 
 use std::sync::Arc;
 
@@ -9,8 +10,8 @@ use weft_translate::Provision;
 use crate::snapshot::burst;
 use crate::watch::World;
 
-/// The latest; `None` until every kind has completed its initial list, so that no object is deleted because its Gateway has
-/// not been seen yet.
+/// The latest; `None` until every kind has completed its initial list, so that no object is deleted
+/// because its Gateway has not been seen yet.
 pub type Provisions = watch::Receiver<Option<Arc<Vec<Provision>>>>;
 
 /// Derives the provisions after each burst of changes, until `stop`.

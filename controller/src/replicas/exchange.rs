@@ -1,4 +1,5 @@
-//! Writes this replica's report and reads those of the others, by polls: at most one write and one list in two seconds.
+//! Writes this replica's report and polls those of the others: at most one write and one list in
+//! two seconds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -22,50 +23,50 @@ use crate::subscribe::Registry;
 const ANNOTATION: &str = "weft.dev/proxies";
 const LABEL: &str = "weft.dev/report";
 const LABELLED: &str = "weft.dev/report=proxies";
-/// Between two looks at what is connected here, and at the others' reports.
-const EVERY: Duration = Duration::from_secs(2);
-/// A report that says the same is written again after this long.
-const AGAIN: Duration = Duration::from_secs(10);
-/// A report that was not written again for this long is of a replica that is gone.
-const GONE: Duration = Duration::from_secs(30);
-/// Its Lease is removed after this long.
-const REMOVE: Duration = Duration::from_secs(600);
+/// The interval at which the report is compared, and the others' reports are read.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// The interval at which an unchanged report is written again.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A report that was not written for this long is ignored: its replica has ended.
+const EXPIRY: Duration = Duration::from_secs(30);
+/// A Lease that was not written for this long is deleted.
+const REMOVAL: Duration = Duration::from_secs(600);
 /// One request to the API server.
 const REQUEST: Duration = Duration::from_secs(3);
-/// Between two times at which streams are given away, and which part of the surplus then.
-const SHED: Duration = Duration::from_secs(10);
-const PART: usize = 10;
+/// The interval at which surplus streams are ended, and the part of the surplus that is.
+const SHED_INTERVAL: Duration = Duration::from_secs(10);
+const SHED_DIVISOR: usize = 10;
 
-/// One replica's part in it.
+/// Exchanges reports with the other replicas.
 pub struct Exchange {
     pub client: Client,
     pub namespace: String,
-    /// What this replica is called.
+    /// The name of this replica.
     pub name: String,
     pub snapshots: Snapshots,
     pub registry: Registry,
     pub leader: watch::Receiver<bool>,
-    /// What the others say.
+    /// The reports of the others.
     pub others: watch::Sender<Others>,
     pub stop: CancellationToken,
 }
 
-/// Reports as they were read last: the version of each, and since when it has been the same.
-type Seen = HashMap<String, (Option<String>, Instant)>;
+/// The version of each report as last read, and since when it has been unchanged.
+type LastReads = HashMap<String, (Option<String>, Instant)>;
 
 impl Exchange {
-    /// Until told to stop.
+    /// Runs until `stop`.
     pub async fn run(self) {
         let api = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
-        let (mut seen, mut said) = (Seen::new(), None);
-        let mut shed = Instant::now() + SHED;
+        let (mut reads, mut written) = (LastReads::new(), None);
+        let mut shed = Instant::now() + SHED_INTERVAL;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(INTERVAL) => {}
                 () = self.stop.cancelled() => break,
             }
-            self.say(&api, &mut said).await;
-            match timeout(REQUEST, self.read(&api, &mut seen)).await {
+            self.write(&api, &mut written).await;
+            match timeout(REQUEST, self.read(&api, &mut reads)).await {
                 Ok(Ok(others)) => {
                     self.others.send_if_modified(|before| {
                         let differs = *before != others;
@@ -74,12 +75,12 @@ impl Exchange {
                     });
                 }
                 Ok(Err(error)) => tracing::warn!(
-                    %error, "the reports of the other controllers are not read; check the controller's Role for leases"
+                    %error, "reading the reports of other replicas failed: trying again; check the controller's Role for leases"
                 ),
                 Err(_) => {}
             }
             if Instant::now() >= shed {
-                shed = Instant::now() + SHED;
+                shed = Instant::now() + SHED_INTERVAL;
                 self.shed();
             }
         }
@@ -88,7 +89,7 @@ impl Exchange {
     }
 
     fn report(&self) -> Report {
-        // The leader counts its own proxies itself.
+        // The leader counts its own proxies without a report.
         let snapshot = self.snapshots.borrow().clone();
         let snapshot = snapshot.filter(|_| !*self.leader.borrow());
         let routes = snapshot.map_or_else(BTreeMap::new, |snapshot| {
@@ -97,11 +98,11 @@ impl Exchange {
         Report::bounded(self.registry.streams(), routes)
     }
 
-    async fn say(&self, api: &Api<Lease>, said: &mut Option<(Report, Instant)>) {
+    async fn write(&self, api: &Api<Lease>, written: &mut Option<(Report, Instant)>) {
         let report = self.report();
-        if let Some((before, at)) = said
+        if let Some((before, at)) = written
             && *before == report
-            && at.elapsed() < AGAIN
+            && at.elapsed() < HEARTBEAT
         {
             return;
         }
@@ -118,44 +119,45 @@ impl Exchange {
             },
             "spec": {
                 "holderIdentity": self.name,
-                "leaseDurationSeconds": GONE.as_secs(),
+                "leaseDurationSeconds": EXPIRY.as_secs(),
                 "renewTime": MicroTime(Timestamp::now()),
             },
         });
         let (name, params) = (lease_of(&self.name), kubernetes::apply());
         let apply = Patch::Apply(&lease);
         match timeout(REQUEST, api.patch(&name, &params, &apply)).await {
-            Ok(Ok(_)) => *said = Some((report, Instant::now())),
+            Ok(Ok(_)) => *written = Some((report, Instant::now())),
             Ok(Err(error)) => tracing::warn!(
                 %error, lease = name,
-                "the proxies connected here are not reported; check the controller's Role for leases"
+                "writing this replica's report failed: trying again; check the controller's Role \
+                 for leases"
             ),
             Err(_) => {}
         }
     }
 
-    async fn read(&self, api: &Api<Lease>, seen: &mut Seen) -> Result<Others, kube::Error> {
+    async fn read(&self, api: &Api<Lease>, reads: &mut LastReads) -> Result<Others, kube::Error> {
         let leases = api.list(&ListParams::default().labels(LABELLED)).await?;
         let now = Instant::now();
         let names: Vec<_> = leases.items.iter().map(ResourceExt::name_any).collect();
-        seen.retain(|name, _| names.contains(name));
+        reads.retain(|name, _| names.contains(name));
         let mut others = Others::default();
         for (lease, name) in leases.items.iter().zip(names) {
             if name == lease_of(&self.name) {
                 continue;
             }
             let version = lease.resource_version();
-            let known = seen.entry(name.clone()).or_insert((version.clone(), now));
+            let known = reads.entry(name.clone()).or_insert((version.clone(), now));
             if known.0 != version {
                 *known = (version, now);
             }
             let unchanged = now.duration_since(known.1);
-            if unchanged >= REMOVE && *self.leader.borrow() {
+            if unchanged >= REMOVAL && *self.leader.borrow() {
                 drop(api.delete(&name, &DeleteParams::default()).await);
             }
             let text = lease.annotations().get(ANNOTATION);
             let report = text.and_then(|text| serde_json::from_str(text).ok());
-            if unchanged < GONE
+            if unchanged < EXPIRY
                 && let Some(report) = report
             {
                 others.0.insert(name, report);
@@ -167,11 +169,12 @@ impl Exchange {
     fn shed(&self) {
         let surplus = self.others.borrow().surplus(self.registry.streams());
         if surplus > 0 {
-            let some = surplus.div_ceil(PART);
+            let some = surplus.div_ceil(SHED_DIVISOR);
             tracing::info!(
                 surplus,
                 ended = some,
-                "this controller has more than its share of proxies: some connect again"
+                "this replica has more than its share of streams: ending some, so that their \
+                 proxies connect again"
             );
             self.registry.shed(some);
         }

@@ -1,28 +1,28 @@
-//! The report of a replica, as JSON in an annotation. Pure.
+//! The report of a replica on its proxies, as JSON in an annotation. Pure.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weft_ir::RouteKind;
 
-/// Annotations of one object may have 256 KiB.
-const LONGEST: usize = 200 * 1024;
-/// Characters of a reason that are repeated in a report.
-const REASON: usize = 128;
+/// The maximum size of a report: the annotations of an object may have 256 KiB.
+const MAX_BYTES: usize = 200 * 1024;
+/// The maximum number of characters of a reason.
+const MAX_REASON: usize = 128;
 
-/// How many proxies are concerned by a parent of a route.
+/// Counts of the proxies affected by a parent of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Count {
-    /// The route's present rules are in force there.
+    /// Proxies at which the route's current rules are in force.
     #[serde(rename = "r")]
     pub ready: usize,
     #[serde(rename = "t")]
     pub total: usize,
-    /// They refused them.
+    /// Proxies that rejected them.
     #[serde(rename = "n", skip_serializing_if = "is_zero")]
     pub refusing: usize,
-    /// Why it was not sent, in the controller's words.
+    /// Why a resource was too large to be sent.
     #[serde(rename = "w", skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
 }
@@ -45,32 +45,33 @@ impl Count {
 /// The counts of each parent, in the order of the route's status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteCounts {
-    /// The generation that they speak of.
+    /// The generation of the route.
     #[serde(rename = "g")]
     pub generation: i64,
     #[serde(rename = "p")]
     pub parents: Vec<Count>,
 }
 
-/// What one replica says.
+/// The report of one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
     pub streams: usize,
-    /// By [`key`]; routes that no proxy is concerned by are left out.
+    /// By [`key`]; routes that affect no proxy are omitted.
     pub routes: BTreeMap<String, RouteCounts>,
-    /// There was no room for all routes.
+    /// True if routes were omitted because of the report's size.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
 }
 
-/// A route's name in reports.
+/// Returns a route's key in reports.
 pub fn key(kind: RouteKind, namespace: &str, name: &str) -> String {
     format!("{kind:?}/{namespace}/{name}")
 }
 
 impl Report {
-    /// As it is written: with as many routes as there is room for, and no long reasons.
+    /// Makes a report of bounded size: long reasons are truncated, and routes beyond the maximum
+    /// omitted.
     pub fn bounded(streams: usize, routes: BTreeMap<String, RouteCounts>) -> Self {
         let mut report = Self {
             streams,
@@ -83,10 +84,10 @@ impl Report {
                 .iter_mut()
                 .filter_map(|one| one.withheld.as_mut())
             {
-                *reason = reason.chars().take(REASON).collect();
+                *reason = reason.chars().take(MAX_REASON).collect();
             }
             size += key.len() + serde_json::to_string(&counts).map_or(0, |text| text.len()) + 4;
-            if size > LONGEST {
+            if size > MAX_BYTES {
                 report.partial = true;
                 break;
             }
@@ -96,13 +97,13 @@ impl Report {
     }
 }
 
-/// What the other replicas say, by their names.
+/// The reports of the other replicas, by their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Others(pub BTreeMap<String, Report>);
 
 impl Others {
-    /// The proxies of the others that are concerned by a parent of a route. Those of a replica that has not seen the
-    /// route's present generation are behind.
+    /// Returns the counts of the other replicas for a parent of a route. Proxies of a replica that
+    /// has not seen the current generation count as pending.
     pub fn count(&self, key: &str, generation: i64, parent: usize) -> Count {
         let mut all = Count::default();
         for report in self.0.values() {
@@ -118,7 +119,8 @@ impl Others {
         all
     }
 
-    /// By how many streams a replica with `own` has more than its share; 0 where it is about right.
+    /// Returns by how many streams a replica with `own` streams exceeds its share; 0 within the
+    /// tolerance.
     pub fn surplus(&self, own: usize) -> usize {
         let all: usize = own + self.0.values().map(|report| report.streams).sum::<usize>();
         let share = all.div_ceil(self.0.len() + 1);
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_proxies_of_all_replicas_are_counted() {
+    fn proxies_of_all_replicas_are_counted() {
         let first = report(3, &[count(2, 2), count(0, 1)]);
         let second = report(3, &[count(4, 5)]);
         let others = others(vec![first, second, Report::default()]);
@@ -164,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_is_behind_says_nothing_of_the_present_rules() {
+    fn report_on_another_generation_counts_as_pending() {
         let others = others(vec![report(2, &[count(5, 5)])]);
         assert_eq!(others.count("Http/shop/r", 3, 0), count(0, 5));
     }
 
     #[test]
-    fn a_report_reads_back_as_it_is_written_and_is_bounded() {
+    fn report_round_trips_and_is_bounded() {
         let refused = Count {
             refusing: 9,
             withheld: Some("x".repeat(10_000)),
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_with_far_more_than_its_share_gives_some_away() {
+    fn replica_far_above_its_share_has_a_surplus() {
         let having = |streams: &[usize]| {
             others(
                 streams

@@ -1,6 +1,7 @@
-//! What the leader does for a rotation: gathers how far everybody is, lets `plan` decide, and writes the next phase.
+//! The leader's part of a rotation: collects the reports, lets `plan` decide, and writes the next
+//! phase.
 //!
-//! It remembers nothing that matters: whoever leads next reads the same from the Secret.
+//! It keeps no state of its own: the next leader reads the same from the Secret.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,74 +14,74 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::plan::{self, Decision, Replica, Seen};
+use super::plan::{self, Decision, Replica, State};
 use super::report;
-use super::secret::{BROUGHT, Refusal, Request, View};
+use super::secret::{Rejection, Request, USER_ROOT, View};
 use super::{Rotation, fingerprint};
 use crate::events::event;
-use crate::identity::roots::Written;
+use crate::identity::roots::WriteReport;
 use crate::identity::{Authority, Bundle, LoadError, Phase, RootPem, Trust, new_root, read_secret};
 use crate::kubernetes;
 
-/// Between two looks, and after each.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval between steps, and the pause after each.
+const INTERVAL: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The leader's part; on other replicas it waits.
+/// Drives the rotation on the leader; idle on other replicas.
 pub(super) struct Lead {
     pub(super) of: Rotation,
-    /// What the ConfigMaps hold.
-    pub(super) written: watch::Receiver<Written>,
+    /// The last pass over the ConfigMaps `weft-roots`.
+    pub(super) written: watch::Receiver<WriteReport>,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum LeadError {
-    #[error("{0}; check the controller's Role")]
+    #[error("writing to the Kubernetes API: {0}; check the controller's Role")]
     Kubernetes(#[from] kube::Error),
-    #[error("a root in the Secret cannot be read: {0}")]
+    #[error("a root in the Secret cannot be loaded: {0}")]
     Load(#[from] LoadError),
-    #[error("making a root: {0}")]
-    Make(#[from] crate::identity::SignError),
-    #[error("the new root would make the Secret unusable, and is not taken: {0}")]
+    #[error("generating a root: {0}")]
+    Generate(#[from] crate::identity::SignError),
+    #[error("the next root is not taken into use because the Secret would not be usable: {0}")]
     Unusable(String),
 }
 
 impl Lead {
-    /// Until told to stop.
+    /// Runs until `stop`.
     pub(super) async fn run(mut self) {
         let mut warned = None;
         loop {
             tokio::select! {
                 () = self.of.stop.cancelled() => return,
                 changed = self.of.secrets.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(INTERVAL) => {}
             }
             let secret = self.of.secrets.borrow_and_update().clone();
             if let Some(secret) = secret
                 && *self.of.leader.borrow()
-                && let Err(error) = self.look(&secret, &mut warned).await
+                && let Err(error) = self.step(&secret, &mut warned).await
                 && !is_conflict(&error)
             {
-                tracing::warn!(%error, secret = self.of.secret, "the rotation of the root does not go on");
+                tracing::warn!(%error, secret = self.of.secret, "the rotation of the root is stuck: trying again");
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// One step at most. `warned` is the beginning of the phase that is known to be late.
-    async fn look(
+    /// Makes one step at most. `warned` is the beginning of the phase whose delay was logged.
+    async fn step(
         &self,
         secret: &Secret,
         warned: &mut Option<OffsetDateTime>,
     ) -> Result<(), LeadError> {
         let (view, trust) = (View(secret), self.of.trust.borrow().clone());
-        if !view.is_of(&trust.phase) {
-            // This replica has not taken it up yet.
+        if !view.is_in(&trust.phase) {
+            // This replica has not read this phase yet.
             return Ok(());
         }
-        self.of.metrics.rotation_phase(trust.phase.word());
+        self.of.metrics.rotation_phase(trust.phase.name());
         if let Some(request) = view.request(&trust.phase) {
-            return self.answer(view, request).await;
+            return self.handle(view, request).await;
         }
         let now = OffsetDateTime::now_utc();
         if trust.phase == Phase::Steady {
@@ -88,39 +89,41 @@ impl Lead {
                 return Ok(());
             }
             self.write(&view.replaced(&trust, now)).await?;
-            self.tell(false, "RootReplaced", "the root was replaced by hand: certificates are renewed, then the one before is withdrawn").await;
+            let message = "the root was replaced by a user: proxies renew their certificates, then the \
+                           previous root is withdrawn";
+            self.announce(false, "RootReplaced", message).await;
             return Ok(());
         }
         let Some(since) = view.since() else {
-            return self.write(&view.counted(now)).await;
+            return self.write(&view.started(now)).await;
         };
-        let seen = self.see(view, &trust, since, now).await?;
-        let decision = plan::decide(&trust.phase, &seen, &self.of.bounds);
+        let state = self.state(view, &trust, since, now).await?;
+        let decision = plan::decide(&trust.phase, &state, &self.of.bounds);
         self.of.metrics.rotation_proxies(decision.done, decision.of);
         let text = decision.text(&trust.phase);
         if decision.late && !decision.advance && *warned != Some(since) {
             *warned = Some(since);
-            self.tell(true, "RootRotationLate", &text).await;
+            self.announce(true, "RootRotationLate", &text).await;
         }
         if decision.advance {
             self.advance(view, &trust, &decision, now).await
         } else if view.status() != Some(&text) {
-            self.write(&view.told(&text)).await
+            self.write(&view.progress(&text)).await
         } else {
             Ok(())
         }
     }
 
-    async fn answer(
+    async fn handle(
         &self,
         view: View<'_>,
-        request: Result<Request, Refusal>,
+        request: Result<Request, Rejection>,
     ) -> Result<(), LeadError> {
         let now = OffsetDateTime::now_utc();
         let root = match request {
-            Ok(Request::Make) => Ok(new_root(now)?),
-            Ok(Request::Take) => self.brought(now).await?.map_err(Refusal::Unusable),
-            Err(refusal) => Err(refusal),
+            Ok(Request::Generate) => Ok(new_root(now)?),
+            Ok(Request::FromSecret) => self.user_root(now).await?.map_err(Rejection::Unusable),
+            Err(rejection) => Err(rejection),
         };
         match root {
             Ok(root) => {
@@ -128,23 +131,23 @@ impl Lead {
                     view.distributing(root.certificate.as_bytes(), root.key.as_bytes(), now);
                 self.write(&patch).await?;
                 self.of.metrics.rotation("started");
-                let told = "a new root is made known to all proxies beside the one in use";
-                self.tell(false, "RootDistributing", told).await;
+                let told = "the next root is distributed to all proxies beside the one in use";
+                self.announce(false, "RootDistributing", told).await;
             }
-            Err(refusal) => {
-                self.write(&view.refused(&refusal)).await?;
+            Err(rejection) => {
+                self.write(&view.rejected(&rejection)).await?;
                 self.of.metrics.rotation("refused");
-                self.tell(true, "RootRotationRefused", &refusal.to_string())
+                self.announce(true, "RootRotationRefused", &rejection.to_string())
                     .await;
             }
         }
         Ok(())
     }
 
-    /// The root of the Secret that a user brought, with its whole chain, or what is wrong with it.
-    async fn brought(&self, now: OffsetDateTime) -> Result<Result<RootPem, String>, LeadError> {
-        let Some(secret) = self.secrets_api().get_opt(BROUGHT).await? else {
-            return Ok(Err("it is not there".to_owned()));
+    /// Returns the root of the user's Secret with its complete chain, or why it is not usable.
+    async fn user_root(&self, now: OffsetDateTime) -> Result<Result<RootPem, String>, LeadError> {
+        let Some(secret) = self.secrets_api().get_opt(USER_ROOT).await? else {
+            return Ok(Err("it does not exist".to_owned()));
         };
         let data = secret.data.unwrap_or_default();
         let text = |key: &str| {
@@ -158,27 +161,27 @@ impl Lead {
         };
         let (loaded, certificate) = match load(&certificate) {
             Err(LoadError::NoRoot) => {
-                let whole = format!("{certificate}\n{}", text("ca.crt"));
-                (load(&whole), whole)
+                let complete = format!("{certificate}\n{}", text("ca.crt"));
+                (load(&complete), complete)
             }
             loaded => (loaded, certificate),
         };
         Ok(match loaded {
             Ok(authority) if authority.root() == self.of.trust.borrow().authority.root() => {
-                Err("it holds the root that is in use".to_owned())
+                Err("it has the root that is in use already".to_owned())
             }
             Ok(_) => Ok(RootPem { certificate, key }),
             Err(error) => Err(error.to_string()),
         })
     }
 
-    async fn see(
+    async fn state(
         &self,
         view: View<'_>,
         trust: &Trust,
         since: OffsetDateTime,
         now: OffsetDateTime,
-    ) -> Result<Seen, LeadError> {
+    ) -> Result<State, LeadError> {
         let root = fingerprint(trust.target());
         let replicas = self.replicas().await?.into_iter().map(|name| {
             let annotation = report::annotation(&name);
@@ -187,7 +190,7 @@ impl Lead {
         });
         let snapshot = self.of.snapshots.borrow().clone();
         let pods = snapshot.map_or(0, |snapshot| snapshot.encoder.mesh().pods_in_mesh());
-        Ok(Seen {
+        Ok(State {
             elapsed: Duration::try_from(now - since).unwrap_or_default(),
             replicas: replicas.collect(),
             pods,
@@ -195,7 +198,7 @@ impl Lead {
         })
     }
 
-    /// The replicas that serve proxies, this one among them.
+    /// Returns the names of the replicas that serve proxies, including this one.
     async fn replicas(&self) -> Result<BTreeSet<String>, LeadError> {
         let fields = format!(
             "spec.serviceAccountName={},status.phase=Running",
@@ -222,7 +225,7 @@ impl Lead {
                 let Some(patch) = view.renewing(trust, now)? else {
                     return Ok(());
                 };
-                usable(view.0, &patch, now)?;
+                check_usable(view.0, &patch, now)?;
                 (
                     patch,
                     "RootSigns",
@@ -235,7 +238,7 @@ impl Lead {
                 (
                     patch,
                     "RootWithdrawn",
-                    "the root before is trusted no longer: the rotation is complete",
+                    "the previous root is withdrawn: the rotation is complete",
                 )
             }
         };
@@ -244,12 +247,12 @@ impl Lead {
             let left = decision.of.saturating_sub(decision.done);
             let waiting = decision.waiting.join(", ");
             let told = format!(
-                "{told}; not waited for: {left} of {} proxies; {waiting}",
+                "{told}; without waiting for {left} of {} proxies: {waiting}",
                 decision.of
             );
-            self.tell(true, reason, &told).await;
+            self.announce(true, reason, &told).await;
         } else {
-            self.tell(false, reason, &format!("{told} ({} proxies)", decision.of))
+            self.announce(false, reason, &format!("{told} ({} proxies)", decision.of))
                 .await;
         }
         Ok(())
@@ -267,8 +270,8 @@ impl Lead {
         Ok(())
     }
 
-    /// A line in the log, and an Event of the Secret.
-    async fn tell(&self, warning: bool, reason: &str, message: &str) {
+    /// Writes a log line, and an Event of the Secret.
+    async fn announce(&self, warning: bool, reason: &str, message: &str) {
         if warning {
             tracing::warn!(
                 secret = self.of.secret,
@@ -296,13 +299,13 @@ impl Lead {
         let event = event(metadata, object, warning, reason, message);
         let api = Api::<Event>::namespaced(self.of.client.clone(), &self.of.namespace);
         if let Err(error) = api.create(&kubernetes::post(), &event).await {
-            tracing::info!(%error, reason, "no Event written of the rotation");
+            tracing::info!(%error, reason, "the Event of the rotation was not written; check the controller's Role for events");
         }
     }
 }
 
-/// The Secret as the patch would make it can be used.
-fn usable(secret: &Secret, patch: &Value, now: OffsetDateTime) -> Result<(), LeadError> {
+/// Checks that the patched Secret is usable.
+fn check_usable(secret: &Secret, patch: &Value, now: OffsetDateTime) -> Result<(), LeadError> {
     let unusable = |error: String| LeadError::Unusable(error);
     let mut data = secret.data.clone().unwrap_or_default();
     for (key, value) in patch
@@ -333,7 +336,7 @@ fn is_ready(pod: &Pod) -> bool {
         && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Somebody else has written: the next look sees it.
+/// Returns true if the Secret has changed since it was read: the next step reads it again.
 fn is_conflict(error: &LeadError) -> bool {
     matches!(error, LeadError::Kubernetes(kube::Error::Api(status)) if status.code == 409)
 }

@@ -1,9 +1,11 @@
-//! The root replaced in overlap, with no restart: by phases that the Secret `weft-ca` itself keeps.
+//! Rotation of the root with overlap and without restarts, in phases that the Secret `weft-ca`
+//! keeps.
 //!
-//! Steady -> distributing (the root to come is in `next.crt`, and trusted) -> renewing (it signs; the one before is in
-//! `previous.crt`, and trusted) -> steady (the one before is in `withdrawn.crt`). Each step is one write, so that
-//! whoever leads next goes on where the last one stood. [`plan`] decides; [`secret`] reads and makes the writes;
-//! [`report`] is what each replica says of the proxies connected to it; [`lead`] gathers that and acts.
+//! Steady -> distributing (the next root is in `next.crt`, and trusted) -> renewing (it signs; the
+//! previous one is in `previous.crt`, and trusted) -> steady (the previous one is in
+//! `withdrawn.crt`). Each step is one write, so that the next leader continues from the same state.
+//! [`plan`] decides; [`secret`] parses the state and makes the patches; [`report`] is each
+//! replica's report on its proxies; [`lead`] collects the reports and writes.
 
 mod lead;
 pub mod plan;
@@ -24,7 +26,7 @@ use weft_ir::TrustedRoots;
 
 pub use report::Report;
 
-use crate::identity::roots::Written;
+use crate::identity::roots::WriteReport;
 use crate::identity::{self, SecretReceiver, TrustReceiver};
 use crate::snapshot::Snapshots;
 use crate::subscribe::{Registry, Roots};
@@ -32,8 +34,8 @@ use lead::Lead;
 use plan::Bounds;
 use report::Reporter;
 
-/// How often roots that have ended are looked for.
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+/// How often expired roots are removed from what proxies are sent.
+const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What the rotation needs.
 pub struct Rotation {
@@ -43,9 +45,9 @@ pub struct Rotation {
     pub secret: String,
     /// The service account of the controllers, and their Service.
     pub account: &'static str,
-    /// What this replica is called.
+    /// The name of this replica.
     pub name: String,
-    /// Whether it leads.
+    /// Whether this replica leads.
     pub leader: watch::Receiver<bool>,
     pub trust: TrustReceiver,
     pub secrets: SecretReceiver,
@@ -57,9 +59,10 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// Keeps the roots where they are needed, and replaces the root when asked to. Gives what proxies are told.
+    /// Starts to distribute the roots, and to rotate the root on request. Returns the roots that
+    /// proxies are sent.
     pub fn start(self, tasks: &TaskTracker) -> Roots {
-        let (writes, written) = watch::channel(Written::default());
+        let (writes, written) = watch::channel(WriteReport::default());
         tasks.spawn(identity::roots::keep(
             self.client.clone(),
             identity::roots::ServiceName {
@@ -72,8 +75,12 @@ impl Rotation {
             self.metrics.clone(),
             self.stop.clone(),
         ));
-        let (told, roots) = watch::channel(None);
-        tasks.spawn(tell(self.trust.clone(), told, self.stop.clone()));
+        let (publish, roots) = watch::channel(None);
+        tasks.spawn(publish_roots(
+            self.trust.clone(),
+            publish,
+            self.stop.clone(),
+        ));
         let reporter = Reporter {
             client: self.client.clone(),
             namespace: self.namespace.clone(),
@@ -90,7 +97,7 @@ impl Rotation {
     }
 }
 
-/// A root's name in reports: the digest that it has as a resource.
+/// Returns the digest that identifies a root in reports: its version as a resource.
 pub fn fingerprint(root: &[u8]) -> u64 {
     let alone = TrustedRoots {
         signer: root.to_vec(),
@@ -99,15 +106,17 @@ pub fn fingerprint(root: &[u8]) -> u64 {
     encode::roots(&alone).version
 }
 
-/// Keeps `to` the resource of what is trusted.
-async fn tell(
+/// Publishes the trusted roots as a resource.
+async fn publish_roots(
     mut trust: TrustReceiver,
     to: watch::Sender<Option<Arc<Resource>>>,
     stop: CancellationToken,
 ) {
     loop {
-        let told = trust.borrow_and_update().told(OffsetDateTime::now_utc());
-        let resource = encode::roots(&told);
+        let roots = trust
+            .borrow_and_update()
+            .trusted_roots(OffsetDateTime::now_utc());
+        let resource = encode::roots(&roots);
         to.send_if_modified(|before| {
             let differs = before.as_ref().map(|one| one.version) != Some(resource.version);
             if differs {
@@ -118,7 +127,7 @@ async fn tell(
         tokio::select! {
             () = stop.cancelled() => return,
             changed = trust.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What a replica says of the proxies connected to it, as an annotation of the Secret: the leader sees only its own.
+//! The report of a replica on the proxies connected to it, as an annotation of the Secret: the
+//! leader sees only its own proxies.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,32 +17,32 @@ use crate::kubernetes;
 use crate::subscribe::{Registry, Roots};
 use crate::watch::ObjectKey;
 
-/// Between two reports.
-const EVERY: Duration = Duration::from_secs(1);
+/// The interval between reports.
+const INTERVAL: Duration = Duration::from_secs(1);
 /// Names in one report.
-const NAMED: usize = 5;
-/// Names of annotations are this long at most, after their domain.
-const NAME: usize = 63;
+const MAX_NAMES: usize = 5;
+/// The maximum length of an annotation's name, without its domain.
+const MAX_NAME: usize = 63;
 
-/// How far the proxies of one replica are with the phase.
+/// The progress of the proxies of one replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub connected: usize,
     pub trusting: usize,
     pub renewed: usize,
-    /// Pods that the phase waits for.
+    /// Names of pods that the phase waits for.
     pub waiting: Vec<String>,
 }
 
-/// A report, and what it is about: one of another phase or root says nothing.
+/// A report with its phase and root: a report on others is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct About {
+pub(super) struct PhaseReport {
     pub(super) phase: String,
     pub(super) root: u64,
     pub(super) report: Report,
 }
 
-impl fmt::Display for About {
+impl fmt::Display for PhaseReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report {
             connected,
@@ -51,7 +52,8 @@ impl fmt::Display for About {
         } = &self.report;
         write!(
             f,
-            "{} root={:016x} connected={connected} trusting={trusting} renewed={renewed} waiting={}",
+            "{} root={:016x} connected={connected} trusting={trusting} renewed={renewed} \
+             waiting={}",
             self.phase,
             self.root,
             waiting.join(",")
@@ -59,23 +61,23 @@ impl fmt::Display for About {
     }
 }
 
-/// The text is no report.
+/// The text is not a report.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NoReport;
+pub(super) struct InvalidReport;
 
-impl FromStr for About {
-    type Err = NoReport;
+impl FromStr for PhaseReport {
+    type Err = InvalidReport;
 
-    fn from_str(text: &str) -> Result<Self, NoReport> {
-        let mut words = text.split(' ');
-        let phase = words.next().unwrap_or_default().to_owned();
+    fn from_str(text: &str) -> Result<Self, InvalidReport> {
+        let mut parts = text.split(' ');
+        let phase = parts.next().unwrap_or_default().to_owned();
         let mut field = |name: &str| {
-            let word = words.next().ok_or(NoReport)?;
-            let value = word.strip_prefix(name).ok_or(NoReport)?;
-            value.strip_prefix('=').ok_or(NoReport)
+            let part = parts.next().ok_or(InvalidReport)?;
+            let value = part.strip_prefix(name).ok_or(InvalidReport)?;
+            value.strip_prefix('=').ok_or(InvalidReport)
         };
-        let number = |text: &str| text.parse().map_err(|_| NoReport);
-        let root = u64::from_str_radix(field("root")?, 16).map_err(|_| NoReport)?;
+        let number = |text: &str| text.parse().map_err(|_| InvalidReport);
+        let root = u64::from_str_radix(field("root")?, 16).map_err(|_| InvalidReport)?;
         let report = Report {
             connected: number(field("connected")?)?,
             trusting: number(field("trusting")?)?,
@@ -94,22 +96,22 @@ impl FromStr for About {
     }
 }
 
-/// The annotation of a replica.
+/// Returns the name of a replica's annotation.
 pub(super) fn annotation(replica: &str) -> String {
-    let most = NAME - "roots-of.".len();
-    // The end of a pod's name is what tells it apart.
+    let most = MAX_NAME - "roots-of.".len();
+    // The end of a pod's name is unique.
     let from = replica.len().saturating_sub(most);
     let name = replica.get(from..).unwrap_or_default();
     let name = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
     format!("weft.dev/roots-of.{name}")
 }
 
-/// Reports while a rotation is under way.
+/// Writes reports while a rotation is under way.
 pub(super) struct Reporter {
     pub(super) client: Client,
     pub(super) namespace: String,
     pub(super) secret: String,
-    /// What this replica is called.
+    /// The name of this replica.
     pub(super) name: String,
     pub(super) trust: TrustReceiver,
     pub(super) roots: Roots,
@@ -118,13 +120,13 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// Until told to stop.
+    /// Runs until `stop`.
     pub(super) async fn run(mut self) {
-        let mut said = None;
+        let mut last = None;
         loop {
             let trust = self.trust.borrow_and_update().clone();
             if trust.phase == Phase::Steady {
-                said = None;
+                last = None;
                 tokio::select! {
                     () = self.stop.cancelled() => return,
                     changed = self.trust.changed() => if changed.is_err() { return },
@@ -132,26 +134,26 @@ impl Reporter {
                 continue;
             }
             let about = self.about(&trust);
-            if said.as_ref() != Some(&about) && self.say(&about).await {
-                said = Some(about);
+            if last.as_ref() != Some(&about) && self.write(&about).await {
+                last = Some(about);
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(INTERVAL) => {}
             }
         }
     }
 
-    fn about(&self, trust: &Trust) -> About {
+    fn about(&self, trust: &Trust) -> PhaseReport {
         let root = fingerprint(trust.target());
         let version = self.roots.borrow().as_ref().map_or(0, |one| one.version);
-        let found = self.registry.trusting(version, root);
+        let found = self.registry.root_progress(version, root);
         let waiting = match trust.phase {
             Phase::Renewing => found.unrenewed,
             Phase::Steady | Phase::Distributing { .. } => found.untrusting,
         };
-        About {
-            phase: trust.phase.word().to_owned(),
+        PhaseReport {
+            phase: trust.phase.name().to_owned(),
             root,
             report: Report {
                 connected: found.connected,
@@ -159,14 +161,14 @@ impl Reporter {
                 renewed: found.renewed,
                 waiting: waiting
                     .iter()
-                    .take(NAMED)
+                    .take(MAX_NAMES)
                     .map(ObjectKey::to_string)
                     .collect(),
             },
         }
     }
 
-    async fn say(&self, about: &About) -> bool {
+    async fn write(&self, about: &PhaseReport) -> bool {
         let api = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         let name = annotation(&self.name);
         let patch = json!({"metadata": {"annotations": {name: about.to_string()}}});
@@ -176,7 +178,8 @@ impl Reporter {
         if let Err(error) = &patched {
             tracing::warn!(
                 %error, secret = self.secret,
-                "the state of the rotation is not reported; check the controller's Role for patching this Secret"
+                "the report on the rotation was not written; check that the controller's Role \
+                 permits patching this Secret"
             );
         }
         patched.is_ok()
@@ -194,7 +197,7 @@ mod tests {
             vec![],
             vec!["shop/web-0".to_owned(), "shop/web-1".to_owned()],
         ] {
-            let about = About {
+            let about = PhaseReport {
                 phase: "renewing".to_owned(),
                 root: 0xabc,
                 report: Report {
@@ -207,7 +210,11 @@ mod tests {
             assert_eq!(about.to_string().parse(), Ok(about));
         }
         for garbage in ["", "renewing", "renewing root=x connected=1", "a b c d e f"] {
-            assert_eq!(garbage.parse::<About>(), Err(NoReport), "{garbage}");
+            assert_eq!(
+                garbage.parse::<PhaseReport>(),
+                Err(InvalidReport),
+                "{garbage}"
+            );
         }
     }
 
@@ -219,6 +226,6 @@ mod tests {
         );
         let long = annotation(&format!("{}-tail", "a-".repeat(100)));
         let name = long.strip_prefix("weft.dev/").unwrap();
-        assert!(name.len() <= NAME && name.ends_with("-tail"), "{long}");
+        assert!(name.len() <= MAX_NAME && name.ends_with("-tail"), "{long}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the root's Secret says of its rotation, and the writes that take it from one phase to the next. Pure.
+//! The state of a rotation in the root's Secret, and the patches from one phase to the next. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,62 +9,65 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::report::About;
+use super::report::PhaseReport;
 use crate::identity::{Bundle, LoadError, Phase, Trust};
 
-/// Set by users: a rotation is wanted. Any new text begins one; `from=weft-ca-next` in it names the root to take.
+/// Set by users to request a rotation. Any new text starts one; `from=weft-ca-next` in it selects a
+/// root of the user's.
 pub const REQUEST: &str = "weft.dev/rotate-root";
-/// The request that was answered last: the same text asks for nothing.
-const ANSWERED: &str = "weft.dev/rotate-root-answered";
-/// Why a request was refused.
-const REFUSED: &str = "weft.dev/rotation-refused";
-/// The phase and how far it is.
+/// The last request that was handled: the same text requests nothing.
+const HANDLED: &str = "weft.dev/rotate-root-answered";
+/// Why a request was rejected.
+const REJECTED: &str = "weft.dev/rotation-refused";
+/// The phase and its progress.
 pub const STATUS: &str = "weft.dev/rotation";
 /// When the phase began.
 const SINCE: &str = "weft.dev/rotation-since";
 const REPORTS: &str = "weft.dev/roots-of.";
 
-/// The only Secret that a new root may be brought in: the controller may read no other.
-pub const BROUGHT: &str = "weft-ca-next";
-/// Withdrawn roots that are remembered, for replicas that missed a phase.
-const REMEMBERED: usize = 8;
+/// The only Secret that a root of the user's is read from: the controller has no right to read
+/// others.
+pub const USER_ROOT: &str = "weft-ca-next";
+/// Withdrawn roots that are kept, for replicas that missed a phase.
+const MAX_WITHDRAWN: usize = 8;
 
 type Data = BTreeMap<String, ByteString>;
 
-/// Annotations and data of the Secret.
+/// The Secret with its annotations and data.
 #[derive(Clone, Copy)]
 pub struct View<'a>(pub &'a Secret);
 
-/// What a user asks for.
+/// What a user requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// A new root is made.
-    Make,
-    /// That of the Secret [`BROUGHT`] is taken.
-    Take,
+    /// A generated root.
+    Generate,
+    /// The root of the Secret [`USER_ROOT`].
+    FromSecret,
 }
 
-/// Why a request is refused.
+/// Why a request is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Rejection {
     UnderWay(&'static str),
     Word(String),
-    /// The root that was brought cannot be used.
+    /// The user's root is not usable.
     Unusable(String),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnderWay(phase) => write!(
                 f,
-                "a rotation is under way ({phase}): ask again when it is complete"
+                "a rotation is under way ({phase}): request another one when it is complete"
             ),
             Self::Word(word) => write!(
                 f,
-                "{word:?} in {REQUEST} is not understood: the only Secret that a root is taken from is from={BROUGHT}"
+                "{word:?} in {REQUEST} is not supported: the only source of a root is \
+                 from={USER_ROOT}"
             ),
-            Self::Unusable(reason) => write!(f, "Secret {BROUGHT}: {reason}"),
+            Self::Unusable(reason) => write!(f, "Secret {USER_ROOT}: {reason}"),
         }
     }
 }
@@ -75,27 +78,28 @@ impl<'a> View<'a> {
         annotations.get(name).map(String::as_str)
     }
 
-    /// The request that has not been answered, if it can be.
-    pub fn request(self, phase: &Phase) -> Option<Result<Request, Refusal>> {
+    /// Returns the request that has not been handled, or why it is rejected.
+    pub fn request(self, phase: &Phase) -> Option<Result<Request, Rejection>> {
         let text = self.annotation(REQUEST).filter(|text| !text.is_empty())?;
-        if self.annotation(ANSWERED) == Some(text) {
+        if self.annotation(HANDLED) == Some(text) {
             return None;
         }
         if *phase != Phase::Steady {
-            return Some(Err(Refusal::UnderWay(phase.word())));
+            return Some(Err(Rejection::UnderWay(phase.name())));
         }
-        let mut request = Request::Make;
+        let mut request = Request::Generate;
         for word in text.split_whitespace().filter(|word| word.contains('=')) {
             match word.split_once('=') {
-                Some(("from", BROUGHT)) => request = Request::Take,
-                _ => return Some(Err(Refusal::Word(word.to_owned()))),
+                Some(("from", USER_ROOT)) => request = Request::FromSecret,
+                _ => return Some(Err(Rejection::Word(word.to_owned()))),
             }
         }
         Some(Ok(request))
     }
 
-    /// Whether the Secret is of this phase: what is trusted here may be of an earlier one, or of a later one.
-    pub fn is_of(self, phase: &Phase) -> bool {
+    /// Returns true if the Secret is in this phase: the state of this replica may be of an earlier
+    /// or later one.
+    pub fn is_in(self, phase: &Phase) -> bool {
         let data = self.0.data.as_ref();
         let has = |key: &str| {
             data.and_then(|data| data.get(key))
@@ -112,18 +116,18 @@ impl<'a> View<'a> {
         self.annotation(STATUS)
     }
 
-    /// When the phase began, if that is known.
+    /// Returns when the phase began, if that is known.
     pub fn since(self) -> Option<OffsetDateTime> {
         OffsetDateTime::parse(self.annotation(SINCE)?, &Rfc3339).ok()
     }
 
-    /// The report under an annotation, if it is of this phase and root.
+    /// Returns the report in an annotation, if it is about this phase and root.
     pub fn report(self, annotation: &str, phase: &Phase, root: u64) -> Option<super::Report> {
-        let about: About = self.annotation(annotation)?.parse().ok()?;
-        (about.phase == phase.word() && about.root == root).then_some(about.report)
+        let about: PhaseReport = self.annotation(annotation)?.parse().ok()?;
+        (about.phase == phase.name() && about.root == root).then_some(about.report)
     }
 
-    /// A merge patch of these, which fails when the Secret has changed since.
+    /// Returns a merge patch, which fails if the Secret has changed since it was read.
     fn patch(self, data: &Value, annotations: &Value) -> Value {
         json!({
             "metadata": {
@@ -134,34 +138,35 @@ impl<'a> View<'a> {
         })
     }
 
-    /// The request is refused.
-    pub fn refused(self, why: &Refusal) -> Value {
-        let answered = self.annotation(REQUEST);
-        let annotations = json!({ANSWERED: answered, REFUSED: why.to_string()});
+    /// The patch that rejects the request.
+    pub fn rejected(self, why: &Rejection) -> Value {
+        let handled = self.annotation(REQUEST);
+        let annotations = json!({HANDLED: handled, REJECTED: why.to_string()});
         self.patch(&json!({}), &annotations)
     }
 
-    /// Another text for how far it is.
-    pub fn told(self, status: &str) -> Value {
+    /// The patch that updates the progress.
+    pub fn progress(self, status: &str) -> Value {
         self.patch(&json!({}), &json!({STATUS: status}))
     }
 
-    /// The phase is counted from now: its beginning is not known.
-    pub fn counted(self, now: OffsetDateTime) -> Value {
+    /// The patch that starts the phase's clock at `now`, as its beginning is unknown.
+    pub fn started(self, now: OffsetDateTime) -> Value {
         self.patch(&json!({}), &json!({SINCE: stamp(now)}))
     }
 
-    /// Into distributing, with the root to come.
+    /// The patch into the phase distributing, with the next root.
     pub fn distributing(self, certificates: &[u8], key: &[u8], now: OffsetDateTime) -> Value {
         let data = json!({"next.crt": bytes(certificates), "next.key": bytes(key)});
         let annotations = json!({
-            ANSWERED: self.annotation(REQUEST), REFUSED: null,
+            HANDLED: self.annotation(REQUEST), REJECTED: null,
             STATUS: "distributing", SINCE: stamp(now),
         });
         self.patch(&data, &annotations)
     }
 
-    /// Into renewing: the root to come signs. `None` when there is none.
+    /// The patch into the phase renewing, in which the next root signs. Returns `None` if there is
+    /// no next root.
     pub fn renewing(self, trust: &Trust, now: OffsetDateTime) -> Result<Option<Value>, LoadError> {
         let data = self.0.data.as_ref();
         let get = |key: &str| data.and_then(|data| data.get(key));
@@ -169,12 +174,13 @@ impl<'a> View<'a> {
             return Ok(None);
         };
         let signing = Bundle::of([trust.authority.root().clone()])?;
-        // cert-manager and others list the signer's own root there, too: it is to go with the signer.
-        let further = self.bundle("ca.crt")?.without(&signing).pem(now);
+        // cert-manager and others add the signer's own root to ca.crt: it must be withdrawn with
+        // the signer.
+        let further = self.bundle("ca.crt")?.difference(&signing).pem(now);
         let further = (!further.is_empty()).then(|| bytes(further.as_bytes()));
         let previous = signing
-            .and(&self.bundle("previous.crt")?)
-            .and(trust.former());
+            .union(&self.bundle("previous.crt")?)
+            .union(trust.former());
         let data = json!({
             "tls.crt": certificates, "tls.key": key, "next.crt": null, "next.key": null,
             "ca.crt": further,
@@ -184,24 +190,25 @@ impl<'a> View<'a> {
         Ok(Some(self.patch(&data, &annotations)))
     }
 
-    /// Into renewing, after a root was put in place of another by hand.
+    /// The patch into the phase renewing after a user replaced the root.
     pub fn replaced(self, trust: &Trust, now: OffsetDateTime) -> Value {
         let data = json!({"previous.crt": bytes(trust.former().pem(now).as_bytes())});
         self.patch(&data, &json!({STATUS: "renewing", SINCE: stamp(now)}))
     }
 
-    /// Into steady: what signed before is trusted no longer.
+    /// The patch into the phase steady: the previous root is withdrawn.
     pub fn steady(self, trust: &Trust, now: OffsetDateTime) -> Result<Value, LoadError> {
         let own = Bundle::of([trust.authority.root().clone()])?;
-        let gone = self.bundle("previous.crt")?.and(trust.former());
-        let gone = gone.and(&self.bundle("withdrawn.crt")?).without(&own);
-        let gone = gone.first(REMEMBERED);
-        let data = json!({"previous.crt": null, "withdrawn.crt": bytes(gone.pem(now).as_bytes())});
+        let withdrawn = self.bundle("previous.crt")?.union(trust.former());
+        let withdrawn = withdrawn.union(&self.bundle("withdrawn.crt")?);
+        let withdrawn = withdrawn.difference(&own).truncated(MAX_WITHDRAWN);
+        let data =
+            json!({"previous.crt": null, "withdrawn.crt": bytes(withdrawn.pem(now).as_bytes())});
         let mut annotations = json!({
             STATUS: format!("complete since {}", stamp(now)), SINCE: null,
         });
-        let there = self.0.metadata.annotations.iter().flat_map(BTreeMap::keys);
-        for report in there.filter(|name| name.starts_with(REPORTS)) {
+        let present = self.0.metadata.annotations.iter().flat_map(BTreeMap::keys);
+        for report in present.filter(|name| name.starts_with(REPORTS)) {
             annotations[report] = Value::Null;
         }
         Ok(self.patch(&data, &annotations))

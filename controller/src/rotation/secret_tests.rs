@@ -60,11 +60,11 @@ fn a_rotation_goes_through_its_phases() {
     let first = annotated(&listed, REQUEST, "1");
     let before = trust(&first);
     let view = View(&first);
-    assert_eq!(view.request(&Phase::Steady), Some(Ok(Request::Make)));
+    assert_eq!(view.request(&Phase::Steady), Some(Ok(Request::Generate)));
 
     let patch = view.distributing(new.certificate.as_bytes(), new.key.as_bytes(), now());
     let second = patched(&first, &patch);
-    let distributing = trust(&second).after(&before, now()).unwrap();
+    let distributing = trust(&second).succeeding(&before, now()).unwrap();
     assert!(matches!(distributing.phase, Phase::Distributing { .. }));
     assert_eq!(distributing.authority.root(), before.authority.root());
     assert_eq!(roots(&distributing), 2);
@@ -73,7 +73,7 @@ fn a_rotation_goes_through_its_phases() {
 
     let patch = View(&second).renewing(&distributing, now()).unwrap();
     let third = patched(&second, &patch.unwrap());
-    let renewing = trust(&third).after(&distributing, now()).unwrap();
+    let renewing = trust(&third).succeeding(&distributing, now()).unwrap();
     assert_eq!(renewing.phase, Phase::Renewing);
     assert_eq!(renewing.authority.root(), distributing.target());
     assert_eq!(roots(&renewing), 2);
@@ -85,7 +85,7 @@ fn a_rotation_goes_through_its_phases() {
 
     let third = annotated(&third, "weft.dev/roots-of.weft-controller-x", "a report");
     let fourth = patched(&third, &View(&third).steady(&renewing, now()).unwrap());
-    let steady = trust(&fourth).after(&renewing, now()).unwrap();
+    let steady = trust(&fourth).succeeding(&renewing, now()).unwrap();
     assert_eq!(steady.phase, Phase::Steady);
     assert_eq!(roots(&steady), 1);
     assert!(steady.former().is_empty());
@@ -95,7 +95,7 @@ fn a_rotation_goes_through_its_phases() {
         "{annotations:?}"
     );
     // A replica that slept through it all knows no better, and ends up the same.
-    let late = trust(&fourth).after(&before, now()).unwrap();
+    let late = trust(&fourth).succeeding(&before, now()).unwrap();
     assert_eq!(roots(&late), 1);
     for (view, trust) in [
         (&first, &before),
@@ -103,10 +103,10 @@ fn a_rotation_goes_through_its_phases() {
         (&third, &renewing),
         (&fourth, &steady),
     ] {
-        assert!(View(view).is_of(&trust.phase));
+        assert!(View(view).is_in(&trust.phase));
     }
-    assert!(!View(&third).is_of(&distributing.phase));
-    assert!(!View(&second).is_of(&renewing.phase));
+    assert!(!View(&third).is_in(&distributing.phase));
+    assert!(!View(&second).is_in(&renewing.phase));
 }
 
 #[test]
@@ -115,16 +115,19 @@ fn a_root_replaced_by_hand_is_renewed_and_withdrawn_likewise() {
         secret(&new_root(now()).unwrap()),
         secret(&new_root(now()).unwrap()),
     );
-    let replaced = trust(&new).after(&trust(&old), now()).unwrap();
+    let replaced = trust(&new).succeeding(&trust(&old), now()).unwrap();
     assert_eq!(replaced.former().len(), 1);
     let next = patched(&new, &View(&new).replaced(&replaced, now()));
-    let renewing = trust(&next).after(&replaced, now()).unwrap();
+    let renewing = trust(&next).succeeding(&replaced, now()).unwrap();
     assert_eq!(
         (renewing.phase.clone(), roots(&renewing)),
         (Phase::Renewing, 2)
     );
     let last = patched(&next, &View(&next).steady(&renewing, now()).unwrap());
-    assert_eq!(roots(&trust(&last).after(&renewing, now()).unwrap()), 1);
+    assert_eq!(
+        roots(&trust(&last).succeeding(&renewing, now()).unwrap()),
+        1
+    );
 }
 
 #[test]
@@ -132,23 +135,23 @@ fn a_second_request_meanwhile_is_refused_once() {
     let asked = annotated(&secret(&new_root(now()).unwrap()), REQUEST, "2");
     let view = View(&asked);
     let Some(Err(refusal)) = view.request(&Phase::Renewing) else {
-        panic!("not refused");
+        panic!("not rejected");
     };
     assert_eq!(
         refusal.to_string(),
-        "a rotation is under way (renewing): ask again when it is complete"
+        "a rotation is under way (renewing): request another one when it is complete"
     );
-    let told = patched(&asked, &view.refused(&refusal));
-    assert_eq!(View(&told).request(&Phase::Renewing), None);
+    let progress = patched(&asked, &view.rejected(&refusal));
+    assert_eq!(View(&progress).request(&Phase::Renewing), None);
     assert_eq!(
-        View(&told).request(&Phase::Steady),
+        View(&progress).request(&Phase::Steady),
         None,
         "it has to be asked again"
     );
-    let again = annotated(&told, REQUEST, "3");
+    let again = annotated(&progress, REQUEST, "3");
     assert_eq!(
         View(&again).request(&Phase::Steady),
-        Some(Ok(Request::Make))
+        Some(Ok(Request::Generate))
     );
 }
 
@@ -156,10 +159,10 @@ fn a_second_request_meanwhile_is_refused_once() {
 fn a_root_is_taken_from_one_secret_only() {
     let plain = secret(&new_root(now()).unwrap());
     let asks = |text: &str| View(&annotated(&plain, REQUEST, text)).request(&Phase::Steady);
-    assert_eq!(asks("7 from=weft-ca-next"), Some(Ok(Request::Take)));
+    assert_eq!(asks("7 from=weft-ca-next"), Some(Ok(Request::FromSecret)));
     for word in ["from=weft-injector-tls", "form=weft-ca-next"] {
-        let refused = Refusal::Word(word.to_owned());
-        assert_eq!(asks(&format!("7 {word}")), Some(Err(refused)));
+        let rejected = Rejection::Word(word.to_owned());
+        assert_eq!(asks(&format!("7 {word}")), Some(Err(rejected)));
     }
     assert_eq!(asks(""), None);
 }

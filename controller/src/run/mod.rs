@@ -1,7 +1,8 @@
 //! The two commands of the program: each starts the tasks it consists of and stops them in order.
 //!
-//! They are processes of their own so that the rights of one are not the other's: [`serve`] has a port that every pod can
-//! dial and the key of the mesh's root, [`provision`] may create workloads in the namespaces of users.
+//! They are processes of their own so that the rights of one are not the other's: [`serve`] has a
+//! port that every pod can dial and the key of the mesh's root, [`provision`] may create workloads
+//! in the namespaces of users.
 
 mod provision;
 mod serve;
@@ -59,7 +60,8 @@ impl Process {
         let rejected = weft_accept::Metrics::default();
         rejected.register(registry);
         let client = kubernetes::client().await.context(
-            "configuring the client of the Kubernetes API: run in a pod, or set KUBECONFIG to a kubeconfig file",
+            "configuring the client of the Kubernetes API: run in a pod, or set KUBECONFIG to a \
+             kubeconfig file",
         )?;
         Ok(Self {
             options,

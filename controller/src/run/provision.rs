@@ -1,4 +1,5 @@
-//! `weft-controller provision`: keeps the objects that Gateways run on. Listens for probes and scrapes alone.
+//! `weft-controller provision`: keeps the objects that Gateways run on. Listens for probes and
+//! scrapes alone.
 
 use std::sync::Arc;
 

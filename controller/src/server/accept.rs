@@ -1,7 +1,8 @@
-//! Takes connections: TCP, then the TLS handshake, bounded in time and number; bad ones are closed and counted.
+//! Accepts connections and performs their TLS handshakes, bounded in time and number; failures are
+//! counted.
 //!
-//! Handshakes run beside each other, and the oldest give way when there are too many, so that those that dawdle hold up
-//! nobody. Knows nothing of gRPC.
+//! Handshakes run concurrently. Beyond the bound the oldest is closed, so that slow clients delay
+//! nobody. Independent of gRPC.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,22 +28,22 @@ use super::calls::{Peer, Pools};
 use crate::identity::{Metrics, PeerError, ServerIdentity, end_of_validity, identity_of};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Lines of log about handshakes that failed: so many at once, and one more each second.
-const LINES: u32 = 10;
-const LINE: Duration = Duration::from_secs(1);
+/// Log lines about failed handshakes: a burst, and one more each second.
+const LOG_BURST: u32 = 10;
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A connection after its handshake.
 pub(super) struct Connection {
     io: TlsStream<TcpStream>,
     peer: Peer,
-    /// `None` once the connection is to be closed.
+    /// Resolves when the connection must be closed; `None` afterwards.
     over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-/// Why a connection was closed before it carried a request.
+/// Why a connection was closed before its first request.
 #[derive(Debug, thiserror::Error)]
-enum Closed {
-    #[error("no TLS handshake within {} s", HANDSHAKE.as_secs())]
+enum HandshakeError {
+    #[error("the TLS handshake did not complete within {} s", HANDSHAKE.as_secs())]
     Timeout,
     #[error(transparent)]
     Handshake(io::Error),
@@ -50,9 +51,9 @@ enum Closed {
     Peer(#[from] PeerError),
 }
 
-impl Closed {
-    /// A word for the metrics.
-    fn word(&self) -> &'static str {
+impl HandshakeError {
+    /// The label `reason` of the metric.
+    fn reason(&self) -> &'static str {
         let tls = match self {
             Self::Timeout => return "timeout",
             Self::Peer(_) => return "bad_certificate",
@@ -76,11 +77,11 @@ struct Listener {
     trust_domain: TrustDomain,
     metrics: Metrics,
     pools: Arc<Pools>,
-    lines: Throttle,
+    log_throttle: Throttle,
     out: mpsc::Sender<Connection>,
 }
 
-/// Accepts until told to stop; finished handshakes come out of the channel.
+/// Accepts connections until `stop`; the channel yields those that have completed their handshake.
 pub(super) fn start(
     listener: TcpListener,
     port: &Port,
@@ -94,7 +95,7 @@ pub(super) fn start(
         trust_domain: tls.identity.trust_domain().clone(),
         metrics: tls.metrics.clone(),
         pools: Arc::new(Pools::new(port)),
-        lines: Throttle::new(LINES, LINE),
+        log_throttle: Throttle::new(LOG_BURST, LOG_INTERVAL),
         out,
     });
     let port = port.clone();
@@ -107,19 +108,19 @@ pub(super) fn start(
 
 impl Listener {
     async fn run(self: Arc<Self>, listener: &TcpListener, port: &Port) -> Infallible {
-        let greet = |tcp, address: SocketAddr| {
+        let authenticate = |tcp, address: SocketAddr| {
             let place = self.pools.handshakes.enter(address.ip());
             let this = self.clone();
             tokio::spawn(async move {
                 let lost = place.token().clone();
-                lost.run_until_cancelled(this.greet(tcp, address, place))
+                lost.run_until_cancelled(this.authenticate(tcp, address, place))
                     .await;
             });
         };
-        weft_accept::accept(listener, port, &[&self.pools.handshakes], greet).await
+        weft_accept::accept(listener, port, &[&self.pools.handshakes], authenticate).await
     }
 
-    async fn greet(&self, tcp: TcpStream, address: SocketAddr, place: Place) {
+    async fn authenticate(&self, tcp: TcpStream, address: SocketAddr, place: Place) {
         match self.handshake(tcp).await {
             Ok((io, proven)) => {
                 self.metrics.handshake("ok");
@@ -129,15 +130,15 @@ impl Listener {
                     over: Some(Box::pin(peer.clone().over())),
                     peer,
                 };
-                // Fails only when the server is ending.
+                // Fails only when the server stops.
                 let _ = self.out.send(connection).await;
             }
-            Err(closed) => {
+            Err(error) => {
                 self.metrics.handshake("failed");
-                self.metrics.protocol_error(closed.word());
-                let reason = closed.word();
-                if let Some(unlogged) = self.lines.pass() {
-                    tracing::info!(%address, reason, error = %closed, unlogged, "connection closed");
+                self.metrics.protocol_error(error.reason());
+                let reason = error.reason();
+                if let Some(unlogged) = self.log_throttle.pass() {
+                    tracing::info!(%address, reason, %error, unlogged, "connection closed");
                 }
             }
         }
@@ -146,11 +147,11 @@ impl Listener {
     async fn handshake(
         &self,
         tcp: TcpStream,
-    ) -> Result<(TlsStream<TcpStream>, Option<Proven>), Closed> {
+    ) -> Result<(TlsStream<TcpStream>, Option<Proven>), HandshakeError> {
         let io = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(tcp))
             .await
-            .map_err(|_| Closed::Timeout)?
-            .map_err(Closed::Handshake)?;
+            .map_err(|_| HandshakeError::Timeout)?
+            .map_err(HandshakeError::Handshake)?;
         let leaf = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let proven = leaf.map(|leaf| {
             Ok::<_, PeerError>(Proven {
@@ -164,7 +165,8 @@ impl Listener {
 }
 
 impl Connection {
-    /// Errors once the connection is to be closed; both ways look here, so that a client that does not read is closed too.
+    /// Returns an error once the connection must be closed. Checked by reads and writes, so that a
+    /// client that does not read is closed too.
     fn still_open(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if let Some(over) = &mut self.over {
             if over.as_mut().poll(cx).is_pending() {
@@ -172,7 +174,7 @@ impl Connection {
             }
             self.over = None;
         }
-        let words = "closed for its silence, at the end of its certificate, or to make room";
+        let words = "closed because it was idle, its certificate expired, or another connection took its place";
         Err(io::Error::new(io::ErrorKind::TimedOut, words))
     }
 }

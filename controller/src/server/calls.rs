@@ -1,4 +1,5 @@
-//! The calls of a connection: how many there are decides how long it may stay, and who gives way to whom.
+//! Counts the calls of each connection: they decide how long it may stay open, and which pool it is
+//! in.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,24 +19,24 @@ use weft_accept::{Activity, Bounds, Place, Pool, Port, Protected};
 
 use super::{PeerIdentity, Proven, passed};
 
-/// A connection without a call is closed after this.
+/// How long a connection may have no call.
 const IDLE: Duration = Duration::from_secs(30);
-/// One without a certificate has this long for its only call, and again until that has ended.
+/// How long a connection without a certificate may take to begin its only call, and then to end it.
 const ANONYMOUS: Duration = Duration::from_secs(10);
-/// A connection is closed this long after its client's certificate has ended.
+/// How long after the expiry of its client's certificate a connection is closed.
 const AFTER_CERTIFICATE: Duration = Duration::from_secs(10);
-/// Time for the end of the answer to get out.
+/// How long the end of a response may take to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// The places of the port's connections, each in one of these.
+/// The pools of the port's connections; each connection is in one of them.
 pub(super) struct Pools {
-    /// TLS handshakes that have not ended.
+    /// Connections in their TLS handshake.
     pub(super) handshakes: Pool,
-    /// Connections whose client showed no certificate: all of them may be strangers'.
+    /// Connections without a client certificate: any of them may be a stranger's.
     anonymous: Pool,
     /// Connections of proxies without a call.
     idle: Pool,
-    /// Connections of proxies that have calls. These never give way: a new one is refused.
+    /// Connections of proxies with calls. These are never closed for others: a new call is refused.
     established: Pool,
 }
 
@@ -59,11 +60,11 @@ impl Pools {
     }
 }
 
-/// Who is at the other end of a connection, and its calls.
+/// The client of a connection, and its calls.
 #[derive(Clone)]
-pub(super) struct Peer(Arc<Known>);
+pub(super) struct Peer(Arc<PeerState>);
 
-struct Known {
+struct PeerState {
     proven: Option<Proven>,
     address: SocketAddr,
     pools: Arc<Pools>,
@@ -82,7 +83,7 @@ impl Peer {
             Some(_) => &pools.idle,
             None => &pools.anonymous,
         });
-        Self(Arc::new(Known {
+        Self(Arc::new(PeerState {
             proven,
             address,
             pools,
@@ -91,7 +92,7 @@ impl Peer {
         }))
     }
 
-    /// Resolves when the connection is to be closed.
+    /// Resolves when the connection must be closed.
     pub(super) async fn over(self) {
         tokio::select! {
             () = self.0.place.lost() => {}
@@ -101,7 +102,7 @@ impl Peer {
         }
     }
 
-    /// Resolves a little after the certificate has ended: the streams end with it.
+    /// Resolves some time after the expiry of the certificate: the streams end with it.
     async fn ended(&self) {
         match &self.0.proven {
             Some(proven) => {
@@ -112,7 +113,7 @@ impl Peer {
         }
     }
 
-    /// Resolves when the connection has had no call for too long, or one too long.
+    /// Resolves when the connection has been idle for too long, or its only call takes too long.
     async fn unused(&self) {
         if self.0.proven.is_some() {
             return self.0.calls.idle(IDLE).await;
@@ -123,7 +124,7 @@ impl Peer {
         }
     }
 
-    /// Resolves when a client without a certificate has had its call.
+    /// Resolves when the only call of a client without a certificate has ended.
     async fn served(&self) {
         if self.0.proven.is_some() {
             return std::future::pending().await;
@@ -135,41 +136,43 @@ impl Peer {
         sleep(FLUSH).await;
     }
 
-    #[allow(clippy::result_large_err, reason = "tonic's errors are so large")]
+    #[allow(clippy::result_large_err, reason = "the size of tonic's Status")]
     fn begin(&self) -> Result<Call, Status> {
-        let known = &self.0;
-        let before = known.calls.now();
-        if known.proven.is_none() && before.begun > 0 {
-            let words = "a connection without a certificate may make one call; open another one";
+        let state = &self.0;
+        let before = state.calls.now();
+        if state.proven.is_none() && before.begun > 0 {
+            let words =
+                "a connection without a certificate may make one call: open another connection";
             return Err(Status::resource_exhausted(words));
         }
-        if known.proven.is_some() && before.open == 0 {
-            let established = &known.pools.established;
-            if !established.has_room(known.address.ip()) {
-                let words = "this replica has as many connections as it can serve";
+        if state.proven.is_some() && before.open == 0 {
+            let established = &state.pools.established;
+            if !established.has_room(state.address.ip()) {
+                let words =
+                    "this replica serves the maximum number of connections: connect to another";
                 return Err(Status::resource_exhausted(words));
             }
-            known.place.move_to(established);
+            state.place.move_to(established);
         }
-        known.calls.begin();
+        state.calls.begin();
         Ok(Call(self.clone()))
     }
 }
 
-/// A call that has not ended.
+/// A call in progress.
 struct Call(Peer);
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let known = &self.0.0;
-        let left = known.calls.end();
-        if known.proven.is_some() && left.open == 0 {
-            known.place.move_to(&known.pools.idle);
+        let state = &self.0.0;
+        let left = state.calls.end();
+        if state.proven.is_some() && left.open == 0 {
+            state.place.move_to(&state.pools.idle);
         }
     }
 }
 
-/// Has each call counted, and tells services who makes it.
+/// Counts each call, and adds its client to the request.
 #[derive(Clone, Copy)]
 pub(super) struct CountCalls;
 
@@ -199,7 +202,7 @@ where
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
         let Some(peer) = request.extensions_mut().remove::<Peer>() else {
-            let status = Status::internal("the connection's peer is not known");
+            let status = Status::internal("the connection's peer is unknown");
             return Box::pin(async move { Ok(status.into_http()) });
         };
         let call = match peer.begin() {
@@ -223,7 +226,7 @@ where
     }
 }
 
-/// An answer, which is a call for as long as it lasts.
+/// A response body, which keeps its call open until it is dropped.
 struct Counted {
     body: Body,
     _call: Call,
@@ -256,7 +259,7 @@ mod tests {
     use super::*;
     use crate::identity::tests::{DAY, identity, now};
 
-    /// Of a client with a certificate that lasts so long.
+    /// A client whose certificate expires after `left`.
     fn peer(left: Option<Duration>) -> (Peer, weft_accept::Metrics) {
         let metrics = weft_accept::Metrics::default();
         let pools = Arc::new(Pools::new(&Port::new("grpc", &metrics)));
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_proxy_without_a_stream_is_closed_and_one_with_a_stream_is_not() {
+    async fn only_a_proxy_without_a_stream_is_closed() {
         let (peer, metrics) = peer(Some(DAY));
         let begun = Instant::now();
         let stream = peer.begin().unwrap();
@@ -285,19 +288,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_with_a_stream_ends_after_its_certificate() {
+    async fn connection_is_closed_after_its_certificate_expires() {
         let (peer, _) = peer(Some(Duration::from_millis(50)));
         let _stream = peer.begin().unwrap();
         tokio::time::pause();
         let begun = Instant::now();
-        // The end of the certificate is by the clock of the system, which does not pause.
+        // Certificates expire by the system's clock, which does not pause.
         std::thread::sleep(Duration::from_millis(60));
         peer.over().await;
         assert!(begun.elapsed() >= AFTER_CERTIFICATE);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_certificate_there_is_one_call_and_little_time() {
+    async fn connection_without_a_certificate_has_one_short_call() {
         let (silent, metrics) = peer(None);
         let begun = Instant::now();
         silent.over().await;

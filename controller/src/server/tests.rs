@@ -1,4 +1,5 @@
-//! The server over loopback, with real TLS and real gRPC: who gets in, as whom, and what bad connections do.
+//! The server over loopback, with real TLS and real gRPC: who gets in, as whom, and what bad
+//! connections do.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -167,7 +168,8 @@ impl Server {
             .unwrap()
     }
 
-    /// Whether the server takes the certificate: in TLS 1.3 the client learns of a refusal with its first read.
+    /// Whether the server takes the certificate: in TLS 1.3 the client learns of a refusal with its
+    /// first read.
     async fn takes(&self, shown: Shown) -> bool {
         let mut io = self.tls(Some(shown)).await.unwrap();
         let mut first = [0u8; 1];
@@ -417,7 +419,7 @@ async fn a_new_root_changes_the_certificate_and_drops_nobody() {
     ask(&mut open).await;
 
     let old_root = server.trust().authority.root().clone();
-    let next = trust().after(&server.trust(), now()).unwrap();
+    let next = trust().succeeding(&server.trust(), now()).unwrap();
     server.trust.send_replace(Arc::new(next));
     let replaced = async {
         loop {

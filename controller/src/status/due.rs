@@ -1,4 +1,4 @@
-//! Which statuses say something else than they should, and the patch that makes one right. Pure.
+//! Finds the statuses that are out of date, and makes their patches. Pure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -10,7 +10,7 @@ use weft_ir::{GatewayId, RouteKind};
 use weft_translate::{Condition, RouteStatus};
 
 use super::listening::Listening;
-use super::merge::{self, Entry, List, Of, Whole};
+use super::merge::{self, ConditionOwner, Entry, List, Whole};
 use super::{features, programmed};
 use crate::snapshot::Snapshot;
 use crate::watch::{ObjectKey, World};
@@ -25,7 +25,7 @@ pub(super) enum Subject {
     BackendTlsPolicy,
 }
 
-/// What a status is to say.
+/// The wanted content of a status.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Content {
     Entries(List, Vec<Entry>),
@@ -33,7 +33,7 @@ pub(super) enum Content {
 }
 
 impl Content {
-    /// The status with what differs from `existing`; `None` when nothing does.
+    /// Returns the merged status; `None` if `existing` is up to date.
     fn merged(&self, existing: Option<&Value>, generation: i64, now: &str) -> Option<Value> {
         match self {
             Self::Whole(own) => merge::whole(existing, own, generation, now),
@@ -46,7 +46,7 @@ impl Content {
         }
     }
 
-    /// Whether it says of proxies that they are behind, and of none that it refused.
+    /// Returns true if proxies are pending, and none has rejected.
     pub(super) fn is_pending(&self) -> bool {
         match self {
             Self::Entries(_, own) => {
@@ -57,8 +57,8 @@ impl Content {
         }
     }
 
-    /// Hashes what it says, but for counts of proxies.
-    pub(super) fn but_for_counts(&self, hasher: &mut impl Hasher) {
+    /// Hashes the content without its counts of proxies.
+    pub(super) fn hash_without_counts(&self, hasher: &mut impl Hasher) {
         let Self::Entries(_, own) = self else {
             return;
         };
@@ -79,7 +79,7 @@ impl Content {
         }
     }
 
-    /// Whether it cannot wait for further changes of counts.
+    /// Returns true if the write must not be deferred.
     pub(super) fn is_urgent(&self) -> bool {
         match self {
             Self::Entries(_, own) => own
@@ -90,20 +90,21 @@ impl Content {
     }
 }
 
-/// One object whose status says something else than it should.
+/// An object whose status is out of date.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Due {
     pub(super) subject: Subject,
     pub(super) key: ObjectKey,
-    /// The generation that `content` speaks of; `None` when only stale entries go.
+    /// The generation that `content` is about; `None` if only stale entries are removed.
     pub(super) generation: Option<i64>,
     pub(super) content: Content,
 }
 
-/// What the objects of one kind say of themselves: our own part of their statuses, as the watch last saw it.
-pub(super) type Seen = HashMap<ObjectKey, Arc<[Value]>>;
+/// The existing statuses of one kind: this controller's entries, as last watched.
+pub(super) type Existing = HashMap<ObjectKey, Arc<[Value]>>;
 
-/// Everything that is due. `routes` are the snapshot's, with what proxies say of them.
+/// Returns every status that is due. `routes` are the statuses of the snapshot, with the conditions
+/// from proxies.
 pub(super) fn all(
     snapshot: &Snapshot,
     routes: &[RouteStatus],
@@ -123,14 +124,14 @@ pub(super) fn all(
         listening,
         &world.listener_sets.own_entries(),
     ));
-    for (kind, seen) in [
+    for (kind, existing) in [
         (RouteKind::Http, world.http_routes.own_entries()),
         (RouteKind::Grpc, world.grpc_routes.own_entries()),
         (RouteKind::Tls, world.tls_routes.own_entries()),
         (RouteKind::Tcp, world.tcp_routes.own_entries()),
         (RouteKind::Udp, world.udp_routes.own_entries()),
     ] {
-        due.extend(of_routes(routes, kind, &seen));
+        due.extend(of_routes(routes, kind, &existing));
     }
     due.extend(of_policies(
         snapshot,
@@ -139,26 +140,26 @@ pub(super) fn all(
     due
 }
 
-fn of_classes(snapshot: &Snapshot, seen: &Seen) -> Vec<Due> {
+fn of_classes(snapshot: &Snapshot, existing: &Existing) -> Vec<Due> {
     let classes = snapshot.gateway_classes.iter().map(|class| {
         let features = features::GATEWAY.iter().map(|name| json!({ "name": name }));
         let fields = [("supportedFeatures".to_owned(), features.collect())];
         let own = Whole {
-            of: Of::Class,
+            of: ConditionOwner::Class,
             conditions: class.conditions.clone(),
             fields: Map::from_iter(fields),
             listeners: None,
         };
         (ObjectKey::new("", &class.name), class.generation, own)
     });
-    due_whole(Subject::GatewayClass, classes, seen)
+    due_whole(Subject::GatewayClass, classes, existing)
 }
 
 fn of_gateways(
     snapshot: &Snapshot,
     listening: &Listening,
     obstacles: &BTreeMap<GatewayId, String>,
-    seen: &Seen,
+    existing: &Existing,
 ) -> Vec<Due> {
     let gateways = snapshot.gateways.iter().map(|gateway| {
         let addresses = gateway.addresses.iter().map(|address| {
@@ -180,20 +181,20 @@ fn of_gateways(
             obstruct(&mut conditions, obstacle);
         }
         let key = ObjectKey::new(&*gateway.id.namespace, &*gateway.id.name);
-        let before = seen.get(&key).and_then(|of| of.first());
+        let before = existing.get(&key).and_then(|of| of.first());
         let listeners = listening.of(&gateway.id, &gateway.listeners, before, gateway.generation);
         let own = Whole {
-            of: Of::Gateway,
+            of: ConditionOwner::Gateway,
             conditions,
             fields: Map::from_iter(fields),
             listeners: Some(listeners),
         };
         (key, gateway.generation, own)
     });
-    due_whole(Subject::Gateway, gateways, seen)
+    due_whole(Subject::Gateway, gateways, existing)
 }
 
-/// A Gateway that lacks what it runs on is not programmed.
+/// Sets Programmed to False for a Gateway that lacks an object that it runs on.
 fn obstruct(conditions: &mut [Condition], obstacle: &str) {
     for condition in conditions {
         if condition.kind == "Programmed" {
@@ -204,48 +205,53 @@ fn obstruct(conditions: &mut [Condition], obstacle: &str) {
     }
 }
 
-fn of_listener_sets(snapshot: &Snapshot, listening: &Listening, seen: &Seen) -> Vec<Due> {
+fn of_listener_sets(snapshot: &Snapshot, listening: &Listening, existing: &Existing) -> Vec<Due> {
     let sets = snapshot.listener_sets.iter().map(|set| {
         let key = ObjectKey::new(&set.namespace, &set.name);
-        let before = seen.get(&key).and_then(|of| of.first());
+        let before = existing.get(&key).and_then(|of| of.first());
         let listeners = listening.of(&set.gateway, &set.listeners, before, set.generation);
         let own = Whole {
-            of: Of::ListenerSet,
+            of: ConditionOwner::ListenerSet,
             conditions: set.conditions.clone(),
             fields: Map::new(),
             listeners: Some(listeners),
         };
         (key, set.generation, own)
     });
-    due_whole(Subject::ListenerSet, sets, seen)
+    due_whole(Subject::ListenerSet, sets, existing)
 }
 
-fn of_routes(statuses: &[RouteStatus], kind: RouteKind, seen: &Seen) -> Vec<Due> {
+fn of_routes(statuses: &[RouteStatus], kind: RouteKind, existing: &Existing) -> Vec<Due> {
     let routes = statuses.iter().filter(|status| status.kind == kind);
     let routes = routes.map(|status| {
         let key = ObjectKey::new(&status.namespace, &status.name);
         let own = status.parents.iter().map(Entry::from).collect();
         (key, status.generation, own)
     });
-    due_entries(Subject::Route(kind), List::Parents, routes, seen)
+    due_entries(Subject::Route(kind), List::Parents, routes, existing)
 }
 
-fn of_policies(snapshot: &Snapshot, seen: &Seen) -> Vec<Due> {
+fn of_policies(snapshot: &Snapshot, existing: &Existing) -> Vec<Due> {
     let policies = snapshot.policies.iter().map(|policy| {
         let key = ObjectKey::new(&policy.namespace, &policy.name);
         let own = policy.ancestors.iter().map(Entry::from).collect();
         (key, policy.generation, own)
     });
-    due_entries(Subject::BackendTlsPolicy, List::Ancestors, policies, seen)
+    due_entries(
+        Subject::BackendTlsPolicy,
+        List::Ancestors,
+        policies,
+        existing,
+    )
 }
 
 fn due_whole(
     subject: Subject,
     wanted: impl Iterator<Item = (ObjectKey, i64, Whole)>,
-    seen: &Seen,
+    existing: &Existing,
 ) -> Vec<Due> {
     let due = wanted.filter_map(|(key, generation, own)| {
-        let there = seen.get(&key)?;
+        let there = existing.get(&key)?;
         let content = Content::Whole(own);
         content.merged(there.first(), generation, "")?;
         Some(Due {
@@ -258,20 +264,20 @@ fn due_whole(
     due.collect()
 }
 
-/// Of those that are to have entries, and of those that still have some of ours and should not.
+/// Returns the objects whose entries are out of date, and those with stale entries.
 fn due_entries(
     subject: Subject,
     list: List,
     wanted: impl Iterator<Item = (ObjectKey, i64, Vec<Entry>)>,
-    seen: &Seen,
+    existing: &Existing,
 ) -> Vec<Due> {
     let mut due = Vec::new();
-    let mut spoken_of = HashSet::new();
+    let mut wanted_keys = HashSet::new();
     for (key, generation, own) in wanted {
-        let Some(there) = seen.get(&key) else {
+        let Some(there) = existing.get(&key) else {
             continue;
         };
-        spoken_of.insert(key.clone());
+        wanted_keys.insert(key.clone());
         if merge::entries(list, there, &own, generation, "").is_some() {
             due.push(Due {
                 subject,
@@ -281,9 +287,9 @@ fn due_entries(
             });
         }
     }
-    let stale = seen
+    let stale = existing
         .iter()
-        .filter(|(key, there)| !there.is_empty() && !spoken_of.contains(*key));
+        .filter(|(key, there)| !there.is_empty() && !wanted_keys.contains(*key));
     due.extend(stale.map(|(key, _)| Due {
         subject,
         key: key.clone(),
@@ -293,8 +299,8 @@ fn due_entries(
     due
 }
 
-/// The patch that makes `object` say what is due; `None` when it does already, or when it has changed since (the watch
-/// will tell, and what is due then is another thing).
+/// Returns the patch of an object that is due; `None` if its status is up to date, or if its
+/// generation has changed since: the watch shows it then, and it is translated again.
 pub(super) fn patch(object: &DynamicObject, due: &Due, now: &str) -> Option<Value> {
     let generation = object.metadata.generation.unwrap_or_default();
     if due

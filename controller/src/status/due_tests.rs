@@ -42,7 +42,7 @@ fn route(generation: i64, parents: Vec<Value>) -> DynamicObject {
 }
 
 #[test]
-fn a_route_is_due_until_its_status_says_what_it_should() {
+fn route_is_due_until_its_status_is_current() {
     let due = of_routes(&[status(2)], RouteKind::Http, &seen(vec![]));
     assert_eq!(due.len(), 1);
     let patch = patch(&route(2, vec![]), &due[0], "2024-01-01T00:00:00Z").unwrap();
@@ -64,13 +64,13 @@ fn a_route_is_due_until_its_status_says_what_it_should() {
 }
 
 #[test]
-fn a_route_that_changed_since_is_left_for_its_own_translation() {
+fn route_that_changed_since_translation_is_not_patched() {
     let due = of_routes(&[status(2)], RouteKind::Http, &seen(vec![]));
     assert_eq!(patch(&route(3, vec![]), &due[0], "now"), None);
 }
 
 #[test]
-fn entries_of_a_route_that_is_no_longer_ours_are_due_to_go() {
+fn stale_entries_are_removed() {
     let own = json!({"controllerName": crate::CONTROLLER_NAME, "parentRef": {"name": "x"}});
     let due = of_routes(&[], RouteKind::Http, &seen(vec![own.clone()]));
     assert_eq!(due.len(), 1);
@@ -80,7 +80,7 @@ fn entries_of_a_route_that_is_no_longer_ours_are_due_to_go() {
 }
 
 #[test]
-fn a_route_that_is_gone_is_due_nothing() {
+fn deleted_route_is_not_due() {
     assert_eq!(
         of_routes(&[status(1)], RouteKind::Http, &HashMap::new()),
         []

@@ -1,8 +1,9 @@
-//! What is supported of the Gateway API, as the XMesh and the GatewayClasses say and the conformance suite reads.
+//! The supported features of the Gateway API, for the statuses of the XMesh and the GatewayClasses,
+//! which the conformance suite reads.
 
-/// Names of the module's `pkg/features`, v1.7.0, in ascending order. A name stands here only when every conformance test
-/// that asks for it passes, or where there is none yet, when what it says is done: `Mesh` with `HTTPRoute` is the core of
-/// MESH-HTTP, with `GRPCRoute` that of MESH-GRPC.
+/// Names of the module's `pkg/features`, v1.7.0, in ascending order. A feature is listed only if
+/// every conformance test that requires it passes, or, if there is none yet, if it is implemented:
+/// `Mesh` with `HTTPRoute` is the core of MESH-HTTP, with `GRPCRoute` that of MESH-GRPC.
 pub(super) const MESH: &[&str] = &[
     "GRPCRoute",
     "HTTPRoute",
@@ -23,7 +24,7 @@ pub(super) const MESH: &[&str] = &[
     "MeshHTTPRouteSchemeRedirect",
 ];
 
-/// As [`MESH`], of the GATEWAY profiles. Not among them: `GatewayListenerFilters`.
+/// As [`MESH`], for the GATEWAY profiles. Not supported: `GatewayListenerFilters`.
 pub(super) const GATEWAY: &[&str] = &[
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn are_sorted_and_named_once() {
+    fn features_are_sorted_and_unique() {
         assert!(MESH.is_sorted_by(|a, b| a < b));
         assert!(GATEWAY.is_sorted_by(|a, b| a < b));
     }

@@ -1,8 +1,9 @@
-//! The condition Programmed of listeners: whether the proxies of the Gateway have taken what translation has for them.
+//! The condition Programmed of listeners: whether the proxies of the Gateway have acknowledged
+//! their ports.
 //!
-//! What proxies say reaches the replica that they are connected to. While none is connected to the one that writes statuses,
-//! nothing new is known: what was said of the same generation stays, and a change is not in force, unless other replicas run
-//! that may have proxies.
+//! Answers of proxies reach the replica that they are connected to. While no proxy of a Gateway is
+//! connected to the replica that writes statuses, the condition of the same generation stays; a new
+//! generation is not in force, unless other replicas run, which may have its proxies.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,15 +16,15 @@ use weft_translate::{ListenerStatus, Mesh};
 use crate::subscribe::Registry;
 use crate::subscribe::registry::{GatewayPod, Held};
 
-/// The proxies of each Gateway that are connected to this controller.
+/// The proxies of each Gateway that are connected to this replica.
 #[derive(Debug, Default)]
 pub(super) struct Listening {
     proxies: HashMap<GatewayId, Vec<GatewayPod>>,
-    /// Other replicas of the controller run.
+    /// Whether other replicas of the controller run.
     others: bool,
 }
 
-/// Whether more than one replica of the controller runs, by the pods of the cluster.
+/// Returns true if more than one replica of the controller runs, by the pods of the cluster.
 pub(super) fn others(pods: &[Arc<Pod>]) -> bool {
     let is = |pod: &&Arc<Pod>| {
         let name = pod.metadata.labels.get("app.kubernetes.io/name");
@@ -47,7 +48,8 @@ impl Listening {
         }
     }
 
-    /// The listeners with what proxies say. `before` is the object's status, `generation` the one that listeners speak of.
+    /// Returns the listeners with their conditions from proxies. `before` is the object's existing
+    /// status, `generation` that of the listeners.
     pub(super) fn of(
         &self,
         gateway: &GatewayId,
@@ -61,15 +63,17 @@ impl Listening {
             let Some(socket) = listener.socket else {
                 continue;
             };
-            let taken = match proxies.is_empty() {
-                false => taken(proxies, socket),
-                true if was_programmed(before, &listener.name, generation) => Ok(TAKEN.to_owned()),
-                true if self.others => Ok(ELSEWHERE.to_owned()),
-                true => Err(NOBODY.to_owned()),
+            let in_force = match proxies.is_empty() {
+                false => in_force(proxies, socket),
+                true if was_programmed(before, &listener.name, generation) => {
+                    Ok(IN_FORCE.to_owned())
+                }
+                true if self.others => Ok(OTHER_REPLICA.to_owned()),
+                true => Err(NO_PROXY.to_owned()),
             };
             for condition in &mut listener.conditions {
                 if condition.kind == "Programmed" && condition.status {
-                    match &taken {
+                    match &in_force {
                         Ok(words) => condition.message.clone_from(words),
                         Err(why) => {
                             condition.status = false;
@@ -84,12 +88,13 @@ impl Listening {
     }
 }
 
-const TAKEN: &str = "the Gateway's proxies have taken the listener";
-const ELSEWHERE: &str = "the listener is handed to all controllers; no proxy of the Gateway is connected to the one that writes this";
-const NOBODY: &str = "no proxy of the Gateway is connected to the controller, so that none has taken the listener yet";
+const IN_FORCE: &str = "all connected proxies of the Gateway have the listener in force";
+const OTHER_REPLICA: &str = "the listener is configured; the proxies of the Gateway are not connected to the \
+                             controller that writes this status";
+const NO_PROXY: &str = "no proxy of the Gateway is connected to the controller yet";
 
-/// The words for what is in force, or why nothing is.
-fn taken(proxies: &[GatewayPod], (transport, port): (Transport, u16)) -> Result<String, String> {
+/// Returns the message for a listener that is in force at a proxy, or why it is not.
+fn in_force(proxies: &[GatewayPod], (transport, port): (Transport, u16)) -> Result<String, String> {
     let key = ResourceKey::Port(transport, port);
     let held = |proxy: &&GatewayPod| {
         let held = proxy.ports.get(&key).map(|port| &port.held);
@@ -99,8 +104,8 @@ fn taken(proxies: &[GatewayPod], (transport, port): (Transport, u16)) -> Result<
     let refused = proxies
         .iter()
         .find_map(|proxy| match &proxy.ports.get(&key)?.held {
-            // Its reason is in the log: a proxy's own words do not belong here.
-            Held::Refused(_) => Some(format!("; {} refuses it", proxy.pod)),
+            // The reason is logged: text of a proxy does not belong in a status.
+            Held::Refused(_) => Some(format!("; {} rejected it", proxy.pod)),
             Held::Withheld(_, reason) => {
                 Some(format!("; it was not sent to {}: {reason}", proxy.pod))
             }
@@ -109,19 +114,19 @@ fn taken(proxies: &[GatewayPod], (transport, port): (Transport, u16)) -> Result<
     let refused = refused.unwrap_or_default();
     let all = proxies.len();
     if have == all {
-        Ok(TAKEN.to_owned())
+        Ok(IN_FORCE.to_owned())
     } else if have > 0 {
         Ok(format!(
-            "{have} of {all} proxies of the Gateway have taken the listener{refused}"
+            "{have} of {all} connected proxies of the Gateway have the listener in force{refused}"
         ))
     } else {
         Err(format!(
-            "none of {all} proxies of the Gateway has taken the listener yet{refused}"
+            "none of {all} connected proxies of the Gateway has the listener in force yet{refused}"
         ))
     }
 }
 
-/// Whether the status says of the listener, in this generation, that it is programmed.
+/// Returns true if the existing status has the listener programmed in this generation.
 fn was_programmed(status: Option<&Value>, name: &str, generation: i64) -> bool {
     let text = |of: &Value, field: &str| of.get(field).and_then(Value::as_str).map(str::to_owned);
     let named = |of: &&Value, field: &str, value: &str| text(of, field).as_deref() == Some(value);

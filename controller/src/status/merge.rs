@@ -1,8 +1,9 @@
-//! What an object's status is to be: our own entries and conditions as translation has them, all others as they were.
+//! Merges statuses: the entries and conditions of this controller are as translation has them, all
+//! others stay.
 //!
-//! Source: Gateway API v1.7.0, RouteStatus and PolicyStatus ("a controller must only update entries with its own
-//! controllerName"), and `GatewayStatus.conditions` and `ListenerStatus.conditions`: conditions whose type we are not
-//! responsible for are neither removed nor changed.
+//! Source: Gateway API v1.7.0, RouteStatus and PolicyStatus ("a controller must only update entries
+//! with its own controllerName"), and `GatewayStatus.conditions` and `ListenerStatus.conditions`:
+//! conditions of types that a controller is not responsible for are neither removed nor changed.
 
 use serde_json::{Map, Value, json};
 use weft_translate::{AncestorStatus, Condition, Controller, ListenerStatus, ParentStatus};
@@ -13,9 +14,9 @@ use crate::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME};
 /// The lists of a status that several controllers share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum List {
-    /// Of routes.
+    /// The parents of a route.
     Parents,
-    /// Of policies.
+    /// The ancestors of a policy.
     Ancestors,
 }
 
@@ -27,7 +28,7 @@ impl List {
         }
     }
 
-    /// The field of an entry that says what it speaks of.
+    /// The field of an entry with the object that the entry is about.
     fn reference(self) -> &'static str {
         match self {
             Self::Parents => "parentRef",
@@ -35,17 +36,17 @@ impl List {
         }
     }
 
-    fn of(self) -> Of {
+    fn of(self) -> ConditionOwner {
         match self {
-            Self::Parents => Of::Parent,
-            Self::Ancestors => Of::Ancestor,
+            Self::Parents => ConditionOwner::Parent,
+            Self::Ancestors => ConditionOwner::Ancestor,
         }
     }
 }
 
-/// What a list of conditions speaks of.
+/// What a list of conditions is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Of {
+pub(super) enum ConditionOwner {
     #[default]
     Class,
     Gateway,
@@ -58,9 +59,9 @@ pub(super) enum Of {
     Mesh,
 }
 
-impl Of {
-    /// The types without a domain that we are responsible for: one that is not said now goes. All others are kept, but
-    /// those of our own domain.
+impl ConditionOwner {
+    /// Returns the types without a domain that this controller is responsible for: one that it does
+    /// not set is removed. Other types are kept, except those of its own domain.
     fn own_types(self) -> &'static [&'static str] {
         match self {
             Self::Class | Self::Mesh => &["Accepted"],
@@ -84,14 +85,14 @@ impl Of {
         }
     }
 
-    /// Whether a condition that is there is somebody else's.
+    /// Returns true if an existing condition is of another controller.
     fn is_foreign(self, condition: &Value) -> bool {
         let kind = condition.get("type").and_then(Value::as_str);
         kind.is_some_and(|kind| !kind.starts_with("weft.dev/") && !self.own_types().contains(&kind))
     }
 }
 
-/// One of our own entries.
+/// An entry of this controller.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entry {
     pub(super) reference: Value,
@@ -122,11 +123,11 @@ impl From<&AncestorStatus> for Entry {
     }
 }
 
-/// The new list, or `None` when `existing` says it all already. `now` is RFC 3339 in UTC, `generation` the one that the
-/// entries speak of.
+/// Returns the merged list, or `None` if `existing` is up to date. `now` is RFC 3339 in UTC,
+/// `generation` that of the entries.
 ///
-/// Entries of others keep their content and order; an own one is changed in its place, new ones come last, and those
-/// of what the object no longer refers to go.
+/// Entries of other controllers keep their content and order. An own entry is updated in place, new
+/// ones are appended, and those of objects that are no longer referred to are removed.
 pub(super) fn entries(
     list: List,
     existing: &[Value],
@@ -166,23 +167,24 @@ fn written(list: List, of: &Entry, generation: i64, before: Option<&Value>, now:
     })
 }
 
-/// All of a status, of an object that is ours alone.
+/// The complete status of an object that only this controller writes to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Whole {
-    pub(super) of: Of,
+    pub(super) of: ConditionOwner,
     pub(super) conditions: Vec<Condition>,
-    /// What has no conditions.
+    /// Fields other than conditions and listeners.
     pub(super) fields: Map<String, Value>,
     pub(super) listeners: Option<Vec<ListenerStatus>>,
 }
 
-/// What the Gateway API's definitions let a list of conditions have. Ours have to find room, whatever others write.
+/// The maximum number of conditions in the Gateway API's definitions. Conditions of others are
+/// dropped beyond it.
 const MAX_CONDITIONS: usize = 8;
 
-/// Of an address.
+/// The field of an address.
 const ROUTABILITY: &str = "routability";
 
-/// The new status, or `None` when `existing` says it all already.
+/// Returns the merged status, or `None` if `existing` is up to date.
 pub(super) fn whole(
     existing: Option<&Value>,
     own: &Whole,
@@ -203,13 +205,13 @@ pub(super) fn whole(
     }
     let same = status
         .iter()
-        .all(|(name, value)| field(name).map_or(is_empty(value), |there| says(there, value)));
+        .all(|(name, value)| field(name).map_or(is_empty(value), |there| is_current(there, value)));
     (!same).then(|| status.into())
 }
 
-/// Whether what is there is what is wanted. A definition older than v1.7.0 knows no routability of addresses, and the API
-/// server leaves it out.
-fn says(there: &Value, wanted: &Value) -> bool {
+/// Returns true if an existing field has the wanted value. Definitions older than v1.7.0 lack the
+/// routability of addresses, so the API server drops it.
+fn is_current(there: &Value, wanted: &Value) -> bool {
     if there == wanted {
         return true;
     }
@@ -226,7 +228,7 @@ fn says(there: &Value, wanted: &Value) -> bool {
         })
 }
 
-/// The API server leaves such fields out.
+/// Returns true if the API server omits the field.
 fn is_empty(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty)
 }
@@ -241,14 +243,14 @@ fn listener(own: &ListenerStatus, before: &[Value], generation: i64, now: &str) 
         "name": own.name,
         "supportedKinds": kinds.collect::<Vec<_>>(),
         "attachedRoutes": own.attached_routes,
-        "conditions": conditions(Of::Listener, &own.conditions, generation, before, now),
+        "conditions": conditions(ConditionOwner::Listener, &own.conditions, generation, before, now),
     })
 }
 
-/// Conditions for the wire: our own, then those of others as they are in `before`. The time of a transition is `now` only
-/// where the status differs from `before`.
+/// Returns the merged conditions: those of this controller, then those of others from `before`. The
+/// time of a transition is `now` only if the status differs from `before`.
 pub(super) fn conditions(
-    of: Of,
+    of: ConditionOwner,
     conditions: &[Condition],
     generation: i64,
     before: Option<&Value>,

@@ -42,7 +42,7 @@ fn merged(
 }
 
 #[test]
-fn writes_every_field_of_a_new_entry() {
+fn new_entry_has_every_field() {
     let written = merged(&[], &[status("reviews", true)], 3, NOW);
     let expected = json!([{
         "parentRef": {"group": "", "kind": "Service", "name": "reviews"},
@@ -56,13 +56,13 @@ fn writes_every_field_of_a_new_entry() {
 }
 
 #[test]
-fn says_nothing_twice() {
+fn current_status_is_not_written_again() {
     let written = merged(&[foreign()], &[status("a", true)], 3, THEN).unwrap_or_default();
     assert_eq!(merged(&written, &[status("a", true)], 3, NOW), None);
 }
 
 #[test]
-fn the_time_changes_with_the_status_alone() {
+fn transition_time_changes_with_the_status_alone() {
     let time = |parents: &Option<Vec<Value>>| {
         let parents = parents.as_ref()?;
         parents[0]
@@ -77,7 +77,7 @@ fn the_time_changes_with_the_status_alone() {
 }
 
 #[test]
-fn foreign_entries_stay_as_they_are_and_stale_own_ones_go() {
+fn foreign_entries_stay_and_stale_own_entries_are_removed() {
     let old = merged(&[], &[status("a", true), status("b", true)], 1, THEN).unwrap_or_default();
     let existing = [old[0].clone(), foreign(), old[1].clone()];
     let written = merged(&existing, &[status("b", true), status("c", true)], 1, NOW);
@@ -92,14 +92,14 @@ fn foreign_entries_stay_as_they_are_and_stale_own_ones_go() {
 }
 
 #[test]
-fn without_own_parents_only_own_entries_go() {
+fn without_own_parents_only_own_entries_are_removed() {
     let old = merged(&[foreign()], &[status("a", true)], 1, THEN).unwrap_or_default();
     assert_eq!(merged(&old, &[], 2, NOW), Some(vec![foreign()]));
     assert_eq!(merged(&[foreign()], &[], 2, NOW), None);
 }
 
 #[test]
-fn the_same_parent_twice_is_written_twice_and_then_stays() {
+fn duplicate_parent_has_two_stable_entries() {
     let twice = [status("a", true), status("a", true)];
     let written = merged(&[], &twice, 1, THEN).unwrap_or_default();
     assert_eq!(written.len(), 2);
@@ -107,7 +107,7 @@ fn the_same_parent_twice_is_written_twice_and_then_stays() {
 }
 
 #[test]
-fn garbage_in_an_own_entry_is_replaced() {
+fn invalid_own_entry_is_replaced() {
     let broken = json!({"controllerName": CONTROLLER_NAME, "parentRef": 5, "conditions": "x"});
     let written = merged(&[broken], &[status("a", true)], 1, NOW).unwrap_or_default();
     assert_eq!(written.len(), 1);
@@ -115,7 +115,7 @@ fn garbage_in_an_own_entry_is_replaced() {
 }
 
 #[test]
-fn a_gateways_entry_and_a_meshs_of_one_parent_are_two() {
+fn gateway_and_mesh_have_separate_entries_for_one_parent() {
     let of = |controller| ParentStatus {
         controller,
         ..status("a", true)
@@ -132,7 +132,7 @@ fn a_gateways_entry_and_a_meshs_of_one_parent_are_two() {
 }
 
 #[test]
-fn a_policys_entries_name_their_ancestor() {
+fn policy_entries_name_their_ancestor() {
     let own = [Entry::from(&status("gw", true))];
     let written = entries(List::Ancestors, &[], &own, 1, NOW).unwrap_or_default();
     assert_eq!(written[0].pointer("/ancestorRef/name"), Some(&json!("gw")));
@@ -141,7 +141,7 @@ fn a_policys_entries_name_their_ancestor() {
 fn gateway(accepted: bool, routes: u32) -> Whole {
     let conditions = status("", accepted).conditions;
     Whole {
-        of: Of::Gateway,
+        of: ConditionOwner::Gateway,
         fields: Map::from_iter([("addresses".to_owned(), json!([]))]),
         listeners: Some(vec![ListenerStatus {
             name: "http".into(),
@@ -155,7 +155,7 @@ fn gateway(accepted: bool, routes: u32) -> Whole {
 }
 
 #[test]
-fn a_status_of_our_own_is_written_where_it_differs_and_keeps_its_times() {
+fn whole_status_is_written_if_it_differs_and_keeps_times() {
     let written = whole(None, &gateway(true, 0), 1, THEN).unwrap_or_default();
     assert_eq!(whole(Some(&written), &gateway(true, 0), 1, NOW), None);
     let mut pruned = written.clone();
@@ -175,8 +175,9 @@ fn a_status_of_our_own_is_written_where_it_differs_and_keeps_its_times() {
     assert_eq!(turned.pointer(time), Some(&json!(NOW)));
 }
 
-/// Statuses with a condition of somebody else wherever one can stand, and what we say of the same objects.
-fn seeded(of: Of) -> (Value, Value) {
+/// Statuses with a condition of somebody else wherever one can stand, and what we say of the same
+/// objects.
+fn seeded(of: ConditionOwner) -> (Value, Value) {
     let conditions = [
         json!({"type": "Accepted", "status": "False"}),
         json!({"type": "other.dev/Ready", "status": "True", "observedGeneration": 1}),
@@ -199,8 +200,13 @@ fn types(conditions: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn conditions_of_others_stay_as_they_are_on_all_that_is_ours() {
-    for of in [Of::Class, Of::Gateway, Of::ListenerSet, Of::Mesh] {
+fn foreign_conditions_of_whole_statuses_stay() {
+    for of in [
+        ConditionOwner::Class,
+        ConditionOwner::Gateway,
+        ConditionOwner::ListenerSet,
+        ConditionOwner::Mesh,
+    ] {
         let (existing, written) = seeded(of);
         for place in ["/conditions", "/listeners/0/conditions"] {
             let now = written.pointer(place).cloned().unwrap_or_default();
@@ -218,7 +224,7 @@ fn conditions_of_others_stay_as_they_are_on_all_that_is_ours() {
 }
 
 #[test]
-fn conditions_of_others_stay_in_our_entries_of_routes_and_policies() {
+fn foreign_conditions_of_entries_stay() {
     let own = [Entry::from(&status("a", true))];
     for list in [List::Parents, List::Ancestors] {
         let mut there = entries(list, &[], &own, 1, THEN).unwrap_or_default();
@@ -235,11 +241,11 @@ fn conditions_of_others_stay_in_our_entries_of_routes_and_policies() {
 }
 
 #[test]
-fn what_we_are_responsible_for_and_no_longer_say_goes() {
+fn own_conditions_that_are_not_set_are_removed() {
     for (of, kind) in [
-        (Of::Gateway, "InsecureFrontendValidationMode"),
-        (Of::Gateway, "Programmed"),
-        (Of::ListenerSet, "Programmed"),
+        (ConditionOwner::Gateway, "InsecureFrontendValidationMode"),
+        (ConditionOwner::Gateway, "Programmed"),
+        (ConditionOwner::ListenerSet, "Programmed"),
     ] {
         let existing = json!({"conditions": [{"type": kind, "status": "True"}]});
         let own = Whole {
@@ -250,24 +256,24 @@ fn what_we_are_responsible_for_and_no_longer_say_goes() {
         assert_eq!(types(&written["conditions"]), ["Accepted"], "{of:?} {kind}");
     }
     let overlapping = json!([{"type": "OverlappingTLSConfig", "status": "True"}]);
-    assert!(conditions(Of::Listener, &[], 1, Some(&overlapping), NOW).is_empty());
+    assert!(conditions(ConditionOwner::Listener, &[], 1, Some(&overlapping), NOW).is_empty());
     let partially = json!([{"type": "PartiallyInvalid", "status": "True"}]);
-    assert!(conditions(Of::Parent, &[], 1, Some(&partially), NOW).is_empty());
+    assert!(conditions(ConditionOwner::Parent, &[], 1, Some(&partially), NOW).is_empty());
 }
 
 #[test]
-fn conditions_of_others_leave_room_for_ours() {
+fn own_conditions_have_priority_within_the_maximum() {
     let others: Vec<Value> = (0..8)
         .map(|n| json!({"type": format!("other.dev/{n}"), "status": "True"}))
         .collect();
     let own = status("a", true).conditions;
-    let written = conditions(Of::Parent, &own, 1, Some(&others.into()), NOW);
+    let written = conditions(ConditionOwner::Parent, &own, 1, Some(&others.into()), NOW);
     assert_eq!(written.len(), 8);
     assert_eq!(written[0]["type"], "Accepted");
 }
 
 #[test]
-fn an_address_whose_routability_the_definition_does_not_know_is_not_written_again() {
+fn address_without_routability_in_the_definition_is_current() {
     let address = json!({"type": "IPAddress", "value": "192.0.2.1", "routability": ""});
     let own = Whole {
         fields: Map::from_iter([("addresses".to_owned(), json!([address]))]),

@@ -19,10 +19,10 @@ use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::watch::Served;
 
-/// How long a new XMesh may wait. There is about one in a cluster, so it is asked for rather than watched.
+/// The interval between lists. A cluster has about one XMesh, so it is polled rather than watched.
 const ROUND: Duration = Duration::from_secs(5);
 
-/// Writes what every XMesh of ours supports.
+/// Writes the conditions and the supported features of the XMeshes of this controller.
 pub struct MeshWriter {
     pub client: Client,
     pub kind: watch::Receiver<Served>,
@@ -32,7 +32,7 @@ pub struct MeshWriter {
 }
 
 impl MeshWriter {
-    /// Until told to stop.
+    /// Runs until `stop`.
     pub async fn run(mut self) {
         loop {
             let served = self.kind.borrow_and_update().clone();
@@ -43,8 +43,8 @@ impl MeshWriter {
                 self.metrics.status_errors.inc();
                 tracing::warn!(
                     %error,
-                    "the status of an XMesh could not be written; check that the controller's account may list and \
-                     patch xmeshes"
+                    "writing the status of an XMesh failed: trying again; check that the \
+                     controller's account may list xmeshes and patch xmeshes/status"
                 );
             }
             tokio::select! {
@@ -65,7 +65,7 @@ impl MeshWriter {
             let (name, patch) = (mesh.name_any(), Patch::Merge(patch));
             match api.patch_status(&name, &kubernetes::patch(), &patch).await {
                 Ok(_) => self.metrics.status_writes.inc(),
-                // Changed or gone since: the next round sees it as it is then.
+                // Changed or deleted since: the next round reads it again.
                 Err(KubeError::Api(status)) if matches!(status.code, 404 | 409) => continue,
                 Err(error) => return Err(error),
             };
@@ -74,7 +74,8 @@ impl MeshWriter {
     }
 }
 
-/// What makes the status of `mesh` true; `None` when it is, or when the mesh is somebody else's.
+/// Returns the patch of the status; `None` if it is up to date, or if the mesh is of another
+/// controller.
 fn patch(mesh: &DynamicObject, now: &str) -> Option<Value> {
     let controller = mesh.data.pointer("/spec/controllerName")?.as_str()?;
     if controller != CONTROLLER_NAME {
@@ -85,7 +86,13 @@ fn patch(mesh: &DynamicObject, now: &str) -> Option<Value> {
     let parameters = mesh.data.pointer("/spec/parametersRef");
     let accepted = accepted(parameters.is_some_and(|parameters| !parameters.is_null()));
     let generation = mesh.metadata.generation.unwrap_or_default();
-    let conditions = merge::conditions(merge::Of::Mesh, &[accepted], generation, before, now);
+    let conditions = merge::conditions(
+        merge::ConditionOwner::Mesh,
+        &[accepted],
+        generation,
+        before,
+        now,
+    );
     let features: Vec<_> = MESH.iter().map(|name| json!({"name": name})).collect();
     let wanted = json!({"conditions": conditions, "supportedFeatures": features});
     let same = |field: &str| status.and_then(|status| status.get(field)) == wanted.get(field);
@@ -128,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn our_mesh_is_accepted_once_with_what_it_supports() {
+    fn own_mesh_is_accepted_with_its_features() {
         let ours = json!({"controllerName": CONTROLLER_NAME});
         let pending = json!({"conditions": [{
             "type": "Accepted", "status": "Unknown", "reason": "Pending", "message": "",
@@ -147,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mesh_of_somebody_else_is_left_alone() {
+    fn foreign_mesh_is_ignored() {
         let other = json!({"controllerName": "other.dev/mesh"});
         assert_eq!(patch(&mesh(other, json!({})), "now"), None);
     }
 
     #[test]
-    fn parameters_are_refused_with_the_reason() {
+    fn parameters_are_rejected() {
         let spec = json!({"controllerName": CONTROLLER_NAME, "parametersRef": {"name": "x"}});
         let patch = patch(&mesh(spec, json!({})), "now").unwrap();
         let reason = patch.pointer("/status/conditions/0/reason");

@@ -1,4 +1,4 @@
-//! Statuses: of Gateways, routes and policies, and of the mesh. Written by the leader alone.
+//! Writes the statuses of Gateways, routes, policies and meshes, on the leader alone.
 
 mod due;
 mod features;
@@ -17,14 +17,14 @@ pub(crate) use programmed::counts;
 pub(crate) use programmed::statuses as with_proxies;
 pub use writer::StatusWriter;
 
-/// The present, as conditions write it: RFC 3339 in UTC with seconds.
+/// Returns the current time as in conditions: RFC 3339 in UTC, with seconds.
 fn now() -> String {
     k8s_openapi::jiff::Timestamp::now()
         .strftime("%Y-%m-%dT%H:%M:%SZ")
         .to_string()
 }
 
-/// How many statuses are due.
+/// Returns the number of statuses that are due.
 #[cfg(test)]
 pub(crate) fn due(
     snapshot: &crate::snapshot::Snapshot,
@@ -37,7 +37,8 @@ pub(crate) fn due(
     due::all(snapshot, &routes, &listening, &obstacles, world).len()
 }
 
-/// What is said of a Gateway's listener by what proxies say, where nothing was said before: the condition Programmed.
+/// Returns the condition Programmed of the listeners of the first Gateway, as status and message.
+/// `before` is its earlier status.
 #[cfg(test)]
 pub(crate) fn programmed(
     snapshot: &crate::snapshot::Snapshot,

@@ -1,6 +1,8 @@
-//! Events about routes whose parents do not exist: no status may speak of a Gateway that is nobody's.
+//! Events about routes whose parents do not exist: no status can report that, as the parent has no
+//! controller.
 //!
-//! An Event is named after what it says, so that it is there once, whoever leads.
+//! The name of an Event is derived from its content, so that it is created once, whichever replica
+//! leads.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,17 +21,19 @@ use crate::kubernetes;
 use crate::snapshot::Snapshots;
 use crate::watch::{Kinds, Served};
 
-/// What is applied together need not come in its order: only what is missing for longer is told.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The API server keeps Events for an hour; what is still missing then is told again.
+/// How long a parent may be missing without an Event: objects that are applied together may arrive
+/// in any order.
+const GRACE: Duration = Duration::from_secs(5);
+/// The interval at which an Event is repeated: the API server keeps Events for an hour.
 const AGAIN: Duration = Duration::from_secs(61 * 60);
-/// After one that could not be written.
+/// After an Event that could not be written.
 const RETRY: Duration = Duration::from_secs(60);
-/// Between two rounds, and how many Events there are in one: an upgrade gone wrong is no flood.
+/// The time between rounds, and the Events of one round: many missing parents must not flood the
+/// API server.
 const PACE: Duration = Duration::from_secs(1);
 const ROUND: usize = 16;
 
-/// Tells of them while this replica leads.
+/// Writes the Events while this replica leads.
 pub struct ParentWatch {
     pub client: Client,
     pub kinds: Kinds,
@@ -39,20 +43,28 @@ pub struct ParentWatch {
 }
 
 impl ParentWatch {
-    /// Until told to stop.
+    /// Runs until `stop`.
     pub async fn run(mut self) {
-        let mut told = Told::default();
+        let mut schedule = Schedule::default();
         loop {
             let snapshot = self.snapshots.borrow_and_update().clone();
             let mut next = None;
             if let Some(snapshot) = snapshot.filter(|_| *self.leader.borrow_and_update()) {
                 let missing = &snapshot.missing_parents;
-                for place in told.due(missing, Instant::now()).into_iter().take(ROUND) {
+                for place in schedule
+                    .due(missing, Instant::now())
+                    .into_iter()
+                    .take(ROUND)
+                {
                     let of = &missing[place];
-                    let again = if self.tell(of).await { AGAIN } else { RETRY };
-                    told.next_at(of, Instant::now() + again);
+                    let again = if self.write_event(of).await {
+                        AGAIN
+                    } else {
+                        RETRY
+                    };
+                    schedule.next_at(of, Instant::now() + again);
                 }
-                next = told.next();
+                next = schedule.next();
             }
             let waiting = async {
                 match next {
@@ -73,8 +85,8 @@ impl ParentWatch {
         }
     }
 
-    /// Whether it is told.
-    async fn tell(&self, of: &MissingParents) -> bool {
+    /// Returns true if the Event exists.
+    async fn write_event(&self, of: &MissingParents) -> bool {
         let (namespace, name) = (&*of.route.namespace, &*of.route.name);
         let Served::As(kind) = self.kinds.route(of.route.kind).borrow().clone() else {
             return false;
@@ -95,13 +107,14 @@ impl ParentWatch {
         let api = Api::<Event>::namespaced(self.client.clone(), namespace);
         match api.create(&kubernetes::post(), &event).await {
             Ok(_) => tracing::info!(route = %of.route, "{}", of.message),
-            // Told before, by this replica or another.
+            // Schedule before, by this replica or another.
             Err(KubeError::Api(status)) if status.code == 409 => {}
             Err(error) => {
                 tracing::info!(
                     route = %of.route, %error,
-                    "no Event written of a parent that does not exist; check that the controller's account may create them, \
-                     and that the namespace is not on its way out"
+                    "writing the Event about a missing parent failed: trying again; check that the \
+                     controller's account may create Events, and whether the namespace is \
+                     terminating"
                 );
                 return false;
             }
@@ -110,26 +123,26 @@ impl ParentWatch {
     }
 }
 
-/// The same for the same words about the same object.
+/// Returns the Event's name: the same for the same message about the same object.
 fn event_name(of: &MissingParents) -> String {
     let digest = digest(digest(DIGEST, of.uid.as_bytes()), of.message.as_bytes());
-    // A name has room for 253 characters.
+    // A name has 253 characters at most.
     let name: String = of.route.name.chars().take(200).collect();
     format!("{name}.{digest:016x}")
 }
 
-/// When what is missing is to be told, by the Event's namespace and name.
+/// When each Event is due, by its namespace and name.
 #[derive(Debug, Default)]
-struct Told(HashMap<String, Instant>);
+struct Schedule(HashMap<String, Instant>);
 
-impl Told {
-    /// The places of those that are to be told now.
+impl Schedule {
+    /// Returns the indices of the missing parents whose Event is due.
     fn due(&mut self, missing: &[MissingParents], now: Instant) -> Vec<usize> {
         let mut before = std::mem::take(&mut self.0);
         let mut due = Vec::new();
         for (place, of) in missing.iter().enumerate() {
             let key = key(of);
-            let at = before.remove(&key).unwrap_or(now + PATIENCE);
+            let at = before.remove(&key).unwrap_or(now + GRACE);
             if at <= now {
                 due.push(place);
             }
@@ -142,7 +155,7 @@ impl Told {
         self.0.insert(key(of), at);
     }
 
-    /// When the first of them is due.
+    /// Returns when the next Event is due.
     fn next(&self) -> Option<Instant> {
         self.0.values().min().copied()
     }
@@ -171,33 +184,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_stays_missing_is_told_once_and_again_after_an_hour() {
-        let mut told = Told::default();
+    async fn event_is_written_after_the_grace_and_again_after_an_hour() {
+        let mut schedule = Schedule::default();
         let all = [missing("a", "x"), missing("b", "x")];
         assert!(
-            told.due(&all, Instant::now()).is_empty(),
+            schedule.due(&all, Instant::now()).is_empty(),
             "they may come yet"
         );
-        assert_eq!(told.next(), Some(Instant::now() + PATIENCE));
-        tokio::time::advance(PATIENCE).await;
+        assert_eq!(schedule.next(), Some(Instant::now() + GRACE));
+        tokio::time::advance(GRACE).await;
         let (came, other) = ([missing("a", "x")], [missing("a", "y")]);
-        assert_eq!(told.due(&came, Instant::now()), [0], "the other came");
-        told.next_at(&came[0], Instant::now() + AGAIN);
-        assert!(told.due(&came, Instant::now()).is_empty(), "told");
+        assert_eq!(schedule.due(&came, Instant::now()), [0], "the other came");
+        schedule.next_at(&came[0], Instant::now() + AGAIN);
+        assert!(schedule.due(&came, Instant::now()).is_empty(), "written");
         tokio::time::advance(AGAIN).await;
-        assert_eq!(told.due(&came, Instant::now()), [0], "again");
+        assert_eq!(schedule.due(&came, Instant::now()), [0], "again");
         assert!(
-            told.due(&other, Instant::now()).is_empty(),
+            schedule.due(&other, Instant::now()).is_empty(),
             "something else"
         );
-        tokio::time::advance(PATIENCE).await;
-        assert_eq!(told.due(&other, Instant::now()), [0]);
-        assert!(told.due(&[], Instant::now()).is_empty());
-        assert_eq!(told.next(), None);
+        tokio::time::advance(GRACE).await;
+        assert_eq!(schedule.due(&other, Instant::now()), [0]);
+        assert!(schedule.due(&[], Instant::now()).is_empty());
+        assert_eq!(schedule.next(), None);
     }
 
     #[test]
-    fn an_events_name_says_of_what_object_and_what() {
+    fn event_name_depends_on_object_and_message() {
         let name = event_name(&missing("a", "x"));
         assert_eq!(name, event_name(&missing("a", "x")));
         assert_ne!(name, event_name(&missing("a", "y")));
@@ -205,7 +218,7 @@ mod tests {
             uid: "another".to_owned(),
             ..missing("a", "x")
         };
-        assert_ne!(name, event_name(&other), "made anew under its name");
+        assert_ne!(name, event_name(&other), "created again with the same name");
         assert!(event_name(&missing(&"a".repeat(253), "x")).len() <= 253);
     }
 }

@@ -1,8 +1,8 @@
-//! Which statuses wait before they are written, and how long: they count proxies, and counts change often. Decides only.
+//! Defers the writes of statuses that count proxies, because counts change often. Does no I/O.
 //!
-//! An edit of a route is one write: the proxies are given [`COUNTS`] to take it, so that what is written is that they
-//! have. Only what takes them longer is said to be pending. Among several replicas a proxy that changes from one to another
-//! is counted by none or by both for a moment: a count alone is written once it has stood.
+//! An edit of a route causes one write: proxies have [`PAUSE`] to acknowledge it before the status
+//! counts them as pending. Between replicas, a proxy that moves is counted by none or by both for a
+//! moment: a change of a count alone is written once it has been stable for a while.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,48 +13,48 @@ use tokio::time::Instant;
 use super::due::{Due, Subject};
 use crate::watch::ObjectKey;
 
-/// Between two writes of the same generation of a route or a policy; from a proxy's word to the write; and from what
-/// proxies have yet to take to the write that says so.
-const COUNTS: Duration = Duration::from_secs(1);
+/// The minimum time between two writes for the same generation; the time from a proxy's answer to
+/// the write; and the time that proxies have before a status counts them as pending.
+const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a count alone has differed before it is written, where replicas report to each other: longer than a report
-/// takes.
+/// How long a change of a count alone must be stable before it is written, with several replicas:
+/// longer than a report takes.
 pub(super) const SETTLED: Duration = Duration::from_secs(10);
-/// Objects that are remembered, at most.
-const REMEMBERED: usize = 50_000;
+/// The maximum number of objects whose last status is kept.
+const CAPACITY: usize = 50_000;
 
 type Key = (Subject, ObjectKey);
 
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
-    /// What was written within [`COUNTS`]: when, and of which generation.
+    /// Writes within the last [`PAUSE`]: when, and for which generation.
     recent: HashMap<Key, (Instant, Option<i64>)>,
-    /// Of what is due and says that proxies are behind: since when.
+    /// Due statuses with pending proxies: since when.
     behind: HashMap<Key, Instant>,
-    /// What was written last, but for counts.
+    /// The hash of the last written status, without counts.
     written: HashMap<Key, u64>,
-    /// Of what is due and differs from that in counts alone: since when.
+    /// Due statuses that differ from the last one in counts alone: since when.
     counting: HashMap<Key, Instant>,
 }
 
-/// What an object's status is to say, but for counts.
-fn but_for_counts(due: &Due) -> u64 {
+/// Hashes a status without its counts.
+fn hash_without_counts(due: &Due) -> u64 {
     let mut hasher = DefaultHasher::new();
     due.generation.hash(&mut hasher);
-    due.content.but_for_counts(&mut hasher);
+    due.content.hash_without_counts(&mut hasher);
     hasher.finish()
 }
 
 impl Pauses {
-    /// Takes out of `due` what has to wait; when the first of it may be written.
-    /// A count alone waits until it has stood for `settled`.
+    /// Removes the statuses that must wait from `due`. Returns when the first of them may be
+    /// written. A change of a count alone waits until it has been stable for `settled`.
     pub(super) fn hold(
         &mut self,
         due: &mut Vec<Due>,
         now: Instant,
         settled: Duration,
     ) -> Option<Instant> {
-        self.recent.retain(|_, (at, _)| *at + COUNTS > now);
+        self.recent.retain(|_, (at, _)| *at + PAUSE > now);
         let before = std::mem::take(&mut self.behind);
         let counting = std::mem::take(&mut self.counting);
         let mut first: Option<Instant> = None;
@@ -62,14 +62,15 @@ impl Pauses {
             let key = (due.subject, due.key.clone());
             let mut until = self.recent.get(&key).and_then(|(at, generation)| {
                 let waits = *generation == due.generation && !due.content.is_urgent();
-                waits.then(|| *at + COUNTS)
+                waits.then(|| *at + PAUSE)
             });
             if due.content.is_pending() {
                 let since = before.get(&key).copied().unwrap_or(now);
-                until = until.max(Some(since + COUNTS));
+                until = until.max(Some(since + PAUSE));
                 self.behind.insert(key.clone(), since);
             }
-            if !due.content.is_urgent() && self.written.get(&key) == Some(&but_for_counts(due)) {
+            if !due.content.is_urgent() && self.written.get(&key) == Some(&hash_without_counts(due))
+            {
                 let since = counting.get(&key).copied().unwrap_or(now);
                 until = until.max(Some(since + settled));
                 self.counting.insert(key, since);
@@ -85,17 +86,17 @@ impl Pauses {
 
     pub(super) fn wrote(&mut self, due: &Due, now: Instant) {
         let key = (due.subject, due.key.clone());
-        if self.written.len() >= REMEMBERED {
+        if self.written.len() >= CAPACITY {
             self.written.clear();
         }
-        self.written.insert(key.clone(), but_for_counts(due));
+        self.written.insert(key.clone(), hash_without_counts(due));
         self.recent.insert(key, (now, due.generation));
     }
 
-    /// How long after a proxy's word is looked again: at once where that may be what a status waits for.
-    pub(super) fn after_a_proxys_word(&self) -> Duration {
+    /// Returns the pause after a proxy's answer: none if a status waits for answers.
+    pub(super) fn after_an_answer(&self) -> Duration {
         if self.behind.is_empty() {
-            COUNTS
+            PAUSE
         } else {
             Duration::ZERO
         }
@@ -132,8 +133,8 @@ mod tests {
         }
     }
 
-    /// Until when it waits; `None`: it is to be written now.
-    fn put_off(pauses: &mut Pauses, due: Due) -> Option<Instant> {
+    /// Returns until when the status waits; `None` if it is written now.
+    fn deferred(pauses: &mut Pauses, due: Due) -> Option<Instant> {
         let mut all = vec![due];
         let until = pauses.hold(&mut all, Instant::now(), Duration::ZERO);
         assert_eq!(all.is_empty(), until.is_some());
@@ -141,20 +142,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn counts_wait_a_second_and_refusals_and_new_generations_do_not() {
+    async fn counts_are_deferred_but_rejections_and_new_generations_are_not() {
         let mut pauses = Pauses::default();
-        assert_eq!(put_off(&mut pauses, due(2, "Programmed")), None);
+        assert_eq!(deferred(&mut pauses, due(2, "Programmed")), None);
         pauses.wrote(&due(2, "Programmed"), Instant::now());
-        let until = put_off(&mut pauses, due(2, "Programmed"));
-        assert_eq!(until, Some(Instant::now() + COUNTS));
-        assert_eq!(put_off(&mut pauses, due(3, "Programmed")), None);
-        assert_eq!(put_off(&mut pauses, due(2, "Refused")), None);
-        tokio::time::advance(COUNTS).await;
-        assert_eq!(put_off(&mut pauses, due(2, "Programmed")), None);
+        let until = deferred(&mut pauses, due(2, "Programmed"));
+        assert_eq!(until, Some(Instant::now() + PAUSE));
+        assert_eq!(deferred(&mut pauses, due(3, "Programmed")), None);
+        assert_eq!(deferred(&mut pauses, due(2, "Refused")), None);
+        tokio::time::advance(PAUSE).await;
+        assert_eq!(deferred(&mut pauses, due(2, "Programmed")), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn among_replicas_a_count_alone_is_written_once_it_has_stood() {
+    async fn with_replicas_a_count_alone_is_written_once_it_is_stable() {
         let mut pauses = Pauses::default();
         let of = |reason: &str, message: &str| {
             let mut due = due(2, reason);
@@ -163,7 +164,7 @@ mod tests {
             }
             due
         };
-        let mut put_off = |due: Due| {
+        let mut deferred = |due: Due| {
             let mut all = vec![due];
             pauses.hold(&mut all, Instant::now(), SETTLED);
             if let [due] = &all[..] {
@@ -171,38 +172,38 @@ mod tests {
             }
             all.is_empty()
         };
-        assert!(!put_off(of("Programmed", "3 of 3")), "the first");
-        tokio::time::advance(COUNTS).await;
-        assert!(put_off(of("Programmed", "2 of 2")));
+        assert!(!deferred(of("Programmed", "3 of 3")), "the first");
+        tokio::time::advance(PAUSE).await;
+        assert!(deferred(of("Programmed", "2 of 2")));
         tokio::time::advance(SETTLED / 2).await;
-        assert!(put_off(of("Programmed", "4 of 4")));
-        assert!(!put_off(of("Refused", "3 of 4")), "more than a count");
+        assert!(deferred(of("Programmed", "4 of 4")));
+        assert!(!deferred(of("Refused", "3 of 4")), "more than a count");
         tokio::time::advance(SETTLED).await;
-        assert!(!put_off(of("Programmed", "3 of 3")), "again");
+        assert!(!deferred(of("Programmed", "3 of 3")), "again");
         tokio::time::advance(SETTLED).await;
-        assert!(put_off(of("Programmed", "4 of 4")));
+        assert!(deferred(of("Programmed", "4 of 4")));
         tokio::time::advance(SETTLED).await;
-        assert!(!put_off(of("Programmed", "4 of 4")), "it has stood");
+        assert!(!deferred(of("Programmed", "4 of 4")), "it has stood");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn proxies_have_a_second_before_they_are_said_to_be_behind() {
+    async fn proxies_have_a_second_before_they_count_as_pending() {
         let mut pauses = Pauses::default();
         let begin = Instant::now();
-        assert_eq!(pauses.after_a_proxys_word(), COUNTS);
-        let until = Some(begin + COUNTS);
-        assert_eq!(put_off(&mut pauses, due(2, "Pending")), until);
-        assert_eq!(pauses.after_a_proxys_word(), Duration::ZERO);
-        tokio::time::advance(COUNTS / 2).await;
-        assert_eq!(put_off(&mut pauses, due(3, "Pending")), until, "no longer");
-        // They have taken it.
-        assert_eq!(put_off(&mut pauses, due(3, "Programmed")), None);
-        assert_eq!(pauses.after_a_proxys_word(), COUNTS);
+        assert_eq!(pauses.after_an_answer(), PAUSE);
+        let until = Some(begin + PAUSE);
+        assert_eq!(deferred(&mut pauses, due(2, "Pending")), until);
+        assert_eq!(pauses.after_an_answer(), Duration::ZERO);
+        tokio::time::advance(PAUSE / 2).await;
+        assert_eq!(deferred(&mut pauses, due(3, "Pending")), until, "no longer");
+        // They have acknowledged it.
+        assert_eq!(deferred(&mut pauses, due(3, "Programmed")), None);
+        assert_eq!(pauses.after_an_answer(), PAUSE);
 
-        assert!(put_off(&mut pauses, due(4, "Pending")).is_some());
-        tokio::time::advance(COUNTS).await;
+        assert!(deferred(&mut pauses, due(4, "Pending")).is_some());
+        tokio::time::advance(PAUSE).await;
         assert_eq!(
-            put_off(&mut pauses, due(4, "Pending")),
+            deferred(&mut pauses, due(4, "Pending")),
             None,
             "they have not"
         );

@@ -1,8 +1,9 @@
-//! The condition `weft.dev/Programmed`: on how many of the proxies concerned a route's present rules are in force.
+//! The condition `weft.dev/Programmed`: at how many of the affected proxies a route's current rules
+//! are in force.
 //!
-//! Concerned are the proxies that hold a destination whose rules come from the route, and those of a Gateway whose
-//! listeners have such rules. What they say reaches the replica that they are connected to; the one that writes
-//! statuses adds what the others report.
+//! Affected are the proxies that hold a destination with rules of the route, and those of a Gateway
+//! whose listeners have such rules. Answers of proxies reach the replica that they are connected
+//! to; the one that writes statuses adds the reports of the others.
 
 mod gateways;
 
@@ -12,34 +13,35 @@ use std::net::SocketAddr;
 use weft_ir::{RouteId, Routing, ServiceKind, ServicePort, Target};
 use weft_translate::{Condition, Controller, ParentStatus, RouteStatus};
 
+use crate::encoder::{Encoder, Source};
 use crate::replicas::report;
 use crate::replicas::{Count, Others, RouteCounts};
 use crate::snapshot::Snapshot;
+use crate::subscribe::Registry;
 use crate::subscribe::registry::{Destination, Held};
-use crate::subscribe::{Encoder, Registry, Source};
 use crate::watch::ObjectKey;
 
 const TYPE: &str = "weft.dev/Programmed";
-/// Why the condition is False because of a proxy's word, which is written at once.
+/// The reason for False after a rejection, which is written at once.
 const REFUSED: &str = "Refused";
-/// Why it is False while proxies have not answered yet.
+/// The reason for False while proxies have not answered yet.
 const PENDING: &str = "Pending";
-/// Of so many proxies of the mesh one may lag or refuse without the condition being False: none decides alone what is said
-/// of a route that many use.
-const OUTLIER_OF: usize = 10;
+/// One of this many proxies of the mesh may lag or reject without setting the condition to False:
+/// no single proxy decides the status of a route that many use.
+const PROXIES_PER_OUTLIER: usize = 10;
 
-/// How a proxy stands to a route: of several destinations the worst.
+/// The state of a route at a proxy: the worst of its destinations.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
+enum ProxyState {
     InForce,
     Behind,
     Refused,
-    /// It was not sent what is too large, in the controller's words.
+    /// A resource was too large to be sent, for this reason.
     Withheld(String),
 }
 
-impl Standing {
-    /// Of what a proxy says of a resource whose version is `now`.
+impl ProxyState {
+    /// Returns the state of a resource whose current version is `now`.
     fn of(held: Option<&Held>, now: u64) -> Self {
         match held {
             Some(Held::InForce(in_force)) if *in_force == now => Self::InForce,
@@ -52,11 +54,12 @@ impl Standing {
     }
 }
 
-/// The proxies concerned by a route on a Service port.
-type Proxies = BTreeMap<ObjectKey, Standing>;
+/// The proxies affected by a route on a Service port.
+type Proxies = BTreeMap<ObjectKey, ProxyState>;
 type Tally = HashMap<RouteId, HashMap<ServicePort, Proxies>>;
 
-/// The statuses of a snapshot with the condition on each parent that accepted its route.
+/// Returns the statuses of a snapshot with the condition added to each parent that accepted its
+/// route.
 pub(crate) fn statuses(
     snapshot: &Snapshot,
     registry: &Registry,
@@ -77,8 +80,8 @@ pub(crate) fn statuses(
             count.add(&others.count(&key, status.generation, place));
             let (outliers, none) = match parent.controller {
                 Controller::Mesh => (
-                    count.total / OUTLIER_OF,
-                    "no connected proxy has asked for the parent yet",
+                    count.total / PROXIES_PER_OUTLIER,
+                    "no connected proxy watches the parent yet",
                 ),
                 Controller::Gateway => (0, "no proxy of the Gateway is connected"),
             };
@@ -88,7 +91,7 @@ pub(crate) fn statuses(
     statuses
 }
 
-/// What this replica reports of the proxies connected to it.
+/// Returns the counts of this replica's proxies, for its report.
 pub(crate) fn counts(snapshot: &Snapshot, registry: &Registry) -> BTreeMap<String, RouteCounts> {
     let counts = own_counts(snapshot, registry);
     let routes = snapshot.statuses.iter().zip(counts);
@@ -106,7 +109,8 @@ pub(crate) fn counts(snapshot: &Snapshot, registry: &Registry) -> BTreeMap<Strin
         .collect()
 }
 
-/// Of each parent of each status the proxies connected here; `None` where the parent did not accept the route.
+/// Counts this replica's proxies for each parent of each status; `None` if the parent did not
+/// accept the route.
 fn own_counts(snapshot: &Snapshot, registry: &Registry) -> Vec<Vec<Option<Count>>> {
     let tally = tally(&snapshot.encoder, registry.destinations());
     let gateways = gateways::tally(&snapshot.encoder, registry);
@@ -134,18 +138,18 @@ fn own_counts(snapshot: &Snapshot, registry: &Registry) -> Vec<Vec<Option<Count>
         .collect()
 }
 
-/// Whether a proxy's refusal is among what is to be written.
+/// Returns true if a proxy rejected a rule.
 pub(super) fn is_urgent(conditions: &[Condition]) -> bool {
     let refused = |one: &Condition| one.kind == TYPE && one.reason == REFUSED;
     conditions.iter().any(refused)
 }
 
-/// Whether a condition's message is a count of proxies.
+/// Returns true if the condition's message is a count of proxies.
 pub(super) fn counts_proxies(condition: &Condition) -> bool {
     condition.kind == TYPE
 }
 
-/// Whether proxies have yet to answer.
+/// Returns true if proxies have not answered yet.
 pub(super) fn is_pending(conditions: &[Condition]) -> bool {
     let pending = |one: &Condition| one.kind == TYPE && one.reason == PENDING;
     conditions.iter().any(pending)
@@ -162,24 +166,25 @@ fn tally(encoder: &Encoder, held: Vec<Destination>) -> Tally {
         let Some((version, port, routes)) = expected else {
             continue;
         };
-        let standing = Standing::of(held.as_ref(), *version);
+        let state = ProxyState::of(held.as_ref(), *version);
         for route in routes {
             let of_route = tally.entry(route.clone()).or_default();
             let proxies = of_route.entry(port.clone()).or_default();
-            worse(proxies, &pod, &standing);
+            worse(proxies, &pod, &state);
         }
     }
     tally
 }
 
-fn worse(proxies: &mut Proxies, pod: &ObjectKey, standing: &Standing) {
-    let known = proxies.entry(pod.clone()).or_insert(Standing::InForce);
-    if *standing > *known {
-        *known = standing.clone();
+fn worse(proxies: &mut Proxies, pod: &ObjectKey, state: &ProxyState) {
+    let known = proxies.entry(pod.clone()).or_insert(ProxyState::InForce);
+    if *state > *known {
+        *known = state.clone();
     }
 }
 
-/// The version of what is at an address now, with the routes that it comes from; `None` where none does.
+/// Returns the current version of the destination at an address, with the routes of its rules;
+/// `None` if it has none.
 fn expected(
     encoder: &Encoder,
     address: SocketAddr,
@@ -196,13 +201,13 @@ fn expected(
         Routing::Tls(rules) => rules.iter().map(|rule| rule.rule.route.clone()).collect(),
         Routing::Tcp(rule) => vec![rule.route.clone()],
     };
-    // Rules of one route may stand apart; counted twice they count as once.
+    // Rules of one route may be apart: counting a route twice does no harm.
     routes.dedup();
     let version = encoder.destination(address, namespace).resource.version;
     Some((version, service.id.clone(), routes))
 }
 
-/// The proxies concerned by a route on the ports of one of its parents.
+/// Returns the proxies affected by a route on the ports of one of its parents.
 fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
     let reference = &parent.parent_ref;
     let namespace = reference.namespace.as_deref().unwrap_or(&route.namespace);
@@ -217,8 +222,8 @@ fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
     let mut all = Proxies::new();
     for (port, proxies) in tally.get(route).into_iter().flatten() {
         if is_parent(port) {
-            for (pod, standing) in proxies {
-                worse(&mut all, pod, standing);
+            for (pod, state) in proxies {
+                worse(&mut all, pod, state);
             }
         }
     }
@@ -230,19 +235,19 @@ fn count(proxies: &Proxies) -> Count {
         total: proxies.len(),
         ..Count::default()
     };
-    for standing in proxies.values() {
-        match standing {
-            Standing::InForce => count.ready += 1,
-            Standing::Behind => {}
-            Standing::Refused => count.refusing += 1,
-            Standing::Withheld(reason) => count.withheld = Some(reason.clone()),
+    for state in proxies.values() {
+        match state {
+            ProxyState::InForce => count.ready += 1,
+            ProxyState::Behind => {}
+            ProxyState::Refused => count.refusing += 1,
+            ProxyState::Withheld(reason) => count.withheld = Some(reason.clone()),
         }
     }
     count
 }
 
-/// So many `outliers` may lag or refuse. `none` is said where no proxy is concerned. What proxies say of their reasons is in
-/// the controllers' logs, and not repeated here.
+/// Makes the condition: `outliers` proxies may lag or reject; `none` is the message if no proxy is
+/// affected. The proxies' reasons are in the controllers' logs only.
 fn condition(count: &Count, outliers: usize, none: &str) -> Condition {
     let Count {
         ready,
@@ -252,7 +257,7 @@ fn condition(count: &Count, outliers: usize, none: &str) -> Condition {
     } = *count;
     let mut message = format!("{ready} of {total} proxies connected");
     if refusing > 0 {
-        message += &format!("; refused by {refusing}: their reasons are in the controller's log");
+        message += &format!("; rejected by {refusing}: the reasons are in the controller's log");
     }
     if let Some(reason) = withheld {
         message += &format!("; {reason}");
@@ -287,7 +292,7 @@ mod tests {
     use super::*;
     use crate::replicas::Report;
     use crate::snapshot::test_settings;
-    use crate::subscribe::registry::Registered;
+    use crate::subscribe::registry::StreamHandle;
     use crate::subscribe::session::Acked;
 
     const ADDRESS: &str = "10.96.0.10:80";
@@ -322,12 +327,12 @@ mod tests {
         ResourceKey::Destination(ADDRESS.parse().unwrap())
     }
 
-    fn stream(registry: &Registry, pod: &str, version: u64) -> Registered {
+    fn stream(registry: &Registry, pod: &str, version: u64) -> StreamHandle {
         let pod = ObjectKey::new("shop", pod);
-        registry.enter(pod, &[(key(), version)], 9)
+        registry.register(pod, &[(key(), version)], 9)
     }
 
-    /// The condition of each parent, as reason and message; `None` where there is none.
+    /// Returns the condition of each parent as reason and message; `None` if there is none.
     fn said(snapshot: &Snapshot, registry: &Registry) -> Vec<Option<(String, String)>> {
         let status = statuses(snapshot, registry, &Others::default()).remove(0);
         let parents = status.parents.into_iter().map(|parent| {
@@ -340,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn each_parent_counts_the_proxies_that_hold_its_destinations() {
+    fn parent_counts_proxies_that_hold_its_destinations() {
         let (snapshot, registry) = (snapshot(), Registry::default());
         let version = snapshot
             .encoder
@@ -349,7 +354,7 @@ mod tests {
             .version;
         let pair = |reason: &str, message: &str| Some((reason.to_owned(), message.to_owned()));
         let none = || {
-            let message = "no connected proxy has asked for the parent yet";
+            let message = "no connected proxy watches the parent yet";
             pair("NoProxies", message)
         };
         assert_eq!(said(&snapshot, &registry), [none(), none(), None]);
@@ -377,7 +382,7 @@ mod tests {
             said(&snapshot, &registry),
             [pair("Programmed", "2 of 2"), none(), None]
         );
-        let fresh = registry.enter(ObjectKey::new("shop", "web-2"), &[], 9);
+        let fresh = registry.register(ObjectKey::new("shop", "web-2"), &[], 9);
         fresh.sent(std::iter::once((key(), version)));
         assert_eq!(
             said(&snapshot, &registry),
@@ -391,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_of_other_replicas_are_counted_too() {
+    fn proxies_of_other_replicas_are_counted() {
         let (snapshot, here, there) = (snapshot(), Registry::default(), Registry::default());
         let address = ADDRESS.parse().unwrap();
         let version = snapshot
@@ -423,25 +428,25 @@ mod tests {
         assert_eq!(said(&others), pair("Pending", "2 of 3 proxies connected"));
     }
 
-    fn proxies(standings: &[Standing]) -> Proxies {
+    fn proxies(states: &[ProxyState]) -> Proxies {
         let names = (0..).map(|n| ObjectKey::new("shop", format!("web-{n}")));
-        names.zip(standings.iter().cloned()).collect()
+        names.zip(states.iter().cloned()).collect()
     }
 
     #[test]
-    fn the_condition_counts_and_gives_reasons() {
-        use Standing::{Behind, InForce, Refused, Withheld};
-        let of = |many: usize, then: &[Standing]| {
+    fn condition_has_counts_and_reasons() {
+        use ProxyState::{Behind, InForce, Refused, Withheld};
+        let of = |many: usize, then: &[ProxyState]| {
             let mut all = vec![InForce; many];
             all.extend_from_slice(then);
             all
         };
-        for (standings, status, reason, message) in [
+        for (states, status, reason, message) in [
             (
                 vec![],
                 true,
                 "NoProxies",
-                "no connected proxy has asked for the parent yet",
+                "no connected proxy watches the parent yet",
             ),
             (
                 of(12, &[]),
@@ -459,13 +464,13 @@ mod tests {
                 of(1, &[Refused]),
                 false,
                 "Refused",
-                "1 of 2 proxies connected; refused by 1: their reasons are in the controller's log",
+                "1 of 2 proxies connected; rejected by 1: the reasons are in the controller's log",
             ),
             (
                 of(0, &[Refused, Refused, Behind]),
                 false,
                 "Refused",
-                "0 of 3 proxies connected; refused by 2: their reasons are in the controller's log",
+                "0 of 3 proxies connected; rejected by 2: the reasons are in the controller's log",
             ),
             (
                 of(1, &[Withheld("not sent: too large".to_owned())]),
@@ -478,7 +483,7 @@ mod tests {
                 of(9, &[Refused]),
                 true,
                 "Programmed",
-                "9 of 10 proxies connected; refused by 1: their reasons are in the controller's log",
+                "9 of 10 proxies connected; rejected by 1: the reasons are in the controller's log",
             ),
             (
                 of(9, &[Behind]),
@@ -493,21 +498,21 @@ mod tests {
                 "8 of 10 proxies connected",
             ),
         ] {
-            let none = "no connected proxy has asked for the parent yet";
-            let outliers = standings.len() / OUTLIER_OF;
-            let condition = condition(&count(&proxies(&standings)), outliers, none);
+            let none = "no connected proxy watches the parent yet";
+            let outliers = states.len() / PROXIES_PER_OUTLIER;
+            let condition = condition(&count(&proxies(&states)), outliers, none);
             let is = (condition.status, &*condition.reason, &*condition.message);
             assert_eq!(is, (status, reason, message));
         }
     }
 
     #[test]
-    fn of_several_destinations_the_worst_counts() {
+    fn worst_destination_decides() {
         let pod = ObjectKey::new("shop", "web-0");
         let mut all = Proxies::new();
-        for standing in [Standing::InForce, Standing::Refused, Standing::Behind] {
-            worse(&mut all, &pod, &standing);
+        for state in [ProxyState::InForce, ProxyState::Refused, ProxyState::Behind] {
+            worse(&mut all, &pod, &state);
         }
-        assert_eq!(all[&pod], Standing::Refused);
+        assert_eq!(all[&pod], ProxyState::Refused);
     }
 }

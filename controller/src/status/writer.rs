@@ -1,8 +1,9 @@
-//! Writes the statuses of Gateways, routes and policies while this replica leads: only where they differ, a bounded
-//! number at a time.
+//! Writes the statuses of Gateways, routes and policies while this replica leads: only those that
+//! differ, and a bounded number at a time.
 //!
-//! Which objects need a write is decided from the watch; what is written, from the object as the API server has it at
-//! that moment, with its resource version: a write that crosses somebody else's is refused and made again.
+//! The watch decides which objects need a write. The patch is made from the object as the API
+//! server has it, with its resource version, so that a concurrent write of another causes a
+//! conflict, and the write is repeated.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,61 +28,61 @@ use crate::snapshot::Snapshots;
 use crate::subscribe::Registry;
 use crate::watch::{Kinds, ObjectKey, Served, World};
 
-/// Writes under way at a time.
+/// Concurrent writes.
 const CONCURRENT: usize = 8;
-/// Writes before the latest snapshot is looked at again.
+/// Writes of one round, before the latest snapshot is used again.
 const ROUND: usize = 64;
-/// Between two rounds, at least: with [`ROUND`], 640 writes a second at most.
+/// The minimum time between rounds: with [`ROUND`], 640 writes a second at most.
 const PACE: Duration = Duration::from_millis(100);
-/// Tries of one write against changes of others.
+/// Attempts of one write that conflicts with others.
 const TRIES: usize = 4;
 
-/// Writes what translation says of Gateways, routes and policies, and what became of it.
+/// Writes statuses from the snapshot and from the answers of proxies.
 pub struct StatusWriter {
     pub client: Client,
     pub kinds: Kinds,
     pub world: Arc<World>,
     pub snapshots: Snapshots,
     pub registry: Registry,
-    /// What other replicas report of the proxies connected to them.
+    /// The reports of other replicas on their proxies.
     pub others: watch::Receiver<Others>,
-    /// Why Gateways do not have what they run on.
+    /// Why Gateways lack objects that they run on, as the provisioner reports it.
     pub obstacles: watch::Receiver<Obstacles>,
     pub leader: watch::Receiver<bool>,
     pub metrics: Arc<Metrics>,
     pub stop: CancellationToken,
 }
 
-/// What could not be written.
+/// The statuses whose writes failed.
 type Failed = Retries<(Subject, ObjectKey)>;
 
 impl StatusWriter {
-    /// Until told to stop.
+    /// Runs until `stop`.
     pub async fn run(mut self) {
         let mut changes = self.world.changes.statuses.subscribe();
         let mut counts = self.registry.destination_changes();
-        let mut refusals = self.registry.refusals();
+        let mut refusals = self.registry.rejections();
         let (mut failed, mut pauses) = (Failed::default(), Pauses::default());
         loop {
             counts.mark_unchanged();
-            let (more, put_off) = self.round(&mut failed, &mut pauses).await;
-            let retry = failed.next().into_iter().chain(put_off).min();
-            let told = pauses.after_a_proxys_word();
+            let (more, deferred) = self.round(&mut failed, &mut pauses).await;
+            let retry = failed.next().into_iter().chain(deferred).min();
+            let pause = pauses.after_an_answer();
             let counted = async {
                 let changed = counts.changed().await;
-                tokio::time::sleep(told).await;
+                tokio::time::sleep(pause).await;
                 changed
             };
             let waiting = async {
                 tokio::select! {
                     () = std::future::ready(()), if more => {}
-                    changed = self.snapshots.changed() => gone(changed.is_err()).await,
-                    changed = changes.changed() => gone(changed.is_err()).await,
-                    changed = self.leader.changed() => gone(changed.is_err()).await,
-                    changed = self.obstacles.changed() => gone(changed.is_err()).await,
-                    changed = counted => gone(changed.is_err()).await,
-                    changed = self.others.changed() => gone(changed.is_err()).await,
-                    changed = refusals.changed() => gone(changed.is_err()).await,
+                    changed = self.snapshots.changed() => pending_if(changed.is_err()).await,
+                    changed = changes.changed() => pending_if(changed.is_err()).await,
+                    changed = self.leader.changed() => pending_if(changed.is_err()).await,
+                    changed = self.obstacles.changed() => pending_if(changed.is_err()).await,
+                    changed = counted => pending_if(changed.is_err()).await,
+                    changed = self.others.changed() => pending_if(changed.is_err()).await,
+                    changed = refusals.changed() => pending_if(changed.is_err()).await,
                     () = sleep_until(retry) => {}
                 }
                 tokio::time::sleep(PACE).await;
@@ -93,7 +94,7 @@ impl StatusWriter {
         }
     }
 
-    /// Writes what is due, up to [`ROUND`]; whether more is due, and when what was put off.
+    /// Writes up to [`ROUND`] statuses. Returns whether more are due, and when deferred ones are.
     async fn round(&mut self, failed: &mut Failed, pauses: &mut Pauses) -> (bool, Option<Instant>) {
         if !*self.leader.borrow_and_update() {
             return (false, None);
@@ -118,7 +119,7 @@ impl StatusWriter {
         } else {
             SETTLED
         };
-        let put_off = pauses.hold(&mut due, begin, settled);
+        let deferred = pauses.hold(&mut due, begin, settled);
         let more = due.len() > ROUND;
         due.truncate(ROUND);
         let this = &*self;
@@ -131,12 +132,12 @@ impl StatusWriter {
             if matches!(written, Ok(Written::Yes)) {
                 pauses.wrote(&due, Instant::now());
             }
-            self.note(due, written, failed);
+            self.record(due, written, failed);
         }
-        (more, put_off)
+        (more, deferred)
     }
 
-    fn note(&self, due: Due, written: Result<Written, KubeError>, failed: &mut Failed) {
+    fn record(&self, due: Due, written: Result<Written, KubeError>, failed: &mut Failed) {
         let subject = (due.subject, due.key);
         let why = match written {
             Ok(Written::Yes) => {
@@ -148,17 +149,17 @@ impl StatusWriter {
                 failed.succeeded(&subject);
                 return;
             }
-            Ok(Written::Contended) => {
+            Ok(Written::Conflict) => {
                 let wait = failed.failed(subject.clone(), Instant::now());
                 tracing::info!(
                     kind = ?subject.0, object = %subject.1, again_in = ?wait,
-                    "others change the object while its status is written"
+                    "the object changed during each attempt to write its status: trying again"
                 );
                 return;
             }
-            Ok(Written::NotKept) => {
-                "the API server did not keep all of it: are the Gateway API's definitions older than their kinds' \
-                 statuses here?"
+            Ok(Written::Incomplete) => {
+                "the API server dropped a part of it; check whether the installed definitions of \
+                 the Gateway API are older than this controller"
                     .to_owned()
             }
             Err(error) => error.to_string(),
@@ -167,7 +168,8 @@ impl StatusWriter {
         let wait = failed.failed(subject.clone(), Instant::now());
         tracing::warn!(
             kind = ?subject.0, object = %subject.1, error = why, again_in = ?wait,
-            "a status could not be written; check that the controller's account may patch it"
+            "writing a status failed: trying again; check that the controller's account may patch \
+             it"
         );
     }
 
@@ -211,10 +213,12 @@ impl StatusWriter {
                 .patch_status(&due.key.name, &kubernetes::patch(), &change)
                 .await
             {
-                Ok(written) if patch(&written, due, "").is_some() => return Ok(Written::NotKept),
+                Ok(written) if patch(&written, due, "").is_some() => {
+                    return Ok(Written::Incomplete);
+                }
                 Ok(_) => return Ok(Written::Yes),
                 Err(KubeError::Api(status)) if status.code == 409 && tries < TRIES => {}
-                Err(KubeError::Api(status)) if status.code == 409 => return Ok(Written::Contended),
+                Err(KubeError::Api(status)) if status.code == 409 => return Ok(Written::Conflict),
                 Err(KubeError::Api(status)) if status.code == 404 => {
                     return Ok(Written::NothingToDo);
                 }
@@ -227,15 +231,15 @@ impl StatusWriter {
 enum Written {
     Yes,
     NothingToDo,
-    /// Others change the object again and again: a moment later there is room.
-    Contended,
-    /// What was written is not all there afterwards: trying again at once would not help.
-    NotKept,
+    /// Every attempt conflicted with other writes.
+    Conflict,
+    /// The API server dropped a part of the status: repeating it at once would not help.
+    Incomplete,
 }
 
-/// Pending for ever when there is nobody left to tell of changes: the process is ending.
-async fn gone(gone: bool) {
-    if gone {
+/// Never resolves if the sender was dropped: the process stops.
+async fn pending_if(closed: bool) {
+    if closed {
         std::future::pending::<()>().await;
     }
 }

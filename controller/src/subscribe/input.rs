@@ -1,4 +1,5 @@
-//! Messages of proxies, parsed: what does not parse ends the stream with a status that says what was wrong.
+//! Parses the messages of proxies. A message that cannot be parsed ends the stream with a status
+//! that names the error.
 
 use std::net::SocketAddr;
 
@@ -6,10 +7,10 @@ use tonic::{Code, Status};
 use weft_api::proto::{self, proxy_message::Kind};
 use weft_ir::ResourceKey;
 
-use crate::identity::pod::Doubt;
+use crate::identity::pod::PodMismatch;
 
-/// Characters of a proxy's own words that are repeated in a log line or a status.
-const REPEATED: usize = 256;
+/// The maximum number of characters of a proxy's text in a log line or a status.
+const MAX_PEER_TEXT: usize = 256;
 
 /// The first message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Hello {
     pub pod: String,
     pub version: String,
     pub held: Vec<(ResourceKey, u64)>,
-    /// Keys that this controller does not know, to be dropped by the proxy.
+    /// Keys that this controller does not know, to be removed by the proxy.
     pub unknown: Vec<String>,
 }
 
@@ -32,59 +33,60 @@ pub enum Input {
         /// Key and reason.
         refused: Vec<(String, String)>,
     },
-    /// The proxy's own pod is to be sent nothing any longer.
+    /// The proxy's pod terminates: other proxies are to stop sending to it.
     Withdraw,
     /// The root of the proxy's certificate, DER.
     Certificate(Vec<u8>),
 }
 
-/// Why a stream is ended.
+/// Why the controller ends a stream.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Refusal {
+pub enum StreamError {
     #[error("the connection has no client certificate of the mesh")]
     NoCertificate,
-    #[error("the first message must be Hello, and came within {0} s")]
+    #[error("the first message must be Hello, and must come within {0} s")]
     NoHello(u64),
-    #[error("Hello may be said once, at the beginning")]
+    #[error("Hello was sent twice; it must be the first message only")]
     SecondHello,
     #[error(
-        "message of a kind that this controller does not know: the proxy may be newer than the controller"
+        "the message is of a kind that this controller does not know: the proxy may be newer than \
+         the controller"
     )]
     UnknownKind,
-    #[error("{0:?} is no address of the form ip:port")]
+    #[error("{0:?} is not an address of the form ip:port")]
     Address(String),
-    #[error("more than {0} addresses are watched on this stream")]
+    #[error("the stream watches more than {0} addresses")]
     TooManyWatches(usize),
-    #[error("a newer stream of this pod takes the place of this one: {0} at most")]
+    #[error("a newer stream of this pod replaces this one: {0} at most")]
     Replaced(usize),
-    #[error("the client's certificate has ended: connect again with a new one")]
+    #[error("the client certificate has expired: connect again with a new one")]
     CertificateEnded,
-    #[error("pod {0} is gone")]
+    #[error("pod {0} does not exist any more")]
     PodGone(String),
-    #[error("the stream has lasted long enough: connect again, to any replica")]
+    #[error("the stream has reached its maximum age: connect again, to any replica")]
     Aged,
     #[error("nonce {0} was never sent")]
     Nonce(u64),
-    #[error("{refused} resources are refused of an update that has {sent}")]
+    #[error("{refused} resources are rejected of an update with {sent}")]
     TooManyRefusals { refused: usize, sent: usize },
     #[error("an update was acknowledged before it was read")]
     UnreadAck,
     #[error(transparent)]
-    Pod(#[from] Doubt),
+    Pod(#[from] PodMismatch),
     #[error("the controller is stopping: connect again")]
     Stopping,
-    #[error("unreadable message: {0}")]
+    #[error("the message cannot be decoded: {0}")]
     Unreadable(String),
 }
 
-impl Refusal {
+impl StreamError {
     fn code(&self) -> Code {
         match self {
             Self::NoCertificate | Self::CertificateEnded => Code::Unauthenticated,
             Self::TooManyWatches(_) => Code::ResourceExhausted,
             Self::Replaced(_) => Code::Aborted,
-            Self::Pod(Doubt::Unknown(_)) | Self::PodGone(_) => Code::NotFound,
-            Self::Pod(doubt) => doubt.code(),
+            Self::Pod(PodMismatch::Unknown(_)) | Self::PodGone(_) => Code::NotFound,
+            Self::Pod(mismatch) => mismatch.code(),
             Self::UnknownKind => Code::Unimplemented,
             Self::Stopping | Self::Aged => Code::Unavailable,
             Self::NoHello(_)
@@ -97,7 +99,8 @@ impl Refusal {
         }
     }
 
-    /// Whether the proxy did something wrong, rather than came at a bad time.
+    /// Returns true if the proxy violated the protocol or its rights, rather than came at a bad
+    /// time.
     pub fn is_fault(&self) -> bool {
         match self {
             Self::Stopping
@@ -105,22 +108,22 @@ impl Refusal {
             | Self::CertificateEnded
             | Self::PodGone(_)
             | Self::Replaced(_) => false,
-            Self::Pod(doubt) => doubt.code() == Code::PermissionDenied,
+            Self::Pod(mismatch) => mismatch.code() == Code::PermissionDenied,
             _ => true,
         }
     }
 }
 
-impl From<Refusal> for Status {
-    fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.code(), refusal.to_string())
+impl From<StreamError> for Status {
+    fn from(error: StreamError) -> Self {
+        Self::new(error.code(), error.to_string())
     }
 }
 
-/// The first message of a stream, which was given `seconds` to come.
-pub fn hello(message: Option<proto::ProxyMessage>, seconds: u64) -> Result<Hello, Refusal> {
+/// Parses the first message of a stream, which had `seconds` to come.
+pub fn hello(message: Option<proto::ProxyMessage>, seconds: u64) -> Result<Hello, StreamError> {
     let Some(Kind::Hello(hello)) = message.and_then(|message| message.kind) else {
-        return Err(Refusal::NoHello(seconds));
+        return Err(StreamError::NoHello(seconds));
     };
     let mut held = Vec::with_capacity(hello.held.len());
     let mut unknown = Vec::new();
@@ -133,17 +136,17 @@ pub fn hello(message: Option<proto::ProxyMessage>, seconds: u64) -> Result<Hello
     Ok(Hello {
         namespace: hello.namespace,
         pod: hello.pod,
-        version: shortened(&hello.version),
+        version: clip(&hello.version),
         held,
         unknown,
     })
 }
 
-/// A message after the first.
-pub fn input(message: proto::ProxyMessage) -> Result<Input, Refusal> {
+/// Parses a later message.
+pub fn input(message: proto::ProxyMessage) -> Result<Input, StreamError> {
     match message.kind {
-        None => Err(Refusal::UnknownKind),
-        Some(Kind::Hello(_)) => Err(Refusal::SecondHello),
+        None => Err(StreamError::UnknownKind),
+        Some(Kind::Hello(_)) => Err(StreamError::SecondHello),
         Some(Kind::Watch(watch)) => Ok(Input::Watch(address(&watch.address)?)),
         Some(Kind::Unwatch(unwatch)) => Ok(Input::Unwatch(address(&unwatch.address)?)),
         Some(Kind::Withdraw(_)) => Ok(Input::Withdraw),
@@ -153,23 +156,21 @@ pub fn input(message: proto::ProxyMessage) -> Result<Input, Refusal> {
             Ok(Input::Ack {
                 nonce: ack.nonce,
                 refused: refused
-                    .map(|refused| (refused.key, shortened(&refused.reason)))
+                    .map(|refused| (refused.key, clip(&refused.reason)))
                     .collect(),
             })
         }
     }
 }
 
-/// An IPv4 address inside IPv6 counts as IPv4, as everywhere in the mesh.
-fn address(text: &str) -> Result<SocketAddr, Refusal> {
-    let address: SocketAddr = text
-        .parse()
-        .map_err(|_| Refusal::Address(shortened(text)))?;
+/// Parses an address; an IPv4-mapped IPv6 address becomes IPv4, as everywhere in the mesh.
+fn address(text: &str) -> Result<SocketAddr, StreamError> {
+    let address: SocketAddr = text.parse().map_err(|_| StreamError::Address(clip(text)))?;
     Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-fn shortened(text: &str) -> String {
-    text.chars().take(REPEATED).collect()
+fn clip(text: &str) -> String {
+    text.chars().take(MAX_PEER_TEXT).collect()
 }
 
 #[cfg(test)]
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn hello_keeps_what_is_known_and_names_what_is_not() {
+    fn hello_separates_known_and_unknown_keys() {
         let held = |key: &str, version| proto::Held {
             key: key.to_owned(),
             version,
@@ -204,41 +205,47 @@ mod tests {
         .unwrap();
         assert_eq!(hello.held, [(ResourceKey::Workload, 4)]);
         assert_eq!(hello.unknown, ["policy/x"]);
-        assert_eq!(hello.version.len(), REPEATED);
+        assert_eq!(hello.version.len(), MAX_PEER_TEXT);
     }
 
     #[test]
-    fn anything_but_hello_at_first_is_refused() {
+    fn first_message_must_be_hello() {
         for first in [
             None,
             Some(watch("10.0.0.1:80")),
             Some(proto::ProxyMessage { kind: None }),
         ] {
-            assert_eq!(hello(first, 10), Err(Refusal::NoHello(10)));
+            assert_eq!(hello(first, 10), Err(StreamError::NoHello(10)));
         }
         let again = message(Kind::Hello(proto::Hello::default()));
-        assert_eq!(input(again), Err(Refusal::SecondHello));
+        assert_eq!(input(again), Err(StreamError::SecondHello));
     }
 
     #[test]
-    fn addresses_are_parsed_and_unmapped() {
+    fn mapped_addresses_become_ipv4() {
         let expected = Input::Watch("10.0.0.1:80".parse().unwrap());
         assert_eq!(input(watch("10.0.0.1:80")), Ok(expected.clone()));
         assert_eq!(input(watch("[::ffff:10.0.0.1]:80")), Ok(expected));
         for garbage in ["", "10.0.0.1", "reviews:80", "10.0.0.1:99999"] {
-            assert_eq!(input(watch(garbage)), Err(Refusal::Address(garbage.into())));
+            assert_eq!(
+                input(watch(garbage)),
+                Err(StreamError::Address(garbage.into()))
+            );
         }
     }
 
     #[test]
-    fn statuses_say_what_to_do() {
-        let code = |refusal: Refusal| Status::from(refusal).code();
+    fn errors_have_their_status_codes() {
+        let code = |error: StreamError| Status::from(error).code();
         assert_eq!(
             code(input(proto::ProxyMessage { kind: None }).unwrap_err()),
             Code::Unimplemented
         );
-        assert_eq!(code(Refusal::Stopping), Code::Unavailable);
-        assert_eq!(code(Refusal::NoCertificate), Code::Unauthenticated);
-        assert_eq!(code(Refusal::TooManyWatches(1)), Code::ResourceExhausted);
+        assert_eq!(code(StreamError::Stopping), Code::Unavailable);
+        assert_eq!(code(StreamError::NoCertificate), Code::Unauthenticated);
+        assert_eq!(
+            code(StreamError::TooManyWatches(1)),
+            Code::ResourceExhausted
+        );
     }
 }

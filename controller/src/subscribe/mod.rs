@@ -1,16 +1,16 @@
-//! The `Mesh` service: one stream for each proxy, which is told what it asks for and every change of it.
+//! The `Mesh` service: one stream for each proxy, on which it gets the resources that it watches
+//! and their changes.
 //!
-//! [`session`] decides what is sent, [`service`] moves messages, [`registry`] knows who holds what.
+//! [`session`] decides what is sent, [`service`] moves messages, [`registry`] records what each
+//! proxy holds.
 
-mod encoder;
 pub mod input;
 pub mod registry;
 mod service;
 pub mod session;
 mod withdraw;
 
-pub use encoder::{EncodedDestination, EncodedGateway, Encoder, Source};
-pub use registry::{Held, Registry, Trusting};
+pub use registry::{Held, Registry, RootProgress};
 pub use service::{Limits, Roots, Subscriptions};
 
 #[cfg(test)]

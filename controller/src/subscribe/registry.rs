@@ -1,4 +1,4 @@
-//! Who is connected, and what each proxy says is in force with it.
+//! The connected proxies, and which version of each resource is in force at each of them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,13 +12,13 @@ use weft_ir::ResourceKey;
 use super::session::Acked;
 use crate::watch::ObjectKey;
 
-/// What a proxy said of one resource.
+/// The state of one resource at a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Held {
     /// This version is in force.
     InForce(u64),
-    /// The proxy refused this version; an earlier one may be in force. Why, it says to the log alone: these are words of
-    /// its own, and this is read for statuses of others' objects.
+    /// The proxy rejected this version; an earlier one may be in force. The reason is only logged:
+    /// it is the proxy's text, and the registry is read for statuses of other users' objects.
     Refused(u64),
     /// This version was not sent, for this reason; an earlier one may be in force.
     Withheld(u64, String),
@@ -30,10 +30,10 @@ pub struct Registry {
     inner: Arc<Mutex<Inner>>,
     changes: Changes,
     destinations: Changes,
-    refusals: Changes,
+    rejections: Changes,
 }
 
-/// A destination that a proxy has, or is being sent (`held` is `None`).
+/// A destination that a proxy holds, or that is on its way to it (`held` is `None`).
 #[derive(Clone, Debug)]
 pub struct Destination {
     pub pod: ObjectKey,
@@ -41,22 +41,22 @@ pub struct Destination {
     pub held: Option<Held>,
 }
 
-/// A proxy of a Gateway, and the ports that it was sent and has answered.
+/// A proxy of a Gateway, and the ports that it has acknowledged or rejected.
 #[derive(Clone, Debug)]
 pub struct GatewayPod {
     pub pod: ObjectKey,
     pub ports: HashMap<ResourceKey, HeldPort>,
 }
 
-/// What a proxy said of a port of its Gateway.
+/// The state of a port of a Gateway at a proxy.
 #[derive(Clone, Debug)]
 pub struct HeldPort {
     pub held: Held,
-    /// What the version in force says of routes, where this replica sent it.
+    /// The route digests of the version in force, if this replica sent it.
     pub routes: Option<Arc<RouteDigests>>,
 }
 
-/// Rung at each change of what proxies hold.
+/// Notifies of changes of what proxies hold.
 #[derive(Clone, Debug)]
 struct Changes(Arc<watch::Sender<u64>>);
 
@@ -70,46 +70,46 @@ impl Default for Changes {
 struct Inner {
     last: u64,
     streams: HashMap<u64, Stream>,
-    /// Streams of each pod, the oldest first; never none. Those that are to give way are not among them.
+    /// The streams of each pod, oldest first; never empty. Excludes replaced streams.
     pods: HashMap<ObjectKey, Vec<u64>>,
 }
 
 #[derive(Debug)]
 struct Stream {
     pod: ObjectKey,
-    /// Cancelled when a newer stream takes its place.
+    /// Cancelled when a newer stream of the pod replaces it.
     replaced: CancellationToken,
-    /// Cancelled when another replica should have it.
+    /// Cancelled when the stream should move to another replica.
     shed: CancellationToken,
     held: HashMap<ResourceKey, Held>,
-    /// The newest version on its way, of what was sent and not yet answered.
+    /// The newest version of each resource that was sent and is not acknowledged.
     sent: HashMap<ResourceKey, u64>,
-    /// Of ports, what each version says of routes: from the one in force on.
+    /// The route digests of each version of a port, starting with the version in force.
     routes: HashMap<ResourceKey, Vec<(u64, Arc<RouteDigests>)>>,
-    /// Fingerprint of the root of the proxy's certificate, if it has said.
+    /// The fingerprint of the root of the proxy's certificate, if it has sent it.
     certificate: Option<u64>,
 }
 
-/// How far the proxies connected here are with a root.
+/// The progress of the connected proxies with a root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trusting {
+pub struct RootProgress {
     pub connected: usize,
-    /// The roots of the moment are in force with them.
+    /// Proxies with the current roots in force.
     pub trusting: usize,
-    /// Their certificates are of the root.
+    /// Proxies whose certificate is of the root.
     pub renewed: usize,
-    /// Those that do not trust, and those that have not renewed, in order.
+    /// Pods without the current roots, and pods without a renewed certificate, sorted.
     pub untrusting: Vec<ObjectKey>,
     pub unrenewed: Vec<ObjectKey>,
 }
 
 impl Stream {
-    /// Whether an earlier version of the resource than one of `versions` is, or is yet to be, in force.
+    /// Returns true if a version of the resource other than `versions` is in force, or on its way.
     fn is_behind(&self, key: &ResourceKey, versions: &[u64]) -> bool {
         let old = |version: &u64| !versions.contains(version);
         let held = match self.held.get(key) {
             Some(Held::InForce(version)) => old(version),
-            // What a proxy does not understand, it will not take later either.
+            // A proxy that rejected a version does not accept it later either.
             Some(Held::Refused(_) | Held::Withheld(..)) | None => false,
         };
         held || self.sent.get(key).is_some_and(old)
@@ -130,14 +130,15 @@ impl Stream {
 }
 
 impl Registry {
-    /// Enters a stream of `pod`, which holds `held` from before, until the answer is dropped. The newest are kept: the
-    /// oldest may be of a connection that is not yet known to be dead.
-    pub fn enter(
+    /// Registers a stream of `pod`, which holds `held` from earlier streams, until the handle is
+    /// dropped. Beyond `max_streams` the oldest streams of the pod are replaced: they may be of
+    /// connections not yet known to be dead.
+    pub fn register(
         &self,
         pod: ObjectKey,
         held: &[(ResourceKey, u64)],
         max_streams: usize,
-    ) -> Registered {
+    ) -> StreamHandle {
         let mut inner = self.lock();
         inner.last += 1;
         let id = inner.last;
@@ -167,9 +168,9 @@ impl Registry {
         };
         inner.streams.insert(id, stream);
         drop(inner);
-        self.ring();
+        self.notify();
         let registry = self.clone();
-        Registered {
+        StreamHandle {
             registry,
             id,
             replaced,
@@ -177,7 +178,7 @@ impl Registry {
         }
     }
 
-    /// The pods that were sent a resource, and what each says of it.
+    /// Returns the pods that hold a resource, with its state at each.
     pub fn holders(&self, key: &ResourceKey) -> Vec<(ObjectKey, Held)> {
         let inner = self.lock();
         let streams = inner.streams.values();
@@ -186,7 +187,8 @@ impl Registry {
             .collect()
     }
 
-    /// How many proxies may still act by another version than `versions` of one of the resources.
+    /// Returns how many proxies may still use a version other than `versions` of one of the
+    /// resources.
     pub fn behind(&self, versions: &HashMap<ResourceKey, Vec<u64>>) -> usize {
         let inner = self.lock();
         let streams = inner.streams.values();
@@ -197,12 +199,13 @@ impl Registry {
         behind.count()
     }
 
-    /// Which proxies have this version of the roots in force, and a certificate of the root with this fingerprint.
-    pub fn trusting(&self, version: u64, root: u64) -> Trusting {
+    /// Returns the progress of the proxies towards this version of the roots, and towards
+    /// certificates of the root with this fingerprint.
+    pub fn root_progress(&self, version: u64, root: u64) -> RootProgress {
         let inner = self.lock();
-        let mut found = Trusting {
+        let mut found = RootProgress {
             connected: inner.pods.len(),
-            ..Trusting::default()
+            ..RootProgress::default()
         };
         for stream in inner.streams.values() {
             if stream.held.get(&ResourceKey::Roots) != Some(&Held::InForce(version)) {
@@ -222,7 +225,7 @@ impl Registry {
         found
     }
 
-    /// Every destination of every proxy.
+    /// Returns every destination of every proxy.
     pub fn destinations(&self) -> Vec<Destination> {
         let inner = self.lock();
         let mut destinations = Vec::new();
@@ -250,7 +253,7 @@ impl Registry {
         destinations
     }
 
-    /// The pods of which `is_gateway` says so, with what they say of their ports.
+    /// Returns the pods for which `is_gateway` is true, with the state of their ports.
     pub fn gateways(&self, is_gateway: impl Fn(&ObjectKey) -> bool) -> Vec<GatewayPod> {
         let inner = self.lock();
         let streams = inner.streams.values();
@@ -267,27 +270,27 @@ impl Registry {
         .collect()
     }
 
-    /// Told of each change of what proxies hold.
+    /// Notified of each change of what proxies hold.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.0.subscribe()
     }
 
-    /// Told of each change of what proxies hold of destinations and ports.
+    /// Notified of each change of the destinations and ports that proxies hold.
     pub fn destination_changes(&self) -> watch::Receiver<u64> {
         self.destinations.0.subscribe()
     }
 
-    /// Told of each refusal.
-    pub fn refusals(&self) -> watch::Receiver<u64> {
-        self.refusals.0.subscribe()
+    /// Notified of each rejected or withheld resource.
+    pub fn rejections(&self) -> watch::Receiver<u64> {
+        self.rejections.0.subscribe()
     }
 
-    fn ring(&self) {
-        self.changes.ring();
-        self.destinations.ring();
+    fn notify(&self) {
+        self.changes.notify();
+        self.destinations.notify();
     }
 
-    /// Gives away this many streams, the oldest first.
+    /// Ends this many streams, oldest first, so that they connect to another replica.
     pub fn shed(&self, count: usize) {
         let inner = self.lock();
         let mut kept: Vec<_> = inner
@@ -312,39 +315,39 @@ impl Registry {
 }
 
 impl Changes {
-    fn ring(&self) {
+    fn notify(&self) {
         self.0.send_modify(|count| *count += 1);
     }
 }
 
-/// One stream's place in the registry.
+/// A registered stream; removed when dropped.
 #[derive(Debug)]
-pub struct Registered {
+pub struct StreamHandle {
     registry: Registry,
     id: u64,
     replaced: CancellationToken,
     shed: CancellationToken,
 }
 
-impl Registered {
-    /// Resolves when a newer stream of the pod takes the place of this one.
+impl StreamHandle {
+    /// Resolves when a newer stream of the pod replaces this one.
     pub async fn replaced(&self) {
         self.replaced.cancelled().await;
     }
 
-    /// Resolves when another replica should have the stream.
+    /// Resolves when the stream should move to another replica.
     pub async fn shed(&self) {
         self.shed.cancelled().await;
     }
 
-    /// What is on its way to the proxy.
+    /// Records resources that are on their way to the proxy.
     pub fn sent(&self, resources: impl Iterator<Item = (ResourceKey, u64)>) {
         if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
             stream.sent.extend(resources);
         }
     }
 
-    /// What the versions of ports that are on their way say of routes.
+    /// Records the route digests of ports that are on their way to the proxy.
     pub fn sent_routes(&self, ports: impl Iterator<Item = (ResourceKey, u64, Arc<RouteDigests>)>) {
         if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
             for (key, version, routes) in ports {
@@ -357,23 +360,23 @@ impl Registered {
         }
     }
 
-    /// The proxy's certificate is of the root with this fingerprint.
+    /// Records that the proxy's certificate is of the root with this fingerprint.
     pub fn certificate(&self, root: u64) {
         if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
             stream.certificate = Some(root);
         }
-        self.registry.changes.ring();
+        self.registry.changes.notify();
     }
 
-    /// Key, version and reason of what was not sent.
+    /// Records key, version and reason of resources that were not sent.
     pub fn withheld(&self, resources: impl IntoIterator<Item = (ResourceKey, u64, String)>) {
         if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
             for (key, version, reason) in resources {
                 stream.held.insert(key, Held::Withheld(version, reason));
             }
         }
-        self.registry.ring();
-        self.registry.refusals.ring();
+        self.registry.notify();
+        self.registry.rejections.notify();
     }
 
     pub fn record(&self, acked: Acked) {
@@ -410,17 +413,17 @@ impl Registered {
             stream.held.insert(key, Held::Refused(version));
         }
         drop(inner);
-        self.registry.changes.ring();
+        self.registry.changes.notify();
         if destinations {
-            self.registry.destinations.ring();
+            self.registry.destinations.notify();
         }
         if refused {
-            self.registry.refusals.ring();
+            self.registry.rejections.notify();
         }
     }
 }
 
-impl Drop for Registered {
+impl Drop for StreamHandle {
     fn drop(&mut self) {
         let mut inner = self.registry.lock();
         let Some(stream) = inner.streams.remove(&self.id) else {
@@ -433,7 +436,7 @@ impl Drop for Registered {
             }
         }
         drop(inner);
-        self.registry.ring();
+        self.registry.notify();
     }
 }
 

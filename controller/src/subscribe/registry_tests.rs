@@ -6,7 +6,7 @@ use super::*;
 fn tells_who_has_what_in_force_until_the_stream_ends() {
     let registry = Registry::default();
     let pod = ObjectKey::new("shop", "web-0");
-    let stream = registry.enter(pod.clone(), &[(ResourceKey::Workload, 1)], 4);
+    let stream = registry.register(pod.clone(), &[(ResourceKey::Workload, 1)], 4);
     let holders = || registry.holders(&ResourceKey::Workload);
     assert_eq!(holders(), [(pod.clone(), Held::InForce(1))]);
     stream.record(Acked {
@@ -27,11 +27,11 @@ fn tells_who_has_what_in_force_until_the_stream_ends() {
 fn counts_who_trusts_and_who_has_renewed() {
     let registry = Registry::default();
     let pods = ["web-0", "web-1"].map(|name| ObjectKey::new("shop", name));
-    let enter = |pod: &ObjectKey| registry.enter(pod.clone(), &[], 4);
+    let enter = |pod: &ObjectKey| registry.register(pod.clone(), &[], 4);
     let [first, second] = [&pods[0], &pods[1]].map(enter);
     // A stream that is not yet known to be dead.
     let dead = enter(&pods[1]);
-    let acks = |stream: &Registered, version| {
+    let acks = |stream: &StreamHandle, version| {
         stream.record(Acked {
             in_force: vec![(ResourceKey::Roots, Some(version))],
             refused: vec![],
@@ -41,27 +41,27 @@ fn counts_who_trusts_and_who_has_renewed() {
     acks(&first, 2);
     acks(&second, 2);
     second.certificate(7);
-    let found = registry.trusting(2, 7);
+    let found = registry.root_progress(2, 7);
     assert_eq!((found.connected, found.trusting, found.renewed), (2, 1, 0));
     assert_eq!(found.untrusting, pods[1..]);
     assert_eq!(found.unrenewed, pods);
     drop(dead);
-    let found = registry.trusting(2, 7);
+    let found = registry.root_progress(2, 7);
     assert_eq!((found.connected, found.trusting, found.renewed), (2, 2, 1));
-    assert_eq!(registry.trusting(3, 7).trusting, 0, "another version");
+    assert_eq!(registry.root_progress(3, 7).trusting, 0, "another version");
 }
 
 #[test]
 fn the_newest_streams_of_a_pod_take_the_place_of_the_oldest() {
     let registry = Registry::default();
-    let enter = |pod: &str| registry.enter(ObjectKey::new("shop", pod), &[], 2);
-    let is_replaced = |stream: &Registered| stream.replaced.is_cancelled();
+    let enter = |pod: &str| registry.register(ObjectKey::new("shop", pod), &[], 2);
+    let is_replaced = |stream: &StreamHandle| stream.replaced.is_cancelled();
     let (other, first, second) = (enter("web-1"), enter("web-0"), enter("web-0"));
     assert!(!is_replaced(&first));
     let third = enter("web-0");
     assert!(is_replaced(&first) && !is_replaced(&second) && !is_replaced(&third));
     registry.shed(2);
-    let is_shed = |stream: &Registered| stream.shed.is_cancelled();
+    let is_shed = |stream: &StreamHandle| stream.shed.is_cancelled();
     assert!(is_shed(&other) && is_shed(&first) && !is_shed(&second));
     drop(first);
     drop(second);

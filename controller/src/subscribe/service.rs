@@ -1,4 +1,4 @@
-//! Moves messages between a proxy's stream and its [`Session`]. A slow proxy holds up nobody else.
+//! Moves messages between a proxy's stream and its [`Session`]. A slow proxy delays no other.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use weft_api::proto::mesh_server::Mesh;
 use weft_api::proto::{ProxyMessage, Resource, Update};
 use weft_ir::{Identity, ResourceKey};
 
-use super::input::{self, Hello, Input, Refusal};
-use super::registry::{Registered, Registry};
+use super::input::{self, Hello, Input, StreamError};
+use super::registry::{Registry, StreamHandle};
 use super::session::{Acked, MAX_UNACKED, Session};
 use super::withdraw::Withdrawal;
 use crate::identity::pod::{Claim, PodCheck, other_account};
@@ -28,23 +28,25 @@ use crate::server::{PeerIdentity, Proven, passed};
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::watch::ObjectKey;
 
-/// Messages that are taken in before the answer to them is made.
+/// The maximum number of messages that are handled before the next update is made.
 const BATCH: usize = 256;
 
-/// What one proxy may ask of the controller.
+/// Limits of one proxy's streams.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Addresses on one stream.
+    /// Watched addresses of one stream.
     pub watches: usize,
-    /// Streams of one pod: more than one only while an old connection is not yet known to be dead. The newest are kept.
+    /// Streams of one pod; there is more than one only while an old connection is not yet known to
+    /// be dead. The newest are kept.
     pub streams: usize,
-    /// How long a stream may last, and half of it at least: proxies that connect again spread over the replicas.
+    /// The maximum age of a stream; each ends at random between half of it and all of it. Proxies
+    /// that connect again spread over the replicas.
     pub age: Duration,
-    /// Whether a proxy's address must be one of its pod's.
+    /// Whether a proxy's address must be an address of its pod.
     pub verify_address: bool,
-    /// How long `Hello` may take to come.
+    /// How long the first message may take.
     pub hello: Duration,
-    /// How long a pod may take to be seen here: the proxy may be faster than the watch.
+    /// How long the watch may take to show a pod: the proxy may be ahead of it.
     pub pod: Duration,
 }
 
@@ -65,26 +67,26 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub struct Subscriptions {
     pub snapshots: Snapshots,
-    /// The roots that every proxy is told.
+    /// The trusted roots, which every proxy is sent.
     pub roots: Roots,
     pub registry: Registry,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
-    /// Open streams, to be awaited after `stop`.
+    /// The tasks of open streams, to be awaited after `stop`.
     pub tasks: TaskTracker,
     /// Ends every stream with `UNAVAILABLE`, so that proxies connect to another replica.
     pub stop: CancellationToken,
 }
 
-/// What a batch of messages came to, beside the session's state.
+/// The result of a batch of messages, beside the session's state.
 #[derive(Clone, Copy, Debug, Default)]
-struct Taken {
-    /// The proxy has not ended the stream.
+struct Received {
+    /// False if the proxy has ended the stream.
     open: bool,
     withdraw: bool,
 }
 
-/// The roots' resource as it changes; `None` until there is one.
+/// The resource of the trusted roots; `None` until it is published.
 pub type Roots = watch::Receiver<Option<Arc<Resource>>>;
 
 type Outgoing = mpsc::Sender<Result<Update, Status>>;
@@ -101,37 +103,37 @@ impl Mesh for Subscriptions {
         let peer = peer.and_then(|peer| Some((peer.proven.clone()?, peer.address.ip())));
         let Some((peer, from)) = peer else {
             self.metrics.refused_streams.inc();
-            return Err(Refusal::NoCertificate.into());
+            return Err(StreamError::NoCertificate.into());
         };
-        // Room for every update that may be on its way, and the status at the end: sending never waits.
-        // One more for the answer to `Withdraw`, which a proxy that reads takes before the next.
+        // Capacity for every unacknowledged update, for the final status, and for the answer to
+        // `Withdraw`: sending never waits.
         let (outgoing, answers) = mpsc::channel(MAX_UNACKED + 2);
         let subscriptions = self.clone();
         self.tasks.spawn(async move {
             let ended = subscriptions
                 .serve(&peer, from, request.into_inner(), &outgoing)
                 .await;
-            let Err(refusal) = ended else {
+            let Err(error) = ended else {
                 return;
             };
-            tracing::info!(peer = %peer.identity, reason = %refusal, "stream of a proxy ended");
-            if refusal.is_fault() {
+            tracing::info!(peer = %peer.identity, reason = %error, "stream of a proxy ended");
+            if error.is_fault() {
                 subscriptions.metrics.refused_streams.inc();
             }
-            // A client that is gone needs no status.
-            drop(outgoing.try_send(Err(refusal.into())));
+            // The client may have disconnected.
+            drop(outgoing.try_send(Err(error.into())));
         });
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 }
 
-/// Counts a stream and its watches for as long as it is open.
-struct Counted<'a> {
+/// Counts a stream and its watched addresses in the metrics while it is open.
+struct StreamGauge<'a> {
     metrics: &'a Metrics,
     watches: i64,
 }
 
-impl<'a> Counted<'a> {
+impl<'a> StreamGauge<'a> {
     fn new(metrics: &'a Metrics) -> Self {
         metrics.streams.inc();
         Self {
@@ -147,7 +149,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for StreamGauge<'_> {
     fn drop(&mut self) {
         self.metrics.watched_addresses.dec_by(self.watches);
         self.metrics.streams.dec();
@@ -155,72 +157,72 @@ impl Drop for Counted<'_> {
 }
 
 impl Subscriptions {
-    /// Until the proxy ends the stream (`Ok`), or it has to be ended.
+    /// Serves a stream until the proxy ends it (`Ok`), or the controller must.
     async fn serve(
         &self,
         peer: &Proven,
         from: IpAddr,
         mut incoming: Streaming<ProxyMessage>,
         outgoing: &Outgoing,
-    ) -> Result<(), Refusal> {
-        let mut counted = Counted::new(&self.metrics);
+    ) -> Result<(), StreamError> {
+        let mut gauge = StreamGauge::new(&self.metrics);
         let mut snapshots = self.snapshots.clone();
         let opening = async {
             let hello = self.hello(&mut incoming).await?;
             let uid = self.authorize(&peer.identity, from, &hello).await?;
-            Ok::<_, Refusal>((hello, uid))
+            Ok::<_, StreamError>((hello, uid))
         };
         let (hello, uid) = tokio::select! {
             hello = opening => hello?,
-            () = self.stop.cancelled() => return Err(Refusal::Stopping),
+            () = self.stop.cancelled() => return Err(StreamError::Stopping),
             () = outgoing.closed() => return Ok(()),
         };
         let pod = ObjectKey::new(&hello.namespace, &hello.pod);
         tracing::info!(%pod, peer = %peer.identity, version = hello.version, held = hello.held.len(), "proxy connected");
         let registered = self
             .registry
-            .enter(pod.clone(), &hello.held, self.limits.streams);
+            .register(pod.clone(), &hello.held, self.limits.streams);
         let mut session = Session::new(hello, self.limits.watches)?;
         snapshots.mark_changed();
         let mut roots = self.roots.clone();
         session.set_roots(roots.borrow_and_update().clone());
         let mut withdrawals = JoinSet::new();
         let mut served: Option<Arc<Snapshot>> = None;
-        let outlived = self.outlived(peer.until, &pod, &uid);
-        tokio::pin!(outlived);
+        let end_of_life = self.end_of_life(peer.until, &pod, &uid);
+        tokio::pin!(end_of_life);
         loop {
             tokio::select! {
                 Some(Ok(withdrawn)) = withdrawals.join_next() => {
-                    tracing::info!(%pod, ?withdrawn, "withdrawn");
+                    tracing::info!(%pod, ?withdrawn, "pod withdrawn from traffic");
                     let update = Update { withdrawn: Some(withdrawn), ..Update::default() };
-                    // As for any other update: there is room, or the proxy is gone.
+                    // The channel has capacity, unless the proxy acknowledges what it has not read.
                     if let Err(TrySendError::Full(_)) = outgoing.try_send(Ok(update)) {
-                        return Err(Refusal::UnreadAck);
+                        return Err(StreamError::UnreadAck);
                     }
                     continue;
                 }
-                () = self.stop.cancelled() => return Err(Refusal::Stopping),
-                () = registered.replaced() => return Err(Refusal::Replaced(self.limits.streams)),
-                () = registered.shed() => return Err(Refusal::Aged),
-                reason = &mut outlived => return Err(reason),
+                () = self.stop.cancelled() => return Err(StreamError::Stopping),
+                () = registered.replaced() => return Err(StreamError::Replaced(self.limits.streams)),
+                () = registered.shed() => return Err(StreamError::Aged),
+                reason = &mut end_of_life => return Err(reason),
                 () = outgoing.closed() => return Ok(()),
                 changed = snapshots.changed() => if changed.is_err() {
-                    return Err(Refusal::Stopping);
+                    return Err(StreamError::Stopping);
                 },
                 Ok(()) = roots.changed() => session.set_roots(roots.borrow_and_update().clone()),
                 first = incoming.message() => {
-                    let taken = self.take_in(first, &mut incoming, &mut session, &registered, &pod).await?;
-                    if !taken.open {
+                    let received = self.receive(first, &mut incoming, &mut session, &registered, &pod).await?;
+                    if !received.open {
                         return Ok(());
                     }
-                    // One at a time: its answer is the answer to all that ask meanwhile.
-                    if taken.withdraw && withdrawals.is_empty() {
+                    // One at a time: its answer is for all requests that come meanwhile.
+                    if received.withdraw && withdrawals.is_empty() {
                         withdrawals.spawn(self.withdrawal(&pod).run());
                     }
                 }
             }
-            counted.watches(session.watches());
-            // Whatever woke this: a snapshot that came together with a message counts as seen from here on.
+            gauge.watches(session.watches());
+            // A snapshot may have come together with a message.
             let latest = snapshots.borrow_and_update().clone();
             if latest.as_ref().map(Arc::as_ptr) != served.as_ref().map(Arc::as_ptr) {
                 session.snapshot_changed();
@@ -231,20 +233,21 @@ impl Subscriptions {
         }
     }
 
-    async fn hello(&self, incoming: &mut Streaming<ProxyMessage>) -> Result<Hello, Refusal> {
+    async fn hello(&self, incoming: &mut Streaming<ProxyMessage>) -> Result<Hello, StreamError> {
         let seconds = self.limits.hello.as_secs();
         let first = timeout(self.limits.hello, incoming.message()).await;
-        let first = first.map_err(|_| Refusal::NoHello(seconds))?;
-        input::hello(first.map_err(|error| unreadable(&error))?, seconds)
+        let first = first.map_err(|_| StreamError::NoHello(seconds))?;
+        input::hello(first.map_err(|error| undecodable(&error))?, seconds)
     }
 
-    /// The UID of the pod, if the certificate speaks for it. Waits a little for a pod, or a cluster, not seen yet.
+    /// Returns the UID of the pod, if the certificate is of its account. Waits for a pod that the
+    /// watch does not show yet.
     async fn authorize(
         &self,
         account: &Identity,
         from: IpAddr,
         hello: &Hello,
-    ) -> Result<Arc<str>, Refusal> {
+    ) -> Result<Arc<str>, StreamError> {
         if account.namespace() != hello.namespace {
             let pod = format!("{}/{}", hello.namespace, hello.pod);
             return Err(other_account(account, pod).into());
@@ -265,22 +268,27 @@ impl Subscriptions {
         Ok(check.confirm(&claim).await?)
     }
 
-    /// Resolves when a stream has to end of which nothing is wrong in itself.
-    async fn outlived(&self, until: OffsetDateTime, pod: &ObjectKey, uid: &Arc<str>) -> Refusal {
+    /// Resolves when a correct stream must end: by its age, its certificate or its pod.
+    async fn end_of_life(
+        &self,
+        until: OffsetDateTime,
+        pod: &ObjectKey,
+        uid: &Arc<str>,
+    ) -> StreamError {
         let age = self.limits.age.mul_f64(0.5 + fastrand::f64() / 2.0);
         tokio::select! {
-            () = sleep(age) => Refusal::Aged,
-            () = passed(until) => Refusal::CertificateEnded,
-            () = self.gone(pod, uid) => Refusal::PodGone(pod.to_string()),
+            () = sleep(age) => StreamError::Aged,
+            () = passed(until) => StreamError::CertificateEnded,
+            () = self.gone(pod, uid) => StreamError::PodGone(pod.to_string()),
         }
     }
 
-    /// Resolves when the pod has not been there for as long as it may take to be seen.
+    /// Resolves when the pod has been absent for as long as the watch may take to show it.
     async fn gone(&self, pod: &ObjectKey, uid: &Arc<str>) {
         let mut snapshots = self.snapshots.clone();
         let mut since = None;
         loop {
-            let is_there = snapshots
+            let exists = snapshots
                 .borrow_and_update()
                 .as_ref()
                 .is_none_or(|snapshot| {
@@ -288,8 +296,8 @@ impl Subscriptions {
                     found.is_some_and(|found| found.uid == uid)
                 });
             since = match since {
-                Some(since) if !is_there => Some(since),
-                _ => (!is_there).then(Instant::now),
+                Some(since) if !exists => Some(since),
+                _ => (!exists).then(Instant::now),
             };
             let end = since.unwrap_or_else(Instant::now) + self.limits.pod;
             tokio::select! {
@@ -310,23 +318,23 @@ impl Subscriptions {
         }
     }
 
-    /// Takes in `first` and what has arrived behind it.
-    async fn take_in(
+    /// Handles `first` and the messages that have arrived after it.
+    async fn receive(
         &self,
         first: Result<Option<ProxyMessage>, Status>,
         incoming: &mut Streaming<ProxyMessage>,
         session: &mut Session,
-        registered: &Registered,
+        registered: &StreamHandle,
         pod: &ObjectKey,
-    ) -> Result<Taken, Refusal> {
-        let mut taken = Taken::default();
+    ) -> Result<Received, StreamError> {
+        let mut received = Received::default();
         let mut next = first;
         for count in 1.. {
-            let Some(message) = next.map_err(|error| unreadable(&error))? else {
-                return Ok(taken);
+            let Some(message) = next.map_err(|error| undecodable(&error))? else {
+                return Ok(received);
             };
             let input = input::input(message)?;
-            taken.withdraw |= input == Input::Withdraw;
+            received.withdraw |= input == Input::Withdraw;
             if let Input::Certificate(root) = &input {
                 registered.certificate(rotation::fingerprint(root));
             }
@@ -342,23 +350,25 @@ impl Subscriptions {
                 () = std::future::ready(()) => break,
             };
         }
-        taken.open = true;
-        Ok(taken)
+        received.open = true;
+        Ok(received)
     }
 
-    fn record(&self, acked: Acked, registered: &Registered, pod: &ObjectKey) {
+    fn record(&self, acked: Acked, registered: &StreamHandle, pod: &ObjectKey) {
         for (key, version, reason) in &acked.refused {
             self.metrics.nacks.inc();
             tracing::warn!(
                 %pod, %key, version, ?reason,
-                "a proxy refused a resource and keeps what it had: check that its version fits the controller's"
+                "a proxy rejected a resource and keeps the earlier version; check that its version \
+                 fits the controller's"
             );
         }
         registered.record(acked);
     }
 
-    /// What is too large to be sent: the proxy keeps what it had, and the routes' statuses say so.
-    fn record_withheld(&self, session: &mut Session, registered: &Registered, pod: &ObjectKey) {
+    /// Records resources that are too large to be sent: the proxy keeps the earlier version, and
+    /// the statuses of routes name the reason.
+    fn record_withheld(&self, session: &mut Session, registered: &StreamHandle, pod: &ObjectKey) {
         let withheld = session.withheld();
         if withheld.is_empty() {
             return;
@@ -374,9 +384,9 @@ impl Subscriptions {
         &self,
         session: &mut Session,
         snapshot: Option<&Snapshot>,
-        registered: &Registered,
+        registered: &StreamHandle,
         outgoing: &Outgoing,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), StreamError> {
         let Some(snapshot) = snapshot else {
             return Ok(());
         };
@@ -395,9 +405,9 @@ impl Subscriptions {
             }
             match outgoing.try_send(Ok(update)) {
                 Ok(()) => {}
-                // There is room for all that may be unanswered.
-                Err(TrySendError::Full(_)) => return Err(Refusal::UnreadAck),
-                // The proxy is gone, which ends the stream in `serve`.
+                // The channel has capacity for all unacknowledged updates.
+                Err(TrySendError::Full(_)) => return Err(StreamError::UnreadAck),
+                // The proxy has disconnected, which ends the stream in `serve`.
                 Err(TrySendError::Closed(_)) => return Ok(()),
             }
         }
@@ -405,6 +415,6 @@ impl Subscriptions {
     }
 }
 
-fn unreadable(error: &Status) -> Refusal {
-    Refusal::Unreadable(error.message().chars().take(256).collect())
+fn undecodable(error: &Status) -> StreamError {
+    StreamError::Unreadable(error.message().chars().take(256).collect())
 }

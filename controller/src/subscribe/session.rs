@@ -1,8 +1,9 @@
-//! What one proxy holds and wants, and the next update that it needs. Decides only; does no I/O.
+//! The state of one stream: what the proxy holds and watches, and the next update that it needs.
+//! Does no I/O.
 //!
-//! Updates are made when they can be sent, from the latest snapshot: nothing is queued, so a slow proxy skips what
-//! is outdated. Everything an update sends counts as held from then on; a resource that the proxy refused is not sent
-//! again until it differs.
+//! An update is made when it can be sent, from the latest snapshot. Nothing is queued, so a slow
+//! proxy skips outdated versions. A resource counts as held once it is sent; one that the proxy
+//! rejected is not sent again until it changes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -12,65 +13,66 @@ use prost::Message;
 use weft_api::proto::{Resource, Update};
 use weft_ir::{ResourceKey, ServicePort};
 
-use super::encoder::{EncodedGateway, Source};
-use super::input::{Hello, Input, Refusal};
+use super::input::{Hello, Input, StreamError};
+use crate::encoder::{EncodedGateway, Source};
 
-/// Updates that may be on their way without an answer.
+/// The maximum number of unacknowledged updates.
 pub const MAX_UNACKED: usize = 4;
-/// An update takes in no further address from this size on.
-const FULL: usize = 1024 * 1024;
-/// One destination comes in one update with its endpoint sets, unless these alone are larger than this: those that are
-/// left and the destination come with the next update then.
-const SPLIT: usize = 3 * 1024 * 1024;
-/// A larger resource is not sent: with what may stand before it in an update, and with keys, a proxy takes 16 MiB.
-/// Translation keeps resources smaller; this is for what it does not foresee.
+/// An update of this size takes no further destination.
+const FULL_UPDATE: usize = 1024 * 1024;
+/// A destination and its endpoint sets are sent in one update, unless the sets are larger than
+/// this: the remaining sets and the destination are sent with the next update then.
+const SPLIT_UPDATE: usize = 3 * 1024 * 1024;
+/// A larger resource is withheld: with the rest of its update, a proxy decodes 16 MiB at most.
+/// Translation limits the size of resources; this is a safeguard.
 const MAX_RESOURCE: usize = 12 * 1024 * 1024;
 
-/// What an `Ack` says of the resources of its update.
+/// The outcome of an update's resources, from its `Ack`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acked {
-    /// In force now; `None`: dropped.
+    /// Now in force; `None`: removed.
     pub in_force: Vec<(ResourceKey, Option<u64>)>,
     /// Key, version, reason.
     pub refused: Vec<(ResourceKey, u64, String)>,
 }
 
-/// One stream's state.
+/// The state of one stream.
 #[derive(Debug)]
 pub struct Session {
     namespace: String,
     pod: String,
-    /// That the pod runs on; empty until the pod is known.
+    /// The node that the pod runs on; empty until the pod is known.
     node: String,
     roots: Option<Arc<Resource>>,
     max_watches: usize,
-    /// What the proxy has, as far as sent.
+    /// The version of each resource that was sent.
     held: HashMap<ResourceKey, u64>,
-    /// Keys to be dropped that have no meaning here.
+    /// Keys to be removed because this controller does not know them.
     unknown: Vec<String>,
-    /// Each watched address with the sets that its destination refers to.
+    /// The endpoint sets that the destination of each watched address refers to.
     watched: HashMap<SocketAddr, BTreeSet<ServicePort>>,
-    /// What the pod's Gateway refers to; `None` while it is not known as a Gateway's.
+    /// The endpoint sets that the pod's Gateway refers to; `None` while the pod is not a Gateway's
+    /// proxy.
     gateway: Option<BTreeSet<ServicePort>>,
-    /// In how many destinations, the gateway counting as one, a set is referred to; never 0.
+    /// The number of references to each set, by destinations and the gateway; never 0.
     uses: HashMap<ServicePort, usize>,
     stale: Stale,
-    /// The versions of resources that are too large to be sent: the proxy keeps what it has.
+    /// The versions of resources that are too large to be sent: earlier versions stay in force.
     withheld: HashMap<ResourceKey, u64>,
-    /// Those of them that nobody has been told of.
+    /// Withheld resources that were not yet returned by [`Session::withheld`].
     unreported: Vec<(ResourceKey, u64, String)>,
     unacked: VecDeque<Sent>,
     last_nonce: u64,
 }
 
-/// What has to be looked at again.
+/// What must be compared with the latest snapshot.
 #[derive(Debug, Default)]
 struct Stale {
     workload: bool,
     gateway: bool,
     addresses: BTreeSet<SocketAddr>,
     sets: BTreeSet<ServicePort>,
-    /// Given up by the proxy: dropped unless wanted again by then.
+    /// Released by the proxy: removed unless needed again by then.
     dropped: BTreeSet<ResourceKey>,
 }
 
@@ -78,11 +80,11 @@ struct Stale {
 struct Sent {
     nonce: u64,
     resources: Vec<(ResourceKey, Option<u64>)>,
-    /// How many keys it named: those unknown here, too.
+    /// The number of keys of the update, including those unknown to this controller.
     keys: usize,
 }
 
-/// An update in the making.
+/// An update under construction.
 #[derive(Default)]
 struct Draft {
     resources: Vec<Resource>,
@@ -93,13 +95,14 @@ struct Draft {
 
 impl Draft {
     fn is_full(&self) -> bool {
-        self.size >= FULL
+        self.size >= FULL_UPDATE
     }
 }
 
 impl Session {
-    /// Destinations that the proxy still holds count as watched, so that nothing is taken away before it can ask again.
-    pub fn new(hello: Hello, max_watches: usize) -> Result<Self, Refusal> {
+    /// Destinations that the proxy holds count as watched, so that none is removed before the proxy
+    /// can watch it again.
+    pub fn new(hello: Hello, max_watches: usize) -> Result<Self, StreamError> {
         let mut session = Self {
             namespace: hello.namespace,
             pod: hello.pod,
@@ -121,7 +124,8 @@ impl Session {
             unacked: VecDeque::new(),
             last_nonce: 0,
         };
-        // Said on each stream: by that a proxy knows that it may speak of its certificate.
+        // The roots are sent on each stream: a proxy sends its certificate's root only after it has
+        // received them.
         session.held.remove(&ResourceKey::Roots);
         let keys: Vec<_> = session.held.keys().cloned().collect();
         for key in keys {
@@ -137,13 +141,13 @@ impl Session {
         Ok(session)
     }
 
-    /// How many addresses are watched.
+    /// Returns the number of watched addresses.
     pub fn watches(&self) -> usize {
         self.watched.len()
     }
 
-    /// Takes in a message; an `Ack` returns what it says.
-    pub fn receive(&mut self, input: Input) -> Result<Option<Acked>, Refusal> {
+    /// Handles a message; an `Ack` returns its outcome.
+    pub fn receive(&mut self, input: Input) -> Result<Option<Acked>, StreamError> {
         match input {
             Input::Watch(address) => self.watch(address).map(|()| None),
             Input::Unwatch(address) => {
@@ -151,12 +155,12 @@ impl Session {
                 Ok(None)
             }
             Input::Ack { nonce, refused } => self.acked(nonce, &refused).map(Some),
-            // Not a matter of what this proxy is told.
+            // Does not change what the proxy is sent.
             Input::Withdraw | Input::Certificate(_) => Ok(None),
         }
     }
 
-    /// There is another snapshot: everything is looked at again.
+    /// Marks everything to be compared with a new snapshot.
     pub fn snapshot_changed(&mut self) {
         self.stale.workload = true;
         self.stale.gateway = true;
@@ -164,25 +168,26 @@ impl Session {
         self.stale.sets.extend(self.uses.keys().cloned());
     }
 
-    /// What is trusted now; offered with the next update.
+    /// Sets the trusted roots, sent with the next update.
     pub fn set_roots(&mut self, roots: Option<Arc<Resource>>) {
         self.roots = roots;
     }
 
-    fn watch(&mut self, address: SocketAddr) -> Result<(), Refusal> {
+    fn watch(&mut self, address: SocketAddr) -> Result<(), StreamError> {
         if self.watched.contains_key(&address) {
             return Ok(());
         }
         if self.watched.len() >= self.max_watches {
-            return Err(Refusal::TooManyWatches(self.max_watches));
+            return Err(StreamError::TooManyWatches(self.max_watches));
         }
         self.watched.insert(address, BTreeSet::new());
         self.stale.addresses.insert(address);
         Ok(())
     }
 
-    /// The proxy has let go of the destination and of whatever it held for that alone. It may not have had an update yet
-    /// that makes another destination need one of the sets: those that are needed are sent again.
+    /// The proxy has released the destination, and the sets that it held for that alone. It may not
+    /// have received an update yet by which another destination refers to one of these sets: sets
+    /// that are needed are sent again.
     fn unwatch(&mut self, address: SocketAddr) {
         let Some(references) = self.watched.remove(&address) else {
             return;
@@ -202,7 +207,7 @@ impl Session {
         }
     }
 
-    /// Whether that was the last use.
+    /// Removes one reference; returns true if it was the last.
     fn release(&mut self, id: &ServicePort) -> bool {
         let Some(uses) = self.uses.get_mut(id) else {
             return false;
@@ -215,16 +220,16 @@ impl Session {
         last
     }
 
-    fn acked(&mut self, nonce: u64, refused: &[(String, String)]) -> Result<Acked, Refusal> {
+    fn acked(&mut self, nonce: u64, refused: &[(String, String)]) -> Result<Acked, StreamError> {
         if nonce > self.last_nonce || nonce == 0 {
-            return Err(Refusal::Nonce(nonce));
+            return Err(StreamError::Nonce(nonce));
         }
-        let place = self.unacked.iter().position(|sent| sent.nonce == nonce);
-        let Some(sent) = place.and_then(|place| self.unacked.remove(place)) else {
+        let index = self.unacked.iter().position(|sent| sent.nonce == nonce);
+        let Some(sent) = index.and_then(|index| self.unacked.remove(index)) else {
             return Ok(Acked::default());
         };
         if refused.len() > sent.keys {
-            return Err(Refusal::TooManyRefusals {
+            return Err(StreamError::TooManyRefusals {
                 refused: refused.len(),
                 sent: sent.keys,
             });
@@ -235,7 +240,7 @@ impl Session {
             .collect();
         let mut acked = Acked::default();
         for (key, version) in sent.resources {
-            // Names are made only where there is something to look up.
+            // The key is formatted only if there are reasons to look up.
             let name = (!reasons.is_empty()).then(|| key.to_string());
             let reason = name.and_then(|name| reasons.get(&*name).copied());
             match (reason, version) {
@@ -248,17 +253,18 @@ impl Session {
         Ok(acked)
     }
 
-    /// What the pod is told as a Gateway's proxy, if it is one.
+    /// Returns the resources of the pod's Gateway, if it is a Gateway's proxy.
     pub fn gateway_of(&self, source: &impl Source) -> Option<Arc<EncodedGateway>> {
         source.gateway(&self.namespace, &self.pod)
     }
 
-    /// Key, version and reason of each resource that was withheld since this was asked last: it counts as refused.
+    /// Returns key, version and reason of each resource that was withheld since the last call.
     pub fn withheld(&mut self) -> Vec<(ResourceKey, u64, String)> {
         std::mem::take(&mut self.unreported)
     }
 
-    /// The next update to send, if one is needed and may be sent. Call until there is none.
+    /// Returns the next update, if one is needed and may be sent. To be called until it returns
+    /// `None`.
     pub fn next_update(&mut self, source: &impl Source) -> Option<Update> {
         if self.unacked.len() >= MAX_UNACKED {
             return None;
@@ -271,7 +277,7 @@ impl Session {
             self.offer(ResourceKey::Roots, &roots, &mut draft);
         }
         if std::mem::take(&mut self.stale.workload) {
-            // A pod that is not seen for a moment keeps what it was told.
+            // While the pod is unknown, what it was sent stays in force.
             if let Some(node) = source.node(&self.namespace, &self.pod) {
                 self.node = node;
             }
@@ -280,21 +286,21 @@ impl Session {
             }
         }
         if self.stale.gateway {
-            self.renew_gateway(source, &mut draft);
+            self.update_gateway(source, &mut draft);
         }
         while !draft.is_full() {
             let Some(address) = self.stale.addresses.pop_first() else {
                 break;
             };
-            self.renew_destination(address, source, &mut draft);
+            self.update_destination(address, source, &mut draft);
         }
-        // Sets are let go only once no destination, and no port, is left that may need them.
+        // Sets are removed only once no destination or port is left that may refer to them.
         let settled = self.stale.addresses.is_empty() && !self.stale.gateway;
         while settled && !draft.is_full() {
             let Some(id) = self.stale.sets.pop_first() else {
                 break;
             };
-            self.renew_set(id, source, &mut draft);
+            self.update_set(id, source, &mut draft);
         }
         if settled {
             for key in std::mem::take(&mut self.stale.dropped) {
@@ -307,21 +313,22 @@ impl Session {
         self.send(draft)
     }
 
-    /// Endpoint sets first, then ports: it may take several updates, which each go on where the last one ended.
-    fn renew_gateway(&mut self, source: &impl Source, draft: &mut Draft) {
+    /// Sends endpoint sets, then ports. This may take several updates, each of which continues
+    /// where the last one ended.
+    fn update_gateway(&mut self, source: &impl Source, draft: &mut Draft) {
         let Some(gateway) = self.gateway_of(source) else {
-            // As with the workload: what was told stays.
+            // As with the workload, what was sent stays in force.
             self.stale.gateway = false;
             return;
         };
         let before = self.gateway.replace(gateway.references.clone());
-        self.refer(&before.unwrap_or_default(), &gateway.references);
+        self.update_references(&before.unwrap_or_default(), &gateway.references);
         for id in &gateway.references {
             if draft.is_full() {
                 return;
             }
             self.stale.sets.remove(id);
-            self.renew_set(id.clone(), source, draft);
+            self.update_set(id.clone(), source, draft);
         }
         for (key, resource) in &gateway.resources {
             if draft.is_full() {
@@ -340,8 +347,8 @@ impl Session {
         self.stale.gateway = false;
     }
 
-    /// A destination, or the gateway, refers to other sets than before.
-    fn refer(&mut self, before: &BTreeSet<ServicePort>, now: &BTreeSet<ServicePort>) {
+    /// Updates the references of a destination or the gateway.
+    fn update_references(&mut self, before: &BTreeSet<ServicePort>, now: &BTreeSet<ServicePort>) {
         for id in now.difference(before) {
             *self.uses.entry(id.clone()).or_default() += 1;
         }
@@ -352,22 +359,22 @@ impl Session {
         }
     }
 
-    fn renew_destination(&mut self, address: SocketAddr, source: &impl Source, draft: &mut Draft) {
+    fn update_destination(&mut self, address: SocketAddr, source: &impl Source, draft: &mut Draft) {
         let Some(before) = self.watched.get_mut(&address).map(std::mem::take) else {
             return;
         };
         let destination = source.destination(address, &self.namespace);
-        self.refer(&before, &destination.references);
+        self.update_references(&before, &destination.references);
         self.watched.insert(address, destination.references.clone());
         for id in &destination.references {
-            if draft.size >= SPLIT {
+            if draft.size >= SPLIT_UPDATE {
                 self.stale.addresses.insert(address);
                 return;
             }
             self.stale.sets.remove(id);
-            self.renew_set(id.clone(), source, draft);
+            self.update_set(id.clone(), source, draft);
         }
-        if draft.size >= SPLIT {
+        if draft.size >= SPLIT_UPDATE {
             self.stale.addresses.insert(address);
             return;
         }
@@ -375,7 +382,7 @@ impl Session {
         self.offer(key, &destination.resource, draft);
     }
 
-    fn renew_set(&mut self, id: ServicePort, source: &impl Source, draft: &mut Draft) {
+    fn update_set(&mut self, id: ServicePort, source: &impl Source, draft: &mut Draft) {
         let wanted = self.uses.contains_key(&id);
         let resource = match (wanted, &self.gateway) {
             (false, _) => None,
@@ -405,7 +412,8 @@ impl Session {
         if size > MAX_RESOURCE {
             if self.withheld.insert(key.clone(), resource.version) != Some(resource.version) {
                 let reason = format!(
-                    "not sent: it has {size} bytes, and at most {MAX_RESOURCE} are sent; what was sent before stays in force"
+                    "not sent: it has {size} bytes, and at most {MAX_RESOURCE} are sent; what was \
+                     sent before stays in force"
                 );
                 self.unreported.push((key, resource.version, reason));
             }

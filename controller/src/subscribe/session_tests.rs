@@ -6,7 +6,7 @@ use std::sync::Arc;
 use weft_ir::Transport;
 
 use super::*;
-use crate::subscribe::encoder::{EncodedDestination, EncodedGateway};
+use crate::encoder::{EncodedDestination, EncodedGateway};
 
 /// Ports of a Gateway with their versions, and the sets that they refer to.
 type Ports = (Vec<(u16, u64)>, Vec<ServicePort>);
@@ -367,8 +367,9 @@ fn an_ack_with_many_refusals_takes_no_time() {
     let begun = std::time::Instant::now();
     let answer = session.receive(Input::Ack { nonce, refused });
     let (refused, sent) = (500_000, 5_001);
-    assert_eq!(answer, Err(Refusal::TooManyRefusals { refused, sent }));
-    // Looked for one by one they would take minutes; most of this is the test's own message, given back.
+    assert_eq!(answer, Err(StreamError::TooManyRefusals { refused, sent }));
+    // Looked for one by one they would take minutes; most of this is the test's own message, given
+    // back.
     let took = begun.elapsed();
     assert!(took < std::time::Duration::from_secs(5), "{took:?}");
 }
@@ -389,7 +390,7 @@ fn a_nonce_that_was_never_sent_is_refused() {
     for nonce in [0, 1, u64::MAX] {
         let refused = Vec::new();
         let answer = session.receive(Input::Ack { nonce, refused });
-        assert_eq!(answer, Err(Refusal::Nonce(nonce)));
+        assert_eq!(answer, Err(StreamError::Nonce(nonce)));
     }
 }
 
@@ -399,14 +400,14 @@ fn watches_are_bounded_in_hello_and_later() {
     session.receive(Input::Watch(address(1))).unwrap();
     session.receive(Input::Watch(address(2))).unwrap();
     let third = session.receive(Input::Watch(address(3)));
-    assert_eq!(third, Err(Refusal::TooManyWatches(2)));
+    assert_eq!(third, Err(StreamError::TooManyWatches(2)));
     assert!(Session::new(hello(&[(D1, 10), (D2, 20)]), 1).is_err());
 }
 
 #[test]
 fn a_large_answer_is_split_between_destinations_only() {
     let mut cluster = cluster();
-    cluster.weight = FULL;
+    cluster.weight = FULL_UPDATE;
     cluster
         .destinations
         .insert(address(2), (20, vec![port("c")]));
@@ -426,12 +427,12 @@ fn a_large_answer_is_split_between_destinations_only() {
 #[test]
 fn the_sets_of_one_destination_may_take_several_updates() {
     let mut cluster = cluster();
-    cluster.weight = SPLIT;
+    cluster.weight = SPLIT_UPDATE;
     let mut session = session(&[("workload", 1)]);
     session.receive(Input::Watch(address(1))).unwrap();
     for sent in [vec![A], vec![B], vec![D1]] {
         let update = session.next_update(&cluster);
-        assert!(update.as_ref().unwrap().encoded_len() < SPLIT + FULL);
+        assert!(update.as_ref().unwrap().encoded_len() < SPLIT_UPDATE + FULL_UPDATE);
         assert_eq!(said(update).0, sent);
     }
     assert_eq!(session.next_update(&cluster), None);
@@ -525,7 +526,7 @@ fn ports_held_from_an_earlier_stream_are_compared_like_the_rest() {
 #[test]
 fn ports_wait_for_sets_that_do_not_fit_into_one_update() {
     let (mut cluster, mut session) = (gateway(), session(&[]));
-    cluster.weight = FULL;
+    cluster.weight = FULL_UPDATE;
     assert_eq!(said(session.next_update(&cluster)).0, [A, "workload"]);
     assert_eq!(said(session.next_update(&cluster)).0, [B]);
     assert_eq!(

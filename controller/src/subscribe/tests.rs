@@ -1,4 +1,5 @@
-//! The service over loopback, without TLS: the identity that TLS would have proved is put into each request.
+//! The service over loopback, without TLS: the identity that TLS would have proved is put into each
+//! request.
 #![allow(clippy::unwrap_used)]
 
 mod gateways;
@@ -25,6 +26,7 @@ use weft_ir::{Identity, ResourceKey};
 use weft_translate::{Objects, translate};
 
 use super::*;
+use crate::encoder::Source;
 use crate::metrics::Metrics;
 use crate::server::{PeerIdentity, Proven};
 use crate::snapshot::{Snapshot, test_settings};
@@ -59,7 +61,8 @@ fn snapshot(endpoint: &str) -> Arc<Snapshot> {
     cluster(&[endpoint], vec![pod("reviews-0", "reviews", endpoint)])
 }
 
-/// The pods web-0 and web-1, which are both endpoints of the Service; web-1 is being deleted or not.
+/// The pods web-0 and web-1, which are both endpoints of the Service; web-1 is being deleted or
+/// not.
 fn leaving(leaves: bool) -> Arc<Snapshot> {
     let mut second = pod("web-1", "web", "10.1.0.2");
     if leaves {
@@ -129,7 +132,8 @@ async fn controller(
     serve_as(peer, "10.1.0.1", time::Duration::DAY, first, limits).await
 }
 
-/// A controller whose clients all prove `peer`, by a certificate that ends after `left`, and call from `address`.
+/// A controller whose clients all prove `peer`, by a certificate that ends after `left`, and call
+/// from `address`.
 async fn serve_as(
     peer: Option<&str>,
     address: &str,

@@ -1,9 +1,9 @@
-//! Takes a pod that is being deleted out of the traffic: answers its proxy once no other proxy sends to it.
+//! Withdraws a terminating pod from traffic: answers its proxy once no other proxy sends to it.
 //!
-//! What proxies are told is not changed here: translation leaves a pod out as soon as the watch says that it is being
-//! deleted, in every replica. This waits for the proxies connected here to acknowledge that. Those connected to other
-//! replicas are told at the same moment and are given the time that clients outside the mesh are given, by the proxy
-//! that asks.
+//! Translation in every replica removes a pod from the endpoints as soon as the watch shows that it
+//! is being deleted. This waits until the proxies connected here have acknowledged that. Proxies of
+//! other replicas get the update at the same time; the proxy that withdraws allows them as much
+//! time as clients outside the mesh.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -16,10 +16,11 @@ use super::Registry;
 use crate::snapshot::Snapshots;
 use crate::watch::ObjectKey;
 
-/// The watch may be behind the kubelet by this much; a pod that is not being deleted then is only restarted in part.
-const SEEN: Duration = Duration::from_secs(1);
-/// A proxy that has not acknowledged by then is not waited for.
-const ACKNOWLEDGED: Duration = Duration::from_secs(5);
+/// How long the watch may lag behind the kubelet. If the pod is not being deleted then, only a
+/// container is restarted.
+const WATCH_LAG: Duration = Duration::from_secs(1);
+/// How long proxies may take to acknowledge.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Withdrawal {
     pub pod: ObjectKey,
@@ -40,9 +41,9 @@ impl Withdrawal {
         }
     }
 
-    /// The Service ports that the pod leaves; `None` when it is not being deleted.
+    /// Returns the Service ports that the pod leaves; `None` if it is not being deleted.
     async fn leaving(&mut self) -> Option<BTreeSet<ServicePort>> {
-        let end = Instant::now() + SEEN;
+        let end = Instant::now() + WATCH_LAG;
         loop {
             let snapshot = self.snapshots.borrow_and_update().clone();
             let mesh = snapshot.as_ref().map(|snapshot| snapshot.encoder.mesh());
@@ -54,11 +55,12 @@ impl Withdrawal {
         }
     }
 
-    /// Waits until what every proxy here holds of `ports` is of after the withdrawal. How many are behind at the end.
+    /// Waits until every proxy connected here holds versions of `ports` from after the withdrawal.
+    /// Returns how many do not at the end.
     async fn acknowledged(&mut self, ports: &BTreeSet<ServicePort>) -> usize {
-        let end = Instant::now() + ACKNOWLEDGED;
+        let end = Instant::now() + ACK_TIMEOUT;
         let mut changes = self.registry.changes();
-        // Each later version is without the pod too.
+        // Later versions do not have the pod either.
         let mut versions: HashMap<ResourceKey, Vec<u64>> = HashMap::new();
         loop {
             changes.mark_unchanged();

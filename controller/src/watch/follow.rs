@@ -1,4 +1,5 @@
-//! Keeps one store like one kind in the cluster: watches, backs off, lists again, and never gives up.
+//! Keeps one store in sync with one kind of the cluster: watches, backs off, lists again, and never
+//! gives up.
 
 use std::sync::Arc;
 
@@ -17,17 +18,17 @@ use super::store::{Changed, Store, Unreadable};
 use crate::metrics::ClusterMetrics;
 use crate::retries::sleep_until;
 
-/// What [`follow`] needs beside the store.
+/// The dependencies of [`follow`].
 #[derive(Clone)]
 pub(super) struct Follower {
     pub client: Client,
-    /// Told of every change.
+    /// Notified of every change.
     pub changes: Changes,
     pub metrics: Arc<ClusterMetrics>,
     pub stop: CancellationToken,
 }
 
-/// Rings when a store changed.
+/// Notifies of changes of stores.
 #[derive(Clone, Debug)]
 pub struct Changes {
     pub objects: watch::Sender<()>,
@@ -42,7 +43,7 @@ impl Changes {
         }
     }
 
-    fn ring(&self, changed: Changed) {
+    fn notify(&self, changed: Changed) {
         if changed.objects {
             self.objects.send_replace(());
         }
@@ -58,7 +59,7 @@ impl Default for Changes {
     }
 }
 
-/// Keeps `store` like the kind that `served` names, until `stop`.
+/// Keeps `store` in sync with the kind in `served`, until `stop`.
 pub(super) async fn follow<T>(
     follower: Follower,
     mut served: watch::Receiver<Served>,
@@ -72,7 +73,7 @@ pub(super) async fn follow<T>(
             match now {
                 Served::Unknown => std::future::pending().await,
                 Served::Absent => {
-                    follower.changes.ring(store.absent());
+                    follower.changes.notify(store.absent());
                     std::future::pending().await
                 }
                 Served::As(kind) => follow_kind(&follower, &kind, &store).await,
@@ -81,7 +82,7 @@ pub(super) async fn follow<T>(
         tokio::select! {
             () = following => {}
             changed = served.changed() => {
-                // Nobody discovers any more: the process is ending.
+                // Discovery has ended: the process stops.
                 if changed.is_err() {
                     return;
                 }
@@ -91,7 +92,8 @@ pub(super) async fn follow<T>(
     }
 }
 
-/// Never returns: an API server that cannot stream the first list is asked for pages from then on.
+/// Watches a kind; never returns. If the API server cannot stream the initial list, it is listed in
+/// pages from then on.
 async fn follow_kind<T>(follower: &Follower, kind: &ApiResource, store: &Store<T>)
 where
     T: Watchable,
@@ -102,13 +104,13 @@ where
         None => watcher::Config::default(),
     };
     let streaming = watcher(api(), config().streaming_lists());
-    if take_in(follower, kind, store, streaming).await == Ended::ListsNotStreamed {
+    if apply_events(follower, kind, store, streaming).await == Ended::ListsNotStreamed {
         tracing::info!(
             kind = kind.kind,
-            "the API server does not stream lists: listing in pages"
+            "the API server does not support streaming lists: listing in pages"
         );
         let paged = watcher(api(), config().any_semantic());
-        take_in(follower, kind, store, paged).await;
+        apply_events(follower, kind, store, paged).await;
     }
 }
 
@@ -118,7 +120,7 @@ enum Ended {
     Stream,
 }
 
-async fn take_in<T>(
+async fn apply_events<T>(
     follower: &Follower,
     kind: &ApiResource,
     store: &Store<T>,
@@ -132,7 +134,7 @@ where
         let event = tokio::select! {
             event = events.next() => event,
             () = sleep_until(store.next_end()) => {
-                follower.changes.ring(store.end(Instant::now()));
+                follower.changes.notify(store.end(Instant::now()));
                 continue;
             }
         };
@@ -145,7 +147,7 @@ where
                 if let Some(unreadable) = unreadable {
                     report(follower, kind, &unreadable);
                 }
-                follower.changes.ring(changed);
+                follower.changes.notify(changed);
             }
             Err(error) if lists_not_streamed(&error) => return Ended::ListsNotStreamed,
             Err(error) => {
@@ -153,8 +155,9 @@ where
                 tracing::warn!(
                     kind = kind.kind,
                     %error,
-                    "watch interrupted: going on with what is known and trying again; check that the API server \
-                     answers and that the controller's account may list and watch this kind"
+                    "watch interrupted: keeping what is known and trying again; check that the API \
+                     server answers and that the account of this process may list and watch this \
+                     kind"
                 );
             }
         }
@@ -167,11 +170,13 @@ fn report(follower: &Follower, kind: &ApiResource, unreadable: &Unreadable) {
         kind = kind.kind,
         object = %unreadable.key,
         reason = %unreadable.reason,
-        "object skipped because it cannot be read: its last readable version, if any, stays in force"
+        "object skipped because it cannot be read: its last readable version, if any, stays in \
+         force"
     );
 }
 
-/// The API server refuses `sendInitialEvents`: it is older than streaming lists, or has them switched off.
+/// Returns true if the API server rejects `sendInitialEvents`: it does not support streaming lists,
+/// or has them disabled.
 fn lists_not_streamed(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchStartFailed(KubeError::Api(status)) => {

@@ -1,5 +1,5 @@
-//! Which version of the kinds of the Gateway API, of ServiceImport and of ClusterTrustBundle the cluster serves, kept current
-//! while definitions come and go.
+//! Discovers the versions in which the cluster serves the kinds of the Gateway API, ServiceImport
+//! and ClusterTrustBundle, and follows the installation and removal of their definitions.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_ir::RouteKind;
 
-/// How long a definition that was just installed, upgraded or removed may go unnoticed.
+/// The interval of discovery.
 const ROUND: Duration = Duration::from_secs(10);
 
-/// Whether the cluster has a kind.
+/// Whether the cluster serves a kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// Not asked yet: nothing may be concluded.
+    /// Not discovered yet.
     Unknown,
-    /// No definition, or none in a version that we read.
+    /// Not served, or in no supported version.
     Absent,
     As(ApiResource),
 }
 
-/// A kind that is found by discovery, and the versions in which we read it, best first.
+/// A kind to be discovered, and the supported versions, best first.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     pub group: &'static str,
@@ -67,7 +67,7 @@ const fn standard(kind: &'static str, versions: &'static [&'static str]) -> Want
     }
 }
 
-/// The kinds whose statuses are written and that may be absent, each as last seen.
+/// The kinds whose statuses are written and that the cluster may not serve, as last discovered.
 #[derive(Clone, Debug)]
 pub struct Kinds {
     pub gateway_class: watch::Receiver<Served>,
@@ -94,7 +94,8 @@ impl Kinds {
     }
 }
 
-/// Asks for the kinds every few seconds until `stop`. What was known stays while the API server does not answer.
+/// Discovers the kinds at an interval until `stop`. The last result stays while the API server does
+/// not answer.
 pub async fn discover(
     client: Client,
     found: Vec<(Wanted, watch::Sender<Served>)>,
@@ -109,8 +110,9 @@ pub async fn discover(
                 Err(error) => tracing::warn!(
                     group,
                     %error,
-                    "the kinds of this group could not be asked for: going on with what was known; check that the \
-                     API server answers and that the controller may read /apis"
+                    "discovery of the kinds of this group failed: keeping the last result; check \
+                     that the API server answers and that the account of this process may read \
+                     /apis"
                 ),
             }
         }
@@ -137,7 +139,8 @@ fn by_group(found: &[Telling]) -> Vec<(&'static str, Vec<&Telling>)> {
     groups
 }
 
-/// Every resource of a group in every version; empty when the cluster does not have the group.
+/// Returns every resource of a group in every version; empty if the cluster does not serve the
+/// group.
 async fn served_resources(client: &Client, group: &str) -> Result<Vec<ApiResource>, kube::Error> {
     match kube::discovery::group(client, group).await {
         Ok(group) => Ok(group
@@ -152,7 +155,7 @@ async fn served_resources(client: &Client, group: &str) -> Result<Vec<ApiResourc
     }
 }
 
-/// The best version of a kind among those that are served.
+/// Returns the best supported version of a kind among the served ones.
 fn pick(wanted: &Wanted, served: &[ApiResource]) -> Served {
     let best = wanted.versions.iter().find_map(|version| {
         served
@@ -169,13 +172,17 @@ fn announce(wanted: &Wanted, now: Served, tell: &watch::Sender<Served>) {
         }
         match &now {
             Served::As(resource) => {
-                tracing::info!(kind = wanted.kind, version = resource.version, "kind found");
+                tracing::info!(
+                    kind = wanted.kind,
+                    version = resource.version,
+                    "the cluster serves this kind"
+                );
             }
             _ => tracing::info!(
                 kind = wanted.kind,
                 group = wanted.group,
                 versions = ?wanted.versions,
-                "the cluster does not serve this kind in a version that is known here: going on without it"
+                "the cluster does not serve this kind in a supported version: continuing without it"
             ),
         }
         *known = now;
@@ -206,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_known_version_is_picked_wherever_it_stands() {
+    fn best_supported_version_is_picked() {
         let all = served(&[
             ("HTTPRoute", "v2"),
             ("HTTPRoute", "v1beta1"),
@@ -218,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_cluster_is_read_in_its_own_version() {
+    fn older_version_is_picked_if_it_is_the_only_one() {
         let old = served(&[("HTTPRoute", "v1beta1")]);
         assert_eq!(version(&pick(&HTTP_ROUTE, &old)), Some("v1beta1"));
         assert_eq!(pick(&GRPC_ROUTE, &old), Served::Absent);
@@ -232,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_nobody_here_knows_counts_as_absent() {
+    fn unsupported_version_counts_as_absent() {
         let new = served(&[("HTTPRoute", "v3")]);
         assert_eq!(pick(&HTTP_ROUTE, &new), Served::Absent);
         assert_eq!(pick(&HTTP_ROUTE, &[]), Served::Absent);

@@ -1,4 +1,5 @@
-//! Objects that were deleted and count as there for a while: one that is deleted to be created again is not missed.
+//! Keeps deleted objects for a while, so that an object that is deleted and created again is not
+//! missed in between.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::object::ObjectKey;
 #[derive(Debug)]
 pub(super) struct Linger<T> {
     time: Duration,
-    /// Marks the object as one that is gone.
+    /// Marks an object as deleted.
     mark: fn(&T) -> T,
     gone: HashMap<ObjectKey, (Arc<T>, Instant)>,
 }
@@ -25,14 +26,14 @@ impl<T> Linger<T> {
         }
     }
 
-    /// Takes in an object that is deleted at this moment.
+    /// Adds an object that was deleted now.
     pub(super) fn gone(&mut self, key: ObjectKey, object: &T) {
         let until = Instant::now() + self.time;
         let object = Arc::new((self.mark)(object));
         self.gone.insert(key, (object, until));
     }
 
-    /// The object is there again.
+    /// Removes an object that was created again.
     pub(super) fn back(&mut self, key: &ObjectKey) {
         self.gone.remove(key);
     }
@@ -49,7 +50,7 @@ impl<T> Linger<T> {
         self.gone.values().map(|(_, until)| *until).min()
     }
 
-    /// Lets go of those whose time is over; whether there were any.
+    /// Removes the objects whose time is over; returns true if there were any.
     pub(super) fn end(&mut self, now: Instant) -> bool {
         let before = self.gone.len();
         self.gone.retain(|_, (_, until)| *until > now);

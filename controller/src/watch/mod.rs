@@ -1,7 +1,8 @@
-//! The cluster as the API server tells of it: one store for each kind that translation reads.
+//! The state of the cluster: one store for each kind that translation reads, kept in sync by
+//! watches.
 //!
-//! Stores keep what they hold while a watch is interrupted. [`World::listed`] says whether every kind has completed its initial
-//! list.
+//! Stores keep what they hold while a watch is interrupted. [`World::listed`] says whether every
+//! kind has completed its initial list.
 
 mod follow;
 pub mod kinds;
@@ -77,7 +78,7 @@ impl World {
             && self.cluster_trust_bundles.listed()
     }
 
-    /// What translation reads, as of now.
+    /// Returns the current objects.
     pub fn objects(&self) -> Objects {
         Objects {
             services: self.services.objects(),
@@ -110,7 +111,8 @@ pub enum Scope {
     Mesh,
     /// And those that decide what the proxies of Gateways are told.
     MeshAndGateways,
-    /// Those that decide the objects that Gateways run on, and no more ([`weft_translate::provisions`]).
+    /// Those that decide the objects that Gateways run on, and no more
+    /// ([`weft_translate::provisions`]).
     Provisions,
 }
 
@@ -130,7 +132,7 @@ impl Scope {
     }
 }
 
-/// What the watches need.
+/// The dependencies of the watches.
 #[derive(Clone, Copy)]
 pub struct Following<'a> {
     pub client: &'a Client,
@@ -140,8 +142,8 @@ pub struct Following<'a> {
     pub scope: Scope,
 }
 
-/// Starts the discovery of kinds and a watch for each kind of the scope, all until `stop`. Kinds outside the scope count as
-/// absent from the cluster.
+/// Starts the discovery of kinds and a watch for each kind of the scope, all until `stop`. Kinds
+/// outside the scope count as absent from the cluster.
 pub fn start(world: &World, following: &Following<'_>) -> Kinds {
     let mut start = Start {
         follower: Follower {
@@ -199,7 +201,7 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Follows a kind that every cluster serves, if it is wanted.
+    /// Watches a kind that every cluster serves, if it is wanted.
     fn built_in<K, T>(&self, wanted: bool, store: &Arc<Store<T>>)
     where
         K: kube::Resource<DynamicType = ()>,
@@ -218,7 +220,7 @@ impl Start<'_> {
         });
     }
 
-    /// Follows a kind that the cluster may serve, if it is wanted.
+    /// Watches a kind that the cluster may serve, if it is wanted.
     fn discovered<T>(
         &mut self,
         wanted: bool,
@@ -238,7 +240,8 @@ impl Start<'_> {
         served
     }
 
-    /// Holds whether the cluster serves the kind; one that is not wanted counts as absent.
+    /// Returns a receiver of whether the cluster serves the kind; one that is not wanted counts as
+    /// absent.
     fn discover(&mut self, wanted: bool, kind: kinds::Wanted) -> watch::Receiver<Served> {
         let first = if wanted {
             Served::Unknown

@@ -1,6 +1,8 @@
-//! What a watch hands on of an object: its name, the slim type that translation reads, and our own status entries.
+//! What is kept of a watched object: its name, the fields that translation reads, and the status
+//! entries of this controller.
 //!
-//! An object that cannot be read becomes a [`Watched`] with the reason, so that it never stops the watch.
+//! An object that cannot be deserialized becomes a [`Watched`] with the reason, so that it never
+//! interrupts the watch.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -40,33 +42,33 @@ impl std::fmt::Display for ObjectKey {
     }
 }
 
-/// A kind that is followed.
+/// A kind that is watched.
 pub trait Watchable:
     DeserializeOwned + PartialEq + std::fmt::Debug + Send + Sync + 'static
 {
-    /// What is kept of the status beside the object.
+    /// The part of the status that is kept beside the object.
     const STATUS: StatusPart = StatusPart::Nothing;
-    /// Which objects are watched, as a field selector of the API server's; none: all.
+    /// The field selector of the watch; `None` watches all objects.
     const FIELDS: Option<&'static str> = None;
 
-    /// Takes off what is not read, so that it neither fills memory nor counts as a change.
+    /// Removes fields that are not read, so that they neither take memory nor count as changes.
     fn slim(object: &mut Value) {
-        slim_notes(object, &["labels", "annotations"]);
+        keep_read_metadata(object, &["labels", "annotations"]);
     }
 }
 
-/// What is kept of an object's status.
+/// The part of an object's status that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusPart {
     Nothing,
-    /// Our own entries of the list `status.<this>`, known by their `controllerName`.
+    /// The entries of the list `status.<this>` whose `controllerName` is this controller's.
     Entries(&'static str),
     /// All of it, as one entry.
     Whole,
 }
 
 impl StatusPart {
-    /// What is kept of an object.
+    /// Returns the kept part of an object's status.
     fn of(self, object: &Value) -> Arc<[Value]> {
         let status = object.get("status");
         match self {
@@ -86,14 +88,14 @@ impl Watchable for objects::ServiceImport {}
 impl Watchable for objects::EndpointSlice {}
 impl Watchable for objects::Pod {}
 impl Watchable for objects::Namespace {
-    /// Selectors of listeners mean any label.
+    /// Keeps all labels: selectors of listeners may match any of them.
     fn slim(object: &mut Value) {
-        slim_notes(object, &["annotations"]);
+        keep_read_metadata(object, &["annotations"]);
     }
 }
 
 impl Watchable for objects::Node {
-    /// Its zone is read, of much that changes often.
+    /// Keeps the zone alone: the rest of a Node changes often.
     fn slim(object: &mut Value) {
         if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
             metadata.remove("annotations");
@@ -133,9 +135,9 @@ impl Watchable for objects::ListenerSet {
 
 impl Watchable for objects::ReferenceGrant {}
 impl Watchable for objects::ConfigMap {
-    /// Longer values than any parameter's go, but for a bundle of authorities; their keys stay.
+    /// Empties values that are longer than any parameter, except a CA bundle.
     fn slim(object: &mut Value) {
-        without_notes(object);
+        remove_labels_and_annotations(object);
         let data = object.get_mut("data").and_then(Value::as_object_mut);
         for (key, value) in data.into_iter().flatten() {
             if key != "ca.crt" && value.as_str().is_some_and(|text| text.len() > 4096) {
@@ -147,7 +149,7 @@ impl Watchable for objects::ConfigMap {
 
 impl Watchable for objects::ClusterTrustBundle {
     fn slim(object: &mut Value) {
-        without_notes(object);
+        remove_labels_and_annotations(object);
     }
 }
 
@@ -155,19 +157,19 @@ impl Watchable for objects::Secret {
     const FIELDS: Option<&'static str> = Some("type=kubernetes.io/tls");
 
     fn slim(object: &mut Value) {
-        without_notes(object);
+        remove_labels_and_annotations(object);
     }
 }
 
-/// Domains, with those below them, of the labels and annotations that may be read.
-const READ: [&str; 3] = ["weft.dev", "kubernetes.io", "k8s.io"];
-/// Longer values are not read.
-const READ_BYTES: usize = 1024;
-/// More of one object are not read, beyond the first in the order of their names.
-const READ_NOTES: usize = 64;
+/// The domains, with their subdomains, of labels and annotations that are kept.
+const KEPT_DOMAINS: [&str; 3] = ["weft.dev", "kubernetes.io", "k8s.io"];
+/// The maximum length of a kept value.
+const MAX_VALUE_BYTES: usize = 1024;
+/// The maximum number of kept labels or annotations of an object, in the order of their names.
+const MAX_KEPT: usize = 64;
 
-/// Of these fields of the metadata, leaves what may be read.
-fn slim_notes(object: &mut Value, fields: &[&str]) {
+/// Removes labels and annotations that are not read.
+fn keep_read_metadata(object: &mut Value, fields: &[&str]) {
     let Some(metadata) = object.get_mut("metadata") else {
         return;
     };
@@ -175,11 +177,13 @@ fn slim_notes(object: &mut Value, fields: &[&str]) {
         let Some(notes) = metadata.get_mut(field).and_then(Value::as_object_mut) else {
             continue;
         };
-        let mut left = READ_NOTES;
+        let mut left = MAX_KEPT;
         notes.retain(|key, value| {
             let read = left > 0
                 && is_read(key)
-                && value.as_str().is_none_or(|text| text.len() <= READ_BYTES);
+                && value
+                    .as_str()
+                    .is_none_or(|text| text.len() <= MAX_VALUE_BYTES);
             left -= usize::from(read);
             read
         });
@@ -190,25 +194,27 @@ fn is_read(key: &str) -> bool {
     let Some((domain, _)) = key.split_once('/') else {
         return false;
     };
-    // What was applied last says the same once more.
+    // The last applied configuration repeats the object.
     let applied = domain == "kubectl.kubernetes.io";
-    let mut read = READ.iter().filter_map(|read| domain.strip_suffix(read));
+    let mut read = KEPT_DOMAINS
+        .iter()
+        .filter_map(|read| domain.strip_suffix(read));
     !applied && read.any(|above| above.is_empty() || above.ends_with('.'))
 }
 
-/// Labels and annotations of others change often, and mean nothing.
-fn without_notes(object: &mut Value) {
+/// Removes all labels and annotations: they change often and are not read.
+fn remove_labels_and_annotations(object: &mut Value) {
     if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
         metadata.remove("labels");
         metadata.remove("annotations");
     }
 }
 
-/// What is kept of an object.
+/// A kept object.
 #[derive(Debug)]
 pub struct Entry<T> {
     pub object: Arc<T>,
-    /// What [`StatusPart`] says.
+    /// The kept part of the status.
     pub own: Arc<[Value]>,
 }
 
@@ -221,10 +227,10 @@ impl<T> Clone for Entry<T> {
     }
 }
 
-/// An object as it comes from the API server, of any kind: `T` or why it is no `T`.
+/// An object as the API server sends it: `T`, or why it cannot be deserialized as `T`.
 #[derive(Debug)]
 pub struct Watched<T> {
-    /// Holds name, namespace and resource version, nothing else.
+    /// Has name, namespace and resource version only.
     meta: ObjectMeta,
     pub body: Result<Entry<T>, Arc<str>>,
 }
@@ -249,7 +255,7 @@ impl<'de, T: Watchable> Deserialize<'de> for Watched<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut value = Value::deserialize(from)?;
         if !value.is_object() {
-            return Err(D::Error::custom("an object is expected"));
+            return Err(D::Error::custom("expected an object"));
         }
         let text = |field: &str| {
             let text = value.pointer("/metadata")?.get(field)?.as_str()?;
@@ -273,7 +279,7 @@ impl<'de, T: Watchable> Deserialize<'de> for Watched<T> {
     }
 }
 
-/// Whether an entry of a list in a status is ours.
+/// Returns true if an entry of a status list is this controller's.
 pub fn is_own(entry: &Value) -> bool {
     let controller = entry.get("controllerName").and_then(Value::as_str);
     controller.is_some_and(|name| [CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME].contains(&name))
@@ -320,7 +326,7 @@ mod tests {
     use weft_translate::objects::{ConfigMap, HttpRoute, Service};
 
     #[test]
-    fn an_object_that_cannot_be_read_keeps_its_name_and_the_reason() {
+    fn unreadable_object_keeps_its_name_and_the_reason() {
         let broken = json!({
             "metadata": {"name": "a", "namespace": "b", "resourceVersion": "7"},
             "spec": {"ports": "none"},
@@ -332,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_and_annotations_that_nobody_reads_are_not_kept() {
+    fn unread_labels_and_annotations_are_removed() {
         let service = |note: &str| -> Watched<Service> {
             let mut annotations = json!({
                 "weft.dev/gateway-routes": "apply",
@@ -353,7 +359,7 @@ mod tests {
         assert_eq!(one.object, other.object);
         let meta = &one.object.metadata;
         assert_eq!(meta.labels.len(), 1);
-        assert_eq!(meta.annotations.len(), READ_NOTES);
+        assert_eq!(meta.annotations.len(), MAX_KEPT);
         assert_eq!(meta.annotations["weft.dev/gateway-routes"], "apply");
         // Selectors may mean any label of a namespace.
         let namespace = json!({"metadata": {"name": "a", "labels": {"team": "x"}}});
@@ -362,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_entries_of_the_status_are_kept() {
+    fn only_own_status_entries_are_kept() {
         let ours = json!({"controllerName": CONTROLLER_NAME, "parentRef": {"name": "x"}});
         let route = json!({
             "metadata": {"name": "a", "namespace": "b"},
@@ -376,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn of_config_maps_only_bundles_may_be_long_and_notes_change_nothing() {
+    fn long_values_of_config_maps_are_emptied_except_bundles() {
         let long = "x".repeat(5000);
         let map = |note: &str| {
             let object = json!({

@@ -1,7 +1,7 @@
-//! The objects of one kind, as the last watch events left them.
+//! The objects of one kind, as of the last watch event.
 //!
-//! Holds on to what it has while a watch is broken or lists anew; says whether an event changed anything that
-//! translation or the statuses depend on. Does no I/O.
+//! Keeps its objects while a watch is interrupted or lists again, and returns whether an event
+//! changed anything that translation or the statuses depend on. Does no I/O.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -15,12 +15,12 @@ use tokio::time::Instant;
 use super::linger::Linger;
 use super::object::{Entry, ObjectKey, Watched};
 
-/// What an event changed.
+/// What an event has changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Something that translation reads, or the first list came to its end.
+    /// Something that translation reads, or the completion of the initial list.
     pub objects: bool,
-    /// One of our own entries in a status.
+    /// A status entry of this controller.
     pub statuses: bool,
 }
 
@@ -40,12 +40,12 @@ pub struct Store<T> {
 #[derive(Debug)]
 struct Inner<T> {
     objects: HashMap<ObjectKey, Entry<T>>,
-    /// The list that is under way.
+    /// The list in progress.
     incoming: Option<HashMap<ObjectKey, Entry<T>>>,
     listed: bool,
-    /// The cluster does not have the kind.
+    /// The cluster does not serve the kind.
     absent: bool,
-    /// Those that were deleted lately, where that is kept.
+    /// Recently deleted objects, if the kind keeps them.
     linger: Option<Linger<T>>,
 }
 
@@ -70,7 +70,7 @@ impl<T: PartialEq> Store<T> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in an event. An object that cannot be read leaves what is known of it as it was.
+    /// Applies an event. For an object that cannot be read, the earlier version stays.
     pub fn apply(&self, event: Event<Watched<T>>) -> (Changed, Option<Unreadable>) {
         let mut inner = self.lock();
         match event {
@@ -131,12 +131,12 @@ impl<T: PartialEq> Store<T> {
         changed
     }
 
-    /// From now on objects that are deleted count as there for a while, marked by `mark`.
+    /// Keeps objects that are deleted from now on for `time`, marked by `mark`.
     pub fn linger(&self, time: Duration, mark: fn(&T) -> T) {
         self.lock().linger = Some(Linger::new(time, mark));
     }
 
-    /// When the first of those that linger is to go.
+    /// Returns when the first deleted object is to be removed.
     pub fn next_end(&self) -> Option<Instant> {
         self.lock().linger.as_ref()?.next_end()
     }
@@ -178,7 +178,7 @@ impl<T: PartialEq> Store<T> {
         (!absent).then(|| self.objects())
     }
 
-    /// Our own status entries of every object.
+    /// Returns the status entries of this controller, of every object.
     pub fn own_entries(&self) -> HashMap<ObjectKey, Arc<[Value]>> {
         let inner = self.lock();
         let entries = inner.objects.iter();
@@ -283,7 +283,7 @@ mod tests {
     };
 
     #[test]
-    fn is_listed_only_when_the_list_is_whole() {
+    fn store_is_listed_once_the_list_is_complete() {
         let store = Store::default();
         store.apply(Event::Init);
         store.apply(Event::InitApply(service("a", "10.0.0.1")));
@@ -294,13 +294,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_cluster_is_listed_too() {
+    fn empty_list_completes() {
         let store = listed(Vec::new());
         assert!(store.listed());
     }
 
     #[test]
-    fn what_says_the_same_changes_nothing() {
+    fn equal_object_is_no_change() {
         let store = listed(vec![service("a", "10.0.0.1")]);
         let again = store.apply(Event::Apply(service("a", "10.0.0.1")));
         assert_eq!(again, (NOTHING, None));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_list_drops_what_it_does_not_name_and_nothing_before_its_end() {
+    fn new_list_replaces_the_objects_at_its_end() {
         let store = listed(vec![service("a", "10.0.0.1"), service("b", "10.0.0.2")]);
         store.apply(Event::Init);
         store.apply(Event::InitApply(service("b", "10.0.0.2")));
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named_and_leaves_the_last_good_object() {
+    fn unreadable_object_is_returned_and_the_last_version_stays() {
         let store = listed(vec![service("a", "10.0.0.1")]);
         let (changed, unreadable) = store.apply(Event::Apply(broken("a")));
         assert_eq!(changed, NOTHING);
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_that_is_gone_leaves_an_empty_listed_store() {
+    fn absent_kind_is_an_empty_listed_store() {
         let store = listed(vec![service("a", "10.0.0.1")]);
         assert!(store.absent().objects);
         assert!(store.listed() && store.is_empty());
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_kind_and_none_are_told_apart() {
+    fn empty_and_absent_kinds_differ() {
         let store = listed(Vec::new());
         assert_eq!(store.objects_if_served(), Some(Vec::new()));
         assert!(store.absent().objects);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_deleted_lingers_where_it_is_kept() {
+    async fn deleted_objects_are_kept_for_a_while() {
         let store: Store<Service> = Store::default();
         store.linger(Duration::from_secs(60), |of| {
             let mut of = of.clone();

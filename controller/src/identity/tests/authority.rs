@@ -30,7 +30,7 @@ fn self_signed(params: CertificateParams, key: KeyPair) -> RootPem {
     }
 }
 
-fn problem(pairs: &[(&str, &str)]) -> Problem {
+fn problem(pairs: &[(&str, &str)]) -> SecretError {
     read_secret(&secret(pairs), now()).err().expect("refused")
 }
 
@@ -124,7 +124,10 @@ fn keys_of_p384_and_rsa_may_be_brought() {
     }
     let other = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let refused = read(&self_signed(authority_params("other"), other)).err();
-    assert!(matches!(refused, Some(Problem::Content(LoadError::Key(_)))));
+    assert!(matches!(
+        refused,
+        Some(SecretError::Content(LoadError::Key(_)))
+    ));
 }
 
 #[test]
@@ -163,10 +166,13 @@ fn an_intermediate_signs_and_sends_its_chain() {
             .unwrap();
     }
     let rootless = problem(&[("tls.crt", &middle.pem()), ("tls.key", &key)]);
-    assert_eq!(rootless, Problem::Content(LoadError::NoRoot));
+    assert_eq!(rootless, SecretError::Content(LoadError::NoRoot));
     let reversed = format!("{}{}{}", middle.pem(), middle.pem(), root.pem());
     let wrong_order = problem(&[("tls.crt", &reversed), ("tls.key", &key)]);
-    assert_eq!(wrong_order, Problem::Content(LoadError::Order { place: 1 }));
+    assert_eq!(
+        wrong_order,
+        SecretError::Content(LoadError::Order { place: 1 })
+    );
 }
 
 #[test]
@@ -183,14 +189,14 @@ fn what_cannot_be_used_is_named() {
 
     assert_eq!(
         problem(&[("tls.key", &good.key)]),
-        Problem::Missing("tls.crt")
+        SecretError::Missing("tls.crt")
     );
     assert_eq!(
         problem(&[("tls.crt", &good.certificate), ("tls.key", "")]),
-        Problem::Missing("tls.key")
+        SecretError::Missing("tls.key")
     );
     let content = |pairs: &[(&str, &str)]| match problem(pairs) {
-        Problem::Content(error) => error,
+        SecretError::Content(error) => error,
         other => panic!("{other}"),
     };
     assert!(matches!(
@@ -235,7 +241,8 @@ fn what_cannot_be_used_is_named() {
 
 #[test]
 fn a_subject_that_would_be_written_otherwise_is_refused() {
-    // Two organisational units: the signer keeps one, and what it signs would name an issuer that does not exist.
+    // Two organisational units: the signer keeps one, and what it signs would name an issuer that
+    // does not exist.
     let unit = DnType::OrganizationalUnitName;
     let same_unit = DnType::CustomDnType(vec![2, 5, 4, 11]);
     let mut params = authority_params("units");
@@ -245,7 +252,7 @@ fn a_subject_that_would_be_written_otherwise_is_refused() {
     let refused = read(&self_signed(params, KeyPair::generate().unwrap())).err();
     assert!(matches!(
         refused,
-        Some(Problem::Content(LoadError::Unusable(_)))
+        Some(SecretError::Content(LoadError::Unusable(_)))
     ));
 }
 
@@ -259,7 +266,7 @@ fn the_root_before_is_trusted_until_it_ends() {
         .authority
         .sign(&key, &identity("a", "b"), DAY, now())
         .unwrap();
-    let second = trust().after(&first, now()).unwrap();
+    let second = trust().succeeding(&first, now()).unwrap();
     let verify = |trust: &Trust, at| {
         let usage = webpki::KeyUsage::client_auth();
         trust.roots.verify(&old.chain[0], &[], usage, at)
@@ -270,7 +277,7 @@ fn the_root_before_is_trusted_until_it_ends() {
     // A root that was only listed, and no longer is, goes at once.
     let listed = trust();
     let with = Trust::new(trust().authority, &listed.roots).unwrap();
-    let without = trust().after(&with, now()).unwrap();
+    let without = trust().succeeding(&with, now()).unwrap();
     let found: Vec<&CertificateDer<'_>> = without.roots.valid_at(now()).collect();
     assert!(!found.contains(&listed.authority.root()));
 }
@@ -278,7 +285,7 @@ fn the_root_before_is_trusted_until_it_ends() {
 #[test]
 fn a_bundle_reads_back_as_it_prints() {
     let (one, two) = (trust(), trust());
-    let both = one.roots.clone().and(&two.roots).and(&one.roots);
+    let both = one.roots.clone().union(&two.roots).union(&one.roots);
     let text = both.pem(now());
     let again = Bundle::from_pem("text", text.as_bytes()).unwrap();
     assert_eq!(again.len(), 2);

@@ -12,7 +12,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use time::OffsetDateTime;
 use weft_ir::{Identity, TrustDomain};
 
-use super::{Problem, RootPem, Trust, new_root, read_secret};
+use super::{RootPem, SecretError, Trust, new_root, read_secret};
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
@@ -35,7 +35,7 @@ pub(crate) fn secret(pairs: &[(&str, &str)]) -> BTreeMap<String, ByteString> {
         .collect()
 }
 
-pub(crate) fn read(root: &RootPem) -> Result<Trust, Problem> {
+pub(crate) fn read(root: &RootPem) -> Result<Trust, SecretError> {
     let data = secret(&[("tls.crt", &root.certificate), ("tls.key", &root.key)]);
     read_secret(&data, now())
 }

@@ -51,7 +51,7 @@ fn claim(address: &str) -> Claim<'static> {
     }
 }
 
-async fn confirm(pods: Vec<Value>, claim: Claim<'_>) -> Result<Arc<str>, Doubt> {
+async fn confirm(pods: Vec<Value>, claim: Claim<'_>) -> Result<Arc<str>, PodMismatch> {
     let (sender, _receiver) = watch::channel(snapshot(pods));
     check(&sender).confirm(&claim).await
 }
@@ -62,9 +62,9 @@ async fn a_pod_speaks_from_each_of_its_addresses_and_no_other() {
     for own in ["10.1.0.1", "::ffff:10.1.0.1", "fd00::1"] {
         assert_eq!(confirm(both(), claim(own)).await, Ok("1".into()), "{own}");
     }
-    let doubt = confirm(both(), claim("10.1.0.2")).await.unwrap_err();
-    assert_eq!(doubt.word(), "other_address");
-    assert_eq!(doubt.code(), Code::PermissionDenied);
+    let mismatch = confirm(both(), claim("10.1.0.2")).await.unwrap_err();
+    assert_eq!(mismatch.reason(), "other_address");
+    assert_eq!(mismatch.code(), Code::PermissionDenied);
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,12 +74,12 @@ async fn tokens_of_other_pods_and_nodes_are_refused() {
         node: Some(node),
         ..claim("10.1.0.1")
     };
-    let doubt = async |claim| {
+    let mismatch = async |claim| {
         let pods = vec![pod("1", &["10.1.0.1"])];
-        confirm(pods, claim).await.unwrap_err().word()
+        confirm(pods, claim).await.unwrap_err().reason()
     };
-    assert_eq!(doubt(other("2", "a")).await, "other_pod");
-    assert_eq!(doubt(other("1", "b")).await, "other_node");
+    assert_eq!(mismatch(other("2", "a")).await, "other_pod");
+    assert_eq!(mismatch(other("1", "b")).await, "other_node");
     // Kubernetes before 1.30 does not name the node.
     let silent = Claim {
         uid: None,
@@ -94,13 +94,13 @@ async fn a_pod_that_is_gone_or_has_ended_or_is_on_the_host_is_refused() {
     let mut ended = pod("1", &["10.1.0.1"]);
     ended["status"]["phase"] = "Failed".into();
     for pods in [vec![], vec![ended]] {
-        let doubt = confirm(pods, claim("10.1.0.1")).await.unwrap_err();
-        assert_eq!(doubt, Doubt::Unknown("shop/bob-0".to_owned()));
+        let mismatch = confirm(pods, claim("10.1.0.1")).await.unwrap_err();
+        assert_eq!(mismatch, PodMismatch::Unknown("shop/bob-0".to_owned()));
     }
     let mut on_host = pod("1", &["10.1.0.1"]);
     on_host["spec"]["hostNetwork"] = true.into();
-    let doubt = confirm(vec![on_host], claim("10.1.0.1")).await.unwrap_err();
-    assert_eq!(doubt.word(), "host_network");
+    let mismatch = confirm(vec![on_host], claim("10.1.0.1")).await.unwrap_err();
+    assert_eq!(mismatch.reason(), "host_network");
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,9 +118,9 @@ async fn an_address_that_is_not_seen_yet_is_waited_for_and_then_tried_again() {
     assert_eq!(at, seen, "as soon as it is seen");
 
     sender.send_replace(snapshot(vec![pod("1", &[])]));
-    let doubt = check.confirm(&claim).await.unwrap_err();
-    assert_eq!(doubt, Doubt::NoAddress("shop/bob-0".to_owned()));
-    assert_eq!(doubt.code(), Code::Unavailable, "the proxy tries again");
+    let mismatch = check.confirm(&claim).await.unwrap_err();
+    assert_eq!(mismatch, PodMismatch::NoAddress("shop/bob-0".to_owned()));
+    assert_eq!(mismatch.code(), Code::Unavailable, "the proxy tries again");
 }
 
 #[tokio::test(start_paused = true)]

@@ -108,7 +108,8 @@ fn garbage_is_refused_whatever_its_size() {
     for length in 0..good.len() {
         assert!(parse_csr(&good[..length]).is_err(), "{length}");
     }
-    // A changed byte may go unseen where it says nothing (the count of unused bits), but never changes what is asked.
+    // A changed byte may go unseen where it says nothing (the count of unused bits), but never
+    // changes what is asked.
     let asked = parse_csr(&good).unwrap();
     for place in 0..good.len() {
         let mut bad = good.clone();

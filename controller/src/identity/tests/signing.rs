@@ -13,7 +13,8 @@ use super::*;
 use crate::identity::pod::tests::{check, pod, snapshot};
 use crate::identity::token::tests as unsigned;
 use crate::identity::{
-    Metrics, Refusal, ReviewError, Reviewer, Signer, end_of_validity, identity_of, review_outcome,
+    Metrics, ReviewError, Reviewer, Signer, TokenRejection, end_of_validity, identity_of,
+    review_outcome,
 };
 
 const BOUND: &str = "authentication.kubernetes.io/pod-name";
@@ -59,15 +60,18 @@ fn anything_else_is_refused() {
     status.error = Some("token has expired".to_owned());
     assert_eq!(
         decide(&status),
-        Refusal::NotAuthenticated("token has expired".to_owned())
+        TokenRejection::NotAuthenticated("token has expired".to_owned())
     );
     status.authenticated = None;
-    assert!(matches!(decide(&status), Refusal::NotAuthenticated(_)));
+    assert!(matches!(
+        decide(&status),
+        TokenRejection::NotAuthenticated(_)
+    ));
 
     for audiences in [None, Some(vec![]), Some(vec!["https://api".to_owned()])] {
         let mut status = reviewed(BOB);
         status.audiences = audiences;
-        assert!(matches!(decide(&status), Refusal::Audience(_)));
+        assert!(matches!(decide(&status), TokenRejection::Audience(_)));
     }
     for name in [
         "",
@@ -79,7 +83,10 @@ fn anything_else_is_refused() {
         "system:serviceaccount:shop/sa/alice:bob",
     ] {
         let error = decide(&reviewed(name));
-        assert!(matches!(error, Refusal::NotServiceAccount(_)), "{name}");
+        assert!(
+            matches!(error, TokenRejection::NotServiceAccount(_)),
+            "{name}"
+        );
     }
     for extra in [
         None,
@@ -90,7 +97,7 @@ fn anything_else_is_refused() {
     ] {
         let mut status = reviewed(BOB);
         status.user.as_mut().unwrap().extra = extra;
-        assert!(matches!(decide(&status), Refusal::NotBound(_)));
+        assert!(matches!(decide(&status), TokenRejection::NotBound(_)));
     }
 }
 
@@ -103,7 +110,8 @@ fn signature(token: &str) -> &str {
     token.rsplit('.').next().unwrap_or_default()
 }
 
-/// Knows one good signature; for anything else it answers as Kubernetes does for a wrong audience, or not at all.
+/// Knows one good signature; for anything else it answers as Kubernetes does for a wrong audience,
+/// or not at all.
 pub(crate) struct Known;
 
 impl Reviewer for Known {

@@ -69,7 +69,7 @@ fn applied(provision: &Provision) -> (Vec<(Kind, Seen)>, HashMap<ObjectId, Appli
 }
 
 #[test]
-fn what_is_not_there_is_claimed_the_account_first() {
+fn absent_objects_are_claimed_in_order() {
     let steps = planned(&provision(), &[], &HashMap::new()).unwrap();
     let expected = [
         (Kind::ServiceAccount, "claim"),
@@ -81,20 +81,20 @@ fn what_is_not_there_is_claimed_the_account_first() {
 }
 
 #[test]
-fn nothing_is_done_where_nothing_differs() {
+fn no_difference_needs_no_step() {
     let (observed, applied) = applied(&provision());
     assert_eq!(planned(&provision(), &observed, &applied), Ok(vec![]));
 }
 
 #[test]
-fn what_was_just_made_and_is_not_seen_yet_is_not_made_again() {
+fn object_that_was_just_applied_is_not_applied_again() {
     let (mut observed, applied) = applied(&provision());
     observed.remove(1);
     assert_eq!(planned(&provision(), &observed, &applied), Ok(vec![]));
 }
 
 #[test]
-fn what_another_changed_or_the_gateway_asks_anew_is_applied() {
+fn changed_objects_are_applied() {
     let (mut observed, applied) = applied(&provision());
     let mut other = provision();
     other.service.ports.pop();
@@ -106,7 +106,7 @@ fn what_another_changed_or_the_gateway_asks_anew_is_applied() {
 }
 
 #[test]
-fn the_object_of_another_owner_is_left_alone_and_named() {
+fn object_of_another_owner_is_an_obstacle() {
     let (mut observed, applied) = applied(&provision());
     observed[1].1 = seen("u-0");
     let obstacle = planned(&provision(), &observed, &applied).unwrap_err();
@@ -123,7 +123,7 @@ fn the_object_of_another_owner_is_left_alone_and_named() {
 }
 
 #[test]
-fn an_autoscaler_that_is_no_longer_asked_for_is_deleted_if_it_is_ours() {
+fn unwanted_autoscaler_is_deleted_if_the_gateway_owns_it() {
     let (mut observed, applied) = applied(&provision());
     observed.push((Kind::Autoscaler, seen("u-1")));
     let steps = planned(&provision(), &observed, &applied).unwrap();
@@ -133,7 +133,7 @@ fn an_autoscaler_that_is_no_longer_asked_for_is_deleted_if_it_is_ours() {
 }
 
 #[test]
-fn the_objects_of_an_earlier_class_go_and_those_of_gateways_that_are_not_seen_stay() {
+fn objects_of_a_former_class_are_outdated() {
     let mut observed = Observed::default();
     observed.objects = HashMap::from([
         (id(Kind::Service), seen("u-1")),

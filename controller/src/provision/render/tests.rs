@@ -91,7 +91,7 @@ fn addresses(values: &[&str]) -> Vec<Address> {
 }
 
 #[test]
-fn what_stays_in_the_cluster_has_its_address_and_no_load_balancer() {
+fn cluster_ip_service_has_its_address_and_no_load_balancer() {
     let mut inside = provision();
     inside.service.kind = ServiceType::ClusterIp;
     inside.service.cluster_ip = Some("10.96.0.9".to_owned());
@@ -104,14 +104,14 @@ fn what_stays_in_the_cluster_has_its_address_and_no_load_balancer() {
 }
 
 #[test]
-fn a_gateway_is_rendered_whole() {
+fn gateway_has_all_objects() {
     let objects = render(&provision(), &settings());
     let objects: Vec<Value> = objects.into_iter().map(|(_, object)| object).collect();
     insta::assert_yaml_snapshot!(objects);
 }
 
 #[test]
-fn listeners_leave_no_trace_in_the_pods() {
+fn listeners_do_not_change_the_pod_template() {
     let mut other = provision();
     other.service.ports.remove(0);
     other.service.addresses = addresses(&["192.0.2.1"]);
@@ -122,7 +122,7 @@ fn listeners_leave_no_trace_in_the_pods() {
 }
 
 #[test]
-fn addresses_are_asked_for_in_the_one_way_that_fits() {
+fn addresses_are_requested_in_one_way() {
     let metallb = "/metadata/annotations/metallb.io~1loadBalancerIPs";
     for (wanted, annotation, one, several) in [
         (&[][..], false, None, None),
@@ -150,7 +150,7 @@ fn addresses_are_asked_for_in_the_one_way_that_fits() {
 }
 
 #[test]
-fn a_service_has_the_one_family_of_the_addresses_that_are_asked_for() {
+fn service_has_the_family_of_the_requested_addresses() {
     let both = (Some("PreferDualStack"), None);
     let (four, six) = (
         (Some("SingleStack"), Some("IPv4")),
@@ -183,7 +183,7 @@ fn a_service_has_the_one_family_of_the_addresses_that_are_asked_for() {
 }
 
 #[test]
-fn an_autoscaler_has_the_replicas_to_itself() {
+fn autoscaled_deployment_has_no_replicas() {
     let mut scaled = provision();
     scaled.scaling = Scaling::Auto {
         min: 2,
@@ -196,7 +196,7 @@ fn an_autoscaler_has_the_replicas_to_itself() {
 }
 
 #[test]
-fn what_is_asked_of_the_service_and_the_pods_is_given() {
+fn service_and_pods_have_the_requested_settings() {
     let mut asked = provision();
     asked.service.kind = ServiceType::NodePort;
     asked.service.external_traffic_policy = TrafficPolicy::Local;

@@ -1,4 +1,4 @@
-//! Where rules of routes are on a Gateway's proxies, and what these say of the ports that hold them.
+//! The state of routes at the proxies of Gateways, by the ports that have their rules.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,8 +7,9 @@ use weft_api::encode::RouteDigests;
 use weft_ir::{GatewayId, ResourceKey, RouteId};
 use weft_translate::ParentStatus;
 
-use super::{Proxies, Standing, worse};
-use crate::subscribe::{Encoder, Registry, Source};
+use super::{Proxies, ProxyState, worse};
+use crate::encoder::{Encoder, Source};
+use crate::subscribe::Registry;
 
 /// A listener on a port of a Gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,16 +40,16 @@ pub(super) fn tally(encoder: &Encoder, registry: &Registry) -> Tally {
                 continue;
             };
             let held = proxy.ports.get(key);
-            let standing = Standing::of(held.map(|port| &port.held), resource.version);
+            let state = ProxyState::of(held.map(|port| &port.held), resource.version);
             for ((listener, route), digest) in &**routes {
-                // A change of others' rules makes no route wait.
+                // A change of other rules of the port does not make the route pending.
                 let same = |before: &Arc<RouteDigests>| {
                     before.get(&(Arc::clone(listener), route.clone())) == Some(digest)
                 };
                 let before = held.and_then(|port| port.routes.as_ref());
-                let standing = match &standing {
-                    Standing::Behind if before.is_some_and(same) => &Standing::InForce,
-                    standing => standing,
+                let state = match &state {
+                    ProxyState::Behind if before.is_some_and(same) => &ProxyState::InForce,
+                    state => state,
                 };
                 let place = Place {
                     gateway: gateway.clone(),
@@ -56,20 +57,20 @@ pub(super) fn tally(encoder: &Encoder, registry: &Registry) -> Tally {
                     listener: Arc::clone(listener),
                 };
                 let of_route = tally.entry(route.clone()).or_default();
-                worse(of_route.entry(place).or_default(), &pod, standing);
+                worse(of_route.entry(place).or_default(), &pod, state);
             }
         }
     }
     tally
 }
 
-/// The proxies concerned by a route on the listeners of one of its parents.
+/// Returns the proxies affected by a route on the listeners of one of its parents.
 pub(super) fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
     let mut all = Proxies::new();
     for (place, proxies) in tally.get(route).into_iter().flatten() {
         if is_at(place, route, parent) {
-            for (pod, standing) in proxies {
-                worse(&mut all, pod, standing);
+            for (pod, state) in proxies {
+                worse(&mut all, pod, state);
             }
         }
     }
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_the_parent_of_its_own_listeners() {
+    fn gateway_is_the_parent_of_its_listeners() {
         for (parent, is) in [
             (json!({"name": "gw", "namespace": "infra"}), true),
             (json!({"name": "gw"}), false),
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_set_is_the_parent_of_its_own() {
+    fn listener_set_is_the_parent_of_its_listeners() {
         for (parent, is) in [
             (json!({"name": "set", "kind": "ListenerSet"}), true),
             (

@@ -39,7 +39,8 @@ fn gateway(ports: &[u16]) -> Value {
     })
 }
 
-/// The pods front-0, which is a proxy of front, and other-0, which has its label alone; a route on port 80 to reviews.
+/// The pods front-0, which is a proxy of front, and other-0, which has its label alone; a route on
+/// port 80 to reviews.
 fn cluster(ports: &[u16], endpoint: &str) -> Arc<Snapshot> {
     cluster_with(ports, endpoint, &[])
 }
@@ -247,6 +248,6 @@ async fn a_port_that_proxies_refuse_is_not_programmed_and_says_so() {
     let update = proxy.next().await.unwrap();
     proxy.ack(update.nonce, &[PORT_80]).await;
     let said = || crate::status::programmed(&snapshot, &controller.registry, None, false).remove(0);
-    eventually("the refusal is recorded", || said().1.contains("refuses")).await;
+    eventually("the refusal is recorded", || said().1.contains("rejected")).await;
     assert!(!said().0);
 }

@@ -27,7 +27,7 @@ async fn a_certificate_speaks_for_the_pod_at_the_callers_address_alone() {
     for other in ["10.1.0.1", "10.1.0.3", "::1"] {
         let status = refused(other).await;
         assert_eq!(status.code(), Code::PermissionDenied, "{other}");
-        assert!(status.message().contains("no address of pod shop/web-1"));
+        assert!(status.message().contains("not an address of pod shop/web-1"));
     }
     let own = serve_as(Some(WEB), "::ffff:10.1.0.2", DAY, Some(two()), quick()).await;
     let mut proxy = Proxy::of(&own, "web-1", &[]).await;

@@ -34,7 +34,9 @@ async fn the_roots_are_said_first_and_at_each_change_and_who_follows_is_known() 
         .say(Kind::Certificate(proto::CertificateInForce { root }))
         .await;
     let counts = |version, root| {
-        let found = controller.registry.trusting(version, fingerprint(root));
+        let found = controller
+            .registry
+            .root_progress(version, fingerprint(root));
         (found.connected, found.trusting, found.renewed)
     };
 
@@ -68,6 +70,11 @@ async fn the_roots_are_said_on_each_stream_whatever_is_held() {
     let first = proxy.next().await.unwrap();
     assert_eq!(keys(&first), ["roots", "workload"]);
     proxy.ack(first.nonce, &["roots"]).await;
-    let untrusting = || controller.registry.trusting(roots.version, 0).untrusting;
+    let untrusting = || {
+        controller
+            .registry
+            .root_progress(roots.version, 0)
+            .untrusting
+    };
     eventually("a refusal is no trust", || untrusting().len() == 1).await;
 }

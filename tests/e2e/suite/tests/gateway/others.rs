@@ -190,7 +190,7 @@ mod cases {
         let log = control_plane::controller_log(&bed.client, begun).await?;
         let mut lines = log.lines();
         let failed =
-            lines.find(|line| line.contains(&bed.namespace) && line.contains("a status could not"));
+            lines.find(|line| line.contains(&bed.namespace) && line.contains("writing a status failed"));
         anyhow::ensure!(failed.is_none(), "{failed:?}");
         Ok(())
     }

@@ -153,14 +153,14 @@ mod cases {
 
     pub(super) async fn somebody_elses_name_is_refused(bed: &Bed) -> anyhow::Result<()> {
         let refused = ask(bed, identity::AUDIENCE, "reviews").await?;
-        let why = "does not ask for the account that the token is of";
+        let why = "requests another service account than the token's";
         is_refused(&refused, Code::PermissionDenied, why)
     }
 
     pub(super) async fn a_token_for_another_audience_is_refused(bed: &Bed) -> anyhow::Result<()> {
         let audience = format!("{}.example/else", bed.namespace);
         let refused = ask(bed, &audience, "client").await?;
-        let why = "not made for the audience";
+        let why = "not for the audience";
         is_refused(&refused, Code::Unauthenticated, why)
     }
 
@@ -169,8 +169,8 @@ mod cases {
         bed.ready("client").await?;
         let request = identity::request(&identity::spiffe(&bed.namespace, "client"))?;
         for (token, why) in [
-            ("", "no token"),
-            ("no.token.at-all", "no projected token of a service account"),
+            ("", "has no token"),
+            ("no.token.at-all", "not a projected token of a service account"),
             (&"x".repeat(20_000), "the token has 20000 bytes"),
         ] {
             let refused = identity::sign(bed, &request.csr, token).await?;

@@ -1,4 +1,4 @@
-//! A mesh, ready for the wire: what several streams ask for is encoded once.
+//! Encodes a mesh for the wire; a resource that several streams need is encoded once.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -19,63 +19,65 @@ pub struct EncodedDestination {
     pub references: BTreeSet<ServicePort>,
 }
 
-/// What all proxies of a Gateway are told, and the endpoint sets that it refers to.
+/// The resources of a Gateway's proxies, and the endpoint sets that they refer to.
 #[derive(Clone, Debug, Default)]
 pub struct EncodedGateway {
-    /// `gateway`, and a port each.
+    /// `gateway`, and one resource for each port.
     pub resources: Vec<(ResourceKey, proto::Resource)>,
-    /// What each port says of routes.
+    /// The digests of the routes of each port.
     pub routes: HashMap<ResourceKey, Arc<RouteDigests>>,
     pub references: BTreeSet<ServicePort>,
 }
 
-/// What a session is served from.
+/// The resources that a session is served from.
 pub trait Source {
-    /// What is at an address for clients of a namespace; there is always an answer.
+    /// Returns the destination at an address for clients of a namespace; every address has one.
     fn destination(&self, address: SocketAddr, namespace: &str) -> Arc<EncodedDestination>;
-    /// The endpoints of a Service port for clients of a node, if there is such a port.
+    /// Returns the endpoints of a Service port for clients on a node, if the port exists.
     fn endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<proto::Resource>>;
-    /// The node that a pod runs on; `None` when the pod is not (or no longer) known.
+    /// Returns the node that a pod runs on; `None` if the pod is unknown.
     fn node(&self, namespace: &str, pod: &str) -> Option<String>;
-    /// What a pod's own proxy is told; `None` when the pod is not (or no longer) known.
+    /// Returns the workload of a pod's proxy; `None` if the pod is unknown.
     fn workload(&self, namespace: &str, pod: &str) -> Option<Arc<proto::Resource>>;
-    /// What a pod is told as a Gateway's proxy; `None` when it is none, or its Gateway is not (or no longer) ours.
+    /// Returns the resources of a pod that is a Gateway's proxy; `None` if it is not, or if its
+    /// Gateway is not of this controller.
     fn gateway(&self, namespace: &str, pod: &str) -> Option<Arc<EncodedGateway>>;
-    /// As [`Source::endpoints`], as gateways see them.
+    /// As [`Source::endpoints`], for the proxies of Gateways.
     fn gateway_endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<proto::Resource>>;
 }
 
-/// A [`Source`] over one mesh. What was encoded is kept for as long as the mesh is, and goes over to the next mesh where
-/// that holds the same.
+/// A [`Source`] over one mesh. Encodings are cached for as long as the mesh exists, and passed on
+/// to the next mesh where that has the same resource.
 #[derive(Debug)]
 pub struct Encoder {
     mesh: Mesh,
-    /// By address and the Service seen there, which differs between client namespaces: its place in memory.
-    destinations: Kept<(SocketAddr, usize), Service, EncodedDestination>,
-    /// By the set's place in memory: clients of different nodes, and gateways, may see different ones of a port.
-    endpoints: Kept<usize, EndpointSet, proto::Resource>,
-    workloads: Kept<(String, String), Workload, proto::Resource>,
-    gateways: Kept<GatewayId, GatewayView, EncodedGateway>,
+    /// By address, and by the pointer of the Service, which differs between client namespaces.
+    destinations: Cache<(SocketAddr, usize), Service, EncodedDestination>,
+    /// By the pointer of the set: clients on different nodes, and gateways, may have different sets
+    /// of one port.
+    endpoints: Cache<usize, EndpointSet, proto::Resource>,
+    workloads: Cache<(String, String), Workload, proto::Resource>,
+    gateways: Cache<GatewayId, GatewayView, EncodedGateway>,
 }
 
-/// Encodings by key, with what they were made from.
+/// Encodings by key, each with its source.
 #[derive(Debug)]
-struct Kept<K, T, E>(Mutex<Encodings<K, T, E>>);
+struct Cache<K, T, E>(Mutex<Encodings<K, T, E>>);
 
 type Encodings<K, T, E> = HashMap<K, (Arc<T>, Arc<E>)>;
 
-impl<K, T, E> Default for Kept<K, T, E> {
+impl<K, T, E> Default for Cache<K, T, E> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Clone + Eq + Hash, T, E> Kept<K, T, E> {
+impl<K: Clone + Eq + Hash, T, E> Cache<K, T, E> {
     fn lock(&self) -> MutexGuard<'_, Encodings<K, T, E>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The encoding of `from`, made when it was not asked for before.
+    /// Returns the encoding of `from`, from the cache if it has one.
     fn get(&self, key: &K, from: &Arc<T>, encode: impl FnOnce() -> E) -> Arc<E> {
         let mut known = self.lock();
         if let Some((of, encoded)) = known.get(key)
@@ -88,16 +90,16 @@ impl<K: Clone + Eq + Hash, T, E> Kept<K, T, E> {
         encoded
     }
 
-    /// Those of what is still there.
-    fn still(&self, is_there: impl Fn(&K, &Arc<T>) -> bool) -> Self {
+    /// Returns the entries whose source still exists.
+    fn retained(&self, exists: impl Fn(&K, &Arc<T>) -> bool) -> Self {
         let known = self.lock();
-        let still = known.iter().filter(|(key, (of, _))| is_there(key, of));
-        let still = still.map(|(key, entry)| (key.clone(), entry.clone()));
-        Self(Mutex::new(still.collect()))
+        let retained = known.iter().filter(|(key, (of, _))| exists(key, of));
+        let retained = retained.map(|(key, entry)| (key.clone(), entry.clone()));
+        Self(Mutex::new(retained.collect()))
     }
 }
 
-fn is<T>(one: Option<Arc<T>>, other: &Arc<T>) -> bool {
+fn is_same<T>(one: Option<Arc<T>>, other: &Arc<T>) -> bool {
     one.is_some_and(|one| Arc::ptr_eq(&one, other))
 }
 
@@ -105,27 +107,29 @@ impl Encoder {
     pub fn new(mesh: Mesh) -> Self {
         Self {
             mesh,
-            destinations: Kept::default(),
-            endpoints: Kept::default(),
-            workloads: Kept::default(),
-            gateways: Kept::default(),
+            destinations: Cache::default(),
+            endpoints: Cache::default(),
+            workloads: Cache::default(),
+            gateways: Cache::default(),
         }
     }
 
-    /// Of the mesh that comes after this one's.
+    /// Returns the encoder of the next mesh, with the encodings that are still valid.
     pub fn next(&self, mesh: Mesh) -> Self {
         Self {
             destinations: self
                 .destinations
-                .still(|(address, _), service| mesh.shows(*address, service)),
-            endpoints: self.endpoints.still(|_, set| {
+                .retained(|(address, _), service| mesh.shows(*address, service)),
+            endpoints: self.endpoints.retained(|_, set| {
                 let mut sets = mesh.sets(&set.id);
                 sets.any(|other| Arc::ptr_eq(other, set))
             }),
             workloads: self
                 .workloads
-                .still(|(namespace, pod), of| is(mesh.workload(namespace, pod), of)),
-            gateways: self.gateways.still(|id, view| is(mesh.gateway(id), view)),
+                .retained(|(namespace, pod), of| is_same(mesh.workload(namespace, pod), of)),
+            gateways: self
+                .gateways
+                .retained(|id, view| is_same(mesh.gateway(id), view)),
             mesh,
         }
     }
@@ -134,14 +138,14 @@ impl Encoder {
         &self.mesh
     }
 
-    /// Of each set of a Service port, whoever sees it.
+    /// Returns the versions of all endpoint sets of a Service port.
     pub fn versions(&self, id: &ServicePort) -> impl Iterator<Item = u64> {
         self.mesh.sets(id).map(|set| self.set(set).version)
     }
 
     fn set(&self, set: &Arc<EndpointSet>) -> Arc<proto::Resource> {
-        let place = Arc::as_ptr(set).addr();
-        self.endpoints.get(&place, set, || encode::endpoints(set))
+        let address = Arc::as_ptr(set).addr();
+        self.endpoints.get(&address, set, || encode::endpoints(set))
     }
 }
 
@@ -236,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_next_mesh_says_again_is_not_encoded_again() {
+    fn unchanged_resources_of_the_next_mesh_are_not_encoded_again() {
         let mut translator = Translator::new(test_settings());
         let mut now = objects(80);
         let first = Encoder::new(translator.translate(&now).mesh);
@@ -253,7 +257,7 @@ mod tests {
         let ([a, b], set) = asked(&first);
         now.http_routes = objects(81).http_routes;
         let second = first.next(translator.translate(&now).mesh);
-        // What is gone, or is another by now, is not kept.
+        // Encodings of deleted or changed resources are removed.
         assert_eq!(second.destinations.lock().len(), 1);
         let ([same, other], same_set) = asked(&second);
         assert!(Arc::ptr_eq(&a, &same) && Arc::ptr_eq(&set, &same_set));
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_different_nodes_see_their_own_endpoints_of_a_local_service() {
+    fn clients_of_different_nodes_have_their_own_endpoints_of_a_local_service() {
         let mut now = objects(80);
         let service = json!({
             "metadata": {"name": "a", "namespace": "shop"},
@@ -290,7 +294,7 @@ mod tests {
         assert_eq!(versions, [on("node1").version, on("node2").version]);
         assert_ne!(versions[0], versions[1]);
         assert!(Arc::ptr_eq(&on("node2"), &on("node3")));
-        // The next mesh says it again.
+        // The next mesh has the same set.
         let next = encoder.next(translator.translate(&now).mesh);
         let again = next.endpoints(&id, "node1").unwrap();
         assert!(Arc::ptr_eq(&again, &on("node1")));
