@@ -1,5 +1,5 @@
-//! Flags and environment variables of the two verbs. Every flag of `webhook` can be given by the variable named
-//! beside it; the chart uses the variables.
+//! Flags and environment variables of the two commands. Each flag of `webhook` can also be set by
+//! its environment variable, as the chart does.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -18,12 +18,12 @@ use weft_injector::webhook::{Names, Options};
 const SYSTEM: &str = "kube-system";
 
 #[derive(Debug, Parser)]
-#[command(name = "weft-injector", version, about = "Puts pods into the mesh")]
+#[command(name = "weft-injector", version, about = "Injects proxies into pods")]
 pub(crate) struct Cli {
-    /// Filter of the log, as `info` or `weft_injector=debug`.
+    /// Log filter, as `info` or `weft_injector=debug`.
     #[arg(long, env = "WEFT_LOG", default_value = "info", global = true)]
     pub(crate) log: String,
-    /// How log lines are written, json or text; of injected proxies too.
+    /// Log format, json or text; of injected proxies too.
     #[arg(long, env = "WEFT_LOG_FORMAT", default_value = "json", global = true)]
     pub(crate) log_format: LogFormat,
     #[command(subcommand)]
@@ -32,7 +32,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Write the redirect rules of this network namespace, then end.
+    /// Install the redirect rules in this network namespace.
     Redirect(RedirectArgs),
     /// Serve the mutating webhook.
     Webhook(Box<WebhookArgs>),
@@ -40,20 +40,20 @@ pub(crate) enum Verb {
 
 #[derive(Debug, Args)]
 pub(crate) struct RedirectArgs {
-    /// The user whose connections are left alone.
+    /// The user whose connections are not redirected: the proxy's.
     #[arg(long, default_value_t = PROXY_UID as u32)]
     proxy_uid: u32,
     #[arg(long, default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
     outbound_port: u16,
     #[arg(long, default_value_t = 15006, value_parser = clap::value_parser!(u16).range(1..))]
     inbound_port: u16,
-    /// Destination ports of outgoing connections that are left alone, as `25,3306`.
+    /// Destination ports of outgoing connections that are not redirected, as `25,3306`.
     #[arg(long, default_value = "")]
     exclude_outbound_ports: Ports,
-    /// Ports of this pod whose incoming connections are left alone.
+    /// Ports of this pod whose incoming connections are not redirected.
     #[arg(long, default_value = "")]
     exclude_inbound_ports: Ports,
-    /// The program that applies the rules.
+    /// The nft program.
     #[arg(long, default_value = "nft")]
     pub(crate) nft: PathBuf,
 }
@@ -79,7 +79,7 @@ pub(crate) struct WebhookArgs {
     metrics: SocketAddr,
     #[arg(long, env = "WEFT_READY", default_value_t = any(15021))]
     ready: SocketAddr,
-    /// The node's address: its kubelet always finds a place on the two.
+    /// The node's address: connections from it are never rejected on `--metrics` and `--ready`.
     #[arg(long, env = "HOST_IP")]
     host_ip: Option<IpAddr>,
     /// Namespace of the Service and the Secret.
@@ -88,32 +88,33 @@ pub(crate) struct WebhookArgs {
     /// Service by which the API server reaches the webhook.
     #[arg(long, env = "WEFT_SERVICE", default_value = "weft-injector")]
     service: String,
-    /// Secret of the webhook's certificate; made when absent.
+    /// Secret of the webhook's certificate; created when absent.
     #[arg(long, env = "WEFT_SECRET", default_value = "weft-injector-tls")]
     secret: String,
-    /// MutatingWebhookConfiguration whose caBundle is kept.
+    /// MutatingWebhookConfiguration whose caBundle is kept up to date.
     #[arg(long, env = "WEFT_WEBHOOK", default_value = "weft-injector")]
     webhook: String,
-    /// Life of a certificate in seconds; the next is made at 70 % of it.
+    /// Lifetime of the webhook's certificate in seconds; it is renewed at 70 %.
     #[arg(long, env = "WEFT_CERTIFICATE_SECONDS", default_value_t = 90 * 86_400,
           value_parser = clap::value_parser!(u64).range(60..=315_360_000))]
     certificate_seconds: u64,
-    /// Namespaces beside kube-system and the own one in which no pod is changed, as `a,b`.
+    /// Namespaces in which no pod is injected, beside kube-system and the injector's own, as `a,b`.
     #[arg(long, env = "WEFT_SYSTEM_NAMESPACES", value_delimiter = ',')]
     system_namespaces: Vec<String>,
-    /// Labelled namespaces whose pods can neither stay outside the mesh nor let ports pass by the proxy, as `a,b`.
+    /// Labelled namespaces whose pods can neither opt out of the mesh nor exclude ports from the
+    /// proxy, as `a,b`.
     #[arg(long, env = "WEFT_ENFORCED_NAMESPACES", value_delimiter = ',')]
     enforced_namespaces: Vec<String>,
     #[command(flatten)]
     proxy: ProxyArgs,
 }
 
-/// What every injected proxy is given unless its pod or namespace says otherwise.
+/// Settings of injected proxies that annotations of the pod or its namespace do not override.
 #[derive(Debug, Args)]
 struct ProxyArgs {
     #[arg(long, env = "WEFT_PROXY_IMAGE")]
     proxy_image: String,
-    /// Image of the init container: this program and `nft`.
+    /// Image of the init container, with this program and nft.
     #[arg(long, env = "WEFT_INIT_IMAGE")]
     init_image: String,
     #[arg(long, env = "WEFT_PROXY_PULL_POLICY", default_value = "IfNotPresent")]
@@ -124,7 +125,7 @@ struct ProxyArgs {
         default_value = "https://weft-controller.weft-system.svc:15012"
     )]
     controller: String,
-    /// SPIFFE id of the controller.
+    /// SPIFFE ID of the controller.
     #[arg(
         long,
         env = "WEFT_CONTROLLER_IDENTITY",
@@ -141,32 +142,32 @@ struct ProxyArgs {
     proxy_workers: Workers,
     #[arg(long, env = "WEFT_PROXY_MTLS_OUTBOUND", default_value = "permissive")]
     proxy_mtls_outbound: MtlsOutbound,
-    /// Ranges of pods and Services.
+    /// Address ranges of pods and Services.
     #[arg(long, env = "WEFT_CLUSTER_RANGES", default_value = "")]
     cluster_ranges: Ranges,
-    /// What the proxy's container asks for, as `{"requests":{"cpu":"10m"},"limits":{}}`.
+    /// Resources of the proxy's container, as `{"requests":{"cpu":"10m"},"limits":{}}`.
     #[arg(
         long,
         env = "WEFT_PROXY_RESOURCES",
         default_value = r#"{"requests":{"cpu":"10m","memory":"16Mi"}}"#
     )]
     proxy_resources: Resources,
-    /// What the init container asks for; where it has nothing, that is what the proxy's does.
+    /// Resources of the init container; those that are absent are as of the proxy's container.
     #[arg(long, env = "WEFT_INIT_RESOURCES", default_value = "{}")]
     init_resources: Resources,
-    /// Secrets for the two images, which have to be in the pods' namespaces, as `a,b`.
+    /// Image pull Secrets, which must be in the pods' namespaces, as `a,b`.
     #[arg(long, env = "WEFT_PROXY_PULL_SECRETS", value_delimiter = ',')]
     proxy_pull_secrets: Vec<String>,
-    /// As the controller has it: whether pods serve plain text to clients outside the mesh.
+    /// The controller's setting: whether pods accept plain text from clients outside the mesh.
     #[arg(long, env = "WEFT_MTLS", default_value = "permissive")]
     mtls: Mtls,
-    /// As the controller has it: below this no annotation goes.
+    /// The controller's setting: the least strict mode that annotations can select.
     #[arg(long, env = "WEFT_MTLS_FLOOR", default_value = "permissive")]
     mtls_floor: Mtls,
 }
 
 impl WebhookArgs {
-    /// Errors where values that are each right do not fit together or are no address.
+    /// Returns an error if values do not fit together, or if an address is not valid.
     pub(crate) fn options(self, log_format: LogFormat) -> anyhow::Result<Options> {
         let mut settings = self.proxy.settings(log_format)?;
         settings.system_namespaces = named(self.system_namespaces).collect();
@@ -191,7 +192,7 @@ impl WebhookArgs {
 }
 
 impl ProxyArgs {
-    /// Those that hold in every namespace.
+    /// Returns the settings that apply to every namespace.
     fn settings(self, log_format: LogFormat) -> anyhow::Result<Settings> {
         for (flag, image) in [
             ("--proxy-image", &self.proxy_image),
@@ -202,7 +203,10 @@ impl ProxyArgs {
                 "{flag} is empty; it must name an image"
             );
         }
-        let controller: http::Uri = self.controller.parse().context("--controller is no URL")?;
+        let controller: http::Uri = self
+            .controller
+            .parse()
+            .context("--controller is not a URL")?;
         anyhow::ensure!(
             controller.scheme_str() == Some("https") && controller.host().is_some(),
             "--controller must be an address such as https://weft-controller.weft-system.svc:15012"
@@ -210,7 +214,7 @@ impl ProxyArgs {
         let prefix = format!("spiffe://{}/", self.trust_domain);
         anyhow::ensure!(
             self.controller_identity.starts_with(&prefix),
-            "--controller-identity {:?} is not of the trust domain {:?}",
+            "--controller-identity {:?} is not in the trust domain {:?}",
             self.controller_identity,
             self.trust_domain
         );
@@ -238,7 +242,7 @@ impl ProxyArgs {
     }
 }
 
-/// An empty list is one empty name.
+/// Removes empty names: an empty list is parsed as one.
 fn named(names: Vec<String>) -> impl Iterator<Item = String> {
     names.into_iter().filter(|name| !name.is_empty())
 }

@@ -1,6 +1,5 @@
-//! The injector: decides how a pod is changed so that it joins the mesh, serves that decision as a mutating
-//! webhook, and writes the redirect rules that a pod's init step runs. It neither routes traffic nor signs
-//! identities.
+//! The injector: patches pods so that they join the mesh, as a mutating webhook, and installs the
+//! redirect rules in a pod's init container. It neither routes traffic nor signs certificates.
 
 pub mod patch;
 pub mod redirect;

@@ -1,5 +1,5 @@
-//! `weft-injector webhook` serves the mutating webhook; `weft-injector redirect` writes a pod's redirect rules.
-//! This file only turns flags and environment into options.
+//! `weft-injector webhook` serves the mutating webhook; `weft-injector redirect` installs a pod's
+//! redirect rules.
 
 mod cli;
 
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Verb::Redirect(args) => {
             let redirect = args.redirect();
             weft_injector::redirect::apply(&args.nft, &redirect)
-                .map(|()| tracing::info!(?redirect, "the redirect rules are in place"))
+                .map(|()| tracing::info!(?redirect, "redirect rules installed"))
                 .map_err(anyhow::Error::from)
         }
         Verb::Webhook(args) => webhook(*args, cli.log_format),
@@ -45,7 +45,7 @@ async fn webhook(args: cli::WebhookArgs, log_format: LogFormat) -> anyhow::Resul
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            tracing::info!("ending");
+            tracing::info!("received a signal: stopping");
             stop.cancel();
         }
     });

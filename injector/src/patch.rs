@@ -1,18 +1,18 @@
-//! The decision about one pod: a pure function from the pod, its namespace and the settings to a JSON patch,
-//! a reason to leave the pod alone, or a reason to refuse it. It reads no clock and calls nobody.
+//! The decision about one pod: a pure function of the pod, its namespace and the settings. It
+//! returns a JSON patch, a reason to skip the pod, or a reason to deny it.
 //!
 //! The rules, in order:
-//! 1. Pods of the system namespaces are left alone.
-//! 2. The pod label `weft.dev/inject` decides (`enabled` or `disabled`), else the namespace's (`enabled`). Any
-//!    other value on a pod is refused: a typing error must neither open a hole nor pass unseen. In an enforced
-//!    namespace (`Settings::enforced_namespaces`), so is what would keep a pod, or a part of its traffic, outside.
-//! 3. Pods on the host's network and Windows pods are left alone and say why in an annotation.
-//! 4. Pods that Kubernetes would refuse with what is added, that would slip past the proxy, or whose names or ports
-//!    collide with what is added, are refused.
-//! 5. A pod that already has the proxy is only brought in line where containers were added since, so that patching
-//!    twice is patching once (see `again`).
+//! 1. Pods of system namespaces are skipped.
+//! 2. The pod's label `weft.dev/inject` decides (`enabled` or `disabled`), else the namespace's (`enabled`). Any other
+//!    value on a pod is denied, so that a typing error is noticed. In an enforced namespace
+//!    (`Settings::enforced_namespaces`), opting out, for a pod or for some of its ports, is denied too.
+//! 3. Pods on the host network and Windows pods are skipped, with the reason in an annotation.
+//! 4. Pods are denied that Kubernetes would reject with the added containers, whose traffic would bypass the proxy, or whose
+//!    names or ports conflict with the added ones.
+//! 5. A pod that already has the proxy is patched only for containers that were added since, so that the patch is
+//!    idempotent (see `again`).
 //!
-//! TCP probes of a pod that joins are asked of the proxy (see `probes`).
+//! TCP probes of an injected pod are sent to the proxy (see `probes`).
 
 mod again;
 mod annotations;
@@ -30,85 +30,86 @@ use json_patch::jsonptr::PointerBuf;
 use serde_json::{Value, json};
 
 use crate::settings::{OutsideGrace, Settings};
-use again::Places;
+use again::InitContainers;
 use drain::Times;
 pub use overrides::Overrides;
 use pod::Pod;
 
 /// Label on namespaces (`enabled`) and pods (`enabled`, `disabled`).
 pub const INJECT: &str = "weft.dev/inject";
-/// Annotation on a patched pod: what was added.
+/// Annotation of an injected pod with the proxy's image.
 pub const STATUS: &str = "weft.dev/status";
-/// Annotation on a pod that was asked for but left alone: why.
+/// Annotation of a pod that was requested but skipped, with the reason.
 pub const SKIPPED: &str = "weft.dev/skipped";
-/// The container that writes the redirect rules.
+/// The init container that installs the redirect rules.
 pub const INIT_CONTAINER: &str = "weft-init";
 /// The proxy, a native sidecar.
 pub const PROXY_CONTAINER: &str = "weft-proxy";
 /// The label of the pods of Gateways.
 const GATEWAY: &str = "gateway.networking.k8s.io/gateway-name";
-/// What is said where a namespace leaves its pods no choice.
-const ENFORCED: &str = "pods of this namespace have to be in the mesh with all of their traffic (chart: injector.enforcedNamespaces)";
+/// The end of messages about enforced namespaces.
+const ENFORCED: &str = "pods of this namespace must be in the mesh with all of their traffic \
+                        (chart: injector.enforcedNamespaces)";
 /// The volume with the proxy's token and the mesh's roots.
 pub const IDENTITY_VOLUME: &str = "weft-identity";
 
-/// What surrounds the pod.
+/// The pod's namespace, and the settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// The namespace of the admission request; the pod itself may not name one yet.
+    /// The namespace of the admission request: the pod may not have one yet.
     pub namespace: &'a str,
     pub namespace_labels: &'a BTreeMap<String, String>,
     pub namespace_annotations: &'a BTreeMap<String, String>,
     pub settings: &'a Settings,
 }
 
-/// What happens to the pod.
+/// The decision about a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
     pub outcome: Outcome,
-    /// For whoever created the pod; shown by kubectl.
+    /// Warnings for the pod's creator, which kubectl shows.
     pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// The pod joins the mesh by these operations.
+    /// The pod is injected by these operations.
     Inject(json_patch::Patch),
-    /// The pod stays outside; the operations, if any, only note why.
+    /// The pod is not injected; the operations, if any, add the reason as an annotation.
     Skip {
         reason: String,
         notes: json_patch::Patch,
     },
-    /// The pod must not be created as it is.
-    Refuse(String),
+    /// The pod must not be created.
+    Deny(String),
 }
 
 /// Why a pod is not injected.
-enum Stop {
-    /// Nobody asked for this pod to be in the mesh, or it already is: nothing to note.
-    Silently(String),
-    /// Somebody asked and cannot have it: noted on the pod.
-    Noted(&'static str),
-    Refused(String),
+enum NotInjected {
+    /// The pod was not requested, or is injected already.
+    SkippedSilently(String),
+    /// The pod was requested and is not supported: the reason is added as an annotation.
+    SkippedWithNote(&'static str),
+    Denied(String),
 }
 
-/// Decides about `pod`, a Kubernetes Pod of version v1.
+/// Decides about `pod`, a Pod of version v1.
 pub fn patch(pod: &Value, context: &Context<'_>) -> Decision {
     let mut warnings = Vec::new();
     let outcome = match decide(pod, context, &mut warnings) {
         Ok(operations) => Outcome::Inject(operations),
-        Err(Stop::Silently(reason)) => Outcome::Skip {
+        Err(NotInjected::SkippedSilently(reason)) => Outcome::Skip {
             reason,
             notes: json_patch::Patch(Vec::new()),
         },
-        Err(Stop::Noted(reason)) => {
-            warnings.push(format!("the pod stays outside the mesh: {reason}"));
+        Err(NotInjected::SkippedWithNote(reason)) => {
+            warnings.push(format!("the pod is not injected into the mesh: {reason}"));
             Outcome::Skip {
                 reason: reason.to_owned(),
                 notes: json_patch::Patch(annotate(pod, SKIPPED, reason)),
             }
         }
-        Err(Stop::Refused(reason)) => Outcome::Refuse(reason),
+        Err(NotInjected::Denied(reason)) => Outcome::Deny(reason),
     };
     Decision { outcome, warnings }
 }
@@ -117,20 +118,20 @@ fn decide(
     raw: &Value,
     context: &Context<'_>,
     warnings: &mut Vec<String>,
-) -> Result<json_patch::Patch, Stop> {
-    let pod: Pod =
-        Pod::read(raw).map_err(|e| Stop::Refused(format!("the pod cannot be read: {e}")))?;
+) -> Result<json_patch::Patch, NotInjected> {
+    let pod: Pod = Pod::read(raw)
+        .map_err(|e| NotInjected::Denied(format!("the pod cannot be parsed: {e}")))?;
     let settings = context.settings;
-    let enforced = wanted(&pod, context)?;
-    checks::possible(&pod).map_err(|stop| match stop {
-        Stop::Noted(reason) if enforced => Stop::Refused(format!(
-            "the pod would stay outside the mesh, as {reason}; {ENFORCED}"
+    let enforced = requested(&pod, context)?;
+    checks::check_supported(&pod).map_err(|stop| match stop {
+        NotInjected::SkippedWithNote(reason) if enforced => NotInjected::Denied(format!(
+            "the pod cannot be injected because {reason}; {ENFORCED}"
         )),
         stop => stop,
     })?;
-    checks::admitted(context.namespace, context.namespace_labels, warnings)?;
-    let before = Places::of(&pod);
-    checks::harmless(&pod, before.is_some())?;
+    checks::check_pod_security(context.namespace, context.namespace_labels, warnings)?;
+    let before = InitContainers::of(&pod);
+    checks::check_conflicts(&pod, before.is_some())?;
     warnings.extend(annotations::labels(&pod.metadata.labels));
     let overrides = Overrides::read(
         &pod.metadata.annotations,
@@ -138,32 +139,32 @@ fn decide(
         settings.mtls_floor,
         warnings,
     )
-    .map_err(|e| Stop::Refused(e.to_string()))?;
+    .map_err(|e| NotInjected::Denied(e.to_string()))?;
     if enforced {
-        whole(&overrides)?;
+        check_complete(&overrides)?;
     }
     let strict = overrides.strict(settings);
     warnings.extend(checks::warnings(&pod, strict, &overrides.exclude_inbound));
 
-    if let Some(places) = before {
+    if let Some(existing) = before {
         if enforced {
-            again::genuine(&pod, places, settings, &overrides)?;
+            again::check_unmodified(&pod, existing, settings, &overrides)?;
         }
-        warnings.extend(again::warnings(&pod, places));
-        let operations = again::operations(raw, places);
+        warnings.extend(again::warnings(&pod, existing));
+        let operations = again::operations(raw, existing);
         return if operations.is_empty() {
-            Err(Stop::Silently(format!(
+            Err(NotInjected::SkippedSilently(format!(
                 "the pod already has {PROXY_CONTAINER}"
             )))
         } else {
             Ok(json_patch::Patch(operations))
         };
     }
-    join(raw, &pod, &overrides, settings).map_err(Stop::Refused)
+    inject(raw, &pod, &overrides, settings).map_err(NotInjected::Denied)
 }
 
-/// What puts a pod into the mesh.
-fn join(
+/// Returns the operations that inject a pod.
+fn inject(
     raw: &Value,
     pod: &Pod,
     overrides: &Overrides,
@@ -174,7 +175,7 @@ fn join(
         pod.spec.termination_grace_period_seconds,
         overrides.outside_grace.map(OutsideGrace::get),
     );
-    // First, as the places of the init containers change after.
+    // First, because the indices of init containers change afterwards.
     let (mut operations, probed) = probes::rewrite(raw);
     operations.extend(insert_first(
         raw,
@@ -199,12 +200,13 @@ fn join(
     Ok(json_patch::Patch(operations))
 }
 
-/// Rules 1 and 2: whether anybody wants this pod changed, and whether it has no say in that.
-fn wanted(pod: &Pod, context: &Context<'_>) -> Result<bool, Stop> {
+/// Rules 1 and 2: returns an error if the pod is not to be injected, else whether injection is
+/// enforced.
+fn requested(pod: &Pod, context: &Context<'_>) -> Result<bool, NotInjected> {
     let namespace = context.namespace;
     let settings = context.settings;
     if settings.system_namespaces.contains(namespace) {
-        return Err(Stop::Silently(format!(
+        return Err(NotInjected::SkippedSilently(format!(
             "namespace {namespace} is never injected"
         )));
     }
@@ -214,24 +216,24 @@ fn wanted(pod: &Pod, context: &Context<'_>) -> Result<bool, Stop> {
     match pod.metadata.labels.get(INJECT).map(String::as_str) {
         Some("enabled") => {}
         Some("disabled") if enforced && !is_gateway(pod, settings) => {
-            return Err(Stop::Refused(format!(
+            return Err(NotInjected::Denied(format!(
                 "the pod's label {INJECT} is disabled; {ENFORCED}"
             )));
         }
         Some("disabled") => {
-            return Err(Stop::Silently(format!(
+            return Err(NotInjected::SkippedSilently(format!(
                 "the pod's label {INJECT} is disabled"
             )));
         }
         Some(other) => {
             let other: String = other.chars().take(64).collect();
-            return Err(Stop::Refused(format!(
+            return Err(NotInjected::Denied(format!(
                 "the pod's label {INJECT} is {other:?}; it must be \"enabled\" or \"disabled\""
             )));
         }
         None if labelled => {}
         None => {
-            return Err(Stop::Silently(format!(
+            return Err(NotInjected::SkippedSilently(format!(
                 "neither the pod nor namespace {namespace} is labelled {INJECT}=enabled"
             )));
         }
@@ -239,8 +241,8 @@ fn wanted(pod: &Pod, context: &Context<'_>) -> Result<bool, Stop> {
     Ok(enforced)
 }
 
-/// A Gateway's proxy is in the mesh without another before it. It runs nothing but the proxy's image, so nobody gains by looking
-/// like one.
+/// Returns true for a Gateway's proxy, which is in the mesh without a sidecar. It runs only the
+/// proxy's image, so that no other pod can opt out by the label.
 fn is_gateway(pod: &Pod, settings: &Settings) -> bool {
     let proxy = |container: &pod::Container| {
         container.image == settings.proxy_image && container.command.is_empty()
@@ -248,21 +250,22 @@ fn is_gateway(pod: &Pod, settings: &Settings) -> bool {
     pod.metadata.labels.contains_key(GATEWAY) && pod.all_containers().all(proxy)
 }
 
-/// Whether all of the pod's traffic goes through the proxy, as it has to in an enforced namespace.
-fn whole(overrides: &Overrides) -> Result<(), Stop> {
+/// Checks that all of the pod's traffic goes through the proxy, as is required in an enforced
+/// namespace.
+fn check_complete(overrides: &Overrides) -> Result<(), NotInjected> {
     let excluded = [
         (overrides::EXCLUDE_OUTBOUND, &overrides.exclude_outbound),
         (overrides::EXCLUDE_INBOUND, &overrides.exclude_inbound),
     ];
     match excluded.into_iter().find(|(_, ports)| !ports.is_empty()) {
         None => Ok(()),
-        Some((name, _)) => Err(Stop::Refused(format!(
-            "annotation {name} lets traffic pass by the proxy; {ENFORCED}"
+        Some((name, _)) => Err(NotInjected::Denied(format!(
+            "annotation {name} excludes traffic from the proxy; {ENFORCED}"
         ))),
     }
 }
 
-/// Operations that put `items` before what the array at `pointer` holds, or make the array.
+/// Returns operations that insert `items` at the beginning of the array at `pointer`, or create it.
 fn insert_first(raw: &Value, pointer: &str, items: Vec<Value>) -> Vec<PatchOperation> {
     if raw.pointer(pointer).is_some_and(Value::is_array) {
         items
@@ -283,7 +286,7 @@ fn insert_first(raw: &Value, pointer: &str, items: Vec<Value>) -> Vec<PatchOpera
     }
 }
 
-/// Operations that set one annotation and keep the others.
+/// Returns operations that set one annotation and keep the others.
 fn annotate(raw: &Value, name: &str, value: &str) -> Vec<PatchOperation> {
     if raw
         .pointer("/metadata/annotations")
@@ -303,7 +306,7 @@ fn remove<'a>(tokens: impl IntoIterator<Item = &'a str>) -> PatchOperation {
     })
 }
 
-/// The tokens are escaped as RFC 6901 asks (`/` is `~1`).
+/// Returns an add operation; the tokens are escaped by RFC 6901 (`/` is `~1`).
 fn add<'a>(tokens: impl IntoIterator<Item = &'a str>, value: Value) -> PatchOperation {
     PatchOperation::Add(json_patch::AddOperation {
         path: PointerBuf::from_tokens(tokens),

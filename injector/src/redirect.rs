@@ -1,5 +1,5 @@
-//! The init step of a pod: puts the redirect rules in place through `nft`. It runs once, before any other
-//! container, and a second run leaves the same rules.
+//! Installs the redirect rules of a pod by `nft`. Runs once, before any other container; a second
+//! run leaves the same rules.
 
 mod ruleset;
 
@@ -9,12 +9,12 @@ use std::process::{Command, ExitStatus, Stdio};
 
 pub use ruleset::{Redirect, render};
 
-/// The rules are not in place; the pod must not start.
+/// Why the rules are not installed; the pod must not start then.
 #[derive(Debug, thiserror::Error)]
 pub enum RedirectError {
-    #[error("{nft} cannot be run: {source}; is it in the image?")]
+    #[error("running {nft}: {source}; check that the image has it")]
     Start { nft: String, source: std::io::Error },
-    #[error("{nft} did not take the rules: {source}")]
+    #[error("writing the rules to {nft}: {source}")]
     Feed { nft: String, source: std::io::Error },
     #[error("{nft} failed ({status}): {message}{hint}")]
     Failed {
@@ -25,7 +25,7 @@ pub enum RedirectError {
     },
 }
 
-/// Applies the rules in the network namespace that this process runs in: all of them or, on an error, none.
+/// Installs the rules in the network namespace of this process: all of them, or, on an error, none.
 pub fn apply(nft: &Path, redirect: &Redirect) -> Result<(), RedirectError> {
     let name = nft.display().to_string();
     let mut child = Command::new(nft)
@@ -38,8 +38,8 @@ pub fn apply(nft: &Path, redirect: &Redirect) -> Result<(), RedirectError> {
             nft: name.clone(),
             source,
         })?;
-    // The handle is dropped at the end of the statement: nft reads until its input ends.
-    let fed = match child.stdin.take() {
+    // The handle is dropped at the end of the statement, as nft reads until the end of its input.
+    let written = match child.stdin.take() {
         Some(mut stdin) => stdin.write_all(render(redirect).as_bytes()),
         None => Ok(()),
     };
@@ -59,18 +59,19 @@ pub fn apply(nft: &Path, redirect: &Redirect) -> Result<(), RedirectError> {
             hint,
         });
     }
-    fed.map_err(|source| RedirectError::Feed { nft: name, source })
+    written.map_err(|source| RedirectError::Feed { nft: name, source })
 }
 
-/// What usually lies behind nft's short words.
+/// Returns the usual cause of a message of nft.
 fn hint(message: &str) -> &'static str {
     if message.contains("Operation not permitted") || message.contains("Permission denied") {
-        "\nthe container needs the capability NET_ADMIN and user 0"
+        "\ncheck that the container has the capability NET_ADMIN and runs as user 0"
     } else if message.contains("No such file or directory")
         || message.contains("not supported")
         || message.contains("Could not process rule")
     {
-        "\nthe node's kernel needs nf_tables with NAT (nft_chain_nat, nft_redir, nft_ct, nft_reject_inet)"
+        "\ncheck that the node's kernel has nf_tables with NAT (nft_chain_nat, nft_redir, nft_ct, \
+         nft_reject_inet)"
     } else {
         ""
     }

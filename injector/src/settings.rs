@@ -1,5 +1,5 @@
-//! What the operator of the mesh chose for every injected proxy, parsed into types that cannot be wrong.
-//! What a single pod or namespace overrides is `patch::overrides`' business.
+//! The settings of all injected proxies, as validated types. `patch::overrides` reads what a pod or
+//! namespace overrides.
 
 mod resources;
 
@@ -9,13 +9,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-pub use resources::{Misfit, Quantity, RESOURCES, Resources, ResourcesError};
+pub use resources::{LimitBelowRequest, Quantity, RESOURCES, Resources, ResourcesError};
 pub use weft_process::log::Format as LogFormat;
 
-/// The user and group id of the proxy; the redirect rules leave its traffic alone.
+/// The user and group ID of the proxy, whose traffic is not redirected.
 pub const PROXY_UID: i64 = 2460;
 
-/// The same for every pod that one injector patches.
+/// The settings of an injector.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub proxy_image: String,
@@ -23,42 +23,42 @@ pub struct Settings {
     pub pull_policy: PullPolicy,
     /// Address of the controller, as `https://weft-controller.weft-system.svc:15012`.
     pub controller: String,
-    /// SPIFFE id that the proxy expects of the controller.
+    /// The SPIFFE ID that the proxy expects of the controller.
     pub controller_identity: String,
     pub trust_domain: String,
     pub access_log: AccessLog,
-    /// `tracing` filter of the proxy's own log.
+    /// The proxy's log filter.
     pub log: LogFilter,
-    /// Of all containers of Weft.
+    /// The log format of all containers of Weft.
     pub log_format: LogFormat,
     pub workers: Workers,
     pub mtls_outbound: MtlsOutbound,
-    /// Of pods and of Services.
+    /// The address ranges of pods and Services.
     pub cluster_ranges: Ranges,
-    /// Of the proxy, and of the init container where `init_resources` has nothing.
+    /// Resources of the proxy, and of the init container where `init_resources` has none.
     pub resources: Resources,
     pub init_resources: Resources,
-    /// Secrets for the images, in the pods' namespaces.
+    /// Image pull Secrets in the pods' namespaces.
     pub pull_secrets: Vec<String>,
     pub mtls: Mtls,
-    /// Below which no annotation goes.
+    /// The least strict mode that annotations can select.
     pub mtls_floor: Mtls,
-    /// Namespaces in which no pod is ever changed.
+    /// Namespaces in which no pod is injected.
     pub system_namespaces: BTreeSet<String>,
-    /// Namespaces whose pods cannot choose to be outside the mesh, or to pass by the proxy.
+    /// Namespaces whose pods can neither opt out of the mesh nor exclude ports from the proxy.
     pub enforced_namespaces: BTreeSet<String>,
 }
 
-/// Text that does not fit the type that was asked for; the message says what would.
+/// A text that is not a valid value; the message describes valid ones.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{given:?} is not {expected}")]
-pub struct Unfit {
+pub struct InvalidValue {
     given: String,
     expected: Cow<'static, str>,
 }
 
-impl Unfit {
-    /// Keeps at most 64 characters of `given`: it may come from anybody and is shown to others.
+impl InvalidValue {
+    /// Keeps at most 64 characters of `given`, which is untrusted text that others see.
     pub(crate) fn new(given: &str, expected: impl Into<Cow<'static, str>>) -> Self {
         Self {
             given: given.chars().take(64).collect(),
@@ -67,7 +67,7 @@ impl Unfit {
     }
 }
 
-/// When a container's image is pulled; the names are Kubernetes'.
+/// When a container's image is pulled, by Kubernetes' names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PullPolicy {
     Always,
@@ -86,13 +86,13 @@ impl PullPolicy {
 }
 
 impl FromStr for PullPolicy {
-    type Err = Unfit;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Unfit> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         [Self::Always, Self::IfNotPresent, Self::Never]
             .into_iter()
             .find(|policy| policy.as_str() == text)
-            .ok_or_else(|| Unfit::new(text, "Always, IfNotPresent or Never"))
+            .ok_or_else(|| InvalidValue::new(text, "Always, IfNotPresent or Never"))
     }
 }
 
@@ -115,17 +115,17 @@ impl AccessLog {
 }
 
 impl FromStr for AccessLog {
-    type Err = Unfit;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Unfit> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         [Self::Off, Self::Errors, Self::All]
             .into_iter()
             .find(|level| level.as_str() == text)
-            .ok_or_else(|| Unfit::new(text, "off, errors or all"))
+            .ok_or_else(|| InvalidValue::new(text, "off, errors or all"))
     }
 }
 
-/// Whether a pod serves plain text to clients outside the mesh. The greater is the stricter.
+/// Whether a pod accepts plain text from clients outside the mesh. The greater value is stricter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mtls {
     Permissive,
@@ -133,18 +133,18 @@ pub enum Mtls {
 }
 
 impl FromStr for Mtls {
-    type Err = Unfit;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Unfit> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         match text {
             "strict" => Ok(Self::Strict),
             "permissive" => Ok(Self::Permissive),
-            _ => Err(Unfit::new(text, "strict or permissive")),
+            _ => Err(InvalidValue::new(text, "strict or permissive")),
         }
     }
 }
 
-/// What becomes of connections that a pod opens to addresses of which nothing is known.
+/// How the proxy handles connections of the pod to unknown destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MtlsOutbound {
     #[default]
@@ -153,18 +153,18 @@ pub enum MtlsOutbound {
 }
 
 impl FromStr for MtlsOutbound {
-    type Err = Unfit;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Unfit> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         match text {
             "permissive" => Ok(Self::Permissive),
             "required" => Ok(Self::Required),
-            _ => Err(Unfit::new(text, "permissive or required")),
+            _ => Err(InvalidValue::new(text, "permissive or required")),
         }
     }
 }
 
-/// Ranges of addresses, as `10.96.0.0/12,fd00::/48`.
+/// Address ranges, as `10.96.0.0/12,fd00::/48`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges(String);
 
@@ -175,9 +175,9 @@ impl Ranges {
 }
 
 impl FromStr for Ranges {
-    type Err = Unfit;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Unfit> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let is_range = |text: &str| {
             text.split_once('/').is_some_and(|(first, bits)| {
                 let most = first
@@ -190,15 +190,15 @@ impl FromStr for Ranges {
         if text.is_empty() || text.split(',').all(is_range) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Unfit::new(
+        Err(InvalidValue::new(
             text,
-            "ranges of addresses, as 10.96.0.0/12,fd00::/48",
+            "a list of address ranges such as 10.96.0.0/12,fd00::/48",
         ))
     }
 }
 
-/// A `tracing` filter such as `info,weft_proxy=debug` that the proxy can read, of 1 to 200 characters of letters, digits and
-/// `_ - , = : .`, so that nothing in it can be taken for a reference to another variable.
+/// A log filter such as `info,weft_proxy=debug` that the proxy can parse, of 1 to 200 letters,
+/// digits and `_ - , = : .`, so that it cannot contain a reference to another environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(weft_process::log::Filter);
 
@@ -209,22 +209,22 @@ impl LogFilter {
 }
 
 impl FromStr for LogFilter {
-    type Err = Unfit;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Unfit> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         const EXPECTED: &str = "a log filter such as info,weft_proxy=debug";
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-,=:.".contains(&b);
         if text.len() > 200 || !text.bytes().all(legal) {
-            return Err(Unfit::new(text, EXPECTED));
+            return Err(InvalidValue::new(text, EXPECTED));
         }
         let filter = text.parse();
         filter
             .map(Self)
-            .map_err(|error| Unfit::new(text, format!("{EXPECTED}: {error}")))
+            .map_err(|error| InvalidValue::new(text, format!("{EXPECTED}: {error}")))
     }
 }
 
-/// Worker threads of a proxy, 1 to 64.
+/// The number of a proxy's worker threads, 1 to 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workers(u8);
 
@@ -235,17 +235,17 @@ impl Workers {
 }
 
 impl FromStr for Workers {
-    type Err = Unfit;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Unfit> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         match text.parse() {
             Ok(count @ 1..=64) => Ok(Self(count)),
-            _ => Err(Unfit::new(text, "a number of workers from 1 to 64")),
+            _ => Err(InvalidValue::new(text, "a number of workers from 1 to 64")),
         }
     }
 }
 
-/// Seconds that clients outside the mesh are given to learn that a pod ends, 0 to 120.
+/// The time for clients outside the mesh to learn that a pod terminates, 0 to 120 seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutsideGrace(u8);
 
@@ -256,17 +256,17 @@ impl OutsideGrace {
 }
 
 impl FromStr for OutsideGrace {
-    type Err = Unfit;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Unfit> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         match text.parse() {
             Ok(seconds @ 0..=120) => Ok(Self(seconds)),
-            _ => Err(Unfit::new(text, "a number of seconds from 0 to 120")),
+            _ => Err(InvalidValue::new(text, "a number of seconds from 0 to 120")),
         }
     }
 }
 
-/// TCP ports that the redirect rules leave alone, written as `80,9000`: at most 64, each from 1 to 65535.
+/// A list of at most 64 TCP ports from 1 to 65535, as `80,9000`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ports(BTreeSet<u16>);
 
@@ -301,10 +301,10 @@ impl fmt::Display for Ports {
 }
 
 impl FromStr for Ports {
-    type Err = Unfit;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Unfit> {
-        let unfit = || Unfit::new(text, "a list of at most 64 ports such as 80,9000");
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let invalid = || InvalidValue::new(text, "a list of at most 64 ports such as 80,9000");
         let mut ports = BTreeSet::new();
         for part in text
             .split(',')
@@ -313,11 +313,11 @@ impl FromStr for Ports {
         {
             match part.parse::<u16>() {
                 Ok(port) if port > 0 => ports.insert(port),
-                _ => return Err(unfit()),
+                _ => return Err(invalid()),
             };
         }
         if ports.len() > 64 {
-            return Err(unfit());
+            return Err(invalid());
         }
         Ok(Self(ports))
     }
@@ -327,7 +327,7 @@ impl FromStr for Ports {
 pub(crate) mod tests {
     use super::*;
 
-    /// What the chart's defaults come to.
+    /// The settings of the chart's defaults.
     pub(crate) fn settings() -> Settings {
         Settings {
             proxy_image: "weft/proxy:test".to_owned(),
@@ -354,7 +354,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn ranges_of_addresses() {
+    fn ranges_are_parsed() {
         for text in ["", "10.96.0.0/12", "10.96.0.0/12,fd00::/48"] {
             assert_eq!(
                 text.parse::<Ranges>().map(|ranges| ranges.0),
@@ -367,35 +367,35 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn lists_of_ports() {
+    fn ports_are_parsed() {
         assert_eq!(
             "9000, 80,80".parse::<Ports>().unwrap().to_string(),
             "80,9000"
         );
         assert!("".parse::<Ports>().unwrap().is_empty());
         for bad in ["0", "65536", "http", "1-5", "80;drop", "80 90"] {
-            assert!(bad.parse::<Ports>().is_err(), "{bad:?} was taken");
+            assert!(bad.parse::<Ports>().is_err(), "{bad:?} was accepted");
         }
         let many: Vec<String> = (1..=65).map(|port: u16| port.to_string()).collect();
         assert!(many.join(",").parse::<Ports>().is_err());
     }
 
     #[test]
-    fn a_log_filter_holds_no_reference() {
+    fn log_filter_has_no_references() {
         assert!(
             "info,weft_proxy::inbound=debug"
                 .parse::<LogFilter>()
                 .is_ok()
         );
         for bad in ["", "$(TOKEN)", "info\nX=1", &"x".repeat(201)] {
-            assert!(bad.parse::<LogFilter>().is_err(), "{bad:?} was taken");
+            assert!(bad.parse::<LogFilter>().is_err(), "{bad:?} was accepted");
         }
         let error = "warning".parse::<LogFilter>().unwrap_err().to_string();
         assert!(error.contains("no level"), "{error}");
     }
 
     #[test]
-    fn a_message_shows_no_more_than_64_characters_of_what_was_given() {
+    fn message_has_at_most_64_characters_of_the_text() {
         let error = "é".repeat(5000).parse::<Workers>().unwrap_err().to_string();
         assert!(error.chars().count() < 120, "{error}");
     }

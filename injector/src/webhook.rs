@@ -1,5 +1,5 @@
-//! The webhook server and what keeps it trusted: its certificate, the caBundle by which the API server checks it,
-//! and the labels of namespaces. What becomes of a pod is decided in `patch` alone.
+//! The webhook's server, its certificate and caBundle, and the watch of namespaces. `patch` decides
+//! about pods.
 
 mod admission;
 mod certificate;
@@ -23,14 +23,14 @@ use weft_accept::Protected;
 use crate::settings::Settings;
 pub use keeper::Names;
 
-/// After being told to stop, connections are still taken for this long: nodes learn only then that this replica is
-/// no longer to be asked.
+/// How long connections are accepted after shutdown has begun: nodes remove this replica from the
+/// Service meanwhile.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// What the server is told at its start.
-/// The part of it before the slash is the field manager of what the injector writes.
+/// The part before the slash is the field manager of writes that name none.
 const USER_AGENT: &str = concat!("weft-injector/", env!("CARGO_PKG_VERSION"));
 
+/// The options of the webhook.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// HTTPS, `/mutate`.
@@ -39,28 +39,28 @@ pub struct Options {
     pub metrics: SocketAddr,
     /// HTTP, `/ready`.
     pub ready: SocketAddr,
-    /// The node's address: its kubelet always finds a place on the two.
+    /// The node's address: connections from it are never rejected on `metrics` and `ready`.
     pub host_ip: Option<IpAddr>,
     pub names: Names,
-    /// How long a certificate lives; at 70 % of it, the next one is made.
+    /// The lifetime of a certificate, which is renewed at 70 %.
     pub certificate_lifetime: Duration,
     pub settings: Settings,
 }
 
-/// Serves until `stop` and a little longer, then lets requests that have begun come to their end.
+/// Serves until some seconds after `stop`, then completes the requests in progress.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     let mut config = kube::Config::infer()
         .await
-        .context("no access to Kubernetes: neither a service account nor a kubeconfig was found")?;
+        .context("configuring the client of the Kubernetes API: neither a service account nor a kubeconfig was found")?;
     let agent = HeaderValue::from_static(USER_AGENT);
     config.headers.push((header::USER_AGENT, agent));
-    let client = Client::try_from(config).context("the client for Kubernetes cannot be made")?;
+    let client = Client::try_from(config).context("creating the client of the Kubernetes API")?;
     let metrics = Arc::new(metrics::Metrics::default());
-    let certificate = Arc::new(certificate::Served::default());
+    let certificate = Arc::new(certificate::ServedCertificate::default());
 
-    let tls = server::tls(certificate.clone()).context("TLS cannot be set up")?;
+    let tls = server::tls(certificate.clone()).context("configuring TLS")?;
     let https = bind(options.listen).await?;
-    let plain = plain::Plain {
+    let plain = plain::HttpPages {
         metrics: metrics.clone(),
         certificate: certificate.clone(),
         protected: Protected::of_node(options.host_ip),
@@ -82,7 +82,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         metrics,
     });
     tracing::info!(address = %options.listen, "serving the webhook");
-    // Each of these ends by itself when told to stop; only the server's end is waited for, as it holds requests.
+    // These end by themselves at `stop`; the server is awaited, because it has requests in
+    // progress.
     let background = tokio::spawn({
         let stop = stop.clone();
         async move {
@@ -99,11 +100,13 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         tokio::time::sleep(LINGER).await;
         close.cancel();
     });
-    background.await.context("a part of the webhook failed")?;
+    background
+        .await
+        .context("a background task of the webhook panicked")?;
     Ok(())
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bound = weft_accept::bind(address).await;
-    bound.with_context(|| format!("cannot listen on {address}; is the port taken?"))
+    bound.with_context(|| format!("listening on {address}; check that the port is free"))
 }

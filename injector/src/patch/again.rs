@@ -1,33 +1,36 @@
-//! A pod that has been patched before: Kubernetes asks again when another webhook changed it after (`reinvocationPolicy`), and
-//! copies of running pods come with what theirs were given. What was added since is brought in line; what is there stays.
+//! Pods that were injected before: Kubernetes calls the webhook again after another one has changed
+//! the pod (`reinvocationPolicy`), and copies of running pods have the containers of the original.
+//! Containers that were added since are patched; others are not changed.
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{PatchOperation, ReplaceOperation};
 use serde_json::{Value, json};
 
 use super::pod::{Container, Pod};
-use super::{INIT_CONTAINER, Overrides, PROXY_CONTAINER, Stop, add, containers, drain, probes};
+use super::{
+    INIT_CONTAINER, NotInjected, Overrides, PROXY_CONTAINER, add, containers, drain, probes,
+};
 use crate::settings::{Ports, Settings};
 
 const PROBE_PORTS: &str = "WEFT_PROBE_PORTS";
 
-/// Where Weft's two init containers are.
+/// The indices of Weft's two init containers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Places {
+pub(super) struct InitContainers {
     init: usize,
     proxy: usize,
 }
 
-impl Places {
-    /// `None` unless both are there, and work as those that the injector adds.
+impl InitContainers {
+    /// Returns `None` unless both exist and have the form of injected ones.
     pub(super) fn of(pod: &Pod) -> Option<Self> {
         let containers = &pod.spec.init_containers;
-        let place = |name: &str| {
+        let index = |name: &str| {
             containers
                 .iter()
                 .position(|container| container.name == name)
         };
-        let (init, proxy) = (place(INIT_CONTAINER)?, place(PROXY_CONTAINER)?);
+        let (init, proxy) = (index(INIT_CONTAINER)?, index(PROXY_CONTAINER)?);
         let sidecar = containers.get(proxy)?.restart_policy.as_deref() == Some("Always");
         let redirects = redirects(containers.get(init)?);
         (init < proxy && sidecar && redirects).then_some(Self { init, proxy })
@@ -41,17 +44,17 @@ fn redirects(container: &Container) -> bool {
         .is_some_and(|verb| verb == "redirect")
 }
 
-/// Operations on containers that came later: those without a hook, and with probes that are asked of the proxy.
-pub(super) fn operations(raw: &Value, places: Places) -> Vec<PatchOperation> {
+/// Returns operations for containers that were added since: their hooks and their TCP probes.
+pub(super) fn operations(raw: &Value, existing: InitContainers) -> Vec<PatchOperation> {
     let (mut operations, probed) = probes::rewrite(raw);
     if !probed.is_empty() {
-        operations.push(probe_ports(raw, places.proxy, &probed));
+        operations.push(probe_ports(raw, existing.proxy, &probed));
     }
     operations.extend(drain::hooks(raw));
     operations
 }
 
-/// Tells the proxy of more ports that it will be asked about.
+/// Adds ports to those that the proxy may probe.
 fn probe_ports(raw: &Value, proxy: usize, more: &Ports) -> PatchOperation {
     let env = format!("/spec/initContainers/{proxy}/env");
     let set = raw.pointer(&env).and_then(Value::as_array);
@@ -89,18 +92,21 @@ fn probe_ports(raw: &Value, proxy: usize, more: &Ports) -> PatchOperation {
     }
 }
 
-/// Of init containers that start before the proxy: their traffic is not the mesh's.
-pub(super) fn warnings(pod: &Pod, places: Places) -> Vec<String> {
+/// Returns warnings about init containers that start before the proxy: their traffic is outside the
+/// mesh.
+pub(super) fn warnings(pod: &Pod, existing: InitContainers) -> Vec<String> {
     let mut warnings = Vec::new();
-    for (place, container) in pod.spec.init_containers.iter().enumerate() {
-        if place < places.init {
+    for (index, container) in pod.spec.init_containers.iter().enumerate() {
+        if index < existing.init {
             warnings.push(format!(
-                "init container {} starts before {INIT_CONTAINER}: its connections are outside the mesh",
+                "init container {} starts before {INIT_CONTAINER}: its connections are outside the \
+                 mesh",
                 container.name
             ));
-        } else if place > places.init && place < places.proxy {
+        } else if index > existing.init && index < existing.proxy {
             warnings.push(format!(
-                "init container {} starts between {INIT_CONTAINER} and {PROXY_CONTAINER}: it has no network",
+                "init container {} starts between {INIT_CONTAINER} and {PROXY_CONTAINER}: it has \
+                 no network",
                 container.name
             ));
         }
@@ -108,32 +114,34 @@ pub(super) fn warnings(pod: &Pod, places: Places) -> Vec<String> {
     warnings
 }
 
-/// Where pods cannot choose to be outside the mesh, containers of Weft's names have to be Weft's.
-pub(super) fn genuine(
+/// Checks, in an enforced namespace, that the containers with Weft's names are as the injector adds
+/// them.
+pub(super) fn check_unmodified(
     pod: &Pod,
-    places: Places,
+    existing: InitContainers,
     settings: &Settings,
     overrides: &Overrides,
-) -> Result<(), Stop> {
+) -> Result<(), NotInjected> {
     let containers = &pod.spec.init_containers;
-    let of = |place: usize, image: &str, args: &[String]| {
-        containers.get(place).is_some_and(|container| {
+    let of = |index: usize, image: &str, args: &[String]| {
+        containers.get(index).is_some_and(|container| {
             container.image == image && container.args == args && container.command.is_empty()
         })
     };
     let init = of(
-        places.init,
+        existing.init,
         &settings.init_image,
         &containers::init_args(overrides),
     );
-    let proxy = of(places.proxy, &settings.proxy_image, &[]);
+    let proxy = of(existing.proxy, &settings.proxy_image, &[]);
     let other = match (init, proxy) {
         (true, true) => return Ok(()),
         (false, _) => INIT_CONTAINER,
         (true, false) => PROXY_CONTAINER,
     };
-    Err(Stop::Refused(format!(
-        "the pod comes with a container {other} that is not as the injector adds it, and pods of its namespace cannot choose \
-         that (chart: injector.enforcedNamespaces); leave {INIT_CONTAINER} and {PROXY_CONTAINER} out of the pod"
+    Err(NotInjected::Denied(format!(
+        "the pod has a container {other} that differs from the injected one, which is not \
+         permitted in its namespace (chart: injector.enforcedNamespaces); remove {INIT_CONTAINER} \
+         and {PROXY_CONTAINER} from the pod"
     )))
 }

@@ -1,4 +1,5 @@
-//! Names below `weft.dev/` that mean nothing where they are: most likely a slip, of which its author is told.
+//! Warns about annotations and labels below `weft.dev/` that have no effect: most likely typing
+//! errors.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use super::overrides::{EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, INIT_RESOURCES, MTLS, 
 use super::{INJECT, SKIPPED, STATUS};
 
 const PREFIX: &str = "weft.dev/";
-/// What pods and namespaces may say, beside resources.
+/// The annotations of pods and namespaces, apart from resources.
 const EITHER: [&str; 7] = [
     "weft.dev/access-log",
     "weft.dev/log-format",
@@ -17,10 +18,10 @@ const EITHER: [&str; 7] = [
     "weft.dev/proxy-workers",
 ];
 const PODS: [&str; 2] = [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND];
-/// Written by Weft, and the digest that charts of pods like ours put beside them.
+/// Annotations that Weft writes, and the digest of its chart.
 const OURS: [&str; 3] = [SKIPPED, STATUS, "weft.dev/config"];
-/// More names than this are no slip.
-const WARNINGS: usize = 8;
+/// The maximum number of warnings.
+const MAX_WARNINGS: usize = 8;
 
 fn either() -> impl Iterator<Item = &'static str> {
     let resources = PROXY_RESOURCES.into_iter().chain(INIT_RESOURCES);
@@ -29,14 +30,14 @@ fn either() -> impl Iterator<Item = &'static str> {
         .chain(resources.flat_map(|(request, limit)| [request, limit]))
 }
 
-/// Warnings about a pod's annotations.
+/// Returns warnings about a pod's annotations.
 pub(super) fn of_pod(annotations: &BTreeMap<String, String>) -> Vec<String> {
     let known: Vec<_> = either().chain(PODS).collect();
     unknown(annotations, &known)
         .map(|name| match name {
             INJECT => format!("{INJECT} is a label; as an annotation of the pod it has no effect"),
             "weft.dev/gateway-routes" => {
-                format!("annotation {name} is of Services; on a pod it has no effect")
+                format!("annotation {name} is for Services; on a pod it has no effect")
             }
             name => format!(
                 "annotation {} has no effect{}",
@@ -44,11 +45,11 @@ pub(super) fn of_pod(annotations: &BTreeMap<String, String>) -> Vec<String> {
                 nearest(name, &known)
             ),
         })
-        .take(WARNINGS)
+        .take(MAX_WARNINGS)
         .collect()
 }
 
-/// Warnings about a namespace's annotations, for whoever creates a pod there.
+/// Returns warnings about a namespace's annotations, for the creators of pods there.
 pub(super) fn of_namespace(annotations: &BTreeMap<String, String>) -> Vec<String> {
     let known: Vec<_> = either().collect();
     unknown(annotations, &known)
@@ -57,7 +58,7 @@ pub(super) fn of_namespace(annotations: &BTreeMap<String, String>) -> Vec<String
                 format!("{INJECT} is a label; as an annotation of the namespace it has no effect")
             }
             name if PODS.contains(&name) => {
-                format!("annotation {name} is of pods; on the namespace it has no effect")
+                format!("annotation {name} is for pods; on the namespace it has no effect")
             }
             name => format!(
                 "annotation {} of the namespace has no effect{}",
@@ -65,11 +66,11 @@ pub(super) fn of_namespace(annotations: &BTreeMap<String, String>) -> Vec<String
                 nearest(name, &known)
             ),
         })
-        .take(WARNINGS)
+        .take(MAX_WARNINGS)
         .collect()
 }
 
-/// Warnings about a pod's labels.
+/// Returns warnings about a pod's labels.
 pub(super) fn labels(labels: &BTreeMap<String, String>) -> Vec<String> {
     let known: Vec<_> = either().chain(PODS).collect();
     labels
@@ -77,7 +78,7 @@ pub(super) fn labels(labels: &BTreeMap<String, String>) -> Vec<String> {
         .map(String::as_str)
         .filter(|name| known.contains(name))
         .map(|name| format!("{name} is an annotation; as a label of the pod it has no effect"))
-        .take(WARNINGS)
+        .take(MAX_WARNINGS)
         .collect()
 }
 
@@ -96,14 +97,14 @@ fn cut(name: &str) -> String {
     name.chars().take(64).collect()
 }
 
-/// The known name that is written most alike, if one is.
+/// Returns a suggestion: the most similar known name, if one is similar.
 fn nearest(name: &str, known: &[&str]) -> String {
     let alike = |known: &str| strsim::damerau_levenshtein(&cut(name), known);
     let nearest = known.iter().min_by_key(|known| alike(known));
     let most = name.len().saturating_sub(PREFIX.len()) / 3;
     match nearest {
         Some(known) if alike(known) <= most => format!("; did you mean {known}?"),
-        _ => ": there is none of this name".to_owned(),
+        _ => ": no annotation has this name".to_owned(),
     }
 }
 
@@ -116,11 +117,11 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_is_told_with_the_name_that_was_meant() {
+    fn typing_errors_have_a_suggestion() {
         for (slip, meant) in [
             ("weft.dev/acces-log", "did you mean weft.dev/access-log?"),
             ("weft.dev/mtsl", "did you mean weft.dev/mtls?"),
-            ("weft.dev/log", "there is none"),
+            ("weft.dev/log", "no annotation has this name"),
             (
                 "weft.dev/proxy-memory-limits",
                 "did you mean weft.dev/proxy-memory-limit?",
@@ -130,8 +131,11 @@ mod tests {
                 "did you mean weft.dev/exclude-outbound-ports?",
             ),
             ("weft.dev/inject", "is a label"),
-            ("weft.dev/gateway-routes", "is of Services"),
-            ("weft.dev/something-else-entirely", "there is none"),
+            ("weft.dev/gateway-routes", "is for Services"),
+            (
+                "weft.dev/something-else-entirely",
+                "no annotation has this name",
+            ),
         ] {
             let warnings = warnings(slip);
             assert!(warnings[0].contains(meant), "{slip}: {warnings:?}");
@@ -146,10 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn names_are_cut_and_counted() {
+    fn warnings_are_bounded() {
         let many = (0..50).map(|n| (format!("weft.dev/{n:0>200}"), String::new()));
         let warnings = of_pod(&many.collect());
-        assert_eq!(warnings.len(), WARNINGS);
+        assert_eq!(warnings.len(), MAX_WARNINGS);
         assert!(warnings.iter().all(|warning| warning.len() < 256));
     }
 }

@@ -1,5 +1,5 @@
-//! The two containers and the volume that a pod is given. They decide nothing: all choices are in the
-//! settings and the overrides.
+//! Renders the two containers and the volume that are added to a pod, from the settings and the
+//! overrides.
 
 use serde_json::{Value, json};
 
@@ -10,8 +10,8 @@ use crate::settings::{MtlsOutbound, PROXY_UID, Ports, Resources, Settings};
 
 const IDENTITY_DIR: &str = "/var/run/weft";
 
-/// Writes the redirect rules and ends. It runs as root because a capability that is added to a non-root user's
-/// container is not effective there; it keeps NET_ADMIN alone.
+/// Renders the init container that installs the redirect rules. It runs as root because an added
+/// capability is not effective for other users; it has NET_ADMIN alone.
 pub(super) fn init(settings: &Settings, overrides: &Overrides, resources: &Resources) -> Value {
     let format = overrides.log_format.unwrap_or(settings.log_format);
     let container = json!({
@@ -34,7 +34,8 @@ pub(super) fn init(settings: &Settings, overrides: &Overrides, resources: &Resou
     with_resources(container, resources)
 }
 
-/// What is empty is left out: the API server would not keep it, and whoever applies the pod again would see a difference.
+/// Adds the resources. Empty ones are omitted, as the API server drops them and a later apply would
+/// show a difference.
 fn with_resources(mut container: Value, resources: &Resources) -> Value {
     if let Some(resources) = resources.render() {
         container["resources"] = resources;
@@ -55,8 +56,9 @@ pub(super) fn init_args(overrides: &Overrides) -> Vec<String> {
     args
 }
 
-/// The proxy as a native sidecar (an init container with `restartPolicy: Always`): it is ready before any of the
-/// pod's own containers starts, outlives them, and does not keep a Job from ending.
+/// Renders the proxy as a native sidecar (an init container with `restartPolicy: Always`): it is
+/// ready before the pod's containers start, ends after them, and does not prevent a Job from
+/// completing.
 pub(super) fn proxy(
     settings: &Settings,
     overrides: &Overrides,
@@ -74,8 +76,8 @@ pub(super) fn proxy(
             { "name": "weft-metrics", "containerPort": 15020, "protocol": "TCP" },
             { "name": "weft-ready", "containerPort": 15021, "protocol": "TCP" },
         ],
-        // The pod's own containers wait for this one: two minutes for the certificate and the configuration,
-        // then the proxy is started afresh.
+        // The pod's containers wait for this probe: the proxy has two minutes for its certificate
+        // and its configuration, then it is restarted.
         "startupProbe": probe(1, 120),
         "readinessProbe": probe(2, 3),
         "securityContext": {
@@ -95,16 +97,17 @@ pub(super) fn proxy(
     with_resources(container, resources)
 }
 
-/// References to the Secrets for Weft's images that the pod has not already.
+/// Returns references to the pull Secrets that the pod does not have already.
 pub(super) fn pull_secrets(settings: &Settings, own: &[Named]) -> Vec<Value> {
     let known = |name: &String| own.iter().any(|secret| secret.name == *name);
     let more = settings.pull_secrets.iter().filter(|name| !known(name));
     more.map(|name| json!({ "name": name })).collect()
 }
 
-/// The token by which the proxy proves its account to the controller, and the roots by which it knows the
-/// controller. A projection of its own, so that pods without a mounted token have it too. The controller's addresses are for
-/// pods whose DNS does not know its name; one that does is well without them.
+/// Renders the volume with the token that authenticates the proxy to the controller, and the roots
+/// that authenticate the controller. It is a separate projection, so that pods without a mounted
+/// token have it too. The controller's addresses are for pods whose DNS does not resolve its name,
+/// so they are optional.
 pub(super) fn identity_volume() -> Value {
     json!({
         "name": IDENTITY_VOLUME,

@@ -1,43 +1,44 @@
-//! The end of a pod: the hook that asks the proxy before a container is told to end, and the times that fit into the
-//! pod's own grace period.
+//! The termination of a pod: the preStop hook that calls the proxy before a container gets SIGTERM,
+//! and times that fit into the pod's grace period.
 
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
 
 use super::add;
 
-/// Kubernetes' own default of `terminationGracePeriodSeconds`.
+/// Kubernetes' default of `terminationGracePeriodSeconds`.
 const GRACE_PERIOD: i64 = 30;
-/// The longest that a hook holds a container's signal back, unless the time for clients outside the mesh is longer.
+/// How long a hook may delay a container's SIGTERM, unless the grace for outside clients is longer.
 const WITHDRAW: i64 = 8;
-/// What is left of the grace period for the proxy's last steps.
+/// Reserve of the grace period for the end of the proxy.
 const RESERVE: i64 = 5;
 
-const LONGEST: i64 = 86_400;
+const MAX_DRAIN: i64 = 86_400;
 
-/// Seconds, for the proxy.
+/// Times of the proxy, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Times {
-    /// The hook's bound: half of the grace period at most, the other half is the application's.
+    /// The maximum time of the hook: at most half of the grace period, the other half is for the
+    /// application.
     pub withdraw: i64,
-    /// For connections that are open when the proxy itself is told to end.
+    /// How long open connections may take to end after the proxy gets SIGTERM.
     pub drain: i64,
 }
 
 impl Times {
-    /// `outside_grace`: the time that clients outside the mesh are given.
+    /// `outside_grace` is the time for clients outside the mesh.
     pub(super) fn within(grace_period: Option<i64>, outside_grace: Option<u8>) -> Self {
         let grace_period = grace_period.unwrap_or(GRACE_PERIOD).max(1);
         let wished = outside_grace.map_or(WITHDRAW, |grace| WITHDRAW.max(grace.into()));
         Self {
             withdraw: wished.min(grace_period / 2),
-            // Longer than a day is no drain; the proxy counts in 32 bits.
-            drain: (grace_period - RESERVE).clamp(1, LONGEST),
+            // A day is enough, and the proxy counts in 32 bits.
+            drain: (grace_period - RESERVE).clamp(1, MAX_DRAIN),
         }
     }
 }
 
-/// Operations that give the hook to every container without a `preStop` of its own.
+/// Returns operations that add the hook to every container without a `preStop`.
 pub(super) fn hooks(raw: &Value) -> Vec<PatchOperation> {
     let containers = raw.pointer("/spec/containers").and_then(Value::as_array);
     let containers = containers.into_iter().flatten().enumerate();
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_times_fit_into_the_grace_period() {
+    fn times_fit_into_the_grace_period() {
         for (period, outside, withdraw, drain) in [
             (None, None, 8, 25),
             (Some(30), Some(3), 8, 25),

@@ -1,6 +1,6 @@
-//! What a pod or its namespace changes about its own proxy by annotations. A pod's wrong value refuses the pod,
-//! as its author is there to read why. A namespace's wrong value is ignored with a warning: it must not stop
-//! every pod of the namespace.
+//! The annotations by which a pod or its namespace overrides settings of the proxy. An invalid
+//! value on a pod denies the pod, as its author gets the message. An invalid value on a namespace
+//! is ignored with a warning: it must not block every pod of the namespace.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -8,11 +8,11 @@ use std::str::FromStr;
 
 use super::annotations;
 use crate::settings::{
-    AccessLog, LogFilter, LogFormat, Misfit, Mtls, MtlsOutbound, OutsideGrace, Ports, RESOURCES,
-    Resources, Settings, Workers,
+    AccessLog, LimitBelowRequest, LogFilter, LogFormat, Mtls, MtlsOutbound, OutsideGrace, Ports,
+    RESOURCES, Resources, Settings, Workers,
 };
 
-/// Annotations for each of [`RESOURCES`]: of the request, of the limit.
+/// The annotations of each of [`RESOURCES`]: for the request and for the limit.
 pub(super) type ResourceNames = [(&'static str, &'static str); RESOURCES.len()];
 pub(super) const PROXY_RESOURCES: ResourceNames = [
     ("weft.dev/proxy-cpu", "weft.dev/proxy-cpu-limit"),
@@ -34,7 +34,7 @@ pub(super) const MTLS: &str = "weft.dev/mtls";
 pub(super) const EXCLUDE_OUTBOUND: &str = "weft.dev/exclude-outbound-ports";
 pub(super) const EXCLUDE_INBOUND: &str = "weft.dev/exclude-inbound-ports";
 
-/// `None` and empty lists leave the setting as it is.
+/// The overrides; `None` and empty lists keep the setting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     pub access_log: Option<AccessLog>,
@@ -42,24 +42,24 @@ pub struct Overrides {
     pub log_format: Option<LogFormat>,
     pub workers: Option<Workers>,
     pub outside_grace: Option<OutsideGrace>,
-    /// The controller obeys it, also when it changes later; here its author is told of a wrong value.
+    /// Only validated here: the controller applies it, also when it changes later.
     pub mtls: Option<Mtls>,
     pub mtls_outbound: Option<MtlsOutbound>,
     pub resources: Resources,
     pub init_resources: Resources,
-    /// Destination ports of outgoing connections that pass by the proxy.
+    /// Destination ports of outgoing connections that bypass the proxy.
     pub exclude_outbound: Ports,
-    /// Ports of the pod whose incoming connections pass by the proxy.
+    /// Ports of the pod whose incoming connections bypass the proxy.
     pub exclude_inbound: Ports,
 }
 
-/// An annotation of the pod cannot be used.
+/// Why an annotation of the pod is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum OverrideError {
     #[error("annotation {name}: {cause}")]
-    Unfit { name: &'static str, cause: String },
+    InvalidValue { name: &'static str, cause: String },
     #[error(
-        "annotation {MTLS}: the pod is permissive, and the mesh demands strict (chart: mtlsFloor)"
+        "annotation {MTLS}: permissive is less strict than the mesh permits (chart: mtlsFloor)"
     )]
     BelowFloor,
 }
@@ -67,7 +67,7 @@ pub enum OverrideError {
 type Annotations = BTreeMap<String, String>;
 
 impl Overrides {
-    /// The pod's annotations win over the namespace's.
+    /// Reads the annotations; those of the pod take precedence over the namespace's.
     pub fn read(
         pod: &Annotations,
         namespace: &Annotations,
@@ -91,30 +91,33 @@ impl Overrides {
             mtls_outbound: from.either("weft.dev/mtls-outbound")?,
             resources: from.resources(&PROXY_RESOURCES)?,
             init_resources: from.resources(&INIT_RESOURCES)?,
-            // What passes by the proxy depends on the program, so a namespace cannot say it for all.
+            // Depends on the application, so a namespace cannot set it for all pods.
             exclude_outbound: from.pod(EXCLUDE_OUTBOUND)?.unwrap_or_default(),
             exclude_inbound: from.pod(EXCLUDE_INBOUND)?.unwrap_or_default(),
         })
     }
 
-    /// What the proxy asks for, and the init container. That one has what the proxy has, unless something else is said of it: it
-    /// ends before the proxy begins, so it adds nothing to what the pod needs, and what a quota or a LimitRange lets pass of the
-    /// one it lets pass of the other.
+    /// Returns the resources of the proxy and of the init container. By default both have the same:
+    /// the init container ends before the proxy starts, so it does not add to the pod's resources,
+    /// and a quota or LimitRange that admits the one admits the other.
     pub(super) fn resources(&self, settings: &Settings) -> Result<(Resources, Resources), String> {
         let proxy = self.resources.or(&settings.resources);
         let init = self.init_resources.or(&settings.init_resources).or(&proxy);
-        let misfit = |of: &str, error: Misfit| {
+        let mismatch = |of: &str, error: LimitBelowRequest| {
             format!(
-                "{error} of {of}; set both by annotations of the pod (weft.dev/{}-...) or its namespace, or in the chart",
+                "{error} of {of}; set both by annotations of the pod (weft.dev/{}-...) or its \
+                 namespace, or in the chart",
                 of.trim_start_matches("weft-")
             )
         };
-        proxy.fit().map_err(|e| misfit("weft-proxy", e))?;
-        init.fit().map_err(|e| misfit("weft-init", e))?;
+        proxy
+            .check_limits()
+            .map_err(|e| mismatch("weft-proxy", e))?;
+        init.check_limits().map_err(|e| mismatch("weft-init", e))?;
         Ok((proxy, init))
     }
 
-    /// Whether the pod refuses plain text as it begins.
+    /// Returns true if the pod rejects plain text when it starts.
     pub(super) fn strict(&self, settings: &Settings) -> bool {
         self.mtls.unwrap_or(settings.mtls).max(settings.mtls_floor) == Mtls::Strict
     }
@@ -134,7 +137,7 @@ impl Sources<'_> {
         let value = self.pod.get(name).map(|text| text.parse());
         value
             .transpose()
-            .map_err(|error: T::Err| OverrideError::Unfit {
+            .map_err(|error: T::Err| OverrideError::InvalidValue {
                 name,
                 cause: error.to_string(),
             })
@@ -150,26 +153,27 @@ impl Sources<'_> {
         match self.namespace.get(name).map(|text| text.parse()) {
             None => Ok(None),
             Some(Ok(value)) => Ok(Some(value)),
-            Some(Err(unfit)) => {
-                let warning = format!("annotation {name} of the namespace is ignored: {unfit}");
+            Some(Err(invalid)) => {
+                let warning = format!("annotation {name} of the namespace is ignored: {invalid}");
                 self.warnings.push(warning);
                 Ok(None)
             }
         }
     }
 
-    /// The pod's own word below the floor refuses it; that of a namespace is raised, as the controller does.
+    /// A pod's value below the floor is an error; a namespace's is raised to the floor, as the
+    /// controller does.
     fn mtls(&mut self, floor: Mtls) -> Result<Option<Mtls>, OverrideError> {
         if self.pod(MTLS)?.is_some_and(|own: Mtls| own < floor) {
             return Err(OverrideError::BelowFloor);
         }
-        let said: Option<Mtls> = self.either(MTLS)?;
-        if said.is_some_and(|said| said < floor) {
+        let value: Option<Mtls> = self.either(MTLS)?;
+        if value.is_some_and(|value| value < floor) {
             let warning =
-                format!("annotation {MTLS} of the namespace is ignored: the mesh demands strict");
+                format!("annotation {MTLS} of the namespace is ignored: the mesh requires strict");
             self.warnings.push(warning);
         }
-        Ok(said.map(|said| said.max(floor)))
+        Ok(value.map(|value| value.max(floor)))
     }
 
     fn resources(&mut self, names: &ResourceNames) -> Result<Resources, OverrideError> {

@@ -1,4 +1,4 @@
-//! What the decision reads of a pod; all else in it is neither read nor checked.
+//! The fields of a pod that the decision reads; others are not deserialized.
 
 use std::collections::BTreeMap;
 
@@ -144,7 +144,7 @@ pub(super) struct Action {
     pub(super) port: Port,
 }
 
-/// The name is that of a port of the same container.
+/// A port of the same container, by number or name.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Port {
@@ -168,13 +168,13 @@ pub(super) struct Named {
 impl Pod {
     pub(super) fn read(raw: &Value) -> Result<Self, serde_json::Error> {
         if !raw.is_object() {
-            // serde would also take an array, as the fields in their order.
-            return Err(serde::de::Error::custom("it is no object"));
+            // serde would accept an array too, as the fields in order.
+            return Err(serde::de::Error::custom("it is not an object"));
         }
         Self::deserialize(raw)
     }
 
-    /// Of both kinds, in the order in which they start.
+    /// Returns init containers and containers, in the order in which they start.
     pub(super) fn all_containers(&self) -> impl Iterator<Item = &Container> {
         self.spec
             .init_containers
@@ -184,7 +184,7 @@ impl Pod {
 }
 
 impl Container {
-    /// Probes and hooks, by their fields' names.
+    /// Returns probes and hooks with the names of their fields.
     pub(super) fn handlers(&self) -> impl Iterator<Item = (&'static str, &Handler)> {
         let handlers = [
             ("livenessProbe", &self.liveness_probe),
@@ -198,7 +198,7 @@ impl Container {
             .filter_map(|(name, handler)| Some((name, handler.as_ref()?)))
     }
 
-    /// The number that `port` stands for.
+    /// Returns the number of `port`.
     pub(super) fn number(&self, port: &Port) -> Option<i64> {
         match port {
             Port::Number(number) => Some(*number),
@@ -217,7 +217,7 @@ impl ContainerPort {
 }
 
 impl Handler {
-    /// What it asks of this pod by the network.
+    /// Returns the network action on this pod, if it has one.
     pub(super) fn action(&self) -> Option<&Action> {
         let action = self.http_get.as_ref().or(self.tcp_socket.as_ref());
         let action = action.or(self.grpc.as_ref());
@@ -225,7 +225,7 @@ impl Handler {
     }
 }
 
-/// An explicit `null` means the same as absence, as it does to Kubernetes.
+/// Deserializes `null` as absent, as Kubernetes does.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     from: D,
 ) -> Result<T, D::Error> {

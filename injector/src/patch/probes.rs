@@ -1,7 +1,9 @@
-//! The pod's TCP probes, asked of the proxy instead: it accepts every connection to the pod, so that a probe of the port
-//! itself would succeed while nothing listens there. The proxy connects to the port and answers by HTTP.
+//! Rewrites the pod's TCP probes to HTTP probes of the proxy. The proxy accepts every connection to
+//! the pod, so that a TCP probe would succeed while nothing listens on the port. The proxy connects
+//! to the port and answers by HTTP.
 //!
-//! Probes by HTTP and gRPC stay as they are: their answers are the application's own. So do those of another host.
+//! Probes by HTTP and gRPC are not rewritten, as the application itself answers them; nor are those
+//! of another host.
 
 use json_patch::PatchOperation;
 use serde_json::{Value, json};
@@ -9,12 +11,12 @@ use serde_json::{Value, json};
 use super::{add, remove};
 use crate::settings::Ports;
 
-/// Where the proxy answers, beside `/ready`.
+/// The port at which the proxy answers probes, beside `/ready`.
 const PROXY_PORT: u16 = 15021;
 const LISTS: [&str; 2] = ["containers", "initContainers"];
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
-/// The changes, and the ports that the proxy is asked about.
+/// Returns the operations, and the ports that the proxy is to probe.
 pub(super) fn rewrite(raw: &Value) -> (Vec<PatchOperation>, Ports) {
     let mut operations = Vec::new();
     let mut ports = Vec::new();
@@ -39,7 +41,7 @@ pub(super) fn rewrite(raw: &Value) -> (Vec<PatchOperation>, Ports) {
     (operations, ports.into_iter().collect())
 }
 
-/// The port of a probe that opens a connection to this pod.
+/// Returns the port of a TCP probe of this pod.
 fn tcp_port(container: &Value, probe: &str) -> Option<u16> {
     let socket = container.get(probe)?.get("tcpSocket")?;
     let host = socket.get("host").and_then(Value::as_str);
@@ -55,7 +57,7 @@ fn tcp_port(container: &Value, probe: &str) -> Option<u16> {
     number.filter(|port| *port > 0)
 }
 
-/// A name is that of a port of the same container.
+/// Returns the number of a named port of the container.
 fn named(container: &Value, name: &str) -> Option<u64> {
     let mut ports = container.get("ports")?.as_array()?.iter();
     let port = ports.find(|port| port.get("name").and_then(Value::as_str) == Some(name))?;

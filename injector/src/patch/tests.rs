@@ -1,5 +1,5 @@
-//! Golden files: each of `tests/golden/*.yaml` holds a namespace and a pod, and after `---` what becomes of them.
-//! `UPDATE_GOLDEN=1` writes the second part anew, for `git diff` to judge.
+//! Golden files: each of `tests/golden/*.yaml` has a namespace and a pod, and after `---` the decision.
+//! `UPDATE_GOLDEN=1` writes the second part again, for `git diff` to judge.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,7 @@ fn outcome(given: &Given, path: &Path) -> Wanted {
             warnings,
             ..Wanted::default()
         },
-        Outcome::Refuse(reason) => Wanted {
+        Outcome::Deny(reason) => Wanted {
             refused: Some(reason),
             warnings,
             ..Wanted::default()

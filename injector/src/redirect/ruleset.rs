@@ -1,17 +1,17 @@
-//! The redirect rules as text for `nft`. Pure: the same choice gives the same text.
+//! Renders the redirect rules for `nft`. Pure.
 
 use std::collections::BTreeSet;
 
 use crate::settings::{PROXY_UID, Ports};
 
-/// Where a pod's connections go instead.
+/// Which connections of a pod are redirected, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
-    /// The user whose connections are left alone.
+    /// The user whose connections are not redirected: the proxy's.
     pub proxy_uid: u32,
     pub outbound_port: u16,
     pub inbound_port: u16,
-    /// Ports of the proxy itself that others may reach (metrics, readiness).
+    /// Ports of the proxy that are reached directly (metrics, readiness).
     pub open_ports: Ports,
     pub exclude_outbound: Ports,
     pub exclude_inbound: Ports,
@@ -30,18 +30,17 @@ impl Default for Redirect {
     }
 }
 
-/// The whole ruleset as one transaction: the table is named (so that deleting it cannot fail), deleted, and made
-/// anew. One table of family `inet` holds for IPv4 and IPv6.
+/// Renders the ruleset as one transaction: the table is declared (so that deleting it cannot fail),
+/// deleted, and created again. One table of family `inet` is for IPv4 and IPv6.
 ///
-/// - `outbound` sees connections made in the pod; those to the pod's own addresses leave over `lo` and are left
-///   alone, as are the proxy's.
-/// - `inbound` sees connections made to the pod from outside it. Those that the pod makes to itself pass here too,
-///   but NAT decides once a connection, and for them it has decided in `outbound`. What is for an address that the pod
-///   does not have is left to the kernel, which forwards or drops it: the proxy would connect to it as this pod, for any
-///   neighbour on the link that sends such a packet here.
-/// - The guards close the ways around: nobody outside reaches the pod's loopback, the redirect's own ports cannot be
-///   dialled (the proxy would dial itself), and packets that belong to no known connection are dropped (they would miss
-///   the translation back and make the kernel reset a healthy connection).
+/// - `outbound` redirects connections from the pod; those to the pod's own addresses go over `lo` and are not
+///   redirected, nor are the proxy's.
+/// - `inbound` redirects connections to the pod from outside. Those from the pod to itself traverse this chain too, but NAT
+///   decides once for each connection, which it has in `outbound`. Packets for an address that the pod does not have are
+///   not redirected: otherwise a neighbour on the link could have the proxy connect to that address as this pod.
+/// - The guards close ways around the proxy: loopback is not reached from outside, the redirect's ports cannot be dialled
+///   (the proxy would connect to itself), and packets of no known connection are dropped (they would not be translated
+///   back, so that the kernel resets a healthy connection).
 pub fn render(redirect: &Redirect) -> String {
     let Redirect {
         proxy_uid,
@@ -90,7 +89,7 @@ table inet weft {{
     )
 }
 
-/// A line that leaves the ports alone, or nothing when there are none.
+/// Renders a rule that excludes the ports; empty if there are none.
 fn skip(ports: impl Iterator<Item = u16>) -> String {
     let ports: BTreeSet<u16> = ports.collect();
     if ports.is_empty() {

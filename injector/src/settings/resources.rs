@@ -1,4 +1,4 @@
-//! What a container asks for, as Kubernetes writes it, and whether it fits together.
+//! The resources of a container, with the syntax of Kubernetes' quantities.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,12 +7,12 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Unfit;
+use super::InvalidValue;
 
 /// The resources that can be set, by Kubernetes' names.
 pub const RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
-/// Amounts by the name of the resource, each of [`RESOURCES`]. What is absent is not asked for.
+/// Quantities by the name of the resource, each of [`RESOURCES`]. Absent resources are not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     pub requests: BTreeMap<&'static str, Quantity>,
@@ -20,25 +20,25 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// These, and what `wider` has beside them.
-    pub fn or(&self, wider: &Self) -> Self {
-        let merged = |own: &BTreeMap<&'static str, Quantity>, wider: &BTreeMap<_, _>| {
-            let mut all = wider.clone();
+    /// Returns these resources, and those of `defaults` that are absent.
+    pub fn or(&self, defaults: &Self) -> Self {
+        let merged = |own: &BTreeMap<&'static str, Quantity>, defaults: &BTreeMap<_, _>| {
+            let mut all = defaults.clone();
             all.extend(own.clone());
             all
         };
         Self {
-            requests: merged(&self.requests, &wider.requests),
-            limits: merged(&self.limits, &wider.limits),
+            requests: merged(&self.requests, &defaults.requests),
+            limits: merged(&self.limits, &defaults.limits),
         }
     }
 
-    /// Errors where Kubernetes would refuse the container: a limit is below its request.
-    pub fn fit(&self) -> Result<(), Misfit> {
+    /// Checks that no limit is below its request, which Kubernetes would reject.
+    pub fn check_limits(&self) -> Result<(), LimitBelowRequest> {
         for (name, limit) in &self.limits {
             match self.requests.get(name) {
                 Some(request) if limit.nanos < request.nanos => {
-                    return Err(Misfit {
+                    return Err(LimitBelowRequest {
                         resource: name,
                         limit: limit.clone(),
                         request: request.clone(),
@@ -50,18 +50,18 @@ impl Resources {
         Ok(())
     }
 
-    /// As a container has them, without what is empty; `None` when all is.
+    /// Returns the field `resources` of a container without empty maps; `None` if all are empty.
     pub fn render(&self) -> Option<Value> {
-        let amounts = |of: &BTreeMap<&'static str, Quantity>| {
-            let amounts = of
+        let quantities = |of: &BTreeMap<&'static str, Quantity>| {
+            let quantities = of
                 .iter()
-                .map(|(name, amount)| ((*name).to_owned(), json!(amount.text)));
-            Value::Object(amounts.collect::<Map<_, _>>())
+                .map(|(name, quantity)| ((*name).to_owned(), json!(quantity.text)));
+            Value::Object(quantities.collect::<Map<_, _>>())
         };
         let parts = [("requests", &self.requests), ("limits", &self.limits)];
         let parts = parts.into_iter().filter(|(_, of)| !of.is_empty());
         let parts: Map<_, _> = parts
-            .map(|(name, of)| (name.to_owned(), amounts(of)))
+            .map(|(name, of)| (name.to_owned(), quantities(of)))
             .collect();
         (!parts.is_empty()).then_some(Value::Object(parts))
     }
@@ -70,16 +70,17 @@ impl Resources {
 /// A limit is below its request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the {resource} limit {limit} is below the {resource} request {request}")]
-pub struct Misfit {
+pub struct LimitBelowRequest {
     resource: &'static str,
     limit: Quantity,
     request: Quantity,
 }
 
-/// As the chart gives them: `{"requests":{"cpu":"10m"},"limits":{}}`. Amounts may be numbers; empty ones and `null` are absent.
+/// The chart's form: `{"requests":{"cpu":"10m"},"limits":{}}`. Quantities may be numbers; empty
+/// ones and `null` are absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Written {
+struct ResourcesJson {
     requests: Option<BTreeMap<String, Value>>,
     limits: Option<BTreeMap<String, Value>>,
 }
@@ -91,9 +92,12 @@ pub enum ResourcesError {
     #[error("{0:?} cannot be set; cpu, memory and ephemeral-storage can")]
     Unknown(String),
     #[error("{name}: {source}")]
-    Amount { name: &'static str, source: Unfit },
+    InvalidQuantity {
+        name: &'static str,
+        source: InvalidValue,
+    },
     #[error(transparent)]
-    Misfit(#[from] Misfit),
+    LimitBelowRequest(#[from] LimitBelowRequest),
 }
 
 impl FromStr for Resources {
@@ -103,45 +107,45 @@ impl FromStr for Resources {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        let written: Option<Written> = serde_json::from_str(text)?;
-        let written = written.unwrap_or_default();
+        let json: Option<ResourcesJson> = serde_json::from_str(text)?;
+        let json = json.unwrap_or_default();
         let read = Self {
-            requests: amounts(written.requests.unwrap_or_default())?,
-            limits: amounts(written.limits.unwrap_or_default())?,
+            requests: quantities(json.requests.unwrap_or_default())?,
+            limits: quantities(json.limits.unwrap_or_default())?,
         };
-        read.fit()?;
+        read.check_limits()?;
         Ok(read)
     }
 }
 
-fn amounts(
+fn quantities(
     of: BTreeMap<String, Value>,
 ) -> Result<BTreeMap<&'static str, Quantity>, ResourcesError> {
     let mut read = BTreeMap::new();
-    for (name, amount) in of {
+    for (name, quantity) in of {
         let known = RESOURCES.into_iter().find(|known| *known == name);
         let name = known.ok_or(ResourcesError::Unknown(name))?;
-        let text = match amount {
+        let text = match quantity {
             Value::Null => continue,
             Value::String(text) if text.is_empty() => continue,
             Value::String(text) => text,
             other => other.to_string(),
         };
-        let amount = text.parse();
+        let quantity = text.parse();
         read.insert(
             name,
-            amount.map_err(|source| ResourcesError::Amount { name, source })?,
+            quantity.map_err(|source| ResourcesError::InvalidQuantity { name, source })?,
         );
     }
     Ok(read)
 }
 
-/// A positive amount as Kubernetes writes it: digits with at most one point, then a suffix (`n`, `u`, `m`, `k`, `M`, `G`, `T`,
-/// `P`, `E`, `Ki` to `Ei`) or an exponent (`e3`), or neither.
+/// A positive quantity of Kubernetes: digits with at most one decimal point, then optionally a
+/// suffix (`n`, `u`, `m`, `k`, `M`, `G`, `T`, `P`, `E`, `Ki` to `Ei`) or an exponent (`e3`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantity {
     text: String,
-    /// What it comes to, in billionths, rounded up as Kubernetes does.
+    /// The value in billionths, rounded up as Kubernetes does.
     nanos: u128,
 }
 
@@ -158,16 +162,16 @@ impl fmt::Display for Quantity {
 }
 
 impl FromStr for Quantity {
-    type Err = Unfit;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Unfit> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let nanos = (text.len() <= 20).then(|| nanos(text)).flatten();
         match nanos {
             Some(nanos) if nanos > 0 => Ok(Self {
                 text: text.to_owned(),
                 nanos,
             }),
-            _ => Err(Unfit::new(text, "an amount such as 100m or 64Mi")),
+            _ => Err(InvalidValue::new(text, "a quantity such as 100m or 64Mi")),
         }
     }
 }
@@ -192,7 +196,7 @@ fn nanos(text: &str) -> Option<u128> {
     Some(value.div_ceil(below.checked_mul(of)?))
 }
 
-/// What a suffix multiplies by, as a fraction.
+/// Returns the factor of a suffix as a fraction.
 fn factor(suffix: &str) -> Option<(u128, u128)> {
     const DECIMAL: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
     const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
@@ -222,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_as_kubernetes_writes_them() {
+    fn quantities_are_parsed() {
         for (good, nanos) in [
             ("1", 1_000_000_000),
             ("100m", 100_000_000),
@@ -259,12 +263,12 @@ mod tests {
             "1mm",
             "99999999999999999999E",
         ] {
-            assert!(bad.parse::<Quantity>().is_err(), "{bad:?} was taken");
+            assert!(bad.parse::<Quantity>().is_err(), "{bad:?} was accepted");
         }
     }
 
     #[test]
-    fn what_the_chart_gives_is_read_without_what_is_empty() {
+    fn empty_values_of_the_chart_are_absent() {
         let read = |text: &str| text.parse::<Resources>();
         let resources = read(
             r#"{"requests":{"cpu":0.5,"memory":""},"limits":{"cpu":null,"ephemeral-storage":"1Gi"}}"#,
@@ -291,16 +295,16 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_not_below_its_request_in_whatever_way_both_are_written() {
-        let fit = |request: &str, limit: &str| {
-            let one = |amount: &str| BTreeMap::from([("memory", amount.parse().unwrap())]);
+    fn limit_below_its_request_is_rejected_in_any_notation() {
+        let check_limits = |request: &str, limit: &str| {
+            let one = |quantity: &str| BTreeMap::from([("memory", quantity.parse().unwrap())]);
             let (requests, limits) = (one(request), one(limit));
-            Resources { requests, limits }.fit()
+            Resources { requests, limits }.check_limits()
         };
-        assert!(fit("64Mi", "64Mi").is_ok());
-        assert!(fit("64M", "64Mi").is_ok());
-        assert!(fit("1024Ki", "1Mi").is_ok());
-        let error = fit("64Mi", "64M").unwrap_err().to_string();
+        assert!(check_limits("64Mi", "64Mi").is_ok());
+        assert!(check_limits("64M", "64Mi").is_ok());
+        assert!(check_limits("1024Ki", "1Mi").is_ok());
+        let error = check_limits("64Mi", "64M").unwrap_err().to_string();
         assert_eq!(
             error,
             "the memory limit 64M is below the memory request 64Mi"

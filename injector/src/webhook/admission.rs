@@ -1,8 +1,8 @@
-//! One request to the webhook: an AdmissionReview (`admission.k8s.io/v1`) in, one out.
+//! Requests to the webhook: an AdmissionReview (`admission.k8s.io/v1`) in, one out.
 //!
-//! What is no AdmissionReview is answered 4xx. One that is not about creating a pod is allowed unchanged with a
-//! warning: the webhook was registered for more than it serves, which is no reason to stop others' work. Nothing is kept or
-//! changed anywhere by an answer, so that dry runs are answered as all others.
+//! Other requests are answered with 4xx. A review that is not the creation of a pod is allowed
+//! unchanged with a warning: the webhook is registered for more than it serves, which must not
+//! block others. Answers have no side effects, so dry runs are answered as other requests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::metrics::{Answer, Metrics};
-use super::namespaces::{About, Namespaces};
+use super::namespaces::{NamespaceMeta, Namespaces};
 use crate::patch::{Context, Decision, INJECT, Outcome, patch};
 use crate::settings::Settings;
 
-/// Bytes; Kubernetes itself takes objects of up to 3 MiB, of which etcd keeps 1.5 MiB.
+/// The maximum size of a body in bytes; Kubernetes accepts objects of up to 3 MiB.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
 pub(super) struct Webhook {
@@ -65,12 +65,12 @@ struct Resource {
     resource: String,
 }
 
-/// What is said about a review that could be read.
+/// The answer to a valid review.
 #[derive(Debug)]
 struct Verdict {
     answer: Answer,
-    /// The HTTP-like code and the reason of a refusal.
-    refusal: Option<(u16, String)>,
+    /// The status code and the reason of a denial.
+    denial: Option<(u16, String)>,
     patch: Option<json_patch::Patch>,
     warnings: Vec<String>,
 }
@@ -111,7 +111,7 @@ async fn mutate(
 /// Depth is bounded by serde_json (128 levels), size by the body limit.
 fn read(body: &[u8]) -> Result<Request, String> {
     let review: Review = serde_json::from_slice(body)
-        .map_err(|e| format!("the body is no AdmissionReview: {e}\n"))?;
+        .map_err(|e| format!("the body is not an AdmissionReview: {e}\n"))?;
     if review.kind != "AdmissionReview" || review.api_version != "admission.k8s.io/v1" {
         return Err("only AdmissionReview of admission.k8s.io/v1 is served\n".to_owned());
     }
@@ -134,22 +134,22 @@ impl Webhook {
         if !is_pod || request.operation != "CREATE" {
             return Verdict {
                 answer: Answer::Ignored,
-                refusal: None,
+                denial: None,
                 patch: None,
-                warnings: vec!["weft-injector only looks at the creation of pods".to_owned()],
+                warnings: vec!["weft-injector handles only the creation of pods".to_owned()],
             };
         }
-        match self.about(&request.namespace).await {
-            Ok(about) => self.decide(request, &about),
+        match self.namespace_meta(&request.namespace).await {
+            Ok(meta) => self.decide(request, &meta),
             Err(error) => {
-                tracing::warn!(%error, namespace = request.namespace, "the namespace cannot be read");
+                tracing::warn!(%error, namespace = request.namespace, "reading the namespace failed; check that the API server answers and the injector's ClusterRole for namespaces");
                 let reason = format!(
-                    "weft-injector cannot read namespace {}: {error}",
+                    "weft-injector could not read namespace {}: {error}",
                     request.namespace
                 );
                 Verdict {
                     answer: Answer::Failed,
-                    refusal: Some((500, reason)),
+                    denial: Some((500, reason)),
                     patch: None,
                     warnings: Vec::new(),
                 }
@@ -157,22 +157,23 @@ impl Webhook {
         }
     }
 
-    /// The API server's selectors have seen a label on the pod or on its namespace. If the watch has not, it is
-    /// behind, and Kubernetes is asked.
-    async fn about(&self, namespace: &str) -> kube::Result<About> {
-        match self.namespaces.known(namespace) {
-            Some(about) if about.labels.get(INJECT).is_some_and(|v| v == "enabled") => Ok(about),
-            _ => self.namespaces.ask(namespace).await,
+    /// Returns the metadata of a namespace. The API server's selectors have matched a label of the
+    /// pod or its namespace: if the watch does not show the namespace's label, it may lag behind,
+    /// and the namespace is read.
+    async fn namespace_meta(&self, namespace: &str) -> kube::Result<NamespaceMeta> {
+        match self.namespaces.cached(namespace) {
+            Some(meta) if meta.labels.get(INJECT).is_some_and(|v| v == "enabled") => Ok(meta),
+            _ => self.namespaces.get(namespace).await,
         }
     }
 
-    fn decide(&self, request: &Request, about: &About) -> Verdict {
+    fn decide(&self, request: &Request, meta: &NamespaceMeta) -> Verdict {
         let decision = patch(
             &request.object,
             &Context {
                 namespace: &request.namespace,
-                namespace_labels: &about.labels,
-                namespace_annotations: &about.annotations,
+                namespace_labels: &meta.labels,
+                namespace_annotations: &meta.annotations,
                 settings: &self.settings,
             },
         );
@@ -183,37 +184,38 @@ impl Webhook {
             %pod,
             dry_run = request.dry_run,
             result = ?verdict.answer,
-            reason = verdict.refusal.as_ref().map(|(_, reason)| reason.as_str()),
+            reason = verdict.denial.as_ref().map(|(_, reason)| reason.as_str()),
             warnings = ?verdict.warnings,
-            "decided"
+            "pod reviewed"
         );
         verdict
     }
 }
 
 fn verdict(decision: Decision, pod: &str) -> Verdict {
-    let (answer, refusal, patch) = match decision.outcome {
+    let (answer, denial, patch) = match decision.outcome {
         Outcome::Inject(patch) => (Answer::Injected, None, Some(patch)),
         Outcome::Skip { notes, .. } => (
             Answer::Skipped,
             None,
             (!notes.0.is_empty()).then_some(notes),
         ),
-        Outcome::Refuse(reason) => (
-            Answer::Refused,
+        Outcome::Deny(reason) => (
+            Answer::Denied,
             Some((422, format!("weft: pod {pod}: {reason}"))),
             None,
         ),
     };
     Verdict {
         answer,
-        refusal,
+        denial,
         patch,
         warnings: decision.warnings,
     }
 }
 
-/// As people know the pod. One that a controller makes has no name yet, but the beginning of one, and an owner.
+/// Returns the pod's name for messages. A pod of a controller has no name yet, but the prefix of
+/// one and an owner.
 fn name(pod: &Value) -> String {
     let text = |of: &Value, pointer| of.pointer(pointer).and_then(Value::as_str).map(short);
     let name = text(pod, "/metadata/name").filter(|name| !name.is_empty());
@@ -234,7 +236,7 @@ fn name(pod: &Value) -> String {
     }
 }
 
-/// Kubernetes has not checked names yet.
+/// Limits a name, which Kubernetes has not validated yet.
 fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(253).collect()
 }
@@ -242,9 +244,9 @@ fn short(text: &str) -> String {
 fn render(uid: &str, verdict: Verdict) -> Response {
     let mut response = BTreeMap::from([
         ("uid", json!(uid)),
-        ("allowed", json!(verdict.refusal.is_none())),
+        ("allowed", json!(verdict.denial.is_none())),
     ]);
-    if let Some((code, message)) = verdict.refusal {
+    if let Some((code, message)) = verdict.denial {
         response.insert("status", json!({ "code": code, "message": message }));
     }
     if !verdict.warnings.is_empty() {

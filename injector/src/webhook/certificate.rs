@@ -1,9 +1,10 @@
-//! The webhook's certificate: made here, shared by all replicas through a Secret, swapped while serving.
+//! The webhook's certificate: generated here, shared by all replicas in a Secret, replaced while
+//! serving.
 //!
-//! Each certificate is signed by an authority of its own whose key is thrown away at once, so nobody can sign
-//! another. The bundle holds the authorities of the current certificate and of earlier ones that have not expired:
-//! replicas that still serve an earlier one are trusted until they have swapped. Writing to Kubernetes is the
-//! keeper's business.
+//! Each certificate is signed by its own CA, whose key is discarded at once, so that nobody can
+//! sign another. The bundle has the CAs of the current certificate and of earlier ones that have
+//! not expired, so that replicas that still serve an earlier one are trusted. The keeper writes to
+//! Kubernetes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,12 +23,12 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 
-/// Clocks of API servers may lag behind ours.
-const BACKDATED: Duration = Duration::from_secs(300);
+/// How long before its issue a certificate is valid from, for clocks of API servers that are slow.
+const BACKDATE: Duration = Duration::from_secs(300);
 
-/// A certificate, its key and the authorities that clients need: what the Secret holds.
+/// A certificate with its key and the CA bundle of its clients: the content of the Secret.
 #[derive(Clone)]
-pub(super) struct Material {
+pub(super) struct WebhookCertificate {
     chain_pem: String,
     key_pem: String,
     bundle_pem: String,
@@ -37,31 +38,32 @@ pub(super) struct Material {
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CertificateError {
-    #[error("a certificate cannot be made: {0}")]
-    Make(#[from] rcgen::Error),
-    #[error("key {0} is missing or no text")]
+    #[error("generating a certificate: {0}")]
+    Generate(#[from] rcgen::Error),
+    #[error("the Secret's key {0} is absent or not text")]
     Absent(&'static str),
-    #[error("key {key} holds no usable PEM: {why}")]
-    Pem { key: &'static str, why: String },
-    #[error("certificate and key cannot be served: {0}")]
+    #[error("the Secret's key {key} has no usable PEM: {reason}")]
+    Pem { key: &'static str, reason: String },
+    #[error("certificate and key are not usable: {0}")]
     Unusable(rustls::Error),
 }
 
-impl std::fmt::Debug for Material {
+impl std::fmt::Debug for WebhookCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Material {{ not_after: {} }}", self.not_after)
+        write!(f, "WebhookCertificate {{ not_after: {} }}", self.not_after)
     }
 }
 
-impl Material {
-    /// A new certificate for `dns_names`, whose bundle also trusts `earlier`'s authorities that have not expired.
-    pub(super) fn make(
+impl WebhookCertificate {
+    /// Generates a certificate for `dns_names`. Its bundle also has the CAs of `earlier` that have
+    /// not expired.
+    pub(super) fn generate(
         dns_names: &[String],
         lifetime: Duration,
         now: OffsetDateTime,
-        earlier: Option<&Material>,
+        earlier: Option<&WebhookCertificate>,
     ) -> Result<Self, CertificateError> {
-        let (not_before, not_after) = (now - BACKDATED, now + lifetime);
+        let (not_before, not_after) = (now - BACKDATE, now + lifetime);
         let mut authority = CertificateParams::default();
         authority
             .distinguished_name
@@ -92,7 +94,7 @@ impl Material {
         Self::from_pem(leaf.pem(), leaf_key.serialize_pem(), bundle_pem)
     }
 
-    /// Reads what [`Material::secret_data`] wrote.
+    /// Reads what [`WebhookCertificate::secret_data`] wrote.
     pub(super) fn from_secret(
         data: &BTreeMap<String, ByteString>,
     ) -> Result<Self, CertificateError> {
@@ -108,9 +110,9 @@ impl Material {
         key_pem: String,
         bundle_pem: String,
     ) -> Result<Self, CertificateError> {
-        let bad = |key, why: &dyn std::fmt::Display| CertificateError::Pem {
+        let bad = |key, reason: &dyn std::fmt::Display| CertificateError::Pem {
             key,
-            why: why.to_string(),
+            reason: reason.to_string(),
         };
         let chain: Vec<CertificateDer<'static>> =
             CertificateDer::pem_slice_iter(chain_pem.as_bytes())
@@ -153,7 +155,7 @@ impl Material {
         .collect()
     }
 
-    /// PEM; what the API server must trust.
+    /// Returns the CA bundle as PEM.
     pub(super) fn bundle(&self) -> &str {
         &self.bundle_pem
     }
@@ -162,15 +164,15 @@ impl Material {
         self.not_after
     }
 
-    /// Whether less than 30 % of `lifetime` is left, or clearly more than all of it: then the setting was shortened
-    /// since this one was made. The allowance is for clocks of replicas that differ.
+    /// Returns true if less than 30 % of `lifetime` remains, or more than `lifetime`: then the
+    /// setting was shortened since. The tolerance is for different clocks of replicas.
     pub(super) fn is_due(&self, lifetime: Duration, now: OffsetDateTime) -> bool {
         let left = self.not_after - now;
-        left < lifetime.mul_f64(0.3) || left > lifetime + BACKDATED
+        left < lifetime.mul_f64(0.3) || left > lifetime + BACKDATE
     }
 
-    /// Whether both are the same certificate.
-    pub(super) fn same(&self, other: &Material) -> bool {
+    /// Returns true if both are the same certificate.
+    pub(super) fn same(&self, other: &WebhookCertificate) -> bool {
         self.chain_pem == other.chain_pem
     }
 }
@@ -180,7 +182,7 @@ struct Authority {
     not_after: OffsetDateTime,
 }
 
-/// The certificates of a bundle that can be read; an unreadable one is left out, as nobody could trust it.
+/// Returns the valid certificates of a bundle.
 fn authorities(bundle: &str) -> Vec<Authority> {
     x509_parser::pem::Pem::iter_from_buffer(bundle.as_bytes())
         .filter_map(|pem| {
@@ -206,12 +208,12 @@ fn encode(der: &[u8]) -> String {
     pem
 }
 
-/// The certificate that is served now; none until the API server trusts it.
+/// The certificate that is served; none until the API server trusts it.
 #[derive(Debug, Default)]
-pub(super) struct Served(ArcSwapOption<CertifiedKey>);
+pub(super) struct ServedCertificate(ArcSwapOption<CertifiedKey>);
 
-impl Served {
-    pub(super) fn set(&self, material: &Material) {
+impl ServedCertificate {
+    pub(super) fn set(&self, material: &WebhookCertificate) {
         self.0.store(Some(material.certified.clone()));
     }
 
@@ -220,7 +222,7 @@ impl Served {
     }
 }
 
-impl ResolvesServerCert for Served {
+impl ResolvesServerCert for ServedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.load_full()
     }
@@ -237,33 +239,36 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_to_the_secret_is_read_again() {
-        let made = Material::make(&names(), DAY, OffsetDateTime::now_utc(), None).unwrap();
-        let read = Material::from_secret(&made.secret_data()).unwrap();
+    fn secret_data_round_trips() {
+        let made =
+            WebhookCertificate::generate(&names(), DAY, OffsetDateTime::now_utc(), None).unwrap();
+        let read = WebhookCertificate::from_secret(&made.secret_data()).unwrap();
         assert!(made.same(&read));
         assert_eq!(made.not_after(), read.not_after());
     }
 
     #[test]
-    fn the_next_one_is_due_at_70_percent() {
+    fn renewal_is_due_at_70_percent() {
         let now = OffsetDateTime::now_utc();
-        let made = Material::make(&names(), DAY, now, None).unwrap();
+        let made = WebhookCertificate::generate(&names(), DAY, now, None).unwrap();
         assert!(!made.is_due(DAY, now + DAY.mul_f64(0.69)));
         assert!(made.is_due(DAY, now + DAY.mul_f64(0.71)));
         assert!(made.is_due(DAY / 2, now), "the life was shortened");
         assert!(
             !made.is_due(DAY, now - Duration::from_secs(60)),
-            "a clock that lags"
+            "a slow clock"
         );
     }
 
     #[test]
-    fn earlier_authorities_are_trusted_until_they_expire() {
+    fn earlier_cas_are_trusted_until_they_expire() {
         let now = OffsetDateTime::now_utc();
-        let first = Material::make(&names(), DAY, now, None).unwrap();
-        let second = Material::make(&names(), DAY * 3, now + DAY / 2, Some(&first)).unwrap();
+        let first = WebhookCertificate::generate(&names(), DAY, now, None).unwrap();
+        let second =
+            WebhookCertificate::generate(&names(), DAY * 3, now + DAY / 2, Some(&first)).unwrap();
         assert_eq!(authorities(second.bundle()).len(), 2);
-        let third = Material::make(&names(), DAY, now + DAY * 2, Some(&second)).unwrap();
+        let third =
+            WebhookCertificate::generate(&names(), DAY, now + DAY * 2, Some(&second)).unwrap();
         assert_eq!(
             authorities(third.bundle()).len(),
             2,
@@ -273,8 +278,9 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_trusts_the_bundle_trusts_the_certificate() {
-        let made = Material::make(&names(), DAY, OffsetDateTime::now_utc(), None).unwrap();
+    fn bundle_verifies_the_certificate() {
+        let made =
+            WebhookCertificate::generate(&names(), DAY, OffsetDateTime::now_utc(), None).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         for root in CertificateDer::pem_slice_iter(made.bundle().as_bytes()) {
             roots.add(root.unwrap()).unwrap();
@@ -300,19 +306,24 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_secret_is_an_error_that_names_the_key() {
-        let made = Material::make(&names(), DAY, OffsetDateTime::now_utc(), None).unwrap();
+    fn invalid_secret_is_an_error_that_names_the_key() {
+        let made =
+            WebhookCertificate::generate(&names(), DAY, OffsetDateTime::now_utc(), None).unwrap();
         for key in ["tls.crt", "tls.key", "ca.crt"] {
             for garbage in [b"".to_vec(), b"garbage".to_vec(), vec![0xff; 32]] {
                 let mut data = made.secret_data();
                 data.insert(key.to_owned(), ByteString(garbage));
-                let error = Material::from_secret(&data).unwrap_err().to_string();
+                let error = WebhookCertificate::from_secret(&data)
+                    .unwrap_err()
+                    .to_string();
                 assert!(error.contains(key), "{error}");
             }
         }
-        let other = Material::make(&names(), DAY, OffsetDateTime::now_utc(), None).unwrap();
+        let other =
+            WebhookCertificate::generate(&names(), DAY, OffsetDateTime::now_utc(), None).unwrap();
         let mut data = made.secret_data();
         data.insert("tls.key".to_owned(), other.secret_data()["tls.key"].clone());
-        Material::from_secret(&data).expect_err("a key that does not fit its certificate");
+        WebhookCertificate::from_secret(&data)
+            .expect_err("a key that does not fit its certificate");
     }
 }

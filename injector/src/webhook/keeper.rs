@@ -1,6 +1,6 @@
-//! Keeps the webhook trusted: the certificate in its Secret, its authorities in the webhook's configuration, and
-//! only then the certificate in the server. It looks every few seconds rather than waiting for events: two small
-//! reads that also mend what somebody else has changed.
+//! Keeps the webhook trusted: the certificate in its Secret, its CA in the webhook's configuration,
+//! and only then the certificate in the server. It polls every few seconds rather than watching:
+//! two small reads, which also revert changes by others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,22 +14,22 @@ use serde_json::json;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::certificate::{CertificateError, Material, Served};
+use super::certificate::{CertificateError, ServedCertificate, WebhookCertificate};
 use super::metrics::Metrics;
 
 const PERIOD: Duration = Duration::from_secs(10);
-/// After a failure, and while there is nothing to serve.
+/// The interval after a failure.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long API servers may take to see a changed configuration before a certificate that depends on it replaces
-/// another.
+/// How long API servers may take to read a changed configuration before the certificate that
+/// depends on it is served.
 const SETTLE: Duration = Duration::from_secs(5);
-/// The same where nothing is served yet.
+/// As [`SETTLE`], while no certificate is served yet.
 const SETTLE_FIRST: Duration = Duration::from_secs(1);
 
-/// The field manager of what is written.
+/// The field manager of the injector's writes.
 const FIELD_MANAGER: &str = "weft-injector";
 
-/// What the keeper looks after.
+/// The names of the objects that the keeper maintains.
 #[derive(Clone, Debug)]
 pub struct Names {
     /// The namespace of the Service and the Secret.
@@ -66,26 +66,29 @@ pub(super) struct Keeper {
     configurations: Api<MutatingWebhookConfiguration>,
     names: Names,
     lifetime: Duration,
-    served: Arc<Served>,
+    served: Arc<ServedCertificate>,
     metrics: Arc<Metrics>,
-    current: Option<Material>,
+    current: Option<WebhookCertificate>,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum KeepError {
-    #[error("Secret {secret} cannot be {verb}: {source}")]
+    #[error("Secret {secret} could not be {verb}: {source}; check the injector's Role")]
     Secret {
         verb: &'static str,
         secret: String,
         source: kube::Error,
     },
-    #[error("MutatingWebhookConfiguration {configuration} cannot be {verb}: {source}")]
+    #[error(
+        "MutatingWebhookConfiguration {configuration} could not be {verb}: {source}; check the \
+         injector's ClusterRole"
+    )]
     Configuration {
         verb: &'static str,
         configuration: String,
         source: kube::Error,
     },
-    #[error("MutatingWebhookConfiguration {0} lists no webhooks; install the chart again")]
+    #[error("MutatingWebhookConfiguration {0} has no webhooks; install the chart again")]
     NoWebhooks(String),
     #[error("another replica wrote Secret {0} at the same time")]
     Raced(String),
@@ -98,7 +101,7 @@ impl Keeper {
         client: Client,
         names: Names,
         lifetime: Duration,
-        served: Arc<Served>,
+        served: Arc<ServedCertificate>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -112,7 +115,8 @@ impl Keeper {
         }
     }
 
-    /// Runs until `stop`. Failures are logged, counted and tried again; what is served goes on being served.
+    /// Runs until `stop`. Failures are logged, counted and retried; the current certificate stays
+    /// in use.
     pub(super) async fn keep(mut self, stop: CancellationToken) {
         loop {
             let round = async {
@@ -121,7 +125,7 @@ impl Keeper {
                     Err(KeepError::Raced(_)) => RETRY,
                     Err(error) => {
                         self.metrics.keeper_failures.inc();
-                        tracing::warn!(%error, "the webhook's certificate was not kept");
+                        tracing::warn!(%error, "keeping the webhook's certificate failed: trying again");
                         RETRY
                     }
                 };
@@ -133,14 +137,15 @@ impl Keeper {
         }
     }
 
-    /// The order matters: no certificate is served before the API server can trust it.
+    /// Makes one round. The order matters: no certificate is served before the API server can trust
+    /// it.
     async fn round(&mut self) -> Result<(), KeepError> {
-        let material = self.shared().await?;
-        let changed = self.trust(material.bundle()).await?;
+        let certificate = self.shared().await?;
+        let changed = self.trust(certificate.bundle()).await?;
         if self
             .current
             .as_ref()
-            .is_some_and(|current| current.same(&material))
+            .is_some_and(|current| current.same(&certificate))
         {
             return Ok(());
         }
@@ -149,17 +154,18 @@ impl Keeper {
             (None, true) => tokio::time::sleep(SETTLE_FIRST).await,
             (None, false) => {}
         }
-        tracing::info!(not_after = %material.not_after(), "serving a new certificate");
+        tracing::info!(not_after = %certificate.not_after(), "serving a new certificate");
         self.metrics
             .certificate_expiry
-            .set(material.not_after().unix_timestamp());
-        self.served.set(&material);
-        self.current = Some(material);
+            .set(certificate.not_after().unix_timestamp());
+        self.served.set(&certificate);
+        self.current = Some(certificate);
         Ok(())
     }
 
-    /// The certificate that all replicas share: read, or made where there is none or it is due.
-    async fn shared(&self) -> Result<Material, KeepError> {
+    /// Returns the certificate that all replicas share: read, or created if there is none or its
+    /// renewal is due.
+    async fn shared(&self) -> Result<WebhookCertificate, KeepError> {
         let secret = self
             .secrets
             .get_opt(&self.names.secret)
@@ -167,59 +173,67 @@ impl Keeper {
             .map_err(|source| self.secret_error("read", source))?;
         let now = OffsetDateTime::now_utc();
         let Some(secret) = secret else {
-            let made = Material::make(&self.names.dns(), self.lifetime, now, None)?;
-            tracing::info!(secret = self.names.secret, "making the first certificate");
-            return self.create(made).await;
+            let generated =
+                WebhookCertificate::generate(&self.names.dns(), self.lifetime, now, None)?;
+            tracing::info!(secret = self.names.secret, "creating the first certificate");
+            return self.create(generated).await;
         };
-        let held = match Material::from_secret(secret.data.as_ref().unwrap_or(&Default::default()))
-        {
-            Ok(held) => Some(held),
+        let existing = match WebhookCertificate::from_secret(
+            secret.data.as_ref().unwrap_or(&Default::default()),
+        ) {
+            Ok(existing) => Some(existing),
             Err(error) => {
-                tracing::warn!(%error, secret = self.names.secret, "the certificate cannot be read and is made anew");
+                tracing::warn!(%error, secret = self.names.secret, "the certificate in the Secret is not usable: creating another one");
                 None
             }
         };
-        if let Some(held) = &held
-            && !held.is_due(self.lifetime, now)
+        if let Some(existing) = &existing
+            && !existing.is_due(self.lifetime, now)
         {
-            return Ok(held.clone());
+            return Ok(existing.clone());
         }
-        let made = Material::make(&self.names.dns(), self.lifetime, now, held.as_ref())?;
-        self.replace(secret, made).await
+        let generated =
+            WebhookCertificate::generate(&self.names.dns(), self.lifetime, now, existing.as_ref())?;
+        self.replace(secret, generated).await
     }
 
-    async fn create(&self, made: Material) -> Result<Material, KeepError> {
+    async fn create(&self, generated: WebhookCertificate) -> Result<WebhookCertificate, KeepError> {
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(self.names.secret.clone()),
                 ..ObjectMeta::default()
             },
             type_: Some("kubernetes.io/tls".to_owned()),
-            data: Some(made.secret_data()),
+            data: Some(generated.secret_data()),
             ..Secret::default()
         };
         let created = self.secrets.create(&post(), &secret).await;
-        self.written("created", created, made)
+        self.written("created", created, generated)
     }
 
-    /// The resource version that was read goes along, so that of two replicas one fails and reads again.
-    async fn replace(&self, mut secret: Secret, made: Material) -> Result<Material, KeepError> {
-        secret.data = Some(made.secret_data());
+    /// Replaces the Secret at the version that was read, so that one of two concurrent replicas
+    /// fails and reads it again.
+    async fn replace(
+        &self,
+        mut secret: Secret,
+        generated: WebhookCertificate,
+    ) -> Result<WebhookCertificate, KeepError> {
+        secret.data = Some(generated.secret_data());
         let replaced = self
             .secrets
             .replace(&self.names.secret, &post(), &secret)
             .await;
-        self.written("replaced", replaced, made)
+        self.written("replaced", replaced, generated)
     }
 
     fn written(
         &self,
         verb: &'static str,
         answer: kube::Result<Secret>,
-        made: Material,
-    ) -> Result<Material, KeepError> {
+        generated: WebhookCertificate,
+    ) -> Result<WebhookCertificate, KeepError> {
         match answer {
-            Ok(_) => Ok(made),
+            Ok(_) => Ok(generated),
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 Err(KeepError::Raced(self.names.secret.clone()))
             }
@@ -227,7 +241,8 @@ impl Keeper {
         }
     }
 
-    /// Puts the bundle into every webhook of the configuration that lacks it; says whether one did.
+    /// Sets the caBundle of every webhook of the configuration that lacks it; returns whether one
+    /// did.
     async fn trust(&self, bundle: &str) -> Result<bool, KeepError> {
         let failed = |verb, source| KeepError::Configuration {
             verb,
@@ -253,7 +268,7 @@ impl Keeper {
             return Ok(false);
         }
         tracing::info!(webhooks = stale.len(), "updating the caBundle");
-        // A strategic merge finds the webhooks by name and leaves all else in them as it is.
+        // A strategic merge patch identifies webhooks by name and keeps their other fields.
         let trust = Patch::Strategic(json!({ "webhooks": stale }));
         self.configurations
             .patch(&self.names.configuration, &patch(), &trust)

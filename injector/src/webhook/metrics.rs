@@ -1,4 +1,4 @@
-//! What the webhook counts, in the text form of OpenMetrics.
+//! The metrics of the webhook, in the text format of OpenMetrics.
 
 use std::fmt::{self, Write as _};
 use std::sync::atomic::AtomicU64;
@@ -13,17 +13,17 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use weft_process::ProcessCollector;
 
-/// How a request to the webhook ended.
+/// The result of a request to the webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Answer {
     Injected,
     Skipped,
-    Refused,
-    /// Not about the creation of a pod; allowed unchanged.
+    Denied,
+    /// Not the creation of a pod; allowed unchanged.
     Ignored,
-    /// Not an admission review, or too large.
+    /// Not an AdmissionReview, or too large.
     Malformed,
-    /// Kubernetes could not be asked about the namespace.
+    /// The namespace could not be read.
     Failed,
 }
 
@@ -32,7 +32,7 @@ impl EncodeLabelValue for Answer {
         encoder.write_str(match self {
             Self::Injected => "injected",
             Self::Skipped => "skipped",
-            Self::Refused => "refused",
+            Self::Denied => "refused",
             Self::Ignored => "ignored",
             Self::Malformed => "malformed",
             Self::Failed => "failed",
@@ -54,14 +54,14 @@ impl From<Answer> for Result {
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
-    /// Connections that gave way to others.
+    /// Connections that were closed in favour of others.
     pub(super) rejected: weft_accept::Metrics,
     pub(super) requests: Family<Result, Counter>,
     /// Seconds.
     pub(super) duration: Histogram,
     pub(super) handshake_failures: Counter,
     pub(super) keeper_failures: Counter,
-    /// Seconds since 1970.
+    /// Unix time.
     pub(super) certificate_expiry: Gauge,
 }
 
@@ -75,13 +75,13 @@ impl Default for Metrics {
         let requests = Family::default();
         registry.register(
             "requests",
-            "Requests to the webhook by their result",
+            "Requests to the webhook, by result",
             requests.clone(),
         );
         let duration = Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0]);
         registry.register_with_unit(
             "request_duration",
-            "Time from a read request to its answer",
+            "Time from a complete request to its answer",
             Unit::Seconds,
             duration.clone(),
         );

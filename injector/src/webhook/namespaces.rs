@@ -1,5 +1,5 @@
-//! Labels and annotations of namespaces: a watch on their metadata, and a direct read where the watch may be
-//! behind. A pod often follows its namespace within milliseconds.
+//! Labels and annotations of namespaces: a watch of their metadata, and a direct read where the
+//! watch may lag behind. A pod is often created within milliseconds after its namespace.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -12,14 +12,14 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
-/// What the patch reads of a namespace.
+/// The metadata of a namespace that the patch reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct About {
+pub(super) struct NamespaceMeta {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) annotations: BTreeMap<String, String>,
 }
 
-impl From<ObjectMeta> for About {
+impl From<ObjectMeta> for NamespaceMeta {
     fn from(meta: ObjectMeta) -> Self {
         Self {
             labels: meta.labels.unwrap_or_default(),
@@ -37,7 +37,7 @@ pub(super) struct Namespaces {
 }
 
 impl Namespaces {
-    /// The writer goes to [`Namespaces::watch`].
+    /// Returns the namespaces, and the writer for [`Namespaces::watch`].
     pub(super) fn new(client: Client) -> (Self, Writer<Meta>) {
         let (store, writer) = reflector::store();
         (
@@ -49,7 +49,7 @@ impl Namespaces {
         )
     }
 
-    /// Keeps the store current until `stop`; a broken watch is taken up again with growing pauses.
+    /// Keeps the store in sync until `stop`; an interrupted watch is restarted with backoff.
     pub(super) async fn watch(&self, writer: Writer<Meta>, stop: CancellationToken) {
         let events = watcher(self.api.clone(), watcher::Config::default())
             .default_backoff()
@@ -57,20 +57,20 @@ impl Namespaces {
         let mut events = pin!(events);
         while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
             if let Err(error) = event {
-                tracing::warn!(%error, "the watch on namespaces broke and is taken up again");
+                tracing::warn!(%error, "watch of namespaces interrupted: trying again; check that the API server answers");
             }
         }
     }
 
-    /// What is known without asking anybody; perhaps behind, perhaps nothing.
-    pub(super) fn known(&self, name: &str) -> Option<About> {
+    /// Returns the namespace from the store, which may lag behind.
+    pub(super) fn cached(&self, name: &str) -> Option<NamespaceMeta> {
         self.store
             .get(&ObjectRef::new(name))
             .map(|meta| meta.metadata.clone().into())
     }
 
-    /// What Kubernetes says now.
-    pub(super) async fn ask(&self, name: &str) -> kube::Result<About> {
+    /// Reads the namespace from the API server.
+    pub(super) async fn get(&self, name: &str) -> kube::Result<NamespaceMeta> {
         self.api.get(name).await.map(|meta| meta.metadata.into())
     }
 }

@@ -12,16 +12,16 @@ use weft_accept::Protected;
 use weft_accept::pages::{self, MetricsPage, Pages, text};
 use weft_process::Exposition;
 
-use super::certificate::Served;
+use super::certificate::ServedCertificate;
 use super::metrics::Metrics;
 
-pub(super) struct Plain {
+pub(super) struct HttpPages {
     pub(super) metrics: Arc<Metrics>,
-    pub(super) certificate: Arc<Served>,
+    pub(super) certificate: Arc<ServedCertificate>,
     pub(super) protected: Protected,
 }
 
-impl Plain {
+impl HttpPages {
     /// Serves `/metrics` on one listener and `/ready` on the other until `stop`.
     pub(super) async fn serve(
         self,
@@ -44,15 +44,15 @@ impl Plain {
     }
 }
 
-/// Ready means: a certificate that the API server has been told to trust is being served.
+/// `/ready`: 200 once a certificate is served that the API server trusts.
 #[derive(Clone)]
-struct Ready(Arc<Served>);
+struct Ready(Arc<ServedCertificate>);
 
 impl Pages for Ready {
     fn has(&self, path: &str) -> Result<(), &'static str> {
         match path {
             "/ready" => Ok(()),
-            _ => Err("only /ready is here\n"),
+            _ => Err("this port serves /ready only\n"),
         }
     }
 
@@ -60,7 +60,7 @@ impl Pages for Ready {
         if self.0.is_set() {
             text(StatusCode::OK, "ready\n")
         } else {
-            let words = "the caBundle of the webhook is not yet in place\n";
+            let words = "the caBundle of the webhook is not set yet\n";
             text(StatusCode::SERVICE_UNAVAILABLE, words)
         }
     }

@@ -1,6 +1,6 @@
-//! HTTPS: accepts, shakes hands, serves, and ends gracefully. Everything a client may draw out is bounded in time, and
-//! of too many clients the one that has asked for nothing the longest gives way: anybody may dial this port, and API servers
-//! have to get through.
+//! The HTTPS server: handshakes, requests and graceful shutdown. Every step of a client is bounded
+//! in time. Beyond a maximum number of connections, the one that has been idle for longest is
+//! closed: anybody can dial this port, and API servers must be served.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -25,46 +25,48 @@ use tower::{ServiceExt, service_fn};
 use weft_accept::{Activity, Bounds, Place, Pool, Port, Protected};
 
 use super::admission::{Webhook, router};
-use super::certificate::Served;
+use super::certificate::ServedCertificate;
 use super::metrics::Metrics;
 
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-const HEADER_LIMIT: Duration = Duration::from_secs(5);
-/// A connection without requests is told to go after this: an API server dials again.
-const IDLE_LIMIT: Duration = Duration::from_secs(10);
-/// The longest that an API server may be told to wait for a webhook.
-const REQUEST_LIMIT: Duration = Duration::from_secs(30);
-const CONNECTION_LIMIT: Duration = Duration::from_secs(600);
-/// Connections that are told to go have this long for their requests, each and all together.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may have no request before it is shut down gracefully: an API server
+/// connects again.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The maximum timeout of a webhook in Kubernetes.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
+/// How long a connection, and all connections at shutdown, may take to complete requests in
+/// progress.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections that have not sent a request.
-const UNFINISHED: Bounds = Bounds {
+/// Connections without a request yet.
+const WAITING: Bounds = Bounds {
     total: 512,
     per_source: 32,
     protected: 32,
 };
-/// Those that have; the longest unused gives way.
-const USED: Bounds = Bounds {
+/// Connections with requests; beyond the maximum the longest idle one is closed.
+const ACTIVE: Bounds = Bounds {
     total: 512,
     per_source: 64,
     protected: 64,
 };
 
-/// Requests of a connection at a time. An API server opens another connection for more.
+/// Concurrent requests of a connection. An API server opens another connection for more.
 const STREAMS: u32 = 8;
 
-/// Bytes; the body of nearly every pod is smaller. A larger one, or one of unknown length, needs a place of its own, so that
-/// bodies take a bounded share of memory together: [`STREAMS`] small ones a connection, and the large ones that [`LARGE`]
-/// permits.
+/// The maximum size of a small body in bytes; nearly every pod is smaller. Larger bodies, and those
+/// of unknown length, are limited by [`LARGE_BODIES`], so that all bodies together take a bounded
+/// part of memory: [`STREAMS`] small ones for each connection, and the large ones.
 const SMALL_BODY: u64 = 64 * 1024;
-const LARGE: Bounds = Bounds {
+const LARGE_BODIES: Bounds = Bounds {
     total: 24,
     per_source: 16,
     protected: 16,
 };
 
-/// Serves until `stop`, then waits at most [`DRAIN_LIMIT`] for requests that have begun.
+/// Serves until `stop`, then waits at most [`DRAIN_TIMEOUT`] for requests in progress.
 pub(super) async fn serve(
     listener: TcpListener,
     tls: ServerConfig,
@@ -73,56 +75,57 @@ pub(super) async fn serve(
 ) {
     let metrics = webhook.metrics.clone();
     let port = Port::new("webhook", &metrics.rejected);
-    let unfinished = Pool::new(&port, UNFINISHED, &Protected::default());
+    let waiting = Pool::new(&port, WAITING, &Protected::default());
     let server = Arc::new(Server {
         acceptor: TlsAcceptor::from(Arc::new(tls)),
         router: router(webhook),
-        used: Pool::new(&port, USED, &Protected::default()),
-        large: Pool::new(&port, LARGE, &Protected::default()),
+        active: Pool::new(&port, ACTIVE, &Protected::default()),
+        large: Pool::new(&port, LARGE_BODIES, &Protected::default()),
         metrics,
         stop: stop.clone(),
     });
     let connections = TaskTracker::new();
     let serve = |stream: TcpStream, client: SocketAddr| {
-        let place = unfinished.enter(client.ip());
+        let place = waiting.enter(client.ip());
         let (lost, server) = (place.token().clone(), server.clone());
         connections.spawn(async move {
-            // Ended by force only when it is older than any API server needs, or another needs its place.
-            let served = timeout(CONNECTION_LIMIT, server.connection(stream, place));
+            // Closed without grace only at its maximum age, or when another connection takes its
+            // place.
+            let served = timeout(MAX_CONNECTION_AGE, server.connection(stream, place));
             lost.run_until_cancelled(served).await;
         });
     };
-    let pools = [&unfinished, &server.used];
+    let pools = [&waiting, &server.active];
     stop.run_until_cancelled(weft_accept::accept(&listener, &port, &pools, serve))
         .await;
     drop(listener);
     connections.close();
-    if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
-        tracing::warn!("some connections did not end in time");
+    if timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
+        tracing::warn!("some connections did not end in time: closing them");
     }
 }
 
 struct Server {
     acceptor: TlsAcceptor,
     router: Router,
-    used: Pool,
-    /// Requests whose bodies are large.
+    active: Pool,
+    /// Requests with large bodies.
     large: Pool,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
 
-/// One connection, as its requests use it.
-struct Used {
+/// The state of a connection that its requests share.
+struct ConnectionState {
     place: Place,
     activity: Activity,
 }
 
-/// A request that has not ended.
-struct Request(Arc<Used>);
+/// A request in progress.
+struct Request(Arc<ConnectionState>);
 
 impl Request {
-    fn begin(of: &Arc<Used>, pool: &Pool) -> Self {
+    fn begin(of: &Arc<ConnectionState>, pool: &Pool) -> Self {
         match of.activity.now().begun {
             0 => of.place.move_to(pool),
             _ => of.place.renew(),
@@ -140,7 +143,7 @@ impl Drop for Request {
 
 impl Server {
     async fn connection(&self, stream: TcpStream, place: Place) {
-        match timeout(HANDSHAKE_LIMIT, self.acceptor.accept(stream)).await {
+        match timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await {
             Ok(Ok(stream)) => self.requests(stream, place).await,
             _ => {
                 self.metrics.handshake_failures.inc();
@@ -149,16 +152,16 @@ impl Server {
     }
 
     async fn requests(&self, stream: TlsStream<TcpStream>, place: Place) {
-        let of = Arc::new(Used {
+        let of = Arc::new(ConnectionState {
             place,
             activity: Activity::default(),
         });
-        let (router, used, connection) = (self.router.clone(), self.used.clone(), of.clone());
+        let (router, active, connection) = (self.router.clone(), self.active.clone(), of.clone());
         let large = self.large.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
-            let begun = Request::begin(&connection, &used);
+            let begun = Request::begin(&connection, &active);
             let place = is_large(&request).then(|| large.enter(connection.place.source()));
-            let answer = timeout(REQUEST_LIMIT, router.clone().oneshot(request));
+            let answer = timeout(REQUEST_TIMEOUT, router.clone().oneshot(request));
             async move {
                 let answer: Result<Response, _> = match within(place.as_ref(), answer).await {
                     Some(Ok(answer)) => answer,
@@ -173,7 +176,7 @@ impl Server {
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_LIMIT)
+            .header_read_timeout(HEADER_TIMEOUT)
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(30))
@@ -183,18 +186,18 @@ impl Server {
         let mut served = pin!(served);
         let ended = tokio::select! {
             ended = served.as_mut() => Some(ended),
-            () = of.activity.idle(IDLE_LIMIT) => None,
+            () = of.activity.idle(IDLE_TIMEOUT) => None,
             () = self.stop.cancelled() => None,
         };
         let ended = match ended {
             Some(ended) => ended,
             None => {
                 served.as_mut().graceful_shutdown();
-                timeout(DRAIN_LIMIT, served).await.unwrap_or(Ok(()))
+                timeout(DRAIN_TIMEOUT, served).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(error = error.to_string(), "a connection ended early");
+            tracing::debug!(error = error.to_string(), "connection failed");
         }
     }
 }
@@ -204,7 +207,7 @@ fn is_large(request: &http::Request<Incoming>) -> bool {
     size.is_none_or(|bytes| bytes > SMALL_BODY)
 }
 
-/// `None`: another request needed the place.
+/// Returns `None` if another request has taken the place.
 async fn within<F: Future>(place: Option<&Place>, answer: F) -> Option<F::Output> {
     match place {
         Some(place) => place.token().run_until_cancelled(answer).await,
@@ -213,7 +216,7 @@ async fn within<F: Future>(place: Option<&Place>, answer: F) -> Option<F::Output
 }
 
 /// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
-pub(super) fn tls(served: Arc<Served>) -> Result<ServerConfig, rustls::Error> {
+pub(super) fn tls(served: Arc<ServedCertificate>) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -1,4 +1,5 @@
-//! Requests to `/mutate` through the whole router, against a Kubernetes that only knows two namespaces.
+//! Requests to `/mutate` through the whole router, against a Kubernetes that only knows two
+//! namespaces.
 
 use axum::body::{Body, to_bytes};
 use axum::http;
@@ -85,7 +86,7 @@ fn counted(webhook: &Webhook, answer: Answer) -> u64 {
 }
 
 #[tokio::test]
-async fn a_pod_of_a_labelled_namespace_is_patched() {
+async fn pod_of_a_labelled_namespace_is_injected() {
     let webhook = webhook();
     let answer = answer(&webhook, review("shop", pod())).await;
     assert_eq!(answer["allowed"], true);
@@ -105,7 +106,7 @@ async fn a_pod_of_a_labelled_namespace_is_patched() {
 }
 
 #[tokio::test]
-async fn a_pod_that_opts_in_is_patched_in_any_namespace_and_others_are_not() {
+async fn only_pods_that_opt_in_are_injected_in_other_namespaces() {
     let webhook = webhook();
     let mut opted_in = pod();
     opted_in["metadata"]["labels"] = json!({ INJECT: "enabled" });
@@ -117,7 +118,7 @@ async fn a_pod_that_opts_in_is_patched_in_any_namespace_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn a_refusal_says_why() {
+async fn denial_has_a_reason() {
     let webhook = webhook();
     let mut bad = pod();
     bad["spec"]["securityContext"] = json!({ "runAsUser": 2460 });
@@ -130,11 +131,11 @@ async fn a_refusal_says_why() {
             .unwrap()
             .contains("2460")
     );
-    assert_eq!(counted(&webhook, Answer::Refused), 1);
+    assert_eq!(counted(&webhook, Answer::Denied), 1);
 }
 
 #[tokio::test]
-async fn a_refusal_names_the_pod_and_what_it_is_of() {
+async fn denial_names_the_pod_and_its_owner() {
     let webhook = webhook();
     let refusal = async |metadata: Value| {
         let mut bad = pod();
@@ -159,7 +160,7 @@ async fn a_refusal_names_the_pod_and_what_it_is_of() {
 }
 
 #[tokio::test]
-async fn warnings_reach_whoever_creates_the_pod() {
+async fn warnings_are_in_the_answer() {
     let mut odd = pod();
     odd["metadata"]["annotations"] = json!({ "weft.dev/acces-log": "all" });
     let answer = answer(&webhook(), review("shop", odd)).await;
@@ -172,7 +173,7 @@ async fn warnings_reach_whoever_creates_the_pod() {
 }
 
 #[tokio::test]
-async fn an_unreadable_namespace_refuses_the_pod() {
+async fn unreadable_namespace_denies_the_pod() {
     let webhook = webhook();
     let answer = answer(&webhook, review("gone", pod())).await;
     assert_eq!(answer["allowed"], false);
@@ -186,7 +187,7 @@ async fn an_unreadable_namespace_refuses_the_pod() {
 }
 
 #[tokio::test]
-async fn what_is_not_the_creation_of_a_pod_is_allowed_with_a_warning() {
+async fn other_reviews_are_allowed_with_a_warning() {
     let webhook = webhook();
     for (field, value) in [
         ("/request/resource/resource", "services"),
@@ -207,7 +208,7 @@ async fn what_is_not_the_creation_of_a_pod_is_allowed_with_a_warning() {
 }
 
 #[tokio::test]
-async fn malformed_bodies_are_4xx_and_harm_nothing() {
+async fn malformed_bodies_are_4xx() {
     let webhook = webhook();
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let deep_inside = review("shop", json!("HERE"))
@@ -238,7 +239,7 @@ async fn malformed_bodies_are_4xx_and_harm_nothing() {
 }
 
 #[tokio::test]
-async fn a_huge_body_is_refused() {
+async fn huge_body_is_rejected() {
     let webhook = webhook();
     let (status, _) = post(&webhook, vec![b' '; 10 * 1024 * 1024]).await;
     assert_eq!(status, 413);
@@ -246,7 +247,7 @@ async fn a_huge_body_is_refused() {
 }
 
 #[tokio::test]
-async fn pods_that_are_no_pods_are_refused() {
+async fn invalid_pods_are_denied() {
     let webhook = webhook();
     for object in [
         json!(null),

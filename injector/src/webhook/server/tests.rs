@@ -13,7 +13,7 @@ use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
 use super::super::admission::tests::webhook;
-use super::super::certificate::Material;
+use super::super::certificate::WebhookCertificate;
 use super::*;
 
 const NAME: &str = "weft-injector.weft-system.svc";
@@ -28,12 +28,12 @@ struct Running {
 async fn start() -> Running {
     let now = OffsetDateTime::now_utc();
     let day = Duration::from_secs(86_400);
-    let made = Material::make(&[NAME.to_owned()], day, now, None).unwrap();
+    let made = WebhookCertificate::generate(&[NAME.to_owned()], day, now, None).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     for root in CertificateDer::pem_slice_iter(made.bundle().as_bytes()) {
         roots.add(root.unwrap()).unwrap();
     }
-    let served = Arc::new(Served::default());
+    let served = Arc::new(ServedCertificate::default());
     served.set(&made);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut client = rustls::ClientConfig::builder_with_provider(provider)
@@ -90,7 +90,7 @@ async fn mutate(sender: &mut SendRequest<Body>) {
 }
 
 #[tokio::test]
-async fn idle_connections_of_one_source_hold_up_no_api_server() {
+async fn idle_connections_of_one_source_do_not_delay_api_servers() {
     let server = start().await;
     let mut held = Vec::new();
     for _ in 0..512 {
@@ -111,7 +111,7 @@ async fn unended(sender: &mut SendRequest<Body>) -> tokio::task::JoinHandle<Stat
 }
 
 #[tokio::test]
-async fn large_bodies_are_few_and_the_oldest_of_them_give_way() {
+async fn large_bodies_are_limited_and_the_oldest_is_closed() {
     let server = start().await;
     let mut held = Vec::new();
     for last in 1..=8 {
@@ -129,7 +129,7 @@ async fn large_bodies_are_few_and_the_oldest_of_them_give_way() {
 }
 
 #[tokio::test]
-async fn idle_connections_of_many_sources_end_the_connection_of_no_api_server() {
+async fn idle_connections_of_many_sources_do_not_close_api_servers() {
     let server = start().await;
     let mut used = server.connect(API_SERVER).await;
     mutate(&mut used).await;
@@ -149,7 +149,7 @@ async fn idle_connections_of_many_sources_end_the_connection_of_no_api_server() 
 }
 
 #[tokio::test]
-async fn a_connection_without_requests_is_told_to_go() {
+async fn idle_connection_is_shut_down() {
     let server = start().await;
     let mut used = server.connect(API_SERVER).await;
     mutate(&mut used).await;
@@ -159,8 +159,8 @@ async fn a_connection_without_requests_is_told_to_go() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(IDLE_LIMIT + HANDSHAKE_LIMIT, closed)
+    timeout(IDLE_TIMEOUT + HANDSHAKE_TIMEOUT, closed)
         .await
         .expect("it is closed");
-    assert!(begun.elapsed() >= IDLE_LIMIT, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= IDLE_TIMEOUT, "{:?}", begun.elapsed());
 }
