@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_new_root_signs_once_all_trust_it_and_files_have_come() {
+    fn next_root_signs_once_all_trust_it_and_files_are_updated() {
         let all = [report(9, 9, 0), report(5, 5, 0)];
         assert!(!advances(&distributing(), &state(119, &all)));
         assert!(advances(&distributing(), &state(120, &all)));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_proxy_is_named_and_does_not_block_for_ever() {
+    fn stuck_proxy_is_named_and_delays_the_rotation_for_a_while() {
         let mut stuck = state(600, &[report(2, 1, 0)]);
         if let Some(Some(report)) = stuck.replicas.first_mut().map(|one| &mut one.report) {
             report.waiting.push("shop/web-0".to_owned());
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_control_plane_itself_is_waited_for_without_end() {
+    fn rotation_waits_for_controllers_without_limit() {
         let silent = state(100_000, &[report(2, 2, 0), None]);
         let decision = decide(&distributing(), &silent, &BOUNDS);
         assert!(!decision.advance);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_that_refuses_the_roots_is_named_and_does_not_block_for_ever() {
+    fn namespace_that_rejects_the_roots_is_named_and_delays_the_rotation_for_a_while() {
         let refusing = |seconds| {
             let mut state = state(seconds, &[report(2, 2, 0)]);
             state.unwritten = Some(vec!["tenant".to_owned()]);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_root_goes_once_all_have_renewed() {
+    fn previous_root_is_withdrawn_once_all_have_renewed() {
         let renewing = Phase::Renewing;
         assert!(!advances(&renewing, &state(9, &[report(3, 3, 3)])));
         assert!(advances(&renewing, &state(10, &[report(3, 3, 3)])));
@@ -255,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn the_old_root_goes_when_all_that_it_signed_has_ended() {
+    fn previous_root_is_withdrawn_once_its_certificates_have_expired() {
         let reports = [report(3, 3, 2), None];
         assert!(!advances(&Phase::Renewing, &state(86_519, &reports)));
         assert!(advances(&Phase::Renewing, &state(86_520, &reports)));
     }
 
     #[test]
-    fn many_names_are_counted() {
+    fn names_beyond_the_maximum_are_counted() {
         let mut many = state(1, &[report(9, 0, 0)]);
         if let Some(Some(report)) = many.replicas.first_mut().map(|one| &mut one.report) {
             report.waiting = (0..9).map(|n| format!("shop/web-{n}")).collect();

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_reads_back_as_it_prints() {
+    fn phase_report_round_trips() {
         for waiting in [
             vec![],
             vec!["shop/web-0".to_owned(), "shop/web-1".to_owned()],

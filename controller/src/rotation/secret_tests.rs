@@ -48,7 +48,7 @@ fn roots(trust: &Trust) -> usize {
 }
 
 #[test]
-fn a_rotation_goes_through_its_phases() {
+fn rotation_passes_its_phases() {
     let (old, new) = (new_root(now()).unwrap(), new_root(now()).unwrap());
     let mut listed = secret(&old);
     let own = ByteString(old.certificate.clone().into_bytes());
@@ -110,7 +110,7 @@ fn a_rotation_goes_through_its_phases() {
 }
 
 #[test]
-fn a_root_replaced_by_hand_is_renewed_and_withdrawn_likewise() {
+fn replaced_root_is_renewed_and_withdrawn() {
     let (old, new) = (
         secret(&new_root(now()).unwrap()),
         secret(&new_root(now()).unwrap()),
@@ -131,7 +131,7 @@ fn a_root_replaced_by_hand_is_renewed_and_withdrawn_likewise() {
 }
 
 #[test]
-fn a_second_request_meanwhile_is_refused_once() {
+fn second_request_during_a_rotation_is_rejected_once() {
     let asked = annotated(&secret(&new_root(now()).unwrap()), REQUEST, "2");
     let view = View(&asked);
     let Some(Err(refusal)) = view.request(&Phase::Renewing) else {
@@ -156,7 +156,7 @@ fn a_second_request_meanwhile_is_refused_once() {
 }
 
 #[test]
-fn a_root_is_taken_from_one_secret_only() {
+fn user_root_is_read_from_one_secret_only() {
     let plain = secret(&new_root(now()).unwrap());
     let asks = |text: &str| View(&annotated(&plain, REQUEST, text)).request(&Phase::Steady);
     assert_eq!(asks("7 from=weft-ca-next"), Some(Ok(Request::FromSecret)));

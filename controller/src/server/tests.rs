@@ -216,7 +216,7 @@ async fn until(what: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_client_is_known_by_its_certificate() {
+async fn client_is_identified_by_its_certificate() {
     let server = server().await;
     let channel = server.channel(Some(server.shown("bob"))).await;
     let mut stream = subscribe(channel).await.unwrap();
@@ -224,7 +224,7 @@ async fn a_client_is_known_by_its_certificate() {
 }
 
 #[tokio::test]
-async fn without_a_certificate_only_the_authority_answers() {
+async fn without_a_certificate_only_the_certificate_authority_answers() {
     let server = server().await;
     let refused = subscribe(server.channel(None).await).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
@@ -253,7 +253,7 @@ async fn honest(server: &Server) -> Duration {
 }
 
 #[tokio::test]
-async fn silent_connections_hold_up_no_proxy() {
+async fn silent_connections_do_not_delay_proxies() {
     let server = server().await;
     let mut held = Vec::new();
     for turn in 0..1100_u16 {
@@ -267,7 +267,7 @@ async fn silent_connections_hold_up_no_proxy() {
 }
 
 #[tokio::test]
-async fn connections_without_a_certificate_hold_up_no_proxy() {
+async fn connections_without_a_certificate_do_not_delay_proxies() {
     let server = server().await;
     let open = server.channel(Some(server.shown("bob"))).await;
     let mut open = subscribe(open).await.unwrap();
@@ -292,7 +292,7 @@ async fn connections_without_a_certificate_hold_up_no_proxy() {
 }
 
 #[tokio::test]
-async fn certificates_that_are_not_the_meshs_are_refused() {
+async fn foreign_client_certificates_are_rejected() {
     let server = server().await;
     assert!(server.takes(server.shown("bob")).await);
 
@@ -323,7 +323,7 @@ async fn with_open_root() -> (Server, rcgen::Issuer<'static, KeyPair>) {
 }
 
 #[tokio::test]
-async fn a_certificate_must_name_one_identity_of_this_mesh() {
+async fn client_certificate_must_name_one_identity_of_this_mesh() {
     let (server, issuer) = with_open_root().await;
     let shown = |names: &[&str], usage| {
         let key = KeyPair::generate().unwrap();
@@ -358,7 +358,7 @@ async fn a_certificate_must_name_one_identity_of_this_mesh() {
 }
 
 #[tokio::test]
-async fn garbage_is_closed_and_counted_and_the_server_goes_on() {
+async fn garbage_is_closed_and_counted() {
     let server = server().await;
     for garbage in [
         &b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"[..],
@@ -408,7 +408,7 @@ fn served(io: &TlsStream<TcpStream>) -> CertificateDer<'static> {
 }
 
 #[tokio::test]
-async fn a_new_root_changes_the_certificate_and_drops_nobody() {
+async fn new_root_replaces_the_certificate_and_keeps_connections() {
     let server = server().await;
     let before = served(&server.tls(None).await.unwrap());
     let bob = server.shown("bob");
@@ -441,7 +441,7 @@ async fn a_new_root_changes_the_certificate_and_drops_nobody() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_replaced_at_seventy_percent_of_its_life() {
+async fn certificate_is_renewed_at_seventy_percent_of_its_lifetime() {
     let (_sender, receiver) = watch::channel(Arc::new(trust()));
     let tls = ServerIdentity {
         trust: receiver,
@@ -460,7 +460,7 @@ async fn a_certificate_is_replaced_at_seventy_percent_of_its_life() {
 }
 
 #[tokio::test]
-async fn the_end_lets_open_streams_finish_and_comes() {
+async fn shutdown_lets_open_streams_end() {
     let server = server().await;
     let channel = server.channel(Some(server.shown("bob"))).await;
     let mut stream = subscribe(channel).await.unwrap();

@@ -52,7 +52,7 @@ fn counts_who_trusts_and_who_has_renewed() {
 }
 
 #[test]
-fn the_newest_streams_of_a_pod_take_the_place_of_the_oldest() {
+fn newest_streams_of_a_pod_replace_the_oldest() {
     let registry = Registry::default();
     let enter = |pod: &str| registry.register(ObjectKey::new("shop", pod), &[], 2);
     let is_replaced = |stream: &StreamHandle| stream.replaced.is_cancelled();

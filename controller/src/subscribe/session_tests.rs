@@ -164,7 +164,7 @@ const A: &str = "endpoints/shop/a:80";
 const B: &str = "endpoints/shop/b:80";
 
 #[test]
-fn the_workload_comes_first_and_a_destination_comes_with_its_sets() {
+fn workload_is_first_and_a_destination_comes_with_its_sets() {
     let (cluster, mut session) = (cluster(), session(&[]));
     assert_eq!(said(session.next_update(&cluster)).0, ["workload"]);
     session.receive(Input::Watch(address(1))).unwrap();
@@ -188,7 +188,7 @@ fn only_what_differs_is_sent() {
 }
 
 #[test]
-fn endpoints_are_those_of_the_pods_node_also_while_the_pod_is_not_seen() {
+fn endpoints_are_of_the_pods_node_even_while_the_pod_is_unknown() {
     let (mut cluster, mut session) = (cluster(), session(&[]));
     cluster.node = Some("node2");
     session.receive(Input::Watch(address(2))).unwrap();
@@ -204,7 +204,7 @@ fn endpoints_are_those_of_the_pods_node_also_while_the_pod_is_not_seen() {
 }
 
 #[test]
-fn a_set_goes_with_the_change_that_no_longer_refers_to_it() {
+fn unreferenced_set_is_removed_with_the_change() {
     let (mut cluster, mut session) = (cluster(), session(&[]));
     session.receive(Input::Watch(address(1))).unwrap();
     session.next_update(&cluster).unwrap();
@@ -219,7 +219,7 @@ fn a_set_goes_with_the_change_that_no_longer_refers_to_it() {
 }
 
 #[test]
-fn a_set_that_moves_between_destinations_stays() {
+fn set_that_moves_between_destinations_stays() {
     let (mut cluster, mut session) = (cluster(), session(&[]));
     session.receive(Input::Watch(address(1))).unwrap();
     session.receive(Input::Watch(address(2))).unwrap();
@@ -238,7 +238,7 @@ fn a_set_that_moves_between_destinations_stays() {
 }
 
 #[test]
-fn a_set_whose_service_is_gone_is_removed() {
+fn set_of_a_deleted_service_is_removed() {
     let (mut cluster, mut session) = (cluster(), session(&[]));
     session.receive(Input::Watch(address(2))).unwrap();
     session.next_update(&cluster).unwrap();
@@ -268,7 +268,7 @@ fn after_a_reconnect_only_differences_come_and_what_is_gone_is_named() {
 }
 
 #[test]
-fn keys_of_a_kind_unknown_here_are_to_be_dropped() {
+fn unknown_keys_are_removed() {
     let mut hello = hello(&[("workload", 1)]);
     hello.unknown = vec!["policy/x".into()];
     let mut session = Session::new(hello, 100).unwrap();
@@ -276,7 +276,7 @@ fn keys_of_a_kind_unknown_here_are_to_be_dropped() {
 }
 
 #[test]
-fn unwatching_drops_what_nothing_else_needs() {
+fn unwatching_removes_unneeded_resources() {
     let (cluster, mut session) = (cluster(), session(&[]));
     session.receive(Input::Watch(address(1))).unwrap();
     session.receive(Input::Watch(address(2))).unwrap();
@@ -292,7 +292,7 @@ fn unwatching_drops_what_nothing_else_needs() {
 }
 
 #[test]
-fn unwatching_and_watching_again_sends_all_again() {
+fn watching_again_sends_everything_again() {
     let (cluster, mut session) = (cluster(), session(&[("workload", 1)]));
     session.receive(Input::Watch(address(1))).unwrap();
     session.next_update(&cluster).unwrap();
@@ -305,7 +305,7 @@ fn unwatching_and_watching_again_sends_all_again() {
 }
 
 #[test]
-fn a_silent_proxy_gets_a_few_updates_and_then_only_the_latest() {
+fn silent_proxy_gets_a_few_updates_and_then_only_the_latest() {
     let (mut cluster, mut session) = (cluster(), session(&[]));
     session.receive(Input::Watch(address(2))).unwrap();
     let mut sent = 0;
@@ -358,7 +358,7 @@ fn sent_many() -> (Session, Update) {
 }
 
 #[test]
-fn an_ack_with_many_refusals_takes_no_time() {
+fn ack_with_many_rejections_is_fast() {
     let (mut session, update) = sent_many();
     assert_eq!(update.resources.len(), 5_001);
     let nonce = update.nonce;
@@ -375,7 +375,7 @@ fn an_ack_with_many_refusals_takes_no_time() {
 }
 
 #[test]
-fn every_resource_of_a_large_update_may_be_refused() {
+fn every_resource_of_a_large_update_may_be_rejected() {
     let (mut session, update) = sent_many();
     let refused = update.resources.iter();
     let refused = refused.map(|one| (one.key.clone(), "no".to_owned()));
@@ -385,7 +385,7 @@ fn every_resource_of_a_large_update_may_be_refused() {
 }
 
 #[test]
-fn a_nonce_that_was_never_sent_is_refused() {
+fn unknown_nonce_is_an_error() {
     let mut session = session(&[]);
     for nonce in [0, 1, u64::MAX] {
         let refused = Vec::new();
@@ -405,7 +405,7 @@ fn watches_are_bounded_in_hello_and_later() {
 }
 
 #[test]
-fn a_large_answer_is_split_between_destinations_only() {
+fn large_update_is_split_between_destinations_only() {
     let mut cluster = cluster();
     cluster.weight = FULL_UPDATE;
     cluster
@@ -425,7 +425,7 @@ fn a_large_answer_is_split_between_destinations_only() {
 
 /// What a destination needs comes before it, in as many updates as that takes.
 #[test]
-fn the_sets_of_one_destination_may_take_several_updates() {
+fn sets_of_one_destination_may_take_several_updates() {
     let mut cluster = cluster();
     cluster.weight = SPLIT_UPDATE;
     let mut session = session(&[("workload", 1)]);
@@ -441,7 +441,7 @@ fn the_sets_of_one_destination_may_take_several_updates() {
 }
 
 #[test]
-fn what_is_too_large_is_withheld_and_everything_else_goes_on() {
+fn too_large_resource_is_withheld_alone() {
     let (mut cluster, mut session) = (cluster(), session(&[("workload", 1)]));
     session.receive(Input::Watch(address(2))).unwrap();
     session.next_update(&cluster).unwrap();
@@ -470,7 +470,7 @@ fn what_is_too_large_is_withheld_and_everything_else_goes_on() {
 }
 
 #[test]
-fn a_pod_that_is_not_seen_for_a_moment_keeps_its_workload() {
+fn workload_survives_a_moment_without_the_pod() {
     let (mut cluster, mut session) = (cluster(), session(&[]));
     session.next_update(&cluster).unwrap();
     cluster.workload = 0;
@@ -491,7 +491,7 @@ fn gateway() -> Cluster {
 }
 
 #[test]
-fn a_gateways_proxy_is_told_its_ports_with_the_sets_as_gateways_see_them() {
+fn gateway_proxy_gets_its_ports_with_the_sets_for_gateways() {
     let (cluster, mut session) = (gateway(), session(&[]));
     let update = session.next_update(&cluster).unwrap();
     let versions: Vec<_> = update.resources.iter().map(|one| one.version).collect();
@@ -504,7 +504,7 @@ fn a_gateways_proxy_is_told_its_ports_with_the_sets_as_gateways_see_them() {
 }
 
 #[test]
-fn a_port_that_goes_is_removed_with_the_sets_that_it_alone_needed() {
+fn removed_port_is_removed_with_its_sets() {
     let (mut cluster, mut session) = (gateway(), session(&[]));
     said(session.next_update(&cluster));
     cluster.gateway = Some((vec![(80, 3)], vec![port("b")]));
@@ -537,7 +537,7 @@ fn ports_wait_for_sets_that_do_not_fit_into_one_update() {
 }
 
 #[test]
-fn a_gateway_that_is_not_seen_keeps_its_ports_and_its_sets_go_on() {
+fn unknown_gateway_keeps_its_ports_and_its_sets_are_updated() {
     let (mut cluster, mut session) = (gateway(), session(&[]));
     said(session.next_update(&cluster));
     cluster.gateway = None;

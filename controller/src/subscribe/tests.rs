@@ -271,7 +271,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_proxy_gets_its_workload_what_it_watches_and_every_change() {
+async fn proxy_gets_its_workload_its_destinations_and_their_changes() {
     let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
     let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
     let first = proxy.next().await.unwrap();
@@ -343,7 +343,7 @@ async fn news_that_come_with_a_message_are_not_missed() {
 }
 
 #[tokio::test]
-async fn a_refused_resource_is_recorded_and_counted() {
+async fn rejected_resource_is_recorded_and_counted() {
     let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
     let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
     let update = proxy.next().await.unwrap();
@@ -358,7 +358,7 @@ async fn a_refused_resource_is_recorded_and_counted() {
 }
 
 #[tokio::test]
-async fn a_stopped_subscriber_holds_up_nobody() {
+async fn stopped_subscriber_delays_no_other() {
     let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
     let mut stopped = Proxy::of(&controller, "web-0", &[]).await;
     let mut reading = Proxy::of(&controller, "web-0", &[]).await;
@@ -396,7 +396,7 @@ async fn a_stopped_subscriber_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn a_pod_not_seen_yet_is_waited_for() {
+async fn stream_waits_for_a_pod_that_the_watch_does_not_show_yet() {
     let controller = controller(Some(WEB), None, Limits::default()).await;
     let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
     eventually("the stream is open", || {
@@ -408,7 +408,7 @@ async fn a_pod_not_seen_yet_is_waited_for() {
 }
 
 #[tokio::test]
-async fn what_a_proxy_may_not_say_ends_its_stream_with_the_reason() {
+async fn invalid_messages_end_the_stream_with_the_reason() {
     let limits = Limits {
         watches: 1,
         pod: Duration::from_millis(50),
@@ -446,7 +446,7 @@ async fn what_a_proxy_may_not_say_ends_its_stream_with_the_reason() {
 }
 
 #[tokio::test]
-async fn without_a_certificate_there_is_no_stream() {
+async fn stream_needs_a_client_certificate() {
     let controller = controller(None, Some(snapshot("10.1.0.2")), Limits::default()).await;
     let refused = Proxy::connect(&controller).await.map(drop).unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
@@ -480,7 +480,7 @@ async fn withdrawn(proxy: &mut Proxy) -> proto::Withdrawn {
 }
 
 #[tokio::test]
-async fn a_pod_is_withdrawn_once_every_proxy_has_acknowledged() {
+async fn pod_is_withdrawn_once_every_proxy_has_acknowledged() {
     let controller = controller(Some(WEB), Some(leaving(false)), Limits::default()).await;
     let mut client = Proxy::of(&controller, "web-0", &[]).await;
     client.watch(REVIEWS).await;
@@ -510,7 +510,7 @@ async fn a_pod_is_withdrawn_once_every_proxy_has_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_gone_is_not_waited_for() {
+async fn withdrawal_does_not_wait_for_disconnected_proxies() {
     let controller = controller(Some(WEB), Some(leaving(false)), Limits::default()).await;
     let mut client = Proxy::of(&controller, "web-0", &[]).await;
     client.watch(REVIEWS).await;
@@ -524,7 +524,7 @@ async fn a_proxy_that_is_gone_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_pod_that_stays_is_not_withdrawn() {
+async fn pod_that_is_not_deleted_is_not_withdrawn() {
     let controller = controller(Some(WEB), Some(leaving(false)), Limits::default()).await;
     let mut proxy = Proxy::of(&controller, "web-1", &[]).await;
     proxy.say(Kind::Withdraw(proto::Withdraw {})).await;

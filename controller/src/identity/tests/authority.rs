@@ -49,7 +49,7 @@ fn uris(certificate: &X509Certificate<'_>) -> Vec<String> {
 }
 
 #[test]
-fn a_certificate_has_one_name_both_usages_and_the_lifetime_asked_for() {
+fn certificate_has_one_name_both_usages_and_the_requested_lifetime() {
     let trust = trust();
     let key = KeyPair::generate().unwrap();
     let at = now();
@@ -76,7 +76,7 @@ fn a_certificate_has_one_name_both_usages_and_the_lifetime_asked_for() {
 }
 
 #[test]
-fn two_certificates_of_one_key_differ_in_their_serial() {
+fn certificates_of_one_key_have_different_serials() {
     let trust = trust();
     let key = KeyPair::generate().unwrap();
     let sign = || {
@@ -91,7 +91,7 @@ fn two_certificates_of_one_key_differ_in_their_serial() {
 }
 
 #[test]
-fn nothing_outlives_the_root() {
+fn certificates_expire_with_the_root() {
     let mut params = authority_params("short");
     params.not_after = now() + Duration::hours(1);
     let trust = read(&self_signed(params, KeyPair::generate().unwrap())).unwrap();
@@ -104,7 +104,7 @@ fn nothing_outlives_the_root() {
 }
 
 #[test]
-fn an_extreme_lifetime_ends_with_the_root() {
+fn extreme_lifetime_is_limited_by_the_root() {
     let trust = trust();
     let key = KeyPair::generate().unwrap();
     let issued = trust
@@ -131,7 +131,7 @@ fn keys_of_p384_and_rsa_may_be_brought() {
 }
 
 #[test]
-fn an_intermediate_signs_and_sends_its_chain() {
+fn intermediate_signs_with_its_chain() {
     let root = CertifiedIssuer::self_signed(authority_params("root"), KeyPair::generate().unwrap())
         .unwrap();
     let key = KeyPair::generate().unwrap();
@@ -176,7 +176,7 @@ fn an_intermediate_signs_and_sends_its_chain() {
 }
 
 #[test]
-fn what_cannot_be_used_is_named() {
+fn unusable_secrets_are_rejected_with_the_reason() {
     let good = new_root(now()).unwrap();
     let other = new_root(now()).unwrap();
     let key = KeyPair::generate().unwrap();
@@ -240,7 +240,7 @@ fn what_cannot_be_used_is_named() {
 }
 
 #[test]
-fn a_subject_that_would_be_written_otherwise_is_refused() {
+fn subject_that_would_be_encoded_differently_is_rejected() {
     // Two organisational units: the signer keeps one, and what it signs would name an issuer that
     // does not exist.
     let unit = DnType::OrganizationalUnitName;
@@ -257,7 +257,7 @@ fn a_subject_that_would_be_written_otherwise_is_refused() {
 }
 
 #[test]
-fn the_root_before_is_trusted_until_it_ends() {
+fn previous_root_is_trusted_until_it_expires() {
     let mut params = authority_params("first");
     params.not_after = now() + Duration::hours(1);
     let first = read(&self_signed(params, KeyPair::generate().unwrap())).unwrap();
@@ -283,7 +283,7 @@ fn the_root_before_is_trusted_until_it_ends() {
 }
 
 #[test]
-fn a_bundle_reads_back_as_it_prints() {
+fn bundle_round_trips() {
     let (one, two) = (trust(), trust());
     let both = one.roots.clone().union(&two.roots).union(&one.roots);
     let text = both.pem(now());

@@ -57,7 +57,7 @@ async fn confirm(pods: Vec<Value>, claim: Claim<'_>) -> Result<Arc<str>, PodMism
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_speaks_from_each_of_its_addresses_and_no_other() {
+async fn pod_is_confirmed_at_its_own_addresses_only() {
     let both = || vec![pod("1", &["10.1.0.1", "fd00::1"])];
     for own in ["10.1.0.1", "::ffff:10.1.0.1", "fd00::1"] {
         assert_eq!(confirm(both(), claim(own)).await, Ok("1".into()), "{own}");
@@ -68,7 +68,7 @@ async fn a_pod_speaks_from_each_of_its_addresses_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_of_other_pods_and_nodes_are_refused() {
+async fn tokens_of_other_pods_and_nodes_are_rejected() {
     let other = |uid, node| Claim {
         uid: Some(uid),
         node: Some(node),
@@ -90,7 +90,7 @@ async fn tokens_of_other_pods_and_nodes_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_that_is_gone_or_has_ended_or_is_on_the_host_is_refused() {
+async fn deleted_terminated_and_host_network_pods_are_rejected() {
     let mut ended = pod("1", &["10.1.0.1"]);
     ended["status"]["phase"] = "Failed".into();
     for pods in [vec![], vec![ended]] {
@@ -104,7 +104,7 @@ async fn a_pod_that_is_gone_or_has_ended_or_is_on_the_host_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_is_not_seen_yet_is_waited_for_and_then_tried_again() {
+async fn missing_pod_address_is_awaited_and_then_unavailable() {
     let (sender, _receiver) = watch::channel(snapshot(vec![pod("1", &[])]));
     let (check, claim) = (check(&sender), claim("10.1.0.1"));
     let late = async {
@@ -124,7 +124,7 @@ async fn an_address_that_is_not_seen_yet_is_waited_for_and_then_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_addresses_are_rewritten_they_are_not_compared() {
+async fn addresses_are_not_compared_if_disabled() {
     let (sender, _receiver) = watch::channel(snapshot(vec![pod("1", &["10.1.0.1"])]));
     let check = PodCheck {
         address: false,

@@ -12,7 +12,7 @@ fn refused(params: &CertificateParams) -> CsrError {
 }
 
 #[test]
-fn a_request_says_whose_it_is() {
+fn request_has_the_identity() {
     for algorithm in [
         &rcgen::PKCS_ECDSA_P256_SHA256,
         &rcgen::PKCS_ECDSA_P384_SHA384,
@@ -27,7 +27,7 @@ fn a_request_says_whose_it_is() {
 }
 
 #[test]
-fn a_subject_may_repeat_the_name_and_say_nothing_else() {
+fn subject_may_only_repeat_the_name() {
     let mut params = request(vec![uri(BOB)]);
     named(&mut params, BOB);
     parse_csr(&csr(&params, &KeyPair::generate().unwrap())).unwrap();
@@ -37,7 +37,7 @@ fn a_subject_may_repeat_the_name_and_say_nothing_else() {
 }
 
 #[test]
-fn other_names_are_refused() {
+fn other_names_are_rejected() {
     let dns = SanType::DnsName("alice.shop.svc".try_into().unwrap());
     let ip = SanType::IpAddress([127, 0, 0, 1].into());
     let mail = SanType::Rfc822Name("a@b.c".try_into().unwrap());
@@ -66,21 +66,21 @@ fn other_names_are_refused() {
 }
 
 #[test]
-fn nobody_becomes_an_authority() {
+fn ca_request_is_rejected() {
     let mut params = request(vec![uri(BOB)]);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     assert_eq!(refused(&params), CsrError::Authority);
 }
 
 #[test]
-fn a_key_of_another_kind_is_refused() {
+fn unsupported_key_is_rejected() {
     let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
     let der = csr(&request(vec![uri(BOB)]), &key);
     assert_eq!(parse_csr(&der).unwrap_err(), CsrError::KeyKind);
 }
 
 #[test]
-fn a_signature_by_another_key_is_refused() {
+fn signature_by_another_key_is_rejected() {
     let key = KeyPair::generate().unwrap();
     let mut der = csr(&request(vec![uri(BOB)]), &key);
     // The last byte is inside the signature's second number.
@@ -93,7 +93,7 @@ fn a_signature_by_another_key_is_refused() {
 }
 
 #[test]
-fn garbage_is_refused_whatever_its_size() {
+fn invalid_requests_of_any_size_are_rejected() {
     let good = csr(&request(vec![uri(BOB)]), &KeyPair::generate().unwrap());
     assert_eq!(parse_csr(&[]).unwrap_err(), CsrError::Empty);
     assert_eq!(

@@ -44,7 +44,7 @@ pub(crate) fn reviewed(username: &str) -> TokenReviewStatus {
 const BOB: &str = "system:serviceaccount:shop:bob";
 
 #[test]
-fn a_pods_own_token_gives_its_account() {
+fn reviewed_token_identifies_its_pod() {
     let caller = review_outcome(&reviewed(BOB), &domain()).unwrap();
     assert_eq!(caller.identity, identity("shop", "bob"));
     assert_eq!(caller.pod, "bob-0");
@@ -52,7 +52,7 @@ fn a_pods_own_token_gives_its_account() {
 }
 
 #[test]
-fn anything_else_is_refused() {
+fn other_reviews_are_rejected() {
     let decide = |status: &TokenReviewStatus| review_outcome(status, &domain()).unwrap_err();
 
     let mut status = reviewed(BOB);
@@ -155,7 +155,7 @@ fn csr_for(name: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_good_request_is_signed() {
+async fn valid_request_is_signed() {
     let (signer, _, trust) = signer();
     let message = SignRequest {
         csr: csr_for("spiffe://cluster.local/ns/shop/sa/bob").into(),
@@ -175,7 +175,7 @@ async fn a_good_request_is_signed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_request_is_refused_with_its_code_and_counted() {
+async fn rejected_request_has_its_code_and_is_counted() {
     let own = csr_for("spiffe://cluster.local/ns/shop/sa/bob");
     let alice = csr_for("spiffe://cluster.local/ns/shop/sa/alice");
     let elsewhere = csr_for("spiffe://other.domain/ns/shop/sa/bob");
@@ -230,7 +230,7 @@ impl Reviewer for Counted {
 }
 
 #[tokio::test]
-async fn strangers_cannot_have_kubernetes_asked_at_will() {
+async fn token_reviews_are_limited() {
     let (_, receiver) = watch::channel(Arc::new(trust()));
     let (counted, metrics) = (Counted::default(), Metrics::default());
     let (snapshots, _) = watch::channel(snapshot(vec![pod("1", &["10.0.0.1"])]));
@@ -270,7 +270,7 @@ async fn strangers_cannot_have_kubernetes_asked_at_will() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_works_from_its_own_pods_address_alone() {
+async fn token_is_accepted_from_the_address_of_its_pod_only() {
     let message = SignRequest {
         csr: csr_for("spiffe://cluster.local/ns/shop/sa/bob").into(),
         token: token("bob"),

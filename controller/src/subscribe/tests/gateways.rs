@@ -82,7 +82,7 @@ fn cluster_with(ports: &[u16], endpoint: &str, paths: &[(&str, &str)]) -> Arc<Sn
 }
 
 #[tokio::test]
-async fn a_gateways_proxy_is_told_its_ports_and_every_change_of_them() {
+async fn gateway_proxy_gets_its_ports_and_their_changes() {
     let first = cluster(&[80, 443], "10.1.0.2");
     let controller = controller(Some(FRONT), Some(first), Limits::default()).await;
     let mut proxy = Proxy::of(&controller, "front-0", &[]).await;
@@ -109,7 +109,7 @@ async fn a_gateways_proxy_is_told_its_ports_and_every_change_of_them() {
 }
 
 #[tokio::test]
-async fn a_pod_with_the_label_alone_is_told_nothing_of_the_gateway() {
+async fn pod_with_only_the_gateway_label_gets_no_gateway_resources() {
     let snapshot = cluster(&[80], "10.1.0.2");
     assert!(snapshot.encoder.gateway("shop", "front-0").is_some());
     assert!(snapshot.encoder.gateway("shop", "other-0").is_none());
@@ -126,7 +126,7 @@ async fn a_pod_with_the_label_alone_is_told_nothing_of_the_gateway() {
 }
 
 #[tokio::test]
-async fn what_the_proxies_hold_of_a_port_is_said_of_its_routes() {
+async fn routes_of_a_port_have_the_state_of_its_proxies() {
     let snapshot = cluster(&[80], "10.1.0.2");
     let controller = controller(Some(FRONT), Some(snapshot.clone()), Limits::default()).await;
     let said = || {
@@ -150,7 +150,7 @@ async fn what_the_proxies_hold_of_a_port_is_said_of_its_routes() {
 }
 
 #[tokio::test]
-async fn a_change_of_one_route_leaves_the_others_on_its_port_in_force() {
+async fn other_routes_of_a_changed_port_stay_programmed() {
     let first = cluster_with(&[80], "10.1.0.2", &[("s", "/a"), ("t", "/t")]);
     let controller = controller(Some(FRONT), Some(first.clone()), Limits::default()).await;
     let said = |snapshot: &Snapshot| {
@@ -199,7 +199,7 @@ async fn a_change_of_one_route_leaves_the_others_on_its_port_in_force() {
 }
 
 #[tokio::test]
-async fn a_listener_is_programmed_when_a_proxy_has_taken_its_port() {
+async fn listener_is_programmed_when_a_proxy_has_acknowledged_its_port() {
     let first = cluster(&[80], "10.1.0.2");
     let controller = controller(Some(FRONT), Some(first.clone()), Limits::default()).await;
     let said = |snapshot: &Snapshot, before: Option<&Value>| {
@@ -241,7 +241,7 @@ async fn a_listener_is_programmed_when_a_proxy_has_taken_its_port() {
 }
 
 #[tokio::test]
-async fn a_port_that_proxies_refuse_is_not_programmed_and_says_so() {
+async fn port_that_proxies_reject_is_not_programmed() {
     let snapshot = cluster(&[80], "10.1.0.2");
     let controller = controller(Some(FRONT), Some(snapshot.clone()), Limits::default()).await;
     let mut proxy = Proxy::of(&controller, "front-0", &[]).await;

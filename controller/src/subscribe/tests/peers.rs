@@ -23,11 +23,15 @@ async fn refused(address: &str) -> Status {
 }
 
 #[tokio::test]
-async fn a_certificate_speaks_for_the_pod_at_the_callers_address_alone() {
+async fn client_certificate_is_bound_to_the_pod_at_its_address() {
     for other in ["10.1.0.1", "10.1.0.3", "::1"] {
         let status = refused(other).await;
         assert_eq!(status.code(), Code::PermissionDenied, "{other}");
-        assert!(status.message().contains("not an address of pod shop/web-1"));
+        assert!(
+            status
+                .message()
+                .contains("not an address of pod shop/web-1")
+        );
     }
     let own = serve_as(Some(WEB), "::ffff:10.1.0.2", DAY, Some(two()), quick()).await;
     let mut proxy = Proxy::of(&own, "web-1", &[]).await;
@@ -35,7 +39,7 @@ async fn a_certificate_speaks_for_the_pod_at_the_callers_address_alone() {
 }
 
 #[tokio::test]
-async fn a_pod_without_an_address_is_to_try_again() {
+async fn pod_without_an_address_is_unavailable() {
     let mut fresh = pod("web-1", "web", "");
     fresh["status"]["podIPs"] = json!([]);
     let snapshot = cluster(&[], vec![fresh]);
@@ -46,7 +50,7 @@ async fn a_pod_without_an_address_is_to_try_again() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_with_its_certificate() {
+async fn stream_ends_when_its_certificate_expires() {
     let left = time::Duration::milliseconds(300);
     let controller = serve_as(Some(WEB), "10.1.0.1", left, Some(two()), quick()).await;
     let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
@@ -55,7 +59,7 @@ async fn a_stream_ends_with_its_certificate() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_pod_is_gone_or_is_another() {
+async fn stream_ends_when_its_pod_is_deleted_or_replaced() {
     let mut again = pod("web-1", "web", "10.1.0.2");
     again["metadata"]["uid"] = "2".into();
     for next in [vec![], vec![again]] {
@@ -70,7 +74,7 @@ async fn a_stream_ends_when_its_pod_is_gone_or_is_another() {
 }
 
 #[tokio::test]
-async fn a_pod_that_is_not_seen_for_a_moment_keeps_its_stream() {
+async fn stream_survives_a_moment_without_the_pod() {
     let limits = Limits {
         pod: Duration::from_millis(400),
         ..Limits::default()
@@ -88,7 +92,7 @@ async fn a_pod_that_is_not_seen_for_a_moment_keeps_its_stream() {
 }
 
 #[tokio::test]
-async fn the_newest_streams_of_a_pod_are_kept() {
+async fn newest_streams_of_a_pod_are_kept() {
     let controller = serve_as(Some(WEB), "10.1.0.1", DAY, Some(two()), quick()).await;
     let mut proxies = Vec::new();
     for _ in 0..3 {
@@ -104,7 +108,7 @@ async fn the_newest_streams_of_a_pod_are_kept() {
 }
 
 #[tokio::test]
-async fn streams_end_in_time_so_that_proxies_spread() {
+async fn streams_have_a_maximum_age() {
     let limits = Limits {
         age: Duration::from_millis(200),
         ..quick()

@@ -17,7 +17,7 @@ fn resource(signer: &[u8], further: &[&[u8]]) -> Arc<proto::Resource> {
 }
 
 #[tokio::test]
-async fn the_roots_are_said_first_and_at_each_change_and_who_follows_is_known() {
+async fn roots_are_sent_first_and_at_each_change_and_progress_is_recorded() {
     let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
     let (old, both, new) = (
         resource(OLD, &[]),
@@ -62,7 +62,7 @@ async fn the_roots_are_said_first_and_at_each_change_and_who_follows_is_known() 
 }
 
 #[tokio::test]
-async fn the_roots_are_said_on_each_stream_whatever_is_held() {
+async fn roots_are_sent_on_each_stream() {
     let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
     let roots = resource(OLD, &[]);
     controller.roots.send_replace(Some(Arc::clone(&roots)));
