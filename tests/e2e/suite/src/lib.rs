@@ -5,6 +5,7 @@
 
 mod bed;
 pub mod control_plane;
+mod deployments;
 mod diagnose;
 pub mod front;
 pub mod gateways;

@@ -11,12 +11,8 @@ mod cases {
     use std::time::{Duration, Instant, SystemTime};
 
     use anyhow::Context;
-    use kube::api::{Patch, PatchParams};
     use serde_json::{Value, json};
-    use weft_e2e::{Bed, eventually, eventually_within, full_or, machine, objects, senders};
-
-    /// Ten pods may take this long to start, or to end.
-    const PODS: Duration = Duration::from_secs(80);
+    use weft_e2e::{Bed, eventually, full_or, machine, objects, senders};
 
     /// The pod of `objects::reviews` as a Deployment, with Kubernetes' own grace period.
     fn server() -> Value {
@@ -26,45 +22,6 @@ mod cases {
         objects::deployment(&pod, 1)
     }
 
-    /// Changes a Deployment and waits until every pod is as it should be, and those that ended are gone.
-    async fn change(bed: &Bed, name: &str, patch: &Value) -> anyhow::Result<()> {
-        let deployments = bed.api("apps/v1", "Deployment");
-        deployments
-            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
-            .await?;
-        as_wished(bed, name).await
-    }
-
-    async fn as_wished(bed: &Bed, name: &str) -> anyhow::Result<()> {
-        eventually_within(PODS, "the Deployment to be as wished", async || {
-            let deployment = bed.get("apps/v1", "Deployment", name).await?;
-            let status = &deployment["status"];
-            let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
-            let count = |field: &str| status[field].as_u64().unwrap_or(0);
-            let same = status["observedGeneration"] == deployment["metadata"]["generation"]
-                && count("updatedReplicas") == wished
-                && count("readyReplicas") == wished;
-            anyhow::ensure!(same, "its status is {status}");
-            let label = &deployment["spec"]["selector"]["matchLabels"]["app"];
-            let label = format!("app={}", label.as_str().unwrap_or_default());
-            let pods = bed.list("v1", "Pod", &label).await?.len() as u64;
-            anyhow::ensure!(pods == wished, "there are {pods} pods");
-            Ok(())
-        })
-        .await
-    }
-
-    /// Replaces every pod.
-    async fn restart(bed: &Bed, name: &str) -> anyhow::Result<()> {
-        let annotations = json!({"e2e/restarted": format!("{:?}", SystemTime::now())});
-        let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
-        change(bed, name, &patch).await
-    }
-
-    async fn scale(bed: &Bed, name: &str, replicas: u32) -> anyhow::Result<()> {
-        change(bed, name, &json!({"spec": {"replicas": replicas}})).await
-    }
-
     /// One server as a Deployment, and a client.
     async fn shop(bed: &Bed) -> anyhow::Result<()> {
         bed.apply(objects::service("reviews", json!({"app": "reviews"})))
@@ -72,16 +29,16 @@ mod cases {
         bed.apply(objects::client("client")).await?;
         bed.apply(server()).await?;
         bed.ready("client").await?;
-        as_wished(bed, "reviews").await
+        bed.rolled_out("reviews").await
     }
 
     pub(super) async fn a_server_restarted_and_scaled(bed: &Bed) -> anyhow::Result<()> {
         shop(bed).await?;
         let changes = async {
             for _ in 0..full_or(10, 1) {
-                restart(bed, "reviews").await?;
-                scale(bed, "reviews", 10).await?;
-                scale(bed, "reviews", 1).await?;
+                bed.restart_deployment("reviews").await?;
+                bed.scale_deployment("reviews", 10).await?;
+                bed.scale_deployment("reviews", 1).await?;
             }
             Ok(())
         };
@@ -96,11 +53,11 @@ mod cases {
         let address = bed.cluster_ip("reviews").await?;
         bed.apply(senders(&address, 2)).await?;
         let changes = async {
-            as_wished(bed, "senders").await?;
+            bed.rolled_out("senders").await?;
             for _ in 0..full_or(10, 2) {
-                restart(bed, "senders").await?;
+                bed.restart_deployment("senders").await?;
             }
-            scale(bed, "senders", 0).await
+            bed.scale_deployment("senders", 0).await
         };
         bed.traffic_of_pods("app=senders", changes)
             .await?

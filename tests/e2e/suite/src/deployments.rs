@@ -1,0 +1,58 @@
+//! Deployments of a test's namespace: changed, restarted, and waited for.
+
+use std::time::{Duration, SystemTime};
+
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::{Bed, eventually_within};
+
+/// Ten pods may take this long to start, or to end.
+const PODS: Duration = Duration::from_secs(80);
+
+impl Bed {
+    /// Changes a Deployment and waits until every pod is as it should be, and those that ended are gone.
+    pub async fn change_deployment(&self, name: &str, patch: &Value) -> anyhow::Result<()> {
+        let deployments = self.api("apps/v1", "Deployment");
+        deployments
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
+        self.rolled_out(name).await
+    }
+
+    /// Waits until a Deployment has the pods that it is to have, all of the newest template, and no others.
+    pub async fn rolled_out(&self, name: &str) -> anyhow::Result<()> {
+        eventually_within(PODS, "the Deployment to be as wished", async || {
+            let deployment = self.get("apps/v1", "Deployment", name).await?;
+            let status = &deployment["status"];
+            let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
+            let count = |field: &str| status[field].as_u64().unwrap_or(0);
+            let same = status["observedGeneration"] == deployment["metadata"]["generation"]
+                && count("updatedReplicas") == wished
+                && count("readyReplicas") == wished;
+            anyhow::ensure!(same, "its status is {status}");
+            let labels = deployment["spec"]["selector"]["matchLabels"].as_object();
+            let labels: Vec<String> = labels
+                .into_iter()
+                .flatten()
+                .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+                .collect();
+            let pods = self.list("v1", "Pod", &labels.join(",")).await?.len() as u64;
+            anyhow::ensure!(pods == wished, "there are {pods} pods");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Replaces every pod.
+    pub async fn restart_deployment(&self, name: &str) -> anyhow::Result<()> {
+        let annotations = json!({"e2e/restarted": format!("{:?}", SystemTime::now())});
+        let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+        self.change_deployment(name, &patch).await
+    }
+
+    pub async fn scale_deployment(&self, name: &str, replicas: u32) -> anyhow::Result<()> {
+        self.change_deployment(name, &json!({"spec": {"replicas": replicas}}))
+            .await
+    }
+}
