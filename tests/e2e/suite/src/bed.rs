@@ -13,6 +13,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
+use crate::release::Release;
 use crate::{control_plane, diagnose, eventually, objects, soak};
 
 /// Tests that restart parts of the control plane run alone; all others beside each other.
@@ -70,6 +71,24 @@ pub fn run_alone_long(
     test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     alone(name, mesh, soak::long_limit(), test)
+}
+
+/// Runs a test that replaces or removes the installed Weft, as [`run_alone_long`] does, and leaves it installed as it was.
+pub fn run_installation(
+    name: &str,
+    mesh: Mesh,
+    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    alone(name, mesh, soak::long_limit(), async |bed: &Bed| {
+        let found = Release::found().await?;
+        // Within the limit of the whole, so that what follows is done in any case.
+        let limit = soak::limit();
+        let outcome = tokio::time::timeout(limit, test(bed))
+            .await
+            .with_context(|| format!("the test took longer than {} s", limit.as_secs()));
+        let restored = found.restore().await.context("restoring the installation");
+        outcome.and_then(|outcome| outcome).and(restored)
+    })
 }
 
 fn alone(

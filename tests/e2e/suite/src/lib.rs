@@ -15,6 +15,7 @@ pub mod machine;
 pub mod objects;
 pub mod outsider;
 pub mod proxy;
+pub mod release;
 mod shopper;
 mod soak;
 mod traffic;
@@ -22,7 +23,7 @@ pub mod visits;
 mod wait;
 pub mod writes;
 
-pub use bed::{Bed, Mesh, run, run_alone, run_alone_long, run_busy};
+pub use bed::{Bed, Mesh, run, run_alone, run_alone_long, run_busy, run_installation};
 pub use proxy::Access;
 pub use shopper::{Answer, Summary};
 pub use soak::{full_or, soaking};

@@ -62,13 +62,14 @@ fn percentage() -> u32 {
 }
 
 impl Kind {
-    /// What sends this kind's requests, `parts` of it together at the kind's whole rate.
-    fn command(&self, address: &str, parts: u32) -> Vec<String> {
+    /// What sends this kind's requests at this percentage of its rate, with `parts` of it together.
+    fn command(&self, address: &str, share: u32, parts: u32) -> Vec<String> {
         let url = match self.port {
             80 => format!("http://{address}/reviews/1"),
             port => format!("http://{address}:{port}"),
         };
-        let rate = (self.rate * percentage() / 100 / parts).max(1).to_string();
+        let rate = self.rate * share / 100 * percentage() / 100 / parts;
+        let rate = rate.max(1).to_string();
         let all = ["load", "--url", &url, "--rate", &rate, "-n", UNBOUNDED];
         let all = all.into_iter().chain(["-c", "256", "--keep", "0"]);
         all.chain(self.arguments.iter().copied())
@@ -144,6 +145,18 @@ impl Bed {
         service: &str,
         changes: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<(T, Traffic)> {
+        self.under_share_of_traffic(100, pod, service, changes)
+            .await
+    }
+
+    /// As [`Bed::under_traffic`], with this percentage of the mix: where there is traffic of several pods at once.
+    pub async fn under_share_of_traffic<T>(
+        &self,
+        share: u32,
+        pod: &str,
+        service: &str,
+        changes: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<(T, Traffic)> {
         // By its address: a name that is not found in time is no fault of what is tested.
         let address = &*in_url(&self.cluster_ip(service).await?);
         self.answered(pod, &format!("http://{address}/reviews/1"), &[])
@@ -151,7 +164,7 @@ impl Bed {
         self.answered(pod, &format!("http://{address}:9000"), &["--grpc", "get"])
             .await?;
         let begin = |kind: &'static Kind| async move {
-            let arguments = kind.command(address, 1);
+            let arguments = kind.command(address, share, 1);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let arguments = [&["weft-shop"], &arguments[..], &["--until-told"]].concat();
             anyhow::Ok((kind, self.begin_load(pod, &arguments).await?))
@@ -232,7 +245,7 @@ pub fn senders(address: &str, replicas: u32) -> Value {
     let labels = json!({"app": "senders"});
     let mut pod = objects::pod("senders", "client", labels, &[]);
     let containers = MIX.iter().map(|kind| {
-        let arguments = kind.command(&in_url(address), replicas);
+        let arguments = kind.command(&in_url(address), 100, replicas);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         objects::container(kind.name, &arguments)
     });

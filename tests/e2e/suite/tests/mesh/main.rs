@@ -15,6 +15,7 @@ mod hostile;
 mod identity;
 mod imports;
 mod injection;
+mod installation;
 mod lifecycle;
 mod mirrors;
 mod opaque;
