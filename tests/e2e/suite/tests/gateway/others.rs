@@ -189,8 +189,8 @@ mod cases {
         eprintln!("{rounds} writes of others were crossed");
         let log = control_plane::controller_log(&bed.client, begun).await?;
         let mut lines = log.lines();
-        let failed =
-            lines.find(|line| line.contains(&bed.namespace) && line.contains("writing a status failed"));
+        let failed = lines
+            .find(|line| line.contains(&bed.namespace) && line.contains("writing a status failed"));
         anyhow::ensure!(failed.is_none(), "{failed:?}");
         Ok(())
     }

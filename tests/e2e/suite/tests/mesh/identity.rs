@@ -170,7 +170,10 @@ mod cases {
         let request = identity::request(&identity::spiffe(&bed.namespace, "client"))?;
         for (token, why) in [
             ("", "has no token"),
-            ("no.token.at-all", "not a projected token of a service account"),
+            (
+                "no.token.at-all",
+                "not a projected token of a service account",
+            ),
             (&"x".repeat(20_000), "the token has 20000 bytes"),
         ] {
             let refused = identity::sign(bed, &request.csr, token).await?;
