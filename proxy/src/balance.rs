@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Time after which an old latency counts for about a third.
 const DECAY: Duration = Duration::from_secs(10);
 /// Taken for the latency of an endpoint that is busy with its first requests, in nanoseconds.
-const UNKNOWN: f64 = 1_000_000.0;
+const UNKNOWN_LATENCY: f64 = 1_000_000.0;
 
 /// What is known of one endpoint's latency. All updates are relaxed: a lost one costs a little accuracy.
 #[derive(Debug, Default)]
@@ -18,17 +18,17 @@ pub struct Load {
     average: AtomicU64,
     /// When `average` was updated, in nanoseconds on the caller's clock.
     updated: AtomicU64,
-    busy: AtomicU32,
+    active: AtomicU32,
 }
 
 impl Load {
     pub fn begin(&self) {
-        self.busy.fetch_add(1, Relaxed);
+        self.active.fetch_add(1, Relaxed);
     }
 
     /// Ends what [`Load::begin`] began, without a latency to learn from.
     pub fn end(&self) {
-        self.busy.fetch_sub(1, Relaxed);
+        self.active.fetch_sub(1, Relaxed);
     }
 
     /// Learns a latency: a higher one counts at once, a lower one by and by. `now` in nanoseconds.
@@ -44,21 +44,21 @@ impl Load {
         self.updated.store(now, Relaxed);
     }
 
-    pub fn busy(&self) -> u32 {
-        self.busy.load(Relaxed)
+    pub fn active(&self) -> u32 {
+        self.active.load(Relaxed)
     }
 
     /// Expected wait, in nanoseconds.
     fn cost(&self, now: u64) -> f64 {
         let average = f64::from_bits(self.average.load(Relaxed));
-        let busy = self.busy();
-        let average = match (average == 0.0, busy) {
+        let active = self.active();
+        let average = match (average == 0.0, active) {
             // Tried before all others, but by one request: how fast it is has to be learned.
             (true, 0) => return 0.0,
-            (true, _) => UNKNOWN,
+            (true, _) => UNKNOWN_LATENCY,
             (false, _) => average * self.remaining(now),
         };
-        average.max(1.0) * f64::from(busy + 1)
+        average.max(1.0) * f64::from(active + 1)
     }
 
     fn remaining(&self, now: u64) -> f64 {
@@ -94,18 +94,18 @@ pub fn pick<'a>(
 }
 
 /// Requests under way at which it is asked whether an endpoint has too much to do.
-const CROWD: u32 = 32;
+const CROWDED_REQUESTS: u32 = 32;
 /// How many times the cost of another one that is.
-const TOO_MUCH: f64 = 4.0;
+const OVERLOAD_FACTOR: f64 = 4.0;
 
 /// Whether an endpoint that is preferred is busy with so many requests that another may be better.
 pub fn is_crowded(load: &Load) -> bool {
-    load.busy() >= CROWD
+    load.active() >= CROWDED_REQUESTS
 }
 
 /// Whether the one that is preferred has too much to do beside another.
-pub fn gives_way(preferred: &Load, other: &Load, now: u64) -> bool {
-    is_crowded(preferred) && preferred.cost(now) > TOO_MUCH * other.cost(now)
+pub fn should_spill(preferred: &Load, other: &Load, now: u64) -> bool {
+    is_crowded(preferred) && preferred.cost(now) > OVERLOAD_FACTOR * other.cost(now)
 }
 
 /// The place of a weight drawn at random; `None` when all are 0.
@@ -149,12 +149,12 @@ mod tests {
         let (near, far) = (Load::default(), Load::default());
         near.observe(Duration::from_millis(100), SECOND);
         far.observe(Duration::from_millis(1), SECOND);
-        (1..CROWD).for_each(|_| near.begin());
-        assert!(!gives_way(&near, &far, SECOND), "slow, and not crowded");
+        (1..CROWDED_REQUESTS).for_each(|_| near.begin());
+        assert!(!should_spill(&near, &far, SECOND), "slow, and not crowded");
         near.begin();
-        assert!(gives_way(&near, &far, SECOND));
+        assert!(should_spill(&near, &far, SECOND));
         (0..100).for_each(|_| (0..100).for_each(|_| far.begin()));
-        assert!(!gives_way(&near, &far, SECOND), "the other is no better");
+        assert!(!should_spill(&near, &far, SECOND), "the other is no better");
     }
 
     #[test]

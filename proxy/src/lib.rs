@@ -31,5 +31,5 @@ pub struct Context {
     pub tls: tls::Tls,
     pub metrics: Arc<telemetry::metrics::Metrics>,
     pub access: telemetry::access::AccessLog,
-    pub upstream: Arc<upstream::Shared>,
+    pub upstream: Arc<upstream::EndpointRegistry>,
 }

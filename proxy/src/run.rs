@@ -49,7 +49,7 @@ impl Control {
         let current = Current::default();
         let tls = Tls::new(current.clone(), options.trust_domain.clone())?;
         let mut upstream =
-            upstream::Shared::new(options.own_addresses(), tls.clone(), metrics.clone());
+            upstream::EndpointRegistry::new(options.own_addresses(), tls.clone(), metrics.clone());
         if options.mode == RunMode::Gateway && options.endpoint_requests > 0 {
             upstream = upstream.with_endpoint_requests(options.endpoint_requests);
         }

@@ -50,7 +50,7 @@ impl Port {
     }
 
     fn cluster(&self, name: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
-        let cluster = Cluster::new(name.into(), self.pod.context.shared.clone());
+        let cluster = Cluster::new(name.into(), self.pod.context.upstream.clone());
         set(&cluster, endpoints);
         cluster
     }
@@ -105,7 +105,7 @@ impl Port {
 
 fn set(cluster: &Arc<Cluster>, endpoints: &[SocketAddr]) {
     let endpoints: Vec<Endpoint> = endpoints.iter().copied().map(unmeshed).collect();
-    cluster.set(Protocol::Detect, &endpoints);
+    cluster.set_endpoints(Protocol::Detect, &endpoints);
 }
 
 struct Client(UdpSocket);

@@ -23,7 +23,7 @@ use super::resolved::{Live, Resolved, Resolver};
 use crate::identity::credentials::Current;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::requests::Direction;
-use crate::upstream::{Cluster, Shared};
+use crate::upstream::{Cluster, EndpointRegistry};
 
 /// Addresses held and waited for; fewer than a controller watches for one proxy (10,000). Beyond it those that are
 /// idle for a tenth of the time give way, and when none is, a lookup is answered as if the controller were away.
@@ -62,13 +62,13 @@ pub struct Settings {
     pub ports: Option<Opener>,
 }
 
-/// Shared by listeners, stream and admin; clones are the same store.
+/// EndpointRegistry by listeners, stream and admin; clones are the same store.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
-    shared: Arc<Shared>,
+    upstream: Arc<EndpointRegistry>,
     metrics: Arc<Metrics>,
     started: Instant,
     destinations: ArcSwap<HashMap<SocketAddr, Arc<Live>>>,
@@ -98,14 +98,14 @@ impl Store {
     /// The receiver is for the stream.
     pub fn new(
         settings: Settings,
-        shared: Arc<Shared>,
+        upstream: Arc<EndpointRegistry>,
         metrics: Arc<Metrics>,
     ) -> (Self, mpsc::UnboundedReceiver<Request>) {
         let (requests, receiver) = mpsc::unbounded_channel();
         let started = Instant::now();
         let store = Self(Arc::new(Inner {
             settings,
-            shared,
+            upstream,
             metrics,
             started,
             destinations: ArcSwap::default(),
@@ -226,17 +226,20 @@ impl Store {
         let mut state = self.state();
         self.take_up_roots(change.roots.take(), &change.removed);
         if let Some(workload) = &change.workload
-            && self.0.shared.set_place(&workload.place)
+            && self.0.upstream.set_place(&workload.place)
         {
-            state.clusters.values().for_each(|cluster| cluster.moved());
+            state
+                .clusters
+                .values()
+                .for_each(|cluster| cluster.relocate());
         }
         let (emptied, filled): (Vec<_>, Vec<_>) = change
             .endpoints
             .into_iter()
             .partition(|set| set.endpoints.is_empty());
         for set in filled {
-            let cluster = state.cluster(&set.id, &self.0.shared);
-            cluster.take(&set);
+            let cluster = state.cluster(&set.id, &self.0.upstream);
+            cluster.update(&set);
         }
         self.publish(&mut state, change.destinations, &change.removed);
         if let Some(gateway) = change.gateway {
@@ -250,8 +253,8 @@ impl Store {
             refused,
         );
         for set in emptied {
-            let cluster = state.cluster(&set.id, &self.0.shared);
-            cluster.set(set.protocol, &[]);
+            let cluster = state.cluster(&set.id, &self.0.upstream);
+            cluster.set_endpoints(set.protocol, &[]);
         }
         self.empty_absent(&state, &change.removed);
         if let Some(workload) = change.workload {
@@ -303,7 +306,7 @@ impl Store {
                 || ports.any(|live| live.load().refers_to(cluster))
             {
                 let protocol = cluster.members().protocol;
-                cluster.set(protocol, &[]);
+                cluster.set_endpoints(protocol, &[]);
             }
         }
     }
@@ -346,13 +349,13 @@ impl Store {
                     _ => None,
                 });
                 let cluster = held.unwrap_or_else(|| {
-                    Cluster::new(endpoint.address.to_string().into(), self.0.shared.clone())
+                    Cluster::new(endpoint.address.to_string().into(), self.0.upstream.clone())
                 });
-                cluster.set(weft_ir::Protocol::Detect, &[endpoint]);
+                cluster.set_endpoints(weft_ir::Protocol::Detect, &[endpoint]);
                 Resolved::Pod(cluster)
             }
             Target::Service(service) => {
-                let mut cluster = |id: &ServicePort| state.cluster(id, &self.0.shared);
+                let mut cluster = |id: &ServicePort| state.cluster(id, &self.0.upstream);
                 let mut resolver = Resolver {
                     cluster: &mut cluster,
                     series: &self.0.metrics.requests,
@@ -429,11 +432,11 @@ impl Store {
 
 impl State {
     /// A cluster that is referred to before its endpoints are known has none.
-    fn cluster(&mut self, id: &ServicePort, shared: &Arc<Shared>) -> Arc<Cluster> {
+    fn cluster(&mut self, id: &ServicePort, upstream: &Arc<EndpointRegistry>) -> Arc<Cluster> {
         let cluster = self
             .clusters
             .entry(id.clone())
-            .or_insert_with(|| Cluster::new(id.to_string().into(), shared.clone()));
+            .or_insert_with(|| Cluster::new(id.to_string().into(), upstream.clone()));
         cluster.clone()
     }
 

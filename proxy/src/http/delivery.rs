@@ -247,8 +247,8 @@ mod tests {
         let begun = Instant::now();
         let stream = async move {
             begin(None);
-            for outcome in polls.iter().copied() {
-                if let Some(is_ready) = outcome {
+            for upstream in polls.iter().copied() {
+                if let Some(is_ready) = upstream {
                     polled(is_ready);
                 }
                 tokio::time::sleep(SECOND).await;

@@ -16,7 +16,7 @@ use crate::listen::clients::Client;
 use crate::shutdown::Closing;
 use crate::telemetry::access::Record;
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
-use crate::upstream::Peer;
+use crate::upstream::Endpoint;
 
 /// Says that the client went away before its answer; common among proxies, and sent to nobody.
 const CLIENT_GONE: u16 = 499;
@@ -80,7 +80,7 @@ pub struct Exchange {
     asked: Option<Asked>,
     pub metrics: Arc<RequestMetrics>,
     pub spare: Option<Spare>,
-    endpoint: Option<Arc<Peer>>,
+    endpoint: Option<Arc<Endpoint>>,
     status: Option<StatusCode>,
     grpc: Option<i32>,
     sent: u64,
@@ -159,8 +159,8 @@ impl Exchange {
     }
 
     /// The endpoint that was tried last.
-    pub fn tried(&mut self, peer: &Arc<Peer>) {
-        self.endpoint = Some(peer.clone());
+    pub fn tried(&mut self, endpoint: &Arc<Endpoint>) {
+        self.endpoint = Some(endpoint.clone());
     }
 
     /// The request is sent once more.
@@ -254,7 +254,7 @@ impl Exchange {
             method: asked.method.as_str(),
             authority,
             path: asked.uri.path(),
-            endpoint: self.endpoint.as_ref().map(|peer| peer.address),
+            endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.address),
             grpc_status: self.grpc,
             error: self.error.as_deref(),
             duration,

@@ -21,7 +21,7 @@ use super::{cors, filters, headers, upgrade};
 use crate::balance;
 use crate::config::resolved::{ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRule};
 use crate::listen::clients::Client;
-use crate::upstream::{Ask, Cluster, Outcome, Peer};
+use crate::upstream::{Cluster, Endpoint, UpstreamRequest, UpstreamResponse};
 
 /// One connection whose requests are routed.
 pub struct Outbound {
@@ -82,34 +82,35 @@ impl Outbound {
         let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
         let address = self.source.address();
         let context = &self.caller.context;
-        let mut ask = Ask::new(head, body, upgrade, address, &context.overload.replay);
-        ask.client = Some(self.caller.address.ip());
+        let mut request =
+            UpstreamRequest::new(head, body, upgrade, address, &context.overload.replay);
+        request.client = Some(self.caller.address.ip());
         if tail.exchange.is_of_gateway() {
-            ask.spare.limit_idle(context.body_idle);
+            request.spare.limit_idle(context.body_idle);
         }
         // Mirrors get no request that changes its connection, which the answer tells. With a body, they cannot wait for it.
-        if !(upgrade && ask.spare.is_none()) {
-            std::mem::take(&mut tail.copies).send(&ask.spare, address, &self.caller.context);
+        if !(upgrade && request.spare.is_none()) {
+            std::mem::take(&mut tail.copies).send(&request.spare, address, &self.caller.context);
         }
-        tail.exchange.spare = Some(ask.spare.clone());
+        tail.exchange.spare = Some(request.spare.clone());
         let sent = match way.limits {
             None => {
-                let seen = |peer: &Arc<Peer>| tail.exchange.tried(peer);
-                way.cluster.send(ask, seen).await
+                let seen = |endpoint: &Arc<Endpoint>| tail.exchange.tried(endpoint);
+                way.cluster.send(request, seen).await
             }
             // In a box: a request without limits carries no room for it.
             Some(limits) => {
                 let in_force = |route: &RouteId| self.source.repeats_for(config, route);
-                Box::pin(tries::send(way.cluster, ask, limits, in_force, tail)).await
+                Box::pin(tries::send(way.cluster, request, limits, in_force, tail)).await
             }
         };
         let copies = std::mem::take(&mut tail.copies);
         if !is_switching(&sent) {
             copies.send(&Spare::none(), address, &self.caller.context);
         }
-        let outcome = sent?;
-        upgrade::expected(&outcome, upgrade)?;
-        let mut response = receive(outcome, false, tail)?;
+        let upstream = sent?;
+        upgrade::expected(&upstream, upgrade)?;
+        let mut response = receive(upstream, false, tail)?;
         upgrade::finish(&mut response, on_upgrade, &self.caller);
         Ok(response)
     }
@@ -245,18 +246,22 @@ pub fn pick(rule: &ResolvedRule) -> Option<&ResolvedBackend> {
 }
 
 /// The application takes up the protocol that the client asked for.
-fn is_switching(sent: &Result<Outcome, Failure>) -> bool {
-    let status = sent.as_ref().map(|outcome| outcome.response.status());
+fn is_switching(sent: &Result<UpstreamResponse, Failure>) -> bool {
+    let status = sent.as_ref().map(|upstream| upstream.response.status());
     status.is_ok_and(|status| status == StatusCode::SWITCHING_PROTOCOLS)
 }
 
 /// The answer as it goes on to the client. `from_app`: it comes from an application, not from a proxy.
-pub fn receive(outcome: Outcome, from_app: bool, tail: &mut Tail) -> Result<Response, Failure> {
-    let Outcome { response, lease } = outcome;
+pub fn receive(
+    upstream: UpstreamResponse,
+    from_app: bool,
+    tail: &mut Tail,
+) -> Result<Response, Failure> {
+    let UpstreamResponse { response, lease } = upstream;
     let (mut head, incoming) = response.into_parts();
-    let from_app = from_app || !lease.peer().is_proxy();
+    let from_app = from_app || !lease.endpoint().is_proxy();
     headers::clean_response(&mut head.headers, from_app).map_err(|field| Failure::Malformed {
-        endpoint: lease.peer().address,
+        endpoint: lease.endpoint().address,
         field,
     })?;
     headers::finish_upgrade(

@@ -16,7 +16,7 @@ use super::bodies::Spare;
 use super::headers;
 use crate::config::resolved::ResolvedMirror;
 use crate::listen::Context;
-use crate::upstream::{Ask, Cluster, Outcome};
+use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
 
 /// Copies under way at one time, of a whole proxy; what is beyond is not mirrored.
 const MAX_COPIES: usize = 256;
@@ -121,18 +121,18 @@ impl Copies {
         } in self.0
         {
             let (body, spare) = body.copy();
-            let ask = Ask {
+            let request = UpstreamRequest {
                 head,
                 body,
                 spare,
                 upgrade: false,
                 address,
-                avoid: Vec::new(),
+                exclude: Vec::new(),
                 client: None,
             };
             let metrics = context.metrics.clone();
             tokio::spawn(async move {
-                let result = timeout(PATIENCE, exchange(&cluster, ask)).await;
+                let result = timeout(PATIENCE, exchange(&cluster, request)).await;
                 metrics.mirrored(result.unwrap_or("timeout"));
                 drop(place);
             });
@@ -140,9 +140,9 @@ impl Copies {
     }
 }
 
-async fn exchange(cluster: &Cluster, ask: Ask) -> &'static str {
-    match cluster.send(ask, |_| {}).await {
-        Ok(outcome) => drain(outcome).await,
+async fn exchange(cluster: &Cluster, request: UpstreamRequest) -> &'static str {
+    match cluster.send(request, |_| {}).await {
+        Ok(upstream) => drain(upstream).await,
         Err(failure) => {
             tracing::debug!(cluster = %cluster.name, %failure, "a mirror failed");
             "failed"
@@ -151,8 +151,8 @@ async fn exchange(cluster: &Cluster, ask: Ask) -> &'static str {
 }
 
 /// Reads the answer to its end where that is near.
-async fn drain(outcome: Outcome) -> &'static str {
-    let Outcome { response, lease } = outcome;
+async fn drain(upstream: UpstreamResponse) -> &'static str {
+    let UpstreamResponse { response, lease } = upstream;
     let mut body = response.into_body();
     let mut read = 0;
     while read <= MAX_ANSWER {

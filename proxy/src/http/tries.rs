@@ -14,7 +14,7 @@ use weft_ir::{Retry, RouteId, Rule, Timeouts};
 use super::bodies::Tail;
 use super::errors::{ERROR, Failure};
 use super::mirror::copy;
-use crate::upstream::{Ask, Cluster, Outcome};
+use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
 
 /// The wait before a try grows to this many times the first one at most.
 const MAX_BACKOFF: u32 = 10;
@@ -60,29 +60,29 @@ impl<'a> Limits<'a> {
 /// Sends within the limits; timeouts go on for the body of the answer. `in_force`: whether a route still is.
 pub async fn send(
     cluster: &Cluster,
-    mut ask: Ask,
+    mut request: UpstreamRequest,
     limits: Limits<'_>,
     in_force: impl Fn(&RouteId) -> bool,
     tail: &mut Tail,
-) -> Result<Outcome, Failure> {
+) -> Result<UpstreamResponse, Failure> {
     let started = Instant::from_std(tail.exchange.started());
     let whole = limits.timeouts.request.map(|limit| Deadline {
         at: started + limit,
         limit,
         failure: Failure::RequestTimeout,
     });
-    let (retry, upgrade) = (limits.retry, ask.upgrade);
+    let (retry, upgrade) = (limits.retry, request.upgrade);
     if retry.is_some() {
-        ask.spare.keep();
+        request.spare.keep();
     }
-    let mut avoid: Vec<SocketAddr> = Vec::new();
+    let mut exclude: Vec<SocketAddr> = Vec::new();
     let mut turn = 0;
     loop {
         let next = retry.filter(|retry| turn < retry.attempts);
-        let next = next.map(|retry| (retry, copy(&ask.head)));
-        let (spare, address, client) = (ask.spare.clone(), ask.address, ask.client);
+        let next = next.map(|retry| (retry, copy(&request.head)));
+        let (spare, address, client) = (request.spare.clone(), request.address, request.client);
         let deadline = earlier(whole, limits.timeouts.backend);
-        let (ended, last) = one_try(cluster, ask, deadline, tail).await;
+        let (ended, last) = one_try(cluster, request, deadline, tail).await;
         let Some((retry, head)) = next else {
             return ended;
         };
@@ -91,7 +91,7 @@ pub async fn send(
         if !failed(&ended, retry, &head.method) || whole.is_some_and(late) || !spare.is_whole() {
             return ended;
         }
-        if !cluster.may_repeat() {
+        if !cluster.try_spend_retry() {
             return ended;
         }
         // The answer that is there is the one to give where the pause shows that nothing is to be repeated any more.
@@ -108,15 +108,15 @@ pub async fn send(
         drop(ended);
         tail.deadline = None;
         tail.exchange.repeated();
-        avoid.extend(last.filter(|last| !avoid.contains(last)));
+        exclude.extend(last.filter(|last| !exclude.contains(last)));
         turn += 1;
-        ask = Ask {
+        request = UpstreamRequest {
             head,
             body,
             spare,
             upgrade,
             address,
-            avoid: avoid.clone(),
+            exclude: exclude.clone(),
             client,
         };
     }
@@ -143,15 +143,15 @@ fn earlier(whole: Option<Deadline>, each: Option<Duration>) -> Option<Deadline> 
 /// Gives the endpoint that was asked last, too.
 async fn one_try(
     cluster: &Cluster,
-    ask: Ask,
+    request: UpstreamRequest,
     deadline: Option<Deadline>,
     tail: &mut Tail,
-) -> (Result<Outcome, Failure>, Option<SocketAddr>) {
+) -> (Result<UpstreamResponse, Failure>, Option<SocketAddr>) {
     let mut last = None;
     let exchange = &mut tail.exchange;
-    let sent = cluster.send(ask, |peer| {
-        last = Some(peer.address);
-        exchange.tried(peer);
+    let sent = cluster.send(request, |endpoint| {
+        last = Some(endpoint.address);
+        exchange.tried(endpoint);
     });
     let ended = match deadline {
         None => sent.await,
@@ -169,12 +169,12 @@ async fn one_try(
 }
 
 /// Whether another try may be made after this one.
-fn failed(ended: &Result<Outcome, Failure>, retry: &Retry, method: &Method) -> bool {
+fn failed(ended: &Result<UpstreamResponse, Failure>, retry: &Retry, method: &Method) -> bool {
     let named = |status: StatusCode| retry.codes.contains(&status);
     match ended {
-        Ok(Outcome { response, lease }) => {
+        Ok(UpstreamResponse { response, lease }) => {
             // The proxy at the other end had no answer of its application.
-            let made = lease.peer().is_proxy() && response.headers().contains_key(ERROR);
+            let made = lease.endpoint().is_proxy() && response.headers().contains_key(ERROR);
             named(response.status())
                 || (made && response.status().is_server_error() && method.is_idempotent())
         }

@@ -8,7 +8,7 @@ use super::bodies::Response;
 use super::errors::Failure;
 use super::exchange::Caller;
 use crate::tcp;
-use crate::upstream::Outcome;
+use crate::upstream::UpstreamResponse;
 
 /// The client's side of the change, of a request that asks for one.
 pub fn of(head: &mut http::request::Parts) -> Option<OnUpgrade> {
@@ -16,11 +16,11 @@ pub fn of(head: &mut http::request::Parts) -> Option<OnUpgrade> {
 }
 
 /// Errors when the application changes the protocol of a connection though the request did not ask for it, or cannot.
-pub fn expected(outcome: &Outcome, asked: bool) -> Result<(), Failure> {
-    let response = &outcome.response;
+pub fn expected(upstream: &UpstreamResponse, asked: bool) -> Result<(), Failure> {
+    let response = &upstream.response;
     let changes = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if changes && !(asked && response.extensions().get::<OnUpgrade>().is_some()) {
-        let endpoint = outcome.lease.peer().address;
+        let endpoint = upstream.lease.endpoint().address;
         return Err(Failure::Unasked { endpoint });
     }
     Ok(())

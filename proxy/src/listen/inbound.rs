@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use weft_accept::Place;
 use weft_api::alpn;
-use weft_ir::{Endpoint, Identity, Protocol};
+use weft_ir::{Identity, Protocol};
 
 use super::admits::Admits;
 use super::opaque::Account;
@@ -29,7 +29,7 @@ use crate::http::{headers, upgrade};
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
 use crate::tls::{handshake_failure, peer_identity, valid_for};
-use crate::upstream::{Ask, Cluster, Peer, Transport};
+use crate::upstream::{Cluster, Endpoint, Transport, UpstreamRequest};
 
 const NAME: &str = "inbound";
 /// Why what is not encrypted is refused, as the metric says it.
@@ -58,7 +58,7 @@ async fn connection(
     client: SocketAddr,
     app: SocketAddr,
 ) -> Result<(), Closed> {
-    if !context.shared.is_for_pod(app.ip()) {
+    if !context.upstream.is_for_pod(app.ip()) {
         // A neighbour on the same link can send a packet for anybody to this pod.
         let words = format!("{app} is no address of this pod");
         return Err(Closed::refused("not_redirected", words));
@@ -159,8 +159,8 @@ where
 }
 
 async fn open(context: &Context, app: SocketAddr) -> Result<Prefixed<Transport>, Closed> {
-    let peer = context.shared.plain(app);
-    let transport = context.shared.connect(&peer, alpn::TCP).await?;
+    let endpoint = context.upstream.plaintext(app);
+    let transport = context.upstream.connect(&endpoint, alpn::TCP).await?;
     Ok(Prefixed::new(transport))
 }
 
@@ -213,7 +213,7 @@ async fn mesh(
     place: Place,
 ) -> Result<(), Closed> {
     let acceptor = TlsAcceptor::from(context.tls.server_config());
-    // In a box, which goes when the handshake is done, as the one of `Shared::connect`.
+    // In a box, which goes when the handshake is done, as the one of `EndpointRegistry::connect`.
     let accept = Box::pin(acceptor.accept(Gathered::new(stream)));
     let accepted = place
         .token()
@@ -279,12 +279,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (identity, valid) = proven.unzip();
-    let cluster = Cluster::new(app.to_string().into(), context.shared.clone());
-    let endpoint = Endpoint {
+    let cluster = Cluster::new(app.to_string().into(), context.upstream.clone());
+    let endpoint = weft_ir::Endpoint {
         address: app,
         identity: None,
     };
-    cluster.set(Protocol::Detect, &[endpoint]);
+    cluster.set_endpoints(Protocol::Detect, &[endpoint]);
     let manner = Manner {
         http2: framing.http2,
         patience: identity.is_none().then_some(PATIENCE),
@@ -386,12 +386,12 @@ impl Inbound {
         };
         headers::set_version(&mut head, version);
         let replay = &self.caller.context.overload.replay;
-        let ask = Ask::new(head, body, upgrade, self.app, replay);
-        tail.exchange.spare = Some(ask.spare.clone());
-        let seen = |peer: &Arc<Peer>| tail.exchange.tried(peer);
-        let outcome = self.cluster.send(ask, seen).await?;
-        upgrade::expected(&outcome, upgrade)?;
-        let mut response = receive(outcome, true, tail)?;
+        let request = UpstreamRequest::new(head, body, upgrade, self.app, replay);
+        tail.exchange.spare = Some(request.spare.clone());
+        let seen = |endpoint: &Arc<Endpoint>| tail.exchange.tried(endpoint);
+        let upstream = self.cluster.send(request, seen).await?;
+        upgrade::expected(&upstream, upgrade)?;
+        let mut response = receive(upstream, true, tail)?;
         upgrade::finish(&mut response, on_upgrade, &self.caller);
         Ok(response)
     }

@@ -21,7 +21,7 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::requests::Direction;
 use crate::tls::Tls;
-use crate::upstream::Shared;
+use crate::upstream::EndpointRegistry;
 
 mod admits;
 pub mod clients;
@@ -55,7 +55,7 @@ const BEGINNING: Duration = Duration::from_secs(2);
 /// What connections need of the rest of the proxy.
 pub struct Context {
     pub store: Store,
-    pub shared: Arc<Shared>,
+    pub upstream: Arc<EndpointRegistry>,
     pub tls: Tls,
     pub metrics: Arc<Metrics>,
     pub shutdown: Shutdown,
@@ -125,7 +125,7 @@ impl Context {
         };
         Ok(Arc::new(Self {
             store: proxy.store.clone(),
-            shared: proxy.upstream.clone(),
+            upstream: proxy.upstream.clone(),
             tls: proxy.tls.clone(),
             metrics: proxy.metrics.clone(),
             shutdown,
@@ -159,7 +159,7 @@ impl Context {
         let sweep = async {
             loop {
                 tokio::time::sleep(SWEEP).await;
-                self.shared.sweep();
+                self.upstream.sweep();
             }
         };
         tokio::join!(sweep, self.overload.watch());

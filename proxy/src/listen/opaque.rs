@@ -23,7 +23,7 @@ use crate::tcp::{self, Passed};
 use crate::telemetry::connections::ConnectionRecord;
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::{Direction, RequestMetrics};
-use crate::upstream::{Cluster, ConnectError, Peer, Transport};
+use crate::upstream::{Cluster, ConnectError, Endpoint, Transport};
 
 /// Endpoints tried for one connection.
 const MAX_TRIES: usize = 3;
@@ -33,7 +33,7 @@ const HELLO: Duration = Duration::from_secs(10);
 /// A connection to an endpoint, opened as bytes.
 pub(super) struct Opened {
     pub(super) stream: Prefixed<Transport>,
-    peer: Arc<Peer>,
+    endpoint: Arc<Endpoint>,
     metrics: Arc<RequestMetrics>,
 }
 
@@ -225,21 +225,21 @@ where
 {
     let Opened {
         stream: upstream,
-        peer,
+        endpoint,
         metrics,
     } = opened;
     account.metrics = Some(metrics);
-    account.endpoint = Some(peer.address);
-    account.server_id = peer.identity.clone();
-    let tls = match peer.identity {
+    account.endpoint = Some(endpoint.address);
+    account.server_id = endpoint.identity.clone();
+    let tls = match endpoint.identity {
         Some(_) => ConnectionTls::Mesh,
         None if account.tls => ConnectionTls::Application,
         None => ConnectionTls::None,
     };
     let _open = context.metrics.connection(account.direction, tls);
-    peer.load.begin();
+    endpoint.load.begin();
     let ended = account.pass(stream, upstream).await;
-    peer.load.end();
+    endpoint.load.end();
     ended
 }
 
@@ -264,25 +264,25 @@ async fn open(
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut last: Option<ConnectError> = None;
     while tried.len() < MAX_TRIES
-        && let Some(peer) = cluster.pick(&tried, Some(account.client.ip()))
+        && let Some(endpoint) = cluster.pick(&tried, Some(account.client.ip()))
     {
-        account.endpoint = Some(peer.address);
+        account.endpoint = Some(endpoint.address);
         let opened = match account.passthrough {
-            true => context.shared.connect_through(&peer).await,
-            false => context.shared.connect(&peer, alpn::TCP).await,
+            true => context.upstream.connect_through(&endpoint).await,
+            false => context.upstream.connect(&endpoint, alpn::TCP).await,
         };
         match opened {
             Ok(stream) => {
                 let stream = Prefixed::new(stream);
                 return Ok(Opened {
                     stream,
-                    peer,
+                    endpoint,
                     metrics,
                 });
             }
             Err(error) => {
-                context.shared.avoid(&peer);
-                tried.push(peer.address);
+                context.upstream.eject(&endpoint);
+                tried.push(endpoint.address);
                 last = Some(error);
             }
         }

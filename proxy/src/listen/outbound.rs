@@ -43,7 +43,7 @@ async fn connection(
     client: SocketAddr,
     original: SocketAddr,
 ) -> Result<(), Closed> {
-    if context.shared.is_own(original.ip()) {
+    if context.upstream.is_own(original.ip()) {
         return pass_through(context, stream, client, original, "own_address").await;
     }
     let live = match context.store.lookup(original).await {
@@ -230,8 +230,8 @@ where
     let mut account = Account::outbound(context, client, false);
     account.metrics = Some(context.metrics.outbound_unknown.clone());
     account.endpoint = Some(original);
-    let peer = context.shared.plain(original);
-    let result = match context.shared.connect(&peer, alpn::TCP).await {
+    let endpoint = context.upstream.plaintext(original);
+    let result = match context.upstream.connect(&endpoint, alpn::TCP).await {
         Ok(upstream) => {
             let _open = context
                 .metrics

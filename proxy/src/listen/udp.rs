@@ -202,9 +202,9 @@ impl Port {
         }
         let is = |cluster: &Arc<Cluster>| Arc::ptr_eq(cluster, &shared.cluster);
         let kept = members
-            .peers
+            .endpoints
             .iter()
-            .any(|peer| Arc::ptr_eq(peer, &shared.peer))
+            .any(|endpoint| Arc::ptr_eq(endpoint, &shared.endpoint))
             && rule
                 .backends
                 .iter()
@@ -227,24 +227,24 @@ impl Port {
             .map_err(|_| "misconfigured")?
             .clone();
         let metrics = backend.metrics.clone();
-        let peer = cluster
+        let endpoint = cluster
             .pick_for_datagrams(client.ip())
             .ok_or("no_endpoints")?;
         if self.sessions.len() >= self.limits.sessions {
             self.make_room()?;
         }
-        let socket = open(peer.address).map_err(|error| {
-            tracing::debug!(listener = "udp", endpoint = %peer.address, %error, "opening a socket");
+        let socket = open(endpoint.address).map_err(|error| {
+            tracing::debug!(listener = "udp", endpoint = %endpoint.address, %error, "opening a socket");
             "resources"
         })?;
-        peer.load.begin();
+        endpoint.load.begin();
         self.context.metrics.udp.begin();
         let members = cluster.members().clone();
         let shared = Arc::new(Shared {
             context: self.context.clone(),
             client,
             socket,
-            peer,
+            endpoint,
             cluster,
             metrics,
             begun: Instant::now(),

@@ -23,7 +23,7 @@ pub(super) struct RetryBudget {
 /// Looked at for repetitions alone.
 #[derive(Default)]
 struct Period {
-    /// Nanoseconds on the clock of [`super::Shared::now`].
+    /// Nanoseconds on the clock of [`super::EndpointRegistry::now`].
     start: u64,
     requests_at_start: u64,
     /// Requests of as long a time before the start.

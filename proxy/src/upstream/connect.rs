@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use weft_api::alpn;
 
-use super::{Peer, Shared};
+use super::{Endpoint, EndpointRegistry};
 use crate::batch::Gathered;
 use crate::telemetry::requests::Direction;
 use crate::tls::backend::Backend;
@@ -31,21 +31,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// and the request has time left for another endpoint.
 const TCP_TIMEOUT: Duration = Duration::from_secs(2);
 /// After this long without a connection, others are asked to go elsewhere; this one goes on waiting.
-const SLOW: Duration = Duration::from_millis(300);
+const SLOW_CONNECT: Duration = Duration::from_millis(300);
 /// What is sent to a proxy over HTTP/2 and not acknowledged by its kernel for so long: the machine is gone, or the way
 /// there.
-pub(super) const GONE: Duration = Duration::from_secs(3);
-/// The same of an application, which may stop reading for a while: the kernel counts that too. With [`ALIVE`] in place
+pub(super) const UNACKNOWLEDGED: Duration = Duration::from_secs(3);
+/// The same of an application, which may stop reading for a while: the kernel counts that too. With [`APP_KEEPALIVE`] in place
 /// of HTTP/2's pings, which some applications take for an attack.
-const APP_GONE: Duration = Duration::from_secs(13);
-const ALIVE: TcpKeepalive = TcpKeepalive::new()
+const APP_UNACKNOWLEDGED: Duration = Duration::from_secs(13);
+const APP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(10))
     .with_interval(Duration::from_secs(1));
 /// Tries at an endpoint that answers mutual TLS in plain text. A permissive proxy that waited long for our first bytes,
 /// because one of us got no processor, lets its application speak first; the next try finds it waiting anew.
-const PLAIN_ANSWERS: u32 = 8;
+const MAX_PLAINTEXT_ATTEMPTS: u32 = 8;
 /// Before the second try; twice as long before each further one.
-const PLAIN_PAUSE: Duration = Duration::from_millis(2);
+const PLAINTEXT_BACKOFF: Duration = Duration::from_millis(2);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ pub enum ConnectError {
         cause: String,
     },
     #[error("mutual TLS with {address}, which must be {expected}: it answered in plain text")]
-    PlainAnswer {
+    PlaintextResponse {
         address: SocketAddr,
         expected: String,
     },
@@ -85,7 +85,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Whether the peer has neither ended the connection nor sent anything that is still to be read.
+    /// Whether the endpoint has neither ended the connection nor sent anything that is still to be read.
     pub(super) fn is_quiet(&self) -> bool {
         let peeked = SockRef::from(self.tcp()).peek(&mut [MaybeUninit::uninit()]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
@@ -105,59 +105,60 @@ impl Transport {
     }
 }
 
-impl Shared {
-    /// Connects to `peer`; where it has a proxy, by mutual TLS with `alpn`; where its application speaks TLS, by that with
+impl EndpointRegistry {
+    /// Connects to `endpoint`; where it has a proxy, by mutual TLS with `alpn`; where its application speaks TLS, by that with
     /// what corresponds to `alpn` (see [`Backend::config`]), within mutual TLS as bytes.
     pub async fn connect(
         &self,
-        peer: &Peer,
+        endpoint: &Endpoint,
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
-        self.connect_with(peer, peer.tls.as_deref(), alpn).await
+        self.connect_with(endpoint, endpoint.tls.as_deref(), alpn)
+            .await
     }
 
-    /// As [`Shared::connect`], for bytes that are TLS with the application already: none is added.
-    pub async fn connect_through(&self, peer: &Peer) -> Result<Transport, ConnectError> {
-        self.connect_with(peer, None, alpn::TCP).await
+    /// As [`EndpointRegistry::connect`], for bytes that are TLS with the application already: none is added.
+    pub async fn connect_through(&self, endpoint: &Endpoint) -> Result<Transport, ConnectError> {
+        self.connect_with(endpoint, None, alpn::TCP).await
     }
 
     async fn connect_with(
         &self,
-        peer: &Peer,
+        endpoint: &Endpoint,
         backend: Option<&Backend>,
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
-        let address = peer.address;
+        let address = endpoint.address;
         // In a box, which goes when the connection is there: whoever uses it would be as large as this for as long.
-        let opening = self.connect_unbounded(peer, backend, alpn);
-        let mut opening = Box::pin(timeout(CONNECT_TIMEOUT, opening));
-        let opened = match timeout(SLOW, &mut opening).await {
-            Ok(opened) => opened,
+        let connecting = self.connect_without_timeout(endpoint, backend, alpn);
+        let mut connecting = Box::pin(timeout(CONNECT_TIMEOUT, connecting));
+        let connected = match timeout(SLOW_CONNECT, &mut connecting).await {
+            Ok(connected) => connected,
             Err(_) => {
-                self.avoid(peer);
-                opening.await
+                self.eject(endpoint);
+                connecting.await
             }
         };
-        let transport = opened.unwrap_or(Err(ConnectError::Timeout(address)))?;
-        peer.reached();
+        let transport = connected.unwrap_or(Err(ConnectError::Timeout(address)))?;
+        endpoint.mark_reachable();
         Ok(transport)
     }
 
-    async fn connect_unbounded(
+    async fn connect_without_timeout(
         &self,
-        peer: &Peer,
+        endpoint: &Endpoint,
         backend: Option<&Backend>,
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
-        let between = match backend {
+        let mesh_alpn = match backend {
             Some(_) => alpn::TCP,
             None => alpn,
         };
         let mut tries = 1;
         let transport = loop {
-            match self.connect_once(peer, between).await {
-                Err(ConnectError::PlainAnswer { .. }) if tries < PLAIN_ANSWERS => {
-                    tokio::time::sleep(PLAIN_PAUSE * (1 << (tries - 1))).await;
+            match self.connect_once(endpoint, mesh_alpn).await {
+                Err(ConnectError::PlaintextResponse { .. }) if tries < MAX_PLAINTEXT_ATTEMPTS => {
+                    tokio::time::sleep(PLAINTEXT_BACKOFF * (1 << (tries - 1))).await;
                     tries += 1;
                 }
                 done => break done?,
@@ -165,24 +166,27 @@ impl Shared {
         };
         match backend {
             None => Ok(transport),
-            Some(backend) => self.connect_backend(peer, backend, transport, alpn).await,
+            Some(backend) => {
+                self.connect_backend(endpoint, backend, transport, alpn)
+                    .await
+            }
         }
     }
 
     async fn connect_once(
         &self,
-        peer: &Peer,
+        endpoint: &Endpoint,
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
-        let address = peer.address;
-        let tcp = timeout(TCP_TIMEOUT, open(peer, alpn)).await;
+        let address = endpoint.address;
+        let tcp = timeout(TCP_TIMEOUT, connect_tcp(endpoint, alpn)).await;
         let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing came back within 2 s");
         let tcp = tcp.map_err(silent).flatten();
         let tcp = tcp.map_err(|error| ConnectError::Tcp {
             address,
             cause: error.to_string(),
         })?;
-        let Some(expected) = &peer.identity else {
+        let Some(expected) = &endpoint.identity else {
             return Ok(Transport::Plain(tcp));
         };
         let refuse = |cause: String| ConnectError::Tls {
@@ -195,15 +199,15 @@ impl Shared {
             .client_config(expected, alpn)
             .map_err(|error| refuse(error.to_string()))?;
         let name = ServerName::IpAddress(address.ip().into());
-        let opened = TlsConnector::from(config)
+        let connected = TlsConnector::from(config)
             .connect(name, Gathered::new(tcp))
             .await;
-        let result = opened.as_ref().map_or_else(handshake_failure, |_| "ok");
+        let result = connected.as_ref().map_or_else(handshake_failure, |_| "ok");
         self.metrics.handshake(Direction::Outbound, result);
-        let stream = opened.map_err(|error| {
-            if is_plain_text(&error) {
+        let stream = connected.map_err(|error| {
+            if is_plaintext(&error) {
                 let expected = expected.to_string();
-                return ConnectError::PlainAnswer { address, expected };
+                return ConnectError::PlaintextResponse { address, expected };
             }
             refuse(error.to_string())
         })?;
@@ -214,36 +218,36 @@ impl Shared {
     }
 }
 
-impl Shared {
+impl EndpointRegistry {
     /// TLS with the application, over a connection that is open.
     async fn connect_backend(
         &self,
-        peer: &Peer,
+        endpoint: &Endpoint,
         backend: &Backend,
         transport: Transport,
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
         let refuse = |cause: &str| ConnectError::Backend {
-            address: peer.address,
+            address: endpoint.address,
             hostname: backend.hostname.clone(),
             roots: backend.roots.clone(),
             cause: cause.to_owned(),
         };
         let (config, name) = backend.config(alpn).map_err(refuse)?;
-        let opened = TlsConnector::from(config)
+        let connected = TlsConnector::from(config)
             .connect(name, Gathered::new(transport))
             .await;
-        let result = opened.as_ref().map_or_else(handshake_failure, |_| "ok");
+        let result = connected.as_ref().map_or_else(handshake_failure, |_| "ok");
         self.metrics.backend_handshake(result);
-        let stream = opened.map_err(|error| {
-            if speaks_otherwise(&error) {
-                peer.speech.forget();
+        let stream = connected.map_err(|error| {
+            if is_no_common_alpn(&error) {
+                endpoint.negotiated.forget();
             }
             refuse(&handshake_words(&error))
         })?;
         let transport = Transport::Backend(Box::new(stream));
         if alpn == alpn::H2 && !transport.is_http2() {
-            peer.speech.forget();
+            endpoint.negotiated.forget();
             return Err(refuse("it does not speak HTTP/2"));
         }
         Ok(transport)
@@ -251,14 +255,14 @@ impl Shared {
 }
 
 /// The server has none of the protocols that were offered.
-fn speaks_otherwise(error: &io::Error) -> bool {
+fn is_no_common_alpn(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|e| e.downcast_ref());
     let none = AlertDescription::NoApplicationProtocol;
     matches!(cause, Some(rustls::Error::AlertReceived(alert)) if *alert == none)
 }
 
 /// What came is no TLS record.
-fn is_plain_text(error: &io::Error) -> bool {
+fn is_plaintext(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|e| e.downcast_ref());
     matches!(
         cause,
@@ -268,17 +272,17 @@ fn is_plain_text(error: &io::Error) -> bool {
     )
 }
 
-async fn open(peer: &Peer, alpn: &[u8]) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(peer.address).await?;
+async fn connect_tcp(endpoint: &Endpoint, alpn: &[u8]) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(endpoint.address).await?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     // Whoever is sent bytes or HTTP/1.1 may stop reading for as long as they like; HTTP/2 is always read.
     let http2 = alpn == alpn::H2 || alpn == alpn::H2_FOR_H1;
-    match (http2, peer.is_proxy()) {
-        (true, true) => socket.set_tcp_user_timeout(Some(GONE))?,
+    match (http2, endpoint.is_proxy()) {
+        (true, true) => socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?,
         (true, false) => {
-            socket.set_tcp_user_timeout(Some(APP_GONE))?;
-            socket.set_tcp_keepalive(&ALIVE)?;
+            socket.set_tcp_user_timeout(Some(APP_UNACKNOWLEDGED))?;
+            socket.set_tcp_keepalive(&APP_KEEPALIVE)?;
         }
         (false, _) => crate::tcp::keep_alive(socket)?,
     }

@@ -18,27 +18,27 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 
 use super::connect::{ConnectError, Transport};
-use super::keep_alive::KeepAlive;
-use super::{Peer, Shared};
+use super::keep_alive::IdleTimeoutEstimate;
+use super::{Endpoint, EndpointRegistry};
 use crate::http::bodies::{Body, Request};
 use crate::http::headers::MAX_FIELDS;
 
-/// Idle connections kept to one endpoint.
+/// Pool connections kept to one endpoint.
 const MAX_IDLE: usize = 128;
 /// After this long unused a connection is closed: below the limits that servers commonly have.
-const IDLE: Duration = Duration::from_secs(45);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// Header bytes of a response, and bytes buffered.
-const MAX_HEAD: usize = 64 << 10;
+const MAX_RESPONSE_HEAD: usize = 64 << 10;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Connections that wait for their next request.
 #[derive(Default)]
-pub(super) struct Idle {
-    parked: Mutex<Vec<Parked>>,
-    keep_alive: Arc<KeepAlive>,
+pub(super) struct Pool {
+    parked: Mutex<Vec<IdleConnection>>,
+    keep_alive: Arc<IdleTimeoutEstimate>,
 }
 
-struct Parked {
+struct IdleConnection {
     connection: Connection,
     since: Instant,
 }
@@ -52,7 +52,7 @@ pub(super) struct Connection {
 
 /// What the two sides of a connection tell each other.
 struct State {
-    born: Instant,
+    created: Instant,
     /// Nanoseconds from then to when it began to wait for its next request; 0 while it does not wait.
     parked: AtomicU64,
     /// Before the next request is written, it is to be seen that the endpoint has not ended the connection.
@@ -63,7 +63,7 @@ struct State {
     last: AtomicBool,
     /// Runs the connection; here, since a request carries the room of what is beside the sender.
     driver: Mutex<Option<JoinHandle<()>>>,
-    keep_alive: Arc<KeepAlive>,
+    keep_alive: Arc<IdleTimeoutEstimate>,
 }
 
 impl State {
@@ -72,7 +72,7 @@ impl State {
     }
 
     fn park(&self) {
-        let since = self.born.elapsed().as_nanos() as u64;
+        let since = self.created.elapsed().as_nanos() as u64;
         self.parked.store(since.max(1), Relaxed);
     }
 
@@ -84,10 +84,10 @@ impl State {
     fn idle(&self) -> Option<Duration> {
         let parked = self.parked.load(Relaxed);
         let since = Duration::from_nanos(parked);
-        (parked > 0).then(|| self.born.elapsed().saturating_sub(since))
+        (parked > 0).then(|| self.created.elapsed().saturating_sub(since))
     }
 
-    fn take(&self, waited: Duration, check: bool) {
+    fn resume(&self, waited: Duration, check: bool) {
         self.unpark();
         self.check.store(check, Relaxed);
         self.waited
@@ -95,22 +95,22 @@ impl State {
     }
 
     /// Learns from what came of a request.
-    fn answered(&self, answered: &Answered) {
+    fn observe(&self, result: &SendResult) {
         let waited = self.waited.load(Relaxed);
-        match answered {
-            Ok(response) => self.learn(response.headers()),
+        match result {
+            Ok(response) => self.observe_headers(response.headers()),
             Err(_) if waited > 0 => {
                 let waited = Duration::from_nanos(waited);
-                self.keep_alive.closed_after(waited);
+                self.keep_alive.observed_closed(waited);
             }
             Err(_) => {}
         }
     }
 
     /// What an answer says of its connection, and of others.
-    fn learn(&self, headers: &HeaderMap) {
+    fn observe_headers(&self, headers: &HeaderMap) {
         if let Some(header) = headers.get(KEEP_ALIVE) {
-            self.keep_alive.promised(header.as_bytes());
+            self.keep_alive.observed_header(header.as_bytes());
         }
         let is_close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
         if headers.get(CONNECTION).is_some_and(is_close) {
@@ -119,9 +119,9 @@ impl State {
     }
 }
 
-type Answered = Result<http::Response<Incoming>, TrySendError<Request>>;
+type SendResult = Result<http::Response<Incoming>, TrySendError<Request>>;
 /// `None`: the connection had ended before.
-type Unanswered = Option<TrySendError<Request>>;
+type SendFailure = Option<TrySendError<Request>>;
 
 /// Nothing of the request was written: the endpoint had ended the connection before.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +130,7 @@ pub(super) struct Stale;
 
 impl Connection {
     /// Once it takes a request; `None`: it has ended before.
-    pub(super) async fn begun(mut self) -> Option<Self> {
+    pub(super) async fn when_ready(mut self) -> Option<Self> {
         let ready = self.sender.as_mut()?.ready().await;
         ready.is_ok().then_some(self)
     }
@@ -152,53 +152,53 @@ impl Connection {
     pub(super) async fn send(
         &mut self,
         request: Request,
-    ) -> Result<http::Response<Incoming>, Unanswered> {
+    ) -> Result<http::Response<Incoming>, SendFailure> {
         let sender = self.sender.as_mut().ok_or(None)?;
         let mut driver = self.state.driver().take();
         let mut sent = pin!(sender.try_send_request(request));
         tokio::select! {
             biased;
-            answered = sent.as_mut() => {
+            result = sent.as_mut() => {
                 *self.state.driver() = driver;
-                self.state.answered(&answered);
-                return Ok(answered?);
+                self.state.observe(&result);
+                return Ok(result?);
             }
             _ = OptionFuture::from(driver.as_mut()) => {}
         }
         // A request that came into the queue of hyper in the moment of the end may be left in it: it is given back when nobody
         // can put in another, and only then.
         self.sender = None;
-        let answered = sent.await;
-        self.state.answered(&answered);
-        Ok(answered?)
+        let result = sent.await;
+        self.state.observe(&result);
+        Ok(result?)
     }
 }
 
-impl Idle {
-    fn parked(&self) -> MutexGuard<'_, Vec<Parked>> {
+impl Pool {
+    fn parked(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last, if one is ready. For a request that may not be sent again
-    /// (`once`), only one that the endpoint surely keeps open, and that is looked at before anything is written.
-    pub(super) fn take(&self, once: bool) -> Option<Connection> {
+    /// (`not_retriable`), only one that the endpoint surely keeps open, and that is looked at before anything is written.
+    pub(super) fn take(&self, not_retriable: bool) -> Option<Connection> {
         let mut parked = self.parked();
         parked.retain(|one| !one.connection.is_closed());
-        let ready = |one: &Parked| one.connection.is_ready();
+        let ready = |one: &IdleConnection| one.connection.is_ready();
         let place = parked.iter().rposition(ready)?;
         let now = Instant::now();
         let idle = now.duration_since(parked[place].since);
-        if once {
-            if !self.keep_alive.covers(idle) {
+        if not_retriable {
+            if !self.keep_alive.is_safe(idle) {
                 let oldest = now.duration_since(parked[0].since);
-                self.keep_alive.open_after(oldest);
+                self.keep_alive.observed_open(oldest);
             }
-            if !self.keep_alive.covers(idle) {
+            if !self.keep_alive.is_safe(idle) {
                 return None;
             }
         }
         let connection = parked.remove(place).connection;
-        connection.state.take(idle, once);
+        connection.state.resume(idle, not_retriable);
         Some(connection)
     }
 
@@ -211,7 +211,7 @@ impl Idle {
             parked.remove(0).connection.state.unpark();
         }
         connection.state.park();
-        parked.push(Parked {
+        parked.push(IdleConnection {
             connection,
             since: Instant::now(),
         });
@@ -221,53 +221,54 @@ impl Idle {
     pub(super) fn sweep(&self, now: Instant) {
         let mut parked = self.parked();
         parked.retain(|one| {
-            let kept = now.duration_since(one.since) < IDLE;
+            let kept = now.duration_since(one.since) < IDLE_TIMEOUT;
             if !kept {
                 one.connection.state.unpark();
             }
             kept && !one.connection.is_closed()
         });
         if let Some(oldest) = parked.first() {
-            self.keep_alive.open_after(now.duration_since(oldest.since));
+            self.keep_alive
+                .observed_open(now.duration_since(oldest.since));
         }
     }
 }
 
-pub(super) async fn open(
-    shared: &Shared,
-    peer: &Peer,
+pub(super) async fn connect(
+    registry: &EndpointRegistry,
+    endpoint: &Endpoint,
     alpn: &'static [u8],
 ) -> Result<Connection, ConnectError> {
-    let transport = shared.connect(peer, alpn).await?;
-    handshake(peer, transport).await
+    let transport = registry.connect(endpoint, alpn).await?;
+    handshake(endpoint, transport).await
 }
 
 pub(super) async fn handshake(
-    peer: &Peer,
+    endpoint: &Endpoint,
     transport: Transport,
 ) -> Result<Connection, ConnectError> {
     let state = Arc::new(State {
-        born: Instant::now(),
+        created: Instant::now(),
         parked: AtomicU64::new(0),
         check: AtomicBool::new(false),
         waited: AtomicU64::new(0),
         last: AtomicBool::new(false),
         driver: Mutex::default(),
-        keep_alive: peer.http1.keep_alive.clone(),
+        keep_alive: endpoint.http1.keep_alive.clone(),
     });
-    let checked = Checked {
+    let checked = CheckedTransport {
         transport,
         state: state.clone(),
     };
     let (sender, connection) = http1::Builder::new()
         .max_headers(MAX_FIELDS)
-        .max_buf_size(MAX_HEAD)
+        .max_buf_size(MAX_RESPONSE_HEAD)
         // The blank is taken away (RFC 9112, 5.1).
         .allow_spaces_after_header_name_in_responses(true)
         .handshake(TokioIo::new(checked))
         .await
         .map_err(|error| ConnectError::Http {
-            address: peer.address,
+            address: endpoint.address,
             cause: error.to_string(),
         })?;
     // Failures reach the request under way.
@@ -275,7 +276,7 @@ pub(super) async fn handshake(
     let driver = tokio::spawn(async move {
         drop(connection.with_upgrades().await);
         if let Some(idle) = of.idle() {
-            of.keep_alive.closed_after(idle);
+            of.keep_alive.observed_closed(idle);
         }
     });
     *state.driver() = Some(driver);
@@ -287,12 +288,12 @@ pub(super) async fn handshake(
 
 /// Looks at the connection before a request goes out, where that is asked for: then at the latest is the end seen that the
 /// endpoint sent while the connection was idle.
-struct Checked {
+struct CheckedTransport {
     transport: Transport,
     state: Arc<State>,
 }
 
-impl Checked {
+impl CheckedTransport {
     fn check(&self) -> io::Result<()> {
         let check = &self.state.check;
         if check.load(Relaxed) && check.swap(false, Relaxed) && !self.transport.is_quiet() {
@@ -302,7 +303,7 @@ impl Checked {
     }
 }
 
-impl AsyncRead for Checked {
+impl AsyncRead for CheckedTransport {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -312,7 +313,7 @@ impl AsyncRead for Checked {
     }
 }
 
-impl AsyncWrite for Checked {
+impl AsyncWrite for CheckedTransport {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! HTTP/2 connections to an endpoint: few, shared by many requests.
+//! HTTP/2 connections to an endpoint: few, registry by many requests.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -16,8 +16,8 @@ use tokio::sync::OwnedMutexGuard;
 use weft_api::alpn;
 
 use super::connect::{ConnectError, Transport};
-use super::pulse::{Pulse, heard};
-use super::{Peer, Shared};
+use super::liveness::{self, Liveness};
+use super::{Endpoint, EndpointRegistry};
 use crate::batch::Corked;
 use crate::http::bodies::{Body, Request};
 
@@ -32,31 +32,31 @@ pub const STREAM_WINDOW: u32 = 256 << 10;
 pub const CONNECTION_WINDOW: u32 = 1 << 20;
 pub const MAX_HEADER_LIST: u32 = 64 << 10;
 pub const SEND_BUFFER: usize = 256 << 10;
-/// A proxy that is silent while requests are open is asked this soon, so that its silence is noticed (see [`Pulse`]).
-/// Applications are never asked: some take that for an attack and end the connection.
+/// A proxy that is silent while requests are open is since this soon, so that its silence is noticed (see [`Liveness`]).
+/// Applications are never since: some take that for an attack and end the connection.
 const PING_EVERY: Duration = Duration::from_millis(500);
 /// A proxy that does not answer for so long hangs. One whose machine is gone is found out sooner, by
-/// [`super::connect::GONE`].
+/// [`super::connect::UNACKNOWLEDGED`].
 const PING_TIMEOUT: Duration = Duration::from_millis(12_500);
 
 /// The connections to one endpoint in one application protocol of TLS.
 pub struct Pool {
-    open: Mutex<Vec<Arc<Connection>>>,
+    connections: Mutex<Vec<Arc<Connection>>>,
     /// Held while a connection is being opened, with the outcome if it failed: those who waited share it.
-    opening: Arc<tokio::sync::Mutex<Failed>>,
+    connecting: Arc<tokio::sync::Mutex<ConnectFailure>>,
     /// Streams that the endpoint takes on one connection, as the last one said, up to [`MAX_STREAMS`].
-    room: Arc<AtomicU32>,
+    max_streams: Arc<AtomicU32>,
 }
 
 /// When a connection could not be opened last, and why.
-type Failed = Option<(u64, ConnectError)>;
+type ConnectFailure = Option<(u64, ConnectError)>;
 
 impl Default for Pool {
     fn default() -> Self {
         Self {
-            open: Mutex::default(),
-            opening: Arc::default(),
-            room: Arc::new(AtomicU32::new(MAX_STREAMS)),
+            connections: Mutex::default(),
+            connecting: Arc::default(),
+            max_streams: Arc::new(AtomicU32::new(MAX_STREAMS)),
         }
     }
 }
@@ -66,22 +66,22 @@ pub struct Connection {
     /// left in it, and all that come behind it: they are given back when nobody can put in another, and only then.
     sender: ArcSwapOption<SendRequest<Body>>,
     streams: AtomicU32,
-    room: Arc<AtomicU32>,
-    born: u64,
-    used: AtomicU64,
+    max_streams: Arc<AtomicU32>,
+    created: u64,
+    last_used: AtomicU64,
     /// Of the endpoint, where it is a proxy.
-    pulse: Option<Arc<Pulse>>,
+    liveness: Option<Arc<Liveness>>,
 }
 
 /// One request's place on a connection.
-pub struct Stream(Arc<Connection>);
+pub struct StreamSlot(Arc<Connection>);
 
-impl Stream {
+impl StreamSlot {
     fn new(connection: Arc<Connection>, now: u64) -> Self {
         connection.streams.fetch_add(1, Relaxed);
-        connection.used.store(now, Relaxed);
-        if let Some(pulse) = &connection.pulse {
-            pulse.begin(now);
+        connection.last_used.store(now, Relaxed);
+        if let Some(liveness) = &connection.liveness {
+            liveness.request_started(now);
         }
         Self(connection)
     }
@@ -97,18 +97,18 @@ impl Stream {
         Some(sender.try_send_request(request))
     }
 
-    /// The peer refuses to have as many streams on the connection as there are.
-    pub fn refused(&self) {
+    /// The endpoint refuses to have as many streams on the connection as there are.
+    pub fn limit_streams(&self) {
         let others = self.0.streams.load(Relaxed).saturating_sub(1);
-        self.0.room.fetch_min(others.max(1), Relaxed);
+        self.0.max_streams.fetch_min(others.max(1), Relaxed);
     }
 }
 
-impl Drop for Stream {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Relaxed);
-        if let Some(pulse) = &self.0.pulse {
-            pulse.end();
+        if let Some(liveness) = &self.0.liveness {
+            liveness.request_ended();
         }
     }
 }
@@ -119,38 +119,41 @@ impl Connection {
         sender.as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
-    fn claim(self: &Arc<Self>, now: u64) -> Option<Stream> {
-        let young = now.saturating_sub(self.born) < MAX_AGE.as_nanos() as u64;
-        let room = self.streams.load(Relaxed) < self.room.load(Relaxed);
-        (young && room && self.is_open()).then(|| Stream::new(self.clone(), now))
+    fn claim(self: &Arc<Self>, now: u64) -> Option<StreamSlot> {
+        let young = now.saturating_sub(self.created) < MAX_AGE.as_nanos() as u64;
+        let has_room = self.streams.load(Relaxed) < self.max_streams.load(Relaxed);
+        (young && has_room && self.is_open()).then(|| StreamSlot::new(self.clone(), now))
     }
 }
 
 impl Pool {
-    fn open(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn claim(&self, now: u64) -> Option<Stream> {
-        self.open().iter().find_map(|one| one.claim(now))
+    fn claim(&self, now: u64) -> Option<StreamSlot> {
+        self.connections().iter().find_map(|one| one.claim(now))
     }
 
     /// Takes a new connection into use, with a first place on it.
-    pub(super) async fn admit(
+    pub(super) async fn add(
         &self,
-        shared: &Shared,
-        peer: &Peer,
+        registry: &EndpointRegistry,
+        endpoint: &Endpoint,
         transport: Transport,
-    ) -> Result<Stream, ConnectError> {
-        let (sender, driver) = handshake(shared, peer, transport, self.room.clone()).await?;
-        let now = shared.now();
+    ) -> Result<StreamSlot, ConnectError> {
+        let (sender, driver) =
+            handshake(registry, endpoint, transport, self.max_streams.clone()).await?;
+        let now = registry.now();
         let connection = Arc::new(Connection {
             sender: ArcSwapOption::from_pointee(sender),
             streams: AtomicU32::new(0),
-            room: self.room.clone(),
-            born: now,
-            used: AtomicU64::new(now),
-            pulse: peer.is_proxy().then(|| peer.pulse.clone()),
+            max_streams: self.max_streams.clone(),
+            created: now,
+            last_used: AtomicU64::new(now),
+            liveness: endpoint.is_proxy().then(|| endpoint.liveness.clone()),
         });
         let weak = Arc::downgrade(&connection);
         tokio::spawn(async move {
@@ -159,61 +162,61 @@ impl Pool {
                 connection.sender.store(None);
             }
         });
-        self.open().push(connection.clone());
-        Ok(Stream::new(connection, now))
+        self.connections().push(connection.clone());
+        Ok(StreamSlot::new(connection, now))
     }
 
     /// Drops connections that ended, are too old, or idle: they close once their last request has ended.
     pub fn sweep(&self, now: u64) {
-        let since = |then: u64| Duration::from_nanos(now.saturating_sub(then));
-        self.open().retain(|one| {
-            let idle = one.streams.load(Relaxed) == 0 && since(one.used.load(Relaxed)) >= IDLE;
-            one.is_open() && since(one.born) < MAX_AGE && !idle
+        let age = |then: u64| Duration::from_nanos(now.saturating_sub(then));
+        self.connections().retain(|one| {
+            let idle = one.streams.load(Relaxed) == 0 && age(one.last_used.load(Relaxed)) >= IDLE;
+            one.is_open() && age(one.created) < MAX_AGE && !idle
         });
     }
 }
 
-impl Peer {
+impl Endpoint {
     fn pool(&self, alpn: &'static [u8]) -> &Pool {
         if alpn == alpn::H2 {
             &self.http2
         } else {
-            &self.mixed
+            &self.http2_for_http1
         }
     }
 
     /// A place on a connection of HTTP/2 with room; opens one where there is none. True: the connection was used before.
-    pub(super) async fn stream(
+    pub(super) async fn reserve_stream(
         self: &Arc<Self>,
-        shared: &Arc<Shared>,
+        registry: &Arc<EndpointRegistry>,
         alpn: &'static [u8],
-    ) -> Result<(Stream, bool), ConnectError> {
-        let asked = shared.now();
-        if let Some(stream) = self.pool(alpn).claim(asked) {
+    ) -> Result<(StreamSlot, bool), ConnectError> {
+        let since = registry.now();
+        if let Some(stream) = self.pool(alpn).claim(since) {
             return Ok((stream, true));
         }
         // In a box: the state of a handshake is large, and every request would carry room for it.
-        let opening: BoxFuture<'_, _> = Box::pin(self.open_stream(shared, alpn, asked));
+        let opening: BoxFuture<'_, _> = Box::pin(self.connect_for_stream(registry, alpn, since));
         opening.await
     }
 
-    /// Opens a connection, unless another request did so meanwhile, since `asked`.
-    async fn open_stream(
+    /// Opens a connection, unless another request did so meanwhile, since `since`.
+    async fn connect_for_stream(
         self: &Arc<Self>,
-        shared: &Arc<Shared>,
+        registry: &Arc<EndpointRegistry>,
         alpn: &'static [u8],
-        asked: u64,
-    ) -> Result<(Stream, bool), ConnectError> {
+        since: u64,
+    ) -> Result<(StreamSlot, bool), ConnectError> {
         let pool = self.pool(alpn);
-        let failed = pool.opening.clone().lock_owned().await;
-        if let Some(stream) = pool.claim(asked) {
+        let failed = pool.connecting.clone().lock_owned().await;
+        if let Some(stream) = pool.claim(since) {
             return Ok((stream, true));
         }
-        if let Some((_, error)) = failed.as_ref().filter(|(when, _)| *when >= asked) {
+        if let Some((_, error)) = failed.as_ref().filter(|(when, _)| *when >= since) {
             return Err(error.clone());
         }
-        // In a task of its own: who asked may give up, others go on waiting for this one, and later ones find it there.
-        let opened = tokio::spawn(open(shared.clone(), self.clone(), alpn, failed)).await;
+        // In a task of its own: who since may give up, others go on waiting for this one, and later ones find it there.
+        let opened = tokio::spawn(connect(registry.clone(), self.clone(), alpn, failed)).await;
         let opened = opened.unwrap_or_else(|error| {
             Err(ConnectError::Http {
                 address: self.address,
@@ -224,40 +227,45 @@ impl Peer {
     }
 }
 
-async fn open(
-    shared: Arc<Shared>,
-    peer: Arc<Peer>,
+async fn connect(
+    registry: Arc<EndpointRegistry>,
+    endpoint: Arc<Endpoint>,
     alpn: &'static [u8],
-    mut failed: OwnedMutexGuard<Failed>,
-) -> Result<Stream, ConnectError> {
-    let opened = match shared.connect(&peer, alpn).await {
-        Ok(transport) => peer.pool(alpn).admit(&shared, &peer, transport).await,
+    mut failed: OwnedMutexGuard<ConnectFailure>,
+) -> Result<StreamSlot, ConnectError> {
+    let opened = match registry.connect(&endpoint, alpn).await {
+        Ok(transport) => {
+            endpoint
+                .pool(alpn)
+                .add(&registry, &endpoint, transport)
+                .await
+        }
         Err(error) => Err(error),
     };
     if let Err(error) = &opened {
-        *failed = Some((shared.now(), error.clone()));
+        *failed = Some((registry.now(), error.clone()));
     }
     opened
 }
 
-/// A connection, and what has to run for it until it ends. `room` is kept up to date with what the peer says.
+/// A connection, and what has to run for it until it ends. `max_streams` is kept up to date with what the endpoint says.
 async fn handshake(
-    shared: &Shared,
-    peer: &Peer,
+    registry: &EndpointRegistry,
+    endpoint: &Endpoint,
     transport: Transport,
-    room: Arc<AtomicU32>,
+    max_streams: Arc<AtomicU32>,
 ) -> Result<(SendRequest<Body>, impl Future<Output = ()> + Send + use<>), ConnectError> {
-    let transport = heard(transport, peer.pulse.clone(), shared.started);
+    let transport = liveness::track(transport, endpoint.liveness.clone(), registry.started);
     let mut client = http2::Builder::new(TokioExecutor::new());
     client
         .timer(TokioTimer::new())
-        // Until the peer's own word is there.
-        .initial_max_send_streams(room.load(Relaxed) as usize)
+        // Until the endpoint's own word is there.
+        .initial_max_send_streams(max_streams.load(Relaxed) as usize)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buf_size(SEND_BUFFER);
-    if peer.is_proxy() {
+    if endpoint.is_proxy() {
         client
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
@@ -266,7 +274,7 @@ async fn handshake(
         .handshake(TokioIo::new(Corked::new(transport)))
         .await
         .map_err(|error| ConnectError::Http {
-            address: peer.address,
+            address: endpoint.address,
             cause: error.to_string(),
         })?;
     let driver = async move {
@@ -274,7 +282,7 @@ async fn handshake(
         let ended = poll_fn(|cx| {
             let polled = connection.as_mut().poll(cx);
             let most = connection.current_max_send_streams();
-            room.store(most.clamp(1, MAX_STREAMS as usize) as u32, Relaxed);
+            max_streams.store(most.clamp(1, MAX_STREAMS as usize) as u32, Relaxed);
             polled
         });
         // Failures reach the requests under way.

@@ -2,62 +2,62 @@
 
 use std::sync::Arc;
 
-use super::Peer;
+use super::Endpoint;
 use super::http1::Connection;
-use super::http2::Stream;
+use super::http2::StreamSlot;
 
 /// Given back when dropped; only [`Lease::complete`] lets the connection be used again.
 pub struct Lease {
-    busy: Busy,
-    on: On,
+    active: ActiveRequest,
+    connection: LeasedConnection,
 }
 
 /// A request's part in the load of an endpoint, from the choice of it on: those that wait for a connection count too.
-pub(super) struct Busy(Arc<Peer>);
+pub(super) struct ActiveRequest(Arc<Endpoint>);
 
-impl Busy {
-    pub(super) fn new(peer: Arc<Peer>) -> Self {
-        peer.load.begin();
-        Self(peer)
+impl ActiveRequest {
+    pub(super) fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.load.begin();
+        Self(endpoint)
     }
 
-    pub(super) fn peer(&self) -> &Arc<Peer> {
+    pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.0
     }
 }
 
-impl Drop for Busy {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.load.end();
     }
 }
 
 /// The connection that a request is on.
-pub(super) enum On {
+pub(super) enum LeasedConnection {
     /// `None`: it has ended.
     Http1(Option<Connection>),
     Http2 {
-        _stream: Stream,
+        _stream: StreamSlot,
     },
     /// Of this request alone.
-    Alone {
+    Exclusive {
         _connection: Option<Connection>,
     },
 }
 
 impl Lease {
-    pub(super) fn new(busy: Busy, on: On) -> Self {
-        Self { busy, on }
+    pub(super) fn new(active: ActiveRequest, connection: LeasedConnection) -> Self {
+        Self { active, connection }
     }
 
-    pub fn peer(&self) -> &Arc<Peer> {
-        self.busy.peer()
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        self.active.endpoint()
     }
 
     /// The response has been read to its end.
     pub fn complete(self) {
-        if let On::Http1(Some(connection)) = self.on {
-            self.busy.peer().http1.put(connection);
+        if let LeasedConnection::Http1(Some(connection)) = self.connection {
+            self.active.endpoint().http1.put(connection);
         }
     }
 }

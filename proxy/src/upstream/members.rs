@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weft_ir::{Choice, Place, Protocol};
 
-use super::Peer;
+use super::Endpoint;
 use super::sessions::{self, Sessions};
 use crate::balance;
 
@@ -14,15 +14,15 @@ pub struct Members {
     /// What the endpoints speak, as their Service port declares it.
     pub protocol: Protocol,
     /// Those that are for clients of this proxy's place come first.
-    pub peers: Vec<Arc<Peer>>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     /// How many are; 0: none is preferred.
     near: usize,
     choice: Choice,
 }
 
 /// Who asks for an endpoint, and when.
-pub(super) struct Asked<'a> {
-    /// Nanoseconds on the clock of the peers' loads.
+pub(super) struct PickRequest<'a> {
+    /// Nanoseconds on the clock of the endpoints' loads.
     pub now: u64,
     /// Left out.
     pub tried: &'a [SocketAddr],
@@ -34,7 +34,7 @@ impl Members {
     pub(super) fn empty() -> Self {
         Self {
             protocol: Protocol::Detect,
-            peers: Vec::new(),
+            endpoints: Vec::new(),
             near: 0,
             choice: Choice::default(),
         }
@@ -42,113 +42,122 @@ impl Members {
 
     pub(super) fn new(
         protocol: Protocol,
-        peers: Vec<Arc<Peer>>,
+        endpoints: Vec<Arc<Endpoint>>,
         choice: Choice,
         place: &Place,
     ) -> Self {
-        let addresses = peers.iter().map(|peer| peer.address);
+        let addresses = endpoints.iter().map(|endpoint| endpoint.address);
         let near = choice.near(addresses, place);
         let mut members = Self {
             protocol,
             near: near.iter().filter(|near| **near).count(),
-            peers,
+            endpoints,
             choice,
         };
         if members.near > 0 {
-            let mut peers: Vec<_> = members.peers.into_iter().zip(near).collect();
-            peers.sort_by_key(|(_, near)| !near);
-            members.peers = peers.into_iter().map(|(peer, _)| peer).collect();
+            let mut endpoints: Vec<_> = members.endpoints.into_iter().zip(near).collect();
+            endpoints.sort_by_key(|(_, near)| !near);
+            members.endpoints = endpoints
+                .into_iter()
+                .map(|(endpoint, _)| endpoint)
+                .collect();
         }
         members
     }
 
     /// The same, for a proxy at the place.
     pub(super) fn at(&self, place: &Place) -> Self {
-        let peers = self.peers.clone();
-        Self::new(self.protocol, peers, self.choice.clone(), place)
+        let endpoints = self.endpoints.clone();
+        Self::new(self.protocol, endpoints, self.choice.clone(), place)
     }
 
     /// The endpoint to use; one that is not well where there is no other. `None`: all were tried. `cluster`: by which
     /// name the `sessions` know this one.
     pub(super) fn choose(
         &self,
-        asked: &Asked<'_>,
+        asked: &PickRequest<'_>,
         (cluster, sessions): (&Arc<str>, &Sessions),
-        is_well: impl Fn(&Arc<Peer>) -> bool,
-    ) -> Option<Arc<Peer>> {
+        is_healthy: impl Fn(&Arc<Endpoint>) -> bool,
+    ) -> Option<Arc<Endpoint>> {
         let place = match (self.choice.affinity, asked.client) {
             (Some(kept), Some(client)) => {
                 let known = sessions.find(cluster, client, asked.now, kept);
                 let known = known.and_then(|at| self.place(at));
                 // Who is not well keeps its clients: they come back when it is.
-                match known.filter(|place| self.is_fresh(*place, asked)) {
-                    Some(place) if is_well(&self.peers[place]) => place,
+                match known.filter(|place| self.is_untried(*place, asked)) {
+                    Some(place) if is_healthy(&self.endpoints[place]) => place,
                     _ => {
-                        let place = self.best(client, asked, is_well)?;
+                        let place = self.by_affinity(client, asked, is_healthy)?;
                         if known.is_none() {
-                            let endpoint = self.peers[place].address;
+                            let endpoint = self.endpoints[place].address;
                             sessions.put(cluster, client, endpoint, asked.now);
                         }
                         place
                     }
                 }
             }
-            _ => self.cheapest(asked, is_well)?,
+            _ => self.by_load(asked, is_healthy)?,
         };
-        self.peers.get(place).cloned()
+        self.endpoints.get(place).cloned()
     }
 
     fn place(&self, address: SocketAddr) -> Option<usize> {
-        self.peers.iter().position(|peer| peer.address == address)
+        self.endpoints
+            .iter()
+            .position(|endpoint| endpoint.address == address)
     }
 
-    fn is_fresh(&self, place: usize, asked: &Asked<'_>) -> bool {
-        !asked.tried.contains(&self.peers[place].address)
+    fn is_untried(&self, place: usize, asked: &PickRequest<'_>) -> bool {
+        !asked.tried.contains(&self.endpoints[place].address)
     }
 
-    /// The one that suits the client best, of those that are near and well, else of those that are well, else of all.
-    fn best(
+    /// The one that suits the client by_affinity, of those that are near and well, else of those that are well, else of all.
+    fn by_affinity(
         &self,
         client: IpAddr,
-        asked: &Asked<'_>,
-        is_well: impl Fn(&Arc<Peer>) -> bool,
+        asked: &PickRequest<'_>,
+        is_healthy: impl Fn(&Arc<Endpoint>) -> bool,
     ) -> Option<usize> {
-        let best = |count: usize, fits: &dyn Fn(&Arc<Peer>) -> bool| {
-            let fresh = (0..count).filter(|place| self.is_fresh(*place, asked));
-            let fits = fresh.filter(|place| fits(&self.peers[*place]));
-            fits.max_by_key(|place| sessions::score(client, self.peers[*place].address))
+        let by_affinity = |count: usize, fits: &dyn Fn(&Arc<Endpoint>) -> bool| {
+            let fresh = (0..count).filter(|place| self.is_untried(*place, asked));
+            let fits = fresh.filter(|place| fits(&self.endpoints[*place]));
+            fits.max_by_key(|place| sessions::score(client, self.endpoints[*place].address))
         };
-        best(self.near, &is_well)
-            .or_else(|| best(self.peers.len(), &is_well))
-            .or_else(|| best(self.peers.len(), &|_| true))
+        by_affinity(self.near, &is_healthy)
+            .or_else(|| by_affinity(self.endpoints.len(), &is_healthy))
+            .or_else(|| by_affinity(self.endpoints.len(), &|_| true))
     }
 
     /// By load. One that is near goes before the others unless it has far too much to do.
-    fn cheapest(&self, asked: &Asked<'_>, is_well: impl Fn(&Arc<Peer>) -> bool) -> Option<usize> {
+    fn by_load(
+        &self,
+        asked: &PickRequest<'_>,
+        is_healthy: impl Fn(&Arc<Endpoint>) -> bool,
+    ) -> Option<usize> {
         let random = &mut fastrand::Rng::new();
         let well = |place: usize| {
-            let peer = &self.peers[place];
-            let takes = self.is_fresh(place, asked) && is_well(peer);
-            takes.then_some(&peer.load)
+            let endpoint = &self.endpoints[place];
+            let takes = self.is_untried(place, asked) && is_healthy(endpoint);
+            takes.then_some(&endpoint.load)
         };
-        let (near, all) = (self.near, self.peers.len());
+        let (near, all) = (self.near, self.endpoints.len());
         if let Some(place) = balance::pick(near, asked.now, random, well) {
-            let load = &self.peers[place].load;
+            let load = &self.endpoints[place].load;
             if !balance::is_crowded(load) {
                 return Some(place);
             }
             let far = balance::pick(all - near, asked.now, random, |at| well(near + at));
             let far = far.map(|at| near + at);
             let cheaper = |far: &usize| {
-                let far = &self.peers[*far].load;
-                balance::gives_way(load, far, asked.now)
+                let far = &self.endpoints[*far].load;
+                balance::should_spill(load, far, asked.now)
             };
             return far.filter(cheaper).or(Some(place));
         }
         balance::pick(all, asked.now, random, well).or_else(|| {
             let fresh = |place: usize| {
-                let fresh = self.is_fresh(place, asked);
-                fresh.then_some(&self.peers[place].load)
+                let fresh = self.is_untried(place, asked);
+                fresh.then_some(&self.endpoints[place].load)
             };
             balance::pick(all, asked.now, random, fresh)
         })

@@ -13,18 +13,18 @@ use weft_api::alpn;
 use weft_ir::Protocol;
 
 use super::connect::ConnectError;
-use super::lease::{Busy, Lease, On};
-use super::{Cluster, Peer, Shared, http1};
+use super::lease::{ActiveRequest, Lease, LeasedConnection};
+use super::{Cluster, Endpoint, EndpointRegistry, http1};
 use crate::http::bodies::{Body, Request, Spare};
 use crate::http::errors::{Failure, REFUSED, of_http2};
 use crate::http::headers;
 use crate::overload::Replay;
 
 /// Endpoints tried for one request.
-const MAX_TRIES: usize = 3;
+const MAX_ATTEMPTS: usize = 3;
 
 /// A request on its way out.
-pub struct Ask {
+pub struct UpstreamRequest {
     pub head: http::request::Parts,
     pub body: Body,
     pub spare: Spare,
@@ -33,12 +33,12 @@ pub struct Ask {
     /// Names the host where the client did not.
     pub address: SocketAddr,
     /// Endpoints left out where there are others.
-    pub avoid: Vec<SocketAddr>,
+    pub exclude: Vec<SocketAddr>,
     /// Whose request it is, where clients may have endpoints of their own.
     pub client: Option<IpAddr>,
 }
 
-impl Ask {
+impl UpstreamRequest {
     pub fn new(
         head: http::request::Parts,
         body: Incoming,
@@ -53,26 +53,26 @@ impl Ask {
             spare,
             upgrade,
             address,
-            avoid: Vec::new(),
+            exclude: Vec::new(),
             client: None,
         }
     }
 }
 
 /// An answer, and what is held until it has been read.
-pub struct Outcome {
+pub struct UpstreamResponse {
     pub response: http::Response<Incoming>,
     pub lease: Lease,
 }
 
 /// How one try ended without an answer.
-enum Miss {
+enum AttemptError {
     /// There is no connection.
     Connect(ConnectError),
     /// The application did not see it; whether it may be sent again to the same endpoint.
-    Unsent,
+    NotSent,
     /// It may have been seen. `reused`: the connection had served other requests before.
-    Lost { error: hyper::Error, reused: bool },
+    Broken { error: hyper::Error, reused: bool },
     /// The request cannot be put as the endpoint's protocol needs it.
     Failed(Failure),
 }
@@ -82,36 +82,36 @@ impl Cluster {
     /// each endpoint tried.
     pub async fn send(
         &self,
-        mut ask: Ask,
-        mut seen: impl FnMut(&Arc<Peer>),
-    ) -> Result<Outcome, Failure> {
+        mut request: UpstreamRequest,
+        mut seen: impl FnMut(&Arc<Endpoint>),
+    ) -> Result<UpstreamResponse, Failure> {
         // What its rule has sent again leaves out who had it.
-        if ask.avoid.is_empty() {
+        if request.exclude.is_empty() {
             self.budget.request();
         }
         let declared = matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
-        let http2 = declared || ask.head.version == Version::HTTP_2;
-        if declared && ask.upgrade {
+        let http2 = declared || request.head.version == Version::HTTP_2;
+        if declared && request.upgrade {
             // HTTP/2 has no such change of protocol (RFC 9113, 8.6).
-            headers::drop_upgrade(&mut ask.head.headers);
-            ask.upgrade = false;
+            headers::drop_upgrade(&mut request.head.headers);
+            request.upgrade = false;
         }
-        let mut tried = ask.avoid;
-        if !tried.is_empty() && self.pick(&tried, ask.client).is_none() {
+        let mut tried = request.exclude;
+        if !tried.is_empty() && self.pick(&tried, request.client).is_none() {
             tried.clear();
         }
-        let most = tried.len() + MAX_TRIES;
+        let most = tried.len() + MAX_ATTEMPTS;
         let mut stale = 0;
         let mut last = None;
         let mut again = false;
-        let mut body = Some(ask.body);
-        while let Some(peer) = self.pick(&tried, ask.client) {
-            if again && !self.may_repeat() {
+        let mut body = Some(request.body);
+        while let Some(endpoint) = self.pick(&tried, request.client) {
+            if again && !self.try_spend_retry() {
                 break;
             }
-            if peer.load.busy() >= self.shared.endpoint_requests {
-                self.shared.metrics.shed("endpoint");
-                tried.push(peer.address);
+            if endpoint.load.active() >= self.registry.endpoint_requests {
+                self.registry.metrics.shed("endpoint");
+                tried.push(endpoint.address);
                 last = Some(Failure::Overloaded(
                     "too many requests are under way to the endpoint",
                 ));
@@ -120,42 +120,46 @@ impl Cluster {
                 }
                 continue;
             }
-            seen(&peer);
-            let Some(now) = body.take().or_else(|| ask.spare.again()) else {
-                return Err(last.unwrap_or_else(|| broken(&peer, "the connection closed")));
+            seen(&endpoint);
+            let Some(now) = body.take().or_else(|| request.spare.again()) else {
+                return Err(last.unwrap_or_else(|| broken(&endpoint, "the connection closed")));
             };
-            let request = copy(&ask.head, now);
+            let attempt = copy(&request.head, now);
             // Over TLS the application says what it speaks.
-            let http2 = if peer.tls.is_some() { declared } else { http2 };
+            let http2 = if endpoint.tls.is_some() {
+                declared
+            } else {
+                http2
+            };
             let begun = Instant::now();
             match send_to(
-                &self.shared,
-                &peer,
-                request,
+                &self.registry,
+                &endpoint,
+                attempt,
                 http2,
-                ask.upgrade,
-                ask.address,
+                request.upgrade,
+                request.address,
             )
             .await
             {
-                Ok(outcome) if refused(&peer, &outcome) => {
+                Ok(response) if refused(&endpoint, &response) => {
                     again = true;
-                    peer.avoid(self.shared.now());
-                    tried.push(peer.address);
+                    endpoint.eject(self.registry.now());
+                    tried.push(endpoint.address);
                     last = Some(Failure::Refused(self.name.clone()));
                     if tried.len() >= most {
                         break;
                     }
                 }
-                Ok(outcome) => {
-                    peer.load.observe(begun.elapsed(), self.shared.now());
-                    peer.reached();
-                    return Ok(outcome);
+                Ok(response) => {
+                    endpoint.load.observe(begun.elapsed(), self.registry.now());
+                    endpoint.mark_reachable();
+                    return Ok(response);
                 }
-                Err(Miss::Connect(error)) => {
+                Err(AttemptError::Connect(error)) => {
                     again = true;
-                    peer.avoid(self.shared.now());
-                    tried.push(peer.address);
+                    endpoint.eject(self.registry.now());
+                    tried.push(endpoint.address);
                     last = Some(Failure::Unreachable {
                         cluster: self.name.clone(),
                         last: error,
@@ -164,27 +168,31 @@ impl Cluster {
                         break;
                     }
                 }
-                Err(Miss::Failed(failure)) => return Err(failure),
-                Err(Miss::Unsent) if stale < MAX_TRIES => stale += 1,
-                Err(Miss::Unsent) => return Err(broken(&peer, "the connection closed")),
-                Err(Miss::Lost { .. }) if ask.spare.is_idle() => return Err(Failure::BodyIdle),
-                Err(Miss::Lost { error, reused }) => {
+                Err(AttemptError::Failed(failure)) => return Err(failure),
+                Err(AttemptError::NotSent) if stale < MAX_ATTEMPTS => stale += 1,
+                Err(AttemptError::NotSent) => {
+                    return Err(broken(&endpoint, "the connection closed"));
+                }
+                Err(AttemptError::Broken { .. }) if request.spare.is_idle() => {
+                    return Err(Failure::BodyIdle);
+                }
+                Err(AttemptError::Broken { error, reused }) => {
                     let turned_away = never_processed(&error);
                     let vanished = timed_out(&error);
                     // Elsewhere, where there are others.
                     if vanished {
-                        self.shared.avoid_pod(&peer);
+                        self.registry.eject_pod(&endpoint);
                     } else if turned_away {
                         // It is busy, or about to end.
-                        peer.avoid(self.shared.now());
+                        endpoint.eject(self.registry.now());
                     }
                     let lost = vanished || (reused && cut_off(&error));
-                    again = turned_away || (lost && idempotent(&ask.head.method));
-                    if !again || stale >= MAX_TRIES {
-                        return Err(broken(&peer, &describe(&error)));
+                    again = turned_away || (lost && idempotent(&request.head.method));
+                    if !again || stale >= MAX_ATTEMPTS {
+                        return Err(broken(&endpoint, &describe(&error)));
                     }
                     stale += 1;
-                    last = Some(broken(&peer, &describe(&error)));
+                    last = Some(broken(&endpoint, &describe(&error)));
                 }
             }
         }
@@ -194,113 +202,113 @@ impl Cluster {
 
 /// One request to one endpoint, in the version that its application gets.
 async fn send_to(
-    shared: &Arc<Shared>,
-    peer: &Arc<Peer>,
+    registry: &Arc<EndpointRegistry>,
+    endpoint: &Arc<Endpoint>,
     request: Request,
     http2: bool,
     upgrade: bool,
     address: SocketAddr,
-) -> Result<Outcome, Miss> {
-    let meshed = peer.identity.is_some();
-    let busy = Busy::new(peer.clone());
-    if peer.tls.is_some() {
+) -> Result<UpstreamResponse, AttemptError> {
+    let meshed = endpoint.identity.is_some();
+    let active = ActiveRequest::new(endpoint.clone());
+    if endpoint.tls.is_some() {
         // In a box: requests of the mesh carry no room for it.
         return Box::pin(send_over_tls(
-            shared, busy, request, http2, upgrade, address,
+            registry, active, request, http2, upgrade, address,
         ))
         .await;
     }
     let (mut head, body) = request.into_parts();
     if upgrade || !(meshed || http2) {
-        headers::for_http1(&mut head, address).map_err(Miss::Failed)?;
-        return send_http1(shared, busy, Request::from_parts(head, body), upgrade).await;
+        headers::for_http1(&mut head, address).map_err(AttemptError::Failed)?;
+        return send_http1(registry, active, Request::from_parts(head, body), upgrade).await;
     }
-    headers::for_http2(&mut head, address).map_err(Miss::Failed)?;
+    headers::for_http2(&mut head, address).map_err(AttemptError::Failed)?;
     let alpn = if http2 { alpn::H2 } else { alpn::H2_FOR_H1 };
-    send_http2(shared, busy, Request::from_parts(head, body), alpn).await
+    send_http2(registry, active, Request::from_parts(head, body), alpn).await
 }
 
 async fn send_http2(
-    shared: &Arc<Shared>,
-    busy: Busy,
+    registry: &Arc<EndpointRegistry>,
+    active: ActiveRequest,
     request: Request,
     alpn: &'static [u8],
-) -> Result<Outcome, Miss> {
-    let (stream, reused) = busy
-        .peer()
-        .stream(shared, alpn)
+) -> Result<UpstreamResponse, AttemptError> {
+    let (stream, reused) = active
+        .endpoint()
+        .reserve_stream(registry, alpn)
         .await
-        .map_err(Miss::Connect)?;
+        .map_err(AttemptError::Connect)?;
     let Some(sent) = stream.send(request) else {
-        return Err(Miss::Unsent);
+        return Err(AttemptError::NotSent);
     };
     match sent.await {
         Ok(response) => {
-            let lease = Lease::new(busy, On::Http2 { _stream: stream });
-            Ok(Outcome { response, lease })
+            let lease = Lease::new(active, LeasedConnection::Http2 { _stream: stream });
+            Ok(UpstreamResponse { response, lease })
         }
         Err(error) => {
             if is_refused(error.error()) {
-                stream.refused();
+                stream.limit_streams();
             }
-            Err(missed(error, reused))
+            Err(attempt_error(error, reused))
         }
     }
 }
 
 /// One request to an application that speaks TLS itself: in HTTP/2 where its port is declared so, else as it chooses.
 async fn send_over_tls(
-    shared: &Arc<Shared>,
-    busy: Busy,
+    registry: &Arc<EndpointRegistry>,
+    active: ActiveRequest,
     request: Request,
     declared: bool,
     upgrade: bool,
     address: SocketAddr,
-) -> Result<Outcome, Miss> {
+) -> Result<UpstreamResponse, AttemptError> {
     let http2 = !upgrade
         && (declared
-            || busy
-                .peer()
-                .chooses_http2(shared)
+            || active
+                .endpoint()
+                .negotiates_http2(registry)
                 .await
-                .map_err(Miss::Connect)?);
+                .map_err(AttemptError::Connect)?);
     let (mut head, body) = request.into_parts();
     if !http2 {
-        headers::for_http1(&mut head, address).map_err(Miss::Failed)?;
-        return send_http1(shared, busy, Request::from_parts(head, body), upgrade).await;
+        headers::for_http1(&mut head, address).map_err(AttemptError::Failed)?;
+        return send_http1(registry, active, Request::from_parts(head, body), upgrade).await;
     }
-    headers::for_http2(&mut head, address).map_err(Miss::Failed)?;
+    headers::for_http2(&mut head, address).map_err(AttemptError::Failed)?;
     headers::over_tls(&mut head);
-    send_http2(shared, busy, Request::from_parts(head, body), alpn::H2).await
+    send_http2(registry, active, Request::from_parts(head, body), alpn::H2).await
 }
 
 async fn send_http1(
-    shared: &Shared,
-    busy: Busy,
+    registry: &EndpointRegistry,
+    active: ActiveRequest,
     request: Request,
     upgrade: bool,
-) -> Result<Outcome, Miss> {
-    let peer = busy.peer();
-    let (request, mut held) = placed(request, peer, upgrade);
+) -> Result<UpstreamResponse, AttemptError> {
+    let endpoint = active.endpoint();
+    let (request, mut held) = placed(request, endpoint, upgrade);
     if held.is_none() {
         // In a box: the state of a handshake is large, and every request would carry room for it.
-        let opened = Box::pin(http1::open(shared, peer, alpn::H1)).await;
-        held = Some(opened.map_err(Miss::Connect)?);
+        let opened = Box::pin(http1::connect(registry, endpoint, alpn::H1)).await;
+        held = Some(opened.map_err(AttemptError::Connect)?);
     }
     let Some(connection) = &mut held else {
-        return Err(Miss::Unsent);
+        return Err(AttemptError::NotSent);
     };
     match connection.send(request).await {
         Ok(response) => {
-            let on = match upgrade {
-                true => On::Alone { _connection: held },
-                false => On::Http1(held),
+            let connection = match upgrade {
+                true => LeasedConnection::Exclusive { _connection: held },
+                false => LeasedConnection::Http1(held),
             };
-            let lease = Lease::new(busy, on);
-            Ok(Outcome { response, lease })
+            let lease = Lease::new(active, connection);
+            Ok(UpstreamResponse { response, lease })
         }
-        Err(None) => Err(Miss::Unsent),
-        Err(Some(error)) => Err(missed(error, connection.is_reused())),
+        Err(None) => Err(AttemptError::NotSent),
+        Err(Some(error)) => Err(attempt_error(error, connection.is_reused())),
     }
 }
 
@@ -308,7 +316,7 @@ async fn send_http1(
 /// By value: what is borrowed in a future stays in it.
 fn placed(
     mut request: Request,
-    peer: &Peer,
+    endpoint: &Endpoint,
     upgrade: bool,
 ) -> (Request, Option<http1::Connection>) {
     if request.body().is_of_unknown_length() {
@@ -316,7 +324,7 @@ fn placed(
     }
     let idempotent = idempotent(request.method());
     let once = !idempotent || !request.body().is_repeatable();
-    let waiting = (!upgrade).then(|| peer.http1.take(once)).flatten();
+    let waiting = (!upgrade).then(|| endpoint.http1.take(once)).flatten();
     if waiting.is_none() && !idempotent {
         // Once it has begun on a new connection it may have been processed.
         request.body().send_once();
@@ -324,13 +332,13 @@ fn placed(
     (request, waiting)
 }
 
-fn missed(mut error: TrySendError<Request>, reused: bool) -> Miss {
+fn attempt_error(mut error: TrySendError<Request>, reused: bool) -> AttemptError {
     if error.take_message().is_some() {
-        return Miss::Unsent;
+        return AttemptError::NotSent;
     }
     match error.into_error() {
-        error if is_stale(&error) => Miss::Unsent,
-        error => Miss::Lost { error, reused },
+        error if is_stale(&error) => AttemptError::NotSent,
+        error => AttemptError::Broken { error, reused },
     }
 }
 
@@ -355,11 +363,11 @@ fn copy(head: &http::request::Parts, body: Body) -> Request {
 }
 
 /// The proxy at the other end says that its application did not get the request.
-fn refused(peer: &Peer, outcome: &Outcome) -> bool {
-    peer.is_proxy() && outcome.response.headers().contains_key(REFUSED)
+fn refused(endpoint: &Endpoint, upstream: &UpstreamResponse) -> bool {
+    endpoint.is_proxy() && upstream.response.headers().contains_key(REFUSED)
 }
 
-/// The HTTP/2 peer says so: REFUSED_STREAM, or a stream beyond the last one of its GOAWAY (RFC 9113, 8.7).
+/// The HTTP/2 endpoint says so: REFUSED_STREAM, or a stream beyond the last one of its GOAWAY (RFC 9113, 8.7).
 fn never_processed(error: &hyper::Error) -> bool {
     let told_to_go = |error: &h2::Error| {
         error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
@@ -371,7 +379,7 @@ fn is_refused(error: &hyper::Error) -> bool {
     of_http2(error).is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
-/// The peer has not acknowledged, or not answered a ping, for too long.
+/// The endpoint has not acknowledged, or not answered a ping, for too long.
 fn timed_out(error: &hyper::Error) -> bool {
     let unreachable = [
         ErrorKind::TimedOut,
@@ -394,9 +402,9 @@ fn idempotent(method: &Method) -> bool {
     method.is_idempotent()
 }
 
-fn broken(peer: &Peer, cause: &str) -> Failure {
+fn broken(endpoint: &Endpoint, cause: &str) -> Failure {
     Failure::Broken {
-        endpoint: peer.address,
+        endpoint: endpoint.address,
         cause: cause.to_owned(),
     }
 }

@@ -32,7 +32,7 @@ use weft_proxy::shutdown::Shutdown;
 use weft_proxy::telemetry::access::AccessLog;
 use weft_proxy::telemetry::metrics::Metrics;
 use weft_proxy::tls::Tls;
-use weft_proxy::upstream::Shared;
+use weft_proxy::upstream::EndpointRegistry;
 use weft_testkit::pki::{LeafSpec, Pki};
 use weft_testkit::upstream::{Speaks, Upstream};
 
@@ -91,7 +91,7 @@ pub fn data_plane_with(
     current.set(credentials(&identity, pki, &[pki]));
     let tls = Tls::new(current.clone(), identity.trust_domain().clone()).unwrap();
     let metrics = Arc::new(Metrics::new());
-    let shared = Shared::new(options.own_addresses(), tls.clone(), metrics.clone());
+    let shared = EndpointRegistry::new(options.own_addresses(), tls.clone(), metrics.clone());
     let shared = Arc::new(shared.with_endpoint_requests(options.endpoint_requests));
     let settings = Settings {
         identity,

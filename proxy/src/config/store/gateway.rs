@@ -42,7 +42,7 @@ impl Store {
         refused: &mut Vec<proto::Refused>,
     ) {
         let certificate = gateway.client_certificate.as_ref();
-        if let Err(error) = self.0.shared.tls().set_client_certificate(certificate) {
+        if let Err(error) = self.0.upstream.tls().set_client_certificate(certificate) {
             versions.retain(|(of, _)| *of != ResourceKey::Gateway);
             versions.push((ResourceKey::Gateway, IN_PART));
             refused.push(proto::Refused {
@@ -127,7 +127,7 @@ impl Store {
         before: Option<&ResolvedPort>,
         faults: &mut Vec<String>,
     ) -> ResolvedPort {
-        let mut cluster = |id: &ServicePort| state.cluster(id, &self.0.shared);
+        let mut cluster = |id: &ServicePort| state.cluster(id, &self.0.upstream);
         let mut resolver = Resolver {
             cluster: &mut cluster,
             series: &self.0.metrics.requests,

@@ -18,8 +18,8 @@ fn store() -> (Store, mpsc::UnboundedReceiver<Request>) {
     let metrics = Arc::new(Metrics::new());
     let domain = identity().trust_domain().clone();
     let tls = crate::tls::Tls::new(Default::default(), domain).unwrap();
-    let shared = Arc::new(Shared::new(Vec::new(), tls, metrics.clone()));
-    Store::new(settings, shared, metrics)
+    let upstream = Arc::new(EndpointRegistry::new(Vec::new(), tls, metrics.clone()));
+    Store::new(settings, upstream, metrics)
 }
 
 fn at(text: &str) -> SocketAddr {
@@ -69,7 +69,7 @@ fn backends(live: &Live) -> Vec<(String, Vec<SocketAddr>)> {
         panic!("routes at {}", live.address);
     };
     let describe = |cluster: &Arc<Cluster>| {
-        let peers = cluster.members().peers.iter().map(|p| p.address).collect();
+        let peers = cluster.members().endpoints.iter().map(|p| p.address).collect();
         (cluster.name.to_string(), peers)
     };
     let clusters = rule.backends.iter().map(|b| b.target.as_ref().unwrap());
@@ -177,7 +177,7 @@ async fn a_reader_never_sees_a_route_without_its_endpoints() {
                     continue;
                 };
                 // Emptied only after the route had left it.
-                if cluster.members().peers.is_empty() {
+                if cluster.members().endpoints.is_empty() {
                     assert!(!Arc::ptr_eq(&resolved, &held.load()), "routed to nothing");
                 }
                 seen.insert(cluster.name.to_string());
@@ -299,7 +299,7 @@ async fn endpoints_that_nobody_routes_to_any_longer_stay_for_requests_on_their_w
         panic!("routes");
     };
     let cluster = rule.backends[0].target.as_ref().unwrap();
-    assert_eq!(cluster.members().peers.len(), 1);
+    assert_eq!(cluster.members().endpoints.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use crate::listen::{Context, canonical};
 use crate::tcp::Passed;
 use crate::telemetry::connections::ConnectionRecord;
 use crate::telemetry::requests::{Direction, RequestMetrics};
-use crate::upstream::{Cluster, Peer};
+use crate::upstream::{Cluster, Endpoint};
 
 /// The longest datagram there is: 16 bits of length.
 const LONGEST: usize = 65_535;
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) context: Arc<Context>,
     pub(super) client: SocketAddr,
     pub(super) socket: UdpSocket,
-    pub(super) peer: Arc<Peer>,
+    pub(super) endpoint: Arc<Endpoint>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) metrics: Arc<RequestMetrics>,
     pub(super) begun: Instant,
@@ -48,7 +48,7 @@ pub(super) struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.peer.load.end();
+        self.endpoint.load.end();
         self.context.metrics.udp.open.dec();
         let passed = Passed {
             up: self.up.load(Relaxed),
@@ -66,7 +66,7 @@ impl Drop for Shared {
                 route: self.metrics.route(),
                 rule: self.metrics.rule(),
                 backend: self.metrics.backend(),
-                endpoint: Some(self.peer.address),
+                endpoint: Some(self.endpoint.address),
                 error: None,
                 duration: self.begun.elapsed(),
                 bytes_in: passed.up,
@@ -120,7 +120,7 @@ pub(super) async fn answers(
 impl Shared {
     /// Nobody was there for a datagram that was sent.
     pub(super) fn unreachable(&self) {
-        self.context.shared.avoid(&self.peer);
+        self.context.upstream.eject(&self.endpoint);
         self.context.metrics.udp.dropped("unreachable");
     }
 
@@ -143,7 +143,7 @@ impl Shared {
         for _ in 0..BATCH {
             let passed: io::Result<()> = DATAGRAM.with_borrow_mut(|buffer| {
                 let length = self.socket.try_recv(buffer)?;
-                self.peer.reached();
+                self.endpoint.mark_reachable();
                 self.used.store(begun.elapsed().as_millis() as u64, Relaxed);
                 match port.try_send_to(&buffer[..length], self.client) {
                     Ok(_) => {

@@ -8,20 +8,20 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use weft_api::alpn;
 
 use super::connect::ConnectError;
-use super::{Peer, Shared, http1};
+use super::{Endpoint, EndpointRegistry, http1};
 
 const UNKNOWN: u8 = 0;
 const HTTP1: u8 = 1;
 const HTTP2: u8 = 2;
 
 #[derive(Default)]
-pub(super) struct Speech {
+pub(super) struct NegotiatedHttp {
     chosen: AtomicU8,
     /// Held while it is asked, with the outcome if that failed: those who waited share it.
-    asking: tokio::sync::Mutex<Option<(u64, ConnectError)>>,
+    negotiation: tokio::sync::Mutex<Option<(u64, ConnectError)>>,
 }
 
-impl Speech {
+impl NegotiatedHttp {
     fn known(&self) -> Option<bool> {
         match self.chosen.load(Relaxed) {
             HTTP1 => Some(false),
@@ -36,40 +36,43 @@ impl Speech {
     }
 }
 
-impl Peer {
+impl Endpoint {
     /// Asks the application where it is not known yet; the connection that this takes is kept for the request.
-    pub(super) async fn chooses_http2(&self, shared: &Shared) -> Result<bool, ConnectError> {
-        if let Some(known) = self.speech.known() {
+    pub(super) async fn negotiates_http2(
+        &self,
+        registry: &EndpointRegistry,
+    ) -> Result<bool, ConnectError> {
+        if let Some(known) = self.negotiated.known() {
             return Ok(known);
         }
-        let begun = shared.now();
-        let mut failed = self.speech.asking.lock().await;
-        if let Some(known) = self.speech.known() {
+        let begun = registry.now();
+        let mut failed = self.negotiated.negotiation.lock().await;
+        if let Some(known) = self.negotiated.known() {
             return Ok(known);
         }
         if let Some((_, error)) = failed.as_ref().filter(|(when, _)| *when >= begun) {
             return Err(error.clone());
         }
-        let asked = self.ask(shared).await;
-        match &asked {
+        let negotiated = self.negotiate(registry).await;
+        match &negotiated {
             Ok(http2) => {
                 let chosen = if *http2 { HTTP2 } else { HTTP1 };
-                self.speech.chosen.store(chosen, Relaxed);
+                self.negotiated.chosen.store(chosen, Relaxed);
             }
-            Err(error) => *failed = Some((shared.now(), error.clone())),
+            Err(error) => *failed = Some((registry.now(), error.clone())),
         }
-        asked
+        negotiated
     }
 
-    async fn ask(&self, shared: &Shared) -> Result<bool, ConnectError> {
-        let transport = shared.connect(self, alpn::H2_FOR_H1).await?;
+    async fn negotiate(&self, registry: &EndpointRegistry) -> Result<bool, ConnectError> {
+        let transport = registry.connect(self, alpn::H2_FOR_H1).await?;
         let http2 = transport.is_http2();
         if http2 {
-            drop(self.http2.admit(shared, self, transport).await?);
+            drop(self.http2.add(registry, self, transport).await?);
         } else {
             let connection = http1::handshake(self, transport).await?;
             // Only a connection that has begun is taken from the pool.
-            if let Some(connection) = connection.begun().await {
+            if let Some(connection) = connection.when_ready().await {
                 self.http1.put(connection);
             }
         }

@@ -1,0 +1,90 @@
+//! Whether an endpoint gives any sign of life while it is waited for: the proxy of its pod, which answers for every port.
+//!
+//! HTTP/2 between proxies asks a silent endpoint soon (`PING_EVERY`), so whoever is there is heard from often while a request
+//! is open, however long its application takes. Nothing is closed here: a silent endpoint gets no new requests where
+//! there are others, and is as good as before when it is heard again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crate::streams::Told;
+
+/// Twice the time after which a endpoint is asked: its answer has half of this.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// What is known of one pod. All times in nanoseconds on the clock of [`super::EndpointRegistry::now`].
+#[derive(Debug, Default)]
+pub(super) struct Liveness {
+    /// Requests on HTTP/2 that are open.
+    active: AtomicU32,
+    /// When the first of those was begun.
+    since: AtomicU64,
+    /// When something came from the endpoint last.
+    last_received: AtomicU64,
+}
+
+impl Liveness {
+    pub(super) fn request_started(&self, now: u64) {
+        if self.active.fetch_add(1, Relaxed) == 0 {
+            self.since.store(now, Relaxed);
+        }
+    }
+
+    pub(super) fn request_ended(&self) {
+        self.active.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn received(&self, now: u64) {
+        self.last_received.store(now, Relaxed);
+    }
+
+    /// It is waited for, and nothing has come for too long.
+    pub(super) fn is_silent(&self, now: u64) -> bool {
+        if self.active.load(Relaxed) == 0 {
+            return false;
+        }
+        let last = self
+            .last_received
+            .load(Relaxed)
+            .max(self.since.load(Relaxed));
+        now.saturating_sub(last) > SILENCE.as_nanos() as u64
+    }
+}
+
+/// The stream, with reads that are signs of life. `started`: when the clock was zero.
+pub(super) fn track<S>(
+    stream: S,
+    liveness: Arc<Liveness>,
+    started: Instant,
+) -> Told<S, impl FnMut(usize) + Send + Unpin> {
+    Told::new(stream, move |_| {
+        liveness.received(started.elapsed().as_nanos() as u64);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn silent_is_who_is_waited_for_and_not_heard() {
+        let liveness = Liveness::default();
+        assert!(!liveness.is_silent(100 * SECOND), "nobody waits");
+        liveness.request_started(100 * SECOND);
+        assert!(!liveness.is_silent(101 * SECOND), "the wait began now");
+        assert!(liveness.is_silent(101 * SECOND + 1));
+        // One more request does not make it live.
+        liveness.request_started(102 * SECOND);
+        assert!(liveness.is_silent(102 * SECOND));
+        liveness.received(103 * SECOND);
+        assert!(!liveness.is_silent(104 * SECOND));
+        assert!(liveness.is_silent(104 * SECOND + 1));
+        liveness.request_ended();
+        assert!(liveness.is_silent(105 * SECOND), "another is open");
+        liveness.request_ended();
+        assert!(!liveness.is_silent(105 * SECOND));
+    }
+}
