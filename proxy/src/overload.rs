@@ -20,13 +20,13 @@ const CROWDED_PART: usize = 4;
 /// The part of the memory that bodies may take which are kept for another try.
 const REPLAY_PART: u64 = 8;
 /// The same where the memory is not limited.
-const REPLAY: usize = 64 << 20;
+const DEFAULT_REPLAY: usize = 64 << 20;
 /// With so much of the memory in use only a few requests are taken at a time.
 const HIGH_PERCENT: u64 = 90;
 /// Those: what is in use may be so for other reasons, and then a proxy that takes nothing would never recover.
-const FEW: usize = 16;
+const MIN_REQUESTS: usize = 16;
 /// How often it is looked at how much is in use.
-const LOOK: Duration = Duration::from_secs(1);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Counts what is held, and says when it is too much.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub struct Overload {
     requests: usize,
     under_way: AtomicUsize,
     high: AtomicBool,
-    pub replay: Arc<Replay>,
+    pub replay: Arc<ReplayMemory>,
     metrics: Arc<Metrics>,
 }
 
@@ -48,35 +48,35 @@ impl Overload {
             most.and_then(|most| usize::try_from(most).ok())
                 .unwrap_or(usize::MAX)
         };
-        let replay = memory.map_or(REPLAY, |_| most(REPLAY_PART));
+        let replay = memory.map_or(DEFAULT_REPLAY, |_| most(REPLAY_PART));
         Self {
             memory,
             connections: most(CONNECTION),
             requests: most(REQUEST),
             under_way: AtomicUsize::new(0),
             high: AtomicBool::new(false),
-            replay: Arc::new(Replay::new(replay)),
+            replay: Arc::new(ReplayMemory::new(replay)),
             metrics,
         }
     }
 
-    /// A request has begun, which [`Overload::end`] ends.
-    pub fn begin(&self) {
+    /// A request has begun, which [`Overload::request_ended`] ends.
+    pub fn request_started(&self) {
         self.under_way.fetch_add(1, Relaxed);
     }
 
-    pub fn end(&self) {
+    pub fn request_ended(&self) {
         self.under_way.fetch_sub(1, Relaxed);
     }
 
     /// Why the request that began last is not to be taken.
-    pub fn request(&self) -> Option<&'static str> {
+    pub fn check_request(&self) -> Option<&'static str> {
         let under_way = self.under_way.load(Relaxed);
         if under_way > self.requests {
             self.metrics.shed("requests");
             return Some("too many requests are under way");
         }
-        if under_way > FEW && self.high.load(Relaxed) {
+        if under_way > MIN_REQUESTS && self.high.load(Relaxed) {
             self.metrics.shed("memory");
             return Some("memory is short");
         }
@@ -112,19 +112,19 @@ impl Overload {
             if high != self.high.swap(high, Relaxed) {
                 tracing::warn!(high, used, memory, "memory in use");
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(SAMPLE_INTERVAL).await;
         }
     }
 }
 
 /// Bytes of request bodies that are kept for another try, of all requests together.
 #[derive(Debug)]
-pub struct Replay {
+pub struct ReplayMemory {
     most: usize,
     held: AtomicUsize,
 }
 
-impl Replay {
+impl ReplayMemory {
     fn new(most: usize) -> Self {
         Self {
             most,
@@ -133,16 +133,16 @@ impl Replay {
     }
 
     /// Takes room for `length` bytes; false: there is none.
-    pub fn take(&self, length: usize) -> bool {
+    pub fn reserve(&self, length: usize) -> bool {
         let before = self.held.fetch_add(length, Relaxed);
         let fits = before.saturating_add(length) <= self.most;
         if !fits {
-            self.give(length);
+            self.release(length);
         }
         fits
     }
 
-    pub fn give(&self, length: usize) {
+    pub fn release(&self, length: usize) {
         self.held.fetch_sub(length, Relaxed);
     }
 
@@ -163,14 +163,14 @@ mod tests {
         assert!(admits(31, false) && !admits(32, false));
         assert!(admits(32, true) && admits(95, true) && !admits(96, true));
         assert!(!overload.is_crowded(23) && overload.is_crowded(24));
-        (0..16).for_each(|_| overload.begin());
-        assert_eq!(overload.request(), None);
-        overload.begin();
-        assert!(overload.request().is_some());
-        overload.end();
-        assert_eq!(overload.request(), None);
-        assert!(overload.replay.take(100 << 10));
-        assert!(!overload.replay.take(100 << 10));
+        (0..16).for_each(|_| overload.request_started());
+        assert_eq!(overload.check_request(), None);
+        overload.request_started();
+        assert!(overload.check_request().is_some());
+        overload.request_ended();
+        assert_eq!(overload.check_request(), None);
+        assert!(overload.replay.reserve(100 << 10));
+        assert!(!overload.replay.reserve(100 << 10));
         assert_eq!(overload.replay.held(), 100 << 10);
         let text = metrics.encode().unwrap();
         for (reason, count) in [("connections", 2), ("requests", 1)] {
@@ -182,19 +182,19 @@ mod tests {
     #[test]
     fn with_little_memory_left_a_few_requests_are_taken() {
         let overload = Overload::new(Some(1 << 30), Arc::default());
-        (0..FEW).for_each(|_| overload.begin());
+        (0..MIN_REQUESTS).for_each(|_| overload.request_started());
         overload.high.store(true, Relaxed);
-        assert_eq!(overload.request(), None);
-        overload.begin();
-        assert!(overload.request().is_some());
+        assert_eq!(overload.check_request(), None);
+        overload.request_started();
+        assert!(overload.check_request().is_some());
         overload.high.store(false, Relaxed);
-        assert_eq!(overload.request(), None);
+        assert_eq!(overload.check_request(), None);
     }
 
     #[test]
     fn without_a_limit_only_what_is_kept_is_bounded() {
         let overload = Overload::new(None, Arc::default());
         assert!(overload.admits_connection(1 << 30, || false) && !overload.is_crowded(1 << 30));
-        assert!(!overload.replay.take(REPLAY + 1));
+        assert!(!overload.replay.reserve(DEFAULT_REPLAY + 1));
     }
 }

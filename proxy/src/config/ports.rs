@@ -228,10 +228,10 @@ impl ResolvedPort {
     }
 
     /// Whether requests are sent again for the route.
-    pub fn repeats_for(&self, route: &RouteId) -> bool {
+    pub fn retries_route(&self, route: &RouteId) -> bool {
         let of_listener = |listener: &ResolvedListener| {
             let mut hosts = listener.hosts.values();
-            hosts.any(|routes| routes.repeats_for(route))
+            hosts.any(|routes| routes.retries_route(route))
         };
         match &self.serving {
             ResolvedServing::Http(listeners) => listeners.values().any(of_listener),

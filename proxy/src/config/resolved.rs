@@ -140,7 +140,7 @@ pub struct ComposedService {
 
 impl Routes {
     /// Whether any rule is of the route and sends requests again, also one of a Service that rules send to.
-    pub fn repeats_for(&self, route: &RouteId) -> bool {
+    pub fn retries_route(&self, route: &RouteId) -> bool {
         let rules = self.table.rules().iter();
         let mut composed = self
             .rules
@@ -150,19 +150,19 @@ impl Routes {
         rules
             .filter(|rule| rule.retry.is_some())
             .any(|rule| rule.route == *route)
-            || composed.any(|service| service.routes.repeats_for(route))
+            || composed.any(|service| service.routes.retries_route(route))
     }
 }
 
 impl Resolved {
     /// Whether requests are sent again for the route.
-    pub fn repeats_for(&self, route: &RouteId) -> bool {
+    pub fn retries_route(&self, route: &RouteId) -> bool {
         let Self::Service(service) = self else {
             return false;
         };
         match &service.routing {
             ResolvedRouting::Http(routes, _) | ResolvedRouting::Grpc(routes, _) => {
-                routes.repeats_for(route)
+                routes.retries_route(route)
             }
             ResolvedRouting::Direct(_) | ResolvedRouting::Tls(_) | ResolvedRouting::Tcp(_) => false,
         }

@@ -16,30 +16,30 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::copied::{self, Copied, Copier};
 use super::delivery;
 use super::errors;
 use super::exchange::Exchange;
-use super::mirror::Copies;
-use crate::overload::Replay;
+use super::mirror::MirroredRequests;
+use super::tee::{self, TeeBody, TeeSender};
+use crate::overload::ReplayMemory;
 use crate::upstream::Lease;
 
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;
 
 /// Bytes of a request's body that are kept for another try.
-const KEEP: usize = 64 << 10;
+const MAX_REPLAY: usize = 64 << 10;
 
 /// A body of either direction.
 pub struct Body {
     kind: Kind,
-    tail: Option<Box<Tail>>,
+    request: Option<Box<RequestState>>,
 }
 
 enum Kind {
     Empty,
     Incoming(Incoming),
-    Kept(Reader),
+    Replayed(Reader),
 }
 
 impl Kind {
@@ -50,7 +50,7 @@ impl Kind {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
-            Self::Kept(reader) => reader.poll_frame(cx),
+            Self::Replayed(reader) => reader.poll_frame(cx),
         }
     }
 }
@@ -65,79 +65,83 @@ pub enum BodyError {
     #[error("nothing more of it came")]
     Idle,
     #[error("the client took nothing more of it")]
-    NotTaken,
+    ClientStalled,
     /// What HTTP/2 says of it is the reason of the source.
     #[error("the request went elsewhere, or nobody waits for its answer")]
     Superseded(#[source] h2::Error),
     #[error("the copy fell behind, or the request was not read to its end")]
-    NotCopied,
+    TeeLagged,
 }
 
 /// What happens at the end of a response.
-pub struct Tail {
+pub struct RequestState {
     pub exchange: Exchange,
     pub lease: Option<Lease>,
     pub deadline: Option<Pin<Box<Sleep>>>,
     /// Headers that the answer gets, whoever makes it.
     pub added: Option<Box<HeaderMap>>,
     /// For mirrors, which have not been sent.
-    pub copies: Copies,
+    pub mirrored: MirroredRequests,
 }
 
 impl Body {
     pub fn empty() -> Self {
         Self {
             kind: Kind::Empty,
-            tail: None,
+            request: None,
         }
     }
 
     /// A request's body, and the handle by which it is read again.
-    pub fn keeping(incoming: Incoming, replay: &Arc<Replay>) -> (Self, Spare) {
+    pub fn replayable(incoming: Incoming, replay: &Arc<ReplayMemory>) -> (Self, ReplayBuffer) {
         if incoming.is_end_stream() {
-            return (Self::empty(), Spare(None));
+            return (Self::empty(), ReplayBuffer(None));
         }
         let hint = incoming.size_hint();
-        Self::kept(Source::Client(incoming), hint, replay.clone())
+        Self::shared(BodySource::Client(incoming), hint, replay.clone())
     }
 
-    fn kept(source: Source, hint: SizeHint, replay: Arc<Replay>) -> (Self, Spare) {
-        let kept = Arc::new(Kept {
+    fn shared(
+        source: BodySource,
+        hint: SizeHint,
+        replay: Arc<ReplayMemory>,
+    ) -> (Self, ReplayBuffer) {
+        let shared = Arc::new(SharedBody {
             hint,
-            state: Mutex::new(KeptState {
+            state: Mutex::new(SharedState {
                 source,
                 generation: 0,
                 frames: VecDeque::new(),
                 next: 0,
-                charged: 0,
+                reserved: 0,
                 read: 0,
-                keeping: true,
-                for_rule: false,
-                once: false,
-                copies: Vec::new(),
+                buffering: true,
+                rule_retries: false,
+                send_once: false,
+                tees: Vec::new(),
                 replay,
                 idle: None,
-                was_idle: false,
+                idle_timed_out: false,
                 waker: None,
             }),
         });
-        let spare = Spare(Some(kept.clone()));
-        (Self::reader(kept, 0), spare)
+        let replay_buffer = ReplayBuffer(Some(shared.clone()));
+        (Self::reader(shared, 0), replay_buffer)
     }
 
-    fn reader(kept: Arc<Kept>, generation: u32) -> Self {
+    fn reader(shared: Arc<SharedBody>, generation: u32) -> Self {
         Self {
-            kind: Kind::Kept(Reader { kept, generation }),
-            tail: None,
+            kind: Kind::Replayed(Reader { shared, generation }),
+            request: None,
         }
     }
 
     /// Whether all of it can be kept for another try; where its length is not known, it may be too long for that.
-    pub fn is_repeatable(&self) -> bool {
+    pub fn fits_replay_buffer(&self) -> bool {
         match &self.kind {
-            Kind::Kept(reader) => {
-                let most = reader.kept.hint.upper();
-                most.is_some_and(|most| most <= KEEP as u64)
+            Kind::Replayed(reader) => {
+                let most = reader.shared.hint.upper();
+                most.is_some_and(|most| most <= MAX_REPLAY as u64)
             }
             Kind::Empty => true,
             Kind::Incoming(_) => false,
@@ -146,9 +150,9 @@ impl Body {
 
     /// It is not sent again once any of it has been in this try, unless its rule says so: nothing is kept for that.
     pub fn send_once(&self) {
-        if let Kind::Kept(reader) = &self.kind {
-            let mut state = reader.kept.state();
-            state.once = !state.for_rule;
+        if let Kind::Replayed(reader) = &self.kind {
+            let mut state = reader.shared.state();
+            state.send_once = !state.rule_retries;
         }
     }
 
@@ -156,31 +160,36 @@ impl Body {
     pub fn response(incoming: Incoming) -> Self {
         Self {
             kind: Kind::Incoming(incoming),
-            tail: None,
+            request: None,
         }
     }
 
     /// Whether there is one, and nothing says how long it will be.
-    pub fn is_of_unknown_length(&self) -> bool {
+    pub fn has_unknown_length(&self) -> bool {
         !self.is_end_stream() && self.size_hint().exact().is_none()
     }
 
     /// What is to happen when this body has been sent, or dropped.
     #[must_use]
-    pub fn with_tail(mut self, tail: Box<Tail>) -> Self {
-        delivery::begin(tail.deadline.as_ref().map(|deadline| deadline.deadline()));
-        self.tail = Some(tail);
+    pub fn with_state(mut self, request: Box<RequestState>) -> Self {
+        delivery::begin(
+            request
+                .deadline
+                .as_ref()
+                .map(|deadline| deadline.deadline()),
+        );
+        self.request = Some(request);
         self
     }
 
     /// An answer that cannot go on: a gRPC client gets a status, others see that it is cut off.
-    fn break_off(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
+    fn abort(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
         let mut last = Err(error);
-        if let (Some(tail), Err(error)) = (&mut self.tail, &last) {
-            tail.exchange.broke(error);
-            if tail.exchange.is_grpc() && tail.exchange.version() == Version::HTTP_2 {
+        if let (Some(request), Err(error)) = (&mut self.request, &last) {
+            request.exchange.aborted(error);
+            if request.exchange.is_grpc() && request.exchange.version() == Version::HTTP_2 {
                 let trailers = errors::grpc_trailers(error);
-                tail.exchange.trailers(&trailers);
+                request.exchange.trailers(&trailers);
                 self.kind = Kind::Empty;
                 last = Ok(Frame::trailers(trailers));
             }
@@ -190,17 +199,17 @@ impl Body {
     }
 
     fn finish(&mut self, whole: bool) {
-        if let Some(tail) = self.tail.take() {
-            let Tail {
+        if let Some(request) = self.request.take() {
+            let RequestState {
                 mut exchange,
                 lease,
                 ..
-            } = *tail;
+            } = *request;
             if let Some(cut) = delivery::end() {
-                exchange.broke(&cut.into());
+                exchange.aborted(&cut.into());
             }
-            if !whole && let Some(spare) = &exchange.spare {
-                spare.abandon();
+            if !whole && let Some(replay_buffer) = &exchange.replay_buffer {
+                replay_buffer.abort();
             }
             if let Some(lease) = lease.filter(|_| whole) {
                 lease.complete();
@@ -227,29 +236,29 @@ impl http_body::Body for Body {
                 break frame;
             }
         };
-        let Some(tail) = &mut this.tail else {
+        let Some(request) = &mut this.request else {
             return frame;
         };
         delivery::polled(frame.is_ready());
         match &frame {
             Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
-                Some(data) => tail.exchange.sent(data.len()),
+                Some(data) => request.exchange.bytes_sent(data.len()),
                 None => {
                     if let Some(trailers) = frame.trailers_ref() {
-                        tail.exchange.trailers(trailers);
+                        request.exchange.trailers(trailers);
                     }
                 }
             },
             Poll::Ready(Some(Err(_))) => {
                 if let Poll::Ready(Some(Err(error))) = frame {
-                    return Poll::Ready(Some(this.break_off(error)));
+                    return Poll::Ready(Some(this.abort(error)));
                 }
             }
             Poll::Ready(None) => this.finish(true),
             Poll::Pending => {
-                if let Some(deadline) = &mut tail.deadline {
+                if let Some(deadline) = &mut request.deadline {
                     ready!(deadline.as_mut().poll(cx));
-                    return Poll::Ready(Some(this.break_off(BodyError::Timeout)));
+                    return Poll::Ready(Some(this.abort(BodyError::Timeout)));
                 }
             }
         }
@@ -260,7 +269,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Empty => true,
             Kind::Incoming(incoming) => incoming.is_end_stream(),
-            Kind::Kept(reader) => reader.is_end_stream(),
+            Kind::Replayed(reader) => reader.is_end_stream(),
         }
     }
 
@@ -269,14 +278,14 @@ impl http_body::Body for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Incoming(incoming) => incoming.size_hint(),
             // Asked for before the first frame only.
-            Kind::Kept(reader) => reader.kept.hint,
+            Kind::Replayed(reader) => reader.shared.hint,
         }
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if self.tail.is_some() {
+        if self.request.is_some() {
             // Where the length is known, the last frame is not followed by another poll.
             let whole = self.is_end_stream();
             self.finish(whole);
@@ -284,72 +293,72 @@ impl Drop for Body {
     }
 }
 
-struct Kept {
+struct SharedBody {
     hint: SizeHint,
-    state: Mutex<KeptState>,
+    state: Mutex<SharedState>,
 }
 
 /// Where a request's body comes from.
-enum Source {
+enum BodySource {
     Client(Incoming),
     /// Of a request that is mirrored.
-    Copy(Copied),
+    Tee(TeeBody),
 }
 
-impl Source {
+impl BodySource {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Client(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
-            Self::Copy(copied) => copied.poll_frame(cx),
+            Self::Tee(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Client(incoming) => incoming.is_end_stream(),
-            Self::Copy(copied) => copied.is_end_stream(),
+            Self::Tee(body) => body.is_end_stream(),
         }
     }
 }
 
-struct KeptState {
-    source: Source,
+struct SharedState {
+    source: BodySource,
     /// Only the newest reader reads.
     generation: u32,
     frames: VecDeque<Bytes>,
     /// Place in `frames` of what the reader gets next.
     next: usize,
-    /// Bytes in `frames`, as long as they are kept: they count against [`KEEP`] and in `replay`.
-    charged: usize,
+    /// Bytes in `frames`, as long as they are kept: they count against [`MAX_REPLAY`] and in `replay`.
+    reserved: usize,
     read: u64,
-    keeping: bool,
+    buffering: bool,
     /// A rule says that the request may be sent again.
-    for_rule: bool,
+    rule_retries: bool,
     /// What is sent now is not sent again.
-    once: bool,
+    send_once: bool,
     /// Of mirrors: they get what is read.
-    copies: Vec<Copier>,
-    replay: Arc<Replay>,
+    tees: Vec<TeeSender>,
+    replay: Arc<ReplayMemory>,
     /// How long the client may send nothing, until there is an answer; its timer, once it does.
     idle: Option<(Duration, Option<Pin<Box<Sleep>>>)>,
     /// It was silent for longer.
-    was_idle: bool,
+    idle_timed_out: bool,
     /// Of the task that waits for more.
     waker: Option<Waker>,
 }
 
-impl Kept {
-    fn state(&self) -> MutexGuard<'_, KeptState> {
+impl SharedBody {
+    fn state(&self) -> MutexGuard<'_, SharedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Reads a kept body from its start on.
 struct Reader {
-    kept: Arc<Kept>,
+    shared: Arc<SharedBody>,
     generation: u32,
 }
 
@@ -358,12 +367,12 @@ impl Reader {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut state = self.kept.state();
+        let mut state = self.shared.state();
         if state.generation != self.generation {
             let cancelled = h2::Reason::CANCEL.into();
             return Poll::Ready(Some(Err(BodyError::Superseded(cancelled))));
         }
-        if let Some(data) = state.kept_frame() {
+        if let Some(data) = state.buffered_frame() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let Poll::Ready(frame) = state.source.poll_frame(cx)? else {
@@ -371,27 +380,27 @@ impl Reader {
             ready!(state.poll_idle(cx));
             return Poll::Ready(Some(Err(BodyError::Idle)));
         };
-        if !state.copies.is_empty() {
-            state.copy(frame.as_ref());
+        if !state.tees.is_empty() {
+            state.send_to_tees(frame.as_ref());
         }
         match frame.as_ref().map(Frame::data_ref) {
-            Some(Some(data)) => state.keep(data),
+            Some(Some(data)) => state.buffer(data),
             // Trailers are not kept.
-            Some(None) => state.stop_keeping(),
+            Some(None) => state.stop_buffering(),
             None => {}
         }
         Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        let state = self.kept.state();
+        let state = self.shared.state();
         state.next >= state.frames.len() && state.source.is_end_stream()
     }
 }
 
-impl KeptState {
-    fn kept_frame(&mut self) -> Option<Bytes> {
-        if !self.keeping {
+impl SharedState {
+    fn buffered_frame(&mut self) -> Option<Bytes> {
+        if !self.buffering {
             return self.frames.pop_front();
         }
         let data = self.frames.get(self.next)?.clone();
@@ -400,19 +409,22 @@ impl KeptState {
     }
 
     /// Of what was read now.
-    fn keep(&mut self, data: &Bytes) {
+    fn buffer(&mut self, data: &Bytes) {
         self.read += data.len() as u64;
         if let Some((limit, Some(timer))) = &mut self.idle {
             timer.as_mut().reset(Instant::now() + *limit);
         }
-        if !self.keeping {
+        if !self.buffering {
             return;
         }
-        if self.once || self.charged + data.len() > KEEP || !self.replay.take(data.len()) {
-            self.stop_keeping();
+        if self.send_once
+            || self.reserved + data.len() > MAX_REPLAY
+            || !self.replay.reserve(data.len())
+        {
+            self.stop_buffering();
             return;
         }
-        self.charged += data.len();
+        self.reserved += data.len();
         self.frames.push_back(data.clone());
         self.next += 1;
     }
@@ -432,44 +444,44 @@ impl KeptState {
         };
         let timer = timer.get_or_insert_with(|| Box::pin(sleep(*limit)));
         ready!(timer.as_mut().poll(cx));
-        self.was_idle = true;
+        self.idle_timed_out = true;
         Poll::Ready(())
     }
 
     /// Passes on what was read; where the source knows its length, the end is never read.
-    fn copy(&mut self, frame: Option<&Frame<Bytes>>) {
+    fn send_to_tees(&mut self, frame: Option<&Frame<Bytes>>) {
         if let Some(frame) = frame {
-            self.copies.retain(|copy| copy.offer(frame));
+            self.tees.retain(|tee| tee.offer(frame));
         }
         if frame.is_none() || self.source.is_end_stream() {
-            self.copies.drain(..).for_each(Copier::end);
+            self.tees.drain(..).for_each(TeeSender::end);
         }
     }
 
     /// Lets go of all that the reader has got.
-    fn stop_keeping(&mut self) {
-        if !self.keeping {
+    fn stop_buffering(&mut self) {
+        if !self.buffering {
             return;
         }
-        self.keeping = false;
+        self.buffering = false;
         self.frames.drain(..self.next);
         self.frames.shrink_to_fit();
         self.next = 0;
-        self.replay.give(std::mem::take(&mut self.charged));
+        self.replay.release(std::mem::take(&mut self.reserved));
     }
 }
 
-impl Drop for KeptState {
+impl Drop for SharedState {
     fn drop(&mut self) {
-        self.replay.give(self.charged);
+        self.replay.release(self.reserved);
     }
 }
 
 /// The means to send a request's body once more.
 #[derive(Clone)]
-pub struct Spare(Option<Arc<Kept>>);
+pub struct ReplayBuffer(Option<Arc<SharedBody>>);
 
-impl Spare {
+impl ReplayBuffer {
     /// Of a request without a body.
     pub fn none() -> Self {
         Self(None)
@@ -480,57 +492,59 @@ impl Spare {
     }
 
     /// Whether the body can be sent from its start.
-    pub fn is_whole(&self) -> bool {
-        self.0.as_ref().is_none_or(|kept| kept.state().keeping)
+    pub fn is_replayable(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|shared| shared.state().buffering)
     }
 
     /// The body from its start; what read it before gets an error. `None` when too much of it is gone.
-    pub fn again(&self) -> Option<Body> {
-        let Some(kept) = &self.0 else {
+    pub fn replay(&self) -> Option<Body> {
+        let Some(shared) = &self.0 else {
             return Some(Body::empty());
         };
-        let mut state = kept.state();
-        if !state.keeping {
+        let mut state = shared.state();
+        if !state.buffering {
             return None;
         }
         state.generation += 1;
         state.next = 0;
-        state.once = false;
-        Some(Body::reader(kept.clone(), state.generation))
+        state.send_once = false;
+        Some(Body::reader(shared.clone(), state.generation))
     }
 
     /// A body that follows this one, of which nothing may have been read yet.
-    pub fn copy(&self) -> (Body, Self) {
-        let Some(kept) = &self.0 else {
+    pub fn tee(&self) -> (Body, Self) {
+        let Some(shared) = &self.0 else {
             return (Body::empty(), Self(None));
         };
-        let (copier, copied) = copied::pair();
-        let mut state = kept.state();
-        state.copies.push(copier);
-        Body::kept(Source::Copy(copied), kept.hint, state.replay.clone())
+        let (sender, body) = tee::channel();
+        let mut state = shared.state();
+        state.tees.push(sender);
+        Body::shared(BodySource::Tee(body), shared.hint, state.replay.clone())
     }
 
     /// The rule says that the request may be sent again, whatever came of it.
-    pub fn keep(&self) {
-        if let Some(kept) = &self.0 {
-            kept.state().for_rule = true;
+    pub fn keep_for_retry(&self) {
+        if let Some(shared) = &self.0 {
+            shared.state().rule_retries = true;
         }
     }
 
     /// There is an answer: the request is not sent again, and its body may take its time.
-    pub fn answered(&self) {
-        if let Some(kept) = &self.0 {
-            let mut state = kept.state();
-            state.stop_keeping();
+    pub fn response_started(&self) {
+        if let Some(shared) = &self.0 {
+            let mut state = shared.state();
+            state.stop_buffering();
             state.idle = None;
         }
     }
 
     /// Nobody gets the rest of the answer: the request ends, too.
-    pub fn abandon(&self) {
-        if let Some(kept) = &self.0 {
-            let mut state = kept.state();
-            state.stop_keeping();
+    pub fn abort(&self) {
+        if let Some(shared) = &self.0 {
+            let mut state = shared.state();
+            state.stop_buffering();
             state.generation += 1;
             let waker = state.waker.take();
             drop(state);
@@ -541,20 +555,22 @@ impl Spare {
     }
 
     /// How long the client may send nothing of the body until there is an answer.
-    pub fn limit_idle(&self, limit: Option<Duration>) {
-        if let Some(kept) = &self.0 {
-            kept.state().idle = limit.map(|limit| (limit, None));
+    pub fn set_idle_timeout(&self, limit: Option<Duration>) {
+        if let Some(shared) = &self.0 {
+            shared.state().idle = limit.map(|limit| (limit, None));
         }
     }
 
     /// Whether the client was silent for longer.
-    pub fn is_idle(&self) -> bool {
-        self.0.as_ref().is_some_and(|kept| kept.state().was_idle)
+    pub fn is_idle_timed_out(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|shared| shared.state().idle_timed_out)
     }
 
     /// Bytes of the body that were read so far.
-    pub fn read(&self) -> u64 {
-        self.0.as_ref().map_or(0, |kept| kept.state().read)
+    pub fn bytes_read(&self) -> u64 {
+        self.0.as_ref().map_or(0, |shared| shared.state().read)
     }
 }
 

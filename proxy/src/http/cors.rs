@@ -15,24 +15,24 @@ use weft_ir::{Allowed, Cors};
 use super::bodies::{Body, Response};
 
 /// What a request of another origin comes to.
-pub enum Verdict {
+pub enum CorsDecision {
     /// The answer of the application gets these.
-    Add(Box<HeaderMap>),
+    AddHeaders(Box<HeaderMap>),
     /// A preflight: this is the whole answer.
-    Answer(Response),
+    Respond(Response),
 }
 
 /// Every answer under the filter depends on the origin, also one to a request that names none: a cache must not give it to
 /// another origin (RFC 9110, 12.5.5; Fetch, 3.2.5).
 const VARIES: HeaderValue = HeaderValue::from_static("Origin");
 
-fn varies() -> Box<HeaderMap> {
+fn vary_origin() -> Box<HeaderMap> {
     Box::new(HeaderMap::from_iter([(VARY, VARIES)]))
 }
 
-pub fn judge(cors: &Cors, request: &http::request::Parts) -> Verdict {
+pub fn evaluate(cors: &Cors, request: &http::request::Parts) -> CorsDecision {
     let Some(origin) = request.headers.get(ORIGIN) else {
-        return Verdict::Add(varies());
+        return CorsDecision::AddHeaders(vary_origin());
     };
     let allowed = origin.to_str().is_ok_and(|origin| cors.allows(origin));
     let asked = request.headers.get(ACCESS_CONTROL_REQUEST_METHOD);
@@ -42,20 +42,20 @@ pub fn judge(cors: &Cors, request: &http::request::Parts) -> Verdict {
         response.headers_mut().insert(VARY, VARIES);
         if allowed {
             let headers = response.headers_mut();
-            shared(cors, origin, headers);
-            of_preflight(cors, &request.headers, headers);
+            add_origin_headers(cors, origin, headers);
+            add_preflight_headers(cors, &request.headers, headers);
         }
-        return Verdict::Answer(response);
+        return CorsDecision::Respond(response);
     }
-    let mut headers = varies();
+    let mut headers = vary_origin();
     if !allowed {
-        return Verdict::Add(headers);
+        return CorsDecision::AddHeaders(headers);
     }
-    shared(cors, origin, &mut headers);
-    Verdict::Add(headers)
+    add_origin_headers(cors, origin, &mut headers);
+    CorsDecision::AddHeaders(headers)
 }
 
-/// Puts what [`judge`] gave into the application's answer, in the place of what it says itself.
+/// Puts what [`evaluate`] gave into the application's answer, in the place of what it says itself.
 pub fn apply(added: &HeaderMap, answer: &mut HeaderMap) {
     for (name, value) in added {
         if *name == VARY {
@@ -67,7 +67,7 @@ pub fn apply(added: &HeaderMap, answer: &mut HeaderMap) {
 }
 
 /// The origin is always repeated, never `*`: so it is right with credentials and without.
-fn shared(cors: &Cors, origin: &HeaderValue, headers: &mut HeaderMap) {
+fn add_origin_headers(cors: &Cors, origin: &HeaderValue, headers: &mut HeaderMap) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     if cors.credentials {
         let yes = HeaderValue::from_static("true");
@@ -84,7 +84,7 @@ fn shared(cors: &Cors, origin: &HeaderValue, headers: &mut HeaderMap) {
     }
 }
 
-fn of_preflight(cors: &Cors, request: &HeaderMap, headers: &mut HeaderMap) {
+fn add_preflight_headers(cors: &Cors, request: &HeaderMap, headers: &mut HeaderMap) {
     let lists: [(&Allowed, HeaderName, HeaderName); 2] = [
         (
             &cors.methods,

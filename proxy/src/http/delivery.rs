@@ -26,30 +26,30 @@ struct Delivery {
     /// When it has to be over.
     deadline: Cell<Option<Instant>>,
     polled: Cell<Polled>,
-    cut: Cell<Option<Cut>>,
+    cut: Cell<Option<CutReason>>,
 }
 
 /// What polling the body gave last, since the task began to be polled.
 #[derive(Clone, Copy, Default)]
 enum Polled {
     #[default]
-    Not,
+    NotPolled,
     Frame,
     Pending,
 }
 
 /// Why an answer is not waited for any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(super) enum CutReason {
     Deadline,
     Idle,
 }
 
-impl From<Cut> for BodyError {
-    fn from(cut: Cut) -> Self {
+impl From<CutReason> for BodyError {
+    fn from(cut: CutReason) -> Self {
         match cut {
-            Cut::Deadline => Self::Timeout,
-            Cut::Idle => Self::NotTaken,
+            CutReason::Deadline => Self::Timeout,
+            CutReason::Idle => Self::ClientStalled,
         }
     }
 }
@@ -64,7 +64,7 @@ pub(super) fn begin(deadline: Option<Instant>) {
     let _ = DELIVERY.try_with(|delivery| {
         delivery.under_way.set(true);
         delivery.deadline.set(deadline);
-        delivery.polled.set(Polled::Not);
+        delivery.polled.set(Polled::NotPolled);
         delivery.cut.set(None);
     });
 }
@@ -79,7 +79,7 @@ pub(super) fn polled(is_ready: bool) {
 }
 
 /// The answer is over; gives why it was cut, if it was.
-pub(super) fn end() -> Option<Cut> {
+pub(super) fn end() -> Option<CutReason> {
     let ended = DELIVERY.try_with(|delivery| {
         delivery.under_way.set(false);
         delivery.cut.take()
@@ -88,7 +88,7 @@ pub(super) fn end() -> Option<Cut> {
 }
 
 /// How long a client has taken nothing of what is there for it.
-pub(super) struct Stall {
+pub(super) struct WriteStall {
     /// The longest that it may.
     idle: Option<Duration>,
     since: Option<Instant>,
@@ -96,7 +96,7 @@ pub(super) struct Stall {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Stall {
+impl WriteStall {
     pub(super) fn new(idle: Option<Duration>) -> Self {
         Self {
             idle,
@@ -106,12 +106,12 @@ impl Stall {
     }
 
     /// The client has taken something, or there is nothing for it.
-    pub(super) fn over(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.since = None;
     }
 
     /// The socket takes nothing now. Ready when the task is to end for it.
-    pub(super) fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
+    pub(super) fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
         let of = |delivery: &Delivery| {
             let deadline = delivery.deadline.get();
             let cut = self.poll(cx, deadline.filter(|_| delivery.under_way.get()));
@@ -124,11 +124,11 @@ impl Stall {
         cut.unwrap_or(Poll::Pending)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<Cut> {
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<CutReason> {
         let mut now = Instant::now();
         let since = *self.since.get_or_insert(now);
         let idle = self.idle.and_then(|idle| since.checked_add(idle));
-        let ends = [(deadline, Cut::Deadline), (idle, Cut::Idle)];
+        let ends = [(deadline, CutReason::Deadline), (idle, CutReason::Idle)];
         let ends = ends.into_iter().filter_map(|(at, cut)| Some((at?, cut)));
         let Some((at, cut)) = ends.min_by_key(|(at, _)| *at) else {
             return Poll::Pending;
@@ -150,12 +150,12 @@ impl Stall {
 /// Runs the streams of a connection of HTTP/2, each in a task of its own, which ends when the client does not take its answer.
 /// That resets the stream (CANCEL).
 #[derive(Clone)]
-pub(super) struct Streams {
+pub(super) struct StreamExecutor {
     /// How long a client may take nothing of an answer.
     pub(super) idle: Option<Duration>,
 }
 
-impl<F> Executor<F> for Streams
+impl<F> Executor<F> for StreamExecutor
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -166,9 +166,9 @@ where
 
 async fn stream_until_cut(stream: impl Future<Output = ()>, idle: Option<Duration>) {
     let mut stream = pin!(stream);
-    let mut stall = Stall::new(idle);
+    let mut stall = WriteStall::new(idle);
     poll_fn(|cx| {
-        DELIVERY.with(|delivery| delivery.polled.set(Polled::Not));
+        DELIVERY.with(|delivery| delivery.polled.set(Polled::NotPolled));
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -180,15 +180,15 @@ async fn stream_until_cut(stream: impl Future<Output = ()>, idle: Option<Duratio
 impl Delivery {
     /// After a poll of the stream that has not ended it. A body that waits to go on was polled last; one that was not, or has
     /// given a frame and was not polled again, waits for the client.
-    fn poll_stream(&self, stall: &mut Stall, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_stream(&self, stall: &mut WriteStall, cx: &mut Context<'_>) -> Poll<()> {
         match self.polled.get() {
-            _ if !self.under_way.get() => stall.over(),
-            Polled::Pending => stall.over(),
+            _ if !self.under_way.get() => stall.reset(),
+            Polled::Pending => stall.reset(),
             Polled::Frame => {
-                stall.over();
+                stall.reset();
                 return stall.poll_blocked(cx).map(drop);
             }
-            Polled::Not => return stall.poll_blocked(cx).map(drop),
+            Polled::NotPolled => return stall.poll_blocked(cx).map(drop),
         }
         Poll::Pending
     }
@@ -200,23 +200,23 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    async fn blocked(stall: &mut Stall) -> Cut {
+    async fn blocked(stall: &mut WriteStall) -> CutReason {
         poll_fn(|cx| stall.poll_blocked(cx)).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_may_take_nothing_for_a_bounded_time() {
         scope(async {
-            let mut stall = Stall::new(Some(10 * SECOND));
+            let mut stall = WriteStall::new(Some(10 * SECOND));
             let begun = Instant::now();
             for _ in 0..5 {
                 let early = tokio::time::timeout(9 * SECOND, blocked(&mut stall));
                 assert!(early.await.is_err());
-                stall.over();
+                stall.reset();
             }
-            assert_eq!(blocked(&mut stall).await, Cut::Idle);
+            assert_eq!(blocked(&mut stall).await, CutReason::Idle);
             assert_eq!(begun.elapsed(), 55 * SECOND);
-            assert_eq!(end(), Some(Cut::Idle));
+            assert_eq!(end(), Some(CutReason::Idle));
         })
         .await;
     }
@@ -224,19 +224,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_deadline_of_the_answer_under_way_holds_whatever_the_client_takes() {
         scope(async {
-            let mut stall = Stall::new(Some(10 * SECOND));
+            let mut stall = WriteStall::new(Some(10 * SECOND));
             let begun = Instant::now();
             begin(Some(begun + 12 * SECOND));
             let early = tokio::time::timeout(8 * SECOND, blocked(&mut stall));
             assert!(early.await.is_err());
-            stall.over();
-            assert_eq!(blocked(&mut stall).await, Cut::Deadline);
+            stall.reset();
+            assert_eq!(blocked(&mut stall).await, CutReason::Deadline);
             assert_eq!(begun.elapsed(), 12 * SECOND);
-            assert_eq!(end(), Some(Cut::Deadline));
+            assert_eq!(end(), Some(CutReason::Deadline));
             // It is not one of the next.
             begin(None);
-            stall.over();
-            assert_eq!(blocked(&mut stall).await, Cut::Idle);
+            stall.reset();
+            assert_eq!(blocked(&mut stall).await, CutReason::Idle);
             assert_eq!(begun.elapsed(), 22 * SECOND);
         })
         .await;

@@ -20,12 +20,12 @@ pub const REFUSED: HeaderName = HeaderName::from_static("weft-refused");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// A request ends here: with an answer that is no error, or with a failure.
-pub enum Stop {
-    Answer(Box<Response>),
+pub enum ShortCircuit {
+    Response(Box<Response>),
     Failure(Failure),
 }
 
-impl From<Failure> for Stop {
+impl From<Failure> for ShortCircuit {
     fn from(failure: Failure) -> Self {
         Self::Failure(failure)
     }
@@ -77,7 +77,7 @@ pub enum Failure {
         field: &'static str,
     },
     #[error("{endpoint} changes the protocol of its connection, which nobody asked for")]
-    Unasked { endpoint: std::net::SocketAddr },
+    UnexpectedUpgrade { endpoint: std::net::SocketAddr },
     #[error("overloaded: {0}")]
     Overloaded(&'static str),
     #[error("the request's body did not go on")]
@@ -103,7 +103,7 @@ impl Failure {
             Self::Gone(_) | Self::NoEndpoints(_) | Self::Unreachable { .. } | Self::Refused(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Broken { .. } | Self::Malformed { .. } | Self::Unasked { .. } => {
+            Self::Broken { .. } | Self::Malformed { .. } | Self::UnexpectedUpgrade { .. } => {
                 StatusCode::BAD_GATEWAY
             }
             Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -131,13 +131,13 @@ impl Failure {
             | Self::Overloaded(_)
             | Self::Broken { .. }
             | Self::Malformed { .. }
-            | Self::Unasked { .. } => "14",
+            | Self::UnexpectedUpgrade { .. } => "14",
             Self::BodyIdle | Self::RequestTimeout(_) | Self::BackendTimeout(_) => "4",
         }
     }
 
     /// The application never saw the request.
-    pub fn never_arrived(&self) -> bool {
+    pub fn never_reached_app(&self) -> bool {
         matches!(
             self,
             Self::Unreachable { .. } | Self::Refused(_) | Self::Overloaded(_)
@@ -146,7 +146,7 @@ impl Failure {
 
     /// The response to a request; trailers-only where it spoke gRPC. `to_proxy`: the client is a proxy of the mesh.
     pub fn response(&self, grpc: bool, version: Version, to_proxy: bool) -> Response {
-        let words = plain(&self.to_string());
+        let words = header_text(&self.to_string());
         let mut response = Response::new(Body::empty());
         *response.version_mut() = version;
         let headers = response.headers_mut();
@@ -157,7 +157,7 @@ impl Failure {
             headers.insert(GRPC_MESSAGE, words.clone());
         }
         headers.insert(ERROR, words);
-        if to_proxy && self.never_arrived() {
+        if to_proxy && self.never_reached_app() {
             headers.insert(REFUSED, HeaderValue::from_static("1"));
         }
         if !grpc {
@@ -171,18 +171,18 @@ impl Failure {
 /// has it.
 pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
     let status = match error {
-        BodyError::Timeout | BodyError::Idle | BodyError::NotTaken => "4",
-        BodyError::Incoming(error) => match reset(error) {
+        BodyError::Timeout | BodyError::Idle | BodyError::ClientStalled => "4",
+        BodyError::Incoming(error) => match reset_reason(error) {
             Some(h2::Reason::CANCEL) => "1",
             Some(h2::Reason::INADEQUATE_SECURITY) => "7",
             Some(h2::Reason::ENHANCE_YOUR_CALM) => "8",
             Some(h2::Reason::REFUSED_STREAM) | None => "14",
             Some(_) => "13",
         },
-        BodyError::Superseded(_) | BodyError::NotCopied => "14",
+        BodyError::Superseded(_) | BodyError::TeeLagged => "14",
     };
     let mut trailers = HeaderMap::with_capacity(2);
-    let words = plain(&format!("the answer broke off: {error}"));
+    let words = header_text(&format!("the answer broke off: {error}"));
     trailers.insert("grpc-status", HeaderValue::from_static(status));
     trailers.insert("grpc-message", words);
     trailers
@@ -190,7 +190,7 @@ pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
 
 /// Takes the words that a proxy put into a response out of it, for a client outside the mesh: they name pods, addresses and
 /// Services. Log and metrics keep them. What an application said itself stays.
-pub fn conceal(headers: &mut HeaderMap) {
+pub fn redact(headers: &mut HeaderMap) {
     if headers.remove(ERROR).is_some() && headers.contains_key(GRPC_MESSAGE) {
         headers.insert(
             GRPC_MESSAGE,
@@ -200,13 +200,13 @@ pub fn conceal(headers: &mut HeaderMap) {
 }
 
 /// The reason of a stream's reset; `None` where the connection ended.
-fn reset(error: &hyper::Error) -> Option<h2::Reason> {
-    let cause = of_http2(error)?;
+fn reset_reason(error: &hyper::Error) -> Option<h2::Reason> {
+    let cause = http2_cause(error)?;
     cause.reason().filter(|_| cause.is_reset())
 }
 
 /// What HTTP/2 says of the cause.
-pub fn of_http2(error: &hyper::Error) -> Option<&h2::Error> {
+pub fn http2_cause(error: &hyper::Error) -> Option<&h2::Error> {
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(cause) = cause.downcast_ref::<h2::Error>() {
@@ -218,7 +218,7 @@ pub fn of_http2(error: &hyper::Error) -> Option<&h2::Error> {
 }
 
 /// As a header value: printable ASCII, without `%`, so that gRPC needs no escapes.
-fn plain(words: &str) -> HeaderValue {
+fn header_text(words: &str) -> HeaderValue {
     let text: String = words
         .chars()
         .map(|c| match c {

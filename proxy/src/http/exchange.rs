@@ -9,7 +9,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use weft_ir::Identity;
 
-use super::bodies::{BodyError, Spare, grpc_status};
+use super::bodies::{BodyError, ReplayBuffer, grpc_status};
 use super::errors::{ERROR, Failure, is_grpc};
 use crate::listen::Context;
 use crate::listen::clients::Client;
@@ -22,7 +22,7 @@ use crate::upstream::Endpoint;
 const CLIENT_GONE: u16 = 499;
 
 /// Who the requests of a connection come from.
-pub struct Caller {
+pub struct Downstream {
     pub context: Arc<Context>,
     pub direction: Direction,
     pub address: SocketAddr,
@@ -34,21 +34,21 @@ pub struct Caller {
     pub client: Option<Arc<Client>>,
 }
 
-impl Caller {
+impl Downstream {
     /// Errors when the request that came last is one too many.
     pub fn admit(&self) -> Result<(), Failure> {
-        let shed = self.context.overload.request();
+        let shed = self.context.overload.check_request();
         shed.map_or(Ok(()), |why| Err(Failure::Overloaded(why)))
     }
 
-    /// Whether the answer to any request of the connection has not ended; asked by the one who serves it.
-    pub fn busy(self: &Arc<Self>) -> bool {
-        // Each exchange holds the caller, and so does the connection.
+    /// Whether a response on the connection is still being sent; asked by the task that serves the connection.
+    pub fn is_busy(self: &Arc<Self>) -> bool {
+        // Each exchange holds the downstream, and so does the connection.
         Arc::strong_count(self) > 1
     }
 
     /// Logs what came in the place of a request: hyper has answered it, and ends the connection.
-    pub fn unreadable(&self, error: &hyper::Error) {
+    pub fn log_malformed(&self, error: &hyper::Error) {
         let code = match error.is_parse_too_large() {
             true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             false => StatusCode::BAD_REQUEST,
@@ -73,13 +73,13 @@ impl Caller {
 
 /// Tells metrics and log when it is dropped.
 pub struct Exchange {
-    caller: Arc<Caller>,
+    downstream: Arc<Downstream>,
     started: Instant,
     protocol: RequestProtocol,
     version: Version,
-    asked: Option<Asked>,
+    logged: Option<LoggedHead>,
     pub metrics: Arc<RequestMetrics>,
-    pub spare: Option<Spare>,
+    pub replay_buffer: Option<ReplayBuffer>,
     endpoint: Option<Arc<Endpoint>>,
     status: Option<StatusCode>,
     grpc: Option<i32>,
@@ -88,7 +88,7 @@ pub struct Exchange {
 }
 
 /// What the access log says of a request's head.
-struct Asked {
+struct LoggedHead {
     method: Method,
     uri: Uri,
     host: Option<HeaderValue>,
@@ -98,7 +98,7 @@ struct Asked {
 
 impl Exchange {
     pub fn begin<B>(
-        caller: &Arc<Caller>,
+        downstream: &Arc<Downstream>,
         request: &http::Request<B>,
         metrics: &Arc<RequestMetrics>,
     ) -> Self {
@@ -108,24 +108,24 @@ impl Exchange {
             Version::HTTP_2 => RequestProtocol::Http2,
             _ => RequestProtocol::Http1,
         };
-        let asked = caller.context.logs_requests.then(|| Asked {
+        let logged = downstream.context.logs_requests.then(|| LoggedHead {
             method: request.method().clone(),
             uri: request.uri().clone(),
             host: request.headers().get(HOST).cloned(),
             listener: None,
         });
-        caller.context.overload.begin();
-        if let Some(client) = &caller.client {
+        downstream.context.overload.request_started();
+        if let Some(client) = &downstream.client {
             client.begin();
         }
         Self {
-            caller: caller.clone(),
+            downstream: downstream.clone(),
             started: Instant::now(),
             protocol,
             version,
-            asked,
+            logged,
             metrics: metrics.clone(),
-            spare: None,
+            replay_buffer: None,
             endpoint: None,
             status: None,
             grpc: None,
@@ -147,30 +147,30 @@ impl Exchange {
     }
 
     /// The listener that the request came through, for the log.
-    pub fn through(&mut self, listener: &Arc<str>) {
-        if let Some(asked) = &mut self.asked {
-            asked.listener = Some(listener.clone());
+    pub fn set_listener(&mut self, listener: &Arc<str>) {
+        if let Some(logged) = &mut self.logged {
+            logged.listener = Some(listener.clone());
         }
     }
 
     /// Whether the client is outside the mesh, and comes by a gateway.
-    pub fn is_of_gateway(&self) -> bool {
-        self.caller.direction == Direction::Gateway
+    pub fn is_from_gateway(&self) -> bool {
+        self.downstream.direction == Direction::Gateway
     }
 
     /// The endpoint that was tried last.
-    pub fn tried(&mut self, endpoint: &Arc<Endpoint>) {
+    pub fn set_endpoint(&mut self, endpoint: &Arc<Endpoint>) {
         self.endpoint = Some(endpoint.clone());
     }
 
     /// The request is sent once more.
-    pub fn repeated(&self) {
-        self.caller.context.metrics.retries.inc();
+    pub fn count_retry(&self) {
+        self.downstream.context.metrics.retries.inc();
     }
 
     /// Resolves when the process ends.
     pub async fn draining(&self) {
-        self.caller.closing.draining().await;
+        self.downstream.closing.draining().await;
     }
 
     pub fn failed(&mut self, failure: &Failure) {
@@ -178,7 +178,7 @@ impl Exchange {
     }
 
     /// The head of the response, as the client gets it.
-    pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+    pub fn response_started(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = Some(status);
         if self.is_grpc() {
             self.grpc = grpc_status(headers);
@@ -191,7 +191,7 @@ impl Exchange {
         }
     }
 
-    pub fn sent(&mut self, bytes: usize) {
+    pub fn bytes_sent(&mut self, bytes: usize) {
         self.sent += bytes as u64;
     }
 
@@ -201,7 +201,7 @@ impl Exchange {
         }
     }
 
-    pub fn broke(&mut self, error: &BodyError) {
+    pub fn aborted(&mut self, error: &BodyError) {
         self.error = Some(format!("the answer broke off: {error}"));
     }
 
@@ -215,9 +215,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.caller.context.overload.end();
+        self.downstream.context.overload.request_ended();
         let now = Instant::now();
-        if let Some(client) = &self.caller.client {
+        if let Some(client) = &self.downstream.client {
             client.end(now);
         }
         let duration = now.saturating_duration_since(self.started);
@@ -227,7 +227,7 @@ impl Drop for Exchange {
         });
         self.metrics
             .record(self.protocol, status, self.grpc, duration);
-        let access = &self.caller.context.access;
+        let access = &self.downstream.context.access;
         if access.wants(status, self.grpc, self.error.is_some()) {
             self.log(status, duration);
         }
@@ -236,29 +236,32 @@ impl Drop for Exchange {
 
 impl Exchange {
     fn log(&self, status: StatusCode, duration: Duration) {
-        let Some(asked) = &self.asked else { return };
-        let authority = match &asked.host {
+        let Some(logged) = &self.logged else { return };
+        let authority = match &logged.host {
             Some(host) => host.to_str().ok(),
-            None => asked.uri.authority().map(Authority::as_str),
+            None => logged.uri.authority().map(Authority::as_str),
         };
-        let own = &*self.caller.context.identity;
+        let own = &*self.downstream.context.identity;
         let expected = || self.endpoint.as_ref()?.identity.as_deref();
-        self.caller.context.access.write(&Record {
-            client: Some(self.caller.address),
-            client_id: self.caller.identity.as_deref(),
-            server_id: match self.caller.direction {
+        self.downstream.context.access.write(&Record {
+            client: Some(self.downstream.address),
+            client_id: self.downstream.identity.as_deref(),
+            server_id: match self.downstream.direction {
                 Direction::Inbound => Some(own),
                 Direction::Outbound | Direction::Gateway => expected(),
             },
-            listener: asked.listener.as_deref(),
-            method: asked.method.as_str(),
+            listener: logged.listener.as_deref(),
+            method: logged.method.as_str(),
             authority,
-            path: asked.uri.path(),
+            path: logged.uri.path(),
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.address),
             grpc_status: self.grpc,
             error: self.error.as_deref(),
             duration,
-            bytes_in: self.spare.as_ref().map_or(0, Spare::read),
+            bytes_in: self
+                .replay_buffer
+                .as_ref()
+                .map_or(0, ReplayBuffer::bytes_read),
             bytes_out: self.sent,
             ..Record::of(&self.metrics, self.protocol, status)
         });

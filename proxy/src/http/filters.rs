@@ -8,12 +8,12 @@ use http::uri::{PathAndQuery, Uri};
 use weft_ir::{Filter, HeaderEdit, PathEdit, PathMatch, Redirect, Rewrite};
 
 use super::bodies::{Body, Response};
-use super::cors::{self, Verdict};
-use super::errors::{Failure, Stop};
+use super::cors::{self, CorsDecision};
+use super::errors::{Failure, ShortCircuit};
 
 /// What filters need to know beside the request itself.
 #[derive(Clone, Copy)]
-pub struct Context<'a> {
+pub struct FilterContext<'a> {
     /// The condition on the path that took the request.
     pub matched: Option<&'a PathMatch>,
     /// The scheme and the port that the request came to.
@@ -26,20 +26,22 @@ pub struct Context<'a> {
 pub fn on_request(
     filters: &[Filter],
     request: &mut http::request::Parts,
-    context: Context<'_>,
+    context: FilterContext<'_>,
     added: &mut Option<Box<HeaderMap>>,
-) -> Result<(), Stop> {
+) -> Result<(), ShortCircuit> {
     for filter in filters {
         match filter {
             Filter::RequestHeaders(edit) => edit_headers(edit, &mut request.headers),
             Filter::Rewrite(rewrite) => apply_rewrite(rewrite, request, context)?,
             Filter::Redirect(redirect) => {
                 let answer = answer_redirect(redirect, request, context)?;
-                return Err(Stop::Answer(Box::new(answer)));
+                return Err(ShortCircuit::Response(Box::new(answer)));
             }
-            Filter::Cors(of) => match cors::judge(of, request) {
-                Verdict::Add(headers) => *added = Some(headers),
-                Verdict::Answer(answer) => return Err(Stop::Answer(Box::new(answer))),
+            Filter::Cors(of) => match cors::evaluate(of, request) {
+                CorsDecision::AddHeaders(headers) => *added = Some(headers),
+                CorsDecision::Respond(answer) => {
+                    return Err(ShortCircuit::Response(Box::new(answer)));
+                }
             },
             // Mirrors are drawn after the filters, and get what these made of the request.
             Filter::ResponseHeaders(_) | Filter::Mirror(_) => {}
@@ -71,7 +73,7 @@ fn edit_headers(edit: &HeaderEdit, headers: &mut HeaderMap) {
 fn apply_rewrite(
     rewrite: &Rewrite,
     request: &mut http::request::Parts,
-    context: Context<'_>,
+    context: FilterContext<'_>,
 ) -> Result<(), Failure> {
     if let Some(host) = &rewrite.host {
         request.headers.insert(HOST, host.clone());
@@ -90,7 +92,7 @@ fn apply_rewrite(
 fn answer_redirect(
     redirect: &Redirect,
     request: &http::request::Parts,
-    context: Context<'_>,
+    context: FilterContext<'_>,
 ) -> Result<Response, Failure> {
     let own = own_authority(request).unwrap_or_default();
     let host = redirect
@@ -172,8 +174,8 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn at<'a>(matched: Option<&'a PathMatch>) -> Context<'a> {
-        Context {
+    fn at<'a>(matched: Option<&'a PathMatch>) -> FilterContext<'a> {
+        FilterContext {
             matched,
             scheme: "http",
             port: 8080,
@@ -261,7 +263,7 @@ mod tests {
                 at(None),
                 &mut None,
             );
-            let Err(Stop::Answer(answer)) = stop else {
+            let Err(ShortCircuit::Response(answer)) = stop else {
                 panic!("no redirect")
             };
             assert_eq!(answer.status(), 302);

@@ -10,13 +10,13 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use weft_ir::{Filter, RouteId};
 
-use super::bodies::{Body, Response, Spare, Tail};
-use super::errors::{Failure, Stop, conceal};
-use super::exchange::{Caller, Exchange};
-use super::mirror::Copies;
-use super::routes::{Config, Source, Taken, To};
-use super::serve::Handle;
-use super::tries::{self, Limits};
+use super::bodies::{Body, ReplayBuffer, RequestState, Response};
+use super::errors::{Failure, ShortCircuit, redact};
+use super::exchange::{Downstream, Exchange};
+use super::mirror::MirroredRequests;
+use super::retry::{self, RoutePolicy};
+use super::routes::{MatchedRoute, RouteConfig, RouteSource, Target};
+use super::serve::Handler;
 use super::{cors, filters, headers, upgrade};
 use crate::balance;
 use crate::config::resolved::{ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRule};
@@ -25,114 +25,126 @@ use crate::upstream::{Cluster, Endpoint, UpstreamRequest, UpstreamResponse};
 
 /// One connection whose requests are routed.
 pub struct Outbound {
-    pub caller: Arc<Caller>,
-    pub source: Source,
+    pub downstream: Arc<Downstream>,
+    pub source: RouteSource,
 }
 
-impl Handle for Outbound {
+impl Handler for Outbound {
     async fn handle(self: Arc<Self>, request: http::Request<Incoming>) -> Response {
         let config = self.source.load();
-        let metrics = self.caller.context.metrics.outbound_pod.clone();
-        let exchange = Exchange::begin(&self.caller, &request, &metrics);
-        let mut tail = Tail::new(exchange);
+        let metrics = self.downstream.context.metrics.outbound_pod.clone();
+        let exchange = Exchange::begin(&self.downstream, &request, &metrics);
+        let mut state = RequestState::new(exchange);
         let mut filters = ResponseFilters::default();
-        let sent = self.forward(&config, request, &mut filters, &mut tail);
+        let sent = self.forward(&config, request, &mut filters, &mut state);
         let mut response = match sent.await {
             Ok(response) => response,
-            Err(Stop::Answer(response)) => *response,
-            Err(Stop::Failure(failure)) => tail.exchange.respond(&failure, false),
+            Err(ShortCircuit::Response(response)) => *response,
+            Err(ShortCircuit::Failure(failure)) => state.exchange.respond(&failure, false),
         };
         filters.apply(response.headers_mut());
-        tail.attach(response)
+        state.attach(response)
     }
 
-    fn busy(&self) -> bool {
-        self.caller.busy()
+    fn is_busy(&self) -> bool {
+        self.downstream.is_busy()
     }
 
     fn evicted(&self) -> Option<&CancellationToken> {
-        let client = self.caller.client.as_deref();
+        let client = self.downstream.client.as_deref();
         client.map(Client::evicted)
     }
 
-    fn unreadable(&self, error: &hyper::Error) {
-        self.caller.unreadable(error);
+    fn malformed_request(&self, error: &hyper::Error) {
+        self.downstream.log_malformed(error);
     }
 
-    fn closed(&self, reason: &'static str) {
-        let caller = &self.caller;
-        let listener = caller.direction.as_str();
-        caller.context.metrics.protocol_error(listener, reason);
+    fn count_protocol_error(&self, reason: &'static str) {
+        let downstream = &self.downstream;
+        let listener = downstream.direction.as_str();
+        downstream.context.metrics.protocol_error(listener, reason);
     }
 }
 
 impl Outbound {
     async fn forward<'a>(
         &self,
-        config: &'a Config,
+        config: &'a RouteConfig,
         request: http::Request<Incoming>,
         filters: &mut ResponseFilters<'a>,
-        tail: &mut Tail,
-    ) -> Result<Response, Stop> {
-        self.caller.admit()?;
+        state: &mut RequestState,
+    ) -> Result<Response, ShortCircuit> {
+        self.downstream.admit()?;
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
-        self.source.announce(&mut head, &self.caller);
-        let way = self.way(config, &mut head, filters, tail)?;
-        let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
+        self.source
+            .set_forwarded_headers(&mut head, &self.downstream);
+        let decision = self.decide_route(config, &mut head, filters, state)?;
+        let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
         let address = self.source.address();
-        let context = &self.caller.context;
+        let context = &self.downstream.context;
         let mut request =
             UpstreamRequest::new(head, body, upgrade, address, &context.overload.replay);
-        request.client = Some(self.caller.address.ip());
-        if tail.exchange.is_of_gateway() {
-            request.spare.limit_idle(context.body_idle);
+        request.client = Some(self.downstream.address.ip());
+        if state.exchange.is_from_gateway() {
+            request.replay_buffer.set_idle_timeout(context.body_idle);
         }
         // Mirrors get no request that changes its connection, which the answer tells. With a body, they cannot wait for it.
-        if !(upgrade && request.spare.is_none()) {
-            std::mem::take(&mut tail.copies).send(&request.spare, address, &self.caller.context);
+        if !(upgrade && request.replay_buffer.is_none()) {
+            std::mem::take(&mut state.mirrored).send(
+                &request.replay_buffer,
+                address,
+                &self.downstream.context,
+            );
         }
-        tail.exchange.spare = Some(request.spare.clone());
-        let sent = match way.limits {
+        state.exchange.replay_buffer = Some(request.replay_buffer.clone());
+        let sent = match decision.policy {
             None => {
-                let seen = |endpoint: &Arc<Endpoint>| tail.exchange.tried(endpoint);
-                way.cluster.send(request, seen).await
+                let seen = |endpoint: &Arc<Endpoint>| state.exchange.set_endpoint(endpoint);
+                decision.cluster.send(request, seen).await
             }
-            // In a box: a request without limits carries no room for it.
-            Some(limits) => {
-                let in_force = |route: &RouteId| self.source.repeats_for(config, route);
-                Box::pin(tries::send(way.cluster, request, limits, in_force, tail)).await
+            // Boxed, so that the futures of requests without a policy stay small.
+            Some(policy) => {
+                let in_force = |route: &RouteId| self.source.retries_route(config, route);
+                Box::pin(retry::send(
+                    decision.cluster,
+                    request,
+                    policy,
+                    in_force,
+                    state,
+                ))
+                .await
             }
         };
-        let copies = std::mem::take(&mut tail.copies);
+        let mirrored = std::mem::take(&mut state.mirrored);
         if !is_switching(&sent) {
-            copies.send(&Spare::none(), address, &self.caller.context);
+            mirrored.send(&ReplayBuffer::none(), address, &self.downstream.context);
         }
         let upstream = sent?;
-        upgrade::expected(&upstream, upgrade)?;
-        let mut response = receive(upstream, false, tail)?;
-        upgrade::finish(&mut response, on_upgrade, &self.caller);
+        upgrade::check(&upstream, upgrade)?;
+        let mut response = receive(upstream, false, state)?;
+        upgrade::finish(&mut response, on_upgrade, &self.downstream);
         Ok(response)
     }
 }
 
 /// Where a request goes.
-struct Way<'a> {
+struct RouteDecision<'a> {
     cluster: &'a Arc<Cluster>,
-    limits: Option<Limits<'a>>,
+    policy: Option<RoutePolicy<'a>>,
 }
 
 /// The filters whose changes the response gets, whoever makes it: the upstream, a redirect, or the proxy for a failure.
 #[derive(Default)]
 struct ResponseFilters<'a> {
     /// In the order in which they met the request.
-    met: [&'a [Filter]; 4],
+    applied: [&'a [Filter]; 4],
     len: usize,
 }
 
 impl<'a> ResponseFilters<'a> {
     fn push(&mut self, filters: &'a [Filter]) {
-        if let Some(place) = self.met.get_mut(self.len) {
+        if let Some(place) = self.applied.get_mut(self.len) {
             *place = filters;
             self.len += 1;
         }
@@ -140,7 +152,7 @@ impl<'a> ResponseFilters<'a> {
 
     /// In reverse: those of a backend before those of its rule, a Service's before a gateway's.
     fn apply(&self, headers: &mut HeaderMap) {
-        for filters in self.met.iter().rev() {
+        for filters in self.applied.iter().rev() {
             filters::on_response(filters, headers);
         }
     }
@@ -149,57 +161,60 @@ impl<'a> ResponseFilters<'a> {
 impl Outbound {
     /// Where the request goes, changed by the filters on the way there. Rules are applied once, or, where a gateway's
     /// choose a Service that wants its own applied, twice.
-    fn way<'a>(
+    fn decide_route<'a>(
         &self,
-        config: &'a Config,
+        config: &'a RouteConfig,
         head: &mut Parts,
         filters: &mut ResponseFilters<'a>,
-        tail: &mut Tail,
-    ) -> Result<Way<'a>, Stop> {
-        let taken = self.source.route(config, head, tail)?;
-        let version = self.source.version(head.version, tail.exchange.is_grpc());
+        state: &mut RequestState,
+    ) -> Result<RouteDecision<'a>, ShortCircuit> {
+        let matched_route = self.source.route(config, head, state)?;
+        let version = self.source.version(head.version, state.exchange.is_grpc());
         headers::set_version(head, version);
-        let chosen = self.choose(&taken, head, filters, tail)?;
+        let chosen = self.choose(&matched_route, head, filters, state)?;
         let Some(service) = chosen.service else {
-            return Ok(Way {
+            return Ok(RouteDecision {
                 cluster: chosen.cluster,
-                limits: taken.limits,
+                policy: matched_route.policy,
             });
         };
-        let own = service.route(head, tail)?;
-        let last = self.choose(&own, head, filters, tail)?;
-        Ok(Way {
+        let own = service.route(head, state)?;
+        let last = self.choose(&own, head, filters, state)?;
+        Ok(RouteDecision {
             cluster: last.cluster,
-            limits: Limits::both(taken.limits, own.limits),
+            policy: RoutePolicy::merge(matched_route.policy, own.policy),
         })
     }
 
     /// Applies a rule: its filters, then those of the backend that it chooses.
     fn choose<'a>(
         &self,
-        taken: &Taken<'a>,
+        matched_route: &MatchedRoute<'a>,
         head: &mut Parts,
         on_response: &mut ResponseFilters<'a>,
-        tail: &mut Tail,
-    ) -> Result<Chosen<'a>, Stop> {
-        let context = filters::Context {
-            matched: taken.path,
+        state: &mut RequestState,
+    ) -> Result<ChosenBackend<'a>, ShortCircuit> {
+        let context = filters::FilterContext {
+            matched: matched_route.path,
             scheme: self.source.scheme(),
             port: self.source.port(),
         };
-        on_response.push(taken.filters);
-        filters::on_request(taken.filters, head, context, &mut tail.added)?;
-        tail.copies
-            .draw(taken.mirrors(), head, &self.caller.context);
-        let chosen = taken.backend(tail)?;
+        on_response.push(matched_route.filters);
+        filters::on_request(matched_route.filters, head, context, &mut state.added)?;
+        state
+            .mirrored
+            .sample(matched_route.mirrors(), head, &self.downstream.context);
+        let chosen = matched_route.backend(state)?;
         on_response.push(chosen.filters);
-        filters::on_request(chosen.filters, head, context, &mut tail.added)?;
-        tail.copies.draw(chosen.mirrors, head, &self.caller.context);
+        filters::on_request(chosen.filters, head, context, &mut state.added)?;
+        state
+            .mirrored
+            .sample(chosen.mirrors, head, &self.downstream.context);
         Ok(chosen)
     }
 }
 
-struct Chosen<'a> {
+struct ChosenBackend<'a> {
     cluster: &'a Arc<Cluster>,
     filters: &'a [Filter],
     mirrors: &'a [ResolvedMirror],
@@ -207,24 +222,24 @@ struct Chosen<'a> {
     service: Option<&'a ComposedService>,
 }
 
-impl<'a> Taken<'a> {
+impl<'a> MatchedRoute<'a> {
     /// A backend by weight; its metrics from here on.
-    fn backend(&self, tail: &mut Tail) -> Result<Chosen<'a>, Failure> {
-        let rule = match self.to {
-            To::Pod(cluster) => {
-                return Ok(Chosen {
+    fn backend(&self, state: &mut RequestState) -> Result<ChosenBackend<'a>, Failure> {
+        let rule = match self.target {
+            Target::Pod(cluster) => {
+                return Ok(ChosenBackend {
                     cluster,
                     filters: &[],
                     mirrors: &[],
                     service: None,
                 });
             }
-            To::Rule(rule) => rule,
+            Target::Rule(rule) => rule,
         };
-        let backend = pick(rule).ok_or(Failure::NoBackends)?;
-        tail.exchange.metrics = backend.metrics.clone();
+        let backend = pick_backend(rule).ok_or(Failure::NoBackends)?;
+        state.exchange.metrics = backend.metrics.clone();
         match &backend.target {
-            Ok(cluster) => Ok(Chosen {
+            Ok(cluster) => Ok(ChosenBackend {
                 cluster,
                 filters: &backend.filters,
                 mirrors: &backend.mirrors,
@@ -236,7 +251,7 @@ impl<'a> Taken<'a> {
 }
 
 /// A backend of the rule, by weight.
-pub fn pick(rule: &ResolvedRule) -> Option<&ResolvedBackend> {
+pub fn pick_backend(rule: &ResolvedRule) -> Option<&ResolvedBackend> {
     if let [only] = &rule.backends[..] {
         return (only.weight > 0).then_some(only);
     }
@@ -255,7 +270,7 @@ fn is_switching(sent: &Result<UpstreamResponse, Failure>) -> bool {
 pub fn receive(
     upstream: UpstreamResponse,
     from_app: bool,
-    tail: &mut Tail,
+    state: &mut RequestState,
 ) -> Result<Response, Failure> {
     let UpstreamResponse { response, lease } = upstream;
     let (mut head, incoming) = response.into_parts();
@@ -268,10 +283,10 @@ pub fn receive(
         &mut head.headers,
         head.status == StatusCode::SWITCHING_PROTOCOLS,
     );
-    if let Some(spare) = &tail.exchange.spare {
-        spare.answered();
+    if let Some(replay_buffer) = &state.exchange.replay_buffer {
+        replay_buffer.response_started();
     }
-    tail.lease = Some(lease);
+    state.lease = Some(lease);
     Ok(Response::from_parts(head, Body::response(incoming)))
 }
 
@@ -283,30 +298,30 @@ impl Exchange {
     }
 }
 
-impl Tail {
+impl RequestState {
     pub fn new(exchange: Exchange) -> Box<Self> {
         Box::new(Self {
             exchange,
             lease: None,
             deadline: None,
             added: None,
-            copies: Copies::default(),
+            mirrored: MirroredRequests::default(),
         })
     }
 
     /// Ends with the response's body.
     pub fn attach(mut self: Box<Self>, response: Response) -> Response {
         self.exchange
-            .answered(response.status(), response.headers());
+            .response_started(response.status(), response.headers());
         let (mut head, body) = response.into_parts();
         head.version = self.exchange.version();
-        if self.exchange.is_of_gateway() {
-            conceal(&mut head.headers);
+        if self.exchange.is_from_gateway() {
+            redact(&mut head.headers);
         }
         if let Some(added) = &self.added {
             cors::apply(added, &mut head.headers);
         }
-        Response::from_parts(head, body.with_tail(self))
+        Response::from_parts(head, body.with_state(self))
     }
 }
 

@@ -171,10 +171,10 @@ impl Origin {
         let Some(first) = hops.first() else {
             return own(connection.scheme());
         };
-        let told = |name| entry(headers, name, hops.len());
-        let proto = told(PROTO).and_then(known_scheme).or(first.proto);
-        let port = told(PORT).and_then(|port| port.parse().ok());
-        let host = told(FORWARDED_HOST).filter(|host| !host.is_empty());
+        let hop_entry = |name| entry(headers, name, hops.len());
+        let proto = hop_entry(PROTO).and_then(known_scheme).or(first.proto);
+        let port = hop_entry(PORT).and_then(|port| port.parse().ok());
+        let host = hop_entry(FORWARDED_HOST).filter(|host| !host.is_empty());
         let host = host.map(str::to_owned).or_else(|| first.host.clone());
         let own = own(proto.unwrap_or(connection.scheme()));
         Self {
@@ -221,7 +221,7 @@ fn believed_hops(headers: &HeaderMap, trust: &ForwardedTrust, peer: IpAddr) -> V
     let hops = usize::try_from(trust.hops).unwrap_or(usize::MAX);
     let mut elements: Vec<Element> = if trust.header == ForwardedHeader::XForwardedFor {
         let of = |text| Element {
-            address: node(text),
+            address: parse_node(text),
             ..Element::default()
         };
         entries(headers, &FOR).into_iter().map(of).collect()
@@ -255,7 +255,7 @@ fn strip(headers: &mut HeaderMap) {
 }
 
 /// An address with or without a port; IPv6 with or without brackets (RFC 7239, 6).
-fn node(text: &str) -> Option<IpAddr> {
+fn parse_node(text: &str) -> Option<IpAddr> {
     let bare = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'));
@@ -273,7 +273,7 @@ fn read_element(text: &str) -> Element {
         };
         let value = unquoted(value);
         match name.to_ascii_lowercase().as_str() {
-            "for" => element.address = node(&value),
+            "for" => element.address = parse_node(&value),
             "proto" => element.proto = known_scheme(&value),
             "host" => element.host = Some(value).filter(|host| !host.is_empty()),
             _ => {}

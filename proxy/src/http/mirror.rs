@@ -1,4 +1,4 @@
-//! Copies of requests for mirrors: sent beside the request itself, which never waits for them and never fails by them.
+//! Mirrored requests: sent beside the request itself, which neither waits for them nor fails with them.
 //!
 //! Source: Gateway API v1.6.3, `HTTPRequestMirrorFilter`. The specification leaves the Host as it is. A copy is what the
 //! filters of the rule (of the backend, for a mirror of the backend) made of the request. Its body follows that of the
@@ -12,65 +12,65 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::bodies::Spare;
+use super::bodies::ReplayBuffer;
 use super::headers;
 use crate::config::resolved::ResolvedMirror;
 use crate::listen::Context;
 use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
 
-/// Copies under way at one time, of a whole proxy; what is beyond is not mirrored.
-const MAX_COPIES: usize = 256;
+/// Mirrored requests in flight in the whole proxy; requests beyond this are not mirrored.
+const MAX_MIRRORED: usize = 256;
 /// Time for a copy, from its start to the end of its answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MIRROR_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer that are read so that its connection can be used again.
-const MAX_ANSWER: usize = 64 << 10;
+const MAX_DRAINED_BODY: usize = 64 << 10;
 
-/// Places for copies that are under way. The routes of one namespace have no more than are free after them: alone half of all,
-/// and there are always some for others.
+/// Slots for mirrored requests in flight. The routes of one namespace may hold as many as are left free: half of all
+/// when they are alone, so that other namespaces always find some.
 #[derive(Default)]
-pub struct Places(Mutex<Taken>);
+pub struct MirrorSlots(Mutex<UsedSlots>);
 
 #[derive(Default)]
-struct Taken {
+struct UsedSlots {
     all: usize,
     by_namespace: HashMap<Arc<str>, usize>,
 }
 
-/// A copy's place, until it is dropped.
-struct Place {
-    of: Arc<Places>,
+/// The slot of one mirrored request, released on drop.
+struct MirrorSlot {
+    slots: Arc<MirrorSlots>,
     namespace: Arc<str>,
 }
 
-impl Places {
+impl MirrorSlots {
     /// `None`: the namespace has its share.
-    fn take(self: &Arc<Self>, namespace: &Arc<str>) -> Option<Place> {
-        let mut taken = self.taken();
-        let own = taken.by_namespace.get(namespace).copied().unwrap_or(0);
-        if own >= MAX_COPIES - taken.all {
+    fn reserve(self: &Arc<Self>, namespace: &Arc<str>) -> Option<MirrorSlot> {
+        let mut used = self.used();
+        let own = used.by_namespace.get(namespace).copied().unwrap_or(0);
+        if own >= MAX_MIRRORED - used.all {
             return None;
         }
-        taken.all += 1;
-        taken.by_namespace.insert(namespace.clone(), own + 1);
-        Some(Place {
-            of: self.clone(),
+        used.all += 1;
+        used.by_namespace.insert(namespace.clone(), own + 1);
+        Some(MirrorSlot {
+            slots: self.clone(),
             namespace: namespace.clone(),
         })
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
+    fn used(&self) -> MutexGuard<'_, UsedSlots> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
+impl Drop for MirrorSlot {
     fn drop(&mut self) {
-        let mut taken = self.of.taken();
-        taken.all -= 1;
-        if let Some(own) = taken.by_namespace.get_mut(&self.namespace) {
+        let mut used = self.slots.used();
+        used.all -= 1;
+        if let Some(own) = used.by_namespace.get_mut(&self.namespace) {
             *own -= 1;
             if *own == 0 {
-                taken.by_namespace.remove(&self.namespace);
+                used.by_namespace.remove(&self.namespace);
             }
         }
     }
@@ -78,17 +78,17 @@ impl Drop for Place {
 
 /// The copies of one request.
 #[derive(Default)]
-pub struct Copies(Vec<Copy>);
+pub struct MirroredRequests(Vec<MirroredRequest>);
 
-struct Copy {
+struct MirroredRequest {
     cluster: Arc<Cluster>,
     head: http::request::Parts,
-    place: Place,
+    slot: MirrorSlot,
 }
 
-impl Copies {
+impl MirroredRequests {
     /// Draws which of `mirrors` get a copy of the request as it is now.
-    pub fn draw(
+    pub fn sample(
         &mut self,
         mirrors: &[ResolvedMirror],
         head: &http::request::Parts,
@@ -98,33 +98,33 @@ impl Copies {
             if fastrand::u32(..mirror.denominator) >= mirror.numerator {
                 continue;
             }
-            let Some(place) = context.mirrors.take(&mirror.namespace) else {
+            let Some(slot) = context.mirrors.reserve(&mirror.namespace) else {
                 context.metrics.mirrored("dropped");
                 continue;
             };
-            let mut head = copy(head);
+            let mut head = clone_head(head);
             headers::drop_upgrade(&mut head.headers);
-            self.0.push(Copy {
+            self.0.push(MirroredRequest {
                 cluster: mirror.cluster.clone(),
                 head,
-                place,
+                slot,
             });
         }
     }
 
     /// Sends the copies; `body` is that of the request, none of which has been read.
-    pub fn send(self, body: &Spare, address: SocketAddr, context: &Arc<Context>) {
-        for Copy {
+    pub fn send(self, body: &ReplayBuffer, address: SocketAddr, context: &Arc<Context>) {
+        for MirroredRequest {
             cluster,
             head,
-            place,
+            slot,
         } in self.0
         {
-            let (body, spare) = body.copy();
+            let (body, replay_buffer) = body.tee();
             let request = UpstreamRequest {
                 head,
                 body,
-                spare,
+                replay_buffer,
                 upgrade: false,
                 address,
                 exclude: Vec::new(),
@@ -132,9 +132,9 @@ impl Copies {
             };
             let metrics = context.metrics.clone();
             tokio::spawn(async move {
-                let result = timeout(PATIENCE, exchange(&cluster, request)).await;
+                let result = timeout(MIRROR_TIMEOUT, exchange(&cluster, request)).await;
                 metrics.mirrored(result.unwrap_or("timeout"));
-                drop(place);
+                drop(slot);
             });
         }
     }
@@ -155,7 +155,7 @@ async fn drain(upstream: UpstreamResponse) -> &'static str {
     let UpstreamResponse { response, lease } = upstream;
     let mut body = response.into_body();
     let mut read = 0;
-    while read <= MAX_ANSWER {
+    while read <= MAX_DRAINED_BODY {
         match body.frame().await {
             Some(Ok(frame)) => read += frame.data_ref().map_or(0, |data| data.len()),
             Some(Err(_)) => return "failed",
@@ -169,7 +169,7 @@ async fn drain(upstream: UpstreamResponse) -> &'static str {
 }
 
 /// Without the extensions, which belong to the client's connection.
-pub fn copy(head: &http::request::Parts) -> http::request::Parts {
+pub fn clone_head(head: &http::request::Parts) -> http::request::Parts {
     let (mut copy, ()) = http::Request::new(()).into_parts();
     copy.method = head.method.clone();
     copy.uri = head.uri.clone();
@@ -184,21 +184,21 @@ mod tests {
 
     #[test]
     fn one_namespace_leaves_places_to_others() {
-        let places = Arc::<Places>::default();
+        let slots = Arc::<MirrorSlots>::default();
         let take = |namespace: &str| {
             let namespace = Arc::from(namespace);
-            std::iter::from_fn(|| places.take(&namespace)).collect::<Vec<_>>()
+            std::iter::from_fn(|| slots.reserve(&namespace)).collect::<Vec<_>>()
         };
         let first = take("first");
-        assert_eq!(first.len(), MAX_COPIES / 2);
+        assert_eq!(first.len(), MAX_MIRRORED / 2);
         let second = take("second");
-        assert_eq!(second.len(), MAX_COPIES / 4);
-        assert_eq!(take("third").len(), MAX_COPIES / 8);
+        assert_eq!(second.len(), MAX_MIRRORED / 4);
+        assert_eq!(take("third").len(), MAX_MIRRORED / 8);
         assert!(take("first").is_empty());
         drop(first);
         assert!(take("second").len() > 1);
         drop(second);
-        let taken = places.taken();
-        assert!(taken.all == 0 && taken.by_namespace.is_empty());
+        let used = slots.used();
+        assert!(used.all == 0 && used.by_namespace.is_empty());
     }
 }

@@ -1,7 +1,6 @@
 //! Requests on their way through the proxy.
 
 pub mod bodies;
-mod copied;
 pub mod cors;
 mod delivery;
 pub mod errors;
@@ -13,9 +12,10 @@ pub mod headers;
 pub mod mirror;
 mod path;
 mod resets;
+pub mod retry;
 pub mod routes;
 pub mod serve;
-pub mod tries;
+mod tee;
 mod unreadable;
 pub mod upgrade;
 mod watched;

@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 /// What is counted together.
 const PERIOD: Duration = Duration::from_secs(10);
 /// Requests in a period from which on half of them may not be reset.
-const MANY: u32 = 200;
+const MIN_REQUESTS: u32 = 200;
 
 /// The requests of one connection.
-pub(super) struct Resets {
-    born: Instant,
+pub(super) struct ResetTracker {
+    created: Instant,
     /// Milliseconds from then to the begin of the period.
     since: AtomicU64,
     begun: AtomicU32,
@@ -23,12 +23,12 @@ pub(super) struct Resets {
 }
 
 /// A request that was not answered when this is dropped was reset.
-pub(super) struct Unanswered(Option<Arc<Resets>>);
+pub(super) struct PendingRequest(Option<Arc<ResetTracker>>);
 
-impl Resets {
+impl ResetTracker {
     pub(super) fn new() -> Self {
         Self {
-            born: Instant::now(),
+            created: Instant::now(),
             since: AtomicU64::new(0),
             begun: AtomicU32::new(0),
             reset: AtomicU32::new(0),
@@ -36,15 +36,15 @@ impl Resets {
         }
     }
 
-    pub(super) fn begin(self: &Arc<Self>) -> Unanswered {
-        let now = self.born.elapsed().as_millis() as u64;
+    pub(super) fn begin(self: &Arc<Self>) -> PendingRequest {
+        let now = self.created.elapsed().as_millis() as u64;
         if now.saturating_sub(self.since.load(Relaxed)) > PERIOD.as_millis() as u64 {
             self.since.store(now, Relaxed);
             self.begun.store(0, Relaxed);
             self.reset.store(0, Relaxed);
         }
         self.begun.fetch_add(1, Relaxed);
-        Unanswered(Some(self.clone()))
+        PendingRequest(Some(self.clone()))
     }
 
     /// Is cancelled when the connection is to be closed for its resets.
@@ -55,19 +55,19 @@ impl Resets {
     fn reset(&self) {
         let reset = self.reset.fetch_add(1, Relaxed) + 1;
         let begun = self.begun.load(Relaxed);
-        if begun > MANY && reset > begun / 2 {
+        if begun > MIN_REQUESTS && reset > begun / 2 {
             self.too_many.cancel();
         }
     }
 }
 
-impl Unanswered {
-    pub(super) fn answered(mut self) {
+impl PendingRequest {
+    pub(super) fn responded(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Unanswered {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         if let Some(of) = self.0.take() {
             of.reset();
@@ -81,15 +81,15 @@ mod tests {
 
     #[test]
     fn half_of_many_is_too_many() {
-        let few = Arc::new(Resets::new());
-        (0..MANY).for_each(|_| drop(few.begin()));
+        let few = Arc::new(ResetTracker::new());
+        (0..MIN_REQUESTS).for_each(|_| drop(few.begin()));
         assert!(!few.too_many.is_cancelled());
         drop(few.begin());
         assert!(few.too_many.is_cancelled());
 
-        let fair = Arc::new(Resets::new());
+        let fair = Arc::new(ResetTracker::new());
         for _ in 0..1_000 {
-            fair.begin().answered();
+            fair.begin().responded();
             drop(fair.begin());
         }
         assert!(!fair.too_many.is_cancelled());

@@ -12,13 +12,13 @@ use http::request::Parts;
 use tokio_util::sync::CancellationToken;
 use weft_ir::{Filter, ForwardedTrust, PathMatch, RouteId, bare_host};
 
-use super::bodies::Tail;
+use super::bodies::RequestState;
 use super::errors::Failure;
-use super::exchange::Caller;
+use super::exchange::Downstream;
 use super::filters::own_authority;
 use super::forwarded::{self, Connection};
 use super::path;
-use super::tries::Limits;
+use super::retry::RoutePolicy;
 use crate::config::ports::{
     LivePort, ResolvedListener, ResolvedPort, ResolvedServing, ResolvedTlsServing,
 };
@@ -28,14 +28,14 @@ use crate::config::resolved::{
 use crate::upstream::Cluster;
 
 /// Where the rules for the requests of a connection come from.
-pub enum Source {
+pub enum RouteSource {
     /// What the pod connected to.
     Destination(Arc<Live>),
-    Gateway(Entry),
+    Gateway(GatewayConnection),
 }
 
 /// How a connection came into a gateway.
-pub struct Entry {
+pub struct GatewayConnection {
     pub port: Arc<LivePort>,
     /// The address that the client connected to.
     pub local: SocketAddr,
@@ -43,7 +43,7 @@ pub struct Entry {
     pub listener: Option<Arc<CancellationToken>>,
 }
 
-impl Entry {
+impl GatewayConnection {
     /// The version in force; of a listener that is gone the one before, so that what comes on its connections until these
     /// have ended is answered as they were promised.
     fn load(&self) -> Arc<ResolvedPort> {
@@ -54,32 +54,32 @@ impl Entry {
 }
 
 /// One version of a source's rules.
-pub enum Config {
+pub enum RouteConfig {
     Destination(Arc<Resolved>),
     Gateway(Arc<ResolvedPort>),
 }
 
-impl Source {
+impl RouteSource {
     /// The version in force. A request calls this once.
-    pub fn load(&self) -> Config {
+    pub fn load(&self) -> RouteConfig {
         match self {
             Self::Destination(live) => {
-                Config::Destination(arc_swap::Guard::into_inner(live.load()))
+                RouteConfig::Destination(arc_swap::Guard::into_inner(live.load()))
             }
-            Self::Gateway(entry) => Config::Gateway(entry.load()),
+            Self::Gateway(connection) => RouteConfig::Gateway(connection.load()),
         }
     }
 
     /// Whether requests are still sent again for a route that had this in version `config`.
-    pub fn repeats_for(&self, config: &Config, route: &RouteId) -> bool {
+    pub fn retries_route(&self, config: &RouteConfig, route: &RouteId) -> bool {
         match (self.load(), config) {
-            (Config::Destination(now), Config::Destination(then)) => {
-                Arc::ptr_eq(&now, then) || now.repeats_for(route)
+            (RouteConfig::Destination(now), RouteConfig::Destination(then)) => {
+                Arc::ptr_eq(&now, then) || now.retries_route(route)
             }
-            (Config::Gateway(now), Config::Gateway(then)) => {
-                Arc::ptr_eq(&now, then) || now.repeats_for(route)
+            (RouteConfig::Gateway(now), RouteConfig::Gateway(then)) => {
+                Arc::ptr_eq(&now, then) || now.retries_route(route)
             }
-            (Config::Destination(_), _) | (Config::Gateway(_), _) => false,
+            (RouteConfig::Destination(_), _) | (RouteConfig::Gateway(_), _) => false,
         }
     }
 
@@ -87,7 +87,7 @@ impl Source {
     pub fn address(&self) -> SocketAddr {
         match self {
             Self::Destination(live) => live.address,
-            Self::Gateway(entry) => entry.local,
+            Self::Gateway(connection) => connection.local,
         }
     }
 
@@ -95,13 +95,13 @@ impl Source {
     pub fn port(&self) -> u16 {
         match self {
             Self::Destination(live) => live.address.port(),
-            Self::Gateway(entry) => entry.port.number,
+            Self::Gateway(connection) => connection.port.number,
         }
     }
 
     pub fn scheme(&self) -> &'static str {
         match self {
-            Self::Gateway(Entry {
+            Self::Gateway(GatewayConnection {
                 listener: Some(_), ..
             }) => "https",
             Self::Gateway(_) | Self::Destination(_) => "http",
@@ -109,19 +109,21 @@ impl Source {
     }
 
     /// Has the request say who a gateway's client is, whatever that says itself, and normalises its path.
-    pub fn announce(&self, head: &mut Parts, caller: &Caller) {
-        let Self::Gateway(entry) = self else { return };
-        let connection = Connection {
-            client: caller.address,
-            tls: entry.listener.is_some(),
-            port: entry.port.number,
+    pub fn set_forwarded_headers(&self, head: &mut Parts, downstream: &Downstream) {
+        let Self::Gateway(connection) = self else {
+            return;
         };
-        let gateway = caller.context.store.gateway();
+        let accepted = Connection {
+            client: downstream.address,
+            tls: connection.listener.is_some(),
+            port: connection.port.number,
+        };
+        let gateway = downstream.context.store.gateway();
         let nobody = ForwardedTrust::default();
         let trust = gateway
             .as_ref()
             .map_or(&nobody, |gateway| &gateway.forwarded);
-        forwarded::set(head, connection, trust, forwarded::new_request_id);
+        forwarded::set(head, accepted, trust, forwarded::new_request_id);
         if gateway
             .as_ref()
             .is_none_or(|gateway| gateway.normalize_paths)
@@ -142,48 +144,50 @@ impl Source {
     /// The rule for the request in this version; its metrics from here on.
     pub fn route<'a>(
         &self,
-        config: &'a Config,
+        config: &'a RouteConfig,
         head: &Parts,
-        tail: &mut Tail,
-    ) -> Result<Taken<'a>, Failure> {
+        state: &mut RequestState,
+    ) -> Result<MatchedRoute<'a>, Failure> {
         match (self, config) {
-            (Self::Destination(live), Config::Destination(config)) => {
-                by_destination(config, head, tail, live.address)
+            (Self::Destination(live), RouteConfig::Destination(config)) => {
+                by_destination(config, head, state, live.address)
             }
-            (Self::Gateway(entry), Config::Gateway(config)) => by_host(entry, config, head, tail),
+            (Self::Gateway(connection), RouteConfig::Gateway(config)) => {
+                by_host(connection, config, head, state)
+            }
             // A source loads versions of its own kind.
-            (_, Config::Destination(_) | Config::Gateway(_)) => Err(Failure::Misdirected),
+            (_, RouteConfig::Destination(_) | RouteConfig::Gateway(_)) => Err(Failure::Misdirected),
         }
     }
 }
 
 /// The rule that takes a request.
-pub struct Taken<'a> {
+pub struct MatchedRoute<'a> {
     pub filters: &'a [Filter],
     pub path: Option<&'a PathMatch>,
-    pub limits: Option<Limits<'a>>,
-    pub to: To<'a>,
+    pub policy: Option<RoutePolicy<'a>>,
+    pub target: Target<'a>,
 }
 
-pub enum To<'a> {
+pub enum Target<'a> {
     Rule(&'a ResolvedRule),
     Pod(&'a Arc<Cluster>),
 }
 
-impl<'a> Taken<'a> {
-    fn everything(to: To<'a>) -> Self {
+impl<'a> MatchedRoute<'a> {
+    fn unconditional(target: Target<'a>) -> Self {
         Self {
             filters: &[],
             path: None,
-            limits: None,
-            to,
+            policy: None,
+            target,
         }
     }
 
     pub fn mirrors(&self) -> &'a [ResolvedMirror] {
-        match self.to {
-            To::Rule(rule) => &rule.mirrors,
-            To::Pod(_) => &[],
+        match self.target {
+            Target::Rule(rule) => &rule.mirrors,
+            Target::Pod(_) => &[],
         }
     }
 }
@@ -191,41 +195,41 @@ impl<'a> Taken<'a> {
 fn by_destination<'a>(
     config: &'a Resolved,
     head: &Parts,
-    tail: &mut Tail,
+    state: &mut RequestState,
     address: SocketAddr,
-) -> Result<Taken<'a>, Failure> {
+) -> Result<MatchedRoute<'a>, Failure> {
     let service = match config {
         Resolved::Service(service) => service,
-        Resolved::Pod(cluster) => return Ok(Taken::everything(To::Pod(cluster))),
+        Resolved::Pod(cluster) => return Ok(MatchedRoute::unconditional(Target::Pod(cluster))),
         Resolved::Unknown => return Err(Failure::Gone(address)),
     };
     match &service.routing {
-        ResolvedRouting::Direct(rule) => Ok(Taken::everything(To::Rule(rule))),
+        ResolvedRouting::Direct(rule) => Ok(MatchedRoute::unconditional(Target::Rule(rule))),
         // The connection is older than this routing, by which it would be one of bytes.
-        ResolvedRouting::Tcp(rule) => Ok(Taken::everything(To::Rule(rule))),
+        ResolvedRouting::Tcp(rule) => Ok(MatchedRoute::unconditional(Target::Rule(rule))),
         ResolvedRouting::Tls(routes) => {
-            tail.exchange.metrics = routes.unmatched.clone();
+            state.exchange.metrics = routes.unmatched.clone();
             Err(Failure::NoRoute(service.id.to_string()))
         }
         ResolvedRouting::Http(routes, _) | ResolvedRouting::Grpc(routes, _) => {
-            match_rule(routes, head, tail)?.ok_or_else(|| Failure::NoRoute(service.id.to_string()))
+            match_rule(routes, head, state)?.ok_or_else(|| Failure::NoRoute(service.id.to_string()))
         }
     }
 }
 
 fn by_host<'a>(
-    entry: &Entry,
+    connection: &GatewayConnection,
     config: &'a ResolvedPort,
     head: &Parts,
-    tail: &mut Tail,
-) -> Result<Taken<'a>, Failure> {
+    state: &mut RequestState,
+) -> Result<MatchedRoute<'a>, Failure> {
     let host = host(head)?;
-    let listener = listener(entry, config, host.as_deref())?;
-    tail.exchange.metrics = listener.unmatched.clone();
-    tail.exchange.through(&listener.name);
+    let listener = listener(connection, config, host.as_deref())?;
+    state.exchange.metrics = listener.unmatched.clone();
+    state.exchange.set_listener(&listener.name);
     for routes in listener.hosts.fitting(host.as_deref()) {
-        if let Some(taken) = match_rule(routes, head, tail)? {
-            return Ok(taken);
+        if let Some(matched_route) = match_rule(routes, head, state)? {
+            return Ok(matched_route);
         }
     }
     Err(Failure::NoRoute(format!("listener {}", listener.name)))
@@ -233,13 +237,17 @@ fn by_host<'a>(
 
 impl ComposedService {
     /// The Service's own rule for a request that a gateway's rule sends to it; its metrics from here on.
-    pub fn route(&self, head: &Parts, tail: &mut Tail) -> Result<Taken<'_>, Failure> {
+    pub fn route(
+        &self,
+        head: &Parts,
+        state: &mut RequestState,
+    ) -> Result<MatchedRoute<'_>, Failure> {
         // What no rule takes counts for the gateway's.
-        let chosen = tail.exchange.metrics.clone();
-        match match_rule(&self.routes, head, tail)? {
-            Some(taken) => Ok(taken),
+        let chosen = state.exchange.metrics.clone();
+        match match_rule(&self.routes, head, state)? {
+            Some(matched_route) => Ok(matched_route),
             None => {
-                tail.exchange.metrics = chosen;
+                state.exchange.metrics = chosen;
                 Err(Failure::NoRoute(self.id.to_string()))
             }
         }
@@ -248,12 +256,12 @@ impl ComposedService {
 
 /// The listener for the host, the most specific one alone.
 fn listener<'a>(
-    entry: &Entry,
+    connection: &GatewayConnection,
     config: &'a ResolvedPort,
     host: Option<&str>,
 ) -> Result<&'a ResolvedListener, Failure> {
-    let none = || Failure::NoListener(entry.port.number);
-    match (&config.serving, &entry.listener) {
+    let none = || Failure::NoListener(connection.port.number);
+    match (&config.serving, &connection.listener) {
         (ResolvedServing::Http(listeners), None) => listeners.fitting(host).next().ok_or_else(none),
         (ResolvedServing::Tls(listeners), Some(own)) => {
             let of = listeners.fitting(host).next().ok_or_else(none)?;
@@ -296,27 +304,27 @@ fn is_of_host(byte: u8) -> bool {
 fn match_rule<'a>(
     routes: &'a Routes,
     head: &Parts,
-    tail: &mut Tail,
-) -> Result<Option<Taken<'a>>, Failure> {
+    state: &mut RequestState,
+) -> Result<Option<MatchedRoute<'a>>, Failure> {
     let Some(matched) = routes.table.find(&head.method, &head.uri, &head.headers) else {
-        tail.exchange.metrics = routes.unmatched.clone();
+        state.exchange.metrics = routes.unmatched.clone();
         return Ok(None);
     };
     let Some(rule) = routes.rules.get(matched.index) else {
         return Ok(None);
     };
-    tail.exchange.metrics = rule.metrics.clone();
+    state.exchange.metrics = rule.metrics.clone();
     if matched.broken {
         return Err(Failure::BrokenMatch);
     }
     if let Some(reason) = &matched.rule.failure {
         return Err(Failure::Misconfigured(reason.clone()));
     }
-    Ok(Some(Taken {
+    Ok(Some(MatchedRoute {
         filters: &matched.rule.filters,
         path: matched.path,
-        limits: Limits::of(matched.rule),
-        to: To::Rule(rule),
+        policy: RoutePolicy::of(matched.rule),
+        target: Target::Rule(rule),
     }))
 }
 

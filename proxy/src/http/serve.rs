@@ -17,11 +17,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::bodies::Response;
-use super::delivery::{self, Streams};
+use super::delivery::{self, StreamExecutor};
 use super::headers::{MAX_FIELDS, MAX_HEAD};
-use super::resets::Resets;
-use super::unreadable::{SILENT, Worded};
-use super::watched::Watched;
+use super::resets::ResetTracker;
+use super::unreadable::{ErrorRewriter, NOT_HTTP};
+use super::watched::HalfCloseWatch;
 use crate::batch::Corked;
 use crate::linger::Lingering;
 use crate::shutdown::Closing;
@@ -32,26 +32,26 @@ use crate::upstream::http2 as limits;
 const MAX_HEADER_LIST: u32 = 2 * MAX_HEAD as u32;
 const MAX_STREAMS: u32 = 200;
 /// Bytes of an answer that wait for a client outside the mesh to read its connection, whatever its windows are.
-const OUTSIDE_SEND_BUFFER: usize = 64 << 10;
+const EXTERNAL_SEND_BUFFER: usize = 64 << 10;
 /// Resets that a client may cause before the connection is closed for it.
 const MAX_RESETS: usize = 64;
 /// A client that is closed for its resets is told so within this.
-const FAREWELL: Duration = Duration::from_millis(100);
+const RESET_GRACE: Duration = Duration::from_millis(100);
 /// The same for one that is closed for another: its place is waited for.
-const SHORT_FAREWELL: Duration = Duration::from_millis(10);
+const EVICTION_GRACE: Duration = Duration::from_millis(10);
 /// A silent client is noticed within interval and timeout together.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Answers the requests of one connection.
-pub trait Handle: Send + Sync + 'static {
+pub trait Handler: Send + Sync + 'static {
     fn handle(
         self: Arc<Self>,
         request: http::Request<Incoming>,
     ) -> impl Future<Output = Response> + Send;
 
     /// Whether the answer to any request has not ended.
-    fn busy(&self) -> bool;
+    fn is_busy(&self) -> bool;
 
     /// Is cancelled when the connection, which is idle, is to be closed for another one.
     fn evicted(&self) -> Option<&CancellationToken> {
@@ -59,75 +59,75 @@ pub trait Handle: Send + Sync + 'static {
     }
 
     /// Tells of what came in the place of a request, and ended the connection.
-    fn unreadable(&self, error: &hyper::Error);
+    fn malformed_request(&self, error: &hyper::Error);
 
     /// Counts a connection that is closed for what its client does.
-    fn closed(&self, reason: &'static str);
+    fn count_protocol_error(&self, reason: &'static str);
 }
 
 /// How a connection is to be served.
 #[derive(Clone, Copy)]
-pub struct Manner {
+pub struct ServerConfig {
     pub http2: bool,
     /// The longest wait for a request's head, from the end of the one before.
-    pub patience: Option<Duration>,
+    pub header_timeout: Option<Duration>,
     /// A connection without requests is told to go after this, or up to twice as long.
     pub idle: Option<Duration>,
     /// HTTP/1.1 can tell a client to go in an answer alone. A connection that is to finish waits so long for one more
     /// request: closed at once, it would cross with a request that is on its way.
     pub linger: Option<Duration>,
     /// Whether the client may read the words of a proxy.
-    pub words: bool,
+    pub error_details: bool,
     /// How long an exchange of HTTP/1.1 may go on once its client has ended its side.
     pub half_close: Duration,
     /// How long the client may take nothing of an answer that is there.
     pub answer_idle: Option<Duration>,
     /// It is of a client outside the mesh.
-    pub outside: bool,
+    pub external: bool,
     /// How long the client's certificate is valid; the connection is told to go then.
-    pub valid: Option<Duration>,
+    pub certificate_lifetime: Option<Duration>,
 }
 
 pub async fn serve<S, H>(
     stream: S,
-    manner: Manner,
+    config: ServerConfig,
     handler: Arc<H>,
     closing: &Closing,
 ) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Handle,
+    H: Handler,
 {
-    let ended = delivery::scope(until_it_ends(stream, manner, &handler, closing)).await;
+    let ended = delivery::scope(until_it_ends(stream, config, &handler, closing)).await;
     if let Err(error) = &ended
         && error.is_parse()
     {
-        handler.unreadable(error);
+        handler.malformed_request(error);
     }
     ended
 }
 
 async fn until_it_ends<S, H>(
     stream: S,
-    manner: Manner,
+    config: ServerConfig,
     handler: &Arc<H>,
     closing: &Closing,
 ) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Handle,
+    H: Handler,
 {
     let begun = Arc::new(AtomicU64::new(0));
-    let counts = manner.idle.is_some() || (manner.words && !manner.http2);
+    let counts = config.idle.is_some() || (config.error_details && !config.http2);
     let requests = counts.then(|| begun.clone());
-    let leaving = Arc::new(AtomicBool::new(false));
-    let last = manner
+    let finishing = Arc::new(AtomicBool::new(false));
+    let last = config
         .linger
-        .filter(|_| !manner.http2)
-        .map(|_| leaving.clone());
-    let resets = manner.http2.then(|| Arc::new(Resets::new()));
+        .filter(|_| !config.http2)
+        .map(|_| finishing.clone());
+    let resets = config.http2.then(|| Arc::new(ResetTracker::new()));
     let counted = resets.clone();
-    let too_many = resets.as_deref().map(Resets::too_many);
+    let too_many = resets.as_deref().map(ResetTracker::too_many);
     let serving = handler.clone();
     let service = service_fn(move |request| {
         if let Some(requests) = &requests {
@@ -137,20 +137,20 @@ where
         let answer = Box::pin(serving.clone().handle(request));
         let last = last.clone();
         let requests = requests.clone();
-        let unanswered = counted.as_ref().map(Resets::begin);
+        let pending = counted.as_ref().map(ResetTracker::begin);
         async move {
             let mut answer = answer.await;
-            if let Some(unanswered) = unanswered {
-                unanswered.answered();
+            if let Some(pending) = pending {
+                pending.responded();
             }
             if let Some(requests) = requests
                 && answer.status() == StatusCode::SWITCHING_PROTOCOLS
             {
                 // What follows is no HTTP.
-                requests.store(SILENT, Relaxed);
+                requests.store(NOT_HTTP, Relaxed);
             }
             if last.is_some_and(|last| last.load(Relaxed)) {
-                say_last(&mut answer);
+                set_connection_close(&mut answer);
             }
             Ok::<_, Infallible>(answer)
         }
@@ -158,41 +158,41 @@ where
     let ending = async {
         tokio::select! {
             () = closing.begun() => {}
-            () = idle(&**handler, &begun, manner.idle) => {}
-            () = ended(manner.valid) => {}
+            () = idle(&**handler, &begun, config.idle) => {}
+            () = certificate_expired(config.certificate_lifetime) => {}
         }
     };
     let evicted = handler.evicted();
     let mut over = pin!(async {
         tokio::select! {
             () = closing.over() => {}
-            () = let_go(&**handler, evicted) => {}
+            () = evicted_and_idle(&**handler, evicted) => {}
         }
     });
     let stream = Lingering::new(stream, closing.clone(), evicted.cloned());
-    if manner.http2 {
+    if config.http2 {
         let stream = TokioIo::new(Corked::new(stream));
-        let connection = http2_server(&manner).serve_connection(stream, service);
+        let connection = http2_server(&config).serve_connection(stream, service);
         let mut connection = pin!(connection);
         tokio::select! {
             // First: a request that is there already is begun before the connection is told to finish.
             biased;
             ended = connection.as_mut() => return ended,
             () = cancelled(too_many) => {
-                handler.closed("resets");
+                handler.count_protocol_error("resets");
                 connection.as_mut().graceful_shutdown();
-                if !manner.outside {
+                if !config.external {
                     // Others' requests are on it as well: they go on, on no more streams than there are.
                     return finish(connection, over).await;
                 }
                 // What it says with that is all that the client is told.
-                let _ = tokio::time::timeout(FAREWELL, connection).await;
+                let _ = tokio::time::timeout(RESET_GRACE, connection).await;
                 return Ok(());
             }
             () = cancelled(evicted) => {
                 connection.as_mut().graceful_shutdown();
                 // Time for the client to hear of it; a request that crosses with it is answered.
-                let heard = tokio::time::timeout(SHORT_FAREWELL, connection.as_mut());
+                let heard = tokio::time::timeout(EVICTION_GRACE, connection.as_mut());
                 if let Ok(ended) = heard.await {
                     return ended;
                 }
@@ -203,20 +203,22 @@ where
             biased;
             ended = finish(connection, over) => ended,
             // Streams whose last bytes the client does not take would hold it.
-            () = idle(&**handler, &begun, manner.idle) => Ok(()),
-            () = cancelled(too_many), if manner.outside => {
-                handler.closed("resets");
+            () = idle(&**handler, &begun, config.idle) => Ok(()),
+            () = cancelled(too_many), if config.external => {
+                handler.count_protocol_error("resets");
                 Ok(())
             }
         }
     } else {
-        let busy = handler.clone();
-        let busy = move || busy.busy();
-        let stream = Watched::new(stream, manner.half_close, manner.answer_idle, busy);
-        let busy = handler.clone();
-        let words = manner.words;
-        let stream = Worded::new(stream, begun.clone(), move || !words || busy.busy());
-        let connection = http1_server(manner.patience)
+        let handler_ref = handler.clone();
+        let busy = move || handler_ref.is_busy();
+        let stream = HalfCloseWatch::new(stream, config.half_close, config.answer_idle, busy);
+        let handler_ref = handler.clone();
+        let error_details = config.error_details;
+        let stream = ErrorRewriter::new(stream, begun.clone(), move || {
+            !error_details || handler_ref.is_busy()
+        });
+        let connection = http1_server(config.header_timeout)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
@@ -224,10 +226,10 @@ where
             // First: a request that is there already is begun before the connection is told to finish.
             biased;
             ended = connection.as_mut() => return ended,
-            () = cancelled(evicted) => leaving.store(true, Relaxed),
-            () = ending => leaving.store(true, Relaxed),
+            () = cancelled(evicted) => finishing.store(true, Relaxed),
+            () = ending => finishing.store(true, Relaxed),
         }
-        if let Some(linger) = manner.linger {
+        if let Some(linger) = config.linger {
             tokio::select! {
                 biased;
                 ended = finish(connection.as_mut(), over.as_mut()) => return ended,
@@ -252,16 +254,16 @@ async fn finish(
 }
 
 /// The connection ends with this answer, unless it becomes something else with it.
-fn say_last(answer: &mut Response) {
+fn set_connection_close(answer: &mut Response) {
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         let headers = answer.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
-async fn ended(valid: Option<Duration>) {
-    match valid {
-        Some(valid) => tokio::time::sleep(valid).await,
+async fn certificate_expired(certificate_lifetime: Option<Duration>) {
+    match certificate_lifetime {
+        Some(lifetime) => tokio::time::sleep(lifetime).await,
         None => std::future::pending().await,
     }
 }
@@ -274,15 +276,15 @@ async fn cancelled(token: Option<&CancellationToken>) {
 }
 
 /// Resolves once the connection was evicted, and no request that came at the same time is under way.
-async fn let_go<H: Handle>(handler: &H, evicted: Option<&CancellationToken>) {
+async fn evicted_and_idle<H: Handler>(handler: &H, evicted: Option<&CancellationToken>) {
     cancelled(evicted).await;
-    while handler.busy() {
-        tokio::time::sleep(FAREWELL).await;
+    while handler.is_busy() {
+        tokio::time::sleep(RESET_GRACE).await;
     }
 }
 
 /// Resolves once no request was begun for `limit`, and none is under way.
-async fn idle<H: Handle>(handler: &H, begun: &AtomicU64, limit: Option<Duration>) {
+async fn idle<H: Handler>(handler: &H, begun: &AtomicU64, limit: Option<Duration>) {
     let Some(limit) = limit else {
         return std::future::pending().await;
     };
@@ -290,18 +292,18 @@ async fn idle<H: Handle>(handler: &H, begun: &AtomicU64, limit: Option<Duration>
     loop {
         tokio::time::sleep(limit).await;
         let now = begun.load(Relaxed);
-        if now == before && !handler.busy() {
+        if now == before && !handler.is_busy() {
             return;
         }
         before = now;
     }
 }
 
-fn http1_server(patience: Option<Duration>) -> http1::Builder {
+fn http1_server(header_timeout: Option<Duration>) -> http1::Builder {
     let mut server = http1::Builder::new();
     server
         .timer(TokioTimer::new())
-        .header_read_timeout(patience)
+        .header_read_timeout(header_timeout)
         .half_close(true)
         .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD)
@@ -309,12 +311,12 @@ fn http1_server(patience: Option<Duration>) -> http1::Builder {
     server
 }
 
-fn http2_server(manner: &Manner) -> http2::Builder<Streams> {
-    let mut server = http2::Builder::new(Streams {
-        idle: manner.answer_idle,
+fn http2_server(config: &ServerConfig) -> http2::Builder<StreamExecutor> {
+    let mut server = http2::Builder::new(StreamExecutor {
+        idle: config.answer_idle,
     });
-    let send_buffer = match manner.outside {
-        true => OUTSIDE_SEND_BUFFER,
+    let send_buffer = match config.external {
+        true => EXTERNAL_SEND_BUFFER,
         false => limits::SEND_BUFFER,
     };
     server

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What hyper writes, and what is written in its place.
-const ANSWERS: [(&[u8], &[u8]); 2] = [
+const RESPONSES: [(&[u8], &[u8]); 2] = [
     (
         b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 400 Bad Request\r\nweft-error: bad request: the head cannot be read, or its target is no URI\r\n\
@@ -23,10 +23,10 @@ const ANSWERS: [(&[u8], &[u8]); 2] = [
 ];
 
 /// As the number of requests that were begun: nothing gets words from now on.
-pub(super) const SILENT: u64 = u64::MAX;
+pub(super) const NOT_HTTP: u64 = u64::MAX;
 
 /// A stream on which hyper serves HTTP/1.1.
-pub(super) struct Worded<S, B> {
+pub(super) struct ErrorRewriter<S, B> {
     stream: S,
     /// Requests that were begun on the connection.
     begun: Arc<AtomicU64>,
@@ -39,9 +39,9 @@ pub(super) struct Worded<S, B> {
     rest: &'static [u8],
 }
 
-impl<S, B: Fn() -> bool> Worded<S, B> {
+impl<S, B: Fn() -> bool> ErrorRewriter<S, B> {
     pub(super) fn new(stream: S, begun: Arc<AtomicU64>, busy: B) -> Self {
-        let done = if busy() { SILENT } else { 0 };
+        let done = if busy() { NOT_HTTP } else { 0 };
         Self {
             stream,
             begun,
@@ -51,17 +51,17 @@ impl<S, B: Fn() -> bool> Worded<S, B> {
         }
     }
 
-    fn in_place_of(&self, bytes: &[u8]) -> Option<&'static [u8]> {
+    fn replacement(&self, bytes: &[u8]) -> Option<&'static [u8]> {
         let begun = self.begun.load(Relaxed);
-        if begun != self.done || begun == SILENT {
+        if begun != self.done || begun == NOT_HTTP {
             return None;
         }
-        let found = ANSWERS.iter().find(|(own, _)| *own == bytes);
-        found.map(|(_, worded)| *worded)
+        let found = RESPONSES.iter().find(|(own, _)| *own == bytes);
+        found.map(|(_, rewritten)| *rewritten)
     }
 }
 
-impl<S: AsyncRead + Unpin, B: Unpin> AsyncRead for Worded<S, B> {
+impl<S: AsyncRead + Unpin, B: Unpin> AsyncRead for ErrorRewriter<S, B> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -71,7 +71,7 @@ impl<S: AsyncRead + Unpin, B: Unpin> AsyncRead for Worded<S, B> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, B: Fn() -> bool + Unpin> AsyncWrite for Worded<S, B> {
+impl<S: AsyncWrite + Unpin, B: Fn() -> bool + Unpin> AsyncWrite for ErrorRewriter<S, B> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -79,8 +79,8 @@ impl<S: AsyncWrite + Unpin, B: Fn() -> bool + Unpin> AsyncWrite for Worded<S, B>
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.rest.is_empty() {
-            match this.in_place_of(bytes) {
-                Some(worded) => this.rest = worded,
+            match this.replacement(bytes) {
+                Some(rewritten) => this.rest = rewritten,
                 None => return Pin::new(&mut this.stream).poll_write(cx, bytes),
             }
         }
@@ -130,16 +130,20 @@ mod tests {
 
     #[tokio::test]
     async fn only_answers_of_hyper_get_words() {
-        for (busy, begun, worded) in [(false, 0, true), (false, 1, false), (true, 1, false)] {
+        for (busy, begun, rewritten) in [(false, 0, true), (false, 1, false), (true, 1, false)] {
             let (near, mut far) = tokio::io::duplex(1 << 10);
             let counter = Arc::<AtomicU64>::default();
-            let mut stream = Worded::new(near, counter.clone(), move || busy);
+            let mut stream = ErrorRewriter::new(near, counter.clone(), move || busy);
             counter.store(begun, Relaxed);
-            stream.write_all(ANSWERS[0].0).await.unwrap();
+            stream.write_all(RESPONSES[0].0).await.unwrap();
             drop(stream);
             let mut all = Vec::new();
             far.read_to_end(&mut all).await.unwrap();
-            let expected = if worded { ANSWERS[0].1 } else { ANSWERS[0].0 };
+            let expected = if rewritten {
+                RESPONSES[0].1
+            } else {
+                RESPONSES[0].0
+            };
             assert_eq!(all, expected, "{busy} {begun}");
         }
     }
@@ -148,15 +152,15 @@ mod tests {
     async fn a_later_answer_gets_them_too() {
         let (near, mut far) = tokio::io::duplex(64);
         let counter = Arc::new(AtomicU64::new(1));
-        let mut stream = Worded::new(near, counter, || false);
+        let mut stream = ErrorRewriter::new(near, counter, || false);
         let written = async move {
             stream.write_all(b"an answer").await.unwrap();
             stream.flush().await.unwrap();
-            stream.write_all(ANSWERS[1].0).await.unwrap();
+            stream.write_all(RESPONSES[1].0).await.unwrap();
         };
         let mut all = Vec::new();
         let (_, read) = tokio::join!(written, far.read_to_end(&mut all));
         read.unwrap();
-        assert_eq!(all, [&b"an answer"[..], ANSWERS[1].1].concat());
+        assert_eq!(all, [&b"an answer"[..], RESPONSES[1].1].concat());
     }
 }

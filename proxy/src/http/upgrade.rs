@@ -6,28 +6,28 @@ use hyper_util::rt::TokioIo;
 
 use super::bodies::Response;
 use super::errors::Failure;
-use super::exchange::Caller;
+use super::exchange::Downstream;
 use crate::tcp;
 use crate::upstream::UpstreamResponse;
 
 /// The client's side of the change, of a request that asks for one.
-pub fn of(head: &mut http::request::Parts) -> Option<OnUpgrade> {
+pub fn take(head: &mut http::request::Parts) -> Option<OnUpgrade> {
     head.extensions.remove::<OnUpgrade>()
 }
 
 /// Errors when the application changes the protocol of a connection though the request did not ask for it, or cannot.
-pub fn expected(upstream: &UpstreamResponse, asked: bool) -> Result<(), Failure> {
+pub fn check(upstream: &UpstreamResponse, asked: bool) -> Result<(), Failure> {
     let response = &upstream.response;
     let changes = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if changes && !(asked && response.extensions().get::<OnUpgrade>().is_some()) {
         let endpoint = upstream.lease.endpoint().address;
-        return Err(Failure::Unasked { endpoint });
+        return Err(Failure::UnexpectedUpgrade { endpoint });
     }
     Ok(())
 }
 
 /// Where the application agrees, passes bytes between the two sides from then on.
-pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, caller: &Caller) {
+pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, downstream: &Downstream) {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
@@ -36,18 +36,18 @@ pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, caller
         return;
     };
     // As bytes it goes on to be one of its client's connections, and is never idle.
-    let place = caller.client.clone();
-    if let Some(client) = &place {
+    let client_connection = downstream.client.clone();
+    if let Some(client) = &client_connection {
         client.begin();
     }
-    let closing = caller.closing.clone();
-    let idle = caller.context.bytes_idle(caller.direction);
-    caller.context.shutdown.spawn(async move {
+    let closing = downstream.closing.clone();
+    let idle = downstream.context.bytes_idle(downstream.direction);
+    downstream.context.shutdown.spawn(async move {
         // Either side may be gone before the change is through: there is nobody left to tell.
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
             let _ = tcp::pass(client, server, &closing, idle).await;
         }
-        drop(place);
+        drop(client_connection);
     });
 }

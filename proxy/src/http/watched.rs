@@ -14,28 +14,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 
-use super::delivery::Stall;
+use super::delivery::WriteStall;
 use crate::streams::give_out;
 
 /// Bytes that are read before they are asked for: the end of what comes can only be seen behind them.
-const AHEAD: usize = 4 << 10;
+const READ_AHEAD: usize = 4 << 10;
 
 /// A stream whose reads go on while `busy` says that a request is under way.
-pub(super) struct Watched<S, B> {
+pub(super) struct HalfCloseWatch<S, B> {
     stream: S,
     busy: B,
     /// How long an exchange may go on once the client has ended its side.
     bound: Duration,
-    ahead: BytesMut,
+    read_ahead: BytesMut,
     /// The client has ended its side.
     ended: bool,
     /// The end of the exchange, once `ended`.
     over: Option<Pin<Box<Sleep>>>,
     /// Of what is written.
-    stall: Stall,
+    stall: WriteStall,
 }
 
-impl<S, B> Watched<S, B>
+impl<S, B> HalfCloseWatch<S, B>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     B: Fn() -> bool,
@@ -46,10 +46,10 @@ where
             stream,
             busy,
             bound,
-            ahead: BytesMut::new(),
+            read_ahead: BytesMut::new(),
             ended: false,
             over: None,
-            stall: Stall::new(idle),
+            stall: WriteStall::new(idle),
         }
     }
 
@@ -59,15 +59,15 @@ where
             self.over = None;
             return Ok(());
         }
-        while !self.ended && self.ahead.len() < AHEAD {
-            let mut read = BytesMut::with_capacity(AHEAD - self.ahead.len());
+        while !self.ended && self.read_ahead.len() < READ_AHEAD {
+            let mut read = BytesMut::with_capacity(READ_AHEAD - self.read_ahead.len());
             match poll_read_buf(Pin::new(&mut self.stream), cx, &mut read) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(length) => self.ended = length? == 0,
             }
-            match self.ahead.is_empty() {
-                true => self.ahead = read,
-                false => self.ahead.extend_from_slice(&read),
+            match self.read_ahead.is_empty() {
+                true => self.read_ahead = read,
+                false => self.read_ahead.extend_from_slice(&read),
             }
         }
         if !self.ended {
@@ -103,7 +103,7 @@ where
     ) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(_)) => {
-                self.stall.over();
+                self.stall.reset();
                 if let Some(over) = &mut self.over {
                     over.as_mut().reset(Instant::now() + self.bound);
                 }
@@ -118,7 +118,7 @@ where
     }
 }
 
-impl<S, B> AsyncRead for Watched<S, B>
+impl<S, B> AsyncRead for HalfCloseWatch<S, B>
 where
     S: AsyncRead + Unpin,
     B: Unpin,
@@ -129,8 +129,8 @@ where
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.ahead.is_empty() {
-            give_out(&mut this.ahead, buffer);
+        if !this.read_ahead.is_empty() {
+            give_out(&mut this.read_ahead, buffer);
             return Poll::Ready(Ok(()));
         }
         if this.ended {
@@ -140,7 +140,7 @@ where
     }
 }
 
-impl<S, B> AsyncWrite for Watched<S, B>
+impl<S, B> AsyncWrite for HalfCloseWatch<S, B>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     B: Fn() -> bool + Unpin,
@@ -175,7 +175,7 @@ where
         this.watch(cx)?;
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         match flushed {
-            Poll::Ready(_) => this.stall.over(),
+            Poll::Ready(_) => this.stall.reset(),
             Poll::Pending => this.blocked(cx)?,
         }
         flushed
@@ -199,7 +199,9 @@ mod tests {
     const BOUND: Duration = Duration::from_secs(10);
 
     /// Polled as hyper does it, until it fails; gives how long that took.
-    async fn lasts<B: Fn() -> bool + Unpin>(watched: &mut Watched<DuplexStream, B>) -> Duration {
+    async fn lasts<B: Fn() -> bool + Unpin>(
+        watched: &mut HalfCloseWatch<DuplexStream, B>,
+    ) -> Duration {
         let begun = Instant::now();
         let failed = poll_fn(|cx| match Pin::new(&mut *watched).poll_flush(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(()),
@@ -213,7 +215,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_exchange_outlives_the_clients_side_for_a_bounded_time() {
         let (mut client, near) = duplex(64);
-        let mut watched = Watched::new(near, BOUND, None, || true);
+        let mut watched = HalfCloseWatch::new(near, BOUND, None, || true);
         client.write_all(b"pipelined").await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(lasts(&mut watched).await, BOUND);
@@ -226,7 +228,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_answer_gives_it_time_anew() {
         let (mut client, near) = duplex(64);
-        let mut watched = Watched::new(near, BOUND, None, || true);
+        let mut watched = HalfCloseWatch::new(near, BOUND, None, || true);
         client.shutdown().await.unwrap();
         watched.flush().await.unwrap();
         tokio::time::sleep(BOUND / 2).await;
@@ -239,7 +241,7 @@ mod tests {
         let busy = Arc::new(AtomicBool::new(false));
         let (mut client, near) = duplex(64);
         let asked = busy.clone();
-        let mut watched = Watched::new(near, BOUND, None, move || asked.load(Relaxed));
+        let mut watched = HalfCloseWatch::new(near, BOUND, None, move || asked.load(Relaxed));
         client.shutdown().await.unwrap();
         assert_eq!(lasts(&mut watched).await, Duration::from_secs(3_600));
         assert!(!watched.ended);

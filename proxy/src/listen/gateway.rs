@@ -19,10 +19,10 @@ use super::opaque::{self, Account, Chosen};
 use super::{Closed, Context, Listener, Origin, proxy_protocol, udp};
 use crate::config::ports::{LivePort, OpenPort, PortSocket, ResolvedServing, ResolvedStream};
 use crate::detect::{Guess, Prefixed};
-use crate::http::exchange::Caller;
+use crate::http::exchange::Downstream;
 use crate::http::forward::Outbound;
-use crate::http::routes::{Entry, Source};
-use crate::http::serve::{Manner, serve};
+use crate::http::routes::{GatewayConnection, RouteSource};
+use crate::http::serve::{ServerConfig, serve};
 use crate::shutdown::{Closing, Shutdown};
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
@@ -165,12 +165,12 @@ async fn connection(
     }
     match &config.serving {
         ResolvedServing::Http(_) => {
-            let entry = Entry {
+            let connection = GatewayConnection {
                 port: live,
                 local,
                 listener: None,
             };
-            plain(context, stream, client, arrival, entry, closing).await
+            plain(context, stream, client, arrival, connection, closing).await
         }
         ResolvedServing::Tls(_) => {
             tls::serve(context, stream, client, arrival, local, live, closing).await
@@ -236,7 +236,7 @@ async fn plain(
     mut stream: Prefixed<TcpStream>,
     client: SocketAddr,
     arrival: Arrival,
-    entry: Entry,
+    connection: GatewayConnection,
     closing: Closing,
 ) -> Result<(), Closed> {
     let patience = patience(context);
@@ -256,7 +256,7 @@ async fn plain(
         .connection(Direction::Gateway, ConnectionTls::None);
     // What is no HTTP is told so by the server of HTTP/1.
     let http2 = told == Guess::Http2;
-    http(context, stream, client, place, entry, http2, closing).await
+    http(context, stream, client, place, connection, http2, closing).await
 }
 
 /// What comes of `beginning` for as long as the connection has its place; `None`: it is to finish, or to make room.
@@ -281,14 +281,14 @@ async fn http<S>(
     stream: S,
     client: SocketAddr,
     place: Client,
-    entry: Entry,
+    connection: GatewayConnection,
     http2: bool,
     closing: Closing,
 ) -> Result<(), Closed>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let caller = Arc::new(Caller {
+    let downstream = Arc::new(Downstream {
         context: context.clone(),
         direction: Direction::Gateway,
         address: client,
@@ -296,21 +296,21 @@ where
         closing: closing.clone(),
         client: Some(Arc::new(place)),
     });
-    let source = Source::Gateway(entry);
-    let handler = Arc::new(Outbound { caller, source });
-    let manner = Manner {
+    let source = RouteSource::Gateway(connection);
+    let handler = Arc::new(Outbound { downstream, source });
+    let config = ServerConfig {
         http2,
-        patience: Some(patience(context)),
+        header_timeout: Some(patience(context)),
         idle: Some(IDLE),
         linger: Some(LINGER),
         // They name what is nobody's business outside.
-        words: false,
+        error_details: false,
         half_close: context.half_close,
         answer_idle: context.answer_idle,
-        outside: true,
-        valid: None,
+        external: true,
+        certificate_lifetime: None,
     };
-    Ok(serve(stream, manner, handler, &closing).await?)
+    Ok(serve(stream, config, handler, &closing).await?)
 }
 
 /// Where a connection goes that nothing tells apart from others of its port.

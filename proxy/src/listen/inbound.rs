@@ -20,11 +20,11 @@ use super::outbound::who_speaks_first;
 use super::{Closed, Context, Listener, OUTSIDE_SILENCE};
 use crate::batch::Gathered;
 use crate::detect::{Guess, Prefixed, is_for_forward_proxy, offered};
-use crate::http::bodies::{Response, Tail};
-use crate::http::errors::{Failure, Stop};
-use crate::http::exchange::{Caller, Exchange};
+use crate::http::bodies::{RequestState, Response};
+use crate::http::errors::{Failure, ShortCircuit};
+use crate::http::exchange::{Downstream, Exchange};
 use crate::http::forward::receive;
-use crate::http::serve::{Handle, Manner, serve};
+use crate::http::serve::{Handler, ServerConfig, serve};
 use crate::http::{headers, upgrade};
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
@@ -285,22 +285,22 @@ where
         identity: None,
     };
     cluster.set_endpoints(Protocol::Detect, &[endpoint]);
-    let manner = Manner {
+    let config = ServerConfig {
         http2: framing.http2,
-        patience: identity.is_none().then_some(PATIENCE),
+        header_timeout: identity.is_none().then_some(PATIENCE),
         idle: None,
         linger: None,
-        words: true,
+        error_details: true,
         half_close: context.half_close,
         answer_idle: None,
-        outside: identity.is_none(),
-        valid,
+        external: identity.is_none(),
+        certificate_lifetime: valid,
     };
     let (closing, _sends) = match identity.is_some() && framing.http2 {
         true => context.shutdown.closing_of_sender(),
         false => (context.shutdown.closing(), None),
     };
-    let caller = Arc::new(Caller {
+    let downstream = Arc::new(Downstream {
         context: context.clone(),
         direction: Direction::Inbound,
         address: client,
@@ -309,18 +309,18 @@ where
         client: None,
     });
     let handler = Arc::new(Inbound {
-        caller,
+        downstream,
         cluster,
         app,
         app_http2: framing.app_http2,
         admits,
     });
-    Ok(serve(stream, manner, handler, &closing).await?)
+    Ok(serve(stream, config, handler, &closing).await?)
 }
 
 /// One connection to the pod's application.
 struct Inbound {
-    caller: Arc<Caller>,
+    downstream: Arc<Downstream>,
     /// The application alone.
     cluster: Arc<Cluster>,
     app: SocketAddr,
@@ -328,32 +328,35 @@ struct Inbound {
     admits: Admits,
 }
 
-impl Handle for Inbound {
+impl Handler for Inbound {
     async fn handle(self: Arc<Self>, request: http::Request<Incoming>) -> Response {
-        let exchange =
-            Exchange::begin(&self.caller, &request, &self.caller.context.metrics.inbound);
-        let mut tail = Tail::new(exchange);
-        let response = match self.forward(request, &mut tail).await {
+        let exchange = Exchange::begin(
+            &self.downstream,
+            &request,
+            &self.downstream.context.metrics.inbound,
+        );
+        let mut state = RequestState::new(exchange);
+        let response = match self.forward(request, &mut state).await {
             Ok(response) => response,
-            Err(Stop::Answer(response)) => *response,
-            Err(Stop::Failure(failure)) => {
-                let to_proxy = self.caller.identity.is_some();
-                tail.exchange.respond(&failure, to_proxy)
+            Err(ShortCircuit::Response(response)) => *response,
+            Err(ShortCircuit::Failure(failure)) => {
+                let to_proxy = self.downstream.identity.is_some();
+                state.exchange.respond(&failure, to_proxy)
             }
         };
-        tail.attach(response)
+        state.attach(response)
     }
 
-    fn busy(&self) -> bool {
-        self.caller.busy()
+    fn is_busy(&self) -> bool {
+        self.downstream.is_busy()
     }
 
-    fn unreadable(&self, error: &hyper::Error) {
-        self.caller.unreadable(error);
+    fn malformed_request(&self, error: &hyper::Error) {
+        self.downstream.log_malformed(error);
     }
 
-    fn closed(&self, reason: &'static str) {
-        self.caller.context.metrics.protocol_error(NAME, reason);
+    fn count_protocol_error(&self, reason: &'static str) {
+        self.downstream.context.metrics.protocol_error(NAME, reason);
     }
 }
 
@@ -361,7 +364,7 @@ impl Inbound {
     /// Counts and logs a request that only a proxy of the mesh may make.
     fn refuse(&self) -> Failure {
         let failure = Failure::PlainText(self.app);
-        let (context, client) = (&self.caller.context, self.caller.address);
+        let (context, client) = (&self.downstream.context, self.downstream.address);
         context.metrics.protocol_error(NAME, PLAIN_TEXT);
         tracing::info!(listener = NAME, %client, reason = PLAIN_TEXT, "request refused: {failure}");
         failure
@@ -370,29 +373,29 @@ impl Inbound {
     async fn forward(
         &self,
         request: http::Request<Incoming>,
-        tail: &mut Tail,
-    ) -> Result<Response, Stop> {
-        self.caller.admit()?;
+        state: &mut RequestState,
+    ) -> Result<Response, ShortCircuit> {
+        self.downstream.admit()?;
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
         if !self.admits.request(&head, upgrade) {
             return Err(self.refuse().into());
         }
-        let on_upgrade = upgrade.then(|| upgrade::of(&mut head));
+        let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
         let version = if self.app_http2 {
             Version::HTTP_2
         } else {
             Version::HTTP_11
         };
         headers::set_version(&mut head, version);
-        let replay = &self.caller.context.overload.replay;
+        let replay = &self.downstream.context.overload.replay;
         let request = UpstreamRequest::new(head, body, upgrade, self.app, replay);
-        tail.exchange.spare = Some(request.spare.clone());
-        let seen = |endpoint: &Arc<Endpoint>| tail.exchange.tried(endpoint);
+        state.exchange.replay_buffer = Some(request.replay_buffer.clone());
+        let seen = |endpoint: &Arc<Endpoint>| state.exchange.set_endpoint(endpoint);
         let upstream = self.cluster.send(request, seen).await?;
-        upgrade::expected(&upstream, upgrade)?;
-        let mut response = receive(upstream, true, tail)?;
-        upgrade::finish(&mut response, on_upgrade, &self.caller);
+        upgrade::check(&upstream, upgrade)?;
+        let mut response = receive(upstream, true, state)?;
+        upgrade::finish(&mut response, on_upgrade, &self.downstream);
         Ok(response)
     }
 }

@@ -13,7 +13,7 @@ use weft_accept::{Bounds, Pool, Port, Protected};
 use weft_ir::{Identity, IdentityError, IpNet, Mode};
 
 use crate::config::store::Store;
-use crate::http::mirror::Places;
+use crate::http::mirror::MirrorSlots;
 use crate::options::{MtlsOutbound, Options};
 use crate::overload::Overload;
 use crate::shutdown::{Closing, Shutdown};
@@ -65,7 +65,7 @@ pub struct Context {
     /// Whether any request may have to be logged.
     pub logs_requests: bool,
     /// Places for copies of requests that are under way to mirrors.
-    pub mirrors: Arc<Places>,
+    pub mirrors: Arc<MirrorSlots>,
     /// Connections of others that have not said yet what they are: to this pod, and of a gateway's clients.
     inbound: Pool,
     gateway: Pool,

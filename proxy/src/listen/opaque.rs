@@ -331,7 +331,7 @@ fn choose(live: &Live, seen: &[u8], account: &mut Account<'_>) -> Result<Chosen,
 /// The endpoints of a backend of the rule, by weight.
 pub(super) fn backend(rule: &ResolvedRule, account: &mut Account<'_>) -> Result<Chosen, Closed> {
     account.metrics = Some(rule.metrics.clone());
-    let Some(backend) = forward::pick(rule) else {
+    let Some(backend) = forward::pick_backend(rule) else {
         return Err(Closed::refused("misconfigured", "no backend has a weight"));
     };
     account.metrics = Some(backend.metrics.clone());

@@ -14,10 +14,10 @@ use super::{BEGINNING, Closed, Context, Listener, SILENCE};
 use crate::config::resolved::{Live, Resolved, ResolvedRouting};
 use crate::config::store::Lookup;
 use crate::detect::{Guess, Prefixed, is_for_forward_proxy, is_server_preface};
-use crate::http::exchange::Caller;
+use crate::http::exchange::Downstream;
 use crate::http::forward::Outbound;
-use crate::http::routes::Source;
-use crate::http::serve::{Manner, serve};
+use crate::http::routes::RouteSource;
+use crate::http::serve::{ServerConfig, serve};
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
 use crate::upstream::Transport;
@@ -191,7 +191,7 @@ async fn http(
     let _open = context
         .metrics
         .connection(Direction::Outbound, ConnectionTls::None);
-    let caller = Arc::new(Caller {
+    let downstream = Arc::new(Downstream {
         context: context.clone(),
         direction: Direction::Outbound,
         address: client,
@@ -199,20 +199,20 @@ async fn http(
         closing: context.shutdown.closing(),
         client: None,
     });
-    let source = Source::Destination(live);
-    let handler = Arc::new(Outbound { caller, source });
-    let manner = Manner {
+    let source = RouteSource::Destination(live);
+    let handler = Arc::new(Outbound { downstream, source });
+    let config = ServerConfig {
         http2,
-        patience: None,
+        header_timeout: None,
         idle: None,
         linger: None,
-        words: true,
+        error_details: true,
         half_close: context.half_close,
         answer_idle: None,
-        outside: false,
-        valid: None,
+        external: false,
+        certificate_lifetime: None,
     };
-    Ok(serve(stream, manner, handler, &context.shutdown.closing()).await?)
+    Ok(serve(stream, config, handler, &context.shutdown.closing()).await?)
 }
 
 /// Bytes to where the connection was going, unchanged.

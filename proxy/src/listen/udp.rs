@@ -220,7 +220,7 @@ impl Port {
             return Err("draining");
         }
         let rule = self.rule.load_full().ok_or("no_route")?;
-        let backend = forward::pick(&rule).ok_or("misconfigured")?;
+        let backend = forward::pick_backend(&rule).ok_or("misconfigured")?;
         let cluster = backend
             .target
             .as_ref()

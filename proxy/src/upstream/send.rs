@@ -15,10 +15,10 @@ use weft_ir::Protocol;
 use super::connect::ConnectError;
 use super::lease::{ActiveRequest, Lease, LeasedConnection};
 use super::{Cluster, Endpoint, EndpointRegistry, http1};
-use crate::http::bodies::{Body, Request, Spare};
-use crate::http::errors::{Failure, REFUSED, of_http2};
+use crate::http::bodies::{Body, ReplayBuffer, Request};
+use crate::http::errors::{Failure, REFUSED, http2_cause};
 use crate::http::headers;
-use crate::overload::Replay;
+use crate::overload::ReplayMemory;
 
 /// Endpoints tried for one request.
 const MAX_ATTEMPTS: usize = 3;
@@ -27,7 +27,7 @@ const MAX_ATTEMPTS: usize = 3;
 pub struct UpstreamRequest {
     pub head: http::request::Parts,
     pub body: Body,
-    pub spare: Spare,
+    pub replay_buffer: ReplayBuffer,
     /// The client asks to change the protocol of its connection.
     pub upgrade: bool,
     /// Names the host where the client did not.
@@ -44,13 +44,13 @@ impl UpstreamRequest {
         body: Incoming,
         upgrade: bool,
         address: SocketAddr,
-        replay: &Arc<Replay>,
+        replay: &Arc<ReplayMemory>,
     ) -> Self {
-        let (body, spare) = Body::keeping(body, replay);
+        let (body, replay_buffer) = Body::replayable(body, replay);
         Self {
             head,
             body,
-            spare,
+            replay_buffer,
             upgrade,
             address,
             exclude: Vec::new(),
@@ -121,7 +121,7 @@ impl Cluster {
                 continue;
             }
             seen(&endpoint);
-            let Some(now) = body.take().or_else(|| request.spare.again()) else {
+            let Some(now) = body.take().or_else(|| request.replay_buffer.replay()) else {
                 return Err(last.unwrap_or_else(|| broken(&endpoint, "the connection closed")));
             };
             let attempt = copy(&request.head, now);
@@ -173,7 +173,7 @@ impl Cluster {
                 Err(AttemptError::NotSent) => {
                     return Err(broken(&endpoint, "the connection closed"));
                 }
-                Err(AttemptError::Broken { .. }) if request.spare.is_idle() => {
+                Err(AttemptError::Broken { .. }) if request.replay_buffer.is_idle_timed_out() => {
                     return Err(Failure::BodyIdle);
                 }
                 Err(AttemptError::Broken { error, reused }) => {
@@ -319,11 +319,11 @@ fn placed(
     endpoint: &Endpoint,
     upgrade: bool,
 ) -> (Request, Option<http1::Connection>) {
-    if request.body().is_of_unknown_length() {
+    if request.body().has_unknown_length() {
         headers::in_chunks(request.headers_mut());
     }
     let idempotent = idempotent(request.method());
-    let once = !idempotent || !request.body().is_repeatable();
+    let once = !idempotent || !request.body().fits_replay_buffer();
     let waiting = (!upgrade).then(|| endpoint.http1.take(once)).flatten();
     if waiting.is_none() && !idempotent {
         // Once it has begun on a new connection it may have been processed.
@@ -372,11 +372,11 @@ fn never_processed(error: &hyper::Error) -> bool {
     let told_to_go = |error: &h2::Error| {
         error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
     };
-    is_refused(error) || of_http2(error).is_some_and(told_to_go)
+    is_refused(error) || http2_cause(error).is_some_and(told_to_go)
 }
 
 fn is_refused(error: &hyper::Error) -> bool {
-    of_http2(error).is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    http2_cause(error).is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// The endpoint has not acknowledged, or not answered a ping, for too long.

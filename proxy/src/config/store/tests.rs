@@ -69,7 +69,12 @@ fn backends(live: &Live) -> Vec<(String, Vec<SocketAddr>)> {
         panic!("routes at {}", live.address);
     };
     let describe = |cluster: &Arc<Cluster>| {
-        let peers = cluster.members().endpoints.iter().map(|p| p.address).collect();
+        let peers = cluster
+            .members()
+            .endpoints
+            .iter()
+            .map(|p| p.address)
+            .collect();
         (cluster.name.to_string(), peers)
     };
     let clusters = rule.backends.iter().map(|b| b.target.as_ref().unwrap());

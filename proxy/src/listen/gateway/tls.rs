@@ -13,7 +13,9 @@ use tokio_rustls::server::TlsStream;
 use weft_ir::bare_host;
 
 use super::super::opaque::{Hello, by_name, hello, whole_hello};
-use super::{Account, Arrival, Chosen, Client, Closed, Closing, Context, Entry, opaque, within};
+use super::{
+    Account, Arrival, Chosen, Client, Closed, Closing, Context, GatewayConnection, opaque, within,
+};
 use crate::batch::Gathered;
 use crate::config::ports::{
     LivePort, ResolvedPort, ResolvedServing, ResolvedTlsListener, ResolvedTlsServing,
@@ -83,7 +85,7 @@ pub(super) async fn serve(
     else {
         let listener = Some(listener.closing.clone());
         drop(config);
-        let entry = Entry {
+        let connection = GatewayConnection {
             port: live,
             local,
             listener,
@@ -93,7 +95,7 @@ pub(super) async fn serve(
             stream,
             client,
             arrival.established(),
-            entry,
+            connection,
             closing,
         )
         .await;
@@ -111,14 +113,14 @@ async fn http(
     stream: TlsStream<Gathered<Prefixed<TcpStream>>>,
     client: SocketAddr,
     place: Client,
-    entry: Entry,
+    connection: GatewayConnection,
     closing: Closing,
 ) -> Result<(), Closed> {
     let _open = context
         .metrics
         .connection(Direction::Gateway, ConnectionTls::Terminated);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    super::http(context, stream, client, place, entry, http2, closing).await
+    super::http(context, stream, client, place, connection, http2, closing).await
 }
 
 async fn shake(

@@ -1,6 +1,6 @@
 //! A request's body as a mirror reads it: what was read for the request itself, a little later.
 //!
-//! The request never waits for its copies: one that is too far behind ends in an error, and so does one of a request whose
+//! The request never waits for its mirrors: one that is too far behind ends in an error, and so does one of a request whose
 //! own body is not read to its end.
 
 use std::sync::Arc;
@@ -13,50 +13,50 @@ use tokio::sync::mpsc;
 
 use super::bodies::BodyError;
 
-/// Bytes by which a copy may be behind.
-const MAX_BEHIND: usize = 64 << 10;
+/// Bytes by which a mirror may lag behind.
+const MAX_LAG: usize = 64 << 10;
 
-enum Piece {
+enum TeeFrame {
     Frame(Frame<Bytes>),
     End,
 }
 
 /// Where the frames that are read go to.
-pub(super) struct Copier {
-    pieces: mpsc::UnboundedSender<Piece>,
-    behind: Arc<AtomicUsize>,
+pub(super) struct TeeSender {
+    frames: mpsc::UnboundedSender<TeeFrame>,
+    lag: Arc<AtomicUsize>,
 }
 
 /// Where they come out.
-pub(super) struct Copied {
-    pieces: mpsc::UnboundedReceiver<Piece>,
-    behind: Arc<AtomicUsize>,
+pub(super) struct TeeBody {
+    frames: mpsc::UnboundedReceiver<TeeFrame>,
+    lag: Arc<AtomicUsize>,
     ended: bool,
 }
 
-pub(super) fn pair() -> (Copier, Copied) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let behind = Arc::<AtomicUsize>::default();
-    let copier = Copier {
-        pieces: sender,
-        behind: behind.clone(),
+pub(super) fn channel() -> (TeeSender, TeeBody) {
+    let (frames, receiver) = mpsc::unbounded_channel();
+    let lag = Arc::<AtomicUsize>::default();
+    let sender = TeeSender {
+        frames: frames,
+        lag: lag.clone(),
     };
-    let copied = Copied {
-        pieces: receiver,
-        behind,
+    let body = TeeBody {
+        frames: receiver,
+        lag,
         ended: false,
     };
-    (copier, copied)
+    (sender, body)
 }
 
-impl Copier {
-    /// Passes the frame on. False: nobody reads any longer, or too slowly; the copier is of no more use.
+impl TeeSender {
+    /// Passes the frame on. False: nobody reads any longer, or too slowly; the sender is of no more use.
     pub(super) fn offer(&self, frame: &Frame<Bytes>) -> bool {
         let copy = match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) => {
-                let behind = self.behind.fetch_add(data.len(), Relaxed);
+                let lag = self.lag.fetch_add(data.len(), Relaxed);
                 // One frame may be larger than all that is allowed.
-                if behind > 0 && behind + data.len() > MAX_BEHIND {
+                if lag > 0 && lag + data.len() > MAX_LAG {
                     return false;
                 }
                 Frame::data(data.clone())
@@ -64,17 +64,17 @@ impl Copier {
             (None, Some(trailers)) => Frame::trailers(trailers.clone()),
             (None, None) => return true,
         };
-        self.pieces.send(Piece::Frame(copy)).is_ok()
+        self.frames.send(TeeFrame::Frame(copy)).is_ok()
     }
 
     /// The body was read to its end.
     pub(super) fn end(self) {
         // Who does not read any longer need not know.
-        let _ = self.pieces.send(Piece::End);
+        let _ = self.frames.send(TeeFrame::End);
     }
 }
 
-impl Copied {
+impl TeeBody {
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -82,17 +82,17 @@ impl Copied {
         if self.ended {
             return Poll::Ready(None);
         }
-        Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
-            Some(Piece::Frame(frame)) => {
+        Poll::Ready(match ready!(self.frames.poll_recv(cx)) {
+            Some(TeeFrame::Frame(frame)) => {
                 let read = frame.data_ref().map_or(0, Bytes::len);
-                self.behind.fetch_sub(read, Relaxed);
+                self.lag.fetch_sub(read, Relaxed);
                 Some(Ok(frame))
             }
-            Some(Piece::End) => {
+            Some(TeeFrame::End) => {
                 self.ended = true;
                 None
             }
-            None => Some(Err(BodyError::NotCopied)),
+            None => Some(Err(BodyError::TeeLagged)),
         })
     }
 

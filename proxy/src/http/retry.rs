@@ -11,9 +11,9 @@ use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
 use weft_ir::{Retry, RouteId, Rule, Timeouts};
 
-use super::bodies::Tail;
+use super::bodies::RequestState;
 use super::errors::{ERROR, Failure};
-use super::mirror::copy;
+use super::mirror::clone_head;
 use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
 
 /// The wait before a try grows to this many times the first one at most.
@@ -21,27 +21,27 @@ const MAX_BACKOFF: u32 = 10;
 
 /// What a rule says of the way to a backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits<'a> {
+pub struct RoutePolicy<'a> {
     pub timeouts: Timeouts,
     pub retry: Option<&'a Retry>,
     /// Whose retries those are.
     pub route: Option<&'a RouteId>,
 }
 
-impl<'a> Limits<'a> {
+impl<'a> RoutePolicy<'a> {
     /// `None`: the rule says nothing, and the request is sent once.
     pub fn of(rule: &'a Rule) -> Option<Self> {
-        let limits = Self {
+        let policy = Self {
             timeouts: rule.timeouts,
             retry: rule.retry.as_ref(),
             route: rule.retry.as_ref().map(|_| &rule.route),
         };
-        let some = limits.retry.is_some() || limits.timeouts != Timeouts::default();
-        some.then_some(limits)
+        let some = policy.retry.is_some() || policy.timeouts != Timeouts::default();
+        some.then_some(policy)
     }
 
     /// Both of a gateway's rule and of the Service's: of times the shorter, of retries the Service's.
-    pub fn both(gateway: Option<Self>, service: Option<Self>) -> Option<Self> {
+    pub fn merge(gateway: Option<Self>, service: Option<Self>) -> Option<Self> {
         let (Some(outer), Some(inner)) = (gateway, service) else {
             return gateway.or(service);
         };
@@ -57,63 +57,71 @@ impl<'a> Limits<'a> {
     }
 }
 
-/// Sends within the limits; timeouts go on for the body of the answer. `in_force`: whether a route still is.
+/// Sends the request within the policy; its timeouts go on for the body of the response. `in_force` says whether a
+/// route still has its retries.
 pub async fn send(
     cluster: &Cluster,
     mut request: UpstreamRequest,
-    limits: Limits<'_>,
+    policy: RoutePolicy<'_>,
     in_force: impl Fn(&RouteId) -> bool,
-    tail: &mut Tail,
+    state: &mut RequestState,
 ) -> Result<UpstreamResponse, Failure> {
-    let started = Instant::from_std(tail.exchange.started());
-    let whole = limits.timeouts.request.map(|limit| Deadline {
+    let started = Instant::from_std(state.exchange.started());
+    let request_deadline = policy.timeouts.request.map(|limit| Deadline {
         at: started + limit,
         limit,
         failure: Failure::RequestTimeout,
     });
-    let (retry, upgrade) = (limits.retry, request.upgrade);
+    let (retry, upgrade) = (policy.retry, request.upgrade);
     if retry.is_some() {
-        request.spare.keep();
+        request.replay_buffer.keep_for_retry();
     }
     let mut exclude: Vec<SocketAddr> = Vec::new();
-    let mut turn = 0;
+    let mut retries = 0;
     loop {
-        let next = retry.filter(|retry| turn < retry.attempts);
-        let next = next.map(|retry| (retry, copy(&request.head)));
-        let (spare, address, client) = (request.spare.clone(), request.address, request.client);
-        let deadline = earlier(whole, limits.timeouts.backend);
-        let (ended, last) = one_try(cluster, request, deadline, tail).await;
+        let next = retry.filter(|retry| retries < retry.attempts);
+        let next = next.map(|retry| (retry, clone_head(&request.head)));
+        let (replay_buffer, address, client) = (
+            request.replay_buffer.clone(),
+            request.address,
+            request.client,
+        );
+        let deadline = earliest(request_deadline, policy.timeouts.backend);
+        let (result, last) = attempt(cluster, request, deadline, state).await;
         let Some((retry, head)) = next else {
-            return ended;
+            return result;
         };
-        let pause = backoff(retry.backoff, turn);
-        let late = |whole: Deadline| Instant::now() + pause >= whole.at;
-        if !failed(&ended, retry, &head.method) || whole.is_some_and(late) || !spare.is_whole() {
-            return ended;
+        let pause = backoff(retry.backoff, retries);
+        let late = |request_deadline: Deadline| Instant::now() + pause >= request_deadline.at;
+        if !is_retriable(&result, retry, &head.method)
+            || request_deadline.is_some_and(late)
+            || !replay_buffer.is_replayable()
+        {
+            return result;
         }
         if !cluster.try_spend_retry() {
-            return ended;
+            return result;
         }
         // The answer that is there is the one to give where the pause shows that nothing is to be repeated any more.
         tokio::select! {
             () = sleep(pause) => {}
-            () = tail.exchange.draining() => return ended,
+            () = state.exchange.draining() => return result,
         }
-        if !limits.route.is_some_and(&in_force) {
-            return ended;
+        if !policy.route.is_some_and(&in_force) {
+            return result;
         }
-        let Some(body) = spare.again() else {
-            return ended;
+        let Some(body) = replay_buffer.replay() else {
+            return result;
         };
-        drop(ended);
-        tail.deadline = None;
-        tail.exchange.repeated();
+        drop(result);
+        state.deadline = None;
+        state.exchange.count_retry();
         exclude.extend(last.filter(|last| !exclude.contains(last)));
-        turn += 1;
+        retries += 1;
         request = UpstreamRequest {
             head,
             body,
-            spare,
+            replay_buffer,
             upgrade,
             address,
             exclude: exclude.clone(),
@@ -131,54 +139,61 @@ struct Deadline {
 }
 
 /// The end of a try that begins now.
-fn earlier(whole: Option<Deadline>, each: Option<Duration>) -> Option<Deadline> {
+fn earliest(request_deadline: Option<Deadline>, each: Option<Duration>) -> Option<Deadline> {
     let each = each.map(|limit| Deadline {
         at: Instant::now() + limit,
         limit,
         failure: Failure::BackendTimeout,
     });
-    whole.into_iter().chain(each).min_by_key(|end| end.at)
+    request_deadline
+        .into_iter()
+        .chain(each)
+        .min_by_key(|end| end.at)
 }
 
 /// Gives the endpoint that was asked last, too.
-async fn one_try(
+async fn attempt(
     cluster: &Cluster,
     request: UpstreamRequest,
     deadline: Option<Deadline>,
-    tail: &mut Tail,
+    state: &mut RequestState,
 ) -> (Result<UpstreamResponse, Failure>, Option<SocketAddr>) {
     let mut last = None;
-    let exchange = &mut tail.exchange;
+    let exchange = &mut state.exchange;
     let sent = cluster.send(request, |endpoint| {
         last = Some(endpoint.address);
-        exchange.tried(endpoint);
+        exchange.set_endpoint(endpoint);
     });
-    let ended = match deadline {
+    let result = match deadline {
         None => sent.await,
         Some(Deadline { at, limit, failure }) => {
             let mut end = Box::pin(sleep_until(at));
-            let ended = tokio::select! {
-                ended = sent => ended,
+            let result = tokio::select! {
+                result = sent => result,
                 () = &mut end => Err(failure(limit)),
             };
-            tail.deadline = ended.is_ok().then_some(end);
-            ended
+            state.deadline = result.is_ok().then_some(end);
+            result
         }
     };
-    (ended, last)
+    (result, last)
 }
 
 /// Whether another try may be made after this one.
-fn failed(ended: &Result<UpstreamResponse, Failure>, retry: &Retry, method: &Method) -> bool {
+fn is_retriable(
+    result: &Result<UpstreamResponse, Failure>,
+    retry: &Retry,
+    method: &Method,
+) -> bool {
     let named = |status: StatusCode| retry.codes.contains(&status);
-    match ended {
+    match result {
         Ok(UpstreamResponse { response, lease }) => {
             // The proxy at the other end had no answer of its application.
-            let made = lease.endpoint().is_proxy() && response.headers().contains_key(ERROR);
+            let from_proxy = lease.endpoint().is_proxy() && response.headers().contains_key(ERROR);
             named(response.status())
-                || (made && response.status().is_server_error() && method.is_idempotent())
+                || (from_proxy && response.status().is_server_error() && method.is_idempotent())
         }
-        Err(failure) if failure.never_arrived() => true,
+        Err(failure) if failure.never_reached_app() => true,
         Err(failure @ (Failure::Broken { .. } | Failure::BackendTimeout(_))) => {
             method.is_idempotent() || named(failure.status())
         }
@@ -188,9 +203,9 @@ fn failed(ended: &Result<UpstreamResponse, Failure>, retry: &Retry, method: &Met
 }
 
 /// Twice as long each time, and up to half as long again, so that clients do not come back together.
-fn backoff(shortest: Duration, turn: u32) -> Duration {
+fn backoff(shortest: Duration, retries: u32) -> Duration {
     let factor = 1_u32
-        .checked_shl(turn)
+        .checked_shl(retries)
         .map_or(MAX_BACKOFF, |factor| factor.min(MAX_BACKOFF));
     let wait = shortest.max(Retry::LEAST_BACKOFF).saturating_mul(factor);
     wait.saturating_add(wait.mul_f64(fastrand::f64() / 2.0))
@@ -214,13 +229,17 @@ mod tests {
         };
         let of_gateway = (retry(1), route("gateway"));
         let of_service = (retry(2), route("service"));
-        fn limits(request: u64, backend: u64, of: Option<&(Retry, RouteId)>) -> Option<Limits<'_>> {
+        fn policy(
+            request: u64,
+            backend: u64,
+            of: Option<&(Retry, RouteId)>,
+        ) -> Option<RoutePolicy<'_>> {
             let millis = |n| (n > 0).then(|| Duration::from_millis(n));
             let timeouts = Timeouts {
                 request: millis(request),
                 backend: millis(backend),
             };
-            Some(Limits {
+            Some(RoutePolicy {
                 timeouts,
                 retry: of.map(|(retry, _)| retry),
                 route: of.map(|(_, route)| route),
@@ -228,29 +247,29 @@ mod tests {
         }
         for (gateway, service, both) in [
             (None, None, None),
-            (limits(5, 0, None), None, limits(5, 0, None)),
-            (None, limits(0, 5, None), limits(0, 5, None)),
-            (limits(5, 0, None), limits(7, 3, None), limits(5, 3, None)),
+            (policy(5, 0, None), None, policy(5, 0, None)),
+            (None, policy(0, 5, None), policy(0, 5, None)),
+            (policy(5, 0, None), policy(7, 3, None), policy(5, 3, None)),
             (
-                limits(9, 2, Some(&of_gateway)),
-                limits(7, 3, Some(&of_service)),
-                limits(7, 2, Some(&of_service)),
+                policy(9, 2, Some(&of_gateway)),
+                policy(7, 3, Some(&of_service)),
+                policy(7, 2, Some(&of_service)),
             ),
             (
-                limits(0, 0, Some(&of_gateway)),
-                limits(7, 0, None),
-                limits(7, 0, Some(&of_gateway)),
+                policy(0, 0, Some(&of_gateway)),
+                policy(7, 0, None),
+                policy(7, 0, Some(&of_gateway)),
             ),
         ] {
-            assert_eq!(Limits::both(gateway, service), both);
+            assert_eq!(RoutePolicy::merge(gateway, service), both);
         }
     }
 
     #[test]
     fn the_wait_grows_and_is_never_too_short() {
         let shortest = Duration::from_millis(100);
-        for (turn, times) in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 10), (40, 10)] {
-            let wait = backoff(shortest, turn);
+        for (retries, times) in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 10), (40, 10)] {
+            let wait = backoff(shortest, retries);
             assert!(
                 wait >= shortest * times && wait <= shortest * times * 3 / 2,
                 "{wait:?}"
