@@ -1,7 +1,7 @@
 //! Fewer system calls on busy connections: many frames in one write, many records in one read.
 //!
 //! HTTP/2 flushes after each frame of data, and TLS reads 4 KiB at a time; under load each costs a system call, and the
-//! peer another. [`Corked`] goes above TLS and [`Gathered`] below it. Neither delays what is there: a write waits until
+//! peer another. [`Corked`] goes above TLS and [`BufferedReads`] below it. Neither delays what is there: a write waits until
 //! the tasks that are ready now have run, no longer. Idle, they hold no memory.
 
 use std::io;
@@ -12,7 +12,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use crate::streams::give_out;
+use crate::streams::fill_from;
 
 /// The largest TLS record, so that a full buffer is one.
 const SIZE: usize = 16 << 10;
@@ -145,12 +145,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
 
 /// Reads as much as is there at once, and gives it out in the portions that are asked for.
 #[derive(Debug)]
-pub struct Gathered<S> {
+pub struct BufferedReads<S> {
     stream: S,
     read: BytesMut,
 }
 
-impl<S> Gathered<S> {
+impl<S> BufferedReads<S> {
     pub fn new(stream: S) -> Self {
         Self {
             stream,
@@ -163,7 +163,7 @@ impl<S> Gathered<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for BufferedReads<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -175,12 +175,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
             ready!(poll_read_buf(Pin::new(&mut this.stream), cx, &mut read))?;
             this.read = read;
         }
-        give_out(&mut this.read, buffer);
+        fill_from(&mut this.read, buffer);
         Poll::Ready(Ok(()))
     }
 }
 
-crate::streams::writes_through!(Gathered<S>, stream);
+crate::streams::delegate_writes!(BufferedReads<S>, stream);
 
 #[cfg(test)]
 mod tests {
@@ -282,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn one_read_serves_many_askers() {
         let (mut near, far) = duplex(1 << 10);
-        let mut gathered = Gathered::new(far);
+        let mut gathered = BufferedReads::new(far);
         near.write_all(b"123456").await.unwrap();
         let mut seen = [0; 4];
         assert_eq!(gathered.read(&mut seen).await.unwrap(), 4);

@@ -16,12 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const SIZE: usize = 16 << 10;
 
 /// Until both have ended. Errors: the first of either side, in either direction.
-pub(crate) async fn both_ways<A, B>(a: &mut A, b: &mut B) -> io::Result<()>
+pub(crate) async fn copy_bidirectional<A, B>(a: &mut A, b: &mut B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut there, mut back) = (Way::default(), Way::default());
+    let (mut there, mut back) = (HalfCopy::default(), HalfCopy::default());
     poll_fn(|cx| {
         let there = there.poll(cx, a, b)?;
         let back = back.poll(cx, b, a)?;
@@ -33,9 +33,9 @@ where
 
 /// One direction.
 #[derive(Default)]
-struct Way {
+struct HalfCopy {
     /// Read, and not taken yet.
-    kept: Bytes,
+    unwritten: Bytes,
     /// Something was written after the last flush.
     unflushed: bool,
     end: End,
@@ -47,10 +47,10 @@ enum End {
     Open,
     /// The reader's, which the writer has not been told.
     Read,
-    Told,
+    Forwarded,
 }
 
-impl Way {
+impl HalfCopy {
     /// Ready once the writer was told the reader's end.
     fn poll(
         &mut self,
@@ -59,19 +59,19 @@ impl Way {
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
         loop {
-            while !self.kept.is_empty() {
-                let taken = ready!(self.write(cx, writer, &self.kept.clone()))?;
-                self.kept.advance(taken);
+            while !self.unwritten.is_empty() {
+                let taken = ready!(self.write(cx, writer, &self.unwritten.clone()))?;
+                self.unwritten.advance(taken);
             }
             // Nothing of it is held on to.
-            self.kept = Bytes::new();
+            self.unwritten = Bytes::new();
             match self.end {
                 End::Open => ready!(self.read(cx, reader, writer))?,
                 End::Read => {
                     ready!(Pin::new(&mut *writer).poll_shutdown(cx))?;
-                    self.end = End::Told;
+                    self.end = End::Forwarded;
                 }
-                End::Told => return Poll::Ready(Ok(())),
+                End::Forwarded => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -102,7 +102,7 @@ impl Way {
             Poll::Pending => 0,
         };
         if taken < read.len() {
-            self.kept = Bytes::copy_from_slice(&read[taken..]);
+            self.unwritten = Bytes::copy_from_slice(&read[taken..]);
         }
         Poll::Ready(Ok(()))
     }
@@ -153,7 +153,7 @@ mod tests {
         let (mut far, server) = duplex(900);
         let (asked, answered) = (bytes(0), bytes(1));
         let (copied, at_client, at_server) = tokio::join!(
-            both_ways(&mut near, &mut far),
+            copy_bidirectional(&mut near, &mut far),
             exchange(client, &asked),
             exchange(server, &answered),
         );
@@ -166,19 +166,19 @@ mod tests {
         let (mut client, mut near) = duplex(64);
         let (mut far, mut server) = duplex(4);
         client.write_all(b"123456").await.unwrap();
-        let mut way = Way::default();
-        let poll = async |way: &mut Way, near: &mut DuplexStream, far: &mut DuplexStream| {
-            poll_fn(|cx| Poll::Ready(way.poll(cx, near, far))).await
+        let mut half = HalfCopy::default();
+        let poll = async |half: &mut HalfCopy, near: &mut DuplexStream, far: &mut DuplexStream| {
+            poll_fn(|cx| Poll::Ready(half.poll(cx, near, far))).await
         };
-        assert!(poll(&mut way, &mut near, &mut far).await.is_pending());
-        assert_eq!(way.kept, "56");
+        assert!(poll(&mut half, &mut near, &mut far).await.is_pending());
+        assert_eq!(half.unwritten, "56");
         let mut seen = [0; 4];
         server.read_exact(&mut seen).await.unwrap();
-        assert!(poll(&mut way, &mut near, &mut far).await.is_pending());
-        assert!(way.kept.is_empty());
-        assert!(!way.unflushed);
+        assert!(poll(&mut half, &mut near, &mut far).await.is_pending());
+        assert!(half.unwritten.is_empty());
+        assert!(!half.unflushed);
         drop(client);
-        assert!(poll(&mut way, &mut near, &mut far).await.is_ready());
+        assert!(poll(&mut half, &mut near, &mut far).await.is_ready());
     }
 
     #[tokio::test]
@@ -187,7 +187,7 @@ mod tests {
         let (mut far, server) = duplex(64);
         drop(server);
         client.write_all(b"lost").await.unwrap();
-        let broken = both_ways(&mut near, &mut far).await;
+        let broken = copy_bidirectional(&mut near, &mut far).await;
         assert_eq!(broken.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -1,6 +1,6 @@
 //! Which protocol the first bytes of a connection are of.
 //!
-//! [`guess`] is pure; [`Prefixed`] gives the bytes that were looked at back to whoever reads next.
+//! [`detect`] is pure; [`Prefixed`] gives the bytes that were looked at back to whoever reads next.
 
 use std::io;
 use std::pin::Pin;
@@ -10,18 +10,18 @@ use bytes::{Buf, BytesMut};
 use rustls::server::{Acceptor, ClientHello};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-use crate::streams::give_out;
+use crate::streams::fill_from;
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guess {
+pub enum Detected {
     Http1,
     /// By prior knowledge (RFC 9113, 3.3).
     Http2,
     Tls,
     Opaque,
     /// Too few bytes to tell.
-    More,
+    Incomplete,
 }
 
 /// RFC 9113, 3.4.
@@ -29,54 +29,54 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Longer words are no methods.
 const MAX_METHOD: usize = 24;
 /// A ClientHello is at most a handshake message of one or a few records.
-const MAX_HELLO: usize = 64 << 10;
+const MAX_CLIENT_HELLO: usize = 64 << 10;
 /// RFC 8446, 5.1: the most that a record holds without encryption.
 const MAX_RECORD: usize = 1 << 14;
 
-pub fn guess(bytes: &[u8]) -> Guess {
+pub fn detect(bytes: &[u8]) -> Detected {
     let Some(&first) = bytes.first() else {
-        return Guess::More;
+        return Detected::Incomplete;
     };
     if first == 0x16 {
-        return guess_tls(bytes);
+        return detect_tls(bytes);
     }
     let length = bytes.len().min(PREFACE.len());
     if bytes[..length] == PREFACE[..length] {
         // `PRI` is no method of HTTP/1.1.
         return if length < PREFACE.len() {
-            Guess::More
+            Detected::Incomplete
         } else {
-            Guess::Http2
+            Detected::Http2
         };
     }
-    guess_http1(bytes)
+    detect_http1(bytes)
 }
 
 /// A record of a handshake, of any version (RFC 8446, 5.1).
-fn guess_tls(bytes: &[u8]) -> Guess {
+fn detect_tls(bytes: &[u8]) -> Detected {
     match (bytes.get(1), bytes.get(2), bytes.get(5)) {
-        (Some(major), _, _) if *major != 3 => Guess::Opaque,
-        (_, Some(minor), _) if *minor > 4 => Guess::Opaque,
-        (_, _, Some(kind)) if *kind != 1 => Guess::Opaque,
-        (_, _, Some(_)) => Guess::Tls,
-        _ => Guess::More,
+        (Some(major), _, _) if *major != 3 => Detected::Opaque,
+        (_, Some(minor), _) if *minor > 4 => Detected::Opaque,
+        (_, _, Some(kind)) if *kind != 1 => Detected::Opaque,
+        (_, _, Some(_)) => Detected::Tls,
+        _ => Detected::Incomplete,
     }
 }
 
 /// An upper-case word, a space, and what can begin a request target (RFC 9112, 3.2).
-fn guess_http1(bytes: &[u8]) -> Guess {
+fn detect_http1(bytes: &[u8]) -> Detected {
     let word = bytes
         .iter()
         .take_while(|b| b.is_ascii_uppercase() || matches!(b, b'-' | b'_'))
         .count();
     if word == 0 || word > MAX_METHOD {
-        return Guess::Opaque;
+        return Detected::Opaque;
     }
     match (bytes.get(word), bytes.get(word + 1)) {
-        (None, _) | (Some(b' '), None) => Guess::More,
-        (Some(b' '), Some(b'/' | b'*' | b'h' | b'H')) => Guess::Http1,
-        (Some(b' '), Some(_)) if &bytes[..word] == b"CONNECT" => Guess::Http1,
-        _ => Guess::Opaque,
+        (None, _) | (Some(b' '), None) => Detected::Incomplete,
+        (Some(b' '), Some(b'/' | b'*' | b'h' | b'H')) => Detected::Http1,
+        (Some(b' '), Some(_)) if &bytes[..word] == b"CONNECT" => Detected::Http1,
+        _ => Detected::Opaque,
     }
 }
 
@@ -99,7 +99,7 @@ pub fn is_server_preface(bytes: &[u8]) -> bool {
 }
 
 /// The application protocols that a ClientHello offers; `None` while it is not complete. Errors: it is none.
-pub fn offered(bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, rustls::Error> {
+pub fn alpn_protocols(bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, rustls::Error> {
     client_hello(bytes, |hello| {
         let names = hello.alpn();
         names.map_or_else(Vec::new, |names| names.map(<[u8]>::to_vec).collect())
@@ -116,12 +116,12 @@ fn client_hello<T>(
     bytes: &[u8],
     read: impl Fn(&ClientHello<'_>) -> T,
 ) -> Result<Option<T>, rustls::Error> {
-    if bytes.len() > MAX_HELLO {
+    if bytes.len() > MAX_CLIENT_HELLO {
         return Err(rustls::Error::General(
             "the ClientHello is too long".to_owned(),
         ));
     }
-    if is_part(bytes) {
+    if is_incomplete(bytes) {
         return Ok(None);
     }
     let mut acceptor = Acceptor::default();
@@ -139,7 +139,7 @@ fn client_hello<T>(
 
 /// Whether more is to come of a ClientHello, by the lengths in its records and in itself (RFC 8446, 4 and 5.1). As long as
 /// that is so it is not parsed: one that comes byte by byte would be parsed with each of them.
-fn is_part(bytes: &[u8]) -> bool {
+fn is_incomplete(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     let mut message = 0;
     let mut length = [0; 4];
@@ -186,7 +186,7 @@ impl<S> Prefixed<S> {
     }
 
     /// What has been looked at so far, and will be read first.
-    pub fn seen(&self) -> &[u8] {
+    pub fn peeked(&self) -> &[u8] {
         &self.prefix
     }
 
@@ -195,28 +195,28 @@ impl<S> Prefixed<S> {
     }
 
     /// Drops the first `length` bytes that were looked at: whoever reads next does not get them.
-    pub fn take_off(&mut self, length: usize) {
+    pub fn consume(&mut self, length: usize) {
         self.prefix.advance(length.min(self.prefix.len()));
     }
 }
 
 impl<S: AsyncRead + Unpin> Prefixed<S> {
     /// Looks at more bytes; 0: the peer sends no more. Safe to cancel.
-    pub async fn look(&mut self) -> io::Result<usize> {
+    pub async fn peek(&mut self) -> io::Result<usize> {
         self.prefix.reserve(2 << 10);
         self.stream.read_buf(&mut self.prefix).await
     }
 
     /// Looks until the bytes tell, or the peer sends no more. Safe to cancel.
-    pub async fn detect(&mut self) -> io::Result<Guess> {
+    pub async fn detect(&mut self) -> io::Result<Detected> {
         loop {
-            match guess(&self.prefix) {
-                Guess::More => {
-                    if self.look().await? == 0 {
-                        return Ok(Guess::Opaque);
+            match detect(&self.prefix) {
+                Detected::Incomplete => {
+                    if self.peek().await? == 0 {
+                        return Ok(Detected::Opaque);
                     }
                 }
-                told => return Ok(told),
+                protocol => return Ok(protocol),
             }
         }
     }
@@ -232,12 +232,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         if this.prefix.is_empty() {
             return Pin::new(&mut this.stream).poll_read(cx, buffer);
         }
-        give_out(&mut this.prefix, buffer);
+        fill_from(&mut this.prefix, buffer);
         Poll::Ready(Ok(()))
     }
 }
 
-crate::streams::writes_through!(Prefixed<S>, stream);
+crate::streams::delegate_writes!(Prefixed<S>, stream);
 
 #[cfg(test)]
 mod tests {
@@ -254,30 +254,35 @@ mod tests {
 
     #[test]
     fn first_bytes_tell() {
-        for (bytes, told) in [
-            (&b""[..], Guess::More),
-            (b"G", Guess::More),
-            (b"GET ", Guess::More),
-            (b"GET /", Guess::Http1),
-            (b"OPTIONS * HTTP/1.1", Guess::Http1),
-            (b"GET http://a/", Guess::Http1),
-            (b"CONNECT a:1", Guess::Http1),
-            (b"PROPFIND /x", Guess::Http1),
-            (b"PRI * HTTP/2.0\r\n", Guess::More),
-            (PREFACE, Guess::Http2),
-            (b"PRI * HTTP/3", Guess::Http1),
-            (b"PR", Guess::More),
-            (b"EHLO mail.example", Guess::Opaque),
-            (b"GET key", Guess::Opaque),
-            (b"get /", Guess::Opaque),
-            (b"\x16\x03\x01\x02\x00", Guess::More),
-            (b"\x16\x03\x01\x02\x00\x01", Guess::Tls),
-            (b"\x16\x03\x01\x02\x00\x02", Guess::Opaque),
-            (b"\x16\x05", Guess::Opaque),
-            (b"\x00\x00", Guess::Opaque),
-            (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Guess::Opaque),
+        for (bytes, protocol) in [
+            (&b""[..], Detected::Incomplete),
+            (b"G", Detected::Incomplete),
+            (b"GET ", Detected::Incomplete),
+            (b"GET /", Detected::Http1),
+            (b"OPTIONS * HTTP/1.1", Detected::Http1),
+            (b"GET http://a/", Detected::Http1),
+            (b"CONNECT a:1", Detected::Http1),
+            (b"PROPFIND /x", Detected::Http1),
+            (b"PRI * HTTP/2.0\r\n", Detected::Incomplete),
+            (PREFACE, Detected::Http2),
+            (b"PRI * HTTP/3", Detected::Http1),
+            (b"PR", Detected::Incomplete),
+            (b"EHLO mail.example", Detected::Opaque),
+            (b"GET key", Detected::Opaque),
+            (b"get /", Detected::Opaque),
+            (b"\x16\x03\x01\x02\x00", Detected::Incomplete),
+            (b"\x16\x03\x01\x02\x00\x01", Detected::Tls),
+            (b"\x16\x03\x01\x02\x00\x02", Detected::Opaque),
+            (b"\x16\x05", Detected::Opaque),
+            (b"\x00\x00", Detected::Opaque),
+            (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Detected::Opaque),
         ] {
-            assert_eq!(guess(bytes), told, "{:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                detect(bytes),
+                protocol,
+                "{:?}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 
@@ -312,16 +317,20 @@ mod tests {
 
     #[test]
     fn what_is_no_client_hello_is_refused_and_a_part_of_one_waits() {
-        assert!(offered(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xff").is_err());
-        assert!(offered(b"\x16\x03\x01\x02\x00\x01\x00").unwrap().is_none());
-        assert!(offered(&vec![0x16; MAX_HELLO + 1]).is_err());
+        assert!(alpn_protocols(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xff").is_err());
+        assert!(
+            alpn_protocols(b"\x16\x03\x01\x02\x00\x01\x00")
+                .unwrap()
+                .is_none()
+        );
+        assert!(alpn_protocols(&vec![0x16; MAX_CLIENT_HELLO + 1]).is_err());
     }
 
     #[tokio::test]
     async fn what_was_seen_is_read_again() {
         let stream = &b"GET / HTTP/1.1\r\n"[..];
         let mut stream = Prefixed::new(stream);
-        assert_eq!(stream.detect().await.unwrap(), Guess::Http1);
+        assert_eq!(stream.detect().await.unwrap(), Detected::Http1);
         let mut all = Vec::new();
         stream.read_to_end(&mut all).await.unwrap();
         assert_eq!(all, b"GET / HTTP/1.1\r\n");
@@ -330,8 +339,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_are_taken(bytes: Vec<u8>) {
-            let _ = guess(&bytes);
-            let _ = offered(&bytes);
+            let _ = detect(&bytes);
+            let _ = alpn_protocols(&bytes);
         }
     }
 }

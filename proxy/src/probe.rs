@@ -23,7 +23,7 @@ pub struct TcpProbes {
 
 /// Nothing accepts at the probed port.
 #[derive(Debug, thiserror::Error)]
-pub enum Closed {
+pub enum ProbeError {
     #[error("{address}: {error}")]
     Refused {
         address: SocketAddr,
@@ -50,12 +50,12 @@ impl TcpProbes {
     }
 
     /// Whether a connection can be opened; it is closed at once.
-    pub async fn check(&self, port: u16) -> Result<(), Closed> {
+    pub async fn check(&self, port: u16) -> Result<(), ProbeError> {
         let address = SocketAddr::new(self.host, port);
         match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Closed::Refused { address, error }),
-            Err(_) => Err(Closed::Silent(address)),
+            Ok(Err(error)) => Err(ProbeError::Refused { address, error }),
+            Err(_) => Err(ProbeError::Silent(address)),
         }
     }
 }

@@ -9,7 +9,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// `AsyncWrite` for a wrapper whose writes are those of the stream `S` in its field. `$more`: its other parameters.
-macro_rules! writes_through {
+macro_rules! delegate_writes {
     ($wrapper:ty, $field:ident $(, $more:ident)*) => {
         impl<S: ::tokio::io::AsyncWrite + Unpin $(, $more: Unpin)*> ::tokio::io::AsyncWrite for $wrapper {
             fn poll_write(
@@ -49,10 +49,10 @@ macro_rules! writes_through {
     };
 }
 
-pub(crate) use writes_through;
+pub(crate) use delegate_writes;
 
 /// Gives out what was `read` before and fits; what is left empty holds no memory.
-pub(crate) fn give_out(read: &mut BytesMut, buffer: &mut ReadBuf<'_>) {
+pub(crate) fn fill_from(read: &mut BytesMut, buffer: &mut ReadBuf<'_>) {
     let length = read.len().min(buffer.remaining());
     buffer.put_slice(&read[..length]);
     read.advance(length);
@@ -62,18 +62,18 @@ pub(crate) fn give_out(read: &mut BytesMut, buffer: &mut ReadBuf<'_>) {
 }
 
 /// A stream whose reads are told of: how many bytes each gave that gave any.
-pub(crate) struct Told<S, F> {
+pub(crate) struct ObservedReads<S, F> {
     stream: S,
-    tell: F,
+    on_read: F,
 }
 
-impl<S, F: FnMut(usize)> Told<S, F> {
-    pub(crate) fn new(stream: S, tell: F) -> Self {
-        Self { stream, tell }
+impl<S, F: FnMut(usize)> ObservedReads<S, F> {
+    pub(crate) fn new(stream: S, on_read: F) -> Self {
+        Self { stream, on_read }
     }
 }
 
-impl<S: AsyncRead + Unpin, F: FnMut(usize) + Unpin> AsyncRead for Told<S, F> {
+impl<S: AsyncRead + Unpin, F: FnMut(usize) + Unpin> AsyncRead for ObservedReads<S, F> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -84,10 +84,10 @@ impl<S: AsyncRead + Unpin, F: FnMut(usize) + Unpin> AsyncRead for Told<S, F> {
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
         let length = buffer.filled().len() - before;
         if length > 0 {
-            (this.tell)(length);
+            (this.on_read)(length);
         }
         read
     }
 }
 
-writes_through!(Told<S, F>, stream, F);
+delegate_writes!(ObservedReads<S, F>, stream, F);

@@ -7,9 +7,9 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::copy::both_ways;
+use crate::copy::copy_bidirectional;
 use crate::shutdown::Closing;
-use crate::streams::Told;
+use crate::streams::ObservedReads;
 
 /// While the process ends, a connection that was silent for this long is taken to be idle.
 const IDLE: Duration = Duration::from_secs(2);
@@ -23,25 +23,25 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 
 /// Has the kernel find out when the peer of a silent connection is gone: nothing else ends one. Connections accepted
 /// from a listening socket are as that socket is.
-pub fn keep_alive(socket: SockRef<'_>) -> io::Result<()> {
+pub fn set_keepalive(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&KEEPALIVE)
 }
 
 /// Bytes passed on, to and from the upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Passed {
+pub struct BytesTransferred {
     pub up: u64,
     pub down: u64,
 }
 
 /// Passes bytes until both sides have ended; while the process ends, until the connection is idle; where its listener is
 /// gone, for as long as `closing` lets it. `idle`: no longer than this, or twice as long, without a byte.
-pub async fn pass<A, B>(
+pub async fn forward<A, B>(
     client: A,
     upstream: B,
     closing: &Closing,
     idle: Option<Duration>,
-) -> (Passed, io::Result<()>)
+) -> (BytesTransferred, io::Result<()>)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -50,9 +50,9 @@ where
     let count = |to: &AtomicU64, length: usize| {
         to.fetch_add(length as u64, Relaxed);
     };
-    let mut client = Told::new(client, |length| count(&up, length));
-    let mut upstream = Told::new(upstream, |length| count(&down, length));
-    let total = || Passed {
+    let mut client = ObservedReads::new(client, |length| count(&up, length));
+    let mut upstream = ObservedReads::new(upstream, |length| count(&down, length));
+    let total = || BytesTransferred {
         up: up.load(Relaxed),
         down: down.load(Relaxed),
     };
@@ -76,7 +76,7 @@ where
         }
     };
     let copied = tokio::select! {
-        copied = both_ways(&mut client, &mut upstream) => copied,
+        copied = copy_bidirectional(&mut client, &mut upstream) => copied,
         () = draining => Ok(()),
         () = unused => Ok(()),
         () = closing.over() => Ok(()),
@@ -110,10 +110,10 @@ mod tests {
             (asked, answer)
         };
         let ((passed, result), (asked, answer)) =
-            tokio::join!(pass(near, far, &closing, None), ends);
+            tokio::join!(forward(near, far, &closing, None), ends);
         assert!(result.is_ok());
         assert_eq!((asked.as_str(), answer.as_str()), ("ask", "answer"));
-        assert_eq!(passed, Passed { up: 3, down: 6 });
+        assert_eq!(passed, BytesTransferred { up: 3, down: 6 });
     }
 
     #[tokio::test(start_paused = true)]
@@ -122,7 +122,12 @@ mod tests {
         let (far, _server) = duplex(64);
         let shutdown = Shutdown::new();
         shutdown.token().cancel();
-        assert!(pass(near, far, &shutdown.closing(), None).await.1.is_ok());
+        assert!(
+            forward(near, far, &shutdown.closing(), None)
+                .await
+                .1
+                .is_ok()
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -133,14 +138,14 @@ mod tests {
         listener.cancel();
         let closing = Shutdown::new().closing_with(listener, bound);
         let begun = Instant::now();
-        let passed = tokio::spawn(async move { pass(near, far, &closing, None).await });
+        let passed = tokio::spawn(async move { forward(near, far, &closing, None).await });
         tokio::time::sleep(bound - Duration::from_secs(1)).await;
         client.write_all(b"late").await.unwrap();
         let mut late = [0; 4];
         server.read_exact(&mut late).await.unwrap();
         let (passed, ended) = passed.await.unwrap();
         assert!(ended.is_ok());
-        assert_eq!(passed, Passed { up: 4, down: 0 });
+        assert_eq!(passed, BytesTransferred { up: 4, down: 0 });
         assert_eq!(begun.elapsed(), bound);
     }
 
@@ -150,7 +155,7 @@ mod tests {
         let (far, mut server) = duplex(64);
         let closing = Shutdown::new().closing();
         let (hour, begun) = (Duration::from_secs(3_600), Instant::now());
-        let passed = tokio::spawn(async move { pass(near, far, &closing, Some(hour)).await });
+        let passed = tokio::spawn(async move { forward(near, far, &closing, Some(hour)).await });
         tokio::time::sleep(hour / 2).await;
         client.write_all(b"b").await.unwrap();
         server.read_exact(&mut [0]).await.unwrap();

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use weft_ir::{Endpoint, Mode, Protocol};
 use weft_proxy::config::resolved::{ResolvedBackend, ResolvedRule};
-use weft_proxy::listen::udp::{self, Limits, LiveRule};
+use weft_proxy::listen::udp::{self, Limits, WatchedRule};
 use weft_proxy::telemetry::requests::Direction;
 use weft_proxy::upstream::Cluster;
 use weft_testkit::pki::Pki;
@@ -30,7 +30,7 @@ const NOTHING: Duration = Duration::from_millis(200);
 struct Port {
     pod: Pod,
     address: SocketAddr,
-    rule: LiveRule,
+    rule: WatchedRule,
     served: JoinHandle<()>,
 }
 
@@ -39,7 +39,7 @@ impl Port {
         let pod = Pod::start(&Pki::new().unwrap(), "gateway", Mode::Permissive);
         let socket = UdpSocket::bind(ANY).await.unwrap();
         let address = socket.local_addr().unwrap();
-        let rule = LiveRule::new(ArcSwapOption::empty());
+        let rule = WatchedRule::new(ArcSwapOption::empty());
         let served = udp::serve(pod.context.clone(), socket, rule.clone(), limits);
         Self {
             address,
@@ -279,7 +279,7 @@ async fn sessions_are_bounded_and_the_silent_ones_give_way() {
     let limits = Limits {
         sessions: 3,
         idle: Duration::from_secs(60),
-        yields: Duration::from_millis(300),
+        evictable_after: Duration::from_millis(300),
     };
     let port = Port::start(limits).await;
     let a = Server::start(b'a').await;
@@ -295,7 +295,7 @@ async fn sessions_are_bounded_and_the_silent_ones_give_way() {
     late.0.send(b"x").await.unwrap();
     port.until(r#"weft_udp_dropped_total{reason="sessions"}"#, 1)
         .await;
-    tokio::time::sleep(limits.yields * 2).await;
+    tokio::time::sleep(limits.evictable_after * 2).await;
     assert!(late.ask(b"x").await.is_some());
     assert_eq!(port.count("weft_udp_sessions_open"), 3);
     assert_eq!(port.count("weft_udp_sessions_total"), 4);

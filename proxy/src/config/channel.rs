@@ -231,7 +231,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noting<S> {
     }
 }
 
-crate::streams::writes_through!(Noting<S>, tls);
+crate::streams::delegate_writes!(Noting<S>, tls);
 
 /// An error with all its causes, each once.
 pub fn causes(error: &dyn Error) -> String {

@@ -11,8 +11,8 @@ use weft_ir::Identity;
 
 use super::bodies::{BodyError, ReplayBuffer, grpc_status};
 use super::errors::{ERROR, Failure, is_grpc};
-use crate::listen::Context;
-use crate::listen::clients::Client;
+use crate::listen::Runtime;
+use crate::listen::clients::ClientConnection;
 use crate::shutdown::Closing;
 use crate::telemetry::access::Record;
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
@@ -23,7 +23,7 @@ const CLIENT_GONE: u16 = 499;
 
 /// Who the requests of a connection come from.
 pub struct Downstream {
-    pub context: Arc<Context>,
+    pub runtime: Arc<Runtime>,
     pub direction: Direction,
     pub address: SocketAddr,
     /// Proven by its certificate, or our own for what our pod sends.
@@ -31,13 +31,13 @@ pub struct Downstream {
     /// When its connection is to finish.
     pub closing: Closing,
     /// Of a gateway: its place among the connections of all clients.
-    pub client: Option<Arc<Client>>,
+    pub client: Option<Arc<ClientConnection>>,
 }
 
 impl Downstream {
     /// Errors when the request that came last is one too many.
     pub fn admit(&self) -> Result<(), Failure> {
-        let shed = self.context.overload.check_request();
+        let shed = self.runtime.overload.check_request();
         shed.map_or(Ok(()), |why| Err(Failure::Overloaded(why)))
     }
 
@@ -53,15 +53,15 @@ impl Downstream {
             true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             false => StatusCode::BAD_REQUEST,
         };
-        if !self.context.access.wants(code, None, true) {
+        if !self.runtime.access.wants(code, None, true) {
             return;
         }
         let metrics = match self.direction {
-            Direction::Inbound => &self.context.metrics.inbound,
-            Direction::Outbound | Direction::Gateway => &self.context.metrics.outbound_unknown,
+            Direction::Inbound => &self.runtime.metrics.inbound,
+            Direction::Outbound | Direction::Gateway => &self.runtime.metrics.outbound_unknown,
         };
         let words = format!("bad request: {error}");
-        self.context.access.write(&Record {
+        self.runtime.access.write(&Record {
             direction: self.direction,
             client: Some(self.address),
             client_id: self.identity.as_deref(),
@@ -108,15 +108,15 @@ impl Exchange {
             Version::HTTP_2 => RequestProtocol::Http2,
             _ => RequestProtocol::Http1,
         };
-        let logged = downstream.context.logs_requests.then(|| LoggedHead {
+        let logged = downstream.runtime.logs_requests.then(|| LoggedHead {
             method: request.method().clone(),
             uri: request.uri().clone(),
             host: request.headers().get(HOST).cloned(),
             listener: None,
         });
-        downstream.context.overload.request_started();
+        downstream.runtime.overload.request_started();
         if let Some(client) = &downstream.client {
-            client.begin();
+            client.request_started();
         }
         Self {
             downstream: downstream.clone(),
@@ -165,7 +165,7 @@ impl Exchange {
 
     /// The request is sent once more.
     pub fn count_retry(&self) {
-        self.downstream.context.metrics.retries.inc();
+        self.downstream.runtime.metrics.retries.inc();
     }
 
     /// Resolves when the process ends.
@@ -215,10 +215,10 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.downstream.context.overload.request_ended();
+        self.downstream.runtime.overload.request_ended();
         let now = Instant::now();
         if let Some(client) = &self.downstream.client {
-            client.end(now);
+            client.request_ended(now);
         }
         let duration = now.saturating_duration_since(self.started);
         let status = self.status.unwrap_or_else(|| {
@@ -227,7 +227,7 @@ impl Drop for Exchange {
         });
         self.metrics
             .record(self.protocol, status, self.grpc, duration);
-        let access = &self.downstream.context.access;
+        let access = &self.downstream.runtime.access;
         if access.wants(status, self.grpc, self.error.is_some()) {
             self.log(status, duration);
         }
@@ -241,9 +241,9 @@ impl Exchange {
             Some(host) => host.to_str().ok(),
             None => logged.uri.authority().map(Authority::as_str),
         };
-        let own = &*self.downstream.context.identity;
+        let own = &*self.downstream.runtime.identity;
         let expected = || self.endpoint.as_ref()?.identity.as_deref();
-        self.downstream.context.access.write(&Record {
+        self.downstream.runtime.access.write(&Record {
             client: Some(self.downstream.address),
             client_id: self.downstream.identity.as_deref(),
             server_id: match self.downstream.direction {

@@ -20,7 +20,7 @@ use super::serve::Handler;
 use super::{cors, filters, headers, upgrade};
 use crate::balance;
 use crate::config::resolved::{ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRule};
-use crate::listen::clients::Client;
+use crate::listen::clients::ClientConnection;
 use crate::upstream::{Cluster, Endpoint, UpstreamRequest, UpstreamResponse};
 
 /// One connection whose requests are routed.
@@ -32,7 +32,7 @@ pub struct Outbound {
 impl Handler for Outbound {
     async fn handle(self: Arc<Self>, request: http::Request<Incoming>) -> Response {
         let config = self.source.load();
-        let metrics = self.downstream.context.metrics.outbound_pod.clone();
+        let metrics = self.downstream.runtime.metrics.outbound_pod.clone();
         let exchange = Exchange::begin(&self.downstream, &request, &metrics);
         let mut state = RequestState::new(exchange);
         let mut filters = ResponseFilters::default();
@@ -52,7 +52,7 @@ impl Handler for Outbound {
 
     fn evicted(&self) -> Option<&CancellationToken> {
         let client = self.downstream.client.as_deref();
-        client.map(Client::evicted)
+        client.map(ClientConnection::evicted)
     }
 
     fn malformed_request(&self, error: &hyper::Error) {
@@ -62,7 +62,7 @@ impl Handler for Outbound {
     fn count_protocol_error(&self, reason: &'static str) {
         let downstream = &self.downstream;
         let listener = downstream.direction.as_str();
-        downstream.context.metrics.protocol_error(listener, reason);
+        downstream.runtime.metrics.protocol_error(listener, reason);
     }
 }
 
@@ -82,19 +82,19 @@ impl Outbound {
         let decision = self.decide_route(config, &mut head, filters, state)?;
         let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
         let address = self.source.address();
-        let context = &self.downstream.context;
+        let runtime = &self.downstream.runtime;
         let mut request =
-            UpstreamRequest::new(head, body, upgrade, address, &context.overload.replay);
+            UpstreamRequest::new(head, body, upgrade, address, &runtime.overload.replay);
         request.client = Some(self.downstream.address.ip());
         if state.exchange.is_from_gateway() {
-            request.replay_buffer.set_idle_timeout(context.body_idle);
+            request.replay_buffer.set_idle_timeout(runtime.body_idle);
         }
         // Mirrors get no request that changes its connection, which the answer tells. With a body, they cannot wait for it.
         if !(upgrade && request.replay_buffer.is_none()) {
             std::mem::take(&mut state.mirrored).send(
                 &request.replay_buffer,
                 address,
-                &self.downstream.context,
+                &self.downstream.runtime,
             );
         }
         state.exchange.replay_buffer = Some(request.replay_buffer.clone());
@@ -118,7 +118,7 @@ impl Outbound {
         };
         let mirrored = std::mem::take(&mut state.mirrored);
         if !is_switching(&sent) {
-            mirrored.send(&ReplayBuffer::none(), address, &self.downstream.context);
+            mirrored.send(&ReplayBuffer::none(), address, &self.downstream.runtime);
         }
         let upstream = sent?;
         upgrade::check(&upstream, upgrade)?;
@@ -203,13 +203,13 @@ impl Outbound {
         filters::on_request(matched_route.filters, head, context, &mut state.added)?;
         state
             .mirrored
-            .sample(matched_route.mirrors(), head, &self.downstream.context);
+            .sample(matched_route.mirrors(), head, &self.downstream.runtime);
         let chosen = matched_route.backend(state)?;
         on_response.push(chosen.filters);
         filters::on_request(chosen.filters, head, context, &mut state.added)?;
         state
             .mirrored
-            .sample(chosen.mirrors, head, &self.downstream.context);
+            .sample(chosen.mirrors, head, &self.downstream.runtime);
         Ok(chosen)
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::bodies::ReplayBuffer;
 use super::headers;
 use crate::config::resolved::ResolvedMirror;
-use crate::listen::Context;
+use crate::listen::Runtime;
 use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
 
 /// Mirrored requests in flight in the whole proxy; requests beyond this are not mirrored.
@@ -92,14 +92,14 @@ impl MirroredRequests {
         &mut self,
         mirrors: &[ResolvedMirror],
         head: &http::request::Parts,
-        context: &Context,
+        runtime: &Runtime,
     ) {
         for mirror in mirrors {
             if fastrand::u32(..mirror.denominator) >= mirror.numerator {
                 continue;
             }
-            let Some(slot) = context.mirrors.reserve(&mirror.namespace) else {
-                context.metrics.mirrored("dropped");
+            let Some(slot) = runtime.mirrors.reserve(&mirror.namespace) else {
+                runtime.metrics.mirrored("dropped");
                 continue;
             };
             let mut head = clone_head(head);
@@ -113,7 +113,7 @@ impl MirroredRequests {
     }
 
     /// Sends the copies; `body` is that of the request, none of which has been read.
-    pub fn send(self, body: &ReplayBuffer, address: SocketAddr, context: &Arc<Context>) {
+    pub fn send(self, body: &ReplayBuffer, address: SocketAddr, runtime: &Arc<Runtime>) {
         for MirroredRequest {
             cluster,
             head,
@@ -130,7 +130,7 @@ impl MirroredRequests {
                 exclude: Vec::new(),
                 client: None,
             };
-            let metrics = context.metrics.clone();
+            let metrics = runtime.metrics.clone();
             tokio::spawn(async move {
                 let result = timeout(MIRROR_TIMEOUT, exchange(&cluster, request)).await;
                 metrics.mirrored(result.unwrap_or("timeout"));

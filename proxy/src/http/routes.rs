@@ -118,7 +118,7 @@ impl RouteSource {
             tls: connection.listener.is_some(),
             port: connection.port.number,
         };
-        let gateway = downstream.context.store.gateway();
+        let gateway = downstream.runtime.store.gateway();
         let nobody = ForwardedTrust::default();
         let trust = gateway
             .as_ref()

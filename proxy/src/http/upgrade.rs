@@ -38,15 +38,15 @@ pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, downst
     // As bytes it goes on to be one of its client's connections, and is never idle.
     let client_connection = downstream.client.clone();
     if let Some(client) = &client_connection {
-        client.begin();
+        client.request_started();
     }
     let closing = downstream.closing.clone();
-    let idle = downstream.context.bytes_idle(downstream.direction);
-    downstream.context.shutdown.spawn(async move {
+    let idle = downstream.runtime.bytes_idle(downstream.direction);
+    downstream.runtime.shutdown.spawn(async move {
         // Either side may be gone before the change is through: there is nobody left to tell.
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
-            let _ = tcp::pass(client, server, &closing, idle).await;
+            let _ = tcp::forward(client, server, &closing, idle).await;
         }
         drop(client_connection);
     });

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 
 use super::delivery::WriteStall;
-use crate::streams::give_out;
+use crate::streams::fill_from;
 
 /// Bytes that are read before they are asked for: the end of what comes can only be seen behind them.
 const READ_AHEAD: usize = 4 << 10;
@@ -130,7 +130,7 @@ where
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.read_ahead.is_empty() {
-            give_out(&mut this.read_ahead, buffer);
+            fill_from(&mut this.read_ahead, buffer);
             return Poll::Ready(Ok(()));
         }
         if this.ended {

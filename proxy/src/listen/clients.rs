@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Idle connections that one look at all of them finds: under a flood not every connection costs a look.
-const FOUND: usize = 64;
+const MAX_CANDIDATES: usize = 64;
 /// After a look that found none there is no other for so long.
-const PAUSE: Duration = Duration::from_millis(100);
+const SCAN_PAUSE: Duration = Duration::from_millis(100);
 /// The part of an IPv6 address that is one client: whoever has an address has all of its /64.
 const IPV6_PREFIX: u128 = !0 << 64;
 
 /// All of them. Clones are the same ones.
 #[derive(Clone)]
-pub struct Clients(Arc<Shared>);
+pub struct ClientConnections(Arc<Table>);
 
-struct Shared {
+struct Table {
     started: Instant,
     open: Mutex<Open>,
 }
@@ -32,7 +32,7 @@ struct Open {
     next: u64,
     by_source: HashMap<IpAddr, HashMap<u64, Arc<State>>>,
     /// Idle connections to be closed next, the last one first; with the time since which they were idle when they were found.
-    found: Vec<(u64, Arc<State>)>,
+    candidates: Vec<(u64, Arc<State>)>,
     /// The end of the pause after a look that found none.
     pause: Option<Instant>,
 }
@@ -43,34 +43,34 @@ struct State {
     requests: AtomicU32,
     /// Milliseconds from the start to the end of the last request, or to the opening.
     idle_since: AtomicU64,
-    told: CancellationToken,
+    evicted: CancellationToken,
 }
 
 impl State {
     fn idle_since(&self) -> Option<u64> {
-        let idle = self.requests.load(Relaxed) == 0 && !self.told.is_cancelled();
+        let idle = self.requests.load(Relaxed) == 0 && !self.evicted.is_cancelled();
         idle.then(|| self.idle_since.load(Relaxed))
     }
 }
 
-impl Default for Clients {
+impl Default for ClientConnections {
     fn default() -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(Table {
             started: Instant::now(),
             open: Mutex::default(),
         }))
     }
 }
 
-impl Clients {
+impl ClientConnections {
     /// Takes a connection of `source` in, idle for now.
-    pub fn enter(&self, source: IpAddr) -> Client {
-        let source = client_of(source);
+    pub fn insert(&self, source: IpAddr) -> ClientConnection {
+        let source = source_prefix(source);
         let state = Arc::new(State {
             source,
             requests: AtomicU32::new(0),
             idle_since: AtomicU64::new(self.0.millis(Instant::now())),
-            told: CancellationToken::new(),
+            evicted: CancellationToken::new(),
         });
         let mut open = self.0.open();
         let number = open.next;
@@ -78,7 +78,7 @@ impl Clients {
         let of_source = open.by_source.entry(source).or_default();
         of_source.insert(number, state.clone());
         drop(open);
-        Client {
+        ClientConnection {
             of: self.0.clone(),
             number,
             state,
@@ -89,53 +89,53 @@ impl Clients {
     /// idle; gives the source. `None`: no connection is idle.
     pub fn evict(&self) -> Option<IpAddr> {
         let mut open = self.0.open();
-        if let Some(source) = open.evict_found() {
+        if let Some(source) = open.evict_candidate() {
             return Some(source);
         }
         let now = Instant::now();
         if open.pause.is_some_and(|end| now < end) {
             return None;
         }
-        open.look();
-        let evicted = open.evict_found();
-        open.pause = evicted.is_none().then(|| now + PAUSE);
+        open.scan();
+        let evicted = open.evict_candidate();
+        open.pause = evicted.is_none().then(|| now + SCAN_PAUSE);
         evicted
     }
 }
 
 impl Open {
     /// Closes the next of those that were found and have been idle ever since.
-    fn evict_found(&mut self) -> Option<IpAddr> {
-        while let Some((since, state)) = self.found.pop() {
+    fn evict_candidate(&mut self) -> Option<IpAddr> {
+        while let Some((since, state)) = self.candidates.pop() {
             if state.idle_since() == Some(since) {
-                state.told.cancel();
+                state.evicted.cancel();
                 return Some(state.source);
             }
         }
         None
     }
 
-    fn look(&mut self) {
+    fn scan(&mut self) {
         let mut sources: Vec<_> = self.by_source.values().collect();
         sources.sort_unstable_by_key(|connections| std::cmp::Reverse(connections.len()));
         let idle = |state: &Arc<State>| Some((state.idle_since()?, state.clone()));
         for connections in sources {
-            let mut found: Vec<_> = connections.values().filter_map(idle).collect();
-            if found.is_empty() {
+            let mut candidates: Vec<_> = connections.values().filter_map(idle).collect();
+            if candidates.is_empty() {
                 continue;
             }
             // The longest idle of them, the longest one last. Never more than half: the source may have closed some itself.
-            let count = FOUND.min(found.len().div_ceil(2));
-            found.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
-            found.truncate(count);
-            found.sort_unstable_by_key(|(since, _)| std::cmp::Reverse(*since));
-            self.found = found;
+            let count = MAX_CANDIDATES.min(candidates.len().div_ceil(2));
+            candidates.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
+            candidates.truncate(count);
+            candidates.sort_unstable_by_key(|(since, _)| std::cmp::Reverse(*since));
+            self.candidates = candidates;
             return;
         }
     }
 }
 
-impl Shared {
+impl Table {
     fn millis(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.started).as_millis() as u64
     }
@@ -146,30 +146,30 @@ impl Shared {
 }
 
 /// One connection, open until this is dropped.
-pub struct Client {
-    of: Arc<Shared>,
+pub struct ClientConnection {
+    of: Arc<Table>,
     number: u64,
     state: Arc<State>,
 }
 
-impl Client {
-    /// A request has begun, which [`Client::end`] ends.
-    pub fn begin(&self) {
+impl ClientConnection {
+    /// A request has begun, which [`ClientConnection::request_ended`] ends.
+    pub fn request_started(&self) {
         self.state.requests.fetch_add(1, Relaxed);
     }
 
-    pub fn end(&self, at: Instant) {
+    pub fn request_ended(&self, at: Instant) {
         self.state.idle_since.store(self.of.millis(at), Relaxed);
         self.state.requests.fetch_sub(1, Relaxed);
     }
 
     /// Is cancelled when the connection is to be closed for another.
     pub fn evicted(&self) -> &CancellationToken {
-        &self.state.told
+        &self.state.evicted
     }
 }
 
-impl Drop for Client {
+impl Drop for ClientConnection {
     fn drop(&mut self) {
         let mut open = self.of.open();
         let source = self.state.source;
@@ -182,7 +182,7 @@ impl Drop for Client {
     }
 }
 
-fn client_of(source: IpAddr) -> IpAddr {
+fn source_prefix(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_PREFIX).into(),
         address => address,
@@ -198,30 +198,30 @@ mod tests {
     }
 
     /// Connections of one source, idle the longer the earlier they are here.
-    fn idle(clients: &Clients, last: u8, count: u64) -> Vec<Client> {
+    fn idle(clients: &ClientConnections, last: u8, count: u64) -> Vec<ClientConnection> {
         let enter = |since| {
-            let client = clients.enter(source(last));
+            let client = clients.insert(source(last));
             client.state.idle_since.store(since, Relaxed);
             client
         };
         (0..count).map(enter).collect()
     }
 
-    fn evicted(clients: &[Client]) -> Vec<bool> {
-        let evicted = |client: &Client| client.evicted().is_cancelled();
+    fn evicted(clients: &[ClientConnection]) -> Vec<bool> {
+        let evicted = |client: &ClientConnection| client.evicted().is_cancelled();
         clients.iter().map(evicted).collect()
     }
 
     #[test]
     fn the_longest_idle_of_the_busiest_source_is_closed() {
-        let clients = Clients::default();
+        let clients = ClientConnections::default();
         let few = idle(&clients, 1, 2);
         let many = idle(&clients, 2, 4);
-        many[0].begin();
+        many[0].request_started();
         assert_eq!(clients.evict(), Some(source(2)));
         assert_eq!(evicted(&many), [false, true, false, false]);
         // It has been found already, and is not idle any more.
-        many[2].begin();
+        many[2].request_started();
         assert_eq!(clients.evict(), Some(source(2)));
         assert_eq!(evicted(&many), [false, true, false, true]);
         assert_eq!(evicted(&few), [false, false]);
@@ -229,13 +229,13 @@ mod tests {
 
     #[test]
     fn requests_renew_a_connection_and_those_under_way_keep_it() {
-        let clients = Clients::default();
+        let clients = ClientConnections::default();
         let all = idle(&clients, 1, 3);
-        all[0].begin();
-        all[0].begin();
-        all[0].end(Instant::now() + Duration::from_secs(9));
-        all[1].begin();
-        all[1].end(Instant::now() + Duration::from_secs(9));
+        all[0].request_started();
+        all[0].request_started();
+        all[0].request_ended(Instant::now() + Duration::from_secs(9));
+        all[1].request_started();
+        all[1].request_ended(Instant::now() + Duration::from_secs(9));
         assert_eq!(clients.evict(), Some(source(1)));
         assert_eq!(evicted(&all), [false, false, true]);
         assert_eq!(clients.evict(), Some(source(1)));
@@ -245,9 +245,9 @@ mod tests {
 
     #[test]
     fn where_the_busiest_source_has_no_idle_one_the_next_gives_way() {
-        let clients = Clients::default();
+        let clients = ClientConnections::default();
         let busy = idle(&clients, 1, 9);
-        busy.iter().for_each(Client::begin);
+        busy.iter().for_each(ClientConnection::request_started);
         let other = idle(&clients, 2, 1);
         assert_eq!(clients.evict(), Some(source(2)));
         drop((busy, other));
@@ -257,14 +257,14 @@ mod tests {
 
     #[test]
     fn a_prefix_of_ipv6_is_one_source() {
-        let clients = Clients::default();
+        let clients = ClientConnections::default();
         let all = [
             "2001:db8::1",
             "2001:db8::2:1",
             "2001:db8:0:1::1",
             "::ffff:10.0.0.1",
         ];
-        let _open = all.map(|address| clients.enter(address.parse().unwrap()));
+        let _open = all.map(|address| clients.insert(address.parse().unwrap()));
         let open = clients.0.open();
         assert_eq!(open.by_source.len(), 3);
         assert!(open.by_source.contains_key(&source(1)));

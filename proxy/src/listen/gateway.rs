@@ -14,11 +14,11 @@ use tokio::time::timeout;
 use weft_accept::Place;
 use weft_ir::IdentityError;
 
-use super::clients::Client;
-use super::opaque::{self, Account, Chosen};
-use super::{Closed, Context, Listener, Origin, proxy_protocol, udp};
+use super::clients::ClientConnection;
+use super::opaque::{self, ChosenCluster, ConnectionRecorder};
+use super::{ConnectionError, Listener, OriginalDst, Runtime, proxy_protocol, udp};
 use crate::config::ports::{LivePort, OpenPort, PortSocket, ResolvedServing, ResolvedStream};
-use crate::detect::{Guess, Prefixed};
+use crate::detect::{Detected, Prefixed};
 use crate::http::exchange::Downstream;
 use crate::http::forward::Outbound;
 use crate::http::routes::{GatewayConnection, RouteSource};
@@ -32,9 +32,9 @@ mod tls;
 const NAME: &str = "gateway";
 /// The longest wait for a request's head, from the end of the one before: longer than common load balancers keep an
 /// idle connection.
-const PATIENCE: Duration = Duration::from_secs(75);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// The same for connections that are taken when few more may be.
-const CROWDED_PATIENCE: Duration = Duration::from_secs(10);
+const CROWDED_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// An HTTP/2 connection without requests is told to go after this, or up to twice as long.
 const IDLE: Duration = Duration::from_secs(300);
 /// When the process ends, or the listener goes, an HTTP/1.1 connection is told so with its next answer, and closed after
@@ -48,30 +48,30 @@ pub async fn run(
     shutdown: Shutdown,
     opened: mpsc::UnboundedReceiver<OpenPort>,
 ) -> Result<(), IdentityError> {
-    let context = Context::new(proxy, shutdown)?;
+    let runtime = Runtime::new(proxy, shutdown)?;
     tokio::select! {
-        () = listen(&context, opened) => {}
-        () = context.housekeeping() => {}
+        () = listen(&runtime, opened) => {}
+        () = runtime.housekeeping() => {}
     }
     Ok(())
 }
 
-async fn listen(context: &Arc<Context>, mut opened: mpsc::UnboundedReceiver<OpenPort>) {
+async fn listen(runtime: &Arc<Runtime>, mut opened: mpsc::UnboundedReceiver<OpenPort>) {
     let mut ports = JoinSet::new();
     loop {
         let open = tokio::select! {
             open = opened.recv() => open,
-            () = context.shutdown.draining() => None,
+            () = runtime.shutdown.draining() => None,
         };
         let Some(OpenPort { live, socket }) = open else {
             break;
         };
         match socket {
             PortSocket::Tcp(socket) => {
-                ports.spawn(accept(context.clone(), live, socket));
+                ports.spawn(accept(runtime.clone(), live, socket));
             }
             PortSocket::Udp(socket) => {
-                ports.spawn(datagrams(context.clone(), live, socket));
+                ports.spawn(datagrams(runtime.clone(), live, socket));
             }
         }
         while ports.try_join_next().is_some() {}
@@ -81,7 +81,7 @@ async fn listen(context: &Arc<Context>, mut opened: mpsc::UnboundedReceiver<Open
 }
 
 /// Accepts until the port is gone or the drain begins.
-async fn accept(context: Arc<Context>, live: Arc<LivePort>, socket: std::net::TcpListener) {
+async fn accept(runtime: Arc<Runtime>, live: Arc<LivePort>, socket: std::net::TcpListener) {
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => {
@@ -91,18 +91,18 @@ async fn accept(context: Arc<Context>, live: Arc<LivePort>, socket: std::net::Tc
     };
     let listener = Listener {
         socket,
-        origin: Origin::Here,
+        origin: OriginalDst::Local,
     };
     let serve = |stream, client, local| {
-        let (task, live) = (context.clone(), live.clone());
-        context.shutdown.spawn(async move {
-            if let Err(closed) = connection(&task, stream, client, local, live).await {
-                closed.report(&task, NAME, client);
+        let (task, live) = (runtime.clone(), live.clone());
+        runtime.shutdown.spawn(async move {
+            if let Err(error) = connection(&task, stream, client, local, live).await {
+                error.report(&task, NAME, client);
             }
         });
     };
     tokio::select! {
-        () = super::accept(&context, &listener, NAME, serve) => {}
+        () = super::accept(&runtime, &listener, NAME, serve) => {}
         () = live.closed() => {}
     }
     // Who has connected by now is served.
@@ -125,7 +125,7 @@ fn waiting(stream: std::net::TcpStream) -> std::io::Result<(TcpStream, SocketAdd
 }
 
 /// Serves datagrams until the port is gone, which ends their sessions, or the drain is through.
-async fn datagrams(context: Arc<Context>, live: Arc<LivePort>, socket: std::net::UdpSocket) {
+async fn datagrams(runtime: Arc<Runtime>, live: Arc<LivePort>, socket: std::net::UdpSocket) {
     let rule = match &live.load().serving {
         ResolvedServing::Stream(of) => of.rule.clone(),
         // A port of datagrams serves nothing else.
@@ -139,29 +139,29 @@ async fn datagrams(context: Arc<Context>, live: Arc<LivePort>, socket: std::net:
         }
     };
     tokio::select! {
-        () = udp::serve(context, socket, rule, udp::Limits::default()) => {}
+        () = udp::serve(runtime, socket, rule, udp::Limits::default()) => {}
         () = live.closed() => {}
     }
 }
 
 async fn connection(
-    context: &Arc<Context>,
+    runtime: &Arc<Runtime>,
     stream: TcpStream,
     mut client: SocketAddr,
     local: SocketAddr,
     live: Arc<LivePort>,
-) -> Result<(), Closed> {
+) -> Result<(), ConnectionError> {
     let config = arc_swap::Guard::into_inner(live.load());
-    let closing = context.closing_with(&config.closing);
+    let closing = runtime.closing_with(&config.closing);
     let mut stream = Prefixed::new(stream);
-    let mut arrival = Arrival::new(context, client.ip());
-    if context.store.gateway().is_some_and(|of| of.proxy_protocol) {
-        let read = within(&arrival, &closing, proxy_protocol::read(&mut stream)).await?;
+    let mut pending = PendingConnection::new(runtime, client.ip());
+    if runtime.store.gateway().is_some_and(|of| of.proxy_protocol) {
+        let read = while_pending(&pending, &closing, proxy_protocol::read(&mut stream)).await?;
         let Some(source) = read.transpose()? else {
             return Ok(());
         };
         client = source.unwrap_or(client);
-        arrival = Arrival::new(context, client.ip());
+        pending = PendingConnection::new(runtime, client.ip());
     }
     match &config.serving {
         ResolvedServing::Http(_) => {
@@ -170,35 +170,35 @@ async fn connection(
                 local,
                 listener: None,
             };
-            plain(context, stream, client, arrival, connection, closing).await
+            plain(runtime, stream, client, pending, connection, closing).await
         }
         ResolvedServing::Tls(_) => {
-            tls::serve(context, stream, client, arrival, local, live, closing).await
+            tls::serve(runtime, stream, client, pending, local, live, closing).await
         }
         ResolvedServing::Stream(of) => {
-            let _open = arrival.passed_on();
-            let mut account = Account::gateway(context, client, false, closing);
-            let chosen = choose(of, &mut account);
+            let _open = pending.into_active_client();
+            let mut recorder = ConnectionRecorder::gateway(runtime, client, false, closing);
+            let chosen = choose(of, &mut recorder);
             // What is passed on may last: it holds no configuration.
             drop(config);
-            opaque::go(context, stream, chosen, account).await
+            opaque::forward_to(runtime, stream, chosen, recorder).await
         }
     }
 }
 
 /// A connection that has not said yet what it is.
-struct Arrival {
+struct PendingConnection {
     /// Among its like.
     place: Place,
     /// Among all connections of clients.
-    client: Client,
+    client: ClientConnection,
 }
 
-impl Arrival {
-    fn new(context: &Context, source: IpAddr) -> Self {
+impl PendingConnection {
+    fn new(runtime: &Runtime, source: IpAddr) -> Self {
         Self {
-            place: context.gateway.enter(source),
-            client: context.clients.enter(source),
+            place: runtime.gateway.enter(source),
+            client: runtime.clients.insert(source),
         }
     }
 
@@ -211,60 +211,61 @@ impl Arrival {
     }
 
     /// It is one of requests.
-    fn established(self) -> Client {
+    fn into_client(self) -> ClientConnection {
         self.client
     }
 
     /// It is passed on as bytes, and so never idle.
-    fn passed_on(self) -> Client {
-        self.client.begin();
+    fn into_active_client(self) -> ClientConnection {
+        self.client.request_started();
         self.client
     }
 }
 
 /// The longest wait for a request's head, of a connection that is taken now.
-fn patience(context: &Context) -> Duration {
-    match context.overload.is_crowded(context.shutdown.open()) {
-        true => CROWDED_PATIENCE,
-        false => PATIENCE,
+fn header_timeout(runtime: &Runtime) -> Duration {
+    match runtime.overload.is_crowded(runtime.shutdown.open()) {
+        true => CROWDED_HEADER_TIMEOUT,
+        false => HEADER_TIMEOUT,
     }
 }
 
 /// HTTP without TLS, of the version that the client begins with.
 async fn plain(
-    context: &Arc<Context>,
+    runtime: &Arc<Runtime>,
     mut stream: Prefixed<TcpStream>,
     client: SocketAddr,
-    arrival: Arrival,
+    pending: PendingConnection,
     connection: GatewayConnection,
     closing: Closing,
-) -> Result<(), Closed> {
-    let patience = patience(context);
-    let begun = timeout(patience, stream.detect());
-    let Some(begun) = within(&arrival, &closing, begun).await? else {
+) -> Result<(), ConnectionError> {
+    let header_timeout = header_timeout(runtime);
+    let begun = timeout(header_timeout, stream.detect());
+    let Some(begun) = while_pending(&pending, &closing, begun).await? else {
         return Ok(());
     };
-    let place = arrival.established();
-    let silent = || Closed::refused("silent", format!("no request within {patience:?}"));
-    let told = begun.map_err(|_| silent())??;
-    if stream.seen().is_empty() {
+    let place = pending.into_client();
+    let silent =
+        || ConnectionError::refused("silent", format!("no request within {header_timeout:?}"));
+    let protocol = begun.map_err(|_| silent())??;
+    if stream.peeked().is_empty() {
         // Opened and closed again.
         return Ok(());
     }
-    let _open = context
+    let _open = runtime
         .metrics
         .connection(Direction::Gateway, ConnectionTls::None);
     // What is no HTTP is told so by the server of HTTP/1.
-    let http2 = told == Guess::Http2;
-    http(context, stream, client, place, connection, http2, closing).await
+    let http2 = protocol == Detected::Http2;
+    http(runtime, stream, client, place, connection, http2, closing).await
 }
 
 /// What comes of `beginning` for as long as the connection has its place; `None`: it is to finish, or to make room.
-async fn within<T>(
-    arrival: &Arrival,
+async fn while_pending<T>(
+    pending: &PendingConnection,
     closing: &Closing,
     beginning: impl Future<Output = T>,
-) -> Result<Option<T>, Closed> {
+) -> Result<Option<T>, ConnectionError> {
     let late = async {
         closing.begun().await;
         tokio::time::sleep(LINGER).await;
@@ -272,24 +273,24 @@ async fn within<T>(
     tokio::select! {
         begun = beginning => Ok(Some(begun)),
         () = late => Ok(None),
-        () = arrival.lost() => Ok(None),
+        () = pending.lost() => Ok(None),
     }
 }
 
 async fn http<S>(
-    context: &Arc<Context>,
+    runtime: &Arc<Runtime>,
     stream: S,
     client: SocketAddr,
-    place: Client,
+    place: ClientConnection,
     connection: GatewayConnection,
     http2: bool,
     closing: Closing,
-) -> Result<(), Closed>
+) -> Result<(), ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let downstream = Arc::new(Downstream {
-        context: context.clone(),
+        runtime: runtime.clone(),
         direction: Direction::Gateway,
         address: client,
         identity: None,
@@ -300,13 +301,13 @@ where
     let handler = Arc::new(Outbound { downstream, source });
     let config = ServerConfig {
         http2,
-        header_timeout: Some(patience(context)),
+        header_timeout: Some(header_timeout(runtime)),
         idle: Some(IDLE),
         linger: Some(LINGER),
         // They name what is nobody's business outside.
         error_details: false,
-        half_close: context.half_close,
-        answer_idle: context.answer_idle,
+        half_close: runtime.half_close,
+        answer_idle: runtime.answer_idle,
         external: true,
         certificate_lifetime: None,
     };
@@ -314,13 +315,16 @@ where
 }
 
 /// Where a connection goes that nothing tells apart from others of its port.
-fn choose(of: &ResolvedStream, account: &mut Account<'_>) -> Result<Chosen, Closed> {
-    account.metrics = Some(of.unmatched.clone());
+fn choose(
+    of: &ResolvedStream,
+    recorder: &mut ConnectionRecorder<'_>,
+) -> Result<ChosenCluster, ConnectionError> {
+    recorder.metrics = Some(of.unmatched.clone());
     match &*of.rule.load() {
-        Some(rule) => opaque::backend(rule, account),
+        Some(rule) => opaque::pick_cluster(rule, recorder),
         None => {
             let words = format!("no TCPRoute is attached to listener {}", of.name);
-            Err(Closed::refused("no_route", words))
+            Err(ConnectionError::refused("no_route", words))
         }
     }
 }

@@ -14,12 +14,12 @@ use weft_accept::Place;
 use weft_api::alpn;
 use weft_ir::{Identity, Protocol};
 
-use super::admits::Admits;
-use super::opaque::Account;
+use super::opaque::ConnectionRecorder;
 use super::outbound::who_speaks_first;
-use super::{Closed, Context, Listener, OUTSIDE_SILENCE};
-use crate::batch::Gathered;
-use crate::detect::{Guess, Prefixed, is_for_forward_proxy, offered};
+use super::plaintext_policy::PlaintextPolicy;
+use super::{ConnectionError, INBOUND_SERVER_FIRST_DELAY, Listener, Runtime};
+use crate::batch::BufferedReads;
+use crate::detect::{Detected, Prefixed, alpn_protocols, is_for_forward_proxy};
 use crate::http::bodies::{RequestState, Response};
 use crate::http::errors::{Failure, ShortCircuit};
 use crate::http::exchange::{Downstream, Exchange};
@@ -35,17 +35,17 @@ const NAME: &str = "inbound";
 /// Why what is not encrypted is refused, as the metric says it.
 const PLAIN_TEXT: &str = "plain_text";
 /// Time for a ClientHello, and for the handshake after it.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait for a request's head of a client outside the mesh.
-const PATIENCE: Duration = Duration::from_secs(75);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Serves the listener until the drain begins.
-pub async fn listen(context: Arc<Context>, listener: Listener) {
-    super::accept(&context, &listener, NAME, |stream, client, app| {
-        let task = context.clone();
-        context.shutdown.spawn(async move {
-            if let Err(closed) = connection(&task, stream, client, app).await {
-                closed.report(&task, NAME, client);
+pub async fn listen(runtime: Arc<Runtime>, listener: Listener) {
+    super::accept(&runtime, &listener, NAME, |stream, client, app| {
+        let task = runtime.clone();
+        runtime.shutdown.spawn(async move {
+            if let Err(error) = connection(&task, stream, client, app).await {
+                error.report(&task, NAME, client);
             }
         });
     })
@@ -53,31 +53,31 @@ pub async fn listen(context: Arc<Context>, listener: Listener) {
 }
 
 async fn connection(
-    context: &Arc<Context>,
+    runtime: &Arc<Runtime>,
     stream: TcpStream,
     client: SocketAddr,
     app: SocketAddr,
-) -> Result<(), Closed> {
-    if !context.upstream.is_for_pod(app.ip()) {
+) -> Result<(), ConnectionError> {
+    if !runtime.upstream.is_for_pod(app.ip()) {
         // A neighbour on the same link can send a packet for anybody to this pod.
         let words = format!("{app} is no address of this pod");
-        return Err(Closed::refused("not_redirected", words));
+        return Err(ConnectionError::refused("not_redirected", words));
     }
-    let place = context.inbound.enter(client.ip());
+    let place = runtime.inbound.enter(client.ip());
     let mut stream = Prefixed::new(stream);
-    let admits = context.admits(app);
-    let permissive = admits == Admits::All;
+    let plaintext_policy = runtime.plaintext_policy(app);
+    let permissive = plaintext_policy == PlaintextPolicy::All;
     let detected = tokio::select! {
-        detected = begin(context, &mut stream, app, permissive) => detected,
-        () = context.shutdown.draining() => return Ok(()),
+        detected = detect(runtime, &mut stream, app, permissive) => detected,
+        () = runtime.shutdown.draining() => return Ok(()),
         () = place.lost() => return Ok(()),
     };
-    let (mut told, opened) = detected?;
-    if told == Guess::Http1 && permissive && is_for_forward_proxy(stream.seen()) {
+    let (mut protocol, opened) = detected?;
+    if protocol == Detected::Http1 && permissive && is_for_forward_proxy(stream.peeked()) {
         // What the port is declared as is not known here.
-        told = Guess::Opaque;
+        protocol = Detected::Opaque;
     }
-    if told == Guess::Tls {
+    if protocol == Detected::Tls {
         let Some(is_mesh) = place
             .token()
             .run_until_cancelled(is_mesh(&mut stream))
@@ -86,89 +86,108 @@ async fn connection(
             return Ok(());
         };
         if is_mesh? {
-            return mesh(context, stream, client, app, place).await;
+            return mesh(runtime, stream, client, app, place).await;
         }
     }
     drop(place);
-    if stream.seen().is_empty() && !permissive {
+    if stream.peeked().is_empty() && !permissive {
         // Opened and closed again: nothing was said in plain text.
         return Ok(());
     }
-    let may_be_probe = admits != Admits::Nothing && matches!(told, Guess::Http1 | Guess::Http2);
+    let may_be_probe = plaintext_policy != PlaintextPolicy::Nothing
+        && matches!(protocol, Detected::Http1 | Detected::Http2);
     if !permissive && !may_be_probe {
-        return Err(Closed::refused(
+        return Err(ConnectionError::refused(
             PLAIN_TEXT,
             Failure::PlainText(app).to_string(),
         ));
     }
-    let tls = match told {
-        Guess::Tls => ConnectionTls::Application,
+    let tls = match protocol {
+        Detected::Tls => ConnectionTls::Application,
         _ => ConnectionTls::None,
     };
-    let _open = context.metrics.connection(Direction::Inbound, tls);
-    match told {
-        Guess::Http1 | Guess::Http2 => {
-            let http2 = told == Guess::Http2;
+    let _open = runtime.metrics.connection(Direction::Inbound, tls);
+    match protocol {
+        Detected::Http1 | Detected::Http2 => {
+            let http2 = protocol == Detected::Http2;
             let framing = Framing::plain(http2);
-            http(context, stream, client, app, None, framing, admits).await
+            http(
+                runtime,
+                stream,
+                client,
+                app,
+                None,
+                framing,
+                plaintext_policy,
+            )
+            .await
         }
-        Guess::Tls | Guess::Opaque | Guess::More => {
-            let account = Account::inbound(context, client, told == Guess::Tls);
-            bytes(context, stream, app, opened, account).await
+        Detected::Tls | Detected::Opaque | Detected::Incomplete => {
+            let recorder = ConnectionRecorder::inbound(runtime, client, protocol == Detected::Tls);
+            forward_bytes(runtime, stream, app, opened, recorder).await
         }
     }
 }
 
 /// What the connection speaks.
-async fn begin(
-    context: &Context,
+async fn detect(
+    runtime: &Runtime,
     stream: &mut Prefixed<TcpStream>,
     app: SocketAddr,
     permissive: bool,
-) -> Result<(Guess, Option<Prefixed<Transport>>), Closed> {
+) -> Result<(Detected, Option<Prefixed<Transport>>), ConnectionError> {
     if permissive {
-        return who_speaks_first(stream, OUTSIDE_SILENCE, open(context, app), |opened| opened)
-            .await;
+        return who_speaks_first(
+            stream,
+            INBOUND_SERVER_FIRST_DELAY,
+            connect_app(runtime, app),
+            |opened| opened,
+        )
+        .await;
     }
-    let told = timeout(HANDSHAKE, stream.detect()).await;
-    let told = told.map_err(|_| Closed::refused("silent", "nothing came within 10 s"))?;
-    Ok((told?, None))
+    let protocol = timeout(HANDSHAKE_TIMEOUT, stream.detect()).await;
+    let protocol =
+        protocol.map_err(|_| ConnectionError::refused("silent", "nothing came within 10 s"))?;
+    Ok((protocol?, None))
 }
 
 /// Passes bytes to and from the application. `opened`: the connection to it, when there is one already.
-async fn bytes<S>(
-    context: &Context,
+async fn forward_bytes<S>(
+    runtime: &Runtime,
     stream: S,
     app: SocketAddr,
     opened: Option<Prefixed<Transport>>,
-    mut account: Account<'_>,
-) -> Result<(), Closed>
+    mut recorder: ConnectionRecorder<'_>,
+) -> Result<(), ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    account.endpoint = Some(app);
+    recorder.endpoint = Some(app);
     let upstream = match opened {
         Some(opened) => Ok(opened),
-        None => open(context, app).await,
+        None => connect_app(runtime, app).await,
     };
     let result = match upstream {
-        Ok(upstream) => account.pass(stream, upstream).await,
-        Err(closed) => Err(closed),
+        Ok(upstream) => recorder.pass(stream, upstream).await,
+        Err(error) => Err(error),
     };
-    account.end(result)
+    recorder.finish(result)
 }
 
-async fn open(context: &Context, app: SocketAddr) -> Result<Prefixed<Transport>, Closed> {
-    let endpoint = context.upstream.plaintext(app);
-    let transport = context.upstream.connect(&endpoint, alpn::TCP).await?;
+async fn connect_app(
+    runtime: &Runtime,
+    app: SocketAddr,
+) -> Result<Prefixed<Transport>, ConnectionError> {
+    let endpoint = runtime.upstream.plaintext(app);
+    let transport = runtime.upstream.connect(&endpoint, alpn::TCP).await?;
     Ok(Prefixed::new(transport))
 }
 
 /// Whether the ClientHello is one of a proxy; any other is the application's own.
-async fn is_mesh(stream: &mut Prefixed<TcpStream>) -> Result<bool, Closed> {
+async fn is_mesh(stream: &mut Prefixed<TcpStream>) -> Result<bool, ConnectionError> {
     let complete = async {
         loop {
-            match offered(stream.seen()) {
+            match alpn_protocols(stream.peeked()) {
                 Ok(Some(names)) => {
                     return Ok(names
                         .iter()
@@ -176,14 +195,14 @@ async fn is_mesh(stream: &mut Prefixed<TcpStream>) -> Result<bool, Closed> {
                 }
                 // What is no ClientHello is left to the application to refuse.
                 Err(_) => return Ok(false),
-                Ok(None) if stream.look().await? == 0 => return Ok(false),
+                Ok(None) if stream.peek().await? == 0 => return Ok(false),
                 Ok(None) => {}
             }
         }
     };
-    timeout(HANDSHAKE, complete)
+    timeout(HANDSHAKE_TIMEOUT, complete)
         .await
-        .unwrap_or(Err(Closed::refused(
+        .unwrap_or(Err(ConnectionError::refused(
             "silent",
             "the ClientHello did not end within 10 s",
         )))
@@ -206,34 +225,37 @@ impl Framing {
 }
 
 async fn mesh(
-    context: &Arc<Context>,
+    runtime: &Arc<Runtime>,
     stream: Prefixed<TcpStream>,
     client: SocketAddr,
     app: SocketAddr,
     place: Place,
-) -> Result<(), Closed> {
-    let acceptor = TlsAcceptor::from(context.tls.server_config());
+) -> Result<(), ConnectionError> {
+    let acceptor = TlsAcceptor::from(runtime.tls.server_config());
     // In a box, which goes when the handshake is done, as the one of `EndpointRegistry::connect`.
-    let accept = Box::pin(acceptor.accept(Gathered::new(stream)));
+    let accept = Box::pin(acceptor.accept(BufferedReads::new(stream)));
     let accepted = place
         .token()
-        .run_until_cancelled(timeout(HANDSHAKE, accept));
+        .run_until_cancelled(timeout(HANDSHAKE_TIMEOUT, accept));
     let Some(accepted) = accepted.await else {
         return Ok(());
     };
     drop(place);
     let Ok(accepted) = accepted else {
-        context.metrics.handshake(Direction::Inbound, "timeout");
-        return Err(Closed::refused("handshake", "no handshake within 10 s"));
+        runtime.metrics.handshake(Direction::Inbound, "timeout");
+        return Err(ConnectionError::refused(
+            "handshake",
+            "no handshake within 10 s",
+        ));
     };
     let result = accepted.as_ref().map_or_else(handshake_failure, |_| "ok");
-    context.metrics.handshake(Direction::Inbound, result);
-    let refused = |error| Closed::refused("handshake", format!("mutual TLS: {error}"));
+    runtime.metrics.handshake(Direction::Inbound, result);
+    let refused = |error| ConnectionError::refused("handshake", format!("mutual TLS: {error}"));
     // In a box, too: whoever it is handed to keeps room for it, down to where it is used.
     let stream = Box::new(accepted.map_err(refused)?);
     let session = stream.get_ref().1;
     let identity = peer_identity(session.peer_certificates())
-        .map_err(|error| Closed::refused("identity", error.to_string()))?;
+        .map_err(|error| ConnectionError::refused("identity", error.to_string()))?;
     let valid = valid_for(session.peer_certificates());
     let framing = match session.alpn_protocol() {
         Some(alpn::H2) => Some(Framing::plain(true)),
@@ -244,42 +266,51 @@ async fn mesh(
         }),
         Some(alpn::TCP) => None,
         _ => {
-            return Err(Closed::refused(
+            return Err(ConnectionError::refused(
                 "alpn",
                 "no protocol of the mesh was agreed on",
             ));
         }
     };
-    let _open = context
+    let _open = runtime
         .metrics
         .connection(Direction::Inbound, ConnectionTls::Mesh);
     match framing {
         Some(framing) => {
             let proven = Some((identity, valid));
-            http(context, stream, client, app, proven, framing, Admits::All).await
+            http(
+                runtime,
+                stream,
+                client,
+                app,
+                proven,
+                framing,
+                PlaintextPolicy::All,
+            )
+            .await
         }
         None => {
-            let mut account = Account::inbound(context, client, false);
-            account.client_id = Some(Arc::new(identity));
-            bytes(context, stream, app, None, account).await
+            let mut recorder = ConnectionRecorder::inbound(runtime, client, false);
+            recorder.client_id = Some(Arc::new(identity));
+            forward_bytes(runtime, stream, app, None, recorder).await
         }
     }
 }
 
 async fn http<S>(
-    context: &Arc<Context>,
+    runtime: &Arc<Runtime>,
     stream: S,
     client: SocketAddr,
     app: SocketAddr,
     proven: Option<(Identity, Duration)>,
     framing: Framing,
-    admits: Admits,
-) -> Result<(), Closed>
+    plaintext_policy: PlaintextPolicy,
+) -> Result<(), ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (identity, valid) = proven.unzip();
-    let cluster = Cluster::new(app.to_string().into(), context.upstream.clone());
+    let cluster = Cluster::new(app.to_string().into(), runtime.upstream.clone());
     let endpoint = weft_ir::Endpoint {
         address: app,
         identity: None,
@@ -287,21 +318,21 @@ where
     cluster.set_endpoints(Protocol::Detect, &[endpoint]);
     let config = ServerConfig {
         http2: framing.http2,
-        header_timeout: identity.is_none().then_some(PATIENCE),
+        header_timeout: identity.is_none().then_some(HEADER_TIMEOUT),
         idle: None,
         linger: None,
         error_details: true,
-        half_close: context.half_close,
+        half_close: runtime.half_close,
         answer_idle: None,
         external: identity.is_none(),
         certificate_lifetime: valid,
     };
     let (closing, _sends) = match identity.is_some() && framing.http2 {
-        true => context.shutdown.closing_of_sender(),
-        false => (context.shutdown.closing(), None),
+        true => runtime.shutdown.closing_of_sender(),
+        false => (runtime.shutdown.closing(), None),
     };
     let downstream = Arc::new(Downstream {
-        context: context.clone(),
+        runtime: runtime.clone(),
         direction: Direction::Inbound,
         address: client,
         identity: identity.map(Arc::new),
@@ -313,7 +344,7 @@ where
         cluster,
         app,
         app_http2: framing.app_http2,
-        admits,
+        plaintext_policy,
     });
     Ok(serve(stream, config, handler, &closing).await?)
 }
@@ -325,7 +356,7 @@ struct Inbound {
     cluster: Arc<Cluster>,
     app: SocketAddr,
     app_http2: bool,
-    admits: Admits,
+    plaintext_policy: PlaintextPolicy,
 }
 
 impl Handler for Inbound {
@@ -333,7 +364,7 @@ impl Handler for Inbound {
         let exchange = Exchange::begin(
             &self.downstream,
             &request,
-            &self.downstream.context.metrics.inbound,
+            &self.downstream.runtime.metrics.inbound,
         );
         let mut state = RequestState::new(exchange);
         let response = match self.forward(request, &mut state).await {
@@ -356,7 +387,7 @@ impl Handler for Inbound {
     }
 
     fn count_protocol_error(&self, reason: &'static str) {
-        self.downstream.context.metrics.protocol_error(NAME, reason);
+        self.downstream.runtime.metrics.protocol_error(NAME, reason);
     }
 }
 
@@ -364,8 +395,8 @@ impl Inbound {
     /// Counts and logs a request that only a proxy of the mesh may make.
     fn refuse(&self) -> Failure {
         let failure = Failure::PlainText(self.app);
-        let (context, client) = (&self.downstream.context, self.downstream.address);
-        context.metrics.protocol_error(NAME, PLAIN_TEXT);
+        let (runtime, client) = (&self.downstream.runtime, self.downstream.address);
+        runtime.metrics.protocol_error(NAME, PLAIN_TEXT);
         tracing::info!(listener = NAME, %client, reason = PLAIN_TEXT, "request refused: {failure}");
         failure
     }
@@ -378,7 +409,7 @@ impl Inbound {
         self.downstream.admit()?;
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
-        if !self.admits.request(&head, upgrade) {
+        if !self.plaintext_policy.request(&head, upgrade) {
             return Err(self.refuse().into());
         }
         let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
@@ -388,7 +419,7 @@ impl Inbound {
             Version::HTTP_11
         };
         headers::set_version(&mut head, version);
-        let replay = &self.downstream.context.overload.replay;
+        let replay = &self.downstream.runtime.overload.replay;
         let request = UpstreamRequest::new(head, body, upgrade, self.app, replay);
         state.exchange.replay_buffer = Some(request.replay_buffer.clone());
         let seen = |endpoint: &Arc<Endpoint>| state.exchange.set_endpoint(endpoint);

@@ -23,21 +23,21 @@ use crate::telemetry::requests::Direction;
 use crate::tls::Tls;
 use crate::upstream::EndpointRegistry;
 
-mod admits;
 pub mod clients;
 pub mod gateway;
 pub mod inbound;
 mod opaque;
 pub mod outbound;
+mod plaintext_policy;
 pub mod proxy_protocol;
 pub mod socket;
 pub mod udp;
 
-use admits::Admits;
-use clients::Clients;
+use clients::ClientConnections;
+use plaintext_policy::PlaintextPolicy;
 
 /// Connections of one direction that have not said yet what they are. A load balancer, or a node that masquerades, is one source.
-const UNFINISHED: Bounds = Bounds {
+const UNIDENTIFIED: Bounds = Bounds {
     total: 4_096,
     per_source: 1_024,
     protected: 1_024,
@@ -45,15 +45,15 @@ const UNFINISHED: Bounds = Bounds {
 /// How often idle upstream connections are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 /// A silent client is given this long before the upstream is opened, in case it is the server who speaks first.
-const SILENCE: Duration = Duration::from_millis(5);
+const SERVER_FIRST_DELAY: Duration = Duration::from_millis(5);
 /// The same for clients of a permissive pod. Only those without a proxy are silent here, so it may be longer: the ClientHello
 /// of a proxy that got no processor comes late.
-const OUTSIDE_SILENCE: Duration = Duration::from_millis(12);
+const INBOUND_SERVER_FIRST_DELAY: Duration = Duration::from_millis(12);
 /// Time for a beginning to become a protocol that is known.
-const BEGINNING: Duration = Duration::from_secs(2);
+const DETECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What connections need of the rest of the proxy.
-pub struct Context {
+pub struct Runtime {
     pub store: Store,
     pub upstream: Arc<EndpointRegistry>,
     pub tls: Tls,
@@ -70,10 +70,10 @@ pub struct Context {
     inbound: Pool,
     gateway: Pool,
     /// All connections of a gateway's clients.
-    clients: Clients,
+    clients: ClientConnections,
     /// The longest that a drain takes.
     drain: Duration,
-    outbound: OutboundPolicy,
+    outbound: OutboundMtls,
     /// How long an answer may take once a client of HTTP/1.1 has ended its side.
     half_close: Duration,
     pub overload: Overload,
@@ -87,20 +87,20 @@ pub struct Context {
 
 /// Whether connections of the pod's may go out in plain text.
 #[derive(Clone, Debug)]
-struct OutboundPolicy {
+struct OutboundMtls {
     required: bool,
     cluster: Vec<IpNet>,
 }
 
-impl OutboundPolicy {
+impl OutboundMtls {
     /// Whether a connection may pass while the controller cannot say what is there. Where the cluster's ranges are not
     /// known, every address may be one of the cluster.
-    fn passes_unasked(&self, to: IpAddr) -> bool {
+    fn allows_unresolved(&self, to: IpAddr) -> bool {
         !self.required || (!self.cluster.is_empty() && !self.is_cluster(to))
     }
 
     /// Whether a connection may pass to where the controller knows of nothing.
-    fn passes_unknown(&self, to: IpAddr) -> bool {
+    fn allows_unknown(&self, to: IpAddr) -> bool {
         !(self.required && self.is_cluster(to))
     }
 
@@ -110,7 +110,7 @@ impl OutboundPolicy {
     }
 }
 
-impl Context {
+impl Runtime {
     /// Errors when the proxy's own name is no identity.
     pub fn new(proxy: &crate::Context, shutdown: Shutdown) -> Result<Arc<Self>, IdentityError> {
         let access = proxy.access.clone();
@@ -119,7 +119,7 @@ impl Context {
         let pool = |name| {
             Pool::new(
                 &Port::new(name, rejected),
-                UNFINISHED,
+                UNIDENTIFIED,
                 &Protected::default(),
             )
         };
@@ -135,9 +135,9 @@ impl Context {
             mirrors: Arc::default(),
             inbound: pool("inbound"),
             gateway: pool("gateway"),
-            clients: Clients::default(),
+            clients: ClientConnections::default(),
             drain: proxy.options.drain,
-            outbound: OutboundPolicy {
+            outbound: OutboundMtls {
                 required: proxy.options.mtls_outbound == MtlsOutbound::Required,
                 cluster: proxy.options.cluster_ranges.clone(),
             },
@@ -177,42 +177,42 @@ impl Context {
     }
 
     /// What the application at `app` takes in plain text now.
-    fn admits(&self, app: SocketAddr) -> Admits {
-        Admits::of(self.store.workload().as_deref(), app)
+    fn plaintext_policy(&self, app: SocketAddr) -> PlaintextPolicy {
+        PlaintextPolicy::of(self.store.workload().as_deref(), app)
     }
 }
 
 /// Where an accepted connection was going.
 #[derive(Clone, Copy, Debug)]
-pub enum Origin {
+pub enum OriginalDst {
     /// The redirect rules of the pod keep it: `SO_ORIGINAL_DST`.
     Redirected,
     /// All connections go here: without redirect rules, as in tests and benches.
     Fixed(SocketAddr),
     /// To the listener itself.
-    Here,
+    Local,
 }
 
 /// A listening socket.
 pub struct Listener {
     pub socket: TcpListener,
-    pub origin: Origin,
+    pub origin: OriginalDst,
 }
 
 impl Listener {
     /// Listens at `address`; at all IPv4 addresses instead where it is `[::]` and the host has no IPv6.
-    pub fn bind(address: SocketAddr, origin: Origin) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, origin: OriginalDst) -> io::Result<Self> {
         let socket = TcpListener::from_std(socket::tcp(address)?)?;
         Ok(Self { socket, origin })
     }
 
     /// Errors when the connection was not redirected.
-    fn original(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
+    fn original_dst(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
         let own = canonical(stream.local_addr()?);
         match self.origin {
-            Origin::Fixed(address) => return Ok(address),
-            Origin::Here => return Ok(own),
-            Origin::Redirected => {}
+            OriginalDst::Fixed(address) => return Ok(address),
+            OriginalDst::Local => return Ok(own),
+            OriginalDst::Redirected => {}
         }
         let socket = SockRef::from(stream);
         let original = match own.ip() {
@@ -242,8 +242,8 @@ impl Listeners {
     /// Listens where the options say, for redirected connections.
     pub fn bind(options: &Options) -> io::Result<Self> {
         Ok(Self {
-            outbound: Listener::bind(options.outbound, Origin::Redirected)?,
-            inbound: Listener::bind(options.inbound, Origin::Redirected)?,
+            outbound: Listener::bind(options.outbound, OriginalDst::Redirected)?,
+            inbound: Listener::bind(options.inbound, OriginalDst::Redirected)?,
         })
     }
 }
@@ -255,16 +255,16 @@ pub async fn run(
     shutdown: Shutdown,
     listeners: Listeners,
 ) -> Result<(), IdentityError> {
-    let context = Context::new(proxy, shutdown)?;
+    let runtime = Runtime::new(proxy, shutdown)?;
     let both = async {
         tokio::join!(
-            outbound::listen(context.clone(), listeners.outbound),
-            inbound::listen(context.clone(), listeners.inbound)
+            outbound::listen(runtime.clone(), listeners.outbound),
+            inbound::listen(runtime.clone(), listeners.inbound)
         )
     };
     tokio::select! {
         _ = both => {}
-        () = context.housekeeping() => {}
+        () = runtime.housekeeping() => {}
     }
     Ok(())
 }
@@ -275,39 +275,39 @@ fn limited(limit: Duration) -> Option<Duration> {
 }
 
 /// Accepts until the drain begins, and has `serve` run each connection in a task of its own.
-async fn accept<F>(context: &Arc<Context>, listener: &Listener, name: &'static str, serve: F)
+async fn accept<F>(runtime: &Arc<Runtime>, listener: &Listener, name: &'static str, serve: F)
 where
     F: Fn(TcpStream, SocketAddr, SocketAddr),
 {
-    let port = Port::new(name, &context.metrics.rejected);
-    let take = |stream: TcpStream, client| match listener.original(&stream) {
+    let port = Port::new(name, &runtime.metrics.rejected);
+    let take = |stream: TcpStream, client| match listener.original_dst(&stream) {
         Ok(original) => {
             let make_room = || {
-                let evicted = context.clients.evict();
+                let evicted = runtime.clients.evict();
                 evicted
                     .inspect(|source| port.reject("idle", *source))
                     .is_some()
             };
-            let open = context.shutdown.open();
-            if context.overload.admits_connection(open, make_room) {
+            let open = runtime.shutdown.open();
+            if runtime.overload.admits_connection(open, make_room) {
                 serve(stream, client, original);
             }
         }
         Err(error) => {
-            context.metrics.protocol_error(name, "not_redirected");
+            runtime.metrics.protocol_error(name, "not_redirected");
             tracing::debug!(listener = name, %client, %error, "closed");
         }
     };
-    let pools = [&context.inbound, &context.gateway];
+    let pools = [&runtime.inbound, &runtime.gateway];
     tokio::select! {
         _ = weft_accept::accept(&listener.socket, &port, &pools, take) => {}
-        () = context.shutdown.draining() => {}
+        () = runtime.shutdown.draining() => {}
     }
 }
 
 /// Why a connection was closed before its end, where its peers did not close it themselves.
 #[derive(Debug, thiserror::Error)]
-enum Closed {
+enum ConnectionError {
     #[error("{words}")]
     Refused {
         /// One word, for the metric.
@@ -322,7 +322,7 @@ enum Closed {
     Connect(#[from] crate::upstream::ConnectError),
 }
 
-impl Closed {
+impl ConnectionError {
     fn refused(reason: &'static str, words: impl Into<String>) -> Self {
         Self::Refused {
             reason,
@@ -331,25 +331,25 @@ impl Closed {
     }
 
     /// Counts and logs.
-    fn report(&self, context: &Context, listener: &'static str, client: SocketAddr) {
+    fn report(&self, runtime: &Runtime, listener: &'static str, client: SocketAddr) {
         match self {
             Self::Refused { reason, words } => {
-                context.metrics.protocol_error(listener, reason);
+                runtime.metrics.protocol_error(listener, reason);
                 tracing::info!(listener, %client, reason, "connection refused: {words}");
             }
             Self::Http(error) => {
                 if error.is_parse() {
-                    context.metrics.protocol_error(listener, "http");
+                    runtime.metrics.protocol_error(listener, "http");
                     tracing::info!(listener, %client, reason = "http", "request refused: {error}");
                     return;
                 }
                 if error.is_timeout() {
-                    context.metrics.protocol_error(listener, "timeout");
+                    runtime.metrics.protocol_error(listener, "timeout");
                 }
                 tracing::debug!(listener, %client, %error, "connection closed");
             }
             Self::Connect(error) => {
-                context.metrics.protocol_error(listener, "unreachable");
+                runtime.metrics.protocol_error(listener, "unreachable");
                 tracing::info!(listener, %client, "connection closed: {error}");
             }
             Self::Io(error) => tracing::debug!(listener, %client, %error, "connection closed"),

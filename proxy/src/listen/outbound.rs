@@ -9,11 +9,11 @@ use tokio::time::timeout;
 use weft_api::alpn;
 use weft_ir::Protocol;
 
-use super::opaque::{self, Account, Opened};
-use super::{BEGINNING, Closed, Context, Listener, SILENCE};
+use super::opaque::{self, ConnectionRecorder, UpstreamConnection};
+use super::{ConnectionError, DETECT_TIMEOUT, Listener, Runtime, SERVER_FIRST_DELAY};
 use crate::config::resolved::{Live, Resolved, ResolvedRouting};
 use crate::config::store::Lookup;
-use crate::detect::{Guess, Prefixed, is_for_forward_proxy, is_server_preface};
+use crate::detect::{Detected, Prefixed, is_for_forward_proxy, is_server_preface};
 use crate::http::exchange::Downstream;
 use crate::http::forward::Outbound;
 use crate::http::routes::RouteSource;
@@ -25,12 +25,12 @@ use crate::upstream::Transport;
 const NAME: &str = "outbound";
 
 /// Serves the listener until the drain begins.
-pub async fn listen(context: Arc<Context>, listener: Listener) {
-    super::accept(&context, &listener, NAME, |stream, client, original| {
-        let task = context.clone();
-        context.shutdown.spawn(async move {
-            if let Err(closed) = connection(&task, stream, client, original).await {
-                closed.report(&task, NAME, client);
+pub async fn listen(runtime: Arc<Runtime>, listener: Listener) {
+    super::accept(&runtime, &listener, NAME, |stream, client, original| {
+        let task = runtime.clone();
+        runtime.shutdown.spawn(async move {
+            if let Err(error) = connection(&task, stream, client, original).await {
+                error.report(&task, NAME, client);
             }
         });
     })
@@ -38,37 +38,37 @@ pub async fn listen(context: Arc<Context>, listener: Listener) {
 }
 
 async fn connection(
-    context: &Arc<Context>,
+    runtime: &Arc<Runtime>,
     stream: TcpStream,
     client: SocketAddr,
     original: SocketAddr,
-) -> Result<(), Closed> {
-    if context.upstream.is_own(original.ip()) {
-        return pass_through(context, stream, client, original, "own_address").await;
+) -> Result<(), ConnectionError> {
+    if runtime.upstream.is_own(original.ip()) {
+        return pass_through(runtime, stream, client, original, "own_address").await;
     }
-    let live = match context.store.lookup(original).await {
+    let live = match runtime.store.lookup(original).await {
         Lookup::Live(live) => live,
         Lookup::Unreachable
-            if context.permissive() && context.outbound.passes_unasked(original.ip()) =>
+            if runtime.permissive() && runtime.outbound.allows_unresolved(original.ip()) =>
         {
-            return pass_through(context, stream, client, original, "controller_unreachable").await;
+            return pass_through(runtime, stream, client, original, "controller_unreachable").await;
         }
         Lookup::Unreachable => {
             let words = format!(
                 "the controller cannot say what is at {original}, and plain text is not allowed"
             );
-            return Err(Closed::refused("controller_unreachable", words));
+            return Err(ConnectionError::refused("controller_unreachable", words));
         }
     };
     let declared = match &**live.load() {
-        Resolved::Unknown if !context.outbound.passes_unknown(original.ip()) => {
+        Resolved::Unknown if !runtime.outbound.allows_unknown(original.ip()) => {
             let words = format!(
                 "nothing is known at {original}, which is an address of the cluster, and plain text is not allowed"
             );
-            return Err(Closed::refused("unknown_destination", words));
+            return Err(ConnectionError::refused("unknown_destination", words));
         }
         Resolved::Unknown => {
-            return pass_through(context, stream, client, original, "unknown_destination").await;
+            return pass_through(runtime, stream, client, original, "unknown_destination").await;
         }
         Resolved::Pod(_) => Protocol::Detect,
         Resolved::Service(service) => match service.routing {
@@ -79,24 +79,24 @@ async fn connection(
     };
     let mut stream = Prefixed::new(stream);
     let detected = tokio::select! {
-        detected = begin(context, &mut stream, &live, client, declared) => detected,
-        () = context.shutdown.draining() => return Ok(()),
+        detected = detect_declared(runtime, &mut stream, &live, client, declared) => detected,
+        () = runtime.shutdown.draining() => return Ok(()),
     };
-    let (told, opened) = detected?;
-    let told = match told {
-        Guess::Http1 if is_forward_proxy(&live) && is_for_forward_proxy(stream.seen()) => {
-            Guess::Opaque
+    let (protocol, opened) = detected?;
+    let protocol = match protocol {
+        Detected::Http1 if is_forward_proxy(&live) && is_for_forward_proxy(stream.peeked()) => {
+            Detected::Opaque
         }
-        told => told,
+        protocol => protocol,
     };
-    match told {
-        Guess::Http1 => http(context, stream, client, live, false).await,
-        Guess::Http2 => http(context, stream, client, live, true).await,
+    match protocol {
+        Detected::Http1 => http(runtime, stream, client, live, false).await,
+        Detected::Http2 => http(runtime, stream, client, live, true).await,
         // Opened and closed again, where no server speaks first.
-        _ if stream.seen().is_empty() && is_http(declared) => Ok(()),
-        Guess::Tls | Guess::Opaque | Guess::More => {
-            let tls = told == Guess::Tls;
-            opaque::serve(context, stream, client, &live, tls, opened).await
+        _ if stream.peeked().is_empty() && is_http(declared) => Ok(()),
+        Detected::Tls | Detected::Opaque | Detected::Incomplete => {
+            let tls = protocol == Detected::Tls;
+            opaque::serve(runtime, stream, client, &live, tls, opened).await
         }
     }
 }
@@ -118,28 +118,31 @@ fn is_http(declared: Protocol) -> bool {
 }
 
 /// What the connection speaks.
-async fn begin(
-    context: &Context,
+async fn detect_declared(
+    runtime: &Runtime,
     stream: &mut Prefixed<TcpStream>,
     live: &Live,
     client: SocketAddr,
     declared: Protocol,
-) -> Result<(Guess, Option<Opened>), Closed> {
+) -> Result<(Detected, Option<UpstreamConnection>), ConnectionError> {
     match declared {
-        Protocol::Tcp | Protocol::Tls => Ok((Guess::Opaque, None)),
-        Protocol::Detect => detect(context, stream, live, client).await,
+        Protocol::Tcp | Protocol::Tls => Ok((Detected::Opaque, None)),
+        Protocol::Detect => detect(runtime, stream, live, client).await,
         Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => Ok((stream.detect().await?, None)),
     }
 }
 
 async fn detect(
-    context: &Context,
+    runtime: &Runtime,
     stream: &mut Prefixed<TcpStream>,
     live: &Live,
     client: SocketAddr,
-) -> Result<(Guess, Option<Opened>), Closed> {
-    let open = opaque::open_early(context, live, client);
-    who_speaks_first(stream, SILENCE, open, |opened| &mut opened.stream).await
+) -> Result<(Detected, Option<UpstreamConnection>), ConnectionError> {
+    let open = opaque::connect_early(runtime, live, client);
+    who_speaks_first(stream, SERVER_FIRST_DELAY, open, |opened| {
+        &mut opened.stream
+    })
+    .await
 }
 
 /// Whoever speaks first decides: after `silence` the far side is opened as bytes, and let go again when it is
@@ -147,19 +150,19 @@ async fn detect(
 pub(super) async fn who_speaks_first<T>(
     stream: &mut Prefixed<TcpStream>,
     silence: Duration,
-    open: impl Future<Output = Result<T, Closed>>,
+    open: impl Future<Output = Result<T, ConnectionError>>,
     bytes: impl Fn(&mut T) -> &mut Prefixed<Transport>,
-) -> Result<(Guess, Option<T>), Closed> {
-    if let Ok(told) = timeout(silence, stream.detect()).await {
-        return Ok((told?, None));
+) -> Result<(Detected, Option<T>), ConnectionError> {
+    if let Ok(protocol) = timeout(silence, stream.detect()).await {
+        return Ok((protocol?, None));
     }
-    if !stream.seen().is_empty() {
-        return Ok((beginning(stream).await?, None));
+    if !stream.peeked().is_empty() {
+        return Ok((detect_rest(stream).await?, None));
     }
     let speaks_first = async {
         if let Ok(mut opened) = open.await
-            && bytes(&mut opened).look().await.is_ok()
-            && !is_server_preface(bytes(&mut opened).seen())
+            && bytes(&mut opened).peek().await.is_ok()
+            && !is_server_preface(bytes(&mut opened).peeked())
         {
             return opened;
         }
@@ -167,36 +170,36 @@ pub(super) async fn who_speaks_first<T>(
         std::future::pending().await
     };
     tokio::select! {
-        seen = stream.look() => seen?,
-        opened = speaks_first => return Ok((Guess::Opaque, Some(opened))),
+        seen = stream.peek() => seen?,
+        opened = speaks_first => return Ok((Detected::Opaque, Some(opened))),
     };
-    Ok((beginning(stream).await?, None))
+    Ok((detect_rest(stream).await?, None))
 }
 
 /// What begins like HTTP or TLS and does not go on is taken as bytes.
-async fn beginning(stream: &mut Prefixed<TcpStream>) -> Result<Guess, Closed> {
-    match timeout(BEGINNING, stream.detect()).await {
-        Ok(told) => Ok(told?),
-        Err(_) => Ok(Guess::Opaque),
+async fn detect_rest(stream: &mut Prefixed<TcpStream>) -> Result<Detected, ConnectionError> {
+    match timeout(DETECT_TIMEOUT, stream.detect()).await {
+        Ok(protocol) => Ok(protocol?),
+        Err(_) => Ok(Detected::Opaque),
     }
 }
 
 async fn http(
-    context: &Arc<Context>,
+    runtime: &Arc<Runtime>,
     stream: Prefixed<TcpStream>,
     client: SocketAddr,
     live: Arc<Live>,
     http2: bool,
-) -> Result<(), Closed> {
-    let _open = context
+) -> Result<(), ConnectionError> {
+    let _open = runtime
         .metrics
         .connection(Direction::Outbound, ConnectionTls::None);
     let downstream = Arc::new(Downstream {
-        context: context.clone(),
+        runtime: runtime.clone(),
         direction: Direction::Outbound,
         address: client,
-        identity: Some(context.identity.clone()),
-        closing: context.shutdown.closing(),
+        identity: Some(runtime.identity.clone()),
+        closing: runtime.shutdown.closing(),
         client: None,
     });
     let source = RouteSource::Destination(live);
@@ -207,38 +210,38 @@ async fn http(
         idle: None,
         linger: None,
         error_details: true,
-        half_close: context.half_close,
+        half_close: runtime.half_close,
         answer_idle: None,
         external: false,
         certificate_lifetime: None,
     };
-    Ok(serve(stream, config, handler, &context.shutdown.closing()).await?)
+    Ok(serve(stream, config, handler, &runtime.shutdown.closing()).await?)
 }
 
 /// Bytes to where the connection was going, unchanged.
 async fn pass_through<S>(
-    context: &Context,
+    runtime: &Runtime,
     stream: S,
     client: SocketAddr,
     original: SocketAddr,
     reason: &'static str,
-) -> Result<(), Closed>
+) -> Result<(), ConnectionError>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    context.metrics.passed_through(reason);
-    let mut account = Account::outbound(context, client, false);
-    account.metrics = Some(context.metrics.outbound_unknown.clone());
-    account.endpoint = Some(original);
-    let endpoint = context.upstream.plaintext(original);
-    let result = match context.upstream.connect(&endpoint, alpn::TCP).await {
+    runtime.metrics.passed_through(reason);
+    let mut recorder = ConnectionRecorder::outbound(runtime, client, false);
+    recorder.metrics = Some(runtime.metrics.outbound_unknown.clone());
+    recorder.endpoint = Some(original);
+    let endpoint = runtime.upstream.plaintext(original);
+    let result = match runtime.upstream.connect(&endpoint, alpn::TCP).await {
         Ok(upstream) => {
-            let _open = context
+            let _open = runtime
                 .metrics
                 .connection(Direction::Outbound, ConnectionTls::None);
-            account.pass(stream, upstream).await
+            recorder.pass(stream, upstream).await
         }
         Err(error) => Err(error.into()),
     };
-    account.end(result)
+    recorder.finish(result)
 }

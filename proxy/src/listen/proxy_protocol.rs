@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::time::timeout;
 
-use super::Closed;
+use super::ConnectionError;
 use crate::detect::Prefixed;
 
 /// Both begin so; the first bytes differ.
@@ -72,7 +72,7 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
-impl From<ReadError> for Closed {
+impl From<ReadError> for ConnectionError {
     /// Refused, and so counted, but for what is no fault of the header.
     fn from(error: ReadError) -> Self {
         match error {
@@ -89,17 +89,17 @@ pub async fn read<S: AsyncRead + Unpin>(
 ) -> Result<Option<SocketAddr>, ReadError> {
     let header = timeout(HEADER, whole(stream)).await;
     let header = header.unwrap_or(Err(ReadError::Silent))?;
-    stream.take_off(header.length);
+    stream.consume(header.length);
     Ok(header.source)
 }
 
 async fn whole<S: AsyncRead + Unpin>(stream: &mut Prefixed<S>) -> Result<Header, ReadError> {
     loop {
-        if let Progress::Whole(header) = parse(stream.seen())? {
+        if let Progress::Whole(header) = parse(stream.peeked())? {
             return Ok(header);
         }
-        if stream.look().await? == 0 {
-            return Err(match stream.seen() {
+        if stream.peek().await? == 0 {
+            return Err(match stream.peeked() {
                 [] => io::Error::from(io::ErrorKind::UnexpectedEof).into(),
                 _ => ReadError::Ended,
             });

@@ -22,17 +22,19 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Context;
+use super::Runtime;
 use crate::config::resolved::ResolvedRule;
 use crate::http::forward;
 use crate::upstream::{Cluster, Members};
 
 mod session;
 
-use session::{BATCH, DATAGRAM, Shared, answers, is_unreachable, open, reason};
+use session::{
+    BATCH, DATAGRAM, SessionState, connected_socket, is_unreachable, pass_responses, reason,
+};
 
 /// Pause when the socket gives errors that are no client's.
-const PAUSE: Duration = Duration::from_millis(20);
+const ERROR_PAUSE: Duration = Duration::from_millis(20);
 
 /// Bounds of one port.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +44,7 @@ pub struct Limits {
     /// A session ends when nothing came either way for this long.
     pub idle: Duration,
     /// One that was silent for this long gives way to a new client where there are too many.
-    pub yields: Duration,
+    pub evictable_after: Duration,
 }
 
 impl Default for Limits {
@@ -50,19 +52,19 @@ impl Default for Limits {
         Self {
             sessions: 4_096,
             idle: Duration::from_secs(60),
-            yields: Duration::from_secs(1),
+            evictable_after: Duration::from_secs(1),
         }
     }
 }
 
 /// The rule in force; `None`: no route is attached, and every datagram is dropped.
-pub type LiveRule = Arc<ArcSwapOption<ResolvedRule>>;
+pub type WatchedRule = Arc<ArcSwapOption<ResolvedRule>>;
 
 /// Serves the port until the process drains and its sessions have ended. Dropping the future closes the port and ends
 /// them at once.
-pub async fn serve(context: Arc<Context>, socket: UdpSocket, rule: LiveRule, limits: Limits) {
+pub async fn serve(runtime: Arc<Runtime>, socket: UdpSocket, rule: WatchedRule, limits: Limits) {
     let mut port = Port {
-        context: context.clone(),
+        runtime: runtime.clone(),
         socket: Arc::new(socket),
         rule,
         limits,
@@ -72,7 +74,7 @@ pub async fn serve(context: Arc<Context>, socket: UdpSocket, rule: LiveRule, lim
         last: 0,
     };
     loop {
-        let draining = context.shutdown.is_draining();
+        let draining = runtime.shutdown.is_draining();
         if draining && port.sessions.is_empty() {
             return;
         }
@@ -82,15 +84,15 @@ pub async fn serve(context: Arc<Context>, socket: UdpSocket, rule: LiveRule, lim
                 Err(error) => port.pause(&error).await,
             },
             Some(ended) = port.tasks.join_next() => port.ended(ended.ok()),
-            () = context.shutdown.draining(), if !draining => {}
+            () = runtime.shutdown.draining(), if !draining => {}
         }
     }
 }
 
 struct Port {
-    context: Arc<Context>,
+    runtime: Arc<Runtime>,
     socket: Arc<UdpSocket>,
-    rule: LiveRule,
+    rule: WatchedRule,
     limits: Limits,
     sessions: HashMap<SocketAddr, Session>,
     /// Pass answers on; each gives its client and number at its end.
@@ -103,9 +105,9 @@ struct Port {
 /// What the way to the endpoint needs.
 struct Session {
     number: u64,
-    shared: Arc<Shared>,
+    state: Arc<SessionState>,
     /// The rule and the endpoints that were in force when the endpoint was last found among them.
-    seen: (Arc<ResolvedRule>, Arc<Members>),
+    resolved_from: (Arc<ResolvedRule>, Arc<Members>),
     task: tokio::task::AbortHandle,
 }
 
@@ -117,18 +119,18 @@ impl Port {
 
     async fn pause(&self, error: &io::Error) {
         tracing::warn!(listener = "udp", %error, "taking datagrams");
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(ERROR_PAUSE).await;
     }
 
     /// Takes what is there and sends it on.
     async fn take(&mut self) {
         for _ in 0..BATCH {
-            let took: io::Result<()> = DATAGRAM.with_borrow_mut(|buffer| {
+            let received: io::Result<()> = DATAGRAM.with_borrow_mut(|buffer| {
                 let (length, client) = self.socket.try_recv_from(buffer)?;
                 self.forward(client, &buffer[..length]);
                 Ok(())
             });
-            match took {
+            match received {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // An answer that a client no longer wants comes back as an error of this socket.
@@ -141,21 +143,21 @@ impl Port {
 
     fn forward(&mut self, client: SocketAddr, datagram: &[u8]) {
         if let Err(reason) = self.try_forward(client, datagram) {
-            self.context.metrics.udp.dropped(reason);
+            self.runtime.metrics.udp.dropped(reason);
         }
     }
 
     /// Errors name why the datagram is dropped.
     fn try_forward(&mut self, client: SocketAddr, datagram: &[u8]) -> Result<(), &'static str> {
-        if !self.keeps(client) {
-            self.end(client);
-            self.begin(client)?;
+        if !self.has_session(client) {
+            self.end_session(client);
+            self.start_session(client)?;
         }
         let sent = match self.send(client, datagram) {
             // Of an earlier datagram: this one has not left.
             Err(error) if is_unreachable(&error) => {
-                self.end(client);
-                self.begin(client)?;
+                self.end_session(client);
+                self.start_session(client)?;
                 self.send(client, datagram)
             }
             sent => sent,
@@ -168,18 +170,18 @@ impl Port {
             .sessions
             .get(&client)
             .ok_or(io::ErrorKind::NotConnected)?;
-        let shared = &session.shared;
+        let state = &session.state;
         // Past the runtime, which holds a new socket for not writable until it has looked.
-        match SockRef::from(&shared.socket).send(datagram) {
+        match SockRef::from(&state.socket).send(datagram) {
             Ok(_) => {
-                shared.used.store(self.now(), Relaxed);
-                shared.up.fetch_add(datagram.len() as u64, Relaxed);
-                self.context.metrics.udp.to_server.inc();
+                state.used.store(self.now(), Relaxed);
+                state.up.fetch_add(datagram.len() as u64, Relaxed);
+                self.runtime.metrics.udp.to_server.inc();
                 Ok(())
             }
             Err(error) => {
                 if is_unreachable(&error) {
-                    shared.unreachable();
+                    state.mark_unreachable();
                 }
                 Err(error)
             }
@@ -187,7 +189,7 @@ impl Port {
     }
 
     /// Whether the client has a session whose endpoint is still one that its datagrams may go to.
-    fn keeps(&mut self, client: SocketAddr) -> bool {
+    fn has_session(&mut self, client: SocketAddr) -> bool {
         let Some(session) = self.sessions.get_mut(&client) else {
             return false;
         };
@@ -195,28 +197,30 @@ impl Port {
         let Some(rule) = rule.as_ref() else {
             return false;
         };
-        let shared = &session.shared;
-        let members = shared.cluster.members();
-        if Arc::ptr_eq(rule, &session.seen.0) && Arc::ptr_eq(&members, &session.seen.1) {
+        let state = &session.state;
+        let members = state.cluster.members();
+        if Arc::ptr_eq(rule, &session.resolved_from.0)
+            && Arc::ptr_eq(&members, &session.resolved_from.1)
+        {
             return true;
         }
-        let is = |cluster: &Arc<Cluster>| Arc::ptr_eq(cluster, &shared.cluster);
+        let is = |cluster: &Arc<Cluster>| Arc::ptr_eq(cluster, &state.cluster);
         let kept = members
             .endpoints
             .iter()
-            .any(|endpoint| Arc::ptr_eq(endpoint, &shared.endpoint))
+            .any(|endpoint| Arc::ptr_eq(endpoint, &state.endpoint))
             && rule
                 .backends
                 .iter()
                 .any(|backend| backend.weight > 0 && backend.target.as_ref().is_ok_and(is));
         if kept {
-            session.seen = (rule.clone(), members.clone());
+            session.resolved_from = (rule.clone(), members.clone());
         }
         kept
     }
 
-    fn begin(&mut self, client: SocketAddr) -> Result<(), &'static str> {
-        if self.context.shutdown.is_draining() {
+    fn start_session(&mut self, client: SocketAddr) -> Result<(), &'static str> {
+        if self.runtime.shutdown.is_draining() {
             return Err("draining");
         }
         let rule = self.rule.load_full().ok_or("no_route")?;
@@ -233,15 +237,15 @@ impl Port {
         if self.sessions.len() >= self.limits.sessions {
             self.make_room()?;
         }
-        let socket = open(endpoint.address).map_err(|error| {
+        let socket = connected_socket(endpoint.address).map_err(|error| {
             tracing::debug!(listener = "udp", endpoint = %endpoint.address, %error, "opening a socket");
             "resources"
         })?;
         endpoint.load.begin();
-        self.context.metrics.udp.begin();
+        self.runtime.metrics.udp.session_started();
         let members = cluster.members().clone();
-        let shared = Arc::new(Shared {
-            context: self.context.clone(),
+        let state = Arc::new(SessionState {
+            runtime: self.runtime.clone(),
             client,
             socket,
             endpoint,
@@ -254,23 +258,23 @@ impl Port {
         });
         self.last += 1;
         let number = self.last;
-        let answers = answers(
-            shared.clone(),
+        let responses = pass_responses(
+            state.clone(),
             self.socket.clone(),
             self.begun,
             self.limits.idle,
         );
         let task = self.tasks.spawn(async move {
-            answers.await;
+            responses.await;
             (client, number)
         });
-        let seen = (rule, members);
+        let resolved_from = (rule, members);
         self.sessions.insert(
             client,
             Session {
                 number,
-                shared,
-                seen,
+                state,
+                resolved_from,
                 task,
             },
         );
@@ -279,22 +283,22 @@ impl Port {
 
     /// Ends the session that was silent for longest, if that was long.
     fn make_room(&mut self) -> Result<(), &'static str> {
-        let used = |session: &Session| session.shared.used.load(Relaxed);
+        let used = |session: &Session| session.state.used.load(Relaxed);
         let oldest = self
             .sessions
             .iter()
             .min_by_key(|(_, session)| used(session));
         let (client, session) = oldest.ok_or("sessions")?;
         let silent = Duration::from_millis(self.now().saturating_sub(used(session)));
-        if silent < self.limits.yields {
+        if silent < self.limits.evictable_after {
             return Err("sessions");
         }
         let client = *client;
-        self.end(client);
+        self.end_session(client);
         Ok(())
     }
 
-    fn end(&mut self, client: SocketAddr) {
+    fn end_session(&mut self, client: SocketAddr) {
         if let Some(session) = self.sessions.remove(&client) {
             session.task.abort();
         }

@@ -15,7 +15,7 @@ use weft_ir::Identity;
 
 use super::access;
 use super::requests::{Direction, RequestMetrics};
-use crate::tcp::Passed;
+use crate::tcp::BytesTransferred;
 
 /// The connections of one (direction, route, rule, backend) that have ended.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ pub struct ConnectionCounts {
 
 impl ConnectionCounts {
     /// `failed`: it was closed without its peers' wish, or broke off.
-    pub fn ended(&self, passed: Passed, failed: bool) {
+    pub fn ended(&self, passed: BytesTransferred, failed: bool) {
         let result = if failed { &self.failed } else { &self.whole };
         result.fetch_add(1, Relaxed);
         self.up.fetch_add(passed.up, Relaxed);

@@ -67,21 +67,21 @@ struct Labels {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Outcome {
+struct ResponseLabels {
     protocol: RequestProtocol,
     code: StatusCode,
     grpc: Option<i32>,
 }
 
-type Outcomes = Vec<(Outcome, Arc<AtomicU64>)>;
+type ResponseCounts = Vec<(ResponseLabels, Arc<AtomicU64>)>;
 
-/// Outcomes of one handle: a peer that makes codes up cannot make series without end.
-const MAX_OUTCOMES: usize = 64;
+/// Label sets of one handle: a peer that makes codes up cannot make series without end.
+const MAX_RESPONSE_LABELS: usize = 64;
 
 /// The counters of one (direction, route, rule, backend).
 pub struct RequestMetrics {
     labels: Labels,
-    outcomes: ArcSwap<Outcomes>,
+    responses: ArcSwap<ResponseCounts>,
     buckets: [AtomicU64; BUCKETS.len() + 1],
     sum_nanos: AtomicU64,
     /// Connections passed on as bytes.
@@ -98,7 +98,7 @@ impl RequestMetrics {
     fn new(labels: Labels) -> Self {
         Self {
             labels,
-            outcomes: ArcSwap::default(),
+            responses: ArcSwap::default(),
             buckets: Default::default(),
             sum_nanos: AtomicU64::new(0),
             connections: ConnectionCounts::default(),
@@ -136,7 +136,7 @@ impl RequestMetrics {
         grpc: Option<i32>,
         duration: Duration,
     ) {
-        self.count(Outcome {
+        self.count(ResponseLabels {
             protocol,
             code,
             // Other numbers are no gRPC status: UNKNOWN, by the gRPC specification.
@@ -157,23 +157,23 @@ impl RequestMetrics {
         self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    fn count(&self, outcome: Outcome) {
-        let find = |all: &Outcomes| {
-            let of = all.iter().find(|(known, _)| *known == outcome)?;
+    fn count(&self, labels: ResponseLabels) {
+        let find = |all: &ResponseCounts| {
+            let of = all.iter().find(|(known, _)| *known == labels)?;
             of.1.fetch_add(1, Ordering::Relaxed);
             Some(())
         };
-        if find(&self.outcomes.load()).is_some() {
+        if find(&self.responses.load()).is_some() {
             return;
         }
-        self.outcomes.rcu(|known| {
-            let mut known = Outcomes::clone(known);
-            if known.len() < MAX_OUTCOMES && known.iter().all(|(k, _)| *k != outcome) {
-                known.push((outcome, Arc::default()));
+        self.responses.rcu(|known| {
+            let mut known = ResponseCounts::clone(known);
+            if known.len() < MAX_RESPONSE_LABELS && known.iter().all(|(k, _)| *k != labels) {
+                known.push((labels, Arc::default()));
             }
             known
         });
-        find(&self.outcomes.load());
+        find(&self.responses.load());
     }
 }
 
@@ -239,7 +239,7 @@ impl Collector for RequestCollector {
         let mut handles = self.0.handles();
         super::connections::encode(&mut encoder, &handles)?;
         // Without a request a handle says nothing.
-        handles.retain(|handle| !handle.outcomes.load().is_empty());
+        handles.retain(|handle| !handle.responses.load().is_empty());
         if handles.is_empty() {
             return Ok(());
         }
@@ -250,8 +250,8 @@ impl Collector for RequestCollector {
             MetricType::Counter,
         )?;
         for handle in &handles {
-            for (outcome, count) in handle.outcomes.load().iter() {
-                let labels = handle.labels.with(outcome);
+            for (labels, count) in handle.responses.load().iter() {
+                let labels = handle.labels.with(labels);
                 let count = count.load(Ordering::Relaxed);
                 requests
                     .encode_family(&labels)?
@@ -285,11 +285,11 @@ impl Labels {
         ]
     }
 
-    fn with(&self, outcome: &Outcome) -> Vec<(&'static str, String)> {
+    fn with(&self, labels: &ResponseLabels) -> Vec<(&'static str, String)> {
         let mut pairs = self.pairs();
-        pairs.push(("code", outcome.code.as_str().to_owned()));
-        pairs.push(("protocol", outcome.protocol.as_str().to_owned()));
-        if let Some(status) = outcome.grpc {
+        pairs.push(("code", labels.code.as_str().to_owned()));
+        pairs.push(("protocol", labels.protocol.as_str().to_owned()));
+        if let Some(status) = labels.grpc {
             pairs.push(("grpc_status", status.to_string()));
         }
         pairs
@@ -371,6 +371,6 @@ mod tests {
                 handle.record(grpc, code, Some(status), Duration::ZERO);
             }
         }
-        assert_eq!(handle.outcomes.load().len(), MAX_OUTCOMES);
+        assert_eq!(handle.responses.load().len(), MAX_RESPONSE_LABELS);
     }
 }

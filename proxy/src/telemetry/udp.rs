@@ -7,12 +7,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Way {
+struct WayLabels {
     way: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct ReasonLabels {
     reason: &'static str,
 }
 
@@ -25,14 +25,14 @@ pub struct UdpMetrics {
     /// Datagrams passed on.
     pub to_server: Counter,
     pub to_client: Counter,
-    datagrams: Family<Way, Counter>,
-    dropped: Family<Reason, Counter>,
+    datagrams: Family<WayLabels, Counter>,
+    dropped: Family<ReasonLabels, Counter>,
 }
 
 impl Default for UdpMetrics {
     fn default() -> Self {
-        let datagrams = Family::<Way, Counter>::default();
-        let handle = |way| datagrams.get_or_create_owned(&Way { way });
+        let datagrams = Family::<WayLabels, Counter>::default();
+        let handle = |way| datagrams.get_or_create_owned(&WayLabels { way });
         Self {
             sessions: Counter::default(),
             open: Gauge::default(),
@@ -46,14 +46,14 @@ impl Default for UdpMetrics {
 
 impl UdpMetrics {
     /// Counts a session, which is open from here on.
-    pub fn begin(&self) {
+    pub fn session_started(&self) {
         self.sessions.inc();
         self.open.inc();
     }
 
     /// Counts a datagram that is not passed on; `reason` in one word.
     pub fn dropped(&self, reason: &'static str) {
-        self.dropped.get_or_create(&Reason { reason }).inc();
+        self.dropped.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {

@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 use weft_api::alpn;
 
 use super::{Endpoint, EndpointRegistry};
-use crate::batch::Gathered;
+use crate::batch::BufferedReads;
 use crate::telemetry::requests::Direction;
 use crate::tls::backend::Backend;
 use crate::tls::{handshake_failure, handshake_words};
@@ -79,9 +79,9 @@ pub enum ConnectError {
 /// A connection to an endpoint.
 pub enum Transport {
     Plain(TcpStream),
-    Mesh(Box<TlsStream<Gathered<TcpStream>>>),
+    Mesh(Box<TlsStream<BufferedReads<TcpStream>>>),
     /// TLS with the application itself, over one of the others.
-    Backend(Box<TlsStream<Gathered<Transport>>>),
+    Backend(Box<TlsStream<BufferedReads<Transport>>>),
 }
 
 impl Transport {
@@ -200,7 +200,7 @@ impl EndpointRegistry {
             .map_err(|error| refuse(error.to_string()))?;
         let name = ServerName::IpAddress(address.ip().into());
         let connected = TlsConnector::from(config)
-            .connect(name, Gathered::new(tcp))
+            .connect(name, BufferedReads::new(tcp))
             .await;
         let result = connected.as_ref().map_or_else(handshake_failure, |_| "ok");
         self.metrics.handshake(Direction::Outbound, result);
@@ -235,7 +235,7 @@ impl EndpointRegistry {
         };
         let (config, name) = backend.config(alpn).map_err(refuse)?;
         let connected = TlsConnector::from(config)
-            .connect(name, Gathered::new(transport))
+            .connect(name, BufferedReads::new(transport))
             .await;
         let result = connected.as_ref().map_or_else(handshake_failure, |_| "ok");
         self.metrics.backend_handshake(result);
@@ -284,7 +284,7 @@ async fn connect_tcp(endpoint: &Endpoint, alpn: &[u8]) -> io::Result<TcpStream> 
             socket.set_tcp_user_timeout(Some(APP_UNACKNOWLEDGED))?;
             socket.set_tcp_keepalive(&APP_KEEPALIVE)?;
         }
-        (false, _) => crate::tcp::keep_alive(socket)?,
+        (false, _) => crate::tcp::set_keepalive(socket)?,
     }
     Ok(stream)
 }

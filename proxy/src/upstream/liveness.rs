@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::streams::Told;
+use crate::streams::ObservedReads;
 
 /// Twice the time after which a endpoint is asked: its answer has half of this.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -57,8 +57,8 @@ pub(super) fn track<S>(
     stream: S,
     liveness: Arc<Liveness>,
     started: Instant,
-) -> Told<S, impl FnMut(usize) + Send + Unpin> {
-    Told::new(stream, move |_| {
+) -> ObservedReads<S, impl FnMut(usize) + Send + Unpin> {
+    ObservedReads::new(stream, move |_| {
         liveness.received(started.elapsed().as_nanos() as u64);
     })
 }

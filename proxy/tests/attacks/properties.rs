@@ -12,7 +12,7 @@ use proptest::sample::{Index, select};
 use rustls::pki_types::CertificateDer;
 use weft_ir::{ForwardedHeader, ForwardedTrust, Identity};
 use weft_proxy::detect::{
-    Guess, guess, is_for_forward_proxy, is_server_preface, offered, server_name,
+    Detected, alpn_protocols, detect, is_for_forward_proxy, is_server_preface, server_name,
 };
 use weft_proxy::http::forwarded::{self, Connection};
 use weft_proxy::tls::peer_identity;
@@ -44,7 +44,7 @@ fn beginnings() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What [`guess`] is to say of a connection that has no more bytes than these, said in another way.
-fn reference(bytes: &[u8]) -> Guess {
+fn reference(bytes: &[u8]) -> Detected {
     let mut words = bytes.splitn(2, |byte| *byte == b' ');
     let word = words.next().unwrap_or_default();
     let method = |word: &[u8]| {
@@ -57,22 +57,22 @@ fn reference(bytes: &[u8]) -> Guess {
         |byte: usize, allowed: &[u8]| bytes.get(byte).is_none_or(|byte| allowed.contains(byte));
     let is_tls = record(1, &[3]) && record(2, &[0, 1, 2, 3, 4]) && record(5, &[1]);
     match (bytes, words.next()) {
-        ([], _) => Guess::More,
-        ([0x16, ..], _) if !is_tls => Guess::Opaque,
+        ([], _) => Detected::Incomplete,
+        ([0x16, ..], _) if !is_tls => Detected::Opaque,
         ([0x16, ..], _) => {
             if bytes.len() > 5 {
-                Guess::Tls
+                Detected::Tls
             } else {
-                Guess::More
+                Detected::Incomplete
             }
         }
-        (bytes, _) if bytes.starts_with(PREFACE) => Guess::Http2,
-        (bytes, _) if PREFACE.starts_with(bytes) => Guess::More,
-        (_, None) if method(word) => Guess::More,
-        (_, Some([])) if method(word) => Guess::More,
-        (_, Some([b'/' | b'*' | b'h' | b'H', ..])) if method(word) => Guess::Http1,
-        (_, Some(_)) if word == b"CONNECT" => Guess::Http1,
-        _ => Guess::Opaque,
+        (bytes, _) if bytes.starts_with(PREFACE) => Detected::Http2,
+        (bytes, _) if PREFACE.starts_with(bytes) => Detected::Incomplete,
+        (_, None) if method(word) => Detected::Incomplete,
+        (_, Some([])) if method(word) => Detected::Incomplete,
+        (_, Some([b'/' | b'*' | b'h' | b'H', ..])) if method(word) => Detected::Http1,
+        (_, Some(_)) if word == b"CONNECT" => Detected::Http1,
+        _ => Detected::Opaque,
     }
 }
 
@@ -131,24 +131,24 @@ fn after(
 proptest! {
     #[test]
     fn a_protocol_is_what_its_first_bytes_are(bytes in beginnings()) {
-        prop_assert_eq!(guess(&bytes), reference(&bytes), "{:?}", bytes.escape_ascii().to_string());
+        prop_assert_eq!(detect(&bytes), reference(&bytes), "{:?}", bytes.escape_ascii().to_string());
         let _ = (is_for_forward_proxy(&bytes), is_server_preface(&bytes));
     }
 
     #[test]
     fn a_protocol_once_told_is_told_again(bytes in beginnings(), cut: Index) {
-        let early = guess(&bytes[..cut.index(bytes.len() + 1)]);
-        if early != Guess::More {
-            prop_assert_eq!(early, guess(&bytes), "{:?}", bytes.escape_ascii().to_string());
+        let early = detect(&bytes[..cut.index(bytes.len() + 1)]);
+        if early != Detected::Incomplete {
+            prop_assert_eq!(early, detect(&bytes), "{:?}", bytes.escape_ascii().to_string());
         }
     }
 
     #[test]
     fn a_client_hello_is_whole_at_its_last_byte(alpn in "[a-z/0-9]{1,40}", old: bool, cut: Index) {
         let bytes = hello(alpn.as_bytes(), old);
-        prop_assert_eq!(offered(&bytes).unwrap(), Some(vec![alpn.into_bytes()]));
+        prop_assert_eq!(alpn_protocols(&bytes).unwrap(), Some(vec![alpn.into_bytes()]));
         prop_assert_eq!(server_name(&bytes).unwrap(), Some(None));
-        prop_assert_eq!(offered(&bytes[..cut.index(bytes.len())]).unwrap(), None);
+        prop_assert_eq!(alpn_protocols(&bytes[..cut.index(bytes.len())]).unwrap(), None);
     }
 
     #[test]
@@ -159,7 +159,7 @@ proptest! {
             bytes[place] = byte;
         }
         bytes.truncate(cut.index(bytes.len() + 1).max(6));
-        let _ = (guess(&bytes), offered(&bytes), server_name(&bytes));
+        let _ = (detect(&bytes), alpn_protocols(&bytes), server_name(&bytes));
     }
 
     #[test]

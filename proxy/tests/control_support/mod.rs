@@ -151,7 +151,12 @@ pub fn behind(live: &Live) -> Vec<SocketAddr> {
         panic!("routes");
     };
     let cluster = rule.backends[0].target.as_ref().unwrap();
-    cluster.members().endpoints.iter().map(|p| p.address).collect()
+    cluster
+        .members()
+        .endpoints
+        .iter()
+        .map(|p| p.address)
+        .collect()
 }
 
 /// Awaits a condition for 15 seconds.

@@ -26,7 +26,7 @@ use weft_ir::{
 use weft_proxy::config::ports::Opener;
 use weft_proxy::config::store::{Request as Asked, Settings, Store};
 use weft_proxy::identity::credentials::{Credentials, Current, Roots};
-use weft_proxy::listen::{Context, Listener, Origin, inbound, outbound};
+use weft_proxy::listen::{Listener, OriginalDst, Runtime, inbound, outbound};
 use weft_proxy::options::Options;
 use weft_proxy::shutdown::Shutdown;
 use weft_proxy::telemetry::access::AccessLog;
@@ -118,7 +118,7 @@ pub struct Pod {
     pub store: Store,
     pub metrics: Arc<Metrics>,
     pub shutdown: Shutdown,
-    pub context: Arc<Context>,
+    pub context: Arc<Runtime>,
     current: Current,
     _requests: UnboundedReceiver<Asked>,
 }
@@ -159,7 +159,7 @@ impl Pod {
     ) -> Self {
         let shutdown = Shutdown::new();
         let pod = Self {
-            context: Context::new(&proxy, shutdown.clone()).unwrap(),
+            context: Runtime::new(&proxy, shutdown.clone()).unwrap(),
             identity: identity(account),
             store: proxy.store,
             metrics: proxy.metrics,
@@ -203,7 +203,8 @@ impl Pod {
 
     /// A listener for what the pod sends to `destination`.
     pub fn outbound(&self, destination: SocketAddr) -> SocketAddr {
-        let listener = Listener::bind(ANY.parse().unwrap(), Origin::Fixed(destination)).unwrap();
+        let listener =
+            Listener::bind(ANY.parse().unwrap(), OriginalDst::Fixed(destination)).unwrap();
         let address = listener.socket.local_addr().unwrap();
         tokio::spawn(outbound::listen(self.context.clone(), listener));
         address
@@ -211,7 +212,7 @@ impl Pod {
 
     /// A listener for what is sent to the pod's application at `app`.
     pub fn inbound(&self, app: SocketAddr) -> SocketAddr {
-        let listener = Listener::bind(ANY.parse().unwrap(), Origin::Fixed(app)).unwrap();
+        let listener = Listener::bind(ANY.parse().unwrap(), OriginalDst::Fixed(app)).unwrap();
         let address = listener.socket.local_addr().unwrap();
         tokio::spawn(inbound::listen(self.context.clone(), listener));
         address

@@ -12,11 +12,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use weft_ir::bare_host;
 
-use super::super::opaque::{Hello, by_name, hello, whole_hello};
-use super::{
-    Account, Arrival, Chosen, Client, Closed, Closing, Context, GatewayConnection, opaque, within,
+use super::super::opaque::{
+    ClientHello, peek_client_hello, read_client_hello, rule_by_server_name,
 };
-use crate::batch::Gathered;
+use super::{
+    ChosenCluster, ClientConnection, Closing, ConnectionError, ConnectionRecorder,
+    GatewayConnection, PendingConnection, Runtime, opaque, while_pending,
+};
+use crate::batch::BufferedReads;
 use crate::config::ports::{
     LivePort, ResolvedPort, ResolvedServing, ResolvedTlsListener, ResolvedTlsServing,
 };
@@ -28,30 +31,30 @@ use crate::tls::handshake_failure;
 use crate::tls::termination::Termination;
 
 /// Time for the handshake, after the ClientHello.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A fatal alert, `unrecognized_name` (RFC 6066, 3; RFC 8446, 6).
 const UNRECOGNIZED_NAME: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 112];
 
 pub(super) async fn serve(
-    context: &Arc<Context>,
+    runtime: &Arc<Runtime>,
     mut stream: Prefixed<TcpStream>,
     client: SocketAddr,
-    arrival: Arrival,
+    pending: PendingConnection,
     local: SocketAddr,
     live: Arc<LivePort>,
     closing: Closing,
-) -> Result<(), Closed> {
-    let whole = within(&arrival, &closing, whole_hello(&mut stream)).await?;
+) -> Result<(), ConnectionError> {
+    let whole = while_pending(&pending, &closing, read_client_hello(&mut stream)).await?;
     if !whole.transpose()?.unwrap_or(false) {
         return Ok(());
     }
-    let Some(Hello::Names(name)) = hello(stream.seen()) else {
-        return Err(Closed::refused("not_tls", "this is not TLS"));
+    let Some(ClientHello::Names(name)) = peek_client_hello(stream.peeked()) else {
+        return Err(ConnectionError::refused("not_tls", "this is not TLS"));
     };
     // Only now: the newest certificates are those to show.
     let config = arc_swap::Guard::into_inner(live.load());
     let Some(listener) = find(&config, name.as_deref()) else {
-        context
+        runtime
             .metrics
             .handshake(Direction::Gateway, "unknown_name");
         if is_https(&config) {
@@ -60,24 +63,25 @@ pub(super) async fn serve(
         stream.shutdown().await?;
         let named = name.unwrap_or_else(|| "no server".to_owned());
         let words = format!("no listener of port {} has the name: {named}", live.number);
-        return Err(Closed::refused("no_listener", words));
+        return Err(ConnectionError::refused("no_listener", words));
     };
-    let closing = context.closing_with(&listener.closing);
+    let closing = runtime.closing_with(&listener.closing);
     let termination = match &listener.serving {
         ResolvedTlsServing::Passthrough(routes) => {
-            let _open = arrival.passed_on();
-            let mut account = Account::gateway(context, client, true, closing);
-            account.passthrough = true;
-            let chosen = choose(routes, name, &listener.name, &mut account);
+            let _open = pending.into_active_client();
+            let mut recorder = ConnectionRecorder::gateway(runtime, client, true, closing);
+            recorder.passthrough = true;
+            let chosen = choose(routes, name, &listener.name, &mut recorder);
             // What is passed on may last: it holds no configuration.
             drop(config);
-            return opaque::go(context, stream, chosen, account).await;
+            return opaque::forward_to(runtime, stream, chosen, recorder).await;
         }
         ResolvedTlsServing::Terminate(termination, _)
         | ResolvedTlsServing::Http(termination, _) => termination,
     };
-    let shaken = within(&arrival, &closing, shake(context, termination, stream)).await?;
-    let Some(stream) = shaken.transpose()? else {
+    let accepted =
+        while_pending(&pending, &closing, handshake(runtime, termination, stream)).await?;
+    let Some(stream) = accepted.transpose()? else {
         return Ok(());
     };
     let (ResolvedTlsServing::Terminate(_, routes) | ResolvedTlsServing::Passthrough(routes)) =
@@ -91,61 +95,64 @@ pub(super) async fn serve(
             listener,
         };
         return http(
-            context,
+            runtime,
             stream,
             client,
-            arrival.established(),
+            pending.into_client(),
             connection,
             closing,
         )
         .await;
     };
-    let _open = arrival.passed_on();
-    let mut account = Account::gateway(context, client, true, closing);
-    let chosen = choose(routes, name, &listener.name, &mut account);
+    let _open = pending.into_active_client();
+    let mut recorder = ConnectionRecorder::gateway(runtime, client, true, closing);
+    let chosen = choose(routes, name, &listener.name, &mut recorder);
     drop(config);
-    opaque::go(context, stream, chosen, account).await
+    opaque::forward_to(runtime, stream, chosen, recorder).await
 }
 
 /// HTTPS, of the version that was agreed on.
 async fn http(
-    context: &Arc<Context>,
-    stream: TlsStream<Gathered<Prefixed<TcpStream>>>,
+    runtime: &Arc<Runtime>,
+    stream: TlsStream<BufferedReads<Prefixed<TcpStream>>>,
     client: SocketAddr,
-    place: Client,
+    place: ClientConnection,
     connection: GatewayConnection,
     closing: Closing,
-) -> Result<(), Closed> {
-    let _open = context
+) -> Result<(), ConnectionError> {
+    let _open = runtime
         .metrics
         .connection(Direction::Gateway, ConnectionTls::Terminated);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    super::http(context, stream, client, place, connection, http2, closing).await
+    super::http(runtime, stream, client, place, connection, http2, closing).await
 }
 
-async fn shake(
-    context: &Context,
+async fn handshake(
+    runtime: &Runtime,
     termination: &Termination,
     stream: Prefixed<TcpStream>,
-) -> Result<TlsStream<Gathered<Prefixed<TcpStream>>>, Closed> {
+) -> Result<TlsStream<BufferedReads<Prefixed<TcpStream>>>, ConnectionError> {
     let Some(config) = termination.config() else {
-        context
+        runtime
             .metrics
             .handshake(Direction::Gateway, "no_certificate");
         let words = "the listener has no certificate that can be shown";
-        return Err(Closed::refused("no_certificate", words));
+        return Err(ConnectionError::refused("no_certificate", words));
     };
     let acceptor = TlsAcceptor::from(config);
     // In a box, as a sidecar's.
-    let accept = Box::pin(acceptor.accept(Gathered::new(stream)));
-    let accepted = timeout(HANDSHAKE, accept).await;
+    let accept = Box::pin(acceptor.accept(BufferedReads::new(stream)));
+    let accepted = timeout(HANDSHAKE_TIMEOUT, accept).await;
     let Ok(accepted) = accepted else {
-        context.metrics.handshake(Direction::Gateway, "timeout");
-        return Err(Closed::refused("handshake", "no handshake within 10 s"));
+        runtime.metrics.handshake(Direction::Gateway, "timeout");
+        return Err(ConnectionError::refused(
+            "handshake",
+            "no handshake within 10 s",
+        ));
     };
     let result = accepted.as_ref().map_or_else(handshake_failure, |_| "ok");
-    context.metrics.handshake(Direction::Gateway, result);
-    accepted.map_err(|error| Closed::refused("handshake", format!("TLS: {error}")))
+    runtime.metrics.handshake(Direction::Gateway, result);
+    accepted.map_err(|error| ConnectionError::refused("handshake", format!("TLS: {error}")))
 }
 
 /// Where the connection goes, by the rules of its listener.
@@ -153,10 +160,10 @@ fn choose(
     routes: &TlsRoutes,
     name: Option<String>,
     listener: &str,
-    account: &mut Account<'_>,
-) -> Result<Chosen, Closed> {
-    let rule = by_name(routes, name, &format_args!("listener {listener}"), account)?;
-    opaque::backend(rule, account)
+    recorder: &mut ConnectionRecorder<'_>,
+) -> Result<ChosenCluster, ConnectionError> {
+    let rule = rule_by_server_name(routes, name, &format_args!("listener {listener}"), recorder)?;
+    opaque::pick_cluster(rule, recorder)
 }
 
 /// Whether no listener takes TLS for TLSRoutes. Where one does, a name that nobody has is met by a closed connection: an

@@ -155,8 +155,8 @@ async fn the_silent_and_the_broken_off_are_closed_and_named() {
         let (mut client, near) = duplex(64);
         client.write_all(sent).await.unwrap();
         let _open = (!end).then_some(client);
-        match Closed::from(read(&mut Prefixed::new(near)).await.unwrap_err()) {
-            Closed::Refused { reason, words } => format!("{reason}: {words}"),
+        match ConnectionError::from(read(&mut Prefixed::new(near)).await.unwrap_err()) {
+            ConnectionError::Refused { reason, words } => format!("{reason}: {words}"),
             other => other.to_string(),
         }
     };

@@ -12,14 +12,14 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
-use crate::listen::{Context, canonical};
-use crate::tcp::Passed;
+use crate::listen::{Runtime, canonical};
+use crate::tcp::BytesTransferred;
 use crate::telemetry::connections::ConnectionRecord;
 use crate::telemetry::requests::{Direction, RequestMetrics};
 use crate::upstream::{Cluster, Endpoint};
 
 /// The longest datagram there is: 16 bits of length.
-const LONGEST: usize = 65_535;
+const MAX_DATAGRAM: usize = 65_535;
 /// Datagrams taken from one socket before other tasks have their turn.
 pub(super) const BATCH: usize = 64;
 /// While the process ends, a session that was silent for this long is taken to be idle.
@@ -28,12 +28,12 @@ const DRAIN_IDLE: Duration = Duration::from_secs(2);
 const EMSGSIZE: i32 = 90;
 thread_local! {
     /// One for all sessions of a thread: none keeps bytes between two polls.
-    pub(super) static DATAGRAM: RefCell<Vec<u8>> = RefCell::new(vec![0; LONGEST]);
+    pub(super) static DATAGRAM: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_DATAGRAM]);
 }
 
 /// What both ways need. Tells of the session when the last of them has ended.
-pub(super) struct Shared {
-    pub(super) context: Arc<Context>,
+pub(super) struct SessionState {
+    pub(super) runtime: Arc<Runtime>,
     pub(super) client: SocketAddr,
     pub(super) socket: UdpSocket,
     pub(super) endpoint: Arc<Endpoint>,
@@ -46,17 +46,17 @@ pub(super) struct Shared {
     pub(super) down: AtomicU64,
 }
 
-impl Drop for Shared {
+impl Drop for SessionState {
     fn drop(&mut self) {
         self.endpoint.load.end();
-        self.context.metrics.udp.open.dec();
-        let passed = Passed {
+        self.runtime.metrics.udp.open.dec();
+        let passed = BytesTransferred {
             up: self.up.load(Relaxed),
             down: self.down.load(Relaxed),
         };
         self.metrics.connections.ended(passed, false);
-        if self.context.access.wants_connection(false) {
-            self.context.access.write(&ConnectionRecord {
+        if self.runtime.access.wants_connection(false) {
+            self.runtime.access.write(&ConnectionRecord {
                 direction: Direction::Outbound,
                 client: canonical(self.client),
                 client_id: None,
@@ -77,7 +77,7 @@ impl Drop for Shared {
 }
 
 /// A socket that speaks with the endpoint alone.
-pub(super) fn open(endpoint: SocketAddr) -> io::Result<UdpSocket> {
+pub(super) fn connected_socket(endpoint: SocketAddr) -> io::Result<UdpSocket> {
     let any = match endpoint {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -89,13 +89,13 @@ pub(super) fn open(endpoint: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Passes answers to the client until the session has been silent, or the endpoint is not there.
-pub(super) async fn answers(
-    session: Arc<Shared>,
+pub(super) async fn pass_responses(
+    session: Arc<SessionState>,
     port: Arc<UdpSocket>,
     begun: Instant,
     idle: Duration,
 ) {
-    let shutdown = &session.context.shutdown;
+    let shutdown = &session.runtime.shutdown;
     loop {
         let draining = shutdown.is_draining();
         let idle = if draining { idle.min(DRAIN_IDLE) } else { idle };
@@ -105,7 +105,7 @@ pub(super) async fn answers(
         }
         tokio::select! {
             ready = session.socket.ready(Interest::READABLE | Interest::ERROR) => {
-                let lost = ready.is_err() || session.has_failed();
+                let lost = ready.is_err() || session.is_unreachable();
                 if lost || !session.pass_back(&port, begun) {
                     return;
                 }
@@ -117,29 +117,29 @@ pub(super) async fn answers(
     }
 }
 
-impl Shared {
+impl SessionState {
     /// Nobody was there for a datagram that was sent.
-    pub(super) fn unreachable(&self) {
-        self.context.upstream.eject(&self.endpoint);
-        self.context.metrics.udp.dropped("unreachable");
+    pub(super) fn mark_unreachable(&self) {
+        self.runtime.upstream.eject(&self.endpoint);
+        self.runtime.metrics.udp.dropped("unreachable");
     }
 
     /// Whether ICMP said that the endpoint is not there; nothing to read tells of it.
-    fn has_failed(&self) -> bool {
+    fn is_unreachable(&self) -> bool {
         let told = self.socket.try_io(Interest::ERROR, || {
             let none = || io::ErrorKind::WouldBlock.into();
             Err::<(), _>(self.socket.take_error()?.unwrap_or_else(none))
         });
         let failed = told.is_err_and(|error| is_unreachable(&error));
         if failed {
-            self.unreachable();
+            self.mark_unreachable();
         }
         failed
     }
 
     /// Passes on what is there; false: the endpoint is not there.
     fn pass_back(&self, port: &UdpSocket, begun: Instant) -> bool {
-        let udp = &self.context.metrics.udp;
+        let udp = &self.runtime.metrics.udp;
         for _ in 0..BATCH {
             let passed: io::Result<()> = DATAGRAM.with_borrow_mut(|buffer| {
                 let length = self.socket.try_recv(buffer)?;
@@ -158,7 +158,7 @@ impl Shared {
                 Ok(()) => {}
                 Err(error) => {
                     if is_unreachable(&error) {
-                        self.unreachable();
+                        self.mark_unreachable();
                     }
                     return error.kind() == io::ErrorKind::WouldBlock;
                 }

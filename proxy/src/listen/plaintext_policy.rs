@@ -10,14 +10,14 @@ use weft_ir::{Mode, Probe, ProbeRequest, Workload};
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Admits {
+pub(super) enum PlaintextPolicy {
     All,
     /// One or more of one port, and HTTP alone.
     Probes(Vec<ProbeRequest>),
     Nothing,
 }
 
-impl Admits {
+impl PlaintextPolicy {
     /// What the application at `app` takes. A pod of which nothing is known yet takes nothing.
     pub(super) fn of(workload: Option<&Workload>, app: SocketAddr) -> Self {
         let Some(workload) = workload else {
@@ -76,8 +76,9 @@ mod tests {
     fn admits(workload: Option<&Workload>, port: u16, method: &str, uri: &str) -> bool {
         let request = http::Request::builder().method(method).uri(uri).body(());
         let (head, ()) = request.unwrap().into_parts();
-        let admits = Admits::of(workload, SocketAddr::from(([10, 0, 0, 1], port)));
-        admits.request(&head, false)
+        let plaintext_policy =
+            PlaintextPolicy::of(workload, SocketAddr::from(([10, 0, 0, 1], port)));
+        plaintext_policy.request(&head, false)
     }
 
     #[test]
@@ -108,10 +109,10 @@ mod tests {
     #[test]
     fn an_upgrade_is_no_probe() {
         let strict = workload(Mode::Strict);
-        let admits = Admits::of(Some(&strict), "10.0.0.1:8080".parse().unwrap());
+        let plaintext_policy = PlaintextPolicy::of(Some(&strict), "10.0.0.1:8080".parse().unwrap());
         let (head, ()) = http::Request::get("/ready").body(()).unwrap().into_parts();
-        assert!(admits.request(&head, false));
-        assert!(!admits.request(&head, true));
+        assert!(plaintext_policy.request(&head, false));
+        assert!(!plaintext_policy.request(&head, true));
     }
 
     #[test]
