@@ -17,7 +17,7 @@ use weft_accept::pages::{self, MetricsPage, Pages, text};
 use weft_process::Exposition;
 
 use crate::config::store::Store;
-use crate::config::withdrawal::{Patience, Withdrawal};
+use crate::config::withdrawal::{DrainLimits, Withdrawal};
 use crate::options::RunMode;
 use crate::probe::TcpProbes;
 use crate::shutdown::Shutdown;
@@ -35,7 +35,7 @@ pub struct Readiness {
     pub listening: Arc<AtomicBool>,
     pub probes: TcpProbes,
     pub withdrawal: Withdrawal,
-    pub patience: Patience,
+    pub limits: DrainLimits,
 }
 
 /// Why the proxy is not ready.
@@ -118,8 +118,8 @@ impl Pages for Page {
         match self {
             Self::Metrics(page) => page.answer(path, headers).await,
             Self::Ready(readiness) if path == "/drain" => {
-                let senders = readiness.shutdown.senders();
-                let drained = readiness.withdrawal.drain(readiness.patience, senders);
+                let senders = readiness.shutdown.peers();
+                let drained = readiness.withdrawal.drain(readiness.limits, senders);
                 let drained = drained.await;
                 tracing::info!("drain asked for: {drained}");
                 text(StatusCode::OK, format!("{drained}\n"))

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::shutdown::Closing;
+use crate::shutdown::DrainWatch;
 
 /// A peer that sends nothing for so long is not waited for.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ where
     stream: Option<S>,
     /// The peer has ended, or the connection is broken.
     ended: bool,
-    closing: Closing,
+    closing: DrainWatch,
     /// Where it is cancelled the stream is dropped as it is: others wait for its place.
     evicted: Option<CancellationToken>,
 }
@@ -39,7 +39,7 @@ impl<S> Lingering<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    pub(crate) fn new(stream: S, closing: Closing, evicted: Option<CancellationToken>) -> Self {
+    pub(crate) fn new(stream: S, closing: DrainWatch, evicted: Option<CancellationToken>) -> Self {
         Self {
             stream: Some(stream),
             ended: false,
@@ -146,7 +146,7 @@ mod tests {
     async fn drained(ended: bool, every: Option<Duration>) -> Duration {
         let shutdown = Shutdown::new();
         let (near, mut far) = duplex(64);
-        let mut lingering = Lingering::new(near, shutdown.closing(), None);
+        let mut lingering = Lingering::new(near, shutdown.watch(), None);
         lingering.write_all(b"answer").await.unwrap();
         if ended {
             far.shutdown().await.unwrap();

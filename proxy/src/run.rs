@@ -10,11 +10,11 @@ use weft_accept::Protected;
 
 use crate::admin::{self, Page, Readiness};
 use crate::config::channel::Address;
-use crate::config::ports::{OpenPort, Opener};
+use crate::config::ports::{BoundPort, BoundPorts};
 use crate::config::store::{Settings, Store};
 use crate::config::stream::Stream;
-use crate::config::withdrawal::{Patience, Withdrawal};
-use crate::identity::credentials::Current;
+use crate::config::withdrawal::{DrainLimits, Withdrawal};
+use crate::identity::credentials::CurrentCredentials;
 use crate::identity::renew::Renewal;
 use crate::options::{LogFormat, Options, RunMode};
 use crate::probe::TcpProbes;
@@ -30,7 +30,7 @@ pub struct Control {
     pub context: Context,
     pub withdrawal: Withdrawal,
     /// The ports of a gateway as they are bound; `None` in a sidecar.
-    pub opened: Option<mpsc::UnboundedReceiver<OpenPort>>,
+    pub opened: Option<mpsc::UnboundedReceiver<BoundPort>>,
     tasks: JoinSet<()>,
 }
 
@@ -46,7 +46,7 @@ impl Control {
             .context("POD_NAMESPACE and SERVICE_ACCOUNT")?;
         let controller = Address::try_from(&options.controller).context("WEFT_CONTROLLER")?;
         let controller = controller.with_file(options.controller_addresses.clone());
-        let current = Current::default();
+        let current = CurrentCredentials::default();
         let tls = Tls::new(current.clone(), options.trust_domain.clone())?;
         let mut upstream =
             upstream::EndpointRegistry::new(options.own_addresses(), tls.clone(), metrics.clone());
@@ -57,7 +57,7 @@ impl Control {
         let (ports, opened) = match options.mode {
             RunMode::Sidecar => (None, None),
             RunMode::Gateway => {
-                let (opener, opened) = Opener::channel();
+                let (opener, opened) = BoundPorts::channel();
                 (Some(opener), Some(opened))
             }
         };
@@ -159,7 +159,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 async fn serve(
     context: &Context,
     withdrawal: Withdrawal,
-    opened: Option<mpsc::UnboundedReceiver<OpenPort>>,
+    opened: Option<mpsc::UnboundedReceiver<BoundPort>>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let options = context.options.clone();
@@ -174,7 +174,7 @@ async fn serve(
             options.probe_ports.iter().copied(),
         ),
         withdrawal,
-        patience: Patience {
+        limits: DrainLimits {
             bound: options.withdraw,
             grace: options.outside_grace,
         },
@@ -206,7 +206,9 @@ async fn serve(
         }
     };
     listening.store(true, Ordering::Release);
-    shutdown::signalled().await.context("waiting for signals")?;
+    shutdown::terminated()
+        .await
+        .context("waiting for signals")?;
     tracing::info!(open = shutdown.open(), bound = ?options.drain, "draining");
     let cut = shutdown.drain(options.drain).await;
     tracing::info!(cut, "ended");

@@ -14,7 +14,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 pub struct Shutdown {
     draining: CancellationToken,
     connections: TaskTracker,
-    senders: Senders,
+    peers: PeerConnections,
 }
 
 impl Shutdown {
@@ -33,35 +33,35 @@ impl Shutdown {
     }
 
     /// For connections that finish with the process alone.
-    pub fn closing(&self) -> Closing {
-        Closing {
+    pub fn watch(&self) -> DrainWatch {
+        DrainWatch {
             process: self.clone(),
             listener: None,
         }
     }
 
     /// For connections that finish with the process, or with the listener that took them: they have `bound` for it then.
-    pub fn closing_with(&self, listener: CancellationToken, bound: Duration) -> Closing {
-        Closing {
+    pub fn watch_with(&self, listener: CancellationToken, bound: Duration) -> DrainWatch {
+        DrainWatch {
             process: self.clone(),
             listener: Some((listener, bound)),
         }
     }
 
     /// The proxies that send to this pod.
-    pub fn senders(&self) -> &Senders {
-        &self.senders
+    pub fn peers(&self) -> &PeerConnections {
+        &self.peers
     }
 
-    /// For a connection of HTTP/2 from a proxy of the mesh: it finishes with the process, or when the senders are dismissed,
+    /// For a connection of HTTP/2 from a proxy of the mesh: it finishes with the process, or when its peers are drained,
     /// who wait for it for as long as the token lives. One that comes later finishes with the process alone: its proxy has
     /// nowhere else to go, or is late.
-    pub fn closing_of_sender(&self) -> (Closing, Option<TaskTrackerToken>) {
-        let Senders { dismissed, open } = &self.senders;
-        if dismissed.is_cancelled() {
-            return (self.closing(), None);
+    pub fn watch_for_peer(&self) -> (DrainWatch, Option<TaskTrackerToken>) {
+        let PeerConnections { draining, open } = &self.peers;
+        if draining.is_cancelled() {
+            return (self.watch(), None);
         }
-        let closing = self.closing_with(dismissed.clone(), Duration::MAX);
+        let closing = self.watch_with(draining.clone(), Duration::MAX);
         (closing, Some(open.token()))
     }
 
@@ -95,16 +95,16 @@ impl Shutdown {
 
 /// The connections on which proxies of the mesh send requests to this pod, as far as they speak HTTP/2.
 #[derive(Clone, Debug, Default)]
-pub struct Senders {
-    dismissed: CancellationToken,
+pub struct PeerConnections {
+    draining: CancellationToken,
     open: TaskTracker,
 }
 
-impl Senders {
+impl PeerConnections {
     /// Tells those who send now to go, and waits until they have: what they sent has been answered, and what had not left
     /// them has not been lost (GOAWAY in two steps: RFC 9113, 6.8).
-    pub async fn dismiss(&self) {
-        self.dismissed.cancel();
+    pub async fn drain(&self) {
+        self.draining.cancel();
         self.open.close();
         self.open.wait().await;
     }
@@ -112,15 +112,15 @@ impl Senders {
 
 /// When a connection is to finish what is under way and take nothing new.
 #[derive(Clone, Debug)]
-pub struct Closing {
+pub struct DrainWatch {
     process: Shutdown,
     /// The token of the listener, and how long its connections may go on without it.
     listener: Option<(CancellationToken, Duration)>,
 }
 
-impl Closing {
+impl DrainWatch {
     /// Resolves once it has begun.
-    pub async fn begun(&self) {
+    pub async fn started(&self) {
         match &self.listener {
             None => self.process.draining().await,
             Some((listener, _)) => tokio::select! {
@@ -149,7 +149,7 @@ impl Closing {
 
     /// Resolves once the listener has been gone for as long as a drain may take; never without one. The bound of the
     /// process's own drain is the process's end.
-    pub async fn over(&self) {
+    pub async fn deadline(&self) {
         match &self.listener {
             None => std::future::pending().await,
             Some((listener, bound)) => {
@@ -161,7 +161,7 @@ impl Closing {
 }
 
 /// Waits for SIGTERM or SIGINT.
-pub async fn signalled() -> std::io::Result<()> {
+pub async fn terminated() -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {

@@ -8,7 +8,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::copy::copy_bidirectional;
-use crate::shutdown::Closing;
+use crate::shutdown::DrainWatch;
 use crate::streams::ObservedReads;
 
 /// While the process ends, a connection that was silent for this long is taken to be idle.
@@ -39,7 +39,7 @@ pub struct BytesTransferred {
 pub async fn forward<A, B>(
     client: A,
     upstream: B,
-    closing: &Closing,
+    closing: &DrainWatch,
     idle: Option<Duration>,
 ) -> (BytesTransferred, io::Result<()>)
 where
@@ -79,7 +79,7 @@ where
         copied = copy_bidirectional(&mut client, &mut upstream) => copied,
         () = draining => Ok(()),
         () = unused => Ok(()),
-        () = closing.over() => Ok(()),
+        () = closing.deadline() => Ok(()),
     };
     (total(), copied)
 }
@@ -97,7 +97,7 @@ mod tests {
     async fn bytes_and_ends_are_passed_both_ways() {
         let (mut client, near) = duplex(64);
         let (far, mut server) = duplex(64);
-        let closing = Shutdown::new().closing();
+        let closing = Shutdown::new().watch();
         let ends = async {
             client.write_all(b"ask").await.unwrap();
             client.shutdown().await.unwrap();
@@ -122,12 +122,7 @@ mod tests {
         let (far, _server) = duplex(64);
         let shutdown = Shutdown::new();
         shutdown.token().cancel();
-        assert!(
-            forward(near, far, &shutdown.closing(), None)
-                .await
-                .1
-                .is_ok()
-        );
+        assert!(forward(near, far, &shutdown.watch(), None).await.1.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -136,7 +131,7 @@ mod tests {
         let (far, mut server) = duplex(64);
         let (listener, bound) = (CancellationToken::new(), Duration::from_secs(25));
         listener.cancel();
-        let closing = Shutdown::new().closing_with(listener, bound);
+        let closing = Shutdown::new().watch_with(listener, bound);
         let begun = Instant::now();
         let passed = tokio::spawn(async move { forward(near, far, &closing, None).await });
         tokio::time::sleep(bound - Duration::from_secs(1)).await;
@@ -153,7 +148,7 @@ mod tests {
     async fn bytes_may_be_idle_for_a_bounded_time() {
         let (mut client, near) = duplex(64);
         let (far, mut server) = duplex(64);
-        let closing = Shutdown::new().closing();
+        let closing = Shutdown::new().watch();
         let (hour, begun) = (Duration::from_secs(3_600), Instant::now());
         let passed = tokio::spawn(async move { forward(near, far, &closing, Some(hour)).await });
         tokio::time::sleep(hour / 2).await;

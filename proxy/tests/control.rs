@@ -19,14 +19,14 @@ use weft_ir::{Destination, Target};
 use weft_proxy::admin::{self, Page, Readiness};
 use weft_proxy::config::resolved::Resolved;
 use weft_proxy::config::store::Lookup;
-use weft_proxy::config::withdrawal::Patience;
+use weft_proxy::config::withdrawal::DrainLimits;
 use weft_proxy::probe::TcpProbes;
 use weft_proxy::run::Control;
 use weft_proxy::shutdown::Shutdown;
 use weft_testkit::controller::Event;
 use weft_testkit::pki::Pki;
 
-const PATIENCE: Patience = Patience {
+const LIMITS: DrainLimits = DrainLimits {
     bound: Duration::from_secs(8),
     grace: Duration::from_millis(50),
 };
@@ -313,7 +313,7 @@ async fn readiness_says_what_is_missing_and_metrics_are_there() {
         shutdown: shutdown.clone(),
         listening: Arc::new(AtomicBool::new(false)),
         withdrawal: proxy.withdrawal.clone(),
-        patience: PATIENCE,
+        limits: LIMITS,
         probes: TcpProbes::new(&own, [app_port]),
     };
     let listening = readiness.listening.clone();
@@ -409,7 +409,7 @@ async fn the_drain_asks_the_controller_and_on_every_stream_anew() {
         shutdown: Shutdown::new(),
         listening: Arc::new(AtomicBool::new(true)),
         withdrawal: proxy.withdrawal.clone(),
-        patience: PATIENCE,
+        limits: LIMITS,
         probes: TcpProbes::new(&[], []),
     };
     let listener = admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use weft_api::alpn;
 use weft_ir::{Identity, TrustDomain};
-use weft_proxy::identity::credentials::{Credentials, Current, Roots};
+use weft_proxy::identity::credentials::{Credentials, CurrentCredentials, Roots};
 use weft_proxy::tls::{Tls, handshake_failure, peer_identity};
 use weft_testkit::pki::{Leaf, LeafSpec, Pki};
 
@@ -25,12 +25,12 @@ fn identity(account: &str) -> Identity {
 /// A proxy's TLS with whatever leaf a test gives it.
 struct Side {
     tls: Tls,
-    current: Current,
+    current: CurrentCredentials,
 }
 
 impl Side {
     fn new(leaf: &Leaf, roots: &[CertificateDer<'static>]) -> Self {
-        let current = Current::default();
+        let current = CurrentCredentials::default();
         current.set(credentials(leaf, roots));
         let tls = Tls::new(current.clone(), domain("cluster.local")).unwrap();
         Self { tls, current }
@@ -209,7 +209,7 @@ async fn a_client_without_a_certificate_is_refused() {
     assert!(client.is_err());
 
     // A side that has no certificate yet, and does not mind the server's.
-    let current = Current::default();
+    let current = CurrentCredentials::default();
     let tls = Tls::new(current, domain("cluster.local")).unwrap();
     let roots = Arc::new(Roots::new([pki.root()].iter()).0);
     let mut config = (*tls.authority_config(&identity("back"), roots).unwrap()).clone();
@@ -223,7 +223,7 @@ async fn a_client_without_a_certificate_is_refused() {
 async fn a_server_without_a_certificate_is_not_believed() {
     let pki = Pki::new().unwrap();
     let front = Side::of(&pki, &LeafSpec::new(&identity("front")));
-    let bare = Tls::new(Current::default(), domain("cluster.local")).unwrap();
+    let bare = Tls::new(CurrentCredentials::default(), domain("cluster.local")).unwrap();
     let (client, server) = meet(to(&front, &identity("back")), &bare).await;
     assert_eq!(client.err(), Some("refused_by_peer"));
     assert_eq!(server.err(), Some("protocol"));

@@ -22,7 +22,7 @@ use weft_proxy::upstream::Cluster;
 use weft_testkit::pki::Pki;
 
 /// Longer than anything takes on loopback, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(5);
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Long enough for what must not come.
 const NOTHING: Duration = Duration::from_millis(200);
 
@@ -88,7 +88,7 @@ impl Port {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let waited = timeout(PATIENCE, wait).await;
+        let waited = timeout(RECEIVE_TIMEOUT, wait).await;
         assert!(
             waited.is_ok(),
             "{series} is {} and not {count}",
@@ -114,12 +114,12 @@ impl Client {
     /// The answer, if there is one.
     async fn ask(&self, datagram: &[u8]) -> Option<Vec<u8>> {
         self.0.send(datagram).await.unwrap();
-        self.answer(PATIENCE).await
+        self.answer(RECEIVE_TIMEOUT).await
     }
 
-    async fn answer(&self, patience: Duration) -> Option<Vec<u8>> {
+    async fn answer(&self, wait: Duration) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 70_000];
-        let length = timeout(patience, self.0.recv(&mut buffer))
+        let length = timeout(wait, self.0.recv(&mut buffer))
             .await
             .ok()?
             .unwrap();
@@ -317,7 +317,7 @@ async fn a_silent_session_ends_and_the_drain_waits_for_none() {
     let counted = r#"weft_opaque_connections_total{direction="outbound",route="UDPRoute shop/dns",rule="0",backend="shop/dns:53",result="ok"}"#;
     assert_eq!(port.count(counted), 1);
     port.pod.shutdown.token().cancel();
-    assert!(timeout(PATIENCE, port.served).await.is_ok());
+    assert!(timeout(RECEIVE_TIMEOUT, port.served).await.is_ok());
 }
 
 #[tokio::test]
@@ -350,6 +350,6 @@ async fn nobody_gets_what_he_did_not_ask_for() {
     stranger.send_to(b"forged", session).await.unwrap();
     assert_eq!(asks.answer(NOTHING).await, None);
     endpoint.send_to(b"true", session).await.unwrap();
-    assert_eq!(asks.answer(PATIENCE).await.unwrap(), b"true");
+    assert_eq!(asks.answer(RECEIVE_TIMEOUT).await.unwrap(), b"true");
     assert_eq!(silent.answer(NOTHING).await, None);
 }

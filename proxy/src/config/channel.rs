@@ -19,11 +19,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the name's addresses, where others are known.
-const LOOKUP: Duration = Duration::from_secs(2);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A Service has two addresses at most.
-const MOST_ADDRESSES: usize = 4;
+const MAX_ADDRESSES: usize = 4;
 /// A ping this often; without an answer for as long again, the connection is given up: 10 s after a hang at most.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
@@ -47,7 +47,7 @@ impl Address {
     }
 
     /// Those of the file. One that is not there or holds no addresses is as none: the name may do.
-    async fn listed(&self) -> Vec<SocketAddr> {
+    async fn fallback_addresses(&self) -> Vec<SocketAddr> {
         let Some(file) = &self.file else {
             return Vec::new();
         };
@@ -55,7 +55,7 @@ impl Address {
         text.split_ascii_whitespace()
             .filter_map(|ip| ip.parse().ok())
             .map(|ip| SocketAddr::new(ip, self.port))
-            .take(MOST_ADDRESSES)
+            .take(MAX_ADDRESSES)
             .collect()
     }
 }
@@ -108,7 +108,7 @@ impl CertificateRefused {
     }
 
     /// HTTP/2 keeps no more than the text of an error, so the alert is noted where it is read.
-    fn note(&self, error: &io::Error) {
+    fn record(&self, error: &io::Error) {
         let tls = error.get_ref().and_then(|e| e.downcast_ref());
         if let Some(rustls::Error::AlertReceived(alert)) = tls
             && is_about_certificate(*alert)
@@ -140,10 +140,10 @@ pub async fn connect(
     let (target, refused) = (address.clone(), CertificateRefused::default());
     let noted = refused.clone();
     let connector = tower::service_fn(move |_: Uri| {
-        let (opening, noted) = (open(target.clone(), tls.clone()), noted.clone());
+        let (opening, noted) = (connect_tls(target.clone(), tls.clone()), noted.clone());
         async move {
             let tls = opening.await?;
-            Ok::<_, io::Error>(TokioIo::new(Noting { tls, noted }))
+            Ok::<_, io::Error>(TokioIo::new(AlertObserver { tls, noted }))
         }
     });
     // The scheme says nothing here: the connector brings TLS along, and its own bounds.
@@ -163,21 +163,21 @@ pub async fn connect(
 type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
 /// By the name; else by the addresses of the file, whatever it was that failed: a search path may lead the name elsewhere.
-async fn open(address: Address, tls: Arc<ClientConfig>) -> io::Result<TlsStream> {
+async fn connect_tls(address: Address, tls: Arc<ClientConfig>) -> io::Result<TlsStream> {
     let by_name = async {
-        let found: Vec<_> = within(LOOKUP, "the name is not resolved", async {
+        let found: Vec<_> = within(RESOLVE_TIMEOUT, "the name is not resolved", async {
             tokio::net::lookup_host((address.host.as_str(), address.port)).await
         })
         .await?
         .collect();
-        shake(&found, &tls).await
+        handshake(&found, &tls).await
     };
     let mut failed = match by_name.await {
         Ok(connected) => return Ok(connected),
         Err(failed) => failed,
     };
-    for address in address.listed().await {
-        match shake(&[address], &tls).await {
+    for address in address.fallback_addresses().await {
+        match handshake(&[address], &tls).await {
             Ok(connected) => return Ok(connected),
             Err(error) => {
                 failed = io::Error::other(format!("{failed}; at {}: {error}", address.ip()))
@@ -188,8 +188,8 @@ async fn open(address: Address, tls: Arc<ClientConfig>) -> io::Result<TlsStream>
 }
 
 /// With the first of the addresses that takes connections, within 5 s.
-async fn shake(addresses: &[SocketAddr], tls: &Arc<ClientConfig>) -> io::Result<TlsStream> {
-    within(CONNECT, "no answer", async {
+async fn handshake(addresses: &[SocketAddr], tls: &Arc<ClientConfig>) -> io::Result<TlsStream> {
+    within(CONNECT_TIMEOUT, "no answer", async {
         let tcp = TcpStream::connect(addresses).await?;
         tcp.set_nodelay(true)?;
         // The verifier goes by the SPIFFE id; the name is not sent.
@@ -212,12 +212,12 @@ async fn within<T>(
 }
 
 /// A connection that notes when the other side refuses the certificate.
-struct Noting<S> {
+struct AlertObserver<S> {
     tls: S,
     noted: CertificateRefused,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Noting<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for AlertObserver<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -225,13 +225,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noting<S> {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.tls).poll_read(cx, buffer);
         if let Poll::Ready(Err(error)) = &read {
-            self.noted.note(error);
+            self.noted.record(error);
         }
         read
     }
 }
 
-crate::streams::delegate_writes!(Noting<S>, tls);
+crate::streams::delegate_writes!(AlertObserver<S>, tls);
 
 /// An error with all its causes, each once.
 pub fn causes(error: &dyn Error) -> String {
@@ -252,15 +252,15 @@ pub fn causes(error: &dyn Error) -> String {
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
-    most: Duration,
+    max: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub fn new(first: Duration, most: Duration) -> Self {
+    pub fn new(first: Duration, max: Duration) -> Self {
         Self {
             first,
-            most,
+            max,
             next: first,
         }
     }
@@ -269,10 +269,10 @@ impl Backoff {
         self.next = self.first;
     }
 
-    /// Between half and all of a pause that doubles up to the most.
+    /// Between half and all of a pause that doubles up to the maximum.
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
-        self.next = (pause * 2).min(self.most);
+        self.next = (pause * 2).min(self.max);
         pause.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
@@ -305,10 +305,10 @@ mod tests {
     fn pauses_grow_to_the_most_and_start_again() {
         let second = Duration::from_secs(1);
         let mut backoff = Backoff::new(second, 4 * second);
-        for most in [1, 2, 4, 4] {
+        for max in [1, 2, 4, 4] {
             let pause = backoff.pause();
             assert!(
-                pause >= second * most / 2 && pause <= second * most,
+                pause >= second * max / 2 && pause <= second * max,
                 "{pause:?}"
             );
         }

@@ -1,6 +1,6 @@
 //! The ports of a gateway as connections and requests use them: listeners by host name, routes compiled, certificates read.
 //!
-//! Whoever serves a connection holds an `Arc<LivePort>`; each request loads it once and sees one version throughout. What
+//! Whoever serves a connection holds an `Arc<WatchedPort>`; each request loads it once and sees one version throughout. What
 //! is here decides nothing: rules and their clusters are those of [`super::resolved`].
 
 use std::collections::HashSet;
@@ -22,18 +22,18 @@ use crate::tls::termination::Termination;
 use crate::upstream::Cluster;
 
 /// One port that the gateway listens on, kept up to date for as long as it is held.
-pub struct LivePort {
+pub struct WatchedPort {
     pub transport: Transport,
     pub number: u16,
     current: ArcSwap<ResolvedPort>,
     /// Where listeners went with the newest version: the one before, for connections of theirs that are open.
-    gone: ArcSwapOption<Gone>,
+    removed: ArcSwapOption<RemovedListeners>,
     /// Cancelled when nothing more is to be accepted.
     closed: CancellationToken,
 }
 
 /// A version of which listeners are gone.
-struct Gone {
+struct RemovedListeners {
     port: Arc<ResolvedPort>,
     listeners: Vec<Arc<CancellationToken>>,
     until: Instant,
@@ -41,37 +41,37 @@ struct Gone {
 
 /// How long a request that comes on a connection of a listener that is gone is still served: the connections are told to
 /// go with their next answer, and closed without one after this time.
-const LAST_ANSWERS: Duration = Duration::from_secs(15);
+const REMOVED_LISTENER_GRACE: Duration = Duration::from_secs(15);
 
 /// A port that was bound, for whoever accepts from it.
 #[derive(Debug)]
-pub struct OpenPort {
-    pub live: Arc<LivePort>,
+pub struct BoundPort {
+    pub watched: Arc<WatchedPort>,
     pub socket: PortSocket,
 }
 
 /// The way of ports to whoever accepts from them.
 #[derive(Clone)]
-pub struct Opener(Arc<dyn Fn(OpenPort) + Send + Sync>);
+pub struct BoundPorts(Arc<dyn Fn(BoundPort) + Send + Sync>);
 
-impl Opener {
-    pub fn channel() -> (Self, mpsc::UnboundedReceiver<OpenPort>) {
+impl BoundPorts {
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<BoundPort>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let open = move |port| {
+        let send = move |port| {
             // Nobody accepts any longer while the process ends.
             let _ = sender.send(port);
         };
-        (Self(Arc::new(open)), receiver)
+        (Self(Arc::new(send)), receiver)
     }
 
-    pub(super) fn open(&self, port: OpenPort) {
+    pub(super) fn send(&self, port: BoundPort) {
         (self.0)(port);
     }
 }
 
-impl std::fmt::Debug for Opener {
+impl std::fmt::Debug for BoundPorts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Opener")
+        f.write_str("BoundPorts")
     }
 }
 
@@ -81,19 +81,19 @@ pub enum PortSocket {
     Udp(std::net::UdpSocket),
 }
 
-impl std::fmt::Debug for LivePort {
+impl std::fmt::Debug for WatchedPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LivePort({}/{})", self.transport, self.number)
+        write!(f, "WatchedPort({}/{})", self.transport, self.number)
     }
 }
 
-impl LivePort {
+impl WatchedPort {
     pub(super) fn new(transport: Transport, number: u16, resolved: ResolvedPort) -> Self {
         Self {
             transport,
             number,
             current: ArcSwap::from_pointee(resolved),
-            gone: ArcSwapOption::empty(),
+            removed: ArcSwapOption::empty(),
             closed: CancellationToken::new(),
         }
     }
@@ -104,8 +104,8 @@ impl LivePort {
     }
 
     /// The version before the listener went, for a short time.
-    pub fn before_going(&self, listener: &Arc<CancellationToken>) -> Option<Arc<ResolvedPort>> {
-        let gone = self.gone.load();
+    pub fn before_removal(&self, listener: &Arc<CancellationToken>) -> Option<Arc<ResolvedPort>> {
+        let gone = self.removed.load();
         let gone = gone.as_ref()?;
         let mut listeners = gone.listeners.iter();
         let is = listeners.any(|of| Arc::ptr_eq(of, listener)) && Instant::now() < gone.until;
@@ -120,24 +120,24 @@ impl LivePort {
     /// Serves `resolved` from now on; connections that belong to none of its listeners are told to finish.
     pub(super) fn store(&self, resolved: ResolvedPort) {
         let before = self.current.load_full();
-        let listeners = before.listeners_without_namesake(&resolved);
-        let until = Instant::now() + LAST_ANSWERS;
+        let listeners = before.removed_listeners(&resolved);
+        let until = Instant::now() + REMOVED_LISTENER_GRACE;
         if !listeners.is_empty() {
-            self.gone.store(Some(Arc::new(Gone {
+            self.removed.store(Some(Arc::new(RemovedListeners {
                 port: Arc::clone(&before),
                 listeners,
                 until,
             })));
         } else if self
-            .gone
+            .removed
             .load()
             .as_ref()
             .is_some_and(|gone| gone.until < Instant::now())
         {
-            self.gone.store(None);
+            self.removed.store(None);
         }
         // Connections are told first: then none is answered by a version that does not know its listener.
-        before.finish_unlike(&resolved);
+        before.close_incompatible(&resolved);
         self.current.store(Arc::new(resolved));
     }
 
@@ -199,8 +199,8 @@ pub struct ResolvedStream {
 
 impl ResolvedPort {
     /// Tells the connections that `now` has no listener for to finish.
-    fn finish_unlike(&self, now: &Self) {
-        if !self.serving.is_like(&now.serving) {
+    fn close_incompatible(&self, now: &Self) {
+        if !self.serving.is_same_kind(&now.serving) {
             self.finish();
             return;
         }
@@ -208,14 +208,14 @@ impl ResolvedPort {
             return;
         };
         for listener in listeners.values() {
-            if now.serving.belonging(&listener.closing).is_none() {
+            if now.serving.listener_of(&listener.closing).is_none() {
                 listener.closing.cancel();
             }
         }
     }
 
     /// The listeners of TLS that are gone from `now`, and not merely changed.
-    fn listeners_without_namesake(&self, now: &Self) -> Vec<Arc<CancellationToken>> {
+    fn removed_listeners(&self, now: &Self) -> Vec<Arc<CancellationToken>> {
         let ResolvedServing::Tls(listeners) = &self.serving else {
             return Vec::new();
         };
@@ -274,12 +274,12 @@ impl ResolvedPort {
 
 impl ResolvedServing {
     /// Whether connections of the one may go on with the other.
-    fn is_like(&self, other: &Self) -> bool {
+    fn is_same_kind(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
     /// The TLS listener that a connection belongs to.
-    fn belonging(&self, to: &Arc<CancellationToken>) -> Option<&ResolvedTlsListener> {
+    fn listener_of(&self, to: &Arc<CancellationToken>) -> Option<&ResolvedTlsListener> {
         let Self::Tls(listeners) = self else {
             return None;
         };
@@ -298,7 +298,7 @@ impl ResolvedTlsServing {
     }
 
     /// Whether what a handshake with `self` promised still holds with `now`: the certificate may be another.
-    fn keeps_promises(&self, now: &Self) -> bool {
+    fn is_compatible(&self, now: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(now)
             && match (self.termination(), now.termination()) {
                 (Some(before), Some(now)) => before.clients() == now.clients(),
@@ -347,18 +347,18 @@ impl Resolver<'_> {
                     ResolvedServing::Stream(before) => Some(before.rule.clone()),
                     _ => None,
                 });
-                let live = known.unwrap_or_default();
-                let rule = stream.rule.as_ref().map(|rule| self.connections(rule));
-                live.store(rule.map(Arc::new));
+                let watched = known.unwrap_or_default();
+                let rule = stream.rule.as_ref().map(|rule| self.connection_rule(rule));
+                watched.store(rule.map(Arc::new));
                 ResolvedServing::Stream(ResolvedStream {
                     name: stream.name.clone(),
-                    rule: live,
+                    rule: watched,
                     unmatched: self.unmatched(),
                 })
             }
         };
         let closing = match before {
-            Some(before) if before.serving.is_like(&serving) => before.closing.clone(),
+            Some(before) if before.serving.is_same_kind(&serving) => before.closing.clone(),
             _ => CancellationToken::new(),
         };
         ResolvedPort { serving, closing }
@@ -402,7 +402,7 @@ impl Resolver<'_> {
             }
         };
         let same = before.filter(|before| {
-            before.hostname == listener.hostname && before.serving.keeps_promises(&serving)
+            before.hostname == listener.hostname && before.serving.is_compatible(&serving)
         });
         ResolvedTlsListener {
             name: listener.name.clone(),

@@ -1,6 +1,6 @@
 //! Destinations as the request path uses them: routes compiled, clusters and metrics at hand.
 //!
-//! A connection holds an `Arc<Live>`; each request loads it once and sees one version of its configuration throughout.
+//! A connection holds an `Arc<WatchedDestination>`; each request loads it once and sees one version of its configuration throughout.
 //! What is here decides nothing: matching is in `weft-ir`, balancing in `upstream`.
 
 use std::collections::HashMap;
@@ -18,14 +18,14 @@ use crate::telemetry::requests::{Direction, RequestMetrics, RequestSeries};
 use crate::upstream::Cluster;
 
 /// One watched destination, kept up to date for as long as it is held.
-pub struct Live {
+pub struct WatchedDestination {
     pub address: SocketAddr,
     current: ArcSwap<Resolved>,
     /// Seconds on the store's clock.
     last_used: AtomicU64,
 }
 
-impl Live {
+impl WatchedDestination {
     pub fn new(address: SocketAddr, resolved: Resolved, now: u64) -> Self {
         Self {
             address,
@@ -227,16 +227,16 @@ impl Resolver<'_> {
     pub(super) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
         let routing = match &service.routing {
             Routing::Direct(backends) => {
-                ResolvedRouting::Direct(self.rule(&Names::default(), &[], backends))
+                ResolvedRouting::Direct(self.rule(&RuleNames::default(), &[], backends))
             }
             Routing::Http(rules) => {
-                ResolvedRouting::Http(self.routes(rules), self.own(&service.id))
+                ResolvedRouting::Http(self.routes(rules), self.own_endpoints(&service.id))
             }
             Routing::Grpc(rules) => {
-                ResolvedRouting::Grpc(self.routes(rules), self.own(&service.id))
+                ResolvedRouting::Grpc(self.routes(rules), self.own_endpoints(&service.id))
             }
             Routing::Tls(rules) => ResolvedRouting::Tls(self.tls_routes(rules)),
-            Routing::Tcp(rule) => ResolvedRouting::Tcp(self.connections(rule)),
+            Routing::Tcp(rule) => ResolvedRouting::Tcp(self.connection_rule(rule)),
         };
         ResolvedService {
             id: service.id.clone(),
@@ -261,18 +261,21 @@ impl Resolver<'_> {
     }
 
     /// The Service's own endpoints.
-    fn own(&mut self, id: &ServicePort) -> Box<ResolvedRule> {
+    fn own_endpoints(&mut self, id: &ServicePort) -> Box<ResolvedRule> {
         let own = WeightedBackend {
             weight: 1,
             backend: Backend::Service(id.clone()),
             filters: Vec::new(),
         };
-        Box::new(self.rule(&Names::default(), &[], &[own]))
+        Box::new(self.rule(&RuleNames::default(), &[], &[own]))
     }
 
     pub(super) fn tls_routes(&mut self, rules: &[TlsRule]) -> TlsRoutes {
         TlsRoutes {
-            rules: rules.iter().map(|of| self.connections(&of.rule)).collect(),
+            rules: rules
+                .iter()
+                .map(|of| self.connection_rule(&of.rule))
+                .collect(),
             table: rules.to_vec(),
             unmatched: self.unmatched(),
         }
@@ -283,8 +286,8 @@ impl Resolver<'_> {
         self.series.get(self.direction, "", "", "")
     }
 
-    pub(super) fn connections(&mut self, of: &ConnectionRule) -> ResolvedRule {
-        let names = Names::of(&of.route, of.name.as_deref(), of.index);
+    pub(super) fn connection_rule(&mut self, of: &ConnectionRule) -> ResolvedRule {
+        let names = RuleNames::of(&of.route, of.name.as_deref(), of.index);
         self.rule(&names, &[], &of.backends)
     }
 
@@ -293,7 +296,7 @@ impl Resolver<'_> {
             if let Some(known) = self.resolved.get(&Arc::as_ptr(rule)) {
                 return Arc::clone(known);
             }
-            let names = Names::of(&rule.route, rule.name.as_deref(), rule.index);
+            let names = RuleNames::of(&rule.route, rule.name.as_deref(), rule.index);
             let resolved = Arc::new(self.rule(&names, &rule.filters, &rule.backends));
             self.resolved
                 .insert(Arc::as_ptr(rule), Arc::clone(&resolved));
@@ -308,7 +311,7 @@ impl Resolver<'_> {
 
     fn rule(
         &mut self,
-        names: &Names,
+        names: &RuleNames,
         filters: &[Filter],
         backends: &[WeightedBackend],
     ) -> ResolvedRule {
@@ -326,7 +329,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn backend(&mut self, names: &Names, backend: &WeightedBackend) -> ResolvedBackend {
+    fn backend(&mut self, names: &RuleNames, backend: &WeightedBackend) -> ResolvedBackend {
         let (target, name, service) = match &backend.backend {
             Backend::Service(id) => {
                 let service = self.services.get(id).cloned();
@@ -346,7 +349,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn mirrors(&mut self, names: &Names, filters: &[Filter]) -> Vec<ResolvedMirror> {
+    fn mirrors(&mut self, names: &RuleNames, filters: &[Filter]) -> Vec<ResolvedMirror> {
         let mut mirrors = Vec::new();
         for filter in filters {
             if let Filter::Mirror(mirror) = filter {
@@ -364,13 +367,13 @@ impl Resolver<'_> {
 
 /// As metrics and logs call a rule; all empty for a Service's own endpoints.
 #[derive(Default)]
-struct Names {
+struct RuleNames {
     namespace: Arc<str>,
     route: String,
     rule: String,
 }
 
-impl Names {
+impl RuleNames {
     fn of(route: &RouteId, name: Option<&str>, index: u32) -> Self {
         Self {
             namespace: route.namespace.clone(),

@@ -18,9 +18,9 @@ use weft_ir::{
     Target, Transport, TrustedRoots, Workload,
 };
 
-use super::ports::{LivePort, Opener};
-use super::resolved::{Live, Resolved, Resolver};
-use crate::identity::credentials::Current;
+use super::ports::{BoundPorts, WatchedPort};
+use super::resolved::{Resolved, Resolver, WatchedDestination};
+use crate::identity::credentials::CurrentCredentials;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::requests::Direction;
 use crate::upstream::{Cluster, EndpointRegistry};
@@ -33,7 +33,7 @@ const MAX_RESOURCE: usize = 16 << 20;
 
 /// What is known of an address.
 pub enum Lookup {
-    Live(Arc<Live>),
+    Found(Arc<WatchedDestination>),
     /// The controller does not answer, and nothing is known.
     Unreachable,
 }
@@ -44,7 +44,7 @@ pub enum Request {
     Watch(SocketAddr),
     Unwatch(SocketAddr),
     /// What was refused is in force by now: a new stream says what is held.
-    Restate,
+    Resubscribe,
 }
 
 /// Times and identity that the store goes by.
@@ -53,43 +53,43 @@ pub struct Settings {
     /// Only a workload of this identity is taken.
     pub identity: Identity,
     /// Takes up the roots that the controller names.
-    pub current: Current,
+    pub current: CurrentCredentials,
     /// How long a lookup waits for the controller.
     pub wait: Duration,
     /// A destination without connections is forgotten after this.
     pub idle: Duration,
     /// Who accepts from the ports of a gateway. `None`: the proxy is a sidecar, and has none.
-    pub ports: Option<Opener>,
+    pub ports: Option<BoundPorts>,
 }
 
 /// EndpointRegistry by listeners, stream and admin; clones are the same store.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<StoreInner>);
 
-struct Inner {
+struct StoreInner {
     settings: Settings,
     upstream: Arc<EndpointRegistry>,
     metrics: Arc<Metrics>,
     started: Instant,
-    destinations: ArcSwap<HashMap<SocketAddr, Arc<Live>>>,
+    destinations: ArcSwap<HashMap<SocketAddr, Arc<WatchedDestination>>>,
     workload: ArcSwapOption<Workload>,
     gateway: ArcSwapOption<Gateway>,
     ready: watch::Sender<bool>,
     /// When the stream was last lost; `None` while it is up.
     lost: Mutex<Option<Instant>>,
     requests: mpsc::UnboundedSender<Request>,
-    state: Mutex<State>,
+    state: Mutex<StoreState>,
     /// Regular expressions that are compiled already. Locked by whoever decodes, and by nobody who serves.
     patterns: Mutex<Patterns>,
 }
 
 #[derive(Default)]
-struct State {
+struct StoreState {
     clusters: HashMap<ServicePort, Arc<Cluster>>,
     versions: HashMap<ResourceKey, u64>,
     /// Addresses asked for and not yet answered; dropping the sender wakes those who wait.
     pending: HashMap<SocketAddr, watch::Sender<()>>,
-    ports: HashMap<(Transport, u16), Arc<LivePort>>,
+    ports: HashMap<(Transport, u16), Arc<WatchedPort>>,
     /// Ports that could not be bound, with the version that is in force once they are.
     unbound: BTreeMap<(Transport, u16), (u64, GatewayPort)>,
 }
@@ -103,7 +103,7 @@ impl Store {
     ) -> (Self, mpsc::UnboundedReceiver<Request>) {
         let (requests, receiver) = mpsc::unbounded_channel();
         let started = Instant::now();
-        let store = Self(Arc::new(Inner {
+        let store = Self(Arc::new(StoreInner {
             settings,
             upstream,
             metrics,
@@ -122,28 +122,28 @@ impl Store {
 
     /// What is at the address; asks the controller where nothing is known.
     pub async fn lookup(&self, address: SocketAddr) -> Lookup {
-        if let Some(live) = self.known(address) {
-            return Lookup::Live(live);
+        if let Some(watched) = self.known(address) {
+            return Lookup::Found(watched);
         }
-        let Some(mut answered) = self.ask(address) else {
+        let Some(mut answered) = self.request_watch(address) else {
             return Lookup::Unreachable;
         };
         // Either error says the same: no more waiting. What counts is what is known then.
-        let _ = tokio::time::timeout(self.patience(), answered.changed()).await;
+        let _ = tokio::time::timeout(self.remaining_wait(), answered.changed()).await;
         match self.known(address) {
-            Some(live) => Lookup::Live(live),
+            Some(watched) => Lookup::Found(watched),
             None => Lookup::Unreachable,
         }
     }
 
-    fn known(&self, address: SocketAddr) -> Option<Arc<Live>> {
-        let live = self.0.destinations.load().get(&address).cloned()?;
-        live.touch(self.now());
-        Some(live)
+    fn known(&self, address: SocketAddr) -> Option<Arc<WatchedDestination>> {
+        let watched = self.0.destinations.load().get(&address).cloned()?;
+        watched.touch(self.now());
+        Some(watched)
     }
 
     /// Has the stream watch the address; `None` when too many are waited for.
-    fn ask(&self, address: SocketAddr) -> Option<watch::Receiver<()>> {
+    fn request_watch(&self, address: SocketAddr) -> Option<watch::Receiver<()>> {
         let mut state = self.state();
         if let Some(pending) = state.pending.get(&address) {
             return Some(pending.subscribe());
@@ -167,12 +167,12 @@ impl Store {
         Some(receiver)
     }
 
-    fn is_full(&self, state: &State) -> bool {
+    fn is_full(&self, state: &StoreState) -> bool {
         self.0.destinations.load().len() + state.pending.len() >= MAX_ADDRESSES
     }
 
     /// How long to wait for an answer: once the controller has been away for that long, not again for each connection.
-    fn patience(&self) -> Duration {
+    fn remaining_wait(&self) -> Duration {
         let wait = self.0.settings.wait;
         match *self.lost() {
             Some(since) => wait.saturating_sub(since.elapsed()),
@@ -195,7 +195,7 @@ impl Store {
     /// expressions are compiled: call it where no connection waits for the thread.
     pub fn apply(&self, update: proto::Update) -> Vec<proto::Refused> {
         let mut refused = Vec::new();
-        let mut change = Change::default();
+        let mut change = DecodedUpdate::default();
         let mut patterns = self.patterns();
         for resource in update.resources {
             let key = resource.key.clone();
@@ -222,9 +222,9 @@ impl Store {
     }
 
     /// Endpoints that come are in place before the routes that lead there, and those that all go stay until after.
-    fn commit(&self, mut change: Change, refused: &mut Vec<proto::Refused>) {
+    fn commit(&self, mut change: DecodedUpdate, refused: &mut Vec<proto::Refused>) {
         let mut state = self.state();
-        self.take_up_roots(change.roots.take(), &change.removed);
+        self.set_stream_roots(change.roots.take(), &change.removed);
         if let Some(workload) = &change.workload
             && self.0.upstream.set_place(&workload.place)
         {
@@ -241,7 +241,7 @@ impl Store {
             let cluster = state.cluster(&set.id, &self.0.upstream);
             cluster.update(&set);
         }
-        self.publish(&mut state, change.destinations, &change.removed);
+        self.publish_destinations(&mut state, change.destinations, &change.removed);
         if let Some(gateway) = change.gateway {
             self.publish_gateway(gateway, &mut change.versions, refused);
         }
@@ -256,7 +256,7 @@ impl Store {
             let cluster = state.cluster(&set.id, &self.0.upstream);
             cluster.set_endpoints(set.protocol, &[]);
         }
-        self.empty_absent(&state, &change.removed);
+        self.clear_removed(&state, &change.removed);
         if let Some(workload) = change.workload {
             self.0.workload.store(Some(Arc::new(workload)));
             self.0.ready.send_replace(true);
@@ -272,16 +272,16 @@ impl Store {
                 state.pending.remove(&address);
             }
         }
-        self.measure(&state);
+        self.update_gauges(&state);
     }
 
-    fn take_up_roots(&self, roots: Option<TrustedRoots>, removed: &[ResourceKey]) {
+    fn set_stream_roots(&self, roots: Option<TrustedRoots>, removed: &[ResourceKey]) {
         let current = &self.0.settings.current;
         if removed.contains(&ResourceKey::Roots) {
-            current.untold();
+            current.clear_stream_roots();
         }
         if let Some(roots) = roots
-            && let Err(error) = current.told(&roots)
+            && let Err(error) = current.set_stream_roots(&roots)
         {
             // Those that cannot be taken up were refused before.
             tracing::error!("roots: {error}");
@@ -290,7 +290,7 @@ impl Store {
 
     /// Endpoints that are gone for good leave the routes that still lead there with none. Those that only nobody routes
     /// to any longer stay as they are, for the requests that are on their way.
-    fn empty_absent(&self, state: &State, removed: &[ResourceKey]) {
+    fn clear_removed(&self, state: &StoreState, removed: &[ResourceKey]) {
         let destinations = self.0.destinations.load();
         for key in removed {
             let ResourceKey::Endpoints(id) = key else {
@@ -302,8 +302,8 @@ impl Store {
             let mut ports = state.ports.values();
             if destinations
                 .values()
-                .any(|live| live.load().refers_to(cluster))
-                || ports.any(|live| live.load().refers_to(cluster))
+                .any(|watched| watched.load().refers_to(cluster))
+                || ports.any(|watched| watched.load().refers_to(cluster))
             {
                 let protocol = cluster.members().protocol;
                 cluster.set_endpoints(protocol, &[]);
@@ -311,7 +311,12 @@ impl Store {
         }
     }
 
-    fn publish(&self, state: &mut State, destinations: Vec<Destination>, removed: &[ResourceKey]) {
+    fn publish_destinations(
+        &self,
+        state: &mut StoreState,
+        destinations: Vec<Destination>,
+        removed: &[ResourceKey],
+    ) {
         if destinations.is_empty() && removed.is_empty() {
             return;
         }
@@ -320,12 +325,15 @@ impl Store {
         let mut answered = Vec::new();
         for destination in destinations {
             let address = destination.address;
-            let live = known.get(&address);
-            let resolved = self.resolve(state, destination.target, live);
-            match live {
-                Some(live) => live.store(resolved),
+            let watched = known.get(&address);
+            let resolved = self.resolve(state, destination.target, watched);
+            match watched {
+                Some(watched) => watched.store(resolved),
                 None => {
-                    known.insert(address, Arc::new(Live::new(address, resolved, now)));
+                    known.insert(
+                        address,
+                        Arc::new(WatchedDestination::new(address, resolved, now)),
+                    );
                 }
             }
             answered.extend(state.pending.remove(&address));
@@ -340,11 +348,16 @@ impl Store {
         drop(answered);
     }
 
-    fn resolve(&self, state: &mut State, target: Target, live: Option<&Arc<Live>>) -> Resolved {
+    fn resolve(
+        &self,
+        state: &mut StoreState,
+        target: Target,
+        watched: Option<&Arc<WatchedDestination>>,
+    ) -> Resolved {
         match target {
             Target::Unknown => Resolved::Unknown,
             Target::Pod(endpoint) => {
-                let held = live.and_then(|live| match &**live.load() {
+                let held = watched.and_then(|watched| match &**watched.load() {
                     Resolved::Pod(cluster) => Some(cluster.clone()),
                     _ => None,
                 });
@@ -395,7 +408,7 @@ impl Store {
             (false, Some(_)) => {}
         }
         drop(lost);
-        self.0.settings.current.connected(connected);
+        self.0.settings.current.set_connected(connected);
         self.0.metrics.config.connected.set(connected.into());
     }
 
@@ -404,7 +417,7 @@ impl Store {
         self.lost().is_none()
     }
 
-    fn measure(&self, state: &State) {
+    fn update_gauges(&self, state: &StoreState) {
         let config = &self.0.metrics.config;
         let destinations = self.0.destinations.load().len();
         config.destinations.set(destinations as i64);
@@ -416,7 +429,7 @@ impl Store {
         self.0.started.elapsed().as_secs()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StoreState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -430,7 +443,7 @@ impl Store {
     }
 }
 
-impl State {
+impl StoreState {
     /// A cluster that is referred to before its endpoints are known has none.
     fn cluster(&mut self, id: &ServicePort, upstream: &Arc<EndpointRegistry>) -> Arc<Cluster> {
         let cluster = self
@@ -452,7 +465,7 @@ impl State {
 
 /// The parts of an update that can be taken.
 #[derive(Default)]
-struct Change {
+struct DecodedUpdate {
     workload: Option<Workload>,
     gateway: Option<Gateway>,
     ports: Vec<GatewayPort>,
@@ -463,7 +476,7 @@ struct Change {
     removed: Vec<ResourceKey>,
 }
 
-impl Change {
+impl DecodedUpdate {
     fn add(
         &mut self,
         resource: proto::Resource,
@@ -488,7 +501,7 @@ impl Change {
             }
             Resource::Workload(workload) => self.workload = Some(workload),
             Resource::Roots(roots) => {
-                Current::check(&roots)?;
+                CurrentCredentials::check(&roots)?;
                 self.roots = Some(roots);
             }
             Resource::Destination(destination) => self.destinations.push(destination),

@@ -19,7 +19,7 @@ use weft_ir::Identity;
 use super::channel::{self, Address, Backoff, ConnectError};
 use super::store::{Request, Store};
 use super::withdrawal::Withdrawal;
-use crate::identity::credentials::Current;
+use crate::identity::credentials::CurrentCredentials;
 use crate::identity::trusted::Root;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
@@ -28,9 +28,9 @@ use crate::tls::Tls;
 /// refused by itself ([`Store::apply`]).
 const MAX_UPDATE: usize = 64 << 20;
 /// The controller has this long to take the stream.
-const BEGIN: Duration = Duration::from_secs(10);
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A stream that lasted this long was a good one: the next pause is a short one again.
-const GOOD: Duration = Duration::from_secs(10);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// What the stream needs.
 pub struct Stream {
@@ -39,7 +39,7 @@ pub struct Stream {
     pub namespace: String,
     pub pod: String,
     pub tls: Tls,
-    pub current: Current,
+    pub current: CurrentCredentials,
     pub store: Store,
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub withdrawal: Withdrawal,
@@ -57,16 +57,16 @@ enum StreamError {
          Secret weft-ca was replaced"
     )]
     CertificateRefused(String),
-    #[error("the controller gave no answer in {BEGIN:?}")]
+    #[error("the controller gave no answer in {SUBSCRIBE_TIMEOUT:?}")]
     Silent,
     #[error("the controller ended the stream ({code:?}): {message}")]
     Status { code: tonic::Code, message: String },
     #[error("the controller ended the stream: {0}")]
-    Farewell(String),
+    EndedByController(String),
     #[error("the controller closed the stream")]
     Closed,
     #[error("begun anew, as what was refused is in force by now")]
-    Restated,
+    Resubscribe,
 }
 
 impl From<tonic::Status> for StreamError {
@@ -93,7 +93,7 @@ impl StreamError {
 fn ended(status: tonic::Status) -> StreamError {
     let said = std::error::Error::source(&status).is_none();
     if said && status.code() == tonic::Code::Unavailable {
-        return StreamError::Farewell(message_of(&status));
+        return StreamError::EndedByController(message_of(&status));
     }
     status.into()
 }
@@ -111,7 +111,7 @@ impl Stream {
     /// Runs until dropped; begins once there is a certificate.
     pub async fn run(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        self.current.present().await;
+        self.current.wait_present().await;
         loop {
             let begun = Instant::now();
             let shown = self.current.load_full();
@@ -119,12 +119,12 @@ impl Stream {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
-            let good = begun.elapsed() >= GOOD;
-            if good {
+            let stable = begun.elapsed() >= STABLE_AFTER;
+            if stable {
                 backoff.reset();
             }
             let pause = backoff.pause();
-            if good && matches!(error, StreamError::Farewell(_)) {
+            if stable && matches!(error, StreamError::EndedByController(_)) {
                 // What is asked for meanwhile is asked on the next stream, which another replica takes in a moment.
                 tracing::info!(retry_in = ?pause, "{error}");
             } else {
@@ -137,10 +137,10 @@ impl Stream {
             if let Some(shown) = &shown
                 && error.is_about_certificate()
             {
-                self.current.refused(shown);
+                self.current.mark_refused(shown);
             }
             // With another certificate, or other roots, a new try may fare better at once.
-            if timeout(pause, self.current.replaced(shown.as_ref()))
+            if timeout(pause, self.current.wait_replaced(shown.as_ref()))
                 .await
                 .is_ok()
             {
@@ -151,31 +151,31 @@ impl Stream {
 
     async fn session(&mut self) -> Result<std::convert::Infallible, StreamError> {
         self.metrics.config.connects.inc();
-        let (outgoing, mut watched) = self.greet();
-        let mut withdraw = self.withdrawal.asks();
-        let mut updates = self.begin(outgoing.1).await?;
+        let (outgoing, mut watched) = self.first_messages();
+        let mut withdraw = self.withdrawal.requests();
+        let mut updates = self.subscribe(outgoing.1).await?;
         let outgoing = outgoing.0;
         if withdraw.pending() {
             send(&outgoing, Kind::Withdraw(proto::Withdraw {}))?;
         }
         self.store.set_connected(true);
         tracing::info!(controller = %self.controller, "configuration stream is up");
-        let mut certificate = Told::default();
+        let mut certificate = CertificateReport::default();
         let mut changes = self.current.changes();
         loop {
             tokio::select! {
                 update = updates.message() => {
                     let update = update.map_err(ended)?.ok_or(StreamError::Closed)?;
-                    certificate.asked |= update.resources.iter().any(|one| one.key == "roots");
-                    self.take(update, &outgoing).await?;
-                    certificate.tell(&self.current, &outgoing)?;
+                    certificate.supported |= update.resources.iter().any(|one| one.key == "roots");
+                    self.apply(update, &outgoing).await?;
+                    certificate.report(&self.current, &outgoing)?;
                 }
                 // The sender lives in `current`: waiting cannot fail.
-                _ = changes.changed() => certificate.tell(&self.current, &outgoing)?,
+                _ = changes.changed() => certificate.report(&self.current, &outgoing)?,
                 () = withdraw.next() => send(&outgoing, Kind::Withdraw(proto::Withdraw {}))?,
                 request = self.requests.recv() => {
-                    if request == Some(Request::Restate) {
-                        return Err(StreamError::Restated);
+                    if request == Some(Request::Resubscribe) {
+                        return Err(StreamError::Resubscribe);
                     }
                     // The store, which sends these, is held here: the channel does not end.
                     if let Some(kind) = request.and_then(|r| message(r, &mut watched)) {
@@ -187,7 +187,7 @@ impl Stream {
     }
 
     /// The messages that every stream begins with, ready to be sent, and the addresses they watch.
-    fn greet(
+    fn first_messages(
         &mut self,
     ) -> (
         (Outgoing, mpsc::UnboundedReceiver<proto::ProxyMessage>),
@@ -211,7 +211,7 @@ impl Stream {
         ((sender, receiver), watched)
     }
 
-    async fn begin(
+    async fn subscribe(
         &self,
         messages: mpsc::UnboundedReceiver<proto::ProxyMessage>,
     ) -> Result<Streaming<proto::Update>, StreamError> {
@@ -221,7 +221,7 @@ impl Stream {
         let (channel, refused) = channel::connect(&self.controller, tls).await?;
         let mut client = MeshClient::new(channel).max_decoding_message_size(MAX_UPDATE);
         let begun = client.subscribe(UnboundedReceiverStream::new(messages));
-        let begun = timeout(BEGIN, begun)
+        let begun = timeout(SUBSCRIBE_TIMEOUT, begun)
             .await
             .map_err(|_| StreamError::Silent)?;
         match begun {
@@ -233,10 +233,10 @@ impl Stream {
         }
     }
 
-    async fn take(&self, update: proto::Update, outgoing: &Outgoing) -> Result<(), StreamError> {
+    async fn apply(&self, update: proto::Update, outgoing: &Outgoing) -> Result<(), StreamError> {
         if let Some(withdrawn) = update.withdrawn {
             tracing::info!(?withdrawn, "answer to the withdrawal");
-            self.withdrawal.answered(withdrawn);
+            self.withdrawal.set_answer(withdrawn);
             return Ok(());
         }
         let nonce = update.nonce;
@@ -257,16 +257,20 @@ impl Stream {
 
 /// What the controller was told of the certificate's root, on this stream.
 #[derive(Default)]
-struct Told {
+struct CertificateReport {
     /// It speaks of roots itself: one that does not would end the stream for a message that it does not know.
-    asked: bool,
+    supported: bool,
     root: Option<Root>,
 }
 
-impl Told {
-    fn tell(&mut self, current: &Current, outgoing: &Outgoing) -> Result<(), StreamError> {
+impl CertificateReport {
+    fn report(
+        &mut self,
+        current: &CurrentCredentials,
+        outgoing: &Outgoing,
+    ) -> Result<(), StreamError> {
         let root = current.load().as_ref().and_then(|c| c.root.clone());
-        if !self.asked || root == self.root {
+        if !self.supported || root == self.root {
             return Ok(());
         }
         let der = root.as_ref().map_or(&[][..], |root| root);
@@ -298,6 +302,6 @@ fn message(request: Request, watched: &mut HashSet<SocketAddr>) -> Option<Kind> 
                 address: address.to_string(),
             })
         }),
-        Request::Restate => None,
+        Request::Resubscribe => None,
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_api::proto::Withdrawn;
 
-use crate::shutdown::Senders;
+use crate::shutdown::PeerConnections;
 
 /// What the controller was asked and said; clones are the same.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ impl Default for Withdrawal {
 
 /// How long the hook holds the containers' signal back.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct DrainLimits {
     /// At most.
     pub bound: Duration,
     /// At least, where a Service has the pod: for clients outside the mesh, and those of other controllers.
@@ -43,7 +43,7 @@ pub struct Patience {
 
 /// What became of a call of the hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drained {
+pub enum DrainOutcome {
     /// The pod is not being deleted.
     Staying,
     /// No Service has the pod.
@@ -56,7 +56,7 @@ pub enum Drained {
     Unanswered,
 }
 
-impl fmt::Display for Drained {
+impl fmt::Display for DrainOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Staying => f.write_str("the pod is not being deleted: nothing changes"),
@@ -73,18 +73,18 @@ impl fmt::Display for Drained {
 impl Withdrawal {
     /// Asks the controller, or joins those who did, has the senders go, and returns when the containers may be told: what was
     /// on its way when the controller's word reached its sender has arrived then.
-    pub async fn drain(&self, patience: Patience, senders: &Senders) -> Drained {
+    pub async fn drain(&self, limits: DrainLimits, senders: &PeerConnections) -> DrainOutcome {
         let begun = Instant::now();
-        let answer = tokio::time::timeout(patience.bound, self.answer()).await;
+        let answer = tokio::time::timeout(limits.bound, self.answer()).await;
         let drained = match answer {
-            Ok(None) => return Drained::Staying,
-            Ok(Some(withdrawn)) if withdrawn.service_ports == 0 => return Drained::Unused,
-            Ok(Some(withdrawn)) if withdrawn.unacknowledged == 0 => Drained::Withdrawn,
-            Ok(Some(withdrawn)) => Drained::Unacknowledged(withdrawn.unacknowledged),
-            Err(_) => return Drained::Unanswered,
+            Ok(None) => return DrainOutcome::Staying,
+            Ok(Some(withdrawn)) if withdrawn.service_ports == 0 => return DrainOutcome::Unused,
+            Ok(Some(withdrawn)) if withdrawn.unacknowledged == 0 => DrainOutcome::Withdrawn,
+            Ok(Some(withdrawn)) => DrainOutcome::Unacknowledged(withdrawn.unacknowledged),
+            Err(_) => return DrainOutcome::Unanswered,
         };
-        let grace = tokio::time::sleep_until(begun + patience.grace.min(patience.bound));
-        let gone = tokio::time::timeout_at(begun + patience.bound, senders.dismiss());
+        let grace = tokio::time::sleep_until(begun + limits.grace.min(limits.bound));
+        let gone = tokio::time::timeout_at(begun + limits.bound, senders.drain());
         // Streams may be longer than the bound: they end with the application, or with the process.
         let _ = tokio::join!(grace, gone);
         drained
@@ -109,7 +109,7 @@ impl Withdrawal {
     }
 
     /// Takes what the controller says.
-    pub(super) fn answered(&self, withdrawn: Withdrawn) {
+    pub(super) fn set_answer(&self, withdrawn: Withdrawn) {
         self.0.send_if_modified(|state| {
             let asked = *state == State::Asked;
             if asked {
@@ -122,15 +122,15 @@ impl Withdrawal {
         });
     }
 
-    pub(super) fn asks(&self) -> Asks {
-        Asks(self.0.subscribe())
+    pub(super) fn requests(&self) -> WithdrawRequests {
+        WithdrawRequests(self.0.subscribe())
     }
 }
 
 /// For the stream: when the controller is to be asked.
-pub(super) struct Asks(watch::Receiver<State>);
+pub(super) struct WithdrawRequests(watch::Receiver<State>);
 
-impl Asks {
+impl WithdrawRequests {
     /// Whether an answer is being waited for now.
     pub(super) fn pending(&mut self) -> bool {
         *self.0.borrow_and_update() == State::Asked
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use crate::shutdown::Shutdown;
 
-    const PATIENCE: Patience = Patience {
+    const LIMITS: DrainLimits = DrainLimits {
         bound: Duration::from_secs(8),
         grace: Duration::from_secs(3),
     };
@@ -168,31 +168,33 @@ mod tests {
 
     /// What two calls at once come to when the controller says this after a second, and how long they took. A sender goes
     /// so long after it was told.
-    async fn outcome(answer: Option<Withdrawn>, going: Duration) -> (Drained, Duration) {
+    async fn outcome(answer: Option<Withdrawn>, going: Duration) -> (DrainOutcome, Duration) {
         let withdrawal = Withdrawal::default();
         let shutdown = Shutdown::new();
-        let (closing, sends) = shutdown.closing_of_sender();
+        let (closing, sends) = shutdown.watch_for_peer();
         tokio::spawn(async move {
-            closing.begun().await;
+            closing.started().await;
             tokio::time::sleep(going).await;
             drop(sends);
         });
-        let senders = shutdown.senders();
-        let mut asks = withdrawal.asks();
+        let senders = shutdown.peers();
+        let mut requests = withdrawal.requests();
         let begun = Instant::now();
         let controller = async {
-            asks.next().await;
+            requests.next().await;
             tokio::time::sleep(Duration::from_secs(1)).await;
-            answer.into_iter().for_each(|one| withdrawal.answered(one));
+            answer
+                .into_iter()
+                .for_each(|one| withdrawal.set_answer(one));
         };
         let (one, other, ()) = tokio::join!(
-            withdrawal.drain(PATIENCE, senders),
-            withdrawal.drain(PATIENCE, senders),
+            withdrawal.drain(LIMITS, senders),
+            withdrawal.drain(LIMITS, senders),
             controller
         );
         assert_eq!(one, other);
         assert!(
-            tokio::time::timeout(Duration::ZERO, asks.next())
+            tokio::time::timeout(Duration::ZERO, requests.next())
                 .await
                 .is_err()
         );
@@ -202,13 +204,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_hook_ends_when_all_had_their_time_and_never_later_than_its_bound() {
         let seconds = Duration::from_secs;
-        let drained = Drained::Withdrawn;
+        let drained = DrainOutcome::Withdrawn;
         for (answer, going, expected) in [
-            (Some(Withdrawn::default()), 5, (Drained::Staying, 1)),
-            (Some(withdrawn(0, 0)), 5, (Drained::Unused, 1)),
+            (Some(Withdrawn::default()), 5, (DrainOutcome::Staying, 1)),
+            (Some(withdrawn(0, 0)), 5, (DrainOutcome::Unused, 1)),
             (Some(withdrawn(1, 0)), 0, (drained, 3)),
-            (Some(withdrawn(1, 2)), 0, (Drained::Unacknowledged(2), 3)),
-            (None, 0, (Drained::Unanswered, 8)),
+            (
+                Some(withdrawn(1, 2)),
+                0,
+                (DrainOutcome::Unacknowledged(2), 3),
+            ),
+            (None, 0, (DrainOutcome::Unanswered, 8)),
             (Some(withdrawn(1, 0)), 1, (drained, 3)),
             (Some(withdrawn(1, 0)), 5, (drained, 6)),
             (Some(withdrawn(1, 0)), 60, (drained, 8)),
@@ -221,28 +227,28 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_comes_after_the_senders_were_told_to_go_stays() {
         let shutdown = Shutdown::new();
-        shutdown.senders().dismiss().await;
-        let (closing, sends) = shutdown.closing_of_sender();
+        shutdown.peers().drain().await;
+        let (closing, sends) = shutdown.watch_for_peer();
         assert!(sends.is_none());
-        let told = tokio::time::timeout(Duration::from_secs(60), closing.begun()).await;
+        let told = tokio::time::timeout(Duration::from_secs(60), closing.started()).await;
         assert!(told.is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_pod_that_stays_may_ask_again() {
-        let (withdrawal, senders) = (Withdrawal::default(), Senders::default());
-        let mut asks = withdrawal.asks();
+        let (withdrawal, senders) = (Withdrawal::default(), PeerConnections::default());
+        let mut requests = withdrawal.requests();
         for answer in [Withdrawn::default(), withdrawn(0, 0)] {
             let controller = async {
-                asks.next().await;
-                withdrawal.answered(answer);
+                requests.next().await;
+                withdrawal.set_answer(answer);
             };
-            let drained = withdrawal.drain(PATIENCE, &senders);
+            let drained = withdrawal.drain(LIMITS, &senders);
             let (drained, ()) = tokio::join!(drained, controller);
-            assert_eq!(drained == Drained::Staying, !answer.terminating);
+            assert_eq!(drained == DrainOutcome::Staying, !answer.terminating);
         }
         // What is known needs no answer.
-        let drained = withdrawal.drain(PATIENCE, &senders).await;
-        assert_eq!(drained, Drained::Unused);
+        let drained = withdrawal.drain(LIMITS, &senders).await;
+        assert_eq!(drained, DrainOutcome::Unused);
     }
 }

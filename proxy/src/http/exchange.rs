@@ -13,7 +13,7 @@ use super::bodies::{BodyError, ReplayBuffer, grpc_status};
 use super::errors::{ERROR, Failure, is_grpc};
 use crate::listen::Runtime;
 use crate::listen::clients::ClientConnection;
-use crate::shutdown::Closing;
+use crate::shutdown::DrainWatch;
 use crate::telemetry::access::Record;
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
 use crate::upstream::Endpoint;
@@ -29,7 +29,7 @@ pub struct Downstream {
     /// Proven by its certificate, or our own for what our pod sends.
     pub identity: Option<Arc<Identity>>,
     /// When its connection is to finish.
-    pub closing: Closing,
+    pub closing: DrainWatch,
     /// Of a gateway: its place among the connections of all clients.
     pub client: Option<Arc<ClientConnection>>,
 }

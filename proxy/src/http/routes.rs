@@ -20,23 +20,24 @@ use super::forwarded::{self, Connection};
 use super::path;
 use super::retry::RoutePolicy;
 use crate::config::ports::{
-    LivePort, ResolvedListener, ResolvedPort, ResolvedServing, ResolvedTlsServing,
+    ResolvedListener, ResolvedPort, ResolvedServing, ResolvedTlsServing, WatchedPort,
 };
 use crate::config::resolved::{
-    ComposedService, Live, Resolved, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,
+    ComposedService, Resolved, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,
+    WatchedDestination,
 };
 use crate::upstream::Cluster;
 
 /// Where the rules for the requests of a connection come from.
 pub enum RouteSource {
     /// What the pod connected to.
-    Destination(Arc<Live>),
+    Destination(Arc<WatchedDestination>),
     Gateway(GatewayConnection),
 }
 
 /// How a connection came into a gateway.
 pub struct GatewayConnection {
-    pub port: Arc<LivePort>,
+    pub port: Arc<WatchedPort>,
     /// The address that the client connected to.
     pub local: SocketAddr,
     /// Of the listener whose TLS it is; `None` without TLS.
@@ -48,7 +49,7 @@ impl GatewayConnection {
     /// have ended is answered as they were promised.
     fn load(&self) -> Arc<ResolvedPort> {
         let gone = self.listener.as_ref().filter(|own| own.is_cancelled());
-        let before = gone.and_then(|own| self.port.before_going(own));
+        let before = gone.and_then(|own| self.port.before_removal(own));
         before.unwrap_or_else(|| arc_swap::Guard::into_inner(self.port.load()))
     }
 }
@@ -63,8 +64,8 @@ impl RouteSource {
     /// The version in force. A request calls this once.
     pub fn load(&self) -> RouteConfig {
         match self {
-            Self::Destination(live) => {
-                RouteConfig::Destination(arc_swap::Guard::into_inner(live.load()))
+            Self::Destination(watched) => {
+                RouteConfig::Destination(arc_swap::Guard::into_inner(watched.load()))
             }
             Self::Gateway(connection) => RouteConfig::Gateway(connection.load()),
         }
@@ -86,7 +87,7 @@ impl RouteSource {
     /// Where the connection was going: names the host where the client did not.
     pub fn address(&self) -> SocketAddr {
         match self {
-            Self::Destination(live) => live.address,
+            Self::Destination(watched) => watched.address,
             Self::Gateway(connection) => connection.local,
         }
     }
@@ -94,7 +95,7 @@ impl RouteSource {
     /// The port that requests came to, as the client knows it.
     pub fn port(&self) -> u16 {
         match self {
-            Self::Destination(live) => live.address.port(),
+            Self::Destination(watched) => watched.address.port(),
             Self::Gateway(connection) => connection.port.number,
         }
     }
@@ -149,8 +150,8 @@ impl RouteSource {
         state: &mut RequestState,
     ) -> Result<MatchedRoute<'a>, Failure> {
         match (self, config) {
-            (Self::Destination(live), RouteConfig::Destination(config)) => {
-                by_destination(config, head, state, live.address)
+            (Self::Destination(watched), RouteConfig::Destination(config)) => {
+                by_destination(config, head, state, watched.address)
             }
             (Self::Gateway(connection), RouteConfig::Gateway(config)) => {
                 by_host(connection, config, head, state)

@@ -24,7 +24,7 @@ use super::unreadable::{ErrorRewriter, NOT_HTTP};
 use super::watched::HalfCloseWatch;
 use crate::batch::Corked;
 use crate::linger::Lingering;
-use crate::shutdown::Closing;
+use crate::shutdown::DrainWatch;
 use crate::upstream::http2 as limits;
 
 /// Bytes of a request's head in HTTP/2. Beyond it h2 answers, and knows nothing of gRPC: so what is over the limit for
@@ -92,7 +92,7 @@ pub async fn serve<S, H>(
     stream: S,
     config: ServerConfig,
     handler: Arc<H>,
-    closing: &Closing,
+    closing: &DrainWatch,
 ) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -111,7 +111,7 @@ async fn until_it_ends<S, H>(
     stream: S,
     config: ServerConfig,
     handler: &Arc<H>,
-    closing: &Closing,
+    closing: &DrainWatch,
 ) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -157,7 +157,7 @@ where
     });
     let ending = async {
         tokio::select! {
-            () = closing.begun() => {}
+            () = closing.started() => {}
             () = idle(&**handler, &begun, config.idle) => {}
             () = certificate_expired(config.certificate_lifetime) => {}
         }
@@ -165,7 +165,7 @@ where
     let evicted = handler.evicted();
     let mut over = pin!(async {
         tokio::select! {
-            () = closing.over() => {}
+            () = closing.deadline() => {}
             () = evicted_and_idle(&**handler, evicted) => {}
         }
     });

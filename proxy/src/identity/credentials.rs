@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_ir::TrustedRoots;
 
-use super::trusted::{Root, Sources};
+use super::trusted::{Root, RootSources};
 
 /// One certificate with its key, and what peers must be signed by.
 #[derive(Clone, Debug)]
@@ -62,16 +62,16 @@ pub enum Outdated {
 
 /// Where the credentials in force are read, without a lock, by every handshake.
 #[derive(Clone, Debug)]
-pub struct Current {
+pub struct CurrentCredentials {
     current: Arc<ArcSwapOption<Credentials>>,
-    sources: Arc<Mutex<Sources>>,
+    sources: Arc<Mutex<RootSources>>,
     /// The key of a certificate that the controller has refused.
     refused: Arc<ArcSwapOption<CertifiedKey>>,
     /// Rung at each change of the certificate, of the roots, and of who signs.
     changes: Arc<watch::Sender<()>>,
 }
 
-impl Default for Current {
+impl Default for CurrentCredentials {
     fn default() -> Self {
         Self {
             current: Arc::default(),
@@ -82,7 +82,7 @@ impl Default for Current {
     }
 }
 
-impl Current {
+impl CurrentCredentials {
     /// `None` until the first certificate is there.
     pub fn load(&self) -> Guard<Option<Arc<Credentials>>> {
         self.current.load()
@@ -94,7 +94,7 @@ impl Current {
     }
 
     /// Resolves once others than `shown` are in force.
-    pub async fn replaced(&self, shown: Option<&Arc<Credentials>>) {
+    pub async fn wait_replaced(&self, shown: Option<&Arc<Credentials>>) {
         let mut changes = self.changes();
         while self.load().as_ref().map(Arc::as_ptr) == shown.map(Arc::as_ptr) {
             // The sender lives in `self`: waiting cannot fail.
@@ -103,7 +103,7 @@ impl Current {
     }
 
     /// The controller takes the certificate of `shown` no longer.
-    pub fn refused(&self, shown: &Credentials) {
+    pub fn mark_refused(&self, shown: &Credentials) {
         self.refused.store(Some(shown.key.clone()));
         self.changes.send_replace(());
     }
@@ -115,7 +115,7 @@ impl Current {
     }
 
     /// Resolves once there is a certificate.
-    pub async fn present(&self) {
+    pub async fn wait_present(&self) {
         let mut changes = self.changes();
         while self.load().is_none() {
             // The sender lives in `self`: waiting cannot fail.
@@ -129,9 +129,9 @@ impl Current {
     }
 
     /// Puts a certificate in force, whose roots in `credentials` are replaced by those in force with `signed`.
-    pub fn obtained(&self, credentials: Credentials, signed: Vec<Root>) {
+    pub fn install(&self, credentials: Credentials, signed: Vec<Root>) {
         let mut sources = self.sources();
-        sources.signed(signed, Instant::now());
+        sources.set_signed_roots(signed, Instant::now());
         let (roots, _) = Roots::new(sources.in_force());
         self.set(Credentials {
             roots: Arc::new(roots),
@@ -140,23 +140,23 @@ impl Current {
     }
 
     /// Takes note of the roots in the file; says whether that changed what is in force.
-    pub fn file(&self, roots: Vec<Root>) -> bool {
+    pub fn set_file_roots(&self, roots: Vec<Root>) -> bool {
         let mut sources = self.sources();
-        sources.file(roots, Instant::now()) && self.renew_roots(&sources)
+        sources.set_file_roots(roots, Instant::now()) && self.renew_roots(&sources)
     }
 
     /// Takes up the roots that the stream names. Errors when the one that signs is no usable root.
-    pub fn told(&self, roots: &TrustedRoots) -> Result<(), &'static str> {
+    pub fn set_stream_roots(&self, roots: &TrustedRoots) -> Result<(), &'static str> {
         let all = std::iter::once(&roots.signer).chain(&roots.further);
         let all: Vec<Root> = all.map(|der| Root::from(der.clone())).collect();
         Self::check(roots)?;
         let mut sources = self.sources();
-        sources.told(all, Instant::now());
+        sources.set_stream_roots(all, Instant::now());
         self.renew_roots(&sources);
         Ok(())
     }
 
-    /// Whether [`Self::told`] would take them.
+    /// Whether [`Self::set_stream_roots`] would take them.
     pub fn check(roots: &TrustedRoots) -> Result<(), &'static str> {
         let signer = Root::from(roots.signer.clone());
         let (_, unusable) = Roots::new(std::iter::once(&signer));
@@ -166,16 +166,16 @@ impl Current {
     }
 
     /// The stream names roots no longer.
-    pub fn untold(&self) {
+    pub fn clear_stream_roots(&self) {
         let mut sources = self.sources();
-        sources.untold();
+        sources.clear_stream_roots();
         self.renew_roots(&sources);
     }
 
     /// Whether there is a stream.
-    pub fn connected(&self, connected: bool) {
+    pub fn set_connected(&self, connected: bool) {
         let mut sources = self.sources();
-        if sources.connected(connected) {
+        if sources.set_connected(connected) {
             self.renew_roots(&sources);
         }
     }
@@ -205,7 +205,7 @@ impl Current {
     }
 
     /// The certificate stays; peers are checked against the roots in force now. Says whether those differ from before.
-    fn renew_roots(&self, sources: &Sources) -> bool {
+    fn renew_roots(&self, sources: &RootSources) -> bool {
         let Some(current) = self.load().clone() else {
             return false;
         };
@@ -228,7 +228,7 @@ impl Current {
         changed
     }
 
-    fn sources(&self) -> MutexGuard<'_, Sources> {
+    fn sources(&self) -> MutexGuard<'_, RootSources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

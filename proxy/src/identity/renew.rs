@@ -15,27 +15,27 @@ use weft_api::proto;
 use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
 use weft_ir::Identity;
 
-use super::credentials::{Credentials, Current, Outdated};
-use super::request::{self, Request, SignedError};
+use super::credentials::{Credentials, CurrentCredentials, Outdated};
+use super::request::{self, CertificateRequest, SignedError};
 use super::trusted::Root;
 use crate::config::channel::{self, Address, Backoff, ConnectError};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
 
 /// One `Sign` call may take this long.
-const SIGN: Duration = Duration::from_secs(10);
+const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the file of roots is looked at.
-const LOOK: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The part of its life after which a certificate is renewed.
-const RENEW: f64 = 0.7;
+const RENEW_AT: f64 = 0.7;
 /// A certificate whose root signs no longer is renewed within this, and within a tenth of its life.
-const SOON: Duration = Duration::from_secs(30);
+const MAX_SPREAD: Duration = Duration::from_secs(30);
 
 /// A certificate that is of no use any longer is replaced within this; the pause grows while that does not help.
-const AT_ONCE: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_secs(5);
 /// How far it grows: a controller that refuses what it has signed itself is not to be flooded.
-const SELDOM: Duration = Duration::from_secs(600);
+const MAX_RETRY: Duration = Duration::from_secs(600);
 
 /// What obtaining a certificate needs.
 pub struct Renewal {
@@ -45,7 +45,7 @@ pub struct Renewal {
     pub token: PathBuf,
     pub roots: PathBuf,
     pub tls: Tls,
-    pub current: Current,
+    pub current: CurrentCredentials,
     pub metrics: Arc<Metrics>,
     /// Unix seconds.
     pub clock: fn() -> i64,
@@ -84,16 +84,16 @@ impl Renewal {
     /// Runs until dropped.
     pub async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let mut useless = Backoff::new(AT_ONCE, SELDOM);
+        let mut unusable_backoff = Backoff::new(FIRST_RETRY, MAX_RETRY);
         loop {
             match self.obtain().await {
                 Ok((credentials, signed)) => {
                     backoff.reset();
-                    let life = self.take_up(credentials, signed);
+                    let life = self.install(credentials, signed);
                     let begun = Instant::now();
-                    self.wait(life, &mut useless).await;
-                    if begun.elapsed() > SELDOM {
-                        useless.reset();
+                    self.wait(life, &mut unusable_backoff).await;
+                    if begun.elapsed() > MAX_RETRY {
+                        unusable_backoff.reset();
                     }
                 }
                 Err(error) => {
@@ -107,19 +107,19 @@ impl Renewal {
     }
 
     async fn obtain(&self) -> Result<(Credentials, Vec<Root>), RenewError> {
-        self.current.file(read_roots(&self.roots).await?);
+        self.current.set_file_roots(read_roots(&self.roots).await?);
         let token = read_token(&self.token).await?;
         let roots = self.current.roots();
         let tls = self
             .tls
             .authority_config(&self.controller_identity, roots)?;
         let (channel, _) = channel::connect(&self.controller, tls).await?;
-        let request = Request::new(&self.identity)?;
+        let request = CertificateRequest::new(&self.identity)?;
         let mut call = tonic::Request::new(proto::SignRequest {
             csr: request.csr.clone().into(),
             token,
         });
-        call.set_timeout(SIGN);
+        call.set_timeout(SIGN_TIMEOUT);
         let mut client = CertificateAuthorityClient::new(channel);
         let response = client
             .sign(call)
@@ -133,18 +133,18 @@ impl Renewal {
     }
 
     /// Puts the credentials in force; gives how long they last.
-    fn take_up(&self, credentials: Credentials, signed: Vec<Root>) -> Duration {
+    fn install(&self, credentials: Credentials, signed: Vec<Root>) -> Duration {
         let left = u64::try_from(credentials.not_after - (self.clock)()).unwrap_or(0);
         let life = Duration::from_secs(left);
         tracing::info!(
             identity = %self.identity,
             valid_for = ?life,
-            renew_in = ?life.mul_f64(RENEW),
+            renew_in = ?life.mul_f64(RENEW_AT),
             "certificate obtained"
         );
         self.metrics.certificate_expiry.set(credentials.not_after);
         self.metrics.certificate_renewals.inc();
-        self.current.obtained(credentials, signed);
+        self.current.install(credentials, signed);
         self.count_roots();
         life
     }
@@ -157,16 +157,16 @@ impl Renewal {
 
     /// Until the certificate is to be renewed: at 70 % of its life, or soon when it is outdated. Takes up the file's roots
     /// meanwhile.
-    async fn wait(&self, life: Duration, useless: &mut Backoff) {
+    async fn wait(&self, life: Duration, unusable_backoff: &mut Backoff) {
         let mut changes = self.current.changes();
-        let part = life.mul_f64(RENEW);
+        let part = life.mul_f64(RENEW_AT);
         let due = Instant::now() + part;
         let due_by_clock = (self.clock)() + i64::try_from(part.as_secs()).unwrap_or(i64::MAX);
         let mut soon = None;
-        let mut look = Instant::now() + LOOK;
+        let mut look = Instant::now() + POLL_INTERVAL;
         loop {
             soon = match (self.current.outdated(), soon) {
-                (Some(why), None) => Some(Instant::now() + pause(why, life, useless)),
+                (Some(why), None) => Some(Instant::now() + pause(why, life, unusable_backoff)),
                 (Some(_), soon) => soon,
                 (None, _) => None,
             };
@@ -175,13 +175,13 @@ impl Renewal {
                 // The sender lives in `current`: waiting cannot fail.
                 _ = changes.changed() => self.count_roots(),
                 () = tokio::time::sleep_until(look) => {
-                    look = Instant::now() + LOOK;
+                    look = Instant::now() + POLL_INTERVAL;
                     if (self.clock)() > due_by_clock {
                         tracing::info!("the certificate is due by the clock, which has jumped");
                         return;
                     }
                     match read_roots(&self.roots).await {
-                        Ok(roots) => drop(self.current.file(roots)),
+                        Ok(roots) => drop(self.current.set_file_roots(roots)),
                         // Those in force stay so.
                         Err(error) => tracing::warn!("{error}"),
                     }
@@ -192,15 +192,15 @@ impl Renewal {
 }
 
 /// How long until an outdated certificate is replaced: all proxies of the mesh are told at the same moment.
-fn pause(why: Outdated, life: Duration, useless: &mut Backoff) -> Duration {
+fn pause(why: Outdated, life: Duration, unusable_backoff: &mut Backoff) -> Duration {
     let (pause, reason) = match why {
         Outdated::OtherSigner => (spread(life), "the controller signs under another root"),
         Outdated::RootGone => (
-            useless.pause(),
+            unusable_backoff.pause(),
             "the root of this proxy's certificate is trusted no longer",
         ),
         Outdated::Refused => (
-            useless.pause(),
+            unusable_backoff.pause(),
             "the controller refuses this proxy's certificate",
         ),
     };
@@ -210,7 +210,7 @@ fn pause(why: Outdated, life: Duration, useless: &mut Backoff) -> Duration {
 
 /// When to renew a certificate whose root signs no longer: all proxies of the mesh are told at the same moment.
 fn spread(life: Duration) -> Duration {
-    let most = SOON.min(life / 10);
+    let most = MAX_SPREAD.min(life / 10);
     most.mul_f64(0.1 + 0.9 * fastrand::f64())
 }
 
@@ -254,7 +254,7 @@ mod tests {
     fn renewal() -> Renewal {
         let domain = TrustDomain::new("cluster.local").unwrap();
         let identity = Identity::new(domain.clone(), "shop", "front").unwrap();
-        let current = Current::default();
+        let current = CurrentCredentials::default();
         Renewal {
             controller_identity: identity.clone(),
             identity,
@@ -276,8 +276,8 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(60)).await;
             CLOCK.store(86_400, Ordering::Relaxed);
         };
-        let mut useless = Backoff::new(AT_ONCE, SELDOM);
-        tokio::join!(renewal.wait(life, &mut useless), jump);
-        assert!(begun.elapsed() <= Duration::from_secs(60) + LOOK);
+        let mut unusable_backoff = Backoff::new(FIRST_RETRY, MAX_RETRY);
+        tokio::join!(renewal.wait(life, &mut unusable_backoff), jump);
+        assert!(begun.elapsed() <= Duration::from_secs(60) + POLL_INTERVAL);
     }
 }

@@ -15,12 +15,12 @@ use super::trusted::Root;
 use crate::tls::{PeerError, peer_identity};
 
 /// A new P-256 key that never leaves memory, and the request that goes with it.
-pub struct Request {
+pub struct CertificateRequest {
     key: KeyPair,
     pub csr: Vec<u8>,
 }
 
-impl Request {
+impl CertificateRequest {
     /// The CSR's only name is the identity.
     pub fn new(identity: &Identity) -> Result<Self, rcgen::Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -59,7 +59,7 @@ pub enum SignedError {
 
 /// Checks the answer against the request. With the roots that came along, those of `credentials` are only of these.
 pub fn credentials(
-    request: &Request,
+    request: &CertificateRequest,
     expected: &Identity,
     response: &proto::SignResponse,
 ) -> Result<(Credentials, Vec<Root>), SignedError> {

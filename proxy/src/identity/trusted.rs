@@ -20,22 +20,22 @@ pub type Root = CertificateDer<'static>;
 
 /// What each source says, and whether it counts.
 #[derive(Debug, Default)]
-pub struct Sources {
-    file: Named,
-    signed: Named,
+pub struct RootSources {
+    file: NamedRoots,
+    signed: NamedRoots,
     /// The stream's word: the root that signs now, then the others.
-    told: Option<Told>,
+    stream: Option<StreamRoots>,
     connected: bool,
 }
 
 #[derive(Debug)]
-struct Told {
+struct StreamRoots {
     roots: Vec<Root>,
     at: Instant,
 }
 
 #[derive(Debug, Default)]
-struct Named {
+struct NamedRoots {
     roots: Vec<Root>,
     /// It changed after the stream had spoken last, while there was none.
     newer: bool,
@@ -44,9 +44,9 @@ struct Named {
     changed: Option<Instant>,
 }
 
-impl Sources {
+impl RootSources {
     /// The file's content; says whether it differs from before.
-    pub fn file(&mut self, roots: Vec<Root>, now: Instant) -> bool {
+    pub fn set_file_roots(&mut self, roots: Vec<Root>, now: Instant) -> bool {
         let changed = self.file.roots != roots;
         if changed {
             self.file = self.named(roots, now);
@@ -55,13 +55,13 @@ impl Sources {
     }
 
     /// The roots that came with a certificate.
-    pub fn signed(&mut self, roots: Vec<Root>, now: Instant) {
+    pub fn set_signed_roots(&mut self, roots: Vec<Root>, now: Instant) {
         self.signed = self.named(roots, now);
     }
 
     /// The stream's word.
-    pub fn told(&mut self, roots: Vec<Root>, now: Instant) {
-        self.told = Some(Told { roots, at: now });
+    pub fn set_stream_roots(&mut self, roots: Vec<Root>, now: Instant) {
+        self.stream = Some(StreamRoots { roots, at: now });
         for named in [&mut self.file, &mut self.signed] {
             named.newer = false;
             named.settled = false;
@@ -69,12 +69,12 @@ impl Sources {
     }
 
     /// The controller speaks of roots no longer: it is older than this proxy.
-    pub fn untold(&mut self) {
-        self.told = None;
+    pub fn clear_stream_roots(&mut self) {
+        self.stream = None;
     }
 
     /// Says whether more counts than before.
-    pub fn connected(&mut self, connected: bool) -> bool {
+    pub fn set_connected(&mut self, connected: bool) -> bool {
         self.connected = connected;
         let mut more = false;
         for named in [&mut self.file, &mut self.signed] {
@@ -88,36 +88,36 @@ impl Sources {
 
     /// The root under which the controller says that it signs.
     pub fn signer(&self) -> Option<&Root> {
-        self.told.as_ref()?.roots.first()
+        self.stream.as_ref()?.roots.first()
     }
 
     /// Whether the newest word names the root.
     pub fn holds(&self, root: &Root) -> bool {
         let mut others = [&self.file, &self.signed].into_iter();
-        match &self.told {
+        match &self.stream {
             None => others
                 .max_by_key(|named| named.changed)
                 .is_none_or(|newest| newest.roots.contains(root)),
-            Some(told) if !others.clone().any(|named| named.newer) => told.roots.contains(root),
+            Some(stream) if !others.clone().any(|named| named.newer) => stream.roots.contains(root),
             Some(_) => others.any(|named| named.newer && named.roots.contains(root)),
         }
     }
 
     /// The roots in force, maybe some more than once.
     pub fn in_force(&self) -> impl Iterator<Item = &Root> {
-        let alone = self.told.is_some();
-        let counts = move |named: &&Named| named.newer || !alone;
+        let alone = self.stream.is_some();
+        let counts = move |named: &&NamedRoots| named.newer || !alone;
         let others = [&self.file, &self.signed].into_iter().filter(counts);
-        let told = self.told.iter().flat_map(|told| &told.roots);
-        told.chain(others.flat_map(|named| &named.roots))
+        let stream = self.stream.iter().flat_map(|stream| &stream.roots);
+        stream.chain(others.flat_map(|named| &named.roots))
     }
 
-    fn named(&self, roots: Vec<Root>, now: Instant) -> Named {
-        let long_after = |told: &Told| now.duration_since(told.at) >= SETTLED;
-        Named {
+    fn named(&self, roots: Vec<Root>, now: Instant) -> NamedRoots {
+        let long_after = |stream: &StreamRoots| now.duration_since(stream.at) >= SETTLED;
+        NamedRoots {
             roots,
             newer: !self.connected,
-            settled: self.connected && self.told.as_ref().is_some_and(long_after),
+            settled: self.connected && self.stream.as_ref().is_some_and(long_after),
             changed: Some(now),
         }
     }
@@ -134,7 +134,7 @@ mod tests {
             .collect()
     }
 
-    fn in_force(sources: &Sources) -> Vec<u8> {
+    fn in_force(sources: &RootSources) -> Vec<u8> {
         let mut names: Vec<u8> = sources.in_force().map(|root| root[0]).collect();
         names.sort_unstable();
         names.dedup();
@@ -143,51 +143,51 @@ mod tests {
 
     #[test]
     fn before_the_stream_has_spoken_everything_counts() {
-        let mut sources = Sources::default();
-        assert!(sources.file(roots(&[1]), Instant::now()));
-        assert!(!sources.file(roots(&[1]), Instant::now()));
-        sources.signed(roots(&[2]), Instant::now());
-        sources.connected(true);
-        assert!(sources.file(roots(&[1, 3]), Instant::now()));
+        let mut sources = RootSources::default();
+        assert!(sources.set_file_roots(roots(&[1]), Instant::now()));
+        assert!(!sources.set_file_roots(roots(&[1]), Instant::now()));
+        sources.set_signed_roots(roots(&[2]), Instant::now());
+        sources.set_connected(true);
+        assert!(sources.set_file_roots(roots(&[1, 3]), Instant::now()));
         assert_eq!(in_force(&sources), [1, 2, 3]);
         assert_eq!(sources.signer(), None);
     }
 
     #[test]
     fn a_late_file_neither_takes_away_nor_brings_back() {
-        let mut sources = Sources::default();
-        sources.file(roots(&[1]), Instant::now());
-        sources.signed(roots(&[1]), Instant::now());
-        sources.connected(true);
-        sources.told(roots(&[1, 2]), Instant::now());
+        let mut sources = RootSources::default();
+        sources.set_file_roots(roots(&[1]), Instant::now());
+        sources.set_signed_roots(roots(&[1]), Instant::now());
+        sources.set_connected(true);
+        sources.set_stream_roots(roots(&[1, 2]), Instant::now());
         assert_eq!(in_force(&sources), [1, 2], "the new one beside the old one");
-        sources.told(roots(&[2]), Instant::now());
+        sources.set_stream_roots(roots(&[2]), Instant::now());
         assert_eq!(in_force(&sources), [2], "the file still has the old one");
-        sources.file(roots(&[1, 2]), Instant::now());
-        sources.signed(roots(&[1, 2]), Instant::now());
+        sources.set_file_roots(roots(&[1, 2]), Instant::now());
+        sources.set_signed_roots(roots(&[1, 2]), Instant::now());
         assert_eq!(in_force(&sources), [2], "late");
         assert_eq!(sources.signer(), roots(&[2]).first());
     }
 
     #[test]
     fn what_changes_without_a_stream_counts_until_it_is_back_and_has_spoken() {
-        let mut sources = Sources::default();
-        sources.file(roots(&[1]), Instant::now());
-        sources.connected(true);
-        sources.told(roots(&[1]), Instant::now());
-        sources.connected(false);
-        sources.file(roots(&[1]), Instant::now());
+        let mut sources = RootSources::default();
+        sources.set_file_roots(roots(&[1]), Instant::now());
+        sources.set_connected(true);
+        sources.set_stream_roots(roots(&[1]), Instant::now());
+        sources.set_connected(false);
+        sources.set_file_roots(roots(&[1]), Instant::now());
         assert_eq!(in_force(&sources), [1]);
-        sources.file(roots(&[2]), Instant::now());
+        sources.set_file_roots(roots(&[2]), Instant::now());
         assert_eq!(
             in_force(&sources),
             [1, 2],
             "replaced while nobody could tell"
         );
-        sources.signed(roots(&[3]), Instant::now());
-        sources.connected(true);
+        sources.set_signed_roots(roots(&[3]), Instant::now());
+        sources.set_connected(true);
         assert_eq!(in_force(&sources), [1, 2, 3]);
-        sources.told(roots(&[3]), Instant::now());
+        sources.set_stream_roots(roots(&[3]), Instant::now());
         assert_eq!(in_force(&sources), [3]);
     }
 
@@ -195,14 +195,14 @@ mod tests {
     fn a_root_replaced_under_an_open_stream_counts_once_that_has_ended() {
         let begun = Instant::now();
         let replaced_after = |pause: Duration| {
-            let mut sources = Sources::default();
-            sources.file(roots(&[1]), begun);
-            sources.connected(true);
-            sources.told(roots(&[1]), begun);
-            sources.file(roots(&[2]), begun + pause);
+            let mut sources = RootSources::default();
+            sources.set_file_roots(roots(&[1]), begun);
+            sources.set_connected(true);
+            sources.set_stream_roots(roots(&[1]), begun);
+            sources.set_file_roots(roots(&[2]), begun + pause);
             assert_eq!(in_force(&sources), [1], "the stream is open");
             assert!(sources.holds(&roots(&[1])[0]));
-            let more = sources.connected(false);
+            let more = sources.set_connected(false);
             (more, in_force(&sources), sources.holds(&roots(&[1])[0]))
         };
         assert_eq!(replaced_after(SETTLED), (true, vec![1, 2], false));
@@ -217,29 +217,29 @@ mod tests {
     fn the_newest_word_says_whether_a_root_is_gone() {
         let now = Instant::now();
         let (old, new) = (&roots(&[1])[0], &roots(&[2])[0]);
-        let mut sources = Sources::default();
-        sources.file(roots(&[1]), now);
-        sources.signed(roots(&[1]), now);
+        let mut sources = RootSources::default();
+        sources.set_file_roots(roots(&[1]), now);
+        sources.set_signed_roots(roots(&[1]), now);
         assert!(sources.holds(old));
-        sources.file(roots(&[2]), now + SETTLED);
+        sources.set_file_roots(roots(&[2]), now + SETTLED);
         assert!(!sources.holds(old), "the file changed after the signature");
-        sources.connected(true);
-        sources.told(roots(&[1, 2]), now + SETTLED);
+        sources.set_connected(true);
+        sources.set_stream_roots(roots(&[1, 2]), now + SETTLED);
         assert!(sources.holds(old) && sources.holds(new));
-        sources.connected(false);
-        sources.file(roots(&[1]), now + 2 * SETTLED);
+        sources.set_connected(false);
+        sources.set_file_roots(roots(&[1]), now + 2 * SETTLED);
         assert!(!sources.holds(new));
-        sources.signed(roots(&[2]), now + 2 * SETTLED);
+        sources.set_signed_roots(roots(&[2]), now + 2 * SETTLED);
         assert!(sources.holds(new), "another root signs than the file has");
     }
 
     #[test]
     fn a_controller_that_does_not_speak_of_roots_leaves_it_to_the_others() {
-        let mut sources = Sources::default();
-        sources.file(roots(&[1]), Instant::now());
-        sources.connected(true);
-        sources.told(roots(&[2]), Instant::now());
-        sources.untold();
+        let mut sources = RootSources::default();
+        sources.set_file_roots(roots(&[1]), Instant::now());
+        sources.set_connected(true);
+        sources.set_stream_roots(roots(&[2]), Instant::now());
+        sources.clear_stream_roots();
         assert_eq!(in_force(&sources), [1]);
     }
 }

@@ -17,13 +17,13 @@ use weft_ir::IdentityError;
 use super::clients::ClientConnection;
 use super::opaque::{self, ChosenCluster, ConnectionRecorder};
 use super::{ConnectionError, Listener, OriginalDst, Runtime, proxy_protocol, udp};
-use crate::config::ports::{LivePort, OpenPort, PortSocket, ResolvedServing, ResolvedStream};
+use crate::config::ports::{BoundPort, PortSocket, ResolvedServing, ResolvedStream, WatchedPort};
 use crate::detect::{Detected, Prefixed};
 use crate::http::exchange::Downstream;
 use crate::http::forward::Outbound;
 use crate::http::routes::{GatewayConnection, RouteSource};
 use crate::http::serve::{ServerConfig, serve};
-use crate::shutdown::{Closing, Shutdown};
+use crate::shutdown::{DrainWatch, Shutdown};
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
 
@@ -46,7 +46,7 @@ const LINGER: Duration = Duration::from_secs(15);
 pub async fn run(
     proxy: &crate::Context,
     shutdown: Shutdown,
-    opened: mpsc::UnboundedReceiver<OpenPort>,
+    opened: mpsc::UnboundedReceiver<BoundPort>,
 ) -> Result<(), IdentityError> {
     let runtime = Runtime::new(proxy, shutdown)?;
     tokio::select! {
@@ -56,22 +56,22 @@ pub async fn run(
     Ok(())
 }
 
-async fn listen(runtime: &Arc<Runtime>, mut opened: mpsc::UnboundedReceiver<OpenPort>) {
+async fn listen(runtime: &Arc<Runtime>, mut opened: mpsc::UnboundedReceiver<BoundPort>) {
     let mut ports = JoinSet::new();
     loop {
         let open = tokio::select! {
             open = opened.recv() => open,
             () = runtime.shutdown.draining() => None,
         };
-        let Some(OpenPort { live, socket }) = open else {
+        let Some(BoundPort { watched, socket }) = open else {
             break;
         };
         match socket {
             PortSocket::Tcp(socket) => {
-                ports.spawn(accept(runtime.clone(), live, socket));
+                ports.spawn(accept(runtime.clone(), watched, socket));
             }
             PortSocket::Udp(socket) => {
-                ports.spawn(datagrams(runtime.clone(), live, socket));
+                ports.spawn(datagrams(runtime.clone(), watched, socket));
             }
         }
         while ports.try_join_next().is_some() {}
@@ -81,11 +81,11 @@ async fn listen(runtime: &Arc<Runtime>, mut opened: mpsc::UnboundedReceiver<Open
 }
 
 /// Accepts until the port is gone or the drain begins.
-async fn accept(runtime: Arc<Runtime>, live: Arc<LivePort>, socket: std::net::TcpListener) {
+async fn accept(runtime: Arc<Runtime>, watched: Arc<WatchedPort>, socket: std::net::TcpListener) {
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::error!(port = live.number, "listening: {error}");
+            tracing::error!(port = watched.number, "listening: {error}");
             return;
         }
     };
@@ -94,16 +94,16 @@ async fn accept(runtime: Arc<Runtime>, live: Arc<LivePort>, socket: std::net::Tc
         origin: OriginalDst::Local,
     };
     let serve = |stream, client, local| {
-        let (task, live) = (runtime.clone(), live.clone());
+        let (task, watched) = (runtime.clone(), watched.clone());
         runtime.shutdown.spawn(async move {
-            if let Err(error) = connection(&task, stream, client, local, live).await {
+            if let Err(error) = connection(&task, stream, client, local, watched).await {
                 error.report(&task, NAME, client);
             }
         });
     };
     tokio::select! {
         () = super::accept(&runtime, &listener, NAME, serve) => {}
-        () = live.closed() => {}
+        () = watched.closed() => {}
     }
     // Who has connected by now is served.
     let Ok(socket) = listener.socket.into_std() else {
@@ -125,8 +125,8 @@ fn waiting(stream: std::net::TcpStream) -> std::io::Result<(TcpStream, SocketAdd
 }
 
 /// Serves datagrams until the port is gone, which ends their sessions, or the drain is through.
-async fn datagrams(runtime: Arc<Runtime>, live: Arc<LivePort>, socket: std::net::UdpSocket) {
-    let rule = match &live.load().serving {
+async fn datagrams(runtime: Arc<Runtime>, watched: Arc<WatchedPort>, socket: std::net::UdpSocket) {
+    let rule = match &watched.load().serving {
         ResolvedServing::Stream(of) => of.rule.clone(),
         // A port of datagrams serves nothing else.
         ResolvedServing::Http(_) | ResolvedServing::Tls(_) => return,
@@ -134,13 +134,13 @@ async fn datagrams(runtime: Arc<Runtime>, live: Arc<LivePort>, socket: std::net:
     let socket = match UdpSocket::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::error!(port = live.number, "listening: {error}");
+            tracing::error!(port = watched.number, "listening: {error}");
             return;
         }
     };
     tokio::select! {
         () = udp::serve(runtime, socket, rule, udp::Limits::default()) => {}
-        () = live.closed() => {}
+        () = watched.closed() => {}
     }
 }
 
@@ -149,10 +149,10 @@ async fn connection(
     stream: TcpStream,
     mut client: SocketAddr,
     local: SocketAddr,
-    live: Arc<LivePort>,
+    watched: Arc<WatchedPort>,
 ) -> Result<(), ConnectionError> {
-    let config = arc_swap::Guard::into_inner(live.load());
-    let closing = runtime.closing_with(&config.closing);
+    let config = arc_swap::Guard::into_inner(watched.load());
+    let closing = runtime.watch_with(&config.closing);
     let mut stream = Prefixed::new(stream);
     let mut pending = PendingConnection::new(runtime, client.ip());
     if runtime.store.gateway().is_some_and(|of| of.proxy_protocol) {
@@ -166,14 +166,14 @@ async fn connection(
     match &config.serving {
         ResolvedServing::Http(_) => {
             let connection = GatewayConnection {
-                port: live,
+                port: watched,
                 local,
                 listener: None,
             };
             plain(runtime, stream, client, pending, connection, closing).await
         }
         ResolvedServing::Tls(_) => {
-            tls::serve(runtime, stream, client, pending, local, live, closing).await
+            tls::serve(runtime, stream, client, pending, local, watched, closing).await
         }
         ResolvedServing::Stream(of) => {
             let _open = pending.into_active_client();
@@ -237,7 +237,7 @@ async fn plain(
     client: SocketAddr,
     pending: PendingConnection,
     connection: GatewayConnection,
-    closing: Closing,
+    closing: DrainWatch,
 ) -> Result<(), ConnectionError> {
     let header_timeout = header_timeout(runtime);
     let begun = timeout(header_timeout, stream.detect());
@@ -263,11 +263,11 @@ async fn plain(
 /// What comes of `beginning` for as long as the connection has its place; `None`: it is to finish, or to make room.
 async fn while_pending<T>(
     pending: &PendingConnection,
-    closing: &Closing,
+    closing: &DrainWatch,
     beginning: impl Future<Output = T>,
 ) -> Result<Option<T>, ConnectionError> {
     let late = async {
-        closing.begun().await;
+        closing.started().await;
         tokio::time::sleep(LINGER).await;
     };
     tokio::select! {
@@ -284,7 +284,7 @@ async fn http<S>(
     place: ClientConnection,
     connection: GatewayConnection,
     http2: bool,
-    closing: Closing,
+    closing: DrainWatch,
 ) -> Result<(), ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

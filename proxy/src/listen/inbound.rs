@@ -328,8 +328,8 @@ where
         certificate_lifetime: valid,
     };
     let (closing, _sends) = match identity.is_some() && framing.http2 {
-        true => runtime.shutdown.closing_of_sender(),
-        false => (runtime.shutdown.closing(), None),
+        true => runtime.shutdown.watch_for_peer(),
+        false => (runtime.shutdown.watch(), None),
     };
     let downstream = Arc::new(Downstream {
         runtime: runtime.clone(),

@@ -16,7 +16,7 @@ use crate::config::store::Store;
 use crate::http::mirror::MirrorSlots;
 use crate::options::{MtlsOutbound, Options};
 use crate::overload::Overload;
-use crate::shutdown::{Closing, Shutdown};
+use crate::shutdown::{DrainWatch, Shutdown};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::requests::Direction;
@@ -166,8 +166,8 @@ impl Runtime {
     }
 
     /// When connections of a listener with this token are to finish.
-    fn closing_with(&self, listener: &CancellationToken) -> Closing {
-        self.shutdown.closing_with(listener.clone(), self.drain)
+    fn watch_with(&self, listener: &CancellationToken) -> DrainWatch {
+        self.shutdown.watch_with(listener.clone(), self.drain)
     }
 
     /// Whether plain text may be spoken: known to be so, not only not known to be otherwise.

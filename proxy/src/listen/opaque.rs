@@ -14,11 +14,11 @@ use weft_ir::{Identity, Protocol};
 
 use super::{ConnectionError, Runtime};
 use crate::config::resolved::{
-    Live, Resolved, ResolvedRouting, ResolvedRule, ResolvedService, TlsRoutes,
+    Resolved, ResolvedRouting, ResolvedRule, ResolvedService, TlsRoutes, WatchedDestination,
 };
 use crate::detect::{Detected, Prefixed, detect, server_name};
 use crate::http::forward;
-use crate::shutdown::Closing;
+use crate::shutdown::DrainWatch;
 use crate::tcp::{self, BytesTransferred};
 use crate::telemetry::connections::ConnectionRecord;
 use crate::telemetry::metrics::ConnectionTls;
@@ -42,7 +42,7 @@ pub(super) struct ConnectionRecorder<'a> {
     runtime: &'a Runtime,
     started: Instant,
     direction: Direction,
-    closing: Closing,
+    closing: DrainWatch,
     client: SocketAddr,
     pub(super) client_id: Option<Arc<Identity>>,
     pub(super) server_id: Option<Arc<Identity>>,
@@ -63,7 +63,7 @@ impl<'a> ConnectionRecorder<'a> {
             runtime,
             started: Instant::now(),
             direction: Direction::Outbound,
-            closing: runtime.shutdown.closing(),
+            closing: runtime.shutdown.watch(),
             client,
             client_id: Some(runtime.identity.clone()),
             server_id: None,
@@ -91,7 +91,7 @@ impl<'a> ConnectionRecorder<'a> {
         runtime: &'a Runtime,
         client: SocketAddr,
         tls: bool,
-        closing: Closing,
+        closing: DrainWatch,
     ) -> Self {
         Self {
             direction: Direction::Gateway,
@@ -149,26 +149,26 @@ pub(super) async fn serve(
     runtime: &Runtime,
     stream: Prefixed<TcpStream>,
     client: SocketAddr,
-    live: &Live,
+    watched: &WatchedDestination,
     tls: bool,
     opened: Option<UpstreamConnection>,
 ) -> Result<(), ConnectionError> {
     let mut recorder = ConnectionRecorder::outbound(runtime, client, tls);
-    let result = connection(runtime, stream, live, opened, &mut recorder).await;
+    let result = connection(runtime, stream, watched, opened, &mut recorder).await;
     recorder.finish(result)
 }
 
 async fn connection(
     runtime: &Runtime,
     mut stream: Prefixed<TcpStream>,
-    live: &Live,
+    watched: &WatchedDestination,
     opened: Option<UpstreamConnection>,
     recorder: &mut ConnectionRecorder<'_>,
 ) -> Result<(), ConnectionError> {
     let opened = match opened {
         Some(opened) => opened,
         None => {
-            if needs_server_name(&live.load()) {
+            if needs_server_name(&watched.load()) {
                 let whole = tokio::select! {
                     whole = read_client_hello(&mut stream) => whole,
                     () = runtime.shutdown.draining() => return Ok(()),
@@ -177,7 +177,7 @@ async fn connection(
                     return Ok(());
                 }
             }
-            let chosen = choose_cluster(live, stream.peeked(), recorder)?;
+            let chosen = choose_cluster(watched, stream.peeked(), recorder)?;
             connect(runtime, chosen, recorder).await?
         }
     };
@@ -246,11 +246,11 @@ where
 /// Opens a connection before the client has said anything, in case it is the server who speaks first.
 pub(super) async fn connect_early(
     runtime: &Runtime,
-    live: &Live,
+    watched: &WatchedDestination,
     client: SocketAddr,
 ) -> Result<UpstreamConnection, ConnectionError> {
     let mut recorder = ConnectionRecorder::outbound(runtime, client, false);
-    let chosen = choose_cluster(live, &[], &mut recorder)?;
+    let chosen = choose_cluster(watched, &[], &mut recorder)?;
     connect(runtime, chosen, &mut recorder).await
 }
 
@@ -308,11 +308,11 @@ pub(super) struct ChosenCluster {
 
 /// The endpoints for a connection that begins with `seen`.
 fn choose_cluster(
-    live: &Live,
+    watched: &WatchedDestination,
     seen: &[u8],
     recorder: &mut ConnectionRecorder<'_>,
 ) -> Result<ChosenCluster, ConnectionError> {
-    let config = live.load();
+    let config = watched.load();
     let service = match &**config {
         Resolved::Pod(cluster) => {
             let (cluster, metrics) = (
@@ -324,7 +324,7 @@ fn choose_cluster(
         }
         Resolved::Service(service) => service,
         Resolved::Unknown => {
-            let words = format!("nothing is at {} any more", live.address);
+            let words = format!("nothing is at {} any more", watched.address);
             return Err(ConnectionError::refused("gone", words));
         }
     };

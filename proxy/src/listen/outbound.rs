@@ -11,7 +11,7 @@ use weft_ir::Protocol;
 
 use super::opaque::{self, ConnectionRecorder, UpstreamConnection};
 use super::{ConnectionError, DETECT_TIMEOUT, Listener, Runtime, SERVER_FIRST_DELAY};
-use crate::config::resolved::{Live, Resolved, ResolvedRouting};
+use crate::config::resolved::{Resolved, ResolvedRouting, WatchedDestination};
 use crate::config::store::Lookup;
 use crate::detect::{Detected, Prefixed, is_for_forward_proxy, is_server_preface};
 use crate::http::exchange::Downstream;
@@ -46,8 +46,8 @@ async fn connection(
     if runtime.upstream.is_own(original.ip()) {
         return pass_through(runtime, stream, client, original, "own_address").await;
     }
-    let live = match runtime.store.lookup(original).await {
-        Lookup::Live(live) => live,
+    let watched = match runtime.store.lookup(original).await {
+        Lookup::Found(watched) => watched,
         Lookup::Unreachable
             if runtime.permissive() && runtime.outbound.allows_unresolved(original.ip()) =>
         {
@@ -60,7 +60,7 @@ async fn connection(
             return Err(ConnectionError::refused("controller_unreachable", words));
         }
     };
-    let declared = match &**live.load() {
+    let declared = match &**watched.load() {
         Resolved::Unknown if !runtime.outbound.allows_unknown(original.ip()) => {
             let words = format!(
                 "nothing is known at {original}, which is an address of the cluster, and plain text is not allowed"
@@ -79,31 +79,31 @@ async fn connection(
     };
     let mut stream = Prefixed::new(stream);
     let detected = tokio::select! {
-        detected = detect_declared(runtime, &mut stream, &live, client, declared) => detected,
+        detected = detect_declared(runtime, &mut stream, &watched, client, declared) => detected,
         () = runtime.shutdown.draining() => return Ok(()),
     };
     let (protocol, opened) = detected?;
     let protocol = match protocol {
-        Detected::Http1 if is_forward_proxy(&live) && is_for_forward_proxy(stream.peeked()) => {
+        Detected::Http1 if is_forward_proxy(&watched) && is_for_forward_proxy(stream.peeked()) => {
             Detected::Opaque
         }
         protocol => protocol,
     };
     match protocol {
-        Detected::Http1 => http(runtime, stream, client, live, false).await,
-        Detected::Http2 => http(runtime, stream, client, live, true).await,
+        Detected::Http1 => http(runtime, stream, client, watched, false).await,
+        Detected::Http2 => http(runtime, stream, client, watched, true).await,
         // Opened and closed again, where no server speaks first.
         _ if stream.peeked().is_empty() && is_http(declared) => Ok(()),
         Detected::Tls | Detected::Opaque | Detected::Incomplete => {
             let tls = protocol == Detected::Tls;
-            opaque::serve(runtime, stream, client, &live, tls, opened).await
+            opaque::serve(runtime, stream, client, &watched, tls, opened).await
         }
     }
 }
 
 /// Whether a forward proxy may be there: what neither is declared as HTTP nor has routes gets the requests for one as they are.
-fn is_forward_proxy(live: &Live) -> bool {
-    match &**live.load() {
+fn is_forward_proxy(watched: &WatchedDestination) -> bool {
+    match &**watched.load() {
         Resolved::Pod(_) => true,
         Resolved::Service(service) => {
             service.protocol == Protocol::Detect
@@ -121,13 +121,13 @@ fn is_http(declared: Protocol) -> bool {
 async fn detect_declared(
     runtime: &Runtime,
     stream: &mut Prefixed<TcpStream>,
-    live: &Live,
+    watched: &WatchedDestination,
     client: SocketAddr,
     declared: Protocol,
 ) -> Result<(Detected, Option<UpstreamConnection>), ConnectionError> {
     match declared {
         Protocol::Tcp | Protocol::Tls => Ok((Detected::Opaque, None)),
-        Protocol::Detect => detect(runtime, stream, live, client).await,
+        Protocol::Detect => detect(runtime, stream, watched, client).await,
         Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => Ok((stream.detect().await?, None)),
     }
 }
@@ -135,10 +135,10 @@ async fn detect_declared(
 async fn detect(
     runtime: &Runtime,
     stream: &mut Prefixed<TcpStream>,
-    live: &Live,
+    watched: &WatchedDestination,
     client: SocketAddr,
 ) -> Result<(Detected, Option<UpstreamConnection>), ConnectionError> {
-    let open = opaque::connect_early(runtime, live, client);
+    let open = opaque::connect_early(runtime, watched, client);
     who_speaks_first(stream, SERVER_FIRST_DELAY, open, |opened| {
         &mut opened.stream
     })
@@ -188,7 +188,7 @@ async fn http(
     runtime: &Arc<Runtime>,
     stream: Prefixed<TcpStream>,
     client: SocketAddr,
-    live: Arc<Live>,
+    watched: Arc<WatchedDestination>,
     http2: bool,
 ) -> Result<(), ConnectionError> {
     let _open = runtime
@@ -199,10 +199,10 @@ async fn http(
         direction: Direction::Outbound,
         address: client,
         identity: Some(runtime.identity.clone()),
-        closing: runtime.shutdown.closing(),
+        closing: runtime.shutdown.watch(),
         client: None,
     });
-    let source = RouteSource::Destination(live);
+    let source = RouteSource::Destination(watched);
     let handler = Arc::new(Outbound { downstream, source });
     let config = ServerConfig {
         http2,
@@ -215,7 +215,7 @@ async fn http(
         external: false,
         certificate_lifetime: None,
     };
-    Ok(serve(stream, config, handler, &runtime.shutdown.closing()).await?)
+    Ok(serve(stream, config, handler, &runtime.shutdown.watch()).await?)
 }
 
 /// Bytes to where the connection was going, unchanged.

@@ -33,12 +33,12 @@ const MAX_NAMED_ROOTS: usize = 3;
 /// The settings in use, each made ready once, and the gateway's certificate.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
-    known: Mutex<Known>,
+    known: Mutex<KnownBackends>,
     certificate: Arc<ArcSwapOption<CertifiedKey>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownBackends {
     backends: HashMap<Arc<BackendTls>, Weak<Backend>>,
     last: u64,
 }
@@ -82,12 +82,12 @@ pub struct Backend {
     pub hostname: Arc<str>,
     /// Which roots, in words.
     pub roots: Box<str>,
-    ready: Result<Ready, Box<str>>,
+    configs: Result<BackendConfigs, Box<str>>,
 }
 
 /// Configurations by what they offer, and the name that the ClientHello has.
 #[derive(Debug)]
-struct Ready {
+struct BackendConfigs {
     name: ServerName<'static>,
     http2: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
@@ -107,7 +107,7 @@ impl Backend {
             id,
             hostname: tls.hostname.clone(),
             roots: words.into(),
-            ready: ready(provider, tls, roots, own).map_err(Into::into),
+            configs: configs(provider, tls, roots, own).map_err(Into::into),
         }
     }
 
@@ -118,23 +118,23 @@ impl Backend {
         &self,
         alpn: &[u8],
     ) -> Result<(Arc<ClientConfig>, ServerName<'static>), &str> {
-        let ready = self.ready.as_ref().map_err(|words| &**words)?;
+        let configs = self.configs.as_ref().map_err(|words| &**words)?;
         let config = match alpn {
-            alpn::H2 => &ready.http2,
-            alpn::H1 => &ready.http1,
-            alpn::H2_FOR_H1 => &ready.either,
-            _ => &ready.bytes,
+            alpn::H2 => &configs.http2,
+            alpn::H1 => &configs.http1,
+            alpn::H2_FOR_H1 => &configs.either,
+            _ => &configs.bytes,
         };
-        Ok((config.clone(), ready.name.clone()))
+        Ok((config.clone(), configs.name.clone()))
     }
 }
 
-fn ready(
+fn configs(
     provider: &Arc<CryptoProvider>,
     tls: &BackendTls,
     roots: Roots,
     own: Arc<OwnCertificate>,
-) -> Result<Ready, String> {
+) -> Result<BackendConfigs, String> {
     let name = ServerName::try_from(tls.hostname.to_string());
     let name = name.map_err(|error| format!("the policy's hostname: {error}"))?;
     let verifier = BackendServer {
@@ -156,7 +156,7 @@ fn ready(
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Arc::new(config)
     };
-    Ok(Ready {
+    Ok(BackendConfigs {
         name,
         http2: offering(&[b"h2"]),
         http1: offering(&[b"http/1.1"]),
@@ -242,7 +242,7 @@ impl BackendServer {
             leaf.is_ok_and(|leaf| leaf.verify_is_valid_for_subject_name(hostname).is_ok())
         } else {
             let mut wanted = self.alternative_names.iter();
-            wanted.any(|wanted| names.iter().any(|name| takes(wanted, name)))
+            wanted.any(|wanted| names.iter().any(|name| matches_name(wanted, name)))
         };
         if named {
             return Ok(());
@@ -279,7 +279,7 @@ fn describe(names: &[GeneralName<'_>]) -> String {
 }
 
 /// Whether a name of a certificate is the one that is wanted.
-fn takes(wanted: &AlternativeName, found: &GeneralName<'_>) -> bool {
+fn matches_name(wanted: &AlternativeName, found: &GeneralName<'_>) -> bool {
     match (wanted, found) {
         (AlternativeName::Uri(wanted), GeneralName::URI(found)) => **wanted == **found,
         (AlternativeName::Dns(wanted), GeneralName::DNSName(found)) => {
@@ -348,14 +348,20 @@ mod tests {
             ("example", "*.", false),
         ] {
             let wanted_name = AlternativeName::Dns(wanted.into());
-            let is = takes(&wanted_name, &GeneralName::DNSName(found));
+            let is = matches_name(&wanted_name, &GeneralName::DNSName(found));
             assert_eq!(is, taken, "{wanted} and {found}");
-            assert!(!takes(&wanted_name, &GeneralName::URI(found)));
+            assert!(!matches_name(&wanted_name, &GeneralName::URI(found)));
         }
         let wanted = AlternativeName::Uri("spiffe://a/ns/b/sa/c".into());
-        assert!(takes(&wanted, &GeneralName::URI("spiffe://a/ns/b/sa/c")));
-        assert!(!takes(&wanted, &GeneralName::URI("spiffe://a/ns/b/sa/cc")));
-        assert!(!takes(
+        assert!(matches_name(
+            &wanted,
+            &GeneralName::URI("spiffe://a/ns/b/sa/c")
+        ));
+        assert!(!matches_name(
+            &wanted,
+            &GeneralName::URI("spiffe://a/ns/b/sa/cc")
+        ));
+        assert!(!matches_name(
             &wanted,
             &GeneralName::DNSName("spiffe://a/ns/b/sa/c")
         ));

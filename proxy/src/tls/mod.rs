@@ -22,7 +22,7 @@ use rustls_pki_types::CertificateDer;
 use weft_ir::{BackendTls, Identity, KeyPair, TrustDomain};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::identity::credentials::{Current, Roots};
+use crate::identity::credentials::{CurrentCredentials, Roots};
 use backend::{Backend, Backends, NameError};
 use key_pair::KeyPairError;
 use verify::{ExpectedServer, MeshClients, RootsFrom};
@@ -31,15 +31,15 @@ use verify::{ExpectedServer, MeshClients, RootsFrom};
 const MAX_CLIENT_CONFIGS: usize = 1_024;
 
 /// By who is expected and the application protocol.
-type Clients = HashMap<(Identity, &'static [u8]), Arc<ClientConfig>>;
+type ClientConfigs = HashMap<(Identity, &'static [u8]), Arc<ClientConfig>>;
 
 /// Makes the TLS configurations of this proxy.
 #[derive(Clone)]
 pub struct Tls {
-    current: Current,
+    current: CurrentCredentials,
     provider: Arc<CryptoProvider>,
     server: Arc<ServerConfig>,
-    clients: Arc<Mutex<Clients>>,
+    clients: Arc<Mutex<ClientConfigs>>,
     backends: Arc<Backends>,
 }
 
@@ -100,7 +100,7 @@ pub fn valid_for(chain: Option<&[CertificateDer<'_>]>) -> Duration {
 
 impl Tls {
     /// Errors when the crypto provider lacks TLS 1.3.
-    pub fn new(current: Current, trust_domain: TrustDomain) -> Result<Self, Error> {
+    pub fn new(current: CurrentCredentials, trust_domain: TrustDomain) -> Result<Self, Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = MeshClients {
             current: current.clone(),
@@ -198,7 +198,7 @@ fn client_config(
     expected: &Identity,
     alpn: &[u8],
     roots: RootsFrom,
-    own: Option<&Current>,
+    own: Option<&CurrentCredentials>,
 ) -> Result<ClientConfig, Error> {
     let verifier = ExpectedServer {
         roots,
@@ -220,7 +220,7 @@ fn client_config(
 }
 
 /// Presents the certificate in force.
-struct Certificate(Current);
+struct Certificate(CurrentCredentials);
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

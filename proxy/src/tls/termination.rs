@@ -72,14 +72,14 @@ fn config(
     faults: &mut Vec<String>,
 ) -> Result<Option<ServerConfig>, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut shown = Vec::new();
+    let mut certificates = Vec::new();
     for (place, pair) in of.certificates.iter().enumerate() {
-        match Shown::read(pair, &provider) {
-            Ok(one) => shown.push(one),
+        match ServerCertificate::read(pair, &provider) {
+            Ok(one) => certificates.push(one),
             Err(reason) => faults.push(format!("certificate {place}: {reason}")),
         }
     }
-    if shown.is_empty() {
+    if certificates.is_empty() {
         return Ok(None);
     }
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -87,11 +87,11 @@ fn config(
     let builder = match &of.clients {
         None => builder.with_no_client_auth(),
         Some(clients) => {
-            let verifier = Clients::new(clients, provider, faults);
+            let verifier = ClientVerifier::new(clients, provider, faults);
             builder.with_client_cert_verifier(Arc::new(verifier))
         }
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Certificates(shown)));
+    let mut config = builder.with_cert_resolver(Arc::new(Certificates(certificates)));
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     if of.clients.is_some() {
         // A resumed session would skip the check of the client's certificate.
@@ -102,12 +102,12 @@ fn config(
 }
 
 /// A certificate and the hosts that it is for.
-struct Shown {
+struct ServerCertificate {
     key: Arc<CertifiedKey>,
     hosts: HostMap<()>,
 }
 
-impl Shown {
+impl ServerCertificate {
     fn read(pair: &KeyPair, provider: &CryptoProvider) -> Result<Self, String> {
         let key = certified(provider, pair).map_err(|error| error.to_string())?;
         let hosts = hosts(key.end_entity_cert().map_err(|error| error.to_string())?)?;
@@ -147,7 +147,7 @@ fn hosts(leaf: &CertificateDer<'_>) -> Result<HostMap<()>, String> {
 }
 
 /// The first one that is for the host and that the client can check, else the first that it can check, else the first.
-struct Certificates(Vec<Shown>);
+struct Certificates(Vec<ServerCertificate>);
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -160,31 +160,32 @@ impl ResolvesServerCert for Certificates {
         let host = hello
             .server_name()
             .map(|name| bare_host(name).to_ascii_lowercase());
-        let is_for = |one: &&Shown| host.as_deref().is_some_and(|host| one.is_for(host));
+        let is_for =
+            |one: &&ServerCertificate| host.as_deref().is_some_and(|host| one.is_for(host));
         let mut suitable = self.0.iter().filter(|one| one.suits(&hello));
         let closest = suitable.clone().find(is_for);
-        let shown = closest
+        let certificates = closest
             .or_else(|| suitable.next())
             .or_else(|| self.0.first());
-        shown.map(|one| one.key.clone())
+        certificates.map(|one| one.key.clone())
     }
 }
 
 /// Checks the certificates of clients.
-struct Clients {
+struct ClientVerifier {
     /// `None`: there are no roots, and no certificate holds.
     chains: Option<Arc<dyn ClientCertVerifier>>,
     algorithms: WebPkiSupportedAlgorithms,
     insecure_fallback: bool,
 }
 
-impl fmt::Debug for Clients {
+impl fmt::Debug for ClientVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Clients")
+        f.write_str("ClientVerifier")
     }
 }
 
-impl Clients {
+impl ClientVerifier {
     fn new(of: &ClientValidation, provider: Arc<CryptoProvider>, faults: &mut Vec<String>) -> Self {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&of.roots) {
@@ -207,7 +208,7 @@ impl Clients {
     }
 }
 
-impl ClientCertVerifier for Clients {
+impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
         !self.insecure_fallback
     }

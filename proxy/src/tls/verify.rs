@@ -12,7 +12,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use weft_ir::{Identity, TrustDomain};
 
 use super::{PeerError, peer_identity};
-use crate::identity::credentials::{Current, Roots};
+use crate::identity::credentials::{CurrentCredentials, Roots};
 
 /// The part of a verifier that checks the signatures of handshakes: by the algorithms in its field of that name, and of
 /// TLS 1.3 alone or of 1.2 too.
@@ -99,7 +99,7 @@ fn chain_error(error: webpki::Error) -> Error {
 
 /// Clients of the mesh: any identity of our trust domain.
 pub(super) struct MeshClients {
-    pub(super) current: Current,
+    pub(super) current: CurrentCredentials,
     pub(super) trust_domain: TrustDomain,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
@@ -146,7 +146,7 @@ impl ClientCertVerifier for MeshClients {
 
 /// Where roots come from: those in force at each handshake, or a given set.
 pub(super) enum RootsFrom {
-    Current(Current),
+    Current(CurrentCredentials),
     Fixed(Arc<Roots>),
 }
 

@@ -14,7 +14,7 @@ use weft_ir::{
     Backend, Destination, Endpoint, EndpointSet, Identity, Mode, Protocol, Routing, Service,
     ServicePort, Target, TrustDomain, WeightedBackend, Workload,
 };
-use weft_proxy::config::resolved::{Live, Resolved, ResolvedRouting};
+use weft_proxy::config::resolved::{Resolved, ResolvedRouting, WatchedDestination};
 use weft_proxy::config::store::Lookup;
 use weft_proxy::options::Options;
 use weft_proxy::run::Control;
@@ -134,15 +134,15 @@ pub fn endpoints(name: &str, addresses: &[&str]) -> proto::Resource {
     encode::endpoints(&EndpointSet::new(id, Protocol::Http1, endpoints.collect()))
 }
 
-pub async fn live(proxy: &Control, address: &str) -> Arc<Live> {
+pub async fn live(proxy: &Control, address: &str) -> Arc<WatchedDestination> {
     match proxy.context.store.lookup(address.parse().unwrap()).await {
-        Lookup::Live(live) => live,
+        Lookup::Found(live) => live,
         Lookup::Unreachable => panic!("nothing is known of {address}"),
     }
 }
 
 /// Addresses behind the only backend.
-pub fn behind(live: &Live) -> Vec<SocketAddr> {
+pub fn behind(live: &WatchedDestination) -> Vec<SocketAddr> {
     let resolved = live.load();
     let Resolved::Service(service) = &**resolved else {
         panic!("no service");

@@ -43,7 +43,7 @@ impl GatewayPod {
 
     fn start_all(access: AccessLog, with: impl FnOnce(&mut Options)) -> Self {
         let pki = Pki::new().unwrap();
-        let (ports, opened) = weft_proxy::config::ports::Opener::channel();
+        let (ports, opened) = weft_proxy::config::ports::BoundPorts::channel();
         let (proxy, _, requests) = data_plane_with(&pki, "gateway", access, Some(ports), with);
         let shutdown = Shutdown::new();
         let pod = Self {

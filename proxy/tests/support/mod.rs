@@ -23,9 +23,9 @@ use weft_ir::{
     Backend, Destination, Endpoint, EndpointSet, Identity, Mode, Protocol, Routing, Rule, Service,
     ServicePort, Target, TrustDomain, WeightedBackend, Workload,
 };
-use weft_proxy::config::ports::Opener;
+use weft_proxy::config::ports::BoundPorts;
 use weft_proxy::config::store::{Request as Asked, Settings, Store};
-use weft_proxy::identity::credentials::{Credentials, Current, Roots};
+use weft_proxy::identity::credentials::{Credentials, CurrentCredentials, Roots};
 use weft_proxy::listen::{Listener, OriginalDst, Runtime, inbound, outbound};
 use weft_proxy::options::Options;
 use weft_proxy::shutdown::Shutdown;
@@ -68,8 +68,12 @@ pub fn data_plane(
     pki: &Pki,
     account: &str,
     access: AccessLog,
-    ports: Option<Opener>,
-) -> (weft_proxy::Context, Current, UnboundedReceiver<Asked>) {
+    ports: Option<BoundPorts>,
+) -> (
+    weft_proxy::Context,
+    CurrentCredentials,
+    UnboundedReceiver<Asked>,
+) {
     data_plane_with(pki, account, access, ports, |_| {})
 }
 
@@ -78,16 +82,20 @@ pub fn data_plane_with(
     pki: &Pki,
     account: &str,
     access: AccessLog,
-    ports: Option<Opener>,
+    ports: Option<BoundPorts>,
     with: impl FnOnce(&mut Options),
-) -> (weft_proxy::Context, Current, UnboundedReceiver<Asked>) {
+) -> (
+    weft_proxy::Context,
+    CurrentCredentials,
+    UnboundedReceiver<Asked>,
+) {
     let arguments = ["weft-proxy", "--pod", "p", "--namespace", "shop"];
     let mut options = Options::try_parse_from(arguments).unwrap();
     options.service_account = account.to_owned();
     options.half_close = HALF_CLOSE;
     with(&mut options);
     let identity = identity(account);
-    let current = Current::default();
+    let current = CurrentCredentials::default();
     current.set(credentials(&identity, pki, &[pki]));
     let tls = Tls::new(current.clone(), identity.trust_domain().clone()).unwrap();
     let metrics = Arc::new(Metrics::new());
@@ -119,7 +127,7 @@ pub struct Pod {
     pub metrics: Arc<Metrics>,
     pub shutdown: Shutdown,
     pub context: Arc<Runtime>,
-    current: Current,
+    current: CurrentCredentials,
     _requests: UnboundedReceiver<Asked>,
 }
 
@@ -153,7 +161,11 @@ impl Pod {
     }
 
     fn of(
-        (proxy, current, requests): (weft_proxy::Context, Current, UnboundedReceiver<Asked>),
+        (proxy, current, requests): (
+            weft_proxy::Context,
+            CurrentCredentials,
+            UnboundedReceiver<Asked>,
+        ),
         account: &str,
         mode: Mode,
     ) -> Self {

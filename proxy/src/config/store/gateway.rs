@@ -9,8 +9,8 @@ use std::time::Duration;
 use weft_api::proto;
 use weft_ir::{Gateway, GatewayPort, ResourceKey, ServicePort, Transport};
 
-use super::{Request, State, Store};
-use crate::config::ports::{LivePort, OpenPort, PortSocket, ResolvedPort};
+use super::{Request, Store, StoreState};
+use crate::config::ports::{BoundPort, PortSocket, ResolvedPort, WatchedPort};
 use crate::config::resolved::Resolver;
 use crate::listen::socket;
 use crate::telemetry::requests::Direction;
@@ -19,7 +19,7 @@ use crate::telemetry::requests::Direction;
 const REBIND: Duration = Duration::from_secs(1);
 /// The version of what is in force in part, which no resource has: a new stream brings such a thing again, or has it
 /// removed.
-const IN_PART: u64 = 0;
+const PARTIAL_VERSION: u64 = 0;
 
 impl Store {
     /// What holds for all of the proxy's gateway; `None` until the controller has told, and in a sidecar.
@@ -44,7 +44,7 @@ impl Store {
         let certificate = gateway.client_certificate.as_ref();
         if let Err(error) = self.0.upstream.tls().set_client_certificate(certificate) {
             versions.retain(|(of, _)| *of != ResourceKey::Gateway);
-            versions.push((ResourceKey::Gateway, IN_PART));
+            versions.push((ResourceKey::Gateway, PARTIAL_VERSION));
             refused.push(proto::Refused {
                 key: ResourceKey::Gateway.to_string(),
                 reason: format!("the certificate for backends: {error}"),
@@ -57,7 +57,7 @@ impl Store {
     /// had in part.
     pub(super) fn publish_ports(
         &self,
-        state: &mut State,
+        state: &mut StoreState,
         ports: Vec<GatewayPort>,
         versions: &mut Vec<(ResourceKey, u64)>,
         removed: &[ResourceKey],
@@ -66,9 +66,9 @@ impl Store {
         for key in removed {
             if let ResourceKey::Port(transport, number) = key {
                 state.unbound.remove(&(*transport, *number));
-                if let Some(live) = state.ports.remove(&(*transport, *number)) {
+                if let Some(watched) = state.ports.remove(&(*transport, *number)) {
                     tracing::info!(port = %key, "no longer listening");
-                    live.close();
+                    watched.close();
                 }
             }
         }
@@ -80,10 +80,10 @@ impl Store {
                 continue;
             };
             let version = versions.iter().find(|(of, _)| *of == key);
-            let version = version.map_or(IN_PART, |(_, version)| *version);
+            let version = version.map_or(PARTIAL_VERSION, |(_, version)| *version);
             versions.retain(|(of, _)| *of != key);
             if state.ports.contains_key(&at) {
-                versions.push((key.clone(), IN_PART));
+                versions.push((key.clone(), PARTIAL_VERSION));
             } else {
                 state.unbound.insert(at, (version, port));
             }
@@ -94,23 +94,23 @@ impl Store {
 
     /// Puts the port in force, bound if it was not. Errors when it cannot be bound, or when parts of it, which are left
     /// out then, cannot be used.
-    fn publish_port(&self, state: &mut State, port: &GatewayPort) -> Result<(), String> {
+    fn publish_port(&self, state: &mut StoreState, port: &GatewayPort) -> Result<(), String> {
         let at @ (transport, number) = (port.transport(), port.port);
         let mut faults = Vec::new();
         match state.ports.get(&at).cloned() {
-            Some(live) => {
-                let before = live.load();
+            Some(watched) => {
+                let before = watched.load();
                 let resolved = self.resolve_port(state, port, Some(&before), &mut faults);
-                live.store(resolved);
+                watched.store(resolved);
             }
             None => {
                 let socket = bind(transport, number)?;
                 let resolved = self.resolve_port(state, port, None, &mut faults);
-                let live = Arc::new(LivePort::new(transport, number, resolved));
-                state.ports.insert(at, live.clone());
+                let watched = Arc::new(WatchedPort::new(transport, number, resolved));
+                state.ports.insert(at, watched.clone());
                 tracing::info!(port = %ResourceKey::Port(transport, number), "listening");
                 if let Some(ports) = &self.0.settings.ports {
-                    ports.open(OpenPort { live, socket });
+                    ports.send(BoundPort { watched, socket });
                 }
             }
         }
@@ -122,7 +122,7 @@ impl Store {
 
     fn resolve_port(
         &self,
-        state: &mut State,
+        state: &mut StoreState,
         port: &GatewayPort,
         before: Option<&ResolvedPort>,
         faults: &mut Vec<String>,
@@ -142,11 +142,11 @@ impl Store {
     pub async fn bind_forever(self) {
         loop {
             tokio::time::sleep(REBIND).await;
-            self.bind_again();
+            self.retry_bind();
         }
     }
 
-    fn bind_again(&self) {
+    fn retry_bind(&self) {
         let mut state = self.state();
         let waiting: Vec<_> = state.unbound.keys().copied().collect();
         for at in waiting {
@@ -156,9 +156,13 @@ impl Store {
             let tried = self.publish_port(&mut state, &port);
             if state.ports.contains_key(&at) {
                 let key = ResourceKey::Port(at.0, at.1);
-                let version = if tried.is_ok() { version } else { IN_PART };
+                let version = if tried.is_ok() {
+                    version
+                } else {
+                    PARTIAL_VERSION
+                };
                 state.versions.insert(key, version);
-                let _ = self.0.requests.send(Request::Restate);
+                let _ = self.0.requests.send(Request::Resubscribe);
             } else {
                 state.unbound.insert(at, (version, port));
             }

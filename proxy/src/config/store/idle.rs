@@ -35,7 +35,7 @@ impl Store {
             let _ = self.0.requests.send(Request::Unwatch(address));
         }
         state.sweep_clusters();
-        self.measure(&state);
+        self.update_gauges(&state);
     }
 
     /// Takes idle destinations out of the published map.
@@ -44,12 +44,12 @@ impl Store {
         let mut kept = HashMap::clone(&published);
         drop(published);
         let mut idle_ones = Vec::new();
-        kept.retain(|_, live| {
+        kept.retain(|_, watched| {
             // Held by the published map and by this copy: by no connection.
             let unused =
-                Arc::strong_count(live) <= 2 && now.saturating_sub(live.last_used()) >= idle;
+                Arc::strong_count(watched) <= 2 && now.saturating_sub(watched.last_used()) >= idle;
             if unused {
-                idle_ones.push(live.clone());
+                idle_ones.push(watched.clone());
             }
             !unused
         });
@@ -60,12 +60,12 @@ impl Store {
         // A lookup may have taken one from the old map meanwhile: it, or the old map, holds it still.
         let (taken, gone): (Vec<_>, Vec<_>) = idle_ones
             .into_iter()
-            .partition(|live| Arc::strong_count(live) > 1);
+            .partition(|watched| Arc::strong_count(watched) > 1);
         if !taken.is_empty() {
-            kept.extend(taken.into_iter().map(|live| (live.address, live)));
+            kept.extend(taken.into_iter().map(|watched| (watched.address, watched)));
             self.0.destinations.store(Arc::new(kept));
         }
-        gone.iter().map(|live| live.address).collect()
+        gone.iter().map(|watched| watched.address).collect()
     }
 
     /// Sweeps until dropped.

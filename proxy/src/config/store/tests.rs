@@ -10,7 +10,7 @@ fn identity() -> Identity {
 fn store() -> (Store, mpsc::UnboundedReceiver<Request>) {
     let settings = Settings {
         identity: identity(),
-        current: Current::default(),
+        current: CurrentCredentials::default(),
         wait: Duration::from_secs(1),
         idle: Duration::from_secs(600),
         ports: None,
@@ -60,13 +60,13 @@ fn update(resources: Vec<proto::Resource>) -> proto::Update {
     }
 }
 
-fn backends(live: &Live) -> Vec<(String, Vec<SocketAddr>)> {
-    let resolved = live.load();
+fn backends(watched: &WatchedDestination) -> Vec<(String, Vec<SocketAddr>)> {
+    let resolved = watched.load();
     let Resolved::Service(service) = &**resolved else {
-        panic!("no service at {}", live.address);
+        panic!("no service at {}", watched.address);
     };
     let ResolvedRouting::Direct(rule) = &service.routing else {
-        panic!("routes at {}", live.address);
+        panic!("routes at {}", watched.address);
     };
     let describe = |cluster: &Arc<Cluster>| {
         let peers = cluster
@@ -81,9 +81,9 @@ fn backends(live: &Live) -> Vec<(String, Vec<SocketAddr>)> {
     clusters.map(describe).collect()
 }
 
-async fn live(store: &Store, address: &str) -> Arc<Live> {
+async fn watched(store: &Store, address: &str) -> Arc<WatchedDestination> {
     match store.lookup(at(address)).await {
-        Lookup::Live(live) => live,
+        Lookup::Found(watched) => watched,
         Lookup::Unreachable => panic!("{address} is unknown"),
     }
 }
@@ -109,7 +109,7 @@ async fn an_unknown_address_is_asked_for_once_and_answered_to_all_who_wait() {
     };
     let ((first, second), refused) = futures::future::join(lookups, answer).await;
     assert_eq!(refused, []);
-    let (Lookup::Live(first), Lookup::Live(second)) = (first, second) else {
+    let (Lookup::Found(first), Lookup::Found(second)) = (first, second) else {
         panic!("not answered");
     };
     assert!(Arc::ptr_eq(&first, &second));
@@ -142,7 +142,7 @@ async fn endpoints_change_under_a_held_destination() {
         endpoints("v1", &["10.1.0.1:80"]),
         service("10.0.0.1:80", &["v1"]),
     ]));
-    let held = live(&store, "10.0.0.1:80").await;
+    let held = watched(&store, "10.0.0.1:80").await;
     store.apply(update(vec![endpoints("v1", &["10.1.0.2:80"])]));
     assert_eq!(backends(&held)[0].1, [at("10.1.0.2:80")]);
     store.apply(update(vec![
@@ -165,7 +165,7 @@ async fn a_reader_never_sees_a_route_without_its_endpoints() {
         ])
     };
     store.apply(step(1));
-    let held = live(&store, "10.0.0.1:80").await;
+    let held = watched(&store, "10.0.0.1:80").await;
     let reader = std::thread::spawn({
         let held = held.clone();
         move || {
@@ -220,7 +220,7 @@ async fn what_does_not_decode_is_refused_and_the_rest_applied() {
     );
     assert!(store.workload().is_none());
     assert_eq!(
-        backends(&*live(&store, "10.0.0.1:80").await)[0].1,
+        backends(&*watched(&store, "10.0.0.1:80").await)[0].1,
         [at("10.1.0.1:80")]
     );
     let held: HashSet<_> = store.held().into_iter().map(|held| held.key).collect();
@@ -252,7 +252,7 @@ async fn idle_destinations_are_forgotten_but_not_while_the_controller_is_away() 
         service("10.0.0.1:80", &["v1"]),
         service("10.0.0.2:80", &["v1"]),
     ]));
-    let used = live(&store, "10.0.0.2:80").await;
+    let used = watched(&store, "10.0.0.2:80").await;
     tokio::time::advance(Duration::from_secs(601)).await;
     store.sweep();
     assert_eq!(store.watched().len(), 2, "the controller is away");
@@ -272,7 +272,7 @@ async fn removed_endpoints_leave_those_who_refer_to_them_with_none_until_they_ar
         endpoints("v1", &["10.1.0.1:80"]),
         service("10.0.0.1:80", &["v1"]),
     ]));
-    let held = live(&store, "10.0.0.1:80").await;
+    let held = watched(&store, "10.0.0.1:80").await;
     let mut removal = update(Vec::new());
     removal.removed = vec!["endpoints/shop/v1:80".to_owned()];
     assert_eq!(store.apply(removal), []);
@@ -289,7 +289,7 @@ async fn endpoints_that_nobody_routes_to_any_longer_stay_for_requests_on_their_w
         endpoints("v1", &["10.1.0.1:80"]),
         service("10.0.0.1:80", &["v1"]),
     ]));
-    let held = live(&store, "10.0.0.1:80").await;
+    let held = watched(&store, "10.0.0.1:80").await;
     let on_its_way = held.load();
     let mut shift = update(vec![
         endpoints("v2", &["10.2.0.1:80"]),

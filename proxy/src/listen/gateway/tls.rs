@@ -16,12 +16,12 @@ use super::super::opaque::{
     ClientHello, peek_client_hello, read_client_hello, rule_by_server_name,
 };
 use super::{
-    ChosenCluster, ClientConnection, Closing, ConnectionError, ConnectionRecorder,
+    ChosenCluster, ClientConnection, ConnectionError, ConnectionRecorder, DrainWatch,
     GatewayConnection, PendingConnection, Runtime, opaque, while_pending,
 };
 use crate::batch::BufferedReads;
 use crate::config::ports::{
-    LivePort, ResolvedPort, ResolvedServing, ResolvedTlsListener, ResolvedTlsServing,
+    ResolvedPort, ResolvedServing, ResolvedTlsListener, ResolvedTlsServing, WatchedPort,
 };
 use crate::config::resolved::TlsRoutes;
 use crate::detect::Prefixed;
@@ -41,8 +41,8 @@ pub(super) async fn serve(
     client: SocketAddr,
     pending: PendingConnection,
     local: SocketAddr,
-    live: Arc<LivePort>,
-    closing: Closing,
+    watched: Arc<WatchedPort>,
+    closing: DrainWatch,
 ) -> Result<(), ConnectionError> {
     let whole = while_pending(&pending, &closing, read_client_hello(&mut stream)).await?;
     if !whole.transpose()?.unwrap_or(false) {
@@ -52,7 +52,7 @@ pub(super) async fn serve(
         return Err(ConnectionError::refused("not_tls", "this is not TLS"));
     };
     // Only now: the newest certificates are those to show.
-    let config = arc_swap::Guard::into_inner(live.load());
+    let config = arc_swap::Guard::into_inner(watched.load());
     let Some(listener) = find(&config, name.as_deref()) else {
         runtime
             .metrics
@@ -62,10 +62,13 @@ pub(super) async fn serve(
         }
         stream.shutdown().await?;
         let named = name.unwrap_or_else(|| "no server".to_owned());
-        let words = format!("no listener of port {} has the name: {named}", live.number);
+        let words = format!(
+            "no listener of port {} has the name: {named}",
+            watched.number
+        );
         return Err(ConnectionError::refused("no_listener", words));
     };
-    let closing = runtime.closing_with(&listener.closing);
+    let closing = runtime.watch_with(&listener.closing);
     let termination = match &listener.serving {
         ResolvedTlsServing::Passthrough(routes) => {
             let _open = pending.into_active_client();
@@ -90,7 +93,7 @@ pub(super) async fn serve(
         let listener = Some(listener.closing.clone());
         drop(config);
         let connection = GatewayConnection {
-            port: live,
+            port: watched,
             local,
             listener,
         };
@@ -118,7 +121,7 @@ async fn http(
     client: SocketAddr,
     place: ClientConnection,
     connection: GatewayConnection,
-    closing: Closing,
+    closing: DrainWatch,
 ) -> Result<(), ConnectionError> {
     let _open = runtime
         .metrics
