@@ -16,11 +16,11 @@ pub use weft_accept::bind;
 use weft_accept::pages::{self, MetricsPage, Pages, text};
 use weft_process::Exposition;
 
-use crate::config::store::Store;
-use crate::config::withdrawal::{DrainLimits, Withdrawal};
+use crate::control::store::Store;
+use crate::control::withdrawal::{DrainLimits, Withdrawal};
+use crate::drain::Shutdown;
 use crate::options::RunMode;
 use crate::probe::TcpProbes;
-use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
 

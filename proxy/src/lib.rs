@@ -1,22 +1,16 @@
 //! The data plane of Weft: takes a pod's connections in and out, routes them, and speaks mutual TLS with its peers.
 
 pub mod admin;
-pub mod balance;
-pub mod batch;
-pub mod config;
-mod copy;
-pub mod detect;
+pub mod control;
+pub mod drain;
 pub mod http;
-pub mod identity;
-mod linger;
 pub mod listen;
+pub mod net;
 pub mod options;
 pub mod overload;
 pub mod probe;
+pub mod routing;
 pub mod run;
-pub mod shutdown;
-mod streams;
-pub mod tcp;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;
@@ -27,7 +21,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Context {
     pub options: Arc<options::Options>,
-    pub store: config::store::Store,
+    pub store: control::store::Store,
     pub tls: tls::Tls,
     pub metrics: Arc<telemetry::metrics::Metrics>,
     pub access: telemetry::access::AccessLog,

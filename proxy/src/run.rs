@@ -9,20 +9,20 @@ use tokio::task::JoinSet;
 use weft_accept::Protected;
 
 use crate::admin::{self, Page, Readiness};
-use crate::config::channel::Address;
-use crate::config::ports::{BoundPort, BoundPorts};
-use crate::config::store::{Settings, Store};
-use crate::config::stream::Stream;
-use crate::config::withdrawal::{DrainLimits, Withdrawal};
-use crate::identity::credentials::CurrentCredentials;
-use crate::identity::renew::Renewal;
+use crate::control::channel::Address;
+use crate::control::renewal::Renewal;
+use crate::control::store::{Settings, Store};
+use crate::control::subscribe::Stream;
+use crate::control::withdrawal::{DrainLimits, Withdrawal};
+use crate::drain::{self, Shutdown};
 use crate::options::{LogFormat, Options, RunMode};
 use crate::probe::TcpProbes;
-use crate::shutdown::{self, Shutdown};
+use crate::routing::gateway_port::{BoundPort, BoundPorts};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::text::AsText;
 use crate::tls::Tls;
+use crate::tls::credentials::CurrentCredentials;
 use crate::{Context, listen, upstream};
 
 /// The control side of a proxy, running in the background until dropped.
@@ -80,7 +80,7 @@ impl Control {
             tls: tls.clone(),
             current: current.clone(),
             metrics: metrics.clone(),
-            clock: crate::identity::request::unix_now,
+            clock: crate::tls::credentials::unix_now,
         };
         tasks.spawn(renewal.run());
         let withdrawal = Withdrawal::default();
@@ -206,9 +206,7 @@ async fn serve(
         }
     };
     listening.store(true, Ordering::Release);
-    shutdown::terminated()
-        .await
-        .context("waiting for signals")?;
+    drain::terminated().await.context("waiting for signals")?;
     tracing::info!(open = shutdown.open(), bound = ?options.drain, "draining");
     let cut = shutdown.drain(options.drain).await;
     tracing::info!(cut, "ended");

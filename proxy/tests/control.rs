@@ -17,12 +17,12 @@ use weft_api::proto;
 use weft_api::proto::resource::Body;
 use weft_ir::{Destination, Target};
 use weft_proxy::admin::{self, Page, Readiness};
-use weft_proxy::config::resolved::Resolved;
-use weft_proxy::config::store::Lookup;
-use weft_proxy::config::withdrawal::DrainLimits;
+use weft_proxy::control::store::Lookup;
+use weft_proxy::control::withdrawal::DrainLimits;
+use weft_proxy::drain::Shutdown;
 use weft_proxy::probe::TcpProbes;
+use weft_proxy::routing::destination::Resolved;
 use weft_proxy::run::Control;
-use weft_proxy::shutdown::Shutdown;
 use weft_testkit::controller::Event;
 use weft_testkit::pki::Pki;
 
@@ -261,7 +261,7 @@ async fn a_proxy_whose_certificate_has_ended_gets_a_new_one_once_the_controller_
     setup.controller.refuse_sign(Some("out of order"));
     let metrics = proxy.context.metrics.clone();
     let ended = metrics.certificate_expiry.get();
-    let now = weft_proxy::identity::request::unix_now;
+    let now = weft_proxy::tls::credentials::unix_now;
     until("the certificate has ended", || now() > ended + 1).await;
     assert!(metrics.certificate_failures.get() > 0);
     // The metric goes on telling of the one that has ended, for whoever watches it.

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use weft_api::alpn;
 use weft_ir::{Identity, TrustDomain};
-use weft_proxy::identity::credentials::{Credentials, CurrentCredentials, Roots};
+use weft_proxy::tls::credentials::{Credentials, CurrentCredentials, Roots};
 use weft_proxy::tls::{Tls, handshake_failure, peer_identity};
 use weft_testkit::pki::{Leaf, LeafSpec, Pki};
 

@@ -286,7 +286,7 @@ async fn senders_are_dismissed_without_a_failure() {
         let dismissed = async {
             slow_arrived().await;
             let begun = std::time::Instant::now();
-            pair.server.shutdown.senders().dismiss().await;
+            pair.server.shutdown.peers().drain().await;
             let waited = begun.elapsed();
             assert!(waited.as_millis() > 150, "the slow one: {waited:?}");
             let before = pair.app.requests();

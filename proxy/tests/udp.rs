@@ -15,8 +15,8 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use weft_ir::{Endpoint, Mode, Protocol};
-use weft_proxy::config::resolved::{ResolvedBackend, ResolvedRule};
 use weft_proxy::listen::udp::{self, Limits, WatchedRule};
+use weft_proxy::routing::destination::{ResolvedBackend, ResolvedRule};
 use weft_proxy::telemetry::requests::Direction;
 use weft_proxy::upstream::Cluster;
 use weft_testkit::pki::Pki;
@@ -119,10 +119,7 @@ impl Client {
 
     async fn answer(&self, wait: Duration) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 70_000];
-        let length = timeout(wait, self.0.recv(&mut buffer))
-            .await
-            .ok()?
-            .unwrap();
+        let length = timeout(wait, self.0.recv(&mut buffer)).await.ok()?.unwrap();
         buffer.truncate(length);
         Some(buffer)
     }

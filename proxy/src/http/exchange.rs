@@ -10,10 +10,10 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use weft_ir::Identity;
 
 use super::bodies::{BodyError, ReplayBuffer, grpc_status};
+use super::client_connections::ClientConnection;
 use super::errors::{ERROR, Failure, is_grpc};
+use crate::drain::DrainWatch;
 use crate::listen::Runtime;
-use crate::listen::clients::ClientConnection;
-use crate::shutdown::DrainWatch;
 use crate::telemetry::access::Record;
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
 use crate::upstream::Endpoint;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use weft_ir::{Filter, RouteId};
 
 use super::bodies::{Body, ReplayBuffer, RequestState, Response};
+use super::client_connections::ClientConnection;
 use super::errors::{Failure, ShortCircuit, redact};
 use super::exchange::{Downstream, Exchange};
 use super::mirror::MirroredRequests;
@@ -18,9 +19,8 @@ use super::retry::{self, RoutePolicy};
 use super::routes::{MatchedRoute, RouteConfig, RouteSource, Target};
 use super::serve::Handler;
 use super::{cors, filters, headers, upgrade};
-use crate::balance;
-use crate::config::resolved::{ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRule};
-use crate::listen::clients::ClientConnection;
+use crate::routing::destination::{ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRule};
+use crate::upstream::balance;
 use crate::upstream::{Cluster, Endpoint, UpstreamRequest, UpstreamResponse};
 
 /// One connection whose requests are routed.

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 use super::bodies::ReplayBuffer;
 use super::headers;
-use crate::config::resolved::ResolvedMirror;
 use crate::listen::Runtime;
+use crate::routing::destination::ResolvedMirror;
 use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
 
 /// Mirrored requests in flight in the whole proxy; requests beyond this are not mirrored.

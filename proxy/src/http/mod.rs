@@ -1,6 +1,7 @@
 //! Requests on their way through the proxy.
 
 pub mod bodies;
+pub mod client_connections;
 pub mod cors;
 mod delivery;
 pub mod errors;

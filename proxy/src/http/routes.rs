@@ -19,12 +19,12 @@ use super::filters::own_authority;
 use super::forwarded::{self, Connection};
 use super::path;
 use super::retry::RoutePolicy;
-use crate::config::ports::{
-    ResolvedListener, ResolvedPort, ResolvedServing, ResolvedTlsServing, WatchedPort,
-};
-use crate::config::resolved::{
+use crate::routing::destination::{
     ComposedService, Resolved, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,
     WatchedDestination,
+};
+use crate::routing::gateway_port::{
+    ResolvedListener, ResolvedPort, ResolvedServing, ResolvedTlsServing, WatchedPort,
 };
 use crate::upstream::Cluster;
 

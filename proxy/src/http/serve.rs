@@ -22,9 +22,9 @@ use super::headers::{MAX_FIELDS, MAX_HEAD};
 use super::resets::ResetTracker;
 use super::unreadable::{ErrorRewriter, NOT_HTTP};
 use super::watched::HalfCloseWatch;
-use crate::batch::Corked;
-use crate::linger::Lingering;
-use crate::shutdown::DrainWatch;
+use crate::drain::DrainWatch;
+use crate::net::cork::Corked;
+use crate::net::linger::Lingering;
 use crate::upstream::http2 as limits;
 
 /// Bytes of a request's head in HTTP/2. Beyond it h2 answers, and knows nothing of gRPC: so what is over the limit for

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use super::bodies::Response;
 use super::errors::Failure;
 use super::exchange::Downstream;
-use crate::tcp;
+use crate::net::tcp;
 use crate::upstream::UpstreamResponse;
 
 /// The client's side of the change, of a request that asks for one.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 
 use super::delivery::WriteStall;
-use crate::streams::fill_from;
+use crate::net::io::fill_from;
 
 /// Bytes that are read before they are asked for: the end of what comes can only be seen behind them.
 const READ_AHEAD: usize = 4 << 10;

@@ -14,16 +14,19 @@ use tokio::time::timeout;
 use weft_accept::Place;
 use weft_ir::IdentityError;
 
-use super::clients::ClientConnection;
 use super::opaque::{self, ChosenCluster, ConnectionRecorder};
-use super::{ConnectionError, Listener, OriginalDst, Runtime, proxy_protocol, udp};
-use crate::config::ports::{BoundPort, PortSocket, ResolvedServing, ResolvedStream, WatchedPort};
-use crate::detect::{Detected, Prefixed};
+use super::{ConnectionError, Listener, OriginalDst, Runtime, udp};
+use crate::drain::{DrainWatch, Shutdown};
+use crate::http::client_connections::ClientConnection;
 use crate::http::exchange::Downstream;
 use crate::http::forward::Outbound;
 use crate::http::routes::{GatewayConnection, RouteSource};
 use crate::http::serve::{ServerConfig, serve};
-use crate::shutdown::{DrainWatch, Shutdown};
+use crate::net::detect::{Detected, Prefixed};
+use crate::net::proxy_protocol;
+use crate::routing::gateway_port::{
+    BoundPort, PortSocket, ResolvedServing, ResolvedStream, WatchedPort,
+};
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
 

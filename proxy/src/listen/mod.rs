@@ -12,28 +12,26 @@ use tokio_util::sync::CancellationToken;
 use weft_accept::{Bounds, Pool, Port, Protected};
 use weft_ir::{Identity, IdentityError, IpNet, Mode};
 
-use crate::config::store::Store;
+use crate::control::store::Store;
+use crate::drain::{DrainWatch, Shutdown};
 use crate::http::mirror::MirrorSlots;
+use crate::net::{proxy_protocol, socket};
 use crate::options::{MtlsOutbound, Options};
 use crate::overload::Overload;
-use crate::shutdown::{DrainWatch, Shutdown};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::requests::Direction;
 use crate::tls::Tls;
 use crate::upstream::EndpointRegistry;
 
-pub mod clients;
 pub mod gateway;
 pub mod inbound;
 mod opaque;
 pub mod outbound;
 mod plaintext_policy;
-pub mod proxy_protocol;
-pub mod socket;
 pub mod udp;
 
-use clients::ClientConnections;
+use crate::http::client_connections::ClientConnections;
 use plaintext_policy::PlaintextPolicy;
 
 /// Connections of one direction that have not said yet what they are. A load balancer, or a node that masquerades, is one source.
@@ -307,7 +305,7 @@ where
 
 /// Why a connection was closed before its end, where its peers did not close it themselves.
 #[derive(Debug, thiserror::Error)]
-enum ConnectionError {
+pub(crate) enum ConnectionError {
     #[error("{words}")]
     Refused {
         /// One word, for the metric.
@@ -323,7 +321,7 @@ enum ConnectionError {
 }
 
 impl ConnectionError {
-    fn refused(reason: &'static str, words: impl Into<String>) -> Self {
+    pub(crate) fn refused(reason: &'static str, words: impl Into<String>) -> Self {
         Self::Refused {
             reason,
             words: words.into(),
@@ -353,6 +351,16 @@ impl ConnectionError {
                 tracing::info!(listener, %client, "connection closed: {error}");
             }
             Self::Io(error) => tracing::debug!(listener, %client, %error, "connection closed"),
+        }
+    }
+}
+
+impl From<proxy_protocol::ReadError> for ConnectionError {
+    /// Refused, and so counted, but for what is no fault of the header.
+    fn from(error: proxy_protocol::ReadError) -> Self {
+        match error {
+            proxy_protocol::ReadError::Io(error) => Self::Io(error),
+            error => Self::refused("proxy_protocol", error.to_string()),
         }
     }
 }

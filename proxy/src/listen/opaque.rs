@@ -13,13 +13,13 @@ use weft_api::alpn;
 use weft_ir::{Identity, Protocol};
 
 use super::{ConnectionError, Runtime};
-use crate::config::resolved::{
+use crate::drain::DrainWatch;
+use crate::http::forward;
+use crate::net::detect::{Detected, Prefixed, detect, server_name};
+use crate::net::tcp::{self, BytesTransferred};
+use crate::routing::destination::{
     Resolved, ResolvedRouting, ResolvedRule, ResolvedService, TlsRoutes, WatchedDestination,
 };
-use crate::detect::{Detected, Prefixed, detect, server_name};
-use crate::http::forward;
-use crate::shutdown::DrainWatch;
-use crate::tcp::{self, BytesTransferred};
 use crate::telemetry::connections::ConnectionRecord;
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::{Direction, RequestMetrics};

@@ -11,13 +11,13 @@ use weft_ir::Protocol;
 
 use super::opaque::{self, ConnectionRecorder, UpstreamConnection};
 use super::{ConnectionError, DETECT_TIMEOUT, Listener, Runtime, SERVER_FIRST_DELAY};
-use crate::config::resolved::{Resolved, ResolvedRouting, WatchedDestination};
-use crate::config::store::Lookup;
-use crate::detect::{Detected, Prefixed, is_for_forward_proxy, is_server_preface};
+use crate::control::store::Lookup;
 use crate::http::exchange::Downstream;
 use crate::http::forward::Outbound;
 use crate::http::routes::RouteSource;
 use crate::http::serve::{ServerConfig, serve};
+use crate::net::detect::{Detected, Prefixed, is_for_forward_proxy, is_server_preface};
+use crate::routing::destination::{Resolved, ResolvedRouting, WatchedDestination};
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
 use crate::upstream::Transport;

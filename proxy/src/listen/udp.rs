@@ -23,8 +23,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Runtime;
-use crate::config::resolved::ResolvedRule;
 use crate::http::forward;
+use crate::routing::destination::ResolvedRule;
 use crate::upstream::{Cluster, Members};
 
 mod session;

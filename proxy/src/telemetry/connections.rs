@@ -15,7 +15,7 @@ use weft_ir::Identity;
 
 use super::access;
 use super::requests::{Direction, RequestMetrics};
-use crate::tcp::BytesTransferred;
+use crate::net::tcp::BytesTransferred;
 
 /// The connections of one (direction, route, rule, backend) that have ended.
 #[derive(Debug, Default)]

@@ -23,9 +23,9 @@ use weft_api::alpn;
 use weft_ir::{AlternativeName, BackendRoots, BackendTls, KeyPair};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::credentials::Roots;
 use super::key_pair::{KeyPairError, certified};
 use super::verify::{signature_checks, verify_chain};
-use crate::identity::credentials::Roots;
 
 /// Roots that an error names.
 const MAX_NAMED_ROOTS: usize = 3;

@@ -4,8 +4,10 @@
 //! connection that stands. There is no resumption: a resumed session would skip the check of the certificate.
 
 pub mod backend;
+pub mod credentials;
 pub mod key_pair;
 pub mod termination;
+pub mod trusted;
 mod verify;
 
 use std::collections::HashMap;
@@ -22,8 +24,8 @@ use rustls_pki_types::CertificateDer;
 use weft_ir::{BackendTls, Identity, KeyPair, TrustDomain};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::identity::credentials::{CurrentCredentials, Roots};
 use backend::{Backend, Backends, NameError};
+use credentials::{CurrentCredentials, Roots};
 use key_pair::KeyPairError;
 use verify::{ExpectedServer, MeshClients, RootsFrom};
 
@@ -94,7 +96,7 @@ pub fn valid_for(chain: Option<&[CertificateDer<'_>]>) -> Duration {
     let leaf = chain.and_then(<[_]>::first);
     let leaf = leaf.and_then(|leaf| X509Certificate::from_der(leaf).ok());
     let end = leaf.map_or(0, |(_, leaf)| leaf.validity().not_after.timestamp());
-    let left = end.saturating_sub(crate::identity::request::unix_now());
+    let left = end.saturating_sub(credentials::unix_now());
     Duration::from_secs(u64::try_from(left).unwrap_or(0))
 }
 

@@ -11,8 +11,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use weft_ir::{Identity, TrustDomain};
 
+use super::credentials::{CurrentCredentials, Roots};
 use super::{PeerError, peer_identity};
-use crate::identity::credentials::{CurrentCredentials, Roots};
 
 /// The part of a verifier that checks the signatures of handshakes: by the algorithms in its field of that name, and of
 /// TLS 1.3 alone or of 1.2 too.

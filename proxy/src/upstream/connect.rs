@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 use weft_api::alpn;
 
 use super::{Endpoint, EndpointRegistry};
-use crate::batch::BufferedReads;
+use crate::net::cork::BufferedReads;
 use crate::telemetry::requests::Direction;
 use crate::tls::backend::Backend;
 use crate::tls::{handshake_failure, handshake_words};
@@ -284,7 +284,7 @@ async fn connect_tcp(endpoint: &Endpoint, alpn: &[u8]) -> io::Result<TcpStream> 
             socket.set_tcp_user_timeout(Some(APP_UNACKNOWLEDGED))?;
             socket.set_tcp_keepalive(&APP_KEEPALIVE)?;
         }
-        (false, _) => crate::tcp::set_keepalive(socket)?,
+        (false, _) => crate::net::tcp::set_keepalive(socket)?,
     }
     Ok(stream)
 }

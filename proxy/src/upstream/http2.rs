@@ -18,8 +18,8 @@ use weft_api::alpn;
 use super::connect::{ConnectError, Transport};
 use super::liveness::{self, Liveness};
 use super::{Endpoint, EndpointRegistry};
-use crate::batch::Corked;
 use crate::http::bodies::{Body, Request};
+use crate::net::cork::Corked;
 
 /// Streams on one connection before another is opened: all of them share one lock.
 const MAX_STREAMS: u32 = 100;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::streams::ObservedReads;
+use crate::net::io::ObservedReads;
 
 /// Twice the time after which a endpoint is asked: its answer has half of this.
 const SILENCE: Duration = Duration::from_secs(1);

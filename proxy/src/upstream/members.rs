@@ -6,8 +6,8 @@ use std::sync::Arc;
 use weft_ir::{Choice, Place, Protocol};
 
 use super::Endpoint;
+use super::balance;
 use super::sessions::{self, Sessions};
-use crate::balance;
 
 /// One version of a cluster.
 pub struct Members {

@@ -13,11 +13,12 @@ use arc_swap::ArcSwap;
 use weft_api::alpn;
 use weft_ir::{Choice, EndpointSet, Identity, Place, Protocol};
 
-use crate::balance::Load;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
 use crate::tls::backend::Backend;
+use balance::Load;
 
+pub mod balance;
 mod budget;
 mod connect;
 mod http1;

@@ -11,10 +11,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use rustls::pki_types::CertificateDer;
 use weft_ir::{ForwardedHeader, ForwardedTrust, Identity};
-use weft_proxy::detect::{
+use weft_proxy::http::forwarded::{self, Connection};
+use weft_proxy::net::detect::{
     Detected, alpn_protocols, detect, is_for_forward_proxy, is_server_preface, server_name,
 };
-use weft_proxy::http::forwarded::{self, Connection};
 use weft_proxy::tls::peer_identity;
 use weft_testkit::pki::Pki;
 

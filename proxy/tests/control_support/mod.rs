@@ -14,9 +14,9 @@ use weft_ir::{
     Backend, Destination, Endpoint, EndpointSet, Identity, Mode, Protocol, Routing, Service,
     ServicePort, Target, TrustDomain, WeightedBackend, Workload,
 };
-use weft_proxy::config::resolved::{Resolved, ResolvedRouting, WatchedDestination};
-use weft_proxy::config::store::Lookup;
+use weft_proxy::control::store::Lookup;
 use weft_proxy::options::Options;
+use weft_proxy::routing::destination::{Resolved, ResolvedRouting, WatchedDestination};
 use weft_proxy::run::Control;
 use weft_proxy::telemetry::access::AccessLog;
 use weft_proxy::telemetry::metrics::Metrics;

@@ -15,7 +15,7 @@ use weft_ir::{
     ClientValidation, ForwardedTrust, Gateway, GatewayId, GatewayPort, HttpListener, KeyPair, Rule,
     ServerTls, ServiceRules, Serving, VirtualHost,
 };
-use weft_proxy::shutdown::Shutdown;
+use weft_proxy::drain::Shutdown;
 use weft_proxy::telemetry::access::AccessLog;
 use weft_testkit::pki::Pki;
 
@@ -43,7 +43,7 @@ impl GatewayPod {
 
     fn start_all(access: AccessLog, with: impl FnOnce(&mut Options)) -> Self {
         let pki = Pki::new().unwrap();
-        let (ports, opened) = weft_proxy::config::ports::BoundPorts::channel();
+        let (ports, opened) = weft_proxy::routing::gateway_port::BoundPorts::channel();
         let (proxy, _, requests) = data_plane_with(&pki, "gateway", access, Some(ports), with);
         let shutdown = Shutdown::new();
         let pod = Self {

@@ -23,15 +23,15 @@ use weft_ir::{
     Backend, Destination, Endpoint, EndpointSet, Identity, Mode, Protocol, Routing, Rule, Service,
     ServicePort, Target, TrustDomain, WeightedBackend, Workload,
 };
-use weft_proxy::config::ports::BoundPorts;
-use weft_proxy::config::store::{Request as Asked, Settings, Store};
-use weft_proxy::identity::credentials::{Credentials, CurrentCredentials, Roots};
+use weft_proxy::control::store::{Request as Asked, Settings, Store};
+use weft_proxy::drain::Shutdown;
 use weft_proxy::listen::{Listener, OriginalDst, Runtime, inbound, outbound};
 use weft_proxy::options::Options;
-use weft_proxy::shutdown::Shutdown;
+use weft_proxy::routing::gateway_port::BoundPorts;
 use weft_proxy::telemetry::access::AccessLog;
 use weft_proxy::telemetry::metrics::Metrics;
 use weft_proxy::tls::Tls;
+use weft_proxy::tls::credentials::{Credentials, CurrentCredentials, Roots};
 use weft_proxy::upstream::EndpointRegistry;
 use weft_testkit::pki::{LeafSpec, Pki};
 use weft_testkit::upstream::{Speaks, Upstream};

@@ -19,12 +19,12 @@ use super::{
     ChosenCluster, ClientConnection, ConnectionError, ConnectionRecorder, DrainWatch,
     GatewayConnection, PendingConnection, Runtime, opaque, while_pending,
 };
-use crate::batch::BufferedReads;
-use crate::config::ports::{
+use crate::net::cork::BufferedReads;
+use crate::net::detect::Prefixed;
+use crate::routing::destination::TlsRoutes;
+use crate::routing::gateway_port::{
     ResolvedPort, ResolvedServing, ResolvedTlsListener, ResolvedTlsServing, WatchedPort,
 };
-use crate::config::resolved::TlsRoutes;
-use crate::detect::Prefixed;
 use crate::telemetry::metrics::ConnectionTls;
 use crate::telemetry::requests::Direction;
 use crate::tls::handshake_failure;

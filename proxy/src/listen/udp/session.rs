@@ -13,7 +13,7 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
 use crate::listen::{Runtime, canonical};
-use crate::tcp::BytesTransferred;
+use crate::net::tcp::BytesTransferred;
 use crate::telemetry::connections::ConnectionRecord;
 use crate::telemetry::requests::{Direction, RequestMetrics};
 use crate::upstream::{Cluster, Endpoint};

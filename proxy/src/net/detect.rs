@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use rustls::server::{Acceptor, ClientHello};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-use crate::streams::fill_from;
+use super::io::fill_from;
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,7 +237,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     }
 }
 
-crate::streams::delegate_writes!(Prefixed<S>, stream);
+crate::net::io::delegate_writes!(Prefixed<S>, stream);
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::shutdown::DrainWatch;
+use crate::drain::DrainWatch;
 
 /// A peer that sends nothing for so long is not waited for.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -140,7 +140,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::shutdown::Shutdown;
+    use crate::drain::Shutdown;
 
     /// How long the drain takes for a connection that is dropped, with a peer that sends a byte every so often.
     async fn drained(ended: bool, every: Option<Duration>) -> Duration {

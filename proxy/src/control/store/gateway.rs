@@ -10,9 +10,9 @@ use weft_api::proto;
 use weft_ir::{Gateway, GatewayPort, ResourceKey, ServicePort, Transport};
 
 use super::{Request, Store, StoreState};
-use crate::config::ports::{BoundPort, PortSocket, ResolvedPort, WatchedPort};
-use crate::config::resolved::Resolver;
-use crate::listen::socket;
+use crate::net::socket;
+use crate::routing::destination::Resolver;
+use crate::routing::gateway_port::{BoundPort, PortSocket, ResolvedPort, WatchedPort};
 use crate::telemetry::requests::Direction;
 
 /// How often ports that could not be bound are tried again.

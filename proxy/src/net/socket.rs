@@ -13,7 +13,7 @@ pub fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     or_ipv4(address, |address| {
         let socket = open(address, Type::STREAM, Protocol::TCP)?;
         socket.set_reuse_address(true)?;
-        crate::tcp::set_keepalive(SockRef::from(&socket))?;
+        super::tcp::set_keepalive(SockRef::from(&socket))?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::resolved::ResolvedRouting;
+use crate::routing::destination::ResolvedRouting;
 use weft_api::encode;
 use weft_ir::{Backend, Endpoint, Mode, Protocol, Routing, Service, TrustDomain, WeightedBackend};
 

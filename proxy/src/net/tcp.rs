@@ -7,9 +7,9 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::copy::copy_bidirectional;
-use crate::shutdown::DrainWatch;
-use crate::streams::ObservedReads;
+use super::copy::copy_bidirectional;
+use super::io::ObservedReads;
+use crate::drain::DrainWatch;
 
 /// While the process ends, a connection that was silent for this long is taken to be idle.
 const IDLE: Duration = Duration::from_secs(2);
@@ -91,7 +91,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::shutdown::Shutdown;
+    use crate::drain::Shutdown;
 
     #[tokio::test]
     async fn bytes_and_ends_are_passed_both_ways() {

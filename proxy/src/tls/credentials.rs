@@ -1,6 +1,7 @@
 //! The certificate in force and the roots that peers are checked against, swapped as one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwapOption, Guard};
 use rustls::sign::CertifiedKey;
@@ -231,4 +232,12 @@ impl CurrentCredentials {
     fn sources(&self) -> MutexGuard<'_, RootSources> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Seconds since 1970 by this node's clock.
+pub fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }

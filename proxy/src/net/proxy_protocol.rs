@@ -15,8 +15,7 @@ use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::time::timeout;
 
-use super::ConnectionError;
-use crate::detect::Prefixed;
+use super::detect::Prefixed;
 
 /// Both begin so; the first bytes differ.
 const SIGNATURE_1: &[u8] = b"PROXY ";
@@ -70,16 +69,6 @@ pub enum ReadError {
     /// The connection broke off, or ended without a word as health checks do.
     #[error(transparent)]
     Io(#[from] io::Error),
-}
-
-impl From<ReadError> for ConnectionError {
-    /// Refused, and so counted, but for what is no fault of the header.
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Io(error) => Self::Io(error),
-            error => Self::refused("proxy_protocol", error.to_string()),
-        }
-    }
 }
 
 /// Takes the header off `stream`: what follows it is read next. Gives the client's address where the header has one; else

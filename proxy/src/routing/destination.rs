@@ -39,15 +39,15 @@ impl WatchedDestination {
         self.current.load()
     }
 
-    pub(super) fn store(&self, resolved: Resolved) {
+    pub(crate) fn store(&self, resolved: Resolved) {
         self.current.store(Arc::new(resolved));
     }
 
-    pub(super) fn touch(&self, now: u64) {
+    pub(crate) fn touch(&self, now: u64) {
         self.last_used.store(now, Ordering::Relaxed);
     }
 
-    pub(super) fn last_used(&self) -> u64 {
+    pub(crate) fn last_used(&self) -> u64 {
         self.last_used.load(Ordering::Relaxed)
     }
 }
@@ -169,7 +169,7 @@ impl Resolved {
     }
 
     /// Whether any request may be sent to the cluster.
-    pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
+    pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         match self {
             Self::Service(service) => service.routing.refers_to(cluster),
             Self::Pod(_) | Self::Unknown => false,
@@ -179,7 +179,7 @@ impl Resolved {
 
 impl ResolvedRule {
     /// Whether any request may be sent to the cluster.
-    pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
+    pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         let is = |target: &Arc<Cluster>| Arc::ptr_eq(target, cluster);
         let any = |mirrors: &[ResolvedMirror]| mirrors.iter().any(|mirror| is(&mirror.cluster));
         let composed = |of: &ComposedService| of.routes.refers_to(cluster);
@@ -205,26 +205,26 @@ impl ResolvedRouting {
 }
 
 impl Routes {
-    pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
+    pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         self.rules.iter().any(|rule| rule.refers_to(cluster))
     }
 }
 
 /// What resolving needs besides the resource itself.
-pub(super) struct Resolver<'a> {
-    pub(super) cluster: &'a mut dyn FnMut(&ServicePort) -> Arc<Cluster>,
-    pub(super) series: &'a RequestSeries,
+pub(crate) struct Resolver<'a> {
+    pub(crate) cluster: &'a mut dyn FnMut(&ServicePort) -> Arc<Cluster>,
+    pub(crate) series: &'a RequestSeries,
     /// Under which the requests are counted.
-    pub(super) direction: Direction,
+    pub(crate) direction: Direction,
     /// Backends whose own routes are applied.
-    pub(super) services: HashMap<ServicePort, Arc<ComposedService>>,
+    pub(crate) services: HashMap<ServicePort, Arc<ComposedService>>,
     /// Rules that are resolved already, by address: hosts that share a rule share what it is resolved to. Of one
     /// resource, which holds the rules while it is resolved.
-    pub(super) resolved: HashMap<*const Rule, Arc<ResolvedRule>>,
+    pub(crate) resolved: HashMap<*const Rule, Arc<ResolvedRule>>,
 }
 
 impl Resolver<'_> {
-    pub(super) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
+    pub(crate) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
         let routing = match &service.routing {
             Routing::Direct(backends) => {
                 ResolvedRouting::Direct(self.rule(&RuleNames::default(), &[], backends))
@@ -246,7 +246,7 @@ impl Resolver<'_> {
     }
 
     /// Has backends that are one of these lead on by its rules from now on; theirs lead to endpoints.
-    pub(super) fn compose(&mut self, services: &[Arc<ServiceRules>]) {
+    pub(crate) fn compose(&mut self, services: &[Arc<ServiceRules>]) {
         let mut composed = HashMap::with_capacity(services.len());
         for service in services {
             let ServiceRules { id, rules } = &**service;
@@ -270,7 +270,7 @@ impl Resolver<'_> {
         Box::new(self.rule(&RuleNames::default(), &[], &[own]))
     }
 
-    pub(super) fn tls_routes(&mut self, rules: &[TlsRule]) -> TlsRoutes {
+    pub(crate) fn tls_routes(&mut self, rules: &[TlsRule]) -> TlsRoutes {
         TlsRoutes {
             rules: rules
                 .iter()
@@ -282,16 +282,16 @@ impl Resolver<'_> {
     }
 
     /// Counts what no rule takes.
-    pub(super) fn unmatched(&self) -> Arc<RequestMetrics> {
+    pub(crate) fn unmatched(&self) -> Arc<RequestMetrics> {
         self.series.get(self.direction, "", "", "")
     }
 
-    pub(super) fn connection_rule(&mut self, of: &ConnectionRule) -> ResolvedRule {
+    pub(crate) fn connection_rule(&mut self, of: &ConnectionRule) -> ResolvedRule {
         let names = RuleNames::of(&of.route, of.name.as_deref(), of.index);
         self.rule(&names, &[], &of.backends)
     }
 
-    pub(super) fn routes(&mut self, rules: &[Arc<Rule>]) -> Routes {
+    pub(crate) fn routes(&mut self, rules: &[Arc<Rule>]) -> Routes {
         let resolved = rules.iter().map(|rule| {
             if let Some(known) = self.resolved.get(&Arc::as_ptr(rule)) {
                 return Arc::clone(known);

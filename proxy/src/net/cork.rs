@@ -12,7 +12,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use crate::streams::fill_from;
+use super::io::fill_from;
 
 /// The largest TLS record, so that a full buffer is one.
 const SIZE: usize = 16 << 10;
@@ -180,7 +180,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for BufferedReads<S> {
     }
 }
 
-crate::streams::delegate_writes!(BufferedReads<S>, stream);
+crate::net::io::delegate_writes!(BufferedReads<S>, stream);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,6 @@
 //! A key, the CSR for it, and credentials from what the controller signed.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls::sign::CertifiedKey;
@@ -10,8 +9,8 @@ use weft_api::proto;
 use weft_ir::Identity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::credentials::{Credentials, Roots};
-use super::trusted::Root;
+use crate::tls::credentials::{Credentials, Roots, unix_now};
+use crate::tls::trusted::Root;
 use crate::tls::{PeerError, peer_identity};
 
 /// A new P-256 key that never leaves memory, and the request that goes with it.
@@ -114,12 +113,4 @@ fn validity(leaf: &CertificateDer<'_>) -> Result<(i64, i64), PeerError> {
         validity.not_before.timestamp(),
         validity.not_after.timestamp(),
     ))
-}
-
-/// Seconds since 1970 by this node's clock.
-pub fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }

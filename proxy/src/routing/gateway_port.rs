@@ -1,7 +1,7 @@
 //! The ports of a gateway as connections and requests use them: listeners by host name, routes compiled, certificates read.
 //!
 //! Whoever serves a connection holds an `Arc<WatchedPort>`; each request loads it once and sees one version throughout. What
-//! is here decides nothing: rules and their clusters are those of [`super::resolved`].
+//! is here decides nothing: rules and their clusters are those of [`super::destination`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use weft_ir::{
     VirtualHost,
 };
 
-use super::resolved::{ResolvedRule, Resolver, Routes, TlsRoutes};
+use super::destination::{ResolvedRule, Resolver, Routes, TlsRoutes};
 use crate::telemetry::requests::RequestMetrics;
 use crate::tls::termination::Termination;
 use crate::upstream::Cluster;
@@ -64,7 +64,7 @@ impl BoundPorts {
         (Self(Arc::new(send)), receiver)
     }
 
-    pub(super) fn send(&self, port: BoundPort) {
+    pub(crate) fn send(&self, port: BoundPort) {
         (self.0)(port);
     }
 }
@@ -88,7 +88,7 @@ impl std::fmt::Debug for WatchedPort {
 }
 
 impl WatchedPort {
-    pub(super) fn new(transport: Transport, number: u16, resolved: ResolvedPort) -> Self {
+    pub(crate) fn new(transport: Transport, number: u16, resolved: ResolvedPort) -> Self {
         Self {
             transport,
             number,
@@ -118,7 +118,7 @@ impl WatchedPort {
     }
 
     /// Serves `resolved` from now on; connections that belong to none of its listeners are told to finish.
-    pub(super) fn store(&self, resolved: ResolvedPort) {
+    pub(crate) fn store(&self, resolved: ResolvedPort) {
         let before = self.current.load_full();
         let listeners = before.removed_listeners(&resolved);
         let until = Instant::now() + REMOVED_LISTENER_GRACE;
@@ -142,7 +142,7 @@ impl WatchedPort {
     }
 
     /// Nothing more is accepted, and connections that are open are told to finish.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closed.cancel();
         self.load().finish();
     }
@@ -251,7 +251,7 @@ impl ResolvedPort {
     }
 
     /// Whether any request or connection may be sent to the cluster.
-    pub(super) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
+    pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         let any = |rules: &[ResolvedRule]| rules.iter().any(|rule| rule.refers_to(cluster));
         let http = |listener: &ResolvedListener| {
             let mut routes = listener.hosts.values();
@@ -311,7 +311,7 @@ impl ResolvedTlsServing {
 impl Resolver<'_> {
     /// `before`: the version that is in force, of which certificates and connections are kept. Listeners whose
     /// certificates cannot be used are left without, and named in `faults`.
-    pub(super) fn port(
+    pub(crate) fn port(
         &mut self,
         port: &GatewayPort,
         before: Option<&ResolvedPort>,

@@ -19,10 +19,10 @@ use weft_ir::Identity;
 use super::channel::{self, Address, Backoff, ConnectError};
 use super::store::{Request, Store};
 use super::withdrawal::Withdrawal;
-use crate::identity::credentials::CurrentCredentials;
-use crate::identity::trusted::Root;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
+use crate::tls::credentials::CurrentCredentials;
+use crate::tls::trusted::Root;
 
 /// An update may be this large, in bytes. A larger one ends the stream; a resource of more than 16 MiB in a smaller one is
 /// refused by itself ([`Store::apply`]).

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 use super::*;
+use crate::listen::ConnectionError;
 
 fn version_2(command: u8, family: u8, addresses: &[u8], length: usize) -> Vec<u8> {
     let mut bytes = SIGNATURE_2.to_vec();

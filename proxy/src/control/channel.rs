@@ -231,7 +231,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for AlertObserver<S> {
     }
 }
 
-crate::streams::delegate_writes!(AlertObserver<S>, tls);
+crate::net::io::delegate_writes!(AlertObserver<S>, tls);
 
 /// An error with all its causes, each once.
 pub fn causes(error: &dyn Error) -> String {

@@ -1,7 +1,7 @@
 //! What the proxy knows: destinations by address, clusters by Service port, and its own workload.
 //!
 //! Lookups of known addresses take no lock. An unknown one is asked of the controller and waited for, for a bounded
-//! time. Losing the controller changes nothing that is known. The stream itself is in [`super::stream`].
+//! time. Losing the controller changes nothing that is known. The stream itself is in [`super::subscribe`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -18,11 +18,11 @@ use weft_ir::{
     Target, Transport, TrustedRoots, Workload,
 };
 
-use super::ports::{BoundPorts, WatchedPort};
-use super::resolved::{Resolved, Resolver, WatchedDestination};
-use crate::identity::credentials::CurrentCredentials;
+use crate::routing::destination::{Resolved, Resolver, WatchedDestination};
+use crate::routing::gateway_port::{BoundPorts, WatchedPort};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::requests::Direction;
+use crate::tls::credentials::CurrentCredentials;
 use crate::upstream::{Cluster, EndpointRegistry};
 
 /// Addresses held and waited for; fewer than a controller watches for one proxy (10,000). Beyond it those that are

@@ -15,12 +15,12 @@ use weft_api::proto;
 use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
 use weft_ir::Identity;
 
-use super::credentials::{Credentials, CurrentCredentials, Outdated};
-use super::request::{self, CertificateRequest, SignedError};
-use super::trusted::Root;
-use crate::config::channel::{self, Address, Backoff, ConnectError};
+use super::csr::{self, CertificateRequest, SignedError};
+use crate::control::channel::{self, Address, Backoff, ConnectError};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Tls;
+use crate::tls::credentials::{Credentials, CurrentCredentials, Outdated};
+use crate::tls::trusted::Root;
 
 /// One `Sign` call may take this long.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,7 +129,7 @@ impl Renewal {
                 message: status.message().to_owned(),
             })?;
         let response = response.into_inner();
-        Ok(request::credentials(&request, &self.identity, &response)?)
+        Ok(csr::credentials(&request, &self.identity, &response)?)
     }
 
     /// Puts the credentials in force; gives how long they last.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_api::proto::Withdrawn;
 
-use crate::shutdown::PeerConnections;
+use crate::drain::PeerConnections;
 
 /// What the controller was asked and said; clones are the same.
 #[derive(Clone, Debug)]
@@ -151,7 +151,7 @@ impl WithdrawRequests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shutdown::Shutdown;
+    use crate::drain::Shutdown;
 
     const LIMITS: DrainLimits = DrainLimits {
         bound: Duration::from_secs(8),

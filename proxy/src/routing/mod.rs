@@ -1,0 +1,4 @@
+//! Routes as requests and connections use them: compiled, with clusters and metrics at hand.
+
+pub mod destination;
+pub mod gateway_port;
