@@ -1,6 +1,7 @@
 //! The data plane of Weft: takes a pod's connections in and out, routes them, and speaks mutual TLS with its peers.
 
 pub mod admin;
+pub mod body;
 pub mod control;
 pub mod drain;
 pub mod http;

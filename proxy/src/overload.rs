@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::body::ReplayMemory;
 use crate::telemetry::metrics::Metrics;
 
 /// Memory for each connection, and for each request under way: more than most of them take. The rest is told by
@@ -114,40 +115,6 @@ impl Overload {
             }
             tokio::time::sleep(SAMPLE_INTERVAL).await;
         }
-    }
-}
-
-/// Bytes of request bodies that are kept for another try, of all requests together.
-#[derive(Debug)]
-pub struct ReplayMemory {
-    most: usize,
-    held: AtomicUsize,
-}
-
-impl ReplayMemory {
-    fn new(most: usize) -> Self {
-        Self {
-            most,
-            held: AtomicUsize::new(0),
-        }
-    }
-
-    /// Takes room for `length` bytes; false: there is none.
-    pub fn reserve(&self, length: usize) -> bool {
-        let before = self.held.fetch_add(length, Relaxed);
-        let fits = before.saturating_add(length) <= self.most;
-        if !fits {
-            self.release(length);
-        }
-        fits
-    }
-
-    pub fn release(&self, length: usize) {
-        self.held.fetch_sub(length, Relaxed);
-    }
-
-    pub fn held(&self) -> usize {
-        self.held.load(Relaxed)
     }
 }
 

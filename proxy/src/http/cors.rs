@@ -12,7 +12,7 @@ use http::header::{
 use http::{Method, StatusCode};
 use weft_ir::{Allowed, Cors};
 
-use super::bodies::{Body, Response};
+use super::response_body::{Response, ResponseBody};
 
 /// What a request of another origin comes to.
 pub enum CorsDecision {
@@ -37,7 +37,7 @@ pub fn evaluate(cors: &Cors, request: &http::request::Parts) -> CorsDecision {
     let allowed = origin.to_str().is_ok_and(|origin| cors.allows(origin));
     let asked = request.headers.get(ACCESS_CONTROL_REQUEST_METHOD);
     if request.method == Method::OPTIONS && asked.is_some() {
-        let mut response = Response::new(Body::empty());
+        let mut response = Response::new(ResponseBody::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         response.headers_mut().insert(VARY, VARIES);
         if allowed {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::bodies::BodyError;
+use crate::body::BodyError;
 
 tokio::task_local! {
     static DELIVERY: Delivery;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
-use super::bodies::{Body, BodyError, Response};
 use super::headers::MAX_HEAD;
+use super::response_body::{Response, ResponseBody};
+use crate::body::BodyError;
 use crate::upstream::ConnectError;
 
 /// Names the cause on every response that a proxy made.
@@ -147,7 +148,7 @@ impl Failure {
     /// The response to a request; trailers-only where it spoke gRPC. `to_proxy`: the client is a proxy of the mesh.
     pub fn response(&self, grpc: bool, version: Version, to_proxy: bool) -> Response {
         let words = header_text(&self.to_string());
-        let mut response = Response::new(Body::empty());
+        let mut response = Response::new(ResponseBody::empty());
         *response.version_mut() = version;
         let headers = response.headers_mut();
         if grpc {

@@ -9,9 +9,10 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use weft_ir::Identity;
 
-use super::bodies::{BodyError, ReplayBuffer, grpc_status};
 use super::client_connections::ClientConnection;
 use super::errors::{ERROR, Failure, is_grpc};
+use super::response_body::grpc_status;
+use crate::body::{BodyError, ReplayBuffer};
 use crate::drain::DrainWatch;
 use crate::listen::Runtime;
 use crate::telemetry::access::Record;

@@ -7,9 +7,9 @@ use http::header::{HOST, HeaderMap, HeaderValue, LOCATION};
 use http::uri::{PathAndQuery, Uri};
 use weft_ir::{Filter, HeaderEdit, PathEdit, PathMatch, Redirect, Rewrite};
 
-use super::bodies::{Body, Response};
 use super::cors::{self, CorsDecision};
 use super::errors::{Failure, ShortCircuit};
+use super::response_body::{Response, ResponseBody};
 
 /// What filters need to know beside the request itself.
 #[derive(Clone, Copy)]
@@ -118,7 +118,7 @@ fn answer_redirect(
     };
     let location =
         HeaderValue::try_from(location).map_err(|_| Failure::Rewrite("redirect location"))?;
-    let mut response = Response::new(Body::empty());
+    let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = redirect.code;
     response.headers_mut().insert(LOCATION, location);
     Ok(response)

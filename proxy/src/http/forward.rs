@@ -10,15 +10,16 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use weft_ir::{Filter, RouteId};
 
-use super::bodies::{Body, ReplayBuffer, RequestState, Response};
 use super::client_connections::ClientConnection;
 use super::errors::{Failure, ShortCircuit, redact};
 use super::exchange::{Downstream, Exchange};
 use super::mirror::MirroredRequests;
+use super::response_body::{RequestState, Response, ResponseBody};
 use super::retry::{self, RoutePolicy};
 use super::routes::{MatchedRoute, RouteConfig, RouteSource, Target};
 use super::serve::Handler;
 use super::{cors, filters, headers, upgrade};
+use crate::body::ReplayBuffer;
 use crate::routing::destination::{ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRule};
 use crate::upstream::balance;
 use crate::upstream::{Cluster, Endpoint, UpstreamRequest, UpstreamResponse};
@@ -287,7 +288,7 @@ pub fn receive(
         replay_buffer.response_started();
     }
     state.lease = Some(lease);
-    Ok(Response::from_parts(head, Body::response(incoming)))
+    Ok(Response::from_parts(head, ResponseBody::incoming(incoming)))
 }
 
 impl Exchange {

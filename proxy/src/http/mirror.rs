@@ -12,8 +12,8 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::bodies::ReplayBuffer;
 use super::headers;
+use crate::body::ReplayBuffer;
 use crate::listen::Runtime;
 use crate::routing::destination::ResolvedMirror;
 use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};

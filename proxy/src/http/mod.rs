@@ -1,6 +1,5 @@
 //! Requests on their way through the proxy.
 
-pub mod bodies;
 pub mod client_connections;
 pub mod cors;
 mod delivery;
@@ -13,10 +12,10 @@ pub mod headers;
 pub mod mirror;
 mod path;
 mod resets;
+pub mod response_body;
 pub mod retry;
 pub mod routes;
 pub mod serve;
-mod tee;
 mod unreadable;
 pub mod upgrade;
 mod watched;

@@ -11,9 +11,9 @@ use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
 use weft_ir::{Retry, RouteId, Rule, Timeouts};
 
-use super::bodies::RequestState;
 use super::errors::{ERROR, Failure};
 use super::mirror::clone_head;
+use super::response_body::RequestState;
 use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
 
 /// The wait before a try grows to this many times the first one at most.

@@ -12,12 +12,12 @@ use http::request::Parts;
 use tokio_util::sync::CancellationToken;
 use weft_ir::{Filter, ForwardedTrust, PathMatch, RouteId, bare_host};
 
-use super::bodies::RequestState;
 use super::errors::Failure;
 use super::exchange::Downstream;
 use super::filters::own_authority;
 use super::forwarded::{self, Connection};
 use super::path;
+use super::response_body::RequestState;
 use super::retry::RoutePolicy;
 use crate::routing::destination::{
     ComposedService, Resolved, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,

@@ -16,10 +16,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::bodies::Response;
 use super::delivery::{self, StreamExecutor};
 use super::headers::{MAX_FIELDS, MAX_HEAD};
 use super::resets::ResetTracker;
+use super::response_body::Response;
 use super::unreadable::{ErrorRewriter, NOT_HTTP};
 use super::watched::HalfCloseWatch;
 use crate::drain::DrainWatch;

@@ -4,9 +4,9 @@ use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::bodies::Response;
 use super::errors::Failure;
 use super::exchange::Downstream;
+use super::response_body::Response;
 use crate::net::tcp;
 use crate::upstream::UpstreamResponse;
 

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use super::connect::{ConnectError, Transport};
 use super::keep_alive::IdleTimeoutEstimate;
 use super::{Endpoint, EndpointRegistry};
-use crate::http::bodies::{Body, Request};
+use crate::body::{Request, RequestBody};
 use crate::http::headers::MAX_FIELDS;
 
 /// Pool connections kept to one endpoint.
@@ -46,7 +46,7 @@ struct IdleConnection {
 /// A connection, which lives for as long as this, or its upgraded stream, does.
 pub(super) struct Connection {
     /// `None` once it has ended.
-    sender: Option<SendRequest<Body>>,
+    sender: Option<SendRequest<RequestBody>>,
     state: Arc<State>,
 }
 

@@ -18,7 +18,7 @@ use weft_api::alpn;
 use super::connect::{ConnectError, Transport};
 use super::liveness::{self, Liveness};
 use super::{Endpoint, EndpointRegistry};
-use crate::http::bodies::{Body, Request};
+use crate::body::{Request, RequestBody};
 use crate::net::cork::Corked;
 
 /// Streams on one connection before another is opened: all of them share one lock.
@@ -64,7 +64,7 @@ impl Default for Pool {
 pub struct Connection {
     /// `None` once the connection has ended. A request that is put into the queue of hyper in the moment of the end may be
     /// left in it, and all that come behind it: they are given back when nobody can put in another, and only then.
-    sender: ArcSwapOption<SendRequest<Body>>,
+    sender: ArcSwapOption<SendRequest<RequestBody>>,
     streams: AtomicU32,
     max_streams: Arc<AtomicU32>,
     created: u64,
@@ -254,7 +254,13 @@ async fn handshake(
     endpoint: &Endpoint,
     transport: Transport,
     max_streams: Arc<AtomicU32>,
-) -> Result<(SendRequest<Body>, impl Future<Output = ()> + Send + use<>), ConnectError> {
+) -> Result<
+    (
+        SendRequest<RequestBody>,
+        impl Future<Output = ()> + Send + use<>,
+    ),
+    ConnectError,
+> {
     let transport = liveness::track(transport, endpoint.liveness.clone(), registry.started);
     let mut client = http2::Builder::new(TokioExecutor::new());
     client

@@ -15,10 +15,9 @@ use weft_ir::Protocol;
 use super::connect::ConnectError;
 use super::lease::{ActiveRequest, Lease, LeasedConnection};
 use super::{Cluster, Endpoint, EndpointRegistry, http1};
-use crate::http::bodies::{Body, ReplayBuffer, Request};
+use crate::body::{ReplayBuffer, ReplayMemory, Request, RequestBody};
 use crate::http::errors::{Failure, REFUSED, http2_cause};
 use crate::http::headers;
-use crate::overload::ReplayMemory;
 
 /// Endpoints tried for one request.
 const MAX_ATTEMPTS: usize = 3;
@@ -26,7 +25,7 @@ const MAX_ATTEMPTS: usize = 3;
 /// A request on its way out.
 pub struct UpstreamRequest {
     pub head: http::request::Parts,
-    pub body: Body,
+    pub body: RequestBody,
     pub replay_buffer: ReplayBuffer,
     /// The client asks to change the protocol of its connection.
     pub upgrade: bool,
@@ -46,7 +45,7 @@ impl UpstreamRequest {
         address: SocketAddr,
         replay: &Arc<ReplayMemory>,
     ) -> Self {
-        let (body, replay_buffer) = Body::replayable(body, replay);
+        let (body, replay_buffer) = RequestBody::replayable(body, replay);
         Self {
             head,
             body,
@@ -353,7 +352,7 @@ fn io_error(error: &hyper::Error) -> Option<&std::io::Error> {
 }
 
 /// The request without its extensions, which belong to the client's connection.
-fn copy(head: &http::request::Parts, body: Body) -> Request {
+fn copy(head: &http::request::Parts, body: RequestBody) -> Request {
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = head.uri.clone();

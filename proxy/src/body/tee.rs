@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use tokio::sync::mpsc;
 
-use super::bodies::BodyError;
+use super::BodyError;
 
 /// Bytes by which a mirror may lag behind.
 const MAX_LAG: usize = 64 << 10;

@@ -1,0 +1,393 @@
+//! The buffer from which a request's body is sent again.
+//!
+//! A body is buffered up to 64 KiB until the response begins, so that a request that never reached its application can go
+//! elsewhere.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::tee::{self, TeeBody, TeeSender};
+use super::{BodyError, RequestBody};
+
+/// Bytes of a request's body that are buffered for another attempt.
+const MAX_REPLAY: usize = 64 << 10;
+
+/// A client's body, and its buffer.
+pub(super) fn of_client(
+    incoming: Incoming,
+    memory: &Arc<ReplayMemory>,
+) -> (RequestBody, ReplayBuffer) {
+    let hint = incoming.size_hint();
+    share(BodySource::Client(incoming), hint, memory.clone())
+}
+
+fn share(
+    source: BodySource,
+    hint: SizeHint,
+    memory: Arc<ReplayMemory>,
+) -> (RequestBody, ReplayBuffer) {
+    let shared = Arc::new(SharedBody {
+        hint,
+        state: Mutex::new(SharedState {
+            source,
+            generation: 0,
+            frames: VecDeque::new(),
+            next: 0,
+            reserved: 0,
+            read: 0,
+            buffering: true,
+            rule_retries: false,
+            send_once: false,
+            tees: Vec::new(),
+            memory,
+            idle: None,
+            idle_timed_out: false,
+            waker: None,
+        }),
+    });
+    let buffer = ReplayBuffer(Some(shared.clone()));
+    (reader(shared, 0), buffer)
+}
+
+fn reader(shared: Arc<SharedBody>, generation: u32) -> RequestBody {
+    RequestBody::replayed(ReplayReader { shared, generation })
+}
+
+/// The handle by which a request's body is sent again.
+#[derive(Clone)]
+pub struct ReplayBuffer(Option<Arc<SharedBody>>);
+
+impl ReplayBuffer {
+    /// Of a request without a body.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether the body can be sent from its start.
+    pub fn is_replayable(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|shared| shared.state().buffering)
+    }
+
+    /// The body from its start; what read it before gets an error. `None` when too much of it is gone.
+    pub fn replay(&self) -> Option<RequestBody> {
+        let Some(shared) = &self.0 else {
+            return Some(RequestBody::empty());
+        };
+        let mut state = shared.state();
+        if !state.buffering {
+            return None;
+        }
+        state.generation += 1;
+        state.next = 0;
+        state.send_once = false;
+        Some(reader(shared.clone(), state.generation))
+    }
+
+    /// A body that follows this one, of which nothing may have been read yet.
+    pub fn tee(&self) -> (RequestBody, Self) {
+        let Some(shared) = &self.0 else {
+            return (RequestBody::empty(), Self(None));
+        };
+        let (sender, body) = tee::channel();
+        let mut state = shared.state();
+        state.tees.push(sender);
+        share(BodySource::Tee(body), shared.hint, state.memory.clone())
+    }
+
+    /// The rule says that the request may be sent again, whatever came of it.
+    pub fn keep_for_retry(&self) {
+        if let Some(shared) = &self.0 {
+            shared.state().rule_retries = true;
+        }
+    }
+
+    /// There is an answer: the request is not sent again, and its body may take its time.
+    pub fn response_started(&self) {
+        if let Some(shared) = &self.0 {
+            let mut state = shared.state();
+            state.stop_buffering();
+            state.idle = None;
+        }
+    }
+
+    /// Nobody gets the rest of the answer: the request ends, too.
+    pub fn abort(&self) {
+        if let Some(shared) = &self.0 {
+            let mut state = shared.state();
+            state.stop_buffering();
+            state.generation += 1;
+            let waker = state.waker.take();
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// How long the client may send nothing of the body until there is an answer.
+    pub fn set_idle_timeout(&self, limit: Option<Duration>) {
+        if let Some(shared) = &self.0 {
+            shared.state().idle = limit.map(|limit| (limit, None));
+        }
+    }
+
+    /// Whether the client was silent for longer.
+    pub fn is_idle_timed_out(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|shared| shared.state().idle_timed_out)
+    }
+
+    /// Bytes of the body that were read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.0.as_ref().map_or(0, |shared| shared.state().read)
+    }
+}
+
+/// Reads the body from its start.
+pub(super) struct ReplayReader {
+    shared: Arc<SharedBody>,
+    generation: u32,
+}
+
+impl ReplayReader {
+    pub(super) fn fits_buffer(&self) -> bool {
+        let most = self.shared.hint.upper();
+        most.is_some_and(|most| most <= MAX_REPLAY as u64)
+    }
+
+    pub(super) fn send_once(&self) {
+        let mut state = self.shared.state();
+        state.send_once = !state.rule_retries;
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.shared.hint
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut state = self.shared.state();
+        if state.generation != self.generation {
+            let cancelled = h2::Reason::CANCEL.into();
+            return Poll::Ready(Some(Err(BodyError::Superseded(cancelled))));
+        }
+        if let Some(data) = state.buffered_frame() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let Poll::Ready(frame) = state.source.poll_frame(cx)? else {
+            state.wait(cx.waker());
+            ready!(state.poll_idle(cx));
+            return Poll::Ready(Some(Err(BodyError::Idle)));
+        };
+        if !state.tees.is_empty() {
+            state.send_to_tees(frame.as_ref());
+        }
+        match frame.as_ref().map(Frame::data_ref) {
+            Some(Some(data)) => state.buffer(data),
+            // Trailers are not kept.
+            Some(None) => state.stop_buffering(),
+            None => {}
+        }
+        Poll::Ready(frame.map(Ok))
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        let state = self.shared.state();
+        state.next >= state.frames.len() && state.source.is_end_stream()
+    }
+}
+
+struct SharedBody {
+    hint: SizeHint,
+    state: Mutex<SharedState>,
+}
+
+/// Where a request's body comes from.
+enum BodySource {
+    Client(Incoming),
+    /// Of a request that is mirrored.
+    Tee(TeeBody),
+}
+
+impl BodySource {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Client(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Tee(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client(incoming) => incoming.is_end_stream(),
+            Self::Tee(body) => body.is_end_stream(),
+        }
+    }
+}
+
+struct SharedState {
+    source: BodySource,
+    /// Only the newest reader reads.
+    generation: u32,
+    frames: VecDeque<Bytes>,
+    /// Place in `frames` of what the reader gets next.
+    next: usize,
+    /// Bytes in `frames`, as long as they are kept: they count against [`MAX_REPLAY`] and in `memory`.
+    reserved: usize,
+    read: u64,
+    buffering: bool,
+    /// A rule says that the request may be sent again.
+    rule_retries: bool,
+    /// What is sent now is not sent again.
+    send_once: bool,
+    /// Of mirrors: they get what is read.
+    tees: Vec<TeeSender>,
+    memory: Arc<ReplayMemory>,
+    /// How long the client may send nothing, until there is an answer; its timer, once it does.
+    idle: Option<(Duration, Option<Pin<Box<Sleep>>>)>,
+    /// It was silent for longer.
+    idle_timed_out: bool,
+    /// Of the task that waits for more.
+    waker: Option<Waker>,
+}
+
+impl SharedBody {
+    fn state(&self) -> MutexGuard<'_, SharedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SharedState {
+    fn buffered_frame(&mut self) -> Option<Bytes> {
+        if !self.buffering {
+            return self.frames.pop_front();
+        }
+        let data = self.frames.get(self.next)?.clone();
+        self.next += 1;
+        Some(data)
+    }
+
+    /// Of what was read now.
+    fn buffer(&mut self, data: &Bytes) {
+        self.read += data.len() as u64;
+        if let Some((limit, Some(timer))) = &mut self.idle {
+            timer.as_mut().reset(Instant::now() + *limit);
+        }
+        if !self.buffering {
+            return;
+        }
+        if self.send_once
+            || self.reserved + data.len() > MAX_REPLAY
+            || !self.memory.reserve(data.len())
+        {
+            self.stop_buffering();
+            return;
+        }
+        self.reserved += data.len();
+        self.frames.push_back(data.clone());
+        self.next += 1;
+    }
+
+    /// More is waited for.
+    fn wait(&mut self, waker: &Waker) {
+        match &mut self.waker {
+            Some(known) => known.clone_from(waker),
+            None => self.waker = Some(waker.clone()),
+        }
+    }
+
+    /// Resolves when the client has been silent for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((limit, timer)) = &mut self.idle else {
+            return Poll::Pending;
+        };
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep(*limit)));
+        ready!(timer.as_mut().poll(cx));
+        self.idle_timed_out = true;
+        Poll::Ready(())
+    }
+
+    /// Passes on what was read; where the source knows its length, the end is never read.
+    fn send_to_tees(&mut self, frame: Option<&Frame<Bytes>>) {
+        if let Some(frame) = frame {
+            self.tees.retain(|tee| tee.offer(frame));
+        }
+        if frame.is_none() || self.source.is_end_stream() {
+            self.tees.drain(..).for_each(TeeSender::end);
+        }
+    }
+
+    /// Lets go of all that the reader has got.
+    fn stop_buffering(&mut self) {
+        if !self.buffering {
+            return;
+        }
+        self.buffering = false;
+        self.frames.drain(..self.next);
+        self.frames.shrink_to_fit();
+        self.next = 0;
+        self.memory.release(std::mem::take(&mut self.reserved));
+    }
+}
+
+impl Drop for SharedState {
+    fn drop(&mut self) {
+        self.memory.release(self.reserved);
+    }
+}
+
+/// Bytes of request bodies that are kept for another try, of all requests together.
+#[derive(Debug)]
+pub struct ReplayMemory {
+    most: usize,
+    held: AtomicUsize,
+}
+
+impl ReplayMemory {
+    /// `most`: bytes at one time.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            held: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes room for `length` bytes; false: there is none.
+    pub fn reserve(&self, length: usize) -> bool {
+        let before = self.held.fetch_add(length, Relaxed);
+        let fits = before.saturating_add(length) <= self.most;
+        if !fits {
+            self.release(length);
+        }
+        fits
+    }
+
+    pub fn release(&self, length: usize) {
+        self.held.fetch_sub(length, Relaxed);
+    }
+
+    pub fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+}

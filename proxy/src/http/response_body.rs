@@ -1,0 +1,194 @@
+//! The body of a response, with what has to happen at its end: the log, the metrics, and the return of the connection to
+//! its pool.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, Version};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::delivery;
+use super::errors;
+use super::exchange::Exchange;
+use super::mirror::MirroredRequests;
+use crate::body::{BodyError, is_empty};
+use crate::upstream::Lease;
+
+pub type Response = http::Response<ResponseBody>;
+
+/// What goes to the client: an endpoint's body, or nothing.
+pub struct ResponseBody {
+    kind: Kind,
+    request: Option<Box<RequestState>>,
+}
+
+enum Kind {
+    Empty,
+    Incoming(Incoming),
+}
+
+impl Kind {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+        }
+    }
+}
+
+/// What is known of a request, until the body of its response has ended.
+pub struct RequestState {
+    pub exchange: Exchange,
+    pub lease: Option<Lease>,
+    pub deadline: Option<Pin<Box<Sleep>>>,
+    /// Headers that the answer gets, whoever makes it.
+    pub added: Option<Box<HeaderMap>>,
+    /// For mirrors, which have not been sent.
+    pub mirrored: MirroredRequests,
+}
+
+impl ResponseBody {
+    pub fn empty() -> Self {
+        Self {
+            kind: Kind::Empty,
+            request: None,
+        }
+    }
+
+    /// The body of an endpoint's response.
+    pub fn incoming(incoming: Incoming) -> Self {
+        Self {
+            kind: Kind::Incoming(incoming),
+            request: None,
+        }
+    }
+
+    /// What is to happen when this body has been sent, or dropped.
+    #[must_use]
+    pub fn with_state(mut self, request: Box<RequestState>) -> Self {
+        delivery::begin(
+            request
+                .deadline
+                .as_ref()
+                .map(|deadline| deadline.deadline()),
+        );
+        self.request = Some(request);
+        self
+    }
+
+    /// An answer that cannot go on: a gRPC client gets a status, others see that it is cut off.
+    fn abort(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
+        let mut last = Err(error);
+        if let (Some(request), Err(error)) = (&mut self.request, &last) {
+            request.exchange.aborted(error);
+            if request.exchange.is_grpc() && request.exchange.version() == Version::HTTP_2 {
+                let trailers = errors::grpc_trailers(error);
+                request.exchange.trailers(&trailers);
+                self.kind = Kind::Empty;
+                last = Ok(Frame::trailers(trailers));
+            }
+        }
+        self.finish(false);
+        last
+    }
+
+    fn finish(&mut self, whole: bool) {
+        if let Some(request) = self.request.take() {
+            let RequestState {
+                mut exchange,
+                lease,
+                ..
+            } = *request;
+            if let Some(cut) = delivery::end() {
+                exchange.aborted(&cut.into());
+            }
+            if !whole && let Some(replay_buffer) = &exchange.replay_buffer {
+                replay_buffer.abort();
+            }
+            if let Some(lease) = lease.filter(|_| whole) {
+                lease.complete();
+            }
+            exchange.finish(whole);
+        }
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let frame = loop {
+            let frame = this.kind.poll_frame(cx);
+            if !is_empty(&frame) {
+                break frame;
+            }
+        };
+        let Some(request) = &mut this.request else {
+            return frame;
+        };
+        delivery::polled(frame.is_ready());
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
+                Some(data) => request.exchange.bytes_sent(data.len()),
+                None => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        request.exchange.trailers(trailers);
+                    }
+                }
+            },
+            Poll::Ready(Some(Err(_))) => {
+                if let Poll::Ready(Some(Err(error))) = frame {
+                    return Poll::Ready(Some(this.abort(error)));
+                }
+            }
+            Poll::Ready(None) => this.finish(true),
+            Poll::Pending => {
+                if let Some(deadline) = &mut request.deadline {
+                    ready!(deadline.as_mut().poll(cx));
+                    return Poll::Ready(Some(this.abort(BodyError::Timeout)));
+                }
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Incoming(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Incoming(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if self.request.is_some() {
+            // Where the length is known, the last frame is not followed by another poll.
+            let whole = self.is_end_stream();
+            self.finish(whole);
+        }
+    }
+}
+
+/// The status of a gRPC answer, where the headers (or trailers) hold one.
+pub fn grpc_status(headers: &HeaderMap) -> Option<i32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
