@@ -15,16 +15,4 @@ pub mod run;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;
-
-use std::sync::Arc;
-
-/// What every listener and connection works with; clones are the same.
-#[derive(Clone)]
-pub struct Context {
-    pub options: Arc<options::Options>,
-    pub store: control::store::Store,
-    pub tls: tls::Tls,
-    pub metrics: Arc<telemetry::metrics::Metrics>,
-    pub access: telemetry::access::AccessLog,
-    pub upstream: Arc<upstream::EndpointRegistry>,
-}
+pub mod wire;

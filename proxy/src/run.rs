@@ -15,6 +15,7 @@ use crate::control::store::{Settings, Store};
 use crate::control::subscribe::Stream;
 use crate::control::withdrawal::{DrainLimits, Withdrawal};
 use crate::drain::{self, Shutdown};
+use crate::http::runtime::Proxy;
 use crate::options::{LogFormat, Options, RunMode};
 use crate::probe::TcpProbes;
 use crate::routing::gateway_port::{BoundPort, BoundPorts};
@@ -23,11 +24,11 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::text::AsText;
 use crate::tls::Tls;
 use crate::tls::credentials::CurrentCredentials;
-use crate::{Context, listen, upstream};
+use crate::{listen, upstream};
 
 /// The control side of a proxy, running in the background until dropped.
 pub struct Control {
-    pub context: Context,
+    pub context: Proxy,
     pub withdrawal: Withdrawal,
     /// The ports of a gateway as they are bound; `None` in a sidecar.
     pub opened: Option<mpsc::UnboundedReceiver<BoundPort>>,
@@ -101,7 +102,7 @@ impl Control {
         if opened.is_some() {
             tasks.spawn(store.clone().bind_forever());
         }
-        let context = Context {
+        let context = Proxy {
             options: Arc::new(options),
             store,
             tls,
@@ -157,7 +158,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 async fn serve(
-    context: &Context,
+    context: &Proxy,
     withdrawal: Withdrawal,
     opened: Option<mpsc::UnboundedReceiver<BoundPort>>,
     shutdown: &Shutdown,

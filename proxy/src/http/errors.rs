@@ -2,22 +2,17 @@
 //!
 //! The words go into the header `weft-error` and the log. Only `handle()` turns a [`Failure`] into a response.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
-use super::headers::MAX_HEAD;
 use super::response_body::{Response, ResponseBody};
 use crate::body::BodyError;
-use crate::upstream::ConnectError;
+use crate::upstream::SendError;
+use crate::wire::{ERROR, MAX_HEAD, REFUSED, http2_cause};
 
-/// Names the cause on every response that a proxy made.
-pub const ERROR: HeaderName = HeaderName::from_static("weft-error");
-/// Between proxies: the request never reached the application, and may go elsewhere.
-pub const REFUSED: HeaderName = HeaderName::from_static("weft-refused");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// A request ends here: with an answer that is no error, or with a failure.
@@ -58,20 +53,9 @@ pub enum Failure {
     Rewrite(&'static str),
     #[error("nothing is at {0} any more")]
     Gone(std::net::SocketAddr),
-    #[error("{0} has no ready endpoints")]
-    NoEndpoints(Arc<str>),
-    #[error("no endpoint of {cluster} could be reached: {last}")]
-    Unreachable {
-        cluster: Arc<str>,
-        last: ConnectError,
-    },
-    #[error("every endpoint of {0} that was tried turned the request away")]
-    Refused(Arc<str>),
-    #[error("the endpoint {endpoint} broke off: {cause}")]
-    Broken {
-        endpoint: std::net::SocketAddr,
-        cause: String,
-    },
+    /// No endpoint answered.
+    #[error(transparent)]
+    Upstream(#[from] SendError),
     #[error("the answer of {endpoint} cannot be passed on: its {field} is malformed")]
     Malformed {
         endpoint: std::net::SocketAddr,
@@ -81,8 +65,6 @@ pub enum Failure {
     UnexpectedUpgrade { endpoint: std::net::SocketAddr },
     #[error("overloaded: {0}")]
     Overloaded(&'static str),
-    #[error("the request's body did not go on")]
-    BodyIdle,
     #[error("no complete answer within the request timeout of {0:?}")]
     RequestTimeout(Duration),
     #[error("no answer of the backend within its timeout of {0:?}")]
@@ -101,14 +83,17 @@ impl Failure {
             Self::Misconfigured(_) | Self::BrokenMatch | Self::NoBackends | Self::Rewrite(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            Self::Gone(_) | Self::NoEndpoints(_) | Self::Unreachable { .. } | Self::Refused(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Broken { .. } | Self::Malformed { .. } | Self::UnexpectedUpgrade { .. } => {
-                StatusCode::BAD_GATEWAY
-            }
-            Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::BodyIdle => StatusCode::REQUEST_TIMEOUT,
+            Self::Upstream(error) => match error {
+                SendError::BadRequest(_) => StatusCode::BAD_REQUEST,
+                SendError::NoEndpoints(_)
+                | SendError::Unreachable { .. }
+                | SendError::Refused(_)
+                | SendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+                SendError::Broken { .. } => StatusCode::BAD_GATEWAY,
+                SendError::BodyIdle => StatusCode::REQUEST_TIMEOUT,
+            },
+            Self::Gone(_) | Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Malformed { .. } | Self::UnexpectedUpgrade { .. } => StatusCode::BAD_GATEWAY,
             Self::RequestTimeout(_) | Self::BackendTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -124,25 +109,30 @@ impl Failure {
             Self::PlainText(_) => "7",
             Self::TooLarge => "8",
             Self::NotProxied(_) | Self::NoRoute(_) | Self::NoListener(_) => "12",
+            Self::Upstream(error) => match error {
+                SendError::BadRequest(_) => "13",
+                SendError::NoEndpoints(_)
+                | SendError::Unreachable { .. }
+                | SendError::Refused(_)
+                | SendError::Overloaded
+                | SendError::Broken { .. } => "14",
+                SendError::BodyIdle => "4",
+            },
             Self::Gone(_)
             | Self::Misdirected
-            | Self::NoEndpoints(_)
-            | Self::Unreachable { .. }
-            | Self::Refused(_)
             | Self::Overloaded(_)
-            | Self::Broken { .. }
             | Self::Malformed { .. }
             | Self::UnexpectedUpgrade { .. } => "14",
-            Self::BodyIdle | Self::RequestTimeout(_) | Self::BackendTimeout(_) => "4",
+            Self::RequestTimeout(_) | Self::BackendTimeout(_) => "4",
         }
     }
 
     /// The application never saw the request.
     pub fn never_reached_app(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable { .. } | Self::Refused(_) | Self::Overloaded(_)
-        )
+        match self {
+            Self::Upstream(error) => error.never_reached_app(),
+            failure => matches!(failure, Self::Overloaded(_)),
+        }
     }
 
     /// The response to a request; trailers-only where it spoke gRPC. `to_proxy`: the client is a proxy of the mesh.
@@ -204,18 +194,6 @@ pub fn redact(headers: &mut HeaderMap) {
 fn reset_reason(error: &hyper::Error) -> Option<h2::Reason> {
     let cause = http2_cause(error)?;
     cause.reason().filter(|_| cause.is_reset())
-}
-
-/// What HTTP/2 says of the cause.
-pub fn http2_cause(error: &hyper::Error) -> Option<&h2::Error> {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
-            return Some(cause);
-        }
-        source = cause.source();
-    }
-    None
 }
 
 /// As a header value: printable ASCII, without `%`, so that gRPC needs no escapes.

@@ -10,14 +10,15 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use weft_ir::Identity;
 
 use super::client_connections::ClientConnection;
-use super::errors::{ERROR, Failure, is_grpc};
+use super::errors::{Failure, is_grpc};
 use super::response_body::grpc_status;
+use super::runtime::Runtime;
 use crate::body::{BodyError, ReplayBuffer};
 use crate::drain::DrainWatch;
-use crate::listen::Runtime;
 use crate::telemetry::access::Record;
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
 use crate::upstream::Endpoint;
+use crate::wire::ERROR;
 
 /// Says that the client went away before its answer; common among proxies, and sent to nobody.
 const CLIENT_GONE: u16 = 499;

@@ -20,8 +20,7 @@ use super::routes::{MatchedRoute, RouteConfig, RouteSource, Target};
 use super::serve::Handler;
 use super::{cors, filters, headers, upgrade};
 use crate::body::ReplayBuffer;
-use crate::routing::destination::{ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRule};
-use crate::upstream::balance;
+use crate::routing::destination::{ComposedService, ResolvedMirror};
 use crate::upstream::{Cluster, Endpoint, UpstreamRequest, UpstreamResponse};
 
 /// One connection whose requests are routed.
@@ -102,7 +101,11 @@ impl Outbound {
         let sent = match decision.policy {
             None => {
                 let seen = |endpoint: &Arc<Endpoint>| state.exchange.set_endpoint(endpoint);
-                decision.cluster.send(request, seen).await
+                decision
+                    .cluster
+                    .send(request, seen)
+                    .await
+                    .map_err(Failure::from)
             }
             // Boxed, so that the futures of requests without a policy stay small.
             Some(policy) => {
@@ -237,7 +240,7 @@ impl<'a> MatchedRoute<'a> {
             }
             Target::Rule(rule) => rule,
         };
-        let backend = pick_backend(rule).ok_or(Failure::NoBackends)?;
+        let backend = rule.pick_backend().ok_or(Failure::NoBackends)?;
         state.exchange.metrics = backend.metrics.clone();
         match &backend.target {
             Ok(cluster) => Ok(ChosenBackend {
@@ -249,16 +252,6 @@ impl<'a> MatchedRoute<'a> {
             Err(reason) => Err(Failure::Misconfigured(reason.clone())),
         }
     }
-}
-
-/// A backend of the rule, by weight.
-pub fn pick_backend(rule: &ResolvedRule) -> Option<&ResolvedBackend> {
-    if let [only] = &rule.backends[..] {
-        return (only.weight > 0).then_some(only);
-    }
-    let weights = rule.backends.iter().map(|backend| backend.weight);
-    let place = balance::weighted(rule.total_weight, &mut fastrand::Rng::new(), weights)?;
-    rule.backends.get(place)
 }
 
 /// The application takes up the protocol that the client asked for.

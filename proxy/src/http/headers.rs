@@ -7,18 +7,10 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, ToStrError, UPGRADE,
 };
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Version};
-use std::net::SocketAddr;
 
-use super::errors::{ERROR, Failure, REFUSED};
-
-/// Bytes of a request's head, counted as HTTP/2 does (RFC 9113, 6.5.2).
-pub const MAX_HEAD: usize = 64 << 10;
-/// What each header counts besides its name and its value.
-const OVERHEAD: usize = 32;
-/// Fields of a head of HTTP/1.1: as many as its bytes may be, so that it is these that count.
-pub const MAX_FIELDS: usize = MAX_HEAD / OVERHEAD;
+use super::errors::Failure;
+use crate::wire::{ERROR, MAX_HEAD, OVERHEAD, REFUSED};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -69,12 +61,6 @@ pub fn clean_request(request: &mut http::request::Parts) -> Result<bool, Failure
         request.headers.insert(CONNECTION, value);
     }
     Ok(upgrade)
-}
-
-/// The request goes on as one that asks for no other protocol, which a server may do with any (RFC 9110, 7.8).
-pub fn drop_upgrade(headers: &mut HeaderMap) {
-    headers.remove(UPGRADE);
-    headers.remove(CONNECTION);
 }
 
 /// The target counts by what of it can be long.
@@ -166,13 +152,6 @@ fn is_length(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit)
 }
 
-/// A body of unknown length goes to HTTP/1.1 in chunks, whatever the method (RFC 9112, 6.3). hyper left to itself sends none
-/// with a GET.
-pub fn in_chunks(headers: &mut HeaderMap) {
-    headers.remove(CONTENT_LENGTH);
-    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-}
-
 /// The request goes on in this version.
 pub fn set_version(request: &mut http::request::Parts, version: Version) {
     if request.version == Version::HTTP_2 && version != Version::HTTP_2 {
@@ -254,60 +233,10 @@ fn names(value: &HeaderValue) -> Result<impl Iterator<Item = &str>, ToStrError> 
     Ok(names.filter(|name| !name.is_empty()))
 }
 
-/// Makes the request one of HTTP/1.1 to an origin server: the host in `Host`. `fallback` names it where the client did not.
-pub fn for_http1(request: &mut http::request::Parts, fallback: SocketAddr) -> Result<(), Failure> {
-    request.version = Version::HTTP_11;
-    if !request.headers.contains_key(HOST) {
-        let host = match request.uri.authority() {
-            Some(authority) => HeaderValue::from_str(authority.as_str()),
-            None => HeaderValue::try_from(fallback.to_string()),
-        };
-        let host = host.map_err(|_| Failure::BadRequest("the authority is no host"))?;
-        request.headers.insert(HOST, host);
-    }
-    if request.uri.authority().is_some() {
-        let mut parts = std::mem::take(&mut request.uri).into_parts();
-        let path = parts.path_and_query.take();
-        request.uri = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
-    }
-    Ok(())
-}
-
-/// Makes the request one of HTTP/2: the host in `:authority`. `fallback` names it where the client did not.
-pub fn for_http2(request: &mut http::request::Parts, fallback: SocketAddr) -> Result<(), Failure> {
-    request.version = Version::HTTP_2;
-    let named = request.headers.remove(HOST);
-    if named.is_none() && request.uri.authority().is_some() && request.uri.scheme().is_some() {
-        return Ok(());
-    }
-    let mut parts = std::mem::take(&mut request.uri).into_parts();
-    let authority = match &named {
-        Some(host) if !host.is_empty() => Authority::try_from(host.as_bytes()),
-        _ => match parts.authority.take() {
-            Some(authority) => Ok(authority),
-            None => Authority::try_from(fallback.to_string()),
-        },
-    };
-    parts.authority = Some(authority.map_err(|_| Failure::BadRequest("Host is no host"))?);
-    parts.scheme = Some(Scheme::HTTP);
-    if parts.path_and_query.is_none() {
-        parts.path_and_query = Some(PathAndQuery::from_static("/"));
-    }
-    request.uri =
-        Uri::from_parts(parts).map_err(|_| Failure::BadRequest("the request target is no URI"))?;
-    Ok(())
-}
-
-/// After [`for_http2`]: the connection is one of TLS, and the scheme says so (RFC 9113, 8.3.1).
-pub fn over_tls(request: &mut http::request::Parts) {
-    let mut parts = std::mem::take(&mut request.uri).into_parts();
-    parts.scheme = Some(Scheme::HTTPS);
-    // With an authority and a path, which it has, it is a URI.
-    request.uri = Uri::from_parts(parts).unwrap_or_default();
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn address() -> SocketAddr {
@@ -435,23 +364,10 @@ mod tests {
     }
 
     #[test]
-    fn the_host_goes_both_ways() {
-        let mut parts = request("/a?b", &[("host", "shop:80")]);
-        for_http2(&mut parts, address()).unwrap();
-        assert_eq!(parts.uri.to_string(), "http://shop:80/a?b");
-        assert!(parts.headers.is_empty());
-        for_http1(&mut parts, address()).unwrap();
-        assert_eq!(parts.uri.to_string(), "/a?b");
-        assert_eq!(parts.headers[HOST], "shop:80");
-
-        let mut parts = request("*", &[]);
-        for_http2(&mut parts, address()).unwrap();
-        assert_eq!(parts.uri.authority().unwrap(), "10.0.0.1:80");
-        assert_eq!(parts.uri.path(), "*");
-
+    fn the_target_names_the_host_rather_than_the_header() {
         let mut parts = request("http://a/x", &[("host", "b")]);
         clean_request(&mut parts).unwrap();
-        for_http1(&mut parts, address()).unwrap();
+        crate::upstream::target::for_http1(&mut parts, address()).unwrap();
         assert_eq!(parts.headers[HOST], "a");
     }
 }

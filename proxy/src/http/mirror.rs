@@ -12,11 +12,10 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::headers;
+use super::runtime::Runtime;
 use crate::body::ReplayBuffer;
-use crate::listen::Runtime;
 use crate::routing::destination::ResolvedMirror;
-use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
+use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse, target};
 
 /// Mirrored requests in flight in the whole proxy; requests beyond this are not mirrored.
 const MAX_MIRRORED: usize = 256;
@@ -103,7 +102,7 @@ impl MirroredRequests {
                 continue;
             };
             let mut head = clone_head(head);
-            headers::drop_upgrade(&mut head.headers);
+            target::drop_upgrade(&mut head.headers);
             self.0.push(MirroredRequest {
                 cluster: mirror.cluster.clone(),
                 head,
@@ -143,8 +142,8 @@ impl MirroredRequests {
 async fn exchange(cluster: &Cluster, request: UpstreamRequest) -> &'static str {
     match cluster.send(request, |_| {}).await {
         Ok(upstream) => drain(upstream).await,
-        Err(failure) => {
-            tracing::debug!(cluster = %cluster.name, %failure, "a mirror failed");
+        Err(error) => {
+            tracing::debug!(cluster = %cluster.name, %error, "a mirror failed");
             "failed"
         }
     }

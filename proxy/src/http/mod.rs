@@ -15,6 +15,7 @@ mod resets;
 pub mod response_body;
 pub mod retry;
 pub mod routes;
+pub mod runtime;
 pub mod serve;
 mod unreadable;
 pub mod upgrade;

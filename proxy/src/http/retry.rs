@@ -11,10 +11,11 @@ use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
 use weft_ir::{Retry, RouteId, Rule, Timeouts};
 
-use super::errors::{ERROR, Failure};
+use super::errors::Failure;
 use super::mirror::clone_head;
 use super::response_body::RequestState;
-use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
+use crate::upstream::{Cluster, SendError, UpstreamRequest, UpstreamResponse};
+use crate::wire::ERROR;
 
 /// The wait before a try grows to this many times the first one at most.
 const MAX_BACKOFF: u32 = 10;
@@ -165,11 +166,11 @@ async fn attempt(
         exchange.set_endpoint(endpoint);
     });
     let result = match deadline {
-        None => sent.await,
+        None => sent.await.map_err(Failure::from),
         Some(Deadline { at, limit, failure }) => {
             let mut end = Box::pin(sleep_until(at));
             let result = tokio::select! {
-                result = sent => result,
+                result = sent => result.map_err(Failure::from),
                 () = &mut end => Err(failure(limit)),
             };
             state.deadline = result.is_ok().then_some(end);
@@ -194,10 +195,10 @@ fn is_retriable(
                 || (from_proxy && response.status().is_server_error() && method.is_idempotent())
         }
         Err(failure) if failure.never_reached_app() => true,
-        Err(failure @ (Failure::Broken { .. } | Failure::BackendTimeout(_))) => {
-            method.is_idempotent() || named(failure.status())
-        }
-        Err(failure @ Failure::NoEndpoints(_)) => named(failure.status()),
+        Err(
+            failure @ (Failure::Upstream(SendError::Broken { .. }) | Failure::BackendTimeout(_)),
+        ) => method.is_idempotent() || named(failure.status()),
+        Err(failure @ Failure::Upstream(SendError::NoEndpoints(_))) => named(failure.status()),
         Err(_) => false,
     }
 }

@@ -17,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::{self, StreamExecutor};
-use super::headers::{MAX_FIELDS, MAX_HEAD};
 use super::resets::ResetTracker;
 use super::response_body::Response;
 use super::unreadable::{ErrorRewriter, NOT_HTTP};
@@ -26,6 +25,7 @@ use crate::drain::DrainWatch;
 use crate::net::cork::Corked;
 use crate::net::linger::Lingering;
 use crate::upstream::http2 as limits;
+use crate::wire::{MAX_FIELDS, MAX_HEAD};
 
 /// Bytes of a request's head in HTTP/2. Beyond it h2 answers, and knows nothing of gRPC: so what is over the limit for
 /// requests is taken up to twice of it, and answered as every failure is.

@@ -15,12 +15,13 @@ use weft_accept::Place;
 use weft_ir::IdentityError;
 
 use super::opaque::{self, ChosenCluster, ConnectionRecorder};
-use super::{ConnectionError, Listener, OriginalDst, Runtime, udp};
+use super::{ConnectionError, Listener, OriginalDst, udp};
 use crate::drain::{DrainWatch, Shutdown};
 use crate::http::client_connections::ClientConnection;
 use crate::http::exchange::Downstream;
 use crate::http::forward::Outbound;
 use crate::http::routes::{GatewayConnection, RouteSource};
+use crate::http::runtime::{Proxy, Runtime};
 use crate::http::serve::{ServerConfig, serve};
 use crate::net::detect::{Detected, Prefixed};
 use crate::net::proxy_protocol;
@@ -47,7 +48,7 @@ const LINGER: Duration = Duration::from_secs(15);
 /// Serves the ports that are opened until the drain begins; connections that are open then go on. Errors when the
 /// proxy's own name is no identity.
 pub async fn run(
-    proxy: &crate::Context,
+    proxy: &Proxy,
     shutdown: Shutdown,
     opened: mpsc::UnboundedReceiver<BoundPort>,
 ) -> Result<(), IdentityError> {
@@ -105,7 +106,7 @@ async fn accept(runtime: Arc<Runtime>, watched: Arc<WatchedPort>, socket: std::n
         });
     };
     tokio::select! {
-        () = super::accept(&runtime, &listener, NAME, serve) => {}
+        () = super::accept::accept(&runtime, &listener, NAME, serve) => {}
         () = watched.closed() => {}
     }
     // Who has connected by now is served.
@@ -114,7 +115,7 @@ async fn accept(runtime: Arc<Runtime>, watched: Arc<WatchedPort>, socket: std::n
     };
     while let Ok((stream, client)) = socket.accept() {
         match waiting(stream) {
-            Ok((stream, local)) => serve(stream, super::canonical(client), local),
+            Ok((stream, local)) => serve(stream, super::accept::canonical(client), local),
             Err(error) => tracing::debug!(listener = NAME, %client, %error, "closed"),
         }
     }
@@ -123,7 +124,7 @@ async fn accept(runtime: Arc<Runtime>, watched: Arc<WatchedPort>, socket: std::n
 fn waiting(stream: std::net::TcpStream) -> std::io::Result<(TcpStream, SocketAddr)> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
-    let local = super::canonical(stream.local_addr()?);
+    let local = super::accept::canonical(stream.local_addr()?);
     Ok((TcpStream::from_std(stream)?, local))
 }
 

@@ -17,11 +17,12 @@ use weft_ir::{Identity, Protocol};
 use super::opaque::ConnectionRecorder;
 use super::outbound::who_speaks_first;
 use super::plaintext_policy::PlaintextPolicy;
-use super::{ConnectionError, INBOUND_SERVER_FIRST_DELAY, Listener, Runtime};
+use super::{ConnectionError, INBOUND_SERVER_FIRST_DELAY, Listener};
 use crate::http::errors::{Failure, ShortCircuit};
 use crate::http::exchange::{Downstream, Exchange};
 use crate::http::forward::receive;
 use crate::http::response_body::{RequestState, Response};
+use crate::http::runtime::Runtime;
 use crate::http::serve::{Handler, ServerConfig, serve};
 use crate::http::{headers, upgrade};
 use crate::net::cork::BufferedReads;
@@ -41,7 +42,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Serves the listener until the drain begins.
 pub async fn listen(runtime: Arc<Runtime>, listener: Listener) {
-    super::accept(&runtime, &listener, NAME, |stream, client, app| {
+    super::accept::accept(&runtime, &listener, NAME, |stream, client, app| {
         let task = runtime.clone();
         runtime.shutdown.spawn(async move {
             if let Err(error) = connection(&task, stream, client, app).await {
@@ -65,7 +66,7 @@ async fn connection(
     }
     let place = runtime.inbound.enter(client.ip());
     let mut stream = Prefixed::new(stream);
-    let plaintext_policy = runtime.plaintext_policy(app);
+    let plaintext_policy = PlaintextPolicy::of(runtime.store.workload().as_deref(), app);
     let permissive = plaintext_policy == PlaintextPolicy::All;
     let detected = tokio::select! {
         detected = detect(runtime, &mut stream, app, permissive) => detected,
@@ -423,7 +424,8 @@ impl Inbound {
         let request = UpstreamRequest::new(head, body, upgrade, self.app, replay);
         state.exchange.replay_buffer = Some(request.replay_buffer.clone());
         let seen = |endpoint: &Arc<Endpoint>| state.exchange.set_endpoint(endpoint);
-        let upstream = self.cluster.send(request, seen).await?;
+        let sent = self.cluster.send(request, seen).await;
+        let upstream = sent.map_err(Failure::from)?;
         upgrade::check(&upstream, upgrade)?;
         let mut response = receive(upstream, true, state)?;
         upgrade::finish(&mut response, on_upgrade, &self.downstream);

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use weft_api::alpn;
 use weft_ir::{Identity, Protocol};
 
-use super::{ConnectionError, Runtime};
+use super::ConnectionError;
 use crate::drain::DrainWatch;
-use crate::http::forward;
+use crate::http::runtime::Runtime;
 use crate::net::detect::{Detected, Prefixed, detect, server_name};
 use crate::net::tcp::{self, BytesTransferred};
 use crate::routing::destination::{
@@ -338,7 +338,7 @@ pub(super) fn pick_cluster(
     recorder: &mut ConnectionRecorder<'_>,
 ) -> Result<ChosenCluster, ConnectionError> {
     recorder.metrics = Some(rule.metrics.clone());
-    let Some(backend) = forward::pick_backend(rule) else {
+    let Some(backend) = rule.pick_backend() else {
         return Err(ConnectionError::refused(
             "misconfigured",
             "no backend has a weight",

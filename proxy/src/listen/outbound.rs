@@ -10,11 +10,12 @@ use weft_api::alpn;
 use weft_ir::Protocol;
 
 use super::opaque::{self, ConnectionRecorder, UpstreamConnection};
-use super::{ConnectionError, DETECT_TIMEOUT, Listener, Runtime, SERVER_FIRST_DELAY};
+use super::{ConnectionError, DETECT_TIMEOUT, Listener, SERVER_FIRST_DELAY};
 use crate::control::store::Lookup;
 use crate::http::exchange::Downstream;
 use crate::http::forward::Outbound;
 use crate::http::routes::RouteSource;
+use crate::http::runtime::Runtime;
 use crate::http::serve::{ServerConfig, serve};
 use crate::net::detect::{Detected, Prefixed, is_for_forward_proxy, is_server_preface};
 use crate::routing::destination::{Resolved, ResolvedRouting, WatchedDestination};
@@ -26,7 +27,7 @@ const NAME: &str = "outbound";
 
 /// Serves the listener until the drain begins.
 pub async fn listen(runtime: Arc<Runtime>, listener: Listener) {
-    super::accept(&runtime, &listener, NAME, |stream, client, original| {
+    super::accept::accept(&runtime, &listener, NAME, |stream, client, original| {
         let task = runtime.clone();
         runtime.shutdown.spawn(async move {
             if let Err(error) = connection(&task, stream, client, original).await {

@@ -22,8 +22,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Runtime;
-use crate::http::forward;
+use crate::http::runtime::Runtime;
 use crate::routing::destination::ResolvedRule;
 use crate::upstream::{Cluster, Members};
 
@@ -224,7 +223,7 @@ impl Port {
             return Err("draining");
         }
         let rule = self.rule.load_full().ok_or("no_route")?;
-        let backend = forward::pick_backend(&rule).ok_or("misconfigured")?;
+        let backend = rule.pick_backend().ok_or("misconfigured")?;
         let cluster = backend
             .target
             .as_ref()

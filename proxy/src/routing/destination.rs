@@ -15,7 +15,7 @@ use weft_ir::{
 };
 
 use crate::telemetry::requests::{Direction, RequestMetrics, RequestSeries};
-use crate::upstream::Cluster;
+use crate::upstream::{Cluster, balance};
 
 /// One watched destination, kept up to date for as long as it is held.
 pub struct WatchedDestination {
@@ -178,6 +178,16 @@ impl Resolved {
 }
 
 impl ResolvedRule {
+    /// Returns a backend drawn by weight; `None` if no backend has one.
+    pub fn pick_backend(&self) -> Option<&ResolvedBackend> {
+        if let [only] = &self.backends[..] {
+            return (only.weight > 0).then_some(only);
+        }
+        let weights = self.backends.iter().map(|backend| backend.weight);
+        let place = balance::weighted(self.total_weight, &mut fastrand::Rng::new(), weights)?;
+        self.backends.get(place)
+    }
+
     /// Whether any request may be sent to the cluster.
     pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         let is = |target: &Arc<Cluster>| Arc::ptr_eq(target, cluster);

@@ -21,7 +21,7 @@ use super::connect::{ConnectError, Transport};
 use super::keep_alive::IdleTimeoutEstimate;
 use super::{Endpoint, EndpointRegistry};
 use crate::body::{Request, RequestBody};
-use crate::http::headers::MAX_FIELDS;
+use crate::wire::MAX_FIELDS;
 
 /// Pool connections kept to one endpoint.
 const MAX_IDLE: usize = 128;

@@ -21,6 +21,7 @@ use balance::Load;
 pub mod balance;
 mod budget;
 mod connect;
+mod error;
 mod http1;
 pub mod http2;
 mod keep_alive;
@@ -30,6 +31,7 @@ mod members;
 mod negotiated_http;
 mod send;
 mod sessions;
+pub mod target;
 
 use budget::RetryBudget;
 use liveness::Liveness;
@@ -37,6 +39,7 @@ use members::PickRequest;
 use sessions::Sessions;
 
 pub use connect::{ConnectError, Transport};
+pub use error::SendError;
 pub use lease::Lease;
 pub use members::Members;
 pub use send::{UpstreamRequest, UpstreamResponse};

@@ -14,10 +14,9 @@ use weft_ir::Protocol;
 
 use super::connect::ConnectError;
 use super::lease::{ActiveRequest, Lease, LeasedConnection};
-use super::{Cluster, Endpoint, EndpointRegistry, http1};
+use super::{Cluster, Endpoint, EndpointRegistry, SendError, http1, target};
 use crate::body::{ReplayBuffer, ReplayMemory, Request, RequestBody};
-use crate::http::errors::{Failure, REFUSED, http2_cause};
-use crate::http::headers;
+use crate::wire::{REFUSED, http2_cause};
 
 /// Endpoints tried for one request.
 const MAX_ATTEMPTS: usize = 3;
@@ -73,7 +72,7 @@ enum AttemptError {
     /// It may have been seen. `reused`: the connection had served other requests before.
     Broken { error: hyper::Error, reused: bool },
     /// The request cannot be put as the endpoint's protocol needs it.
-    Failed(Failure),
+    Unsendable(SendError),
 }
 
 impl Cluster {
@@ -83,7 +82,7 @@ impl Cluster {
         &self,
         mut request: UpstreamRequest,
         mut seen: impl FnMut(&Arc<Endpoint>),
-    ) -> Result<UpstreamResponse, Failure> {
+    ) -> Result<UpstreamResponse, SendError> {
         // What its rule has sent again leaves out who had it.
         if request.exclude.is_empty() {
             self.budget.request();
@@ -92,7 +91,7 @@ impl Cluster {
         let http2 = declared || request.head.version == Version::HTTP_2;
         if declared && request.upgrade {
             // HTTP/2 has no such change of protocol (RFC 9113, 8.6).
-            headers::drop_upgrade(&mut request.head.headers);
+            target::drop_upgrade(&mut request.head.headers);
             request.upgrade = false;
         }
         let mut tried = request.exclude;
@@ -111,9 +110,7 @@ impl Cluster {
             if endpoint.load.active() >= self.registry.endpoint_requests {
                 self.registry.metrics.shed("endpoint");
                 tried.push(endpoint.address);
-                last = Some(Failure::Overloaded(
-                    "too many requests are under way to the endpoint",
-                ));
+                last = Some(SendError::Overloaded);
                 if tried.len() >= most {
                     break;
                 }
@@ -145,7 +142,7 @@ impl Cluster {
                     again = true;
                     endpoint.eject(self.registry.now());
                     tried.push(endpoint.address);
-                    last = Some(Failure::Refused(self.name.clone()));
+                    last = Some(SendError::Refused(self.name.clone()));
                     if tried.len() >= most {
                         break;
                     }
@@ -159,7 +156,7 @@ impl Cluster {
                     again = true;
                     endpoint.eject(self.registry.now());
                     tried.push(endpoint.address);
-                    last = Some(Failure::Unreachable {
+                    last = Some(SendError::Unreachable {
                         cluster: self.name.clone(),
                         last: error,
                     });
@@ -167,13 +164,13 @@ impl Cluster {
                         break;
                     }
                 }
-                Err(AttemptError::Failed(failure)) => return Err(failure),
+                Err(AttemptError::Unsendable(error)) => return Err(error),
                 Err(AttemptError::NotSent) if stale < MAX_ATTEMPTS => stale += 1,
                 Err(AttemptError::NotSent) => {
                     return Err(broken(&endpoint, "the connection closed"));
                 }
                 Err(AttemptError::Broken { .. }) if request.replay_buffer.is_idle_timed_out() => {
-                    return Err(Failure::BodyIdle);
+                    return Err(SendError::BodyIdle);
                 }
                 Err(AttemptError::Broken { error, reused }) => {
                     let turned_away = never_processed(&error);
@@ -195,7 +192,7 @@ impl Cluster {
                 }
             }
         }
-        Err(last.unwrap_or_else(|| Failure::NoEndpoints(self.name.clone())))
+        Err(last.unwrap_or_else(|| SendError::NoEndpoints(self.name.clone())))
     }
 }
 
@@ -219,10 +216,10 @@ async fn send_to(
     }
     let (mut head, body) = request.into_parts();
     if upgrade || !(meshed || http2) {
-        headers::for_http1(&mut head, address).map_err(AttemptError::Failed)?;
+        target::for_http1(&mut head, address).map_err(AttemptError::Unsendable)?;
         return send_http1(registry, active, Request::from_parts(head, body), upgrade).await;
     }
-    headers::for_http2(&mut head, address).map_err(AttemptError::Failed)?;
+    target::for_http2(&mut head, address).map_err(AttemptError::Unsendable)?;
     let alpn = if http2 { alpn::H2 } else { alpn::H2_FOR_H1 };
     send_http2(registry, active, Request::from_parts(head, body), alpn).await
 }
@@ -273,11 +270,11 @@ async fn send_over_tls(
                 .map_err(AttemptError::Connect)?);
     let (mut head, body) = request.into_parts();
     if !http2 {
-        headers::for_http1(&mut head, address).map_err(AttemptError::Failed)?;
+        target::for_http1(&mut head, address).map_err(AttemptError::Unsendable)?;
         return send_http1(registry, active, Request::from_parts(head, body), upgrade).await;
     }
-    headers::for_http2(&mut head, address).map_err(AttemptError::Failed)?;
-    headers::over_tls(&mut head);
+    target::for_http2(&mut head, address).map_err(AttemptError::Unsendable)?;
+    target::over_tls(&mut head);
     send_http2(registry, active, Request::from_parts(head, body), alpn::H2).await
 }
 
@@ -319,7 +316,7 @@ fn placed(
     upgrade: bool,
 ) -> (Request, Option<http1::Connection>) {
     if request.body().has_unknown_length() {
-        headers::in_chunks(request.headers_mut());
+        target::in_chunks(request.headers_mut());
     }
     let idempotent = idempotent(request.method());
     let once = !idempotent || !request.body().fits_replay_buffer();
@@ -401,8 +398,8 @@ fn idempotent(method: &Method) -> bool {
     method.is_idempotent()
 }
 
-fn broken(endpoint: &Endpoint, cause: &str) -> Failure {
-    Failure::Broken {
+fn broken(endpoint: &Endpoint, cause: &str) -> SendError {
+    SendError::Broken {
         endpoint: endpoint.address,
         cause: cause.to_owned(),
     }

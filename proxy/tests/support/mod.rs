@@ -25,7 +25,8 @@ use weft_ir::{
 };
 use weft_proxy::control::store::{Request as Asked, Settings, Store};
 use weft_proxy::drain::Shutdown;
-use weft_proxy::listen::{Listener, OriginalDst, Runtime, inbound, outbound};
+use weft_proxy::http::runtime::Runtime;
+use weft_proxy::listen::{Listener, OriginalDst, inbound, outbound};
 use weft_proxy::options::Options;
 use weft_proxy::routing::gateway_port::BoundPorts;
 use weft_proxy::telemetry::access::AccessLog;
@@ -70,7 +71,7 @@ pub fn data_plane(
     access: AccessLog,
     ports: Option<BoundPorts>,
 ) -> (
-    weft_proxy::Context,
+    weft_proxy::http::runtime::Proxy,
     CurrentCredentials,
     UnboundedReceiver<Asked>,
 ) {
@@ -85,7 +86,7 @@ pub fn data_plane_with(
     ports: Option<BoundPorts>,
     with: impl FnOnce(&mut Options),
 ) -> (
-    weft_proxy::Context,
+    weft_proxy::http::runtime::Proxy,
     CurrentCredentials,
     UnboundedReceiver<Asked>,
 ) {
@@ -109,7 +110,7 @@ pub fn data_plane_with(
         ports,
     };
     let (store, requests) = Store::new(settings, shared.clone(), metrics.clone());
-    let proxy = weft_proxy::Context {
+    let proxy = weft_proxy::http::runtime::Proxy {
         options: Arc::new(options),
         store,
         tls,
@@ -162,7 +163,7 @@ impl Pod {
 
     fn of(
         (proxy, current, requests): (
-            weft_proxy::Context,
+            weft_proxy::http::runtime::Proxy,
             CurrentCredentials,
             UnboundedReceiver<Asked>,
         ),

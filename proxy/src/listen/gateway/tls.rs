@@ -17,8 +17,9 @@ use super::super::opaque::{
 };
 use super::{
     ChosenCluster, ClientConnection, ConnectionError, ConnectionRecorder, DrainWatch,
-    GatewayConnection, PendingConnection, Runtime, opaque, while_pending,
+    GatewayConnection, PendingConnection, opaque, while_pending,
 };
+use crate::http::runtime::Runtime;
 use crate::net::cork::BufferedReads;
 use crate::net::detect::Prefixed;
 use crate::routing::destination::TlsRoutes;

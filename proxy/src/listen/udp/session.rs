@@ -12,7 +12,8 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
-use crate::listen::{Runtime, canonical};
+use crate::http::runtime::Runtime;
+use crate::listen::accept::canonical;
 use crate::net::tcp::BytesTransferred;
 use crate::telemetry::connections::ConnectionRecord;
 use crate::telemetry::requests::{Direction, RequestMetrics};
