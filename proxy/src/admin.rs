@@ -1,5 +1,6 @@
-//! `/metrics` on one port; `/ready`, `/drain` and the pod's TCP probes on another. Nothing here changes anything, but that
-//! `/drain` has the controller asked whether this pod ends (see [`Withdrawal`]).
+//! `/metrics` on one port; `/ready`, `/drain` and the pod's TCP probes on another. Nothing here
+//! changes anything, but that `/drain` has the controller asked whether this pod ends (see
+//! [`Withdrawal`]).
 
 use std::convert::Infallible;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The end of the process in order: stop being ready, let connections finish, end when idle or at the bound.
+//! The drain: stop being ready, let connections finish, end when all have or at the bound.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// Shared by everything that has to end in order.
+/// The drain of the process; clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     draining: CancellationToken,
@@ -22,17 +22,17 @@ impl Shutdown {
         Self::default()
     }
 
-    /// Resolves when connections are to finish what is under way and take nothing new.
+    /// Resolves when connections are to finish their requests and take no new ones.
     pub async fn draining(&self) {
         self.draining.cancelled().await;
     }
 
-    /// For those who want the token itself.
+    /// Returns the token that the drain cancels.
     pub fn token(&self) -> &CancellationToken {
         &self.draining
     }
 
-    /// For connections that finish with the process alone.
+    /// Returns the watch of connections that finish with the process alone.
     pub fn watch(&self) -> DrainWatch {
         DrainWatch {
             process: self.clone(),
@@ -40,7 +40,8 @@ impl Shutdown {
         }
     }
 
-    /// For connections that finish with the process, or with the listener that took them: they have `bound` for it then.
+    /// Returns the watch of connections that finish with the process or with their listener: they
+    /// have `bound` for it then.
     pub fn watch_with(&self, listener: CancellationToken, bound: Duration) -> DrainWatch {
         DrainWatch {
             process: self.clone(),
@@ -48,14 +49,15 @@ impl Shutdown {
         }
     }
 
-    /// The proxies that send to this pod.
+    /// Returns the connections of proxies that send to this pod.
     pub fn peers(&self) -> &PeerConnections {
         &self.peers
     }
 
-    /// For a connection of HTTP/2 from a proxy of the mesh: it finishes with the process, or when its peers are drained,
-    /// who wait for it for as long as the token lives. One that comes later finishes with the process alone: its proxy has
-    /// nowhere else to go, or is late.
+    /// Returns the watch of a connection of HTTP/2 from a proxy of the mesh: it finishes with the
+    /// process, or when the peers are drained, which waits as long as the token lives. A connection
+    /// that comes later finishes with the process alone: its proxy has nowhere else to go, or is
+    /// late.
     pub fn watch_for_peer(&self) -> (DrainWatch, Option<TaskTrackerToken>) {
         let PeerConnections { draining, open } = &self.peers;
         if draining.is_cancelled() {
@@ -69,7 +71,7 @@ impl Shutdown {
         self.draining.is_cancelled()
     }
 
-    /// Runs a connection's task; the drain waits for its end.
+    /// Spawns a connection's task; the drain waits for its end.
     pub fn spawn<F>(&self, task: F)
     where
         F: Future + Send + 'static,
@@ -78,22 +80,23 @@ impl Shutdown {
         self.connections.spawn(task);
     }
 
-    /// Connections that have not ended.
+    /// Returns the number of connections that have not ended.
     pub fn open(&self) -> usize {
         self.connections.len()
     }
 
-    /// Begins the drain and waits for its end, for `bound` at most. Gives the number of connections cut.
+    /// Begins the drain and waits for its end, for `bound` at most. Returns the number of
+    /// connections that are cut.
     pub async fn drain(&self, bound: Duration) -> usize {
         self.draining.cancel();
         self.connections.close();
-        // Over the bound is no error: what is left is counted.
+        // Passing the bound is no error: what is left is counted.
         let _ = tokio::time::timeout(bound, self.connections.wait()).await;
         self.connections.len()
     }
 }
 
-/// The connections on which proxies of the mesh send requests to this pod, as far as they speak HTTP/2.
+/// The connections of HTTP/2 on which proxies of the mesh send requests to this pod.
 #[derive(Clone, Debug, Default)]
 pub struct PeerConnections {
     draining: CancellationToken,
@@ -101,8 +104,8 @@ pub struct PeerConnections {
 }
 
 impl PeerConnections {
-    /// Tells those who send now to go, and waits until they have: what they sent has been answered, and what had not left
-    /// them has not been lost (GOAWAY in two steps: RFC 9113, 6.8).
+    /// Tells the peers to finish, and waits until they have: what they sent has been answered, and
+    /// what had not left them is not lost (GOAWAY in two steps: RFC 9113, 6.8).
     pub async fn drain(&self) {
         self.draining.cancel();
         self.open.close();
@@ -110,7 +113,7 @@ impl PeerConnections {
     }
 }
 
-/// When a connection is to finish what is under way and take nothing new.
+/// When a connection is to finish its requests and take no new ones.
 #[derive(Clone, Debug)]
 pub struct DrainWatch {
     process: Shutdown,
@@ -130,8 +133,8 @@ impl DrainWatch {
         }
     }
 
-    /// Runs what is left to do once the connection's own task has ended; the drain waits for that too. Nothing is left to
-    /// do without a runtime.
+    /// Spawns what is left to do after the connection's own task; the drain waits for that too.
+    /// Without a runtime nothing is left to do.
     pub fn spawn<F>(&self, task: F)
     where
         F: Future + Send + 'static,
@@ -142,13 +145,13 @@ impl DrainWatch {
         }
     }
 
-    /// Resolves once the process ends: only then is there anybody who waits for the connection.
+    /// Resolves once the process drains.
     pub async fn draining(&self) {
         self.process.draining().await;
     }
 
-    /// Resolves once the listener has been gone for as long as a drain may take; never without one. The bound of the
-    /// process's own drain is the process's end.
+    /// Resolves once the time of a connection of a removed listener is over; never without a
+    /// listener. The bound of the process's own drain is the end of the process.
     pub async fn deadline(&self) {
         match &self.listener {
             None => std::future::pending().await,

@@ -1,4 +1,5 @@
-//! The data plane of Weft: takes a pod's connections in and out, routes them, and speaks mutual TLS with its peers.
+//! The data plane of Weft: takes a pod's connections in and out, routes them, and speaks mutual TLS
+//! with its peers.
 
 pub mod admin;
 pub mod body;

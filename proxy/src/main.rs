@@ -21,7 +21,8 @@ fn main() -> ExitCode {
 }
 
 fn start(options: Options) -> anyhow::Result<()> {
-    // One worker needs no other threads to hand work to: no locks are fought for and no wake-up crosses a core.
+    // One worker needs no other threads to hand work to: no locks are fought for and no wake-up
+    // crosses a core.
     let mut runtime = match options.workers {
         1 => tokio::runtime::Builder::new_current_thread(),
         workers => {

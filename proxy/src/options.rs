@@ -24,8 +24,8 @@ pub struct Options {
     )]
     pub controller: http::Uri,
 
-    /// File of the controller's addresses, one a line, for where its name leads nowhere: a pod's own DNS may know nothing of the
-    /// cluster. It need not exist.
+    /// File of the controller's addresses, one a line, for where its name leads nowhere: a pod's
+    /// own DNS may know nothing of the cluster. It need not exist.
     #[arg(
         long,
         env = "WEFT_CONTROLLER_ADDRESSES",
@@ -79,8 +79,8 @@ pub struct Options {
     )]
     pub mtls_outbound: MtlsOutbound,
 
-    /// The cluster's own ranges, of pods and of Services, as `10.244.0.0/16,10.96.0.0/12`; of use with `--mtls-outbound
-    /// required`.
+    /// The cluster's own ranges, of pods and of Services, as `10.244.0.0/16,10.96.0.0/12`; of use
+    /// with `--mtls-outbound required`.
     #[arg(long, env = "WEFT_CLUSTER_RANGES", value_delimiter = ',')]
     pub cluster_ranges: Vec<IpNet>,
 
@@ -128,17 +128,18 @@ pub struct Options {
     #[arg(long, env = "WEFT_WITHDRAW_SECONDS", default_value = "8", value_parser = parse_seconds)]
     pub withdraw: Duration,
 
-    /// How long, once the pod is being deleted, clients outside the mesh have to learn it, in seconds; no longer than
-    /// `--withdraw`.
+    /// How long, once the pod is being deleted, clients outside the mesh have to learn it, in
+    /// seconds; no longer than `--withdraw`.
     #[arg(long, env = "WEFT_OUTSIDE_GRACE_SECONDS", default_value = "3", value_parser = parse_seconds)]
     pub outside_grace: Duration,
 
-    /// How long an exchange may go on without a byte of its answer once a client of HTTP/1.1 has ended its side, in seconds.
+    /// How long an exchange may go on without a byte of its answer once a client of HTTP/1.1 has
+    /// ended its side, in seconds.
     #[arg(long, env = "WEFT_HALF_CLOSE_SECONDS", default_value = "10", value_parser = parse_seconds)]
     pub half_close: Duration,
 
-    /// Memory that the process may use, in bytes, from which its bounds follow. Without: that of its container, if that is
-    /// limited.
+    /// Memory that the process may use, in bytes, from which its bounds follow. Without: that of
+    /// its container, if that is limited.
     #[arg(long, env = "WEFT_MEMORY_LIMIT_BYTES")]
     pub memory_limit: Option<u64>,
 
@@ -146,16 +147,18 @@ pub struct Options {
     #[arg(long, env = "WEFT_ENDPOINT_REQUESTS", default_value = "1024")]
     pub endpoint_requests: u32,
 
-    /// How long a gateway waits for more of a request's body while there is no answer, in seconds. 0: no limit.
+    /// How long a gateway waits for more of a request's body while there is no answer, in seconds.
+    /// 0: no limit.
     #[arg(long, env = "WEFT_BODY_IDLE_SECONDS", default_value = "60", value_parser = parse_seconds)]
     pub body_idle: Duration,
 
-    /// How long a gateway's client may take nothing of an answer that is there for it, in seconds. 0: no limit.
+    /// How long a gateway's client may take nothing of an answer that is there for it, in seconds.
+    /// 0: no limit.
     #[arg(long, env = "WEFT_ANSWER_IDLE_SECONDS", default_value = "60", value_parser = parse_seconds)]
     pub answer_idle: Duration,
 
-    /// After how long without a byte either way a gateway closes a connection that it passes on as bytes, in seconds, or up
-    /// to twice as long. 0: no limit.
+    /// After how long without a byte either way a gateway closes a connection that it passes on as
+    /// bytes, in seconds, or up to twice as long. 0: no limit.
     #[arg(long, env = "WEFT_BYTES_IDLE_SECONDS", default_value = "3600", value_parser = parse_seconds)]
     pub bytes_idle: Duration,
 
@@ -181,7 +184,8 @@ pub enum RunMode {
 pub enum MtlsOutbound {
     /// It is passed on unchanged, in plain text.
     Permissive,
-    /// It is closed: while the controller cannot say what is there, and where the address is the cluster's own.
+    /// It is closed: while the controller cannot say what is there, and where the address is the
+    /// cluster's own.
     Required,
 }
 

@@ -1,5 +1,5 @@
-//! What a proxy holds at one time is bounded by the memory that it may use: beyond that the newest gives way, before the
-//! kernel ends the process with all that it carries.
+//! Bounds on what a proxy holds, by the memory that it may use: beyond them new connections and
+//! requests are refused, before the kernel kills the process with all that it carries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -8,28 +8,30 @@ use std::time::Duration;
 use crate::body::ReplayMemory;
 use crate::telemetry::metrics::Metrics;
 
-/// Memory for each connection, and for each request under way: more than most of them take. The rest is told by
-/// [`HIGH_PERCENT`].
+/// Memory for each connection and for each request in flight: more than most of them take.
+/// [`HIGH_PERCENT`] covers the rest.
 const CONNECTION: u64 = 32 << 10;
 const REQUEST: u64 = 64 << 10;
-/// The part of the bound on connections that connections may be over it which end to make room for others.
+/// The part of the bound on connections that connections may be over it which end to make room for
+/// others.
 const ENDING_PART: usize = 8;
 /// How many these may be in any case.
 const ENDING: usize = 64;
-/// With no more than this part of that bound left, clients have less time to begin a request.
+/// With no more than this part of the bound left, clients have less time to begin a request.
 const CROWDED_PART: usize = 4;
-/// The part of the memory that bodies may take which are kept for another try.
+/// The part of the memory for replay buffers.
 const REPLAY_PART: u64 = 8;
 /// The same where the memory is not limited.
 const DEFAULT_REPLAY: usize = 64 << 20;
-/// With so much of the memory in use only a few requests are taken at a time.
+/// With this much of the memory in use only a few requests are taken at a time.
 const HIGH_PERCENT: u64 = 90;
-/// Those: what is in use may be so for other reasons, and then a proxy that takes nothing would never recover.
+/// Those few: memory may be in use for other reasons, and a proxy that takes nothing would never
+/// recover.
 const MIN_REQUESTS: usize = 16;
-/// How often it is looked at how much is in use.
+/// The interval at which memory in use is sampled.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Counts what is held, and says when it is too much.
+/// Counts what is held, and decides when it is too much.
 #[derive(Debug)]
 pub struct Overload {
     memory: Option<u64>,
@@ -42,7 +44,7 @@ pub struct Overload {
 }
 
 impl Overload {
-    /// `memory`: bytes that the process may use; `None`: as many as there are.
+    /// `memory`: bytes that the process may use; `None` for no limit.
     pub fn new(memory: Option<u64>, metrics: Arc<Metrics>) -> Self {
         let most = |each: u64| {
             let most = memory.map(|memory| memory / each);
@@ -70,7 +72,7 @@ impl Overload {
         self.under_way.fetch_sub(1, Relaxed);
     }
 
-    /// Why the request that began last is not to be taken.
+    /// Returns why the latest request is to be refused, if it is.
     pub fn check_request(&self) -> Option<&'static str> {
         let under_way = self.under_way.load(Relaxed);
         if under_way > self.requests {
@@ -84,8 +86,8 @@ impl Overload {
         None
     }
 
-    /// Whether one more connection may be taken where `open` are. At the bound that is up to `make_room`, which has another one
-    /// closed.
+    /// Returns true if one more connection may be accepted beside `open` others. At the bound that
+    /// is up to `make_room`, which has another one closed.
     pub fn admits_connection(&self, open: usize, make_room: impl FnOnce() -> bool) -> bool {
         let with_ending = self
             .connections
@@ -97,12 +99,12 @@ impl Overload {
         admits
     }
 
-    /// Whether few more connections may be taken where `open` are.
+    /// Returns true if `open` connections are close to the bound.
     pub fn is_crowded(&self, open: usize) -> bool {
         open >= self.connections - self.connections / CROWDED_PART
     }
 
-    /// Goes on looking at the memory in use.
+    /// Samples the memory in use, until dropped.
     pub async fn watch(&self) {
         let Some(memory) = self.memory else {
             return std::future::pending().await;

@@ -1,7 +1,9 @@
-//! TCP probes on the application's behalf: `/probe/tcp/<port>` says whether something listens there.
+//! TCP probes on the application's behalf: `/probe/tcp/<port>` says whether something listens
+//! there.
 //!
-//! The listeners of the proxy accept every connection to the pod, so the kubelet asks here instead (the injector writes
-//! its probes so). Only the ports that the pod's own probes name are ever tried.
+//! The listeners of the proxy accept every connection to the pod, so the kubelet asks here instead
+//! (the injector writes its probes so). Only the ports that the pod's own probes name are ever
+//! tried.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -34,7 +36,8 @@ pub enum ProbeError {
 }
 
 impl TcpProbes {
-    /// `own`: the pod's addresses, its first one first; without any, the application is looked for on loopback.
+    /// `own`: the pod's addresses, its first one first; without any, the application is looked for
+    /// on loopback.
     pub fn new(own: &[IpAddr], ports: impl IntoIterator<Item = u16>) -> Self {
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
         Self {

@@ -118,7 +118,8 @@ impl Control {
         })
     }
 
-    /// Resolves only when a task ended, which none does but by a fault: the process had better begin anew.
+    /// Resolves only when a task ended, which none does but by a fault: the process had better
+    /// begin anew.
     pub async fn broken(&mut self) -> anyhow::Error {
         match self.tasks.join_next().await {
             Some(Err(error)) => anyhow::Error::new(error).context("identity or configuration"),

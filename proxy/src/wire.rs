@@ -1,4 +1,5 @@
-//! What both sides of the proxy and the proxies among each other agree on: header names, limits, causes of HTTP/2.
+//! What both sides of the proxy and the proxies among each other agree on: header names, limits,
+//! causes of HTTP/2.
 
 use std::error::Error;
 

@@ -1,7 +1,7 @@
 //! Bodies of requests on their way to an endpoint, and why any body ends early.
 //!
-//! Bodies are passed on frame by frame and never copied. The body of a response, with what has to happen at its end, is
-//! the HTTP side's.
+//! Bodies are passed on frame by frame and never copied. The body of a response, with what has to
+//! happen at its end, is the HTTP side's.
 
 mod replay;
 mod tee;
@@ -62,7 +62,8 @@ impl RequestBody {
         Self(Kind::Replayed(reader))
     }
 
-    /// Returns true if all of the body can be buffered for another attempt; a body of unknown length may be too long.
+    /// Returns true if all of the body can be buffered for another attempt; a body of unknown
+    /// length may be too long.
     pub fn fits_replay_buffer(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
@@ -70,7 +71,8 @@ impl RequestBody {
         }
     }
 
-    /// Stops buffering once any of the body has been read in this attempt, unless the rule retries the request.
+    /// Stops buffering once any of the body has been read in this attempt, unless the rule retries
+    /// the request.
     pub fn send_once(&self) {
         if let Kind::Replayed(reader) = &self.0 {
             reader.send_once();
@@ -118,7 +120,8 @@ impl http_body::Body for RequestBody {
     }
 }
 
-/// Returns true for an empty frame of data: h2 takes few of them on a connection, which other streams share.
+/// Returns true for an empty frame of data: h2 takes few of them on a connection, which other
+/// streams share.
 pub fn is_empty(frame: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) -> bool {
     let is_empty = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
     matches!(frame, Poll::Ready(Some(Ok(frame))) if is_empty(frame))

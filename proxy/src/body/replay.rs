@@ -1,7 +1,7 @@
 //! The buffer from which a request's body is sent again.
 //!
-//! A body is buffered up to 64 KiB until the response begins, so that a request that never reached its application can go
-//! elsewhere.
+//! A body is buffered up to 64 KiB until the response begins, so that a request that never reached
+//! its application can go elsewhere.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -67,7 +67,7 @@ fn reader(shared: Arc<SharedBody>, generation: u32) -> RequestBody {
 pub struct ReplayBuffer(Option<Arc<SharedBody>>);
 
 impl ReplayBuffer {
-    /// Of a request without a body.
+    /// The handle of a request without a body.
     pub fn none() -> Self {
         Self(None)
     }
@@ -76,14 +76,15 @@ impl ReplayBuffer {
         self.0.is_none()
     }
 
-    /// Whether the body can be sent from its start.
+    /// Returns true if the body can be sent again from its start.
     pub fn is_replayable(&self) -> bool {
         self.0
             .as_ref()
             .is_none_or(|shared| shared.state().buffering)
     }
 
-    /// The body from its start; what read it before gets an error. `None` when too much of it is gone.
+    /// Returns the body from its start; the reader before gets an error. Returns `None` if too much
+    /// of it is gone.
     pub fn replay(&self) -> Option<RequestBody> {
         let Some(shared) = &self.0 else {
             return Some(RequestBody::empty());
@@ -98,7 +99,8 @@ impl ReplayBuffer {
         Some(reader(shared.clone(), state.generation))
     }
 
-    /// A body that follows this one, of which nothing may have been read yet.
+    /// Returns a copy of the body, of which nothing may have been read yet: it follows as the
+    /// original is read.
     pub fn tee(&self) -> (RequestBody, Self) {
         let Some(shared) = &self.0 else {
             return (RequestBody::empty(), Self(None));
@@ -109,14 +111,15 @@ impl ReplayBuffer {
         share(BodySource::Tee(body), shared.hint, state.memory.clone())
     }
 
-    /// The rule says that the request may be sent again, whatever came of it.
+    /// Keeps the buffer for the rule's retries, whatever came of an attempt.
     pub fn keep_for_retry(&self) {
         if let Some(shared) = &self.0 {
             shared.state().rule_retries = true;
         }
     }
 
-    /// There is an answer: the request is not sent again, and its body may take its time.
+    /// Stops buffering: there is a response, so the request is not sent again, and its body may
+    /// take its time.
     pub fn response_started(&self) {
         if let Some(shared) = &self.0 {
             let mut state = shared.state();
@@ -125,7 +128,7 @@ impl ReplayBuffer {
         }
     }
 
-    /// Nobody gets the rest of the answer: the request ends, too.
+    /// Ends the request, as nobody receives the rest of the response.
     pub fn abort(&self) {
         if let Some(shared) = &self.0 {
             let mut state = shared.state();
@@ -139,21 +142,21 @@ impl ReplayBuffer {
         }
     }
 
-    /// How long the client may send nothing of the body until there is an answer.
+    /// Sets how long the client may send nothing of the body until there is a response.
     pub fn set_idle_timeout(&self, limit: Option<Duration>) {
         if let Some(shared) = &self.0 {
             shared.state().idle = limit.map(|limit| (limit, None));
         }
     }
 
-    /// Whether the client was silent for longer.
+    /// Returns true if the client was silent for longer than that.
     pub fn is_idle_timed_out(&self) -> bool {
         self.0
             .as_ref()
             .is_some_and(|shared| shared.state().idle_timed_out)
     }
 
-    /// Bytes of the body that were read so far.
+    /// Returns the bytes of the body that were read so far.
     pub fn bytes_read(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.state().read)
     }
@@ -223,7 +226,7 @@ struct SharedBody {
 /// Where a request's body comes from.
 enum BodySource {
     Client(Incoming),
-    /// Of a request that is mirrored.
+    /// The copy for a mirror.
     Tee(TeeBody),
 }
 
@@ -251,24 +254,25 @@ struct SharedState {
     /// Only the newest reader reads.
     generation: u32,
     frames: VecDeque<Bytes>,
-    /// Place in `frames` of what the reader gets next.
+    /// The index in `frames` of what the reader gets next.
     next: usize,
-    /// Bytes in `frames`, as long as they are kept: they count against [`MAX_REPLAY`] and in `memory`.
+    /// Bytes in `frames`, as long as they are kept: they count against [`MAX_REPLAY`] and in
+    /// `memory`.
     reserved: usize,
     read: u64,
     buffering: bool,
-    /// A rule says that the request may be sent again.
+    /// The request's rule retries it.
     rule_retries: bool,
-    /// What is sent now is not sent again.
+    /// The current attempt is the last one.
     send_once: bool,
-    /// Of mirrors: they get what is read.
+    /// The mirrors' copies.
     tees: Vec<TeeSender>,
     memory: Arc<ReplayMemory>,
-    /// How long the client may send nothing, until there is an answer; its timer, once it does.
+    /// How long the client may send nothing until there is a response, and the timer once it does.
     idle: Option<(Duration, Option<Pin<Box<Sleep>>>)>,
-    /// It was silent for longer.
+    /// The client was silent for longer.
     idle_timed_out: bool,
-    /// Of the task that waits for more.
+    /// The task that waits for more.
     waker: Option<Waker>,
 }
 
@@ -288,7 +292,7 @@ impl SharedState {
         Some(data)
     }
 
-    /// Of what was read now.
+    /// Buffers what was just read.
     fn buffer(&mut self, data: &Bytes) {
         self.read += data.len() as u64;
         if let Some((limit, Some(timer))) = &mut self.idle {
@@ -309,7 +313,7 @@ impl SharedState {
         self.next += 1;
     }
 
-    /// More is waited for.
+    /// Registers the task that waits for more.
     fn wait(&mut self, waker: &Waker) {
         match &mut self.waker {
             Some(known) => known.clone_from(waker),
@@ -317,7 +321,7 @@ impl SharedState {
         }
     }
 
-    /// Resolves when the client has been silent for too long.
+    /// Ready once the client has been silent for too long.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some((limit, timer)) = &mut self.idle else {
             return Poll::Pending;
@@ -328,7 +332,7 @@ impl SharedState {
         Poll::Ready(())
     }
 
-    /// Passes on what was read; where the source knows its length, the end is never read.
+    /// Sends what was read to the tees. If the source knows its length, its end is never read.
     fn send_to_tees(&mut self, frame: Option<&Frame<Bytes>>) {
         if let Some(frame) = frame {
             self.tees.retain(|tee| tee.offer(frame));
@@ -338,7 +342,7 @@ impl SharedState {
         }
     }
 
-    /// Lets go of all that the reader has got.
+    /// Drops what the reader has already got.
     fn stop_buffering(&mut self) {
         if !self.buffering {
             return;
@@ -357,7 +361,7 @@ impl Drop for SharedState {
     }
 }
 
-/// Bytes of request bodies that are kept for another try, of all requests together.
+/// The memory of the replay buffers of all requests together.
 #[derive(Debug)]
 pub struct ReplayMemory {
     most: usize,
@@ -373,7 +377,7 @@ impl ReplayMemory {
         }
     }
 
-    /// Takes room for `length` bytes; false: there is none.
+    /// Reserves `length` bytes. Returns false if there is no room.
     pub fn reserve(&self, length: usize) -> bool {
         let before = self.held.fetch_add(length, Relaxed);
         let fits = before.saturating_add(length) <= self.most;

@@ -1,7 +1,8 @@
-//! A request's body as a mirror reads it: what was read for the request itself, a little later.
+//! The copy of a request's body that a mirror reads: what was read for the request itself, a little
+//! later.
 //!
-//! The request never waits for its mirrors: one that is too far behind ends in an error, and so does one of a request whose
-//! own body is not read to its end.
+//! The request never waits for its mirrors: a copy that lags too far behind ends in an error, and
+//! so does one of a request whose own body is not read to its end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -21,13 +22,13 @@ enum TeeFrame {
     End,
 }
 
-/// Where the frames that are read go to.
+/// The sending side of a copy.
 pub(super) struct TeeSender {
     frames: mpsc::UnboundedSender<TeeFrame>,
     lag: Arc<AtomicUsize>,
 }
 
-/// Where they come out.
+/// The body that a mirror reads.
 pub(super) struct TeeBody {
     frames: mpsc::UnboundedReceiver<TeeFrame>,
     lag: Arc<AtomicUsize>,
@@ -50,7 +51,8 @@ pub(super) fn channel() -> (TeeSender, TeeBody) {
 }
 
 impl TeeSender {
-    /// Passes the frame on. False: nobody reads any longer, or too slowly; the sender is of no more use.
+    /// Sends a frame. Returns false if the mirror has gone or lags too far behind: the sender is of
+    /// no more use then.
     pub(super) fn offer(&self, frame: &Frame<Bytes>) -> bool {
         let copy = match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) => {
@@ -67,9 +69,9 @@ impl TeeSender {
         self.frames.send(TeeFrame::Frame(copy)).is_ok()
     }
 
-    /// The body was read to its end.
+    /// Ends the copy: the body was read to its end.
     pub(super) fn end(self) {
-        // Who does not read any longer need not know.
+        // A mirror that has gone need not know.
         let _ = self.frames.send(TeeFrame::End);
     }
 }

@@ -1,4 +1,5 @@
-//! The way to the controller: its name or its addresses, TCP, TLS proven by its SPIFFE id, HTTP/2 with keepalive so that a hung peer is noticed.
+//! The way to the controller: its name or its addresses, TCP, TLS proven by its SPIFFE id, HTTP/2
+//! with keepalive so that a hung peer is noticed.
 
 use std::error::Error;
 use std::future::Future;
@@ -24,7 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A Service has two addresses at most.
 const MAX_ADDRESSES: usize = 4;
-/// A ping this often; without an answer for as long again, the connection is given up: 10 s after a hang at most.
+/// A ping this often; without an answer for as long again, the connection is given up: 10 s after a
+/// hang at most.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// Where the controller is.
@@ -32,8 +34,8 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 pub struct Address {
     host: String,
     port: u16,
-    /// Holds addresses of the same controller, for pods whose DNS does not know the host's name. Read at each attempt: the
-    /// controller keeps it.
+    /// Holds addresses of the same controller, for pods whose DNS does not know the host's name.
+    /// Read at each attempt: the controller keeps it.
     file: Option<PathBuf>,
 }
 
@@ -97,8 +99,8 @@ pub struct ConnectError {
     causes: String,
 }
 
-/// Whether the controller has refused the certificate that a connection was opened with. In TLS 1.3 a client learns that
-/// only after its own handshake, by an alert.
+/// Whether the controller has refused the certificate that a connection was opened with. In TLS 1.3
+/// a client learns that only after its own handshake, by an alert.
 #[derive(Clone, Debug, Default)]
 pub struct CertificateRefused(Arc<AtomicBool>);
 
@@ -118,7 +120,8 @@ impl CertificateRefused {
     }
 }
 
-/// A signature that does not fit the root of the same name is a `DecryptError` (RFC 8446, section 6.2).
+/// A signature that does not fit the root of the same name is a `DecryptError` (RFC 8446, section
+/// 6.2).
 fn is_about_certificate(alert: AlertDescription) -> bool {
     matches!(
         alert,
@@ -162,7 +165,8 @@ pub async fn connect(
 
 type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
-/// By the name; else by the addresses of the file, whatever it was that failed: a search path may lead the name elsewhere.
+/// By the name; else by the addresses of the file, whatever it was that failed: a search path may
+/// lead the name elsewhere.
 async fn connect_tls(address: Address, tls: Arc<ClientConfig>) -> io::Result<TlsStream> {
     let by_name = async {
         let found: Vec<_> = within(RESOLVE_TIMEOUT, "the name is not resolved", async {

@@ -56,7 +56,8 @@ pub enum SignedError {
     NoRoots,
 }
 
-/// Checks the answer against the request. With the roots that came along, those of `credentials` are only of these.
+/// Checks the answer against the request. With the roots that came along, those of `credentials`
+/// are only of these.
 pub fn credentials(
     request: &CertificateRequest,
     expected: &Identity,

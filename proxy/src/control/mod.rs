@@ -1,5 +1,5 @@
-//! The control side: the certificate ([`renewal`]), the stream of configuration ([`subscribe`]), and what is known
-//! ([`store`]).
+//! The control side: the certificate ([`renewal`]), the stream of configuration ([`subscribe`]),
+//! and what is known ([`store`]).
 
 pub mod channel;
 pub mod csr;

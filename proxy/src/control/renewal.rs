@@ -1,8 +1,9 @@
 //! Obtains the certificate, renews it at 70 % of its life, and follows the file of roots.
 //!
-//! It is renewed earlier when its root signs no longer, when its root is gone (the mesh lost its root and has another), and
-//! when the controller refuses it. The clock of the system is looked at besides the timer: it may have jumped.
-//! Whatever fails is tried again, for ever, with growing pauses; the certificate in force stays in force meanwhile.
+//! It is renewed earlier when its root signs no longer, when its root is gone (the mesh lost its
+//! root and has another), and when the controller refuses it. The clock of the system is looked at
+//! besides the timer: it may have jumped. Whatever fails is tried again, for ever, with growing
+//! pauses; the certificate in force stays in force meanwhile.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +33,8 @@ const RENEW_AT: f64 = 0.7;
 /// A certificate whose root signs no longer is renewed within this, and within a tenth of its life.
 const MAX_SPREAD: Duration = Duration::from_secs(30);
 
-/// A certificate that is of no use any longer is replaced within this; the pause grows while that does not help.
+/// A certificate that is of no use any longer is replaced within this; the pause grows while that
+/// does not help.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 /// How far it grows: a controller that refuses what it has signed itself is not to be flooded.
 const MAX_RETRY: Duration = Duration::from_secs(600);
@@ -155,8 +157,8 @@ impl Renewal {
         self.metrics.trusted_roots.set(roots as i64);
     }
 
-    /// Until the certificate is to be renewed: at 70 % of its life, or soon when it is outdated. Takes up the file's roots
-    /// meanwhile.
+    /// Until the certificate is to be renewed: at 70 % of its life, or soon when it is outdated.
+    /// Takes up the file's roots meanwhile.
     async fn wait(&self, life: Duration, unusable_backoff: &mut Backoff) {
         let mut changes = self.current.changes();
         let part = life.mul_f64(RENEW_AT);
@@ -191,7 +193,8 @@ impl Renewal {
     }
 }
 
-/// How long until an outdated certificate is replaced: all proxies of the mesh are told at the same moment.
+/// How long until an outdated certificate is replaced: all proxies of the mesh are told at the same
+/// moment.
 fn pause(why: Outdated, life: Duration, unusable_backoff: &mut Backoff) -> Duration {
     let (pause, reason) = match why {
         Outdated::OtherSigner => (spread(life), "the controller signs under another root"),
@@ -208,7 +211,8 @@ fn pause(why: Outdated, life: Duration, unusable_backoff: &mut Backoff) -> Durat
     pause
 }
 
-/// When to renew a certificate whose root signs no longer: all proxies of the mesh are told at the same moment.
+/// When to renew a certificate whose root signs no longer: all proxies of the mesh are told at the
+/// same moment.
 fn spread(life: Duration) -> Duration {
     let most = MAX_SPREAD.min(life / 10);
     most.mul_f64(0.1 + 0.9 * fastrand::f64())

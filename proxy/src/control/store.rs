@@ -1,7 +1,8 @@
 //! What the proxy knows: destinations by address, clusters by Service port, and its own workload.
 //!
-//! Lookups of known addresses take no lock. An unknown one is asked of the controller and waited for, for a bounded
-//! time. Losing the controller changes nothing that is known. The stream itself is in [`super::subscribe`].
+//! Lookups of known addresses take no lock. An unknown one is requested from the controller, for a
+//! bounded time. Losing the controller changes nothing that is known. The stream itself is in
+//! [`super::subscribe`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -9,56 +10,49 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use weft_api::{Resource, decode, proto};
+use weft_api::proto;
 use weft_ir::{
-    Destination, EndpointSet, Gateway, GatewayPort, Identity, Patterns, ResourceKey, ServicePort,
-    Target, Transport, TrustedRoots, Workload,
+    Gateway, GatewayPort, Identity, Patterns, ResourceKey, ServicePort, Transport, Workload,
 };
 
-use crate::routing::destination::{Resolved, Resolver, WatchedDestination};
+use crate::routing::destination::WatchedDestination;
 use crate::routing::gateway_port::{BoundPorts, WatchedPort};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::requests::Direction;
 use crate::tls::credentials::CurrentCredentials;
 use crate::upstream::{Cluster, EndpointRegistry};
 
-/// Addresses held and waited for; fewer than a controller watches for one proxy (10,000). Beyond it those that are
-/// idle for a tenth of the time give way, and when none is, a lookup is answered as if the controller were away.
-const MAX_ADDRESSES: usize = 8_000;
-/// A resource may be this large, in bytes: some 50,000 endpoints. The controller sends none of more than 12 MiB.
-const MAX_RESOURCE: usize = 16 << 20;
+mod apply;
+mod gateway;
+mod idle;
+mod lookup;
+#[cfg(test)]
+mod tests;
 
-/// What is known of an address.
-pub enum Lookup {
-    Found(Arc<WatchedDestination>),
-    /// The controller does not answer, and nothing is known.
-    Unreachable,
-}
+pub use lookup::Lookup;
 
-/// What the stream is to tell the controller.
+/// What the stream is to send to the controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     Watch(SocketAddr),
     Unwatch(SocketAddr),
-    /// What was refused is in force by now: a new stream says what is held.
+    /// A refused resource is in force by now: a new stream is to say what is held.
     Resubscribe,
 }
 
-/// Times and identity that the store goes by.
+/// The settings of a store.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Only a workload of this identity is taken.
+    /// Only a workload of this identity is accepted.
     pub identity: Identity,
-    /// Takes up the roots that the controller names.
+    /// Takes the roots that the controller sends.
     pub current: CurrentCredentials,
     /// How long a lookup waits for the controller.
     pub wait: Duration,
     /// A destination without connections is forgotten after this.
     pub idle: Duration,
-    /// Who accepts from the ports of a gateway. `None`: the proxy is a sidecar, and has none.
+    /// Accepts from the ports of a gateway. `None` in a sidecar, which has none.
     pub ports: Option<BoundPorts>,
 }
 
@@ -79,7 +73,7 @@ struct StoreInner {
     lost: Mutex<Option<Instant>>,
     requests: mpsc::UnboundedSender<Request>,
     state: Mutex<StoreState>,
-    /// Regular expressions that are compiled already. Locked by whoever decodes, and by nobody who serves.
+    /// Regular expressions that are compiled already. Locked for decoding, and never by traffic.
     patterns: Mutex<Patterns>,
 }
 
@@ -87,15 +81,15 @@ struct StoreInner {
 struct StoreState {
     clusters: HashMap<ServicePort, Arc<Cluster>>,
     versions: HashMap<ResourceKey, u64>,
-    /// Addresses asked for and not yet answered; dropping the sender wakes those who wait.
+    /// Addresses that were requested and not answered yet; dropping the sender wakes the waiters.
     pending: HashMap<SocketAddr, watch::Sender<()>>,
     ports: HashMap<(Transport, u16), Arc<WatchedPort>>,
-    /// Ports that could not be bound, with the version that is in force once they are.
+    /// Ports that could not be bound, each with the version that is in force once it is.
     unbound: BTreeMap<(Transport, u16), (u64, GatewayPort)>,
 }
 
 impl Store {
-    /// The receiver is for the stream.
+    /// Returns the store, and the requests for the stream.
     pub fn new(
         settings: Settings,
         upstream: Arc<EndpointRegistry>,
@@ -120,268 +114,18 @@ impl Store {
         (store, receiver)
     }
 
-    /// What is at the address; asks the controller where nothing is known.
-    pub async fn lookup(&self, address: SocketAddr) -> Lookup {
-        if let Some(watched) = self.known(address) {
-            return Lookup::Found(watched);
-        }
-        let Some(mut answered) = self.request_watch(address) else {
-            return Lookup::Unreachable;
-        };
-        // Either error says the same: no more waiting. What counts is what is known then.
-        let _ = tokio::time::timeout(self.remaining_wait(), answered.changed()).await;
-        match self.known(address) {
-            Some(watched) => Lookup::Found(watched),
-            None => Lookup::Unreachable,
-        }
-    }
-
-    fn known(&self, address: SocketAddr) -> Option<Arc<WatchedDestination>> {
-        let watched = self.0.destinations.load().get(&address).cloned()?;
-        watched.touch(self.now());
-        Some(watched)
-    }
-
-    /// Has the stream watch the address; `None` when too many are waited for.
-    fn request_watch(&self, address: SocketAddr) -> Option<watch::Receiver<()>> {
-        let mut state = self.state();
-        if let Some(pending) = state.pending.get(&address) {
-            return Some(pending.subscribe());
-        }
-        if self.is_full(&state) {
-            drop(state);
-            self.forget_unused(self.0.settings.idle / 10);
-            state = self.state();
-            if self.is_full(&state) {
-                return None;
-            }
-        }
-        let (sender, receiver) = watch::channel(());
-        if self.0.destinations.load().contains_key(&address) {
-            // Answered meanwhile: the sender ends here, so the wait does too.
-            return Some(receiver);
-        }
-        state.pending.insert(address, sender);
-        // Without a stream task there is nobody to tell, and the wait runs out.
-        let _ = self.0.requests.send(Request::Watch(address));
-        Some(receiver)
-    }
-
-    fn is_full(&self, state: &StoreState) -> bool {
-        self.0.destinations.load().len() + state.pending.len() >= MAX_ADDRESSES
-    }
-
-    /// How long to wait for an answer: once the controller has been away for that long, not again for each connection.
-    fn remaining_wait(&self) -> Duration {
-        let wait = self.0.settings.wait;
-        match *self.lost() {
-            Some(since) => wait.saturating_sub(since.elapsed()),
-            None => wait,
-        }
-    }
-
-    /// The proxy's own pod; `None` until the controller has told.
+    /// Returns the proxy's own workload; `None` until the controller has sent it.
     pub fn workload(&self) -> Option<Arc<Workload>> {
         self.0.workload.load_full()
     }
 
-    /// Resolves once the first configuration is there.
+    /// Resolves once the first configuration has come.
     pub async fn configured(&self) {
         // The sender lives in `self`: waiting cannot fail.
         let _ = self.0.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
-    /// Takes what can be taken as one change, and says what cannot and why. Decoding may take long, as regular
-    /// expressions are compiled: call it where no connection waits for the thread.
-    pub fn apply(&self, update: proto::Update) -> Vec<proto::Refused> {
-        let mut refused = Vec::new();
-        let mut change = DecodedUpdate::default();
-        let mut patterns = self.patterns();
-        for resource in update.resources {
-            let key = resource.key.clone();
-            if let Err(reason) = change.add(resource, &self.0.settings, &mut patterns) {
-                refused.push(proto::Refused { key, reason });
-            }
-        }
-        drop(patterns);
-        for key in update.removed {
-            match key.parse::<ResourceKey>() {
-                Ok(key) => change.removed.push(key),
-                Err(error) => refused.push(proto::Refused {
-                    key,
-                    reason: error.to_string(),
-                }),
-            }
-        }
-        self.commit(change, &mut refused);
-        self.patterns().prune();
-        let config = &self.0.metrics.config;
-        config.updates.inc();
-        config.refused.inc_by(refused.len() as u64);
-        refused
-    }
-
-    /// Endpoints that come are in place before the routes that lead there, and those that all go stay until after.
-    fn commit(&self, mut change: DecodedUpdate, refused: &mut Vec<proto::Refused>) {
-        let mut state = self.state();
-        self.set_stream_roots(change.roots.take(), &change.removed);
-        if let Some(workload) = &change.workload
-            && self.0.upstream.set_place(&workload.place)
-        {
-            state
-                .clusters
-                .values()
-                .for_each(|cluster| cluster.relocate());
-        }
-        let (emptied, filled): (Vec<_>, Vec<_>) = change
-            .endpoints
-            .into_iter()
-            .partition(|set| set.endpoints.is_empty());
-        for set in filled {
-            let cluster = state.cluster(&set.id, &self.0.upstream);
-            cluster.update(&set);
-        }
-        self.publish_destinations(&mut state, change.destinations, &change.removed);
-        if let Some(gateway) = change.gateway {
-            self.publish_gateway(gateway, &mut change.versions, refused);
-        }
-        self.publish_ports(
-            &mut state,
-            change.ports,
-            &mut change.versions,
-            &change.removed,
-            refused,
-        );
-        for set in emptied {
-            let cluster = state.cluster(&set.id, &self.0.upstream);
-            cluster.set_endpoints(set.protocol, &[]);
-        }
-        self.clear_removed(&state, &change.removed);
-        if let Some(workload) = change.workload {
-            self.0.workload.store(Some(Arc::new(workload)));
-            self.0.ready.send_replace(true);
-        }
-        for key in &change.removed {
-            state.versions.remove(key);
-        }
-        state.versions.extend(change.versions);
-        state.sweep_clusters();
-        // A refused destination is an answer too: who waits for it is not kept waiting.
-        for refused in &*refused {
-            if let Ok(ResourceKey::Destination(address)) = refused.key.parse() {
-                state.pending.remove(&address);
-            }
-        }
-        self.update_gauges(&state);
-    }
-
-    fn set_stream_roots(&self, roots: Option<TrustedRoots>, removed: &[ResourceKey]) {
-        let current = &self.0.settings.current;
-        if removed.contains(&ResourceKey::Roots) {
-            current.clear_stream_roots();
-        }
-        if let Some(roots) = roots
-            && let Err(error) = current.set_stream_roots(&roots)
-        {
-            // Those that cannot be taken up were refused before.
-            tracing::error!("roots: {error}");
-        }
-    }
-
-    /// Endpoints that are gone for good leave the routes that still lead there with none. Those that only nobody routes
-    /// to any longer stay as they are, for the requests that are on their way.
-    fn clear_removed(&self, state: &StoreState, removed: &[ResourceKey]) {
-        let destinations = self.0.destinations.load();
-        for key in removed {
-            let ResourceKey::Endpoints(id) = key else {
-                continue;
-            };
-            let Some(cluster) = state.clusters.get(id) else {
-                continue;
-            };
-            let mut ports = state.ports.values();
-            if destinations
-                .values()
-                .any(|watched| watched.load().refers_to(cluster))
-                || ports.any(|watched| watched.load().refers_to(cluster))
-            {
-                let protocol = cluster.members().protocol;
-                cluster.set_endpoints(protocol, &[]);
-            }
-        }
-    }
-
-    fn publish_destinations(
-        &self,
-        state: &mut StoreState,
-        destinations: Vec<Destination>,
-        removed: &[ResourceKey],
-    ) {
-        if destinations.is_empty() && removed.is_empty() {
-            return;
-        }
-        let now = self.now();
-        let mut known = HashMap::clone(&self.0.destinations.load());
-        let mut answered = Vec::new();
-        for destination in destinations {
-            let address = destination.address;
-            let watched = known.get(&address);
-            let resolved = self.resolve(state, destination.target, watched);
-            match watched {
-                Some(watched) => watched.store(resolved),
-                None => {
-                    known.insert(
-                        address,
-                        Arc::new(WatchedDestination::new(address, resolved, now)),
-                    );
-                }
-            }
-            answered.extend(state.pending.remove(&address));
-        }
-        for key in removed {
-            if let ResourceKey::Destination(address) = key {
-                known.remove(address);
-            }
-        }
-        self.0.destinations.store(Arc::new(known));
-        // Only now are those woken who wait for what was stored.
-        drop(answered);
-    }
-
-    fn resolve(
-        &self,
-        state: &mut StoreState,
-        target: Target,
-        watched: Option<&Arc<WatchedDestination>>,
-    ) -> Resolved {
-        match target {
-            Target::Unknown => Resolved::Unknown,
-            Target::Pod(endpoint) => {
-                let held = watched.and_then(|watched| match &**watched.load() {
-                    Resolved::Pod(cluster) => Some(cluster.clone()),
-                    _ => None,
-                });
-                let cluster = held.unwrap_or_else(|| {
-                    Cluster::new(endpoint.address.to_string().into(), self.0.upstream.clone())
-                });
-                cluster.set_endpoints(weft_ir::Protocol::Detect, &[endpoint]);
-                Resolved::Pod(cluster)
-            }
-            Target::Service(service) => {
-                let mut cluster = |id: &ServicePort| state.cluster(id, &self.0.upstream);
-                let mut resolver = Resolver {
-                    cluster: &mut cluster,
-                    series: &self.0.metrics.requests,
-                    direction: Direction::Outbound,
-                    services: HashMap::new(),
-                    resolved: HashMap::new(),
-                };
-                Resolved::Service(resolver.service(&service))
-            }
-        }
-    }
-
-    /// Everything held, for the first message of a stream.
+    /// Returns everything that is held, for the first message of a stream.
     pub fn held(&self) -> Vec<proto::Held> {
         let state = self.state();
         let held = state.versions.iter().map(|(key, version)| proto::Held {
@@ -391,7 +135,7 @@ impl Store {
         held.collect()
     }
 
-    /// Every address that is held or asked for.
+    /// Returns every address that is held or requested.
     pub fn watched(&self) -> HashSet<SocketAddr> {
         let state = self.state();
         let pending = state.pending.keys().copied();
@@ -399,7 +143,7 @@ impl Store {
         known.keys().copied().chain(pending).collect()
     }
 
-    /// Tells the store whether the stream is up.
+    /// Sets whether the stream is up.
     pub fn set_connected(&self, connected: bool) {
         let mut lost = self.lost();
         match (connected, *lost) {
@@ -412,7 +156,7 @@ impl Store {
         self.0.metrics.config.connected.set(connected.into());
     }
 
-    /// Whether the stream is up.
+    /// Returns true if the stream is up.
     pub fn connected(&self) -> bool {
         self.lost().is_none()
     }
@@ -453,7 +197,7 @@ impl StoreState {
         cluster.clone()
     }
 
-    /// Clusters go once nothing refers to them and the controller keeps them up to date no longer.
+    /// Removes clusters that nothing refers to and the controller no longer updates.
     fn sweep_clusters(&mut self) {
         let versions = &self.versions;
         self.clusters.retain(|id, cluster| {
@@ -462,62 +206,3 @@ impl StoreState {
         });
     }
 }
-
-/// The parts of an update that can be taken.
-#[derive(Default)]
-struct DecodedUpdate {
-    workload: Option<Workload>,
-    gateway: Option<Gateway>,
-    ports: Vec<GatewayPort>,
-    roots: Option<TrustedRoots>,
-    destinations: Vec<Destination>,
-    endpoints: Vec<EndpointSet>,
-    versions: Vec<(ResourceKey, u64)>,
-    removed: Vec<ResourceKey>,
-}
-
-impl DecodedUpdate {
-    fn add(
-        &mut self,
-        resource: proto::Resource,
-        settings: &Settings,
-        patterns: &mut Patterns,
-    ) -> Result<(), String> {
-        let size = resource.encoded_len();
-        if size > MAX_RESOURCE {
-            return Err(format!(
-                "it has {size} bytes, and at most {MAX_RESOURCE} are taken"
-            ));
-        }
-        let own = &settings.identity;
-        let decoded = decode::resource_with(resource, patterns);
-        let (key, version, resource) = decoded.map_err(|e| e.to_string())?;
-        match resource {
-            Resource::Workload(workload) if workload.identity != *own => {
-                return Err(format!(
-                    "the workload is {}, and this proxy is {own}",
-                    workload.identity
-                ));
-            }
-            Resource::Workload(workload) => self.workload = Some(workload),
-            Resource::Roots(roots) => {
-                CurrentCredentials::check(&roots)?;
-                self.roots = Some(roots);
-            }
-            Resource::Destination(destination) => self.destinations.push(destination),
-            Resource::Endpoints(set) => self.endpoints.push(set),
-            Resource::Gateway(gateway) if settings.ports.is_some() => self.gateway = Some(gateway),
-            Resource::Port(port) if settings.ports.is_some() => self.ports.push(port),
-            Resource::Gateway(_) | Resource::Port(_) => {
-                return Err("this proxy is a sidecar, and belongs to no gateway".to_owned());
-            }
-        }
-        self.versions.push((key, version));
-        Ok(())
-    }
-}
-
-mod gateway;
-mod idle;
-#[cfg(test)]
-mod tests;

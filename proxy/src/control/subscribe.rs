@@ -1,4 +1,5 @@
-//! The stream of configuration: tells the controller what is held and watched, applies what it sends, and answers.
+//! The stream of configuration: tells the controller what is held and watched, applies what it
+//! sends, and answers.
 //!
 //! Losing it changes nothing that is known: it is begun again, for ever, with growing pauses.
 
@@ -24,8 +25,8 @@ use crate::tls::Tls;
 use crate::tls::credentials::CurrentCredentials;
 use crate::tls::trusted::Root;
 
-/// An update may be this large, in bytes. A larger one ends the stream; a resource of more than 16 MiB in a smaller one is
-/// refused by itself ([`Store::apply`]).
+/// An update may be this large, in bytes. A larger one ends the stream; a resource of more than 16
+/// MiB in a smaller one is refused by itself ([`Store::apply`]).
 const MAX_UPDATE: usize = 64 << 20;
 /// The controller has this long to take the stream.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -125,7 +126,8 @@ impl Stream {
             }
             let pause = backoff.pause();
             if stable && matches!(error, StreamError::EndedByController(_)) {
-                // What is asked for meanwhile is asked on the next stream, which another replica takes in a moment.
+                // What is asked for meanwhile is asked on the next stream, which another replica
+                // takes in a moment.
                 tracing::info!(retry_in = ?pause, "{error}");
             } else {
                 self.store.set_connected(false);
@@ -258,7 +260,8 @@ impl Stream {
 /// What the controller was told of the certificate's root, on this stream.
 #[derive(Default)]
 struct CertificateReport {
-    /// It speaks of roots itself: one that does not would end the stream for a message that it does not know.
+    /// It speaks of roots itself: one that does not would end the stream for a message that it does
+    /// not know.
     supported: bool,
     root: Option<Root>,
 }

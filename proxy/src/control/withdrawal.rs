@@ -1,8 +1,10 @@
-//! The end of a pod, asked of its proxy before its containers are told: nobody is to send to it any longer.
+//! The end of a pod, asked of its proxy before its containers are told: nobody is to send to it any
+//! longer.
 //!
-//! Kubernetes calls `/drain` as the hook that goes before the signal to each container (kubelet, from the node's
-//! address). The call takes effect only where the controller sees that the pod is being deleted: from anybody else, and
-//! for a container that is only restarted, it is answered within a second and changes nothing.
+//! Kubernetes calls `/drain` as the hook that goes before the signal to each container (kubelet,
+//! from the node's address). The call takes effect only where the controller sees that the pod is
+//! being deleted: from anybody else, and for a container that is only restarted, it is answered
+//! within a second and changes nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,7 +39,8 @@ impl Default for Withdrawal {
 pub struct DrainLimits {
     /// At most.
     pub bound: Duration,
-    /// At least, where a Service has the pod: for clients outside the mesh, and those of other controllers.
+    /// At least, where a Service has the pod: for clients outside the mesh, and those of other
+    /// controllers.
     pub grace: Duration,
 }
 
@@ -71,8 +74,9 @@ impl fmt::Display for DrainOutcome {
 }
 
 impl Withdrawal {
-    /// Asks the controller, or joins those who did, has the senders go, and returns when the containers may be told: what was
-    /// on its way when the controller's word reached its sender has arrived then.
+    /// Asks the controller, or joins those who did, has the senders go, and returns when the
+    /// containers may be told: what was on its way when the controller's word reached its sender
+    /// has arrived then.
     pub async fn drain(&self, limits: DrainLimits, senders: &PeerConnections) -> DrainOutcome {
         let begun = Instant::now();
         let answer = tokio::time::timeout(limits.bound, self.answer()).await;
@@ -166,8 +170,8 @@ mod tests {
         }
     }
 
-    /// What two calls at once come to when the controller says this after a second, and how long they took. A sender goes
-    /// so long after it was told.
+    /// What two calls at once come to when the controller says this after a second, and how long
+    /// they took. A sender goes so long after it was told.
     async fn outcome(answer: Option<Withdrawn>, going: Duration) -> (DrainOutcome, Duration) {
         let withdrawal = Withdrawal::default();
         let shutdown = Shutdown::new();

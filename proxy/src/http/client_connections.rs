@@ -1,7 +1,9 @@
-//! The open connections of a gateway's clients. At the bound on connections one of them is closed for the newest: the one that
-//! has been idle the longest, of the source that has the most. So a source that fills a gateway displaces itself.
+//! The open connections of a gateway's clients. At the bound on connections one of them is evicted
+//! for the newest: the longest idle one of the source that has the most. So a source that fills a
+//! gateway displaces itself.
 //!
-//! Opening and closing a connection take a lock; a request touches atomics of its own connection alone.
+//! Opening and closing a connection take a lock; a request touches atomics of its own connection
+//! alone.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// Idle connections that one look at all of them finds: under a flood not every connection costs a look.
+/// Candidates that one scan collects: under a flood not every connection costs a scan.
 const MAX_CANDIDATES: usize = 64;
-/// After a look that found none there is no other for so long.
+/// The pause after a scan that found none.
 const SCAN_PAUSE: Duration = Duration::from_millis(100);
 /// The part of an IPv6 address that is one client: whoever has an address has all of its /64.
 const IPV6_PREFIX: u128 = !0 << 64;
 
-/// All of them. Clones are the same ones.
+/// All connections of clients; clones are the same.
 #[derive(Clone)]
 pub struct ClientConnections(Arc<Table>);
 
@@ -31,15 +33,16 @@ struct Table {
 struct Open {
     next: u64,
     by_source: HashMap<IpAddr, HashMap<u64, Arc<State>>>,
-    /// Idle connections to be closed next, the last one first; with the time since which they were idle when they were found.
+    /// Idle connections to be evicted next, the last one first; each with the time since which it
+    /// was idle when it was found.
     candidates: Vec<(u64, Arc<State>)>,
-    /// The end of the pause after a look that found none.
+    /// The end of the pause after a scan that found none.
     pause: Option<Instant>,
 }
 
 struct State {
     source: IpAddr,
-    /// Requests under way.
+    /// Requests in flight.
     requests: AtomicU32,
     /// Milliseconds from the start to the end of the last request, or to the opening.
     idle_since: AtomicU64,
@@ -63,7 +66,7 @@ impl Default for ClientConnections {
 }
 
 impl ClientConnections {
-    /// Takes a connection of `source` in, idle for now.
+    /// Adds a connection of `source`, idle for now.
     pub fn insert(&self, source: IpAddr) -> ClientConnection {
         let source = source_prefix(source);
         let state = Arc::new(State {
@@ -85,8 +88,8 @@ impl ClientConnections {
         }
     }
 
-    /// Has the connection closed that has been idle the longest, of the source that has the most connections and any that is
-    /// idle; gives the source. `None`: no connection is idle.
+    /// Evicts the longest idle connection, of the source that has the most connections and any that
+    /// is idle. Returns the source, or `None` if no connection is idle.
     pub fn evict(&self) -> Option<IpAddr> {
         let mut open = self.0.open();
         if let Some(source) = open.evict_candidate() {
@@ -104,7 +107,7 @@ impl ClientConnections {
 }
 
 impl Open {
-    /// Closes the next of those that were found and have been idle ever since.
+    /// Evicts the next candidate that has been idle ever since.
     fn evict_candidate(&mut self) -> Option<IpAddr> {
         while let Some((since, state)) = self.candidates.pop() {
             if state.idle_since() == Some(since) {
@@ -124,7 +127,8 @@ impl Open {
             if candidates.is_empty() {
                 continue;
             }
-            // The longest idle of them, the longest one last. Never more than half: the source may have closed some itself.
+            // The longest idle of them, the longest one last. Never more than half: the source may
+            // have closed some itself.
             let count = MAX_CANDIDATES.min(candidates.len().div_ceil(2));
             candidates.select_nth_unstable_by_key(count - 1, |(since, _)| *since);
             candidates.truncate(count);
@@ -145,7 +149,7 @@ impl Table {
     }
 }
 
-/// One connection, open until this is dropped.
+/// The entry of one connection, removed on drop.
 pub struct ClientConnection {
     of: Arc<Table>,
     number: u64,
@@ -153,7 +157,7 @@ pub struct ClientConnection {
 }
 
 impl ClientConnection {
-    /// A request has begun, which [`ClientConnection::request_ended`] ends.
+    /// Records that a request has begun, until [`ClientConnection::request_ended`].
     pub fn request_started(&self) {
         self.state.requests.fetch_add(1, Relaxed);
     }
@@ -163,7 +167,7 @@ impl ClientConnection {
         self.state.requests.fetch_sub(1, Relaxed);
     }
 
-    /// Is cancelled when the connection is to be closed for another.
+    /// Returns the token that is cancelled when the connection is evicted.
     pub fn evicted(&self) -> &CancellationToken {
         &self.state.evicted
     }

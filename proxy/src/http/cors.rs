@@ -1,7 +1,9 @@
-//! Requests of pages of other origins: preflights are answered here, answers of applications get their headers. Pure.
+//! Requests of pages of other origins: preflights are answered here, answers of applications get
+//! their headers. Pure.
 //!
-//! Source: Gateway API v1.6.3, `HTTPCORSFilter`, and GEP-1767: where a rule has the filter no preflight goes on to the
-//! application, and an origin that is not allowed gets an answer without any of the headers.
+//! Source: Gateway API v1.6.3, `HTTPCORSFilter`, and GEP-1767: where a rule has the filter no
+//! preflight goes on to the application, and an origin that is not allowed gets an answer without
+//! any of the headers.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -22,8 +24,8 @@ pub enum CorsDecision {
     Respond(Response),
 }
 
-/// Every answer under the filter depends on the origin, also one to a request that names none: a cache must not give it to
-/// another origin (RFC 9110, 12.5.5; Fetch, 3.2.5).
+/// Every answer under the filter depends on the origin, also one to a request that names none: a
+/// cache must not give it to another origin (RFC 9110, 12.5.5; Fetch, 3.2.5).
 const VARIES: HeaderValue = HeaderValue::from_static("Origin");
 
 fn vary_origin() -> Box<HeaderMap> {

@@ -1,8 +1,9 @@
 //! Answers that their client does not take.
 //!
-//! While a client takes nothing hyper does not poll the answer's body: over HTTP/1.1 the socket is full, over HTTP/2 the window
-//! of the stream is used up. So time limits on an answer are kept by the task that writes it as well. What that task has to
-//! know of the answer is in a task-local, which the body fills in.
+//! While a client takes nothing hyper does not poll the answer's body: over HTTP/1.1 the socket is
+//! full, over HTTP/2 the window of the stream is used up. So time limits on an answer are kept by
+//! the task that writes it as well. What that task has to know of the answer is in a task-local,
+//! which the body fills in.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -147,8 +148,8 @@ impl WriteStall {
     }
 }
 
-/// Runs the streams of a connection of HTTP/2, each in a task of its own, which ends when the client does not take its answer.
-/// That resets the stream (CANCEL).
+/// Runs the streams of a connection of HTTP/2, each in a task of its own, which ends when the
+/// client does not take its answer. That resets the stream (CANCEL).
 #[derive(Clone)]
 pub(super) struct StreamExecutor {
     /// How long a client may take nothing of an answer.
@@ -178,8 +179,8 @@ async fn stream_until_cut(stream: impl Future<Output = ()>, idle: Option<Duratio
 }
 
 impl Delivery {
-    /// After a poll of the stream that has not ended it. A body that waits to go on was polled last; one that was not, or has
-    /// given a frame and was not polled again, waits for the client.
+    /// After a poll of the stream that has not ended it. A body that waits to go on was polled
+    /// last; one that was not, or has given a frame and was not polled again, waits for the client.
     fn poll_stream(&self, stall: &mut WriteStall, cx: &mut Context<'_>) -> Poll<()> {
         match self.polled.get() {
             _ if !self.under_way.get() => stall.reset(),

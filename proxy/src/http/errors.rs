@@ -1,6 +1,7 @@
 //! Why a request ends without an answer of the application, and what its client is told.
 //!
-//! The words go into the header `weft-error` and the log. Only `handle()` turns a [`Failure`] into a response.
+//! The words go into the header `weft-error` and the log. Only `handle()` turns a [`Failure`] into
+//! a response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,7 +136,8 @@ impl Failure {
         }
     }
 
-    /// The response to a request; trailers-only where it spoke gRPC. `to_proxy`: the client is a proxy of the mesh.
+    /// The response to a request; trailers-only where it spoke gRPC. `to_proxy`: the client is a
+    /// proxy of the mesh.
     pub fn response(&self, grpc: bool, version: Version, to_proxy: bool) -> Response {
         let words = header_text(&self.to_string());
         let mut response = Response::new(ResponseBody::empty());
@@ -158,8 +160,8 @@ impl Failure {
     }
 }
 
-/// Ends a gRPC answer that broke off. What the application reset is told as `PROTOCOL-HTTP2.md` of gRPC's specification
-/// has it.
+/// Ends a gRPC answer that broke off. What the application reset is told as `PROTOCOL-HTTP2.md` of
+/// gRPC's specification has it.
 pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
     let status = match error {
         BodyError::Timeout | BodyError::Idle | BodyError::ClientStalled => "4",
@@ -179,8 +181,9 @@ pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
     trailers
 }
 
-/// Takes the words that a proxy put into a response out of it, for a client outside the mesh: they name pods, addresses and
-/// Services. Log and metrics keep them. What an application said itself stays.
+/// Takes the words that a proxy put into a response out of it, for a client outside the mesh: they
+/// name pods, addresses and Services. Log and metrics keep them. What an application said itself
+/// stays.
 pub fn redact(headers: &mut HeaderMap) {
     if headers.remove(ERROR).is_some() && headers.contains_key(GRPC_MESSAGE) {
         headers.insert(
@@ -209,8 +212,8 @@ fn header_text(words: &str) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("failed"))
 }
 
-/// By the whole media type, which is `application/grpc` or one of its own subtypes, as `application/grpc+proto`: what only
-/// begins so, as `application/grpc-web`, is another protocol.
+/// By the whole media type, which is `application/grpc` or one of its own subtypes, as
+/// `application/grpc+proto`: what only begins so, as `application/grpc-web`, is another protocol.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     const GRPC: &[u8] = b"application/grpc";
     let Some(value) = headers.get(CONTENT_TYPE) else {

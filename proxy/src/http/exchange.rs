@@ -1,4 +1,5 @@
-//! One request from its head to the last byte of its answer: what metrics and the access log say of it.
+//! One request, from its head to the last byte of its response: what metrics and the access log say
+//! of it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,36 +21,38 @@ use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
 use crate::upstream::Endpoint;
 use crate::wire::ERROR;
 
-/// Says that the client went away before its answer; common among proxies, and sent to nobody.
+/// The status in metrics and logs of a request whose client went away before the response; common
+/// among proxies, and sent to nobody.
 const CLIENT_GONE: u16 = 499;
 
-/// Who the requests of a connection come from.
+/// The client side of a connection.
 pub struct Downstream {
     pub runtime: Arc<Runtime>,
     pub direction: Direction,
     pub address: SocketAddr,
-    /// Proven by its certificate, or our own for what our pod sends.
+    /// Proven by its certificate, or this proxy's own for what its pod sends.
     pub identity: Option<Arc<Identity>>,
-    /// When its connection is to finish.
+    /// When the connection is to finish.
     pub closing: DrainWatch,
-    /// Of a gateway: its place among the connections of all clients.
+    /// At a gateway: the connection's entry among those of all clients.
     pub client: Option<Arc<ClientConnection>>,
 }
 
 impl Downstream {
-    /// Errors when the request that came last is one too many.
+    /// Errors if the latest request is one too many.
     pub fn admit(&self) -> Result<(), Failure> {
         let shed = self.runtime.overload.check_request();
         shed.map_or(Ok(()), |why| Err(Failure::Overloaded(why)))
     }
 
-    /// Whether a response on the connection is still being sent; asked by the task that serves the connection.
+    /// Whether a response on the connection is still being sent; asked by the task that serves the
+    /// connection.
     pub fn is_busy(self: &Arc<Self>) -> bool {
         // Each exchange holds the downstream, and so does the connection.
         Arc::strong_count(self) > 1
     }
 
-    /// Logs what came in the place of a request: hyper has answered it, and ends the connection.
+    /// Logs a malformed request: hyper has answered it, and closes the connection.
     pub fn log_malformed(&self, error: &hyper::Error) {
         let code = match error.is_parse_too_large() {
             true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -73,7 +76,7 @@ impl Downstream {
     }
 }
 
-/// Tells metrics and log when it is dropped.
+/// Recorded in metrics and log on drop.
 pub struct Exchange {
     downstream: Arc<Downstream>,
     started: Instant,
@@ -89,7 +92,7 @@ pub struct Exchange {
     error: Option<String>,
 }
 
-/// What the access log says of a request's head.
+/// What the access log needs of a request's head.
 struct LoggedHead {
     method: Method,
     uri: Uri,
@@ -148,24 +151,24 @@ impl Exchange {
         self.started
     }
 
-    /// The listener that the request came through, for the log.
+    /// Sets the listener of the request, for the log.
     pub fn set_listener(&mut self, listener: &Arc<str>) {
         if let Some(logged) = &mut self.logged {
             logged.listener = Some(listener.clone());
         }
     }
 
-    /// Whether the client is outside the mesh, and comes by a gateway.
+    /// Returns true if the request is from a gateway's client, outside the mesh.
     pub fn is_from_gateway(&self) -> bool {
         self.downstream.direction == Direction::Gateway
     }
 
-    /// The endpoint that was tried last.
+    /// Sets the endpoint that was tried last.
     pub fn set_endpoint(&mut self, endpoint: &Arc<Endpoint>) {
         self.endpoint = Some(endpoint.clone());
     }
 
-    /// The request is sent once more.
+    /// Counts a retry of the request.
     pub fn count_retry(&self) {
         self.downstream.runtime.metrics.retries.inc();
     }
@@ -179,7 +182,7 @@ impl Exchange {
         self.error = Some(failure.to_string());
     }
 
-    /// The head of the response, as the client gets it.
+    /// Records the head of the response, as the client gets it.
     pub fn response_started(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = Some(status);
         if self.is_grpc() {
@@ -187,7 +190,8 @@ impl Exchange {
         }
         let failed = status.is_client_error() || status.is_server_error() || self.grpc > Some(0);
         if failed && self.error.is_none() {
-            // Only a proxy's answer still has it: the one at the other end names the cause.
+            // Only a proxy's response still has the header: the proxy at the other end names the
+            // cause.
             let words = headers.get(ERROR).map(HeaderValue::as_bytes);
             self.error = words.map(|words| String::from_utf8_lossy(words).into_owned());
         }
@@ -207,7 +211,7 @@ impl Exchange {
         self.error = Some(format!("the answer broke off: {error}"));
     }
 
-    /// The answer has been passed on; `whole`: to its end.
+    /// Ends the exchange. `whole`: the response was sent to its end.
     pub fn finish(mut self, whole: bool) {
         if !whole && self.error.is_none() {
             self.error = Some("the client did not take the whole answer".to_owned());

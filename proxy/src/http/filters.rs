@@ -1,7 +1,7 @@
 //! What the filters of a rule or a backend do to a request and its response. Pure.
 //!
-//! Source: Gateway API v1.6.3, `HTTPHeaderFilter`, `HTTPRequestRedirectFilter`, `HTTPURLRewriteFilter` and
-//! `HTTPPathModifier`.
+//! Source: Gateway API v1.6.3, `HTTPHeaderFilter`, `HTTPRequestRedirectFilter`,
+//! `HTTPURLRewriteFilter` and `HTTPPathModifier`.
 
 use http::header::{HOST, HeaderMap, HeaderValue, LOCATION};
 use http::uri::{PathAndQuery, Uri};
@@ -21,8 +21,8 @@ pub struct FilterContext<'a> {
     pub port: u16,
 }
 
-/// Applies the filters in their order. A redirect ends the request, and so does a preflight. `added` is what the answer
-/// gets, whoever makes it.
+/// Applies the filters in their order. A redirect ends the request, and so does a preflight.
+/// `added` is what the answer gets, whoever makes it.
 pub fn on_request(
     filters: &[Filter],
     request: &mut http::request::Parts,

@@ -1,6 +1,7 @@
-//! A request on its way to where it is routed: of the pod, or of a gateway's client.
+//! Forwards a request to where its routes lead: from the pod, or from a gateway's client.
 //!
-//! [`Outbound::handle`] reads the configuration once, and is the only place where failures become responses.
+//! [`Outbound::handle`] reads the configuration once, and is the only place where failures become
+//! responses.
 
 use std::sync::Arc;
 
@@ -89,7 +90,8 @@ impl Outbound {
         if state.exchange.is_from_gateway() {
             request.replay_buffer.set_idle_timeout(runtime.body_idle);
         }
-        // Mirrors get no request that changes its connection, which the answer tells. With a body, they cannot wait for it.
+        // An upgrade is not mirrored, and only the response tells whether it is one. With a body,
+        // mirrors cannot wait for it.
         if !(upgrade && request.replay_buffer.is_none()) {
             std::mem::take(&mut state.mirrored).send(
                 &request.replay_buffer,
@@ -132,16 +134,17 @@ impl Outbound {
     }
 }
 
-/// Where a request goes.
+/// The cluster that a request goes to, and within which limits.
 struct RouteDecision<'a> {
     cluster: &'a Arc<Cluster>,
     policy: Option<RoutePolicy<'a>>,
 }
 
-/// The filters whose changes the response gets, whoever makes it: the upstream, a redirect, or the proxy for a failure.
+/// The filters that change the response, whether it comes from the upstream, a redirect, or a
+/// failure.
 #[derive(Default)]
 struct ResponseFilters<'a> {
-    /// In the order in which they met the request.
+    /// In the order in which they were applied to the request.
     applied: [&'a [Filter]; 4],
     len: usize,
 }
@@ -154,7 +157,7 @@ impl<'a> ResponseFilters<'a> {
         }
     }
 
-    /// In reverse: those of a backend before those of its rule, a Service's before a gateway's.
+    /// In reverse order: a backend's before its rule's, a Service's before a gateway's.
     fn apply(&self, headers: &mut HeaderMap) {
         for filters in self.applied.iter().rev() {
             filters::on_response(filters, headers);
@@ -163,8 +166,8 @@ impl<'a> ResponseFilters<'a> {
 }
 
 impl Outbound {
-    /// Where the request goes, changed by the filters on the way there. Rules are applied once, or, where a gateway's
-    /// choose a Service that wants its own applied, twice.
+    /// Decides where the request goes, and applies the filters on the way. Rules are applied once,
+    /// or twice if a gateway's rule chooses a Service with routes of its own.
     fn decide_route<'a>(
         &self,
         config: &'a RouteConfig,
@@ -222,12 +225,12 @@ struct ChosenBackend<'a> {
     cluster: &'a Arc<Cluster>,
     filters: &'a [Filter],
     mirrors: &'a [ResolvedMirror],
-    /// Where the request goes on, in the place of `cluster`.
+    /// The Service whose own routes choose the cluster, in place of `cluster`.
     service: Option<&'a ComposedService>,
 }
 
 impl<'a> MatchedRoute<'a> {
-    /// A backend by weight; its metrics from here on.
+    /// Picks a backend by weight; the request counts in its metrics from here on.
     fn backend(&self, state: &mut RequestState) -> Result<ChosenBackend<'a>, Failure> {
         let rule = match self.target {
             Target::Pod(cluster) => {
@@ -254,13 +257,13 @@ impl<'a> MatchedRoute<'a> {
     }
 }
 
-/// The application takes up the protocol that the client asked for.
+/// Returns true if the application agrees to the upgrade.
 fn is_switching(sent: &Result<UpstreamResponse, Failure>) -> bool {
     let status = sent.as_ref().map(|upstream| upstream.response.status());
     status.is_ok_and(|status| status == StatusCode::SWITCHING_PROTOCOLS)
 }
 
-/// The answer as it goes on to the client. `from_app`: it comes from an application, not from a proxy.
+/// Makes the response for the client. `from_app`: it comes from an application, not from a proxy.
 pub fn receive(
     upstream: UpstreamResponse,
     from_app: bool,
@@ -303,7 +306,7 @@ impl RequestState {
         })
     }
 
-    /// Ends with the response's body.
+    /// Attaches the state to the response: it ends with the response's body.
     pub fn attach(mut self: Box<Self>, response: Response) -> Response {
         self.exchange
             .response_started(response.status(), response.headers());

@@ -1,19 +1,23 @@
-//! What a gateway tells backends of the client: its address, and the scheme, host and port that it asked for. Pure.
+//! What a gateway tells backends of the client: its address, and the scheme, host and port that it
+//! asked for. Pure.
 //!
-//! Called once for each request of a gateway, after [`super::headers::clean_request`] (so that no `Connection` header
-//! takes away what is set here) and before matching and filters (so that both see what the backend will see, and
-//! `X-Forwarded-Host` is the host that the client named). It gives back the client's address, for the access log:
+//! Called once for each request of a gateway, after [`super::headers::clean_request`] (so that no
+//! `Connection` header takes away what is set here) and before matching and filters (so that both
+//! see what the backend will see, and `X-Forwarded-Host` is the host that the client named). It
+//! gives back the client's address, for the access log:
 //!
 //! ```text
 //! let client = forwarded::set(&mut head, connection, &gateway.forwarded, forwarded::new_request_id);
 //! ```
 //!
-//! Without trusted hops nothing that the client says of itself is believed: it is taken away and set anew. With `n` of
-//! them, the right-most `n` entries of the trusted header (`X-Forwarded-For`, or `Forwarded` where that is set) were
-//! written by those hops; the left-most of these is the client. What stands further left is the client's own word, and is
-//! dropped. Where there are fewer entries, or one of the `n` is no address, or the connection comes from none of the
-//! trusted proxies, the request did not come through those hops, and nothing is believed. Of the other `X-Forwarded-*`
-//! headers only those of scheme, host and port are believed: what else a client writes, the hops pass on unseen.
+//! Without trusted hops nothing that the client says of itself is believed: it is taken away and
+//! set anew. With `n` of them, the right-most `n` entries of the trusted header (`X-Forwarded-For`,
+//! or `Forwarded` where that is set) were written by those hops; the left-most of these is the
+//! client. What stands further left is the client's own word, and is dropped. Where there are fewer
+//! entries, or one of the `n` is no address, or the connection comes from none of the trusted
+//! proxies, the request did not come through those hops, and nothing is believed. Of the other
+//! `X-Forwarded-*` headers only those of scheme, host and port are believed: what else a client
+//! writes, the hops pass on unseen.
 //!
 //! Source: RFC 7239 (`Forwarded`); the other headers are usage.
 
@@ -62,7 +66,8 @@ struct Element {
     host: Option<String>,
 }
 
-/// Sets the headers and gives the client's address. `new_id` names the request where no trusted hop did.
+/// Sets the headers and gives the client's address. `new_id` names the request where no trusted hop
+/// did.
 pub fn set(
     head: &mut Parts,
     connection: Connection,
@@ -107,8 +112,9 @@ pub fn set(
     client
 }
 
-/// A UUID of version 4. From the generator of the TLS library: whoever has seen some of them can't tell others, so that
-/// no client can pass its requests off as another's in logs, which it could with a fast generator.
+/// A UUID of version 4. From the generator of the TLS library: whoever has seen some of them can't
+/// tell others, so that no client can pass its requests off as another's in logs, which it could
+/// with a fast generator.
 pub fn new_request_id() -> HeaderValue {
     static RANDOM: LazyLock<&'static dyn SecureRandom> =
         LazyLock::new(|| aws_lc_rs::default_provider().secure_random);
@@ -194,7 +200,8 @@ fn known_scheme(text: &str) -> Option<&'static str> {
     ["http", "https"].into_iter().find(is)
 }
 
-/// The values of a header that may be given several times, in order. What is no text is an empty one.
+/// The values of a header that may be given several times, in order. What is no text is an empty
+/// one.
 fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).iter();
     values.map(|value| value.to_str().unwrap_or_default())
@@ -206,7 +213,8 @@ fn entries<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
     entries.map(str::trim).collect()
 }
 
-/// The entry that the first of `hops` hops wrote: hops append, or put one in place of what was there.
+/// The entry that the first of `hops` hops wrote: hops append, or put one in place of what was
+/// there.
 fn entry(headers: &HeaderMap, name: HeaderName, hops: usize) -> Option<&str> {
     let entries = entries(headers, &name);
     entries.get(entries.len().saturating_sub(hops)).copied()
@@ -241,7 +249,8 @@ fn believed_hops(headers: &HeaderMap, trust: &ForwardedTrust, peer: IpAddr) -> V
     believed
 }
 
-/// Takes away what clients may have made up. `_` stands for `-` to many applications (CGI's names of headers).
+/// Takes away what clients may have made up. `_` stands for `-` to many applications (CGI's names
+/// of headers).
 fn strip(headers: &mut HeaderMap) {
     let claims = |name: &&HeaderName| {
         let plain = name.as_str().replace('_', "-");
@@ -297,8 +306,8 @@ fn write_element(element: &Element) -> String {
     pairs.join(";")
 }
 
-/// The parts between separators that are not within quotes. Read from the right: what trusted hops appended is read as
-/// they meant it, whatever quotes the client left open.
+/// The parts between separators that are not within quotes. Read from the right: what trusted hops
+/// appended is read as they meant it, whatever quotes the client left open.
 fn split(text: &str, separator: u8) -> Vec<&str> {
     let bytes = text.as_bytes();
     let escapes = |at: usize| {

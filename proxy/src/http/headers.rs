@@ -1,7 +1,9 @@
-//! Headers that belong to one connection, the length of the body, and the name of the host, from hop to hop. Pure.
+//! Headers that belong to one connection, the length of the body, and the name of the host, from
+//! hop to hop. Pure.
 //!
-//! Source: RFC 9110, 7.6.1 (connection-specific fields), 7.8 (Upgrade) and 8.6 (Content-Length); RFC 9112, 3.2 (Host), 6.1
-//! and 6.3 (the length of a body); RFC 9113, 8.1.1, 8.2.2, 8.2.3 and 8.3.1 (HTTP/2).
+//! Source: RFC 9110, 7.6.1 (connection-specific fields), 7.8 (Upgrade) and 8.6 (Content-Length);
+//! RFC 9112, 3.2 (Host), 6.1 and 6.3 (the length of a body); RFC 9113, 8.1.1, 8.2.2, 8.2.3 and
+//! 8.3.1 (HTTP/2).
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE,
@@ -16,8 +18,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Takes the connection's own headers off a request that came in. Gives the protocol that the client asks to change to,
-/// where it does: its headers stay.
+/// Takes the connection's own headers off a request that came in. Gives the protocol that the
+/// client asks to change to, where it does: its headers stay.
 pub fn clean_request(request: &mut http::request::Parts) -> Result<bool, Failure> {
     if is_too_large(request) {
         return Err(Failure::TooLarge);
@@ -74,8 +76,8 @@ fn is_too_large(request: &http::request::Parts) -> bool {
     target + headers.sum::<usize>() > MAX_HEAD
 }
 
-/// Takes the connection's own headers off a response. `from_app`: the headers between proxies are not its to set.
-/// Errors, which name a field, where it can be read in more than one way.
+/// Takes the connection's own headers off a response. `from_app`: the headers between proxies are
+/// not its to set. Errors, which name a field, where it can be read in more than one way.
 pub fn clean_response(headers: &mut HeaderMap, from_app: bool) -> Result<(), &'static str> {
     if headers.contains_key(TRANSFER_ENCODING) {
         if coding(headers) != Coding::Chunked {
@@ -166,7 +168,8 @@ fn join_cookies(headers: &mut HeaderMap) {
         return;
     }
     let cookies = headers.get_all(COOKIE).iter();
-    // An empty one at the end would leave a blank there, which HTTP/2 takes for malformed (RFC 9113, 8.2.1).
+    // An empty one at the end would leave a blank there, which HTTP/2 takes for malformed (RFC
+    // 9113, 8.2.1).
     let cookies = cookies.map(HeaderValue::as_bytes);
     let cookies: Vec<_> = cookies.filter(|cookie| !cookie.is_empty()).collect();
     if let Ok(one) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {

@@ -1,8 +1,10 @@
-//! Mirrored requests: sent beside the request itself, which neither waits for them nor fails with them.
+//! Mirrored requests: sent beside the request itself, which neither waits for them nor fails with
+//! them.
 //!
-//! Source: Gateway API v1.6.3, `HTTPRequestMirrorFilter`. The specification leaves the Host as it is. A copy is what the
-//! filters of the rule (of the backend, for a mirror of the backend) made of the request. Its body follows that of the
-//! request as it is read; a mirror that falls behind by more than the copy may hold is given up.
+//! Source: Gateway API v1.6.3, `HTTPRequestMirrorFilter`. The specification leaves the Host as it
+//! is. A copy is what the filters of the rule (of the backend, for a mirror of the backend) made of
+//! the request. Its body follows that of the request as it is read; a mirror that falls behind by
+//! more than the copy may hold is given up.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,13 +21,13 @@ use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse, target};
 
 /// Mirrored requests in flight in the whole proxy; requests beyond this are not mirrored.
 const MAX_MIRRORED: usize = 256;
-/// Time for a copy, from its start to the end of its answer.
+/// Time for a mirrored request, to the end of its response.
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of an answer that are read so that its connection can be used again.
+/// Bytes of a response that are read so that its connection can be used again.
 const MAX_DRAINED_BODY: usize = 64 << 10;
 
-/// Slots for mirrored requests in flight. The routes of one namespace may hold as many as are left free: half of all
-/// when they are alone, so that other namespaces always find some.
+/// Slots for mirrored requests in flight. The routes of one namespace may hold as many as are left
+/// free: half of all when they are alone, so that other namespaces always find some.
 #[derive(Default)]
 pub struct MirrorSlots(Mutex<UsedSlots>);
 
@@ -42,7 +44,7 @@ struct MirrorSlot {
 }
 
 impl MirrorSlots {
-    /// `None`: the namespace has its share.
+    /// Returns `None` if the namespace has its share.
     fn reserve(self: &Arc<Self>, namespace: &Arc<str>) -> Option<MirrorSlot> {
         let mut used = self.used();
         let own = used.by_namespace.get(namespace).copied().unwrap_or(0);
@@ -75,7 +77,7 @@ impl Drop for MirrorSlot {
     }
 }
 
-/// The copies of one request.
+/// The mirrored copies of one request.
 #[derive(Default)]
 pub struct MirroredRequests(Vec<MirroredRequest>);
 
@@ -86,7 +88,7 @@ struct MirroredRequest {
 }
 
 impl MirroredRequests {
-    /// Draws which of `mirrors` get a copy of the request as it is now.
+    /// Samples which of `mirrors` get a copy of the request as it is now.
     pub fn sample(
         &mut self,
         mirrors: &[ResolvedMirror],
@@ -149,7 +151,7 @@ async fn exchange(cluster: &Cluster, request: UpstreamRequest) -> &'static str {
     }
 }
 
-/// Reads the answer to its end where that is near.
+/// Reads the response to its end if that is near.
 async fn drain(upstream: UpstreamResponse) -> &'static str {
     let UpstreamResponse { response, lease } = upstream;
     let mut body = response.into_body();
@@ -167,7 +169,7 @@ async fn drain(upstream: UpstreamResponse) -> &'static str {
     "answered"
 }
 
-/// Without the extensions, which belong to the client's connection.
+/// Clones the head without its extensions, which belong to the client's connection.
 pub fn clone_head(head: &http::request::Parts) -> http::request::Parts {
     let (mut copy, ()) = http::Request::new(()).into_parts();
     copy.method = head.method.clone();

@@ -5,8 +5,9 @@
 //! - Empty segments are merged: `//a` is `/a`. The RFC keeps them; most applications do not.
 //! - A backslash is a slash (WHATWG URL, 4.4, as browsers send it).
 //!
-//! Nothing is decoded twice. Escaped slashes and backslashes (`%2F`, `%5C`) stay as they are, in matching and on the way
-//! to the application: they are part of a segment. Path parameters (`;x`), case and the query stay too.
+//! Nothing is decoded twice. Escaped slashes and backslashes (`%2F`, `%5C`) stay as they are, in
+//! matching and on the way to the application: they are part of a segment. Path parameters (`;x`),
+//! case and the query stay too.
 
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
@@ -20,7 +21,8 @@ pub(super) fn normalize(head: &mut Parts) {
         Some(query) => format!("{path}?{query}"),
         None => path,
     };
-    // Fewer characters of the same kinds make a legal target too; if not, the request stays as it is.
+    // Fewer characters of the same kinds make a legal target too; if not, the request stays as it
+    // is.
     let Ok(target) = PathAndQuery::try_from(whole) else {
         return;
     };
@@ -37,7 +39,8 @@ fn normal_form(path: &str) -> Option<String> {
     let decoded = decode_unreserved(path);
     let mut segments: Vec<&str> = Vec::new();
     let mut parts = decoded.split(['/', '\\']).skip(1).peekable();
-    // Whether the path ends with a slash: after a last segment that is empty or a dot segment it does.
+    // Whether the path ends with a slash: after a last segment that is empty or a dot segment it
+    // does.
     let mut open = true;
     while let Some(segment) = parts.next() {
         open = parts.peek().is_none();
@@ -61,7 +64,8 @@ fn normal_form(path: &str) -> Option<String> {
     (normal != path).then_some(normal)
 }
 
-/// Whether nothing in the path can have another form: the common case costs one pass and no allocation.
+/// Whether nothing in the path can have another form: the common case costs one pass and no
+/// allocation.
 fn is_normal(path: &[u8]) -> bool {
     let plain = !path.iter().any(|byte| matches!(byte, b'%' | b'\\'));
     plain
@@ -70,7 +74,8 @@ fn is_normal(path: &[u8]) -> bool {
             .all(|pair| pair[0] != b'/' || !matches!(pair[1], b'/' | b'.'))
 }
 
-/// Decodes the escapes of `ALPHA / DIGIT / "-" / "." / "_" / "~"` (RFC 3986, 2.3) and leaves the others.
+/// Decodes the escapes of `ALPHA / DIGIT / "-" / "." / "_" / "~"` (RFC 3986, 2.3) and leaves the
+/// others.
 fn decode_unreserved(path: &str) -> String {
     let bytes = path.as_bytes();
     let mut decoded = String::with_capacity(path.len());
@@ -153,7 +158,8 @@ mod tests {
         }
     }
 
-    /// Segment by segment, of a path without queries: each is decoded first, and what a dot segment says is done next.
+    /// Segment by segment, of a path without queries: each is decoded first, and what a dot segment
+    /// says is done next.
     fn reference(path: &str) -> String {
         let mut decoded = path.replace('\\', "/");
         for byte in (b'0'..=b'9')

@@ -1,5 +1,6 @@
-//! Clients of HTTP/2 that begin requests in order to reset them: each costs an exchange with a backend and is worth nothing to
-//! them. A few resets are everybody's right, and so are many among more that are answered.
+//! Clients of HTTP/2 that begin requests in order to reset them: each costs an exchange with a
+//! backend and is worth nothing to them. A few resets are everybody's right, and so are many among
+//! more that are answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

@@ -1,5 +1,5 @@
-//! The body of a response, with what has to happen at its end: the log, the metrics, and the return of the connection to
-//! its pool.
+//! The body of a response, with what has to happen at its end: the log, the metrics, and the return
+//! of the connection to its pool.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -47,9 +47,9 @@ pub struct RequestState {
     pub exchange: Exchange,
     pub lease: Option<Lease>,
     pub deadline: Option<Pin<Box<Sleep>>>,
-    /// Headers that the answer gets, whoever makes it.
+    /// Headers that are added to the response, whoever makes it.
     pub added: Option<Box<HeaderMap>>,
-    /// For mirrors, which have not been sent.
+    /// Mirrored requests that have not been sent yet.
     pub mirrored: MirroredRequests,
 }
 
@@ -69,7 +69,7 @@ impl ResponseBody {
         }
     }
 
-    /// What is to happen when this body has been sent, or dropped.
+    /// Attaches what is to happen when this body has been sent or dropped.
     #[must_use]
     pub fn with_state(mut self, request: Box<RequestState>) -> Self {
         delivery::begin(
@@ -82,7 +82,8 @@ impl ResponseBody {
         self
     }
 
-    /// An answer that cannot go on: a gRPC client gets a status, others see that it is cut off.
+    /// Ends a response that cannot go on: a gRPC client gets a status, others see that it is cut
+    /// off.
     fn abort(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
         let mut last = Err(error);
         if let (Some(request), Err(error)) = (&mut self.request, &last) {
@@ -188,7 +189,7 @@ impl Drop for ResponseBody {
     }
 }
 
-/// The status of a gRPC answer, where the headers (or trailers) hold one.
+/// Returns the gRPC status of the headers or trailers of a response.
 pub fn grpc_status(headers: &HeaderMap) -> Option<i32> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

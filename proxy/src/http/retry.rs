@@ -1,8 +1,9 @@
 //! How often a request is sent, and how long it may take.
 //!
-//! Source: Gateway API v1.6.3, `HTTPRouteTimeouts` and `HTTPRouteRetry` (GEP-1731). A try that surely never reached the
-//! application is repeated for any method; one that may have reached it only where its method is idempotent (RFC 9110,
-//! 9.2.2), or where the rule names the status code. What the upstream repeats on its own is part of one try.
+//! Source: Gateway API v1.6.3, `HTTPRouteTimeouts` and `HTTPRouteRetry` (GEP-1731). An attempt that
+//! certainly never reached the application is retried for any method; one that may have reached it
+//! only if its method is idempotent (RFC 9110, 9.2.2), or if the rule names the status code. What
+//! the upstream side sends again on its own is part of one attempt.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,20 +18,20 @@ use super::response_body::RequestState;
 use crate::upstream::{Cluster, SendError, UpstreamRequest, UpstreamResponse};
 use crate::wire::ERROR;
 
-/// The wait before a try grows to this many times the first one at most.
+/// The backoff grows to this many times the first one.
 const MAX_BACKOFF: u32 = 10;
 
-/// What a rule says of the way to a backend.
+/// The timeouts and retries of a rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoutePolicy<'a> {
     pub timeouts: Timeouts,
     pub retry: Option<&'a Retry>,
-    /// Whose retries those are.
+    /// The route that the retries are of.
     pub route: Option<&'a RouteId>,
 }
 
 impl<'a> RoutePolicy<'a> {
-    /// `None`: the rule says nothing, and the request is sent once.
+    /// Returns `None` if the rule has neither: the request is sent once.
     pub fn of(rule: &'a Rule) -> Option<Self> {
         let policy = Self {
             timeouts: rule.timeouts,
@@ -41,7 +42,8 @@ impl<'a> RoutePolicy<'a> {
         some.then_some(policy)
     }
 
-    /// Both of a gateway's rule and of the Service's: of times the shorter, of retries the Service's.
+    /// Merges the policies of a gateway's rule and of the Service's: the shorter timeouts, and the
+    /// Service's retries.
     pub fn merge(gateway: Option<Self>, service: Option<Self>) -> Option<Self> {
         let (Some(outer), Some(inner)) = (gateway, service) else {
             return gateway.or(service);
@@ -58,8 +60,8 @@ impl<'a> RoutePolicy<'a> {
     }
 }
 
-/// Sends the request within the policy; its timeouts go on for the body of the response. `in_force` says whether a
-/// route still has its retries.
+/// Sends the request within the policy; its timeouts go on for the body of the response. `in_force`
+/// says whether a route still has its retries.
 pub async fn send(
     cluster: &Cluster,
     mut request: UpstreamRequest,
@@ -103,7 +105,7 @@ pub async fn send(
         if !cluster.try_spend_retry() {
             return result;
         }
-        // The answer that is there is the one to give where the pause shows that nothing is to be repeated any more.
+        // If the drain begins during the pause, the last result stands.
         tokio::select! {
             () = sleep(pause) => {}
             () = state.exchange.draining() => return result,
@@ -131,7 +133,7 @@ pub async fn send(
     }
 }
 
-/// When something has to be over, and what it is if it is not.
+/// A point in time, and the failure of what is not done by then.
 #[derive(Clone, Copy)]
 struct Deadline {
     at: Instant,
@@ -139,7 +141,7 @@ struct Deadline {
     failure: fn(Duration) -> Failure,
 }
 
-/// The end of a try that begins now.
+/// Returns the deadline of an attempt that begins now.
 fn earliest(request_deadline: Option<Deadline>, each: Option<Duration>) -> Option<Deadline> {
     let each = each.map(|limit| Deadline {
         at: Instant::now() + limit,
@@ -152,7 +154,7 @@ fn earliest(request_deadline: Option<Deadline>, each: Option<Duration>) -> Optio
         .min_by_key(|end| end.at)
 }
 
-/// Gives the endpoint that was asked last, too.
+/// Sends the request once. Returns the endpoint that was tried last, too.
 async fn attempt(
     cluster: &Cluster,
     request: UpstreamRequest,
@@ -180,7 +182,7 @@ async fn attempt(
     (result, last)
 }
 
-/// Whether another try may be made after this one.
+/// Returns true if the result allows another attempt.
 fn is_retriable(
     result: &Result<UpstreamResponse, Failure>,
     retry: &Retry,
@@ -203,7 +205,8 @@ fn is_retriable(
     }
 }
 
-/// Twice as long each time, and up to half as long again, so that clients do not come back together.
+/// Doubled with each retry, with up to half of it as jitter, so that clients do not come back
+/// together.
 fn backoff(shortest: Duration, retries: u32) -> Duration {
     let factor = 1_u32
         .checked_shl(retries)

@@ -1,7 +1,9 @@
-//! Which rule takes a request: of a destination for what the pod sends, of a port's listeners for a gateway's clients.
+//! Which rule takes a request: of a destination for what the pod sends, of a port's listeners for a
+//! gateway's clients.
 //!
-//! Source for listeners: Gateway API v1.6.3, `Listener.hostname` (the most specific listener alone takes a request) and
-//! GEP-3567 (a request on a connection of another listener's TLS is answered with 421).
+//! Source for listeners: Gateway API v1.6.3, `Listener.hostname` (the most specific listener alone
+//! takes a request) and GEP-3567 (a request on a connection of another listener's TLS is answered
+//! with 421).
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -28,25 +30,25 @@ use crate::routing::gateway_port::{
 };
 use crate::upstream::Cluster;
 
-/// Where the rules for the requests of a connection come from.
+/// Where the routes for the requests of a connection come from.
 pub enum RouteSource {
-    /// What the pod connected to.
+    /// The destination that the pod connected to.
     Destination(Arc<WatchedDestination>),
     Gateway(GatewayConnection),
 }
 
-/// How a connection came into a gateway.
+/// A connection of a gateway's client.
 pub struct GatewayConnection {
     pub port: Arc<WatchedPort>,
     /// The address that the client connected to.
     pub local: SocketAddr,
-    /// Of the listener whose TLS it is; `None` without TLS.
+    /// The token of the listener that terminated its TLS; `None` without TLS.
     pub listener: Option<Arc<CancellationToken>>,
 }
 
 impl GatewayConnection {
-    /// The version in force; of a listener that is gone the one before, so that what comes on its connections until these
-    /// have ended is answered as they were promised.
+    /// Returns the version in force. For a removed listener it is the one before, so that requests
+    /// on its connections are answered as promised until these have ended.
     fn load(&self) -> Arc<ResolvedPort> {
         let gone = self.listener.as_ref().filter(|own| own.is_cancelled());
         let before = gone.and_then(|own| self.port.before_removal(own));
@@ -54,14 +56,14 @@ impl GatewayConnection {
     }
 }
 
-/// One version of a source's rules.
+/// One version of a source's routes.
 pub enum RouteConfig {
     Destination(Arc<Resolved>),
     Gateway(Arc<ResolvedPort>),
 }
 
 impl RouteSource {
-    /// The version in force. A request calls this once.
+    /// Returns the version in force. A request calls this once.
     pub fn load(&self) -> RouteConfig {
         match self {
             Self::Destination(watched) => {
@@ -71,7 +73,7 @@ impl RouteSource {
         }
     }
 
-    /// Whether requests are still sent again for a route that had this in version `config`.
+    /// Returns true if a route that had retries in version `config` still has them.
     pub fn retries_route(&self, config: &RouteConfig, route: &RouteId) -> bool {
         match (self.load(), config) {
             (RouteConfig::Destination(now), RouteConfig::Destination(then)) => {
@@ -84,7 +86,7 @@ impl RouteSource {
         }
     }
 
-    /// Where the connection was going: names the host where the client did not.
+    /// Returns where the connection was going: the host, if the client named none.
     pub fn address(&self) -> SocketAddr {
         match self {
             Self::Destination(watched) => watched.address,
@@ -92,7 +94,7 @@ impl RouteSource {
         }
     }
 
-    /// The port that requests came to, as the client knows it.
+    /// Returns the port that the client connected to.
     pub fn port(&self) -> u16 {
         match self {
             Self::Destination(watched) => watched.address.port(),
@@ -109,7 +111,8 @@ impl RouteSource {
         }
     }
 
-    /// Has the request say who a gateway's client is, whatever that says itself, and normalises its path.
+    /// Sets the forwarded headers of a gateway's request, whatever its client says, and normalizes
+    /// its path.
     pub fn set_forwarded_headers(&self, head: &mut Parts, downstream: &Downstream) {
         let Self::Gateway(connection) = self else {
             return;
@@ -133,8 +136,9 @@ impl RouteSource {
         }
     }
 
-    /// The version of HTTP for an application that does not say which it speaks. To a sidecar it is what the pod spoke. A
-    /// gateway's clients speak HTTP/2 wherever they can, which tells nothing of the application, unless it is gRPC.
+    /// Returns the version of HTTP for an application that declares none. From a sidecar it is what
+    /// the pod spoke. A gateway's clients speak HTTP/2 whenever they can, which says nothing of the
+    /// application, unless it is gRPC.
     pub fn version(&self, asked: Version, grpc: bool) -> Version {
         match self {
             Self::Gateway(_) if !grpc => Version::HTTP_11,
@@ -142,7 +146,7 @@ impl RouteSource {
         }
     }
 
-    /// The rule for the request in this version; its metrics from here on.
+    /// Matches the request in this version; it counts in the metrics of the rule from here on.
     pub fn route<'a>(
         &self,
         config: &'a RouteConfig,
@@ -162,7 +166,7 @@ impl RouteSource {
     }
 }
 
-/// The rule that takes a request.
+/// The rule that a request matched.
 pub struct MatchedRoute<'a> {
     pub filters: &'a [Filter],
     pub path: Option<&'a PathMatch>,
@@ -206,7 +210,7 @@ fn by_destination<'a>(
     };
     match &service.routing {
         ResolvedRouting::Direct(rule) => Ok(MatchedRoute::unconditional(Target::Rule(rule))),
-        // The connection is older than this routing, by which it would be one of bytes.
+        // The connection is older than this routing, which would forward its bytes.
         ResolvedRouting::Tcp(rule) => Ok(MatchedRoute::unconditional(Target::Rule(rule))),
         ResolvedRouting::Tls(routes) => {
             state.exchange.metrics = routes.unmatched.clone();
@@ -237,13 +241,14 @@ fn by_host<'a>(
 }
 
 impl ComposedService {
-    /// The Service's own rule for a request that a gateway's rule sends to it; its metrics from here on.
+    /// Matches a request that a gateway's rule sends to the Service against the Service's own
+    /// routes; it counts in the metrics of the rule from here on.
     pub fn route(
         &self,
         head: &Parts,
         state: &mut RequestState,
     ) -> Result<MatchedRoute<'_>, Failure> {
-        // What no rule takes counts for the gateway's.
+        // A request without a match counts in the metrics of the gateway's rule.
         let chosen = state.exchange.metrics.clone();
         match match_rule(&self.routes, head, state)? {
             Some(matched_route) => Ok(matched_route),
@@ -255,7 +260,7 @@ impl ComposedService {
     }
 }
 
-/// The listener for the host, the most specific one alone.
+/// Returns the most specific listener for the host.
 fn listener<'a>(
     connection: &GatewayConnection,
     config: &'a ResolvedPort,
@@ -278,7 +283,8 @@ fn listener<'a>(
     }
 }
 
-/// The host that the request names, as listeners and virtual hosts go by it. Only HTTP/1.0 need not name one.
+/// Returns the host of the request, as listeners and virtual hosts match it. Only HTTP/1.0 need not
+/// name one.
 fn host(head: &Parts) -> Result<Option<Cow<'_, str>>, Failure> {
     let authority = own_authority(head).unwrap_or_default();
     let host = bare_host(authority);
@@ -297,7 +303,8 @@ fn host(head: &Parts) -> Result<Option<Cow<'_, str>>, Failure> {
     }))
 }
 
-/// RFC 3986, 3.2.2 and 3.2.3: no user, no path, nothing that one reader may take for an end and another not.
+/// RFC 3986, 3.2.2 and 3.2.3: no user, no path, nothing that one reader may take for an end and
+/// another not.
 fn is_of_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&byte)
 }

@@ -21,15 +21,16 @@ use crate::telemetry::requests::Direction;
 use crate::tls::Tls;
 use crate::upstream::EndpointRegistry;
 
-/// Connections of one direction that have not said yet what they are. A load balancer, or a node that masquerades, is one source.
+/// Bounds of connections whose protocol is not known yet, in one direction. A load balancer, or a
+/// node that masquerades, is one source.
 const UNIDENTIFIED: Bounds = Bounds {
     total: 4_096,
     per_source: 1_024,
     protected: 1_024,
 };
-/// How often idle upstream connections are looked for.
+/// The interval of sweeps of idle upstream connections.
 const SWEEP: Duration = Duration::from_secs(5);
-/// The parts of a proxy, as it is put together; clones are the same parts.
+/// The parts of a proxy; clones share them.
 #[derive(Clone)]
 pub struct Proxy {
     pub options: Arc<Options>,
@@ -40,40 +41,40 @@ pub struct Proxy {
     pub upstream: Arc<EndpointRegistry>,
 }
 
-/// What connections need of the rest of the proxy.
+/// What all connections of a listener share.
 pub struct Runtime {
     pub store: Store,
     pub upstream: Arc<EndpointRegistry>,
     pub tls: Tls,
     pub metrics: Arc<Metrics>,
     pub shutdown: Shutdown,
-    /// Who this proxy is.
+    /// The proxy's own identity.
     pub identity: Arc<Identity>,
     pub access: AccessLog,
-    /// Whether any request may have to be logged.
+    /// Whether any request may be logged.
     pub logs_requests: bool,
-    /// Places for copies of requests that are under way to mirrors.
+    /// Slots for mirrored requests in flight.
     pub mirrors: Arc<MirrorSlots>,
-    /// Connections of others that have not said yet what they are: to this pod, and of a gateway's clients.
+    /// Connections whose protocol is not known yet: to this pod, and of a gateway's clients.
     pub(crate) inbound: Pool,
     pub(crate) gateway: Pool,
     /// All connections of a gateway's clients.
     pub(crate) clients: ClientConnections,
-    /// The longest that a drain takes.
+    /// The longest time of a drain.
     drain: Duration,
     pub(crate) outbound: OutboundMtls,
-    /// How long an answer may take once a client of HTTP/1.1 has ended its side.
+    /// How long a response may take once a client of HTTP/1.1 has closed its side.
     pub(crate) half_close: Duration,
     pub overload: Overload,
     /// How long a gateway waits for more of a request's body.
     pub body_idle: Option<Duration>,
-    /// How long a gateway's client may take nothing of an answer.
+    /// How long a gateway's client may take nothing of a response.
     pub(crate) answer_idle: Option<Duration>,
-    /// How long a gateway passes on bytes of which there are none.
+    /// How long a gateway keeps a silent connection that it forwards as bytes.
     bytes_idle: Option<Duration>,
 }
 
-/// Whether connections of the pod's may go out in plain text.
+/// Whether the pod's connections may leave in plain text.
 #[derive(Clone, Debug)]
 pub(crate) struct OutboundMtls {
     required: bool,
@@ -81,13 +82,15 @@ pub(crate) struct OutboundMtls {
 }
 
 impl OutboundMtls {
-    /// Whether a connection may pass while the controller cannot say what is there. Where the cluster's ranges are not
-    /// known, every address may be one of the cluster.
+    /// Returns true if a connection may pass while the controller cannot say what is at the
+    /// address. As long as the cluster's ranges are unknown, every address may be one of the
+    /// cluster.
     pub(crate) fn allows_unresolved(&self, to: IpAddr) -> bool {
         !self.required || (!self.cluster.is_empty() && !self.is_cluster(to))
     }
 
-    /// Whether a connection may pass to where the controller knows of nothing.
+    /// Returns true if a connection may pass to an address at which the controller knows of
+    /// nothing.
     pub(crate) fn allows_unknown(&self, to: IpAddr) -> bool {
         !(self.required && self.is_cluster(to))
     }
@@ -99,7 +102,7 @@ impl OutboundMtls {
 }
 
 impl Runtime {
-    /// Errors when the proxy's own name is no identity.
+    /// Errors if the proxy's own name is no identity.
     pub fn new(proxy: &Proxy, shutdown: Shutdown) -> Result<Arc<Self>, IdentityError> {
         let access = proxy.access.clone();
         let logs_requests = access.wants(StatusCode::INTERNAL_SERVER_ERROR, None, true);
@@ -137,12 +140,12 @@ impl Runtime {
         }))
     }
 
-    /// How long bytes of such connections may pass on nothing.
+    /// Returns the idle timeout of connections that are forwarded as bytes.
     pub fn bytes_idle(&self, direction: Direction) -> Option<Duration> {
         self.bytes_idle.filter(|_| direction == Direction::Gateway)
     }
 
-    /// Looks after what has to be looked after from time to time.
+    /// Sweeps idle upstream connections and watches memory, until dropped.
     pub(crate) async fn housekeeping(&self) {
         let sweep = async {
             loop {
@@ -153,12 +156,12 @@ impl Runtime {
         tokio::join!(sweep, self.overload.watch());
     }
 
-    /// When connections of a listener with this token are to finish.
+    /// Returns the drain watch for connections of the listener with this token.
     pub(crate) fn watch_with(&self, listener: &CancellationToken) -> DrainWatch {
         self.shutdown.watch_with(listener.clone(), self.drain)
     }
 
-    /// Whether plain text may be spoken: known to be so, not only not known to be otherwise.
+    /// Returns true if the pod is known to be permissive.
     pub(crate) fn permissive(&self) -> bool {
         let workload = self.store.workload();
         workload.is_some_and(|workload| workload.mode == Mode::Permissive)

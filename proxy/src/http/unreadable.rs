@@ -1,4 +1,5 @@
-//! Words for the answers that hyper makes itself, to bytes that are no request of HTTP/1.1: no handler sees these.
+//! Words for the answers that hyper makes itself, to bytes that are no request of HTTP/1.1: no
+//! handler sees these.
 
 use std::io;
 use std::pin::Pin;
@@ -32,8 +33,8 @@ pub(super) struct ErrorRewriter<S, B> {
     begun: Arc<AtomicU64>,
     /// Whether a handler's answer may still be written.
     busy: B,
-    /// The requests that had been begun when all that was written was through, and none was under way: as long as there
-    /// are no more, what is written is hyper's own.
+    /// The requests that had been begun when all that was written was through, and none was under
+    /// way: as long as there are no more, what is written is hyper's own.
     done: u64,
     /// Of the answer that is being written in the place of another.
     rest: &'static [u8],

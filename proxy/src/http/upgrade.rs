@@ -15,7 +15,8 @@ pub fn take(head: &mut http::request::Parts) -> Option<OnUpgrade> {
     head.extensions.remove::<OnUpgrade>()
 }
 
-/// Errors when the application changes the protocol of a connection though the request did not ask for it, or cannot.
+/// Errors when the application changes the protocol of a connection though the request did not ask
+/// for it, or cannot.
 pub fn check(upstream: &UpstreamResponse, asked: bool) -> Result<(), Failure> {
     let response = &upstream.response;
     let changes = response.status() == StatusCode::SWITCHING_PROTOCOLS;

@@ -1,8 +1,9 @@
-//! Notices that a client of HTTP/1.1 has gone while its request is under way: nothing is read from it then, so hyper does
-//! not see it.
+//! Notices that a client of HTTP/1.1 has gone while its request is under way: nothing is read from
+//! it then, so hyper does not see it.
 //!
-//! A reset ends the exchange at once. An end of the client's side alone says little: some clients close it as soon as they
-//! have asked and wait for the answer. Such an exchange goes on for a bounded time, longer only while its answer flows.
+//! A reset ends the exchange at once. An end of the client's side alone says little: some clients
+//! close it as soon as they have asked and wait for the answer. Such an exchange goes on for a
+//! bounded time, longer only while its answer flows.
 
 use std::io;
 use std::pin::Pin;
@@ -17,7 +18,8 @@ use tokio_util::io::poll_read_buf;
 use super::delivery::WriteStall;
 use crate::net::io::fill_from;
 
-/// Bytes that are read before they are asked for: the end of what comes can only be seen behind them.
+/// Bytes that are read before they are asked for: the end of what comes can only be seen behind
+/// them.
 const READ_AHEAD: usize = 4 << 10;
 
 /// A stream whose reads go on while `busy` says that a request is under way.

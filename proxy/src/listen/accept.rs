@@ -11,10 +11,10 @@ use weft_accept::Port;
 use crate::http::runtime::Runtime;
 use crate::net::socket;
 
-/// Where an accepted connection was going.
+/// How a listener knows where an accepted connection was going.
 #[derive(Clone, Copy, Debug)]
 pub enum OriginalDst {
-    /// The redirect rules of the pod keep it: `SO_ORIGINAL_DST`.
+    /// The pod's redirect rules keep it: `SO_ORIGINAL_DST`.
     Redirected,
     /// All connections go here: without redirect rules, as in tests and benches.
     Fixed(SocketAddr),
@@ -29,13 +29,13 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `address`; at all IPv4 addresses instead where it is `[::]` and the host has no IPv6.
+    /// Listens at `address`, or at all IPv4 addresses if that is `[::]` and the host has no IPv6.
     pub fn bind(address: SocketAddr, origin: OriginalDst) -> io::Result<Self> {
         let socket = TcpListener::from_std(socket::tcp(address)?)?;
         Ok(Self { socket, origin })
     }
 
-    /// Errors when the connection was not redirected.
+    /// Returns where the connection was going. Errors if it was not redirected.
     fn original_dst(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
         let own = canonical(stream.local_addr()?);
         match self.origin {
@@ -56,7 +56,7 @@ impl Listener {
     }
 }
 
-/// An IPv4 address as one, also where the socket is of IPv6.
+/// Unmaps IPv4 addresses of IPv6 sockets.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use crate::http::runtime::Runtime;
 use crate::net::proxy_protocol;
 
-/// Why a connection was closed before its end, where its peers did not close it themselves.
+/// Why a connection was closed early, if not by its peers.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectionError {
     #[error("{words}")]
     Refused {
-        /// One word, for the metric.
+        /// The reason in one word, for the metric.
         reason: &'static str,
         words: String,
     },
@@ -31,7 +31,7 @@ impl ConnectionError {
         }
     }
 
-    /// Counts and logs.
+    /// Counts and logs the error.
     pub(super) fn report(&self, runtime: &Runtime, listener: &'static str, client: SocketAddr) {
         match self {
             Self::Refused { reason, words } => {
@@ -59,7 +59,7 @@ impl ConnectionError {
 }
 
 impl From<proxy_protocol::ReadError> for ConnectionError {
-    /// Refused, and so counted, but for what is no fault of the header.
+    /// Refused, and so counted, unless the header is not at fault.
     fn from(error: proxy_protocol::ReadError) -> Self {
         match error {
             proxy_protocol::ReadError::Io(error) => Self::Io(error),

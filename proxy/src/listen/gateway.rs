@@ -1,6 +1,8 @@
-//! Connections of a gateway's clients: accepted at the ports that the controller names, for as long as it does.
+//! Connections of a gateway's clients: accepted at the ports that the controller names, for as long
+//! as it does.
 //!
-//! Which rule takes a request is decided in [`crate::http::routes`], of a connection of bytes in [`super::opaque`].
+//! Which rule takes a request is decided in [`crate::http::routes`], of a connection of bytes in
+//! [`super::l4`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use tokio::time::timeout;
 use weft_accept::Place;
 use weft_ir::IdentityError;
 
-use super::opaque::{self, ChosenCluster, ConnectionRecorder};
+use super::l4::{self, ChosenCluster, ConnectionRecorder};
 use super::{ConnectionError, Listener, OriginalDst, udp};
 use crate::drain::{DrainWatch, Shutdown};
 use crate::http::client_connections::ClientConnection;
@@ -34,19 +36,20 @@ use crate::telemetry::requests::Direction;
 mod tls;
 
 const NAME: &str = "gateway";
-/// The longest wait for a request's head, from the end of the one before: longer than common load balancers keep an
-/// idle connection.
+/// The longest wait for a request's head, from the end of the one before: longer than common load
+/// balancers keep an idle connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
-/// The same for connections that are taken when few more may be.
+/// The same for connections that are accepted close to the bound on connections.
 const CROWDED_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// An HTTP/2 connection without requests is told to go after this, or up to twice as long.
+/// An HTTP/2 connection without requests is told to finish after this, or up to twice as long.
 const IDLE: Duration = Duration::from_secs(300);
-/// When the process ends, or the listener goes, an HTTP/1.1 connection is told so with its next answer, and closed after
-/// this without a request, its first one included: clients keep connections ready that have said nothing yet.
+/// When the process drains, or its listener is removed, an HTTP/1.1 connection is told so with its
+/// next response, and closed after this without a request, its first one included: clients keep
+/// connections ready that have sent nothing yet.
 const LINGER: Duration = Duration::from_secs(15);
 
-/// Serves the ports that are opened until the drain begins; connections that are open then go on. Errors when the
-/// proxy's own name is no identity.
+/// Serves the ports that are opened until the drain begins; connections that are open then go on.
+/// Errors when the proxy's own name is no identity.
 pub async fn run(
     proxy: &Proxy,
     shutdown: Shutdown,
@@ -109,7 +112,7 @@ async fn accept(runtime: Arc<Runtime>, watched: Arc<WatchedPort>, socket: std::n
         () = super::accept::accept(&runtime, &listener, NAME, serve) => {}
         () = watched.closed() => {}
     }
-    // Who has connected by now is served.
+    // Clients that have connected by now are served.
     let Ok(socket) = listener.socket.into_std() else {
         return;
     };
@@ -183,18 +186,18 @@ async fn connection(
             let _open = pending.into_active_client();
             let mut recorder = ConnectionRecorder::gateway(runtime, client, false, closing);
             let chosen = choose(of, &mut recorder);
-            // What is passed on may last: it holds no configuration.
+            // Forwarded connections may last: they hold no configuration.
             drop(config);
-            opaque::forward_to(runtime, stream, chosen, recorder).await
+            l4::forward_to(runtime, stream, chosen, recorder).await
         }
     }
 }
 
-/// A connection that has not said yet what it is.
+/// A connection whose protocol is not known yet.
 struct PendingConnection {
-    /// Among its like.
+    /// Its place among connections like it.
     place: Place,
-    /// Among all connections of clients.
+    /// Its entry among all connections of clients.
     client: ClientConnection,
 }
 
@@ -214,19 +217,19 @@ impl PendingConnection {
         }
     }
 
-    /// It is one of requests.
+    /// The connection carries requests.
     fn into_client(self) -> ClientConnection {
         self.client
     }
 
-    /// It is passed on as bytes, and so never idle.
+    /// The connection is forwarded as bytes, and so never idle.
     fn into_active_client(self) -> ClientConnection {
         self.client.request_started();
         self.client
     }
 }
 
-/// The longest wait for a request's head, of a connection that is taken now.
+/// Returns the header timeout of a connection that is accepted now.
 fn header_timeout(runtime: &Runtime) -> Duration {
     match runtime.overload.is_crowded(runtime.shutdown.open()) {
         true => CROWDED_HEADER_TIMEOUT,
@@ -259,12 +262,12 @@ async fn plain(
     let _open = runtime
         .metrics
         .connection(Direction::Gateway, ConnectionTls::None);
-    // What is no HTTP is told so by the server of HTTP/1.
+    // What is not HTTP is answered by the server of HTTP/1.1.
     let http2 = protocol == Detected::Http2;
     http(runtime, stream, client, place, connection, http2, closing).await
 }
 
-/// What comes of `beginning` for as long as the connection has its place; `None`: it is to finish, or to make room.
+/// Runs `beginning` while the connection is pending. Returns `None` if it is to finish, or evicted.
 async fn while_pending<T>(
     pending: &PendingConnection,
     closing: &DrainWatch,
@@ -308,7 +311,7 @@ where
         header_timeout: Some(header_timeout(runtime)),
         idle: Some(IDLE),
         linger: Some(LINGER),
-        // They name what is nobody's business outside.
+        // They name pods and addresses, which clients outside need not know.
         error_details: false,
         half_close: runtime.half_close,
         answer_idle: runtime.answer_idle,
@@ -318,14 +321,14 @@ where
     Ok(serve(stream, config, handler, &closing).await?)
 }
 
-/// Where a connection goes that nothing tells apart from others of its port.
+/// Picks the cluster of a connection by the rule of its port.
 fn choose(
     of: &ResolvedStream,
     recorder: &mut ConnectionRecorder<'_>,
 ) -> Result<ChosenCluster, ConnectionError> {
     recorder.metrics = Some(of.unmatched.clone());
     match &*of.rule.load() {
-        Some(rule) => opaque::pick_cluster(rule, recorder),
+        Some(rule) => l4::pick_cluster(rule, recorder),
         None => {
             let words = format!("no TCPRoute is attached to listener {}", of.name);
             Err(ConnectionError::refused("no_route", words))

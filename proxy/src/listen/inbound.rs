@@ -1,4 +1,5 @@
-//! Connections to the pod: from proxies of the mesh by mutual TLS, from others in plain text where that is allowed.
+//! Connections to the pod: from proxies of the mesh by mutual TLS, from others in plain text where
+//! that is allowed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use weft_accept::Place;
 use weft_api::alpn;
 use weft_ir::{Identity, Protocol};
 
-use super::opaque::ConnectionRecorder;
+use super::l4::ConnectionRecorder;
 use super::outbound::who_speaks_first;
 use super::plaintext_policy::PlaintextPolicy;
 use super::{ConnectionError, INBOUND_SERVER_FIRST_DELAY, Listener};
@@ -33,7 +34,7 @@ use crate::tls::{handshake_failure, peer_identity, valid_for};
 use crate::upstream::{Cluster, Endpoint, Transport, UpstreamRequest};
 
 const NAME: &str = "inbound";
-/// Why what is not encrypted is refused, as the metric says it.
+/// The reason in the metric why plain text is refused.
 const PLAIN_TEXT: &str = "plain_text";
 /// Time for a ClientHello, and for the handshake after it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,7 +76,7 @@ async fn connection(
     };
     let (mut protocol, opened) = detected?;
     if protocol == Detected::Http1 && permissive && is_for_forward_proxy(stream.peeked()) {
-        // What the port is declared as is not known here.
+        // The port's declared protocol is not known here.
         protocol = Detected::Opaque;
     }
     if protocol == Detected::Tls {
@@ -130,7 +131,7 @@ async fn connection(
     }
 }
 
-/// What the connection speaks.
+/// Detects what the connection speaks.
 async fn detect(
     runtime: &Runtime,
     stream: &mut Prefixed<TcpStream>,
@@ -152,7 +153,8 @@ async fn detect(
     Ok((protocol?, None))
 }
 
-/// Passes bytes to and from the application. `opened`: the connection to it, when there is one already.
+/// Forwards bytes to and from the application. `opened`: the connection to it, if there is one
+/// already.
 async fn forward_bytes<S>(
     runtime: &Runtime,
     stream: S,
@@ -184,7 +186,7 @@ async fn connect_app(
     Ok(Prefixed::new(transport))
 }
 
-/// Whether the ClientHello is one of a proxy; any other is the application's own.
+/// Returns true if the ClientHello is a proxy's; any other is for the application.
 async fn is_mesh(stream: &mut Prefixed<TcpStream>) -> Result<bool, ConnectionError> {
     let complete = async {
         loop {
@@ -233,7 +235,8 @@ async fn mesh(
     place: Place,
 ) -> Result<(), ConnectionError> {
     let acceptor = TlsAcceptor::from(runtime.tls.server_config());
-    // In a box, which goes when the handshake is done, as the one of `EndpointRegistry::connect`.
+    // Boxed, so that the handshake's state is freed once it is done, as in
+    // `EndpointRegistry::connect`.
     let accept = Box::pin(acceptor.accept(BufferedReads::new(stream)));
     let accepted = place
         .token()
@@ -252,7 +255,7 @@ async fn mesh(
     let result = accepted.as_ref().map_or_else(handshake_failure, |_| "ok");
     runtime.metrics.handshake(Direction::Inbound, result);
     let refused = |error| ConnectionError::refused("handshake", format!("mutual TLS: {error}"));
-    // In a box, too: whoever it is handed to keeps room for it, down to where it is used.
+    // Boxed, too, so that it does not grow every future that it is handed to.
     let stream = Box::new(accepted.map_err(refused)?);
     let session = stream.get_ref().1;
     let identity = peer_identity(session.peer_certificates())
@@ -353,7 +356,7 @@ where
 /// One connection to the pod's application.
 struct Inbound {
     downstream: Arc<Downstream>,
-    /// The application alone.
+    /// The application as its only endpoint.
     cluster: Arc<Cluster>,
     app: SocketAddr,
     app_http2: bool,

@@ -13,7 +13,7 @@ mod accept;
 mod error;
 pub mod gateway;
 pub mod inbound;
-mod opaque;
+mod l4;
 pub mod outbound;
 mod plaintext_policy;
 pub mod udp;
@@ -21,12 +21,13 @@ pub mod udp;
 pub use accept::{Listener, OriginalDst};
 pub(crate) use error::ConnectionError;
 
-/// A silent client is given this long before the upstream is opened, in case it is the server who speaks first.
+/// How long a silent client is waited for before the upstream is opened, in case the server speaks
+/// first.
 const SERVER_FIRST_DELAY: Duration = Duration::from_millis(5);
-/// The same for clients of a permissive pod. Only those without a proxy are silent here, so it may be longer: the ClientHello
-/// of a proxy that got no processor comes late.
+/// The same for clients of a permissive pod. Only clients without a proxy are silent here, so it
+/// may be longer: the ClientHello of a proxy that got no processor comes late.
 const INBOUND_SERVER_FIRST_DELAY: Duration = Duration::from_millis(12);
-/// Time for a beginning to become a protocol that is known.
+/// How long the first bytes may take to show a known protocol.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The sockets of both directions.
@@ -36,7 +37,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Listens where the options say, for redirected connections.
+    /// Listens at the options' addresses, for redirected connections.
     pub fn bind(options: &Options) -> io::Result<Self> {
         Ok(Self {
             outbound: Listener::bind(options.outbound, OriginalDst::Redirected)?,
@@ -45,8 +46,8 @@ impl Listeners {
     }
 }
 
-/// Serves both directions until the drain begins; connections that are open then go on. Errors when the proxy's own
-/// name is no identity.
+/// Serves both directions until the drain begins; connections that are open then go on. Errors when
+/// the proxy's own name is no identity.
 pub async fn run(
     proxy: &Proxy,
     shutdown: Shutdown,

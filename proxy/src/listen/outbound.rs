@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use weft_api::alpn;
 use weft_ir::Protocol;
 
-use super::opaque::{self, ConnectionRecorder, UpstreamConnection};
+use super::l4::{self, ConnectionRecorder, UpstreamConnection};
 use super::{ConnectionError, DETECT_TIMEOUT, Listener, SERVER_FIRST_DELAY};
 use crate::control::store::Lookup;
 use crate::http::exchange::Downstream;
@@ -93,16 +93,17 @@ async fn connection(
     match protocol {
         Detected::Http1 => http(runtime, stream, client, watched, false).await,
         Detected::Http2 => http(runtime, stream, client, watched, true).await,
-        // Opened and closed again, where no server speaks first.
+        // Opened and closed again, with a protocol in which no server speaks first.
         _ if stream.peeked().is_empty() && is_http(declared) => Ok(()),
         Detected::Tls | Detected::Opaque | Detected::Incomplete => {
             let tls = protocol == Detected::Tls;
-            opaque::serve(runtime, stream, client, &watched, tls, opened).await
+            l4::serve(runtime, stream, client, &watched, tls, opened).await
         }
     }
 }
 
-/// Whether a forward proxy may be there: what neither is declared as HTTP nor has routes gets the requests for one as they are.
+/// Returns true if a forward proxy may be at the destination: one without HTTP declared and without
+/// routes gets requests for a forward proxy unchanged.
 fn is_forward_proxy(watched: &WatchedDestination) -> bool {
     match &**watched.load() {
         Resolved::Pod(_) => true,
@@ -118,7 +119,7 @@ fn is_http(declared: Protocol) -> bool {
     matches!(declared, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc)
 }
 
-/// What the connection speaks.
+/// Detects what the connection speaks, by what its port declares.
 async fn detect_declared(
     runtime: &Runtime,
     stream: &mut Prefixed<TcpStream>,
@@ -139,15 +140,15 @@ async fn detect(
     watched: &WatchedDestination,
     client: SocketAddr,
 ) -> Result<(Detected, Option<UpstreamConnection>), ConnectionError> {
-    let open = opaque::connect_early(runtime, watched, client);
+    let open = l4::connect_early(runtime, watched, client);
     who_speaks_first(stream, SERVER_FIRST_DELAY, open, |opened| {
         &mut opened.stream
     })
     .await
 }
 
-/// Whoever speaks first decides: after `silence` the far side is opened as bytes, and let go again when it is
-/// the client that speaks. `bytes`: what the far side says.
+/// Waits for whichever side speaks first: after `silence` the upstream is opened as bytes, and
+/// dropped again if it is the client that speaks. `bytes`: the stream of the upstream.
 pub(super) async fn who_speaks_first<T>(
     stream: &mut Prefixed<TcpStream>,
     silence: Duration,
@@ -167,7 +168,7 @@ pub(super) async fn who_speaks_first<T>(
         {
             return opened;
         }
-        // The client, when it speaks, meets the failure again.
+        // The failure is reported once the client speaks.
         std::future::pending().await
     };
     tokio::select! {
@@ -177,7 +178,7 @@ pub(super) async fn who_speaks_first<T>(
     Ok((detect_rest(stream).await?, None))
 }
 
-/// What begins like HTTP or TLS and does not go on is taken as bytes.
+/// Detects the rest of a beginning; one of HTTP or TLS that does not go on is forwarded as bytes.
 async fn detect_rest(stream: &mut Prefixed<TcpStream>) -> Result<Detected, ConnectionError> {
     match timeout(DETECT_TIMEOUT, stream.detect()).await {
         Ok(protocol) => Ok(protocol?),
@@ -219,7 +220,7 @@ async fn http(
     Ok(serve(stream, config, handler, &runtime.shutdown.watch()).await?)
 }
 
-/// Bytes to where the connection was going, unchanged.
+/// Forwards bytes to where the connection was going, unchanged.
 async fn pass_through<S>(
     runtime: &Runtime,
     stream: S,

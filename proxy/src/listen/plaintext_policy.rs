@@ -1,4 +1,5 @@
-//! What an inbound listener takes in plain text: everything, or the kubelet's probes alone, or nothing.
+//! What an inbound listener accepts in plain text: everything, the kubelet's probes alone, or
+//! nothing.
 
 use std::net::SocketAddr;
 
@@ -12,13 +13,13 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PlaintextPolicy {
     All,
-    /// One or more of one port, and HTTP alone.
+    /// The probes of one port, over HTTP.
     Probes(Vec<ProbeRequest>),
     Nothing,
 }
 
 impl PlaintextPolicy {
-    /// What the application at `app` takes. A pod of which nothing is known yet takes nothing.
+    /// Returns the policy of the application at `app`. An unknown pod accepts nothing.
     pub(super) fn of(workload: Option<&Workload>, app: SocketAddr) -> Self {
         let Some(workload) = workload else {
             return Self::Nothing;
@@ -36,7 +37,8 @@ impl PlaintextPolicy {
         }
     }
 
-    /// Whether a request may go on. `upgrade`: it asks to become something else, which no probe does.
+    /// Returns true if the request is accepted. `upgrade`: it asks for an upgrade, which no probe
+    /// does.
     pub(super) fn request(&self, head: &Parts, upgrade: bool) -> bool {
         match self {
             Self::All => true,

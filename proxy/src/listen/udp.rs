@@ -1,13 +1,15 @@
-//! Datagrams of a gateway's port: each client has a session with one endpoint, and gets its answers from the port it asked.
+//! Datagrams of a gateway's port: each client has a session with one endpoint, and gets its
+//! responses from the port that it sent to.
 //!
-//! A session begins with a client's first datagram, by weight and balance as connections are, over a socket of its own
-//! that is connected to the endpoint: the kernel takes answers from nobody else, and they go to nobody but the client.
-//! It ends when it has been silent, or gives way when there are too many; when its endpoint or its backend's weight is
-//! gone, the next datagram begins another. Nothing is kept, repeated or put in order, and nothing is encrypted: mutual
-//! TLS is of connections.
+//! A session begins with a client's first datagram, by weight and balance as connections are, over
+//! a socket of its own that is connected to the endpoint: the kernel takes datagrams from nobody
+//! else, and they go to nobody but the client. It ends when it is idle, or is evicted when there
+//! are too many; when its endpoint or its backend's weight is gone, the next datagram begins
+//! another. Nothing is buffered, repeated or reordered, and nothing is encrypted: mutual TLS is of
+//! connections.
 //!
-//! Answers leave by the address that the kernel chooses for the client. Where a host has several, the socket is to be
-//! bound to the one that clients know.
+//! Responses leave by the address that the kernel chooses for the client. If a host has several,
+//! the socket is to be bound to the one that clients know.
 
 use std::collections::HashMap;
 use std::io;
@@ -32,17 +34,17 @@ use session::{
     BATCH, DATAGRAM, SessionState, connected_socket, is_unreachable, pass_responses, reason,
 };
 
-/// Pause when the socket gives errors that are no client's.
+/// The pause after an error of the socket that is no client's.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
 
 /// Bounds of one port.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Sessions at once; each has a descriptor.
+    /// Most sessions at a time; each has a file descriptor.
     pub sessions: usize,
-    /// A session ends when nothing came either way for this long.
+    /// A session without a datagram either way ends after this.
     pub idle: Duration,
-    /// One that was silent for this long gives way to a new client where there are too many.
+    /// A session that was silent for this long may be evicted for a new client.
     pub evictable_after: Duration,
 }
 
@@ -56,11 +58,11 @@ impl Default for Limits {
     }
 }
 
-/// The rule in force; `None`: no route is attached, and every datagram is dropped.
+/// The rule in force. `None` if no route is attached: every datagram is dropped.
 pub type WatchedRule = Arc<ArcSwapOption<ResolvedRule>>;
 
-/// Serves the port until the process drains and its sessions have ended. Dropping the future closes the port and ends
-/// them at once.
+/// Serves the port until the process drains and its sessions have ended. Dropping the future closes
+/// the port and ends them at once.
 pub async fn serve(runtime: Arc<Runtime>, socket: UdpSocket, rule: WatchedRule, limits: Limits) {
     let mut port = Port {
         runtime: runtime.clone(),
@@ -94,18 +96,18 @@ struct Port {
     rule: WatchedRule,
     limits: Limits,
     sessions: HashMap<SocketAddr, Session>,
-    /// Pass answers on; each gives its client and number at its end.
+    /// Tasks that pass responses on; each returns its client and number.
     tasks: JoinSet<(SocketAddr, u64)>,
     begun: Instant,
-    /// Number of the session made last.
+    /// The number of the latest session.
     last: u64,
 }
 
-/// What the way to the endpoint needs.
+/// What sending to the endpoint needs.
 struct Session {
     number: u64,
     state: Arc<SessionState>,
-    /// The rule and the endpoints that were in force when the endpoint was last found among them.
+    /// The rule and the members in which the endpoint was last found.
     resolved_from: (Arc<ResolvedRule>, Arc<Members>),
     task: tokio::task::AbortHandle,
 }
@@ -121,7 +123,7 @@ impl Port {
         tokio::time::sleep(ERROR_PAUSE).await;
     }
 
-    /// Takes what is there and sends it on.
+    /// Receives what is there and sends it on.
     async fn take(&mut self) {
         for _ in 0..BATCH {
             let received: io::Result<()> = DATAGRAM.with_borrow_mut(|buffer| {
@@ -132,7 +134,7 @@ impl Port {
             match received {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // An answer that a client no longer wants comes back as an error of this socket.
+                // A response to a client that has gone comes back as an error of this socket.
                 Err(error) if is_unreachable(&error) => {}
                 Err(error) => return self.pause(&error).await,
             }
@@ -146,14 +148,14 @@ impl Port {
         }
     }
 
-    /// Errors name why the datagram is dropped.
+    /// Errors with the reason why the datagram is dropped.
     fn try_forward(&mut self, client: SocketAddr, datagram: &[u8]) -> Result<(), &'static str> {
         if !self.has_session(client) {
             self.end_session(client);
             self.start_session(client)?;
         }
         let sent = match self.send(client, datagram) {
-            // Of an earlier datagram: this one has not left.
+            // The error is of an earlier datagram: this one was not sent.
             Err(error) if is_unreachable(&error) => {
                 self.end_session(client);
                 self.start_session(client)?;
@@ -170,7 +172,7 @@ impl Port {
             .get(&client)
             .ok_or(io::ErrorKind::NotConnected)?;
         let state = &session.state;
-        // Past the runtime, which holds a new socket for not writable until it has looked.
+        // Bypasses the runtime, for which a new socket is not writable until it was polled.
         match SockRef::from(&state.socket).send(datagram) {
             Ok(_) => {
                 state.used.store(self.now(), Relaxed);
@@ -187,7 +189,7 @@ impl Port {
         }
     }
 
-    /// Whether the client has a session whose endpoint is still one that its datagrams may go to.
+    /// Returns true if the client has a session whose endpoint its datagrams may still go to.
     fn has_session(&mut self, client: SocketAddr) -> bool {
         let Some(session) = self.sessions.get_mut(&client) else {
             return false;
@@ -280,7 +282,7 @@ impl Port {
         Ok(())
     }
 
-    /// Ends the session that was silent for longest, if that was long.
+    /// Evicts the session that was silent for longest, if that is long enough.
     fn make_room(&mut self) -> Result<(), &'static str> {
         let used = |session: &Session| session.state.used.load(Relaxed);
         let oldest = self
@@ -303,7 +305,8 @@ impl Port {
         }
     }
 
-    /// `None`: of a task that was ended, whose session is gone.
+    /// Removes the session of a task that has ended. `None`: the task was aborted, and its session
+    /// is gone.
     fn ended(&mut self, of: Option<(SocketAddr, u64)>) {
         let Some((client, number)) = of else { return };
         if self

@@ -1,7 +1,8 @@
 //! Copies bytes between two streams, both ways, and passes each side's end on.
 //!
-//! A direction that waits for bytes holds no memory: what was read lies on the stack and is written at once, and only what
-//! the other side does not take is kept until it does. Whose bytes, for how long, and how they are counted is others' matter.
+//! A direction that waits for bytes holds no memory: what was read lies on the stack and is written
+//! at once, and only what the other side does not take is kept until it does. Whose bytes, for how
+//! long, and how they are counted is others' matter.
 
 use std::future::poll_fn;
 use std::io;

@@ -1,8 +1,9 @@
 //! Fewer system calls on busy connections: many frames in one write, many records in one read.
 //!
-//! HTTP/2 flushes after each frame of data, and TLS reads 4 KiB at a time; under load each costs a system call, and the
-//! peer another. [`Corked`] goes above TLS and [`BufferedReads`] below it. Neither delays what is there: a write waits until
-//! the tasks that are ready now have run, no longer. Idle, they hold no memory.
+//! HTTP/2 flushes after each frame of data, and TLS reads 4 KiB at a time; under load each costs a
+//! system call, and the peer another. [`Corked`] goes above TLS and [`BufferedReads`] below it.
+//! Neither delays what is there: a write waits until the tasks that are ready now have run, no
+//! longer. Idle, they hold no memory.
 
 use std::io;
 use std::pin::Pin;
@@ -19,7 +20,8 @@ const SIZE: usize = 16 << 10;
 
 /// Gathers writes, and writes them when its task is polled once more.
 ///
-/// Only for those who, whenever they are polled, read until nothing is there, as HTTP/2 does: the next read writes first.
+/// Only for those who, whenever they are polled, read until nothing is there, as HTTP/2 does: the
+/// next read writes first.
 pub struct Corked<S> {
     stream: S,
     written: BytesMut,

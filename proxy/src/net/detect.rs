@@ -1,6 +1,6 @@
-//! Which protocol the first bytes of a connection are of.
+//! Detects the protocol of the first bytes of a connection.
 //!
-//! [`detect`] is pure; [`Prefixed`] gives the bytes that were looked at back to whoever reads next.
+//! [`detect`] is pure; [`Prefixed`] returns the bytes that were peeked at to the next reader.
 
 use std::io;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::io::fill_from;
 
-/// What the first bytes say.
+/// The protocol that the first bytes show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detected {
     Http1,
@@ -26,7 +26,7 @@ pub enum Detected {
 
 /// RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Longer words are no methods.
+/// A longer word is no method.
 const MAX_METHOD: usize = 24;
 /// A ClientHello is at most a handshake message of one or a few records.
 const MAX_CLIENT_HELLO: usize = 64 << 10;
@@ -80,16 +80,16 @@ fn detect_http1(bytes: &[u8]) -> Detected {
     }
 }
 
-/// Whether what begins like HTTP/1.1 is for a forward proxy: its target is a whole URI (RFC 9112, 3.2.2), or the authority of
-/// CONNECT (RFC 9112, 3.2.3).
+/// Returns true if a request of HTTP/1.1 is for a forward proxy: its target is a whole URI (RFC
+/// 9112, 3.2.2), or the authority of CONNECT (RFC 9112, 3.2.3).
 pub fn is_for_forward_proxy(bytes: &[u8]) -> bool {
     let mut words = bytes.splitn(2, |b| *b == b' ');
     let (method, target) = (words.next(), words.next());
     method == Some(&b"CONNECT"[..]) || matches!(target, Some([b'h' | b'H', ..]))
 }
 
-/// Whether a server's first bytes are HTTP/2's, a SETTINGS frame of its own (RFC 9113, 3.4 and 6.5): it sends them to every
-/// connection, and then waits for the client all the same.
+/// Returns true if a server's first bytes are the SETTINGS frame of HTTP/2 (RFC 9113, 3.4 and 6.5),
+/// which it sends to every connection, and then waits for the client all the same.
 pub fn is_server_preface(bytes: &[u8]) -> bool {
     let Some(frame) = bytes.first_chunk::<9>() else {
         return false;
@@ -98,7 +98,8 @@ pub fn is_server_preface(bytes: &[u8]) -> bool {
     length.is_multiple_of(6) && frame[3..] == [4, 0, 0, 0, 0, 0]
 }
 
-/// The application protocols that a ClientHello offers; `None` while it is not complete. Errors: it is none.
+/// Returns the application protocols that a ClientHello offers; `None` while it is incomplete.
+/// Errors if it is no ClientHello.
 pub fn alpn_protocols(bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, rustls::Error> {
     client_hello(bytes, |hello| {
         let names = hello.alpn();
@@ -106,12 +107,13 @@ pub fn alpn_protocols(bytes: &[u8]) -> Result<Option<Vec<Vec<u8>>>, rustls::Erro
     })
 }
 
-/// The server that a ClientHello names, if it names one; `None` while it is not complete. Errors: it is none.
+/// Returns the server name of a ClientHello, if it has one; `None` while it is incomplete. Errors
+/// if it is no ClientHello.
 pub fn server_name(bytes: &[u8]) -> Result<Option<Option<String>>, rustls::Error> {
     client_hello(bytes, |hello| hello.server_name().map(str::to_owned))
 }
 
-/// What `read` finds in a ClientHello, in however many records it is.
+/// Calls `read` with a ClientHello, in however many records it came.
 fn client_hello<T>(
     bytes: &[u8],
     read: impl Fn(&ClientHello<'_>) -> T,
@@ -137,8 +139,9 @@ fn client_hello<T>(
     }
 }
 
-/// Whether more is to come of a ClientHello, by the lengths in its records and in itself (RFC 8446, 4 and 5.1). As long as
-/// that is so it is not parsed: one that comes byte by byte would be parsed with each of them.
+/// Returns true if more of a ClientHello is to come, by the lengths in its records and in itself
+/// (RFC 8446, 4 and 5.1). Until then it is not parsed: one that comes byte by byte would be parsed
+/// with each of them.
 fn is_incomplete(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     let mut message = 0;
@@ -170,7 +173,7 @@ fn is_incomplete(bytes: &[u8]) -> bool {
     true
 }
 
-/// A stream whose first bytes have been looked at.
+/// A stream whose first bytes have been peeked at.
 #[derive(Debug)]
 pub struct Prefixed<S> {
     prefix: BytesMut,
@@ -185,7 +188,7 @@ impl<S> Prefixed<S> {
         }
     }
 
-    /// What has been looked at so far, and will be read first.
+    /// Returns what has been peeked at so far, and will be read first.
     pub fn peeked(&self) -> &[u8] {
         &self.prefix
     }
@@ -194,20 +197,20 @@ impl<S> Prefixed<S> {
         &self.stream
     }
 
-    /// Drops the first `length` bytes that were looked at: whoever reads next does not get them.
+    /// Drops the first `length` bytes that were peeked at.
     pub fn consume(&mut self, length: usize) {
         self.prefix.advance(length.min(self.prefix.len()));
     }
 }
 
 impl<S: AsyncRead + Unpin> Prefixed<S> {
-    /// Looks at more bytes; 0: the peer sends no more. Safe to cancel.
+    /// Peeks at more bytes. Returns 0 if the peer sends no more. Cancel safe.
     pub async fn peek(&mut self) -> io::Result<usize> {
         self.prefix.reserve(2 << 10);
         self.stream.read_buf(&mut self.prefix).await
     }
 
-    /// Looks until the bytes tell, or the peer sends no more. Safe to cancel.
+    /// Peeks until the protocol is known, or the peer sends no more. Cancel safe.
     pub async fn detect(&mut self) -> io::Result<Detected> {
         loop {
             match detect(&self.prefix) {

@@ -1,5 +1,4 @@
-//! What streams that wrap another have in common: reads that are told of or come from what is there,
-//! writes that go on unchanged.
+//! What streams that wrap another have in common: observed or buffered reads, and delegated writes.
 
 use std::io;
 use std::pin::Pin;
@@ -8,7 +7,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// `AsyncWrite` for a wrapper whose writes are those of the stream `S` in its field. `$more`: its other parameters.
+/// `AsyncWrite` for a wrapper whose writes are those of the stream `S` in its field. `$more`: its
+/// other parameters.
 macro_rules! delegate_writes {
     ($wrapper:ty, $field:ident $(, $more:ident)*) => {
         impl<S: ::tokio::io::AsyncWrite + Unpin $(, $more: Unpin)*> ::tokio::io::AsyncWrite for $wrapper {
@@ -51,7 +51,7 @@ macro_rules! delegate_writes {
 
 pub(crate) use delegate_writes;
 
-/// Gives out what was `read` before and fits; what is left empty holds no memory.
+/// Fills `buffer` from what was `read` before. An empty `read` holds no memory.
 pub(crate) fn fill_from(read: &mut BytesMut, buffer: &mut ReadBuf<'_>) {
     let length = read.len().min(buffer.remaining());
     buffer.put_slice(&read[..length]);
@@ -61,7 +61,7 @@ pub(crate) fn fill_from(read: &mut BytesMut, buffer: &mut ReadBuf<'_>) {
     }
 }
 
-/// A stream whose reads are told of: how many bytes each gave that gave any.
+/// A stream that calls `on_read` with the length of each read.
 pub(crate) struct ObservedReads<S, F> {
     stream: S,
     on_read: F,

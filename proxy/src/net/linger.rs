@@ -1,9 +1,10 @@
-//! How a connection is ended from this side: what was sent arrives, whatever the peer goes on to send.
+//! A lingering close: what was sent arrives, whatever the peer goes on to send.
 //!
-//! A socket that is closed with bytes in it that nobody has read resets its connection, and the kernel takes back what the
-//! peer has not got yet: the end of the last answer. HTTP/2 peers send for as long as they read (window updates, answers to
-//! pings), those of HTTP/1.1 may send the rest of a body that nobody waits for. So the stream is closed for writing, in
-//! TLS with its last word, and read until the peer has ended too.
+//! A socket that is closed with unread bytes in it resets its connection, and the kernel discards
+//! what the peer has not got yet: the end of the last response. HTTP/2 peers send for as long as
+//! they read (window updates, answers to pings), those of HTTP/1.1 may send the rest of a body that
+//! nobody reads. So the stream is shut down for writing, in TLS with close_notify, and read until
+//! the peer has ended too.
 
 use std::io;
 use std::pin::Pin;
@@ -16,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::drain::DrainWatch;
 
-/// A peer that sends nothing for so long is not waited for.
+/// A peer that sends nothing for this long is not waited for.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Nor one that goes on and on.
+/// Nor is one that goes on sending for this long.
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// A stream that is closed so when it is dropped, in a task of its own, unless its peer has ended already.
+/// A stream that is closed so on drop, in a task of its own, unless its peer has ended already.
 pub(crate) struct Lingering<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -31,7 +32,7 @@ where
     /// The peer has ended, or the connection is broken.
     ended: bool,
     closing: DrainWatch,
-    /// Where it is cancelled the stream is dropped as it is: others wait for its place.
+    /// If it is cancelled the stream is dropped at once: others wait for its place.
     evicted: Option<CancellationToken>,
 }
 
@@ -142,7 +143,8 @@ mod tests {
     use super::*;
     use crate::drain::Shutdown;
 
-    /// How long the drain takes for a connection that is dropped, with a peer that sends a byte every so often.
+    /// How long the drain takes for a connection that is dropped, with a peer that sends a byte
+    /// every so often.
     async fn drained(ended: bool, every: Option<Duration>) -> Duration {
         let shutdown = Shutdown::new();
         let (near, mut far) = duplex(64);

@@ -1,12 +1,12 @@
-//! The header of the PROXY protocol, versions 1 and 2, with which a load balancer begins a connection and names the
-//! client that it came from.
+//! The header of the PROXY protocol, versions 1 and 2, with which a load balancer begins a
+//! connection and names the client that it came from.
 //!
-//! [`parse`] is pure and looks at all the bytes there are so far; [`read`] takes the header off a stream and leaves what
-//! follows unread. To be used only where the gateway says that every connection begins so: who may choose whether to
-//! send a header may choose its address.
+//! [`parse`] is pure and looks at all the bytes there are so far; [`read`] takes the header off a
+//! stream and leaves what follows unread. To be used only where the gateway says that every
+//! connection begins so: who may choose whether to send a header may choose its address.
 //!
-//! Source: `doc/proxy-protocol.txt` of HAProxy, "The PROXY protocol", versions 1 and 2. Of version 2's further fields
-//! (TLVs) none is read.
+//! Source: `doc/proxy-protocol.txt` of HAProxy, "The PROXY protocol", versions 1 and 2. Of version
+//! 2's further fields (TLVs) none is read.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +24,8 @@ const SIGNATURE_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const MAX_LINE: usize = 107;
 /// The part of version 2 that is always there.
 const FIXED_2: usize = 16;
-/// The longest header of version 2 that is taken: addresses of sockets have 216 bytes, and a certificate's fields follow.
+/// The longest header of version 2 that is taken: addresses of sockets have 216 bytes, and a
+/// certificate's fields follow.
 const MAX_2: usize = 4 << 10;
 /// Time for the header. The protocol asks for 3 s at least, the time of one lost segment.
 const HEADER: Duration = Duration::from_secs(5);
@@ -41,8 +42,8 @@ pub enum Progress {
 pub struct Header {
     /// Bytes that it takes.
     pub length: usize,
-    /// Who opened the connection. `None`: the load balancer itself, or a client without an address; the socket's own
-    /// address holds.
+    /// Who opened the connection. `None`: the load balancer itself, or a client without an address;
+    /// the socket's own address holds.
     pub source: Option<SocketAddr>,
 }
 
@@ -71,8 +72,8 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
-/// Takes the header off `stream`: what follows it is read next. Gives the client's address where the header has one; else
-/// the socket's own address holds.
+/// Takes the header off `stream`: what follows it is read next. Gives the client's address where
+/// the header has one; else the socket's own address holds.
 pub async fn read<S: AsyncRead + Unpin>(
     stream: &mut Prefixed<S>,
 ) -> Result<Option<SocketAddr>, ReadError> {

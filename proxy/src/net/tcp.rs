@@ -1,4 +1,4 @@
-//! Bytes between two streams, both ways, with each side's end passed on.
+//! Forwards bytes between two streams, both ways, with each side's end.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,31 +11,31 @@ use super::copy::copy_bidirectional;
 use super::io::ObservedReads;
 use crate::drain::DrainWatch;
 
-/// While the process ends, a connection that was silent for this long is taken to be idle.
+/// During the drain a connection that was silent for this long counts as idle.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// Silence after which a peer is asked whether it is still there, and the time between two questions. Below the limits
-/// after which networks are known to forget connections.
+/// TCP keepalive: shorter than the time after which networks are known to forget connections.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(120))
     .with_interval(Duration::from_secs(30))
     .with_retries(4);
 
-/// Has the kernel find out when the peer of a silent connection is gone: nothing else ends one. Connections accepted
-/// from a listening socket are as that socket is.
+/// Has the kernel find out when the peer of a silent connection is gone, which nothing else does.
+/// Accepted connections inherit it from the listening socket.
 pub fn set_keepalive(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&KEEPALIVE)
 }
 
-/// Bytes passed on, to and from the upstream.
+/// Bytes forwarded to and from the upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BytesTransferred {
     pub up: u64,
     pub down: u64,
 }
 
-/// Passes bytes until both sides have ended; while the process ends, until the connection is idle; where its listener is
-/// gone, for as long as `closing` lets it. `idle`: no longer than this, or twice as long, without a byte.
+/// Forwards bytes until both sides have ended; during the drain, until the connection is idle; if
+/// its listener is removed, for as long as `closing` allows. `idle`: at most this long, or twice as
+/// long, without a byte.
 pub async fn forward<A, B>(
     client: A,
     upstream: B,

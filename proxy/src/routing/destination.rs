@@ -1,23 +1,20 @@
-//! Destinations as the request path uses them: routes compiled, clusters and metrics at hand.
+//! Destinations as requests use them: routes compiled, clusters and metrics at hand.
 //!
-//! A connection holds an `Arc<WatchedDestination>`; each request loads it once and sees one version of its configuration throughout.
-//! What is here decides nothing: matching is in `weft-ir`, balancing in `upstream`.
+//! A connection holds an `Arc<WatchedDestination>`; each request loads it once and sees one version
+//! of its configuration throughout. Nothing is decided here: matching is in `weft-ir`, balancing in
+//! `upstream`.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use weft_ir::{
-    Backend, ConnectionRule, Filter, Protocol, RouteId, Routing, Rule, ServicePort, ServiceRules,
-    TlsRule, WeightedBackend,
-};
+use weft_ir::{Filter, Protocol, RouteId, ServicePort, TlsRule};
 
-use crate::telemetry::requests::{Direction, RequestMetrics, RequestSeries};
+use crate::telemetry::requests::RequestMetrics;
 use crate::upstream::{Cluster, balance};
 
-/// One watched destination, kept up to date for as long as it is held.
+/// A destination that the proxy watches, kept up to date for as long as it is held.
 pub struct WatchedDestination {
     pub address: SocketAddr,
     current: ArcSwap<Resolved>,
@@ -34,7 +31,7 @@ impl WatchedDestination {
         }
     }
 
-    /// What is at the address now. A request calls this once.
+    /// Returns what is at the address now. A request calls this once.
     pub fn load(&self) -> Guard<Arc<Resolved>> {
         self.current.load()
     }
@@ -61,7 +58,7 @@ pub enum Resolved {
     Service(ResolvedService),
     /// A pod addressed directly: one endpoint, never routed.
     Pod(Arc<Cluster>),
-    /// No Service and no pod of the cluster: passed through.
+    /// No Service and no pod of the cluster: connections are passed through.
     Unknown,
 }
 
@@ -74,35 +71,36 @@ pub struct ResolvedService {
 pub enum ResolvedRouting {
     /// No route is attached.
     Direct(ResolvedRule),
-    /// A request that no rule takes is answered with 404. With the Service's own endpoints, for what is not HTTP.
+    /// A request without a match is answered with 404. With the Service's own endpoints, for what
+    /// is not HTTP.
     Http(Routes, Box<ResolvedRule>),
-    /// A request that no rule takes is answered with UNIMPLEMENTED. With the Service's own endpoints.
+    /// A request without a match is answered with UNIMPLEMENTED. With the Service's own endpoints.
     Grpc(Routes, Box<ResolvedRule>),
-    /// A connection that no rule takes is closed.
+    /// A connection without a match is closed.
     Tls(TlsRoutes),
-    /// Every connection is one of bytes.
+    /// Every connection is forwarded as bytes.
     Tcp(ResolvedRule),
 }
 
 pub struct Routes {
     pub table: weft_ir::RouteTable,
-    /// In the places of `table.rules()`; shared between the hosts of a port.
+    /// In the order of `table.rules()`; shared between the hosts of a port.
     pub rules: Vec<Arc<ResolvedRule>>,
-    /// Counts the requests that no rule takes.
+    /// Counts the requests without a match.
     pub unmatched: Arc<RequestMetrics>,
 }
 
 pub struct TlsRoutes {
     pub table: Vec<TlsRule>,
-    /// In the places of `table`.
+    /// In the order of `table`.
     pub rules: Vec<ResolvedRule>,
-    /// Counts the connections that no rule takes.
+    /// Counts the connections without a match.
     pub unmatched: Arc<RequestMetrics>,
 }
 
 pub struct ResolvedRule {
     pub backends: Vec<ResolvedBackend>,
-    /// Sum of the weights of `backends`; 0: no backend takes any request.
+    /// The sum of the weights of `backends`; 0 if no backend takes any request.
     pub total_weight: u64,
     /// Counts the requests that end before a backend is chosen (redirects, failures).
     pub metrics: Arc<RequestMetrics>,
@@ -111,7 +109,7 @@ pub struct ResolvedRule {
 
 /// Where a copy of `numerator` in `denominator` requests goes.
 pub struct ResolvedMirror {
-    /// Of the route that asks for copies.
+    /// The namespace of the mirror's route.
     pub namespace: Arc<str>,
     pub cluster: Arc<Cluster>,
     pub numerator: u32,
@@ -127,19 +125,20 @@ pub struct ResolvedBackend {
     /// Counts the requests of this backend of this rule.
     pub metrics: Arc<RequestMetrics>,
     pub mirrors: Vec<ResolvedMirror>,
-    /// For requests: where they go on, in the place of `target`.
+    /// The Service whose own routes apply to requests, in place of `target`.
     pub service: Option<Arc<ComposedService>>,
 }
 
 /// A Service whose own routes are applied to what a gateway's rules send to it.
 pub struct ComposedService {
     pub id: ServicePort,
-    /// Their backends are endpoints.
+    /// Their backends lead to endpoints.
     pub routes: Routes,
 }
 
 impl Routes {
-    /// Whether any rule is of the route and sends requests again, also one of a Service that rules send to.
+    /// Returns true if any rule is of the route and has retries, also one of a Service that rules
+    /// lead to.
     pub fn retries_route(&self, route: &RouteId) -> bool {
         let rules = self.table.rules().iter();
         let mut composed = self
@@ -155,7 +154,7 @@ impl Routes {
 }
 
 impl Resolved {
-    /// Whether requests are sent again for the route.
+    /// Returns true if the route has retries.
     pub fn retries_route(&self, route: &RouteId) -> bool {
         let Self::Service(service) = self else {
             return false;
@@ -168,7 +167,7 @@ impl Resolved {
         }
     }
 
-    /// Whether any request may be sent to the cluster.
+    /// Returns true if any request may be sent to the cluster.
     pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         match self {
             Self::Service(service) => service.routing.refers_to(cluster),
@@ -188,7 +187,7 @@ impl ResolvedRule {
         self.backends.get(place)
     }
 
-    /// Whether any request may be sent to the cluster.
+    /// Returns true if any request may be sent to the cluster.
     pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         let is = |target: &Arc<Cluster>| Arc::ptr_eq(target, cluster);
         let any = |mirrors: &[ResolvedMirror]| mirrors.iter().any(|mirror| is(&mirror.cluster));
@@ -217,178 +216,5 @@ impl ResolvedRouting {
 impl Routes {
     pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         self.rules.iter().any(|rule| rule.refers_to(cluster))
-    }
-}
-
-/// What resolving needs besides the resource itself.
-pub(crate) struct Resolver<'a> {
-    pub(crate) cluster: &'a mut dyn FnMut(&ServicePort) -> Arc<Cluster>,
-    pub(crate) series: &'a RequestSeries,
-    /// Under which the requests are counted.
-    pub(crate) direction: Direction,
-    /// Backends whose own routes are applied.
-    pub(crate) services: HashMap<ServicePort, Arc<ComposedService>>,
-    /// Rules that are resolved already, by address: hosts that share a rule share what it is resolved to. Of one
-    /// resource, which holds the rules while it is resolved.
-    pub(crate) resolved: HashMap<*const Rule, Arc<ResolvedRule>>,
-}
-
-impl Resolver<'_> {
-    pub(crate) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
-        let routing = match &service.routing {
-            Routing::Direct(backends) => {
-                ResolvedRouting::Direct(self.rule(&RuleNames::default(), &[], backends))
-            }
-            Routing::Http(rules) => {
-                ResolvedRouting::Http(self.routes(rules), self.own_endpoints(&service.id))
-            }
-            Routing::Grpc(rules) => {
-                ResolvedRouting::Grpc(self.routes(rules), self.own_endpoints(&service.id))
-            }
-            Routing::Tls(rules) => ResolvedRouting::Tls(self.tls_routes(rules)),
-            Routing::Tcp(rule) => ResolvedRouting::Tcp(self.connection_rule(rule)),
-        };
-        ResolvedService {
-            id: service.id.clone(),
-            protocol: service.protocol,
-            routing,
-        }
-    }
-
-    /// Has backends that are one of these lead on by its rules from now on; theirs lead to endpoints.
-    pub(crate) fn compose(&mut self, services: &[Arc<ServiceRules>]) {
-        let mut composed = HashMap::with_capacity(services.len());
-        for service in services {
-            let ServiceRules { id, rules } = &**service;
-            let of = ComposedService {
-                id: id.clone(),
-                routes: self.routes(rules),
-            };
-            composed.insert(id.clone(), Arc::new(of));
-        }
-        self.services = composed;
-        self.resolved.clear();
-    }
-
-    /// The Service's own endpoints.
-    fn own_endpoints(&mut self, id: &ServicePort) -> Box<ResolvedRule> {
-        let own = WeightedBackend {
-            weight: 1,
-            backend: Backend::Service(id.clone()),
-            filters: Vec::new(),
-        };
-        Box::new(self.rule(&RuleNames::default(), &[], &[own]))
-    }
-
-    pub(crate) fn tls_routes(&mut self, rules: &[TlsRule]) -> TlsRoutes {
-        TlsRoutes {
-            rules: rules
-                .iter()
-                .map(|of| self.connection_rule(&of.rule))
-                .collect(),
-            table: rules.to_vec(),
-            unmatched: self.unmatched(),
-        }
-    }
-
-    /// Counts what no rule takes.
-    pub(crate) fn unmatched(&self) -> Arc<RequestMetrics> {
-        self.series.get(self.direction, "", "", "")
-    }
-
-    pub(crate) fn connection_rule(&mut self, of: &ConnectionRule) -> ResolvedRule {
-        let names = RuleNames::of(&of.route, of.name.as_deref(), of.index);
-        self.rule(&names, &[], &of.backends)
-    }
-
-    pub(crate) fn routes(&mut self, rules: &[Arc<Rule>]) -> Routes {
-        let resolved = rules.iter().map(|rule| {
-            if let Some(known) = self.resolved.get(&Arc::as_ptr(rule)) {
-                return Arc::clone(known);
-            }
-            let names = RuleNames::of(&rule.route, rule.name.as_deref(), rule.index);
-            let resolved = Arc::new(self.rule(&names, &rule.filters, &rule.backends));
-            self.resolved
-                .insert(Arc::as_ptr(rule), Arc::clone(&resolved));
-            resolved
-        });
-        Routes {
-            rules: resolved.collect(),
-            table: weft_ir::RouteTable::new(rules.to_vec()),
-            unmatched: self.unmatched(),
-        }
-    }
-
-    fn rule(
-        &mut self,
-        names: &RuleNames,
-        filters: &[Filter],
-        backends: &[WeightedBackend],
-    ) -> ResolvedRule {
-        let backends: Vec<_> = backends
-            .iter()
-            .map(|backend| self.backend(names, backend))
-            .collect();
-        ResolvedRule {
-            total_weight: backends.iter().map(|b| u64::from(b.weight)).sum(),
-            backends,
-            metrics: self
-                .series
-                .get(self.direction, &names.route, &names.rule, ""),
-            mirrors: self.mirrors(names, filters),
-        }
-    }
-
-    fn backend(&mut self, names: &RuleNames, backend: &WeightedBackend) -> ResolvedBackend {
-        let (target, name, service) = match &backend.backend {
-            Backend::Service(id) => {
-                let service = self.services.get(id).cloned();
-                (Ok((self.cluster)(id)), id.to_string(), service)
-            }
-            Backend::Invalid(reason) => (Err(reason.clone()), "invalid".to_owned(), None),
-        };
-        ResolvedBackend {
-            weight: backend.weight,
-            target,
-            filters: backend.filters.clone(),
-            metrics: self
-                .series
-                .get(self.direction, &names.route, &names.rule, &name),
-            mirrors: self.mirrors(names, &backend.filters),
-            service,
-        }
-    }
-
-    fn mirrors(&mut self, names: &RuleNames, filters: &[Filter]) -> Vec<ResolvedMirror> {
-        let mut mirrors = Vec::new();
-        for filter in filters {
-            if let Filter::Mirror(mirror) = filter {
-                mirrors.push(ResolvedMirror {
-                    namespace: names.namespace.clone(),
-                    cluster: (self.cluster)(&mirror.to),
-                    numerator: mirror.numerator,
-                    denominator: mirror.denominator,
-                });
-            }
-        }
-        mirrors
-    }
-}
-
-/// As metrics and logs call a rule; all empty for a Service's own endpoints.
-#[derive(Default)]
-struct RuleNames {
-    namespace: Arc<str>,
-    route: String,
-    rule: String,
-}
-
-impl RuleNames {
-    fn of(route: &RouteId, name: Option<&str>, index: u32) -> Self {
-        Self {
-            namespace: route.namespace.clone(),
-            route: route.to_string(),
-            rule: name.map_or_else(|| index.to_string(), str::to_owned),
-        }
     }
 }

@@ -1,7 +1,9 @@
-//! The ports of a gateway as connections and requests use them: listeners by host name, routes compiled, certificates read.
+//! The ports of a gateway as connections and requests use them: listeners by host name, routes
+//! compiled, certificates read.
 //!
-//! Whoever serves a connection holds an `Arc<WatchedPort>`; each request loads it once and sees one version throughout. What
-//! is here decides nothing: rules and their clusters are those of [`super::destination`].
+//! A connection holds an `Arc<WatchedPort>`; each request loads it once and sees one version
+//! throughout. Nothing is decided here: rules and their clusters are those of
+//! [`super::destination`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,46 +13,43 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_ir::{
-    GatewayPort, HostMap, HostPattern, RouteId, Serving, TlsListener, TlsServing, Transport,
-    VirtualHost,
-};
+use weft_ir::{HostMap, HostPattern, RouteId, Transport};
 
-use super::destination::{ResolvedRule, Resolver, Routes, TlsRoutes};
+use super::destination::{ResolvedRule, Routes, TlsRoutes};
 use crate::telemetry::requests::RequestMetrics;
 use crate::tls::termination::Termination;
 use crate::upstream::Cluster;
 
-/// One port that the gateway listens on, kept up to date for as long as it is held.
+/// A port that the gateway listens on, kept up to date for as long as it is held.
 pub struct WatchedPort {
     pub transport: Transport,
     pub number: u16,
     current: ArcSwap<ResolvedPort>,
-    /// Where listeners went with the newest version: the one before, for connections of theirs that are open.
+    /// If the newest version removed listeners: the version before, for their open connections.
     removed: ArcSwapOption<RemovedListeners>,
-    /// Cancelled when nothing more is to be accepted.
+    /// Cancelled when no more connections are to be accepted.
     closed: CancellationToken,
 }
 
-/// A version of which listeners are gone.
+/// A version of which listeners were removed.
 struct RemovedListeners {
     port: Arc<ResolvedPort>,
     listeners: Vec<Arc<CancellationToken>>,
     until: Instant,
 }
 
-/// How long a request that comes on a connection of a listener that is gone is still served: the connections are told to
-/// go with their next answer, and closed without one after this time.
+/// How long requests on connections of a removed listener are still served: the connections are
+/// told to finish with their next response, and closed without one after this time.
 const REMOVED_LISTENER_GRACE: Duration = Duration::from_secs(15);
 
-/// A port that was bound, for whoever accepts from it.
+/// A bound port, for the task that accepts from it.
 #[derive(Debug)]
 pub struct BoundPort {
     pub watched: Arc<WatchedPort>,
     pub socket: PortSocket,
 }
 
-/// The way of ports to whoever accepts from them.
+/// The channel of bound ports to the task that accepts from them.
 #[derive(Clone)]
 pub struct BoundPorts(Arc<dyn Fn(BoundPort) + Send + Sync>);
 
@@ -58,7 +57,7 @@ impl BoundPorts {
     pub fn channel() -> (Self, mpsc::UnboundedReceiver<BoundPort>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let send = move |port| {
-            // Nobody accepts any longer while the process ends.
+            // Nobody accepts any longer during the drain.
             let _ = sender.send(port);
         };
         (Self(Arc::new(send)), receiver)
@@ -98,12 +97,12 @@ impl WatchedPort {
         }
     }
 
-    /// What is served now. A request calls this once.
+    /// Returns what is served now. A request calls this once.
     pub fn load(&self) -> Guard<Arc<ResolvedPort>> {
         self.current.load()
     }
 
-    /// The version before the listener went, for a short time.
+    /// Returns the version before the listener was removed, for a short time.
     pub fn before_removal(&self, listener: &Arc<CancellationToken>) -> Option<Arc<ResolvedPort>> {
         let gone = self.removed.load();
         let gone = gone.as_ref()?;
@@ -112,12 +111,13 @@ impl WatchedPort {
         is.then(|| Arc::clone(&gone.port))
     }
 
-    /// Resolves when nothing more is to be accepted.
+    /// Resolves when no more connections are to be accepted.
     pub async fn closed(&self) {
         self.closed.cancelled().await;
     }
 
-    /// Serves `resolved` from now on; connections that belong to none of its listeners are told to finish.
+    /// Serves `resolved` from now on, and tells connections that belong to none of its listeners to
+    /// finish.
     pub(crate) fn store(&self, resolved: ResolvedPort) {
         let before = self.current.load_full();
         let listeners = before.removed_listeners(&resolved);
@@ -136,12 +136,13 @@ impl WatchedPort {
         {
             self.removed.store(None);
         }
-        // Connections are told first: then none is answered by a version that does not know its listener.
+        // Connections are told first, so that none is answered by a version that does not know its
+        // listener.
         before.close_incompatible(&resolved);
         self.current.store(Arc::new(resolved));
     }
 
-    /// Nothing more is accepted, and connections that are open are told to finish.
+    /// Accepts no more connections, and tells open ones to finish.
     pub(crate) fn close(&self) {
         self.closed.cancel();
         self.load().finish();
@@ -151,8 +152,8 @@ impl WatchedPort {
 /// One version of a port.
 pub struct ResolvedPort {
     pub serving: ResolvedServing,
-    /// Cancelled when all its connections are to finish: the port is gone, or serves something else. Those of TLS go by
-    /// their listener's.
+    /// Cancelled when all connections are to finish: the port is removed, or serves something else.
+    /// Connections of TLS go by their listener's token.
     pub closing: CancellationToken,
 }
 
@@ -161,7 +162,7 @@ pub enum ResolvedServing {
     Http(HostMap<ResolvedListener>),
     /// By the server's name in the ClientHello.
     Tls(HostMap<ResolvedTlsListener>),
-    /// Connections or datagrams that nothing tells apart.
+    /// All connections or datagrams alike.
     Stream(ResolvedStream),
 }
 
@@ -170,7 +171,7 @@ pub struct ResolvedListener {
     pub name: Arc<str>,
     /// By the request's host; every fitting one is tried, the closest first.
     pub hosts: HostMap<Routes>,
-    /// Counts the requests that no rule takes.
+    /// Counts the requests without a match.
     pub unmatched: Arc<RequestMetrics>,
 }
 
@@ -178,8 +179,8 @@ pub struct ResolvedTlsListener {
     pub name: Arc<str>,
     pub hostname: Option<HostPattern>,
     pub serving: ResolvedTlsServing,
-    /// Cancelled when its connections are to finish. The same from version to version for as long as what a handshake
-    /// promised still holds: a connection belongs to the listener that has its token.
+    /// Cancelled when its connections are to finish. The same from version to version for as long
+    /// as connections may go on: a connection belongs to the listener that has its token.
     pub closing: Arc<CancellationToken>,
 }
 
@@ -191,14 +192,15 @@ pub enum ResolvedTlsServing {
 
 pub struct ResolvedStream {
     pub name: Arc<str>,
-    /// `None`: no route is attached. The same from version to version, so that sessions of datagrams follow it.
+    /// `None`: no route is attached. The same from version to version, so that sessions of
+    /// datagrams follow it.
     pub rule: Arc<ArcSwapOption<ResolvedRule>>,
-    /// Counts the connections that no rule takes.
+    /// Counts the connections without a match.
     pub unmatched: Arc<RequestMetrics>,
 }
 
 impl ResolvedPort {
-    /// Tells the connections that `now` has no listener for to finish.
+    /// Tells connections for which `now` has no listener to finish.
     fn close_incompatible(&self, now: &Self) {
         if !self.serving.is_same_kind(&now.serving) {
             self.finish();
@@ -214,7 +216,7 @@ impl ResolvedPort {
         }
     }
 
-    /// The listeners of TLS that are gone from `now`, and not merely changed.
+    /// Returns the TLS listeners that `now` removes, rather than changes.
     fn removed_listeners(&self, now: &Self) -> Vec<Arc<CancellationToken>> {
         let ResolvedServing::Tls(listeners) = &self.serving else {
             return Vec::new();
@@ -227,7 +229,7 @@ impl ResolvedPort {
         gone.map(|of| Arc::clone(&of.closing)).collect()
     }
 
-    /// Whether requests are sent again for the route.
+    /// Returns true if the route has retries.
     pub fn retries_route(&self, route: &RouteId) -> bool {
         let of_listener = |listener: &ResolvedListener| {
             let mut hosts = listener.hosts.values();
@@ -250,7 +252,7 @@ impl ResolvedPort {
         }
     }
 
-    /// Whether any request or connection may be sent to the cluster.
+    /// Returns true if any request or connection may be sent to the cluster.
     pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
         let any = |rules: &[ResolvedRule]| rules.iter().any(|rule| rule.refers_to(cluster));
         let http = |listener: &ResolvedListener| {
@@ -273,12 +275,12 @@ impl ResolvedPort {
 }
 
 impl ResolvedServing {
-    /// Whether connections of the one may go on with the other.
-    fn is_same_kind(&self, other: &Self) -> bool {
+    /// Returns true if connections of the one may go on with the other.
+    pub(super) fn is_same_kind(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
-    /// The TLS listener that a connection belongs to.
+    /// Returns the TLS listener that a connection belongs to.
     fn listener_of(&self, to: &Arc<CancellationToken>) -> Option<&ResolvedTlsListener> {
         let Self::Tls(listeners) = self else {
             return None;
@@ -290,125 +292,21 @@ impl ResolvedServing {
 }
 
 impl ResolvedTlsServing {
-    fn termination(&self) -> Option<&Arc<Termination>> {
+    pub(super) fn termination(&self) -> Option<&Arc<Termination>> {
         match self {
             Self::Http(termination, _) | Self::Terminate(termination, _) => Some(termination),
             Self::Passthrough(_) => None,
         }
     }
 
-    /// Whether what a handshake with `self` promised still holds with `now`: the certificate may be another.
-    fn is_compatible(&self, now: &Self) -> bool {
+    /// Returns true if what a handshake with `self` promised still holds with `now`: the
+    /// certificate may differ.
+    pub(super) fn is_compatible(&self, now: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(now)
             && match (self.termination(), now.termination()) {
                 (Some(before), Some(now)) => before.clients() == now.clients(),
                 (None, None) => true,
                 _ => false,
             }
-    }
-}
-
-impl Resolver<'_> {
-    /// `before`: the version that is in force, of which certificates and connections are kept. Listeners whose
-    /// certificates cannot be used are left without, and named in `faults`.
-    pub(crate) fn port(
-        &mut self,
-        port: &GatewayPort,
-        before: Option<&ResolvedPort>,
-        faults: &mut Vec<String>,
-    ) -> ResolvedPort {
-        self.compose(&port.services);
-        let before_of_tls = before.and_then(|before| match &before.serving {
-            ResolvedServing::Tls(listeners) => Some(listeners),
-            _ => None,
-        });
-        let serving = match &port.serving {
-            Serving::Http(listeners) => {
-                let mut map = HostMap::default();
-                for listener in listeners {
-                    let resolved = self.listener(&listener.name, &listener.hosts);
-                    map.insert(listener.hostname.clone(), resolved);
-                }
-                ResolvedServing::Http(map)
-            }
-            Serving::Tls(listeners) => {
-                let mut map = HostMap::default();
-                for listener in listeners {
-                    let before = before_of_tls.and_then(|before| {
-                        before.values().find(|known| known.name == listener.name)
-                    });
-                    let resolved = self.tls_listener(listener, before, faults);
-                    map.insert(listener.hostname.clone(), resolved);
-                }
-                ResolvedServing::Tls(map)
-            }
-            Serving::Tcp(stream) | Serving::Udp(stream) => {
-                let known = before.and_then(|before| match &before.serving {
-                    ResolvedServing::Stream(before) => Some(before.rule.clone()),
-                    _ => None,
-                });
-                let watched = known.unwrap_or_default();
-                let rule = stream.rule.as_ref().map(|rule| self.connection_rule(rule));
-                watched.store(rule.map(Arc::new));
-                ResolvedServing::Stream(ResolvedStream {
-                    name: stream.name.clone(),
-                    rule: watched,
-                    unmatched: self.unmatched(),
-                })
-            }
-        };
-        let closing = match before {
-            Some(before) if before.serving.is_same_kind(&serving) => before.closing.clone(),
-            _ => CancellationToken::new(),
-        };
-        ResolvedPort { serving, closing }
-    }
-
-    fn listener(&mut self, name: &Arc<str>, hosts: &[VirtualHost]) -> ResolvedListener {
-        let mut map = HostMap::default();
-        for virtual_host in hosts {
-            map.insert(virtual_host.host.clone(), self.routes(&virtual_host.rules));
-        }
-        ResolvedListener {
-            name: name.clone(),
-            hosts: map,
-            unmatched: self.unmatched(),
-        }
-    }
-
-    fn tls_listener(
-        &mut self,
-        listener: &TlsListener,
-        before: Option<&ResolvedTlsListener>,
-        faults: &mut Vec<String>,
-    ) -> ResolvedTlsListener {
-        let known = before.and_then(|before| before.serving.termination());
-        let mut terminate = |tls, alpn: &[&[u8]]| {
-            let termination = Termination::new(tls, alpn, known);
-            let words = termination.faults().iter();
-            faults.extend(words.map(|fault| format!("listener {}: {fault}", listener.name)));
-            termination
-        };
-        let serving = match &listener.serving {
-            TlsServing::Http { tls, hosts } => {
-                let termination = terminate(tls, &[b"h2", b"http/1.1"]);
-                ResolvedTlsServing::Http(termination, self.listener(&listener.name, hosts))
-            }
-            TlsServing::Terminate { tls, rules } => {
-                ResolvedTlsServing::Terminate(terminate(tls, &[]), self.tls_routes(rules))
-            }
-            TlsServing::Passthrough { rules } => {
-                ResolvedTlsServing::Passthrough(self.tls_routes(rules))
-            }
-        };
-        let same = before.filter(|before| {
-            before.hostname == listener.hostname && before.serving.is_compatible(&serving)
-        });
-        ResolvedTlsListener {
-            name: listener.name.clone(),
-            hostname: listener.hostname.clone(),
-            serving,
-            closing: same.map_or_else(Arc::default, |before| before.closing.clone()),
-        }
     }
 }

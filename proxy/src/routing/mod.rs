@@ -2,3 +2,4 @@
 
 pub mod destination;
 pub mod gateway_port;
+pub(crate) mod resolver;

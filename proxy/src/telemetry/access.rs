@@ -1,7 +1,9 @@
-//! The access log: one line of JSON per request, and per connection of other bytes, on standard output. As text: see `text`.
+//! The access log: one line of JSON per request, and per connection of other bytes, on standard
+//! output. As text: see `text`.
 //!
-//! A request hands its line to a bounded queue and goes on; one thread writes. When the writer is behind, lines are
-//! dropped and counted. Lines written before the handle is closed are flushed at the end.
+//! A request hands its line to a bounded queue and goes on; one thread writes. When the writer is
+//! behind, lines are dropped and counted. Lines written before the handle is closed are flushed at
+//! the end.
 
 use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
@@ -200,7 +202,8 @@ impl AccessLog {
 }
 
 impl Writer {
-    /// Waits until everything is written. Every [`AccessLog`] has to be dropped before, or this waits for that too.
+    /// Waits until everything is written. Every [`AccessLog`] has to be dropped before, or this
+    /// waits for that too.
     pub fn finish(self) {
         if let Some(thread) = self.0 {
             // A writer that panicked has said so.

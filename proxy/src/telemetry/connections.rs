@@ -1,6 +1,8 @@
-//! What is told of connections whose bytes are passed on: counters by route and backend, and a line of the access log.
+//! What is told of connections whose bytes are passed on: counters by route and backend, and a line
+//! of the access log.
 //!
-//! Both are written when the connection ends. Connections that are open now are counted in [`super::metrics`].
+//! Both are written when the connection ends. Connections that are open now are counted in
+//! [`super::metrics`].
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -1,6 +1,7 @@
 //! The registry of metrics, and the handles through which every part counts.
 //!
-//! Handles of the connection path are resolved once, here; those of requests are in [`super::requests`].
+//! Handles of the connection path are resolved once, here; those of requests are in
+//! [`super::requests`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use super::udp::UdpMetrics;
 /// Handles of (direction, route, rule, backend) at most; each has a histogram and a few counters.
 const MAX_REQUEST_SERIES: usize = 2_000;
 
-/// How a connection's bytes are protected between this proxy and the other side of the pod's border.
+/// How a connection's bytes are protected between this proxy and the other side of the pod's
+/// border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnectionTls {
     /// Mutual TLS between proxies.
@@ -310,7 +312,8 @@ impl Metrics {
         self.protocol_errors.get_or_create(&labels).inc();
     }
 
-    /// A connection was passed through; `reason` as `controller_unreachable` or `unknown_destination`.
+    /// A connection was passed through; `reason` as `controller_unreachable` or
+    /// `unknown_destination`.
     pub fn passed_through(&self, reason: &'static str) {
         self.passthrough
             .get_or_create(&ReasonLabels { reason })

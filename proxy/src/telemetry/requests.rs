@@ -1,7 +1,8 @@
-//! Request counters and latencies as handles: labels are looked up when configuration changes, never by a request.
+//! Request counters and latencies as handles: labels are looked up when configuration changes,
+//! never by a request.
 //!
-//! The number of series is bounded: beyond the bound, those that no configuration uses give way, and when all are in
-//! use, new ones are counted together under the route `other`.
+//! The number of series is bounded: beyond the bound, those that no configuration uses give way,
+//! and when all are in use, new ones are counted together under the route `other`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,7 +18,8 @@ use prometheus_client::metrics::MetricType;
 
 use super::connections::ConnectionCounts;
 
-/// Which way a connection or request goes, seen from the pod. Those of a gateway's clients are of a way of their own.
+/// Which way a connection or request goes, seen from the pod. Those of a gateway's clients are of a
+/// way of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     Inbound,
@@ -192,7 +194,8 @@ impl RequestSeries {
         }
     }
 
-    /// The handle of these labels, made at the first call. For configuration changes, not for requests.
+    /// The handle of these labels, made at the first call. For configuration changes, not for
+    /// requests.
     pub fn get(
         &self,
         direction: Direction,

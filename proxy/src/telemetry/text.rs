@@ -1,5 +1,6 @@
-//! The access log as text, for logs that people read: `TIME access direction=inbound client=10.1.0.1:4000 method=GET ...`, the
-//! fields of the JSON in their order. Made from its lines by the thread that writes them, so that a request costs the same.
+//! The access log as text, for logs that people read: `TIME access direction=inbound
+//! client=10.1.0.1:4000 method=GET ...`, the fields of the JSON in their order. Made from its lines
+//! by the thread that writes them, so that a request costs the same.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

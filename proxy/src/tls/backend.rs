@@ -1,10 +1,12 @@
-//! TLS from a gateway to the applications themselves: which roots and names are taken, and what is offered.
+//! TLS from a gateway to the applications themselves: which roots and names are taken, and what is
+//! offered.
 //!
-//! Source: Gateway API v1.6.3, `BackendTLSPolicyValidation`; names of wildcards by RFC 9525, 6.3. The roots that browsers
-//! trust are compiled in: the image has no store of certificates to read, and the same build trusts the same roots
-//! wherever it runs.
+//! Source: Gateway API v1.6.3, `BackendTLSPolicyValidation`; names of wildcards by RFC 9525, 6.3.
+//! The roots that browsers trust are compiled in: the image has no store of certificates to read,
+//! and the same build trusts the same roots wherever it runs.
 //!
-//! A [`Backend`] is one policy's settings, made ready once; which endpoints it is for is `upstream`'s business.
+//! A [`Backend`] is one policy's settings, made ready once; which endpoints it is for is
+//! `upstream`'s business.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -62,7 +64,8 @@ impl Backends {
         backend
     }
 
-    /// Handshakes from now on show this certificate to servers that ask for one. Errors leave the last one in force.
+    /// Handshakes from now on show this certificate to servers that ask for one. Errors leave the
+    /// last one in force.
     pub(super) fn set_certificate(
         &self,
         provider: &CryptoProvider,
@@ -111,9 +114,9 @@ impl Backend {
         }
     }
 
-    /// For a connection that is used as `alpn` says of one between proxies: HTTP/2 for [`alpn::H2`], HTTP/1.1 for
-    /// [`alpn::H1`], bytes for [`alpn::TCP`]; what the server likes best for [`alpn::H2_FOR_H1`]. Errors when the
-    /// settings cannot be used.
+    /// For a connection that is used as `alpn` says of one between proxies: HTTP/2 for
+    /// [`alpn::H2`], HTTP/1.1 for [`alpn::H1`], bytes for [`alpn::TCP`]; what the server likes best
+    /// for [`alpn::H2_FOR_H1`]. Errors when the settings cannot be used.
     pub(crate) fn config(
         &self,
         alpn: &[u8],
@@ -165,7 +168,8 @@ fn configs(
     })
 }
 
-/// The roots, and which they are in words. What is no root is left out: with none, nothing is trusted.
+/// The roots, and which they are in words. What is no root is left out: with none, nothing is
+/// trusted.
 fn read_roots(roots: &BackendRoots) -> (Roots, String) {
     let pem = match roots {
         BackendRoots::System => {

@@ -31,7 +31,8 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Certificates that are no usable root are left out, with their number; the same root twice counts once.
+    /// Certificates that are no usable root are left out, with their number; the same root twice
+    /// counts once.
     pub fn new<'a>(certificates: impl Iterator<Item = &'a Root>) -> (Self, usize) {
         let mut seen: Vec<&Root> = Vec::new();
         let mut roots = Self::default();
@@ -129,7 +130,8 @@ impl CurrentCredentials {
         self.changes.subscribe()
     }
 
-    /// Puts a certificate in force, whose roots in `credentials` are replaced by those in force with `signed`.
+    /// Puts a certificate in force, whose roots in `credentials` are replaced by those in force
+    /// with `signed`.
     pub fn install(&self, credentials: Credentials, signed: Vec<Root>) {
         let mut sources = self.sources();
         sources.set_signed_roots(signed, Instant::now());
@@ -205,7 +207,8 @@ impl CurrentCredentials {
         (!sources.holds(root)).then_some(Outdated::RootGone)
     }
 
-    /// The certificate stays; peers are checked against the roots in force now. Says whether those differ from before.
+    /// The certificate stays; peers are checked against the roots in force now. Says whether those
+    /// differ from before.
     fn renew_roots(&self, sources: &RootSources) -> bool {
         let Some(current) = self.load().clone() else {
             return false;

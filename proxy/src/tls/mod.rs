@@ -1,7 +1,8 @@
 //! TLS between proxies, and to the controller: TLS 1.3, both sides proven by SPIFFE ids.
 //!
-//! Certificate and roots are read at each handshake, so that a rotation needs no new configuration and touches no
-//! connection that stands. There is no resumption: a resumed session would skip the check of the certificate.
+//! Certificate and roots are read at each handshake, so that a rotation needs no new configuration
+//! and touches no connection that stands. There is no resumption: a resumed session would skip the
+//! check of the certificate.
 
 pub mod backend;
 pub mod credentials;
@@ -29,7 +30,8 @@ use credentials::{CurrentCredentials, Roots};
 use key_pair::KeyPairError;
 use verify::{ExpectedServer, MeshClients, RootsFrom};
 
-/// Client configurations kept; beyond it all are made anew (they are cheap, and a pod has few peers' identities).
+/// Client configurations kept; beyond it all are made anew (they are cheap, and a pod has few
+/// peers' identities).
 const MAX_CLIENT_CONFIGS: usize = 1_024;
 
 /// By who is expected and the application protocol.
@@ -130,7 +132,8 @@ impl Tls {
         self.server.clone()
     }
 
-    /// For connections to a proxy that must prove to be `expected`. `alpn` is one of [`weft_api::alpn`].
+    /// For connections to a proxy that must prove to be `expected`. `alpn` is one of
+    /// [`weft_api::alpn`].
     pub fn client_config(
         &self,
         expected: &Identity,
@@ -167,8 +170,8 @@ impl Tls {
         client_config(&self.provider, expected, b"h2", roots, own).map(Arc::new)
     }
 
-    /// For asking the controller for a certificate: without ours, which may be absent, expired or of a root that is no
-    /// longer trusted. The token says who asks.
+    /// For asking the controller for a certificate: without ours, which may be absent, expired or
+    /// of a root that is no longer trusted. The token says who asks.
     pub fn authority_config(
         &self,
         expected: &Identity,
@@ -183,8 +186,8 @@ impl Tls {
         self.backends.get(&self.provider, tls)
     }
 
-    /// The gateway's certificate for applications that ask for one, from the next handshake on. Errors leave the last one
-    /// in force.
+    /// The gateway's certificate for applications that ask for one, from the next handshake on.
+    /// Errors leave the last one in force.
     pub fn set_client_certificate(&self, pair: Option<&KeyPair>) -> Result<(), KeyPairError> {
         self.backends.set_certificate(&self.provider, pair)
     }
@@ -256,7 +259,8 @@ impl rustls::client::ResolvesClientCert for Certificate {
     }
 }
 
-/// Why a handshake failed, in words. Those of our own checks as they are: rustls prints such an error's fields.
+/// Why a handshake failed, in words. Those of our own checks as they are: rustls prints such an
+/// error's fields.
 pub fn handshake_words(error: &std::io::Error) -> String {
     match error.get_ref().and_then(|e| e.downcast_ref()) {
         Some(Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),

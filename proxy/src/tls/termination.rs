@@ -1,7 +1,7 @@
 //! TLS that ends at a gateway: which certificate a client is shown, and what is asked of its own.
 //!
-//! Source: Gateway API v1.6.3, `GatewayTLSConfig` and `FrontendTLSValidation` (GEP-91). Which listener a connection is
-//! of was decided before, by the server's name.
+//! Source: Gateway API v1.6.3, `GatewayTLSConfig` and `FrontendTLSValidation` (GEP-91). Which
+//! listener a connection is of was decided before, by the server's name.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub struct Termination {
 }
 
 impl Termination {
-    /// `known` is taken on where it is of the same certificates: with its sessions. What cannot be used is left out, and
-    /// named in [`Self::faults`].
+    /// `known` is taken on where it is of the same certificates: with its sessions. What cannot be
+    /// used is left out, and named in [`Self::faults`].
     pub fn new(of: &ServerTls, alpn: &[&[u8]], known: Option<&Arc<Self>>) -> Arc<Self> {
         if let Some(known) = known.filter(|known| known.of == *of) {
             return known.clone();
@@ -146,7 +146,8 @@ fn hosts(leaf: &CertificateDer<'_>) -> Result<HostMap<()>, String> {
     Ok(hosts)
 }
 
-/// The first one that is for the host and that the client can check, else the first that it can check, else the first.
+/// The first one that is for the host and that the client can check, else the first that it can
+/// check, else the first.
 struct Certificates(Vec<ServerCertificate>);
 
 impl fmt::Debug for Certificates {

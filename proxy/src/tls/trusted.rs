@@ -1,11 +1,13 @@
-//! Which roots are in force, of those that the file, the controller's signature and its stream name. Pure.
+//! Which roots are in force, of those that the file, the controller's signature and its stream
+//! name. Pure.
 //!
-//! The stream's word goes before the others: they are what a proxy begins with, and what it falls back to. A file that
-//! the kubelet brings late must neither take away a root that the stream named nor bring back one that it withdrew, so
-//! what is read while there is a stream counts for nothing. What changes while there is none is newer than the stream's
-//! word, and counts beside it until the stream speaks again. So does, once the stream has ended, what changed so long
-//! after the stream's last word that the kubelet cannot be late: otherwise a root that was replaced under an open stream
-//! would never be learned.
+//! The stream's word goes before the others: they are what a proxy begins with, and what it falls
+//! back to. A file that the kubelet brings late must neither take away a root that the stream named
+//! nor bring back one that it withdrew, so what is read while there is a stream counts for nothing.
+//! What changes while there is none is newer than the stream's word, and counts beside it until the
+//! stream speaks again. So does, once the stream has ended, what changed so long after the stream's
+//! last word that the kubelet cannot be late: otherwise a root that was replaced under an open
+//! stream would never be learned.
 
 use std::time::Duration;
 

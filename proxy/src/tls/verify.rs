@@ -14,8 +14,8 @@ use weft_ir::{Identity, TrustDomain};
 use super::credentials::{CurrentCredentials, Roots};
 use super::{PeerError, peer_identity};
 
-/// The part of a verifier that checks the signatures of handshakes: by the algorithms in its field of that name, and of
-/// TLS 1.3 alone or of 1.2 too.
+/// The part of a verifier that checks the signatures of handshakes: by the algorithms in its field
+/// of that name, and of TLS 1.3 alone or of 1.2 too.
 macro_rules! signature_checks {
     (tls13) => {
         fn verify_tls12_signature(

@@ -1,7 +1,8 @@
-//! Which endpoint takes a request: the cheaper of two drawn at random, where the cost is the peak-sensitive moving
-//! average of its latency times the requests it is busy with.
+//! Which endpoint takes a request: the cheaper of two drawn at random, where the cost is the
+//! peak-sensitive moving average of its latency times the requests it is busy with.
 //!
-//! Knows neither connections nor health; a caller that meets a dead endpoint asks again and leaves it out.
+//! Knows neither connections nor health; a caller that meets a dead endpoint asks again and leaves
+//! it out.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -11,7 +12,8 @@ const DECAY: Duration = Duration::from_secs(10);
 /// Taken for the latency of an endpoint that is busy with its first requests, in nanoseconds.
 const UNKNOWN_LATENCY: f64 = 1_000_000.0;
 
-/// What is known of one endpoint's latency. All updates are relaxed: a lost one costs a little accuracy.
+/// What is known of one endpoint's latency. All updates are relaxed: a lost one costs a little
+/// accuracy.
 #[derive(Debug, Default)]
 pub struct Load {
     /// Bits of an `f64` in nanoseconds; 0 is unknown.
@@ -67,8 +69,8 @@ impl Load {
     }
 }
 
-/// The place of the endpoint to use among `count`, of which `load` gives the load; `None` for a place is one to leave
-/// out. `None` when all are left out.
+/// The place of the endpoint to use among `count`, of which `load` gives the load; `None` for a
+/// place is one to leave out. `None` when all are left out.
 pub fn pick<'a>(
     count: usize,
     now: u64,

@@ -1,32 +1,32 @@
-//! How often the requests of a cluster may be sent again: a fifth of what is sent, and a few more where that is little. A
-//! cluster that fails as a whole is not made worse by retries, whoever asked for them.
+//! The retry budget of a cluster: a fifth of its requests, and a few more when those are few.
+//! Retries, whoever asked for them, do not make the failure of a whole cluster worse.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// What is counted together.
+/// The window in which requests and retries are counted.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Repetitions in a period that need no requests: so that a cluster with little traffic has retries too, and an endpoint
-/// that dies under many requests loses none of those that may go elsewhere.
+/// Retries in a period that need no requests: so that a cluster with little traffic has retries
+/// too, and an endpoint that dies under many requests loses none of those that may go elsewhere.
 const RESERVE: u64 = 100;
-/// One repetition for so many requests.
+/// Requests that allow one retry.
 const REQUESTS_PER_RETRY: u64 = 5;
 
 #[derive(Default)]
 pub(super) struct RetryBudget {
-    /// Since the start, without repetitions.
+    /// Since the start, without retries.
     requests: AtomicU64,
     period: Mutex<Period>,
 }
 
-/// Looked at for repetitions alone.
+/// Locked by retries only.
 #[derive(Default)]
 struct Period {
     /// Nanoseconds on the clock of [`super::EndpointRegistry::now`].
     start: u64,
     requests_at_start: u64,
-    /// Requests of as long a time before the start.
+    /// Requests in a period before the start.
     before: u64,
     spent: u64,
 }
@@ -36,7 +36,7 @@ impl RetryBudget {
         self.requests.fetch_add(1, Relaxed);
     }
 
-    /// Takes one repetition out of the budget; false: it is used up.
+    /// Takes one retry from the budget. Returns false if the budget is exhausted.
     pub(super) fn spend(&self, now: u64) -> bool {
         let requests = self.requests.load(Relaxed);
         let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);

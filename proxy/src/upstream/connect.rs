@@ -1,5 +1,5 @@
-//! Opens connections: TCP, mutual TLS over it where the endpoint has a proxy, and TLS of the application's own in either
-//! where a policy says so.
+//! Opens connections: TCP, mutual TLS over it if the endpoint has a proxy, and TLS with the
+//! application over either if a policy says so.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -27,24 +27,26 @@ use crate::tls::{handshake_failure, handshake_words};
 
 /// Time for TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for TCP alone, one lost SYN included: what is silent for longer is mostly an address that is nobody's any more,
-/// and the request has time left for another endpoint.
+/// Time for TCP alone, one lost SYN included: an address that is silent for longer is mostly
+/// nobody's any more, and the request has time left for another endpoint.
 const TCP_TIMEOUT: Duration = Duration::from_secs(2);
-/// After this long without a connection, others are asked to go elsewhere; this one goes on waiting.
+/// After this long without a connection the endpoint is ejected, while this attempt goes on
+/// waiting.
 const SLOW_CONNECT: Duration = Duration::from_millis(300);
-/// What is sent to a proxy over HTTP/2 and not acknowledged by its kernel for so long: the machine is gone, or the way
-/// there.
+/// TCP_USER_TIMEOUT towards proxies over HTTP/2: the machine, or the way to it, is gone.
 pub(super) const UNACKNOWLEDGED: Duration = Duration::from_secs(3);
-/// The same of an application, which may stop reading for a while: the kernel counts that too. With [`APP_KEEPALIVE`] in place
-/// of HTTP/2's pings, which some applications take for an attack.
+/// TCP_USER_TIMEOUT towards applications, which may stop reading for a while: the kernel counts
+/// that too. With [`APP_KEEPALIVE`] in place of HTTP/2's pings, which some applications take for an
+/// attack.
 const APP_UNACKNOWLEDGED: Duration = Duration::from_secs(13);
 const APP_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(10))
     .with_interval(Duration::from_secs(1));
-/// Tries at an endpoint that answers mutual TLS in plain text. A permissive proxy that waited long for our first bytes,
-/// because one of us got no processor, lets its application speak first; the next try finds it waiting anew.
+/// Attempts at an endpoint that answers mutual TLS in plain text. A permissive proxy that waited
+/// long for our first bytes, because one of us got no processor, lets its application speak first;
+/// the next attempt finds it waiting anew.
 const MAX_PLAINTEXT_ATTEMPTS: u32 = 8;
-/// Before the second try; twice as long before each further one.
+/// The pause before the second attempt, doubled before each further one.
 const PLAINTEXT_BACKOFF: Duration = Duration::from_millis(2);
 
 /// Why there is no connection.
@@ -80,12 +82,13 @@ pub enum ConnectError {
 pub enum Transport {
     Plain(TcpStream),
     Mesh(Box<TlsStream<BufferedReads<TcpStream>>>),
-    /// TLS with the application itself, over one of the others.
+    /// TLS with the application itself, over one of the other two.
     Backend(Box<TlsStream<BufferedReads<Transport>>>),
 }
 
 impl Transport {
-    /// Whether the endpoint has neither ended the connection nor sent anything that is still to be read.
+    /// Returns true if the peer has neither closed the connection nor sent anything that is still
+    /// unread.
     pub(super) fn is_quiet(&self) -> bool {
         let peeked = SockRef::from(self.tcp()).peek(&mut [MaybeUninit::uninit()]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
@@ -99,15 +102,16 @@ impl Transport {
         }
     }
 
-    /// Whether the application chose HTTP/2.
+    /// Returns true if the application negotiated HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, Self::Backend(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2"))
     }
 }
 
 impl EndpointRegistry {
-    /// Connects to `endpoint`; where it has a proxy, by mutual TLS with `alpn`; where its application speaks TLS, by that with
-    /// what corresponds to `alpn` (see [`Backend::config`]), within mutual TLS as bytes.
+    /// Connects to `endpoint`: by mutual TLS with `alpn` if it has a proxy; if its application
+    /// speaks TLS, by TLS that offers what corresponds to `alpn` (see [`Backend::config`]), inside
+    /// mutual TLS as bytes.
     pub async fn connect(
         &self,
         endpoint: &Endpoint,
@@ -117,7 +121,7 @@ impl EndpointRegistry {
             .await
     }
 
-    /// As [`EndpointRegistry::connect`], for bytes that are TLS with the application already: none is added.
+    /// As [`EndpointRegistry::connect`], for bytes that are TLS with the application already.
     pub async fn connect_through(&self, endpoint: &Endpoint) -> Result<Transport, ConnectError> {
         self.connect_with(endpoint, None, alpn::TCP).await
     }
@@ -129,7 +133,8 @@ impl EndpointRegistry {
         alpn: &'static [u8],
     ) -> Result<Transport, ConnectError> {
         let address = endpoint.address;
-        // In a box, which goes when the connection is there: whoever uses it would be as large as this for as long.
+        // Boxed, so that the handshake's state is freed once connected instead of growing every
+        // caller's future.
         let connecting = self.connect_without_timeout(endpoint, backend, alpn);
         let mut connecting = Box::pin(timeout(CONNECT_TIMEOUT, connecting));
         let connected = match timeout(SLOW_CONNECT, &mut connecting).await {
@@ -219,7 +224,7 @@ impl EndpointRegistry {
 }
 
 impl EndpointRegistry {
-    /// TLS with the application, over a connection that is open.
+    /// Opens TLS with the application over an open connection.
     async fn connect_backend(
         &self,
         endpoint: &Endpoint,
@@ -254,14 +259,14 @@ impl EndpointRegistry {
     }
 }
 
-/// The server has none of the protocols that were offered.
+/// Returns true if the server has none of the offered protocols.
 fn is_no_common_alpn(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|e| e.downcast_ref());
     let none = AlertDescription::NoApplicationProtocol;
     matches!(cause, Some(rustls::Error::AlertReceived(alert)) if *alert == none)
 }
 
-/// What came is no TLS record.
+/// Returns true if what came is no TLS record.
 fn is_plaintext(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|e| e.downcast_ref());
     matches!(
@@ -276,7 +281,7 @@ async fn connect_tcp(endpoint: &Endpoint, alpn: &[u8]) -> io::Result<TcpStream> 
     let stream = TcpStream::connect(endpoint.address).await?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
-    // Whoever is sent bytes or HTTP/1.1 may stop reading for as long as they like; HTTP/2 is always read.
+    // A peer of bytes or HTTP/1.1 may stop reading for as long as it likes; HTTP/2 is always read.
     let http2 = alpn == alpn::H2 || alpn == alpn::H2_FOR_H1;
     match (http2, endpoint.is_proxy()) {
         (true, true) => socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?,

@@ -18,7 +18,8 @@ pub enum SendError {
         cluster: Arc<str>,
         last: ConnectError,
     },
-    /// The proxies of all endpoints that were tried say that their application did not get the request.
+    /// The proxies of all endpoints that were tried say that their application did not get the
+    /// request.
     #[error("every endpoint of {0} that was tried turned the request away")]
     Refused(Arc<str>),
     #[error("overloaded: too many requests are under way to the endpoint")]
@@ -32,7 +33,8 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// Returns true if no application has seen the request: it may be sent again whatever its method.
+    /// Returns true if no application has seen the request: it may be sent again whatever its
+    /// method.
     pub fn never_reached_app(&self) -> bool {
         matches!(
             self,

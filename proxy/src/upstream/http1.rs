@@ -23,11 +23,11 @@ use super::{Endpoint, EndpointRegistry};
 use crate::body::{Request, RequestBody};
 use crate::wire::MAX_FIELDS;
 
-/// Pool connections kept to one endpoint.
+/// Idle connections kept to one endpoint.
 const MAX_IDLE: usize = 128;
-/// After this long unused a connection is closed: below the limits that servers commonly have.
+/// An idle connection is closed after this: below the limits that servers commonly have.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
-/// Header bytes of a response, and bytes buffered.
+/// Most bytes of a response's head, and of the read buffer.
 const MAX_RESPONSE_HEAD: usize = 64 << 10;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -43,25 +43,27 @@ struct IdleConnection {
     since: Instant,
 }
 
-/// A connection, which lives for as long as this, or its upgraded stream, does.
+/// A connection, open for as long as this or its upgraded stream lives.
 pub(super) struct Connection {
     /// `None` once it has ended.
     sender: Option<SendRequest<RequestBody>>,
     state: Arc<State>,
 }
 
-/// What the two sides of a connection tell each other.
+/// State that the sender and the transport of a connection share.
 struct State {
     created: Instant,
-    /// Nanoseconds from then to when it began to wait for its next request; 0 while it does not wait.
+    /// Nanoseconds from `created` to when the connection became idle; 0 while it is in use.
     parked: AtomicU64,
-    /// Before the next request is written, it is to be seen that the endpoint has not ended the connection.
+    /// Whether to check, before the next request is written, that the endpoint has not closed the
+    /// connection.
     check: AtomicBool,
-    /// Nanoseconds that it had waited for the request that is on it now; 0 for its first one.
+    /// Nanoseconds that the connection was idle before the current request; 0 for the first one.
     waited: AtomicU64,
-    /// The endpoint closes it after this answer.
+    /// Whether the endpoint closes the connection after this response.
     last: AtomicBool,
-    /// Runs the connection; here, since a request carries the room of what is beside the sender.
+    /// The task that drives the connection; kept here, since a request's future carries whatever is
+    /// beside the sender.
     driver: Mutex<Option<JoinHandle<()>>>,
     keep_alive: Arc<IdleTimeoutEstimate>,
 }
@@ -80,7 +82,7 @@ impl State {
         self.parked.store(0, Relaxed);
     }
 
-    /// How long it has been waiting, if it is.
+    /// How long the connection has been idle, if it is.
     fn idle(&self) -> Option<Duration> {
         let parked = self.parked.load(Relaxed);
         let since = Duration::from_nanos(parked);
@@ -94,7 +96,7 @@ impl State {
             .store((waited.as_nanos() as u64).max(1), Relaxed);
     }
 
-    /// Learns from what came of a request.
+    /// Learns the endpoint's idle timeout from the result of a request.
     fn observe(&self, result: &SendResult) {
         let waited = self.waited.load(Relaxed);
         match result {
@@ -107,7 +109,7 @@ impl State {
         }
     }
 
-    /// What an answer says of its connection, and of others.
+    /// Reads what a response says of its own connection and of others.
     fn observe_headers(&self, headers: &HeaderMap) {
         if let Some(header) = headers.get(KEEP_ALIVE) {
             self.keep_alive.observed_header(header.as_bytes());
@@ -120,22 +122,22 @@ impl State {
 }
 
 type SendResult = Result<http::Response<Incoming>, TrySendError<Request>>;
-/// `None`: the connection had ended before.
+/// `None` if the connection had ended before.
 type SendFailure = Option<TrySendError<Request>>;
 
-/// Nothing of the request was written: the endpoint had ended the connection before.
+/// Nothing of the request was written: the endpoint had closed the connection before.
 #[derive(Debug, thiserror::Error)]
 #[error("the endpoint has closed the connection")]
 pub(super) struct Stale;
 
 impl Connection {
-    /// Once it takes a request; `None`: it has ended before.
+    /// Returns the connection once it takes a request; `None` if it has ended before.
     pub(super) async fn when_ready(mut self) -> Option<Self> {
         let ready = self.sender.as_mut()?.ready().await;
         ready.is_ok().then_some(self)
     }
 
-    /// Whether it had served other requests before.
+    /// Returns true if the connection has served other requests before.
     pub(super) fn is_reused(&self) -> bool {
         self.state.waited.load(Relaxed) > 0
     }
@@ -165,8 +167,8 @@ impl Connection {
             }
             _ = OptionFuture::from(driver.as_mut()) => {}
         }
-        // A request that came into the queue of hyper in the moment of the end may be left in it: it is given back when nobody
-        // can put in another, and only then.
+        // A request that is queued in hyper in the moment of the connection's end may be left in
+        // the queue: it is returned once nobody can queue another, and only then.
         self.sender = None;
         let result = sent.await;
         self.state.observe(&result);
@@ -179,8 +181,9 @@ impl Pool {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection used last, if one is ready. For a request that may not be sent again
-    /// (`not_retriable`), only one that the endpoint surely keeps open, and that is looked at before anything is written.
+    /// Takes the most recently used connection that is ready. For a request that must not be sent
+    /// twice (`not_retriable`), takes only one that the endpoint certainly keeps open, and checks
+    /// it before anything is written.
     pub(super) fn take(&self, not_retriable: bool) -> Option<Connection> {
         let mut parked = self.parked();
         parked.retain(|one| !one.connection.is_closed());
@@ -217,7 +220,7 @@ impl Pool {
         });
     }
 
-    /// Closes what has been idle too long.
+    /// Closes connections that are idle for too long.
     pub(super) fn sweep(&self, now: Instant) {
         let mut parked = self.parked();
         parked.retain(|one| {
@@ -263,7 +266,7 @@ pub(super) async fn handshake(
     let (sender, connection) = http1::Builder::new()
         .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_RESPONSE_HEAD)
-        // The blank is taken away (RFC 9112, 5.1).
+        // The space is removed (RFC 9112, 5.1).
         .allow_spaces_after_header_name_in_responses(true)
         .handshake(TokioIo::new(checked))
         .await
@@ -271,7 +274,7 @@ pub(super) async fn handshake(
             address: endpoint.address,
             cause: error.to_string(),
         })?;
-    // Failures reach the request under way.
+    // Errors reach the request in flight.
     let of = state.clone();
     let driver = tokio::spawn(async move {
         drop(connection.with_upgrades().await);
@@ -286,8 +289,8 @@ pub(super) async fn handshake(
     })
 }
 
-/// Looks at the connection before a request goes out, where that is asked for: then at the latest is the end seen that the
-/// endpoint sent while the connection was idle.
+/// Checks the connection before a request is written, if asked to: the latest moment to see that
+/// the endpoint closed it while it was idle.
 struct CheckedTransport {
     transport: Transport,
     state: Arc<State>,

@@ -1,4 +1,4 @@
-//! HTTP/2 connections to an endpoint: few, registry by many requests.
+//! HTTP/2 connections to an endpoint: few, shared by many requests.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -21,34 +21,38 @@ use super::{Endpoint, EndpointRegistry};
 use crate::body::{Request, RequestBody};
 use crate::net::cork::Corked;
 
-/// Streams on one connection before another is opened: all of them share one lock.
+/// Streams on one connection before another is opened: all streams of a connection share one lock.
 const MAX_STREAMS: u32 = 100;
-/// Unused for this long, a connection is closed.
+/// An unused connection is closed after this.
 const IDLE: Duration = Duration::from_secs(120);
-/// After this age a connection takes no new requests, so that load follows new endpoints and certificates.
+/// A connection older than this takes no new requests, so that load follows new endpoints and
+/// certificates.
 const MAX_AGE: Duration = Duration::from_secs(30 * 60);
-/// Bytes in flight per stream and per connection. Unequal: one stream that is not read must not stop the others.
+/// Flow-control windows of a stream and of a connection. Unequal, so that one stream that is not
+/// read does not stop the others.
 pub const STREAM_WINDOW: u32 = 256 << 10;
 pub const CONNECTION_WINDOW: u32 = 1 << 20;
 pub const MAX_HEADER_LIST: u32 = 64 << 10;
 pub const SEND_BUFFER: usize = 256 << 10;
-/// A proxy that is silent while requests are open is since this soon, so that its silence is noticed (see [`Liveness`]).
-/// Applications are never since: some take that for an attack and end the connection.
+/// A proxy that is silent while requests are open is pinged this often, so that its silence is
+/// noticed (see [`Liveness`]). Applications are never pinged: some take that for an attack and
+/// close the connection.
 const PING_EVERY: Duration = Duration::from_millis(500);
-/// A proxy that does not answer for so long hangs. One whose machine is gone is found out sooner, by
-/// [`super::connect::UNACKNOWLEDGED`].
+/// A proxy that answers no ping for this long hangs. One whose machine is gone is found out sooner,
+/// by [`super::connect::UNACKNOWLEDGED`].
 const PING_TIMEOUT: Duration = Duration::from_millis(12_500);
 
 /// The connections to one endpoint in one application protocol of TLS.
 pub struct Pool {
     connections: Mutex<Vec<Arc<Connection>>>,
-    /// Held while a connection is being opened, with the outcome if it failed: those who waited share it.
+    /// Held while a connection is being opened, with the error if that failed: those who waited
+    /// share it.
     connecting: Arc<tokio::sync::Mutex<ConnectFailure>>,
-    /// Streams that the endpoint takes on one connection, as the last one said, up to [`MAX_STREAMS`].
+    /// The endpoint's latest limit of concurrent streams, up to [`MAX_STREAMS`].
     max_streams: Arc<AtomicU32>,
 }
 
-/// When a connection could not be opened last, and why.
+/// When connecting failed last, and why.
 type ConnectFailure = Option<(u64, ConnectError)>;
 
 impl Default for Pool {
@@ -62,18 +66,19 @@ impl Default for Pool {
 }
 
 pub struct Connection {
-    /// `None` once the connection has ended. A request that is put into the queue of hyper in the moment of the end may be
-    /// left in it, and all that come behind it: they are given back when nobody can put in another, and only then.
+    /// `None` once the connection has ended. A request that is queued in hyper in the moment of the
+    /// connection's end may be left in the queue, with all behind it: they are returned once nobody
+    /// can queue another, and only then.
     sender: ArcSwapOption<SendRequest<RequestBody>>,
     streams: AtomicU32,
     max_streams: Arc<AtomicU32>,
     created: u64,
     last_used: AtomicU64,
-    /// Of the endpoint, where it is a proxy.
+    /// Of an endpoint that is a proxy.
     liveness: Option<Arc<Liveness>>,
 }
 
-/// One request's place on a connection.
+/// One request's share of a connection's concurrent streams.
 pub struct StreamSlot(Arc<Connection>);
 
 impl StreamSlot {
@@ -86,18 +91,18 @@ impl StreamSlot {
         Self(connection)
     }
 
-    /// Puts the request on its way; `None`: the connection has ended.
+    /// Sends the request. Returns `None` if the connection has ended.
     pub fn send(
         &self,
         request: Request,
     ) -> Option<impl Future<Output = Result<http::Response<Incoming>, TrySendError<Request>>> + use<>>
     {
         let mut sender = SendRequest::clone(self.0.sender.load().as_deref()?);
-        // Whoever waits for the answer does not hold the queue open.
+        // The future of the response does not hold the sender's queue open.
         Some(sender.try_send_request(request))
     }
 
-    /// The endpoint refuses to have as many streams on the connection as there are.
+    /// Lowers the limit after the endpoint refused a stream.
     pub fn limit_streams(&self) {
         let others = self.0.streams.load(Relaxed).saturating_sub(1);
         self.0.max_streams.fetch_min(others.max(1), Relaxed);
@@ -137,7 +142,7 @@ impl Pool {
         self.connections().iter().find_map(|one| one.claim(now))
     }
 
-    /// Takes a new connection into use, with a first place on it.
+    /// Adds a new connection to the pool, and reserves its first stream.
     pub(super) async fn add(
         &self,
         registry: &EndpointRegistry,
@@ -166,7 +171,8 @@ impl Pool {
         Ok(StreamSlot::new(connection, now))
     }
 
-    /// Drops connections that ended, are too old, or idle: they close once their last request has ended.
+    /// Drops connections that have ended, are too old, or idle: they close once their last request
+    /// has ended.
     pub fn sweep(&self, now: u64) {
         let age = |then: u64| Duration::from_nanos(now.saturating_sub(then));
         self.connections().retain(|one| {
@@ -185,7 +191,8 @@ impl Endpoint {
         }
     }
 
-    /// A place on a connection of HTTP/2 with room; opens one where there is none. True: the connection was used before.
+    /// Reserves a stream on a connection with room; opens a connection if there is none. Returns
+    /// true with it if the connection was used before.
     pub(super) async fn reserve_stream(
         self: &Arc<Self>,
         registry: &Arc<EndpointRegistry>,
@@ -195,12 +202,12 @@ impl Endpoint {
         if let Some(stream) = self.pool(alpn).claim(since) {
             return Ok((stream, true));
         }
-        // In a box: the state of a handshake is large, and every request would carry room for it.
+        // Boxed, so that the handshake's state does not grow every request's future.
         let opening: BoxFuture<'_, _> = Box::pin(self.connect_for_stream(registry, alpn, since));
         opening.await
     }
 
-    /// Opens a connection, unless another request did so meanwhile, since `since`.
+    /// Opens a connection, unless another request has done so since `since`.
     async fn connect_for_stream(
         self: &Arc<Self>,
         registry: &Arc<EndpointRegistry>,
@@ -215,7 +222,8 @@ impl Endpoint {
         if let Some((_, error)) = failed.as_ref().filter(|(when, _)| *when >= since) {
             return Err(error.clone());
         }
-        // In a task of its own: who since may give up, others go on waiting for this one, and later ones find it there.
+        // In a task of its own: the request that opens the connection may be cancelled, while
+        // others wait for it and later ones find it.
         let opened = tokio::spawn(connect(registry.clone(), self.clone(), alpn, failed)).await;
         let opened = opened.unwrap_or_else(|error| {
             Err(ConnectError::Http {
@@ -248,7 +256,8 @@ async fn connect(
     opened
 }
 
-/// A connection, and what has to run for it until it ends. `max_streams` is kept up to date with what the endpoint says.
+/// Returns a connection and the future that drives it. Keeps `max_streams` up to date with the
+/// endpoint's limit.
 async fn handshake(
     registry: &EndpointRegistry,
     endpoint: &Endpoint,
@@ -265,7 +274,7 @@ async fn handshake(
     let mut client = http2::Builder::new(TokioExecutor::new());
     client
         .timer(TokioTimer::new())
-        // Until the endpoint's own word is there.
+        // Until the endpoint's SETTINGS have come.
         .initial_max_send_streams(max_streams.load(Relaxed) as usize)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -291,7 +300,7 @@ async fn handshake(
             max_streams.store(most.clamp(1, MAX_STREAMS as usize) as u32, Relaxed);
             polled
         });
-        // Failures reach the requests under way.
+        // Errors reach the requests in flight.
         ended.await.ok();
     };
     Ok((sender, driver))

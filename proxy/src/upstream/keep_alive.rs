@@ -1,26 +1,28 @@
-//! For how long an endpoint is known to keep idle connections of HTTP/1.1.
+//! An estimate of how long an endpoint keeps idle connections of HTTP/1.1.
 //!
-//! An endpoint may close an idle connection in the moment in which the next request is sent on it. What may be sent again is;
-//! for what may not, a connection is used only where the endpoint has been seen to keep others for twice as long.
+//! An endpoint may close an idle connection in the moment in which the next request is sent on it.
+//! A request that may be sent again is; for one that may not, a connection is used only if the
+//! endpoint has been seen to keep others for twice as long.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// An endpoint that closes its connections after each answer takes a moment for it: what was seen for less tells nothing.
+/// An endpoint that closes its connections after each response takes a moment for it: shorter
+/// observations say nothing.
 const MIN_EVIDENCE: Duration = Duration::from_millis(100);
-/// For so long nothing is believed of an endpoint that closed a connection within that moment. A slow one may take longer for
-/// another.
+/// How long an endpoint that closed a connection within that moment is distrusted: a slow one may
+/// take longer for another.
 const DISTRUST: Duration = Duration::from_secs(10);
 
 pub(super) struct IdleTimeoutEstimate {
     created: Instant,
-    /// Nanoseconds, as seen.
+    /// Nanoseconds, as observed.
     kept: AtomicU64,
-    /// Nanoseconds, as its answers say.
+    /// Nanoseconds, as its `Keep-Alive` headers say.
     announced: AtomicU64,
-    /// Nanoseconds from `created` to when it is believed again.
+    /// Nanoseconds from `created` to when the distrust ends.
     distrusted: AtomicU64,
 }
 
@@ -36,7 +38,7 @@ impl Default for IdleTimeoutEstimate {
 }
 
 impl IdleTimeoutEstimate {
-    /// A connection was there still after `idle`.
+    /// Records that a connection was still open after `idle`.
     pub(super) fn observed_open(&self, idle: Duration) {
         let idle = nanos(idle);
         if idle > self.kept.load(Relaxed) {
@@ -44,7 +46,7 @@ impl IdleTimeoutEstimate {
         }
     }
 
-    /// The endpoint closed a connection after `idle`.
+    /// Records that the endpoint closed a connection after `idle`.
     pub(super) fn observed_closed(&self, idle: Duration) {
         self.kept.fetch_min(nanos(idle), Relaxed);
         if idle < MIN_EVIDENCE {
@@ -53,7 +55,7 @@ impl IdleTimeoutEstimate {
         }
     }
 
-    /// What the header `Keep-Alive` of an answer says.
+    /// Records a response's `Keep-Alive` header.
     pub(super) fn observed_header(&self, header: &[u8]) {
         let timeout = std::str::from_utf8(header).ok().and_then(|text| {
             let mut parameters = text.split(',').filter_map(|one| one.split_once('='));
@@ -66,7 +68,8 @@ impl IdleTimeoutEstimate {
         }
     }
 
-    /// Whether a connection that has been idle for this long is surely open for as long as a request takes to get there.
+    /// Returns true if a connection that has been idle for this long certainly stays open for as
+    /// long as a request takes to arrive.
     pub(super) fn is_safe(&self, idle: Duration) -> bool {
         let kept = self.kept.load(Relaxed).min(self.announced.load(Relaxed));
         kept >= nanos(MIN_EVIDENCE)

@@ -1,4 +1,4 @@
-//! What a request holds while it is under way: its place on a connection, and its part in the endpoint's load.
+//! What a request holds while it is in flight: its connection, and its part in the endpoint's load.
 
 use std::sync::Arc;
 
@@ -6,13 +6,14 @@ use super::Endpoint;
 use super::http1::Connection;
 use super::http2::StreamSlot;
 
-/// Given back when dropped; only [`Lease::complete`] lets the connection be used again.
+/// Released on drop; only [`Lease::complete`] returns the connection to its pool.
 pub struct Lease {
     active: ActiveRequest,
     connection: LeasedConnection,
 }
 
-/// A request's part in the load of an endpoint, from the choice of it on: those that wait for a connection count too.
+/// Counts a request in the load of an endpoint from its choice on: requests that wait for a
+/// connection count too.
 pub(super) struct ActiveRequest(Arc<Endpoint>);
 
 impl ActiveRequest {
@@ -32,14 +33,14 @@ impl Drop for ActiveRequest {
     }
 }
 
-/// The connection that a request is on.
+/// The connection that a request uses.
 pub(super) enum LeasedConnection {
-    /// `None`: it has ended.
+    /// `None` if it has ended.
     Http1(Option<Connection>),
     Http2 {
         _stream: StreamSlot,
     },
-    /// Of this request alone.
+    /// Not shared and not reused.
     Exclusive {
         _connection: Option<Connection>,
     },
@@ -54,7 +55,7 @@ impl Lease {
         self.active.endpoint()
     }
 
-    /// The response has been read to its end.
+    /// Returns the connection to its pool, once the response has been read to its end.
     pub fn complete(self) {
         if let LeasedConnection::Http1(Some(connection)) = self.connection {
             self.active.endpoint().http1.put(connection);

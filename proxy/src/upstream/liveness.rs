@@ -1,8 +1,10 @@
-//! Whether an endpoint gives any sign of life while it is waited for: the proxy of its pod, which answers for every port.
+//! Whether anything comes from the proxy of a pod, which answers for every port, while requests
+//! wait for it.
 //!
-//! HTTP/2 between proxies asks a silent endpoint soon (`PING_EVERY`), so whoever is there is heard from often while a request
-//! is open, however long its application takes. Nothing is closed here: a silent endpoint gets no new requests where
-//! there are others, and is as good as before when it is heard again.
+//! HTTP/2 between proxies pings a silent peer soon (`PING_EVERY`), so a live one is heard from
+//! often while a request is open, however long its application takes. Nothing is closed here: a
+//! silent endpoint gets no new requests if there are others, and is healthy again once it is heard
+//! from.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -10,17 +12,18 @@ use std::time::{Duration, Instant};
 
 use crate::net::io::ObservedReads;
 
-/// Twice the time after which a endpoint is asked: its answer has half of this.
+/// Twice the interval of pings: an answer has half of this.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// What is known of one pod. All times in nanoseconds on the clock of [`super::EndpointRegistry::now`].
+/// The liveness of one pod. All times in nanoseconds on the clock of
+/// [`super::EndpointRegistry::now`].
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
-    /// Requests on HTTP/2 that are open.
+    /// Open requests on HTTP/2.
     active: AtomicU32,
-    /// When the first of those was begun.
+    /// When the first of them was begun.
     since: AtomicU64,
-    /// When something came from the endpoint last.
+    /// When bytes came from the endpoint last.
     last_received: AtomicU64,
 }
 
@@ -39,7 +42,7 @@ impl Liveness {
         self.last_received.store(now, Relaxed);
     }
 
-    /// It is waited for, and nothing has come for too long.
+    /// Returns true if requests are open and nothing has come for too long.
     pub(super) fn is_silent(&self, now: u64) -> bool {
         if self.active.load(Relaxed) == 0 {
             return false;
@@ -52,7 +55,7 @@ impl Liveness {
     }
 }
 
-/// The stream, with reads that are signs of life. `started`: when the clock was zero.
+/// Wraps the stream so that its reads count as signs of life. `started`: when the clock was zero.
 pub(super) fn track<S>(
     stream: S,
     liveness: Arc<Liveness>,

@@ -13,20 +13,20 @@ use super::sessions::{self, Sessions};
 pub struct Members {
     /// What the endpoints speak, as their Service port declares it.
     pub protocol: Protocol,
-    /// Those that are for clients of this proxy's place come first.
+    /// Preferred endpoints, for clients at this proxy's place, come first.
     pub endpoints: Vec<Arc<Endpoint>>,
-    /// How many are; 0: none is preferred.
+    /// The number of preferred endpoints.
     near: usize,
     choice: Choice,
 }
 
-/// Who asks for an endpoint, and when.
+/// What picking an endpoint goes by.
 pub(super) struct PickRequest<'a> {
     /// Nanoseconds on the clock of the endpoints' loads.
     pub now: u64,
-    /// Left out.
+    /// Excluded.
     pub tried: &'a [SocketAddr],
-    /// `None`: the endpoint is for no one client.
+    /// `None` if the endpoint is for no particular client.
     pub client: Option<IpAddr>,
 }
 
@@ -65,14 +65,14 @@ impl Members {
         members
     }
 
-    /// The same, for a proxy at the place.
+    /// The same endpoints, for a proxy at the place.
     pub(super) fn at(&self, place: &Place) -> Self {
         let endpoints = self.endpoints.clone();
         Self::new(self.protocol, endpoints, self.choice.clone(), place)
     }
 
-    /// The endpoint to use; one that is not well where there is no other. `None`: all were tried. `cluster`: by which
-    /// name the `sessions` know this one.
+    /// Picks an endpoint, an unhealthy one if there is no other. Returns `None` if all were tried.
+    /// `cluster` is the name under which `sessions` knows this one.
     pub(super) fn choose(
         &self,
         asked: &PickRequest<'_>,
@@ -83,7 +83,7 @@ impl Members {
             (Some(kept), Some(client)) => {
                 let known = sessions.find(cluster, client, asked.now, kept);
                 let known = known.and_then(|at| self.place(at));
-                // Who is not well keeps its clients: they come back when it is.
+                // An unhealthy endpoint keeps its sessions: clients come back when it is healthy.
                 match known.filter(|place| self.is_untried(*place, asked)) {
                     Some(place) if is_healthy(&self.endpoints[place]) => place,
                     _ => {
@@ -111,7 +111,8 @@ impl Members {
         !asked.tried.contains(&self.endpoints[place].address)
     }
 
-    /// The one that suits the client by_affinity, of those that are near and well, else of those that are well, else of all.
+    /// Picks the endpoint that rendezvous hashing ranks first for the client: of the healthy and
+    /// preferred ones, else of the healthy ones, else of all.
     fn by_affinity(
         &self,
         client: IpAddr,
@@ -128,7 +129,8 @@ impl Members {
             .or_else(|| by_affinity(self.endpoints.len(), &|_| true))
     }
 
-    /// By load. One that is near goes before the others unless it has far too much to do.
+    /// Picks by load. A preferred endpoint comes before the others unless it is overloaded beside
+    /// them.
     fn by_load(
         &self,
         asked: &PickRequest<'_>,

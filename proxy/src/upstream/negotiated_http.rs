@@ -1,7 +1,8 @@
-//! Which version of HTTP an application chooses over TLS, where its port does not say.
+//! The version of HTTP that an application negotiates over TLS, if its port does not declare one.
 //!
-//! The first connection offers both, and all who ask meanwhile wait for it. What was chosen holds from then on, so that
-//! each later connection goes to the pool that it is for; it is asked anew when the application no longer has it.
+//! The first connection offers both versions, and all requests wait for it meanwhile. The result
+//! holds from then on, so that each later connection goes to the right pool; it is negotiated anew
+//! when the application no longer has that version.
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
@@ -17,7 +18,7 @@ const HTTP2: u8 = 2;
 #[derive(Default)]
 pub(super) struct NegotiatedHttp {
     chosen: AtomicU8,
-    /// Held while it is asked, with the outcome if that failed: those who waited share it.
+    /// Held during negotiation, with the error if that failed: those who waited share it.
     negotiation: tokio::sync::Mutex<Option<(u64, ConnectError)>>,
 }
 
@@ -30,14 +31,15 @@ impl NegotiatedHttp {
         }
     }
 
-    /// It is to be asked again.
+    /// Has the next request negotiate again.
     pub(super) fn forget(&self) {
         self.chosen.store(UNKNOWN, Relaxed);
     }
 }
 
 impl Endpoint {
-    /// Asks the application where it is not known yet; the connection that this takes is kept for the request.
+    /// Returns true if the application speaks HTTP/2; negotiates if that is unknown, and keeps the
+    /// connection for the request.
     pub(super) async fn negotiates_http2(
         &self,
         registry: &EndpointRegistry,
@@ -71,7 +73,7 @@ impl Endpoint {
             drop(self.http2.add(registry, self, transport).await?);
         } else {
             let connection = http1::handshake(self, transport).await?;
-            // Only a connection that has begun is taken from the pool.
+            // The pool gives out ready connections only.
             if let Some(connection) = connection.when_ready().await {
                 self.http1.put(connection);
             }

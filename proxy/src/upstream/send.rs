@@ -1,4 +1,5 @@
-//! Sends a request to an endpoint of a cluster, and to another one when it surely did not reach the application.
+//! Sends a request to an endpoint of a cluster, and to another one if it certainly did not reach
+//! the application.
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -21,18 +22,18 @@ use crate::wire::{REFUSED, http2_cause};
 /// Endpoints tried for one request.
 const MAX_ATTEMPTS: usize = 3;
 
-/// A request on its way out.
+/// A request to be sent to an endpoint of a cluster.
 pub struct UpstreamRequest {
     pub head: http::request::Parts,
     pub body: RequestBody,
     pub replay_buffer: ReplayBuffer,
-    /// The client asks to change the protocol of its connection.
+    /// Whether the client asks for an upgrade of its connection.
     pub upgrade: bool,
-    /// Names the host where the client did not.
+    /// The host, if the client named none.
     pub address: SocketAddr,
-    /// Endpoints left out where there are others.
+    /// Endpoints to avoid if there are others.
     pub exclude: Vec<SocketAddr>,
-    /// Whose request it is, where clients may have endpoints of their own.
+    /// The client, for session affinity.
     pub client: Option<IpAddr>,
 }
 
@@ -57,40 +58,41 @@ impl UpstreamRequest {
     }
 }
 
-/// An answer, and what is held until it has been read.
+/// A response, and the lease of the connection that its body is read from.
 pub struct UpstreamResponse {
     pub response: http::Response<Incoming>,
     pub lease: Lease,
 }
 
-/// How one try ended without an answer.
+/// Why one attempt got no response.
 enum AttemptError {
-    /// There is no connection.
+    /// No connection could be opened.
     Connect(ConnectError),
-    /// The application did not see it; whether it may be sent again to the same endpoint.
+    /// The application did not see the request: it may be sent again to the same endpoint.
     NotSent,
-    /// It may have been seen. `reused`: the connection had served other requests before.
+    /// The application may have seen the request. `reused`: the connection had served others
+    /// before.
     Broken { error: hyper::Error, reused: bool },
-    /// The request cannot be put as the endpoint's protocol needs it.
+    /// The request cannot be written in the endpoint's protocol.
     Unsendable(SendError),
 }
 
 impl Cluster {
-    /// Sends to the best endpoint; to the next where the request did not arrive, within the budget for that. `seen` is told
-    /// each endpoint tried.
+    /// Sends to the best endpoint, and to the next one if the request did not arrive, within the
+    /// retry budget. Calls `seen` with each endpoint that is tried.
     pub async fn send(
         &self,
         mut request: UpstreamRequest,
         mut seen: impl FnMut(&Arc<Endpoint>),
     ) -> Result<UpstreamResponse, SendError> {
-        // What its rule has sent again leaves out who had it.
+        // A retry of the request's rule excludes the endpoints that had it.
         if request.exclude.is_empty() {
             self.budget.request();
         }
         let declared = matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
         let http2 = declared || request.head.version == Version::HTTP_2;
         if declared && request.upgrade {
-            // HTTP/2 has no such change of protocol (RFC 9113, 8.6).
+            // HTTP/2 has no upgrade (RFC 9113, 8.6).
             target::drop_upgrade(&mut request.head.headers);
             request.upgrade = false;
         }
@@ -121,7 +123,7 @@ impl Cluster {
                 return Err(last.unwrap_or_else(|| broken(&endpoint, "the connection closed")));
             };
             let attempt = copy(&request.head, now);
-            // Over TLS the application says what it speaks.
+            // Over TLS the application negotiates its version of HTTP.
             let http2 = if endpoint.tls.is_some() {
                 declared
             } else {
@@ -175,7 +177,7 @@ impl Cluster {
                 Err(AttemptError::Broken { error, reused }) => {
                     let turned_away = never_processed(&error);
                     let vanished = timed_out(&error);
-                    // Elsewhere, where there are others.
+                    // The next pick goes elsewhere if there are others.
                     if vanished {
                         self.registry.eject_pod(&endpoint);
                     } else if turned_away {
@@ -196,7 +198,7 @@ impl Cluster {
     }
 }
 
-/// One request to one endpoint, in the version that its application gets.
+/// Sends a request to an endpoint, in the version of HTTP that its application gets.
 async fn send_to(
     registry: &Arc<EndpointRegistry>,
     endpoint: &Arc<Endpoint>,
@@ -208,7 +210,7 @@ async fn send_to(
     let meshed = endpoint.identity.is_some();
     let active = ActiveRequest::new(endpoint.clone());
     if endpoint.tls.is_some() {
-        // In a box: requests of the mesh carry no room for it.
+        // Boxed, so that it does not grow the futures of the mesh's requests.
         return Box::pin(send_over_tls(
             registry, active, request, http2, upgrade, address,
         ))
@@ -252,7 +254,8 @@ async fn send_http2(
     }
 }
 
-/// One request to an application that speaks TLS itself: in HTTP/2 where its port is declared so, else as it chooses.
+/// Sends a request to an application that speaks TLS itself: in HTTP/2 if its port is declared so,
+/// else as it negotiates.
 async fn send_over_tls(
     registry: &Arc<EndpointRegistry>,
     active: ActiveRequest,
@@ -287,7 +290,7 @@ async fn send_http1(
     let endpoint = active.endpoint();
     let (request, mut held) = placed(request, endpoint, upgrade);
     if held.is_none() {
-        // In a box: the state of a handshake is large, and every request would carry room for it.
+        // Boxed, so that the handshake's state does not grow every request's future.
         let opened = Box::pin(http1::connect(registry, endpoint, alpn::H1)).await;
         held = Some(opened.map_err(AttemptError::Connect)?);
     }
@@ -308,8 +311,8 @@ async fn send_http1(
     }
 }
 
-/// With the framing of HTTP/1.1 where nothing says how long the body is; and the connection that it may go on, if one waits.
-/// By value: what is borrowed in a future stays in it.
+/// Frames a body of unknown length for HTTP/1.1, and takes an idle connection if there is one. By
+/// value: what is borrowed in a future stays in it.
 fn placed(
     mut request: Request,
     endpoint: &Endpoint,
@@ -322,7 +325,7 @@ fn placed(
     let once = !idempotent || !request.body().fits_replay_buffer();
     let waiting = (!upgrade).then(|| endpoint.http1.take(once)).flatten();
     if waiting.is_none() && !idempotent {
-        // Once it has begun on a new connection it may have been processed.
+        // Once begun on a new connection the request may have been processed.
         request.body().send_once();
     }
     (request, waiting)
@@ -358,12 +361,13 @@ fn copy(head: &http::request::Parts, body: RequestBody) -> Request {
     request
 }
 
-/// The proxy at the other end says that its application did not get the request.
+/// Returns true if the proxy at the other end says that its application did not get the request.
 fn refused(endpoint: &Endpoint, upstream: &UpstreamResponse) -> bool {
     endpoint.is_proxy() && upstream.response.headers().contains_key(REFUSED)
 }
 
-/// The HTTP/2 endpoint says so: REFUSED_STREAM, or a stream beyond the last one of its GOAWAY (RFC 9113, 8.7).
+/// Returns true if the HTTP/2 peer says that it did not process the request: REFUSED_STREAM, or a
+/// stream beyond the last one of its GOAWAY (RFC 9113, 8.7).
 fn never_processed(error: &hyper::Error) -> bool {
     let told_to_go = |error: &h2::Error| {
         error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
@@ -375,7 +379,7 @@ fn is_refused(error: &hyper::Error) -> bool {
     http2_cause(error).is_some_and(|error| error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
-/// The endpoint has not acknowledged, or not answered a ping, for too long.
+/// Returns true if the endpoint acknowledged nothing, or answered no ping, for too long.
 fn timed_out(error: &hyper::Error) -> bool {
     let unreachable = [
         ErrorKind::TimedOut,
@@ -385,7 +389,7 @@ fn timed_out(error: &hyper::Error) -> bool {
     error.is_timeout() || io_error(error).is_some_and(|cause| unreachable.contains(&cause.kind()))
 }
 
-/// The connection ended before any byte of the response.
+/// Returns true if the connection ended before any byte of the response.
 fn cut_off(error: &hyper::Error) -> bool {
     error.is_incomplete_message()
         || error.is_canceled()
@@ -410,7 +414,7 @@ fn describe(error: &hyper::Error) -> String {
         return error.to_string();
     };
     let cause = cause.to_string();
-    // rustls ends some of its words with the address of a page.
+    // rustls ends some of its messages with the address of a page.
     let cause = cause.split(": https://").next().unwrap_or_default();
     format!("{error}: {cause}")
 }

@@ -1,8 +1,10 @@
-//! Which endpoint a client was given, for Services that want each client to keep its own (`sessionAffinity: ClientIP`).
+//! Which endpoint a client was given, for Services that want each client to keep its own
+//! (`sessionAffinity: ClientIP`).
 //!
-//! A bounded number is remembered, for all clusters of the proxy together; those that were used least lately are
-//! forgotten first. Who is forgotten is given the endpoint that [`score`] ranks first, as on the first time: while a
-//! Service's endpoints stay the same, that is the same one, and the same for all proxies.
+//! A bounded number is remembered, for all clusters of the proxy together; those that were used
+//! least lately are forgotten first. Who is forgotten is given the endpoint that [`score`] ranks
+//! first, as on the first time: while a Service's endpoints stay the same, that is the same one,
+//! and the same for all proxies.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -27,7 +29,8 @@ struct Session {
 #[derive(Default)]
 pub(super) struct Sessions(Mutex<Halves>);
 
-/// What is used goes into the young half; when that is full, the old one is forgotten and the young one grows old.
+/// What is used goes into the young half; when that is full, the old one is forgotten and the young
+/// one grows old.
 #[derive(Default)]
 struct Halves {
     young: HashMap<Key, Session>,
@@ -35,7 +38,8 @@ struct Halves {
 }
 
 impl Sessions {
-    /// The endpoint that the client was given, which counts as used now; `None` when it has not been for `kept`.
+    /// The endpoint that the client was given, which counts as used now; `None` when it has not
+    /// been for `kept`.
     pub(super) fn find(
         &self,
         cluster: &Arc<str>,
@@ -73,8 +77,8 @@ impl Halves {
     }
 }
 
-/// How well an endpoint suits a client: the client is given the highest (rendezvous hashing), so that an endpoint that
-/// comes or goes changes the choice of few.
+/// How well an endpoint suits a client: the client is given the highest (rendezvous hashing), so
+/// that an endpoint that comes or goes changes the choice of few.
 pub(super) fn score(client: IpAddr, endpoint: SocketAddr) -> u64 {
     let mut hasher = DefaultHasher::new();
     (client, endpoint).hash(&mut hasher);

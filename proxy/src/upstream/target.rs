@@ -1,6 +1,8 @@
-//! The request as an endpoint's protocol needs it: its version, where the host is named, and its framing. Pure.
+//! The request as an endpoint's protocol needs it: its version, where the host is named, and its
+//! framing. Pure.
 //!
-//! Source: RFC 9112, 3.2 (Host) and 6.3 (the length of a body); RFC 9113, 8.3.1 (the pseudo-header fields).
+//! Source: RFC 9112, 3.2 (Host) and 6.3 (the length of a body); RFC 9113, 8.3.1 (the pseudo-header
+//! fields).
 
 use std::net::SocketAddr;
 
@@ -12,7 +14,8 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 
 use super::SendError;
 
-/// Makes the request one of HTTP/1.1 to an origin server: the host in `Host`. `fallback` names it where the client did not.
+/// Makes the request one of HTTP/1.1 to an origin server: the host in `Host`. `fallback` names it
+/// where the client did not.
 pub fn for_http1(
     request: &mut http::request::Parts,
     fallback: SocketAddr,
@@ -34,7 +37,8 @@ pub fn for_http1(
     Ok(())
 }
 
-/// Makes the request one of HTTP/2: the host in `:authority`. `fallback` names it where the client did not.
+/// Makes the request one of HTTP/2: the host in `:authority`. `fallback` names it where the client
+/// did not.
 pub fn for_http2(
     request: &mut http::request::Parts,
     fallback: SocketAddr,
@@ -70,14 +74,15 @@ pub fn over_tls(request: &mut http::request::Parts) {
     request.uri = Uri::from_parts(parts).unwrap_or_default();
 }
 
-/// The request goes on as one that asks for no other protocol, which a server may do with any (RFC 9110, 7.8).
+/// The request goes on as one that asks for no other protocol, which a server may do with any (RFC
+/// 9110, 7.8).
 pub fn drop_upgrade(headers: &mut HeaderMap) {
     headers.remove(UPGRADE);
     headers.remove(CONNECTION);
 }
 
-/// A body of unknown length goes to HTTP/1.1 in chunks, whatever the method (RFC 9112, 6.3). hyper left to itself sends none
-/// with a GET.
+/// A body of unknown length goes to HTTP/1.1 in chunks, whatever the method (RFC 9112, 6.3). hyper
+/// left to itself sends none with a GET.
 pub fn in_chunks(headers: &mut HeaderMap) {
     headers.remove(CONTENT_LENGTH);
     headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

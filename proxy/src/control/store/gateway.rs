@@ -1,6 +1,7 @@
-//! The ports of a gateway: bound when they come, swapped when they change, closed when they go.
+//! The ports of a gateway: bound when they are added, swapped when they change, closed when they
+//! are removed.
 //!
-//! A port that cannot be bound is refused, and tried again until it can be or is wanted no longer.
+//! A port that cannot be bound is refused, and tried again until it can be or is removed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,24 +12,24 @@ use weft_ir::{Gateway, GatewayPort, ResourceKey, ServicePort, Transport};
 
 use super::{Request, Store, StoreState};
 use crate::net::socket;
-use crate::routing::destination::Resolver;
 use crate::routing::gateway_port::{BoundPort, PortSocket, ResolvedPort, WatchedPort};
+use crate::routing::resolver::Resolver;
 use crate::telemetry::requests::Direction;
 
-/// How often ports that could not be bound are tried again.
+/// The interval at which ports that could not be bound are tried again.
 const REBIND: Duration = Duration::from_secs(1);
-/// The version of what is in force in part, which no resource has: a new stream brings such a thing again, or has it
-/// removed.
+/// The version of a resource that is in force in part, which no resource has: a new stream brings
+/// it again, or has it removed.
 const PARTIAL_VERSION: u64 = 0;
 
 impl Store {
-    /// What holds for all of the proxy's gateway; `None` until the controller has told, and in a sidecar.
+    /// Returns the proxy's gateway; `None` until the controller has sent it, and in a sidecar.
     pub fn gateway(&self) -> Option<Arc<Gateway>> {
         self.0.gateway.load_full()
     }
 
-    /// Whether the gateway is known, and any of its ports is open if it has some. Those that cannot be bound do not keep
-    /// clients from the others.
+    /// Returns true if the gateway is known, and any of its ports is open if it has some. Ports
+    /// that cannot be bound do not keep clients from the others.
     pub fn is_open(&self) -> bool {
         let state = self.state();
         self.0.gateway.load().is_some() && (!state.ports.is_empty() || state.unbound.is_empty())
@@ -53,8 +54,8 @@ impl Store {
         self.0.gateway.store(Some(Arc::new(gateway)));
     }
 
-    /// Takes the ports of a change. What cannot be had is added to `refused` and taken off `versions`, but for what can be
-    /// had in part.
+    /// Applies the ports of an update. What cannot be applied is added to `refused` and removed
+    /// from `versions`, unless it is in force in part.
     pub(super) fn publish_ports(
         &self,
         state: &mut StoreState,
@@ -92,8 +93,8 @@ impl Store {
         }
     }
 
-    /// Puts the port in force, bound if it was not. Errors when it cannot be bound, or when parts of it, which are left
-    /// out then, cannot be used.
+    /// Puts the port in force, and binds it if it is new. Errors if it cannot be bound, or if parts
+    /// of it, which are left out then, cannot be used.
     fn publish_port(&self, state: &mut StoreState, port: &GatewayPort) -> Result<(), String> {
         let at @ (transport, number) = (port.transport(), port.port);
         let mut faults = Vec::new();
@@ -138,7 +139,7 @@ impl Store {
         resolver.port(port, before, faults)
     }
 
-    /// Tries the ports that could not be bound, until dropped.
+    /// Retries the ports that could not be bound, until dropped.
     pub async fn bind_forever(self) {
         loop {
             tokio::time::sleep(REBIND).await;

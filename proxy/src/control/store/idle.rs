@@ -1,4 +1,4 @@
-//! Forgetting what is idle, so that what is held does not grow with all that was ever talked to.
+//! Removal of idle destinations, so that a proxy holds only what its pod talks to.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,8 +10,8 @@ use weft_ir::ResourceKey;
 use super::{Request, Store};
 
 impl Store {
-    /// Forgets destinations that nobody has used for the idle time, and questions that nobody waits for; never while
-    /// the controller is away, as they could not be learnt again.
+    /// Removes destinations that were unused for the idle time, and requests that nobody waits for;
+    /// never while the controller is away, as they could not be learnt again.
     pub fn sweep(&self) {
         self.forget_unused(self.0.settings.idle);
     }
@@ -38,14 +38,14 @@ impl Store {
         self.update_gauges(&state);
     }
 
-    /// Takes idle destinations out of the published map.
+    /// Removes idle destinations from the published map.
     fn forget_idle(&self, now: u64, idle: u64) -> Vec<SocketAddr> {
         let published = self.0.destinations.load_full();
         let mut kept = HashMap::clone(&published);
         drop(published);
         let mut idle_ones = Vec::new();
         kept.retain(|_, watched| {
-            // Held by the published map and by this copy: by no connection.
+            // Held by the published map and by this copy, and by no connection.
             let unused =
                 Arc::strong_count(watched) <= 2 && now.saturating_sub(watched.last_used()) >= idle;
             if unused {
@@ -57,7 +57,8 @@ impl Store {
             return Vec::new();
         }
         self.0.destinations.store(Arc::new(kept.clone()));
-        // A lookup may have taken one from the old map meanwhile: it, or the old map, holds it still.
+        // A lookup may have taken one from the old map meanwhile: the lookup, or the old map, still
+        // holds it.
         let (taken, gone): (Vec<_>, Vec<_>) = idle_ones
             .into_iter()
             .partition(|watched| Arc::strong_count(watched) > 1);

@@ -1,7 +1,11 @@
+use super::lookup::MAX_ADDRESSES;
 use super::*;
-use crate::routing::destination::ResolvedRouting;
+use crate::routing::destination::{Resolved, ResolvedRouting};
 use weft_api::encode;
-use weft_ir::{Backend, Endpoint, Mode, Protocol, Routing, Service, TrustDomain, WeightedBackend};
+use weft_ir::{
+    Backend, Destination, Endpoint, EndpointSet, Mode, Protocol, Routing, Service, Target,
+    TrustDomain, WeightedBackend,
+};
 
 fn identity() -> Identity {
     Identity::new(TrustDomain::new("cluster.local").unwrap(), "shop", "front").unwrap()

@@ -282,8 +282,8 @@ fn the_target_of_the_request_names_the_host_where_it_has_one() {
 }
 
 proptest::proptest! {
-    /// Nobody but a trusted hop moves the client's address: whatever stands to the left of its entry, on a line of its
-    /// own or on the same one, with quotes left open or not.
+    /// Nobody but a trusted hop moves the client's address: whatever stands to the left of its
+    /// entry, on a line of its own or on the same one, with quotes left open or not.
     #[test]
     fn what_stands_further_left_changes_nothing(
         spoof in "[ -~]{0,64}",

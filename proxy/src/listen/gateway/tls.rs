@@ -1,5 +1,5 @@
-//! TLS connections of a gateway's clients: the server's name says which listener takes one, and that whether it is passed
-//! on as it is or ends here. The ClientHello is looked at, never consumed, before that is known.
+//! TLS connections of a gateway's clients: the server name selects the listener, which passes the
+//! TLS through or terminates it. Until then the ClientHello is peeked at, and not consumed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,12 +12,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use weft_ir::bare_host;
 
-use super::super::opaque::{
-    ClientHello, peek_client_hello, read_client_hello, rule_by_server_name,
-};
+use super::super::l4::{ClientHello, peek_client_hello, read_client_hello, rule_by_server_name};
 use super::{
     ChosenCluster, ClientConnection, ConnectionError, ConnectionRecorder, DrainWatch,
-    GatewayConnection, PendingConnection, opaque, while_pending,
+    GatewayConnection, PendingConnection, l4, while_pending,
 };
 use crate::http::runtime::Runtime;
 use crate::net::cork::BufferedReads;
@@ -52,7 +50,7 @@ pub(super) async fn serve(
     let Some(ClientHello::Names(name)) = peek_client_hello(stream.peeked()) else {
         return Err(ConnectionError::refused("not_tls", "this is not TLS"));
     };
-    // Only now: the newest certificates are those to show.
+    // Loaded only now, for the newest certificates.
     let config = arc_swap::Guard::into_inner(watched.load());
     let Some(listener) = find(&config, name.as_deref()) else {
         runtime
@@ -76,9 +74,9 @@ pub(super) async fn serve(
             let mut recorder = ConnectionRecorder::gateway(runtime, client, true, closing);
             recorder.passthrough = true;
             let chosen = choose(routes, name, &listener.name, &mut recorder);
-            // What is passed on may last: it holds no configuration.
+            // Forwarded connections may last: they hold no configuration.
             drop(config);
-            return opaque::forward_to(runtime, stream, chosen, recorder).await;
+            return l4::forward_to(runtime, stream, chosen, recorder).await;
         }
         ResolvedTlsServing::Terminate(termination, _)
         | ResolvedTlsServing::Http(termination, _) => termination,
@@ -112,10 +110,10 @@ pub(super) async fn serve(
     let mut recorder = ConnectionRecorder::gateway(runtime, client, true, closing);
     let chosen = choose(routes, name, &listener.name, &mut recorder);
     drop(config);
-    opaque::forward_to(runtime, stream, chosen, recorder).await
+    l4::forward_to(runtime, stream, chosen, recorder).await
 }
 
-/// HTTPS, of the version that was agreed on.
+/// Serves HTTPS, in the negotiated version.
 async fn http(
     runtime: &Arc<Runtime>,
     stream: TlsStream<BufferedReads<Prefixed<TcpStream>>>,
@@ -144,7 +142,7 @@ async fn handshake(
         return Err(ConnectionError::refused("no_certificate", words));
     };
     let acceptor = TlsAcceptor::from(config);
-    // In a box, as a sidecar's.
+    // Boxed, as in a sidecar.
     let accept = Box::pin(acceptor.accept(BufferedReads::new(stream)));
     let accepted = timeout(HANDSHAKE_TIMEOUT, accept).await;
     let Ok(accepted) = accepted else {
@@ -159,7 +157,7 @@ async fn handshake(
     accepted.map_err(|error| ConnectionError::refused("handshake", format!("TLS: {error}")))
 }
 
-/// Where the connection goes, by the rules of its listener.
+/// Picks the cluster of the connection by the routes of its listener.
 fn choose(
     routes: &TlsRoutes,
     name: Option<String>,
@@ -167,11 +165,12 @@ fn choose(
     recorder: &mut ConnectionRecorder<'_>,
 ) -> Result<ChosenCluster, ConnectionError> {
     let rule = rule_by_server_name(routes, name, &format_args!("listener {listener}"), recorder)?;
-    opaque::pick_cluster(rule, recorder)
+    l4::pick_cluster(rule, recorder)
 }
 
-/// Whether no listener takes TLS for TLSRoutes. Where one does, a name that nobody has is met by a closed connection: an
-/// alert could be taken for the backend's (the conformance suite of v1.6.3 takes it so).
+/// Returns true if all listeners serve HTTPS. If one serves TLSRoutes, a connection with an unknown
+/// name is closed without an alert, which could be taken for the backend's (the conformance suite
+/// of v1.6.3 takes it so).
 fn is_https(config: &ResolvedPort) -> bool {
     let ResolvedServing::Tls(listeners) = &config.serving else {
         return false;
@@ -181,7 +180,7 @@ fn is_https(config: &ResolvedPort) -> bool {
         .all(|of| matches!(of.serving, ResolvedTlsServing::Http(..)))
 }
 
-/// The listener for the server's name, the most specific one.
+/// Returns the most specific listener for the server name.
 fn find<'a>(config: &'a ResolvedPort, name: Option<&str>) -> Option<&'a ResolvedTlsListener> {
     let ResolvedServing::Tls(listeners) = &config.serving else {
         return None;

@@ -1,5 +1,5 @@
-//! One client's session with an endpoint: its socket, and the way back. Which endpoint, and when a session gives way, is the
-//! port's to say.
+//! One client's session with an endpoint: its socket, and the way back. Which endpoint, and when a
+//! session gives way, is the port's to say.
 
 use std::cell::RefCell;
 use std::io;

@@ -1,0 +1,301 @@
+//! Resources compiled to what requests use: rules with their clusters, metrics and mirrors.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use weft_ir::{
+    Backend, ConnectionRule, Filter, GatewayPort, HostMap, RouteId, Routing, Rule, ServicePort,
+    ServiceRules, Serving, TlsListener, TlsRule, TlsServing, VirtualHost, WeightedBackend,
+};
+
+use super::destination::{
+    ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRouting, ResolvedRule,
+    ResolvedService, Routes, TlsRoutes,
+};
+use super::gateway_port::{
+    ResolvedListener, ResolvedPort, ResolvedServing, ResolvedStream, ResolvedTlsListener,
+    ResolvedTlsServing,
+};
+use crate::telemetry::requests::{Direction, RequestMetrics, RequestSeries};
+use crate::tls::termination::Termination;
+use crate::upstream::Cluster;
+
+/// What resolving needs besides the resource itself.
+pub(crate) struct Resolver<'a> {
+    pub(crate) cluster: &'a mut dyn FnMut(&ServicePort) -> Arc<Cluster>,
+    pub(crate) series: &'a RequestSeries,
+    /// The direction that requests are counted under.
+    pub(crate) direction: Direction,
+    /// Services whose own routes apply to requests of backends.
+    pub(crate) services: HashMap<ServicePort, Arc<ComposedService>>,
+    /// Rules that are resolved already, by address: hosts that share a rule share its resolved
+    /// form. Of one resource, which holds the rules meanwhile.
+    pub(crate) resolved: HashMap<*const Rule, Arc<ResolvedRule>>,
+}
+
+impl Resolver<'_> {
+    pub(crate) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
+        let routing = match &service.routing {
+            Routing::Direct(backends) => {
+                ResolvedRouting::Direct(self.rule(&RuleNames::default(), &[], backends))
+            }
+            Routing::Http(rules) => {
+                ResolvedRouting::Http(self.routes(rules), self.own_endpoints(&service.id))
+            }
+            Routing::Grpc(rules) => {
+                ResolvedRouting::Grpc(self.routes(rules), self.own_endpoints(&service.id))
+            }
+            Routing::Tls(rules) => ResolvedRouting::Tls(self.tls_routes(rules)),
+            Routing::Tcp(rule) => ResolvedRouting::Tcp(self.connection_rule(rule)),
+        };
+        ResolvedService {
+            id: service.id.clone(),
+            protocol: service.protocol,
+            routing,
+        }
+    }
+
+    /// Applies these Services' own routes to backends from now on; their backends lead to
+    /// endpoints.
+    pub(crate) fn compose(&mut self, services: &[Arc<ServiceRules>]) {
+        let mut composed = HashMap::with_capacity(services.len());
+        for service in services {
+            let ServiceRules { id, rules } = &**service;
+            let of = ComposedService {
+                id: id.clone(),
+                routes: self.routes(rules),
+            };
+            composed.insert(id.clone(), Arc::new(of));
+        }
+        self.services = composed;
+        self.resolved.clear();
+    }
+
+    /// Returns a rule for the Service's own endpoints.
+    fn own_endpoints(&mut self, id: &ServicePort) -> Box<ResolvedRule> {
+        let own = WeightedBackend {
+            weight: 1,
+            backend: Backend::Service(id.clone()),
+            filters: Vec::new(),
+        };
+        Box::new(self.rule(&RuleNames::default(), &[], &[own]))
+    }
+
+    pub(crate) fn tls_routes(&mut self, rules: &[TlsRule]) -> TlsRoutes {
+        TlsRoutes {
+            rules: rules
+                .iter()
+                .map(|of| self.connection_rule(&of.rule))
+                .collect(),
+            table: rules.to_vec(),
+            unmatched: self.unmatched(),
+        }
+    }
+
+    /// Returns the metrics of what has no match.
+    pub(crate) fn unmatched(&self) -> Arc<RequestMetrics> {
+        self.series.get(self.direction, "", "", "")
+    }
+
+    pub(crate) fn connection_rule(&mut self, of: &ConnectionRule) -> ResolvedRule {
+        let names = RuleNames::of(&of.route, of.name.as_deref(), of.index);
+        self.rule(&names, &[], &of.backends)
+    }
+
+    pub(crate) fn routes(&mut self, rules: &[Arc<Rule>]) -> Routes {
+        let resolved = rules.iter().map(|rule| {
+            if let Some(known) = self.resolved.get(&Arc::as_ptr(rule)) {
+                return Arc::clone(known);
+            }
+            let names = RuleNames::of(&rule.route, rule.name.as_deref(), rule.index);
+            let resolved = Arc::new(self.rule(&names, &rule.filters, &rule.backends));
+            self.resolved
+                .insert(Arc::as_ptr(rule), Arc::clone(&resolved));
+            resolved
+        });
+        Routes {
+            rules: resolved.collect(),
+            table: weft_ir::RouteTable::new(rules.to_vec()),
+            unmatched: self.unmatched(),
+        }
+    }
+
+    fn rule(
+        &mut self,
+        names: &RuleNames,
+        filters: &[Filter],
+        backends: &[WeightedBackend],
+    ) -> ResolvedRule {
+        let backends: Vec<_> = backends
+            .iter()
+            .map(|backend| self.backend(names, backend))
+            .collect();
+        ResolvedRule {
+            total_weight: backends.iter().map(|b| u64::from(b.weight)).sum(),
+            backends,
+            metrics: self
+                .series
+                .get(self.direction, &names.route, &names.rule, ""),
+            mirrors: self.mirrors(names, filters),
+        }
+    }
+
+    fn backend(&mut self, names: &RuleNames, backend: &WeightedBackend) -> ResolvedBackend {
+        let (target, name, service) = match &backend.backend {
+            Backend::Service(id) => {
+                let service = self.services.get(id).cloned();
+                (Ok((self.cluster)(id)), id.to_string(), service)
+            }
+            Backend::Invalid(reason) => (Err(reason.clone()), "invalid".to_owned(), None),
+        };
+        ResolvedBackend {
+            weight: backend.weight,
+            target,
+            filters: backend.filters.clone(),
+            metrics: self
+                .series
+                .get(self.direction, &names.route, &names.rule, &name),
+            mirrors: self.mirrors(names, &backend.filters),
+            service,
+        }
+    }
+
+    fn mirrors(&mut self, names: &RuleNames, filters: &[Filter]) -> Vec<ResolvedMirror> {
+        let mut mirrors = Vec::new();
+        for filter in filters {
+            if let Filter::Mirror(mirror) = filter {
+                mirrors.push(ResolvedMirror {
+                    namespace: names.namespace.clone(),
+                    cluster: (self.cluster)(&mirror.to),
+                    numerator: mirror.numerator,
+                    denominator: mirror.denominator,
+                });
+            }
+        }
+        mirrors
+    }
+}
+
+/// The names of a rule in metrics and logs; empty for a Service's own endpoints.
+#[derive(Default)]
+struct RuleNames {
+    namespace: Arc<str>,
+    route: String,
+    rule: String,
+}
+
+impl RuleNames {
+    fn of(route: &RouteId, name: Option<&str>, index: u32) -> Self {
+        Self {
+            namespace: route.namespace.clone(),
+            route: route.to_string(),
+            rule: name.map_or_else(|| index.to_string(), str::to_owned),
+        }
+    }
+}
+
+impl Resolver<'_> {
+    /// Resolves a port. `before`: the version in force, of which certificates and connections are
+    /// kept. Listeners whose certificates cannot be used are left without, and named in `faults`.
+    pub(crate) fn port(
+        &mut self,
+        port: &GatewayPort,
+        before: Option<&ResolvedPort>,
+        faults: &mut Vec<String>,
+    ) -> ResolvedPort {
+        self.compose(&port.services);
+        let before_of_tls = before.and_then(|before| match &before.serving {
+            ResolvedServing::Tls(listeners) => Some(listeners),
+            _ => None,
+        });
+        let serving = match &port.serving {
+            Serving::Http(listeners) => {
+                let mut map = HostMap::default();
+                for listener in listeners {
+                    let resolved = self.listener(&listener.name, &listener.hosts);
+                    map.insert(listener.hostname.clone(), resolved);
+                }
+                ResolvedServing::Http(map)
+            }
+            Serving::Tls(listeners) => {
+                let mut map = HostMap::default();
+                for listener in listeners {
+                    let before = before_of_tls.and_then(|before| {
+                        before.values().find(|known| known.name == listener.name)
+                    });
+                    let resolved = self.tls_listener(listener, before, faults);
+                    map.insert(listener.hostname.clone(), resolved);
+                }
+                ResolvedServing::Tls(map)
+            }
+            Serving::Tcp(stream) | Serving::Udp(stream) => {
+                let known = before.and_then(|before| match &before.serving {
+                    ResolvedServing::Stream(before) => Some(before.rule.clone()),
+                    _ => None,
+                });
+                let watched = known.unwrap_or_default();
+                let rule = stream.rule.as_ref().map(|rule| self.connection_rule(rule));
+                watched.store(rule.map(Arc::new));
+                ResolvedServing::Stream(ResolvedStream {
+                    name: stream.name.clone(),
+                    rule: watched,
+                    unmatched: self.unmatched(),
+                })
+            }
+        };
+        let closing = match before {
+            Some(before) if before.serving.is_same_kind(&serving) => before.closing.clone(),
+            _ => CancellationToken::new(),
+        };
+        ResolvedPort { serving, closing }
+    }
+
+    fn listener(&mut self, name: &Arc<str>, hosts: &[VirtualHost]) -> ResolvedListener {
+        let mut map = HostMap::default();
+        for virtual_host in hosts {
+            map.insert(virtual_host.host.clone(), self.routes(&virtual_host.rules));
+        }
+        ResolvedListener {
+            name: name.clone(),
+            hosts: map,
+            unmatched: self.unmatched(),
+        }
+    }
+
+    fn tls_listener(
+        &mut self,
+        listener: &TlsListener,
+        before: Option<&ResolvedTlsListener>,
+        faults: &mut Vec<String>,
+    ) -> ResolvedTlsListener {
+        let known = before.and_then(|before| before.serving.termination());
+        let mut terminate = |tls, alpn: &[&[u8]]| {
+            let termination = Termination::new(tls, alpn, known);
+            let words = termination.faults().iter();
+            faults.extend(words.map(|fault| format!("listener {}: {fault}", listener.name)));
+            termination
+        };
+        let serving = match &listener.serving {
+            TlsServing::Http { tls, hosts } => {
+                let termination = terminate(tls, &[b"h2", b"http/1.1"]);
+                ResolvedTlsServing::Http(termination, self.listener(&listener.name, hosts))
+            }
+            TlsServing::Terminate { tls, rules } => {
+                ResolvedTlsServing::Terminate(terminate(tls, &[]), self.tls_routes(rules))
+            }
+            TlsServing::Passthrough { rules } => {
+                ResolvedTlsServing::Passthrough(self.tls_routes(rules))
+            }
+        };
+        let same = before.filter(|before| {
+            before.hostname == listener.hostname && before.serving.is_compatible(&serving)
+        });
+        ResolvedTlsListener {
+            name: listener.name.clone(),
+            hostname: listener.hostname.clone(),
+            serving,
+            closing: same.map_or_else(Arc::default, |before| before.closing.clone()),
+        }
+    }
+}
