@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::body::ReplayMemory;
+use crate::telemetry::error_type::ErrorType;
 use crate::telemetry::metrics::Metrics;
 
 /// Memory for each connection and for each request in flight: more than most of them take.
@@ -30,6 +31,27 @@ const HIGH_PERCENT: u64 = 90;
 const MIN_REQUESTS: usize = 16;
 /// The interval at which memory in use is sampled.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What there is too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Limit {
+    #[error("too many connections are open")]
+    Connections,
+    #[error("too many requests are under way")]
+    Requests,
+    #[error("memory is short")]
+    Memory,
+}
+
+impl Limit {
+    pub fn error_type(self) -> ErrorType {
+        match self {
+            Self::Connections => ErrorType::ConnectionLimit,
+            Self::Requests => ErrorType::RequestLimit,
+            Self::Memory => ErrorType::MemoryLimit,
+        }
+    }
+}
 
 /// Counts what is held, and decides when it is too much.
 #[derive(Debug)]
@@ -72,16 +94,14 @@ impl Overload {
         self.under_way.fetch_sub(1, Relaxed);
     }
 
-    /// Returns why the latest request is to be refused, if it is.
-    pub fn check_request(&self) -> Option<&'static str> {
+    /// Returns the limit by which the latest request is to be refused, if it is.
+    pub fn check_request(&self) -> Option<Limit> {
         let under_way = self.under_way.load(Relaxed);
         if under_way > self.requests {
-            self.metrics.shed("requests");
-            return Some("too many requests are under way");
+            return Some(self.shed(Limit::Requests));
         }
         if under_way > MIN_REQUESTS && self.high.load(Relaxed) {
-            self.metrics.shed("memory");
-            return Some("memory is short");
+            return Some(self.shed(Limit::Memory));
         }
         None
     }
@@ -94,9 +114,14 @@ impl Overload {
             .saturating_add(ENDING.max(self.connections / ENDING_PART));
         let admits = open < self.connections || (open < with_ending && make_room());
         if !admits {
-            self.metrics.shed("connections");
+            self.shed(Limit::Connections);
         }
         admits
+    }
+
+    fn shed(&self, limit: Limit) -> Limit {
+        self.metrics.shed(limit.error_type());
+        limit
     }
 
     /// Returns true if `open` connections are close to the bound.
@@ -142,8 +167,8 @@ mod tests {
         assert!(!overload.replay.reserve(100 << 10));
         assert_eq!(overload.replay.held(), 100 << 10);
         let text = metrics.encode().unwrap();
-        for (reason, count) in [("connections", 2), ("requests", 1)] {
-            let line = format!("weft_overload_shed_total{{reason=\"{reason}\"}} {count}");
+        for (limit, count) in [("connection_limit", 2), ("request_limit", 1)] {
+            let line = format!("weft_overload_shed_total{{error_type=\"{limit}\"}} {count}");
             assert!(text.contains(&line), "{text}");
         }
     }

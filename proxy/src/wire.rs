@@ -7,6 +7,8 @@ use http::HeaderName;
 
 /// Names the cause on every response that a proxy made.
 pub const ERROR: HeaderName = HeaderName::from_static("weft-error");
+/// The type of that cause, as metrics and logs name it.
+pub const ERROR_TYPE: HeaderName = HeaderName::from_static("weft-error-type");
 /// Between proxies: the request never reached the application, and may go elsewhere.
 pub const REFUSED: HeaderName = HeaderName::from_static("weft-refused");
 /// Bytes of a request's head, counted as HTTP/2 does (RFC 9113, 6.5.2).

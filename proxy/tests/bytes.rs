@@ -62,7 +62,7 @@ async fn counted(proxies: &Proxies) {
         let metrics = proxies.client.metrics();
         let line = |line: &str| {
             line.starts_with("weft_opaque_connections_total")
-                && line.contains(r#"backend="shop/reviews:80",result="ok""#)
+                && line.contains(r#"backend_name="reviews",backend_port="80",result="ok""#)
         };
         if metrics.lines().any(line) {
             return;

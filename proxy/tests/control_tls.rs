@@ -11,7 +11,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use weft_api::alpn;
 use weft_ir::{Identity, TrustDomain};
 use weft_proxy::tls::credentials::{Credentials, CurrentCredentials, Roots};
-use weft_proxy::tls::{Tls, handshake_failure, peer_identity};
+use weft_proxy::tls::{HandshakeError, Tls, peer_identity};
 use weft_testkit::pki::{Leaf, LeafSpec, Pki};
 
 fn domain(name: &str) -> TrustDomain {
@@ -83,7 +83,7 @@ async fn meet_server(
         Ok(tls)
     };
     let (client, server) = futures::future::join(client, server).await;
-    let why = |error: std::io::Error| handshake_failure(&error);
+    let why = |error: std::io::Error| HandshakeError::from(&error).as_str();
     (client.map_err(why), server.map_err(why))
 }
 

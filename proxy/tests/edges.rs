@@ -72,7 +72,8 @@ async fn plain_text_is_served_where_it_is_allowed_and_nowhere_else() {
                 .await
                 .is_empty()
         );
-        let line = r#"weft_protocol_errors_total{listener="inbound",reason="plain_text"} 1"#;
+        let line =
+            r#"weft_protocol_errors_total{listener="inbound",error_type="plaintext_refused"} 1"#;
         let metrics = strict.metrics();
         assert!(metrics.contains(line), "{metrics}");
         assert_eq!(app.requests(), 1);
@@ -148,7 +149,7 @@ async fn without_the_controller_only_the_permissive_pass() {
     .await;
     assert!(back.is_empty());
     let line =
-        r#"weft_protocol_errors_total{listener="outbound",reason="controller_unreachable"} 1"#;
+        r#"weft_protocol_errors_total{listener="outbound",error_type="controller_unreachable"} 1"#;
     assert!(strict.metrics().contains(line));
 }
 

@@ -144,6 +144,7 @@ async fn clients_outside_are_told_no_names_or_addresses() {
         let (_shop, _, mut client) = Shop::http(version, listeners).await;
         let seen = ask(&mut client, "a.com", "/").await;
         assert_eq!((seen.status, seen.header("weft-error")), (503, ""));
+        assert_eq!(seen.header("weft-error-type"), "");
         let call = Request::post("/s/m")
             .header("host", "a.com")
             .header("content-type", "application/grpc");
@@ -248,7 +249,7 @@ async fn a_port_of_bytes_goes_by_the_rules_weights() {
     assert_eq!((taken[0] + taken[1], taken[2]), (40, 0));
     assert!(taken[0] > 5 && taken[1] > 5, "{taken:?}");
     assert_eq!(raw(closed, "").await, "");
-    let told = r#"weft_protocol_errors_total{listener="gateway",reason="no_route"} 1"#;
+    let told = r#"weft_protocol_errors_total{listener="gateway",error_type="no_route"} 1"#;
     assert!(
         shop.gateway.metrics().contains(told),
         "{}",

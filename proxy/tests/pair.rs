@@ -219,6 +219,7 @@ async fn what_the_application_refuses_goes_elsewhere() {
                 .contains("turned the request away"),
             "{seen:?}"
         );
+        assert_eq!(seen.header("weft-error-type"), "upstream_refused");
     }
 }
 

@@ -102,7 +102,13 @@ async fn weights_and_headers_decide() {
             .await;
         assert_eq!(seen.header("x-upstream"), "v3");
         let metrics = shop.client.metrics();
-        let line = r#"weft_requests_total{direction="outbound",route="HTTPRoute shop/reviews",rule="1",backend="shop/v3:80",code="200""#;
+        let line = concat!(
+            r#"weft_requests_total{direction="outbound","#,
+            r#"parent_kind="Service",parent_namespace="shop",parent_name="reviews",parent_port="80","#,
+            r#"route_kind="HTTPRoute",route_namespace="shop",route_name="reviews",rule="1","#,
+            r#"backend_kind="Service",backend_namespace="shop",backend_name="v3",backend_port="80","#,
+            r#"code="200""#,
+        );
         assert!(metrics.contains(line), "{metrics}");
     }
 }
@@ -232,16 +238,32 @@ async fn failures_name_their_cause() {
             at(4, "/empty", vec![to("nobody", 1)]),
         ];
         let (_shop, mut client) = Shop::routed(version, rules).await;
-        for (path, status, cause) in [
-            ("/failing", 500, "RequestMirror is not supported"),
-            ("/broken", 500, "does not compile"),
-            ("/invalid", 500, "shop/gone does not exist"),
-            ("/none", 500, "no backends"),
-            ("/empty", 503, "shop/nobody:80 has no ready endpoints"),
-            ("/other", 404, "no rule"),
+        for (path, status, cause, error_type) in [
+            (
+                "/failing",
+                500,
+                "RequestMirror is not supported",
+                "invalid_configuration",
+            ),
+            ("/broken", 500, "does not compile", "invalid_configuration"),
+            (
+                "/invalid",
+                500,
+                "shop/gone does not exist",
+                "invalid_configuration",
+            ),
+            ("/none", 500, "no backends", "invalid_configuration"),
+            (
+                "/empty",
+                503,
+                "shop/nobody:80 has no ready endpoints",
+                "no_endpoints",
+            ),
+            ("/other", 404, "no rule", "no_route"),
         ] {
             let seen = client.get(path).await;
             assert_eq!(seen.status, status, "{path} {seen:?}");
+            assert_eq!(seen.header("weft-error-type"), error_type, "{path}");
             assert!(seen.header("weft-error").contains(cause), "{path} {seen:?}");
         }
     }

@@ -16,7 +16,8 @@ use weft_proxy::options::MtlsOutbound;
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
-const PLAIN_TEXT: &str = r#"weft_protocol_errors_total{listener="inbound",reason="plain_text"}"#;
+const PLAIN_TEXT: &str =
+    r#"weft_protocol_errors_total{listener="inbound",error_type="plaintext_refused"}"#;
 
 /// A strict pod whose application at `app` is asked these.
 fn strict(app: SocketAddr, probes: &[ProbeRequest]) -> Pod {
@@ -169,7 +170,7 @@ async fn what_was_sent_to_an_address_that_is_not_the_pods_is_closed() {
         assert_eq!(answer.starts_with(b"HTTP/1.1 200"), served, "{answer:?}");
     }
     let metrics = other.metrics();
-    let counted = r#"weft_protocol_errors_total{listener="inbound",reason="not_redirected"} 1"#;
+    let counted = r#"weft_protocol_errors_total{listener="inbound",error_type="not_redirected"} 1"#;
     assert!(metrics.contains(counted), "{metrics}");
 }
 

@@ -138,14 +138,19 @@ async fn connections_go_by_weight() {
         assert_eq!(count("a!") + count("b!"), 200, "{seen:?}");
         // Six standard deviations of 200 draws at 20 %.
         assert!((6..=74).contains(&count("b!")), "{seen:?}");
-        let labels = r#"direction="outbound",route="TCPRoute shop/split",rule="0""#;
+        let labels = concat!(
+            r#"direction="outbound","#,
+            r#"parent_kind="Service",parent_namespace="shop",parent_name="reviews",parent_port="80","#,
+            r#"route_kind="TCPRoute",route_namespace="shop",route_name="split",rule="0","#,
+            r#"backend_kind="Service",backend_namespace="shop",backend_name="b",backend_port="80""#,
+        );
         let b = count("b!");
         mesh.metric(&format!(
-            r#"weft_opaque_connections_total{{{labels},backend="shop/b:80",result="ok"}} {b}"#
+            r#"weft_opaque_connections_total{{{labels},result="ok"}} {b}"#
         ))
         .await;
         mesh.metric(&format!(
-            r#"weft_opaque_bytes_total{{{labels},backend="shop/b:80",way="to_client"}} {}"#,
+            r#"weft_opaque_bytes_total{{{labels},way="to_client"}} {}"#,
             2 * b
         ))
         .await;
@@ -172,15 +177,15 @@ async fn a_backend_that_leads_nowhere_closes_its_share() {
         filters: Vec::new(),
     };
     for (backends, reason) in [
-        (vec![nowhere], "misconfigured"),
-        (vec![], "misconfigured"),
+        (vec![nowhere], "invalid_configuration"),
+        (vec![], "invalid_configuration"),
         (vec![to("empty", 1)], "no_endpoints"),
     ] {
         let rule = connections(RouteKind::Tcp, "gone", backends);
         let mesh = Mesh::start(&[], Protocol::Detect, Routing::Tcp(rule)).await;
         assert_eq!(mesh.say(b"!").await, "");
         mesh.metric(&format!(
-            r#"weft_protocol_errors_total{{listener="outbound",reason="{reason}"}} 1"#
+            r#"weft_protocol_errors_total{{listener="outbound",error_type="{reason}"}} 1"#
         ))
         .await;
     }
@@ -261,7 +266,7 @@ async fn what_no_name_takes_is_closed_and_counted() {
     ] {
         let count = || {
             let metrics = mesh.client.metrics();
-            let label = format!(r#"reason="{reason}""#);
+            let label = format!(r#"error_type="{reason}""#);
             let mut lines = metrics.lines();
             let line = lines.find(|line| line.contains("protocol_errors") && line.contains(&label));
             line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
@@ -295,7 +300,7 @@ async fn bytes_on_a_port_with_http_routes_go_to_the_service_itself_unless_it_say
             assert_eq!(&greeting, b"reviews");
         } else {
             assert_eq!(back, "");
-            let line = r#"weft_protocol_errors_total{listener="outbound",reason="not_http"} 1"#;
+            let line = r#"weft_protocol_errors_total{listener="outbound",error_type="not_http"} 1"#;
             mesh.metric(line).await;
         }
     }
@@ -414,6 +419,7 @@ async fn the_access_log_has_a_line_for_each_connection() {
     mesh.say(&client_hello("example.org", None)).await;
     let line = lines.next(1).await;
     assert_eq!(line["server_name"], "example.org");
+    assert_eq!(line["error_type"], "no_route");
     let error = line["error"].as_str().unwrap();
     assert!(error.contains("the client names example.org"), "{line}");
     assert!(line["route"].is_null() && line["endpoint"].is_null());

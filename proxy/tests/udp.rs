@@ -14,10 +14,10 @@ use support::*;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use weft_ir::{Endpoint, Mode, Protocol};
+use weft_ir::{Endpoint, Mode, Protocol, RouteId, RouteKind};
 use weft_proxy::listen::udp::{self, Limits, WatchedRule};
 use weft_proxy::routing::destination::{ResolvedBackend, ResolvedRule};
-use weft_proxy::telemetry::requests::Direction;
+use weft_proxy::telemetry::labels::{BackendRef, Direction, RequestLabels, Route};
 use weft_proxy::upstream::Cluster;
 use weft_testkit::pki::Pki;
 
@@ -56,22 +56,31 @@ impl Port {
     }
 
     fn route(&self, backends: &[(&Arc<Cluster>, u32)]) {
-        let metrics = |backend: &str| {
-            let requests = &self.pod.metrics.requests;
-            requests.get(Direction::Outbound, "UDPRoute shop/dns", "0", backend)
+        let id = RouteId {
+            kind: RouteKind::Udp,
+            namespace: "shop".into(),
+            name: "dns".into(),
         };
+        let metrics = |backend| {
+            self.pod.metrics.requests.get(RequestLabels {
+                route: Route::Rule(id.clone(), "0".into()),
+                backend,
+                ..RequestLabels::of(Direction::Gateway)
+            })
+        };
+        let service = |cluster: &Cluster| BackendRef::Service(cluster.name.parse().unwrap());
         let backend = |(cluster, weight): &(&Arc<Cluster>, u32)| ResolvedBackend {
             weight: *weight,
             target: Ok((*cluster).clone()),
             filters: Vec::new(),
-            metrics: metrics(&cluster.name),
+            metrics: metrics(service(cluster)),
             mirrors: Vec::new(),
             service: None,
         };
         self.rule.store(Some(Arc::new(ResolvedRule {
             backends: backends.iter().map(backend).collect(),
             total_weight: backends.iter().map(|(_, weight)| u64::from(*weight)).sum(),
-            metrics: metrics(""),
+            metrics: metrics(BackendRef::None),
             mirrors: Vec::new(),
         })));
     }
@@ -216,7 +225,7 @@ async fn weights_share_out_clients_and_a_change_moves_those_whose_backend_is_gon
     // And without a route nothing is passed on.
     port.rule.store(None);
     clients[0].0.send(b"x").await.unwrap();
-    port.until(r#"weft_udp_dropped_total{reason="no_route"}"#, 1)
+    port.until(r#"weft_udp_dropped_total{error_type="no_route"}"#, 1)
         .await;
 }
 
@@ -234,7 +243,7 @@ async fn a_session_moves_when_its_endpoint_is_gone() {
     assert_eq!(client.ask(b"3").await.unwrap(), b"b3");
     set(&cluster, &[]);
     client.0.send(b"4").await.unwrap();
-    port.until(r#"weft_udp_dropped_total{reason="no_endpoints"}"#, 1)
+    port.until(r#"weft_udp_dropped_total{error_type="no_endpoints"}"#, 1)
         .await;
     port.until("weft_udp_sessions_open", 0).await;
 }
@@ -266,7 +275,7 @@ async fn an_endpoint_that_is_not_there_gets_no_new_sessions() {
     }
     assert!(lost <= 3, "{lost} of 20 met the dead endpoint");
     assert_eq!(
-        port.count(r#"weft_udp_dropped_total{reason="unreachable"}"#),
+        port.count(r#"weft_udp_dropped_total{error_type="endpoint_unreachable"}"#),
         lost
     );
 }
@@ -290,7 +299,7 @@ async fn sessions_are_bounded_and_the_silent_ones_give_way() {
     }
     let late = port.client().await;
     late.0.send(b"x").await.unwrap();
-    port.until(r#"weft_udp_dropped_total{reason="sessions"}"#, 1)
+    port.until(r#"weft_udp_dropped_total{error_type="session_limit"}"#, 1)
         .await;
     tokio::time::sleep(limits.evictable_after * 2).await;
     assert!(late.ask(b"x").await.is_some());
@@ -311,7 +320,12 @@ async fn a_silent_session_ends_and_the_drain_waits_for_none() {
     let client = port.client().await;
     assert!(client.ask(b"x").await.is_some());
     port.until("weft_udp_sessions_open", 0).await;
-    let counted = r#"weft_opaque_connections_total{direction="outbound",route="UDPRoute shop/dns",rule="0",backend="shop/dns:53",result="ok"}"#;
+    let counted = concat!(
+        r#"weft_opaque_connections_total{direction="gateway","#,
+        r#"route_kind="UDPRoute",route_namespace="shop",route_name="dns",rule="0","#,
+        r#"backend_kind="Service",backend_namespace="shop",backend_name="dns",backend_port="53","#,
+        r#"result="ok"}"#,
+    );
     assert_eq!(port.count(counted), 1);
     port.pod.shutdown.token().cancel();
     assert!(timeout(RECEIVE_TIMEOUT, port.served).await.is_ok());

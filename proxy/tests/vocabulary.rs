@@ -63,6 +63,16 @@ async fn counted(pod: &Pod, line: &str) {
     }
 }
 
+fn retries(result: &str, count: usize) -> String {
+    let labels = concat!(
+        r#"direction="outbound","#,
+        r#"parent_kind="Service",parent_namespace="shop",parent_name="reviews",parent_port="80","#,
+        r#"route_kind="HTTPRoute",route_namespace="shop",route_name="reviews",rule="0","#,
+        r#"backend_kind="Service",backend_namespace="shop",backend_name="v1",backend_port="80""#,
+    );
+    format!(r#"weft_request_retries_total{{{labels},result="{result}"}} {count}"#)
+}
+
 fn mirrored(result: &str, count: usize) -> String {
     format!(r#"weft_mirrored_requests_total{{result="{result}"}} {count}"#)
 }
@@ -251,7 +261,13 @@ async fn named_codes_are_tried_again_with_the_whole_body() {
         let seen = client.send(answer("503"), "x".repeat(1 << 20)).await;
         assert_eq!(seen.status, 503);
         assert_eq!(main.requests(), 5);
-        counted(&pod, "weft_request_retries_total 2").await;
+        for (result, count) in [
+            ("failed", 2),
+            ("limit_reached", 1),
+            ("body_not_replayable", 1),
+        ] {
+            counted(&pod, &retries(result, count)).await;
+        }
     }
 }
 

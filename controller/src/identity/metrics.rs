@@ -104,9 +104,9 @@ impl Metrics {
             .get()
     }
 
-    pub(crate) fn protocol_error(&self, reason: &'static str) {
+    pub(crate) fn protocol_error(&self, error_type: &'static str) {
         self.protocol_errors
-            .get_or_create(&[("listener", "grpc"), ("reason", reason)])
+            .get_or_create(&[("listener", "grpc"), ("error_type", error_type)])
             .inc();
     }
 

@@ -36,6 +36,12 @@ pub fn raise_file_limit() {
     }
 }
 
+/// The commit that the program was built from, where the builder names it. It comes from the environment and not from a
+/// build script that asks git, so that the same sources and environment give the same program.
+fn revision() -> Option<&'static str> {
+    option_env!("WEFT_REVISION").filter(|revision| !revision.is_empty())
+}
+
 /// Reads this process's figures at each scrape.
 #[derive(Debug)]
 pub struct ProcessCollector {
@@ -84,8 +90,11 @@ impl Collector for ProcessCollector {
 
         let built = ConstGauge::new(1_i64);
         let help = "Always 1; the labels say what this is";
-        let version = env!("CARGO_PKG_VERSION");
-        let labels = [("component", self.component), ("version", version)];
+        let mut labels = vec![
+            ("component", self.component),
+            ("version", env!("CARGO_PKG_VERSION")),
+        ];
+        labels.extend(revision().map(|revision| ("revision", revision)));
         let mut family =
             encoder.encode_descriptor("weft_build_info", help, None, built.metric_type())?;
         built.encode(family.encode_family(&labels)?)
@@ -190,7 +199,10 @@ mod tests {
     fn the_build_the_start_and_the_processor_time_are_told() {
         let page = scrape().unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
-        let build = format!("\nweft_build_info{{component=\"test\",version=\"{version}\"}} 1\n");
+        let revision = revision().map(|revision| format!(",revision=\"{revision}\""));
+        let revision = revision.unwrap_or_default();
+        let build =
+            format!("\nweft_build_info{{component=\"test\",version=\"{version}\"{revision}}} 1\n");
         assert!(page.contains(&build), "{page}");
         let figure = |name: &str| -> f64 {
             let line = page.lines().find_map(|line| line.strip_prefix(name));

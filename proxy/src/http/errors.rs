@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
+use tonic::Code;
 
 use super::response_body::{Response, ResponseBody};
 use crate::body::BodyError;
+use crate::overload::Limit;
+use crate::telemetry::error_type::ErrorType;
 use crate::upstream::SendError;
-use crate::wire::{ERROR, MAX_HEAD, REFUSED, http2_cause};
+use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, REFUSED, http2_cause};
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// A request ends here: with an answer that is no error, or with a failure.
@@ -65,7 +69,7 @@ pub enum Failure {
     #[error("{endpoint} changes the protocol of its connection, which nobody asked for")]
     UnexpectedUpgrade { endpoint: std::net::SocketAddr },
     #[error("overloaded: {0}")]
-    Overloaded(&'static str),
+    Overloaded(Limit),
     #[error("no complete answer within the request timeout of {0:?}")]
     RequestTimeout(Duration),
     #[error("no answer of the backend within its timeout of {0:?}")]
@@ -99,32 +103,54 @@ impl Failure {
         }
     }
 
+    pub fn error_type(&self) -> ErrorType {
+        match self {
+            Self::BadRequest(_) => ErrorType::BadRequest,
+            Self::TooLarge => ErrorType::HeadersTooLarge,
+            Self::NotProxied(_) => ErrorType::Unsupported,
+            Self::PlainText(_) => ErrorType::PlaintextRefused,
+            Self::NoRoute(_) => ErrorType::NoRoute,
+            Self::NoListener(_) => ErrorType::NoListener,
+            Self::Misdirected => ErrorType::Misdirected,
+            Self::Misconfigured(_) | Self::BrokenMatch | Self::NoBackends | Self::Rewrite(_) => {
+                ErrorType::InvalidConfiguration
+            }
+            Self::Gone(_) => ErrorType::DestinationGone,
+            Self::Upstream(error) => error.error_type(),
+            Self::Malformed { .. } => ErrorType::MalformedResponse,
+            Self::UnexpectedUpgrade { .. } => ErrorType::UnexpectedUpgrade,
+            Self::Overloaded(limit) => limit.error_type(),
+            Self::RequestTimeout(_) => ErrorType::RequestTimeout,
+            Self::BackendTimeout(_) => ErrorType::BackendTimeout,
+        }
+    }
+
     /// The status code of gRPC (`doc/statuscodes.md` of its specification).
-    fn grpc_status(&self) -> &'static str {
+    fn grpc_status(&self) -> Code {
         match self {
             Self::BadRequest(_)
             | Self::Misconfigured(_)
             | Self::BrokenMatch
             | Self::NoBackends
-            | Self::Rewrite(_) => "13",
-            Self::PlainText(_) => "7",
-            Self::TooLarge => "8",
-            Self::NotProxied(_) | Self::NoRoute(_) | Self::NoListener(_) => "12",
+            | Self::Rewrite(_) => Code::Internal,
+            Self::PlainText(_) => Code::PermissionDenied,
+            Self::TooLarge => Code::ResourceExhausted,
+            Self::NotProxied(_) | Self::NoRoute(_) | Self::NoListener(_) => Code::Unimplemented,
             Self::Upstream(error) => match error {
-                SendError::BadRequest(_) => "13",
+                SendError::BadRequest(_) => Code::Internal,
                 SendError::NoEndpoints(_)
                 | SendError::Unreachable { .. }
                 | SendError::Refused(_)
                 | SendError::Overloaded
-                | SendError::Broken { .. } => "14",
-                SendError::BodyIdle => "4",
+                | SendError::Broken { .. } => Code::Unavailable,
+                SendError::BodyIdle => Code::DeadlineExceeded,
             },
             Self::Gone(_)
             | Self::Misdirected
             | Self::Overloaded(_)
             | Self::Malformed { .. }
-            | Self::UnexpectedUpgrade { .. } => "14",
-            Self::RequestTimeout(_) | Self::BackendTimeout(_) => "4",
+            | Self::UnexpectedUpgrade { .. } => Code::Unavailable,
+            Self::RequestTimeout(_) | Self::BackendTimeout(_) => Code::DeadlineExceeded,
         }
     }
 
@@ -145,11 +171,12 @@ impl Failure {
         let headers = response.headers_mut();
         if grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            let status = HeaderValue::from_static(self.grpc_status());
-            headers.insert(HeaderName::from_static("grpc-status"), status);
+            headers.insert(GRPC_STATUS, i32::from(self.grpc_status()).into());
             headers.insert(GRPC_MESSAGE, words.clone());
         }
         headers.insert(ERROR, words);
+        let error_type = HeaderValue::from_static(self.error_type().as_str());
+        headers.insert(ERROR_TYPE, error_type);
         if to_proxy && self.never_reached_app() {
             headers.insert(REFUSED, HeaderValue::from_static("1"));
         }
@@ -160,24 +187,35 @@ impl Failure {
     }
 }
 
-/// Ends a gRPC answer that broke off. What the application reset is told as `PROTOCOL-HTTP2.md` of
-/// gRPC's specification has it.
+/// Why the body of a response ended early.
+pub fn body_error_type(error: &BodyError) -> ErrorType {
+    match error {
+        BodyError::Incoming(_) => ErrorType::UpstreamReset,
+        BodyError::Timeout => ErrorType::RequestTimeout,
+        BodyError::Idle => ErrorType::RequestBodyTimeout,
+        BodyError::ClientStalled => ErrorType::ClientStalled,
+        BodyError::Superseded(_) | BodyError::TeeLagged => ErrorType::Superseded,
+    }
+}
+
+/// Ends a gRPC answer that broke off. What the application reset is told as `PROTOCOL-HTTP2.md` of gRPC's specification
+/// has it.
 pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
     let status = match error {
-        BodyError::Timeout | BodyError::Idle | BodyError::ClientStalled => "4",
+        BodyError::Timeout | BodyError::Idle | BodyError::ClientStalled => Code::DeadlineExceeded,
         BodyError::Incoming(error) => match reset_reason(error) {
-            Some(h2::Reason::CANCEL) => "1",
-            Some(h2::Reason::INADEQUATE_SECURITY) => "7",
-            Some(h2::Reason::ENHANCE_YOUR_CALM) => "8",
-            Some(h2::Reason::REFUSED_STREAM) | None => "14",
-            Some(_) => "13",
+            Some(h2::Reason::CANCEL) => Code::Cancelled,
+            Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
+            Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
+            Some(h2::Reason::REFUSED_STREAM) | None => Code::Unavailable,
+            Some(_) => Code::Internal,
         },
-        BodyError::Superseded(_) | BodyError::TeeLagged => "14",
+        BodyError::Superseded(_) | BodyError::TeeLagged => Code::Unavailable,
     };
     let mut trailers = HeaderMap::with_capacity(2);
     let words = header_text(&format!("the answer broke off: {error}"));
-    trailers.insert("grpc-status", HeaderValue::from_static(status));
-    trailers.insert("grpc-message", words);
+    trailers.insert(GRPC_STATUS, i32::from(status).into());
+    trailers.insert(GRPC_MESSAGE, words);
     trailers
 }
 
@@ -185,6 +223,7 @@ pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
 /// name pods, addresses and Services. Log and metrics keep them. What an application said itself
 /// stays.
 pub fn redact(headers: &mut HeaderMap) {
+    headers.remove(ERROR_TYPE);
     if headers.remove(ERROR).is_some() && headers.contains_key(GRPC_MESSAGE) {
         headers.insert(
             GRPC_MESSAGE,

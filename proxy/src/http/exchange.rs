@@ -1,6 +1,7 @@
 //! One request, from its head to the last byte of its response: what metrics and the access log say
 //! of it.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,18 +9,22 @@ use std::time::{Duration, Instant};
 use http::header::HOST;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use tonic::Code;
 use weft_ir::Identity;
 
 use super::client_connections::ClientConnection;
-use super::errors::{Failure, is_grpc};
+use super::errors::{Failure, body_error_type, is_grpc};
 use super::response_body::grpc_status;
 use super::runtime::Runtime;
 use crate::body::{BodyError, ReplayBuffer};
 use crate::drain::DrainWatch;
 use crate::telemetry::access::Record;
-use crate::telemetry::requests::{Direction, RequestMetrics, RequestProtocol};
+use crate::telemetry::error_type::ErrorType;
+use crate::telemetry::labels::{Direction, RequestProtocol, RetryResult};
+use crate::telemetry::outcome::RequestOutcome;
+use crate::telemetry::requests::RequestMetrics;
 use crate::upstream::Endpoint;
-use crate::wire::ERROR;
+use crate::wire::{ERROR, ERROR_TYPE};
 
 /// The status in metrics and logs of a request whose client went away before the response; common
 /// among proxies, and sent to nobody.
@@ -42,7 +47,7 @@ impl Downstream {
     /// Errors if the latest request is one too many.
     pub fn admit(&self) -> Result<(), Failure> {
         let shed = self.runtime.overload.check_request();
-        shed.map_or(Ok(()), |why| Err(Failure::Overloaded(why)))
+        shed.map_or(Ok(()), |limit| Err(Failure::Overloaded(limit)))
     }
 
     /// Whether a response on the connection is still being sent; asked by the task that serves the
@@ -54,22 +59,27 @@ impl Downstream {
 
     /// Logs a malformed request: hyper has answered it, and closes the connection.
     pub fn log_malformed(&self, error: &hyper::Error) {
-        let code = match error.is_parse_too_large() {
-            true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            false => StatusCode::BAD_REQUEST,
+        let (code, error_type) = match error.is_parse_too_large() {
+            true => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                ErrorType::HeadersTooLarge,
+            ),
+            false => (StatusCode::BAD_REQUEST, ErrorType::BadRequest),
         };
         if !self.runtime.access.wants(code, None, true) {
             return;
         }
         let metrics = match self.direction {
             Direction::Inbound => &self.runtime.metrics.inbound,
-            Direction::Outbound | Direction::Gateway => &self.runtime.metrics.outbound_unknown,
+            Direction::Outbound => &self.runtime.metrics.outbound_unknown,
+            Direction::Gateway => &self.runtime.metrics.gateway,
         };
         let words = format!("bad request: {error}");
         self.runtime.access.write(&Record {
             direction: self.direction,
             client: Some(self.address),
             client_id: self.identity.as_deref(),
+            error_type: Some(error_type),
             error: Some(&words),
             ..Record::of(metrics, RequestProtocol::Http1, code)
         });
@@ -87,9 +97,22 @@ pub struct Exchange {
     pub replay_buffer: Option<ReplayBuffer>,
     endpoint: Option<Arc<Endpoint>>,
     status: Option<StatusCode>,
-    grpc: Option<i32>,
+    grpc: Option<Code>,
     sent: u64,
-    error: Option<String>,
+    error: Option<ExchangeError>,
+}
+
+/// Why a proxy answered itself, or why the response broke off.
+struct ExchangeError {
+    error_type: ErrorType,
+    words: Cow<'static, str>,
+}
+
+impl ExchangeError {
+    fn new(error_type: ErrorType, words: impl Into<Cow<'static, str>>) -> Self {
+        let words = words.into();
+        Self { error_type, words }
+    }
 }
 
 /// What the access log needs of a request's head.
@@ -120,6 +143,8 @@ impl Exchange {
             listener: None,
         });
         downstream.runtime.overload.request_started();
+        let all = &downstream.runtime.metrics;
+        all.active_requests(downstream.direction).inc();
         if let Some(client) = &downstream.client {
             client.request_started();
         }
@@ -168,9 +193,9 @@ impl Exchange {
         self.endpoint = Some(endpoint.clone());
     }
 
-    /// Counts a retry of the request.
-    pub fn count_retry(&self) {
-        self.downstream.runtime.metrics.retries.inc();
+    /// A retry was sent, or would have been.
+    pub fn count_retry(&self, result: RetryResult) {
+        self.metrics.count_retry(result);
     }
 
     /// Resolves when the process ends.
@@ -179,7 +204,8 @@ impl Exchange {
     }
 
     pub fn failed(&mut self, failure: &Failure) {
-        self.error = Some(failure.to_string());
+        let error = ExchangeError::new(failure.error_type(), failure.to_string());
+        self.error = Some(error);
     }
 
     /// Records the head of the response, as the client gets it.
@@ -188,13 +214,20 @@ impl Exchange {
         if self.is_grpc() {
             self.grpc = grpc_status(headers);
         }
-        let failed = status.is_client_error() || status.is_server_error() || self.grpc > Some(0);
+        let failed = status.is_client_error() || status.is_server_error() || self.has_grpc_error();
         if failed && self.error.is_none() {
-            // Only a proxy's response still has the header: the proxy at the other end names the
-            // cause.
-            let words = headers.get(ERROR).map(HeaderValue::as_bytes);
-            self.error = words.map(|words| String::from_utf8_lossy(words).into_owned());
+            // Only a proxy's answer still has it: the one at the other end names the cause.
+            let error_type = headers.get(ERROR_TYPE).map(HeaderValue::as_bytes);
+            let error_type = error_type.map_or(ErrorType::Other, ErrorType::from_name);
+            self.error = headers.get(ERROR).map(|words| {
+                let words = String::from_utf8_lossy(words.as_bytes());
+                ExchangeError::new(error_type, words.into_owned())
+            });
         }
+    }
+
+    fn has_grpc_error(&self) -> bool {
+        self.grpc.is_some_and(|status| status != Code::Ok)
     }
 
     pub fn bytes_sent(&mut self, bytes: usize) {
@@ -208,31 +241,42 @@ impl Exchange {
     }
 
     pub fn aborted(&mut self, error: &BodyError) {
-        self.error = Some(format!("the answer broke off: {error}"));
+        let words = format!("the answer broke off: {error}");
+        self.error = Some(ExchangeError::new(body_error_type(error), words));
     }
 
     /// Ends the exchange. `whole`: the response was sent to its end.
     pub fn finish(mut self, whole: bool) {
         if !whole && self.error.is_none() {
-            self.error = Some("the client did not take the whole answer".to_owned());
+            let words = "the client did not take the whole answer";
+            self.error = Some(ExchangeError::new(ErrorType::ClientDisconnected, words));
         }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.downstream.runtime.overload.request_ended();
+        let runtime = &self.downstream.runtime;
+        runtime.overload.request_ended();
+        let active = runtime.metrics.active_requests(self.downstream.direction);
+        active.dec();
         let now = Instant::now();
         if let Some(client) = &self.downstream.client {
             client.request_ended(now);
         }
         let duration = now.saturating_duration_since(self.started);
         let status = self.status.unwrap_or_else(|| {
-            self.error = Some("the client went away before the answer".to_owned());
+            let words = "the client went away before the answer";
+            self.error = Some(ExchangeError::new(ErrorType::ClientDisconnected, words));
             StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::BAD_REQUEST)
         });
-        self.metrics
-            .record(self.protocol, status, self.grpc, duration);
+        let outcome = RequestOutcome {
+            protocol: self.protocol,
+            code: status,
+            grpc_status: self.grpc,
+            error_type: self.error.as_ref().map(|error| error.error_type),
+        };
+        self.metrics.record(outcome, duration);
         let access = &self.downstream.runtime.access;
         if access.wants(status, self.grpc, self.error.is_some()) {
             self.log(status, duration);
@@ -262,7 +306,8 @@ impl Exchange {
             path: logged.uri.path(),
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.address),
             grpc_status: self.grpc,
-            error: self.error.as_deref(),
+            error_type: self.error.as_ref().map(|error| error.error_type),
+            error: self.error.as_ref().map(|error| &*error.words),
             duration,
             bytes_in: self
                 .replay_buffer

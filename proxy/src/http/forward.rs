@@ -22,6 +22,8 @@ use super::serve::Handler;
 use super::{cors, filters, headers, upgrade};
 use crate::body::ReplayBuffer;
 use crate::routing::destination::{ComposedService, ResolvedMirror};
+use crate::telemetry::error_type::ErrorType;
+use crate::telemetry::labels::Direction;
 use crate::upstream::{Cluster, Endpoint, UpstreamRequest, UpstreamResponse};
 
 /// One connection whose requests are routed.
@@ -33,8 +35,12 @@ pub struct Outbound {
 impl Handler for Outbound {
     async fn handle(self: Arc<Self>, request: http::Request<Incoming>) -> Response {
         let config = self.source.load();
-        let metrics = self.downstream.runtime.metrics.outbound_pod.clone();
-        let exchange = Exchange::begin(&self.downstream, &request, &metrics);
+        let metrics = &self.downstream.runtime.metrics;
+        let unrouted = match self.downstream.direction {
+            Direction::Gateway => &metrics.gateway,
+            Direction::Outbound | Direction::Inbound => &metrics.outbound_pod,
+        };
+        let exchange = Exchange::begin(&self.downstream, &request, unrouted);
         let mut state = RequestState::new(exchange);
         let mut filters = ResponseFilters::default();
         let sent = self.forward(&config, request, &mut filters, &mut state);
@@ -60,10 +66,13 @@ impl Handler for Outbound {
         self.downstream.log_malformed(error);
     }
 
-    fn count_protocol_error(&self, reason: &'static str) {
+    fn count_protocol_error(&self, error_type: ErrorType) {
         let downstream = &self.downstream;
         let listener = downstream.direction.as_str();
-        downstream.runtime.metrics.protocol_error(listener, reason);
+        downstream
+            .runtime
+            .metrics
+            .protocol_error(listener, error_type);
     }
 }
 

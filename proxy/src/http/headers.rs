@@ -12,7 +12,7 @@ use http::header::{
 use http::{Method, Version};
 
 use super::errors::Failure;
-use crate::wire::{ERROR, MAX_HEAD, OVERHEAD, REFUSED};
+use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, OVERHEAD, REFUSED};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -91,6 +91,7 @@ pub fn clean_response(headers: &mut HeaderMap, from_app: bool) -> Result<(), &'s
     headers.remove(REFUSED);
     if from_app {
         headers.remove(ERROR);
+        headers.remove(ERROR_TYPE);
     }
     Ok(())
 }

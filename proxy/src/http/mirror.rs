@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::runtime::Runtime;
 use crate::body::ReplayBuffer;
 use crate::routing::destination::ResolvedMirror;
+use crate::telemetry::labels::MirrorResult;
 use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse, target};
 
 /// Mirrored requests in flight in the whole proxy; requests beyond this are not mirrored.
@@ -100,7 +101,7 @@ impl MirroredRequests {
                 continue;
             }
             let Some(slot) = runtime.mirrors.reserve(&mirror.namespace) else {
-                runtime.metrics.mirrored("dropped");
+                runtime.metrics.mirrored(MirrorResult::Dropped);
                 continue;
             };
             let mut head = clone_head(head);
@@ -134,39 +135,39 @@ impl MirroredRequests {
             let metrics = runtime.metrics.clone();
             tokio::spawn(async move {
                 let result = timeout(MIRROR_TIMEOUT, exchange(&cluster, request)).await;
-                metrics.mirrored(result.unwrap_or("timeout"));
+                metrics.mirrored(result.unwrap_or(MirrorResult::Timeout));
                 drop(slot);
             });
         }
     }
 }
 
-async fn exchange(cluster: &Cluster, request: UpstreamRequest) -> &'static str {
+async fn exchange(cluster: &Cluster, request: UpstreamRequest) -> MirrorResult {
     match cluster.send(request, |_| {}).await {
         Ok(upstream) => drain(upstream).await,
         Err(error) => {
             tracing::debug!(cluster = %cluster.name, %error, "a mirror failed");
-            "failed"
+            MirrorResult::Failed
         }
     }
 }
 
 /// Reads the response to its end if that is near.
-async fn drain(upstream: UpstreamResponse) -> &'static str {
+async fn drain(upstream: UpstreamResponse) -> MirrorResult {
     let UpstreamResponse { response, lease } = upstream;
     let mut body = response.into_body();
     let mut read = 0;
     while read <= MAX_DRAINED_BODY {
         match body.frame().await {
             Some(Ok(frame)) => read += frame.data_ref().map_or(0, |data| data.len()),
-            Some(Err(_)) => return "failed",
+            Some(Err(_)) => return MirrorResult::Failed,
             None => {
                 lease.complete();
                 break;
             }
         }
     }
-    "answered"
+    MirrorResult::Answered
 }
 
 /// Clones the head without its extensions, which belong to the client's connection.

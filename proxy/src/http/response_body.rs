@@ -9,6 +9,7 @@ use http::{HeaderMap, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
+use tonic::Code;
 
 use super::delivery;
 use super::errors;
@@ -190,6 +191,8 @@ impl Drop for ResponseBody {
 }
 
 /// Returns the gRPC status of the headers or trailers of a response.
-pub fn grpc_status(headers: &HeaderMap) -> Option<i32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+pub fn grpc_status(headers: &HeaderMap) -> Option<Code> {
+    let status: i32 = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
+    // Other numbers are UNKNOWN, by the gRPC specification.
+    Some(status.into())
 }

@@ -6,6 +6,7 @@
 //! the upstream side sends again on its own is part of one attempt.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -13,8 +14,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use weft_ir::{Retry, RouteId, Rule, Timeouts};
 
 use super::errors::Failure;
+use super::exchange::Exchange;
 use super::mirror::clone_head;
 use super::response_body::RequestState;
+use crate::body::{ReplayBuffer, RequestBody};
+use crate::telemetry::labels::RetryResult;
+use crate::telemetry::requests::RequestMetrics;
 use crate::upstream::{Cluster, SendError, UpstreamRequest, UpstreamResponse};
 use crate::wire::ERROR;
 
@@ -75,15 +80,18 @@ pub async fn send(
         limit,
         failure: Failure::RequestTimeout,
     });
-    let (retry, upgrade) = (policy.retry, request.upgrade);
+    let retry = policy.retry.filter(|retry| retry.attempts > 0);
+    let upgrade = request.upgrade;
     if retry.is_some() {
         request.replay_buffer.keep_for_retry();
     }
     let mut exclude: Vec<SocketAddr> = Vec::new();
     let mut retries = 0;
+    let mut sent_retry: Option<SentRetry> = None;
     loop {
         let next = retry.filter(|retry| retries < retry.attempts);
         let next = next.map(|retry| (retry, clone_head(&request.head)));
+        let method = request.head.method.clone();
         let (replay_buffer, address, client) = (
             request.replay_buffer.clone(),
             request.address,
@@ -91,34 +99,39 @@ pub async fn send(
         );
         let deadline = earliest(request_deadline, policy.timeouts.backend);
         let (result, last) = attempt(cluster, request, deadline, state).await;
+        let is_wanted = retry.is_some_and(|retry| is_retriable(&result, retry, &method));
+        if let Some(sent) = sent_retry.take() {
+            sent.finish(match is_wanted || result.is_err() {
+                true => RetryResult::Failed,
+                false => RetryResult::Succeeded,
+            });
+        }
+        if !is_wanted {
+            return result;
+        }
         let Some((retry, head)) = next else {
+            state.exchange.count_retry(RetryResult::LimitReached);
             return result;
         };
         let pause = backoff(retry.backoff, retries);
-        let late = |request_deadline: Deadline| Instant::now() + pause >= request_deadline.at;
-        if !is_retriable(&result, retry, &head.method)
-            || request_deadline.is_some_and(late)
-            || !replay_buffer.is_replayable()
-        {
-            return result;
-        }
-        if !cluster.try_spend_retry() {
-            return result;
-        }
-        // If the drain begins during the pause, the last result stands.
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = state.exchange.draining() => return result,
-        }
-        if !policy.route.is_some_and(&in_force) {
-            return result;
-        }
-        let Some(body) = replay_buffer.replay() else {
-            return result;
+        let late = |deadline: Deadline| Instant::now() + pause >= deadline.at;
+        let prepared = match request_deadline.is_some_and(late) {
+            true => Err(RetryResult::DeadlineExceeded),
+            false => {
+                let in_force = || policy.route.is_some_and(&in_force);
+                prepare(cluster, &replay_buffer, pause, &state.exchange, in_force).await
+            }
+        };
+        let body = match prepared {
+            Ok(body) => body,
+            Err(why) => {
+                state.exchange.count_retry(why);
+                return result;
+            }
         };
         drop(result);
+        sent_retry = Some(SentRetry::new(&state.exchange.metrics));
         state.deadline = None;
-        state.exchange.count_retry();
         exclude.extend(last.filter(|last| !exclude.contains(last)));
         retries += 1;
         request = UpstreamRequest {
@@ -130,6 +143,56 @@ pub async fn send(
             exclude: exclude.clone(),
             client,
         };
+    }
+}
+
+/// Waits until a retry may be sent, and returns its body. Errors with the reason why none is sent:
+/// then the last result stands.
+async fn prepare(
+    cluster: &Cluster,
+    replay_buffer: &ReplayBuffer,
+    pause: Duration,
+    exchange: &Exchange,
+    in_force: impl Fn() -> bool,
+) -> Result<RequestBody, RetryResult> {
+    if !replay_buffer.is_replayable() {
+        return Err(RetryResult::BodyNotReplayable);
+    }
+    if !cluster.try_spend_retry() {
+        return Err(RetryResult::BudgetExhausted);
+    }
+    tokio::select! {
+        () = sleep(pause) => {}
+        () = exchange.draining() => return Err(RetryResult::Canceled),
+    }
+    if !in_force() {
+        return Err(RetryResult::Canceled);
+    }
+    replay_buffer.replay().ok_or(RetryResult::BodyNotReplayable)
+}
+
+/// A retry that was sent. Counted on drop: as canceled if the client went away before its result.
+struct SentRetry {
+    metrics: Arc<RequestMetrics>,
+    result: RetryResult,
+}
+
+impl SentRetry {
+    fn new(metrics: &Arc<RequestMetrics>) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            result: RetryResult::Canceled,
+        }
+    }
+
+    fn finish(mut self, result: RetryResult) {
+        self.result = result;
+    }
+}
+
+impl Drop for SentRetry {
+    fn drop(&mut self) {
+        self.metrics.count_retry(self.result);
     }
 }
 

@@ -16,8 +16,8 @@ use crate::drain::{DrainWatch, Shutdown};
 use crate::options::{MtlsOutbound, Options};
 use crate::overload::Overload;
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::labels::Direction;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::requests::Direction;
 use crate::tls::Tls;
 use crate::upstream::EndpointRegistry;
 

@@ -13,6 +13,7 @@ use super::delivery;
 use super::response_body::Response;
 use crate::drain::DrainWatch;
 use crate::net::linger::Lingering;
+use crate::telemetry::error_type::ErrorType;
 
 mod http1;
 mod http2;
@@ -38,7 +39,7 @@ pub trait Handler: Send + Sync + 'static {
     fn malformed_request(&self, error: &hyper::Error);
 
     /// Counts a connection that is closed for what its client does.
-    fn count_protocol_error(&self, reason: &'static str);
+    fn count_protocol_error(&self, error_type: ErrorType);
 }
 
 /// How a connection is served.

@@ -14,11 +14,13 @@ const RESPONSES: [(&[u8], &[u8]); 2] = [
     (
         b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 400 Bad Request\r\nweft-error: bad request: the head cannot be read, or its target is no URI\r\n\
+          weft-error-type: bad_request\r\n\
           connection: close\r\ncontent-length: 0\r\n\r\n",
     ),
     (
         b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 431 Request Header Fields Too Large\r\nweft-error: the head of the request is over 64 KiB\r\n\
+          weft-error-type: headers_too_large\r\n\
           connection: close\r\ncontent-length: 0\r\n\r\n",
     ),
 ];

@@ -10,6 +10,7 @@ use weft_accept::Port;
 
 use crate::http::runtime::Runtime;
 use crate::net::socket;
+use crate::telemetry::error_type::ErrorType;
 
 /// How a listener knows where an accepted connection was going.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +86,8 @@ pub(super) async fn accept<F>(
             }
         }
         Err(error) => {
-            runtime.metrics.protocol_error(name, "not_redirected");
+            let error_type = ErrorType::NotRedirected;
+            runtime.metrics.protocol_error(name, error_type);
             tracing::debug!(listener = name, %client, %error, "closed");
         }
     };

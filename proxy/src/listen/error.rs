@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 
 use crate::http::runtime::Runtime;
 use crate::net::proxy_protocol;
+use crate::telemetry::error_type::ErrorType;
 
 /// Why a connection was closed early, if not by its peers.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectionError {
     #[error("{words}")]
     Refused {
-        /// The reason in one word, for the metric.
-        reason: &'static str,
+        error_type: ErrorType,
         words: String,
     },
     #[error(transparent)]
@@ -24,36 +24,49 @@ pub(crate) enum ConnectionError {
 }
 
 impl ConnectionError {
-    pub(crate) fn refused(reason: &'static str, words: impl Into<String>) -> Self {
+    pub(crate) fn refused(error_type: ErrorType, words: impl Into<String>) -> Self {
         Self::Refused {
-            reason,
+            error_type,
             words: words.into(),
         }
     }
 
-    /// Counts and logs the error.
-    pub(super) fn report(&self, runtime: &Runtime, listener: &'static str, client: SocketAddr) {
+    pub(crate) fn error_type(&self) -> ErrorType {
         match self {
-            Self::Refused { reason, words } => {
-                runtime.metrics.protocol_error(listener, reason);
-                tracing::info!(listener, %client, reason, "connection refused: {words}");
+            Self::Refused { error_type, .. } => *error_type,
+            Self::Io(error) => ErrorType::of_io(error),
+            Self::Http(error) if error.is_parse() => ErrorType::BadRequest,
+            Self::Http(error) if error.is_timeout() => ErrorType::HeaderTimeout,
+            Self::Http(_) => ErrorType::ConnectionReset,
+            Self::Connect(error) => error.error_type(),
+        }
+    }
+
+    /// Counts and logs.
+    pub(super) fn report(&self, runtime: &Runtime, listener: &'static str, client: SocketAddr) {
+        let error_type = self.error_type();
+        match self {
+            Self::Refused { words, .. } => {
+                runtime.metrics.protocol_error(listener, error_type);
+                tracing::info!(listener, %client, %error_type, "connection refused: {words}");
+            }
+            Self::Http(error) if error.is_parse() => {
+                runtime.metrics.protocol_error(listener, error_type);
+                tracing::info!(listener, %client, %error_type, "request refused: {error}");
             }
             Self::Http(error) => {
-                if error.is_parse() {
-                    runtime.metrics.protocol_error(listener, "http");
-                    tracing::info!(listener, %client, reason = "http", "request refused: {error}");
-                    return;
-                }
                 if error.is_timeout() {
-                    runtime.metrics.protocol_error(listener, "timeout");
+                    runtime.metrics.protocol_error(listener, error_type);
                 }
-                tracing::debug!(listener, %client, %error, "connection closed");
+                tracing::debug!(listener, %client, %error_type, %error, "connection closed");
             }
             Self::Connect(error) => {
-                runtime.metrics.protocol_error(listener, "unreachable");
-                tracing::info!(listener, %client, "connection closed: {error}");
+                runtime.metrics.protocol_error(listener, error_type);
+                tracing::info!(listener, %client, %error_type, "connection closed: {error}");
             }
-            Self::Io(error) => tracing::debug!(listener, %client, %error, "connection closed"),
+            Self::Io(error) => {
+                tracing::debug!(listener, %client, %error_type, %error, "connection closed");
+            }
         }
     }
 }
@@ -63,7 +76,7 @@ impl From<proxy_protocol::ReadError> for ConnectionError {
     fn from(error: proxy_protocol::ReadError) -> Self {
         match error {
             proxy_protocol::ReadError::Io(error) => Self::Io(error),
-            error => Self::refused("proxy_protocol", error.to_string()),
+            error => Self::refused(ErrorType::ProxyProtocol, error.to_string()),
         }
     }
 }

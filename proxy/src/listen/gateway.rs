@@ -30,8 +30,8 @@ use crate::net::proxy_protocol;
 use crate::routing::gateway_port::{
     BoundPort, PortSocket, ResolvedServing, ResolvedStream, WatchedPort,
 };
-use crate::telemetry::metrics::ConnectionTls;
-use crate::telemetry::requests::Direction;
+use crate::telemetry::error_type::ErrorType;
+use crate::telemetry::labels::{ConnectionTls, Direction};
 
 mod tls;
 
@@ -252,8 +252,10 @@ async fn plain(
         return Ok(());
     };
     let place = pending.into_client();
-    let silent =
-        || ConnectionError::refused("silent", format!("no request within {header_timeout:?}"));
+    let silent = || {
+        let words = format!("no request within {header_timeout:?}");
+        ConnectionError::refused(ErrorType::DetectTimeout, words)
+    };
     let protocol = begun.map_err(|_| silent())??;
     if stream.peeked().is_empty() {
         // Opened and closed again.
@@ -331,7 +333,7 @@ fn choose(
         Some(rule) => l4::pick_cluster(rule, recorder),
         None => {
             let words = format!("no TCPRoute is attached to listener {}", of.name);
-            Err(ConnectionError::refused("no_route", words))
+            Err(ConnectionError::refused(ErrorType::NoRoute, words))
         }
     }
 }

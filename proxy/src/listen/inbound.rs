@@ -28,14 +28,12 @@ use crate::http::serve::{Handler, ServerConfig, serve};
 use crate::http::{headers, upgrade};
 use crate::net::cork::BufferedReads;
 use crate::net::detect::{Detected, Prefixed, alpn_protocols, is_for_forward_proxy};
-use crate::telemetry::metrics::ConnectionTls;
-use crate::telemetry::requests::Direction;
-use crate::tls::{handshake_failure, peer_identity, valid_for};
+use crate::telemetry::error_type::ErrorType;
+use crate::telemetry::labels::{ConnectionTls, Direction};
+use crate::tls::{HandshakeError, handshake_result, peer_identity, valid_for};
 use crate::upstream::{Cluster, Endpoint, Transport, UpstreamRequest};
 
 const NAME: &str = "inbound";
-/// The reason in the metric why plain text is refused.
-const PLAIN_TEXT: &str = "plain_text";
 /// Time for a ClientHello, and for the handshake after it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait for a request's head of a client outside the mesh.
@@ -63,7 +61,7 @@ async fn connection(
     if !runtime.upstream.is_for_pod(app.ip()) {
         // A neighbour on the same link can send a packet for anybody to this pod.
         let words = format!("{app} is no address of this pod");
-        return Err(ConnectionError::refused("not_redirected", words));
+        return Err(ConnectionError::refused(ErrorType::NotRedirected, words));
     }
     let place = runtime.inbound.enter(client.ip());
     let mut stream = Prefixed::new(stream);
@@ -100,7 +98,7 @@ async fn connection(
         && matches!(protocol, Detected::Http1 | Detected::Http2);
     if !permissive && !may_be_probe {
         return Err(ConnectionError::refused(
-            PLAIN_TEXT,
+            ErrorType::PlaintextRefused,
             Failure::PlainText(app).to_string(),
         ));
     }
@@ -148,8 +146,9 @@ async fn detect(
         .await;
     }
     let protocol = timeout(HANDSHAKE_TIMEOUT, stream.detect()).await;
-    let protocol =
-        protocol.map_err(|_| ConnectionError::refused("silent", "nothing came within 10 s"))?;
+    let protocol = protocol.map_err(|_| {
+        ConnectionError::refused(ErrorType::DetectTimeout, "nothing came within 10 s")
+    })?;
     Ok((protocol?, None))
 }
 
@@ -206,7 +205,7 @@ async fn is_mesh(stream: &mut Prefixed<TcpStream>) -> Result<bool, ConnectionErr
     timeout(HANDSHAKE_TIMEOUT, complete)
         .await
         .unwrap_or(Err(ConnectionError::refused(
-            "silent",
+            ErrorType::DetectTimeout,
             "the ClientHello did not end within 10 s",
         )))
 }
@@ -246,20 +245,23 @@ async fn mesh(
     };
     drop(place);
     let Ok(accepted) = accepted else {
-        runtime.metrics.handshake(Direction::Inbound, "timeout");
+        runtime
+            .metrics
+            .handshake(Direction::Inbound, Err(HandshakeError::Timeout));
         return Err(ConnectionError::refused(
-            "handshake",
+            ErrorType::TlsHandshake,
             "no handshake within 10 s",
         ));
     };
-    let result = accepted.as_ref().map_or_else(handshake_failure, |_| "ok");
+    let result = handshake_result(&accepted);
     runtime.metrics.handshake(Direction::Inbound, result);
-    let refused = |error| ConnectionError::refused("handshake", format!("mutual TLS: {error}"));
+    let refused =
+        |error| ConnectionError::refused(ErrorType::TlsHandshake, format!("mutual TLS: {error}"));
     // Boxed, too, so that it does not grow every future that it is handed to.
     let stream = Box::new(accepted.map_err(refused)?);
     let session = stream.get_ref().1;
     let identity = peer_identity(session.peer_certificates())
-        .map_err(|error| ConnectionError::refused("identity", error.to_string()))?;
+        .map_err(|error| ConnectionError::refused(ErrorType::PeerIdentity, error.to_string()))?;
     let valid = valid_for(session.peer_certificates());
     let framing = match session.alpn_protocol() {
         Some(alpn::H2) => Some(Framing::plain(true)),
@@ -271,7 +273,7 @@ async fn mesh(
         Some(alpn::TCP) => None,
         _ => {
             return Err(ConnectionError::refused(
-                "alpn",
+                ErrorType::NoCommonProtocol,
                 "no protocol of the mesh was agreed on",
             ));
         }
@@ -390,8 +392,9 @@ impl Handler for Inbound {
         self.downstream.log_malformed(error);
     }
 
-    fn count_protocol_error(&self, reason: &'static str) {
-        self.downstream.runtime.metrics.protocol_error(NAME, reason);
+    fn count_protocol_error(&self, error_type: ErrorType) {
+        let metrics = &self.downstream.runtime.metrics;
+        metrics.protocol_error(NAME, error_type);
     }
 }
 
@@ -400,8 +403,9 @@ impl Inbound {
     fn refuse(&self) -> Failure {
         let failure = Failure::PlainText(self.app);
         let (runtime, client) = (&self.downstream.runtime, self.downstream.address);
-        runtime.metrics.protocol_error(NAME, PLAIN_TEXT);
-        tracing::info!(listener = NAME, %client, reason = PLAIN_TEXT, "request refused: {failure}");
+        let error_type = failure.error_type();
+        runtime.metrics.protocol_error(NAME, error_type);
+        tracing::info!(listener = NAME, %client, %error_type, "request refused: {failure}");
         failure
     }
 

@@ -19,8 +19,8 @@ use crate::http::runtime::Runtime;
 use crate::http::serve::{ServerConfig, serve};
 use crate::net::detect::{Detected, Prefixed, is_for_forward_proxy, is_server_preface};
 use crate::routing::destination::{Resolved, ResolvedRouting, WatchedDestination};
-use crate::telemetry::metrics::ConnectionTls;
-use crate::telemetry::requests::Direction;
+use crate::telemetry::error_type::ErrorType;
+use crate::telemetry::labels::{ConnectionTls, Direction, PassthroughReason};
 use crate::upstream::Transport;
 
 const NAME: &str = "outbound";
@@ -45,20 +45,37 @@ async fn connection(
     original: SocketAddr,
 ) -> Result<(), ConnectionError> {
     if runtime.upstream.is_own(original.ip()) {
-        return pass_through(runtime, stream, client, original, "own_address").await;
+        return pass_through(
+            runtime,
+            stream,
+            client,
+            original,
+            PassthroughReason::OwnAddress,
+        )
+        .await;
     }
     let watched = match runtime.store.lookup(original).await {
         Lookup::Found(watched) => watched,
         Lookup::Unreachable
             if runtime.permissive() && runtime.outbound.allows_unresolved(original.ip()) =>
         {
-            return pass_through(runtime, stream, client, original, "controller_unreachable").await;
+            return pass_through(
+                runtime,
+                stream,
+                client,
+                original,
+                PassthroughReason::ControllerUnreachable,
+            )
+            .await;
         }
         Lookup::Unreachable => {
             let words = format!(
                 "the controller cannot say what is at {original}, and plain text is not allowed"
             );
-            return Err(ConnectionError::refused("controller_unreachable", words));
+            return Err(ConnectionError::refused(
+                ErrorType::ControllerUnreachable,
+                words,
+            ));
         }
     };
     let declared = match &**watched.load() {
@@ -66,10 +83,20 @@ async fn connection(
             let words = format!(
                 "nothing is known at {original}, which is an address of the cluster, and plain text is not allowed"
             );
-            return Err(ConnectionError::refused("unknown_destination", words));
+            return Err(ConnectionError::refused(
+                ErrorType::UnknownDestination,
+                words,
+            ));
         }
         Resolved::Unknown => {
-            return pass_through(runtime, stream, client, original, "unknown_destination").await;
+            return pass_through(
+                runtime,
+                stream,
+                client,
+                original,
+                PassthroughReason::UnknownDestination,
+            )
+            .await;
         }
         Resolved::Pod(_) => Protocol::Detect,
         Resolved::Service(service) => match service.routing {
@@ -226,7 +253,7 @@ async fn pass_through<S>(
     stream: S,
     client: SocketAddr,
     original: SocketAddr,
-    reason: &'static str,
+    reason: PassthroughReason,
 ) -> Result<(), ConnectionError>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,

@@ -26,12 +26,13 @@ use tokio::time::Instant;
 
 use crate::http::runtime::Runtime;
 use crate::routing::destination::ResolvedRule;
+use crate::telemetry::error_type::ErrorType;
 use crate::upstream::{Cluster, Members};
 
 mod session;
 
 use session::{
-    BATCH, DATAGRAM, SessionState, connected_socket, is_unreachable, pass_responses, reason,
+    BATCH, DATAGRAM, SessionState, connected_socket, is_unreachable, pass_responses, send_error,
 };
 
 /// The pause after an error of the socket that is no client's.
@@ -143,13 +144,13 @@ impl Port {
     }
 
     fn forward(&mut self, client: SocketAddr, datagram: &[u8]) {
-        if let Err(reason) = self.try_forward(client, datagram) {
-            self.runtime.metrics.udp.dropped(reason);
+        if let Err(error_type) = self.try_forward(client, datagram) {
+            self.runtime.metrics.udp.dropped(error_type);
         }
     }
 
     /// Errors with the reason why the datagram is dropped.
-    fn try_forward(&mut self, client: SocketAddr, datagram: &[u8]) -> Result<(), &'static str> {
+    fn try_forward(&mut self, client: SocketAddr, datagram: &[u8]) -> Result<(), ErrorType> {
         if !self.has_session(client) {
             self.end_session(client);
             self.start_session(client)?;
@@ -163,7 +164,7 @@ impl Port {
             }
             sent => sent,
         };
-        sent.map_err(|error| reason(&error))
+        sent.map_err(|error| send_error(&error))
     }
 
     fn send(&self, client: SocketAddr, datagram: &[u8]) -> io::Result<()> {
@@ -220,27 +221,27 @@ impl Port {
         kept
     }
 
-    fn start_session(&mut self, client: SocketAddr) -> Result<(), &'static str> {
+    fn start_session(&mut self, client: SocketAddr) -> Result<(), ErrorType> {
         if self.runtime.shutdown.is_draining() {
-            return Err("draining");
+            return Err(ErrorType::Draining);
         }
-        let rule = self.rule.load_full().ok_or("no_route")?;
-        let backend = rule.pick_backend().ok_or("misconfigured")?;
+        let rule = self.rule.load_full().ok_or(ErrorType::NoRoute)?;
+        let backend = rule.pick_backend().ok_or(ErrorType::InvalidConfiguration)?;
         let cluster = backend
             .target
             .as_ref()
-            .map_err(|_| "misconfigured")?
+            .map_err(|_| ErrorType::InvalidConfiguration)?
             .clone();
         let metrics = backend.metrics.clone();
         let endpoint = cluster
             .pick_for_datagrams(client.ip())
-            .ok_or("no_endpoints")?;
+            .ok_or(ErrorType::NoEndpoints)?;
         if self.sessions.len() >= self.limits.sessions {
             self.make_room()?;
         }
         let socket = connected_socket(endpoint.address).map_err(|error| {
             tracing::debug!(listener = "udp", endpoint = %endpoint.address, %error, "opening a socket");
-            "resources"
+            ErrorType::NoSocket
         })?;
         endpoint.load.begin();
         self.runtime.metrics.udp.session_started();
@@ -283,16 +284,16 @@ impl Port {
     }
 
     /// Evicts the session that was silent for longest, if that is long enough.
-    fn make_room(&mut self) -> Result<(), &'static str> {
+    fn make_room(&mut self) -> Result<(), ErrorType> {
         let used = |session: &Session| session.state.used.load(Relaxed);
         let oldest = self
             .sessions
             .iter()
             .min_by_key(|(_, session)| used(session));
-        let (client, session) = oldest.ok_or("sessions")?;
+        let (client, session) = oldest.ok_or(ErrorType::SessionLimit)?;
         let silent = Duration::from_millis(self.now().saturating_sub(used(session)));
         if silent < self.limits.evictable_after {
-            return Err("sessions");
+            return Err(ErrorType::SessionLimit);
         }
         let client = *client;
         self.end_session(client);

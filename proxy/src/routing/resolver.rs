@@ -17,7 +17,9 @@ use super::gateway_port::{
     ResolvedListener, ResolvedPort, ResolvedServing, ResolvedStream, ResolvedTlsListener,
     ResolvedTlsServing,
 };
-use crate::telemetry::requests::{Direction, RequestMetrics, RequestSeries};
+use crate::telemetry::labels::{BackendRef, Direction, Parent, RequestLabels, Route};
+use crate::telemetry::requests::RequestMetrics;
+use crate::telemetry::series::RequestSeries;
 use crate::tls::termination::Termination;
 use crate::upstream::Cluster;
 
@@ -27,6 +29,8 @@ pub(crate) struct Resolver<'a> {
     pub(crate) series: &'a RequestSeries,
     /// The direction that requests are counted under.
     pub(crate) direction: Direction,
+    /// What the rules that are resolved now are attached to.
+    pub(crate) parent: Parent,
     /// Services whose own routes apply to requests of backends.
     pub(crate) services: HashMap<ServicePort, Arc<ComposedService>>,
     /// Rules that are resolved already, by address: hosts that share a rule share its resolved
@@ -36,6 +40,7 @@ pub(crate) struct Resolver<'a> {
 
 impl Resolver<'_> {
     pub(crate) fn service(&mut self, service: &weft_ir::Service) -> ResolvedService {
+        self.parent = Parent::Service(service.id.clone());
         let routing = match &service.routing {
             Routing::Direct(backends) => {
                 ResolvedRouting::Direct(self.rule(&RuleNames::default(), &[], backends))
@@ -62,10 +67,13 @@ impl Resolver<'_> {
         let mut composed = HashMap::with_capacity(services.len());
         for service in services {
             let ServiceRules { id, rules } = &**service;
+            let own = Parent::Service(id.clone());
+            let gateway = std::mem::replace(&mut self.parent, own);
             let of = ComposedService {
                 id: id.clone(),
                 routes: self.routes(rules),
             };
+            self.parent = gateway;
             composed.insert(id.clone(), Arc::new(of));
         }
         self.services = composed;
@@ -95,7 +103,16 @@ impl Resolver<'_> {
 
     /// Returns the metrics of what has no match.
     pub(crate) fn unmatched(&self) -> Arc<RequestMetrics> {
-        self.series.get(self.direction, "", "", "")
+        self.metrics(Route::None, BackendRef::None)
+    }
+
+    fn metrics(&self, route: Route, backend: BackendRef) -> Arc<RequestMetrics> {
+        self.series.get(RequestLabels {
+            direction: self.direction,
+            parent: self.parent.clone(),
+            route,
+            backend,
+        })
     }
 
     pub(crate) fn connection_rule(&mut self, of: &ConnectionRule) -> ResolvedRule {
@@ -134,9 +151,7 @@ impl Resolver<'_> {
         ResolvedRule {
             total_weight: backends.iter().map(|b| u64::from(b.weight)).sum(),
             backends,
-            metrics: self
-                .series
-                .get(self.direction, &names.route, &names.rule, ""),
+            metrics: self.metrics(names.route.clone(), BackendRef::None),
             mirrors: self.mirrors(names, filters),
         }
     }
@@ -145,17 +160,19 @@ impl Resolver<'_> {
         let (target, name, service) = match &backend.backend {
             Backend::Service(id) => {
                 let service = self.services.get(id).cloned();
-                (Ok((self.cluster)(id)), id.to_string(), service)
+                (
+                    Ok((self.cluster)(id)),
+                    BackendRef::Service(id.clone()),
+                    service,
+                )
             }
-            Backend::Invalid(reason) => (Err(reason.clone()), "invalid".to_owned(), None),
+            Backend::Invalid(reason) => (Err(reason.clone()), BackendRef::Invalid, None),
         };
         ResolvedBackend {
             weight: backend.weight,
             target,
             filters: backend.filters.clone(),
-            metrics: self
-                .series
-                .get(self.direction, &names.route, &names.rule, &name),
+            metrics: self.metrics(names.route.clone(), name),
             mirrors: self.mirrors(names, &backend.filters),
             service,
         }
@@ -181,16 +198,17 @@ impl Resolver<'_> {
 #[derive(Default)]
 struct RuleNames {
     namespace: Arc<str>,
-    route: String,
-    rule: String,
+    route: Route,
 }
 
 impl RuleNames {
     fn of(route: &RouteId, name: Option<&str>, index: u32) -> Self {
         Self {
             namespace: route.namespace.clone(),
-            route: route.to_string(),
-            rule: name.map_or_else(|| index.to_string(), str::to_owned),
+            route: Route::Rule(
+                route.clone(),
+                name.map_or_else(|| index.to_string().into(), Arc::from),
+            ),
         }
     }
 }

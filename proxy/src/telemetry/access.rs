@@ -14,9 +14,12 @@ use std::time::Duration;
 use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
+use tonic::Code;
 use weft_ir::Identity;
 
-use super::requests::{Direction, RequestMetrics, RequestProtocol};
+use super::error_type::ErrorType;
+use super::labels::{Direction, RequestProtocol};
+use super::requests::RequestMetrics;
 use crate::options::AccessLogLevel;
 
 /// Lines that wait for the writer at most.
@@ -51,8 +54,13 @@ pub struct Record<'a> {
     pub endpoint: Option<SocketAddr>,
     #[serde(serialize_with = "code")]
     pub code: StatusCode,
+    #[serde(
+        serialize_with = "grpc_status",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub grpc_status: Option<Code>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub grpc_status: Option<i32>,
+    pub error_type: Option<ErrorType>,
     /// Why the proxy answered itself, in plain words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
@@ -81,6 +89,7 @@ impl<'a> Record<'a> {
             endpoint: None,
             code,
             grpc_status: None,
+            error_type: None,
             error: None,
             duration: Duration::ZERO,
             bytes_in: 0,
@@ -106,6 +115,10 @@ fn protocol<S: Serializer>(of: &RequestProtocol, to: S) -> Result<S::Ok, S::Erro
 
 fn code<S: Serializer>(of: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_u16(of.as_u16())
+}
+
+fn grpc_status<S: Serializer>(of: &Option<Code>, to: S) -> Result<S::Ok, S::Error> {
+    of.map(i32::from).serialize(to)
 }
 
 pub(super) fn milliseconds<S: Serializer>(of: &Duration, to: S) -> Result<S::Ok, S::Error> {
@@ -164,12 +177,14 @@ impl AccessLog {
     }
 
     /// Whether such a request is logged: ask before making a [`Record`].
-    pub fn wants(&self, code: StatusCode, grpc_status: Option<i32>, failed: bool) -> bool {
+    pub fn wants(&self, code: StatusCode, grpc_status: Option<Code>, failed: bool) -> bool {
         match self.level {
             AccessLogLevel::Off => false,
             AccessLogLevel::All => true,
             AccessLogLevel::Errors => {
-                failed || code.as_u16() >= 400 || grpc_status.is_some_and(|status| status != 0)
+                failed
+                    || code.as_u16() >= 400
+                    || grpc_status.is_some_and(|status| status != Code::Ok)
             }
         }
     }
@@ -329,8 +344,8 @@ mod tests {
         let (log, _writer) =
             AccessLog::start(AccessLogLevel::Errors, std::io::sink(), dropped).unwrap();
         assert!(!log.wants(StatusCode::OK, None, false));
-        assert!(!log.wants(StatusCode::OK, Some(0), false));
-        assert!(log.wants(StatusCode::OK, Some(14), false));
+        assert!(!log.wants(StatusCode::OK, Some(Code::Ok), false));
+        assert!(log.wants(StatusCode::OK, Some(Code::Unavailable), false));
         assert!(log.wants(StatusCode::NOT_FOUND, None, false));
         assert!(log.wants(StatusCode::OK, None, true));
         assert!(!AccessLog::off().wants(StatusCode::BAD_GATEWAY, None, true));

@@ -16,29 +16,26 @@ use serde::Serialize;
 use weft_ir::Identity;
 
 use super::access;
-use super::requests::{Direction, RequestMetrics};
+use super::error_type::ErrorType;
+use super::labels::Direction;
+use super::requests::{OutcomeCounts, RequestMetrics};
 use crate::net::tcp::BytesTransferred;
 
-/// The connections of one (direction, route, rule, backend) that have ended.
+/// The connections of one (direction, parent, route, rule, backend) that have ended.
 #[derive(Debug, Default)]
 pub struct ConnectionCounts {
-    whole: AtomicU64,
-    failed: AtomicU64,
+    /// By error; `None`: closed by its peers.
+    ended: OutcomeCounts<Option<ErrorType>>,
     up: AtomicU64,
     down: AtomicU64,
 }
 
 impl ConnectionCounts {
-    /// `failed`: it was closed without its peers' wish, or broke off.
-    pub fn ended(&self, passed: BytesTransferred, failed: bool) {
-        let result = if failed { &self.failed } else { &self.whole };
-        result.fetch_add(1, Relaxed);
+    /// `error`: it was closed without its peers' wish, or broke off.
+    pub fn ended(&self, passed: BytesTransferred, error: Option<ErrorType>) {
+        self.ended.count(error);
         self.up.fetch_add(passed.up, Relaxed);
         self.down.fetch_add(passed.down, Relaxed);
-    }
-
-    fn any(&self) -> bool {
-        self.whole.load(Relaxed) + self.failed.load(Relaxed) > 0
     }
 }
 
@@ -71,6 +68,8 @@ pub struct ConnectionRecord<'a> {
     pub backend: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<ErrorType>,
     /// Why the connection was closed, or how it broke off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
@@ -85,29 +84,34 @@ pub(super) fn encode(
     encoder: &mut DescriptorEncoder<'_>,
     handles: &[Arc<RequestMetrics>],
 ) -> fmt::Result {
-    let used = || handles.iter().filter(|handle| handle.connections.any());
+    let used = || {
+        let of = |handle: &&Arc<RequestMetrics>| !handle.connections.ended.is_empty();
+        handles.iter().filter(of)
+    };
     if used().next().is_none() {
         return Ok(());
     }
     let mut ended = encoder.encode_descriptor(
         "weft_opaque_connections",
-        "Connections passed on as bytes that have ended",
+        "Completed opaque connections.",
         None,
         MetricType::Counter,
     )?;
     for handle in used() {
-        let ConnectionCounts { whole, failed, .. } = &handle.connections;
-        for (result, count) in [("ok", whole), ("failed", failed)] {
+        for (error, count) in handle.connections.ended.counts() {
             let mut labels = handle.label_pairs();
-            labels.push(("result", result.to_owned()));
+            labels.push(("result", error.map_or("ok", |_| "failed").to_owned()));
+            if let Some(error_type) = error {
+                labels.push(("error_type", error_type.as_str().to_owned()));
+            }
             ended
                 .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, f64>(&count.load(Relaxed), None)?;
+                .encode_counter::<NoLabelSet, _, f64>(&count, None)?;
         }
     }
     let mut bytes = encoder.encode_descriptor(
         "weft_opaque_bytes",
-        "Bytes of such connections",
+        "Bytes of completed opaque connections.",
         None,
         MetricType::Counter,
     )?;

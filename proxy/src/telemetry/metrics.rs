@@ -13,40 +13,27 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use weft_process::ProcessCollector;
 
-use super::requests::{Direction, RequestCollector, RequestMetrics, RequestSeries};
+use super::error_type::ErrorType;
+use super::labels::{
+    BackendRef, ConnectionTls, Direction, MirrorResult, PassthroughReason, RequestLabels,
+};
+use super::requests::RequestMetrics;
+use super::series::{RequestCollector, RequestSeries};
 use super::udp::UdpMetrics;
+use crate::tls::HandshakeError;
 
-/// Handles of (direction, route, rule, backend) at most; each has a histogram and a few counters.
+/// Handles of (direction, parent, route, rule, backend) at most; each has some histograms and a few counters.
 const MAX_REQUEST_SERIES: usize = 2_000;
 
-/// How a connection's bytes are protected between this proxy and the other side of the pod's
-/// border.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ConnectionTls {
-    /// Mutual TLS between proxies.
-    Mesh,
-    /// TLS of the application's own, passed through.
-    Application,
-    /// TLS that ends at this proxy, which is a gateway's.
-    Terminated,
-    None,
-}
-
-impl ConnectionTls {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Mesh => "mesh",
-            Self::Application => "application",
-            Self::Terminated => "terminated",
-            Self::None => "none",
-        }
-    }
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabels {
+    direction: Direction,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ConnectionLabels {
-    direction: &'static str,
-    tls: &'static str,
+    direction: Direction,
+    tls: ConnectionTls,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -58,17 +45,22 @@ struct HandshakeLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ProtocolErrorLabels {
     listener: &'static str,
-    reason: &'static str,
+    error_type: ErrorType,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: &'static str,
+struct ErrorLabels {
+    error_type: ErrorType,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabels {
-    result: &'static str,
+struct PassthroughLabels {
+    reason: PassthroughReason,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MirrorLabels {
+    result: MirrorResult,
 }
 
 /// Counts one connection from its start to its end.
@@ -92,16 +84,19 @@ pub struct Metrics {
     pub outbound_pod: Arc<RequestMetrics>,
     /// Requests to what is neither a Service nor a pod.
     pub outbound_unknown: Arc<RequestMetrics>,
+    /// Requests of a gateway's clients that have no listener, or are refused before it is known.
+    pub gateway: Arc<RequestMetrics>,
+    /// In the order of [`Direction::ALL`].
+    requests_active: [Gauge; Direction::ALL.len()],
+    requests_active_family: Family<DirectionLabels, Gauge>,
     connections_total: Family<ConnectionLabels, Counter>,
     connections_open: Family<ConnectionLabels, Gauge>,
     handshakes: Family<HandshakeLabels, Counter>,
     protocol_errors: Family<ProtocolErrorLabels, Counter>,
-    passthrough: Family<ReasonLabels, Counter>,
-    mirrored: Family<ResultLabels, Counter>,
-    shed: Family<ReasonLabels, Counter>,
-    /// Requests sent once more because their rule says so.
-    pub retries: Counter,
-    /// Requests not sent once more because their cluster's budget was used up.
+    passthrough: Family<PassthroughLabels, Counter>,
+    mirrored: Family<MirrorLabels, Counter>,
+    shed: Family<ErrorLabels, Counter>,
+    /// Requests not retried because their cluster's budget was used up.
     pub retry_budget_exhausted: Counter,
     pub config: ConfigMetrics,
     pub udp: UdpMetrics,
@@ -137,12 +132,24 @@ impl Default for Metrics {
 impl Metrics {
     pub fn new() -> Self {
         let requests = Arc::new(RequestSeries::new(MAX_REQUEST_SERIES));
+        let outbound = |backend| {
+            requests.get(RequestLabels {
+                backend,
+                ..RequestLabels::of(Direction::Outbound)
+            })
+        };
+        let requests_active_family = Family::<DirectionLabels, Gauge>::default();
+        let active =
+            |direction| requests_active_family.get_or_create_owned(&DirectionLabels { direction });
         let mut metrics = Self {
             registry: Registry::default(),
-            inbound: requests.get(Direction::Inbound, "", "", ""),
-            outbound_pod: requests.get(Direction::Outbound, "", "", "pod"),
-            outbound_unknown: requests.get(Direction::Outbound, "", "", "unknown"),
+            inbound: requests.get(RequestLabels::of(Direction::Inbound)),
+            outbound_pod: outbound(BackendRef::Pod),
+            outbound_unknown: outbound(BackendRef::Unknown),
+            gateway: requests.get(RequestLabels::of(Direction::Gateway)),
             requests,
+            requests_active: Direction::ALL.map(active),
+            requests_active_family,
             connections_total: Family::default(),
             connections_open: Family::default(),
             handshakes: Family::default(),
@@ -150,7 +157,6 @@ impl Metrics {
             passthrough: Family::default(),
             mirrored: Family::default(),
             shed: Family::default(),
-            retries: Counter::default(),
             retry_budget_exhausted: Counter::default(),
             config: ConfigMetrics::default(),
             udp: UdpMetrics::default(),
@@ -175,13 +181,18 @@ impl Metrics {
             metric.register(registry, name, help);
         };
         add(
+            "weft_requests_active",
+            "Requests in flight",
+            Box::new(self.requests_active_family.clone()),
+        );
+        add(
             "weft_connections",
-            "Connections accepted",
+            "Accepted connections",
             Box::new(self.connections_total.clone()),
         );
         add(
             "weft_connections_open",
-            "Connections open now",
+            "Open connections",
             Box::new(self.connections_open.clone()),
         );
         add(
@@ -191,7 +202,7 @@ impl Metrics {
         );
         add(
             "weft_protocol_errors",
-            "Connections closed for what they sent",
+            "Connections closed for a protocol error, or because they had no destination",
             Box::new(self.protocol_errors.clone()),
         );
         add(
@@ -201,22 +212,17 @@ impl Metrics {
         );
         add(
             "weft_mirrored_requests",
-            "Copies of requests for mirrors",
+            "Mirrored requests",
             Box::new(self.mirrored.clone()),
         );
         add(
             "weft_overload_shed",
-            "Connections and requests not taken because too much was under way",
+            "Connections and requests turned away because of a limit",
             Box::new(self.shed.clone()),
         );
         add(
-            "weft_request_retries",
-            "Requests sent once more because their rule says so",
-            Box::new(self.retries.clone()),
-        );
-        add(
             "weft_retry_budget_exhausted",
-            "Requests not sent once more because too many of their cluster's were",
+            "Requests not retried because the retry budget of their cluster was exhausted",
             Box::new(self.retry_budget_exhausted.clone()),
         );
         add(
@@ -276,58 +282,67 @@ impl Metrics {
         );
     }
 
+    /// Requests in flight.
+    pub fn active_requests(&self, direction: Direction) -> &Gauge {
+        let [inbound, outbound, gateway] = &self.requests_active;
+        match direction {
+            Direction::Inbound => inbound,
+            Direction::Outbound => outbound,
+            Direction::Gateway => gateway,
+        }
+    }
+
     /// Counts a connection; it is open until the returned guard is dropped.
     pub fn connection(&self, direction: Direction, tls: ConnectionTls) -> OpenConnection {
-        let labels = ConnectionLabels {
-            direction: direction.as_str(),
-            tls: tls.as_str(),
-        };
+        let labels = ConnectionLabels { direction, tls };
         self.connections_total.get_or_create(&labels).inc();
         let open = self.connections_open.get_or_create(&labels).clone();
         open.inc();
         OpenConnection(open)
     }
 
-    /// `result` is `ok` or, in one word, what went wrong.
-    pub fn handshake(&self, direction: Direction, result: &'static str) {
+    /// Counts a handshake with another proxy, or with a gateway's client.
+    pub fn handshake(&self, direction: Direction, result: Result<(), HandshakeError>) {
+        self.count_handshake(direction.as_str(), result);
+    }
+
+    /// Counts a handshake of a gateway with the application itself.
+    pub fn backend_handshake(&self, result: Result<(), HandshakeError>) {
+        self.count_handshake("backend", result);
+    }
+
+    fn count_handshake(&self, direction: &'static str, result: Result<(), HandshakeError>) {
         let labels = HandshakeLabels {
-            direction: direction.as_str(),
-            result,
+            direction,
+            result: result.map_or_else(HandshakeError::as_str, |()| "ok"),
         };
         self.handshakes.get_or_create(&labels).inc();
     }
 
-    /// Of a gateway with the application itself; `result` as in [`Metrics::handshake`].
-    pub fn backend_handshake(&self, result: &'static str) {
-        let labels = HandshakeLabels {
-            direction: "backend",
-            result,
+    /// Counts a connection that is closed because of what its peer sent, or because it leads nowhere.
+    pub fn protocol_error(&self, listener: &'static str, error_type: ErrorType) {
+        let labels = ProtocolErrorLabels {
+            listener,
+            error_type,
         };
-        self.handshakes.get_or_create(&labels).inc();
-    }
-
-    /// A peer sent what the listener's protocol does not allow.
-    pub fn protocol_error(&self, listener: &'static str, reason: &'static str) {
-        let labels = ProtocolErrorLabels { listener, reason };
         self.protocol_errors.get_or_create(&labels).inc();
     }
 
-    /// A connection was passed through; `reason` as `controller_unreachable` or
-    /// `unknown_destination`.
-    pub fn passed_through(&self, reason: &'static str) {
-        self.passthrough
-            .get_or_create(&ReasonLabels { reason })
-            .inc();
+    /// Counts a connection that is passed through.
+    pub fn passed_through(&self, reason: PassthroughReason) {
+        let labels = PassthroughLabels { reason };
+        self.passthrough.get_or_create(&labels).inc();
     }
 
-    /// `result` is `answered`, `failed`, `timeout`, or `dropped`: too many copies were under way.
-    pub fn mirrored(&self, result: &'static str) {
-        self.mirrored.get_or_create(&ResultLabels { result }).inc();
+    /// Counts a mirrored request.
+    pub fn mirrored(&self, result: MirrorResult) {
+        self.mirrored.get_or_create(&MirrorLabels { result }).inc();
     }
 
-    /// Something was not taken; `reason` is `connections`, `requests`, `memory` or `endpoint`.
-    pub fn shed(&self, reason: &'static str) {
-        self.shed.get_or_create(&ReasonLabels { reason }).inc();
+    /// Counts what is turned away because of a limit.
+    pub fn shed(&self, limit: ErrorType) {
+        let labels = ErrorLabels { error_type: limit };
+        self.shed.get_or_create(&labels).inc();
     }
 
     /// All metrics in the OpenMetrics text format.

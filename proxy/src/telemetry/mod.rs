@@ -2,7 +2,14 @@
 
 pub mod access;
 pub mod connections;
+pub mod error_type;
+pub mod labels;
 pub mod metrics;
+pub mod outcome;
 pub mod requests;
+pub mod series;
 pub mod text;
 pub mod udp;
+
+#[cfg(test)]
+mod tests;

@@ -6,14 +6,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::error_type::ErrorType;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WayLabels {
     way: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: &'static str,
+struct ErrorLabels {
+    error_type: ErrorType,
 }
 
 /// Sessions and datagrams of all of a gateway's ports of UDP.
@@ -26,7 +28,7 @@ pub struct UdpMetrics {
     pub to_server: Counter,
     pub to_client: Counter,
     datagrams: Family<WayLabels, Counter>,
-    dropped: Family<ReasonLabels, Counter>,
+    dropped: Family<ErrorLabels, Counter>,
 }
 
 impl Default for UdpMetrics {
@@ -51,9 +53,11 @@ impl UdpMetrics {
         self.open.inc();
     }
 
-    /// Counts a datagram that is not passed on; `reason` in one word.
-    pub fn dropped(&self, reason: &'static str) {
-        self.dropped.get_or_create(&ReasonLabels { reason }).inc();
+    /// Counts a datagram that is not passed on.
+    pub fn dropped(&self, error_type: ErrorType) {
+        self.dropped
+            .get_or_create(&ErrorLabels { error_type })
+            .inc();
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {

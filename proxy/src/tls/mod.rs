@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod credentials;
+mod handshake;
 pub mod key_pair;
 pub mod termination;
 pub mod trusted;
@@ -25,10 +26,12 @@ use rustls_pki_types::CertificateDer;
 use weft_ir::{BackendTls, Identity, KeyPair, TrustDomain};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use backend::{Backend, Backends, NameError};
+use backend::{Backend, Backends};
 use credentials::{CurrentCredentials, Roots};
 use key_pair::KeyPairError;
 use verify::{ExpectedServer, MeshClients, RootsFrom};
+
+pub use handshake::{HandshakeError, handshake_result, handshake_words};
 
 /// Client configurations kept; beyond it all are made anew (they are cheap, and a pod has few
 /// peers' identities).
@@ -256,38 +259,5 @@ impl rustls::client::ResolvesClientCert for Certificate {
 
     fn has_certs(&self) -> bool {
         self.0.load().is_some()
-    }
-}
-
-/// Why a handshake failed, in words. Those of our own checks as they are: rustls prints such an
-/// error's fields.
-pub fn handshake_words(error: &std::io::Error) -> String {
-    match error.get_ref().and_then(|e| e.downcast_ref()) {
-        Some(Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),
-        _ => error.to_string(),
-    }
-}
-
-/// One word of a failed handshake, for metrics.
-pub fn handshake_failure(error: &std::io::Error) -> &'static str {
-    let Some(error) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) else {
-        return "closed";
-    };
-    match error {
-        Error::InvalidCertificate(
-            CertificateError::ExpiredContext { .. } | CertificateError::Expired,
-        ) => "expired",
-        Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }) => "not_yet_valid",
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => "untrusted",
-        Error::InvalidCertificate(CertificateError::InvalidPurpose) => "usage",
-        Error::InvalidCertificate(CertificateError::Other(other)) if other.0.is::<NameError>() => {
-            "name"
-        }
-        Error::InvalidCertificate(CertificateError::Other(_)) => "identity",
-        Error::InvalidCertificate(_) => "certificate",
-        Error::NoCertificatesPresented => "no_certificate",
-        Error::AlertReceived(_) => "refused_by_peer",
-        Error::PeerIncompatible(_) => "incompatible",
-        _ => "protocol",
     }
 }

@@ -21,9 +21,10 @@ use weft_api::alpn;
 
 use super::{Endpoint, EndpointRegistry};
 use crate::net::cork::BufferedReads;
-use crate::telemetry::requests::Direction;
+use crate::telemetry::error_type::ErrorType;
+use crate::telemetry::labels::Direction;
 use crate::tls::backend::Backend;
-use crate::tls::{handshake_failure, handshake_words};
+use crate::tls::{handshake_result, handshake_words};
 
 /// Time for TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,6 +77,19 @@ pub enum ConnectError {
     },
     #[error("HTTP with {address}: {cause}")]
     Http { address: SocketAddr, cause: String },
+}
+
+impl ConnectError {
+    pub fn error_type(&self) -> ErrorType {
+        match self {
+            Self::Tcp { .. } => ErrorType::ConnectFailed,
+            Self::Timeout(_) => ErrorType::ConnectTimeout,
+            Self::Tls { .. } | Self::PlaintextResponse { .. } | Self::Backend { .. } => {
+                ErrorType::UpstreamTls
+            }
+            Self::Http { .. } => ErrorType::UpstreamProtocol,
+        }
+    }
 }
 
 /// A connection to an endpoint.
@@ -207,7 +221,7 @@ impl EndpointRegistry {
         let connected = TlsConnector::from(config)
             .connect(name, BufferedReads::new(tcp))
             .await;
-        let result = connected.as_ref().map_or_else(handshake_failure, |_| "ok");
+        let result = handshake_result(&connected);
         self.metrics.handshake(Direction::Outbound, result);
         let stream = connected.map_err(|error| {
             if is_plaintext(&error) {
@@ -242,7 +256,7 @@ impl EndpointRegistry {
         let connected = TlsConnector::from(config)
             .connect(name, BufferedReads::new(transport))
             .await;
-        let result = connected.as_ref().map_or_else(handshake_failure, |_| "ok");
+        let result = handshake_result(&connected);
         self.metrics.backend_handshake(result);
         let stream = connected.map_err(|error| {
             if is_no_common_alpn(&error) {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::ConnectError;
+use crate::telemetry::error_type::ErrorType;
 
 /// No endpoint answered the request.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +34,19 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// Returns true if no application has seen the request: it may be sent again whatever its
-    /// method.
+    pub fn error_type(&self) -> ErrorType {
+        match self {
+            Self::BadRequest(_) => ErrorType::BadRequest,
+            Self::NoEndpoints(_) => ErrorType::NoEndpoints,
+            Self::Unreachable { last, .. } => last.error_type(),
+            Self::Refused(_) => ErrorType::UpstreamRefused,
+            Self::Overloaded => ErrorType::EndpointRequestLimit,
+            Self::Broken { .. } => ErrorType::UpstreamReset,
+            Self::BodyIdle => ErrorType::RequestBodyTimeout,
+        }
+    }
+
+    /// Returns true if no application has seen the request: it may be sent again whatever its method.
     pub fn never_reached_app(&self) -> bool {
         matches!(
             self,

@@ -17,6 +17,7 @@ use super::connect::ConnectError;
 use super::lease::{ActiveRequest, Lease, LeasedConnection};
 use super::{Cluster, Endpoint, EndpointRegistry, SendError, http1, target};
 use crate::body::{ReplayBuffer, ReplayMemory, Request, RequestBody};
+use crate::telemetry::error_type::ErrorType;
 use crate::wire::{REFUSED, http2_cause};
 
 /// Endpoints tried for one request.
@@ -110,7 +111,7 @@ impl Cluster {
                 break;
             }
             if endpoint.load.active() >= self.registry.endpoint_requests {
-                self.registry.metrics.shed("endpoint");
+                self.registry.metrics.shed(ErrorType::EndpointRequestLimit);
                 tried.push(endpoint.address);
                 last = Some(SendError::Overloaded);
                 if tried.len() >= most {

@@ -54,8 +54,8 @@ fn line(gateway: &GatewayPod, name: &str) -> u64 {
     value.map_or(0, |value| value.parse().unwrap())
 }
 
-fn shed(gateway: &GatewayPod, reason: &str) -> u64 {
-    let name = format!("weft_overload_shed_total{{reason=\"{reason}\"}}");
+fn shed(gateway: &GatewayPod, limit: &str) -> u64 {
+    let name = format!("weft_overload_shed_total{{error_type=\"{limit}\"}}");
     line(gateway, &name)
 }
 
@@ -84,7 +84,10 @@ async fn requests_that_never_end_hold_a_bounded_part_of_an_endpoint_for_a_bounde
     .await;
     let begun = Instant::now();
     let answers = never_ending(number, 100).await;
-    soon("what is too much", || shed(&gateway, "endpoint") == 60).await;
+    soon("what is too much", || {
+        shed(&gateway, "endpoint_request_limit") == 60
+    })
+    .await;
     assert_eq!(app.connections(), 40);
     let statuses = answers.join_all().await;
     let count = |status| statuses.iter().filter(|one| **one == status).count();
@@ -102,7 +105,7 @@ async fn what_is_beyond_the_memory_is_not_taken() {
     .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let answers = never_ending(number, 40).await;
-    soon("what is too much", || shed(&gateway, "memory") == 24).await;
+    soon("what is too much", || shed(&gateway, "memory_limit") == 24).await;
     assert_eq!(app.connections(), 16);
     let statuses = answers.join_all().await;
     assert!(statuses.contains(&503) && statuses.contains(&408));
@@ -139,7 +142,7 @@ async fn a_client_that_resets_what_it_begins_is_closed_and_others_are_served() {
     let (gateway, number, _app) = before(Speaks::Silent, |_| {}).await;
     let begun = begin_and_reset(connect(number).await).await;
     assert!(begun > 200, "{begun}");
-    let closed = "weft_protocol_errors_total{listener=\"gateway\",reason=\"resets\"}";
+    let closed = "weft_protocol_errors_total{listener=\"gateway\",error_type=\"excessive_resets\"}";
     assert_eq!(line(&gateway, closed), 1);
 
     // As many that are answered, and some that are not waited for.
@@ -173,7 +176,8 @@ async fn a_pod_that_resets_what_it_begins_is_told_to_go_and_what_it_waits_for_go
     let mut client: h2::client::SendRequest<Bytes> = client.ready().await.unwrap();
     let (waits, _body) = client.send_request(post(), false).unwrap();
     begin_and_reset(client).await;
-    let line = "weft_protocol_errors_total{listener=\"outbound\",reason=\"resets\"} 1";
+    let line =
+        "weft_protocol_errors_total{listener=\"outbound\",error_type=\"excessive_resets\"} 1";
     assert!(pod.metrics().contains(line), "{}", pod.metrics());
     let answered = tokio::time::timeout(Duration::from_millis(500), waits);
     assert!(answered.await.is_err(), "it is waited for no longer");

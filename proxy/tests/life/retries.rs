@@ -64,10 +64,16 @@ async fn all_requests_of_a_cluster_together_are_repeated_within_a_budget() {
     let most = periods * (100 + REQUESTS / 5);
     assert!((100..=most).contains(&repeated), "{repeated}");
     let metrics = pod.metrics();
-    assert!(
-        metrics.contains(&format!("weft_request_retries_total {repeated}")),
-        "{metrics}"
-    );
+    let retries = |result: &str| {
+        let label = format!(r#"result="{result}"}} "#);
+        let mut lines = metrics.lines();
+        let found = lines
+            .find(|line| line.starts_with("weft_request_retries_total{") && line.contains(&label));
+        let count = found.and_then(|line| line.rsplit_once(' '));
+        count.map_or(0, |(_, count)| count.parse().unwrap())
+    };
+    assert_eq!(retries("failed"), repeated, "{metrics}");
+    assert!(retries("budget_exhausted") > 0, "{metrics}");
     assert!(!metrics.contains("weft_retry_budget_exhausted_total 0"));
 }
 

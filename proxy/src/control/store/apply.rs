@@ -13,7 +13,7 @@ use weft_ir::{
 use super::{Settings, Store, StoreState};
 use crate::routing::destination::{Resolved, WatchedDestination};
 use crate::routing::resolver::Resolver;
-use crate::telemetry::requests::Direction;
+use crate::telemetry::labels::{Direction, Parent};
 use crate::tls::credentials::CurrentCredentials;
 use crate::upstream::Cluster;
 
@@ -206,6 +206,7 @@ impl Store {
                     cluster: &mut cluster,
                     series: &self.0.metrics.requests,
                     direction: Direction::Outbound,
+                    parent: Parent::None,
                     services: HashMap::new(),
                     resolved: HashMap::new(),
                 };

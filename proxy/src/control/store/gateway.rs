@@ -14,7 +14,7 @@ use super::{Request, Store, StoreState};
 use crate::net::socket;
 use crate::routing::gateway_port::{BoundPort, PortSocket, ResolvedPort, WatchedPort};
 use crate::routing::resolver::Resolver;
-use crate::telemetry::requests::Direction;
+use crate::telemetry::labels::{Direction, Parent};
 
 /// The interval at which ports that could not be bound are tried again.
 const REBIND: Duration = Duration::from_secs(1);
@@ -128,11 +128,16 @@ impl Store {
         before: Option<&ResolvedPort>,
         faults: &mut Vec<String>,
     ) -> ResolvedPort {
+        let parent = match &*self.0.gateway.load() {
+            Some(gateway) => Parent::Gateway(gateway.id.clone(), port.port),
+            None => Parent::None,
+        };
         let mut cluster = |id: &ServicePort| state.cluster(id, &self.0.upstream);
         let mut resolver = Resolver {
             cluster: &mut cluster,
             series: &self.0.metrics.requests,
             direction: Direction::Gateway,
+            parent,
             services: HashMap::new(),
             resolved: HashMap::new(),
         };

@@ -16,6 +16,7 @@ use crate::drain::DrainWatch;
 use crate::http::delivery::StreamExecutor;
 use crate::http::resets::ResetTracker;
 use crate::net::cork::Corked;
+use crate::telemetry::error_type::ErrorType;
 use crate::upstream::http2 as limits;
 use crate::wire::MAX_HEAD;
 
@@ -69,7 +70,7 @@ where
         biased;
         ended = connection.as_mut() => return ended,
         () = cancelled(too_many) => {
-            handler.count_protocol_error("resets");
+            handler.count_protocol_error(ErrorType::ExcessiveResets);
             connection.as_mut().graceful_shutdown();
             if !config.external {
                 // The connection carries other clients' requests as well: those in flight go on.
@@ -98,7 +99,7 @@ where
         // Streams whose last bytes the client does not take would hold the connection open.
         () = idle(&**handler, &requests, config.idle) => Ok(()),
         () = cancelled(too_many), if config.external => {
-            handler.count_protocol_error("resets");
+            handler.count_protocol_error(ErrorType::ExcessiveResets);
             Ok(())
         }
     }

@@ -24,10 +24,10 @@ use crate::routing::destination::TlsRoutes;
 use crate::routing::gateway_port::{
     ResolvedPort, ResolvedServing, ResolvedTlsListener, ResolvedTlsServing, WatchedPort,
 };
-use crate::telemetry::metrics::ConnectionTls;
-use crate::telemetry::requests::Direction;
-use crate::tls::handshake_failure;
+use crate::telemetry::error_type::ErrorType;
+use crate::telemetry::labels::{ConnectionTls, Direction};
 use crate::tls::termination::Termination;
+use crate::tls::{HandshakeError, handshake_result};
 
 /// Time for the handshake, after the ClientHello.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,14 +48,17 @@ pub(super) async fn serve(
         return Ok(());
     }
     let Some(ClientHello::Names(name)) = peek_client_hello(stream.peeked()) else {
-        return Err(ConnectionError::refused("not_tls", "this is not TLS"));
+        return Err(ConnectionError::refused(
+            ErrorType::NotTls,
+            "this is not TLS",
+        ));
     };
     // Loaded only now, for the newest certificates.
     let config = arc_swap::Guard::into_inner(watched.load());
     let Some(listener) = find(&config, name.as_deref()) else {
         runtime
             .metrics
-            .handshake(Direction::Gateway, "unknown_name");
+            .handshake(Direction::Gateway, Err(HandshakeError::UnknownName));
         if is_https(&config) {
             stream.write_all(&UNRECOGNIZED_NAME).await?;
         }
@@ -65,7 +68,7 @@ pub(super) async fn serve(
             "no listener of port {} has the name: {named}",
             watched.number
         );
-        return Err(ConnectionError::refused("no_listener", words));
+        return Err(ConnectionError::refused(ErrorType::NoListener, words));
     };
     let closing = runtime.watch_with(&listener.closing);
     let termination = match &listener.serving {
@@ -137,24 +140,27 @@ async fn handshake(
     let Some(config) = termination.config() else {
         runtime
             .metrics
-            .handshake(Direction::Gateway, "no_certificate");
+            .handshake(Direction::Gateway, Err(HandshakeError::NoServerCertificate));
         let words = "the listener has no certificate that can be shown";
-        return Err(ConnectionError::refused("no_certificate", words));
+        return Err(ConnectionError::refused(ErrorType::NoCertificate, words));
     };
     let acceptor = TlsAcceptor::from(config);
     // Boxed, as in a sidecar.
     let accept = Box::pin(acceptor.accept(BufferedReads::new(stream)));
     let accepted = timeout(HANDSHAKE_TIMEOUT, accept).await;
     let Ok(accepted) = accepted else {
-        runtime.metrics.handshake(Direction::Gateway, "timeout");
+        runtime
+            .metrics
+            .handshake(Direction::Gateway, Err(HandshakeError::Timeout));
         return Err(ConnectionError::refused(
-            "handshake",
+            ErrorType::TlsHandshake,
             "no handshake within 10 s",
         ));
     };
-    let result = accepted.as_ref().map_or_else(handshake_failure, |_| "ok");
+    let result = handshake_result(&accepted);
     runtime.metrics.handshake(Direction::Gateway, result);
-    accepted.map_err(|error| ConnectionError::refused("handshake", format!("TLS: {error}")))
+    accepted
+        .map_err(|error| ConnectionError::refused(ErrorType::TlsHandshake, format!("TLS: {error}")))
 }
 
 /// Picks the cluster of the connection by the routes of its listener.

@@ -10,6 +10,7 @@ use crate::listen::ConnectionError;
 use crate::routing::destination::{
     Resolved, ResolvedRouting, ResolvedRule, ResolvedService, TlsRoutes, WatchedDestination,
 };
+use crate::telemetry::error_type::ErrorType;
 use crate::telemetry::requests::RequestMetrics;
 use crate::upstream::Cluster;
 
@@ -42,7 +43,7 @@ pub(super) fn choose_cluster(
         Resolved::Service(service) => service,
         Resolved::Unknown => {
             let words = format!("nothing is at {} any more", watched.address);
-            return Err(ConnectionError::refused("gone", words));
+            return Err(ConnectionError::refused(ErrorType::DestinationGone, words));
         }
     };
     let rule = match_rule(service, seen, recorder)?;
@@ -57,7 +58,7 @@ pub(in crate::listen) fn pick_cluster(
     recorder.metrics = Some(rule.metrics.clone());
     let Some(backend) = rule.pick_backend() else {
         return Err(ConnectionError::refused(
-            "misconfigured",
+            ErrorType::InvalidConfiguration,
             "no backend has a weight",
         ));
     };
@@ -67,7 +68,10 @@ pub(in crate::listen) fn pick_cluster(
             cluster: cluster.clone(),
             metrics: backend.metrics.clone(),
         }),
-        Err(reason) => Err(ConnectionError::refused("misconfigured", &**reason)),
+        Err(reason) => Err(ConnectionError::refused(
+            ErrorType::InvalidConfiguration,
+            &**reason,
+        )),
     }
 }
 
@@ -90,13 +94,13 @@ fn match_rule<'a>(
         ResolvedRouting::Http(routes, _) | ResolvedRouting::Grpc(routes, _) => {
             recorder.metrics = Some(routes.unmatched.clone());
             let words = format!("{id} speaks HTTP and has HTTP routes, and this is not HTTP");
-            Err(ConnectionError::refused("not_http", words))
+            Err(ConnectionError::refused(ErrorType::NotHttp, words))
         }
         ResolvedRouting::Tls(routes) => {
             recorder.metrics = Some(routes.unmatched.clone());
             let Some(ClientHello::Names(name)) = peek_client_hello(seen) else {
                 let words = format!("{id} has TLSRoutes, and this is not TLS");
-                return Err(ConnectionError::refused("not_tls", words));
+                return Err(ConnectionError::refused(ErrorType::NotTls, words));
             };
             recorder.tls = true;
             rule_by_server_name(routes, name, &format_args!("{id}"), recorder)
@@ -117,7 +121,7 @@ pub(in crate::listen) fn rule_by_server_name<'a>(
     let rule = rule.ok_or_else(|| {
         let named = name.as_deref().unwrap_or("no server");
         let words = format!("no TLSRoute of {of} has the name: the client names {named}");
-        ConnectionError::refused("no_route", words)
+        ConnectionError::refused(ErrorType::NoRoute, words)
     });
     recorder.server_name = name;
     rule

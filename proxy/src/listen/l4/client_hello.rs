@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::listen::ConnectionError;
 use crate::net::detect::{Detected, Prefixed, detect, server_name};
+use crate::telemetry::error_type::ErrorType;
 
 /// Time for a ClientHello, from its first byte.
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ pub(in crate::listen) async fn read_client_hello(
     timeout(CLIENT_HELLO_TIMEOUT, whole)
         .await
         .unwrap_or(Err(ConnectionError::refused(
-            "silent",
+            ErrorType::DetectTimeout,
             "the ClientHello did not end within 10 s",
         )))
 }

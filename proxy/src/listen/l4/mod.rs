@@ -15,7 +15,8 @@ use super::ConnectionError;
 use crate::http::runtime::Runtime;
 use crate::net::detect::Prefixed;
 use crate::routing::destination::WatchedDestination;
-use crate::telemetry::metrics::ConnectionTls;
+use crate::telemetry::error_type::ErrorType;
+use crate::telemetry::labels::ConnectionTls;
 use crate::telemetry::requests::RequestMetrics;
 use crate::upstream::{ConnectError, Endpoint, Transport};
 
@@ -183,7 +184,7 @@ async fn connect(
     Err(match last {
         Some(error) => ConnectionError::Connect(error),
         None => ConnectionError::refused(
-            "no_endpoints",
+            ErrorType::NoEndpoints,
             format!("{} has no ready endpoints", cluster.name),
         ),
     })

@@ -12,7 +12,8 @@ use crate::http::runtime::Runtime;
 use crate::listen::ConnectionError;
 use crate::net::tcp::{self, BytesTransferred};
 use crate::telemetry::connections::ConnectionRecord;
-use crate::telemetry::requests::{Direction, RequestMetrics};
+use crate::telemetry::labels::Direction;
+use crate::telemetry::requests::RequestMetrics;
 
 /// What is known of a connection so far, to be recorded at its end.
 pub(in crate::listen) struct ConnectionRecorder<'a> {
@@ -98,13 +99,14 @@ impl<'a> ConnectionRecorder<'a> {
         self,
         result: Result<(), ConnectionError>,
     ) -> Result<(), ConnectionError> {
-        let failed = result.is_err();
+        let error_type = result.as_ref().err().map(ConnectionError::error_type);
+        let failed = error_type.is_some();
         let metrics = match self.metrics {
             Some(metrics) => metrics,
             None if failed => self.runtime.metrics.outbound_unknown.clone(),
             None => return result,
         };
-        metrics.connections.ended(self.transferred, failed);
+        metrics.connections.ended(self.transferred, error_type);
         if self.runtime.access.wants_connection(failed) {
             let error = result.as_ref().err().map(ToString::to_string);
             self.runtime.access.write(&ConnectionRecord {
@@ -118,6 +120,7 @@ impl<'a> ConnectionRecorder<'a> {
                 rule: metrics.rule(),
                 backend: metrics.backend(),
                 endpoint: self.endpoint,
+                error_type,
                 error: error.as_deref(),
                 duration: self.started.elapsed(),
                 bytes_in: self.transferred.up,

@@ -16,7 +16,8 @@ use crate::http::runtime::Runtime;
 use crate::listen::accept::canonical;
 use crate::net::tcp::BytesTransferred;
 use crate::telemetry::connections::ConnectionRecord;
-use crate::telemetry::requests::{Direction, RequestMetrics};
+use crate::telemetry::error_type::ErrorType;
+use crate::telemetry::requests::RequestMetrics;
 use crate::upstream::{Cluster, Endpoint};
 
 /// The longest datagram there is: 16 bits of length.
@@ -55,10 +56,10 @@ impl Drop for SessionState {
             up: self.up.load(Relaxed),
             down: self.down.load(Relaxed),
         };
-        self.metrics.connections.ended(passed, false);
+        self.metrics.connections.ended(passed, None);
         if self.runtime.access.wants_connection(false) {
             self.runtime.access.write(&ConnectionRecord {
-                direction: Direction::Outbound,
+                direction: self.metrics.direction(),
                 client: canonical(self.client),
                 client_id: None,
                 server_id: None,
@@ -68,6 +69,7 @@ impl Drop for SessionState {
                 rule: self.metrics.rule(),
                 backend: self.metrics.backend(),
                 endpoint: Some(self.endpoint.address),
+                error_type: None,
                 error: None,
                 duration: self.begun.elapsed(),
                 bytes_in: passed.up,
@@ -122,7 +124,10 @@ impl SessionState {
     /// Nobody was there for a datagram that was sent.
     pub(super) fn mark_unreachable(&self) {
         self.runtime.upstream.eject(&self.endpoint);
-        self.runtime.metrics.udp.dropped("unreachable");
+        self.runtime
+            .metrics
+            .udp
+            .dropped(ErrorType::EndpointUnreachable);
     }
 
     /// Whether ICMP said that the endpoint is not there; nothing to read tells of it.
@@ -151,7 +156,7 @@ impl SessionState {
                         self.down.fetch_add(length as u64, Relaxed);
                         udp.to_client.inc();
                     }
-                    Err(error) => udp.dropped(reason(&error)),
+                    Err(error) => udp.dropped(send_error(&error)),
                 }
                 Ok(())
             });
@@ -181,11 +186,11 @@ pub(super) fn is_unreachable(error: &io::Error) -> bool {
     )
 }
 
-/// Why a datagram could not be sent, in one word.
-pub(super) fn reason(error: &io::Error) -> &'static str {
+/// Why a datagram could not be sent.
+pub(super) fn send_error(error: &io::Error) -> ErrorType {
     match error.raw_os_error() {
-        Some(EMSGSIZE) => "oversize",
-        _ if error.kind() == io::ErrorKind::WouldBlock => "full",
-        _ => "failed",
+        Some(EMSGSIZE) => ErrorType::DatagramTooLarge,
+        _ if error.kind() == io::ErrorKind::WouldBlock => ErrorType::SendBufferFull,
+        _ => ErrorType::SendFailed,
     }
 }

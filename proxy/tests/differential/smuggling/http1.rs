@@ -287,7 +287,7 @@ async fn what_cannot_be_read_is_counted() {
             );
             let name = format!("{kind:?}").to_lowercase();
             let line = format!(
-                r#"weft_protocol_errors_total{{listener="{name}",reason="http"}} {counted}"#
+                r#"weft_protocol_errors_total{{listener="{name}",error_type="bad_request"}} {counted}"#
             );
             let begun = std::time::Instant::now();
             while !front.metrics().lines().any(|seen| seen == line) {

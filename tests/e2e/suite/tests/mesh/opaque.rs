@@ -90,7 +90,12 @@ mod cases {
         }
         let namespace = &bed.namespace;
         let name = format!("TCPRoute {namespace}/second");
-        let labels = [&*format!("route=\"{name}\""), "result=\"ok\""];
+        let labels = [
+            "route_kind=\"TCPRoute\"",
+            &*format!("route_namespace=\"{namespace}\""),
+            "route_name=\"second\"",
+            "result=\"ok\"",
+        ];
         let counted = bed.metric("client", "weft_opaque_connections_total", &labels);
         let counted = counted.await?;
         anyhow::ensure!(counted >= 10.0, "{counted} connections counted");
@@ -133,8 +138,8 @@ mod cases {
         .await?;
         let error = "weft_protocol_errors_total";
         for (bytes, reason) in [
-            (client_hello("example.com")?, "reason=\"no_route\""),
-            (b"not TLS".to_vec(), "reason=\"not_tls\""),
+            (client_hello("example.com")?, "error_type=\"no_route\""),
+            (b"not TLS".to_vec(), "error_type=\"not_tls\""),
         ] {
             let before = bed.metric("client", error, &[reason]).await?;
             let heard = talk(bed, 7001, &hex(&bytes)).await?;

@@ -49,7 +49,7 @@ mod cases {
             .metric(
                 "reviews-v1",
                 "weft_protocol_errors_total",
-                &["listener=\"inbound\"", "reason=\"plain_text\""],
+                &["listener=\"inbound\"", "error_type=\"plaintext_refused\""],
             )
             .await?;
         anyhow::ensure!(refused >= 1.0, "{refused} refusals are counted");
