@@ -9,6 +9,7 @@ mod load;
 mod netns;
 mod process;
 mod report;
+mod rules;
 mod run;
 mod server;
 mod subjects;
@@ -36,6 +37,8 @@ enum Command {
     Create(footprint::CreateOptions),
     /// Edit a route and measure how soon it is obeyed.
     Edit(footprint::EditOptions),
+    /// Measure the look-up of a rule among 10, 1,000 and 5,000.
+    Rules(rules::Options),
     /// Answer every request with 1 KiB.
     Server(server::Options),
 }
@@ -51,6 +54,10 @@ fn main() -> anyhow::Result<()> {
         Command::Create(options) => runtime.block_on(footprint::create(options)),
         Command::Edit(options) => runtime.block_on(footprint::edit(options)),
         Command::Client(options) => runtime.block_on(load::run(options)),
+        Command::Rules(options) => {
+            rules::run(&options);
+            Ok(())
+        }
         Command::Server(options) => runtime.block_on(server::run(options)),
     }
 }

@@ -1,6 +1,7 @@
 //! Applications that speak TLS themselves, behind a policy that says how: names, roots, versions, straight and through a
 //! proxy in strict mode.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -2,6 +2,7 @@
 //! configuration: Redis and PostgreSQL (the client speaks first), MySQL and SMTP (the server does), TLS of the
 //! application's own.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

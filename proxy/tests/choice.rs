@@ -1,5 +1,6 @@
 //! Which endpoint a client is given where its Service says so: hints of EndpointSlices, and sessionAffinity.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

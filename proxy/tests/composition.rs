@@ -1,5 +1,6 @@
 //! A gateway's rule that chooses a Service whose own routes are to be applied as well.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

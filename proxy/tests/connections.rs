@@ -1,6 +1,7 @@
 //! Connections of a proxy to an endpoint: how many streams they take, who opens them, and what becomes of requests when they
 //! end.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -4,6 +4,7 @@
 //!
 //! Whoever does something inside a namespace is this program again, under a user of choice (`role`).
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,5 +1,6 @@
 //! What proxies do with what is not as it should be: garbage, silence, strangers, unknown destinations.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

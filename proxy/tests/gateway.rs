@@ -1,5 +1,6 @@
 //! A gateway's ports without TLS: HTTP by host, bytes, and ports that come, change and go.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

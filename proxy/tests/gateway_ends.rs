@@ -1,6 +1,7 @@
 //! How connections of a gateway's clients end when the process, a port or a listener does: no request is lost that crosses
 //! with it, and what is passed on lives on for a while.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

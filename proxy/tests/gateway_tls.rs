@@ -1,5 +1,6 @@
 //! A gateway's ports of TLS: which certificate a client is shown, what is asked of its own, and where its bytes go.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,5 +1,6 @@
 //! gRPC through a pair of proxies, frame by frame: streams in both directions, trailers, cancellation.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

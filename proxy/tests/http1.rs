@@ -1,5 +1,6 @@
 //! What HTTP/1 can do besides a request and its answer, byte by byte through a pair of proxies.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

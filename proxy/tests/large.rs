@@ -1,6 +1,7 @@
 //! Bodies and streams far larger than memory should hold: 128 MiB each way, 1 GiB with `WEFT_SOAK=1`. In a program of
 //! its own, since the whole program's memory is what is looked at; one at a time for the same reason.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

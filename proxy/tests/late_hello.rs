@@ -1,6 +1,7 @@
 //! A proxy whose first bytes come late, because it got no processor, reaches a permissive proxy whose application speaks
 //! first: it must not be taken for a client without a proxy.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Requests and bytes through a pair of proxies, outbound and inbound, over mutual TLS.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

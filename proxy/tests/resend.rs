@@ -1,5 +1,6 @@
 //! Requests that an HTTP/2 peer says it never processed go elsewhere, with their body.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

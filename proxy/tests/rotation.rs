@@ -1,5 +1,6 @@
 //! Certificates and roots change under load, and no request fails: each is a connection with a handshake of its own.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

@@ -1,5 +1,6 @@
 //! What routes do to requests: which backend takes them, what becomes of them, and how failures are told.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

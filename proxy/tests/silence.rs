@@ -1,5 +1,6 @@
 //! Endpoints that fall silent: their machine is gone, or they hang. Real seconds, since kernels take part.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

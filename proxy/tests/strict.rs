@@ -1,5 +1,6 @@
 //! Strict mode: the kubelet's probes go on in plain text, nothing else does, and a change of mode needs no restart.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

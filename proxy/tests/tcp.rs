@@ -1,5 +1,6 @@
 //! Connections of bytes through a pair of proxies: routed by weight and by server name, half-closed, idle.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

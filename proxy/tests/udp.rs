@@ -1,5 +1,6 @@
 //! A gateway's port of UDP: sessions, their endpoints, bounds and answers.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

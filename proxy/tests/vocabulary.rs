@@ -1,5 +1,6 @@
 //! Mirrors, CORS and retries: what the client gets, and what backends see of it.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

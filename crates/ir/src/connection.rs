@@ -92,9 +92,12 @@ impl HostPattern {
     }
 }
 
-/// The place of the rule for a connection to the server `name`; `None` as the name: the client named none. Among rules
-/// that fit equally well the first one takes it.
-pub fn find_tls(rules: &[TlsRule], name: Option<&str>) -> Option<usize> {
+/// Returns the place of the rule for a connection to the server `name`, which is `None` if the client
+/// sent no server name. Among rules that fit equally well the first one wins.
+pub fn find_tls<'a>(
+    rules: impl IntoIterator<Item = &'a TlsRule>,
+    name: Option<&str>,
+) -> Option<usize> {
     let name = name.map(|name| name.trim_end_matches('.').to_ascii_lowercase());
     let fit = |rule: &TlsRule| {
         if rule.hostnames.is_empty() {
@@ -107,7 +110,7 @@ pub fn find_tls(rules: &[TlsRule], name: Option<&str>) -> Option<usize> {
             .max()
     };
     let mut best = None;
-    for (place, rule) in rules.iter().enumerate() {
+    for (place, rule) in rules.into_iter().enumerate() {
         let Some(fit) = fit(rule) else { continue };
         if best.is_none_or(|(_, before)| fit > before) {
             best = Some((place, fit));

@@ -15,6 +15,7 @@ mod matching;
 mod names;
 mod pattern;
 mod route;
+mod route_table;
 mod size;
 
 pub use choice::{Choice, Hints, Place};
@@ -32,7 +33,6 @@ pub use gateway::{
 pub use hosts::{HostMap, bare_host};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use ipnet::IpNet;
-pub use matching::{Matched, RouteTable};
 pub use names::{
     ResourceKey, ResourceKeyError, ServiceId, ServiceKind, ServicePort, ServicePortError,
 };
@@ -41,3 +41,4 @@ pub use route::{
     Backend, Filter, HeaderEdit, HeaderMatch, Mirror, PathEdit, PathMatch, QueryMatch, Redirect,
     RequestMatch, Retry, Rewrite, RouteId, RouteKind, Rule, Timeouts, ValueMatch, WeightedBackend,
 };
+pub use route_table::{Matched, RouteTable};

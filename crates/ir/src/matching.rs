@@ -1,76 +1,22 @@
-//! Which rule takes a request: conditions and precedence.
+//! Whether a request fulfils the conditions of a match, and which of two matches takes precedence.
 //!
-//! Source: Gateway API v1.6.3, `HTTPRouteRule.matches` and `GRPCRouteRule.matches`. HTTP: an exact path, then the
-//! longest prefix, then a method, then the most headers, then the most query parameters. gRPC: the longest service,
-//! the longest method, the most headers. Ties go to the rule that comes first: the caller orders rules by the age of
-//! their route, then `namespace/name`, then place. Where the specification leaves it open, a regular expression comes
-//! after exact paths and before prefixes, the longest text first.
+//! Source: Gateway API v1.7.0, `HTTPRouteRule.matches` and `GRPCRouteRule.matches`. HTTP: an exact
+//! path, then the longest prefix, then a method, then the most headers, then the most query
+//! parameters. gRPC: the longest service, the longest method, the most headers. Where the
+//! specification leaves it open, a regular expression comes after exact paths and before prefixes,
+//! the longest text first.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
-use std::sync::Arc;
 
 use http::header::{HOST, HeaderMap};
 use http::{Method, Uri};
 
-use crate::{HeaderMatch, PathMatch, QueryMatch, RequestMatch, Rule};
+use crate::{HeaderMatch, PathMatch, QueryMatch, RequestMatch};
 
-/// Rules in the order in which they are tried.
-#[derive(Clone, Debug)]
-pub struct RouteTable {
-    rules: Vec<Arc<Rule>>,
-    /// `(rule, match)`, most specific first.
-    order: Vec<(usize, usize)>,
-}
+/// The precedence of a match: the greater one is tried first.
+pub(crate) type Specificity = (bool, u8, usize, bool, usize, usize);
 
-/// The rule that takes a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Matched<'a> {
-    pub rule: &'a Rule,
-    /// Place of `rule` in [`RouteTable::rules`].
-    pub index: usize,
-    /// The condition on the path that held: a prefix rewrite replaces it.
-    pub path: Option<&'a PathMatch>,
-    /// The match had a condition that did not compile: the request is to be answered with 500.
-    pub broken: bool,
-}
-
-impl RouteTable {
-    /// `rules` in the order that decides ties.
-    pub fn new(rules: Vec<Arc<Rule>>) -> Self {
-        let mut order: Vec<(usize, usize)> = rules
-            .iter()
-            .enumerate()
-            .flat_map(|(rule, of)| (0..of.matches.len()).map(move |place| (rule, place)))
-            .collect();
-        // A stable sort: equal matches stay in the caller's order.
-        order
-            .sort_by_cached_key(|&(rule, place)| Reverse(specificity(&rules[rule].matches[place])));
-        Self { rules, order }
-    }
-
-    pub fn rules(&self) -> &[Arc<Rule>] {
-        &self.rules
-    }
-
-    /// The first rule, by precedence, that takes the request; `None` when none does.
-    pub fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Matched<'_>> {
-        self.order.iter().find_map(|&(rule, place)| {
-            let condition = &self.rules[rule].matches[place];
-            takes(condition, method, uri, headers).then(|| Matched {
-                rule: &self.rules[rule],
-                index: rule,
-                path: condition.path.as_ref(),
-                broken: condition.broken,
-            })
-        })
-    }
-}
-
-/// Larger is tried earlier.
-type Specificity = (bool, u8, usize, bool, usize, usize);
-
-fn specificity(condition: &RequestMatch) -> Specificity {
+pub(crate) fn specificity(condition: &RequestMatch) -> Specificity {
     let (kind, length) = match &condition.path {
         Some(PathMatch::Exact(path)) => (4, path.len()),
         Some(PathMatch::Regex(pattern)) => (3, pattern.as_str().len()),
@@ -89,7 +35,13 @@ fn specificity(condition: &RequestMatch) -> Specificity {
     )
 }
 
-fn takes(condition: &RequestMatch, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+/// Returns true if the request fulfils every condition of the match.
+pub(crate) fn matches(
+    condition: &RequestMatch,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> bool {
     condition
         .method
         .as_ref()
@@ -97,16 +49,16 @@ fn takes(condition: &RequestMatch, method: &Method, uri: &Uri, headers: &HeaderM
         && condition
             .path
             .as_ref()
-            .is_none_or(|wanted| takes_path(wanted, uri.path()))
+            .is_none_or(|wanted| matches_path(wanted, uri.path()))
         && condition
             .headers
             .iter()
-            .all(|wanted| takes_header(wanted, uri, headers))
+            .all(|wanted| matches_header(wanted, uri, headers))
         && (condition.query.is_empty()
-            || takes_query(&condition.query, uri.query().unwrap_or_default()))
+            || matches_query(&condition.query, uri.query().unwrap_or_default()))
 }
 
-fn takes_path(condition: &PathMatch, path: &str) -> bool {
+fn matches_path(condition: &PathMatch, path: &str) -> bool {
     match condition {
         PathMatch::Exact(exact) => path == exact,
         PathMatch::Prefix(prefix) => {
@@ -125,12 +77,12 @@ fn grpc_method(path: &str) -> Option<&str> {
     (!service.is_empty() && !method.contains('/')).then_some(method)
 }
 
-fn trim_slash(prefix: &str) -> &str {
+pub(crate) fn trim_slash(prefix: &str) -> &str {
     prefix.strip_suffix('/').unwrap_or(prefix)
 }
 
 /// Several fields of one name count as one, joined with a comma (RFC 9110, 5.2); `Cookie` with `; ` (RFC 9113, 8.2.3).
-fn takes_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bool {
+fn matches_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(&condition.name).iter();
     let Some(first) = values.next() else {
         // HTTP/2 carries the host in the URI.
@@ -158,7 +110,7 @@ fn takes_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bool
 }
 
 /// Of parameters repeated in the query the first counts.
-fn takes_query(conditions: &[QueryMatch], query: &str) -> bool {
+fn matches_query(conditions: &[QueryMatch], query: &str) -> bool {
     conditions.iter().all(|condition| {
         let value = query.split('&').find_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -195,6 +147,3 @@ fn decode(text: &str) -> Cow<'_, str> {
     }
     String::from_utf8(out).map_or(Cow::Borrowed(text), Cow::Owned)
 }
-
-#[cfg(test)]
-mod tests;

@@ -318,9 +318,7 @@ fn match_rule<'a>(
         state.exchange.metrics = routes.unmatched.clone();
         return Ok(None);
     };
-    let Some(rule) = routes.rules.get(matched.index) else {
-        return Ok(None);
-    };
+    let rule = matched.payload;
     state.exchange.metrics = rule.metrics.clone();
     if matched.broken {
         return Err(Failure::BrokenMatch);

@@ -83,17 +83,14 @@ pub enum ResolvedRouting {
 }
 
 pub struct Routes {
-    pub table: weft_ir::RouteTable,
-    /// In the order of `table.rules()`; shared between the hosts of a port.
-    pub rules: Vec<Arc<ResolvedRule>>,
+    /// What a rule is resolved to is shared between the hosts of a port.
+    pub table: weft_ir::RouteTable<Arc<ResolvedRule>>,
     /// Counts the requests without a match.
     pub unmatched: Arc<RequestMetrics>,
 }
 
 pub struct TlsRoutes {
-    pub table: Vec<TlsRule>,
-    /// In the order of `table`.
-    pub rules: Vec<ResolvedRule>,
+    pub rules: Vec<(TlsRule, ResolvedRule)>,
     /// Counts the connections without a match.
     pub unmatched: Arc<RequestMetrics>,
 }
@@ -140,16 +137,16 @@ impl Routes {
     /// Returns true if any rule is of the route and has retries, also one of a Service that rules
     /// lead to.
     pub fn retries_route(&self, route: &RouteId) -> bool {
-        let rules = self.table.rules().iter();
-        let mut composed = self
-            .rules
-            .iter()
-            .flat_map(|rule| &rule.backends)
-            .filter_map(|backend| backend.service.as_deref());
-        rules
-            .filter(|rule| rule.retry.is_some())
-            .any(|rule| rule.route == *route)
-            || composed.any(|service| service.routes.retries_route(route))
+        let composed = |resolved: &ResolvedRule| {
+            let mut services = resolved
+                .backends
+                .iter()
+                .filter_map(|of| of.service.as_deref());
+            services.any(|service| service.routes.retries_route(route))
+        };
+        self.table.rules().any(|(rule, resolved)| {
+            (rule.retry.is_some() && rule.route == *route) || composed(resolved)
+        })
     }
 }
 
@@ -208,13 +205,21 @@ impl ResolvedRouting {
             Self::Http(routes, own) | Self::Grpc(routes, own) => {
                 routes.refers_to(cluster) || own.refers_to(cluster)
             }
-            Self::Tls(routes) => routes.rules.iter().any(|rule| rule.refers_to(cluster)),
+            Self::Tls(routes) => routes.refers_to(cluster),
         }
     }
 }
 
 impl Routes {
     pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
-        self.rules.iter().any(|rule| rule.refers_to(cluster))
+        let mut rules = self.table.rules();
+        rules.any(|(_, resolved)| resolved.refers_to(cluster))
+    }
+}
+
+impl TlsRoutes {
+    pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|(_, resolved)| resolved.refers_to(cluster))
     }
 }

@@ -254,7 +254,6 @@ impl ResolvedPort {
 
     /// Returns true if any request or connection may be sent to the cluster.
     pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
-        let any = |rules: &[ResolvedRule]| rules.iter().any(|rule| rule.refers_to(cluster));
         let http = |listener: &ResolvedListener| {
             let mut routes = listener.hosts.values();
             routes.any(|routes| routes.refers_to(cluster))
@@ -264,7 +263,7 @@ impl ResolvedPort {
             ResolvedServing::Tls(listeners) => listeners.values().any(|of| match &of.serving {
                 ResolvedTlsServing::Http(_, listener) => http(listener),
                 ResolvedTlsServing::Terminate(_, routes)
-                | ResolvedTlsServing::Passthrough(routes) => any(&routes.rules),
+                | ResolvedTlsServing::Passthrough(routes) => routes.refers_to(cluster),
             }),
             ResolvedServing::Stream(stream) => {
                 let rule = stream.rule.load();

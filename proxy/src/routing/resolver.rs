@@ -91,12 +91,11 @@ impl Resolver<'_> {
     }
 
     pub(crate) fn tls_routes(&mut self, rules: &[TlsRule]) -> TlsRoutes {
+        let resolved = rules
+            .iter()
+            .map(|of| (of.clone(), self.connection_rule(&of.rule)));
         TlsRoutes {
-            rules: rules
-                .iter()
-                .map(|of| self.connection_rule(&of.rule))
-                .collect(),
-            table: rules.to_vec(),
+            rules: resolved.collect(),
             unmatched: self.unmatched(),
         }
     }
@@ -123,17 +122,16 @@ impl Resolver<'_> {
     pub(crate) fn routes(&mut self, rules: &[Arc<Rule>]) -> Routes {
         let resolved = rules.iter().map(|rule| {
             if let Some(known) = self.resolved.get(&Arc::as_ptr(rule)) {
-                return Arc::clone(known);
+                return (Arc::clone(rule), Arc::clone(known));
             }
             let names = RuleNames::of(&rule.route, rule.name.as_deref(), rule.index);
             let resolved = Arc::new(self.rule(&names, &rule.filters, &rule.backends));
             self.resolved
                 .insert(Arc::as_ptr(rule), Arc::clone(&resolved));
-            resolved
+            (Arc::clone(rule), resolved)
         });
         Routes {
-            rules: resolved.collect(),
-            table: weft_ir::RouteTable::new(rules.to_vec()),
+            table: weft_ir::RouteTable::new(resolved.collect()),
             unmatched: self.unmatched(),
         }
     }

@@ -4,6 +4,7 @@
 //! `WEFT_DIFFERENTIAL_EXCHANGES` says how many are made up, `WEFT_DIFFERENTIAL_SEED` from where on; with `WEFT_SOAK=1` it
 //! is a million.
 
+#![recursion_limit = "256"]
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../support/mod.rs"]

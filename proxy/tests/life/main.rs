@@ -1,6 +1,7 @@
 //! The life of a request is bounded: how often it is sent, how long it outlives its client, on which connections it goes,
 //! and how much of it there may be at one time.
 
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod clients;

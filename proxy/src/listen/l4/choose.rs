@@ -116,8 +116,10 @@ pub(in crate::listen) fn rule_by_server_name<'a>(
     recorder: &mut ConnectionRecorder<'_>,
 ) -> Result<&'a ResolvedRule, ConnectionError> {
     recorder.metrics = Some(routes.unmatched.clone());
-    let found = weft_ir::find_tls(&routes.table, name.as_deref());
+    let rules = routes.rules.iter();
+    let found = weft_ir::find_tls(rules.map(|(rule, _)| rule), name.as_deref());
     let rule = found.and_then(|place| routes.rules.get(place));
+    let rule = rule.map(|(_, resolved)| resolved);
     let rule = rule.ok_or_else(|| {
         let named = name.as_deref().unwrap_or("no server");
         let words = format!("no TLSRoute of {of} has the name: the client names {named}");

@@ -148,7 +148,11 @@ mod cases {
         .await?;
         anyhow::ensure!(answer.header("weft-error").is_none(), "{answer:?}");
         let retries = bed
-            .metric("client", "weft_request_retries_total", &["result=\"failed\""])
+            .metric(
+                "client",
+                "weft_request_retries_total",
+                &["result=\"failed\""],
+            )
             .await?;
         anyhow::ensure!(retries >= 2.0, "{retries}");
         bed.load("client", "http://reviews/status/500", &[])

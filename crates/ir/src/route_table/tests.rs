@@ -1,9 +1,10 @@
 //! Rows of requests and the rule that must take each.
 
 use http::{HeaderName, Request};
+use proptest::prelude::*;
 
 use super::*;
-use crate::{Pattern, RouteId, RouteKind, Timeouts, ValueMatch};
+use crate::{HeaderMatch, Pattern, QueryMatch, RouteId, RouteKind, Timeouts, ValueMatch};
 
 fn rule(index: u32, matches: Vec<RequestMatch>) -> Rule {
     Rule {
@@ -69,16 +70,18 @@ fn is(value: &str) -> ValueMatch {
     ValueMatch::Exact(value.into())
 }
 
-/// The index of the rule that takes a request, written as `GET /path?query name=value name=value`.
-fn taken(rules: &[RequestMatch], request: &str) -> Option<usize> {
-    let table = RouteTable::new(
+fn table(rules: &[RequestMatch]) -> RouteTable<usize> {
+    let rules = rules.iter().enumerate();
+    RouteTable::new(
         rules
-            .iter()
-            .enumerate()
-            .map(|(i, m)| rule(i as u32, vec![m.clone()]).into())
+            .map(|(i, m)| (rule(i as u32, vec![m.clone()]).into(), i))
             .collect(),
-    );
-    let mut words = request.split(' ');
+    )
+}
+
+/// A request written as `GET /path?query name=value name=value`.
+fn request(text: &str) -> Request<()> {
+    let mut words = text.split(' ');
     let mut builder = Request::builder()
         .method(words.next().unwrap())
         .uri(words.next().unwrap());
@@ -86,10 +89,23 @@ fn taken(rules: &[RequestMatch], request: &str) -> Option<usize> {
         let (name, value) = word.split_once('=').unwrap();
         builder = builder.header(name, value.replace('_', " "));
     }
-    let request = builder.body(()).unwrap();
-    table
-        .find(request.method(), request.uri(), request.headers())
-        .map(|found| found.index)
+    builder.body(()).unwrap()
+}
+
+/// The place of the rule that applies to the request, by a table of the rules alone and by one that
+/// is large enough for the index.
+fn found(rules: &[RequestMatch], text: &str) -> Option<usize> {
+    let request = request(text);
+    let find = |rules: &[RequestMatch]| {
+        table(rules)
+            .find(request.method(), request.uri(), request.headers())
+            .map(|found| *found.payload)
+    };
+    let padding = std::iter::repeat_n(exact("/never/requested"), INDEXED_FROM);
+    let padded: Vec<_> = rules.iter().cloned().chain(padding).collect();
+    let in_order = find(rules);
+    assert_eq!(in_order, find(&padded), "with the index: {rules:?} {text}");
+    in_order
 }
 
 #[test]
@@ -168,7 +184,7 @@ fn conditions() {
         (prefix("/").method(Method::GET), "POST /", false),
     ] {
         assert_eq!(
-            taken(std::slice::from_ref(&condition), request).is_some(),
+            found(std::slice::from_ref(&condition), request).is_some(),
             takes,
             "{condition:?} {request}"
         );
@@ -232,11 +248,75 @@ fn precedence() {
             1,
         ),
     ] {
-        assert_eq!(taken(&rules, request), Some(wins), "{rules:?} {request}");
+        assert_eq!(found(&rules, request), Some(wins), "{rules:?} {request}");
     }
 }
 
 #[test]
 fn nothing_matches_where_no_rule_is() {
-    assert_eq!(taken(&[], "GET /"), None);
+    assert_eq!(found(&[], "GET /"), None);
+}
+
+#[test]
+fn a_path_of_many_slashes_meets_few_prefixes() {
+    let rules: Vec<_> = (0..20)
+        .map(|n| prefix(&format!("/{n}")))
+        .chain([prefix("/")])
+        .collect();
+    let path = "/".repeat(8000);
+    assert_eq!(found(&rules, &format!("GET {path}")), Some(20));
+    assert_eq!(found(&rules, "OPTIONS *"), None);
+}
+
+/// Paths and conditions of few words, so that they meet often.
+fn path_text() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", ""]), 0..4)
+        .prop_map(|elements| format!("/{}", elements.join("/")))
+}
+
+fn any_match() -> impl Strategy<Value = RequestMatch> {
+    let path = prop_oneof![
+        path_text().prop_map(|text| Some(PathMatch::Exact(text))),
+        path_text().prop_map(|text| Some(PathMatch::Prefix(text))),
+        path_text().prop_map(|text| Some(PathMatch::Regex(Pattern::new(&text).unwrap()))),
+        Just(Some(PathMatch::Prefix("a".into()))),
+        Just(Some(PathMatch::GrpcMethod("b".into()))),
+        Just(None),
+    ];
+    let method = prop::option::of(prop::sample::select(vec![Method::GET, Method::PUT]));
+    (path, method, 0..3_usize, prop::bool::weighted(0.1)).prop_map(
+        |(path, method, headers, broken)| {
+            let base = RequestMatch {
+                path,
+                method,
+                broken,
+                ..RequestMatch::default()
+            };
+            (0..headers).fold(base, |of, n| of.header(&format!("x-{n}"), is("1")))
+        },
+    )
+}
+
+proptest! {
+    /// The table finds what a walk over all matches in order of precedence finds.
+    #[test]
+    fn the_index_agrees_with_a_walk(
+        rules in prop::collection::vec(any_match(), 0..40),
+        path in path_text(),
+        put in any::<bool>(),
+        headers in 0..3_usize,
+    ) {
+        let method = if put { "PUT" } else { "GET" };
+        let mut text = format!("{method} {path}");
+        (0..headers).for_each(|n| text.push_str(&format!(" x-{n}=1")));
+        let request = request(&text);
+        let holds = |of: &&RequestMatch| {
+            matches(of, request.method(), request.uri(), request.headers())
+        };
+        // Of equals `max_by_key` returns the last, so the walk is from the end.
+        let walk = rules.iter().rev().filter(holds).max_by_key(|of| specificity(of));
+        let indexed = table(&rules);
+        let found = indexed.find(request.method(), request.uri(), request.headers());
+        prop_assert_eq!(found.map(|found| &rules[*found.payload] as *const _), walk.map(|of| of as *const _));
+    }
 }
