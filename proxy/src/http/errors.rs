@@ -3,9 +3,12 @@
 //! The words go into the header `weft-error` and the log. Only `handle()` turns a [`Failure`] into
 //! a response.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::CatchUnwind;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 use tonic::Code;
@@ -19,6 +22,12 @@ use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, REFUSED, http2_cause};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Catches a panic of one request, so that it costs no other request of its connection. State that requests share is in
+/// atomics, and behind locks whose poisoning is ignored everywhere.
+pub fn contain<F: Future>(request: F) -> CatchUnwind<AssertUnwindSafe<F>> {
+    AssertUnwindSafe(request).catch_unwind()
+}
 
 /// A request ends here: with an answer that is no error, or with a failure.
 pub enum ShortCircuit {
@@ -56,6 +65,8 @@ pub enum Failure {
     NoBackends,
     #[error("the filter's {0} is not valid for this request")]
     Rewrite(&'static str),
+    #[error("the proxy failed on this request")]
+    Panicked,
     #[error("nothing is at {0} any more")]
     Gone(std::net::SocketAddr),
     /// No endpoint answered.
@@ -85,9 +96,11 @@ impl Failure {
             Self::PlainText(_) => StatusCode::FORBIDDEN,
             Self::NoRoute(_) | Self::NoListener(_) => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::Misconfigured(_) | Self::BrokenMatch | Self::NoBackends | Self::Rewrite(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::Misconfigured(_)
+            | Self::BrokenMatch
+            | Self::NoBackends
+            | Self::Rewrite(_)
+            | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Upstream(error) => match error {
                 SendError::BadRequest(_) => StatusCode::BAD_REQUEST,
                 SendError::NoEndpoints(_)
@@ -122,6 +135,7 @@ impl Failure {
             Self::Overloaded(limit) => limit.error_type(),
             Self::RequestTimeout(_) => ErrorType::RequestTimeout,
             Self::BackendTimeout(_) => ErrorType::BackendTimeout,
+            Self::Panicked => ErrorType::Internal,
         }
     }
 
@@ -132,7 +146,8 @@ impl Failure {
             | Self::Misconfigured(_)
             | Self::BrokenMatch
             | Self::NoBackends
-            | Self::Rewrite(_) => Code::Internal,
+            | Self::Rewrite(_)
+            | Self::Panicked => Code::Internal,
             Self::PlainText(_) => Code::PermissionDenied,
             Self::TooLarge => Code::ResourceExhausted,
             Self::NotProxied(_) | Self::NoRoute(_) | Self::NoListener(_) => Code::Unimplemented,

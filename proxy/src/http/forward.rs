@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use weft_ir::{Filter, RouteId};
 
 use super::client_connections::ClientConnection;
-use super::errors::{Failure, ShortCircuit, redact};
+use super::errors::{Failure, ShortCircuit, contain, redact};
 use super::exchange::{Downstream, Exchange};
 use super::mirror::MirroredRequests;
 use super::response_body::{RequestState, Response, ResponseBody};
@@ -44,10 +44,11 @@ impl Handler for Outbound {
         let mut state = RequestState::new(exchange);
         let mut filters = ResponseFilters::default();
         let sent = self.forward(&config, request, &mut filters, &mut state);
-        let mut response = match sent.await {
-            Ok(response) => response,
-            Err(ShortCircuit::Response(response)) => *response,
-            Err(ShortCircuit::Failure(failure)) => state.exchange.respond(&failure, false),
+        let mut response = match contain(sent).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(ShortCircuit::Response(response))) => *response,
+            Ok(Err(ShortCircuit::Failure(failure))) => state.exchange.respond(&failure, false),
+            Err(_) => state.exchange.respond(&Failure::Panicked, false),
         };
         filters.apply(response.headers_mut());
         state.attach(response)

@@ -19,7 +19,7 @@ use super::l4::ConnectionRecorder;
 use super::outbound::who_speaks_first;
 use super::plaintext_policy::PlaintextPolicy;
 use super::{ConnectionError, INBOUND_SERVER_FIRST_DELAY, Listener};
-use crate::http::errors::{Failure, ShortCircuit};
+use crate::http::errors::{Failure, ShortCircuit, contain};
 use crate::http::exchange::{Downstream, Exchange};
 use crate::http::forward::receive;
 use crate::http::response_body::{RequestState, Response};
@@ -373,13 +373,12 @@ impl Handler for Inbound {
             &self.downstream.runtime.metrics.inbound,
         );
         let mut state = RequestState::new(exchange);
-        let response = match self.forward(request, &mut state).await {
-            Ok(response) => response,
-            Err(ShortCircuit::Response(response)) => *response,
-            Err(ShortCircuit::Failure(failure)) => {
-                let to_proxy = self.downstream.identity.is_some();
-                state.exchange.respond(&failure, to_proxy)
-            }
+        let to_proxy = self.downstream.identity.is_some();
+        let response = match contain(self.forward(request, &mut state)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(ShortCircuit::Response(response))) => *response,
+            Ok(Err(ShortCircuit::Failure(failure))) => state.exchange.respond(&failure, to_proxy),
+            Err(_) => state.exchange.respond(&Failure::Panicked, to_proxy),
         };
         state.attach(response)
     }

@@ -106,6 +106,8 @@ error_types! {
     SendFailed = "send_failed",
     Draining = "draining",
 
+    /// A fault of the proxy: the request panicked.
+    Internal = "internal",
     /// What another proxy calls by a name that is not known here.
     Other = "other",
 }

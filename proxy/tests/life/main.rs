@@ -6,6 +6,7 @@
 
 mod clients;
 mod overload;
+mod panics;
 mod readers;
 mod retries;
 mod reuse;
