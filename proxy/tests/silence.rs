@@ -8,7 +8,7 @@ mod support;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use support::*;
@@ -57,20 +57,24 @@ async fn pass(
 struct Server {
     app: Upstream,
     address: SocketAddr,
+    /// Where its proxy listens, behind what passes on.
+    inbound: SocketAddr,
     open: watch::Sender<bool>,
     _pod: Pod,
 }
 
 impl Server {
     /// At an address of its own, as pods are: a sign of life on one port is one for all.
-    async fn start(pki: &Pki, name: &str, ip: [u8; 4]) -> Self {
-        let app = Upstream::start(name, Speaks::Http1).await.unwrap();
+    async fn start(pki: &Pki, name: &str, ip: [u8; 4], speaks: Speaks) -> Self {
+        let app = Upstream::start(name, speaks).await.unwrap();
         let pod = Pod::start(pki, "reviews", Mode::Strict);
         let (open, opened) = watch::channel(true);
-        let address = relay(ip.into(), pod.inbound(app.address()), opened).await;
+        let inbound = pod.inbound(app.address());
+        let address = relay(ip.into(), inbound, opened).await;
         Self {
             app,
             address,
+            inbound,
             open,
             _pod: pod,
         }
@@ -78,17 +82,21 @@ impl Server {
 }
 
 /// Two servers and a client of both.
-async fn shop() -> (Server, Server, Pod, SocketAddr) {
+async fn shop(version: Version) -> (Server, Server, Pod, SocketAddr) {
+    let (speaks, protocol) = match version {
+        Version::Http1 => (Speaks::Http1, Protocol::Http1),
+        Version::Http2 => (Speaks::Http2, Protocol::Http2),
+    };
     let pki = Pki::new().unwrap();
     let (a, b) = (
-        Server::start(&pki, "a", [127, 0, 0, 2]).await,
-        Server::start(&pki, "b", [127, 0, 0, 3]).await,
+        Server::start(&pki, "a", [127, 0, 0, 2], speaks).await,
+        Server::start(&pki, "b", [127, 0, 0, 3], speaks).await,
     );
     let client = Pod::start(&pki, "frontend", Mode::Strict);
     let both = [meshed(a.address, "reviews"), meshed(b.address, "reviews")];
     client.tell(vec![
-        endpoints("reviews", Protocol::Http1, &both),
-        service(Protocol::Http1, Routing::Direct(vec![to("reviews", 1)])),
+        endpoints("reviews", protocol, &both),
+        service(protocol, Routing::Direct(vec![to("reviews", 1)])),
     ]);
     let front = client.outbound(SERVICE.parse().unwrap());
     (a, b, client, front)
@@ -110,7 +118,7 @@ const SOON: Duration = Duration::from_millis(800);
 
 #[tokio::test]
 async fn what_falls_silent_gets_no_more_requests() {
-    let (a, b, _client, front) = shop().await;
+    let (a, b, _client, front) = shop(Version::Http1).await;
     assert_eq!(answered(front, 40, 20, SOON).await, 40);
     assert!(a.app.requests() > 0 && b.app.requests() > 0);
     a.open.send_replace(false);
@@ -131,7 +139,7 @@ async fn what_falls_silent_gets_no_more_requests() {
 
 #[tokio::test]
 async fn a_slow_application_is_not_silent() {
-    let (a, b, _client, front) = shop().await;
+    let (a, b, _client, front) = shop(Version::Http1).await;
     let slow = tokio::spawn(answered(front, 20, 2_500, Duration::from_secs(5)));
     sleep(Duration::from_millis(1_800)).await;
     let before = (a.app.requests(), b.app.requests());
@@ -143,6 +151,60 @@ async fn a_slow_application_is_not_silent() {
         "{before:?} {after:?}"
     );
     assert_eq!(slow.await.unwrap(), 20);
+}
+
+/// Descriptors of connections from or to a port of this process.
+fn descriptors(from: Option<u16>, to: Option<u16>) -> usize {
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+    let tables = tables.map(|table| std::fs::read_to_string(table).unwrap());
+    let is = |address: &str, port: Option<u16>| {
+        let hex = address.rsplit(':').next().unwrap();
+        port.is_none_or(|port| u16::from_str_radix(hex, 16).unwrap() == port)
+    };
+    let counts = |line: &&str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        // 0A listens; what has no inode belongs to no descriptor any more.
+        is(fields[1], from) && is(fields[2], to) && fields[3] != "0A" && fields[9] != "0"
+    };
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    lines.filter(counts).count()
+}
+
+/// The relay goes on holding its own ends: to each proxy the other one has vanished.
+#[tokio::test]
+async fn no_descriptor_is_kept_of_a_peer_that_has_vanished() {
+    const NOTICED: Duration = Duration::from_secs(15);
+    let (a, _b, client, front) = shop(Version::Http2).await;
+    let ask = async |limit| {
+        let mut client = Client::connect(front, Version::Http2).await;
+        let seen = timeout(limit, client.get("/")).await;
+        seen.is_ok_and(|seen| seen.status == 200)
+    };
+    let ask_all = async |limit| {
+        let all = join_all((0..40).map(|_| ask(limit))).await;
+        all.into_iter().filter(|answered| *answered).count()
+    };
+    assert_eq!(ask_all(SOON).await, 40);
+    let held = || {
+        let of_client = descriptors(None, Some(a.address.port()));
+        (of_client, descriptors(Some(a.inbound.port()), None))
+    };
+    let before = held();
+    assert!(before.0 > 0 && before.1 > 0, "{before:?}");
+    a.open.send_replace(false);
+    // Some hang there, until their clients go.
+    assert!(ask_all(SOON).await < 40);
+    let begun = Instant::now();
+    while held() != (0, 0) && begun.elapsed() < NOTICED {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let seconds = begun.elapsed();
+    assert_eq!(
+        held(),
+        (0, 0),
+        "{before:?}, after {seconds:.1?}: {}",
+        client.metrics()
+    );
 }
 
 /// An HTTP/2 server that never answers and counts the pings it gets.
