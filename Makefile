@@ -60,7 +60,9 @@ e2e-families: images ## a short list of the cluster tests on a cluster of each f
 	tests/e2e/families
 
 soak: export WEFT_SOAK := 1
-soak: e2e ## the cluster tests, bodies of 1 GiB, a million exchanges and attacks, with everything that is bound by time or size in full: an hour
+soak: export WEFT_SERVERS := all
+soak: e2e ## the cluster tests, bodies of 1 GiB, a million exchanges and attacks, with everything that is bound by time or size in full: an hour and a half
+	source tests/require && require_packages nginx-light haproxy nodejs python3 slowhttptest testssl.sh
 	cargo test --locked -p weft-proxy --test large --test differential --test attacks
 
 conformance: ## the official Gateway API suite, or some of its PROFILES=MESH-HTTP,...; report in target/conformance/report.yaml

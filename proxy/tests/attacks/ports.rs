@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use weft_api::alpn;
 use weft_ir::{Mode, Protocol, Serving, TlsListener, TlsServing};
+use weft_proxy::options::Options;
 use weft_testkit::pki::{Pki, ServerKey};
 
 use super::support::gateway::{
@@ -28,7 +29,7 @@ pub struct Port {
     pub name: &'static str,
     pub address: SocketAddr,
     _pods: Vec<Pod>,
-    _gateway: Option<GatewayPod>,
+    gateway: Option<GatewayPod>,
 }
 
 /// A path whose requests are neither read nor answered.
@@ -80,9 +81,21 @@ pub async fn application(version: Version) -> SocketAddr {
     address
 }
 
+impl Port {
+    /// Of a gateway.
+    pub fn metrics(&self) -> String {
+        self.gateway.as_ref().unwrap().metrics()
+    }
+}
+
 /// A gateway's port that serves this.
-fn gateway(name: &'static str, app: SocketAddr, serving: impl FnOnce() -> Serving) -> Port {
-    let pod = GatewayPod::start();
+fn gateway(
+    name: &'static str,
+    app: SocketAddr,
+    with: impl FnOnce(&mut Options),
+    serving: impl FnOnce() -> Serving,
+) -> Port {
+    let pod = GatewayPod::start_with(with);
     let number = free_port();
     pod.tell(vec![
         endpoints("app", Protocol::Detect, &[unmeshed(app)]),
@@ -92,27 +105,37 @@ fn gateway(name: &'static str, app: SocketAddr, serving: impl FnOnce() -> Servin
         name,
         address: at(number),
         _pods: Vec::new(),
-        _gateway: Some(pod),
+        gateway: Some(pod),
     }
 }
 
 pub fn gateway_http(app: SocketAddr) -> Port {
-    gateway("gateway, HTTP", app, || {
+    gateway_http_with(app, |_| {})
+}
+
+/// With options other than those of most tests.
+pub fn gateway_http_with(app: SocketAddr, with: impl FnOnce(&mut Options)) -> Port {
+    gateway("gateway, HTTP", app, with, || {
         Serving::Http(vec![listener("http", "", vec![host("", all_to("app"))])])
     })
 }
 
 pub fn gateway_https(app: SocketAddr, pki: &Pki, key: ServerKey) -> Port {
-    gateway("gateway, HTTPS", app, || {
-        let pair = pki.server(&["localhost"], key);
-        let tls = server_tls(vec![pair.unwrap()], None);
-        let hosts = vec![host("", all_to("app"))];
-        Serving::Tls(vec![TlsListener {
-            name: "https".into(),
-            hostname: None,
-            serving: TlsServing::Http { tls, hosts },
-        }])
-    })
+    gateway(
+        "gateway, HTTPS",
+        app,
+        |_| {},
+        || {
+            let pair = pki.server(&["localhost"], key);
+            let tls = server_tls(vec![pair.unwrap()], None);
+            let hosts = vec![host("", all_to("app"))];
+            Serving::Tls(vec![TlsListener {
+                name: "https".into(),
+                hostname: None,
+                serving: TlsServing::Http { tls, hosts },
+            }])
+        },
+    )
 }
 
 /// A permissive pod, for clients outside the mesh.
@@ -122,7 +145,7 @@ pub fn inbound_plain(app: SocketAddr) -> Port {
         name: "inbound, plain",
         address: pod.inbound(app),
         _pods: vec![pod],
-        _gateway: None,
+        gateway: None,
     }
 }
 
@@ -157,6 +180,6 @@ pub async fn inbound_mesh(app: SocketAddr) -> Port {
         name: "inbound, mesh",
         address,
         _pods: vec![server, client],
-        _gateway: None,
+        gateway: None,
     }
 }

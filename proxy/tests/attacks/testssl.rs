@@ -1,0 +1,120 @@
+//! testssl against a gateway's port of HTTPS: nothing that it finds is graver than a low risk.
+//!
+//! `make test` has it look at versions, suites and the ways to renegotiate; a soak at all that it knows.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::timeout;
+use weft_testkit::pki::{Pki, ServerKey};
+
+use super::ports;
+use super::support::*;
+use super::{among_others, soaks, tools};
+
+const SHORT: &[&str] = &["-p", "-s", "-R", "-I", "-H"];
+/// Each cipher by itself, and the errors of implementations, besides all that it looks at by default.
+const WHOLE: &[&str] = &["-9"];
+const SHORT_LIMIT: Duration = Duration::from_secs(120);
+const WHOLE_LIMIT: Duration = Duration::from_secs(1_200);
+
+/// Findings that are no risk, and those that are one which is borne elsewhere.
+const BORNE: [&str; 4] = ["OK", "INFO", "LOW", "DEBUG"];
+/// Of the certificate that the test makes, not of the gateway.
+const OF_THE_TEST: [&str; 4] = [
+    // Neither a list of revoked certificates nor a responder.
+    "cert_revocation",
+    "cert_expirationStatus",
+    "cert_validityPeriod",
+    "DNS_CAArecord",
+];
+
+struct Finding {
+    id: String,
+    severity: String,
+    words: String,
+}
+
+fn findings(report: &str) -> Vec<Finding> {
+    let report: Value =
+        serde_json::from_str(report).unwrap_or_else(|error| panic!("{error}: {report}"));
+    let text =
+        |finding: &Value, field: &str| finding[field].as_str().unwrap_or_default().to_owned();
+    let all = report.as_array().expect("a list of findings");
+    let read = |finding| Finding {
+        id: text(finding, "id"),
+        severity: text(finding, "severity"),
+        words: text(finding, "finding"),
+    };
+    all.iter().map(read).collect()
+}
+
+async fn scan(key: ServerKey, name: &str) {
+    let pki = Pki::new().unwrap();
+    let app = ports::application(Version::Http1).await;
+    let port = ports::gateway_https(app, &pki, key);
+    let (root, report) = (
+        tools::file(&format!("{name}.pem")),
+        tools::file(&format!("{name}.json")),
+    );
+    std::fs::write(&root, pki.root_pem()).unwrap();
+    // It writes over nothing.
+    if Path::new(&report).exists() {
+        std::fs::remove_file(&report).unwrap();
+    }
+    let url = format!("https://localhost:{}", port.address.port());
+    let (what, limit) = match soaks() {
+        true => (WHOLE, WHOLE_LIMIT),
+        false => (SHORT, SHORT_LIMIT),
+    };
+    let mut arguments = what.to_vec();
+    arguments.extend([
+        "--quiet",
+        "--color",
+        "0",
+        "--warnings",
+        "batch",
+        "--nodns",
+        "none",
+    ]);
+    // The system's OpenSSL: the program's own is not packaged.
+    arguments.extend(["--openssl", "/usr/bin/openssl", "--ip", "127.0.0.1"]);
+    arguments.extend(["--add-ca", &root, "--jsonfile", &report, &url]);
+    let output = tools::file(&format!("{name}.txt"));
+    let Some(mut child) = tools::start("testssl", &arguments, &output) else {
+        return;
+    };
+    let ended = timeout(limit, child.wait()).await;
+    let said = std::fs::read_to_string(&output).unwrap();
+    assert!(
+        ended.is_ok(),
+        "{name} has not ended within {limit:?}: {said}"
+    );
+    let findings = findings(&std::fs::read_to_string(&report).expect(&said));
+    let offers = |id: &str| {
+        findings
+            .iter()
+            .any(|of| of.id == id && of.words.starts_with("offered"))
+    };
+    assert!(
+        offers("TLS1_2") && offers("TLS1_3"),
+        "{name} has seen no gateway: {said}"
+    );
+    let grave = findings.iter().filter(|of| {
+        !BORNE.contains(&of.severity.as_str()) && !OF_THE_TEST.contains(&of.id.as_str())
+    });
+    let grave: Vec<_> = grave
+        .map(|of| format!("{}: {}: {}", of.severity, of.id, of.words))
+        .collect();
+    assert!(grave.is_empty(), "{name}: {grave:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn testssl_finds_nothing_at_a_gateway() {
+    let _others = among_others().await;
+    tokio::join!(
+        scan(ServerKey::Ecdsa, "testssl-ecdsa"),
+        scan(ServerKey::Rsa, "testssl-rsa")
+    );
+}

@@ -1,0 +1,34 @@
+//! Programs that others keep for trying servers: slowhttptest and testssl, as Debian packages them.
+//!
+//! Without `WEFT_SERVERS=all` those that are not installed are left out.
+
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+/// Starts a program with its output in a file. `None`: it is not installed, and need not be.
+pub fn start(program: &str, arguments: &[&str], output: &str) -> Option<Child> {
+    let output = std::fs::File::create(output).unwrap();
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .kill_on_drop(true)
+        .spawn();
+    match child {
+        Ok(child) => Some(child),
+        Err(error) if std::env::var("WEFT_SERVERS").as_deref() == Ok("all") => {
+            panic!("{program}: {error}")
+        }
+        Err(_) => {
+            eprintln!("not installed: {program}");
+            None
+        }
+    }
+}
+
+/// A path for what a program writes.
+pub fn file(name: &str) -> String {
+    format!("{}/{name}", env!("CARGO_TARGET_TMPDIR"))
+}
