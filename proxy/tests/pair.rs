@@ -325,6 +325,25 @@ async fn connections_that_never_spoke_do_not_hold_up_a_drain() {
     assert!(begun.elapsed() < bound / 4);
 }
 
+/// Each crumb of a cookie is a field.
+#[tokio::test]
+async fn heads_of_too_many_fields_are_answered_as_failures() {
+    for version in BOTH {
+        let (pair, mut client) = Pair::for_version(version).await;
+        for (fields, status) in [(300, 200), (520, 431)] {
+            let mut request = http::Request::get("/");
+            for _ in 0..fields {
+                request = request.header("cookie", "a=b");
+            }
+            let seen = client.send(request, "").await;
+            assert_eq!(seen.status, status, "{version:?}, {fields} fields");
+            let told = seen.header("weft-error").contains("512 fields");
+            assert_eq!(told, status == 431, "{version:?}: {:?}", seen.headers);
+        }
+        assert_eq!(pair.app.requests(), 1);
+    }
+}
+
 /// To gRPC as to all others; what is longer still HTTP/2 itself answers.
 #[tokio::test]
 async fn heads_that_are_too_long_are_answered_as_failures() {
@@ -334,12 +353,20 @@ async fn heads_that_are_too_long_are_answered_as_failures() {
         (
             65,
             "text/plain",
-            ("431", "", "the head of the request is over 64 KiB"),
+            (
+                "431",
+                "",
+                "the head of the request is over 64 KiB or 512 fields",
+            ),
         ),
         (
             65,
             "application/grpc",
-            ("200", "8", "the head of the request is over 64 KiB"),
+            (
+                "200",
+                "8",
+                "the head of the request is over 64 KiB or 512 fields",
+            ),
         ),
         (130, "application/grpc", ("431", "", "")),
     ] {

@@ -18,7 +18,7 @@ use crate::body::BodyError;
 use crate::overload::Limit;
 use crate::telemetry::error_type::ErrorType;
 use crate::upstream::SendError;
-use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, REFUSED, http2_cause};
+use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, MAX_REQUEST_FIELDS, REFUSED, http2_cause};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -45,7 +45,7 @@ impl From<Failure> for ShortCircuit {
 pub enum Failure {
     #[error("bad request: {0}")]
     BadRequest(&'static str),
-    #[error("the head of the request is over {} KiB", MAX_HEAD >> 10)]
+    #[error("the head of the request is over {} KiB or {MAX_REQUEST_FIELDS} fields", MAX_HEAD >> 10)]
     TooLarge,
     #[error("{0} is not proxied")]
     NotProxied(&'static str),

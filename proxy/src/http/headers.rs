@@ -12,7 +12,7 @@ use http::header::{
 use http::{Method, Version};
 
 use super::errors::Failure;
-use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, OVERHEAD, REFUSED};
+use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, MAX_REQUEST_FIELDS, OVERHEAD, REFUSED};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -67,6 +67,9 @@ pub fn clean_request(request: &mut http::request::Parts) -> Result<bool, Failure
 
 /// The target counts by what of it can be long.
 fn is_too_large(request: &http::request::Parts) -> bool {
+    if request.headers.len() > MAX_REQUEST_FIELDS {
+        return true;
+    }
     let headers = request.headers.iter();
     let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD);
     let target = request

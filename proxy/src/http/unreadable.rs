@@ -19,7 +19,7 @@ const RESPONSES: [(&[u8], &[u8]); 2] = [
     ),
     (
         b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-        b"HTTP/1.1 431 Request Header Fields Too Large\r\nweft-error: the head of the request is over 64 KiB\r\n\
+        b"HTTP/1.1 431 Request Header Fields Too Large\r\nweft-error: the head of the request is over 64 KiB or 512 fields\r\n\
           weft-error-type: headers_too_large\r\n\
           connection: close\r\ncontent-length: 0\r\n\r\n",
     ),

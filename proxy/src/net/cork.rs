@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 use tokio_util::io::poll_read_buf;
 
 use super::io::fill_from;
@@ -18,7 +19,11 @@ use super::io::fill_from;
 /// The largest TLS record, so that a full buffer is one.
 const SIZE: usize = 16 << 10;
 
-/// Gathers writes, and writes them when its task is polled once more.
+/// What is read at most before other tasks run. HTTP/2 reads until nothing is there, and each stream is answered by a task
+/// of its own: a few bytes of HPACK are a head of many fields, which is freed when that task refuses it.
+const TURN: usize = 32 << 10;
+
+/// Gathers writes, and writes them when its task is polled once more; reads in turns of [`TURN`] bytes.
 ///
 /// Only for those who, whenever they are polled, read until nothing is there, as HTTP/2 does: the
 /// next read writes first.
@@ -29,6 +34,10 @@ pub struct Corked<S> {
     woken: bool,
     /// The stream took less than it was given, and wakes the task when it takes more.
     blocked: bool,
+    /// Bytes read in this turn.
+    read: usize,
+    /// The turn is over, and no other has begun.
+    over: bool,
 }
 
 impl<S: AsyncWrite + Unpin> Corked<S> {
@@ -38,6 +47,8 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
             written: BytesMut::new(),
             woken: false,
             blocked: false,
+            read: 0,
+            over: false,
         }
     }
 
@@ -55,6 +66,28 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
         self.written = BytesMut::new();
         self.blocked = false;
         Poll::Ready(Ok(()))
+    }
+
+    /// Ready in a turn in which more may be read. The budget that tokio gives a task whenever it runs tells turns apart, since
+    /// one turn of HTTP/2 reads again after each stream.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.read < TURN {
+            return Poll::Ready(());
+        }
+        if !self.over {
+            self.over = true;
+            // Budgets are smaller than that.
+            for _ in 0..u8::MAX {
+                ready!(coop::poll_proceed(cx)).made_progress();
+            }
+        }
+        if !coop::has_budget_remaining() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.over = false;
+        self.read = 0;
+        Poll::Ready(())
     }
 
     /// Room for `length` more bytes; false: they are to be written without gathering.
@@ -89,7 +122,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<S> {
         {
             return Poll::Ready(Err(error));
         }
-        Pin::new(&mut this.stream).poll_read(cx, buffer)
+        ready!(this.poll_turn(cx));
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        match read {
+            Poll::Ready(_) => this.read += buffer.filled().len() - before,
+            Poll::Pending => this.read = 0,
+        }
+        read
     }
 }
 
@@ -259,6 +299,30 @@ mod tests {
         assert_eq!(read_ahead(&mut corked), (Poll::Pending, 0));
         assert!(matches!(polled(far.read(&mut seen)).0, Poll::Ready(Ok(2))));
         assert!(!corked.blocked);
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_while_there_is_more_to_read() {
+        let endless = tokio::io::join(tokio::io::repeat(1), tokio::io::sink());
+        let mut corked = Corked::new(endless);
+        for _ in 0..3 {
+            let turn = poll_fn(|cx| {
+                let mut read = 0;
+                let mut pending = 0;
+                // It is asked again, as HTTP/2 does.
+                while pending < 3 {
+                    let mut bytes = [0; 8 << 10];
+                    let mut buffer = ReadBuf::new(&mut bytes);
+                    match Pin::new(&mut corked).poll_read(cx, &mut buffer) {
+                        Poll::Ready(_) => read += buffer.filled().len(),
+                        Poll::Pending => pending += 1,
+                    }
+                }
+                Poll::Ready(read)
+            });
+            assert_eq!(turn.await, TURN);
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

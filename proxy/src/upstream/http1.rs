@@ -21,7 +21,7 @@ use super::connect::{ConnectError, Transport};
 use super::keep_alive::IdleTimeoutEstimate;
 use super::{Endpoint, EndpointRegistry};
 use crate::body::{Request, RequestBody};
-use crate::wire::MAX_FIELDS;
+use crate::wire::MAX_RESPONSE_FIELDS;
 
 /// Idle connections kept to one endpoint.
 const MAX_IDLE: usize = 128;
@@ -264,7 +264,7 @@ pub(super) async fn handshake(
         state: state.clone(),
     };
     let (sender, connection) = http1::Builder::new()
-        .max_headers(MAX_FIELDS)
+        .max_headers(MAX_RESPONSE_FIELDS)
         .max_buf_size(MAX_RESPONSE_HEAD)
         // The space is removed (RFC 9112, 5.1).
         .allow_spaces_after_header_name_in_responses(true)

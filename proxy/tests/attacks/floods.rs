@@ -133,6 +133,9 @@ const ENTRY: [u8; 4_000] = [b'x'; 4_000];
 const RAPID_RESET: &str = "rapid reset";
 /// What costs so much to read that, without optimisation, it takes the time of others.
 const CRUMBS: &str = "crumbs of cookies within the limit";
+const REFUSED_CRUMBS: &str = "crumbs of cookies on all streams at once";
+const HELD_CRUMBS: &str = "crumbs of cookies on streams that are held";
+const OF_FIELDS: [&str; 3] = [CRUMBS, REFUSED_CRUMBS, HELD_CRUMBS];
 const BYTES: &str = "DATA of a byte each";
 
 const ATTACKS: &[Attack] = &[
@@ -226,10 +229,34 @@ const ATTACKS: &[Attack] = &[
     .of_requests()
     .large(),
     Attack {
-        // On each of the streams that a connection may have, the fields of a whole head.
-        memory: 5 * LARGE,
+        // The application, which is in this process too, holds as many fields.
+        memory: 2 * LARGE,
         ..Attack::bounded(CRUMBS, |round, to| {
+            with_fields(round, "cookie", b"a", 500, to);
+        })
+        .of_requests()
+    },
+    // By bytes within the limit, and by number not. All of them are there before the first is looked at.
+    Attack {
+        batch: 200,
+        ..Attack::bounded(REFUSED_CRUMBS, |round, to| {
             with_fields(round, "cookie", b"a", 1_500, to);
+        })
+        .of_requests()
+        .large()
+    },
+    // Those of a head that is taken, on streams that are held.
+    Attack {
+        rounds: 200,
+        batch: 200,
+        memory: 2 * LARGE,
+        ..Attack::bounded(HELD_CRUMBS, |round, to| {
+            let mut block = pseudo("POST", HELD);
+            if round == 1 {
+                remembered("cookie", b"a", &mut block);
+            }
+            block.resize(block.len() + 500, NEWEST);
+            headers(stream(round), 0, &block, to);
         })
         .of_requests()
     },
@@ -367,7 +394,7 @@ async fn bear_all(port: &Port, mesh: bool) {
             );
             assert!(seen.grown() <= attack.memory, "{what}: {seen}");
             tries += 1;
-            if seen.is_fair(&quiet.attacked) || (attack.name == CRUMBS && !soaks()) {
+            if seen.is_fair(&quiet.attacked) || (OF_FIELDS.contains(&attack.name) && !soaks()) {
                 break;
             }
             assert!(

@@ -19,7 +19,7 @@ use crate::drain::DrainWatch;
 use crate::http::response_body::Response;
 use crate::http::unreadable::{ErrorRewriter, NOT_HTTP};
 use crate::http::watched::HalfCloseWatch;
-use crate::wire::{MAX_FIELDS, MAX_HEAD};
+use crate::wire::{MAX_HEAD, MAX_REQUEST_FIELDS};
 
 pub(super) async fn serve<S, H>(
     stream: S,
@@ -101,7 +101,7 @@ fn server(header_timeout: Option<Duration>) -> http1::Builder {
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .half_close(true)
-        .max_headers(MAX_FIELDS)
+        .max_headers(MAX_REQUEST_FIELDS)
         .max_buf_size(MAX_HEAD)
         .auto_date_header(false);
     server

@@ -122,7 +122,7 @@ mod cases {
             "{answer:?}"
         );
         let (words, long) = (
-            "the head of the request is over 64 KiB",
+            "the head of the request is over 64 KiB or 512 fields",
             ["--long", "66000"],
         );
         told(bed, ("client", URL), &long, "ResourceExhausted", words).await
