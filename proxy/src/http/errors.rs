@@ -23,8 +23,8 @@ use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, MAX_REQUEST_FIELDS, REFUSED, http
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// Catches a panic of one request, so that it costs no other request of its connection. State that requests share is in
-/// atomics, and behind locks whose poisoning is ignored everywhere.
+/// Catches a panic of one request, so that it costs no other request of its connection. State that
+/// requests share is in atomics, and behind locks whose poisoning is ignored everywhere.
 pub fn contain<F: Future>(request: F) -> CatchUnwind<AssertUnwindSafe<F>> {
     AssertUnwindSafe(request).catch_unwind()
 }

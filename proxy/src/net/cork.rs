@@ -19,11 +19,13 @@ use super::io::fill_from;
 /// The largest TLS record, so that a full buffer is one.
 const SIZE: usize = 16 << 10;
 
-/// What is read at most before other tasks run. HTTP/2 reads until nothing is there, and each stream is answered by a task
-/// of its own: a few bytes of HPACK are a head of many fields, which is freed when that task refuses it.
+/// What is read at most before other tasks run. HTTP/2 reads until nothing is there, and each
+/// stream is answered by a task of its own: a few bytes of HPACK are a head of many fields, which
+/// is freed when that task refuses it.
 const TURN: usize = 32 << 10;
 
-/// Gathers writes, and writes them when its task is polled once more; reads in turns of [`TURN`] bytes.
+/// Gathers writes, and writes them when its task is polled once more; reads in turns of [`TURN`]
+/// bytes.
 ///
 /// Only for those who, whenever they are polled, read until nothing is there, as HTTP/2 does: the
 /// next read writes first.
@@ -68,8 +70,8 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready in a turn in which more may be read. The budget that tokio gives a task whenever it runs tells turns apart, since
-    /// one turn of HTTP/2 reads again after each stream.
+    /// Ready in a turn in which more may be read. The budget that tokio gives a task whenever it
+    /// runs tells turns apart, since one turn of HTTP/2 reads again after each stream.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.read < TURN {
             return Poll::Ready(());

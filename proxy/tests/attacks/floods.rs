@@ -236,7 +236,8 @@ const ATTACKS: &[Attack] = &[
         })
         .of_requests()
     },
-    // By bytes within the limit, and by number not. All of them are there before the first is looked at.
+    // By bytes within the limit, and by number not. All of them are there before the first is
+    // looked at.
     Attack {
         batch: 200,
         ..Attack::bounded(REFUSED_CRUMBS, |round, to| {

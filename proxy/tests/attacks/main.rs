@@ -1,5 +1,7 @@
-//! Clients that mean harm, against the ports of a gateway and of a pod: what the rules of HTTP/2 and TLS forbid, floods of
-//! frames, clients that are slow on purpose, bytes by chance, and programs that others keep for it. All on loopback, bounded in time and count; WEFT_SOAK=1 makes it longer.
+//! Clients that mean harm, against the ports of a gateway and of a pod: what the rules of HTTP/2
+//! and TLS forbid, floods of frames, clients that are slow on purpose, bytes by chance, and
+//! programs that others keep for it. All on loopback, bounded in time and count; WEFT_SOAK=1 makes
+//! it longer.
 
 #![recursion_limit = "256"]
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]

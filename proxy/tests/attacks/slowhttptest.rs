@@ -1,4 +1,5 @@
-//! slowhttptest against a gateway: what its clients hold is closed in time, and another client is served meanwhile.
+//! slowhttptest against a gateway: what its clients hold is closed in time, and another client is
+//! served meanwhile.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
 //! testssl against a gateway's port of HTTPS: nothing that it finds is graver than a low risk.
 //!
-//! `make test` has it look at versions, suites and the ways to renegotiate; a soak at all that it knows.
+//! `make test` has it look at versions, suites and the ways to renegotiate; a soak at all that it
+//! knows.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use super::support::*;
 use super::{among_others, soaks, tools};
 
 const SHORT: &[&str] = &["-p", "-s", "-R", "-I", "-H"];
-/// Each cipher by itself, and the errors of implementations, besides all that it looks at by default.
+/// Each cipher by itself, and the errors of implementations, besides all that it looks at by
+/// default.
 const WHOLE: &[&str] = &["-9"];
 const SHORT_LIMIT: Duration = Duration::from_secs(120);
 const WHOLE_LIMIT: Duration = Duration::from_secs(1_200);
