@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::{
-    BackendTls, Choice, ConnectionRule, Identity, Place, Rule, ServicePort, TlsRule,
-    WeightedBackend,
-};
+use crate::choice::{Choice, Place};
+use crate::connection::{ConnectionRule, TlsRule};
+use crate::gateway::BackendTls;
+use crate::identity::Identity;
+use crate::names::ServicePort;
+use crate::route::{Rule, WeightedBackend};
 
 /// What the proxy is told of its own pod.
 #[derive(Clone, Debug, PartialEq)]

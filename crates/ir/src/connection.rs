@@ -2,11 +2,10 @@
 //!
 //! Source: `TLSRouteSpec` and `TCPRouteSpec`. What a connection is, is found out elsewhere.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::{RouteId, WeightedBackend};
+use crate::hosts::HostPattern;
+use crate::route::{RouteId, WeightedBackend};
 
 /// A rule of a TCPRoute, or of a TLSRoute without its host names: every connection goes to one of the backends.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,72 +23,6 @@ pub struct TlsRule {
     /// Empty: any server name, and none.
     pub hostnames: Vec<HostPattern>,
     pub rule: ConnectionRule,
-}
-
-/// The names of servers, in lower case: one, or all below one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum HostPattern {
-    Exact(String),
-    /// `*.example.com` as `.example.com`: takes `a.example.com` and `a.b.example.com`, not `example.com`.
-    Below(String),
-}
-
-/// The text is no name of servers.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is neither a host name nor one after `*.`")]
-pub struct HostPatternError(String);
-
-impl FromStr for HostPattern {
-    type Err = HostPatternError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let lower = text.to_ascii_lowercase();
-        let (wildcard, host) = match lower.strip_prefix("*.") {
-            Some(rest) => (true, rest),
-            None => (false, &*lower),
-        };
-        let is_address = host.parse::<std::net::IpAddr>().is_ok();
-        if is_address || host.len() > 253 || !host.split('.').all(is_label) {
-            return Err(HostPatternError(text.to_owned()));
-        }
-        Ok(if wildcard {
-            Self::Below(format!(".{host}"))
-        } else {
-            Self::Exact(lower)
-        })
-    }
-}
-
-/// RFC 1123, 2.1; `_` besides, which clusters' names have.
-fn is_label(label: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    let edge = |b: Option<u8>| b.is_some_and(|b| b != b'-');
-    label.len() <= 63
-        && label.bytes().all(inner)
-        && edge(label.bytes().next())
-        && edge(label.bytes().last())
-}
-
-impl fmt::Display for HostPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(host) => f.write_str(host),
-            Self::Below(suffix) => write!(f, "*{suffix}"),
-        }
-    }
-}
-
-impl HostPattern {
-    /// How well the pattern fits `name`, which is in lower case: exact goes before wildcard, longer before shorter.
-    fn fit(&self, name: &str) -> Option<(bool, usize)> {
-        match self {
-            Self::Exact(host) => (host == name).then_some((true, host.len())),
-            Self::Below(suffix) => {
-                let below = name.len() > suffix.len() && name.ends_with(&**suffix);
-                below.then_some((false, suffix.len()))
-            }
-        }
-    }
 }
 
 /// Returns the place of the rule for a connection to the server `name`, which is `None` if the client
@@ -122,7 +55,7 @@ pub fn find_tls<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RouteKind;
+    use crate::route::RouteKind;
 
     fn rules(hostnames: &[&[&str]]) -> Vec<TlsRule> {
         let rule = |(hostnames, index): (&&[&str], u32)| TlsRule {
@@ -172,19 +105,5 @@ mod tests {
         assert_eq!(find_tls(&rules, Some("a.example.com")), Some(1));
         assert_eq!(find_tls(&rules, Some("example.com")), Some(0));
         assert_eq!(find_tls(&rules, None), Some(0));
-    }
-
-    #[test]
-    fn names_read_back_as_they_print_and_what_is_none_is_refused() {
-        for text in ["example.com", "*.example.com", "a", "a_b.svc.cluster.local"] {
-            assert_eq!(text.parse::<HostPattern>().unwrap().to_string(), text);
-        }
-        let long = "a".repeat(64);
-        for text in [
-            "", "*", "*.", "*a.com", "a.*.com", "**.a", "a..b", ".a", "a.", "10.0.0.1", "::1",
-            "-a.com", "a-.com", "a b", "ä.com", &long,
-        ] {
-            assert!(text.parse::<HostPattern>().is_err(), "{text}");
-        }
     }
 }

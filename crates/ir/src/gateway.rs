@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::{ConnectionRule, HostPattern, Rule, ServicePort, TlsRule};
+use crate::connection::{ConnectionRule, TlsRule};
+use crate::hosts::HostPattern;
+use crate::names::{ServicePort, Transport};
+use crate::route::Rule;
 
 /// A Gateway, `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,21 +81,6 @@ impl fmt::Debug for KeyPair {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeyPair({} bytes of chain)", self.chain.len())
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Transport {
-    Tcp,
-    Udp,
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
     }
 }
 

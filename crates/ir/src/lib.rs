@@ -23,18 +23,18 @@ pub use config::{
     Destination, Endpoint, EndpointSet, Mode, Probe, ProbeRequest, Protocol, Routing, Service,
     Target, TrustedRoots, Workload,
 };
-pub use connection::{ConnectionRule, HostPattern, HostPatternError, TlsRule, find_tls};
+pub use connection::{ConnectionRule, TlsRule, find_tls};
 pub use cors::{Allowed, Cors, OriginError, OriginHost, OriginPattern};
 pub use gateway::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, ForwardedHeader, ForwardedTrust,
     Gateway, GatewayId, GatewayPort, HttpListener, KeyPair, ServerTls, ServiceRules, Serving,
-    StreamListener, TlsListener, TlsServing, Transport, VirtualHost,
+    StreamListener, TlsListener, TlsServing, VirtualHost,
 };
-pub use hosts::{HostMap, bare_host};
+pub use hosts::{HostMap, HostPattern, HostPatternError, bare_host};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use ipnet::IpNet;
 pub use names::{
-    ResourceKey, ResourceKeyError, ServiceId, ServiceKind, ServicePort, ServicePortError,
+    ResourceKey, ResourceKeyError, ServiceId, ServiceKind, ServicePort, ServicePortError, Transport,
 };
 pub use pattern::{MAX_PATTERN_TEXT, Pattern, PatternError, Patterns, character_classes};
 pub use route::{

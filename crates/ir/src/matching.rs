@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use http::header::{HOST, HeaderMap};
 use http::{Method, Uri};
 
-use crate::{HeaderMatch, PathMatch, QueryMatch, RequestMatch};
+use crate::route::{HeaderMatch, PathMatch, QueryMatch, RequestMatch};
 
 /// The precedence of a match: the greater one is tried first.
 pub(crate) type Specificity = (bool, u8, usize, bool, usize, usize);

@@ -4,8 +4,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use crate::Transport;
-
 /// Of which kind an object is that names endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServiceKind {
@@ -120,6 +118,21 @@ fn parse_service_port(text: &str) -> Option<ServicePort> {
     } = &service;
     let valid = !namespace.is_empty() && !name.is_empty() && !name.contains('/');
     valid.then_some(ServicePort { service, port })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
 /// What names a resource on the stream between controller and proxy.

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::{Cors, Pattern, ServicePort};
+use crate::cors::Cors;
+use crate::names::ServicePort;
+use crate::pattern::Pattern;
 
 /// The kind of route that a rule came from: it decides how failures are told to the client.
 ///

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Uri};
 
 use crate::matching::{matches, specificity, trim_slash};
-use crate::{PathMatch, RequestMatch, Rule};
+use crate::route::{PathMatch, RequestMatch, Rule};
 
 /// Tables with fewer matches are searched in order: that is faster than hashing the path.
 const INDEXED_FROM: usize = 8;

@@ -3,10 +3,15 @@
 //! Every type is taken apart whole, so that a new field cannot be forgotten here. That no encoding is larger is a test
 //! of `weft-api`.
 
-use crate::{
-    Allowed, Backend, ConnectionRule, Cors, Filter, HeaderEdit, HeaderMatch, HostPattern, KeyPair,
-    Mirror, PathEdit, PathMatch, Pattern, QueryMatch, Redirect, RequestMatch, Retry, Rewrite,
-    RouteId, Rule, ServerTls, ServicePort, TlsRule, ValueMatch, WeightedBackend,
+use crate::connection::{ConnectionRule, TlsRule};
+use crate::cors::{Allowed, Cors};
+use crate::gateway::{KeyPair, ServerTls};
+use crate::hosts::HostPattern;
+use crate::names::ServicePort;
+use crate::pattern::Pattern;
+use crate::route::{
+    Backend, Filter, HeaderEdit, HeaderMatch, Mirror, PathEdit, PathMatch, QueryMatch, Redirect,
+    RequestMatch, Retry, Rewrite, RouteId, Rule, ValueMatch, WeightedBackend,
 };
 
 /// A field's tag, and the length or number that follows it.
