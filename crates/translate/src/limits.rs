@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use weft_ir::{Pattern, Rule};
 
-use crate::routes::{Fault, Route, Rules};
+use crate::conditions::Fault;
 
 /// Of the rules of one route, in bytes.
 pub(crate) const ROUTE_BYTES: usize = 512 * 1024;
@@ -45,20 +45,6 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    pub(crate) fn of(rules: &Rules) -> Self {
-        match rules {
-            Rules::Requests(rules) => Self::of_requests(rules.iter().map(|of| &*of.rule)),
-            Rules::Tls(rule) => Self {
-                bytes: rule.as_ref().map_or(0, |of| of.rule.wire_size()),
-                compiled: 0,
-            },
-            Rules::Bytes(of) => Self {
-                bytes: of.rule.wire_size(),
-                compiled: 0,
-            },
-        }
-    }
-
     pub(crate) fn of_requests<'r>(rules: impl Iterator<Item = &'r Rule>) -> Self {
         let mut size = Self::default();
         let mut seen = HashSet::new();
@@ -163,17 +149,4 @@ impl Budget {
             None => Ok(now),
         }
     }
-}
-
-/// What a host of a listener adds for a route that is there: its name, the places of the rules, and where each of their
-/// matches stands among all of the host's.
-pub(crate) fn host_bytes(route: &Route, name_bytes: usize) -> usize {
-    let (rules, matches) = match &route.rules {
-        Rules::Requests(rules) => {
-            let matches = rules.iter().map(|of| of.rule.matches.len());
-            (rules.len(), matches.sum())
-        }
-        Rules::Tls(_) | Rules::Bytes(_) => (1, 0),
-    };
-    16 + name_bytes + 5 * rules + 8 * matches
 }

@@ -1,17 +1,19 @@
 //! The mesh as one client sees it: what is at an address, and the resources that it needs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_ir::{
-    Backend, Destination, Endpoint, EndpointSet, Filter, GatewayId, Routing, Rule, Service,
-    ServicePort, Target, WeightedBackend, Workload,
+    Destination, Endpoint, EndpointSet, GatewayId, Routing, Rule, Service, ServicePort, Target,
+    Workload,
 };
 
-use crate::endpoints::{Endpoints, Leaving};
+use crate::cluster::endpoints::{Endpoints, Leaving};
+use crate::cluster::pods::Pods;
 use crate::gateways::GatewayView;
-use crate::pods::Pods;
+use crate::routes::targets::{rule_targets, service_ports};
+use crate::service_routes::views::{Addresses, Balancers, PortView};
 
 /// Everything that proxies are told, indexed by what they ask for. Cheap to clone; immutable.
 ///
@@ -30,20 +32,6 @@ pub struct Mesh {
     pub(crate) gateways: HashMap<GatewayId, Arc<GatewayView>>,
     /// Those that differ from what the mesh sees.
     pub(crate) gateway_endpoints: Arc<Endpoints>,
-}
-
-pub(crate) type Addresses = HashMap<SocketAddr, Arc<Service>>;
-
-/// By the address of a load balancer: a cluster IP and port of its Service.
-pub(crate) type Balancers = HashMap<SocketAddr, SocketAddr>;
-
-/// One Service port with routes: what clients of each namespace see there.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct PortView {
-    /// For clients of namespaces without routes of their own.
-    pub(crate) producer: Arc<Service>,
-    /// By client namespace.
-    pub(crate) consumers: BTreeMap<String, Arc<Service>>,
 }
 
 /// Who a pod is, as the cluster shows it.
@@ -183,32 +171,4 @@ impl Mesh {
     pub fn gateway_of(&self, namespace: &str, pod: &str) -> Option<GatewayId> {
         self.pods.get(namespace, pod)?.gateway.clone()
     }
-}
-
-/// Where the rule's requests and copies of them go.
-pub(crate) fn rule_targets(rule: &Rule) -> impl Iterator<Item = ServicePort> + '_ {
-    service_ports(&rule.backends).chain(mirrors(rule))
-}
-
-/// Where copies of the rule's requests go.
-fn mirrors(rule: &Rule) -> impl Iterator<Item = ServicePort> + '_ {
-    let of_backends = rule.backends.iter().flat_map(|backend| &backend.filters);
-    rule.filters
-        .iter()
-        .chain(of_backends)
-        .filter_map(|filter| match filter {
-            Filter::Mirror(mirror) => Some(mirror.to.clone()),
-            _ => None,
-        })
-}
-
-pub(crate) fn service_ports(
-    backends: &[WeightedBackend],
-) -> impl Iterator<Item = ServicePort> + '_ {
-    backends
-        .iter()
-        .filter_map(|backend| match &backend.backend {
-            Backend::Service(port) => Some(port.clone()),
-            Backend::Invalid(_) => None,
-        })
 }

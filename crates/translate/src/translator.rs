@@ -4,21 +4,64 @@
 //! keeps what it made last, with what that was made from ([`crate::memo`]): the lists of objects as they are, or what
 //! earlier steps made of them, by identity. So an edit costs what it touches, and the comparison of lists.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_ir::RouteKind;
 
-use crate::attach::{self, Attachments};
-use crate::gateways::{Accounts, Grants};
+use crate::cluster::modes::Modes;
+use crate::cluster::pods::Accounts;
+use crate::cluster::services::Services;
+use crate::cluster::zones::Zones;
+use crate::cluster::{endpoints, pods, services};
+use crate::gateways::missing::MissingParents;
+use crate::input::{Objects, Settings};
 use crate::memo::{Last, Same};
 use crate::mesh::Mesh;
-use crate::modes::Modes;
 use crate::objects::{GatewayClass, Namespace, Node, ReferenceGrant};
+use crate::output::{
+    GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, Provision, RouteStatus,
+};
+use crate::references::grants::Grants;
 use crate::routes::Resolver;
-use crate::services::Services;
-use crate::status::{self, RouteStatus};
-use crate::zones::Zones;
-use crate::{Objects, Settings, Translation, endpoints, gateways, objects, pods, services, views};
+use crate::routes::status::merge;
+use crate::service_routes::attach::Attachments;
+use crate::service_routes::{attach, status, views};
+use crate::{gateways, objects};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Translation {
+    pub mesh: Mesh,
+    /// Of the routes that have a parent of ours, by kind, namespace and name. As with the mesh, one that says what it said
+    /// before is in the same `Arc`.
+    pub statuses: Vec<Arc<RouteStatus>>,
+    /// Of those that are ours, by name.
+    pub gateway_classes: Vec<GatewayClassStatus>,
+    /// Of those that are ours, by name.
+    pub gateways: Vec<GatewayStatus>,
+    /// Of those whose Gateway is ours, by name.
+    pub listener_sets: Vec<ListenerSetStatus>,
+    /// Of BackendTLSPolicies, by name.
+    pub policies: Vec<PolicyStatus>,
+    /// For the accepted Gateways, by name.
+    pub provisions: Vec<Provision>,
+    /// Of routes, by kind, namespace and name, where a class is ours.
+    pub missing_parents: Vec<MissingParents>,
+    /// What users wrote and is not in force, where no status says so: for the log.
+    pub warnings: BTreeSet<String>,
+}
+
+/// The mesh that `objects` describe, and what is to be said of each route.
+pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
+    Translator::new(settings.clone()).translate(objects)
+}
+
+/// Returns only [`Translation::provisions`], for a controller that watches no other objects than these
+/// need: GatewayClasses, Gateways, ListenerSets, namespaces, ConfigMaps, ClusterTrustBundles and
+/// ReferenceGrants. Objects of other kinds can be absent.
+pub fn provisions(objects: &Objects, gateway_controller_name: &str) -> Vec<Provision> {
+    gateways::provisions(objects, gateway_controller_name)
+}
 
 /// Translates one state of the cluster after the other.
 #[derive(Debug)]
@@ -101,7 +144,7 @@ impl Translator {
         let outcome = self
             .gateways
             .translate(objects, ours, &services, &endpoints, &grants);
-        self.statuses = status::merge(statuses, outcome.routes, &self.statuses);
+        self.statuses = merge(statuses, outcome.routes, &self.statuses);
         let warnings = [
             &modes.warnings,
             &pods.warnings,

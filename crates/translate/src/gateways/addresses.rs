@@ -6,10 +6,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::provision::ServiceType;
-use super::status::{Address, AddressKind, Routability};
+use crate::conditions::Fault;
 use crate::objects::{GatewayAddress, Ingress, Lenient, Meta, Service, ServiceSpec};
-use crate::routes::Fault;
+use crate::output::{Address, AddressKind, Routability, ServiceType};
 
 /// What a Gateway asks for.
 #[derive(Debug, Default)]

@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use weft_ir::{GatewayId, RouteId, RouteKind};
 
-use super::hosts::{Host, intersection, on_listener};
 use super::listeners::Bound;
-use super::plans::{Plan, gateway_named};
+use super::plans::Plan;
 use super::scopes::Namespaces;
-use super::status::GROUP;
+use crate::conditions::Fault;
+use crate::names::GROUP;
+use crate::names::gateway_named;
 use crate::objects::{Lenient, Meta, ParentRef};
-use crate::routes::{Fault, Route};
-use crate::status;
+use crate::routes::Route;
+use crate::routes::hosts::{Host, intersection, on_listener};
+use crate::routes::status;
 
 /// A listener among those of all Gateways.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

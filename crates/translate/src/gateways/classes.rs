@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use weft_ir::GatewayId;
 
+use crate::cluster::pods::Accounts;
 use crate::objects::{self, GatewayClassSpec, GatewaySpec, Meta};
 
 /// Characters that a Service's name and a label's value may have.
@@ -105,9 +106,6 @@ fn refuse_namesakes(oldest_first: &mut [Owned<'_>]) {
         }
     }
 }
-
-/// By namespace and account: the Gateway whose proxies run under it.
-pub(crate) type Accounts = HashMap<(String, String), GatewayId>;
 
 pub(crate) fn accounts(gateways: &BTreeMap<GatewayId, Owned<'_>>) -> Accounts {
     let named = gateways.values().filter_map(|of| {

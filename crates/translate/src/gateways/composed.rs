@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use weft_ir::{RouteKind, Routing, ServiceId, ServicePort, ServiceRules};
 
-use crate::Objects;
-use crate::attach::{Attached, Attachments, Memo, on_services, parents};
+use crate::input::Objects;
 use crate::limits::Size;
 use crate::objects::{Lenient, ParentRef};
 use crate::routes::{Resolver, Route};
-use crate::views::routing;
+use crate::service_routes::attach::{Attached, Attachments, Memo, on_services, parents};
+use crate::service_routes::views::routing;
 
 /// By port of a Service that asks for it and has routes by request.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use weft_ir::{HostPattern, Transport};
 
 use super::listeners::{Bound, Socket, Speaks};
-use crate::routes::Fault;
+use crate::conditions::Fault;
 
 /// What the listeners of a port must have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

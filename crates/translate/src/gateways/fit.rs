@@ -11,11 +11,11 @@ use weft_ir::{GatewayId, HostPattern, ServicePort, Transport};
 
 use super::attach::{Attached, Attachment, ListenerId, Plans};
 use super::composed::Composed;
-use super::hosts::Host;
-use super::listeners::{Bound, Socket};
-use crate::limits::{Budget, LISTENERS_BYTES, Size, host_bytes, too_large};
-use crate::mesh::service_ports;
-use crate::routes::{Fault, Route, Rules};
+use crate::conditions::Fault;
+use crate::limits::{Budget, Size};
+use crate::routes::hosts::Host;
+use crate::routes::targets::service_ports;
+use crate::routes::{Route, Rules};
 
 /// A port of a Gateway.
 type Port = (GatewayId, Transport, u16);
@@ -162,32 +162,15 @@ fn leave_out(attachment: &mut Attachment, full: &HashMap<Port, String>, plans: &
     }
 }
 
-/// What the listeners of a Gateway have taken of its ports.
-#[derive(Default)]
-pub(crate) struct Room(HashMap<(Transport, u16), usize>);
-
-impl Room {
-    /// Takes what listeners need, in their order. Those that there is no room for cannot be used.
-    pub(crate) fn take(&mut self, listeners: &mut [Bound<'_>]) {
-        for listener in listeners {
-            let Ok(Socket { port, speaks, .. }) = listener.accepted() else {
-                continue;
-            };
-            let tls = listener
-                .tls
-                .as_ref()
-                .map_or(0, weft_ir::ServerTls::wire_size);
-            let wanted = 64 + listener.label.len() + listener.spec.hostname.len() + tls;
-            let used = self.0.entry((speaks.transport(), *port)).or_default();
-            if *used + wanted <= LISTENERS_BYTES {
-                *used += wanted;
-                continue;
-            }
-            let why = format!(
-                "port: {port} has no room for the listener: with its certificates and authorities it takes {wanted} bytes, \
-                 and {used} of {LISTENERS_BYTES} are taken by other listeners; use fewer or smaller ones, or another port"
-            );
-            listener.socket = Err(too_large(why));
+/// What a host of a listener adds for a route that is there: its name, the places of the rules, and where each of their
+/// matches stands among all of the host's.
+fn host_bytes(route: &Route, name_bytes: usize) -> usize {
+    let (rules, matches) = match &route.rules {
+        Rules::Requests(rules) => {
+            let matches = rules.iter().map(|of| of.rule.matches.len());
+            (rules.len(), matches.sum())
         }
-    }
+        Rules::Tls(_) | Rules::Bytes(_) => (1, 0),
+    };
+    16 + name_bytes + 5 * rules + 8 * matches
 }

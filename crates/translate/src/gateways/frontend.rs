@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use weft_ir::ClientValidation;
 
-use super::certificates::{FRONTEND_CA, Reader};
+use crate::conditions::Fault;
 use crate::objects::{FrontendTls, FrontendTlsConfig, FrontendValidation, PortTls};
-use crate::routes::Fault;
+use crate::references::certificates::{FRONTEND_CA, Reader};
 
 #[derive(Debug, Default)]
 pub(crate) struct Frontend {

@@ -3,18 +3,17 @@
 //! Source: `Listener`, `ListenerEntry`, `ListenerTLSConfig`, `AllowedRoutes`, `ListenerFilters` (GEP-5224). What several
 //! have against each other is decided elsewhere.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weft_ir::{HostPattern, KeyPair, RouteKind, ServerTls, Transport};
 
-use super::certificates::{CERTIFICATE, Reader};
 use super::frontend::Frontend;
 use super::scopes::Scope;
-use super::status::GROUP;
+use crate::conditions::Fault;
+use crate::names::{GROUP, unknown_option};
+use crate::objects::port_number;
 use crate::objects::{AllowedRoutes, GroupKind, Lenient, Listener, ListenerTls};
-use crate::routes::Fault;
-use crate::services::port_number;
+use crate::references::certificates::{CERTIFICATE, Reader};
 
 /// Where a gateway's proxy answers metrics and readiness itself.
 const RESERVED: [u16; 2] = [15020, 15021];
@@ -227,15 +226,6 @@ fn not_understood(spec: &Listener) -> Option<Fault> {
         let why = format_args!("{name:?} is not understood");
         Fault::value("tls.options", why)
     })
-}
-
-/// The first that is for us: the API's own, which have no domain, and those of ours. Others are for other implementations.
-pub(crate) fn unknown_option<V>(options: &BTreeMap<String, V>) -> Option<&str> {
-    let ours = |name: &&String| match name.split_once('/') {
-        None => true,
-        Some((domain, _)) => domain == "weft.dev" || domain.ends_with(".weft.dev"),
-    };
-    options.keys().find(ours).map(String::as_str)
 }
 
 fn socket(spec: &Listener) -> Result<Socket, Fault> {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use weft_ir::{RouteId, RouteKind};
 
-use super::plans::gateway_named;
-use super::status::GROUP;
-use crate::Objects;
+use crate::input::Objects;
+use crate::names::GROUP;
+use crate::names::{gateway_named, route_id};
 use crate::objects::{Meta, ParentRef};
-use crate::routes::{Source, route_id};
+use crate::routes::Source;
 
 /// Names of what there is that a message lists.
 const NAMED: usize = 5;

@@ -3,27 +3,21 @@
 
 mod addresses;
 mod attach;
-mod certificates;
 mod classes;
 mod composed;
 mod conflicts;
 mod fit;
 mod frontend;
-mod grants;
-mod hosts;
+mod listener_budget;
 mod listeners;
 mod metadata;
 pub(crate) mod missing;
 mod overlaps;
 mod parameters;
-mod pem;
 mod plans;
-mod policies;
-pub(crate) mod provision;
 mod routes;
 mod scopes;
 mod serving;
-pub(crate) mod status;
 mod statuses;
 mod verdicts;
 mod view;
@@ -33,28 +27,28 @@ use std::sync::Arc;
 
 use weft_ir::{Gateway, GatewayId, GatewayPort, ServicePort};
 
-use crate::Objects;
-use crate::endpoints::{Endpoints, Known};
+use crate::backend_tls::Policies;
+use crate::cluster::endpoint_sets::Sets;
+use crate::cluster::endpoints::{Endpoints, Known};
+use crate::cluster::services::Services;
+use crate::input::Objects;
 use crate::memo::{self, Last, Same};
 use crate::objects::{BackendTlsPolicy, ClusterTrustBundle, ConfigMap};
+use crate::output::{
+    GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, Provision,
+};
+use crate::references::certificates::Data;
+use crate::references::grants::Grants;
+use crate::routes::status::Placed;
 use crate::routes::{GatewayRules, Resolver};
-use crate::services::Services;
-use crate::sets::Sets;
-use crate::status::Placed;
-use certificates::Data;
 use classes::{Class, Owned};
 use composed::Composed;
 use missing::{MissingParents, missing_parents};
 use plans::{Sources, plans};
-use provision::Provision;
 use scopes::Namespaces;
-use status::{GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus};
 use verdicts::Infrastructure;
 
-pub(crate) use classes::{Accounts, accounts, classes, gateways};
-pub(crate) use grants::{Grants, Referent, Referrer};
-pub(crate) use hosts::RouteHosts;
-pub(crate) use policies::Policies;
+pub(crate) use classes::{accounts, classes, gateways};
 pub use view::GatewayView;
 
 type Classes<'a> = BTreeMap<&'a str, Class<'a>>;
@@ -109,7 +103,7 @@ pub(crate) fn provisions(objects: &Objects, controller: &str) -> Vec<Provision> 
 pub(crate) struct Memo {
     policies: Last<PolicySources, Policies>,
     routes: routes::Memo,
-    composed: crate::attach::Memo,
+    composed: crate::service_routes::attach::Memo,
     views: Views,
     endpoints: Arc<Endpoints>,
 }

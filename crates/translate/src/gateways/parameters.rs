@@ -7,10 +7,10 @@ use std::net::IpAddr;
 
 use weft_ir::{ForwardedHeader, ForwardedTrust, IpNet};
 
-use super::certificates::Data;
 use super::metadata::domains;
-use super::provision::{Resources, Scaling, ServiceType, TrafficPolicy};
 use crate::objects::ParametersRef;
+use crate::output::{Resources, Scaling, ServiceType, TrafficPolicy};
+use crate::references::certificates::Data;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Parameters {

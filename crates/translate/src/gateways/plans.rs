@@ -7,18 +7,18 @@ use std::sync::Arc;
 
 use weft_ir::{GatewayId, KeyPair};
 
-use super::certificates::{CLIENT_CERTIFICATE, Data, Reader};
 use super::classes::Owned;
 use super::conflicts::Taken;
-use super::fit::Room;
 use super::frontend::Frontend;
-use super::grants::{Grants, Referrer};
+use super::listener_budget::Room;
 use super::listeners::{Bound, Owner, bind};
 use super::overlaps;
 use super::scopes::{Namespaces, Scope};
-use super::status::GROUP;
-use crate::objects::{self, GatewayTls, Lenient, Listener, ListenerSetSpec, Meta, ParentRef};
-use crate::routes::Fault;
+use crate::conditions::Fault;
+use crate::names::gateway_named;
+use crate::objects::{self, GatewayTls, Lenient, Listener, ListenerSetSpec, Meta};
+use crate::references::certificates::{CLIENT_CERTIFICATE, Data, Reader};
+use crate::references::grants::{Grants, Referrer};
 
 /// What listeners are read with.
 #[derive(Clone, Copy)]
@@ -91,15 +91,6 @@ pub(crate) fn plans<'a>(
         (id.clone(), plan(owned, &sets, sources))
     });
     plans.collect()
-}
-
-/// The Gateway that a reference names; `None`: it is none.
-pub(crate) fn gateway_named(parent: &ParentRef, own: &str) -> Option<GatewayId> {
-    let group = parent.group.as_deref().unwrap_or(GROUP);
-    let kind = parent.kind.as_deref().unwrap_or("Gateway");
-    let namespace = parent.namespace.as_deref().filter(|ns| !ns.is_empty());
-    (group == GROUP && kind == "Gateway")
-        .then(|| GatewayId::new(namespace.unwrap_or(own), &*parent.name))
 }
 
 fn plan<'a>(

@@ -10,12 +10,12 @@ use super::attach::{
 };
 use super::composed::Composed;
 use super::scopes::Namespaces;
-use crate::Objects;
+use crate::conditions::condition;
+use crate::input::Objects;
 use crate::objects::{Lenient, ParentRef};
+use crate::output::{Condition, Controller};
+use crate::routes::status::{BackendState, Placed, ignored, placed, works};
 use crate::routes::{self, Resolver, Route, Rules};
-use crate::status::{
-    BackendState, Condition, Controller, Placed, condition, ignored, placed, works,
-};
 
 /// Routes of Gateways as they were translated last.
 pub(crate) type Memo = routes::Memo<Arc<Route>>;

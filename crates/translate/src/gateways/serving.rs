@@ -12,10 +12,10 @@ use weft_ir::{
 
 use super::attach::{Attached, ListenerId};
 use super::composed::Composed;
-use super::hosts::Host;
 use super::listeners::{Bound, Socket, Speaks};
 use super::plans::Plan;
-use crate::mesh::service_ports;
+use crate::routes::hosts::Host;
+use crate::routes::targets::service_ports;
 use crate::routes::{Route, Rules};
 
 /// By listener: the routes with their hosts there, in the order that decides ties. A route that names a listener twice is

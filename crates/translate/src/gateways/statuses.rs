@@ -9,11 +9,13 @@ use weft_ir::RouteKind;
 use super::attach::{Attached, ListenerId};
 use super::listeners::Bound;
 use super::plans::{Listeners, Plan, Set};
-use super::status::{
-    Address, GROUP, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteGroupKind,
+use crate::conditions::Fault;
+use crate::conditions::{condition, join};
+use crate::names::GROUP;
+use crate::output::{
+    Address, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteGroupKind,
 };
-use crate::routes::Fault;
-use crate::status::{Condition, condition, join, works};
+use crate::routes::status::works;
 
 /// Accepted routes by listener.
 pub(crate) type Counts = HashMap<ListenerId, u32>;

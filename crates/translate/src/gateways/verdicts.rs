@@ -8,21 +8,20 @@ use std::sync::Arc;
 use weft_ir::{ServiceId, Transport};
 
 use super::addresses::{Requested, assign, is_of, of_service, requested};
-use super::certificates::Data;
 use super::classes::{Class, NAME_LIMIT};
 use super::metadata::{Key, of_pods};
 use super::parameters::Parameters;
 use super::plans::Plan;
-use super::provision::{
-    CLASS_LABEL, GATEWAY_LABEL, Provision, ProvisionPort, ServiceProvision, ServiceType,
-};
-use super::status::{Address, GatewayClassStatus};
 use super::statuses::{Verdict, some_listener};
+use crate::cluster::services::Services;
+use crate::cluster::slices::{Slices, State};
+use crate::conditions::Fault;
+use crate::conditions::condition;
+use crate::names::{CLASS_LABEL, GATEWAY_LABEL};
 use crate::objects::{self, Service};
-use crate::routes::Fault;
-use crate::services::Services;
-use crate::slices::{Slices, State};
-use crate::status::condition;
+use crate::output::{Address, GatewayClassStatus};
+use crate::output::{Provision, ProvisionPort, ServiceProvision, ServiceType};
+use crate::references::certificates::Data;
 
 /// What holds for the Gateways of a class, and whether its own parameters are sound.
 type ClassParameters = (Parameters, Result<(), String>);

@@ -7,7 +7,7 @@ use weft_ir::{
     ConnectionRule, Gateway, GatewayPort, ServicePort, Serving, TlsServing, VirtualHost,
 };
 
-use crate::mesh::{rule_targets, service_ports};
+use crate::routes::targets::{rule_targets, service_ports};
 
 /// What all proxies of a Gateway are told. Cheap to clone; immutable.
 #[derive(Clone, Debug, PartialEq)]

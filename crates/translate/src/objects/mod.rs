@@ -46,3 +46,8 @@ pub use routes::{
     HttpRouteSpec, HttpRule, HttpTimeouts, ParentRef, TcpRoute, TcpRouteSpec, TlsRoute,
     TlsRouteSpec, UdpRoute,
 };
+
+/// A port is 1 to 65535.
+pub(crate) fn port_number(port: i64) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port != 0)
+}

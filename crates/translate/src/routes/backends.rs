@@ -11,11 +11,13 @@ use weft_ir::{
     WeightedBackend,
 };
 
-use super::report::{Fault, Report};
+use super::report::Report;
 use super::resolver::Resolver;
-use crate::gateways::{Grants, Referent, Referrer};
+use crate::cluster::services::{Frontend, PortInfo, ServiceInfo};
+use crate::conditions::Fault;
+use crate::objects::port_number;
 use crate::objects::{BackendObjectRef, BackendRef, Lenient};
-use crate::services::{Frontend, PortInfo, ServiceInfo, port_number};
+use crate::references::grants::{Grants, Referent, Referrer};
 
 /// The group of ServiceImports.
 const MULTI_CLUSTER: &str = "multicluster.x-k8s.io";

@@ -9,18 +9,12 @@ use serde::de::IgnoredAny;
 use weft_ir::{ConnectionRule, Filter, RouteId, TlsRule};
 
 use super::backends::{Context, byte_backends};
-use super::report::{Fault, Report};
+use super::compiled::CompiledConnections;
+use super::report::Report;
 use super::resolver::Resolver;
 use super::values::host_patterns;
+use crate::conditions::Fault;
 use crate::objects::{ByteRule, Lenient, TlsRouteSpec};
-
-/// The rule of a route of connections.
-#[derive(Debug)]
-pub(crate) struct CompiledConnections<R> {
-    pub(crate) rule: R,
-    /// Some connection can meet it as it was meant.
-    pub(crate) works: bool,
-}
 
 /// `None` where host names are given and none can be read: without any, the rule would take every connection.
 pub(super) fn tls_rule(

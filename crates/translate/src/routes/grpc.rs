@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use weft_ir::{PathMatch, RequestMatch, RouteId, Rule, Timeouts};
 
-use super::CompiledRule;
 use super::backends::{Context, backends};
+use super::compiled::CompiledRule;
 use super::filters::grpc_filters;
 use super::http::nowhere;
 use super::patterns::PatternBudget;
-use super::report::{Fault, Report};
+use super::report::Report;
 use super::values::{header_matches, not_understood, pattern, unknown};
+use crate::conditions::Fault;
 use crate::objects::{GrpcMatch, GrpcMethodMatch, GrpcRule, Lenient};
 
 pub(super) fn rule(

@@ -8,26 +8,16 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use weft_ir::{Filter, PathMatch, RequestMatch, Retry, RouteId, Rule, Timeouts};
 
-use super::CompiledRule;
 use super::backends::{Backends, Context, backends};
+use super::compiled::{CompiledRule, refused};
 use super::filters::{http_filters, replaces_prefix};
 use super::patterns::PatternBudget;
-use super::report::{Fault, Report};
-use super::values::{duration, header_matches, not_understood, pattern, query_matches, unknown};
+use super::report::Report;
+use super::values::{
+    METHODS, duration, header_matches, not_understood, pattern, query_matches, unknown,
+};
+use crate::conditions::Fault;
 use crate::objects::{HttpMatch, HttpPathMatch, HttpRetry, HttpRule, HttpTimeouts, Lenient};
-
-/// The methods that the specification knows.
-pub(super) const METHODS: [Method; 9] = [
-    Method::GET,
-    Method::HEAD,
-    Method::POST,
-    Method::PUT,
-    Method::DELETE,
-    Method::CONNECT,
-    Method::OPTIONS,
-    Method::TRACE,
-    Method::PATCH,
-];
 
 /// Tries beside the first one, where nothing is said.
 const ATTEMPTS: u32 = 1;
@@ -38,28 +28,6 @@ pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Repor
     let rule = refused(id, index, &fault.text);
     report.fault(index, fault);
     rule
-}
-
-/// Answers 500 to what no other rule takes.
-pub(super) fn refused(id: &RouteId, index: u32, why: &str) -> CompiledRule {
-    let rule = Rule {
-        route: id.clone(),
-        index,
-        name: None,
-        matches: vec![RequestMatch {
-            broken: true,
-            ..RequestMatch::default()
-        }],
-        filters: Vec::new(),
-        backends: Vec::new(),
-        timeouts: Timeouts::default(),
-        retry: None,
-        failure: Some(Arc::from(why)),
-    };
-    CompiledRule {
-        rule: Arc::new(rule),
-        works: false,
-    }
 }
 
 pub(super) fn rule(

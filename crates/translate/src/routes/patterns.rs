@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use weft_ir::{Pattern, character_classes};
 
-use super::report::Fault;
+use crate::conditions::Fault;
 use crate::limits::{
     PATTERN_COMPILED, ROUTE_CLASSES, ROUTE_COMPILED, ROUTE_PATTERN_TEXT, ROUTE_PATTERNS, too_large,
 };

@@ -1,37 +1,11 @@
 //! What is wrong with a route, collected while it is translated.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use weft_ir::ServicePort;
 
 use super::patterns::PatternBudget;
-
-/// Why a value, a filter or a reference does not count, with its place: `rules[0].filters[1]: ...`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    /// The reason for the condition.
-    pub(crate) reason: &'static str,
-    pub(crate) text: String,
-}
-
-impl Fault {
-    /// A value that is not understood.
-    pub(crate) fn value(at: &str, why: impl fmt::Display) -> Self {
-        Self {
-            reason: "UnsupportedValue",
-            text: format!("{at}: {why}"),
-        }
-    }
-
-    /// Filters that cannot stand together.
-    pub(crate) fn filters(at: &str, why: impl fmt::Display) -> Self {
-        Self {
-            reason: "IncompatibleFilters",
-            text: format!("{at}: {why}"),
-        }
-    }
-}
+use crate::conditions::Fault;
 
 #[derive(Debug, Default)]
 pub(crate) struct Report {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use weft_ir::ServiceId;
 
-use crate::gateways::{Grants, Policies};
+use crate::backend_tls::Policies;
+use crate::cluster::services::{ServiceInfo, Services};
 use crate::memo::Same;
-use crate::services::{ServiceInfo, Services};
+use crate::references::grants::Grants;
 
 /// What parentRefs and backendRefs are looked up in.
 #[derive(Debug)]

@@ -3,13 +3,27 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use serde::de::IgnoredAny;
 use weft_ir::{HeaderMatch, HostPattern, Pattern, QueryMatch, ValueMatch};
 
 use super::patterns::PatternBudget;
-use super::report::{Fault, Report};
+use super::report::Report;
+use crate::conditions::Fault;
 use crate::objects::{HttpHeaderMatch, Lenient};
+
+/// The methods that the specification knows.
+pub(super) const METHODS: [Method; 9] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::CONNECT,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::PATCH,
+];
 
 /// A GEP-2257 duration: one to four times a number of up to five digits with `h`, `m`, `s` or `ms`.
 pub(super) fn duration(text: &str) -> Option<Duration> {

@@ -5,10 +5,9 @@
 use http::{HeaderValue, Method};
 use weft_ir::{Allowed, Cors, OriginPattern};
 
+use crate::conditions::Fault;
 use crate::objects::CorsFilter;
-use crate::routes::http::METHODS;
-use crate::routes::report::Fault;
-use crate::routes::values::{header_name, unknown};
+use crate::routes::values::{METHODS, header_name, unknown};
 
 /// Seconds, where nothing is said.
 const MAX_AGE: u32 = 5;

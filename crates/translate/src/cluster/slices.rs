@@ -11,11 +11,11 @@ use std::sync::Arc;
 use weft_ir::{Hints, ServiceId};
 
 use crate::memo::{Last, PerObject, Same};
+use crate::objects::port_number;
 use crate::objects::{
     EndpointAddress, EndpointConditions, EndpointHints, EndpointSlice, HintFor, Meta, SlicePort,
     TargetRef,
 };
-use crate::services::port_number;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const IMPORT_NAME: &str = "multicluster.kubernetes.io/service-name";

@@ -1,4 +1,4 @@
-//! What the routes' statuses say about our own parents.
+//! What a route's status says, whatever kind of parent it has.
 //!
 //! Source: the comments of `RouteConditionType` in Gateway API's `shared_types.go`.
 
@@ -8,53 +8,11 @@ use std::sync::Arc;
 
 use weft_ir::{RouteKind, ServicePort};
 
-use crate::attach::{Attached, Attachment, Attachments};
+use super::{Report, Route};
+use crate::conditions::{condition, join};
 use crate::memo;
 use crate::objects::ParentRef;
-use crate::routes::{Fault, Report, Route};
-use crate::views::Routes;
-
-/// Bytes that a message may have; the API server takes 32 KiB.
-const MESSAGE_LIMIT: usize = 8192;
-
-/// The status of one route.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RouteStatus {
-    pub kind: RouteKind,
-    pub namespace: String,
-    pub name: String,
-    /// The generation that the conditions speak of.
-    pub generation: i64,
-    /// One for each parentRef that is ours, in the route's order. Never empty.
-    pub parents: Vec<ParentStatus>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct ParentStatus {
-    pub parent_ref: ParentRef,
-    pub controller: Controller,
-    pub conditions: Vec<Condition>,
-}
-
-/// Under whose name an entry of a route's status stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Controller {
-    /// Of Service parents: [`Settings::controller_name`](crate::Settings::controller_name).
-    Mesh,
-    /// Of Gateways and ListenerSets:
-    /// [`Settings::gateway_controller_name`](crate::Settings::gateway_controller_name).
-    Gateway,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Condition {
-    /// The condition's type, as `Accepted`.
-    pub kind: String,
-    pub status: bool,
-    pub reason: String,
-    /// For people: what is wrong, where, and what to check.
-    pub message: String,
-}
+use crate::output::{Condition, Controller, ParentStatus, RouteStatus};
 
 /// The statuses of both, one for each route, by kind, namespace and name. One that says what it said `before` is the same.
 pub(crate) fn merge(
@@ -105,23 +63,6 @@ fn status_order(kind: RouteKind) -> u8 {
         RouteKind::Tcp => 3,
         RouteKind::Udp => 4,
     }
-}
-
-/// The status of the route at `place`; `None` when none of its parents is ours.
-pub(crate) fn route_status(
-    place: usize,
-    routes: &Routes,
-    attached: &Attachments,
-) -> Option<Placed> {
-    let Attached { route, attachments } = routes[place].as_ref();
-    if attachments.is_empty() {
-        return None;
-    }
-    let parents = attachments.iter().map(|attachment| {
-        let accepted = accepted(place, attachment, routes, attached);
-        (attachment.place, &attachment.parent_ref, accepted)
-    });
-    Some(placed(route, Controller::Mesh, &[], parents))
 }
 
 /// What is said of a route to each of its parents, of which `parents` are the places, the references and the condition
@@ -208,75 +149,6 @@ pub(crate) fn ignored(route: &Route) -> String {
     words
 }
 
-/// In order: no such parent, given way to another kind of route, nothing in it that works.
-fn accepted(
-    place: usize,
-    attachment: &Attachment,
-    routes: &Routes,
-    attached: &Attachments,
-) -> Condition {
-    let route = &routes[place].route;
-    let refused = |reason: &str, message: String| condition("Accepted", false, reason, message);
-    let ports = match &attachment.ports {
-        Ok(ports) => ports,
-        Err(why) => return refused("NoMatchingParent", why.clone()),
-    };
-    let full: Vec<&str> = ports
-        .iter()
-        .filter_map(|port| attached.no_room(port, place))
-        .collect();
-    if !full.is_empty() && full.len() == ports.len() {
-        return refused("PortFull", full.join("; "));
-    }
-    let lost = lost_ports(place, attachment, ports, routes, attached);
-    if !lost.is_empty() && lost.len() == ports.len() {
-        let why = lost.join("; ");
-        return refused(
-            "Conflicted",
-            format!("{}: {why}", precedence(route.id.kind)),
-        );
-    }
-    if let Err(condition) = works(route) {
-        return condition;
-    }
-    let mut message = "the route is in force".to_owned();
-    if !lost.is_empty() {
-        let why = lost.join("; ");
-        let precedence = precedence(route.id.kind);
-        message += &format!(", but not where {precedence}: {why}");
-    }
-    if !full.is_empty() {
-        message += &format!(", but not everywhere: {}", full.join("; "));
-    }
-    message += &ignored(route);
-    condition("Accepted", true, "Accepted", message)
-}
-
-/// The ports where the route gives way, with the route that it gives way to.
-fn lost_ports(
-    place: usize,
-    attachment: &Attachment,
-    ports: &[ServicePort],
-    routes: &Routes,
-    attached: &Attachments,
-) -> Vec<String> {
-    let lost = ports.iter().filter_map(|port| {
-        let winner = attached.prevailing(port, &attachment.group, place, routes)?;
-        Some(format!("port {} has {}", port.port, winner.id))
-    });
-    lost.collect()
-}
-
-/// Why a route of the kind gives way.
-fn precedence(kind: RouteKind) -> &'static str {
-    match kind {
-        RouteKind::Grpc | RouteKind::Http => "a GRPCRoute goes before an HTTPRoute",
-        RouteKind::Tls => "a GRPCRoute or HTTPRoute goes before a TLSRoute",
-        RouteKind::Tcp => "a route of another kind, or an older TCPRoute, goes before a TCPRoute",
-        RouteKind::Udp => "an older UDPRoute goes before a UDPRoute",
-    }
-}
-
 /// What becomes of what a route takes where nothing in it is valid.
 fn without_rule(kind: RouteKind) -> &'static str {
     match kind {
@@ -326,24 +198,4 @@ fn resolved_refs(report: &Report, backends: &[BackendState<'_>]) -> Condition {
             condition("ResolvedRefs", false, first.reason, why)
         }
     }
-}
-
-pub(crate) fn condition(kind: &str, status: bool, reason: &str, mut message: String) -> Condition {
-    if message.len() > MESSAGE_LIMIT {
-        let fits = |end: &usize| message.is_char_boundary(*end);
-        let end = (0..=MESSAGE_LIMIT - 3).rev().find(fits).unwrap_or(0);
-        message.truncate(end);
-        message.push_str("...");
-    }
-    Condition {
-        kind: kind.to_owned(),
-        status,
-        reason: reason.to_owned(),
-        message,
-    }
-}
-
-pub(crate) fn join<'a>(faults: impl Iterator<Item = &'a Fault>) -> String {
-    let texts: Vec<&str> = faults.map(|fault| fault.text.as_str()).collect();
-    texts.join("; ")
 }

@@ -9,18 +9,17 @@ use std::sync::Arc;
 
 use weft_ir::{GatewayId, Identity, Place, TrustDomain, Workload};
 
-use crate::Settings;
-use crate::bypass::Excluded;
-use crate::gateways::Accounts;
-use crate::gateways::provision::GATEWAY_LABEL;
+use super::sidecar::{Excluded, PROXY_CONTAINER};
+use crate::cluster::modes::Modes;
+use crate::cluster::probes::probes;
+use crate::cluster::zones::Zones;
+use crate::input::Settings;
 use crate::memo::{Last, PerObject, Same};
-use crate::modes::Modes;
+use crate::names::GATEWAY_LABEL;
 use crate::objects::{Container, Pod, PodSpec, PodStatus};
-use crate::probes::probes;
-use crate::zones::Zones;
 
-/// The container whose presence means that a pod is in the mesh.
-pub(crate) const PROXY_CONTAINER: &str = "weft-proxy";
+/// By namespace and account: the Gateway whose proxies run under it.
+pub(crate) type Accounts = HashMap<(String, String), GatewayId>;
 
 /// The pods that have not ended.
 #[derive(Debug, Default, PartialEq)]

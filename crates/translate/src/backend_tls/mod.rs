@@ -6,30 +6,22 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use weft_ir::{
-    AlternativeName, BackendRoots, BackendTls, EndpointSet, GatewayId, HostPattern, Protocol,
-    ServiceId, ServicePort,
-};
+use weft_ir::{BackendTls, EndpointSet, GatewayId, Protocol, ServicePort};
 
-use super::certificates::{BACKEND_CA, Data, Reader};
-use super::grants::{Grants, Referrer};
-use super::listeners::unknown_option;
-use super::status::{AncestorStatus, GROUP, PolicyStatus};
-use crate::endpoints::Endpoints;
-use crate::objects::{
-    BackendTlsPolicy, BackendTlsPolicySpec, BackendTlsValidation, Lenient, Meta, ObjectRef,
-    ParentRef, PolicyTarget, SubjectAltName,
-};
-use crate::routes::Fault;
-use crate::services::{PortInfo, Services};
-use crate::sets::Sets;
-use crate::status::{Condition, condition, join};
+use crate::references::certificates::Data;
+mod policy;
+
+use crate::cluster::endpoint_sets::Sets;
+use crate::cluster::endpoints::Endpoints;
+use crate::cluster::services::{PortInfo, Services};
+use crate::conditions::{condition, join};
+use crate::names::GROUP;
+use crate::objects::{BackendTlsPolicy, Meta, ParentRef};
+use crate::output::{AncestorStatus, Condition, PolicyStatus};
+use policy::{Policy, Target};
 
 /// Ancestors that a status may have.
 const MAX_ANCESTORS: usize = 16;
-
-/// What a policy is for: all ports of a Service, or the one of a name.
-type Target = (ServiceId, Option<String>);
 
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Policies {
@@ -37,18 +29,6 @@ pub(crate) struct Policies {
     all: Vec<Policy>,
     /// The place of the one that holds.
     by_target: HashMap<Target, usize>,
-}
-
-#[derive(Debug, PartialEq)]
-struct Policy {
-    meta: Meta,
-    targets: Vec<Target>,
-    /// What it asks for, or why nothing can be sent to its targets.
-    tls: Result<Arc<BackendTls>, Arc<str>>,
-    /// Decides about Accepted, where it is not valid.
-    invalid: Option<Fault>,
-    /// Decide about ResolvedRefs.
-    unresolved: Vec<Fault>,
 }
 
 impl Policies {
@@ -206,161 +186,5 @@ impl Policies {
             }
         };
         vec![accepted, resolved]
-    }
-}
-
-impl Policy {
-    fn age(&self) -> (&str, &str, &str) {
-        let Meta {
-            creation_timestamp,
-            namespace,
-            name,
-            ..
-        } = &self.meta;
-        (creation_timestamp, namespace, name)
-    }
-
-    fn new(meta: &Meta, spec: &BackendTlsPolicySpec, data: &Data<'_>) -> Self {
-        let BackendTlsPolicySpec {
-            target_refs,
-            validation,
-            options,
-        } = spec;
-        let readable = target_refs.iter().filter_map(|entry| entry.as_ref().ok());
-        let targets = readable.filter_map(|target| {
-            let PolicyTarget {
-                group,
-                kind,
-                name,
-                section_name,
-            } = target;
-            let ours = matches!(group.as_str(), "" | "core") && kind == "Service";
-            let section = Some(section_name.clone()).filter(|name| !name.is_empty());
-            ours.then(|| (ServiceId::new(&*meta.namespace, &**name), section))
-        });
-        let mut unresolved = Vec::new();
-        let tls = validation
-            .as_ref()
-            .map_err(|why| invalid("spec.validation", why))
-            .and_then(|spec| backend_tls(meta, spec, data, &mut unresolved))
-            .and_then(|tls| match unknown_option(options) {
-                None => Ok(tls),
-                Some(name) => Err(invalid(
-                    "spec.options",
-                    &format!("{name:?} is not understood"),
-                )),
-            });
-        let whose = format!("BackendTLSPolicy {}/{}", meta.namespace, meta.name);
-        Self {
-            meta: meta.clone(),
-            targets: targets.collect(),
-            invalid: tls.as_ref().err().cloned(),
-            tls: tls
-                .map(Arc::new)
-                .map_err(|fault| format!("{whose} is not valid: {}", fault.text).into()),
-            unresolved,
-        }
-    }
-}
-
-fn invalid(at: &str, why: &str) -> Fault {
-    Fault {
-        reason: "Invalid",
-        text: format!("{at}: {why}"),
-    }
-}
-
-fn backend_tls(
-    meta: &Meta,
-    spec: &BackendTlsValidation,
-    data: &Data<'_>,
-    unresolved: &mut Vec<Fault>,
-) -> Result<BackendTls, Fault> {
-    let BackendTlsValidation {
-        ca_certificate_refs,
-        well_known_ca_certificates,
-        hostname,
-        subject_alt_names,
-    } = spec;
-    let roots = match well_known_ca_certificates.as_deref() {
-        Some("System") if ca_certificate_refs.is_empty() => BackendRoots::System,
-        None | Some("") => roots(meta, ca_certificate_refs, data, unresolved)?,
-        Some("System") => {
-            let why = "cannot stand beside caCertificateRefs; remove one of the two";
-            return Err(invalid("spec.validation.wellKnownCACertificates", why));
-        }
-        Some(other) => {
-            let why = format!("{other:?} is not supported; supported is System");
-            return Err(invalid("spec.validation.wellKnownCACertificates", &why));
-        }
-    };
-    match hostname.parse() {
-        Ok(HostPattern::Exact(_)) => {}
-        _ => {
-            let why = format!("{hostname:?} is not the name of one host");
-            return Err(invalid("spec.validation.hostname", &why));
-        }
-    }
-    Ok(BackendTls {
-        hostname: Arc::from(&*hostname.to_ascii_lowercase()),
-        alternative_names: subject_alt_names
-            .iter()
-            .enumerate()
-            .map(|(place, entry)| alternative_name(place, entry))
-            .collect::<Result<_, _>>()?,
-        roots,
-    })
-}
-
-fn roots(
-    meta: &Meta,
-    refs: &[Lenient<ObjectRef>],
-    data: &Data<'_>,
-    unresolved: &mut Vec<Fault>,
-) -> Result<BackendRoots, Fault> {
-    let grants = Grants::default();
-    let reader = Reader {
-        data,
-        // They are local references: no grant could permit others.
-        grants: &grants,
-        from: Referrer {
-            kind: "BackendTLSPolicy",
-            namespace: &meta.namespace,
-        },
-    };
-    let at = "spec.validation.caCertificateRefs";
-    let (bundle, faults) = reader.bundles(refs, at, BACKEND_CA);
-    let why = match faults.is_empty() {
-        true => format!("{at}: there is none, and wellKnownCACertificates is not set"),
-        false => join(faults.iter()),
-    };
-    unresolved.extend(faults);
-    bundle.map(BackendRoots::Pem).ok_or(Fault {
-        reason: "NoValidCACertificate",
-        text: why,
-    })
-}
-
-fn alternative_name(
-    place: usize,
-    entry: &Lenient<SubjectAltName>,
-) -> Result<AlternativeName, Fault> {
-    let at = format!("spec.validation.subjectAltNames[{place}]");
-    let SubjectAltName {
-        kind,
-        hostname,
-        uri,
-    } = entry.as_ref().map_err(|why| invalid(&at, why))?;
-    match kind.as_str() {
-        "Hostname" if hostname.parse::<HostPattern>().is_ok() => Ok(AlternativeName::Dns(
-            Arc::from(&*hostname.to_ascii_lowercase()),
-        )),
-        "Hostname" => Err(invalid(&at, &format!("{hostname:?} is not a host name"))),
-        "URI" if uri.contains(':') => Ok(AlternativeName::Uri(Arc::from(&**uri))),
-        "URI" => Err(invalid(&at, &format!("{uri:?} is not a URI"))),
-        other => {
-            let why = format!("type {other:?} is not supported; supported are Hostname, URI");
-            Err(invalid(&at, &why))
-        }
     }
 }

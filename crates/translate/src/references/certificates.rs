@@ -11,11 +11,11 @@ use weft_ir::KeyPair;
 
 use super::grants::{Grants, Referent, Referrer};
 use super::pem;
+use crate::conditions::Fault;
 use crate::objects::{
     ClusterTrustBundle, ClusterTrustBundleSpec, ConfigMap, Lenient, Meta, ObjectRef, Secret,
     SecretData,
 };
-use crate::routes::Fault;
 
 /// Secrets and ConfigMaps by namespace and name, ClusterTrustBundles by name.
 #[derive(Debug)]

@@ -9,14 +9,27 @@ use std::sync::Arc;
 
 use weft_ir::{RouteKind, Routing, Rule, Service, ServicePort};
 
-use crate::attach::{Attached, Attachments, Group};
+use crate::cluster::services::{Frontend, ServiceInfo, Services};
 use crate::memo::{self, Last, Same};
-use crate::mesh::{Addresses, Balancers, PortView};
 use crate::routes::Rules;
-use crate::services::{Frontend, ServiceInfo, Services};
+use crate::service_routes::attach::{Attached, Attachments, Group};
 
 /// Routes with their Services, in the order that decides ties.
 pub(crate) type Routes = [Arc<Attached>];
+
+pub(crate) type Addresses = HashMap<SocketAddr, Arc<Service>>;
+
+/// By the address of a load balancer: a cluster IP and port of its Service.
+pub(crate) type Balancers = HashMap<SocketAddr, SocketAddr>;
+
+/// One Service port with routes: what clients of each namespace see there.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PortView {
+    /// For clients of namespaces without routes of their own.
+    pub(crate) producer: Arc<Service>,
+    /// By client namespace.
+    pub(crate) consumers: BTreeMap<String, Arc<Service>>,
+}
 
 /// Views as they were made last.
 #[derive(Debug, Default)]

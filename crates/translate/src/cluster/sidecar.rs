@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 
 use crate::objects::{Meta, PodSpec};
 
+/// The container whose presence means that a pod is in the mesh.
+pub(crate) const PROXY_CONTAINER: &str = "weft-proxy";
 /// The container that writes a pod's redirect rules.
 const INIT_CONTAINER: &str = "weft-init";
 const EXCLUDE: &str = "weft.dev/exclude-inbound-ports";

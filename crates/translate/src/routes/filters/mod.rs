@@ -8,13 +8,14 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use weft_ir::{Filter, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite};
 
 use super::backends::{Context, resolve_object};
-use super::report::{Fault, Report};
+use super::report::Report;
 use super::values::{header_name, header_value, hostname, unknown};
+use crate::conditions::Fault;
+use crate::objects::port_number;
 use crate::objects::{
     Fraction, GrpcFilter, HeaderFilter, HeaderValueSpec, HttpFilter, Lenient, PathModifier,
     RequestMirror, RequestRedirect, UrlRewrite,
 };
-use crate::services::port_number;
 
 mod cors;
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use weft_ir::{Protocol, RouteKind, ServiceId, ServicePort};
 
-use crate::Objects;
+use crate::cluster::services::{Frontend, PortInfo};
+use crate::input::Objects;
 use crate::limits::Budget;
 use crate::objects::{Lenient, ParentRef};
 use crate::routes::{self, Resolver, Route, Wanted};
-use crate::services::{Frontend, PortInfo};
-use crate::views::Routes;
+use crate::service_routes::views::Routes;
 
 /// Whose traffic a route binds: `None` that of all clients (it is in the Service's own namespace), else that of the
 /// clients of this namespace.

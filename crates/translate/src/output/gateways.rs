@@ -2,11 +2,8 @@
 
 use weft_ir::{GatewayId, Transport};
 
+use super::routes::Condition;
 use crate::objects::ParentRef;
-use crate::status::Condition;
-
-/// The group of all of them.
-pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 
 /// Of a class that is ours. What it supports is not said here.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,10 +5,9 @@
 
 use weft_ir::{Probe, ProbeRequest};
 
-use crate::bypass::READY_PORT;
+use super::sidecar::{PROXY_CONTAINER, READY_PORT};
+use crate::objects::port_number;
 use crate::objects::{Container, Handler, HttpGet, Lifecycle, PodSpec, PortRef};
-use crate::pods::PROXY_CONTAINER;
-use crate::services::port_number;
 
 /// In order, each once.
 pub(crate) fn probes(spec: &PodSpec) -> Vec<Probe> {

@@ -10,45 +10,16 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use weft_ir::ServiceKind;
 
-use crate::gateways::Grants;
-use crate::pods::{PodInfo, Pods};
-use crate::services::{Frontend, Services};
-use crate::slices::{Named, SliceInfo};
+use crate::cluster::pods::{PodInfo, Pods};
+use crate::cluster::services::{Frontend, Services};
+use crate::cluster::slices::{Named, SliceInfo};
+use crate::input::EndpointRules;
+use crate::references::grants::Grants;
 
 /// Addresses that are named in a message.
 const NAMED: usize = 3;
-
-/// Which addresses endpoints may have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointRules {
-    /// Never sent to.
-    pub denied: Vec<IpNet>,
-    /// Whether Gateways send to addresses outside the cluster. Proxies of the mesh do.
-    pub external_at_gateways: bool,
-}
-
-impl EndpointRules {
-    /// Where clouds answer questions about a machine and its credentials.
-    pub const METADATA: [&'static str; 4] = [
-        "169.254.169.254/32",
-        "fd00:ec2::254/128",
-        "168.63.129.16/32",
-        "100.100.100.200/32",
-    ];
-}
-
-impl Default for EndpointRules {
-    fn default() -> Self {
-        let denied = Self::METADATA.iter().filter_map(|text| text.parse().ok());
-        Self {
-            denied: denied.collect(),
-            external_at_gateways: false,
-        }
-    }
-}
 
 /// What stands behind an endpoint's address.
 #[derive(Clone, Debug)]

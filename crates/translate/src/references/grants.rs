@@ -97,7 +97,7 @@ fn permits(spec: &ReferenceGrantSpec, from: Referrer<'_>, to: Referent<'_>) -> b
             kind,
             namespace,
         } = entry;
-        group == super::status::GROUP && kind == from.kind && namespace == from.namespace
+        group == crate::names::GROUP && kind == from.kind && namespace == from.namespace
     };
     let to_fits = |entry: &GrantTo| {
         let GrantTo { group, kind, name } = entry;

@@ -16,15 +16,16 @@ use std::sync::Arc;
 
 use weft_ir::{Choice, Endpoint, EndpointSet, Hints, ServiceId, ServicePort};
 
-use crate::gateways::Grants;
+use crate::cluster::address_owners::{Bar, Behind, Surroundings, left_out};
+use crate::cluster::endpoint_sets::Sets;
+use crate::cluster::pods::{PodInfo, Pods};
+use crate::cluster::services::{PortInfo, ServiceInfo, Services};
+use crate::cluster::slices::{self, Named, SliceInfo, Slices, State};
+use crate::input::EndpointRules;
 use crate::limits::ENDPOINTS;
 use crate::memo::{self, Last, Same};
 use crate::objects::EndpointSlice;
-use crate::pods::{PodInfo, Pods};
-use crate::reach::{Bar, Behind, EndpointRules, Surroundings, left_out};
-use crate::services::{PortInfo, ServiceInfo, Services};
-use crate::sets::Sets;
-use crate::slices::{self, Named, SliceInfo, Slices, State};
+use crate::references::grants::Grants;
 
 pub(crate) type Endpoints = HashMap<Arc<ServicePort>, Arc<Sets>>;
 

@@ -6,12 +6,7 @@ use std::collections::BTreeMap;
 
 use weft_ir::{GatewayId, Transport};
 
-use super::status::Address;
-
-/// The name of the Gateway that an object was made for.
-pub const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
-/// The name of its class.
-pub const CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
+use super::gateways::Address;
 
 /// For an accepted Gateway of ours. What stands for one that is no longer accepted is left as it is, until it, or its
 /// class, goes.

@@ -1,0 +1,54 @@
+//! Conditions of statuses, and the faults that they tell of.
+
+use std::fmt;
+
+use crate::output::Condition;
+
+/// Bytes that a message may have; the API server takes 32 KiB.
+const MESSAGE_LIMIT: usize = 8192;
+
+/// Why a value, a filter or a reference does not count, with its place: `rules[0].filters[1]: ...`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// The reason for the condition.
+    pub(crate) reason: &'static str,
+    pub(crate) text: String,
+}
+
+impl Fault {
+    /// A value that is not understood.
+    pub(crate) fn value(at: &str, why: impl fmt::Display) -> Self {
+        Self {
+            reason: "UnsupportedValue",
+            text: format!("{at}: {why}"),
+        }
+    }
+
+    /// Filters that cannot stand together.
+    pub(crate) fn filters(at: &str, why: impl fmt::Display) -> Self {
+        Self {
+            reason: "IncompatibleFilters",
+            text: format!("{at}: {why}"),
+        }
+    }
+}
+
+pub(crate) fn condition(kind: &str, status: bool, reason: &str, mut message: String) -> Condition {
+    if message.len() > MESSAGE_LIMIT {
+        let fits = |end: &usize| message.is_char_boundary(*end);
+        let end = (0..=MESSAGE_LIMIT - 3).rev().find(fits).unwrap_or(0);
+        message.truncate(end);
+        message.push_str("...");
+    }
+    Condition {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
+pub(crate) fn join<'a>(faults: impl Iterator<Item = &'a Fault>) -> String {
+    let texts: Vec<&str> = faults.map(|fault| fault.text.as_str()).collect();
+    texts.join("; ")
+}

@@ -1,0 +1,14 @@
+//! What comes out for users: statuses, and the objects that Gateways need.
+
+mod gateways;
+mod provision;
+mod routes;
+
+pub use gateways::{
+    Address, AddressKind, AncestorStatus, GatewayClassStatus, GatewayStatus, ListenerSetStatus,
+    ListenerStatus, PolicyStatus, Routability, RouteGroupKind,
+};
+pub use provision::{
+    Provision, ProvisionPort, Resources, Scaling, ServiceProvision, ServiceType, TrafficPolicy,
+};
+pub use routes::{Condition, Controller, ParentStatus, RouteStatus};
