@@ -391,7 +391,7 @@ pub(crate) mod tests {
             assert!(bad.parse::<LogFilter>().is_err(), "{bad:?} was accepted");
         }
         let error = "warning".parse::<LogFilter>().unwrap_err().to_string();
-        assert!(error.contains("no level"), "{error}");
+        assert!(error.contains("not a level"), "{error}");
     }
 
     #[test]

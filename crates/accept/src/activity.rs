@@ -1,15 +1,15 @@
-//! The requests of a connection, as far as they decide how long it may stay.
+//! The requests of a connection, which decide how long it may stay open.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Counts requests from their beginning to their end.
+/// Counts requests from start to end.
 #[derive(Debug, Default)]
 pub struct Activity(watch::Sender<Requests>);
 
-/// How many there have been, and how many have not ended.
+/// The number of requests so far, and of those in progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
     pub begun: u64,
@@ -28,21 +28,21 @@ impl Activity {
         });
     }
 
-    /// Gives what is left.
+    /// Returns the remaining counts.
     pub fn end(&self) -> Requests {
         self.0
             .send_modify(|requests| requests.open = requests.open.saturating_sub(1));
         self.now()
     }
 
-    /// Resolves when the counts are so.
+    /// Completes when the counts meet the condition.
     pub async fn until(&self, so: impl FnMut(&Requests) -> bool) {
         let mut requests = self.0.subscribe();
-        // The sender lives in `self`: waiting cannot fail.
+        // The sender lives in `self`, so waiting cannot fail.
         drop(requests.wait_for(so).await);
     }
 
-    /// Resolves once no request was open for `limit`, and none was begun.
+    /// Completes once no request was in progress, and none was started, for `limit`.
     pub async fn idle(&self, limit: Duration) {
         loop {
             self.until(|requests| requests.open == 0).await;
@@ -64,11 +64,11 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_when_its_last_request_has_ended_long_ago() {
+    async fn a_connection_is_idle_some_time_after_its_last_request() {
         let activity = Activity::default();
         let begun = Instant::now();
         let requests = async {
-            // A long one, and a short one within the limit of its end.
+            // A long request, and a short one that starts within the limit after it.
             activity.begin();
             sleep(3 * LIMIT).await;
             assert_eq!(activity.end(), Requests { begun: 1, open: 0 });
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_never_had_a_request_is_idle_from_its_beginning() {
+    async fn a_connection_without_requests_is_idle_from_the_start() {
         let begun = Instant::now();
         Activity::default().idle(LIMIT).await;
         assert_eq!(begun.elapsed(), LIMIT);

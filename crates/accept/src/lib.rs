@@ -1,10 +1,11 @@
-//! How every program of Weft takes connections: one accept loop that never waits for a client, and bounds on connections by
-//! which the oldest give way.
+//! Accepting connections: one accept loop that never waits for a client, and connection limits that
+//! close the oldest connection.
 //!
-//! A connection has a place in a [`Pool`] for as long as nothing is known of it, and moves to another one once it has said
-//! what it is: a request's head, a TLS handshake with a certificate, a stream. Beyond a pool's bounds the oldest connection is
-//! closed, first of the source that opens the most, so that a flood costs the one who makes it. Sources that must get
-//! through (the node's kubelet, the pod itself) have places of their own.
+//! A connection has a place in a [`Pool`] while nothing is known about it, and moves to another
+//! pool once it has identified itself: by the head of a request, a TLS handshake with a
+//! certificate, a stream. Beyond the limits of a pool the oldest connection is closed, first of the
+//! source with the most connections, so that a flood is at the expense of its originator. Sources
+//! that must not be locked out (the kubelet of the node, the pod itself) have places of their own.
 
 mod activity;
 mod listen;

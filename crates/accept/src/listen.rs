@@ -9,10 +9,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::pool::{Pool, Port};
 
-/// Pause while the process has no file, or no memory, for another connection.
+/// Delay while the process has no file descriptor or memory for another connection.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Listens; where IPv6 is off and the address is `[::]`, on 0.0.0.0.
+/// Listens on the address; on 0.0.0.0 if it is `[::]` and IPv6 is disabled.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let error = match TcpListener::bind(address).await {
         Ok(listener) => return Ok(listener),
@@ -26,8 +26,9 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// Takes every connection and hands it to `serve`, which must not wait. Never ends, and never stops accepting: out of files,
-/// the oldest connection of the first of `pools` that has one gives way.
+/// Accepts connections and passes them to `serve`, which must not block. Never returns and never
+/// stops accepting: if there are no file descriptors left, the oldest connection of the first
+/// non-empty pool in `pools` is closed.
 pub async fn accept<F>(
     listener: &TcpListener,
     port: &Port,
@@ -40,7 +41,7 @@ where
     loop {
         let error = match listener.accept().await {
             Ok((stream, client)) => {
-                // Fails only where the client has gone already.
+                // Fails only if the client is already gone.
                 let _ = stream.set_nodelay(true);
                 let ip = client.ip().to_canonical();
                 serve(stream, SocketAddr::new(ip, client.port()));
@@ -57,7 +58,7 @@ where
     }
 }
 
-/// Whether the error says something of the connection alone, which is gone; accept(2) lists them.
+/// Returns true if the error only concerns the connection, which is gone; see accept(2).
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

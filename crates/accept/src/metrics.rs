@@ -1,4 +1,4 @@
-//! Connections that were closed to make room. Labels come from fixed lists.
+//! Metrics of connections that were closed by limits. Label values come from fixed lists.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -6,7 +6,7 @@ use prometheus_client::registry::Registry;
 
 type Labels = [(&'static str, &'static str); 2];
 
-/// One counter for all ports of a program. Clones count into the same series.
+/// One counter for all ports of a program. Clones share the same series.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     rejected: Family<Labels, Counter>,
@@ -16,7 +16,7 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "weft_connections_rejected",
-            "Connections closed by a bound on connections, or for their silence",
+            "Connections closed by connection limits or for inactivity",
             self.rejected.clone(),
         );
     }
@@ -26,7 +26,7 @@ impl Metrics {
         self.rejected.get_or_create(&labels).inc();
     }
 
-    /// How often a reason has been counted.
+    /// Returns the count of a reason.
     pub fn count(&self, listener: &'static str, reason: &'static str) -> u64 {
         let labels = [("listener", listener), ("reason", reason)];
         self.rejected.get_or_create(&labels).get()

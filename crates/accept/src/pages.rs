@@ -1,4 +1,5 @@
-//! Plain HTTP for scrapers and kubelets: one request a connection, and no connection that waits holds up another.
+//! Plain HTTP for scrapers and kubelets: one request per connection, and idle connections do not
+//! block others.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,19 +20,19 @@ use weft_process::Exposition;
 
 use crate::{Bounds, Metrics, Place, Pool, Port, Protected, accept};
 
-/// Time for a request's head.
+/// Timeout of a request's head.
 const HEAD: Duration = Duration::from_secs(1);
-/// A whole connection may take this long.
+/// Timeout of a whole connection.
 const CONNECTION: Duration = Duration::from_secs(60);
 const MAX_HEAD: usize = 16 << 10;
 
-/// Connections whose request has not come yet.
+/// Limits of connections whose request has not arrived.
 const WAITING: Bounds = Bounds {
     total: 256,
     per_source: 8,
     protected: 64,
 };
-/// Connections whose request is being answered.
+/// Limits of connections whose request is being answered.
 const ANSWERED: Bounds = Bounds {
     total: 128,
     per_source: 16,
@@ -40,18 +41,18 @@ const ANSWERED: Bounds = Bounds {
 
 /// Answers the requests of a port.
 pub trait Pages: Clone + Send + Sync + 'static {
-    /// A path that this port does not have is answered with a response of its own, too.
+    /// Also answers requests for unknown paths.
     fn answer(
         &self,
         path: &str,
         headers: &HeaderMap,
     ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 
-    /// Whether the port has the path, and what it has, in words.
+    /// Returns an error that names the available paths if the port does not have this one.
     fn has(&self, path: &str) -> Result<(), &'static str>;
 }
 
-/// Serves a port until dropped; each connection carries one request.
+/// Serves a port until dropped.
 pub async fn serve<P: Pages>(
     listener: TcpListener,
     name: &'static str,
@@ -68,7 +69,7 @@ pub async fn serve<P: Pages>(
         tokio::spawn(async move {
             let served = connection(stream, &place, answered, pages);
             tokio::select! {
-                // Garbage and slow clients end here; there is nobody to tell.
+                // Malformed requests and slow clients end here; there is nobody to report to.
                 _ = tokio::time::timeout(CONNECTION, served) => {}
                 () = place.lost() => {}
             }
@@ -118,7 +119,7 @@ impl Pages for MetricsPage {
     fn has(&self, path: &str) -> Result<(), &'static str> {
         match path {
             "/metrics" => Ok(()),
-            _ => Err("only /metrics is here\n"),
+            _ => Err("only /metrics is served here\n"),
         }
     }
 
@@ -134,13 +135,13 @@ impl Pages for MetricsPage {
             }
             Err(error) => text(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                format!("writing the metrics: {error}\n"),
+                format!("failed to write the metrics: {error}\n"),
             ),
         }
     }
 }
 
-/// An answer in words.
+/// Returns a plain-text response.
 pub fn text(code: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = code;

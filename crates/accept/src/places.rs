@@ -1,32 +1,32 @@
-//! Who has a place, and whose it is no longer: pure.
+//! Bookkeeping of places: which connection has one, and which has to give it up. Without I/O.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-/// How many places there are.
+/// The number of places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// For all sources together, protected ones aside.
+    /// For all sources together, except protected ones.
     pub total: usize,
-    /// For each of them.
+    /// For each source.
     pub per_source: usize,
-    /// For each protected source; nobody else takes these.
+    /// For each protected source, reserved for it.
     pub protected: usize,
 }
 
-/// Why a connection had to give way.
+/// Why a connection was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// All sources together have too many.
+    /// Too many connections in total.
     Total,
-    /// Its own source has too many.
+    /// Too many connections of its source.
     Source,
-    /// The process has no file left for a new one.
+    /// The process has no file descriptor left for a new connection.
     Files,
 }
 
 impl Reason {
-    /// A word for the metrics.
+    /// Returns the value for metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Total => "limit",
@@ -36,13 +36,13 @@ impl Reason {
     }
 }
 
-/// The places of one pool; `T` is what its holder is told with.
+/// The places of one pool. `T` notifies the holder of a place.
 #[derive(Debug)]
 pub(crate) struct Places<T> {
     bounds: Bounds,
     next: u64,
     holders: HashMap<u64, Holder<T>>,
-    /// Numbers, so the oldest first: of all that are not protected.
+    /// Places of sources that are not protected, by number and therefore by age.
     strangers: BTreeSet<u64>,
     by_source: HashMap<IpAddr, BTreeSet<u64>>,
 }
@@ -53,7 +53,7 @@ struct Holder<T> {
     tell: T,
 }
 
-/// One who has lost its place.
+/// A connection that lost its place.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Lost<T> {
     pub(crate) source: IpAddr,
@@ -76,7 +76,7 @@ impl<T> Places<T> {
         self.holders.len()
     }
 
-    /// Whether `source` could enter without anybody giving way.
+    /// Returns true if `source` can enter without another connection being closed.
     pub(crate) fn has_room(&self, source: IpAddr, protected: bool) -> bool {
         let of_source = self.by_source.get(&source).map_or(0, BTreeSet::len);
         of_source < self.of_one(protected)
@@ -90,7 +90,7 @@ impl<T> Places<T> {
         }
     }
 
-    /// Gives the newest place, and who lost one for it.
+    /// Assigns the newest place, and returns the connection that loses its own, if any.
     pub(crate) fn enter(
         &mut self,
         source: IpAddr,
@@ -118,7 +118,7 @@ impl<T> Places<T> {
         (number, lost)
     }
 
-    /// Makes the place the newest, as if it had just been given.
+    /// Makes the place the newest, as if it had just been assigned.
     pub(crate) fn renew(&mut self, number: u64) -> u64 {
         let Some(holder) = self.holders.remove(&number) else {
             return number;
@@ -140,7 +140,7 @@ impl<T> Places<T> {
         self.take(number);
     }
 
-    /// The oldest that is not protected loses its place.
+    /// Removes the oldest place of sources that are not protected.
     pub(crate) fn lose_oldest(&mut self, reason: Reason) -> Option<Lost<T>> {
         let oldest = *self.strangers.first()?;
         self.lose(oldest, reason)
@@ -182,7 +182,7 @@ mod tests {
         IpAddr::from([10, 0, 0, last])
     }
 
-    /// Enters as a stranger of which nobody but itself has the name.
+    /// Enters as an unprotected source with a unique address.
     fn enter(places: &mut Places<&'static str>, last: u8, name: &'static str) -> Option<Shown> {
         shown(places.enter(source(last), false, name).1)
     }
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_a_source_gives_way_before_anybody_elses() {
+    fn oldest_connection_of_the_largest_source_is_closed_first() {
         let mut places = Places::new(BOUNDS);
         assert_eq!(enter(&mut places, 1, "other"), None);
         for name in ["a", "b", "c", "d"] {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn of_all_the_oldest_gives_way_when_many_sources_fill_the_places() {
+    fn oldest_connection_is_closed_when_many_sources_fill_the_places() {
         let mut places = Places::new(BOUNDS);
         for (last, name) in ["a", "b", "c", "d", "e", "f"].into_iter().enumerate() {
             assert_eq!(enter(&mut places, last as u8, name), None);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn places_of_protected_sources_are_taken_by_nobody_else() {
+    fn protected_sources_keep_their_places() {
         let mut places = Places::new(BOUNDS);
         let (node, other) = (source(254), source(253));
         for name in ["probe", "hook"] {
@@ -229,14 +229,14 @@ mod tests {
             assert!(matches!(lost, None | Some(("stranger", Reason::Total))));
         }
         assert_eq!(places.len(), BOUNDS.total + 2);
-        // Nor does one protected source take another's.
+        // A protected source does not take the place of another one either.
         assert_eq!(shown(places.enter(other, true, "own").1), None);
         let lost = places.enter(node, true, "again").1;
         assert_eq!(shown(lost), Some(("probe", Reason::Source)));
     }
 
     #[test]
-    fn a_place_that_is_left_is_free_again() {
+    fn released_place_is_free_again() {
         let mut places = Places::new(BOUNDS);
         let numbers: Vec<u64> = (0..4)
             .map(|_| places.enter(source(1), false, "a").0)
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_used_is_not_the_oldest() {
+    fn renewed_place_is_the_newest() {
         let mut places = Places::new(BOUNDS);
         let used = places.enter(source(1), false, "used").0;
         for name in ["a", "b", "c"] {
@@ -266,13 +266,13 @@ mod tests {
         assert_eq!(enter(&mut places, 1, "d"), Some(("a", Reason::Source)));
         places.leave(used);
         assert_eq!(places.len(), 3);
-        // One that has lost its place already stays without.
+        // A place that was lost stays lost.
         assert_eq!(places.renew(used), used);
         assert_eq!(places.len(), 3);
     }
 
     #[test]
-    fn without_files_the_oldest_stranger_goes() {
+    fn oldest_unprotected_connection_is_closed_without_files() {
         let mut places = Places::new(BOUNDS);
         places.enter(source(254), true, "probe");
         assert_eq!(places.lose_oldest(Reason::Files), None);

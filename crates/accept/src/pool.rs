@@ -1,4 +1,4 @@
-//! Places of connections, shared by the tasks that serve them.
+//! Connection limits shared by the tasks that serve connections.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::places::{Bounds, Lost, Places, Reason};
 use crate::protected::Protected;
 use crate::throttle::Throttle;
 
-/// A flood of connections that give way makes one line of log in this time.
+/// Interval of the log line about closed connections.
 const LINE: Duration = Duration::from_secs(10);
 
 /// A listening port, as metrics and logs name it.
@@ -41,14 +41,14 @@ impl Port {
         self.0.name
     }
 
-    /// Logs that no connection can be accepted.
+    /// Logs that a connection could not be accepted.
     pub(crate) fn failed(&self, error: &io::Error) {
         if let Some(unlogged) = self.0.errors.pass() {
-            tracing::warn!(listener = self.0.name, %error, unlogged, "accepting a connection");
+            tracing::warn!(listener = self.0.name, %error, unlogged, "failed to accept a connection");
         }
     }
 
-    /// Counts a connection that is closed though its client did nothing wrong but wait.
+    /// Counts a connection that is closed although its client did nothing wrong.
     pub fn reject(&self, reason: &'static str, source: IpAddr) {
         self.0.metrics.rejected(self.0.name, reason);
         if let Some(unlogged) = self.0.lines.pass() {
@@ -57,13 +57,13 @@ impl Port {
                 reason,
                 client = %source,
                 unlogged,
-                "connections are closed before they are established"
+                "connections are closed by limits before they are established"
             );
         }
     }
 }
 
-/// Connections of one kind. Clones are the same pool.
+/// A limited set of connections. Clones share the same pool.
 #[derive(Clone, Debug)]
 pub struct Pool(Arc<Shared>);
 
@@ -83,7 +83,7 @@ impl Pool {
         }))
     }
 
-    /// Gives a connection a place; beyond the bounds another loses its own.
+    /// Assigns a place to a connection. Beyond the limits, another connection loses its own.
     pub fn enter(&self, source: IpAddr) -> Place {
         let source = source.to_canonical();
         let lost = CancellationToken::new();
@@ -106,14 +106,14 @@ impl Pool {
         number
     }
 
-    /// Whether a connection of `source` would find a place without another's giving way.
+    /// Returns true if a connection of `source` would get a place without another being closed.
     pub fn has_room(&self, source: IpAddr) -> bool {
         let source = source.to_canonical();
         let protected = self.0.protected.contains(source);
         self.lock().has_room(source, protected)
     }
 
-    /// Connections that have a place now.
+    /// Returns the number of connections that have a place.
     pub fn len(&self) -> usize {
         self.lock().len()
     }
@@ -122,7 +122,7 @@ impl Pool {
         self.len() == 0
     }
 
-    /// The oldest connection gives way to a new one for which there is no file; whether there was one.
+    /// Closes the oldest connection to free a file descriptor. Returns false if there is none.
     pub(crate) fn relieve(&self) -> bool {
         let lost = self.lock().lose_oldest(Reason::Files);
         self.tell(lost)
@@ -142,7 +142,7 @@ impl Pool {
     }
 }
 
-/// A connection's place, until it is dropped.
+/// The place of a connection, released on drop.
 #[derive(Debug)]
 pub struct Place {
     source: IpAddr,
@@ -157,7 +157,7 @@ struct Held {
 }
 
 impl Place {
-    /// Leaves its pool for another one.
+    /// Moves the connection to another pool.
     pub fn move_to(&self, pool: &Pool) {
         let mut held = self.held();
         held.pool.lock().leave(held.number);
@@ -167,19 +167,19 @@ impl Place {
         };
     }
 
-    /// The connection is in use: others are older now.
+    /// Marks the connection as used, which makes it the newest.
     pub fn renew(&self) {
         let mut held = self.held();
         let number = held.pool.lock().renew(held.number);
         held.number = number;
     }
 
-    /// Resolves when the connection is to be closed for another.
+    /// Completes when the connection has to be closed in favor of another.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
     }
 
-    /// What [`Place::lost`] waits for.
+    /// The token that [`Place::lost`] waits for.
     pub fn token(&self) -> &CancellationToken {
         &self.lost
     }
@@ -188,7 +188,7 @@ impl Place {
         self.source
     }
 
-    /// Counts that the connection is closed for its silence.
+    /// Counts that the connection is closed for inactivity.
     pub fn silent(&self) {
         let port = self.held().pool.0.port.clone();
         port.reject("timeout", self.source);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_lost_for_another_and_counted() {
+    fn lost_place_is_counted() {
         let metrics = Metrics::default();
         let pool = pool(&metrics, 3);
         let mapped: IpAddr = "::ffff:10.0.0.1".parse().unwrap();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_established_connection_is_bounded_with_its_like_alone() {
+    fn established_connections_have_limits_of_their_own() {
         let metrics = Metrics::default();
         let (unfinished, established) = (pool(&metrics, 2), pool(&metrics, 2));
         let place = unfinished.enter(source(1));
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn without_files_an_unfinished_connection_gives_way() {
+    fn unestablished_connection_is_closed_without_files() {
         let metrics = Metrics::default();
         let pool = pool(&metrics, 9);
         assert!(!pool.relieve());

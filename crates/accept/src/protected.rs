@@ -1,15 +1,16 @@
-//! Sources that must get through: the pod itself and its node.
+//! Sources that must not be locked out: the pod itself and its node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-/// Addresses with places of their own; loopback is always among them.
+/// Addresses with places of their own; always includes loopback.
 #[derive(Clone, Debug, Default)]
 pub struct Protected(Arc<[IpAddr]>);
 
 impl Protected {
-    /// `node`: the node's address (`status.hostIP`), where it is known. The gateway of the default route is taken, too: where
-    /// pods hang on a bridge or a point-to-point link, a node dials its pods from that address.
+    /// `node` is the node's address (`status.hostIP`), if known. The gateway of the default route
+    /// is protected as well: with a bridge or a point-to-point link, the node connects to its pods
+    /// from that address.
     pub fn of_node(node: Option<IpAddr>) -> Self {
         let gateways = gateways(&read("/proc/net/route"), &read("/proc/net/ipv6_route"));
         Self::of(node.into_iter().chain(gateways))
@@ -27,17 +28,17 @@ impl Protected {
     }
 }
 
-/// Empty where the kernel does not speak the protocol.
+/// Empty if the kernel does not support the protocol.
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The gateways of default routes, of the tables as Linux writes them (proc(5)).
+/// Returns the gateways of default routes, from the tables of Linux (proc(5)).
 fn gateways(v4: &str, v6: &str) -> Vec<IpAddr> {
     let v4 = v4.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let (to, by) = (fields.next()?, fields.next()?);
-        // In the order of the machine's bytes.
+        // In native byte order.
         let by = u32::from_str_radix(by, 16).ok().filter(|by| *by != 0)?;
         (to == "00000000").then(|| IpAddr::from(by.to_ne_bytes()))
     });
@@ -68,7 +69,7 @@ fd000010024400010000000000000000 40 00000000000000000000000000000000 00 fd000010
 ";
 
     #[test]
-    fn gateways_of_default_routes_are_read() {
+    fn gateways_of_default_routes_are_parsed() {
         let expected: [IpAddr; 2] = [
             "10.244.1.1".parse().unwrap(),
             "fd00:10:244:1::1".parse().unwrap(),

@@ -1,9 +1,10 @@
-//! Lines of log that strangers cause: a few at once, then one in a while, with the number of those left out.
+//! Rate limit for log lines that untrusted clients can cause: a burst, then one per interval, with
+//! the number of suppressed lines.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lets a line pass now and then.
+/// A rate limit for log lines.
 #[derive(Debug)]
 pub struct Throttle {
     burst: u32,
@@ -14,13 +15,13 @@ pub struct Throttle {
 #[derive(Debug)]
 struct Bucket {
     left: u32,
-    /// When the first of the missing lines comes back.
+    /// Start of the current refill interval.
     since: Instant,
     held_back: u64,
 }
 
 impl Throttle {
-    /// `burst` lines at once, and one more each time that `every` has passed.
+    /// Allows `burst` lines at once, and one more for each interval `every`.
     pub fn new(burst: u32, every: Duration) -> Self {
         Self {
             burst,
@@ -33,7 +34,7 @@ impl Throttle {
         }
     }
 
-    /// Whether to log now; then, how many like it were not logged since the last that was.
+    /// Returns the number of suppressed lines if a line may be logged now.
     pub fn pass(&self) -> Option<u64> {
         self.pass_at(Instant::now())
     }
@@ -64,13 +65,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_passes_then_one_in_a_while_with_the_number_left_out() {
+    fn burst_passes_then_one_line_per_interval_with_the_suppressed_count() {
         let throttle = Throttle::new(2, Duration::from_secs(10));
         let begun = Instant::now();
         let at = |seconds| throttle.pass_at(begun + Duration::from_secs(seconds));
         assert_eq!([at(0), at(0), at(1), at(2)], [Some(0), Some(0), None, None]);
         assert_eq!([at(11), at(12), at(19)], [Some(2), None, None]);
-        // After a quiet time the whole burst is there again, and no more.
+        // After an idle time the whole burst is available again, and no more.
         assert_eq!([at(900), at(900), at(900)], [Some(2), Some(0), None]);
     }
 }

@@ -1,5 +1,5 @@
-//! A port of plain HTTP over loopback, with more connections than it has places: who asks is answered all the same. Each
-//! address of 127.0.0.0/8 is a source of its own.
+//! A plain HTTP port on loopback with more connections than places: requests are still answered.
+//! Each address of 127.0.0.0/8 is a source of its own.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,12 +16,12 @@ use tokio::time::{sleep, timeout};
 use weft_accept::pages::{self, Pages, text};
 use weft_accept::{Metrics, Protected};
 
-/// The kubelet's limit.
+/// Timeout of the kubelet.
 const BOUND: Duration = Duration::from_secs(1);
 const HONEST: Ipv4Addr = Ipv4Addr::new(127, 0, 9, 9);
 const NODE: Ipv4Addr = Ipv4Addr::new(127, 0, 9, 1);
 
-/// `/ready`, and `/drain`, which takes half a second.
+/// Serves `/ready`, and `/drain`, which takes half a second.
 #[derive(Clone)]
 struct Kubelets;
 
@@ -59,7 +59,7 @@ async fn connect(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
     socket.connect(to).await.unwrap()
 }
 
-/// Sends a request and reads to the end of the connection, which is the answer's.
+/// Sends a request and reads until the connection is closed.
 async fn ask(from: Ipv4Addr, to: SocketAddr, path: &str) -> (String, Duration) {
     let begun = Instant::now();
     let mut stream = connect(from, to).await;
@@ -69,7 +69,7 @@ async fn ask(from: Ipv4Addr, to: SocketAddr, path: &str) -> (String, Duration) {
         stream.write_all(request.as_bytes()).await?;
         stream.read_to_string(&mut answer).await
     };
-    // A connection that gave way may be reset.
+    // A connection that was closed in favor of another can be reset.
     let _ = timeout(2 * BOUND, asked).await;
     (answer, begun.elapsed())
 }
@@ -80,7 +80,7 @@ async fn answered(from: Ipv4Addr, to: SocketAddr, path: &str) {
     assert!(took < BOUND, "{path}: {took:?}");
 }
 
-/// Silent connections, `each` of `sources` addresses.
+/// Opens `each` idle connections from each of `sources` addresses.
 async fn silent(to: SocketAddr, sources: u8, each: usize) -> Vec<TcpStream> {
     let mut held = Vec::new();
     for source in 0..sources {
@@ -92,12 +92,12 @@ async fn silent(to: SocketAddr, sources: u8, each: usize) -> Vec<TcpStream> {
 }
 
 #[tokio::test]
-async fn silent_connections_of_one_source_hold_up_nobody() {
+async fn idle_connections_of_one_source_do_not_block_others() {
     let (at, metrics) = server().await;
     let _held = silent(at, 1, 256).await;
     for path in ["/ready", "/drain"] {
         answered(HONEST, at, path).await;
-        // Nor the source itself, of whose connections the oldest goes.
+        // Neither is the source itself, whose oldest connection is closed.
         answered(Ipv4Addr::new(127, 0, 1, 0), at, path).await;
     }
     assert!(metrics.count("ready", "source_limit") >= 248);
@@ -105,7 +105,7 @@ async fn silent_connections_of_one_source_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn silent_connections_of_many_sources_hold_up_nobody() {
+async fn idle_connections_of_many_sources_do_not_block_others() {
     let (at, metrics) = server().await;
     let _held = silent(at, 100, 8).await;
     for path in ["/ready", "/drain"] {
@@ -115,13 +115,13 @@ async fn silent_connections_of_many_sources_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn connections_that_are_renewed_as_soon_as_they_are_closed_hold_up_nobody() {
+async fn reconnecting_idle_clients_do_not_block_others() {
     let (at, _) = server().await;
     for source in 0..64 {
         tokio::spawn(async move {
             loop {
                 let mut stream = connect(Ipv4Addr::new(127, 0, 1, source), at).await;
-                // Half of them ask, too.
+                // Half of them send a request as well.
                 if source % 2 == 0 {
                     let _ = stream
                         .write_all(b"GET /ready HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -138,7 +138,7 @@ async fn connections_that_are_renewed_as_soon_as_they_are_closed_hold_up_nobody(
 }
 
 #[tokio::test]
-async fn many_that_drain_hold_up_neither_readiness_nor_the_nodes_own_drain() {
+async fn many_drain_requests_do_not_block_readiness_or_the_kubelets_drain() {
     let (at, metrics) = server().await;
     let own = tokio::spawn(async move { answered(NODE, at, "/drain").await });
     let mut held = Vec::new();
@@ -153,7 +153,7 @@ async fn many_that_drain_hold_up_neither_readiness_nor_the_nodes_own_drain() {
 }
 
 #[tokio::test]
-async fn each_connection_is_closed_after_its_answer_or_a_second_of_silence() {
+async fn connections_are_closed_after_the_response_or_the_head_timeout() {
     let (at, metrics) = server().await;
     let (answer, took) = ask(HONEST, at, "/ready").await;
     assert!(answer.contains("connection: close"), "{answer}");

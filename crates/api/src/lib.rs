@@ -1,7 +1,10 @@
 //! The protocol between controller and proxy, and its translation from and to `weft-ir`.
 //!
-//! `proto/mesh.proto` says what the messages mean. Protobuf types stay in this crate and at the two ends of the stream.
-//! [`encode`] cannot fail; [`decode`] refuses whatever `weft-ir` cannot hold, and says which field it was.
+//! `proto/mesh.proto` documents the messages. Protobuf types are only used in this crate and at the
+//! two ends of the stream. [`encode`] cannot fail; [`decode`] rejects whatever `weft-ir` cannot
+//! represent and names the field.
+
+#![warn(missing_docs)]
 
 pub mod alpn;
 pub mod decode;
@@ -15,18 +18,24 @@ pub mod proto {
     tonic::include_proto!("weft.mesh.v1");
 }
 
-/// What a resource on the stream holds.
+/// The content of a resource.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resource {
+    /// The configuration of the proxy's own pod.
     Workload(Workload),
+    /// The trusted roots.
     Roots(TrustedRoots),
+    /// What is at an address.
     Destination(Destination),
+    /// The endpoints of a Service port.
     Endpoints(EndpointSet),
+    /// The settings of the proxy's own gateway.
     Gateway(Gateway),
+    /// A port of the proxy's own gateway.
     Port(GatewayPort),
 }
 
-/// The audience that a proxy's service-account token must be made for.
+/// The audience of the service account tokens of proxies.
 pub const TOKEN_AUDIENCE: &str = "weft.dev/ca";
 
 #[cfg(test)]

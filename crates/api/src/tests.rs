@@ -1,4 +1,4 @@
-//! What is encoded decodes to the same; what does not fit is refused with its field.
+//! Encoded resources decode to the same value; invalid ones are rejected with the field.
 
 use std::time::Duration;
 
@@ -159,20 +159,20 @@ fn import(name: &str) -> ServicePort {
 }
 
 #[test]
-fn a_service_of_an_unknown_kind_is_refused() {
+fn service_of_an_unknown_kind_is_rejected() {
     let set = EndpointSet::new(import("v1"), Protocol::Http1, vec![pod()]);
     let mut wire = encode::endpoints(&set);
     let Some(proto::resource::Body::Endpoints(endpoints)) = &mut wire.body else {
         panic!("no endpoints")
     };
-    // What is left to a reader that does not know the kind.
+    // As it appears to a reader that does not know the kind.
     endpoints.id.as_mut().unwrap().name = None;
     let refused = decode::resource(wire).unwrap_err().to_string();
     assert!(refused.contains("service.name"), "{refused}");
 }
 
 #[test]
-fn what_is_encoded_decodes_to_the_same() {
+fn encoded_resources_decode_to_the_same_value() {
     let imported = EndpointSet::new(import("v1"), Protocol::Http1, vec![pod()]);
     let mut set = EndpointSet::new(
         ServicePort::new("shop", "v1", 80),
@@ -258,7 +258,7 @@ fn what_is_encoded_decodes_to_the_same() {
 }
 
 #[test]
-fn the_version_tells_contents_apart_and_nothing_else() {
+fn version_depends_on_the_content_only() {
     let mut other = everything();
     assert_eq!(
         encode::destination(&everything()).version,
@@ -272,7 +272,7 @@ fn the_version_tells_contents_apart_and_nothing_else() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_its_field() {
+fn invalid_resources_are_rejected_with_the_field() {
     type Break = fn(&mut proto::Rule);
     let rows: [(Break, &str); 7] = [
         (|r| r.route = None, "rule.route"),
@@ -314,7 +314,7 @@ fn what_does_not_fit_is_refused_with_its_field() {
 }
 
 #[test]
-fn roots_without_the_one_that_signs_are_refused() {
+fn roots_without_a_signer_are_rejected() {
     let mut wire = encode::roots(&TrustedRoots {
         signer: vec![1],
         further: vec![],
@@ -325,7 +325,7 @@ fn roots_without_the_one_that_signs_are_refused() {
 }
 
 #[test]
-fn a_key_that_names_something_else_is_refused() {
+fn content_that_does_not_match_the_key_is_rejected() {
     let mut wire = encode::destination(&everything());
     wire.key = "workload".into();
     assert!(
@@ -337,7 +337,7 @@ fn a_key_that_names_something_else_is_refused() {
 }
 
 #[test]
-fn a_name_of_servers_that_is_none_is_refused() {
+fn invalid_host_name_is_rejected() {
     let [routing, _] = connections();
     let mut wire = encode::destination(&Destination {
         address: pod().address,
@@ -382,9 +382,9 @@ fn an_unknown_mode_fails_closed() {
     ));
 }
 
-/// Budgets count by it: nothing may be larger on the wire than it says.
+/// Limits depend on it: no encoding may be larger.
 #[test]
-fn the_size_of_a_rule_is_a_bound_of_its_encoding() {
+fn wire_size_is_an_upper_bound_of_the_encoding() {
     let Target::Service(service) = everything().target else {
         panic!("no service")
     };

@@ -1,38 +1,44 @@
-//! Which endpoint of a set a client is to be given, where its Service says so.
+//! Constraints of a Service on the choice of an endpoint for a client.
 //!
-//! Source: `hints` of EndpointSlices (KEP-2433, KEP-3015) as kube-proxy reads them (`pkg/proxy/topology.go`), and
-//! `sessionAffinity` of Services.
+//! Source: `hints` of EndpointSlices (KEP-2433, KEP-3015) as kube-proxy interprets them
+//! (`pkg/proxy/topology.go`), and `sessionAffinity` of Services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What a Service says of the choice among its endpoints.
+/// Constraints on the choice among the endpoints of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// Whose clients an endpoint is for, by its address; absent: its EndpointSlice does not say.
+    /// Topology hints by address of the endpoint; absent if its EndpointSlice has none.
     pub hints: BTreeMap<SocketAddr, Hints>,
-    /// A client keeps its endpoint until it has not used it for this long.
+    /// Session affinity: a client keeps its endpoint until it has not used it for this long.
     pub affinity: Option<Duration>,
 }
 
-/// The clients that an endpoint is for: those of these nodes, and of these zones. Not both are empty.
+/// Topology hints: the endpoint is for clients on these nodes and in these zones. At least one of
+/// them is not empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
+    /// Names of nodes.
     pub nodes: BTreeSet<String>,
+    /// Names of zones.
     pub zones: BTreeSet<String>,
 }
 
-/// Where a client runs; empty: not known.
+/// Node and zone of a client; empty if not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
+    /// Name of the node.
     pub node: String,
+    /// Name of the zone.
     pub zone: String,
 }
 
 impl Choice {
-    /// For each endpoint whether it is for clients of the place; empty where the hints do not decide. They do where each
-    /// endpoint has some and at least one is for the place: nodes before zones.
+    /// Returns for each endpoint whether it is for clients at the place, or an empty list if the
+    /// hints do not apply. They apply if every endpoint has hints and at least one is for the
+    /// place; nodes take precedence over zones.
     pub fn near(
         &self,
         endpoints: impl Iterator<Item = SocketAddr> + Clone,
@@ -78,16 +84,16 @@ mod tests {
     }
 
     #[test]
-    fn hints_decide_as_with_kube_proxy() {
+    fn hints_apply_as_in_kube_proxy() {
         for (hints, node, zone, expected) in [
-            // Nothing said, or not by all.
+            // Without hints, or not on all endpoints.
             (&[("", ""), ("", "")][..], "n1", "a", &[][..]),
             (&[("", "a"), ("", "")], "n1", "a", &[]),
-            // For the zone; for several zones; for none of this place.
+            // For the zone; for several zones; for none of the client's.
             (&[("", "a"), ("", "b")], "n1", "a", &[true, false]),
             (&[("", "a b"), ("", "b")], "n1", "b", &[true, true]),
             (&[("", "a"), ("", "b")], "n1", "c", &[]),
-            // For the node, before the zone; else for the zone.
+            // For the node, which takes precedence over the zone; else for the zone.
             (&[("n1", "a"), ("n2", "a")], "n1", "a", &[true, false]),
             (&[("n1", "a"), ("n2", "a")], "n3", "a", &[true, true]),
             (&[("n1", "a"), ("", "b")], "n1", "b", &[false, true]),

@@ -1,4 +1,5 @@
-//! The resources that a proxy holds: what is at an address, the endpoints of a Service, its own pod, and the roots.
+//! The resources that a proxy holds: what is at an address, the endpoints of a Service, its own
+//! pod, and the trusted roots.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,19 +11,21 @@ use crate::identity::Identity;
 use crate::names::ServicePort;
 use crate::route::{Rule, WeightedBackend};
 
-/// What the proxy is told of its own pod.
+/// The configuration of the proxy's own pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
+    /// Identity of the pod.
     pub identity: Identity,
+    /// Its mTLS mode.
     pub mode: Mode,
-    /// In order, each once.
+    /// Sorted and without duplicates.
     pub probes: Vec<Probe>,
     /// Where the pod runs.
     pub place: Place,
 }
 
 impl Workload {
-    /// A pod without probes, at a place that is not known.
+    /// Returns a workload without probes, at an unknown place.
     pub fn new(identity: Identity, mode: Mode) -> Self {
         Self {
             identity,
@@ -33,105 +36,125 @@ impl Workload {
     }
 }
 
-/// What the kubelet, which is outside the mesh, asks the pod's application: served in plain text in strict mode too.
+/// A request of the kubelet, which is outside the mesh: served in plain text in strict mode as
+/// well.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Probe {
-    /// The application's own.
+    /// A port of the application.
     pub port: u16,
+    /// The request.
     pub asks: ProbeRequest,
 }
 
+/// The request of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProbeRequest {
-    /// `GET` of this path, with its query, as it stands in a request.
+    /// `GET` with this path and query, as they appear in the request.
     Get(String),
     /// `grpc.health.v1.Health/Check`.
     GrpcHealth,
 }
 
-/// The roots that peers' certificates are checked against: X.509 certificates, DER.
+/// The trusted roots for peer certificates: X.509 certificates in DER.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustedRoots {
-    /// The one under which certificates are signed now.
+    /// The root of the current issuer.
     pub signer: Vec<u8>,
-    /// The others, trusted as well.
+    /// Other trusted roots.
     pub further: Vec<Vec<u8>>,
 }
 
-/// Whether plain text is served to clients outside the mesh.
+/// Whether plain text from clients outside the mesh is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
+    /// Plain text is accepted.
     Permissive,
+    /// Only mTLS is accepted.
     Strict,
 }
 
-/// What a Service port says it speaks, by `appProtocol` or its name.
+/// The declared protocol of a Service port, by `appProtocol` or by the name of the port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Protocol {
-    /// Nothing said: the first bytes decide.
+    /// Not declared: detected from the first bytes.
     #[default]
     Detect,
+    /// HTTP/1.1 without TLS.
     Http1,
-    /// Without TLS, by prior knowledge.
+    /// HTTP/2 without TLS, by prior knowledge.
     Http2,
+    /// gRPC without TLS.
     Grpc,
-    /// TLS of the application's own: passed through.
+    /// TLS of the application, which is passed through.
     Tls,
-    /// Opaque bytes.
+    /// Opaque TCP.
     Tcp,
 }
 
 /// What is at an address, for one client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
+    /// The address.
     pub address: SocketAddr,
+    /// What is there.
     pub target: Target,
 }
 
+/// What is at an address.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
+    /// A Service port.
     Service(Arc<Service>),
-    /// A pod addressed directly: encrypted where it has a proxy, never routed.
+    /// A pod that is addressed directly: encrypted if it has a proxy, and never routed.
     Pod(Endpoint),
-    /// No Service and no pod of the cluster: passed through.
+    /// Neither a Service nor a pod of the cluster: passed through.
     Unknown,
 }
 
-/// A Service port with the routes that are in force for one client.
+/// A Service port with the routes that apply to one client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
+    /// The Service port.
     pub id: ServicePort,
+    /// Its declared protocol.
     pub protocol: Protocol,
+    /// Where its requests and connections are sent.
     pub routing: Routing,
 }
 
+/// Where the requests and connections of a Service port are sent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Routing {
-    /// No route is attached: every request and connection goes to these.
+    /// No route is attached: all requests and connections are sent to these backends.
     Direct(Vec<WeightedBackend>),
-    /// HTTPRoutes: a request that no rule takes is answered with 404.
+    /// HTTPRoutes: a request that matches no rule gets 404.
     Http(Vec<Arc<Rule>>),
-    /// GRPCRoutes: a request that no rule takes is answered with UNIMPLEMENTED.
+    /// GRPCRoutes: a request that matches no rule gets UNIMPLEMENTED.
     Grpc(Vec<Arc<Rule>>),
-    /// TLSRoutes: a connection that no rule takes, or that is not of TLS, is closed.
+    /// TLSRoutes: a connection that matches no rule, or that is not TLS, is closed.
     Tls(Vec<TlsRule>),
-    /// The TCPRoute that is in force: every connection is one of bytes.
+    /// The TCPRoute that applies: every connection is treated as opaque TCP.
     Tcp(ConnectionRule),
 }
 
 /// The ready endpoints of a Service port.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointSet {
+    /// The Service port.
     pub id: ServicePort,
+    /// Its declared protocol.
     pub protocol: Protocol,
+    /// The endpoints, by address.
     pub endpoints: Vec<Endpoint>,
-    /// For gateways: TLS to the application itself, within mutual TLS where the endpoint has a proxy.
+    /// For gateways: TLS to the application itself, inside mTLS if the endpoint has a proxy.
     pub tls: Option<Arc<BackendTls>>,
+    /// Constraints on the choice of an endpoint.
     pub choice: Choice,
 }
 
 impl EndpointSet {
-    /// Without TLS of the application's own; its Service does not say which endpoint a client is to be given.
+    /// Returns a set without TLS to the application and without constraints on the choice of an
+    /// endpoint.
     pub fn new(id: ServicePort, protocol: Protocol, endpoints: Vec<Endpoint>) -> Self {
         Self {
             id,
@@ -143,9 +166,11 @@ impl EndpointSet {
     }
 }
 
+/// An endpoint of a Service, or a pod that is addressed directly.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
+    /// Address and port.
     pub address: SocketAddr,
-    /// The identity to expect over mutual TLS; `None`: the pod has no proxy and gets plain text.
+    /// The identity to expect with mTLS; `None` if the pod has no proxy and gets plain text.
     pub identity: Option<Identity>,
 }

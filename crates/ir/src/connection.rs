@@ -1,27 +1,32 @@
-//! Routes of connections: where bytes go, by the server's name in TLS or whatever they are.
+//! Rules of TLSRoutes, TCPRoutes and UDPRoutes.
 //!
-//! Source: `TLSRouteSpec` and `TCPRouteSpec`. What a connection is, is found out elsewhere.
+//! Source: `TLSRouteSpec`, `TCPRouteSpec` and `UDPRouteSpec`.
 
 use std::sync::Arc;
 
 use crate::hosts::HostPattern;
 use crate::route::{RouteId, WeightedBackend};
 
-/// A rule of a TCPRoute, or of a TLSRoute without its host names: every connection goes to one of the backends.
+/// The rule of a TCPRoute or UDPRoute, or of a TLSRoute without its host names: every connection is
+/// sent to one of the backends.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnectionRule {
+    /// The route that the rule belongs to.
     pub route: RouteId,
-    /// Place in the route, from 0.
+    /// Position in the route, from 0.
     pub index: u32,
+    /// Name of the rule.
     pub name: Option<Arc<str>>,
+    /// Where connections are sent.
     pub backends: Vec<WeightedBackend>,
 }
 
 /// A rule of a TLSRoute.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsRule {
-    /// Empty: any server name, and none.
+    /// Empty for any SNI, or none.
     pub hostnames: Vec<HostPattern>,
+    /// Where connections are sent.
     pub rule: ConnectionRule,
 }
 
@@ -75,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_name_takes_the_connection() {
+    fn most_specific_host_name_wins() {
         let rules = rules(&[
             &["*.example.com"],
             &["*.b.example.com", "other.com"],
@@ -100,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_without_names_takes_what_is_left() {
+    fn rule_without_host_names_matches_the_rest() {
         let rules = rules(&[&[], &["*.example.com"], &[]]);
         assert_eq!(find_tls(&rules, Some("a.example.com")), Some(1));
         assert_eq!(find_tls(&rules, Some("example.com")), Some(0));

@@ -1,63 +1,77 @@
-//! Which pages of other origins may use a route: the values of a CORS filter, and which origins they mean.
+//! The CORS policy of a route, and matching of origins.
 //!
-//! Source: Gateway API v1.6.3, `HTTPCORSFilter` and `CORSOrigin`. What is answered with them is the proxy's matter.
+//! Source: Gateway API v1.6.3, `HTTPCORSFilter` and `CORSOrigin`. How the proxy responds is not
+//! part of this module.
 
 use std::fmt;
 use std::str::FromStr;
 
 use http::HeaderValue;
 
+/// A CORS policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cors {
-    /// None: no origin is allowed.
+    /// Allowed origins; none if empty.
     pub origins: Vec<OriginPattern>,
-    /// Whether requests may carry credentials. No `*` is ever sent then.
+    /// Whether requests may carry credentials. In this case `*` is never sent.
     pub credentials: bool,
+    /// Allowed methods.
     pub methods: Allowed,
+    /// Allowed request headers.
     pub headers: Allowed,
+    /// Response headers that are exposed to scripts.
     pub expose: Allowed,
-    /// Seconds for which the answer to a preflight holds.
+    /// How long the response to a preflight request can be cached, in seconds.
     pub max_age: u32,
 }
 
 impl Cors {
-    /// `origin` as the header of that name has it.
+    /// Returns true if the value of an `Origin` header is allowed.
     pub fn allows(&self, origin: &str) -> bool {
         self.origins.iter().any(|pattern| pattern.takes(origin))
     }
 }
 
-/// Methods or header names.
+/// Allowed methods or header names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Allowed {
-    /// Nothing is said of them.
+    /// Not specified.
     #[default]
     Unsaid,
+    /// `*`.
     Any,
-    /// As they stand in the header: `GET, PUT`.
+    /// The value of the header: `GET, PUT`.
     These(HeaderValue),
 }
 
-/// Origins: `*`, `https://shop.example`, `https://*.shop.example:8443` or `https://*`.
+/// An origin: `*`, `https://shop.example`, `https://*.shop.example:8443` or `https://*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginPattern {
+    /// Any origin.
     Any,
+    /// Origins with this scheme, host and port.
     Of {
+        /// Whether the scheme is https, else http.
         https: bool,
+        /// Host.
         host: OriginHost,
+        /// Port.
         port: u16,
     },
 }
 
+/// The host of an origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginHost {
+    /// Any host.
     Any,
-    /// What comes after `*`, with its dot: any number of labels stand before it, but one at least.
+    /// The part after `*`, with its dot: preceded by one or more labels.
     EndsWith(String),
+    /// Exactly this host, regardless of case.
     Exact(String),
 }
 
-/// The text is no origin.
+/// The text is not an origin.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "{0:?} is neither * nor of the form http(s)://host(:port), where the host may be * or begin with *."
@@ -91,7 +105,8 @@ impl OriginHost {
     }
 }
 
-/// Whether it is https, the host, and the port, which the scheme implies where it is not written.
+/// Returns whether the scheme is https, the host, and the port, which defaults to that of the
+/// scheme.
 fn parts(origin: &str) -> Option<(bool, &str, u16)> {
     let (scheme, rest) = origin.split_once("://")?;
     let https = match scheme {
@@ -100,7 +115,7 @@ fn parts(origin: &str) -> Option<(bool, &str, u16)> {
         _ => return None,
     };
     let (host, port) = match rest.rsplit_once(':') {
-        // The colons of `[::1]` are the address's own.
+        // The colons in `[::1]` belong to the address.
         Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
         _ => (rest, if https { 443 } else { 80 }),
     };
@@ -182,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn invalid_origins_are_rejected() {
         for text in [
             "",
             "foo.com",

@@ -1,8 +1,8 @@
-//! What a gateway's proxy is told: the ports that it listens on, with listeners, certificates and routes, and how it
-//! speaks to backends that want TLS.
+//! The configuration of a gateway's proxy: its ports with listeners, certificates and routes, and
+//! TLS to backends.
 //!
-//! Source: Gateway API v1.6.3, `GatewaySpec`, `Listener`, `BackendTLSPolicySpec`. Which routes attach, and which host
-//! names they have in common with a listener, is decided by the translator.
+//! Source: Gateway API v1.6.3, `GatewaySpec`, `Listener`, `BackendTLSPolicySpec`. Which routes
+//! attach to a listener, and with which host names, is decided by `weft-translate`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +17,14 @@ use crate::route::Rule;
 /// A Gateway, `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GatewayId {
+    /// Namespace.
     pub namespace: Arc<str>,
+    /// Name.
     pub name: Arc<str>,
 }
 
 impl GatewayId {
+    /// Returns the ID of a Gateway.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self {
             namespace: namespace.into(),
@@ -36,32 +39,37 @@ impl fmt::Display for GatewayId {
     }
 }
 
-/// What holds for all of a gateway.
+/// The settings of a gateway as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gateway {
+    /// The Gateway.
     pub id: GatewayId,
-    /// Shown to backends that ask for a certificate over TLS.
+    /// Presented to backends that request a client certificate.
     pub client_certificate: Option<KeyPair>,
+    /// Trust in proxies in front of the gateway.
     pub forwarded: ForwardedTrust,
-    /// Whether every connection begins with a PROXY protocol header, version 1 or 2.
+    /// Whether every connection starts with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: bool,
-    /// Whether the path of a request is normalised before it is matched and forwarded.
+    /// Whether the path of a request is normalized before it is matched and forwarded.
     pub normalize_paths: bool,
 }
 
-/// Which proxies in front of a gateway are believed in what they say of the client.
+/// Which proxies in front of a gateway are trusted to report the address of the client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardedTrust {
-    /// The number of proxies in front. 0: what clients send is overwritten.
+    /// Number of proxies in front of the gateway. With 0, the headers that clients send are
+    /// overwritten.
     pub hops: u32,
-    /// The header to which each of these proxies appends the address of its own client.
+    /// The header to which each of these proxies appends the address of its client.
     pub header: ForwardedHeader,
-    /// The addresses of the proxy that connects to the gateway; empty: any address.
+    /// Networks of the proxies that connect to the gateway; empty for any.
     pub proxies: Vec<IpNet>,
 }
 
+/// The header with the addresses of clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardedHeader {
+    /// `X-Forwarded-For`.
     #[default]
     XForwardedFor,
     /// RFC 7239.
@@ -78,33 +86,37 @@ pub struct KeyPair {
 }
 
 impl fmt::Debug for KeyPair {
-    /// Without the key.
+    /// Does not print the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeyPair({} bytes of chain)", self.chain.len())
     }
 }
 
-/// One port that a gateway listens on, with all its listeners.
+/// A port of a gateway, with all its listeners.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatewayPort {
+    /// Number of the port.
     pub port: u16,
+    /// Its listeners.
     pub serving: Serving,
-    /// Backends of rules for requests whose own routes are applied as well, each once: where a request would go to the
-    /// endpoints of one, its rules say where.
+    /// Backends of rules for requests whose own routes apply as well, each once: requests to the
+    /// endpoints of one are sent by its rules instead.
     pub services: Vec<Arc<ServiceRules>>,
 }
 
-/// The routes of a Service that asked for them to be applied by Gateways, too. Its backends are endpoints: no rules are
-/// applied a third time.
+/// The own routes of a Service that opted in to having them applied by Gateways. Their backends are
+/// endpoints: no further rules apply.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceRules {
+    /// The Service port.
     pub id: ServicePort,
-    /// Of HTTPRoutes or of GRPCRoutes, in the order that decides ties. A request that none takes is answered with 404 or
-    /// UNIMPLEMENTED.
+    /// From HTTPRoutes or GRPCRoutes, in tie-breaking order. A request that matches none gets 404
+    /// or UNIMPLEMENTED.
     pub rules: Vec<Arc<Rule>>,
 }
 
 impl GatewayPort {
+    /// Returns the transport of the port.
     pub fn transport(&self) -> Transport {
         match self.serving {
             Serving::Http(_) | Serving::Tls(_) | Serving::Tcp(_) => Transport::Tcp,
@@ -113,105 +125,133 @@ impl GatewayPort {
     }
 }
 
+/// The listeners of a port, which are all of one family.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Serving {
-    /// Listeners of protocol HTTP: told apart by the request's host.
+    /// Listeners of protocol HTTP, distinguished by the host of the request.
     Http(Vec<HttpListener>),
-    /// Listeners of protocol HTTPS and TLS: told apart by the server's name in the ClientHello.
+    /// Listeners of protocols HTTPS and TLS, distinguished by SNI.
     Tls(Vec<TlsListener>),
+    /// A listener of protocol TCP.
     Tcp(StreamListener),
+    /// A listener of protocol UDP.
     Udp(StreamListener),
 }
 
-/// Requests go to the listener whose host name fits the request's host best, and to its routes alone.
+/// A listener of protocol HTTP. Requests are handled by the listener whose host name matches best,
+/// and only by its routes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpListener {
-    /// The listener's name, or `namespace/listenerset/name`: for metrics and logs.
+    /// The listener's name, or `namespace/listenerset/name`, for metrics and logs.
     pub name: Arc<str>,
-    /// `None`: any host.
+    /// `None` for any host.
     pub hostname: Option<HostPattern>,
+    /// Virtual hosts.
     pub hosts: Vec<VirtualHost>,
 }
 
-/// The rules for a host, in the order that decides ties. Every host is in one virtual host of a listener at most.
+/// The rules for a host, in tie-breaking order. A listener has at most one virtual host for each
+/// host.
 ///
-/// A request is tried against the rules of every virtual host that fits its host, the closest first.
+/// A request is matched against the rules of every virtual host whose host matches, the most
+/// specific first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VirtualHost {
-    /// `None`: any host.
+    /// `None` for any host.
     pub host: Option<HostPattern>,
-    /// Of HTTPRoutes or of GRPCRoutes. A rule that several hosts of a port have is the same `Arc` in each, so that it is
-    /// encoded, sent and resolved once.
+    /// From HTTPRoutes or GRPCRoutes. A rule that several hosts of a port have is the same `Arc` in
+    /// each, so that it is encoded, sent and resolved once.
     pub rules: Vec<Arc<Rule>>,
 }
 
+/// A listener of protocol HTTPS or TLS.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsListener {
+    /// As in [`HttpListener::name`].
     pub name: Arc<str>,
-    /// `None`: any server name, and none.
+    /// `None` for any SNI, or none.
     pub hostname: Option<HostPattern>,
+    /// What is served within TLS.
     pub serving: TlsServing,
 }
 
+/// What a listener of protocol HTTPS or TLS serves.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TlsServing {
     /// Protocol HTTPS.
     Http {
+        /// How TLS is terminated.
         tls: ServerTls,
+        /// Virtual hosts.
         hosts: Vec<VirtualHost>,
     },
-    /// Protocol TLS, mode Terminate: the bytes within go on.
-    Terminate { tls: ServerTls, rules: Vec<TlsRule> },
+    /// Protocol TLS, mode Terminate: the decrypted bytes are forwarded.
+    Terminate {
+        /// How TLS is terminated.
+        tls: ServerTls,
+        /// Where connections are sent.
+        rules: Vec<TlsRule>,
+    },
     /// Protocol TLS, mode Passthrough.
-    Passthrough { rules: Vec<TlsRule> },
+    Passthrough {
+        /// Where connections are sent.
+        rules: Vec<TlsRule>,
+    },
 }
 
 /// How TLS is terminated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerTls {
-    /// At least one. The first whose names and kind of key suit the client is shown, else the first.
+    /// At least one. The first one that fits the client's SNI and signature schemes is presented,
+    /// else the first.
     pub certificates: Vec<KeyPair>,
-    /// `None`: clients are not asked for a certificate.
+    /// `None` if clients are not asked for a certificate.
     pub clients: Option<ClientValidation>,
 }
 
-/// How the certificates of clients are checked.
+/// How client certificates are validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientValidation {
-    /// PEM, any number of certificates. None in it: every connection is refused, unless `insecure_fallback`.
+    /// PEM with any number of certificates. If there are none, every connection is rejected, unless
+    /// `insecure_fallback` is set.
     pub roots: Arc<[u8]>,
-    /// A client without a certificate, or with one that does not hold, is let in (`AllowInsecureFallback`).
+    /// Whether clients without a valid certificate are accepted (`AllowInsecureFallback`).
     pub insecure_fallback: bool,
 }
 
-/// A port of connections or datagrams that nothing tells apart.
+/// A listener whose connections or datagrams cannot be distinguished.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamListener {
+    /// As in [`HttpListener::name`].
     pub name: Arc<str>,
-    /// `None`: no route is attached, and every connection is closed.
+    /// `None` if no route is attached: every connection is closed.
     pub rule: Option<ConnectionRule>,
 }
 
-/// How a gateway speaks TLS to the endpoints of a Service (BackendTLSPolicy).
+/// How a gateway uses TLS to the endpoints of a Service (BackendTLSPolicy).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BackendTls {
-    /// The server name sent, and, without `alternative_names`, the one that the certificate must hold.
+    /// The SNI that is sent. Without `alternative_names`, the certificate must be valid for it.
     pub hostname: Arc<str>,
-    /// One of these must be in the certificate, where there are any; `hostname` need not be then.
+    /// If not empty, the certificate must contain one of these names instead of `hostname`.
     pub alternative_names: Vec<AlternativeName>,
+    /// The roots that the certificate is verified against.
     pub roots: BackendRoots,
 }
 
+/// A subject alternative name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AlternativeName {
-    /// May begin with `*.`.
+    /// A DNS name, which can begin with `*.`.
     Dns(Arc<str>),
+    /// A URI.
     Uri(Arc<str>),
 }
 
+/// The roots for the certificates of backends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum BackendRoots {
-    /// Those that browsers trust.
+    /// The roots that browsers trust.
     System,
     /// PEM.
     Pem(Arc<[u8]>),

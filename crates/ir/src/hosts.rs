@@ -1,21 +1,24 @@
-//! Which of several host names and wildcards fits a host best.
+//! Host names with wildcards, and lookup by the most specific match.
 //!
-//! Source: Gateway API v1.6.3, `Listener.hostname` and `HTTPRouteSpec.hostnames`: an exact name goes before a wildcard,
-//! a longer wildcard before a shorter one, and any of them before none.
+//! Source: Gateway API v1.6.3, `Listener.hostname` and `HTTPRouteSpec.hostnames`: an exact name
+//! takes precedence over a wildcard, a longer wildcard over a shorter one, and any of them over
+//! none.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-/// The names of servers, in lower case: one, or all below one.
+/// A host name or a wildcard, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
+    /// One host.
     Exact(String),
-    /// `*.example.com` as `.example.com`: takes `a.example.com` and `a.b.example.com`, not `example.com`.
+    /// `*.example.com`, as `.example.com`: matches `a.example.com` and `a.b.example.com`, not
+    /// `example.com`.
     Below(String),
 }
 
-/// The text is no name of servers.
+/// The text is neither a host name nor a wildcard.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is neither a host name nor one after `*.`")]
 pub struct HostPatternError(String);
@@ -41,7 +44,7 @@ impl FromStr for HostPattern {
     }
 }
 
-/// RFC 1123, 2.1; `_` besides, which clusters' names have.
+/// RFC 1123, 2.1, and `_`, which names in clusters can have.
 fn is_label(label: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     let edge = |b: Option<u8>| b.is_some_and(|b| b != b'-');
@@ -61,7 +64,8 @@ impl fmt::Display for HostPattern {
 }
 
 impl HostPattern {
-    /// How well the pattern fits `name`, which is in lower case: exact goes before wildcard, longer before shorter.
+    /// Returns how well the pattern matches `name`, which is in lower case: exact before wildcard,
+    /// longer before shorter.
     pub(crate) fn fit(&self, name: &str) -> Option<(bool, usize)> {
         match self {
             Self::Exact(host) => (host == name).then_some((true, host.len())),
@@ -73,11 +77,11 @@ impl HostPattern {
     }
 }
 
-/// Values by host: looked up in time that depends on the host alone.
+/// Values by host pattern. The time of a lookup only depends on the host.
 #[derive(Clone, Debug)]
 pub struct HostMap<T> {
     exact: HashMap<String, T>,
-    /// By what comes after `*`, with its dot.
+    /// By the part after `*`, with its dot.
     below: HashMap<String, T>,
     any: Option<T>,
 }
@@ -93,7 +97,8 @@ impl<T> Default for HostMap<T> {
 }
 
 impl<T> HostMap<T> {
-    /// Sets the value of a pattern, `None`: any host, and no host. Returns the value that it had.
+    /// Sets the value of a pattern and returns its previous value. `None` matches any host, and a
+    /// missing one.
     pub fn insert(&mut self, pattern: Option<HostPattern>, value: T) -> Option<T> {
         match pattern {
             Some(HostPattern::Exact(host)) => self.exact.insert(host, value),
@@ -102,8 +107,8 @@ impl<T> HostMap<T> {
         }
     }
 
-    /// The values whose patterns fit `host`, the closest first. `host` is in lower case, without port and final dot;
-    /// `None`: the client named none.
+    /// Returns the values whose patterns match `host`, the most specific first. `host` is in lower
+    /// case, without port and final dot; `None` if the client sent none.
     pub fn fitting<'a>(&'a self, host: Option<&str>) -> impl Iterator<Item = &'a T> {
         let exact = host.and_then(|host| self.exact.get(host));
         let dots = host.filter(|_| !self.below.is_empty());
@@ -114,6 +119,7 @@ impl<T> HostMap<T> {
         exact.into_iter().chain(below).chain(&self.any)
     }
 
+    /// Returns all values.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.exact
             .values()
@@ -121,16 +127,17 @@ impl<T> HostMap<T> {
             .chain(&self.any)
     }
 
+    /// Returns true if there is no value.
     pub fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.below.is_empty() && self.any.is_none()
     }
 }
 
-/// A host as it stands in `Host`, `:authority` or a ClientHello, as [`HostMap::fitting`] takes it: without port and final
-/// dot. The caller lowers its case.
+/// Strips port and final dot from a host in `Host`, `:authority` or a ClientHello, as
+/// [`HostMap::fitting`] expects it. The case is not changed.
 pub fn bare_host(authority: &str) -> &str {
     let host = match authority.rsplit_once(':') {
-        // The colons of `[::1]` are the address's own.
+        // The colons in `[::1]` belong to the address.
         Some((host, port)) if !port.ends_with(']') => host,
         _ => authority,
     };
@@ -142,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_closest_comes_first() {
+    fn most_specific_pattern_comes_first() {
         let mut map = HostMap::default();
         for pattern in ["a.example.com", "*.example.com", "*.b.example.com", "*.com"] {
             map.insert(Some(pattern.parse().unwrap()), pattern);
@@ -174,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_bare_without_port_and_final_dot() {
+    fn bare_host_strips_port_and_final_dot() {
         for (authority, host) in [
             ("example.com", "example.com"),
             ("example.com:8443", "example.com"),
@@ -190,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn names_read_back_as_they_print_and_what_is_none_is_refused() {
+    fn host_patterns_round_trip_and_invalid_ones_are_rejected() {
         for text in ["example.com", "*.example.com", "a", "a_b.svc.cluster.local"] {
             assert_eq!(text.parse::<HostPattern>().unwrap().to_string(), text);
         }

@@ -1,4 +1,4 @@
-//! Workload identities: SPIFFE ids made from a namespace and a service account.
+//! Workload identities: SPIFFE IDs with a namespace and a service account.
 //!
 //! Source: the SPIFFE ID specification, sections 2.1 and 2.2 (trust domain and path).
 
@@ -6,12 +6,18 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The name of the mesh in its identities, as `cluster.local`: lower-case letters, digits, `.`, `-` and `_`.
+/// The trust domain of a mesh, such as `cluster.local`: lower-case letters, digits, `.`, `-` and
+/// `_`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
-    /// Errors when the name is empty, longer than 255 bytes, or has a character the specification does not allow.
+    /// Parses a trust domain.
+    ///
+    /// # Errors
+    ///
+    /// If the name is empty, longer than 255 bytes, or has a character that the specification does
+    /// not allow.
     pub fn new(name: &str) -> Result<Self, IdentityError> {
         let legal =
             |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
@@ -21,6 +27,7 @@ impl TrustDomain {
         Ok(Self(name.into()))
     }
 
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -40,17 +47,24 @@ pub struct Identity {
     account: Arc<str>,
 }
 
-/// The text is no identity of a mesh.
+/// The text is not a valid identity.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdentityError {
+    /// The trust domain is invalid.
     #[error("trust domain {0:?} is not made of lower-case letters, digits, '.', '-' and '_'")]
     TrustDomain(String),
+    /// The text is not an identity of this form.
     #[error("{0:?} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<account>")]
     Form(String),
 }
 
 impl Identity {
-    /// Errors when the namespace or the account has a character that Kubernetes does not allow in their names.
+    /// Returns the identity of a service account.
+    ///
+    /// # Errors
+    ///
+    /// If the namespace or the account has a character that Kubernetes does not allow in their
+    /// names.
     pub fn new(
         trust_domain: TrustDomain,
         namespace: &str,
@@ -74,14 +88,17 @@ impl Identity {
         })
     }
 
+    /// Returns the trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
+    /// Returns the namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
+    /// Returns the service account.
     pub fn account(&self) -> &str {
         &self.account
     }
@@ -123,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_back_as_it_prints() {
+    fn identities_round_trip() {
         let id = Identity::new(
             TrustDomain::new("cluster.local").unwrap(),
             "shop",
@@ -138,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_identity() {
+    fn invalid_identities_are_rejected() {
         for text in [
             "",
             "https://cluster.local/ns/a/sa/b",

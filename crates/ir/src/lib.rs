@@ -1,8 +1,10 @@
-//! The vocabulary of the mesh: what a proxy is told, and how a request meets it.
+//! The configuration model of the mesh: what proxies are told, and how requests match it.
 //!
-//! Types here are valid by construction: a [`Pattern`] compiles, an [`Identity`] is a SPIFFE id, a header name is one.
-//! Parsing happens where bytes come in (`weft-api`, `weft-translate`). This crate does no I/O and knows neither
-//! Kubernetes nor the wire.
+//! Types are valid by construction: a [`Pattern`] compiles, an [`Identity`] is a SPIFFE ID, a
+//! header name is valid. Input is parsed at the boundaries (`weft-api`, `weft-translate`). This
+//! crate does no I/O and depends neither on Kubernetes nor on the wire format.
+
+#![warn(missing_docs)]
 
 mod choice;
 mod config;

@@ -71,7 +71,7 @@ fn matches_path(condition: &PathMatch, path: &str) -> bool {
     }
 }
 
-/// The method of `/service/method`.
+/// Returns the method of `/service/method`.
 fn grpc_method(path: &str) -> Option<&str> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     (!service.is_empty() && !method.contains('/')).then_some(method)
@@ -81,11 +81,12 @@ pub(crate) fn trim_slash(prefix: &str) -> &str {
     prefix.strip_suffix('/').unwrap_or(prefix)
 }
 
-/// Several fields of one name count as one, joined with a comma (RFC 9110, 5.2); `Cookie` with `; ` (RFC 9113, 8.2.3).
+/// Fields of the same name count as one, joined by a comma (RFC 9110, 5.2), or `Cookie` by `; `
+/// (RFC 9113, 8.2.3).
 fn matches_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(&condition.name).iter();
     let Some(first) = values.next() else {
-        // HTTP/2 carries the host in the URI.
+        // HTTP/2 has the host in the URI.
         let authority = (condition.name == HOST).then(|| uri.authority()).flatten();
         return authority.is_some_and(|authority| condition.value.takes(authority.as_str()));
     };
@@ -109,7 +110,7 @@ fn matches_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bo
     condition.value.takes(&whole)
 }
 
-/// Of parameters repeated in the query the first counts.
+/// Of repeated parameters the first counts.
 fn matches_query(conditions: &[QueryMatch], query: &str) -> bool {
     conditions.iter().all(|condition| {
         let value = query.split('&').find_map(|pair| {
@@ -120,7 +121,8 @@ fn matches_query(conditions: &[QueryMatch], query: &str) -> bool {
     })
 }
 
-/// `application/x-www-form-urlencoded`: `+` is a space, `%XX` a byte; what is malformed stays as it is.
+/// Decodes `application/x-www-form-urlencoded`: `+` is a space, `%XX` a byte; malformed sequences
+/// are kept.
 fn decode(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|b| b == b'%' || b == b'+') {
         return Cow::Borrowed(text);

@@ -1,14 +1,16 @@
-//! Names of things: Services, their ports, and the resources a proxy holds.
+//! Names of Services, their ports, and the resources that a proxy holds.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// Of which kind an object is that names endpoints.
+/// The kind of object that names endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServiceKind {
+    /// A Service.
     Service,
-    /// A Service of the cluster set (Multi-Cluster Services API); one of the cluster may have the same name.
+    /// A Service of the cluster set (Multi-Cluster Services API); a Service of the cluster can have
+    /// the same name.
     Import,
 }
 
@@ -24,13 +26,16 @@ impl fmt::Display for ServiceKind {
 /// A Service, `namespace/name`, or a ServiceImport, `serviceimport/namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceId {
+    /// Service or ServiceImport.
     pub kind: ServiceKind,
+    /// Namespace.
     pub namespace: String,
+    /// Name.
     pub name: String,
 }
 
 impl ServiceId {
-    /// A Service.
+    /// Returns the ID of a Service.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             kind: ServiceKind::Service,
@@ -39,7 +44,7 @@ impl ServiceId {
         }
     }
 
-    /// A ServiceImport.
+    /// Returns the ID of a ServiceImport.
     pub fn import(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             kind: ServiceKind::Import,
@@ -47,7 +52,7 @@ impl ServiceId {
         }
     }
 
-    /// `Service shop/reviews`, for sentences.
+    /// Formats the ID with its kind for messages: `Service shop/reviews`.
     pub fn with_kind(&self) -> String {
         format!("{} {}/{}", self.kind, self.namespace, self.name)
     }
@@ -62,18 +67,21 @@ impl fmt::Display for ServiceId {
     }
 }
 
-/// In front of a ServiceImport's name.
+/// Prefix of the name of a ServiceImport.
 const IMPORT: &str = "serviceimport/";
 
-/// One port of a Service, `namespace/name:port`, or of a ServiceImport, `serviceimport/namespace/name:port`.
+/// A port of a Service, `namespace/name:port`, or of a ServiceImport,
+/// `serviceimport/namespace/name:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServicePort {
+    /// The Service.
     pub service: ServiceId,
+    /// Number of the port.
     pub port: u16,
 }
 
 impl ServicePort {
-    /// Of a Service.
+    /// Returns the ID of a port of a Service.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>, port: u16) -> Self {
         Self {
             service: ServiceId::new(namespace, name),
@@ -88,7 +96,7 @@ impl fmt::Display for ServicePort {
     }
 }
 
-/// The text is no port of a Service.
+/// The text is not the ID of a Service port.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is neither <namespace>/<name>:<port> nor serviceimport/<namespace>/<name>:<port>")]
 pub struct ServicePortError(String);
@@ -103,7 +111,7 @@ impl FromStr for ServicePort {
 
 fn parse_service_port(text: &str) -> Option<ServicePort> {
     let (id, port) = text.rsplit_once(':')?;
-    // A namespace may have the name of the prefix: how many parts there are decides.
+    // A namespace can be named like the prefix, so the number of parts decides.
     let import = id.strip_prefix(IMPORT).and_then(|id| id.split_once('/'));
     let service = match import {
         Some((namespace, name)) => ServiceId::import(namespace, name),
@@ -120,9 +128,12 @@ fn parse_service_port(text: &str) -> Option<ServicePort> {
     valid.then_some(ServicePort { service, port })
 }
 
+/// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
+    /// TCP.
     Tcp,
+    /// UDP.
     Udp,
 }
 
@@ -135,20 +146,21 @@ impl fmt::Display for Transport {
     }
 }
 
-/// What names a resource on the stream between controller and proxy.
+/// The key of a resource on the stream between controller and proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceKey {
     /// `workload`: the proxy's own pod.
     Workload,
-    /// `roots`: what peers' certificates are checked against.
+    /// `roots`: the trusted roots for peer certificates.
     Roots,
     /// `destination/<ip:port>`.
     Destination(SocketAddr),
-    /// `endpoints/<namespace>/<service>:<port>`; `endpoints/serviceimport/...` of a ServiceImport.
+    /// `endpoints/<namespace>/<service>:<port>`, or `endpoints/serviceimport/...` for a
+    /// ServiceImport.
     Endpoints(ServicePort),
-    /// `gateway`: what holds for all of the proxy's own gateway.
+    /// `gateway`: the settings of the proxy's own gateway.
     Gateway,
-    /// `port/tcp/<port>` or `port/udp/<port>`: a port that the proxy's own gateway listens on.
+    /// `port/tcp/<port>` or `port/udp/<port>`: a port of the proxy's own gateway.
     Port(Transport, u16),
 }
 
@@ -165,10 +177,10 @@ impl fmt::Display for ResourceKey {
     }
 }
 
-/// The text is no resource key.
+/// The text is not a resource key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "resource key {0:?} is none of workload, roots, destination/<ip:port>, \
+    "resource key {0:?} is not one of workload, roots, destination/<ip:port>, \
      endpoints/[serviceimport/]<namespace>/<service>:<port>, gateway, port/<tcp or udp>/<port>"
 )]
 pub struct ResourceKeyError(String);
@@ -205,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_read_back_as_they_print() {
+    fn resource_keys_round_trip() {
         for text in [
             "workload",
             "roots",
@@ -223,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_and_an_import_of_one_name_are_two() {
+    fn service_and_import_of_the_same_name_differ() {
         let service = ServicePort::new("shop", "reviews", 80);
         let import = ServicePort {
             service: ServiceId::import("shop", "reviews"),
@@ -236,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn invalid_resource_keys_are_rejected() {
         for text in [
             "",
             "workloads",

@@ -1,4 +1,5 @@
-//! Regular expressions that users write: linear time, bounded size, compared as text.
+//! Regular expressions written by users: matched in linear time, of bounded size, compared by their
+//! text.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,12 +9,12 @@ use regex_automata::meta::{BuildError, Regex};
 use regex_automata::util::syntax;
 use regex_syntax::hir::{Hir, Look};
 
-/// Bytes of text that a pattern may have: what the Gateway API's own types admit.
+/// Maximum length of a pattern in bytes, the limit of the Gateway API's types.
 pub const MAX_PATTERN_TEXT: usize = 4096;
-/// Compiled size that a pattern may take in one direction of reading, in bytes.
+/// Maximum compiled size of a pattern for one direction of matching, in bytes.
 const SIZE_LIMIT: usize = 256 * 1024;
-/// What a thread may keep of a pattern's states while it matches. Patterns that need more are matched more slowly, in
-/// linear time as well.
+/// Cache of lazily built states for each thread, in bytes. Patterns that need more match more
+/// slowly, still in linear time.
 const CACHE: usize = 128 * 1024;
 
 /// A regular expression that must match the whole value. Cheap to clone.
@@ -23,12 +24,12 @@ pub struct Pattern(Arc<Inner>);
 struct Inner {
     text: Box<str>,
     size: usize,
-    /// Compiled at once by [`Pattern::new`], and when it is needed first otherwise. `None`: it does not compile, which
-    /// was ruled out when the pattern was made.
+    /// Compiled by [`Pattern::new`], or on first use. `None` if it does not compile, which is ruled
+    /// out on construction.
     regex: OnceLock<Option<Regex>>,
 }
 
-/// The pattern does not compile, or is too large to be run on every request.
+/// The pattern does not compile, or is too large.
 #[derive(Debug, thiserror::Error)]
 #[error("regular expression {text:?}: {reason}")]
 pub struct PatternError {
@@ -38,21 +39,27 @@ pub struct PatternError {
 }
 
 impl PatternError {
-    /// Whether the pattern is sound, but compiles to more than it may: finding that out took as much as compiling it.
+    /// Returns true if the pattern is valid but exceeds the size limit. Finding that out costs as
+    /// much as compiling it.
     pub fn is_too_large(&self) -> bool {
         self.too_large
     }
 }
 
 impl Pattern {
-    /// Errors when `text` is no regular expression of the `regex` crate, is longer than [`MAX_PATTERN_TEXT`], or
-    /// compiles to more than 256 KiB.
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    ///
+    /// If `text` is not a regular expression of the `regex` crate, is longer than
+    /// [`MAX_PATTERN_TEXT`], or compiles to more than 256 KiB.
     pub fn new(text: &str) -> Result<Self, PatternError> {
         let regex = compile(text)?;
         Ok(Self::of(text, regex.memory_usage(), Some(regex)))
     }
 
-    /// As [`Pattern::new`], for whoever only hands the pattern on: nothing compiled stays in memory.
+    /// Like [`Pattern::new`], but the compiled form is dropped, for callers that only forward the
+    /// pattern.
     pub fn checked(text: &str) -> Result<Self, PatternError> {
         Ok(Self::of(text, compile(text)?.memory_usage(), None))
     }
@@ -65,30 +72,34 @@ impl Pattern {
         }))
     }
 
-    /// Whether the pattern matches the whole value.
+    /// Returns true if the pattern matches the whole value.
     pub fn is_match(&self, value: &str) -> bool {
         let regex = self.0.regex.get_or_init(|| compile(&self.0.text).ok());
         regex.as_ref().is_some_and(|regex| regex.is_match(value))
     }
 
-    /// The text as it was written.
+    /// Returns the text as it was written.
     pub fn as_str(&self) -> &str {
         &self.0.text
     }
 
-    /// Bytes of memory that the compiled pattern takes.
+    /// Returns the size of the compiled pattern in bytes.
     pub fn compiled_size(&self) -> usize {
         self.0.size
     }
 }
 
-/// Compiled patterns by text: one that several resources have, or that comes again with the next version of a resource,
-/// is compiled once, for as long as anybody holds it.
+/// Compiled patterns by text. A pattern that several resources have, or that is in the next version
+/// of a resource again, is compiled once for as long as it is in use.
 #[derive(Debug, Default)]
 pub struct Patterns(HashMap<Box<str>, Weak<Inner>>);
 
 impl Patterns {
-    /// The pattern of this text, compiled. Errors as [`Pattern::new`] does.
+    /// Returns the compiled pattern of this text.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pattern::new`].
     pub fn get(&mut self, text: &str) -> Result<Pattern, PatternError> {
         if let Some(known) = self.0.get(text).and_then(Weak::upgrade) {
             return Ok(Pattern(known));
@@ -98,14 +109,14 @@ impl Patterns {
         Ok(pattern)
     }
 
-    /// Forgets the patterns that nobody holds.
+    /// Removes the patterns that are not in use.
     pub fn prune(&mut self) {
         self.0.retain(|_, pattern| pattern.strong_count() > 0);
     }
 }
 
-/// How many character classes a pattern has, as it is written: each may stand for thousands of ranges, which makes reading it
-/// cost far more than its text.
+/// Returns the number of character classes in a pattern as it is written. Each can stand for
+/// thousands of ranges, so that parsing costs far more than the text suggests.
 pub fn character_classes(pattern: &str) -> usize {
     let mut count = 0;
     let mut bytes = pattern.bytes();
@@ -122,7 +133,7 @@ pub fn character_classes(pattern: &str) -> usize {
     count
 }
 
-/// Parsed alone, so that no unbalanced `)` can reach the anchors around it.
+/// Parsed separately, so that an unbalanced `)` cannot close the group between the anchors.
 fn compile(text: &str) -> Result<Regex, PatternError> {
     let refuse = |reason: String| PatternError {
         text: shortened(text),
@@ -131,7 +142,7 @@ fn compile(text: &str) -> Result<Regex, PatternError> {
     };
     if text.len() > MAX_PATTERN_TEXT {
         let reason = format!(
-            "has {} bytes, and at most {MAX_PATTERN_TEXT} are taken",
+            "has {} bytes, the maximum is {MAX_PATTERN_TEXT}",
             text.len()
         );
         return Err(refuse(reason));
@@ -157,14 +168,14 @@ fn too_large(error: &BuildError) -> String {
     }
 }
 
-/// What is wrong; the lines before it show where.
+/// Returns the reason; the lines before it show the position.
 fn last_line(error: &impl fmt::Display) -> String {
     let words = error.to_string();
     let last = words.lines().last().unwrap_or("invalid").trim();
     last.trim_start_matches("error: ").to_owned()
 }
 
-/// For messages.
+/// Shortens a text for messages.
 fn shortened(text: &str) -> String {
     const SHOWN: usize = 100;
     match text.char_indices().nth(SHOWN) {
@@ -198,14 +209,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_whole_value_must_match() {
+    fn pattern_must_match_the_whole_value() {
         for pattern in [Pattern::new("a|bc"), Pattern::checked("a|bc")] {
             let pattern = pattern.unwrap();
             assert!(pattern.is_match("a") && pattern.is_match("bc"));
             assert!(!pattern.is_match("ab") && !pattern.is_match("abc"));
             assert!(!pattern.is_match("a\n") && !pattern.is_match("\na"));
         }
-        // A comment does not reach the end of the anchors either.
+        // A comment cannot hide the final anchor either.
         let commented = Pattern::new("(?x) a # b").unwrap();
         assert!(commented.is_match("a") && !commented.is_match("ab"));
         let lines = Pattern::new("(?m)^a$|b").unwrap();
@@ -213,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_patterns_are_refused_with_a_reason() {
+    fn hostile_patterns_are_rejected_with_a_reason() {
         for text in [
             "(",
             "a)|(b",
@@ -232,9 +243,9 @@ mod tests {
         }
     }
 
-    /// What budgets count is what is held.
+    /// Limits count the memory that is actually held.
     #[test]
-    fn the_size_tells_small_patterns_from_large_ones() {
+    fn compiled_size_distinguishes_small_and_large_patterns() {
         let size = |text| Pattern::checked(text).unwrap().compiled_size();
         assert!(
             size("/v[0-9]+/users") < 32 * 1024,
@@ -249,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_counted_as_they_are_written() {
+    fn character_classes_are_counted_in_the_text() {
         for (pattern, classes) in [
             ("/a.b*", 0),
             (r"\\w\[\.", 0),
@@ -262,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_is_compiled_once_for_as_long_as_it_is_held() {
+    fn pattern_in_use_is_compiled_once() {
         let mut patterns = Patterns::default();
         let first = patterns.get("a+").unwrap();
         assert!(Arc::ptr_eq(&first.0, &patterns.get("a+").unwrap().0));

@@ -1,4 +1,5 @@
-//! Routes as a proxy sees them: rules, what they match, what they do to a request, and where it goes.
+//! Routes as a proxy sees them: rules, what they match, how they change a request, and where they
+//! send it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,15 +11,22 @@ use crate::cors::Cors;
 use crate::names::ServicePort;
 use crate::pattern::Pattern;
 
-/// The kind of route that a rule came from: it decides how failures are told to the client.
+/// The kind of the route that a rule belongs to. It decides how failures are reported to the
+/// client.
 ///
-/// In ascending order: the kind that goes before the others on one Service port (GEP-1294, "Route types") is the least.
+/// In ascending order of precedence on a Service port: the kind that takes precedence is the least
+/// (GEP-1294, "Route types").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteKind {
+    /// GRPCRoute.
     Grpc,
+    /// HTTPRoute.
     Http,
+    /// TLSRoute.
     Tls,
+    /// TCPRoute.
     Tcp,
+    /// UDPRoute.
     Udp,
 }
 
@@ -34,11 +42,14 @@ impl fmt::Display for RouteKind {
     }
 }
 
-/// The route object that a rule came from.
+/// The route that a rule belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteId {
+    /// Kind of the route.
     pub kind: RouteKind,
+    /// Namespace.
     pub namespace: Arc<str>,
+    /// Name.
     pub name: Arc<str>,
 }
 
@@ -48,66 +59,88 @@ impl fmt::Display for RouteId {
     }
 }
 
-/// One rule of a route. It takes a request that any of its matches takes.
+/// A rule of a route. It applies to requests that meet any of its matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
+    /// The route that the rule belongs to.
     pub route: RouteId,
-    /// Place in the route, from 0.
+    /// Position in the route, from 0.
     pub index: u32,
+    /// Name of the rule.
     pub name: Option<Arc<str>>,
-    /// At least one; the translator writes the implied `/` prefix out.
+    /// At least one: the implied prefix `/` is written out.
     pub matches: Vec<RequestMatch>,
+    /// Filters, applied in order.
     pub filters: Vec<Filter>,
+    /// Where requests are sent.
     pub backends: Vec<WeightedBackend>,
+    /// Timeouts of requests.
     pub timeouts: Timeouts,
-    /// `None`: only what surely never reached an application is sent again.
+    /// `None` if only requests that certainly did not reach an application are retried.
     pub retry: Option<Retry>,
-    /// Every request that the rule takes is answered with 500 and this reason.
+    /// If set, every request that matches the rule gets 500 with this reason.
     pub failure: Option<Arc<str>>,
 }
 
-/// Conditions of which all must hold.
+/// Conditions that must all be met.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestMatch {
-    /// `None`: any path.
+    /// `None` for any path.
     pub path: Option<PathMatch>,
+    /// Conditions on headers.
     pub headers: Vec<HeaderMatch>,
+    /// Conditions on query parameters.
     pub query: Vec<QueryMatch>,
+    /// `None` for any method.
     pub method: Option<Method>,
-    /// A condition did not compile and is left out here: tried after all other matches, and answered with 500.
+    /// A condition was invalid and is left out. Such a match is tried after all others, and its
+    /// requests get 500.
     pub broken: bool,
 }
 
-/// A condition on the path. gRPC methods are paths too: `/package.Service/Method`.
+/// A condition on the path. gRPC methods are paths as well: `/package.Service/Method`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathMatch {
+    /// Exactly this path.
     Exact(String),
-    /// By whole path elements: `/a` takes `/a` and `/a/b`, not `/ab`. A trailing slash means nothing.
+    /// By whole path elements: `/a` matches `/a` and `/a/b`, not `/ab`. A trailing slash has no
+    /// meaning.
     Prefix(String),
+    /// The whole path matches the regular expression.
     Regex(Pattern),
-    /// gRPC: this method of any service.
+    /// This gRPC method of any service.
     GrpcMethod(String),
 }
 
+/// A condition on a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderMatch {
+    /// Name of the header.
     pub name: HeaderName,
+    /// Condition on its value.
     pub value: ValueMatch,
 }
 
+/// A condition on a query parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryMatch {
+    /// Name of the parameter.
     pub name: String,
+    /// Condition on its value.
     pub value: ValueMatch,
 }
 
+/// A condition on a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueMatch {
+    /// Exactly this value.
     Exact(String),
+    /// The whole value matches the regular expression.
     Regex(Pattern),
 }
 
 impl ValueMatch {
+    /// Returns true if the value meets the condition.
     pub fn takes(&self, value: &str) -> bool {
         match self {
             Self::Exact(text) => text == value,
@@ -116,97 +149,123 @@ impl ValueMatch {
     }
 }
 
-/// What a rule, or one of its backends, does to a request or its response.
+/// A change to a request or its response by a rule or by one of its backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
+    /// Changes request headers.
     RequestHeaders(HeaderEdit),
+    /// Changes response headers.
     ResponseHeaders(HeaderEdit),
+    /// Responds with a redirect.
     Redirect(Redirect),
+    /// Changes host or path of the request.
     Rewrite(Rewrite),
+    /// Sends a copy of the request to another backend.
     Mirror(Mirror),
+    /// Applies a CORS policy.
     Cors(Cors),
 }
 
-/// Applied in the order set, add, remove.
+/// A change to headers, applied in the order set, add, remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderEdit {
+    /// Headers to set, replacing existing values.
     pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Headers to add to existing values.
     pub add: Vec<(HeaderName, HeaderValue)>,
+    /// Headers to remove.
     pub remove: Vec<HeaderName>,
 }
 
+/// A redirect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
-    /// `http` or `https`; `None`: the request's own.
+    /// `http` or `https`; `None` keeps the scheme of the request.
     pub scheme: Option<Arc<str>>,
+    /// `None` keeps the host of the request.
     pub host: Option<Arc<str>>,
-    /// `None`: by the specification's rule (the scheme's well-known port, else the port the request came to).
+    /// `None` for the port that the specification defines: the well-known port of the scheme, else
+    /// the port of the request.
     pub port: Option<u16>,
+    /// `None` keeps the path of the request.
     pub path: Option<PathEdit>,
+    /// Status code of the response.
     pub code: StatusCode,
 }
 
+/// A rewrite of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rewrite {
+    /// `None` keeps the host.
     pub host: Option<HeaderValue>,
+    /// `None` keeps the path.
     pub path: Option<PathEdit>,
 }
 
+/// A change of the path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathEdit {
+    /// Replaces the whole path.
     Full(String),
-    /// Replaces the prefix that the match took.
+    /// Replaces the prefix that was matched.
     Prefix(String),
 }
 
-/// A copy of `numerator` in `denominator` requests goes to this Service port too, and its answer nowhere.
+/// Sends a copy of `numerator` in `denominator` requests to this Service port and discards the
+/// response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
+    /// Where copies are sent.
     pub to: ServicePort,
+    /// Part of the fraction of requests.
     pub numerator: u32,
-    /// Not 0.
+    /// Never 0.
     pub denominator: u32,
 }
 
-/// When a request is sent again. Connection errors and timeouts of a try count as failures too.
+/// When a request is retried. Connection errors and timeouts of an attempt are retried as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Answers that count as failures, whatever the request's method.
+    /// Status codes to retry, whatever the method of the request.
     pub codes: Vec<StatusCode>,
-    /// Tries beside the first one; 0: none, [`Retry::MAX_ATTEMPTS`] at most.
+    /// Number of retries, at most [`Retry::MAX_ATTEMPTS`].
     pub attempts: u32,
-    /// The shortest wait before a try that is not the first.
+    /// Minimum delay before a retry.
     pub backoff: Duration,
 }
 
 impl Retry {
-    /// What is above is the same as this.
+    /// Larger numbers are reduced to this one.
     pub const MAX_ATTEMPTS: u32 = 10;
-    /// A shorter wait is as long as this.
+    /// Shorter delays are raised to this one.
     pub const LEAST_BACKOFF: Duration = Duration::from_millis(25);
 }
 
-/// `None` is no limit.
+/// Timeouts; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the request's first byte to the response's last.
+    /// From the first byte of the request to the last byte of the response.
     pub request: Option<Duration>,
-    /// One try against one backend.
+    /// One attempt with one backend.
     pub backend: Option<Duration>,
 }
 
-/// A backend and its share: `weight` of the sum of all weights of the rule.
+/// A backend with its share: `weight` divided by the sum of the weights of the rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightedBackend {
+    /// Weight; 0 for no requests.
     pub weight: u32,
+    /// The backend.
     pub backend: Backend,
+    /// Filters for requests to this backend.
     pub filters: Vec<Filter>,
 }
 
+/// The target of a backendRef.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// The endpoints of this port of a Service or ServiceImport; its own routes are not applied again.
+    /// The endpoints of a port of a Service or ServiceImport, without its own routes.
     Service(ServicePort),
-    /// Leads nowhere, for this reason: its share of requests is answered with 500.
+    /// Cannot be used for this reason: its share of requests gets 500.
     Invalid(Arc<str>),
 }

@@ -1,7 +1,7 @@
-//! How large rules are on the wire: an upper bound, for budgets.
+//! Upper bounds of the encoded size of rules, for limits.
 //!
-//! Every type is taken apart whole, so that a new field cannot be forgotten here. That no encoding is larger is a test
-//! of `weft-api`.
+//! Every type is destructured without `..`, so that a new field cannot be forgotten. A test of
+//! `weft-api` checks that no encoding is larger.
 
 use crate::connection::{ConnectionRule, TlsRule};
 use crate::cors::{Allowed, Cors};
@@ -14,13 +14,13 @@ use crate::route::{
     RequestMatch, Retry, Rewrite, RouteId, Rule, ValueMatch, WeightedBackend,
 };
 
-/// A field's tag, and the length or number that follows it.
+/// The tag of a field, and its length or value.
 const FIELD: usize = 7;
-/// The same for 64 bits.
+/// The same for 64-bit values.
 const LONG: usize = 12;
 
 impl Rule {
-    /// Bytes that the rule takes on the wire, at most.
+    /// Returns the maximum encoded size of the rule in bytes.
     pub fn wire_size(&self) -> usize {
         let Self {
             route,
@@ -44,7 +44,7 @@ impl Rule {
             + optional(failure.as_deref())
     }
 
-    /// The rule's regular expressions, as often as they stand in it.
+    /// Returns the regular expressions of the rule, including duplicates.
     pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
         self.matches.iter().flat_map(|of| {
             let path = match &of.path {
@@ -63,7 +63,7 @@ impl Rule {
 }
 
 impl ConnectionRule {
-    /// Bytes that the rule takes on the wire, at most.
+    /// Returns the maximum encoded size of the rule in bytes.
     pub fn wire_size(&self) -> usize {
         let Self {
             route,
@@ -76,7 +76,7 @@ impl ConnectionRule {
 }
 
 impl TlsRule {
-    /// Bytes that the rule takes on the wire, at most.
+    /// Returns the maximum encoded size of the rule in bytes.
     pub fn wire_size(&self) -> usize {
         let Self { hostnames, rule } = self;
         FIELD + sum(hostnames, HostPattern::wire_size) + rule.wire_size()
@@ -84,18 +84,18 @@ impl TlsRule {
 }
 
 impl HostPattern {
-    /// Bytes that the name takes on the wire, at most.
+    /// Returns the maximum encoded size of the name in bytes.
     pub fn wire_size(&self) -> usize {
         let text = match self {
             Self::Exact(text) | Self::Below(text) => text,
         };
-        // With the `*` before it.
+        // Including the leading `*`.
         FIELD + 1 + text.len()
     }
 }
 
 impl ServerTls {
-    /// Bytes that certificates, keys and roots take on the wire, at most.
+    /// Returns the maximum encoded size of certificates, keys and roots in bytes.
     pub fn wire_size(&self) -> usize {
         let Self {
             certificates,
@@ -204,7 +204,7 @@ fn header_edit(of: &HeaderEdit) -> usize {
     sum(set, header) + sum(add, header) + sum(remove, |name| text(name.as_str()))
 }
 
-/// A value that is no UTF-8 grows where it is made one.
+/// A value that is not UTF-8 grows by lossy conversion.
 fn lossy(of: &http::HeaderValue) -> usize {
     match std::str::from_utf8(of.as_bytes()) {
         Ok(text) => text.len(),

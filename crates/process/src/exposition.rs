@@ -1,5 +1,5 @@
-//! The page of metrics: in the format that the scraper asks for, and written at most once a second, so that scraping in a
-//! loop costs a program next to nothing.
+//! The metrics page, in the format that the scraper accepts. It is rendered at most once a second,
+//! so that frequent scraping costs almost nothing.
 
 use std::fmt::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-/// How long a page is given out before it is written anew.
+/// How long a rendered page is served.
 const KEEP: Duration = Duration::from_secs(1);
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Metrics as scrapers get them.
+/// The metrics of a program as scrapers get them.
 pub struct Exposition {
     write: Box<dyn Fn(&mut String) -> fmt::Result + Send + Sync>,
     page: Mutex<Option<Page>>,
@@ -32,7 +32,7 @@ impl fmt::Debug for Exposition {
 }
 
 impl Exposition {
-    /// `write` gives all metrics as OpenMetrics text.
+    /// `write` renders all metrics as OpenMetrics text.
     pub fn new(write: impl Fn(&mut String) -> fmt::Result + Send + Sync + 'static) -> Self {
         Self {
             write: Box::new(write),
@@ -40,7 +40,11 @@ impl Exposition {
         }
     }
 
-    /// The page's media type and the page, for a request with this `Accept`.
+    /// Returns media type and page for a request with this `Accept`.
+    ///
+    /// # Errors
+    ///
+    /// If the metrics cannot be rendered.
     pub fn scrape(&self, accept: &str) -> Result<(&'static str, Bytes), fmt::Error> {
         self.scrape_at(accept, Instant::now())
     }
@@ -70,8 +74,8 @@ impl Exposition {
     }
 }
 
-/// Whether an `Accept` (RFC 9110, 12.5.1) ranks OpenMetrics 1.0.0 with the text format or above. A range of all types does not
-/// ask for it: who does not know it could not read it.
+/// Returns true if an `Accept` (RFC 9110, 12.5.1) ranks OpenMetrics 1.0.0 at least as high as the
+/// text format. A wildcard range does not count, since such a client may not know OpenMetrics.
 fn wants_open_metrics(accept: &str) -> bool {
     let (mut open_metrics, mut text) = (0, 0);
     for range in accept.split(',') {
@@ -99,18 +103,18 @@ fn wants_open_metrics(accept: &str) -> bool {
     open_metrics > 0 && open_metrics >= text
 }
 
-/// A weight; one that cannot be read weighs nothing.
+/// Returns a weight in thousandths; 0 if it is malformed.
 fn thousandths(value: &str) -> u16 {
     let weight: f32 = value.parse().unwrap_or(0.0);
-    // In range, so nothing is lost but what is behind the third digit; NaN is 0.
+    // In range, so only digits after the third are lost; NaN becomes 0.
     (weight.clamp(0.0, 1.0) * 1000.0) as u16
 }
 
-/// Prometheus' text format, version 0.0.4, of OpenMetrics text. There a counter's family has the name of its samples, units have
-/// no line of their own, and some types have another name.
+/// Converts OpenMetrics text to the Prometheus text format, version 0.0.4. There the family of a
+/// counter has the name of its samples, units have no line, and some types have other names.
 fn text(open_metrics: &str) -> Result<String, fmt::Error> {
     let mut text = String::with_capacity(open_metrics.len());
-    // The line of help comes before the type's, and the type decides the name in both.
+    // The line of help precedes that of the type, but the type decides the name in both.
     let mut help = None;
     for line in open_metrics.lines() {
         if let Some(of) = line.strip_prefix("# HELP ") {
@@ -144,8 +148,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_format_is_the_scrapers_choice() {
-        // As Prometheus 3 asks, Prometheus 2, an agent that knows the text format alone, and curl.
+    fn format_is_negotiated_with_the_scraper() {
+        // Requests of Prometheus 3, of Prometheus 2, of an agent that only knows the text format,
+        // and of curl.
         let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
             application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
             text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
@@ -173,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_format_has_the_names_types_and_help_that_its_readers_expect() {
+    fn text_format_has_prometheus_names_types_and_help() {
         let open_metrics = "\
 # HELP weft_requests Requests that ended.
 # TYPE weft_requests counter
@@ -206,7 +211,7 @@ odd 1
     }
 
     #[test]
-    fn a_page_is_written_once_a_second_at_most() {
+    fn page_is_rendered_at_most_once_a_second() {
         let written = Arc::new(AtomicU32::new(0));
         let count = written.clone();
         let exposition = Exposition::new(move |page| {

@@ -1,5 +1,5 @@
-//! What the programs of Weft have to do with their own process: how many files they may open, its metrics, named as every
-//! Prometheus client library names them, the page on which all metrics are, and its log. Linux alone.
+//! What all programs of Weft need from their own process: the limit of open files, process metrics
+//! under the names that Prometheus client libraries use, the metrics page, and logging. Linux only.
 
 mod exposition;
 pub mod log;
@@ -16,8 +16,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 pub use exposition::Exposition;
 
-/// Lets this process open as many files as it is allowed to. A connection is a file; container runtimes begin with 1,024 of
-/// them, for the sake of programs that use select(2), and leave it to others to ask for more.
+/// Raises the soft limit of open files to the hard limit. Every connection is a file. Container
+/// runtimes start with 1,024, for programs that use select(2).
 pub fn raise_file_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -31,7 +31,7 @@ pub fn raise_file_limit() {
         Ok(()) => tracing::debug!(?current, ?maximum, "open files: limit raised"),
         Err(error) => tracing::warn!(
             ?current, ?maximum, %error,
-            "the limit of open files stays: beyond it no connection is accepted or opened"
+            "cannot raise the limit of open files: connections fail once it is reached"
         ),
     }
 }
@@ -46,12 +46,12 @@ fn revision() -> Option<&'static str> {
 #[derive(Debug)]
 pub struct ProcessCollector {
     component: &'static str,
-    /// Unix seconds.
+    /// Unix time in seconds.
     started: f64,
 }
 
 impl ProcessCollector {
-    /// Made once, when the process starts; `component` is its name in `weft_build_info`.
+    /// Creates the collector when the process starts; `component` is its name in `weft_build_info`.
     pub fn new(component: &'static str) -> Self {
         let started = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
@@ -73,7 +73,7 @@ impl Collector for ProcessCollector {
             ("process_open_fds", "Open files", open_files()),
             (
                 "process_max_fds",
-                "Files that may be open at once",
+                "Maximum number of open file descriptors",
                 limit.and_then(|limit| i64::try_from(limit).ok()),
             ),
         ];
@@ -83,13 +83,13 @@ impl Collector for ProcessCollector {
             }
         }
         let name = "process_start_time_seconds";
-        let help = "When the process started, in Unix time";
+        let help = "Start time of the process as Unix time";
         put(&mut encoder, name, help, &ConstGauge::new(self.started))?;
-        let (name, help) = ("process_cpu_seconds", "Time that processors have spent");
+        let (name, help) = ("process_cpu_seconds", "Total user and system CPU time");
         put(&mut encoder, name, help, &ConstCounter::new(cpu_seconds()))?;
 
         let built = ConstGauge::new(1_i64);
-        let help = "Always 1; the labels say what this is";
+        let help = "Always 1; the labels identify the build";
         let mut labels = vec![
             ("component", self.component),
             ("version", env!("CARGO_PKG_VERSION")),
@@ -117,22 +117,22 @@ fn cpu_seconds() -> f64 {
     spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9
 }
 
-/// Memory of this process that is there: from `/proc/self/statm`, whose second figure is in pages of 4 KiB on every platform
-/// Weft runs on (proc(5)).
+/// Returns the resident memory of this process in bytes, from `/proc/self/statm`. Its second number
+/// counts pages, of 4 KiB on every platform that Weft supports (proc(5)).
 pub fn resident_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(pages * 4096)
 }
 
-/// The most memory that this process may use before the kernel ends it: the limit of its container, in either version of
-/// cgroups. `None`: there is no limit.
+/// Returns the memory limit of the container in bytes, in either version of cgroups, or `None` if
+/// there is none.
 pub fn memory_limit() -> Option<u64> {
     let of = |path| limit(&std::fs::read_to_string(path).ok()?);
     of("/sys/fs/cgroup/memory.max").or_else(|| of("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 }
 
-/// The first version says "no limit" by a number that no machine has.
+/// cgroups v1 expresses "no limit" as a number that no machine has.
 fn limit(text: &str) -> Option<u64> {
     let bytes = text.trim().parse().ok()?;
     (bytes < 1 << 60).then_some(bytes)
@@ -140,7 +140,7 @@ fn limit(text: &str) -> Option<u64> {
 
 fn open_files() -> Option<i64> {
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
-    // Without the one by which they are counted.
+    // Without the descriptor that is used for counting.
     i64::try_from(open).ok().map(|open| open - 1)
 }
 
@@ -167,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_memory_are_read() {
+    fn memory_limits_are_parsed() {
         assert_eq!(limit("268435456\n"), Some(256 << 20));
         assert_eq!(limit("max\n"), None);
         assert_eq!(limit("9223372036854771712\n"), None);
     }
 
     #[test]
-    fn the_limit_is_raised_and_files_are_counted() {
+    fn file_limit_is_raised_and_open_files_are_counted() {
         let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
         let low = Rlimit {
             current: Some(200),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_build_the_start_and_the_processor_time_are_told() {
+    fn build_start_time_and_cpu_time_are_exported() {
         let page = scrape().unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
         let revision = revision().map(|revision| format!(",revision=\"{revision}\""));

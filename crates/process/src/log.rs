@@ -1,5 +1,6 @@
-//! The log of a program: its filter, its format, and how it begins. The filter is parsed by the same function where a pod is
-//! admitted and where the proxy starts, so that what was admitted can be read.
+//! Logging of a program: filter, format, and setup. The injector parses the filter with the same
+//! function when it admits a pod as the proxy does when it starts, so that an admitted filter is
+//! valid.
 
 use std::str::FromStr;
 
@@ -7,13 +8,13 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// What is logged where the filter that was given cannot be read.
+/// The filter that is used if the given one is invalid.
 const FALLBACK: &str = "info";
 
-/// How lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a line.
+    /// One JSON object per line.
     #[default]
     Json,
     Text,
@@ -38,23 +39,23 @@ impl FromStr for Format {
     fn from_str(text: &str) -> Result<Self, FormatError> {
         match text {
             "json" => Ok(Self::Json),
-            // `plain` is what the controller's format was called first.
+            // `plain` is the controller's former name for it.
             "text" | "plain" => Ok(Self::Text),
             _ => Err(FormatError),
         }
     }
 }
 
-/// Directives of `tracing`, as `info,weft_proxy=debug`.
+/// Directives of `tracing`, such as `info,weft_proxy=debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter(String);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    #[error("it is empty")]
+    #[error("the filter is empty")]
     Empty,
-    /// `tracing` would take it for the name of a module, log all of that and nothing else.
-    #[error("{0:?} is no level; the levels are off, error, warn, info, debug and trace")]
+    /// `tracing` would interpret it as the name of a module and log nothing else.
+    #[error("{0:?} is not a level; the levels are off, error, warn, info, debug and trace")]
     NoLevel(String),
     #[error(
         "{0:?} is not of the form MODULE=LEVEL; the levels are off, error, warn, info, debug and trace"
@@ -82,7 +83,7 @@ impl FromStr for Filter {
             if !directive.contains(['=', '[']) {
                 return Err(FilterError::NoLevel(shown()));
             }
-            // `tracing` takes an absent level for all of them.
+            // `tracing` interprets an absent level as all levels.
             if directive.ends_with('=') || directive.parse::<Directive>().is_err() {
                 return Err(FilterError::NoDirective(shown()));
             }
@@ -93,8 +94,8 @@ impl FromStr for Filter {
     }
 }
 
-/// Begins the log of this process. A filter that cannot be read is said in the log, which then has what `info` has: a program is
-/// not stopped for it.
+/// Sets up logging of this process. An invalid filter is reported in the log, which then uses
+/// `info`; it does not stop the program.
 pub fn start<W>(filter: &str, format: Format, to: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -110,12 +111,12 @@ where
         Format::Text => lines.with_ansi(false).init(),
         Format::Json => {
             lines.json().init();
-            // Its words would be text among lines of JSON.
+            // The default hook would print text among lines of JSON.
             std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
         }
     }
     if let Some(error) = unread {
-        tracing::warn!("the log filter {filter:?} cannot be read: {error}; {FALLBACK} is logged");
+        tracing::warn!("invalid log filter {filter:?}: {error}; using {FALLBACK}");
     }
 }
 
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filters_are_those_of_tracing() {
+    fn filters_are_validated_as_tracing_directives() {
         for good in [
             "info",
             "INFO",
@@ -139,8 +140,8 @@ mod tests {
         for (bad, named) in [
             ("", "empty"),
             (",", "empty"),
-            ("warning", "\"warning\" is no level"),
-            ("info,verbose", "\"verbose\" is no level"),
+            ("warning", "\"warning\" is not a level"),
+            ("info,verbose", "\"verbose\" is not a level"),
             ("weft_proxy=verbose", "\"weft_proxy=verbose\" is not"),
             ("info,weft_proxy=", ""),
         ] {
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn formats_have_two_names_of_which_one_is_older() {
+    fn plain_is_an_alias_of_text() {
         assert_eq!("json".parse(), Ok(Format::Json));
         assert_eq!("text".parse(), Ok(Format::Text));
         assert_eq!("plain".parse(), Ok(Format::Text));

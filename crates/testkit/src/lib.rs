@@ -1,6 +1,7 @@
-//! For tests only: a certificate authority, a controller that speaks the real protocol, and upstreams.
+//! Test helpers: a certificate authority, a controller that speaks the real protocol, and
+//! upstreams.
 //!
-//! Everything listens on loopback and ends when its handle is dropped.
+//! Everything listens on loopback and stops when its handle is dropped.
 
 pub mod controller;
 pub mod pki;

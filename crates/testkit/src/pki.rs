@@ -1,4 +1,4 @@
-//! A root and leaves signed by it, well made or broken in one way.
+//! A test root, with leaf certificates that are valid or broken in one way.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,12 +13,12 @@ use rustls_pki_types::{
 };
 use weft_ir::Identity;
 
-/// A self-made root.
+/// A self-signed root.
 pub struct Pki {
     root: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// What a leaf says. Starts right; tests break one thing.
+/// The content of a leaf certificate. Valid by default; tests break one property.
 #[derive(Clone, Debug)]
 pub struct LeafSpec {
     pub uris: Vec<String>,
@@ -37,7 +37,7 @@ impl LeafSpec {
         }
     }
 
-    /// Of these DNS names.
+    /// A certificate for these DNS names.
     pub fn of_hosts(names: &[&str]) -> Self {
         let now = SystemTime::now();
         Self {
@@ -92,7 +92,7 @@ impl LeafSpec {
     }
 }
 
-/// The kind of a server's key.
+/// The key type of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerKey {
     Ecdsa,
@@ -108,7 +108,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// As rustls takes it.
+    /// Returns the pair in the form that rustls uses.
     pub fn certified(&self) -> Result<rustls::sign::CertifiedKey> {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let key = provider
@@ -125,7 +125,7 @@ impl Pki {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name = rcgen::DistinguishedName::new();
         let key = KeyPair::generate()?;
-        // Two roots of one test have to have two names.
+        // Two roots in one test must have different names.
         let name = format!("weft test root {:02x?}", &key.public_key_raw()[1..9]);
         params
             .distinguished_name
@@ -142,7 +142,7 @@ impl Pki {
         self.root.pem()
     }
 
-    /// A leaf with a new key.
+    /// Issues a leaf certificate with a new key.
     pub fn issue(&self, spec: &LeafSpec) -> Result<Leaf> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let certificate = spec.params()?.signed_by(&key, &self.root)?;
@@ -154,7 +154,7 @@ impl Pki {
         })
     }
 
-    /// A certificate for these hosts with its key, as a gateway has them.
+    /// Issues a certificate for these hosts, as a gateway has them.
     pub fn server(&self, names: &[&str], kind: ServerKey) -> Result<weft_ir::KeyPair> {
         let mut spec = LeafSpec::of_hosts(names);
         spec.usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -169,12 +169,16 @@ impl Pki {
         })
     }
 
-    /// A good leaf of this identity.
+    /// Issues a valid leaf certificate for this identity.
     pub fn leaf(&self, identity: &Identity) -> Result<Leaf> {
         self.issue(&LeafSpec::new(identity))
     }
 
-    /// Signs what the CSR asks for, for so long. Errors when its signature is wrong or it does not name `identity` alone.
+    /// Signs a CSR with this lifetime.
+    ///
+    /// # Errors
+    ///
+    /// If its signature is invalid, or if it does not name exactly `identity`.
     pub fn sign(
         &self,
         csr: &[u8],

@@ -1,8 +1,9 @@
-//! Applications for tests: HTTP/1.1, HTTP/2 without TLS, gRPC, raw bytes.
+//! Test applications: HTTP/1.1, HTTP/2 without TLS, gRPC, opaque TCP.
 //!
-//! An HTTP upstream answers with the request's own body and says what it saw in headers: `x-upstream` (its name),
-//! `x-method`, `x-path`, `x-version`, and each request header as `x-saw-<name>`. A request steers it by headers:
-//! `x-answer` (status code), `x-delay` (milliseconds before the answer), `x-grpc-status` (a trailer).
+//! An HTTP upstream responds with the request's body and reports the request in headers:
+//! `x-upstream` (its name), `x-method`, `x-path`, `x-version`, and each request header as
+//! `x-saw-<name>`. Request headers control the response: `x-answer` (status code), `x-delay`
+//! (milliseconds before the response), `x-grpc-status` (a trailer).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,21 +22,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// What an upstream speaks.
+/// The protocol of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
     Http1,
-    /// HTTP/2 by prior knowledge; gRPC too.
+    /// HTTP/2 by prior knowledge, including gRPC.
     Http2,
-    /// Sends back what it gets.
+    /// Echoes what it receives.
     Echo,
-    /// Says `hello\n` first, then sends back what it gets.
+    /// Sends `hello\n` first, then echoes what it receives.
     First,
-    /// Takes connections and never says a word.
+    /// Accepts connections and never sends anything.
     Silent,
 }
 
-/// A running upstream; dropping it cuts its connections and closes its port.
+/// A running upstream; dropping it closes its connections and its port.
 pub struct Upstream {
     address: SocketAddr,
     counts: Arc<Counts>,
@@ -71,17 +72,17 @@ impl Upstream {
         self.address
     }
 
-    /// Connections taken since the start.
+    /// Returns the number of connections accepted since the start.
     pub fn connections(&self) -> usize {
         self.counts.connections.load(Ordering::SeqCst)
     }
 
-    /// HTTP requests taken since the start.
+    /// Returns the number of HTTP requests received since the start.
     pub fn requests(&self) -> usize {
         self.counts.requests.load(Ordering::SeqCst)
     }
 
-    /// Cuts every connection and closes the port; returns once it is closed.
+    /// Closes every connection and the port, and returns once it is closed.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
     }
@@ -94,7 +95,7 @@ async fn accept(listener: TcpListener, name: Arc<str>, speaks: Speaks, counts: A
         let _ = tcp.set_nodelay(true);
         let (name, counts) = (name.clone(), counts.clone());
         connections.spawn(async move {
-            // How a test's connection ends is the test's own business.
+            // The test checks how its connections end.
             let _ = match speaks {
                 Speaks::Http1 | Speaks::Http2 => serve_http(tcp, speaks, name, counts).await,
                 Speaks::Echo => echo(tcp, b"").await,
@@ -207,7 +208,7 @@ fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
-/// A body for requests of tests.
+/// Returns a request body.
 pub fn body(text: &'static str) -> Full<Bytes> {
     Full::new(Bytes::from_static(text.as_bytes()))
 }

@@ -1,4 +1,4 @@
-//! Gateways from the wire. Certificates and keys are taken as they are: who uses them reads them.
+//! Decodes gateways. Certificates and keys are not parsed here.
 
 use std::sync::Arc;
 
@@ -8,9 +8,8 @@ use weft_ir::{
     ServiceRules, Serving, StreamListener, TlsListener, TlsServing, VirtualHost,
 };
 
-use super::{
-    Context, DecodeError, Decoded, all, connection_rule, invalid, rule, service_port, tls_rule,
-};
+use super::rules::{connection_rule, rule, tls_rule};
+use super::{Context, DecodeError, Decoded, all, invalid, service_port};
 use crate::proto;
 
 pub(super) fn gateway(wire: proto::Gateway) -> Decoded<Gateway> {
@@ -56,7 +55,7 @@ pub(super) fn gateway_port(
         rules,
     } = wire;
     let port = u16::try_from(port).ok().filter(|port| *port > 0);
-    let port = port.ok_or_else(|| invalid("port.port")(&"no port number"))?;
+    let port = port.ok_or_else(|| invalid("port.port")(&"not a port number"))?;
     let table = all(rules, |wire| rule(wire, context))?;
     let table = (&*table, context);
     let serving = match serving.ok_or(DecodeError::Absent("port.serving"))? {
@@ -93,7 +92,7 @@ fn key_pair(wire: proto::KeyPair) -> KeyPair {
     }
 }
 
-/// The rules that hosts refer to by place, and with what further ones are read.
+/// The rules that hosts refer to by index, and the context to decode further ones.
 type Table<'t, 'p> = (&'t [Arc<Rule>], &'t Context<'p>);
 
 fn http_listener(wire: proto::HttpListener, table: Table<'_, '_>) -> Decoded<HttpListener> {
@@ -205,7 +204,7 @@ pub(super) fn backend_tls(wire: proto::BackendTls) -> Decoded<BackendTls> {
         system_roots,
     } = wire;
     let alternative = |wire: proto::AlternativeName| {
-        // A name that is not understood must not be left out: fewer names would be a weaker check.
+        // An unsupported name must not be dropped: fewer names would weaken the check.
         Ok(
             match wire
                 .kind

@@ -1,4 +1,4 @@
-//! Gateways to the wire.
+//! Encodes gateways.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,10 +10,11 @@ use weft_ir::{
     Rule, ServerTls, ServiceRules, Serving, StreamListener, TlsListener, TlsServing, VirtualHost,
 };
 
-use super::{Body, DIGEST, connection_rule, digest, resource, rule, service_port, tls_rule};
+use super::rules::{connection_rule, rule, tls_rule};
+use super::{Body, DIGEST, digest, resource, service_port};
 use crate::proto;
 
-/// The resource of what holds for all of a gateway.
+/// Encodes the settings of a gateway.
 pub fn gateway(of: &Gateway) -> proto::Resource {
     let Gateway {
         id: GatewayId { namespace, name },
@@ -40,7 +41,7 @@ pub fn gateway(of: &Gateway) -> proto::Resource {
     resource(&ResourceKey::Gateway, body)
 }
 
-/// The resource of a port that a gateway listens on.
+/// Encodes a port of a gateway.
 pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
     use proto::gateway_port::Serving as Wire;
     let GatewayPort {
@@ -74,10 +75,10 @@ pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
     resource(&ResourceKey::Port(of.transport(), *port), body)
 }
 
-/// The rules of a port, each once, in the order in which hosts name them first.
+/// The rules of a port, each once, in the order in which hosts first refer to them.
 #[derive(Default)]
 struct RuleTable {
-    /// By the rule's address: hosts that share a rule hold the same `Arc`.
+    /// By the address of the rule: hosts that share a rule hold the same `Arc`.
     places: HashMap<*const Rule, u32>,
     rules: Vec<proto::Rule>,
 }
@@ -86,17 +87,17 @@ impl RuleTable {
     fn place(&mut self, of: &Arc<Rule>) -> u32 {
         *self.places.entry(Arc::as_ptr(of)).or_insert_with(|| {
             self.rules.push(rule(of));
-            // A port has fewer rules than that: they are held in memory.
+            // A port has fewer rules, since they are held in memory.
             u32::try_from(self.rules.len() - 1).unwrap_or(u32::MAX)
         })
     }
 }
 
-/// By listener and route: a digest of what a port's resource says of the route there.
+/// A digest of the configuration of a route on a listener, by listener and route.
 pub type RouteDigests = HashMap<(Arc<str>, RouteId), u64>;
 
-/// Two versions of a port say the same of a route on a listener where its digests are the same, whatever they say of
-/// others.
+/// Returns the digests of the routes on a port. Two versions of a port with the same digest
+/// configure a route on a listener in the same way, regardless of other routes.
 pub fn route_digests(of: &GatewayPort) -> RouteDigests {
     let mut all = RouteDigests::new();
     let mut known = HashMap::new();
@@ -132,7 +133,7 @@ pub fn route_digests(of: &GatewayPort) -> RouteDigests {
     all
 }
 
-/// `known`: the digests of rules, by address, so that each is encoded once.
+/// `known` has the digests of rules by address, so that each is encoded once.
 fn digest_hosts(
     all: &mut RouteDigests,
     known: &mut HashMap<*const Rule, u64>,
@@ -159,7 +160,7 @@ fn add_digest(
 ) {
     let place = (Arc::clone(listener), route.clone());
     let so_far = all.entry(place).or_insert(DIGEST);
-    // No host name has the byte that ends it here.
+    // Terminates the host name, which cannot contain this byte.
     for bytes in [host.as_bytes(), &[0], told] {
         *so_far = digest(*so_far, bytes);
     }

@@ -1,4 +1,5 @@
-//! Bytes by chance, and resources with some bytes changed: refused or decoded, and what was decoded stands for itself.
+//! Random bytes, and resources with some bytes changed: rejected, or decoded to a value that
+//! encodes to itself.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -12,7 +13,7 @@ use super::{connections, everything, pod};
 use crate::{Resource, decode, encode, proto};
 use weft_ir::*;
 
-/// One of each kind, as it is sent.
+/// One resource of each kind, as it is sent.
 fn resources() -> Vec<proto::Resource> {
     let mut all = vec![
         encode::workload(&Workload::new(pod().identity.unwrap(), Mode::Permissive)),
@@ -44,7 +45,7 @@ fn encoded(resource: &Resource) -> proto::Resource {
     }
 }
 
-/// What is decoded of these bytes, if anything is, and the same after it was sent on.
+/// Returns what is decoded from the bytes, if anything, and the same after encoding it again.
 fn there_and_back(bytes: &[u8]) -> Option<[(ResourceKey, Resource); 2]> {
     let wire = proto::Resource::decode(bytes).ok()?;
     let (key, _, resource) = decode::resource(wire).ok()?;
@@ -54,7 +55,7 @@ fn there_and_back(bytes: &[u8]) -> Option<[(ResourceKey, Resource); 2]> {
     Some([(key, resource), (again, same)])
 }
 
-/// As they are sent.
+/// The encoded resources.
 static SENT: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let all = resources();
     all.iter().map(Message::encode_to_vec).collect()
@@ -65,13 +66,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn any_bytes_are_refused_or_decoded(bytes: Vec<u8>) {
+    fn any_bytes_are_rejected_or_decoded(bytes: Vec<u8>) {
         let _ = proto::Update::decode(&bytes[..]);
         there_and_back(&bytes);
     }
 
     #[test]
-    fn what_is_left_of_a_resource_stands_for_itself(
+    fn modified_resources_decode_to_what_encodes_to_itself(
         which: Index,
         places in vec((any::<Index>(), any::<u8>()), 0..4),
         cut: Option<Index>,

@@ -1,4 +1,4 @@
-//! Gateways and TLS to backends, there and back.
+//! Encoding and decoding of gateways and of TLS to backends.
 
 use std::sync::Arc;
 
@@ -115,7 +115,7 @@ fn set() -> EndpointSet {
 }
 
 #[test]
-fn what_is_encoded_decodes_to_the_same() {
+fn encoded_resources_decode_to_the_same_value() {
     let gateway = Gateway {
         id: GatewayId::new("infra", "shared"),
         client_certificate: Some(pair()),
@@ -142,7 +142,7 @@ fn what_is_encoded_decodes_to_the_same() {
 }
 
 #[test]
-fn a_port_under_another_key_is_refused() {
+fn port_under_another_key_is_rejected() {
     let [http, ..] = ports();
     let mut wire = encode::gateway_port(&http);
     wire.key = "port/udp/80".into();
@@ -150,9 +150,9 @@ fn a_port_under_another_key_is_refused() {
     assert!(refused.contains("tcp/80"), "{refused}");
 }
 
-/// Nothing that is absent may make a check weaker than it was meant to be.
+/// An absent field must never weaken a check.
 #[test]
-fn what_is_not_understood_weakens_no_check() {
+fn unknown_settings_do_not_weaken_checks() {
     type Break = fn(&mut proto::BackendTls);
     let mut open = encode::endpoints(&set());
     let breaks: [Break; 2] = [
@@ -177,9 +177,10 @@ fn what_is_not_understood_weakens_no_check() {
     assert!(decode::resource(open).is_err());
 }
 
-/// A rule is sent once however many hosts and listeners have it, and is the same rule for each of them on the other side.
+/// A rule is sent once, however many hosts and listeners have it, and is decoded to the same rule
+/// for all of them.
 #[test]
-fn a_large_route_with_many_hostnames_is_sent_once() {
+fn shared_rules_are_sent_once() {
     let value = |place: usize| HeaderMatch {
         name: http::HeaderName::from_static("x-long"),
         value: ValueMatch::Exact(format!("{place}{}", "v".repeat(4_000))),
@@ -225,7 +226,7 @@ fn a_large_route_with_many_hostnames_is_sent_once() {
 }
 
 #[test]
-fn a_host_that_refers_to_no_rule_is_refused() {
+fn host_with_an_invalid_rule_index_is_rejected() {
     let [http, ..] = ports();
     let mut wire = encode::gateway_port(&http);
     let Some(proto::resource::Body::Port(port)) = &mut wire.body else {
@@ -236,9 +237,9 @@ fn a_host_that_refers_to_no_rule_is_refused() {
     assert!(refused.contains("host.places: 0, of 0 rules"), "{refused}");
 }
 
-/// As controllers of earlier versions send it.
+/// As earlier versions of the controller send it.
 #[test]
-fn hosts_may_hold_their_rules_themselves() {
+fn rules_inside_hosts_are_decoded() {
     use proto::gateway_port::Serving as Wire;
     let [http, ..] = ports();
     let mut wire = encode::gateway_port(&http);

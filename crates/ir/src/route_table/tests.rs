@@ -1,4 +1,4 @@
-//! Rows of requests and the rule that must take each.
+//! Tables of requests and the rule that must match each.
 
 use http::{HeaderName, Request};
 use proptest::prelude::*;
@@ -253,7 +253,7 @@ fn precedence() {
 }
 
 #[test]
-fn nothing_matches_where_no_rule_is() {
+fn nothing_matches_without_rules() {
     assert_eq!(found(&[], "GET /"), None);
 }
 

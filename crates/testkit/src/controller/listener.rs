@@ -1,4 +1,4 @@
-//! The way in: a port that can be closed and hung, and behind it TLS and the gRPC server.
+//! The server side: a port that can be closed and paused, followed by TLS and the gRPC server.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use super::Shared;
 use super::mesh::Services;
 use crate::pki::{Leaf, Pki};
 
-/// A port on loopback whose connections are handed on through a pipe.
+/// A port on loopback whose connections are forwarded through a pipe.
 pub(super) struct Gate {
     address: SocketAddr,
     incoming: mpsc::UnboundedSender<DuplexStream>,
@@ -51,7 +51,7 @@ impl Gate {
 
     pub(super) async fn reopen(&mut self) -> Result<()> {
         self.close();
-        // The tasks hold the port until they are gone.
+        // The tasks hold the port until they have ended.
         while self.tasks.join_next().await.is_some() {}
         let listener = TcpListener::bind(self.address)
             .await
@@ -84,7 +84,7 @@ async fn relay(mut tcp: TcpStream, near: DuplexStream, hung: watch::Receiver<boo
     let _ = tcp.set_nodelay(true);
     let (tcp_in, tcp_out) = tcp.split();
     let (near_in, near_out) = tokio::io::split(near);
-    // Either way's end is the end of the connection.
+    // The connection ends when either direction ends.
     tokio::select! {
         _ = copy(tcp_in, near_out, hung.clone()) => {}
         _ = copy(near_in, tcp_out, hung) => {}
@@ -107,7 +107,7 @@ async fn copy(
     }
 }
 
-/// Starts the server; what is sent to it is served.
+/// Starts the server for the connections that are sent to it.
 pub(super) fn serve(
     pki: &Pki,
     leaf: Leaf,
@@ -149,7 +149,7 @@ pub(super) fn serve(
     Ok(incoming)
 }
 
-/// The client's leaf, if it had one.
+/// The client's leaf certificate, if it presented one.
 #[derive(Clone)]
 pub(super) struct PeerCertificate(pub(super) Option<CertificateDer<'static>>);
 

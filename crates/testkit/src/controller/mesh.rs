@@ -1,4 +1,4 @@
-//! The two services.
+//! The two gRPC services.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ impl Mesh for Services {
     }
 }
 
-/// The one URI name of the leaf, whose chain TLS has verified.
+/// Returns the only URI name of the leaf, whose chain was verified by TLS.
 fn identity(leaf: &CertificateDer<'_>) -> Option<Identity> {
     let (_, leaf) = x509_parser::parse_x509_certificate(leaf).ok()?;
     let names = leaf.subject_alternative_name().ok()??;

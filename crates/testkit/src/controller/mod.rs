@@ -1,6 +1,7 @@
-//! A controller for tests: the real protocol over TLS, its resources set by hand.
+//! A controller for tests: the real protocol over TLS, with resources set by the test.
 //!
-//! It can be stopped (connections refused), hung (connections stay and say nothing) and brought back on its port.
+//! It can be stopped (connections are refused), paused (connections stay open without traffic) and
+//! restarted on its port.
 
 mod listener;
 mod mesh;
@@ -23,7 +24,7 @@ use weft_ir::{
 use crate::pki::{LeafSpec, Pki};
 use listener::Gate;
 
-/// What a proxy has said.
+/// A message from a proxy.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     Sign,
@@ -43,11 +44,11 @@ pub enum Event {
 pub(crate) struct Shared {
     pki: Mutex<Arc<Pki>>,
     state: Mutex<State>,
-    /// Bumped at each change of resources.
+    /// Incremented when resources change.
     changed: watch::Sender<u64>,
-    /// Bumped at each event.
+    /// Incremented for each event.
     happened: watch::Sender<u64>,
-    /// Bumped when all streams are to end.
+    /// Incremented to end all streams.
     farewells: watch::Sender<u64>,
 }
 
@@ -71,7 +72,7 @@ pub struct FakeController {
 }
 
 impl FakeController {
-    /// Listens on a free port of loopback. `account` is whose token it takes: `token`.
+    /// Listens on a free loopback port. It accepts `token` as the token of `account`.
     pub async fn start(pki: Arc<Pki>, account: Identity, token: &str) -> Result<Self> {
         Self::start_at("127.0.0.1:0".parse()?, pki, account, token).await
     }
@@ -117,17 +118,17 @@ impl FakeController {
         self.address
     }
 
-    /// As `WEFT_CONTROLLER` wants it.
+    /// The value of `WEFT_CONTROLLER`.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// As `WEFT_CONTROLLER_IDENTITY` wants it.
+    /// The value of `WEFT_CONTROLLER_IDENTITY`.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Sets and replaces resources as one change: those who watch get them in one update.
+    /// Sets or replaces resources as one change: subscribers get them in one update.
     pub fn set(&self, resources: impl IntoIterator<Item = proto::Resource>) {
         let mut state = self.shared.state();
         for resource in resources {
@@ -162,7 +163,7 @@ impl FakeController {
         self.shared.changed.send_modify(|n| *n += 1);
     }
 
-    /// Names the roots on the stream, the one that signs first.
+    /// Sets the roots on the stream, the current issuer first.
     pub fn set_roots(&self, roots: &[&Pki]) {
         if let Some((signer, further)) = roots.split_first() {
             self.set([encode::roots(&TrustedRoots {
@@ -172,22 +173,22 @@ impl FakeController {
         }
     }
 
-    /// How long the certificates signed from now on are valid.
+    /// Sets the lifetime of certificates signed from now on.
     pub fn set_lifetime(&self, lifetime: Duration) {
         self.shared.state().lifetime = lifetime;
     }
 
-    /// The only token that is taken from now on.
+    /// Sets the only accepted token.
     pub fn set_token(&self, token: &str) {
         self.shared.state().token = token.to_owned();
     }
 
-    /// Roots that `Sign` names besides its own.
+    /// Sets the roots that `Sign` returns in addition to its own.
     pub fn set_extra_roots(&self, roots: Vec<CertificateDer<'static>>) {
         self.shared.state().extra_roots = roots;
     }
 
-    /// Signs with this root from now on; its own serving certificate stays.
+    /// Signs with this root from now on; the serving certificate does not change.
     pub fn set_pki(&self, pki: Arc<Pki>) {
         *self
             .shared
@@ -196,32 +197,32 @@ impl FakeController {
             .unwrap_or_else(PoisonError::into_inner) = pki;
     }
 
-    /// `Sign` fails with this message until it is `None`.
+    /// Makes `Sign` fail with this message until it is `None`.
     pub fn refuse_sign(&self, message: Option<&str>) {
         self.shared.state().refuse_sign = message.map(str::to_owned);
     }
 
-    /// How `Withdraw` is answered from now on; not at all while it is `None`.
+    /// Sets the response to `Withdraw`; `None` for no response.
     pub fn answer_withdraw(&self, withdrawn: Option<proto::Withdrawn>) {
         self.shared.state().withdrawn = withdrawn;
     }
 
-    /// Ends every stream in order, as a controller does with one that has lasted long enough.
+    /// Ends every stream gracefully, as a controller does at the end of their lifetime.
     pub fn end_streams(&self) {
         self.shared.farewells.send_modify(|n| *n += 1);
     }
 
-    /// Cuts every connection and closes the port.
+    /// Closes every connection and the port.
     pub fn stop(&mut self) {
         self.gate.close();
     }
 
-    /// Listens on its port again, with the resources it has.
+    /// Listens on its port again, with the same resources.
     pub async fn restart(&mut self) -> Result<()> {
         self.gate.reopen().await
     }
 
-    /// Connections stay open, new ones are taken, and nothing more is read or said.
+    /// Stops reading and writing; connections stay open, and new ones are accepted.
     pub fn hang(&self) {
         self.gate.hang(true);
     }
@@ -230,12 +231,16 @@ impl FakeController {
         self.gate.hang(false);
     }
 
-    /// Everything that proxies have said since the start.
+    /// Returns all events since the start.
     pub fn events(&self) -> Vec<Event> {
         self.shared.state().events.clone()
     }
 
-    /// The first event, of those from `skip` on, that `wanted` takes. Errors after 10 seconds.
+    /// Returns the first event from `skip` on that `wanted` accepts.
+    ///
+    /// # Errors
+    ///
+    /// After 10 seconds.
     pub async fn wait_for(
         &self,
         skip: usize,

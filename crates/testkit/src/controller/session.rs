@@ -1,4 +1,4 @@
-//! One proxy's stream: what it watches, what it has, and the difference.
+//! The stream of one proxy: its subscriptions, the resources it has, and the difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,9 +21,9 @@ pub(super) struct Session {
     shared: Arc<Shared>,
     updates: mpsc::UnboundedSender<Result<proto::Update, Status>>,
     watched: BTreeSet<String>,
-    /// Version of what the proxy has, by key.
+    /// Versions of the resources that the proxy has, by key.
     sent: BTreeMap<String, u64>,
-    /// Keys that this session has kept up to date.
+    /// Keys of the resources that this session has updated.
     kept: BTreeSet<String>,
     nonce: u64,
 }
@@ -38,7 +38,7 @@ impl Session {
             shared,
             updates,
             watched: BTreeSet::new(),
-            // As the controller does, which says the roots on each stream.
+            // Like the controller, which sends the roots on each stream.
             sent: held
                 .iter()
                 .filter(|held| held.key != "roots")
@@ -86,7 +86,7 @@ impl Session {
                 self.shared.happened(Event::Withdraw);
                 let withdrawn = self.shared.state().withdrawn;
                 if withdrawn.is_some() {
-                    // A proxy that is gone needs no answer.
+                    // A proxy that has disconnected needs no response.
                     let _ = self.updates.send(Ok(proto::Update {
                         withdrawn,
                         ..proto::Update::default()
@@ -130,8 +130,8 @@ impl Session {
         self.updates.send(Ok(update)).map_err(|_| ())
     }
 
-    /// Endpoints come before the destinations that refer to them: keys sort so that they do not, and need not, as an
-    /// update is one change.
+    /// Endpoints should precede the destinations that refer to them. Their keys sort the other way,
+    /// which does not matter because an update is one change.
     fn wanted(&self) -> BTreeMap<String, proto::Resource> {
         let state = self.shared.state();
         let mut wanted = BTreeMap::new();
@@ -162,7 +162,7 @@ impl Session {
     }
 }
 
-/// What a controller says of an address that is neither a Service nor a pod.
+/// Returns the resource for an address that is neither a Service nor a pod.
 fn unknown(key: String) -> proto::Resource {
     let target = Some(Target::Unknown(proto::Unknown {}));
     proto::Resource {
@@ -172,7 +172,7 @@ fn unknown(key: String) -> proto::Resource {
     }
 }
 
-/// Keys of the endpoints that a destination's backends are.
+/// Returns the keys of the endpoints of a destination's backends.
 fn referenced(destination: &proto::Resource) -> BTreeSet<String> {
     let Some(Body::Destination(destination)) = &destination.body else {
         return BTreeSet::new();
@@ -202,7 +202,7 @@ fn of_hosts(hosts: &[proto::VirtualHost]) -> Vec<&proto::WeightedBackend> {
     rules.flat_map(|r| &r.backends).collect()
 }
 
-/// Keys of the endpoints that the backends of a gateway's port are.
+/// Returns the keys of the endpoints of the backends of a gateway port.
 fn referenced_by_port(port: &proto::Resource) -> BTreeSet<String> {
     use proto::gateway_port::Serving;
     use proto::tls_listener::Serving as Tls;
