@@ -47,7 +47,7 @@ impl Withdrawal {
         loop {
             let snapshot = self.snapshots.borrow_and_update().clone();
             let mesh = snapshot.as_ref().map(|snapshot| snapshot.encoder.mesh());
-            let ports = mesh.and_then(|mesh| mesh.leaving(&self.pod.namespace, &self.pod.name));
+            let ports = mesh.and_then(|mesh| mesh.terminating(&self.pod.namespace, &self.pod.name));
             if let Some(ports) = ports {
                 return Some(ports.clone());
             }

@@ -1,22 +1,23 @@
-//! Conditions of statuses, and the faults that they tell of.
+//! Conditions of statuses, and the faults that they report.
 
 use std::fmt;
 
 use crate::output::Condition;
 
-/// Bytes that a message may have; the API server takes 32 KiB.
+/// Length limit of a condition's message in bytes. The API server accepts 32 KiB.
 const MESSAGE_LIMIT: usize = 8192;
 
-/// Why a value, a filter or a reference does not count, with its place: `rules[0].filters[1]: ...`.
+/// Why a value, a filter or a reference is rejected, with its field path: `rules[0].filters[1]:
+/// ...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
-    /// The reason for the condition.
+    /// The reason of the condition.
     pub(crate) reason: &'static str,
     pub(crate) text: String,
 }
 
 impl Fault {
-    /// A value that is not understood.
+    /// An unsupported or invalid value.
     pub(crate) fn value(at: &str, why: impl fmt::Display) -> Self {
         Self {
             reason: "UnsupportedValue",
@@ -24,7 +25,7 @@ impl Fault {
         }
     }
 
-    /// Filters that cannot stand together.
+    /// Filters that cannot be combined.
     pub(crate) fn filters(at: &str, why: impl fmt::Display) -> Self {
         Self {
             reason: "IncompatibleFilters",

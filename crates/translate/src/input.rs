@@ -1,4 +1,4 @@
-//! What is translated: the objects of the cluster, and the settings of the mesh.
+//! The input of a translation: the objects of the cluster, and the settings of the mesh.
 
 use std::sync::Arc;
 
@@ -7,58 +7,78 @@ use weft_ir::{Mode, TrustDomain};
 
 use crate::objects;
 
-/// The cluster at one moment. The order of objects means nothing.
+/// The state of the cluster at one moment. The order of objects has no meaning.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
+    /// Services.
     pub services: Vec<Arc<objects::Service>>,
-    /// `None`: the cluster does not have the kind.
+    /// `None` if the cluster does not serve the kind.
     pub service_imports: Option<Vec<Arc<objects::ServiceImport>>>,
+    /// EndpointSlices.
     pub endpoint_slices: Vec<Arc<objects::EndpointSlice>>,
+    /// Pods.
     pub pods: Vec<Arc<objects::Pod>>,
+    /// Namespaces.
     pub namespaces: Vec<Arc<objects::Namespace>>,
+    /// Nodes.
     pub nodes: Vec<Arc<objects::Node>>,
+    /// HTTPRoutes.
     pub http_routes: Vec<Arc<objects::HttpRoute>>,
+    /// GRPCRoutes.
     pub grpc_routes: Vec<Arc<objects::GrpcRoute>>,
+    /// TLSRoutes.
     pub tls_routes: Vec<Arc<objects::TlsRoute>>,
+    /// TCPRoutes.
     pub tcp_routes: Vec<Arc<objects::TcpRoute>>,
+    /// UDPRoutes.
     pub udp_routes: Vec<Arc<objects::UdpRoute>>,
+    /// GatewayClasses.
     pub gateway_classes: Vec<Arc<objects::GatewayClass>>,
+    /// Gateways.
     pub gateways: Vec<Arc<objects::Gateway>>,
+    /// ListenerSets.
     pub listener_sets: Vec<Arc<objects::ListenerSet>>,
+    /// ReferenceGrants.
     pub reference_grants: Vec<Arc<objects::ReferenceGrant>>,
+    /// BackendTLSPolicies.
     pub backend_tls_policies: Vec<Arc<objects::BackendTlsPolicy>>,
-    /// Those of type `kubernetes.io/tls`, and those that others of these objects refer to.
+    /// Secrets of type `kubernetes.io/tls`, and those that another object refers to.
     pub secrets: Vec<Arc<objects::Secret>>,
-    /// Those that others of these objects refer to.
+    /// ConfigMaps that another object refers to.
     pub config_maps: Vec<Arc<objects::ConfigMap>>,
+    /// ClusterTrustBundles.
     pub cluster_trust_bundles: Vec<Arc<objects::ClusterTrustBundle>>,
 }
 
+/// The settings of the mesh.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Trust domain of all identities.
     pub trust_domain: TrustDomain,
-    /// Of pods that neither have the annotation `weft.dev/mtls` nor are in a namespace that has it.
+    /// mTLS mode of pods that have no annotation `weft.dev/mtls`, neither on the pod nor on its
+    /// namespace.
     pub mode: Mode,
-    /// With strict, no annotation makes a pod permissive.
+    /// Minimum mTLS mode: if strict, no annotation makes a pod permissive.
     pub mode_floor: Mode,
-    /// `weft.dev/mesh-controller`.
+    /// Controller name in the statuses of routes on Services, `weft.dev/mesh-controller`.
     pub controller_name: String,
-    /// `weft.dev/gateway-controller`.
+    /// Controller name of the managed GatewayClasses, `weft.dev/gateway-controller`.
     pub gateway_controller_name: String,
+    /// Which addresses endpoints may have.
     pub endpoints: EndpointRules,
 }
 
 /// Which addresses endpoints may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointRules {
-    /// Never sent to.
+    /// Networks that nothing is sent to.
     pub denied: Vec<IpNet>,
-    /// Whether Gateways send to addresses outside the cluster. Proxies of the mesh do.
+    /// Whether Gateways send to addresses outside the cluster. Proxies of the mesh always do.
     pub external_at_gateways: bool,
 }
 
 impl EndpointRules {
-    /// Where clouds answer questions about a machine and its credentials.
+    /// Addresses of the metadata services of clouds, which hand out credentials of the machine.
     pub const METADATA: [&'static str; 4] = [
         "169.254.169.254/32",
         "fd00:ec2::254/128",

@@ -1,9 +1,22 @@
-//! Kubernetes objects -> the mesh, its gateways and the status of every object; the mesh and a client -> its resources.
+//! Translates Kubernetes objects into the configuration of the mesh and its gateways, and into the
+//! status of every object.
 //!
-//! Pure: no client, clock or async. Whatever users write yields a mesh and conditions, never an error.
+//! The crate is pure: it has no client, no clock and no async code. Whatever users write results in
+//! a mesh and conditions, never in an error.
 //!
-//! Source: Gateway API v1.6.3, GEP-1294 and GEP-1324 (routes whose parent is a Service) and the comments of the types.
+//! [`Translator::translate`] takes the [`Objects`] of the cluster and the [`Settings`] of the mesh.
+//! Its [`Translation`] holds the [`Mesh`], which answers what the proxy of one client needs, and
+//! the statuses to write.
+//!
+//! Source: Gateway API v1.6.3, GEP-1294 and GEP-1324 (routes whose parent is a Service) and the
+//! comments of the API types.
 
+#![warn(missing_docs)]
+
+#[allow(
+    missing_docs,
+    reason = "fields have the names and the meaning of the Kubernetes APIs"
+)]
 pub mod objects;
 
 mod backend_tls;

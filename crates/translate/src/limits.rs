@@ -1,8 +1,10 @@
-//! How much one object, and all that share a port, may make proxies hold.
+//! Limits on the configuration that one object, or all objects sharing a port, can make proxies
+//! hold.
 //!
-//! What does not fit costs its owner: the route or listener is not accepted, with its size and the limit in the
-//! condition. Sizes are upper bounds of what is sent (`weft_ir::Rule::wire_size`), so that whatever is admitted here fits
-//! into one resource: the controller sends none of more than 12 MiB, and a proxy takes resources of 16 MiB.
+//! Whatever exceeds a limit is rejected at the expense of its owner: the route or listener is not
+//! accepted, and its condition states the size and the limit. Sizes are upper bounds of the encoded
+//! size (`weft_ir::Rule::wire_size`), so whatever is accepted here fits into one resource: the
+//! controller sends at most 12 MiB, and a proxy accepts resources of up to 16 MiB.
 
 use std::collections::HashSet;
 
@@ -10,37 +12,39 @@ use weft_ir::{Pattern, Rule};
 
 use crate::conditions::Fault;
 
-/// Of the rules of one route, in bytes.
+/// Encoded size of the rules of one route, in bytes.
 pub(crate) const ROUTE_BYTES: usize = 512 * 1024;
-/// Different regular expressions in one route.
+/// Number of distinct regular expressions in one route.
 pub(crate) const ROUTE_PATTERNS: usize = 128;
-/// Of the text of all of them, in bytes.
+/// Total length of their text, in bytes.
 pub(crate) const ROUTE_PATTERN_TEXT: usize = 64 * 1024;
-/// Character classes in all of them: reading one costs far more than its text.
+/// Total number of their character classes, which cost far more to parse than their text suggests.
 pub(crate) const ROUTE_CLASSES: usize = 512;
-/// Of all of them compiled, in bytes.
+/// Total size of their compiled form, in bytes.
 pub(crate) const ROUTE_COMPILED: usize = 4 * 1024 * 1024;
-/// What one that is too large counts as.
+/// Compiled size, in bytes, that a regular expression counts as if it exceeds the limit of one.
 pub(crate) const PATTERN_COMPILED: usize = 256 * 1024;
-/// Of the rules on a Gateway's port with the hosts that they are for, in bytes.
+/// Encoded size of the rules on a Gateway port with the hosts that they apply to, in bytes.
 const PORT_BYTES: usize = 5 * 1024 * 1024;
-/// Of the regular expressions of these rules, compiled, in bytes.
+/// Compiled size of the regular expressions of these rules, in bytes.
 const PORT_COMPILED: usize = 32 * 1024 * 1024;
-/// Of the listeners of a Gateway's port with their certificates and authorities, in bytes.
+/// Encoded size of the listeners of a Gateway port with their certificates and CA bundles, in
+/// bytes.
 pub(crate) const LISTENERS_BYTES: usize = 6 * 1024 * 1024;
-/// Of the rules on a Service port, of one kind and for clients of one namespace, in bytes.
+/// Encoded size of the rules on a Service port, of one kind and for clients of one namespace, in
+/// bytes.
 const SERVICE_BYTES: usize = 4 * 1024 * 1024;
-/// Of the regular expressions of these rules, compiled, in bytes.
+/// Compiled size of the regular expressions of these rules, in bytes.
 const SERVICE_COMPILED: usize = 16 * 1024 * 1024;
-/// Endpoints of a Service port.
+/// Number of endpoints of a Service port.
 pub(crate) const ENDPOINTS: usize = 10_000;
 
-/// What rules take.
+/// The size of rules, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Size {
-    /// On the wire.
+    /// Encoded.
     pub(crate) bytes: usize,
-    /// Regular expressions, compiled, each once.
+    /// Compiled regular expressions, each distinct one counted once.
     pub(crate) compiled: usize,
 }
 
@@ -56,11 +60,12 @@ impl Size {
         size
     }
 
-    /// Why no route may be as large as this.
+    /// Returns a fault if the size exceeds the limit of a route.
     pub(crate) fn too_large(self) -> Option<Fault> {
         (self.bytes > ROUTE_BYTES).then(|| {
             too_large(format!(
-                "its rules take {} bytes, and a route may take {ROUTE_BYTES}: split it into several routes",
+                "its rules take {} bytes, and the limit of a route is {ROUTE_BYTES}; split it \
+                 into several routes",
                 self.bytes
             ))
         })
@@ -74,8 +79,8 @@ pub(crate) fn too_large(text: String) -> Fault {
     }
 }
 
-/// What is left of a port that several routes share. They are taken in the order that decides ties, so that what does not
-/// fit any longer is the youngest.
+/// The remaining capacity of a port shared by several routes. Routes are added in tie-breaking
+/// order, so the youngest ones are those that do not fit.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: Size,
@@ -83,7 +88,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Of a Gateway's port.
+    /// The capacity of a Gateway port.
     pub(crate) fn of_gateway_port() -> Self {
         Self {
             limit: Size {
@@ -94,8 +99,8 @@ impl Budget {
         }
     }
 
-    /// Of the routes on a Gateway's port that a namespace other than the Gateway's own may have there: half, so that no
-    /// tenant fills a port that others share.
+    /// The share of a Gateway port that the routes of one namespace other than the Gateway's own
+    /// can use: half of it, so that no tenant fills a port that others share.
     pub(crate) fn of_namespace() -> Self {
         let Self { limit, used } = Self::of_gateway_port();
         Self {
@@ -107,7 +112,7 @@ impl Budget {
         }
     }
 
-    /// Of a Service port.
+    /// The capacity of a Service port.
     pub(crate) fn of_service_port() -> Self {
         Self {
             limit: Size {
@@ -118,13 +123,14 @@ impl Budget {
         }
     }
 
-    /// Takes what a route needs, or says why there is no room for it. `port`: for the message.
+    /// Adds a route. Returns an error for its condition if there is no room; `port` is the name
+    /// used in that message.
     pub(crate) fn take(&mut self, wanted: Size, port: &str) -> Result<(), String> {
         self.used = self.with(wanted, port)?;
         Ok(())
     }
 
-    /// What is taken with what a route needs, or why there is no room for it.
+    /// Returns the used capacity including a route, or an error if there is no room for it.
     pub(crate) fn with(&self, wanted: Size, port: &str) -> Result<Size, String> {
         let now = Size {
             bytes: self.used.bytes + wanted.bytes,
@@ -133,13 +139,19 @@ impl Budget {
         let over = |now: usize, wanted: usize, limit: usize, of: &str| {
             (now > limit).then(|| {
                 format!(
-                    "{port} has no room for the route: {of} takes {wanted} bytes, and {} of {limit} are taken by older \
-                     routes; make routes there smaller or fewer, or use another port",
+                    "{port} has no room for the route: {of} takes {wanted} bytes, and older \
+                     routes already use {} of {limit}; attach fewer or smaller routes, or use \
+                     another port",
                     now - wanted
                 )
             })
         };
-        let bytes = over(now.bytes, wanted.bytes, self.limit.bytes, "what it routes");
+        let bytes = over(
+            now.bytes,
+            wanted.bytes,
+            self.limit.bytes,
+            "its configuration",
+        );
         let compiled = || {
             let of = "the compiled form of its regular expressions";
             over(now.compiled, wanted.compiled, self.limit.compiled, of)

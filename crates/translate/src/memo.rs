@@ -1,43 +1,48 @@
-//! What an earlier pass derived, and what still holds of it: whatever was derived from the very same objects.
+//! Memoization by object identity: a result holds for as long as it would be derived from the very
+//! same objects.
 //!
-//! What is watched is never changed but replaced, so that the same `Arc` has the same content. Nothing here knows what is
-//! derived; an `Arc` that is held here is not freed, so that its place in memory is no other's.
+//! Watched objects are never modified but replaced, so the same `Arc` always has the same content.
+//! An `Arc` that is kept here is not freed, so its address cannot be reused by another object.
+//!
+//! A memo is invalid as soon as one of its inputs is another object, or as soon as its validity
+//! check fails. Whatever a derivation reads therefore has to be part of its inputs or of that
+//! check.
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Equal to itself, and to nothing that only has the same content.
+/// Compares equal only to itself, not to another object of the same content.
 #[derive(Debug)]
-pub(crate) struct Same<T: ?Sized>(pub(crate) Arc<T>);
+pub(crate) struct ByIdentity<T: ?Sized>(pub(crate) Arc<T>);
 
-impl<T: ?Sized> Same<T> {
+impl<T: ?Sized> ByIdentity<T> {
     pub(crate) fn of(of: &Arc<T>) -> Self {
         Self(Arc::clone(of))
     }
 }
 
-impl<T> Same<T> {
-    /// Each of a list.
+impl<T> ByIdentity<T> {
+    /// Wraps every object of a list.
     pub(crate) fn all(list: &[Arc<T>]) -> Vec<Self> {
         list.iter().map(Self::of).collect()
     }
 }
 
-impl<T: ?Sized> Clone for Same<T> {
+impl<T: ?Sized> Clone for ByIdentity<T> {
     fn clone(&self) -> Self {
         Self::of(&self.0)
     }
 }
 
-impl<T: ?Sized> PartialEq for Same<T> {
+impl<T: ?Sized> PartialEq for ByIdentity<T> {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl<T: ?Sized> Deref for Same<T> {
+impl<T: ?Sized> Deref for ByIdentity<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -45,45 +50,45 @@ impl<T: ?Sized> Deref for Same<T> {
     }
 }
 
-/// Whether two lists hold the very same objects, in the same order.
-pub(crate) fn same<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
+/// Returns true if both lists hold the very same objects in the same order.
+pub(crate) fn all_ptr_eq<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
     let mut pairs = one.iter().zip(other);
     one.len() == other.len() && pairs.all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
-/// What says the same as before is the same.
-pub(crate) fn alike<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
+/// Returns `before` if it equals `now`, so that unchanged values keep their identity.
+pub(crate) fn intern<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
     match before {
         Some(before) if **before == now => Arc::clone(before),
         _ => Arc::new(now),
     }
 }
 
-/// What was derived last, and from what.
+/// The last result and the inputs that it was derived from.
 #[derive(Debug)]
-pub(crate) struct Last<I, O>(Option<(I, Same<O>)>);
+pub(crate) struct Memo<I, O>(Option<(I, ByIdentity<O>)>);
 
-impl<I, O> Default for Last<I, O> {
+impl<I, O> Default for Memo<I, O> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<I: PartialEq, O> Last<I, O> {
-    /// What `make` derives from `from`.
-    pub(crate) fn get(&mut self, from: I, make: impl FnOnce() -> O) -> Same<O> {
+impl<I: PartialEq, O> Memo<I, O> {
+    /// Returns the last result if `from` is unchanged, otherwise the result of `make`.
+    pub(crate) fn get(&mut self, from: I, make: impl FnOnce() -> O) -> ByIdentity<O> {
         if let Some((known, made)) = &self.0
             && *known == from
         {
             return made.clone();
         }
-        let made = Same(Arc::new(make()));
+        let made = ByIdentity(Arc::new(make()));
         self.0 = Some((from, made.clone()));
         made
     }
 
-    /// As [`Last::get`]; what is derived anew and says the same is the same.
-    pub(crate) fn get_alike(&mut self, from: I, make: impl FnOnce() -> O) -> Same<O>
+    /// Like [`Memo::get`], but keeps the identity of the last result if the new one equals it.
+    pub(crate) fn get_interned(&mut self, from: I, make: impl FnOnce() -> O) -> ByIdentity<O>
     where
         O: PartialEq,
     {
@@ -101,15 +106,15 @@ impl<I: PartialEq, O> Last<I, O> {
     }
 }
 
-/// What was derived from each object of a list, and from `I` besides.
+/// One result for each object of a list, derived from the object and the shared inputs `I`.
 #[derive(Debug)]
-pub(crate) struct PerObject<T, I, O> {
+pub(crate) struct ObjectMemo<T, I, O> {
     from: Option<I>,
-    /// In the list's order.
+    /// In the order of the list.
     known: Vec<(Arc<T>, O)>,
 }
 
-impl<T, I, O> Default for PerObject<T, I, O> {
+impl<T, I, O> Default for ObjectMemo<T, I, O> {
     fn default() -> Self {
         Self {
             from: None,
@@ -118,8 +123,8 @@ impl<T, I, O> Default for PerObject<T, I, O> {
     }
 }
 
-impl<T, I: PartialEq, O: Clone> PerObject<T, I, O> {
-    /// What `make` derives from each of `objects` and from `from`, in their order.
+impl<T, I: PartialEq, O: Clone> ObjectMemo<T, I, O> {
+    /// Returns the results for `objects`, in their order; `make` derives those that are not known.
     pub(crate) fn map<'t>(
         &mut self,
         objects: impl IntoIterator<Item = &'t Arc<T>>,
@@ -129,11 +134,12 @@ impl<T, I: PartialEq, O: Clone> PerObject<T, I, O> {
     where
         T: 't,
     {
-        self.map_while(objects, from, |_| true, make)
+        self.map_valid(objects, from, |_| true, make)
     }
 
-    /// As [`PerObject::map`], where what was made may depend on more: it is made anew unless it `holds`.
-    pub(crate) fn map_while<'t>(
+    /// Like [`ObjectMemo::map`], for results that depend on more than the inputs: a known result is
+    /// derived again unless it `holds`.
+    pub(crate) fn map_valid<'t>(
         &mut self,
         objects: impl IntoIterator<Item = &'t Arc<T>>,
         from: I,
@@ -153,17 +159,18 @@ impl<T, I: PartialEq, O: Clone> PerObject<T, I, O> {
             let known = before.get(at);
             known.filter(|(known, _)| Arc::ptr_eq(known, object))
         };
-        // Lists seldom change their order: what does not stand where it stood is looked for.
+        // The order of a list rarely changes, so the index of moved objects is built only when
+        // needed.
         let moved = LazyCell::new(|| {
             let moved = before.iter().enumerate().filter(|(at, (known, _))| {
                 let now = objects.get(*at);
                 now.is_none_or(|now| !Arc::ptr_eq(known, now))
             });
-            let moved = moved.map(|(_, entry)| (place(&entry.0), entry));
+            let moved = moved.map(|(_, entry)| (address(&entry.0), entry));
             moved.collect::<HashMap<_, _>>()
         });
         for (at, object) in objects.iter().enumerate() {
-            let known = stands(at, object).or_else(|| moved.get(&place(object)).copied());
+            let known = stands(at, object).or_else(|| moved.get(&address(object)).copied());
             let made = match known {
                 Some((_, made)) if holds(made) => made.clone(),
                 _ => make(object),
@@ -174,7 +181,7 @@ impl<T, I: PartialEq, O: Clone> PerObject<T, I, O> {
     }
 }
 
-fn place<T>(of: &Arc<T>) -> usize {
+fn address<T>(of: &Arc<T>) -> usize {
     Arc::as_ptr(of).addr()
 }
 
@@ -183,32 +190,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_from_the_same_is_derived_once() {
+    fn same_input_is_derived_once() {
         let (one, other) = (Arc::new(1), Arc::new(1));
-        let mut last = Last::default();
-        let first = last.get(Same::of(&one), || 10);
-        assert_eq!(first, last.get(Same::of(&one), || unreachable!()));
-        // The same content, of another object.
-        assert_ne!(first, last.get(Same::of(&other), || 10));
-        assert_eq!(*last.get(Same::of(&one), || 20), 20);
+        let mut last = Memo::default();
+        let first = last.get(ByIdentity::of(&one), || 10);
+        assert_eq!(first, last.get(ByIdentity::of(&one), || unreachable!()));
+        // Equal content, but another object.
+        assert_ne!(first, last.get(ByIdentity::of(&other), || 10));
+        assert_eq!(*last.get(ByIdentity::of(&one), || 20), 20);
     }
 
     #[test]
-    fn what_comes_out_alike_is_the_same() {
-        let mut last = Last::default();
-        let first = last.get_alike(1, || "a");
-        assert_eq!(first, last.get_alike(2, || "a"));
-        assert_eq!(first, last.get_alike(2, || unreachable!()));
-        assert_ne!(first, last.get_alike(3, || "b"));
+    fn equal_results_keep_their_identity() {
+        let mut last = Memo::default();
+        let first = last.get_interned(1, || "a");
+        assert_eq!(first, last.get_interned(2, || "a"));
+        assert_eq!(first, last.get_interned(2, || unreachable!()));
+        assert_ne!(first, last.get_interned(3, || "b"));
     }
 
     #[test]
-    fn of_a_list_only_what_is_new_is_derived_wherever_it_stands() {
+    fn only_new_objects_are_derived_in_any_order() {
         let objects: Vec<Arc<i32>> = (0..4).map(Arc::new).collect();
         let of = |places: &[usize]| -> Vec<Arc<i32>> {
             places.iter().map(|at| Arc::clone(&objects[*at])).collect()
         };
-        let mut memo = PerObject::default();
+        let mut memo = ObjectMemo::default();
         let mut made = |list: &[Arc<i32>], from: &str| {
             let mut anew = Vec::new();
             let all = memo.map(list, from.to_owned(), |object| {
@@ -222,18 +229,18 @@ mod tests {
         assert_eq!(made(&of(&[0, 1, 2]), "x"), expected("x0 x1 x2", &[]));
         assert_eq!(made(&of(&[3, 0, 2, 1]), "x"), expected("x3 x0 x2 x1", &[3]));
         assert_eq!(made(&of(&[2, 1]), "x"), expected("x2 x1", &[]));
-        // What was gone is forgotten.
+        // Objects that were removed are forgotten.
         assert_eq!(made(&of(&[2, 1, 0]), "x"), expected("x2 x1 x0", &[0]));
         assert_eq!(made(&of(&[1]), "y"), expected("y1", &[1]));
     }
 
     #[test]
-    fn what_no_longer_holds_is_derived_anew_wherever_it_stands() {
+    fn invalid_results_are_derived_again_in_any_order() {
         let objects: Vec<Arc<i32>> = (0..2).map(Arc::new).collect();
         let turned: Vec<Arc<i32>> = objects.iter().rev().cloned().collect();
-        let mut memo = PerObject::default();
+        let mut memo = ObjectMemo::default();
         let mut made = |list: &[Arc<i32>], odd_holds: bool, by: i32| {
-            memo.map_while(list, (), |made| odd_holds || made % 2 == 0, |of| **of + by)
+            memo.map_valid(list, (), |made| odd_holds || made % 2 == 0, |of| **of + by)
         };
         assert_eq!(made(&objects, true, 0), [0, 1]);
         assert_eq!(made(&objects, false, 10), [0, 11]);

@@ -1,4 +1,4 @@
-//! The mesh as one client sees it: what is at an address, and the resources that it needs.
+//! The mesh as one client sees it: what is at an address, and the resources that its proxy needs.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -9,45 +9,49 @@ use weft_ir::{
     Workload,
 };
 
-use crate::cluster::endpoints::{Endpoints, Leaving};
+use crate::cluster::endpoints::{Endpoints, TerminatingPods};
 use crate::cluster::pods::Pods;
 use crate::gateways::GatewayView;
 use crate::routes::targets::{rule_targets, service_ports};
-use crate::service_routes::views::{Addresses, Balancers, PortView};
+use crate::service_routes::views::{Addresses, LoadBalancers, PortView};
 
-/// Everything that proxies are told, indexed by what they ask for. Cheap to clone; immutable.
+/// Everything that proxies are told, indexed by what they ask for. Immutable and cheap to clone.
 ///
-/// What the next mesh of a [`Translator`](crate::Translator) says in the same words, it holds in the same `Arc`.
+/// Parts that did not change between two translations of a [`Translator`](crate::Translator) are
+/// shared: the next mesh holds the same `Arc`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mesh {
-    /// Every `clusterIP:port`, without the routes that are attached there.
+    /// Every `clusterIP:port`, without attached routes.
     pub(crate) addresses: Arc<Addresses>,
-    /// Where clients of load balancers' addresses are led in their place.
-    pub(crate) balancers: Arc<Balancers>,
-    /// Those that routes are attached to.
+    /// Addresses of load balancers, each with the cluster IP that serves its clients instead.
+    pub(crate) load_balancers: Arc<LoadBalancers>,
+    /// The `clusterIP:port` pairs that have routes attached.
     pub(crate) routed: HashMap<SocketAddr, Arc<PortView>>,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) pods: Arc<Pods>,
-    pub(crate) leaving: Arc<Leaving>,
+    pub(crate) terminating: Arc<TerminatingPods>,
     pub(crate) gateways: HashMap<GatewayId, Arc<GatewayView>>,
-    /// Those that differ from what the mesh sees.
+    /// Endpoint sets that gateways see differently from the mesh.
     pub(crate) gateway_endpoints: Arc<Endpoints>,
 }
 
-/// Who a pod is, as the cluster shows it.
+/// Facts about a pod that identify it.
 #[derive(Clone, Copy, Debug)]
 pub struct PodFacts<'a> {
+    /// `metadata.uid`.
     pub uid: &'a Arc<str>,
     /// Empty until the pod is scheduled.
     pub node: &'a str,
-    /// Its own: none before it has one, and none on its host's network.
+    /// The pod's own addresses: none before it has one, and none if it uses the host network.
     pub addresses: &'a [IpAddr],
+    /// Whether the pod uses the host network.
     pub on_host: bool,
 }
 
 impl Mesh {
-    /// What is at `address` for a client of `client_namespace`: a Service by any of its cluster IPs, else a pod by
-    /// its IP, else a Service by the address of its load balancer, else unknown.
+    /// Returns what is at `address` for a client in `client_namespace`: a Service by one of its
+    /// cluster IPs, else a pod by its IP, else a Service by the address of its load balancer, else
+    /// [`Target::Unknown`].
     pub fn destination(&self, address: SocketAddr, client_namespace: &str) -> Destination {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let target = if let Some(service) = self.service(address, client_namespace) {
@@ -57,7 +61,7 @@ impl Mesh {
                 address,
                 identity: pod.identity_at(address.port()).cloned(),
             })
-        } else if let Some(service) = self.balanced(address, client_namespace) {
+        } else if let Some(service) = self.by_load_balancer(address, client_namespace) {
             Target::Service(Arc::clone(service))
         } else {
             Target::Unknown
@@ -73,15 +77,20 @@ impl Mesh {
         Some(own.unwrap_or(&view.producer))
     }
 
-    fn balanced(&self, address: SocketAddr, client_namespace: &str) -> Option<&Arc<Service>> {
-        let own = self.balancers.get(&address)?;
+    fn by_load_balancer(
+        &self,
+        address: SocketAddr,
+        client_namespace: &str,
+    ) -> Option<&Arc<Service>> {
+        let own = self.load_balancers.get(&address)?;
         self.service(*own, client_namespace)
     }
 
-    /// Whether clients of some namespace see this very Service at the address.
+    /// Returns true if clients of some namespace see this very `service` (by identity) at the
+    /// address.
     pub fn shows(&self, address: SocketAddr, service: &Arc<Service>) -> bool {
         let is = |other: &Arc<Service>| Arc::ptr_eq(service, other);
-        let own = self.balancers.get(&address).copied();
+        let own = self.load_balancers.get(&address).copied();
         let address = own.unwrap_or(address);
         match self.routed.get(&address) {
             Some(view) => is(&view.producer) || view.consumers.values().any(is),
@@ -89,28 +98,31 @@ impl Mesh {
         }
     }
 
-    /// The ready endpoints of a Service port for clients of a node; `None` when there is no such port.
+    /// Returns the ready endpoints of a Service port for clients on a node, or `None` if there is
+    /// no such port.
     pub fn endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<EndpointSet>> {
-        Some(Arc::clone(self.endpoints.get(id)?.on(node)))
+        Some(Arc::clone(self.endpoints.get(id)?.for_node(node)))
     }
 
-    /// The sets of a Service port, one of which each client sees; as gateways see them too.
+    /// Returns every endpoint set of a Service port that some client sees, including those of
+    /// gateways.
     pub fn sets(&self, id: &ServicePort) -> impl Iterator<Item = &Arc<EndpointSet>> {
         let sets = [self.endpoints.get(id), self.gateway_endpoints.get(id)];
-        sets.into_iter().flatten().flat_map(|sets| sets.each())
+        sets.into_iter().flatten().flat_map(|sets| sets.iter())
     }
 
-    /// The node that a pod runs on; `None` when the pod is not known.
+    /// Returns the node that a pod runs on, or `None` if the pod is not known.
     pub fn node(&self, namespace: &str, pod: &str) -> Option<&str> {
         Some(&self.pods.get(namespace, pod)?.place.node)
     }
 
-    /// What a pod's own proxy is told; `None` when the pod is not in the mesh.
+    /// Returns the workload configuration of a pod's own proxy, or `None` if the pod is not in the
+    /// mesh.
     pub fn workload(&self, namespace: &str, pod: &str) -> Option<Arc<Workload>> {
         self.pods.get(namespace, pod)?.workload.clone()
     }
 
-    /// A pod that has not ended, in the mesh or not.
+    /// Returns a pod that has not terminated, whether it is in the mesh or not.
     pub fn pod(&self, namespace: &str, pod: &str) -> Option<PodFacts<'_>> {
         let pod = self.pods.get(namespace, pod)?;
         Some(PodFacts {
@@ -121,17 +133,19 @@ impl Mesh {
         })
     }
 
-    /// How many pods are in the mesh.
+    /// Returns the number of pods in the mesh.
     pub fn pods_in_mesh(&self) -> usize {
         self.pods.in_mesh
     }
 
-    /// The Service ports that a pod which is being deleted was an endpoint of; `None` when it is not being deleted.
-    pub fn leaving(&self, namespace: &str, pod: &str) -> Option<&BTreeSet<ServicePort>> {
-        self.leaving.get(&(namespace.to_owned(), pod.to_owned()))
+    /// Returns the Service ports that have a terminating pod as an endpoint, or `None` if the pod
+    /// is not terminating.
+    pub fn terminating(&self, namespace: &str, pod: &str) -> Option<&BTreeSet<ServicePort>> {
+        self.terminating
+            .get(&(namespace.to_owned(), pod.to_owned()))
     }
 
-    /// The endpoint sets that a proxy needs with `destination`.
+    /// Returns the endpoint sets that a proxy needs along with `destination`.
     pub fn referenced(destination: &Destination) -> BTreeSet<ServicePort> {
         let Target::Service(service) = &destination.target else {
             return BTreeSet::new();
@@ -145,7 +159,7 @@ impl Mesh {
             }
             Routing::Http(rules) | Routing::Grpc(rules) => rules,
         };
-        // Bytes that are no HTTP meet no rule, and go to the Service itself.
+        // Connections that are not HTTP match no rule and go to the Service itself.
         let own = std::iter::once(service.id.clone());
         rules
             .iter()
@@ -154,20 +168,22 @@ impl Mesh {
             .collect()
     }
 
-    /// What the proxies of a Gateway are told; `None` when there is no such Gateway of ours.
+    /// Returns the configuration for the proxies of a Gateway, or `None` if the Gateway is not
+    /// managed by this controller.
     pub fn gateway(&self, id: &GatewayId) -> Option<Arc<GatewayView>> {
         self.gateways.get(id).cloned()
     }
 
-    /// As [`Mesh::endpoints`], as gateways see them: UDP ports too, and with TLS where a BackendTLSPolicy asks for it.
+    /// Like [`Mesh::endpoints`], as gateways see them: including UDP ports, and with TLS where a
+    /// BackendTLSPolicy requires it.
     pub fn gateway_endpoints(&self, id: &ServicePort, node: &str) -> Option<Arc<EndpointSet>> {
         let own = self.gateway_endpoints.get(id);
-        let own = own.map(|sets| Arc::clone(sets.on(node)));
+        let own = own.map(|sets| Arc::clone(sets.for_node(node)));
         own.or_else(|| self.endpoints(id, node))
     }
 
-    /// The Gateway that a pod is a proxy of: the label alone makes no pod one, it must run under the account that was
-    /// made for the Gateway.
+    /// Returns the Gateway that a pod is a proxy of. The label is not enough: the pod must run
+    /// under the service account that was created for the Gateway.
     pub fn gateway_of(&self, namespace: &str, pod: &str) -> Option<GatewayId> {
         self.pods.get(namespace, pod)?.gateway.clone()
     }

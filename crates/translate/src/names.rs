@@ -1,4 +1,4 @@
-//! Names of the APIs: groups, labels, and what references and TLS options mean.
+//! Names defined by the APIs: groups, labels, the objects that references name, and TLS options.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,15 +7,16 @@ use weft_ir::{GatewayId, RouteId, RouteKind};
 
 use crate::objects::{Meta, ParentRef};
 
-/// The group of all of them.
+/// API group of the Gateway API.
 pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 
-/// The name of the Gateway that an object was made for.
+/// Label with the name of the Gateway that an object was created for (GEP-1762).
 pub const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
-/// The name of its class.
+/// Label with the name of that Gateway's class (GEP-1762).
 pub const CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
 
-/// The Gateway that a reference names; `None`: it is none.
+/// Returns the Gateway that a parent reference names, or `None` if it names an object of another
+/// kind.
 pub(crate) fn gateway_named(parent: &ParentRef, own: &str) -> Option<GatewayId> {
     let group = parent.group.as_deref().unwrap_or(GROUP);
     let kind = parent.kind.as_deref().unwrap_or("Gateway");
@@ -24,7 +25,9 @@ pub(crate) fn gateway_named(parent: &ParentRef, own: &str) -> Option<GatewayId> 
         .then(|| GatewayId::new(namespace.unwrap_or(own), &*parent.name))
 }
 
-/// The first that is for us: the API's own, which have no domain, and those of ours. Others are for other implementations.
+/// Returns the first unsupported TLS option that this implementation has to understand: those
+/// without a domain, which belong to the API, and those of Weft. Options of other domains are meant
+/// for other implementations.
 pub(crate) fn unknown_option<V>(options: &BTreeMap<String, V>) -> Option<&str> {
     let ours = |name: &&String| match name.split_once('/') {
         None => true,

@@ -1,22 +1,24 @@
-//! Translation of a cluster that changes: what was derived from objects that are still the same is not derived again.
+//! Incremental translation: a result is derived again only if an object that it depends on has
+//! changed.
 //!
-//! What comes out is what [`translate`](crate::translate) says of the objects, whatever was translated before. Each step
-//! keeps what it made last, with what that was made from ([`crate::memo`]): the lists of objects as they are, or what
-//! earlier steps made of them, by identity. So an edit costs what it touches, and the comparison of lists.
+//! The outcome equals that of [`translate`] on the same objects, whatever was translated before.
+//! Each step keeps its last result together with the inputs of that result ([`crate::memo`]): lists
+//! of objects, or the results of earlier steps, compared by identity. An edit therefore costs what
+//! it affects plus the comparison of lists.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_ir::RouteKind;
 
-use crate::cluster::modes::Modes;
-use crate::cluster::pods::Accounts;
+use crate::cluster::modes::MtlsModes;
+use crate::cluster::pods::GatewayAccounts;
 use crate::cluster::services::Services;
 use crate::cluster::zones::Zones;
 use crate::cluster::{endpoints, pods, services};
 use crate::gateways::missing::MissingParents;
 use crate::input::{Objects, Settings};
-use crate::memo::{Last, Same};
+use crate::memo::{ByIdentity, Memo};
 use crate::mesh::Mesh;
 use crate::objects::{GatewayClass, Namespace, Node, ReferenceGrant};
 use crate::output::{
@@ -24,34 +26,37 @@ use crate::output::{
 };
 use crate::references::grants::Grants;
 use crate::routes::Resolver;
-use crate::routes::status::merge;
+use crate::routes::status::merge_statuses;
 use crate::service_routes::attach::Attachments;
 use crate::service_routes::{attach, status, views};
 use crate::{gateways, objects};
 
+/// The result of a translation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Translation {
+    /// What proxies are told.
     pub mesh: Mesh,
-    /// Of the routes that have a parent of ours, by kind, namespace and name. As with the mesh, one that says what it said
-    /// before is in the same `Arc`.
+    /// Statuses of the routes that have a parent managed by this controller, by kind, namespace and
+    /// name. A status that did not change since the last translation is the same `Arc`.
     pub statuses: Vec<Arc<RouteStatus>>,
-    /// Of those that are ours, by name.
+    /// Statuses of the GatewayClasses managed by this controller, by name.
     pub gateway_classes: Vec<GatewayClassStatus>,
-    /// Of those that are ours, by name.
+    /// Statuses of the Gateways of these classes, by namespace and name.
     pub gateways: Vec<GatewayStatus>,
-    /// Of those whose Gateway is ours, by name.
+    /// Statuses of the ListenerSets of these Gateways, by namespace and name.
     pub listener_sets: Vec<ListenerSetStatus>,
-    /// Of BackendTLSPolicies, by name.
+    /// Statuses of BackendTLSPolicies, by namespace and name.
     pub policies: Vec<PolicyStatus>,
-    /// For the accepted Gateways, by name.
+    /// Infrastructure to create for the accepted Gateways, by namespace and name.
     pub provisions: Vec<Provision>,
-    /// Of routes, by kind, namespace and name, where a class is ours.
+    /// Routes that refer to parents which do not exist, by kind, namespace and name; empty unless a
+    /// GatewayClass is managed by this controller.
     pub missing_parents: Vec<MissingParents>,
-    /// What users wrote and is not in force, where no status says so: for the log.
+    /// Ignored settings that no status reports, to be logged.
     pub warnings: BTreeSet<String>,
 }
 
-/// The mesh that `objects` describe, and what is to be said of each route.
+/// Translates one state of the cluster from scratch.
 pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
     Translator::new(settings.clone()).translate(objects)
 }
@@ -63,88 +68,96 @@ pub fn provisions(objects: &Objects, gateway_controller_name: &str) -> Vec<Provi
     gateways::provisions(objects, gateway_controller_name)
 }
 
-/// Translates one state of the cluster after the other.
+/// Translates successive states of the cluster, reusing earlier results.
 #[derive(Debug)]
 pub struct Translator {
     settings: Settings,
-    accounts: Last<Owners, Accounts>,
-    services: services::Memo,
-    modes: Last<Vec<Same<Namespace>>, Modes>,
-    zones: Last<Vec<Same<Node>>, Zones>,
-    pods: pods::Memo,
-    grants: Last<Vec<Same<ReferenceGrant>>, Grants>,
-    endpoints: endpoints::Memo,
-    routes: attach::Memo,
-    views: views::Memo,
-    gateways: gateways::Memo,
+    accounts: Memo<AccountInputs, GatewayAccounts>,
+    services: services::ServiceCache,
+    modes: Memo<Vec<ByIdentity<Namespace>>, MtlsModes>,
+    zones: Memo<Vec<ByIdentity<Node>>, Zones>,
+    pods: pods::PodCache,
+    grants: Memo<Vec<ByIdentity<ReferenceGrant>>, Grants>,
+    endpoints: endpoints::EndpointCache,
+    routes: attach::ServiceRouteCache,
+    views: views::ViewCache,
+    gateways: gateways::GatewayTranslator,
     statuses: Vec<Arc<RouteStatus>>,
 }
 
-/// Gateways have accounts if their class is ours.
-type Owners = (Vec<Same<GatewayClass>>, Vec<Same<objects::Gateway>>);
+/// Inputs of the gateway accounts: only Gateways of managed classes have one.
+type AccountInputs = (
+    Vec<ByIdentity<GatewayClass>>,
+    Vec<ByIdentity<objects::Gateway>>,
+);
 
 impl Translator {
+    /// Creates a translator without earlier results.
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            accounts: Last::default(),
-            services: services::Memo::default(),
-            modes: Last::default(),
-            zones: Last::default(),
-            pods: pods::Memo::default(),
-            grants: Last::default(),
-            endpoints: endpoints::Memo::default(),
-            routes: attach::Memo::default(),
-            views: views::Memo::default(),
-            gateways: gateways::Memo::default(),
+            accounts: Memo::default(),
+            services: services::ServiceCache::default(),
+            modes: Memo::default(),
+            zones: Memo::default(),
+            pods: pods::PodCache::default(),
+            grants: Memo::default(),
+            endpoints: endpoints::EndpointCache::default(),
+            routes: attach::ServiceRouteCache::default(),
+            views: views::ViewCache::default(),
+            gateways: gateways::GatewayTranslator::default(),
             statuses: Vec::new(),
         }
     }
 
-    /// The mesh that `objects` describe, and what is to be said of each route.
+    /// Translates the current state of the cluster.
     pub fn translate(&mut self, objects: &Objects) -> Translation {
         let settings = &self.settings;
         let name = &settings.gateway_controller_name;
         let classes = gateways::classes(&objects.gateway_classes, name);
         let gateways = gateways::gateways(&objects.gateways, &classes);
         let owners = (
-            Same::all(&objects.gateway_classes),
-            Same::all(&objects.gateways),
+            ByIdentity::all(&objects.gateway_classes),
+            ByIdentity::all(&objects.gateways),
         );
         let accounts = self
             .accounts
-            .get_alike(owners, || gateways::accounts(&gateways));
+            .get_interned(owners, || gateways::accounts(&gateways));
 
-        let services = self.services.read(objects);
+        let services = self.services.update(objects);
         let namespaces = &objects.namespaces;
-        let modes = self.modes.get_alike(Same::all(namespaces), || {
-            Modes::new(settings.mode, settings.mode_floor, namespaces)
+        let modes = self.modes.get_interned(ByIdentity::all(namespaces), || {
+            MtlsModes::new(settings.mode, settings.mode_floor, namespaces)
         });
         let rules = (accounts, modes.clone());
         let nodes = &objects.nodes;
-        let zones = self.zones.get_alike(Same::all(nodes), || Zones::new(nodes));
-        let pods = self.pods.read(&objects.pods, settings, rules, &zones);
+        let zones = self
+            .zones
+            .get_interned(ByIdentity::all(nodes), || Zones::new(nodes));
+        let pods = self.pods.update(&objects.pods, settings, rules, &zones);
         let slices = &objects.endpoint_slices;
         let grants = &objects.reference_grants;
-        let grants = self.grants.get(Same::all(grants), || Grants::new(grants));
+        let grants = self
+            .grants
+            .get(ByIdentity::all(grants), || Grants::new(grants));
         let rules = &settings.endpoints;
         let endpoints = self
             .endpoints
-            .read(&services, slices, &pods, &grants, rules);
+            .update(&services, slices, &pods, &grants, rules);
 
         let routes = mesh_routes(&mut self.routes, objects, &services);
         let attached = Attachments::new(&routes);
-        let balancers = self.views.balancers(&services);
-        let (addresses, routed) = self.views.read(&services, &routes, &attached);
+        let load_balancers = self.views.load_balancers(&services);
+        let (addresses, routed) = self.views.update(&services, &routes, &attached);
         let statuses = (0..routes.len())
-            .filter_map(|place| status::route_status(place, &routes, &attached))
+            .filter_map(|position| status::route_status(position, &routes, &attached))
             .collect();
 
         let ours = (&classes, &gateways);
         let outcome = self
             .gateways
             .translate(objects, ours, &services, &endpoints, &grants);
-        self.statuses = merge(statuses, outcome.routes, &self.statuses);
+        self.statuses = merge_statuses(statuses, outcome.routes, &self.statuses);
         let warnings = [
             &modes.warnings,
             &pods.warnings,
@@ -155,11 +168,11 @@ impl Translator {
         Translation {
             mesh: Mesh {
                 addresses,
-                balancers,
+                load_balancers,
                 routed,
                 endpoints: Arc::clone(&endpoints.tcp),
                 pods: Arc::clone(&pods.0),
-                leaving: Arc::clone(&endpoints.leaving),
+                terminating: Arc::clone(&endpoints.terminating),
                 gateways: outcome.views,
                 gateway_endpoints: outcome.endpoints,
             },
@@ -175,16 +188,16 @@ impl Translator {
     }
 }
 
-/// The routes that have a Service as a parent, in the order that decides ties.
+/// Returns the routes that have a Service as a parent, in tie-breaking order.
 fn mesh_routes(
-    memo: &mut attach::Memo,
+    cache: &mut attach::ServiceRouteCache,
     objects: &Objects,
-    services: &Same<Services>,
-) -> Vec<Arc<attach::Attached>> {
+    services: &ByIdentity<Services>,
+) -> Vec<Arc<attach::AttachedRoute>> {
     let resolver = Resolver::new(services, None);
-    // No Service of the mesh is a parent for datagrams.
+    // In the mesh, no route applies to datagrams.
     let wanted = |kind, parents: &[_], own: &str| {
-        kind != RouteKind::Udp && attach::parents(parents, own).next().is_some()
+        kind != RouteKind::Udp && attach::service_parents(parents, own).next().is_some()
     };
-    attach::on_services(memo, objects, &resolver, &wanted)
+    attach::attached_routes(cache, objects, &resolver, &wanted)
 }

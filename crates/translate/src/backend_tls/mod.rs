@@ -1,17 +1,18 @@
-//! BackendTLSPolicies: which one holds for a Service's port, and what is said of each.
+//! BackendTLSPolicies: which policy applies to a Service port, and the statuses of policies.
 //!
-//! Source: `BackendTLSPolicySpec`, GEP-1897; GEP-713 on conflicts: the oldest holds, then the first by name; one for a port
-//! goes before one for the whole Service. One that is not valid holds too: nothing may pass in plain text instead.
+//! Source: `BackendTLSPolicySpec`, GEP-1897; GEP-713 on conflicts: the oldest policy applies, then
+//! the first by name; one for a port takes precedence over one for the whole Service. An invalid
+//! policy applies as well, so that nothing is sent in plain text instead.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use weft_ir::{BackendTls, EndpointSet, GatewayId, Protocol, ServicePort};
 
-use crate::references::certificates::Data;
+use crate::references::certificates::ReferencedObjects;
 mod policy;
 
-use crate::cluster::endpoint_sets::Sets;
+use crate::cluster::endpoint_sets::EndpointSets;
 use crate::cluster::endpoints::Endpoints;
 use crate::cluster::services::{PortInfo, Services};
 use crate::conditions::{condition, join};
@@ -20,19 +21,20 @@ use crate::objects::{BackendTlsPolicy, Meta, ParentRef};
 use crate::output::{AncestorStatus, Condition, PolicyStatus};
 use policy::{Policy, Target};
 
-/// Ancestors that a status may have.
+/// Number of ancestors that a status can have.
 const MAX_ANCESTORS: usize = 16;
 
+/// All BackendTLSPolicies.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Policies {
     /// The oldest first.
     all: Vec<Policy>,
-    /// The place of the one that holds.
+    /// Position of the policy that applies to a target.
     by_target: HashMap<Target, usize>,
 }
 
 impl Policies {
-    pub(crate) fn new(policies: &[Arc<BackendTlsPolicy>], data: &Data<'_>) -> Self {
+    pub(crate) fn new(policies: &[Arc<BackendTlsPolicy>], data: &ReferencedObjects<'_>) -> Self {
         let mut all: Vec<Policy> = policies
             .iter()
             .filter_map(|policy| {
@@ -42,39 +44,40 @@ impl Policies {
             .collect();
         all.sort_by(|a, b| a.age().cmp(&b.age()));
         let mut by_target = HashMap::new();
-        for (place, policy) in all.iter().enumerate() {
+        for (position, policy) in all.iter().enumerate() {
             for target in &policy.targets {
-                by_target.entry(target.clone()).or_insert(place);
+                by_target.entry(target.clone()).or_insert(position);
             }
         }
         Self { all, by_target }
     }
 
-    /// How gateways speak TLS to a port, or why nothing may be sent there; `None`: without TLS.
-    pub(crate) fn of(&self, port: &PortInfo) -> Option<&Result<Arc<BackendTls>, Arc<str>>> {
+    /// Returns how gateways use TLS to a port, or why nothing can be sent there; `None` without
+    /// TLS.
+    pub(crate) fn for_port(&self, port: &PortInfo) -> Option<&Result<Arc<BackendTls>, Arc<str>>> {
         if self.by_target.is_empty() {
             return None;
         }
         let named = (port.id.service.clone(), Some(port.name.clone()));
-        let place = self.by_target.get(&named);
-        let place = place.or_else(|| self.by_target.get(&(named.0, None)))?;
-        Some(&self.all[*place].tls)
+        let position = self.by_target.get(&named);
+        let position = position.or_else(|| self.by_target.get(&(named.0, None)))?;
+        Some(&self.all[*position].tls)
     }
 
-    /// The endpoint sets of the ports that policies are for.
-    /// `known`: those without.
+    /// Returns the endpoint sets of the ports that policies target, given the sets without
+    /// policies.
     pub(crate) fn endpoints<'k>(
         &self,
         services: &Services,
-        known: impl Fn(&ServicePort) -> Option<&'k Arc<Sets>>,
+        known: impl Fn(&ServicePort) -> Option<&'k Arc<EndpointSets>>,
     ) -> Endpoints {
         let mut sets = Endpoints::new();
         for (service, _) in self.by_target.keys() {
             let ports = services.get(service).map_or(&[][..], |info| &info.ports);
             for port in ports {
-                if let (Some(Ok(tls)), Some(known)) = (self.of(port), known(&port.id)) {
+                if let (Some(Ok(tls)), Some(known)) = (self.for_port(port), known(&port.id)) {
                     let with_tls = known.map(|set| EndpointSet {
-                        // What is within TLS is not said by a port that says TLS.
+                        // A port that is declared as TLS does not declare the protocol within TLS.
                         protocol: match set.protocol {
                             Protocol::Tls => Protocol::Detect,
                             other => other,
@@ -89,14 +92,14 @@ impl Policies {
         sets
     }
 
-    /// Of the policies for Services that Gateways send to.
+    /// Returns the statuses of the policies whose target is a backend of a Gateway.
     pub(crate) fn statuses(
         &self,
         services: &Services,
         used: &BTreeMap<GatewayId, BTreeSet<ServicePort>>,
     ) -> Vec<PolicyStatus> {
         let mut statuses: Vec<PolicyStatus> = (0..self.all.len())
-            .filter_map(|place| self.status(place, services, used))
+            .filter_map(|position| self.status(position, services, used))
             .collect();
         statuses.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         statuses
@@ -104,11 +107,11 @@ impl Policies {
 
     fn status(
         &self,
-        place: usize,
+        position: usize,
         services: &Services,
         used: &BTreeMap<GatewayId, BTreeSet<ServicePort>>,
     ) -> Option<PolicyStatus> {
-        let policy = &self.all[place];
+        let policy = &self.all[position];
         let uses = |ports: &BTreeSet<ServicePort>| {
             let mut targets = policy.targets.iter();
             targets.any(|(service, section)| {
@@ -120,7 +123,7 @@ impl Policies {
                 })
             })
         };
-        let conditions = self.conditions(place);
+        let conditions = self.conditions(position);
         let ancestors: Vec<AncestorStatus> = used
             .iter()
             .filter(|(_, ports)| uses(ports))
@@ -145,8 +148,8 @@ impl Policies {
         })
     }
 
-    fn conditions(&self, place: usize) -> Vec<Condition> {
-        let policy = &self.all[place];
+    fn conditions(&self, position: usize) -> Vec<Condition> {
+        let policy = &self.all[position];
         let lost: Vec<String> = policy
             .targets
             .iter()
@@ -156,28 +159,31 @@ impl Policies {
                     namespace, name, ..
                 } = &self.all[winner].meta;
                 let why = format!(
-                    "{} has {namespace}/{name}, which is older",
+                    "{} is already targeted by the older policy {namespace}/{name}",
                     target.0.with_kind()
                 );
-                (winner != place).then_some(why)
+                (winner != position).then_some(why)
             })
             .collect();
         let accepted = if !lost.is_empty() && lost.len() == policy.targets.len() {
-            let why = format!("{}; remove one of the two", lost.join("; "));
+            let why = format!("{}; remove one of the two policies", lost.join("; "));
             condition("Accepted", false, "Conflicted", why)
         } else if let Some(fault) = &policy.invalid {
-            let why = format!("requests are answered with 500: {}", fault.text);
+            let why = format!("requests to its targets get 500: {}", fault.text);
             condition("Accepted", false, fault.reason, why)
         } else {
-            let mut message = "the policy is in force".to_owned();
+            let mut message = "the policy is in effect".to_owned();
             if !lost.is_empty() {
-                message += &format!(", but not where another is: {}", lost.join("; "));
+                message += &format!(
+                    ", except where another policy takes precedence: {}",
+                    lost.join("; ")
+                );
             }
             condition("Accepted", true, "Accepted", message)
         };
         let resolved = match policy.unresolved.first() {
             None => {
-                let message = "every reference was resolved".to_owned();
+                let message = "all references are resolved".to_owned();
                 condition("ResolvedRefs", true, "ResolvedRefs", message)
             }
             Some(first) => {

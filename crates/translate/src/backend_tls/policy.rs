@@ -1,4 +1,4 @@
-//! One BackendTLSPolicy: its targets, and the TLS that it asks for.
+//! One BackendTLSPolicy: its targets, and the TLS configuration that it requires.
 
 use std::sync::Arc;
 
@@ -10,21 +10,22 @@ use crate::objects::{
     BackendTlsPolicySpec, BackendTlsValidation, Lenient, Meta, ObjectRef, PolicyTarget,
     SubjectAltName,
 };
-use crate::references::certificates::{BACKEND_CA, Data, Reader};
+use crate::references::certificates::{BACKEND_CA, CertificateReader, ReferencedObjects};
 use crate::references::grants::{Grants, Referrer};
 
-/// What a policy is for: all ports of a Service, or the one of a name.
+/// A target of a policy: all ports of a Service, or the port with this name.
 pub(super) type Target = (ServiceId, Option<String>);
 
+/// A BackendTLSPolicy.
 #[derive(Debug, PartialEq)]
 pub(super) struct Policy {
     pub(super) meta: Meta,
     pub(super) targets: Vec<Target>,
-    /// What it asks for, or why nothing can be sent to its targets.
+    /// The required TLS configuration, or why nothing can be sent to the targets.
     pub(super) tls: Result<Arc<BackendTls>, Arc<str>>,
-    /// Decides about Accepted, where it is not valid.
+    /// Fault of the condition Accepted if the policy is invalid.
     pub(super) invalid: Option<Fault>,
-    /// Decide about ResolvedRefs.
+    /// Faults of the condition ResolvedRefs.
     pub(super) unresolved: Vec<Fault>,
 }
 
@@ -39,7 +40,11 @@ impl Policy {
         (creation_timestamp, namespace, name)
     }
 
-    pub(super) fn new(meta: &Meta, spec: &BackendTlsPolicySpec, data: &Data<'_>) -> Self {
+    pub(super) fn new(
+        meta: &Meta,
+        spec: &BackendTlsPolicySpec,
+        data: &ReferencedObjects<'_>,
+    ) -> Self {
         let BackendTlsPolicySpec {
             target_refs,
             validation,
@@ -66,7 +71,7 @@ impl Policy {
                 None => Ok(tls),
                 Some(name) => Err(invalid(
                     "spec.options",
-                    &format!("{name:?} is not understood"),
+                    &format!("option {name:?} is not supported"),
                 )),
             });
         let whose = format!("BackendTLSPolicy {}/{}", meta.namespace, meta.name);
@@ -76,7 +81,7 @@ impl Policy {
             invalid: tls.as_ref().err().cloned(),
             tls: tls
                 .map(Arc::new)
-                .map_err(|fault| format!("{whose} is not valid: {}", fault.text).into()),
+                .map_err(|fault| format!("{whose} is invalid: {}", fault.text).into()),
             unresolved,
         }
     }
@@ -92,7 +97,7 @@ fn invalid(at: &str, why: &str) -> Fault {
 fn backend_tls(
     meta: &Meta,
     spec: &BackendTlsValidation,
-    data: &Data<'_>,
+    data: &ReferencedObjects<'_>,
     unresolved: &mut Vec<Fault>,
 ) -> Result<BackendTls, Fault> {
     let BackendTlsValidation {
@@ -105,18 +110,18 @@ fn backend_tls(
         Some("System") if ca_certificate_refs.is_empty() => BackendRoots::System,
         None | Some("") => roots(meta, ca_certificate_refs, data, unresolved)?,
         Some("System") => {
-            let why = "cannot stand beside caCertificateRefs; remove one of the two";
+            let why = "cannot be combined with caCertificateRefs; remove one of the two";
             return Err(invalid("spec.validation.wellKnownCACertificates", why));
         }
         Some(other) => {
-            let why = format!("{other:?} is not supported; supported is System");
+            let why = format!("{other:?} is not supported; the only supported value is System");
             return Err(invalid("spec.validation.wellKnownCACertificates", &why));
         }
     };
     match hostname.parse() {
         Ok(HostPattern::Exact(_)) => {}
         _ => {
-            let why = format!("{hostname:?} is not the name of one host");
+            let why = format!("{hostname:?} is not a host name");
             return Err(invalid("spec.validation.hostname", &why));
         }
     }
@@ -125,7 +130,7 @@ fn backend_tls(
         alternative_names: subject_alt_names
             .iter()
             .enumerate()
-            .map(|(place, entry)| alternative_name(place, entry))
+            .map(|(position, entry)| alternative_name(position, entry))
             .collect::<Result<_, _>>()?,
         roots,
     })
@@ -134,13 +139,13 @@ fn backend_tls(
 fn roots(
     meta: &Meta,
     refs: &[Lenient<ObjectRef>],
-    data: &Data<'_>,
+    data: &ReferencedObjects<'_>,
     unresolved: &mut Vec<Fault>,
 ) -> Result<BackendRoots, Fault> {
     let grants = Grants::default();
-    let reader = Reader {
+    let reader = CertificateReader {
         data,
-        // They are local references: no grant could permit others.
+        // CA references are local: no grant can permit others.
         grants: &grants,
         from: Referrer {
             kind: "BackendTLSPolicy",
@@ -150,7 +155,7 @@ fn roots(
     let at = "spec.validation.caCertificateRefs";
     let (bundle, faults) = reader.bundles(refs, at, BACKEND_CA);
     let why = match faults.is_empty() {
-        true => format!("{at}: there is none, and wellKnownCACertificates is not set"),
+        true => format!("{at} is empty, and wellKnownCACertificates is not set"),
         false => join(faults.iter()),
     };
     unresolved.extend(faults);
@@ -161,10 +166,10 @@ fn roots(
 }
 
 fn alternative_name(
-    place: usize,
+    position: usize,
     entry: &Lenient<SubjectAltName>,
 ) -> Result<AlternativeName, Fault> {
-    let at = format!("spec.validation.subjectAltNames[{place}]");
+    let at = format!("spec.validation.subjectAltNames[{position}]");
     let SubjectAltName {
         kind,
         hostname,
@@ -178,7 +183,7 @@ fn alternative_name(
         "URI" if uri.contains(':') => Ok(AlternativeName::Uri(Arc::from(&**uri))),
         "URI" => Err(invalid(&at, &format!("{uri:?} is not a URI"))),
         other => {
-            let why = format!("type {other:?} is not supported; supported are Hostname, URI");
+            let why = format!("type {other:?} is not supported; supported types are Hostname, URI");
             Err(invalid(&at, &why))
         }
     }

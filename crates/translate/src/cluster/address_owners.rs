@@ -1,9 +1,11 @@
-//! Which addresses of EndpointSlices are sent to, and for whom.
+//! Decides which addresses of EndpointSlices traffic is sent to, and by whom.
 //!
-//! Whoever may write EndpointSlices chooses addresses. A Gateway must not send there for him what he could not send himself:
-//! to pods of other namespaces without a ReferenceGrant, past their NetworkPolicies; to nodes; out of the cluster. A pod of
-//! the mesh sends for itself, from its own address, so that it reaches what the Service reaches without a mesh, but for what
-//! a node or a cloud keeps for itself. Labels and targetRefs of slices can be forged: what decides is whose pod has the address.
+//! Whoever can write EndpointSlices chooses addresses. A Gateway must not send on their behalf to
+//! what they could not reach themselves: pods of other namespaces without a ReferenceGrant, past
+//! NetworkPolicies; nodes; addresses outside the cluster. A pod of the mesh sends on its own
+//! behalf, from its own address, so it reaches whatever the Service reaches without a mesh, except
+//! for what belongs to a node or a cloud. Labels and targetRefs of slices can be forged, so the
+//! decision depends on the pod that has the address.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -13,65 +15,68 @@ use std::sync::Arc;
 use weft_ir::ServiceKind;
 
 use crate::cluster::pods::{PodInfo, Pods};
-use crate::cluster::services::{Frontend, Services};
-use crate::cluster::slices::{Named, SliceInfo};
+use crate::cluster::services::{ServiceAddressing, Services};
+use crate::cluster::slices::{SliceEndpoint, SliceInfo};
 use crate::input::EndpointRules;
 use crate::references::grants::Grants;
 
-/// Addresses that are named in a message.
+/// Number of addresses that a message lists.
 const NAMED: usize = 3;
 
-/// What stands behind an endpoint's address.
+/// What an endpoint's address belongs to.
 #[derive(Clone, Debug)]
-pub(crate) enum Behind {
+pub(crate) enum AddressOwner {
+    /// A pod that may be sent to.
     Pod(Arc<PodInfo>),
-    /// A pod of another namespace, which no ReferenceGrant permits. Clients in the mesh could send there themselves; what a
-    /// Gateway may send to may not be chosen so.
+    /// A pod of another namespace, without a ReferenceGrant. Clients in the mesh could send there
+    /// themselves, but a Gateway must not.
     ForeignPod(Arc<PodInfo>),
-    /// A pod of the slice's namespace that is on its node's network.
+    /// A pod of the slice's namespace that uses the host network.
     HostPod,
-    /// Nothing that is known of the cluster.
+    /// An address that is not known in the cluster.
     External,
-    /// A node, though no pod of the slice's namespace is on its network.
+    /// A node without a pod of the slice's namespace on its host network.
     Node,
-    /// Nobody may be sent there.
-    Barred(Bar),
-    /// Nobody can say: a pod that is gone already, or one whose news come later than its EndpointSlice's.
+    /// Nothing is sent there.
+    Denied(Denial),
+    /// Not known: the pod is already gone, or its EndpointSlice arrived before it.
     Unknown,
 }
 
-/// Why nobody may be sent to an address.
+/// Why nothing is sent to an address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Bar {
-    /// It is of this kind.
+pub(crate) enum Denial {
+    /// A special-purpose address of this kind.
     Special(&'static str),
-    Denied,
+    /// The settings of the mesh deny it.
+    Settings,
+    /// It is the cluster IP of a Service.
     ClusterIp,
-    /// A pod of this namespace has it. For Gateways only.
+    /// It belongs to a pod in this namespace. Applies to Gateways only.
     OtherNamespace(Arc<str>),
-    /// For Gateways only.
+    /// Applies to Gateways only.
     External,
-    /// For Gateways only.
+    /// Applies to Gateways only.
     Node,
 }
 
-/// What addresses are looked up in.
-pub(crate) struct Surroundings<'a> {
+/// Looks up the owners of addresses.
+pub(crate) struct AddressOwners<'a> {
     pods: &'a Pods,
     grants: &'a Grants,
     rules: &'a EndpointRules,
     cluster_ips: HashSet<IpAddr>,
 }
 
-impl<'a> Surroundings<'a> {
+impl<'a> AddressOwners<'a> {
     pub(crate) fn new(
         pods: &'a Pods,
         services: &Services,
         grants: &'a Grants,
         rules: &'a EndpointRules,
     ) -> Self {
-        let addresses = services.iter().flat_map(|of| match &of.frontend {
-            Frontend::ClusterIp(addresses) => addresses.as_slice(),
+        let addresses = services.iter().flat_map(|of| match &of.addressing {
+            ServiceAddressing::ClusterIp(addresses) => addresses.as_slice(),
             _ => &[],
         });
         Self {
@@ -82,44 +87,44 @@ impl<'a> Surroundings<'a> {
         }
     }
 
-    pub(crate) fn behind(&self, slice: &SliceInfo, named: &Named) -> Behind {
-        let address = named.address.to_canonical();
-        if let Some(bar) = self.barred(address) {
-            return Behind::Barred(bar);
+    pub(crate) fn owner(&self, slice: &SliceInfo, endpoint: &SliceEndpoint) -> AddressOwner {
+        let address = endpoint.address.to_canonical();
+        if let Some(denial) = self.denied(address) {
+            return AddressOwner::Denied(denial);
         }
         let own = slice.namespace();
         if let Some(pod) = self.pods.at(&address) {
             let permitted = *pod.namespace == *own
-                || self.grants.permit_endpoint(own, &pod.namespace, &pod.name);
+                || self.grants.permits_endpoint(own, &pod.namespace, &pod.name);
             return match permitted {
-                true => Behind::Pod(Arc::clone(pod)),
-                false => Behind::ForeignPod(Arc::clone(pod)),
+                true => AddressOwner::Pod(Arc::clone(pod)),
+                false => AddressOwner::ForeignPod(Arc::clone(pod)),
             };
         }
-        let named_pod = slice.pod(named);
+        let named_pod = slice.pod(endpoint);
         let on_host = named_pod
             .filter(|(namespace, _)| *namespace == own)
             .and_then(|(namespace, name)| self.pods.get(namespace, name))
             .is_some_and(|pod| pod.on_host);
         match self.pods.on_host(&address) {
-            Some(namespaces) if namespaces.contains(own) => Behind::HostPod,
-            Some(_) => Behind::Node,
-            None if on_host => Behind::HostPod,
-            None if slice.from_a_cluster || named_pod.is_none() => Behind::External,
-            None => Behind::Unknown,
+            Some(namespaces) if namespaces.contains(own) => AddressOwner::HostPod,
+            Some(_) => AddressOwner::Node,
+            None if on_host => AddressOwner::HostPod,
+            None if slice.from_other_cluster || named_pod.is_none() => AddressOwner::External,
+            None => AddressOwner::Unknown,
         }
     }
 
-    fn barred(&self, address: IpAddr) -> Option<Bar> {
+    fn denied(&self, address: IpAddr) -> Option<Denial> {
         if let Some(kind) = special(address) {
-            return Some(Bar::Special(kind));
+            return Some(Denial::Special(kind));
         }
         if self.rules.denied.iter().any(|net| net.contains(&address)) {
-            return Some(Bar::Denied);
+            return Some(Denial::Settings);
         }
         self.cluster_ips
             .contains(&address)
-            .then_some(Bar::ClusterIp)
+            .then_some(Denial::ClusterIp)
     }
 }
 
@@ -141,61 +146,71 @@ fn special(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-impl PartialEq for Behind {
+impl PartialEq for AddressOwner {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Pod(one), Self::Pod(other))
             | (Self::ForeignPod(one), Self::ForeignPod(other)) => Arc::ptr_eq(one, other),
-            (Self::Barred(one), Self::Barred(other)) => one == other,
+            (Self::Denied(one), Self::Denied(other)) => one == other,
             (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
         }
     }
 }
 
-impl Behind {
-    /// Why Gateways do not send there: beside what nobody is sent to, what the mesh leaves to its own clients.
-    pub(crate) fn bar_at_gateways(&self, kind: ServiceKind, rules: &EndpointRules) -> Option<Bar> {
+impl AddressOwner {
+    /// Returns why Gateways do not send there. This includes addresses that are left to clients of
+    /// the mesh.
+    pub(crate) fn denial_at_gateways(
+        &self,
+        kind: ServiceKind,
+        rules: &EndpointRules,
+    ) -> Option<Denial> {
         match self {
-            Self::Barred(bar) => Some(bar.clone()),
-            Self::ForeignPod(pod) => Some(Bar::OtherNamespace(Arc::clone(&pod.namespace))),
-            Self::Node => Some(Bar::Node),
-            // What a ServiceImport imports is in another cluster.
+            Self::Denied(denial) => Some(denial.clone()),
+            Self::ForeignPod(pod) => Some(Denial::OtherNamespace(Arc::clone(&pod.namespace))),
+            Self::Node => Some(Denial::Node),
+            // The endpoints of a ServiceImport are in other clusters.
             Self::External if kind == ServiceKind::Import => None,
-            Self::External => (!rules.external_at_gateways).then_some(Bar::External),
+            Self::External => (!rules.external_at_gateways).then_some(Denial::External),
             Self::Pod(_) | Self::HostPod | Self::Unknown => None,
         }
     }
 }
 
-impl fmt::Display for Bar {
+impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Special(kind) => write!(f, "is {kind}"),
-            Self::Denied => f.write_str("is denied by the mesh's settings (endpoints.denied)"),
-            Self::ClusterIp => f.write_str("is the cluster IP of a Service: refer to that Service"),
+            Self::Settings => f.write_str("is denied by the mesh settings (endpoints.denied)"),
+            Self::ClusterIp => {
+                f.write_str("is the cluster IP of a Service; refer to that Service instead")
+            }
             Self::OtherNamespace(namespace) => write!(
                 f,
-                "is a pod of namespace {namespace}, where no ReferenceGrant from group \"discovery.k8s.io\", kind \
-                 EndpointSlice, to group \"\", kind Pod, permits it"
+                "belongs to a pod in namespace {namespace}, where no ReferenceGrant from group \
+                 \"discovery.k8s.io\", kind EndpointSlice, to group \"\", kind Pod, permits it"
             ),
             Self::External => f.write_str(
-                "is outside the cluster, where Gateways send only with gateways.externalEndpoints set",
+                "is outside the cluster; Gateways send there only if gateways.externalEndpoints \
+                 is set",
             ),
-            Self::Node => f.write_str("is a node, where no pod of the namespace is on its network"),
+            Self::Node => {
+                f.write_str("is a node on whose host network no pod of the namespace runs")
+            }
         }
     }
 }
 
-/// The addresses that are left out of a Service's endpoints, in words; `None`: there are none.
-pub(crate) fn left_out(addresses: &BTreeMap<IpAddr, Bar>) -> Option<Arc<str>> {
+/// Describes the excluded addresses of a Service for a message; `None` if there are none.
+pub(crate) fn describe_denials(addresses: &BTreeMap<IpAddr, Denial>) -> Option<Arc<str>> {
     if addresses.is_empty() {
         return None;
     }
-    let named = addresses.iter().take(NAMED);
-    let named: Vec<String> = named
-        .map(|(address, bar)| format!("{address} {bar}"))
+    let endpoint = addresses.iter().take(NAMED);
+    let endpoint: Vec<String> = endpoint
+        .map(|(address, denial)| format!("{address} {denial}"))
         .collect();
-    let mut words = format!("{} left out: {}", addresses.len(), named.join("; "));
+    let mut words = format!("{} excluded: {}", addresses.len(), endpoint.join("; "));
     if addresses.len() > NAMED {
         words += &format!("; and {} more", addresses.len() - NAMED);
     }

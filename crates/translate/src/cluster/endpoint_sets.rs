@@ -1,4 +1,5 @@
-//! The endpoint sets of a Service port as clients see them: one for all, or one for the clients of each node.
+//! The endpoint sets of a Service port as clients see them: one for all clients, or one for the
+//! clients of each node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,10 +7,10 @@ use std::sync::Arc;
 use weft_ir::EndpointSet;
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Sets {
+pub(crate) struct EndpointSets {
     /// All endpoints of the port.
     pub(crate) whole: Arc<EndpointSet>,
-    /// `None`: every client sees all.
+    /// `None` if every client sees all endpoints.
     local: Option<Local>,
 }
 
@@ -17,20 +18,20 @@ pub(crate) struct Sets {
 #[derive(Clone, Debug, PartialEq)]
 struct Local {
     nodes: BTreeMap<String, Arc<EndpointSet>>,
-    /// Without endpoints, for clients of other nodes.
+    /// Without endpoints, for clients on nodes that have none.
     elsewhere: Arc<EndpointSet>,
 }
 
-impl Sets {
-    /// The same for every client.
-    pub(crate) fn of_all(whole: EndpointSet) -> Self {
+impl EndpointSets {
+    /// The same set for every client.
+    pub(crate) fn cluster_wide(whole: EndpointSet) -> Self {
         Self {
             whole: Arc::new(whole),
             local: None,
         }
     }
 
-    /// `nodes`: by node.
+    /// One set for the clients of each node in `nodes`.
     pub(crate) fn local(whole: EndpointSet, nodes: BTreeMap<String, EndpointSet>) -> Self {
         let elsewhere = EndpointSet {
             endpoints: Vec::new(),
@@ -46,23 +47,23 @@ impl Sets {
         }
     }
 
-    /// As clients of the node see them.
-    pub(crate) fn on(&self, node: &str) -> &Arc<EndpointSet> {
+    /// Returns the set that clients on the node see.
+    pub(crate) fn for_node(&self, node: &str) -> &Arc<EndpointSet> {
         match &self.local {
             None => &self.whole,
             Some(local) => local.nodes.get(node).unwrap_or(&local.elsewhere),
         }
     }
 
-    /// Each set that some client sees.
-    pub(crate) fn each(&self) -> impl Iterator<Item = &Arc<EndpointSet>> {
-        let of_all = self.local.is_none().then_some(&self.whole);
+    /// Returns each set that some client sees.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<EndpointSet>> {
+        let cluster_wide = self.local.is_none().then_some(&self.whole);
         let local = self.local.iter();
         let local = local.flat_map(|of| of.nodes.values().chain([&of.elsewhere]));
-        of_all.into_iter().chain(local)
+        cluster_wide.into_iter().chain(local)
     }
 
-    /// With each set changed.
+    /// Applies `change` to each set.
     pub(crate) fn map(&self, change: impl Fn(&EndpointSet) -> EndpointSet) -> Self {
         let change = |set: &Arc<EndpointSet>| Arc::new(change(set));
         let local = self.local.as_ref().map(|local| Local {
@@ -80,8 +81,8 @@ impl Sets {
         }
     }
 
-    /// These, or what was there before where it says the same; what is said again stays in the same `Arc`.
-    pub(crate) fn renewed(mut self, before: Option<&Arc<Self>>) -> Arc<Self> {
+    /// Returns `before` if it is equal; otherwise shares those of its sets that are equal.
+    pub(crate) fn interned(mut self, before: Option<&Arc<Self>>) -> Arc<Self> {
         let Some(before) = before else {
             return Arc::new(self);
         };
@@ -121,26 +122,30 @@ mod tests {
         EndpointSet::new(id, Protocol::Http1, endpoints.collect())
     }
 
-    fn local(nodes: &[(&str, &[&str])]) -> Sets {
+    fn local(nodes: &[(&str, &[&str])]) -> EndpointSets {
         let all: Vec<&str> = nodes
             .iter()
             .flat_map(|(_, of)| of.iter().copied())
             .collect();
         let nodes = nodes.iter().map(|(node, of)| ((*node).to_owned(), set(of)));
-        Sets::local(set(&all), nodes.collect())
+        EndpointSets::local(set(&all), nodes.collect())
     }
 
     #[test]
-    fn a_change_on_one_node_leaves_the_sets_of_the_others() {
+    fn change_on_one_node_keeps_the_sets_of_others() {
         let first = Arc::new(local(&[("a", &["10.0.0.1:80"]), ("b", &["10.0.0.2:80"])]));
         let again = local(&[("a", &["10.0.0.1:80"]), ("b", &["10.0.0.2:80"])]);
-        assert!(Arc::ptr_eq(&again.renewed(Some(&first)), &first));
+        assert!(Arc::ptr_eq(&again.interned(Some(&first)), &first));
         let next = local(&[("a", &["10.0.0.1:80"]), ("b", &["10.0.0.3:80"])]);
-        let next = next.renewed(Some(&first));
+        let next = next.interned(Some(&first));
         for (node, same) in [("a", true), ("b", false), ("c", true)] {
-            assert_eq!(Arc::ptr_eq(next.on(node), first.on(node)), same, "{node}");
+            assert_eq!(
+                Arc::ptr_eq(next.for_node(node), first.for_node(node)),
+                same,
+                "{node}"
+            );
         }
-        assert!(next.on("c").endpoints.is_empty());
-        assert_eq!(next.each().count(), 3);
+        assert!(next.for_node("c").endpoints.is_empty());
+        assert_eq!(next.iter().count(), 3);
     }
 }

@@ -1,14 +1,16 @@
 //! The endpoints of every port of Services and ServiceImports, from EndpointSlices.
 //!
-//! A pod that is being deleted counts as draining at once, without waiting for its EndpointSlices. An endpoint whose
-//! pod is not known is left out: without its pod nobody can say whether it is in the mesh, and traffic to the mesh must
-//! not go in plain text. Pods of other clusters are known to nobody here: slices that say from which cluster they come
-//! are taken at their word, and what is no address of a pod of this cluster gets plain text.
+//! A terminating pod counts as draining at once, without waiting for its EndpointSlices. An
+//! endpoint whose pod is not known is left out: it cannot be known whether that pod is in the mesh,
+//! and traffic to the mesh must not be sent in plain text. Pods of other clusters are not known
+//! here: slices that name their source cluster are trusted, and addresses that belong to no pod of
+//! this cluster get plain text.
 //!
-//! A Service's sets are kept for as long as it, its slices and the pods behind them are the same objects.
+//! The sets of a Service are kept for as long as the Service, its slices and the pods behind them
+//! are the same objects.
 //!
-//! Source: the EndpointSlice API, `discovery.k8s.io/v1`: absent `ready` counts as ready; only the first address of an
-//! endpoint counts.
+//! Source: the EndpointSlice API, `discovery.k8s.io/v1`: absent `ready` means ready, and only the
+//! first address of an endpoint is used.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -16,83 +18,90 @@ use std::sync::Arc;
 
 use weft_ir::{Choice, Endpoint, EndpointSet, Hints, ServiceId, ServicePort};
 
-use crate::cluster::address_owners::{Bar, Behind, Surroundings, left_out};
-use crate::cluster::endpoint_sets::Sets;
+use crate::cluster::address_owners::{AddressOwner, AddressOwners, Denial, describe_denials};
+use crate::cluster::endpoint_sets::EndpointSets;
 use crate::cluster::pods::{PodInfo, Pods};
 use crate::cluster::services::{PortInfo, ServiceInfo, Services};
-use crate::cluster::slices::{self, Named, SliceInfo, Slices, State};
+use crate::cluster::slices::{self, EndpointState, SliceEndpoint, SliceInfo, Slices};
 use crate::input::EndpointRules;
 use crate::limits::ENDPOINTS;
-use crate::memo::{self, Last, Same};
+use crate::memo::{self, ByIdentity, Memo};
 use crate::objects::EndpointSlice;
 use crate::references::grants::Grants;
 
-pub(crate) type Endpoints = HashMap<Arc<ServicePort>, Arc<Sets>>;
+/// The endpoint sets of each Service port.
+pub(crate) type Endpoints = HashMap<Arc<ServicePort>, Arc<EndpointSets>>;
 
-/// The Service ports that name an address of a pod among their endpoints, ready or not, for each pod that is being
-/// deleted, by namespace and name.
-pub(crate) type Leaving = HashMap<(String, String), BTreeSet<ServicePort>>;
+/// For each terminating pod, by namespace and name: the Service ports that have an address of it
+/// among their endpoints, ready or not.
+pub(crate) type TerminatingPods = HashMap<(String, String), BTreeSet<ServicePort>>;
 
-/// All that is known of endpoints.
+/// The endpoints of all Services.
 #[derive(Debug)]
-pub(crate) struct Known {
-    pub(crate) slices: Same<Slices>,
-    /// Of TCP ports.
+pub(crate) struct EndpointIndex {
+    pub(crate) slices: ByIdentity<Slices>,
+    /// Endpoint sets of TCP ports.
     pub(crate) tcp: Arc<Endpoints>,
-    /// Those of them that gateways see otherwise.
+    /// Sets of TCP ports that gateways see differently.
     pub(crate) at_gateways: Endpoints,
-    /// By Service: the addresses that gateways do not send to, in words.
+    /// Description of the addresses that gateways do not send to, by Service.
     pub(crate) left_out: HashMap<Arc<ServiceId>, Arc<str>>,
-    /// Of the addresses that nobody sends to.
+    /// Warnings about addresses that nothing is sent to.
     pub(crate) warnings: BTreeSet<String>,
-    /// Of UDP ports.
+    /// Endpoint sets of UDP ports.
     pub(crate) udp: Arc<Endpoints>,
-    pub(crate) leaving: Arc<Leaving>,
+    /// The Service ports of terminating pods.
+    pub(crate) terminating: Arc<TerminatingPods>,
 }
 
-/// Endpoint sets as they were made last.
+/// The last endpoint sets.
 #[derive(Debug, Default)]
-pub(crate) struct Memo {
-    slices: slices::Memo,
-    services: Option<Same<Services>>,
-    /// Of every Service.
-    made: Vec<Made>,
-    /// Those of all Services.
+pub(crate) struct EndpointCache {
+    slices: slices::SliceCache,
+    services: Option<ByIdentity<Services>>,
+    /// One entry for each Service.
+    by_service: Vec<ServiceEndpoints>,
+    /// The sets of all Services.
     tcp: Arc<Endpoints>,
     udp: Arc<Endpoints>,
-    last: Last<Sources, Known>,
+    last: Memo<Inputs, EndpointIndex>,
 }
 
-type Sources = (Same<Services>, Same<Slices>, Same<Pods>, Same<Grants>);
+type Inputs = (
+    ByIdentity<Services>,
+    ByIdentity<Slices>,
+    ByIdentity<Pods>,
+    ByIdentity<Grants>,
+);
 
-/// The sets of a Service, and what they were made from.
+/// The endpoint sets of a Service, with the inputs that they were built from.
 #[derive(Debug)]
-struct Made {
+struct ServiceEndpoints {
     service: Arc<ServiceInfo>,
     slices: Vec<Arc<SliceInfo>>,
     /// For each endpoint of each slice.
-    behind: Vec<Behind>,
+    owners: Vec<AddressOwner>,
     /// In the order of the Service's ports.
-    tcp: Vec<Arc<Sets>>,
+    tcp: Vec<Arc<EndpointSets>>,
     /// As gateways see them.
-    udp: Vec<Arc<Sets>>,
-    /// Those of `tcp` as gateways see them; empty where they see the same.
-    at_gateways: Vec<Arc<Sets>>,
-    /// The addresses that gateways do not send to.
+    udp: Vec<Arc<EndpointSets>>,
+    /// The sets of `tcp` as gateways see them; empty if they are the same.
+    at_gateways: Vec<Arc<EndpointSets>>,
+    /// Description of the addresses that gateways do not send to.
     left_out: Option<Arc<str>>,
     warning: Option<String>,
 }
 
-impl Memo {
-    pub(crate) fn read(
+impl EndpointCache {
+    pub(crate) fn update(
         &mut self,
-        services: &Same<Services>,
+        services: &ByIdentity<Services>,
         slices: &[Arc<EndpointSlice>],
-        pods: &Same<Pods>,
-        grants: &Same<Grants>,
+        pods: &ByIdentity<Pods>,
+        grants: &ByIdentity<Grants>,
         rules: &EndpointRules,
-    ) -> Same<Known> {
-        let slices = self.slices.read(slices);
+    ) -> ByIdentity<EndpointIndex> {
+        let slices = self.slices.update(slices);
         let from = (
             services.clone(),
             slices.clone(),
@@ -100,32 +109,33 @@ impl Memo {
             grants.clone(),
         );
         self.last.get(from, || {
-            let around = Surroundings::new(pods, services, grants, rules);
-            let others = self.services.as_ref() != Some(services);
-            if others {
+            let owners = AddressOwners::new(pods, services, grants, rules);
+            let changed_services = self.services.as_ref() != Some(services);
+            if changed_services {
                 self.services = Some(services.clone());
-                self.made = made(services, std::mem::take(&mut self.made));
+                self.by_service = by_service(services, std::mem::take(&mut self.by_service));
                 self.tcp = Arc::default();
                 self.udp = Arc::default();
             }
             let (mut tcp, mut udp) = (Vec::new(), Vec::new());
-            for made in &mut self.made {
-                if made.renew(&slices, &around, rules) || others {
-                    tcp.extend(by_port(&made.service.ports, &made.tcp));
-                    udp.extend(by_port(&made.service.udp, &made.udp));
+            for by_service in &mut self.by_service {
+                if by_service.refresh(&slices, &owners, rules) || changed_services {
+                    tcp.extend(by_port(&by_service.service.ports, &by_service.tcp));
+                    udp.extend(by_port(&by_service.service.udp, &by_service.udp));
                 }
             }
             insert(&mut self.tcp, tcp);
             insert(&mut self.udp, udp);
-            let made = || self.made.iter();
-            let at_gateways = made().flat_map(|of| by_port(&of.service.ports, &of.at_gateways));
-            let left_out =
-                made().filter_map(|of| Some((Arc::clone(&of.service.id), of.left_out.clone()?)));
-            Known {
+            let by_service = || self.by_service.iter();
+            let at_gateways =
+                by_service().flat_map(|of| by_port(&of.service.ports, &of.at_gateways));
+            let left_out = by_service()
+                .filter_map(|of| Some((Arc::clone(&of.service.id), of.left_out.clone()?)));
+            EndpointIndex {
                 at_gateways: at_gateways.collect(),
                 left_out: left_out.collect(),
-                warnings: made().filter_map(|of| of.warning.clone()).collect(),
-                leaving: Arc::new(leaving(services, &slices, pods)),
+                warnings: by_service().filter_map(|of| of.warning.clone()).collect(),
+                terminating: Arc::new(terminating(services, &slices, pods)),
                 slices,
                 tcp: Arc::clone(&self.tcp),
                 udp: Arc::clone(&self.udp),
@@ -134,188 +144,219 @@ impl Memo {
     }
 }
 
-/// Of every Service; what was made `before` of the same one stands.
-fn made(services: &Services, before: Vec<Made>) -> Vec<Made> {
-    let place = |service: &Arc<ServiceInfo>| Arc::as_ptr(service).addr();
-    let before = before.into_iter().map(|made| (place(&made.service), made));
-    let mut before: HashMap<usize, Made> = before.collect();
-    let made = services.iter().map(|service| {
-        let before = before.remove(&place(service));
-        before.unwrap_or_else(|| Made::new(service))
+/// Returns one entry for each Service, reusing those of Services that did not change.
+fn by_service(services: &Services, before: Vec<ServiceEndpoints>) -> Vec<ServiceEndpoints> {
+    let key_of = |service: &Arc<ServiceInfo>| Arc::as_ptr(service).addr();
+    let before = before
+        .into_iter()
+        .map(|by_service| (key_of(&by_service.service), by_service));
+    let mut before: HashMap<usize, ServiceEndpoints> = before.collect();
+    let by_service = services.iter().map(|service| {
+        let before = before.remove(&key_of(service));
+        before.unwrap_or_else(|| ServiceEndpoints::new(service))
     });
-    made.collect()
+    by_service.collect()
 }
 
 fn by_port(
     ports: &[PortInfo],
-    sets: &[Arc<Sets>],
-) -> impl Iterator<Item = (Arc<ServicePort>, Arc<Sets>)> {
+    sets: &[Arc<EndpointSets>],
+) -> impl Iterator<Item = (Arc<ServicePort>, Arc<EndpointSets>)> {
     let ids = ports.iter().map(|port| Arc::clone(&port.id));
     ids.zip(sets.iter().cloned())
 }
 
-/// A mesh that holds the map keeps it as it is.
-fn insert(all: &mut Arc<Endpoints>, sets: Vec<(Arc<ServicePort>, Arc<Sets>)>) {
+/// A mesh that still holds the map is not affected.
+fn insert(all: &mut Arc<Endpoints>, sets: Vec<(Arc<ServicePort>, Arc<EndpointSets>)>) {
     if !sets.is_empty() {
         Arc::make_mut(all).extend(sets);
     }
 }
 
-/// The pods that are being deleted, those without a Service too.
-fn leaving(services: &Services, slices: &Slices, pods: &Pods) -> Leaving {
+/// Returns the terminating pods, including those without a Service.
+fn terminating(services: &Services, slices: &Slices, pods: &Pods) -> TerminatingPods {
     let name = |pod: &PodInfo| (pod.namespace.to_string(), pod.name.to_string());
-    let mut leaving: Leaving = pods
-        .leaving()
+    let mut terminating: TerminatingPods = pods
+        .terminating()
         .map(|pod| (name(pod), BTreeSet::new()))
         .collect();
-    if leaving.is_empty() {
-        return leaving;
+    if terminating.is_empty() {
+        return terminating;
     }
     for (id, slices) in slices.iter() {
         let ports = services.get(id).map_or(&[][..], |info| &info.ports);
-        for (_, named) in endpoints(slices) {
-            if let Some(pod) = pods.at(&named.address).filter(|pod| pod.leaving) {
+        for (_, endpoint) in endpoints(slices) {
+            if let Some(pod) = pods.at(&endpoint.address).filter(|pod| pod.terminating) {
                 let ports = ports.iter().map(|port| port.id.as_ref().clone());
-                leaving.entry(name(pod)).or_default().extend(ports);
+                terminating.entry(name(pod)).or_default().extend(ports);
             }
         }
     }
-    leaving
+    terminating
 }
 
-/// Each with its slice.
-fn endpoints(slices: &[Arc<SliceInfo>]) -> impl Iterator<Item = (&SliceInfo, &Named)> {
+/// Returns the endpoints of all slices, each with its slice.
+fn endpoints(slices: &[Arc<SliceInfo>]) -> impl Iterator<Item = (&SliceInfo, &SliceEndpoint)> {
     let slices = slices.iter().map(Arc::as_ref);
-    slices.flat_map(|slice| slice.endpoints.iter().map(move |named| (slice, named)))
+    slices.flat_map(|slice| {
+        slice
+            .endpoints
+            .iter()
+            .map(move |endpoint| (slice, endpoint))
+    })
 }
 
-impl Made {
-    /// Without endpoints.
+impl ServiceEndpoints {
+    /// Creates the entry of a Service, without endpoints.
     fn new(service: &Arc<ServiceInfo>) -> Self {
-        let mut made = Self {
+        let mut by_service = Self {
             service: Arc::clone(service),
             slices: Vec::new(),
-            behind: Vec::new(),
+            owners: Vec::new(),
             tcp: Vec::new(),
             udp: Vec::new(),
             at_gateways: Vec::new(),
             left_out: None,
             warning: None,
         };
-        made.make(&EndpointRules::default());
-        made
+        by_service.rebuild(&EndpointRules::default());
+        by_service
     }
 
-    /// Whether the sets are others than they were.
-    fn renew(&mut self, slices: &Slices, around: &Surroundings<'_>, rules: &EndpointRules) -> bool {
+    /// Rebuilds the sets if the slices or the owners of their addresses changed. Returns true if
+    /// the sets changed.
+    fn refresh(
+        &mut self,
+        slices: &Slices,
+        owners: &AddressOwners<'_>,
+        rules: &EndpointRules,
+    ) -> bool {
         let slices = slices.of(&self.service.id);
-        let now = endpoints(slices).map(|(slice, named)| around.behind(slice, named));
-        let now: Vec<Behind> = now.collect();
-        if memo::same(slices, &self.slices) && now == self.behind {
+        let now = endpoints(slices).map(|(slice, endpoint)| owners.owner(slice, endpoint));
+        let now: Vec<AddressOwner> = now.collect();
+        if memo::all_ptr_eq(slices, &self.slices) && now == self.owners {
             return false;
         }
         self.slices = slices.to_vec();
-        self.behind = now;
-        self.make(rules)
+        self.owners = now;
+        self.rebuild(rules)
     }
 
-    /// As [`Made::renew`]. A set that says what it said is the same.
-    fn make(&mut self, rules: &EndpointRules) -> bool {
+    /// Rebuilds the sets, keeping the identity of those that are equal. Returns true if any
+    /// changed.
+    fn rebuild(&mut self, rules: &EndpointRules) -> bool {
         let kind = self.service.id.kind;
-        let bars = |behind: &Behind| behind.bar_at_gateways(kind, rules);
-        let nobody = |behind: &Behind| match behind {
-            Behind::Barred(bar) => Some(bar.clone()),
+        let denied_at_gateways = |owners: &AddressOwner| owners.denial_at_gateways(kind, rules);
+        let denied_everywhere = |owners: &AddressOwner| match owners {
+            AddressOwner::Denied(denial) => Some(denial.clone()),
             _ => None,
         };
-        let (at_gateways, everywhere) = (self.barred(bars), self.barred(nobody));
-        let make = |ports: &[PortInfo], transport, barred, before: &[Arc<Sets>]| {
-            let sets = ports.iter().enumerate().map(|(place, port)| {
-                let sets = self.sets(port, transport, barred);
-                sets.renewed(before.get(place))
+        let (at_gateways, everywhere) = (
+            self.denied(denied_at_gateways),
+            self.denied(denied_everywhere),
+        );
+        let rebuild = |ports: &[PortInfo], transport, denied, before: &[Arc<EndpointSets>]| {
+            let sets = ports.iter().enumerate().map(|(position, port)| {
+                let sets = self.sets(port, transport, denied);
+                sets.interned(before.get(position))
             });
             sets.collect::<Vec<_>>()
         };
-        let tcp = make(&self.service.ports, "TCP", &everywhere, &self.tcp);
+        let tcp = rebuild(&self.service.ports, "TCP", &everywhere, &self.tcp);
         // Only gateways send datagrams.
-        let udp = make(&self.service.udp, "UDP", &at_gateways, &self.udp);
-        let others = at_gateways.len() > everywhere.len();
-        let ports: &[PortInfo] = if others { &self.service.ports } else { &[] };
-        let seen = make(ports, "TCP", &at_gateways, &self.at_gateways);
-        let changed = !memo::same(&self.tcp, &tcp) || !memo::same(&self.udp, &udp);
-        (self.tcp, self.udp, self.at_gateways) = (tcp, udp, seen);
-        self.left_out = left_out(&at_gateways);
+        let udp = rebuild(&self.service.udp, "UDP", &at_gateways, &self.udp);
+        let changed_services = at_gateways.len() > everywhere.len();
+        let ports: &[PortInfo] = if changed_services {
+            &self.service.ports
+        } else {
+            &[]
+        };
+        let at_gateway_sets = rebuild(ports, "TCP", &at_gateways, &self.at_gateways);
+        let changed = !memo::all_ptr_eq(&self.tcp, &tcp) || !memo::all_ptr_eq(&self.udp, &udp);
+        (self.tcp, self.udp, self.at_gateways) = (tcp, udp, at_gateway_sets);
+        self.left_out = describe_denials(&at_gateways);
         self.warning = self.warning(&everywhere);
         changed
     }
 
-    /// The addresses that `bar` has something against.
-    fn barred(&self, bar: impl Fn(&Behind) -> Option<Bar>) -> BTreeMap<IpAddr, Bar> {
-        let all = endpoints(&self.slices).zip(&self.behind);
-        let barred = all.filter_map(|((_, named), behind)| Some((named.address, bar(behind)?)));
-        barred.collect()
+    /// Returns the addresses for which `denial` returns a reason.
+    fn denied(&self, denial: impl Fn(&AddressOwner) -> Option<Denial>) -> BTreeMap<IpAddr, Denial> {
+        let all = endpoints(&self.slices).zip(&self.owners);
+        let denied =
+            all.filter_map(|((_, endpoint), owners)| Some((endpoint.address, denial(owners)?)));
+        denied.collect()
     }
 
-    fn warning(&self, barred: &BTreeMap<IpAddr, Bar>) -> Option<String> {
+    fn warning(&self, denied: &BTreeMap<IpAddr, Denial>) -> Option<String> {
         let id = &self.service.id;
-        let most = self.behind.len();
-        let barred = left_out(barred).map(|words| format!("endpoints of Service {id}: {words}"));
+        let most = self.owners.len();
+        let denied =
+            describe_denials(denied).map(|words| format!("endpoints of Service {id}: {words}"));
         let many = (most > ENDPOINTS).then(|| {
-            format!("Service {id} has {most} endpoints, of which a port takes {ENDPOINTS}, in the order of their addresses")
+            format!(
+                "Service {id} has {most} endpoints; only the first {ENDPOINTS} of a port, in the \
+             order of their addresses, are used"
+            )
         });
-        barred.or(many)
+        denied.or(many)
     }
 
-    /// Without the addresses that are `barred`.
-    fn sets(&self, port: &PortInfo, transport: &str, barred: &BTreeMap<IpAddr, Bar>) -> Sets {
-        let serving = self.serving(port, transport, barred);
+    /// Builds the sets of a port, without the denied addresses.
+    fn sets(
+        &self,
+        port: &PortInfo,
+        transport: &str,
+        denied: &BTreeMap<IpAddr, Denial>,
+    ) -> EndpointSets {
+        let serving = self.serving(port, transport, denied);
         let whole = self.endpoint_set(port, transport, &serving);
         if !self.service.local {
-            return Sets::of_all(whole);
+            return EndpointSets::cluster_wide(whole);
         }
-        let mut by_node: BTreeMap<String, Vec<Serving<'_>>> = BTreeMap::new();
+        let mut by_node: BTreeMap<String, Vec<ServingEndpoint<'_>>> = BTreeMap::new();
         for one in serving {
-            let node = one.slice.node(one.named);
-            // An endpoint of a node that is not known is no client's own.
+            let node = one.slice.node(one.endpoint);
+            // An endpoint without a known node is local to no client.
             if !node.is_empty() {
                 by_node.entry(node.to_owned()).or_default().push(one);
             }
         }
         let sets = by_node.into_iter().map(|(node, serving)| {
             let mut set = self.endpoint_set(port, transport, &serving);
-            // The policy goes before the hints.
+            // The internal traffic policy takes precedence over topology hints.
             set.choice.hints.clear();
             (node, set)
         });
-        Sets::local(whole, sets.collect())
+        EndpointSets::local(whole, sets.collect())
     }
 
-    /// The endpoints that may be used.
+    /// Returns the endpoints that can be used.
     fn serving(
         &self,
         port: &PortInfo,
         transport: &str,
-        barred: &BTreeMap<IpAddr, Bar>,
-    ) -> Vec<Serving<'_>> {
-        let all = endpoints(&self.slices).zip(&self.behind);
-        let serving = all.filter_map(|((slice, named), behind)| {
+        denied: &BTreeMap<IpAddr, Denial>,
+    ) -> Vec<ServingEndpoint<'_>> {
+        let all = endpoints(&self.slices).zip(&self.owners);
+        let serving = all.filter_map(|((slice, endpoint), owners)| {
             let number = slice.target_port(&port.name, transport)?;
-            if barred.contains_key(&named.address) {
+            if denied.contains_key(&endpoint.address) {
                 return None;
             }
-            let pod = match behind {
-                Behind::Pod(pod) | Behind::ForeignPod(pod) => Some(pod),
-                Behind::HostPod | Behind::External | Behind::Node => None,
-                Behind::Barred(_) | Behind::Unknown => return None,
+            let pod = match owners {
+                AddressOwner::Pod(pod) | AddressOwner::ForeignPod(pod) => Some(pod),
+                AddressOwner::HostPod | AddressOwner::External | AddressOwner::Node => None,
+                AddressOwner::Denied(_) | AddressOwner::Unknown => return None,
             };
-            let ready = match named.state {
-                State::Ready => pod.is_none_or(|pod| !pod.leaving),
-                State::Draining => false,
-                State::Away => return None,
+            let ready = match endpoint.state {
+                EndpointState::Ready => pod.is_none_or(|pod| !pod.terminating),
+                EndpointState::Draining => false,
+                EndpointState::NotServing => return None,
             };
-            Some(Serving {
+            Some(ServingEndpoint {
                 slice,
-                named,
-                address: SocketAddr::new(named.address, number),
+                endpoint,
+                address: SocketAddr::new(endpoint.address, number),
                 pod,
                 ready,
             })
@@ -323,18 +364,18 @@ impl Made {
         serving.collect()
     }
 
-    /// Of those that are ready, or else of those that are draining.
+    /// Builds the set of the ready endpoints, or of the draining ones if none is ready.
     fn endpoint_set(
         &self,
         port: &PortInfo,
         transport: &str,
-        serving: &[Serving<'_>],
+        serving: &[ServingEndpoint<'_>],
     ) -> EndpointSet {
         let any_ready = serving.iter().any(|one| one.ready);
         let chosen = serving.iter().filter(|one| one.ready == any_ready);
-        let chosen: HashMap<SocketAddr, &Serving<'_>> =
+        let chosen: HashMap<SocketAddr, &ServingEndpoint<'_>> =
             chosen.map(|one| (one.address, one)).collect();
-        // The mesh carries no datagrams.
+        // The mesh does not carry datagrams.
         let meshed = transport == "TCP";
         let endpoints = chosen.values().map(|one| {
             let pod = one.pod.filter(|_| meshed);
@@ -357,11 +398,12 @@ impl Made {
     }
 }
 
-/// Of an address that several slices have, those of all.
-fn hints(serving: &[Serving<'_>], endpoints: &[Endpoint]) -> BTreeMap<SocketAddr, Hints> {
+/// Returns the hints of the chosen endpoints. An address in several slices has the hints of all of
+/// them.
+fn hints(serving: &[ServingEndpoint<'_>], endpoints: &[Endpoint]) -> BTreeMap<SocketAddr, Hints> {
     let mut all: BTreeMap<SocketAddr, Hints> = BTreeMap::new();
     for one in serving {
-        if let Some(Hints { nodes, zones }) = one.slice.hints(one.named) {
+        if let Some(Hints { nodes, zones }) = one.slice.hints(one.endpoint) {
             let hints = all.entry(one.address).or_default();
             hints.nodes.extend(nodes);
             hints.zones.extend(zones);
@@ -374,17 +416,18 @@ fn hints(serving: &[Serving<'_>], endpoints: &[Endpoint]) -> BTreeMap<SocketAddr
     all
 }
 
-/// An endpoint that may be used.
-struct Serving<'a> {
+/// An endpoint that can be used.
+struct ServingEndpoint<'a> {
     slice: &'a SliceInfo,
-    named: &'a Named,
+    endpoint: &'a SliceEndpoint,
     address: SocketAddr,
     pod: Option<&'a Arc<PodInfo>>,
-    /// Else it is draining.
+    /// Otherwise it is draining.
     ready: bool,
 }
 
-/// A pod of a dual-stack Service is there once for each family: those of the Service's first family, else all.
+/// Pods of a dual-stack Service appear once for each family: keeps those of the Service's first
+/// family, or all if there are none.
 fn one_family(mut endpoints: Vec<Endpoint>, ipv6: bool) -> Vec<Endpoint> {
     let preferred = |one: &Endpoint| one.address.is_ipv6() == ipv6;
     if endpoints.iter().any(preferred) {

@@ -1,4 +1,4 @@
-//! What the cluster is made of, apart from routes: Services, their endpoints, pods and nodes.
+//! The state of the cluster apart from routes: Services, their endpoints, pods and nodes.
 
 pub(crate) mod address_owners;
 pub(crate) mod endpoint_sets;

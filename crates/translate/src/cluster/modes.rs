@@ -1,5 +1,5 @@
-//! Whether a pod serves plain text: by its own annotation, else its namespace's, else as the mesh does; never when the mesh
-//! has a floor of strict.
+//! The mTLS mode of pods, permissive or strict: from the pod's annotation, else that of its
+//! namespace, else the mode of the mesh. A strict minimum of the mesh overrides all of them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -8,23 +8,24 @@ use weft_ir::Mode;
 
 use crate::objects::{Meta, Namespace};
 
-/// `strict` or `permissive`, on a pod or a namespace.
+/// Annotation of a pod or a namespace; `strict` or `permissive`.
 const MTLS: &str = "weft.dev/mtls";
 
+/// The mTLS modes of the mesh and its namespaces.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Modes {
+pub(crate) struct MtlsModes {
     mesh: Mode,
-    /// Below which no annotation goes.
+    /// No annotation goes below this mode.
     floor: Mode,
-    /// Of namespaces that say one.
+    /// Modes of the namespaces that set one.
     namespaces: HashMap<String, Mode>,
-    /// Of annotations that cannot be read: the wider scope decides as if they were not there.
+    /// Warnings about invalid annotations, which are treated as absent.
     pub(crate) warnings: BTreeSet<String>,
 }
 
-impl Modes {
+impl MtlsModes {
     pub(crate) fn new(mesh: Mode, floor: Mode, namespaces: &[Arc<Namespace>]) -> Self {
-        let mesh = raised(mesh, floor);
+        let mesh = stricter(mesh, floor);
         let mut modes = Self {
             mesh,
             floor,
@@ -35,16 +36,17 @@ impl Modes {
             let meta = &namespace.metadata;
             match annotated(meta) {
                 Ok(Some(said)) => {
-                    let mode = raised(said, floor);
+                    let mode = stricter(said, floor);
                     if mode != said {
-                        let warning = below(&format!("namespace {}", meta.name));
+                        let warning = below_floor_warning(&format!("namespace {}", meta.name));
                         modes.warnings.insert(warning);
                     }
                     modes.namespaces.insert(meta.name.clone(), mode);
                 }
                 Ok(None) => {}
                 Err(value) => {
-                    let warning = warning(&format!("namespace {}", meta.name), value, mesh);
+                    let warning =
+                        invalid_value_warning(&format!("namespace {}", meta.name), value, mesh);
                     modes.warnings.insert(warning);
                 }
             }
@@ -52,52 +54,54 @@ impl Modes {
         modes
     }
 
-    /// The mode of the pod with this metadata; with a warning where its annotation cannot be read.
+    /// Returns the mode of the pod with this metadata, and a warning if its annotation is invalid.
     pub(crate) fn of(&self, pod: &Meta) -> (Mode, Option<String>) {
         let namespace = self.namespaces.get(&pod.namespace);
         let wider = namespace.copied().unwrap_or(self.mesh);
         match annotated(pod) {
             Ok(None) => (wider, None),
             Ok(Some(own)) => {
-                let mode = raised(own, self.floor);
+                let mode = stricter(own, self.floor);
                 let whose = || format!("pod {}/{}", pod.namespace, pod.name);
-                (mode, (mode != own).then(|| below(&whose())))
+                (mode, (mode != own).then(|| below_floor_warning(&whose())))
             }
             Err(value) => {
                 let whose = format!("pod {}/{}", pod.namespace, pod.name);
-                (wider, Some(warning(&whose, value, wider)))
+                (wider, Some(invalid_value_warning(&whose, value, wider)))
             }
         }
     }
 }
 
-/// The stricter of the two.
-fn raised(mode: Mode, floor: Mode) -> Mode {
+/// Returns the stricter of the two.
+fn stricter(mode: Mode, floor: Mode) -> Mode {
     match floor {
         Mode::Strict => Mode::Strict,
         Mode::Permissive => mode,
     }
 }
 
-fn below(whose: &str) -> String {
+fn below_floor_warning(whose: &str) -> String {
     format!(
-        "{whose}: annotation {MTLS} is permissive, below the mesh's floor (chart: mtlsFloor); strict stays in force"
+        "{whose}: annotation {MTLS} is permissive, below the minimum of the mesh (chart value \
+         mtlsFloor); strict stays in effect"
     )
 }
 
-/// Quotes at most 64 characters, as they may come from anybody.
-fn warning(whose: &str, value: &str, wider: Mode) -> String {
+/// Quotes at most 64 characters, since anybody can write the annotation.
+fn invalid_value_warning(whose: &str, value: &str, wider: Mode) -> String {
     let value: String = value.chars().take(64).collect();
     let mode = match wider {
         Mode::Permissive => "permissive",
         Mode::Strict => "strict",
     };
     format!(
-        "{whose}: annotation {MTLS} is {value:?} and must be strict or permissive; {mode} stays in force"
+        "{whose}: annotation {MTLS} is {value:?} and must be strict or permissive; {mode} stays \
+         in effect"
     )
 }
 
-/// `Err`: the value that is no mode.
+/// Returns the invalid value as the error.
 fn annotated(meta: &Meta) -> Result<Option<Mode>, &str> {
     match meta.annotations.get(MTLS).map(String::as_str) {
         None => Ok(None),
@@ -127,11 +131,11 @@ mod tests {
         Arc::new(serde_json::from_value(namespace).unwrap())
     }
 
-    /// Who may write an annotation cannot open a pod that the mesh's operator wants closed.
+    /// An annotation must not open a pod that the operator of the mesh requires to be strict.
     #[test]
-    fn annotations_raise_the_floor_and_never_lower_it() {
+    fn annotations_cannot_go_below_the_minimum_mode() {
         let namespaces = [namespace("open", "permissive"), namespace("odd", "none")];
-        let modes = Modes::new(Mode::Permissive, Mode::Strict, &namespaces);
+        let modes = MtlsModes::new(Mode::Permissive, Mode::Strict, &namespaces);
         assert_eq!(modes.warnings.len(), 2, "{:?}", modes.warnings);
         for (of, mtls, warned) in [
             ("shop", "", false),
@@ -149,10 +153,10 @@ mod tests {
                 "{of} {mtls:?}"
             );
         }
-        let modes = Modes::new(Mode::Permissive, Mode::Permissive, &namespaces);
+        let modes = MtlsModes::new(Mode::Permissive, Mode::Permissive, &namespaces);
         let (mode, warning) = modes.of(&meta("shop", "web", "strict"));
         assert_eq!((mode, warning), (Mode::Strict, None));
-        let modes = Modes::new(Mode::Strict, Mode::Permissive, &namespaces);
+        let modes = MtlsModes::new(Mode::Strict, Mode::Permissive, &namespaces);
         let (mode, warning) = modes.of(&meta("open", "web", ""));
         assert_eq!((mode, warning), (Mode::Permissive, None));
     }

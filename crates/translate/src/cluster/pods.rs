@@ -1,6 +1,6 @@
 //! Pods by name and by address, and the identity of those in the mesh.
 //!
-//! What is read of a pod is kept for as long as it is the same object, and nothing else says otherwise of it.
+//! A result is kept for as long as the pod is the same object and the other inputs agree.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -9,79 +9,82 @@ use std::sync::Arc;
 
 use weft_ir::{GatewayId, Identity, Place, TrustDomain, Workload};
 
-use super::sidecar::{Excluded, PROXY_CONTAINER};
-use crate::cluster::modes::Modes;
+use super::sidecar::{ExcludedPorts, PROXY_CONTAINER};
+use crate::cluster::modes::MtlsModes;
 use crate::cluster::probes::probes;
 use crate::cluster::zones::Zones;
 use crate::input::Settings;
-use crate::memo::{Last, PerObject, Same};
+use crate::memo::{ByIdentity, Memo, ObjectMemo};
 use crate::names::GATEWAY_LABEL;
 use crate::objects::{Container, Pod, PodSpec, PodStatus};
 
-/// By namespace and account: the Gateway whose proxies run under it.
-pub(crate) type Accounts = HashMap<(String, String), GatewayId>;
+/// The Gateway whose proxies run under a service account, by namespace and name of the account.
+pub(crate) type GatewayAccounts = HashMap<(String, String), GatewayId>;
 
-/// The pods that have not ended.
+/// The pods that have not terminated.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Pods {
-    /// By namespace, then name.
+    /// By namespace, then by name.
     by_name: HashMap<Arc<str>, HashMap<Arc<str>, Arc<PodInfo>>>,
-    /// Pods that own their IP; of several with one IP the youngest.
+    /// Pods that have an IP of their own; if several report the same IP, the youngest.
     by_address: HashMap<IpAddr, Arc<PodInfo>>,
-    /// By a node's address: the namespaces of the pods that are on its network.
+    /// By the address of a node: the namespaces of the pods that use its host network.
     by_node: HashMap<IpAddr, BTreeSet<Arc<str>>>,
-    /// How many are in the mesh.
+    /// Number of pods in the mesh.
     pub(crate) in_mesh: usize,
-    /// Of annotations that cannot be read.
+    /// Warnings about invalid annotations.
     pub(crate) warnings: BTreeSet<String>,
 }
 
+/// A pod that has not terminated.
 #[derive(Debug, PartialEq)]
 pub(crate) struct PodInfo {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
     pub(crate) uid: Arc<str>,
-    /// When it was created.
+    /// Creation timestamp.
     age: String,
-    /// Its own; its node's where it is on the node's network.
+    /// The pod's own addresses, or those of its node if it uses the host network.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Whether the pod uses the host network.
     pub(crate) on_host: bool,
-    /// Where it runs.
+    /// Node and zone.
     pub(crate) place: Place,
-    /// What its own proxy is told; `None` outside the mesh.
+    /// Configuration of its own proxy; `None` outside the mesh.
     pub(crate) workload: Option<Arc<Workload>>,
-    /// That of the proxy before its ports; `None`: there is none.
+    /// Identity that its proxy presents to clients; `None` if no proxy accepts mTLS for the pod.
     identity: Option<Identity>,
-    /// Ports that the proxy is not before.
-    excluded: Excluded,
-    /// The Gateway that it is a proxy of: in the mesh as a client, with no proxy before it.
+    /// Ports whose connections bypass the proxy.
+    excluded: ExcludedPorts,
+    /// The Gateway that the pod is a proxy of: it is in the mesh as a client, and no proxy accepts
+    /// connections for it.
     pub(crate) gateway: Option<GatewayId>,
-    /// It is being deleted.
-    pub(crate) leaving: bool,
+    /// Whether the pod is being deleted.
+    pub(crate) terminating: bool,
     warning: Option<String>,
 }
 
-/// Pods as they were read last.
+/// The last state of pods.
 #[derive(Debug, Default)]
-pub(crate) struct Memo {
-    pods: PerObject<Pod, Rules, Option<Arc<PodInfo>>>,
-    last: Last<Sources, Pods>,
+pub(crate) struct PodCache {
+    pods: ObjectMemo<Pod, PodInputs, Option<Arc<PodInfo>>>,
+    last: Memo<Inputs, Pods>,
 }
 
-type Sources = (Vec<Same<Pod>>, Rules, Same<Zones>);
+type Inputs = (Vec<ByIdentity<Pod>>, PodInputs, ByIdentity<Zones>);
 
-/// What is read of a pod depends on these besides.
-type Rules = (Same<Accounts>, Same<Modes>);
+/// Inputs that every pod depends on.
+type PodInputs = (ByIdentity<GatewayAccounts>, ByIdentity<MtlsModes>);
 
-impl Memo {
-    pub(crate) fn read(
+impl PodCache {
+    pub(crate) fn update(
         &mut self,
         pods: &[Arc<Pod>],
         settings: &Settings,
-        rules: Rules,
-        zones: &Same<Zones>,
-    ) -> Same<Pods> {
-        let from = (Same::all(pods), rules.clone(), zones.clone());
+        rules: PodInputs,
+        zones: &ByIdentity<Zones>,
+    ) -> ByIdentity<Pods> {
+        let from = (ByIdentity::all(pods), rules.clone(), zones.clone());
         self.last.get(from, || {
             let (accounts, modes) = rules.clone();
             let read = |pod: &Arc<Pod>| {
@@ -92,7 +95,7 @@ impl Memo {
                 let place = made.as_ref().map(|pod| &pod.place);
                 place.is_none_or(|place| zones.zone(&place.node) == place.zone)
             };
-            let pods = self.pods.map_while(pods, rules, holds, read);
+            let pods = self.pods.map_valid(pods, rules, holds, read);
             Pods::new(pods.into_iter().flatten())
         })
     }
@@ -126,14 +129,15 @@ impl Pods {
         self.by_address.get(address)
     }
 
-    /// The namespaces of the pods that are on the network of the node with this address; `None`: no node is known by it.
+    /// Returns the namespaces of the pods that use the host network of the node with this address,
+    /// or `None` if no node is known to have it.
     pub(crate) fn on_host(&self, address: &IpAddr) -> Option<&BTreeSet<Arc<str>>> {
         self.by_node.get(address)
     }
 
-    /// The pods with an address that are being deleted, some more than once.
-    pub(crate) fn leaving(&self) -> impl Iterator<Item = &Arc<PodInfo>> {
-        self.by_address.values().filter(|pod| pod.leaving)
+    /// Returns the terminating pods that have an address; a pod with several addresses is repeated.
+    pub(crate) fn terminating(&self) -> impl Iterator<Item = &Arc<PodInfo>> {
+        self.by_address.values().filter(|pod| pod.terminating)
     }
 }
 
@@ -149,12 +153,12 @@ fn youngest<K>(at: Entry<'_, K, Arc<PodInfo>>, pod: &Arc<PodInfo>) {
 }
 
 impl PodInfo {
-    /// `None` of a pod that has ended: its IP may be another's by now.
+    /// Returns `None` for a pod that has terminated, since its IP can belong to another pod by now.
     fn new(
         pod: &Pod,
         settings: &Settings,
-        accounts: &Accounts,
-        modes: &Modes,
+        accounts: &GatewayAccounts,
+        modes: &MtlsModes,
         place: Place,
     ) -> Option<Self> {
         let Pod {
@@ -180,9 +184,9 @@ impl PodInfo {
             place,
             workload: None,
             identity: None,
-            excluded: Excluded::default(),
+            excluded: ExcludedPorts::default(),
             gateway: None,
-            leaving: !metadata.deletion_timestamp.is_empty(),
+            terminating: !metadata.deletion_timestamp.is_empty(),
             warning: None,
         };
         let texts = pod_ips.iter().map(|entry| entry.ip.as_str());
@@ -207,13 +211,13 @@ impl PodInfo {
                 place: info.place.clone(),
             })
         });
-        // A gateway's proxy takes no mutual TLS of the mesh.
+        // The proxy of a gateway does not accept mTLS of the mesh.
         info.identity = identity.filter(|_| info.gateway.is_none());
-        info.excluded = Excluded::of(metadata, spec);
+        info.excluded = ExcludedPorts::of(metadata, spec);
         Some(info)
     }
 
-    /// The identity to expect at a port of its addresses; `None`: plain text.
+    /// Returns the identity to expect at a port of the pod, or `None` if the port gets plain text.
     pub(crate) fn identity_at(&self, port: u16) -> Option<&Identity> {
         let identity = self.identity.as_ref()?;
         (!self.excluded.bypasses(port)).then_some(identity)
@@ -224,8 +228,9 @@ impl PodInfo {
     }
 }
 
-/// The Gateway that the pod is a proxy of: it has the label, and runs under the account that was made for it.
-fn gateway<'a>(pod: &Pod, accounts: &'a Accounts) -> Option<&'a GatewayId> {
+/// Returns the Gateway that the pod is a proxy of: the pod has the label and runs under the service
+/// account created for that Gateway.
+fn gateway<'a>(pod: &Pod, accounts: &'a GatewayAccounts) -> Option<&'a GatewayId> {
     let Pod { metadata, spec, .. } = pod;
     let named = metadata.labels.get(GATEWAY_LABEL)?;
     let account = account(spec).to_owned();
@@ -240,7 +245,7 @@ fn has_sidecar(spec: &PodSpec) -> bool {
 }
 
 fn identity(namespace: &str, spec: &PodSpec, trust_domain: &TrustDomain) -> Option<Identity> {
-    // The API server admits no other names than identities can carry.
+    // Names that the API server accepts are valid in identities.
     Identity::new(trust_domain.clone(), namespace, account(spec)).ok()
 }
 

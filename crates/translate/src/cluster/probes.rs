@@ -1,7 +1,7 @@
-//! What the kubelet asks the pod's containers over the network: probes and lifecycle hooks, as they come over the wire.
+//! What the kubelet requests from a pod's containers over the network: probes and lifecycle hooks.
 //!
-//! Probes that the injector has made ask the proxy itself and are left out; so are those of other hosts, and those over
-//! TLS, of which a proxy cannot see what they ask.
+//! Probes that the injector rewrote go to the proxy itself and are left out, as are those to other
+//! hosts and those over TLS, whose requests a proxy cannot see.
 
 use weft_ir::{Probe, ProbeRequest};
 
@@ -9,7 +9,7 @@ use super::sidecar::{PROXY_CONTAINER, READY_PORT};
 use crate::objects::port_number;
 use crate::objects::{Container, Handler, HttpGet, Lifecycle, PodSpec, PortRef};
 
-/// In order, each once.
+/// Sorted and without duplicates.
 pub(crate) fn probes(spec: &PodSpec) -> Vec<Probe> {
     let containers = spec.containers.iter().chain(&spec.init_containers);
     let mut probes: Vec<Probe> = containers
@@ -69,7 +69,7 @@ fn probe(handler: &Handler, container: &Container) -> Option<Probe> {
     Some(Probe { port, asks })
 }
 
-/// A name is that of a port of the same container.
+/// A port name refers to a port of the same container.
 fn resolve(port: &PortRef, container: &Container) -> Option<i64> {
     match port {
         PortRef::Number(number) => Some(*number),
@@ -82,8 +82,8 @@ fn resolve(port: &PortRef, container: &Container) -> Option<i64> {
     }
 }
 
-/// Path and query as the kubelet sends them: with a leading slash, without a fragment, and with what no request target
-/// may hold escaped (RFC 3986, 2.1).
+/// Returns path and query as the kubelet sends them: with a leading slash, without a fragment, and
+/// with characters escaped that a request target cannot contain (RFC 3986, 2.1).
 fn on_the_wire(path: &str) -> String {
     let (path, _fragment) = path.split_once('#').unwrap_or((path, ""));
     let mut wire = String::with_capacity(path.len() + 1);
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_as_the_kubelet_sends_them() {
+    fn probe_paths_are_normalized_like_the_kubelet() {
         for (path, wire) in [
             ("", "/"),
             ("/healthz", "/healthz"),

@@ -1,8 +1,9 @@
-//! What a Service port says it speaks.
+//! The declared protocol of a Service port.
 
 use weft_ir::Protocol;
 
-/// What a port speaks: by `appProtocol` (KEP-3726 and common names), else by its name up to the first `-`.
+/// Returns the protocol by `appProtocol` (KEP-3726 and common names), else by the port's name up to
+/// the first `-`.
 pub(super) fn protocol(app_protocol: &str, name: &str) -> Protocol {
     let app_protocol = app_protocol.to_ascii_lowercase();
     let said = app_protocol
@@ -20,7 +21,7 @@ fn known_protocol(word: &str) -> Option<Protocol> {
         "http2" | "h2c" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
         "https" | "tls" | "wss" => Protocol::Tls,
-        // Most of these servers speak first.
+        // In most of these protocols the server speaks first, so they cannot be detected.
         "tcp" | "mongo" | "mongodb" | "redis" | "mysql" | "mariadb" | "postgres" | "postgresql"
         | "kafka" | "amqp" | "mqtt" | "smtp" | "ftp" | "ssh" | "ldap" | "memcached"
         | "cassandra" => Protocol::Tcp,
@@ -33,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn app_protocol_goes_before_the_name() {
+    fn app_protocol_takes_precedence_over_the_port_name() {
         for (app_protocol, name, expected) in [
             ("kubernetes.io/h2c", "http", Protocol::Http2),
             ("Kubernetes.IO/WS", "", Protocol::Http1),

@@ -1,6 +1,7 @@
-//! Services and ServiceImports by name: their addresses, their TCP ports and what those speak.
+//! Services and ServiceImports by name: their addresses, their ports, and the protocols of these.
 //!
-//! Does not know routes, endpoints or clients. What is read of a Service is kept for as long as it is the same object.
+//! This module does not depend on routes, endpoints or clients. A result is kept for as long as the
+//! Service is the same object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use weft_ir::{Backend, Protocol, Routing, Service, ServiceId, ServicePort, Weigh
 
 use super::protocol::protocol;
 use crate::input::Objects;
-use crate::memo::{Last, PerObject, Same};
+use crate::memo::{ByIdentity, Memo, ObjectMemo};
 use crate::names::GATEWAY_LABEL;
 use crate::objects::{
     self, Meta, PortRef, ServiceImportSpec, ServicePortSpec, ServiceSpec, ServiceStatus,
@@ -22,83 +23,87 @@ use crate::objects::{
 #[derive(Debug)]
 pub(crate) struct Services {
     by_id: HashMap<Arc<ServiceId>, Arc<ServiceInfo>>,
-    /// Whether the cluster has the kind ServiceImport.
+    /// Whether the cluster serves the kind ServiceImport.
     pub(crate) has_imports: bool,
-    /// Of annotations that cannot be read, and count as absent.
+    /// Warnings about invalid annotations, which are treated as absent.
     pub(crate) warnings: BTreeSet<String>,
 }
 
-/// On a Service; `enabled`: Gateways apply its own routes as well.
+/// Annotation of a Service; `enabled` makes Gateways apply the Service's own routes as well.
 const GATEWAY_ROUTES: &str = "weft.dev/gateway-routes";
 
+/// A Service or a ServiceImport.
 #[derive(Debug)]
 pub(crate) struct ServiceInfo {
     pub(crate) id: Arc<ServiceId>,
-    pub(crate) frontend: Frontend,
-    /// TCP ports alone.
+    pub(crate) addressing: ServiceAddressing,
+    /// TCP ports.
     pub(crate) ports: Vec<PortInfo>,
+    /// UDP ports.
     pub(crate) udp: Vec<PortInfo>,
     /// Ports of other transports, for messages.
     other_ports: Vec<(u16, String)>,
-    /// Numbers that are a port of TCP and one of UDP, which lead to different ports of the pods.
+    /// Port numbers that are both TCP and UDP with different target ports.
     pub(crate) split: BTreeSet<u16>,
-    /// Whether IPv6 is the first of its families.
+    /// Whether IPv6 is the first of its IP families.
     pub(crate) prefers_ipv6: bool,
-    /// Addresses of load balancers that clients inside need not go by.
-    pub(crate) balancers: Vec<IpAddr>,
-    /// Whether clients see the endpoints of their own node alone.
+    /// Addresses of load balancers that clients in the cluster can bypass.
+    pub(crate) load_balancers: Vec<IpAddr>,
+    /// Whether clients only see the endpoints of their own node.
     pub(crate) local: bool,
-    /// How long a client keeps an endpoint that it does not use.
+    /// Idle time after which a client loses its session affinity.
     pub(crate) affinity: Option<Duration>,
-    /// Whether Gateways apply its own routes as well.
-    pub(crate) composed: bool,
-    /// The Service itself, of those that were made for Gateways.
+    /// Whether Gateways apply the Service's own routes as well.
+    pub(crate) routes_at_gateways: bool,
+    /// The object itself, if it was created for a Gateway.
     pub(crate) of_gateway: Option<Arc<objects::Service>>,
     warning: Option<String>,
 }
 
-/// How clients reach a Service.
+/// How clients address a Service.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Frontend {
-    /// By its cluster IPs, a ServiceImport by its cluster set's.
+pub(crate) enum ServiceAddressing {
+    /// By its cluster IPs, or those that the cluster set assigned to a ServiceImport.
     ClusterIp(Vec<IpAddr>),
-    /// Clients find its pods by DNS; there is no address to attach routes to.
+    /// By DNS, which returns the pods: there is no address to attach routes to.
     Headless,
+    /// By a DNS name outside of Kubernetes.
     ExternalName,
-    /// No address is allotted yet.
+    /// No address is assigned yet.
     Pending,
 }
 
+/// A port of a Service.
 #[derive(Debug)]
 pub(crate) struct PortInfo {
     pub(crate) id: Arc<ServicePort>,
     pub(crate) number: u16,
     pub(crate) name: String,
     pub(crate) protocol: Protocol,
-    /// What clients see where no route is attached.
+    /// What clients see if no route is attached.
     pub(crate) direct: Arc<Service>,
 }
 
-/// Services as they were read last.
+/// The last state of Services.
 #[derive(Debug, Default)]
-pub(crate) struct Memo {
-    services: PerObject<objects::Service, (), Arc<ServiceInfo>>,
-    imports: PerObject<objects::ServiceImport, (), Arc<ServiceInfo>>,
-    last: Last<Lists, Services>,
+pub(crate) struct ServiceCache {
+    services: ObjectMemo<objects::Service, (), Arc<ServiceInfo>>,
+    imports: ObjectMemo<objects::ServiceImport, (), Arc<ServiceInfo>>,
+    last: Memo<Inputs, Services>,
 }
 
-type Lists = (
-    Vec<Same<objects::Service>>,
-    Option<Vec<Same<objects::ServiceImport>>>,
+type Inputs = (
+    Vec<ByIdentity<objects::Service>>,
+    Option<Vec<ByIdentity<objects::ServiceImport>>>,
 );
 
-impl Memo {
-    pub(crate) fn read(&mut self, objects: &Objects) -> Same<Services> {
+impl ServiceCache {
+    pub(crate) fn update(&mut self, objects: &Objects) -> ByIdentity<Services> {
         let (services, imports) = (&objects.services, objects.service_imports.as_deref());
-        let lists = (Same::all(services), imports.map(Same::all));
+        let lists = (ByIdentity::all(services), imports.map(ByIdentity::all));
         self.last.get(lists, || {
             let services = self.services.map(services, (), |service| {
-                Arc::new(ServiceInfo::of_service(service))
+                Arc::new(ServiceInfo::service_addresses(service))
             });
             let imported = imports.unwrap_or_default();
             let imported = self.imports.map(imported, (), |import| {
@@ -119,14 +124,14 @@ impl Services {
         self.by_id.get(id)
     }
 
-    /// In any order.
+    /// In arbitrary order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ServiceInfo>> {
         self.by_id.values()
     }
 }
 
 impl ServiceInfo {
-    fn of_service(service: &Arc<objects::Service>) -> Self {
+    fn service_addresses(service: &Arc<objects::Service>) -> Self {
         let objects::Service {
             metadata,
             spec,
@@ -142,23 +147,23 @@ impl ServiceInfo {
             session_affinity,
             session_affinity_config,
         } = spec;
-        let (composed, warning) = match gateway_routes(metadata) {
-            Ok(composed) => (composed, None),
+        let (routes_at_gateways, warning) = match gateway_routes(metadata) {
+            Ok(routes_at_gateways) => (routes_at_gateways, None),
             Err(warning) => (false, Some(warning)),
         };
         let made_for_one = metadata.labels.contains_key(GATEWAY_LABEL);
         let id = ServiceId::new(&*metadata.namespace, &*metadata.name);
-        let frontend = frontend(kind, cluster_ip, cluster_ips);
-        let by_address = matches!(frontend, Frontend::ClusterIp(_));
+        let addressing = addressing(kind, cluster_ip, cluster_ips);
+        let by_address = matches!(addressing, ServiceAddressing::ClusterIp(_));
         let timeout = session_affinity_config.client_ip.timeout_seconds;
         Self {
-            balancers: balancers(kind, status),
+            load_balancers: load_balancers(kind, status),
             local: by_address && internal_traffic_policy == "Local",
             affinity: (by_address && session_affinity == "ClientIP").then(|| affinity(timeout)),
-            composed,
+            routes_at_gateways,
             warning,
             of_gateway: made_for_one.then(|| Arc::clone(service)),
-            ..Self::new(id, frontend, ip_families, ports)
+            ..Self::new(id, addressing, ip_families, ports)
         }
     }
 
@@ -171,22 +176,22 @@ impl ServiceInfo {
             ports,
         } = spec;
         let id = ServiceId::import(&*metadata.namespace, &*metadata.name);
-        let frontend = match kind.as_str() {
-            "Headless" => Frontend::Headless,
+        let addressing = match kind.as_str() {
+            "Headless" => ServiceAddressing::Headless,
             _ => addressed(ips.iter().map(String::as_str)),
         };
-        Self::new(id, frontend, ip_families, ports)
+        Self::new(id, addressing, ip_families, ports)
     }
 
     fn new(
         id: ServiceId,
-        frontend: Frontend,
+        addressing: ServiceAddressing,
         ip_families: &[String],
         ports: &[ServicePortSpec],
     ) -> Self {
-        let prefers_ipv6 = match (&frontend, ip_families.first()) {
+        let prefers_ipv6 = match (&addressing, ip_families.first()) {
             (_, Some(family)) => family == "IPv6",
-            (Frontend::ClusterIp(addresses), None) => {
+            (ServiceAddressing::ClusterIp(addresses), None) => {
                 addresses.first().is_some_and(IpAddr::is_ipv6)
             }
             _ => false,
@@ -235,16 +240,16 @@ impl ServiceInfo {
         });
         Self {
             id: Arc::new(id),
-            frontend,
+            addressing,
             split: split.collect(),
             ports: tcp,
             udp,
             other_ports,
             prefers_ipv6,
-            balancers: Vec::new(),
+            load_balancers: Vec::new(),
             local: false,
             affinity: None,
-            composed: false,
+            routes_at_gateways: false,
             of_gateway: None,
             warning: None,
         }
@@ -256,21 +261,21 @@ impl ServiceInfo {
             .find(|port| i64::from(port.number) == number)
     }
 
-    /// As [`ServiceInfo::port`], of UDP.
+    /// Like [`ServiceInfo::port`], for UDP.
     pub(crate) fn udp_port(&self, number: i64) -> Option<&PortInfo> {
         self.udp
             .iter()
             .find(|port| i64::from(port.number) == number)
     }
 
-    /// The transport of a port that is not TCP.
+    /// Returns the transport of a port that is not TCP.
     pub(crate) fn other_transport(&self, number: u16) -> Option<&str> {
         let mut ports = self.other_ports.iter();
         let (_, transport) = ports.find(|(port, _)| *port == number)?;
         Some(transport)
     }
 
-    /// The ports as people know them: `80 (http), 8080, 53 (UDP)`.
+    /// Describes the ports for a message: `80 (http), 8080, 53 (UDP)`.
     pub(crate) fn describe_ports(&self) -> String {
         let tcp = self.ports.iter().map(|port| match port.name.as_str() {
             "" => port.number.to_string(),
@@ -314,7 +319,8 @@ impl PortInfo {
     }
 }
 
-/// Errors with a warning, which quotes at most 64 characters, as they may come from anybody.
+/// Returns a warning as the error. It quotes at most 64 characters, since anybody can write the
+/// annotation.
 fn gateway_routes(meta: &Meta) -> Result<bool, String> {
     match meta.annotations.get(GATEWAY_ROUTES).map(String::as_str) {
         None | Some("disabled") => Ok(false),
@@ -325,16 +331,16 @@ fn gateway_routes(meta: &Meta) -> Result<bool, String> {
                 namespace, name, ..
             } = meta;
             Err(format!(
-                "Service {namespace}/{name}: annotation {GATEWAY_ROUTES} is {value:?} and must be enabled or disabled; Gateways \
-                 apply their own routes alone"
+                "Service {namespace}/{name}: annotation {GATEWAY_ROUTES} is {value:?} and must be \
+                 enabled or disabled; Gateways apply only their own routes"
             ))
         }
     }
 }
 
-fn frontend(kind: &str, cluster_ip: &str, cluster_ips: &[String]) -> Frontend {
+fn addressing(kind: &str, cluster_ip: &str, cluster_ips: &[String]) -> ServiceAddressing {
     if kind == "ExternalName" {
-        return Frontend::ExternalName;
+        return ServiceAddressing::ExternalName;
     }
     let texts: Vec<&str> = if cluster_ips.is_empty() {
         vec![cluster_ip]
@@ -342,22 +348,23 @@ fn frontend(kind: &str, cluster_ip: &str, cluster_ips: &[String]) -> Frontend {
         cluster_ips.iter().map(String::as_str).collect()
     };
     if texts.contains(&"None") {
-        return Frontend::Headless;
+        return ServiceAddressing::Headless;
     }
     addressed(texts.into_iter())
 }
 
-fn addressed<'a>(texts: impl Iterator<Item = &'a str>) -> Frontend {
+fn addressed<'a>(texts: impl Iterator<Item = &'a str>) -> ServiceAddressing {
     let addresses: Vec<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
     if addresses.is_empty() {
-        Frontend::Pending
+        ServiceAddressing::Pending
     } else {
-        Frontend::ClusterIp(addresses)
+        ServiceAddressing::ClusterIp(addresses)
     }
 }
 
-/// Not those of `externalIPs`: who may make a Service may write any address there, that of somebody else's server too.
-fn balancers(kind: &str, status: &ServiceStatus) -> Vec<IpAddr> {
+/// `externalIPs` are not used: whoever can create a Service can write any address there, including
+/// that of someone else's server.
+fn load_balancers(kind: &str, status: &ServiceStatus) -> Vec<IpAddr> {
     if kind != "LoadBalancer" {
         return Vec::new();
     }
@@ -366,7 +373,7 @@ fn balancers(kind: &str, status: &ServiceStatus) -> Vec<IpAddr> {
     direct.filter_map(|of| of.ip.parse().ok()).collect()
 }
 
-/// The API server admits a second to a day.
+/// The API server accepts 1 s to 24 h.
 fn affinity(timeout_seconds: Option<i64>) -> Duration {
     const DEFAULT: u64 = 10_800;
     let seconds = timeout_seconds.and_then(|seconds| u64::try_from(seconds).ok());

@@ -1,8 +1,9 @@
-//! Ports of a pod in the mesh whose incoming connections pass by its proxy: whoever dials them has to speak plain text.
+//! What the injector adds to a pod: the names of its containers, and the ports whose incoming
+//! connections bypass the proxy, so that clients have to use plain text.
 //!
-//! They are the proxy's own, which the redirect rules leave alone or refuse, and those that the pod excludes. The rules
-//! are written once, when the pod starts, by its init container: where that says what it excludes, its word counts, and
-//! not the annotation, which may have been edited since.
+//! These are the proxy's own ports, which the redirect rules exempt or reject, and the ports that
+//! the pod excludes. The init container writes the rules once when the pod starts. Its arguments
+//! therefore take precedence over the annotation, which can have been edited since.
 
 use std::collections::BTreeSet;
 
@@ -10,21 +11,22 @@ use crate::objects::{Meta, PodSpec};
 
 /// The container whose presence means that a pod is in the mesh.
 pub(crate) const PROXY_CONTAINER: &str = "weft-proxy";
-/// The container that writes a pod's redirect rules.
+/// The container that writes the redirect rules of a pod.
 const INIT_CONTAINER: &str = "weft-init";
 const EXCLUDE: &str = "weft.dev/exclude-inbound-ports";
 const EXCLUDE_FLAG: &str = "--exclude-inbound-ports=";
 
-/// Where the proxy answers itself: `/ready` and `/probe/...`.
+/// Port on which the proxy itself answers `/ready` and `/probe/...`.
 pub(crate) const READY_PORT: u16 = 15021;
-/// The proxy's own: outbound and inbound, which cannot be dialled, metrics and readiness.
+/// The proxy's own ports: outbound and inbound, which accept no direct connections, metrics and
+/// readiness.
 const PROXY_PORTS: [u16; 4] = [15001, 15006, 15020, READY_PORT];
 
-/// The ports that a pod excludes beside the proxy's own.
+/// The ports that a pod excludes, apart from the proxy's own.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Excluded(BTreeSet<u16>);
+pub(crate) struct ExcludedPorts(BTreeSet<u16>);
 
-impl Excluded {
+impl ExcludedPorts {
     pub(crate) fn of(meta: &Meta, spec: &PodSpec) -> Self {
         let mut containers = spec.init_containers.iter().chain(&spec.containers);
         let init = containers.find(|container| container.name == INIT_CONTAINER);
@@ -39,13 +41,13 @@ impl Excluded {
         Self(text.and_then(ports).unwrap_or_default())
     }
 
-    /// Whether connections to the port meet no proxy.
+    /// Returns true if connections to the port bypass the proxy.
     pub(crate) fn bypasses(&self, port: u16) -> bool {
         PROXY_PORTS.contains(&port) || self.0.contains(&port)
     }
 }
 
-/// `None` of what the injector refuses: no port is excluded then.
+/// Returns `None` for a value that the injector rejects; no port is excluded then.
 fn ports(text: &str) -> Option<BTreeSet<u16>> {
     let parts = text.split(',').map(str::trim);
     let parts = parts.filter(|part| !part.is_empty());
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_read_as_the_injector_reads_them() {
+    fn port_lists_are_parsed_like_in_the_injector() {
         for (text, expected) in [
             ("", Some(vec![])),
             ("9000, 80,80", Some(vec![80, 9000])),

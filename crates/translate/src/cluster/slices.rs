@@ -1,6 +1,7 @@
-//! EndpointSlices by the Service or ServiceImport whose endpoints they hold.
+//! EndpointSlices by the Service or ServiceImport that they belong to.
 //!
-//! Does not know Services or pods. What is read of a slice is kept for as long as it is the same object.
+//! This module does not depend on Services or pods. A result is kept for as long as the slice is
+//! the same object.
 //!
 //! Source: the Multi-Cluster Services API, KEP-1645: the labels of imported slices.
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use weft_ir::{Hints, ServiceId};
 
-use crate::memo::{Last, PerObject, Same};
+use crate::memo::{ByIdentity, Memo, ObjectMemo};
 use crate::objects::port_number;
 use crate::objects::{
     EndpointAddress, EndpointConditions, EndpointHints, EndpointSlice, HintFor, Meta, SlicePort,
@@ -21,49 +22,52 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const IMPORT_NAME: &str = "multicluster.kubernetes.io/service-name";
 const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
 
-/// Every slice that belongs to somebody.
+/// Every slice that belongs to a Service or a ServiceImport.
 #[derive(Debug)]
 pub(crate) struct Slices {
     by_owner: HashMap<Arc<ServiceId>, Vec<Arc<SliceInfo>>>,
 }
 
+/// An EndpointSlice.
 #[derive(Debug)]
 pub(crate) struct SliceInfo {
     slice: Arc<EndpointSlice>,
-    /// Whose endpoints it holds: a Service's, a ServiceImport's, or both.
+    /// The Service, the ServiceImport, or both.
     owners: Vec<Arc<ServiceId>>,
-    /// It says from which cluster it comes.
-    pub(crate) from_a_cluster: bool,
-    pub(crate) endpoints: Vec<Named>,
+    /// Whether it names the cluster that it was imported from.
+    pub(crate) from_other_cluster: bool,
+    pub(crate) endpoints: Vec<SliceEndpoint>,
 }
 
 /// An endpoint with an address.
 #[derive(Debug)]
-pub(crate) struct Named {
-    /// In the slice's list.
-    place: usize,
+pub(crate) struct SliceEndpoint {
+    /// Position in the slice's list.
+    position: usize,
     pub(crate) address: IpAddr,
-    pub(crate) state: State,
+    pub(crate) state: EndpointState,
 }
 
+/// Whether an endpoint can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum EndpointState {
     Ready,
-    /// Ending, yet still serving: used when nothing else is ready.
+    /// Terminating but still serving: used if no endpoint is ready.
     Draining,
-    Away,
+    /// Not to be used.
+    NotServing,
 }
 
-/// Slices as they were read last.
+/// The last state of slices.
 #[derive(Debug, Default)]
-pub(crate) struct Memo {
-    slices: PerObject<EndpointSlice, (), Arc<SliceInfo>>,
-    last: Last<Vec<Same<EndpointSlice>>, Slices>,
+pub(crate) struct SliceCache {
+    slices: ObjectMemo<EndpointSlice, (), Arc<SliceInfo>>,
+    last: Memo<Vec<ByIdentity<EndpointSlice>>, Slices>,
 }
 
-impl Memo {
-    pub(crate) fn read(&mut self, slices: &[Arc<EndpointSlice>]) -> Same<Slices> {
-        self.last.get(Same::all(slices), || {
+impl SliceCache {
+    pub(crate) fn update(&mut self, slices: &[Arc<EndpointSlice>]) -> ByIdentity<Slices> {
+        self.last.get(ByIdentity::all(slices), || {
             let slices = self
                 .slices
                 .map(slices, (), |slice| Arc::new(SliceInfo::new(slice)));
@@ -101,8 +105,11 @@ impl SliceInfo {
         let import = import.map(|name| ServiceId::import(namespace, name));
         Self {
             owners: service.into_iter().chain(import).map(Arc::new).collect(),
-            from_a_cluster: labels.contains_key(SOURCE_CLUSTER),
-            endpoints: (0..).zip(&slice.endpoints).filter_map(Named::new).collect(),
+            from_other_cluster: labels.contains_key(SOURCE_CLUSTER),
+            endpoints: (0..)
+                .zip(&slice.endpoints)
+                .filter_map(SliceEndpoint::new)
+                .collect(),
             slice: Arc::clone(slice),
         }
     }
@@ -111,37 +118,41 @@ impl SliceInfo {
         &self.slice.metadata.namespace
     }
 
-    /// Namespace and name of the pod behind an endpoint, if it names one.
-    pub(crate) fn pod(&self, of: &Named) -> Option<(&str, &str)> {
+    /// Returns namespace and name of the pod that the endpoint refers to.
+    pub(crate) fn pod(&self, of: &SliceEndpoint) -> Option<(&str, &str)> {
         let TargetRef {
             kind,
             namespace,
             name,
-        } = self.slice.endpoints.get(of.place)?.target_ref.as_ref()?;
+        } = self.slice.endpoints.get(of.position)?.target_ref.as_ref()?;
         (kind == "Pod").then_some((namespace, name))
     }
 
-    /// The node that the endpoint runs on; empty: not known.
-    pub(crate) fn node(&self, of: &Named) -> &str {
-        let endpoint = self.slice.endpoints.get(of.place);
+    /// Returns the node that the endpoint runs on; empty if not known.
+    pub(crate) fn node(&self, of: &SliceEndpoint) -> &str {
+        let endpoint = self.slice.endpoints.get(of.position);
         endpoint.map_or("", |endpoint| &endpoint.node_name)
     }
 
-    /// The clients that the endpoint is for, where that is said. Nodes of another cluster are not those of this one.
-    pub(crate) fn hints(&self, of: &Named) -> Option<Hints> {
+    /// Returns the topology hints of the endpoint. Node names of other clusters are ignored.
+    pub(crate) fn hints(&self, of: &SliceEndpoint) -> Option<Hints> {
         let EndpointHints {
             for_zones,
             for_nodes,
-        } = &self.slice.endpoints.get(of.place)?.hints;
+        } = &self.slice.endpoints.get(of.position)?.hints;
         let names = |all: &[HintFor]| all.iter().map(|of| of.name.clone()).collect();
         let hints = Hints {
-            nodes: names(if self.from_a_cluster { &[] } else { for_nodes }),
+            nodes: names(if self.from_other_cluster {
+                &[]
+            } else {
+                for_nodes
+            }),
             zones: names(for_zones),
         };
         (hints != Hints::default()).then_some(hints)
     }
 
-    /// The number of the port of the Service port's name.
+    /// Returns the target port of the Service port with this name.
     pub(crate) fn target_port(&self, wanted: &str, transport: &str) -> Option<u16> {
         self.slice.ports.iter().find_map(|entry| {
             let SlicePort {
@@ -155,9 +166,9 @@ impl SliceInfo {
     }
 }
 
-impl Named {
-    /// Names (of slices of type FQDN) do not parse.
-    fn new((place, endpoint): (usize, &EndpointAddress)) -> Option<Self> {
+impl SliceEndpoint {
+    /// Host names, in slices of type FQDN, are not parsed.
+    fn new((position, endpoint): (usize, &EndpointAddress)) -> Option<Self> {
         let EndpointAddress {
             addresses,
             conditions,
@@ -166,14 +177,14 @@ impl Named {
             hints: _,
         } = endpoint;
         Some(Self {
-            place,
+            position,
             address: addresses.first()?.parse().ok()?,
             state: state(conditions),
         })
     }
 }
 
-fn state(conditions: &EndpointConditions) -> State {
+fn state(conditions: &EndpointConditions) -> EndpointState {
     let EndpointConditions {
         ready,
         serving,
@@ -181,10 +192,10 @@ fn state(conditions: &EndpointConditions) -> State {
     } = *conditions;
     let ready = ready.unwrap_or(true);
     if ready {
-        State::Ready
+        EndpointState::Ready
     } else if serving.unwrap_or(ready) && terminating.unwrap_or(false) {
-        State::Draining
+        EndpointState::Draining
     } else {
-        State::Away
+        EndpointState::NotServing
     }
 }

@@ -7,7 +7,7 @@ use weft_ir::Place;
 
 use crate::objects::{Node, ZONE_LABEL};
 
-/// By node; nodes without a zone are not there.
+/// Zone by node; nodes without a zone are left out.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Zones(HashMap<String, String>);
 
@@ -20,12 +20,12 @@ impl Zones {
         Self(zones.collect())
     }
 
-    /// Empty: not known.
+    /// Returns the zone of a node; empty if not known.
     pub(crate) fn zone(&self, node: &str) -> &str {
         self.0.get(node).map_or("", String::as_str)
     }
 
-    /// Where pods of the node run.
+    /// Returns node and zone of the pods on a node.
     pub(crate) fn place(&self, node: &str) -> Place {
         Place {
             node: node.to_owned(),

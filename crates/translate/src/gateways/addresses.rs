@@ -1,7 +1,8 @@
-//! The addresses of a Gateway: those that it asks for, and those that its Service has.
+//! The addresses of a Gateway: those that it requests, and those that its Service has.
 //!
-//! Source: `GatewaySpec.addresses`, `GatewayStatus.addresses`, the comments of `GatewayConditionReason`; GEP-5093 on
-//! routability: `Cluster` is a ClusterIP, and what is asked for is never replaced by an address of another reach.
+//! Source: `GatewaySpec.addresses`, `GatewayStatus.addresses`, the comments of
+//! `GatewayConditionReason`. GEP-5093 on routability: `Cluster` is a ClusterIP, and a request is
+//! never satisfied by an address of another routability.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,27 +11,27 @@ use crate::conditions::Fault;
 use crate::objects::{GatewayAddress, Ingress, Lenient, Meta, Service, ServiceSpec};
 use crate::output::{Address, AddressKind, Routability, ServiceType};
 
-/// What a Gateway asks for.
+/// The addresses that a Gateway requests.
 #[derive(Debug, Default)]
-pub(crate) struct Requested(Vec<Request>);
+pub(crate) struct RequestedAddresses(Vec<Request>);
 
 #[derive(Debug)]
 struct Request {
     kind: AddressKind,
-    /// `None`: any of the kind.
+    /// `None` for any address of the type.
     value: Option<String>,
-    /// Or a value that is not supported.
+    /// The error is an unsupported value.
     routability: Result<Routability, String>,
 }
 
-impl Requested {
-    /// Those that a load balancer is to give.
+impl RequestedAddresses {
+    /// Returns the addresses to request from a load balancer.
     pub(crate) fn of_load_balancer(&self) -> Vec<Address> {
         let outside = self.0.iter().filter(|of| of.is_outside());
         outside.filter_map(Request::address).collect()
     }
 
-    /// The ClusterIP that the Service is to have.
+    /// Returns the ClusterIP to request for the Service.
     pub(crate) fn cluster_ip(&self) -> Option<String> {
         let mut inside = self
             .0
@@ -39,7 +40,8 @@ impl Requested {
         inside.find_map(|of| of.value.clone())
     }
 
-    /// The type of the Service: where all is to stay in the cluster, nothing is opened to the outside.
+    /// Returns the type of the Service: if only cluster-internal addresses are requested, nothing
+    /// is exposed outside.
     pub(crate) fn service_type(&self, wished: ServiceType) -> ServiceType {
         if self.0.is_empty() || self.0.iter().any(Request::is_outside) {
             wished
@@ -66,16 +68,16 @@ impl Request {
     }
 }
 
-/// Errors where a type is not supported, or a value is none of its type.
-pub(crate) fn requested(specs: &[Lenient<GatewayAddress>]) -> Result<Requested, Fault> {
-    let read = |(place, entry): (usize, &Lenient<GatewayAddress>)| {
+/// Returns a fault if a type is not supported or a value is invalid for its type.
+pub(crate) fn requested(specs: &[Lenient<GatewayAddress>]) -> Result<RequestedAddresses, Fault> {
+    let read = |(position, entry): (usize, &Lenient<GatewayAddress>)| {
         request(entry).map_err(|why| Fault {
             reason: "UnsupportedAddress",
-            text: format!("spec.addresses[{place}]: {why}"),
+            text: format!("spec.addresses[{position}]: {why}"),
         })
     };
     let all = specs.iter().enumerate().map(read);
-    all.collect::<Result<_, _>>().map(Requested)
+    all.collect::<Result<_, _>>().map(RequestedAddresses)
 }
 
 fn request(entry: &Lenient<GatewayAddress>) -> Result<Request, String> {
@@ -89,7 +91,7 @@ fn request(entry: &Lenient<GatewayAddress>) -> Result<Request, String> {
         Some("Hostname") => AddressKind::Hostname,
         Some(other) => {
             return Err(format!(
-                "type {other:?} is not supported; supported are IPAddress, Hostname"
+                "type {other:?} is not supported; supported types are IPAddress, Hostname"
             ));
         }
     };
@@ -114,17 +116,17 @@ fn request(entry: &Lenient<GatewayAddress>) -> Result<Request, String> {
     })
 }
 
-/// Whether it is one of the Service's, in any way.
-pub(crate) fn is_of(address: &Address, service: &Service) -> bool {
+/// Returns true if the Service has the address in any way.
+pub(crate) fn belongs_to(address: &Address, service: &Service) -> bool {
     let kinds = [ServiceType::LoadBalancer, ServiceType::ClusterIp];
     let same = |of: &Address| of.kind == address.kind && of.value == address.value;
     kinds
         .iter()
-        .any(|kind| of_service(service, *kind).iter().any(same))
+        .any(|kind| service_addresses(service, *kind).iter().any(same))
 }
 
-/// Those of the Gateway's Service: a load balancer's, else its cluster IPs.
-pub(crate) fn of_service(service: &Service, kind: ServiceType) -> BTreeSet<Address> {
+/// Returns the addresses of a Gateway's Service: those of its load balancer, or its cluster IPs.
+pub(crate) fn service_addresses(service: &Service, kind: ServiceType) -> BTreeSet<Address> {
     let routability = match kind {
         ServiceType::LoadBalancer => Routability::Unspecified,
         ServiceType::NodePort | ServiceType::ClusterIp => Routability::Cluster,
@@ -167,28 +169,29 @@ pub(crate) fn of_service(service: &Service, kind: ServiceType) -> BTreeSet<Addre
     each.collect()
 }
 
-/// What of a Service answers what was asked for.
+/// The requests that the Service satisfies.
 #[derive(Debug)]
-pub(crate) struct Assigned {
-    /// One for each request that is answered; where nothing was asked for, all.
+pub(crate) struct AssignedAddresses {
+    /// One address for each satisfied request; all addresses if none was requested.
     pub(crate) addresses: BTreeSet<Address>,
-    /// Why others are not.
+    /// Faults of the requests that are not satisfied.
     missing: Vec<Fault>,
-    /// The first fault that stands in the way of the Gateway, whatever else it has.
-    hindrance: Option<Fault>,
+    /// The first fault that prevents the Gateway from being programmed, whatever other addresses it
+    /// has.
+    blocking: Option<Fault>,
 }
 
-impl Assigned {
-    /// Errors decide about Programmed.
+impl AssignedAddresses {
+    /// Errors are the reason and message of Programmed=False.
     pub(crate) fn usable(&self) -> Result<(), Fault> {
-        match (&self.hindrance, self.missing.first()) {
+        match (&self.blocking, self.missing.first()) {
             (Some(fault), _) => Err(fault.clone()),
             (None, Some(fault)) if self.addresses.is_empty() => Err(fault.clone()),
             (None, _) => Ok(()),
         }
     }
 
-    /// The condition AddressesAssigned: errors are its reason and message.
+    /// Errors are the reason and message of AddressesAssigned=False.
     pub(crate) fn complete(&self) -> Result<(), Fault> {
         if self.missing.is_empty() {
             return Ok(());
@@ -204,26 +207,28 @@ impl Assigned {
     }
 }
 
-/// `has` is what the Service shows by its type, `inside` its ClusterIPs. `holder` finds the other Service that has an
-/// address.
+/// `has` are the addresses that the Service has by its type, `inside` its ClusterIPs. `holder`
+/// returns another Service that has an address.
 pub(crate) fn assign<'a>(
-    requested: &Requested,
+    requested: &RequestedAddresses,
     has: &BTreeSet<Address>,
     inside: &BTreeSet<Address>,
     holder: impl Fn(&Address) -> Option<&'a Service>,
-) -> Assigned {
-    let mut assigned = Assigned {
+) -> AssignedAddresses {
+    let mut assigned = AssignedAddresses {
         addresses: BTreeSet::new(),
         missing: Vec::new(),
-        hindrance: None,
+        blocking: None,
     };
     if requested.0.is_empty() {
         assigned.addresses.clone_from(has);
-        assigned.missing.extend(has.is_empty().then(none_yet));
+        assigned
+            .missing
+            .extend(has.is_empty().then(not_assigned_yet));
         return assigned;
     }
     let (nothing, mut taken) = (BTreeSet::new(), Vec::<&Address>::new());
-    // Values first: a request for any address leaves them.
+    // Requests by value come first, so that requests for any address do not take theirs.
     let with_value = requested.0.iter().filter(|of| of.value.is_some());
     let without = requested.0.iter().filter(|of| of.value.is_none());
     let mut lost: Vec<Address> = Vec::new();
@@ -255,16 +260,16 @@ pub(crate) fn assign<'a>(
             None => {
                 let fault = unanswered(request, has, inside);
                 if request.is_outside() {
-                    assigned.hindrance.get_or_insert_with(|| fault.clone());
+                    assigned.blocking.get_or_insert_with(|| fault.clone());
                 }
                 assigned.missing.push(fault);
             }
         }
     }
     if !lost.is_empty() {
-        let fault = not_to_be_had(&lost, has, holder);
+        let fault = unavailable(&lost, has, holder);
         assigned.missing.insert(0, fault.clone());
-        assigned.hindrance = Some(fault);
+        assigned.blocking = Some(fault);
     }
     assigned
 }
@@ -278,16 +283,16 @@ fn list<'a>(addresses: impl IntoIterator<Item = &'a Address>) -> String {
     }
 }
 
-fn none_yet() -> Fault {
-    let text = "no address is assigned to the Gateway's Service yet; with type LoadBalancer something in the cluster must \
-                assign one: a cloud's controller, or MetalLB";
+fn not_assigned_yet() -> Fault {
+    let text = "the Gateway's Service has no address yet; a Service of type LoadBalancer needs a controller \
+     that assigns one, such as a cloud provider's or MetalLB";
     Fault {
         reason: "AddressNotAssigned",
         text: text.to_owned(),
     }
 }
 
-fn not_to_be_had<'a>(
+fn unavailable<'a>(
     lost: &[Address],
     has: &BTreeSet<Address>,
     holder: impl Fn(&Address) -> Option<&'a Service>,
@@ -297,13 +302,13 @@ fn not_to_be_had<'a>(
             namespace, name, ..
         } = &holder(address)?.metadata;
         Some(format!(
-            "{}: Service {namespace}/{name} has it; ",
+            "{} is used by Service {namespace}/{name}; ",
             address.value
         ))
     });
     let text = format!(
-        "{} of spec.addresses cannot be had: the Service has {}; {}ask for addresses that the load balancer has left, or \
-         remove them",
+        "{} of spec.addresses cannot be assigned: the Service has {}; {}request addresses that \
+         the load balancer has available, or remove them",
         list(lost),
         list(has),
         held.collect::<String>()
@@ -318,19 +323,22 @@ fn unanswered(request: &Request, has: &BTreeSet<Address>, inside: &BTreeSet<Addr
     let kind = request.kind.as_str();
     let text = match (&request.routability, &request.value) {
         (Err(other), _) => format!(
-            "spec.addresses asks for routability {other:?}, which is not supported; supported are Cluster, and none"
+            "spec.addresses requests routability {other:?}, which is not supported; use Cluster \
+             or leave it out"
         ),
         (Ok(Routability::Cluster), Some(value)) => format!(
-            "spec.addresses asks for {value} with routability Cluster; the ClusterIP of the Service is {}",
+            "spec.addresses requests {value} with routability Cluster; the ClusterIP of the \
+             Service is {}",
             list(inside)
         ),
         (Ok(Routability::Cluster), None) => format!(
-            "spec.addresses asks for one of type {kind} with routability Cluster; the ClusterIP of the Service is {}",
+            "spec.addresses requests an address of type {kind} with routability Cluster; the \
+             ClusterIP of the Service is {}",
             list(inside)
         ),
-        (Ok(_), _) if has.is_empty() => return none_yet(),
+        (Ok(_), _) if has.is_empty() => return not_assigned_yet(),
         (Ok(_), _) => format!(
-            "spec.addresses asks for one of type {kind}; the Service has {}",
+            "spec.addresses requests an address of type {kind}; the Service has {}",
             list(has)
         ),
     };

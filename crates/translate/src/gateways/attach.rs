@@ -1,15 +1,17 @@
-//! Routes on listeners: which listeners a parentRef means, with which hosts, and why it means none.
+//! Routes on listeners: the listeners that a parentRef selects, with the host names of the route
+//! there, or why it selects none.
 //!
-//! Source: `CommonRouteSpec.parentRefs`, the comments of `RouteConditionReason`; `GRPCRouteSpec.hostnames` on HTTPRoutes
-//! and GRPCRoutes with hosts in common. A Gateway as a parent means its own listeners, not those of its ListenerSets.
+//! Source: `CommonRouteSpec.parentRefs`, the comments of `RouteConditionReason`;
+//! `GRPCRouteSpec.hostnames` on HTTPRoutes and GRPCRoutes that share host names. A Gateway as a
+//! parent stands for its own listeners, not for those of its ListenerSets.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use weft_ir::{GatewayId, RouteId, RouteKind};
 
-use super::listeners::Bound;
-use super::plans::Plan;
+use super::listeners::BoundListener;
+use super::plans::GatewayPlan;
 use super::scopes::Namespaces;
 use crate::conditions::Fault;
 use crate::names::GROUP;
@@ -19,54 +21,55 @@ use crate::routes::Route;
 use crate::routes::hosts::{Host, intersection, on_listener};
 use crate::routes::status;
 
-/// A listener among those of all Gateways.
+/// Identifies a listener among those of all Gateways.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ListenerId {
     pub(crate) gateway: GatewayId,
-    /// The place of the ListenerSet; `None`: the Gateway's own.
+    /// Position of the ListenerSet; `None` for the Gateway's own listeners.
     pub(crate) set: Option<usize>,
-    pub(crate) place: usize,
+    pub(crate) position: usize,
 }
 
-/// One parentRef of a route that is a Gateway or a ListenerSet of ours.
+/// One parentRef of a route that is a managed Gateway or a ListenerSet of one.
 #[derive(Debug)]
-pub(crate) struct Attachment {
-    /// In the route's list.
-    pub(crate) place: usize,
+pub(crate) struct ListenerAttachment {
+    /// Position in the route's parentRefs.
+    pub(crate) position: usize,
     pub(crate) parent_ref: ParentRef,
     pub(crate) gateway: GatewayId,
-    /// With the hosts that the route has there; or why there are none.
+    /// The listeners with the route's host names there, or why there are none.
     pub(crate) listeners: Result<Vec<(ListenerId, Vec<Host>)>, Fault>,
-    /// For messages: where an older route has all connections.
+    /// For the message: older routes that receive all connections of a listener.
     pub(crate) shadowed: Vec<String>,
-    /// For messages: why the route is not in force on some of its listeners' ports.
+    /// For the message: why the route is not in effect on the ports of some listeners.
     pub(crate) full: Vec<String>,
 }
 
-pub(crate) type Plans<'a> = BTreeMap<GatewayId, Plan<'a>>;
+/// The plans of all managed Gateways.
+pub(crate) type Plans<'a> = BTreeMap<GatewayId, GatewayPlan<'a>>;
 
-/// ListenerSets by namespace and name: their Gateway, and their place there.
+/// ListenerSets by namespace and name, with their Gateway and their position there.
 pub(crate) type SetIndex<'a> = HashMap<(&'a str, &'a str), (&'a GatewayId, usize)>;
 
 pub(crate) fn set_index<'a>(plans: &'a Plans<'_>) -> SetIndex<'a> {
     let all = plans.iter().flat_map(|(id, plan)| {
-        plan.sets.iter().enumerate().map(move |(place, set)| {
+        plan.sets.iter().enumerate().map(move |(position, set)| {
             let Meta {
                 namespace, name, ..
             } = set.meta;
-            ((&**namespace, &**name), (id, place))
+            ((&**namespace, &**name), (id, position))
         })
     });
     all.collect()
 }
 
-/// Whose listeners a parentRef means.
+/// The object whose listeners a parentRef selects.
 pub(crate) enum Parent {
     Gateway(GatewayId),
-    Set(GatewayId, usize),
+    ListenerSetPlan(GatewayId, usize),
 }
 
-/// `None`: it is not ours.
+/// Returns `None` if the parent is not managed by this controller.
 pub(crate) fn parent(
     parent_ref: &ParentRef,
     own: &str,
@@ -81,30 +84,30 @@ pub(crate) fn parent(
         return None;
     }
     let namespace = parent_ref.namespace.as_deref().filter(|ns| !ns.is_empty());
-    let (id, place) = sets.get(&(namespace.unwrap_or(own), &*parent_ref.name))?;
-    Some(Parent::Set((*id).clone(), *place))
+    let (id, position) = sets.get(&(namespace.unwrap_or(own), &*parent_ref.name))?;
+    Some(Parent::ListenerSetPlan((*id).clone(), *position))
 }
 
-/// The attachments of a route, in the order of its parentRefs.
+/// Returns the attachments of a route, in the order of its parentRefs.
 pub(crate) fn attachments(
     route: &Route,
     plans: &Plans<'_>,
     sets: &SetIndex<'_>,
     namespaces: &Namespaces<'_>,
-) -> Vec<Attachment> {
-    let parents = route.source.parent_refs().iter().enumerate();
-    let parents = parents.filter_map(|(place, entry)| {
+) -> Vec<ListenerAttachment> {
+    let parents = route.object.parent_refs().iter().enumerate();
+    let parents = parents.filter_map(|(position, entry)| {
         let Lenient::Valid(parent_ref) = entry else {
             return None;
         };
         let parent = parent(parent_ref, &route.id.namespace, plans, sets)?;
         let (gateway, set) = match parent {
             Parent::Gateway(id) => (id, None),
-            Parent::Set(id, set) => (id, Some(set)),
+            Parent::ListenerSetPlan(id, set) => (id, Some(set)),
         };
         let plan = plans.get(&gateway)?;
-        Some(Attachment {
-            place,
+        Some(ListenerAttachment {
+            position,
             listeners: listeners(route, parent_ref, (plan, set), namespaces),
             parent_ref: parent_ref.clone(),
             gateway,
@@ -115,11 +118,12 @@ pub(crate) fn attachments(
     parents.collect()
 }
 
-/// In the order of the specification's reasons: meant, allowed, with a host in common.
+/// Faults are checked in the order of the specification's reasons: no matching listener, not
+/// allowed, no common host name.
 fn listeners(
     route: &Route,
     parent_ref: &ParentRef,
-    (plan, set): (&Plan<'_>, Option<usize>),
+    (plan, set): (&GatewayPlan<'_>, Option<usize>),
     namespaces: &Namespaces<'_>,
 ) -> Result<Vec<(ListenerId, Vec<Host>)>, Fault> {
     let refuse = |reason, text| Err(Fault { reason, text });
@@ -128,7 +132,7 @@ fn listeners(
         Some(set) => {
             let whose = format!("ListenerSet {}/{}", set.meta.namespace, set.meta.name);
             if let Some(fault) = &set.refused {
-                let why = format!("{whose} is not let in: {}", fault.text);
+                let why = format!("{whose} is not allowed by its Gateway: {}", fault.text);
                 return refuse("NoMatchingParent", why);
             }
             (&set.listeners.all, whose)
@@ -138,7 +142,7 @@ fn listeners(
         .section_name
         .as_deref()
         .filter(|name| !name.is_empty());
-    let meant: Vec<(usize, &Bound<'_>)> = bound
+    let meant: Vec<(usize, &BoundListener<'_>)> = bound
         .iter()
         .enumerate()
         .filter(|(_, of)| section.is_none_or(|name| of.spec.name == name))
@@ -159,15 +163,15 @@ fn listeners(
         );
     }
     let kind = route.id.kind;
-    let lets_in = |of: &Bound<'_>| {
+    let admits = |of: &BoundListener<'_>| {
         let namespace = &*route.id.namespace;
         of.kinds.contains(&kind) && of.scope.takes(&of.namespace, namespace, namespaces)
     };
-    let allowed: Vec<_> = meant.iter().filter(|(_, of)| lets_in(of)).collect();
+    let allowed: Vec<_> = meant.iter().filter(|(_, of)| admits(of)).collect();
     if allowed.is_empty() {
         let why: Vec<String> = meant
             .iter()
-            .map(|(_, of)| not_let_in(of, &route.id))
+            .map(|(_, of)| not_admitted_reason(of, &route.id))
             .collect();
         return refuse(
             "NotAllowedByListeners",
@@ -176,7 +180,7 @@ fn listeners(
     }
     let fitting: Vec<(ListenerId, Vec<Host>)> = allowed
         .iter()
-        .filter_map(|(place, of)| {
+        .filter_map(|(position, of)| {
             let hostname = match (&of.socket, kind) {
                 (Ok(socket), RouteKind::Http | RouteKind::Grpc | RouteKind::Tls) => {
                     socket.hostname.as_ref()
@@ -187,7 +191,7 @@ fn listeners(
             let id = ListenerId {
                 gateway: plan.owned.id.clone(),
                 set,
-                place: *place,
+                position: *position,
             };
             (!hosts.is_empty()).then_some((id, hosts))
         })
@@ -198,13 +202,13 @@ fn listeners(
             .map(|(_, of)| format!("{} has {}", of.spec.name, of.spec.hostname))
             .collect();
         let names = route
-            .source
+            .object
             .hostnames()
             .iter()
             .filter_map(|name| name.as_ref().ok());
         let names: Vec<&str> = names.map(String::as_str).collect();
         let why = format!(
-            "no hostname of the route ({}) fits a listener of {whose}: {}",
+            "no hostname of the route ({}) matches a listener of {whose}: {}",
             names.join(", "),
             have.join(", ")
         );
@@ -213,8 +217,8 @@ fn listeners(
     Ok(fitting)
 }
 
-/// Listeners as people know them: `http (HTTP, port 80)`.
-fn describe<'b>(bound: impl Iterator<Item = &'b Bound<'b>>) -> String {
+/// Describes listeners for a message: `http (HTTP, port 80)`.
+fn describe<'b>(bound: impl Iterator<Item = &'b BoundListener<'b>>) -> String {
     let all = bound.map(|of| {
         format!(
             "{} ({}, port {})",
@@ -229,12 +233,13 @@ fn describe<'b>(bound: impl Iterator<Item = &'b Bound<'b>>) -> String {
     }
 }
 
-fn not_let_in(of: &Bound<'_>, route: &RouteId) -> String {
+fn not_admitted_reason(of: &BoundListener<'_>, route: &RouteId) -> String {
     let name = &of.spec.name;
     if of.kinds.contains(&route.kind) {
         let takes = of.scope.describe(&of.namespace);
         return format!(
-            "listener {name} takes routes {takes}; its allowedRoutes.namespaces would have to let in namespace {}",
+            "listener {name} allows routes {takes}, not from namespace {}; change its \
+             allowedRoutes.namespaces",
             route.namespace
         );
     }
@@ -245,27 +250,28 @@ fn not_let_in(of: &Bound<'_>, route: &RouteId) -> String {
         kinds.join(" and ")
     };
     format!(
-        "listener {name} (protocol {}) takes {kinds}, not a {}",
+        "listener {name} (protocol {}) allows {kinds}, not {}",
         of.spec.protocol, route.kind
     )
 }
 
 /// A route with its attachments.
-pub(crate) type Attached = (Arc<Route>, Vec<Attachment>);
+pub(crate) type GatewayRoute = (Arc<Route>, Vec<ListenerAttachment>);
 
-/// What routes have against each other on one listener. They come in the order that decides: the first stays.
-pub(crate) fn settle(routes: &mut [Attached]) {
+/// Resolves conflicts between routes on one listener. Routes are in tie-breaking order: the first
+/// takes precedence.
+pub(crate) fn resolve_conflicts(routes: &mut [GatewayRoute]) {
     let mut requests: HashMap<ListenerId, Vec<(RouteId, Vec<Host>)>> = HashMap::new();
     let mut bytes: HashMap<ListenerId, RouteId> = HashMap::new();
     for (route, attachments) in routes {
-        let works = status::works(route).is_ok();
+        let works = status::check_usable(route).is_ok();
         for attachment in attachments {
             let Ok(listeners) = &attachment.listeners else {
                 continue;
             };
             match route.id.kind {
                 RouteKind::Http | RouteKind::Grpc => {
-                    if let Some(fault) = other_kind(&route.id, listeners, &requests) {
+                    if let Some(fault) = conflicting_route(&route.id, listeners, &requests) {
                         attachment.listeners = Err(fault);
                     } else if works {
                         for (id, hosts) in listeners {
@@ -288,8 +294,8 @@ pub(crate) fn settle(routes: &mut [Attached]) {
     }
 }
 
-/// HTTPRoutes and GRPCRoutes cannot share a host of a listener.
-fn other_kind(
+/// HTTPRoutes and GRPCRoutes cannot share a host name of a listener.
+fn conflicting_route(
     route: &RouteId,
     listeners: &[(ListenerId, Vec<Host>)],
     requests: &HashMap<ListenerId, Vec<(RouteId, Vec<Host>)>>,
@@ -312,7 +318,8 @@ fn other_kind(
     Some(Fault {
         reason: "Conflicted",
         text: format!(
-            "{other}, which is older, is attached with {host} as this {} is; give the two different hostnames",
+            "the older {other} is attached with {host} as well, and cannot share it with this {}; \
+             give the two routes different hostnames",
             route.kind
         ),
     })

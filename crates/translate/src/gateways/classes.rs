@@ -1,46 +1,47 @@
-//! Which GatewayClasses and Gateways are ours, and the name under which a Gateway's objects are made.
+//! The GatewayClasses and Gateways managed by this controller, and the names of the objects
+//! generated for a Gateway.
 //!
-//! Source: `GatewayClassSpec.controllerName`; GEP-1762: objects are called `<gateway>-<class>`.
+//! Source: `GatewayClassSpec.controllerName`; GEP-1762: objects are named `<gateway>-<class>`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use weft_ir::GatewayId;
 
-use crate::cluster::pods::Accounts;
+use crate::cluster::pods::GatewayAccounts;
 use crate::objects::{self, GatewayClassSpec, GatewaySpec, Meta};
 
-/// Characters that a Service's name and a label's value may have.
+/// Length limit of the name of a Service and of the value of a label.
 pub(crate) const NAME_LIMIT: usize = 63;
 
-/// A class that is ours.
+/// A class managed by this controller.
 #[derive(Debug)]
-pub(crate) struct Class<'a> {
+pub(crate) struct ManagedClass<'a> {
     pub(crate) meta: &'a Meta,
     pub(crate) spec: &'a GatewayClassSpec,
 }
 
-/// A Gateway whose class is ours.
+/// A Gateway of a managed class.
 #[derive(Debug)]
-pub(crate) struct Owned<'a> {
+pub(crate) struct ManagedGateway<'a> {
     pub(crate) id: GatewayId,
     pub(crate) class: &'a str,
     pub(crate) meta: &'a Meta,
     pub(crate) spec: &'a GatewaySpec,
-    /// Of the objects made for it, or why they can have none.
+    /// Name of the objects generated for it, or why it cannot have any.
     pub(crate) name: Result<String, String>,
 }
 
-/// By name.
+/// Returns the managed classes by name.
 pub(crate) fn classes<'a>(
     classes: &'a [Arc<objects::GatewayClass>],
     controller: &str,
-) -> BTreeMap<&'a str, Class<'a>> {
+) -> BTreeMap<&'a str, ManagedClass<'a>> {
     let ours = classes.iter().filter_map(|class| {
         let objects::GatewayClass { metadata, spec } = class.as_ref();
         let spec = spec.as_ref().ok()?;
         let ours = spec.controller_name == controller;
-        let class = Class {
+        let class = ManagedClass {
             meta: metadata,
             spec,
         };
@@ -49,18 +50,18 @@ pub(crate) fn classes<'a>(
     ours.collect()
 }
 
-/// The Gateways of these classes, by name.
+/// Returns the Gateways of these classes.
 pub(crate) fn gateways<'a>(
     gateways: &'a [Arc<objects::Gateway>],
-    classes: &BTreeMap<&'a str, Class<'a>>,
-) -> BTreeMap<GatewayId, Owned<'a>> {
-    let mut ours: Vec<Owned<'a>> = gateways
+    classes: &BTreeMap<&'a str, ManagedClass<'a>>,
+) -> BTreeMap<GatewayId, ManagedGateway<'a>> {
+    let mut ours: Vec<ManagedGateway<'a>> = gateways
         .iter()
         .filter_map(|gateway| {
             let objects::Gateway { metadata, spec } = gateway.as_ref();
             let spec = spec.as_ref().ok()?;
             let (class, _) = classes.get_key_value(spec.gateway_class_name.as_str())?;
-            Some(Owned {
+            Some(ManagedGateway {
                 id: GatewayId::new(&*metadata.namespace, &*metadata.name),
                 class,
                 meta: metadata,
@@ -70,11 +71,11 @@ pub(crate) fn gateways<'a>(
         })
         .collect();
     ours.sort_by(|a, b| age(a).cmp(&age(b)));
-    refuse_namesakes(&mut ours);
+    refuse_name_collisions(&mut ours);
     ours.into_iter().map(|of| (of.id.clone(), of)).collect()
 }
 
-fn age<'a>(of: &'a Owned<'_>) -> (&'a str, &'a GatewayId) {
+fn age<'a>(of: &'a ManagedGateway<'_>) -> (&'a str, &'a GatewayId) {
     (&of.meta.creation_timestamp, &of.id)
 }
 
@@ -84,13 +85,14 @@ fn object_name(gateway: &str, class: &str) -> Result<String, String> {
         return Ok(name);
     }
     Err(format!(
-        "the objects made for it would be called {name}, which is longer than the {NAME_LIMIT} characters that a Service \
-         may have; give the Gateway a shorter name"
+        "its generated objects would be named {name}, which exceeds the {NAME_LIMIT} characters \
+         allowed for a Service; give the Gateway a shorter name"
     ))
 }
 
-/// `a-b` of class `c` and `a` of class `b-c` would share their objects: the oldest has the name.
-fn refuse_namesakes(oldest_first: &mut [Owned<'_>]) {
+/// `a-b` of class `c` and `a` of class `b-c` would share their objects: the oldest Gateway gets the
+/// name.
+fn refuse_name_collisions(oldest_first: &mut [ManagedGateway<'_>]) {
     let mut taken: HashMap<(String, String), GatewayId> = HashMap::new();
     for of in oldest_first {
         let Ok(name) = &of.name else { continue };
@@ -99,7 +101,8 @@ fn refuse_namesakes(oldest_first: &mut [Owned<'_>]) {
             None => drop(taken.insert(key, of.id.clone())),
             Some(other) => {
                 let why = format!(
-                    "the objects made for it would be called {name}, as those of Gateway {other} are; give it another name"
+                    "its generated objects would be named {name}, the same as those of Gateway \
+                     {other}; rename the Gateway"
                 );
                 of.name = Err(why);
             }
@@ -107,7 +110,8 @@ fn refuse_namesakes(oldest_first: &mut [Owned<'_>]) {
     }
 }
 
-pub(crate) fn accounts(gateways: &BTreeMap<GatewayId, Owned<'_>>) -> Accounts {
+/// Returns the Gateways by the service accounts of their proxies.
+pub(crate) fn accounts(gateways: &BTreeMap<GatewayId, ManagedGateway<'_>>) -> GatewayAccounts {
     let named = gateways.values().filter_map(|of| {
         let account = of.name.as_ref().ok()?.clone();
         Some(((of.id.namespace.to_string(), account), of.id.clone()))

@@ -1,114 +1,118 @@
-//! Listeners that cannot be told apart.
+//! Conflicts between listeners that cannot be distinguished.
 //!
-//! Source: `GatewaySpec.listeners`, "Distinct Listeners"; `ListenerSetSpec.listeners`: those of the Gateway go before those
-//! of its ListenerSets, and these before each other by age and name. Within one object nobody wins.
+//! Source: `GatewaySpec.listeners`, "Distinct Listeners"; `ListenerSetSpec.listeners`: listeners of
+//! the Gateway take precedence over those of its ListenerSets, which take precedence over each
+//! other by age and name. Within one object, all conflicting listeners lose.
 
 use std::collections::HashMap;
 
 use weft_ir::{HostPattern, Transport};
 
-use super::listeners::{Bound, Socket, Speaks};
+use super::listeners::{BoundListener, ListenerProtocol, ListenerSocket};
 use crate::conditions::Fault;
 
-/// What the listeners of a port must have in common.
+/// Listeners of one port must be of the same family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
     Http,
-    /// HTTPS and TLS: told apart by the server's name.
+    /// HTTPS and TLS: distinguished by SNI.
     Tls,
-    /// Nothing tells connections apart.
+    /// TCP and UDP: connections cannot be distinguished.
     Stream,
 }
 
-fn family(speaks: Speaks) -> Family {
-    match speaks {
-        Speaks::Http => Family::Http,
-        Speaks::Https | Speaks::TlsTerminated | Speaks::TlsPassed => Family::Tls,
-        Speaks::Tcp | Speaks::Udp => Family::Stream,
+fn family(protocol: ListenerProtocol) -> Family {
+    match protocol {
+        ListenerProtocol::Http => Family::Http,
+        ListenerProtocol::Https
+        | ListenerProtocol::TlsTerminate
+        | ListenerProtocol::TlsPassthrough => Family::Tls,
+        ListenerProtocol::Tcp | ListenerProtocol::Udp => Family::Stream,
     }
 }
 
-/// A listener that holds its place.
+/// A listener that claims a socket.
 #[derive(Clone)]
-struct Holder {
+struct Claim {
     family: Family,
     hostname: Option<HostPattern>,
     /// For messages.
     label: String,
 }
 
-/// The places that are taken so far.
+/// The sockets claimed so far.
 #[derive(Default)]
-pub(crate) struct Taken(HashMap<(Transport, u16), Vec<Holder>>);
+pub(crate) struct ClaimedSockets(HashMap<(Transport, u16), Vec<Claim>>);
 
-impl Taken {
-    /// Gives the listeners of one object their places, or their conflicts.
-    pub(crate) fn add(&mut self, listeners: &mut [Bound<'_>]) {
+impl ClaimedSockets {
+    /// Claims the sockets of the listeners of one object, or records their conflicts.
+    pub(crate) fn claim(&mut self, listeners: &mut [BoundListener<'_>]) {
         for listener in &mut *listeners {
             let Ok(socket) = &listener.socket else {
                 continue;
             };
-            let holders = self.0.get(&key(socket)).into_iter().flatten();
-            listener.conflict = first_conflict(socket, holders);
+            let claims = self.0.get(&key(socket)).into_iter().flatten();
+            listener.conflict = first_conflict(socket, claims);
         }
-        let candidates: Vec<(usize, Socket, String)> = listeners
+        let candidates: Vec<(usize, ListenerSocket, String)> = listeners
             .iter()
             .enumerate()
             .filter(|(_, listener)| listener.conflict.is_none())
-            .filter_map(|(place, listener)| {
+            .filter_map(|(position, listener)| {
                 let socket = listener.socket.as_ref().ok()?;
-                Some((place, socket.clone(), listener.label.to_string()))
+                Some((position, socket.clone(), listener.label.to_string()))
             })
             .collect();
-        for (place, socket, _) in &candidates {
-            let others = candidates.iter().filter(|(other, ..)| other != place);
+        for (position, socket, _) in &candidates {
+            let others = candidates.iter().filter(|(other, ..)| other != position);
             let others = others.filter(|(_, other, _)| key(other) == key(socket));
-            let others: Vec<Holder> = others
-                .map(|(_, socket, label)| holder(socket, label))
+            let others: Vec<Claim> = others
+                .map(|(_, socket, label)| new_claim(socket, label))
                 .collect();
-            listeners[*place].conflict = first_conflict(socket, others.iter());
+            listeners[*position].conflict = first_conflict(socket, others.iter());
         }
-        for (place, socket, label) in &candidates {
-            if listeners[*place].conflict.is_none() {
-                let holders = self.0.entry(key(socket)).or_default();
-                holders.push(holder(socket, label));
+        for (position, socket, label) in &candidates {
+            if listeners[*position].conflict.is_none() {
+                let claims = self.0.entry(key(socket)).or_default();
+                claims.push(new_claim(socket, label));
             }
         }
     }
 }
 
-fn key(socket: &Socket) -> (Transport, u16) {
-    (socket.speaks.transport(), socket.port)
+fn key(socket: &ListenerSocket) -> (Transport, u16) {
+    (socket.protocol.transport(), socket.port)
 }
 
-fn holder(socket: &Socket, label: &str) -> Holder {
-    Holder {
-        family: family(socket.speaks),
+fn new_claim(socket: &ListenerSocket, label: &str) -> Claim {
+    Claim {
+        family: family(socket.protocol),
         hostname: socket.hostname.clone(),
         label: label.to_owned(),
     }
 }
 
-/// Another protocol on the port goes before another listener with the same host.
+/// A conflict of protocols takes precedence over one of host names.
 fn first_conflict<'a>(
-    socket: &Socket,
-    holders: impl Iterator<Item = &'a Holder> + Clone,
+    socket: &ListenerSocket,
+    claims: impl Iterator<Item = &'a Claim> + Clone,
 ) -> Option<Fault> {
-    let own = family(socket.speaks);
+    let own = family(socket.protocol);
     let port = socket.port;
-    let differs = holders
+    let differs = claims
         .clone()
         .find(|of| of.family != own || own == Family::Stream);
-    if let Some(Holder { label, .. }) = differs {
+    if let Some(Claim { label, .. }) = differs {
         return Some(Fault {
             reason: "ProtocolConflict",
             text: format!(
-                "listener {label} has port {port} too, and nothing would tell their connections apart; HTTP stands beside \
-                 HTTP, HTTPS and TLS beside each other, TCP and UDP alone: choose another port"
+                "listener {label} uses port {port} with a protocol that cannot share it: HTTP \
+                 shares a port only with HTTP, HTTPS and TLS only with each other, TCP and UDP \
+                 with nothing; choose another port"
             ),
         });
     }
-    let same = holders.clone().find(|of| of.hostname == socket.hostname)?;
+    let same = claims.clone().find(|of| of.hostname == socket.hostname)?;
     let host = match &socket.hostname {
         Some(host) => format!("the hostname {host}"),
         None => "no hostname".to_owned(),
@@ -116,7 +120,7 @@ fn first_conflict<'a>(
     Some(Fault {
         reason: "HostnameConflict",
         text: format!(
-            "listener {} has port {port} and {host} too; choose another hostname or port",
+            "listener {} also uses port {port} with {host}; choose another hostname or port",
             same.label
         ),
     })

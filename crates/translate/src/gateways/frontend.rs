@@ -1,7 +1,7 @@
-//! How the certificates of clients are checked, by port.
+//! Validation of client certificates, by port.
 //!
-//! Source: `FrontendTLSConfig`, `FrontendTLSValidation`: a port's own configuration takes the place of the default, also
-//! where it has no validation; listeners of protocol HTTPS alone are concerned.
+//! Source: `FrontendTLSConfig`, `FrontendTLSValidation`: the configuration of a port replaces the
+//! default, even if it has no validation. It only applies to listeners of protocol HTTPS.
 
 use std::collections::BTreeMap;
 
@@ -9,23 +9,26 @@ use weft_ir::ClientValidation;
 
 use crate::conditions::Fault;
 use crate::objects::{FrontendTls, FrontendTlsConfig, FrontendValidation, PortTls};
-use crate::references::certificates::{FRONTEND_CA, Reader};
+use crate::references::certificates::{CertificateReader, FRONTEND_CA};
 
+/// The validation of client certificates on each port of a Gateway.
 #[derive(Debug, Default)]
-pub(crate) struct Frontend {
+pub(crate) struct FrontendValidations {
     default: Option<Validation>,
     ports: BTreeMap<i64, Option<Validation>>,
 }
 
+/// How client certificates are validated.
 #[derive(Debug)]
 pub(crate) struct Validation {
-    /// Or why no client could ever be let in.
+    /// The error is why no client could be accepted.
     pub(crate) clients: Result<ClientValidation, Fault>,
+    /// Faults of the condition ResolvedRefs.
     pub(crate) unresolved: Vec<Fault>,
 }
 
-impl Frontend {
-    pub(crate) fn new(spec: Option<&FrontendTls>, reader: Reader<'_>) -> Self {
+impl FrontendValidations {
+    pub(crate) fn new(spec: Option<&FrontendTls>, reader: CertificateReader<'_>) -> Self {
         let Some(FrontendTls { for_all, per_port }) = spec else {
             return Self::default();
         };
@@ -44,14 +47,18 @@ impl Frontend {
         own.unwrap_or(&self.default).as_ref()
     }
 
-    /// Whether clients whose certificates do not hold are let in somewhere.
+    /// Returns true if clients without a valid certificate are accepted on some port.
     pub(crate) fn insecure(&self) -> bool {
         let mut all = self.ports.values().chain([&self.default]).flatten();
         all.any(|of| of.clients.as_ref().is_ok_and(|of| of.insecure_fallback))
     }
 }
 
-fn validation(spec: &FrontendTlsConfig, at: &str, reader: Reader<'_>) -> Option<Validation> {
+fn validation(
+    spec: &FrontendTlsConfig,
+    at: &str,
+    reader: CertificateReader<'_>,
+) -> Option<Validation> {
     let FrontendValidation {
         ca_certificate_refs,
         mode,
@@ -64,7 +71,8 @@ fn validation(spec: &FrontendTlsConfig, at: &str, reader: Reader<'_>) -> Option<
         Some("AllowInsecureFallback") => Ok(true),
         Some(other) => {
             let why = format_args!(
-                "{other:?} is not supported; supported are AllowValidOnly, AllowInsecureFallback"
+                "{other:?} is not supported; supported modes are AllowValidOnly, \
+                 AllowInsecureFallback"
             );
             Err(Fault::value(&format!("{at}.mode"), why))
         }
@@ -72,13 +80,13 @@ fn validation(spec: &FrontendTlsConfig, at: &str, reader: Reader<'_>) -> Option<
     let roots = roots.ok_or_else(|| {
         let why: Vec<&str> = unresolved.iter().map(|fault| &*fault.text).collect();
         let why = if why.is_empty() {
-            format!("{refs}: there is none")
+            format!("{refs} is empty")
         } else {
             why.join("; ")
         };
         Fault {
             reason: "NoValidCACertificate",
-            text: format!("no certificate of a client could be checked: {why}"),
+            text: format!("client certificates cannot be validated: {why}"),
         }
     });
     let clients = insecure_fallback.and_then(|insecure_fallback| {

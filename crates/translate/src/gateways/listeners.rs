@@ -1,72 +1,75 @@
-//! Listeners, each by itself: what it listens on, which routes it lets in, and its certificates.
+//! Listeners of Gateways and ListenerSets, each by itself: its socket, the routes that it allows,
+//! and its certificates.
 //!
-//! Source: `Listener`, `ListenerEntry`, `ListenerTLSConfig`, `AllowedRoutes`, `ListenerFilters` (GEP-5224). What several
-//! have against each other is decided elsewhere.
+//! Source: `Listener`, `ListenerEntry`, `ListenerTLSConfig`, `AllowedRoutes`, `ListenerFilters`
+//! (GEP-5224). Conflicts between listeners are the subject of other modules.
 
 use std::sync::Arc;
 
 use weft_ir::{HostPattern, KeyPair, RouteKind, ServerTls, Transport};
 
-use super::frontend::Frontend;
-use super::scopes::Scope;
+use super::frontend::FrontendValidations;
+use super::scopes::NamespaceScope;
 use crate::conditions::Fault;
 use crate::names::{GROUP, unknown_option};
 use crate::objects::port_number;
 use crate::objects::{AllowedRoutes, GroupKind, Lenient, Listener, ListenerTls};
-use crate::references::certificates::{CERTIFICATE, Reader};
+use crate::references::certificates::{CERTIFICATE, CertificateReader};
 
-/// Where a gateway's proxy answers metrics and readiness itself.
+/// Ports on which the proxy of a gateway serves metrics and readiness.
 const RESERVED: [u16; 2] = [15020, 15021];
 
-/// One listener of a Gateway, or of a ListenerSet of it.
+/// A listener of a Gateway or of one of its ListenerSets.
 #[derive(Debug)]
-pub(crate) struct Bound<'a> {
+pub(crate) struct BoundListener<'a> {
     pub(crate) spec: &'a Listener,
-    /// For proxies: its name, or `namespace/listenerset/name`.
+    /// Name for proxies: the listener's name, or `namespace/listenerset/name`.
     pub(crate) label: Arc<str>,
-    /// Of the Gateway or ListenerSet.
+    /// Namespace of the Gateway or ListenerSet.
     pub(crate) namespace: Arc<str>,
-    /// Those that may attach.
+    /// Kinds of routes that can attach.
     pub(crate) kinds: Vec<RouteKind>,
-    pub(crate) scope: Scope<'a>,
-    /// What it listens on, or why it cannot.
-    pub(crate) socket: Result<Socket, Fault>,
-    /// `None` where TLS is not terminated, and where it could not be.
+    pub(crate) scope: NamespaceScope<'a>,
+    /// The socket, or why the listener cannot have one.
+    pub(crate) socket: Result<ListenerSocket, Fault>,
+    /// `None` if TLS is not terminated, or cannot be.
     pub(crate) tls: Option<ServerTls>,
-    /// Decide about ResolvedRefs.
+    /// Faults of the condition ResolvedRefs.
     pub(crate) unresolved: Vec<Fault>,
-    /// Others listen there, or with the same host.
+    /// A conflict with another listener about the protocol or the host name.
     pub(crate) conflict: Option<Fault>,
-    /// What protects it is not understood: it keeps its place, so that no other listener has what is meant for it, and
-    /// serves nothing there.
+    /// A protective setting is not supported. The listener keeps its socket, so that no other
+    /// listener gets its traffic, and serves nothing.
     pub(crate) closed: Option<Fault>,
-    /// Others on the port whose hosts are its too, for messages; it terminates TLS, and so do they.
+    /// For the message: other TLS-terminating listeners of the port with overlapping host names.
     pub(crate) overlapping: Option<String>,
 }
 
+/// What a listener listens on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Socket {
+pub(crate) struct ListenerSocket {
     pub(crate) port: u16,
-    pub(crate) speaks: Speaks,
+    pub(crate) protocol: ListenerProtocol,
     pub(crate) hostname: Option<HostPattern>,
 }
 
+/// The protocol of a listener, with its TLS mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Speaks {
+pub(crate) enum ListenerProtocol {
     Http,
     Https,
-    TlsTerminated,
-    TlsPassed,
+    TlsTerminate,
+    TlsPassthrough,
     Tcp,
     Udp,
 }
 
-impl Speaks {
-    /// The kinds of routes that it can serve.
+impl ListenerProtocol {
+    /// Returns the kinds of routes that listeners of this protocol support.
     fn kinds(self) -> &'static [RouteKind] {
         match self {
             Self::Http | Self::Https => &[RouteKind::Http, RouteKind::Grpc],
-            Self::TlsTerminated | Self::TlsPassed => &[RouteKind::Tls],
+            Self::TlsTerminate | Self::TlsPassthrough => &[RouteKind::Tls],
             Self::Tcp => &[RouteKind::Tcp],
             Self::Udp => &[RouteKind::Udp],
         }
@@ -80,13 +83,13 @@ impl Speaks {
     }
 
     pub(crate) fn terminates(self) -> bool {
-        matches!(self, Self::Https | Self::TlsTerminated)
+        matches!(self, Self::Https | Self::TlsTerminate)
     }
 }
 
-impl Bound<'_> {
-    /// The condition Accepted.
-    pub(crate) fn accepted(&self) -> Result<&Socket, &Fault> {
+impl BoundListener<'_> {
+    /// Errors are the reason and message of Accepted=False.
+    pub(crate) fn accepted(&self) -> Result<&ListenerSocket, &Fault> {
         match (
             &self.socket,
             self.closed.as_ref().or(self.conflict.as_ref()),
@@ -96,18 +99,19 @@ impl Bound<'_> {
         }
     }
 
-    /// Where nothing may be served, though no other listener has the place.
-    pub(crate) fn shut(&self) -> Option<&Socket> {
+    /// Returns the socket of a listener that serves nothing, though it keeps the socket.
+    pub(crate) fn closed_socket(&self) -> Option<&ListenerSocket> {
         let socket = self.socket.as_ref().ok()?;
         (self.closed.is_some() && self.conflict.is_none()).then_some(socket)
     }
 
-    /// The condition Programmed, as far as the listener itself decides it.
-    pub(crate) fn usable(&self) -> Result<&Socket, Fault> {
+    /// Errors are the reason and message of Programmed=False, as far as they depend on the listener
+    /// itself.
+    pub(crate) fn usable(&self) -> Result<&ListenerSocket, Fault> {
         let socket = self.accepted().map_err(Fault::clone)?;
-        if socket.speaks.terminates() && self.tls.is_none() {
+        if socket.protocol.terminates() && self.tls.is_none() {
             let why: Vec<&str> = self.unresolved.iter().map(|fault| &*fault.text).collect();
-            let text = format!("there is no certificate to serve with: {}", why.join("; "));
+            let text = format!("no certificate is usable: {}", why.join("; "));
             return Err(Fault {
                 reason: "Invalid",
                 text,
@@ -117,19 +121,19 @@ impl Bound<'_> {
     }
 }
 
-/// Whose listeners are read.
+/// The object that listeners belong to.
 #[derive(Clone, Copy)]
-pub(crate) struct Owner<'a> {
+pub(crate) struct ListenerOwner<'a> {
     pub(crate) namespace: &'a str,
-    /// `None`: the Gateway itself.
+    /// The ListenerSet; `None` for the Gateway itself.
     pub(crate) set: Option<&'a str>,
-    /// For its certificates.
-    pub(crate) reader: Reader<'a>,
-    /// Or why it is not known how clients are to be checked.
-    pub(crate) frontend: Result<&'a Frontend, &'a Fault>,
+    /// Resolves its certificate references.
+    pub(crate) reader: CertificateReader<'a>,
+    /// The error is why the validation of clients is not known.
+    pub(crate) frontend: Result<&'a FrontendValidations, &'a Fault>,
 }
 
-pub(crate) fn bind<'a>(spec: &'a Listener, owner: Owner<'_>) -> Bound<'a> {
+pub(crate) fn bind<'a>(spec: &'a Listener, owner: ListenerOwner<'_>) -> BoundListener<'a> {
     let Listener {
         name,
         hostname: _,
@@ -145,30 +149,30 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: Owner<'_>) -> Bound<'a> {
     };
     let mut unresolved = Vec::new();
     let mut socket = socket(spec);
-    let mut closed = not_understood(spec);
+    let mut closed = unknown_protection(spec);
     let scope = scope(allowed_routes).unwrap_or_else(|fault| {
         closed.get_or_insert(fault);
-        Scope::None
+        NamespaceScope::None
     });
     if let (Ok(socket), Err(fault)) = (&socket, owner.frontend)
-        && socket.speaks == Speaks::Https
+        && socket.protocol == ListenerProtocol::Https
     {
         closed.get_or_insert_with(|| fault.clone());
     }
     let kinds = match &socket {
-        Ok(socket) if closed.is_none() => kinds(allowed_routes, socket.speaks, &mut unresolved),
+        Ok(socket) if closed.is_none() => kinds(allowed_routes, socket.protocol, &mut unresolved),
         _ => Vec::new(),
     };
     let certificates = match &socket {
-        Ok(socket) if socket.speaks.terminates() && closed.is_none() => {
+        Ok(socket) if socket.protocol.terminates() && closed.is_none() => {
             certificates(&spec.tls, owner.reader, &mut unresolved)
         }
         _ => Vec::new(),
     };
     let mut clients = None;
-    if let Ok(Socket {
+    if let Ok(ListenerSocket {
         port,
-        speaks: Speaks::Https,
+        protocol: ListenerProtocol::Https,
         ..
     }) = socket
         && let Some(validation) = owner.frontend.ok().and_then(|frontend| frontend.of(port))
@@ -179,7 +183,7 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: Owner<'_>) -> Bound<'a> {
             Err(fault) => socket = Err(fault.clone()),
         }
     }
-    Bound {
+    BoundListener {
         spec,
         label,
         namespace: Arc::from(owner.namespace),
@@ -197,8 +201,9 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: Owner<'_>) -> Bound<'a> {
     }
 }
 
-/// What protects the listener and is not understood: without it, it would serve more than it is meant to.
-fn not_understood(spec: &Listener) -> Option<Fault> {
+/// Returns a fault for unsupported protective settings: without them, the listener would serve more
+/// than intended.
+fn unknown_protection(spec: &Listener) -> Option<Fault> {
     match spec.filters.as_ref() {
         Err(why) => return Some(Fault::value("filters", why)),
         Ok(filters) => {
@@ -206,7 +211,8 @@ fn not_understood(spec: &Listener) -> Option<Fault> {
                 let named = first.as_ref().map(|of| format!("type {:?}", of.kind));
                 let named = named.unwrap_or_else(str::to_owned);
                 let why = format_args!(
-                    "{named}: filters of listeners are not supported, and without one requests would pass that it is to stop"
+                    "{named}: listener filters are not supported, and ignoring one would let \
+                     through requests that it is meant to stop"
                 );
                 return Some(Fault::value("filters.requests[0]", why));
             }
@@ -219,129 +225,141 @@ fn not_understood(spec: &Listener) -> Option<Fault> {
     if let (Some(mode), "HTTPS" | "TLS") = (tls.mode.as_deref(), &*spec.protocol)
         && !matches!(mode, "Terminate" | "Passthrough")
     {
-        let why = format_args!("{mode:?} is not supported; supported are Terminate, Passthrough");
+        let why =
+            format_args!("{mode:?} is not supported; supported modes are Terminate, Passthrough");
         return Some(Fault::value("tls.mode", why));
     }
     unknown_option(&tls.options).map(|name| {
-        let why = format_args!("{name:?} is not understood");
+        let why = format_args!("option {name:?} is not supported");
         Fault::value("tls.options", why)
     })
 }
 
-fn socket(spec: &Listener) -> Result<Socket, Fault> {
+fn socket(spec: &Listener) -> Result<ListenerSocket, Fault> {
     let refuse = |reason, text: String| Err(Fault { reason, text });
-    // What cannot be read closes the listener; its place is that of its protocol.
+    // If the field cannot be read, the listener is closed on the socket of its protocol.
     let tls = spec.tls.as_ref().ok().and_then(Option::as_ref);
     let mode = tls.and_then(|tls| tls.mode.as_deref());
-    let speaks = match (&*spec.protocol, mode.unwrap_or("Terminate")) {
-        ("HTTP", _) => Speaks::Http,
-        ("TCP", _) => Speaks::Tcp,
-        ("UDP", _) => Speaks::Udp,
-        ("HTTPS", "Terminate") => Speaks::Https,
-        ("TLS", "Terminate") => Speaks::TlsTerminated,
-        ("TLS", "Passthrough") => Speaks::TlsPassed,
+    let protocol = match (&*spec.protocol, mode.unwrap_or("Terminate")) {
+        ("HTTP", _) => ListenerProtocol::Http,
+        ("TCP", _) => ListenerProtocol::Tcp,
+        ("UDP", _) => ListenerProtocol::Udp,
+        ("HTTPS", "Terminate") => ListenerProtocol::Https,
+        ("TLS", "Terminate") => ListenerProtocol::TlsTerminate,
+        ("TLS", "Passthrough") => ListenerProtocol::TlsPassthrough,
         ("HTTPS", "Passthrough") => {
             let why =
-                "protocol HTTPS cannot have mode Passthrough; use protocol TLS to pass it through";
+                "protocol HTTPS cannot have mode Passthrough; use protocol TLS for passthrough";
             return Err(Fault::value("tls.mode", why));
         }
-        ("HTTPS", _) => Speaks::Https,
-        ("TLS", _) => Speaks::TlsPassed,
+        ("HTTPS", _) => ListenerProtocol::Https,
+        ("TLS", _) => ListenerProtocol::TlsPassthrough,
         (other, _) => {
             return refuse(
                 "UnsupportedProtocol",
                 format!(
-                    "protocol: {other:?} is not supported; supported are HTTP, HTTPS, TLS, TCP, UDP"
+                    "protocol: {other:?} is not supported; supported protocols are HTTP, HTTPS, \
+                     TLS, TCP, UDP"
                 ),
             );
         }
     };
-    if tls.is_some() && matches!(speaks, Speaks::Http | Speaks::Tcp | Speaks::Udp) {
+    if tls.is_some()
+        && matches!(
+            protocol,
+            ListenerProtocol::Http | ListenerProtocol::Tcp | ListenerProtocol::Udp
+        )
+    {
         let why = format_args!(
-            "protocol {} has none; remove it, or use HTTPS or TLS",
+            "not allowed with protocol {}; remove it, or use HTTPS or TLS",
             spec.protocol
         );
         return Err(Fault::value("tls", why));
     }
     let Some(port) = port_number(spec.port) else {
-        let why = format!("port: {} is not in 1 to 65535", spec.port);
+        let why = format!("port: {} is not between 1 and 65535", spec.port);
         return refuse("PortUnavailable", why);
     };
-    if speaks.transport() == Transport::Tcp && RESERVED.contains(&port) {
-        let why =
-            format!("port: {port} is the proxy's own, for metrics and readiness; choose another");
+    if protocol.transport() == Transport::Tcp && RESERVED.contains(&port) {
+        let why = format!(
+            "port: {port} is reserved for the proxy's metrics and readiness; choose another"
+        );
         return refuse("PortUnavailable", why);
     }
-    let hostname = match (speaks, &*spec.hostname) {
-        (Speaks::Tcp | Speaks::Udp, _) | (_, "") => None,
+    let hostname = match (protocol, &*spec.hostname) {
+        (ListenerProtocol::Tcp | ListenerProtocol::Udp, _) | (_, "") => None,
         (_, text) => {
             let parsed = text.parse::<HostPattern>();
             Some(parsed.map_err(|error| Fault::value("hostname", error))?)
         }
     };
-    Ok(Socket {
+    Ok(ListenerSocket {
         port,
-        speaks,
+        protocol,
         hostname,
     })
 }
 
-fn scope(spec: &Lenient<Option<AllowedRoutes>>) -> Result<Scope<'_>, Fault> {
+fn scope(spec: &Lenient<Option<AllowedRoutes>>) -> Result<NamespaceScope<'_>, Fault> {
     let spec = spec
         .as_ref()
         .map_err(|why| Fault::value("allowedRoutes", why))?;
     let namespaces = spec.as_ref().and_then(|spec| spec.namespaces.as_ref());
-    Scope::new(namespaces, Scope::Same, "allowedRoutes.namespaces").map_err(|text| Fault {
-        reason: "UnsupportedValue",
-        text,
-    })
+    NamespaceScope::new(namespaces, NamespaceScope::Same, "allowedRoutes.namespaces").map_err(
+        |text| Fault {
+            reason: "UnsupportedValue",
+            text,
+        },
+    )
 }
 
-/// Those that are allowed, in the order of `Speaks::kinds`.
+/// Returns the allowed kinds, in the order of `ListenerProtocol::kinds`.
 fn kinds(
     spec: &Lenient<Option<AllowedRoutes>>,
-    speaks: Speaks,
+    protocol: ListenerProtocol,
     unresolved: &mut Vec<Fault>,
 ) -> Vec<RouteKind> {
     let Ok(Some(AllowedRoutes { kinds, .. })) = spec.as_ref() else {
-        return speaks.kinds().to_vec();
+        return protocol.kinds().to_vec();
     };
     if kinds.is_empty() {
-        return speaks.kinds().to_vec();
+        return protocol.kinds().to_vec();
     }
     let mut allowed = Vec::new();
-    for (place, entry) in kinds.iter().enumerate() {
+    for (position, entry) in kinds.iter().enumerate() {
         let found = entry.as_ref().map_err(str::to_owned).and_then(|entry| {
             let GroupKind { group, kind } = entry;
             let ours = group.as_deref().unwrap_or(GROUP) == GROUP;
-            let mut known = speaks.kinds().iter().copied();
+            let mut known = protocol.kinds().iter().copied();
             known
                 .find(|known| ours && known.to_string() == *kind)
-                .ok_or_else(|| format!("a listener like this cannot serve {kind}"))
+                .ok_or_else(|| format!("{kind} is not supported by a listener of this protocol"))
         });
         match found {
             Ok(kind) => allowed.push(kind),
             Err(why) => {
-                let known: Vec<String> = speaks.kinds().iter().map(RouteKind::to_string).collect();
+                let known: Vec<String> =
+                    protocol.kinds().iter().map(RouteKind::to_string).collect();
                 unresolved.push(Fault {
                     reason: "InvalidRouteKinds",
                     text: format!(
-                        "allowedRoutes.kinds[{place}]: {why}; it can serve {} of group {GROUP}",
+                        "allowedRoutes.kinds[{position}]: {why}; supported kinds are {} of group \
+                         {GROUP}",
                         known.join(", ")
                     ),
                 });
             }
         }
     }
-    let mut kinds = speaks.kinds().to_vec();
+    let mut kinds = protocol.kinds().to_vec();
     kinds.retain(|kind| allowed.contains(kind));
     kinds
 }
 
-/// Those that hold.
+/// Returns the usable certificates.
 fn certificates(
     tls: &Lenient<Option<ListenerTls>>,
-    reader: Reader<'_>,
+    reader: CertificateReader<'_>,
     unresolved: &mut Vec<Fault>,
 ) -> Vec<KeyPair> {
     let refs = match tls.as_ref() {
@@ -351,13 +369,17 @@ fn certificates(
     if refs.is_empty() {
         unresolved.push(Fault {
             reason: CERTIFICATE.referent,
-            text: "tls.certificateRefs: there is none; name a Secret of type kubernetes.io/tls"
+            text: "tls.certificateRefs is empty; refer to a Secret of type kubernetes.io/tls"
                 .to_owned(),
         });
     }
     let mut pairs = Vec::new();
-    for (place, entry) in refs.iter().enumerate() {
-        match reader.key_pair(entry, &format!("tls.certificateRefs[{place}]"), CERTIFICATE) {
+    for (position, entry) in refs.iter().enumerate() {
+        match reader.key_pair(
+            entry,
+            &format!("tls.certificateRefs[{position}]"),
+            CERTIFICATE,
+        ) {
             Ok((pair, gone)) => {
                 pairs.push(pair);
                 unresolved.extend(gone);

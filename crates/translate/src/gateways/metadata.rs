@@ -1,18 +1,20 @@
-//! Which labels and annotations of `spec.infrastructure` the pods of a Gateway get.
+//! The labels and annotations of `spec.infrastructure` that the pods of a Gateway get.
 //!
-//! Whoever may write a Gateway may not have been given the right to write pods. Annotations of a domain tell what runs pods
-//! what to do: a network plugin attaches networks by them, a runtime drops its confinement. So pods get the annotations
-//! without a domain, those of [`HARMLESS`], and those of domains that the class names. Labels are for selectors, and pods get
-//! all but those of [`RESERVED`]. All other objects get every one.
+//! Whoever can write a Gateway may not have permission to write pods. Annotations with a domain
+//! instruct the components that run pods: a network plugin attaches networks, a runtime drops its
+//! confinement. Pods therefore only get annotations without a domain, those of [`HARMLESS`], and
+//! those of the domains that the class permits. Labels are for selectors, so pods get all but those
+//! of [`RESERVED`]. All other objects get everything.
 //!
-//! Source: GEP-1867; the bound of 8 labels and 8 annotations is the API's.
+//! Source: GEP-1867; the API limits both to 8 entries.
 
 use std::collections::BTreeMap;
 
-/// Keys of these domains are read by people and scrapers alone.
+/// Domains whose keys are only read by people and metric scrapers.
 const HARMLESS: [&str; 2] = ["app.kubernetes.io", "prometheus.io"];
 
-/// Of Kubernetes and of meshes, which act on labels of pods; with the domains below them.
+/// Domains of Kubernetes and of meshes, which act on the labels of pods; including their
+/// subdomains.
 const RESERVED: [&str; 5] = [
     "kubernetes.io",
     "k8s.io",
@@ -21,14 +23,15 @@ const RESERVED: [&str; 5] = [
     "weft.dev",
 ];
 
+/// Whether keys are those of labels or of annotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Key {
+pub(crate) enum MetadataKind {
     Label,
     Annotation,
 }
 
-impl Key {
-    /// Whether pods get the keys of a domain that no class names.
+impl MetadataKind {
+    /// Returns true if pods get keys of a domain that no class permits.
     fn is_harmless(self, domain: &str) -> bool {
         let is_below = |of: &&str| {
             let rest = domain.strip_suffix(*of);
@@ -38,13 +41,13 @@ impl Key {
     }
 }
 
-/// A domain such as `example.com`, which stands before the `/` of a key.
+/// A domain such as `example.com`, the part of a key before `/`.
 fn is_domain(text: &str) -> bool {
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
     !text.is_empty() && text.len() <= 253 && text.bytes().all(legal)
 }
 
-/// Domains, separated by commas.
+/// Parses domains separated by commas.
 pub(crate) fn domains(value: &str) -> Result<Vec<String>, String> {
     let entries = value.split(',').map(str::trim);
     let entries = entries.filter(|entry| !entry.is_empty());
@@ -55,9 +58,9 @@ pub(crate) fn domains(value: &str) -> Result<Vec<String>, String> {
     checked.collect()
 }
 
-/// The pairs that pods get, and the keys that they do not get.
-pub(crate) fn of_pods(
-    kind: Key,
+/// Returns the entries that pods get, and the keys that they do not get.
+pub(crate) fn split_for_pods(
+    kind: MetadataKind,
     pairs: &BTreeMap<String, String>,
     permitted: &[String],
 ) -> (BTreeMap<String, String>, Vec<String>) {
@@ -84,8 +87,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_get_what_tells_nobody_what_to_do_with_them_or_the_class_permits() {
-        use Key::{Annotation, Label};
+    fn pods_get_harmless_and_permitted_metadata() {
+        use MetadataKind::{Annotation, Label};
         for (kind, key, permitted, gets) in [
             (Annotation, "team", &[][..], true),
             (Annotation, "prometheus.io/scrape", &[], true),
@@ -108,14 +111,14 @@ mod tests {
         ] {
             let permitted: Vec<String> = permitted.iter().map(|&one| one.to_owned()).collect();
             let pairs = BTreeMap::from([(key.to_owned(), "x".to_owned())]);
-            let (got, kept_off) = of_pods(kind, &pairs, &permitted);
+            let (got, kept_off) = split_for_pods(kind, &pairs, &permitted);
             assert_eq!(got.contains_key(key), gets, "{kind:?} {key}");
             assert_eq!(kept_off.is_empty(), gets, "{kind:?} {key}");
         }
     }
 
     #[test]
-    fn what_is_no_domain_is_refused() {
+    fn invalid_domains_are_rejected() {
         assert_eq!(
             domains("a.example, b.example,"),
             Ok(vec!["a.example".to_owned(), "b.example".to_owned()])

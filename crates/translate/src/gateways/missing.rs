@@ -1,7 +1,8 @@
-//! Parents that do not exist: Gateways and ListenerSets that routes name and nobody has.
+//! Missing parents: Gateways and ListenerSets that routes refer to and that do not exist.
 //!
-//! Whose such a parent would be nobody knows, so that no status may speak of it (`RouteStatus.parents`: references that
-//! cannot be resolved are not added). What is found here is told otherwise.
+//! It is not known which controller would manage such a parent, so no status may report it
+//! (`RouteStatus.parents`: references that cannot be resolved are not added). The controller
+//! reports them as Events instead.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,27 +13,29 @@ use crate::input::Objects;
 use crate::names::GROUP;
 use crate::names::{gateway_named, route_id};
 use crate::objects::{Meta, ParentRef};
-use crate::routes::Source;
+use crate::routes::RouteObject;
 
-/// Names of what there is that a message lists.
+/// Number of existing objects that a message lists.
 const NAMED: usize = 5;
 
-/// A route with such parents.
+/// A route that refers to parents which do not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingParents {
+    /// The route.
     pub route: RouteId,
-    /// The object's.
+    /// UID of the route.
     pub uid: String,
+    /// The missing parents, for users.
     pub message: String,
 }
 
-/// What there is, by namespace and name.
+/// The existing objects, by namespace and name.
 struct Present<'a> {
     gateways: BTreeSet<(&'a str, &'a str)>,
     sets: BTreeSet<(&'a str, &'a str)>,
 }
 
-/// By kind, namespace and name of the routes.
+/// Ordered by kind, namespace and name of the routes.
 pub(crate) fn missing_parents(objects: &Objects) -> Vec<MissingParents> {
     let present = Present {
         gateways: objects
@@ -75,12 +78,12 @@ fn order(route: &RouteId) -> (RouteKind, &str, &str) {
 }
 
 impl Present<'_> {
-    fn missing<T: Source>(&self, kind: RouteKind, routes: &[Arc<T>]) -> Vec<MissingParents> {
+    fn missing<T: RouteObject>(&self, kind: RouteKind, routes: &[Arc<T>]) -> Vec<MissingParents> {
         let missing = routes.iter().filter_map(|of| {
             let (meta, parents) = (of.meta(), of.parent_refs().iter().enumerate());
-            let missing = parents.filter_map(|(place, entry)| {
+            let missing = parents.filter_map(|(position, entry)| {
                 let what = self.lacks(entry.as_ref().ok()?, &meta.namespace)?;
-                Some(format!("parentRefs[{place}]: {what}"))
+                Some(format!("parentRefs[{position}]: {what}"))
             });
             let missing: Vec<String> = missing.collect();
             (!missing.is_empty()).then(|| MissingParents {
@@ -92,7 +95,8 @@ impl Present<'_> {
         missing.collect()
     }
 
-    /// What is not there; `None`: it is, or it is of another kind, which is somebody else's.
+    /// Returns a message if the parent does not exist, and `None` if it exists or is of another
+    /// kind.
     fn lacks(&self, parent: &ParentRef, own: &str) -> Option<String> {
         if let Some(id) = gateway_named(parent, own) {
             return lacks("Gateway", (&id.namespace, &id.name), &self.gateways);
@@ -128,6 +132,7 @@ fn lacks(
         ),
     };
     Some(format!(
-        "there is no {kind} {namespace}/{name}; namespace {namespace} has {has}: create it, or name another"
+        "{kind} {namespace}/{name} does not exist; namespace {namespace} has {has}; create it, or \
+         refer to another"
     ))
 }

@@ -1,5 +1,5 @@
-//! Listeners that terminate TLS on one port, of which one's hostname takes in the other's: a client that has a connection to
-//! one may use it for hosts of the other.
+//! TLS-terminating listeners of one port with overlapping host names: a client with a connection to
+//! one can use it for hosts of the other.
 //!
 //! Source: the comments of `ListenerConditionOverlappingTLSConfig`, GEP-3567.
 
@@ -7,17 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_ir::{HostMap, HostPattern};
 
-use super::listeners::Bound;
+use super::listeners::BoundListener;
 
-/// Listeners that a message names.
+/// Number of listeners that a message lists.
 const NAMED: usize = 3;
 
-/// Says it to each of them. All are of one Gateway.
-pub(crate) fn mark<'b, 'a: 'b>(listeners: impl Iterator<Item = &'b mut Bound<'a>>) {
-    let mut ports: BTreeMap<u16, Vec<&mut Bound<'_>>> = BTreeMap::new();
+/// Records the overlaps in each listener. All listeners belong to one Gateway.
+pub(crate) fn mark_overlaps<'b, 'a: 'b>(
+    listeners: impl Iterator<Item = &'b mut BoundListener<'a>>,
+) {
+    let mut ports: BTreeMap<u16, Vec<&mut BoundListener<'_>>> = BTreeMap::new();
     for listener in listeners {
         let port = match listener.accepted() {
-            Ok(socket) if socket.speaks.terminates() => socket.port,
+            Ok(socket) if socket.protocol.terminates() => socket.port,
             _ => continue,
         };
         ports.entry(port).or_default().push(listener);
@@ -31,35 +33,35 @@ pub(crate) fn mark<'b, 'a: 'b>(listeners: impl Iterator<Item = &'b mut Bound<'a>
     }
 }
 
-/// For each listener of a port the others. No two have the same hostname.
-fn overlaps(listeners: &[&mut Bound<'_>]) -> Vec<BTreeSet<usize>> {
+/// Returns the overlapping listeners for each listener of a port. No two have the same host name.
+fn overlaps(listeners: &[&mut BoundListener<'_>]) -> Vec<BTreeSet<usize>> {
     let mut by_host: HostMap<usize> = HostMap::default();
-    for (place, listener) in listeners.iter().enumerate() {
-        by_host.insert(hostname(listener).cloned(), place);
+    for (position, listener) in listeners.iter().enumerate() {
+        by_host.insert(hostname(listener).cloned(), position);
     }
     let mut all = vec![BTreeSet::new(); listeners.len()];
-    for (place, listener) in listeners.iter().enumerate() {
+    for (position, listener) in listeners.iter().enumerate() {
         let host = match hostname(listener) {
             None => continue,
             Some(HostPattern::Exact(host)) => host.clone(),
-            // No host: what fits it takes in all below it.
+            // Not a host name, but it matches the patterns that contain all names below the suffix.
             Some(HostPattern::Below(suffix)) => format!("*{suffix}"),
         };
-        for wider in by_host.fitting(Some(&host)).filter(|of| **of != place) {
-            all[place].insert(*wider);
-            all[*wider].insert(place);
+        for wider in by_host.fitting(Some(&host)).filter(|of| **of != position) {
+            all[position].insert(*wider);
+            all[*wider].insert(position);
         }
     }
     all
 }
 
-fn hostname<'b>(listener: &'b Bound<'_>) -> Option<&'b HostPattern> {
+fn hostname<'b>(listener: &'b BoundListener<'_>) -> Option<&'b HostPattern> {
     listener.accepted().ok()?.hostname.as_ref()
 }
 
-fn names(of: &BTreeSet<usize>, listeners: &[&mut Bound<'_>]) -> Option<String> {
-    let named = of.iter().take(NAMED).map(|place| {
-        let listener = &listeners[*place];
+fn names(of: &BTreeSet<usize>, listeners: &[&mut BoundListener<'_>]) -> Option<String> {
+    let named = of.iter().take(NAMED).map(|position| {
+        let listener = &listeners[*position];
         let host = hostname(listener).map_or("any host".to_owned(), ToString::to_string);
         format!("{} ({host})", listener.label)
     });

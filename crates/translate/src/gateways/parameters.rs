@@ -1,6 +1,8 @@
-//! The parameters of Gateways: a ConfigMap of the class gives what holds where the Gateway's own says nothing.
+//! The parameters of Gateways. The ConfigMap of the class provides defaults for that of the
+//! Gateway.
 //!
-//! Source: `GatewayClassSpec.parametersRef`, `GatewayInfrastructure.parametersRef`; the keys are Weft's own.
+//! Source: `GatewayClassSpec.parametersRef`, `GatewayInfrastructure.parametersRef`; the keys are
+//! specific to Weft.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,8 +12,9 @@ use weft_ir::{ForwardedHeader, ForwardedTrust, IpNet};
 use super::metadata::domains;
 use crate::objects::ParametersRef;
 use crate::output::{Resources, Scaling, ServiceType, TrafficPolicy};
-use crate::references::certificates::Data;
+use crate::references::certificates::ReferencedObjects;
 
+/// The parameters of a Gateway or a class.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Parameters {
     replicas: Option<u32>,
@@ -29,9 +32,9 @@ pub(crate) struct Parameters {
     normalize_paths: Option<bool>,
     proxy_protocol: Option<bool>,
     outside_grace: Option<u32>,
-    /// Of a class: the most replicas that its Gateways may ask for.
+    /// For classes: maximum number of replicas that Gateways can request.
     replicas_limit: Option<u32>,
-    /// Of a class: the domains whose labels and annotations go on pods.
+    /// For classes: domains whose labels and annotations pods get.
     pod_metadata: Option<Vec<String>>,
 }
 
@@ -40,22 +43,24 @@ const KEYS: &str = "replicas, minReplicas, maxReplicas, targetCPUPercent, cpuReq
                     trustedHops, trustedHeader, trustedProxies, normalizePaths, \
                     proxyProtocol, outsideGraceSeconds; for classes replicasLimit, podMetadataDomains";
 
-/// The share of the CPU at which pods are added, where nothing is said.
+/// Default CPU utilization, in percent, at which pods are added.
 const CPU_PERCENT: u32 = 80;
-/// More are surely a slip of the pen.
+/// Anything larger is probably a mistake.
 const MAX_REPLICAS: u32 = 1000;
 const MAX_HOPS: u32 = 64;
 const MAX_NETWORKS: usize = 64;
-/// Longer than kube-proxy takes to write its rules, in seconds. Slower load balancers need the parameter.
+/// Default of `outsideGraceSeconds`: longer than kube-proxy takes to update its rules. Slower load
+/// balancers need the parameter.
 const OUTSIDE_GRACE: u32 = 10;
 const MAX_OUTSIDE_GRACE: u32 = 120;
 
 impl Parameters {
-    /// `namespace`: where the reference has none. What can be read is in force beside what is wrong.
+    /// `namespace` applies if the reference has none. Valid keys take effect even if others are
+    /// invalid.
     pub(crate) fn read(
         reference: &ParametersRef,
         namespace: &str,
-        data: &Data<'_>,
+        data: &ReferencedObjects<'_>,
     ) -> (Self, Result<(), String>) {
         let mut parameters = Self::default();
         let ParametersRef {
@@ -67,13 +72,14 @@ impl Parameters {
         if !matches!(group.as_str(), "" | "core") || kind != "ConfigMap" {
             let group = if group.is_empty() { "core" } else { group };
             let why = format!(
-                "parametersRef: kind {kind} of group {group} is not supported; a ConfigMap of the core group is"
+                "parametersRef: kind {kind} of group {group} is not supported; use a ConfigMap of \
+                 the core group"
             );
             return (parameters, Err(why));
         }
         let namespace = if own.is_empty() { namespace } else { own };
         let Some(map) = data.config_map(namespace, name) else {
-            let why = format!("parametersRef: there is no ConfigMap {namespace}/{name}");
+            let why = format!("parametersRef: ConfigMap {namespace}/{name} does not exist");
             return (parameters, Err(why));
         };
         let mut wrong = Vec::new();
@@ -86,7 +92,7 @@ impl Parameters {
             && min > max
         {
             wrong.push(format!(
-                "ConfigMap {namespace}/{name}: minReplicas: {min} is more than maxReplicas"
+                "ConfigMap {namespace}/{name}: minReplicas: {min} is greater than maxReplicas"
             ));
         }
         let verdict = if wrong.is_empty() {
@@ -141,31 +147,34 @@ impl Parameters {
             }
             "replicasLimit" => self.replicas_limit = Some(number(value, 1, MAX_REPLICAS)?),
             "podMetadataDomains" => self.pod_metadata = Some(domains(value)?),
-            _ => return Err(format!("no such key; there are {KEYS}")),
+            _ => return Err(format!("unknown key; supported keys are {KEYS}")),
         }
         Ok(())
     }
 
-    /// Whether a Gateway may ask for these under its class's.
+    /// Checks that a Gateway may set these parameters, given those of its class.
     pub(crate) fn within(&self, class: &Self) -> Result<(), String> {
         let of_classes = [
             ("replicasLimit", self.replicas_limit.is_some()),
             ("podMetadataDomains", self.pod_metadata.is_some()),
         ];
         if let Some((key, _)) = of_classes.iter().find(|(_, is_set)| *is_set) {
-            return Err(format!("{key}: only the parameters of a class may have it"));
+            return Err(format!(
+                "{key}: only allowed in the parameters of a GatewayClass"
+            ));
         }
         let asked = [self.replicas, self.min_replicas, self.max_replicas];
         let asked = asked.into_iter().flatten().max();
         match (asked, class.replicas_limit) {
             (Some(asked), Some(limit)) if asked > limit => Err(format!(
-                "{asked} replicas are more than the replicasLimit of its class, {limit}"
+                "{asked} replicas exceed the replicasLimit of its class, {limit}"
             )),
             _ => Ok(()),
         }
     }
 
-    /// These above those of the class. Replicas and what bounds their number go together.
+    /// Merges these parameters over those of the class. Replicas and their bounds are taken
+    /// together.
     pub(crate) fn over(self, class: &Self) -> Self {
         let scales = self.replicas.or(self.min_replicas).or(self.max_replicas);
         let scaling = if scales.is_some() { &self } else { class };
@@ -251,7 +260,7 @@ impl Parameters {
 }
 
 fn none_of(value: &str, known: &str) -> String {
-    format!("{value:?} is none of {known}")
+    format!("{value:?} is not one of {known}")
 }
 
 fn boolean(value: &str) -> Result<bool, String> {
@@ -262,7 +271,7 @@ fn boolean(value: &str) -> Result<bool, String> {
     }
 }
 
-/// CIDRs or addresses, separated by commas.
+/// Parses CIDRs or addresses, separated by commas.
 fn networks(value: &str) -> Result<Vec<IpNet>, String> {
     let entries = value.split(',').map(str::trim);
     let entries = entries.filter(|entry| !entry.is_empty());
@@ -273,8 +282,8 @@ fn networks(value: &str) -> Result<Vec<IpNet>, String> {
     });
     let networks: Vec<IpNet> = networks.collect::<Result<_, _>>()?;
     match networks.len() {
-        0 => Err("names no network".to_owned()),
-        many if many > MAX_NETWORKS => Err(format!("more than {MAX_NETWORKS} networks")),
+        0 => Err("contains no network".to_owned()),
+        many if many > MAX_NETWORKS => Err(format!("has more than {MAX_NETWORKS} networks")),
         _ => Ok(networks),
     }
 }
@@ -283,10 +292,10 @@ fn number(value: &str, least: u32, most: u32) -> Result<u32, String> {
     let number = value.parse::<u32>().ok();
     number
         .filter(|number| (least..=most).contains(number))
-        .ok_or_else(|| format!("{value:?} is not a number from {least} to {most}"))
+        .ok_or_else(|| format!("{value:?} is not a number between {least} and {most}"))
 }
 
-/// A Kubernetes quantity without sign: `500m`, `1.5`, `128Mi`.
+/// Parses a Kubernetes quantity without sign: `500m`, `1.5`, `128Mi`.
 fn quantity(of: &mut BTreeMap<String, String>, resource: &str, value: &str) -> Result<(), String> {
     let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = &value[digits.len()..];
@@ -300,7 +309,7 @@ fn quantity(of: &mut BTreeMap<String, String>, resource: &str, value: &str) -> R
     Ok(())
 }
 
-/// One a line, `key: value`.
+/// Parses one annotation per line: `key: value`.
 fn annotations(text: &str) -> Result<BTreeMap<String, String>, String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let pairs = lines.map(|line| {
@@ -310,7 +319,7 @@ fn annotations(text: &str) -> Result<BTreeMap<String, String>, String> {
         let (key, value) = (key.trim(), value.trim());
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/');
         if key.is_empty() || !key.bytes().all(legal) {
-            return Err(format!("{key:?} is not the key of an annotation"));
+            return Err(format!("{key:?} is not a valid annotation key"));
         }
         let bare = value
             .strip_prefix('"')

@@ -1,4 +1,4 @@
-//! Every Gateway of ours with all that it listens on: its own listeners and those of its ListenerSets.
+//! The listeners of every managed Gateway: its own and those of its ListenerSets.
 //!
 //! Source: `ListenerSetSpec`, `AllowedListeners`; GEP-1713.
 
@@ -7,74 +7,75 @@ use std::sync::Arc;
 
 use weft_ir::{GatewayId, KeyPair};
 
-use super::classes::Owned;
-use super::conflicts::Taken;
-use super::frontend::Frontend;
-use super::listener_budget::Room;
-use super::listeners::{Bound, Owner, bind};
+use super::classes::ManagedGateway;
+use super::conflicts::ClaimedSockets;
+use super::frontend::FrontendValidations;
+use super::listener_budgets::ListenerBudgets;
+use super::listeners::{BoundListener, ListenerOwner, bind};
 use super::overlaps;
-use super::scopes::{Namespaces, Scope};
+use super::scopes::{NamespaceScope, Namespaces};
 use crate::conditions::Fault;
 use crate::names::gateway_named;
 use crate::objects::{self, GatewayTls, Lenient, Listener, ListenerSetSpec, Meta};
-use crate::references::certificates::{CLIENT_CERTIFICATE, Data, Reader};
+use crate::references::certificates::{CLIENT_CERTIFICATE, CertificateReader, ReferencedObjects};
 use crate::references::grants::{Grants, Referrer};
 
-/// What listeners are read with.
+/// The objects that listeners refer to.
 #[derive(Clone, Copy)]
-pub(crate) struct Sources<'a> {
-    pub(crate) data: &'a Data<'a>,
+pub(crate) struct ListenerLookups<'a> {
+    pub(crate) data: &'a ReferencedObjects<'a>,
     pub(crate) grants: &'a Grants,
     pub(crate) namespaces: &'a Namespaces<'a>,
 }
 
+/// A managed Gateway with its listeners.
 #[derive(Debug)]
-pub(crate) struct Plan<'a> {
-    pub(crate) owned: &'a Owned<'a>,
-    /// The Gateway's own.
+pub(crate) struct GatewayPlan<'a> {
+    pub(crate) owned: &'a ManagedGateway<'a>,
+    /// The Gateway's own listeners.
     pub(crate) own: Listeners<'a>,
     /// The oldest first.
-    pub(crate) sets: Vec<Set<'a>>,
+    pub(crate) sets: Vec<ListenerSetPlan<'a>>,
     pub(crate) client_certificate: Result<Option<KeyPair>, Fault>,
-    /// What is to be said of the client certificate, though it is used.
+    /// A fault of the client certificate that is reported although the certificate is used.
     pub(crate) client_gone: Option<Fault>,
-    /// Clients whose certificates do not hold are let in somewhere.
+    /// Clients without a valid certificate are accepted on some port.
     pub(crate) insecure: bool,
-    /// What is wrong with the Gateway apart from its listeners.
+    /// Faults of the Gateway apart from its listeners.
     pub(crate) invalid: Vec<String>,
 }
 
 /// The listeners of one object.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners<'a> {
-    pub(crate) all: Vec<Bound<'a>>,
-    /// What cannot be read, so that not even its name is known.
+    pub(crate) all: Vec<BoundListener<'a>>,
+    /// Faults of entries of which not even the name can be read.
     pub(crate) unreadable: Vec<String>,
 }
 
-/// A ListenerSet whose Gateway is ours.
+/// A ListenerSet of a managed Gateway.
 #[derive(Debug)]
-pub(crate) struct Set<'a> {
+pub(crate) struct ListenerSetPlan<'a> {
     pub(crate) meta: &'a Meta,
-    /// Empty where it is not let in.
+    /// Empty if the set is not allowed.
     pub(crate) listeners: Listeners<'a>,
     pub(crate) refused: Option<Fault>,
 }
 
-impl<'a> Plan<'a> {
-    /// The Gateway's, and those of its sets.
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = &Bound<'a>> {
+impl<'a> GatewayPlan<'a> {
+    /// Returns the listeners of the Gateway and of its sets.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = &BoundListener<'a>> {
         let sets = self.sets.iter().flat_map(|set| &set.listeners.all);
         self.own.all.iter().chain(sets)
     }
 }
 
-/// By the name of the Gateway.
+/// Plans all managed Gateways.
 pub(crate) fn plans<'a>(
-    gateways: &'a BTreeMap<GatewayId, Owned<'a>>,
+    gateways: &'a BTreeMap<GatewayId, ManagedGateway<'a>>,
     sets: &'a [Arc<objects::ListenerSet>],
-    sources: Sources<'a>,
-) -> BTreeMap<GatewayId, Plan<'a>> {
+    lookups: ListenerLookups<'a>,
+) -> BTreeMap<GatewayId, GatewayPlan<'a>> {
     let mut by_gateway: HashMap<GatewayId, Vec<(&Meta, &ListenerSetSpec)>> = HashMap::new();
     for set in sets {
         let objects::ListenerSet { metadata, spec } = set.as_ref();
@@ -88,21 +89,21 @@ pub(crate) fn plans<'a>(
     let plans = gateways.iter().map(|(id, owned)| {
         let mut sets = by_gateway.remove(id).unwrap_or_default();
         sets.sort_by_key(|(meta, _)| (&meta.creation_timestamp, &meta.namespace, &meta.name));
-        (id.clone(), plan(owned, &sets, sources))
+        (id.clone(), plan(owned, &sets, lookups))
     });
     plans.collect()
 }
 
 fn plan<'a>(
-    owned: &'a Owned<'a>,
+    owned: &'a ManagedGateway<'a>,
     sets: &[(&'a Meta, &'a ListenerSetSpec)],
-    sources: Sources<'a>,
-) -> Plan<'a> {
+    lookups: ListenerLookups<'a>,
+) -> GatewayPlan<'a> {
     let mut invalid = Vec::new();
     let spec = owned.spec;
-    let reader = Reader {
-        data: sources.data,
-        grants: sources.grants,
+    let reader = CertificateReader {
+        data: lookups.data,
+        grants: lookups.grants,
         from: Referrer {
             kind: "Gateway",
             namespace: &owned.meta.namespace,
@@ -112,71 +113,71 @@ fn plan<'a>(
     let frontend = match spec.tls.as_ref() {
         Ok(_) => {
             let spec = tls.and_then(|tls: &GatewayTls| tls.frontend.as_ref());
-            Ok(Frontend::new(spec, reader))
+            Ok(FrontendValidations::new(spec, reader))
         }
         Err(why) => Err(Fault::value("spec.tls of the Gateway", why)),
     };
     let frontend = frontend.as_ref();
-    let owner = Owner {
+    let owner = ListenerOwner {
         namespace: &owned.meta.namespace,
         set: None,
         reader,
         frontend,
     };
     let mut own = read(&spec.listeners, owner);
-    let mut taken = Taken::default();
-    taken.add(&mut own.all);
-    let mut room = Room::default();
+    let mut taken = ClaimedSockets::default();
+    taken.claim(&mut own.all);
+    let mut room = ListenerBudgets::default();
     room.take(&mut own.all);
     let allowed = readable(
         &spec.allowed_listeners,
         "spec.allowedListeners",
         &mut invalid,
     );
-    let scope = Scope::new(
+    let scope = NamespaceScope::new(
         allowed.and_then(|spec| spec.namespaces.as_ref()),
-        Scope::None,
+        NamespaceScope::None,
         "spec.allowedListeners.namespaces",
     );
     let scope = scope.unwrap_or_else(|why| {
         invalid.push(why);
-        Scope::None
+        NamespaceScope::None
     });
     let sets = sets.iter().map(|(meta, spec)| {
-        if !scope.takes(&owned.meta.namespace, &meta.namespace, sources.namespaces) {
+        if !scope.takes(&owned.meta.namespace, &meta.namespace, lookups.namespaces) {
             return refused(meta, owned, &scope);
         }
-        let reader = Reader {
+        let reader = CertificateReader {
             from: Referrer {
                 kind: "ListenerSet",
                 namespace: &meta.namespace,
             },
             ..reader
         };
-        let owner = Owner {
+        let owner = ListenerOwner {
             namespace: &meta.namespace,
             set: Some(&meta.name),
             reader,
             frontend,
         };
         let mut listeners = read(&spec.listeners, owner);
-        taken.add(&mut listeners.all);
+        taken.claim(&mut listeners.all);
         room.take(&mut listeners.all);
-        Set {
+        ListenerSetPlan {
             meta,
             listeners,
             refused: None,
         }
     });
-    let mut sets: Vec<Set<'_>> = sets.collect();
+    let mut sets: Vec<ListenerSetPlan<'_>> = sets.collect();
     let of_sets = sets.iter_mut().flat_map(|set| &mut set.listeners.all);
-    overlaps::mark(own.all.iter_mut().chain(of_sets));
+    overlaps::mark_overlaps(own.all.iter_mut().chain(of_sets));
     let client = tls.and_then(|tls| tls.backend.as_ref()?.client_certificate_ref.clone());
     let client_certificate = client.map(|spec| {
         let at = "spec.tls.backend.clientCertificateRef";
         reader.key_pair(&Lenient::Valid(spec), at, CLIENT_CERTIFICATE)
     });
-    Plan {
+    GatewayPlan {
         owned,
         own,
         sets,
@@ -187,7 +188,7 @@ fn plan<'a>(
         client_certificate: client_certificate
             .map(|read| read.map(|(pair, _)| pair))
             .transpose(),
-        insecure: frontend.is_ok_and(Frontend::insecure),
+        insecure: frontend.is_ok_and(FrontendValidations::insecure),
         invalid,
     }
 }
@@ -206,13 +207,13 @@ fn readable<'a, T>(
     }
 }
 
-fn read<'a>(specs: &'a [Lenient<Listener>], owner: Owner<'_>) -> Listeners<'a> {
+fn read<'a>(specs: &'a [Lenient<Listener>], owner: ListenerOwner<'_>) -> Listeners<'a> {
     let mut listeners = Listeners::default();
-    for (place, entry) in specs.iter().enumerate() {
+    for (position, entry) in specs.iter().enumerate() {
         match entry.as_ref() {
             Ok(spec) => listeners.all.push(bind(spec, owner)),
             Err(why) => {
-                let why = format!("spec.listeners[{place}]: {why}");
+                let why = format!("spec.listeners[{position}]: {why}");
                 listeners.unreadable.push(why);
             }
         }
@@ -220,14 +221,19 @@ fn read<'a>(specs: &'a [Lenient<Listener>], owner: Owner<'_>) -> Listeners<'a> {
     listeners
 }
 
-fn refused<'a>(meta: &'a Meta, owned: &Owned<'_>, scope: &Scope<'_>) -> Set<'a> {
+fn refused<'a>(
+    meta: &'a Meta,
+    owned: &ManagedGateway<'_>,
+    scope: &NamespaceScope<'_>,
+) -> ListenerSetPlan<'a> {
     let text = format!(
-        "Gateway {} takes ListenerSets {}; its spec.allowedListeners.namespaces would have to let in namespace {}",
+        "Gateway {} allows ListenerSets {}, not from namespace {}; change its \
+         spec.allowedListeners.namespaces",
         owned.id,
         scope.describe(&owned.meta.namespace),
         meta.namespace
     );
-    Set {
+    ListenerSetPlan {
         meta,
         listeners: Listeners::default(),
         refused: Some(Fault {

@@ -1,4 +1,4 @@
-//! The routes of Gateways, translated and attached, and what is said of them.
+//! The routes of Gateways, translated and attached, and their statuses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,32 +6,35 @@ use std::sync::Arc;
 use weft_ir::{GatewayId, RouteKind, ServicePort};
 
 use super::attach::{
-    Attached, Attachment, Plans, SetIndex, attachments, parent, set_index, settle,
+    GatewayRoute, ListenerAttachment, Plans, SetIndex, attachments, parent, resolve_conflicts,
+    set_index,
 };
-use super::composed::Composed;
 use super::scopes::Namespaces;
+use super::service_rules::AppliedServiceRules;
 use crate::conditions::condition;
 use crate::input::Objects;
 use crate::objects::{Lenient, ParentRef};
 use crate::output::{Condition, Controller};
-use crate::routes::status::{BackendState, Placed, ignored, placed, works};
+use crate::routes::status::{
+    BackendState, PositionedStatus, check_usable, positioned_status, unsupported_note,
+};
 use crate::routes::{self, Resolver, Route, Rules};
 
-/// Routes of Gateways as they were translated last.
-pub(crate) type Memo = routes::Memo<Arc<Route>>;
+/// The last translation of the routes of Gateways.
+pub(crate) type GatewayRouteCache = routes::RouteCache<Arc<Route>>;
 
-/// Those with a parent of ours, in the order that decides ties.
+/// Returns the routes that have a managed parent, in tie-breaking order.
 pub(crate) fn attached(
-    memo: &mut Memo,
+    cache: &mut GatewayRouteCache,
     objects: &Objects,
     plans: &Plans<'_>,
     namespaces: &Namespaces<'_>,
     resolver: &Resolver,
-) -> Vec<Attached> {
+) -> Vec<GatewayRoute> {
     let sets = set_index(plans);
     let ours =
         |_: RouteKind, parents: &[_], namespace: &str| is_ours(parents, namespace, plans, &sets);
-    let mut routes: Vec<Attached> = memo
+    let mut routes: Vec<GatewayRoute> = cache
         .translated(objects, resolver, &ours, Arc::new)
         .into_iter()
         .map(|route| {
@@ -40,7 +43,7 @@ pub(crate) fn attached(
         })
         .collect();
     routes.sort_by_cached_key(|(route, _)| route.tie_order());
-    settle(&mut routes);
+    resolve_conflicts(&mut routes);
     routes
 }
 
@@ -54,10 +57,11 @@ fn is_ours(
     parents.any(|of| parent(of, namespace, plans, sets).is_some())
 }
 
-/// The Service ports that the routes of each Gateway name, and those that these lead on to.
+/// Returns the Service ports that the routes of each Gateway send to, directly or by the own routes
+/// of Services.
 pub(crate) fn targets(
-    routes: &[Attached],
-    composed: &Composed,
+    routes: &[GatewayRoute],
+    service_rules: &AppliedServiceRules,
 ) -> BTreeMap<GatewayId, BTreeSet<ServicePort>> {
     let mut all: BTreeMap<GatewayId, BTreeSet<ServicePort>> = BTreeMap::new();
     for (route, attachments) in routes {
@@ -66,7 +70,7 @@ pub(crate) fn targets(
             let named = &route.report.targets;
             ports.extend(named.iter().cloned());
             if matches!(route.rules, Rules::Requests(_)) {
-                let further = named.iter().flat_map(|port| composed.targets(port));
+                let further = named.iter().flat_map(|port| service_rules.targets(port));
                 ports.extend(further.cloned());
             }
         }
@@ -74,17 +78,17 @@ pub(crate) fn targets(
     all
 }
 
-/// `is_idle`: whether a port has endpoints, and none is ready.
-/// `left_out`: the endpoints of its Service that gateways do not send to, in words.
+/// `is_idle` returns true for a port without a ready endpoint. `left_out` describes the endpoints
+/// of its Service that gateways do not send to.
 pub(crate) fn statuses<'k>(
-    routes: &[Attached],
+    routes: &[GatewayRoute],
     is_idle: impl Fn(&ServicePort) -> bool,
     left_out: impl Fn(&ServicePort) -> Option<&'k str>,
-) -> Vec<Placed> {
+) -> Vec<PositionedStatus> {
     let statuses = routes.iter().map(|(route, attachments)| {
         let parents = attachments.iter().map(|attachment| {
             let accepted = accepted(route, attachment);
-            (attachment.place, &attachment.parent_ref, accepted)
+            (attachment.position, &attachment.parent_ref, accepted)
         });
         let usable = route.report.usable.iter();
         let backends: Vec<BackendState<'_>> = usable
@@ -94,27 +98,31 @@ pub(crate) fn statuses<'k>(
                 left_out: left_out(port),
             })
             .collect();
-        placed(route, Controller::Gateway, &backends, parents)
+        positioned_status(route, Controller::Gateway, &backends, parents)
     });
     statuses.collect()
 }
 
-fn accepted(route: &Route, attachment: &Attachment) -> Condition {
+fn accepted(route: &Route, attachment: &ListenerAttachment) -> Condition {
     if let Err(fault) = &attachment.listeners {
         return condition("Accepted", false, fault.reason, fault.text.clone());
     }
-    if let Err(condition) = works(route) {
+    if let Err(condition) = check_usable(route) {
         return condition;
     }
-    let mut message = "the route is in force".to_owned();
+    let mut message = "the route is in effect".to_owned();
     if let Some(older) = attachment.shadowed.first() {
         message += &format!(
-            ", but not on listeners that the older {older} has: nothing tells their connections apart, and it takes all"
+            ", except on listeners that the older {older} is attached to, which receives all \
+             their connections"
         );
     }
     if !attachment.full.is_empty() {
-        message += &format!(", but not everywhere: {}", attachment.full.join("; "));
+        message += &format!(
+            ", except where there is no room: {}",
+            attachment.full.join("; ")
+        );
     }
-    message += &ignored(route);
+    message += &unsupported_note(route);
     condition("Accepted", true, "Accepted", message)
 }

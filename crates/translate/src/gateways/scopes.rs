@@ -1,4 +1,4 @@
-//! Whose routes and ListenerSets are let in: by namespace.
+//! The namespaces from which routes and ListenerSets may attach.
 //!
 //! Source: `RouteNamespaces`, `ListenerNamespaces`, `metav1.LabelSelector`.
 
@@ -20,18 +20,18 @@ impl<'a> Namespaces<'a> {
     }
 }
 
-/// From which namespaces something is let in.
+/// The namespaces from which objects may attach.
 #[derive(Debug)]
-pub(crate) enum Scope<'a> {
+pub(crate) enum NamespaceScope<'a> {
     All,
-    /// Of the owner's own.
+    /// The owner's own namespace.
     Same,
     Selector(&'a LabelSelector),
     None,
 }
 
-impl<'a> Scope<'a> {
-    /// Where nothing is said, `absent`. Errors with the place and what is wrong there.
+impl<'a> NamespaceScope<'a> {
+    /// `absent` is the default. The error has the field path and what is wrong there.
     pub(crate) fn new(
         spec: Option<&'a FromNamespaces>,
         absent: Self,
@@ -48,17 +48,18 @@ impl<'a> Scope<'a> {
             Some("Selector") => {
                 let selector = selector
                     .as_ref()
-                    .ok_or_else(|| format!("{at}.selector is missing"))?;
+                    .ok_or_else(|| format!("{at}.selector is required"))?;
                 check(selector).map_err(|why| format!("{at}.selector: {why}"))?;
                 Ok(Self::Selector(selector))
             }
             Some(other) => Err(format!(
-                "{at}.from: {other:?} is not supported; supported are All, Selector, Same, None"
+                "{at}.from: {other:?} is not supported; supported values are All, Selector, Same, \
+                 None"
             )),
         }
     }
 
-    /// Whether what is in `namespace` is let in by an owner in `own`.
+    /// Returns true if an owner in `own` allows objects in `namespace`.
     pub(crate) fn takes(&self, own: &str, namespace: &str, namespaces: &Namespaces<'_>) -> bool {
         match self {
             Self::All => true,
@@ -71,13 +72,13 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// For messages: `of namespaces with the labels ...`.
+    /// Describes the scope for a message: `from namespaces labelled ...`.
     pub(crate) fn describe(&self, own: &str) -> String {
         match self {
-            Self::All => "of all namespaces".to_owned(),
-            Self::Same => format!("of namespace {own}"),
-            Self::None => "of no namespace".to_owned(),
-            Self::Selector(selector) => format!("of namespaces labelled {}", words(selector)),
+            Self::All => "from all namespaces".to_owned(),
+            Self::Same => format!("from namespace {own}"),
+            Self::None => "from no namespace".to_owned(),
+            Self::Selector(selector) => format!("from namespaces labelled {}", words(selector)),
         }
     }
 }
@@ -95,7 +96,7 @@ fn words(selector: &LabelSelector) -> String {
         .map(|of| format!("{} {} {}", of.key, of.operator, of.values.join(" ")));
     let all: Vec<String> = labels.chain(expressions).collect();
     if all.is_empty() {
-        "in any way".to_owned()
+        "with any label".to_owned()
     } else {
         all.join(", ")
     }
@@ -110,12 +111,12 @@ fn check(selector: &LabelSelector) -> Result<(), String> {
         } = requirement;
         match operator.as_str() {
             "In" | "NotIn" if values.is_empty() => {
-                return Err(format!("{key}: {operator} needs values"));
+                return Err(format!("{key}: operator {operator} requires values"));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => {
                 return Err(format!(
-                    "{key}: operator {other:?} is none of In, NotIn, Exists, DoesNotExist"
+                    "{key}: operator {other:?} is not one of In, NotIn, Exists, DoesNotExist"
                 ));
             }
         }
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn every_requirement_must_hold() {
+    fn every_selector_requirement_must_match() {
         let labels: BTreeMap<String, String> = [("team", "shop"), ("stage", "prod")]
             .map(|(k, v)| (k.into(), v.into()))
             .into();
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_refused() {
+    fn invalid_selectors_are_rejected() {
         for json in [
             r#"{"matchExpressions": [{"key": "team", "operator": "Like", "values": ["a"]}]}"#,
             r#"{"matchExpressions": [{"key": "team", "operator": "In"}]}"#,

@@ -1,6 +1,7 @@
-//! The ports of a gateway as its proxies are told: listeners that can be used, with the rules of their routes.
+//! The ports of a gateway as its proxies get them: usable listeners with the rules of their routes.
 //!
-//! Source: `GatewaySpec.listeners`; the order of rules is that of their routes (`Listener.allowedRoutes`).
+//! Source: `GatewaySpec.listeners`; rules are in the order of their routes
+//! (`Listener.allowedRoutes`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,19 +11,19 @@ use weft_ir::{
     TlsRule, TlsServing, Transport, VirtualHost,
 };
 
-use super::attach::{Attached, ListenerId};
-use super::composed::Composed;
-use super::listeners::{Bound, Socket, Speaks};
-use super::plans::Plan;
+use super::attach::{GatewayRoute, ListenerId};
+use super::listeners::{BoundListener, ListenerProtocol, ListenerSocket};
+use super::plans::GatewayPlan;
+use super::service_rules::AppliedServiceRules;
 use crate::routes::hosts::Host;
 use crate::routes::targets::service_ports;
 use crate::routes::{Route, Rules};
 
-/// By listener: the routes with their hosts there, in the order that decides ties. A route that names a listener twice is
-/// there once.
+/// The routes of each listener with their hosts there, in tie-breaking order. A route that selects
+/// a listener twice appears once.
 pub(crate) type ByListener<'r> = HashMap<&'r ListenerId, Vec<(&'r Route, &'r [Host])>>;
 
-pub(crate) fn by_listener(routes: &[Attached]) -> ByListener<'_> {
+pub(crate) fn by_listener(routes: &[GatewayRoute]) -> ByListener<'_> {
     let mut all = ByListener::new();
     for (route, attachments) in routes {
         let listeners = attachments
@@ -38,11 +39,11 @@ pub(crate) fn by_listener(routes: &[Attached]) -> ByListener<'_> {
     all
 }
 
-/// By transport and number.
+/// Ordered by transport and number.
 pub(crate) fn ports(
-    plan: &Plan<'_>,
+    plan: &GatewayPlan<'_>,
     routes: &ByListener<'_>,
-    composed: &Composed,
+    service_rules: &AppliedServiceRules,
 ) -> Vec<GatewayPort> {
     let mut ports: BTreeMap<(Transport, u16), Serving> = BTreeMap::new();
     let none = Vec::new();
@@ -51,40 +52,40 @@ pub(crate) fn ports(
         .all
         .iter()
         .enumerate()
-        .map(|(place, of)| (None, place, of));
+        .map(|(position, of)| (None, position, of));
     let sets = plan.sets.iter().enumerate().flat_map(|(set, of)| {
         let listeners = of.listeners.all.iter().enumerate();
-        listeners.map(move |(place, of)| (Some(set), place, of))
+        listeners.map(move |(position, of)| (Some(set), position, of))
     });
-    for (set, place, bound) in own.chain(sets) {
+    for (set, position, bound) in own.chain(sets) {
         let Ok(socket) = bound.usable() else { continue };
         let id = ListenerId {
             gateway: plan.owned.id.clone(),
             set,
-            place,
+            position,
         };
         let routes = routes.get(&id).unwrap_or(&none);
-        let key = (socket.speaks.transport(), socket.port);
+        let key = (socket.protocol.transport(), socket.port);
         add(&mut ports, key, socket, bound, routes);
     }
     for bound in plan.listeners() {
-        if let Some(socket) = bound.shut() {
-            shut(&mut ports, socket, bound);
+        if let Some(socket) = bound.closed_socket() {
+            add_closed(&mut ports, socket, bound);
         }
     }
     let ports = ports.into_iter();
     ports
         .map(|((_, port), serving)| GatewayPort {
             port,
-            services: services(&serving, composed),
+            services: services(&serving, service_rules),
             serving,
         })
         .collect()
 }
 
-/// The rules of the Services that requests are sent to.
-fn services(serving: &Serving, composed: &Composed) -> Vec<Arc<ServiceRules>> {
-    if composed.is_empty() {
+/// Returns the own rules of the Services that requests are sent to.
+fn services(serving: &Serving, service_rules: &AppliedServiceRules) -> Vec<Arc<ServiceRules>> {
+    if service_rules.is_empty() {
         return Vec::new();
     }
     let mut hosts: Vec<&VirtualHost> = Vec::new();
@@ -100,24 +101,24 @@ fn services(serving: &Serving, composed: &Composed) -> Vec<Arc<ServiceRules>> {
         Serving::Tcp(_) | Serving::Udp(_) => {}
     }
     let rules = hosts.into_iter().flat_map(|host| &host.rules);
-    composed.rules(
+    service_rules.rules(
         &rules
             .flat_map(|rule| service_ports(&rule.backends))
             .collect(),
     )
 }
 
-/// Listeners of one port are of one family: all others conflict.
+/// All listeners of a port are of one family; others have a conflict.
 fn add(
     ports: &mut BTreeMap<(Transport, u16), Serving>,
     key: (Transport, u16),
-    socket: &Socket,
-    bound: &Bound<'_>,
+    socket: &ListenerSocket,
+    bound: &BoundListener<'_>,
     routes: &[(&Route, &[Host])],
 ) {
     let name = Arc::clone(&bound.label);
     let hostname = socket.hostname.clone();
-    if socket.speaks == Speaks::Http {
+    if socket.protocol == ListenerProtocol::Http {
         let listener = HttpListener {
             name,
             hostname,
@@ -131,8 +132,8 @@ fn add(
         }
         return;
     }
-    let serving = match (socket.speaks, &bound.tls) {
-        (Speaks::Tcp | Speaks::Udp, _) => {
+    let serving = match (socket.protocol, &bound.tls) {
+        (ListenerProtocol::Tcp | ListenerProtocol::Udp, _) => {
             let rule = routes.first().and_then(|(route, _)| connection_rule(route));
             let listener = StreamListener { name, rule };
             let serving = match key.0 {
@@ -142,15 +143,15 @@ fn add(
             ports.entry(key).or_insert(serving);
             return;
         }
-        (Speaks::Https, Some(tls)) => TlsServing::Http {
+        (ListenerProtocol::Https, Some(tls)) => TlsServing::Http {
             tls: tls.clone(),
             hosts: virtual_hosts(routes),
         },
-        (Speaks::TlsTerminated, Some(tls)) => TlsServing::Terminate {
+        (ListenerProtocol::TlsTerminate, Some(tls)) => TlsServing::Terminate {
             tls: tls.clone(),
             rules: tls_rules(routes),
         },
-        (Speaks::TlsPassed, _) => TlsServing::Passthrough {
+        (ListenerProtocol::TlsPassthrough, _) => TlsServing::Passthrough {
             rules: tls_rules(routes),
         },
         _ => return,
@@ -165,11 +166,16 @@ fn add(
     }
 }
 
-/// A listener without routes, where others serve its port: what is meant for it does not come to them.
-fn shut(ports: &mut BTreeMap<(Transport, u16), Serving>, socket: &Socket, bound: &Bound<'_>) {
+/// Adds a listener without routes to a port that other listeners serve, so that they do not get its
+/// traffic.
+fn add_closed(
+    ports: &mut BTreeMap<(Transport, u16), Serving>,
+    socket: &ListenerSocket,
+    bound: &BoundListener<'_>,
+) {
     let name = Arc::clone(&bound.label);
     let hostname = socket.hostname.clone();
-    match ports.get_mut(&(socket.speaks.transport(), socket.port)) {
+    match ports.get_mut(&(socket.protocol.transport(), socket.port)) {
         Some(Serving::Http(listeners)) => listeners.push(HttpListener {
             name,
             hostname,
@@ -184,7 +190,7 @@ fn shut(ports: &mut BTreeMap<(Transport, u16), Serving>, socket: &Socket, bound:
     }
 }
 
-/// By host, in the order of the hosts' names; any host comes first.
+/// Ordered by host name; any host comes first.
 fn virtual_hosts(routes: &[(&Route, &[Host])]) -> Vec<VirtualHost> {
     let mut hosts: BTreeMap<String, VirtualHost> = BTreeMap::new();
     for (route, on) in routes {
@@ -204,7 +210,7 @@ fn virtual_hosts(routes: &[(&Route, &[Host])]) -> Vec<VirtualHost> {
     hosts.into_values().collect()
 }
 
-/// With those names of a route that have something in common with the listener.
+/// With the host names of the route that intersect with the listener's.
 fn tls_rules(routes: &[(&Route, &[Host])]) -> Vec<TlsRule> {
     let rules = routes.iter().filter_map(|(route, hosts)| {
         let Rules::Tls(Some(compiled)) = &route.rules else {
@@ -220,7 +226,7 @@ fn tls_rules(routes: &[(&Route, &[Host])]) -> Vec<TlsRule> {
 
 fn connection_rule(route: &Route) -> Option<ConnectionRule> {
     match &route.rules {
-        Rules::Bytes(compiled) => Some(compiled.rule.clone()),
+        Rules::Connections(compiled) => Some(compiled.rule.clone()),
         Rules::Requests(_) | Rules::Tls(_) => None,
     }
 }

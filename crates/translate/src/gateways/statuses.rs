@@ -1,29 +1,30 @@
-//! What is said of Gateways, ListenerSets and their listeners.
+//! The statuses of Gateways, ListenerSets and their listeners.
 //!
-//! Source: the comments of `GatewayConditionType`, `ListenerConditionType`, `ListenerSetConditionType` and their reasons.
+//! Source: the comments of `GatewayConditionType`, `ListenerConditionType`,
+//! `ListenerSetConditionType` and their reasons.
 
 use std::collections::{BTreeSet, HashMap};
 
 use weft_ir::RouteKind;
 
-use super::attach::{Attached, ListenerId};
-use super::listeners::Bound;
-use super::plans::{Listeners, Plan, Set};
+use super::attach::{GatewayRoute, ListenerId};
+use super::listeners::BoundListener;
+use super::plans::{GatewayPlan, ListenerSetPlan, Listeners};
 use crate::conditions::Fault;
 use crate::conditions::{condition, join};
 use crate::names::GROUP;
 use crate::output::{
     Address, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteGroupKind,
 };
-use crate::routes::status::works;
+use crate::routes::status::check_usable;
 
-/// Accepted routes by listener.
+/// Number of accepted routes by listener.
 pub(crate) type Counts = HashMap<ListenerId, u32>;
 
-pub(crate) fn counts(routes: &[Attached]) -> Counts {
+pub(crate) fn counts(routes: &[GatewayRoute]) -> Counts {
     let mut counts = Counts::new();
     for (route, attachments) in routes {
-        if works(route).is_err() {
+        if check_usable(route).is_err() {
             continue;
         }
         let listeners = attachments
@@ -37,21 +38,21 @@ pub(crate) fn counts(routes: &[Attached]) -> Counts {
     counts
 }
 
-/// What is decided of a Gateway elsewhere.
-pub(crate) struct Verdict {
-    /// Errors decide about Accepted.
+/// The state of a Gateway that its conditions report.
+pub(crate) struct GatewayState {
+    /// Errors are the reason and message of Accepted=False.
     pub(crate) accepted: Result<(), Fault>,
     /// Keys of `spec.infrastructure` that its pods do not get.
     pub(crate) kept_off_pods: Vec<String>,
-    /// Errors decide about Programmed, where the Gateway is accepted.
+    /// Errors are the reason and message of Programmed=False, if the Gateway is accepted.
     pub(crate) programmed: Result<(), Fault>,
-    /// The condition AddressesAssigned; `None`: there is nothing to say yet.
+    /// The condition AddressesAssigned; `None` if there is nothing to report yet.
     pub(crate) assigned: Option<Result<(), Fault>>,
     pub(crate) addresses: BTreeSet<Address>,
 }
 
-/// Whether the Gateway's own listeners let it be accepted.
-pub(crate) fn some_listener(plan: &Plan<'_>) -> Result<(), Fault> {
+/// Returns a fault if none of the Gateway's own listeners is valid.
+pub(crate) fn require_valid_listener(plan: &GatewayPlan<'_>) -> Result<(), Fault> {
     if plan.own.all.iter().any(|of| of.accepted().is_ok()) {
         return Ok(());
     }
@@ -61,7 +62,7 @@ pub(crate) fn some_listener(plan: &Plan<'_>) -> Result<(), Fault> {
     })
 }
 
-/// Those that are not accepted, with their reasons.
+/// Describes the listeners that are not accepted, with their faults.
 fn invalid_listeners(listeners: &Listeners<'_>) -> String {
     let refused = listeners.all.iter().filter_map(|of| {
         let fault = of.accepted().err()?;
@@ -71,7 +72,7 @@ fn invalid_listeners(listeners: &Listeners<'_>) -> String {
         .chain(listeners.unreadable.iter().cloned())
         .collect();
     if all.is_empty() {
-        "there is none".to_owned()
+        "it has none".to_owned()
     } else {
         all.join("; ")
     }
@@ -81,35 +82,39 @@ fn all_valid(listeners: &Listeners<'_>) -> bool {
     listeners.unreadable.is_empty() && listeners.all.iter().all(|of| of.accepted().is_ok())
 }
 
-fn kept_off_pods(verdict: &Verdict) -> String {
-    match verdict.kept_off_pods.as_slice() {
+fn kept_off_pods(state: &GatewayState) -> String {
+    match state.kept_off_pods.as_slice() {
         [] => String::new(),
         keys => format!(
-            "; its pods do not get {} of spec.infrastructure: podMetadataDomains of the class's parameters may permit \
-             the domain",
+            "; its pods do not get {} from spec.infrastructure; podMetadataDomains in the \
+             parameters of the class can permit the domain",
             keys.join(", ")
         ),
     }
 }
 
-pub(crate) fn gateway(plan: &Plan<'_>, verdict: &Verdict, counts: &Counts) -> GatewayStatus {
-    let accepted = &verdict.accepted;
+pub(crate) fn gateway(
+    plan: &GatewayPlan<'_>,
+    state: &GatewayState,
+    counts: &Counts,
+) -> GatewayStatus {
+    let accepted = &state.accepted;
     let mut conditions = vec![match accepted {
         Err(fault) => condition("Accepted", false, fault.reason, fault.text.clone()),
         Ok(()) if all_valid(&plan.own) => {
-            let message = format!("the Gateway is in force{}", kept_off_pods(verdict));
+            let message = format!("the Gateway is in effect{}", kept_off_pods(state));
             condition("Accepted", true, "Accepted", message)
         }
         Ok(()) => {
             let why = invalid_listeners(&plan.own);
             let message = format!(
-                "in force but for listeners that are not valid: {why}{}",
-                kept_off_pods(verdict)
+                "in effect except for invalid listeners: {why}{}",
+                kept_off_pods(state)
             );
             condition("Accepted", true, "ListenersNotValid", message)
         }
     }];
-    conditions.push(match (accepted, &verdict.programmed) {
+    conditions.push(match (accepted, &state.programmed) {
         (Err(fault), _) => {
             let why = format!("the Gateway is not accepted: {}", fault.text);
             condition("Programmed", false, "Invalid", why)
@@ -121,7 +126,7 @@ pub(crate) fn gateway(plan: &Plan<'_>, verdict: &Verdict, counts: &Counts) -> Ga
         }
     });
     conditions.push(resolved_refs(plan));
-    if let Some(assigned) = &verdict.assigned {
+    if let Some(assigned) = &state.assigned {
         const KIND: &str = "AddressesAssigned";
         conditions.push(match assigned {
             Ok(()) => condition(KIND, true, KIND, "every address is assigned".to_owned()),
@@ -129,8 +134,8 @@ pub(crate) fn gateway(plan: &Plan<'_>, verdict: &Verdict, counts: &Counts) -> Ga
         });
     }
     if plan.insecure {
-        let message = "spec.tls.frontend lets in clients whose certificates do not hold, or that have none \
-                       (AllowInsecureFallback); set AllowValidOnly outside of tests";
+        let message = "spec.tls.frontend accepts clients without a valid certificate (AllowInsecureFallback); \
+         use AllowValidOnly outside of tests";
         conditions.push(condition(
             "InsecureFrontendValidationMode",
             true,
@@ -146,13 +151,13 @@ pub(crate) fn gateway(plan: &Plan<'_>, verdict: &Verdict, counts: &Counts) -> Ga
         id: plan.owned.id.clone(),
         generation: plan.owned.meta.generation,
         conditions,
-        addresses: verdict.addresses.iter().cloned().collect(),
+        addresses: state.addresses.iter().cloned().collect(),
         attached_listener_sets: u32::try_from(attached.count()).unwrap_or(u32::MAX),
         listeners: listeners(plan, None, &plan.own, accepted, counts),
     }
 }
 
-fn resolved_refs(plan: &Plan<'_>) -> Condition {
+fn resolved_refs(plan: &GatewayPlan<'_>) -> Condition {
     let client = plan.client_certificate.as_ref().err();
     if let Some(fault) = client.or(plan.client_gone.as_ref()) {
         return condition("ResolvedRefs", false, fault.reason, fault.text.clone());
@@ -160,14 +165,14 @@ fn resolved_refs(plan: &Plan<'_>) -> Condition {
     let unresolved = plan.own.all.iter().filter(|of| !of.unresolved.is_empty());
     let names: Vec<&str> = unresolved.map(|of| of.spec.name.as_str()).collect();
     if names.is_empty() {
-        let message = "every reference was resolved".to_owned();
+        let message = "all references are resolved".to_owned();
         return condition("ResolvedRefs", true, "ResolvedRefs", message);
     }
-    let why = format!("see the listeners {}", names.join(", "));
+    let why = format!("unresolved references in listeners {}", names.join(", "));
     condition("ResolvedRefs", false, "ListenersNotResolved", why)
 }
 
-fn set_accepted(set: &Set<'_>, gateway: &Result<(), Fault>) -> Result<(), Fault> {
+fn set_accepted(set: &ListenerSetPlan<'_>, gateway: &Result<(), Fault>) -> Result<(), Fault> {
     if let Some(fault) = &set.refused {
         return Err(fault.clone());
     }
@@ -194,14 +199,14 @@ fn set_accepted(set: &Set<'_>, gateway: &Result<(), Fault>) -> Result<(), Fault>
 }
 
 pub(crate) fn listener_sets(
-    plan: &Plan<'_>,
-    verdict: &Verdict,
+    plan: &GatewayPlan<'_>,
+    state: &GatewayState,
     counts: &Counts,
 ) -> Vec<ListenerSetStatus> {
     let sets = plan.sets.iter().enumerate();
-    sets.map(|(place, set)| {
-        let accepted = set_accepted(set, &verdict.accepted);
-        let programmed = match (&accepted, &verdict.programmed) {
+    sets.map(|(position, set)| {
+        let accepted = set_accepted(set, &state.accepted);
+        let programmed = match (&accepted, &state.programmed) {
             (Err(fault), _) => condition("Programmed", false, fault.reason, fault.text.clone()),
             (Ok(()), Err(fault)) => {
                 let why = format!("its Gateway is not programmed: {}", fault.text);
@@ -215,12 +220,12 @@ pub(crate) fn listener_sets(
         let accepted = match &accepted {
             Err(fault) => condition("Accepted", false, fault.reason, fault.text.clone()),
             Ok(()) if all_valid(&set.listeners) => {
-                let message = format!("the listeners are in force on Gateway {}", plan.owned.id);
+                let message = format!("the listeners are in effect on Gateway {}", plan.owned.id);
                 condition("Accepted", true, "Accepted", message)
             }
             Ok(()) => {
                 let why = invalid_listeners(&set.listeners);
-                let message = format!("in force but for listeners that are not valid: {why}");
+                let message = format!("in effect except for invalid listeners: {why}");
                 condition("Accepted", true, "ListenersNotValid", message)
             }
         };
@@ -230,30 +235,36 @@ pub(crate) fn listener_sets(
             gateway: plan.owned.id.clone(),
             generation: set.meta.generation,
             conditions: vec![accepted, programmed],
-            listeners: listeners(plan, Some(place), &set.listeners, &verdict.accepted, counts),
+            listeners: listeners(
+                plan,
+                Some(position),
+                &set.listeners,
+                &state.accepted,
+                counts,
+            ),
         }
     })
     .collect()
 }
 
 fn listeners(
-    plan: &Plan<'_>,
+    plan: &GatewayPlan<'_>,
     set: Option<usize>,
     of: &Listeners<'_>,
     gateway: &Result<(), Fault>,
     counts: &Counts,
 ) -> Vec<ListenerStatus> {
     let all = of.all.iter().enumerate();
-    all.map(|(place, bound)| {
+    all.map(|(position, bound)| {
         let id = ListenerId {
             gateway: plan.owned.id.clone(),
             set,
-            place,
+            position,
         };
         ListenerStatus {
             name: bound.spec.name.clone(),
             socket: match (bound.usable(), gateway) {
-                (Ok(socket), Ok(())) => Some((socket.speaks.transport(), socket.port)),
+                (Ok(socket), Ok(())) => Some((socket.protocol.transport(), socket.port)),
                 _ => None,
             },
             supported_kinds: bound.kinds.iter().map(group_kind).collect(),
@@ -271,7 +282,7 @@ fn group_kind(kind: &RouteKind) -> RouteGroupKind {
     }
 }
 
-fn conditions(bound: &Bound<'_>, gateway: &Result<(), Fault>) -> Vec<Condition> {
+fn conditions(bound: &BoundListener<'_>, gateway: &Result<(), Fault>) -> Vec<Condition> {
     let say = |kind, fault: &Fault| condition(kind, false, fault.reason, fault.text.clone());
     let accepted = match bound.accepted() {
         Ok(_) => condition(
@@ -289,13 +300,13 @@ fn conditions(bound: &Bound<'_>, gateway: &Result<(), Fault>) -> Vec<Condition> 
             condition("Programmed", false, "Pending", why)
         }
         (Ok(_), Ok(())) => {
-            let message = "the listener is handed to the proxies".to_owned();
+            let message = "the listener is configured on the proxies".to_owned();
             condition("Programmed", true, "Programmed", message)
         }
     };
     let resolved = match bound.unresolved.first() {
         None => {
-            let message = "every reference was resolved".to_owned();
+            let message = "all references are resolved".to_owned();
             condition("ResolvedRefs", true, "ResolvedRefs", message)
         }
         Some(first) => {
@@ -306,15 +317,15 @@ fn conditions(bound: &Bound<'_>, gateway: &Result<(), Fault>) -> Vec<Condition> 
     let conflicted = match &bound.conflict {
         Some(fault) => condition("Conflicted", true, fault.reason, fault.text.clone()),
         None => {
-            let message = "no other listener has its place".to_owned();
+            let message = "no other listener conflicts with it".to_owned();
             condition("Conflicted", false, "NoConflicts", message)
         }
     };
     let mut conditions = vec![accepted, programmed, resolved, conflicted];
     if let Some(others) = &bound.overlapping {
         let message = format!(
-            "hosts of this listener are hosts of {others} too, on the same port: clients use one connection for both, and \
-             what comes on a connection of the other is answered with 421"
+            "its hostnames overlap with {others} on the same port: clients may reuse one \
+             connection for both, and requests on a connection of the other listener get 421"
         );
         conditions.push(condition(
             "OverlappingTLSConfig",

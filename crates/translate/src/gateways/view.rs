@@ -1,4 +1,4 @@
-//! A gateway as its proxies are told of it.
+//! The configuration of a gateway as its proxies get it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,16 +9,17 @@ use weft_ir::{
 
 use crate::routes::targets::{rule_targets, service_ports};
 
-/// What all proxies of a Gateway are told. Cheap to clone; immutable.
+/// The configuration for all proxies of a Gateway. Immutable and cheap to clone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatewayView {
+    /// Settings of the gateway as a whole.
     pub gateway: Arc<Gateway>,
-    /// By transport and number.
+    /// Ordered by transport and number.
     pub ports: Vec<Arc<GatewayPort>>,
 }
 
 impl GatewayView {
-    /// The endpoint sets that a proxy needs with the ports, as gateways see them.
+    /// Returns the endpoint sets that a proxy needs along with the ports, as gateways see them.
     pub fn references(&self) -> BTreeSet<ServicePort> {
         let mut all = BTreeSet::new();
         for port in &self.ports {

@@ -21,7 +21,7 @@ pub struct ServiceSpec {
     /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`; empty means `ClusterIP`.
     #[serde(rename = "type", deserialize_with = "or_default")]
     pub kind: String,
-    /// `None` alone for a headless Service.
+    /// `None` for a headless Service.
     #[serde(rename = "clusterIP", deserialize_with = "or_default")]
     pub cluster_ip: String,
     #[serde(rename = "clusterIPs", deserialize_with = "or_default")]
@@ -66,7 +66,7 @@ pub struct ServicePortSpec {
     #[serde(deserialize_with = "or_default")]
     pub app_protocol: String,
     pub port: i64,
-    /// Of the pods; absent: the same as `port`.
+    /// Port of the pods; absent means the same as `port`.
     pub target_port: Option<PortRef>,
 }
 
@@ -84,7 +84,7 @@ pub struct LoadBalancer {
     pub ingress: Vec<Ingress>,
 }
 
-/// Where a load balancer takes connections: an IP or a host name.
+/// Where a load balancer accepts connections: an IP or a host name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ingress {
@@ -92,12 +92,14 @@ pub struct Ingress {
     pub ip: String,
     #[serde(deserialize_with = "or_default")]
     pub hostname: String,
-    /// `VIP` (also when empty), or `Proxy`: connections from inside have to go by the load balancer too.
+    /// `VIP` (also when empty), or `Proxy`: connections from inside the cluster have to pass the
+    /// load balancer as well.
     #[serde(deserialize_with = "or_default")]
     pub ip_mode: String,
 }
 
-/// Of the Multi-Cluster Services API (KEP-1645), `multicluster.x-k8s.io`: v1beta1 and v1alpha1 have the same fields.
+/// A Service of the cluster set, from the Multi-Cluster Services API (KEP-1645), group
+/// `multicluster.x-k8s.io`: v1beta1 and v1alpha1 have the same fields.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ServiceImport {
@@ -114,7 +116,7 @@ pub struct ServiceImportSpec {
     pub kind: String,
     #[serde(deserialize_with = "or_default")]
     pub ips: Vec<String>,
-    /// As of Services.
+    /// As in Services.
     #[serde(deserialize_with = "or_default")]
     pub ip_families: Vec<String>,
     #[serde(deserialize_with = "or_default")]
@@ -139,7 +141,7 @@ pub struct EndpointSlice {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct SlicePort {
-    /// Name of the Service's port.
+    /// Name of the Service port.
     #[serde(deserialize_with = "or_default")]
     pub name: String,
     #[serde(deserialize_with = "or_default")]
@@ -161,7 +163,7 @@ pub struct EndpointAddress {
     pub hints: EndpointHints,
 }
 
-/// The clients that an endpoint is for.
+/// Topology hints: the clients that an endpoint is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHints {
@@ -188,7 +190,7 @@ pub struct EndpointConditions {
     pub terminating: Option<bool>,
 }
 
-/// The object behind an endpoint.
+/// The object that an endpoint belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct TargetRef {
@@ -231,7 +233,8 @@ pub struct PodSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
     pub name: String,
-    /// Those of `weft-injector redirect`; empty of other programs, whose arguments may be long.
+    /// Arguments of `weft-injector redirect`; empty for other programs, whose arguments can be
+    /// long.
     #[serde(rename = "args", deserialize_with = "redirect_args")]
     pub redirect_args: Vec<String>,
     #[serde(deserialize_with = "or_default")]
@@ -264,7 +267,8 @@ pub struct Lifecycle {
     pub pre_stop: Option<Handler>,
 }
 
-/// What the kubelet asks of a container; ways that open no connection to the pod are left out.
+/// A request of the kubelet to a container. Handlers that open no connection to the pod are left
+/// out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Handler {
@@ -326,7 +330,7 @@ pub struct PodIp {
     pub ip: String,
 }
 
-/// On a node: the name of its zone.
+/// Label of a node with the name of its zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -1,4 +1,5 @@
-//! Secrets, ConfigMaps and ClusterTrustBundles: certificates, bundles of authorities, and the parameters of Gateways.
+//! Secrets, ConfigMaps and ClusterTrustBundles: certificates, CA bundles, and the parameters of
+//! Gateways.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,23 +14,24 @@ use serde::{Deserialize, Deserializer};
 use super::lenient::or_default;
 use super::meta::Meta;
 
-/// Of its data only what a key pair, or a bundle of authorities, is made of.
+/// A Secret. Of its data, only a key pair is read.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Secret {
     pub metadata: Meta,
-    /// `kubernetes.io/tls`, or another.
+    /// `kubernetes.io/tls` or another type.
     #[serde(rename = "type", deserialize_with = "or_default")]
     pub kind: String,
     #[serde(deserialize_with = "or_default")]
     pub data: SecretData,
-    /// It was deleted, and is kept for [`Secret::LINGERS`].
+    /// Whether it was deleted and is only kept for [`Secret::LINGERS`].
     #[serde(skip)]
     pub gone: bool,
 }
 
 impl Secret {
-    /// How long its last certificate serves after it was deleted: `kubectl replace --force` deletes it and creates it again.
+    /// How long the certificate of a deleted Secret is still served: `kubectl replace --force`
+    /// deletes a Secret and creates it again.
     pub const LINGERS: Duration = Duration::from_secs(60);
 
     #[must_use]
@@ -48,36 +50,40 @@ pub struct SecretData {
     pub chain: Option<SecretBytes>,
     #[serde(rename = "tls.key")]
     pub key: Option<SecretBytes>,
-    /// Whether the two belong together.
+    /// Whether certificate and key belong together.
     #[serde(skip)]
-    pub(crate) sound: Verdict,
+    pub(crate) validity: CachedCheck,
 }
 
-/// What a check of an object's content came to: found out once for each version of the object, since one that is watched
-/// is never changed but replaced. Says nothing that the content does not say.
+/// The result of checking an object's content. It is computed once for each version of the object,
+/// which is safe because watched objects are never modified but replaced. It carries no information
+/// beyond the content, so all values compare equal.
 #[derive(Clone, Default)]
-pub(crate) struct Verdict(OnceLock<Result<(), String>>);
+pub(crate) struct CachedCheck(OnceLock<Result<(), String>>);
 
-impl Verdict {
-    pub(crate) fn or_check(&self, check: impl FnOnce() -> Result<(), String>) -> Result<(), &str> {
+impl CachedCheck {
+    pub(crate) fn get_or_check(
+        &self,
+        check: impl FnOnce() -> Result<(), String>,
+    ) -> Result<(), &str> {
         let known = self.0.get_or_init(check).as_ref();
         known.copied().map_err(String::as_str)
     }
 }
 
-impl PartialEq for Verdict {
+impl PartialEq for CachedCheck {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl fmt::Debug for Verdict {
+impl fmt::Debug for CachedCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Verdict")
     }
 }
 
-/// Never printed.
+/// Secret content, which `Debug` does not print.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretBytes(pub Arc<[u8]>);
 
@@ -88,7 +94,7 @@ impl fmt::Debug for SecretBytes {
 }
 
 impl<'de> Deserialize<'de> for SecretBytes {
-    /// Base64, as the API server writes it. The error does not quote it.
+    /// Expects base64, as the API server writes it. The error does not quote the value.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         let bytes = STANDARD.decode(text);
@@ -104,12 +110,12 @@ pub struct ConfigMap {
     pub metadata: Meta,
     #[serde(deserialize_with = "or_default")]
     pub data: BTreeMap<String, String>,
-    /// Whether `ca.crt` is a bundle of authorities.
+    /// Whether `ca.crt` is a valid CA bundle.
     #[serde(skip)]
-    pub(crate) sound: Verdict,
+    pub(crate) validity: CachedCheck,
 }
 
-/// Authorities that the cluster shares.
+/// A CA bundle that is available to the whole cluster.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ClusterTrustBundle {
@@ -124,9 +130,9 @@ pub struct ClusterTrustBundleSpec {
     /// PEM.
     #[serde(deserialize_with = "or_default")]
     pub trust_bundle: String,
-    /// Whether it is a bundle of authorities.
+    /// Whether it is a valid CA bundle.
     #[serde(skip)]
-    pub(crate) sound: Verdict,
+    pub(crate) validity: CachedCheck,
 }
 
 #[cfg(test)]
@@ -134,11 +140,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_is_checked_once_for_as_long_as_the_object_is_there() {
+    fn content_is_checked_once_per_object() {
         let mut checks = 0;
         let secret = SecretData::default();
         for _ in 0..3 {
-            let verdict = secret.sound.or_check(|| {
+            let verdict = secret.validity.get_or_check(|| {
                 checks += 1;
                 Err("is no sound PEM".to_owned())
             });
@@ -146,6 +152,9 @@ mod tests {
         }
         assert_eq!(checks, 1);
         assert_eq!(secret, SecretData::default());
-        assert_eq!(SecretData::default().sound.or_check(|| Ok(())), Ok(()));
+        assert_eq!(
+            SecretData::default().validity.get_or_check(|| Ok(())),
+            Ok(())
+        );
     }
 }

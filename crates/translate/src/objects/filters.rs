@@ -8,8 +8,8 @@ use super::lenient::or_default;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 pub struct HttpFilter {
-    /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestRedirect`, `URLRewrite`, `RequestMirror`, `CORS`, or one
-    /// that is not supported.
+    /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestRedirect`, `URLRewrite`,
+    /// `RequestMirror`, `CORS`, or an unsupported type.
     #[serde(rename = "type")]
     pub kind: String,
     #[serde(default)]
@@ -24,7 +24,7 @@ pub struct HttpFilter {
     pub request_mirror: Option<RequestMirror>,
     #[serde(default)]
     pub cors: Option<CorsFilter>,
-    /// Not supported, as the next one.
+    /// Not supported, like the next field.
     #[serde(default)]
     pub external_auth: Option<IgnoredAny>,
     #[serde(default)]
@@ -35,14 +35,14 @@ pub struct HttpFilter {
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 pub struct RequestMirror {
     pub backend_ref: BackendObjectRef,
-    /// Of 100 requests. Neither this nor a fraction: every request.
+    /// Percentage of requests. With neither this nor a fraction, every request is mirrored.
     #[serde(default)]
     pub percent: Option<i64>,
     #[serde(default)]
     pub fraction: Option<Fraction>,
 }
 
-/// A reference to a backend alone, without weight and filters.
+/// A reference to a backend, without weight and filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct BackendObjectRef {
@@ -53,7 +53,7 @@ pub struct BackendObjectRef {
     #[serde(default)]
     pub kind: Option<String>,
     pub name: String,
-    /// Absent means the route's own.
+    /// Absent means the route's own namespace.
     #[serde(default)]
     pub namespace: Option<String>,
     #[serde(default)]
@@ -86,7 +86,7 @@ pub struct CorsFilter {
     pub allow_headers: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub expose_headers: Vec<String>,
-    /// Seconds; absent means 5.
+    /// In seconds; absent means 5.
     pub max_age: Option<i64>,
 }
 

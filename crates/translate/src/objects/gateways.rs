@@ -1,5 +1,5 @@
-//! GatewayClasses, Gateways and ListenerSets. Enumerations are text: values that this version does not know become
-//! conditions. Fields that protect something must be understood: their structures deny unknown fields
+//! GatewayClasses, Gateways and ListenerSets. Enumerations are strings, so that unknown values
+//! result in conditions. Protective settings must be understood: their types reject unknown fields
 //! (docs/reference/statuses.md, "Fields that must be understood").
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub struct GatewayClassSpec {
     pub parameters_ref: Lenient<Option<ParametersRef>>,
 }
 
-/// Of a class, or of a Gateway's infrastructure.
+/// Reference to the parameters of a class or of a Gateway's infrastructure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, expecting = "an object")]
 pub struct ParametersRef {
@@ -34,7 +34,7 @@ pub struct ParametersRef {
     pub kind: String,
     #[serde(deserialize_with = "or_default")]
     pub name: String,
-    /// Of a class's alone.
+    /// Only for classes.
     #[serde(deserialize_with = "or_default")]
     pub namespace: String,
 }
@@ -70,22 +70,22 @@ pub struct ListenerSet {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
 pub struct ListenerSetSpec {
-    /// Without section name and port. Its group and kind, absent, mean a Gateway.
+    /// Without section name and port. Absent group and kind mean a Gateway.
     pub parent_ref: Lenient<Option<super::ParentRef>>,
     #[serde(deserialize_with = "list")]
     pub listeners: Vec<Lenient<Listener>>,
 }
 
-/// Of a Gateway or a ListenerSet.
+/// A listener of a Gateway or a ListenerSet.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "an object")]
 pub struct Listener {
     pub name: String,
-    /// Absent and empty mean any.
+    /// Absent and empty mean any host.
     #[serde(default, deserialize_with = "or_default")]
     pub hostname: String,
     pub port: i64,
-    /// `HTTP`, `HTTPS`, `TLS`, `TCP`, `UDP`, or one that is not supported.
+    /// `HTTP`, `HTTPS`, `TLS`, `TCP`, `UDP`, or an unsupported protocol.
     #[serde(default, deserialize_with = "or_default")]
     pub protocol: String,
     #[serde(default)]
@@ -96,7 +96,8 @@ pub struct Listener {
     pub filters: Lenient<Option<ListenerFilters>>,
 }
 
-/// What every request is to pass before a route is looked for. None is supported, and none may be passed over.
+/// Filters that every request has to pass before route matching. None is supported, and none may be
+/// ignored.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct ListenerFilters {
@@ -104,7 +105,7 @@ pub struct ListenerFilters {
     pub requests: Vec<Lenient<ListenerFilter>>,
 }
 
-/// Its type alone, for messages.
+/// Only its type, for messages.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(expecting = "an object")]
 pub struct ListenerFilter {
@@ -128,18 +129,18 @@ pub struct ListenerTls {
     pub options: BTreeMap<String, serde_json::Value>,
 }
 
-/// A Secret, a ConfigMap, or what is not supported.
+/// A Secret, a ConfigMap, or an unsupported kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct ObjectRef {
     /// Absent and empty mean the core group.
     #[serde(default, deserialize_with = "or_default")]
     pub group: String,
-    /// Absent means what the place is for.
+    /// The default depends on the field.
     #[serde(default)]
     pub kind: Option<String>,
     pub name: String,
-    /// Absent means the referrer's own.
+    /// Absent means the referrer's own namespace.
     #[serde(default)]
     pub namespace: Option<String>,
 }
@@ -161,12 +162,12 @@ pub struct AllowedListeners {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct FromNamespaces {
-    /// `All`, `Selector`, `Same` (of routes, also when absent) or `None` (of listeners, also when absent).
+    /// `All`, `Selector`, `Same` (default for routes) or `None` (default for listeners).
     pub from: Option<String>,
     pub selector: Option<LabelSelector>,
 }
 
-/// `metav1.LabelSelector`: every entry must hold; without any it takes all.
+/// `metav1.LabelSelector`: every entry must match; an empty selector matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(
     rename_all = "camelCase",
@@ -203,13 +204,13 @@ pub struct GroupKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct GatewayAddress {
-    /// `IPAddress` (also when absent), `Hostname`, or one that is not supported.
+    /// `IPAddress` (also when absent), `Hostname`, or an unsupported type.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// Empty: any of the type.
+    /// Empty means any address of the type.
     #[serde(deserialize_with = "or_default")]
     pub value: String,
-    /// Empty, `Cluster`, or a value of an implementation.
+    /// Empty, `Cluster`, or an implementation-specific value.
     #[serde(deserialize_with = "or_default")]
     pub routability: String,
 }

@@ -1,4 +1,5 @@
-//! Reading that does not fail: values of the wrong shape are kept as the reason why they could not be read.
+//! Lenient deserialization: a value of the wrong shape is kept as the reason why it could not be
+//! read.
 
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 
@@ -38,7 +39,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Lenient<T> {
     }
 }
 
-/// `null` is the same as absent.
+/// Treats `null` as absent.
 pub(super) fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -47,7 +48,8 @@ where
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// A list that may be `null`, or (of a custom resource) no list at all: one unreadable entry then.
+/// Reads a list that can be `null`. If a custom resource has something other than a list there, the
+/// result is one unreadable entry.
 pub(super) fn list<'de, D, T>(from: D) -> Result<Vec<Lenient<T>>, D::Error>
 where
     D: Deserializer<'de>,

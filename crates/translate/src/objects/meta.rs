@@ -1,4 +1,4 @@
-//! The metadata that every object has.
+//! The metadata of every object.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,18 @@ use super::lenient::or_default;
 #[serde(rename_all = "camelCase", default)]
 pub struct Meta {
     pub name: String,
-    /// Empty for objects of the cluster.
+    /// Empty for cluster-scoped objects.
     #[serde(deserialize_with = "or_default")]
     pub namespace: String,
     #[serde(deserialize_with = "or_default")]
     pub uid: String,
     #[serde(deserialize_with = "or_default")]
     pub generation: i64,
-    /// RFC 3339 in UTC with seconds, as the API server writes it: ordered as text. Empty sorts first.
+    /// RFC 3339 in UTC with seconds, as the API server writes it, so that it can be compared as
+    /// text. Empty sorts first.
     #[serde(deserialize_with = "or_default")]
     pub creation_timestamp: String,
-    /// When the object was asked to go, in the same form; empty while nobody has.
+    /// Time of the deletion request, in the same format; empty if the object is not being deleted.
     #[serde(deserialize_with = "or_default")]
     pub deletion_timestamp: String,
     #[serde(deserialize_with = "or_default")]

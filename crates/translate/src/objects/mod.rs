@@ -1,8 +1,10 @@
-//! Kubernetes objects, holding only what translation reads. Unknown fields are ignored, but where they may protect.
+//! Kubernetes objects, reduced to what translation reads. Unknown fields are ignored, except in
+//! protective settings. Field names and meanings are those of the API.
 //!
-//! The API server checks core objects (Services, slices, pods, Secrets), so those are read as they are, with absent and `null`
-//! meaning empty. Routes, Gateways and policies are custom resources whose definition may be older, newer or changed: their lists hold
-//! [`Lenient`] entries, so that one unreadable entry becomes a condition of its object and never stops a watch.
+//! The API server validates core objects (Services, slices, pods, Secrets), so they are read as
+//! they are; absent and `null` mean empty. Routes, Gateways and policies are custom resources whose
+//! definition can be older, newer or modified: their lists hold [`Lenient`] entries, so that an
+//! unreadable entry results in a condition and never stops a watch.
 
 mod core;
 mod data;
@@ -41,13 +43,13 @@ pub use policies::{
     ReferenceGrant, ReferenceGrantSpec, SubjectAltName,
 };
 pub use routes::{
-    BackendRef, ByteRule, GrpcFilter, GrpcHeaderMatch, GrpcMatch, GrpcMethodMatch, GrpcRoute,
-    GrpcRouteSpec, GrpcRule, HttpHeaderMatch, HttpMatch, HttpPathMatch, HttpRetry, HttpRoute,
-    HttpRouteSpec, HttpRule, HttpTimeouts, ParentRef, TcpRoute, TcpRouteSpec, TlsRoute,
+    BackendRef, ConnectionRuleSpec, GrpcFilter, GrpcHeaderMatch, GrpcMatch, GrpcMethodMatch,
+    GrpcRoute, GrpcRouteSpec, GrpcRule, HttpHeaderMatch, HttpMatch, HttpPathMatch, HttpRetry,
+    HttpRoute, HttpRouteSpec, HttpRule, HttpTimeouts, ParentRef, TcpRoute, TcpRouteSpec, TlsRoute,
     TlsRouteSpec, UdpRoute,
 };
 
-/// A port is 1 to 65535.
+/// Returns a valid port number, 1 to 65535.
 pub(crate) fn port_number(port: i64) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port != 0)
 }

@@ -15,7 +15,7 @@ pub struct ReferenceGrant {
     pub spec: Lenient<ReferenceGrantSpec>,
 }
 
-/// Entries that cannot be read permit nothing.
+/// Unreadable entries permit nothing.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, expecting = "an object")]
 pub struct ReferenceGrantSpec {
@@ -38,7 +38,7 @@ pub struct GrantFrom {
 pub struct GrantTo {
     pub group: String,
     pub kind: String,
-    /// Absent and empty: all of the kind in the grant's namespace.
+    /// Absent and empty mean all objects of the kind in the grant's namespace.
     #[serde(default, deserialize_with = "or_default")]
     pub name: String,
 }
@@ -67,7 +67,7 @@ pub struct PolicyTarget {
     pub group: String,
     pub kind: String,
     pub name: String,
-    /// The name of a port; absent and empty: all of them.
+    /// Name of a port; absent and empty mean all ports.
     #[serde(default, deserialize_with = "or_default")]
     pub section_name: String,
 }
@@ -80,10 +80,10 @@ pub struct PolicyTarget {
     expecting = "an object"
 )]
 pub struct BackendTlsValidation {
-    /// Of the policy's own namespace.
+    /// In the policy's own namespace.
     #[serde(deserialize_with = "list")]
     pub ca_certificate_refs: Vec<Lenient<ObjectRef>>,
-    /// `System`, or one that is not supported.
+    /// `System`, or an unsupported value.
     #[serde(rename = "wellKnownCACertificates")]
     pub well_known_ca_certificates: Option<String>,
     #[serde(deserialize_with = "or_default")]

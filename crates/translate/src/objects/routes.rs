@@ -1,5 +1,5 @@
-//! HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes and UDPRoutes. Enumerations are text: values that this version does not
-//! know become conditions.
+//! HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes and UDPRoutes. Enumerations are strings, so that
+//! unknown values result in conditions.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub struct HttpRoute {
 pub struct HttpRouteSpec {
     #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<Lenient<ParentRef>>,
-    /// Mean nothing on Service parents.
+    /// Without meaning on Service parents.
     #[serde(deserialize_with = "list")]
     pub hostnames: Vec<Lenient<String>>,
     #[serde(deserialize_with = "list")]
@@ -41,7 +41,7 @@ pub struct GrpcRoute {
 pub struct GrpcRouteSpec {
     #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<Lenient<ParentRef>>,
-    /// As of HTTPRoutes.
+    /// As in HTTPRoutes.
     #[serde(deserialize_with = "list")]
     pub hostnames: Vec<Lenient<String>>,
     #[serde(deserialize_with = "list")]
@@ -60,11 +60,11 @@ pub struct TlsRoute {
 pub struct TlsRouteSpec {
     #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<Lenient<ParentRef>>,
-    /// Absent (before v1): any server name.
+    /// Absent (before v1) means any SNI.
     #[serde(deserialize_with = "list")]
     pub hostnames: Vec<Lenient<String>>,
     #[serde(deserialize_with = "list")]
-    pub rules: Vec<Lenient<ByteRule>>,
+    pub rules: Vec<Lenient<ConnectionRuleSpec>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -80,22 +80,23 @@ pub struct TcpRouteSpec {
     #[serde(deserialize_with = "list")]
     pub parent_refs: Vec<Lenient<ParentRef>>,
     #[serde(deserialize_with = "list")]
-    pub rules: Vec<Lenient<ByteRule>>,
+    pub rules: Vec<Lenient<ConnectionRuleSpec>>,
 }
 
-/// Of the same shape as a TCPRoute.
+/// A UDPRoute, of the same shape as a TCPRoute.
 pub type UdpRoute = TcpRoute;
 
-/// Of a TLSRoute, a TCPRoute or a UDPRoute.
+/// A rule of a TLSRoute, a TCPRoute or a UDPRoute.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default, expecting = "an object")]
-pub struct ByteRule {
+pub struct ConnectionRuleSpec {
     pub name: Option<String>,
     #[serde(deserialize_with = "list")]
     pub backend_refs: Vec<Lenient<BackendRef<IgnoredAny>>>,
 }
 
-/// What a route attaches to. Serializes to what stood in the route, to be repeated in its status.
+/// The parent of a route. It serializes to what is written in the route, to be repeated in the
+/// status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", expecting = "an object")]
 pub struct ParentRef {
@@ -105,7 +106,7 @@ pub struct ParentRef {
     /// Absent means `Gateway`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Absent means the route's own.
+    /// Absent means the route's own namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     pub name: String,
@@ -115,7 +116,8 @@ pub struct ParentRef {
     pub port: Option<i64>,
 }
 
-/// Of an HTTPRoute (`F` = [`HttpFilter`]), a GRPCRoute, or a route of connections, which has no filters.
+/// A backend of an HTTPRoute (`F` = [`HttpFilter`]), of a GRPCRoute, or of a TLSRoute, TCPRoute or
+/// UDPRoute, which have no filters.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(bound = "F: serde::de::DeserializeOwned", expecting = "an object")]
 pub struct BackendRef<F> {
@@ -126,7 +128,7 @@ pub struct BackendRef<F> {
     #[serde(default)]
     pub kind: Option<String>,
     pub name: String,
-    /// Absent means the route's own.
+    /// Absent means the route's own namespace.
     #[serde(default)]
     pub namespace: Option<String>,
     #[serde(default)]
@@ -151,7 +153,7 @@ pub struct HttpRule {
     #[serde(deserialize_with = "or_default")]
     pub timeouts: HttpTimeouts,
     pub retry: Option<HttpRetry>,
-    /// Not supported: only its presence counts.
+    /// Not supported; only its presence is recorded.
     pub session_persistence: Option<IgnoredAny>,
 }
 
@@ -183,7 +185,7 @@ pub struct HttpMatch {
     #[serde(deserialize_with = "or_default")]
     pub query_params: Vec<HttpHeaderMatch>,
     pub method: Option<String>,
-    /// Conditions that this version does not know.
+    /// Conditions that this version does not support.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, IgnoredAny>,
 }
@@ -218,7 +220,7 @@ pub struct GrpcRule {
     pub filters: Vec<Lenient<GrpcFilter>>,
     #[serde(deserialize_with = "list")]
     pub backend_refs: Vec<Lenient<BackendRef<GrpcFilter>>>,
-    /// Not supported: only its presence counts.
+    /// Not supported; only its presence is recorded.
     pub session_persistence: Option<IgnoredAny>,
 }
 
@@ -228,7 +230,7 @@ pub struct GrpcMatch {
     pub method: Option<GrpcMethodMatch>,
     #[serde(deserialize_with = "or_default")]
     pub headers: Vec<GrpcHeaderMatch>,
-    /// As of HTTPRoutes.
+    /// As in HTTPRoutes.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, IgnoredAny>,
 }

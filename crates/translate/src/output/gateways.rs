@@ -1,51 +1,63 @@
-//! What is said of GatewayClasses, Gateways, ListenerSets and policies: the shapes of their statuses.
+//! The statuses of GatewayClasses, Gateways, ListenerSets and BackendTLSPolicies.
 
 use weft_ir::{GatewayId, Transport};
 
 use super::routes::Condition;
 use crate::objects::ParentRef;
 
-/// Of a class that is ours. What it supports is not said here.
+/// Status of a GatewayClass managed by this controller. Supported features are not part of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatewayClassStatus {
+    /// `metadata.name`.
     pub name: String,
+    /// The generation that the conditions describe.
     pub generation: i64,
+    /// `status.conditions`.
     pub conditions: Vec<Condition>,
 }
 
-/// Of a Gateway whose class is ours.
+/// Status of a Gateway of a managed class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatewayStatus {
+    /// The Gateway.
     pub id: GatewayId,
+    /// The generation that the conditions describe.
     pub generation: i64,
+    /// `status.conditions`.
     pub conditions: Vec<Condition>,
+    /// `status.addresses`.
     pub addresses: Vec<Address>,
-    /// The Gateway's own, in its order.
+    /// Status of the Gateway's own listeners, in their order.
     pub listeners: Vec<ListenerStatus>,
+    /// Number of accepted ListenerSets.
     pub attached_listener_sets: u32,
 }
 
+/// An address that is requested by or assigned to a Gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
+    /// Whether it is an IP address or a host name.
     pub kind: AddressKind,
+    /// The address.
     pub value: String,
+    /// From where it can be reached.
     pub routability: Routability,
 }
 
-/// From where an address can be reached.
+/// From where an address can be reached (GEP-5093).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Routability {
-    /// From wherever the load balancer lets in.
+    /// From wherever the load balancer accepts connections.
     #[default]
     Unspecified,
-    /// A ClusterIP.
+    /// Only from within the cluster: a ClusterIP.
     Cluster,
-    /// Means nothing; the conformance suite's own.
+    /// Has no meaning; used by the conformance suite.
     Sentinel,
 }
 
 impl Routability {
-    /// As it stands in an address's `routability`.
+    /// Returns the value of an address's `routability`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unspecified => "",
@@ -55,14 +67,17 @@ impl Routability {
     }
 }
 
+/// The type of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AddressKind {
+    /// `IPAddress`.
     Ip,
+    /// `Hostname`.
     Hostname,
 }
 
 impl AddressKind {
-    /// As it stands in an address's `type`.
+    /// Returns the value of an address's `type`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ip => "IPAddress",
@@ -71,46 +86,66 @@ impl AddressKind {
     }
 }
 
+/// Status of one listener of a Gateway or a ListenerSet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerStatus {
+    /// Name of the listener.
     pub name: String,
-    /// Where proxies are to listen, as far as translation decides it; whether they do says the condition Programmed once
-    /// they have been asked.
+    /// The socket that proxies should listen on, if translation accepts the listener. Whether they
+    /// do is reported by the condition Programmed once proxies have answered.
     pub socket: Option<(Transport, u16)>,
+    /// Kinds of routes that can attach.
     pub supported_kinds: Vec<RouteGroupKind>,
+    /// Number of accepted routes.
     pub attached_routes: u32,
+    /// Conditions of the listener.
     pub conditions: Vec<Condition>,
 }
 
+/// A kind of route, with its API group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteGroupKind {
+    /// API group.
     pub group: String,
+    /// Kind.
     pub kind: String,
 }
 
-/// Of a ListenerSet whose Gateway is ours.
+/// Status of a ListenerSet whose Gateway is managed by this controller.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerSetStatus {
+    /// `metadata.namespace`.
     pub namespace: String,
+    /// `metadata.name`.
     pub name: String,
+    /// The Gateway that the set belongs to.
     pub gateway: GatewayId,
+    /// The generation that the conditions describe.
     pub generation: i64,
+    /// `status.conditions`.
     pub conditions: Vec<Condition>,
+    /// Status of the set's listeners, in their order.
     pub listeners: Vec<ListenerStatus>,
 }
 
-/// Of a BackendTLSPolicy on whose target a Gateway of ours relies.
+/// Status of a BackendTLSPolicy whose target is a backend of a managed Gateway.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyStatus {
+    /// `metadata.namespace`.
     pub namespace: String,
+    /// `metadata.name`.
     pub name: String,
+    /// The generation that the conditions describe.
     pub generation: i64,
-    /// The Gateways, in order; 16 at most. Never empty.
+    /// One entry for each Gateway, in order: at least one, at most 16.
     pub ancestors: Vec<AncestorStatus>,
 }
 
+/// Status of a policy with regard to one ancestor (GEP-713).
 #[derive(Clone, Debug, PartialEq)]
 pub struct AncestorStatus {
+    /// The Gateway, as a reference.
     pub ancestor: ParentRef,
+    /// Conditions of the policy for this ancestor.
     pub conditions: Vec<Condition>,
 }

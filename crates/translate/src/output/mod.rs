@@ -1,4 +1,4 @@
-//! What comes out for users: statuses, and the objects that Gateways need.
+//! The output of a translation apart from the mesh: statuses, and the infrastructure of Gateways.
 
 mod gateways;
 mod provision;

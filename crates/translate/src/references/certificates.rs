@@ -1,8 +1,10 @@
-//! References to Secrets, ConfigMaps and ClusterTrustBundles: what they hold, or why they cannot be used.
+//! References to Secrets, ConfigMaps and ClusterTrustBundles: their content, or why they cannot be
+//! used.
 //!
 //! Source: `ListenerTLSConfig.certificateRefs`, `FrontendTLSValidation.caCertificateRefs`,
-//! `GatewayBackendTLS.clientCertificateRef`, `BackendTLSPolicyValidation.caCertificateRefs`, of Gateway API v1.7.0. A
-//! ClusterTrustBundle is of no namespace and meant for all: no grant is asked for.
+//! `GatewayBackendTLS.clientCertificateRef`, `BackendTLSPolicyValidation.caCertificateRefs`, of
+//! Gateway API v1.7.0. A ClusterTrustBundle is cluster-scoped and available to all, so it needs no
+//! grant.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,13 +21,13 @@ use crate::objects::{
 
 /// Secrets and ConfigMaps by namespace and name, ClusterTrustBundles by name.
 #[derive(Debug)]
-pub(crate) struct Data<'a> {
+pub(crate) struct ReferencedObjects<'a> {
     secrets: ByName<'a, Secret>,
     config_maps: ByName<'a, ConfigMap>,
     bundles: ByName<'a, ClusterTrustBundle>,
 }
 
-/// Of a ClusterTrustBundle.
+/// API group of ClusterTrustBundle.
 const CERTIFICATES_GROUP: &str = "certificates.k8s.io";
 const TRUST_BUNDLE: &str = "ClusterTrustBundle";
 
@@ -39,35 +41,37 @@ fn by_name<T>(objects: &[Arc<T>], meta: fn(&T) -> &Meta) -> ByName<'_, T> {
     named.collect()
 }
 
-/// The reasons that a place has for what can be wrong with a reference.
+/// The condition reasons for faults of a reference, which depend on the field.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reasons {
+pub(crate) struct ReferenceReasons {
+    /// For an unsupported kind.
     pub(crate) kind: &'static str,
+    /// For an object that is missing or invalid.
     pub(crate) referent: &'static str,
 }
 
-/// Of `ListenerTLSConfig.certificateRefs`.
-pub(crate) const CERTIFICATE: Reasons = Reasons {
+/// Reasons of `ListenerTLSConfig.certificateRefs`.
+pub(crate) const CERTIFICATE: ReferenceReasons = ReferenceReasons {
     kind: "InvalidCertificateRef",
     referent: "InvalidCertificateRef",
 };
-/// Of `GatewayBackendTLS.clientCertificateRef`.
-pub(crate) const CLIENT_CERTIFICATE: Reasons = Reasons {
+/// Reasons of `GatewayBackendTLS.clientCertificateRef`.
+pub(crate) const CLIENT_CERTIFICATE: ReferenceReasons = ReferenceReasons {
     kind: "InvalidClientCertificateRef",
     referent: "InvalidClientCertificateRef",
 };
-/// Of `FrontendTLSValidation.caCertificateRefs`.
-pub(crate) const FRONTEND_CA: Reasons = Reasons {
+/// Reasons of `FrontendTLSValidation.caCertificateRefs`.
+pub(crate) const FRONTEND_CA: ReferenceReasons = ReferenceReasons {
     kind: "InvalidCACertificateKind",
     referent: "InvalidCACertificateRef",
 };
-/// Of `BackendTLSPolicyValidation.caCertificateRefs`.
-pub(crate) const BACKEND_CA: Reasons = Reasons {
+/// Reasons of `BackendTLSPolicyValidation.caCertificateRefs`.
+pub(crate) const BACKEND_CA: ReferenceReasons = ReferenceReasons {
     kind: "InvalidKind",
     referent: "InvalidCACertificateRef",
 };
 
-impl<'a> Data<'a> {
+impl<'a> ReferencedObjects<'a> {
     pub(crate) fn new(
         secrets: &'a [Arc<Secret>],
         config_maps: &'a [Arc<ConfigMap>],
@@ -85,21 +89,21 @@ impl<'a> Data<'a> {
     }
 }
 
-/// Who refers, and what permits it.
+/// Resolves the references of one object.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reader<'a> {
-    pub(crate) data: &'a Data<'a>,
+pub(crate) struct CertificateReader<'a> {
+    pub(crate) data: &'a ReferencedObjects<'a>,
     pub(crate) grants: &'a Grants,
     pub(crate) from: Referrer<'a>,
 }
 
-impl<'a> Reader<'a> {
-    /// The key pair in a Secret; with what is to be said of it, though it serves.
+impl<'a> CertificateReader<'a> {
+    /// Returns the key pair in a Secret, and a fault to report even though the pair is used.
     pub(crate) fn key_pair(
         &self,
         entry: &Lenient<ObjectRef>,
         at: &str,
-        reasons: Reasons,
+        reasons: ReferenceReasons,
     ) -> Result<(KeyPair, Option<Fault>), Fault> {
         let unusable = |why: &str| fault(reasons.referent, at, why);
         let spec = entry.as_ref().map_err(unusable)?;
@@ -107,10 +111,14 @@ impl<'a> Reader<'a> {
         let secret = self.data.secrets.get(&(namespace, name));
         let secret = secret.ok_or_else(|| {
             unusable(&format!(
-                "there is no Secret {namespace}/{name}; create it with type kubernetes.io/tls"
+                "Secret {namespace}/{name} does not exist; create it with type kubernetes.io/tls"
             ))
         })?;
-        let SecretData { chain, key, sound } = &secret.data;
+        let SecretData {
+            chain,
+            key,
+            validity,
+        } = &secret.data;
         let (Some(chain), Some(key)) = (chain, key) else {
             let missing = if chain.is_none() {
                 "tls.crt"
@@ -118,11 +126,12 @@ impl<'a> Reader<'a> {
                 "tls.key"
             };
             return Err(unusable(&format!(
-                "Secret {namespace}/{name} has no {missing}; it needs tls.crt and tls.key, as of type kubernetes.io/tls"
+                "Secret {namespace}/{name} has no {missing}; a Secret of type kubernetes.io/tls \
+                 has tls.crt and tls.key"
             )));
         };
-        sound
-            .or_check(|| pem::check_key_pair(&chain.0, &key.0))
+        validity
+            .get_or_check(|| pem::check_key_pair(&chain.0, &key.0))
             .map_err(|why| unusable(&format!("Secret {namespace}/{name}: {why}")))?;
         let pair = KeyPair {
             chain: Arc::clone(&chain.0),
@@ -131,24 +140,24 @@ impl<'a> Reader<'a> {
         let gone = secret.gone.then(|| {
             let seconds = Secret::LINGERS.as_secs();
             unusable(&format!(
-                "Secret {namespace}/{name} was deleted; what it held is used for {seconds} s from then on, and no longer \
-                 unless it is created again"
+                "Secret {namespace}/{name} was deleted; its certificate is served for {seconds} s \
+                 after the deletion, and no longer unless the Secret is created again"
             ))
         });
         Ok((pair, gone))
     }
 
-    /// The bundles that hold, in one; with what is wrong with the others.
+    /// Returns the usable CA bundles as one, and the faults of the others.
     pub(crate) fn bundles(
         &self,
         entries: &[Lenient<ObjectRef>],
         at: &str,
-        reasons: Reasons,
+        reasons: ReferenceReasons,
     ) -> (Option<Arc<[u8]>>, Vec<Fault>) {
         let mut all = String::new();
         let mut faults = Vec::new();
-        for (place, entry) in entries.iter().enumerate() {
-            match self.bundle(entry, &format!("{at}[{place}]"), reasons) {
+        for (position, entry) in entries.iter().enumerate() {
+            match self.bundle(entry, &format!("{at}[{position}]"), reasons) {
                 Ok(pem) => {
                     all.push_str(pem);
                     all.push('\n');
@@ -164,7 +173,7 @@ impl<'a> Reader<'a> {
         &self,
         entry: &Lenient<ObjectRef>,
         at: &str,
-        reasons: Reasons,
+        reasons: ReferenceReasons,
     ) -> Result<&'a str, Fault> {
         let unusable = |why: &str| fault(reasons.referent, at, why);
         let spec = entry.as_ref().map_err(unusable)?;
@@ -175,15 +184,16 @@ impl<'a> Reader<'a> {
         let map = self.data.config_map(namespace, name);
         let map = map.ok_or_else(|| {
             unusable(&format!(
-                "there is no ConfigMap {namespace}/{name}; create it with the authority's certificate as ca.crt"
+                "ConfigMap {namespace}/{name} does not exist; create it with the CA certificate \
+                 in ca.crt"
             ))
         })?;
         let pem = map
             .data
             .get("ca.crt")
             .ok_or_else(|| unusable(&format!("ConfigMap {namespace}/{name} has no key ca.crt")))?;
-        map.sound
-            .or_check(|| pem::check_bundle(pem.as_bytes()))
+        map.validity
+            .get_or_check(|| pem::check_bundle(pem.as_bytes()))
             .map_err(|why| unusable(&format!("ca.crt of ConfigMap {namespace}/{name} {why}")))?;
         Ok(pem)
     }
@@ -195,31 +205,31 @@ impl<'a> Reader<'a> {
     ) -> Result<&'a str, Fault> {
         let name = spec.name.as_str();
         if spec.namespace.as_deref().is_some_and(|of| !of.is_empty()) {
-            let why = "a ClusterTrustBundle is of no namespace; remove the field namespace";
+            let why = "a ClusterTrustBundle is cluster-scoped; remove the field namespace";
             return Err(unusable(why));
         }
         let bundle = self.data.bundles.get(&("", name)).ok_or_else(|| {
             unusable(&format!(
-                "there is no ClusterTrustBundle {name}, or the cluster does not serve the kind"
+                "ClusterTrustBundle {name} does not exist, or the cluster does not serve the kind"
             ))
         })?;
         let ClusterTrustBundleSpec {
             trust_bundle,
-            sound,
+            validity,
         } = &bundle.spec;
-        sound
-            .or_check(|| pem::check_bundle(trust_bundle.as_bytes()))
+        validity
+            .get_or_check(|| pem::check_bundle(trust_bundle.as_bytes()))
             .map_err(|why| unusable(&format!("ClusterTrustBundle {name} {why}")))?;
         Ok(trust_bundle)
     }
 
-    /// Namespace and name of what may be read.
+    /// Returns namespace and name of a referenced object, if the reference is permitted.
     fn permitted<'s>(
         &'s self,
         spec: &'s ObjectRef,
         wanted: &'static str,
         at: &str,
-        reasons: Reasons,
+        reasons: ReferenceReasons,
     ) -> Result<(&'s str, &'s str), Fault> {
         let ObjectRef {
             group,
@@ -231,7 +241,7 @@ impl<'a> Reader<'a> {
         if !matches!(group.as_str(), "" | "core") || kind != wanted {
             let group = if group.is_empty() { "core" } else { group };
             let why = format!(
-                "kind {kind} of group {group} is not supported; a {wanted} of the core group is"
+                "kind {kind} of group {group} is not supported; use a {wanted} of the core group"
             );
             return Err(fault(reasons.kind, at, &why));
         }

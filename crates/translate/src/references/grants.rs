@@ -1,27 +1,28 @@
-//! ReferenceGrants: who may refer to what in another namespace.
+//! ReferenceGrants: which objects may refer to which objects of another namespace.
 //!
-//! Source: `ReferenceGrantSpec`. A reference within a namespace needs none.
+//! Source: `ReferenceGrantSpec`. A reference within a namespace needs no grant.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::objects::{GrantFrom, GrantTo, Lenient, ReferenceGrant, ReferenceGrantSpec};
 
+/// All ReferenceGrants.
 #[derive(Debug, Default)]
 pub(crate) struct Grants {
-    /// By the namespace that they stand in, which is that of what they permit.
+    /// By the grant's own namespace, which is that of the objects it permits references to.
     by_namespace: HashMap<String, Vec<Arc<ReferenceGrant>>>,
 }
 
-/// Who refers.
+/// The object that refers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Referrer<'a> {
-    /// Of the group `gateway.networking.k8s.io`.
+    /// A kind of the group `gateway.networking.k8s.io`.
     pub(crate) kind: &'a str,
     pub(crate) namespace: &'a str,
 }
 
-/// What is referred to.
+/// The object that is referred to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Referent<'a> {
     pub(crate) group: &'a str,
@@ -41,8 +42,8 @@ impl Grants {
         all
     }
 
-    /// Whether EndpointSlices of a namespace may name a pod of another one.
-    pub(crate) fn permit_endpoint(&self, from: &str, namespace: &str, pod: &str) -> bool {
+    /// Returns true if EndpointSlices in the namespace `from` may name a pod in another namespace.
+    pub(crate) fn permits_endpoint(&self, from: &str, namespace: &str, pod: &str) -> bool {
         let grants = self.by_namespace.get(namespace).into_iter().flatten();
         let mut specs = grants.filter_map(|grant| grant.spec.as_ref().ok());
         specs.any(|spec| {
@@ -57,7 +58,7 @@ impl Grants {
         })
     }
 
-    /// Errors with what is missing, and how to grant it.
+    /// Returns an error for a condition, with the grant to add, if the reference is not permitted.
     pub(crate) fn check(&self, from: Referrer<'_>, to: Referent<'_>) -> Result<(), String> {
         if from.namespace == to.namespace {
             return Ok(());
@@ -79,8 +80,10 @@ impl Grants {
         } = to;
         let group = format!("group {group:?}");
         Err(format!(
-            "{kind} {namespace}/{name} is in another namespace, and no ReferenceGrant in {namespace} permits it; add one from \
-             group \"gateway.networking.k8s.io\", kind {}, namespace {} to {group}, kind {kind}, name {name}",
+            "{kind} {namespace}/{name} is in another namespace, and no ReferenceGrant in \
+             namespace {namespace} permits the reference; add one from group \
+             \"gateway.networking.k8s.io\", kind {}, namespace {} to {group}, kind {kind}, name \
+             {name}",
             from.kind, from.namespace
         ))
     }

@@ -1,4 +1,4 @@
-//! References from one object to another: what permits them, and what they lead to.
+//! References between objects: what permits them, and the content of what they refer to.
 
 pub(crate) mod certificates;
 pub(crate) mod grants;

@@ -1,8 +1,9 @@
-//! backendRefs: which endpoints they mean, and why some mean none.
+//! backendRefs: the endpoints they refer to, or why they refer to none.
 //!
-//! Source: `HTTPRouteRule.backendRefs` and `BackendObjectReference`; GEP-1294: routes of Services may name backends in
-//! any namespace without a ReferenceGrant. A backend means the Service's endpoints: its own routes are not applied.
-//! GEP-1748: what holds for a Service as a backend holds for a ServiceImport.
+//! Source: `HTTPRouteRule.backendRefs` and `BackendObjectReference`. GEP-1294: routes on Services
+//! may name backends in any namespace without a ReferenceGrant. A backend stands for the endpoints
+//! of the Service, without the Service's own routes. GEP-1748: a ServiceImport is a backend in the
+//! same way as a Service.
 
 use std::sync::Arc;
 
@@ -13,83 +14,84 @@ use weft_ir::{
 
 use super::report::Report;
 use super::resolver::Resolver;
-use crate::cluster::services::{Frontend, PortInfo, ServiceInfo};
+use crate::cluster::services::{PortInfo, ServiceAddressing, ServiceInfo};
 use crate::conditions::Fault;
 use crate::objects::port_number;
 use crate::objects::{BackendObjectRef, BackendRef, Lenient};
 use crate::references::grants::{Grants, Referent, Referrer};
 
-/// The group of ServiceImports.
+/// API group of ServiceImport.
 const MULTI_CLUSTER: &str = "multicluster.x-k8s.io";
 
-/// The largest weight that the specification allows.
+/// Maximum weight allowed by the specification.
 const MAX_WEIGHT: i64 = 1_000_000;
 
-/// Where the backendRefs of a rule stand.
-pub(super) struct Context<'a> {
+/// The rule that backendRefs belong to.
+pub(super) struct RuleContext<'a> {
     pub(super) route: &'a RouteId,
     pub(super) rule: u32,
     pub(super) resolver: &'a Resolver,
 }
 
+/// The backends of a rule.
 pub(super) struct Backends {
     pub(super) list: Vec<WeightedBackend>,
-    /// Not one of them can be used as it was meant, for what it says itself.
-    pub(super) all_faulty: bool,
+    /// None of them is usable, because of faults in the entries themselves.
+    pub(super) all_invalid: bool,
 }
 
 type FilterReader<F> =
-    fn(&[Lenient<F>], &str, &Context<'_>, &mut Report) -> Result<Vec<Filter>, Fault>;
+    fn(&[Lenient<F>], &str, &RuleContext<'_>, &mut Report) -> Result<Vec<Filter>, Fault>;
 
-/// What is sent to backends: their Service ports may say that they speak something else.
+/// What is sent to backends. The declared protocol of a Service port may not fit.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carries {
+pub(super) enum Payload {
     Requests,
-    Bytes,
+    Connections,
     Datagrams,
 }
 
-/// The backends of a rule for requests.
+/// Reads the backends of a rule for requests.
 pub(super) fn backends<F>(
     refs: &[Lenient<BackendRef<F>>],
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     read_filters: FilterReader<F>,
     report: &mut Report,
 ) -> Backends {
-    all_backends(refs, context, read_filters, Carries::Requests, report)
+    all_backends(refs, context, read_filters, Payload::Requests, report)
 }
 
-/// The backends of a rule for connections or datagrams: whatever they speak.
-pub(super) fn byte_backends<F>(
+/// Reads the backends of a rule for connections or datagrams, of any protocol.
+pub(super) fn connection_backends<F>(
     refs: &[Lenient<BackendRef<F>>],
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     read_filters: FilterReader<F>,
     report: &mut Report,
 ) -> Backends {
-    let carries = match context.route.kind {
-        RouteKind::Udp => Carries::Datagrams,
-        _ => Carries::Bytes,
+    let payload = match context.route.kind {
+        RouteKind::Udp => Payload::Datagrams,
+        _ => Payload::Connections,
     };
-    all_backends(refs, context, read_filters, carries, report)
+    all_backends(refs, context, read_filters, payload, report)
 }
 
 fn all_backends<F>(
     refs: &[Lenient<BackendRef<F>>],
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     read_filters: FilterReader<F>,
-    carries: Carries,
+    payload: Payload,
     report: &mut Report,
 ) -> Backends {
     let mut list = Vec::with_capacity(refs.len());
     let mut faulty = 0;
-    for (place, entry) in refs.iter().enumerate() {
-        let at = format!("rules[{}].backendRefs[{place}]", context.rule);
-        match backend(entry, &at, context, read_filters, carries, report) {
+    for (position, entry) in refs.iter().enumerate() {
+        let at = format!("rules[{}].backendRefs[{position}]", context.rule);
+        match backend(entry, &at, context, read_filters, payload, report) {
             Ok(backend) => list.push(backend),
             Err(fault) => {
                 faulty += 1;
                 list.push(WeightedBackend {
-                    weight: weight_or_one(entry),
+                    weight: weight_or_default(entry),
                     backend: Backend::Invalid(Arc::from(&*fault.text)),
                     filters: Vec::new(),
                 });
@@ -98,18 +100,19 @@ fn all_backends<F>(
         }
     }
     Backends {
-        all_faulty: !list.is_empty() && faulty == list.len(),
+        all_invalid: !list.is_empty() && faulty == list.len(),
         list,
     }
 }
 
-/// Errors when the entry itself is wrong; a reference that leads nowhere is a backend that is invalid.
+/// Returns an error if the entry itself is invalid. A reference that cannot be resolved results in
+/// an invalid backend.
 fn backend<F>(
     entry: &Lenient<BackendRef<F>>,
     at: &str,
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     read_filters: FilterReader<F>,
-    carries: Carries,
+    payload: Payload,
     report: &mut Report,
 ) -> Result<WeightedBackend, Fault> {
     let spec = entry.as_ref().map_err(|why| Fault::value(at, why))?;
@@ -125,19 +128,19 @@ fn backend<F>(
     let weight = match weight.unwrap_or(1) {
         weight @ 0..=MAX_WEIGHT => weight as u32,
         other => {
-            let why = format_args!("{other} is not in 0 to {MAX_WEIGHT}");
+            let why = format_args!("{other} is not between 0 and {MAX_WEIGHT}");
             return Err(Fault::value(&format!("{at}.weight"), why));
         }
     };
     let filters = read_filters(filters, &format!("{at}.filters"), context, report)?;
-    let named = Named {
+    let target = BackendTarget {
         group,
         kind: kind.as_deref(),
         name,
         namespace: namespace.as_deref(),
         port: *port,
     };
-    let backend = match resolve(&named, at, context, carries, report) {
+    let backend = match resolve(&target, at, context, payload, report) {
         Ok(Ok(port)) => Backend::Service(port),
         Ok(Err(why)) => Backend::Invalid(why),
         Err(fault) => {
@@ -153,16 +156,16 @@ fn backend<F>(
     })
 }
 
-/// The share of a backend that cannot be used.
-fn weight_or_one<F>(entry: &Lenient<BackendRef<F>>) -> u32 {
+/// Returns the weight of an invalid backend.
+fn weight_or_default<F>(entry: &Lenient<BackendRef<F>>) -> u32 {
     let weight = entry.as_ref().ok().and_then(|spec| spec.weight);
     weight
         .filter(|weight| (0..=MAX_WEIGHT).contains(weight))
         .map_or(1, |weight| weight as u32)
 }
 
-/// What a reference names.
-struct Named<'a> {
+/// The object and port that a reference names.
+struct BackendTarget<'a> {
     group: &'a str,
     kind: Option<&'a str>,
     name: &'a str,
@@ -170,11 +173,11 @@ struct Named<'a> {
     port: Option<i64>,
 }
 
-/// As [`resolve`], of a reference without weight and filters.
+/// Like [`resolve`], for a reference without weight and filters.
 pub(super) fn resolve_object(
     spec: &BackendObjectRef,
     at: &str,
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     report: &mut Report,
 ) -> Result<Resolved, Fault> {
     let BackendObjectRef {
@@ -184,36 +187,36 @@ pub(super) fn resolve_object(
         namespace,
         port,
     } = spec;
-    let named = Named {
+    let target = BackendTarget {
         group,
         kind: kind.as_deref(),
         name,
         namespace: namespace.as_deref(),
         port: *port,
     };
-    resolve(&named, at, context, Carries::Requests, report)
+    resolve(&target, at, context, Payload::Requests, report)
 }
 
-/// The Service port that is meant, or why nothing may be sent to it, which is no fault of the reference.
+/// The referenced Service port, or why nothing may be sent to it although the reference is valid.
 type Resolved = Result<ServicePort, Arc<str>>;
 
 fn resolve(
-    named: &Named<'_>,
+    target: &BackendTarget<'_>,
     at: &str,
-    context: &Context<'_>,
-    carries: Carries,
+    context: &RuleContext<'_>,
+    payload: Payload,
     report: &mut Report,
 ) -> Result<Resolved, Fault> {
-    let Named {
+    let BackendTarget {
         group,
         kind,
         name,
         namespace,
         port,
-    } = *named;
+    } = *target;
     let kind = service_kind(group, kind.unwrap_or("Service"), context.resolver)
         .map_err(|why| unresolved("InvalidKind", at, &why))?;
-    let namespace = namespace.filter(|named| !named.is_empty());
+    let namespace = namespace.filter(|target| !target.is_empty());
     let id = ServiceId {
         kind,
         namespace: namespace.unwrap_or(&context.route.namespace).to_owned(),
@@ -224,34 +227,34 @@ fn resolve(
             .map_err(|why| unresolved("RefNotPermitted", at, &why))?;
     }
     let Some(service) = context.resolver.service(&id) else {
-        let why = format!("there is no {}", id.with_kind());
+        let why = format!("{} does not exist", id.with_kind());
         return Err(unresolved("BackendNotFound", at, &why));
     };
-    if service.frontend == Frontend::ExternalName {
+    if service.addressing == ServiceAddressing::ExternalName {
         let why = format!(
-            "Service {id} is of type ExternalName, which is not supported: it may lead out of the cluster \
-             (CVE-2021-25740)"
+            "Service {id} is of type ExternalName, which is not supported because it can point \
+             outside the cluster (CVE-2021-25740)"
         );
         return Err(unresolved("InvalidKind", at, &why));
     }
-    let info = resolve_port(&id, service, port, at, carries)?;
+    let info = resolve_port(&id, service, port, at, payload)?;
     let port = info.id.as_ref().clone();
     let Some(rules) = &context.resolver.gateway else {
-        return check_protocol(&port, info, at, carries).map(|()| Ok(port));
+        return check_protocol(&port, info, at, payload).map(|()| Ok(port));
     };
     report.targets.insert(port.clone());
-    let policy = rules.policies.of(info);
-    // TLS is none of datagrams.
-    match policy.filter(|_| carries != Carries::Datagrams) {
+    let policy = rules.policies.for_port(info);
+    // TLS does not apply to datagrams.
+    match policy.filter(|_| payload != Payload::Datagrams) {
         Some(Err(why)) => return Ok(Err(Arc::clone(why))),
         Some(Ok(_)) if info.protocol == Protocol::Tls => {}
-        Some(Ok(_)) | None => check_protocol(&port, info, at, carries)?,
+        Some(Ok(_)) | None => check_protocol(&port, info, at, payload)?,
     }
     report.usable.insert(port.clone());
     Ok(Ok(port))
 }
 
-/// References of Gateways' routes over the border of a namespace need a ReferenceGrant.
+/// References of Gateways' routes to another namespace need a ReferenceGrant.
 fn permit(id: &ServiceId, route: &RouteId, grants: &Grants) -> Result<(), String> {
     let (group, kind) = match id.kind {
         ServiceKind::Service => ("", "Service"),
@@ -270,20 +273,20 @@ fn permit(id: &ServiceId, route: &RouteId, grants: &Grants) -> Result<(), String
     grants.check(from, to)
 }
 
-/// Errors with what backends may be.
+/// Returns an error that names the supported kinds.
 fn service_kind(group: &str, kind: &str, resolver: &Resolver) -> Result<ServiceKind, String> {
     match (group, kind) {
         ("" | "core", "Service") => Ok(ServiceKind::Service),
         (MULTI_CLUSTER, "ServiceImport") if resolver.has_imports() => Ok(ServiceKind::Import),
         (MULTI_CLUSTER, "ServiceImport") => Err(format!(
-            "the cluster has no kind ServiceImport of group {MULTI_CLUSTER}; install the definitions of the \
-             Multi-Cluster Services API"
+            "the cluster does not serve kind ServiceImport of group {MULTI_CLUSTER}; install the \
+             CRDs of the Multi-Cluster Services API"
         )),
         _ => {
             let group = if group.is_empty() { "core" } else { group };
             Err(format!(
-                "kind {kind} of group {group} is not supported; a backend is a Service, or a ServiceImport of group \
-                 {MULTI_CLUSTER}"
+                "kind {kind} of group {group} is not supported; use a Service, or a ServiceImport \
+                 of group {MULTI_CLUSTER}"
             ))
         }
     }
@@ -294,61 +297,61 @@ fn resolve_port<'s>(
     service: &'s ServiceInfo,
     port: Option<i64>,
     at: &str,
-    carries: Carries,
+    payload: Payload,
 ) -> Result<&'s PortInfo, Fault> {
     let has = service.describe_ports();
-    let named = id.with_kind();
+    let target = id.with_kind();
     let Some(number) = port else {
-        let why = format!("port is missing; {named} has {has}");
+        let why = format!("port is required; {target} has {has}");
         return Err(unresolved("BackendNotFound", at, &why));
     };
-    let (found, wanted) = match carries {
-        Carries::Datagrams => (service.udp_port(number), "UDP"),
-        Carries::Requests | Carries::Bytes => (service.port(number), "TCP"),
+    let (found, wanted) = match payload {
+        Payload::Datagrams => (service.udp_port(number), "UDP"),
+        Payload::Requests | Payload::Connections => (service.port(number), "TCP"),
     };
     if let Some(info) = found {
-        if carries == Carries::Datagrams && service.split.contains(&info.number) {
+        if payload == Payload::Datagrams && service.split.contains(&info.number) {
             let why = format!(
-                "port {number} of {named} is UDP and TCP with different target ports, which cannot be told apart; give UDP a \
-                 number of its own"
+                "port {number} of {target} is both UDP and TCP with different target ports, which \
+                 is not supported; use different port numbers"
             );
             return Err(unresolved("UnsupportedProtocol", at, &why));
         }
         return Ok(info);
     }
-    let other = match carries {
-        Carries::Datagrams => service.port(number).map(|_| "TCP"),
-        Carries::Requests | Carries::Bytes => None,
+    let other = match payload {
+        Payload::Datagrams => service.port(number).map(|_| "TCP"),
+        Payload::Requests | Payload::Connections => None,
     };
     let number_if_any = port_number(number);
     let other = other.or_else(|| service.other_transport(number_if_any?));
     Err(match other {
         Some(transport) => {
-            let why = format!("port {number} of {named} is {transport}, not {wanted}");
+            let why = format!("port {number} of {target} is {transport}, not {wanted}");
             unresolved("UnsupportedProtocol", at, &why)
         }
         None => {
-            let why = format!("{named} has no port {number}; it has {has}");
+            let why = format!("{target} has no port {number}; it has {has}");
             unresolved("BackendNotFound", at, &why)
         }
     })
 }
 
-/// Whether requests can be sent to what the port says it speaks.
+/// Checks that requests can be sent to the declared protocol of the port.
 fn check_protocol(
     port: &ServicePort,
     info: &PortInfo,
     at: &str,
-    carries: Carries,
+    payload: Payload,
 ) -> Result<(), Fault> {
-    let speaks = match info.protocol {
-        Protocol::Tls if carries == Carries::Requests => "TLS of the application's own",
-        Protocol::Tcp if carries == Carries::Requests => "opaque TCP",
+    let protocol = match info.protocol {
+        Protocol::Tls if payload == Payload::Requests => "TLS",
+        Protocol::Tcp if payload == Payload::Requests => "opaque TCP",
         _ => return Ok(()),
     };
     let why = format!(
-        "port {} of {} speaks {speaks} by its appProtocol or name, so HTTP cannot be sent to it; set \
-         appProtocol: http if it speaks HTTP",
+        "port {} of {} is declared as {protocol} by its appProtocol or name, so HTTP cannot be \
+         sent to it; set appProtocol: http if it speaks HTTP",
         port.port,
         port.service.with_kind()
     );

@@ -1,67 +1,70 @@
-//! Routes of every kind, translated: those that are still the same are not translated again.
+//! Incremental translation of routes: a route is translated again only if it or one of its lookups
+//! changed.
 
 use std::sync::Arc;
 
 use weft_ir::{RouteId, RouteKind};
 
-use super::backends::Context;
+use super::backends::RuleContext;
 use super::compiled::{CompiledRule, Rules};
-use super::object::Source;
+use super::object::RouteObject;
 use super::report::Report;
-use super::resolver::{Common, Resolver, Seen};
+use super::resolver::{Lookup, Resolver, SharedInputs};
 use super::route::Route;
 use super::{connections, grpc, http};
 use crate::input::Objects;
-use crate::memo::PerObject;
+use crate::memo::ObjectMemo;
 use crate::objects::{GrpcRoute, HttpRoute, Lenient, ParentRef, TcpRoute, TlsRoute};
 
-/// Whether a route of this kind, with these parents, in this namespace is wanted.
-pub(crate) type Wanted<'w> = &'w dyn Fn(RouteKind, &[Lenient<ParentRef>], &str) -> bool;
+/// Returns true if a route of this kind, with these parents, in this namespace has to be
+/// translated.
+pub(crate) type RouteFilter<'w> = &'w dyn Fn(RouteKind, &[Lenient<ParentRef>], &str) -> bool;
 
-/// Routes as they were translated last, each with what was made of it.
+/// The last translation of routes, each with the result of `finish`.
 #[derive(Debug)]
-pub(crate) struct Memo<O> {
-    http: OfKind<HttpRoute, O>,
-    grpc: OfKind<GrpcRoute, O>,
-    tls: OfKind<TlsRoute, O>,
-    tcp: OfKind<TcpRoute, O>,
-    udp: OfKind<TcpRoute, O>,
+pub(crate) struct RouteCache<O> {
+    http: KindCache<HttpRoute, O>,
+    grpc: KindCache<GrpcRoute, O>,
+    tls: KindCache<TlsRoute, O>,
+    tcp: KindCache<TcpRoute, O>,
+    udp: KindCache<TcpRoute, O>,
 }
 
-type OfKind<T, O> = PerObject<T, Common, Arc<Made<O>>>;
+type KindCache<T, O> = ObjectMemo<T, SharedInputs, Arc<CachedRoute<O>>>;
 
-/// What was made of a route, and what was looked up for that.
+/// The translation of a route, with the lookups that it depends on.
 #[derive(Debug)]
-struct Made<O> {
-    /// `None`: the object is not even a map.
+struct CachedRoute<O> {
+    /// `None` if the object is not even a map.
     route: Option<O>,
-    seen: Vec<Seen>,
+    lookups: Vec<Lookup>,
 }
 
-impl<O> Default for Memo<O> {
+impl<O> Default for RouteCache<O> {
     fn default() -> Self {
         Self {
-            http: PerObject::default(),
-            grpc: PerObject::default(),
-            tls: PerObject::default(),
-            tcp: PerObject::default(),
-            udp: PerObject::default(),
+            http: ObjectMemo::default(),
+            grpc: ObjectMemo::default(),
+            tls: ObjectMemo::default(),
+            tcp: ObjectMemo::default(),
+            udp: ObjectMemo::default(),
         }
     }
 }
 
-impl<O: Clone> Memo<O> {
-    /// The routes that are wanted, of every kind, each as `finish` makes it: from the route and `resolver` alone.
+impl<O: Clone> RouteCache<O> {
+    /// Translates the `wanted` routes of every kind. `finish` may depend only on the route and on
+    /// `resolver`.
     pub(crate) fn translated(
         &mut self,
         objects: &Objects,
         resolver: &Resolver,
-        wanted: Wanted<'_>,
+        wanted: RouteFilter<'_>,
         finish: impl Fn(Route) -> O,
     ) -> Vec<O> {
-        let finish = |route: Option<Route>| Made {
+        let finish = |route: Option<Route>| CachedRoute {
             route: route.map(&finish),
-            seen: resolver.seen(),
+            lookups: resolver.take_lookups(),
         };
         let http = |of: &Arc<HttpRoute>| {
             finish(Route::new(RouteKind::Http, of, resolver, |id, report| {
@@ -87,7 +90,9 @@ impl<O: Clone> Memo<O> {
         let bytes = |kind, of: &Arc<TcpRoute>| {
             finish(Route::new(kind, of, resolver, |id, report| {
                 let specs = &of.spec.as_ref().ok()?.rules;
-                Some(Rules::Bytes(connections::rule(id, specs, resolver, report)))
+                Some(Rules::Connections(connections::rule(
+                    id, specs, resolver, report,
+                )))
             }))
         };
         let tcp = |of: &_| bytes(RouteKind::Tcp, of);
@@ -130,31 +135,31 @@ impl<O: Clone> Memo<O> {
     }
 }
 
-fn of_kind<T: Source, O>(
-    memo: &mut OfKind<T, O>,
+fn of_kind<T: RouteObject, O>(
+    cache: &mut KindCache<T, O>,
     routes: &[Arc<T>],
-    (kind, wanted, resolver): (RouteKind, Wanted<'_>, &Resolver),
-    make: impl Fn(&Arc<T>) -> Made<O>,
-) -> Vec<Arc<Made<O>>> {
+    (kind, wanted, resolver): (RouteKind, RouteFilter<'_>, &Resolver),
+    make: impl Fn(&Arc<T>) -> CachedRoute<O>,
+) -> Vec<Arc<CachedRoute<O>>> {
     let wanted = |of: &&Arc<T>| wanted(kind, of.parent_refs(), &of.meta().namespace);
-    memo.map_while(
+    cache.map_valid(
         routes.iter().filter(wanted),
-        resolver.common(),
-        |made| resolver.still_finds(&made.seen),
+        resolver.shared_inputs(),
+        |made| resolver.lookups_hold(&made.lookups),
         |of| Arc::new(make(of)),
     )
 }
 
-/// Each rule by itself: one that cannot be read fails alone.
+/// Translates each rule separately, so that an unreadable rule does not affect the others.
 fn request_rules<T>(
     id: &RouteId,
     specs: &[Lenient<T>],
     resolver: &Resolver,
     report: &mut Report,
-    rule: impl Fn(&RouteId, &T, &Context<'_>, &mut Report) -> CompiledRule,
+    rule: impl Fn(&RouteId, &T, &RuleContext<'_>, &mut Report) -> CompiledRule,
 ) -> Vec<CompiledRule> {
     let rules = (0..).zip(specs).map(|(index, spec)| {
-        let context = Context {
+        let context = RuleContext {
             route: id,
             rule: index,
             resolver,

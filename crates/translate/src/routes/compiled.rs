@@ -1,4 +1,4 @@
-//! What routes become: rules as proxies are told of them, and whether they work.
+//! The rules of a route as proxies get them, and whether they are usable.
 
 use std::sync::Arc;
 
@@ -6,26 +6,26 @@ use weft_ir::{ConnectionRule, RequestMatch, RouteId, Rule, Timeouts, TlsRule};
 
 use crate::limits::Size;
 
-/// What a route routes.
+/// The rules of a route.
 #[derive(Debug)]
 pub(crate) enum Rules {
     Requests(Vec<CompiledRule>),
-    /// `None`: no name of its servers can be read, so that it takes nothing.
+    /// `None` if no host name of the route can be read: it matches nothing.
     Tls(Option<CompiledConnections<TlsRule>>),
-    Bytes(CompiledConnections<ConnectionRule>),
+    Connections(CompiledConnections<ConnectionRule>),
 }
 
 impl Rules {
-    /// Whether anything in the route works as it was meant.
-    pub(crate) fn work(&self) -> bool {
+    /// Returns true if any part of the route works as intended.
+    pub(crate) fn any_usable(&self) -> bool {
         match self {
-            Self::Requests(rules) => rules.iter().any(|rule| rule.works),
-            Self::Tls(rule) => rule.as_ref().is_some_and(|rule| rule.works),
-            Self::Bytes(rule) => rule.works,
+            Self::Requests(rules) => rules.iter().any(|rule| rule.usable),
+            Self::Tls(rule) => rule.as_ref().is_some_and(|rule| rule.usable),
+            Self::Connections(rule) => rule.usable,
         }
     }
 
-    /// What the rules take of the ports where they are in force.
+    /// Returns the size that counts for the ports where the rules are in effect.
     pub(super) fn size(&self) -> Size {
         match self {
             Self::Requests(rules) => Size::of_requests(rules.iter().map(|of| &*of.rule)),
@@ -33,44 +33,45 @@ impl Rules {
                 bytes: rule.as_ref().map_or(0, |of| of.rule.wire_size()),
                 compiled: 0,
             },
-            Self::Bytes(of) => Size {
+            Self::Connections(of) => Size {
                 bytes: of.rule.wire_size(),
                 compiled: 0,
             },
         }
     }
 
-    /// Instead of rules that are too large: requests that no other rule takes are answered with 500, connections are
-    /// closed.
+    /// Replaces rules that are too large: requests that match no other rule get 500, and
+    /// connections are closed.
     pub(super) fn refuse(&mut self, id: &RouteId, why: &str) {
         match self {
             Self::Requests(rules) => *rules = vec![refused(id, 0, why)],
             Self::Tls(rule) => *rule = None,
-            Self::Bytes(of) => {
+            Self::Connections(of) => {
                 of.rule.backends.clear();
-                of.works = false;
+                of.usable = false;
             }
         }
     }
 }
 
+/// A rule for requests.
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
-    /// The same `Arc` wherever the route is in force.
+    /// The same `Arc` wherever the route is in effect.
     pub(crate) rule: Arc<Rule>,
-    /// Some request can meet it as it was meant.
-    pub(crate) works: bool,
+    /// Whether some request can match the rule as intended.
+    pub(crate) usable: bool,
 }
 
-/// The rule of a route of connections.
+/// The rule of a TLSRoute, TCPRoute or UDPRoute.
 #[derive(Debug)]
 pub(crate) struct CompiledConnections<R> {
     pub(crate) rule: R,
-    /// Some connection can meet it as it was meant.
-    pub(crate) works: bool,
+    /// Whether some connection can use the rule as intended.
+    pub(crate) usable: bool,
 }
 
-/// Answers 500 to what no other rule takes.
+/// Returns a rule that answers 500 to requests that match no other rule.
 pub(super) fn refused(id: &RouteId, index: u32, why: &str) -> CompiledRule {
     let rule = Rule {
         route: id.clone(),
@@ -88,6 +89,6 @@ pub(super) fn refused(id: &RouteId, index: u32, why: &str) -> CompiledRule {
     };
     CompiledRule {
         rule: Arc::new(rule),
-        works: false,
+        usable: false,
     }
 }

@@ -1,22 +1,24 @@
-//! Rules of TLSRoutes, TCPRoutes and UDPRoutes: backends by weight, and the names of servers.
+//! Rules of TLSRoutes, TCPRoutes and UDPRoutes: weighted backends, and SNI host names.
 //!
-//! Source: `TLSRouteSpec`, `TCPRouteSpec`, `UDPRouteSpec`; each has one rule. GEP-1294 leaves the meaning of `hostnames` under a
-//! Service open; here they are what a TLSRoute means by them anywhere: the names in the ClientHello.
+//! Source: `TLSRouteSpec`, `TCPRouteSpec`, `UDPRouteSpec`; each has one rule. GEP-1294 does not
+//! define `hostnames` of a TLSRoute on a Service; they match the SNI of the ClientHello, as on
+//! Gateways.
 
 use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 use weft_ir::{ConnectionRule, Filter, RouteId, TlsRule};
 
-use super::backends::{Context, byte_backends};
+use super::backends::{RuleContext, connection_backends};
 use super::compiled::CompiledConnections;
 use super::report::Report;
 use super::resolver::Resolver;
 use super::values::host_patterns;
 use crate::conditions::Fault;
-use crate::objects::{ByteRule, Lenient, TlsRouteSpec};
+use crate::objects::{ConnectionRuleSpec, Lenient, TlsRouteSpec};
 
-/// `None` where host names are given and none can be read: without any, the rule would take every connection.
+/// Returns `None` if host names are given and none can be read: without any, the rule would match
+/// every connection.
 pub(super) fn tls_rule(
     id: &RouteId,
     spec: &TlsRouteSpec,
@@ -24,45 +26,45 @@ pub(super) fn tls_rule(
     report: &mut Report,
 ) -> Option<CompiledConnections<TlsRule>> {
     let hostnames = host_patterns(&spec.hostnames, report);
-    let CompiledConnections { rule, works } = rule(id, &spec.rules, resolver, report);
+    let CompiledConnections { rule, usable } = rule(id, &spec.rules, resolver, report);
     let takes_some = spec.hostnames.is_empty() || !hostnames.is_empty();
     takes_some.then_some(CompiledConnections {
         rule: TlsRule { hostnames, rule },
-        works,
+        usable,
     })
 }
 
-/// A rule that cannot be read has no backends: its connections are closed.
+/// A rule that cannot be read has no backends, so its connections are closed.
 pub(super) fn rule(
     id: &RouteId,
-    specs: &[Lenient<ByteRule>],
+    specs: &[Lenient<ConnectionRuleSpec>],
     resolver: &Resolver,
     report: &mut Report,
 ) -> CompiledConnections<ConnectionRule> {
     let further = 1..specs.len();
-    let ignored = further.map(|place| format!("rules[{place}]"));
+    let ignored = further.map(|position| format!("rules[{position}]"));
     report.ignored.extend(ignored);
-    let context = Context {
+    let context = RuleContext {
         route: id,
         rule: 0,
         resolver,
     };
-    let (name, backends, works) = match specs.first().map(Lenient::as_ref) {
-        Some(Ok(ByteRule { name, backend_refs })) => {
-            let backends = byte_backends(backend_refs, &context, no_filters, report);
+    let (name, backends, usable) = match specs.first().map(Lenient::as_ref) {
+        Some(Ok(ConnectionRuleSpec { name, backend_refs })) => {
+            let backends = connection_backends(backend_refs, &context, no_filters, report);
             if backends.list.is_empty() {
-                let why = "no backend: connections are closed";
+                let why = "is empty; connections are closed";
                 report.fault(0, Fault::value("rules[0].backendRefs", why));
             }
-            let works = !backends.list.is_empty() && !backends.all_faulty;
-            (name.as_deref().map(Arc::from), backends.list, works)
+            let usable = !backends.list.is_empty() && !backends.all_invalid;
+            (name.as_deref().map(Arc::from), backends.list, usable)
         }
         Some(Err(why)) => {
             report.fault(0, Fault::value("rules[0]", why));
             (None, Vec::new(), false)
         }
         None => {
-            report.fault(0, Fault::value("rules", "no rule: connections are closed"));
+            report.fault(0, Fault::value("rules", "is empty; connections are closed"));
             (None, Vec::new(), false)
         }
     };
@@ -72,14 +74,14 @@ pub(super) fn rule(
         name,
         backends,
     };
-    CompiledConnections { rule, works }
+    CompiledConnections { rule, usable }
 }
 
-/// Bytes have no filters: the field is none of these kinds'.
+/// Routes of these kinds have no filters.
 fn no_filters(
     _: &[Lenient<IgnoredAny>],
     _: &str,
-    _: &Context<'_>,
+    _: &RuleContext<'_>,
     _: &mut Report,
 ) -> Result<Vec<Filter>, Fault> {
     Ok(Vec::new())

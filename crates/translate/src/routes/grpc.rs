@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use weft_ir::{PathMatch, RequestMatch, RouteId, Rule, Timeouts};
 
-use super::backends::{Context, backends};
+use super::backends::{RuleContext, backends};
 use super::compiled::CompiledRule;
 use super::filters::grpc_filters;
-use super::http::nowhere;
+use super::http::no_backend_reason;
 use super::patterns::PatternBudget;
 use super::report::Report;
-use super::values::{header_matches, not_understood, pattern, unknown};
+use super::values::{header_matches, pattern, unknown_fields, unsupported};
 use crate::conditions::Fault;
 use crate::objects::{GrpcMatch, GrpcMethodMatch, GrpcRule, Lenient};
 
 pub(super) fn rule(
     id: &RouteId,
     spec: &GrpcRule,
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     report: &mut Report,
 ) -> CompiledRule {
     let GrpcRule {
@@ -38,11 +38,11 @@ pub(super) fn rule(
     let matches = request_matches(matches, &at, index, report);
     let backends = backends(backend_refs, context, grpc_filters, report);
     let filters = grpc_filters(filters, &format!("{at}.filters"), context, report);
-    let works = filters.is_ok()
-        && !backends.all_faulty
+    let usable = filters.is_ok()
+        && !backends.all_invalid
         && matches.iter().any(|condition| !condition.broken);
     let (filters, failure) = match filters {
-        Ok(filters) => (filters, nowhere(&backends, &at)),
+        Ok(filters) => (filters, no_backend_reason(&backends, &at)),
         Err(fault) => {
             let text: Arc<str> = Arc::from(&*fault.text);
             report.fault(index, fault);
@@ -60,7 +60,7 @@ pub(super) fn rule(
         retry: None,
         failure,
     });
-    CompiledRule { rule, works }
+    CompiledRule { rule, usable }
 }
 
 fn request_matches(
@@ -73,8 +73,8 @@ fn request_matches(
         return vec![RequestMatch::default()];
     }
     let mut matches = Vec::with_capacity(specs.len());
-    for (place, spec) in specs.iter().enumerate() {
-        let at = format!("{at}.matches[{place}]");
+    for (position, spec) in specs.iter().enumerate() {
+        let at = format!("{at}.matches[{position}]");
         let mut faults = Vec::new();
         let mut condition = RequestMatch::default();
         match spec.as_ref() {
@@ -83,7 +83,7 @@ fn request_matches(
                 headers,
                 unknown: others,
             }) => {
-                faults.extend(not_understood(others, &at));
+                faults.extend(unknown_fields(others, &at));
                 let patterns = &mut report.patterns;
                 let headers_at = format!("{at}.headers");
                 condition.headers = header_matches(headers, &headers_at, patterns, &mut faults);
@@ -107,7 +107,7 @@ fn request_matches(
     matches
 }
 
-/// Empty and absent mean any.
+/// Empty and absent fields match anything.
 fn method_match(
     spec: &GrpcMethodMatch,
     at: &str,
@@ -126,7 +126,7 @@ fn method_match(
         Some("RegularExpression") => regex(service, method, &at, patterns),
         Some(other) => {
             let known = "Exact, RegularExpression";
-            Err(unknown(&format!("{at}.type"), other, known))
+            Err(unsupported(&format!("{at}.type"), other, known))
         }
     }
 }
@@ -157,7 +157,7 @@ fn regex(
     }
     let mut part = |text: &str, field: &str| match text {
         "" => Ok("[^/]+".to_owned()),
-        // Read alone first, so that the message shows what the user wrote.
+        // Compiled separately first, so that an error quotes what the user wrote.
         text => pattern(text, &format!("{at}.{field}"), patterns).map(|_| format!("(?:{text})")),
     };
     let (service, method) = (part(service, "service")?, part(method, "method")?);

@@ -1,24 +1,26 @@
-//! What the host names of a listener and of a route have in common.
+//! Intersection of the host names of a listener and a route.
 //!
-//! Source: `Listener.hostname`, `HTTPRouteSpec.hostnames`, `TLSRouteSpec.hostnames` of Gateway API v1.7.0 (precedence by
-//! the original hostnames of routes, feature `GatewayRouteHostnameIntersectionPrecedence`).
+//! Source: `Listener.hostname`, `HTTPRouteSpec.hostnames`, `TLSRouteSpec.hostnames` of Gateway API
+//! v1.7.0 (precedence by the original host names of routes, feature
+//! `GatewayRouteHostnameIntersectionPrecedence`).
 
 use weft_ir::HostPattern;
 
-/// `None` as a pattern: any host.
+/// A host pattern; `None` matches any host.
 pub(crate) type Host = Option<HostPattern>;
 
 /// The host names of a route.
 #[derive(Debug)]
 pub(crate) enum RouteHosts {
     Any,
-    /// Those that could be read, which may be none.
+    /// The valid host names, possibly none.
     These(Vec<HostPattern>),
 }
 
-/// The hosts of a route that have something in common with a listener: each once, in the route's order. Empty: it cannot
-/// attach. They are the route's own, wider than the listener or not: by these routes go before each other, and what the
-/// listener does not take never comes to them.
+/// Returns the host names of a route that intersect with a listener's, each once, in the route's
+/// order; empty if the route cannot attach. They are the route's own names even if the listener's
+/// is narrower: precedence among routes depends on them, and requests that the listener does not
+/// match never reach them.
 pub(crate) fn on_listener(listener: Option<&HostPattern>, route: &RouteHosts) -> Vec<Host> {
     match route {
         RouteHosts::Any => vec![None],
@@ -35,7 +37,7 @@ pub(crate) fn on_listener(listener: Option<&HostPattern>, route: &RouteHosts) ->
     }
 }
 
-/// `None`: no host fits both.
+/// Returns `None` if no host matches both.
 pub(crate) fn intersection(a: Option<&HostPattern>, b: Option<&HostPattern>) -> Option<Host> {
     let (Some(one), Some(other)) = (a, b) else {
         return Some(a.or(b).cloned());
@@ -49,7 +51,7 @@ pub(crate) fn intersection(a: Option<&HostPattern>, b: Option<&HostPattern>) -> 
     }
 }
 
-/// Whether every host that fits `inner` fits `outer`.
+/// Returns true if every host that matches `inner` matches `outer`.
 fn contains(outer: &HostPattern, inner: &HostPattern) -> bool {
     match (outer, inner) {
         (HostPattern::Exact(outer), HostPattern::Exact(inner)) => outer == inner,
@@ -66,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_narrower_of_two_is_what_they_have_in_common() {
+    fn intersection_is_the_narrower_pattern() {
         for (a, b, both) in [
             ("a.com", "a.com", Some("a.com")),
             ("a.com", "b.com", None),

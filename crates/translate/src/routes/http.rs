@@ -8,21 +8,22 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use weft_ir::{Filter, PathMatch, RequestMatch, Retry, RouteId, Rule, Timeouts};
 
-use super::backends::{Backends, Context, backends};
+use super::backends::{Backends, RuleContext, backends};
 use super::compiled::{CompiledRule, refused};
 use super::filters::{http_filters, replaces_prefix};
 use super::patterns::PatternBudget;
 use super::report::Report;
 use super::values::{
-    METHODS, duration, header_matches, not_understood, pattern, query_matches, unknown,
+    METHODS, duration, header_matches, pattern, query_matches, unknown_fields, unsupported,
 };
 use crate::conditions::Fault;
 use crate::objects::{HttpMatch, HttpPathMatch, HttpRetry, HttpRule, HttpTimeouts, Lenient};
 
-/// Tries beside the first one, where nothing is said.
+/// Default number of retries.
 const ATTEMPTS: u32 = 1;
 
-/// What it would take is not known: it answers 500 to what no other rule takes.
+/// It is not known what the rule would match, so it answers 500 to requests that match no other
+/// rule.
 pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Report) -> CompiledRule {
     let fault = Fault::value(&format!("rules[{index}]"), why);
     let rule = refused(id, index, &fault.text);
@@ -33,7 +34,7 @@ pub(super) fn unreadable(id: &RouteId, index: u32, why: &str, report: &mut Repor
 pub(super) fn rule(
     id: &RouteId,
     spec: &HttpRule,
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     report: &mut Report,
 ) -> CompiledRule {
     let HttpRule {
@@ -68,8 +69,8 @@ pub(super) fn rule(
         .or_else(|| prefix_fault(filters.as_deref(), &backends, &matches, &at));
     let filters = filters.unwrap_or_default();
 
-    let works = fault.is_none()
-        && !backends.all_faulty
+    let usable = fault.is_none()
+        && !backends.all_invalid
         && matches.iter().any(|condition| !condition.broken);
     let failure = match fault {
         Some(fault) => {
@@ -78,7 +79,7 @@ pub(super) fn rule(
             Some(text)
         }
         None if filters.iter().any(|f| matches!(f, Filter::Redirect(_))) => None,
-        None => nowhere(&backends, &at),
+        None => no_backend_reason(&backends, &at),
     };
     let rule = Arc::new(Rule {
         route: id.clone(),
@@ -91,11 +92,11 @@ pub(super) fn rule(
         retry: retry.unwrap_or_default(),
         failure,
     });
-    CompiledRule { rule, works }
+    CompiledRule { rule, usable }
 }
 
-/// Why no request of the rule has a backend to go to: there is none, or none has a share.
-pub(super) fn nowhere(backends: &Backends, at: &str) -> Option<Arc<str>> {
+/// Returns why requests of the rule have no backend: there is none, or all have weight 0.
+pub(super) fn no_backend_reason(backends: &Backends, at: &str) -> Option<Arc<str>> {
     if backends.list.is_empty() {
         Some(Arc::from(format!("{at} has no backendRefs")))
     } else if backends.list.iter().all(|backend| backend.weight == 0) {
@@ -118,8 +119,8 @@ fn request_matches(
         }];
     }
     let mut matches = Vec::with_capacity(specs.len());
-    for (place, spec) in specs.iter().enumerate() {
-        let at = format!("{at}.matches[{place}]");
+    for (position, spec) in specs.iter().enumerate() {
+        let at = format!("{at}.matches[{position}]");
         let mut faults = Vec::new();
         let mut condition = match spec.as_ref() {
             Ok(spec) => {
@@ -140,7 +141,7 @@ fn request_matches(
     matches
 }
 
-/// The conditions that can be read; what cannot is left out and named in `faults`.
+/// Returns the conditions that can be read; the others are reported in `faults`.
 fn request_match(
     spec: &HttpMatch,
     at: &str,
@@ -154,7 +155,7 @@ fn request_match(
         method,
         unknown: others,
     } = spec;
-    faults.extend(not_understood(others, at));
+    faults.extend(unknown_fields(others, at));
     let path = path_match(path.as_ref(), &format!("{at}.path"), patterns);
     let method = match method.as_deref() {
         None => Ok(None),
@@ -162,7 +163,7 @@ fn request_match(
             let known = METHODS.iter().find(|method| method.as_str() == name);
             known.cloned().map(Some).ok_or_else(|| {
                 let all: Vec<&str> = METHODS.iter().map(Method::as_str).collect();
-                unknown(&format!("{at}.method"), name, &all.join(", "))
+                unsupported(&format!("{at}.method"), name, &all.join(", "))
             })
         }
     };
@@ -185,10 +186,10 @@ fn path_match(
     };
     let value = value.as_deref().unwrap_or("/");
     let literal = || {
-        let sound = value.starts_with('/') && !value.contains("//");
-        let why = || format!("{value:?} must begin with / and not contain //");
+        let validity = value.starts_with('/') && !value.contains("//");
+        let why = || format!("{value:?} must begin with / and must not contain //");
         let at = format!("{at}.value");
-        sound
+        validity
             .then(|| value.to_owned())
             .ok_or_else(|| Fault::value(&at, why()))
     };
@@ -200,12 +201,12 @@ fn path_match(
         }
         Some(other) => {
             let known = "Exact, PathPrefix, RegularExpression";
-            Err(unknown(&format!("{at}.type"), other, known))
+            Err(unsupported(&format!("{at}.type"), other, known))
         }
     }
 }
 
-/// ReplacePrefixMatch needs a prefix to replace (specification of `HTTPPathModifier.replacePrefixMatch`).
+/// ReplacePrefixMatch requires a prefix match (`HTTPPathModifier.replacePrefixMatch`).
 fn prefix_fault(
     filters: Result<&[Filter], &Fault>,
     backends: &Backends,
@@ -221,7 +222,8 @@ fn prefix_fault(
         .iter()
         .position(|of| !of.broken && !matches!(of.path, Some(PathMatch::Prefix(_))))?;
     let why = format_args!(
-        "ReplacePrefixMatch needs a path of type PathPrefix in every match; matches[{without}] has none"
+        "ReplacePrefixMatch requires a path match of type PathPrefix in every match; \
+         matches[{without}] has none"
     );
     replaces.then(|| Fault::value(at, why))
 }
@@ -233,8 +235,8 @@ fn timeouts_of(spec: &HttpTimeouts, at: &str, report: &mut Report) -> Result<Tim
     } = spec;
     let limit = |text: Option<&str>, field: &str| match text {
         None => Ok(None),
-        // Zero switches the limit off.
-        Some(text) => time(text, &format!("{at}.{field}"))
+        // Zero disables the timeout.
+        Some(text) => parse_duration(text, &format!("{at}.{field}"))
             .map(|limit| Some(limit).filter(|limit| !limit.is_zero())),
     };
     let timeouts = Timeouts {
@@ -245,39 +247,41 @@ fn timeouts_of(spec: &HttpTimeouts, at: &str, report: &mut Report) -> Result<Tim
         && backend > request
     {
         report.adjusted.push(format!(
-            "{at}.backendRequest: {backend:?} is longer than timeouts.request, which ends each try after {request:?}"
+            "{at}.backendRequest: {backend:?} exceeds timeouts.request, so each attempt ends \
+             after {request:?}"
         ));
     }
     Ok(timeouts)
 }
 
-fn time(text: &str, at: &str) -> Result<Duration, Fault> {
+fn parse_duration(text: &str, at: &str) -> Result<Duration, Fault> {
     duration(text).ok_or_else(|| {
         let why = format_args!("{text:?} is not a duration such as 10s or 1m30s (GEP-2257)");
         Fault::value(at, why)
     })
 }
 
-/// `None`: the rule asks for no retries of its own. What is out of bounds is in force with the nearest value within them.
+/// Returns `None` if the rule disables retries. Values out of range are replaced by the nearest one
+/// in range.
 fn retry_of(spec: &HttpRetry, at: &str, report: &mut Report) -> Result<Option<Retry>, Fault> {
     let HttpRetry {
         codes,
         attempts,
         backoff,
     } = spec;
-    let code = |(place, code): (usize, &i64)| {
+    let code = |(position, code): (usize, &i64)| {
         let number = u16::try_from(*code).ok();
         let code = number.filter(|code| (400..=599).contains(code));
         code.and_then(|code| StatusCode::from_u16(code).ok())
             .ok_or_else(|| {
-                let why = "a code that is tried again must be in 400 to 599";
-                Fault::value(&format!("{at}.codes[{place}]"), why)
+                let why = "a status code to retry must be between 400 and 599";
+                Fault::value(&format!("{at}.codes[{position}]"), why)
             })
     };
     let attempts = match *attempts {
         None => ATTEMPTS,
         Some(attempts) if attempts < 0 => {
-            let why = format_args!("{attempts} is not a number of tries; 0 switches retries off");
+            let why = format_args!("{attempts} is negative; 0 disables retries");
             return Err(Fault::value(&format!("{at}.attempts"), why));
         }
         Some(attempts) => u32::try_from(attempts).unwrap_or(u32::MAX),
@@ -291,7 +295,7 @@ fn retry_of(spec: &HttpRetry, at: &str, report: &mut Report) -> Result<Option<Re
     }
     let mut wait = match backoff {
         None => Retry::LEAST_BACKOFF,
-        Some(text) => time(text, &format!("{at}.backoff"))?,
+        Some(text) => parse_duration(text, &format!("{at}.backoff"))?,
     };
     if attempts == 0 {
         return Ok(None);
@@ -299,13 +303,13 @@ fn retry_of(spec: &HttpRetry, at: &str, report: &mut Report) -> Result<Option<Re
     let most = Retry::MAX_ATTEMPTS;
     if attempts > most {
         report.adjusted.push(format!(
-            "{at}.attempts: {attempts} is more than {most}, which are made"
+            "{at}.attempts: {attempts} exceeds the maximum; {most} is used"
         ));
     }
     let least = Retry::LEAST_BACKOFF;
     if wait < least {
         report.adjusted.push(format!(
-            "{at}.backoff: {wait:?} is less than {least:?}, which are waited"
+            "{at}.backoff: {wait:?} is below the minimum; {least:?} is used"
         ));
         wait = least;
     }

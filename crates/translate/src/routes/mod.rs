@@ -1,4 +1,4 @@
-//! Routes as rules, and what is wrong with them: the same for every parent that a route has.
+//! Translation of routes to rules, with their faults: the same for every kind of parent.
 
 mod backends;
 mod cache;
@@ -17,9 +17,8 @@ pub(crate) mod status;
 pub(crate) mod targets;
 mod values;
 
-pub(crate) use cache::{Memo, Wanted};
+pub(crate) use cache::{RouteCache, RouteFilter};
 pub(crate) use compiled::Rules;
-pub(crate) use object::Source;
-pub(crate) use report::Report;
-pub(crate) use resolver::{GatewayRules, Resolver};
+pub(crate) use object::RouteObject;
+pub(crate) use resolver::{GatewayBackendRules, Resolver};
 pub(crate) use route::Route;

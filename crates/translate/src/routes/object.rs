@@ -1,20 +1,20 @@
-//! What the objects of every kind of route have in common.
+//! Access to what all kinds of route objects have in common.
 
 use std::fmt::Debug;
 
 use crate::objects::{GrpcRoute, HttpRoute, Lenient, Meta, ParentRef, TcpRoute, TlsRoute};
 
-/// The object that a route is translated from. One that is not even a map names no parent.
-pub(crate) trait Source: Debug + Send + Sync {
+/// The object that a route is translated from. An object that is not even a map has no parents.
+pub(crate) trait RouteObject: Debug + Send + Sync {
     fn meta(&self) -> &Meta;
     fn parent_refs(&self) -> &[Lenient<ParentRef>];
-    /// As they stand in the route.
+    /// As they are written in the route.
     fn hostnames(&self) -> &[Lenient<String>];
 }
 
-macro_rules! source {
+macro_rules! route_object {
     ($kind:ty, $hostnames:expr) => {
-        impl Source for $kind {
+        impl RouteObject for $kind {
             fn meta(&self) -> &Meta {
                 &self.metadata
             }
@@ -30,8 +30,8 @@ macro_rules! source {
     };
 }
 
-source!(HttpRoute, |spec| &spec.hostnames);
-source!(GrpcRoute, |spec| &spec.hostnames);
-source!(TlsRoute, |spec| &spec.hostnames);
-// UDPRoutes too.
-source!(TcpRoute, |_| &[]);
+route_object!(HttpRoute, |spec| &spec.hostnames);
+route_object!(GrpcRoute, |spec| &spec.hostnames);
+route_object!(TlsRoute, |spec| &spec.hostnames);
+// Also for UDPRoutes, which are the same type.
+route_object!(TcpRoute, |_| &[]);

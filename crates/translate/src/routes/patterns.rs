@@ -1,4 +1,4 @@
-//! The regular expressions of one route: each compiled once, and not more of them than a route may have.
+//! The regular expressions of one route: each compiled once, within the limits of a route.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::limits::{
     PATTERN_COMPILED, ROUTE_CLASSES, ROUTE_COMPILED, ROUTE_PATTERN_TEXT, ROUTE_PATTERNS, too_large,
 };
 
-/// What a route has had of its budget.
+/// The regular expressions of a route so far, counted against the limits.
 #[derive(Debug, Default)]
 pub(crate) struct PatternBudget {
     known: HashMap<String, Result<Pattern, String>>,
@@ -20,7 +20,8 @@ pub(crate) struct PatternBudget {
 }
 
 impl PatternBudget {
-    /// The pattern, or why it is none. Beyond the budget nothing more is compiled: the route is refused then.
+    /// Returns the pattern, or why it is invalid. Once a limit is exceeded nothing more is
+    /// compiled, since the route is rejected.
     pub(super) fn get(&mut self, text: &str) -> Result<Pattern, String> {
         if let Some(known) = self.known.get(text) {
             return known.clone();
@@ -63,12 +64,12 @@ impl PatternBudget {
         self.over.get_or_insert(why);
     }
 
-    /// Why the route has too many.
+    /// Returns a fault if the route exceeds a limit.
     pub(crate) fn too_large(&self) -> Option<Fault> {
         let over = self.over.as_ref()?;
         Some(too_large(format!(
-            "{over}, which is what a route may have: use exact and prefix matches, ASCII classes such as [0-9a-z] in \
-             place of \\w and \\d, or several routes"
+            "{over}, the limit of a route; use exact and prefix matches, ASCII classes such as \
+             [0-9a-z] instead of \\w and \\d, or several routes"
         )))
     }
 }

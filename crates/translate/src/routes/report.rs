@@ -1,4 +1,4 @@
-//! What is wrong with a route, collected while it is translated.
+//! The faults of a route, collected during its translation.
 
 use std::collections::BTreeSet;
 
@@ -7,21 +7,22 @@ use weft_ir::ServicePort;
 use super::patterns::PatternBudget;
 use crate::conditions::Fault;
 
+/// The faults of a route.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    /// Decide about Accepted and PartiallyInvalid; with the place of their rule.
+    /// Faults of the conditions Accepted and PartiallyInvalid, with the index of the rule.
     pub(crate) faults: Vec<(u32, Fault)>,
-    /// Decide about ResolvedRefs.
+    /// Faults of the condition ResolvedRefs.
     pub(crate) unresolved: Vec<Fault>,
-    /// What has no effect, though nothing is wrong.
+    /// Unsupported fields that have no effect.
     pub(crate) ignored: Vec<String>,
-    /// What is in force with another value than was written, and why.
+    /// Values that were adjusted, and why.
     pub(crate) adjusted: Vec<String>,
-    /// Backends that were found, for Gateways, whether they can be used or not.
+    /// For Gateways: the backends that exist, whether usable or not.
     pub(crate) targets: BTreeSet<ServicePort>,
-    /// Those of them that can be used, if they have endpoints.
+    /// The subset of `targets` that is usable if it has endpoints.
     pub(crate) usable: BTreeSet<ServicePort>,
-    /// The regular expressions that were read.
+    /// The regular expressions of the route.
     pub(crate) patterns: PatternBudget,
 }
 
@@ -30,7 +31,7 @@ impl Report {
         self.faults.push((rule, fault));
     }
 
-    /// The places of the rules that have faults, each once: `0, 2`.
+    /// Returns the indexes of the rules that have faults, each once: `0, 2`.
     pub(crate) fn faulty_rules(&self) -> String {
         let mut places: Vec<u32> = self.faults.iter().map(|(rule, _)| *rule).collect();
         places.dedup();

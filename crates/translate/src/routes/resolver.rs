@@ -1,4 +1,9 @@
-//! What routes are translated against, and what each of them has seen of it.
+//! Lookup of Services during translation, recorded for each route.
+//!
+//! A cached route is valid for as long as its lookups return the same objects. Everything that the
+//! translation of a route reads, apart from the route itself, must therefore go through
+//! [`Resolver::service`] or be part of [`Resolver::shared_inputs`]; anything else would leave stale
+//! routes.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -7,55 +12,60 @@ use weft_ir::ServiceId;
 
 use crate::backend_tls::Policies;
 use crate::cluster::services::{ServiceInfo, Services};
-use crate::memo::Same;
+use crate::memo::ByIdentity;
 use crate::references::grants::Grants;
 
-/// What parentRefs and backendRefs are looked up in.
+/// Resolves parentRefs and backendRefs.
 #[derive(Debug)]
 pub(crate) struct Resolver {
-    services: Same<Services>,
-    /// `None`: for Service parents, which need no ReferenceGrant and know no BackendTLSPolicy.
-    pub(crate) gateway: Option<GatewayRules>,
-    /// Lookups since the last route.
-    seen: RefCell<Vec<Seen>>,
+    services: ByIdentity<Services>,
+    /// `None` for Service parents, which need no ReferenceGrant and are not subject to
+    /// BackendTLSPolicies.
+    pub(crate) gateway: Option<GatewayBackendRules>,
+    /// The lookups since the last route.
+    lookups: RefCell<Vec<Lookup>>,
 }
 
-/// What holds for the backends of Gateways besides.
+/// Additional rules for the backends of Gateways.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct GatewayRules {
-    pub(crate) grants: Same<Grants>,
-    pub(crate) policies: Same<Policies>,
+pub(crate) struct GatewayBackendRules {
+    pub(crate) grants: ByIdentity<Grants>,
+    pub(crate) policies: ByIdentity<Policies>,
 }
 
-/// What holds for all routes: whether there are ServiceImports, and Gateways' rules.
-pub(super) type Common = (bool, Option<GatewayRules>);
+/// Inputs of every route: whether the cluster serves ServiceImport, and the rules of Gateways.
+pub(super) type SharedInputs = (bool, Option<GatewayBackendRules>);
 
-/// A Service that was looked up, and what was found.
+/// A lookup of a Service, with its result.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct Lookup {
     id: ServiceId,
-    found: Option<Same<ServiceInfo>>,
+    found: Option<ByIdentity<ServiceInfo>>,
 }
 
 impl Resolver {
-    pub(crate) fn new(services: &Same<Services>, gateway: Option<GatewayRules>) -> Self {
+    pub(crate) fn new(
+        services: &ByIdentity<Services>,
+        gateway: Option<GatewayBackendRules>,
+    ) -> Self {
         Self {
             services: services.clone(),
             gateway,
-            seen: RefCell::default(),
+            lookups: RefCell::default(),
         }
     }
 
-    /// All of them. Routes look up theirs by [`Resolver::service`].
+    /// Returns all Services. The translation of a route uses [`Resolver::service`] instead.
     pub(crate) fn services(&self) -> &Services {
         &self.services
     }
 
+    /// Looks up a Service on behalf of the current route.
     pub(crate) fn service(&self, id: &ServiceId) -> Option<&Arc<ServiceInfo>> {
         let found = self.services.get(id);
-        self.seen.borrow_mut().push(Seen {
+        self.lookups.borrow_mut().push(Lookup {
             id: id.clone(),
-            found: found.map(Same::of),
+            found: found.map(ByIdentity::of),
         });
         found
     }
@@ -64,18 +74,19 @@ impl Resolver {
         self.services.has_imports
     }
 
-    pub(super) fn common(&self) -> Common {
+    /// Returns the inputs that every route depends on.
+    pub(super) fn shared_inputs(&self) -> SharedInputs {
         (self.has_imports(), self.gateway.clone())
     }
 
-    /// The lookups since this was asked last.
-    pub(super) fn seen(&self) -> Vec<Seen> {
-        self.seen.take()
+    /// Returns the lookups since the last call.
+    pub(super) fn take_lookups(&self) -> Vec<Lookup> {
+        self.lookups.take()
     }
 
-    /// Whether all these lookups would find the same.
-    pub(super) fn still_finds(&self, seen: &[Seen]) -> bool {
-        let mut seen = seen.iter();
-        seen.all(|Seen { id, found }| self.services.get(id).map(Same::of) == *found)
+    /// Returns true if all of these lookups still have the same result.
+    pub(super) fn lookups_hold(&self, lookups: &[Lookup]) -> bool {
+        let mut lookups = lookups.iter();
+        lookups.all(|Lookup { id, found }| self.services.get(id).map(ByIdentity::of) == *found)
     }
 }

@@ -1,4 +1,4 @@
-//! A route of any kind.
+//! A translated route of any kind.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use weft_ir::{RouteId, RouteKind};
 
 use super::compiled::Rules;
 use super::hosts::RouteHosts;
-use super::object::Source;
+use super::object::RouteObject;
 use super::report::Report;
 use super::resolver::Resolver;
 use super::values::host_patterns;
@@ -14,22 +14,24 @@ use crate::limits::Size;
 use crate::names::route_id;
 use crate::objects::Lenient;
 
-/// A route, translated.
+/// A translated route.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) id: RouteId,
-    pub(crate) source: Arc<dyn Source>,
-    /// What it means by its hostnames at Gateways.
+    /// The object that the route was translated from.
+    pub(crate) object: Arc<dyn RouteObject>,
+    /// Host names, for Gateways.
     pub(crate) hosts: RouteHosts,
     pub(crate) rules: Rules,
-    /// What its rules take of the ports where it is in force.
+    /// Size of its rules on the ports where it is in effect.
     pub(crate) size: Size,
+    /// Its faults.
     pub(crate) report: Report,
 }
 
 impl Route {
-    /// `None` when the object is not even a map, so that it has no `rules`.
-    pub(super) fn new<T: Source + 'static>(
+    /// Returns `None` if the object is not even a map, so that it has no rules.
+    pub(super) fn new<T: RouteObject + 'static>(
         kind: RouteKind,
         of: &Arc<T>,
         resolver: &Resolver,
@@ -45,13 +47,15 @@ impl Route {
             report.faults = vec![(0, fault)];
         }
         let hosts = match &rules {
-            // The rule has been read with the names, and their faults told.
+            // The faults of the host names were reported when the rule was read.
             Rules::Tls(_) => hosts(of.hostnames(), resolver, &mut Report::default()),
-            Rules::Requests(_) | Rules::Bytes(_) => hosts(of.hostnames(), resolver, &mut report),
+            Rules::Requests(_) | Rules::Connections(_) => {
+                hosts(of.hostnames(), resolver, &mut report)
+            }
         };
         Some(Self {
             id,
-            source: Arc::clone(of) as _,
+            object: Arc::clone(of) as _,
             hosts,
             rules,
             size,
@@ -59,14 +63,14 @@ impl Route {
         })
     }
 
-    /// The order that decides ties between routes (specification of `HTTPRouteRule.matches`).
+    /// Returns the tie-breaking order of routes (`HTTPRouteRule.matches`): by age, then by name.
     pub(crate) fn tie_order(&self) -> (String, String) {
-        let age = self.source.meta().creation_timestamp.clone();
+        let age = self.object.meta().creation_timestamp.clone();
         (age, format!("{}/{}", self.id.namespace, self.id.name))
     }
 }
 
-/// Under Services they mean nothing. What cannot be read of them becomes the route's fault.
+/// Host names have no meaning on Services. Those that cannot be read are faults of the route.
 fn hosts(names: &[Lenient<String>], resolver: &Resolver, report: &mut Report) -> RouteHosts {
     if resolver.gateway.is_none() || names.is_empty() {
         return RouteHosts::Any;

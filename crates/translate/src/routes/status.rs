@@ -1,4 +1,4 @@
-//! What a route's status says, whatever kind of parent it has.
+//! The status of a route, whatever kind of parent it has.
 //!
 //! Source: the comments of `RouteConditionType` in Gateway API's `shared_types.go`.
 
@@ -8,19 +8,21 @@ use std::sync::Arc;
 
 use weft_ir::{RouteKind, ServicePort};
 
-use super::{Report, Route};
+use super::report::Report;
+use super::route::Route;
 use crate::conditions::{condition, join};
 use crate::memo;
 use crate::objects::ParentRef;
 use crate::output::{Condition, Controller, ParentStatus, RouteStatus};
 
-/// The statuses of both, one for each route, by kind, namespace and name. One that says what it said `before` is the same.
-pub(crate) fn merge(
-    mesh: Vec<Placed>,
-    gateways: Vec<Placed>,
+/// Merges the statuses for Services and Gateways to one for each route, by kind, namespace and
+/// name. Statuses that equal the ones in `before` keep their identity.
+pub(crate) fn merge_statuses(
+    mesh: Vec<PositionedStatus>,
+    gateways: Vec<PositionedStatus>,
     before: &[Arc<RouteStatus>],
 ) -> Vec<Arc<RouteStatus>> {
-    let mut all: BTreeMap<_, Placed> = BTreeMap::new();
+    let mut all: BTreeMap<_, PositionedStatus> = BTreeMap::new();
     for (status, places) in mesh.into_iter().chain(gateways) {
         match all.entry(status.order()) {
             Entry::Vacant(free) => drop(free.insert((status, places))),
@@ -29,20 +31,20 @@ pub(crate) fn merge(
                 let own = taken.drain(..).zip(first.parents.drain(..));
                 let mut parents: Vec<_> =
                     own.chain(places.into_iter().zip(status.parents)).collect();
-                parents.sort_by_key(|(place, _)| *place);
+                parents.sort_by_key(|(position, _)| *position);
                 (*taken, first.parents) = parents.into_iter().unzip();
             }
         }
     }
     let mut before = before.iter().peekable();
-    let alike = |(order, (status, _)): (Order, Placed)| {
+    let intern = |(order, (status, _)): (Order, PositionedStatus)| {
         while before.next_if(|known| known.order() < order).is_some() {}
-        memo::alike(status, before.peek().copied())
+        memo::intern(status, before.peek().copied())
     };
-    all.into_iter().map(alike).collect()
+    all.into_iter().map(intern).collect()
 }
 
-/// Where statuses stand in their list.
+/// Sort key of statuses.
 type Order = (u8, String, String);
 
 impl RouteStatus {
@@ -52,8 +54,8 @@ impl RouteStatus {
     }
 }
 
-/// With the places of the parents' references in the route.
-pub(crate) type Placed = (RouteStatus, Vec<usize>);
+/// A status, with the position of each parentRef in the route.
+pub(crate) type PositionedStatus = (RouteStatus, Vec<usize>);
 
 fn status_order(kind: RouteKind) -> u8 {
     match kind {
@@ -65,15 +67,15 @@ fn status_order(kind: RouteKind) -> u8 {
     }
 }
 
-/// What is said of a route to each of its parents, of which `parents` are the places, the references and the condition
-/// Accepted. `backends`: those that can be used.
-pub(crate) fn placed<'p>(
+/// Builds the status of a route from its parents: position, reference, and condition Accepted of
+/// each. `backends` are the usable ones.
+pub(crate) fn positioned_status<'p>(
     route: &Route,
     controller: Controller,
     backends: &[BackendState<'_>],
     parents: impl Iterator<Item = (usize, &'p ParentRef, Condition)>,
-) -> Placed {
-    let parents = parents.map(|(place, parent_ref, accepted)| {
+) -> PositionedStatus {
+    let parents = parents.map(|(position, parent_ref, accepted)| {
         let partial = accepted.status.then(|| partially_invalid(route)).flatten();
         let resolved = resolved_refs(&route.report, backends);
         let conditions = [accepted, resolved].into_iter().chain(partial);
@@ -82,20 +84,20 @@ pub(crate) fn placed<'p>(
             controller,
             conditions: conditions.collect(),
         };
-        (place, status)
+        (position, status)
     });
     let (places, parents) = parents.unzip();
     let status = RouteStatus {
         kind: route.id.kind,
         namespace: route.id.namespace.to_string(),
         name: route.id.name.to_string(),
-        generation: route.source.meta().generation,
+        generation: route.object.meta().generation,
         parents,
     };
     (status, places)
 }
 
-/// What does not work of a route that works otherwise.
+/// Returns the condition for faults in a route that works otherwise.
 fn partially_invalid(route: &Route) -> Option<Condition> {
     let faults = &route.report.faults;
     if faults.is_empty() {
@@ -104,14 +106,13 @@ fn partially_invalid(route: &Route) -> Option<Condition> {
     let rules = route.report.faulty_rules();
     let why = join(faults.iter().map(|(_, fault)| fault));
     let wrong = match route.id.kind {
-        RouteKind::Grpc | RouteKind::Http => "answered with 500",
+        RouteKind::Grpc | RouteKind::Http => "requests that match it get 500",
         RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => {
-            "without effect, or its connections are closed"
+            "the invalid part has no effect, or its connections are closed"
         }
     };
-    let message = format!(
-        "Dropped Rule {rules}: what is wrong there is {wrong}, all else is in force. {why}"
-    );
+    let message =
+        format!("Dropped Rule {rules}: {wrong}; the rest of the route is in effect. {why}");
     Some(condition(
         "PartiallyInvalid",
         true,
@@ -120,49 +121,49 @@ fn partially_invalid(route: &Route) -> Option<Condition> {
     ))
 }
 
-/// Errors where nothing in the route works as it was meant.
-pub(crate) fn works(route: &Route) -> Result<(), Condition> {
+/// Returns the condition Accepted=False if no part of the route works as intended.
+pub(crate) fn check_usable(route: &Route) -> Result<(), Condition> {
     let faults = &route.report.faults;
-    let (Some((_, first)), false) = (faults.first(), route.rules.work()) else {
+    let (Some((_, first)), false) = (faults.first(), route.rules.any_usable()) else {
         return Ok(());
     };
     let why = join(faults.iter().map(|(_, fault)| fault));
     let message = format!(
-        "no rule is valid, so that {}. {why}",
+        "no rule is valid, so {}. {why}",
         without_rule(route.id.kind)
     );
     Err(condition("Accepted", false, first.reason, message))
 }
 
-/// For messages: what has no effect, or another than was written, though nothing is wrong.
-pub(crate) fn ignored(route: &Route) -> String {
+/// Describes unsupported and adjusted fields for the message of an accepted route.
+pub(crate) fn unsupported_note(route: &Route) -> String {
     let Report {
         ignored, adjusted, ..
     } = &route.report;
     let mut words = String::new();
     if !ignored.is_empty() {
-        words += &format!("; not supported and without effect: {}", ignored.join(", "));
+        words += &format!("; unsupported and ignored: {}", ignored.join(", "));
     }
     if !adjusted.is_empty() {
-        words += &format!("; in force with other values: {}", adjusted.join(", "));
+        words += &format!("; adjusted: {}", adjusted.join(", "));
     }
     words
 }
 
-/// What becomes of what a route takes where nothing in it is valid.
+/// Returns what happens to the traffic of a route without a valid rule.
 fn without_rule(kind: RouteKind) -> &'static str {
     match kind {
-        RouteKind::Grpc | RouteKind::Http => "requests are answered with 500",
+        RouteKind::Grpc | RouteKind::Http => "requests get 500",
         RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => "connections are closed",
     }
 }
 
-/// A backend that can be used, if it has endpoints.
+/// A usable backend.
 pub(crate) struct BackendState<'a> {
     pub(crate) port: &'a ServicePort,
-    /// No endpoint is ready.
+    /// Whether no endpoint is ready.
     pub(crate) idle: bool,
-    /// Endpoints of its Service that are not sent to, in words.
+    /// Description of the endpoints of its Service that nothing is sent to.
     pub(crate) left_out: Option<&'a str>,
 }
 
@@ -179,7 +180,7 @@ fn resolved_refs(report: &Report, backends: &[BackendState<'_>]) -> Condition {
             condition("ResolvedRefs", false, "RefNotPermitted", left_out)
         }
         None => {
-            let mut message = "every backend was found".to_owned();
+            let mut message = "all backends exist".to_owned();
             if !left_out.is_empty() {
                 message += &format!("; {left_out}");
             }
@@ -187,7 +188,8 @@ fn resolved_refs(report: &Report, backends: &[BackendState<'_>]) -> Condition {
             let idle: Vec<String> = idle.map(|of| of.port.to_string()).collect();
             if !idle.is_empty() {
                 message += &format!(
-                    "; without a ready endpoint: {}; check that the selector finds pods and that they are ready",
+                    "; no ready endpoint: {}; check that the selector matches pods and that they \
+                     are ready",
                     idle.join(", ")
                 );
             }

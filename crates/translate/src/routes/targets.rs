@@ -2,12 +2,12 @@
 
 use weft_ir::{Backend, Filter, Rule, ServicePort, WeightedBackend};
 
-/// Where the rule's requests and copies of them go.
+/// Returns the Service ports that get the rule's requests or copies of them.
 pub(crate) fn rule_targets(rule: &Rule) -> impl Iterator<Item = ServicePort> + '_ {
     service_ports(&rule.backends).chain(mirrors(rule))
 }
 
-/// Where copies of the rule's requests go.
+/// Returns the Service ports that get copies of the rule's requests.
 fn mirrors(rule: &Rule) -> impl Iterator<Item = ServicePort> + '_ {
     let of_backends = rule.backends.iter().flat_map(|backend| &backend.filters);
     rule.filters
@@ -19,6 +19,7 @@ fn mirrors(rule: &Rule) -> impl Iterator<Item = ServicePort> + '_ {
         })
 }
 
+/// Returns the Service ports of the valid backends.
 pub(crate) fn service_ports(
     backends: &[WeightedBackend],
 ) -> impl Iterator<Item = ServicePort> + '_ {

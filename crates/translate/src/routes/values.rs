@@ -1,4 +1,4 @@
-//! Small values that users write: durations, header names, patterns, paths.
+//! Parsing of scalar values: durations, header names, patterns, host names.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::report::Report;
 use crate::conditions::Fault;
 use crate::objects::{HttpHeaderMatch, Lenient};
 
-/// The methods that the specification knows.
+/// The methods defined by the specification.
 pub(super) const METHODS: [Method; 9] = [
     Method::GET,
     Method::HEAD,
@@ -25,7 +25,8 @@ pub(super) const METHODS: [Method; 9] = [
     Method::PATCH,
 ];
 
-/// A GEP-2257 duration: one to four times a number of up to five digits with `h`, `m`, `s` or `ms`.
+/// Parses a GEP-2257 duration: one to four numbers of up to five digits, each with the unit `h`,
+/// `m`, `s` or `ms`.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut millis: u64 = 0;
@@ -61,12 +62,8 @@ pub(super) fn header_name(text: &str, at: &str) -> Result<HeaderName, Fault> {
 }
 
 pub(super) fn header_value(text: &str, at: &str) -> Result<HeaderValue, Fault> {
-    HeaderValue::from_str(text).map_err(|_| {
-        Fault::value(
-            at,
-            format_args!("{text:?} cannot be sent as a header's value"),
-        )
-    })
+    HeaderValue::from_str(text)
+        .map_err(|_| Fault::value(at, format_args!("{text:?} is not a valid header value")))
 }
 
 pub(super) fn pattern(
@@ -77,7 +74,7 @@ pub(super) fn pattern(
     patterns.get(text).map_err(|why| Fault::value(at, why))
 }
 
-/// A host without port, as `shop.example.com`.
+/// A host name without port, such as `shop.example.com`.
 pub(super) fn hostname<'a>(text: &'a str, at: &str) -> Result<&'a str, Fault> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     if text.is_empty() || text.len() > 253 || !text.bytes().all(legal) {
@@ -89,7 +86,7 @@ pub(super) fn hostname<'a>(text: &'a str, at: &str) -> Result<&'a str, Fault> {
     Ok(text)
 }
 
-/// Where several entries have one name the first counts (specification of `HTTPHeaderMatch.name`).
+/// Of several entries for a name the first applies (`HTTPHeaderMatch.name`).
 pub(super) fn header_matches(
     entries: &[HttpHeaderMatch],
     at: &str,
@@ -97,8 +94,8 @@ pub(super) fn header_matches(
     faults: &mut Vec<Fault>,
 ) -> Vec<HeaderMatch> {
     let mut matches: Vec<HeaderMatch> = Vec::new();
-    for (place, entry) in entries.iter().enumerate() {
-        let at = format!("{at}[{place}]");
+    for (position, entry) in entries.iter().enumerate() {
+        let at = format!("{at}[{position}]");
         let HttpHeaderMatch { kind, name, value } = entry;
         let parsed = header_name(name, &format!("{at}.name"))
             .and_then(|name| Ok((name, value_match(kind.as_deref(), value, &at, patterns)?)));
@@ -111,7 +108,7 @@ pub(super) fn header_matches(
     matches
 }
 
-/// As [`header_matches`], for query parameters.
+/// Like [`header_matches`], for query parameters.
 pub(super) fn query_matches(
     entries: &[HttpHeaderMatch],
     at: &str,
@@ -119,9 +116,14 @@ pub(super) fn query_matches(
     faults: &mut Vec<Fault>,
 ) -> Vec<QueryMatch> {
     let mut matches: Vec<QueryMatch> = Vec::new();
-    for (place, entry) in entries.iter().enumerate() {
+    for (position, entry) in entries.iter().enumerate() {
         let HttpHeaderMatch { kind, name, value } = entry;
-        match value_match(kind.as_deref(), value, &format!("{at}[{place}]"), patterns) {
+        match value_match(
+            kind.as_deref(),
+            value,
+            &format!("{at}[{position}]"),
+            patterns,
+        ) {
             Ok(_) if matches.iter().any(|earlier| earlier.name == *name) => {}
             Ok(value) => matches.push(QueryMatch {
                 name: name.clone(),
@@ -144,7 +146,7 @@ fn value_match(
         Some("RegularExpression") => {
             pattern(value, &format!("{at}.value"), patterns).map(ValueMatch::Regex)
         }
-        Some(other) => Err(unknown(
+        Some(other) => Err(unsupported(
             &format!("{at}.type"),
             other,
             "Exact, RegularExpression",
@@ -152,11 +154,11 @@ fn value_match(
     }
 }
 
-/// The names of servers that can be read; what cannot is a fault.
+/// Returns the valid host names; the others are faults.
 pub(crate) fn host_patterns(specs: &[Lenient<String>], report: &mut Report) -> Vec<HostPattern> {
     let mut patterns = Vec::with_capacity(specs.len());
-    for (place, spec) in specs.iter().enumerate() {
-        let at = format!("hostnames[{place}]");
+    for (position, spec) in specs.iter().enumerate() {
+        let at = format!("hostnames[{position}]");
         let parsed = spec.as_ref().map_err(|why| Fault::value(&at, why));
         let parsed = parsed.and_then(|text| {
             let pattern = text.parse::<HostPattern>();
@@ -170,22 +172,22 @@ pub(crate) fn host_patterns(specs: &[Lenient<String>], report: &mut Report) -> V
     patterns
 }
 
-/// A word that is none of those that are known.
-pub(super) fn unknown(at: &str, word: &str, known: &str) -> Fault {
+/// A value that is not one of the supported ones.
+pub(super) fn unsupported(at: &str, word: &str, known: &str) -> Fault {
     Fault::value(
         at,
-        format_args!("{word:?} is not supported; supported are {known}"),
+        format_args!("{word:?} is not supported; supported values are {known}"),
     )
 }
 
-/// Of fields that this version does not know, where leaving one out would take more than was meant.
-pub(super) fn not_understood(
+/// Faults for unknown fields, where ignoring one would match more than intended.
+pub(super) fn unknown_fields(
     fields: &BTreeMap<String, IgnoredAny>,
     at: &str,
 ) -> impl Iterator<Item = Fault> {
     fields
         .keys()
-        .map(move |name| Fault::value(&format!("{at}.{name}"), "the field is not understood"))
+        .map(move |name| Fault::value(&format!("{at}.{name}"), "unknown field"))
 }
 
 #[cfg(test)]
@@ -193,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_those_of_gep_2257() {
+    fn durations_follow_gep_2257() {
         for (text, millis) in [
             ("0s", 0),
             ("1h", 3_600_000),

@@ -1,61 +1,64 @@
-//! Routes on Services: to which ports a route is attached, for whose traffic, and which kind of route prevails.
+//! Routes on Services: the ports that a route attaches to, the clients that it applies to, and the
+//! kind of route that takes precedence.
 //!
-//! Source: GEP-1294, "Ports", "Route types", "Namespace boundaries" and "Multiple routes for a Service".
+//! Source: GEP-1294, "Ports", "Route types", "Namespace boundaries" and "Multiple routes for a
+//! Service".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weft_ir::{Protocol, RouteKind, ServiceId, ServicePort};
 
-use crate::cluster::services::{Frontend, PortInfo};
+use crate::cluster::services::{PortInfo, ServiceAddressing};
 use crate::input::Objects;
 use crate::limits::Budget;
 use crate::objects::{Lenient, ParentRef};
-use crate::routes::{self, Resolver, Route, Wanted};
+use crate::routes::{self, Resolver, Route, RouteFilter};
 use crate::service_routes::views::Routes;
 
-/// Whose traffic a route binds: `None` that of all clients (it is in the Service's own namespace), else that of the
-/// clients of this namespace.
-pub(crate) type Group = Option<String>;
+/// The clients that a route applies to: `None` for all clients (a producer route, in the namespace
+/// of the Service), else those of this namespace (a consumer route).
+pub(crate) type ConsumerNamespace = Option<String>;
 
-type Groups = BTreeMap<Group, BTreeSet<usize>>;
+type RoutesByConsumer = BTreeMap<ConsumerNamespace, BTreeSet<usize>>;
 
-/// The routes on every Service port, by group; each a place in the list of routes, in the order that decides ties.
+/// The routes on every Service port, by consumer namespace. Routes are positions in the list of
+/// routes, which is in tie-breaking order.
 #[derive(Debug, Default)]
 pub(crate) struct Attachments {
-    by_port: BTreeMap<ServicePort, Groups>,
-    /// By port, and place of the route: why the port has no room for it.
+    by_port: BTreeMap<ServicePort, RoutesByConsumer>,
+    /// Why the port has no room for the route, by port and position of the route.
     full: BTreeMap<(ServicePort, usize), String>,
 }
 
 /// A route with those of its parents that are Services.
 #[derive(Debug)]
-pub(crate) struct Attached {
+pub(crate) struct AttachedRoute {
     pub(crate) route: Route,
-    /// In the order of its parentRefs; parents of other kinds are somebody else's.
-    pub(crate) attachments: Vec<Attachment>,
+    /// In the order of its parentRefs. Parents of other kinds are left out.
+    pub(crate) attachments: Vec<ServiceAttachment>,
 }
 
 /// One parentRef of a route that is a Service.
 #[derive(Debug)]
-pub(crate) struct Attachment {
-    /// In the route's list.
-    pub(crate) place: usize,
+pub(crate) struct ServiceAttachment {
+    /// Position in the route's parentRefs.
+    pub(crate) position: usize,
     pub(crate) parent_ref: ParentRef,
-    pub(crate) group: Group,
-    /// The ports, or why there are none.
+    pub(crate) consumer: ConsumerNamespace,
+    /// The ports that the route attaches to, or why there are none.
     pub(crate) ports: Result<Vec<ServicePort>, String>,
 }
 
-impl Attached {
+impl AttachedRoute {
     fn new(route: Route, resolver: &Resolver) -> Self {
         let own = &*route.id.namespace;
         let attachments =
-            parents(route.source.parent_refs(), own).map(|(place, parent_ref, id)| {
-                let group = (id.namespace != own).then(|| own.to_owned());
-                Attachment {
-                    place,
-                    group,
+            service_parents(route.object.parent_refs(), own).map(|(position, parent_ref, id)| {
+                let consumer = (id.namespace != own).then(|| own.to_owned());
+                ServiceAttachment {
+                    position,
+                    consumer,
                     ports: ports(&id, parent_ref, route.id.kind, resolver),
                     parent_ref: parent_ref.clone(),
                 }
@@ -67,32 +70,33 @@ impl Attached {
     }
 }
 
-/// The parents that are Services, each with its place in the list of a route of the namespace `own`.
-pub(crate) fn parents<'a>(
+/// Returns the parents that are Services, each with its position in `refs`, for a route in the
+/// namespace `own`.
+pub(crate) fn service_parents<'a>(
     refs: &'a [Lenient<ParentRef>],
     own: &str,
 ) -> impl Iterator<Item = (usize, &'a ParentRef, ServiceId)> {
     let refs = refs.iter().enumerate();
-    refs.filter_map(move |(place, entry)| {
+    refs.filter_map(move |(position, entry)| {
         let parent = entry.as_ref().ok().filter(|parent| is_service(parent))?;
         let namespace = parent.namespace.as_deref().filter(|ns| !ns.is_empty());
         let id = ServiceId::new(namespace.unwrap_or(own), &*parent.name);
-        Some((place, parent, id))
+        Some((position, parent, id))
     })
 }
 
-/// Routes with their Services as they were translated last.
-pub(crate) type Memo = routes::Memo<Arc<Attached>>;
+/// The last translation of the routes on Services.
+pub(crate) type ServiceRouteCache = routes::RouteCache<Arc<AttachedRoute>>;
 
-/// The routes that are wanted, with their Services, in the order that decides ties.
-pub(crate) fn on_services(
-    memo: &mut Memo,
+/// Returns the `wanted` routes with their Services, in tie-breaking order.
+pub(crate) fn attached_routes(
+    cache: &mut ServiceRouteCache,
     objects: &Objects,
     resolver: &Resolver,
-    wanted: Wanted<'_>,
-) -> Vec<Arc<Attached>> {
-    let attached = |route| Arc::new(Attached::new(route, resolver));
-    let mut routes = memo.translated(objects, resolver, wanted, attached);
+    wanted: RouteFilter<'_>,
+) -> Vec<Arc<AttachedRoute>> {
+    let attached = |route| Arc::new(AttachedRoute::new(route, resolver));
+    let mut routes = cache.translated(objects, resolver, wanted, attached);
     routes.sort_by_cached_key(|of| of.route.tie_order());
     routes
 }
@@ -118,16 +122,17 @@ fn ports(
     } = parent;
     let service = resolver
         .service(id)
-        .ok_or_else(|| format!("there is no Service {id}"))?;
-    let unfit = match &service.frontend {
-        Frontend::ClusterIp(_) => None,
-        Frontend::Headless => Some(
-            "is headless: it has no cluster IP that traffic to it could be told by; attach to a ClusterIP Service",
+        .ok_or_else(|| format!("Service {id} does not exist"))?;
+    let unfit = match &service.addressing {
+        ServiceAddressing::ClusterIp(_) => None,
+        ServiceAddressing::Headless => Some(
+            "is headless: without a cluster IP, its traffic cannot be identified; attach to a \
+             ClusterIP Service",
         ),
-        Frontend::ExternalName => {
+        ServiceAddressing::ExternalName => {
             Some("is of type ExternalName, which cannot be a parent; attach to a ClusterIP Service")
         }
-        Frontend::Pending => Some("has no cluster IP yet"),
+        ServiceAddressing::Pending => Some("has no cluster IP yet"),
     };
     if let Some(why) = unfit {
         return Err(format!("Service {id} {why}"));
@@ -151,7 +156,7 @@ fn ports(
     }
     let routable: Vec<ServicePort> = meant
         .iter()
-        .filter(|info| fits(kind, info.protocol))
+        .filter(|info| can_route(kind, info.protocol))
         .map(|info| ServicePort {
             service: id.clone(),
             port: info.number,
@@ -162,12 +167,12 @@ fn ports(
         let numbers = numbers.join(", ");
         let why = match kind {
             RouteKind::Http | RouteKind::Grpc => {
-                "speaks TLS or opaque TCP by its appProtocol or name, and cannot be routed by request; set \
-                 appProtocol: http if it speaks HTTP"
+                "is declared as TLS or opaque TCP by its appProtocol or name, so its requests \
+                 cannot be routed; set appProtocol: http if it speaks HTTP"
             }
             RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => {
-                "speaks HTTP without TLS by its appProtocol or name, and cannot be routed by the name of a TLS server; \
-                 set appProtocol: tls if it speaks TLS"
+                "is declared as plain-text HTTP by its appProtocol or name, so it cannot be \
+                 routed by SNI; set appProtocol: tls if it speaks TLS"
             }
         };
         return Err(format!("port {numbers} of Service {id} {why}"));
@@ -175,81 +180,82 @@ fn ports(
     Ok(routable)
 }
 
-/// Whether routes of the kind can route what a port says it speaks.
-fn fits(kind: RouteKind, speaks: Protocol) -> bool {
-    let plain_http = matches!(speaks, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc);
+/// Returns true if routes of this kind can route the declared protocol of a port.
+fn can_route(kind: RouteKind, protocol: Protocol) -> bool {
+    let plain_http = matches!(protocol, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc);
     match kind {
-        RouteKind::Http | RouteKind::Grpc => plain_http || speaks == Protocol::Detect,
+        RouteKind::Http | RouteKind::Grpc => plain_http || protocol == Protocol::Detect,
         RouteKind::Tls => !plain_http,
         RouteKind::Tcp => true,
-        // No Service of TCP is a parent for datagrams.
+        // In the mesh, no route applies to datagrams.
         RouteKind::Udp => false,
     }
 }
 
 impl Attachments {
-    /// `routes` in the order that decides ties, each with its attachments.
+    /// Expects `routes` in tie-breaking order.
     pub(crate) fn new(routes: &Routes) -> Self {
         let mut all = Self::default();
         let mut budgets = BTreeMap::new();
-        for (place, of) in routes.iter().enumerate() {
+        for (position, of) in routes.iter().enumerate() {
             for attachment in &of.attachments {
                 for port in attachment.ports.iter().flatten() {
-                    // Rules of one kind, for clients of one group, are sent together.
-                    let key = (port, &attachment.group, of.route.id.kind);
+                    // Rules of one kind and consumer namespace are sent together, so they share a
+                    // budget.
+                    let key = (port, &attachment.consumer, of.route.id.kind);
                     let (taken, budget) = budgets
                         .entry(key)
                         .or_insert_with(|| (BTreeSet::new(), Budget::of_service_port()));
-                    if taken.insert(place)
+                    if taken.insert(position)
                         && let Err(why) = budget.take(of.route.size, &format!("port {port}"))
                     {
-                        all.full.insert((port.clone(), place), why);
+                        all.full.insert((port.clone(), position), why);
                     }
-                    if all.full.contains_key(&(port.clone(), place)) {
+                    if all.full.contains_key(&(port.clone(), position)) {
                         continue;
                     }
-                    let groups = all.by_port.entry(port.clone()).or_default();
-                    let group = groups.entry(attachment.group.clone()).or_default();
-                    group.insert(place);
+                    let consumers = all.by_port.entry(port.clone()).or_default();
+                    let members = consumers.entry(attachment.consumer.clone()).or_default();
+                    members.insert(position);
                 }
             }
         }
         all
     }
 
-    /// Why the port has no room for the route at `place`.
-    pub(crate) fn no_room(&self, port: &ServicePort, place: usize) -> Option<&str> {
-        let why = self.full.get(&(port.clone(), place));
+    /// Returns why the port has no room for the route at `position`.
+    pub(crate) fn port_full_reason(&self, port: &ServicePort, position: usize) -> Option<&str> {
+        let why = self.full.get(&(port.clone(), position));
         why.map(String::as_str)
     }
 
-    /// Every port that has routes.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = (&ServicePort, &Groups)> {
+    /// Returns every port that has routes.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = (&ServicePort, &RoutesByConsumer)> {
         self.by_port.iter()
     }
 
-    /// The groups of routes on a port.
-    pub(crate) fn groups(
+    /// Returns the routes on a port, by consumer namespace.
+    pub(crate) fn consumers(
         &self,
         port: &ServicePort,
-    ) -> impl Iterator<Item = (&Group, &BTreeSet<usize>)> {
+    ) -> impl Iterator<Item = (&ConsumerNamespace, &BTreeSet<usize>)> {
         self.by_port.get(port).into_iter().flatten()
     }
 
-    /// The route that the one at `place` gives way to on `port`: of a kind that goes before its own, or, since nothing
-    /// tells their connections apart, the first of several TCPRoutes.
-    pub(crate) fn prevailing<'r>(
+    /// Returns the route that takes precedence over the one at `position` on `port`: one of a kind
+    /// that goes first, or the first of several TCPRoutes, whose connections cannot be told apart.
+    pub(crate) fn winning_route<'r>(
         &self,
         port: &ServicePort,
-        group: &Group,
-        place: usize,
+        consumer: &ConsumerNamespace,
+        position: usize,
         routes: &'r Routes,
     ) -> Option<&'r Route> {
-        let kind = |place: usize| routes[place].route.id.kind;
-        let members = self.by_port.get(port)?.get(group)?;
-        let first = *members.iter().min_by_key(|place| kind(**place))?;
+        let kind = |position: usize| routes[position].route.id.kind;
+        let members = self.by_port.get(port)?.get(consumer)?;
+        let first = *members.iter().min_by_key(|position| kind(**position))?;
         let gives_way =
-            kind(first) < kind(place) || (kind(place) == RouteKind::Tcp && first != place);
+            kind(first) < kind(position) || (kind(position) == RouteKind::Tcp && first != position);
         gives_way.then(|| &routes[first].route)
     }
 }

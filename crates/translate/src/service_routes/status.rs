@@ -1,40 +1,41 @@
-//! What the statuses of routes say about parents that are Services.
+//! The status of routes with regard to parents that are Services.
 //!
 //! Source: the comments of `RouteConditionType` in Gateway API's `shared_types.go`.
 
 use weft_ir::{RouteKind, ServicePort};
 
-use super::attach::{Attached, Attachment, Attachments};
+use super::attach::{AttachedRoute, Attachments, ServiceAttachment};
 use super::views::Routes;
 use crate::conditions::condition;
 use crate::output::{Condition, Controller};
-use crate::routes::status::{Placed, ignored, placed, works};
+use crate::routes::status::{PositionedStatus, check_usable, positioned_status, unsupported_note};
 
-/// The status of the route at `place`; `None` when none of its parents is ours.
+/// Returns the status of the route at `position`, or `None` if none of its parents is a Service.
 pub(crate) fn route_status(
-    place: usize,
+    position: usize,
     routes: &Routes,
     attached: &Attachments,
-) -> Option<Placed> {
-    let Attached { route, attachments } = routes[place].as_ref();
+) -> Option<PositionedStatus> {
+    let AttachedRoute { route, attachments } = routes[position].as_ref();
     if attachments.is_empty() {
         return None;
     }
     let parents = attachments.iter().map(|attachment| {
-        let accepted = accepted(place, attachment, routes, attached);
-        (attachment.place, &attachment.parent_ref, accepted)
+        let accepted = accepted(position, attachment, routes, attached);
+        (attachment.position, &attachment.parent_ref, accepted)
     });
-    Some(placed(route, Controller::Mesh, &[], parents))
+    Some(positioned_status(route, Controller::Mesh, &[], parents))
 }
 
-/// In order: no such parent, given way to another kind of route, nothing in it that works.
+/// Reasons are checked in this order: no matching parent, no room on the port, another kind of
+/// route takes precedence, no usable rule.
 fn accepted(
-    place: usize,
-    attachment: &Attachment,
+    position: usize,
+    attachment: &ServiceAttachment,
     routes: &Routes,
     attached: &Attachments,
 ) -> Condition {
-    let route = &routes[place].route;
+    let route = &routes[position].route;
     let refused = |reason: &str, message: String| condition("Accepted", false, reason, message);
     let ports = match &attachment.ports {
         Ok(ports) => ports,
@@ -42,12 +43,12 @@ fn accepted(
     };
     let full: Vec<&str> = ports
         .iter()
-        .filter_map(|port| attached.no_room(port, place))
+        .filter_map(|port| attached.port_full_reason(port, position))
         .collect();
     if !full.is_empty() && full.len() == ports.len() {
         return refused("PortFull", full.join("; "));
     }
-    let lost = lost_ports(place, attachment, ports, routes, attached);
+    let lost = lost_ports(position, attachment, ports, routes, attached);
     if !lost.is_empty() && lost.len() == ports.len() {
         let why = lost.join("; ");
         return refused(
@@ -55,43 +56,48 @@ fn accepted(
             format!("{}: {why}", precedence(route.id.kind)),
         );
     }
-    if let Err(condition) = works(route) {
+    if let Err(condition) = check_usable(route) {
         return condition;
     }
-    let mut message = "the route is in force".to_owned();
+    let mut message = "the route is in effect".to_owned();
     if !lost.is_empty() {
         let why = lost.join("; ");
         let precedence = precedence(route.id.kind);
-        message += &format!(", but not where {precedence}: {why}");
+        message += &format!(", except where {precedence}: {why}");
     }
     if !full.is_empty() {
-        message += &format!(", but not everywhere: {}", full.join("; "));
+        message += &format!(", except where there is no room: {}", full.join("; "));
     }
-    message += &ignored(route);
+    message += &unsupported_note(route);
     condition("Accepted", true, "Accepted", message)
 }
 
-/// The ports where the route gives way, with the route that it gives way to.
+/// Returns the ports where another route takes precedence, with that route.
 fn lost_ports(
-    place: usize,
-    attachment: &Attachment,
+    position: usize,
+    attachment: &ServiceAttachment,
     ports: &[ServicePort],
     routes: &Routes,
     attached: &Attachments,
 ) -> Vec<String> {
     let lost = ports.iter().filter_map(|port| {
-        let winner = attached.prevailing(port, &attachment.group, place, routes)?;
-        Some(format!("port {} has {}", port.port, winner.id))
+        let winner = attached.winning_route(port, &attachment.consumer, position, routes)?;
+        Some(format!(
+            "on port {}, {} takes precedence",
+            port.port, winner.id
+        ))
     });
     lost.collect()
 }
 
-/// Why a route of the kind gives way.
+/// Returns the rule of precedence that routes of this kind lose by.
 fn precedence(kind: RouteKind) -> &'static str {
     match kind {
-        RouteKind::Grpc | RouteKind::Http => "a GRPCRoute goes before an HTTPRoute",
-        RouteKind::Tls => "a GRPCRoute or HTTPRoute goes before a TLSRoute",
-        RouteKind::Tcp => "a route of another kind, or an older TCPRoute, goes before a TCPRoute",
-        RouteKind::Udp => "an older UDPRoute goes before a UDPRoute",
+        RouteKind::Grpc | RouteKind::Http => "a GRPCRoute takes precedence over an HTTPRoute",
+        RouteKind::Tls => "a GRPCRoute or HTTPRoute takes precedence over a TLSRoute",
+        RouteKind::Tcp => {
+            "a route of another kind, or an older TCPRoute, takes precedence over a TCPRoute"
+        }
+        RouteKind::Udp => "an older UDPRoute takes precedence over a UDPRoute",
     }
 }

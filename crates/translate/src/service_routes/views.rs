@@ -1,6 +1,6 @@
-//! What clients see at each cluster IP and port: the Service with the routes that bind them.
+//! What clients see at each cluster IP and port: the Service with the routes that apply to them.
 //!
-//! A view is kept for as long as its Service and its routes are the same.
+//! A view is kept for as long as its Service and its routes are the same objects.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,54 +9,58 @@ use std::sync::Arc;
 
 use weft_ir::{RouteKind, Routing, Rule, Service, ServicePort};
 
-use crate::cluster::services::{Frontend, ServiceInfo, Services};
-use crate::memo::{self, Last, Same};
+use crate::cluster::services::{ServiceAddressing, ServiceInfo, Services};
+use crate::memo::{self, ByIdentity, Memo};
 use crate::routes::Rules;
-use crate::service_routes::attach::{Attached, Attachments, Group};
+use crate::service_routes::attach::{AttachedRoute, Attachments, ConsumerNamespace};
 
-/// Routes with their Services, in the order that decides ties.
-pub(crate) type Routes = [Arc<Attached>];
+/// Routes with their Services, in tie-breaking order.
+pub(crate) type Routes = [Arc<AttachedRoute>];
 
+/// The Service port at each cluster IP and port, without routes.
 pub(crate) type Addresses = HashMap<SocketAddr, Arc<Service>>;
 
-/// By the address of a load balancer: a cluster IP and port of its Service.
-pub(crate) type Balancers = HashMap<SocketAddr, SocketAddr>;
+/// A cluster IP and port for the address and port of each load balancer.
+pub(crate) type LoadBalancers = HashMap<SocketAddr, SocketAddr>;
 
-/// One Service port with routes: what clients of each namespace see there.
+/// A Service port with routes, as the clients of each namespace see it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PortView {
-    /// For clients of namespaces without routes of their own.
+    /// For clients of namespaces without consumer routes.
     pub(crate) producer: Arc<Service>,
-    /// By client namespace.
+    /// By namespace of the client.
     pub(crate) consumers: BTreeMap<String, Arc<Service>>,
 }
 
-/// Views as they were made last.
+/// The last views.
 #[derive(Debug, Default)]
-pub(crate) struct Memo {
-    addresses: Last<Same<Services>, Addresses>,
-    balancers: Last<Same<Services>, Balancers>,
-    routed: HashMap<ServicePort, (From, Arc<PortView>)>,
+pub(crate) struct ViewCache {
+    addresses: Memo<ByIdentity<Services>, Addresses>,
+    load_balancers: Memo<ByIdentity<Services>, LoadBalancers>,
+    routed: HashMap<ServicePort, (ViewInputs, Arc<PortView>)>,
 }
 
-/// What a view is made from: the Service without routes, and the routes by group.
+/// The inputs of a view: the Service without routes, and the routes by consumer namespace.
 #[derive(Debug, PartialEq)]
-struct From {
-    direct: Same<Service>,
-    groups: Vec<(Group, Vec<Same<Attached>>)>,
+struct ViewInputs {
+    direct: ByIdentity<Service>,
+    consumers: Vec<(ConsumerNamespace, Vec<ByIdentity<AttachedRoute>>)>,
 }
 
-impl Memo {
-    /// The address and port of each load balancer, with a cluster IP and port of its Service.
-    pub(crate) fn balancers(&mut self, services: &Same<Services>) -> Arc<Balancers> {
+impl ViewCache {
+    /// Returns the address and port of each load balancer, with a cluster IP and port of its
+    /// Service.
+    pub(crate) fn load_balancers(&mut self, services: &ByIdentity<Services>) -> Arc<LoadBalancers> {
         let from = services.clone();
-        self.balancers.get_alike(from, || balancers(services)).0
+        self.load_balancers
+            .get_interned(from, || load_balancers(services))
+            .0
     }
 
-    /// Every cluster IP and port without routes; and those with routes.
-    pub(crate) fn read(
+    /// Returns every cluster IP and port without routes, and the views of those with routes.
+    pub(crate) fn update(
         &mut self,
-        services: &Same<Services>,
+        services: &ByIdentity<Services>,
         routes: &Routes,
         attached: &Attachments,
     ) -> (Arc<Addresses>, HashMap<SocketAddr, Arc<PortView>>) {
@@ -66,7 +70,7 @@ impl Memo {
             .0;
         let mut before = std::mem::take(&mut self.routed);
         let mut routed = HashMap::new();
-        for (id, groups) in attached.ports() {
+        for (id, consumers) in attached.ports() {
             let service = services.get(&id.service);
             let Some((info, port)) =
                 service.and_then(|info| Some((info, info.port(id.port.into())?)))
@@ -74,22 +78,24 @@ impl Memo {
                 continue;
             };
             let members = |places: &BTreeSet<usize>| {
-                let members = places.iter().map(|place| Same::of(&routes[*place]));
+                let members = places
+                    .iter()
+                    .map(|position| ByIdentity::of(&routes[*position]));
                 members.collect()
             };
-            let groups = groups.iter();
-            let from = From {
-                direct: Same::of(&port.direct),
-                groups: groups
-                    .map(|(group, of)| (group.clone(), members(of)))
+            let consumers = consumers.iter();
+            let from = ViewInputs {
+                direct: ByIdentity::of(&port.direct),
+                consumers: consumers
+                    .map(|(consumer, of)| (consumer.clone(), members(of)))
                     .collect(),
             };
             let view = match before.remove(id) {
                 Some((known, view)) if known == from => view,
-                known => memo::alike(view(&from), known.as_ref().map(|(_, view)| view)),
+                known => memo::intern(view(&from), known.as_ref().map(|(_, view)| view)),
             };
-            for address in sockets(info, port.number) {
-                // An address that two Services claim leads to the first.
+            for address in cluster_sockets(info, port.number) {
+                // If two Services claim an address, it belongs to the first.
                 if addresses.get(&address).is_some_and(|first| first.id == *id) {
                     routed.insert(address, Arc::clone(&view));
                 }
@@ -100,12 +106,13 @@ impl Memo {
     }
 }
 
-/// Of two Services that claim an address the first has it: Services before ServiceImports, each by name.
+/// If two Services claim an address, it belongs to the first: Services before ServiceImports, each
+/// by name.
 fn addresses(services: &Services) -> Addresses {
     let mut all = Addresses::new();
     for info in services.iter() {
         for port in &info.ports {
-            for address in sockets(info, port.number) {
+            for address in cluster_sockets(info, port.number) {
                 match all.entry(address) {
                     Entry::Vacant(free) => drop(free.insert(Arc::clone(&port.direct))),
                     Entry::Occupied(mut taken) => {
@@ -120,15 +127,15 @@ fn addresses(services: &Services) -> Addresses {
     all
 }
 
-/// As [`addresses`], of two Services that claim one the first has it.
-fn balancers(services: &Services) -> Balancers {
+/// As in [`addresses`], an address that two Services claim belongs to the first.
+fn load_balancers(services: &Services) -> LoadBalancers {
     let mut all: HashMap<SocketAddr, (&ServicePort, SocketAddr)> = HashMap::new();
     for info in services.iter() {
         for port in &info.ports {
-            let Some(own) = sockets(info, port.number).next() else {
+            let Some(own) = cluster_sockets(info, port.number).next() else {
                 continue;
             };
-            for address in &info.balancers {
+            for address in &info.load_balancers {
                 let at = SocketAddr::new(*address, port.number);
                 let first = all.entry(at).or_insert((&port.id, own));
                 if *port.id < *first.0 {
@@ -141,25 +148,27 @@ fn balancers(services: &Services) -> Balancers {
     all.map(|(address, (_, own))| (address, own)).collect()
 }
 
-fn sockets(info: &ServiceInfo, port: u16) -> impl Iterator<Item = SocketAddr> {
-    let addresses = match &info.frontend {
-        Frontend::ClusterIp(addresses) => addresses.as_slice(),
-        Frontend::Headless | Frontend::ExternalName | Frontend::Pending => &[],
+fn cluster_sockets(info: &ServiceInfo, port: u16) -> impl Iterator<Item = SocketAddr> {
+    let addresses = match &info.addressing {
+        ServiceAddressing::ClusterIp(addresses) => addresses.as_slice(),
+        ServiceAddressing::Headless
+        | ServiceAddressing::ExternalName
+        | ServiceAddressing::Pending => &[],
     };
     let addresses = addresses.iter();
     addresses.map(move |address| SocketAddr::new(*address, port))
 }
 
-fn view(from: &From) -> PortView {
+fn view(from: &ViewInputs) -> PortView {
     let mut producer = None;
     let mut consumers = BTreeMap::new();
-    for (group, members) in &from.groups {
+    for (consumer, members) in &from.consumers {
         let service = Arc::new(Service {
             id: from.direct.id.clone(),
             protocol: from.direct.protocol,
             routing: routing(members.iter().map(|of| &of.0)),
         });
-        match group {
+        match consumer {
             None => producer = Some(service),
             Some(namespace) => {
                 consumers.insert(namespace.clone(), service);
@@ -172,8 +181,10 @@ fn view(from: &From) -> PortView {
     }
 }
 
-/// One kind of route alone, that which goes before the others (GEP-1294, "Route types").
-pub(crate) fn routing<'a>(members: impl Iterator<Item = &'a Arc<Attached>> + Clone) -> Routing {
+/// Only routes of one kind apply: the kind that takes precedence (GEP-1294, "Route types").
+pub(crate) fn routing<'a>(
+    members: impl Iterator<Item = &'a Arc<AttachedRoute>> + Clone,
+) -> Routing {
     let routes = || members.clone().map(|of| &of.route);
     let Some(first) = routes().min_by_key(|route| route.id.kind) else {
         return Routing::Http(Vec::new());
@@ -182,7 +193,7 @@ pub(crate) fn routing<'a>(members: impl Iterator<Item = &'a Arc<Attached>> + Clo
     let rules = || -> Vec<Arc<Rule>> {
         let rules = of_kind().flat_map(|route| match &route.rules {
             Rules::Requests(rules) => rules.as_slice(),
-            Rules::Tls(_) | Rules::Bytes(_) => &[],
+            Rules::Tls(_) | Rules::Connections(_) => &[],
         });
         rules.map(|compiled| Arc::clone(&compiled.rule)).collect()
     };
@@ -192,11 +203,11 @@ pub(crate) fn routing<'a>(members: impl Iterator<Item = &'a Arc<Attached>> + Clo
         Rules::Tls(_) => {
             let rules = of_kind().filter_map(|route| match &route.rules {
                 Rules::Tls(rule) => rule.as_ref(),
-                Rules::Requests(_) | Rules::Bytes(_) => None,
+                Rules::Requests(_) | Rules::Connections(_) => None,
             });
             Routing::Tls(rules.map(|compiled| compiled.rule.clone()).collect())
         }
-        // Nothing tells connections apart: the first route takes all.
-        Rules::Bytes(compiled) => Routing::Tcp(compiled.rule.clone()),
+        // Connections cannot be told apart, so the first route takes all of them.
+        Rules::Connections(compiled) => Routing::Tcp(compiled.rule.clone()),
     }
 }

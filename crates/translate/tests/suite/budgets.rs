@@ -1,4 +1,5 @@
-//! What is too large costs its owner, and nobody beside: with its size and the limit in the condition.
+//! Limits on the size of routes and listeners: whatever exceeds one is rejected at the expense of
+//! its owner only, and the condition states the size and the limit.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ fn gateway(ports: &[u16]) -> Vec<Value> {
     vec![class, gateway, service]
 }
 
-/// A route of the Gateway's, `minute` minutes old less than an hour.
+/// A route on the Gateway, created at `minute`.
 fn route(name: &str, minute: usize, rules: &[Value]) -> Value {
     json!({
         "kind": "HTTPRoute",
@@ -60,7 +61,7 @@ fn rule(kind: &str, values: &[String]) -> Value {
     json!({"matches": matches, "backendRefs": [{"name": "app", "port": 80}]})
 }
 
-/// Rules of about so many bytes.
+/// Rules of about this encoded size.
 fn rules_of(bytes: usize) -> Vec<Value> {
     let values: Vec<String> = (0..bytes / 4000)
         .map(|place| format!("{place:04}{}", "v".repeat(3950)))
@@ -95,7 +96,7 @@ fn ports(translation: &Translation) -> Vec<Arc<GatewayPort>> {
     translation.mesh.gateway(&id).unwrap().ports.clone()
 }
 
-/// The rules of a port, each once however many hosts have it.
+/// Returns the rules of a port, each once, however many hosts have it.
 fn port_rules(port: &GatewayPort) -> Vec<Arc<Rule>> {
     let Serving::Http(listeners) = &port.serving else {
         panic!("no port of HTTP")
@@ -108,9 +109,9 @@ fn port_rules(port: &GatewayPort) -> Vec<Arc<Rule>> {
         .collect()
 }
 
-/// 1.2 MB of rules and 16 hostnames, beside a route of somebody else.
+/// 1.2 MB of rules and 16 host names, next to another owner's route.
 #[test]
-fn a_route_that_is_too_large_is_refused_and_its_neighbours_are_not() {
+fn oversized_route_is_rejected_alone() {
     let mut all = gateway(&[80]);
     let mut large = route("large", 1, &rules_of(1_200_000));
     let hostnames: Vec<String> = (0..16).map(|n| format!("h{n}.example.com")).collect();
@@ -118,20 +119,21 @@ fn a_route_that_is_too_large_is_refused_and_its_neighbours_are_not() {
     all.push(large);
     all.push(route("small", 2, &[rule("Exact", &["a".to_owned()])]));
     let translation = translate(&objects(&all), &settings());
-    let words = "and a route may take 524288: split it";
+    let words = "and the limit of a route is 524288; split it";
     assert_refused(&translation, "large", "TooLarge", words);
     assert!(accepted(&translation, "small").status);
     let rules = port_rules(&ports(&translation)[0]);
     let failing: Vec<_> = rules.iter().filter(|of| of.failure.is_some()).collect();
     assert_eq!((rules.len(), failing.len()), (2, 1));
-    // What it was to protect is not open instead: its hosts answer 500 to what no other route takes.
+    // The traffic it was to restrict is not let through: its hosts answer 500 to requests that
+    // match no other route.
     assert!(failing[0].matches[0].broken);
     let bytes: usize = rules.iter().map(|rule| rule.wire_size()).sum();
     assert!(bytes < 2_000, "{bytes}");
 }
 
 #[test]
-fn a_route_within_the_limit_is_on_its_port_once() {
+fn route_within_the_limit_is_on_its_port_once() {
     let mut all = gateway(&[80]);
     let mut large = route("large", 1, &rules_of(400_000));
     let hostnames: Vec<String> = (0..16).map(|n| format!("h{n}.example.com")).collect();
@@ -145,7 +147,7 @@ fn a_route_within_the_limit_is_on_its_port_once() {
 }
 
 #[test]
-fn regular_expressions_have_budgets_of_number_text_and_compiled_size() {
+fn regular_expressions_are_limited_in_number_text_and_compiled_size() {
     let patterns = |count: usize, of: &dyn Fn(usize) -> String| {
         let values: Vec<String> = (0..count).map(of).collect();
         let chunks = values.chunks(64);
@@ -175,7 +177,7 @@ fn regular_expressions_have_budgets_of_number_text_and_compiled_size() {
         ),
         ("same", &same, ""),
         ("few", &few, ""),
-        ("too-long", &too_long, "has 4097 bytes, and at most 4096"),
+        ("too-long", &too_long, "has 4097 bytes, the maximum is 4096"),
     ];
     for (name, rules, _) in &rows {
         all.push(route(name, 1, rules));
@@ -187,7 +189,7 @@ fn regular_expressions_have_budgets_of_number_text_and_compiled_size() {
     for (name, _, words) in rows {
         match words {
             "" => assert!(accepted(&translation, name).status, "{name}"),
-            // That match alone is wrong, as any that does not compile.
+            // Only that match is invalid, like any pattern that does not compile.
             words if words.contains("4097") => {
                 assert_refused(&translation, name, "UnsupportedValue", words);
             }
@@ -199,7 +201,7 @@ fn regular_expressions_have_budgets_of_number_text_and_compiled_size() {
 }
 
 #[test]
-fn a_namespace_does_not_fill_the_port_of_anothers_gateway() {
+fn namespace_cannot_fill_the_port_of_another_namespaces_gateway() {
     let mut all = gateway(&[80]);
     for place in 0..6 {
         let mut of = route(&format!("r{place}"), 1, &rules_of(490_000));
@@ -215,9 +217,9 @@ fn a_namespace_does_not_fill_the_port_of_anothers_gateway() {
 }
 
 #[test]
-fn the_youngest_routes_of_a_port_that_is_full_are_left_out_of_it() {
+fn youngest_routes_are_removed_from_a_full_gateway_port() {
     let mut all = gateway(&[80, 8080]);
-    // Of the same age: the first by name goes first.
+    // Of the same age: the first by name wins.
     for place in 0..12 {
         let mut of = route(&format!("r{place:02}"), 1, &rules_of(490_000));
         of["metadata"]["namespace"] = json!("edge");
@@ -234,16 +236,18 @@ fn the_youngest_routes_of_a_port_that_is_full_are_left_out_of_it() {
         );
     }
     let words =
-        "port 80/tcp of Gateway edge/shared has no room for the route: what it routes takes";
+        "port 80/tcp of Gateway edge/shared has no room for the route: its configuration takes";
     assert_refused(&translation, "r10", "PortFull", words);
-    // On the other port there is room.
+    // There is room on the other port.
     let partly = accepted(&translation, "r11");
     assert!(partly.status, "{partly:?}");
     assert!(
-        partly.message.contains("but not everywhere: port 80/tcp"),
+        partly
+            .message
+            .contains("except where there is no room: port 80/tcp"),
         "{partly:?}"
     );
-    // What is small may still fit.
+    // A small route can still fit.
     assert!(accepted(&translation, "small").status);
     let rules = ports(&translation);
     let sizes = rules.iter().map(|port| {
@@ -257,9 +261,9 @@ fn the_youngest_routes_of_a_port_that_is_full_are_left_out_of_it() {
     );
 }
 
-/// Hosts and listeners multiply what a small route takes.
+/// The size of a small route is multiplied by hosts and listeners.
 #[test]
-fn hosts_of_many_listeners_count() {
+fn hosts_count_for_each_listener() {
     let ports: Vec<u16> = vec![80];
     let mut all = gateway(&ports);
     let listeners = (0..64).map(|n| {
@@ -280,7 +284,7 @@ fn hosts_of_many_listeners_count() {
         .collect();
     for place in 0..8 {
         let mut of = route(&format!("r{place}"), 1, &rules);
-        // Any host below each of the listeners' own.
+        // A host below each listener's own.
         let hostnames: Vec<String> = (0..64)
             .flat_map(|n| (0..16).map(move |h| format!("h{place}-{h}.l{n}.example.com")))
             .collect();
@@ -293,12 +297,12 @@ fn hosts_of_many_listeners_count() {
         &translation,
         "r7",
         "PortFull",
-        "of 2621440 are taken by older routes",
+        "of 2621440; attach fewer or smaller routes",
     );
 }
 
 #[test]
-fn the_youngest_routes_of_a_service_port_that_is_full_are_left_out() {
+fn youngest_routes_are_removed_from_a_full_service_port() {
     let mut all = gateway(&[80]);
     for place in 0..10 {
         all.push(on_service(route(
@@ -329,18 +333,13 @@ fn the_youngest_routes_of_a_service_port_that_is_full_are_left_out() {
     assert!(bytes < 4 << 20, "{bytes}");
 }
 
-/// What is in force for a Service alone is not open because it is too large.
+/// The Service must not become unrestricted because its only route is too large.
 #[test]
-fn a_service_whose_only_route_is_too_large_answers_500() {
+fn service_with_only_an_oversized_route_answers_500() {
     let mut all = gateway(&[80]);
     all.push(on_service(route("large", 1, &rules_of(600_000))));
     let translation = translate(&objects(&all), &settings());
-    assert_refused(
-        &translation,
-        "large",
-        "TooLarge",
-        "requests are answered with 500",
-    );
+    assert_refused(&translation, "large", "TooLarge", "requests get 500");
     let address = "10.96.0.1:80".parse().unwrap();
     let Target::Service(service) = translation.mesh.destination(address, "shop").target else {
         panic!("no Service")
@@ -351,9 +350,9 @@ fn a_service_whose_only_route_is_too_large_answers_500() {
     assert!(rules.len() == 1 && rules[0].matches[0].broken);
 }
 
-/// Authorities of 0.9 MB with each listener of HTTPS.
+/// CA bundles of 0.9 MB for each HTTPS listener.
 #[test]
-fn listeners_that_a_port_has_no_room_for_cannot_be_used() {
+fn listeners_beyond_the_limit_of_a_port_are_unusable() {
     let mut all = gateway(&[80]);
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pki");
     let authority = std::fs::read_to_string(folder.join("ca.crt")).unwrap();
@@ -388,7 +387,7 @@ data: {tls.crt: '@a.crt', tls.key: '@a.key'}
     assert!(
         conditions[7]
             .message
-            .contains("of 6291456 are taken by other listeners"),
+            .contains("of 6291456; use fewer or smaller certificates"),
         "{}",
         conditions[7].message
     );

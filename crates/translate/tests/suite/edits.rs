@@ -1,5 +1,5 @@
-//! A translator that has seen other states of the cluster says what one says that has not; and what an edit does not
-//! touch stays in the same place of memory.
+//! The result of a translator does not depend on the states it has translated before, and results
+//! that an edit does not affect keep their identity.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::golden::settings;
 use crate::input;
 use crate::mutations::{FILES, odd_value, place};
 
-/// The objects of a cluster, each with the text that it was read from, and alone in its list.
+/// The objects of a cluster, each with its text, and alone in its list.
 #[derive(Default)]
 struct Cluster(Vec<(Value, Objects)>);
 
 impl Cluster {
-    /// What cannot be read leaves what is there.
+    /// An object that cannot be read leaves the previous one in place.
     fn put(&mut self, document: Value) {
         let mut read = Objects::default();
         let kind = document["kind"].as_str().unwrap_or_default();
@@ -31,7 +31,7 @@ impl Cluster {
         }
     }
 
-    /// Where the object of the same kind and name stands.
+    /// Returns the position of the object of the same kind and name.
     fn place(&self, document: &Value) -> Option<usize> {
         let same = |path| move |other: &Value| other.pointer(path) == document.pointer(path);
         let is = |other: &Value| {
@@ -96,23 +96,23 @@ fn append(all: &mut Objects, one: Objects) {
     all.cluster_trust_bundles.extend(cluster_trust_bundles);
 }
 
-/// One change of a cluster that consists of a golden file's objects.
+/// A change to a cluster that consists of a golden file's objects.
 #[derive(Clone, Debug)]
 enum Edit {
-    /// An object of the file comes, if it is not there.
+    /// Adds an object of the file if it is missing.
     Put(Index),
-    /// An object of another file comes, or takes the place of its namesake.
+    /// Adds an object of another file, or replaces the one of the same name.
     Other(Index, Index),
-    /// A value of an object becomes another.
+    /// Changes a value of an object.
     Odd(Index, usize, Value),
-    /// An object has the labels, annotations and times of another.
+    /// Copies labels, annotations and timestamps from another object.
     Marks(Index, Index),
-    /// An object is being deleted.
+    /// Marks an object as being deleted.
     Going(Index),
-    /// An object is replaced by one that says the same.
+    /// Replaces an object by an equal one.
     Again(Index),
     Remove(Index),
-    /// Objects change places.
+    /// Reorders objects.
     Turn(Index),
 }
 
@@ -131,7 +131,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     ]
 }
 
-/// Parts of objects that say nothing of their name.
+/// Parts of objects other than their names.
 const PARTS: [&str; 6] = ["spec", "status", "data", "endpoints", "ports", "type"];
 
 fn make(edit: Edit, file: &[Value], cluster: &mut Cluster) {
@@ -177,7 +177,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_was_translated_before_means_nothing(
+    fn result_does_not_depend_on_earlier_translations(
         file in any::<Index>(),
         edits in prop::collection::vec(prop::collection::vec(edit(), 1..4), 1..16),
     ) {
@@ -196,9 +196,9 @@ proptest! {
     }
 }
 
-/// Of every golden file: each object goes, and comes back.
+/// For every golden file: each object is deleted and created again.
 #[test]
-fn what_goes_and_comes_back_is_missed_and_found_again() {
+fn deleted_references_are_reported_until_they_return() {
     for file in FILES.iter() {
         let mut cluster = Cluster::default();
         file.iter().for_each(|of| cluster.put(of.clone()));
@@ -213,7 +213,7 @@ fn what_goes_and_comes_back_is_missed_and_found_again() {
             cluster.0.push(gone);
             check(cluster.objects(), &Value::Null);
         }
-        // A kind comes or goes as a whole.
+        // A whole kind disappears or appears.
         let mut objects = cluster.objects();
         objects.service_imports = match objects.service_imports {
             Some(_) => None,
@@ -258,7 +258,8 @@ spec: {parentRefs: [{group: "", kind: Service, name: b}, {name: public}], rules:
 {kind: Gateway, metadata: {name: public, namespace: shop}, spec: {gatewayClassName: weft, listeners: [{name: http, port: 80, protocol: HTTP}]}}
 "#;
 
-/// Which of `a`'s and `b`'s views, endpoints and statuses, and of the Gateway's view, are others than before.
+/// Returns which of the views, endpoints and statuses of `a` and `b`, and of the Gateway's view,
+/// changed.
 fn touched(before: &Translation, after: &Translation) -> Vec<&'static str> {
     let view = |of: &Translation, ip: &str| {
         let address = format!("{ip}:80").parse().unwrap();
@@ -295,7 +296,7 @@ fn is_same<T>([before, after]: [Arc<T>; 2]) -> bool {
 }
 
 #[test]
-fn what_an_edit_does_not_touch_stays_where_it_is() {
+fn unaffected_results_keep_their_identity() {
     let mut cluster = Cluster::default();
     input::documents(CLUSTER)
         .into_iter()
@@ -323,7 +324,7 @@ fn what_an_edit_does_not_touch_stays_where_it_is() {
     assert_eq!(touched, ["view b", "gateway"]);
     let ip = Value::from("10.1.0.3");
     let touched = edited("EndpointSlice", "a-1", "/endpoints/0/addresses/0", ip);
-    // The Gateway's route leads there by now.
+    // The Gateway's route leads there now.
     assert_eq!(touched, ["endpoints a", "status b"]);
     let at = "/endpoints/0/conditions/ready";
     for ready in [false, true] {

@@ -1,4 +1,5 @@
-//! Gateways as YAML: what their proxies are told, what is created for them, and what is said. Keys are never printed.
+//! Gateways as YAML: configuration of their proxies, infrastructure, and statuses. Keys are never
+//! printed.
 
 use std::collections::BTreeMap;
 
@@ -305,7 +306,7 @@ fn provision(provision: &Provision) -> (Value, Value) {
                 .map(|(key, value)| text(format!("{key}: {value}"))),
         )
     };
-    // Where pods do not get all.
+    // Only if pods do not get everything.
     let own_pairs = |of: &BTreeMap<String, String>, all| (of != all).then(|| pairs(of)).flatten();
     let port = |of: &ProvisionPort| text(format!("{} {}/{}", of.name, of.transport, of.port));
     let scaling = match scaling {
@@ -316,7 +317,7 @@ fn provision(provision: &Provision) -> (Value, Value) {
             cpu_percent,
         } => format!("{min} to {max} replicas at {cpu_percent} %"),
     };
-    // Where it is not what every Gateway has.
+    // Only if it differs from the default.
     let outside_grace = (*outside_grace != 10).then(|| text(format!("{outside_grace} s")));
     let service = format!("{} {}", kind.as_str(), external_traffic_policy.as_str());
     let all = fields([

@@ -1,6 +1,6 @@
-//! Golden files: objects in, what clients and statuses say out, both in one file of `tests/golden/`.
+//! Golden files: objects, and the resulting views and statuses, in one file of `tests/golden/`.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p weft-translate` writes what comes out into the files; read the difference.
+//! `UPDATE_GOLDEN=1 cargo test -p weft-translate` writes the results to the files; review the diff.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,10 @@ use similar::TextDiff;
 use weft_ir::{Mode, TrustDomain};
 use weft_translate::{EndpointRules, Objects, Settings, Translator, provisions, translate};
 
-/// Stands between what goes in and what comes out.
+/// Separates input and expected output.
 pub(crate) const DIVIDER: &str = "--- # expected\n";
 
-/// In the GatewayClasses of the files.
+/// The controller of the GatewayClasses in the files.
 pub(crate) const CONTROLLER: &str = "weft.dev/gateway-controller";
 
 pub(crate) fn settings() -> Settings {
@@ -34,7 +34,7 @@ pub(crate) fn golden_files() -> Vec<PathBuf> {
     files
 }
 
-/// The objects of the kinds that decide provisions.
+/// Returns the objects of the kinds that decide the infrastructure of Gateways.
 pub(crate) fn seen_by_provisioner(objects: &Objects) -> Objects {
     Objects {
         namespaces: objects.namespaces.clone(),
@@ -48,7 +48,7 @@ pub(crate) fn seen_by_provisioner(objects: &Objects) -> Objects {
     }
 }
 
-/// What the file's objects come to, whatever their order.
+/// Returns the result for the file's objects, and checks that it does not depend on their order.
 fn outcome(input: &str) -> String {
     let mut documents = input::documents(input);
     let (objects, ask) = input::objects(&documents);
@@ -63,7 +63,7 @@ fn outcome(input: &str) -> String {
     outcome
 }
 
-/// What the file's objects come to when they have come one by one.
+/// Returns the result after adding the file's objects one by one.
 fn outcome_of_one_by_one(input: &str) -> String {
     let (mut translator, mut objects) = (Translator::new(settings()), Objects::default());
     let (mut last, mut ask) = (translator.translate(&objects), input::Ask::default());
@@ -80,7 +80,7 @@ fn outcome_of_one_by_one(input: &str) -> String {
 }
 
 #[test]
-pub(crate) fn golden_files_hold() {
+pub(crate) fn golden_files_match() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut failed = Vec::new();
     let files = golden_files();

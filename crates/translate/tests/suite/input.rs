@@ -1,4 +1,5 @@
-//! Objects from a stream of YAML documents, with one document of kind `Ask`: what the test asks of the mesh.
+//! Reads objects from a stream of YAML documents, with one document of kind `Ask`: the questions of
+//! the test to the mesh.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use weft_translate::Objects;
 use weft_translate::objects::Secret;
 
-/// What is asked of the mesh.
+/// The questions to the mesh.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Ask {
@@ -20,11 +21,11 @@ pub(crate) struct Ask {
     pub(crate) destinations: Vec<String>,
     /// `shop/pod`.
     pub(crate) workloads: Vec<String>,
-    /// `shop/reviews:80`, beside those that the destinations refer to.
+    /// `shop/reviews:80`, in addition to those that the destinations refer to.
     pub(crate) endpoints: Vec<String>,
     /// `edge/public`.
     pub(crate) gateways: Vec<String>,
-    /// Of whose clients it is asked what endpoints they see; none: of clients on a node that nobody knows.
+    /// The nodes of the clients that see the endpoints; without any, clients on an unknown node.
     pub(crate) nodes: Vec<String>,
 }
 
@@ -39,8 +40,8 @@ pub(crate) fn documents(text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// In the data of Secrets, ConfigMaps and ClusterTrustBundles `@FILE` stands for a file of `tests/pki/`, and `@FILE+FILE` for
-/// two.
+/// In the data of Secrets, ConfigMaps and ClusterTrustBundles, `@FILE` is replaced by a file of
+/// `tests/pki/`, and `@FILE+FILE` by two.
 fn fill_in(document: &mut Value) {
     let secret = matches!(document["kind"].as_str(), Some("Secret" | "GoneSecret"));
     let field = match document["kind"].as_str() {
@@ -65,7 +66,7 @@ fn fill_in(document: &mut Value) {
     }
 }
 
-/// Panics on a kind that is not known: a golden file with a slip of the pen would test nothing.
+/// Panics on an unknown kind: a golden file with a typo would test nothing.
 pub(crate) fn objects(documents: &[Value]) -> (Objects, Ask) {
     let mut objects = Objects::default();
     let mut ask = Ask::default();
@@ -80,7 +81,7 @@ pub(crate) fn objects(documents: &[Value]) -> (Objects, Ask) {
     (objects, ask)
 }
 
-/// Errors when the object cannot be read.
+/// Returns an error if the object cannot be read.
 pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_json::Result<()> {
     fn read<T: for<'de> Deserialize<'de>>(document: &Value) -> serde_json::Result<Arc<T>> {
         serde_json::from_value(document.clone()).map(Arc::new)

@@ -1,4 +1,4 @@
-//! Translation from the outside: golden files, and objects that no one should write.
+//! Tests of the public interface: golden files, and malformed objects.
 
 #![allow(
     clippy::unwrap_used,

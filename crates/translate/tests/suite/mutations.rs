@@ -1,4 +1,5 @@
-//! Whatever stands in the objects, translation ends with a mesh: the golden files' objects, with values exchanged.
+//! Whatever the objects contain, translation results in a mesh: the objects of the golden files,
+//! with values exchanged.
 
 use std::sync::LazyLock;
 
@@ -22,10 +23,10 @@ pub(crate) static FILES: LazyLock<Vec<Vec<Value>>> = LazyLock::new(|| {
     golden_files().into_iter().map(read).collect()
 });
 
-/// Objects of all golden files.
+/// The objects of all golden files.
 static DOCUMENTS: LazyLock<Vec<Value>> = LazyLock::new(|| FILES.concat());
 
-/// Values that stand where others are meant.
+/// Values of unexpected types and content.
 pub(crate) fn odd_value() -> impl Strategy<Value = Value> {
     let texts = [
         "",
@@ -55,7 +56,7 @@ pub(crate) fn odd_value() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// The value at the `n`th place of the tree, counted through.
+/// Returns the `n`th value of the tree in depth-first order.
 pub(crate) fn place(tree: &mut Value, n: usize) -> &mut Value {
     let mut left = n % count(tree).max(1);
     let mut at = tree;
@@ -90,7 +91,7 @@ fn count(tree: &Value) -> usize {
     }
 }
 
-/// Every Service and pod address, as clients of every namespace see it.
+/// Looks up every Service and pod address for clients of every namespace.
 fn ask_everything(objects: &Objects, mesh: &Mesh) {
     for service in &objects.services {
         for address in &service.spec.cluster_ips {
@@ -118,7 +119,7 @@ fn is_custom(kind: &str) -> bool {
     kind.ends_with("Route") || gateways.contains(&kind)
 }
 
-/// What is said of each Gateway is whole, and what its proxies are told can be had.
+/// Checks that the status of each Gateway is complete, and that its configuration can be read.
 fn ask_gateways(translation: &Translation) {
     let kinds = |conditions: &[Condition]| {
         let kinds = conditions.iter().map(|of| of.kind.clone());
@@ -157,7 +158,7 @@ fn ask_gateways(translation: &Translation) {
         assert!(!provision.service.ports.is_empty());
         assert!(provision.name.len() <= 63);
     }
-    // Keys stand in no log.
+    // Keys must not appear in logs.
     assert!(!format!("{translation:?}").contains("PRIVATE"));
 }
 
@@ -165,7 +166,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_that_stands_in_objects_panics(
+    fn no_object_content_panics(
         edits in prop::collection::vec((any::<Index>(), any::<usize>(), odd_value()), 1..12),
     ) {
         let mut documents = DOCUMENTS.clone();
@@ -178,7 +179,7 @@ proptest! {
         let mut objects = Objects::default();
         for (kind, document) in kinds.iter().zip(&documents) {
             let read = input::add(&mut objects, kind, document);
-            // Of custom resources all but the metadata, which the API server checks, may be anything.
+            // The API server only validates the metadata of custom resources.
             if is_custom(kind) && document["metadata"]["name"].is_string() {
                 let sound = serde_json::from_value::<weft_translate::objects::Meta>(document["metadata"].clone());
                 prop_assert_eq!(read.is_ok(), sound.is_ok(), "{}", document);

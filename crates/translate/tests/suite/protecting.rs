@@ -1,5 +1,5 @@
-//! The fields that must be understood (docs/reference/statuses.md): with one that is not known below them, nothing is served by what they
-//! protect.
+//! Fields that must be understood (docs/reference/statuses.md): with an unknown field below them, nothing is
+//! served by what they protect.
 
 use serde_json::{Value, json};
 use weft_translate::{Objects, Translation, translate};
@@ -7,7 +7,7 @@ use weft_translate::{Objects, Translation, translate};
 use crate::golden::settings;
 use crate::input;
 
-/// What protects, with the place of a field that no version knows, and where the refusal stands.
+/// Protective settings: the path of an unknown field, and where it must be rejected.
 const TABLE: &[(&str, &str, Refused)] = &[
     ("Gateway", "/spec/listeners/0/filters", Refused::Listener),
     ("Gateway", "/spec/listeners/0/tls", Refused::Listener),
@@ -147,7 +147,7 @@ fn translation(documents: &[Value]) -> Translation {
     translate(&objects, &settings())
 }
 
-/// What is open: whether the Gateway, its listener, the route's rule and its backend are.
+/// Returns what is rejected of the Gateway, its listener, the route's rule and its backend.
 fn refused(translation: &Translation) -> Vec<Refused> {
     let is_false = |conditions: &[weft_translate::Condition], kind: &str| {
         let mut conditions = conditions.iter();
@@ -174,7 +174,7 @@ fn refused(translation: &Translation) -> Vec<Refused> {
 }
 
 #[test]
-fn a_field_that_is_not_known_below_what_protects_is_refused() {
+fn unknown_fields_of_protective_settings_are_rejected() {
     assert_eq!(refused(&translation(&documents())), []);
     for (kind, place, expected) in TABLE {
         let mut documents = documents();
@@ -186,7 +186,7 @@ fn a_field_that_is_not_known_below_what_protects_is_refused() {
 }
 
 #[test]
-fn fields_that_are_not_known_elsewhere_change_nothing() {
+fn unknown_fields_elsewhere_are_ignored() {
     for (kind, place) in [
         ("Gateway", "/spec"),
         ("Gateway", "/spec/listeners/0"),

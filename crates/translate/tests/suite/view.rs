@@ -1,4 +1,4 @@
-//! The mesh and the statuses as YAML that reads like the routes that it came from.
+//! The mesh and the statuses as YAML that resembles the routes they result from.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use weft_translate::{Condition, Controller, Mesh, ParentStatus, RouteStatus, Tra
 use crate::gateways;
 use crate::input::Ask;
 
-/// The answers to `ask`, and every status.
+/// Returns the answers to `ask`, and every status.
 pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
     let mesh = &translation.mesh;
     let mut destinations = Mapping::new();
@@ -382,7 +382,7 @@ fn workload(mesh: &Mesh, namespace: &str, name: &str) -> Value {
             if let Some(gateway) = mesh.gateway_of(namespace, name) {
                 line.push_str(&format!(", proxy of Gateway {gateway}"));
             }
-            for port in mesh.leaving(namespace, name).into_iter().flatten() {
+            for port in mesh.terminating(namespace, name).into_iter().flatten() {
                 line.push_str(&format!(", leaving {port}"));
             }
             text(line)

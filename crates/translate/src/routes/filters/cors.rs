@@ -1,15 +1,15 @@
 //! The CORS filter.
 //!
-//! Source: `HTTPCORSFilter` and `CORSOrigin` of Gateway API v1.6.3, with their rules of validation.
+//! Source: `HTTPCORSFilter` and `CORSOrigin` of Gateway API v1.6.3, with their validation rules.
 
 use http::{HeaderValue, Method};
 use weft_ir::{Allowed, Cors, OriginPattern};
 
 use crate::conditions::Fault;
 use crate::objects::CorsFilter;
-use crate::routes::values::{METHODS, header_name, unknown};
+use crate::routes::values::{METHODS, header_name, unsupported};
 
-/// Seconds, where nothing is said.
+/// Default of `maxAge`, in seconds.
 const MAX_AGE: u32 = 5;
 
 pub(super) fn cors(spec: &CorsFilter, at: &str) -> Result<Cors, Fault> {
@@ -24,7 +24,7 @@ pub(super) fn cors(spec: &CorsFilter, at: &str) -> Result<Cors, Fault> {
     let credentials = allow_credentials.unwrap_or(false);
     let expose_at = format!("{at}.exposeHeaders");
     let expose: Vec<String> = if credentials {
-        // `*` means nothing beside credentials, and must not be sent.
+        // With credentials, `*` is not a wildcard and must not be sent.
         let named = expose_headers.iter().filter(|name| *name != "*");
         named.cloned().collect()
     } else if expose_headers.iter().any(|name| name == "*") {
@@ -38,7 +38,7 @@ pub(super) fn cors(spec: &CorsFilter, at: &str) -> Result<Cors, Fault> {
             .ok()
             .filter(|it| *it > 0)
             .ok_or_else(|| {
-                let why = format_args!("{seconds} is not a number of seconds from 1 on");
+                let why = format_args!("{seconds} is not a positive number of seconds");
                 Fault::value(&format!("{at}.maxAge"), why)
             })?,
     };
@@ -56,18 +56,18 @@ fn origins(texts: &[String], at: &str) -> Result<Vec<OriginPattern>, Fault> {
     alone(texts, at)?;
     let entries = texts.iter().enumerate();
     entries
-        .map(|(place, text)| {
+        .map(|(position, text)| {
             let parsed: Result<OriginPattern, _> = text.parse();
-            parsed.map_err(|error| Fault::value(&format!("{at}[{place}]"), error))
+            parsed.map_err(|error| Fault::value(&format!("{at}[{position}]"), error))
         })
         .collect()
 }
 
-/// A wildcard says all there is to say.
+/// A wildcard must be the only value.
 fn alone(texts: &[String], at: &str) -> Result<(), Fault> {
     let wild = texts.iter().any(|text| text == "*");
     if wild && texts.len() > 1 {
-        return Err(Fault::value(at, "* cannot stand beside others"));
+        return Err(Fault::value(at, "* cannot be combined with other values"));
     }
     Ok(())
 }
@@ -84,12 +84,12 @@ fn allowed(
     if texts[0] == "*" {
         return Ok(Allowed::Any);
     }
-    for (place, text) in texts.iter().enumerate() {
-        check(text, &format!("{at}[{place}]"))?;
+    for (position, text) in texts.iter().enumerate() {
+        check(text, &format!("{at}[{position}]"))?;
     }
     HeaderValue::try_from(texts.join(", "))
         .map(Allowed::These)
-        .map_err(|_| Fault::value(at, "cannot be sent as a header's value"))
+        .map_err(|_| Fault::value(at, "is not a valid header value"))
 }
 
 fn method(name: &str, at: &str) -> Result<(), Fault> {
@@ -97,7 +97,7 @@ fn method(name: &str, at: &str) -> Result<(), Fault> {
         return Ok(());
     }
     let all: Vec<&str> = METHODS.iter().map(Method::as_str).collect();
-    Err(unknown(at, name, &all.join(", ")))
+    Err(unsupported(at, name, &all.join(", ")))
 }
 
 fn header(name: &str, at: &str) -> Result<(), Fault> {

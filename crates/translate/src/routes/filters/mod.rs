@@ -1,43 +1,26 @@
-//! Filters of rules and backends. One that is not supported fails its rule: the specification forbids skipping it.
+//! Filters of rules and backends. An unsupported filter makes its rule fail, since the
+//! specification forbids skipping it.
 
-use std::sync::Arc;
+use weft_ir::{Filter, Mirror, PathEdit};
 
-use http::header::HOST;
-use http::uri::Authority;
-use http::{HeaderName, HeaderValue, StatusCode};
-use weft_ir::{Filter, HeaderEdit, Mirror, PathEdit, Redirect, Rewrite};
-
-use super::backends::{Context, resolve_object};
+use super::backends::{RuleContext, resolve_object};
 use super::report::Report;
-use super::values::{header_name, header_value, hostname, unknown};
+use super::values::unsupported;
 use crate::conditions::Fault;
-use crate::objects::port_number;
-use crate::objects::{
-    Fraction, GrpcFilter, HeaderFilter, HeaderValueSpec, HttpFilter, Lenient, PathModifier,
-    RequestMirror, RequestRedirect, UrlRewrite,
-};
+use crate::objects::{Fraction, GrpcFilter, HeaderFilter, HttpFilter, Lenient, RequestMirror};
 
 mod cors;
+mod headers;
+mod rewrite;
 
-/// Fields that say how a message is framed or a connection used: to change them is to forge requests.
-const FRAMING: [&str; 8] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-/// What proxies of the mesh tell each other: an application or a client could be lied to with them.
-const INTERNAL: [&str; 2] = ["weft-error", "weft-refused"];
+use headers::header_edit;
+use rewrite::{redirect, rewrite};
 
-/// The filters in their order, or the first thing that is wrong.
+/// Returns the filters in order, or the first fault.
 pub(super) fn http_filters(
     filters: &[Lenient<HttpFilter>],
     at: &str,
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     report: &mut Report,
 ) -> Result<Vec<Filter>, Fault> {
     all(filters, at, |filter, at| {
@@ -45,11 +28,11 @@ pub(super) fn http_filters(
     })
 }
 
-/// As [`http_filters`].
+/// Like [`http_filters`], for GRPCRoutes.
 pub(super) fn grpc_filters(
     filters: &[Lenient<GrpcFilter>],
     at: &str,
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     report: &mut Report,
 ) -> Result<Vec<Filter>, Fault> {
     all(filters, at, |filter, at| {
@@ -57,15 +40,15 @@ pub(super) fn grpc_filters(
     })
 }
 
-/// `read`: a filter at its place; `None` where the specification has it left out.
+/// `read` returns `None` for a filter that the specification requires to leave out.
 fn all<F>(
     filters: &[Lenient<F>],
     at: &str,
     mut read: impl FnMut(&F, &str) -> Result<Option<Filter>, Fault>,
 ) -> Result<Vec<Filter>, Fault> {
     let mut translated = Vec::with_capacity(filters.len());
-    for (place, filter) in filters.iter().enumerate() {
-        let at = format!("{at}[{place}]");
+    for (position, filter) in filters.iter().enumerate() {
+        let at = format!("{at}[{position}]");
         let filter = filter.as_ref().map_err(|why| Fault::value(&at, why))?;
         translated.extend(read(filter, &at)?);
     }
@@ -76,7 +59,7 @@ fn all<F>(
 fn http_filter(
     filter: &HttpFilter,
     at: &str,
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     report: &mut Report,
 ) -> Result<Option<Filter>, Fault> {
     let HttpFilter {
@@ -90,7 +73,7 @@ fn http_filter(
         external_auth: _,
         extension_ref: _,
     } = filter;
-    let common = Common {
+    let common = CommonFilter {
         kind,
         request_header_modifier,
         response_header_modifier,
@@ -101,18 +84,18 @@ fn http_filter(
     }
     let translated = match kind.as_str() {
         "RequestRedirect" => {
-            let (spec, at) = given(request_redirect, at, "requestRedirect")?;
+            let (spec, at) = required(request_redirect, at, "requestRedirect")?;
             redirect(spec, &at).map(Filter::Redirect)
         }
         "URLRewrite" => {
-            let (spec, at) = given(url_rewrite, at, "urlRewrite")?;
+            let (spec, at) = required(url_rewrite, at, "urlRewrite")?;
             rewrite(spec, &at).map(Filter::Rewrite)
         }
         "CORS" => {
-            let (spec, at) = given(cors, at, "cors")?;
+            let (spec, at) = required(cors, at, "cors")?;
             self::cors::cors(spec, &at).map(Filter::Cors)
         }
-        other => Err(unknown(
+        other => Err(unsupported(
             &format!("{at}.type"),
             other,
             "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, CORS",
@@ -124,7 +107,7 @@ fn http_filter(
 fn grpc_filter(
     filter: &GrpcFilter,
     at: &str,
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     report: &mut Report,
 ) -> Result<Option<Filter>, Fault> {
     let GrpcFilter {
@@ -134,14 +117,14 @@ fn grpc_filter(
         request_mirror,
         extension_ref: _,
     } = filter;
-    let common = Common {
+    let common = CommonFilter {
         kind,
         request_header_modifier,
         response_header_modifier,
         request_mirror,
     };
     common.read(at, context, report).unwrap_or_else(|| {
-        Err(unknown(
+        Err(unsupported(
             &format!("{at}.type"),
             kind,
             "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror",
@@ -149,24 +132,24 @@ fn grpc_filter(
     })
 }
 
-/// The types of filters that HTTPRoutes and GRPCRoutes share.
-struct Common<'a> {
+/// The filter types that HTTPRoutes and GRPCRoutes have in common.
+struct CommonFilter<'a> {
     kind: &'a str,
     request_header_modifier: &'a Option<HeaderFilter>,
     response_header_modifier: &'a Option<HeaderFilter>,
     request_mirror: &'a Option<RequestMirror>,
 }
 
-impl Common<'_> {
-    /// `None`: of another type.
+impl CommonFilter<'_> {
+    /// Returns `None` for other types.
     fn read(
         &self,
         at: &str,
-        context: &Context<'_>,
+        context: &RuleContext<'_>,
         report: &mut Report,
     ) -> Option<Result<Option<Filter>, Fault>> {
         let headers = |field, name| {
-            let (headers, at) = given(field, at, name)?;
+            let (headers, at) = required(field, at, name)?;
             header_edit(headers, &at)
         };
         let read = match self.kind {
@@ -178,7 +161,7 @@ impl Common<'_> {
                 headers(self.response_header_modifier, "responseHeaderModifier")
                     .map(|edit| Some(Filter::ResponseHeaders(edit)))
             }
-            "RequestMirror" => given(self.request_mirror, at, "requestMirror")
+            "RequestMirror" => required(self.request_mirror, at, "requestMirror")
                 .and_then(|(spec, at)| mirror(spec, &at, context, report)),
             _ => return None,
         };
@@ -186,15 +169,15 @@ impl Common<'_> {
     }
 }
 
-/// The field that the filter's type asks for, and its place.
-fn given<'a, T>(field: &'a Option<T>, at: &str, name: &str) -> Result<(&'a T, String), Fault> {
+/// Returns the field that the filter's type requires, and its path.
+fn required<'a, T>(field: &'a Option<T>, at: &str, name: &str) -> Result<(&'a T, String), Fault> {
     let field = field
         .as_ref()
-        .ok_or_else(|| Fault::value(at, format_args!("{name} is missing")))?;
+        .ok_or_else(|| Fault::value(at, format_args!("{name} is required")))?;
     Ok((field, format!("{at}.{name}")))
 }
 
-/// Each kind once, but mirrors as often as they are wanted; a redirect and a rewrite never together.
+/// Each type can be used once, except mirrors; a redirect and a rewrite cannot be combined.
 fn refuse_combinations(filters: &[Filter], at: &str) -> Result<(), Fault> {
     let count = |is: fn(&Filter) -> bool| filters.iter().filter(|filter| is(filter)).count();
     let redirects = count(|filter| matches!(filter, Filter::Redirect(_)));
@@ -215,193 +198,12 @@ fn refuse_combinations(filters: &[Filter], at: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Of one name in one list the first entry counts; one name in two lists is invalid (specification of
-/// `HTTPHeader.name` and `HTTPHeaderFilter`).
-fn header_edit(spec: &HeaderFilter, at: &str) -> Result<HeaderEdit, Fault> {
-    let HeaderFilter { set, add, remove } = spec;
-    let edit = HeaderEdit {
-        set: header_values(set, &format!("{at}.set"))?,
-        add: header_values(add, &format!("{at}.add"))?,
-        remove: header_names(remove, &format!("{at}.remove"))?,
-    };
-    only_set_host(&edit, at)?;
-    let mut seen: Vec<&HeaderName> = Vec::new();
-    let valued = edit.set.iter().chain(&edit.add).map(|(name, _)| name);
-    for name in valued.chain(&edit.remove) {
-        if seen.contains(&name) {
-            let why = format_args!("{name} is in more than one of set, add and remove");
-            return Err(Fault::value(at, why));
-        }
-        seen.push(name);
-    }
-    Ok(edit)
-}
-
-/// A request has exactly one Host (RFC 9112, 3.2), which can be another, but neither absent nor one more.
-fn only_set_host(edit: &HeaderEdit, at: &str) -> Result<(), Fault> {
-    let added = edit.add.iter().any(|(name, _)| *name == HOST);
-    if added || edit.remove.contains(&HOST) {
-        let list = if added { "add" } else { "remove" };
-        let why = "a request has exactly one Host; set changes it";
-        return Err(Fault::value(&format!("{at}.{list}"), why));
-    }
-    let set = edit.set.iter().find(|(name, _)| *name == HOST);
-    let Some((_, value)) = set else {
-        return Ok(());
-    };
-    let authority = Authority::try_from(value.as_bytes()).ok();
-    match authority.filter(|authority| !authority.as_str().contains('@')) {
-        Some(_) => Ok(()),
-        None => {
-            let why = format_args!("{value:?} is not a host, as example.com or example.com:8080");
-            Err(Fault::value(&format!("{at}.set"), why))
-        }
-    }
-}
-
-fn header_values(
-    entries: &[HeaderValueSpec],
-    at: &str,
-) -> Result<Vec<(HeaderName, HeaderValue)>, Fault> {
-    let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::with_capacity(entries.len());
-    for (place, HeaderValueSpec { name, value }) in entries.iter().enumerate() {
-        let name = editable(name, &format!("{at}[{place}].name"))?;
-        let value = header_value(value, &format!("{at}[{place}].value"))?;
-        if headers.iter().all(|(earlier, _)| *earlier != name) {
-            headers.push((name, value));
-        }
-    }
-    Ok(headers)
-}
-
-fn header_names(names: &[String], at: &str) -> Result<Vec<HeaderName>, Fault> {
-    let mut headers = Vec::with_capacity(names.len());
-    for (place, name) in names.iter().enumerate() {
-        let name = editable(name, &format!("{at}[{place}]"))?;
-        if !headers.contains(&name) {
-            headers.push(name);
-        }
-    }
-    Ok(headers)
-}
-
-fn editable(name: &str, at: &str) -> Result<HeaderName, Fault> {
-    let name = header_name(name, at)?;
-    if FRAMING.contains(&name.as_str()) {
-        let why = format_args!("{name} belongs to the connection and cannot be changed");
-        return Err(Fault::value(at, why));
-    }
-    if INTERNAL.contains(&name.as_str()) {
-        let why = format_args!("{name} is set by proxies alone and cannot be changed");
-        return Err(Fault::value(at, why));
-    }
-    Ok(name)
-}
-
-fn redirect(spec: &RequestRedirect, at: &str) -> Result<Redirect, Fault> {
-    let RequestRedirect {
-        scheme,
-        hostname: host,
-        path,
-        port,
-        status_code,
-    } = spec;
-    let scheme = match scheme.as_deref() {
-        None | Some("") => None,
-        Some(scheme @ ("http" | "https")) => Some(Arc::from(scheme)),
-        Some(other) => return Err(unknown(&format!("{at}.scheme"), other, "http, https")),
-    };
-    let host = match host.as_deref() {
-        None | Some("") => None,
-        Some(host) => Some(Arc::from(hostname(host, &format!("{at}.hostname"))?)),
-    };
-    let port = match *port {
-        None => None,
-        Some(port) => Some(port_number(port).ok_or_else(|| {
-            Fault::value(&format!("{at}.port"), format_args!("{port} is not a port"))
-        })?),
-    };
-    let code = match status_code.unwrap_or(302) {
-        301 => StatusCode::MOVED_PERMANENTLY,
-        302 => StatusCode::FOUND,
-        303 => StatusCode::SEE_OTHER,
-        307 => StatusCode::TEMPORARY_REDIRECT,
-        308 => StatusCode::PERMANENT_REDIRECT,
-        other => {
-            let at = format!("{at}.statusCode");
-            return Err(unknown(&at, &other.to_string(), "301, 302, 303, 307, 308"));
-        }
-    };
-    Ok(Redirect {
-        scheme,
-        host,
-        port,
-        path: path_edit(path.as_ref(), &format!("{at}.path"))?,
-        code,
-    })
-}
-
-fn rewrite(spec: &UrlRewrite, at: &str) -> Result<Rewrite, Fault> {
-    let UrlRewrite {
-        hostname: host,
-        path,
-    } = spec;
-    let host = match host.as_deref() {
-        None | Some("") => None,
-        Some(host) => {
-            let at = format!("{at}.hostname");
-            Some(header_value(hostname(host, &at)?, &at)?)
-        }
-    };
-    Ok(Rewrite {
-        host,
-        path: path_edit(path.as_ref(), &format!("{at}.path"))?,
-    })
-}
-
-fn path_edit(spec: Option<&PathModifier>, at: &str) -> Result<Option<PathEdit>, Fault> {
-    let Some(spec) = spec else { return Ok(None) };
-    let PathModifier {
-        kind,
-        replace_full_path,
-        replace_prefix_match,
-    } = spec;
-    let edit = match kind.as_str() {
-        "ReplaceFullPath" => {
-            let (path, at) = given(replace_full_path, at, "replaceFullPath")?;
-            PathEdit::Full(new_path(path, &at)?)
-        }
-        "ReplacePrefixMatch" => {
-            let (path, at) = given(replace_prefix_match, at, "replacePrefixMatch")?;
-            PathEdit::Prefix(new_path(path, &at)?)
-        }
-        other => {
-            let at = format!("{at}.type");
-            return Err(unknown(&at, other, "ReplaceFullPath, ReplacePrefixMatch"));
-        }
-    };
-    Ok(Some(edit))
-}
-
-/// An absolute path, or nothing.
-fn new_path(path: &str, at: &str) -> Result<String, Fault> {
-    let refuse = |why: &str| Err(Fault::value(at, format_args!("{path:?} {why}")));
-    if !path.is_empty() && !path.starts_with('/') {
-        return refuse("does not begin with /");
-    }
-    let legal = |b: u8| b.is_ascii_graphic() && !matches!(b, b'?' | b'#');
-    if !path.bytes().all(legal) {
-        return refuse("has characters that a path cannot have; escape them as %XX");
-    }
-    Ok(path.to_owned())
-}
-
-/// A backend that leads nowhere counts for ResolvedRefs alone: the rule goes on without the mirror (specification of
-/// `HTTPRequestMirrorFilter.backendRef`).
+/// A backend that cannot be resolved only affects ResolvedRefs: the rule applies without the mirror
+/// (`HTTPRequestMirrorFilter.backendRef`).
 fn mirror(
     spec: &RequestMirror,
     at: &str,
-    context: &Context<'_>,
+    context: &RuleContext<'_>,
     report: &mut Report,
 ) -> Result<Option<Filter>, Fault> {
     let RequestMirror {
@@ -411,14 +213,14 @@ fn mirror(
     } = spec;
     let (numerator, denominator) = match (percent, fraction) {
         (None, None) => (1, 1),
-        (Some(percent), None) => share(*percent, 100, &format!("{at}.percent"))?,
+        (Some(percent), None) => fraction_of(*percent, 100, &format!("{at}.percent"))?,
         (
             None,
             Some(Fraction {
                 numerator,
                 denominator,
             }),
-        ) => share(
+        ) => fraction_of(
             *numerator,
             denominator.unwrap_or(100),
             &format!("{at}.fraction"),
@@ -442,19 +244,20 @@ fn mirror(
     }
 }
 
-fn share(numerator: i64, denominator: i64, at: &str) -> Result<(u32, u32), Fault> {
+fn fraction_of(numerator: i64, denominator: i64, at: &str) -> Result<(u32, u32), Fault> {
     let parts = u32::try_from(numerator)
         .ok()
         .zip(u32::try_from(denominator).ok());
     parts
         .filter(|(part, whole)| *whole > 0 && part <= whole)
         .ok_or_else(|| {
-            let why = format_args!("{numerator} of {denominator} is not between 0 and the whole");
+            let why =
+                format_args!("{numerator} of {denominator} is not a fraction between 0 and 1");
             Fault::value(at, why)
         })
 }
 
-/// Whether some filter replaces the prefix that the rule's matches took.
+/// Returns true if a filter replaces the path prefix that the rule matched.
 pub(super) fn replaces_prefix(filters: &[Filter]) -> bool {
     filters.iter().any(|filter| {
         let path = match filter {

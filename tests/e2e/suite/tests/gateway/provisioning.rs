@@ -125,10 +125,14 @@ mod cases {
             .await
         };
         bed.apply(with_parameters(http("edge"), "absent")).await?;
-        refused(&["there is no ConfigMap", "/absent"]).await?;
+        refused(&["ConfigMap", "/absent does not exist"]).await?;
         for (key, value, words) in [
-            ("replicas", "many", &["replicas", "many", "0 to 1000"][..]),
-            ("colour", "red", &["colour", "no such key", "serviceType"]),
+            (
+                "replicas",
+                "many",
+                &["replicas", "many", "between 0 and 1000"][..],
+            ),
+            ("colour", "red", &["colour", "unknown key", "serviceType"]),
             ("serviceType", "Door", &["serviceType", "Door", "NodePort"]),
         ] {
             bed.apply(json!({

@@ -89,10 +89,10 @@ mod cases {
         namespace    | Accepted     | NotAllowedByListeners      | closed; team=other; allowedRoutes.namespaces
         host         | Accepted     | NoMatchingListenerHostname | shop.example.org; *.example.com
         kind         | Accepted     | NotAllowedByListeners      | open; HTTPRoute; TCPRoute
-        younger      | Accepted     | Conflicted                 | HTTPRoute; works.example.com; give the two different hostnames
-        backend      | ResolvedRefs | BackendNotFound            | there is no Service; reviews-v7
+        younger      | Accepted     | Conflicted                 | HTTPRoute; works.example.com; give the two routes different hostnames
+        backend      | ResolvedRefs | BackendNotFound            | reviews-v7; does not exist
         backend-port | ResolvedRefs | BackendNotFound            | no port 81; it has 80
-        bucket       | ResolvedRefs | InvalidKind                | kind Bucket of group example.com; a backend is a Service
+        bucket       | ResolvedRefs | InvalidKind                | kind Bucket of group example.com; use a Service
         not-granted  | ResolvedRefs | RefNotPermitted            | ReferenceGrant; kube-system; kube-dns
         idle         | ResolvedRefs | ResolvedRefs               | reviews-v2; endpoint
         regex        | Accepted     | UnsupportedValue           | rules[0]; /a(
@@ -135,7 +135,11 @@ mod cases {
         eventually("the Service to be missed", async || {
             let route = bed.get(objects::GATEWAY, "HTTPRoute", "of-service").await?;
             let told = objects::route_conditions(&route)?;
-            told.is_false("Accepted", "NoMatchingParent", &["no Service", "/typo"])
+            told.is_false(
+                "Accepted",
+                "NoMatchingParent",
+                &["Service", "/typo does not exist"],
+            )
         })
         .await?;
         bed.apply(on("early", json!({"name": "late"}))).await?;
@@ -221,8 +225,8 @@ mod cases {
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         bed.apply(policy("younger", "v3", system)).await?;
         let table = "
-            absent  | Accepted     | NoValidCACertificate    | answered with 500; there is no ConfigMap; /nothing; ca.crt
-            absent  | ResolvedRefs | InvalidCACertificateRef | there is no ConfigMap; /nothing; create it
+            absent  | Accepted     | NoValidCACertificate    | get 500; ConfigMap; /nothing; does not exist; ca.crt
+            absent  | ResolvedRefs | InvalidCACertificateRef | ConfigMap; /nothing; does not exist; create it
             empty   | ResolvedRefs | InvalidCACertificateRef | /empty; no key ca.crt
             younger | Accepted     | Conflicted              | /older; remove one of the two
         ";

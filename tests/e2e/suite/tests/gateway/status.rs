@@ -57,7 +57,7 @@ mod cases {
 
     const LISTENERS: &str = "
         good       | Programmed   | Programmed            |
-        absent     | ResolvedRefs | InvalidCertificateRef | there is no Secret; /nothing; create it; kubernetes.io/tls
+        absent     | ResolvedRefs | InvalidCertificateRef | Secret; /nothing; does not exist; create it; kubernetes.io/tls
         absent     | Programmed   | Invalid               | no certificate
         malformed  | ResolvedRefs | InvalidCertificateRef | Secret; /malformed; tls.crt
         mismatched | ResolvedRefs | InvalidCertificateRef | Secret; /mismatched; tls.key; tls.crt
@@ -143,7 +143,7 @@ mod cases {
         bed.apply(set("beside", "open", more.clone())).await?;
         bed.apply(set("apart", "closed", more)).await?;
         let sets = "
-            beside | Accepted | ListenersNotValid | in force but for; more; http
+            beside | Accepted | ListenersNotValid | in effect except for; more; http
             apart  | Accepted | NotAllowed        | /closed; allowedListeners.namespaces
         ";
         says(bed, "ListenerSet", sets).await?;
@@ -187,9 +187,9 @@ mod cases {
         }
         let gateways = format!(
             "
-            strange | Programmed | AddressNotUsable   | 192.0.2.1; ask for addresses
+            strange | Programmed | AddressNotUsable   | 192.0.2.1; request addresses
             named   | Accepted   | UnsupportedAddress | example.com/named; IPAddress, Hostname
-            taken   | Programmed | AddressNotUsable   | {taken}; Service {}/first-weft has it; ask for addresses
+            taken   | Programmed | AddressNotUsable   | {taken}; used by Service {}/first-weft; request addresses
             ",
             bed.namespace
         );

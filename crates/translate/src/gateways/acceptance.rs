@@ -1,4 +1,5 @@
-//! Whether classes and Gateways are accepted and programmed, and what is to be created for them.
+//! Whether classes and Gateways are accepted and programmed, and the infrastructure that Gateways
+//! get.
 //!
 //! Source: the comments of `GatewayClassConditionType` and `GatewayConditionType`.
 
@@ -7,30 +8,30 @@ use std::sync::Arc;
 
 use weft_ir::{ServiceId, Transport};
 
-use super::addresses::{Requested, assign, is_of, of_service, requested};
-use super::classes::{Class, NAME_LIMIT};
-use super::metadata::{Key, of_pods};
+use super::addresses::{RequestedAddresses, assign, belongs_to, requested, service_addresses};
+use super::classes::{ManagedClass, NAME_LIMIT};
+use super::metadata::{MetadataKind, split_for_pods};
 use super::parameters::Parameters;
-use super::plans::Plan;
-use super::statuses::{Verdict, some_listener};
+use super::plans::GatewayPlan;
+use super::statuses::{GatewayState, require_valid_listener};
 use crate::cluster::services::Services;
-use crate::cluster::slices::{Slices, State};
+use crate::cluster::slices::{EndpointState, Slices};
 use crate::conditions::Fault;
 use crate::conditions::condition;
 use crate::names::{CLASS_LABEL, GATEWAY_LABEL};
 use crate::objects::{self, Service};
 use crate::output::{Address, GatewayClassStatus};
 use crate::output::{Provision, ProvisionPort, ServiceProvision, ServiceType};
-use crate::references::certificates::Data;
+use crate::references::certificates::ReferencedObjects;
 
-/// What holds for the Gateways of a class, and whether its own parameters are sound.
+/// The parameters of a class, and why they are invalid.
 type ClassParameters = (Parameters, Result<(), String>);
 
 pub(crate) fn class_parameters<'a>(
-    classes: &BTreeMap<&'a str, Class<'_>>,
-    data: &Data<'_>,
+    classes: &BTreeMap<&'a str, ManagedClass<'_>>,
+    data: &ReferencedObjects<'_>,
 ) -> BTreeMap<&'a str, ClassParameters> {
-    let read = |class: &Class<'_>| match class.spec.parameters_ref.as_ref() {
+    let read = |class: &ManagedClass<'_>| match class.spec.parameters_ref.as_ref() {
         Err(why) => (
             Parameters::default(),
             Err(format!("spec.parametersRef: {why}")),
@@ -43,14 +44,14 @@ pub(crate) fn class_parameters<'a>(
 }
 
 pub(crate) fn class_statuses(
-    classes: &BTreeMap<&str, Class<'_>>,
+    classes: &BTreeMap<&str, ManagedClass<'_>>,
     parameters: &BTreeMap<&str, ClassParameters>,
 ) -> Vec<GatewayClassStatus> {
     let statuses = classes.iter().map(|(name, class)| {
-        let accepted = match parameters.get(name).map(|(_, verdict)| verdict) {
+        let accepted = match parameters.get(name).map(|(_, state)| state) {
             Some(Err(why)) => condition("Accepted", false, "InvalidParameters", why.clone()),
             _ => {
-                let message = "Gateways of the class are served".to_owned();
+                let message = "Gateways of this class are managed by this controller".to_owned();
                 condition("Accepted", true, "Accepted", message)
             }
         };
@@ -63,15 +64,16 @@ pub(crate) fn class_statuses(
     statuses.collect()
 }
 
-/// The Gateway's own parameters above its class's, and whether both are sound.
+/// Returns the Gateway's own parameters merged with those of its class, and an error if either is
+/// invalid.
 pub(crate) fn parameters(
-    plan: &Plan<'_>,
-    (class, class_verdict): &ClassParameters,
-    data: &Data<'_>,
+    plan: &GatewayPlan<'_>,
+    (class, class_result): &ClassParameters,
+    data: &ReferencedObjects<'_>,
 ) -> (Parameters, Result<(), String>) {
     let namespace = &plan.owned.meta.namespace;
     let infrastructure = plan.owned.spec.infrastructure.as_ref();
-    let (own, own_verdict) = match infrastructure {
+    let (own, own_result) = match infrastructure {
         Err(why) => (
             Parameters::default(),
             Err(format!("spec.infrastructure: {why}")),
@@ -84,30 +86,30 @@ pub(crate) fn parameters(
             reference.map_or_else(|| (Parameters::default(), Ok(())), read)
         }
     };
-    let verdict = own_verdict.and_then(|()| {
+    let state = own_result.and_then(|()| {
         let class_name = plan.owned.class;
-        let of_class = |why: &String| format!("of GatewayClass {class_name}: {why}");
-        class_verdict.as_ref().copied().map_err(of_class)
+        let of_class = |why: &String| format!("GatewayClass {class_name}: {why}");
+        class_result.as_ref().copied().map_err(of_class)
     });
-    let verdict = verdict.and_then(|()| own.within(class));
-    (own.over(class), verdict)
+    let state = state.and_then(|()| own.within(class));
+    (own.over(class), state)
 }
 
-/// Errors decide about Accepted.
+/// Errors are the reason and message of Accepted=False.
 pub(crate) fn provision(
-    plan: &Plan<'_>,
+    plan: &GatewayPlan<'_>,
     parameters: &Parameters,
-    sound: Result<(), String>,
-) -> Result<(Provision, Requested), Fault> {
+    validity: Result<(), String>,
+) -> Result<(Provision, RequestedAddresses), Fault> {
     let refuse = |reason| move |text| Fault { reason, text };
     let owned = plan.owned;
     let name = owned.name.clone().map_err(refuse("Invalid"))?;
     if !plan.invalid.is_empty() {
         return Err(refuse("Invalid")(plan.invalid.join("; ")));
     }
-    sound.map_err(refuse("InvalidParameters"))?;
+    validity.map_err(refuse("InvalidParameters"))?;
     let requested = requested(&owned.spec.addresses)?;
-    some_listener(plan)?;
+    require_valid_listener(plan)?;
     let infrastructure = owned
         .spec
         .infrastructure
@@ -120,9 +122,12 @@ pub(crate) fn provision(
     let mut labels = asked(|of| &of.labels);
     let annotations = asked(|of| &of.annotations);
     let (mut pod_labels, mut kept_off_pods) =
-        of_pods(Key::Label, &labels, parameters.pod_metadata());
-    let (pod_annotations, kept_off) =
-        of_pods(Key::Annotation, &annotations, parameters.pod_metadata());
+        split_for_pods(MetadataKind::Label, &labels, parameters.pod_metadata());
+    let (pod_annotations, kept_off) = split_for_pods(
+        MetadataKind::Annotation,
+        &annotations,
+        parameters.pod_metadata(),
+    );
     kept_off_pods.extend(kept_off);
     for labels in [&mut labels, &mut pod_labels] {
         labels.insert(GATEWAY_LABEL.to_owned(), owned.meta.name.clone());
@@ -157,11 +162,11 @@ pub(crate) fn provision(
     Ok((provision, requested))
 }
 
-/// Of every listener that is accepted, whether its certificates are there already or not.
-fn ports(plan: &Plan<'_>) -> Vec<ProvisionPort> {
+/// Ports of every accepted listener, even if its certificates do not exist yet.
+fn ports(plan: &GatewayPlan<'_>) -> Vec<ProvisionPort> {
     let sockets = plan.listeners().filter_map(|of| of.accepted().ok());
     let ports: BTreeSet<(Transport, u16)> = sockets
-        .map(|socket| (socket.speaks.transport(), socket.port))
+        .map(|socket| (socket.protocol.transport(), socket.port))
         .collect();
     let ports = ports.into_iter().map(|(transport, port)| ProvisionPort {
         port,
@@ -171,7 +176,7 @@ fn ports(plan: &Plan<'_>) -> Vec<ProvisionPort> {
     ports.collect()
 }
 
-/// What the cluster shows of the objects made for Gateways.
+/// The objects that exist in the cluster for Gateways.
 pub(crate) struct Infrastructure<'a> {
     pub(crate) all: &'a [Arc<Service>],
     pub(crate) services: &'a Services,
@@ -179,33 +184,37 @@ pub(crate) struct Infrastructure<'a> {
 }
 
 impl Infrastructure<'_> {
-    /// The Service of the name, where it was made for a Gateway, and whether it has a ready endpoint.
+    /// Returns a Service that was created for a Gateway, and whether it has a ready endpoint.
     fn service(&self, namespace: &str, name: &str) -> Option<(&Service, bool)> {
         let id = ServiceId::new(namespace, name);
         let service = self.services.get(&id)?.of_gateway.as_ref()?;
         let mut endpoints = self.slices.of(&id).iter().flat_map(|of| &of.endpoints);
-        Some((service, endpoints.any(|of| of.state == State::Ready)))
+        Some((
+            service,
+            endpoints.any(|of| of.state == EndpointState::Ready),
+        ))
     }
 
-    /// The Service that has the address. Looked for only where a Gateway cannot have it.
+    /// Returns the Service that has the address. Only used for addresses that a Gateway cannot get.
     fn holder(&self, address: &Address) -> Option<&Service> {
         let mut all = self.all.iter().map(Arc::as_ref);
-        all.find(|service| is_of(address, service))
+        all.find(|service| belongs_to(address, service))
     }
 }
 
-pub(crate) fn judge(
-    plan: &Plan<'_>,
-    decided: Result<&(Provision, Requested), &Fault>,
+/// Evaluates the conditions of a Gateway.
+pub(crate) fn evaluate(
+    plan: &GatewayPlan<'_>,
+    decided: Result<&(Provision, RequestedAddresses), &Fault>,
     parameters: &Parameters,
     infrastructure: &Infrastructure<'_>,
-) -> Verdict {
+) -> GatewayState {
     let name = plan.owned.name.as_deref().unwrap_or_default();
     let namespace = &plan.owned.meta.namespace;
     let service = infrastructure.service(namespace, name);
-    let none = Requested::default();
+    let none = RequestedAddresses::default();
     let requested = decided.map_or(&none, |(_, requested)| requested);
-    let shown = |kind| service.map(|(service, _)| of_service(service, kind));
+    let shown = |kind| service.map(|(service, _)| service_addresses(service, kind));
     let kind = requested.service_type(parameters.service_type());
     let has = shown(kind).unwrap_or_default();
     let inside = shown(ServiceType::ClusterIp).unwrap_or_default();
@@ -218,15 +227,16 @@ pub(crate) fn judge(
         Err(Fault {
             reason: "Pending",
             text: format!(
-                "no proxy of the Gateway is ready yet; see the pods of Deployment {namespace}/{name}"
+                "no proxy of the Gateway is ready yet; check the pods of Deployment \
+                 {namespace}/{name}"
             ),
         })
     };
-    Verdict {
+    GatewayState {
         accepted: decided.map(|_| ()).map_err(Fault::clone),
         kept_off_pods: decided.map_or_else(|_| Vec::new(), |(of, _)| of.kept_off_pods.clone()),
         programmed: decided.map_or(Ok(()), |_| programmed()),
-        // Nothing is said of it before there is a Service that could have some.
+        // Without a Service there is nothing to report yet.
         assigned: (decided.is_ok() && service.is_some()).then(|| assigned.complete()),
         addresses: assigned.addresses,
     }

@@ -1,16 +1,17 @@
-//! Whether the ports of Gateways have room for their routes.
+//! Enforces the limits on the size of the routes on a Gateway port.
 //!
-//! A port is one resource for its proxies. Rules count once on a port, and a host with each listener that has it; the
-//! rules of Services that are applied as well count with the first route that leads there. Routes come in the order that
-//! decides ties: what does not fit are the youngest, and they are left out of that port alone.
+//! A port is one resource for its proxies. Rules count once for each port, and a host once for each
+//! listener that has it; the rules of Services that are applied as well count with the first route
+//! that leads to the Service. Routes come in tie-breaking order: the youngest ones are those that
+//! do not fit, and they are left out of that port only.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use weft_ir::{GatewayId, HostPattern, ServicePort, Transport};
 
-use super::attach::{Attached, Attachment, ListenerId, Plans};
-use super::composed::Composed;
+use super::attach::{GatewayRoute, ListenerAttachment, ListenerId, Plans};
+use super::service_rules::AppliedServiceRules;
 use crate::conditions::Fault;
 use crate::limits::{Budget, Size};
 use crate::routes::hosts::Host;
@@ -20,16 +21,16 @@ use crate::routes::{Route, Rules};
 /// A port of a Gateway.
 type Port = (GatewayId, Transport, u16);
 
-/// What is taken of a port.
-struct Held {
+/// The used capacity of a port.
+struct PortUsage {
     budget: Budget,
-    /// Of namespaces other than the Gateway's own.
+    /// Used by the routes of namespaces other than the Gateway's own.
     by_namespace: HashMap<Arc<str>, Budget>,
-    /// Services whose rules are there.
+    /// Services whose own rules are part of the port.
     services: HashSet<ServicePort>,
 }
 
-impl Held {
+impl PortUsage {
     fn take(
         &mut self,
         wanted: Size,
@@ -50,19 +51,23 @@ impl Held {
     }
 }
 
-/// Leaves routes out of the ports that have no room for them.
-pub(crate) fn fit(routes: &mut [Attached], plans: &Plans<'_>, composed: &Composed) {
-    let mut ports: HashMap<Port, Held> = HashMap::new();
+/// Removes routes from the ports that have no room for them.
+pub(crate) fn enforce(
+    routes: &mut [GatewayRoute],
+    plans: &Plans<'_>,
+    service_rules: &AppliedServiceRules,
+) {
+    let mut ports: HashMap<Port, PortUsage> = HashMap::new();
     for (route, attachments) in routes {
         let mut full: HashMap<Port, String> = HashMap::new();
         for (port, hosts) in hosts_by_port(route, attachments, plans) {
-            let held = ports.entry(port.clone()).or_insert_with(|| Held {
+            let held = ports.entry(port.clone()).or_insert_with(|| PortUsage {
                 budget: Budget::of_gateway_port(),
                 by_namespace: HashMap::new(),
                 services: HashSet::new(),
             });
-            let services = services(route, composed, &held.services);
-            let wanted = wanted(route, &hosts, &services, composed);
+            let services = services(route, service_rules, &held.services);
+            let wanted = wanted(route, &hosts, &services, service_rules);
             let (id, transport, number) = &port;
             let name = format!("port {number}/{transport} of Gateway {id}");
             let namespace = (*id.namespace != *route.id.namespace).then_some(&route.id.namespace);
@@ -79,10 +84,10 @@ pub(crate) fn fit(routes: &mut [Attached], plans: &Plans<'_>, composed: &Compose
     }
 }
 
-/// The hosts that a route has on each port, once for each listener.
+/// Returns the size of a route's hosts on each port, for each listener.
 fn hosts_by_port(
     route: &Route,
-    attachments: &[Attachment],
+    attachments: &[ListenerAttachment],
     plans: &Plans<'_>,
 ) -> BTreeMap<Port, Vec<usize>> {
     let mut all: BTreeMap<Port, Vec<usize>> = BTreeMap::new();
@@ -101,47 +106,56 @@ fn hosts_by_port(
     all
 }
 
-/// Of a listener that can be used.
+/// Returns the port of a usable listener.
 fn port(id: &ListenerId, plans: &Plans<'_>) -> Option<Port> {
     let plan = plans.get(&id.gateway)?;
     let listeners = match id.set {
         None => &plan.own,
         Some(set) => &plan.sets.get(set)?.listeners,
     };
-    let socket = listeners.all.get(id.place)?.usable().ok()?;
-    Some((id.gateway.clone(), socket.speaks.transport(), socket.port))
+    let socket = listeners.all.get(id.position)?.usable().ok()?;
+    Some((id.gateway.clone(), socket.protocol.transport(), socket.port))
 }
 
-/// The Services that the route brings to the port with their rules.
-fn services(route: &Route, composed: &Composed, known: &HashSet<ServicePort>) -> Vec<ServicePort> {
+/// Returns the Services whose rules the route adds to the port.
+fn services(
+    route: &Route,
+    service_rules: &AppliedServiceRules,
+    known: &HashSet<ServicePort>,
+) -> Vec<ServicePort> {
     let Rules::Requests(rules) = &route.rules else {
         return Vec::new();
     };
     let named = rules.iter().flat_map(|of| service_ports(&of.rule.backends));
     let new: BTreeSet<ServicePort> = named
-        .filter(|id| composed.size(id).is_some() && !known.contains(id))
+        .filter(|id| service_rules.size(id).is_some() && !known.contains(id))
         .collect();
     new.into_iter().collect()
 }
 
-fn wanted(route: &Route, hosts: &[usize], services: &[ServicePort], composed: &Composed) -> Size {
+fn wanted(
+    route: &Route,
+    hosts: &[usize],
+    services: &[ServicePort],
+    service_rules: &AppliedServiceRules,
+) -> Size {
     let copies = match &route.rules {
-        // In the port's table, once.
+        // Once, in the rule table of the port.
         Rules::Requests(_) => 1,
-        Rules::Tls(_) | Rules::Bytes(_) => hosts.len(),
+        Rules::Tls(_) | Rules::Connections(_) => hosts.len(),
     };
     let mut wanted = Size {
         bytes: route.size.bytes * copies + hosts.iter().sum::<usize>(),
         compiled: route.size.compiled,
     };
-    for size in services.iter().filter_map(|id| composed.size(id)) {
+    for size in services.iter().filter_map(|id| service_rules.size(id)) {
         wanted.bytes += size.bytes;
         wanted.compiled += size.compiled;
     }
     wanted
 }
 
-fn leave_out(attachment: &mut Attachment, full: &HashMap<Port, String>, plans: &Plans<'_>) {
+fn leave_out(attachment: &mut ListenerAttachment, full: &HashMap<Port, String>, plans: &Plans<'_>) {
     let Ok(listeners) = &mut attachment.listeners else {
         return;
     };
@@ -162,15 +176,15 @@ fn leave_out(attachment: &mut Attachment, full: &HashMap<Port, String>, plans: &
     }
 }
 
-/// What a host of a listener adds for a route that is there: its name, the places of the rules, and where each of their
-/// matches stands among all of the host's.
+/// Returns the size that a host of a listener adds for a route: its name, the indexes of the rules,
+/// and the positions of their matches among all matches of the host.
 fn host_bytes(route: &Route, name_bytes: usize) -> usize {
     let (rules, matches) = match &route.rules {
         Rules::Requests(rules) => {
             let matches = rules.iter().map(|of| of.rule.matches.len());
             (rules.len(), matches.sum())
         }
-        Rules::Tls(_) | Rules::Bytes(_) => (1, 0),
+        Rules::Tls(_) | Rules::Connections(_) => (1, 0),
     };
     16 + name_bytes + 5 * rules + 8 * matches
 }

@@ -1,9 +1,9 @@
-//! Services whose own routes Gateways apply as well: their rules, as gateways see them.
+//! The own routes of Services that Gateways apply in addition to the Gateway's routes.
 //!
-//! By the specification (GEP-1294) a Gateway applies its own routes alone; a Service asks for more by an annotation. Of
-//! its routes those of its own namespace count, by request: HTTPRoutes or GRPCRoutes. Their backends are looked up as
-//! those of Gateways' routes are, so that nobody opens a Service of another namespace to the outside without a
-//! ReferenceGrant.
+//! By the specification (GEP-1294) a Gateway only applies its own routes; a Service opts in by an
+//! annotation. Of its routes, only producer HTTPRoutes and GRPCRoutes apply. Their backends are
+//! resolved as those of Gateways' routes are, so that a Service of another namespace cannot be
+//! exposed without a ReferenceGrant.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,48 +14,59 @@ use crate::input::Objects;
 use crate::limits::Size;
 use crate::objects::{Lenient, ParentRef};
 use crate::routes::{Resolver, Route};
-use crate::service_routes::attach::{Attached, Attachments, Memo, on_services, parents};
+use crate::service_routes::attach::{
+    AttachedRoute, Attachments, ServiceRouteCache, attached_routes, service_parents,
+};
 use crate::service_routes::views::routing;
 
-/// By port of a Service that asks for it and has routes by request.
+/// The applied rules, by port of a Service that opted in.
 #[derive(Debug, Default)]
-pub(crate) struct Composed {
+pub(crate) struct AppliedServiceRules {
     by_port: BTreeMap<ServicePort, OwnRules>,
-    /// What of the routes is not in force at Gateways, where it is in the mesh.
+    /// Warnings about backends that work in the mesh but not at Gateways.
     pub(crate) warnings: BTreeSet<String>,
 }
 
 #[derive(Debug)]
 struct OwnRules {
     rules: Arc<ServiceRules>,
-    /// What they take of each port of a Gateway that leads there.
+    /// Their size on each port of a Gateway that leads to the Service.
     size: Size,
-    /// Backends that were found, whether they can be used or not.
+    /// The backends that exist, whether usable or not.
     targets: BTreeSet<ServicePort>,
 }
 
-impl Composed {
-    /// `resolver`: that of Gateways' routes; `memo`: of these routes as they were translated last.
-    pub(crate) fn new(memo: &mut Memo, objects: &Objects, resolver: &Resolver) -> Self {
+impl AppliedServiceRules {
+    /// `resolver` is that of Gateways' routes.
+    pub(crate) fn new(
+        cache: &mut ServiceRouteCache,
+        objects: &Objects,
+        resolver: &Resolver,
+    ) -> Self {
         let mut all = Self::default();
-        let asking = resolver.services().iter().filter(|of| of.composed);
+        let asking = resolver
+            .services()
+            .iter()
+            .filter(|of| of.routes_at_gateways);
         let asking: BTreeMap<&ServiceId, _> = asking.map(|of| (of.id.as_ref(), of)).collect();
         if asking.is_empty() {
             return all;
         }
         let wanted = |kind, of: &[Lenient<ParentRef>], namespace: &str| {
             matches!(kind, RouteKind::Http | RouteKind::Grpc)
-                && parents(of, namespace)
+                && service_parents(of, namespace)
                     .any(|(_, _, id)| id.namespace == namespace && asking.contains_key(&id))
         };
-        let routes = on_services(memo, objects, resolver, &wanted);
+        let routes = attached_routes(cache, objects, resolver, &wanted);
         let attached = Attachments::new(&routes);
         for port in asking.values().flat_map(|info| &info.ports) {
-            let producers = attached.groups(&port.id).find(|(group, _)| group.is_none());
+            let producers = attached
+                .consumers(&port.id)
+                .find(|(consumer, _)| consumer.is_none());
             let Some((_, members)) = producers else {
                 continue;
             };
-            let members: Vec<_> = members.iter().map(|place| &routes[*place]).collect();
+            let members: Vec<_> = members.iter().map(|position| &routes[*position]).collect();
             if let Some(own) = own_rules(&port.id, &members) {
                 let of = members.iter().flat_map(|of| refused(&of.route));
                 all.warnings.extend(of);
@@ -65,13 +76,13 @@ impl Composed {
         all
     }
 
-    /// The rules of those of the ports that have some.
+    /// Returns the rules of those ports that have some.
     pub(crate) fn rules(&self, ports: &BTreeSet<ServicePort>) -> Vec<Arc<ServiceRules>> {
         let known = ports.iter().filter_map(|port| self.by_port.get(port));
         known.map(|of| Arc::clone(&of.rules)).collect()
     }
 
-    /// Where what is sent to the port goes on.
+    /// Returns the backends of the rules of a port.
     pub(crate) fn targets(&self, port: &ServicePort) -> impl Iterator<Item = &ServicePort> {
         self.by_port
             .get(port)
@@ -79,7 +90,7 @@ impl Composed {
             .flat_map(|of| &of.targets)
     }
 
-    /// What the rules of the port take; `None`: it has none.
+    /// Returns the size of the rules of a port, or `None` if it has none.
     pub(crate) fn size(&self, port: &ServicePort) -> Option<Size> {
         self.by_port.get(port).map(|of| of.size)
     }
@@ -89,7 +100,7 @@ impl Composed {
     }
 }
 
-fn own_rules(id: &ServicePort, members: &[&Arc<Attached>]) -> Option<OwnRules> {
+fn own_rules(id: &ServicePort, members: &[&Arc<AttachedRoute>]) -> Option<OwnRules> {
     let (Routing::Http(rules) | Routing::Grpc(rules)) = routing(members.iter().copied()) else {
         return None;
     };
@@ -104,10 +115,10 @@ fn own_rules(id: &ServicePort, members: &[&Arc<Attached>]) -> Option<OwnRules> {
     })
 }
 
-/// Warnings of backends that no ReferenceGrant permits.
+/// Returns warnings about backends that no ReferenceGrant permits.
 fn refused(route: &Route) -> impl Iterator<Item = String> {
     let faults = route.report.unresolved.iter();
     faults
         .filter(|fault| fault.reason == "RefNotPermitted")
-        .map(|fault| format!("{}, at Gateways: {}", route.id, fault.text))
+        .map(|fault| format!("{} at Gateways: {}", route.id, fault.text))
 }
