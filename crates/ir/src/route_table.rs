@@ -35,7 +35,9 @@ struct MatchRef {
 /// The rule that applies to a request.
 #[derive(Debug)]
 pub struct Matched<'a, P> {
+    /// The rule.
     pub rule: &'a Rule,
+    /// What the caller compiled from the rule.
     pub payload: &'a P,
     /// The path condition of the match that held: a prefix rewrite replaces it.
     pub path: Option<&'a PathMatch>,

@@ -39,7 +39,7 @@ pub(super) fn channel() -> (TeeSender, TeeBody) {
     let (frames, receiver) = mpsc::unbounded_channel();
     let lag = Arc::<AtomicUsize>::default();
     let sender = TeeSender {
-        frames: frames,
+        frames,
         lag: lag.clone(),
     };
     let body = TeeBody {

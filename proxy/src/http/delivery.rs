@@ -34,7 +34,7 @@ struct Delivery {
 #[derive(Clone, Copy, Default)]
 enum Polled {
     #[default]
-    NotPolled,
+    Never,
     Frame,
     Pending,
 }
@@ -65,7 +65,7 @@ pub(super) fn begin(deadline: Option<Instant>) {
     let _ = DELIVERY.try_with(|delivery| {
         delivery.under_way.set(true);
         delivery.deadline.set(deadline);
-        delivery.polled.set(Polled::NotPolled);
+        delivery.polled.set(Polled::Never);
         delivery.cut.set(None);
     });
 }
@@ -169,7 +169,7 @@ async fn stream_until_cut(stream: impl Future<Output = ()>, idle: Option<Duratio
     let mut stream = pin!(stream);
     let mut stall = WriteStall::new(idle);
     poll_fn(|cx| {
-        DELIVERY.with(|delivery| delivery.polled.set(Polled::NotPolled));
+        DELIVERY.with(|delivery| delivery.polled.set(Polled::Never));
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -189,7 +189,7 @@ impl Delivery {
                 stall.reset();
                 return stall.poll_blocked(cx).map(drop);
             }
-            Polled::NotPolled => return stall.poll_blocked(cx).map(drop),
+            Polled::Never => return stall.poll_blocked(cx).map(drop),
         }
         Poll::Pending
     }

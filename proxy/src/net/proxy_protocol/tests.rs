@@ -157,7 +157,7 @@ async fn the_silent_and_the_broken_off_are_closed_and_named() {
         client.write_all(sent).await.unwrap();
         let _open = (!end).then_some(client);
         match ConnectionError::from(read(&mut Prefixed::new(near)).await.unwrap_err()) {
-            ConnectionError::Refused { reason, words } => format!("{reason}: {words}"),
+            ConnectionError::Refused { error_type, words } => format!("{error_type}: {words}"),
             other => other.to_string(),
         }
     };
