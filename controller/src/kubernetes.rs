@@ -6,6 +6,8 @@ use kube::{Client, Config};
 
 /// The field manager of every write, by both commands.
 pub const FIELD_MANAGER: &str = "weft-controller";
+/// The label of objects with the program that manages them.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The part before the slash is the field manager of a write that names none.
 const USER_AGENT: &str = concat!("weft-controller/", env!("CARGO_PKG_VERSION"));
 

@@ -1,10 +1,10 @@
 //! The control plane of a Weft mesh.
 //!
-//! Two processes ([`run`]). In [`run::serve`], [`watch`] -> [`snapshot`] -> [`subscribe`] leads
+//! Two processes ([`run`]). In [`run::serve()`], [`watch`] -> [`snapshot`] -> [`subscribe`] leads
 //! from the cluster to the proxies; [`status`] leads back, on the [`leader`] alone. [`identity`]
 //! keeps the root and signs; [`server::serve`] runs the gRPC port with a Mesh and a
 //! CertificateAuthority service behind it, until its token is cancelled. Every request carries a
-//! [`server::PeerIdentity`] extension. [`rotation`] replaces the root. In [`run::provision`],
+//! [`server::PeerIdentity`] extension. [`rotation`] replaces the root. In [`run::provision()`],
 //! [`provision`] keeps the objects that Gateways run on.
 
 pub mod encoder;

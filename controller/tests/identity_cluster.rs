@@ -1,6 +1,6 @@
 //! Identity against a real cluster: the root's Secret, token review, the roots' ConfigMaps.
 //!
-//! Ignored unless asked for: needs `KUBECONFIG` and rights to make namespaces and roles. It works in namespaces of its
+//! Ignored by default: needs `KUBECONFIG` and rights to make namespaces and roles. It works in namespaces of its
 //! own, as an account whose writes reach nowhere else, and removes what it made.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test, all of it")]

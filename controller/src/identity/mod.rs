@@ -38,10 +38,9 @@ pub use store::{SecretError, SecretReceiver, SecretStore, StoreError, read as re
 pub use token::PrecheckError;
 pub use trust::{Phase, Trust, TrustReceiver};
 
+use crate::kubernetes::{FIELD_MANAGER, MANAGED_BY};
+
 /// Labels of every object that the controller creates.
 fn labels() -> BTreeMap<String, String> {
-    BTreeMap::from([(
-        "app.kubernetes.io/managed-by".to_owned(),
-        "weft-controller".to_owned(),
-    )])
+    BTreeMap::from([(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned())])
 }

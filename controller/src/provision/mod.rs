@@ -24,10 +24,6 @@ pub use report::{Obstacles, follow_report};
 pub use wanted::{Provisions, publish};
 use weft_process::log::Format as LogFormat;
 
-/// The field manager, and the value of the label that marks the objects made for Gateways.
-const MANAGER: &str = crate::kubernetes::FIELD_MANAGER;
-const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-
 /// Settings of the proxies of all Gateways.
 #[derive(Clone, Debug)]
 pub struct ProxySettings {

@@ -11,7 +11,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource};
 
 use super::render::Kind;
-use super::{MANAGED_BY, MANAGER};
+use crate::kubernetes::{FIELD_MANAGER, MANAGED_BY};
 use crate::watch::ObjectKey;
 
 /// The observed metadata of one object.
@@ -109,7 +109,8 @@ pub(super) struct Watches(stream::SelectAll<BoxStream<'static, WatchEvent>>);
 impl Watches {
     pub(super) fn new(client: &Client) -> Self {
         Self(stream::select_all(Kind::ALL.map(|kind| {
-            let config = watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+            let config =
+                watcher::Config::default().labels(&format!("{MANAGED_BY}={FIELD_MANAGER}"));
             let api: Api<PartialObjectMeta<DynamicObject>> =
                 Api::all_with(client.clone(), &resource(kind));
             watcher(api, config)

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 use weft_translate::Provision;
 
-use super::{MANAGED_BY, MANAGER, ProxySettings};
+use super::ProxySettings;
+use crate::kubernetes::{FIELD_MANAGER, MANAGED_BY};
 
 /// The user and group of the proxy's image.
 const USER: u32 = 2460;
@@ -26,7 +27,7 @@ pub(super) fn selector(of: &Provision) -> Value {
 
 pub(super) fn template(of: &Provision, settings: &ProxySettings) -> Value {
     let mut labels = json!(of.pod_labels);
-    labels[MANAGED_BY] = json!(MANAGER);
+    labels[MANAGED_BY] = json!(FIELD_MANAGER);
     labels["app.kubernetes.io/name"] = json!("weft-gateway");
     // The proxy is the pod's own container: an injected one would intercept its traffic.
     labels["weft.dev/inject"] = json!("disabled");

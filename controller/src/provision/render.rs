@@ -10,8 +10,9 @@ use weft_translate::{
     AddressKind, Provision, ProvisionPort, Scaling, ServiceProvision, ServiceType,
 };
 
+use super::ProxySettings;
 use super::pods::{selector, template};
-use super::{MANAGED_BY, MANAGER, ProxySettings};
+use crate::kubernetes::{FIELD_MANAGER, MANAGED_BY};
 
 /// MetalLB's annotation for requested addresses, the only way to request several.
 const METALLB_ADDRESSES: &str = "metallb.io/loadBalancerIPs";
@@ -80,7 +81,7 @@ pub(super) fn render(of: &Provision, settings: &ProxySettings) -> Vec<(Kind, Val
 fn object(kind: Kind, of: &Provision, mut body: Value) -> Value {
     let (group, version, kind, _) = kind.names();
     let mut labels = json!(of.labels);
-    labels[MANAGED_BY] = json!(MANAGER);
+    labels[MANAGED_BY] = json!(FIELD_MANAGER);
     body["apiVersion"] = match group {
         "" => json!(version),
         group => json!(format!("{group}/{version}")),

@@ -1,4 +1,4 @@
-//! Why Gateways lack objects that they run on, told by the provisioner to the replica that writes
+//! Why Gateways lack objects that they run on: the provisioner's report to the replica that writes
 //! statuses: an annotation of a Lease in Weft's namespace. The condition Programmed has one writer
 //! so, and the provisioner writes no status.
 
@@ -18,8 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use weft_ir::GatewayId;
 
-use super::{MANAGED_BY, MANAGER};
-use crate::kubernetes;
+use crate::kubernetes::{self, FIELD_MANAGER, MANAGED_BY};
 
 /// Why each Gateway lacks objects; those that lack none are absent.
 pub type Obstacles = Arc<BTreeMap<GatewayId, String>>;
@@ -70,7 +69,7 @@ pub(super) async fn write(
         "kind": "Lease",
         "metadata": {
             "name": LEASE,
-            "labels": {MANAGED_BY: MANAGER},
+            "labels": {MANAGED_BY: FIELD_MANAGER},
             "annotations": {ANNOTATION: encode(obstacles)},
         },
     });

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::report::{Others, Report};
-use crate::kubernetes::{self, FIELD_MANAGER};
+use crate::kubernetes::{self, FIELD_MANAGER, MANAGED_BY};
 use crate::snapshot::Snapshots;
 use crate::status;
 use crate::subscribe::Registry;
@@ -114,7 +114,7 @@ impl Exchange {
             "kind": "Lease",
             "metadata": {
                 "name": lease_of(&self.name),
-                "labels": {LABEL: "proxies", "app.kubernetes.io/managed-by": FIELD_MANAGER},
+                "labels": {LABEL: "proxies", MANAGED_BY: FIELD_MANAGER},
                 "annotations": {ANNOTATION: text},
             },
             "spec": {

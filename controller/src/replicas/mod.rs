@@ -1,8 +1,7 @@
-//! What each replica says of the proxies connected to it: the one that writes statuses has a part
-//! of them, and none knows by itself whether it has more than its share.
+//! Reports of the replicas on the proxies connected to them: the replica that writes statuses has
+//! only some of the proxies, and no replica knows by itself whether it has more than its share.
 //!
-//! Each replica keeps a Lease of its own; [`report`] is what it says there, [`exchange`] writes and
-//! reads.
+//! [`report`] is the content of a replica's Lease, [`exchange`] writes and reads the Leases.
 
 pub mod exchange;
 pub mod report;

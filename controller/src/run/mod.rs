@@ -1,8 +1,8 @@
 //! The two commands of the program: each starts the tasks it consists of and stops them in order.
 //!
-//! They are processes of their own so that the rights of one are not the other's: [`serve`] has a
-//! port that every pod can dial and the key of the mesh's root, [`provision`] may create workloads
-//! in the namespaces of users.
+//! They are separate processes, so that neither has the rights of the other: [`serve()`] has a port
+//! that every pod can dial and the key of the mesh's root, [`provision()`] may create workloads in
+//! the namespaces of users.
 
 mod provision;
 mod serve;

@@ -378,7 +378,7 @@ async fn garbage_is_closed_and_counted() {
     io.write_all(&[0xff; 64]).await.unwrap();
     let mut answer = Vec::new();
     let _ = io.read_to_end(&mut answer).await;
-    // A connection that says nothing holds up nobody.
+    // A silent connection delays no other.
     let _silent = TcpStream::connect(server.address).await.unwrap();
     let channel = server.channel(Some(server.shown("bob"))).await;
     let mut stream = subscribe(channel).await.unwrap();
@@ -434,7 +434,7 @@ async fn new_root_replaces_the_certificate_and_keeps_connections() {
     let usage = webpki::KeyUsage::server_auth();
     only_new.verify(&new, &[], usage, now()).unwrap();
     assert_ne!(&old_root, server.trust().authority.root());
-    // The open stream goes on, and a certificate of the old root still opens new ones.
+    // The open stream continues, and a certificate of the old root is still accepted.
     assert_eq!(ask(&mut open).await, [BOB]);
     let mut again = subscribe(server.channel(Some(bob)).await).await.unwrap();
     assert_eq!(ask(&mut again).await, [BOB]);

@@ -196,7 +196,7 @@ impl Proxy {
         Ok(Self { messages, updates })
     }
 
-    /// Connected, with `Hello` said for this pod.
+    /// Connects and sends `Hello` for this pod.
     async fn of(to: &Controller, pod: &str, held: &[(&str, u64)]) -> Self {
         let proxy = Self::connect(to).await.unwrap();
         let held = held.iter().map(|(key, version)| proto::Held {

@@ -107,12 +107,11 @@ impl World {
 /// Which kinds are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Those that decide what proxies beside pods are told.
+    /// The kinds that determine the configuration of sidecars.
     Mesh,
-    /// And those that decide what the proxies of Gateways are told.
+    /// And the kinds that determine the configuration of Gateways' proxies.
     MeshAndGateways,
-    /// Those that decide the objects that Gateways run on, and no more
-    /// ([`weft_translate::provisions`]).
+    /// Only the kinds that determine the objects of Gateways ([`weft_translate::provisions`]).
     Provisions,
 }
 

@@ -120,7 +120,7 @@ impl<T: PartialEq> Store<T> {
         }
     }
 
-    /// The cluster does not have this kind: nothing is known, and that is all there is.
+    /// Empties the store, because the cluster does not serve the kind; the store counts as listed.
     pub fn absent(&self) -> Changed {
         let mut inner = self.lock();
         inner.incoming = None;

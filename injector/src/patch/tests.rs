@@ -18,7 +18,7 @@ struct Given {
     pod: Value,
 }
 
-/// What the mesh's operator set, where it is not what the chart's defaults come to.
+/// Settings that differ from the chart's defaults.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Mesh {

@@ -135,7 +135,7 @@ impl Pod {
         assert!(output.status.success(), "{}", text(&output));
     }
 
-    /// The same as a user without rights: whether it ended well, and what it said.
+    /// As above, as a user without rights: returns whether it succeeded, and its output.
     pub(crate) fn redirect_as(&self, uid: u32) -> (bool, String) {
         let output = self
             .inside(&self.near, "weft-injector", uid)
@@ -253,7 +253,7 @@ impl Drop for Pod {
     }
 }
 
-/// A process that accepts connections and says where each was meant to go.
+/// A process that accepts connections and reports the original destination of each.
 pub(crate) struct Listener {
     child: Child,
     stdout: BufReader<ChildStdout>,

@@ -133,7 +133,7 @@ fn addresses_are_requested_in_one_way() {
             None,
             Some("192.0.2.1,2001:db8::1"),
         ),
-        // Who says it to MetalLB has said it.
+        // An annotation of the Gateway for MetalLB takes precedence.
         (&["192.0.2.1"], true, None, Some("192.0.2.9")),
     ] {
         let mut of_these = provision();

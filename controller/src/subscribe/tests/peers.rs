@@ -16,7 +16,7 @@ fn quick() -> Limits {
     }
 }
 
-/// The code with which the stream of a client at `address` ends that says it is web-1.
+/// Returns the code with which the stream of a client at `address` that claims to be web-1 ends.
 async fn refused(address: &str) -> Status {
     let controller = serve_as(Some(WEB), address, DAY, Some(two()), quick()).await;
     Proxy::of(&controller, "web-1", &[]).await.end().await

@@ -1,4 +1,4 @@
-//! What proxies are told of the roots, and what is known of them by that.
+//! The roots that proxies are sent, and their progress.
 
 use weft_api::encode;
 use weft_ir::TrustedRoots;

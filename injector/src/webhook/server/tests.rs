@@ -84,7 +84,7 @@ async fn mutate(sender: &mut SendRequest<Body>) {
         .body(Body::from("{}"))
         .unwrap();
     let response = sender.send_request(request).await.unwrap();
-    // It is no review; what counts is that it was looked at.
+    // The body is not a review, but the request is answered.
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     response.into_body().collect().await.unwrap();
 }
