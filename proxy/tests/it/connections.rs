@@ -1,0 +1,130 @@
+//! Connections of a proxy to an endpoint: how many streams they take, who opens them, and what becomes of requests when they
+//! end.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use crate::support::*;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use weft_ir::{Mode, Protocol, Routing, Rule, Timeouts};
+use weft_testkit::pki::Pki;
+use weft_testkit::upstream::{Speaks, Upstream};
+
+/// Answers at once, but for `/wait`.
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.uri().path() == "/wait" {
+        sleep(Duration::from_secs(3_600)).await;
+    }
+    Ok(Response::new(Full::default()))
+}
+
+/// An application that takes so many streams on a connection.
+async fn narrow(stream: TcpStream, most: u32) {
+    let mut server = http2::Builder::new(TokioExecutor::new());
+    server.max_concurrent_streams(most);
+    let served = server.serve_connection(TokioIo::new(stream), service_fn(answer));
+    served.await.unwrap();
+}
+
+/// So many requests at once, by a connection of the application's own.
+async fn at_once(proxies: &Proxies, count: usize, path: &str) -> Vec<tokio::task::JoinHandle<u16>> {
+    let client = Client::connect(proxies.front, Version::Http2).await;
+    let Client::Http2(sender) = client else {
+        unreachable!()
+    };
+    let send = |_| {
+        let mut sender = sender.clone();
+        let request = Request::get(format!("http://reviews{path}")).body(Full::default());
+        tokio::spawn(async move {
+            let answer = sender.send_request(request.unwrap()).await;
+            answer.unwrap().status().as_u16()
+        })
+    };
+    (0..count).map(send).collect()
+}
+
+/// Where an application takes few streams, those that last do not keep others from it.
+#[tokio::test]
+async fn what_does_not_fit_on_a_connection_goes_on_another() {
+    let proxies = Proxies::serving(Protocol::Detect, |stream| narrow(stream, 4)).await;
+    for _ in 0..3 {
+        let _waiting = at_once(&proxies, 30, "/wait").await;
+        // What the application takes is known after the first of them.
+        sleep(Duration::from_millis(100)).await;
+        for answered in at_once(&proxies, 30, "/").await {
+            let answered = timeout(Duration::from_secs(5), answered).await;
+            assert_eq!(answered.expect("an answer").unwrap(), 200);
+        }
+    }
+}
+
+/// A connection that takes longer to be opened than requests may take is opened all the same, by whoever asked first.
+#[tokio::test]
+async fn requests_that_give_up_do_not_end_what_others_wait_for() {
+    let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
+    let pki = Pki::new().unwrap();
+    let server = Pod::start(&pki, "reviews", Mode::Strict);
+    let back = server.inbound(app.address());
+    // A long way there.
+    let far = tokio::net::TcpListener::bind(ANY).await.unwrap();
+    let endpoint = far.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = far.accept().await {
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(300)).await;
+                let mut back = TcpStream::connect(back).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut back).await;
+            });
+        }
+    });
+    let client = Pod::start(&pki, "frontend", Mode::Strict);
+    let rule = Rule {
+        timeouts: Timeouts {
+            request: Some(Duration::from_millis(100)),
+            backend: None,
+        },
+        ..rule(0, vec![to("reviews", 1)])
+    };
+    client.tell(vec![
+        endpoints("reviews", Protocol::Detect, &[meshed(endpoint, "reviews")]),
+        service(Protocol::Http1, Routing::Http(vec![rule.into()])),
+    ]);
+    let front = client.outbound(SERVICE.parse().unwrap());
+    let mut sender = Client::connect(front, Version::Http1).await;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&200) {
+        seen.push(sender.get("/").await.status);
+        assert!(seen.len() < 20, "{seen:?}");
+    }
+    assert_eq!(seen[0], 504);
+}
+
+/// Serves for a moment, then cuts the connection.
+async fn restless(stream: TcpStream) {
+    let server = http2::Builder::new(TokioExecutor::new());
+    let served = server.serve_connection(TokioIo::new(stream), service_fn(answer));
+    let moment = Duration::from_micros(fastrand::u64(..2_000));
+    let _ = timeout(moment, served).await;
+}
+
+/// With several workers a request may be on its way into the queue of a connection while that ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_request_is_left_behind_by_a_connection_that_ends() {
+    let proxies = Proxies::serving(Protocol::Detect, restless).await;
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        for answered in at_once(&proxies, 60, "/").await {
+            let answered = timeout(Duration::from_secs(10), answered).await;
+            let status = answered.expect("an answer").unwrap();
+            assert!([200, 502, 503].contains(&status), "{status}");
+        }
+    }
+}

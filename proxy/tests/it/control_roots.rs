@@ -1,0 +1,194 @@
+//! Which roots a proxy trusts, and under which it has itself signed: the file, the controller's answer, and its stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::control_support::*;
+use rustls_pki_types::CertificateDer;
+use weft_proxy::run::Control;
+use weft_testkit::controller::{Event, FakeController};
+use weft_testkit::pki::Pki;
+
+fn anchors(proxy: &Control) -> usize {
+    let metrics = &proxy.context.metrics;
+    usize::try_from(metrics.trusted_roots.get()).unwrap()
+}
+
+/// Waits until the proxy has said that its certificate is of this root, in an event from `skip` on.
+async fn said(setup: &Setup, skip: usize, root: &CertificateDer<'static>) {
+    let is_said = |event: &Event| *event == Event::Certificate(root.clone());
+    setup.controller.wait_for(skip, is_said).await.unwrap();
+}
+
+/// Waits for the acknowledgement of what was sent after the first `skip` events.
+async fn acked(setup: &Setup, skip: usize) {
+    let is_ack = |event: &Event| matches!(event, Event::Ack(ack) if ack.refused.is_empty());
+    setup.controller.wait_for(skip, is_ack).await.unwrap();
+}
+
+#[tokio::test]
+async fn roots_come_from_the_file_and_the_controller_and_follow_the_file() {
+    let setup = Setup::new("roots").await;
+    let (named, added) = (Pki::new().unwrap(), Pki::new().unwrap());
+    setup.controller.set_extra_roots(vec![named.root()]);
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let metrics = proxy.context.metrics.clone();
+    // The controller's own root is in both, and counts once.
+    assert_eq!(metrics.trusted_roots.get(), 2);
+    let both = setup.pki.root_pem() + &added.root_pem();
+    setup.volume.write("ca.crt", &both);
+    until("the file's new root", || metrics.trusted_roots.get() == 3).await;
+    assert_eq!(metrics.certificate_renewals.get(), 1);
+}
+
+#[tokio::test]
+async fn a_root_is_rotated_by_the_stream_alone() {
+    let setup = Setup::new("rotated").await;
+    setup.controller.set_lifetime(Duration::from_secs(60));
+    let (old, new) = (setup.pki.clone(), Arc::new(Pki::new().unwrap()));
+    setup.controller.set_roots(&[&old]);
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    said(&setup, 0, &old.root()).await;
+    let metrics = proxy.context.metrics.clone();
+
+    let events = || setup.controller.events().len();
+    let skip = events();
+    setup.controller.set_roots(&[&old, &new]);
+    acked(&setup, skip).await;
+    until("both are trusted", || anchors(&proxy) == 2).await;
+    assert_eq!(
+        metrics.certificate_renewals.get(),
+        1,
+        "nothing is renewed yet"
+    );
+
+    // The new one signs: the certificate is renewed at once, at a tenth of its life at the latest, not at 70 %.
+    let skip = events();
+    setup.controller.set_pki(new.clone());
+    setup.controller.set_extra_roots(vec![old.root()]);
+    let told = std::time::Instant::now();
+    setup.controller.set_roots(&[&new, &old]);
+    said(&setup, skip, &new.root()).await;
+    assert!(
+        told.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        told.elapsed()
+    );
+    assert_eq!(metrics.certificate_renewals.get(), 2);
+    assert_eq!(anchors(&proxy), 2);
+
+    // Withdrawn: the file, in which the old one still is, does not bring it back.
+    setup.controller.set_roots(&[&new]);
+    until("the old one is withdrawn", || anchors(&proxy) == 1).await;
+    setup
+        .volume
+        .write("ca.crt", &(old.root_pem() + &new.root_pem()));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(anchors(&proxy), 1, "a late file");
+    assert!(proxy.context.store.connected());
+}
+
+#[tokio::test]
+async fn a_root_that_is_none_is_refused_and_the_others_stay() {
+    let setup = Setup::new("no-root").await;
+    setup.controller.set_roots(&[&setup.pki]);
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let skip = setup.controller.events().len();
+    let garbage = weft_ir::TrustedRoots {
+        signer: b"garbage".to_vec(),
+        further: vec![],
+    };
+    setup.controller.set([weft_api::encode::roots(&garbage)]);
+    let refused = |event: &Event| matches!(event, Event::Ack(ack) if !ack.refused.is_empty());
+    let refused = setup.controller.wait_for(skip, refused).await.unwrap();
+    let Event::Ack(ack) = refused else { panic!() };
+    assert_eq!(ack.refused[0].key, "roots");
+    assert_eq!(anchors(&proxy), 1);
+}
+
+#[tokio::test]
+async fn a_root_replaced_while_there_is_no_stream_is_learned_from_the_file() {
+    let mut setup = Setup::new("replaced").await;
+    setup.controller.set_roots(&[&setup.pki]);
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    until("told", || anchors(&proxy) == 1).await;
+    setup.controller.stop();
+    let store = proxy.context.store.clone();
+    until("the stream is lost", || !store.connected()).await;
+    setup
+        .volume
+        .write("ca.crt", &Pki::new().unwrap().root_pem());
+    until("the file's root beside the stream's", || {
+        anchors(&proxy) == 2
+    })
+    .await;
+    setup.controller.restart().await.unwrap();
+    until("the stream's word again", || anchors(&proxy) == 1).await;
+}
+
+/// The controller, and the root of the mesh, are gone: another controller with another root at the same address.
+async fn lose_root(setup: &mut Setup) -> Arc<Pki> {
+    let pki = Arc::new(Pki::new().unwrap());
+    let address = setup.controller.address();
+    setup.controller.stop();
+    let mut tries = 0;
+    setup.controller = loop {
+        let started = FakeController::start_at(address, pki.clone(), identity(), "right").await;
+        match started {
+            Ok(controller) => break controller,
+            // The old one's port is free in a moment.
+            Err(error) => assert!(tries < 100, "{error:#}"),
+        }
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    setup
+        .controller
+        .set_workload(&weft_ir::Workload::new(identity(), weft_ir::Mode::Strict));
+    setup.controller.set_roots(&[&pki]);
+    pki
+}
+
+/// The proxy's stream is up again, with a certificate of the root.
+async fn whole_again(setup: &Setup, proxy: &Control, root: &CertificateDer<'static>) {
+    let is_said = |event: &Event| *event == Event::Certificate(root.clone());
+    until_within(30, "a certificate of the new root", || {
+        setup.controller.events().iter().any(is_said)
+    })
+    .await;
+    until("the stream", || proxy.context.store.connected()).await;
+    until("the new root alone", || anchors(proxy) == 1).await;
+    let workload = proxy.context.store.workload().unwrap();
+    assert_eq!(workload.mode, weft_ir::Mode::Strict);
+}
+
+#[tokio::test]
+async fn a_mesh_that_lost_its_root_is_whole_again_without_a_restart() {
+    let mut setup = Setup::new("lost").await;
+    setup.controller.set_roots(&[&setup.pki]);
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let pki = lose_root(&mut setup).await;
+    // The kubelet is late.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    setup.volume.write("ca.crt", &pki.root_pem());
+    whole_again(&setup, &proxy, &pki.root()).await;
+    assert_eq!(proxy.context.metrics.certificate_renewals.get(), 2);
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_controller_refuses_is_replaced_at_once() {
+    let mut setup = Setup::new("refused").await;
+    setup.controller.set_roots(&[&setup.pki]);
+    let proxy = setup.proxy();
+    configured(&proxy).await;
+    let pki = lose_root(&mut setup).await;
+    // The file goes on naming the old root beside the new one: nothing but the refusal says that the old one is gone.
+    let both = setup.pki.root_pem() + &pki.root_pem();
+    setup.volume.write("ca.crt", &both);
+    whole_again(&setup, &proxy, &pki.root()).await;
+}

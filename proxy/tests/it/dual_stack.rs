@@ -1,0 +1,500 @@
+//! The binary behind real redirect rules, over IPv4 and IPv6: two pods, each a network namespace with a proxy of its
+//! own, and everybody else in a third one between them. Needs root, `ip`, `nft` and `setpriv`; without root it is skipped
+//! and says so, and fails with `WEFT_ROOT_TESTS=all`.
+//!
+//! Whoever does something inside a namespace is this program again, under a user of choice (`role`).
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::support::{endpoints, identity, meshed, port, to, unmeshed};
+use weft_api::{encode, proto};
+use weft_ir::{Destination, Endpoint, Mode, Protocol, Routing, Service, Target, Workload};
+use weft_testkit::controller::FakeController;
+use weft_testkit::pki::Pki;
+use weft_testkit::upstream::{Speaks, Upstream};
+
+/// What the injector writes into a pod, as its own snapshot has it behind a head of three lines.
+const RULES: &str = include_str!(
+    "../../../injector/src/redirect/snapshots/weft_injector__redirect__ruleset__tests__the_rules_of_a_pod.snap"
+);
+const ROLE: &str = "WEFT_TEST_ROLE";
+/// CAP_NET_ADMIN and CAP_SYS_ADMIN, which user 0 of a container may lack.
+const NEEDED: u64 = (1 << 12) | (1 << 21);
+const NETWORK: &str = "WEFT_TEST_NETWORK";
+const PROXY: u32 = 2460;
+const APP: u32 = 1000;
+const HTTP: u16 = 8080;
+const GREET: u16 = 7001;
+
+/// The last part of everybody's address.
+const HUB: u8 = 1;
+const CLIENT: u8 = 2;
+const SERVER: u8 = 3;
+
+fn v4(host: u8) -> IpAddr {
+    [10, 78, 0, host].into()
+}
+
+fn v6(host: u8) -> IpAddr {
+    [0xfd78, 0, 0, 0, 0, 0, 0, host.into()].into()
+}
+
+/// Addresses of Services: nobody has them.
+fn cluster_v4(host: u8) -> IpAddr {
+    [10, 96, 0, host].into()
+}
+
+fn cluster_v6(host: u8) -> IpAddr {
+    [0xfd96, 0, 0, 0, 0, 0, 0, host.into()].into()
+}
+
+/// The namespaces of one test, and a folder that every user may read. All of it is removed with the value.
+struct Network {
+    id: String,
+    folder: PathBuf,
+}
+
+impl Network {
+    fn new() -> Self {
+        let id = format!("weft{}", std::process::id());
+        let network = Self {
+            folder: std::env::temp_dir().join(&id),
+            id,
+        };
+        fs::create_dir(&network.folder).unwrap();
+        let copy = |from: &Path, name: &str| fs::copy(from, network.folder.join(name)).unwrap();
+        copy(&std::env::current_exe().unwrap(), "role");
+        copy(Path::new(env!("CARGO_BIN_EXE_weft-proxy")), "weft-proxy");
+        network.wire();
+        network
+    }
+
+    /// What a process of the test inside a namespace works with; the one that made it removes it.
+    fn inherited() -> std::mem::ManuallyDrop<Self> {
+        let id = std::env::var(NETWORK).unwrap();
+        std::mem::ManuallyDrop::new(Self {
+            folder: std::env::temp_dir().join(&id),
+            id,
+        })
+    }
+
+    fn namespace(&self, host: u8) -> String {
+        format!("{}n{host}", self.id)
+    }
+
+    /// A bridge in the middle, and from each pod a way to everywhere.
+    fn wire(&self) {
+        for host in [HUB, CLIENT, SERVER] {
+            let name = self.namespace(host);
+            ip(&format!("netns add {name}"));
+            ip(&format!("-n {name} link set lo up"));
+        }
+        let hub = self.namespace(HUB);
+        ip(&format!("-n {hub} link add eth0 type bridge"));
+        for host in [CLIENT, SERVER] {
+            let name = self.namespace(host);
+            ip(&format!(
+                "-n {name} link add eth0 type veth peer name pod{host} netns {hub}"
+            ));
+            ip(&format!("-n {hub} link set pod{host} master eth0 up"));
+        }
+        for host in [HUB, CLIENT, SERVER] {
+            let name = self.namespace(host);
+            ip(&format!("-n {name} addr add {}/24 dev eth0", v4(host)));
+            ip(&format!(
+                "-n {name} addr add {}/64 dev eth0 nodad",
+                v6(host)
+            ));
+            ip(&format!("-n {name} link set eth0 up"));
+        }
+        for host in [CLIENT, SERVER] {
+            let name = self.namespace(host);
+            ip(&format!("-n {name} route add default via {}", v4(HUB)));
+            ip(&format!("-n {name} -6 route add default via {}", v6(HUB)));
+        }
+    }
+
+    /// `ip netns exec` needs root, so the user is changed by setpriv behind it, which keeps no capability.
+    fn inside(&self, host: u8, user: u32, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(host)]);
+        if user != 0 {
+            let (uid, gid) = (format!("--reuid={user}"), format!("--regid={user}"));
+            command.args([
+                "setpriv",
+                &uid,
+                &gid,
+                "--clear-groups",
+                "--bounding-set=-all",
+            ]);
+        }
+        command
+            .arg(self.folder.join(program))
+            .current_dir("/")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn role(&self, host: u8, user: u32, role: &str) -> Command {
+        let mut command = self.inside(host, user, "role");
+        command
+            .args(["--ignored", "--exact", "role", "--nocapture"])
+            .env(ROLE, role)
+            .env(NETWORK, &self.id);
+        command
+    }
+
+    /// What somebody hears at an address.
+    fn hear(&self, host: u8, user: u32, how: &str, address: SocketAddr) -> String {
+        let output = self.role(host, user, &format!("{how} {address}")).output();
+        text(&output.unwrap())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for host in [HUB, CLIENT, SERVER] {
+            let name = self.namespace(host);
+            let inside = Command::new("ip").args(["netns", "pids", &name]).output();
+            for id in inside.map(|found| text(&found)).unwrap_or_default().lines() {
+                let _ = Command::new("kill").args(["-KILL", id]).output();
+            }
+            let _ = Command::new("ip").args(["netns", "del", &name]).output();
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.expect("the program ip (package iproute2) is installed");
+    assert!(output.status.success(), "ip {arguments}: {}", text(&output));
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+/// Returns true if the test can run. Without root it says that it is skipped, and passes;
+/// `WEFT_ROOT_TESTS=all`, which `make test` sets, makes it fail instead.
+fn rooted() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = u64::from_str_radix(capabilities.unwrap().trim(), 16).unwrap();
+    if capabilities & NEEDED == NEEDED {
+        return true;
+    }
+    let all = std::env::var_os("WEFT_ROOT_TESTS").is_some_and(|value| value == "all");
+    assert!(!all, "needs root, for network namespaces");
+    let test = std::thread::current();
+    // The test harness captures what `eprintln!` prints in a test that passes, and not this.
+    let _ = writeln!(
+        std::io::stderr(),
+        "skipped: needs root: {}",
+        test.name().unwrap_or_default()
+    );
+    false
+}
+
+#[test]
+fn both_families_are_redirected_encrypted_and_routed() {
+    if !rooted() {
+        return;
+    }
+    let network = Network::new();
+    let output = network.role(HUB, 0, "scenario").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("THE END"), "{}", text(&output));
+}
+
+/// Started by the above in a process of its own; does nothing by itself.
+#[tokio::test]
+#[ignore = "a process that the other test starts"]
+async fn role() {
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
+    match role.split_once(' ') {
+        None if role == "scenario" => scenario().await,
+        Some(("serve", name)) => serve(name).await,
+        Some((how, address)) => ask(how, address.parse().unwrap()),
+        _ => panic!("{role} is no role"),
+    }
+}
+
+/// An application of HTTP, and one that greets, on both families.
+async fn serve(name: &str) {
+    let any = |port| SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), port);
+    let _http = Upstream::start_at(any(HTTP), name, Speaks::Http1)
+        .await
+        .unwrap();
+    let _greet = Upstream::start_at(any(GREET), name, Speaks::First)
+        .await
+        .unwrap();
+    std::future::pending().await
+}
+
+fn ask(how: &str, address: SocketAddr) {
+    let limit = Duration::from_secs(5);
+    let asked = TcpStream::connect_timeout(&address, limit).and_then(|mut stream| {
+        stream.set_read_timeout(Some(limit))?;
+        if how == "get" {
+            stream
+                .write_all(b"GET /asked HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\n\r\n")?;
+        }
+        let mut heard = vec![0; 4096];
+        let length = stream.read(&mut heard)?;
+        Ok(String::from_utf8_lossy(&heard[..length]).into_owned())
+    });
+    println!("HEARD {asked:?}");
+}
+
+/// A child that ends with the value.
+struct Running(#[allow(dead_code)] Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A pod: its rules, its application and its proxy, which takes its configuration from `controller`.
+fn pod(network: &Network, host: u8, name: &str, controller: &FakeController) -> [Running; 2] {
+    let namespace = network.namespace(host);
+    let rules = Command::new("ip")
+        .args(["netns", "exec", &namespace, "nft", "-f"])
+        .arg(network.folder.join("rules"))
+        .output()
+        .unwrap();
+    assert!(rules.status.success(), "{}", text(&rules));
+    let app = network.role(host, APP, &format!("serve {name}")).spawn();
+    let proxy = network
+        .inside(host, PROXY, "weft-proxy")
+        .env("WEFT_CONTROLLER", controller.url())
+        .env("WEFT_TOKEN", network.folder.join("token"))
+        .env("WEFT_ROOTS", network.folder.join("ca.crt"))
+        .env("POD_NAME", format!("{name}-0"))
+        .env("POD_NAMESPACE", "shop")
+        .env("POD_IPS", format!("{},{}", v4(host), v6(host)))
+        .env("SERVICE_ACCOUNT", name)
+        .spawn();
+    [Running(app.unwrap()), Running(proxy.unwrap())]
+}
+
+/// What a proxy says on one of its own ports, which are not redirected.
+fn own_port(address: SocketAddr, path: &str) -> String {
+    let mut answer = String::new();
+    if let Ok(mut stream) = TcpStream::connect(address) {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let _ = stream.write_all(request.as_bytes());
+        let _ = stream.read_to_string(&mut answer);
+    }
+    answer
+}
+
+async fn until_ready(host: u8) {
+    let begun = Instant::now();
+    for address in [v4(host), v6(host)] {
+        // The controllers are tasks of this thread.
+        while !ready(address).await {
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "{address} is not ready"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn ready(address: IpAddr) -> bool {
+    let port = SocketAddr::new(address, 15021);
+    let asked = tokio::task::spawn_blocking(move || own_port(port, "/ready"));
+    asked.await.unwrap().starts_with("HTTP/1.1 200")
+}
+
+fn destination(address: SocketAddr, name: &str, protocol: Protocol) -> proto::Resource {
+    encode::destination(&Destination {
+        address,
+        target: Target::Service(Arc::new(Service {
+            id: port(name),
+            protocol,
+            routing: Routing::Direct(vec![to(name, 1)]),
+        })),
+    })
+}
+
+fn pod_destination(endpoint: Endpoint) -> proto::Resource {
+    encode::destination(&Destination {
+        address: endpoint.address,
+        target: Target::Pod(endpoint),
+    })
+}
+
+/// What the client hears at which address, in the order of asking. The Services have one endpoint each.
+fn told(controller: &FakeController) -> Vec<(SocketAddr, &'static str, &'static str)> {
+    let mut asks = Vec::new();
+    let mut resources = Vec::new();
+    let mut add = |address: IpAddr, how: &'static str, name: &'static str, to: Endpoint, heard| {
+        let address = SocketAddr::new(address, 80);
+        let protocol = match how {
+            "get" => Protocol::Http1,
+            _ => Protocol::Detect,
+        };
+        resources.push(destination(address, name, protocol));
+        resources.push(endpoints(name, protocol, &[to]));
+        asks.push((address, how, heard));
+    };
+    let server = |address: IpAddr, port| meshed(SocketAddr::new(address, port), "reviews");
+    let (old, new) = (v4(SERVER), v6(SERVER));
+    let reviews = "x-upstream: reviews";
+    add(cluster_v4(1), "get", "old", server(old, HTTP), reviews);
+    add(cluster_v6(1), "get", "new", server(new, HTTP), reviews);
+    // From one family into the other.
+    add(
+        cluster_v4(2),
+        "get",
+        "old-to-new",
+        server(new, HTTP),
+        reviews,
+    );
+    add(
+        cluster_v6(2),
+        "get",
+        "new-to-old",
+        server(old, HTTP),
+        reviews,
+    );
+    // A server that speaks first, undeclared.
+    add(
+        cluster_v4(3),
+        "greet",
+        "greet-old",
+        server(old, GREET),
+        "hello",
+    );
+    add(
+        cluster_v6(3),
+        "greet",
+        "greet-new",
+        server(new, GREET),
+        "hello",
+    );
+    // Servers without a proxy.
+    let plain = |address| unmeshed(SocketAddr::new(address, HTTP));
+    add(
+        cluster_v4(4),
+        "get",
+        "plain-old",
+        plain(v4(HUB)),
+        "x-upstream: outside",
+    );
+    add(
+        cluster_v6(4),
+        "get",
+        "plain-new",
+        plain(v6(HUB)),
+        "x-upstream: outside",
+    );
+    // A Service of which the client is the only endpoint itself.
+    let own = |address| meshed(SocketAddr::new(address, HTTP), "frontend");
+    add(
+        cluster_v4(5),
+        "get",
+        "own-old",
+        own(v4(CLIENT)),
+        "x-upstream: frontend",
+    );
+    add(
+        cluster_v6(5),
+        "get",
+        "own-new",
+        own(v6(CLIENT)),
+        "x-upstream: frontend",
+    );
+    // Pods by their own addresses.
+    for address in [old, new] {
+        resources.push(pod_destination(server(address, HTTP)));
+        asks.push((SocketAddr::new(address, HTTP), "get", reviews));
+    }
+    for address in [v4(CLIENT), v6(CLIENT)] {
+        asks.push((
+            SocketAddr::new(address, HTTP),
+            "get",
+            "x-upstream: frontend",
+        ));
+    }
+    controller.set(resources);
+    asks
+}
+
+async fn scenario() {
+    let network = Network::inherited();
+    let pki = Arc::new(Pki::new().unwrap());
+    let (_, rules) = RULES.split_once("\n---\n").unwrap();
+    fs::write(network.folder.join("rules"), rules).unwrap();
+    fs::write(network.folder.join("token"), "right").unwrap();
+    fs::write(network.folder.join("ca.crt"), pki.root_pem()).unwrap();
+    let start = async |address: IpAddr, account: &str, mode: Mode| {
+        let account = identity(account);
+        let address = SocketAddr::new(address, 0);
+        let controller = FakeController::start_at(address, pki.clone(), account.clone(), "right");
+        let controller = controller.await.unwrap();
+        controller.set_workload(&Workload::new(account, mode));
+        controller
+    };
+    // One controller is reached over each family.
+    let of_client = start(v4(HUB), "frontend", Mode::Strict).await;
+    let of_server = start(v6(HUB), "reviews", Mode::Permissive).await;
+    let asks = told(&of_client);
+    let any = SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), HTTP);
+    let _outside = Upstream::start_at(any, "outside", Speaks::Http1)
+        .await
+        .unwrap();
+    let _pods = (
+        pod(&network, CLIENT, "frontend", &of_client),
+        pod(&network, SERVER, "reviews", &of_server),
+    );
+    until_ready(CLIENT).await;
+    until_ready(SERVER).await;
+
+    let hear = async |host: u8, user: u32, how: &'static str, address: SocketAddr| {
+        let network = Network::inherited();
+        let heard = tokio::task::spawn_blocking(move || network.hear(host, user, how, address));
+        heard.await.unwrap()
+    };
+    let metrics = async |host: u8| {
+        let address = SocketAddr::new(v6(host), 15020);
+        let asked = tokio::task::spawn_blocking(move || own_port(address, "/metrics"));
+        asked.await.unwrap()
+    };
+    for (address, how, expected) in asks {
+        let heard = hear(CLIENT, APP, how, address).await;
+        assert!(heard.contains(expected), "{how} {address}: {heard}");
+        if how == "get" {
+            assert!(heard.contains("x-path: /asked"), "{heard}");
+        }
+    }
+    // All that came from the mesh was encrypted, over both families.
+    let seen = metrics(SERVER).await;
+    let inbound =
+        |tls: &str| format!(r#"weft_connections_total{{direction="inbound",tls="{tls}"}}"#);
+    assert!(seen.contains(&inbound("mesh")), "{seen}");
+    assert!(!seen.contains(&inbound("none")), "{seen}");
+    // Clients without a proxy.
+    for address in [v4(SERVER), v6(SERVER)] {
+        let heard = hear(HUB, 0, "get", SocketAddr::new(address, HTTP)).await;
+        assert!(heard.contains("x-upstream: reviews"), "{address}: {heard}");
+    }
+    // A page of metrics is given out for a second.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let seen = metrics(SERVER).await;
+    assert!(seen.contains(&format!("{} 2\n", inbound("none"))), "{seen}");
+    println!("THE END");
+}

@@ -1,0 +1,318 @@
+//! How connections of a gateway's clients end when the process, a port or a listener does: no request is lost that crosses
+//! with it, and what is passed on lives on for a while.
+
+use std::io::ErrorKind::ConnectionRefused;
+use std::time::Duration;
+
+use crate::support::gateway::server_tls;
+use crate::support::gateway::{GatewayPod, TlsClient, all_to, at, free_port, host, listener, port};
+use crate::support::*;
+use http::Request;
+use http_body_util::BodyExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tower::{Service, ServiceExt};
+use weft_ir::{ConnectionRule, Protocol, RouteId, RouteKind, Serving, StreamListener};
+use weft_ir::{TlsListener, TlsServing};
+use weft_testkit::pki::{Pki, ServerKey};
+use weft_testkit::upstream::{Speaks, Upstream};
+
+const REQUEST: &[u8] = b"POST / HTTP/1.1\r\nhost: a.com\r\ncontent-length: 0\r\n\r\n";
+
+/// A gateway before one application, with one port.
+struct Edge {
+    gateway: GatewayPod,
+    app: Upstream,
+    number: u16,
+    pki: Pki,
+}
+
+impl Edge {
+    async fn start(speaks: Speaks) -> Self {
+        Self {
+            gateway: GatewayPod::start(),
+            app: Upstream::start("v1", speaks).await.unwrap(),
+            number: free_port(),
+            pki: Pki::new().unwrap(),
+        }
+    }
+
+    async fn http() -> Self {
+        let edge = Self::start(Speaks::Http1).await;
+        edge.serve(Serving::Http(vec![listener(
+            "a",
+            "",
+            vec![host("", all_to("v1"))],
+        )]));
+        edge
+    }
+
+    /// One listener of HTTPS for each name.
+    async fn https(names: &[&str]) -> Self {
+        let edge = Self::start(Speaks::Http1).await;
+        edge.serve_https(names);
+        edge
+    }
+
+    fn serve_https(&self, names: &[&str]) {
+        let listener = |name: &&str| {
+            let certificate = self.pki.server(&[name], ServerKey::Ecdsa).unwrap();
+            let tls = server_tls(vec![certificate], None);
+            let hosts = vec![host(name, all_to("v1"))];
+            TlsListener {
+                name: format!("listener {name}").into(),
+                hostname: Some(name.parse().unwrap()),
+                serving: TlsServing::Http { tls, hosts },
+            }
+        };
+        self.serve(Serving::Tls(names.iter().map(listener).collect()));
+    }
+
+    fn serve(&self, serving: Serving) {
+        let app = [unmeshed(self.app.address())];
+        let known = endpoints("v1", Protocol::Detect, &app);
+        self.gateway.tell(vec![known, port(self.number, serving)]);
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(at(self.number)).await.unwrap()
+    }
+
+    /// The port leaves the configuration.
+    fn close(&self) {
+        let key = format!("port/tcp/{}", self.number);
+        assert!(self.gateway.try_tell(Vec::new(), &[&key]).is_empty());
+    }
+
+    fn drain(&self) {
+        let shutdown = self.gateway.shutdown.clone();
+        tokio::spawn(async move { shutdown.drain(Duration::from_secs(30)).await });
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    let limit = Duration::from_secs(5);
+    tokio::time::timeout(limit, future).await.expect("in time")
+}
+
+/// Everything up to the end, which is one in due form.
+async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut rest = String::new();
+    soon(stream.read_to_string(&mut rest)).await.unwrap();
+    rest
+}
+
+/// The answer to one request.
+async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> String {
+    stream.write_all(REQUEST).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(soon(stream.read_u8()).await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// Long after the gateway has been told.
+async fn later() {
+    tokio::time::sleep(Duration::from_millis(800)).await;
+}
+
+/// A client's connection that is idle when the pod is told to end, or when its port goes, or that has not been used yet, has
+/// its next request answered, and is told to go by that.
+#[tokio::test]
+async fn an_idle_connection_of_http1_has_one_more_request() {
+    for end in [Edge::drain, Edge::close] {
+        let edge = Edge::http().await;
+        let mut used = edge.connect().await;
+        let first = ask(&mut used).await;
+        assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+        assert!(!first.contains("connection: close"), "{first}");
+        let unused = edge.connect().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        end(&edge);
+        later().await;
+        let refused = TcpStream::connect(at(edge.number)).await;
+        assert!(refused.is_err(), "what is new is refused");
+        for mut kept in [used, unused] {
+            let last = ask(&mut kept).await;
+            assert!(last.starts_with("HTTP/1.1 200"), "{last}");
+            assert!(last.contains("connection: close"), "{last}");
+            assert_eq!(rest(&mut kept).await, "");
+        }
+    }
+}
+
+/// Likewise of HTTPS, also where the port stays and only the listener goes.
+#[tokio::test]
+async fn an_idle_connection_of_https_has_one_more_request() {
+    let ends: [fn(&Edge); 2] = [Edge::close, |edge| edge.serve_https(&["b.com"])];
+    for end in ends {
+        let edge = Edge::https(&["a.com", "b.com"]).await;
+        let tls = TlsClient::new(&edge.pki).alpn("http/1.1");
+        let mut used = tls.connect(at(edge.number), "a.com").await.unwrap();
+        let first = ask(&mut used).await;
+        assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+        end(&edge);
+        later().await;
+        let last = ask(&mut used).await;
+        assert!(last.starts_with("HTTP/1.1 200"), "{last}");
+        assert!(last.contains("connection: close"), "{last}");
+        assert_eq!(rest(&mut used).await, "");
+    }
+}
+
+/// A client that says nothing for too long, or not all of a head, has the last word of TLS and not a mere end, which might as
+/// well be an attacker's.
+#[tokio::test]
+async fn who_is_waited_for_no_longer_is_told_so_in_tls() {
+    for (version, said) in [
+        ("http/1.1", ""),
+        ("http/1.1", "GET / HTTP/1.1\r\nhost:"),
+        ("h2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
+    ] {
+        let edge = Edge::https(&["a.com"]).await;
+        let tls = TlsClient::new(&edge.pki).alpn(version);
+        let mut stream = tls.connect(at(edge.number), "a.com").await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        later().await;
+        // From here on time passes whenever all wait for it.
+        tokio::time::pause();
+        let mut told = Vec::new();
+        // Without the last word this is an error.
+        let read = stream.read_to_end(&mut told).await;
+        read.unwrap_or_else(|error| panic!("{version} {said}: {error}"));
+        tokio::time::resume();
+    }
+}
+
+/// A request that crosses with the first GOAWAY is answered: the last stream is named by the second alone, which waits
+/// until the client has seen the first.
+#[tokio::test]
+async fn requests_that_cross_with_the_end_of_an_http2_port_are_answered() {
+    let edge = Edge::http().await;
+    let mut client = Client::connect(at(edge.number), Version::Http2).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    let Client::Http2(sender) = &client else {
+        unreachable!()
+    };
+    let crossing: Vec<_> = (0..20)
+        .map(|_| {
+            let mut sender = sender.clone();
+            let request = Request::post("http://a.com/").body(Default::default());
+            tokio::spawn(async move { sender.send_request(request.unwrap()).await })
+        })
+        .collect();
+    edge.close();
+    for answer in crossing {
+        assert_eq!(soon(answer).await.unwrap().unwrap().status(), 200);
+    }
+    soon(async { while client.raw(Request::get("/"), "").await.is_ok() {} }).await;
+}
+
+/// Bytes are passed on for as long as a drain may take, however silent they are.
+#[tokio::test]
+async fn bytes_outlive_their_port() {
+    let edge = Edge::start(Speaks::Echo).await;
+    let rule = ConnectionRule {
+        route: RouteId {
+            kind: RouteKind::Tcp,
+            namespace: "shop".into(),
+            name: "bytes".into(),
+        },
+        index: 0,
+        name: None,
+        backends: vec![to("v1", 1)],
+    };
+    edge.serve(Serving::Tcp(StreamListener {
+        name: "tcp".into(),
+        rule: Some(rule),
+    }));
+    let mut stream = edge.connect().await;
+    for pause in [0, 2_500] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        stream.write_all(b"hello").await.unwrap();
+        let mut back = [0; 5];
+        soon(stream.read_exact(&mut back)).await.unwrap();
+        edge.close();
+    }
+    assert!(TcpStream::connect(at(edge.number)).await.is_err());
+}
+
+/// The errors of a gRPC client over a port that comes and goes, each with its causes; how often it was answered.
+async fn call_until(
+    stop: CancellationToken,
+    mut channel: Channel,
+) -> (usize, Vec<tonic::transport::Error>) {
+    let (mut answered, mut failed) = (0, Vec::new());
+    while !stop.is_cancelled() {
+        let request = Request::post("http://a.com/shop.Reviews/Get")
+            .header("content-type", "application/grpc")
+            .body(tonic::body::Body::empty());
+        let answer = match channel.ready().await {
+            Ok(channel) => channel.call(request.unwrap()).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(answer) => {
+                let trailers = answer.into_body().collect().await.unwrap();
+                let status = trailers.trailers().and_then(|all| all.get("grpc-status"));
+                assert_eq!(status.unwrap(), "0");
+                answered += 1;
+            }
+            Err(error) => failed.push(error),
+        }
+        // Else those that fail at once keep all others from it.
+        tokio::task::yield_now().await;
+    }
+    (answered, failed)
+}
+
+/// Whether the request never left its client, or came after the last one of the GOAWAY, or there was no connection.
+fn is_unprocessed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let goaway = |error: &h2::Error| error.is_go_away() && error.is_remote();
+    error.downcast_ref().is_some_and(hyper::Error::is_canceled)
+        || error.downcast_ref().is_some_and(goaway)
+        || error
+            .downcast_ref()
+            .is_some_and(|io: &std::io::Error| io.kind() == ConnectionRefused)
+        || error.source().is_some_and(is_unprocessed)
+}
+
+/// Clients such as tonic's make a call once. Those that fail when their connection is told to go have never been processed, and
+/// their clients can tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_that_has_left_its_client() {
+    let edge = Edge::start(Speaks::Http2).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", at(edge.number))).unwrap();
+    let (channel, stop) = (endpoint.connect_lazy(), CancellationToken::new());
+    let http = || Serving::Http(vec![listener("a", "", vec![host("", all_to("v1"))])]);
+    edge.serve(http());
+    let callers: Vec<_> = (0..64)
+        .map(|_| tokio::spawn(call_until(stop.clone(), channel.clone())))
+        .collect();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        edge.close();
+        // Until then the port is still bound.
+        while TcpStream::connect(at(edge.number)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        edge.serve(http());
+    }
+    stop.cancel();
+    let (mut answered, mut failed) = (0, 0);
+    for caller in callers {
+        let (some, errors) = caller.await.unwrap();
+        for error in &errors {
+            assert!(is_unprocessed(error), "{error:?}");
+        }
+        answered += some;
+        failed += errors.len();
+    }
+    assert!(failed > 0, "no connection was told to go: {answered} calls");
+    assert_eq!(edge.app.requests(), answered, "{failed} failed");
+}

@@ -1,0 +1,105 @@
+//! Clients that do not take their answers hold neither a backend nor its connection for ever.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use http::Request;
+use http_body_util::BodyExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use weft_ir::{Protocol, Serving};
+
+use crate::support::gateway::{port, *};
+use crate::support::*;
+
+type Ended = mpsc::UnboundedReceiver<()>;
+
+/// An application whose answers never end; tells of each connection that does.
+async fn endless() -> (SocketAddr, Ended) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let serve = move |mut stream: TcpStream| {
+        let tell = tell.clone();
+        async move {
+            head(&mut stream).await;
+            let begin = b"HTTP/1.1 200 OK\r\n\r\n";
+            stream.write_all(begin).await.unwrap();
+            while stream.write_all(&[b'x'; 16 << 10]).await.is_ok() {}
+            let _ = tell.send(());
+        }
+    };
+    (application(serve).await, told)
+}
+
+/// A gateway before it, with a rule that bounds its requests so, and this bound on what is not taken.
+async fn before(request: Option<Duration>, idle: Duration) -> (GatewayPod, u16, Ended) {
+    let (app, ended) = endless().await;
+    let gateway = GatewayPod::start_with(|options| options.answer_idle = idle);
+    let number = free_port();
+    let mut rules = all_to("app");
+    rules[0].timeouts.request = request;
+    let of = listener("http", "", vec![host("", rules)]);
+    gateway.tell(vec![
+        endpoints("app", Protocol::Detect, &[unmeshed(app)]),
+        port(number, Serving::Http(vec![of])),
+    ]);
+    (gateway, number, ended)
+}
+
+fn get() -> http::request::Builder {
+    Request::get("/").header("host", "shop.example")
+}
+
+/// A client of this version that takes nothing but the head of its answer: gives when the backend was let go.
+async fn let_go_after(version: Version, request: Option<Duration>, idle: Duration) -> Duration {
+    let (_gateway, number, mut ended) = before(request, idle).await;
+    let begun = Instant::now();
+    let mut client = Client::connect(at(number), version).await;
+    let answer = client.raw(get(), "").await.unwrap();
+    let within = tokio::time::timeout(Duration::from_secs(8), ended.recv());
+    within.await.expect("the backend is held").unwrap();
+    let passed = begun.elapsed();
+    if version == Version::Http2 {
+        // The stream is reset, its connection is not closed.
+        assert_eq!(client.raw(get(), "").await.unwrap().status(), 200);
+    }
+    assert!(answer.into_body().collect().await.is_err(), "it was cut");
+    passed
+}
+
+#[tokio::test]
+async fn the_timeout_of_a_rule_holds_against_clients_that_take_nothing() {
+    let timeout = Duration::from_millis(700);
+    for version in BOTH {
+        let passed = let_go_after(version, Some(timeout), Duration::ZERO).await;
+        assert!(passed >= timeout, "{version:?} {passed:?}");
+    }
+}
+
+#[tokio::test]
+async fn clients_may_take_nothing_for_a_bounded_time() {
+    let idle = Duration::from_secs(1);
+    for version in BOTH {
+        let passed = let_go_after(version, None, idle).await;
+        assert!(passed >= idle, "{version:?} {passed:?}");
+    }
+}
+
+#[tokio::test]
+async fn clients_that_take_some_of_it_now_and_then_are_served_on() {
+    let idle = Duration::from_secs(1);
+    let (_gateway, number, _ended) = before(None, idle).await;
+    let tcp = TcpStream::connect(at(number)).await.unwrap();
+    let (client, connection) = h2::client::handshake(tcp).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let request = Request::get("http://shop.example/").body(()).unwrap();
+    let (answer, _) = client.send_request(request, true).unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * idle {
+        let data = body.data().await.expect("more of it").unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        tokio::time::sleep(idle / 10).await;
+    }
+}

@@ -1,0 +1,97 @@
+//! How often one request is sent, and all of a cluster's together.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use http::{Request, StatusCode};
+use tokio::task::JoinSet;
+use weft_ir::{Mode, Protocol, Retry, Routing};
+use weft_testkit::pki::Pki;
+use weft_testkit::upstream::{Speaks, Upstream};
+
+use super::soon;
+use crate::support::*;
+
+/// A client pod whose requests are sent again when the application answers 500, as often as the rule may ask for.
+async fn repeating(backoff: Duration) -> (Pod, SocketAddr, Upstream) {
+    let app = Upstream::start("app", Speaks::Http1).await.unwrap();
+    let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
+    let mut rule = rule(0, vec![to("v1", 1)]);
+    rule.retry = Some(Retry {
+        codes: vec![StatusCode::INTERNAL_SERVER_ERROR],
+        attempts: u32::MAX,
+        backoff,
+    });
+    pod.tell(vec![
+        endpoints("v1", Protocol::Detect, &[unmeshed(app.address())]),
+        service(Protocol::Http1, Routing::Http(vec![rule.into()])),
+    ]);
+    let front = pod.outbound(SERVICE.parse().unwrap());
+    (pod, front, app)
+}
+
+async fn fails(front: SocketAddr) -> u16 {
+    let mut client = Client::connect(front, Version::Http1).await;
+    let request = Request::get("/").header("x-answer", "500");
+    client.send(request, "").await.status
+}
+
+#[tokio::test]
+async fn one_request_is_sent_a_bounded_number_of_times_and_not_in_a_row() {
+    let (_pod, front, app) = repeating(Duration::ZERO).await;
+    let begun = Instant::now();
+    assert_eq!(fails(front).await, 500);
+    assert_eq!(app.requests(), 11);
+    // 25 ms, then twice as long each time, up to ten times as long.
+    assert!(begun.elapsed() >= Duration::from_millis(25 * (1 + 2 + 4 + 8 + 6 * 10)));
+}
+
+#[tokio::test]
+async fn all_requests_of_a_cluster_together_are_repeated_within_a_budget() {
+    const REQUESTS: usize = 300;
+    let (pod, front, app) = repeating(Duration::ZERO).await;
+    let begun = Instant::now();
+    let mut clients = JoinSet::new();
+    for _ in 0..REQUESTS {
+        clients.spawn(fails(front));
+    }
+    for status in clients.join_all().await {
+        assert_eq!(status, 500, "the answer that is there is passed on");
+    }
+    let repeated = app.requests() - REQUESTS;
+    // The budget is of 10 s, which a slow machine may take more than once.
+    let periods = 1 + begun.elapsed().as_secs() as usize / 10;
+    let most = periods * (100 + REQUESTS / 5);
+    assert!((100..=most).contains(&repeated), "{repeated}");
+    let metrics = pod.metrics();
+    let retries = |result: &str| {
+        let label = format!(r#"result="{result}"}} "#);
+        let mut lines = metrics.lines();
+        let found = lines
+            .find(|line| line.starts_with("weft_request_retries_total{") && line.contains(&label));
+        let count = found.and_then(|line| line.rsplit_once(' '));
+        count.map_or(0, |(_, count)| count.parse().unwrap())
+    };
+    assert_eq!(retries("failed"), repeated, "{metrics}");
+    assert!(retries("budget_exhausted") > 0, "{metrics}");
+    assert!(!metrics.contains("weft_retry_budget_exhausted_total 0"));
+}
+
+#[tokio::test]
+async fn a_route_that_is_gone_and_a_drain_end_the_retries() {
+    let gone = |pod: &Pod| {
+        let direct = Routing::Direct(vec![to("v1", 1)]);
+        pod.tell(vec![service(Protocol::Http1, direct)]);
+    };
+    let drain = |pod: &Pod| pod.shutdown.token().cancel();
+    for end in [&gone as &dyn Fn(&Pod), &drain] {
+        let (pod, front, app) = repeating(Duration::from_millis(300)).await;
+        let client = tokio::spawn(fails(front));
+        soon("the first try", || app.requests() == 1).await;
+        end(&pod);
+        let begun = Instant::now();
+        assert_eq!(client.await.unwrap(), 500);
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert_eq!(app.requests(), 1);
+    }
+}

@@ -1,0 +1,40 @@
+//! The proxy's integration tests, in one program: it is linked once.
+//!
+//! What is measured for a whole process, such as memory, is in programs of its own: `attacks`,
+//! `differential` and `large`.
+
+#![recursion_limit = "256"]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../control_support/mod.rs"]
+mod control_support;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod backend_tls;
+mod bytes;
+mod choice;
+mod composition;
+mod connections;
+mod control;
+mod control_process;
+mod control_roots;
+mod control_tls;
+mod dual_stack;
+mod edges;
+mod gateway;
+mod gateway_ends;
+mod gateway_tls;
+mod grpc;
+mod http1;
+mod late_hello;
+mod life;
+mod pair;
+mod resend;
+mod rotation;
+mod routing;
+mod silence;
+mod strict;
+mod tcp;
+mod udp;
+mod vocabulary;

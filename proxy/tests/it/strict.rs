@@ -1,0 +1,203 @@
+//! Strict mode: the kubelet's probes go on in plain text, nothing else does, and a change of mode needs no restart.
+
+use std::net::SocketAddr;
+
+use crate::support::*;
+use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use weft_api::encode;
+use weft_ir::{Destination, Mode, Probe, ProbeRequest, Protocol, Target, Workload};
+use weft_proxy::options::MtlsOutbound;
+use weft_testkit::pki::Pki;
+use weft_testkit::upstream::{Speaks, Upstream};
+
+const PLAIN_TEXT: &str =
+    r#"weft_protocol_errors_total{listener="inbound",error_type="plaintext_refused"}"#;
+
+/// A strict pod whose application at `app` is asked these.
+fn strict(app: SocketAddr, probes: &[ProbeRequest]) -> Pod {
+    let pod = Pod::start(&Pki::new().unwrap(), "reviews", Mode::Strict);
+    let probe = |asks: &ProbeRequest| Probe {
+        port: app.port(),
+        asks: asks.clone(),
+    };
+    let workload = Workload {
+        probes: probes.iter().map(probe).collect(),
+        ..Workload::new(pod.identity.clone(), Mode::Strict)
+    };
+    pod.tell(vec![encode::workload(&workload)]);
+    pod
+}
+
+fn refused(pod: &Pod) -> u64 {
+    let metrics = pod.metrics();
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(PLAIN_TEXT));
+    line.map_or(0, |count| count.trim().parse().unwrap())
+}
+
+/// Connections are counted after they are closed.
+async fn until_refused(pod: &Pod, count: u64) {
+    let wait = async {
+        while refused(pod) < count {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(5), wait).await;
+    assert_eq!((waited.is_ok(), refused(pod)), (true, count));
+}
+
+/// Whether a plain connection gets an answer at all.
+async fn answers(address: SocketAddr) -> bool {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let _ = stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .await;
+    let mut back = Vec::new();
+    let _ = stream.read_to_end(&mut back).await;
+    !back.is_empty()
+}
+
+#[tokio::test]
+async fn a_probe_is_answered_and_what_is_like_it_is_not() {
+    let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
+    let pod = strict(
+        app.address(),
+        &[ProbeRequest::Get("/healthz?full=1".into())],
+    );
+    let back = pod.inbound(app.address());
+    // On one connection: each request is looked at.
+    let mut kubelet = Client::connect(back, Version::Http1).await;
+    for (path, method, code) in [
+        ("/healthz?full=1", "GET", 200),
+        ("/healthz", "GET", 403),
+        ("/", "GET", 403),
+        ("/healthz?full=1", "POST", 403),
+        ("/healthz?full=1", "GET", 200),
+    ] {
+        let request = Request::builder().method(method).uri(path);
+        assert_eq!(
+            kubelet.send(request, "").await.status,
+            code,
+            "{method} {path}"
+        );
+    }
+    let upgrade = Request::get("/healthz?full=1")
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket");
+    let mut other = Client::connect(back, Version::Http1).await;
+    assert_eq!(other.send(upgrade, "").await.status, 403);
+    assert_eq!((app.requests(), refused(&pod)), (2, 4));
+}
+
+#[tokio::test]
+async fn a_grpc_probe_is_answered_with_the_status_of_grpc() {
+    let app = Upstream::start("v1", Speaks::Http2).await.unwrap();
+    let pod = strict(app.address(), &[ProbeRequest::GrpcHealth]);
+    let mut kubelet = Client::connect(pod.inbound(app.address()), Version::Http2).await;
+    let call = |path| Request::post(path).header("content-type", "application/grpc");
+    let seen = kubelet.send(call("/grpc.health.v1.Health/Check"), "").await;
+    assert_eq!((seen.status, seen.header("x-upstream")), (200, "v1"));
+    let seen = kubelet.send(call("/shop.Orders/List"), "").await;
+    assert_eq!((seen.status, seen.header("grpc-status")), (200, "7"));
+    assert_eq!((app.requests(), refused(&pod)), (1, 1));
+}
+
+#[tokio::test]
+async fn other_ports_and_protocols_are_closed_and_silence_is_nothing_to_report() {
+    let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
+    let elsewhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    let pod = strict(elsewhere, &[ProbeRequest::Get("/".into())]);
+    let back = pod.inbound(app.address());
+    assert!(!answers(back).await);
+    until_refused(&pod, 1).await;
+
+    let pod = strict(app.address(), &[ProbeRequest::Get("/".into())]);
+    let back = pod.inbound(app.address());
+    let mut silent = TcpStream::connect(back).await.unwrap();
+    silent.shutdown().await.unwrap();
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
+    let mut bytes = TcpStream::connect(back).await.unwrap();
+    bytes
+        .write_all(b"\x00\x01 neither HTTP nor TLS")
+        .await
+        .unwrap();
+    bytes.shutdown().await.unwrap();
+    let _ = bytes.read_to_end(&mut Vec::new()).await;
+    // This one alone: the silent connection came before it.
+    until_refused(&pod, 1).await;
+    assert_eq!(app.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_change_of_mode_holds_for_the_next_connection() {
+    let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
+    let mut meshed = Client::connect(pair.front, Version::Http1).await;
+    for (mode, plain) in [
+        (Mode::Permissive, true),
+        (Mode::Strict, false),
+        (Mode::Permissive, true),
+    ] {
+        let workload = Workload::new(pair.server.identity.clone(), mode);
+        pair.server.tell(vec![encode::workload(&workload)]);
+        assert_eq!(answers(pair.back).await, plain, "{mode:?}");
+        assert_eq!(meshed.get("/").await.status, 200, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_sent_to_an_address_that_is_not_the_pods_is_closed() {
+    let pki = Pki::new().unwrap();
+    let app = Upstream::start("reviews", Speaks::Http1).await.unwrap();
+    let near = app.address();
+    let own = vec![near.ip()];
+    let pod = Pod::start_at(own, &pki, "reviews", Mode::Permissive);
+    let elsewhere = vec!["192.0.2.7".parse().unwrap()];
+    let other = Pod::start_at(elsewhere, &pki, "reviews", Mode::Permissive);
+    for (pod, served) in [(&pod, true), (&other, false)] {
+        let at = pod.inbound(near);
+        let mut tcp = tokio::net::TcpStream::connect(at).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let _ = tcp.write_all(request).await;
+        let mut answer = Vec::new();
+        let _ = tcp.read_to_end(&mut answer).await;
+        assert_eq!(answer.starts_with(b"HTTP/1.1 200"), served, "{answer:?}");
+    }
+    let metrics = other.metrics();
+    let counted = r#"weft_protocol_errors_total{listener="inbound",error_type="not_redirected"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+/// A permissive pod that opens nothing in plain text of which nothing is known, in a cluster of these ranges.
+fn required(ranges: &[&str]) -> Pod {
+    let pki = Pki::new().unwrap();
+    Pod::start_with(&pki, "front", Mode::Permissive, |options| {
+        options.mtls_outbound = MtlsOutbound::Required;
+        options.cluster_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+    })
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_not_opened_in_plain_text_where_that_is_required() {
+    let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
+    let unknown = Destination {
+        address: app.address(),
+        target: Target::Unknown,
+    };
+    // The controller is away, then it says that nothing is known there.
+    for (ranges, unasked, told) in [
+        (&[][..], false, true),
+        (&["127.0.0.0/8"][..], false, false),
+        (&["10.0.0.0/8"][..], true, true),
+    ] {
+        let pod = required(ranges);
+        let front = pod.outbound(app.address());
+        assert_eq!(answers(front).await, unasked, "{ranges:?}");
+        pod.tell(vec![encode::destination(&unknown)]);
+        assert_eq!(answers(front).await, told, "{ranges:?}");
+    }
+    let permissive = Pod::start(&Pki::new().unwrap(), "front", Mode::Permissive);
+    assert!(answers(permissive.outbound(app.address())).await);
+}
