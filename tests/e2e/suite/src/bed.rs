@@ -83,7 +83,7 @@ pub fn run_installation(
         let found = Release::found().await?;
         // Within the limit of the whole, so that what follows is done in any case.
         let limit = soak::limit();
-        let outcome = tokio::time::timeout(limit, test(bed))
+        let outcome = tokio::time::timeout(limit, Box::pin(test(bed)))
             .await
             .with_context(|| format!("the test took longer than {} s", limit.as_secs()));
         let restored = found.restore().await.context("restoring the installation");

@@ -80,9 +80,12 @@ mod cases {
         bed: &Bed,
         changes: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
+        // Boxed, as one within the other they would not fit on a test's stack.
+        let changes = Box::pin(changes);
         let changes = bed.under_share_of_traffic(SHARE, "visitor", "edge-weft", changes);
+        let changes = Box::pin(changes);
         let changes = bed.under_share_of_traffic(SHARE, "client", "reviews", changes);
-        let ((made, through_the_gateway), within_the_mesh) = changes.await?;
+        let ((made, through_the_gateway), within_the_mesh) = Box::pin(changes).await?;
         within_the_mesh.as_expected().context("within the mesh")?;
         through_the_gateway
             .as_expected()
@@ -210,6 +213,8 @@ mod cases {
             "secret/weft-ca",
             "secret/weft-injector-tls",
             "lease.coordination.k8s.io/weft-controller",
+            "lease.coordination.k8s.io/weft-provisioner",
+            "lease.coordination.k8s.io/weft-provisioner-report",
             // Kubernetes' own, of every namespace.
             "configmap/kube-root-ca.crt",
             "serviceaccount/default",
