@@ -1,5 +1,5 @@
-//! The way to the controller: its name or its addresses, TCP, TLS proven by its SPIFFE id, HTTP/2
-//! with keepalive so that a hung peer is noticed.
+//! The connection to the controller: by its name or its addresses, TCP, TLS proven by its SPIFFE
+//! id, HTTP/2 with keepalive so that a hung peer is noticed.
 
 use std::error::Error;
 use std::future::Future;
@@ -21,12 +21,12 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the name's addresses, where others are known.
+/// The timeout of resolving the controller's name.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A Service has two addresses at most.
 const MAX_ADDRESSES: usize = 4;
-/// A ping this often; without an answer for as long again, the connection is given up: 10 s after a
-/// hang at most.
+/// The interval of HTTP/2 pings, and their timeout: a hung connection is given up after 10 s at
+/// most.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// Where the controller is.
@@ -34,13 +34,13 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 pub struct Address {
     host: String,
     port: u16,
-    /// Holds addresses of the same controller, for pods whose DNS does not know the host's name.
-    /// Read at each attempt: the controller keeps it.
+    /// A file with addresses of the same controller, for pods whose DNS does not know the host's
+    /// name. Read at each attempt: the controller keeps it up to date.
     file: Option<PathBuf>,
 }
 
 impl Address {
-    /// With the file of addresses that are tried when the name leads nowhere.
+    /// Adds the file of addresses that are tried when the name does not work.
     pub fn with_file(self, file: PathBuf) -> Self {
         Self {
             file: Some(file),
@@ -48,7 +48,7 @@ impl Address {
         }
     }
 
-    /// Those of the file. One that is not there or holds no addresses is as none: the name may do.
+    /// Returns the addresses of the file; none if it is absent or holds none, as the name may work.
     async fn fallback_addresses(&self) -> Vec<SocketAddr> {
         let Some(file) = &self.file else {
             return Vec::new();
@@ -88,7 +88,7 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// Why there is no connection, with its causes.
+/// Why there is no connection, with all causes.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "connecting to the controller at {address}: {causes}; check that weft-controller runs and that this pod may \
@@ -99,8 +99,8 @@ pub struct ConnectError {
     causes: String,
 }
 
-/// Whether the controller has refused the certificate that a connection was opened with. In TLS 1.3
-/// a client learns that only after its own handshake, by an alert.
+/// Whether the controller has refused the client's certificate. In TLS 1.3 a client learns that
+/// only after its own handshake, by an alert.
 #[derive(Clone, Debug, Default)]
 pub struct CertificateRefused(Arc<AtomicBool>);
 
@@ -109,7 +109,7 @@ impl CertificateRefused {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// HTTP/2 keeps no more than the text of an error, so the alert is noted where it is read.
+    /// HTTP/2 keeps only the text of an error, so the alert is recorded where it is read.
     fn record(&self, error: &io::Error) {
         let tls = error.get_ref().and_then(|e| e.downcast_ref());
         if let Some(rustls::Error::AlertReceived(alert)) = tls
@@ -120,7 +120,7 @@ impl CertificateRefused {
     }
 }
 
-/// A signature that does not fit the root of the same name is a `DecryptError` (RFC 8446, section
+/// A signature that does not match the root of the same name is a `DecryptError` (RFC 8446, section
 /// 6.2).
 fn is_about_certificate(alert: AlertDescription) -> bool {
     matches!(
@@ -135,7 +135,7 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
     )
 }
 
-/// Connects and shakes hands.
+/// Connects, with the handshakes of TLS and HTTP/2.
 pub async fn connect(
     address: &Address,
     tls: Arc<ClientConfig>,
@@ -149,7 +149,7 @@ pub async fn connect(
             Ok::<_, io::Error>(TokioIo::new(AlertObserver { tls, noted }))
         }
     });
-    // The scheme says nothing here: the connector brings TLS along, and its own bounds.
+    // The scheme means nothing here: the connector has TLS and timeouts of its own.
     let endpoint = Endpoint::from_static("http://weft-controller")
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
@@ -165,8 +165,8 @@ pub async fn connect(
 
 type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
-/// By the name; else by the addresses of the file, whatever it was that failed: a search path may
-/// lead the name elsewhere.
+/// Connects by the name, else by the addresses of the file, whatever failed: a search path may lead
+/// the name elsewhere.
 async fn connect_tls(address: Address, tls: Arc<ClientConfig>) -> io::Result<TlsStream> {
     let by_name = async {
         let found: Vec<_> = within(RESOLVE_TIMEOUT, "the name is not resolved", async {
@@ -191,12 +191,12 @@ async fn connect_tls(address: Address, tls: Arc<ClientConfig>) -> io::Result<Tls
     Err(failed)
 }
 
-/// With the first of the addresses that takes connections, within 5 s.
+/// Connects to the first address that accepts, within 5 s.
 async fn handshake(addresses: &[SocketAddr], tls: &Arc<ClientConfig>) -> io::Result<TlsStream> {
     within(CONNECT_TIMEOUT, "no answer", async {
         let tcp = TcpStream::connect(addresses).await?;
         tcp.set_nodelay(true)?;
-        // The verifier goes by the SPIFFE id; the name is not sent.
+        // The verifier checks the SPIFFE id; the name is not sent.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
         TlsConnector::from(tls.clone()).connect(name, tcp).await
     })
@@ -215,7 +215,7 @@ async fn within<T>(
     })
 }
 
-/// A connection that notes when the other side refuses the certificate.
+/// A connection that records when the peer refuses the certificate.
 struct AlertObserver<S> {
     tls: S,
     noted: CertificateRefused,
@@ -237,7 +237,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for AlertObserver<S> {
 
 crate::net::io::delegate_writes!(AlertObserver<S>, tls);
 
-/// An error with all its causes, each once.
+/// Returns the text of an error with all its causes, each once.
 pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -252,7 +252,7 @@ pub fn causes(error: &dyn Error) -> String {
     text
 }
 
-/// Growing, jittered pauses between attempts.
+/// Exponential backoff with jitter.
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
@@ -273,7 +273,7 @@ impl Backoff {
         self.next = self.first;
     }
 
-    /// Between half and all of a pause that doubles up to the maximum.
+    /// Returns the next pause: between half and all of a duration that doubles up to the maximum.
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.max);

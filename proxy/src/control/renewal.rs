@@ -1,9 +1,9 @@
 //! Obtains the certificate, renews it at 70 % of its life, and follows the file of roots.
 //!
-//! It is renewed earlier when its root signs no longer, when its root is gone (the mesh lost its
-//! root and has another), and when the controller refuses it. The clock of the system is looked at
-//! besides the timer: it may have jumped. Whatever fails is tried again, for ever, with growing
-//! pauses; the certificate in force stays in force meanwhile.
+//! It is renewed earlier when its root no longer signs, when its root is gone (the mesh lost its
+//! root and has another), and when the controller refuses it. The system clock is checked besides
+//! the timer: it may have jumped. Whatever fails is retried, for ever, with growing pauses; the
+//! certificate in force stays in force meanwhile.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,20 +23,20 @@ use crate::tls::Tls;
 use crate::tls::credentials::{Credentials, CurrentCredentials, Outdated};
 use crate::tls::trusted::Root;
 
-/// One `Sign` call may take this long.
+/// The timeout of a `Sign` call.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the file of roots is looked at.
+/// The interval at which the file of roots is read.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The part of its life after which a certificate is renewed.
 const RENEW_AT: f64 = 0.7;
-/// A certificate whose root signs no longer is renewed within this, and within a tenth of its life.
+/// A certificate whose root no longer signs is renewed within this, and within a tenth of its life.
 const MAX_SPREAD: Duration = Duration::from_secs(30);
 
-/// A certificate that is of no use any longer is replaced within this; the pause grows while that
-/// does not help.
+/// A useless certificate is replaced within this; the pause grows while that does not help.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
-/// How far it grows: a controller that refuses what it has signed itself is not to be flooded.
+/// The longest such pause: a controller that refuses what it has signed itself is not to be
+/// flooded.
 const MAX_RETRY: Duration = Duration::from_secs(600);
 
 /// What obtaining a certificate needs.
@@ -134,7 +134,7 @@ impl Renewal {
         Ok(csr::credentials(&request, &self.identity, &response)?)
     }
 
-    /// Puts the credentials in force; gives how long they last.
+    /// Puts the credentials in force. Returns how long they last.
     fn install(&self, credentials: Credentials, signed: Vec<Root>) -> Duration {
         let left = u64::try_from(credentials.not_after - (self.clock)()).unwrap_or(0);
         let life = Duration::from_secs(left);
@@ -157,8 +157,8 @@ impl Renewal {
         self.metrics.trusted_roots.set(roots as i64);
     }
 
-    /// Until the certificate is to be renewed: at 70 % of its life, or soon when it is outdated.
-    /// Takes up the file's roots meanwhile.
+    /// Waits until the certificate is to be renewed: at 70 % of its life, or soon when it is
+    /// outdated. Reads the file's roots meanwhile.
     async fn wait(&self, life: Duration, unusable_backoff: &mut Backoff) {
         let mut changes = self.current.changes();
         let part = life.mul_f64(RENEW_AT);
@@ -184,7 +184,7 @@ impl Renewal {
                     }
                     match read_roots(&self.roots).await {
                         Ok(roots) => drop(self.current.set_file_roots(roots)),
-                        // Those in force stay so.
+                        // The roots in force stay.
                         Err(error) => tracing::warn!("{error}"),
                     }
                 }
@@ -193,8 +193,7 @@ impl Renewal {
     }
 }
 
-/// How long until an outdated certificate is replaced: all proxies of the mesh are told at the same
-/// moment.
+/// Returns how long until an outdated certificate is replaced.
 fn pause(why: Outdated, life: Duration, unusable_backoff: &mut Backoff) -> Duration {
     let (pause, reason) = match why {
         Outdated::OtherSigner => (spread(life), "the controller signs under another root"),
@@ -211,8 +210,7 @@ fn pause(why: Outdated, life: Duration, unusable_backoff: &mut Backoff) -> Durat
     pause
 }
 
-/// When to renew a certificate whose root signs no longer: all proxies of the mesh are told at the
-/// same moment.
+/// Spreads renewals over time: all proxies of the mesh learn of another signer at the same moment.
 fn spread(life: Duration) -> Duration {
     let most = MAX_SPREAD.min(life / 10);
     most.mul_f64(0.1 + 0.9 * fastrand::f64())
@@ -227,7 +225,7 @@ async fn read_token(path: &Path) -> Result<String, RenewError> {
     Ok(token.trim().to_owned())
 }
 
-/// Errors when the file has no certificate at all.
+/// Errors if the file has no certificate at all.
 async fn read_roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, RenewError> {
     let failed = |error: String| RenewError::Roots {
         path: path.to_owned(),

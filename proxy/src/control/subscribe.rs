@@ -1,7 +1,8 @@
-//! The stream of configuration: tells the controller what is held and watched, applies what it
-//! sends, and answers.
+//! The stream of configuration: says what is held and watched, applies what the controller sends,
+//! and acknowledges it.
 //!
-//! Losing it changes nothing that is known: it is begun again, for ever, with growing pauses.
+//! Losing the stream changes nothing that is known: it is opened again, for ever, with growing
+//! pauses.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -25,12 +26,12 @@ use crate::tls::Tls;
 use crate::tls::credentials::CurrentCredentials;
 use crate::tls::trusted::Root;
 
-/// An update may be this large, in bytes. A larger one ends the stream; a resource of more than 16
-/// MiB in a smaller one is refused by itself ([`Store::apply`]).
+/// The most bytes of an update. A larger one ends the stream; a resource of more than 16 MiB in a
+/// smaller one is refused by itself ([`Store::apply`]).
 const MAX_UPDATE: usize = 64 << 20;
-/// The controller has this long to take the stream.
+/// How long the controller may take to accept the stream.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A stream that lasted this long was a good one: the next pause is a short one again.
+/// A stream that lasted this long resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// What the stream needs.
@@ -80,7 +81,7 @@ impl From<tonic::Status> for StreamError {
 }
 
 impl StreamError {
-    /// Whether another certificate would help.
+    /// Returns true if another certificate may help.
     fn is_about_certificate(&self) -> bool {
         match self {
             Self::CertificateRefused(_) => true,
@@ -90,7 +91,7 @@ impl StreamError {
     }
 }
 
-/// How a stream that was up has ended. A status of the controller's own words has no cause here.
+/// Converts the status that ended a stream. One of the controller's own has no source here.
 fn ended(status: tonic::Status) -> StreamError {
     let said = std::error::Error::source(&status).is_none();
     if said && status.code() == tonic::Code::Unavailable {
@@ -109,7 +110,7 @@ fn message_of(status: &tonic::Status) -> String {
 type Outgoing = mpsc::UnboundedSender<proto::ProxyMessage>;
 
 impl Stream {
-    /// Runs until dropped; begins once there is a certificate.
+    /// Runs until dropped, from the first certificate on.
     pub async fn run(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         self.current.wait_present().await;
@@ -126,8 +127,8 @@ impl Stream {
             }
             let pause = backoff.pause();
             if stable && matches!(error, StreamError::EndedByController(_)) {
-                // What is asked for meanwhile is asked on the next stream, which another replica
-                // takes in a moment.
+                // Requests meanwhile go on the next stream, which another replica accepts in a
+                // moment.
                 tracing::info!(retry_in = ?pause, "{error}");
             } else {
                 self.store.set_connected(false);
@@ -141,7 +142,7 @@ impl Stream {
             {
                 self.current.mark_refused(shown);
             }
-            // With another certificate, or other roots, a new try may fare better at once.
+            // With another certificate, or other roots, a new attempt may succeed at once.
             if timeout(pause, self.current.wait_replaced(shown.as_ref()))
                 .await
                 .is_ok()
@@ -179,7 +180,7 @@ impl Stream {
                     if request == Some(Request::Resubscribe) {
                         return Err(StreamError::Resubscribe);
                     }
-                    // The store, which sends these, is held here: the channel does not end.
+                    // The store, which sends requests, is held here: the channel does not end.
                     if let Some(kind) = request.and_then(|r| message(r, &mut watched)) {
                         send(&outgoing, kind)?;
                     }
@@ -188,14 +189,14 @@ impl Stream {
         }
     }
 
-    /// The messages that every stream begins with, ready to be sent, and the addresses they watch.
+    /// Returns the first messages of every stream, and the addresses that they watch.
     fn first_messages(
         &mut self,
     ) -> (
         (Outgoing, mpsc::UnboundedReceiver<proto::ProxyMessage>),
         HashSet<SocketAddr>,
     ) {
-        // Whatever was asked for until now is among the addresses watched below.
+        // What was requested until now is among the addresses that are watched below.
         while self.requests.try_recv().is_ok() {}
         let watched = self.store.watched();
         let hello = Kind::Hello(proto::Hello {
@@ -243,11 +244,11 @@ impl Stream {
         }
         let nonce = update.nonce;
         let store = self.store.clone();
-        // Not on a thread that carries connections: decoding compiles regular expressions.
+        // Off the threads that carry connections: decoding compiles regular expressions.
         let applied = tokio::task::spawn_blocking(move || store.apply(update)).await;
         let refused = applied.map_err(|error| match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime ends.
+            // The runtime is shutting down.
             Err(_) => StreamError::Closed,
         })?;
         for one in &refused {
@@ -257,11 +258,11 @@ impl Stream {
     }
 }
 
-/// What the controller was told of the certificate's root, on this stream.
+/// What this stream has reported of the certificate's root.
 #[derive(Default)]
 struct CertificateReport {
-    /// It speaks of roots itself: one that does not would end the stream for a message that it does
-    /// not know.
+    /// Whether the controller sends roots itself: one that does not would end the stream for an
+    /// unknown message.
     supported: bool,
     root: Option<Root>,
 }
@@ -296,7 +297,7 @@ fn watch(address: SocketAddr) -> Kind {
     })
 }
 
-/// What a request of the store has to tell the controller, if it does not know already.
+/// Returns the message for a request of the store, unless the controller knows already.
 fn message(request: Request, watched: &mut HashSet<SocketAddr>) -> Option<Kind> {
     match request {
         Request::Watch(address) => watched.insert(address).then(|| watch(address)),

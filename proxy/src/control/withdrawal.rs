@@ -1,10 +1,9 @@
-//! The end of a pod, asked of its proxy before its containers are told: nobody is to send to it any
-//! longer.
+//! Withdrawal of a pod before its containers are signalled: nobody is to send to it any longer.
 //!
-//! Kubernetes calls `/drain` as the hook that goes before the signal to each container (kubelet,
-//! from the node's address). The call takes effect only where the controller sees that the pod is
-//! being deleted: from anybody else, and for a container that is only restarted, it is answered
-//! within a second and changes nothing.
+//! Kubernetes calls `/drain` as the preStop hook of each container (the kubelet, from the node's
+//! address). The call takes effect only if the controller sees that the pod is being deleted: from
+//! anybody else, and for a container that is only restarted, it is answered within a second and
+//! changes nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use weft_api::proto::Withdrawn;
 
 use crate::drain::PeerConnections;
 
-/// What the controller was asked and said; clones are the same.
+/// The state of the withdrawal; clones are the same.
 #[derive(Clone, Debug)]
 pub struct Withdrawal(Arc<watch::Sender<State>>);
 
@@ -24,7 +23,7 @@ pub struct Withdrawal(Arc<watch::Sender<State>>);
 enum State {
     Idle,
     Asked,
-    /// The pod is being deleted, which does not end.
+    /// The pod is being deleted, which is final.
     Withdrawn(Withdrawn),
 }
 
@@ -34,28 +33,28 @@ impl Default for Withdrawal {
     }
 }
 
-/// How long the hook holds the containers' signal back.
+/// How long the hook delays the containers' signal.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainLimits {
     /// At most.
     pub bound: Duration,
-    /// At least, where a Service has the pod: for clients outside the mesh, and those of other
+    /// At least, if a Service has the pod: for clients outside the mesh, and those of other
     /// controllers.
     pub grace: Duration,
 }
 
-/// What became of a call of the hook.
+/// The result of a call of the hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainOutcome {
     /// The pod is not being deleted.
     Staying,
     /// No Service has the pod.
     Unused,
-    /// All who were told have acknowledged, and all others had their time.
+    /// All proxies that were told have acknowledged, and all others had their time.
     Withdrawn,
-    /// Some who were told did not acknowledge.
+    /// Some proxies did not acknowledge.
     Unacknowledged(u32),
-    /// The controller said nothing.
+    /// The controller did not answer.
     Unanswered,
 }
 
@@ -74,9 +73,8 @@ impl fmt::Display for DrainOutcome {
 }
 
 impl Withdrawal {
-    /// Asks the controller, or joins those who did, has the senders go, and returns when the
-    /// containers may be told: what was on its way when the controller's word reached its sender
-    /// has arrived then.
+    /// Asks the controller, or joins an earlier call, drains the peers' connections, and returns
+    /// once the containers may be signalled: requests that were on their way have arrived then.
     pub async fn drain(&self, limits: DrainLimits, senders: &PeerConnections) -> DrainOutcome {
         let begun = Instant::now();
         let answer = tokio::time::timeout(limits.bound, self.answer()).await;
@@ -89,12 +87,12 @@ impl Withdrawal {
         };
         let grace = tokio::time::sleep_until(begun + limits.grace.min(limits.bound));
         let gone = tokio::time::timeout_at(begun + limits.bound, senders.drain());
-        // Streams may be longer than the bound: they end with the application, or with the process.
+        // Streams may last longer: they end with the application, or with the process.
         let _ = tokio::join!(grace, gone);
         drained
     }
 
-    /// `None`: the pod is not being deleted.
+    /// Returns the controller's answer; `None` if the pod is not being deleted.
     async fn answer(&self) -> Option<Withdrawn> {
         let mut state = self.0.subscribe();
         self.0.send_if_modified(|state| {
@@ -112,7 +110,7 @@ impl Withdrawal {
         }
     }
 
-    /// Takes what the controller says.
+    /// Sets the controller's answer.
     pub(super) fn set_answer(&self, withdrawn: Withdrawn) {
         self.0.send_if_modified(|state| {
             let asked = *state == State::Asked;
@@ -131,11 +129,11 @@ impl Withdrawal {
     }
 }
 
-/// For the stream: when the controller is to be asked.
+/// Requests for the stream to ask the controller.
 pub(super) struct WithdrawRequests(watch::Receiver<State>);
 
 impl WithdrawRequests {
-    /// Whether an answer is being waited for now.
+    /// Returns true if an answer is being waited for.
     pub(super) fn pending(&mut self) -> bool {
         *self.0.borrow_and_update() == State::Asked
     }
@@ -147,7 +145,7 @@ impl WithdrawRequests {
                 return;
             }
         }
-        // Nobody is left who could ask.
+        // Nobody is left to ask.
         std::future::pending().await
     }
 }

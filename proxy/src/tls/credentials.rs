@@ -17,7 +17,7 @@ use super::trusted::{Root, RootSources};
 pub struct Credentials {
     pub key: Arc<CertifiedKey>,
     pub roots: Arc<Roots>,
-    /// The root that the certificate is of.
+    /// The root of the certificate.
     pub root: Option<Root>,
     /// Unix seconds.
     pub not_before: i64,
@@ -31,8 +31,8 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Certificates that are no usable root are left out, with their number; the same root twice
-    /// counts once.
+    /// Returns the roots, and the number of certificates that are no usable root; the same root
+    /// twice counts once.
     pub fn new<'a>(certificates: impl Iterator<Item = &'a Root>) -> (Self, usize) {
         let mut seen: Vec<&Root> = Vec::new();
         let mut roots = Self::default();
@@ -54,22 +54,22 @@ impl Roots {
 /// Why a certificate should be replaced early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outdated {
-    /// The controller signs under another root, and says so on the stream.
+    /// The controller signs under another root, as it says on the stream.
     OtherSigner,
-    /// The newest word of the roots does not name the one that it is of.
+    /// The newest source of roots no longer has its root.
     RootGone,
     /// The controller has refused it.
     Refused,
 }
 
-/// Where the credentials in force are read, without a lock, by every handshake.
+/// The credentials in force, which every handshake reads without a lock; clones are the same.
 #[derive(Clone, Debug)]
 pub struct CurrentCredentials {
     current: Arc<ArcSwapOption<Credentials>>,
     sources: Arc<Mutex<RootSources>>,
     /// The key of a certificate that the controller has refused.
     refused: Arc<ArcSwapOption<CertifiedKey>>,
-    /// Rung at each change of the certificate, of the roots, and of who signs.
+    /// Notified of each change of the certificate, the roots, and the signer.
     changes: Arc<watch::Sender<()>>,
 }
 
@@ -85,7 +85,7 @@ impl Default for CurrentCredentials {
 }
 
 impl CurrentCredentials {
-    /// `None` until the first certificate is there.
+    /// Returns the credentials; `None` until the first certificate.
     pub fn load(&self) -> Guard<Option<Arc<Credentials>>> {
         self.current.load()
     }
@@ -95,7 +95,7 @@ impl CurrentCredentials {
         self.current.load_full()
     }
 
-    /// Resolves once others than `shown` are in force.
+    /// Resolves once credentials other than `shown` are in force.
     pub async fn wait_replaced(&self, shown: Option<&Arc<Credentials>>) {
         let mut changes = self.changes();
         while self.load().as_ref().map(Arc::as_ptr) == shown.map(Arc::as_ptr) {
@@ -104,13 +104,13 @@ impl CurrentCredentials {
         }
     }
 
-    /// The controller takes the certificate of `shown` no longer.
+    /// Records that the controller refuses the certificate of `shown`.
     pub fn mark_refused(&self, shown: &Credentials) {
         self.refused.store(Some(shown.key.clone()));
         self.changes.send_replace(());
     }
 
-    /// Handshakes from now on use these; connections that stand are left alone.
+    /// Sets the credentials of handshakes from now on; open connections are left alone.
     pub fn set(&self, credentials: Credentials) {
         self.current.store(Some(Arc::new(credentials)));
         self.changes.send_replace(());
@@ -125,13 +125,13 @@ impl CurrentCredentials {
         }
     }
 
-    /// Told of each change.
+    /// Returns a receiver that is notified of each change.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// Puts a certificate in force, whose roots in `credentials` are replaced by those in force
-    /// with `signed`.
+    /// Puts a certificate in force, with the roots that are in force together with `signed`, in
+    /// place of those in `credentials`.
     pub fn install(&self, credentials: Credentials, signed: Vec<Root>) {
         let mut sources = self.sources();
         sources.set_signed_roots(signed, Instant::now());
@@ -142,13 +142,13 @@ impl CurrentCredentials {
         });
     }
 
-    /// Takes note of the roots in the file; says whether that changed what is in force.
+    /// Sets the roots of the file. Returns true if that changed what is in force.
     pub fn set_file_roots(&self, roots: Vec<Root>) -> bool {
         let mut sources = self.sources();
         sources.set_file_roots(roots, Instant::now()) && self.renew_roots(&sources)
     }
 
-    /// Takes up the roots that the stream names. Errors when the one that signs is no usable root.
+    /// Sets the roots of the stream. Errors if the one that signs is no usable root.
     pub fn set_stream_roots(&self, roots: &TrustedRoots) -> Result<(), &'static str> {
         let all = std::iter::once(&roots.signer).chain(&roots.further);
         let all: Vec<Root> = all.map(|der| Root::from(der.clone())).collect();
@@ -159,7 +159,7 @@ impl CurrentCredentials {
         Ok(())
     }
 
-    /// Whether [`Self::set_stream_roots`] would take them.
+    /// Checks whether [`Self::set_stream_roots`] accepts the roots.
     pub fn check(roots: &TrustedRoots) -> Result<(), &'static str> {
         let signer = Root::from(roots.signer.clone());
         let (_, unusable) = Roots::new(std::iter::once(&signer));
@@ -168,14 +168,14 @@ impl CurrentCredentials {
             .ok_or("roots.signer is no usable certificate")
     }
 
-    /// The stream names roots no longer.
+    /// Removes the roots of the stream.
     pub fn clear_stream_roots(&self) {
         let mut sources = self.sources();
         sources.clear_stream_roots();
         self.renew_roots(&sources);
     }
 
-    /// Whether there is a stream.
+    /// Sets whether there is a stream.
     pub fn set_connected(&self, connected: bool) {
         let mut sources = self.sources();
         if sources.set_connected(connected) {
@@ -183,12 +183,12 @@ impl CurrentCredentials {
         }
     }
 
-    /// The roots in force, with or without a certificate.
+    /// Returns the roots in force, with or without a certificate.
     pub fn roots(&self) -> Arc<Roots> {
         Arc::new(Roots::new(self.sources().in_force()).0)
     }
 
-    /// Why the certificate should be replaced before 70 % of its life, if it should.
+    /// Returns why the certificate should be replaced early, if it should.
     pub fn outdated(&self) -> Option<Outdated> {
         let sources = self.sources();
         let current = self.load();
@@ -207,8 +207,8 @@ impl CurrentCredentials {
         (!sources.holds(root)).then_some(Outdated::RootGone)
     }
 
-    /// The certificate stays; peers are checked against the roots in force now. Says whether those
-    /// differ from before.
+    /// Keeps the certificate, with the roots in force now. Returns true if those differ from
+    /// before.
     fn renew_roots(&self, sources: &RootSources) -> bool {
         let Some(current) = self.load().clone() else {
             return false;
@@ -226,7 +226,7 @@ impl CurrentCredentials {
                 ..(*current).clone()
             });
         } else {
-            // Who signs may have changed.
+            // The signer may have changed.
             self.changes.send_replace(());
         }
         changed
