@@ -36,8 +36,9 @@ pub fn raise_file_limit() {
     }
 }
 
-/// The commit that the program was built from, where the builder names it. It comes from the environment and not from a
-/// build script that asks git, so that the same sources and environment give the same program.
+/// The commit that the program was built from, where the builder names it. It comes from the
+/// environment and not from a build script that asks git, so that the same sources and environment
+/// give the same program.
 fn revision() -> Option<&'static str> {
     option_env!("WEFT_REVISION").filter(|revision| !revision.is_empty())
 }

@@ -213,8 +213,8 @@ pub fn body_error_type(error: &BodyError) -> ErrorType {
     }
 }
 
-/// Ends a gRPC answer that broke off. What the application reset is told as `PROTOCOL-HTTP2.md` of gRPC's specification
-/// has it.
+/// Ends a gRPC answer that broke off. What the application reset is told as `PROTOCOL-HTTP2.md` of
+/// gRPC's specification has it.
 pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
     let status = match error {
         BodyError::Timeout | BodyError::Idle | BodyError::ClientStalled => Code::DeadlineExceeded,

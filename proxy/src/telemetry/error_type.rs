@@ -1,5 +1,6 @@
-//! Why a request failed, a connection was closed or a datagram was dropped: one closed list, whose names are
-//! the label `error_type` of metrics, the field of the same name in logs, and the header `weft-error-type`.
+//! Why a request failed, a connection was closed or a datagram was dropped: one closed list, whose
+//! names are the label `error_type` of metrics, the field of the same name in logs, and the header
+//! `weft-error-type`.
 
 use std::fmt;
 

@@ -1,7 +1,9 @@
-//! The labels of metrics as types: which values each may have, and under which names they are written.
+//! The labels of metrics as types: which values each may have, and under which names they are
+//! written.
 //!
-//! Parent, route and backend have a label for each part of their names (kind, namespace, name, port), so that queries
-//! select and join by equality. A label without a value is left out, which means the same to Prometheus.
+//! Parent, route and backend have a label for each part of their names (kind, namespace, name,
+//! port), so that queries select and join by equality. A label without a value is left out, which
+//! means the same to Prometheus.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +27,8 @@ macro_rules! label_values {
 
 label_values!(Direction, ConnectionTls, PassthroughReason, MirrorResult);
 
-/// Which way a connection or request goes, seen from the pod. Those of a gateway's clients are of a way of their own.
+/// Which way a connection or request goes, seen from the pod. Those of a gateway's clients are of a
+/// way of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     Inbound,
@@ -63,7 +66,8 @@ impl RequestProtocol {
     }
 }
 
-/// How a connection's bytes are protected between this proxy and the other side of the pod's border.
+/// How a connection's bytes are protected between this proxy and the other side of the pod's
+/// border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnectionTls {
     /// Mutual TLS between proxies.
@@ -132,7 +136,8 @@ pub enum RetryResult {
     Succeeded,
     /// Sent, and failed as well.
     Failed,
-    /// Sent, and given up by the client; or not sent because the client, the route or the process went.
+    /// Sent, and given up by the client; or not sent because the client, the route or the process
+    /// went.
     Canceled,
     /// Not sent: the rule's attempts are used up.
     LimitReached,

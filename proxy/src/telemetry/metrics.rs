@@ -22,7 +22,8 @@ use super::series::{RequestCollector, RequestSeries};
 use super::udp::UdpMetrics;
 use crate::tls::HandshakeError;
 
-/// Handles of (direction, parent, route, rule, backend) at most; each has some histograms and a few counters.
+/// Handles of (direction, parent, route, rule, backend) at most; each has some histograms and a few
+/// counters.
 const MAX_REQUEST_SERIES: usize = 2_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -319,7 +320,8 @@ impl Metrics {
         self.handshakes.get_or_create(&labels).inc();
     }
 
-    /// Counts a connection that is closed because of what its peer sent, or because it leads nowhere.
+    /// Counts a connection that is closed because of what its peer sent, or because it leads
+    /// nowhere.
     pub fn protocol_error(&self, listener: &'static str, error_type: ErrorType) {
         let labels = ProtocolErrorLabels {
             listener,

@@ -59,8 +59,8 @@ impl StatusClass {
         }
     }
 
-    /// Of a gRPC call by its status: 5xx is what OpenTelemetry's conventions for gRPC hold for an error of the server, and
-    /// a response without a status, which clients take for UNKNOWN.
+    /// Of a gRPC call by its status: 5xx is what OpenTelemetry's conventions for gRPC hold for an
+    /// error of the server, and a response without a status, which clients take for UNKNOWN.
     pub(super) fn of(outcome: &RequestOutcome) -> Self {
         match (outcome.protocol, outcome.grpc_status) {
             (RequestProtocol::Grpc, Some(status)) => Self::of_grpc(status),

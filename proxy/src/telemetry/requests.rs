@@ -1,4 +1,5 @@
-//! What is counted of requests, as handles: labels are looked up when configuration changes, never by a request.
+//! What is counted of requests, as handles: labels are looked up when configuration changes, never
+//! by a request.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,7 +20,8 @@ pub(super) const BUCKETS: [f64; 14] = [
 /// Outcomes of one handle: a peer that makes codes up cannot make series without end.
 pub(super) const MAX_OUTCOMES: usize = 64;
 
-/// Counters by outcome, of which there are few: found by comparing, and added at the first occurrence.
+/// Counters by outcome, of which there are few: found by comparing, and added at the first
+/// occurrence.
 #[derive(Debug)]
 pub(super) struct OutcomeCounts<K>(ArcSwap<Vec<(K, Arc<AtomicU64>)>>);
 

@@ -1,7 +1,7 @@
 //! Every handle of [`super::requests`] by its labels, and how they are written out.
 //!
-//! The number of series is bounded: beyond the bound, those that no configuration uses give way, and when all are in
-//! use, new ones are counted together under the route `other`.
+//! The number of series is bounded: beyond the bound, those that no configuration uses give way,
+//! and when all are in use, new ones are counted together under the route `other`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,7 +30,8 @@ impl RequestSeries {
         }
     }
 
-    /// The handle of these labels, made at the first call. For configuration changes, not for requests.
+    /// The handle of these labels, made at the first call. For configuration changes, not for
+    /// requests.
     pub fn get(&self, mut labels: RequestLabels) -> Arc<RequestMetrics> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= self.max && !known.contains_key(&labels) {

@@ -95,7 +95,8 @@ pub fn handshake_result<T>(accepted: &io::Result<T>) -> Result<(), HandshakeErro
     }
 }
 
-/// Why a handshake failed, in words. Those of our own checks as they are: rustls prints such an error's fields.
+/// Why a handshake failed, in words. Those of our own checks as they are: rustls prints such an
+/// error's fields.
 pub fn handshake_words(error: &io::Error) -> String {
     match error.get_ref().and_then(|e| e.downcast_ref()) {
         Some(Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),

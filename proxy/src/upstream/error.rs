@@ -46,7 +46,8 @@ impl SendError {
         }
     }
 
-    /// Returns true if no application has seen the request: it may be sent again whatever its method.
+    /// Returns true if no application has seen the request: it may be sent again whatever its
+    /// method.
     pub fn never_reached_app(&self) -> bool {
         matches!(
             self,
