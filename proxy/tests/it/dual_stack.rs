@@ -144,7 +144,7 @@ impl Network {
     fn role(&self, host: u8, user: u32, role: &str) -> Command {
         let mut command = self.inside(host, user, "role");
         command
-            .args(["--ignored", "--exact", "role", "--nocapture"])
+            .args(["--ignored", "--exact", "dual_stack::role", "--nocapture"])
             .env(ROLE, role)
             .env(NETWORK, &self.id);
         command

@@ -15,7 +15,7 @@ struct Panics;
 
 impl tracing::Subscriber for Panics {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        let refusal = metadata.fields().field("reason").is_some();
+        let refusal = metadata.fields().field("error_type").is_some();
         refusal && metadata.target().starts_with("weft_proxy::listen::inbound")
     }
 
