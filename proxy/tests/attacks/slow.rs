@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What a client's kernel takes of an answer that is not read.
 const RECEIVE_BUFFER: u32 = 4 << 10;
 /// What each of them may cost: here are its own side, the proxy's and the application's.
-const EACH: u64 = 96 << 10;
+const EACH: u64 = 128 << 10;
 
 /// How a client is slow.
 struct Slow {
