@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_drain_ends_with_the_last_connection() {
+    async fn drain_ends_with_last_connection() {
         let shutdown = Shutdown::new();
         let inner = shutdown.clone();
         shutdown.spawn(async move {
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_drain_ends_at_its_bound() {
+    async fn drain_ends_at_its_time_limit() {
         let shutdown = Shutdown::new();
         shutdown.spawn(std::future::pending::<()>());
         assert_eq!(shutdown.drain(Duration::from_secs(25)).await, 1);

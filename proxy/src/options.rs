@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_pod_are_a_list_that_may_be_empty() {
+    fn pod_ips_may_be_an_empty_list() {
         let ips = |text| parse(&["--pod-ips", text]).unwrap().own_addresses();
         assert_eq!(ips(""), [] as [IpAddr; 0]);
         assert_eq!(ips("10.0.0.1").len(), 1);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_the_flag_that_said_so() {
+    fn invalid_option_error_names_its_flag() {
         for (flag, value) in [
             ("--pod-ips", "10.0.0.1,front"),
             ("--trust-domain", "Cluster Local"),

@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_follow_the_memory() {
+    fn overload_limits_scale_with_memory_limit() {
         let metrics = Arc::new(Metrics::new());
         let overload = Overload::new(Some(1 << 20), metrics.clone());
         let admits = |open, room| overload.admits_connection(open, || room);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn with_little_memory_left_a_few_requests_are_taken() {
+    fn minimum_of_requests_is_admitted_when_memory_is_high() {
         let overload = Overload::new(Some(1 << 30), Arc::default());
         (0..MIN_REQUESTS).for_each(|_| overload.request_started());
         overload.high.store(true, Relaxed);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_only_what_is_kept_is_bounded() {
+    fn without_memory_limit_only_replay_memory_is_limited() {
         let overload = Overload::new(None, Arc::default());
         assert!(overload.admits_connection(1 << 30, || false) && !overload.is_crowded(1 << 30));
         assert!(!overload.replay.reserve(DEFAULT_REPLAY + 1));

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_ports_of_probes_may_be_asked_about() {
+    fn only_declared_probe_ports_are_served() {
         let probes = TcpProbes::new(&[], [5432, 80]);
         for (path, port) in [
             ("/probe/tcp/5432", Some(5432)),
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_is_open_while_something_listens() {
+    async fn tcp_probe_succeeds_while_port_listens() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let probes = TcpProbes::new(&["127.0.0.1".parse().unwrap()], [port]);

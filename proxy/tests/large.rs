@@ -163,7 +163,7 @@ impl Sender {
 }
 
 #[tokio::test]
-async fn large_bodies_of_http_take_no_memory() {
+async fn large_http_bodies_use_constant_memory() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for version in BOTH {
         let proxies =
@@ -188,7 +188,7 @@ async fn large_bodies_of_http_take_no_memory() {
 }
 
 #[tokio::test]
-async fn many_bytes_take_no_memory() {
+async fn large_tcp_stream_uses_constant_memory() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let proxies = Proxies::serving(Protocol::Tcp, |mut stream| async move {
         let (mut from, mut to) = stream.split();

@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_https_with_host_and_port() {
+    fn controller_url_must_be_https_with_host_and_port() {
         for (text, shown) in [
             (
                 "https://weft-controller.weft-system.svc:15012",
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_the_most_and_start_again() {
+    fn backoff_grows_to_its_maximum_and_resets() {
         let second = Duration::from_secs(1);
         let mut backoff = Backoff::new(second, 4 * second);
         for max in [1, 2, 4, 4] {

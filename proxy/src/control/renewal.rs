@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_clock_that_jumps_past_the_certificate_has_it_renewed_at_once() {
+    async fn clock_jump_past_expiry_triggers_renewal() {
         let (renewal, begun) = (renewal(), Instant::now());
         let life = Duration::from_secs(86_400);
         let jump = async {

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_hook_ends_when_all_had_their_time_and_never_later_than_its_bound() {
+    async fn drain_hook_waits_for_peers_up_to_its_limit() {
         let seconds = Duration::from_secs;
         let drained = DrainOutcome::Withdrawn;
         for (answer, going, expected) in [
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_after_the_senders_were_told_to_go_stays() {
+    async fn peer_that_connects_after_peer_drain_is_kept() {
         let shutdown = Shutdown::new();
         shutdown.peers().drain().await;
         let (closing, sends) = shutdown.watch_for_peer();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pod_that_stays_may_ask_again() {
+    async fn drain_hook_may_be_repeated_when_pod_stays() {
         let (withdrawal, senders) = (Withdrawal::default(), PeerConnections::default());
         let mut requests = withdrawal.requests();
         for answer in [Withdrawn::default(), withdrawn(0, 0)] {

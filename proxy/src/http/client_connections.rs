@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_idle_of_the_busiest_source_is_closed() {
+    fn eviction_closes_longest_idle_connection_of_busiest_source() {
         let clients = ClientConnections::default();
         let few = idle(&clients, 1, 2);
         let many = idle(&clients, 2, 4);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_renew_a_connection_and_those_under_way_keep_it() {
+    fn eviction_spares_connections_with_active_or_recent_requests() {
         let clients = ClientConnections::default();
         let all = idle(&clients, 1, 3);
         all[0].request_started();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_busiest_source_has_no_idle_one_the_next_gives_way() {
+    fn eviction_takes_next_source_when_busiest_has_no_idle_connection() {
         let clients = ClientConnections::default();
         let busy = idle(&clients, 1, 9);
         busy.iter().for_each(ClientConnection::request_started);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_of_ipv6_is_one_source() {
+    fn ipv6_prefix_counts_as_one_source() {
         let clients = ClientConnections::default();
         let all = [
             "2001:db8::1",

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_may_take_nothing_for_a_bounded_time() {
+    async fn stalled_response_is_cut_after_idle_timeout() {
         scope(async {
             let mut stall = WriteStall::new(Some(10 * SECOND));
             let begun = Instant::now();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_deadline_of_the_answer_under_way_holds_whatever_the_client_takes() {
+    async fn response_deadline_applies_while_client_reads() {
         scope(async {
             let mut stall = WriteStall::new(Some(10 * SECOND));
             let begun = Instant::now();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_ends_that_waits_for_its_client_and_not_for_its_body() {
+    async fn http2_stream_is_cut_when_client_stalls_not_upstream() {
         const FRAME: Option<bool> = Some(true);
         const WAITS: Option<bool> = Some(false);
         assert_eq!(stream_lasts(&[FRAME]).await, 5 * SECOND);

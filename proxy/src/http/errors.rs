@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grpc_is_told_by_the_whole_media_type() {
+    fn grpc_is_recognized_by_exact_media_type() {
         for (kind, grpc) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_are_replaced_as_the_specification_says() {
+    fn prefix_rewrite_follows_gateway_api() {
         for (path, prefix, replacement, expected) in [
             ("/foo/bar", "/foo", "/xyz", "/xyz/bar"),
             ("/foo/bar", "/foo", "/xyz/", "/xyz/bar"),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_say_where_as_the_specification_says() {
+    fn redirect_location_follows_gateway_api() {
         let plain = Redirect {
             scheme: None,
             host: None,
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_set_added_and_removed() {
+    fn header_filter_sets_adds_and_removes() {
         let name = http::HeaderName::from_static;
         let value = HeaderValue::from_static;
         let edit = HeaderEdit {

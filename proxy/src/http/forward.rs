@@ -343,7 +343,7 @@ mod tests {
 
     /// Futures are moved when they are started: each byte is copied for each request.
     #[test]
-    fn a_request_is_small() {
+    fn request_future_stays_small() {
         let size = size_of_result(|outbound: Arc<Outbound>, request| outbound.handle(request));
         assert!(size <= 4_352, "{size}");
     }

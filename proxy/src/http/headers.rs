@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_the_connection_stays_behind() {
+    fn hop_by_hop_request_headers_are_removed() {
         let mut parts = request(
             "/",
             &[
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn upgrades_are_kept_but_not_to_http2() {
+    fn upgrade_header_is_kept_unless_h2c() {
         let mut parts = request("/", &[("connection", "Upgrade"), ("upgrade", "websocket")]);
         assert!(clean_request(&mut parts).unwrap());
         assert_eq!(parts.headers[UPGRADE], "websocket");
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_by_no_text_is_refused() {
+    fn connection_header_that_is_not_ascii_is_refused() {
         let value = HeaderValue::from_bytes(b"h2c, \xff").unwrap();
         for name in [CONNECTION, UPGRADE] {
             let mut parts = request("/", &[("x-a", "1")]);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_told_once() {
+    fn repeated_content_length_is_merged_or_refused() {
         for (lengths, one) in [
             (&["5"][..], Some("5")),
             (&["5", "5"], Some("5")),
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn only_chunks_are_undone() {
+    fn only_chunked_coding_is_supported() {
         for (codings, coded) in [
             (&["chunked"][..], Coding::Chunked),
             (&["Chunked"], Coding::Chunked),
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_of_http2_are_one_elsewhere() {
+    fn http2_cookies_are_joined_for_http1() {
         for (from, to, one) in [
             (Version::HTTP_2, Version::HTTP_11, true),
             (Version::HTTP_2, Version::HTTP_2, false),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_names_the_host_rather_than_the_header() {
+    fn absolute_target_overrides_host_header() {
         let mut parts = request("http://a/x", &[("host", "b")]);
         clean_request(&mut parts).unwrap();
         crate::upstream::target::for_http1(&mut parts, address()).unwrap();

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_namespace_leaves_places_to_others() {
+    fn mirror_slots_are_shared_among_namespaces() {
         let slots = Arc::<MirrorSlots>::default();
         let take = |namespace: &str| {
             let namespace = Arc::from(namespace);

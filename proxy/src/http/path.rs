@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn one_path_has_one_form() {
+    fn equivalent_paths_normalize_alike() {
         for (target, normal) in [
             ("/admin", "/admin"),
             ("//admin", "/admin"),
@@ -188,7 +188,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_normal_form_is_what_the_rules_say(
+        fn normalized_path_matches_reference(
             path in "(/|\\\\|[.]|[.][.]|%2[eE]|%2[fF]|%5[cC]|%61|%6|%|a|A|;|2e){0,16}",
         ) {
             let path = format!("/{path}");
@@ -196,7 +196,7 @@ mod tests {
         }
 
         #[test]
-        fn a_normal_form_is_its_own(path in "/[a-c./%2eE6-9\\\\;]{0,24}") {
+        fn normalization_is_idempotent(path in "/[a-c./%2eE6-9\\\\;]{0,24}") {
             let once = normalized(&path);
             proptest::prop_assert_eq!(normalized(&once), once.clone());
             proptest::prop_assert!(!once.contains("//") && !once.contains("/../"), "{}", once);

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_many_is_too_many() {
+    fn resets_of_half_of_many_requests_are_excessive() {
         let few = Arc::new(ResetTracker::new());
         (0..MIN_REQUESTS).for_each(|_| drop(few.begin()));
         assert!(!few.too_many.is_cancelled());

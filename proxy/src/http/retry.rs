@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_rules_the_shorter_times_and_the_services_retries_hold() {
+    fn merged_policy_takes_shorter_timeouts_and_service_retries() {
         let retry = |attempts| Retry {
             codes: Vec::new(),
             attempts,
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_grows_and_is_never_too_short() {
+    fn retry_backoff_grows_with_jitter_and_has_minimum() {
         let shortest = Duration::from_millis(100);
         for (retries, times) in [(0, 1), (1, 2), (2, 4), (3, 8), (4, 10), (40, 10)] {
             let wait = backoff(shortest, retries);

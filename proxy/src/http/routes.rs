@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_is_read_strictly() {
+    fn host_is_parsed_strictly() {
         let http1 = http::Version::HTTP_11;
         for (uri, named, host) in [
             ("/", Some("Example.COM:8080"), Some("example.com")),

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_answers_of_hyper_get_words() {
+    async fn only_hyper_error_responses_are_rewritten() {
         for (busy, begun, rewritten) in [(false, 0, true), (false, 1, false), (true, 1, false)] {
             let (near, mut far) = tokio::io::duplex(1 << 10);
             let counter = Arc::<AtomicU64>::default();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_later_answer_gets_them_too() {
+    async fn error_response_after_earlier_response_is_rewritten() {
         let (near, mut far) = tokio::io::duplex(64);
         let counter = Arc::new(AtomicU64::new(1));
         let mut stream = ErrorRewriter::new(near, counter, || false);

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_exchange_outlives_the_clients_side_for_a_bounded_time() {
+    async fn half_closed_client_is_cut_after_timeout() {
         let (mut client, near) = duplex(64);
         let mut watched = HalfCloseWatch::new(near, BOUND, None, || true);
         client.write_all(b"pipelined").await.unwrap();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_answer_gives_it_time_anew() {
+    async fn response_bytes_restart_half_close_timeout() {
         let (mut client, near) = duplex(64);
         let mut watched = HalfCloseWatch::new(near, BOUND, None, || true);
         client.shutdown().await.unwrap();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn between_requests_nothing_is_read_and_nothing_ends() {
+    async fn half_close_is_not_watched_between_requests() {
         let busy = Arc::new(AtomicBool::new(false));
         let (mut client, near) = duplex(64);
         let asked = busy.clone();

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strict_pod_is_asked_its_probes_on_their_ports_and_nothing_else() {
+    fn strict_pod_admits_only_declared_probes_in_plaintext() {
         let strict = workload(Mode::Strict);
         for (port, method, uri, admitted) in [
             (8080, "GET", "/healthz?full=1", true),
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_is_no_probe() {
+    fn upgrade_request_is_not_admitted_as_probe() {
         let strict = workload(Mode::Strict);
         let plaintext_policy = PlaintextPolicy::of(Some(&strict), "10.0.0.1:8080".parse().unwrap());
         let (head, ()) = http::Request::get("/ready").body(()).unwrap().into_parts();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_permissive_take_all_and_the_unknown_nothing() {
+    fn permissive_pod_admits_all_and_unknown_pod_admits_none() {
         let open = workload(Mode::Permissive);
         assert!(admits(Some(&open), 1, "POST", "/any"));
         assert!(!admits(None, 8080, "GET", "/ready"));

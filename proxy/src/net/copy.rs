@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_ways_arrive_whole_through_narrow_streams() {
+    async fn bidirectional_copy_is_complete_through_small_buffers() {
         let (client, mut near) = duplex(700);
         let (mut far, server) = duplex(900);
         let (asked, answered) = (bytes(0), bytes(1));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_taken_is_kept_only_until_it_is() {
+    async fn unwritten_bytes_are_kept_only_until_written() {
         let (mut client, mut near) = duplex(64);
         let (mut far, mut server) = duplex(4);
         client.write_all(b"123456").await.unwrap();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_side_that_breaks_ends_both() {
+    async fn write_error_ends_both_directions() {
         let (mut client, mut near) = duplex(64);
         let (mut far, server) = duplex(64);
         drop(server);

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_wait_for_the_next_poll_and_go_together() {
+    fn writes_are_corked_until_next_poll() {
         let (near, mut far) = duplex(1 << 10);
         let mut corked = Corked::new(near);
         let (_, woken) = polled(async {
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_does_not_read_blocks_without_a_busy_loop() {
+    fn blocked_peer_causes_no_busy_loop() {
         let (near, mut far) = duplex(4);
         let mut corked = Corked::new(near);
         assert!(polled(write(&mut corked, b"123456")).0.is_ready());
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_have_their_turn_while_there_is_more_to_read() {
+    async fn reads_yield_to_other_tasks() {
         let endless = tokio::io::join(tokio::io::repeat(1), tokio::io::sink());
         let mut corked = Corked::new(endless);
         for _ in 0..3 {
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_length_arrives_whole_and_in_order() {
+    async fn writes_of_any_length_arrive_in_order() {
         let (near, mut far) = duplex(1_000);
         let mut corked = Corked::new(near);
         let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_read_serves_many_askers() {
+    async fn one_buffered_read_serves_several_callers() {
         let (mut near, far) = duplex(1 << 10);
         let mut gathered = BufferedReads::new(far);
         near.write_all(b"123456").await.unwrap();

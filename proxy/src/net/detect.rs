@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_frame_of_an_http2_server() {
+    fn http2_server_preface_is_recognized() {
         let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
         assert!(is_server_preface(settings) && is_server_preface(b"\0\0\0\x04\0\0\0\0\0"));
         for other in [&settings[..8], b"220 mail ESMTP", b"\0\0\0\x04\x01\0\0\0\0"] {
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn first_bytes_tell() {
+    fn protocol_is_detected_from_first_bytes() {
         for (bytes, protocol) in [
             (&b""[..], Detected::Incomplete),
             (b"G", Detected::Incomplete),
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_for_forward_proxies() {
+    fn forward_proxy_requests_are_recognized() {
         for of in [
             &b"GET http://a/"[..],
             b"CONNECT a:1 HTTP/1.1",
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_client_hello_is_refused_and_a_part_of_one_waits() {
+    fn malformed_client_hello_is_refused_and_partial_one_is_incomplete() {
         assert!(alpn_protocols(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\xff").is_err());
         assert!(
             alpn_protocols(b"\x16\x03\x01\x02\x00\x01\x00")
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_seen_is_read_again() {
+    async fn peeked_bytes_are_read_again() {
         let stream = &b"GET / HTTP/1.1\r\n"[..];
         let mut stream = Prefixed::new(stream);
         assert_eq!(stream.detect().await.unwrap(), Detected::Http1);
@@ -341,7 +341,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_taken(bytes: Vec<u8>) {
+        fn detection_accepts_arbitrary_bytes(bytes: Vec<u8>) {
             let _ = detect(&bytes);
             let _ = alpn_protocols(&bytes);
         }

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_ended_is_not_waited_for_and_others_are_within_bounds() {
+    async fn linger_skips_half_closed_peer_and_is_bounded() {
         let second = Duration::from_secs(1);
         assert_eq!(drained(true, None).await, Duration::ZERO);
         assert_eq!(drained(false, None).await, SILENCE);

@@ -94,7 +94,7 @@ mod tests {
     use crate::drain::Shutdown;
 
     #[tokio::test]
-    async fn bytes_and_ends_are_passed_both_ways() {
+    async fn forward_copies_bytes_and_half_closes_in_both_directions() {
         let (mut client, near) = duplex(64);
         let (far, mut server) = duplex(64);
         let closing = Shutdown::new().watch();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_does_not_hold_up_the_end() {
+    async fn idle_tcp_connection_does_not_delay_drain() {
         let (_client, near) = duplex(64);
         let (far, _server) = duplex(64);
         let shutdown = Shutdown::new();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_outlives_its_listener_for_the_time_of_a_drain_idle_or_not() {
+    async fn tcp_connection_outlives_its_listener_by_drain_time() {
         let (mut client, near) = duplex(64);
         let (far, mut server) = duplex(64);
         let (listener, bound) = (CancellationToken::new(), Duration::from_secs(25));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bytes_may_be_idle_for_a_bounded_time() {
+    async fn idle_tcp_connection_is_closed_after_timeout() {
         let (mut client, near) = duplex(64);
         let (far, mut server) = duplex(64);
         let closing = Shutdown::new().watch();

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_json_whatever_the_request_says() {
+    fn access_log_line_escapes_request_data() {
         let lines = lines(AccessLogLevel::All, |log, metrics| {
             let mut record = Record::of(&metrics.inbound, RequestProtocol::Http1, StatusCode::OK);
             record.path = "/a\"b\\\u{7}\u{2028}";
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_handed_over_is_written_at_the_end() {
+    fn queued_access_log_lines_are_written_at_shutdown() {
         let lines = lines(AccessLogLevel::All, |log, metrics| {
             for n in 0..1_000 {
                 let mut record =
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_is_behind_loses_lines_and_never_stops_a_request() {
+    fn slow_access_log_writer_drops_lines_without_blocking() {
         struct Stuck(std::sync::mpsc::Receiver<()>);
         impl Write for Stuck {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_what_failed() {
+    fn errors_level_logs_failed_requests_only() {
         let metrics = Metrics::new();
         let dropped = metrics.access_log_dropped.clone();
         let (log, _writer) =

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_distinct_and_are_read_back() {
+    fn error_type_names_are_distinct_and_parse_back() {
         let names: HashSet<&str> = ErrorType::ALL.iter().map(|of| of.as_str()).collect();
         assert_eq!(names.len(), ErrorType::ALL.len());
         for of in ErrorType::ALL {

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn latencies_have_one_class_for_http_and_grpc() {
+    fn http_and_grpc_statuses_share_status_classes() {
         for (code, expected) in [
             (101, "1xx"),
             (200, "2xx"),

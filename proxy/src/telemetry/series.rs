@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_counted_by_parent_route_rule_backend_and_outcome() {
+    fn request_metrics_are_labelled_by_route_and_outcome() {
         let metrics = Metrics::new();
         let get = || metrics.requests.get(route("b"));
         get().record(OK, Duration::from_millis(3));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn series_are_bounded_and_unused_ones_give_way() {
+    fn series_limit_evicts_unused_series() {
         let series = RequestSeries::new(3);
         let get = |name: &str| series.get(route(name));
         let held: Vec<_> = ["a", "b"].map(get).to_vec();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_cannot_make_series_up() {
+    fn peer_cannot_create_unbounded_series() {
         let series = RequestSeries::new(3);
         let handle = series.get(RequestLabels::of(Direction::Inbound));
         for code in 100..1_000 {

@@ -42,7 +42,7 @@ fn page() -> String {
 }
 
 #[test]
-fn the_page_is_clean() {
+fn metrics_page_is_valid_openmetrics() {
     let page = page();
     let mut help = HashSet::new();
     let mut types = HashMap::new();

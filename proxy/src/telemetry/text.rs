@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_keep_their_order_and_a_value_cannot_pretend_to_be_another_line() {
+    fn text_log_keeps_field_order_and_escapes_newlines() {
         let mut out = AsText::new(Vec::new());
         let lines = concat!(
             r#"{"time":"2026-01-01T00:00:00Z","direction":"inbound","path":"/a?b=c","code":200,"error":"a\nb \"c\""}"#,

@@ -336,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_certificates_by_label() {
+    fn certificate_names_match_by_label() {
         for (wanted, found, taken) in [
             ("a.example.com", "a.example.com", true),
             ("A.example.com", "a.EXAMPLE.com", true),

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn before_the_stream_has_spoken_everything_counts() {
+    fn all_root_sources_are_trusted_before_first_stream_roots() {
         let mut sources = RootSources::default();
         assert!(sources.set_file_roots(roots(&[1]), Instant::now()));
         assert!(!sources.set_file_roots(roots(&[1]), Instant::now()));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_file_neither_takes_away_nor_brings_back() {
+    fn file_roots_do_not_override_stream_roots() {
         let mut sources = RootSources::default();
         sources.set_file_roots(roots(&[1]), Instant::now());
         sources.set_signed_roots(roots(&[1]), Instant::now());
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_without_a_stream_counts_until_it_is_back_and_has_spoken() {
+    fn roots_changed_while_disconnected_are_trusted_until_stream_sends_roots() {
         let mut sources = RootSources::default();
         sources.set_file_roots(roots(&[1]), Instant::now());
         sources.set_connected(true);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_replaced_under_an_open_stream_counts_once_that_has_ended() {
+    fn file_root_replaced_during_stream_is_trusted_after_disconnect() {
         let begun = Instant::now();
         let replaced_after = |pause: Duration| {
             let mut sources = RootSources::default();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_word_says_whether_a_root_is_gone() {
+    fn newest_source_decides_whether_root_is_held() {
         let now = Instant::now();
         let (old, new) = (&roots(&[1])[0], &roots(&[2])[0]);
         let mut sources = RootSources::default();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_that_does_not_speak_of_roots_leaves_it_to_the_others() {
+    fn cleared_stream_roots_fall_back_to_file_roots() {
         let mut sources = RootSources::default();
         sources.set_file_roots(roots(&[1]), Instant::now());
         sources.set_connected(true);

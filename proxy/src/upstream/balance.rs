@@ -136,7 +136,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn an_endpoint_that_has_not_answered_is_tried_by_one_request() {
+    fn untried_endpoint_gets_one_request_at_a_time() {
         let (known, unknown) = (Load::default(), Load::default());
         known.observe(Duration::from_micros(50), SECOND);
         let mut random = fastrand::Rng::with_seed(7);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_preferred_gives_way_only_when_it_is_crowded_and_costs_far_more() {
+    fn preferred_endpoint_spills_only_when_crowded_and_costlier() {
         let (near, far) = (Load::default(), Load::default());
         near.observe(Duration::from_millis(100), SECOND);
         far.observe(Duration::from_millis(1), SECOND);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_get_their_share() {
+    fn weighted_pick_follows_weights() {
         let mut random = fastrand::Rng::with_seed(7);
         let mut taken = [0; 4];
         for _ in 0..10_000 {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slow_and_the_busy_get_less() {
+    fn slow_and_busy_endpoints_are_picked_less() {
         let loads: Vec<Load> = (0..3).map(|_| Load::default()).collect();
         loads[0].observe(Duration::from_millis(100), SECOND);
         loads[1].observe(Duration::from_millis(1), SECOND);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_counts_at_once_and_fades() {
+    fn latency_peak_raises_cost_at_once_and_decays() {
         let load = Load::default();
         load.observe(Duration::from_millis(1), SECOND);
         load.observe(Duration::from_millis(500), SECOND);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_left_out_are_never_picked() {
+    fn excluded_endpoints_are_never_picked() {
         let loads: Vec<Load> = (0..4).map(|_| Load::default()).collect();
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..200 {

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifth_of_the_requests_and_a_reserve() {
+    fn retry_budget_is_a_fifth_of_requests_and_a_reserve() {
         let budget = RetryBudget::default();
         assert_eq!(spend_all(&budget, SECOND), RESERVE, "without requests");
         (0..1_000).for_each(|_| budget.request());

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dead_are_left_out_longer_each_time() {
+    fn ejection_time_doubles_up_to_maximum() {
         let address = SocketAddr::from(([10, 0, 0, 1], 80));
         let identity = None;
         let endpoint = Endpoint::new(
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_looked_at_by_one_before_it_is_used() {
+    fn ejected_endpoint_is_probed_once_before_reuse() {
         let address = SocketAddr::from(([10, 0, 0, 1], 80));
         let identity = None;
         let endpoint = Endpoint::new(

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn half_of_what_was_seen_or_said_is_relied_on() {
+    async fn half_of_estimated_idle_timeout_is_safe() {
         let millis = Duration::from_millis;
         let of = IdleTimeoutEstimate::default();
         assert!(!of.is_safe(Duration::ZERO), "nothing is known yet");

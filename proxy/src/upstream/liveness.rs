@@ -73,7 +73,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn silent_is_who_is_waited_for_and_not_heard() {
+    fn endpoint_is_silent_when_requests_wait_without_bytes() {
         let liveness = Liveness::default();
         assert!(!liveness.is_silent(100 * SECOND), "nobody waits");
         liveness.request_started(100 * SECOND);

@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_that_is_silent_on_one_port_is_silent_on_all() {
+    fn silence_on_one_port_applies_to_all_ports_of_pod() {
         let identity = |account: &str| {
             let domain = weft_ir::TrustDomain::new("cluster.local").unwrap();
             Identity::new(domain, "shop", account).ok()
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_a_pod_are_found_by_its_pulse() {
+    fn ports_of_pod_are_found_by_shared_liveness() {
         let mut known = InUse::default();
         let liveness = Arc::<Liveness>::default();
         let mut endpoint = |port: u16, liveness: &Arc<Liveness>| {

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_when_it_was_not_used_for_its_time() {
+    fn affinity_session_expires_when_unused() {
         let (sessions, cluster) = (Sessions::default(), Arc::from("shop/a:80"));
         let kept = Duration::from_secs(10);
         let find = |now| sessions.find(&cluster, client(1), now, kept);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_lately_used_are_forgotten_and_no_more_than_that_are_kept() {
+    fn session_table_is_bounded_and_evicts_least_recently_used() {
         let (sessions, cluster) = (Sessions::default(), Arc::from("shop/a:80"));
         let kept = Duration::from_secs(10_800);
         for n in 0..100_000 {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_comes_takes_its_share_and_moves_no_others() {
+    fn added_endpoint_takes_its_share_and_moves_no_other_client() {
         let best = |of: u32, endpoints: u8| {
             (0..endpoints)
                 .max_by_key(|n| score(client(of), endpoint(*n)))

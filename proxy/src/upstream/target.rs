@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_goes_both_ways() {
+    fn host_and_authority_are_converted_both_ways() {
         let mut parts = request("/a?b", &[("host", "shop:80")]);
         for_http2(&mut parts, address()).unwrap();
         assert_eq!(parts.uri.to_string(), "http://shop:80/a?b");

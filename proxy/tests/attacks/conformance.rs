@@ -158,7 +158,7 @@ fn judge(port: &Port, outcome: &Outcome) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_case_of_h2spec_passes_or_is_known_not_to() {
+async fn h2spec_cases_pass_or_are_known_failures() {
     let _others = among_others().await;
     let http1 = ports::application(Version::Http1).await;
     let http2 = ports::application(Version::Http2).await;

@@ -407,14 +407,14 @@ async fn bear_all(port: &Port, mesh: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_at_a_gateway_cost_others_nothing() {
+async fn http2_floods_on_gateway_do_not_affect_other_clients() {
     let _alone = alone().await;
     let app = ports::application(Version::Http1).await;
     bear_all(&ports::gateway_http(app), false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn floods_of_a_pod_of_the_mesh_cost_others_nothing() {
+async fn http2_floods_from_meshed_pod_do_not_affect_other_clients() {
     let _alone = alone().await;
     let app = ports::application(Version::Http2).await;
     bear_all(&ports::inbound_mesh(app).await, true).await;

@@ -130,13 +130,13 @@ fn after(
 
 proptest! {
     #[test]
-    fn a_protocol_is_what_its_first_bytes_are(bytes in beginnings()) {
+    fn detected_protocol_matches_reference(bytes in beginnings()) {
         prop_assert_eq!(detect(&bytes), reference(&bytes), "{:?}", bytes.escape_ascii().to_string());
         let _ = (is_for_forward_proxy(&bytes), is_server_preface(&bytes));
     }
 
     #[test]
-    fn a_protocol_once_told_is_told_again(bytes in beginnings(), cut: Index) {
+    fn detected_protocol_is_stable_as_bytes_arrive(bytes in beginnings(), cut: Index) {
         let early = detect(&bytes[..cut.index(bytes.len() + 1)]);
         if early != Detected::Incomplete {
             prop_assert_eq!(early, detect(&bytes), "{:?}", bytes.escape_ascii().to_string());
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn a_client_hello_is_whole_at_its_last_byte(alpn in "[a-z/0-9]{1,40}", old: bool, cut: Index) {
+    fn client_hello_is_complete_at_its_last_byte(alpn in "[a-z/0-9]{1,40}", old: bool, cut: Index) {
         let bytes = hello(alpn.as_bytes(), old);
         prop_assert_eq!(alpn_protocols(&bytes).unwrap(), Some(vec![alpn.into_bytes()]));
         prop_assert_eq!(server_name(&bytes).unwrap(), Some(None));
@@ -152,7 +152,7 @@ proptest! {
     }
 
     #[test]
-    fn a_broken_client_hello_breaks_nothing(old: bool, places in vec((any::<Index>(), any::<u8>()), 1..6), cut: Index) {
+    fn corrupted_client_hello_does_not_panic(old: bool, places in vec((any::<Index>(), any::<u8>()), 1..6), cut: Index) {
         let mut bytes = hello(b"weft/h2", old);
         for (place, byte) in places {
             let place = place.index(bytes.len());
@@ -163,7 +163,7 @@ proptest! {
     }
 
     #[test]
-    fn identities_are_those_of_the_form(
+    fn identity_parser_matches_reference(
         text in "(spiffe://)?[a-zA-Z.:@_0-9]{0,6}(/ns/[a-z.A-Z%0-9-]{0,4})?(/sa/[a-z.A-Z_0-9-]{0,6})?(/[a-z]?)?",
     ) {
         let parsed = text.parse::<Identity>();
@@ -174,12 +174,12 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_taken_for_an_identity_or_refused(text: String) {
+    fn identity_parser_matches_reference_on_arbitrary_text(text: String) {
         prop_assert_eq!(text.parse::<Identity>().is_ok(), is_identity(&text));
     }
 
     #[test]
-    fn a_broken_certificate_breaks_nothing(places in vec((any::<Index>(), any::<u8>()), 1..4), cut: Index) {
+    fn corrupted_certificate_does_not_panic(places in vec((any::<Index>(), any::<u8>()), 1..4), cut: Index) {
         let mut bytes = LEAF.to_vec();
         for (place, byte) in places {
             let place = place.index(bytes.len());
@@ -194,7 +194,7 @@ proptest! {
     /// Whatever is told, applications get addresses alone, and a gateway behind this one that trusts it finds the same
     /// client.
     #[test]
-    fn what_is_forwarded_can_be_read_back(
+    fn written_forwarded_headers_parse_to_same_client(
         values in ["[ -~]{0,40}", "[0-9a-f.:, \";=\\\\\\[\\]for]{0,40}"],
         crossed: bool,
         by_forwarded: bool,

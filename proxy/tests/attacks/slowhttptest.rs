@@ -118,7 +118,7 @@ async fn bear(attack: &Attack) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_slowhttptest_holds_is_closed_and_others_are_served() {
+async fn slowhttptest_connections_are_closed_and_other_clients_are_served() {
     let _alone = alone().await;
     for attack in &ATTACKS {
         bear(attack).await;

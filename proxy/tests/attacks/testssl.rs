@@ -123,7 +123,7 @@ async fn scan(key: ServerKey, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn testssl_finds_nothing_at_a_gateway() {
+async fn testssl_finds_no_risk_on_gateway() {
     let _others = among_others().await;
     tokio::join!(
         scan(ServerKey::Ecdsa, "testssl-ecdsa"),

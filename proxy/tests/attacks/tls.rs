@@ -148,7 +148,7 @@ async fn weaknesses(port: &Scanned, good: Hello) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_takes_tls_1_2_and_1_3_with_authenticated_encryption() {
+async fn gateway_accepts_only_tls_1_2_and_1_3_with_aead_suites() {
     let _others = among_others().await;
     let app = ports::application(Version::Http1).await;
     for (key, takes) in [
@@ -196,7 +196,7 @@ async fn renegotiates_not(address: SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_takes_tls_1_3_alone() {
+async fn pod_accepts_only_tls_1_3() {
     let _others = among_others().await;
     let app = ports::application(Version::Http2).await;
     let pod = Pod::start(&Pki::new().unwrap(), "reviews", Mode::Strict);
@@ -285,7 +285,7 @@ const PIECES: [Pieces; 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_hello_in_pieces_is_one_all_the_same() {
+async fn fragmented_client_hello_is_accepted() {
     let _others = among_others().await;
     let (http1, http2) = (
         ports::application(Version::Http1).await,

@@ -44,7 +44,7 @@ async fn ask(stream: &mut TcpStream, asked: &str) -> String {
 }
 
 #[tokio::test]
-async fn requests_for_a_forward_proxy_arrive_byte_by_byte() {
+async fn forward_proxy_requests_pass_unchanged() {
     for kind in [Kind::Outbound, Kind::Inbound, Kind::Pair] {
         let front = Front::start(kind, Version::Http1, Version::Http1, start().await);
         for asked in [
@@ -60,7 +60,7 @@ async fn requests_for_a_forward_proxy_arrive_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn on_a_port_of_http_a_target_with_a_host_is_taken_apart() {
+async fn absolute_target_becomes_origin_form_on_http_port() {
     let proxies = Proxies::before(start().await, Protocol::Http1);
     let mut stream = proxies.connect().await;
     let asked = "GET http://other.example:8080/a?b HTTP/1.1\r\nHost: reviews\r\n\r\n";

@@ -141,7 +141,7 @@ async fn report(way: &Way, client: &mut Client, sent: &Exchange, found: &[String
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_corpus_arrives_as_it_was_sent() {
+async fn corpus_exchanges_pass_unchanged() {
     let mut reports = Vec::new();
     for way in ways::all().await {
         let mut client = Client::new(way.client, way.front);
@@ -173,7 +173,7 @@ async fn the_corpus_arrives_as_it_was_sent() {
 
 /// h2 ends a connection that has brought 100 empty DATA frames. Many clients share one between proxies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn empty_frames_of_many_clients_do_no_harm() {
+async fn empty_data_frames_do_not_close_shared_connection() {
     use support::Version::Http2;
     for kind in [ways::Kind::Outbound, ways::Kind::Inbound, ways::Kind::Pair] {
         let way = Way::start(kind, Http2, Http2).await;
@@ -191,7 +191,7 @@ async fn empty_frames_of_many_clients_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_made_up_arrives_as_it_was_sent() {
+async fn generated_exchanges_pass_unchanged() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let soak = std::env::var("WEFT_SOAK").is_ok_and(|soak| soak == "1");
     let count = number("WEFT_DIFFERENTIAL_EXCHANGES").unwrap_or(if soak { MANY } else { FEW });

@@ -222,7 +222,7 @@ async fn ask(server: &Server, protocol: Protocol, tls: &BackendTls, result: &str
 }
 
 #[tokio::test]
-async fn an_application_is_spoken_to_as_it_likes_best() {
+async fn backend_tls_negotiates_version_and_alpn_of_application() {
     let pki = Pki::new().unwrap();
     for (protocols, versions, declared, alpn, http) in [
         (
@@ -285,7 +285,7 @@ async fn an_application_is_spoken_to_as_it_likes_best() {
 }
 
 #[tokio::test]
-async fn whoever_is_not_the_one_expected_gets_nothing() {
+async fn backend_failing_tls_verification_gets_no_request() {
     let (pki, other) = (Pki::new().unwrap(), Pki::new().unwrap());
     let right = policy(&pki);
     let with = |change: &dyn Fn(&mut BackendTls)| {
@@ -383,7 +383,7 @@ async fn whoever_is_not_the_one_expected_gets_nothing() {
 }
 
 #[tokio::test]
-async fn an_alternative_name_goes_before_the_host_name() {
+async fn subject_alternative_names_replace_hostname() {
     let pki = Pki::new().unwrap();
     let dns = |name: &str| AlternativeName::Dns(name.into());
     let uri = |name: &str| AlternativeName::Uri(name.into());
@@ -411,7 +411,7 @@ async fn an_alternative_name_goes_before_the_host_name() {
 }
 
 #[tokio::test]
-async fn the_gateways_certificate_is_the_newest_at_each_handshake() {
+async fn gateway_presents_current_client_certificate_to_backend() {
     let (pki, clients) = (Pki::new().unwrap(), Pki::new().unwrap());
     let mut roots = RootCertStore::empty();
     roots.add(clients.root()).unwrap();
@@ -461,7 +461,7 @@ async fn the_gateways_certificate_is_the_newest_at_each_handshake() {
 }
 
 #[tokio::test]
-async fn tls_runs_within_mutual_tls_where_there_is_a_proxy() {
+async fn backend_tls_runs_inside_mutual_tls_to_meshed_endpoint() {
     let (mesh, pki) = (Pki::new().unwrap(), Pki::new().unwrap());
     for protocols in [&["h2"][..], &["http/1.1"]] {
         let server = Server::start(
@@ -519,7 +519,7 @@ fn all_bytes(kind: RouteKind) -> ConnectionRule {
 }
 
 #[tokio::test]
-async fn upgrades_and_bytes_go_over_tls_too() {
+async fn backend_tls_carries_upgrades_and_opaque_tcp() {
     let pki = Pki::new().unwrap();
     let server = Server::start(&pki, Spec::default()).await;
     let (pod, front) = gateway(
@@ -554,7 +554,7 @@ async fn upgrades_and_bytes_go_over_tls_too() {
 }
 
 #[tokio::test]
-async fn a_change_of_policy_moves_to_new_connections_without_a_failed_request() {
+async fn backend_tls_policy_change_fails_no_request() {
     let pki = Pki::new().unwrap();
     let server = Server::start(&pki, Spec::default()).await;
     let (pod, front) = gateway(
@@ -603,7 +603,7 @@ async fn a_change_of_policy_moves_to_new_connections_without_a_failed_request() 
 
 /// The policy says how the gateway speaks TLS itself; here it is the client who does.
 #[tokio::test]
-async fn what_is_passed_through_gets_no_tls_of_a_policy() {
+async fn tls_passthrough_ignores_backend_tls_policy() {
     let pki = Pki::new().unwrap();
     let server = Server::start(&pki, Spec::default()).await;
     let gateway = GatewayPod::start();

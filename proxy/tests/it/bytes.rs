@@ -69,7 +69,7 @@ async fn counted(proxies: &Proxies) {
 }
 
 #[tokio::test]
-async fn redis_is_bytes_whichever_way_it_is_asked() {
+async fn redis_is_proxied_as_opaque_tcp() {
     // The protocol proper (RESP), several commands at once, and words by themselves, which look a little like HTTP.
     const SCRIPT: &[(&[u8], &[u8])] = &[
         (b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"),
@@ -88,7 +88,7 @@ async fn redis_is_bytes_whichever_way_it_is_asked() {
 }
 
 #[tokio::test]
-async fn postgresql_asks_for_tls_and_goes_on_without() {
+async fn postgresql_is_proxied_after_refused_ssl_request() {
     // SSLRequest, refused with one byte; StartupMessage; AuthenticationOk, ReadyForQuery; a query.
     const SCRIPT: &[(&[u8], &[u8])] = &[
         (b"\0\0\0\x08\x04\xd2\x16\x2f", b"N"),
@@ -105,7 +105,7 @@ const MYSQL_GREETING: &[u8] =
     b"\x1f\0\0\0\x0a8.4.0\0\x01\0\0\0abcdefgh\0\xff\xf7\xff\x02\0\xff\xdf\x15";
 
 #[tokio::test]
-async fn mysql_greets_first() {
+async fn mysql_server_greeting_is_proxied() {
     const SCRIPT: &[(&[u8], &[u8])] = &[
         (
             b"\x05\0\0\x01\x85\xa6\xff\x19\0",
@@ -118,7 +118,7 @@ async fn mysql_greets_first() {
 }
 
 #[tokio::test]
-async fn smtp_greets_first() {
+async fn smtp_server_greeting_is_proxied() {
     const GREETING: &[u8] = b"220 mail.example ESMTP\r\n";
     const SCRIPT: &[(&[u8], &[u8])] = &[
         (
@@ -137,7 +137,7 @@ async fn smtp_greets_first() {
 }
 
 #[tokio::test]
-async fn a_greeting_comes_within_20_ms() {
+async fn server_greeting_arrives_within_20_ms() {
     let proxies = scripted(MYSQL_GREETING, &[]).await;
     let mut waited = Vec::new();
     for _ in 0..20 {
@@ -174,7 +174,7 @@ fn own_tls() -> (TlsAcceptor, TlsConnector) {
 }
 
 #[tokio::test]
-async fn tls_of_the_applications_own_goes_through_the_meshs() {
+async fn application_tls_passes_inside_mutual_tls() {
     for protocol in [Protocol::Detect, Protocol::Tls] {
         let (acceptor, connector) = own_tls();
         let proxies = Proxies::serving(protocol, move |stream| {

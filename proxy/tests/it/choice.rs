@@ -91,7 +91,7 @@ async fn shares(front: SocketAddr) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test]
-async fn endpoints_of_the_clients_zone_are_preferred_while_they_are_there() {
+async fn zone_endpoints_are_preferred_while_healthy() {
     let mut apps = Apps::start(&["a1", "a2", "b1"]).await;
     let choice = apps.zoned(&["a", "a", "b"]);
     let pod = client_pod();
@@ -113,7 +113,7 @@ async fn endpoints_of_the_clients_zone_are_preferred_while_they_are_there() {
 }
 
 #[tokio::test]
-async fn what_is_preferred_and_has_far_too_much_to_do_gives_way() {
+async fn overloaded_zone_endpoint_spills_to_other_zone() {
     let far = Upstream::start("far", Speaks::Http1).await.unwrap();
     let near = Upstream::start("near", Speaks::Silent).await.unwrap();
     let zone = |zone: &str| Hints {
@@ -178,7 +178,7 @@ async fn from(client: u8, number: u16) -> String {
 }
 
 #[tokio::test]
-async fn each_client_of_a_gateway_keeps_its_endpoint() {
+async fn gateway_client_keeps_its_endpoint_with_session_affinity() {
     let apps = Apps::start(&["v1", "v2", "v3"]).await;
     let gateway = GatewayPod::start();
     let number = free_port();
@@ -218,7 +218,7 @@ async fn each_client_of_a_gateway_keeps_its_endpoint() {
 }
 
 #[tokio::test]
-async fn all_of_a_pod_is_one_client() {
+async fn session_affinity_treats_pod_as_one_client() {
     let mut apps = Apps::start(&["v1", "v2", "v3"]).await;
     let pod = client_pod();
     pod.tell(vec![apps.set(sticky(600), &[]), direct()]);

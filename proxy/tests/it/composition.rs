@@ -112,7 +112,7 @@ fn seed() {
 }
 
 #[tokio::test]
-async fn weights_of_the_gateway_and_of_the_service_multiply() {
+async fn gateway_and_service_weights_multiply() {
     seed();
     let split = || vec![rule(0, vec![to("a", 1), to("b", 1)])];
     let own = of("a", vec![rule(0, vec![to("a1", 80), to("a2", 20)])]);
@@ -129,7 +129,7 @@ async fn weights_of_the_gateway_and_of_the_service_multiply() {
 }
 
 #[tokio::test]
-async fn a_service_that_did_not_ask_for_it_gets_what_the_gateway_sends() {
+async fn service_without_composed_rules_gets_gateway_requests_directly() {
     seed();
     let split = vec![rule(0, vec![to("a", 1), to("b", 1)])];
     let other = of("a2", vec![rule(0, vec![to("a1", 1)])]);
@@ -142,7 +142,7 @@ async fn a_service_that_did_not_ask_for_it_gets_what_the_gateway_sends() {
 }
 
 #[tokio::test]
-async fn the_services_rules_meet_the_request_as_the_gateways_filters_left_it() {
+async fn service_rules_match_request_after_gateway_filters() {
     for version in BOTH {
         let mut front = rule(0, vec![to("a", 1)]);
         front.matches[0].path = Some(PathMatch::Prefix("/shop".into()));
@@ -189,7 +189,7 @@ async fn the_services_rules_meet_the_request_as_the_gateways_filters_left_it() {
 }
 
 #[tokio::test]
-async fn what_no_rule_of_the_service_takes_is_answered_as_in_the_mesh() {
+async fn request_matching_no_service_rule_gets_404() {
     for version in BOTH {
         let mut own = rule(0, vec![to("a", 1)]);
         own.matches[0].path = Some(PathMatch::Prefix("/items".into()));

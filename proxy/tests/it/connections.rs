@@ -53,7 +53,7 @@ async fn at_once(proxies: &Proxies, count: usize, path: &str) -> Vec<tokio::task
 
 /// Where an application takes few streams, those that last do not keep others from it.
 #[tokio::test]
-async fn what_does_not_fit_on_a_connection_goes_on_another() {
+async fn requests_over_stream_limit_open_another_connection() {
     let proxies = Proxies::serving(Protocol::Detect, |stream| narrow(stream, 4)).await;
     for _ in 0..3 {
         let _waiting = at_once(&proxies, 30, "/wait").await;
@@ -68,7 +68,7 @@ async fn what_does_not_fit_on_a_connection_goes_on_another() {
 
 /// A connection that takes longer to be opened than requests may take is opened all the same, by whoever asked first.
 #[tokio::test]
-async fn requests_that_give_up_do_not_end_what_others_wait_for() {
+async fn request_timeout_does_not_cancel_shared_connect() {
     let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
     let pki = Pki::new().unwrap();
     let server = Pod::start(&pki, "reviews", Mode::Strict);
@@ -117,7 +117,7 @@ async fn restless(stream: TcpStream) {
 
 /// With several workers a request may be on its way into the queue of a connection while that ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_request_is_left_behind_by_a_connection_that_ends() {
+async fn requests_are_answered_when_their_connection_closes() {
     let proxies = Proxies::serving(Protocol::Detect, restless).await;
     let begun = std::time::Instant::now();
     while begun.elapsed() < Duration::from_secs(3) {

@@ -28,7 +28,7 @@ const LIMITS: DrainLimits = DrainLimits {
 };
 
 #[tokio::test]
-async fn a_proxy_gets_its_certificate_its_workload_and_what_it_asks_for() {
+async fn proxy_obtains_certificate_workload_and_destinations() {
     let setup = Setup::new("first").await;
     let proxy = setup.proxy();
     configured(&proxy).await;
@@ -54,7 +54,7 @@ async fn a_proxy_gets_its_certificate_its_workload_and_what_it_asks_for() {
 }
 
 #[tokio::test]
-async fn a_bad_resource_is_refused_by_name_and_the_rest_is_in_force() {
+async fn invalid_resource_is_refused_by_key_and_rest_takes_effect() {
     let setup = Setup::new("refused").await;
     let proxy = setup.proxy();
     configured(&proxy).await;
@@ -80,7 +80,7 @@ async fn a_bad_resource_is_refused_by_name_and_the_rest_is_in_force() {
 }
 
 #[tokio::test]
-async fn a_resource_that_is_too_large_is_refused_by_name_and_smaller_ones_arrive() {
+async fn oversized_resource_is_refused_by_key() {
     let setup = Setup::new("large").await;
     let proxy = setup.proxy();
     configured(&proxy).await;
@@ -111,7 +111,7 @@ async fn a_resource_that_is_too_large_is_refused_by_name_and_smaller_ones_arrive
 }
 
 #[tokio::test]
-async fn a_restarted_controller_is_told_what_is_held_and_lookups_go_on_meanwhile() {
+async fn restarted_controller_gets_held_versions_and_sends_difference() {
     let mut setup = Setup::new("restart").await;
     let proxy = setup.proxy();
     configured(&proxy).await;
@@ -163,7 +163,7 @@ async fn a_restarted_controller_is_told_what_is_held_and_lookups_go_on_meanwhile
 }
 
 #[tokio::test]
-async fn a_hung_controller_is_noticed_within_13_seconds() {
+async fn hung_controller_is_detected_within_13_seconds() {
     let setup = Setup::new("hung").await;
     let proxy = setup.proxy();
     configured(&proxy).await;
@@ -186,7 +186,7 @@ async fn a_hung_controller_is_noticed_within_13_seconds() {
 }
 
 #[tokio::test]
-async fn without_a_right_token_there_is_no_certificate_until_there_is() {
+async fn invalid_token_yields_no_certificate_until_replaced() {
     let setup = Setup::new("token").await;
     setup.volume.write("token", "wrong");
     let proxy = setup.proxy();
@@ -202,7 +202,7 @@ async fn without_a_right_token_there_is_no_certificate_until_there_is() {
 }
 
 #[tokio::test]
-async fn a_controller_of_another_root_is_not_spoken_to() {
+async fn controller_with_untrusted_root_gets_no_token() {
     let setup = Setup::new("root").await;
     let other = Pki::new().unwrap();
     setup.volume.write("ca.crt", &other.root_pem());
@@ -218,7 +218,7 @@ async fn a_controller_of_another_root_is_not_spoken_to() {
 }
 
 #[tokio::test]
-async fn garbage_for_roots_is_an_error_and_no_end() {
+async fn invalid_root_file_is_counted_as_failure() {
     let setup = Setup::new("garbage").await;
     for garbage in [
         "",
@@ -235,7 +235,7 @@ async fn garbage_for_roots_is_an_error_and_no_end() {
 }
 
 #[tokio::test]
-async fn the_certificate_is_renewed_before_it_ends() {
+async fn certificate_is_renewed_before_expiry() {
     let setup = Setup::new("renewal").await;
     setup.controller.set_lifetime(Duration::from_secs(3));
     let proxy = setup.proxy();
@@ -249,7 +249,7 @@ async fn the_certificate_is_renewed_before_it_ends() {
 }
 
 #[tokio::test]
-async fn a_proxy_whose_certificate_has_ended_gets_a_new_one_once_the_controller_signs_again() {
+async fn expired_certificate_is_replaced_once_controller_signs() {
     let setup = Setup::new("expiry").await;
     setup.controller.set_lifetime(Duration::from_secs(2));
     let proxy = setup.proxy();
@@ -294,7 +294,7 @@ async fn get(address: SocketAddr, request: &str) -> String {
 }
 
 #[tokio::test]
-async fn readiness_says_what_is_missing_and_metrics_are_there() {
+async fn admin_serves_readiness_probes_and_metrics() {
     let setup = Setup::new("admin").await;
     setup.controller.refuse_sign(Some("not yet"));
     let proxy = setup.proxy();
@@ -394,7 +394,7 @@ async fn readiness_says_what_is_missing_and_metrics_are_there() {
 }
 
 #[tokio::test]
-async fn the_drain_asks_the_controller_and_on_every_stream_anew() {
+async fn drain_hook_repeats_withdraw_request_on_new_stream() {
     let mut setup = Setup::new("drain").await;
     let proxy = setup.proxy();
     configured(&proxy).await;
@@ -443,7 +443,7 @@ async fn the_drain_asks_the_controller_and_on_every_stream_anew() {
 
 /// As in a pod with `dnsPolicy: Default`, whose resolver knows no name of the cluster.
 #[tokio::test]
-async fn a_controller_whose_name_leads_nowhere_is_found_by_its_addresses() {
+async fn unresolvable_controller_is_reached_by_address_file() {
     let setup = Setup::new("addresses").await;
     let url = setup.controller.url();
     let (_, port) = url.rsplit_once(':').unwrap();
@@ -457,7 +457,7 @@ async fn a_controller_whose_name_leads_nowhere_is_found_by_its_addresses() {
 }
 
 #[tokio::test]
-async fn a_stream_that_the_controller_ends_in_order_is_begun_anew_without_a_gap() {
+async fn stream_ended_by_controller_is_reopened_without_gap() {
     let setup = Setup::new("farewell").await;
     let proxy = setup.proxy();
     configured(&proxy).await;

@@ -94,7 +94,7 @@ async fn closes(address: SocketAddr, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn ready_when_configured_unmoved_by_garbage_gone_at_sigterm() {
+async fn process_becomes_ready_survives_garbage_and_drains_on_sigterm() {
     let account = Identity::new(TrustDomain::new("cluster.local").unwrap(), "shop", "front");
     let account = account.unwrap();
     let pki = Arc::new(Pki::new().unwrap());

@@ -27,7 +27,7 @@ async fn acked(setup: &Setup, skip: usize) {
 }
 
 #[tokio::test]
-async fn roots_come_from_the_file_and_the_controller_and_follow_the_file() {
+async fn roots_of_file_and_controller_are_merged() {
     let setup = Setup::new("roots").await;
     let (named, added) = (Pki::new().unwrap(), Pki::new().unwrap());
     setup.controller.set_extra_roots(vec![named.root()]);
@@ -43,7 +43,7 @@ async fn roots_come_from_the_file_and_the_controller_and_follow_the_file() {
 }
 
 #[tokio::test]
-async fn a_root_is_rotated_by_the_stream_alone() {
+async fn root_is_rotated_by_stream_alone() {
     let setup = Setup::new("rotated").await;
     setup.controller.set_lifetime(Duration::from_secs(60));
     let (old, new) = (setup.pki.clone(), Arc::new(Pki::new().unwrap()));
@@ -91,7 +91,7 @@ async fn a_root_is_rotated_by_the_stream_alone() {
 }
 
 #[tokio::test]
-async fn a_root_that_is_none_is_refused_and_the_others_stay() {
+async fn invalid_root_resource_is_refused() {
     let setup = Setup::new("no-root").await;
     setup.controller.set_roots(&[&setup.pki]);
     let proxy = setup.proxy();
@@ -110,7 +110,7 @@ async fn a_root_that_is_none_is_refused_and_the_others_stay() {
 }
 
 #[tokio::test]
-async fn a_root_replaced_while_there_is_no_stream_is_learned_from_the_file() {
+async fn file_root_is_trusted_while_stream_is_down() {
     let mut setup = Setup::new("replaced").await;
     setup.controller.set_roots(&[&setup.pki]);
     let proxy = setup.proxy();
@@ -167,7 +167,7 @@ async fn whole_again(setup: &Setup, proxy: &Control, root: &CertificateDer<'stat
 }
 
 #[tokio::test]
-async fn a_mesh_that_lost_its_root_is_whole_again_without_a_restart() {
+async fn proxy_recovers_from_lost_root_without_restart() {
     let mut setup = Setup::new("lost").await;
     setup.controller.set_roots(&[&setup.pki]);
     let proxy = setup.proxy();
@@ -181,7 +181,7 @@ async fn a_mesh_that_lost_its_root_is_whole_again_without_a_restart() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_the_controller_refuses_is_replaced_at_once() {
+async fn certificate_refused_by_controller_is_replaced() {
     let mut setup = Setup::new("refused").await;
     setup.controller.set_roots(&[&setup.pki]);
     let proxy = setup.proxy();

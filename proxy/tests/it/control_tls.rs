@@ -90,7 +90,7 @@ fn to(client: &Side, expected: &Identity) -> Arc<ClientConfig> {
 }
 
 #[tokio::test]
-async fn two_proxies_of_one_mesh_know_each_other() {
+async fn proxies_of_one_mesh_authenticate_each_other() {
     let pki = Pki::new().unwrap();
     let front = Side::of(&pki, &LeafSpec::new(&identity("front")));
     let back = Side::of(&pki, &LeafSpec::new(&identity("back")));
@@ -146,7 +146,7 @@ fn bad_leaves() -> Vec<(&'static str, LeafSpec)> {
 }
 
 #[tokio::test]
-async fn a_client_with_a_bad_certificate_is_refused() {
+async fn client_with_invalid_certificate_is_refused() {
     let pki = Pki::new().unwrap();
     let back = Side::of(&pki, &LeafSpec::new(&identity("back")));
     let only_server = LeafSpec::new(&identity("other"));
@@ -161,7 +161,7 @@ async fn a_client_with_a_bad_certificate_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_with_a_bad_certificate_is_not_believed() {
+async fn server_with_invalid_certificate_is_refused() {
     let pki = Pki::new().unwrap();
     let front = Side::of(&pki, &LeafSpec::new(&identity("front")));
     let only_client = LeafSpec::new(&identity("other"));
@@ -179,7 +179,7 @@ async fn a_server_with_a_bad_certificate_is_not_believed() {
 }
 
 #[tokio::test]
-async fn another_root_is_trusted_by_nobody() {
+async fn peer_with_untrusted_root_is_refused() {
     let (ours, theirs) = (Pki::new().unwrap(), Pki::new().unwrap());
     let front = Side::of(&ours, &LeafSpec::new(&identity("front")));
     let forged = theirs.leaf(&identity("back")).unwrap();
@@ -193,7 +193,7 @@ async fn another_root_is_trusted_by_nobody() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_certificate_is_refused() {
+async fn client_without_certificate_is_refused() {
     let pki = Pki::new().unwrap();
     let back = Side::of(&pki, &LeafSpec::new(&identity("back")));
     let roots = rustls::RootCertStore::empty();
@@ -218,7 +218,7 @@ async fn a_client_without_a_certificate_is_refused() {
 }
 
 #[tokio::test]
-async fn a_server_without_a_certificate_is_not_believed() {
+async fn server_without_certificate_fails_handshake() {
     let pki = Pki::new().unwrap();
     let front = Side::of(&pki, &LeafSpec::new(&identity("front")));
     let bare = Tls::new(CurrentCredentials::default(), domain("cluster.local")).unwrap();
@@ -228,7 +228,7 @@ async fn a_server_without_a_certificate_is_not_believed() {
 }
 
 #[tokio::test]
-async fn nothing_older_than_tls_1_3_is_spoken() {
+async fn mesh_tls_refuses_versions_below_1_3() {
     let pki = Pki::new().unwrap();
     let back = Side::of(&pki, &LeafSpec::new(&identity("back")));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -260,7 +260,7 @@ async fn nothing_older_than_tls_1_3_is_spoken() {
 }
 
 #[tokio::test]
-async fn rotation_of_certificates_and_roots_leaves_connections_alone() {
+async fn rotation_keeps_established_connections() {
     let (old, new) = (Pki::new().unwrap(), Pki::new().unwrap());
     let front = Side::of(&old, &LeafSpec::new(&identity("front")));
     let back = Side::of(&old, &LeafSpec::new(&identity("back")));

@@ -203,7 +203,7 @@ fn rooted() -> bool {
 }
 
 #[test]
-fn both_families_are_redirected_encrypted_and_routed() {
+fn ipv4_and_ipv6_are_redirected_encrypted_and_routed() {
     if !rooted() {
         return;
     }

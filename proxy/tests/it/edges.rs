@@ -29,7 +29,7 @@ const GARBAGE: [&[u8]; 7] = [
 ];
 
 #[tokio::test]
-async fn garbage_harms_nobody() {
+async fn garbage_does_not_affect_other_connections() {
     for mode in [Mode::Permissive, Mode::Strict] {
         let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
         pair.server
@@ -47,7 +47,7 @@ async fn garbage_harms_nobody() {
 }
 
 #[tokio::test]
-async fn plain_text_is_served_where_it_is_allowed_and_nowhere_else() {
+async fn plaintext_is_served_by_permissive_pod_only() {
     for version in BOTH {
         let speaks = match version {
             Version::Http1 => Speaks::Http1,
@@ -77,7 +77,7 @@ async fn plain_text_is_served_where_it_is_allowed_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_first_is_heard_by_strangers_too() {
+async fn unmeshed_client_gets_greeting_of_server_first_protocol() {
     let app = Upstream::start("v1", Speaks::First).await.unwrap();
     let pod = Pod::start(&Pki::new().unwrap(), "reviews", Mode::Permissive);
     let mut stream = TcpStream::connect(pod.inbound(app.address()))
@@ -89,7 +89,7 @@ async fn a_server_that_speaks_first_is_heard_by_strangers_too() {
 }
 
 #[tokio::test]
-async fn a_stranger_with_another_root_is_refused() {
+async fn peer_with_other_root_reaches_no_application() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let stranger = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Strict);
     stranger.tell(vec![
@@ -106,7 +106,7 @@ async fn a_stranger_with_another_root_is_refused() {
 }
 
 #[tokio::test]
-async fn the_unknown_is_passed_through() {
+async fn unknown_destination_is_passed_through() {
     let app = Upstream::start("outside", Speaks::Http1).await.unwrap();
     let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Strict);
     pod.tell(vec![weft_api::encode::destination(&Destination {
@@ -126,7 +126,7 @@ async fn the_unknown_is_passed_through() {
 }
 
 #[tokio::test]
-async fn without_the_controller_only_the_permissive_pass() {
+async fn only_permissive_pod_passes_through_without_controller() {
     let app = Upstream::start("outside", Speaks::Http1).await.unwrap();
     let pki = Pki::new().unwrap();
     let open = Pod::start(&pki, "frontend", Mode::Permissive);
@@ -150,7 +150,7 @@ async fn without_the_controller_only_the_permissive_pass() {
 }
 
 #[tokio::test]
-async fn a_pod_addressed_directly_is_encrypted_and_not_routed() {
+async fn direct_pod_address_is_encrypted_without_routes() {
     for version in BOTH {
         let (pair, _) = Pair::for_version(version).await;
         pair.client
@@ -170,7 +170,7 @@ async fn a_pod_addressed_directly_is_encrypted_and_not_routed() {
 }
 
 #[tokio::test]
-async fn what_belongs_to_the_connection_does_not_get_through() {
+async fn hop_by_hop_headers_do_not_reach_application() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let ask = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close, x-secret\r\nx-secret: 1\r\nkeep-alive: 5\r\nweft-refused: 1\r\nx-kept: 1\r\n\r\n";
     let mut stream = TcpStream::connect(pair.front).await.unwrap();

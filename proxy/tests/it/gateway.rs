@@ -72,7 +72,7 @@ async fn raw(number: u16, bytes: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_most_specific_listener_alone_takes_a_request() {
+async fn most_specific_listener_handles_request() {
     for version in BOTH {
         let mut only_a = rule(0, vec![to("v3", 1)]);
         only_a.matches = vec![RequestMatch {
@@ -118,7 +118,7 @@ async fn the_most_specific_listener_alone_takes_a_request() {
 }
 
 #[tokio::test]
-async fn what_no_listener_is_for_gets_404_and_grpc_unimplemented() {
+async fn unmatched_host_gets_404_or_grpc_unimplemented() {
     for version in BOTH {
         let listeners = vec![listener("a", "a.com", vec![host("a.com", all_to("v1"))])];
         let (_shop, _, mut client) = Shop::http(version, listeners).await;
@@ -133,7 +133,7 @@ async fn what_no_listener_is_for_gets_404_and_grpc_unimplemented() {
 }
 
 #[tokio::test]
-async fn clients_outside_are_told_no_names_or_addresses() {
+async fn gateway_hides_error_details_from_clients() {
     for version in BOTH {
         let routes = vec![host("a.com", all_to("nobody"))];
         let listeners = vec![listener("a", "a.com", routes)];
@@ -152,7 +152,7 @@ async fn clients_outside_are_told_no_names_or_addresses() {
 }
 
 #[tokio::test]
-async fn redirects_name_the_listeners_own_port() {
+async fn gateway_redirect_uses_listener_port() {
     let mut redirect = rule(0, vec![]);
     redirect.filters = vec![Filter::Redirect(Redirect {
         scheme: None,
@@ -168,7 +168,7 @@ async fn redirects_name_the_listeners_own_port() {
 }
 
 #[tokio::test]
-async fn requests_of_every_form_are_read_strictly() {
+async fn request_targets_and_hosts_are_parsed_strictly() {
     let listeners = vec![
         listener("any", "", vec![host("", all_to("v1"))]),
         listener("a", "a.com", vec![host("a.com", all_to("v2"))]),
@@ -214,7 +214,7 @@ async fn requests_of_every_form_are_read_strictly() {
 }
 
 #[tokio::test]
-async fn a_port_of_bytes_goes_by_the_rules_weights() {
+async fn tcp_port_follows_rule_weights() {
     let shop = Shop::start(Speaks::Echo).await;
     let (tcp, closed) = (free_port(), free_port());
     let rule = weft_ir::ConnectionRule {
@@ -254,7 +254,7 @@ async fn a_port_of_bytes_goes_by_the_rules_weights() {
 }
 
 #[tokio::test]
-async fn ports_come_change_and_go_under_load_without_a_failed_request() {
+async fn port_changes_under_load_fail_no_request() {
     let any =
         |backend: &str| Serving::Http(vec![listener("a", "", vec![host("", all_to(backend))])]);
     let shop = Shop::start(Speaks::Http1).await;
@@ -301,7 +301,7 @@ async fn ports_come_change_and_go_under_load_without_a_failed_request() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_refused_and_had_once_it_is_free() {
+async fn port_in_use_is_refused_and_bound_once_free() {
     let taken = std::net::TcpListener::bind("[::]:0").unwrap();
     let number = taken.local_addr().unwrap().port();
     let shop = Shop::start(Speaks::Http1).await;
@@ -346,7 +346,7 @@ fn held(gateway: &GatewayPod, key: &str) -> Option<u64> {
 /// Neither version of it is in force, the one that was refused nor the one before: a controller that is told either might
 /// never send what is missing. It must hear of it all the same, to have it removed.
 #[tokio::test]
-async fn what_is_in_force_in_part_is_held_in_no_version() {
+async fn partly_refused_resource_is_held_without_version() {
     let broken = KeyPair {
         chain: b"no certificate".as_slice().into(),
         key: b"no key".as_slice().into(),
@@ -388,7 +388,7 @@ async fn what_is_in_force_in_part_is_held_in_no_version() {
 
 /// Every spelling of a path meets the rule that is meant for it, and the application gets the normal form.
 #[tokio::test]
-async fn paths_are_matched_and_forwarded_in_their_normal_form() {
+async fn paths_are_matched_and_forwarded_normalized() {
     let spellings = [
         "/admin",
         "//admin",

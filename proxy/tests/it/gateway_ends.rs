@@ -122,7 +122,7 @@ async fn later() {
 /// A client's connection that is idle when the pod is told to end, or when its port goes, or that has not been used yet, has
 /// its next request answered, and is told to go by that.
 #[tokio::test]
-async fn an_idle_connection_of_http1_has_one_more_request() {
+async fn idle_http1_connection_gets_one_more_request_after_close() {
     for end in [Edge::drain, Edge::close] {
         let edge = Edge::http().await;
         let mut used = edge.connect().await;
@@ -146,7 +146,7 @@ async fn an_idle_connection_of_http1_has_one_more_request() {
 
 /// Likewise of HTTPS, also where the port stays and only the listener goes.
 #[tokio::test]
-async fn an_idle_connection_of_https_has_one_more_request() {
+async fn idle_https_connection_gets_one_more_request_after_close() {
     let ends: [fn(&Edge); 2] = [Edge::close, |edge| edge.serve_https(&["b.com"])];
     for end in ends {
         let edge = Edge::https(&["a.com", "b.com"]).await;
@@ -166,7 +166,7 @@ async fn an_idle_connection_of_https_has_one_more_request() {
 /// A client that says nothing for too long, or not all of a head, has the last word of TLS and not a mere end, which might as
 /// well be an attacker's.
 #[tokio::test]
-async fn who_is_waited_for_no_longer_is_told_so_in_tls() {
+async fn timed_out_https_client_gets_close_notify() {
     for (version, said) in [
         ("http/1.1", ""),
         ("http/1.1", "GET / HTTP/1.1\r\nhost:"),
@@ -190,7 +190,7 @@ async fn who_is_waited_for_no_longer_is_told_so_in_tls() {
 /// A request that crosses with the first GOAWAY is answered: the last stream is named by the second alone, which waits
 /// until the client has seen the first.
 #[tokio::test]
-async fn requests_that_cross_with_the_end_of_an_http2_port_are_answered() {
+async fn requests_crossing_goaway_are_answered() {
     let edge = Edge::http().await;
     let mut client = Client::connect(at(edge.number), Version::Http2).await;
     for _ in 0..20 {
@@ -215,7 +215,7 @@ async fn requests_that_cross_with_the_end_of_an_http2_port_are_answered() {
 
 /// Bytes are passed on for as long as a drain may take, however silent they are.
 #[tokio::test]
-async fn bytes_outlive_their_port() {
+async fn tcp_connection_outlives_its_port() {
     let edge = Edge::start(Speaks::Echo).await;
     let rule = ConnectionRule {
         route: RouteId {
@@ -285,7 +285,7 @@ fn is_unprocessed(error: &(dyn std::error::Error + 'static)) -> bool {
 /// Clients such as tonic's make a call once. Those that fail when their connection is told to go have never been processed, and
 /// their clients can tell.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_call_is_lost_that_has_left_its_client() {
+async fn grpc_calls_in_flight_survive_port_changes() {
     let edge = Edge::start(Speaks::Http2).await;
     let endpoint = Endpoint::from_shared(format!("http://{}", at(edge.number))).unwrap();
     let (channel, stop) = (endpoint.connect_lazy(), CancellationToken::new());

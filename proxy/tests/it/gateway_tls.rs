@@ -90,7 +90,7 @@ async fn get(client: &mut Client, host: &str) -> Seen {
 }
 
 #[tokio::test]
-async fn https_of_both_versions_by_server_name_and_misdirected_requests_get_421() {
+async fn https_listener_is_chosen_by_sni_and_misdirected_request_gets_421() {
     let shop = Shop::start(Speaks::Http1).await;
     shop.tell(vec![
         https(
@@ -140,7 +140,7 @@ async fn https_of_both_versions_by_server_name_and_misdirected_requests_get_421(
 }
 
 #[tokio::test]
-async fn names_without_a_listener_and_plain_text_are_closed() {
+async fn unknown_sni_and_plaintext_are_refused() {
     let shop = Shop::start(Speaks::Http1).await;
     shop.tell(vec![https("a.com", one(shop.pair(&["a.com"])), vec![])]);
     let client = TlsClient::new(&shop.pki);
@@ -160,7 +160,7 @@ async fn names_without_a_listener_and_plain_text_are_closed() {
 }
 
 #[tokio::test]
-async fn the_certificate_shown_suits_name_and_key() {
+async fn server_certificate_matches_sni_and_key_type() {
     let shop = Shop::start(Speaks::Http1).await;
     let (ecdsa, rsa) = (ServerKey::Ecdsa, ServerKey::Rsa);
     let pair = |name: &str, kind| shop.pki.server(&[name], kind).unwrap();
@@ -201,7 +201,7 @@ async fn the_certificate_shown_suits_name_and_key() {
 }
 
 #[tokio::test]
-async fn clients_prove_who_they_are_where_it_is_asked() {
+async fn client_certificate_is_required_by_client_validation() {
     let shop = Shop::start(Speaks::Http1).await;
     let stranger = Pki::new().unwrap();
     let validated = |name: &str, roots: &str, insecure_fallback| {
@@ -259,7 +259,7 @@ async fn clients_prove_who_they_are_where_it_is_asked() {
 }
 
 #[tokio::test]
-async fn termination_and_passthrough_beside_https_on_one_port() {
+async fn tls_terminate_passthrough_and_https_share_one_port() {
     let shop = Shop::start(Speaks::Echo).await;
     let rules = |name: &str, backend: &str| {
         vec![TlsRule {
@@ -315,7 +315,7 @@ async fn termination_and_passthrough_beside_https_on_one_port() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_replaced_under_new_connections_without_a_failed_handshake() {
+async fn certificate_change_fails_no_handshake() {
     let shop = Shop::start(Speaks::Http1).await;
     let tell = |pair| {
         shop.tell(vec![https(
@@ -340,7 +340,7 @@ async fn a_certificate_is_replaced_under_new_connections_without_a_failed_handsh
 }
 
 #[tokio::test]
-async fn a_broken_certificate_breaks_its_listener_only() {
+async fn invalid_certificate_disables_only_its_listener() {
     let shop = Shop::start(Speaks::Http1).await;
     let broken = KeyPair {
         chain: b"no certificate".as_slice().into(),
@@ -366,7 +366,7 @@ async fn a_broken_certificate_breaks_its_listener_only() {
 }
 
 #[tokio::test]
-async fn connections_of_a_listener_that_is_gone_are_told_to_go_and_others_stay() {
+async fn removed_listener_drains_only_its_connections() {
     let shop = Shop::start(Speaks::Http1).await;
     let listener = |name: &str| {
         let tls = one(shop.pair(&[name]));

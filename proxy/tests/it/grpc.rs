@@ -180,7 +180,7 @@ async fn trailers(body: &mut RecvStream) -> HeaderMap {
 }
 
 #[tokio::test]
-async fn both_sides_stream_at_once() {
+async fn grpc_bidirectional_stream_is_not_buffered() {
     let mut calls = Calls::start().await;
     let (response, mut out) = calls.call("Both").await;
     // Nothing of the request has been sent yet, and the answer begins all the same.
@@ -196,7 +196,7 @@ async fn both_sides_stream_at_once() {
 }
 
 #[tokio::test]
-async fn one_side_streams() {
+async fn grpc_client_and_server_streams_complete() {
     let mut calls = Calls::start().await;
     let (response, mut out) = calls.call("Count").await;
     for n in 0..5 {
@@ -219,7 +219,7 @@ async fn one_side_streams() {
 }
 
 #[tokio::test]
-async fn an_answer_of_trailers_alone_keeps_them() {
+async fn grpc_trailers_only_response_is_preserved() {
     let mut calls = Calls::start().await;
     let (response, mut out) = calls.call("Refuse").await;
     out.send_data(message("?"), true).unwrap();
@@ -236,7 +236,7 @@ async fn an_answer_of_trailers_alone_keeps_them() {
 }
 
 #[tokio::test]
-async fn a_cancelled_call_is_cancelled_at_the_application_and_no_other() {
+async fn grpc_cancellation_reaches_application_alone() {
     let mut calls = Calls::start().await;
     let (other, mut other_out) = calls.call("Both").await;
     let mut other = soon(other).await.unwrap().into_body();

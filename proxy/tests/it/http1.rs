@@ -21,7 +21,7 @@ async fn rest(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_their_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let mut stream = TcpStream::connect(pair.front).await.unwrap();
     let mut asked = String::new();
@@ -70,7 +70,7 @@ async fn chunked(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn chunks_flow_one_by_one_with_their_trailers() {
+async fn chunks_and_trailers_are_streamed() {
     // Answers each chunk when it has it, so that nothing on the way may wait for the whole.
     let proxies = Proxies::serving(Protocol::Detect, |mut stream| async move {
         let asked = head(&mut stream).await.to_lowercase();
@@ -108,7 +108,7 @@ async fn chunks_flow_one_by_one_with_their_trailers() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_100_continue_gets_it() {
+async fn expect_100_continue_is_answered() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let mut stream = TcpStream::connect(pair.front).await.unwrap();
     let ask = b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\nconnection: close\r\n\r\n";
@@ -122,7 +122,7 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
 }
 
 #[tokio::test]
-async fn an_application_that_will_not_have_the_body_says_so_before_it() {
+async fn application_may_reject_expect_100_continue() {
     let proxies = Proxies::serving(Protocol::Detect, |mut stream| async move {
         let asked = head(&mut stream).await.to_lowercase();
         assert!(asked.contains("expect: 100-continue"), "{asked}");
@@ -143,7 +143,7 @@ async fn an_application_that_will_not_have_the_body_says_so_before_it() {
 }
 
 #[tokio::test]
-async fn an_upgrade_to_h2c_is_answered_in_http_1() {
+async fn h2c_upgrade_is_ignored() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let mut stream = TcpStream::connect(pair.front).await.unwrap();
     let ask =
@@ -175,7 +175,7 @@ fn frame(opcode: u8, text: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_websocket_speaks_both_ways_until_it_is_closed() {
+async fn websocket_frames_pass_both_ways_until_close() {
     const MASK: [u8; 4] = [1, 2, 3, 4];
     let (text, close) = (1, 8);
     let proxies = Proxies::serving(Protocol::Detect, move |mut stream| async move {
@@ -249,7 +249,7 @@ async fn a_websocket_speaks_both_ways_until_it_is_closed() {
 /// The proxy ends a connection of which bytes are still to be read: what the client sent after its last request. Closed
 /// there and then, the kernel would take back what of the answer the client has not got yet.
 #[tokio::test]
-async fn the_last_answer_arrives_whatever_the_client_goes_on_to_send() {
+async fn last_response_arrives_despite_unread_request_bytes() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let socket = TcpSocket::new_v4().unwrap();
     // Most of the answer waits with the proxy's kernel until the client reads.

@@ -49,14 +49,14 @@ async fn front(speaks: Speaks, late: usize) -> (SocketAddr, Pod, Pod, Upstream) 
 }
 
 #[tokio::test]
-async fn the_settings_of_an_http2_server_wait_for_its_client() {
+async fn http2_server_settings_are_not_sent_to_late_proxy() {
     let (front, _client, _server, _app) = front(Speaks::Http2, usize::MAX).await;
     let mut client = Client::connect(front, Version::Http2).await;
     assert_eq!(client.get("/").await.status, 200);
 }
 
 #[tokio::test]
-async fn a_greeting_in_plain_text_is_answered_with_further_tries() {
+async fn plaintext_greeting_instead_of_tls_is_retried() {
     let (front, _client, _server, _app) = front(Speaks::First, 5).await;
     let mut stream = TcpStream::connect(front).await.unwrap();
     let mut hello = [0; 6];

@@ -7,7 +7,7 @@ use weft_ir::Protocol;
 use weft_testkit::upstream::Speaks;
 
 #[tokio::test]
-async fn a_request_arrives_in_its_own_version_over_mutual_tls() {
+async fn request_keeps_its_http_version_over_mutual_tls() {
     for version in BOTH {
         let (pair, mut client) = Pair::for_version(version).await;
         for _ in 0..3 {
@@ -35,7 +35,7 @@ async fn a_request_arrives_in_its_own_version_over_mutual_tls() {
 }
 
 #[tokio::test]
-async fn large_bodies_pass_both_ways() {
+async fn large_bodies_pass_both_directions() {
     for version in BOTH {
         let (_pair, mut client) = Pair::for_version(version).await;
         let body: Vec<u8> = (0..10 << 20).map(|n: u32| (n % 251) as u8).collect();
@@ -46,7 +46,7 @@ async fn large_bodies_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn grpc_trailers_pass() {
+async fn grpc_trailers_pass_through() {
     let (_pair, mut client) = Pair::for_version(Version::Http2).await;
     let request = http::Request::post("/shop.Reviews/Get")
         .header("content-type", "application/grpc")
@@ -60,7 +60,7 @@ async fn grpc_trailers_pass() {
 }
 
 #[tokio::test]
-async fn head_and_empty_answers_keep_their_form() {
+async fn responses_to_head_204_and_304_have_no_body() {
     for version in BOTH {
         let (pair, mut client) = Pair::for_version(version).await;
         let seen = client.send(http::Request::head("/"), "").await;
@@ -79,7 +79,7 @@ async fn head_and_empty_answers_keep_their_form() {
 }
 
 #[tokio::test]
-async fn an_old_client_is_served() {
+async fn http_1_0_client_is_served() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let mut stream = TcpStream::connect(pair.front).await.unwrap();
     stream
@@ -97,7 +97,7 @@ async fn an_old_client_is_served() {
 }
 
 #[tokio::test]
-async fn bytes_pass_whoever_speaks_first() {
+async fn opaque_tcp_passes_for_client_first_and_server_first() {
     for (speaks, greeting) in [(Speaks::Echo, &b""[..]), (Speaks::First, b"hello\n")] {
         let pair = Pair::start(speaks, Protocol::Detect).await;
         let mut stream = TcpStream::connect(pair.front).await.unwrap();
@@ -118,7 +118,7 @@ async fn bytes_pass_whoever_speaks_first() {
 }
 
 #[tokio::test]
-async fn a_client_that_thinks_first_still_speaks_http() {
+async fn late_http_request_is_still_proxied_as_http() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let mut stream = TcpStream::connect(pair.front).await.unwrap();
     // Long enough for the upstream to be opened as bytes: seen as a second connection of the application later.
@@ -139,7 +139,7 @@ async fn a_client_that_thinks_first_still_speaks_http() {
 }
 
 #[tokio::test]
-async fn an_upgrade_becomes_bytes() {
+async fn upgraded_connection_passes_bytes() {
     let proxies = Proxies::serving(Protocol::Http1, |mut stream| async move {
         let asked = head(&mut stream).await.to_lowercase();
         assert!(
@@ -165,7 +165,7 @@ async fn an_upgrade_becomes_bytes() {
 }
 
 #[tokio::test]
-async fn the_server_must_be_who_it_was_said_to_be() {
+async fn server_identity_must_match_endpoint() {
     for version in BOTH {
         let (pair, mut client) = Pair::for_version(version).await;
         let impostor = [meshed(pair.back, "somebody-else")];
@@ -183,7 +183,7 @@ async fn the_server_must_be_who_it_was_said_to_be() {
 }
 
 #[tokio::test]
-async fn what_the_application_refuses_goes_elsewhere() {
+async fn request_moves_when_application_refuses_connection() {
     for version in BOTH {
         let (pair, mut client) = Pair::for_version(version).await;
         let closed = tokio::net::TcpListener::bind(ANY).await.unwrap();
@@ -220,7 +220,7 @@ async fn what_the_application_refuses_goes_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_drain_truncates_nothing() {
+async fn drain_completes_requests_in_flight() {
     for version in BOTH {
         let (pair, mut client) = Pair::for_version(version).await;
         let request = http::Request::post("/").header("x-delay", "200");
@@ -254,7 +254,7 @@ async fn a_drain_truncates_nothing() {
 
 /// As before the signal to a pod that ends: what is under way is answered, what comes after goes on a new connection.
 #[tokio::test]
-async fn senders_are_dismissed_without_a_failure() {
+async fn peer_drain_fails_no_request() {
     for version in BOTH {
         let (pair, mut slow) = Pair::for_version(version).await;
         let request = http::Request::post("/").header("x-delay", "500");
@@ -304,7 +304,7 @@ async fn senders_are_dismissed_without_a_failure() {
 }
 
 #[tokio::test]
-async fn connections_that_never_spoke_do_not_hold_up_a_drain() {
+async fn silent_connections_do_not_delay_drain() {
     let pair = Pair::start(Speaks::Http1, Protocol::Http1).await;
     let _silent = TcpStream::connect(pair.front).await.unwrap();
     let _silent_too = TcpStream::connect(pair.back).await.unwrap();
@@ -322,7 +322,7 @@ async fn connections_that_never_spoke_do_not_hold_up_a_drain() {
 
 /// Each crumb of a cookie is a field.
 #[tokio::test]
-async fn heads_of_too_many_fields_are_answered_as_failures() {
+async fn request_with_too_many_fields_gets_431() {
     for version in BOTH {
         let (pair, mut client) = Pair::for_version(version).await;
         for (fields, status) in [(300, 200), (520, 431)] {
@@ -341,7 +341,7 @@ async fn heads_of_too_many_fields_are_answered_as_failures() {
 
 /// To gRPC as to all others; what is longer still HTTP/2 itself answers.
 #[tokio::test]
-async fn heads_that_are_too_long_are_answered_as_failures() {
+async fn oversized_request_head_gets_431_or_grpc_status() {
     let (pair, mut client) = Pair::for_version(Version::Http2).await;
     for (kib, kind, answer) in [
         (15, "text/plain", ("200", "", "")),

@@ -88,7 +88,7 @@ async fn client_of(addresses: &[SocketAddr]) -> (Pod, Client) {
 }
 
 #[tokio::test]
-async fn a_post_that_was_turned_away_goes_to_another_endpoint() {
+async fn unprocessed_post_is_retried_on_another_endpoint() {
     for how in [Refuses::Reset, Refuses::GoAway] {
         let app = Upstream::start("v1", Speaks::Http2).await.unwrap();
         let (bad, refused) = refusing(how).await;
@@ -108,7 +108,7 @@ async fn a_post_that_was_turned_away_goes_to_another_endpoint() {
 }
 
 #[tokio::test]
-async fn a_post_whose_body_is_too_long_to_keep_is_not_sent_in_part() {
+async fn post_exceeding_replay_buffer_is_not_retried() {
     for how in [Refuses::Reset, Refuses::GoAway] {
         let (bad, refused) = refusing(how).await;
         let (_pod, mut client) = client_of(&[bad]).await;
@@ -120,7 +120,7 @@ async fn a_post_whose_body_is_too_long_to_keep_is_not_sent_in_part() {
 }
 
 #[tokio::test]
-async fn turned_away_for_ever_ends_with_an_error() {
+async fn repeated_refusal_ends_with_502() {
     for how in [Refuses::Reset, Refuses::GoAway] {
         let (bad, refused) = refusing(how).await;
         let (_pod, mut client) = client_of(&[bad]).await;

@@ -9,7 +9,7 @@ use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
 #[tokio::test]
-async fn renewals_and_a_root_rotated_in_overlap_fail_no_request() {
+async fn renewal_and_root_rotation_fail_no_request() {
     let (old, new) = (Pki::new().unwrap(), Pki::new().unwrap());
     let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
     let server = Pod::start(&old, "reviews", Mode::Strict);

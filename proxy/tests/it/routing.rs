@@ -75,7 +75,7 @@ fn invalid(weight: u32) -> WeightedBackend {
 }
 
 #[tokio::test]
-async fn weights_and_headers_decide() {
+async fn backend_is_chosen_by_weight_and_header() {
     for version in BOTH {
         let mut canary = rule(1, vec![to("v3", 1)]);
         canary.matches[0].headers.push(HeaderMatch {
@@ -110,7 +110,7 @@ async fn weights_and_headers_decide() {
 }
 
 #[tokio::test]
-async fn filters_change_requests_and_answers() {
+async fn filters_modify_requests_and_responses() {
     for version in BOTH {
         let name = HeaderName::from_static;
         let value = HeaderValue::from_static;
@@ -170,7 +170,7 @@ async fn filters_change_requests_and_answers() {
 
 /// A redirect, a backend without endpoints, one that is misconfigured: the rule's response filters hold for all.
 #[tokio::test]
-async fn response_filters_change_every_answer_of_their_rule() {
+async fn response_filters_apply_to_error_responses() {
     for version in BOTH {
         let header = |value| HeaderEdit {
             set: vec![("x-frame-options".parse().unwrap(), value)],
@@ -216,7 +216,7 @@ async fn response_filters_change_every_answer_of_their_rule() {
 }
 
 #[tokio::test]
-async fn failures_name_their_cause() {
+async fn failure_responses_name_their_cause() {
     for version in BOTH {
         let at = |index, path, backends| Rule {
             matches: vec![prefix(path)],
@@ -266,7 +266,7 @@ async fn failures_name_their_cause() {
 }
 
 #[tokio::test]
-async fn grpc_is_told_in_its_own_way() {
+async fn grpc_failures_map_to_grpc_status() {
     let mut late = rule(1, vec![to("v1", 1)]);
     late.matches = vec![prefix("/shop.Late")];
     late.timeouts.request = Some(Duration::from_millis(50));
@@ -305,7 +305,7 @@ async fn grpc_is_told_in_its_own_way() {
 }
 
 #[tokio::test]
-async fn timeouts_answer_504() {
+async fn timeouts_return_504() {
     for version in BOTH {
         let mut request = rule(0, vec![to("v1", 1)]);
         request.matches = vec![prefix("/request")];
@@ -335,7 +335,7 @@ async fn timeouts_answer_504() {
 }
 
 #[tokio::test]
-async fn configuration_changes_under_traffic_without_a_failure() {
+async fn configuration_change_fails_no_request() {
     for version in BOTH {
         let (shop, mut client) = Shop::routed(version, vec![rule(0, vec![to("v1", 1)])]).await;
         let mut taken: HashMap<String, u32> = HashMap::new();
@@ -362,7 +362,7 @@ async fn configuration_changes_under_traffic_without_a_failure() {
 }
 
 #[tokio::test]
-async fn an_application_that_went_away_and_came_back_is_not_noticed_where_it_need_not_be() {
+async fn application_restart_fails_no_request() {
     let (mut shop, mut client) =
         Shop::routed(Version::Http1, vec![rule(0, vec![to("v1", 1)])]).await;
     for _ in 0..5 {

@@ -112,7 +112,7 @@ async fn answered(front: SocketAddr, count: usize, delay: u32, limit: Duration) 
 const SOON: Duration = Duration::from_millis(800);
 
 #[tokio::test]
-async fn what_falls_silent_gets_no_more_requests() {
+async fn silent_pod_gets_no_new_requests() {
     let (a, b, _client, front) = shop(Version::Http1).await;
     assert_eq!(answered(front, 40, 20, SOON).await, 40);
     assert!(a.app.requests() > 0 && b.app.requests() > 0);
@@ -133,7 +133,7 @@ async fn what_falls_silent_gets_no_more_requests() {
 }
 
 #[tokio::test]
-async fn a_slow_application_is_not_silent() {
+async fn slow_application_is_not_silent() {
     let (a, b, _client, front) = shop(Version::Http1).await;
     let slow = tokio::spawn(answered(front, 20, 2_500, Duration::from_secs(5)));
     sleep(Duration::from_millis(1_800)).await;
@@ -167,7 +167,7 @@ fn descriptors(from: Option<u16>, to: Option<u16>) -> usize {
 
 /// The relay goes on holding its own ends: to each proxy the other one has vanished.
 #[tokio::test]
-async fn no_descriptor_is_kept_of_a_peer_that_has_vanished() {
+async fn connections_to_vanished_peer_are_closed() {
     const NOTICED: Duration = Duration::from_secs(15);
     let (a, _b, client, front) = shop(Version::Http2).await;
     let ask = async |limit| {
@@ -227,7 +227,7 @@ async fn mute() -> (SocketAddr, Arc<AtomicUsize>) {
 
 /// gRPC for Go ends connections that are asked more often than every five minutes.
 #[tokio::test]
-async fn applications_are_not_asked_whether_they_live() {
+async fn application_gets_no_http2_pings() {
     let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
     let (address, pings) = mute().await;
     pod.tell(vec![

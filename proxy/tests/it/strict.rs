@@ -61,7 +61,7 @@ async fn answers(address: SocketAddr) -> bool {
 }
 
 #[tokio::test]
-async fn a_probe_is_answered_and_what_is_like_it_is_not() {
+async fn only_declared_http_probe_is_admitted_in_plaintext() {
     let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
     let pod = strict(
         app.address(),
@@ -93,7 +93,7 @@ async fn a_probe_is_answered_and_what_is_like_it_is_not() {
 }
 
 #[tokio::test]
-async fn a_grpc_probe_is_answered_with_the_status_of_grpc() {
+async fn only_grpc_health_check_is_admitted_in_plaintext() {
     let app = Upstream::start("v1", Speaks::Http2).await.unwrap();
     let pod = strict(app.address(), &[ProbeRequest::GrpcHealth]);
     let mut kubelet = Client::connect(pod.inbound(app.address()), Version::Http2).await;
@@ -106,7 +106,7 @@ async fn a_grpc_probe_is_answered_with_the_status_of_grpc() {
 }
 
 #[tokio::test]
-async fn other_ports_and_protocols_are_closed_and_silence_is_nothing_to_report() {
+async fn plaintext_on_other_ports_and_protocols_is_refused() {
     let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
     let elsewhere = SocketAddr::from(([127, 0, 0, 1], 1));
     let pod = strict(elsewhere, &[ProbeRequest::Get("/".into())]);
@@ -132,7 +132,7 @@ async fn other_ports_and_protocols_are_closed_and_silence_is_nothing_to_report()
 }
 
 #[tokio::test]
-async fn a_change_of_mode_holds_for_the_next_connection() {
+async fn mode_change_applies_to_next_connection() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let mut meshed = Client::connect(pair.front, Version::Http1).await;
     for (mode, plain) in [
@@ -148,7 +148,7 @@ async fn a_change_of_mode_holds_for_the_next_connection() {
 }
 
 #[tokio::test]
-async fn what_was_sent_to_an_address_that_is_not_the_pods_is_closed() {
+async fn connection_to_foreign_address_is_closed() {
     let pki = Pki::new().unwrap();
     let app = Upstream::start("reviews", Speaks::Http1).await.unwrap();
     let near = app.address();
@@ -180,7 +180,7 @@ fn required(ranges: &[&str]) -> Pod {
 }
 
 #[tokio::test]
-async fn what_is_not_known_is_not_opened_in_plain_text_where_that_is_required() {
+async fn required_outbound_mtls_refuses_unknown_destination_in_cluster() {
     let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
     let unknown = Destination {
         address: app.address(),

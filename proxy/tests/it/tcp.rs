@@ -119,7 +119,7 @@ impl Mesh {
 }
 
 #[tokio::test]
-async fn connections_go_by_weight() {
+async fn tcp_connections_follow_weights() {
     let backends = vec![to("a", 80), to("b", 20), to("c", 0)];
     let rule = connections(RouteKind::Tcp, "split", backends);
     // Whatever the port says: a TCPRoute makes it one of bytes.
@@ -154,7 +154,7 @@ async fn connections_go_by_weight() {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_first_is_heard_at_once_and_http_is_bytes_too() {
+async fn tcp_route_serves_server_first_and_treats_http_as_opaque() {
     let rule = connections(RouteKind::Tcp, "all", vec![to("a", 1)]);
     let mesh = Mesh::start(&["a"], Protocol::Detect, Routing::Tcp(rule)).await;
     let mut stream = TcpStream::connect(mesh.front).await.unwrap();
@@ -166,7 +166,7 @@ async fn a_server_that_speaks_first_is_heard_at_once_and_http_is_bytes_too() {
 }
 
 #[tokio::test]
-async fn a_backend_that_leads_nowhere_closes_its_share() {
+async fn tcp_route_to_invalid_backend_closes_connection() {
     let nowhere = WeightedBackend {
         weight: 1,
         backend: Backend::Invalid("there is no Service shop/x".into()),
@@ -216,7 +216,7 @@ fn tls_rules() -> Routing {
 const NAMES: [&str; 3] = ["wild", "exact", "deep"];
 
 #[tokio::test]
-async fn tls_goes_by_the_name_of_the_server_and_arrives_whole() {
+async fn tls_route_matches_sni_and_passes_client_hello_unchanged() {
     for protocol in [Protocol::Detect, Protocol::Tls] {
         let mesh = Mesh::start(&NAMES, protocol, tls_rules()).await;
         for (name, taken) in [
@@ -245,7 +245,7 @@ async fn tls_goes_by_the_name_of_the_server_and_arrives_whole() {
 }
 
 #[tokio::test]
-async fn what_no_name_takes_is_closed_and_counted() {
+async fn unmatched_sni_is_closed_and_counted() {
     let mesh = Mesh::start(&NAMES, Protocol::Tls, tls_rules()).await;
     let hello = |name: &str| client_hello(name, None);
     for (bytes, reason) in [
@@ -282,7 +282,7 @@ async fn what_no_name_takes_is_closed_and_counted() {
 }
 
 #[tokio::test]
-async fn bytes_on_a_port_with_http_routes_go_to_the_service_itself_unless_it_says_http() {
+async fn opaque_tcp_bypasses_http_routes_unless_port_is_http() {
     for (protocol, served) in [(Protocol::Detect, true), (Protocol::Http1, false)] {
         let routing = Routing::Http(vec![rule(0, vec![to("other", 1)]).into()]);
         let mesh = Mesh::start(&["reviews", "other"], protocol, routing).await;
@@ -312,7 +312,7 @@ async fn ends() -> (Proxies, TcpStream, TcpStream) {
 }
 
 #[tokio::test]
-async fn one_side_may_end_and_the_other_go_on() {
+async fn half_close_passes_through_both_proxies() {
     for client_ends_first in [true, false] {
         let (_pods, near, far) = ends().await;
         let (mut first, mut second) = match client_ends_first {
@@ -341,7 +341,7 @@ async fn one_side_may_end_and_the_other_go_on() {
 }
 
 #[tokio::test]
-async fn a_connection_may_be_idle_for_days() {
+async fn idle_tcp_connection_is_kept_for_days() {
     let (_pods, mut near, mut far) = ends().await;
     let mut byte = [0];
     near.write_all(b"a").await.unwrap();
@@ -387,7 +387,7 @@ impl Lines {
 }
 
 #[tokio::test]
-async fn the_access_log_has_a_line_for_each_connection() {
+async fn access_log_records_each_connection() {
     let lines = Lines::default();
     let start = |level| AccessLog::start(level, lines.clone(), Default::default()).unwrap();
     let (log, _writer) = start(AccessLogLevel::All);
@@ -422,7 +422,7 @@ async fn the_access_log_has_a_line_for_each_connection() {
 }
 
 #[tokio::test]
-async fn the_kernel_looks_after_silent_connections() {
+async fn tcp_keepalive_is_enabled_on_both_sides() {
     let rule = connections(RouteKind::Tcp, "all", vec![to("a", 1)]);
     let mesh = Mesh::start(&["a"], Protocol::Tcp, Routing::Tcp(rule)).await;
     let stream = TcpStream::connect(mesh.front).await.unwrap();

@@ -154,7 +154,7 @@ impl Server {
 }
 
 #[tokio::test]
-async fn many_clients_get_their_own_answers_and_stay_where_they_are() {
+async fn udp_clients_get_own_answers_and_keep_their_endpoint() {
     let port = Port::start(Limits::default()).await;
     let (a, b) = (Server::start(b'a').await, Server::start(b'b').await);
     let cluster = port.cluster("shop/dns:53", &[a.address, b.address]);
@@ -187,7 +187,7 @@ async fn many_clients_get_their_own_answers_and_stay_where_they_are() {
 }
 
 #[tokio::test]
-async fn weights_share_out_clients_and_a_change_moves_those_whose_backend_is_gone() {
+async fn udp_weights_split_clients_and_removed_backend_moves_them() {
     let port = Port::start(Limits::default()).await;
     let (a, b) = (Server::start(b'a').await, Server::start(b'b').await);
     let (old, new) = (
@@ -226,7 +226,7 @@ async fn weights_share_out_clients_and_a_change_moves_those_whose_backend_is_gon
 }
 
 #[tokio::test]
-async fn a_session_moves_when_its_endpoint_is_gone() {
+async fn udp_session_moves_when_endpoint_is_removed() {
     let port = Port::start(Limits::default()).await;
     let (a, b) = (Server::start(b'a').await, Server::start(b'b').await);
     let cluster = port.cluster("shop/dns:53", &[a.address]);
@@ -245,7 +245,7 @@ async fn a_session_moves_when_its_endpoint_is_gone() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_not_there_gets_no_new_sessions() {
+async fn unreachable_udp_endpoint_is_ejected() {
     let port = Port::start(Limits::default()).await;
     let (a, b) = (Server::start(b'a').await, Server::start(b'b').await);
     a.task.abort();
@@ -277,7 +277,7 @@ async fn an_endpoint_that_is_not_there_gets_no_new_sessions() {
 }
 
 #[tokio::test]
-async fn sessions_are_bounded_and_the_silent_ones_give_way() {
+async fn udp_session_limit_evicts_idle_sessions() {
     let limits = Limits {
         sessions: 3,
         idle: Duration::from_secs(60),
@@ -304,7 +304,7 @@ async fn sessions_are_bounded_and_the_silent_ones_give_way() {
 }
 
 #[tokio::test]
-async fn a_silent_session_ends_and_the_drain_waits_for_none() {
+async fn idle_udp_session_expires_and_does_not_delay_drain() {
     let limits = Limits {
         idle: Duration::from_millis(100),
         ..Limits::default()
@@ -328,7 +328,7 @@ async fn a_silent_session_ends_and_the_drain_waits_for_none() {
 }
 
 #[tokio::test]
-async fn the_longest_datagram_passes_whole() {
+async fn largest_udp_datagram_passes_whole() {
     let port = Port::start(Limits::default()).await;
     let a = Server::start(b'a').await;
     let cluster = port.cluster("shop/dns:53", &[a.address]);
@@ -342,7 +342,7 @@ async fn the_longest_datagram_passes_whole() {
 }
 
 #[tokio::test]
-async fn nobody_gets_what_he_did_not_ask_for() {
+async fn udp_datagram_from_stranger_is_dropped() {
     let port = Port::start(Limits::default()).await;
     // The endpoint says to whom it would answer.
     let endpoint = UdpSocket::bind(ANY).await.unwrap();

@@ -74,7 +74,7 @@ fn mirrored(result: &str, count: usize) -> String {
 }
 
 #[tokio::test]
-async fn mirrors_get_copies_and_their_answers_go_nowhere() {
+async fn mirrors_get_copies_and_their_responses_are_discarded() {
     for version in BOTH {
         let (main, first, second) = (
             app("main", version).await,
@@ -99,7 +99,7 @@ async fn mirrors_get_copies_and_their_answers_go_nowhere() {
 }
 
 #[tokio::test]
-async fn an_upgrade_that_nobody_takes_up_is_a_plain_request() {
+async fn declined_upgrade_is_retried_and_mirrored_as_plain_request() {
     let main = app("main", Version::Http1).await;
     let shadow = app("shadow", Version::Http1).await;
     let mut rule = rule(0, vec![to("v1", 1)]);
@@ -118,7 +118,7 @@ async fn an_upgrade_that_nobody_takes_up_is_a_plain_request() {
 }
 
 #[tokio::test]
-async fn a_share_of_requests_is_mirrored() {
+async fn mirror_follows_its_fraction() {
     let (main, shadow) = (
         app("main", Version::Http2).await,
         app("s", Version::Http2).await,
@@ -135,7 +135,7 @@ async fn a_share_of_requests_is_mirrored() {
 }
 
 #[tokio::test]
-async fn mirrors_that_fail_or_hang_harm_nothing() {
+async fn failing_or_hanging_mirrors_do_not_affect_requests() {
     for version in BOTH {
         let (main, hangs) = (
             app("main", version).await,
@@ -160,7 +160,7 @@ async fn mirrors_that_fail_or_hang_harm_nothing() {
 }
 
 #[tokio::test]
-async fn preflights_are_answered_and_answers_say_who_may_read_them() {
+async fn cors_preflight_is_answered_and_responses_carry_cors_headers() {
     for version in BOTH {
         let main = app("main", version).await;
         let mut rule = rule(0, vec![to("v1", 1)]);
@@ -236,7 +236,7 @@ fn retry(codes: &[u16], attempts: u32) -> Option<Retry> {
 }
 
 #[tokio::test]
-async fn named_codes_are_tried_again_with_the_whole_body() {
+async fn listed_status_codes_are_retried_with_full_body() {
     for version in BOTH {
         let main = app("main", version).await;
         let mut rule = rule(0, vec![to("v1", 1)]);
@@ -268,7 +268,7 @@ async fn named_codes_are_tried_again_with_the_whole_body() {
 }
 
 #[tokio::test]
-async fn a_timeout_of_the_backend_counts_for_each_try() {
+async fn backend_timeout_applies_to_each_attempt() {
     for version in BOTH {
         let main = app("main", version).await;
         let hangs = Upstream::start("hangs", Speaks::Silent).await.unwrap();
@@ -285,7 +285,7 @@ async fn a_timeout_of_the_backend_counts_for_each_try() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_twice_that_may_not_be() {
+async fn only_idempotent_or_listed_requests_are_retried() {
     for version in BOTH {
         let main = app("main", version).await;
         let mut unnamed = rule(0, vec![to("v1", 1)]);
@@ -317,7 +317,7 @@ async fn nothing_is_sent_twice_that_may_not_be() {
 }
 
 #[tokio::test]
-async fn the_request_timeout_is_over_all_tries() {
+async fn request_timeout_spans_all_attempts() {
     let main = app("main", Version::Http1).await;
     let mut rule = rule(0, vec![to("v1", 1)]);
     rule.retry = retry(&[504], 1_000);
@@ -334,7 +334,7 @@ async fn the_request_timeout_is_over_all_tries() {
 }
 
 #[tokio::test]
-async fn mirrors_of_grpc_get_whole_calls() {
+async fn grpc_calls_are_mirrored_whole() {
     let (main, shadow) = (
         app("main", Version::Http2).await,
         app("s", Version::Http2).await,
@@ -371,7 +371,7 @@ async fn hanging_grpc() -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
 }
 
 #[tokio::test]
-async fn grpc_answers_that_break_off_end_with_a_status() {
+async fn broken_grpc_response_ends_with_status() {
     for (limit, status) in [(Some(Duration::from_millis(100)), "4"), (None, "14")] {
         let (address, app) = hanging_grpc().await;
         let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);

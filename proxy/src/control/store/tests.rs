@@ -93,7 +93,7 @@ async fn watched(store: &Store, address: &str) -> Arc<WatchedDestination> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_address_is_asked_for_once_and_answered_to_all_who_wait() {
+async fn concurrent_lookups_share_one_watch_request() {
     let (store, mut requests) = store();
     store.set_connected(true);
     let lookups = futures::future::join(
@@ -124,7 +124,7 @@ async fn an_unknown_address_is_asked_for_once_and_answered_to_all_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_controller_the_first_lookup_waits_and_later_ones_do_not() {
+async fn only_first_lookup_waits_for_an_absent_controller() {
     let (store, _requests) = store();
     let begun = Instant::now();
     assert!(matches!(
@@ -140,7 +140,7 @@ async fn without_a_controller_the_first_lookup_waits_and_later_ones_do_not() {
 }
 
 #[tokio::test]
-async fn endpoints_change_under_a_held_destination() {
+async fn held_destination_sees_endpoint_updates() {
     let (store, _requests) = store();
     store.apply(update(vec![
         endpoints("v1", &["10.1.0.1:80"]),
@@ -157,7 +157,7 @@ async fn endpoints_change_under_a_held_destination() {
 }
 
 #[tokio::test]
-async fn a_reader_never_sees_a_route_without_its_endpoints() {
+async fn routes_are_applied_after_their_endpoints() {
     let (store, _requests) = store();
     let step = |n: u8| {
         let address = format!("10.1.0.{n}:80");
@@ -200,7 +200,7 @@ async fn a_reader_never_sees_a_route_without_its_endpoints() {
 }
 
 #[tokio::test]
-async fn what_does_not_decode_is_refused_and_the_rest_applied() {
+async fn invalid_resource_is_refused_and_others_are_applied() {
     let (store, _requests) = store();
     let mut bad = endpoints("v2", &["10.1.0.1:80"]);
     if let Some(proto::resource::Body::Endpoints(set)) = &mut bad.body {
@@ -233,7 +233,7 @@ async fn what_does_not_decode_is_refused_and_the_rest_applied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_destination_ends_the_wait() {
+async fn refused_destination_ends_pending_lookup() {
     let (store, _requests) = store();
     store.set_connected(true);
     let begun = Instant::now();
@@ -249,7 +249,7 @@ async fn a_refused_destination_ends_the_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_destinations_are_forgotten_but_not_while_the_controller_is_away() {
+async fn idle_destinations_expire_only_while_connected() {
     let (store, mut requests) = store();
     store.apply(update(vec![
         endpoints("v1", &["10.1.0.1:80"]),
@@ -270,7 +270,7 @@ async fn idle_destinations_are_forgotten_but_not_while_the_controller_is_away() 
 }
 
 #[tokio::test]
-async fn removed_endpoints_leave_those_who_refer_to_them_with_none_until_they_are_back() {
+async fn removed_endpoint_set_empties_its_cluster_until_sent_again() {
     let (store, _requests) = store();
     store.apply(update(vec![
         endpoints("v1", &["10.1.0.1:80"]),
@@ -287,7 +287,7 @@ async fn removed_endpoints_leave_those_who_refer_to_them_with_none_until_they_ar
 }
 
 #[tokio::test]
-async fn endpoints_that_nobody_routes_to_any_longer_stay_for_requests_on_their_way() {
+async fn requests_in_flight_keep_endpoints_of_removed_backend() {
     let (store, _requests) = store();
     store.apply(update(vec![
         endpoints("v1", &["10.1.0.1:80"]),
@@ -312,7 +312,7 @@ async fn endpoints_that_nobody_routes_to_any_longer_stay_for_requests_on_their_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn addresses_are_bounded_and_idle_ones_give_way() {
+async fn destination_limit_evicts_idle_destinations() {
     let (store, _requests) = store();
     store.set_connected(true);
     let known = |n: usize| format!("10.{}.{}.1:80", n / 256, n % 256);

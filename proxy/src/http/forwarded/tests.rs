@@ -66,7 +66,7 @@ const SPOOFS: [(&str, &str); 11] = [
 ];
 
 #[test]
-fn without_trusted_hops_nothing_that_a_client_says_is_left() {
+fn forwarded_headers_of_untrusted_client_are_removed() {
     let (client, headers) = after(&SPOOFS, 0, connection("192.0.2.7:4711", false));
     assert_eq!(client, "192.0.2.7");
     for (name, value) in [
@@ -87,7 +87,7 @@ fn without_trusted_hops_nothing_that_a_client_says_is_left() {
 }
 
 #[test]
-fn the_client_is_as_many_entries_from_the_right_as_there_are_hops() {
+fn client_address_is_counted_from_the_right_by_trusted_hops() {
     let list = "6.6.6.6, 10.0.0.1, [2001:db8::2]:80";
     for (hops, client, list_after) in [
         (0, "192.0.2.7", "192.0.2.7"),
@@ -112,7 +112,7 @@ fn the_client_is_as_many_entries_from_the_right_as_there_are_hops() {
 }
 
 #[test]
-fn what_is_no_address_is_not_believed() {
+fn invalid_forwarded_address_is_ignored() {
     for list in [
         "unknown",
         "_hidden",
@@ -133,7 +133,7 @@ fn what_is_no_address_is_not_believed() {
 }
 
 #[test]
-fn a_trusted_hop_says_what_was_asked_for() {
+fn trusted_hop_sets_scheme_host_and_port() {
     // What the hop sends besides the client's address; scheme, host and port afterwards.
     let rows: [(Headers<'_>, [&str; 3]); 7] = [
         (&[], ["http", "shop.example", "8080"]),
@@ -185,7 +185,7 @@ fn a_trusted_hop_says_what_was_asked_for() {
 }
 
 #[test]
-fn forwarded_is_read_where_it_is_trusted_and_both_are_written() {
+fn trusted_forwarded_is_parsed_and_both_headers_are_written() {
     let text =
         r#"for=6.6.6.6, For="[2001:db8::1]:4711";Proto=https;host="a,b;\"c";by=_x, for=10.0.0.2"#;
     let trusted = trust(2, ForwardedHeader::Forwarded);
@@ -204,7 +204,7 @@ fn forwarded_is_read_where_it_is_trusted_and_both_are_written() {
 }
 
 #[test]
-fn the_header_that_the_hops_do_not_write_is_the_clients_word() {
+fn header_not_written_by_trusted_hops_is_ignored() {
     let both = [
         ("forwarded", "for=10.0.0.1"),
         ("x-forwarded-for", "10.0.0.9"),
@@ -221,7 +221,7 @@ fn the_header_that_the_hops_do_not_write_is_the_clients_word() {
 }
 
 #[test]
-fn a_hop_is_believed_at_its_own_address_alone() {
+fn hop_is_trusted_only_from_proxy_ranges() {
     let trusted = ForwardedTrust {
         proxies: vec![
             "192.0.2.0/24".parse().unwrap(),
@@ -245,7 +245,7 @@ fn a_hop_is_believed_at_its_own_address_alone() {
 }
 
 #[test]
-fn a_name_of_a_request_is_short_and_readable_and_made_where_it_is_not() {
+fn invalid_request_id_is_replaced_with_uuid() {
     let long = "a".repeat(MAX_REQUEST_ID + 1);
     for (told, kept) in [
         ("abc-1", true),
@@ -264,7 +264,7 @@ fn a_name_of_a_request_is_short_and_readable_and_made_where_it_is_not() {
 }
 
 #[test]
-fn the_target_of_the_request_names_the_host_where_it_has_one() {
+fn forwarded_host_is_taken_from_absolute_target() {
     let mut head = http::Request::builder()
         .uri("http://a.example:8080/")
         .body(())
@@ -285,7 +285,7 @@ proptest::proptest! {
     /// Nobody but a trusted hop moves the client's address: whatever stands to the left of its
     /// entry, on a line of its own or on the same one, with quotes left open or not.
     #[test]
-    fn what_stands_further_left_changes_nothing(
+    fn entries_left_of_trusted_hops_are_ignored(
         spoof in "[ -~]{0,64}",
         hops in 1_u32..4,
         own_line: bool,

@@ -42,7 +42,7 @@ fn line(source: SocketAddr) -> Vec<u8> {
 }
 
 #[test]
-fn lines_of_version_1() {
+fn version_1_headers_are_parsed() {
     let longest = "PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n";
     let source = Some("192.0.2.1:4711".parse().unwrap());
     for (text, told) in [
@@ -87,7 +87,7 @@ fn lines_of_version_1() {
 }
 
 #[test]
-fn commands_and_families_of_version_2() {
+fn version_2_commands_and_families_are_parsed() {
     let client: SocketAddr = "192.0.2.1:4711".parse().unwrap();
     let (_, v4) = addresses_2(client);
     for (command, family, length, told) in [
@@ -120,7 +120,7 @@ fn commands_and_families_of_version_2() {
 }
 
 #[test]
-fn other_protocols_are_no_header() {
+fn other_protocols_have_no_proxy_header() {
     for bytes in [
         &b"GET / HTTP/1.1\r\n"[..],
         b"\x16\x03\x01",
@@ -133,7 +133,7 @@ fn other_protocols_are_no_header() {
 }
 
 #[tokio::test]
-async fn what_follows_is_left_unread() {
+async fn bytes_after_proxy_header_are_left_unread() {
     for header in [
         line("192.0.2.1:1".parse().unwrap()),
         version_2(0, 0, &[], 7),
@@ -151,7 +151,7 @@ async fn what_follows_is_left_unread() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_silent_and_the_broken_off_are_closed_and_named() {
+async fn incomplete_proxy_header_is_refused_with_reason() {
     let words = async |sent: &'static [u8], end: bool| {
         let (mut client, near) = duplex(64);
         client.write_all(sent).await.unwrap();
@@ -193,7 +193,7 @@ fn any_source() -> impl Strategy<Value = SocketAddr> {
 
 proptest! {
     #[test]
-    fn a_header_is_whole_at_its_last_byte(
+    fn proxy_header_is_complete_at_its_last_byte(
         source in any_source(),
         second: bool,
         more in 0_usize..300,
@@ -216,7 +216,7 @@ proptest! {
 
     /// Also those that begin as a header does.
     #[test]
-    fn more_bytes_change_no_answer(kind in 0_usize..4, bytes: Vec<u8>, cut: prop::sample::Index) {
+    fn parse_result_is_stable_as_bytes_arrive(kind in 0_usize..4, bytes: Vec<u8>, cut: prop::sample::Index) {
         let beginning = [&b""[..], b"PROXY ", SIGNATURE_2, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0"][kind];
         let bytes = [beginning, &bytes].concat();
         let part = parse(&bytes[..cut.index(bytes.len() + 1)]);

@@ -62,7 +62,7 @@ const ANSWERS: [(&str, &[u8], Option<usize>); 11] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_are_read_in_one_way() {
+async fn ambiguous_http1_responses_are_refused_or_normalized() {
     let mut wrong = Vec::new();
     for (name, rest, expected) in ANSWERS {
         let answer = [b"HTTP/1.1 200 OK\r\n", rest].concat().leak();

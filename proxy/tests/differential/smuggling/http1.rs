@@ -189,7 +189,7 @@ pub fn bytes(rest: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_of_http1_are_read_in_one_way() {
+async fn ambiguous_http1_requests_are_refused_or_normalized() {
     let mut wrong = Vec::new();
     for kind in PROXIES {
         let (app, heads) = application(OK).await;
@@ -220,7 +220,7 @@ async fn requests_of_http1_are_read_in_one_way() {
 
 /// Whole requests that are no requests of HTTP/1.1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_request_is_refused() {
+async fn malformed_http1_requests_are_refused() {
     let mut wrong = Vec::new();
     for kind in PROXIES {
         let (app, heads) = application(OK).await;
@@ -265,7 +265,7 @@ async fn what_is_no_request_is_refused() {
 
 /// hyper answers these itself, before there is a request that could be counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_is_counted() {
+async fn unparsable_requests_are_counted() {
     let (app, heads) = application(OK).await;
     for kind in [Kind::Outbound, Kind::Inbound, Kind::Gateway] {
         let front = Front::start(kind, Version::Http1, Version::Http1, app);

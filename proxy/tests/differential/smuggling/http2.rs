@@ -164,7 +164,7 @@ async fn first_frame(front: SocketAddr, bytes: &[u8]) -> Option<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_of_http2_are_read_in_one_way() {
+async fn ambiguous_http2_requests_are_refused_or_normalized() {
     let mut wrong = Vec::new();
     // Those that go on in HTTP/1.1, and one that does not.
     let (app, heads) = application(OK).await;

@@ -240,7 +240,7 @@ async fn disagreements(server: &Server, running: &mut Running) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_count_as_many_requests_as_the_proxy() {
+async fn servers_see_same_request_count_as_proxy() {
     let mut wrong = Vec::new();
     let mut left_out = Vec::new();
     for server in &SERVERS {

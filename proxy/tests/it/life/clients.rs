@@ -50,7 +50,7 @@ async fn asks(front: SocketAddr) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_reset_ends_the_exchange_at_once() {
+async fn client_reset_cancels_request_at_once() {
     let (proxies, mut told) = silent().await;
     let client = asks(proxies.front).await;
     assert_eq!(next(&mut told).await, "asked");
@@ -64,7 +64,7 @@ async fn a_reset_ends_the_exchange_at_once() {
 }
 
 #[tokio::test]
-async fn a_close_ends_the_exchange_within_a_bound() {
+async fn client_close_cancels_request_after_half_close_timeout() {
     let (proxies, mut told) = silent().await;
     for closes in [true, false] {
         let mut client = asks(proxies.front).await;
@@ -82,7 +82,7 @@ async fn a_close_ends_the_exchange_within_a_bound() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_ended_its_side_gets_an_answer_that_goes_on_for_longer() {
+async fn half_closed_client_gets_response_in_progress() {
     let proxies = Proxies::serving(Protocol::Detect, |mut stream| async move {
         head(&mut stream).await;
         let begin = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
@@ -101,7 +101,7 @@ async fn a_client_that_has_ended_its_side_gets_an_answer_that_goes_on_for_longer
 }
 
 #[tokio::test]
-async fn a_stream_that_is_reset_ends_the_exchange_at_once() {
+async fn stream_reset_cancels_request_at_once() {
     let (app, mut told) = silent_app().await;
     let gateway = GatewayPod::start();
     let number = free_port();
@@ -120,7 +120,7 @@ async fn a_stream_that_is_reset_ends_the_exchange_at_once() {
 }
 
 #[tokio::test]
-async fn connections_of_proxies_end_with_the_certificate_that_opened_them() {
+async fn mesh_connection_closes_when_its_certificate_expires() {
     let pki = Pki::new().unwrap();
     let app = Upstream::start("app", Speaks::Http1).await.unwrap();
     let server = Pod::start(&pki, "reviews", Mode::Strict);

@@ -76,7 +76,7 @@ async fn never_ending(number: u16, count: usize) -> JoinSet<u16> {
 }
 
 #[tokio::test]
-async fn requests_that_never_end_hold_a_bounded_part_of_an_endpoint_for_a_bounded_time() {
+async fn endless_requests_are_limited_per_endpoint_and_in_time() {
     let (gateway, number, app) = before(Speaks::Silent, |options| {
         options.endpoint_requests = 40;
         options.body_idle = Duration::from_secs(8);
@@ -96,7 +96,7 @@ async fn requests_that_never_end_hold_a_bounded_part_of_an_endpoint_for_a_bounde
 }
 
 #[tokio::test]
-async fn what_is_beyond_the_memory_is_not_taken() {
+async fn memory_limit_sheds_requests_and_connections() {
     // Less than this process has in use; for 128 connections.
     let (gateway, number, app) = before(Speaks::Silent, |options| {
         options.memory_limit = Some(4 << 20);
@@ -138,7 +138,7 @@ async fn begin_and_reset(mut client: h2::client::SendRequest<Bytes>) -> usize {
 }
 
 #[tokio::test]
-async fn a_client_that_resets_what_it_begins_is_closed_and_others_are_served() {
+async fn client_with_excessive_resets_is_closed() {
     let (gateway, number, _app) = before(Speaks::Silent, |_| {}).await;
     let begun = begin_and_reset(connect(number).await).await;
     assert!(begun > 200, "{begun}");
@@ -162,7 +162,7 @@ async fn a_client_that_resets_what_it_begins_is_closed_and_others_are_served() {
 }
 
 #[tokio::test]
-async fn a_pod_that_resets_what_it_begins_is_told_to_go_and_what_it_waits_for_goes_on() {
+async fn excessive_resets_of_pod_drain_its_connection() {
     let app = Upstream::start("app", Speaks::Silent).await.unwrap();
     let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
     pod.tell(vec![
@@ -216,7 +216,7 @@ async fn hold(how: Holds, number: u16) -> std::io::Result<TcpStream> {
 }
 
 #[tokio::test]
-async fn one_source_that_holds_all_connections_keeps_nobody_out() {
+async fn connection_hoarding_source_does_not_lock_out_others() {
     for how in [Holds::Nothing, Holds::HalfAHead, Holds::Http1, Holds::Http2] {
         // For 128 connections. More memory than that is in use, and a few requests are taken nevertheless.
         let (gateway, number, _app) = before(Speaks::Http1, |options| {

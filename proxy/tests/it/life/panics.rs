@@ -53,7 +53,7 @@ async fn probed(app: &Upstream) -> Pod {
 
 // One thread: the subscriber is that thread's.
 #[tokio::test]
-async fn a_panic_in_one_request_is_no_matter_of_others() {
+async fn panic_in_one_stream_does_not_affect_other_streams() {
     let app = Upstream::start("v1", Speaks::Http2).await.unwrap();
     let pod = probed(&app).await;
     let back = pod.inbound(app.address());
@@ -84,7 +84,7 @@ async fn a_panic_in_one_request_is_no_matter_of_others() {
 }
 
 #[tokio::test]
-async fn a_connection_of_http1_outlives_a_panic() {
+async fn http1_connection_survives_panic() {
     let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
     let pod = probed(&app).await;
     let back = pod.inbound(app.address());

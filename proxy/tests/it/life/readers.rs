@@ -68,7 +68,7 @@ async fn let_go_after(version: Version, request: Option<Duration>, idle: Duratio
 }
 
 #[tokio::test]
-async fn the_timeout_of_a_rule_holds_against_clients_that_take_nothing() {
+async fn request_timeout_applies_to_stalled_client() {
     let timeout = Duration::from_millis(700);
     for version in BOTH {
         let passed = let_go_after(version, Some(timeout), Duration::ZERO).await;
@@ -77,7 +77,7 @@ async fn the_timeout_of_a_rule_holds_against_clients_that_take_nothing() {
 }
 
 #[tokio::test]
-async fn clients_may_take_nothing_for_a_bounded_time() {
+async fn stalled_client_is_cut_after_idle_timeout() {
     let idle = Duration::from_secs(1);
     for version in BOTH {
         let passed = let_go_after(version, None, idle).await;
@@ -86,7 +86,7 @@ async fn clients_may_take_nothing_for_a_bounded_time() {
 }
 
 #[tokio::test]
-async fn clients_that_take_some_of_it_now_and_then_are_served_on() {
+async fn slow_reader_is_not_cut() {
     let idle = Duration::from_secs(1);
     let (_gateway, number, _ended) = before(None, idle).await;
     let tcp = TcpStream::connect(at(number)).await.unwrap();

@@ -37,7 +37,7 @@ async fn fails(front: SocketAddr) -> u16 {
 }
 
 #[tokio::test]
-async fn one_request_is_sent_a_bounded_number_of_times_and_not_in_a_row() {
+async fn retries_of_one_request_are_limited_and_spaced() {
     let (_pod, front, app) = repeating(Duration::ZERO).await;
     let begun = Instant::now();
     assert_eq!(fails(front).await, 500);
@@ -47,7 +47,7 @@ async fn one_request_is_sent_a_bounded_number_of_times_and_not_in_a_row() {
 }
 
 #[tokio::test]
-async fn all_requests_of_a_cluster_together_are_repeated_within_a_budget() {
+async fn retries_of_cluster_stay_within_budget() {
     const REQUESTS: usize = 300;
     let (pod, front, app) = repeating(Duration::ZERO).await;
     let begun = Instant::now();
@@ -78,7 +78,7 @@ async fn all_requests_of_a_cluster_together_are_repeated_within_a_budget() {
 }
 
 #[tokio::test]
-async fn a_route_that_is_gone_and_a_drain_end_the_retries() {
+async fn route_removal_and_drain_stop_retries() {
     let gone = |pod: &Pod| {
         let direct = Routing::Direct(vec![to("v1", 1)]);
         pod.tell(vec![service(Protocol::Http1, direct)]);

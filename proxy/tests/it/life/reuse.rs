@@ -80,7 +80,7 @@ async fn posts(front: SocketAddr, spread: Duration) {
 }
 
 #[tokio::test]
-async fn no_post_is_lost_where_idle_connections_are_closed() {
+async fn no_post_is_lost_when_application_closes_idle_connections() {
     let (proxies, _) = closing(Duration::from_millis(300), "").await;
     posts(proxies.front, Duration::from_secs(2)).await;
     // One at a time, about when the connection of the one before is closed.
@@ -91,7 +91,7 @@ async fn no_post_is_lost_where_idle_connections_are_closed() {
 }
 
 #[tokio::test]
-async fn no_post_is_lost_where_connections_are_closed_after_each_answer() {
+async fn no_post_is_lost_when_application_closes_after_each_response() {
     let (proxies, opened) = closing(Duration::ZERO, "").await;
     posts(proxies.front, Duration::from_millis(100)).await;
     for _ in 0..200 {
@@ -101,7 +101,7 @@ async fn no_post_is_lost_where_connections_are_closed_after_each_answer() {
 }
 
 #[tokio::test]
-async fn connections_are_used_again_as_far_as_the_application_keeps_them() {
+async fn connections_are_reused_within_estimated_idle_timeout() {
     let long = Duration::from_secs(5);
     let (proxies, opened) = closing(long, "").await;
     for _ in 0..50 {

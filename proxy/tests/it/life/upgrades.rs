@@ -74,7 +74,7 @@ async fn asks(number: u16, early: &[u8]) -> TcpStream {
 }
 
 #[tokio::test]
-async fn bytes_before_the_change_arrive_in_order_and_no_connection_is_used_again() {
+async fn bytes_before_upgrade_response_arrive_in_order() {
     let (_gateway, number, opened) = before(Duration::ZERO).await;
     // More than is read ahead.
     let early: Vec<u8> = (0..40_000).map(|n| (n % 251) as u8).collect();
@@ -94,7 +94,7 @@ async fn bytes_before_the_change_arrive_in_order_and_no_connection_is_used_again
 }
 
 #[tokio::test]
-async fn a_change_that_nobody_asked_for_is_no_answer() {
+async fn unexpected_101_response_is_refused() {
     let (_gateway, number, opened) = before(Duration::ZERO).await;
     for version in BOTH {
         let before = opened.load(Relaxed);
@@ -107,7 +107,7 @@ async fn a_change_that_nobody_asked_for_is_no_answer() {
 }
 
 #[tokio::test]
-async fn a_gateway_closes_what_is_idle() {
+async fn gateway_closes_idle_upgraded_connection() {
     let (_gateway, number, _opened) = before(Duration::from_secs(1)).await;
     let mut client = asks(number, b"early").await;
     client.read_exact(&mut [0; 5]).await.unwrap();
