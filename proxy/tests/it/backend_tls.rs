@@ -1,5 +1,5 @@
-//! Applications that speak TLS themselves, behind a policy that says how: names, roots, versions, straight and through a
-//! proxy in strict mode.
+//! Backend TLS policies (names, roots, versions) for applications that terminate TLS themselves,
+//! reached directly and through a strict proxy.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -31,21 +31,21 @@ const URI: &str = "spiffe://other/ns/a/sa/b";
 static ONLY_12: [&SupportedProtocolVersion; 1] = [&version::TLS12];
 static ONLY_13: [&SupportedProtocolVersion; 1] = [&version::TLS13];
 
-/// What the server saw of one handshake.
+/// One handshake as the server saw it.
 #[derive(Clone, Debug, PartialEq)]
 struct Hello {
     name: Option<String>,
     alpn: Option<String>,
-    /// The certificate that the client showed.
+    /// The certificate that the client presented.
     client: Option<Vec<u8>>,
 }
 
-/// How a server differs from the usual.
+/// The configuration of a server.
 struct Spec {
     leaf: LeafSpec,
     protocols: &'static [&'static str],
     versions: &'static [&'static SupportedProtocolVersion],
-    /// Clients need a certificate of this root.
+    /// Requires clients to present a certificate of these roots.
     clients: Option<RootCertStore>,
 }
 
@@ -142,7 +142,7 @@ async fn serve(mut stream: TlsStream<TcpStream>, alpn: Option<&str>) {
             let io = TokioIo::new(stream);
             server.serve_connection(io, service).with_upgrades().await
         }
-        // Bytes.
+        // No ALPN: opaque bytes.
         None => {
             echo(&mut stream).await;
             Ok(())
@@ -160,7 +160,8 @@ async fn echo(stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + 
     let _ = stream.shutdown().await;
 }
 
-/// Says what it saw; changes to an echo where it is asked to; claims what only a proxy may.
+/// Reports the request's version and scheme, and upgrades to an echo on request. Also sends
+/// `weft-refused`, which only a proxy may send.
 async fn answer(
     mut request: http::Request<Incoming>,
 ) -> Result<http::Response<Full<bytes::Bytes>>, Infallible> {
@@ -194,7 +195,8 @@ fn set(protocol: Protocol, endpoint: Endpoint, tls: &BackendTls) -> proto::Resou
     })
 }
 
-/// A gateway that leads to `endpoint`, and where its clients connect.
+/// Starts a gateway with `endpoint` as its only endpoint; returns it with its client-facing
+/// address.
 fn gateway(
     mesh: &Pki,
     protocol: Protocol,
@@ -211,7 +213,7 @@ fn gateway(
     (pod, front)
 }
 
-/// The answer, and how often a handshake ended so.
+/// Returns the response, and whether one handshake was counted with `result`.
 async fn ask(server: &Server, protocol: Protocol, tls: &BackendTls, result: &str) -> (Seen, bool) {
     let mesh = Pki::new().unwrap();
     let (pod, front) = gateway(&mesh, protocol, unmeshed(server.address), tls);
@@ -270,7 +272,7 @@ async fn backend_tls_negotiates_version_and_alpn_of_application() {
         assert_eq!(
             seen.header("weft-refused"),
             "",
-            "the application is no proxy"
+            "weft-refused of an application is removed"
         );
         if http == "HTTP/2.0" {
             assert_eq!(seen.header("x-scheme"), "https");
@@ -434,7 +436,7 @@ async fn gateway_presents_current_client_certificate_to_backend() {
             key: leaf.key_pem.into_bytes().into(),
         };
         pod.context.tls.set_client_certificate(Some(&pair)).unwrap();
-        // A key that is not the certificate's changes nothing.
+        // A key that does not belong to the certificate is rejected and changes nothing.
         let other = clients.leaf(&identity("gateway")).unwrap();
         let broken = KeyPair {
             key: other.key_pem.into_bytes().into(),
@@ -446,7 +448,7 @@ async fn gateway_presents_current_client_certificate_to_backend() {
                 .set_client_certificate(Some(&broken))
                 .is_err()
         );
-        // An upgrade has a connection of its own.
+        // An upgrade opens a connection of its own, hence a handshake.
         let upgrade = http::Request::get("/")
             .header("connection", "upgrade")
             .header("upgrade", "echo");
@@ -485,14 +487,14 @@ async fn backend_tls_runs_inside_mutual_tls_to_meshed_endpoint() {
             let seen = client.get("/").await;
             assert_eq!(seen.status, 200, "{seen:?}");
         }
-        assert_eq!(server.hellos().len(), 1, "one connection serves all");
+        assert_eq!(server.hellos().len(), 1, "requests share one connection");
         assert_eq!(server.last().name.as_deref(), Some(NAME));
         for direction in ["outbound", "backend"] {
             let series =
                 format!(r#"weft_tls_handshakes_total{{direction="{direction}",result="ok"}} 1"#);
             assert!(pod.metrics().contains(&series), "{direction}");
         }
-        // The wrong proxy is not shown the application's TLS at all.
+        // A proxy of another identity does not even see the application's ClientHello.
         let (_pod, front) = gateway(
             &mesh,
             Protocol::Detect,
@@ -590,7 +592,7 @@ async fn backend_tls_policy_change_fails_no_request() {
         (seen.status, server.last().name.as_deref()),
         (200, Some("other.example"))
     );
-    // The same again is no change.
+    // An identical policy does not open a new connection.
     let before = server.hellos().len();
     let tls = BackendTls {
         hostname: "other.example".into(),
@@ -601,7 +603,7 @@ async fn backend_tls_policy_change_fails_no_request() {
     assert_eq!(server.hellos().len(), before);
 }
 
-/// The policy says how the gateway speaks TLS itself; here it is the client who does.
+/// The policy is for TLS that the gateway originates; on a passthrough listener the client does.
 #[tokio::test]
 async fn tls_passthrough_ignores_backend_tls_policy() {
     let pki = Pki::new().unwrap();

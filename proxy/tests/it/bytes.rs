@@ -1,6 +1,6 @@
-//! Protocols that are no HTTP, as their clients and servers begin them, through a pair of proxies without a word of
-//! configuration: Redis and PostgreSQL (the client speaks first), MySQL and SMTP (the server does), TLS of the
-//! application's own.
+//! Protocols other than HTTP through a pair of proxies, without any declaration: Redis and
+//! PostgreSQL (the client sends first), MySQL and SMTP (the server sends first), and TLS of the
+//! application itself.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use weft_ir::Protocol;
 
-/// A server that waits for each question and gives its answer, after a greeting.
+/// A server that sends a greeting, then waits for each request of the script and sends its
+/// response.
 async fn scripted(greeting: &'static [u8], script: &'static [(&[u8], &[u8])]) -> Proxies {
     Proxies::serving(Protocol::Detect, move |mut stream| async move {
         stream.write_all(greeting).await.unwrap();
@@ -36,7 +37,7 @@ async fn hear(stream: &mut TcpStream, expected: &[u8]) {
     assert_eq!(heard, expected);
 }
 
-/// The client's side of a script, to its end.
+/// Plays the client's side of a script to its end.
 async fn talk(proxies: &Proxies, greeting: &[u8], script: &[(&[u8], &[u8])]) {
     let mut stream = proxies.connect().await;
     hear(&mut stream, greeting).await;
@@ -52,7 +53,7 @@ async fn talk(proxies: &Proxies, greeting: &[u8], script: &[(&[u8], &[u8])]) {
     counted(proxies).await;
 }
 
-/// Bytes are counted at the end of their connection.
+/// Waits for the connection to be counted, which happens when it ends.
 async fn counted(proxies: &Proxies) {
     for _ in 0..400 {
         let metrics = proxies.client.metrics();
@@ -70,7 +71,7 @@ async fn counted(proxies: &Proxies) {
 
 #[tokio::test]
 async fn redis_is_proxied_as_opaque_tcp() {
-    // The protocol proper (RESP), several commands at once, and words by themselves, which look a little like HTTP.
+    // RESP, with several commands in one write, and inline commands, which look a little like HTTP.
     const SCRIPT: &[(&[u8], &[u8])] = &[
         (b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"),
         (
@@ -89,7 +90,7 @@ async fn redis_is_proxied_as_opaque_tcp() {
 
 #[tokio::test]
 async fn postgresql_is_proxied_after_refused_ssl_request() {
-    // SSLRequest, refused with one byte; StartupMessage; AuthenticationOk, ReadyForQuery; a query.
+    // SSLRequest, declined with one byte; StartupMessage; AuthenticationOk, ReadyForQuery; a query.
     const SCRIPT: &[(&[u8], &[u8])] = &[
         (b"\0\0\0\x08\x04\xd2\x16\x2f", b"N"),
         (
@@ -146,12 +147,12 @@ async fn server_greeting_arrives_within_20_ms() {
         hear(&mut stream, MYSQL_GREETING).await;
         waited.push(begun.elapsed());
     }
-    // What else the machine does only ever adds: the quickest tells what the proxies themselves wait.
+    // Other load only adds delay, so the minimum is what the proxies themselves wait.
     waited.sort();
     assert!(waited[0] < Duration::from_millis(20), "{waited:?}");
 }
 
-/// A server's own certificate, and what its client trusts: none of the mesh's business.
+/// TLS between an application and its client, with a certificate that the mesh does not know.
 fn own_tls() -> (TlsAcceptor, TlsConnector) {
     let made = rcgen::generate_simple_self_signed(["db.example".to_owned()]).unwrap();
     let certificate = made.cert.der().clone();
@@ -189,7 +190,8 @@ async fn application_tls_passes_inside_mutual_tls() {
         })
         .await;
         let name = ServerName::try_from("db.example").unwrap();
-        // The client accepts nothing but the application's certificate, so no proxy can have ended it.
+        // The client trusts the application's certificate alone, so no proxy can have terminated
+        // TLS.
         let stream = proxies.connect().await;
         let mut tls = connector.connect(name, stream).await.unwrap();
         tls.write_all(b"mine").await.unwrap();

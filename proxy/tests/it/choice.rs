@@ -1,4 +1,5 @@
-//! Which endpoint a client is given where its Service says so: hints of EndpointSlices, and sessionAffinity.
+//! Selection of endpoints as the Service asks: topology hints of EndpointSlices, and
+//! sessionAffinity.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,7 +19,7 @@ use weft_ir::{
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
-/// Applications, and the endpoint set of the Service that they are of.
+/// The applications of one Service, and its endpoint set.
 struct Apps(Vec<Upstream>);
 
 impl Apps {
@@ -30,7 +31,7 @@ impl Apps {
         Self(apps)
     }
 
-    /// Without those at `left_out`.
+    /// The endpoint set without the applications at the indexes `left_out`.
     fn set(&self, choice: Choice, left_out: &[usize]) -> proto::Resource {
         let apps = self.0.iter().enumerate();
         let apps = apps.filter(|(place, _)| !left_out.contains(place));
@@ -41,7 +42,7 @@ impl Apps {
         })
     }
 
-    /// Each in the zone of its name.
+    /// Topology hints that assign each application to its zone.
     fn zoned(&self, zones: &[&str]) -> Choice {
         let hints = self.0.iter().zip(zones).map(|(app, zone)| {
             let hints = Hints {
@@ -76,7 +77,7 @@ fn direct() -> proto::Resource {
     service(Protocol::Http1, Routing::Direct(vec![to("reviews", 1)]))
 }
 
-/// How many of 60 requests each application got.
+/// Sends 60 requests; returns how many each application got.
 async fn shares(front: SocketAddr) -> BTreeMap<String, usize> {
     let mut client = Client::connect(front, Version::Http1).await;
     let mut shares = BTreeMap::new();
@@ -97,15 +98,15 @@ async fn zone_endpoints_are_preferred_while_healthy() {
     let pod = client_pod();
     pod.tell(vec![apps.set(choice.clone(), &[]), direct()]);
     let front = pod.outbound(SERVICE.parse().unwrap());
-    // Where the pod runs is not known yet: all are alike.
+    // The pod's own zone is not known yet, so all endpoints are equal.
     assert_eq!(shares(front).await.len(), 3);
-    // It becomes known, without another word of the endpoints.
+    // The zone becomes known; the endpoints are not sent again.
     pod.tell(vec![workload(&pod, "b")]);
     assert_eq!(shares(front).await, [("b1".to_owned(), 60)].into());
     pod.tell(vec![workload(&pod, "a")]);
     let in_zone = shares(front).await;
     assert!(!in_zone.contains_key("b1"), "{in_zone:?}");
-    // One of the zone fails before anybody says so: requests go on elsewhere, and none fails.
+    // The zone's endpoint stops before the controller knows: requests go elsewhere, none fails.
     pod.tell(vec![workload(&pod, "b")]);
     apps.0.remove(2).stop().await;
     let elsewhere = shares(front).await;
@@ -135,7 +136,7 @@ async fn overloaded_zone_endpoint_spills_to_other_zone() {
         direct(),
     ]);
     let front = pod.outbound(SERVICE.parse().unwrap());
-    // Held open, as their clients wait.
+    // Requests whose clients wait for a response.
     let mut waiting = Vec::new();
     for _ in 0..32 {
         let mut stream = TcpStream::connect(front).await.unwrap();
@@ -153,7 +154,7 @@ async fn overloaded_zone_endpoint_spills_to_other_zone() {
     let limit = Duration::from_secs(10);
     tokio::time::timeout(limit, all_sent)
         .await
-        .expect("all at the one that is near");
+        .expect("all requests reach the near endpoint");
     let mut client = Client::connect(front, Version::Http1).await;
     assert_eq!(client.get("/").await.header("x-upstream"), "far");
 }
@@ -165,7 +166,7 @@ fn sticky(kept: u64) -> Choice {
     }
 }
 
-/// The application that a request from this address of loopback gets to.
+/// Returns the application that serves a request from this loopback address.
 async fn from(client: u8, number: u16) -> String {
     let socket = TcpSocket::new_v4().unwrap();
     let own = SocketAddr::from((Ipv4Addr::new(127, 0, 7, client), 0));
@@ -184,7 +185,7 @@ async fn gateway_client_keeps_its_endpoint_with_session_affinity() {
     let number = free_port();
     let rules = vec![host("", all_to("reviews"))];
     gateway.tell(vec![
-        // One comes later.
+        // The third endpoint is added later.
         apps.set(sticky(600), &[2]),
         open_port(number, Serving::Http(vec![listener("any", "", rules)])),
     ]);
@@ -194,12 +195,12 @@ async fn gateway_client_keeps_its_endpoint_with_session_affinity() {
     }
     let used: std::collections::BTreeSet<&String> = given.values().collect();
     assert_eq!(used.len(), 2, "{given:?}");
-    // Neither other clients nor endpoints that come move anybody.
+    // Other clients and added endpoints move no client.
     gateway.tell(vec![apps.set(sticky(600), &[])]);
     for (client, known) in &given {
         assert_eq!(from(*client, number).await, *known, "client {client}");
     }
-    // One that goes moves its own, who keep what they are given then, also when it comes back.
+    // A removed endpoint moves its own clients only; they keep their new endpoint when it returns.
     gateway.tell(vec![apps.set(sticky(600), &[0])]);
     let mut moved = given.clone();
     for (client, known) in &given {
@@ -226,7 +227,7 @@ async fn session_affinity_treats_pod_as_one_client() {
     let first = shares(front).await;
     assert_eq!(first.len(), 1, "{first:?}");
     assert_eq!(shares(front).await, first);
-    // On another connection too.
+    // The same on another connection.
     let mut stream = TcpStream::connect(front).await.unwrap();
     stream
         .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
@@ -236,7 +237,7 @@ async fn session_affinity_treats_pod_as_one_client() {
     stream.read_to_string(&mut answer).await.unwrap();
     let known = first.keys().next().unwrap();
     assert!(answer.contains(&format!("x-upstream: {known}")), "{answer}");
-    // One that is not there does not keep its clients from being served.
+    // When the endpoint is down, its clients are served by another one.
     let place = ["v1", "v2", "v3"].iter().position(|name| name == known);
     apps.0.remove(place.unwrap()).stop().await;
     let second = shares(front).await;

@@ -1,4 +1,4 @@
-//! A gateway's rule that chooses a Service whose own routes are to be applied as well.
+//! Gateway rules whose backend is a Service with routes of its own, which apply as well.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use weft_testkit::upstream::{Speaks, Upstream};
 
 const APPS: [&str; 4] = ["a", "a1", "a2", "b"];
 
-/// A gateway before the applications of `APPS`, each behind a Service of its own.
+/// A gateway in front of the applications of `APPS`, each behind a Service of its own.
 struct Shop {
     gateway: GatewayPod,
     _apps: Vec<Upstream>,
@@ -45,7 +45,7 @@ impl Shop {
         }
     }
 
-    /// How many in a thousand requests each application answers.
+    /// Returns how many per thousand requests each application serves.
     async fn shares(&mut self) -> BTreeMap<String, u32> {
         const REQUESTS: u32 = 4000;
         let mut taken = BTreeMap::new();
@@ -83,7 +83,7 @@ fn edit(set: &'static str, add: &'static str) -> HeaderEdit {
     }
 }
 
-/// Parent and route of the gateway's rules, and of those of Service `a`.
+/// Metric labels of the gateway's rule, and of the rule of Service `a`.
 const FRONT: [&str; 2] = [
     r#"parent_kind="Gateway",parent_namespace="shop",parent_name="gw",parent_port="#,
     r#"route_kind="HTTPRoute",route_namespace="shop",route_name="reviews",rule="0""#,
@@ -93,7 +93,7 @@ const OWN: [&str; 2] = [
     r#"route_kind="HTTPRoute",route_namespace="shop",route_name="own-of-a",rule="0""#,
 ];
 
-/// Whether requests of gateway's clients are counted so.
+/// Returns true if a series of the direction `gateway` has these labels.
 fn counts(metrics: &str, [parent, route]: [&str; 2], backend: &str, code: &str) -> bool {
     let labels = [
         r#"weft_requests_total{direction="gateway""#,
@@ -106,7 +106,7 @@ fn counts(metrics: &str, [parent, route]: [&str; 2], backend: &str, code: &str) 
     lines.any(|line| labels.iter().all(|label| line.contains(label)))
 }
 
-/// Whatever chance has in store: the same each time.
+/// Makes the random choice of backends reproducible.
 fn seed() {
     fastrand::seed(11);
 }
@@ -195,12 +195,13 @@ async fn request_matching_no_service_rule_gets_404() {
         own.matches[0].path = Some(PathMatch::Prefix("/items".into()));
         let front = vec![rule(0, vec![to("a", 1)])];
         let mut shop = Shop::start(version, front, vec![of("a", vec![own])]).await;
-        // A backend of the Service's rule is endpoints, and its rules are not applied once more.
+        // The backend of a Service's rule is its endpoints: its rules are not applied a second
+        // time.
         let seen = shop.client.get("/items").await;
         assert_eq!((seen.status, seen.header("x-upstream")), (200, "a"));
         let seen = shop.client.get("/other").await;
         assert_eq!(seen.status, 404, "{seen:?}");
-        // It counts for the gateway's rule, and what a rule of the Service takes for that.
+        // The 404 is counted on the gateway's rule; a matched request on the Service's.
         let metrics = shop.gateway.metrics();
         assert!(counts(&metrics, FRONT, "a", "404"), "{metrics}");
         assert!(counts(&metrics, OWN, "a", "200"), "{metrics}");

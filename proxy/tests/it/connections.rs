@@ -1,5 +1,5 @@
-//! Connections of a proxy to an endpoint: how many streams they take, who opens them, and what becomes of requests when they
-//! end.
+//! Connections from a proxy to an endpoint: their stream limit, who opens them, and what happens to
+//! requests when they close.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use weft_ir::{Mode, Protocol, Routing, Rule, Timeouts};
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
-/// Answers at once, but for `/wait`.
+/// Responds immediately, except to `/wait`.
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.uri().path() == "/wait" {
         sleep(Duration::from_secs(3_600)).await;
@@ -26,7 +26,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     Ok(Response::new(Full::default()))
 }
 
-/// An application that takes so many streams on a connection.
+/// An application that limits concurrent streams per connection.
 async fn narrow(stream: TcpStream, most: u32) {
     let mut server = http2::Builder::new(TokioExecutor::new());
     server.max_concurrent_streams(most);
@@ -34,7 +34,7 @@ async fn narrow(stream: TcpStream, most: u32) {
     served.await.unwrap();
 }
 
-/// So many requests at once, by a connection of the application's own.
+/// Sends `count` concurrent requests over one client connection.
 async fn at_once(proxies: &Proxies, count: usize, path: &str) -> Vec<tokio::task::JoinHandle<u16>> {
     let client = Client::connect(proxies.front, Version::Http2).await;
     let Client::Http2(sender) = client else {
@@ -51,29 +51,29 @@ async fn at_once(proxies: &Proxies, count: usize, path: &str) -> Vec<tokio::task
     (0..count).map(send).collect()
 }
 
-/// Where an application takes few streams, those that last do not keep others from it.
+/// Long requests on an application with a low stream limit do not block other requests.
 #[tokio::test]
 async fn requests_over_stream_limit_open_another_connection() {
     let proxies = Proxies::serving(Protocol::Detect, |stream| narrow(stream, 4)).await;
     for _ in 0..3 {
         let _waiting = at_once(&proxies, 30, "/wait").await;
-        // What the application takes is known after the first of them.
+        // The stream limit is known after the first SETTINGS.
         sleep(Duration::from_millis(100)).await;
         for answered in at_once(&proxies, 30, "/").await {
             let answered = timeout(Duration::from_secs(5), answered).await;
-            assert_eq!(answered.expect("an answer").unwrap(), 200);
+            assert_eq!(answered.expect("a response").unwrap(), 200);
         }
     }
 }
 
-/// A connection that takes longer to be opened than requests may take is opened all the same, by whoever asked first.
+/// A connect that takes longer than the request timeout still completes for later requests.
 #[tokio::test]
 async fn request_timeout_does_not_cancel_shared_connect() {
     let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
     let pki = Pki::new().unwrap();
     let server = Pod::start(&pki, "reviews", Mode::Strict);
     let back = server.inbound(app.address());
-    // A long way there.
+    // A relay with a high connect latency.
     let far = tokio::net::TcpListener::bind(ANY).await.unwrap();
     let endpoint = far.local_addr().unwrap();
     tokio::spawn(async move {
@@ -107,7 +107,7 @@ async fn request_timeout_does_not_cancel_shared_connect() {
     assert_eq!(seen[0], 504);
 }
 
-/// Serves for a moment, then cuts the connection.
+/// Serves for up to 2 ms, then closes the connection abruptly.
 async fn restless(stream: TcpStream) {
     let server = http2::Builder::new(TokioExecutor::new());
     let served = server.serve_connection(TokioIo::new(stream), service_fn(answer));
@@ -115,7 +115,7 @@ async fn restless(stream: TcpStream) {
     let _ = timeout(moment, served).await;
 }
 
-/// With several workers a request may be on its way into the queue of a connection while that ends.
+/// With several workers, a request can be queued on a connection while it closes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn requests_are_answered_when_their_connection_closes() {
     let proxies = Proxies::serving(Protocol::Detect, restless).await;
@@ -123,7 +123,7 @@ async fn requests_are_answered_when_their_connection_closes() {
     while begun.elapsed() < Duration::from_secs(3) {
         for answered in at_once(&proxies, 60, "/").await {
             let answered = timeout(Duration::from_secs(10), answered).await;
-            let status = answered.expect("an answer").unwrap();
+            let status = answered.expect("a response").unwrap();
             assert!([200, 502, 503].contains(&status), "{status}");
         }
     }

@@ -1,4 +1,5 @@
-//! The control side of a proxy against a controller that speaks the real protocol: identity, configuration, admin.
+//! The control plane client of a proxy against a fake controller that speaks the real protocol:
+//! identity, configuration, admin.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -104,7 +105,7 @@ async fn oversized_resource_is_refused_by_key() {
         behind(&held) == ["10.1.0.3:80".parse().unwrap()]
     })
     .await;
-    // On the stream that there was.
+    // The stream was not reopened.
     let hellos = setup.controller.events().into_iter();
     let hellos = hellos.filter(|event| matches!(event, Event::Hello { .. }));
     assert_eq!(hellos.count(), 1);
@@ -118,10 +119,10 @@ async fn restarted_controller_gets_held_versions_and_sends_difference() {
     live(&proxy, SERVICE).await;
     setup.controller.stop();
     let store = &proxy.context.store;
-    until("the loss is noticed", || !store.connected()).await;
+    until("the stream is lost", || !store.connected()).await;
     let held = live(&proxy, SERVICE).await;
     assert_eq!(behind(&held), ["10.1.0.1:80".parse().unwrap()]);
-    // Meanwhile the world has changed.
+    // The configuration changes while the controller is down.
     setup.controller.set([endpoints("v1", &["10.1.0.3:80"])]);
     let before = setup.controller.events().len();
     setup.controller.restart().await.unwrap();
@@ -144,12 +145,12 @@ async fn restarted_controller_gets_held_versions_and_sends_difference() {
         .wait_for(before, |e| *e == watch)
         .await
         .unwrap();
-    until("what changed is here", || {
+    until("the changed endpoints", || {
         behind(&held) == ["10.1.0.3:80".parse().unwrap()]
     })
     .await;
-    // Only the difference was sent: a destination sent again would have been answered in a second update. What is in force
-    // is acknowledged a moment later.
+    // Only the difference was sent: a destination sent again would have caused a second
+    // acknowledgement. The acknowledgement follows shortly after the update takes effect.
     let acked = |event: &Event| matches!(event, Event::Ack(_));
     setup.controller.wait_for(before, acked).await.unwrap();
     let is_ack = |event: &&Event| acked(event);
@@ -196,7 +197,7 @@ async fn invalid_token_yields_no_certificate_until_replaced() {
     })
     .await;
     assert!(!proxy.context.tls.has_certificate());
-    // As the kubelet does: the file changes under the same name.
+    // The kubelet replaces the file under the same name.
     setup.volume.write("token", "right\n");
     configured(&proxy).await;
 }
@@ -260,12 +261,15 @@ async fn expired_certificate_is_replaced_once_controller_signs() {
     let now = weft_proxy::tls::credentials::unix_now;
     until("the certificate has ended", || now() > ended + 1).await;
     assert!(metrics.certificate_failures.get() > 0);
-    // The metric goes on telling of the one that has ended, for whoever watches it.
+    // The metric keeps the expiry of the expired certificate, for alerts.
     assert_eq!(metrics.certificate_expiry.get(), ended);
     setup.controller.set_lifetime(Duration::from_secs(3_600));
     setup.controller.refuse_sign(None);
     let back = std::time::Instant::now();
-    until("a new one", || metrics.certificate_expiry.get() > ended).await;
+    until("a new certificate", || {
+        metrics.certificate_expiry.get() > ended
+    })
+    .await;
     let store = &proxy.context.store;
     until("the stream is up", || store.connected()).await;
     assert!(
@@ -343,7 +347,7 @@ async fn admin_serves_readiness_probes_and_metrics() {
         "{answer}"
     );
 
-    // What the application does is told whatever the proxy itself does, and only of the port that is its own.
+    // TCP probes report the application's port, whatever the state of the proxy, and no other port.
     let mut app = Some(app);
     for (port, listens, answers) in [
         (app_port, true, "HTTP/1.1 200"),
@@ -383,7 +387,7 @@ async fn admin_serves_readiness_probes_and_metrics() {
     ] {
         assert!(answer.contains(name), "{answer}");
     }
-    // Slow clients: a head that never ends is given up.
+    // A request head that never ends is cut after a timeout.
     let begun = tokio::time::Instant::now();
     get(metrics_at, "GET /metrics HTTP/1.1\r\nhost:").await;
     assert!(
@@ -413,7 +417,7 @@ async fn drain_hook_repeats_withdraw_request_on_new_stream() {
     serve(&proxy, listener, Page::Ready(readiness));
     let ask = "GET /drain HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
-    // Whoever calls: a pod that is not being deleted stays.
+    // A pod that is not being deleted is not withdrawn, whoever calls the hook.
     let controller = &setup.controller;
     controller.answer_withdraw(Some(proto::Withdrawn::default()));
     let answer = get(at, ask).await;
@@ -441,13 +445,13 @@ async fn drain_hook_repeats_withdraw_request_on_new_stream() {
     );
 }
 
-/// As in a pod with `dnsPolicy: Default`, whose resolver knows no name of the cluster.
+/// As in a pod with `dnsPolicy: Default`, whose resolver does not know the cluster's names.
 #[tokio::test]
 async fn unresolvable_controller_is_reached_by_address_file() {
     let setup = Setup::new("addresses").await;
     let url = setup.controller.url();
     let (_, port) = url.rsplit_once(':').unwrap();
-    // Those of a Service that has been made anew since; nobody listens there.
+    // The stale address of a Service that was recreated; nothing listens there.
     setup.volume.write("controller", "127.0.0.99\n");
     let proxy = setup.proxy_of(&format!("https://weft-controller.invalid:{port}"));
     let metrics = proxy.context.metrics.clone();
@@ -467,7 +471,7 @@ async fn stream_ended_by_controller_is_reopened_without_gap() {
         target: Target::Unknown,
     };
     setup.controller.set_destination(&other);
-    // Not one that failed at once.
+    // A stream that ends early would be retried with a backoff.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let skip = setup.controller.events().len();
     setup.controller.end_streams();
@@ -480,7 +484,7 @@ async fn stream_ended_by_controller_is_reopened_without_gap() {
         }
         gaps
     };
-    // What is asked for meanwhile is answered on the next stream.
+    // A lookup in between is answered on the next stream.
     let (gaps, _) = tokio::join!(gaps, live(&proxy, "10.0.0.2:80"));
     assert_eq!(gaps, 0);
     let hello = |event: &Event| matches!(event, Event::Hello { .. });

@@ -1,4 +1,4 @@
-//! The binary itself: ready once it is configured, unmoved by garbage, gone in order at SIGTERM.
+//! The binary itself: becomes ready once configured, survives garbage, drains on SIGTERM.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use weft_ir::{Identity, Mode, TrustDomain, Workload};
 use weft_testkit::controller::FakeController;
 use weft_testkit::pki::Pki;
 
-/// Open files: fewer than the proxy needs under load.
+/// A soft limit of open files below what the proxy needs under load.
 const FEW_FILES: i64 = 128;
 
 /// Ports that were free a moment ago.
@@ -31,7 +31,7 @@ struct Proxy {
 
 fn start(controller: &FakeController, folder: &std::path::Path) -> Proxy {
     let [outbound, inbound, admin, ready] = free_ports();
-    // The soft limit alone, as container runtimes set it.
+    // Only the soft limit is lowered, as container runtimes do.
     let mut command = Command::new("prlimit");
     command
         .args([
@@ -86,7 +86,7 @@ async fn until_ready(proxy: &Proxy) {
 /// Sends bytes and waits for the other side to close, for 10 s at most.
 async fn closes(address: SocketAddr, bytes: &[u8]) {
     let mut tcp = TcpStream::connect(address).await.unwrap();
-    // It may be closed already.
+    // The connection may be closed already.
     let _ = tcp.write_all(bytes).await;
     let mut rest = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(10), tcp.read_to_end(&mut rest)).await;
@@ -106,7 +106,7 @@ async fn process_becomes_ready_survives_garbage_and_drains_on_sigterm() {
     std::fs::write(folder.join("ca.crt"), pki.root_pem()).unwrap();
 
     let mut proxy = start(&controller, &folder);
-    // It has a certificate, and waits for what its pod is.
+    // It has a certificate, and waits for its workload.
     controller
         .wait_for(0, |event| {
             matches!(event, weft_testkit::controller::Event::Hello { .. })
@@ -119,7 +119,7 @@ async fn process_becomes_ready_survives_garbage_and_drains_on_sigterm() {
     controller.set_workload(&Workload::new(account, Mode::Permissive));
     until_ready(&proxy).await;
 
-    // Not redirected, so there is nowhere to take them, whatever they say.
+    // These connections were not redirected, so they are closed whatever they send.
     for address in [proxy.outbound, proxy.inbound, proxy.admin, proxy.ready] {
         for garbage in [
             &b"\x16\x03\x01\xff\xff\x01"[..],
@@ -146,7 +146,7 @@ async fn process_becomes_ready_survives_garbage_and_drains_on_sigterm() {
     let sent = Command::new("kill").args(["-TERM", &id]).status().await;
     assert!(sent.unwrap().success());
     let ended = tokio::time::timeout(Duration::from_secs(10), proxy.child.wait()).await;
-    assert!(ended.expect("it ends").unwrap().success());
+    assert!(ended.expect("the process exits").unwrap().success());
     let mut log = String::new();
     let mut stderr = proxy.child.stderr.take().unwrap();
     stderr.read_to_string(&mut log).await.unwrap();

@@ -1,4 +1,5 @@
-//! Which roots a proxy trusts, and under which it has itself signed: the file, the controller's answer, and its stream.
+//! The roots that a proxy trusts, and those that its certificate is signed by: from the file, the
+//! signing response, and the stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +15,13 @@ fn anchors(proxy: &Control) -> usize {
     usize::try_from(metrics.trusted_roots.get()).unwrap()
 }
 
-/// Waits until the proxy has said that its certificate is of this root, in an event from `skip` on.
-async fn said(setup: &Setup, skip: usize, root: &CertificateDer<'static>) {
+/// Waits until the proxy has reported a certificate of this root, in an event from `skip` on.
+async fn certificate_reported(setup: &Setup, skip: usize, root: &CertificateDer<'static>) {
     let is_said = |event: &Event| *event == Event::Certificate(root.clone());
     setup.controller.wait_for(skip, is_said).await.unwrap();
 }
 
-/// Waits for the acknowledgement of what was sent after the first `skip` events.
+/// Waits for an acknowledgement after the first `skip` events.
 async fn acked(setup: &Setup, skip: usize) {
     let is_ack = |event: &Event| matches!(event, Event::Ack(ack) if ack.refused.is_empty());
     setup.controller.wait_for(skip, is_ack).await.unwrap();
@@ -34,7 +35,7 @@ async fn roots_of_file_and_controller_are_merged() {
     let proxy = setup.proxy();
     configured(&proxy).await;
     let metrics = proxy.context.metrics.clone();
-    // The controller's own root is in both, and counts once.
+    // The controller's own root is in both sources and counts once.
     assert_eq!(metrics.trusted_roots.get(), 2);
     let both = setup.pki.root_pem() + &added.root_pem();
     setup.volume.write("ca.crt", &both);
@@ -50,7 +51,7 @@ async fn root_is_rotated_by_stream_alone() {
     setup.controller.set_roots(&[&old]);
     let proxy = setup.proxy();
     configured(&proxy).await;
-    said(&setup, 0, &old.root()).await;
+    certificate_reported(&setup, 0, &old.root()).await;
     let metrics = proxy.context.metrics.clone();
 
     let events = || setup.controller.events().len();
@@ -61,16 +62,16 @@ async fn root_is_rotated_by_stream_alone() {
     assert_eq!(
         metrics.certificate_renewals.get(),
         1,
-        "nothing is renewed yet"
+        "no renewal before the new root signs"
     );
 
-    // The new one signs: the certificate is renewed at once, at a tenth of its life at the latest, not at 70 %.
+    // The new root signs: the certificate is renewed within a tenth of its lifetime, not at 70 %.
     let skip = events();
     setup.controller.set_pki(new.clone());
     setup.controller.set_extra_roots(vec![old.root()]);
     let told = std::time::Instant::now();
     setup.controller.set_roots(&[&new, &old]);
-    said(&setup, skip, &new.root()).await;
+    certificate_reported(&setup, skip, &new.root()).await;
     assert!(
         told.elapsed() < Duration::from_secs(8),
         "{:?}",
@@ -79,14 +80,14 @@ async fn root_is_rotated_by_stream_alone() {
     assert_eq!(metrics.certificate_renewals.get(), 2);
     assert_eq!(anchors(&proxy), 2);
 
-    // Withdrawn: the file, in which the old one still is, does not bring it back.
+    // The old root is withdrawn, and the file that still has it does not bring it back.
     setup.controller.set_roots(&[&new]);
     until("the old one is withdrawn", || anchors(&proxy) == 1).await;
     setup
         .volume
         .write("ca.crt", &(old.root_pem() + &new.root_pem()));
     tokio::time::sleep(Duration::from_secs(11)).await;
-    assert_eq!(anchors(&proxy), 1, "a late file");
+    assert_eq!(anchors(&proxy), 1, "roots of a stale file are not trusted");
     assert!(proxy.context.store.connected());
 }
 
@@ -115,7 +116,7 @@ async fn file_root_is_trusted_while_stream_is_down() {
     setup.controller.set_roots(&[&setup.pki]);
     let proxy = setup.proxy();
     configured(&proxy).await;
-    until("told", || anchors(&proxy) == 1).await;
+    until("the stream's roots", || anchors(&proxy) == 1).await;
     setup.controller.stop();
     let store = proxy.context.store.clone();
     until("the stream is lost", || !store.connected()).await;
@@ -127,10 +128,11 @@ async fn file_root_is_trusted_while_stream_is_down() {
     })
     .await;
     setup.controller.restart().await.unwrap();
-    until("the stream's word again", || anchors(&proxy) == 1).await;
+    until("the stream's roots alone", || anchors(&proxy) == 1).await;
 }
 
-/// The controller, and the root of the mesh, are gone: another controller with another root at the same address.
+/// Replaces the controller by one with another root at the same address, as after the loss of the
+/// root's key.
 async fn lose_root(setup: &mut Setup) -> Arc<Pki> {
     let pki = Arc::new(Pki::new().unwrap());
     let address = setup.controller.address();
@@ -140,7 +142,7 @@ async fn lose_root(setup: &mut Setup) -> Arc<Pki> {
         let started = FakeController::start_at(address, pki.clone(), identity(), "right").await;
         match started {
             Ok(controller) => break controller,
-            // The old one's port is free in a moment.
+            // The old controller's port is released asynchronously.
             Err(error) => assert!(tries < 100, "{error:#}"),
         }
         tries += 1;
@@ -153,8 +155,8 @@ async fn lose_root(setup: &mut Setup) -> Arc<Pki> {
     pki
 }
 
-/// The proxy's stream is up again, with a certificate of the root.
-async fn whole_again(setup: &Setup, proxy: &Control, root: &CertificateDer<'static>) {
+/// Waits until the stream is up with a certificate of `root`, the only trusted root.
+async fn recovered(setup: &Setup, proxy: &Control, root: &CertificateDer<'static>) {
     let is_said = |event: &Event| *event == Event::Certificate(root.clone());
     until_within(30, "a certificate of the new root", || {
         setup.controller.events().iter().any(is_said)
@@ -173,10 +175,10 @@ async fn proxy_recovers_from_lost_root_without_restart() {
     let proxy = setup.proxy();
     configured(&proxy).await;
     let pki = lose_root(&mut setup).await;
-    // The kubelet is late.
+    // The kubelet updates the volume late.
     tokio::time::sleep(Duration::from_secs(2)).await;
     setup.volume.write("ca.crt", &pki.root_pem());
-    whole_again(&setup, &proxy, &pki.root()).await;
+    recovered(&setup, &proxy, &pki.root()).await;
     assert_eq!(proxy.context.metrics.certificate_renewals.get(), 2);
 }
 
@@ -187,8 +189,9 @@ async fn certificate_refused_by_controller_is_replaced() {
     let proxy = setup.proxy();
     configured(&proxy).await;
     let pki = lose_root(&mut setup).await;
-    // The file goes on naming the old root beside the new one: nothing but the refusal says that the old one is gone.
+    // The file keeps the old root beside the new one: only the refusal shows that the old one is
+    // gone.
     let both = setup.pki.root_pem() + &pki.root_pem();
     setup.volume.write("ca.crt", &both);
-    whole_again(&setup, &proxy, &pki.root()).await;
+    recovered(&setup, &proxy, &pki.root()).await;
 }

@@ -1,4 +1,4 @@
-//! TLS between proxies: who is let in, who is believed, and what a rotation touches. Both directions, in memory.
+//! Mutual TLS between proxies, in memory: which peers are accepted, and what a rotation affects.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ fn identity(account: &str) -> Identity {
     Identity::new(domain("cluster.local"), "shop", account).unwrap()
 }
 
-/// A proxy's TLS with whatever leaf a test gives it.
+/// One side's TLS, with the leaf certificate that a test gives it.
 struct Side {
     tls: Tls,
     current: CurrentCredentials,
@@ -52,7 +52,8 @@ fn credentials(leaf: &Leaf, roots: &[CertificateDer<'static>]) -> Credentials {
 type Client = tokio_rustls::client::TlsStream<DuplexStream>;
 type Server = tokio_rustls::server::TlsStream<DuplexStream>;
 
-/// Shakes hands and exchanges a byte each way: in TLS 1.3 a client learns that it was refused only from what follows.
+/// Performs a handshake and exchanges a byte each way: in TLS 1.3 the client learns of a refusal
+/// only when it reads.
 async fn meet(
     client: Arc<ClientConfig>,
     server: &Tls,
@@ -114,7 +115,7 @@ async fn proxies_of_one_mesh_authenticate_each_other() {
     assert_eq!(group, Some(rustls::NamedGroup::X25519MLKEM768));
     assert_eq!(client.handshake_kind(), Some(rustls::HandshakeKind::Full));
 
-    // Again: nothing is resumed, so the certificate is checked again.
+    // A second handshake is not resumed, so the certificate is verified again.
     let (client, _server) = meet(to(&front, &identity("back")), &back.tls).await;
     let client = client.unwrap();
     assert_eq!(
@@ -123,7 +124,7 @@ async fn proxies_of_one_mesh_authenticate_each_other() {
     );
 }
 
-/// Certificates that neither side takes, and the word that its metric says.
+/// Certificates that both sides refuse, each with its label in the handshake metric.
 fn bad_leaves() -> Vec<(&'static str, LeafSpec)> {
     let good = LeafSpec::new(&identity("other"));
     let foreign = Identity::new(domain("elsewhere.local"), "shop", "other").unwrap();
@@ -206,7 +207,7 @@ async fn client_without_certificate_is_refused() {
     let (client, _) = meet(Arc::new(config), &back.tls).await;
     assert!(client.is_err());
 
-    // A side that has no certificate yet, and does not mind the server's.
+    // A client without a certificate that accepts the server's.
     let current = CurrentCredentials::default();
     let tls = Tls::new(current, domain("cluster.local")).unwrap();
     let roots = Arc::new(Roots::new([pki.root()].iter()).0);
@@ -275,12 +276,12 @@ async fn rotation_keeps_established_connections() {
     assert_eq!(
         refused.err(),
         Some("untrusted"),
-        "before the new root is known"
+        "the new root is not trusted yet"
     );
     front
         .current
         .set(credentials(&old.leaf(&identity("front")).unwrap(), &both));
-    // The very same configuration: it reads what is in force at each handshake.
+    // The same configuration object: credentials are read at each handshake.
     let (renewed_client, renewed_server) = meet(config.clone(), &back.tls).await;
     assert!(renewed_client.is_ok() && renewed_server.is_ok());
 

@@ -1,8 +1,9 @@
-//! The binary behind real redirect rules, over IPv4 and IPv6: two pods, each a network namespace with a proxy of its
-//! own, and everybody else in a third one between them. Needs root, `ip`, `nft` and `setpriv`; without root it is skipped
-//! and says so, and fails with `WEFT_ROOT_TESTS=all`.
+//! The binary behind real redirect rules, over IPv4 and IPv6: two pods, each a network namespace
+//! with its own proxy, and a hub namespace between them for everything else. Needs root, `ip`,
+//! `nft` and `setpriv`; without root the test is skipped and says so, or fails with
+//! `WEFT_ROOT_TESTS=all`.
 //!
-//! Whoever does something inside a namespace is this program again, under a user of choice (`role`).
+//! Processes inside a namespace are this test binary again, under a given user (`role`).
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,7 +20,8 @@ use weft_testkit::controller::FakeController;
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
-/// What the injector writes into a pod, as its own snapshot has it behind a head of three lines.
+/// The ruleset that the injector writes, from its snapshot, which begins with three lines of
+/// metadata.
 const RULES: &str = include_str!(
     "../../../injector/src/redirect/snapshots/weft_injector__redirect__ruleset__tests__the_rules_of_a_pod.snap"
 );
@@ -32,7 +34,7 @@ const APP: u32 = 1000;
 const HTTP: u16 = 8080;
 const GREET: u16 = 7001;
 
-/// The last part of everybody's address.
+/// The last byte of the addresses of each namespace.
 const HUB: u8 = 1;
 const CLIENT: u8 = 2;
 const SERVER: u8 = 3;
@@ -45,7 +47,7 @@ fn v6(host: u8) -> IpAddr {
     [0xfd78, 0, 0, 0, 0, 0, 0, host.into()].into()
 }
 
-/// Addresses of Services: nobody has them.
+/// Virtual addresses of Services, assigned to no interface.
 fn cluster_v4(host: u8) -> IpAddr {
     [10, 96, 0, host].into()
 }
@@ -54,7 +56,7 @@ fn cluster_v6(host: u8) -> IpAddr {
     [0xfd96, 0, 0, 0, 0, 0, 0, host.into()].into()
 }
 
-/// The namespaces of one test, and a folder that every user may read. All of it is removed with the value.
+/// The namespaces of one test, and a folder that every user may read. Removed when dropped.
 struct Network {
     id: String,
     folder: PathBuf,
@@ -75,7 +77,7 @@ impl Network {
         network
     }
 
-    /// What a process of the test inside a namespace works with; the one that made it removes it.
+    /// The network of the parent process, which also removes it.
     fn inherited() -> std::mem::ManuallyDrop<Self> {
         let id = std::env::var(NETWORK).unwrap();
         std::mem::ManuallyDrop::new(Self {
@@ -88,7 +90,7 @@ impl Network {
         format!("{}n{host}", self.id)
     }
 
-    /// A bridge in the middle, and from each pod a way to everywhere.
+    /// Connects the namespaces through a bridge in the hub, the default gateway of both pods.
     fn wire(&self) {
         for host in [HUB, CLIENT, SERVER] {
             let name = self.namespace(host);
@@ -120,7 +122,7 @@ impl Network {
         }
     }
 
-    /// `ip netns exec` needs root, so the user is changed by setpriv behind it, which keeps no capability.
+    /// `ip netns exec` needs root, so setpriv changes the user after it and drops all capabilities.
     fn inside(&self, host: u8, user: u32, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace(host)]);
@@ -150,7 +152,7 @@ impl Network {
         command
     }
 
-    /// What somebody hears at an address.
+    /// Returns what a client in the namespace receives from an address.
     fn hear(&self, host: u8, user: u32, how: &str, address: SocketAddr) -> String {
         let output = self.role(host, user, &format!("{how} {address}")).output();
         text(&output.unwrap())
@@ -213,7 +215,7 @@ fn ipv4_and_ipv6_are_redirected_encrypted_and_routed() {
     assert!(text(&output).contains("THE END"), "{}", text(&output));
 }
 
-/// Started by the above in a process of its own; does nothing by itself.
+/// Entry point of the child processes of the test above; does nothing on its own.
 #[tokio::test]
 #[ignore = "a process that the other test starts"]
 async fn role() {
@@ -228,7 +230,7 @@ async fn role() {
     }
 }
 
-/// An application of HTTP, and one that greets, on both families.
+/// Runs an HTTP application, and one whose server sends first, on both families.
 async fn serve(name: &str) {
     let any = |port| SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), port);
     let _http = Upstream::start_at(any(HTTP), name, Speaks::Http1)
@@ -255,7 +257,7 @@ fn ask(how: &str, address: SocketAddr) {
     println!("HEARD {asked:?}");
 }
 
-/// A child that ends with the value.
+/// A child process that is killed when dropped.
 struct Running(#[allow(dead_code)] Child);
 
 impl Drop for Running {
@@ -265,7 +267,7 @@ impl Drop for Running {
     }
 }
 
-/// A pod: its rules, its application and its proxy, which takes its configuration from `controller`.
+/// Starts a pod: its redirect rules, its application, and its proxy, configured by `controller`.
 fn pod(network: &Network, host: u8, name: &str, controller: &FakeController) -> [Running; 2] {
     let namespace = network.namespace(host);
     let rules = Command::new("ip")
@@ -288,7 +290,7 @@ fn pod(network: &Network, host: u8, name: &str, controller: &FakeController) -> 
     [Running(app.unwrap()), Running(proxy.unwrap())]
 }
 
-/// What a proxy says on one of its own ports, which are not redirected.
+/// Returns the response of one of the proxy's own ports, which are not redirected.
 fn own_port(address: SocketAddr, path: &str) -> String {
     let mut answer = String::new();
     if let Ok(mut stream) = TcpStream::connect(address) {
@@ -302,7 +304,7 @@ fn own_port(address: SocketAddr, path: &str) -> String {
 async fn until_ready(host: u8) {
     let begun = Instant::now();
     for address in [v4(host), v6(host)] {
-        // The controllers are tasks of this thread.
+        // The controllers run on this thread, which must not block.
         while !ready(address).await {
             assert!(
                 begun.elapsed() < Duration::from_secs(20),
@@ -337,7 +339,8 @@ fn pod_destination(endpoint: Endpoint) -> proto::Resource {
     })
 }
 
-/// What the client hears at which address, in the order of asking. The Services have one endpoint each.
+/// Configures the client's proxy; returns each request to send with the expected response. Each
+/// Service has one endpoint.
 fn told(controller: &FakeController) -> Vec<(SocketAddr, &'static str, &'static str)> {
     let mut asks = Vec::new();
     let mut resources = Vec::new();
@@ -356,7 +359,7 @@ fn told(controller: &FakeController) -> Vec<(SocketAddr, &'static str, &'static 
     let reviews = "x-upstream: reviews";
     add(cluster_v4(1), "get", "old", server(old, HTTP), reviews);
     add(cluster_v6(1), "get", "new", server(new, HTTP), reviews);
-    // From one family into the other.
+    // Across the families.
     add(
         cluster_v4(2),
         "get",
@@ -371,7 +374,7 @@ fn told(controller: &FakeController) -> Vec<(SocketAddr, &'static str, &'static 
         server(old, HTTP),
         reviews,
     );
-    // A server that speaks first, undeclared.
+    // A server-first protocol on an undeclared port.
     add(
         cluster_v4(3),
         "greet",
@@ -402,7 +405,7 @@ fn told(controller: &FakeController) -> Vec<(SocketAddr, &'static str, &'static 
         plain(v6(HUB)),
         "x-upstream: outside",
     );
-    // A Service of which the client is the only endpoint itself.
+    // A Service whose only endpoint is the client itself.
     let own = |address| meshed(SocketAddr::new(address, HTTP), "frontend");
     add(
         cluster_v4(5),
@@ -418,7 +421,7 @@ fn told(controller: &FakeController) -> Vec<(SocketAddr, &'static str, &'static 
         own(v6(CLIENT)),
         "x-upstream: frontend",
     );
-    // Pods by their own addresses.
+    // Pods by their addresses.
     for address in [old, new] {
         resources.push(pod_destination(server(address, HTTP)));
         asks.push((SocketAddr::new(address, HTTP), "get", reviews));
@@ -449,7 +452,7 @@ async fn scenario() {
         controller.set_workload(&Workload::new(account, mode));
         controller
     };
-    // One controller is reached over each family.
+    // One controller is reached over IPv4, the other over IPv6.
     let of_client = start(v4(HUB), "frontend", Mode::Strict).await;
     let of_server = start(v6(HUB), "reviews", Mode::Permissive).await;
     let asks = told(&of_client);
@@ -481,7 +484,7 @@ async fn scenario() {
             assert!(heard.contains("x-path: /asked"), "{heard}");
         }
     }
-    // All that came from the mesh was encrypted, over both families.
+    // All traffic inside the mesh was encrypted, over both families.
     let seen = metrics(SERVER).await;
     let inbound =
         |tls: &str| format!(r#"weft_connections_total{{direction="inbound",tls="{tls}"}}"#);
@@ -492,7 +495,7 @@ async fn scenario() {
         let heard = hear(HUB, 0, "get", SocketAddr::new(address, HTTP)).await;
         assert!(heard.contains("x-upstream: reviews"), "{address}: {heard}");
     }
-    // A page of metrics is given out for a second.
+    // The metrics page is cached for a second.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let seen = metrics(SERVER).await;
     assert!(seen.contains(&format!("{} 2\n", inbound("none"))), "{seen}");

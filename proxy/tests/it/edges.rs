@@ -1,4 +1,4 @@
-//! What proxies do with what is not as it should be: garbage, silence, strangers, unknown destinations.
+//! Malformed input, plain text, unmeshed or untrusted peers, unknown destinations.
 
 use crate::support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -7,10 +7,10 @@ use weft_ir::{Destination, Mode, Protocol, Target};
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
-/// Sends bytes and ends; gives what came back before the connection was closed.
+/// Sends bytes and half-closes; returns what is received until the connection closes.
 async fn say(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // It may be closed before all is written: that is an answer too.
+    // The proxy may close before all is written, which is a valid outcome.
     let _ = stream.write_all(bytes).await;
     let _ = stream.shutdown().await;
     let mut back = Vec::new();

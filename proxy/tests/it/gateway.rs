@@ -1,4 +1,5 @@
-//! A gateway's ports without TLS: HTTP by host, bytes, and ports that come, change and go.
+//! Gateway ports without TLS: HTTP by host, opaque TCP, and ports that are added, changed and
+//! removed.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use weft_ir::{
 use weft_testkit::pki::{Pki, ServerKey};
 use weft_testkit::upstream::{Speaks, Upstream};
 
-/// A gateway before three applications.
+/// A gateway in front of three applications.
 struct Shop {
     gateway: GatewayPod,
     apps: Vec<Upstream>,
@@ -33,7 +34,7 @@ impl Shop {
         Self { gateway, apps }
     }
 
-    /// The endpoints of all: they come with the routes that refer to them.
+    /// The endpoint sets of all applications: they are sent with the routes that refer to them.
     fn endpoints(&self) -> Vec<proto::Resource> {
         let apps = self.apps.iter().zip(["v1", "v2", "v3"]);
         apps.map(|(app, name)| endpoints(name, Protocol::Detect, &[unmeshed(app.address())]))
@@ -47,7 +48,7 @@ impl Shop {
     }
 
     async fn http(version: Version, listeners: Vec<HttpListener>) -> (Self, u16, Client) {
-        // What clients speak says nothing of the application.
+        // The application's version is independent of the client's.
         let shop = Self::start(Speaks::Http1).await;
         let number = free_port();
         shop.tell(number, Serving::Http(listeners));
@@ -61,7 +62,7 @@ async fn ask(client: &mut Client, host: &str, path: &str) -> Seen {
         .await
 }
 
-/// What comes back for these bytes, up to the end of the connection.
+/// Sends bytes; returns what is received until the connection closes.
 async fn raw(number: u16, bytes: &str) -> String {
     let mut tcp = TcpStream::connect(at(number)).await.unwrap();
     tcp.write_all(bytes.as_bytes()).await.unwrap();
@@ -292,7 +293,7 @@ async fn port_changes_under_load_fail_no_request() {
         assert_eq!(seen.status, 200, "{seen:?}");
         let closed = async { while client.raw(Request::get("/"), "").await.is_ok() {} };
         let closed = tokio::time::timeout(Duration::from_secs(5), closed).await;
-        closed.expect("the connection to go with its port");
+        closed.expect("the connection closes with its port");
         assert!(TcpStream::connect(at(passes)).await.is_err());
     }
     for load in loads {
@@ -335,7 +336,7 @@ async fn port_in_use_is_refused_and_bound_once_free() {
     assert_eq!(client.get("/").await.status, 200);
 }
 
-/// The version that a new stream says is held.
+/// The version of a resource that a new stream reports as held.
 fn held(gateway: &GatewayPod, key: &str) -> Option<u64> {
     let held = gateway.store.held();
     held.iter()
@@ -343,8 +344,9 @@ fn held(gateway: &GatewayPod, key: &str) -> Option<u64> {
         .map(|one| one.version)
 }
 
-/// Neither version of it is in force, the one that was refused nor the one before: a controller that is told either might
-/// never send what is missing. It must hear of it all the same, to have it removed.
+/// A partly refused resource is reported with version 0: with the refused version or the one
+/// before, the controller might never send it again; without an entry, it could not have it
+/// removed.
 #[tokio::test]
 async fn partly_refused_resource_is_held_without_version() {
     let broken = KeyPair {
@@ -386,7 +388,7 @@ async fn partly_refused_resource_is_held_without_version() {
     assert_eq!(held(&shop.gateway, &key), None);
 }
 
-/// Every spelling of a path meets the rule that is meant for it, and the application gets the normal form.
+/// All spellings of a path match the same rule, and the application gets the normalized path.
 #[tokio::test]
 async fn paths_are_matched_and_forwarded_normalized() {
     let spellings = [

@@ -1,5 +1,6 @@
-//! How connections of a gateway's clients end when the process, a port or a listener does: no request is lost that crosses
-//! with it, and what is passed on lives on for a while.
+//! How client connections of a gateway close when the process drains, or a port or listener is
+//! removed: no request that crosses with the close is lost, and opaque TCP connections live on for
+//! a while.
 
 use std::io::ErrorKind::ConnectionRefused;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use weft_testkit::upstream::{Speaks, Upstream};
 
 const REQUEST: &[u8] = b"POST / HTTP/1.1\r\nhost: a.com\r\ncontent-length: 0\r\n\r\n";
 
-/// A gateway before one application, with one port.
+/// A gateway in front of one application, with one port.
 struct Edge {
     gateway: GatewayPod,
     app: Upstream,
@@ -49,7 +50,7 @@ impl Edge {
         edge
     }
 
-    /// One listener of HTTPS for each name.
+    /// One HTTPS listener for each name.
     async fn https(names: &[&str]) -> Self {
         let edge = Self::start(Speaks::Http1).await;
         edge.serve_https(names);
@@ -80,7 +81,7 @@ impl Edge {
         TcpStream::connect(at(self.number)).await.unwrap()
     }
 
-    /// The port leaves the configuration.
+    /// Removes the port from the configuration.
     fn close(&self) {
         let key = format!("port/tcp/{}", self.number);
         assert!(self.gateway.try_tell(Vec::new(), &[&key]).is_empty());
@@ -97,14 +98,14 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, future).await.expect("in time")
 }
 
-/// Everything up to the end, which is one in due form.
+/// Reads to the end, which must be an orderly close.
 async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut rest = String::new();
     soon(stream.read_to_string(&mut rest)).await.unwrap();
     rest
 }
 
-/// The answer to one request.
+/// Sends a request; returns the head of its response.
 async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> String {
     stream.write_all(REQUEST).await.unwrap();
     let mut head = Vec::new();
@@ -114,13 +115,13 @@ async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Long after the gateway has been told.
+/// Waits until the gateway has surely acted on the change.
 async fn later() {
     tokio::time::sleep(Duration::from_millis(800)).await;
 }
 
-/// A client's connection that is idle when the pod is told to end, or when its port goes, or that has not been used yet, has
-/// its next request answered, and is told to go by that.
+/// A connection that is idle or unused when the process drains, or its port is removed, still gets
+/// one response, which carries `connection: close`.
 #[tokio::test]
 async fn idle_http1_connection_gets_one_more_request_after_close() {
     for end in [Edge::drain, Edge::close] {
@@ -134,7 +135,7 @@ async fn idle_http1_connection_gets_one_more_request_after_close() {
         end(&edge);
         later().await;
         let refused = TcpStream::connect(at(edge.number)).await;
-        assert!(refused.is_err(), "what is new is refused");
+        assert!(refused.is_err(), "new connections are refused");
         for mut kept in [used, unused] {
             let last = ask(&mut kept).await;
             assert!(last.starts_with("HTTP/1.1 200"), "{last}");
@@ -144,7 +145,7 @@ async fn idle_http1_connection_gets_one_more_request_after_close() {
     }
 }
 
-/// Likewise of HTTPS, also where the port stays and only the listener goes.
+/// The same for HTTPS, also where the port stays and only the listener is removed.
 #[tokio::test]
 async fn idle_https_connection_gets_one_more_request_after_close() {
     let ends: [fn(&Edge); 2] = [Edge::close, |edge| edge.serve_https(&["b.com"])];
@@ -163,8 +164,8 @@ async fn idle_https_connection_gets_one_more_request_after_close() {
     }
 }
 
-/// A client that says nothing for too long, or not all of a head, has the last word of TLS and not a mere end, which might as
-/// well be an attacker's.
+/// A client that is idle for too long, or does not finish its request head, gets close_notify and
+/// not a bare FIN, which an attacker could forge.
 #[tokio::test]
 async fn timed_out_https_client_gets_close_notify() {
     for (version, said) in [
@@ -177,18 +178,18 @@ async fn timed_out_https_client_gets_close_notify() {
         let mut stream = tls.connect(at(edge.number), "a.com").await.unwrap();
         stream.write_all(said.as_bytes()).await.unwrap();
         later().await;
-        // From here on time passes whenever all wait for it.
+        // From here on, time advances whenever all tasks wait.
         tokio::time::pause();
         let mut told = Vec::new();
-        // Without the last word this is an error.
+        // Without close_notify this is an error.
         let read = stream.read_to_end(&mut told).await;
         read.unwrap_or_else(|error| panic!("{version} {said}: {error}"));
         tokio::time::resume();
     }
 }
 
-/// A request that crosses with the first GOAWAY is answered: the last stream is named by the second alone, which waits
-/// until the client has seen the first.
+/// A request that crosses with the first GOAWAY is answered: only the second one names the last
+/// stream, and is sent once the client has seen the first.
 #[tokio::test]
 async fn requests_crossing_goaway_are_answered() {
     let edge = Edge::http().await;
@@ -213,7 +214,7 @@ async fn requests_crossing_goaway_are_answered() {
     soon(async { while client.raw(Request::get("/"), "").await.is_ok() {} }).await;
 }
 
-/// Bytes are passed on for as long as a drain may take, however silent they are.
+/// Opaque TCP connections live on for the drain time after their port is removed, even if idle.
 #[tokio::test]
 async fn tcp_connection_outlives_its_port() {
     let edge = Edge::start(Speaks::Echo).await;
@@ -242,7 +243,7 @@ async fn tcp_connection_outlives_its_port() {
     assert!(TcpStream::connect(at(edge.number)).await.is_err());
 }
 
-/// The errors of a gRPC client over a port that comes and goes, each with its causes; how often it was answered.
+/// Calls until `stop`; returns the number of responses, and the errors with their causes.
 async fn call_until(
     stop: CancellationToken,
     mut channel: Channel,
@@ -265,13 +266,14 @@ async fn call_until(
             }
             Err(error) => failed.push(error),
         }
-        // Else those that fail at once keep all others from it.
+        // Calls that fail immediately must not starve the other tasks.
         tokio::task::yield_now().await;
     }
     (answered, failed)
 }
 
-/// Whether the request never left its client, or came after the last one of the GOAWAY, or there was no connection.
+/// Returns true if the request was never sent, or was above the last stream of the GOAWAY, or there
+/// was no connection.
 fn is_unprocessed(error: &(dyn std::error::Error + 'static)) -> bool {
     let goaway = |error: &h2::Error| error.is_go_away() && error.is_remote();
     error.downcast_ref().is_some_and(hyper::Error::is_canceled)
@@ -282,8 +284,8 @@ fn is_unprocessed(error: &(dyn std::error::Error + 'static)) -> bool {
         || error.source().is_some_and(is_unprocessed)
 }
 
-/// Clients such as tonic's make a call once. Those that fail when their connection is told to go have never been processed, and
-/// their clients can tell.
+/// Clients such as tonic do not retry. A call that fails on GOAWAY was never processed, and its
+/// error says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_calls_in_flight_survive_port_changes() {
     let edge = Edge::start(Speaks::Http2).await;
@@ -313,6 +315,6 @@ async fn grpc_calls_in_flight_survive_port_changes() {
         answered += some;
         failed += errors.len();
     }
-    assert!(failed > 0, "no connection was told to go: {answered} calls");
+    assert!(failed > 0, "no call failed on GOAWAY: {answered} calls");
     assert_eq!(edge.app.requests(), answered, "{failed} failed");
 }

@@ -1,4 +1,5 @@
-//! A gateway's ports of TLS: which certificate a client is shown, what is asked of its own, and where its bytes go.
+//! Gateway ports with TLS: the certificate that is presented, validation of client certificates,
+//! termination and passthrough.
 
 use crate::support::gateway::{
     GatewayPod, TlsClient, all_to, at, free_port, host, port, server_tls,
@@ -238,7 +239,7 @@ async fn client_certificate_is_required_by_client_validation() {
             client.versions = versions;
             client.own = certificate.clone();
             let answer = async {
-                // TLS 1.3 tells clients of a refusal only after their handshake.
+                // With TLS 1.3 a client learns of the refusal only after its handshake.
                 let mut stream = client.connect(at(shop.number), name).await?;
                 let request = format!("GET / HTTP/1.0\r\nhost: {name}\r\n\r\n");
                 stream.write_all(request.as_bytes()).await?;
@@ -300,7 +301,7 @@ async fn tls_terminate_passthrough_and_https_share_one_port() {
     assert_eq!(&answer, b"within");
     let mut none = client.connect(at(shop.number), "b.ends.com").await.unwrap();
     assert!(!matches!(none.read(&mut answer).await, Ok(1..)));
-    // An echo sends the ClientHello back, which is no ServerHello.
+    // The echo application returns the ClientHello, which is no ServerHello.
     assert!(
         client
             .connect(at(shop.number), "a.passes.com")
@@ -309,7 +310,7 @@ async fn tls_terminate_passthrough_and_https_share_one_port() {
     );
     let connections: Vec<_> = shop.apps.iter().map(Upstream::connections).collect();
     assert_eq!(connections, [1, 1]);
-    // An alert could be taken for the backend's.
+    // No alert is sent, as it could be taken for the backend's.
     let closed = client.connect(at(shop.number), "c.com").await.unwrap_err();
     assert!(closed.to_string().contains("eof"), "{closed}");
 }

@@ -1,4 +1,4 @@
-//! gRPC through a pair of proxies, frame by frame: streams in both directions, trailers, cancellation.
+//! gRPC through a pair of proxies, frame by frame: bidirectional streams, trailers, cancellation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, future).await.expect("in time")
 }
 
-/// A message as gRPC frames it: not compressed, its length, itself.
+/// Frames a gRPC message: uncompressed flag, length, payload.
 fn message(text: &str) -> Bytes {
     let mut bytes = BytesMut::new();
     bytes.put_u8(0);
@@ -55,7 +55,7 @@ async fn next(body: &mut RecvStream) -> Option<String> {
     }
 }
 
-/// What the application has seen of calls that did not come to their end.
+/// Reset reasons that the application received for calls that were cancelled.
 type Seen = mpsc::UnboundedSender<Option<Reason>>;
 
 async fn serve(stream: TcpStream, more: Arc<Notify>, seen: Seen) {
@@ -183,7 +183,7 @@ async fn trailers(body: &mut RecvStream) -> HeaderMap {
 async fn grpc_bidirectional_stream_is_not_buffered() {
     let mut calls = Calls::start().await;
     let (response, mut out) = calls.call("Both").await;
-    // Nothing of the request has been sent yet, and the answer begins all the same.
+    // The response begins before any byte of the request body is sent.
     let mut body = soon(response).await.unwrap().into_body();
     for said in ["one", "two", "three"] {
         out.send_data(message(said), false).unwrap();
@@ -210,7 +210,7 @@ async fn grpc_client_and_server_streams_complete() {
     out.send_data(message("?"), true).unwrap();
     let mut body = soon(response).await.unwrap().into_body();
     for n in 0..3 {
-        // The application waits, so each message has to come by itself.
+        // The application waits for the notification, so each message must arrive separately.
         calls.more.notify_one();
         assert_eq!(soon(next(&mut body)).await.unwrap(), n.to_string());
     }

@@ -1,4 +1,4 @@
-//! What HTTP/1 can do besides a request and its answer, byte by byte through a pair of proxies.
+//! Features of HTTP/1.1 beyond plain request and response, byte by byte through a pair of proxies.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use weft_ir::Protocol;
 use weft_testkit::upstream::Speaks;
 
-/// As `tokio::time::timeout`, for what must not hang.
+/// Awaits with a timeout, so that a hang fails the test.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     let limit = Duration::from_secs(10);
     tokio::time::timeout(limit, future).await.expect("in time")
@@ -33,7 +33,7 @@ async fn pipelined_requests_are_answered_in_order() {
         ));
     }
     stream.write_all(asked.as_bytes()).await.unwrap();
-    // A client that has said all it has to say is answered all the same.
+    // A half-closed client still gets all its responses.
     stream.shutdown().await.unwrap();
     let all = rest(&mut stream).await;
     let paths: Vec<&str> = all
@@ -47,7 +47,7 @@ async fn pipelined_requests_are_answered_in_order() {
     assert_eq!(pair.app.requests(), 4);
 }
 
-/// Reads a chunked body with its trailers, as the bytes are.
+/// Reads a chunked body with its trailers from raw bytes.
 async fn chunked(stream: &mut TcpStream) -> String {
     let mut body = String::new();
     loop {
@@ -71,7 +71,7 @@ async fn chunked(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn chunks_and_trailers_are_streamed() {
-    // Answers each chunk when it has it, so that nothing on the way may wait for the whole.
+    // Responds to each chunk as it arrives, so no hop may buffer the body.
     let proxies = Proxies::serving(Protocol::Detect, |mut stream| async move {
         let asked = head(&mut stream).await.to_lowercase();
         assert!(asked.contains("transfer-encoding: chunked"), "{asked}");
@@ -157,14 +157,14 @@ async fn h2c_upgrade_is_ignored() {
         for gone in ["x-saw-upgrade", "x-saw-http2-settings", "\r\nupgrade:"] {
             assert!(!answer.contains(gone), "{gone} in {answer}");
         }
-        // Without a body, an answer of unknown length ends with an empty chunk.
+        // An empty response of unknown length ends with an empty chunk.
         if answer.contains("chunked") {
             assert_eq!(chunked(&mut stream).await, "|");
         }
     }
 }
 
-/// A text frame of a WebSocket (RFC 6455, 5.2), masked as a client's must be.
+/// A WebSocket frame (RFC 6455, 5.2), masked as a client's must be.
 fn frame(opcode: u8, text: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
     let masked = if mask.is_some() { 0x80 } else { 0 };
     let mut frame = vec![0x80 | opcode, masked | u8::try_from(text.len()).unwrap()];
@@ -180,12 +180,12 @@ async fn websocket_frames_pass_both_ways_until_close() {
     let (text, close) = (1, 8);
     let proxies = Proxies::serving(Protocol::Detect, move |mut stream| async move {
         let asked = head(&mut stream).await;
-        // Keys and extensions are the two ends' own business.
+        // Keys and extensions are end to end.
         assert!(asked.contains("dGhlIHNhbXBsZSBub25jZQ=="), "{asked}");
         let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
                        sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: chat\r\n\r\n";
         stream.write_all(answer).await.unwrap();
-        // The server pushes without being asked.
+        // The server sends first.
         stream
             .write_all(&frame(text, b"welcome", None))
             .await
@@ -246,13 +246,13 @@ async fn websocket_frames_pass_both_ways_until_close() {
     assert!(metrics.contains(r#"code="101""#), "{metrics}");
 }
 
-/// The proxy ends a connection of which bytes are still to be read: what the client sent after its last request. Closed
-/// there and then, the kernel would take back what of the answer the client has not got yet.
+/// The proxy closes a connection that has unread bytes after its last request. Closed without
+/// lingering, the kernel would send RST and discard what the client has not read of the response.
 #[tokio::test]
 async fn last_response_arrives_despite_unread_request_bytes() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let socket = TcpSocket::new_v4().unwrap();
-    // Most of the answer waits with the proxy's kernel until the client reads.
+    // Most of the response stays in the proxy's kernel until the client reads.
     socket.set_recv_buffer_size(2_048).unwrap();
     let mut stream = soon(socket.connect(pair.front)).await.unwrap();
     let body = "b".repeat(64 << 10);

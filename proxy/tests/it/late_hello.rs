@@ -1,5 +1,5 @@
-//! A proxy whose first bytes come late, because it got no processor, reaches a permissive proxy whose application speaks
-//! first: it must not be taken for a client without a proxy.
+//! A proxy whose ClientHello is late, as on a loaded node, connects to a permissive pod whose
+//! application sends first: it must not be taken for an unmeshed client.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,10 +12,11 @@ use weft_ir::{Mode, Protocol, Routing};
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
-/// Many times what the proxy waits before it opens the application.
+/// Many times the delay after which the proxy connects to the application.
 const TIME_TO_SPEAK: Duration = Duration::from_millis(200);
 
-/// Passes connections on to `back`, the first `late` of them only once the application has spoken, or had time to.
+/// Relays connections to `back`; delays the first `late` of them until the application has sent, or
+/// had time to.
 async fn relay(back: SocketAddr, late: usize) -> SocketAddr {
     let listener = TcpListener::bind(ANY).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -26,14 +27,14 @@ async fn relay(back: SocketAddr, late: usize) -> SocketAddr {
             if place < late {
                 timeout(TIME_TO_SPEAK, to.readable()).await.ok();
             }
-            // Either end may close first; the requests show whether all went well.
+            // Either end may close first; the requests show whether the relay worked.
             tokio::spawn(async move { copy_bidirectional(&mut from, &mut to).await.ok() });
         }
     });
     address
 }
 
-/// A client's listener; its only endpoint is reached through the relay.
+/// Starts a client pod whose only endpoint is reached through the relay; returns its listener.
 async fn front(speaks: Speaks, late: usize) -> (SocketAddr, Pod, Pod, Upstream) {
     let pki = Pki::new().unwrap();
     let app = Upstream::start("v1", speaks).await.unwrap();

@@ -1,6 +1,6 @@
-//! The proxy's integration tests, in one program: it is linked once.
+//! The proxy's integration tests, in one binary that is linked once.
 //!
-//! What is measured for a whole process, such as memory, is in programs of its own: `attacks`,
+//! Tests that measure the whole process, such as its memory, have binaries of their own: `attacks`,
 //! `differential` and `large`.
 
 #![recursion_limit = "256"]

@@ -25,7 +25,7 @@ async fn request_keeps_its_http_version_over_mutual_tls() {
             assert_eq!(seen.header(host), "reviews");
         }
         assert_eq!(pair.app.requests(), 3);
-        assert_eq!(pair.app.connections(), 1, "connections are kept");
+        assert_eq!(pair.app.connections(), 1, "connections are reused");
         let metrics = pair.server.metrics();
         assert!(
             metrics.contains(r#"weft_tls_handshakes_total{direction="inbound",result="ok"} 1"#),
@@ -121,7 +121,8 @@ async fn opaque_tcp_passes_for_client_first_and_server_first() {
 async fn late_http_request_is_still_proxied_as_http() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let mut stream = TcpStream::connect(pair.front).await.unwrap();
-    // Long enough for the upstream to be opened as bytes: seen as a second connection of the application later.
+    // Late enough for the proxy to have opened the upstream connection as opaque TCP; the request
+    // then opens a second one.
     while pair.app.connections() == 0 {
         tokio::task::yield_now().await;
     }
@@ -209,7 +210,11 @@ async fn request_moves_when_application_refuses_connection() {
             .tell(vec![endpoints("reviews", Protocol::Detect, &both[..1])]);
         let seen = client.send(http::Request::post("/"), "kept").await;
         assert_eq!(seen.status, 503);
-        assert_eq!(seen.header("weft-refused"), "", "it stays between proxies");
+        assert_eq!(
+            seen.header("weft-refused"),
+            "",
+            "weft-refused is removed for clients"
+        );
         assert!(
             seen.header("weft-error")
                 .contains("turned the request away"),
@@ -252,7 +257,7 @@ async fn drain_completes_requests_in_flight() {
     }
 }
 
-/// As before the signal to a pod that ends: what is under way is answered, what comes after goes on a new connection.
+/// As before SIGTERM to a pod: requests in flight complete, later ones use a new connection.
 #[tokio::test]
 async fn peer_drain_fails_no_request() {
     for version in BOTH {
@@ -280,12 +285,15 @@ async fn peer_drain_fails_no_request() {
             }
             answered
         };
-        let dismissed = async {
+        let drained_peers = async {
             slow_arrived().await;
             let begun = std::time::Instant::now();
             pair.server.shutdown.peers().drain().await;
             let waited = begun.elapsed();
-            assert!(waited.as_millis() > 150, "the slow one: {waited:?}");
+            assert!(
+                waited.as_millis() > 150,
+                "the drain waits for the slow request: {waited:?}"
+            );
             let before = pair.app.requests();
             while pair.app.requests() < before + 20 {
                 tokio::task::yield_now().await;
@@ -297,7 +305,7 @@ async fn peer_drain_fails_no_request() {
             let body = slow.await.unwrap().into_body();
             body.collect().await.unwrap().to_bytes().len()
         };
-        let (slow, answered, ()) = tokio::join!(slow, busy, dismissed);
+        let (slow, answered, ()) = tokio::join!(slow, busy, drained_peers);
         assert_eq!(slow, 1 << 20, "{version:?}");
         assert!(answered >= 19, "{answered}");
     }
@@ -320,7 +328,7 @@ async fn silent_connections_do_not_delay_drain() {
     assert!(begun.elapsed() < bound / 4);
 }
 
-/// Each crumb of a cookie is a field.
+/// Each cookie crumb counts as a field.
 #[tokio::test]
 async fn request_with_too_many_fields_gets_431() {
     for version in BOTH {
@@ -339,7 +347,7 @@ async fn request_with_too_many_fields_gets_431() {
     }
 }
 
-/// To gRPC as to all others; what is longer still HTTP/2 itself answers.
+/// For gRPC as a gRPC status; heads beyond the codec's limit are answered by HTTP/2 itself.
 #[tokio::test]
 async fn oversized_request_head_gets_431_or_grpc_status() {
     let (pair, mut client) = Pair::for_version(Version::Http2).await;

@@ -1,4 +1,4 @@
-//! Requests that an HTTP/2 peer says it never processed go elsewhere, with their body.
+//! Requests that an HTTP/2 server did not process are retried elsewhere, with their body.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use weft_testkit::upstream::{Speaks, Upstream};
 const HEADERS: u8 = 1;
 const END_STREAM: u8 = 1;
 
-/// How a server turns a stream away (RFC 9113, 8.7).
+/// How a server refuses a stream (RFC 9113, 8.7).
 #[derive(Clone, Copy, Debug)]
 enum Refuses {
     /// RST_STREAM with REFUSED_STREAM.
     Reset,
-    /// GOAWAY whose last stream is none.
+    /// GOAWAY with last stream 0.
     GoAway,
 }
 
-/// An HTTP/2 server that reads each request to its end and turns it away.
+/// An HTTP/2 server that reads each request to its end and refuses it.
 async fn refusing(how: Refuses) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind(ANY).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -32,7 +32,7 @@ async fn refusing(how: Refuses) -> (SocketAddr, Arc<AtomicUsize>) {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let counter = counter.clone();
-            // The connection ends when its client has closed it.
+            // Returns when the client closes the connection.
             tokio::spawn(async move { refuse(stream, how, &counter).await.ok() });
         }
     });
@@ -60,7 +60,7 @@ async fn refuse(mut stream: TcpStream, how: Refuses, count: &AtomicUsize) -> std
         stream.read_exact(&mut vec![0; length as usize]).await?;
         let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
         if head[3] == HEADERS {
-            // Room for any body of these tests.
+            // A window for any body of these tests.
             stream.write_all(&frame(8, 0, &[1 << 20])).await?;
             stream.write_all(&frame(8, id, &[1 << 20])).await?;
         }
@@ -102,7 +102,11 @@ async fn unprocessed_post_is_retried_on_another_endpoint() {
             assert_eq!(seen.body.len(), body.len());
             sent += 1;
         }
-        assert_eq!(refused.load(Ordering::Relaxed), 1, "{how:?}: tried again");
+        assert_eq!(
+            refused.load(Ordering::Relaxed),
+            1,
+            "{how:?}: the endpoint is not tried again"
+        );
         assert_eq!(app.requests(), sent);
     }
 }
@@ -127,6 +131,6 @@ async fn repeated_refusal_ends_with_502() {
         let seen = client.get("/").await;
         assert_eq!(seen.status, 502, "{how:?}: {:?}", seen.headers);
         let tries = refused.load(Ordering::Relaxed);
-        assert!((2..=5).contains(&tries), "{how:?}: {tries} tries");
+        assert!((2..=5).contains(&tries), "{how:?}: {tries} attempts");
     }
 }

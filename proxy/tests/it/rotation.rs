@@ -1,4 +1,5 @@
-//! Certificates and roots change under load, and no request fails: each is a connection with a handshake of its own.
+//! Certificates and roots change under load without a failed request; each request is a connection
+//! with its own handshake.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,7 +16,7 @@ async fn renewal_and_root_rotation_fail_no_request() {
     let server = Pod::start(&old, "reviews", Mode::Strict);
     let back = server.inbound(app.address());
     let client = Pod::start(&old, "frontend", Mode::Strict);
-    // As bytes: each connection of the application is one between the proxies.
+    // Opaque TCP: each client connection is one connection between the proxies.
     client.tell(vec![
         endpoints("reviews", Protocol::Tcp, &[meshed(back, "reviews")]),
         service(Protocol::Tcp, Routing::Direct(vec![to("reviews", 1)])),
@@ -43,7 +44,8 @@ async fn renewal_and_root_rotation_fail_no_request() {
             server.renew(&old, &[&old]);
             served().await;
         }
-        // Both are trusted before the new one signs, and until the old one's certificates are gone.
+        // Both roots are trusted before the new one signs, and until no certificate of the old one
+        // is left.
         for (signer, roots) in [
             (&old, &[&old, &new][..]),
             (&new, &[&old, &new]),
@@ -58,7 +60,7 @@ async fn renewal_and_root_rotation_fail_no_request() {
     };
     tokio::join!(load, rotate);
 
-    // And a root that nobody was told of serves nobody, so the load above has met every change.
+    // An unknown root is refused, so the load above met every change.
     let stranger = Pki::new().unwrap();
     server.renew(&stranger, &[&new, &stranger]);
     let mut refused = tokio::net::TcpStream::connect(front).await.unwrap();

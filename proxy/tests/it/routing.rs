@@ -1,4 +1,4 @@
-//! What routes do to requests: which backend takes them, what becomes of them, and how failures are told.
+//! Effects of routes on requests: choice of the backend, filters, timeouts, error responses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use weft_ir::{
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
-/// A client pod and three versions of an application without proxies.
+/// A client pod and three versions of an application, which have no proxies.
 struct Shop {
     client: Pod,
     apps: Vec<Upstream>,
@@ -44,7 +44,7 @@ impl Shop {
 
     async fn routed(version: Version, rules: Vec<Rule>) -> (Self, Client) {
         let shop = Self::start(version).await;
-        // The endpoints come again with the routes: what no route refers to is not held.
+        // The endpoints are sent again with the routes: unreferenced endpoint sets are not kept.
         let mut told: Vec<_> = shop
             .apps
             .iter()
@@ -168,7 +168,8 @@ async fn filters_modify_requests_and_responses() {
     }
 }
 
-/// A redirect, a backend without endpoints, one that is misconfigured: the rule's response filters hold for all.
+/// A rule's response filters also apply to redirects, and to errors for a backend without endpoints
+/// or an invalid one.
 #[tokio::test]
 async fn response_filters_apply_to_error_responses() {
     for version in BOTH {
@@ -367,7 +368,7 @@ async fn application_restart_fails_no_request() {
         Shop::routed(Version::Http1, vec![rule(0, vec![to("v1", 1)])]).await;
     for _ in 0..5 {
         assert_eq!(client.send(Request::post("/"), "a").await.status, 200);
-        // The kept connection is stale from here on.
+        // The pooled connection is stale from here on.
         let app = shop.apps.remove(0);
         let address = app.address();
         app.stop().await;

@@ -1,4 +1,5 @@
-//! Endpoints that fall silent: their machine is gone, or they hang. Real seconds, since kernels take part.
+//! Endpoints that fall silent because their node is gone or they hang. In real time, since the
+//! kernel's timers take part.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use weft_ir::{Mode, Protocol, Routing};
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
-/// Passes on what comes while it is told to.
+/// Relays bytes while `open` is true, and holds them back otherwise.
 async fn relay(ip: IpAddr, target: SocketAddr, open: watch::Receiver<bool>) -> SocketAddr {
     let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -52,14 +53,14 @@ async fn pass(
 struct Server {
     app: Upstream,
     address: SocketAddr,
-    /// Where its proxy listens, behind what passes on.
+    /// Where its proxy listens, behind the relay.
     inbound: SocketAddr,
     open: watch::Sender<bool>,
     _pod: Pod,
 }
 
 impl Server {
-    /// At an address of its own, as pods are: a sign of life on one port is one for all.
+    /// Has an address of its own, as pods do: liveness is per pod, not per port.
     async fn start(pki: &Pki, name: &str, ip: [u8; 4], speaks: Speaks) -> Self {
         let app = Upstream::start(name, speaks).await.unwrap();
         let pod = Pod::start(pki, "reviews", Mode::Strict);
@@ -76,7 +77,7 @@ impl Server {
     }
 }
 
-/// Two servers and a client of both.
+/// Two servers, and a client of both.
 async fn shop(version: Version) -> (Server, Server, Pod, SocketAddr) {
     let (speaks, protocol) = match version {
         Version::Http1 => (Speaks::Http1, Protocol::Http1),
@@ -97,7 +98,8 @@ async fn shop(version: Version) -> (Server, Server, Pod, SocketAddr) {
     (a, b, client, front)
 }
 
-/// Requests at once, each on a connection of its own, answered after `delay` milliseconds: how many were within `limit`.
+/// Sends concurrent requests on connections of their own, which take `delay` ms; returns how many
+/// were answered within `limit`.
 async fn answered(front: SocketAddr, count: usize, delay: u32, limit: Duration) -> usize {
     let one = || async {
         let mut client = Client::connect(front, Version::Http1).await;
@@ -117,19 +119,24 @@ async fn silent_pod_gets_no_new_requests() {
     assert_eq!(answered(front, 40, 20, SOON).await, 40);
     assert!(a.app.requests() > 0 && b.app.requests() > 0);
     a.open.send_replace(false);
-    // Some of these are on their way to it.
+    // Some of these go to the silent endpoint.
     let hung = tokio::spawn(answered(front, 20, 0, Duration::from_secs(30)));
     sleep(Duration::from_millis(1_200)).await;
-    // More at once than those that hang, so that load alone would not keep them off.
+    // More concurrent requests than hang, so that load balancing alone would not avoid the
+    // endpoint.
     for _ in 0..3 {
         assert_eq!(answered(front, 60, 50, SOON).await, 60);
     }
     a.open.send_replace(true);
-    assert_eq!(hung.await.unwrap(), 20, "they are late and not lost");
-    // Its latency was high a moment ago, so it takes many at once for it to be worth its while.
+    assert_eq!(
+        hung.await.unwrap(),
+        20,
+        "hung requests are late and not lost"
+    );
+    // Its latency estimate is still high, so only many concurrent requests make it worth picking.
     let before = a.app.requests();
     assert_eq!(answered(front, 100, 100, 5 * SOON).await, 100);
-    assert!(a.app.requests() > before, "it is used again");
+    assert!(a.app.requests() > before, "the endpoint is used again");
 }
 
 #[tokio::test]
@@ -148,7 +155,7 @@ async fn slow_application_is_not_silent() {
     assert_eq!(slow.await.unwrap(), 20);
 }
 
-/// Descriptors of connections from or to a port of this process.
+/// Counts descriptors of connections from or to a port of this process.
 fn descriptors(from: Option<u16>, to: Option<u16>) -> usize {
     let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
     let tables = tables.map(|table| std::fs::read_to_string(table).unwrap());
@@ -158,14 +165,14 @@ fn descriptors(from: Option<u16>, to: Option<u16>) -> usize {
     };
     let counts = |line: &&str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        // 0A listens; what has no inode belongs to no descriptor any more.
+        // State 0A is LISTEN; a socket without inode belongs to no descriptor any more.
         is(fields[1], from) && is(fields[2], to) && fields[3] != "0A" && fields[9] != "0"
     };
     let lines = tables.iter().flat_map(|table| table.lines().skip(1));
     lines.filter(counts).count()
 }
 
-/// The relay goes on holding its own ends: to each proxy the other one has vanished.
+/// The relay keeps its sockets open: to each proxy the other one has vanished.
 #[tokio::test]
 async fn connections_to_vanished_peer_are_closed() {
     const NOTICED: Duration = Duration::from_secs(15);
@@ -187,7 +194,7 @@ async fn connections_to_vanished_peer_are_closed() {
     let before = held();
     assert!(before.0 > 0 && before.1 > 0, "{before:?}");
     a.open.send_replace(false);
-    // Some hang there, until their clients go.
+    // Some requests hang until their clients give up.
     assert!(ask_all(SOON).await < 40);
     let begun = Instant::now();
     while held() != (0, 0) && begun.elapsed() < NOTICED {
@@ -202,7 +209,7 @@ async fn connections_to_vanished_peer_are_closed() {
     );
 }
 
-/// An HTTP/2 server that never answers and counts the pings it gets.
+/// An HTTP/2 server that never responds and counts the PINGs that it gets.
 async fn mute() -> (SocketAddr, Arc<AtomicUsize>) {
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const PING: u8 = 6;
@@ -225,7 +232,7 @@ async fn mute() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, pings)
 }
 
-/// gRPC for Go ends connections that are asked more often than every five minutes.
+/// grpc-go closes connections with more than one PING per five minutes.
 #[tokio::test]
 async fn application_gets_no_http2_pings() {
     let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
@@ -237,6 +244,6 @@ async fn application_gets_no_http2_pings() {
     let front = pod.outbound(SERVICE.parse().unwrap());
     let mut client = Client::connect(front, Version::Http2).await;
     let waited = timeout(Duration::from_secs(2), client.get("/")).await;
-    assert!(waited.is_err(), "it never answers");
+    assert!(waited.is_err(), "the server never responds");
     assert_eq!(pings.load(Ordering::Relaxed), 0);
 }

@@ -1,4 +1,5 @@
-//! Strict mode: the kubelet's probes go on in plain text, nothing else does, and a change of mode needs no restart.
+//! Strict mode: only the kubelet's probes are admitted in plain text, and a change of mode needs no
+//! restart.
 
 use std::net::SocketAddr;
 
@@ -15,7 +16,7 @@ use weft_testkit::upstream::{Speaks, Upstream};
 const PLAIN_TEXT: &str =
     r#"weft_protocol_errors_total{listener="inbound",error_type="plaintext_refused"}"#;
 
-/// A strict pod whose application at `app` is asked these.
+/// A strict pod with these probes of its application at `app`.
 fn strict(app: SocketAddr, probes: &[ProbeRequest]) -> Pod {
     let pod = Pod::start(&Pki::new().unwrap(), "reviews", Mode::Strict);
     let probe = |asks: &ProbeRequest| Probe {
@@ -38,7 +39,7 @@ fn refused(pod: &Pod) -> u64 {
     line.map_or(0, |count| count.trim().parse().unwrap())
 }
 
-/// Connections are counted after they are closed.
+/// Waits for the count, which follows the close of the connection.
 async fn until_refused(pod: &Pod, count: u64) {
     let wait = async {
         while refused(pod) < count {
@@ -49,7 +50,7 @@ async fn until_refused(pod: &Pod, count: u64) {
     assert_eq!((waited.is_ok(), refused(pod)), (true, count));
 }
 
-/// Whether a plain connection gets an answer at all.
+/// Returns true if a request in plain text gets a response.
 async fn answers(address: SocketAddr) -> bool {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let _ = stream
@@ -68,7 +69,7 @@ async fn only_declared_http_probe_is_admitted_in_plaintext() {
         &[ProbeRequest::Get("/healthz?full=1".into())],
     );
     let back = pod.inbound(app.address());
-    // On one connection: each request is looked at.
+    // On one connection: each request is checked.
     let mut kubelet = Client::connect(back, Version::Http1).await;
     for (path, method, code) in [
         ("/healthz?full=1", "GET", 200),
@@ -126,7 +127,7 @@ async fn plaintext_on_other_ports_and_protocols_is_refused() {
         .unwrap();
     bytes.shutdown().await.unwrap();
     let _ = bytes.read_to_end(&mut Vec::new()).await;
-    // This one alone: the silent connection came before it.
+    // Only this connection counts: the silent one before it is no error.
     until_refused(&pod, 1).await;
     assert_eq!(app.requests(), 0);
 }
@@ -170,7 +171,7 @@ async fn connection_to_foreign_address_is_closed() {
     assert!(metrics.contains(counted), "{metrics}");
 }
 
-/// A permissive pod that opens nothing in plain text of which nothing is known, in a cluster of these ranges.
+/// A permissive pod with `MtlsOutbound::Required`, in a cluster of these address ranges.
 fn required(ranges: &[&str]) -> Pod {
     let pki = Pki::new().unwrap();
     Pod::start_with(&pki, "front", Mode::Permissive, |options| {
@@ -186,7 +187,7 @@ async fn required_outbound_mtls_refuses_unknown_destination_in_cluster() {
         address: app.address(),
         target: Target::Unknown,
     };
-    // The controller is away, then it says that nothing is known there.
+    // First without a controller, then with its word that the destination is unknown.
     for (ranges, unasked, told) in [
         (&[][..], false, true),
         (&["127.0.0.0/8"][..], false, false),

@@ -1,4 +1,4 @@
-//! Connections of bytes through a pair of proxies: routed by weight and by server name, half-closed, idle.
+//! Opaque TCP through a pair of proxies: routed by weight and by SNI, half-closed, idle.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -16,7 +16,7 @@ use weft_proxy::options::AccessLogLevel;
 use weft_proxy::telemetry::access::AccessLog;
 use weft_testkit::pki::Pki;
 
-/// A server that says its name as soon as it is connected to, and sends back what it gets.
+/// A server that sends its name on connect, then echoes.
 async fn named(name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind(ANY).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -53,7 +53,7 @@ fn by_name(name: &str, hostnames: &[&str]) -> TlsRule {
     }
 }
 
-/// A client in the mesh, and servers each behind a proxy of its own.
+/// A client in the mesh, and servers behind a proxy each.
 struct Mesh {
     client: Pod,
     _servers: Vec<Pod>,
@@ -95,7 +95,7 @@ impl Mesh {
         }
     }
 
-    /// What comes back on a connection that says `bytes` and ends.
+    /// Sends `bytes` and half-closes; returns what is received.
     async fn say(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.front).await.unwrap();
         let _ = stream.write_all(bytes).await;
@@ -106,7 +106,7 @@ impl Mesh {
     }
 
     async fn metric(&self, line: &str) {
-        // A connection is counted a moment after its client has seen its end.
+        // A connection is counted shortly after its client has seen its end.
         let found = || self.client.metrics().lines().any(|found| found == line);
         for _ in 0..200 {
             if found() {
@@ -122,7 +122,7 @@ impl Mesh {
 async fn tcp_connections_follow_weights() {
     let backends = vec![to("a", 80), to("b", 20), to("c", 0)];
     let rule = connections(RouteKind::Tcp, "split", backends);
-    // Whatever the port says: a TCPRoute makes it one of bytes.
+    // A TCPRoute makes the port opaque, whatever its declared protocol.
     for protocol in [Protocol::Detect, Protocol::Tcp, Protocol::Http1] {
         let routing = Routing::Tcp(rule.clone());
         let mesh = Mesh::start(&["a", "b", "c"], protocol, routing).await;
@@ -187,7 +187,7 @@ async fn tcp_route_to_invalid_backend_closes_connection() {
     }
 }
 
-/// The ClientHello of a client that looks for `name`, in records of `fragment` bytes.
+/// The ClientHello of a client with SNI `name`, in records of `fragment` bytes.
 fn client_hello(name: &str, fragment: Option<usize>) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
@@ -251,7 +251,7 @@ async fn unmatched_sni_is_closed_and_counted() {
     for (bytes, reason) in [
         (hello("example.com"), "no_route"),
         (hello("a.example.org"), "no_route"),
-        // An address is no name: none is named.
+        // An IP address is not sent as SNI.
         (hello("10.0.0.1"), "no_route"),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "not_tls"),
         (
@@ -273,7 +273,7 @@ async fn unmatched_sni_is_closed_and_counted() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    // A rule without names takes all of it.
+    // A rule without hostnames matches every connection.
     mesh.client.tell(vec![service(
         Protocol::Tls,
         Routing::Tls(vec![by_name("exact", &[])]),
@@ -289,7 +289,7 @@ async fn opaque_tcp_bypasses_http_routes_unless_port_is_http() {
         let back = mesh.say(b"\x00\x01").await;
         if served {
             assert_eq!(back, "reviews\x00\x01");
-            // One that speaks first, too.
+            // A server-first protocol as well.
             let mut stream = TcpStream::connect(mesh.front).await.unwrap();
             let mut greeting = [0; 7];
             stream.read_exact(&mut greeting).await.unwrap();
@@ -302,7 +302,7 @@ async fn opaque_tcp_bypasses_http_routes_unless_port_is_http() {
     }
 }
 
-/// A connection through both proxies, as its two ends.
+/// Opens a connection through both proxies; returns its two ends.
 async fn ends() -> (Proxies, TcpStream, TcpStream) {
     let listener = TcpListener::bind(ANY).await.unwrap();
     let proxies = Proxies::before(listener.local_addr().unwrap(), Protocol::Tcp);
@@ -323,8 +323,8 @@ async fn half_close_passes_through_both_proxies() {
         first.shutdown().await.unwrap();
         let mut said = String::new();
         second.read_to_string(&mut said).await.unwrap();
-        assert_eq!(said, "all I say", "the end came through");
-        // More than every buffer on the way, so that it has to flow.
+        assert_eq!(said, "all I say", "the half-close passed");
+        // More than all buffers on the way hold.
         let long = vec![7; 8 << 20];
         let sent = async {
             for part in long.chunks(1 << 20) {

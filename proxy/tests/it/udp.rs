@@ -1,4 +1,4 @@
-//! A gateway's port of UDP: sessions, their endpoints, bounds and answers.
+//! UDP ports of a gateway: sessions, their endpoints, limits and responses.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -17,12 +17,12 @@ use weft_proxy::telemetry::labels::{BackendRef, Direction, RequestLabels, Route}
 use weft_proxy::upstream::Cluster;
 use weft_testkit::pki::Pki;
 
-/// Longer than anything takes on loopback, on a machine that is busy.
+/// Ample for loopback on a loaded machine.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Long enough for what must not come.
+/// How long the tests wait for a datagram that must not arrive.
 const NOTHING: Duration = Duration::from_millis(200);
 
-/// A port, and what it needs.
+/// A UDP port with its rule.
 struct Port {
     pod: Pod,
     address: SocketAddr,
@@ -116,7 +116,7 @@ fn set(cluster: &Arc<Cluster>, endpoints: &[SocketAddr]) {
 struct Client(UdpSocket);
 
 impl Client {
-    /// The answer, if there is one.
+    /// Sends a datagram; returns the response, if any.
     async fn ask(&self, datagram: &[u8]) -> Option<Vec<u8>> {
         self.0.send(datagram).await.unwrap();
         self.answer(RECEIVE_TIMEOUT).await
@@ -130,7 +130,7 @@ impl Client {
     }
 }
 
-/// Answers with its name and what it was asked.
+/// A server that responds with its name and the request.
 struct Server {
     address: SocketAddr,
     task: JoinHandle<()>,
@@ -144,7 +144,7 @@ impl Server {
             let mut buffer = vec![0; 70_000];
             while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
                 let answer = [&[name], &buffer[..length]].concat();
-                // The longest datagram has no room for the name.
+                // The largest datagram leaves no room for the name.
                 let longest = answer.len().min(65_507);
                 let _ = socket.send_to(&answer[..longest], client).await;
             }
@@ -173,7 +173,7 @@ async fn udp_clients_get_own_answers_and_keep_their_endpoint() {
         used.insert(first[0]);
     }
     assert_eq!(used.len(), 2, "both endpoints have sessions");
-    // Empty ones too.
+    // Empty datagrams pass too.
     assert_eq!(port.client().await.ask(b"").await.unwrap().len(), 1);
     assert_eq!(port.count("weft_udp_sessions_total"), 51);
     assert_eq!(
@@ -206,19 +206,19 @@ async fn udp_weights_split_clients_and_removed_backend_moves_them() {
         (120..180).contains(&on_old),
         "{on_old} of 200 with weight 3 of 4"
     );
-    // A weight that only changes moves nobody.
+    // A changed weight moves no session.
     port.route(&[(&old, 1), (&new, 3)]);
     let mut still = 0;
     for client in &clients {
         still += usize::from(client.ask(b"x").await.unwrap()[0] == b'a');
     }
     assert_eq!(still, on_old);
-    // None at all moves everybody.
+    // Weight 0 moves all sessions.
     port.route(&[(&old, 0), (&new, 1)]);
     for client in &clients {
         assert_eq!(client.ask(b"x").await.unwrap(), b"bx");
     }
-    // And without a route nothing is passed on.
+    // Without a route, datagrams are dropped.
     port.rule.store(None);
     clients[0].0.send(b"x").await.unwrap();
     port.until(r#"weft_udp_dropped_total{error_type="no_route"}"#, 1)
@@ -252,7 +252,7 @@ async fn unreachable_udp_endpoint_is_ejected() {
     let _ = a.task.await;
     let cluster = port.cluster("shop/dns:53", &[a.address, b.address]);
     port.route(&[(&cluster, 1)]);
-    // The first to meet it loses a datagram; from then on it is left out.
+    // The first session on it loses a datagram; then the endpoint is ejected.
     let mut lost = 0;
     for _ in 0..20 {
         let client = port.client().await;
@@ -264,12 +264,12 @@ async fn unreachable_udp_endpoint_is_ejected() {
                 assert_eq!(
                     client.ask(b"y").await.unwrap(),
                     b"by",
-                    "its next one goes elsewhere"
+                    "the next datagram goes elsewhere"
                 );
             }
         }
     }
-    assert!(lost <= 3, "{lost} of 20 met the dead endpoint");
+    assert!(lost <= 3, "{lost} of 20 went to the unreachable endpoint");
     assert_eq!(
         port.count(r#"weft_udp_dropped_total{error_type="endpoint_unreachable"}"#),
         lost
@@ -344,7 +344,7 @@ async fn largest_udp_datagram_passes_whole() {
 #[tokio::test]
 async fn udp_datagram_from_stranger_is_dropped() {
     let port = Port::start(Limits::default()).await;
-    // The endpoint says to whom it would answer.
+    // The endpoint learns the session's address.
     let endpoint = UdpSocket::bind(ANY).await.unwrap();
     let cluster = port.cluster("shop/dns:53", &[endpoint.local_addr().unwrap()]);
     port.route(&[(&cluster, 1)]);
@@ -352,7 +352,8 @@ async fn udp_datagram_from_stranger_is_dropped() {
     asks.0.send(b"x").await.unwrap();
     let mut buffer = [0; 64];
     let (_, session) = endpoint.recv_from(&mut buffer).await.unwrap();
-    // A stranger that sends to the session's port is not heard; nor does the port answer of itself.
+    // A datagram from another source to the session's port is dropped, and the port sends none of
+    // its own.
     let stranger = UdpSocket::bind(ANY).await.unwrap();
     stranger.send_to(b"forged", session).await.unwrap();
     assert_eq!(asks.answer(NOTHING).await, None);

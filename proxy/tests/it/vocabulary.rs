@@ -1,4 +1,4 @@
-//! Mirrors, CORS and retries: what the client gets, and what backends see of it.
+//! Mirrors, CORS and retries: what the client receives, and what backends receive.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use weft_ir::{Allowed, Cors, Filter, Mirror, Mode, Protocol, Retry, RouteKind, R
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
-/// A client pod whose Service has these rules, and these applications without proxies behind `v1`, `v2` and so on.
+/// A client pod whose Service has these rules, and applications without proxies behind `v1`, `v2`
+/// and so on.
 async fn routed(version: Version, apps: &[&[&Upstream]], rules: Vec<Rule>) -> (Pod, Client) {
     let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
     let mut told = Vec::new();
@@ -46,7 +47,7 @@ fn mirror(name: &str, numerator: u32, denominator: u32) -> Filter {
     })
 }
 
-/// Waits until the metrics have the line, for five seconds at most.
+/// Waits until the metrics contain the line, for at most five seconds.
 async fn counted(pod: &Pod, line: &str) {
     let begun = Instant::now();
     while !pod.metrics().lines().any(|seen| seen == line) {
@@ -145,7 +146,7 @@ async fn failing_or_hanging_mirrors_do_not_affect_requests() {
         rule.filters = vec![mirror("v2", 1, 1), mirror("nobody", 1, 1)];
         let (pod, mut client) = routed(version, &[&[&main], &[&hangs]], vec![rule]).await;
         let begun = Instant::now();
-        // More than mirrors that hang have places, and more bytes than a copy may hold.
+        // More requests than there are mirror slots, and more bytes than a copy may hold.
         for _ in 0..300 {
             assert_eq!(client.send(Request::post("/"), "body").await.status, 200);
         }
@@ -201,7 +202,7 @@ async fn cors_preflight_is_answered_and_responses_carry_cors_headers() {
             (204, "")
         );
         assert_eq!(seen.header("vary"), "Origin");
-        assert_eq!(main.requests(), 0, "no preflight goes on");
+        assert_eq!(main.requests(), 0, "preflights are not forwarded");
 
         let from = |origin: &str| Request::get("/").header("origin", origin.to_owned());
         let seen = client.send(from("https://a.b.shop.example"), "").await;
@@ -217,7 +218,7 @@ async fn cors_preflight_is_answered_and_responses_carry_cors_headers() {
             (200, "")
         );
         assert_eq!(seen.header("vary"), "Origin");
-        // A cache must not give this answer to another origin either.
+        // A cache must not serve this response to another origin either.
         let seen = client.get("/").await;
         assert_eq!((seen.status, seen.header("vary")), (200, "Origin"));
         assert_eq!(main.requests(), 3);
@@ -252,8 +253,8 @@ async fn listed_status_codes_are_retried_with_full_body() {
             "20 ms, then 40 ms"
         );
         assert_eq!(client.send(answer("500"), "x").await.status, 500);
-        assert_eq!(main.requests(), 4, "500 is not named");
-        // More than is kept cannot be sent again.
+        assert_eq!(main.requests(), 4, "500 is not listed");
+        // A body beyond the replay buffer is not sent again.
         let seen = client.send(answer("503"), "x".repeat(1 << 20)).await;
         assert_eq!(seen.status, 503);
         assert_eq!(main.requests(), 5);
@@ -288,16 +289,16 @@ async fn backend_timeout_applies_to_each_attempt() {
 async fn only_idempotent_or_listed_requests_are_retried() {
     for version in BOTH {
         let main = app("main", version).await;
-        let mut unnamed = rule(0, vec![to("v1", 1)]);
-        unnamed.retry = retry(&[], 2);
-        unnamed.timeouts.backend = Some(Duration::from_millis(50));
-        let mut named = Rule {
+        let mut unlisted = rule(0, vec![to("v1", 1)]);
+        unlisted.retry = retry(&[], 2);
+        unlisted.timeouts.backend = Some(Duration::from_millis(50));
+        let mut listed = Rule {
             index: 1,
             retry: retry(&[504], 2),
-            ..unnamed.clone()
+            ..unlisted.clone()
         };
-        named.matches[0].path = Some(weft_ir::PathMatch::Prefix("/named".into()));
-        let (_pod, mut client) = routed(version, &[&[&main]], vec![unnamed, named]).await;
+        listed.matches[0].path = Some(weft_ir::PathMatch::Prefix("/listed".into()));
+        let (_pod, mut client) = routed(version, &[&[&main]], vec![unlisted, listed]).await;
         let slow = |request: http::request::Builder| request.header("x-delay", "5000");
         let seen = client.send(slow(Request::post("/")), "x").await;
         assert_eq!((seen.status, main.requests()), (504, 1));
@@ -307,11 +308,11 @@ async fn only_idempotent_or_listed_requests_are_retried() {
             (504, 4),
             "PUT is idempotent"
         );
-        let seen = client.send(slow(Request::post("/named")), "x").await;
+        let seen = client.send(slow(Request::post("/listed")), "x").await;
         assert_eq!(
             (seen.status, main.requests()),
             (504, 7),
-            "the code is named"
+            "the code is listed"
         );
     }
 }
@@ -350,7 +351,7 @@ async fn grpc_calls_are_mirrored_whole() {
     assert_eq!(shadow.requests(), 1);
 }
 
-/// Answers with the head and one message of a gRPC answer, and waits.
+/// Responds with the head and one message of a gRPC response, then hangs.
 async fn hanging_grpc() -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind(ANY).await.unwrap();
     let address = listener.local_addr().unwrap();

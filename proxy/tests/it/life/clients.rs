@@ -1,4 +1,4 @@
-//! What nobody waits for ends: clients that go away before their answer.
+//! Requests are cancelled when their clients go away before the response.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,11 +14,12 @@ use weft_testkit::upstream::{Speaks, Upstream};
 use crate::support::gateway::{port, *};
 use crate::support::*;
 
-type Told = mpsc::UnboundedReceiver<&'static str>;
+type Events = mpsc::UnboundedReceiver<&'static str>;
 
-/// An application that answers nothing; says of each connection when it was asked on it, and when it ended.
-async fn silent_app() -> (SocketAddr, Told) {
-    let (tell, told) = mpsc::unbounded_channel();
+/// An application that never responds; reports when a request arrives on a connection, and when the
+/// connection closes.
+async fn unresponsive_app() -> (SocketAddr, Events) {
+    let (tell, events) = mpsc::unbounded_channel();
     let serve = move |mut stream: TcpStream| {
         let tell = tell.clone();
         async move {
@@ -28,17 +29,17 @@ async fn silent_app() -> (SocketAddr, Told) {
             let _ = tell.send("ended");
         }
     };
-    (application(serve).await, told)
+    (application(serve).await, events)
 }
 
-/// The same behind a pair of proxies.
-async fn silent() -> (Proxies, Told) {
-    let (app, told) = silent_app().await;
-    (Proxies::before(app, Protocol::Detect), told)
+/// The same application behind a pair of proxies.
+async fn unresponsive() -> (Proxies, Events) {
+    let (app, events) = unresponsive_app().await;
+    (Proxies::before(app, Protocol::Detect), events)
 }
 
-async fn next(told: &mut Told) -> &'static str {
-    let next = tokio::time::timeout(Duration::from_secs(10), told.recv()).await;
+async fn next(events: &mut Events) -> &'static str {
+    let next = tokio::time::timeout(Duration::from_secs(10), events.recv()).await;
     next.expect("in time").unwrap()
 }
 
@@ -51,28 +52,28 @@ async fn asks(front: SocketAddr) -> TcpStream {
 
 #[tokio::test]
 async fn client_reset_cancels_request_at_once() {
-    let (proxies, mut told) = silent().await;
+    let (proxies, mut events) = unresponsive().await;
     let client = asks(proxies.front).await;
-    assert_eq!(next(&mut told).await, "asked");
+    assert_eq!(next(&mut events).await, "asked");
     let begun = Instant::now();
     SockRef::from(&client)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
     drop(client);
-    assert_eq!(next(&mut told).await, "ended");
+    assert_eq!(next(&mut events).await, "ended");
     assert!(begun.elapsed() < HALF_CLOSE, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn client_close_cancels_request_after_half_close_timeout() {
-    let (proxies, mut told) = silent().await;
+    let (proxies, mut events) = unresponsive().await;
     for closes in [true, false] {
         let mut client = asks(proxies.front).await;
-        assert_eq!(next(&mut told).await, "asked");
+        assert_eq!(next(&mut events).await, "asked");
         let begun = Instant::now();
         client.shutdown().await.unwrap();
         let _open = (!closes).then_some(client);
-        assert_eq!(next(&mut told).await, "ended");
+        assert_eq!(next(&mut events).await, "ended");
         let passed = begun.elapsed();
         assert!(
             passed >= HALF_CLOSE && passed < HALF_CLOSE * 4,
@@ -102,7 +103,7 @@ async fn half_closed_client_gets_response_in_progress() {
 
 #[tokio::test]
 async fn stream_reset_cancels_request_at_once() {
-    let (app, mut told) = silent_app().await;
+    let (app, mut events) = unresponsive_app().await;
     let gateway = GatewayPod::start();
     let number = free_port();
     let of = listener("http", "", vec![host("", all_to("app"))]);
@@ -112,10 +113,10 @@ async fn stream_reset_cancels_request_at_once() {
     ]);
     let mut client = Client::connect(at(number), Version::Http2).await;
     let asked = tokio::time::timeout(Duration::from_millis(300), client.get("/"));
-    assert!(asked.await.is_err(), "nobody answers");
+    assert!(asked.await.is_err(), "the application never responds");
     let begun = Instant::now();
-    assert_eq!(next(&mut told).await, "asked");
-    assert_eq!(next(&mut told).await, "ended");
+    assert_eq!(next(&mut events).await, "asked");
+    assert_eq!(next(&mut events).await, "ended");
     assert!(begun.elapsed() < HALF_CLOSE, "{:?}", begun.elapsed());
 }
 

@@ -1,5 +1,5 @@
-//! The life of a request is bounded: how often it is sent, how long it outlives its client, on which connections it goes,
-//! and how much of it there may be at one time.
+//! Limits on the life of a request: how often it is sent, how long it outlives its client, which
+//! connections it uses, and how much of it is held at a time.
 
 mod clients;
 mod overload;
@@ -11,7 +11,7 @@ mod upgrades;
 
 use std::time::{Duration, Instant};
 
-/// Waits until `seen` holds, for five seconds at most.
+/// Waits until `seen` returns true, for at most five seconds.
 async fn soon(what: &str, seen: impl Fn() -> bool) {
     let begun = Instant::now();
     while !seen() {

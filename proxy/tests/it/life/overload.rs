@@ -1,4 +1,4 @@
-//! What a gateway bears: how much of requests that never end it holds, and clients that begin requests for nothing.
+//! Overload of a gateway: endless requests, and clients that open requests only to reset them.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use super::soon;
 use crate::support::gateway::{port, *};
 use crate::support::*;
 
-/// Connections that were closed for others.
+/// Idle connections that were evicted in favour of others.
 const IDLE_CLOSED: &str = "weft_connections_rejected_total{listener=\"gateway\",reason=\"idle\"}";
 
-/// A gateway with these options before an application.
+/// Starts a gateway with changed options in front of an application.
 async fn before(
     speaks: Speaks,
     with: impl FnOnce(&mut weft_proxy::options::Options),
@@ -59,8 +59,8 @@ fn shed(gateway: &GatewayPod, limit: &str) -> u64 {
     line(gateway, &name)
 }
 
-/// As many POSTs that go on for ever, each on a connection of its own; gives what they are answered, in the end.
-async fn never_ending(number: u16, count: usize) -> JoinSet<u16> {
+/// Starts `count` endless POSTs, each on a connection of its own; yields their final statuses.
+async fn endless_posts(number: u16, count: usize) -> JoinSet<u16> {
     let mut answers = JoinSet::new();
     for _ in 0..count {
         let mut client = connect(number).await.ready().await.unwrap();
@@ -83,8 +83,8 @@ async fn endless_requests_are_limited_per_endpoint_and_in_time() {
     })
     .await;
     let begun = Instant::now();
-    let answers = never_ending(number, 100).await;
-    soon("what is too much", || {
+    let answers = endless_posts(number, 100).await;
+    soon("excess requests are shed", || {
         shed(&gateway, "endpoint_request_limit") == 60
     })
     .await;
@@ -97,15 +97,18 @@ async fn endless_requests_are_limited_per_endpoint_and_in_time() {
 
 #[tokio::test]
 async fn memory_limit_sheds_requests_and_connections() {
-    // Less than this process has in use; for 128 connections.
+    // Below what this process uses; 128 connections follow from it.
     let (gateway, number, app) = before(Speaks::Silent, |options| {
         options.memory_limit = Some(4 << 20);
         options.body_idle = Duration::from_secs(8);
     })
     .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let answers = never_ending(number, 40).await;
-    soon("what is too much", || shed(&gateway, "memory_limit") == 24).await;
+    let answers = endless_posts(number, 40).await;
+    soon("excess requests are shed", || {
+        shed(&gateway, "memory_limit") == 24
+    })
+    .await;
     assert_eq!(app.connections(), 16);
     let statuses = answers.join_all().await;
     assert!(statuses.contains(&503) && statuses.contains(&408));
@@ -114,14 +117,14 @@ async fn memory_limit_sheds_requests_and_connections() {
     for _ in 0..150 {
         open.push(TcpStream::connect(at(number)).await.unwrap());
     }
-    soon("connections that are too many", || {
+    soon("excess connections are closed", || {
         line(&gateway, IDLE_CLOSED) >= 22
     })
     .await;
 }
 
-/// Begins requests and resets each, until the connection takes no more; gives how many that were.
-async fn begin_and_reset(mut client: h2::client::SendRequest<Bytes>) -> usize {
+/// Opens and resets requests until the connection closes; returns how many.
+async fn open_and_reset(mut client: h2::client::SendRequest<Bytes>) -> usize {
     let mut begun = 0;
     while let Ok(mut ready) = client.clone().ready().await {
         let Ok((answer, mut body)) = ready.send_request(post(), false) else {
@@ -131,7 +134,7 @@ async fn begin_and_reset(mut client: h2::client::SendRequest<Bytes>) -> usize {
         body.send_reset(h2::Reason::CANCEL);
         drop(answer);
         begun += 1;
-        assert!(begun < 1_000, "the connection goes on");
+        assert!(begun < 1_000, "the connection stays open");
         client = ready;
     }
     begun
@@ -140,12 +143,12 @@ async fn begin_and_reset(mut client: h2::client::SendRequest<Bytes>) -> usize {
 #[tokio::test]
 async fn client_with_excessive_resets_is_closed() {
     let (gateway, number, _app) = before(Speaks::Silent, |_| {}).await;
-    let begun = begin_and_reset(connect(number).await).await;
+    let begun = open_and_reset(connect(number).await).await;
     assert!(begun > 200, "{begun}");
     let closed = "weft_protocol_errors_total{listener=\"gateway\",error_type=\"excessive_resets\"}";
     assert_eq!(line(&gateway, closed), 1);
 
-    // As many that are answered, and some that are not waited for.
+    // As many requests, of which a third is reset and the others are answered.
     let (gateway, number, _app) = before(Speaks::Http1, |_| {}).await;
     let mut client = Client::connect(at(number), Version::Http2).await;
     for place in 0..600 {
@@ -175,22 +178,22 @@ async fn excessive_resets_of_pod_drain_its_connection() {
     tokio::spawn(connection);
     let mut client: h2::client::SendRequest<Bytes> = client.ready().await.unwrap();
     let (waits, _body) = client.send_request(post(), false).unwrap();
-    begin_and_reset(client).await;
+    open_and_reset(client).await;
     let line =
         "weft_protocol_errors_total{listener=\"outbound\",error_type=\"excessive_resets\"} 1";
     assert!(pod.metrics().contains(line), "{}", pod.metrics());
     let answered = tokio::time::timeout(Duration::from_millis(500), waits);
-    assert!(answered.await.is_err(), "it is waited for no longer");
+    assert!(answered.await.is_err(), "the pending request goes on");
 }
 
-/// A connection from another address of this machine.
+/// Connects from another loopback address.
 async fn connect_from(source: [u8; 4], number: u16) -> std::io::Result<TcpStream> {
     let socket = tokio::net::TcpSocket::new_v4()?;
     socket.bind((source, 0).into())?;
     socket.connect(at(number)).await
 }
 
-/// How a client holds a connection on which no request is under way.
+/// How a client keeps a connection open without a request in flight.
 #[derive(Clone, Copy, Debug)]
 enum Holds {
     Nothing,
@@ -199,7 +202,7 @@ enum Holds {
     Http2,
 }
 
-/// Holds a connection open so; `Err`: it was not taken, or has been closed.
+/// Keeps a connection open. Errors: it was refused, or is closed.
 async fn hold(how: Holds, number: u16) -> std::io::Result<TcpStream> {
     let mut stream = connect_from([127, 0, 0, 2], number).await?;
     let said: &[u8] = match how {
@@ -218,7 +221,8 @@ async fn hold(how: Holds, number: u16) -> std::io::Result<TcpStream> {
 #[tokio::test]
 async fn connection_hoarding_source_does_not_lock_out_others() {
     for how in [Holds::Nothing, Holds::HalfAHead, Holds::Http1, Holds::Http2] {
-        // For 128 connections. More memory than that is in use, and a few requests are taken nevertheless.
+        // A limit of 128 connections. The process uses more than that memory, and still a minimum
+        // of requests is admitted.
         let (gateway, number, _app) = before(Speaks::Http1, |options| {
             options.memory_limit = Some(4 << 20);
         })
@@ -232,10 +236,10 @@ async fn connection_hoarding_source_does_not_lock_out_others() {
             let mut client = Client::over(stream, Version::Http1).await;
             let request = Request::get("/").header("host", "shop.example");
             let answer = tokio::time::timeout(Duration::from_secs(2), client.send(request, ""));
-            let answer = answer.await.expect("an answer in time");
+            let answer = answer.await.expect("a response in time");
             assert_eq!(answer.status, 200, "{how:?}");
         }
-        // While some that were closed for others have not ended yet, others again are not taken.
+        // Others are refused while evicted connections have not closed yet.
         assert!(line(&gateway, IDLE_CLOSED) > 20, "{how:?}");
         drop(held);
     }

@@ -1,4 +1,5 @@
-//! A panic in one request is that request's failure: what shares its connection is answered.
+//! A panic while one request is handled fails that request alone: others on its connection are
+//! answered.
 
 use http::Request;
 use tracing::span;
@@ -10,7 +11,7 @@ use weft_testkit::upstream::{Speaks, Upstream};
 use super::soon;
 use crate::support::*;
 
-/// Panics where the proxy logs that it refuses a request, in the midst of handling it.
+/// Panics when the proxy logs the refusal of a request, in the middle of handling it.
 struct Panics;
 
 impl tracing::Subscriber for Panics {
@@ -28,7 +29,7 @@ impl tracing::Subscriber for Panics {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, _: &tracing::Event<'_>) {
-        panic!("as a test wants it");
+        panic!("a test's panic");
     }
 
     fn enter(&self, _: &span::Id) {}
@@ -36,7 +37,7 @@ impl tracing::Subscriber for Panics {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// A strict pod, whose probes alone are taken in plain text.
+/// A strict pod that accepts only its probe in plain text.
 async fn probed(app: &Upstream) -> Pod {
     let pod = Pod::start(&Pki::new().unwrap(), "reviews", Mode::Strict);
     let probe = Probe {
@@ -51,7 +52,7 @@ async fn probed(app: &Upstream) -> Pod {
     pod
 }
 
-// One thread: the subscriber is that thread's.
+// Current-thread runtime: the default subscriber is per thread.
 #[tokio::test]
 async fn panic_in_one_stream_does_not_affect_other_streams() {
     let app = Upstream::start("v1", Speaks::Http2).await.unwrap();
@@ -60,18 +61,18 @@ async fn panic_in_one_stream_does_not_affect_other_streams() {
     let _panics = tracing::subscriber::set_default(Panics);
     let mut other = Client::connect(back, Version::Http2).await;
     let Client::Http2(sender) = &other else {
-        unreachable!("as it was opened");
+        unreachable!("an HTTP/2 client");
     };
     let mut same = Client::Http2(sender.clone());
-    let under_way = tokio::spawn(async move {
+    let in_flight = tokio::spawn(async move {
         let request = Request::get("/ready").header("x-delay", 300);
         same.send(request, "").await.status
     });
-    soon("a request under way", || app.requests() == 1).await;
+    soon("a request in flight", || app.requests() == 1).await;
     let seen = other.get("/refused").await;
     let told = (seen.status, seen.header("weft-error"));
     assert_eq!(told, (500, "the proxy failed on this request"));
-    assert_eq!(under_way.await.unwrap(), 200);
+    assert_eq!(in_flight.await.unwrap(), 200);
     assert_eq!(other.get("/ready").await.status, 200);
     let metrics = pod.metrics();
     let counted = metrics

@@ -1,4 +1,5 @@
-//! Clients that do not take their answers hold neither a backend nor its connection for ever.
+//! Clients that do not read their responses hold neither an upstream request nor its connection
+//! forever.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use crate::support::*;
 
 type Ended = mpsc::UnboundedReceiver<()>;
 
-/// An application whose answers never end; tells of each connection that does.
+/// An application whose responses never end; reports each connection that closes.
 async fn endless() -> (SocketAddr, Ended) {
     let (tell, told) = mpsc::unbounded_channel();
     let serve = move |mut stream: TcpStream| {
@@ -31,7 +32,7 @@ async fn endless() -> (SocketAddr, Ended) {
     (application(serve).await, told)
 }
 
-/// A gateway before it, with a rule that bounds its requests so, and this bound on what is not taken.
+/// Starts a gateway in front of it, with this request timeout and this limit on stalled responses.
 async fn before(request: Option<Duration>, idle: Duration) -> (GatewayPod, u16, Ended) {
     let (app, ended) = endless().await;
     let gateway = GatewayPod::start_with(|options| options.answer_idle = idle);
@@ -50,20 +51,27 @@ fn get() -> http::request::Builder {
     Request::get("/").header("host", "shop.example")
 }
 
-/// A client of this version that takes nothing but the head of its answer: gives when the backend was let go.
-async fn let_go_after(version: Version, request: Option<Duration>, idle: Duration) -> Duration {
+/// A client that reads nothing but the response head; returns when the upstream connection was
+/// released.
+async fn released_after(version: Version, request: Option<Duration>, idle: Duration) -> Duration {
     let (_gateway, number, mut ended) = before(request, idle).await;
     let begun = Instant::now();
     let mut client = Client::connect(at(number), version).await;
     let answer = client.raw(get(), "").await.unwrap();
     let within = tokio::time::timeout(Duration::from_secs(8), ended.recv());
-    within.await.expect("the backend is held").unwrap();
+    within
+        .await
+        .expect("the upstream connection is released")
+        .unwrap();
     let passed = begun.elapsed();
     if version == Version::Http2 {
-        // The stream is reset, its connection is not closed.
+        // Only the stream is reset, the connection stays open.
         assert_eq!(client.raw(get(), "").await.unwrap().status(), 200);
     }
-    assert!(answer.into_body().collect().await.is_err(), "it was cut");
+    assert!(
+        answer.into_body().collect().await.is_err(),
+        "the response is cut"
+    );
     passed
 }
 
@@ -71,7 +79,7 @@ async fn let_go_after(version: Version, request: Option<Duration>, idle: Duratio
 async fn request_timeout_applies_to_stalled_client() {
     let timeout = Duration::from_millis(700);
     for version in BOTH {
-        let passed = let_go_after(version, Some(timeout), Duration::ZERO).await;
+        let passed = released_after(version, Some(timeout), Duration::ZERO).await;
         assert!(passed >= timeout, "{version:?} {passed:?}");
     }
 }
@@ -80,7 +88,7 @@ async fn request_timeout_applies_to_stalled_client() {
 async fn stalled_client_is_cut_after_idle_timeout() {
     let idle = Duration::from_secs(1);
     for version in BOTH {
-        let passed = let_go_after(version, None, idle).await;
+        let passed = released_after(version, None, idle).await;
         assert!(passed >= idle, "{version:?} {passed:?}");
     }
 }
@@ -98,7 +106,7 @@ async fn slow_reader_is_not_cut() {
     let mut body = answer.await.unwrap().into_body();
     let begun = Instant::now();
     while begun.elapsed() < 3 * idle {
-        let data = body.data().await.expect("more of it").unwrap();
+        let data = body.data().await.expect("more of the response").unwrap();
         body.flow_control().release_capacity(data.len()).unwrap();
         tokio::time::sleep(idle / 10).await;
     }

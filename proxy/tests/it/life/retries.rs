@@ -1,4 +1,4 @@
-//! How often one request is sent, and all of a cluster's together.
+//! Limits on retries: of one request, and of all requests of a cluster.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use weft_testkit::upstream::{Speaks, Upstream};
 use super::soon;
 use crate::support::*;
 
-/// A client pod whose requests are sent again when the application answers 500, as often as the rule may ask for.
-async fn repeating(backoff: Duration) -> (Pod, SocketAddr, Upstream) {
+/// A client pod whose requests are retried on status 500, with the maximum of attempts.
+async fn retrying_client(backoff: Duration) -> (Pod, SocketAddr, Upstream) {
     let app = Upstream::start("app", Speaks::Http1).await.unwrap();
     let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
     let mut rule = rule(0, vec![to("v1", 1)]);
@@ -30,7 +30,7 @@ async fn repeating(backoff: Duration) -> (Pod, SocketAddr, Upstream) {
     (pod, front, app)
 }
 
-async fn fails(front: SocketAddr) -> u16 {
+async fn send_failing(front: SocketAddr) -> u16 {
     let mut client = Client::connect(front, Version::Http1).await;
     let request = Request::get("/").header("x-answer", "500");
     client.send(request, "").await.status
@@ -38,31 +38,31 @@ async fn fails(front: SocketAddr) -> u16 {
 
 #[tokio::test]
 async fn retries_of_one_request_are_limited_and_spaced() {
-    let (_pod, front, app) = repeating(Duration::ZERO).await;
+    let (_pod, front, app) = retrying_client(Duration::ZERO).await;
     let begun = Instant::now();
-    assert_eq!(fails(front).await, 500);
+    assert_eq!(send_failing(front).await, 500);
     assert_eq!(app.requests(), 11);
-    // 25 ms, then twice as long each time, up to ten times as long.
+    // 25 ms, doubled with each retry up to a factor of ten.
     assert!(begun.elapsed() >= Duration::from_millis(25 * (1 + 2 + 4 + 8 + 6 * 10)));
 }
 
 #[tokio::test]
 async fn retries_of_cluster_stay_within_budget() {
     const REQUESTS: usize = 300;
-    let (pod, front, app) = repeating(Duration::ZERO).await;
+    let (pod, front, app) = retrying_client(Duration::ZERO).await;
     let begun = Instant::now();
     let mut clients = JoinSet::new();
     for _ in 0..REQUESTS {
-        clients.spawn(fails(front));
+        clients.spawn(send_failing(front));
     }
     for status in clients.join_all().await {
-        assert_eq!(status, 500, "the answer that is there is passed on");
+        assert_eq!(status, 500, "the last response is forwarded");
     }
-    let repeated = app.requests() - REQUESTS;
-    // The budget is of 10 s, which a slow machine may take more than once.
+    let retried = app.requests() - REQUESTS;
+    // The budget's period is 10 s, and a slow machine may take several.
     let periods = 1 + begun.elapsed().as_secs() as usize / 10;
     let most = periods * (100 + REQUESTS / 5);
-    assert!((100..=most).contains(&repeated), "{repeated}");
+    assert!((100..=most).contains(&retried), "{retried}");
     let metrics = pod.metrics();
     let retries = |result: &str| {
         let label = format!(r#"result="{result}"}} "#);
@@ -72,7 +72,7 @@ async fn retries_of_cluster_stay_within_budget() {
         let count = found.and_then(|line| line.rsplit_once(' '));
         count.map_or(0, |(_, count)| count.parse().unwrap())
     };
-    assert_eq!(retries("failed"), repeated, "{metrics}");
+    assert_eq!(retries("failed"), retried, "{metrics}");
     assert!(retries("budget_exhausted") > 0, "{metrics}");
     assert!(!metrics.contains("weft_retry_budget_exhausted_total 0"));
 }
@@ -85,9 +85,9 @@ async fn route_removal_and_drain_stop_retries() {
     };
     let drain = |pod: &Pod| pod.shutdown.token().cancel();
     for end in [&gone as &dyn Fn(&Pod), &drain] {
-        let (pod, front, app) = repeating(Duration::from_millis(300)).await;
-        let client = tokio::spawn(fails(front));
-        soon("the first try", || app.requests() == 1).await;
+        let (pod, front, app) = retrying_client(Duration::from_millis(300)).await;
+        let client = tokio::spawn(send_failing(front));
+        soon("the first attempt", || app.requests() == 1).await;
         end(&pod);
         let begun = Instant::now();
         assert_eq!(client.await.unwrap(), 500);

@@ -1,4 +1,4 @@
-//! Which requests go on connections that were used before: none is lost on one that the application has closed.
+//! Reuse of upstream connections: no request is lost on one that the application has closed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,28 +14,28 @@ use weft_ir::Protocol;
 
 use crate::support::*;
 
-/// An application that closes connections without a word once they have been idle for `keeps`, behind a pair of proxies.
-async fn closing(keeps: Duration, fields: &'static str) -> (Proxies, Arc<AtomicUsize>) {
+/// An application that closes connections after `idle_timeout` of idleness, behind a pair of proxies.
+async fn closing(idle_timeout: Duration, fields: &'static str) -> (Proxies, Arc<AtomicUsize>) {
     let opened = Arc::new(AtomicUsize::new(0));
     let count = opened.clone();
     let proxies = Proxies::serving(Protocol::Detect, move |stream| {
         count.fetch_add(1, Relaxed);
-        serve(stream, keeps, fields)
+        serve(stream, idle_timeout, fields)
     })
     .await;
     (proxies, opened)
 }
 
-async fn serve(mut stream: TcpStream, keeps: Duration, fields: &'static str) {
+async fn serve(mut stream: TcpStream, idle_timeout: Duration, fields: &'static str) {
     let mut head = Vec::new();
-    // It is waited for the first request, however long it takes.
+    // There is no limit on the wait for the first request.
     let mut idle = Duration::MAX;
     loop {
         let read = timeout(idle, stream.read_u8());
         let Ok(Ok(first)) = read.await else {
             return;
         };
-        idle = keeps;
+        idle = idle_timeout;
         head.push(first);
         while !head.ends_with(b"\r\n\r\n") {
             let Ok(byte) = stream.read_u8().await else {
@@ -49,13 +49,13 @@ async fn serve(mut stream: TcpStream, keeps: Duration, fields: &'static str) {
         }
         head.clear();
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{fields}\r\nok");
-        if stream.write_all(answer.as_bytes()).await.is_err() || keeps.is_zero() {
+        if stream.write_all(answer.as_bytes()).await.is_err() || idle_timeout.is_zero() {
             return;
         }
     }
 }
 
-/// On a connection of its own.
+/// Sends a request on a client connection of its own.
 async fn send(front: SocketAddr, method: Method) {
     let mut client = Client::connect(front, Version::Http1).await;
     let body = if method == Method::GET { "" } else { "body" };
@@ -64,7 +64,7 @@ async fn send(front: SocketAddr, method: Method) {
     assert_eq!(seen.status, 200, "{:?}", seen.headers);
 }
 
-/// Posts at random moments, up to `spread` apart, by some clients at a time.
+/// Sends POSTs at random intervals of up to `spread`, from concurrent clients.
 async fn posts(front: SocketAddr, spread: Duration) {
     let mut clients = JoinSet::new();
     for seed in 0..25 {
@@ -83,7 +83,7 @@ async fn posts(front: SocketAddr, spread: Duration) {
 async fn no_post_is_lost_when_application_closes_idle_connections() {
     let (proxies, _) = closing(Duration::from_millis(300), "").await;
     posts(proxies.front, Duration::from_secs(2)).await;
-    // One at a time, about when the connection of the one before is closed.
+    // One at a time, about when the application closes the previous connection.
     for late in 0..20 {
         sleep(Duration::from_millis(290 + late)).await;
         send(proxies.front, Method::POST).await;
@@ -112,12 +112,12 @@ async fn connections_are_reused_within_estimated_idle_timeout() {
     for _ in 0..200 {
         send(proxies.front, Method::POST).await;
     }
-    // The first one learns of it: the connection had been idle for all of the time that is known. Where the machine pauses for
-    // longer than that, another does.
+    // The first POST does not reuse the connection, which was idle for longer than is known to be
+    // safe. On a machine that pauses for longer, neither does another.
     let posts = opened.load(Relaxed);
     assert!((2..20).contains(&posts), "POSTs: {posts}");
 
-    // What the application says goes before what was seen.
+    // The Keep-Alive header overrides the observed idle time.
     let (proxies, opened) = closing(long, "keep-alive: timeout=0\r\n").await;
     for count in 1..=3 {
         sleep(Duration::from_millis(120)).await;
@@ -125,7 +125,7 @@ async fn connections_are_reused_within_estimated_idle_timeout() {
         assert_eq!(opened.load(Relaxed), count);
     }
 
-    // From the first POST on: as many as the first 100 ms take.
+    // Connections are reused once the estimate covers the interval of the POSTs.
     let (proxies, opened) = closing(long, "").await;
     for _ in 0..300 {
         sleep(Duration::from_millis(2)).await;

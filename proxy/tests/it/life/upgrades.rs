@@ -1,4 +1,4 @@
-//! Connections that change their protocol: what goes over them, and that they end.
+//! Upgraded connections: the bytes they carry, and their end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use crate::support::*;
 const SWITCHES: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
 
-/// An application that changes the protocol in answer to `/switch`, after a while, and sends back what comes then. Everything
-/// else it answers with 200. Counts its connections.
+/// An application that answers `/switch` with 101 after a delay and then echoes, and answers
+/// everything else with 200. Counts its connections.
 async fn app() -> (SocketAddr, Arc<AtomicUsize>) {
     let opened = Arc::new(AtomicUsize::new(0));
     let listener = TcpListener::bind(ANY).await.unwrap();
@@ -50,7 +50,7 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     write.shutdown().await
 }
 
-/// A gateway before it that passes on bytes of which there are none for so long.
+/// Starts a gateway in front of it with this idle timeout of upgraded connections.
 async fn before(bytes_idle: Duration) -> (GatewayPod, u16, Arc<AtomicUsize>) {
     let (app, opened) = app().await;
     let gateway = GatewayPod::start_with(|options| options.bytes_idle = bytes_idle);
@@ -63,8 +63,8 @@ async fn before(bytes_idle: Duration) -> (GatewayPod, u16, Arc<AtomicUsize>) {
     (gateway, number, opened)
 }
 
-/// Asks for the change, and says this before it is there.
-async fn asks(number: u16, early: &[u8]) -> TcpStream {
+/// Requests the upgrade, and sends `early` before the response.
+async fn request_upgrade(number: u16, early: &[u8]) -> TcpStream {
     let mut client = TcpStream::connect(at(number)).await.unwrap();
     let ask = b"GET /switch HTTP/1.1\r\nhost: shop.example\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
     client.write_all(&[ask, early].concat()).await.unwrap();
@@ -76,10 +76,10 @@ async fn asks(number: u16, early: &[u8]) -> TcpStream {
 #[tokio::test]
 async fn bytes_before_upgrade_response_arrive_in_order() {
     let (_gateway, number, opened) = before(Duration::ZERO).await;
-    // More than is read ahead.
+    // More than the proxy buffers.
     let early: Vec<u8> = (0..40_000).map(|n| (n % 251) as u8).collect();
     for round in 1..=3 {
-        let mut client = asks(number, &early).await;
+        let mut client = request_upgrade(number, &early).await;
         client.write_all(b"late").await.unwrap();
         client.shutdown().await.unwrap();
         let mut echo = Vec::new();
@@ -109,7 +109,7 @@ async fn unexpected_101_response_is_refused() {
 #[tokio::test]
 async fn gateway_closes_idle_upgraded_connection() {
     let (_gateway, number, _opened) = before(Duration::from_secs(1)).await;
-    let mut client = asks(number, b"early").await;
+    let mut client = request_upgrade(number, b"early").await;
     client.read_exact(&mut [0; 5]).await.unwrap();
     let mut more = [0];
     let end = tokio::time::timeout(Duration::from_secs(5), client.read(&mut more));
