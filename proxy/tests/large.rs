@@ -1,5 +1,6 @@
-//! Bodies and streams far larger than memory should hold: 128 MiB each way, 1 GiB with `WEFT_SOAK=1`. In a program of
-//! its own, since the whole program's memory is what is looked at; one at a time for the same reason.
+//! Bodies and streams far larger than the proxy may buffer: 128 MiB each way, 1 GiB with
+//! `WEFT_SOAK=1`. In a binary of its own, and one at a time, since the memory of the whole process
+//! is measured.
 
 #![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -23,8 +24,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use weft_ir::Protocol;
 
-/// What all buffers on the way, in both proxies and both ends, may come to.
-const MOST: u64 = 24 << 20;
+/// The maximum for all buffers on the way, of both proxies and both ends.
+const MAX_GROWTH: u64 = 24 << 20;
 const PART: usize = 1 << 20;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -40,7 +41,7 @@ fn resident_bytes() -> u64 {
     pages * 4096
 }
 
-/// So many bytes, made as they are asked for; of unknown length, so that nothing can make room for them in advance.
+/// A body generated on demand, of unknown length, so that nothing can preallocate.
 struct Flood {
     left: u64,
     part: Bytes,
@@ -76,7 +77,7 @@ impl Body for Flood {
     }
 }
 
-/// Reads to the end; gives how much there was, and the most memory that the program had meanwhile.
+/// Reads to the end; returns the length, and the maximum of resident memory meanwhile.
 async fn drained(mut body: Incoming) -> (u64, u64) {
     let (mut total, mut most) = (0, 0);
     let mut looked = 0;
@@ -93,8 +94,8 @@ async fn drained(mut body: Incoming) -> (u64, u64) {
     (total, most)
 }
 
-/// Takes what comes in whole, and then sends as much back.
-async fn give_and_take(
+/// Reads the whole request, then sends as many bytes back.
+async fn echo_length(
     request: Request<Incoming>,
 ) -> Result<http::Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>, Infallible> {
     let (total, most) = drained(request.into_body()).await;
@@ -105,7 +106,7 @@ async fn give_and_take(
 }
 
 async fn serve(stream: TcpStream, version: Version) {
-    let service = service_fn(give_and_take);
+    let service = service_fn(echo_length);
     let io = TokioIo::new(stream);
     let _ = match version {
         Version::Http1 => {
@@ -143,7 +144,7 @@ impl Sender {
         }
     }
 
-    /// How much came back, and the most memory meanwhile.
+    /// Returns the length of the response, and the maximum of resident memory meanwhile.
     async fn send(&mut self, length: u64) -> (u64, u64) {
         let request = Request::post("http://reviews/").header("host", "reviews");
         let request = request.body(Flood::new(length)).unwrap();
@@ -156,7 +157,7 @@ impl Sender {
             value.parse().unwrap()
         };
         let (arrived, most) = (said("x-total"), said("x-most"));
-        assert_eq!(arrived, length, "the request arrived whole");
+        assert_eq!(arrived, length, "the request is complete");
         let (back, most_back) = drained(response.into_body()).await;
         (back, most.max(most_back))
     }
@@ -169,12 +170,12 @@ async fn large_http_bodies_use_constant_memory() {
         let proxies =
             Proxies::serving(Protocol::Detect, move |stream| serve(stream, version)).await;
         let mut sender = Sender::new(proxies.connect().await, version).await;
-        // The first bytes bring the buffers into being.
+        // The first bytes allocate the buffers.
         sender.send(4 * PART as u64).await;
         let before = resident_bytes();
         let begun = Instant::now();
         let (back, most) = sender.send(length()).await;
-        assert_eq!(back, length(), "{version:?}: the answer arrived whole");
+        assert_eq!(back, length(), "{version:?}: the response is complete");
         let grown = most.saturating_sub(before);
         println!(
             "{version:?}: {} MiB each way in {:?}, {} KiB more",
@@ -182,7 +183,7 @@ async fn large_http_bodies_use_constant_memory() {
             begun.elapsed(),
             grown >> 10
         );
-        assert!(grown < MOST, "{version:?}: {grown} bytes more");
+        assert!(grown < MAX_GROWTH, "{version:?}: {grown} bytes more");
         proxies.encrypted();
     }
 }
@@ -199,7 +200,7 @@ async fn large_tcp_stream_uses_constant_memory() {
     let mut stream = proxies.connect().await;
     let mut part = vec![1; PART];
     let (mut from, mut to) = stream.split();
-    // The first bytes bring the buffers into being.
+    // The first bytes allocate the buffers.
     let (sent, ()) = tokio::join!(to.write_all(&part), async {
         let mut back = vec![0; PART];
         from.read_exact(&mut back).await.unwrap();
@@ -239,5 +240,5 @@ async fn large_tcp_stream_uses_constant_memory() {
         begun.elapsed(),
         grown >> 10
     );
-    assert!(grown < MOST, "{grown} bytes more");
+    assert!(grown < MAX_GROWTH, "{grown} bytes more");
 }

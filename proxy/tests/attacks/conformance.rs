@@ -1,6 +1,8 @@
-//! h2spec's cases of RFC 7540 and RFC 7541, the strict ones too, against each port that takes HTTP/2.
+//! h2spec's test cases for RFC 7540 and RFC 7541, in strict mode, against each port that accepts
+//! HTTP/2.
 //!
-//! What fails must be in [`KNOWN`] with its reason, and what is there must fail: a case that is mended is taken out.
+//! Cases that fail must be listed in [`KNOWN`] with the reason, and listed cases must fail, so that
+//! a fixed one is removed.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -13,7 +15,7 @@ use super::among_others;
 use super::ports::{self, Port};
 use super::support::*;
 
-/// A case that does not pass, by h2spec's name for it; the ports where it does not; why.
+/// A known failure: h2spec's name of the case, the ports where it fails, and why.
 #[derive(Debug)]
 struct Known {
     case: &'static str,
@@ -22,26 +24,26 @@ struct Known {
     why: &'static str,
 }
 
-/// All that h2spec has.
+/// The number of cases that h2spec has.
 const CASES: usize = 146;
 
 const KNOWN: &[Known] = &[Known {
     case: "http2/3.5/2",
     ports: &["gateway, HTTP"],
-    why: "what does not begin with the preface (RFC 9113, 3.4) is no HTTP/2 to a port of both versions: it is HTTP/1.1 that \
-          cannot be read, and answered so, 400 and the end of the connection (RFC 9112, 2.2)",
+    why: "on a port of both versions, bytes without the preface (RFC 9113, 3.4) are malformed \
+          HTTP/1.1, which is answered with 400 and closed (RFC 9112, 2.2)",
 }];
 
-/// What h2spec said of one port.
+/// The result of h2spec on one port.
 #[derive(Debug, Default)]
 struct Outcome {
     passed: BTreeSet<String>,
-    /// With h2spec's words.
+    /// Cases with h2spec's message.
     failed: Vec<(String, String)>,
     skipped: BTreeSet<String>,
 }
 
-/// The program, built once.
+/// Builds h2spec once; returns its path.
 async fn program() -> &'static str {
     static PROGRAM: OnceCell<String> = OnceCell::const_new();
     let built = async {
@@ -86,7 +88,8 @@ async fn run(port: &Port, tls: bool) -> Outcome {
     outcome(&report)
 }
 
-/// Reads a report of JUnit's form. A case's name is its section's and its place in it, as h2spec takes it as an argument.
+/// Parses a JUnit report. A case is named by its section and its index there, as h2spec's arguments
+/// are.
 fn outcome(report: &str) -> Outcome {
     let mut outcome = Outcome::default();
     let (mut section, mut place) = ("", 0);
@@ -115,7 +118,7 @@ fn attribute<'a>(element: &'a str, name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-/// The text of the elements within.
+/// Returns the text content of nested elements.
 fn text(body: &str) -> String {
     let parts = body
         .split('<')
@@ -127,24 +130,24 @@ fn text(body: &str) -> String {
     words.join("")
 }
 
-/// Fails unless what failed is what is known to.
-fn judge(port: &Port, outcome: &Outcome) {
+/// Panics unless exactly the known cases failed.
+fn check_outcome(port: &Port, outcome: &Outcome) {
     let of_port = || {
         KNOWN
             .iter()
             .filter(|known| known.ports.contains(&port.name))
     };
-    let news: Vec<_> = outcome
+    let unexpected: Vec<_> = outcome
         .failed
         .iter()
         .filter(|(case, _)| !of_port().any(|known| known.case == case))
         .collect();
-    let mended: Vec<_> = of_port()
+    let fixed: Vec<_> = of_port()
         .filter(|known| outcome.passed.contains(known.case))
         .collect();
     assert!(
-        news.is_empty() && mended.is_empty() && outcome.skipped.is_empty(),
-        "{}: {} cases passed; failed: {news:#?}; listed and passed: {mended:#?}; skipped: {:?}",
+        unexpected.is_empty() && fixed.is_empty() && outcome.skipped.is_empty(),
+        "{}: {} cases passed; failed: {unexpected:#?}; listed and passed: {fixed:#?}; skipped: {:?}",
         port.name,
         outcome.passed.len(),
         outcome.skipped,
@@ -178,6 +181,6 @@ async fn h2spec_cases_pass_or_are_known_failures() {
         (&plain, outcomes.2),
         (&mesh, outcomes.3),
     ] {
-        judge(port, &outcome);
+        check_outcome(port, &outcome);
     }
 }

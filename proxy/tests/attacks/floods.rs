@@ -1,5 +1,6 @@
-//! Clients that send what costs the proxy more than them: each kind of flood for a while, over a few connections that are
-//! opened anew when they are closed. Others are to be served as before, and memory is not to grow.
+//! HTTP/2 floods, which cost the proxy more than their client: each kind for a while, over a few
+//! connections that are reopened when closed. Other clients must be served as before, and memory
+//! must not grow.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,44 +18,45 @@ use super::support::*;
 use super::witness::{Comparison, Control};
 use super::{alone, soaks};
 
-/// Between what a connection sends at once.
+/// The interval between two batches of a connection.
 const PAUSE: Duration = Duration::from_millis(5);
-/// A client that was closed comes back after this.
-const AGAIN: Duration = Duration::from_millis(20);
-/// What all connections of an attack send at most.
-const MOST: u64 = 64 << 20;
-/// How often a percentile may be too high: of a few hundred requests it is a matter of chance, too.
-const TRIES: u32 = 3;
-/// The longest wait for a connection to be closed.
-const LONGEST: Duration = Duration::from_secs(10);
+/// The delay before a closed client reconnects.
+const RECONNECT_DELAY: Duration = Duration::from_millis(20);
+/// The maximum that all connections of an attack send together.
+const MAX_BYTES: u64 = 64 << 20;
+/// Attempts in which the percentile may exceed its bound: of a few hundred requests it varies by
+/// chance.
+const MAX_ATTEMPTS: u32 = 3;
+/// The timeout for the proxy to close a connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const WINDOW: u32 = 65_535;
 
 const MIB: u64 = 1 << 20;
-/// What a flood may cost.
+/// Memory that a flood may use.
 const SMALL: u64 = 5 * MIB;
-/// What header blocks and streams that are held may cost.
+/// Memory that held header blocks and streams may use.
 const LARGE: u64 = 16 * MIB;
 
-/// What a client sends over and over on one connection.
+/// What a client sends repeatedly on one connection.
 struct Attack {
     name: &'static str,
     window: u32,
-    /// Frames of a round: the first one of a connection is 1.
+    /// Appends the frames of a round; the first round of a connection is 1.
     round: fn(u32, &mut Vec<u8>),
-    /// Rounds on one connection, and how many are sent at once.
+    /// Rounds on one connection, and how many are sent per batch.
     rounds: u32,
     batch: u32,
-    /// Connections at one time.
+    /// Concurrent connections.
     connections: u32,
-    /// Whether the client reads what it is answered.
+    /// Whether the client reads responses.
     reads: bool,
-    /// Whether the proxy closes the connection for it. Where it does not, what it costs is bounded.
+    /// Whether the proxy must close the connection. If not, the cost is bounded otherwise.
     closed: bool,
     memory: u64,
 }
 
 impl Attack {
-    /// One that is closed, and reads.
+    /// An attack whose connection is closed, by a client that reads.
     const fn closed(name: &'static str, round: fn(u32, &mut Vec<u8>)) -> Self {
         Self {
             name,
@@ -69,7 +71,7 @@ impl Attack {
         }
     }
 
-    /// One that goes on for as long as the client likes.
+    /// An attack that may go on, with a bounded cost.
     const fn bounded(name: &'static str, round: fn(u32, &mut Vec<u8>)) -> Self {
         Self {
             closed: false,
@@ -77,7 +79,7 @@ impl Attack {
         }
     }
 
-    /// Of which a proxy that is not optimized bears a few thousand a second.
+    /// For attacks of full requests, of which a debug build handles a few thousand a second.
     const fn of_requests(self) -> Self {
         Self {
             batch: 8,
@@ -101,7 +103,7 @@ impl Attack {
     }
 }
 
-/// The stream that is opened in a round.
+/// The stream that a round opens.
 fn stream(round: u32) -> u32 {
     round * 2 - 1
 }
@@ -110,14 +112,14 @@ fn post(round: u32, to: &mut Vec<u8>) {
     headers(stream(round), 0, &pseudo("POST", "/"), to);
 }
 
-/// A request whose body nobody reads, in the first round.
+/// Opens a request whose body is never read, in the first round.
 fn held(round: u32, to: &mut Vec<u8>) {
     if round == 1 {
         headers(1, 0, &pseudo("POST", HELD), to);
     }
 }
 
-/// A request with as many fields again that the table remembers.
+/// A request with `count` fields that refer to one entry of the dynamic table.
 fn with_fields(round: u32, name: &str, value: &[u8], count: usize, to: &mut Vec<u8>) {
     let mut block = pseudo("GET", "/");
     if round == 1 {
@@ -127,16 +129,16 @@ fn with_fields(round: u32, name: &str, value: &[u8], count: usize, to: &mut Vec<
     headers(stream(round), END_STREAM, &block, to);
 }
 
-/// An entry of nearly the whole table (RFC 7541, 4.1 and 4.2).
+/// A value that nearly fills the dynamic table (RFC 7541, 4.1 and 4.2).
 const ENTRY: [u8; 4_000] = [b'x'; 4_000];
 
 const RAPID_RESET: &str = "rapid reset";
-/// What costs so much to read that, without optimisation, it takes the time of others.
-const CRUMBS: &str = "crumbs of cookies within the limit";
-const REFUSED_CRUMBS: &str = "crumbs of cookies on all streams at once";
-const HELD_CRUMBS: &str = "crumbs of cookies on streams that are held";
-const OF_FIELDS: [&str; 3] = [CRUMBS, REFUSED_CRUMBS, HELD_CRUMBS];
-const BYTES: &str = "DATA of a byte each";
+/// Attacks that take so long to decode in a debug build that others are delayed.
+const CRUMBS: &str = "cookie crumbs within the limit";
+const REFUSED_CRUMBS: &str = "cookie crumbs on all streams at once";
+const HELD_CRUMBS: &str = "cookie crumbs on held streams";
+const FIELD_FLOODS: [&str; 3] = [CRUMBS, REFUSED_CRUMBS, HELD_CRUMBS];
+const ONE_BYTE_DATA: &str = "DATA frames of one byte";
 
 const ATTACKS: &[Attack] = &[
     Attack::closed(RAPID_RESET, |round, to| {
@@ -144,7 +146,7 @@ const ATTACKS: &[Attack] = &[
         frame(RST_STREAM, 0, stream(round), &[0, 0, 0, 8], to);
     })
     .of_requests(),
-    Attack::closed("made to reset by a window that overflows", |round, to| {
+    Attack::closed("resets provoked by window overflow", |round, to| {
         post(round, to);
         frame(
             WINDOW_UPDATE,
@@ -155,23 +157,26 @@ const ATTACKS: &[Attack] = &[
         );
     })
     .of_requests(),
-    Attack::closed("made to reset by an increment of 0", |round, to| {
+    Attack::closed("resets provoked by zero increment", |round, to| {
         post(round, to);
         frame(WINDOW_UPDATE, 0, stream(round), &[0; 4], to);
     }),
-    Attack::closed("made to reset by a body beyond its length", |round, to| {
-        let mut block = pseudo("POST", "/");
-        literal("content-length", b"1", &mut block);
-        headers(stream(round), 0, &block, to);
-        frame(DATA, 0, stream(round), b"xx", to);
-    })
+    Attack::closed(
+        "resets provoked by body beyond content-length",
+        |round, to| {
+            let mut block = pseudo("POST", "/");
+            literal("content-length", b"1", &mut block);
+            headers(stream(round), 0, &block, to);
+            frame(DATA, 0, stream(round), b"xx", to);
+        },
+    )
     .of_requests(),
-    Attack::closed("made to reset by a body after the end", |round, to| {
+    Attack::closed("resets provoked by DATA after END_STREAM", |round, to| {
         headers(stream(round), END_STREAM, &pseudo("GET", "/"), to);
         frame(DATA, 0, stream(round), b"x", to);
     })
     .of_requests(),
-    Attack::closed("CONTINUATION without a byte", |round, to| match round {
+    Attack::closed("empty CONTINUATION", |round, to| match round {
         1 => frame(HEADERS, 0, 1, &pseudo("GET", "/"), to),
         _ => frame(CONTINUATION, 0, 1, b"", to),
     }),
@@ -191,7 +196,7 @@ const ATTACKS: &[Attack] = &[
     })
     .unread(),
     Attack::bounded("PING", |_, to| frame(PING, 0, 0, &[0; 8], to)),
-    Attack::bounded("PING, answers unread", |_, to| {
+    Attack::bounded("PING, acknowledgements unread", |_, to| {
         frame(PING, 0, 0, &[0; 8], to)
     })
     .unread(),
@@ -201,14 +206,12 @@ const ATTACKS: &[Attack] = &[
     Attack::bounded("PRIORITY", |round, to| {
         frame(PRIORITY, 0, stream(round), &[0, 0, 0, 0, 1], to);
     }),
-    Attack::bounded("frames of no known kind", |_, to| {
-        frame(0xbe, 0, 0, b"", to)
-    }),
-    Attack::closed("DATA without a byte", |round, to| {
+    Attack::bounded("frames of unknown type", |_, to| frame(0xbe, 0, 0, b"", to)),
+    Attack::closed("empty DATA", |round, to| {
         held(round, to);
         frame(DATA, 0, 1, b"", to);
     }),
-    Attack::bounded(BYTES, |round, to| {
+    Attack::bounded(ONE_BYTE_DATA, |round, to| {
         held(round, to);
         frame(DATA, 0, 1, b"x", to);
     }),
@@ -217,27 +220,27 @@ const ATTACKS: &[Attack] = &[
     })
     .of_requests()
     .large(),
-    // What is refused by a response, not by the codec.
-    Attack::bounded("HPACK bomb that is answered", |round, to| {
+    // Refused by a response, not by the codec.
+    Attack::bounded("HPACK bomb within the codec's limit", |round, to| {
         with_fields(round, "x-bomb", &ENTRY, 20, to);
     })
     .of_requests()
     .large(),
-    Attack::closed("crumbs of cookies", |round, to| {
+    Attack::closed("cookie crumbs", |round, to| {
         with_fields(round, "cookie", b"a", 15_000, to);
     })
     .of_requests()
     .large(),
     Attack {
-        // The application, which is in this process too, holds as many fields.
+        // The application, in the same process, holds as many fields.
         memory: 2 * LARGE,
         ..Attack::bounded(CRUMBS, |round, to| {
             with_fields(round, "cookie", b"a", 500, to);
         })
         .of_requests()
     },
-    // By bytes within the limit, and by number not. All of them are there before the first is
-    // looked at.
+    // Within the limit of bytes, over the limit of fields. All heads have arrived before the first
+    // is handled.
     Attack {
         batch: 200,
         ..Attack::bounded(REFUSED_CRUMBS, |round, to| {
@@ -246,7 +249,7 @@ const ATTACKS: &[Attack] = &[
         .of_requests()
         .large()
     },
-    // Those of a head that is taken, on streams that are held.
+    // Accepted heads, on streams whose requests are held.
     Attack {
         rounds: 200,
         batch: 200,
@@ -264,16 +267,16 @@ const ATTACKS: &[Attack] = &[
     Attack {
         window: 0,
         rounds: 200,
-        // Each has a connection to the application, whose own end of it is in this process, too.
+        // Each has a connection to the application, whose other end is in the same process.
         memory: 3 * LARGE,
-        ..Attack::bounded("streams without a window", |round, to| {
+        ..Attack::bounded("streams with zero window", |round, to| {
             headers(stream(round), END_STREAM, &pseudo("GET", "/"), to);
         })
         .of_requests()
     },
 ];
 
-/// What came of an attack.
+/// The counters of an attack.
 #[derive(Debug, Default)]
 struct Tally {
     opened: AtomicU64,
@@ -282,7 +285,7 @@ struct Tally {
     bytes: AtomicU64,
 }
 
-/// One connection, until it is closed.
+/// Attacks on one connection until it is closed.
 async fn connection(address: SocketAddr, attack: &'static Attack, tally: &Tally) {
     let Ok(tcp) = TcpStream::connect(address).await else {
         return;
@@ -299,7 +302,7 @@ async fn connection(address: SocketAddr, attack: &'static Attack, tally: &Tally)
     let sending = async {
         let mut bytes = opening(attack.window);
         let mut round = 0;
-        while round < attack.rounds && tally.bytes.load(Relaxed) < MOST {
+        while round < attack.rounds && tally.bytes.load(Relaxed) < MAX_BYTES {
             for _ in 0..attack.batch.min(attack.rounds - round) {
                 round += 1;
                 (attack.round)(round, &mut bytes);
@@ -320,15 +323,15 @@ async fn connection(address: SocketAddr, attack: &'static Attack, tally: &Tally)
     tally.closed.fetch_add(1, Relaxed);
 }
 
-/// Fulfilled once the attack has gone on for long enough: until a connection was closed, where one is to be.
-async fn enough(closes: bool, time: Duration, tally: &Tally) {
+/// Resolves after `time`, and once a connection was closed where one must be.
+async fn until_done(closes: bool, time: Duration, tally: &Tally) {
     sleep(time).await;
     while closes && tally.closed.load(Relaxed) == 0 {
         sleep(PAUSE).await;
     }
 }
 
-/// The attack on threads of its own, so that it does not take the proxy's.
+/// Runs the attack on its own thread, apart from the proxy's.
 async fn run(
     address: SocketAddr,
     attack: &'static Attack,
@@ -348,21 +351,22 @@ async fn run(
                 connections.spawn(async move {
                     loop {
                         connection(address, attack, &tally).await;
-                        sleep(AGAIN).await;
+                        sleep(RECONNECT_DELAY).await;
                     }
                 });
             }
-            let _ = timeout(LONGEST, enough(closes, time, &counted)).await;
+            let _ = timeout(CLOSE_TIMEOUT, until_done(closes, time, &counted)).await;
         });
     };
     tokio::task::spawn_blocking(attacker).await.unwrap();
     tally
 }
 
-/// `mesh`: the clients of this port are proxies, and the application speaks HTTP/2. Resets are not counted there, since a
-/// proxy's connection carries many clients' requests. Frames of a byte go on as they come, on a connection to the application
-/// that clients share, and it may end that for them.
-async fn bear_all(port: &Port, mesh: bool) {
+/// Runs all attacks on a port. `mesh`: its clients are proxies, and the application speaks HTTP/2.
+/// Resets do not close such a connection, as it carries requests of many clients. One-byte frames
+/// are forwarded as they come on a shared upstream connection, which the application may close, so
+/// that attack is left out.
+async fn run_attacks(port: &Port, mesh: bool) {
     let time = if soaks() { 5_000 } else { 400 };
     let time = Duration::from_millis(time);
     let control = Control::start();
@@ -371,11 +375,11 @@ async fn bear_all(port: &Port, mesh: bool) {
     let (quiet, ()) = Comparison::during(port.address, &control, sleep(time)).await;
     for attack in ATTACKS {
         let what = format!("{}: {}", port.name, attack.name);
-        if mesh && attack.name == BYTES {
+        if mesh && attack.name == ONE_BYTE_DATA {
             continue;
         }
         let closes = attack.closed && !(mesh && attack.name == RAPID_RESET);
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
             let (seen, tally) = Comparison::during(
                 port.address,
@@ -391,16 +395,16 @@ async fn bear_all(port: &Port, mesh: bool) {
             );
             assert!(
                 tally.bytes.load(Relaxed) > 0,
-                "{what}: nothing was sent: {tally:?}"
+                "{what}: no bytes were sent: {tally:?}"
             );
             assert!(seen.grown() <= attack.memory, "{what}: {seen}");
-            tries += 1;
-            if seen.is_fair(&quiet.attacked) || (OF_FIELDS.contains(&attack.name) && !soaks()) {
+            attempts += 1;
+            if seen.is_fair(&quiet.attacked) || (FIELD_FLOODS.contains(&attack.name) && !soaks()) {
                 break;
             }
             assert!(
-                tries < TRIES,
-                "{what}: others waited: {seen}, in quiet times {quiet}"
+                attempts < MAX_ATTEMPTS,
+                "{what}: other clients are delayed: {seen}, without attack: {quiet}"
             );
         }
     }
@@ -410,12 +414,12 @@ async fn bear_all(port: &Port, mesh: bool) {
 async fn http2_floods_on_gateway_do_not_affect_other_clients() {
     let _alone = alone().await;
     let app = ports::application(Version::Http1).await;
-    bear_all(&ports::gateway_http(app), false).await;
+    run_attacks(&ports::gateway_http(app), false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http2_floods_from_meshed_pod_do_not_affect_other_clients() {
     let _alone = alone().await;
     let app = ports::application(Version::Http2).await;
-    bear_all(&ports::inbound_mesh(app).await, true).await;
+    run_attacks(&ports::inbound_mesh(app).await, true).await;
 }

@@ -1,4 +1,4 @@
-//! Frames of HTTP/2 byte by byte (RFC 9113, 4.1), and header blocks of HPACK without Huffman coding (RFC 7541).
+//! Raw HTTP/2 frames (RFC 9113, 4.1), and HPACK header blocks without Huffman coding (RFC 7541).
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -24,7 +24,8 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8], to: &mut Vec<u8>)
     to.extend_from_slice(payload);
 }
 
-/// An integer behind a prefix of `bits` bits, the others of whose byte are `first` (RFC 7541, 5.1).
+/// Encodes an integer with a prefix of `bits` bits; `first` is the rest of that byte (RFC 7541,
+/// 5.1).
 fn integer(first: u8, bits: u32, mut value: usize, to: &mut Vec<u8>) {
     let most = (1 << bits) - 1;
     if value < most {
@@ -45,21 +46,21 @@ fn text(text: &[u8], to: &mut Vec<u8>) {
     to.extend_from_slice(text);
 }
 
-/// A field that is not put into the table (RFC 7541, 6.2.2).
+/// A literal field without indexing (RFC 7541, 6.2.2).
 pub fn literal(name: &str, value: &[u8], block: &mut Vec<u8>) {
     block.push(0);
     text(name.as_bytes(), block);
     text(value, block);
 }
 
-/// A field that is: the newest entry, [`NEWEST`], is then this one (RFC 7541, 6.2.1).
+/// A literal field with incremental indexing, then the [`NEWEST`] entry (RFC 7541, 6.2.1).
 pub fn remembered(name: &str, value: &[u8], block: &mut Vec<u8>) {
     block.push(0x40);
     text(name.as_bytes(), block);
     text(value, block);
 }
 
-/// The newest entry of the dynamic table, as a field of one byte (RFC 7541, 6.1 and 2.3.3).
+/// The newest entry of the dynamic table as an indexed field of one byte (RFC 7541, 6.1 and 2.3.3).
 pub const NEWEST: u8 = 0x80 | 62;
 
 /// The pseudo-fields of a request.
@@ -76,12 +77,12 @@ pub fn pseudo(method: &str, path: &str) -> Vec<u8> {
     block
 }
 
-/// A whole header block in one frame of HEADERS.
+/// A complete header block in one HEADERS frame.
 pub fn headers(stream: u32, flags: u8, block: &[u8], to: &mut Vec<u8>) {
     frame(HEADERS, flags | END_HEADERS, stream, block, to);
 }
 
-/// Preface and settings of a client whose streams have this window.
+/// The preface and SETTINGS of a client with this initial window.
 pub fn opening(window: u32) -> Vec<u8> {
     let mut bytes = PREFACE.to_vec();
     let mut setting = INITIAL_WINDOW_SIZE.to_be_bytes().to_vec();

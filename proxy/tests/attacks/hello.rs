@@ -1,4 +1,5 @@
-//! ClientHellos byte by byte (RFC 8446, 4.1.2), also such as no library would send, and what a server answers first.
+//! Raw ClientHellos (RFC 8446, 4.1.2), including such as no library would send, and the server's
+//! first record.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +22,7 @@ const SUPPORTED_VERSIONS: u16 = 43;
 const KEY_SHARE: u16 = 51;
 
 const LIMIT: Duration = Duration::from_secs(5);
-/// The most that a record takes (RFC 8446, 5.1).
+/// The maximum payload of a record (RFC 8446, 5.1).
 const RECORD: usize = 1 << 14;
 
 #[derive(Clone, Debug)]
@@ -32,15 +33,15 @@ pub struct Hello {
     pub groups: Vec<u16>,
     pub schemes: Vec<u16>,
     pub alpn: Vec<u8>,
-    /// Extensions beside those that the fields above are.
+    /// Extensions besides those of the fields above.
     pub more: Vec<(u16, Vec<u8>)>,
 }
 
-/// What a server says first.
+/// The server's first record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Hello(ServerHello),
-    /// By its description (RFC 8446, 6).
+    /// The alert's description (RFC 8446, 6).
     Alert(u8),
     Closed,
 }
@@ -65,7 +66,7 @@ fn words(of: &[u16]) -> Vec<u8> {
 }
 
 impl Hello {
-    /// Offers all that servers of today may take, in this version alone.
+    /// Offers all common parameters, in this version alone.
     pub fn of(version: u16, alpn: &[u8]) -> Self {
         Self {
             version,
@@ -102,7 +103,8 @@ impl Hello {
         put(ALPN, &listed(2, &listed(1, &self.alpn)));
         if self.version >= TLS13 {
             put(SUPPORTED_VERSIONS, &listed(1, &words(&[self.version])));
-            // Without a share the server asks for one, and has chosen all else by then (RFC 8446, 4.1.4).
+            // Without a key share the server sends a HelloRetryRequest, which has the chosen
+            // parameters (RFC 8446, 4.1.4).
             put(KEY_SHARE, &[0, 0]);
         }
         for (kind, content) in &self.more {
@@ -125,7 +127,7 @@ impl Hello {
         message
     }
 
-    /// In as few records as can be.
+    /// Encodes the message in as few records as possible.
     pub fn records(&self) -> Vec<u8> {
         let mut records = Vec::new();
         for part in self.message().chunks(RECORD) {
@@ -141,16 +143,19 @@ impl Hello {
     }
 }
 
-/// What is answered to these bytes; fails where nothing is, and the connection stays open.
+/// Sends the bytes; returns the server's first record. Panics if the connection stays open without
+/// one.
 pub async fn ask(address: SocketAddr, bytes: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // The server may have closed before all of it is sent.
+    // The server may close before all is sent.
     let _ = stream.write_all(bytes).await;
     let answer = timeout(LIMIT, answer(&mut stream)).await;
-    answer.expect("an answer in time").unwrap_or(Answer::Closed)
+    answer
+        .expect("a record or a close in time")
+        .unwrap_or(Answer::Closed)
 }
 
-/// The first record, which is a whole ServerHello or an alert.
+/// Reads the first record, which must be a complete ServerHello or an alert.
 async fn answer(stream: &mut TcpStream) -> Option<Answer> {
     let mut head = [0; 5];
     stream.read_exact(&mut head).await.ok()?;

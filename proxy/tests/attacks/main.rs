@@ -1,7 +1,6 @@
-//! Clients that mean harm, against the ports of a gateway and of a pod: what the rules of HTTP/2
-//! and TLS forbid, floods of frames, clients that are slow on purpose, bytes by chance, and
-//! programs that others keep for it. All on loopback, bounded in time and count; WEFT_SOAK=1 makes
-//! it longer.
+//! Malicious clients against the ports of a gateway and a pod: violations of HTTP/2 and TLS, frame
+//! floods, deliberately slow clients, random bytes, and third-party attack tools. All on loopback,
+//! bounded in time and count; WEFT_SOAK=1 makes the runs longer.
 
 #![recursion_limit = "256"]
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
@@ -25,12 +24,12 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 static MACHINE: RwLock<()> = RwLock::const_new(());
 
-/// Tests that measure time and memory have the process to themselves.
+/// For tests that measure time and memory: no other test runs meanwhile.
 async fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().await
 }
 
-/// The others share it.
+/// For tests that may run concurrently.
 async fn among_others() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().await
 }

@@ -1,4 +1,5 @@
-//! The ports under attack, each in front of an application that takes every request and answers it with a few bytes.
+//! The ports under attack, each in front of an application that answers every request with a few
+//! bytes.
 
 use std::net::SocketAddr;
 
@@ -21,10 +22,10 @@ use super::support::gateway::{
 };
 use super::support::*;
 
-/// What an application answers.
+/// The application's response body.
 pub const ANSWER: &[u8] = b"an answer of some bytes";
 
-/// A port, and what it lives on.
+/// A port with the pods behind it.
 pub struct Port {
     pub name: &'static str,
     pub address: SocketAddr,
@@ -34,11 +35,11 @@ pub struct Port {
 
 /// A path whose requests are neither read nor answered.
 pub const HELD: &str = "/held";
-/// A path whose answer is long.
+/// A path with a large response.
 pub const LONG: &str = "/long";
 static LONG_ANSWER: [u8; 4 << 20] = [b'x'; 4 << 20];
 
-/// Reads each request to its end and answers it.
+/// Reads each request to its end and responds.
 async fn answer(
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Full<Bytes>>, hyper::Error> {
@@ -47,7 +48,7 @@ async fn answer(
         LONG => &LONG_ANSWER[..],
         _ => ANSWER,
     };
-    // No answer to HEAD has a body, and of HTTP/2 hyper leaves that to whoever answers.
+    // hyper leaves it to HTTP/2 services to omit the body of a response to HEAD.
     let answer = if request.method() == http::Method::HEAD {
         b""
     } else {
@@ -57,7 +58,7 @@ async fn answer(
     Ok(http::Response::new(Full::new(Bytes::from_static(answer))))
 }
 
-/// An application of one version.
+/// An application of one HTTP version.
 pub async fn application(version: Version) -> SocketAddr {
     let listener = TcpListener::bind(ANY).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -65,7 +66,7 @@ pub async fn application(version: Version) -> SocketAddr {
         while let Ok((stream, _)) = listener.accept().await {
             let _ = stream.set_nodelay(true);
             let stream = TokioIo::new(stream);
-            // How a connection ends is the proxy's business.
+            // Errors of a connection are expected and ignored.
             match version {
                 Version::Http1 => {
                     let server = hyper::server::conn::http1::Builder::new();
@@ -82,13 +83,13 @@ pub async fn application(version: Version) -> SocketAddr {
 }
 
 impl Port {
-    /// Of a gateway.
+    /// The metrics of a gateway's port.
     pub fn metrics(&self) -> String {
         self.gateway.as_ref().unwrap().metrics()
     }
 }
 
-/// A gateway's port that serves this.
+/// Starts a gateway with one port.
 fn gateway(
     name: &'static str,
     app: SocketAddr,
@@ -113,7 +114,7 @@ pub fn gateway_http(app: SocketAddr) -> Port {
     gateway_http_with(app, |_| {})
 }
 
-/// With options other than those of most tests.
+/// The same with changed options.
 pub fn gateway_http_with(app: SocketAddr, with: impl FnOnce(&mut Options)) -> Port {
     gateway("gateway, HTTP", app, with, || {
         Serving::Http(vec![listener("http", "", vec![host("", all_to("app"))])])
@@ -138,7 +139,7 @@ pub fn gateway_https(app: SocketAddr, pki: &Pki, key: ServerKey) -> Port {
     )
 }
 
-/// A permissive pod, for clients outside the mesh.
+/// A permissive pod, for unmeshed clients.
 pub fn inbound_plain(app: SocketAddr) -> Port {
     let pod = Pod::start(&Pki::new().unwrap(), "reviews", Mode::Permissive);
     Port {
@@ -149,8 +150,8 @@ pub fn inbound_plain(app: SocketAddr) -> Port {
     }
 }
 
-/// A strict pod behind a relay that has a valid certificate of the mesh and puts what its clients send into TLS: a
-/// compromised pod.
+/// A strict pod behind a relay with a valid mesh certificate, which originates TLS for its clients:
+/// a compromised pod.
 pub async fn inbound_mesh(app: SocketAddr) -> Port {
     let pki = Pki::new().unwrap();
     let server = Pod::start(&pki, "reviews", Mode::Strict);

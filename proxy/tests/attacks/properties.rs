@@ -1,6 +1,7 @@
-//! What is read of strangers' bytes: nothing panics, what has been decided stays decided however the bytes are cut, and
-//! where there is a plain way to say what is right, both agree. Of the PROXY protocol: `listen/proxy_protocol/tests.rs`; of
-//! paths: `http/path.rs`; of the controller's protocol: `weft-api`.
+//! Properties of the parsers of untrusted bytes: none panics, decisions are stable however the
+//! bytes are split, and results match a reference implementation where a simple one exists. For the
+//! PROXY protocol see `net/proxy_protocol/tests.rs`, for paths `http/path.rs`, for the controller's
+//! protocol `weft-api`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
@@ -22,7 +23,7 @@ use super::frames::PREFACE;
 use super::hello::{Hello, TLS12, TLS13};
 use super::support::identity;
 
-/// Bytes that begin as one of the protocols does, or as none.
+/// Bytes with the beginning of a known protocol, or of none.
 fn beginnings() -> impl Strategy<Value = Vec<u8>> {
     let known = [
         PREFACE,
@@ -43,7 +44,7 @@ fn beginnings() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What [`guess`] is to say of a connection that has no more bytes than these, said in another way.
+/// Reference implementation of [`detect`].
 fn reference(bytes: &[u8]) -> Detected {
     let mut words = bytes.splitn(2, |byte| *byte == b' ');
     let word = words.next().unwrap_or_default();
@@ -76,7 +77,7 @@ fn reference(bytes: &[u8]) -> Detected {
     }
 }
 
-/// A ClientHello in one record; its ALPN.
+/// A ClientHello with this ALPN protocol.
 fn hello(alpn: &[u8], records: bool) -> Vec<u8> {
     let version = if records { TLS12 } else { TLS13 };
     Hello::of(version, alpn).suites([0x1301, 0xc02b]).records()
@@ -87,7 +88,7 @@ static LEAF: LazyLock<CertificateDer<'static>> = LazyLock::new(|| {
     leaf.unwrap().chain.remove(0)
 });
 
-/// `spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`, said in another way than the parser has it.
+/// Reference implementation of the form `spiffe://DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
 fn is_identity(text: &str) -> bool {
     let parts: Vec<&str> = text.split('/').collect();
     let ["spiffe:", "", domain, "ns", namespace, "sa", account] = parts[..] else {
@@ -102,7 +103,8 @@ fn is_identity(text: &str) -> bool {
     of(domain, "._", 255) && of(namespace, "", 63) && of(account, ".", 253) && dotted
 }
 
-/// After the headers that a gateway takes in: the client's address, and what the application gets.
+/// Applies a gateway's handling of forwarded headers; returns the client's address and the
+/// resulting headers.
 fn after(
     names: [&'static str; 2],
     values: [&str; 2],
@@ -187,12 +189,12 @@ proptest! {
         }
         let _ = peer_identity(Some(&[CertificateDer::from(bytes.clone())]));
         bytes.truncate(cut.index(bytes.len()));
-        // What is left of one is none.
+        // A truncated certificate is never valid.
         prop_assert!(peer_identity(Some(&[CertificateDer::from(bytes)])).is_err());
     }
 
-    /// Whatever is told, applications get addresses alone, and a gateway behind this one that trusts it finds the same
-    /// client.
+    /// Whatever a client sends, applications get valid addresses alone, and a gateway behind this
+    /// one that trusts it finds the same client.
     #[test]
     fn written_forwarded_headers_parse_to_same_client(
         values in ["[ -~]{0,40}", "[0-9a-f.:, \";=\\\\\\[\\]for]{0,40}"],

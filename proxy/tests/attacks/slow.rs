@@ -1,4 +1,4 @@
-//! A thousand clients that are slow on purpose, in what they send or in what they read.
+//! A thousand clients that deliberately send or read slowly.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,56 +15,61 @@ use super::witness::{Comparison, Control};
 use super::{alone, soaks};
 
 const CLIENTS: usize = 1_000;
-/// On a machine that does something else as well, one may find others waiting for that.
-const TRIES: u32 = 3;
-/// Between the first of one and of the next.
-const STEP: Duration = Duration::from_millis(3);
-/// Between two pieces of what a client sends.
+/// Attempts in which others may be delayed, as they may by other load on the machine.
+const MAX_ATTEMPTS: u32 = 3;
+/// The interval between the starts of two clients.
+const START_INTERVAL: Duration = Duration::from_millis(3);
+/// The interval between two pieces that a client sends.
 const PAUSE: Duration = Duration::from_secs(1);
-/// What a client's kernel takes of an answer that is not read.
+/// The client's receive buffer, which bounds what the kernel accepts of an unread response.
 const RECEIVE_BUFFER: u32 = 4 << 10;
-/// What each of them may cost: here are its own side, the proxy's and the application's.
-const EACH: u64 = 128 << 10;
+/// Memory per client, including its own side and the application's.
+const MEMORY_PER_CLIENT: u64 = 128 << 10;
 
 /// How a client is slow.
 struct Slow {
     name: &'static str,
     head: &'static str,
     path: &'static str,
-    /// What it goes on with, a piece at a time.
+    /// The piece that it sends repeatedly.
     more: &'static [u8],
 }
 
 const KINDS: [Slow; 3] = [
     Slow {
-        name: "heads that do not end",
+        name: "endless request heads",
         head: "GET {} HTTP/1.1\r\nhost: shop.example\r\n",
         path: "/",
         more: b"x-more: x\r\n",
     },
     Slow {
-        name: "bodies that do not end",
+        name: "endless request bodies",
         head: "POST {} HTTP/1.1\r\nhost: shop.example\r\ncontent-length: 100000\r\n\r\n",
         path: HELD,
         more: b"x",
     },
     Slow {
-        name: "answers that are not read",
+        name: "unread responses",
         head: "GET {} HTTP/1.1\r\nhost: shop.example\r\n\r\n",
         path: LONG,
         more: b"",
     },
 ];
 
-/// One client; says so once it has begun.
-async fn client(address: SocketAddr, slow: &'static Slow, time: Duration, begun: mpsc::Sender<()>) {
+/// Runs one client; reports once it has sent its first bytes.
+async fn client(
+    address: SocketAddr,
+    slow: &'static Slow,
+    time: Duration,
+    started: mpsc::Sender<()>,
+) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(RECEIVE_BUFFER).unwrap();
     let mut stream = socket.connect(address).await.unwrap();
     let head = slow.head.replace("{}", slow.path);
     stream.write_all(head.as_bytes()).await.unwrap();
-    begun.send(()).await.unwrap();
-    drop(begun);
+    started.send(()).await.unwrap();
+    drop(started);
     let until = Instant::now() + time;
     while Instant::now() < until {
         sleep(PAUSE).await;
@@ -75,23 +80,23 @@ async fn client(address: SocketAddr, slow: &'static Slow, time: Duration, begun:
     }
 }
 
-/// Waits until each has begun.
-async fn all_have(mut begun: mpsc::Receiver<()>) {
+/// Waits until every client has started.
+async fn all_started(mut started: mpsc::Receiver<()>) {
     for count in 0..CLIENTS {
         assert!(
-            begun.recv().await.is_some(),
-            "{count} clients have begun, and no more"
+            started.recv().await.is_some(),
+            "only {count} clients have started"
         );
     }
 }
 
-/// The clients on a thread of their own, for some time after they have begun.
+/// Runs the clients on their own thread, each for `time` after its start.
 fn start(
     address: SocketAddr,
     slow: &'static Slow,
     time: Duration,
 ) -> (mpsc::Receiver<()>, std::thread::JoinHandle<()>) {
-    let (begun, all_begun) = mpsc::channel(CLIENTS);
+    let (started, all_have_started) = mpsc::channel(CLIENTS);
     let clients = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -99,14 +104,14 @@ fn start(
         runtime.unwrap().block_on(async {
             let mut clients = JoinSet::new();
             for _ in 0..CLIENTS {
-                clients.spawn(client(address, slow, time, begun.clone()));
-                sleep(STEP).await;
+                clients.spawn(client(address, slow, time, started.clone()));
+                sleep(START_INTERVAL).await;
             }
-            drop(begun);
+            drop(started);
             clients.join_all().await;
         });
     });
-    (all_begun, clients)
+    (all_have_started, clients)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,34 +121,34 @@ async fn slow_clients_do_not_affect_other_clients() {
     let control = Control::start();
     let app = ports::application(Version::Http1).await;
     let mut fair = None;
-    for (slow, turn) in KINDS
+    for (slow, attempt) in KINDS
         .iter()
-        .flat_map(|slow| (1..=TRIES).map(move |turn| (slow, turn)))
+        .flat_map(|slow| (1..=MAX_ATTEMPTS).map(move |attempt| (slow, attempt)))
     {
         if fair == Some(slow.name) {
             continue;
         }
-        // A port of its own for each: what is left of one kind is no matter of the next.
+        // A new port for each kind, so that remains of one do not affect the next.
         let port = ports::gateway_http(app);
         let name = slow.name;
         Comparison::during(port.address, &control, sleep(time / 8)).await;
         let (quiet, ()) = Comparison::during(port.address, &control, sleep(time / 4)).await;
-        let (begun, clients) = start(port.address, slow, time);
-        let (opening, ()) = Comparison::during(port.address, &control, all_have(begun)).await;
-        println!("{name}, while they begin: {opening}");
+        let (started, clients) = start(port.address, slow, time);
+        let (opening, ()) = Comparison::during(port.address, &control, all_started(started)).await;
+        println!("{name}, while clients start: {opening}");
         let joined = tokio::task::spawn_blocking(|| clients.join());
         let (seen, joined) = Comparison::during(port.address, &control, joined).await;
         println!("{name}: {seen}");
         assert!(joined.unwrap().is_ok(), "{name}: a client was closed");
         let is_fair = seen.is_fair(&quiet.attacked);
         assert!(
-            is_fair || turn < TRIES,
-            "{name}: others waited: {seen}, in quiet times {quiet}"
+            is_fair || attempt < MAX_ATTEMPTS,
+            "{name}: other clients are delayed: {seen}, without attack: {quiet}"
         );
         fair = is_fair.then_some(name);
         let grown = seen.attacked.most.saturating_sub(opening.attacked.before);
         assert!(
-            grown <= EACH * CLIENTS as u64,
+            grown <= MEMORY_PER_CLIENT * CLIENTS as u64,
             "{name}: {} KiB more",
             grown >> 10
         );

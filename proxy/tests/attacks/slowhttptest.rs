@@ -1,5 +1,5 @@
-//! slowhttptest against a gateway: what its clients hold is closed in time, and another client is
-//! served meanwhile.
+//! slowhttptest against a gateway: its connections are closed in time, and another client is served
+//! meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -11,23 +11,24 @@ use super::support::*;
 use super::witness::Witness;
 use super::{alone, soaks, tools};
 
-/// What a gateway waits for, in place of its minute.
+/// Idle timeouts of the gateway, in place of its default of a minute.
 const IDLE: Duration = Duration::from_secs(1);
-/// Connections that a gateway takes at a time, where that is what its clients meet first.
-const PLACES: usize = 64;
-/// Connections beyond that while they end (`overload.rs::ENDING`), and of the other client.
-const MORE: usize = 64 + 2;
-/// In a soak a gateway has its own times, of which the longest is that for a head, 75 s.
-const LONGEST: Duration = Duration::from_secs(120);
+/// The gateway's connection limit, where it is what closes the attack's connections.
+const MAX_CONNECTIONS: usize = 64;
+/// Connections beyond the limit that are still closing (`overload.rs::ENDING`), and those of the
+/// other client.
+const CLOSING_CONNECTIONS: usize = 64 + 2;
+/// In a soak the gateway has its defaults, the longest of which is the header timeout of 75 s.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 struct Attack {
     name: &'static str,
     arguments: &'static [&'static str],
     path: &'static str,
-    /// What of the gateway is otherwise than by default, where there are seconds only.
+    /// Changes the gateway's defaults, for runs of a few seconds.
     with: fn(&mut Options),
-    /// Connections that may stay then.
-    stay: usize,
+    /// Connections that may max_open open then.
+    max_open: usize,
 }
 
 const ATTACKS: [Attack; 4] = [
@@ -35,33 +36,33 @@ const ATTACKS: [Attack; 4] = [
         name: "slow headers",
         arguments: &["-H", "-i", "1", "-x", "24"],
         path: "/",
-        with: |options| options.memory_limit = Some(PLACES as u64 * (32 << 10)),
-        stay: PLACES + MORE,
+        with: |options| options.memory_limit = Some(MAX_CONNECTIONS as u64 * (32 << 10)),
+        max_open: MAX_CONNECTIONS + CLOSING_CONNECTIONS,
     },
     Attack {
         name: "slow body",
         arguments: &["-B", "-i", "100", "-s", "100000"],
         path: "/",
         with: |options| options.body_idle = IDLE,
-        stay: 2,
+        max_open: 2,
     },
     Attack {
         name: "slow read",
         arguments: &["-X", "-n", "100", "-w", "16", "-y", "64", "-z", "8"],
         path: ports::LONG,
         with: |options| options.answer_idle = IDLE,
-        stay: 2,
+        max_open: 2,
     },
     Attack {
         name: "ranges",
         arguments: &["-R", "-a", "1", "-b", "3000"],
         path: "/",
         with: |_| {},
-        stay: 2,
+        max_open: 2,
     },
 ];
 
-/// A metric of connections of clients without TLS.
+/// Returns a metric of client connections without TLS.
 fn connections(port: &Port, metric: &str) -> usize {
     let line = format!(r#"{metric}{{direction="gateway",tls="none"}} "#);
     let metrics = port.metrics();
@@ -69,20 +70,20 @@ fn connections(port: &Port, metric: &str) -> usize {
     found.map_or(0, |count| count.parse().unwrap())
 }
 
-async fn bear(attack: &Attack) {
+async fn run_attack(attack: &Attack) {
     let app = ports::application(Version::Http1).await;
     let port = match soaks() {
         true => ports::gateway_http(app),
         false => ports::gateway_http_with(app, attack.with),
     };
-    let (count, stay) = match soaks() {
+    let (count, max_open) = match soaks() {
         true => (1_000, 2),
-        false => (200, attack.stay),
+        false => (200, attack.max_open),
     };
     let name = attack.name;
     let url = format!("http://{}{}", port.address, attack.path);
     let clients = count.to_string();
-    let length = LONGEST.as_secs().to_string();
+    let length = TIMEOUT.as_secs().to_string();
     let mut arguments = attack.arguments.to_vec();
     arguments.extend(["-c", &clients, "-r", &clients, "-l", &length, "-u", &url]);
     let output = tools::file(&format!("slowhttptest{}", arguments[0]));
@@ -91,9 +92,9 @@ async fn bear(attack: &Attack) {
     };
     let witness = Witness::start(port.address, Version::Http2);
     let begun = Instant::now();
-    let ended = timeout(LONGEST, async {
+    let ended = timeout(TIMEOUT, async {
         while connections(&port, "weft_connections_total") < count
-            || connections(&port, "weft_connections_open") > stay
+            || connections(&port, "weft_connections_open") > max_open
         {
             sleep(Duration::from_millis(20)).await;
         }
@@ -106,7 +107,7 @@ async fn bear(attack: &Attack) {
         ended.is_ok(),
         "{name}: {open} of {opened} connections are open\n{said}"
     );
-    // Otherwise it was the program that closed them.
+    // Kept until here, since the end of the program closes its connections too.
     drop(child);
     let seen = witness.noticed().await;
     println!(
@@ -121,6 +122,6 @@ async fn bear(attack: &Attack) {
 async fn slowhttptest_connections_are_closed_and_other_clients_are_served() {
     let _alone = alone().await;
     for attack in &ATTACKS {
-        bear(attack).await;
+        run_attack(attack).await;
     }
 }

@@ -1,4 +1,5 @@
-//! What a scanner of TLS finds at a gateway's port of HTTPS and at a pod's: versions, suites, and weaknesses by name.
+//! A TLS scan of a gateway's HTTPS port and of a pod's port: versions, suites, and known
+//! weaknesses.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -21,29 +22,29 @@ use super::ports;
 use super::support::gateway::TlsClient;
 use super::support::*;
 
-/// Suites with authenticated encryption and a key exchange of which nothing is kept (RFC 9325, 4.2).
+/// AEAD suites with forward secrecy (RFC 9325, 4.2).
 const SUITES_13: [u16; 3] = [0x1301, 0x1302, 0x1303];
 const SUITES_ECDSA: [u16; 3] = [0xc02b, 0xc02c, 0xcca9];
 const SUITES_RSA: [u16; 3] = [0xc02f, 0xc030, 0xcca8];
 
 const H2: &[u8] = b"h2";
 
-/// What can be asked of a port.
-struct Scanned {
+/// A port to scan.
+struct ScannedPort {
     name: &'static str,
     address: SocketAddr,
     alpn: &'static [u8],
-    /// By version, what is taken.
-    takes: &'static [(u16, [u16; 3])],
+    /// The accepted suites of each version.
+    accepts: &'static [(u16, [u16; 3])],
 }
 
-/// All suites that the port takes in a version: it is asked until it takes none of those that are left.
-async fn accepted(port: &Scanned, version: u16) -> BTreeSet<u16> {
+/// Returns all suites that the port accepts in a version: offers the rest until none is accepted.
+async fn accepted(port: &ScannedPort, version: u16) -> BTreeSet<u16> {
     let mut accepted = BTreeSet::new();
-    // A fourth of all there could be fits into one ClientHello.
+    // A quarter of all suite numbers fits into one ClientHello.
     for part in 0..4_u16 {
         let all = (part << 14)..=(part << 14 | 0x3fff);
-        // 0x5600 and 0x00ff are signals and no suites (RFC 7507, RFC 5746).
+        // 0x5600 and 0x00ff are signalling values, not suites (RFC 7507, RFC 5746).
         let mut left: Vec<u16> = all
             .filter(|suite| ![0x5600, 0x00ff].contains(suite))
             .collect();
@@ -69,20 +70,20 @@ async fn accepted(port: &Scanned, version: u16) -> BTreeSet<u16> {
     accepted
 }
 
-async fn scan(port: &Scanned) {
+async fn scan(port: &ScannedPort) {
     for version in [SSL3, TLS10, TLS11, TLS12, TLS13] {
-        let of = port.takes.iter().find(|(of, _)| *of == version);
+        let of = port.accepts.iter().find(|(of, _)| *of == version);
         let expected: BTreeSet<u16> = of.map_or_else(BTreeSet::new, |(_, suites)| (*suites).into());
         let found = accepted(port, version).await;
         assert_eq!(found, expected, "{}: version {version:#x}", port.name);
     }
-    for (version, suites) in port.takes {
+    for (version, suites) in port.accepts {
         weaknesses(port, Hello::of(*version, port.alpn).suites(*suites)).await;
     }
 }
 
-/// `good`: what the port takes.
-async fn weaknesses(port: &Scanned, good: Hello) {
+/// Checks that the port refuses weak variations of `good`, a ClientHello that it accepts.
+async fn weaknesses(port: &ScannedPort, good: Hello) {
     let taken = |answer: &Answer| matches!(answer, Answer::Hello(_));
     assert!(taken(&good.ask(port.address).await), "{}", port.name);
     let with = |change: &dyn Fn(&mut Hello)| {
@@ -107,7 +108,8 @@ async fn weaknesses(port: &Scanned, good: Hello) {
         ),
     ] {
         if weakness == "old hashes" && hello.version == TLS13 {
-            // There they are no hashes of signatures, whatever is offered (RFC 8446, 4.2.3).
+            // In TLS 1.3 they never apply to handshake signatures, whatever is offered (RFC 8446,
+            // 4.2.3).
             continue;
         }
         let answer = hello.ask(port.address).await;
@@ -115,10 +117,10 @@ async fn weaknesses(port: &Scanned, good: Hello) {
     }
     let offered = with(&|hello| {
         hello.compressions = vec![1, 0];
-        // Heartbeats (RFC 6520), renegotiation and early data (RFC 5746, RFC 8446 4.2.10) are offered.
+        // Offers heartbeats (RFC 6520), renegotiation and early data (RFC 5746, RFC 8446 4.2.10).
         hello.more = vec![(15, vec![1]), (0xff01, vec![0]), (42, Vec::new())];
         if hello.version == TLS13 {
-            // Early data needs a key of before; without one the server has nothing to refuse.
+            // Early data needs a PSK; without one the server has nothing to refuse.
             hello.more.pop();
         }
     });
@@ -131,8 +133,8 @@ async fn weaknesses(port: &Scanned, good: Hello) {
                 port.name
             );
             if answer.version == TLS12 {
-                // Renegotiation is bound to its handshake (RFC 5746, 3.6), and a server that knows TLS 1.3 says so where
-                // a client seems not to (RFC 8446, 4.1.3).
+                // Secure renegotiation is signalled (RFC 5746, 3.6), and a server that knows TLS
+                // 1.3 marks the downgrade (RFC 8446, 4.1.3).
                 assert!(
                     answer.extensions.contains(&0xff01),
                     "{}: {answer:?}",
@@ -141,7 +143,7 @@ async fn weaknesses(port: &Scanned, good: Hello) {
                 assert_eq!(&answer.random[24..], b"DOWNGRD\x01", "{}", port.name);
             }
         }
-        // RFC 8446, 4.1.2: with TLS 1.3 no compression may be offered.
+        // RFC 8446, 4.1.2: TLS 1.3 forbids offering compression.
         Answer::Alert(47) if offered.version == TLS13 => {}
         other => panic!("{}: {other:?}", port.name),
     }
@@ -151,7 +153,7 @@ async fn weaknesses(port: &Scanned, good: Hello) {
 async fn gateway_accepts_only_tls_1_2_and_1_3_with_aead_suites() {
     let _others = among_others().await;
     let app = ports::application(Version::Http1).await;
-    for (key, takes) in [
+    for (key, accepts) in [
         (
             ServerKey::Ecdsa,
             &[(TLS12, SUITES_ECDSA), (TLS13, SUITES_13)],
@@ -159,22 +161,22 @@ async fn gateway_accepts_only_tls_1_2_and_1_3_with_aead_suites() {
         (ServerKey::Rsa, &[(TLS12, SUITES_RSA), (TLS13, SUITES_13)]),
     ] {
         let port = ports::gateway_https(app, &Pki::new().unwrap(), key);
-        scan(&Scanned {
+        scan(&ScannedPort {
             name: port.name,
             address: port.address,
             alpn: H2,
-            takes,
+            accepts,
         })
         .await;
-        // SSLv2's, with three suites of it.
+        // An SSLv2 ClientHello with three of its suites.
         let old = b"\x80\x1f\x01\x00\x02\x00\x06\x00\x00\x00\x10\x07\x00\xc0\x05\x00\x80\x01\x00\x80__sixteen_bytes_";
         assert_eq!(ask(port.address, old).await, Answer::Closed);
-        renegotiates_not(port.address).await;
+        refuses_renegotiation(port.address).await;
     }
 }
 
-/// OpenSSL's client asks for another handshake in the midst of a connection of TLS 1.2, and is refused.
-async fn renegotiates_not(address: SocketAddr) {
+/// OpenSSL's client requests renegotiation on a TLS 1.2 connection, and is refused.
+async fn refuses_renegotiation(address: SocketAddr) {
     let to = address.to_string();
     let client = Command::new("openssl")
         .args(["s_client", "-connect", &to, "-tls1_2"])
@@ -185,11 +187,11 @@ async fn renegotiates_not(address: SocketAddr) {
         .spawn();
     let mut client = client.expect("openssl");
     let mut asks = client.stdin.take().unwrap();
-    // A line with this letter alone is the wish.
+    // A line with this letter alone requests renegotiation.
     asks.write_all(b"R\n").await.unwrap();
     let ended = timeout(Duration::from_secs(10), client.wait_with_output()).await;
     drop(asks);
-    let output = ended.expect("the connection ends").unwrap();
+    let output = ended.expect("the connection closes").unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("RENEGOTIATING"), "{said}");
     assert!(!output.status.success(), "renegotiated: {said}");
@@ -202,27 +204,27 @@ async fn pod_accepts_only_tls_1_3() {
     let pod = Pod::start(&Pki::new().unwrap(), "reviews", Mode::Strict);
     let address = pod.inbound(app);
     for alpn in alpn::ALL {
-        let takes = &[(TLS13, SUITES_13)];
+        let accepts = &[(TLS13, SUITES_13)];
         let name = "inbound";
-        scan(&Scanned {
+        scan(&ScannedPort {
             name,
             address,
             alpn,
-            takes,
+            accepts,
         })
         .await;
     }
-    // What offers no protocol of the mesh is no proxy of it.
+    // A client that offers no ALPN protocol of the mesh is refused.
     let other = Hello::of(TLS13, H2).suites(SUITES_13).ask(address).await;
     assert_eq!(other, Answer::Closed);
 }
 
-/// How the first record of a client goes out.
+/// How a client's first record is split.
 #[derive(Clone, Copy, Debug)]
 enum Pieces {
-    /// Each byte in a packet of its own.
+    /// Each byte in its own packet.
     Bytes,
-    /// In records of so many bytes.
+    /// In records of this many bytes.
     Records(usize),
     /// Both.
     BytesOfRecords(usize),
@@ -251,13 +253,13 @@ impl Pieces {
         };
         for piece in bytes.chunks(at_once) {
             to.write_all(piece).await.unwrap();
-            // The kernel would put together what it has not sent.
+            // Lets the kernel send the piece before it can merge it with the next.
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// Passes connections on to `back`, the first record of each in pieces.
+/// Relays connections to `back`, the first record of each split.
 async fn relay(back: SocketAddr, pieces: Pieces) -> SocketAddr {
     let listener = TcpListener::bind(ANY).await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,12 +1,13 @@
-//! Programs that others keep for trying servers: slowhttptest and testssl, as Debian packages them.
+//! Third-party attack tools: slowhttptest and testssl, as Debian packages them.
 //!
-//! Without `WEFT_SERVERS=all` those that are not installed are left out.
+//! Tools that are not installed are skipped, except with `WEFT_SERVERS=all`.
 
 use std::process::Stdio;
 
 use tokio::process::{Child, Command};
 
-/// Starts a program with its output in a file. `None`: it is not installed, and need not be.
+/// Starts a program with its output in a file. Returns `None` if it is not installed and not
+/// required.
 pub fn start(program: &str, arguments: &[&str], output: &str) -> Option<Child> {
     let output = std::fs::File::create(output).unwrap();
     let child = Command::new(program)
@@ -28,7 +29,7 @@ pub fn start(program: &str, arguments: &[&str], output: &str) -> Option<Child> {
     }
 }
 
-/// A path for what a program writes.
+/// Returns the path of an output file.
 pub fn file(name: &str) -> String {
     format!("{}/{name}", env!("CARGO_TARGET_TMPDIR"))
 }

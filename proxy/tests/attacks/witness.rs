@@ -1,7 +1,7 @@
-//! What others notice of an attack: a client that goes on asking, and the memory of the process.
+//! The effect of an attack on others: the latency of another client, and the process's memory.
 //!
-//! How long requests take says little by itself, on a machine that does other work too. So another proxy, which nobody
-//! attacks, is asked at the same time: what both suffer is not the attack's.
+//! Latency alone says little on a machine with other load. So a second proxy, which is not
+//! attacked, is measured at the same time as a control.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,13 +17,14 @@ use super::ports::{self, ANSWER};
 use super::soaks;
 use super::support::*;
 
-/// Between two requests of the other client.
+/// The interval between two requests of the other client.
 const PAUSE: Duration = Duration::from_millis(1);
-/// An answer that takes longer is none.
+/// The timeout of a response.
 const LIMIT: Duration = Duration::from_secs(20);
-/// What a request may take in any case: little where there is time to measure. Elsewhere a proxy that is not optimized has
-/// little left beside an attack, and less by as much as others want the processors.
-fn floor() -> Duration {
+/// The latency that is always acceptable: low in a soak, where there is time to measure. Otherwise
+/// a debug build has little capacity left beside an attack, and less the more the machine is
+/// loaded.
+fn minimum_bound() -> Duration {
     if soaks() {
         return Duration::from_millis(50);
     }
@@ -33,17 +34,17 @@ fn floor() -> Duration {
     Duration::from_millis(250).mul_f64((load / cores as f64).max(1.0))
 }
 
-/// What was noticed in some time.
+/// Measurements over a period.
 #[derive(Debug)]
 pub struct Noticed {
     pub p99: Duration,
     pub requests: usize,
-    /// Resident bytes at the begin, and the most there were.
+    /// Resident bytes at the start, and the maximum.
     pub before: u64,
     pub most: u64,
 }
 
-/// A proxy with threads of its own, which nobody attacks.
+/// A proxy with its own threads, which is not attacked.
 pub struct Control {
     pub address: SocketAddr,
     _open: oneshot::Sender<()>,
@@ -70,14 +71,14 @@ impl Control {
     }
 }
 
-/// A client on a thread of its own, until it is asked for what it noticed.
+/// A client on its own thread that measures until it is stopped.
 pub struct Witness {
     enough: Arc<AtomicBool>,
     thread: JoinHandle<Noticed>,
 }
 
 impl Witness {
-    /// Asks at `address`, over one connection.
+    /// Sends requests to `address` over one connection.
     pub fn start(address: SocketAddr, version: Version) -> Self {
         let enough = Arc::<AtomicBool>::default();
         let told = enough.clone();
@@ -90,7 +91,8 @@ impl Witness {
         Self { enough, thread }
     }
 
-    /// Errors: a request was not answered as it should be.
+    /// Stops the client; returns its measurements. Panics if a request was not answered as
+    /// expected.
     pub async fn noticed(self) -> Noticed {
         self.enough.store(true, Relaxed);
         let joined = tokio::task::spawn_blocking(|| self.thread.join())
@@ -111,7 +113,7 @@ async fn ask(address: SocketAddr, version: Version, enough: &AtomicBool) -> Noti
         let request = http::Request::get("/").header("host", "shop.example");
         let seen = timeout(LIMIT, client.send(request, ""))
             .await
-            .expect("an answer in time");
+            .expect("a response in time");
         taken.push(begun.elapsed());
         let body = seen.body.escape_ascii();
         assert!(
@@ -132,15 +134,15 @@ async fn ask(address: SocketAddr, version: Version, enough: &AtomicBool) -> Noti
     }
 }
 
-/// What an attack may cost others, and did.
+/// Measurements of the attacked proxy beside those of the control.
 pub struct Comparison {
     pub attacked: Noticed,
-    /// Of the proxy that nobody attacked, meanwhile.
+    /// The proxy that was not attacked, in the same period.
     pub control: Noticed,
 }
 
 impl Comparison {
-    /// Of the time that `attack` takes.
+    /// Measures while `attack` runs.
     pub async fn during<T>(
         address: SocketAddr,
         control: &Control,
@@ -153,13 +155,14 @@ impl Comparison {
         (Self { attacked, control }, done)
     }
 
-    /// Whether the 99th percentile is at most twice that of quiet times, or of the other proxy.
+    /// Returns true if the 99th percentile is at most twice that without attack, or that of the
+    /// control.
     pub fn is_fair(&self, quiet: &Noticed) -> bool {
-        let bound = (quiet.p99.max(self.control.p99) * 2).max(floor());
+        let bound = (quiet.p99.max(self.control.p99) * 2).max(minimum_bound());
         self.attacked.p99 <= bound
     }
 
-    /// How much the memory grew.
+    /// Returns the growth of memory in bytes.
     pub fn grown(&self) -> u64 {
         self.attacked.most.saturating_sub(self.attacked.before)
     }
@@ -177,7 +180,7 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// Resident bytes of this process: the proxy, and its clients and applications too.
+/// Resident bytes of this process, which includes the clients and applications.
 pub fn resident() -> u64 {
     weft_process::resident_bytes().unwrap()
 }

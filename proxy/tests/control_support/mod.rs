@@ -1,6 +1,8 @@
-//! A controller of the real protocol, a pod's identity volume, and the control side of a proxy that uses both.
+//! A fake controller that speaks the real protocol, a pod's identity volume, and a proxy's control
+//! plane client that uses both.
 
-// Each test file uses a part of it; `unwrap` is allowed in test functions only, and here it stands for the same.
+// Each test file uses a part of it. `unwrap` is allowed in test functions only, which these helpers
+// serve.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;
@@ -30,7 +32,7 @@ pub fn identity() -> Identity {
     Identity::new(domain, "shop", "front").unwrap()
 }
 
-/// The files of a pod's identity volume, gone at the end.
+/// The files of a pod's identity volume, removed when dropped.
 pub struct Volume(PathBuf);
 
 impl Volume {
@@ -84,7 +86,7 @@ impl Setup {
         self.proxy_of(&self.controller.url())
     }
 
-    /// One that is told that the controller is at `url`.
+    /// A proxy whose controller is at `url`.
     pub fn proxy_of(&self, url: &str) -> Control {
         let options = Options::try_parse_from([
             "weft-proxy",
@@ -137,11 +139,11 @@ pub fn endpoints(name: &str, addresses: &[&str]) -> proto::Resource {
 pub async fn live(proxy: &Control, address: &str) -> Arc<WatchedDestination> {
     match proxy.context.store.lookup(address.parse().unwrap()).await {
         Lookup::Found(live) => live,
-        Lookup::Unreachable => panic!("nothing is known of {address}"),
+        Lookup::Unreachable => panic!("{address} is unknown"),
     }
 }
 
-/// Addresses behind the only backend.
+/// Returns the endpoints of the only backend.
 pub fn behind(live: &WatchedDestination) -> Vec<SocketAddr> {
     let resolved = live.load();
     let Resolved::Service(service) = &**resolved else {
@@ -159,7 +161,7 @@ pub fn behind(live: &WatchedDestination) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// Awaits a condition for 15 seconds.
+/// Waits for a condition, for at most 15 seconds.
 pub async fn until(what: &str, condition: impl FnMut() -> bool) {
     until_within(15, what, condition).await;
 }
@@ -171,7 +173,7 @@ pub async fn until_within(seconds: u64, what: &str, mut condition: impl FnMut() 
         }
     };
     let waited = tokio::time::timeout(Duration::from_secs(seconds), poll).await;
-    assert!(waited.is_ok(), "never: {what}");
+    assert!(waited.is_ok(), "timed out: {what}");
 }
 
 pub async fn configured(proxy: &Control) {

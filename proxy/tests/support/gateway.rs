@@ -1,4 +1,4 @@
-//! A gateway's proxy on loopback: told its ports as the protocol puts them, with clients of TLS in front.
+//! A gateway's proxy on loopback, configured through the protocol, and TLS clients for it.
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
@@ -61,7 +61,7 @@ impl GatewayPod {
         pod
     }
 
-    /// Takes an update and says what was refused.
+    /// Applies an update; returns the refused resources.
     pub fn try_tell(
         &self,
         resources: Vec<proto::Resource>,
@@ -95,7 +95,7 @@ pub fn gateway() -> Gateway {
     }
 }
 
-/// A port that is free now.
+/// Returns a port that is free at the moment.
 pub fn free_port() -> u16 {
     let socket = std::net::TcpListener::bind("[::]:0").unwrap();
     socket.local_addr().unwrap().port()
@@ -109,7 +109,7 @@ pub fn port(number: u16, serving: Serving) -> proto::Resource {
     composed_port(number, serving, Vec::new())
 }
 
-/// With Services whose own rules are applied.
+/// A port with Services whose own rules apply.
 pub fn composed_port(
     number: u16,
     serving: Serving,
@@ -138,7 +138,7 @@ pub fn listener(name: &str, hostname: &str, hosts: Vec<VirtualHost>) -> HttpList
     }
 }
 
-/// Everything to one backend.
+/// One rule that sends everything to one backend.
 pub fn all_to(name: &str) -> Vec<Rule> {
     vec![rule(0, vec![to(name, 1)])]
 }
@@ -150,7 +150,7 @@ pub fn server_tls(certificates: Vec<KeyPair>, clients: Option<ClientValidation>)
     }
 }
 
-/// How a client speaks TLS.
+/// The TLS configuration of a client.
 #[derive(Clone)]
 pub struct TlsClient {
     pub roots: RootCertStore,

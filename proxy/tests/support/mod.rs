@@ -1,8 +1,10 @@
-//! Pods on loopback: each a whole data plane of its own, told its configuration as the protocol puts it.
+//! Pods on loopback: each a complete data plane, configured through the protocol.
 //!
-//! Without redirect rules a listener leads to one fixed destination; a pod opens as many as a test needs.
+//! Without redirect rules, a listener has a fixed original destination; a pod opens as many as a
+//! test needs.
 
-// Each test file uses a part of it; `unwrap` is allowed in test functions only, and here it stands for the same.
+// Each test file uses a part of it. `unwrap` is allowed in test functions only, which these helpers
+// serve.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use std::future::Future;
@@ -43,7 +45,7 @@ pub const ANY: &str = "127.0.0.1:0";
 /// The address of the Service under test: nothing listens there.
 pub const SERVICE: &str = "192.0.2.1:80";
 
-/// How long an exchange outlives the client's side of its connection.
+/// The half-close timeout: how long a request outlives the client's side of its connection.
 pub const HALF_CLOSE: Duration = Duration::from_secs(1);
 
 pub fn identity(account: &str) -> Identity {
@@ -64,7 +66,7 @@ fn credentials(identity: &Identity, signer: &Pki, roots: &[&Pki]) -> Credentials
     }
 }
 
-/// The parts of a proxy whose certificate `pki` signed.
+/// The parts of a proxy with a certificate signed by `pki`.
 pub fn data_plane(
     pki: &Pki,
     account: &str,
@@ -78,7 +80,7 @@ pub fn data_plane(
     data_plane_with(pki, account, access, ports, |_| {})
 }
 
-/// With options other than those of most tests.
+/// The same with changed options.
 pub fn data_plane_with(
     pki: &Pki,
     account: &str,
@@ -141,7 +143,7 @@ impl Pod {
         Self::of(data_plane(pki, account, access, None), account, mode)
     }
 
-    /// A pod that knows its addresses.
+    /// A pod with known addresses.
     pub fn start_at(own: Vec<IpAddr>, pki: &Pki, account: &str, mode: Mode) -> Self {
         let parts = data_plane_with(pki, account, AccessLog::off(), None, |options| {
             options.pod_ips = own.into_iter().map(Some).collect();
@@ -149,7 +151,7 @@ impl Pod {
         Self::of(parts, account, mode)
     }
 
-    /// With other options than the defaults.
+    /// A pod with changed options.
     pub fn start_with(
         pki: &Pki,
         account: &str,
@@ -187,12 +189,12 @@ impl Pod {
         pod
     }
 
-    /// Another certificate by `signer`, and these roots, from now on.
+    /// Replaces the certificate by one of `signer`, and the trusted roots.
     pub fn renew(&self, signer: &Pki, roots: &[&Pki]) {
         self.current.set(credentials(&self.identity, signer, roots));
     }
 
-    /// A certificate by `signer` that is valid for this long, from now on.
+    /// Replaces the certificate by one of `signer` with this lifetime.
     pub fn certify(&self, signer: &Pki, lifetime: Duration) {
         let mut spec = LeafSpec::new(&self.identity);
         spec.not_after = SystemTime::now() + lifetime;
@@ -203,7 +205,7 @@ impl Pod {
         });
     }
 
-    /// Takes an update, of which nothing may be refused.
+    /// Applies an update; panics if a resource is refused.
     pub fn tell(&self, resources: Vec<proto::Resource>) {
         let refused = self.store.apply(proto::Update {
             nonce: 1,
@@ -214,7 +216,7 @@ impl Pod {
         assert!(refused.is_empty(), "{refused:?}");
     }
 
-    /// A listener for what the pod sends to `destination`.
+    /// Opens an outbound listener for connections to `destination`.
     pub fn outbound(&self, destination: SocketAddr) -> SocketAddr {
         let listener =
             Listener::bind(ANY.parse().unwrap(), OriginalDst::Fixed(destination)).unwrap();
@@ -223,7 +225,7 @@ impl Pod {
         address
     }
 
-    /// A listener for what is sent to the pod's application at `app`.
+    /// Opens an inbound listener for connections to the application at `app`.
     pub fn inbound(&self, app: SocketAddr) -> SocketAddr {
         let listener = Listener::bind(ANY.parse().unwrap(), OriginalDst::Fixed(app)).unwrap();
         let address = listener.socket.local_addr().unwrap();
@@ -243,7 +245,7 @@ pub fn port(name: &str) -> ServicePort {
         .0
 }
 
-/// `namespace/service:port` as keys of endpoints have it.
+/// `namespace/service:port`, as in the keys of endpoint sets.
 pub struct ServicePortText(pub ServicePort);
 
 impl std::str::FromStr for ServicePortText {
@@ -315,7 +317,7 @@ pub fn rule(index: u32, backends: Vec<WeightedBackend>) -> Rule {
     }
 }
 
-/// The versions that one test declaration runs for.
+/// The HTTP versions that a test runs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     Http1,
@@ -324,7 +326,7 @@ pub enum Version {
 
 pub const BOTH: [Version; 2] = [Version::Http1, Version::Http2];
 
-/// A client's connection.
+/// The connection of an HTTP client.
 pub enum Client {
     Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
     Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
@@ -391,9 +393,9 @@ impl Client {
     }
 
     pub async fn send(&mut self, request: http::request::Builder, body: impl Into<Bytes>) -> Seen {
-        let response = self.raw(request, body).await.expect("an answer");
+        let response = self.raw(request, body).await.expect("a response");
         let (head, body) = response.into_parts();
-        let body = body.collect().await.expect("a whole body");
+        let body = body.collect().await.expect("a complete body");
         Seen {
             status: head.status.as_u16(),
             headers: head.headers,
@@ -407,7 +409,7 @@ impl Client {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub struct Seen {
     pub status: u16,
@@ -423,7 +425,7 @@ impl Seen {
     }
 }
 
-/// An application that treats each connection so.
+/// An application that handles each connection with `serve`.
 pub async fn application<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
@@ -439,7 +441,7 @@ where
     app
 }
 
-/// A client pod and a server pod, without the applications.
+/// A client pod and a server pod, without applications.
 pub struct Proxies {
     pub client: Pod,
     pub server: Pod,
@@ -450,7 +452,7 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// In front of an application that listens at `app`.
+    /// A pair in front of an application that listens at `app`.
     pub fn before(app: SocketAddr, protocol: Protocol) -> Self {
         let pki = Pki::new().unwrap();
         let server = Pod::start(&pki, "reviews", Mode::Strict);
@@ -469,7 +471,7 @@ impl Proxies {
         }
     }
 
-    /// In front of an application that treats each connection so.
+    /// A pair in front of an application that handles each connection with `serve`.
     pub async fn serving<F>(
         protocol: Protocol,
         serve: impl Fn(TcpStream) -> F + Send + 'static,
@@ -486,7 +488,8 @@ impl Proxies {
         stream
     }
 
-    /// Fails unless the server's proxy has had mutual TLS, and no plain text.
+    /// Panics unless the server's proxy has had connections over mutual TLS, and none in plain
+    /// text.
     pub fn encrypted(&self) {
         let metrics = self.server.metrics();
         let inbound = |tls: &str| format!(r#"{{direction="inbound",tls="{tls}"}}"#);
@@ -495,7 +498,7 @@ impl Proxies {
     }
 }
 
-/// Reads up to the end of a head of HTTP/1.1, or of whatever ends with an empty line.
+/// Reads a head of HTTP/1.1, or any bytes up to an empty line.
 pub async fn head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
