@@ -1,4 +1,4 @@
-//! Applications that record what they get and answer as the board says.
+//! Applications that record the requests they receive and respond as the board says.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub async fn start(version: Version, board: Arc<Board>) -> SocketAddr {
     address
 }
 
-/// Serves until the peer goes, or an answer ends the connection.
+/// Serves until the peer closes, or a response closes the connection.
 async fn http1(mut wire: Wire, board: &Board) {
     while let Ok(Some(head)) = wire.head().await {
         let mut line = head.line.split(' ');

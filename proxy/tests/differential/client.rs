@@ -1,4 +1,5 @@
-//! Clients that send an exchange as it is written, and say what came back. A connection is kept for the next exchange.
+//! Clients that send an exchange exactly as specified and return the response. Connections are
+//! reused for the next exchange.
 
 use std::future::Future;
 use std::io;
@@ -16,7 +17,7 @@ use super::message::*;
 use super::support::Version;
 use super::wire::{Wire, put, put_body};
 
-/// A request of HTTP/2 with this field has an empty DATA frame before its body.
+/// An HTTP/2 request with this field has an empty DATA frame before its body.
 pub const EMPTY_DATA: &str = "x-empty-data";
 
 pub enum Client {
@@ -25,7 +26,7 @@ pub enum Client {
 }
 
 fn failed(error: impl std::fmt::Display) -> String {
-    format!("no answer: {error}")
+    format!("no response: {error}")
 }
 
 impl Client {
@@ -36,7 +37,7 @@ impl Client {
         }
     }
 
-    /// The next exchange has a connection of its own.
+    /// Makes the next exchange use a new connection.
     pub fn forget(&mut self) {
         match self {
             Self::Http1(_, wire) => *wire = None,
@@ -68,7 +69,7 @@ impl Client {
     }
 }
 
-/// The bytes of the request.
+/// Returns the bytes of the request: head and body.
 pub fn render(sent: &Exchange) -> (Vec<u8>, Vec<u8>) {
     let mut head = format!("{} {} HTTP/1.1\r\n", sent.method, sent.target).into_bytes();
     let mut fields = vec![field("Host", &sent.host)];
@@ -83,7 +84,7 @@ pub fn render(sent: &Exchange) -> (Vec<u8>, Vec<u8>) {
     (head, body)
 }
 
-/// What came back, and whether the connection takes another request.
+/// Returns the response, and whether the connection can be reused.
 async fn http1(wire: &mut Wire, sent: &Exchange) -> io::Result<(SeenAnswer, bool)> {
     let (mut head, body) = render(sent);
     let waits = values(&sent.fields, "expect").next().is_some();
@@ -162,7 +163,7 @@ async fn http2(sender: SendRequest<Bytes>, sent: &Exchange) -> Result<SeenAnswer
     if !none {
         let body = Bytes::copy_from_slice(&sent.body);
         let last = sent.trailers.is_empty();
-        // An early answer may have ended the stream.
+        // An early response may have closed the stream.
         if values(&sent.fields, EMPTY_DATA).next().is_some() {
             let _ = stream.send_data(Bytes::new(), false);
         }

@@ -1,4 +1,4 @@
-//! Exchanges that something went wrong with once, here or elsewhere, and their siblings.
+//! Exchanges that once failed, here or in other proxies, and variations of them.
 
 use super::message::*;
 use super::support::Version;
@@ -7,7 +7,7 @@ fn big(length: usize) -> Vec<u8> {
     (0..length).map(|n| b'a' + (n * 7 % 23) as u8).collect()
 }
 
-/// Of a client and an application of these versions.
+/// The exchanges for a client and an application of these versions.
 pub fn exchanges(client: Version, app: Version) -> Vec<Exchange> {
     let mut all = bodies();
     all.extend(answers(client));
@@ -91,7 +91,7 @@ fn fields(client: Version) -> Vec<Exchange> {
     let mut all = Vec::new();
     for count in [99, 101, 150, 1_000] {
         let mut asked = Exchange::new("GET", "/fields");
-        // Of requests 512 are taken, what Weft and the client put there included.
+        // Requests are limited to 512 fields, including those that Weft and the client add.
         asked.fields = many(count.min(500));
         all.push(asked);
         let mut answered = Exchange::new("GET", "/fields");

@@ -1,13 +1,13 @@
-//! What differs between what was sent and what was seen, beyond what may.
+//! Differences between what was sent and what was received, other than the allowed ones.
 //!
-//! The allowed differences are listed in `docs/explanation/protocols.md`, "Changes to a message", and
-//! nowhere else; each of its rows has its place below.
+//! The allowed differences are listed in `docs/explanation/protocols.md`, "Changes to a message",
+//! and nowhere else; each of its rows is implemented below.
 
 use super::message::*;
 use super::support::Version;
 use super::ways::{Kind, Way};
 
-/// RFC 9110, 7.6.1: fields of one connection stay on it. `te` goes on as `trailers` at most, which says nothing new.
+/// RFC 9110, 7.6.1: hop-by-hop fields. `te` is forwarded as `trailers` at most.
 const OF_CONNECTION: [&str; 8] = [
     "connection",
     "host",
@@ -19,7 +19,7 @@ const OF_CONNECTION: [&str; 8] = [
     "http2-settings",
 ];
 
-/// Set by a gateway, whatever its client says (docs/reference/gateways.md).
+/// Set by a gateway, whatever its client sends (docs/reference/gateways.md).
 const OF_GATEWAY: [&str; 7] = [
     "forwarded",
     "x-forwarded-for",
@@ -40,7 +40,8 @@ fn compare<T: PartialEq + std::fmt::Debug>(what: &str, sent: T, seen: T, to: &mu
     }
 }
 
-/// By name, each in its order (RFC 9110, 5.3: only the order of lines of one name means something), as text.
+/// Sorts fields by name, as text. Lines of one name keep their order, the only one that matters
+/// (RFC 9110, 5.3).
 fn sorted(fields: &Fields) -> Vec<(String, String)> {
     let text =
         |(name, value): &(String, Vec<u8>)| (name.to_lowercase(), value.escape_ascii().to_string());
@@ -49,7 +50,7 @@ fn sorted(fields: &Fields) -> Vec<(String, String)> {
     fields
 }
 
-/// Without the fields that belong to one connection, those named by `Connection` among them.
+/// Removes hop-by-hop fields, including those named by `Connection`.
 fn end_to_end(fields: &Fields, gateway: bool) -> Fields {
     let named: Vec<String> = values(fields, "connection")
         .flat_map(|value| value.split(|b| *b == b','))
@@ -62,7 +63,7 @@ fn end_to_end(fields: &Fields, gateway: bool) -> Fields {
     };
     let fields = fields.iter().filter(|(name, _)| stays(name));
     let mut fields: Fields = fields.cloned().collect();
-    // RFC 9110, 5.3: lines of a list are one line, too.
+    // RFC 9110, 5.3: lines of a list may be joined.
     join(&mut fields, "trailer", b", ");
     fields
 }
@@ -76,12 +77,12 @@ fn join(fields: &mut Fields, name: &str, between: &[u8]) {
     }
 }
 
-/// RFC 9113, 8.2.3: cookies of HTTP/2 are one line in HTTP/1.1.
+/// RFC 9113, 8.2.3: cookie crumbs of HTTP/2 are one line in HTTP/1.1.
 fn join_cookies(fields: &mut Fields) {
     join(fields, "cookie", b"; ");
 }
 
-/// RFC 9110, 8.6: a length that is known may be told, and one that would say nothing left out.
+/// RFC 9110, 8.6: a known length may be added, and a redundant one left out.
 fn same_length(sent: &mut Fields, seen: &mut Fields, body: &[u8]) {
     let told = |fields: &Fields| values(fields, "content-length").next().is_some();
     let length = body.len().to_string();
@@ -95,7 +96,7 @@ fn same_length(sent: &mut Fields, seen: &mut Fields, body: &[u8]) {
     }
 }
 
-/// RFC 9110, 6.5.1: trailers may be dropped on the way. Those that `Trailer` announces are not.
+/// RFC 9110, 6.5.1: trailers may be dropped, except those that `Trailer` announces.
 fn announced(fields: &Fields, trailers: &Fields) -> Fields {
     let names = values(fields, "trailer").flat_map(|value| value.split(|b| *b == b','));
     let names: Vec<_> = names
@@ -116,7 +117,8 @@ pub fn of_request(way: &Way, sent: &Exchange, seen: &SeenRequest) -> Differences
     compare("method", &sent.method, &seen.method, &mut found);
     let (mut target, mut host) = (sent.target.as_str(), sent.host.as_str());
     if let Some(rest) = target.strip_prefix("http://").filter(|_| proxied) {
-        // RFC 9112, 3.2.2: the target's host wins, and an origin server gets the rest.
+        // RFC 9112, 3.2.2: the host of the target overrides Host, and the origin server gets origin
+        // form.
         let slash = rest.find('/').unwrap_or(rest.len());
         (host, target) = rest.split_at(slash);
     }
@@ -159,7 +161,7 @@ pub fn of_answer(way: &Way, exchange: &Exchange, seen: &SeenAnswer) -> Differenc
     let sent = &exchange.answer;
     let proxied = way.kind != Kind::Direct;
     if proxied && sent.cut && seen.status == 502 {
-        // RFC 9110, 15.6.3: it broke off before its head could go on.
+        // RFC 9110, 15.6.3: the response broke off before its head could be forwarded.
         return found;
     }
     compare("status", sent.status, seen.status, &mut found);
@@ -170,11 +172,11 @@ pub fn of_answer(way: &Way, exchange: &Exchange, seen: &SeenAnswer) -> Differenc
         same_length(&mut fields, &mut arrived, &sent.body);
     }
     if proxied && sent.status == 304 && values(&arrived, "content-length").next().is_none() {
-        // RFC 9110, 15.4.5: not needed, and hyper leaves it out.
+        // RFC 9110, 15.4.5: optional, and hyper leaves it out.
         fields.retain(|(name, _)| name != "content-length");
     }
     compare("fields", sorted(&fields), sorted(&arrived), &mut found);
-    compare("ended in order", !sent.cut, seen.whole, &mut found);
+    compare("complete", !sent.cut, seen.whole, &mut found);
     let body: &[u8] = if bodiless { b"" } else { &sent.body };
     if sent.cut && !body.starts_with(&seen.body) || !sent.cut && body != seen.body {
         found.push(format!(
@@ -197,7 +199,7 @@ pub fn of_answer(way: &Way, exchange: &Exchange, seen: &SeenAnswer) -> Differenc
         &mut found,
     );
     let text = |of: &[(u16, Fields)]| {
-        // RFC 9110, 10.1.1: 100 is an answer to one hop.
+        // RFC 9110, 10.1.1: 100 is hop by hop.
         let of = of.iter().filter(|(status, _)| *status != 100);
         of.map(|(status, fields)| (*status, sorted(fields)))
             .collect::<Vec<_>>()

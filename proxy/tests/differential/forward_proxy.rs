@@ -1,4 +1,4 @@
-//! A forward proxy that runs in the mesh gets the requests for it as they are.
+//! Requests for a forward proxy that runs in the mesh reach it unchanged.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use weft_ir::Protocol;
 use super::support::{ANY, Proxies, Version, head};
 use super::ways::{Front, Kind};
 
-/// Answers each head with what it was, as the bytes of one answer.
+/// Responds to each request head with the same bytes as the body.
 async fn echo(mut stream: TcpStream) {
     loop {
         let asked = head(&mut stream).await;

@@ -1,4 +1,4 @@
-//! Exchanges by chance, each from its seed alone.
+//! Random exchanges, each determined by its seed.
 
 use fastrand::Rng;
 

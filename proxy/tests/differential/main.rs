@@ -1,8 +1,9 @@
-//! What an application gets is what its client sent, and the other way round: the same exchanges, raw, go through each way
-//! that there is, and what the two ends see is compared with what was sent (`differences`).
+//! Differential tests: an application receives what its client sent, and vice versa. The same raw
+//! exchanges take every way through the proxies, and what both ends receive is compared with what
+//! was sent (`differences`).
 //!
-//! `WEFT_DIFFERENTIAL_EXCHANGES` says how many are made up, `WEFT_DIFFERENTIAL_SEED` from where on; with `WEFT_SOAK=1` it
-//! is a million.
+//! `WEFT_DIFFERENTIAL_EXCHANGES` is the number of generated exchanges, a million with
+//! `WEFT_SOAK=1`; `WEFT_DIFFERENTIAL_SEED` is the first seed.
 
 #![recursion_limit = "256"]
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
@@ -31,15 +32,15 @@ use tokio::time::timeout;
 use ways::Way;
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// Made up in a run of all tests.
-const FEW: u64 = 2_000;
-const MANY: u64 = 1_000_000;
-/// Simpler exchanges that are tried to find the least that differs.
-const SIMPLER: usize = 200;
+/// Exchanges that are generated in a normal run.
+const DEFAULT_EXCHANGES: u64 = 2_000;
+const SOAK_EXCHANGES: u64 = 1_000_000;
+/// The maximum of simpler exchanges that are tried to minimize a failing one.
+const MAX_SIMPLER: usize = 200;
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// Sends the exchange and says what differs.
+/// Sends the exchange; returns the differences.
 async fn differs(way: &Way, client: &mut Client, sent: &Exchange) -> Vec<String> {
     let id = NEXT.fetch_add(1, Relaxed).to_string();
     let sent = sent.clone().with(ID, &id);
@@ -47,10 +48,10 @@ async fn differs(way: &Way, client: &mut Client, sent: &Exchange) -> Vec<String>
     let answer = timeout(LIMIT, client.exchange(&sent)).await;
     let mut found = match answer {
         Ok(Ok(answer)) => differences::of_answer(way, &sent, &answer),
-        // Of HTTP/2, its end may come before its head was read.
+        // With HTTP/2, the reset may arrive before the head was read.
         Ok(Err(_)) if sent.answer.cut => Vec::new(),
         Ok(Err(words)) => vec![words],
-        Err(_) => vec!["no answer in time".to_owned()],
+        Err(_) => vec!["no response in time".to_owned()],
     };
     let wait = if found.is_empty() {
         LIMIT
@@ -59,10 +60,10 @@ async fn differs(way: &Way, client: &mut Client, sent: &Exchange) -> Vec<String>
     };
     match timeout(wait, seen.recv()).await {
         Ok(Some(request)) => found.extend(differences::of_request(way, &sent, &request)),
-        _ => found.push("the application saw no request".to_owned()),
+        _ => found.push("the application received no request".to_owned()),
     }
     if seen.try_recv().is_ok() {
-        found.push("the application saw the request twice".to_owned());
+        found.push("the application received the request twice".to_owned());
     }
     way.board.take_down(&id);
     if !found.is_empty() {
@@ -71,7 +72,7 @@ async fn differs(way: &Way, client: &mut Client, sent: &Exchange) -> Vec<String>
     found
 }
 
-/// Exchanges with one thing less.
+/// Returns variations of an exchange with one element less.
 fn simpler(of: &Exchange) -> Vec<Exchange> {
     let mut all = Vec::new();
     let mut less = |change: &dyn Fn(&mut Exchange)| {
@@ -107,35 +108,35 @@ fn simpler(of: &Exchange) -> Vec<Exchange> {
     all
 }
 
-/// The least that differs still.
-async fn least(way: &Way, client: &mut Client, found: &Exchange) -> Exchange {
-    let mut least = found.clone();
-    let mut left = SIMPLER;
+/// Minimizes an exchange that differs.
+async fn minimize(way: &Way, client: &mut Client, found: &Exchange) -> Exchange {
+    let mut minimal = found.clone();
+    let mut left = MAX_SIMPLER;
     'again: loop {
-        for one in simpler(&least) {
+        for one in simpler(&minimal) {
             if left == 0 {
-                return least;
+                return minimal;
             }
             left -= 1;
             client.forget();
             if !differs(way, client, &one).await.is_empty() {
-                least = one;
+                minimal = one;
                 continue 'again;
             }
         }
-        return least;
+        return minimal;
     }
 }
 
 async fn report(way: &Way, client: &mut Client, sent: &Exchange, found: &[String]) -> String {
-    let least = least(way, client, sent).await;
-    let differs = differs(way, client, &least).await;
+    let minimal = minimize(way, client, sent).await;
+    let differs = differs(way, client, &minimal).await;
     let short = |text: String| text.chars().take(2_000).collect::<String>();
     format!(
-        "{}\n  {}\n  at least: {}\n  differs: {}",
+        "{}\n  {}\n  minimized: {}\n  differs: {}",
         way.name(),
         found.join("\n  "),
-        short(format!("{least:?}")),
+        short(format!("{minimal:?}")),
         differs.join("\n  ")
     )
 }
@@ -147,7 +148,7 @@ async fn corpus_exchanges_pass_unchanged() {
         let mut client = Client::new(way.client, way.front);
         for sent in corpus::exchanges(way.client, way.app) {
             if way.kind == ways::Kind::Gateway && sent.target == "*" {
-                // Has no path, which every rule asks for.
+                // It has no path, which every rule of a gateway matches on.
                 continue;
             }
             let found = differs(&way, &mut client, &sent).await;
@@ -171,7 +172,8 @@ async fn corpus_exchanges_pass_unchanged() {
     );
 }
 
-/// h2 ends a connection that has brought 100 empty DATA frames. Many clients share one between proxies.
+/// h2 closes a connection after 100 empty DATA frames, and connections between proxies are shared
+/// by many clients.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_data_frames_do_not_close_shared_connection() {
     use support::Version::Http2;
@@ -194,7 +196,11 @@ async fn empty_data_frames_do_not_close_shared_connection() {
 async fn generated_exchanges_pass_unchanged() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let soak = std::env::var("WEFT_SOAK").is_ok_and(|soak| soak == "1");
-    let count = number("WEFT_DIFFERENTIAL_EXCHANGES").unwrap_or(if soak { MANY } else { FEW });
+    let count = number("WEFT_DIFFERENTIAL_EXCHANGES").unwrap_or(if soak {
+        SOAK_EXCHANGES
+    } else {
+        DEFAULT_EXCHANGES
+    });
     let first = number("WEFT_DIFFERENTIAL_SEED").unwrap_or(1);
     let ways = ways::all().await;
     let share = count / ways.len() as u64;

@@ -1,14 +1,14 @@
-//! An exchange as it is sent, and as its two ends see it.
+//! An exchange as it is sent, and as both ends receive it.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Names in lower case, values as they are.
+/// Names in lower case, and raw values.
 pub type Fields = Vec<(String, Vec<u8>)>;
 
-/// Names the exchange, so that the application finds its answer.
+/// Identifies the exchange, so that the application finds its response.
 pub const ID: &str = "x-exchange";
 
 pub fn field(name: &str, value: impl AsRef<[u8]>) -> (String, Vec<u8>) {
@@ -20,14 +20,14 @@ pub fn values<'a>(fields: &'a Fields, name: &'a str) -> impl Iterator<Item = &'a
     named.map(|(_, value)| &value[..])
 }
 
-/// How the length of a body is told. In HTTP/2 all but `Length` are the same.
+/// How a body is framed. In HTTP/2 all but `Length` are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// No body, and no word of one.
+    /// No body, and no framing field.
     Absent,
     Length,
     Chunked,
-    /// By the end of the connection; of answers alone.
+    /// Ends with the connection; responses only.
     Close,
 }
 
@@ -124,13 +124,13 @@ impl Answer {
         self
     }
 
-    /// The fields that are sent, with those of the framing.
+    /// Returns the fields that are sent, including those of the framing.
     pub fn all_fields(&self) -> Fields {
         framed(&self.fields, self.framing, &self.body)
     }
 }
 
-/// `fields`, and `content-length` where the framing has it.
+/// Returns `fields`, with `content-length` where the framing has it.
 pub fn framed(fields: &Fields, framing: Framing, body: &[u8]) -> Fields {
     let mut fields = fields.clone();
     if framing == Framing::Length {
@@ -139,7 +139,7 @@ pub fn framed(fields: &Fields, framing: Framing, body: &[u8]) -> Fields {
     fields
 }
 
-/// A request as the application got it.
+/// A request as the application received it.
 #[derive(Clone, Debug)]
 pub struct SeenRequest {
     pub method: String,
@@ -148,11 +148,11 @@ pub struct SeenRequest {
     pub fields: Fields,
     pub body: Vec<u8>,
     pub trailers: Fields,
-    /// What a strict reader objects to.
+    /// What a strict parser rejects.
     pub problem: Option<String>,
 }
 
-/// An answer as the client got it.
+/// A response as the client received it.
 #[derive(Clone, Debug)]
 pub struct SeenAnswer {
     pub informational: Vec<(u16, Fields)>,
@@ -160,11 +160,11 @@ pub struct SeenAnswer {
     pub fields: Fields,
     pub body: Vec<u8>,
     pub trailers: Fields,
-    /// Ended in order.
+    /// Whether the response was complete.
     pub whole: bool,
 }
 
-/// Where applications find their answers, and put what they see.
+/// Maps exchanges to the responses that applications send, and to receivers of their requests.
 #[derive(Default)]
 pub struct Board(Mutex<HashMap<String, (Answer, UnboundedSender<SeenRequest>)>>);
 

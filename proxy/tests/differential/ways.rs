@@ -1,4 +1,4 @@
-//! The ways between a client and an application: each proxy alone, and two of them.
+//! The ways between a client and an application: each proxy alone, and a pair.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::support::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Without a proxy: what is compared against.
+    /// Without a proxy, as the baseline.
     Direct,
     /// An endpoint without a proxy.
     Outbound,
@@ -25,7 +25,7 @@ pub enum Kind {
     Gateway,
 }
 
-/// One way, with what it runs on.
+/// A way with its pods.
 pub struct Way {
     pub kind: Kind,
     pub client: Version,
@@ -52,7 +52,7 @@ impl Way {
         }
     }
 
-    /// Whether the exchange is one of HTTP/2 anywhere between the two ends.
+    /// Returns true if any hop between the two ends is HTTP/2.
     pub fn crosses_http2(&self) -> bool {
         let both = self.client == Version::Http1 && self.app == Version::Http1;
         !both || self.kind == Kind::Pair
@@ -66,7 +66,7 @@ impl Way {
     }
 }
 
-/// A proxy, or two, in front of an application.
+/// A proxy or a pair in front of an application.
 pub struct Front {
     pub address: SocketAddr,
     pub pods: Vec<Pod>,
@@ -74,7 +74,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// `app`: what the port is declared as, where that is not what the client speaks.
+    /// Starts the proxies. The port is declared as `app` where the client's version differs.
     pub fn start(kind: Kind, client: Version, app: Version, address: SocketAddr) -> Self {
         let protocol = match (kind, client, app) {
             (Kind::Gateway, _, Version::Http2) => Protocol::Http2,
@@ -103,7 +103,7 @@ impl Front {
             }
             Kind::Gateway => {
                 let pod = GatewayPod::start();
-                // Targets are compared as they were sent; what normalisation makes of them has tests of its own.
+                // Targets are compared as they were sent; path normalization has its own tests.
                 pod.tell(vec![encode::gateway(&Gateway {
                     normalize_paths: false,
                     ..gateway::gateway()
@@ -131,7 +131,7 @@ impl Front {
         self.pods.push(pod);
     }
 
-    /// What the proxy that the client speaks to has counted.
+    /// Returns the metrics of the proxy that the client connects to.
     pub fn metrics(&self) -> String {
         match (&self.gateway, self.pods.last()) {
             (Some(gateway), _) => gateway.metrics(),
@@ -141,7 +141,7 @@ impl Front {
     }
 }
 
-/// All that there are.
+/// Starts all ways.
 pub async fn all() -> Vec<Way> {
     use Version::{Http1, Http2};
     let mut ways = Vec::new();

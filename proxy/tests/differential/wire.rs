@@ -1,4 +1,4 @@
-//! HTTP/1.1 byte by byte, read strictly: nothing is forgiven that two readers could take differently.
+//! A strict HTTP/1.1 parser: it accepts nothing that two parsers could read differently.
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub struct Wire {
     buffer: BytesMut,
 }
 
-/// A head: its first line, its fields, and what a strict reader objects to.
+/// A message head, with what a strict parser rejects.
 #[derive(Debug)]
 pub struct Head {
     pub line: String,
@@ -42,7 +42,7 @@ impl Wire {
         }
     }
 
-    /// `None`: the peer has ended between messages.
+    /// Reads a head. Returns `None` if the peer closed between messages.
     pub async fn head(&mut self) -> io::Result<Option<Head>> {
         let end = loop {
             let found = self.buffer.windows(4).position(|four| four == b"\r\n\r\n");
@@ -92,13 +92,13 @@ impl Wire {
         }
     }
 
-    /// Gives the trailers.
+    /// Reads a chunked body; returns the trailers.
     pub async fn chunked(&mut self, body: &mut Vec<u8>) -> io::Result<Fields> {
         loop {
             let line = self.line().await?;
             let digits = std::str::from_utf8(&line).ok();
             let length = digits.and_then(|digits| usize::from_str_radix(digits, 16).ok());
-            let length = length.ok_or_else(|| io::Error::other("no length of a chunk"))?;
+            let length = length.ok_or_else(|| io::Error::other("invalid chunk length"))?;
             if length == 0 {
                 break;
             }
@@ -117,7 +117,7 @@ impl Wire {
         }
     }
 
-    /// The body of a message with these fields; `absent`: what it is where they say nothing.
+    /// Reads the body of a message; `absent` is its framing where the head has none.
     pub async fn body(
         &mut self,
         head: &Head,
@@ -131,7 +131,7 @@ impl Wire {
             let length = std::str::from_utf8(length)
                 .ok()
                 .and_then(|l| l.parse().ok());
-            let length = length.ok_or_else(|| io::Error::other("no length"))?;
+            let length = length.ok_or_else(|| io::Error::other("invalid content-length"))?;
             self.exactly(length, body).await?;
             Ok(Vec::new())
         } else {
@@ -149,13 +149,13 @@ fn split(line: &[u8]) -> Result<(String, Vec<u8>), String> {
     let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     if name.is_empty() || !name.iter().all(token) {
         return Err(format!(
-            "no name of a field: {:?}",
+            "invalid field name: {:?}",
             String::from_utf8_lossy(name)
         ));
     }
     if value.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127)) {
         return Err(format!(
-            "no value of a field: {:?}",
+            "invalid field value: {:?}",
             String::from_utf8_lossy(value)
         ));
     }
@@ -202,7 +202,7 @@ fn parse(head: &[u8]) -> Head {
     }
 }
 
-/// Writes fields as lines.
+/// Appends fields as lines.
 pub fn put(fields: &Fields, to: &mut Vec<u8>) {
     for (name, value) in fields {
         to.extend_from_slice(name.as_bytes());
@@ -212,7 +212,7 @@ pub fn put(fields: &Fields, to: &mut Vec<u8>) {
     }
 }
 
-/// Writes a body as `framing` has it, in chunks of uneven length.
+/// Appends a body with this framing, in chunks of varying length.
 pub fn put_body(framing: Framing, body: &[u8], trailers: &Fields, to: &mut Vec<u8>) {
     if framing != Framing::Chunked {
         to.extend_from_slice(body);

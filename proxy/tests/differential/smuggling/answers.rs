@@ -1,8 +1,8 @@
-//! Answers of HTTP/1.1.
+//! Ambiguous HTTP/1.1 responses.
 
 use super::*;
 
-/// Heads of answers, and how many lengths of the body their clients are told; `None`: 502.
+/// Response heads, and the number of `content-length` fields that clients get; `None`: 502.
 const ANSWERS: [(&str, &[u8], Option<usize>); 11] = [
     (
         "two equal lengths",

@@ -1,19 +1,19 @@
-//! Requests of HTTP/1.1.
+//! Ambiguous HTTP/1.1 requests.
 
 use super::*;
 
-/// What a proxy makes of a case.
+/// The expected outcome of a case.
 #[derive(Clone, Copy, Debug)]
 pub enum Made {
-    /// Refused with this status; the application sees nothing.
+    /// Refused with this status; the application receives nothing.
     Refused(u16),
-    /// The application gets one request for `/asked`.
+    /// The application receives one request for `/asked`.
     Passed,
 }
 
 use Made::{Passed, Refused};
 
-/// Requests, from their second line on; each has a body that a wrong reader takes for a request.
+/// Requests after the Host line; each has a body that a lenient parser takes for a request.
 pub const REQUESTS: [(&str, &str, Made); 34] = [
     (
         "two differing lengths",
@@ -206,7 +206,7 @@ async fn ambiguous_http1_requests_are_refused_or_normalized() {
                 Refused(status) => status,
             };
             let told = said.starts_with(&format!("HTTP/1.1 {status} "));
-            // Where hyper answers nothing, the connection just ends.
+            // Where hyper sends no response, the connection just closes.
             let ends = said.is_empty() && status == 400;
             if seen != expected || !(told || ends) || said.matches("HTTP/1.1 ").count() > 1 {
                 wrong.push(format!(
@@ -218,7 +218,7 @@ async fn ambiguous_http1_requests_are_refused_or_normalized() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Whole requests that are no requests of HTTP/1.1.
+/// Complete messages that are not valid HTTP/1.1 requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_http1_requests_are_refused() {
     let mut wrong = Vec::new();
@@ -246,14 +246,15 @@ async fn malformed_http1_requests_are_refused() {
                 ));
             }
         }
-        // Read in one way by all: lines that end with LF alone are written anew, and chunks without their extensions.
+        // Unambiguous, and forwarded normalized: lines that end with a bare LF, and chunk
+        // extensions.
         for bytes in [
             &b"POST /asked HTTP/1.1\nhost: a\ncontent-length: 2\n\nhi"[..],
             b"POST /asked HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2;a=b;c=\"d\"\r\nhi\r\n0\r\n\r\n",
         ] {
             let said = answers(front.address, bytes).await;
             let mut seen = std::mem::take(&mut *heads.lock().unwrap());
-            // What broke off before may be noted late.
+            // A request cut off earlier may be recorded late.
             seen.retain(|line| line != "bad: unexpected end of file");
             if seen != ["POST /asked HTTP/1.1"] || !said.contains("x-app") {
                 wrong.push(format!("{kind:?} {:?}: {seen:?} {said:?}", bytes.escape_ascii().to_string()));
@@ -263,7 +264,7 @@ async fn malformed_http1_requests_are_refused() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// hyper answers these itself, before there is a request that could be counted.
+/// hyper responds to these itself, before there is a request to count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unparsable_requests_are_counted() {
     let (app, heads) = application(OK).await;

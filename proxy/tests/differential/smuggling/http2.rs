@@ -1,8 +1,8 @@
-//! Requests of HTTP/2, frame by frame.
+//! Ambiguous HTTP/2 requests, frame by frame.
 
 use super::*;
 
-/// A field as HPACK has it without tables (RFC 7541, 6.2.2); names and values may be anything.
+/// A literal HPACK field without indexing (RFC 7541, 6.2.2); names and values may be any bytes.
 fn literal(name: &[u8], value: &[u8], block: &mut Vec<u8>) {
     block.push(0);
     for text in [name, value] {
@@ -28,7 +28,8 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8], to: &mut Vec<u8>) {
 
 type Pairs = &'static [(&'static [u8], &'static [u8])];
 
-/// Fields beside `:method`, `:scheme` and `:authority`; whether the application may get the request.
+/// Fields besides `:method`, `:scheme` and `:authority`; whether the application receives the
+/// request.
 const FRAMES: [(&str, Pairs, bool); 17] = [
     (
         "two differing lengths",
@@ -144,7 +145,7 @@ fn frames(fields: Pairs) -> Vec<u8> {
     bytes
 }
 
-/// The kinds of the frames that come on stream 1, and of GOAWAY, until there is an answer.
+/// Returns the type of the first frame on stream 1, or GOAWAY.
 async fn first_frame(front: SocketAddr, bytes: &[u8]) -> Option<u8> {
     let mut stream = TcpStream::connect(front).await.unwrap();
     stream.write_all(bytes).await.unwrap();
@@ -160,13 +161,13 @@ async fn first_frame(front: SocketAddr, bytes: &[u8]) -> Option<u8> {
             }
         }
     };
-    timeout(LIMIT, read).await.expect("an answer or an end")
+    timeout(LIMIT, read).await.expect("a frame or a close")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ambiguous_http2_requests_are_refused_or_normalized() {
     let mut wrong = Vec::new();
-    // Those that go on in HTTP/1.1, and one that does not.
+    // The application speaks HTTP/1.1, so the proxy translates what it forwards.
     let (app, heads) = application(OK).await;
     let front = Front::start(Kind::Gateway, Version::Http2, Version::Http1, app);
     for (name, fields, passed) in FRAMES {

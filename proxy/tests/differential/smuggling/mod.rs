@@ -1,6 +1,8 @@
-//! Requests and answers that two readers could take differently: refused, or passed on so that nobody can.
+//! Request smuggling: messages that two parsers could read differently are refused, or forwarded in
+//! an unambiguous form.
 //!
-//! The application counts heads byte by byte. A request for `/smuggled` is hidden in each case; it must never be seen.
+//! The application parses heads byte by byte. Each case hides a request for `/smuggled`, which must
+//! never arrive.
 
 mod answers;
 mod http1;
@@ -22,11 +24,11 @@ use super::wire::{Head, Wire};
 const LIMIT: Duration = Duration::from_secs(5);
 const PROXIES: [Kind; 4] = [Kind::Outbound, Kind::Inbound, Kind::Pair, Kind::Gateway];
 
-/// What arrived, head by head.
+/// The heads that arrived.
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// An application of HTTP/1.1 that reads strictly, answers each request with `answer`, and notes the first line, or what
-/// is wrong.
+/// An HTTP/1.1 application with a strict parser that responds with `answer`, and records the first
+/// line of each request, or the error.
 async fn application(answer: &'static [u8]) -> (SocketAddr, Heads) {
     let listener = TcpListener::bind(ANY).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -42,7 +44,7 @@ async fn application(answer: &'static [u8]) -> (SocketAddr, Heads) {
                     let read = wire
                         .body(&head, super::message::Framing::Absent, &mut body)
                         .await;
-                    noted.lock().unwrap().push(note(&head, read.err()));
+                    noted.lock().unwrap().push(describe(&head, read.err()));
                     if wire.send(answer).await.is_err() {
                         return;
                     }
@@ -53,7 +55,7 @@ async fn application(answer: &'static [u8]) -> (SocketAddr, Heads) {
     (address, heads)
 }
 
-fn note(head: &Head, error: Option<std::io::Error>) -> String {
+fn describe(head: &Head, error: Option<std::io::Error>) -> String {
     match (&head.problem, error) {
         (None, None) => head.line.clone(),
         (Some(problem), _) => format!("bad: {problem}"),
@@ -63,10 +65,10 @@ fn note(head: &Head, error: Option<std::io::Error>) -> String {
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nx-app: 1\r\n\r\nok\n";
 
-/// 33 bytes that are a request by themselves.
+/// 33 bytes that are a request of their own.
 const HIDDEN: &str = "GET /smuggled HTTP/1.1\r\nhost:\r\n\r\n";
 
-/// Everything that comes until the connection ends, or is silent after an answer.
+/// Sends bytes; returns all that is received until the connection closes, or a timeout.
 async fn answers(front: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(front).await.unwrap();
     stream.write_all(bytes).await.unwrap();

@@ -1,6 +1,8 @@
-//! The same requests before real servers: each counts one request where the proxy passed one on, and none elsewhere.
+//! The same requests with real servers behind the proxy: each sees one request where the proxy
+//! forwarded one, and none otherwise.
 //!
-//! Servers are those of Debian's packages. Without `WEFT_SERVERS=all`, those that are not installed are left out.
+//! The servers are Debian's packages. Those that are not installed are skipped, except with
+//! `WEFT_SERVERS=all`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,18 +15,18 @@ use super::http1::{Made, REQUESTS, bytes};
 use super::*;
 use crate::support::gateway::free_port;
 
-/// A compiler may have to make it first.
+/// The timeout for a start, which may include compilation.
 const START: Duration = Duration::from_secs(120);
 
 struct Server {
     name: &'static str,
     program: &'static str,
     arguments: &'static [&'static str],
-    /// Written into its folder before it starts; `@PORT` and `@DIR` are replaced.
+    /// A file that is written into its folder first, with `@PORT` and `@DIR` replaced.
     file: (&'static str, &'static str),
 }
 
-/// All write a line for each request into `requests`, or on their standard output.
+/// All log a line for each request, to the file `requests` or to standard output.
 const SERVERS: [Server; 5] = [
     Server {
         name: "nginx",
@@ -137,7 +139,7 @@ func main() {
     },
 ];
 
-/// A server that runs, until it is dropped.
+/// A running server, which ends when dropped.
 struct Running {
     address: SocketAddr,
     requests: PathBuf,
@@ -146,7 +148,7 @@ struct Running {
 }
 
 impl Server {
-    /// `None`: it is not installed, and need not be.
+    /// Starts the server. Returns `None` if it is not installed and not required.
     async fn start(&self) -> Option<Running> {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(self.name);
         let _ = std::fs::remove_dir_all(&folder);
@@ -200,7 +202,7 @@ impl Server {
 }
 
 impl Running {
-    /// The requests that it has counted since it was asked last: those for `/asked` and those for `/smuggled`.
+    /// Returns how many requests for `/asked` and for `/smuggled` were logged since the last call.
     fn counted(&mut self) -> (usize, usize) {
         let all = std::fs::read(&self.requests).unwrap_or_default();
         let new = String::from_utf8_lossy(&all[self.read..]).into_owned();
@@ -212,7 +214,7 @@ impl Running {
     }
 }
 
-/// Sends every request through each proxy, and says where a server counted otherwise.
+/// Sends every request through each proxy; returns the cases in which the server's count is wrong.
 async fn disagreements(server: &Server, running: &mut Running) -> Vec<String> {
     let mut wrong = Vec::new();
     for kind in PROXIES {
@@ -222,7 +224,7 @@ async fn disagreements(server: &Server, running: &mut Running) -> Vec<String> {
             let expected = usize::from(matches!(made, Made::Passed));
             let begun = Instant::now();
             let mut counted = running.counted();
-            // Some write their lines after the answer.
+            // Some servers log after the response.
             while counted.0 < expected && begun.elapsed() < LIMIT {
                 sleep(Duration::from_millis(2)).await;
                 let (asked, smuggled) = running.counted();
@@ -255,7 +257,7 @@ async fn servers_see_same_request_count_as_proxy() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// `go run` starts a program of its own, which ends with its group.
+/// `go run` starts the server as a child process, so the whole process group is killed.
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(leader) = self.child.id() {
