@@ -56,7 +56,7 @@ pub struct Settings {
     pub ports: Option<BoundPorts>,
 }
 
-/// EndpointRegistry by listeners, stream and admin; clones are the same store.
+/// Shared by listeners, stream and admin; clones are the same store.
 #[derive(Clone)]
 pub struct Store(Arc<StoreInner>);
 

@@ -168,8 +168,8 @@ mod tests {
         }
     }
 
-    /// What two calls at once come to when the controller says this after a second, and how long
-    /// they took. A sender goes so long after it was told.
+    /// The outcome of two concurrent calls, and their duration, if the controller answers after a
+    /// second and a peer closes `going` after it was drained.
     async fn outcome(answer: Option<Withdrawn>, going: Duration) -> (DrainOutcome, Duration) {
         let withdrawal = Withdrawal::default();
         let shutdown = Shutdown::new();
@@ -249,7 +249,7 @@ mod tests {
             let (drained, ()) = tokio::join!(drained, controller);
             assert_eq!(drained == DrainOutcome::Staying, !answer.terminating);
         }
-        // What is known needs no answer.
+        // A known outcome needs no answer of the controller.
         let drained = withdrawal.drain(LIMITS, &senders).await;
         assert_eq!(drained, DrainOutcome::Unused);
     }

@@ -201,7 +201,7 @@ mod tests {
         IpAddr::from([10, 0, 0, last])
     }
 
-    /// Connections of one source, idle the longer the earlier they are here.
+    /// Connections of one source, the earlier ones idle for longer.
     fn idle(clients: &ClientConnections, last: u8, count: u64) -> Vec<ClientConnection> {
         let enter = |since| {
             let client = clients.insert(source(last));
@@ -224,7 +224,7 @@ mod tests {
         many[0].request_started();
         assert_eq!(clients.evict(), Some(source(2)));
         assert_eq!(evicted(&many), [false, true, false, false]);
-        // It has been found already, and is not idle any more.
+        // The candidate of the last scan that is no longer idle is skipped.
         many[2].request_started();
         assert_eq!(clients.evict(), Some(source(2)));
         assert_eq!(evicted(&many), [false, true, false, true]);
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(evicted(&all), [false, false, true]);
         assert_eq!(clients.evict(), Some(source(1)));
         assert_eq!(evicted(&all), [false, true, true]);
-        assert_eq!(clients.evict(), None, "a request is under way");
+        assert_eq!(clients.evict(), None, "a request is in flight");
     }
 
     #[test]

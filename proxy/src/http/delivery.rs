@@ -234,7 +234,7 @@ mod tests {
             assert_eq!(blocked(&mut stall).await, CutReason::Deadline);
             assert_eq!(begun.elapsed(), 12 * SECOND);
             assert_eq!(end(), Some(CutReason::Deadline));
-            // It is not one of the next.
+            // The deadline does not apply to the next response.
             begin(None);
             stall.reset();
             assert_eq!(blocked(&mut stall).await, CutReason::Idle);
@@ -243,7 +243,7 @@ mod tests {
         .await;
     }
 
-    /// How long a stream lasts whose body is polled every second, with these outcomes.
+    /// Returns how long a stream lasts whose body is polled every second, with these outcomes.
     async fn stream_lasts(polls: &'static [Option<bool>]) -> Duration {
         let begun = Instant::now();
         let stream = async move {
@@ -267,7 +267,7 @@ mod tests {
         const WAITS: Option<bool> = Some(false);
         assert_eq!(stream_lasts(&[FRAME]).await, 5 * SECOND);
         assert_eq!(stream_lasts(&[FRAME, None, FRAME, None]).await, 7 * SECOND);
-        // Twenty seconds in which it waits for its body, and then for its client.
+        // Waits for its body for twenty seconds, and then for its client.
         assert_eq!(stream_lasts(&[WAITS; 20]).await, 25 * SECOND);
     }
 }

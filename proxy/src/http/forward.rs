@@ -336,12 +336,12 @@ impl RequestState {
 mod tests {
     use super::*;
 
-    /// The size of what a call gives, without calling.
+    /// Returns the size of a function's result without calling it.
     fn size_of_result<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
         size_of::<F>()
     }
 
-    /// Futures are moved when they are started: each byte is copied for each request.
+    /// Futures are moved when they are spawned: each byte is copied for each request.
     #[test]
     fn request_future_stays_small() {
         let size = size_of_result(|outbound: Arc<Outbound>, request| outbound.handle(request));

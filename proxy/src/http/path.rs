@@ -140,7 +140,7 @@ mod tests {
             ("/a/...", "/a/..."),
             ("/.well-known/acme", "/.well-known/acme"),
             ("/a/.b/..c", "/a/.b/..c"),
-            // Not decoded twice, and not what is reserved.
+            // Decoded once, and reserved characters not at all.
             ("/%2561dmin", "/%2561dmin"),
             ("/a%2fb", "/a%2fb"),
             ("/a%2F..%2Fb", "/a%2F..%2Fb"),
@@ -158,8 +158,8 @@ mod tests {
         }
     }
 
-    /// Segment by segment, of a path without queries: each is decoded first, and what a dot segment
-    /// says is done next.
+    /// Reference implementation for paths without a query: decodes first, then removes dot segments
+    /// one by one.
     fn reference(path: &str) -> String {
         let mut decoded = path.replace('\\', "/");
         for byte in (b'0'..=b'9')
@@ -168,7 +168,7 @@ mod tests {
             .chain(*b"-._~")
         {
             for escape in [format!("%{byte:02x}"), format!("%{byte:02X}")] {
-                // A character that comes of an escape is no part of another one.
+                // A decoded character is not part of another escape.
                 decoded = decoded.replace(&escape, &format!("\u{1}{}\u{1}", char::from(byte)));
             }
         }

@@ -200,7 +200,7 @@ mod tests {
 
     const BOUND: Duration = Duration::from_secs(10);
 
-    /// Polled as hyper does it, until it fails; gives how long that took.
+    /// Polls as hyper does until an error; returns the time it took.
     async fn lasts<B: Fn() -> bool + Unpin>(
         watched: &mut HalfCloseWatch<DuplexStream, B>,
     ) -> Duration {
@@ -221,7 +221,7 @@ mod tests {
         client.write_all(b"pipelined").await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(lasts(&mut watched).await, BOUND);
-        // What came before the end is there still.
+        // Bytes before the end can still be read.
         let mut read = Vec::new();
         watched.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, b"pipelined");

@@ -135,7 +135,7 @@ mod tests {
             .collect()
     }
 
-    /// Sends `bytes` and the end, and reads until the peer's.
+    /// Sends `bytes`, half-closes, and reads to the peer's end.
     async fn exchange(stream: DuplexStream, bytes: &[u8]) -> Vec<u8> {
         let (mut read, mut write) = tokio::io::split(stream);
         let mut seen = Vec::new();

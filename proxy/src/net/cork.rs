@@ -250,7 +250,7 @@ mod tests {
             }
         }
 
-        /// One poll: what came of it, and how often it woke its task.
+        /// Polls once; returns the result, and how often the task was woken.
         pub(super) fn polled<T>(future: impl Future<Output = T>) -> (Poll<T>, u32) {
             let count = Arc::new(Count(AtomicU32::new(0)));
             let waker = Waker::from(count.clone());
@@ -264,7 +264,7 @@ mod tests {
         stream.flush().await.unwrap();
     }
 
-    /// Reads what is there, as a connection does whenever it is polled.
+    /// Polls a read, as a connection does whenever it is polled.
     fn read_ahead(stream: &mut Corked<tokio::io::DuplexStream>) -> (Poll<usize>, u32) {
         let mut buffer = [0; 8];
         polled(async { stream.read(&mut buffer).await.unwrap() })
@@ -278,7 +278,7 @@ mod tests {
             write(&mut corked, b"one").await;
             write(&mut corked, b"two").await;
         });
-        assert_eq!(woken, 1, "the task is polled again, once");
+        assert_eq!(woken, 1, "the task is woken once");
         let mut seen = [0; 16];
         assert!(polled(far.read(&mut seen)).0.is_pending());
         assert!(read_ahead(&mut corked).0.is_pending());
@@ -294,7 +294,7 @@ mod tests {
         assert!(polled(write(&mut corked, b"123456")).0.is_ready());
         assert_eq!(read_ahead(&mut corked), (Poll::Pending, 0));
         let flushed = polled(poll_fn(|cx| Pin::new(&mut corked).poll_flush(cx)));
-        assert!(flushed.0.is_pending(), "blocked, and it says so");
+        assert!(flushed.0.is_pending(), "a blocked flush is pending");
         assert_eq!(flushed.1, 0);
         let mut seen = [0; 8];
         assert!(matches!(polled(far.read(&mut seen)).0, Poll::Ready(Ok(4))));
@@ -311,7 +311,7 @@ mod tests {
             let turn = poll_fn(|cx| {
                 let mut read = 0;
                 let mut pending = 0;
-                // It is asked again, as HTTP/2 does.
+                // Polled again after Pending, as HTTP/2 does.
                 while pending < 3 {
                     let mut bytes = [0; 8 << 10];
                     let mut buffer = ReadBuf::new(&mut bytes);

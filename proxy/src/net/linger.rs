@@ -143,8 +143,8 @@ mod tests {
     use super::*;
     use crate::drain::Shutdown;
 
-    /// How long the drain takes for a connection that is dropped, with a peer that sends a byte
-    /// every so often.
+    /// Returns how long the drain takes for a dropped connection whose peer sends a byte per
+    /// interval `every`.
     async fn drained(ended: bool, every: Option<Duration>) -> Duration {
         let shutdown = Shutdown::new();
         let (near, mut far) = duplex(64);

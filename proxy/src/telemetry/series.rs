@@ -217,7 +217,7 @@ mod tests {
         let get = |name: &str| series.get(route(name));
         let held: Vec<_> = ["a", "b"].map(get).to_vec();
         drop(get("c"));
-        assert_eq!(get("d").route(), "HTTPRoute a/d", "c gave way");
+        assert_eq!(get("d").route(), "HTTPRoute a/d", "c is evicted");
         let d = get("d");
         let other = get("e");
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The page of metrics as `promtool check metrics` wants it.
+//! The metrics page satisfies `promtool check metrics`.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::outcome::RequestOutcome;
 use crate::net::tcp::BytesTransferred;
 use crate::tls::HandshakeError;
 
-/// With something counted of everything.
+/// A page with a value of every kind of metric.
 fn page() -> String {
     let metrics = Metrics::new();
     metrics.active_requests(Direction::Inbound).inc();
@@ -55,13 +55,13 @@ fn metrics_page_is_valid_openmetrics() {
                 assert!(!text.is_empty(), "{line}");
             }
             ["#", "TYPE", name, of] => {
-                assert!(help.contains(name), "no help: {line}");
+                assert!(help.contains(name), "HELP is missing: {line}");
                 assert!(types.insert(name, of).is_none(), "{line}");
             }
             ["#", "EOF"] => {}
             _ => {
                 let (labels, _) = line.rsplit_once(' ').unwrap();
-                assert!(series.insert(labels), "twice: {line}");
+                assert!(series.insert(labels), "a repeated series: {line}");
                 assert!(!labels.contains("=\"\""), "an empty label: {line}");
                 let name = labels.split('{').next().unwrap();
                 let suffixes = ["_total", "_bucket", "_sum", "_count"];
@@ -71,7 +71,7 @@ fn metrics_page_is_valid_openmetrics() {
                     .filter(|family| types.contains_key(family))
                     .unwrap_or(name);
                 let is_counter = types.get(family) == Some(&"counter");
-                assert!(types.contains_key(family), "no type: {line}");
+                assert!(types.contains_key(family), "TYPE is missing: {line}");
                 assert_eq!(is_counter, name.ends_with("_total"), "{line}");
             }
         }

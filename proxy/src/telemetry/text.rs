@@ -105,7 +105,7 @@ mod tests {
             r#"{"time":"2026-01-01T00:00:01Z","client":null}"#,
             "\n",
         );
-        // In pieces that are no lines.
+        // In pieces that do not end at line breaks.
         for piece in lines.as_bytes().chunks(7) {
             out.write_all(piece).unwrap();
         }

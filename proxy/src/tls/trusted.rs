@@ -162,12 +162,16 @@ mod tests {
         sources.set_signed_roots(roots(&[1]), Instant::now());
         sources.set_connected(true);
         sources.set_stream_roots(roots(&[1, 2]), Instant::now());
-        assert_eq!(in_force(&sources), [1, 2], "the new one beside the old one");
+        assert_eq!(in_force(&sources), [1, 2], "both roots are trusted");
         sources.set_stream_roots(roots(&[2]), Instant::now());
-        assert_eq!(in_force(&sources), [2], "the file still has the old one");
+        assert_eq!(
+            in_force(&sources),
+            [2],
+            "the file's old root is not trusted"
+        );
         sources.set_file_roots(roots(&[1, 2]), Instant::now());
         sources.set_signed_roots(roots(&[1, 2]), Instant::now());
-        assert_eq!(in_force(&sources), [2], "late");
+        assert_eq!(in_force(&sources), [2], "stale sources are ignored");
         assert_eq!(sources.signer(), roots(&[2]).first());
     }
 
@@ -184,7 +188,7 @@ mod tests {
         assert_eq!(
             in_force(&sources),
             [1, 2],
-            "replaced while nobody could tell"
+            "a root replaced while disconnected is trusted"
         );
         sources.set_signed_roots(roots(&[3]), Instant::now());
         sources.set_connected(true);
@@ -202,7 +206,11 @@ mod tests {
             sources.set_connected(true);
             sources.set_stream_roots(roots(&[1]), begun);
             sources.set_file_roots(roots(&[2]), begun + pause);
-            assert_eq!(in_force(&sources), [1], "the stream is open");
+            assert_eq!(
+                in_force(&sources),
+                [1],
+                "the stream's roots apply while it is open"
+            );
             assert!(sources.holds(&roots(&[1])[0]));
             let more = sources.set_connected(false);
             (more, in_force(&sources), sources.holds(&roots(&[1])[0]))
@@ -211,7 +219,7 @@ mod tests {
         assert_eq!(
             replaced_after(SETTLED / 2),
             (false, vec![1], true),
-            "may be late"
+            "the file may be stale"
         );
     }
 
@@ -232,7 +240,10 @@ mod tests {
         sources.set_file_roots(roots(&[1]), now + 2 * SETTLED);
         assert!(!sources.holds(new));
         sources.set_signed_roots(roots(&[2]), now + 2 * SETTLED);
-        assert!(sources.holds(new), "another root signs than the file has");
+        assert!(
+            sources.holds(new),
+            "the signing response is newer than the file"
+        );
     }
 
     #[test]

@@ -152,11 +152,14 @@ mod tests {
         near.observe(Duration::from_millis(100), SECOND);
         far.observe(Duration::from_millis(1), SECOND);
         (1..CROWDED_REQUESTS).for_each(|_| near.begin());
-        assert!(!should_spill(&near, &far, SECOND), "slow, and not crowded");
+        assert!(!should_spill(&near, &far, SECOND), "slow but not crowded");
         near.begin();
         assert!(should_spill(&near, &far, SECOND));
         (0..100).for_each(|_| (0..100).for_each(|_| far.begin()));
-        assert!(!should_spill(&near, &far, SECOND), "the other is no better");
+        assert!(
+            !should_spill(&near, &far, SECOND),
+            "the other endpoint is no better"
+        );
     }
 
     #[test]

@@ -77,9 +77,9 @@ mod tests {
         (0..1_000).for_each(|_| budget.request());
         assert_eq!(spend_all(&budget, 2 * SECOND), 200);
         assert_eq!(spend_all(&budget, 9 * SECOND), 0);
-        // 1,000 in the 20 s before: 500 in as long as a period.
+        // 1,000 requests in the last 20 s count as 500 per period.
         assert_eq!(spend_all(&budget, 20 * SECOND), RESERVE + 100);
-        // An hour of silence saves nothing up.
+        // Idle time does not accumulate budget.
         assert_eq!(spend_all(&budget, 3_600 * SECOND), RESERVE);
     }
 }

@@ -135,7 +135,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..7 {
             endpoint.eject(now);
-            // Others that failed at the same time.
+            // Further failures at the same time do not extend it.
             endpoint.eject(now);
             endpoint.eject(now + 1);
             let until = endpoint.ejected_until.load(Relaxed);
@@ -169,7 +169,10 @@ mod tests {
         );
         assert!(!endpoint.try_claim_probe(back - 1));
         assert!(endpoint.try_claim_probe(back) && !endpoint.try_claim_probe(back));
-        assert!(!endpoint.is_healthy(back + probe), "nothing was found out");
+        assert!(
+            !endpoint.is_healthy(back + probe),
+            "the probe had no result"
+        );
         assert!(endpoint.try_claim_probe(back + probe));
         endpoint.mark_reachable();
         assert!(

@@ -92,7 +92,10 @@ mod tests {
         let of = IdleTimeoutEstimate::default();
         assert!(!of.is_safe(Duration::ZERO), "nothing is known yet");
         of.observed_open(millis(99));
-        assert!(!of.is_safe(Duration::ZERO), "it may be closing it");
+        assert!(
+            !of.is_safe(Duration::ZERO),
+            "the application may be closing it"
+        );
         of.observed_open(millis(400));
         assert!(of.is_safe(millis(200)) && !of.is_safe(millis(201)));
         of.observed_closed(millis(300));
@@ -107,7 +110,7 @@ mod tests {
         of.observed_open(millis(4_000));
         assert!(
             !of.is_safe(Duration::ZERO),
-            "it closes them after each answer"
+            "it closes connections after each response"
         );
         tokio::time::advance(DISTRUST).await;
         assert!(of.is_safe(millis(2_000)));

@@ -75,18 +75,18 @@ mod tests {
     #[test]
     fn endpoint_is_silent_when_requests_wait_without_bytes() {
         let liveness = Liveness::default();
-        assert!(!liveness.is_silent(100 * SECOND), "nobody waits");
+        assert!(!liveness.is_silent(100 * SECOND), "no request waits");
         liveness.request_started(100 * SECOND);
-        assert!(!liveness.is_silent(101 * SECOND), "the wait began now");
+        assert!(!liveness.is_silent(101 * SECOND), "the wait has just begun");
         assert!(liveness.is_silent(101 * SECOND + 1));
-        // One more request does not make it live.
+        // Another request does not restart the wait.
         liveness.request_started(102 * SECOND);
         assert!(liveness.is_silent(102 * SECOND));
         liveness.received(103 * SECOND);
         assert!(!liveness.is_silent(104 * SECOND));
         assert!(liveness.is_silent(104 * SECOND + 1));
         liveness.request_ended();
-        assert!(liveness.is_silent(105 * SECOND), "another is open");
+        assert!(liveness.is_silent(105 * SECOND), "another request waits");
         liveness.request_ended();
         assert!(!liveness.is_silent(105 * SECOND));
     }

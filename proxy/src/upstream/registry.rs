@@ -219,9 +219,9 @@ mod tests {
         let grpc = liveness(at("10.0.0.1:90", identity("a")));
         let others = [
             liveness(at("10.0.0.2:80", identity("a"))),
-            // The address has become another pod's.
+            // The address is now another pod's.
             liveness(at("10.0.0.1:80", identity("b"))),
-            // Where no proxy answers for them, ports are by themselves.
+            // Without a proxy, each port has its own liveness.
             liveness(at("10.0.0.1:80", None)),
         ];
         http.request_started(0);

@@ -106,7 +106,7 @@ mod tests {
         let find = |now| sessions.find(&cluster, client(1), now, kept);
         assert_eq!(find(0), None);
         sessions.put(&cluster, client(1), endpoint(1), 0);
-        // Each use prolongs it.
+        // Each use extends the session.
         assert_eq!(find(9 * SECOND), Some(endpoint(1)));
         assert_eq!(find(19 * SECOND), Some(endpoint(1)));
         assert_eq!(find(30 * SECOND), None);
@@ -142,7 +142,7 @@ mod tests {
         for of in 0..4_000 {
             let (before, after) = (best(of, 3), best(of, 4));
             if before != after {
-                assert_eq!(after, 3, "to the one that came");
+                assert_eq!(after, 3, "clients move only to the added endpoint");
                 moved += 1;
             }
         }

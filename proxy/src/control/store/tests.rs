@@ -73,13 +73,13 @@ fn backends(watched: &WatchedDestination) -> Vec<(String, Vec<SocketAddr>)> {
         panic!("routes at {}", watched.address);
     };
     let describe = |cluster: &Arc<Cluster>| {
-        let peers = cluster
+        let endpoint_addresses = cluster
             .members()
             .endpoints
             .iter()
             .map(|p| p.address)
             .collect();
-        (cluster.name.to_string(), peers)
+        (cluster.name.to_string(), endpoint_addresses)
     };
     let clusters = rule.backends.iter().map(|b| b.target.as_ref().unwrap());
     clusters.map(describe).collect()
@@ -114,7 +114,7 @@ async fn concurrent_lookups_share_one_watch_request() {
     let ((first, second), refused) = futures::future::join(lookups, answer).await;
     assert_eq!(refused, []);
     let (Lookup::Found(first), Lookup::Found(second)) = (first, second) else {
-        panic!("not answered");
+        panic!("no answer to the lookups");
     };
     assert!(Arc::ptr_eq(&first, &second));
     assert_eq!(
@@ -162,7 +162,7 @@ async fn routes_are_applied_after_their_endpoints() {
     let step = |n: u8| {
         let address = format!("10.1.0.{n}:80");
         update(vec![
-            // The order in the message is the worst one.
+            // The worst order within the message.
             service("10.0.0.1:80", &[&format!("v{n}")]),
             endpoints(&format!("v{n}"), &[&address]),
             endpoints(&format!("v{}", n - 1), &[]),
@@ -185,9 +185,12 @@ async fn routes_are_applied_after_their_endpoints() {
                 let Ok(cluster) = &rule.backends[0].target else {
                     continue;
                 };
-                // Emptied only after the route had left it.
+                // An endpoint set is emptied only after the route has left it.
                 if cluster.members().endpoints.is_empty() {
-                    assert!(!Arc::ptr_eq(&resolved, &held.load()), "routed to nothing");
+                    assert!(
+                        !Arc::ptr_eq(&resolved, &held.load()),
+                        "the route in force has no endpoints"
+                    );
                 }
                 seen.insert(cluster.name.to_string());
             }
@@ -259,7 +262,11 @@ async fn idle_destinations_expire_only_while_connected() {
     let used = watched(&store, "10.0.0.2:80").await;
     tokio::time::advance(Duration::from_secs(601)).await;
     store.sweep();
-    assert_eq!(store.watched().len(), 2, "the controller is away");
+    assert_eq!(
+        store.watched().len(),
+        2,
+        "nothing expires while disconnected"
+    );
     store.set_connected(true);
     store.sweep();
     assert_eq!(store.watched(), [at("10.0.0.2:80")].into());
@@ -294,14 +301,14 @@ async fn requests_in_flight_keep_endpoints_of_removed_backend() {
         service("10.0.0.1:80", &["v1"]),
     ]));
     let held = watched(&store, "10.0.0.1:80").await;
-    let on_its_way = held.load();
+    let in_flight = held.load();
     let mut shift = update(vec![
         endpoints("v2", &["10.2.0.1:80"]),
         service("10.0.0.1:80", &["v2"]),
     ]);
     shift.removed = vec!["endpoints/shop/v1:80".to_owned()];
     store.apply(shift);
-    let Resolved::Service(service) = &**on_its_way else {
+    let Resolved::Service(service) = &**in_flight else {
         panic!("no service");
     };
     let ResolvedRouting::Direct(rule) = &service.routing else {
@@ -321,7 +328,11 @@ async fn destination_limit_evicts_idle_destinations() {
     let begun = Instant::now();
     let refused = store.lookup(at("192.0.2.1:80")).await;
     assert!(matches!(refused, Lookup::Unreachable));
-    assert_eq!(begun.elapsed(), Duration::ZERO, "nobody was asked");
+    assert_eq!(
+        begun.elapsed(),
+        Duration::ZERO,
+        "the lookup fails without a request"
+    );
     tokio::time::advance(Duration::from_secs(61)).await;
     let _ = store.lookup(at("192.0.2.1:80")).await;
     assert_eq!(store.watched(), [at("192.0.2.1:80")].into());

@@ -20,7 +20,8 @@ fn trust(hops: u32, header: ForwardedHeader) -> ForwardedTrust {
     }
 }
 
-/// A request for `shop.example` with these headers, and what became of it.
+/// Handles a request for `shop.example` with these headers; returns the client's address and the
+/// resulting headers.
 fn after(headers: Headers<'_>, hops: u32, connection: Connection) -> (String, HeaderMap) {
     let trust = trust(hops, ForwardedHeader::XForwardedFor);
     after_trusting(headers, &trust, connection)
@@ -47,11 +48,11 @@ fn after_trusting(
 fn one<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     let mut all = headers.get_all(name).iter();
     let first = all.next().map_or("", |value| value.to_str().unwrap());
-    assert!(all.next().is_none(), "{name} is there twice");
+    assert!(all.next().is_none(), "{name} is repeated");
     first
 }
 
-const SPOOFS: [(&str, &str); 11] = [
+const SPOOFED_HEADERS: [(&str, &str); 11] = [
     ("x-forwarded-for", "6.6.6.6, 7.7.7.7"),
     ("x-forwarded-for", "8.8.8.8"),
     ("x_forwarded_for", "6.6.6.6"),
@@ -67,7 +68,7 @@ const SPOOFS: [(&str, &str); 11] = [
 
 #[test]
 fn forwarded_headers_of_untrusted_client_are_removed() {
-    let (client, headers) = after(&SPOOFS, 0, connection("192.0.2.7:4711", false));
+    let (client, headers) = after(&SPOOFED_HEADERS, 0, connection("192.0.2.7:4711", false));
     assert_eq!(client, "192.0.2.7");
     for (name, value) in [
         ("x-forwarded-for", "192.0.2.7"),
@@ -94,7 +95,7 @@ fn client_address_is_counted_from_the_right_by_trusted_hops() {
         (1, "2001:db8::2", "2001:db8::2, 192.0.2.7"),
         (2, "10.0.0.1", "10.0.0.1, 2001:db8::2, 192.0.2.7"),
         (3, "6.6.6.6", "6.6.6.6, 10.0.0.1, 2001:db8::2, 192.0.2.7"),
-        // There are fewer hops on the way than are trusted: somebody went past them.
+        // Fewer hops than are trusted: the client bypassed one of them.
         (4, "192.0.2.7", "192.0.2.7"),
         (u32::MAX, "192.0.2.7", "192.0.2.7"),
     ] {
@@ -105,8 +106,8 @@ fn client_address_is_counted_from_the_right_by_trusted_hops() {
             (client, list_after),
             "{hops}"
         );
-        let believed = (1..4).contains(&hops);
-        let id = if believed { "theirs" } else { ID };
+        let is_trusted = (1..4).contains(&hops);
+        let id = if is_trusted { "theirs" } else { ID };
         assert_eq!(one(&headers, "x-request-id"), id, "{hops}");
     }
 }
@@ -134,7 +135,7 @@ fn invalid_forwarded_address_is_ignored() {
 
 #[test]
 fn trusted_hop_sets_scheme_host_and_port() {
-    // What the hop sends besides the client's address; scheme, host and port afterwards.
+    // Headers of the hop besides the client's address; the resulting scheme, host and port.
     let rows: [(Headers<'_>, [&str; 3]); 7] = [
         (&[], ["http", "shop.example", "8080"]),
         (
@@ -145,7 +146,7 @@ fn trusted_hop_sets_scheme_host_and_port() {
             &[("x-forwarded-proto", "gopher")],
             ["http", "shop.example", "8080"],
         ),
-        // The client's own word is further left.
+        // The entry on the left is the client's own.
         (
             &[("x-forwarded-proto", "https, http")],
             ["http", "shop.example", "80"],
@@ -179,7 +180,7 @@ fn trusted_hop_sets_scheme_host_and_port() {
         assert_eq!(one(&headers, "x-forwarded-proto"), proto, "{told:?}");
         assert_eq!(one(&headers, "x-forwarded-host"), host, "{told:?}");
         assert_eq!(one(&headers, "x-forwarded-port"), port, "{told:?}");
-        // Whether the hop wrote it or its client did, nobody knows.
+        // Unknown whether the hop or its client wrote it.
         assert!(!headers.contains_key("x-forwarded-prefix"));
     }
 }
@@ -282,8 +283,8 @@ fn forwarded_host_is_taken_from_absolute_target() {
 }
 
 proptest::proptest! {
-    /// Nobody but a trusted hop moves the client's address: whatever stands to the left of its
-    /// entry, on a line of its own or on the same one, with quotes left open or not.
+    /// Only trusted hops determine the client's address: whatever is to the left of its entry, on
+    /// the same line or another, even with unbalanced quotes, is ignored.
     #[test]
     fn entries_left_of_trusted_hops_are_ignored(
         spoof in "[ -~]{0,64}",

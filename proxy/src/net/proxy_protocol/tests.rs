@@ -93,7 +93,7 @@ fn version_2_commands_and_families_are_parsed() {
     for (command, family, length, told) in [
         (1, 0x11, 12, Ok(Some(client))),
         (1, 0x11, 200, Ok(Some(client))),
-        // A health check of the load balancer's own: whatever stands in it.
+        // LOCAL: the load balancer's own health check, whatever addresses it has.
         (0, 0x11, 12, Ok(None)),
         (0, 0x77, 12, Ok(None)),
         (1, 0x00, 12, Ok(None)),
@@ -138,7 +138,7 @@ async fn bytes_after_proxy_header_are_left_unread() {
         line("192.0.2.1:1".parse().unwrap()),
         version_2(0, 0, &[], 7),
     ] {
-        // In pieces, and with the beginning of what follows in the last one.
+        // In pieces, the last of which has the first bytes of the request.
         let (mut client, near) = duplex(5);
         let sent = [&header[..], b"GET / HTTP/1.1\r\n"].concat();
         tokio::spawn(async move { client.write_all(&sent).await });
@@ -214,7 +214,7 @@ proptest! {
         prop_assert_eq!(parse(&[header, rest].concat()), whole);
     }
 
-    /// Also those that begin as a header does.
+    /// Includes bytes that begin like a header.
     #[test]
     fn parse_result_is_stable_as_bytes_arrive(kind in 0_usize..4, bytes: Vec<u8>, cut: prop::sample::Index) {
         let beginning = [&b""[..], b"PROXY ", SIGNATURE_2, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0"][kind];
