@@ -79,29 +79,29 @@ impl Body for Flood {
 
 /// Reads to the end; returns the length, and the maximum of resident memory meanwhile.
 async fn drained(mut body: Incoming) -> (u64, u64) {
-    let (mut total, mut most) = (0, 0);
-    let mut looked = 0;
+    let (mut total, mut peak) = (0, 0);
+    let mut sampled = 0;
     while let Some(frame) = body.frame().await {
         total += frame
             .unwrap()
             .data_ref()
             .map_or(0, |data| data.len() as u64);
-        if total - looked > 4 << 20 {
-            looked = total;
-            most = most.max(resident_bytes());
+        if total - sampled > 4 << 20 {
+            sampled = total;
+            peak = peak.max(resident_bytes());
         }
     }
-    (total, most)
+    (total, peak)
 }
 
 /// Reads the whole request, then sends as many bytes back.
 async fn echo_length(
     request: Request<Incoming>,
 ) -> Result<http::Response<http_body_util::combinators::BoxBody<Bytes, Infallible>>, Infallible> {
-    let (total, most) = drained(request.into_body()).await;
+    let (total, peak) = drained(request.into_body()).await;
     let answer = http::Response::builder()
         .header("x-total", total)
-        .header("x-most", most);
+        .header("x-peak", peak);
     Ok(answer.body(Flood::new(total).boxed()).unwrap())
 }
 
@@ -156,10 +156,10 @@ impl Sender {
             let value = response.headers()[name].to_str().unwrap();
             value.parse().unwrap()
         };
-        let (arrived, most) = (said("x-total"), said("x-most"));
+        let (arrived, peak) = (said("x-total"), said("x-peak"));
         assert_eq!(arrived, length, "the request is complete");
-        let (back, most_back) = drained(response.into_body()).await;
-        (back, most.max(most_back))
+        let (back, peak_back) = drained(response.into_body()).await;
+        (back, peak.max(peak_back))
     }
 }
 
@@ -174,9 +174,9 @@ async fn large_http_bodies_use_constant_memory() {
         sender.send(4 * PART as u64).await;
         let before = resident_bytes();
         let begun = Instant::now();
-        let (back, most) = sender.send(length()).await;
+        let (back, peak) = sender.send(length()).await;
         assert_eq!(back, length(), "{version:?}: the response is complete");
-        let grown = most.saturating_sub(before);
+        let grown = peak.saturating_sub(before);
         println!(
             "{version:?}: {} MiB each way in {:?}, {} KiB more",
             length() >> 20,
@@ -218,22 +218,22 @@ async fn large_tcp_stream_uses_constant_memory() {
         to.shutdown().await.unwrap();
     };
     let received = async {
-        let (mut total, mut most, mut looked) = (0, 0, 0);
+        let (mut total, mut peak, mut sampled) = (0, 0, 0);
         let mut buffer = vec![0; 64 << 10];
         loop {
             match from.read(&mut buffer).await.unwrap() {
-                0 => return (total, most),
+                0 => return (total, peak),
                 length => total += length as u64,
             }
-            if total - looked > 4 << 20 {
-                looked = total;
-                most = most.max(resident_bytes());
+            if total - sampled > 4 << 20 {
+                sampled = total;
+                peak = peak.max(resident_bytes());
             }
         }
     };
-    let ((), (total, most)) = tokio::join!(sent, received);
+    let ((), (total, peak)) = tokio::join!(sent, received);
     assert_eq!(total, length());
-    let grown = most.saturating_sub(before);
+    let grown = peak.saturating_sub(before);
     println!(
         "bytes: {} MiB each way in {:?}, {} KiB more",
         length() >> 20,

@@ -49,8 +49,11 @@ async fn program() -> &'static str {
     let built = async {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/h2spec/build");
         let built = Command::new(script).output().await.unwrap();
-        let words = String::from_utf8_lossy(&built.stderr);
-        assert!(built.status.success(), "h2spec could not be built: {words}");
+        let message = String::from_utf8_lossy(&built.stderr);
+        assert!(
+            built.status.success(),
+            "h2spec could not be built: {message}"
+        );
         String::from_utf8(built.stdout).unwrap().trim().to_owned()
     };
     PROGRAM.get_or_init(|| built).await
@@ -100,8 +103,8 @@ fn outcome(report: &str) -> Outcome {
         let name = format!("{section}/{place}");
         let body = case.split("</testcase>").next().unwrap_or_default();
         if body.contains("<failure>") || body.contains("<error>") {
-            let words = format!("{}: {}", attribute(case, "classname"), text(body));
-            outcome.failed.push((name, words));
+            let message = format!("{}: {}", attribute(case, "classname"), text(body));
+            outcome.failed.push((name, message));
         } else if body.contains("<skipped>") {
             outcome.skipped.insert(name);
         } else {
@@ -124,10 +127,10 @@ fn text(body: &str) -> String {
         .split('<')
         .skip(1)
         .filter_map(|part| part.split_once('>'));
-    let words: Vec<_> = parts
+    let texts: Vec<_> = parts
         .map(|(_, text)| text.trim().replace('\n', ", "))
         .collect();
-    words.join("")
+    texts.join("")
 }
 
 /// Panics unless exactly the known cases failed.

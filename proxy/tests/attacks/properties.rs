@@ -209,9 +209,9 @@ proptest! {
         let list = headers["x-forwarded-for"].to_str().unwrap();
         let addresses: Vec<IpAddr> = list.split(", ").map(|one| one.parse().unwrap()).collect();
         prop_assert_eq!(addresses[0], client);
-        let told = headers["forwarded"].to_str().unwrap();
+        let written = headers["forwarded"].to_str().unwrap();
         let hops = u32::try_from(addresses.len()).unwrap();
-        let (again, _) = after(names, if crossed { [told, list] } else { [list, told] }, &trust(hops));
-        prop_assert_eq!(again, client, "{} | {}", list, told);
+        let (again, _) = after(names, if crossed { [written, list] } else { [list, written] }, &trust(hops));
+        prop_assert_eq!(again, client, "{} | {}", list, written);
     }
 }

@@ -146,7 +146,7 @@ async fn slow_clients_do_not_affect_other_clients() {
             "{name}: other clients are delayed: {seen}, without attack: {quiet}"
         );
         fair = is_fair.then_some(name);
-        let grown = seen.attacked.most.saturating_sub(opening.attacked.before);
+        let grown = seen.attacked.peak.saturating_sub(opening.attacked.before);
         assert!(
             grown <= MEMORY_PER_CLIENT * CLIENTS as u64,
             "{name}: {} KiB more",

@@ -40,7 +40,7 @@ const EXPECTED: [(&str, &str); 6] = [
 struct Finding {
     id: String,
     severity: String,
-    words: String,
+    message: String,
 }
 
 fn findings(report: &str) -> Vec<Finding> {
@@ -52,7 +52,7 @@ fn findings(report: &str) -> Vec<Finding> {
     let read = |finding| Finding {
         id: text(finding, "id"),
         severity: text(finding, "severity"),
-        words: text(finding, "finding"),
+        message: text(finding, "finding"),
     };
     all.iter().map(read).collect()
 }
@@ -102,7 +102,7 @@ async fn scan(key: ServerKey, name: &str) {
     let offers = |id: &str| {
         findings
             .iter()
-            .any(|of| of.id == id && of.words.starts_with("offered"))
+            .any(|of| of.id == id && of.message.starts_with("offered"))
     };
     assert!(
         offers("TLS1_2") && offers("TLS1_3"),
@@ -113,7 +113,7 @@ async fn scan(key: ServerKey, name: &str) {
             && EXPECTED.iter().all(|(id, _)| of.id != *id)
     });
     let severe: Vec<_> = severe
-        .map(|of| format!("{}: {}: {}", of.severity, of.id, of.words))
+        .map(|of| format!("{}: {}: {}", of.severity, of.id, of.message))
         .collect();
     assert!(severe.is_empty(), "{name}: {severe:#?}");
 }

@@ -186,11 +186,11 @@ async fn refuses_renegotiation(address: SocketAddr) {
         .kill_on_drop(true)
         .spawn();
     let mut client = client.expect("openssl");
-    let mut asks = client.stdin.take().unwrap();
+    let mut stdin = client.stdin.take().unwrap();
     // A line with this letter alone requests renegotiation.
-    asks.write_all(b"R\n").await.unwrap();
+    stdin.write_all(b"R\n").await.unwrap();
     let ended = timeout(Duration::from_secs(10), client.wait_with_output()).await;
-    drop(asks);
+    drop(stdin);
     let output = ended.expect("the connection closes").unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("RENEGOTIATING"), "{said}");

@@ -41,7 +41,7 @@ pub struct Noticed {
     pub requests: usize,
     /// Resident bytes at the start, and the maximum.
     pub before: u64,
-    pub most: u64,
+    pub peak: u64,
 }
 
 /// A proxy with its own threads, which is not attacked.
@@ -53,7 +53,7 @@ pub struct Control {
 impl Control {
     pub fn start() -> Self {
         let (_open, closed) = oneshot::channel();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, address) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             let runtime = builder.worker_threads(2).enable_all().build().unwrap();
@@ -65,7 +65,7 @@ impl Control {
             });
         });
         Self {
-            address: told.recv().unwrap(),
+            address: address.recv().unwrap(),
             _open,
         }
     }
@@ -73,28 +73,28 @@ impl Control {
 
 /// A client on its own thread that measures until it is stopped.
 pub struct Witness {
-    enough: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     thread: JoinHandle<Noticed>,
 }
 
 impl Witness {
     /// Sends requests to `address` over one connection.
     pub fn start(address: SocketAddr, version: Version) -> Self {
-        let enough = Arc::<AtomicBool>::default();
-        let told = enough.clone();
+        let stopped = Arc::<AtomicBool>::default();
+        let stop = stopped.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
-            runtime.unwrap().block_on(ask(address, version, &told))
+            runtime.unwrap().block_on(ask(address, version, &stop))
         });
-        Self { enough, thread }
+        Self { stopped, thread }
     }
 
     /// Stops the client; returns its measurements. Panics if a request was not answered as
     /// expected.
     pub async fn noticed(self) -> Noticed {
-        self.enough.store(true, Relaxed);
+        self.stopped.store(true, Relaxed);
         let joined = tokio::task::spawn_blocking(|| self.thread.join())
             .await
             .unwrap();
@@ -102,13 +102,13 @@ impl Witness {
     }
 }
 
-async fn ask(address: SocketAddr, version: Version, enough: &AtomicBool) -> Noticed {
+async fn ask(address: SocketAddr, version: Version, stopped: &AtomicBool) -> Noticed {
     let before = resident();
-    let (mut taken, mut most) = (Vec::new(), before);
+    let (mut taken, mut peak) = (Vec::new(), before);
     let mut client = timeout(LIMIT, Client::connect(address, version))
         .await
         .unwrap();
-    while !enough.load(Relaxed) || taken.is_empty() {
+    while !stopped.load(Relaxed) || taken.is_empty() {
         let begun = Instant::now();
         let request = http::Request::get("/").header("host", "shop.example");
         let seen = timeout(LIMIT, client.send(request, ""))
@@ -122,7 +122,7 @@ async fn ask(address: SocketAddr, version: Version, enough: &AtomicBool) -> Noti
             seen.status,
             seen.headers
         );
-        most = most.max(resident());
+        peak = peak.max(resident());
         tokio::time::sleep(PAUSE).await;
     }
     taken.sort_unstable();
@@ -130,7 +130,7 @@ async fn ask(address: SocketAddr, version: Version, enough: &AtomicBool) -> Noti
         p99: taken[taken.len() * 99 / 100],
         requests: taken.len(),
         before,
-        most,
+        peak,
     }
 }
 
@@ -164,7 +164,7 @@ impl Comparison {
 
     /// Returns the growth of memory in bytes.
     pub fn grown(&self) -> u64 {
-        self.attacked.most.saturating_sub(self.attacked.before)
+        self.attacked.peak.saturating_sub(self.attacked.before)
     }
 }
 

@@ -128,12 +128,12 @@ async fn http1(wire: &mut Wire, sent: &Exchange) -> io::Result<(SeenAnswer, bool
     seen.whole = read.is_ok();
     seen.trailers = read.unwrap_or_default();
     let lengths = ["content-length", "transfer-encoding"];
-    let told = lengths
+    let is_framed = lengths
         .iter()
         .any(|name| values(&head.fields, name).next().is_some());
     let close = values(&head.fields, "connection").any(|value| value == b"close");
     seen.fields = head.fields;
-    let again = seen.whole && (told || bodiless) && !close;
+    let again = seen.whole && (is_framed || bodiless) && !close;
     Ok((seen, again))
 }
 

@@ -84,9 +84,9 @@ fn join_cookies(fields: &mut Fields) {
 
 /// RFC 9110, 8.6: a known length may be added, and a redundant one left out.
 fn same_length(sent: &mut Fields, seen: &mut Fields, body: &[u8]) {
-    let told = |fields: &Fields| values(fields, "content-length").next().is_some();
+    let has_length = |fields: &Fields| values(fields, "content-length").next().is_some();
     let length = body.len().to_string();
-    if told(sent) != told(seen) {
+    if has_length(sent) != has_length(seen) {
         for fields in [sent, seen] {
             let says = |(name, value): &(String, Vec<u8>)| {
                 name == "content-length" && *value == length.as_bytes()
@@ -102,8 +102,8 @@ fn announced(fields: &Fields, trailers: &Fields) -> Fields {
     let names: Vec<_> = names
         .map(|name| name.trim_ascii().to_ascii_lowercase())
         .collect();
-    let told = |name: &str| names.iter().any(|of| of == name.as_bytes());
-    let trailers = trailers.iter().filter(|(name, _)| told(name));
+    let is_announced = |name: &str| names.iter().any(|of| of == name.as_bytes());
+    let trailers = trailers.iter().filter(|(name, _)| is_announced(name));
     trailers.cloned().collect()
 }
 

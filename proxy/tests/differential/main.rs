@@ -50,7 +50,7 @@ async fn differs(way: &Way, client: &mut Client, sent: &Exchange) -> Vec<String>
         Ok(Ok(answer)) => differences::of_answer(way, &sent, &answer),
         // With HTTP/2, the reset may arrive before the head was read.
         Ok(Err(_)) if sent.answer.cut => Vec::new(),
-        Ok(Err(words)) => vec![words],
+        Ok(Err(details)) => vec![details],
         Err(_) => vec!["no response in time".to_owned()],
     };
     let wait = if found.is_empty() {
@@ -159,8 +159,8 @@ async fn corpus_exchanges_pass_unchanged() {
                     &sent.target[..sent.target.len().min(40)]
                 );
                 let fields = (sent.fields.len(), sent.answer.fields.len(), sent.framing);
-                let words = found.join("\n  ");
-                reports.push(format!("{}: {asked} {fields:?}\n  {words}", way.name()));
+                let details = found.join("\n  ");
+                reports.push(format!("{}: {asked} {fields:?}\n  {details}", way.name()));
             }
         }
     }
@@ -212,8 +212,8 @@ async fn generated_exchanges_pass_unchanged() {
                 let sent = generator::exchange(seed, way.client, way.app);
                 let found = differs(&way, &mut client, &sent).await;
                 if !found.is_empty() {
-                    let words = report(&way, &mut client, &sent, &found).await;
-                    return Some(format!("WEFT_DIFFERENTIAL_SEED={seed}: {words}"));
+                    let details = report(&way, &mut client, &sent, &found).await;
+                    return Some(format!("WEFT_DIFFERENTIAL_SEED={seed}: {details}"));
                 }
             }
             None

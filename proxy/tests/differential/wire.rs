@@ -176,7 +176,7 @@ fn parse(head: &[u8]) -> Head {
     for line in &lines[1..] {
         match split(line) {
             Ok(field) => fields.push(field),
-            Err(words) => problem = Some(words),
+            Err(reason) => problem = Some(reason),
         }
     }
     let lengths: Vec<_> = values(&fields, "content-length").collect();

@@ -312,7 +312,7 @@ async fn backend_failing_tls_verification_gets_no_request() {
         ..good()
     };
     let none = |tls: &mut BackendTls| tls.roots = BackendRoots::Pem(b"nothing".as_slice().into());
-    for (spec, tls, protocol, result, words) in [
+    for (spec, tls, protocol, result, message) in [
         (
             good(),
             with(&|tls| tls.hostname = "wrong.example".into()),
@@ -374,13 +374,13 @@ async fn backend_failing_tls_verification_gets_no_request() {
         let (seen, counted) = ask(&server, protocol, &tls, result).await;
         let error = seen.header("weft-error");
         let named =
-            error.contains(words) && error.contains(&format!("TLS with {} as ", server.address));
+            error.contains(message) && error.contains(&format!("TLS with {} as ", server.address));
         assert_eq!(
             (seen.status, named, counted),
             (503, true, true),
-            "{result}, {words}: {error}"
+            "{result}, {message}: {error}"
         );
-        assert_eq!(server.hellos(), [], "{words}");
+        assert_eq!(server.hellos(), [], "{message}");
     }
 }
 

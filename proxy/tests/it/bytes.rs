@@ -30,20 +30,20 @@ async fn scripted(greeting: &'static [u8], script: &'static [(&[u8], &[u8])]) ->
     .await
 }
 
-async fn hear(stream: &mut TcpStream, expected: &[u8]) {
-    let mut heard = vec![0; expected.len()];
-    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut heard));
+async fn expect_bytes(stream: &mut TcpStream, expected: &[u8]) {
+    let mut received = vec![0; expected.len()];
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut received));
     read.await.expect("in time").unwrap();
-    assert_eq!(heard, expected);
+    assert_eq!(received, expected);
 }
 
 /// Plays the client's side of a script to its end.
-async fn talk(proxies: &Proxies, greeting: &[u8], script: &[(&[u8], &[u8])]) {
+async fn play_client(proxies: &Proxies, greeting: &[u8], script: &[(&[u8], &[u8])]) {
     let mut stream = proxies.connect().await;
-    hear(&mut stream, greeting).await;
+    expect_bytes(&mut stream, greeting).await;
     for (question, answer) in script {
         stream.write_all(question).await.unwrap();
-        hear(&mut stream, answer).await;
+        expect_bytes(&mut stream, answer).await;
     }
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
@@ -84,7 +84,7 @@ async fn redis_is_proxied_as_opaque_tcp() {
         (b"PING\r\n", b"+PONG\r\n"),
     ];
     for script in [SCRIPT, WORDS] {
-        talk(&scripted(b"", script).await, b"", script).await;
+        play_client(&scripted(b"", script).await, b"", script).await;
     }
 }
 
@@ -99,7 +99,7 @@ async fn postgresql_is_proxied_after_refused_ssl_request() {
         ),
         (b"Q\0\0\0\rSELECT 1\0", b"C\0\0\0\rSELECT 1\0Z\0\0\0\x05I"),
     ];
-    talk(&scripted(b"", SCRIPT).await, b"", SCRIPT).await;
+    play_client(&scripted(b"", SCRIPT).await, b"", SCRIPT).await;
 }
 
 const MYSQL_GREETING: &[u8] =
@@ -115,7 +115,7 @@ async fn mysql_server_greeting_is_proxied() {
         (b"\x01\0\0\0\x0e", b"\x07\0\0\x01\0\0\0\x02\0\0\0"),
     ];
     let proxies = scripted(MYSQL_GREETING, SCRIPT).await;
-    talk(&proxies, MYSQL_GREETING, SCRIPT).await;
+    play_client(&proxies, MYSQL_GREETING, SCRIPT).await;
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn smtp_server_greeting_is_proxied() {
         (b"QUIT\r\n", b"221 bye\r\n"),
     ];
     let proxies = scripted(GREETING, SCRIPT).await;
-    talk(&proxies, GREETING, SCRIPT).await;
+    play_client(&proxies, GREETING, SCRIPT).await;
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn server_greeting_arrives_within_20_ms() {
     for _ in 0..20 {
         let begun = Instant::now();
         let mut stream = proxies.connect().await;
-        hear(&mut stream, MYSQL_GREETING).await;
+        expect_bytes(&mut stream, MYSQL_GREETING).await;
         waited.push(begun.elapsed());
     }
     // Other load only adds delay, so the minimum is what the proxies themselves wait.

@@ -28,16 +28,16 @@ impl Shop {
             Version::Http2 => (Speaks::Http2, Protocol::Http2),
         };
         let gateway = GatewayPod::start();
-        let (mut apps, mut told) = (Vec::new(), Vec::new());
+        let (mut apps, mut resources) = (Vec::new(), Vec::new());
         for name in APPS {
             let app = Upstream::start(name, speaks).await.unwrap();
-            told.push(endpoints(name, protocol, &[unmeshed(app.address())]));
+            resources.push(endpoints(name, protocol, &[unmeshed(app.address())]));
             apps.push(app);
         }
         let number = free_port();
         let serving = Serving::Http(vec![listener("web", "", vec![host("", rules)])]);
-        told.push(composed_port(number, serving, services));
-        gateway.tell(told);
+        resources.push(composed_port(number, serving, services));
+        gateway.tell(resources);
         Self {
             gateway,
             _apps: apps,

@@ -27,15 +27,19 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
 }
 
 /// An application that limits concurrent streams per connection.
-async fn narrow(stream: TcpStream, most: u32) {
+async fn serve_with_limit(stream: TcpStream, max_streams: u32) {
     let mut server = http2::Builder::new(TokioExecutor::new());
-    server.max_concurrent_streams(most);
+    server.max_concurrent_streams(max_streams);
     let served = server.serve_connection(TokioIo::new(stream), service_fn(answer));
     served.await.unwrap();
 }
 
 /// Sends `count` concurrent requests over one client connection.
-async fn at_once(proxies: &Proxies, count: usize, path: &str) -> Vec<tokio::task::JoinHandle<u16>> {
+async fn send_concurrently(
+    proxies: &Proxies,
+    count: usize,
+    path: &str,
+) -> Vec<tokio::task::JoinHandle<u16>> {
     let client = Client::connect(proxies.front, Version::Http2).await;
     let Client::Http2(sender) = client else {
         unreachable!()
@@ -54,12 +58,12 @@ async fn at_once(proxies: &Proxies, count: usize, path: &str) -> Vec<tokio::task
 /// Long requests on an application with a low stream limit do not block other requests.
 #[tokio::test]
 async fn requests_over_stream_limit_open_another_connection() {
-    let proxies = Proxies::serving(Protocol::Detect, |stream| narrow(stream, 4)).await;
+    let proxies = Proxies::serving(Protocol::Detect, |stream| serve_with_limit(stream, 4)).await;
     for _ in 0..3 {
-        let _waiting = at_once(&proxies, 30, "/wait").await;
+        let _waiting = send_concurrently(&proxies, 30, "/wait").await;
         // The stream limit is known after the first SETTINGS.
         sleep(Duration::from_millis(100)).await;
-        for answered in at_once(&proxies, 30, "/").await {
+        for answered in send_concurrently(&proxies, 30, "/").await {
             let answered = timeout(Duration::from_secs(5), answered).await;
             assert_eq!(answered.expect("a response").unwrap(), 200);
         }
@@ -108,7 +112,7 @@ async fn request_timeout_does_not_cancel_shared_connect() {
 }
 
 /// Serves for up to 2 ms, then closes the connection abruptly.
-async fn restless(stream: TcpStream) {
+async fn serve_briefly(stream: TcpStream) {
     let server = http2::Builder::new(TokioExecutor::new());
     let served = server.serve_connection(TokioIo::new(stream), service_fn(answer));
     let moment = Duration::from_micros(fastrand::u64(..2_000));
@@ -118,10 +122,10 @@ async fn restless(stream: TcpStream) {
 /// With several workers, a request can be queued on a connection while it closes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn requests_are_answered_when_their_connection_closes() {
-    let proxies = Proxies::serving(Protocol::Detect, restless).await;
+    let proxies = Proxies::serving(Protocol::Detect, serve_briefly).await;
     let begun = std::time::Instant::now();
     while begun.elapsed() < Duration::from_secs(3) {
-        for answered in at_once(&proxies, 60, "/").await {
+        for answered in send_concurrently(&proxies, 60, "/").await {
             let answered = timeout(Duration::from_secs(10), answered).await;
             let status = answered.expect("a response").unwrap();
             assert!([200, 502, 503].contains(&status), "{status}");

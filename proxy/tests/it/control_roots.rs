@@ -69,13 +69,13 @@ async fn root_is_rotated_by_stream_alone() {
     let skip = events();
     setup.controller.set_pki(new.clone());
     setup.controller.set_extra_roots(vec![old.root()]);
-    let told = std::time::Instant::now();
+    let sent_at = std::time::Instant::now();
     setup.controller.set_roots(&[&new, &old]);
     certificate_reported(&setup, skip, &new.root()).await;
     assert!(
-        told.elapsed() < Duration::from_secs(8),
+        sent_at.elapsed() < Duration::from_secs(8),
         "{:?}",
-        told.elapsed()
+        sent_at.elapsed()
     );
     assert_eq!(metrics.certificate_renewals.get(), 2);
     assert_eq!(anchors(&proxy), 2);
@@ -137,15 +137,15 @@ async fn lose_root(setup: &mut Setup) -> Arc<Pki> {
     let pki = Arc::new(Pki::new().unwrap());
     let address = setup.controller.address();
     setup.controller.stop();
-    let mut tries = 0;
+    let mut attempts = 0;
     setup.controller = loop {
         let started = FakeController::start_at(address, pki.clone(), identity(), "right").await;
         match started {
             Ok(controller) => break controller,
             // The old controller's port is released asynchronously.
-            Err(error) => assert!(tries < 100, "{error:#}"),
+            Err(error) => assert!(attempts < 100, "{error:#}"),
         }
-        tries += 1;
+        attempts += 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     setup

@@ -153,7 +153,7 @@ impl Network {
     }
 
     /// Returns what a client in the namespace receives from an address.
-    fn hear(&self, host: u8, user: u32, how: &str, address: SocketAddr) -> String {
+    fn fetch(&self, host: u8, user: u32, how: &str, address: SocketAddr) -> String {
         let output = self.role(host, user, &format!("{how} {address}")).output();
         text(&output.unwrap())
     }
@@ -250,11 +250,11 @@ fn ask(how: &str, address: SocketAddr) {
             stream
                 .write_all(b"GET /asked HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\n\r\n")?;
         }
-        let mut heard = vec![0; 4096];
-        let length = stream.read(&mut heard)?;
-        Ok(String::from_utf8_lossy(&heard[..length]).into_owned())
+        let mut received = vec![0; 4096];
+        let length = stream.read(&mut received)?;
+        Ok(String::from_utf8_lossy(&received[..length]).into_owned())
     });
-    println!("HEARD {asked:?}");
+    println!("RECEIVED {asked:?}");
 }
 
 /// A child process that is killed when dropped.
@@ -341,19 +341,20 @@ fn pod_destination(endpoint: Endpoint) -> proto::Resource {
 
 /// Configures the client's proxy; returns each request to send with the expected response. Each
 /// Service has one endpoint.
-fn told(controller: &FakeController) -> Vec<(SocketAddr, &'static str, &'static str)> {
-    let mut asks = Vec::new();
+fn configure(controller: &FakeController) -> Vec<(SocketAddr, &'static str, &'static str)> {
+    let mut requests = Vec::new();
     let mut resources = Vec::new();
-    let mut add = |address: IpAddr, how: &'static str, name: &'static str, to: Endpoint, heard| {
-        let address = SocketAddr::new(address, 80);
-        let protocol = match how {
-            "get" => Protocol::Http1,
-            _ => Protocol::Detect,
+    let mut add =
+        |address: IpAddr, how: &'static str, name: &'static str, to: Endpoint, received| {
+            let address = SocketAddr::new(address, 80);
+            let protocol = match how {
+                "get" => Protocol::Http1,
+                _ => Protocol::Detect,
+            };
+            resources.push(destination(address, name, protocol));
+            resources.push(endpoints(name, protocol, &[to]));
+            requests.push((address, how, received));
         };
-        resources.push(destination(address, name, protocol));
-        resources.push(endpoints(name, protocol, &[to]));
-        asks.push((address, how, heard));
-    };
     let server = |address: IpAddr, port| meshed(SocketAddr::new(address, port), "reviews");
     let (old, new) = (v4(SERVER), v6(SERVER));
     let reviews = "x-upstream: reviews";
@@ -424,17 +425,17 @@ fn told(controller: &FakeController) -> Vec<(SocketAddr, &'static str, &'static 
     // Pods by their addresses.
     for address in [old, new] {
         resources.push(pod_destination(server(address, HTTP)));
-        asks.push((SocketAddr::new(address, HTTP), "get", reviews));
+        requests.push((SocketAddr::new(address, HTTP), "get", reviews));
     }
     for address in [v4(CLIENT), v6(CLIENT)] {
-        asks.push((
+        requests.push((
             SocketAddr::new(address, HTTP),
             "get",
             "x-upstream: frontend",
         ));
     }
     controller.set(resources);
-    asks
+    requests
 }
 
 async fn scenario() {
@@ -455,7 +456,7 @@ async fn scenario() {
     // One controller is reached over IPv4, the other over IPv6.
     let of_client = start(v4(HUB), "frontend", Mode::Strict).await;
     let of_server = start(v6(HUB), "reviews", Mode::Permissive).await;
-    let asks = told(&of_client);
+    let requests = configure(&of_client);
     let any = SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), HTTP);
     let _outside = Upstream::start_at(any, "outside", Speaks::Http1)
         .await
@@ -467,21 +468,21 @@ async fn scenario() {
     until_ready(CLIENT).await;
     until_ready(SERVER).await;
 
-    let hear = async |host: u8, user: u32, how: &'static str, address: SocketAddr| {
+    let fetch = async |host: u8, user: u32, how: &'static str, address: SocketAddr| {
         let network = Network::inherited();
-        let heard = tokio::task::spawn_blocking(move || network.hear(host, user, how, address));
-        heard.await.unwrap()
+        let received = tokio::task::spawn_blocking(move || network.fetch(host, user, how, address));
+        received.await.unwrap()
     };
     let metrics = async |host: u8| {
         let address = SocketAddr::new(v6(host), 15020);
         let asked = tokio::task::spawn_blocking(move || own_port(address, "/metrics"));
         asked.await.unwrap()
     };
-    for (address, how, expected) in asks {
-        let heard = hear(CLIENT, APP, how, address).await;
-        assert!(heard.contains(expected), "{how} {address}: {heard}");
+    for (address, how, expected) in requests {
+        let received = fetch(CLIENT, APP, how, address).await;
+        assert!(received.contains(expected), "{how} {address}: {received}");
         if how == "get" {
-            assert!(heard.contains("x-path: /asked"), "{heard}");
+            assert!(received.contains("x-path: /asked"), "{received}");
         }
     }
     // All traffic inside the mesh was encrypted, over both families.
@@ -492,8 +493,11 @@ async fn scenario() {
     assert!(!seen.contains(&inbound("none")), "{seen}");
     // Clients without a proxy.
     for address in [v4(SERVER), v6(SERVER)] {
-        let heard = hear(HUB, 0, "get", SocketAddr::new(address, HTTP)).await;
-        assert!(heard.contains("x-upstream: reviews"), "{address}: {heard}");
+        let received = fetch(HUB, 0, "get", SocketAddr::new(address, HTTP)).await;
+        assert!(
+            received.contains("x-upstream: reviews"),
+            "{address}: {received}"
+        );
     }
     // The metrics page is cached for a second.
     tokio::time::sleep(Duration::from_millis(1_100)).await;

@@ -42,9 +42,9 @@ impl Shop {
     }
 
     fn tell(&self, number: u16, serving: Serving) {
-        let mut told = self.endpoints();
-        told.push(port(number, serving));
-        self.gateway.tell(told);
+        let mut resources = self.endpoints();
+        resources.push(port(number, serving));
+        self.gateway.tell(resources);
     }
 
     async fn http(version: Version, listeners: Vec<HttpListener>) -> (Self, u16, Client) {
@@ -146,8 +146,8 @@ async fn gateway_hides_error_details_from_clients() {
             .header("host", "a.com")
             .header("content-type", "application/grpc");
         let seen = client.send(call, "").await;
-        let told = (seen.header("grpc-status"), seen.header("grpc-message"));
-        assert_eq!(told, ("14", "failed at the gateway"));
+        let status = (seen.header("grpc-status"), seen.header("grpc-message"));
+        assert_eq!(status, ("14", "failed at the gateway"));
         assert_eq!(seen.header("weft-error"), "");
     }
 }
@@ -246,9 +246,9 @@ async fn tcp_port_follows_rule_weights() {
     assert_eq!((taken[0] + taken[1], taken[2]), (40, 0));
     assert!(taken[0] > 5 && taken[1] > 5, "{taken:?}");
     assert_eq!(raw(closed, "").await, "");
-    let told = r#"weft_protocol_errors_total{listener="gateway",error_type="no_route"} 1"#;
+    let line = r#"weft_protocol_errors_total{listener="gateway",error_type="no_route"} 1"#;
     assert!(
-        shop.gateway.metrics().contains(told),
+        shop.gateway.metrics().contains(line),
         "{}",
         shop.gateway.metrics()
     );
@@ -308,9 +308,9 @@ async fn port_in_use_is_refused_and_bound_once_free() {
     let shop = Shop::start(Speaks::Http1).await;
     tokio::spawn(shop.gateway.store.clone().bind_forever());
     let serving = Serving::Http(vec![listener("a", "", vec![host("", all_to("v1"))])]);
-    let mut told = shop.endpoints();
-    told.push(port(number, serving));
-    let refused = shop.gateway.try_tell(told, &[]);
+    let mut resources = shop.endpoints();
+    resources.push(port(number, serving));
+    let refused = shop.gateway.try_tell(resources, &[]);
     assert_eq!(refused[0].key, format!("port/tcp/{number}"));
     assert!(refused[0].reason.contains("in use"), "{refused:?}");
     assert!(!shop.gateway.store.is_open());
@@ -373,9 +373,9 @@ async fn partly_refused_resource_is_held_without_version() {
         [gateway, port(number, Serving::Tls(vec![listener]))]
     };
     for certificate in [Some(good()), Some(broken), None, Some(good())] {
-        let told = whole(certificate.clone());
-        let refused = shop.gateway.try_tell(told.to_vec(), &[]);
-        for one in told {
+        let resources = whole(certificate.clone());
+        let refused = shop.gateway.try_tell(resources.to_vec(), &[]);
+        for one in resources {
             let refused = refused.iter().any(|refused| refused.key == one.key);
             let version = if refused { 0 } else { one.version };
             assert_eq!(held(&shop.gateway, &one.key), Some(version), "{one:?}");

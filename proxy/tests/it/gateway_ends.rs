@@ -180,9 +180,9 @@ async fn timed_out_https_client_gets_close_notify() {
         later().await;
         // From here on, time advances whenever all tasks wait.
         tokio::time::pause();
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         // Without close_notify this is an error.
-        let read = stream.read_to_end(&mut told).await;
+        let read = stream.read_to_end(&mut received).await;
         read.unwrap_or_else(|error| panic!("{version} {said}: {error}"));
         tokio::time::resume();
     }

@@ -44,11 +44,11 @@ impl Shop {
 
     fn resources(&self, listeners: Vec<TlsListener>) -> Vec<proto::Resource> {
         let apps = self.apps.iter().zip(["v1", "v2"]);
-        let mut told: Vec<_> = apps
+        let mut resources: Vec<_> = apps
             .map(|(app, name)| endpoints(name, Protocol::Detect, &[unmeshed(app.address())]))
             .collect();
-        told.push(port(self.number, Serving::Tls(listeners)));
-        told
+        resources.push(port(self.number, Serving::Tls(listeners)));
+        resources
     }
 
     fn tell(&self, listeners: Vec<TlsListener>) {
@@ -347,7 +347,7 @@ async fn invalid_certificate_disables_only_its_listener() {
         chain: b"no certificate".as_slice().into(),
         key: b"no key".as_slice().into(),
     };
-    let told = shop.resources(vec![
+    let resources = shop.resources(vec![
         https("a.com", one(broken), vec![]),
         https(
             "b.com",
@@ -355,7 +355,7 @@ async fn invalid_certificate_disables_only_its_listener() {
             vec![host("b.com", all_to("v1"))],
         ),
     ]);
-    let refused = shop.gateway.try_tell(told, &[]);
+    let refused = shop.gateway.try_tell(resources, &[]);
     assert!(
         refused[0].reason.contains("listener a.com: certificate 0"),
         "{refused:?}"

@@ -220,22 +220,22 @@ async fn websocket_frames_pass_both_ways_until_close() {
     ] {
         assert!(answer.contains(kept), "{kept} is not in {answer}");
     }
-    let mut hear = async |expected: &[u8], say: Option<(u8, &[u8])>| {
+    let mut exchange = async |expected: &[u8], say: Option<(u8, &[u8])>| {
         if let Some((opcode, said)) = say {
             stream
                 .write_all(&frame(opcode, said, Some(MASK)))
                 .await
                 .unwrap();
         }
-        let mut heard = vec![0; expected.len()];
-        soon(stream.read_exact(&mut heard)).await.unwrap();
-        assert_eq!(heard, expected);
+        let mut received = vec![0; expected.len()];
+        soon(stream.read_exact(&mut received)).await.unwrap();
+        assert_eq!(received, expected);
     };
-    hear(&frame(text, b"welcome", None), None).await;
+    exchange(&frame(text, b"welcome", None), None).await;
     for said in [&b"one"[..], b"two", b""] {
-        hear(&frame(text, said, None), Some((text, said))).await;
+        exchange(&frame(text, said, None), Some((text, said))).await;
     }
-    hear(
+    exchange(
         &frame(close, &[3, 0xe8], None),
         Some((close, &[3, 0xe8][..])),
     )

@@ -17,11 +17,11 @@ async fn request_keeps_its_http_version_over_mutual_tls() {
             assert_eq!(&seen.body[..], b"hello");
             assert_eq!(seen.header("x-path"), "/a/b?c=d");
             assert_eq!(seen.header("x-saw-x-own"), "1");
-            let (wanted, host) = match version {
+            let (expected_version, host) = match version {
                 Version::Http1 => ("HTTP/1.1", "x-saw-host"),
                 Version::Http2 => ("HTTP/2.0", "x-authority"),
             };
-            assert_eq!(seen.header("x-version"), wanted);
+            assert_eq!(seen.header("x-version"), expected_version);
             assert_eq!(seen.header(host), "reviews");
         }
         assert_eq!(pair.app.requests(), 3);
@@ -340,8 +340,13 @@ async fn request_with_too_many_fields_gets_431() {
             }
             let seen = client.send(request, "").await;
             assert_eq!(seen.status, status, "{version:?}, {fields} fields");
-            let told = seen.header("weft-error").contains("512 fields");
-            assert_eq!(told, status == 431, "{version:?}: {:?}", seen.headers);
+            let is_explained = seen.header("weft-error").contains("512 fields");
+            assert_eq!(
+                is_explained,
+                status == 431,
+                "{version:?}: {:?}",
+                seen.headers
+            );
         }
         assert_eq!(pair.app.requests(), 1);
     }
@@ -378,13 +383,13 @@ async fn oversized_request_head_gets_431_or_grpc_status() {
             .header("x-long", "x".repeat(kib << 10));
         let seen = client.send(request, "").await;
         let status = seen.status.to_string();
-        let told = (
+        let found = (
             &*status,
             seen.header("grpc-status"),
             seen.header("weft-error"),
         );
-        assert_eq!(told, answer, "{kib} {kind}");
-        let message = if told.1.is_empty() { "" } else { told.2 };
+        assert_eq!(found, answer, "{kib} {kind}");
+        let message = if found.1.is_empty() { "" } else { found.2 };
         assert_eq!(seen.header("grpc-message"), message);
     }
     assert_eq!(pair.app.requests(), 1);

@@ -130,7 +130,7 @@ async fn repeated_refusal_ends_with_502() {
         let (_pod, mut client) = client_of(&[bad]).await;
         let seen = client.get("/").await;
         assert_eq!(seen.status, 502, "{how:?}: {:?}", seen.headers);
-        let tries = refused.load(Ordering::Relaxed);
-        assert!((2..=5).contains(&tries), "{how:?}: {tries} attempts");
+        let attempts = refused.load(Ordering::Relaxed);
+        assert!((2..=5).contains(&attempts), "{how:?}: {attempts} attempts");
     }
 }

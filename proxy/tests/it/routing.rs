@@ -45,15 +45,15 @@ impl Shop {
     async fn routed(version: Version, rules: Vec<Rule>) -> (Self, Client) {
         let shop = Self::start(version).await;
         // The endpoints are sent again with the routes: unreferenced endpoint sets are not kept.
-        let mut told: Vec<_> = shop
+        let mut resources: Vec<_> = shop
             .apps
             .iter()
             .zip(["v1", "v2", "v3"])
             .map(|(app, name)| endpoints(name, Protocol::Detect, &[unmeshed(app.address())]))
             .collect();
         let rules = rules.into_iter().map(Arc::new).collect();
-        told.push(service(Protocol::Http1, Routing::Http(rules)));
-        shop.client.tell(told);
+        resources.push(service(Protocol::Http1, Routing::Http(rules)));
+        shop.client.tell(resources);
         let client = Client::connect(shop.front, version).await;
         (shop, client)
     }

@@ -210,7 +210,7 @@ async fn connections_to_vanished_peer_are_closed() {
 }
 
 /// An HTTP/2 server that never responds and counts the PINGs that it gets.
-async fn mute() -> (SocketAddr, Arc<AtomicUsize>) {
+async fn unresponsive_server() -> (SocketAddr, Arc<AtomicUsize>) {
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const PING: u8 = 6;
     let listener = TcpListener::bind(ANY).await.unwrap();
@@ -236,7 +236,7 @@ async fn mute() -> (SocketAddr, Arc<AtomicUsize>) {
 #[tokio::test]
 async fn application_gets_no_http2_pings() {
     let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
-    let (address, pings) = mute().await;
+    let (address, pings) = unresponsive_server().await;
     pod.tell(vec![
         endpoints("reviews", Protocol::Http2, &[unmeshed(address)]),
         service(Protocol::Http2, Routing::Direct(vec![to("reviews", 1)])),

@@ -188,16 +188,20 @@ async fn required_outbound_mtls_refuses_unknown_destination_in_cluster() {
         target: Target::Unknown,
     };
     // First without a controller, then with its word that the destination is unknown.
-    for (ranges, unasked, told) in [
+    for (ranges, passes_without_controller, passes_unknown) in [
         (&[][..], false, true),
         (&["127.0.0.0/8"][..], false, false),
         (&["10.0.0.0/8"][..], true, true),
     ] {
         let pod = required(ranges);
         let front = pod.outbound(app.address());
-        assert_eq!(answers(front).await, unasked, "{ranges:?}");
+        assert_eq!(
+            answers(front).await,
+            passes_without_controller,
+            "{ranges:?}"
+        );
         pod.tell(vec![encode::destination(&unknown)]);
-        assert_eq!(answers(front).await, told, "{ranges:?}");
+        assert_eq!(answers(front).await, passes_unknown, "{ranges:?}");
     }
     let permissive = Pod::start(&Pki::new().unwrap(), "front", Mode::Permissive);
     assert!(answers(permissive.outbound(app.address())).await);

@@ -75,17 +75,17 @@ impl Mesh {
     ) -> Self {
         let pki = Pki::new().unwrap();
         let client = Pod::start_logged(&pki, "frontend", Mode::Strict, log);
-        let mut told = vec![service(protocol, routing)];
+        let mut resources = vec![service(protocol, routing)];
         let mut servers = Vec::new();
         let mut last = SERVICE.parse().unwrap();
         for name in names {
             let server = Pod::start(&pki, name, Mode::Strict);
             let back = server.inbound(named(name).await);
-            told.push(endpoints(name, protocol, &[meshed(back, name)]));
+            resources.push(endpoints(name, protocol, &[meshed(back, name)]));
             last = back;
             servers.push(server);
         }
-        client.tell(told);
+        client.tell(resources);
         let front = client.outbound(SERVICE.parse().unwrap());
         Self {
             client,

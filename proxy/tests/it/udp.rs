@@ -348,16 +348,16 @@ async fn udp_datagram_from_stranger_is_dropped() {
     let endpoint = UdpSocket::bind(ANY).await.unwrap();
     let cluster = port.cluster("shop/dns:53", &[endpoint.local_addr().unwrap()]);
     port.route(&[(&cluster, 1)]);
-    let (asks, silent) = (port.client().await, port.client().await);
-    asks.0.send(b"x").await.unwrap();
+    let (active, silent) = (port.client().await, port.client().await);
+    active.0.send(b"x").await.unwrap();
     let mut buffer = [0; 64];
     let (_, session) = endpoint.recv_from(&mut buffer).await.unwrap();
     // A datagram from another source to the session's port is dropped, and the port sends none of
     // its own.
     let stranger = UdpSocket::bind(ANY).await.unwrap();
     stranger.send_to(b"forged", session).await.unwrap();
-    assert_eq!(asks.answer(NOTHING).await, None);
+    assert_eq!(active.answer(NOTHING).await, None);
     endpoint.send_to(b"true", session).await.unwrap();
-    assert_eq!(asks.answer(RECEIVE_TIMEOUT).await.unwrap(), b"true");
+    assert_eq!(active.answer(RECEIVE_TIMEOUT).await.unwrap(), b"true");
     assert_eq!(silent.answer(NOTHING).await, None);
 }

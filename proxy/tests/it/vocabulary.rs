@@ -14,19 +14,19 @@ use weft_testkit::upstream::{Speaks, Upstream};
 /// and so on.
 async fn routed(version: Version, apps: &[&[&Upstream]], rules: Vec<Rule>) -> (Pod, Client) {
     let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
-    let mut told = Vec::new();
+    let mut resources = Vec::new();
     for (place, apps) in apps.iter().enumerate() {
         let all: Vec<_> = apps.iter().map(|app| unmeshed(app.address())).collect();
         let name = format!("v{}", place + 1);
-        told.push(endpoints(&name, Protocol::Detect, &all));
+        resources.push(endpoints(&name, Protocol::Detect, &all));
     }
     let grpc = rules.iter().any(|rule| rule.route.kind == RouteKind::Grpc);
     let rules = rules.into_iter().map(Arc::new).collect();
-    told.push(match grpc {
+    resources.push(match grpc {
         true => service(Protocol::Grpc, Routing::Grpc(rules)),
         false => service(Protocol::Http1, Routing::Http(rules)),
     });
-    pod.tell(told);
+    pod.tell(resources);
     let client = Client::connect(pod.outbound(SERVICE.parse().unwrap()), version).await;
     (pod, client)
 }

@@ -43,7 +43,7 @@ async fn next(events: &mut Events) -> &'static str {
     next.expect("in time").unwrap()
 }
 
-async fn asks(front: SocketAddr) -> TcpStream {
+async fn send_get(front: SocketAddr) -> TcpStream {
     let mut client = TcpStream::connect(front).await.unwrap();
     let ask = b"GET / HTTP/1.1\r\nhost: reviews\r\n\r\n";
     client.write_all(ask).await.unwrap();
@@ -53,7 +53,7 @@ async fn asks(front: SocketAddr) -> TcpStream {
 #[tokio::test]
 async fn client_reset_cancels_request_at_once() {
     let (proxies, mut events) = unresponsive().await;
-    let client = asks(proxies.front).await;
+    let client = send_get(proxies.front).await;
     assert_eq!(next(&mut events).await, "asked");
     let begun = Instant::now();
     SockRef::from(&client)
@@ -68,7 +68,7 @@ async fn client_reset_cancels_request_at_once() {
 async fn client_close_cancels_request_after_half_close_timeout() {
     let (proxies, mut events) = unresponsive().await;
     for closes in [true, false] {
-        let mut client = asks(proxies.front).await;
+        let mut client = send_get(proxies.front).await;
         assert_eq!(next(&mut events).await, "asked");
         let begun = Instant::now();
         client.shutdown().await.unwrap();
@@ -94,7 +94,7 @@ async fn half_closed_client_gets_response_in_progress() {
         }
     })
     .await;
-    let mut client = asks(proxies.front).await;
+    let mut client = send_get(proxies.front).await;
     client.shutdown().await.unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
@@ -133,8 +133,8 @@ async fn mesh_connection_closes_when_its_certificate_expires() {
     ]);
     client.certify(&pki, Duration::from_secs(3));
     let front = client.outbound(SERVICE.parse().unwrap());
-    let mut asks = Client::connect(front, Version::Http1).await;
-    assert_eq!(asks.get("/").await.status, 200);
+    let mut requester = Client::connect(front, Version::Http1).await;
+    assert_eq!(requester.get("/").await.status, 200);
     client.renew(&pki, &[&pki]);
     let opened = |count: usize| {
         let line = format!("weft_connections_total{{direction=\"inbound\",tls=\"mesh\"}} {count}");
@@ -143,7 +143,7 @@ async fn mesh_connection_closes_when_its_certificate_expires() {
     assert!(opened(1));
     let begun = Instant::now();
     while !opened(2) {
-        assert_eq!(asks.get("/").await.status, 200);
+        assert_eq!(requester.get("/").await.status, 200);
         assert!(begun.elapsed() < Duration::from_secs(8));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

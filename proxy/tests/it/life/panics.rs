@@ -70,8 +70,8 @@ async fn panic_in_one_stream_does_not_affect_other_streams() {
     });
     soon("a request in flight", || app.requests() == 1).await;
     let seen = other.get("/refused").await;
-    let told = (seen.status, seen.header("weft-error"));
-    assert_eq!(told, (500, "the proxy failed on this request"));
+    let found = (seen.status, seen.header("weft-error"));
+    assert_eq!(found, (500, "the proxy failed on this request"));
     assert_eq!(in_flight.await.unwrap(), 200);
     assert_eq!(other.get("/ready").await.status, 200);
     let metrics = pod.metrics();

@@ -18,7 +18,7 @@ type Ended = mpsc::UnboundedReceiver<()>;
 
 /// An application whose responses never end; reports each connection that closes.
 async fn endless() -> (SocketAddr, Ended) {
-    let (tell, told) = mpsc::unbounded_channel();
+    let (tell, closed) = mpsc::unbounded_channel();
     let serve = move |mut stream: TcpStream| {
         let tell = tell.clone();
         async move {
@@ -29,7 +29,7 @@ async fn endless() -> (SocketAddr, Ended) {
             let _ = tell.send(());
         }
     };
-    (application(serve).await, told)
+    (application(serve).await, closed)
 }
 
 /// Starts a gateway in front of it, with this request timeout and this limit on stalled responses.
