@@ -131,7 +131,7 @@ fn coding(headers: &HeaderMap) -> Coding {
     if chunked { coding } else { Coding::Malformed }
 }
 
-/// The length of a body is told in more than one way.
+/// The message declares conflicting body lengths.
 struct Ambiguous;
 
 /// Equal lengths become one (RFC 9110, 8.6).
@@ -322,8 +322,8 @@ mod tests {
             let cleaned = clean_response(&mut headers, true).ok();
             assert_eq!(cleaned.is_some(), one.is_some(), "{lengths:?}");
             if let Some(one) = one {
-                let told: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
-                assert_eq!(told, [one], "{lengths:?}");
+                let lengths_after: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
+                assert_eq!(lengths_after, [one], "{lengths:?}");
             }
         }
     }

@@ -201,7 +201,7 @@ mod tests {
     const BOUND: Duration = Duration::from_secs(10);
 
     /// Polls as hyper does until an error; returns the time it took.
-    async fn lasts<B: Fn() -> bool + Unpin>(
+    async fn time_to_error<B: Fn() -> bool + Unpin>(
         watched: &mut HalfCloseWatch<DuplexStream, B>,
     ) -> Duration {
         let begun = Instant::now();
@@ -220,7 +220,7 @@ mod tests {
         let mut watched = HalfCloseWatch::new(near, BOUND, None, || true);
         client.write_all(b"pipelined").await.unwrap();
         client.shutdown().await.unwrap();
-        assert_eq!(lasts(&mut watched).await, BOUND);
+        assert_eq!(time_to_error(&mut watched).await, BOUND);
         // Bytes before the end can still be read.
         let mut read = Vec::new();
         watched.read_to_end(&mut read).await.unwrap();
@@ -235,7 +235,7 @@ mod tests {
         watched.flush().await.unwrap();
         tokio::time::sleep(BOUND / 2).await;
         watched.write_all(b"begins").await.unwrap();
-        assert_eq!(lasts(&mut watched).await, BOUND);
+        assert_eq!(time_to_error(&mut watched).await, BOUND);
     }
 
     #[tokio::test(start_paused = true)]
@@ -245,9 +245,12 @@ mod tests {
         let asked = busy.clone();
         let mut watched = HalfCloseWatch::new(near, BOUND, None, move || asked.load(Relaxed));
         client.shutdown().await.unwrap();
-        assert_eq!(lasts(&mut watched).await, Duration::from_secs(3_600));
+        assert_eq!(
+            time_to_error(&mut watched).await,
+            Duration::from_secs(3_600)
+        );
         assert!(!watched.ended);
         busy.store(true, Relaxed);
-        assert_eq!(lasts(&mut watched).await, BOUND);
+        assert_eq!(time_to_error(&mut watched).await, BOUND);
     }
 }

@@ -54,7 +54,7 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
         }
     }
 
-    /// Writes what was gathered.
+    /// Writes what was buffered.
     fn uncork(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.blocked = true;
         while !self.written.is_empty() {
@@ -350,13 +350,13 @@ mod tests {
     #[tokio::test]
     async fn one_buffered_read_serves_several_callers() {
         let (mut near, far) = duplex(1 << 10);
-        let mut gathered = BufferedReads::new(far);
+        let mut buffered = BufferedReads::new(far);
         near.write_all(b"123456").await.unwrap();
         let mut seen = [0; 4];
-        assert_eq!(gathered.read(&mut seen).await.unwrap(), 4);
-        assert_eq!(gathered.read(&mut seen).await.unwrap(), 2);
-        assert_eq!(gathered.read.capacity(), 0);
+        assert_eq!(buffered.read(&mut seen).await.unwrap(), 4);
+        assert_eq!(buffered.read(&mut seen).await.unwrap(), 2);
+        assert_eq!(buffered.read.capacity(), 0);
         drop(near);
-        assert_eq!(gathered.read(&mut seen).await.unwrap(), 0);
+        assert_eq!(buffered.read(&mut seen).await.unwrap(), 0);
     }
 }

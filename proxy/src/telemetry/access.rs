@@ -251,9 +251,9 @@ mod tests {
     use crate::telemetry::metrics::Metrics;
 
     #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
+    struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Shared {
+    impl Write for SharedBuffer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -267,7 +267,7 @@ mod tests {
         level: AccessLogLevel,
         write: impl FnOnce(&AccessLog, &Metrics),
     ) -> Vec<serde_json::Value> {
-        let out = Shared::default();
+        let out = SharedBuffer::default();
         let metrics = Metrics::new();
         let dropped = metrics.access_log_dropped.clone();
         let (log, writer) = AccessLog::start(level, out.clone(), dropped).unwrap();

@@ -187,7 +187,7 @@ async fn required_outbound_mtls_refuses_unknown_destination_in_cluster() {
         address: app.address(),
         target: Target::Unknown,
     };
-    // First without a controller, then with its word that the destination is unknown.
+    // First without a controller, then with one that says that the destination is unknown.
     for (ranges, passes_without_controller, passes_unknown) in [
         (&[][..], false, true),
         (&["127.0.0.0/8"][..], false, false),

@@ -170,16 +170,16 @@ fn trusted_hop_sets_scheme_host_and_port() {
             ["http", "shop.example", "8080"],
         ),
     ];
-    for (told, [proto, host, port]) in rows {
+    for (from_hop, [proto, host, port]) in rows {
         let mut headers = vec![
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-prefix", "/shop"),
         ];
-        headers.extend_from_slice(told);
+        headers.extend_from_slice(from_hop);
         let (_, headers) = after(&headers, 1, connection("192.0.2.7:1", false));
-        assert_eq!(one(&headers, "x-forwarded-proto"), proto, "{told:?}");
-        assert_eq!(one(&headers, "x-forwarded-host"), host, "{told:?}");
-        assert_eq!(one(&headers, "x-forwarded-port"), port, "{told:?}");
+        assert_eq!(one(&headers, "x-forwarded-proto"), proto, "{from_hop:?}");
+        assert_eq!(one(&headers, "x-forwarded-host"), host, "{from_hop:?}");
+        assert_eq!(one(&headers, "x-forwarded-port"), port, "{from_hop:?}");
         // Unknown whether the hop or its client wrote it.
         assert!(!headers.contains_key("x-forwarded-prefix"));
     }
@@ -230,7 +230,7 @@ fn hop_is_trusted_only_from_proxy_ranges() {
         ],
         ..trust(1, ForwardedHeader::XForwardedFor)
     };
-    let told = [("x-forwarded-for", "10.0.0.1")];
+    let forwarded = [("x-forwarded-for", "10.0.0.1")];
     for (peer, client) in [
         ("192.0.2.7:1", "10.0.0.1"),
         ("[::ffff:192.0.2.7]:1", "10.0.0.1"),
@@ -239,7 +239,7 @@ fn hop_is_trusted_only_from_proxy_ranges() {
         ("[2001:db8::2]:1", "2001:db8::2"),
     ] {
         assert_eq!(
-            after_trusting(&told, &trusted, connection(peer, true)).0,
+            after_trusting(&forwarded, &trusted, connection(peer, true)).0,
             client
         );
     }
@@ -248,15 +248,15 @@ fn hop_is_trusted_only_from_proxy_ranges() {
 #[test]
 fn invalid_request_id_is_replaced_with_uuid() {
     let long = "a".repeat(MAX_REQUEST_ID + 1);
-    for (told, kept) in [
+    for (id, is_kept) in [
         ("abc-1", true),
         (&*long, false),
         ("a b", false),
         ("", false),
     ] {
-        let headers = [("x-forwarded-for", "10.0.0.1"), ("x-request-id", told)];
+        let headers = [("x-forwarded-for", "10.0.0.1"), ("x-request-id", id)];
         let (_, headers) = after(&headers, 1, connection("192.0.2.7:1", false));
-        assert_eq!(one(&headers, "x-request-id"), if kept { told } else { ID });
+        assert_eq!(one(&headers, "x-request-id"), if is_kept { id } else { ID });
     }
     let full = uuid([0xff; 16]);
     assert_eq!(full, "ffffffff-ffff-4fff-bfff-ffffffffffff");
@@ -296,10 +296,10 @@ proptest::proptest! {
             ("forwarded", "for=10.0.0.", ForwardedHeader::Forwarded),
         ] {
             let trusted = trust(hops, header);
-            let told: Vec<String> = (0..hops).map(|hop| format!("{item}{hop}")).collect();
-            let told = told.join(", ");
-            let line = format!("{spoof}, {told}");
-            let both = [(name, &*spoof), (name, &*told)];
+            let trusted_entries: Vec<String> = (0..hops).map(|hop| format!("{item}{hop}")).collect();
+            let trusted_entries = trusted_entries.join(", ");
+            let line = format!("{spoof}, {trusted_entries}");
+            let both = [(name, &*spoof), (name, &*trusted_entries)];
             let headers = if own_line { &both[..] } else { &[(name, &*line)] };
             let (client, headers) = after_trusting(headers, &trusted, connection("192.0.2.7:1", false));
             proptest::prop_assert_eq!(client, "10.0.0.0");

@@ -45,7 +45,7 @@ fn line(source: SocketAddr) -> Vec<u8> {
 fn version_1_headers_are_parsed() {
     let longest = "PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n";
     let source = Some("192.0.2.1:4711".parse().unwrap());
-    for (text, told) in [
+    for (text, expected) in [
         ("PROXY TCP4 192.0.2.1 192.0.2.2 4711 443\r\n", Ok(source)),
         ("PROXY TCP6 ::ffff:192.0.2.1 ::1 4711 443\r\n", Ok(source)),
         ("PROXY UNKNOWN\r\n", Ok(None)),
@@ -74,10 +74,10 @@ fn version_1_headers_are_parsed() {
         ("PROXY TCP4 192.0.2.1 192.0.2.2 +1 443\r\n", Err("port")),
     ] {
         let length = text.len();
-        let told = told.map(|source| Progress::Whole(Header { length, source }));
+        let expected = expected.map(|source| Progress::Whole(Header { length, source }));
         assert_eq!(
             parse(text.as_bytes()),
-            told.map_err(HeaderError::Malformed),
+            expected.map_err(HeaderError::Malformed),
             "{text}"
         );
     }
@@ -90,7 +90,7 @@ fn version_1_headers_are_parsed() {
 fn version_2_commands_and_families_are_parsed() {
     let client: SocketAddr = "192.0.2.1:4711".parse().unwrap();
     let (_, v4) = addresses_2(client);
-    for (command, family, length, told) in [
+    for (command, family, length, expected) in [
         (1, 0x11, 12, Ok(Some(client))),
         (1, 0x11, 200, Ok(Some(client))),
         // LOCAL: the load balancer's own health check, whatever addresses it has.
@@ -106,10 +106,10 @@ fn version_2_commands_and_families_are_parsed() {
     ] {
         let bytes = version_2(command, family, &v4, length);
         let length = bytes.len();
-        let told = told.map(|source| Progress::Whole(Header { length, source }));
+        let expected = expected.map(|source| Progress::Whole(Header { length, source }));
         assert_eq!(
             parse(&bytes),
-            told.map_err(HeaderError::Malformed),
+            expected.map_err(HeaderError::Malformed),
             "{bytes:?}"
         );
     }
@@ -152,7 +152,7 @@ async fn bytes_after_proxy_header_are_left_unread() {
 
 #[tokio::test(start_paused = true)]
 async fn incomplete_proxy_header_is_refused_with_reason() {
-    let words = async |sent: &'static [u8], end: bool| {
+    let refusal = async |sent: &'static [u8], end: bool| {
         let (mut client, near) = duplex(64);
         client.write_all(sent).await.unwrap();
         let _open = (!end).then_some(client);
@@ -161,7 +161,7 @@ async fn incomplete_proxy_header_is_refused_with_reason() {
             other => other.to_string(),
         }
     };
-    for (sent, end, told) in [
+    for (sent, end, expected) in [
         (
             &b"PROXY"[..],
             false,
@@ -179,7 +179,7 @@ async fn incomplete_proxy_header_is_refused_with_reason() {
         ),
         (b"", true, "unexpected end of file"),
     ] {
-        assert_eq!(words(sent, end).await, told);
+        assert_eq!(refusal(sent, end).await, expected);
     }
 }
 
