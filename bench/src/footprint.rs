@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_of_few() {
+    fn quantile_of_few_samples_is_one_of_them() {
         let mut all: Vec<_> = (1..=20).rev().map(Duration::from_millis).collect();
         assert_eq!(quantile(&mut all, 0.5), 11.0);
         assert_eq!(quantile(&mut all, 0.99), 20.0);

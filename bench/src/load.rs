@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_is_measured_by_its_head() {
+    fn response_length_is_computed_from_the_head() {
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(response_length(head).unwrap(), Some(head.len() + 5));
         assert_eq!(response_length(&head[..20]).unwrap(), None);

@@ -46,7 +46,7 @@ pub(crate) fn resident(pid: u32) -> anyhow::Result<f64> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn this_process_costs_something() {
+    fn own_process_has_cpu_time_and_memory() {
         assert!(super::cpu(std::process::id()).unwrap().as_nanos() > 0);
         assert!(super::resident(std::process::id()).unwrap() > 0.1);
     }

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_and_ratios() {
+    fn rows_hold_medians_and_ratios() {
         let mut figures = Figures::default();
         for (subject, values) in [("envoy", [4.0, 2.0, 9.0]), ("weft", [1.0, 3.0, 2.0])] {
             values

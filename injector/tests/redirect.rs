@@ -20,7 +20,7 @@ fn role() {
 }
 
 #[test]
-fn outgoing_connections_reach_the_outbound_port_with_their_destination() {
+fn outgoing_connections_are_redirected_with_original_destination() {
     if !rooted() {
         return;
     }
@@ -34,7 +34,7 @@ fn outgoing_connections_reach_the_outbound_port_with_their_destination() {
 }
 
 #[test]
-fn a_root_process_of_the_pod_is_redirected_too() {
+fn connections_of_root_processes_are_redirected() {
     if !rooted() {
         return;
     }
@@ -46,7 +46,7 @@ fn a_root_process_of_the_pod_is_redirected_too() {
 }
 
 #[test]
-fn the_proxy_itself_is_not_redirected() {
+fn connections_of_the_proxy_are_not_redirected() {
     if !rooted() {
         return;
     }
@@ -60,7 +60,7 @@ fn the_proxy_itself_is_not_redirected() {
 }
 
 #[test]
-fn incoming_connections_reach_the_inbound_port_with_their_destination() {
+fn incoming_connections_are_redirected_with_original_destination() {
     if !rooted() {
         return;
     }
@@ -74,7 +74,7 @@ fn incoming_connections_reach_the_inbound_port_with_their_destination() {
 }
 
 #[test]
-fn metrics_and_readiness_are_reached_directly() {
+fn metrics_and_readiness_ports_are_not_redirected() {
     if !rooted() {
         return;
     }
@@ -90,7 +90,7 @@ fn metrics_and_readiness_are_reached_directly() {
 }
 
 #[test]
-fn the_pod_to_its_own_addresses_is_left_alone() {
+fn connections_to_the_pods_own_addresses_are_not_redirected() {
     if !rooted() {
         return;
     }
@@ -114,7 +114,7 @@ fn the_pod_to_its_own_addresses_is_left_alone() {
 }
 
 #[test]
-fn what_is_for_another_address_or_for_loopback_does_not_reach_the_proxy() {
+fn packets_for_other_addresses_do_not_reach_the_proxy() {
     if !rooted() {
         return;
     }
@@ -134,7 +134,7 @@ fn what_is_for_another_address_or_for_loopback_does_not_reach_the_proxy() {
 }
 
 #[test]
-fn the_redirect_ports_cannot_be_dialled() {
+fn redirect_ports_reject_direct_connections() {
     if !rooted() {
         return;
     }
@@ -158,7 +158,7 @@ fn the_redirect_ports_cannot_be_dialled() {
 }
 
 #[test]
-fn excluded_ports_pass_by_the_proxy() {
+fn excluded_ports_are_not_redirected() {
     if !rooted() {
         return;
     }
@@ -176,7 +176,7 @@ fn excluded_ports_pass_by_the_proxy() {
 }
 
 #[test]
-fn a_second_run_leaves_the_same_rules() {
+fn second_run_leaves_the_same_rules() {
     if !rooted() {
         return;
     }
@@ -192,7 +192,7 @@ fn a_second_run_leaves_the_same_rules() {
 }
 
 #[test]
-fn without_the_right_it_says_so_and_changes_nothing() {
+fn missing_capability_is_reported_and_changes_nothing() {
     if !rooted() {
         return;
     }

@@ -115,7 +115,7 @@ mod tests {
 "#;
 
     #[test]
-    fn a_line_is_read_once() {
+    fn log_line_is_read_once() {
         let mut cursor = Cursor::default();
         let entries = parse(LINES, &mut cursor);
         let seen: Vec<_> = entries

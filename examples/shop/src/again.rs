@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_server_did_not_begin_with_is_sent_again() {
+    async fn unprocessed_streams_are_retried() {
         for did_not in [Does::Goes, Does::Refuses] {
             let in_the_end = [did_not, did_not, Does::Answers];
             let status = called(&in_the_end).await;
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_never_left_the_client_is_sent_again() {
+    async fn unsent_requests_are_retried() {
         let (near, _far) = tokio::io::duplex(1 << 10);
         let connected = http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await;
         let (mut sender, connection) = connected.unwrap();

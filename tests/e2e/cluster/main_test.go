@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestUpRefusesAFamilyThatIsNone(t *testing.T) {
+func TestUpRejectsUnknownFamily(t *testing.T) {
 	t.Setenv("E2E_CLUSTER", "existing") // whatever is wrong here, no cluster is made on this machine
 	t.Setenv("KUBECONFIG", "")
 	up := func(args ...string) string {

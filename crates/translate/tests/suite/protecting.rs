@@ -205,7 +205,7 @@ fn unknown_fields_elsewhere_are_ignored() {
 }
 
 #[test]
-fn the_reference_lists_the_fields() {
+fn reference_lists_the_protective_fields() {
     let file = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../docs/reference/statuses.md"

@@ -9,7 +9,7 @@ import (
 	"weft.dev/cluster/plan"
 )
 
-func TestARunningClusterKeepsItsFamily(t *testing.T) {
+func TestRunningClusterRejectsAnotherFamily(t *testing.T) {
 	root := t.TempDir()
 	cluster := New(root, build.Builder{Root: root}, t.Logf)
 	for _, s := range []state{{Nodes: 2, Family: plan.Dual}, {Nodes: 2, Family: plan.IPv4}, {Nodes: 2}} {

@@ -9,7 +9,7 @@ import (
 	"weft.dev/cluster/build"
 )
 
-func TestOnlyWorkersOfTheRunningClusterCanBeTakenAway(t *testing.T) {
+func TestOnlyWorkersCanBeStopped(t *testing.T) {
 	root := t.TempDir()
 	cluster := New(root, build.Builder{Root: root}, t.Logf)
 	if _, _, err := cluster.worker("node2"); err == nil || !strings.Contains(err.Error(), "no cluster") {

@@ -24,7 +24,7 @@ func TestParseHierarchies(t *testing.T) {
 	}
 }
 
-func TestMountsBelowLeavesOthersAlone(t *testing.T) {
+func TestMountsBelowSkipsOtherMounts(t *testing.T) {
 	want := []string{"/src/.cluster/n1/run/a b", "/src/.cluster/n1/run/a b/c"}
 	if got := mountsBelow(mountinfo, "/src/.cluster"); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
@@ -40,7 +40,7 @@ func TestLackingCapabilities(t *testing.T) {
 	}
 }
 
-func TestIPv6IsNeededWhereItIsAskedFor(t *testing.T) {
+func TestIPv6FamilyRequiresKernelSupport(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "disable_ipv6")
 	if err := checkIPv6(file); err == nil || !strings.Contains(err.Error(), "kernel") {
 		t.Errorf("a kernel without IPv6: %v", err)

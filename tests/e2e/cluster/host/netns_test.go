@@ -48,7 +48,7 @@ func TestLinksAndRoutesOfEachFamily(t *testing.T) {
 	}
 }
 
-func TestOnlyClustersWithIPv6ForwardIt(t *testing.T) {
+func TestIPv6ForwardingIsSetForIPv6FamiliesOnly(t *testing.T) {
 	for family, want := range map[plan.Family]bool{plan.IPv4: false, plan.Dual: true, plan.IPv6: true} {
 		for _, name := range []string{"net/ipv6/conf/all/forwarding", "net/bridge/bridge-nf-call-ip6tables"} {
 			if slices.Contains(nodeSysctls(family), sysctl{name, "1"}) != want {

@@ -136,7 +136,7 @@ func TestPackAddsLibraries(t *testing.T) {
 	}
 }
 
-func TestPackTakesFolders(t *testing.T) {
+func TestPackCopiesFolders(t *testing.T) {
 	data := source(t, "data", "words", 0o600)
 	_, _, contents, _ := layerOf(t, pack(t, Spec{Tag: "example.com/a:1", Files: []File{{filepath.Dir(data), "/d"}}}))
 	if string(contents["d/data"]) != "words" {
@@ -144,7 +144,7 @@ func TestPackTakesFolders(t *testing.T) {
 	}
 }
 
-func TestPackRefuses(t *testing.T) {
+func TestPackRejectsInvalidInput(t *testing.T) {
 	data := source(t, "data", "words", 0o600)
 	for name, spec := range map[string]Spec{
 		"no tag":       {Tag: "example.com/a", Files: []File{{data, "/d"}}},

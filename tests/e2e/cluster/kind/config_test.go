@@ -39,14 +39,14 @@ func create(t *testing.T, file string) string {
 }
 
 // kind reads the file, then checks it, then needs an engine: the last complaint shows that it was content before.
-func TestKindAcceptsOurConfig(t *testing.T) {
+func TestKindAcceptsProjectConfig(t *testing.T) {
 	said := create(t, config)
 	if strings.Contains(said, "config") || !strings.Contains(said, "docker") {
 		t.Errorf("kind refuses %s: %s", config, said)
 	}
 }
 
-func TestKindRefusesBrokenConfigs(t *testing.T) {
+func TestKindRejectsInvalidConfigs(t *testing.T) {
 	ours, err := os.ReadFile(config)
 	if err != nil {
 		t.Fatal(err)

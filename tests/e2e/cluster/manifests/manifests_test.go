@@ -24,7 +24,7 @@ func TestManifestsAreFilled(t *testing.T) {
 	}
 }
 
-func TestFillRefusesUnknownNames(t *testing.T) {
+func TestFillRejectsUnknownNames(t *testing.T) {
 	if _, err := fill("a: ${B}", "A", "1"); err == nil || !strings.Contains(err.Error(), "${B}") {
 		t.Errorf("got %v", err)
 	}

@@ -44,7 +44,7 @@ func TestIssuedCertificatesVerify(t *testing.T) {
 	}
 }
 
-func TestLoadRefusesDamagedFiles(t *testing.T) {
+func TestLoadRejectsDamagedFiles(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Load(dir); err == nil {
 		t.Error("an empty folder was accepted")

@@ -70,7 +70,7 @@ func TestAddressesLieInTheirRanges(t *testing.T) {
 	}
 }
 
-func TestFamiliesHaveTheirAddressesAndIPv4ComesFirst(t *testing.T) {
+func TestDualFamilyListsIPv4First(t *testing.T) {
 	want := map[Family][]bool{"": {false}, IPv4: {false}, Dual: {false, true}, IPv6: {true}}
 	for family, six := range want {
 		p := Plan{ID: "abcdef", Block: 3, Family: family}
@@ -141,7 +141,7 @@ func TestChooseBlockAvoidsRoutesInUse(t *testing.T) {
 	}
 }
 
-func TestChooseBlockAvoidsEveryFamilysRoutes(t *testing.T) {
+func TestChooseBlockAvoidsRoutesOfEachFamily(t *testing.T) {
 	id := ID("/a/weft")
 	for _, family := range []Family{Dual, IPv6} {
 		first, err := ChooseBlock(id, family, nil)

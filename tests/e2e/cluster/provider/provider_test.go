@@ -22,7 +22,7 @@ func options(t *testing.T) (Options, *strings.Builder) {
 	return Options{Root: root, Builder: build.Builder{Root: root, Say: say}, Say: say}, said
 }
 
-func TestChooseWithoutDockerIsEmbedded(t *testing.T) {
+func TestChooseWithoutDockerReturnsEmbedded(t *testing.T) {
 	o, _ := options(t)
 	chosen, err := Choose(context.Background(), o)
 	if _, ok := chosen.(*embeddedProvider); !ok || err != nil {
@@ -30,7 +30,7 @@ func TestChooseWithoutDockerIsEmbedded(t *testing.T) {
 	}
 }
 
-func TestChooseFollowsTheVariable(t *testing.T) {
+func TestChooseUsesE2ECluster(t *testing.T) {
 	o, _ := options(t)
 	t.Setenv("E2E_CLUSTER", "kind")
 	chosen, err := Choose(context.Background(), o)
@@ -43,7 +43,7 @@ func TestChooseFollowsTheVariable(t *testing.T) {
 	}
 }
 
-func TestChooseStaysWithWhatIsThere(t *testing.T) {
+func TestChooseKeepsProviderOfRunningCluster(t *testing.T) {
 	o, _ := options(t)
 	if err := mark(o, KindTool); err != nil {
 		t.Fatal(err)
@@ -58,7 +58,7 @@ func TestChooseStaysWithWhatIsThere(t *testing.T) {
 	}
 }
 
-func TestExisting(t *testing.T) {
+func TestExistingProviderUsesKubeconfig(t *testing.T) {
 	o, said := options(t)
 	t.Setenv("E2E_CLUSTER", "existing")
 	t.Setenv("KUBECONFIG", "")
@@ -96,7 +96,7 @@ func TestExisting(t *testing.T) {
 	}
 }
 
-func TestIPv6IsTheEmbeddedClustersAlone(t *testing.T) {
+func TestOnlyEmbeddedProviderSupportsIPv6(t *testing.T) {
 	for family, refused := range map[plan.Family]bool{"": false, plan.IPv4: false, plan.Dual: true, plan.IPv6: true} {
 		o, _ := options(t)
 		o.Family = family

@@ -31,7 +31,7 @@ func field(t *testing.T, text []byte, keys ...string) any {
 	return value
 }
 
-func TestNodesShareNothing(t *testing.T) {
+func TestNodeConfigsNameOnlyTheirNode(t *testing.T) {
 	files := func(n int) [][]byte {
 		kubelet, err := KubeletConfig(testPlan, testPaths, n)
 		if err != nil {
@@ -68,7 +68,7 @@ func TestKubeletConfig(t *testing.T) {
 	}
 }
 
-func TestAPIServerUsesThePlansAddresses(t *testing.T) {
+func TestAPIServerUsesAddressesOfThePlan(t *testing.T) {
 	args := APIServerArgs(testPlan, testPaths)
 	for _, want := range []string{"--advertise-address=10.136.0.1", "--service-cluster-ip-range=10.138.0.0/16"} {
 		if !slices.Contains(args, want) {
@@ -82,7 +82,7 @@ func TestAPIServerUsesThePlansAddresses(t *testing.T) {
 	}
 }
 
-func TestEveryProgramGetsTheAddressesOfTheFamily(t *testing.T) {
+func TestProgramsGetAddressesOfTheFamily(t *testing.T) {
 	for family, want := range map[plan.Family]struct{ advertise, nodes, services, pods, listen string }{
 		plan.IPv4: {"10.136.0.1", "10.136.0.2", "10.138.0.0/16", "10.137.0.0/16", "0.0.0.0"},
 		plan.Dual: {"10.136.0.1", "10.136.0.2,NET::2", "10.138.0.0/16,NET:200::/112", "10.137.0.0/16,NET:100::/56", "::"},
@@ -116,7 +116,7 @@ func TestEveryProgramGetsTheAddressesOfTheFamily(t *testing.T) {
 	}
 }
 
-func TestPodsHaveAnAddressAndARouteOfEachFamily(t *testing.T) {
+func TestPodNetworkHasAddressAndRouteOfEachFamily(t *testing.T) {
 	for family, want := range map[plan.Family][]string{
 		plan.IPv4: {"0.0.0.0/0"}, plan.Dual: {"0.0.0.0/0", "::/0"}, plan.IPv6: {"::/0"},
 	} {

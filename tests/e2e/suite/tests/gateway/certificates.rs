@@ -2,11 +2,11 @@
 
 mesh_tests! {
     // A bound of a second, on a machine that other tests would share.
-    run_alone Out a_certificate_replaced_under_handshakes;
-    run Out a_secret_deleted_and_created_again_is_not_missed;
-    run Out certificates_of_rsa_and_ecdsa_side_by_side;
-    run Out a_broken_secret_breaks_its_listener_only;
-    run Out passthrough_and_termination_on_one_port;
+    run_alone Out replaced_certificate_is_served_within_one_second;
+    run Out deleted_and_recreated_secret_fails_no_handshake;
+    run Out rsa_and_ecdsa_certificates_are_selected_per_client;
+    run Out invalid_secret_disables_only_its_listener;
+    run Out tls_passthrough_and_termination_share_a_port;
 }
 
 mod cases {
@@ -35,7 +35,9 @@ mod cases {
     /// what stood there before.
     const TAKEN_UP: Duration = Duration::from_secs(1);
 
-    pub(super) async fn a_certificate_replaced_under_handshakes(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn replaced_certificate_is_served_within_one_second(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let host = "shop.example.com";
         let pairs: Vec<Pair> = (0..6)
             .map(|_| Pair::new(&[host]))
@@ -102,7 +104,7 @@ mod cases {
 
     /// One listener, one host name: what the client can check decides.
     /// As `kubectl replace --force` does, but with time in between.
-    pub(super) async fn a_secret_deleted_and_created_again_is_not_missed(
+    pub(super) async fn deleted_and_recreated_secret_fails_no_handshake(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let host = "shop.example.com";
@@ -140,7 +142,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn certificates_of_rsa_and_ecdsa_side_by_side(
+    pub(super) async fn rsa_and_ecdsa_certificates_are_selected_per_client(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let host = "shop.example.com";
@@ -189,7 +191,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn a_broken_secret_breaks_its_listener_only(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn invalid_secret_disables_only_its_listener(bed: &Bed) -> anyhow::Result<()> {
         let (good, bad) = ("good.example.com", "bad.example.com");
         let (of_good, of_bad) = (Pair::new(&[good])?, Pair::new(&[bad])?);
         bed.apply(secret("good", &of_good)).await?;
@@ -238,7 +240,9 @@ mod cases {
     }
 
     /// The server that ends the TLS which is passed through is another Gateway, one inside the cluster.
-    pub(super) async fn passthrough_and_termination_on_one_port(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn tls_passthrough_and_termination_share_a_port(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let (outer, inner) = ("outer.example.com", "inner.example.com");
         let (of_outer, of_inner) = (Pair::new(&[outer])?, Pair::new(&[inner])?);
         bed.apply(secret("outer", &of_outer)).await?;

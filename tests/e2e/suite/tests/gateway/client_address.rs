@@ -1,10 +1,10 @@
 //! What backends learn of a gateway's clients: by what is in front of the gateway, and whatever clients say of themselves.
 
 mesh_tests! {
-    run Out clients_that_lie_about_their_address;
-    run Out trusted_hops_are_believed_and_nobody_else;
-    run Out the_proxy_protocol_in_both_versions;
-    run Out the_traffic_policy_local_keeps_the_address;
+    run Out forged_forwarding_headers_are_replaced;
+    run Out forwarding_headers_are_trusted_up_to_trusted_hops;
+    run Out proxy_protocol_v1_and_v2_give_the_client_address;
+    run Out external_traffic_policy_local_keeps_the_client_address;
 }
 
 mod cases {
@@ -65,7 +65,7 @@ mod cases {
         arguments.iter().copied().chain(claims).collect()
     }
 
-    pub(super) async fn clients_that_lie_about_their_address(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn forged_forwarding_headers_are_replaced(bed: &Bed) -> anyhow::Result<()> {
         let address = bed.edge(plain()).await?;
         let url = format!("http://{}/reviews/1", in_url(&address));
         let seen = eventually("an answer", async || seen(&url, &with_claims(&[])).await).await?;
@@ -93,7 +93,9 @@ mod cases {
 
     /// One and two proxies of HTTP in front, and the number of them that the Gateway is told: the right one, too few, and
     /// too many.
-    pub(super) async fn trusted_hops_are_believed_and_nobody_else(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn forwarding_headers_are_trusted_up_to_trusted_hops(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let hops = async |count: u32| {
             bed.apply(parameters(
                 "edge",
@@ -144,7 +146,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn the_proxy_protocol_in_both_versions(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn proxy_protocol_v1_and_v2_give_the_client_address(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let host = "shop.example.com";
         let pair = Pair::new(&[host])?;
         bed.apply(tls_secret("cert", &pair.certificate, &pair.key))
@@ -197,7 +201,7 @@ mod cases {
     }
 
     /// The cluster's own Service is what stands in front: from its address, and from the port that every node has for it.
-    pub(super) async fn the_traffic_policy_local_keeps_the_address(
+    pub(super) async fn external_traffic_policy_local_keeps_the_client_address(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let wishes = json!({"externalTrafficPolicy": "Local", "replicas": "2"});

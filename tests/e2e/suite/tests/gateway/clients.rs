@@ -1,12 +1,12 @@
 //! Programs that know nothing of Weft as clients of a gateway.
 
 mesh_tests! {
-    run Out curl_in_every_version;
-    run Out openssl_and_its_versions_of_tls;
-    run Out nc_over_a_tcp_route;
-    run Out dig_over_a_udp_route;
-    run Out grpc_of_go_and_of_rust;
-    run Out web_sockets_of_go_and_of_a_browser;
+    run Out curl_is_served_over_http1_and_http2;
+    run Out openssl_connects_with_tls_1_2_and_1_3_only;
+    run Out tcp_route_serves_nc;
+    run Out udp_route_serves_dig;
+    run Out grpc_route_serves_go_and_rust_clients;
+    run Out websocket_serves_go_client_and_browser;
 }
 
 mod cases {
@@ -36,7 +36,7 @@ mod cases {
         Ok((address, file.to_string_lossy().into_owned()))
     }
 
-    pub(super) async fn curl_in_every_version(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn curl_is_served_over_http1_and_http2(bed: &Bed) -> anyhow::Result<()> {
         let (address, authority) = over_tls(bed).await?;
         let address = in_url(&address);
         let http = format!("http://{address}/reviews/1");
@@ -76,7 +76,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn openssl_and_its_versions_of_tls(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn openssl_connects_with_tls_1_2_and_1_3_only(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let (address, authority) = over_tls(bed).await?;
         let connect = format!("{}:443", in_url(&address));
         let client = async |name: &str, more: &[&str]| {
@@ -120,7 +122,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn nc_over_a_tcp_route(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn tcp_route_serves_nc(bed: &Bed) -> anyhow::Result<()> {
         bed.reviews("v1").await?;
         let listeners = json!([listener("tcp", "TCP", 7000)]);
         let address = bed.gateway(gateway("edge", listeners)).await?;
@@ -155,7 +157,7 @@ mod cases {
         ]
     }
 
-    pub(super) async fn dig_over_a_udp_route(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn udp_route_serves_dig(bed: &Bed) -> anyhow::Result<()> {
         let servers = bed
             .at("kube-system")
             .list("v1", "Pod", "k8s-app=kube-dns")
@@ -239,7 +241,7 @@ mod cases {
         bed.ready("echo").await.map(drop)
     }
 
-    pub(super) async fn grpc_of_go_and_of_rust(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn grpc_route_serves_go_and_rust_clients(bed: &Bed) -> anyhow::Result<()> {
         echo(bed).await?;
         bed.reviews("v1").await?;
         let address = in_url(&bed.gateway(plain()).await?);
@@ -278,7 +280,7 @@ mod cases {
         )
     }
 
-    pub(super) async fn web_sockets_of_go_and_of_a_browser(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn websocket_serves_go_client_and_browser(bed: &Bed) -> anyhow::Result<()> {
         echo(bed).await?;
         let address = in_url(&bed.gateway(plain()).await?);
         let rules = json!([{"backendRefs": [{"name": "echo", "port": 80}]}]);

@@ -2,7 +2,7 @@
 //! for it, its own routes are applied as well.
 
 mesh_tests! {
-    run In weights_of_a_gateway_and_of_a_service_multiply;
+    run In gateway_and_service_route_weights_multiply;
 }
 
 mod cases {
@@ -28,7 +28,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn weights_of_a_gateway_and_of_a_service_multiply(
+    pub(super) async fn gateway_and_service_route_weights_multiply(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2", "v3"]).await?;

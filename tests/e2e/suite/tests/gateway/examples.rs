@@ -2,7 +2,7 @@
 //! Their namespaces are fixed, so this is one test, and removes them at its end.
 
 mesh_tests! {
-    run_alone_long Out the_examples_as_they_are;
+    run_alone_long Out gateway_examples_work_as_documented;
 }
 
 mod cases {
@@ -31,7 +31,7 @@ mod cases {
     /// Less than the runner's, so that the namespaces are removed however it ends.
     const LIMIT: Duration = Duration::from_secs(270);
 
-    pub(super) async fn the_examples_as_they_are(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn gateway_examples_work_as_documented(bed: &Bed) -> anyhow::Result<()> {
         for namespace in NAMESPACES {
             let there = kubectl(&["get", "namespace", "--ignore-not-found", namespace]).await?;
             anyhow::ensure!(there.is_empty(), "remove the namespace {namespace} first");

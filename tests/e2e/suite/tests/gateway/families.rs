@@ -1,8 +1,8 @@
 //! A Gateway has an address of each family that the cluster has, and serves the same at each.
 
 mesh_tests! {
-    run Out a_gateway_serves_at_an_address_of_each_family;
-    run Out a_gateway_has_the_one_address_that_it_asks_for;
+    run Out gateway_serves_on_each_ip_family;
+    run Out gateway_gets_its_requested_address;
 }
 
 mod cases {
@@ -22,9 +22,7 @@ mod cases {
         Ok(values.map(str::to_owned).collect())
     }
 
-    pub(super) async fn a_gateway_serves_at_an_address_of_each_family(
-        bed: &Bed,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn gateway_serves_on_each_ip_family(bed: &Bed) -> anyhow::Result<()> {
         let host = "shop.example.com";
         let pair = Pair::new(&[host])?;
         bed.apply(tls_secret("cert", &pair.certificate, &pair.key))
@@ -65,9 +63,7 @@ mod cases {
     }
 
     /// One of each family.
-    pub(super) async fn a_gateway_has_the_one_address_that_it_asks_for(
-        bed: &Bed,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn gateway_gets_its_requested_address(bed: &Bed) -> anyhow::Result<()> {
         let plain = |name: &str| gateway(name, json!([listener("http", "HTTP", 80)]));
         bed.gateway(plain("first")).await?;
         for (number, given) in addresses(bed, "first").await?.iter().enumerate() {

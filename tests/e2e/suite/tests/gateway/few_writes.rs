@@ -1,7 +1,7 @@
 //! Statuses at a thousand routes: one write for a change, and none for what has not changed.
 
 mesh_tests! {
-    run_busy Out one_write_a_change_at_a_thousand_routes;
+    run_busy Out route_change_causes_one_status_write;
 }
 
 mod cases {
@@ -97,7 +97,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn one_write_a_change_at_a_thousand_routes(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn route_change_causes_one_status_write(bed: &Bed) -> anyhow::Result<()> {
         let selector = json!({"app": "reviews", "version": "v1"});
         bed.apply(objects::service("reviews-v1", selector)).await?;
         bed.gateway(gateway("edge", json!([listener("http", "HTTP", 80)])))

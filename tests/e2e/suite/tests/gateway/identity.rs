@@ -1,7 +1,7 @@
 //! A gateway before backends that have a proxy: it is of the mesh, under a name of its own.
 
 mesh_tests! {
-    run In a_gateway_has_an_identity_of_its_own;
+    run In strict_backend_sees_the_gateway_identity;
 }
 
 mod cases {
@@ -13,7 +13,7 @@ mod cases {
     use weft_e2e::{Bed, eventually};
 
     /// Backends that refuse plain text serve the gateway, requests and bytes, and know who it is.
-    pub(super) async fn a_gateway_has_an_identity_of_its_own(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn strict_backend_sees_the_gateway_identity(bed: &Bed) -> anyhow::Result<()> {
         bed.mtls("Namespace", &bed.namespace, "strict".into())
             .await?;
         bed.shop(&["v1"]).await?;

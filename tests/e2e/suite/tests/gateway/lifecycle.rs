@@ -1,8 +1,8 @@
 //! Gateways that are rolled, scaled and edited under traffic: not one request fails.
 
 mesh_tests! {
-    run_busy Out a_gateway_rolled_and_scaled;
-    run_alone_long Out the_controller_restarted_and_listeners_and_routes_edited;
+    run_busy Out gateway_rollout_and_scaling_fail_no_request;
+    run_alone_long Out controller_restart_and_edits_fail_no_request;
 }
 
 mod cases {
@@ -62,7 +62,9 @@ mod cases {
         bed.gateway_pods("edge", 1).await.map(drop)
     }
 
-    pub(super) async fn a_gateway_rolled_and_scaled(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn gateway_rollout_and_scaling_fail_no_request(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         begin(bed).await?;
         let changes = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -77,7 +79,7 @@ mod cases {
         traffic.as_expected()
     }
 
-    pub(super) async fn the_controller_restarted_and_listeners_and_routes_edited(
+    pub(super) async fn controller_restart_and_edits_fail_no_request(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         begin(bed).await?;

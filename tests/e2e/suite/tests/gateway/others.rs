@@ -1,10 +1,10 @@
 //! Beside others: classes, status entries, finalizers and fields of other controllers stay as they are.
 
 mesh_tests! {
-    run Out another_controllers_class_is_left_alone;
-    run Out entries_of_others_stay_whoever_writes_first;
-    run Out finalizers_and_fields_of_others_stay;
-    run Out an_ingress_on_other_ports_of_the_address_is_undisturbed;
+    run Out gateway_of_another_class_is_not_modified;
+    run Out concurrent_status_writes_keep_foreign_entries;
+    run Out foreign_finalizers_labels_and_annotations_are_kept;
+    run Out ingress_on_a_shared_address_is_not_disrupted;
 }
 
 mod cases {
@@ -56,7 +56,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn another_controllers_class_is_left_alone(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn gateway_of_another_class_is_not_modified(bed: &Bed) -> anyhow::Result<()> {
         // Cluster-wide, so it has the namespace's name.
         let class = json!({
             "apiVersion": objects::GATEWAY, "kind": "GatewayClass", "metadata": {"name": bed.namespace},
@@ -147,7 +147,7 @@ mod cases {
     }
 
     /// The route is edited, so that we have something to write, while the other controller writes as fast as it can.
-    pub(super) async fn entries_of_others_stay_whoever_writes_first(
+    pub(super) async fn concurrent_status_writes_keep_foreign_entries(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let begun = Instant::now();
@@ -195,7 +195,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn finalizers_and_fields_of_others_stay(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn foreign_finalizers_labels_and_annotations_are_kept(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         bed.edge(http("edge")).await?;
         let marks = json!({"metadata": {
             "finalizers": [KEEP], "labels": {"other.example/a": "b"}, "annotations": {"other.example/c": "d"},
@@ -253,7 +255,7 @@ mod cases {
     }
 
     /// MetalLB lets Services share an address that say so; elsewhere the Gateway has one of its own.
-    pub(super) async fn an_ingress_on_other_ports_of_the_address_is_undisturbed(
+    pub(super) async fn ingress_on_a_shared_address_is_not_disrupted(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let share = "metallb.io/allow-shared-ip";

@@ -1,11 +1,11 @@
 //! What a Gateway runs on: made with it, as it asks, and gone with it.
 
 mesh_tests! {
-    run Out what_comes_with_a_gateway_goes_with_it;
-    run Out what_somebody_else_owns_is_left_alone;
-    run Out parameters_that_cannot_be_read;
-    run In a_gateway_among_injected_pods_has_one_proxy;
-    run Out two_gateways_share_nothing;
+    run Out provisioned_objects_are_deleted_with_their_gateway;
+    run Out existing_service_is_not_overwritten;
+    run Out invalid_parameters_are_reported;
+    run In gateway_pod_in_injected_namespace_gets_no_sidecar;
+    run Out gateways_have_separate_addresses_and_pods;
 }
 
 mod cases {
@@ -34,7 +34,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn what_comes_with_a_gateway_goes_with_it(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn provisioned_objects_are_deleted_with_their_gateway(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let wishes = json!({
             "minReplicas": "1", "maxReplicas": "3", "cpuRequest": "15m", "memoryLimit": "96Mi",
             "externalTrafficPolicy": "Local", "serviceAnnotations": "example.com/a: \"b\"",
@@ -95,7 +97,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn what_somebody_else_owns_is_left_alone(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn existing_service_is_not_overwritten(bed: &Bed) -> anyhow::Result<()> {
         let theirs = objects::service("edge-weft", json!({"app": "reviews"}));
         let before = bed.apply(theirs).await?;
         bed.apply(http("edge")).await?;
@@ -116,7 +118,7 @@ mod cases {
         bed.programmed("edge").await.map(drop)
     }
 
-    pub(super) async fn parameters_that_cannot_be_read(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn invalid_parameters_are_reported(bed: &Bed) -> anyhow::Result<()> {
         let refused = async |words: &[&str]| {
             eventually("InvalidParameters", async || {
                 let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
@@ -146,7 +148,7 @@ mod cases {
         bed.programmed("edge").await.map(drop)
     }
 
-    pub(super) async fn a_gateway_among_injected_pods_has_one_proxy(
+    pub(super) async fn gateway_pod_in_injected_namespace_gets_no_sidecar(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.gateway(http("edge")).await?;
@@ -162,7 +164,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn two_gateways_share_nothing(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn gateways_have_separate_addresses_and_pods(bed: &Bed) -> anyhow::Result<()> {
         let mut addresses = Vec::new();
         for name in ["one", "two"] {
             let address = bed.gateway(http(name)).await?;

@@ -2,9 +2,9 @@
 //! and what to do.
 
 mesh_tests! {
-    run Out routes_that_cannot_work;
-    run Out a_parent_that_is_not_there;
-    run Out policies_that_cannot_hold;
+    run Out invalid_routes_get_their_conditions;
+    run Out missing_parent_is_reported;
+    run Out invalid_backend_tls_policies_get_their_conditions;
 }
 
 mod cases {
@@ -99,7 +99,7 @@ mod cases {
         extension    | Accepted     | UnsupportedValue           | rules[0].filters[0]; ExtensionRef
     ";
 
-    pub(super) async fn routes_that_cannot_work(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn invalid_routes_get_their_conditions(bed: &Bed) -> anyhow::Result<()> {
         services(bed, &["v1", "v2"]).await?;
         let other = json!({"from": "Selector", "selector": {"matchLabels": {"team": "other"}}});
         let open = with(
@@ -128,7 +128,7 @@ mod cases {
 
     /// Whose a Gateway is that is not there nobody knows, so that no status may speak of it (`RouteStatus.parents`); an
     /// Event does. Of a Service that is not there the mesh speaks.
-    pub(super) async fn a_parent_that_is_not_there(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn missing_parent_is_reported(bed: &Bed) -> anyhow::Result<()> {
         services(bed, &["v1"]).await?;
         let service = json!({"group": "", "kind": "Service", "name": "typo", "port": 80});
         bed.apply(on("of-service", service)).await?;
@@ -199,7 +199,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn policies_that_cannot_hold(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn invalid_backend_tls_policies_get_their_conditions(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let versions = ["v1", "v2", "v3"];
         services(bed, &versions).await?;
         bed.apply(gateway("edge", json!([listener("open", "HTTP", 80)])))

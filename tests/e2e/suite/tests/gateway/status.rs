@@ -2,10 +2,10 @@
 //! what is wrong and what to do.
 
 mesh_tests! {
-    run Out listeners_that_cannot_serve;
-    run Out listener_sets_that_cannot_serve;
-    run Out an_address_that_cannot_be_had;
-    run Out what_kubectl_shows_of_a_gateway;
+    run Out invalid_listeners_get_their_conditions;
+    run Out invalid_listener_sets_get_their_conditions;
+    run Out unusable_gateway_address_is_reported;
+    run Out kubectl_shows_gateway_class_address_and_routes;
 }
 
 mod cases {
@@ -96,7 +96,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn listeners_that_cannot_serve(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn invalid_listeners_get_their_conditions(bed: &Bed) -> anyhow::Result<()> {
         let pairs = [
             Pair::new(&["a.example.com"])?,
             Pair::new(&["a.example.com"])?,
@@ -130,7 +130,9 @@ mod cases {
         })
     }
 
-    pub(super) async fn listener_sets_that_cannot_serve(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn invalid_listener_sets_get_their_conditions(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let own = json!([listener("http", "HTTP", 80)]);
         bed.apply(gateway("closed", own.clone())).await?;
         let mut open = gateway("open", own);
@@ -163,7 +165,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn an_address_that_cannot_be_had(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn unusable_gateway_address_is_reported(bed: &Bed) -> anyhow::Result<()> {
         let http = |name: &str, address: Value| {
             let mut wishes = gateway(name, json!([listener("http", "HTTP", 80)]));
             wishes["spec"]["addresses"] = json!([address]);
@@ -199,7 +201,9 @@ mod cases {
         bed.gateway(mended).await.map(drop)
     }
 
-    pub(super) async fn what_kubectl_shows_of_a_gateway(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn kubectl_shows_gateway_class_address_and_routes(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let address = bed
             .edge(gateway("edge", json!([listener("http", "HTTP", 80)])))
             .await?;

@@ -1,12 +1,12 @@
 //! Routes that are wrong: the status says which and why, the broken rule answers 500, other rules go on.
 
 mesh_tests! {
-    run In a_service_that_does_not_exist;
-    run In a_port_that_the_service_lacks;
-    run In a_kind_that_nobody_knows;
-    run In a_regex_that_does_not_compile;
-    run In a_headless_parent;
-    run In a_parent_that_does_not_exist;
+    run In missing_backend_service_answers_500_until_created;
+    run In missing_backend_port_answers_500;
+    run In unknown_backend_kind_answers_500;
+    run In invalid_regex_answers_500_for_its_rule;
+    run In headless_parent_is_rejected;
+    run In missing_parent_service_or_port_is_rejected;
 }
 
 mod cases {
@@ -50,7 +50,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn a_service_that_does_not_exist(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn missing_backend_service_answers_500_until_created(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let conditions = with_broken_backend(bed, json!({"name": "nobody", "port": 80})).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["nobody"])?;
         broken_and_whole(bed, &["nobody"]).await?;
@@ -66,21 +68,21 @@ mod cases {
         .await
     }
 
-    pub(super) async fn a_port_that_the_service_lacks(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn missing_backend_port_answers_500(bed: &Bed) -> anyhow::Result<()> {
         let conditions =
             with_broken_backend(bed, json!({"name": "reviews-v1", "port": 81})).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["reviews-v1", "81"])?;
         broken_and_whole(bed, &["81"]).await
     }
 
-    pub(super) async fn a_kind_that_nobody_knows(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn unknown_backend_kind_answers_500(bed: &Bed) -> anyhow::Result<()> {
         let backend = json!({"group": "odd.example", "kind": "Oddity", "name": "odd", "port": 80});
         let conditions = with_broken_backend(bed, backend).await?;
         conditions.is_false("ResolvedRefs", "InvalidKind", &["Oddity"])?;
         broken_and_whole(bed, &["Oddity"]).await
     }
 
-    pub(super) async fn a_regex_that_does_not_compile(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn invalid_regex_answers_500_for_its_rule(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let bad = json!({"path": {"type": "PathPrefix", "value": "/status"},
             "headers": [{"name": "x-user", "type": "RegularExpression", "value": "(unclosed"}]});
@@ -105,7 +107,7 @@ mod cases {
         broken_and_whole(bed, &[]).await
     }
 
-    pub(super) async fn a_headless_parent(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn headless_parent_is_rejected(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let mut headless = objects::service("headless", json!({"app": "reviews"}));
         headless["spec"]["clusterIP"] = "None".into();
@@ -134,7 +136,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn a_parent_that_does_not_exist(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn missing_parent_service_or_port_is_rejected(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
         let conditions = bed

@@ -1,8 +1,8 @@
 //! The injector absent, and asked nonsense.
 
 mesh_tests! {
-    run_alone Out namespaces_without_the_label_need_no_injector;
-    run Out the_webhook_refuses_what_it_cannot_take;
+    run_alone Out unlabelled_namespace_starts_pods_without_injector;
+    run Out webhook_rejects_malformed_requests;
 }
 
 mod cases {
@@ -10,7 +10,7 @@ mod cases {
     use weft_e2e::host::in_url;
     use weft_e2e::{Bed, control_plane, objects, outsider};
 
-    pub(super) async fn namespaces_without_the_label_need_no_injector(
+    pub(super) async fn unlabelled_namespace_starts_pods_without_injector(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let replicas = control_plane::replicas(&bed.client, "weft-injector").await?;
@@ -37,7 +37,7 @@ mod cases {
         outsider::exchange(&mut stream, &request).await
     }
 
-    pub(super) async fn the_webhook_refuses_what_it_cannot_take(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn webhook_rejects_malformed_requests(bed: &Bed) -> anyhow::Result<()> {
         let before = control_plane::restarts(&bed.client).await?;
         let address = control_plane::system(&bed.client)
             .cluster_ip("weft-injector")

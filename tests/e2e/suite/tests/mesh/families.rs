@@ -2,9 +2,9 @@
 //! family, at that.
 
 mesh_tests! {
-    run In pods_are_known_at_each_of_their_addresses;
-    run In strict_pods_refuse_plain_text_at_each_of_their_addresses;
-    run In services_are_routed_at_each_of_their_addresses;
+    run In pod_addresses_of_each_family_use_mutual_tls;
+    run In strict_pod_rejects_plain_text_on_each_ip_family;
+    run In service_addresses_of_each_family_are_routed;
 }
 
 mod cases {
@@ -13,7 +13,9 @@ mod cases {
     use weft_e2e::objects::{self, to};
     use weft_e2e::{Bed, eventually, identity};
 
-    pub(super) async fn pods_are_known_at_each_of_their_addresses(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn pod_addresses_of_each_family_use_mutual_tls(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let client = identity::spiffe(&bed.namespace, "client");
         for (number, ip) in bed.pod_ips("reviews-v1").await?.iter().enumerate() {
@@ -31,7 +33,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn strict_pods_refuse_plain_text_at_each_of_their_addresses(
+    pub(super) async fn strict_pod_rejects_plain_text_on_each_ip_family(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
@@ -68,7 +70,7 @@ mod cases {
     }
 
     /// Services of all families, and of each alone: their own endpoints are v1, their route leads to v2.
-    pub(super) async fn services_are_routed_at_each_of_their_addresses(
+    pub(super) async fn service_addresses_of_each_family_are_routed(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;

@@ -1,10 +1,10 @@
 //! Parts of the mesh and of the cluster that are restarted, killed, hung or gone, under 500 requests a second.
 
 mesh_tests! {
-    run_alone In the_control_plane_restarted_and_killed;
-    run_alone In a_controller_away;
-    run_alone In a_controller_that_hangs;
-    run_alone In a_node_lost_and_found;
+    run_alone In control_plane_restarts_fail_no_request;
+    run_alone In controller_outage_fails_no_request;
+    run_alone In hung_controller_is_detected;
+    run_alone In lost_node_gets_no_requests_until_it_returns;
 }
 
 mod cases {
@@ -31,7 +31,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn the_control_plane_restarted_and_killed(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn control_plane_restarts_fail_no_request(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let changes = async {
             for _ in 0..full_or(10, 1) {
@@ -52,7 +52,7 @@ mod cases {
         obeyed(bed).await
     }
 
-    pub(super) async fn a_controller_away(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn controller_outage_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let away = full_or(Duration::from_secs(600), Duration::from_secs(20));
         let changes = async {
@@ -86,7 +86,7 @@ mod cases {
         Ok(bed.metric("client", "weft_config_connected", &[]).await? > 0.0)
     }
 
-    pub(super) async fn a_controller_that_hangs(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn hung_controller_is_detected(bed: &Bed) -> anyhow::Result<()> {
         if let Some(why) = machine::out_of_reach() {
             eprintln!("{why}");
             return Ok(());
@@ -153,7 +153,9 @@ mod cases {
         Ok(ours.any(ready))
     }
 
-    pub(super) async fn a_node_lost_and_found(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn lost_node_gets_no_requests_until_it_returns(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         if let Some(why) = machine::out_of_reach() {
             eprintln!("{why}");
             return Ok(());

@@ -2,8 +2,8 @@
 //! as its message, never an answer of HTTP that the client has to guess from.
 
 mesh_tests! {
-    run In every_failure_is_a_status_with_its_cause;
-    run In timeouts_and_refusals_are_statuses_too;
+    run In routing_failures_are_grpc_statuses_with_a_cause;
+    run In timeouts_and_rejections_are_grpc_statuses;
 }
 
 mod cases {
@@ -78,7 +78,9 @@ mod cases {
         ])
     }
 
-    pub(super) async fn every_failure_is_a_status_with_its_cause(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn routing_failures_are_grpc_statuses_with_a_cause(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let v1 = json!({"app": "reviews", "version": "v1"});
         outside(bed, objects::client("outsider")).await?;
         for made in [
@@ -135,7 +137,7 @@ mod cases {
         objects::route("HTTPRoute", name, name, 9000, rules)
     }
 
-    pub(super) async fn timeouts_and_refusals_are_statuses_too(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn timeouts_and_rejections_are_grpc_statuses(bed: &Bed) -> anyhow::Result<()> {
         let v1 = json!({"app": "reviews", "version": "v1"});
         outside(bed, objects::client("outsider")).await?;
         bed.apply(service("whole", v1.clone(), 9000)).await?;

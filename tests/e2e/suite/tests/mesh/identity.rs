@@ -1,13 +1,13 @@
 //! Who is who: identities on both ends, and what the certificate authority and the controller refuse.
 
 mesh_tests! {
-    run In both_ends_know_each_other;
-    run In an_outsider_cannot_pretend;
-    run In a_pods_token_works_from_its_own_address_alone;
-    run In somebody_elses_name_is_refused;
-    run In a_token_for_another_audience_is_refused;
-    run In no_token_is_refused;
-    run In configuration_needs_a_certificate;
+    run In client_and_server_identities_are_logged;
+    run In missing_or_self_signed_certificate_is_rejected;
+    run In token_sent_from_another_address_is_rejected;
+    run In csr_for_another_service_account_is_rejected;
+    run In token_for_another_audience_is_rejected;
+    run In malformed_tokens_and_csrs_are_rejected;
+    run In subscription_without_certificate_is_rejected;
 }
 
 mod cases {
@@ -19,7 +19,7 @@ mod cases {
     use weft_e2e::host::in_url;
     use weft_e2e::{Bed, eventually, identity, objects, outsider};
 
-    pub(super) async fn both_ends_know_each_other(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn client_and_server_identities_are_logged(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let (client, server) = (
             identity::spiffe(&bed.namespace, "client"),
@@ -76,7 +76,9 @@ mod cases {
         Ok(outsider::greet_h2(&mut stream).await.unwrap_or_default())
     }
 
-    pub(super) async fn an_outsider_cannot_pretend(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn missing_or_self_signed_certificate_is_rejected(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let uri = identity::spiffe(&bed.namespace, "client");
         let address = format!("{}:80", in_url(&bed.cluster_ip("reviews").await?));
@@ -144,27 +146,29 @@ mod cases {
     }
 
     /// The pod itself, which is ready, has a certificate: its token is good, and of no use here.
-    pub(super) async fn a_pods_token_works_from_its_own_address_alone(
+    pub(super) async fn token_sent_from_another_address_is_rejected(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let refused = ask(bed, identity::AUDIENCE, "client").await?;
         is_refused(&refused, Code::PermissionDenied, "address")
     }
 
-    pub(super) async fn somebody_elses_name_is_refused(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn csr_for_another_service_account_is_rejected(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let refused = ask(bed, identity::AUDIENCE, "reviews").await?;
         let why = "requests another service account than the token's";
         is_refused(&refused, Code::PermissionDenied, why)
     }
 
-    pub(super) async fn a_token_for_another_audience_is_refused(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn token_for_another_audience_is_rejected(bed: &Bed) -> anyhow::Result<()> {
         let audience = format!("{}.example/else", bed.namespace);
         let refused = ask(bed, &audience, "client").await?;
         let why = "not for the audience";
         is_refused(&refused, Code::Unauthenticated, why)
     }
 
-    pub(super) async fn no_token_is_refused(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn malformed_tokens_and_csrs_are_rejected(bed: &Bed) -> anyhow::Result<()> {
         bed.apply(objects::client("client")).await?;
         bed.ready("client").await?;
         let request = identity::request(&identity::spiffe(&bed.namespace, "client"))?;
@@ -222,7 +226,9 @@ mod cases {
         })
     }
 
-    pub(super) async fn configuration_needs_a_certificate(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn subscription_without_certificate_is_rejected(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let refused = hello(bed, "client").await?;
         anyhow::ensure!(

@@ -1,7 +1,7 @@
 //! ServiceImports as backends, while the cluster comes to know the kind and forgets it again.
 
 mesh_tests! {
-    run In imports_are_backends_while_the_cluster_has_them;
+    run In service_import_is_a_backend_while_its_crd_exists;
 }
 
 mod cases {
@@ -113,7 +113,7 @@ mod cases {
         unresolved(bed, "BackendNotFound").await
     }
 
-    pub(super) async fn imports_are_backends_while_the_cluster_has_them(
+    pub(super) async fn service_import_is_a_backend_while_its_crd_exists(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;

@@ -1,11 +1,11 @@
 //! Which pods get a proxy, and that pods with one start, run and end as pods do.
 
 mesh_tests! {
-    run In labelled_pods_get_both_containers;
-    run Out pods_elsewhere_are_left_alone;
-    run In a_pods_own_label_overrides;
-    run In host_network_is_left_alone_with_a_reason;
-    run In a_job_with_an_init_container_is_served_at_once_and_ends;
+    run In labelled_pod_gets_init_and_proxy_containers;
+    run Out unlabelled_namespace_injects_only_opted_in_pods;
+    run In pod_label_overrides_the_namespace_label;
+    run In host_network_pod_is_skipped_with_a_reason;
+    run In job_with_init_container_is_served_and_completes;
 }
 
 mod cases {
@@ -31,7 +31,9 @@ mod cases {
         objects::names(&pod["spec"]["initContainers"]).contains(&"weft-proxy")
     }
 
-    pub(super) async fn labelled_pods_get_both_containers(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn labelled_pod_gets_init_and_proxy_containers(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let mut pod = objects::client("client");
         pod["spec"]["initContainers"] = json!([objects::container("early", &["--version"])]);
         let pod = admitted(bed, pod).await?;
@@ -61,7 +63,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn pods_elsewhere_are_left_alone(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn unlabelled_namespace_injects_only_opted_in_pods(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         let pod = admitted(bed, objects::client("client")).await?;
         anyhow::ensure!(pod["spec"]["initContainers"].is_null(), "{}", pod["spec"]);
         let mut willing = objects::client("willing");
@@ -73,7 +77,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn a_pods_own_label_overrides(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn pod_label_overrides_the_namespace_label(bed: &Bed) -> anyhow::Result<()> {
         let mut unwilling = objects::client("unwilling");
         unwilling["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         anyhow::ensure!(
@@ -83,7 +87,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn host_network_is_left_alone_with_a_reason(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn host_network_pod_is_skipped_with_a_reason(bed: &Bed) -> anyhow::Result<()> {
         let mut pod = objects::client("host");
         pod["spec"]["hostNetwork"] = true.into();
         let pod = admitted(bed, pod).await?;
@@ -95,7 +99,7 @@ mod cases {
     }
 
     /// Each container sends one request without trying again, so the proxy must serve before they start.
-    pub(super) async fn a_job_with_an_init_container_is_served_at_once_and_ends(
+    pub(super) async fn job_with_init_container_is_served_and_completes(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;

@@ -2,10 +2,10 @@
 //! the mesh and half through a gateway: not one fails.
 
 mesh_tests! {
-    run_installation In an_upgrade_under_traffic;
-    run_installation In a_rollback_under_traffic;
-    run_installation In an_uninstall_under_traffic;
-    run_installation In a_reinstall_under_traffic;
+    run_installation In upgrade_fails_no_request;
+    run_installation In rollback_fails_no_request;
+    run_installation In uninstall_fails_no_request;
+    run_installation In reinstall_fails_no_request;
 }
 
 mod cases {
@@ -157,13 +157,13 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn an_upgrade_under_traffic(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn upgrade_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
         let found = Release::found().await?;
         begin(bed).await?;
         brought(bed, (&found.version, NEXT), found.upgrade()).await
     }
 
-    pub(super) async fn a_rollback_under_traffic(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn rollback_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
         let found = Release::found().await?;
         found.upgrade().await?;
         bed.control_plane_of(NEXT).await?;
@@ -241,7 +241,7 @@ mod cases {
         load.await?.all("200").map(drop)
     }
 
-    pub(super) async fn an_uninstall_under_traffic(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn uninstall_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
         let found = Release::found().await?;
         begin(bed).await?;
         let (root_before, before) = (root(bed).await?, pods_with_proxy(bed).await?);
@@ -262,7 +262,7 @@ mod cases {
         not_restarted(bed).await
     }
 
-    pub(super) async fn a_reinstall_under_traffic(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn reinstall_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
         let found = Release::found().await?;
         begin(bed).await?;
         let (root_before, before) = (root(bed).await?, pods_with_proxy(bed).await?);

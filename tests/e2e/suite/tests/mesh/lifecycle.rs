@@ -1,10 +1,10 @@
 //! Servers, clients and proxies that come and go, and rules that change, under 500 requests a second: not one fails.
 
 mesh_tests! {
-    run_busy In a_server_restarted_and_scaled;
-    run_busy In a_client_restarted;
-    run_busy In fifty_edits_in_a_row;
-    run_busy In a_proxy_killed;
+    run_busy In server_rollout_and_scaling_fail_no_request;
+    run_busy In client_rollout_fails_no_request;
+    run_busy In fifty_route_edits_fail_no_request;
+    run_busy In killed_proxy_fails_only_requests_in_flight;
 }
 
 mod cases {
@@ -32,7 +32,9 @@ mod cases {
         bed.rolled_out("reviews").await
     }
 
-    pub(super) async fn a_server_restarted_and_scaled(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn server_rollout_and_scaling_fail_no_request(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         shop(bed).await?;
         let changes = async {
             for _ in 0..full_or(10, 1) {
@@ -48,7 +50,7 @@ mod cases {
 
     /// The load comes from two pods of a Deployment, so that it never ends while they are replaced; every pod says at its
     /// end what became of its requests.
-    pub(super) async fn a_client_restarted(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn client_rollout_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
         shop(bed).await?;
         let address = bed.cluster_ip("reviews").await?;
         bed.apply(senders(&address, 2)).await?;
@@ -84,7 +86,7 @@ mod cases {
         kinds("split", rules)
     }
 
-    pub(super) async fn fifty_edits_in_a_row(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn fifty_route_edits_fail_no_request(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let edits = async {
             for edit in 0..25 {
@@ -135,7 +137,9 @@ mod cases {
 
     /// What was on its way in the killed process is lost where it is not safe to send twice: POSTs and gRPC. Everything
     /// else, and everything begun later, is answered by the other server.
-    pub(super) async fn a_proxy_killed(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn killed_proxy_fails_only_requests_in_flight(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         if let Some(why) = machine::out_of_reach() {
             eprintln!("{why}");
             return Ok(());

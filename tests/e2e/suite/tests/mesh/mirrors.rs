@@ -1,8 +1,8 @@
 //! Mirrors that get a share of the requests: how large it is, and that it costs the requests themselves nothing.
 
 mesh_tests! {
-    run In mirrors_get_their_share;
-    run In mirrors_that_fail_harm_nothing;
+    run In mirror_gets_its_percentage_or_fraction;
+    run In failing_mirrors_do_not_affect_requests;
 }
 
 mod cases {
@@ -33,7 +33,7 @@ mod cases {
         (mean - 5.0 * deviation) as usize..=(mean + 5.0 * deviation) as usize
     }
 
-    pub(super) async fn mirrors_get_their_share(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn mirror_gets_its_percentage_or_fraction(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let fraction = json!({"fraction": {"numerator": 3, "denominator": 8}});
         let shares = [
@@ -78,7 +78,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn mirrors_that_fail_harm_nothing(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn failing_mirrors_do_not_affect_requests(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let v1 = json!({"app": "reviews", "version": "v1"});
         let service = |name: &str, labels: Value, port: u16| {

@@ -1,10 +1,10 @@
 //! Where connections of bytes go, and what is said of them.
 
 mesh_tests! {
-    run In tcp_connections_go_by_weight_and_are_told;
-    run In tls_goes_by_the_name_of_the_server;
-    run In one_kind_of_route_has_a_port;
-    run In bytes_pass_http_routes_of_a_port_that_declares_nothing;
+    run In tcp_route_follows_weights_and_logs_connections;
+    run In tls_route_matches_the_server_name;
+    run In conflicting_opaque_routes_of_a_port_are_rejected;
+    run In opaque_bytes_bypass_http_route_on_undeclared_port;
 }
 
 mod cases {
@@ -74,7 +74,9 @@ mod cases {
     }
 
     /// Port 7001 answers with its version before anything is said.
-    pub(super) async fn tcp_connections_go_by_weight_and_are_told(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn tcp_route_follows_weights_and_logs_connections(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let backends = json!([backend("v1", 7001, 0), backend("v2", 7001, 1)]);
         bed.good_route(tcp_route("second", 7001, backends)).await?;
@@ -117,7 +119,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn tls_goes_by_the_name_of_the_server(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn tls_route_matches_the_server_name(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let to = |version| json!([backend(version, 7001, 1)]);
         bed.good_route(tls_route("one", "one.example.com", to("v1")))
@@ -150,7 +152,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn one_kind_of_route_has_a_port(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn conflicting_opaque_routes_of_a_port_are_rejected(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let to = |version| json!([backend(version, 7001, 1)]);
         bed.good_route(tls_route("tls", "one.example.com", to("v1")))
@@ -167,7 +171,7 @@ mod cases {
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["absent"])
     }
 
-    pub(super) async fn bytes_pass_http_routes_of_a_port_that_declares_nothing(
+    pub(super) async fn opaque_bytes_bypass_http_route_on_undeclared_port(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;

@@ -1,11 +1,11 @@
 //! Which Services routes may stand on and lead to, and what rules do to answers and shares.
 
 mesh_tests! {
-    run In a_service_without_pods_of_its_own_is_a_parent;
-    run In backends_of_other_namespaces_need_no_grant;
-    run In external_names_are_refused_with_a_reason;
-    run In answers_headers_are_edited_by_rule_and_backend;
-    run In a_share_of_nothing_gets_nothing;
+    run In service_without_selector_is_a_valid_parent;
+    run In cross_namespace_backend_needs_no_reference_grant;
+    run In external_name_service_is_rejected_with_a_reason;
+    run In response_header_filters_of_rule_and_backend_apply;
+    run In zero_weight_backend_gets_no_requests;
 }
 
 mod cases {
@@ -16,7 +16,7 @@ mod cases {
 
     const URL: &str = "http://reviews/reviews/1";
 
-    pub(super) async fn a_service_without_pods_of_its_own_is_a_parent(
+    pub(super) async fn service_without_selector_is_a_valid_parent(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
@@ -37,7 +37,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn backends_of_other_namespaces_need_no_grant(
+    pub(super) async fn cross_namespace_backend_needs_no_reference_grant(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
@@ -76,7 +76,9 @@ mod cases {
         .await
     }
 
-    pub(super) async fn external_names_are_refused_with_a_reason(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn external_name_service_is_rejected_with_a_reason(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         bed.apply(json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "abroad"},
@@ -105,7 +107,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn answers_headers_are_edited_by_rule_and_backend(
+    pub(super) async fn response_header_filters_of_rule_and_backend_apply(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
@@ -130,7 +132,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn a_share_of_nothing_gets_nothing(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn zero_weight_backend_gets_no_requests(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let rules = json!([{"backendRefs": [to("v1", 0), to("v2", 3)]}]);
         bed.good_route(objects::http_route("shares", rules)).await?;

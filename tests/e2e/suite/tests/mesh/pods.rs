@@ -1,11 +1,11 @@
 //! Pods that Kubernetes would run start in the mesh as well, or are refused with the cause.
 
 mesh_tests! {
-    run In pods_with_dns_of_their_own_are_served;
-    run In a_quota_on_limits_is_met_by_annotations_of_the_namespace;
-    run In pod_security_below_privileged_is_a_refusal_with_the_cause;
-    run In ports_of_the_proxy_are_a_refusal_with_the_port;
-    run In the_policy_against_bypasses_takes_plain_pods_and_no_others;
+    run In pods_with_custom_dns_are_served;
+    run In namespace_annotations_set_the_limits_a_quota_requires;
+    run In pod_security_baseline_rejects_pods_with_the_cause;
+    run In pod_with_a_proxy_port_is_rejected_with_the_port;
+    run In no_bypass_policy_rejects_pods_that_could_bypass_the_proxy;
 }
 
 mod cases {
@@ -47,7 +47,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn pods_with_dns_of_their_own_are_served(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn pods_with_custom_dns_are_served(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let address = in_url(&bed.cluster_ip("reviews").await?);
         let ndots = json!({"options": [{"name": "ndots", "value": "1"}]});
@@ -74,7 +74,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn a_quota_on_limits_is_met_by_annotations_of_the_namespace(
+    pub(super) async fn namespace_annotations_set_the_limits_a_quota_requires(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let hard = json!({
@@ -116,7 +116,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn pod_security_below_privileged_is_a_refusal_with_the_cause(
+    pub(super) async fn pod_security_baseline_rejects_pods_with_the_cause(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let label = "pod-security.kubernetes.io/enforce";
@@ -134,7 +134,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn ports_of_the_proxy_are_a_refusal_with_the_port(
+    pub(super) async fn pod_with_a_proxy_port_is_rejected_with_the_port(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         for port in [15001, 15006, 15020, 15021] {
@@ -146,7 +146,7 @@ mod cases {
     }
 
     /// `examples/policies/no-bypass.yaml`, under names of this test's own and for its namespace alone.
-    pub(super) async fn the_policy_against_bypasses_takes_plain_pods_and_no_others(
+    pub(super) async fn no_bypass_policy_rejects_pods_that_could_bypass_the_proxy(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(host::root().join("examples/policies/no-bypass.yaml"))?;

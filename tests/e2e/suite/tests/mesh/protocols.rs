@@ -1,8 +1,8 @@
 //! Ways to a server that only a cluster has: names of single pods, headless Services, oneself.
 
 mesh_tests! {
-    run In pods_of_a_stateful_set_are_reached_by_name;
-    run In a_pod_calls_itself;
+    run In stateful_set_pods_are_reached_by_dns_name;
+    run In pod_reaches_itself;
 }
 
 mod cases {
@@ -11,9 +11,7 @@ mod cases {
     use weft_e2e::objects;
     use weft_e2e::{Bed, eventually};
 
-    pub(super) async fn pods_of_a_stateful_set_are_reached_by_name(
-        bed: &Bed,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn stateful_set_pods_are_reached_by_dns_name(bed: &Bed) -> anyhow::Result<()> {
         bed.apply(objects::client("client")).await?;
         let mut headless = objects::service("named", json!({"app": "named"}));
         headless["spec"]["clusterIP"] = "None".into();
@@ -73,7 +71,7 @@ mod cases {
     }
 
     /// By its Service, of which it is the only endpoint, and by its own address.
-    pub(super) async fn a_pod_calls_itself(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn pod_reaches_itself(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let own = in_url(&bed.pod_ip("reviews-v1").await?);
         for (http, grpc) in [

@@ -1,8 +1,8 @@
 //! Certificates and the root change under traffic: not one request fails, and no pod is restarted.
 
 mesh_tests! {
-    run_alone_long In the_root_is_rotated_under_traffic;
-    run_alone_long In certificates_of_a_minute_are_renewed_under_traffic;
+    run_alone_long In root_rotation_fails_no_request;
+    run_alone_long In certificate_renewal_fails_no_request;
 }
 
 mod cases {
@@ -162,7 +162,7 @@ mod cases {
         Ok(verifier.verify_client_cert(certificate, &[], now).is_ok())
     }
 
-    pub(super) async fn the_root_is_rotated_under_traffic(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn root_rotation_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         shop(bed).await?;
         let quick = [("WEFT_ROTATION_SETTLE", "10")];
@@ -238,9 +238,7 @@ mod cases {
         ])
     }
 
-    pub(super) async fn certificates_of_a_minute_are_renewed_under_traffic(
-        bed: &Bed,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn certificate_renewal_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
         let short = [("WEFT_CERTIFICATE_LIFETIME", "60")];
         control_plane::with_environment(&bed.client, CONTROLLER, &short, async || {
             shop(bed).await?;

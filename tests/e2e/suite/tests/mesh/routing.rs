@@ -1,17 +1,17 @@
 //! Where requests go, and what is done to them on the way.
 
 mesh_tests! {
-    run In weights_are_kept;
-    run In headers_pick_a_version;
-    run In paths_and_headers_are_rewritten;
-    run In redirects_are_answered_by_the_proxy;
-    run In timeouts_end_slow_requests;
-    run In what_no_rule_takes_is_not_found;
-    run In grpc_is_routed_by_method;
-    run In pod_addresses_are_encrypted_but_not_routed;
-    run In clients_without_a_proxy_are_served;
-    run In other_protocols_pass_as_bytes;
-    run In http2_and_large_bodies_arrive_whole;
+    run In requests_follow_backend_weights;
+    run In header_matches_select_the_backend;
+    run In filters_rewrite_url_and_headers;
+    run In proxy_answers_request_redirects;
+    run In request_timeout_answers_504;
+    run In request_without_matching_rule_answers_404;
+    run In grpc_route_matches_the_method;
+    run In pod_address_uses_mutual_tls_without_routes;
+    run In pods_without_a_proxy_send_and_receive_plain_text;
+    run In opaque_tcp_is_passed_through;
+    run In large_bodies_arrive_complete_over_http1_and_http2;
 }
 
 mod cases {
@@ -37,7 +37,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn weights_are_kept(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn requests_follow_backend_weights(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2", "v3"]).await?;
         bed.good_route(objects::http_route(
             "split",
@@ -65,7 +65,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn headers_pick_a_version(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn header_matches_select_the_backend(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let numbered = json!({"headers": [{"name": "x-user", "type": "RegularExpression", "value": "^[0-9]+$"}]});
         let rules = json!([
@@ -91,7 +91,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn paths_and_headers_are_rewritten(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn filters_rewrite_url_and_headers(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let rewrite = json!({"type": "URLRewrite", "urlRewrite": {
             "hostname": "old.example", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/reviews"}}});
@@ -126,7 +126,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn redirects_are_answered_by_the_proxy(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn proxy_answers_request_redirects(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let redirect = json!({"type": "RequestRedirect", "requestRedirect": {
             "scheme": "https", "hostname": "shop.example", "statusCode": 301,
@@ -148,7 +148,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn timeouts_end_slow_requests(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn request_timeout_answers_504(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let rule = |path: &str, timeouts| json!({"matches": [prefix(path)], "timeouts": timeouts, "backendRefs": [to("v1", 1)]});
         let rules = json!([
@@ -173,7 +173,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn what_no_rule_takes_is_not_found(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn request_without_matching_rule_answers_404(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         bed.good_route(objects::http_route(
             "some",
@@ -193,7 +193,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn grpc_is_routed_by_method(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn grpc_route_matches_the_method(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2", "v3"]).await?;
         let to = |version: &str, weight: u32| json!({"name": format!("reviews-{version}"), "port": 9000, "weight": weight});
         let method = |name: &str| json!([{"method": {"service": "shop.Reviews", "method": name}}]);
@@ -237,7 +237,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn pod_addresses_are_encrypted_but_not_routed(
+    pub(super) async fn pod_address_uses_mutual_tls_without_routes(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
@@ -275,7 +275,9 @@ mod cases {
         .await
     }
 
-    pub(super) async fn clients_without_a_proxy_are_served(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn pods_without_a_proxy_send_and_receive_plain_text(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let mut outsider = objects::client("outsider");
         outsider["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
@@ -317,7 +319,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn other_protocols_pass_as_bytes(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn opaque_tcp_is_passed_through(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let echo = [
             "weft-shop",
@@ -349,7 +351,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn http2_and_large_bodies_arrive_whole(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn large_bodies_arrive_complete_over_http1_and_http2(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         for protocol in [&["--http2"][..], &[]] {
             let arguments = [

@@ -1,10 +1,10 @@
 //! How rules are picked and put together: codes of redirects, routes that merge, ports of parents, methods of gRPC.
 
 mesh_tests! {
-    run In redirects_of_every_code;
-    run In routes_merge_and_the_older_goes_first;
-    run In a_route_holds_for_the_ports_that_it_names;
-    run In grpc_methods_match_patterns_and_failures_are_statuses;
+    run In redirect_filter_uses_its_status_code;
+    run In older_of_two_merged_routes_has_precedence;
+    run In route_applies_only_to_its_parent_port;
+    run In grpc_method_regexes_select_the_backend;
 }
 
 mod cases {
@@ -24,7 +24,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn redirects_of_every_code(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn redirect_filter_uses_its_status_code(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let rule = |code: u16| {
             let redirect = json!({"hostname": "shop.example", "port": 8443, "statusCode": code,
@@ -45,7 +45,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn routes_merge_and_the_older_goes_first(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn older_of_two_merged_routes_has_precedence(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let older = json!([{"name": "all", "matches": [prefix("/reviews")], "backendRefs": [to("v1", 1), to("v2", 0)]}]);
         bed.good_route(objects::http_route("z-older", older))
@@ -75,7 +75,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn a_route_holds_for_the_ports_that_it_names(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn route_applies_only_to_its_parent_port(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let marked = |value: &str| {
             json!([{"backendRefs": [to("v1", 1)], "filters": [{"type": "ResponseHeaderModifier",
@@ -98,9 +98,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn grpc_methods_match_patterns_and_failures_are_statuses(
-        bed: &Bed,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn grpc_method_regexes_select_the_backend(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let method = |service: &str, name: &str| json!([{"method": {"type": "RegularExpression", "service": service, "method": name}}]);
         let backend = |name: &str| json!([{"name": name, "port": 9000}]);

@@ -1,10 +1,10 @@
 //! What Services and pods promise, and hold to in the mesh: traffic policies, hints, affinity, ports beside the proxy.
 
 mesh_tests! {
-    run In ports_beside_the_proxy_get_plain_text;
-    run In a_local_service_leads_to_endpoints_of_the_clients_node;
-    run In endpoints_of_the_clients_node_are_preferred;
-    run In a_client_keeps_its_endpoint;
+    run In excluded_inbound_ports_get_plain_text;
+    run In internal_traffic_policy_local_uses_only_local_endpoints;
+    run In same_node_endpoints_are_preferred_to_others;
+    run In client_ip_affinity_keeps_the_endpoint;
 }
 
 mod cases {
@@ -14,7 +14,7 @@ mod cases {
     use weft_e2e::host::in_url;
     use weft_e2e::{Bed, eventually, objects};
 
-    pub(super) async fn ports_beside_the_proxy_get_plain_text(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn excluded_inbound_ports_get_plain_text(bed: &Bed) -> anyhow::Result<()> {
         bed.apply(objects::client("client")).await?;
         bed.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
@@ -96,7 +96,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn a_local_service_leads_to_endpoints_of_the_clients_node(
+    pub(super) async fn internal_traffic_policy_local_uses_only_local_endpoints(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let Some(nodes) = two_nodes(bed).await? else {
@@ -115,7 +115,7 @@ mod cases {
         summary.all("503").map(drop)
     }
 
-    pub(super) async fn endpoints_of_the_clients_node_are_preferred(
+    pub(super) async fn same_node_endpoints_are_preferred_to_others(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let Some(nodes) = two_nodes(bed).await? else {
@@ -137,7 +137,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn a_client_keeps_its_endpoint(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn client_ip_affinity_keeps_the_endpoint(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
         let all = json!({"app": "reviews"});
         bed.apply(service("sticky", all, "sessionAffinity", "ClientIP"))

@@ -1,10 +1,10 @@
 //! What the controller writes into the status of routes and of the mesh.
 
 mesh_tests! {
-    run In conditions_follow_the_generation;
-    run In entries_of_others_are_kept;
-    run In programmed_counts_the_proxies_that_come_and_go;
-    run Out the_mesh_tells_what_it_can;
+    run In conditions_have_the_current_generation;
+    run In status_entries_of_other_controllers_are_kept;
+    run In programmed_condition_counts_the_proxies;
+    run Out mesh_status_lists_the_supported_features;
 }
 
 mod cases {
@@ -26,7 +26,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn conditions_follow_the_generation(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn conditions_have_the_current_generation(bed: &Bed) -> anyhow::Result<()> {
         let conditions = make(bed, "v1").await?;
         anyhow::ensure!(conditions.of("Accepted")?.0 == "True", "{conditions}");
         anyhow::ensure!(conditions.of("ResolvedRefs")?.0 == "True", "{conditions}");
@@ -45,7 +45,9 @@ mod cases {
             .find(|parent| parent["controllerName"] == controller)
     }
 
-    pub(super) async fn entries_of_others_are_kept(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn status_entries_of_other_controllers_are_kept(
+        bed: &Bed,
+    ) -> anyhow::Result<()> {
         make(bed, "v1").await?;
         let route = bed.get(objects::GATEWAY, "HTTPRoute", "watched").await?;
         let mut parents = route["status"]["parents"]
@@ -98,9 +100,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn programmed_counts_the_proxies_that_come_and_go(
-        bed: &Bed,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn programmed_condition_counts_the_proxies(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
         bed.good_route(objects::http_route("counted", rules))
@@ -121,7 +121,7 @@ mod cases {
         programmed(bed, 1).await
     }
 
-    pub(super) async fn the_mesh_tells_what_it_can(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn mesh_status_lists_the_supported_features(bed: &Bed) -> anyhow::Result<()> {
         eventually("the status of the XMesh weft", async || {
             let mesh = bed
                 .get("gateway.networking.x-k8s.io/v1alpha1", "XMesh", "weft")

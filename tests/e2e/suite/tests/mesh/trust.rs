@@ -1,10 +1,10 @@
 //! Trust as users set it: strict and permissive by annotation, live; what the kubelet asks goes on; a root of one's own.
 
 mesh_tests! {
-    run In a_strict_namespace_serves_the_mesh_and_the_kubelet_alone;
-    run In the_mode_changes_without_a_restart;
-    run In a_tcp_probe_is_of_the_application;
-    run_alone In a_root_of_ones_own_is_taken_up;
+    run In strict_namespace_accepts_only_mutual_tls_and_probes;
+    run In mtls_mode_changes_without_a_restart;
+    run In tcp_probe_checks_the_application;
+    run_alone In replaced_root_secret_is_distributed;
 }
 
 mod cases {
@@ -35,7 +35,7 @@ mod cases {
         .await
     }
 
-    pub(super) async fn a_strict_namespace_serves_the_mesh_and_the_kubelet_alone(
+    pub(super) async fn strict_namespace_accepts_only_mutual_tls_and_probes(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.mtls("Namespace", &bed.namespace, "strict".into())
@@ -70,7 +70,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn the_mode_changes_without_a_restart(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn mtls_mode_changes_without_a_restart(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         outsider(bed).await?;
         bed.mtls("Namespace", &bed.namespace, "permissive".into())
@@ -94,7 +94,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn a_tcp_probe_is_of_the_application(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn tcp_probe_checks_the_application(bed: &Bed) -> anyhow::Result<()> {
         let probed = |name: &str, port: u16| {
             let mut pod = objects::reviews("v1");
             pod["metadata"]["name"] = name.into();
@@ -154,7 +154,7 @@ mod cases {
         roots.context("weft-roots has no ca.crt")
     }
 
-    pub(super) async fn a_root_of_ones_own_is_taken_up(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn replaced_root_secret_is_distributed(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let before = roots(bed).await?;
         let (certificate, key) = root()?;

@@ -1,11 +1,11 @@
 //! What routes say beside where requests go: mirrors, pages of other origins, and tries after a failure.
 
 mesh_tests! {
-    run In mirrors_get_copies;
-    run In mirrors_that_lead_nowhere_are_told_and_left_out;
-    run In other_origins_are_answered;
-    run In failures_are_tried_again;
-    run In mirrors_of_grpc_get_copies;
+    run In mirror_gets_copies_of_requests;
+    run In mirror_to_a_missing_service_is_reported_and_ignored;
+    run In cors_headers_are_sent_to_allowed_origins;
+    run In failed_requests_are_retried;
+    run In grpc_mirror_gets_copies_of_requests;
 }
 
 mod cases {
@@ -41,7 +41,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn mirrors_get_copies(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn mirror_gets_copies_of_requests(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2", "v3"]).await?;
         let mut never = mirror("v3", 80);
         never["requestMirror"]["percent"] = 0.into();
@@ -56,7 +56,7 @@ mod cases {
         mirrored(bed, URL, &["-n", "50"], "200").await
     }
 
-    pub(super) async fn mirrors_of_grpc_get_copies(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn grpc_mirror_gets_copies_of_requests(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2", "v3"]).await?;
         let v1 = json!({"name": "reviews-v1", "port": 9000});
         let rules = json!([{"filters": [mirror("v2", 9000)], "backendRefs": [v1]}]);
@@ -73,7 +73,7 @@ mod cases {
         mirrored(bed, url, &["--grpc", "get", "-n", "50"], "OK").await
     }
 
-    pub(super) async fn mirrors_that_lead_nowhere_are_told_and_left_out(
+    pub(super) async fn mirror_to_a_missing_service_is_reported_and_ignored(
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
@@ -86,7 +86,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn other_origins_are_answered(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn cors_headers_are_sent_to_allowed_origins(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let cors = json!({"type": "CORS", "cors": {
             "allowOrigins": ["https://*.shop.example"], "allowMethods": ["PUT"], "allowHeaders": ["x-a"],
@@ -129,7 +129,7 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn failures_are_tried_again(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn failed_requests_are_retried(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let retry = json!({"codes": [503], "attempts": 2, "backoff": "100ms"});
         let rules = json!([
