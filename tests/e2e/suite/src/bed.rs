@@ -1,4 +1,4 @@
-//! A test's own place in the cluster, made before it and removed after it.
+//! The namespace of one test: created before the test and deleted after it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use crate::release::Release;
 use crate::{control_plane, diagnose, eventually, objects, soak};
 
-/// Tests that restart parts of the control plane run alone; all others beside each other.
+/// Tests that restart parts of the control plane hold this exclusively; all others share it.
 static CONTROL_PLANE: RwLock<()> = RwLock::new(());
 
-/// Tests that send hundreds of requests a second take turns.
+/// Held by tests that send hundreds of requests a second, so that only one runs at a time.
 static MACHINE: Mutex<()> = Mutex::new(());
 
 /// Whether the test's namespace is labelled for injection.
@@ -29,13 +29,13 @@ pub enum Mesh {
     Out,
 }
 
-/// A namespace and what one does in it.
+/// A namespace, with operations on the objects in it.
 pub struct Bed {
     pub client: Client,
     pub namespace: String,
 }
 
-/// Runs a test that leaves the control plane as it is.
+/// Runs a test that does not change the control plane.
 pub fn run(
     name: &str,
     mesh: Mesh,
@@ -45,7 +45,7 @@ pub fn run(
     block_on(name, mesh, soak::limit(), test)
 }
 
-/// Runs a test that leaves the control plane as it is and has the machine carry much traffic.
+/// Runs a test that does not change the control plane and sends much traffic; one at a time.
 pub fn run_busy(
     name: &str,
     mesh: Mesh,
@@ -55,7 +55,7 @@ pub fn run_busy(
     run(name, mesh, test)
 }
 
-/// Runs a test that restarts or stops a part of the control plane.
+/// Runs a test that restarts or stops a part of the control plane, with no other test beside it.
 pub fn run_alone(
     name: &str,
     mesh: Mesh,
@@ -64,7 +64,7 @@ pub fn run_alone(
     alone(name, mesh, soak::limit(), test)
 }
 
-/// As [`run_alone`], with more time.
+/// Like [`run_alone`], with a longer time limit.
 pub fn run_alone_long(
     name: &str,
     mesh: Mesh,
@@ -73,7 +73,8 @@ pub fn run_alone_long(
     alone(name, mesh, soak::long_limit(), test)
 }
 
-/// Runs a test that replaces or removes the installed Weft, as [`run_alone_long`] does, and leaves it installed as it was.
+/// Runs a test that replaces or removes the installed Weft, like [`run_alone_long`], and restores
+/// the installation afterwards.
 pub fn run_installation(
     name: &str,
     mesh: Mesh,
@@ -81,7 +82,7 @@ pub fn run_installation(
 ) -> anyhow::Result<()> {
     alone(name, mesh, soak::long_limit(), async |bed: &Bed| {
         let found = Release::found().await?;
-        // Within the limit of the whole, so that what follows is done in any case.
+        // Shorter than the limit of the whole, so that the installation is always restored.
         let limit = soak::limit();
         let outcome = tokio::time::timeout(limit, Box::pin(test(bed)))
             .await
@@ -133,19 +134,19 @@ fn block_on(
     })
 }
 
-/// A client for `KUBECONFIG`, or for the test cluster of this checkout.
+/// Returns a client for `KUBECONFIG`, or for the test cluster of this checkout.
 async fn connect() -> anyhow::Result<Client> {
     let file = std::env::var_os("KUBECONFIG").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cluster/kubeconfig"),
         PathBuf::from,
     );
-    let unread = || {
+    let unreadable = || {
         format!(
             "cannot read {}: `make cluster install` makes a cluster with Weft",
             file.display()
         )
     };
-    let kubeconfig = Kubeconfig::read_from(&file).with_context(unread)?;
+    let kubeconfig = Kubeconfig::read_from(&file).with_context(unreadable)?;
     let mut config =
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     config.read_timeout = None;
@@ -171,7 +172,8 @@ async fn connect() -> anyhow::Result<Client> {
     Ok(client)
 }
 
-/// What the names of this run's namespaces end with, and their label `weft.dev/e2e` says.
+/// Returns the identifier of this run: the suffix of its namespaces and the value of their label
+/// `weft.dev/e2e`.
 fn run_name() -> String {
     std::env::var("WEFT_E2E_RUN")
         .unwrap_or_else(|_| format!("{:05x}", std::process::id() & 0xf_ffff))
@@ -197,18 +199,18 @@ impl Bed {
         Ok(bed)
     }
 
-    /// Removes the namespace; its pods end in their own time, and `run` waits for them.
+    /// Deletes the namespace without waiting for its pods; `tests/e2e/suite/run` waits.
     async fn remove(&self) -> anyhow::Result<()> {
         let namespaces: Api<DynamicObject> =
             Api::all_with(self.client.clone(), &resource("v1", "Namespace"));
         namespaces
             .delete(&self.namespace, &DeleteParams::default())
             .await
-            .with_context(|| format!("namespace {} is left behind", self.namespace))?;
+            .with_context(|| format!("namespace {} was not deleted", self.namespace))?;
         Ok(())
     }
 
-    /// Objects of a kind: those of this namespace where the kind has namespaces.
+    /// Returns the API of a kind: of this namespace if the kind is namespaced, else of the cluster.
     pub fn api(&self, version: &str, kind: &str) -> Api<DynamicObject> {
         let resource = resource(version, kind);
         let cluster_wide = [
@@ -232,7 +234,7 @@ impl Bed {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Creates or changes an object.
+    /// Creates or updates an object with server-side apply.
     pub async fn apply(&self, object: Value) -> anyhow::Result<Value> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
@@ -270,8 +272,8 @@ impl Bed {
             .collect()
     }
 
-    /// The client `client` and one pod for each version of the reviews behind the Services `reviews` and
-    /// `reviews-VERSION`, all ready, and answering each other.
+    /// Deploys the pod `client`, and for each version a reviews pod behind the Services `reviews`
+    /// and `reviews-VERSION`. Waits until all are ready and the client reaches each version.
     pub async fn shop(&self, versions: &[&str]) -> anyhow::Result<()> {
         self.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
@@ -292,7 +294,7 @@ impl Bed {
         Ok(())
     }
 
-    /// Sets the annotation `weft.dev/mtls` of a pod or namespace; `null` takes it away.
+    /// Sets the annotation `weft.dev/mtls` of a pod or namespace; `null` removes it.
     pub async fn mtls(&self, kind: &str, name: &str, mode: Value) -> anyhow::Result<()> {
         let patch = json!({"metadata": {"annotations": {"weft.dev/mtls": mode}}});
         let (object, patch) = (self.api("v1", kind), Patch::Merge(&patch));
@@ -325,7 +327,7 @@ impl Bed {
             .context("the pod has no address yet")
     }
 
-    /// All addresses of a pod, of each family one, its primary address first.
+    /// Returns the addresses of a pod, one per IP family, the primary one first.
     pub async fn pod_ips(&self, pod: &str) -> anyhow::Result<Vec<String>> {
         let pod = self.get("v1", "Pod", pod).await?;
         let all = pod["status"]["podIPs"].as_array().into_iter().flatten();
@@ -336,8 +338,8 @@ impl Bed {
         Ok(all)
     }
 
-    /// The families of addresses that the cluster has, `IPv4` and `IPv6`, its primary family first. `FAMILY` says which it
-    /// must have, as it does to `cluster up`.
+    /// Returns the IP families of the cluster, `IPv4` and `IPv6`, the primary one first. Fails
+    /// unless they match `FAMILY`, which `cluster up` reads too.
     pub async fn families(&self) -> anyhow::Result<Vec<&'static str>> {
         let nodes = self.list("v1", "Node", "").await?;
         let addresses = nodes.first().map(|node| &node["status"]["addresses"]);
@@ -364,8 +366,8 @@ impl Bed {
             .context("the Service has no address")
     }
 
-    /// Applies a route and waits until the conditions of its only parent of ours are of this generation; returns the
-    /// conditions as `type` to `(status, reason, message)`.
+    /// Applies a route and waits until this controller's conditions for it have the current
+    /// generation. Returns them by type, as `(status, reason, message)`.
     pub async fn route(&self, route: Value) -> anyhow::Result<objects::Conditions> {
         let kind = route["kind"].as_str().unwrap_or_default().to_owned();
         let name = route["metadata"]["name"]
@@ -379,7 +381,7 @@ impl Bed {
         .await
     }
 
-    /// Applies a route and waits until it is accepted and everything it names was found.
+    /// Applies a route; fails unless it is accepted and its references are resolved.
     pub async fn good_route(&self, route: Value) -> anyhow::Result<()> {
         let conditions = self.route(route).await?;
         for wanted in ["Accepted", "ResolvedRefs"] {
@@ -392,7 +394,7 @@ impl Bed {
         Ok(())
     }
 
-    /// How often containers of a pod were started again.
+    /// Returns how often the containers of a pod were restarted.
     pub async fn restarts(&self, pod: &str) -> anyhow::Result<u64> {
         let pod = self.get("v1", "Pod", pod).await?;
         Ok(objects::restarts(&pod))

@@ -1,4 +1,4 @@
-//! Weft's own parts in the cluster: what tests read from them and do to them.
+//! Reads from, restarts and changes the parts of Weft's control plane.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::{Bed, eventually, objects, outsider};
 
 pub const NAMESPACE: &str = "weft-system";
 
-/// The namespace of the control plane. Nothing in it is made or removed by tests.
+/// The namespace of the control plane. Tests create and delete nothing in it.
 pub fn system(client: &Client) -> Bed {
     Bed {
         client: client.clone(),
@@ -21,7 +21,7 @@ pub fn system(client: &Client) -> Bed {
     }
 }
 
-/// Replaces every pod of a Deployment, as `kubectl rollout restart` does, and waits until that is done.
+/// Restarts a Deployment like `kubectl rollout restart`, and waits for the rollout.
 pub async fn restart(client: &Client, deployment: &str) -> anyhow::Result<()> {
     let at = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)?
@@ -32,19 +32,20 @@ pub async fn restart(client: &Client, deployment: &str) -> anyhow::Result<()> {
     patch_deployment(client, deployment, &patch).await
 }
 
-/// Sets the number of pods and waits for it.
+/// Scales a Deployment and waits for the rollout.
 pub async fn scale(client: &Client, deployment: &str, replicas: u64) -> anyhow::Result<()> {
     patch_deployment(client, deployment, &json!({"spec": {"replicas": replicas}})).await
 }
 
-/// Keeps a Deployment's pods on one node, or (`None`) lets them be anywhere again.
+/// Pins a Deployment's pods to one node; `None` removes the restriction.
 pub async fn keep_on(client: &Client, deployment: &str, node: Option<&str>) -> anyhow::Result<()> {
     let selector = json!({"kubernetes.io/hostname": node});
     let patch = json!({"spec": {"template": {"spec": {"nodeSelector": selector}}}});
     patch_deployment(client, deployment, &patch).await
 }
 
-/// Ends every pod of a Deployment without a warning, and waits until others are ready.
+/// Deletes every pod of a Deployment without grace period, and waits until its replacements are
+/// ready.
 pub async fn kill(client: &Client, deployment: &str) -> anyhow::Result<()> {
     let system = system(client);
     let at_once = DeleteParams::default().grace_period(0);
@@ -52,19 +53,23 @@ pub async fn kill(client: &Client, deployment: &str) -> anyhow::Result<()> {
     for pod in &killed {
         system.pods().delete(pod, &at_once).await?;
     }
-    eventually(&format!("other pods of {deployment}"), async || {
-        let now = pod_names(client, deployment).await?;
-        anyhow::ensure!(
-            !now.iter().any(|pod| killed.contains(pod)),
-            "{now:?} are left"
-        );
-        Ok(())
-    })
+    eventually(
+        &format!("replacements for the pods of {deployment}"),
+        async || {
+            let now = pod_names(client, deployment).await?;
+            anyhow::ensure!(
+                !now.iter().any(|pod| killed.contains(pod)),
+                "{now:?} still include a deleted pod"
+            );
+            Ok(())
+        },
+    )
     .await?;
-    as_wished(&system, deployment).await
+    wait_for_rollout(&system, deployment).await
 }
 
-/// Runs `test` while the only container of a Deployment has these variables, and takes them away afterwards.
+/// Runs `test` while the only container of a Deployment has these environment variables, and
+/// restores the container afterwards.
 pub async fn with_environment<T>(
     client: &Client,
     deployment: &str,
@@ -76,7 +81,9 @@ pub async fn with_environment<T>(
         .await?["spec"]["template"]["spec"]["containers"]
         .take();
     let mut with = before.clone();
-    let environment = with[0]["env"].as_array_mut().context("it has no env")?;
+    let environment = with[0]["env"]
+        .as_array_mut()
+        .context("the container has no env")?;
     environment.retain(|one| !variables.iter().any(|(name, _)| one["name"] == *name));
     environment.extend(
         variables
@@ -89,7 +96,7 @@ pub async fn with_environment<T>(
         test().await
     }
     .await;
-    // Whatever happened: the cluster is left as it was found.
+    // Restored whether or not the test failed.
     patch_deployment(client, deployment, &containers(&before)).await?;
     outcome
 }
@@ -100,11 +107,11 @@ async fn patch_deployment(client: &Client, name: &str, patch: &Value) -> anyhow:
     deployments
         .patch(name, &PatchParams::default(), &Patch::Merge(patch))
         .await?;
-    as_wished(&system, name).await
+    wait_for_rollout(&system, name).await
 }
 
-async fn as_wished(system: &Bed, name: &str) -> anyhow::Result<()> {
-    let wished = eventually(&format!("{name} to be as wished"), async || {
+async fn wait_for_rollout(system: &Bed, name: &str) -> anyhow::Result<()> {
+    let wished = eventually(&format!("the rollout of {name}"), async || {
         let deployment = system.get("apps/v1", "Deployment", name).await?;
         let status = &deployment["status"];
         let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
@@ -117,30 +124,34 @@ async fn as_wished(system: &Bed, name: &str) -> anyhow::Result<()> {
         Ok(wished)
     })
     .await?;
-    // The provisioner serves nobody and has no Service.
+    // The provisioner accepts no connections and has no Service.
     if wished > 0 && name != "weft-provisioner" {
-        found(system, name).await?;
+        wait_until_reachable(system, name).await?;
     }
     Ok(())
 }
 
-/// Waits until every connection to the Service arrives: nodes learn in their own time which pods are gone.
-async fn found(system: &Bed, name: &str) -> anyhow::Result<()> {
+/// Waits until every connection to the Service succeeds: nodes learn with a delay which pods are
+/// gone.
+async fn wait_until_reachable(system: &Bed, name: &str) -> anyhow::Result<()> {
     let service = system.get("v1", "Service", name).await?;
     let port = service["spec"]["ports"][0]["port"].as_u64();
     let port = u16::try_from(port.context("the Service has no port")?)?;
     let address: IpAddr = system.cluster_ip(name).await?.parse()?;
     let address = SocketAddr::new(address, port).to_string();
-    eventually(&format!("{name} to be found"), async || {
-        for _ in 0..10 {
-            outsider::open(&address).await?;
-        }
-        Ok(())
-    })
+    eventually(
+        &format!("every connection to {name} to succeed"),
+        async || {
+            for _ in 0..10 {
+                outsider::open(&address).await?;
+            }
+            Ok(())
+        },
+    )
     .await
 }
 
-/// Waits until the whole control plane is back, the cluster's own and Weft's: what other tests may take for granted.
+/// Waits until the cluster's and Weft's control planes are ready, as other tests assume.
 pub(crate) async fn settled(client: &Client) -> anyhow::Result<()> {
     let system = system(client);
     for namespace in ["kube-system", "metallb-system"] {
@@ -150,25 +161,32 @@ pub(crate) async fn settled(client: &Client) -> anyhow::Result<()> {
                 let ready = deployment["status"]["readyReplicas"].as_u64().unwrap_or(0);
                 let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
                 let name = &deployment["metadata"]["name"];
-                anyhow::ensure!(ready == wished, "{ready} of {wished} pods of {name} are");
+                anyhow::ensure!(
+                    ready == wished,
+                    "{ready} of {wished} pods of {name} are ready"
+                );
             }
             Ok(())
         };
-        eventually(&format!("what runs in {namespace} to be ready"), ready).await?;
+        eventually(
+            &format!("the Deployments of {namespace} to be ready"),
+            ready,
+        )
+        .await?;
     }
     for part in ["weft-controller", "weft-injector", "weft-provisioner"] {
-        as_wished(&system, part).await?;
+        wait_for_rollout(&system, part).await?;
     }
     Ok(())
 }
 
-/// How many replicas the Deployment is to have.
+/// Returns the desired number of replicas of a Deployment.
 pub async fn replicas(client: &Client, name: &str) -> anyhow::Result<u64> {
     let deployment = system(client).get("apps/v1", "Deployment", name).await?;
     Ok(deployment["spec"]["replicas"].as_u64().unwrap_or(1))
 }
 
-/// The names of the pods of one of Weft's Deployments, but for those that are on their way out.
+/// Returns the names of the pods of one of Weft's Deployments that are not terminating.
 pub async fn pod_names(client: &Client, deployment: &str) -> anyhow::Result<Vec<String>> {
     let pods = system(client).list("v1", "Pod", "").await?;
     let names = pods
@@ -183,13 +201,13 @@ pub async fn pod_names(client: &Client, deployment: &str) -> anyhow::Result<Vec<
     Ok(names)
 }
 
-/// Restarts of all containers of the control plane.
+/// Returns the number of container restarts in the control plane.
 pub async fn restarts(client: &Client) -> anyhow::Result<u64> {
     let pods = system(client).list("v1", "Pod", "").await?;
     Ok(pods.iter().map(objects::restarts).sum())
 }
 
-/// The controllers' logs since then.
+/// Returns the logs of all controller replicas since `since`.
 pub async fn controller_log(client: &Client, since: Instant) -> anyhow::Result<String> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let parameters = LogParams {

@@ -1,4 +1,4 @@
-//! Deployments of a test's namespace: changed, restarted, and waited for.
+//! Changes, restarts and scales Deployments of a test's namespace.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::{Bed, eventually_within};
 
-/// Ten pods may take this long to start, or to end.
+/// The time limit for ten pods to start or to terminate.
 const PODS: Duration = Duration::from_secs(80);
 
 impl Bed {
-    /// Changes a Deployment and waits until every pod is as it should be, and those that ended are gone.
+    /// Patches a Deployment and waits for the rollout, including the end of replaced pods.
     pub async fn change_deployment(&self, name: &str, patch: &Value) -> anyhow::Result<()> {
         let deployments = self.api("apps/v1", "Deployment");
         deployments
@@ -20,9 +20,9 @@ impl Bed {
         self.rolled_out(name).await
     }
 
-    /// Waits until a Deployment has the pods that it is to have, all of the newest template, and no others.
+    /// Waits until a Deployment has exactly its desired number of pods, all of the latest template.
     pub async fn rolled_out(&self, name: &str) -> anyhow::Result<()> {
-        eventually_within(PODS, "the Deployment to be as wished", async || {
+        eventually_within(PODS, "the rollout of the Deployment", async || {
             let deployment = self.get("apps/v1", "Deployment", name).await?;
             let status = &deployment["status"];
             let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
@@ -44,7 +44,7 @@ impl Bed {
         .await
     }
 
-    /// Replaces every pod.
+    /// Restarts every pod and waits for the rollout.
     pub async fn restart_deployment(&self, name: &str) -> anyhow::Result<()> {
         let annotations = json!({"e2e/restarted": format!("{:?}", SystemTime::now())});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});

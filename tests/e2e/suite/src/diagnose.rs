@@ -1,4 +1,5 @@
-//! What is printed when a test fails. Failures in here are printed too, and otherwise ignored.
+//! Prints the state of the namespace and of the control plane when a test fails. Errors in here are
+//! printed and otherwise ignored.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, LogParams};

@@ -1,5 +1,5 @@
-//! haproxy on this machine as what stands in front of a gateway: a load balancer of TCP that sends the PROXY protocol, or
-//! a proxy of HTTP that says whom it speaks for. It ends with the value.
+//! haproxy on this machine, in front of a gateway: a TCP load balancer that sends the PROXY
+//! protocol, or an HTTP proxy that sets forwarding headers. It stops when the value is dropped.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
@@ -11,41 +11,41 @@ use tokio::process::{Child, Command};
 
 use crate::eventually;
 
-/// The name that [`Front::of_http`] gives every request.
+/// The request ID that [`Front::of_http`] sets.
 pub const REQUEST_ID: &str = "named-by-the-hop";
 
 /// A running haproxy.
 pub struct Front {
     _program: Child,
-    /// Where it listens, on 127.0.0.1.
+    /// The port on 127.0.0.1.
     pub port: u16,
 }
 
 impl Front {
-    /// Passes connections on to `to` (`address:port`), each behind a header of the PROXY protocol: version 1 by haproxy's
-    /// word `send-proxy`, version 2 by `send-proxy-v2`.
+    /// Forwards connections to `to` (`address:port`), each after a PROXY protocol header: version 1
+    /// with haproxy's option `send-proxy`, version 2 with `send-proxy-v2`.
     pub async fn of_bytes(to: &str, header: &str) -> anyhow::Result<Self> {
         Self::start("tcp", "", &format!("{to} {header}")).await
     }
 
-    /// Passes requests on to `to`. Adds its client to X-Forwarded-For; says, in place of whatever was said before, that it
-    /// was asked over HTTPS, and what the request is called.
+    /// Forwards requests to `to`. Appends the client to X-Forwarded-For, and replaces
+    /// X-Forwarded-Proto by `https` and X-Request-Id by [`REQUEST_ID`].
     pub async fn of_http(to: &str) -> anyhow::Result<Self> {
-        let says = format!(
+        let directives = format!(
             "option forwardfor\n http-request set-header x-forwarded-proto https\n \
              http-request set-header x-request-id {REQUEST_ID}\n"
         );
-        Self::start("http", &says, to).await
+        Self::start("http", &directives, to).await
     }
 
-    async fn start(mode: &str, says: &str, to: &str) -> anyhow::Result<Self> {
-        // Free a moment ago: haproxy says so where it is not any more.
+    async fn start(mode: &str, directives: &str, to: &str) -> anyhow::Result<Self> {
+        // The port may be taken meanwhile; haproxy then fails to start.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
             .local_addr()?
             .port();
         let configuration = format!(
             "defaults\n mode {mode}\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n\
-             listen front\n bind 127.0.0.1:{port}\n {says} server gateway {to}\n"
+             listen front\n bind 127.0.0.1:{port}\n {directives} server gateway {to}\n"
         );
         let mut program = Command::new("haproxy")
             .args(["-db", "-f", "/dev/stdin"])

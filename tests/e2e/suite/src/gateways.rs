@@ -1,4 +1,4 @@
-//! Gateways in tests: the objects, and what becomes of them.
+//! Gateway objects for tests, and their statuses.
 
 use anyhow::Context;
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -9,7 +9,7 @@ use crate::{Bed, eventually};
 
 pub const CONTROLLER_NAME: &str = "weft.dev/gateway-controller";
 
-/// A Gateway of Weft's class.
+/// Returns a Gateway of Weft's class.
 pub fn gateway(name: &str, listeners: Value) -> Value {
     json!({
         "apiVersion": objects::GATEWAY, "kind": "Gateway", "metadata": {"name": name},
@@ -17,12 +17,12 @@ pub fn gateway(name: &str, listeners: Value) -> Value {
     })
 }
 
-/// A listener of a protocol, called `NAME`, for every host.
+/// Returns a listener without a hostname.
 pub fn listener(name: &str, protocol: &str, port: u16) -> Value {
     json!({"name": name, "protocol": protocol, "port": port})
 }
 
-/// A listener of HTTPS on 443 for a host, with the certificate of a Secret.
+/// Returns an HTTPS listener on 443 for a host, with the certificate of a Secret.
 pub fn https(name: &str, host: &str, secret: &str) -> Value {
     json!({
         "name": name, "protocol": "HTTPS", "port": 443, "hostname": host,
@@ -30,7 +30,7 @@ pub fn https(name: &str, host: &str, secret: &str) -> Value {
     })
 }
 
-/// A route of a kind on a Gateway, or on one listener of it where `section` is not empty.
+/// Returns a route on a Gateway, or on one of its listeners if `section` is not empty.
 pub fn route(kind: &str, name: &str, gateway: &str, section: &str, rules: Value) -> Value {
     let mut parent = json!({"name": gateway});
     if !section.is_empty() {
@@ -42,7 +42,7 @@ pub fn route(kind: &str, name: &str, gateway: &str, section: &str, rules: Value)
     })
 }
 
-/// A Secret of type `kubernetes.io/tls`.
+/// Returns a Secret of type `kubernetes.io/tls`.
 pub fn tls_secret(name: &str, certificate: &str, key: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name},
@@ -50,19 +50,19 @@ pub fn tls_secret(name: &str, certificate: &str, key: &str) -> Value {
     })
 }
 
-/// A ConfigMap of parameters.
+/// Returns a ConfigMap with parameters.
 pub fn parameters(name: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }
 
-/// A Gateway that asks for the parameters of the ConfigMap of this name.
+/// Returns the Gateway with a reference to the ConfigMap of this name as its parameters.
 pub fn with_parameters(mut gateway: Value, name: &str) -> Value {
     gateway["spec"]["infrastructure"]["parametersRef"] =
         json!({"group": "", "kind": "ConfigMap", "name": name});
     gateway
 }
 
-/// Conditions of one listener of a Gateway's status, of the present generation.
+/// Returns the conditions of one listener; fails unless they have the current generation.
 pub fn listener_conditions(gateway: &Value, name: &str) -> anyhow::Result<Conditions> {
     let mut all = gateway["status"]["listeners"]
         .as_array()
@@ -74,7 +74,8 @@ pub fn listener_conditions(gateway: &Value, name: &str) -> anyhow::Result<Condit
     objects::conditions(&found["conditions"], &gateway["metadata"]["generation"])
 }
 
-/// Conditions of a Gateway, or of another object whose status holds them at its top, of the present generation.
+/// Returns the conditions at the top of an object's status; fails unless they have the current
+/// generation.
 pub fn top_conditions(object: &Value) -> anyhow::Result<Conditions> {
     objects::conditions(
         &object["status"]["conditions"],
@@ -83,7 +84,7 @@ pub fn top_conditions(object: &Value) -> anyhow::Result<Conditions> {
 }
 
 impl Bed {
-    /// The same for another namespace.
+    /// Returns a handle for another namespace.
     pub fn at(&self, namespace: &str) -> Self {
         Self {
             client: self.client.clone(),
@@ -91,19 +92,22 @@ impl Bed {
         }
     }
 
-    /// Waits until a Gateway is programmed in its present generation, and returns its first address.
+    /// Waits until the current generation of a Gateway is programmed, and returns its first
+    /// address.
     pub async fn programmed(&self, name: &str) -> anyhow::Result<String> {
         eventually(&format!("Gateway {name} to be programmed"), async || {
             let gateway = self.get(objects::GATEWAY, "Gateway", name).await?;
             let conditions = top_conditions(&gateway)?;
             anyhow::ensure!(conditions.of("Programmed")?.0 == "True", "{conditions}");
             let address = gateway["status"]["addresses"][0]["value"].as_str();
-            address.map(str::to_owned).context("it has no address")
+            address
+                .map(str::to_owned)
+                .context("the Gateway has no address")
         })
         .await
     }
 
-    /// Applies a Gateway and waits until it is programmed; returns its address.
+    /// Applies a Gateway, waits until it is programmed, and returns its first address.
     pub async fn gateway(&self, gateway: Value) -> anyhow::Result<String> {
         let name = gateway["metadata"]["name"].as_str().unwrap_or_default();
         let name = name.to_owned();
@@ -111,7 +115,8 @@ impl Bed {
         self.programmed(&name).await
     }
 
-    /// Applies a route of a Gateway, and waits until each of the Gateway's proxies has it.
+    /// Applies a route of a Gateway, and waits until each of the Gateway's proxies has acknowledged
+    /// it.
     pub async fn gateway_route(&self, route: Value) -> anyhow::Result<()> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (kind, name) = (text(&route["kind"]), text(&route["metadata"]["name"]));
@@ -129,7 +134,8 @@ impl Bed {
         .await
     }
 
-    /// A Gateway `edge` whose listeners of HTTP all serve version v1 of the reviews; returns its address.
+    /// Applies a Gateway `edge` and routes its HTTP listeners to version v1 of the reviews; returns
+    /// its address.
     pub async fn edge(&self, gateway: Value) -> anyhow::Result<String> {
         self.reviews("v1").await?;
         let address = self.gateway(gateway).await?;
@@ -139,26 +145,30 @@ impl Bed {
         Ok(address)
     }
 
-    /// Waits until a Gateway's pods are as many as wished, all of the newest template, and those that ended are gone.
+    /// Waits until a Gateway has exactly `wished` pods, all ready and of the latest template.
     pub async fn gateway_pods(&self, name: &str, wished: u64) -> anyhow::Result<Vec<Value>> {
-        eventually(&format!("{wished} pods of Gateway {name}"), async || {
-            let deployment = format!("{name}-weft");
-            let deployment = self.get("apps/v1", "Deployment", &deployment).await?;
-            let status = &deployment["status"];
-            let all = ["replicas", "updatedReplicas", "readyReplicas"];
-            let done = status["observedGeneration"] == deployment["metadata"]["generation"]
-                && deployment["spec"]["replicas"] == wished
-                && all.iter().all(|field| status[*field] == wished);
-            anyhow::ensure!(done, "its status is {status}");
-            let labels = format!("gateway.networking.k8s.io/gateway-name={name}");
-            let pods = self.list("v1", "Pod", &labels).await?;
-            anyhow::ensure!(pods.len() as u64 == wished, "there are {}", pods.len());
-            Ok(pods)
-        })
+        eventually(
+            &format!("{wished} ready pods of Gateway {name}"),
+            async || {
+                let deployment = format!("{name}-weft");
+                let deployment = self.get("apps/v1", "Deployment", &deployment).await?;
+                let status = &deployment["status"];
+                let all = ["replicas", "updatedReplicas", "readyReplicas"];
+                let done = status["observedGeneration"] == deployment["metadata"]["generation"]
+                    && deployment["spec"]["replicas"] == wished
+                    && all.iter().all(|field| status[*field] == wished);
+                anyhow::ensure!(done, "its status is {status}");
+                let labels = format!("gateway.networking.k8s.io/gateway-name={name}");
+                let pods = self.list("v1", "Pod", &labels).await?;
+                anyhow::ensure!(pods.len() as u64 == wished, "there are {} pods", pods.len());
+                Ok(pods)
+            },
+        )
         .await
     }
 
-    /// A pod of the reviews of this version, ready, behind the Service `reviews-VERSION`.
+    /// Deploys a reviews pod of this version behind the Service `reviews-VERSION`, and waits until
+    /// it is ready.
     pub async fn reviews(&self, version: &str) -> anyhow::Result<()> {
         let selector = json!({"app": "reviews", "version": version});
         self.apply(objects::service(&format!("reviews-{version}"), selector))

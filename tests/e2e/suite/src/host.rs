@@ -1,5 +1,6 @@
-//! Programs of this machine as clients of a gateway: the machine reaches the addresses of Services of type LoadBalancer.
-//! `kubectl` is the cluster's own, for commands that examples tell people to run.
+//! Runs programs on this machine as clients of a gateway: the machine reaches the addresses of
+//! Services of type LoadBalancer. `kubectl` is the test cluster's, for the commands that examples
+//! tell users to run.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -12,15 +13,15 @@ use tokio::process::Command;
 
 use crate::Summary;
 
-/// The longest that a program may take.
+/// The time limit for a program.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
 }
 
-/// The sample shop's program, as `examples/shop/pack` built it last.
+/// Returns the path of the sample shop's newest build.
 pub fn shop() -> anyhow::Result<String> {
     let built =
         ["release", "debug"].map(|folder| root().join("target").join(folder).join("weft-shop"));
@@ -41,7 +42,7 @@ pub async fn load(url: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
     Summary::last_of(&run(&shop()?, &arguments).await?.good()?)
 }
 
-/// An address as it is written before a port: one of IPv6 stands in brackets.
+/// Returns an address as written before a port: IPv6 addresses in brackets.
 pub fn in_url(address: &str) -> String {
     if address.contains(':') {
         format!("[{address}]")
@@ -50,10 +51,10 @@ pub fn in_url(address: &str) -> String {
     }
 }
 
-/// The address that this machine's connections to another have.
+/// Returns this machine's source address for connections to `towards`.
 pub fn own_address(towards: &str) -> anyhow::Result<IpAddr> {
     let towards: IpAddr = towards.parse()?;
-    // Nothing is sent: the kernel only looks up the way.
+    // Nothing is sent: `connect` on a UDP socket only looks up the route.
     let any = match towards {
         IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
@@ -61,11 +62,11 @@ pub fn own_address(towards: &str) -> anyhow::Result<IpAddr> {
     let socket = UdpSocket::bind((any, 0))?;
     socket
         .connect((towards, 9))
-        .with_context(|| format!("no way to {towards}"))?;
+        .with_context(|| format!("no route to {towards}"))?;
     Ok(socket.local_addr()?.ip())
 }
 
-/// What a program wrote, and whether it ended with 0.
+/// The output of a program.
 #[derive(Debug)]
 pub struct Output {
     pub ok: bool,
@@ -74,9 +75,9 @@ pub struct Output {
 }
 
 impl Output {
-    /// Its standard output; fails unless it ended with 0.
+    /// Returns the standard output; fails unless the exit code was 0.
     pub fn good(self) -> anyhow::Result<String> {
-        anyhow::ensure!(self.ok, "it failed: {}{}", self.out, self.err);
+        anyhow::ensure!(self.ok, "the program failed: {}{}", self.out, self.err);
         Ok(self.out)
     }
 }
@@ -112,7 +113,7 @@ pub async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<Output> {
     run_in(&root(), program, arguments).await
 }
 
-/// `kubectl` in the root of the repository; fails where it does.
+/// Runs `kubectl` in the root of the repository; fails if it fails.
 pub async fn kubectl(arguments: &[&str]) -> anyhow::Result<String> {
     run("kubectl", arguments)
         .await?
@@ -120,13 +121,13 @@ pub async fn kubectl(arguments: &[&str]) -> anyhow::Result<String> {
         .with_context(|| format!("kubectl {arguments:?}"))
 }
 
-/// An answer that curl received.
+/// A response that curl received.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
-    /// `HTTP/1.1`, `HTTP/2`.
+    /// `HTTP/1.1` or `HTTP/2`.
     pub version: String,
-    /// Names in lower case.
+    /// Names are in lower case.
     headers: Vec<(String, String)>,
     pub body: String,
 }
@@ -137,18 +138,21 @@ impl Reply {
         all.find_map(|(one, value)| (one == name).then_some(value.as_str()))
     }
 
-    /// The body as JSON, as the sample shop answers.
+    /// Parses the body as JSON, the format of the sample shop.
     pub fn json(&self) -> anyhow::Result<Value> {
-        serde_json::from_str(&self.body).with_context(|| format!("it is no JSON: {self:?}"))
+        serde_json::from_str(&self.body).with_context(|| format!("the body is not JSON: {self:?}"))
     }
 
     pub fn is(&self, status: u16) -> anyhow::Result<&Self> {
-        anyhow::ensure!(self.status == status, "should be {status}: {self:?}");
+        anyhow::ensure!(
+            self.status == status,
+            "the status should be {status}: {self:?}"
+        );
         Ok(self)
     }
 }
 
-/// Sends a request with curl; an error when there was no answer, whatever its status.
+/// Sends a request with curl. Returns an error if there was no response; any status is a response.
 pub async fn curl(arguments: &[&str]) -> anyhow::Result<Reply> {
     let always = ["--silent", "--show-error", "--include", "--max-time", "20"];
     let output = run("curl", &[&always[..], arguments].concat()).await?;
@@ -159,7 +163,7 @@ pub async fn curl(arguments: &[&str]) -> anyhow::Result<Reply> {
     loop {
         let (head, body) = rest
             .split_once("\r\n\r\n")
-            .with_context(|| format!("curl printed no head: {text}"))?;
+            .with_context(|| format!("curl printed no response head: {text}"))?;
         let mut lines = head.lines();
         let mut status = lines.next().unwrap_or_default().split(' ');
         let version = status.next().unwrap_or_default().to_owned();

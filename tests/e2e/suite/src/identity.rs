@@ -1,5 +1,5 @@
-//! The certificate authority and the protocol of the controller, spoken to as a proxy does, from another address than any
-//! pod's.
+//! Calls the controller's certificate authority and configuration service like a proxy, but from an
+//! address that no pod has.
 
 use anyhow::Context;
 use k8s_openapi::api::authentication::v1::TokenRequest;
@@ -14,28 +14,28 @@ use weft_api::proto::{SignRequest, SignResponse};
 use crate::host::in_url;
 use crate::{Bed, control_plane, eventually};
 
-/// The audience of tokens that the controller takes.
+/// The audience of the tokens that the controller accepts.
 pub const AUDIENCE: &str = "weft.dev/ca";
 
-/// A key, and a request for its certificate.
+/// A key and the CSR for it.
 pub struct Request {
     pub key: KeyPair,
     pub csr: Vec<u8>,
 }
 
-/// The SPIFFE id of an account of a namespace.
+/// Returns the SPIFFE ID of a service account.
 pub fn spiffe(namespace: &str, account: &str) -> String {
     format!("spiffe://cluster.local/ns/{namespace}/sa/{account}")
 }
 
-/// A new key, and a signing request for this URI.
+/// Returns a new key with a CSR for this URI.
 pub fn request(uri: &str) -> anyhow::Result<Request> {
     let key = KeyPair::generate()?;
     let csr = parameters(uri)?.serialize_request(&key)?.der().to_vec();
     Ok(Request { key, csr })
 }
 
-/// Parameters of a certificate whose only name is this URI.
+/// Returns parameters of a certificate with this URI as its only name.
 pub fn parameters(uri: &str) -> anyhow::Result<CertificateParams> {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = rcgen::DistinguishedName::new();
@@ -43,7 +43,7 @@ pub fn parameters(uri: &str) -> anyhow::Result<CertificateParams> {
     Ok(parameters)
 }
 
-/// A token of an account for an audience, bound to a pod as projected ones are.
+/// Requests a token of a service account for an audience, bound to a pod like projected tokens.
 pub async fn token(bed: &Bed, account: &str, audience: &str, pod: &str) -> anyhow::Result<String> {
     let uid = bed.get("v1", "Pod", pod).await?["metadata"]["uid"]
         .as_str()
@@ -63,10 +63,11 @@ pub async fn token(bed: &Bed, account: &str, audience: &str, pod: &str) -> anyho
     made["status"]["token"]
         .as_str()
         .map(str::to_owned)
-        .context("the answer holds no token")
+        .context("the response has no token")
 }
 
-/// The roots of the mesh, PEM, from the ConfigMap that the controller keeps in the namespace.
+/// Returns the PEM roots of the mesh from the ConfigMap that the controller maintains in the
+/// namespace.
 pub async fn roots(bed: &Bed) -> anyhow::Result<String> {
     let map = bed.get("v1", "ConfigMap", "weft-roots").await?;
     map["data"]["ca.crt"]
@@ -75,7 +76,7 @@ pub async fn roots(bed: &Bed) -> anyhow::Result<String> {
         .context("weft-roots has no ca.crt")
 }
 
-/// A connection to the controller's Service, without a client certificate: no pod's would work from here.
+/// Connects to the controller's Service without a client certificate.
 pub async fn controller(bed: &Bed) -> anyhow::Result<Channel> {
     let address = control_plane::system(&bed.client)
         .cluster_ip("weft-controller")
@@ -95,7 +96,7 @@ pub async fn controller(bed: &Bed) -> anyhow::Result<Channel> {
     .await
 }
 
-/// Asks the controller to sign.
+/// Sends a CSR to the controller.
 pub async fn sign(
     bed: &Bed,
     csr: &[u8],

@@ -1,7 +1,8 @@
-//! The harness of Weft's cluster tests: a namespace of its own for each test, pods of the sample shop in it, requests sent
-//! from inside them, and everything worth knowing printed when a test fails.
+//! The harness of Weft's cluster tests: a namespace for each test, pods of the sample shop in it,
+//! requests sent from inside them, and diagnostics when a test fails.
 //!
-//! The tests are in `tests/mesh/` and `tests/gateway/`. They take the cluster and the installed Weft as they find them.
+//! The tests are in `tests/mesh/` and `tests/gateway/`. They run against the cluster and the Weft
+//! that are installed.
 
 mod bed;
 pub mod control_plane;
@@ -30,9 +31,9 @@ pub use soak::{full_or, soaking};
 pub use traffic::{Traffic, senders};
 pub use wait::{WAIT, eventually, eventually_within};
 
-/// Declares tests that run in a namespace of their own. `In` and `Out`: whether it is labelled for injection. The functions
-/// are those of the module `cases` beside it, the runners those of this crate: `run_alone`, for one, where the test
-/// restarts a part of the control plane, and no other may run beside it.
+/// Declares tests, each in a namespace of its own. `In` and `Out` tell whether the namespace is
+/// labelled for injection. The functions are those of the module `cases` beside it, the runners
+/// those of this crate, such as `run_alone` for a test that restarts a part of the control plane.
 #[macro_export]
 macro_rules! mesh_tests {
     ($($runner:ident $mesh:ident $name:ident;)*) => {$(

@@ -1,5 +1,5 @@
-//! What is done to a test cluster from outside of it, on the machine that it runs on: signals to the processes of pods,
-//! nodes cut off. Only where the cluster is this machine's own.
+//! Manipulates a test cluster from the machine that it runs on: signals the processes of pods, and
+//! disconnects nodes. Only for clusters whose nodes are this machine.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,16 +12,19 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
 }
 
-/// Why a test that reaches for the machine cannot be done, if so: it prints that, and passes.
+/// Returns why a test that manipulates the machine must be skipped, or `None`. The test prints the
+/// reason and passes.
 pub fn out_of_reach() -> Option<&'static str> {
     let made_by = std::fs::read_to_string(root().join(".cluster/provider"));
     match made_by {
         Ok(text) if text.trim() == "embedded" => None,
-        _ => Some("left out: only the embedded cluster's processes and nodes are within reach"),
+        _ => Some(
+            "skipped: needs the embedded cluster, whose processes and nodes are on this machine",
+        ),
     }
 }
 
-/// The processes of a container, found by its id in their cgroups.
+/// Returns the processes of a container, found by its ID in their cgroups.
 fn processes(container: &str) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -38,7 +41,7 @@ fn processes(container: &str) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-/// The id of the container that runs under this name in the pod.
+/// Returns the ID of the pod's running container of this name.
 fn container_id(pod: &Value, name: &str) -> anyhow::Result<String> {
     let of = |list: &Value| {
         let statuses = list.as_array().into_iter().flatten();
@@ -47,7 +50,7 @@ fn container_id(pod: &Value, name: &str) -> anyhow::Result<String> {
     };
     let status = &pod["status"];
     let id = of(&status["containerStatuses"]).or_else(|| of(&status["initContainerStatuses"]));
-    let id = id.with_context(|| format!("container {name} does not run: {status}"))?;
+    let id = id.with_context(|| format!("container {name} is not running: {status}"))?;
     Ok(id.rsplit('/').next().unwrap_or_default().to_owned())
 }
 
@@ -63,7 +66,7 @@ pub async fn signal(pod: &Value, container: &str, signal: &str) -> anyhow::Resul
     Ok(())
 }
 
-/// `cluster node stop NAME` or `cluster node start NAME`.
+/// Runs `cluster node stop NAME` or `cluster node start NAME`.
 pub async fn node(what: &str, name: &str) -> anyhow::Result<()> {
     let output = Command::new(root().join("tests/e2e/cluster/cluster"))
         .args(["node", what, name])

@@ -1,4 +1,4 @@
-//! The Kubernetes objects that tests apply, and what they read out of them.
+//! Kubernetes objects that tests apply, and values read from them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ pub const GATEWAY: &str = "gateway.networking.k8s.io/v1";
 pub const CONTROLLER_NAME: &str = "weft.dev/mesh-controller";
 const IMAGE: &str = "weft/shop:0.1.0";
 
-/// `run` labels everything that one run of the tests made.
+/// Returns a namespace labelled with the run of the tests.
 pub fn namespace(name: &str, run: &str, injected: bool) -> Value {
     let mut labels = json!({"weft.dev/e2e": run});
     if injected {
@@ -29,7 +29,7 @@ pub fn account(name: &str) -> Value {
     })
 }
 
-/// A pod with one container `shop` that runs `weft-shop` with these arguments.
+/// Returns a pod with one container `shop` that runs `weft-shop` with these arguments.
 pub fn pod(name: &str, account: &str, labels: Value, arguments: &[&str]) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
@@ -55,12 +55,13 @@ pub fn container(name: &str, arguments: &[&str]) -> Value {
     })
 }
 
-/// A pod to send requests from.
+/// Returns a pod to send requests from.
 pub fn client(name: &str) -> Value {
     pod(name, "client", json!({"app": name}), &["idle"])
 }
 
-/// A pod that serves reviews: HTTP on 8080, gRPC on 9000, an echo on 7000, a greeting on 7001.
+/// Returns a reviews pod: HTTP on 8080, gRPC on 9000, TCP echo on 7000, and TCP with a greeting by
+/// the server on 7001.
 pub fn reviews(version: &str) -> Value {
     let arguments = [
         "reviews",
@@ -73,12 +74,12 @@ pub fn reviews(version: &str) -> Value {
     ];
     let labels = json!({"app": "reviews", "version": version});
     let mut pod = pod(&format!("reviews-{version}"), "reviews", labels, &arguments);
-    // Patient, so that a machine with too much to do does not make it unready.
+    // Generous limits, so that an overloaded machine does not make the pod unready.
     pod["spec"]["containers"][0]["readinessProbe"] = json!({
         "httpGet": {"path": "/healthz", "port": 8080},
         "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 10,
     });
-    // Traffic crosses the border between nodes where there is one.
+    // Spread over nodes, so that traffic crosses between them.
     pod["spec"]["topologySpreadConstraints"] = json!([{
         "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": {"app": "reviews"}},
@@ -86,7 +87,7 @@ pub fn reviews(version: &str) -> Value {
     pod
 }
 
-/// A Service of the ports that `reviews` listens on.
+/// Returns a Service with the ports of a reviews pod.
 pub fn service(name: &str, selector: Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
@@ -99,7 +100,7 @@ pub fn service(name: &str, selector: Value) -> Value {
     })
 }
 
-/// The `addressType` of an EndpointSlice that holds the address.
+/// Returns the `addressType` of an EndpointSlice that holds the address.
 pub fn address_type(address: &str) -> &'static str {
     if address.contains(':') {
         "IPv6"
@@ -108,7 +109,7 @@ pub fn address_type(address: &str) -> &'static str {
     }
 }
 
-/// A Job of one pod with an init container, each sending a single request to the URL.
+/// Returns a Job of one pod with an init container; each container sends one request to the URL.
 pub fn job(name: &str, url: &str) -> Value {
     let mut spec = pod_spec("client", &["load", "--url", url]);
     spec["restartPolicy"] = "Never".into();
@@ -119,12 +120,12 @@ pub fn job(name: &str, url: &str) -> Value {
     })
 }
 
-/// An HTTPRoute on port 80 of the Service `reviews`.
+/// Returns an HTTPRoute on port 80 of the Service `reviews`.
 pub fn http_route(name: &str, rules: Value) -> Value {
     route("HTTPRoute", name, "reviews", 80, rules)
 }
 
-/// A GRPCRoute on port 9000 of the Service `reviews`.
+/// Returns a GRPCRoute on port 9000 of the Service `reviews`.
 pub fn grpc_route(name: &str, rules: Value) -> Value {
     route("GRPCRoute", name, "reviews", 9000, rules)
 }
@@ -136,7 +137,7 @@ pub fn route(kind: &str, name: &str, service: &str, port: u16, rules: Value) -> 
     })
 }
 
-/// A Deployment of this pod, of its name, that adds a pod before it takes one away.
+/// Returns a Deployment of this pod that adds a pod before it removes one in a rollout.
 pub fn deployment(pod: &Value, replicas: u32) -> Value {
     let (name, labels) = (&pod["metadata"]["name"], &pod["metadata"]["labels"]);
     json!({
@@ -150,28 +151,28 @@ pub fn deployment(pod: &Value, replicas: u32) -> Value {
     })
 }
 
-/// The same pod, on this node only.
+/// Returns the pod, pinned to this node.
 pub fn on_node(mut pod: Value, node: &str) -> Value {
     pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
     pod
 }
 
-/// A reference to port 80 of the Service of a version, with a weight.
+/// Returns a weighted backend reference to port 80 of the Service of a version.
 pub fn to(version: &str, weight: u32) -> Value {
     json!({"name": format!("reviews-{version}"), "port": 80, "weight": weight})
 }
 
-/// A matcher of one exact header.
+/// Returns a match of one exact header.
 pub fn header(name: &str, value: &str) -> Value {
     json!({"headers": [{"name": name, "value": value}]})
 }
 
-/// A matcher of a path prefix.
+/// Returns a match of a path prefix.
 pub fn prefix(path: &str) -> Value {
     json!({"path": {"type": "PathPrefix", "value": path}})
 }
 
-/// The conditions of a route's parent: type to status, reason, message.
+/// Conditions by type, with status, reason and message.
 #[derive(Debug)]
 pub struct Conditions(BTreeMap<String, (String, String, String)>);
 
@@ -184,7 +185,8 @@ impl Conditions {
         Ok((status, reason, message))
     }
 
-    /// Fails unless the condition is False for this reason and its message speaks of all of `words`.
+    /// Fails unless the condition is False with this reason and its message contains all of
+    /// `words`.
     pub fn is_false(&self, name: &str, reason: &str, words: &[&str]) -> anyhow::Result<()> {
         let (status, seen, message) = self.of(name)?;
         anyhow::ensure!(
@@ -194,7 +196,7 @@ impl Conditions {
         for word in words {
             anyhow::ensure!(
                 message.contains(word),
-                "the message of {name} should name {word:?}: {message}"
+                "the message of {name} should contain {word:?}: {message}"
             );
         }
         Ok(())
@@ -210,12 +212,14 @@ impl fmt::Display for Conditions {
     }
 }
 
-/// The conditions that our controller of the mesh set on a route, all of the route's present generation.
+/// Returns the conditions that the mesh controller set on a route; fails unless all have the
+/// current generation.
 pub fn route_conditions(route: &Value) -> anyhow::Result<Conditions> {
     conditions_by(route, CONTROLLER_NAME)
 }
 
-/// The conditions that a controller set on a route for the first of its parents, all of the route's present generation.
+/// Returns the conditions that a controller set for the first parent of a route; fails unless all
+/// have the current generation.
 pub fn conditions_by(route: &Value, controller: &str) -> anyhow::Result<Conditions> {
     let parents = route["status"]["parents"].as_array().into_iter().flatten();
     let mut ours = parents.filter(|parent| parent["controllerName"] == controller);
@@ -225,13 +229,13 @@ pub fn conditions_by(route: &Value, controller: &str) -> anyhow::Result<Conditio
     conditions(&parent["conditions"], &route["metadata"]["generation"])
 }
 
-/// Reads conditions, and fails when one is of another generation.
+/// Parses conditions; fails if one has another generation.
 pub fn conditions(list: &Value, generation: &Value) -> anyhow::Result<Conditions> {
     let mut conditions = BTreeMap::new();
     for condition in list.as_array().into_iter().flatten() {
         anyhow::ensure!(
             &condition["observedGeneration"] == generation,
-            "not of generation {generation}: {condition}"
+            "the condition is not of generation {generation}: {condition}"
         );
         let text = |name: &str| condition[name].as_str().unwrap_or_default().to_owned();
         conditions.insert(
@@ -243,7 +247,7 @@ pub fn conditions(list: &Value, generation: &Value) -> anyhow::Result<Conditions
     Ok(Conditions(conditions))
 }
 
-/// How often containers of a pod were started again.
+/// Returns how often the containers of a pod were restarted.
 pub fn restarts(pod: &Value) -> u64 {
     let of = |list: &Value| -> u64 {
         let counts = list.as_array().into_iter().flatten();
@@ -254,7 +258,7 @@ pub fn restarts(pod: &Value) -> u64 {
     of(&pod["status"]["initContainerStatuses"]) + of(&pod["status"]["containerStatuses"])
 }
 
-/// Names of a list of containers.
+/// Returns the names in a list of containers.
 pub fn names(containers: &Value) -> Vec<&str> {
     let containers = containers.as_array().into_iter().flatten();
     containers

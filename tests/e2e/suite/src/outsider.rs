@@ -1,4 +1,4 @@
-//! TLS spoken from outside the mesh, by hand: to the webhook, and to pods by somebody who pretends to belong.
+//! A TLS client outside the mesh: for the webhook, and for pods that must reject its certificate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,31 +19,33 @@ use crate::eventually;
 /// A certificate chain and its key, DER.
 pub type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// A client that takes every server for what it says it is.
-pub(crate) fn believing_anybody() -> anyhow::Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+/// Returns the configuration of a client that accepts every server certificate.
+pub(crate) fn accepting_any_certificate()
+-> anyhow::Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     Ok(ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider))))
+        .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider))))
 }
 
-/// Connects once the address can be reached: a node learns in its own time where a Service's pods are.
+/// Connects, and retries until the address is reachable: a node learns with a delay where a
+/// Service's pods are.
 pub async fn reach(address: &str) -> anyhow::Result<TcpStream> {
-    eventually(&format!("{address} to be reached"), async || {
+    eventually(&format!("{address} to be reachable"), async || {
         open(address).await
     })
     .await
 }
 
-/// Connects, or fails within seconds.
+/// Connects, or fails after 2 s.
 pub(crate) async fn open(address: &str) -> anyhow::Result<TcpStream> {
     let stream = tokio::time::timeout(Duration::from_secs(2), TcpStream::connect(address)).await;
-    let stream = stream.with_context(|| format!("connecting to {address} took too long"))?;
+    let stream = stream.with_context(|| format!("connecting to {address} timed out"))?;
     stream.with_context(|| format!("connecting to {address}"))
 }
 
-/// Connects with TLS, whoever the server says it is.
+/// Connects with TLS and accepts every server certificate.
 pub async fn connect(
     address: &str,
     alpn: Option<&str>,
@@ -52,13 +54,13 @@ pub async fn connect(
     handshake(reach(address).await?, alpn, certificate).await
 }
 
-/// Speaks TLS, whoever the server says it is.
+/// Starts TLS on a connection and accepts every server certificate.
 pub async fn handshake(
     stream: TcpStream,
     alpn: Option<&str>,
     certificate: Option<ClientCertificate>,
 ) -> anyhow::Result<TlsStream<TcpStream>> {
-    let builder = believing_anybody()?;
+    let builder = accepting_any_certificate()?;
     let mut config = match certificate {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
         None => builder.with_no_client_auth(),
@@ -72,7 +74,8 @@ pub async fn handshake(
     Ok(connector.connect(name, stream).await?)
 }
 
-/// What an HTTP/2 client hears after its preface: with TLS 1.3 a refused client certificate shows only here.
+/// Sends the HTTP/2 preface and returns what the server sends. With TLS 1.3 a rejected client
+/// certificate shows only here.
 pub async fn greet_h2(stream: &mut TlsStream<TcpStream>) -> std::io::Result<Vec<u8>> {
     // The preface and an empty SETTINGS frame.
     stream
@@ -85,9 +88,10 @@ pub async fn greet_h2(stream: &mut TlsStream<TcpStream>) -> std::io::Result<Vec<
     Ok(heard)
 }
 
-/// Sends the bytes and reads until the server closes or 20 s have passed.
+/// Sends the bytes and reads until the server closes; fails after 20 s without data.
 pub async fn exchange(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> anyhow::Result<String> {
-    // A server that refuses early may close while bytes are still being sent; its answer is what counts.
+    // A server that rejects early may close while bytes are still being sent; only its response
+    // counts.
     let _ = stream.write_all(bytes).await;
     let _ = stream.flush().await;
     let mut answer = Vec::new();
@@ -95,18 +99,18 @@ pub async fn exchange(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> anyhow
     let mut buffer = [0; 4096];
     loop {
         let read = tokio::time::timeout(limit, stream.read(&mut buffer)).await;
-        match read.context("the server neither answered nor closed")? {
+        match read.context("the server neither responded nor closed")? {
             Ok(0) | Err(_) => return Ok(String::from_utf8_lossy(&answer).into_owned()),
             Ok(length) => answer.extend_from_slice(&buffer[..length]),
         }
     }
 }
 
-/// Trusts every server: the tests ask what servers make of clients.
+/// Accepts every server certificate: the tests are about how servers treat clients.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

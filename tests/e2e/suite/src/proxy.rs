@@ -1,4 +1,4 @@
-//! What a pod's proxy tells: its access log and its metrics.
+//! Access log and metrics of a pod's proxy.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use crate::Bed;
 
-/// A line of the access log.
+/// An entry of the access log.
 #[derive(Clone, Debug)]
 pub struct Access(Value);
 
 impl Access {
-    /// A field as text; empty when absent.
+    /// Returns a field as text; empty if absent.
     pub fn text(&self, name: &str) -> String {
         match &self.0[name] {
             Value::Null => String::new(),
@@ -28,7 +28,7 @@ impl Access {
 }
 
 impl Bed {
-    /// What a container wrote; `container` may be empty where the pod has only one.
+    /// Returns the log of a container; `container` may be empty if the pod has only one.
     pub async fn log(&self, pod: &str, container: &str) -> anyhow::Result<String> {
         let parameters = LogParams {
             container: Some(container.to_owned()).filter(|name| !name.is_empty()),
@@ -38,7 +38,7 @@ impl Bed {
         log.with_context(|| format!("reading the log of pod {pod}, container {container:?}"))
     }
 
-    /// The access log of a pod, oldest first.
+    /// Returns the access log of a pod, oldest entry first.
     pub async fn access_log(&self, pod: &str) -> anyhow::Result<Vec<Access>> {
         let log = self.log(pod, "weft-proxy").await?;
         let lines = log
@@ -50,7 +50,8 @@ impl Bed {
             .collect())
     }
 
-    /// The entries of a pod's access log of one direction whose path starts with `path`; fails when there is none.
+    /// Returns the access log entries of one direction whose path starts with `path`; fails if
+    /// there is none.
     pub async fn accesses(
         &self,
         pod: &str,
@@ -69,9 +70,10 @@ impl Bed {
         Ok(wanted)
     }
 
-    /// The metrics of a pod on port 15020, read through the API server: all that was counted before the call.
+    /// Returns the metrics page of a pod on port 15020, read through the API server, with
+    /// everything that was counted before the call.
     pub async fn metrics(&self, pod: &str) -> anyhow::Result<String> {
-        // A page is given out for a second.
+        // The page is cached for a second.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         let path = format!(
             "/api/v1/namespaces/{}/pods/{pod}:15020/proxy/metrics",
@@ -84,13 +86,13 @@ impl Bed {
             .with_context(|| format!("reading {path}"))
     }
 
-    /// The sum of a metric over all series whose labels contain all of `labels`.
+    /// Returns the sum of a metric over all series whose labels contain all of `labels`.
     pub async fn metric(&self, pod: &str, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
         Ok(sum(&self.metrics(pod).await?, name, labels))
     }
 }
 
-/// The sum of a metric over all series whose labels contain all of `labels`, in the text that 15020 gives.
+/// Returns the sum of a metric over all series whose labels contain all of `labels`.
 pub fn sum(metrics: &str, name: &str, labels: &[&str]) -> f64 {
     let value = |line: &str| -> Option<f64> {
         let rest = line.strip_prefix(name)?;

@@ -1,4 +1,5 @@
-//! The installed Weft as a release of helm: upgraded, rolled back, removed and installed again, as its documentation says.
+//! The installed Weft as a helm release: upgraded, rolled back, uninstalled and reinstalled as
+//! documented.
 
 use std::time::Duration;
 
@@ -10,17 +11,18 @@ use serde_json::Value;
 use crate::control_plane::{NAMESPACE, system};
 use crate::{Bed, eventually, host, objects};
 
-/// The tag of the images that `tests/e2e/suite/next-images` makes, and the version of the chart that names them.
+/// The tag of the images that `tests/e2e/suite/next-images` writes, and the version of the chart
+/// that refers to them.
 pub const NEXT: &str = "9.9.9";
 
 const NAME: &str = "weft";
-/// The longest that helm may wait for what it did.
+/// The time limit for helm's `--wait`.
 const TIMEOUT: &str = "--timeout=100s";
 
-/// A release as it was found.
+/// The release that was installed before the test.
 pub struct Release {
     revision: u64,
-    /// What it was installed with, beside the chart's defaults.
+    /// The values it was installed with, other than the chart's defaults.
     values: String,
     manifest: String,
     /// The tag of its images.
@@ -28,17 +30,19 @@ pub struct Release {
 }
 
 impl Release {
-    /// Reads what is installed.
+    /// Reads the installed release.
     pub async fn found() -> anyhow::Result<Self> {
         let last = last().await?;
         let version = last["app_version"].as_str().unwrap_or_default().to_owned();
         anyhow::ensure!(
             last["status"] == "deployed" && version != NEXT,
-            "a run of the tests left the release {NAME} as {last}: make install"
+            "an earlier test left the release {NAME} as {last}; run: make install"
         );
         let values = helm(&["get", "values", NAME, "--output=json"]).await?;
         Ok(Self {
-            revision: last["revision"].as_u64().context("it has no revision")?,
+            revision: last["revision"]
+                .as_u64()
+                .context("the release has no revision")?,
             values: Some(values)
                 .filter(|values| values.trim() != "null")
                 .unwrap_or_else(|| "{}".to_owned()),
@@ -47,7 +51,8 @@ impl Release {
         })
     }
 
-    /// To the next version of the chart, whose images are those that are installed under another tag.
+    /// Upgrades to the next version of the chart, whose images are the installed ones with another
+    /// tag.
     pub async fn upgrade(&self) -> anyhow::Result<()> {
         let chart = next_chart(&self.version)?;
         let reuse = "--reset-then-reuse-values";
@@ -55,7 +60,7 @@ impl Release {
         Ok(())
     }
 
-    /// To what was found.
+    /// Rolls back to the release of before the test.
     pub async fn roll_back(&self) -> anyhow::Result<()> {
         let revision = self.revision.to_string();
         helm(&["rollback", NAME, &revision, "--wait", TIMEOUT]).await?;
@@ -67,7 +72,7 @@ impl Release {
         Ok(())
     }
 
-    /// With the values that were found.
+    /// Installs the chart with the values of before the test.
     pub async fn install(&self) -> anyhow::Result<()> {
         let values = scratch("values.json")?;
         std::fs::write(&values, &self.values)?;
@@ -77,7 +82,7 @@ impl Release {
         Ok(())
     }
 
-    /// Does what is left to do until it is as it was found.
+    /// Restores the release of before the test from whatever state the test left.
     pub(crate) async fn restore(&self) -> anyhow::Result<()> {
         let Ok(last) = last().await else {
             return self.install().await;
@@ -93,7 +98,7 @@ impl Release {
     }
 }
 
-/// The newest revision; an error where there is no release.
+/// Returns the latest revision; an error if there is no release.
 async fn last() -> anyhow::Result<Value> {
     let history = helm(&["history", NAME, "--max=1", "--output=json"]).await?;
     let mut history: Value = serde_json::from_str(&history)?;
@@ -113,14 +118,14 @@ async fn helm(arguments: &[&str]) -> anyhow::Result<String> {
         .with_context(|| format!("helm {}", arguments.join(" ")))
 }
 
-/// The path of a file or folder of the tests' own.
+/// Returns the path of a file or folder for the tests' own use.
 fn scratch(name: &str) -> anyhow::Result<String> {
     let folder = host::root().join("target/e2e");
     std::fs::create_dir_all(&folder)?;
     Ok(folder.join(name).to_string_lossy().into_owned())
 }
 
-/// A copy of the chart as its next version would be.
+/// Returns a copy of the chart with the next version.
 fn next_chart(version: &str) -> anyhow::Result<String> {
     let copy = scratch("next-chart")?;
     let chart = host::root().join("charts/weft");
@@ -139,12 +144,15 @@ fn next_chart(version: &str) -> anyhow::Result<String> {
         &format!("ersion: {version}\n"),
         &format!("ersion: {NEXT}\n"),
     );
-    anyhow::ensure!(next != described, "the chart is not of version {version}");
+    anyhow::ensure!(
+        next != described,
+        "the chart does not have version {version}"
+    );
     std::fs::write(format!("{copy}/Chart.yaml"), next)?;
     Ok(copy)
 }
 
-/// The image of a pod's proxy; `None` where it has none.
+/// Returns the image of a pod's proxy; `None` if it has no proxy.
 pub fn proxy_image(pod: &Value) -> Option<String> {
     let spec = &pod["spec"];
     let lists = [&spec["initContainers"], &spec["containers"]];
@@ -153,11 +161,11 @@ pub fn proxy_image(pod: &Value) -> Option<String> {
     proxies.next()?["image"].as_str().map(str::to_owned)
 }
 
-/// What became of pods that were to be created.
+/// The results of creating pods.
 pub struct Created(Vec<Result<Option<String>, String>>);
 
 impl Created {
-    /// Fails where the API server refused one.
+    /// Fails if the API server rejected a pod.
     pub fn all(&self) -> anyhow::Result<()> {
         let refused: Vec<_> = self.0.iter().filter_map(|one| one.as_ref().err()).collect();
         let (count, first) = (refused.len(), refused.first());
@@ -169,7 +177,7 @@ impl Created {
         Ok(())
     }
 
-    /// Fails unless each that was created has a proxy.
+    /// Fails unless each created pod has a proxy.
     pub fn all_injected(&self) -> anyhow::Result<()> {
         let without = self.0.iter().filter(|one| **one == Ok(None)).count();
         anyhow::ensure!(without == 0, "{without} pods would have no proxy");
@@ -178,8 +186,8 @@ impl Created {
 }
 
 impl Bed {
-    /// Has pods of the namespace created, five a second, while `changes` are made: the API server asks the injector, and
-    /// keeps none of them.
+    /// Creates five pods a second in the namespace while `changes` run, as dry runs: the API server
+    /// calls the injector and stores nothing.
     pub async fn creations_during<T>(
         &self,
         changes: impl Future<Output = anyhow::Result<T>>,
@@ -195,50 +203,56 @@ impl Bed {
         Ok((changed, Created(created)))
     }
 
-    /// The image of the proxy that a pod would have now, or why it cannot be created.
+    /// Returns the image of the proxy that a pod would get, or the error of its creation.
     async fn creation(&self) -> Result<Option<String>, String> {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let parameters = PostParams {
             dry_run: true,
             ..PostParams::default()
         };
-        let said = |error: &dyn std::fmt::Display| error.to_string();
+        let text = |error: &dyn std::fmt::Display| error.to_string();
         let pod: Pod =
-            serde_json::from_value(objects::client("not-kept")).map_err(|error| said(&error))?;
+            serde_json::from_value(objects::client("not-kept")).map_err(|error| text(&error))?;
         let created = self.pods().create(&parameters, &pod).await;
-        let created = created.map_err(|error| said(&error))?;
-        let created = serde_json::to_value(created).map_err(|error| said(&error))?;
+        let created = created.map_err(|error| text(&error))?;
+        let created = serde_json::to_value(created).map_err(|error| text(&error))?;
         Ok(proxy_image(&created))
     }
 
-    /// Waits until every pod of the control plane is of this version, those that end included: until then, a pod may still
-    /// get the proxy of another version.
+    /// Waits until every pod of the control plane has this version, terminating ones included:
+    /// until then a pod may get a proxy of another version.
     pub async fn control_plane_of(&self, version: &str) -> anyhow::Result<()> {
         let system = system(&self.client);
-        eventually(&format!("a control plane of {version}"), async || {
-            let pods = system
-                .list("v1", "Pod", "app.kubernetes.io/part-of=weft")
-                .await?;
-            anyhow::ensure!(!pods.is_empty(), "it has no pods");
-            for pod in &pods {
-                let image = pod["spec"]["containers"][0]["image"].as_str();
-                let image = image.unwrap_or_default();
-                anyhow::ensure!(image.ends_with(&format!(":{version}")), "one is {image}");
-            }
-            Ok(())
-        })
+        eventually(
+            &format!("the control plane to have version {version}"),
+            async || {
+                let pods = system
+                    .list("v1", "Pod", "app.kubernetes.io/part-of=weft")
+                    .await?;
+                anyhow::ensure!(!pods.is_empty(), "the control plane has no pods");
+                for pod in &pods {
+                    let image = pod["spec"]["containers"][0]["image"].as_str();
+                    let image = image.unwrap_or_default();
+                    anyhow::ensure!(
+                        image.ends_with(&format!(":{version}")),
+                        "a pod has the image {image}"
+                    );
+                }
+                Ok(())
+            },
+        )
         .await
     }
 }
 
-/// What there is of the release, whatever its kind, as `kind.group/name`: it all has helm's label.
+/// Returns the objects of the release, which all have helm's label, as `kind.group/name`.
 pub async fn objects_of_release() -> anyhow::Result<Vec<String>> {
     let kinds = kinds("--namespaced=true").await? + "," + &kinds("--namespaced=false").await?;
     let label = format!("--selector=app.kubernetes.io/instance={NAME}");
     listed(&[&kinds, "--all-namespaces", &label]).await
 }
 
-/// What there is in the namespace of the control plane, whoever made it, but for events.
+/// Returns all objects in the control plane's namespace, except events.
 pub async fn objects_of_namespace() -> anyhow::Result<Vec<String>> {
     let kinds = kinds("--namespaced=true").await?;
     let mut all = listed(&[&kinds, &format!("--namespace={NAMESPACE}")]).await?;

@@ -1,4 +1,4 @@
-//! Requests sent from inside a pod, by `weft-shop load`, and what came back.
+//! Sends requests from inside a pod with `weft-shop load`, and reads its summary.
 
 use std::fmt;
 
@@ -10,20 +10,20 @@ use tokio::task::JoinHandle;
 
 use crate::{Bed, eventually};
 
-/// What a run of `weft-shop load` printed.
+/// The summary that `weft-shop load` prints.
 #[derive(Clone, Debug)]
 pub struct Summary(Value);
 
-/// One answer of those it kept.
+/// A response that the summary contains in full.
 #[derive(Clone, Debug)]
 pub struct Answer(Value);
 
-/// A request that failed, or that was answered late.
+/// A request that failed or exceeded the latency limit.
 #[derive(Clone, Debug)]
 pub struct Trouble(Value);
 
 impl Trouble {
-    /// When it was begun, in milliseconds since 1970.
+    /// The start of the request, in milliseconds since 1970.
     pub fn at(&self) -> u64 {
         self.0["at"].as_u64().unwrap_or(0)
     }
@@ -37,16 +37,16 @@ impl Trouble {
     }
 }
 
-/// A run of `weft-shop load` that goes on until it is told to end.
+/// A run of `weft-shop load` that continues until it is stopped.
 pub(crate) struct Load {
     told: Box<dyn AsyncWrite + Send + Unpin>,
     output: JoinHandle<anyhow::Result<String>>,
 }
 
 impl Load {
-    /// Has it end and waits for what it prints.
+    /// Stops it and returns its summary.
     pub(crate) async fn end(mut self) -> anyhow::Result<Summary> {
-        // It may have ended by itself: what it printed says why.
+        // It may have ended by itself; its output tells why.
         let _ = self.told.write_all(b"\n").await;
         let _ = self.told.flush().await;
         Summary::last_of(&self.output.await??)
@@ -58,18 +58,18 @@ impl Summary {
         self.0["sent"].as_u64().unwrap_or(0)
     }
 
-    /// How many were to be begun, by their rate.
+    /// The number of requests that were due at the configured rate.
     pub fn due(&self) -> u64 {
         self.0["due"].as_u64().unwrap_or(u64::MAX)
     }
 
-    /// Requests that failed or were slow, the first 1,000.
+    /// Requests that failed or were slow; at most the first 1,000.
     pub fn troubles(&self) -> impl Iterator<Item = Trouble> {
         let troubles = self.0["troubles"].as_array().into_iter().flatten();
         troubles.map(|trouble| Trouble(trouble.clone()))
     }
 
-    /// The last summary in a log.
+    /// Returns the last summary in a log.
     pub(crate) fn last_of(text: &str) -> anyhow::Result<Self> {
         let mut lines = text.lines().rev().map(serde_json::from_str);
         let summary = lines.find_map(Result::ok);
@@ -82,34 +82,34 @@ impl Summary {
         self.0["failed"].as_u64().unwrap_or(u64::MAX)
     }
 
-    /// How many answers had this HTTP status or gRPC code.
+    /// Returns the number of responses with this HTTP status or gRPC code.
     pub fn code(&self, code: &str) -> u64 {
         self.0["codes"][code].as_u64().unwrap_or(0)
     }
 
-    /// How many answers came from this version.
+    /// Returns the number of responses from this version.
     pub fn version(&self, version: &str) -> u64 {
         self.0["versions"][version].as_u64().unwrap_or(0)
     }
 
-    /// The first answer.
+    /// Returns the first response.
     pub fn answer(&self) -> Answer {
         Answer(self.0["answers"][0].clone())
     }
 
-    /// Fails unless every request was answered with this code.
+    /// Fails unless every response has this code.
     pub fn all(&self, code: &str) -> anyhow::Result<&Self> {
         anyhow::ensure!(
             self.sent() > 0 && self.code(code) == self.sent(),
-            "every answer should be {code}: {self}"
+            "every response should be {code}: {self}"
         );
         Ok(self)
     }
 
-    /// Fails unless every answer came from this version.
+    /// Fails unless every response came from this version.
     pub fn all_from(&self, version: &str) -> anyhow::Result<&Self> {
         let all = self.sent() > 0 && self.version(version) == self.sent();
-        anyhow::ensure!(all, "every answer should be of {version}: {self}");
+        anyhow::ensure!(all, "every response should be from {version}: {self}");
         Ok(self)
     }
 }
@@ -121,17 +121,17 @@ impl fmt::Display for Summary {
 }
 
 impl Answer {
-    /// A header of the response.
+    /// Returns a response header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.0["headers"][name].as_str()
     }
 
-    /// A header of the request, as the reviews received it.
+    /// Returns a request header as the reviews pod received it.
     pub fn received(&self, name: &str) -> Option<&str> {
         self.0["body"]["headers"][name].as_str()
     }
 
-    /// Why there is no answer, or what it says of a failure.
+    /// Returns why there is no response, or the response's error message.
     pub fn error(&self) -> Option<&str> {
         self.0["error"].as_str()
     }
@@ -146,7 +146,8 @@ impl Answer {
 }
 
 impl Bed {
-    /// Sends requests from the pod's container `shop`. Failed ones are counted in the summary, not an error here.
+    /// Sends requests from the pod's container `shop`. Failed requests are counted in the summary;
+    /// they are no error here.
     pub async fn load(&self, pod: &str, url: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
         let command = [&["weft-shop", "load", "--url", url], arguments].concat();
         let output = self.exec(pod, "shop", &command).await?;
@@ -155,9 +156,9 @@ impl Bed {
         Ok(Summary(summary))
     }
 
-    /// Waits until requests of the pod are answered: nodes and proxies learn of a Service in their own time.
+    /// Waits until requests of the pod succeed: nodes and proxies learn of a Service with a delay.
     pub async fn answered(&self, pod: &str, url: &str, arguments: &[&str]) -> anyhow::Result<()> {
-        eventually(&format!("answers to {pod} from {url}"), async || {
+        eventually(&format!("{url} to respond to {pod}"), async || {
             let summary = self.load(pod, url, arguments).await?;
             anyhow::ensure!(summary.failed() == 0, "{summary}");
             Ok(())
@@ -165,7 +166,7 @@ impl Bed {
         .await
     }
 
-    /// Begins a command with `--until-told` in the pod's container `shop`.
+    /// Starts a command with `--until-told` in the pod's container `shop`.
     pub(crate) async fn begin_load(&self, pod: &str, command: &[&str]) -> anyhow::Result<Load> {
         let parameters = AttachParams::default()
             .container("shop")
@@ -175,14 +176,16 @@ impl Bed {
         let pods = self.pods();
         let begun = pods.exec(pod, command.iter().copied(), &parameters).await;
         let mut process = begun.with_context(|| format!("running {command:?} in pod {pod}"))?;
-        let told = process.stdin().context("no standard input")?;
+        let told = process
+            .stdin()
+            .context("the process has no standard input")?;
         Ok(Load {
             told: Box::new(told),
             output: tokio::spawn(output(process)),
         })
     }
 
-    /// Reads a container's log from its beginning until it ends.
+    /// Follows a container's log from its start to its end.
     pub(crate) fn follow_log(
         &self,
         pod: &str,
@@ -202,7 +205,7 @@ impl Bed {
         })
     }
 
-    /// Runs a command in a container and returns what it wrote to stdout and then to stderr.
+    /// Runs a command in a container and returns its stdout followed by its stderr.
     pub async fn exec(
         &self,
         pod: &str,
@@ -220,11 +223,11 @@ impl Bed {
             .with_context(|| format!("running {command:?} in pod {pod}"))?;
         output(process)
             .await
-            .with_context(|| format!("reading what {command:?} wrote"))
+            .with_context(|| format!("reading the output of {command:?}"))
     }
 }
 
-/// What a process writes to stdout and then to stderr, until it ends.
+/// Returns a process's stdout followed by its stderr once it has ended.
 async fn output(mut process: AttachedProcess) -> anyhow::Result<String> {
     let (mut out, mut err) = (String::new(), String::new());
     let stdout = process.stdout();
@@ -243,7 +246,7 @@ async fn output(mut process: AttachedProcess) -> anyhow::Result<String> {
     };
     let (first, second) = tokio::join!(read_out, read_err);
     first.and(second)?;
-    // The status says only that the program ended with 1; what it wrote says more.
+    // The status only tells that the program exited with 1; its output tells more.
     let _ = process.join().await;
     out.push_str(&err);
     Ok(out)

@@ -1,6 +1,7 @@
-//! Traffic that goes on while a test changes things: 500 requests a second, of HTTP/1.1 on kept connections and on fresh
-//! ones, HTTP/2 and gRPC streams, begun when they are due, whatever became of those before. `WEFT_E2E_RATE` is the percentage
-//! of it that the machine can take, where it is not 100: with debug builds, or much else to do.
+//! Traffic while a test changes things: 500 requests a second over HTTP/1.1 with kept and with
+//! fresh connections, HTTP/2 and gRPC streams. Requests are started when due, regardless of the
+//! earlier ones. `WEFT_E2E_RATE` is the percentage of this rate that the machine can sustain if it
+//! is not 100, such as with debug builds.
 
 use std::fmt;
 
@@ -12,7 +13,8 @@ use crate::host::in_url;
 use crate::shopper::Load;
 use crate::{Bed, Summary, objects};
 
-/// One kind of requests: what it is called, the expected answer, how many a second, and how they are sent.
+/// A kind of requests: its name, expected code, rate per second, port, and arguments of `weft-shop
+/// load`.
 struct Kind {
     name: &'static str,
     code: &'static str,
@@ -21,7 +23,8 @@ struct Kind {
     arguments: &'static [&'static str],
 }
 
-/// 500 a second. POSTs are not safe to send twice, so they show what idempotent requests would hide.
+/// 500 requests a second. POSTs are not retried, so they show failures that retries of idempotent
+/// requests would hide.
 const MIX: [Kind; 4] = [
     Kind {
         name: "kept",
@@ -53,16 +56,17 @@ const MIX: [Kind; 4] = [
     },
 ];
 
-/// More than any test begins.
+/// More requests than any test sends.
 const UNBOUNDED: &str = "1000000000";
 
 fn percentage() -> u32 {
-    let said = std::env::var("WEFT_E2E_RATE").ok();
-    said.and_then(|text| text.parse().ok()).unwrap_or(100)
+    let set = std::env::var("WEFT_E2E_RATE").ok();
+    set.and_then(|text| text.parse().ok()).unwrap_or(100)
 }
 
 impl Kind {
-    /// What sends this kind's requests at this percentage of its rate, with `parts` of it together.
+    /// Returns the command that sends this kind's requests at this percentage of its rate, divided
+    /// among `parts` senders.
     fn command(&self, address: &str, share: u32, parts: u32) -> Vec<String> {
         let url = match self.port {
             80 => format!("http://{address}/reviews/1"),
@@ -78,28 +82,28 @@ impl Kind {
     }
 }
 
-/// What came of the traffic: for each kind what every sender of it printed.
+/// The results of the traffic: the kind, its expected code, and the summary of each sender.
 pub struct Traffic(Vec<(&'static str, &'static str, Summary)>);
 
 impl Traffic {
-    /// Fails unless every answer was the expected one, and nine of ten requests that were due were begun.
+    /// Fails unless every response has the expected code and 90 % of the due requests were started.
     pub fn as_expected(&self) -> anyhow::Result<()> {
         self.as_expected_but(|_| false)
     }
 
-    /// Like [`Traffic::as_expected`], but for failed requests of which `excused` says yes to when they were begun, in
-    /// milliseconds since 1970.
+    /// Like [`Traffic::as_expected`], except for failed requests whose start, in milliseconds since
+    /// 1970, `excused` accepts.
     pub fn as_expected_but(&self, excused: impl Fn(u64) -> bool) -> anyhow::Result<()> {
         for (name, code, summary) in &self.0 {
             let failed = summary.troubles().filter(|trouble| !trouble.was(code));
             let excused = failed.filter(|trouble| excused(trouble.at())).count() as u64;
             anyhow::ensure!(
                 summary.sent() > 0 && summary.code(code) + excused == summary.sent(),
-                "{name}: every answer should be {code}, {excused} are excused; {self}"
+                "{name}: every response should be {code}, except {excused} failures; {self}"
             );
             anyhow::ensure!(
                 summary.sent() * 10 >= summary.due() * 9,
-                "{name}: {} of {} requests were begun, this machine is too slow for the test; {self}",
+                "{name}: {} of {} requests were started: this machine is too slow for the test; {self}",
                 summary.sent(),
                 summary.due()
             );
@@ -107,7 +111,8 @@ impl Traffic {
         Ok(())
     }
 
-    /// Fails unless every GET was answered as expected: an idempotent request is sent again. Says what else failed.
+    /// Fails unless every GET has the expected code: idempotent requests are retried. Prints the
+    /// failures of the others.
     pub fn only_unsafe_failed(&self) -> anyhow::Result<()> {
         let failed = |(name, _, summary): &(_, _, Summary)| (*name, summary.failed());
         let failed: Vec<(&str, u64)> = self.0.iter().map(failed).collect();
@@ -117,7 +122,7 @@ impl Traffic {
         Ok(())
     }
 
-    /// All summaries.
+    /// Returns all summaries.
     pub fn summaries(&self) -> impl Iterator<Item = &Summary> {
         self.0.iter().map(|(_, _, summary)| summary)
     }
@@ -137,8 +142,8 @@ impl fmt::Display for Traffic {
 }
 
 impl Bed {
-    /// Sends the mix from the pod to the Service, which has answered it before, while `changes` are made, and until they are
-    /// done.
+    /// Sends the mix from the pod to the Service while `changes` run. The Service must be
+    /// reachable.
     pub async fn under_traffic<T>(
         &self,
         pod: &str,
@@ -149,7 +154,8 @@ impl Bed {
             .await
     }
 
-    /// As [`Bed::under_traffic`], with this percentage of the mix: where there is traffic of several pods at once.
+    /// Like [`Bed::under_traffic`] with this percentage of the rate, for tests with several
+    /// senders.
     pub async fn under_share_of_traffic<T>(
         &self,
         share: u32,
@@ -157,7 +163,7 @@ impl Bed {
         service: &str,
         changes: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<(T, Traffic)> {
-        // By its address: a name that is not found in time is no fault of what is tested.
+        // By address, so that slow DNS does not fail the test.
         let address = &*in_url(&self.cluster_ip(service).await?);
         self.answered(pod, &format!("http://{address}/reviews/1"), &[])
             .await?;
@@ -184,8 +190,8 @@ impl Bed {
         Ok((changed.with_context(|| traffic.to_string())?, traffic))
     }
 
-    /// The traffic that a Deployment of [`senders`] made, from what its pods print when they end. The pods are watched,
-    /// while `changes` are made, until all of them are gone.
+    /// Returns the traffic of a Deployment of [`senders`], from the summaries that its pods print
+    /// at their end. Follows the pods' logs while `changes` run and until all pods are gone.
     pub async fn traffic_of_pods(
         &self,
         labels: &str,
@@ -240,7 +246,8 @@ impl Bed {
     }
 }
 
-/// A Deployment `senders` whose pods together send the mix to a Service's address, from their start to their end.
+/// Returns a Deployment `senders` whose pods together send the mix to a Service's address for as
+/// long as they run.
 pub fn senders(address: &str, replicas: u32) -> Value {
     let labels = json!({"app": "senders"});
     let mut pod = objects::pod("senders", "client", labels, &[]);

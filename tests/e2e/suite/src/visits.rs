@@ -1,5 +1,5 @@
-//! Clients that come over HTTPS at a steady rate, each with a TCP connection and a handshake of its own, and who served
-//! them.
+//! HTTPS clients at a fixed rate, each with its own TCP connection and TLS handshake; records the
+//! certificate and response that each got.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,24 +16,24 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsConnector;
 
-use crate::outsider::believing_anybody;
+use crate::outsider::accepting_any_certificate;
 
-/// The longest that one visit may take.
+/// The time limit for one visit.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// A certificate that vouches for itself, and its key, PEM.
+/// A self-signed certificate and its key, PEM.
 pub struct Pair {
     pub certificate: String,
     pub key: String,
 }
 
 impl Pair {
-    /// For these DNS names, with a key of ECDSA.
+    /// Creates a certificate for these DNS names with an ECDSA key.
     pub fn new(names: &[&str]) -> anyhow::Result<Self> {
         Self::of(KeyPair::generate()?, names)
     }
 
-    /// For these DNS names, with a key of RSA.
+    /// Creates a certificate for these DNS names with an RSA key.
     pub fn rsa(names: &[&str]) -> anyhow::Result<Self> {
         Self::of(KeyPair::generate_for(&PKCS_RSA_SHA256)?, names)
     }
@@ -52,7 +52,7 @@ impl Pair {
     }
 }
 
-/// Where to, and whom to believe.
+/// An HTTPS client: what it requests, and which certificates it trusts.
 #[derive(Clone)]
 pub struct Visitor {
     pub address: String,
@@ -61,18 +61,18 @@ pub struct Visitor {
     tls: Arc<ClientConfig>,
 }
 
-/// One visit.
+/// One connection with one request.
 #[derive(Debug)]
 pub struct Visit {
-    /// When the connection was begun.
+    /// The start of the connection.
     pub begun: Instant,
     pub result: anyhow::Result<Served>,
 }
 
-/// What the server showed and answered.
+/// The server's certificate and response.
 #[derive(Debug)]
 pub struct Served {
-    /// When the handshake was begun.
+    /// The start of the TLS handshake.
     pub greeted: Instant,
     pub certificate: CertificateDer<'static>,
     pub status: u16,
@@ -80,7 +80,7 @@ pub struct Served {
 }
 
 impl Visitor {
-    /// Certificates of servers have to be one of `trusted`. Nothing is resumed: every visit is a whole handshake.
+    /// Trusts only these certificates. Sessions are not resumed: every visit is a full handshake.
     pub fn new(address: &str, host: &str, path: &str, trusted: &[&Pair]) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         for pair in trusted {
@@ -94,9 +94,9 @@ impl Visitor {
         Ok(Self::with(address, host, path, tls))
     }
 
-    /// Takes whatever certificate is shown: where it is not what the test is about.
+    /// Accepts every certificate, for tests that are not about certificates.
     pub fn of_anybody(address: &str, host: &str, path: &str) -> anyhow::Result<Self> {
-        let tls = believing_anybody()?.with_no_client_auth();
+        let tls = accepting_any_certificate()?.with_no_client_auth();
         Ok(Self::with(address, host, path, tls))
     }
 
@@ -113,7 +113,7 @@ impl Visitor {
     pub async fn visit(&self) -> anyhow::Result<Served> {
         tokio::time::timeout(LIMIT, self.exchange())
             .await
-            .context("no answer in time")?
+            .context("no response in time")?
     }
 
     async fn exchange(&self) -> anyhow::Result<Served> {
@@ -125,11 +125,11 @@ impl Visitor {
         let mut stream = TlsConnector::from(self.tls.clone())
             .connect(name, stream)
             .await
-            .context("the handshake")?;
+            .context("in the TLS handshake")?;
         let certificates = stream.get_ref().1.peer_certificates();
         let certificate = certificates
             .and_then(<[_]>::first)
-            .context("no certificate was shown")?
+            .context("the server presented no certificate")?
             .clone()
             .into_owned();
         let request = format!(
@@ -141,18 +141,21 @@ impl Visitor {
         stream
             .read_to_string(&mut answer)
             .await
-            .context("reading the answer")?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no whole answer")?;
+            .context("reading the response")?;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .context("the response is incomplete")?;
         let status = head.split(' ').nth(1).unwrap_or_default();
         Ok(Served {
             greeted,
             certificate,
-            status: status.parse().context("no status")?,
+            status: status.parse().context("the response has no status")?,
             body: serde_json::from_str(body).unwrap_or(Value::Null),
         })
     }
 
-    /// Visits at so many a second, each begun when it is due whatever became of those before, until `changes` are made.
+    /// Makes `rate` visits a second, each started when due regardless of the earlier ones, until
+    /// `changes` are done.
     pub async fn visits_during<T>(
         &self,
         rate: u32,
@@ -188,7 +191,7 @@ impl Visitor {
     }
 }
 
-/// What went wrong, of all that did not end with an answer of 200.
+/// Returns the cause of each visit that did not get a response of 200.
 pub fn failures(visits: &[Visit]) -> impl Iterator<Item = String> {
     visits.iter().filter_map(|visit| match &visit.result {
         Ok(served) if served.status == 200 => None,

@@ -1,14 +1,14 @@
-//! Waiting for what a cluster brings about in its own time.
+//! Waits for conditions that a cluster reaches with a delay.
 
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::time::Instant;
 
-/// How long anything in the cluster may take.
+/// The time limit for any change in the cluster.
 pub const WAIT: Duration = Duration::from_secs(40);
 
-/// Asks until the answer is Ok, at most for `WAIT`; the last error tells what was missing.
+/// Calls `ask` until it returns Ok, at most for `WAIT`; then returns its last error.
 pub async fn eventually<T>(
     what: &str,
     ask: impl AsyncFnMut() -> anyhow::Result<T>,
@@ -16,7 +16,7 @@ pub async fn eventually<T>(
     eventually_within(WAIT, what, ask).await
 }
 
-/// Like `eventually`, for another time.
+/// Like `eventually`, with another time limit.
 pub async fn eventually_within<T>(
     limit: Duration,
     what: &str,

@@ -1,4 +1,4 @@
-//! Who writes what how often: every write of a kind's objects in a namespace, as the API server tells of it.
+//! Counts the writes of a kind's objects in a namespace, from a watch of the API server.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,17 +10,17 @@ use tokio::task::JoinHandle;
 
 use crate::Bed;
 
-/// How often each object was written, by its name; a deletion is no write.
+/// Writes by object name; a deletion is not counted.
 pub type Counts = BTreeMap<String, usize>;
 
-/// The writes since they were last asked for.
+/// The writes since the last call of [`Writes::when_quiet`].
 pub struct Writes {
     counts: Arc<Mutex<Counts>>,
     watch: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Writes {
-    /// Begins to count.
+    /// Starts counting.
     pub async fn of(bed: &Bed, version: &str, kind: &str) -> anyhow::Result<Self> {
         let api = bed.api(version, kind);
         let now = api.list(&ListParams::default().limit(1)).await?;
@@ -28,7 +28,7 @@ impl Writes {
         let counts = Arc::new(Mutex::new(Counts::new()));
         let counted = Arc::clone(&counts);
         let watch = tokio::spawn(async move {
-            // A watch has an end, and the next one goes on where it ended.
+            // The API server ends watches; the next one continues from the last version.
             loop {
                 let events = api.watch(&WatchParams::default(), &from).await?;
                 let mut events = std::pin::pin!(events);
@@ -50,13 +50,13 @@ impl Writes {
         Ok(Self { counts, watch })
     }
 
-    /// How many there were.
+    /// Returns the number of writes.
     pub fn sum(&self) -> usize {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.values().sum()
     }
 
-    /// Waits until nothing was written for this long, and takes what was.
+    /// Waits until nothing was written for this long, then returns and resets the counts.
     pub async fn when_quiet(&self, quiet: Duration) -> anyhow::Result<Counts> {
         loop {
             let before = self.sum();
