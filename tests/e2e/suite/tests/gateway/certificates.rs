@@ -1,7 +1,8 @@
-//! Certificates of listeners: replaced, of several kinds, broken, and not needed where TLS is passed through.
+//! Certificates of listeners: replaced, of several key types, invalid, and TLS passthrough, which
+//! needs none.
 
 mesh_tests! {
-    // A bound of a second, on a machine that other tests would share.
+    // Asserts a limit of one second, which other tests on the machine would disturb.
     run_alone Out replaced_certificate_is_served_within_one_second;
     run Out deleted_and_recreated_secret_fails_no_handshake;
     run Out rsa_and_ecdsa_certificates_are_selected_per_client;
@@ -29,11 +30,11 @@ mod cases {
         tls_secret(name, &pair.certificate, &pair.key)
     }
 
-    /// How many visits a second there are while certificates are replaced.
+    /// Visits per second while certificates are replaced.
     const RATE: u32 = 200;
-    /// From the API server's answer to the write of a Secret to the beginning of the last handshake that is still shown
-    /// what stood there before.
-    const TAKEN_UP: Duration = Duration::from_secs(1);
+    /// The limit from the API server's response to the write of a Secret to the start of the last
+    /// handshake that gets the old certificate.
+    const MAX_DELAY: Duration = Duration::from_secs(1);
 
     pub(super) async fn replaced_certificate_is_served_within_one_second(
         bed: &Bed,
@@ -50,22 +51,25 @@ mod cases {
         bed.gateway_pods("edge", 2).await?;
         let trusted: Vec<&Pair> = pairs.iter().collect();
         let visitor = Visitor::new(&address, host, "/reviews/1", &trusted)?;
-        eventually("the first answer", async || visitor.visit().await.map(drop)).await?;
+        eventually("the first response", async || {
+            visitor.visit().await.map(drop)
+        })
+        .await?;
         let replaced = async {
             let mut times = Vec::new();
             for pair in &pairs[1..] {
-                tokio::time::sleep(TAKEN_UP * 2).await;
+                tokio::time::sleep(MAX_DELAY * 2).await;
                 bed.apply(secret("cert", pair)).await?;
                 times.push(Instant::now());
             }
-            tokio::time::sleep(TAKEN_UP * 2).await;
+            tokio::time::sleep(MAX_DELAY * 2).await;
             Ok(times)
         };
         let (times, visits) = visitor.visits_during(RATE, replaced).await?;
         let failed: Vec<String> = failures(&visits).collect();
         anyhow::ensure!(
             failed.is_empty(),
-            "{} of {} failed: {failed:?}",
+            "{} of {} visits failed: {failed:?}",
             failed.len(),
             visits.len()
         );
@@ -83,27 +87,31 @@ mod cases {
             let served = visits.iter().filter_map(|visit| visit.result.as_ref().ok());
             let after = served
                 .filter_map(|served| Some((served.greeted.checked_duration_since(*at)?, served)));
-            let soon = after.clone().filter(|(after, _)| *after < TAKEN_UP).count();
+            let soon = after
+                .clone()
+                .filter(|(after, _)| *after < MAX_DELAY)
+                .count();
             let outdated = after.filter(|(_, served)| before.contains(&served.certificate));
             let last = outdated.map(|(after, _)| after).max().unwrap_or_default();
             eprintln!(
-                "the old certificate was last shown after {last:?}, of {soon} in {TAKEN_UP:?}"
+                "the old certificate was last presented after {last:?}, of {soon} in {MAX_DELAY:?}"
             );
             anyhow::ensure!(
-                last <= TAKEN_UP,
-                "an old certificate was shown after {last:?}"
+                last <= MAX_DELAY,
+                "an old certificate was presented after {last:?}"
             );
-            // Enough to see the last of the old one; the rate is asked for over all of the time.
+            // Enough handshakes to observe the last one with the old certificate; the rate is
+            // checked over the whole time.
             anyhow::ensure!(
                 soon as u32 * 10 >= RATE,
-                "only {soon} visits in {TAKEN_UP:?}: this machine is too slow for the test"
+                "only {soon} visits in {MAX_DELAY:?}: this machine is too slow for the test"
             );
         }
         Ok(())
     }
 
-    /// One listener, one host name: what the client can check decides.
-    /// As `kubectl replace --force` does, but with time in between.
+    /// Deletes the Secret like `kubectl replace --force`, but creates it again only after some
+    /// seconds.
     pub(super) async fn deleted_and_recreated_secret_fails_no_handshake(
         bed: &Bed,
     ) -> anyhow::Result<()> {
@@ -113,7 +121,10 @@ mod cases {
         let edge = gateway("edge", json!([https("https", host, "cert")]));
         let address = bed.edge(edge).await?;
         let visitor = Visitor::new(&address, host, "/reviews/1", &[&pairs[0], &pairs[1]])?;
-        eventually("the first answer", async || visitor.visit().await.map(drop)).await?;
+        eventually("the first response", async || {
+            visitor.visit().await.map(drop)
+        })
+        .await?;
         let resolved = async |status: &str, word: &str| {
             eventually("the status of the Secret", async || {
                 let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
@@ -135,7 +146,7 @@ mod cases {
         let failed: Vec<String> = failures(&visits).collect();
         anyhow::ensure!(
             failed.is_empty(),
-            "{} of {}: {failed:?}",
+            "{} of {} visits failed: {failed:?}",
             failed.len(),
             visits.len()
         );
@@ -172,7 +183,7 @@ mod cases {
                 &ecdsa,
                 "the suite",
             ),
-            (&[], &ecdsa, "the first of those that suit"),
+            (&[], &ecdsa, "the first suitable one"),
         ] {
             eventually(&format!("{why}: {more:?}"), async || {
                 let common = ["5", "openssl", "s_client", "-connect", &connect];
@@ -180,7 +191,10 @@ mod cases {
                 let output = run("timeout", &[&common[..], &names, more].concat()).await?;
                 let seen = CertificateDer::from_pem_slice(output.out.as_bytes());
                 let seen = seen.with_context(|| format!("{output:?}"))?;
-                anyhow::ensure!(seen == shown.der()?, "the other one was shown: {output:?}");
+                anyhow::ensure!(
+                    seen == shown.der()?,
+                    "the other certificate was presented: {output:?}"
+                );
                 let good = output.out.contains("Verify return code: 0 (ok)");
                 anyhow::ensure!(good, "{output:?}");
                 Ok(())
@@ -212,7 +226,7 @@ mod cases {
         let broken = tls_secret("bad", "not a certificate", &of_bad.key);
         let broke = async {
             bed.apply(broken).await?;
-            eventually("the listener to be refused", async || {
+            eventually("the listener to be invalid", async || {
                 let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
                 let conditions = listener_conditions(&gateway, "bad")?;
                 conditions.is_false(
@@ -226,20 +240,26 @@ mod cases {
                 Ok(())
             })
             .await?;
-            eventually("the listener to be shut", async || {
-                anyhow::ensure!(bad.visit().await.is_err(), "it is served");
+            eventually("the listener to be closed", async || {
+                anyhow::ensure!(bad.visit().await.is_err(), "the listener still serves");
                 Ok(())
             })
             .await
         };
         let ((), visits) = good.visits_during(20, broke).await?;
         let failed: Vec<String> = failures(&visits).collect();
-        anyhow::ensure!(failed.is_empty(), "the other listener: {failed:?}");
+        anyhow::ensure!(
+            failed.is_empty(),
+            "visits to the other listener failed: {failed:?}"
+        );
         bed.apply(secret("bad", &of_bad)).await?;
-        eventually("the mended listener", async || bad.visit().await.map(drop)).await
+        eventually("the restored listener to serve", async || {
+            bad.visit().await.map(drop)
+        })
+        .await
     }
 
-    /// The server that ends the TLS which is passed through is another Gateway, one inside the cluster.
+    /// The server behind the TLS passthrough is another Gateway inside the cluster.
     pub(super) async fn tls_passthrough_and_termination_share_a_port(
         bed: &Bed,
     ) -> anyhow::Result<()> {
@@ -271,7 +291,7 @@ mod cases {
         bed.gateway_route(through).await?;
         let ended = Visitor::new(&address, outer, "/reviews/1", &[&of_outer])?;
         let passed = Visitor::new(&address, inner, "/reviews/1", &[&of_inner])?;
-        eventually("both to be served", async || {
+        eventually("both listeners to serve", async || {
             let (ended, passed) = (ended.visit().await?, passed.visit().await?);
             anyhow::ensure!(ended.status == 200, "{ended:?}");
             anyhow::ensure!(ended.body["version"] == "v1", "{ended:?}");

@@ -1,4 +1,5 @@
-//! What backends learn of a gateway's clients: by what is in front of the gateway, and whatever clients say of themselves.
+//! The client address that backends get from a gateway, for each kind of load balancer in front of
+//! it, and with forged headers.
 
 mesh_tests! {
     run Out forged_forwarding_headers_are_replaced;
@@ -19,11 +20,11 @@ mod cases {
     use weft_e2e::visits::Pair;
     use weft_e2e::{Bed, eventually};
 
-    /// The client's address at a proxy on this machine: one that only this client has.
+    /// The client's address at a proxy on this machine; no other client has it.
     const CLIENT: &str = "127.0.0.71";
-    /// Nobody's: what clients claim.
-    const CLAIMED: &str = "203.0.113.7";
-    const CLAIMS: [&str; 6] = [
+    /// A documentation address (RFC 5737) that forged headers contain.
+    const FORGED_ADDRESS: &str = "203.0.113.7";
+    const FORGED_HEADERS: [&str; 6] = [
         "x-forwarded-for: 203.0.113.7",
         "x-forwarded-proto: ftp",
         "x-forwarded-host: bank.example.com",
@@ -36,50 +37,54 @@ mod cases {
         gateway("edge", json!([listener("http", "HTTP", 80)]))
     }
 
-    /// The request's headers as the backend received them.
+    /// Returns the request headers that the backend received.
     async fn seen(url: &str, arguments: &[&str]) -> anyhow::Result<Value> {
         let reply = curl(&[arguments, &[url]].concat()).await?;
         Ok(reply.is(200)?.json()?["headers"].clone())
     }
 
-    /// The entries of X-Forwarded-For, each of which has to be an address.
+    /// Returns the entries of X-Forwarded-For; fails unless each is an address.
     fn forwarded_for(seen: &Value) -> anyhow::Result<Vec<IpAddr>> {
         let text = seen["x-forwarded-for"].as_str();
         let text = text.with_context(|| format!("no X-Forwarded-For: {seen}"))?;
         let entries = text.split(',').map(|entry| entry.trim().parse());
         entries
             .collect::<Result<_, _>>()
-            .with_context(|| format!("no addresses: {seen}"))
+            .with_context(|| format!("X-Forwarded-For has an entry that is no address: {seen}"))
     }
 
-    /// Fails unless the last of the addresses, which is the gateway's own client, comes after these.
-    fn are_before_the_last(of: &[&str], seen: &Value) -> anyhow::Result<()> {
+    /// Fails unless X-Forwarded-For has exactly these addresses before its last one, which is the
+    /// gateway's own client.
+    fn check_entries_before_last(of: &[&str], seen: &Value) -> anyhow::Result<()> {
         let addresses: Vec<String> = forwarded_for(seen)?.iter().map(IpAddr::to_string).collect();
         let (_, before) = addresses.split_last().context("no entry")?;
-        anyhow::ensure!(before == of, "{of:?} should come before the last: {seen}");
+        anyhow::ensure!(before == of, "{of:?} should precede the last entry: {seen}");
         Ok(())
     }
 
-    fn with_claims<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
-        let claims = CLAIMS.iter().flat_map(|claim| ["--header", claim]);
+    fn with_forged_headers<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+        let claims = FORGED_HEADERS.iter().flat_map(|claim| ["--header", claim]);
         arguments.iter().copied().chain(claims).collect()
     }
 
     pub(super) async fn forged_forwarding_headers_are_replaced(bed: &Bed) -> anyhow::Result<()> {
         let address = bed.edge(plain()).await?;
         let url = format!("http://{}/reviews/1", in_url(&address));
-        let seen = eventually("an answer", async || seen(&url, &with_claims(&[])).await).await?;
+        let seen = eventually("a response", async || {
+            seen(&url, &with_forged_headers(&[])).await
+        })
+        .await?;
         let told = seen.to_string();
-        for lie in [CLAIMED, "bank.example.com", "foretold", "ftp"] {
-            anyhow::ensure!(!told.contains(lie), "{lie} was believed: {told}");
+        for lie in [FORGED_ADDRESS, "bank.example.com", "foretold", "ftp"] {
+            anyhow::ensure!(!told.contains(lie), "{lie} was forwarded: {told}");
         }
-        are_before_the_last(&[], &seen)?;
+        check_entries_before_last(&[], &seen)?;
         let client = forwarded_for(&seen)?[0].to_string();
         anyhow::ensure!(seen["x-forwarded-proto"] == "http", "{told}");
         anyhow::ensure!(seen["x-forwarded-host"] == *in_url(&address), "{told}");
         anyhow::ensure!(seen["x-real-ip"] == *client, "{told}");
         let forwarded = seen["forwarded"].as_str().unwrap_or_default();
-        // RFC 7239, 6: an address of IPv6 is in brackets, and a value with brackets in quotes.
+        // RFC 7239, 6: IPv6 addresses are in brackets, and values with brackets in quotes.
         let node = if client.contains(':') {
             format!("for=\"[{client}]\"")
         } else {
@@ -87,12 +92,12 @@ mod cases {
         };
         anyhow::ensure!(forwarded.contains(&node), "{told}");
         let id = seen["x-request-id"].as_str().unwrap_or_default();
-        anyhow::ensure!(id.len() == 36, "no UUID: {told}");
+        anyhow::ensure!(id.len() == 36, "x-request-id is not a UUID: {told}");
         Ok(())
     }
 
-    /// One and two proxies of HTTP in front, and the number of them that the Gateway is told: the right one, too few, and
-    /// too many.
+    /// One and two HTTP proxies in front of the gateway, with `trustedHops` correct, too low and
+    /// too high.
     pub(super) async fn forwarding_headers_are_trusted_up_to_trusted_hops(
         bed: &Bed,
     ) -> anyhow::Result<()> {
@@ -109,17 +114,17 @@ mod cases {
         let two = Front::of_http(&format!("127.0.0.1:{}", one.port)).await?;
         let as_client = ["--interface", CLIENT];
         let honest = &as_client.to_vec();
-        let liar = &with_claims(&as_client);
+        let liar = &with_forged_headers(&as_client);
         for (count, through, arguments, addresses) in [
             (0, &one, liar, &[][..]),
             (1, &one, liar, &[CLIENT]),
             (1, &one, honest, &[CLIENT]),
-            // Too few: the second proxy is taken for the client.
+            // Too low: the second proxy is taken for the client.
             (1, &two, liar, &["127.0.0.1"]),
             (2, &two, liar, &[CLIENT, "127.0.0.1"]),
             (2, &two, honest, &[CLIENT, "127.0.0.1"]),
-            // Too many: the client's own word is believed where it has one, else nothing is.
-            (2, &one, liar, &[CLAIMED, CLIENT]),
+            // Too high: the client's forged value is trusted if there is one, else none is.
+            (2, &one, liar, &[FORGED_ADDRESS, CLIENT]),
             (2, &one, honest, &[]),
         ] {
             hops(count).await?;
@@ -127,7 +132,7 @@ mod cases {
             let what = format!("{addresses:?} with {count} trusted hops");
             eventually(&what, async || {
                 let seen = seen(&url, arguments).await?;
-                are_before_the_last(addresses, &seen)?;
+                check_entries_before_last(addresses, &seen)?;
                 let believed = !addresses.is_empty();
                 let proto = if believed { "https" } else { "http" };
                 anyhow::ensure!(seen["x-forwarded-proto"] == proto, "{seen}");
@@ -173,11 +178,14 @@ mod cases {
             let arguments = ["--insecure", "--interface", CLIENT, "--resolve", &resolve];
             seen(&url, &arguments).await
         };
-        // By default the header is no HTTP and no TLS.
-        eventually("an answer", async || seen(&direct, &[]).await.map(drop)).await?;
+        // Without the setting, the header is neither HTTP nor TLS.
+        eventually("a response", async || seen(&direct, &[]).await.map(drop)).await?;
         for (header, port, front) in &fronts {
             let answer = through(*port, front).await;
-            anyhow::ensure!(answer.is_err(), "{header} was taken on {port}: {answer:?}");
+            anyhow::ensure!(
+                answer.is_err(),
+                "{header} was accepted on {port}: {answer:?}"
+            );
         }
         bed.apply(parameters("edge", json!({"proxyProtocol": "true"})))
             .await?;
@@ -190,17 +198,24 @@ mod cases {
             })
             .await?;
         }
-        // Whoever sends none would be taken for the load balancer.
+        // A connection without the header would have the load balancer's address.
         let without = curl(&[&direct]).await;
-        anyhow::ensure!(without.is_err(), "{without:?}");
+        anyhow::ensure!(
+            without.is_err(),
+            "served without a PROXY protocol header: {without:?}"
+        );
         let resolve = format!("{host}:443:{address}");
         let url = format!("https://{host}/reviews/1");
         let without = curl(&["--insecure", "--resolve", &resolve, &url]).await;
-        anyhow::ensure!(without.is_err(), "{without:?}");
+        anyhow::ensure!(
+            without.is_err(),
+            "served without a PROXY protocol header: {without:?}"
+        );
         Ok(())
     }
 
-    /// The cluster's own Service is what stands in front: from its address, and from the port that every node has for it.
+    /// Without a load balancer of its own: from the Service's address, and from its node port on
+    /// every node.
     pub(super) async fn external_traffic_policy_local_keeps_the_client_address(
         bed: &Bed,
     ) -> anyhow::Result<()> {
@@ -215,7 +230,7 @@ mod cases {
         let of_cluster = bed.list("v1", "Node", "").await?.len();
         anyhow::ensure!(
             nodes.len() == pods.len().min(of_cluster),
-            "the replicas are not kept apart: they are on {nodes:?}, the cluster has {of_cluster} nodes"
+            "the replicas are not spread: they are on {nodes:?}, the cluster has {of_cluster} nodes"
         );
         let service = bed.get("v1", "Service", "edge-weft").await?;
         let port = &service["spec"]["ports"][0]["nodePort"];
@@ -223,11 +238,14 @@ mod cases {
         for (at, port) in nodes.chain([(&*address, "80".to_owned())]) {
             let own = own_address(at)?;
             let at = in_url(at);
-            eventually(&format!("{own} to be seen at {at}:{port}"), async || {
-                let seen = seen(&format!("http://{at}:{port}/reviews/1"), &[]).await?;
-                anyhow::ensure!(forwarded_for(&seen)? == [own], "{seen}");
-                Ok(())
-            })
+            eventually(
+                &format!("{at}:{port} to report the client address {own}"),
+                async || {
+                    let seen = seen(&format!("http://{at}:{port}/reviews/1"), &[]).await?;
+                    anyhow::ensure!(forwarded_for(&seen)? == [own], "{seen}");
+                    Ok(())
+                },
+            )
             .await?;
         }
         Ok(())

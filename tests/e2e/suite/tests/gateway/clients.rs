@@ -1,4 +1,4 @@
-//! Programs that know nothing of Weft as clients of a gateway.
+//! Common programs as clients of a gateway.
 
 mesh_tests! {
     run Out curl_is_served_over_http1_and_http2;
@@ -17,14 +17,14 @@ mod cases {
     use weft_e2e::visits::Pair;
     use weft_e2e::{Bed, eventually, objects};
 
-    /// A server of the official suite for gRPC and WebSocket; `tests/e2e/suite/run` loads it.
+    /// A server of the conformance suite for gRPC and WebSocket; `tests/e2e/suite/run` loads it.
     const ECHO: &str = "registry.k8s.io/gateway-api/conformance/echo-advanced:v0.1.0";
 
     fn plain() -> Value {
         gateway("edge", json!([listener("http", "HTTP", 80)]))
     }
 
-    async fn over_tls(bed: &Bed) -> anyhow::Result<(String, String)> {
+    async fn deploy_with_tls(bed: &Bed) -> anyhow::Result<(String, String)> {
         let host = "shop.example.com";
         let pair = Pair::new(&[host])?;
         bed.apply(tls_secret("cert", &pair.certificate, &pair.key))
@@ -37,7 +37,7 @@ mod cases {
     }
 
     pub(super) async fn curl_is_served_over_http1_and_http2(bed: &Bed) -> anyhow::Result<()> {
-        let (address, authority) = over_tls(bed).await?;
+        let (address, authority) = deploy_with_tls(bed).await?;
         let address = in_url(&address);
         let http = format!("http://{address}/reviews/1");
         let resolve = format!("shop.example.com:443:{address}");
@@ -60,11 +60,11 @@ mod cases {
             eventually(&format!("{version} {arguments:?}"), async || {
                 let reply = curl(arguments).await?;
                 anyhow::ensure!(reply.is(200)?.json()?["version"] == "v1", "{reply:?}");
-                // A server of HTTP/1.1 may answer a client of HTTP/1.0 in its own version.
+                // A server may respond to HTTP/1.0 with HTTP/1.1.
                 let fits = reply.version == version
                     || (version == "HTTP/1.0" && reply.version == "HTTP/1.1");
                 anyhow::ensure!(fits, "{reply:?}");
-                // A backend that says nothing of itself is spoken to in the version that every server knows.
+                // A backend without `appProtocol` gets HTTP/1.1.
                 anyhow::ensure!(reply.json()?["protocol"] == "HTTP/1.1", "{reply:?}");
                 Ok(())
             })
@@ -79,10 +79,10 @@ mod cases {
     pub(super) async fn openssl_connects_with_tls_1_2_and_1_3_only(
         bed: &Bed,
     ) -> anyhow::Result<()> {
-        let (address, authority) = over_tls(bed).await?;
+        let (address, authority) = deploy_with_tls(bed).await?;
         let connect = format!("{}:443", in_url(&address));
         let client = async |name: &str, more: &[&str]| {
-            // s_client may wait for more than the session tickets, and then for as long as it is let.
+            // s_client may wait for more than the session tickets without limit.
             let common = [
                 "5",
                 "openssl",
@@ -110,9 +110,9 @@ mod cases {
             })
             .await?;
         }
-        // What today counts as broken, and names that no listener has.
+        // Obsolete versions, and names that no listener has.
         let old = client(host, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]).await?;
-        anyhow::ensure!(!old.ok, "TLS 1.1 was taken: {old:?}");
+        anyhow::ensure!(!old.ok, "TLS 1.1 was accepted: {old:?}");
         let unknown = client("other.example.com", &[]).await?;
         anyhow::ensure!(
             !unknown.ok && unknown.err.contains("unrecognized name"),
@@ -129,7 +129,7 @@ mod cases {
         let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 7000}]}]);
         bed.gateway_route(route("TCPRoute", "echo", "edge", "tcp", rules))
             .await?;
-        eventually("the echo", async || {
+        eventually("the TCP echo", async || {
             let talk = format!("echo 'through the gateway' | nc -N -w 5 {address} 7000");
             let heard = run("bash", &["-c", &talk]).await?.good()?;
             anyhow::ensure!(heard == "through the gateway\n", "{heard:?}");
@@ -138,8 +138,9 @@ mod cases {
         .await
     }
 
-    /// A Service without selector that leads to the cluster's name servers.
-    fn name_servers(addresses: &[&str]) -> [Value; 2] {
+    /// Returns a Service without selector, and its EndpointSlice with the addresses of the
+    /// cluster's name servers.
+    fn dns_service(addresses: &[&str]) -> [Value; 2] {
         let ports = |key: &str| json!([{"name": "dns", "protocol": "UDP", key: 53}]);
         let endpoints = addresses
             .iter()
@@ -166,14 +167,14 @@ mod cases {
             .iter()
             .filter_map(|pod| pod["status"]["podIP"].as_str())
             .collect();
-        anyhow::ensure!(!addresses.is_empty(), "the cluster has no name server");
-        for object in name_servers(&addresses) {
+        anyhow::ensure!(!addresses.is_empty(), "the cluster has no DNS server pods");
+        for object in dns_service(&addresses) {
             bed.apply(object).await?;
         }
-        // The name servers are pods of another namespace.
+        // The name servers' pods are in another namespace, which needs a ReferenceGrant.
         let system = bed.at("kube-system");
         system.apply(grant(&bed.namespace)).await?;
-        let answered = dig(bed).await;
+        let answered = dig_through_gateway(bed).await;
         let grants = system.api("gateway.networking.k8s.io/v1beta1", "ReferenceGrant");
         grants
             .delete(&bed.namespace, &DeleteParams::default())
@@ -181,7 +182,7 @@ mod cases {
         answered
     }
 
-    /// Lets EndpointSlices of a namespace name pods.
+    /// Returns a ReferenceGrant that lets EndpointSlices of a namespace refer to pods.
     fn grant(from: &str) -> Value {
         json!({
             "apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "ReferenceGrant", "metadata": {"name": from},
@@ -192,7 +193,7 @@ mod cases {
         })
     }
 
-    async fn dig(bed: &Bed) -> anyhow::Result<()> {
+    async fn dig_through_gateway(bed: &Bed) -> anyhow::Result<()> {
         let listeners = json!([listener("dns", "UDP", 53)]);
         let address = bed.gateway(gateway("edge", listeners)).await?;
         let rules = json!([{"backendRefs": [{"name": "dns", "port": 53}]}]);
@@ -201,7 +202,7 @@ mod cases {
         let wanted = bed.at("default").cluster_ip("kubernetes").await?;
         let of = if wanted.contains(':') { "AAAA" } else { "A" };
         let at = format!("@{address}");
-        eventually("an answer", async || {
+        eventually("the DNS response", async || {
             let name = "kubernetes.default.svc.cluster.local";
             let answer = run("dig", &[&at, "+short", "+tries=1", "+timeout=3", name, of]).await?;
             let answer = answer.good()?;
@@ -211,8 +212,8 @@ mod cases {
         .await
     }
 
-    /// A pod of the suite's server with HTTP on 8080 and gRPC on 7070 behind the Service `echo`.
-    async fn echo(bed: &Bed) -> anyhow::Result<()> {
+    /// Deploys the suite's server with HTTP on 8080 and gRPC on 7070 behind the Service `echo`.
+    async fn deploy_echo(bed: &Bed) -> anyhow::Result<()> {
         let mut pod = objects::pod(
             "echo",
             "reviews",
@@ -242,7 +243,7 @@ mod cases {
     }
 
     pub(super) async fn grpc_route_serves_go_and_rust_clients(bed: &Bed) -> anyhow::Result<()> {
-        echo(bed).await?;
+        deploy_echo(bed).await?;
         bed.reviews("v1").await?;
         let address = in_url(&bed.gateway(plain()).await?);
         let rules = json!([
@@ -253,7 +254,7 @@ mod cases {
             .await?;
         let go = host::root().join("target/cluster/bin/echo-client");
         let url = format!("grpc://{address}:80");
-        eventually("the client of Go", async || {
+        eventually("the Go client to get responses", async || {
             let output = run(&go.to_string_lossy(), &["--count", "3", &url]).await?;
             let heard = output.good()?;
             anyhow::ensure!(heard.matches("StatusCode=200").count() == 3, "{heard}");
@@ -268,7 +269,7 @@ mod cases {
         Ok(())
     }
 
-    /// A page that sends a message and writes the first answer into itself.
+    /// Returns a page that sends a WebSocket message and shows the first response.
     fn page(address: &str) -> String {
         format!(
             "<html><body>waiting<script>
@@ -281,14 +282,14 @@ mod cases {
     }
 
     pub(super) async fn websocket_serves_go_client_and_browser(bed: &Bed) -> anyhow::Result<()> {
-        echo(bed).await?;
+        deploy_echo(bed).await?;
         let address = in_url(&bed.gateway(plain()).await?);
         let rules = json!([{"backendRefs": [{"name": "echo", "port": 80}]}]);
         bed.gateway_route(route("HTTPRoute", "echo", "edge", "", rules))
             .await?;
         let go = host::root().join("target/cluster/bin/echo-client");
         let url = format!("ws://{address}/");
-        eventually("the client of Go", async || {
+        eventually("the Go client to get responses", async || {
             let output = run(&go.to_string_lossy(), &["--msg", "hello of Go", &url]).await?;
             let heard = output.good()?;
             anyhow::ensure!(heard.contains("hello of Go"), "{heard}");
@@ -315,7 +316,7 @@ mod cases {
         std::fs::remove_dir_all(&folder)?;
         let shown = shown?.good()?;
         let heard = shown.contains("heard: ") && shown.contains("hello of a browser");
-        anyhow::ensure!(heard, "the browser shows {shown}");
+        anyhow::ensure!(heard, "the browser got no message: {shown}");
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! Routes of a Service at a Gateway: by default its backendRef means the Service's endpoints, and where the Service asks
-//! for it, its own routes are applied as well.
+//! Service routes at a Gateway: by default a backendRef means the Service's endpoints; with an
+//! annotation of the Service its own routes apply as well.
 
 mesh_tests! {
     run In gateway_and_service_route_weights_multiply;
@@ -12,11 +12,11 @@ mod cases {
     use weft_e2e::objects::{http_route, service, to};
     use weft_e2e::{Bed, Summary, eventually, host};
 
-    /// Of which each share is known to three points, three times the standard deviation.
+    /// The standard deviation of a share of this many requests is about one percentage point.
     const REQUESTS: u64 = 2_000;
 
-    /// Fails unless each version has its share in percent, give or take as much.
-    fn shares(summary: &Summary, wanted: [u64; 3]) -> anyhow::Result<()> {
+    /// Fails unless each version got its share in percent, within 3.5 points.
+    fn check_shares(summary: &Summary, wanted: [u64; 3]) -> anyhow::Result<()> {
         summary.all("200")?;
         let versions = ["v1", "v2", "v3"];
         let seen = versions.map(|version| summary.version(version) * 1_000 / summary.sent());
@@ -24,7 +24,10 @@ mod cases {
             .iter()
             .zip(wanted)
             .all(|(seen, wanted)| seen.abs_diff(wanted * 10) <= 35);
-        anyhow::ensure!(close, "{seen:?} per mille, not {wanted:?} per cent");
+        anyhow::ensure!(
+            close,
+            "the shares are {seen:?} per mille, not {wanted:?} percent"
+        );
         Ok(())
     }
 
@@ -32,7 +35,7 @@ mod cases {
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2", "v3"]).await?;
-        // Its own endpoints, unlike its routes, are those of v1.
+        // The Service's endpoints are those of v1; its route also leads to v2.
         let selector = json!({"app": "reviews", "version": "v1"});
         bed.apply(service("reviews", selector)).await?;
         let rules = json!([{"backendRefs": [to("v1", 80), to("v2", 20)]}]);
@@ -58,17 +61,17 @@ mod cases {
         };
         let are = async |what: &str, wanted: [u64; 3]| {
             eventually(what, async || {
-                shares(&host::load(&url, &many).await?, wanted)
+                check_shares(&host::load(&url, &many).await?, wanted)
             })
             .await
         };
-        are("the Gateway's weights alone", [50, 0, 50]).await?;
+        are("only the Gateway's weights to apply", [50, 0, 50]).await?;
         asks("enabled").await?;
-        are("both weights", [40, 10, 50]).await?;
-        // Clients in the mesh meet the Service's own alone.
+        are("both weights to apply", [40, 10, 50]).await?;
+        // For clients in the mesh only the Service's own route applies.
         let inside = bed.load("client", "http://reviews/reviews/1", &many);
-        shares(&inside.await?, [80, 20, 0])?;
+        check_shares(&inside.await?, [80, 20, 0])?;
         asks("disabled").await?;
-        are("the Gateway's weights alone again", [50, 0, 50]).await
+        are("only the Gateway's weights to apply again", [50, 0, 50]).await
     }
 }

@@ -1,5 +1,6 @@
-//! The examples under `examples/gateway`, applied as they are, in the order of their README, beside the sample shop.
-//! Their namespaces are fixed, so this is one test, and removes them at its end.
+//! The examples under `examples/gateway`, applied unchanged and in the order of their README, next
+//! to the sample shop. Their namespaces are fixed, so one test runs them all and deletes the
+//! namespaces at its end.
 
 mesh_tests! {
     run_alone_long Out gateway_examples_work_as_documented;
@@ -28,17 +29,19 @@ mod cases {
         "team-blue",
         "edge-next",
     ];
-    /// Less than the runner's, so that the namespaces are removed however it ends.
+    /// Shorter than the runner's limit, so that the namespaces are always deleted.
     const LIMIT: Duration = Duration::from_secs(270);
 
     pub(super) async fn gateway_examples_work_as_documented(bed: &Bed) -> anyhow::Result<()> {
         for namespace in NAMESPACES {
             let there = kubectl(&["get", "namespace", "--ignore-not-found", namespace]).await?;
-            anyhow::ensure!(there.is_empty(), "remove the namespace {namespace} first");
+            anyhow::ensure!(there.is_empty(), "delete the namespace {namespace} first");
         }
         let examples = Examples::new(bed)?;
         let outcome = tokio::time::timeout(LIMIT, examples.all()).await;
-        let outcome = outcome.context("the examples took too long").flatten();
+        let outcome = outcome
+            .context("the examples exceeded their time limit")
+            .flatten();
         if outcome.is_err() {
             for namespace in NAMESPACES {
                 let pods = ["-n", namespace, "get", "gateways,httproutes,pods,events"];
@@ -57,7 +60,8 @@ mod cases {
 
     struct Examples<'a> {
         bed: &'a Bed,
-        /// Where the commands of the README run: it holds the examples, and the key that they make.
+        /// The working directory of the README's commands. Holds the examples and the key that the
+        /// commands generate.
         folder: PathBuf,
         applied: RefCell<BTreeSet<String>>,
     }
@@ -87,7 +91,7 @@ mod cases {
             self.none_left_out()
         }
 
-        /// Every file was applied, and stands in the README.
+        /// Fails unless every file was applied and is listed in the README.
         fn none_left_out(&self) -> anyhow::Result<()> {
             let folder = host::root().join("examples/gateway");
             let readme = std::fs::read_to_string(folder.join("README.md"))?;
@@ -118,16 +122,23 @@ mod cases {
                 .good()
         }
 
-        /// The commands of the README, from an empty cluster to the first answer; returns the Gateway's address.
+        /// Runs the commands of the README, from an empty cluster to the first response; returns
+        /// the Gateway's address.
         async fn begin(&self) -> anyhow::Result<String> {
             let readme = std::fs::read_to_string(host::root().join("examples/gateway/README.md"))?;
-            let commands = readme.split("```\n").nth(1).context("no commands")?;
+            let commands = readme
+                .split("```\n")
+                .nth(1)
+                .context("the README has no commands")?;
             let said = self.bash(commands).await?;
-            anyhow::ensure!(said.contains(r#""app":"frontend""#), "it said {said}");
+            anyhow::ensure!(
+                said.contains(r#""app":"frontend""#),
+                "the commands printed {said}"
+            );
             self.bed.at("edge").programmed("public").await
         }
 
-        /// Asks the Gateway over HTTPS, as the README does.
+        /// Sends an HTTPS request to the Gateway like the README.
         async fn secure(
             &self,
             address: &str,
@@ -146,14 +157,14 @@ mod cases {
         async fn health(&self, edge: &str) -> anyhow::Result<()> {
             self.apply("health").await?;
             let host = "shop.example.com";
-            eventually("the health of the shop", async || {
+            eventually("the health endpoint to respond", async || {
                 let reply = self.secure(edge, host, "/health", &[]).await?;
                 let healthy = json!({"app": "frontend", "healthy": true});
                 anyhow::ensure!(reply.is(200)?.json()? == healthy, "{reply:?}");
                 Ok(())
             })
             .await?;
-            // Other paths and methods go to the page.
+            // Other paths and methods are served by the page.
             for (path, method) in [("/health/x", "GET"), ("/health", "POST")] {
                 let reply = self
                     .secure(edge, host, path, &["--request", method])
@@ -166,7 +177,7 @@ mod cases {
 
         async fn headers(&self, edge: &str) -> anyhow::Result<()> {
             self.apply("security-headers").await?;
-            eventually("the security headers", async || {
+            eventually("the security headers to be set", async || {
                 let reply = self.secure(edge, "secured.example.com", "/", &[]).await?;
                 for (name, value) in [
                     (
@@ -189,20 +200,20 @@ mod cases {
         async fn redirect(&self, edge: &str) -> anyhow::Result<()> {
             self.apply("https-redirect").await?;
             let challenge = "/.well-known/acme-challenge/token";
-            eventually("the redirect beside the challenge", async || {
+            eventually("the redirect and the challenge to be served", async || {
                 let reply = get(edge, 80, "shop.example.com", "/a?b=c").await?;
                 let to = reply.is(301)?.header("location");
                 anyhow::ensure!(to == Some("https://shop.example.com/a?b=c"), "{reply:?}");
                 let reply = get(edge, 80, "shop.example.com", challenge).await?;
                 anyhow::ensure!(reply.is(200)?.json()?["app"] == "frontend", "{reply:?}");
-                // The exemption is of one host.
+                // The exemption applies to one host only.
                 let reply = get(edge, 80, "other.example.com", challenge).await?;
                 reply.is(301).map(drop)
             })
             .await
         }
 
-        /// The command of the file's own comment, while requests run.
+        /// Runs the command in the file's comment during traffic.
         async fn canary(&self, edge: &str) -> anyhow::Result<()> {
             self.apply("canary").await?;
             let file = host::root().join("examples/gateway/canary.yaml");
@@ -211,7 +222,7 @@ mod cases {
             let command = comment.skip_while(|line| !line.contains("kubectl"));
             let command: Vec<&str> = command.map(|line| line.trim_start_matches('#')).collect();
             let visitor = Visitor::of_anybody(edge, "canary.example.com", "/reviews/1")?;
-            eventually("the canary", async || {
+            eventually("the canary route to serve", async || {
                 let served = visitor.visit().await?;
                 anyhow::ensure!(served.status == 200, "{served:?}");
                 Ok(())
@@ -244,12 +255,18 @@ mod cases {
             );
             let after = share(&mut visits.iter().filter(|visit| visit.begun > in_force));
             eprintln!(
-                "v2 had {} % of {} visits, then {} % of {}",
+                "v2 got {} % of {} visits, then {} % of {}",
                 before.0, before.1, after.0, after.1
             );
             anyhow::ensure!(before.1 >= 80 && after.1 >= 80, "{before:?} {after:?}");
-            anyhow::ensure!((1..=25).contains(&before.0), "10 % asked for: {before:?}");
-            anyhow::ensure!((35..=65).contains(&after.0), "50 % asked for: {after:?}");
+            anyhow::ensure!(
+                (1..=25).contains(&before.0),
+                "the share should be 10 %: {before:?}"
+            );
+            anyhow::ensure!(
+                (35..=65).contains(&after.0),
+                "the share should be 50 %: {after:?}"
+            );
             Ok(())
         }
 
@@ -279,7 +296,7 @@ mod cases {
         async fn shared(&self) -> anyhow::Result<()> {
             self.apply("shared").await?;
             let address = self.bed.at("edge-shared").programmed("shared").await?;
-            eventually("each route on its listeners alone", async || {
+            eventually("each route to serve only on its listeners", async || {
                 for (host, statuses) in [
                     ("own.example.com", [200, 404, 200]),
                     ("a.example.com", [404, 200, 200]),
@@ -306,16 +323,25 @@ mod cases {
                     .at(&format!("team-{colour}"))
                     .programmed("own")
                     .await?;
-                eventually(&format!("the {colour} team's answer"), async || {
-                    let reply = get(&address, 80, "any.example.com", "/").await?;
-                    let to = format!("http://{colour}.example.com/");
-                    anyhow::ensure!(reply.is(302)?.header("location") == Some(&to), "{reply:?}");
-                    Ok(())
-                })
+                eventually(
+                    &format!("the {colour} team's Gateway to respond"),
+                    async || {
+                        let reply = get(&address, 80, "any.example.com", "/").await?;
+                        let to = format!("http://{colour}.example.com/");
+                        anyhow::ensure!(
+                            reply.is(302)?.header("location") == Some(&to),
+                            "{reply:?}"
+                        );
+                        Ok(())
+                    },
+                )
                 .await?;
                 addresses.push(address);
             }
-            anyhow::ensure!(addresses[0] != addresses[1], "both have {addresses:?}");
+            anyhow::ensure!(
+                addresses[0] != addresses[1],
+                "both Gateways have {addresses:?}"
+            );
             Ok(())
         }
 
@@ -323,11 +349,15 @@ mod cases {
             self.apply("several-gateways").await?;
             let next = self.bed.at("edge-next").programmed("next").await?;
             for address in [edge, &next] {
-                eventually_within(Duration::from_secs(20), "the route on both", async || {
-                    let reply = get(address, 80, "everywhere.example.org", "/").await?;
-                    anyhow::ensure!(reply.is(200)?.json()?["app"] == "frontend", "{reply:?}");
-                    Ok(())
-                })
+                eventually_within(
+                    Duration::from_secs(20),
+                    "the route to serve on both Gateways",
+                    async || {
+                        let reply = get(address, 80, "everywhere.example.org", "/").await?;
+                        anyhow::ensure!(reply.is(200)?.json()?["app"] == "frontend", "{reply:?}");
+                        Ok(())
+                    },
+                )
                 .await?;
             }
             let shop = self.bed.at("shop");
@@ -337,7 +367,7 @@ mod cases {
             let parents = route["status"]["parents"].as_array().map_or(0, Vec::len);
             anyhow::ensure!(
                 parents == 2,
-                "an entry for each Gateway: {}",
+                "the status should have an entry for each Gateway: {}",
                 route["status"]
             );
             Ok(())

@@ -1,4 +1,4 @@
-//! A Gateway has an address of each family that the cluster has, and serves the same at each.
+//! Gateways have an address of each IP family of the cluster and serve the same on each.
 
 mesh_tests! {
     run Out gateway_serves_on_each_ip_family;
@@ -33,12 +33,15 @@ mod cases {
         let all = eventually("an address of each family", async || {
             let all = addresses(bed, "edge").await?;
             let has: Vec<&str> = all.iter().map(|ip| objects::address_type(ip)).collect();
-            anyhow::ensure!(has == families, "it has {all:?}, of {families:?}");
+            anyhow::ensure!(
+                has == families,
+                "the Gateway has {all:?}, the cluster {families:?}"
+            );
             Ok(all)
         })
         .await?;
         for address in &all {
-            eventually(&format!("answers at {address}"), async || {
+            eventually(&format!("{address} to serve"), async || {
                 let reply = get(address, 80, "any", "/reviews/1").await?;
                 anyhow::ensure!(reply.is(200)?.json()?["version"] == "v1", "{reply:?}");
                 let resolve = format!("{host}:443:{}", in_url(address));
@@ -51,8 +54,9 @@ mod cases {
         Ok(())
     }
 
-    /// An address of the range of another that the load balancer gives out last: no other test has it.
-    fn far_from(address: &str) -> anyhow::Result<String> {
+    /// Returns an address of the same range that the load balancer assigns last, so that no other
+    /// test has it.
+    fn unused_address(address: &str) -> anyhow::Result<String> {
         Ok(match address.parse()? {
             IpAddr::V4(four) => {
                 let [a, b, c, _] = four.octets();
@@ -62,17 +66,20 @@ mod cases {
         })
     }
 
-    /// One of each family.
+    /// Repeated for each IP family.
     pub(super) async fn gateway_gets_its_requested_address(bed: &Bed) -> anyhow::Result<()> {
         let plain = |name: &str| gateway(name, json!([listener("http", "HTTP", 80)]));
         bed.gateway(plain("first")).await?;
         for (number, given) in addresses(bed, "first").await?.iter().enumerate() {
-            let (name, wish) = (format!("next-{number}"), far_from(given)?);
+            let (name, wish) = (format!("next-{number}"), unused_address(given)?);
             let mut next = plain(&name);
             next["spec"]["addresses"] = json!([{"type": "IPAddress", "value": wish}]);
             bed.gateway(next).await?;
             let has = addresses(bed, &name).await?;
-            anyhow::ensure!(has == [wish.as_str()], "{has:?} is not {wish}");
+            anyhow::ensure!(
+                has == [wish.as_str()],
+                "the Gateway has {has:?} instead of {wish}"
+            );
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Statuses at a thousand routes: one write for a change, and none for what has not changed.
+//! Status writes with a thousand routes: one per change, and none for objects that did not change.
 
 mesh_tests! {
     run_busy Out route_change_causes_one_status_write;
@@ -16,20 +16,20 @@ mod cases {
     use weft_e2e::{Bed, eventually_within};
 
     const ROUTES: usize = 1_000;
-    /// For what concerns all of them, on a machine that does much else.
+    /// The time limit for changes that affect all routes, on a busy machine.
     const LONG: Duration = Duration::from_secs(60);
-    /// Longer than whatever a status may be put off.
+    /// Longer than the longest delay of a status write.
     const QUIET: Duration = Duration::from_secs(3);
 
-    fn name(of: usize) -> String {
+    fn route_name(of: usize) -> String {
         format!("route-{of:04}")
     }
 
-    /// Each of a host of its own.
-    fn one(of: usize, weight: u32) -> Value {
+    /// Returns a route with its own hostname.
+    fn route_with_weight(of: usize, weight: u32) -> Value {
         let rules = json!([{"backendRefs": [to("v1", weight)]}]);
-        let mut route = route("HTTPRoute", &name(of), "edge", "", rules);
-        route["spec"]["hostnames"] = json!([format!("{}.example.com", name(of))]);
+        let mut route = route("HTTPRoute", &route_name(of), "edge", "", rules);
+        route["spec"]["hostnames"] = json!([format!("{}.example.com", route_name(of))]);
         route
     }
 
@@ -39,14 +39,15 @@ mod cases {
     }
 
     impl Watched {
-        /// What was written to routes, and how often to the Gateway.
+        /// Returns the writes by route, and the number of writes of the Gateway.
         async fn writes(&self) -> anyhow::Result<(Counts, usize)> {
             let routes = self.routes.when_quiet(QUIET).await?;
             let gateway = self.gateways.when_quiet(Duration::ZERO).await?;
             Ok((routes, gateway.values().sum()))
         }
 
-        /// Fails unless these routes were written so often, and no other, and the Gateway so often.
+        /// Fails unless exactly these routes were written, each this many times, and the Gateway
+        /// `gateway` times.
         async fn are(
             &self,
             what: &str,
@@ -55,18 +56,18 @@ mod cases {
         ) -> anyhow::Result<()> {
             let wanted: Counts = routes
                 .iter()
-                .map(|(of, count)| (name(*of), *count))
+                .map(|(of, count)| (route_name(*of), *count))
                 .collect();
             let begin = Instant::now();
-            // So many at least, and none after them. What is missing then is told below.
+            // Waits for the expected number; the exact count is checked below.
             let sums = (wanted.values().sum(), gateway);
             let _ = eventually_within(LONG, what, async || {
                 let there = self.routes.sum() >= sums.0 && self.gateways.sum() >= sums.1;
-                anyhow::ensure!(there, "not yet");
+                anyhow::ensure!(there, "writes are missing");
                 Ok(())
             })
             .await;
-            eprintln!("{what}: told after {:?}", begin.elapsed());
+            eprintln!("{what}: all statuses written after {:?}", begin.elapsed());
             let seen = self.writes().await?;
             anyhow::ensure!(
                 seen == (wanted, gateway),
@@ -80,8 +81,8 @@ mod cases {
         }
     }
 
-    async fn all_in_force(bed: &Bed) -> anyhow::Result<()> {
-        eventually_within(LONG, "all routes in force", async || {
+    async fn wait_until_all_programmed(bed: &Bed) -> anyhow::Result<()> {
+        eventually_within(LONG, "all routes to be programmed", async || {
             let all = bed.list(objects::GATEWAY, "HTTPRoute", "").await?;
             let in_force = |route: &&Value| {
                 let told = objects::conditions_by(route, CONTROLLER_NAME);
@@ -91,7 +92,7 @@ mod cases {
                 })
             };
             let count = all.iter().filter(in_force).count();
-            anyhow::ensure!(count == ROUTES, "{count} are");
+            anyhow::ensure!(count == ROUTES, "{count} of {ROUTES} routes are programmed");
             Ok(())
         })
         .await
@@ -106,31 +107,34 @@ mod cases {
             routes: Writes::of(bed, objects::GATEWAY, "HTTPRoute").await?,
             gateways: Writes::of(bed, objects::GATEWAY, "Gateway").await?,
         };
-        let made = stream::iter(0..ROUTES).map(|of| bed.apply(one(of, 1)));
+        let made = stream::iter(0..ROUTES).map(|of| bed.apply(route_with_weight(of, 1)));
         made.buffer_unordered(8).try_collect::<Vec<_>>().await?;
-        all_in_force(bed).await?;
+        wait_until_all_programmed(bed).await?;
         let (routes, gateway) = watched.writes().await?;
         let all: usize = routes.values().sum();
-        eprintln!("{ROUTES} routes made: {all} writes of theirs, {gateway} of the Gateway");
-        // Each was made and told once, but for those that the proxy took longer for than a second.
+        eprintln!("{ROUTES} routes created: {all} writes of routes, {gateway} of the Gateway");
+        // One creation and one status write each; more only for routes that the proxy took longer
+        // than a second to acknowledge.
         anyhow::ensure!(all <= ROUTES * 21 / 10, "{all} writes of {ROUTES} routes");
 
-        bed.apply(one(500, 2)).await?;
-        watched.are("a route edited", &[(500, 2)], 0).await?;
+        bed.apply(route_with_weight(500, 2)).await?;
+        watched.are("one route edited", &[(500, 2)], 0).await?;
 
-        let mut annotated = one(500, 2);
+        let mut annotated = route_with_weight(500, 2);
         annotated["metadata"]["annotations"] = json!({"example.com/note": "nothing to us"});
         bed.apply(annotated).await?;
-        watched.are("a route annotated", &[(500, 1)], 0).await?;
+        watched.are("one route annotated", &[(500, 1)], 0).await?;
 
-        bed.apply(one(ROUTES, 1)).await?;
-        watched.are("a route more", &[(ROUTES, 2)], 1).await?;
+        bed.apply(route_with_weight(ROUTES, 1)).await?;
+        watched.are("one route created", &[(ROUTES, 2)], 1).await?;
 
         let routes = bed.api(objects::GATEWAY, "HTTPRoute");
-        routes.delete(&name(ROUTES), &Default::default()).await?;
-        watched.are("a route less", &[], 1).await?;
+        routes
+            .delete(&route_name(ROUTES), &Default::default())
+            .await?;
+        watched.are("one route deleted", &[], 1).await?;
 
-        // What concerns all of them is said to each once.
+        // A change that affects all routes writes each status once.
         let ports = json!({"spec": {"ports": [{"name": "other", "port": 81, "targetPort": 8080}]}});
         let services = bed.api("v1", "Service");
         let patch = Patch::Merge(ports);
@@ -138,6 +142,8 @@ mod cases {
             .patch("reviews-v1", &PatchParams::default(), &patch)
             .await?;
         let all: Vec<(usize, usize)> = (0..ROUTES).map(|of| (of, 1)).collect();
-        watched.are("their backend's port gone", &all, 0).await
+        watched
+            .are("the port of their backend removed", &all, 0)
+            .await
     }
 }

@@ -1,4 +1,4 @@
-//! A gateway before backends that have a proxy: it is of the mesh, under a name of its own.
+//! A gateway in front of backends with a proxy: it has an identity of its own in the mesh.
 
 mesh_tests! {
     run In strict_backend_sees_the_gateway_identity;
@@ -12,7 +12,7 @@ mod cases {
     use weft_e2e::objects::to;
     use weft_e2e::{Bed, eventually};
 
-    /// Backends that refuse plain text serve the gateway, requests and bytes, and know who it is.
+    /// Strict backends accept HTTP and TCP from the gateway and log its identity.
     pub(super) async fn strict_backend_sees_the_gateway_identity(bed: &Bed) -> anyhow::Result<()> {
         bed.mtls("Namespace", &bed.namespace, "strict".into())
             .await?;
@@ -25,33 +25,36 @@ mod cases {
         let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 7000}]}]);
         bed.gateway_route(route("TCPRoute", "echo", "edge", "tcp", rules))
             .await?;
-        eventually("requests", async || {
+        eventually("the HTTP listener to serve", async || {
             get(&address, 80, "any", "/reviews/known")
                 .await?
                 .is(200)
                 .map(drop)
         })
         .await?;
-        eventually("bytes", async || {
+        eventually("the TCP listener to serve", async || {
             let talk = format!("echo bytes | nc -N -w 5 {address} 7000");
             let heard = run("bash", &["-c", &talk]).await?.good()?;
             anyhow::ensure!(heard == "bytes\n", "{heard:?}");
             Ok(())
         })
         .await?;
-        // This machine has no identity.
+        // A request without mutual TLS is rejected.
         let pod = bed.pod_ip("reviews-v1").await?;
         let plain = get(&pod, 8080, "any", "/reviews/plain").await;
         let refused = plain.as_ref().map_or(true, |reply| reply.status == 403);
-        anyhow::ensure!(refused, "plain text was taken: {plain:?}");
+        anyhow::ensure!(refused, "plain text was accepted: {plain:?}");
         let own = spiffe(&bed.namespace, "edge-weft");
-        eventually("the gateway's name in the log", async || {
+        eventually("the gateway's identity in the access log", async || {
             let lines = bed.access_log("reviews-v1").await?;
             let known = lines.iter().filter(|one| one.is("client_id", &own));
             let paths: Vec<String> = known.map(|one| one.text("path")).collect();
             for path in ["/reviews/known", ""] {
                 let there = paths.iter().any(|seen| seen == path);
-                anyhow::ensure!(there, "{path:?} is not of {own}: {lines:?}");
+                anyhow::ensure!(
+                    there,
+                    "no request for {path:?} with the client {own}: {lines:?}"
+                );
             }
             Ok(())
         })

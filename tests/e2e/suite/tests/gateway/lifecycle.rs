@@ -1,4 +1,4 @@
-//! Gateways that are rolled, scaled and edited under traffic: not one request fails.
+//! Gateways restarted, scaled and edited under traffic: no request fails.
 
 mesh_tests! {
     run_busy Out gateway_rollout_and_scaling_fail_no_request;
@@ -14,7 +14,7 @@ mod cases {
     use weft_e2e::objects::{self, to};
     use weft_e2e::{Bed, control_plane, eventually};
 
-    /// The ports that the traffic goes to: HTTP, and HTTP for gRPC.
+    /// The ports of the traffic: HTTP, and gRPC.
     fn listeners() -> Value {
         json!([listener("http", "HTTP", 80), listener("grpc", "HTTP", 9000)])
     }
@@ -27,14 +27,14 @@ mod cases {
         with_parameters(gateway("edge", listeners), "edge")
     }
 
-    /// To v1 by this share, the rest to v2.
+    /// Routes this percentage to v1, the rest to v2.
     fn split(v1: u32) -> Value {
         let rules = json!([{"backendRefs": [to("v1", v1), to("v2", 100 - v1)]}]);
         route("HTTPRoute", "reviews", "edge", "http", rules)
     }
 
-    /// A Gateway `edge` for the reviews, and a client.
-    async fn begin(bed: &Bed) -> anyhow::Result<()> {
+    /// Deploys a Gateway `edge` in front of the reviews, and a client.
+    async fn deploy(bed: &Bed) -> anyhow::Result<()> {
         bed.apply(replicas(1)).await?;
         bed.apply(edge(listeners())).await?;
         bed.apply(objects::client("client")).await?;
@@ -52,7 +52,7 @@ mod cases {
             .await
     }
 
-    async fn roll(bed: &Bed) -> anyhow::Result<()> {
+    async fn restart_gateway(bed: &Bed) -> anyhow::Result<()> {
         let annotations = json!({"e2e/restarted": "yes"});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
         let deployments = bed.api("apps/v1", "Deployment");
@@ -65,10 +65,10 @@ mod cases {
     pub(super) async fn gateway_rollout_and_scaling_fail_no_request(
         bed: &Bed,
     ) -> anyhow::Result<()> {
-        begin(bed).await?;
+        deploy(bed).await?;
         let changes = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            roll(bed).await?;
+            restart_gateway(bed).await?;
             for count in [5, 1] {
                 bed.apply(replicas(count)).await?;
                 bed.gateway_pods("edge", count.into()).await?;
@@ -82,7 +82,7 @@ mod cases {
     pub(super) async fn controller_restart_and_edits_fail_no_request(
         bed: &Bed,
     ) -> anyhow::Result<()> {
-        begin(bed).await?;
+        deploy(bed).await?;
         let pods = async || {
             let labels = "gateway.networking.k8s.io/gateway-name=edge";
             let pods = bed.list("v1", "Pod", labels).await?;
@@ -112,7 +112,7 @@ mod cases {
         };
         let ((), traffic) = bed.under_traffic("client", "edge-weft", changes).await?;
         traffic.as_expected()?;
-        anyhow::ensure!(pods().await? == before, "edits start no pod anew");
+        anyhow::ensure!(pods().await? == before, "edits must not replace pods");
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
-//! Weft's Gateways in a real cluster, seen by clients outside of it and from the Kubernetes API.
+//! Weft's Gateways in a real cluster, tested by clients outside of it and through the Kubernetes
+//! API.
 //!
-//! Needs what the tests of the mesh need (`tests/mesh`), addresses for Services of type LoadBalancer that this machine
-//! reaches, and curl, openssl, nc and dig, which `tests/e2e/suite/run` installs.
+//! Needs what the mesh tests need (`tests/mesh`), addresses for Services of type LoadBalancer that
+//! this machine reaches, and curl, openssl, nc and dig, which `tests/e2e/suite/run` installs.
 
 #[macro_use]
 extern crate weft_e2e;

@@ -1,4 +1,5 @@
-//! Beside others: classes, status entries, finalizers and fields of other controllers stay as they are.
+//! Objects of other controllers: their classes, status entries, finalizers and fields are not
+//! changed.
 
 mesh_tests! {
     run Out gateway_of_another_class_is_not_modified;
@@ -47,29 +48,34 @@ mod cases {
         Ok(())
     }
 
-    async fn is_gone(bed: &Bed, version: &str, kind: &str, name: &str) -> anyhow::Result<()> {
-        eventually(&format!("{kind} {name} to be gone"), async || {
+    async fn wait_until_deleted(
+        bed: &Bed,
+        version: &str,
+        kind: &str,
+        name: &str,
+    ) -> anyhow::Result<()> {
+        eventually(&format!("{kind} {name} to be deleted"), async || {
             let left = bed.api(version, kind).get_opt(name).await?;
-            anyhow::ensure!(left.is_none(), "it is still there: {left:?}");
+            anyhow::ensure!(left.is_none(), "it still exists: {left:?}");
             Ok(())
         })
         .await
     }
 
     pub(super) async fn gateway_of_another_class_is_not_modified(bed: &Bed) -> anyhow::Result<()> {
-        // Cluster-wide, so it has the namespace's name.
+        // Cluster-scoped, so it is named after the test's namespace.
         let class = json!({
             "apiVersion": objects::GATEWAY, "kind": "GatewayClass", "metadata": {"name": bed.namespace},
             "spec": {"controllerName": THEIRS},
         });
         bed.apply(class).await?;
-        let outcome = foreign_objects(bed).await;
+        let outcome = check_foreign_objects(bed).await;
         let classes = bed.api(objects::GATEWAY, "GatewayClass");
         classes.delete(&bed.namespace, &Default::default()).await?;
         outcome
     }
 
-    async fn foreign_objects(bed: &Bed) -> anyhow::Result<()> {
+    async fn check_foreign_objects(bed: &Bed) -> anyhow::Result<()> {
         let mut foreign = http("foreign");
         foreign["spec"]["gatewayClassName"] = json!(bed.namespace);
         foreign["spec"]["allowedListeners"] = json!({"namespaces": {"from": "Same"}});
@@ -85,30 +91,30 @@ mod cases {
             let applied = bed.apply(object).await?;
             before.insert(kind, applied["metadata"]["resourceVersion"].clone());
         }
-        // One of ours, later, is done before they are looked at again.
+        // Once a later Gateway of ours is programmed, the controller has seen these objects.
         bed.gateway(http("ours")).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         for (kind, version) in before {
             let after = bed.get(objects::GATEWAY, &kind, "foreign").await?;
             let untouched = after["metadata"]["resourceVersion"] == version;
-            anyhow::ensure!(untouched, "it was written: {after}");
+            anyhow::ensure!(untouched, "the object was modified: {after}");
         }
         let name = format!("foreign-{}", bed.namespace);
         for (version, kind) in [("v1", "Service"), ("apps/v1", "Deployment")] {
             let made = bed.api(version, kind).get_opt(&name).await?;
-            anyhow::ensure!(made.is_none(), "{kind} {name} was made");
+            anyhow::ensure!(made.is_none(), "{kind} {name} was created");
         }
         let class = bed
             .get(objects::GATEWAY, "GatewayClass", &bed.namespace)
             .await?;
         let spoken = class["status"].to_string();
         anyhow::ensure!(!spoken.contains("are served"), "{spoken}");
-        // Else the namespace would never end.
+        // The finalizer would keep the namespace from terminating.
         let nothing = json!({"metadata": {"finalizers": null}});
         merge(bed, (objects::GATEWAY, "Gateway"), "foreign", nothing).await
     }
 
-    /// What the other controller says in its round.
+    /// Returns the status entry that the other controller writes in this round.
     fn their_entry(round: u32, generation: &Value) -> Value {
         json!({
             "controllerName": THEIRS,
@@ -120,7 +126,7 @@ mod cases {
         })
     }
 
-    /// Puts their entry in place of the one that they wrote before, which has to be there as they wrote it.
+    /// Replaces the other controller's entry; fails unless it was as last written.
     async fn write_theirs(bed: &Bed, round: u32, before: Option<&Value>) -> anyhow::Result<Value> {
         let routes = bed.api(objects::GATEWAY, "HTTPRoute");
         loop {
@@ -129,7 +135,10 @@ mod cases {
             let mut parents = parents.cloned().unwrap_or_default();
             let place = parents.iter().position(|of| of["controllerName"] == THEIRS);
             let found = place.map(|place| parents.remove(place));
-            anyhow::ensure!(found.as_ref() == before, "{before:?} became {found:?}");
+            anyhow::ensure!(
+                found.as_ref() == before,
+                "the entry {before:?} became {found:?}"
+            );
             let generation = json!(route.metadata.generation);
             let theirs = their_entry(round, &generation);
             parents.push(theirs.clone());
@@ -139,14 +148,15 @@ mod cases {
                 .await
             {
                 Ok(_) => return Ok(theirs),
-                // Somebody was faster: once more, from what is there now.
+                // A conflicting write: retried from the current version.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(error).context("writing the other controller's entry"),
             }
         }
     }
 
-    /// The route is edited, so that we have something to write, while the other controller writes as fast as it can.
+    /// Edits the route, so that the controller writes its status, while the other controller writes
+    /// as fast as it can.
     pub(super) async fn concurrent_status_writes_keep_foreign_entries(
         bed: &Bed,
     ) -> anyhow::Result<()> {
@@ -171,8 +181,8 @@ mod cases {
                 written = write_theirs(bed, rounds, theirs.as_ref()) => theirs = Some(written?),
             }
         }
-        // The one that may have been under way when the edits were done.
-        let newest = eventually("our entry", async || {
+        // The last write may still be in flight when the edits are done.
+        let newest = eventually("our status entry", async || {
             let route = bed.get(objects::GATEWAY, "HTTPRoute", "both").await?;
             let ours = objects::conditions_by(&route, CONTROLLER_NAME)?;
             let (_, reason, _) = ours.of("weft.dev/Programmed")?;
@@ -183,10 +193,13 @@ mod cases {
         let parents = newest["status"]["parents"].as_array();
         let of = |of: &&Value| of["controllerName"] == THEIRS;
         let left: Vec<&Value> = parents.into_iter().flatten().filter(of).collect();
-        anyhow::ensure!(left.len() == 1, "their entry: {left:?}");
+        anyhow::ensure!(
+            left.len() == 1,
+            "there should be one foreign entry: {left:?}"
+        );
         let known = left[0]["conditions"][0]["message"] == format!("round {rounds}");
         anyhow::ensure!(known || theirs.as_ref() == Some(left[0]), "{left:?}");
-        eprintln!("{rounds} writes of others were crossed");
+        eprintln!("{rounds} concurrent writes by the other controller");
         let log = control_plane::controller_log(&bed.client, begun).await?;
         let mut lines = log.lines();
         let failed = lines
@@ -225,7 +238,7 @@ mod cases {
         let mut changed = gateway("edge", more);
         changed["spec"]["infrastructure"] = json!({"labels": {"team": "edge"}});
         bed.gateway(changed).await?;
-        eventually("the change", async || {
+        eventually("the change to be applied", async || {
             let service = bed.get("v1", "Service", "edge-weft").await?;
             let ports = service["spec"]["ports"].as_array().map_or(0, Vec::len);
             anyhow::ensure!(ports == 2, "{service}");
@@ -243,18 +256,19 @@ mod cases {
                 .delete(name, &Default::default())
                 .await?;
         }
-        // Time for whoever would take away what is not his own.
+        // Gives a faulty controller time to remove them.
         tokio::time::sleep(Duration::from_secs(2)).await;
         stay().await?;
         let nothing = json!({"metadata": {"finalizers": null}});
         for (version, kind, name) in objects {
             merge(bed, (version, kind), name, nothing.clone()).await?;
-            is_gone(bed, version, kind, name).await?;
+            wait_until_deleted(bed, version, kind, name).await?;
         }
         Ok(())
     }
 
-    /// MetalLB lets Services share an address that say so; elsewhere the Gateway has one of its own.
+    /// With MetalLB, the Gateway shares the Service's address by annotation; elsewhere it has its
+    /// own.
     pub(super) async fn ingress_on_a_shared_address_is_not_disrupted(
         bed: &Bed,
     ) -> anyhow::Result<()> {
@@ -274,10 +288,13 @@ mod cases {
             "spec": {"ingressClassName": "other", "defaultBackend": {"service": {"name": "ingress", "port": {"number": 8081}}}},
         });
         let before = bed.apply(ingress).await?;
-        let address = eventually("the ingress's address", async || {
+        let address = eventually("the address of the ingress Service", async || {
             let service = bed.get("v1", "Service", "ingress").await?;
             let address = &service["status"]["loadBalancer"]["ingress"][0]["ip"];
-            address.as_str().map(str::to_owned).context("none yet")
+            address
+                .as_str()
+                .map(str::to_owned)
+                .context("no address yet")
         })
         .await?;
         let asked = async || {
@@ -301,15 +318,15 @@ mod cases {
             let own = bed.edge(edge).await?;
             anyhow::ensure!(
                 metallb.is_empty() || own == address,
-                "{own} is not {address}"
+                "the Gateway has {own} instead of {address}"
             );
-            eventually("the Gateway to serve beside it", async || {
+            eventually("the Gateway to serve on the same address", async || {
                 get(&own, 80, "any", "/reviews/1").await?.is(200).map(drop)
             })
             .await?;
             let gateways = bed.api(objects::GATEWAY, "Gateway");
             gateways.delete("edge", &Default::default()).await?;
-            is_gone(bed, "v1", "Service", "edge-weft").await
+            wait_until_deleted(bed, "v1", "Service", "edge-weft").await
         };
         let mut changes = std::pin::pin!(changes);
         let mut count = 0;
@@ -329,7 +346,7 @@ mod cases {
         let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
         anyhow::ensure!(
             version(&before) == version(&after),
-            "it was written: {after}"
+            "the object was modified: {after}"
         );
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! What a Gateway runs on: made with it, as it asks, and gone with it.
+//! The objects that run a Gateway: created with it, configured by its parameters, and deleted with
+//! it.
 
 mesh_tests! {
     run Out provisioned_objects_are_deleted_with_their_gateway;
@@ -28,9 +29,13 @@ mod cases {
         gateway(name, json!([listener("http", "HTTP", 80)]))
     }
 
-    async fn is_gone(bed: &Bed, (version, kind): (&str, &str), name: &str) -> anyhow::Result<()> {
+    async fn check_deleted(
+        bed: &Bed,
+        (version, kind): (&str, &str),
+        name: &str,
+    ) -> anyhow::Result<()> {
         let left = bed.api(version, kind).get_opt(name).await?;
-        anyhow::ensure!(left.is_none(), "{kind} {name} is still there");
+        anyhow::ensure!(left.is_none(), "{kind} {name} still exists");
         Ok(())
     }
 
@@ -89,8 +94,8 @@ mod cases {
         let gateways = bed.api(objects::GATEWAY, "Gateway");
         gateways.delete("wished", &Default::default()).await?;
         for kind in KINDS {
-            eventually("all of it to go", async || {
-                is_gone(bed, kind, "wished-weft").await
+            eventually("all objects to be deleted", async || {
+                check_deleted(bed, kind, "wished-weft").await
             })
             .await?;
         }
@@ -101,7 +106,7 @@ mod cases {
         let theirs = objects::service("edge-weft", json!({"app": "reviews"}));
         let before = bed.apply(theirs).await?;
         bed.apply(http("edge")).await?;
-        eventually("the Gateway to be told", async || {
+        eventually("the Gateway's condition", async || {
             let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
             let words = ["Service", "/edge-weft", "left alone", "delete or rename it"];
             top_conditions(&gateway)?.is_false("Programmed", "NoResources", &words)
@@ -111,7 +116,7 @@ mod cases {
         let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
         anyhow::ensure!(
             version(&before) == version(&after),
-            "it was written: {after}"
+            "the Service was modified: {after}"
         );
         let services = bed.api("v1", "Service");
         services.delete("edge-weft", &Default::default()).await?;
@@ -179,13 +184,13 @@ mod cases {
         anyhow::ensure!(addresses[0] != addresses[1], "{addresses:?}");
         for (address, statuses) in addresses.iter().zip([[302, 404], [404, 302]]) {
             for (host, status) in ["one.test", "two.test"].into_iter().zip(statuses) {
-                eventually("each route on its Gateway alone", async || {
+                eventually("each route to serve only on its Gateway", async || {
                     get(address, 80, host, "/").await?.is(status).map(drop)
                 })
                 .await?;
             }
         }
-        // What the one is rolled for is nothing to the other.
+        // A change of one Gateway does not restart the other's pods.
         let uid = async |name: &str| {
             let labels = format!("gateway.networking.k8s.io/gateway-name={name}");
             let pods = bed.list("v1", "Pod", &labels).await?;
@@ -198,14 +203,14 @@ mod cases {
         let before = uid("two").await?;
         let gateways = bed.api(objects::GATEWAY, "Gateway");
         gateways.delete("one", &Default::default()).await?;
-        eventually("the one to go", async || {
-            is_gone(bed, ("apps/v1", "Deployment"), "one-weft").await
+        eventually("the first Gateway to be deleted", async || {
+            check_deleted(bed, ("apps/v1", "Deployment"), "one-weft").await
         })
         .await?;
         get(&addresses[1], 80, "two.test", "/").await?.is(302)?;
         anyhow::ensure!(
             uid("two").await? == before,
-            "the other's pods were replaced"
+            "the other Gateway's pods were replaced"
         );
         Ok(())
     }

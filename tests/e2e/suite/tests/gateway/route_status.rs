@@ -1,5 +1,4 @@
-//! What routes and policies that cannot work are told: the condition, its reason, and a message that names what is wrong
-//! and what to do.
+//! Conditions of invalid routes and policies: the reason, and a message with the cause and the fix.
 
 mesh_tests! {
     run Out invalid_routes_get_their_conditions;
@@ -18,8 +17,8 @@ mod cases {
 
     use crate::rows::{rows, with};
 
-    /// A route on the listener `open`, of one rule to a backend.
-    fn http(name: &str, backend: Value) -> Value {
+    /// Returns a route on the listener `open` with one rule to a backend.
+    fn route_to(name: &str, backend: Value) -> Value {
         rule(name, json!({"backendRefs": [backend]}))
     }
 
@@ -27,13 +26,13 @@ mod cases {
         route("HTTPRoute", name, "edge", "open", json!([rule]))
     }
 
-    fn on(name: &str, parent: Value) -> Value {
-        let mut route = http(name, to("v1", 1));
+    fn with_parent(name: &str, parent: Value) -> Value {
+        let mut route = route_to(name, to("v1", 1));
         route["spec"]["parentRefs"] = json!([parent]);
         route
     }
 
-    fn of_host(mut route: Value, host: &str) -> Value {
+    fn with_hostname(mut route: Value, host: &str) -> Value {
         route["spec"]["hostnames"] = json!([host]);
         route
     }
@@ -47,14 +46,14 @@ mod cases {
         let bucket = json!({"group": "example.com", "kind": "Bucket", "name": "own"});
         let rpc = json!([{"backendRefs": [{"name": "reviews-v1", "port": 9000}]}]);
         vec![
-            of_host(http("works", to("v1", 1)), "works.example.com"),
-            on("section", json!({"name": "edge", "sectionName": "typo"})),
-            on("port", json!({"name": "edge", "port": 81})),
-            on(
+            with_hostname(route_to("works", to("v1", 1)), "works.example.com"),
+            with_parent("section", json!({"name": "edge", "sectionName": "typo"})),
+            with_parent("port", json!({"name": "edge", "port": 81})),
+            with_parent(
                 "namespace",
                 json!({"name": "edge", "sectionName": "closed"}),
             ),
-            of_host(http("host", to("v1", 1)), "shop.example.org"),
+            with_hostname(route_to("host", to("v1", 1)), "shop.example.org"),
             route(
                 "TCPRoute",
                 "kind",
@@ -62,15 +61,15 @@ mod cases {
                 "open",
                 json!([{"backendRefs": backends}]),
             ),
-            of_host(
+            with_hostname(
                 route("GRPCRoute", "younger", "edge", "open", rpc),
                 "works.example.com",
             ),
-            http("backend", to("v7", 1)),
-            http("backend-port", json!({"name": "reviews-v1", "port": 81})),
-            http("bucket", bucket),
-            http("not-granted", elsewhere),
-            http("idle", to("v2", 1)),
+            route_to("backend", to("v7", 1)),
+            route_to("backend-port", json!({"name": "reviews-v1", "port": 81})),
+            route_to("bucket", bucket),
+            route_to("not-granted", elsewhere),
+            route_to("idle", to("v2", 1)),
             rule(
                 "regex",
                 json!({"matches": [regex], "backendRefs": backends}),
@@ -126,13 +125,14 @@ mod cases {
         Ok(())
     }
 
-    /// Whose a Gateway is that is not there nobody knows, so that no status may speak of it (`RouteStatus.parents`); an
-    /// Event does. Of a Service that is not there the mesh speaks.
+    /// A missing Gateway has no class, so no controller may write a status for it
+    /// (`RouteStatus.parents`); an Event reports it. A missing Service is reported in the status by
+    /// the mesh controller.
     pub(super) async fn missing_parent_is_reported(bed: &Bed) -> anyhow::Result<()> {
         services(bed, &["v1"]).await?;
         let service = json!({"group": "", "kind": "Service", "name": "typo", "port": 80});
-        bed.apply(on("of-service", service)).await?;
-        eventually("the Service to be missed", async || {
+        bed.apply(with_parent("of-service", service)).await?;
+        eventually("the missing Service to be reported", async || {
             let route = bed.get(objects::GATEWAY, "HTTPRoute", "of-service").await?;
             let told = objects::route_conditions(&route)?;
             told.is_false(
@@ -142,14 +142,15 @@ mod cases {
             )
         })
         .await?;
-        bed.apply(on("early", json!({"name": "late"}))).await?;
+        bed.apply(with_parent("early", json!({"name": "late"})))
+            .await?;
         let nobody = async || {
             let route = bed.get(objects::GATEWAY, "HTTPRoute", "early").await?;
             let entries = route["status"]["parents"].as_array().map_or(0, Vec::len);
-            anyhow::ensure!(entries == 0, "somebody spoke: {}", route["status"]);
+            anyhow::ensure!(entries == 0, "the status has an entry: {}", route["status"]);
             Ok(())
         };
-        eventually("an Event", async || {
+        eventually("the Event", async || {
             let told = ["-n", &bed.namespace, "describe", "httproute", "early"];
             let told = kubectl(&told).await?;
             let words = [
@@ -159,14 +160,17 @@ mod cases {
                 "has none",
             ];
             for word in words {
-                anyhow::ensure!(told.contains(word), "no {word:?}: {told}");
+                anyhow::ensure!(
+                    told.contains(word),
+                    "the Event should contain {word:?}: {told}"
+                );
             }
             Ok(())
         })
         .await?;
         nobody().await?;
         let accepted = async || {
-            eventually("the route to be in force", async || {
+            eventually("the route to be accepted", async || {
                 let route = bed.get(objects::GATEWAY, "HTTPRoute", "early").await?;
                 let told = objects::conditions_by(&route, CONTROLLER_NAME)?;
                 anyhow::ensure!(told.of("Accepted")?.0 == "True", "{told}");
@@ -179,7 +183,7 @@ mod cases {
         accepted().await?;
         let gateways = bed.api(objects::GATEWAY, "Gateway");
         gateways.delete("late", &Default::default()).await?;
-        eventually("what was said to be taken back", nobody).await
+        eventually("the status entry to be removed", nobody).await
     }
 
     fn policy(name: &str, version: &str, validation: Value) -> Value {
@@ -223,7 +227,7 @@ mod cases {
         ] {
             bed.apply(one).await?;
         }
-        // Ages are told apart by the second.
+        // Precedence compares creation times in seconds.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         bed.apply(policy("younger", "v3", system)).await?;
         let table = "

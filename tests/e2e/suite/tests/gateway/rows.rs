@@ -1,10 +1,10 @@
-//! Tables of what statuses have to say, and whether they do. A line is a row:
+//! Tables of expected conditions. Each line is a row:
 //!
 //! ```text
-//! name | condition | reason | words; of its message
+//! name | condition | reason | words; of the message
 //! ```
 //!
-//! The words name the cause and, where there is one, the cure.
+//! The words name the cause and, if there is one, the fix.
 
 use serde_json::Value;
 use weft_e2e::objects::Conditions;
@@ -49,14 +49,14 @@ impl Row<'_> {
         for word in words {
             anyhow::ensure!(
                 message.contains(word),
-                "{name}: the message of {condition} should name {word:?}: {message}"
+                "{name}: the message of {condition} should contain {word:?}: {message}"
             );
         }
         Ok(())
     }
 }
 
-/// The object with a field more.
+/// Returns the object with one more field.
 pub(crate) fn with(mut object: Value, field: &str, value: Value) -> Value {
     object[field] = value;
     object

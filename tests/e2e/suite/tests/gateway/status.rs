@@ -1,5 +1,5 @@
-//! What Gateways whose listeners or addresses cannot be had are told: the condition, its reason, and a message that names
-//! what is wrong and what to do.
+//! Conditions of Gateways with invalid listeners or addresses: the reason, and a message with the
+//! cause and the fix.
 
 mesh_tests! {
     run Out invalid_listeners_get_their_conditions;
@@ -73,7 +73,7 @@ mod cases {
         selector   | Accepted     | UnsupportedValue      | allowedRoutes.namespaces; Resembles; In, NotIn, Exists, DoesNotExist
     ";
 
-    async fn listener_says(
+    async fn check_listener(
         bed: &Bed,
         (kind, name): (&str, &str),
         row: Row<'_>,
@@ -85,7 +85,7 @@ mod cases {
         .await
     }
 
-    async fn says(bed: &Bed, kind: &str, table: &str) -> anyhow::Result<()> {
+    async fn check_conditions(bed: &Bed, kind: &str, table: &str) -> anyhow::Result<()> {
         for row in rows(table) {
             eventually(row.name, async || {
                 let object = bed.get(objects::GATEWAY, kind, row.name).await?;
@@ -112,17 +112,17 @@ mod cases {
         let nothing = json!([listener("odd", "example.com/ODD", 8083)]);
         bed.apply(gateway("nothing", nothing)).await?;
         for row in rows(LISTENERS) {
-            listener_says(bed, ("Gateway", "table"), row).await?;
+            check_listener(bed, ("Gateway", "table"), row).await?;
         }
         let gateways = "
             table   | Accepted   | ListenersNotValid | taken; odd; web; selector
             nothing | Accepted   | ListenersNotValid | no listener is valid; odd; example.com/ODD
             nothing | Programmed | Invalid           | not accepted
         ";
-        says(bed, "Gateway", gateways).await
+        check_conditions(bed, "Gateway", gateways).await
     }
 
-    /// A set of listeners for a Gateway.
+    /// Returns a ListenerSet for a Gateway.
     fn set(name: &str, gateway: &str, listeners: Value) -> Value {
         json!({
             "apiVersion": objects::GATEWAY, "kind": "ListenerSet", "metadata": {"name": name},
@@ -148,19 +148,19 @@ mod cases {
             beside | Accepted | ListenersNotValid | in effect except for; more; http
             apart  | Accepted | NotAllowed        | /closed; allowedListeners.namespaces
         ";
-        says(bed, "ListenerSet", sets).await?;
+        check_conditions(bed, "ListenerSet", sets).await?;
         let listeners = "
             more  | Conflicted | HostnameConflict | http; port 80; no hostname; choose another hostname or port
             more  | Accepted   | HostnameConflict | http
             other | Programmed | Programmed       |
         ";
         for row in rows(listeners) {
-            listener_says(bed, ("ListenerSet", "beside"), row).await?;
+            check_listener(bed, ("ListenerSet", "beside"), row).await?;
         }
-        // The Gateway goes before its sets.
+        // The Gateway's own listeners have precedence over its ListenerSets.
         let row = "http | Programmed | Programmed |";
         for row in rows(row) {
-            listener_says(bed, ("Gateway", "open"), row).await?;
+            check_listener(bed, ("Gateway", "open"), row).await?;
         }
         Ok(())
     }
@@ -195,8 +195,8 @@ mod cases {
             ",
             bed.namespace
         );
-        says(bed, "Gateway", &gateways).await?;
-        // What is mended is had.
+        check_conditions(bed, "Gateway", &gateways).await?;
+        // Once the address is corrected, the Gateway is programmed.
         let mended = gateway("taken", json!([listener("http", "HTTP", 80)]));
         bed.gateway(mended).await.map(drop)
     }
