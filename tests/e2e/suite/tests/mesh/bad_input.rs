@@ -1,4 +1,5 @@
-//! Routes that are wrong: the status says which and why, the broken rule answers 500, other rules go on.
+//! Invalid routes: the status names the cause, the invalid rule answers 500, and other rules keep
+//! working.
 
 mesh_tests! {
     run In missing_backend_service_answers_500_until_created;
@@ -14,11 +15,12 @@ mod cases {
     use weft_e2e::objects::{self, Conditions, prefix, to};
     use weft_e2e::{Bed, eventually};
 
-    const BROKEN: &str = "http://reviews/status/200";
-    const WHOLE: &str = "http://reviews/reviews/1";
+    const INVALID_URL: &str = "http://reviews/status/200";
+    const VALID_URL: &str = "http://reviews/reviews/1";
 
-    /// A route with one rule for /status that refers to `backend`, and one for /reviews that is right.
-    async fn with_broken_backend(bed: &Bed, backend: Value) -> anyhow::Result<Conditions> {
+    /// Applies a route with a rule for /status that refers to `backend`, and a valid one for
+    /// /reviews.
+    async fn apply_route_with_backend(bed: &Bed, backend: Value) -> anyhow::Result<Conditions> {
         bed.shop(&["v1"]).await?;
         let rules = json!([
             {"matches": [prefix("/status")], "backendRefs": [backend]},
@@ -27,10 +29,11 @@ mod cases {
         bed.route(objects::http_route("half-broken", rules)).await
     }
 
-    /// The broken rule answers 500 and names the cause in `weft-error`; the other rule goes on.
-    async fn broken_and_whole(bed: &Bed, words: &[&str]) -> anyhow::Result<()> {
-        eventually("the broken rule to answer 500", async || {
-            let summary = bed.load("client", BROKEN, &["-n", "5"]).await?;
+    /// Checks that the invalid rule answers 500 with the cause in `weft-error`, and that the other
+    /// rule works.
+    async fn check_invalid_and_valid_rule(bed: &Bed, words: &[&str]) -> anyhow::Result<()> {
+        eventually("the invalid rule to answer 500", async || {
+            let summary = bed.load("client", INVALID_URL, &["-n", "5"]).await?;
             let cause = summary
                 .all("500")?
                 .answer()
@@ -40,27 +43,30 @@ mod cases {
             for word in words {
                 anyhow::ensure!(
                     cause.contains(word),
-                    "weft-error should name {word:?}: {cause:?}"
+                    "weft-error should contain {word:?}: {cause:?}"
                 );
             }
             Ok(())
         })
         .await?;
-        bed.load("client", WHOLE, &["-n", "5"]).await?.all("200")?;
+        bed.load("client", VALID_URL, &["-n", "5"])
+            .await?
+            .all("200")?;
         Ok(())
     }
 
     pub(super) async fn missing_backend_service_answers_500_until_created(
         bed: &Bed,
     ) -> anyhow::Result<()> {
-        let conditions = with_broken_backend(bed, json!({"name": "nobody", "port": 80})).await?;
+        let conditions =
+            apply_route_with_backend(bed, json!({"name": "nobody", "port": 80})).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["nobody"])?;
-        broken_and_whole(bed, &["nobody"]).await?;
-        // And the rule heals when the Service appears.
+        check_invalid_and_valid_rule(bed, &["nobody"]).await?;
+        // The rule works once the Service exists.
         bed.apply(objects::service("nobody", json!({"app": "reviews"})))
             .await?;
-        eventually("the rule to heal", async || {
-            bed.load("client", BROKEN, &["-n", "3"])
+        eventually("the rule to serve the new Service", async || {
+            bed.load("client", INVALID_URL, &["-n", "3"])
                 .await?
                 .all("200")
                 .map(drop)
@@ -70,16 +76,16 @@ mod cases {
 
     pub(super) async fn missing_backend_port_answers_500(bed: &Bed) -> anyhow::Result<()> {
         let conditions =
-            with_broken_backend(bed, json!({"name": "reviews-v1", "port": 81})).await?;
+            apply_route_with_backend(bed, json!({"name": "reviews-v1", "port": 81})).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["reviews-v1", "81"])?;
-        broken_and_whole(bed, &["81"]).await
+        check_invalid_and_valid_rule(bed, &["81"]).await
     }
 
     pub(super) async fn unknown_backend_kind_answers_500(bed: &Bed) -> anyhow::Result<()> {
         let backend = json!({"group": "odd.example", "kind": "Oddity", "name": "odd", "port": 80});
-        let conditions = with_broken_backend(bed, backend).await?;
+        let conditions = apply_route_with_backend(bed, backend).await?;
         conditions.is_false("ResolvedRefs", "InvalidKind", &["Oddity"])?;
-        broken_and_whole(bed, &["Oddity"]).await
+        check_invalid_and_valid_rule(bed, &["Oddity"]).await
     }
 
     pub(super) async fn invalid_regex_answers_500_for_its_rule(bed: &Bed) -> anyhow::Result<()> {
@@ -94,7 +100,7 @@ mod cases {
         let told = conditions.to_string();
         anyhow::ensure!(
             told.contains("unclosed"),
-            "the status names the pattern: {told}"
+            "the status should contain the pattern: {told}"
         );
         let (accepted, ..) = conditions.of("Accepted")?;
         let partially = conditions
@@ -102,9 +108,9 @@ mod cases {
             .is_ok_and(|(status, ..)| status == "True");
         anyhow::ensure!(
             accepted == "False" || partially,
-            "the status says that a rule is wrong: {told}"
+            "the status should report the invalid rule: {told}"
         );
-        broken_and_whole(bed, &[]).await
+        check_invalid_and_valid_rule(bed, &[]).await
     }
 
     pub(super) async fn headless_parent_is_rejected(bed: &Bed) -> anyhow::Result<()> {
@@ -125,14 +131,16 @@ mod cases {
         let (status, reason, message) = conditions.of("Accepted")?;
         anyhow::ensure!(
             status == "False",
-            "a headless Service is no parent: {conditions}"
+            "a headless Service must be rejected as a parent: {conditions}"
         );
         anyhow::ensure!(message.contains("headless"), "{reason}: {message}");
-        // Its pods are still reached by their own addresses, port and all.
+        // Its pods remain reachable by their own addresses and ports.
         bed.load("client", "http://headless:8080/reviews/1", &["-n", "3"])
             .await?
             .all("200")?;
-        bed.load("client", WHOLE, &["-n", "3"]).await?.all("200")?;
+        bed.load("client", VALID_URL, &["-n", "3"])
+            .await?
+            .all("200")?;
         Ok(())
     }
 
@@ -161,7 +169,9 @@ mod cases {
             ))
             .await?;
         conditions.is_false("Accepted", "NoMatchingParent", &["81"])?;
-        bed.load("client", WHOLE, &["-n", "3"]).await?.all("200")?;
+        bed.load("client", VALID_URL, &["-n", "3"])
+            .await?
+            .all("200")?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The injector absent, and asked nonsense.
+//! The injector: unavailable, and with malformed requests.
 
 mesh_tests! {
     run_alone Out unlabelled_namespace_starts_pods_without_injector;
@@ -20,12 +20,12 @@ mod cases {
             bed.ready("client").await
         }
         .await;
-        // Whatever happened: the cluster is left as it was found.
+        // Restored whether or not the test failed.
         control_plane::scale(&bed.client, "weft-injector", replicas).await?;
         outcome.map(drop)
     }
 
-    /// Posts to the webhook on a connection of its own and returns the status line and the body.
+    /// Sends a POST to the webhook on its own connection and returns the whole response.
     async fn post(address: &str, kind: &str, body: &[u8]) -> anyhow::Result<String> {
         let mut stream = outsider::connect(address, None, None).await?;
         let mut request = format!(
@@ -57,11 +57,11 @@ mod cases {
             let answer = post(&address, kind, body).await?;
             let shown: String = answer.chars().take(300).collect();
             let refused = answer.starts_with("HTTP/1.1 4");
-            // A server that closes on a body far too large may reset before its answer is read.
+            // The connection may be reset before the response to a huge body is read.
             let cut_off = body.len() > 1 << 20 && answer.is_empty();
             anyhow::ensure!(
                 refused || cut_off,
-                "{} bytes of {kind} should be refused with 4xx: {shown}",
+                "{} bytes of {kind} should be rejected with 4xx: {shown}",
                 body.len()
             );
         }
@@ -79,13 +79,13 @@ mod cases {
         let patched = answer.contains("\"patch\":");
         anyhow::ensure!(
             !patched && answer.starts_with("HTTP/1.1 "),
-            "no patch for what is no pod: {answer}"
+            "an object other than a pod should get no patch: {answer}"
         );
         anyhow::ensure!(
             control_plane::restarts(&bed.client).await? == before,
             "the injector crashed"
         );
-        // A pod is still admitted after all that.
+        // The webhook still injects pods.
         let mut pod = objects::client("client");
         pod["metadata"]["labels"]["weft.dev/inject"] = "enabled".into();
         let pod = bed.apply(pod).await?;

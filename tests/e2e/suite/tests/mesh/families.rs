@@ -1,5 +1,5 @@
-//! Both families of addresses: what holds at one of a pod's or Service's addresses holds at each. Where the cluster has one
-//! family, at that.
+//! Dual stack: pods and Services behave the same on each of their addresses. In single-stack
+//! clusters, the one family is tested.
 
 mesh_tests! {
     run In pod_addresses_of_each_family_use_mutual_tls;
@@ -22,12 +22,15 @@ mod cases {
             let path = format!("/reviews/at-{number}");
             let url = format!("http://{}:8080{path}", in_url(ip));
             bed.answered("client", &url, &["-n", "5"]).await?;
-            eventually(&format!("requests to {ip}, by the client"), async || {
-                let accesses = bed.accesses("reviews-v1", "inbound", &path).await?;
-                let known = accesses.iter().all(|one| one.is("client_id", &client));
-                anyhow::ensure!(known, "{accesses:?}");
-                Ok(())
-            })
+            eventually(
+                &format!("requests to {ip} in the log, with the client's identity"),
+                async || {
+                    let accesses = bed.accesses("reviews-v1", "inbound", &path).await?;
+                    let known = accesses.iter().all(|one| one.is("client_id", &client));
+                    anyhow::ensure!(known, "{accesses:?}");
+                    Ok(())
+                },
+            )
             .await?;
         }
         Ok(())
@@ -51,7 +54,7 @@ mod cases {
         }
         bed.mtls("Pod", "reviews-v1", "strict".into()).await?;
         for url in &urls {
-            eventually(&format!("plain text to {url} to be refused"), async || {
+            eventually(&format!("plain text to {url} to be rejected"), async || {
                 let summary = bed.load("plain", url, &["-n", "5"]).await?;
                 anyhow::ensure!(summary.failed() == summary.sent(), "{summary}");
                 Ok(())
@@ -62,14 +65,15 @@ mod cases {
         Ok(())
     }
 
-    fn in_families(name: &str, policy: &str, families: Value) -> Value {
+    fn service_with_families(name: &str, policy: &str, families: Value) -> Value {
         let mut service = objects::service(name, json!({"app": "reviews", "version": "v1"}));
         service["spec"]["ipFamilyPolicy"] = policy.into();
         service["spec"]["ipFamilies"] = families;
         service
     }
 
-    /// Services of all families, and of each alone: their own endpoints are v1, their route leads to v2.
+    /// Services of all IP families, and of each alone. Their own endpoints are v1; their route
+    /// leads to v2.
     pub(super) async fn service_addresses_of_each_family_are_routed(
         bed: &Bed,
     ) -> anyhow::Result<()> {
@@ -84,7 +88,8 @@ mod cases {
             services.push(("turned", "RequireDualStack", json!([second, first])));
         }
         for (name, policy, own) in services {
-            bed.apply(in_families(name, policy, own.clone())).await?;
+            bed.apply(service_with_families(name, policy, own.clone()))
+                .await?;
             let rules = json!([{"backendRefs": [to("v2", 1)]}]);
             bed.good_route(objects::route("HTTPRoute", name, name, 80, rules))
                 .await?;

@@ -1,4 +1,5 @@
-//! Parts of the mesh and of the cluster that are restarted, killed, hung or gone, under 500 requests a second.
+//! Parts of the mesh and of the cluster restarted, killed, hung or disconnected, under 500 requests
+//! a second.
 
 mesh_tests! {
     run_alone In control_plane_restarts_fail_no_request;
@@ -17,8 +18,8 @@ mod cases {
     const CONTROLLER: &str = "weft-controller";
     const URL: &str = "http://reviews/reviews/1";
 
-    /// What changes now takes effect: the proxies follow a controller.
-    async fn obeyed(bed: &Bed) -> anyhow::Result<()> {
+    /// Checks that a new route takes effect: the proxies receive configuration.
+    async fn check_new_route_takes_effect(bed: &Bed) -> anyhow::Result<()> {
         let rules = json!([{"backendRefs": [objects::to("v2", 1)]}]);
         bed.good_route(objects::http_route("split", rules)).await?;
         eventually("the new configuration to be in force", async || {
@@ -36,7 +37,7 @@ mod cases {
         let changes = async {
             for _ in 0..full_or(10, 1) {
                 control_plane::restart(&bed.client, CONTROLLER).await?;
-                // And once without a new one there before the old one is gone.
+                // Also without a replacement that is ready before the old replica ends.
                 control_plane::kill(&bed.client, CONTROLLER).await?;
                 control_plane::restart(&bed.client, "weft-injector").await?;
                 control_plane::scale(&bed.client, CONTROLLER, 3).await?;
@@ -46,10 +47,10 @@ mod cases {
             Ok(())
         };
         let outcome = bed.under_traffic("client", "reviews", changes).await;
-        // Whatever happened: the cluster is left as it was found.
+        // Restored whether or not the test failed.
         control_plane::scale(&bed.client, CONTROLLER, 1).await?;
         outcome?.1.as_expected()?;
-        obeyed(bed).await
+        check_new_route_takes_effect(bed).await
     }
 
     pub(super) async fn controller_outage_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
@@ -58,7 +59,7 @@ mod cases {
         let changes = async {
             control_plane::scale(&bed.client, CONTROLLER, 0).await?;
             tokio::time::sleep(away).await;
-            // Known since `shop`, and not used since.
+            // The proxy has known this destination since `shop`, and has not used it since.
             let idle = ["-n", "20", "--fresh"];
             let idle = bed
                 .load("client", "http://reviews-v2/reviews/1", &idle)
@@ -73,15 +74,15 @@ mod cases {
         let last = to_idle
             .iter()
             .rfind(|entry| entry.text("authority") == "reviews-v2");
-        let last = last.context("the idle destination is in the access log")?;
+        let last = last.context("the access log has no request to the idle destination")?;
         anyhow::ensure!(
             !last.text("server_id").is_empty(),
-            "by mutual TLS: {last:?}"
+            "the request should use mutual TLS: {last:?}"
         );
-        obeyed(bed).await
+        check_new_route_takes_effect(bed).await
     }
 
-    /// Whether the client's proxy has a stream from the controller.
+    /// Returns true if the client's proxy has a configuration stream.
     async fn connected(bed: &Bed) -> anyhow::Result<bool> {
         Ok(bed.metric("client", "weft_config_connected", &[]).await? > 0.0)
     }
@@ -93,7 +94,7 @@ mod cases {
         }
         bed.shop(&["v1", "v2"]).await?;
         let pods = control_plane::pod_names(&bed.client, CONTROLLER).await?;
-        let name = pods.first().context("a controller")?;
+        let name = pods.first().context("there is no controller pod")?;
         let pod = control_plane::system(&bed.client)
             .get("v1", "Pod", name)
             .await?;
@@ -102,18 +103,18 @@ mod cases {
             let hung = Instant::now();
             let noticed = eventually_within(
                 Duration::from_secs(13),
-                "the hang to be noticed",
+                "the hang to be detected",
                 async || {
                     anyhow::ensure!(!connected(bed).await?, "still connected");
                     Ok(())
                 },
             )
             .await;
-            eprintln!("the hang was noticed after {:?}", hung.elapsed());
-            // It may have been replaced meanwhile: its liveness is probed.
+            eprintln!("the hang was detected after {:?}", hung.elapsed());
+            // The kubelet may have restarted it after failed liveness probes.
             let _ = machine::signal(&pod, "controller", "CONT").await;
             noticed?;
-            eventually("a stream again", async || {
+            eventually("the stream to be re-established", async || {
                 anyhow::ensure!(connected(bed).await?, "not connected");
                 Ok(())
             })
@@ -121,7 +122,7 @@ mod cases {
         };
         let ((), traffic) = bed.under_traffic("client", "reviews", changes).await?;
         traffic.as_expected()?;
-        obeyed(bed).await
+        check_new_route_takes_effect(bed).await
     }
 
     fn now() -> u64 {
@@ -129,12 +130,13 @@ mod cases {
         since.map_or(0, |since| since.as_millis() as u64)
     }
 
-    /// Requests begun later than this after the cut are answered, and answered soon.
-    const NOTICED: u64 = 1_500;
-    /// For so long after that requests would hang by the dozen if they were still sent there, in milliseconds.
-    const LOOKED_AT: u64 = 5_000;
+    /// Requests that start later than this after the loss, in milliseconds, must succeed in time.
+    const DETECTION_MS: u64 = 1_500;
+    /// The time after detection, in milliseconds, in which requests would hang if the lost node
+    /// still got any.
+    const OBSERVED_MS: u64 = 5_000;
 
-    /// The state of the pod's endpoint, as Kubernetes says it.
+    /// Returns true if Kubernetes considers the pod's endpoint ready.
     async fn endpoint_ready(bed: &Bed, pod: &str) -> anyhow::Result<bool> {
         let slices = bed
             .list(
@@ -160,15 +162,15 @@ mod cases {
             eprintln!("{why}");
             return Ok(());
         }
-        // What is asked here is what clients do; who tells them what is known must not be lost too.
+        // The test is about clients; the controller must not be on the lost node.
         control_plane::keep_on(&bed.client, CONTROLLER, Some("node1")).await?;
-        let outcome = node_lost(bed).await;
+        let outcome = check_lost_node(bed).await;
         let found = machine::node("start", "node2").await;
         control_plane::keep_on(&bed.client, CONTROLLER, None).await?;
         outcome.and(found)
     }
 
-    async fn node_lost(bed: &Bed) -> anyhow::Result<()> {
+    async fn check_lost_node(bed: &Bed) -> anyhow::Result<()> {
         bed.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
         bed.apply(objects::on_node(objects::client("client"), "node1"))
@@ -186,44 +188,52 @@ mod cases {
             tokio::time::sleep(Duration::from_secs(3)).await;
             machine::node("stop", "node2").await?;
             let cut = (now(), Instant::now());
-            eventually("Kubernetes to say that the endpoint is gone", async || {
-                anyhow::ensure!(!endpoint_ready(bed, "reviews-v2").await?, "it is ready");
+            eventually("Kubernetes to mark the endpoint as not ready", async || {
+                anyhow::ensure!(
+                    !endpoint_ready(bed, "reviews-v2").await?,
+                    "the endpoint is ready"
+                );
                 Ok(())
             })
             .await?;
             eprintln!(
-                "Kubernetes took the endpoint away after {:?}",
+                "Kubernetes marked the endpoint as not ready after {:?}",
                 cut.1.elapsed()
             );
             tokio::time::sleep(Duration::from_secs(3)).await;
             machine::node("start", "node2").await?;
-            eventually("the endpoint to be back", async || {
-                anyhow::ensure!(endpoint_ready(bed, "reviews-v2").await?, "it is not ready");
+            eventually("the endpoint to be ready again", async || {
+                anyhow::ensure!(
+                    endpoint_ready(bed, "reviews-v2").await?,
+                    "the endpoint is not ready"
+                );
                 Ok(())
             })
             .await?;
             Ok(cut.0)
         };
         let (cut, traffic) = bed.under_traffic("client", "reviews", changes).await?;
-        let on_its_way = |at: u64| (cut.saturating_sub(3_000)..cut + NOTICED).contains(&at);
+        let on_its_way = |at: u64| (cut.saturating_sub(3_000)..cut + DETECTION_MS).contains(&at);
         traffic.as_expected_but(on_its_way)?;
         traffic.only_unsafe_failed()?;
         let troubles = || traffic.summaries().flat_map(weft_e2e::Summary::troubles);
-        let afterwards = cut + NOTICED..cut + NOTICED + LOOKED_AT;
+        let afterwards = cut + DETECTION_MS..cut + DETECTION_MS + OBSERVED_MS;
         let late = troubles()
             .filter(|trouble| afterwards.contains(&trouble.at()))
             .count() as u64;
-        // A machine with too much to do is slow without any fault.
+        // An overloaded machine may be slow without a fault.
         anyhow::ensure!(
             late * 100 <= traffic.sent(),
-            "{late} requests begun after the loss was noticed took more than a second: {traffic}"
+            "{late} requests that started after the loss was detected took more than a second: {traffic}"
         );
         let slowest = troubles()
             .map(|trouble| trouble.millis())
             .max()
             .unwrap_or(0);
-        eprintln!("{late} were late after it was noticed; the slowest of all took {slowest} ms");
-        eventually("what came back to take traffic", async || {
+        eprintln!(
+            "{late} requests were late after detection; the slowest of all took {slowest} ms"
+        );
+        eventually("the returned node to get traffic", async || {
             let both = bed.load("client", URL, &["-n", "200", "-c", "8"]).await?;
             anyhow::ensure!(both.version("v2") > 0 && both.failed() == 0, "{both}");
             Ok(())

@@ -1,5 +1,5 @@
-//! What a gRPC client is told where a proxy answers in the place of its application: always a status of gRPC with the cause
-//! as its message, never an answer of HTTP that the client has to guess from.
+//! Responses that a proxy generates for gRPC clients: always a gRPC status with the cause as its
+//! message, never a plain HTTP error.
 
 mesh_tests! {
     run In routing_failures_are_grpc_statuses_with_a_cause;
@@ -14,8 +14,8 @@ mod cases {
 
     const URL: &str = "http://reviews:9000";
 
-    /// Fails unless the call ends with this code, and a message that has these words.
-    async fn told(
+    /// Waits until the call ends with this code and a message that contains these words.
+    async fn check_failure(
         bed: &Bed,
         (pod, url): (&str, &str),
         arguments: &[&str],
@@ -34,21 +34,21 @@ mod cases {
         .await
     }
 
-    /// A Service whose gRPC port leads to this port of the pods with these labels.
+    /// Returns a Service whose gRPC port leads to this port of the selected pods.
     fn service(name: &str, labels: Value, port: u16) -> Value {
         let mut service = objects::service(name, labels);
         service["spec"]["ports"] = json!([{"name": "grpc", "port": 9000, "targetPort": port}]);
         service
     }
 
-    /// A pod without a proxy.
-    async fn outside(bed: &Bed, mut pod: Value) -> anyhow::Result<()> {
+    /// Applies a pod without a proxy.
+    async fn apply_without_proxy(bed: &Bed, mut pod: Value) -> anyhow::Result<()> {
         pod["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         bed.apply(pod).await.map(drop)
     }
 
-    /// The rule for calls that say so.
-    fn case(name: &str, mut rule: Value) -> Value {
+    /// Returns the rule with a match on the header `x-case`.
+    fn rule_for_case(name: &str, mut rule: Value) -> Value {
         rule["matches"] = json!([{"headers": [{"name": "x-case", "value": name}]}]);
         rule
     }
@@ -67,13 +67,13 @@ mod cases {
         broken["matches"] = json!([{"method": {"method": "Watch"},
             "headers": [{"type": "RegularExpression", "name": "x-case", "value": "("}]}]);
         json!([
-            case("nobody", backend("nobody")),
-            case("absent", backend("absent")),
-            case("weightless", weightless),
-            case("closed", backend("closed")),
-            case("closed-outside", backend("closed-outside")),
-            case("greets", backend("greets")),
-            case("extended", extended),
+            rule_for_case("nobody", backend("nobody")),
+            rule_for_case("absent", backend("absent")),
+            rule_for_case("weightless", weightless),
+            rule_for_case("closed", backend("closed")),
+            rule_for_case("closed-outside", backend("closed-outside")),
+            rule_for_case("greets", backend("greets")),
+            rule_for_case("extended", extended),
             broken,
         ])
     }
@@ -82,7 +82,7 @@ mod cases {
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let v1 = json!({"app": "reviews", "version": "v1"});
-        outside(bed, objects::client("outsider")).await?;
+        apply_without_proxy(bed, objects::client("outsider")).await?;
         for made in [
             service("nobody", json!({"app": "nobody"}), 9000),
             service("closed", v1.clone(), 9999),
@@ -113,7 +113,7 @@ mod cases {
             ("none", "Unimplemented", "no rule of the routes of"),
         ] {
             let header = format!("x-case: {name}");
-            told(bed, ("client", URL), &["-H", &header], code, words).await?;
+            check_failure(bed, ("client", URL), &["-H", &header], code, words).await?;
         }
         let watch = ["--grpc", "watch", "-H", "x-case: any"];
         let summary = bed.load("client", URL, &watch).await?;
@@ -127,11 +127,11 @@ mod cases {
             "the head of the request is over 64 KiB or 512 fields",
             ["--long", "66000"],
         );
-        told(bed, ("client", URL), &long, "ResourceExhausted", words).await
+        check_failure(bed, ("client", URL), &long, "ResourceExhausted", words).await
     }
 
-    /// HTTPRoutes take gRPC as well, and have timeouts.
-    fn bounded(name: &str, timeouts: Value) -> Value {
+    /// An HTTPRoute, because GRPCRoutes have no timeouts.
+    fn route_with_timeouts(name: &str, timeouts: Value) -> Value {
         let rules =
             json!([{"timeouts": timeouts, "backendRefs": [{"name": "reviews-v1", "port": 9000}]}]);
         objects::route("HTTPRoute", name, name, 9000, rules)
@@ -139,32 +139,32 @@ mod cases {
 
     pub(super) async fn timeouts_and_rejections_are_grpc_statuses(bed: &Bed) -> anyhow::Result<()> {
         let v1 = json!({"app": "reviews", "version": "v1"});
-        outside(bed, objects::client("outsider")).await?;
+        apply_without_proxy(bed, objects::client("outsider")).await?;
         bed.apply(service("whole", v1.clone(), 9000)).await?;
         bed.apply(service("each", v1, 9000)).await?;
         bed.shop(&["v1"]).await?;
         bed.ready("outsider").await?;
         let whole = json!({"request": "300ms"});
-        bed.good_route(bounded("whole", whole)).await?;
+        bed.good_route(route_with_timeouts("whole", whole)).await?;
         let each = json!({"request": "5s", "backendRequest": "300ms"});
-        bed.good_route(bounded("each", each)).await?;
+        bed.good_route(route_with_timeouts("each", each)).await?;
         for (name, words) in [
             ("whole", "no complete answer within the request timeout"),
             ("each", "no answer of the backend within its timeout"),
         ] {
             let url = format!("http://{name}:9000");
             let slow = ["-H", "x-delay: 3000"];
-            told(bed, ("client", &url), &slow, "DeadlineExceeded", words).await?;
+            check_failure(bed, ("client", &url), &slow, "DeadlineExceeded", words).await?;
         }
-        // A client without a proxy is taken for the kubelet at most.
+        // On a probed port, plain text may come from the kubelet, so HTTP is parsed and rejected.
         bed.mtls("Pod", "reviews-v1", "strict".into()).await?;
         let ip = in_url(&bed.pod_ip("reviews-v1").await?);
         let probed = format!("http://{ip}:8080");
         let words = "which takes mutual TLS only";
-        told(bed, ("outsider", &probed), &[], "PermissionDenied", words).await?;
-        // Where nothing is probed there is no HTTP at all.
+        check_failure(bed, ("outsider", &probed), &[], "PermissionDenied", words).await?;
+        // On a port without probes, plain text is closed without a response.
         let closed = format!("http://{ip}:9000");
-        told(
+        check_failure(
             bed,
             ("outsider", &closed),
             &[],

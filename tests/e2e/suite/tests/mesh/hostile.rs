@@ -1,4 +1,5 @@
-//! Bytes that make no sense on every port of the proxy and the controller: closed, counted, nothing crashes.
+//! Garbage on every port of the proxy and of the control plane: the connection is closed and
+//! counted, and nothing crashes.
 
 mesh_tests! {
     run In garbage_does_not_crash_the_proxy;
@@ -12,11 +13,11 @@ mod cases {
     use weft_e2e::host::in_url;
     use weft_e2e::{Bed, control_plane, objects, proxy};
 
-    /// How the connections to each address ended: `closed`, `answered`, `open` or `refused`, with how often.
+    /// Per address, how often connections ended as `closed`, `answered`, `open` or `refused`.
     type Ends = BTreeMap<String, BTreeMap<String, u64>>;
 
-    /// A pod without a proxy, from which garbage arrives as it was sent.
-    async fn thrower(bed: &Bed) -> anyhow::Result<()> {
+    /// Deploys a pod without a proxy, so that garbage arrives as sent.
+    async fn deploy_garbage_client(bed: &Bed) -> anyhow::Result<()> {
         let mut pod = objects::client("thrower");
         pod["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         bed.apply(pod).await?;
@@ -24,7 +25,7 @@ mod cases {
         Ok(())
     }
 
-    async fn throw(bed: &Bed, ip: &str, ports: &[u16]) -> anyhow::Result<Ends> {
+    async fn send_garbage(bed: &Bed, ip: &str, ports: &[u16]) -> anyhow::Result<Ends> {
         let host = in_url(ip);
         let addresses: Vec<_> = ports.iter().map(|port| format!("{host}:{port}")).collect();
         let mut command = vec!["weft-shop", "garbage", "--rounds", "3", "--patience", "400"];
@@ -35,8 +36,8 @@ mod cases {
         serde_json::from_str(output.trim()).with_context(|| format!("garbage printed {output}"))
     }
 
-    /// How often connections to a port ended like this.
-    fn times(ends: &Ends, ip: &str, port: u16, end: &str) -> u64 {
+    /// Returns how often connections to a port ended like this.
+    fn ended_as(ends: &Ends, ip: &str, port: u16, end: &str) -> u64 {
         let address = format!("{}:{port}", in_url(ip));
         let ends = ends.get(&address);
         ends.and_then(|ends| ends.get(end)).copied().unwrap_or(0)
@@ -44,28 +45,30 @@ mod cases {
 
     pub(super) async fn garbage_does_not_crash_the_proxy(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
-        thrower(bed).await?;
+        deploy_garbage_client(bed).await?;
         let before = bed
             .metric("reviews-v1", "weft_protocol_errors_total", &[])
             .await?;
         let ip = bed.pod_ip("reviews-v1").await?;
-        let ends = throw(bed, &ip, &[15001, 15006, 15020, 15021, 8080, 9000, 7000]).await?;
-        // The ports that only redirection may reach are closed to everybody else.
+        let ends = send_garbage(bed, &ip, &[15001, 15006, 15020, 15021, 8080, 9000, 7000]).await?;
+        // The redirect ports reject direct connections.
         for port in [15001, 15006] {
-            let taken = times(&ends, &ip, port, "answered") + times(&ends, &ip, port, "open");
-            anyhow::ensure!(taken == 0, "{port} is open to strangers: {ends:?}");
+            let taken = ended_as(&ends, &ip, port, "answered") + ended_as(&ends, &ip, port, "open");
+            anyhow::ensure!(taken == 0, "{port} accepts direct connections: {ends:?}");
         }
         for port in [15020, 15021, 8080, 9000, 7000] {
             anyhow::ensure!(
-                times(&ends, &ip, port, "refused") == 0
-                    && times(&ends, &ip, port, "closed") + times(&ends, &ip, port, "answered") > 0,
-                "garbage on {port} is answered or closed: {ends:?}"
+                ended_as(&ends, &ip, port, "refused") == 0
+                    && ended_as(&ends, &ip, port, "closed")
+                        + ended_as(&ends, &ip, port, "answered")
+                        > 0,
+                "garbage on {port} should be answered or closed: {ends:?}"
             );
         }
 
         anyhow::ensure!(
             bed.restarts("reviews-v1").await? == 0,
-            "a container was started again: {ends:?}"
+            "a container was restarted: {ends:?}"
         );
         bed.load("client", "http://reviews/reviews/1", &["-n", "20"])
             .await?
@@ -80,15 +83,15 @@ mod cases {
             .await?;
         anyhow::ensure!(
             after > before,
-            "garbage is counted: {before} before, {after} after, {ends:?}"
+            "garbage should be counted: {before} before, {after} after, {ends:?}"
         );
         let logs = bed.log("reviews-v1", "weft-proxy").await?;
         anyhow::ensure!(!logs.contains("panicked"), "a task panicked: {logs}");
         Ok(())
     }
 
-    /// What a part of the control plane counts of connections that made no sense.
-    async fn counted(system: &Bed, pods: &[String]) -> anyhow::Result<Vec<f64>> {
+    /// Returns the protocol errors that each pod has counted.
+    async fn protocol_errors(system: &Bed, pods: &[String]) -> anyhow::Result<Vec<f64>> {
         let mut counts = Vec::new();
         for pod in pods {
             let metrics = system.metrics(pod).await?;
@@ -101,7 +104,7 @@ mod cases {
     }
 
     pub(super) async fn garbage_does_not_crash_the_control_plane(bed: &Bed) -> anyhow::Result<()> {
-        thrower(bed).await?;
+        deploy_garbage_client(bed).await?;
         let system = control_plane::system(&bed.client);
         let before = control_plane::restarts(&bed.client).await?;
         for (part, ports) in [
@@ -109,35 +112,35 @@ mod cases {
             ("weft-injector", [15017, 15020, 15021]),
         ] {
             let pods = control_plane::pod_names(&bed.client, part).await?;
-            let count = counted(&system, &pods).await?;
+            let count = protocol_errors(&system, &pods).await?;
             for pod in &pods {
                 let ip = system.pod_ip(pod).await?;
-                let ends = throw(bed, &ip, &ports).await?;
+                let ends = send_garbage(bed, &ip, &ports).await?;
                 for port in ports {
-                    let closed =
-                        times(&ends, &ip, port, "closed") + times(&ends, &ip, port, "answered");
+                    let closed = ended_as(&ends, &ip, port, "closed")
+                        + ended_as(&ends, &ip, port, "answered");
                     anyhow::ensure!(
-                        closed > 0 && times(&ends, &ip, port, "refused") == 0,
-                        "garbage on {port} of {pod} is answered or closed: {ends:?}"
+                        closed > 0 && ended_as(&ends, &ip, port, "refused") == 0,
+                        "garbage on {port} of {pod} should be answered or closed: {ends:?}"
                     );
                 }
                 let log = system.log(pod, "").await?;
                 anyhow::ensure!(!log.contains("panicked"), "{pod} panicked: {log}");
             }
-            let after = counted(&system, &pods).await?;
+            let after = protocol_errors(&system, &pods).await?;
             anyhow::ensure!(
                 count
                     .iter()
                     .zip(&after)
                     .all(|(before, after)| after > before),
-                "garbage is counted by each pod of {part}: {count:?} before, {after:?} after"
+                "each pod of {part} should count garbage: {count:?} before, {after:?} after"
             );
         }
         anyhow::ensure!(
             control_plane::restarts(&bed.client).await? == before,
             "the control plane crashed"
         );
-        // It goes on serving: a new pod gets its proxy, certificate and configuration.
+        // The control plane still serves: new pods get a proxy, a certificate and configuration.
         bed.shop(&["v1"]).await
     }
 }

@@ -1,4 +1,5 @@
-//! Who is who: identities on both ends, and what the certificate authority and the controller refuse.
+//! Workload identity: both ends verify each other, and the certificate authority and the controller
+//! reject invalid requests.
 
 mesh_tests! {
     run In client_and_server_identities_are_logged;
@@ -37,7 +38,7 @@ mod cases {
         .all("OK")?;
         for path in ["/reviews/known", "/shop.Reviews/Get"] {
             for (pod, direction) in [("client", "outbound"), ("reviews-v1", "inbound")] {
-                let accesses = eventually("the requests in the logs", async || {
+                let accesses = eventually("the requests in the access logs", async || {
                     let accesses = bed.accesses(pod, direction, path).await?;
                     anyhow::ensure!(accesses.len() == 10, "{accesses:?}");
                     Ok(accesses)
@@ -63,8 +64,9 @@ mod cases {
         Ok(())
     }
 
-    /// What a peer hears that shows this certificate and speaks HTTP/2 as proxies do.
-    async fn heard_by(
+    /// Connects with this certificate, sends the HTTP/2 preface like a proxy, and returns the
+    /// response; empty if the handshake fails.
+    async fn preface_response(
         address: &str,
         certificate: Option<outsider::ClientCertificate>,
     ) -> anyhow::Result<Vec<u8>> {
@@ -84,7 +86,7 @@ mod cases {
         let address = format!("{}:80", in_url(&bed.cluster_ip("reviews").await?));
 
         anyhow::ensure!(
-            heard_by(&address, None).await?.is_empty(),
+            preface_response(&address, None).await?.is_empty(),
             "served without a certificate"
         );
         let key = KeyPair::generate()?;
@@ -94,8 +96,8 @@ mod cases {
             key.serialize_der().try_into().map_err(anyhow::Error::msg)?,
         );
         anyhow::ensure!(
-            heard_by(&address, Some(shown)).await?.is_empty(),
-            "served with a certificate of its own making"
+            preface_response(&address, Some(shown)).await?.is_empty(),
+            "served with a self-signed certificate"
         );
 
         let failures = bed
@@ -114,13 +116,14 @@ mod cases {
             .await?;
         anyhow::ensure!(
             failures > good,
-            "the refused handshakes are counted: {failures} in all, {good} good"
+            "failed handshakes should be counted: {failures} in all, {good} succeeded"
         );
         Ok(())
     }
 
-    /// A pod `client` and what a token for `audience` makes of a request for the name of `account`.
-    async fn ask(
+    /// Deploys the pod `client` and requests a certificate for `account` with a token for
+    /// `audience`; returns the length of the chain.
+    async fn request_certificate(
         bed: &Bed,
         audience: &str,
         account: &str,
@@ -134,8 +137,8 @@ mod cases {
             .map(|signed| signed.chain.len()))
     }
 
-    /// The answer has the code, and its message says why.
-    fn is_refused<T: std::fmt::Debug>(
+    /// Fails unless the response has this code and its message contains `why`.
+    fn check_rejected<T: std::fmt::Debug>(
         answer: &Result<T, Status>,
         code: Code,
         why: &str,
@@ -145,27 +148,27 @@ mod cases {
         Ok(())
     }
 
-    /// The pod itself, which is ready, has a certificate: its token is good, and of no use here.
+    /// The token is valid and its pod has a certificate; only the source address differs.
     pub(super) async fn token_sent_from_another_address_is_rejected(
         bed: &Bed,
     ) -> anyhow::Result<()> {
-        let refused = ask(bed, identity::AUDIENCE, "client").await?;
-        is_refused(&refused, Code::PermissionDenied, "address")
+        let refused = request_certificate(bed, identity::AUDIENCE, "client").await?;
+        check_rejected(&refused, Code::PermissionDenied, "address")
     }
 
     pub(super) async fn csr_for_another_service_account_is_rejected(
         bed: &Bed,
     ) -> anyhow::Result<()> {
-        let refused = ask(bed, identity::AUDIENCE, "reviews").await?;
+        let refused = request_certificate(bed, identity::AUDIENCE, "reviews").await?;
         let why = "requests another service account than the token's";
-        is_refused(&refused, Code::PermissionDenied, why)
+        check_rejected(&refused, Code::PermissionDenied, why)
     }
 
     pub(super) async fn token_for_another_audience_is_rejected(bed: &Bed) -> anyhow::Result<()> {
         let audience = format!("{}.example/else", bed.namespace);
-        let refused = ask(bed, &audience, "client").await?;
+        let refused = request_certificate(bed, &audience, "client").await?;
         let why = "not for the audience";
-        is_refused(&refused, Code::Unauthenticated, why)
+        check_rejected(&refused, Code::Unauthenticated, why)
     }
 
     pub(super) async fn malformed_tokens_and_csrs_are_rejected(bed: &Bed) -> anyhow::Result<()> {
@@ -181,9 +184,9 @@ mod cases {
             (&"x".repeat(20_000), "the token has 20000 bytes"),
         ] {
             let refused = identity::sign(bed, &request.csr, token).await?;
-            is_refused(&refused, Code::Unauthenticated, why)?;
+            check_rejected(&refused, Code::Unauthenticated, why)?;
         }
-        // A message longer than any request is not even read.
+        // A message over the size limit is not parsed.
         let refused = identity::sign(bed, &request.csr, &"x".repeat(50_000)).await?;
         anyhow::ensure!(
             refused
@@ -198,12 +201,13 @@ mod cases {
             &request.csr[..request.csr.len() / 2],
         ] {
             let refused = identity::sign(bed, csr, &token).await?;
-            is_refused(&refused, Code::InvalidArgument, "")?;
+            check_rejected(&refused, Code::InvalidArgument, "")?;
         }
         Ok(())
     }
 
-    /// Says Hello as a pod, without a certificate, and returns how that ends or that an update came.
+    /// Sends Hello for a pod without a client certificate; returns the status, or Ok if an update
+    /// arrives.
     async fn hello(bed: &Bed, pod: &str) -> anyhow::Result<Result<(), Status>> {
         let mut mesh = MeshClient::new(identity::controller(bed).await?);
         let hello = Hello {

@@ -1,4 +1,4 @@
-//! ServiceImports as backends, while the cluster comes to know the kind and forgets it again.
+//! ServiceImports as backends, while their CRD is installed and removed.
 
 mesh_tests! {
     run In service_import_is_a_backend_while_its_crd_exists;
@@ -15,7 +15,7 @@ mod cases {
     const DEFINITION: &str = "serviceimports.multicluster.x-k8s.io";
     const DEFINITIONS: (&str, &str) = ("apiextensions.k8s.io/v1", "CustomResourceDefinition");
 
-    /// As much of the Multi-Cluster Services API as the test needs.
+    /// The part of the Multi-Cluster Services API's CRD that the test needs.
     fn definition() -> Value {
         let port = json!({"type": "object", "required": ["port"], "properties": {
             "name": {"type": "string"}, "protocol": {"type": "string"}, "appProtocol": {"type": "string"},
@@ -45,7 +45,7 @@ mod cases {
         })
     }
 
-    /// What a controller of the Multi-Cluster Services API would write for a pod.
+    /// The EndpointSlice that a controller of the Multi-Cluster Services API would write for a pod.
     fn slice(address: &str) -> Value {
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -58,7 +58,7 @@ mod cases {
         })
     }
 
-    async fn unresolved(bed: &Bed, reason: &str) -> anyhow::Result<()> {
+    async fn wait_for_unresolved(bed: &Bed, reason: &str) -> anyhow::Result<()> {
         eventually(&format!("ResolvedRefs={reason}"), async || {
             let route = bed.get(GATEWAY, "HTTPRoute", "imported").await?;
             let conditions = objects::route_conditions(&route)?;
@@ -67,30 +67,30 @@ mod cases {
         .await
     }
 
-    async fn answered(bed: &Bed, fits: &str, code: &str) -> anyhow::Result<()> {
-        eventually(fits, async || {
+    async fn wait_for_code(bed: &Bed, what: &str, code: &str) -> anyhow::Result<()> {
+        eventually(what, async || {
             let summary = bed.load("client", URL, &["-n", "5"]).await?;
             summary.all(code).map(drop)
         })
         .await
     }
 
-    async fn known(bed: &Bed) -> anyhow::Result<()> {
-        unresolved(bed, "BackendNotFound").await?;
-        answered(bed, "an import that is absent to be told", "500").await?;
-        eventually("the kind to be served", async || {
+    async fn check_with_crd(bed: &Bed) -> anyhow::Result<()> {
+        wait_for_unresolved(bed, "BackendNotFound").await?;
+        wait_for_code(bed, "the missing ServiceImport to answer 500", "500").await?;
+        eventually("the CRD to be served", async || {
             bed.apply(import()).await.map(drop)
         })
         .await?;
         bed.apply(slice(&bed.pod_ip("reviews-v2").await?)).await?;
-        // The Service of the same name has v1 behind it, too.
-        eventually("the import's endpoint to answer", async || {
+        // The Service of the same name also selects v1.
+        eventually("the ServiceImport's endpoint to respond", async || {
             let summary = bed.load("client", URL, &["-n", "20"]).await?;
             summary.all("200")?.all_from("v2").map(drop)
         })
         .await?;
-        // Statuses are written after proxies are told.
-        eventually("the status to say so", async || {
+        // Statuses are written after proxies get the configuration.
+        eventually("ResolvedRefs to be True", async || {
             let route = bed.get(GATEWAY, "HTTPRoute", "imported").await?;
             let conditions = objects::route_conditions(&route)?;
             let (resolved, ..) = conditions.of("ResolvedRefs")?;
@@ -98,7 +98,7 @@ mod cases {
             Ok(())
         })
         .await?;
-        eventually("the access log to have the import", async || {
+        eventually("the ServiceImport in the access log", async || {
             let lines = bed.accesses("client", "outbound", "/reviews/1").await?;
             let backend = format!("serviceimport/{}/reviews:80", bed.namespace);
             let imported = lines.iter().find(|line| line.is("backend", &backend));
@@ -110,7 +110,7 @@ mod cases {
         .await?;
         let imports = bed.api(API, "ServiceImport");
         imports.delete("reviews", &DeleteParams::default()).await?;
-        unresolved(bed, "BackendNotFound").await
+        wait_for_unresolved(bed, "BackendNotFound").await
     }
 
     pub(super) async fn service_import_is_a_backend_while_its_crd_exists(
@@ -121,19 +121,19 @@ mod cases {
         let rules = json!([{"backendRefs": [backend]}]);
         bed.route(objects::http_route("imported", rules)).await?;
         let definitions = bed.api(DEFINITIONS.0, DEFINITIONS.1);
-        // Somebody else's definition, with objects of theirs, is left alone.
+        // If the cluster already has the CRD, it is kept, because it may have objects.
         if definitions.get_opt(DEFINITION).await?.is_some() {
-            return known(bed).await;
+            return check_with_crd(bed).await;
         }
-        unresolved(bed, "InvalidKind").await?;
-        answered(bed, "a kind that is absent to be told", "500").await?;
+        wait_for_unresolved(bed, "InvalidKind").await?;
+        wait_for_code(bed, "the missing CRD to answer 500", "500").await?;
         bed.apply(definition()).await?;
-        let outcome = known(bed).await;
+        let outcome = check_with_crd(bed).await;
         let removed = definitions
             .delete(DEFINITION, &DeleteParams::default())
             .await;
         outcome?;
         removed?;
-        unresolved(bed, "InvalidKind").await
+        wait_for_unresolved(bed, "InvalidKind").await
     }
 }

@@ -1,4 +1,4 @@
-//! Which pods get a proxy, and that pods with one start, run and end as pods do.
+//! Which pods get a proxy, and that injected pods start, run and complete normally.
 
 mesh_tests! {
     run In labelled_pod_gets_init_and_proxy_containers;
@@ -14,7 +14,7 @@ mod cases {
     use serde_json::{Value, json};
     use weft_e2e::{Bed, eventually, identity, objects};
 
-    /// The pod as admission leaves it; nothing is created.
+    /// Returns the pod as admission changes it, without creating it.
     async fn admitted(bed: &Bed, pod: Value) -> anyhow::Result<Value> {
         let dry = PostParams {
             dry_run: true,
@@ -40,7 +40,7 @@ mod cases {
         let init = &pod["spec"]["initContainers"];
         anyhow::ensure!(
             objects::names(init) == ["weft-init", "weft-proxy", "early"],
-            "order: {init}"
+            "the order of init containers is wrong: {init}"
         );
         let (redirect, proxy) = (&init[0]["securityContext"], &init[1]["securityContext"]);
         anyhow::ensure!(
@@ -49,7 +49,7 @@ mod cases {
         );
         anyhow::ensure!(
             init[1]["restartPolicy"] == "Always",
-            "weft-proxy is no native sidecar: {}",
+            "weft-proxy is not a native sidecar: {}",
             init[1]
         );
         anyhow::ensure!(
@@ -72,7 +72,7 @@ mod cases {
         willing["metadata"]["labels"]["weft.dev/inject"] = "enabled".into();
         anyhow::ensure!(
             has_proxy(&admitted(bed, willing).await?),
-            "a pod that opts in gets a proxy"
+            "a pod that opts in should get a proxy"
         );
         Ok(())
     }
@@ -82,7 +82,7 @@ mod cases {
         unwilling["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         anyhow::ensure!(
             !has_proxy(&admitted(bed, unwilling).await?),
-            "a pod that opts out gets no proxy"
+            "a pod that opts out should get no proxy"
         );
         Ok(())
     }
@@ -93,12 +93,13 @@ mod cases {
         let pod = admitted(bed, pod).await?;
         anyhow::ensure!(!has_proxy(&pod), "{}", pod["spec"]);
         let reason = pod["metadata"]["annotations"]["weft.dev/skipped"].as_str();
-        let reason = reason.with_context(|| format!("no reason: {}", pod["metadata"]))?;
+        let reason = reason
+            .with_context(|| format!("the pod has no reason annotation: {}", pod["metadata"]))?;
         anyhow::ensure!(reason.contains("hostNetwork"), "{reason}");
         Ok(())
     }
 
-    /// Each container sends one request without trying again, so the proxy must serve before they start.
+    /// Each container sends one request without retry, so the proxy must serve before they start.
     pub(super) async fn job_with_init_container_is_served_and_completes(
         bed: &Bed,
     ) -> anyhow::Result<()> {

@@ -1,4 +1,5 @@
-//! Servers, clients and proxies that come and go, and rules that change, under 500 requests a second: not one fails.
+//! Servers, clients and proxies that start and stop, and routes that change, under 500 requests a
+//! second: no request fails.
 
 mesh_tests! {
     run_busy In server_rollout_and_scaling_fail_no_request;
@@ -14,7 +15,7 @@ mod cases {
     use serde_json::{Value, json};
     use weft_e2e::{Bed, eventually, full_or, machine, objects, senders};
 
-    /// The pod of `objects::reviews` as a Deployment, with Kubernetes' own grace period.
+    /// Returns `objects::reviews` as a Deployment with Kubernetes' default grace period.
     fn server() -> Value {
         let mut pod = objects::reviews("v1");
         pod["metadata"]["name"] = "reviews".into();
@@ -22,7 +23,7 @@ mod cases {
         objects::deployment(&pod, 1)
     }
 
-    /// One server as a Deployment, and a client.
+    /// Deploys one server as a Deployment, and a client.
     async fn shop(bed: &Bed) -> anyhow::Result<()> {
         bed.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
@@ -48,8 +49,8 @@ mod cases {
         traffic.as_expected()
     }
 
-    /// The load comes from two pods of a Deployment, so that it never ends while they are replaced; every pod says at its
-    /// end what became of its requests.
+    /// Two pods of a Deployment send, so that traffic continues while they are replaced; each pod
+    /// prints its summary at its end.
     pub(super) async fn client_rollout_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
         shop(bed).await?;
         let address = bed.cluster_ip("reviews").await?;
@@ -66,7 +67,7 @@ mod cases {
             .as_expected()
     }
 
-    fn split(kind: &str, edit: usize, v1: u32) -> Value {
+    fn route_split(kind: &str, edit: usize, v1: u32) -> Value {
         let (port, kinds) = match kind {
             "HTTPRoute" => (80, objects::http_route as fn(&str, Value) -> Value),
             _ => (9000, objects::grpc_route as fn(&str, Value) -> Value),
@@ -77,7 +78,7 @@ mod cases {
             "matches": [{"headers": [{"name": "x-edit", "value": edit.to_string()}]}],
             "backendRefs": [to("v2", 1)],
         });
-        // Every other edit adds a rule in front, the next one takes it away.
+        // Alternate edits add and remove a rule in front.
         let rules = if edit.is_multiple_of(2) {
             json!([all])
         } else {
@@ -91,20 +92,20 @@ mod cases {
         let edits = async {
             for edit in 0..25 {
                 for kind in ["HTTPRoute", "GRPCRoute"] {
-                    bed.apply(split(kind, edit, (edit as u32 * 37) % 101))
+                    bed.apply(route_split(kind, edit, (edit as u32 * 37) % 101))
                         .await?;
                     tokio::time::sleep(Duration::from_millis(150)).await;
                 }
             }
             for kind in ["HTTPRoute", "GRPCRoute"] {
-                bed.good_route(split(kind, 50, 20)).await?;
+                bed.good_route(route_split(kind, 50, 20)).await?;
             }
             Ok(())
         };
         let ((), traffic) = bed.under_traffic("client", "reviews", edits).await?;
         traffic.as_expected()?;
-        // By the status it is in force; the last of the edits is what counts from now on.
-        eventually("the last weights", async || {
+        // The status reports that the last edit is in effect.
+        eventually("the last weights to be in effect", async || {
             for (url, more) in [
                 ("http://reviews/reviews/1", None),
                 ("http://reviews:9000", Some(["--grpc", "get"])),
@@ -126,17 +127,20 @@ mod cases {
         since.map_or(0, |since| since.as_millis() as u64)
     }
 
-    /// Waits until the pod's proxy is another process than the one that was killed, and ready.
-    async fn back(bed: &Bed, pod: &str, restarts: u64) -> anyhow::Result<()> {
-        eventually(&format!("the proxy of {pod} to be back"), async || {
-            anyhow::ensure!(bed.restarts(pod).await? > restarts, "not restarted");
+    /// Waits until the pod's proxy was restarted and is ready.
+    async fn wait_until_restarted(bed: &Bed, pod: &str, restarts: u64) -> anyhow::Result<()> {
+        eventually(&format!("the proxy of {pod} to be restarted"), async || {
+            anyhow::ensure!(
+                bed.restarts(pod).await? > restarts,
+                "the proxy was not restarted"
+            );
             bed.ready(pod).await.map(drop)
         })
         .await
     }
 
-    /// What was on its way in the killed process is lost where it is not safe to send twice: POSTs and gRPC. Everything
-    /// else, and everything begun later, is answered by the other server.
+    /// Requests in flight in the killed process are lost if they must not be retried: POSTs and
+    /// gRPC. All others are served by the other server.
     pub(super) async fn killed_proxy_fails_only_requests_in_flight(
         bed: &Bed,
     ) -> anyhow::Result<()> {
@@ -151,8 +155,11 @@ mod cases {
             let before = bed.restarts(pod).await?;
             machine::signal(&bed.get("v1", "Pod", pod).await?, "weft-proxy", "KILL").await?;
             let killed = (now(), Instant::now());
-            back(bed, pod, before).await?;
-            eprintln!("the proxy of {pod} was back after {:?}", killed.1.elapsed());
+            wait_until_restarted(bed, pod, before).await?;
+            eprintln!(
+                "the proxy of {pod} was ready again after {:?}",
+                killed.1.elapsed()
+            );
             anyhow::Ok(killed.0)
         };
         let changes = async {
@@ -181,13 +188,13 @@ mod cases {
         let under_way = |at: u64| (killed.saturating_sub(1_000)..killed + 100).contains(&at);
         traffic.as_expected_but(under_way)?;
         traffic.only_unsafe_failed()?;
-        // A client whose own proxy is killed is served again as soon as that is back.
+        // A client whose own proxy was killed is served once it is ready again.
         kill("client").await?;
         let again = bed
             .load("client", "http://reviews/reviews/1", &["-n", "50"])
             .await;
         again
-            .context("after its proxy came back")?
+            .context("after its proxy was restarted")?
             .all("200")
             .map(drop)
     }

@@ -1,7 +1,8 @@
-//! Weft in a real cluster, seen from pods and from the Kubernetes API.
+//! Weft in a real cluster, tested from pods and through the Kubernetes API.
 //!
-//! Needs a cluster with Weft and the image weft/shop:0.1.0, so every test is ignored unless asked for:
-//! `cargo test -p weft-e2e -- --include-ignored`, or `tests/e2e/suite/run`, which also loads the image.
+//! Needs a cluster with Weft and the image weft/shop:0.1.0, so every test is ignored by default:
+//! `cargo test -p weft-e2e -- --include-ignored`, or `tests/e2e/suite/run`, which also loads the
+//! image.
 
 #[macro_use]
 extern crate weft_e2e;

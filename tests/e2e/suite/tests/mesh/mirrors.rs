@@ -1,4 +1,5 @@
-//! Mirrors that get a share of the requests: how large it is, and that it costs the requests themselves nothing.
+//! Mirrors with a percentage or fraction: the number of copies, and that failing mirrors do not
+//! affect requests.
 
 mesh_tests! {
     run In mirror_gets_its_percentage_or_fraction;
@@ -12,7 +13,7 @@ mod cases {
 
     const REQUESTS: u32 = 500;
 
-    /// A mirror with a share of the requests, as the filter has it.
+    /// Returns a mirror filter with a share of the requests.
     fn mirror(backend: &str, share: Value) -> Value {
         let mut mirror = json!({"backendRef": {"name": backend, "port": 80}});
         if let (Some(mirror), Some(share)) = (mirror.as_object_mut(), share.as_object()) {
@@ -21,12 +22,13 @@ mod cases {
         json!({"type": "RequestMirror", "requestMirror": mirror})
     }
 
-    /// Requests that reached the pod by its proxy for this path.
-    async fn seen(bed: &Bed, pod: &str, path: &str) -> anyhow::Result<usize> {
+    /// Returns the number of inbound requests in the pod's access log for this path.
+    async fn inbound_requests(bed: &Bed, pod: &str, path: &str) -> anyhow::Result<usize> {
         Ok(bed.accesses(pod, "inbound", path).await?.len())
     }
 
-    /// A twentieth of a millionth of all runs is beyond five standard deviations of the binomial distribution.
+    /// Five standard deviations of the binomial distribution: the probability of a value outside is
+    /// below one in a million.
     fn bounds(share: f64) -> std::ops::RangeInclusive<usize> {
         let requests = f64::from(REQUESTS);
         let (mean, deviation) = (requests * share, (requests * share * (1.0 - share)).sqrt());
@@ -50,11 +52,11 @@ mod cases {
         rules.push(all);
         bed.good_route(objects::http_route("shares", rules.into()))
             .await?;
-        eventually("the route to be in force", async || {
+        eventually("the route to be in effect", async || {
             bed.load("client", "http://reviews/reviews/all", &[])
                 .await?;
-            let seen = seen(bed, "reviews-v2", "/reviews/all").await?;
-            anyhow::ensure!(seen > 0, "no copy has come");
+            let seen = inbound_requests(bed, "reviews-v2", "/reviews/all").await?;
+            anyhow::ensure!(seen > 0, "no copy has arrived");
             Ok(())
         })
         .await?;
@@ -65,8 +67,8 @@ mod cases {
             let summary = bed.load("client", &url, &arguments).await?;
             anyhow::ensure!(summary.version("v1") == u64::from(REQUESTS), "{summary}");
             let bounds = bounds(*share);
-            eventually("the copies in the mirror's log", async || {
-                let seen = seen(bed, "reviews-v2", path).await?;
+            eventually("the copies in the mirror's access log", async || {
+                let seen = inbound_requests(bed, "reviews-v2", path).await?;
                 anyhow::ensure!(
                     bounds.contains(&seen),
                     "{seen} copies of {path}, not {bounds:?}"
@@ -89,7 +91,7 @@ mod cases {
         for made in [
             service("nobody", json!({"app": "nobody"}), 8080),
             service("closed", v1.clone(), 9999),
-            // Says what is no HTTP.
+            // Sends bytes that are not HTTP.
             service("greets", v1, 7001),
         ] {
             bed.apply(made).await?;

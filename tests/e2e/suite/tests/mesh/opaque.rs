@@ -1,4 +1,4 @@
-//! Where connections of bytes go, and what is said of them.
+//! Opaque TCP connections: how they are routed, logged and counted.
 
 mesh_tests! {
     run In tcp_route_follows_weights_and_logs_connections;
@@ -41,8 +41,8 @@ mod cases {
         json!({"name": format!("reviews-{version}"), "port": port, "weight": weight})
     }
 
-    /// What comes back from a port of the reviews for bytes given in hexadecimal.
-    async fn talk(bed: &Bed, port: u16, hex: &str) -> anyhow::Result<String> {
+    /// Sends bytes, given in hexadecimal, to a port of the reviews and returns the response.
+    async fn send_bytes(bed: &Bed, port: u16, hex: &str) -> anyhow::Result<String> {
         let connect = format!("reviews:{port}");
         let command = [
             "weft-shop",
@@ -59,7 +59,7 @@ mod cases {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// What a client that looks for the server `name` says first.
+    /// Returns the ClientHello of a client that connects to the server `name`.
     fn client_hello(name: &'static str) -> anyhow::Result<Vec<u8>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -73,7 +73,7 @@ mod cases {
         Ok(bytes)
     }
 
-    /// Port 7001 answers with its version before anything is said.
+    /// On port 7001 the server sends its version first.
     pub(super) async fn tcp_route_follows_weights_and_logs_connections(
         bed: &Bed,
     ) -> anyhow::Result<()> {
@@ -81,13 +81,13 @@ mod cases {
         let backends = json!([backend("v1", 7001, 0), backend("v2", 7001, 1)]);
         bed.good_route(tcp_route("second", 7001, backends)).await?;
         eventually("connections to go to v2", async || {
-            let heard = talk(bed, 7001, &hex(b"hello")).await?;
+            let heard = send_bytes(bed, 7001, &hex(b"hello")).await?;
             anyhow::ensure!(heard == "220 reviews v2\r\nhello", "{heard:?}");
             Ok(())
         })
         .await?;
         for _ in 0..10 {
-            let heard = talk(bed, 7001, &hex(b"hello")).await?;
+            let heard = send_bytes(bed, 7001, &hex(b"hello")).await?;
             anyhow::ensure!(heard.starts_with("220 reviews v2"), "{heard:?}");
         }
         let namespace = &bed.namespace;
@@ -100,8 +100,8 @@ mod cases {
         ];
         let counted = bed.metric("client", "weft_opaque_connections_total", &labels);
         let counted = counted.await?;
-        anyhow::ensure!(counted >= 10.0, "{counted} connections counted");
-        eventually("the access log to have the connection", async || {
+        anyhow::ensure!(counted >= 10.0, "only {counted} connections were counted");
+        eventually("the connection in the access log", async || {
             let lines = bed.access_log("client").await?;
             let line = lines.iter().find(|line| line.is("route", &name));
             let line = line.with_context(|| format!("{lines:?}"))?;
@@ -126,13 +126,13 @@ mod cases {
             .await?;
         bed.good_route(tls_route("others", "*.example.com", to("v2")))
             .await?;
-        eventually("both routes to be in force", async || {
+        eventually("both routes to be in effect", async || {
             for (name, greeting) in [
                 ("one.example.com", "220 reviews v1\r\n"),
                 ("two.example.com", "220 reviews v2\r\n"),
                 ("a.one.example.com", "220 reviews v2\r\n"),
             ] {
-                let heard = talk(bed, 7001, &hex(&client_hello(name)?)).await?;
+                let heard = send_bytes(bed, 7001, &hex(&client_hello(name)?)).await?;
                 anyhow::ensure!(heard.starts_with(greeting), "{name}: {heard:?}");
             }
             Ok(())
@@ -144,10 +144,10 @@ mod cases {
             (b"not TLS".to_vec(), "error_type=\"not_tls\""),
         ] {
             let before = bed.metric("client", error, &[reason]).await?;
-            let heard = talk(bed, 7001, &hex(&bytes)).await?;
+            let heard = send_bytes(bed, 7001, &hex(&bytes)).await?;
             anyhow::ensure!(!heard.contains("220 "), "{reason}: {heard:?}");
             let after = bed.metric("client", error, &[reason]).await?;
-            anyhow::ensure!(after > before, "{reason} is not counted");
+            anyhow::ensure!(after > before, "{reason} was not counted");
         }
         Ok(())
     }
@@ -175,11 +175,12 @@ mod cases {
         bed: &Bed,
     ) -> anyhow::Result<()> {
         bed.shop(&["v1", "v2"]).await?;
-        // To v2 for HTTP; the port is named `greet`, which declares nothing, and v1 alone is behind the other Service.
+        // HTTP is routed to v2. The port is named `greet`, which declares no protocol, and the
+        // Service selects only v1.
         let rules = json!([{"backendRefs": [backend("v2", 80, 1)]}]);
         bed.good_route(route("HTTPRoute", "http", "reviews-v1", 7001, rules))
             .await?;
-        eventually("the route to be in force", async || {
+        eventually("the route to be in effect", async || {
             let url = "http://reviews-v1:7001/reviews/1";
             let summary = bed.load("client", url, &[]).await?;
             anyhow::ensure!(summary.version("v2") == 1, "{summary}");

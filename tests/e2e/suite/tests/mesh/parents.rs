@@ -1,4 +1,4 @@
-//! Which Services routes may stand on and lead to, and what rules do to answers and shares.
+//! Services as parents and backends of routes, response header filters, and weights of 0.
 
 mesh_tests! {
     run In service_without_selector_is_a_valid_parent;
@@ -28,7 +28,7 @@ mod cases {
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
         let route = objects::route("HTTPRoute", "facade", "facade", 80, rules);
         bed.good_route(route).await?;
-        eventually("the facade to lead to v1", async || {
+        eventually("requests to the facade to reach v1", async || {
             let summary = bed
                 .load("client", "http://facade/reviews/1", &["-n", "5"])
                 .await?;
@@ -45,7 +45,7 @@ mod cases {
             client: bed.client.clone(),
             namespace: format!("{}-b", bed.namespace),
         };
-        let outcome = leads_to(bed, &other).await;
+        let outcome = check_cross_namespace_backend(bed, &other).await;
         let namespaces = other.api("v1", "Namespace");
         let at_once = DeleteParams::default();
         let removed = namespaces.delete(&other.namespace, &at_once).await;
@@ -54,7 +54,7 @@ mod cases {
         Ok(())
     }
 
-    async fn leads_to(bed: &Bed, other: &Bed) -> anyhow::Result<()> {
+    async fn check_cross_namespace_backend(bed: &Bed, other: &Bed) -> anyhow::Result<()> {
         let own = bed.get("v1", "Namespace", &bed.namespace).await?;
         let run = &own["metadata"]["labels"]["weft.dev/e2e"];
         let run = run.as_str().unwrap_or_default();
@@ -69,10 +69,13 @@ mod cases {
         let rules = json!([{"backendRefs": [backend]}]);
         bed.good_route(objects::http_route("elsewhere", rules))
             .await?;
-        eventually("another namespace to answer", async || {
-            let summary = bed.load("client", URL, &["-n", "5"]).await?;
-            summary.all("200")?.all_from("v2").map(drop)
-        })
+        eventually(
+            "the backend of the other namespace to respond",
+            async || {
+                let summary = bed.load("client", URL, &["-n", "5"]).await?;
+                summary.all("200")?.all_from("v2").map(drop)
+            },
+        )
         .await
     }
 
@@ -101,7 +104,7 @@ mod cases {
             status == "False" && message.contains("ExternalName"),
             "{conditions}"
         );
-        eventually("its requests to fail", async || {
+        eventually("requests to answer 500", async || {
             bed.load("client", URL, &[]).await?.all("500").map(drop)
         })
         .await
@@ -119,7 +122,7 @@ mod cases {
         let rules = json!([{"filters": [edit(by_rule)], "backendRefs": [v1]}]);
         bed.good_route(objects::http_route("headers", rules))
             .await?;
-        eventually("both edits to show", async || {
+        eventually("both filters to apply", async || {
             let answer = bed.load("client", URL, &[]).await?.answer();
             let seen =
                 ["x-set", "x-added", "x-gone", "content-type"].map(|name| answer.header(name));
@@ -139,7 +142,7 @@ mod cases {
         let grpc = |version: &str, weight: u32| json!({"name": format!("reviews-{version}"), "port": 9000, "weight": weight});
         let rules = json!([{"backendRefs": [grpc("v1", 0), grpc("v2", 3)]}]);
         bed.good_route(objects::grpc_route("shares", rules)).await?;
-        eventually("v2 to have all of it", async || {
+        eventually("v2 to get all requests", async || {
             let summary = bed.load("client", URL, &["-n", "30"]).await?;
             summary.all("200")?.all_from("v2")?;
             let arguments = ["--grpc", "get", "-n", "30"];
@@ -151,7 +154,7 @@ mod cases {
         .await?;
         let rules = json!([{"backendRefs": [grpc("v1", 0), grpc("v2", 0)]}]);
         bed.good_route(objects::grpc_route("shares", rules)).await?;
-        eventually("nobody to have any", async || {
+        eventually("all requests to fail", async || {
             let arguments = ["--grpc", "get", "-n", "5"];
             let summary = bed
                 .load("client", "http://reviews:9000", &arguments)

@@ -1,4 +1,4 @@
-//! Pods that Kubernetes would run start in the mesh as well, or are refused with the cause.
+//! Pods that start without the mesh also start in it, or are rejected with the cause.
 
 mesh_tests! {
     run In pods_with_custom_dns_are_served;
@@ -15,8 +15,8 @@ mod cases {
     use weft_e2e::host::{self, in_url};
     use weft_e2e::{Bed, eventually, objects};
 
-    /// What the API server says of the pod without creating it.
-    async fn refusal(bed: &Bed, pod: Value) -> anyhow::Result<Option<String>> {
+    /// Returns the API server's error for the pod, from a dry run; `None` if it is admitted.
+    async fn admission_error(bed: &Bed, pod: Value) -> anyhow::Result<Option<String>> {
         let dry = PostParams {
             dry_run: true,
             ..Default::default()
@@ -29,15 +29,17 @@ mod cases {
         }
     }
 
-    async fn refused(bed: &Bed, pod: Value, words: &[&str]) -> anyhow::Result<()> {
-        let refusal = refusal(bed, pod).await?.context("the pod is admitted")?;
+    async fn check_rejected(bed: &Bed, pod: Value, words: &[&str]) -> anyhow::Result<()> {
+        let refusal = admission_error(bed, pod)
+            .await?
+            .context("the pod was admitted")?;
         let said = words.iter().all(|word| refusal.contains(word));
         anyhow::ensure!(said, "{refusal}");
         Ok(())
     }
 
-    /// Changes the metadata of the test's namespace.
-    async fn mark(bed: &Bed, metadata: Value) -> anyhow::Result<()> {
+    /// Patches the metadata of the test's namespace.
+    async fn patch_namespace_metadata(bed: &Bed, metadata: Value) -> anyhow::Result<()> {
         let patch = json!({ "metadata": metadata });
         let (namespaces, patch) = (bed.api("v1", "Namespace"), Patch::Merge(&patch));
         let parameters = PatchParams::default();
@@ -51,7 +53,7 @@ mod cases {
         bed.shop(&["v1"]).await?;
         let address = in_url(&bed.cluster_ip("reviews").await?);
         let ndots = json!({"options": [{"name": "ndots", "value": "1"}]});
-        // No server of names is there: documentation's own address (RFC 5737).
+        // A documentation address (RFC 5737), at which no DNS server responds.
         let nobody =
             json!({"nameservers": ["192.0.2.1"], "options": [{"name": "timeout", "value": "1"}]});
         for (name, policy, config) in [
@@ -87,16 +89,16 @@ mod cases {
         let mut pod = objects::client("client");
         pod["spec"]["containers"][0]["resources"]["limits"] =
             json!({"cpu": "100m", "memory": "64Mi"});
-        eventually("the quota to count", async || {
-            refused(bed, pod.clone(), &["weft-proxy", "limits.cpu"]).await
+        eventually("the quota to be enforced", async || {
+            check_rejected(bed, pod.clone(), &["weft-proxy", "limits.cpu"]).await
         })
         .await?;
         let limits =
             json!({"weft.dev/proxy-cpu-limit": "500m", "weft.dev/proxy-memory-limit": "128Mi"});
-        mark(bed, json!({ "annotations": limits })).await?;
-        // The injector learns of the annotations by its watch.
+        patch_namespace_metadata(bed, json!({ "annotations": limits })).await?;
+        // The injector learns of the annotations with a delay, by its watch.
         eventually("the pod to be admitted", async || {
-            let refusal = refusal(bed, pod.clone()).await?;
+            let refusal = admission_error(bed, pod.clone()).await?;
             anyhow::ensure!(refusal.is_none(), "{refusal:?}");
             Ok(())
         })
@@ -120,8 +122,8 @@ mod cases {
         bed: &Bed,
     ) -> anyhow::Result<()> {
         let label = "pod-security.kubernetes.io/enforce";
-        mark(bed, json!({"labels": {label: "baseline"}})).await?;
-        eventually("the refusal", async || {
+        patch_namespace_metadata(bed, json!({"labels": {label: "baseline"}})).await?;
+        eventually("the pod to be rejected", async || {
             let words = [
                 "weft: pod client: ",
                 label,
@@ -129,7 +131,7 @@ mod cases {
                 "NET_ADMIN",
                 "privileged",
             ];
-            refused(bed, objects::client("client"), &words).await
+            check_rejected(bed, objects::client("client"), &words).await
         })
         .await
     }
@@ -140,12 +142,12 @@ mod cases {
         for port in [15001, 15006, 15020, 15021] {
             let mut pod = objects::client("client");
             pod["spec"]["containers"][0]["ports"] = json!([{ "containerPort": port }]);
-            refused(bed, pod, &["container shop", &port.to_string()]).await?;
+            check_rejected(bed, pod, &["container shop", &port.to_string()]).await?;
         }
         Ok(())
     }
 
-    /// `examples/policies/no-bypass.yaml`, under names of this test's own and for its namespace alone.
+    /// `examples/policies/no-bypass.yaml`, renamed and bound to the test's namespace.
     pub(super) async fn no_bypass_policy_rejects_pods_that_could_bypass_the_proxy(
         bed: &Bed,
     ) -> anyhow::Result<()> {
@@ -161,7 +163,7 @@ mod cases {
             made.push(object["kind"].as_str().unwrap_or_default().to_owned());
             bed.apply(object).await?;
         }
-        let tried = try_policy(bed).await;
+        let tried = check_policy(bed).await;
         for kind in made {
             let api = bed.api("admissionregistration.k8s.io/v1", &kind);
             api.delete(&bed.namespace, &DeleteParams::default()).await?;
@@ -169,7 +171,7 @@ mod cases {
         tried
     }
 
-    async fn try_policy(bed: &Bed) -> anyhow::Result<()> {
+    async fn check_policy(bed: &Bed) -> anyhow::Result<()> {
         let with = |change: &dyn Fn(&mut Value)| {
             let mut pod = objects::client("client");
             pod["spec"]["containers"][0]["securityContext"] =
@@ -177,18 +179,18 @@ mod cases {
             change(&mut pod["spec"]);
             pod
         };
-        // By USER of the image: no runAsUser anywhere.
+        // The user is the image's USER; the pod has no runAsUser.
         let unsaid = with(&|spec| spec["securityContext"] = json!({}));
-        eventually("the policy to be in force", async || {
-            refused(bed, unsaid.clone(), &["runAsUser"]).await
+        eventually("the policy to be in effect", async || {
+            check_rejected(bed, unsaid.clone(), &["runAsUser"]).await
         })
         .await?;
-        let plain = refusal(bed, with(&|_| {})).await?;
-        anyhow::ensure!(plain.is_none(), "a pod that does no harm: {plain:?}");
+        let plain = admission_error(bed, with(&|_| {})).await?;
+        anyhow::ensure!(plain.is_none(), "a harmless pod was rejected: {plain:?}");
         let keeps = with(&|spec| spec["containers"][0]["securityContext"] = json!({}));
-        refused(bed, keeps, &["must drop SETUID"]).await?;
+        check_rejected(bed, keeps, &["must drop SETUID"]).await?;
         let adds = json!({"capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}});
         let adds = with(&|spec| spec["containers"][0]["securityContext"] = adds.clone());
-        refused(bed, adds, &["NET_ADMIN"]).await
+        check_rejected(bed, adds, &["NET_ADMIN"]).await
     }
 }

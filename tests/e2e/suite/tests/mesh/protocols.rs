@@ -1,4 +1,5 @@
-//! Ways to a server that only a cluster has: names of single pods, headless Services, oneself.
+//! Destinations that need a cluster: pods of a StatefulSet by DNS name, headless Services, and the
+//! pod itself.
 
 mesh_tests! {
     run In stateful_set_pods_are_reached_by_dns_name;
@@ -33,7 +34,7 @@ mod cases {
         for pod in ["named-0", "named-1"] {
             let path = format!("/reviews/{pod}");
             let url = format!("http://{pod}.named:8080{path}");
-            let asked = eventually("the pod's name to be known", async || {
+            let asked = eventually("the pod's DNS name to resolve", async || {
                 let summary = bed
                     .load("client", &url, &["-n", "5", "--keep", "5"])
                     .await?;
@@ -47,7 +48,7 @@ mod cases {
                 summary.all("OK")?.answer().body()["pod"] == pod,
                 "{summary}"
             );
-            eventually("the access log to have the pod", async || {
+            eventually("the pod in the access log", async || {
                 let lines = bed.accesses("client", "outbound", &path).await?;
                 let told = |line: &weft_e2e::Access| {
                     line.text("server_id").ends_with("/sa/reviews") && line.is("backend", "pod")
@@ -57,7 +58,7 @@ mod cases {
             })
             .await?;
         }
-        // A server that speaks first, by the name of all: whichever pod DNS gives.
+        // A server-first protocol through the headless Service: any of its pods.
         let talk = [
             "weft-shop",
             "talk",
@@ -70,7 +71,7 @@ mod cases {
         Ok(())
     }
 
-    /// By its Service, of which it is the only endpoint, and by its own address.
+    /// Through its Service, of which it is the only endpoint, and by its own address.
     pub(super) async fn pod_reaches_itself(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let own = in_url(&bed.pod_ip("reviews-v1").await?);
@@ -106,7 +107,7 @@ mod cases {
         ];
         let heard = bed.exec("reviews-v1", "shop", &talk).await?;
         anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
-        // Strict keeps others out, and nobody from himself.
+        // Strict mode does not reject the pod's requests to itself.
         bed.mtls("Pod", "reviews-v1", "strict".into()).await?;
         for _ in 0..4 {
             let summary = bed

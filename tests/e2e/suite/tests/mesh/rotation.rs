@@ -1,4 +1,4 @@
-//! Certificates and the root change under traffic: not one request fails, and no pod is restarted.
+//! Certificates and the root replaced under traffic: no request fails, and no pod restarts.
 
 mesh_tests! {
     run_alone_long In root_rotation_fails_no_request;
@@ -20,10 +20,11 @@ mod cases {
     };
 
     const CONTROLLER: &str = "weft-controller";
-    /// How long a rotation may take here.
+    /// The time limit for a rotation in these tests.
     const ROTATION: Duration = Duration::from_secs(180);
 
-    /// The shop, where every connection to `reviews-v1` is one between proxies, with a handshake of its own.
+    /// Deploys the shop with a TCPRoute on `reviews-v1`, so that every connection to it has a TLS
+    /// handshake of its own between proxies.
     async fn shop(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let rules = json!([{"backendRefs": [objects::to("v1", 1)]}]);
@@ -31,7 +32,7 @@ mod cases {
         bed.good_route(route).await
     }
 
-    /// Traffic of several kinds for so long.
+    /// Sends requests of several kinds for this many seconds.
     async fn traffic(bed: &Bed, seconds: u64) -> anyhow::Result<Vec<(&'static str, Summary)>> {
         let seconds = seconds.to_string();
         let common = [
@@ -67,12 +68,12 @@ mod cases {
         ])
     }
 
-    fn all_answered(traffic: &[(&str, Summary)], seconds: u64) -> anyhow::Result<()> {
+    fn check_all_succeeded(traffic: &[(&str, Summary)], seconds: u64) -> anyhow::Result<()> {
         for (code, summary) in traffic {
             summary.all(code)?;
             anyhow::ensure!(
                 summary.sent() >= seconds * 5,
-                "it ran all the time: {summary}"
+                "the traffic ended early: {summary}"
             );
         }
         Ok(())
@@ -90,7 +91,7 @@ mod cases {
             .unwrap_or_default()
     }
 
-    /// A key of the Secret, as text.
+    /// Returns a key of the Secret as text.
     fn text(secret: &Value, key: &str) -> anyhow::Result<String> {
         use base64::prelude::{BASE64_STANDARD, Engine};
         let encoded = secret["data"][key].as_str();
@@ -98,8 +99,8 @@ mod cases {
         Ok(String::from_utf8(bytes)?)
     }
 
-    /// As `kubectl annotate --overwrite` does.
-    async fn ask(bed: &Bed, request: &str) -> anyhow::Result<()> {
+    /// Requests a rotation like `kubectl annotate --overwrite`.
+    async fn request_rotation(bed: &Bed, request: &str) -> anyhow::Result<()> {
         let patch = json!({"metadata": {"annotations": {"weft.dev/rotate-root": request}}});
         let secrets = control_plane::system(&bed.client).api("v1", "Secret");
         let parameters = PatchParams::default();
@@ -109,21 +110,21 @@ mod cases {
         Ok(())
     }
 
-    async fn until_phase(bed: &Bed, phase: &str) -> anyhow::Result<()> {
+    async fn wait_for_phase(bed: &Bed, phase: &str) -> anyhow::Result<()> {
         eventually_within(
             ROTATION,
             &format!("the rotation to be {phase}"),
             async || {
                 let secret = root_secret(bed).await?;
                 let now = annotation(&secret, "weft.dev/rotation");
-                anyhow::ensure!(now.starts_with(phase), "it is {now:?}");
+                anyhow::ensure!(now.starts_with(phase), "the phase is {now:?}");
                 Ok(())
             },
         )
         .await
     }
 
-    /// A certificate for the client, as the mesh's root in this Secret would have signed it.
+    /// Returns a client certificate signed by the root in this Secret.
     fn signed_by(secret: &Value, bed: &Bed) -> anyhow::Result<outsider::ClientCertificate> {
         let root = text(secret, "tls.crt")?;
         let issuer =
@@ -136,22 +137,25 @@ mod cases {
         Ok((vec![leaf.der().clone()], key))
     }
 
-    /// Whether a proxy serves whoever shows this, and the certificate that it shows itself.
-    async fn meets(
+    /// Connects to a proxy with this certificate; returns whether it serves, and its own
+    /// certificate.
+    async fn connect_with(
         bed: &Bed,
         shown: outsider::ClientCertificate,
     ) -> anyhow::Result<(bool, CertificateDer<'static>)> {
         let address = format!("{}:8080", in_url(&bed.pod_ip("reviews-v1").await?));
         let mut stream = outsider::connect(&address, Some("weft/h2"), Some(shown)).await?;
         let server = stream.get_ref().1.peer_certificates();
-        let server = server.and_then(<[_]>::first).context("it shows none")?;
+        let server = server
+            .and_then(<[_]>::first)
+            .context("the proxy presented no certificate")?;
         let server = server.clone().into_owned();
         let heard = outsider::greet_h2(&mut stream).await.unwrap_or_default();
         Ok((!heard.is_empty(), server))
     }
 
-    /// Whether the root in this Secret signed the certificate.
-    fn is_of(certificate: &CertificateDer<'_>, secret: &Value) -> anyhow::Result<bool> {
+    /// Returns true if the root in this Secret signed the certificate.
+    fn is_signed_by(certificate: &CertificateDer<'_>, secret: &Value) -> anyhow::Result<bool> {
         let mut roots = rustls::RootCertStore::empty();
         let pem = text(secret, "tls.crt")?;
         for root in rustls::pki_types::pem::PemObject::pem_slice_iter(pem.as_bytes()) {
@@ -168,10 +172,10 @@ mod cases {
         let quick = [("WEFT_ROTATION_SETTLE", "10")];
         control_plane::with_environment(&bed.client, CONTROLLER, &quick, async || {
             let before = root_secret(bed).await?;
-            let (served, server) = meets(bed, signed_by(&before, bed)?).await?;
+            let (served, server) = connect_with(bed, signed_by(&before, bed)?).await?;
             anyhow::ensure!(
-                served && is_of(&server, &before)?,
-                "before, all is of the root"
+                served && is_signed_by(&server, &before)?,
+                "the proxy should use the old root before the rotation"
             );
             let seconds = full_or(300, 100);
             let request = std::time::SystemTime::now()
@@ -180,11 +184,11 @@ mod cases {
                 .to_string();
             let rotation = async {
                 tokio::time::sleep(Duration::from_secs(2)).await;
-                ask(bed, &request).await?;
-                until_phase(bed, "distributing, ").await?;
-                // A second one is refused, and whoever leads next goes on where this one stood.
-                ask(bed, &format!("{request}-again")).await?;
-                eventually("the refusal", async || {
+                request_rotation(bed, &request).await?;
+                wait_for_phase(bed, "distributing, ").await?;
+                // A second request is refused, and the next leader continues the rotation.
+                request_rotation(bed, &format!("{request}-again")).await?;
+                eventually("the second request to be refused", async || {
                     let secret = root_secret(bed).await?;
                     let refused = annotation(&secret, "weft.dev/rotation-refused");
                     anyhow::ensure!(refused.contains("under way (distributing)"), "{refused:?}");
@@ -192,36 +196,39 @@ mod cases {
                 })
                 .await?;
                 control_plane::kill(&bed.client, CONTROLLER).await?;
-                until_phase(bed, "renewing").await?;
-                until_phase(bed, "complete").await
+                wait_for_phase(bed, "renewing").await?;
+                wait_for_phase(bed, "complete").await
             };
             let (traffic, rotated) = tokio::join!(traffic(bed, seconds), rotation);
             rotated?;
-            all_answered(&traffic?, seconds)?;
+            check_all_succeeded(&traffic?, seconds)?;
 
             let after = root_secret(bed).await?;
             anyhow::ensure!(
                 text(&before, "tls.crt")? != text(&after, "tls.crt")?,
-                "another root"
+                "the root should have changed"
             );
-            let (served, server) = meets(bed, signed_by(&after, bed)?).await?;
-            anyhow::ensure!(served && is_of(&server, &after)?, "all is of the new root");
-            let (served, _) = meets(bed, signed_by(&before, bed)?).await?;
-            anyhow::ensure!(!served, "what the old root signs is refused");
+            let (served, server) = connect_with(bed, signed_by(&after, bed)?).await?;
+            anyhow::ensure!(
+                served && is_signed_by(&server, &after)?,
+                "the proxy should use the new root"
+            );
+            let (served, _) = connect_with(bed, signed_by(&before, bed)?).await?;
+            anyhow::ensure!(!served, "a certificate of the old root should be rejected");
             let roots = identity::roots(bed).await?;
             anyhow::ensure!(!roots.contains(text(&before, "tls.crt")?.trim()), "{roots}");
-            // And for a pod that begins now.
+            // New pods get a certificate of the new root.
             bed.apply(objects::client("second")).await?;
             bed.ready("second").await?;
             bed.load("second", "http://reviews/reviews/1", &["-n", "20"])
                 .await?
                 .all("200")?;
-            not_restarted(bed).await
+            check_no_restarts(bed).await
         })
         .await
     }
 
-    async fn not_restarted(bed: &Bed) -> anyhow::Result<()> {
+    async fn check_no_restarts(bed: &Bed) -> anyhow::Result<()> {
         for pod in ["client", "reviews-v1"] {
             let restarts = bed.restarts(pod).await?;
             anyhow::ensure!(restarts == 0, "{pod} was restarted {restarts} times");
@@ -229,7 +236,8 @@ mod cases {
         Ok(())
     }
 
-    /// Of the client and of the server. The first certificate may take tries where the controller has just been restarted.
+    /// Returns the failed renewals of the client and of the server. The first certificate may need
+    /// several attempts right after a restart of the controller.
     async fn failed_renewals(bed: &Bed) -> anyhow::Result<[f64; 2]> {
         let failed = "weft_certificate_failures_total";
         Ok([
@@ -244,8 +252,8 @@ mod cases {
             shop(bed).await?;
             let before = failed_renewals(bed).await?;
             let seconds = full_or(300, 100);
-            all_answered(&traffic(bed, seconds).await?, seconds)?;
-            // Every 42 s, but for the first.
+            check_all_succeeded(&traffic(bed, seconds).await?, seconds)?;
+            // Renewed every 42 s, after the first one.
             let least = f64::from(u32::try_from(seconds / 42)?) + 1.0;
             for pod in ["client", "reviews-v1"] {
                 let renewals = bed
@@ -256,9 +264,9 @@ mod cases {
             let after = failed_renewals(bed).await?;
             anyhow::ensure!(
                 before == after,
-                "failed: {before:?} before, {after:?} after"
+                "renewals failed: {before:?} before, {after:?} after"
             );
-            not_restarted(bed).await
+            check_no_restarts(bed).await
         })
         .await
     }

@@ -1,4 +1,4 @@
-//! Where requests go, and what is done to them on the way.
+//! Routing of requests, and the filters applied to them.
 
 mesh_tests! {
     run In requests_follow_backend_weights;
@@ -22,14 +22,14 @@ mod cases {
 
     const URL: &str = "http://reviews/reviews/1";
 
-    /// Sends until the first answers fit; configuration takes a moment to reach the proxies.
-    async fn until(
+    /// Sends until the responses match: configuration reaches the proxies with a delay.
+    async fn load_until(
         bed: &Bed,
         url: &str,
         arguments: &[&str],
         fits: impl Fn(&Summary) -> bool,
     ) -> anyhow::Result<Summary> {
-        eventually("the route to be in force", async || {
+        eventually("the route to be in effect", async || {
             let summary = bed.load("client", url, arguments).await?;
             anyhow::ensure!(fits(&summary), "{summary}");
             Ok(summary)
@@ -44,7 +44,7 @@ mod cases {
             json!([{"backendRefs": [to("v1", 80), to("v2", 20), to("v3", 0)]}]),
         ))
         .await?;
-        until(bed, URL, &["-n", "20"], |summary| {
+        load_until(bed, URL, &["-n", "20"], |summary| {
             summary.failed() == 0 && summary.version("v3") == 0
         })
         .await?;
@@ -60,7 +60,7 @@ mod cases {
         );
         anyhow::ensure!(
             summary.version("v3") == 0,
-            "a weight of 0 takes nothing: {summary}"
+            "a backend with weight 0 should get nothing: {summary}"
         );
         Ok(())
     }
@@ -73,7 +73,7 @@ mod cases {
             {"matches": [header("x-version", "v2"), numbered], "backendRefs": [to("v2", 1)]},
         ]);
         bed.good_route(objects::http_route("pick", rules)).await?;
-        until(bed, URL, &["-H", "x-version: v2"], |summary| {
+        load_until(bed, URL, &["-H", "x-version: v2"], |summary| {
             summary.version("v2") == 1
         })
         .await?;
@@ -106,7 +106,7 @@ mod cases {
             .await?;
         let headers = ["-H", "x-set: old", "-H", "x-add: one", "-H", "x-gone: here"];
         let url = "http://reviews/api/reviews/7?full=yes";
-        let answer = until(bed, url, &headers, |summary| summary.code("200") == 1)
+        let answer = load_until(bed, url, &headers, |summary| summary.code("200") == 1)
             .await?
             .answer();
         let seen = answer.body();
@@ -137,7 +137,7 @@ mod cases {
         ))
         .await?;
         let url = "http://reviews/old/things?a=b";
-        let answer = until(bed, url, &[], |summary| summary.code("301") == 1)
+        let answer = load_until(bed, url, &[], |summary| summary.code("301") == 1)
             .await?
             .answer();
         let location = answer.header("location");
@@ -158,13 +158,13 @@ mod cases {
         bed.good_route(objects::http_route("patience", rules))
             .await?;
         let slow = "http://reviews/delay/5000";
-        let answer = until(bed, slow, &[], |summary| summary.code("504") == 1)
+        let answer = load_until(bed, slow, &[], |summary| summary.code("504") == 1)
             .await?
             .answer();
         anyhow::ensure!((450..3_000).contains(&answer.millis()), "{answer:?}");
         anyhow::ensure!(
             answer.header("weft-error").is_some(),
-            "the cause is named: {answer:?}"
+            "the response should name the cause: {answer:?}"
         );
         bed.load("client", "http://reviews/delay/50", &[])
             .await?
@@ -180,14 +180,14 @@ mod cases {
             json!([{"matches": [prefix("/reviews")], "backendRefs": [to("v1", 1)]}]),
         ))
         .await?;
-        let answer = until(bed, "http://reviews/healthz", &[], |summary| {
+        let answer = load_until(bed, "http://reviews/healthz", &[], |summary| {
             summary.code("404") == 1
         })
         .await?
         .answer();
         anyhow::ensure!(
             answer.header("weft-error").is_some(),
-            "the proxy says why: {answer:?}"
+            "the response should name the cause: {answer:?}"
         );
         bed.load("client", URL, &[]).await?.all("200")?;
         Ok(())
@@ -202,7 +202,7 @@ mod cases {
         bed.good_route(objects::grpc_route("methods", rules))
             .await?;
         let url = "http://reviews:9000";
-        until(bed, url, &["--grpc", "get", "-n", "20"], |summary| {
+        load_until(bed, url, &["--grpc", "get", "-n", "20"], |summary| {
             summary.failed() == 0 && summary.version("v3") == 0
         })
         .await?;
@@ -216,7 +216,7 @@ mod cases {
         summary.all("OK")?;
         anyhow::ensure!(
             (50..=150).contains(&summary.version("v1")),
-            "about half to v1: {summary}"
+            "about half should go to v1: {summary}"
         );
         bed.load("client", url, &["--grpc", "watch", "-n", "3"])
             .await?
@@ -225,14 +225,14 @@ mod cases {
         let rules = json!([{"matches": method("Watch"), "backendRefs": [to("v3", 1)]}]);
         bed.good_route(objects::grpc_route("methods", rules))
             .await?;
-        let summary = until(bed, url, &["--grpc", "watch"], |summary| {
+        let summary = load_until(bed, url, &["--grpc", "watch"], |summary| {
             summary.code("OK") == 1
         })
         .await?;
         summary.all_from("v3")?;
         anyhow::ensure!(
             summary.answer().body()["messages"] == 3,
-            "the whole stream: {summary}"
+            "the stream should be complete: {summary}"
         );
         Ok(())
     }
@@ -246,7 +246,7 @@ mod cases {
             json!([{"backendRefs": [to("v2", 1)]}]),
         ))
         .await?;
-        until(bed, URL, &["-n", "10"], |summary| {
+        load_until(bed, URL, &["-n", "10"], |summary| {
             summary.version("v2") == 10
         })
         .await?;
@@ -305,14 +305,14 @@ mod cases {
             },
         )
         .await?;
-        // And the other way: from the mesh to a server without a proxy.
+        // Also from the mesh to a server without a proxy.
         let mut plain = objects::reviews("v9");
         plain["metadata"]["labels"] = json!({"app": "plain", "weft.dev/inject": "disabled"});
         bed.apply(plain).await?;
         bed.apply(objects::service("plain", json!({"app": "plain"})))
             .await?;
         bed.ready("reviews-v9").await?;
-        until(bed, "http://plain/reviews/1", &["-n", "3"], |summary| {
+        load_until(bed, "http://plain/reviews/1", &["-n", "3"], |summary| {
             summary.version("v9") == 3
         })
         .await?;
@@ -334,7 +334,7 @@ mod cases {
         let heard = bed.exec("client", "shop", &echo).await?;
         anyhow::ensure!(
             heard == "neither HTTP nor TLS\n".repeat(5000),
-            "{} bytes came back",
+            "{} bytes were echoed",
             heard.len()
         );
         let greet = [
@@ -372,7 +372,7 @@ mod cases {
             };
             anyhow::ensure!(
                 body["protocol"] == version,
-                "the app is given the client's version: {body}"
+                "the application should get the client's HTTP version: {body}"
             );
         }
         Ok(())

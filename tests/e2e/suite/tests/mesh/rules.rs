@@ -1,4 +1,5 @@
-//! How rules are picked and put together: codes of redirects, routes that merge, ports of parents, methods of gRPC.
+//! Selection and merging of rules: redirect codes, precedence of routes, ports of parents, gRPC
+//! methods.
 
 mesh_tests! {
     run In redirect_filter_uses_its_status_code;
@@ -16,8 +17,13 @@ mod cases {
 
     const URL: &str = "http://reviews/reviews/1";
 
-    async fn answers(bed: &Bed, url: &str, arguments: &[&str], code: &str) -> anyhow::Result<()> {
-        eventually(&format!("{url} to be answered with {code}"), async || {
+    async fn wait_for_code(
+        bed: &Bed,
+        url: &str,
+        arguments: &[&str],
+        code: &str,
+    ) -> anyhow::Result<()> {
+        eventually(&format!("{url} to answer {code}"), async || {
             let summary = bed.load("client", url, arguments).await?;
             summary.all(code).map(drop)
         })
@@ -37,7 +43,7 @@ mod cases {
         bed.good_route(objects::http_route("codes", rules)).await?;
         for code in codes {
             let url = format!("http://reviews/old/{code}?a=b");
-            answers(bed, &url, &[], &code.to_string()).await?;
+            wait_for_code(bed, &url, &[], &code.to_string()).await?;
             let answer = bed.load("client", &url, &[]).await?.answer();
             let wanted = format!("http://shop.example:8443/new/{code}?a=b");
             anyhow::ensure!(answer.header("location") == Some(&wanted), "{answer:?}");
@@ -50,7 +56,8 @@ mod cases {
         let older = json!([{"name": "all", "matches": [prefix("/reviews")], "backendRefs": [to("v1", 1), to("v2", 0)]}]);
         bed.good_route(objects::http_route("z-older", older))
             .await?;
-        // Ages are told apart by whole seconds; among equals the name would decide for the other.
+        // Precedence compares creation times in seconds; for equal times the name would decide for
+        // the other route.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         let younger = json!([
             {"matches": [prefix("/reviews")], "backendRefs": [to("v2", 1)]},
@@ -58,7 +65,7 @@ mod cases {
         ]);
         bed.good_route(objects::http_route("a-younger", younger))
             .await?;
-        eventually("the younger route to be in force", async || {
+        eventually("the younger route to be in effect", async || {
             let url = "http://reviews/reviews/2";
             let summary = bed.load("client", url, &["-n", "10"]).await?;
             summary.all("200")?.all_from("v2").map(drop)
@@ -66,7 +73,7 @@ mod cases {
         .await?;
         let summary = bed.load("client", URL, &["-n", "20"]).await?;
         summary.all("200")?.all_from("v1")?;
-        eventually("the access log to have the rule's name", async || {
+        eventually("the rule's name in the access log", async || {
             let lines = bed.accesses("client", "outbound", "/reviews/1").await?;
             let named = lines.iter().any(|line| line.is("rule", "all"));
             anyhow::ensure!(named, "{lines:?}");
@@ -88,7 +95,7 @@ mod cases {
         let by_number = objects::route("HTTPRoute", "by-number", "reviews", 9000, marked("9000"));
         bed.good_route(by_number).await?;
         for (url, wanted) in [(URL, "http"), ("http://reviews:9000/reviews/1", "9000")] {
-            eventually("each port to have its own route", async || {
+            eventually("each port to use its own route", async || {
                 let answer = bed.load("client", url, &[]).await?.answer();
                 anyhow::ensure!(answer.header("x-port") == Some(wanted), "{answer:?}");
                 Ok(())
@@ -109,7 +116,7 @@ mod cases {
         let conditions = bed.route(objects::grpc_route("patterns", rules)).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["nobody"])?;
         let url = "http://reviews:9000";
-        answers(bed, url, &["--grpc", "watch"], "Internal").await?;
+        wait_for_code(bed, url, &["--grpc", "watch"], "Internal").await?;
         let summary = bed
             .load("client", url, &["--grpc", "get", "-n", "10"])
             .await?;

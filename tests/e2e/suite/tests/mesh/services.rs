@@ -1,4 +1,5 @@
-//! What Services and pods promise, and hold to in the mesh: traffic policies, hints, affinity, ports beside the proxy.
+//! Fields of Services and pods that hold in the mesh: traffic policies, distribution, session
+//! affinity, excluded ports.
 
 mesh_tests! {
     run In excluded_inbound_ports_get_plain_text;
@@ -26,7 +27,7 @@ mod cases {
         bed.ready("reviews-v1").await?;
         bed.answered("client", "http://reviews/reviews/1", &[])
             .await?;
-        // The port beside it goes on by mutual TLS, which a strict pod demands.
+        // The other port still uses mutual TLS, which a strict pod requires.
         bed.answered("client", "http://reviews:9000", &["--grpc", "get"])
             .await?;
         let ip = in_url(&bed.pod_ip("reviews-v1").await?);
@@ -41,7 +42,7 @@ mod cases {
         Ok(())
     }
 
-    /// The names of two nodes; `None`, with a word of it, where there is one alone.
+    /// Returns the names of two nodes; `None`, with a message, if there is only one.
     async fn two_nodes(bed: &Bed) -> anyhow::Result<Option<[String; 2]>> {
         let nodes = bed.list("v1", "Node", "").await?;
         let names = nodes.iter().filter_map(|node| {
@@ -53,13 +54,13 @@ mod cases {
         names.truncate(2);
         let two = <[String; 2]>::try_from(names).ok();
         if two.is_none() {
-            eprintln!("needs two nodes");
+            eprintln!("skipped: needs two nodes");
         }
         Ok(two)
     }
 
-    /// A client on each node, and a version of the reviews beside it.
-    async fn on_both(bed: &Bed, nodes: &[String; 2]) -> anyhow::Result<()> {
+    /// Deploys a client and a version of the reviews on each node.
+    async fn deploy_on_both(bed: &Bed, nodes: &[String; 2]) -> anyhow::Result<()> {
         for (number, node) in nodes.iter().enumerate() {
             let (client, version) = (format!("client{number}"), format!("v{number}"));
             bed.apply(objects::on_node(objects::client(&client), node))
@@ -80,11 +81,11 @@ mod cases {
         service
     }
 
-    /// Waits until clients on both nodes are answered by their neighbours alone.
-    async fn each_by_its_neighbour(bed: &Bed, url: &str) -> anyhow::Result<()> {
+    /// Waits until clients on both nodes get responses only from their own node.
+    async fn wait_for_same_node_responses(bed: &Bed, url: &str) -> anyhow::Result<()> {
         for number in 0..2 {
             let client = format!("client{number}");
-            eventually("answers of the same node", async || {
+            eventually("responses from the same node only", async || {
                 let summary = bed.load(&client, url, &["-n", "40"]).await?;
                 summary
                     .all("200")?
@@ -106,9 +107,9 @@ mod cases {
         let (all, first) = (json!({"app": "reviews"}), json!({"version": "v0"}));
         bed.apply(service("agent", all, policy, "Local")).await?;
         bed.apply(service("first", first, policy, "Local")).await?;
-        on_both(bed, &nodes).await?;
-        each_by_its_neighbour(bed, "http://agent/reviews/1").await?;
-        // None on the client's node: as without endpoints.
+        deploy_on_both(bed, &nodes).await?;
+        wait_for_same_node_responses(bed, "http://agent/reviews/1").await?;
+        // No endpoint on the client's node counts as no endpoints.
         let url = "http://first/reviews/1";
         bed.answered("client0", url, &[]).await?;
         let summary = bed.load("client1", url, &["-n", "10"]).await?;
@@ -124,13 +125,13 @@ mod cases {
         let all = json!({"app": "reviews"});
         let near = service("near", all, "trafficDistribution", "PreferSameNode");
         bed.apply(near).await?;
-        on_both(bed, &nodes).await?;
+        deploy_on_both(bed, &nodes).await?;
         let url = "http://near/reviews/1";
-        each_by_its_neighbour(bed, url).await?;
-        // Without a neighbour the others do.
+        wait_for_same_node_responses(bed, url).await?;
+        // Without an endpoint on the node, others are used.
         let pods = bed.pods();
         pods.delete("reviews-v0", &DeleteParams::default()).await?;
-        eventually("answers of the other node", async || {
+        eventually("responses from the other node", async || {
             let summary = bed.load("client0", url, &["-n", "20"]).await?;
             summary.all("200")?.all_from("v1").map(drop)
         })
@@ -143,7 +144,7 @@ mod cases {
         bed.apply(service("sticky", all, "sessionAffinity", "ClientIP"))
             .await?;
         let url = "http://sticky/reviews/1";
-        eventually("one endpoint for all requests", async || {
+        eventually("all requests to reach one endpoint", async || {
             let summary = bed.load("client", url, &["-n", "40"]).await?;
             summary.all("200")?;
             let one = ["v1", "v2"]

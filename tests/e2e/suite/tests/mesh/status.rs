@@ -1,4 +1,4 @@
-//! What the controller writes into the status of routes and of the mesh.
+//! Statuses that the controller writes for routes and the mesh.
 
 mesh_tests! {
     run In conditions_have_the_current_generation;
@@ -14,7 +14,7 @@ mod cases {
     use weft_e2e::objects::{self, to};
     use weft_e2e::{Bed, eventually};
 
-    async fn make(bed: &Bed, backend: &str) -> anyhow::Result<objects::Conditions> {
+    async fn apply_route(bed: &Bed, backend: &str) -> anyhow::Result<objects::Conditions> {
         bed.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
         bed.apply(objects::service("reviews-v1", json!({"app": "reviews"})))
@@ -27,13 +27,13 @@ mod cases {
     }
 
     pub(super) async fn conditions_have_the_current_generation(bed: &Bed) -> anyhow::Result<()> {
-        let conditions = make(bed, "v1").await?;
+        let conditions = apply_route(bed, "v1").await?;
         anyhow::ensure!(conditions.of("Accepted")?.0 == "True", "{conditions}");
         anyhow::ensure!(conditions.of("ResolvedRefs")?.0 == "True", "{conditions}");
-        // `route` waits until every condition is of the new generation.
-        let conditions = make(bed, "v7").await?;
+        // `route` waits until every condition has the new generation.
+        let conditions = apply_route(bed, "v7").await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["reviews-v7"])?;
-        let conditions = make(bed, "v1").await?;
+        let conditions = apply_route(bed, "v1").await?;
         anyhow::ensure!(conditions.of("ResolvedRefs")?.0 == "True", "{conditions}");
         Ok(())
     }
@@ -48,7 +48,7 @@ mod cases {
     pub(super) async fn status_entries_of_other_controllers_are_kept(
         bed: &Bed,
     ) -> anyhow::Result<()> {
-        make(bed, "v1").await?;
+        apply_route(bed, "v1").await?;
         let route = bed.get(objects::GATEWAY, "HTTPRoute", "watched").await?;
         let mut parents = route["status"]["parents"]
             .as_array()
@@ -68,8 +68,8 @@ mod cases {
         routes
             .patch_status("watched", &PatchParams::default(), &Patch::Merge(&patch))
             .await?;
-        // A change makes the controller write its own entry again.
-        make(bed, "v7")
+        // An edit makes the controller write its own entry again.
+        apply_route(bed, "v7")
             .await?
             .is_false("ResolvedRefs", "BackendNotFound", &[])?;
         let route = bed.get(objects::GATEWAY, "HTTPRoute", "watched").await?;
@@ -84,8 +84,9 @@ mod cases {
         Ok(())
     }
 
-    /// Waits until the route is in force on so many proxies of as many, each of which has asked for its parent.
-    async fn programmed(bed: &Bed, proxies: u32) -> anyhow::Result<()> {
+    /// Waits until `proxies` of `proxies` have acknowledged the route. Only proxies that have used
+    /// its parent count.
+    async fn wait_until_programmed(bed: &Bed, proxies: u32) -> anyhow::Result<()> {
         let wanted = format!("{proxies} of {proxies} proxies");
         eventually(&wanted, async || {
             let route = bed.get(objects::GATEWAY, "HTTPRoute", "counted").await?;
@@ -110,15 +111,15 @@ mod cases {
             summary.all("200").map(drop)
         };
         ask("client").await?;
-        programmed(bed, 1).await?;
+        wait_until_programmed(bed, 1).await?;
         bed.apply(objects::client("second")).await?;
         bed.ready("second").await?;
-        // It is not concerned before it asks.
-        programmed(bed, 1).await?;
+        // A proxy does not count before it uses the Service.
+        wait_until_programmed(bed, 1).await?;
         ask("second").await?;
-        programmed(bed, 2).await?;
+        wait_until_programmed(bed, 2).await?;
         bed.pods().delete("second", &Default::default()).await?;
-        programmed(bed, 1).await
+        wait_until_programmed(bed, 1).await
     }
 
     pub(super) async fn mesh_status_lists_the_supported_features(bed: &Bed) -> anyhow::Result<()> {
@@ -146,7 +147,7 @@ mod cases {
             sorted.dedup();
             anyhow::ensure!(
                 sorted.len() == features.len(),
-                "a feature is named twice: {features:?}"
+                "a feature is listed twice: {features:?}"
             );
             Ok(())
         })

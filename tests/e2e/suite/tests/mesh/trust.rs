@@ -1,4 +1,5 @@
-//! Trust as users set it: strict and permissive by annotation, live; what the kubelet asks goes on; a root of one's own.
+//! mTLS modes set by annotations and changed at run time, probes of the kubelet, and a root
+//! provided by the user.
 
 mesh_tests! {
     run In strict_namespace_accepts_only_mutual_tls_and_probes;
@@ -16,17 +17,17 @@ mod cases {
 
     const URL: &str = "http://reviews/reviews/1";
 
-    /// A pod `plain` without a proxy, to send requests from.
-    async fn outsider(bed: &Bed) -> anyhow::Result<()> {
+    /// Deploys a pod `plain` without a proxy, to send requests from.
+    async fn deploy_plain_client(bed: &Bed) -> anyhow::Result<()> {
         let mut pod = objects::client("plain");
         pod["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         bed.apply(pod).await?;
         bed.ready("plain").await.map(|_| ())
     }
 
-    /// Waits until every request of the pod has an answer, or none has.
-    async fn until_served(bed: &Bed, pod: &str, served: bool) -> anyhow::Result<()> {
-        eventually("what was asked for to be in force", async || {
+    /// Waits until all requests of the pod succeed, or all fail.
+    async fn wait_until_served(bed: &Bed, pod: &str, served: bool) -> anyhow::Result<()> {
+        eventually("the mTLS mode to be in effect", async || {
             let summary = bed.load(pod, URL, &["-n", "10"]).await?;
             let wanted = if served { 0 } else { summary.sent() };
             anyhow::ensure!(summary.failed() == wanted, "{pod}: {summary}");
@@ -40,11 +41,11 @@ mod cases {
     ) -> anyhow::Result<()> {
         bed.mtls("Namespace", &bed.namespace, "strict".into())
             .await?;
-        // Ready by its probe, which comes in plain text.
+        // Readiness probes arrive in plain text.
         bed.shop(&["v1"]).await?;
-        outsider(bed).await?;
+        deploy_plain_client(bed).await?;
         bed.load("client", URL, &["-n", "20"]).await?.all("200")?;
-        until_served(bed, "plain", false).await?;
+        wait_until_served(bed, "plain", false).await?;
         let refused = bed
             .metric(
                 "reviews-v1",
@@ -52,10 +53,13 @@ mod cases {
                 &["listener=\"inbound\"", "error_type=\"plaintext_refused\""],
             )
             .await?;
-        anyhow::ensure!(refused >= 1.0, "{refused} refusals are counted");
+        anyhow::ensure!(
+            refused >= 1.0,
+            "{refused} rejected connections were counted"
+        );
         let log = bed.log("reviews-v1", "weft-proxy").await?;
         anyhow::ensure!(log.contains("takes mutual TLS only"), "{log}");
-        // As the kubelet, and nearly so.
+        // A request that matches a probe, and one that differs from it.
         let address = format!("http://{}:8080", in_url(&bed.pod_ip("reviews-v1").await?));
         let asked = bed
             .load("plain", &format!("{address}/healthz"), &["-n", "5"])
@@ -66,31 +70,37 @@ mod cases {
             .await?;
         anyhow::ensure!(asked.failed() == asked.sent(), "{asked}");
         bed.ready("reviews-v1").await?;
-        anyhow::ensure!(bed.restarts("reviews-v1").await? == 0, "it was restarted");
+        anyhow::ensure!(
+            bed.restarts("reviews-v1").await? == 0,
+            "the pod was restarted"
+        );
         Ok(())
     }
 
     pub(super) async fn mtls_mode_changes_without_a_restart(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
-        outsider(bed).await?;
+        deploy_plain_client(bed).await?;
         bed.mtls("Namespace", &bed.namespace, "permissive".into())
             .await?;
-        until_served(bed, "plain", true).await?;
+        wait_until_served(bed, "plain", true).await?;
         bed.mtls("Namespace", &bed.namespace, "strict".into())
             .await?;
-        until_served(bed, "plain", false).await?;
+        wait_until_served(bed, "plain", false).await?;
         bed.load("client", URL, &["-n", "20"]).await?.all("200")?;
-        // The pod's own word before the namespace's.
+        // The pod's annotation overrides the namespace's.
         bed.mtls("Pod", "reviews-v1", "permissive".into()).await?;
-        until_served(bed, "plain", true).await?;
-        // What is no mode leaves the namespace's in force.
+        wait_until_served(bed, "plain", true).await?;
+        // An invalid mode is ignored; the namespace's applies.
         bed.mtls("Pod", "reviews-v1", "Permissive".into()).await?;
-        until_served(bed, "plain", false).await?;
+        wait_until_served(bed, "plain", false).await?;
         bed.mtls("Pod", "reviews-v1", Value::Null).await?;
         bed.mtls("Namespace", &bed.namespace, "permissive".into())
             .await?;
-        until_served(bed, "plain", true).await?;
-        anyhow::ensure!(bed.restarts("reviews-v1").await? == 0, "it was restarted");
+        wait_until_served(bed, "plain", true).await?;
+        anyhow::ensure!(
+            bed.restarts("reviews-v1").await? == 0,
+            "the pod was restarted"
+        );
         Ok(())
     }
 
@@ -112,7 +122,7 @@ mod cases {
                 .find(|status| status["name"] == container)
                 .is_some_and(|status| status["ready"] == true)
         };
-        // The pod `closed` began with `open`: its application runs, and was asked.
+        // The pod `closed` was created with `open`: its application runs and was probed.
         eventually("the probe to fail", async || {
             let fields = format!(
                 "involvedObject.name=closed,involvedObject.namespace={}",
@@ -126,17 +136,20 @@ mod cases {
                 .items
                 .iter()
                 .any(|event| event.data["reason"] == "Unhealthy");
-            anyhow::ensure!(told, "no event tells that it is unhealthy");
+            anyhow::ensure!(told, "there is no Unhealthy event");
             Ok(())
         })
         .await?;
         let closed = bed.get("v1", "Pod", "closed").await?;
-        anyhow::ensure!(!ready(&closed, "shop"), "nothing listens on 8081");
+        anyhow::ensure!(
+            !ready(&closed, "shop"),
+            "the pod should not be ready: nothing listens on 8081"
+        );
         Ok(())
     }
 
-    /// A root and its key, PEM.
-    fn root() -> anyhow::Result<(String, String)> {
+    /// Returns a new root and its key, PEM.
+    fn new_root() -> anyhow::Result<(String, String)> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -147,7 +160,7 @@ mod cases {
         Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
     }
 
-    /// The roots that pods of the namespace are given.
+    /// Returns the roots that pods of the namespace get.
     async fn roots(bed: &Bed) -> anyhow::Result<String> {
         let map = bed.get("v1", "ConfigMap", "weft-roots").await?;
         let roots = map["data"]["ca.crt"].as_str().map(str::to_owned);
@@ -157,12 +170,13 @@ mod cases {
     pub(super) async fn replaced_root_secret_is_distributed(bed: &Bed) -> anyhow::Result<()> {
         bed.shop(&["v1"]).await?;
         let before = roots(bed).await?;
-        let (certificate, key) = root()?;
+        let (certificate, key) = new_root()?;
         let system = Bed {
             client: bed.client.clone(),
             namespace: "weft-system".to_owned(),
         };
-        // As cert-manager writes it; the root of before stays trusted, for those who still have its certificates.
+        // Like cert-manager writes it. The old root stays trusted for pods that still have its
+        // certificates.
         system
             .apply(json!({
                 "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
@@ -172,7 +186,7 @@ mod cases {
                 },
             }))
             .await?;
-        eventually("the new root beside the old one", async || {
+        eventually("the new root next to the old one", async || {
             let now = roots(bed).await?;
             let found = [certificate.trim(), before.trim()]
                 .iter()
@@ -181,7 +195,7 @@ mod cases {
             Ok(())
         })
         .await?;
-        // Those that stand go on, and those that come get certificates of the new root.
+        // Existing pods keep working; new pods get certificates of the new root.
         bed.load("client", URL, &["-n", "20"]).await?.all("200")?;
         bed.apply(objects::client("second")).await?;
         bed.ready("second").await?;
@@ -189,7 +203,7 @@ mod cases {
             .await?;
         bed.apply(objects::reviews("v2")).await?;
         bed.ready("reviews-v2").await?;
-        eventually("pods of the new root to answer each other", async || {
+        eventually("pods with the new root to reach each other", async || {
             let summary = bed
                 .load("second", "http://reviews-v2/reviews/1", &["-n", "20"])
                 .await?;

@@ -1,4 +1,4 @@
-//! What routes say beside where requests go: mirrors, pages of other origins, and tries after a failure.
+//! Filters and policies of routes: mirrors, CORS and retries.
 
 mesh_tests! {
     run In mirror_gets_copies_of_requests;
@@ -20,13 +20,18 @@ mod cases {
         json!({"type": "RequestMirror", "requestMirror": {"backendRef": backend}})
     }
 
-    /// Sends requests that only v1 may answer, until v2 has seen a copy of one, and v3 none.
-    async fn mirrored(bed: &Bed, url: &str, arguments: &[&str], code: &str) -> anyhow::Result<()> {
+    /// Sends requests that v1 must answer until v2 has received copies; fails if v3 received any.
+    async fn check_mirrored(
+        bed: &Bed,
+        url: &str,
+        arguments: &[&str],
+        code: &str,
+    ) -> anyhow::Result<()> {
         let copies = async |pod: &str| {
             let name = "weft_requests_total";
             bed.metric(pod, name, &[r#"direction="inbound""#]).await
         };
-        // Probes and checks before the route are inbound requests too.
+        // Probes and earlier checks also count as inbound requests.
         let (before, other) = (copies("reviews-v2").await?, copies("reviews-v3").await?);
         eventually("copies to reach v2", async || {
             let summary = bed.load("client", url, arguments).await?;
@@ -47,13 +52,13 @@ mod cases {
         never["requestMirror"]["percent"] = 0.into();
         let rules = json!([{"filters": [mirror("v2", 80), never], "backendRefs": [to("v1", 1)]}]);
         bed.good_route(objects::http_route("mirror", rules)).await?;
-        eventually("the route to be in force", async || {
+        eventually("the route to be in effect", async || {
             let summary = bed.load("client", URL, &["-n", "10"]).await?;
             summary.all("200")?.all_from("v1")?;
             Ok(())
         })
         .await?;
-        mirrored(bed, URL, &["-n", "50"], "200").await
+        check_mirrored(bed, URL, &["-n", "50"], "200").await
     }
 
     pub(super) async fn grpc_mirror_gets_copies_of_requests(bed: &Bed) -> anyhow::Result<()> {
@@ -62,7 +67,7 @@ mod cases {
         let rules = json!([{"filters": [mirror("v2", 9000)], "backendRefs": [v1]}]);
         bed.good_route(objects::grpc_route("mirror", rules)).await?;
         let url = "http://reviews:9000";
-        eventually("the route to be in force", async || {
+        eventually("the route to be in effect", async || {
             let summary = bed
                 .load("client", url, &["--grpc", "get", "-n", "10"])
                 .await?;
@@ -70,7 +75,7 @@ mod cases {
             Ok(())
         })
         .await?;
-        mirrored(bed, url, &["--grpc", "get", "-n", "50"], "OK").await
+        check_mirrored(bed, url, &["--grpc", "get", "-n", "50"], "OK").await
     }
 
     pub(super) async fn mirror_to_a_missing_service_is_reported_and_ignored(
@@ -100,7 +105,7 @@ mod cases {
             "-H",
             "access-control-request-method: PUT",
         ];
-        let answer = eventually("the route to be in force", async || {
+        let answer = eventually("the route to be in effect", async || {
             let arguments = [&preflight[..], &["-H", origin]].concat();
             let summary = bed.load("client", URL, &arguments).await?;
             anyhow::ensure!(summary.code("204") == 1, "{summary}");
@@ -138,11 +143,14 @@ mod cases {
         ]);
         bed.good_route(objects::http_route("retry", rules)).await?;
         let url = "http://reviews/status/503";
-        let answer = eventually("tries to take their time", async || {
+        let answer = eventually("retries to back off", async || {
             let summary = bed.load("client", url, &[]).await?;
             summary.all("503")?;
             let answer = summary.answer();
-            anyhow::ensure!(answer.millis() >= 300, "100 ms, then 200 ms: {answer:?}");
+            anyhow::ensure!(
+                answer.millis() >= 300,
+                "backoffs of 100 ms and 200 ms should have passed: {answer:?}"
+            );
             Ok(answer)
         })
         .await?;
