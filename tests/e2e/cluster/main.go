@@ -1,6 +1,6 @@
-// cluster makes and removes the Kubernetes cluster that this project's tests run against.
+// cluster creates and removes the Kubernetes cluster of this project's tests.
 //
-// It parses the command line and hands on; what it does is in the packages beside it.
+// It parses the command line; the work is done by the packages beside it.
 package main
 
 import (
@@ -92,7 +92,7 @@ func run(ctx context.Context, args []string) error {
 	return onCluster(ctx, options, command, rest)
 }
 
-// onCluster runs a command that builds for, or works on, the cluster.
+// onCluster runs a command that builds for the cluster or operates on it.
 func onCluster(ctx context.Context, options provider.Options, command string, args []string) error {
 	if command == "tools" {
 		return options.Builder.Tools(ctx)
@@ -177,7 +177,7 @@ func load(ctx context.Context, cluster provider.Provider, archives []string) err
 	return cluster.Load(ctx, archives)
 }
 
-// lock makes the commands on one cluster wait for each other.
+// lock serializes the commands on one cluster.
 func lock(path string) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err

@@ -1,4 +1,5 @@
-// Package addons installs what every test cluster has, whoever provides it: the Gateway API's kinds and LoadBalancer addresses.
+// Package addons installs what every test cluster needs with any provider: the Gateway API's CRDs
+// and LoadBalancer addresses.
 package addons
 
 import (
@@ -24,12 +25,14 @@ func (k Kubectl) Run(ctx context.Context, input []byte, args ...string) error {
 	return err
 }
 
-// Apply applies manifests. Server-side: the Gateway API's kinds are too large for the annotation of the other way.
+// Apply applies manifests server-side: the Gateway API's CRDs are too large for the annotation that
+// client-side apply writes.
 func (k Kubectl) Apply(ctx context.Context, text []byte) error {
 	return k.Run(ctx, text, "apply", "--server-side", "--force-conflicts", "-f", "-")
 }
 
-// Install installs the kinds of MetalLB and of the Gateway API, MetalLB's controller and its ranges of addresses.
+// Install installs the CRDs of MetalLB and of the Gateway API, MetalLB's controller and its address
+// ranges.
 func Install(ctx context.Context, kubectl Kubectl, builder build.Builder, pool []netip.Prefix) error {
 	controller, err := manifests.MetalLB()
 	if err != nil {
@@ -47,7 +50,7 @@ func Install(ctx context.Context, kubectl Kubectl, builder build.Builder, pool [
 	if err != nil {
 		return err
 	}
-	// The kinds go first, for MetalLB's controller ends when it does not find its own.
+	// The CRDs go first: MetalLB's controller exits if its own are missing.
 	for _, text := range [][]byte{metallb, controller, gatewayAPI} {
 		if err := kubectl.Apply(ctx, text); err != nil {
 			return err

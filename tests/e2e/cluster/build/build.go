@@ -1,6 +1,7 @@
-// Package build makes the programs, images and manifests of the cluster from Go modules, and keeps them in target/cluster.
+// Package build builds the programs, images and manifests of the cluster from Go modules into
+// target/cluster.
 //
-// Each is built once: a stamp beside it holds a hash of what it was built from.
+// Each is built once: a stamp file next to it holds a hash of its inputs.
 package build
 
 import (
@@ -22,10 +23,10 @@ import (
 	"weft.dev/cluster/versions"
 )
 
-// Builder builds for the checkout at Root. Say tells the user what takes long.
+// Builder builds for the checkout at Root. Say reports long steps to the user.
 type Builder struct {
 	Root string
-	// GatewayAPI is the version whose kinds the cluster serves; empty means versions.GatewayAPI.
+	// GatewayAPI is the version whose CRDs the cluster serves; empty means versions.GatewayAPI.
 	GatewayAPI string
 	Say        func(format string, args ...any)
 }
@@ -42,13 +43,13 @@ func (b Builder) source(parts ...string) string {
 	return filepath.Join(append([]string{b.Root, "tests", "e2e"}, parts...)...)
 }
 
-// Bin is where a program is put.
+// Bin returns the path of a built program.
 func (b Builder) Bin(name string) string { return b.target("bin", name) }
 
-// Manifest is where a manifest taken from a module is put.
+// Manifest returns the path of a manifest taken from a module.
 func (b Builder) Manifest(name string) string { return b.target("manifests", name) }
 
-// step is one thing to build.
+// step builds one program, image or manifest.
 type step struct {
 	name    string
 	inputs  []string // files, and texts that begin with "="
@@ -56,7 +57,7 @@ type step struct {
 	run     func() error
 }
 
-// do runs a step unless what it makes is there and was made from the same inputs.
+// do runs a step unless its output exists and was built from the same inputs.
 func (b Builder) do(s step) error {
 	stamp := b.target("stamps", s.name)
 	want, err := hashInputs(s.inputs)
@@ -108,8 +109,8 @@ func allExist(files []string) bool {
 	})
 }
 
-// goTool runs the go command at low priority in a folder, with more environment. A module that needs a newer Go than the one
-// that is installed is built with that one: the go command fetches it.
+// goTool runs the go command at low priority in a folder, with additional environment. If a module
+// needs a newer Go than the installed one, the go command downloads that one.
 func goTool(ctx context.Context, dir string, env []string, args ...string) ([]byte, error) {
 	command := exec.CommandContext(ctx, "nice", append([]string{"go"}, args...)...)
 	command.Dir = dir
@@ -125,7 +126,7 @@ func goTool(ctx context.Context, dir string, env []string, args ...string) ([]by
 	return output, nil
 }
 
-// moduleDir downloads a module and says where it is.
+// moduleDir downloads a module and returns its folder.
 func moduleDir(ctx context.Context, module, version string) (string, error) {
 	output, err := goTool(ctx, os.TempDir(), nil, "mod", "download", "-json", module+"@"+version)
 	if err != nil {
@@ -146,7 +147,8 @@ func (b Builder) install(ctx context.Context, name, pkg, version string) error {
 		inputs:  []string{"=" + pkg + "@" + version},
 		outputs: []string{out},
 		run: func() error {
-			// go install names the program after its package, so it gets a folder of its own first.
+			// go install names the program after its package, so it installs into a folder of its
+			// own first.
 			dir, err := os.MkdirTemp(b.target(), "install-")
 			if err != nil {
 				return err
@@ -165,7 +167,7 @@ func (b Builder) install(ctx context.Context, name, pkg, version string) error {
 	})
 }
 
-// goModule builds a package of the module at dir to target/cluster/bin/NAME.
+// goModule builds a package of the module at dir as target/cluster/bin/NAME.
 func (b Builder) goModule(ctx context.Context, name, dir, pkg, ldflags string) error {
 	inputs, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
@@ -186,7 +188,7 @@ func (b Builder) goModule(ctx context.Context, name, dir, pkg, ldflags string) e
 	})
 }
 
-// Kube builds the binary that holds every Kubernetes program, and the link kubectl to it.
+// Kube builds the binary with every Kubernetes program, and the link kubectl to it.
 func (b Builder) Kube(ctx context.Context) error {
 	if _, err := os.Stat(b.Bin("kube")); err != nil {
 		b.Say("Kubernetes is built from source once; that takes some minutes")
@@ -206,17 +208,18 @@ func (b Builder) Kube(ctx context.Context) error {
 	return os.Symlink("kube", link)
 }
 
-// Tools builds the programs that are not of the cluster but work on it.
+// Tools builds the programs that are not part of the cluster but operate on it.
 func (b Builder) Tools(ctx context.Context) error {
 	return b.install(ctx, "helm", "helm.sh/helm/v4/cmd/helm", versions.Helm)
 }
 
-// Kind builds the program kind.
+// Kind builds kind.
 func (b Builder) Kind(ctx context.Context) error {
 	return b.install(ctx, "kind", "sigs.k8s.io/kind", versions.Kind)
 }
 
-// Manifests takes the manifests of the Gateway API's experimental channel and of MetalLB's kinds from their modules.
+// Manifests extracts the CRDs of the Gateway API's experimental channel and of MetalLB from their
+// modules.
 func (b Builder) Manifests(ctx context.Context) error {
 	gatewayAPI, metallb := b.Manifest("gateway-api.yaml"), b.Manifest("metallb-crds.yaml")
 	return b.do(step{
@@ -245,7 +248,7 @@ func (b Builder) Manifests(ctx context.Context) error {
 	})
 }
 
-// concatenate writes the YAML files that a pattern matches into one.
+// concatenate joins the YAML files that match a pattern into one.
 func concatenate(out, pattern string) error {
 	files, err := filepath.Glob(pattern)
 	if err != nil {

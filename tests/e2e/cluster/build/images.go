@@ -21,7 +21,7 @@ import (
 
 func (b Builder) imageFile(name string) string { return b.target("images", name+".tar") }
 
-// pack packs an image from built programs.
+// pack packs an image of built programs.
 func (b Builder) pack(name string, spec image.Spec) (string, error) {
 	out := b.imageFile(name)
 	inputs := []string{fmt.Sprintf("=%+v", spec)}
@@ -35,7 +35,7 @@ func (b Builder) pack(name string, spec image.Spec) (string, error) {
 	return out, err
 }
 
-// SystemImages builds the images that the cluster itself runs, and returns their archives.
+// SystemImages builds the images of the cluster's own pods, and returns their archives.
 func (b Builder) SystemImages(ctx context.Context) ([]string, error) {
 	if err := b.goModule(ctx, "pause", b.source("cluster", "images", "pause"), ".", ""); err != nil {
 		return nil, err
@@ -56,7 +56,8 @@ func (b Builder) SystemImages(ctx context.Context) ([]string, error) {
 	})
 }
 
-// ConformanceImages builds the images that the manifests of the conformance suite run, and returns their archives.
+// ConformanceImages builds the images that the conformance suite's manifests use, and returns their
+// archives.
 func (b Builder) ConformanceImages(ctx context.Context) ([]string, error) {
 	const suite = "sigs.k8s.io/gateway-api-conformance-images/echo-basic"
 	if err := b.goModule(ctx, "echo-basic", b.source("conformance"), suite, ""); err != nil {
@@ -106,7 +107,7 @@ func (b Builder) packAll(specs map[string]image.Spec) ([]string, error) {
 	return archives, nil
 }
 
-// writeEchoCertificate makes the certificate that the echo server shows on its TLS ports.
+// writeEchoCertificate writes the certificate of the echo server's TLS ports.
 func writeEchoCertificate(certFile, keyFile string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

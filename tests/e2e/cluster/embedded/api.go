@@ -77,7 +77,7 @@ type conditioned struct {
 	Status   struct{ Conditions []condition }
 }
 
-// requireCondition says why an object does not have a condition, or nil.
+// requireCondition returns why an object does not have a condition, or nil.
 func (a *api) requireCondition(ctx context.Context, path, kind string) error {
 	text, err := a.get(ctx, path)
 	if err != nil {
@@ -98,7 +98,7 @@ func (a *api) requireCondition(ctx context.Context, path, kind string) error {
 	return fmt.Errorf("%s has no condition %s yet", path, kind)
 }
 
-// waitReady waits until every node and every part of the cluster says that it is ready.
+// waitReady waits until every node and every part of the cluster is ready.
 func (r *run) waitReady(ctx context.Context) error {
 	api, err := newAPI(r.paths, r.plan.Server())
 	if err != nil {
@@ -120,8 +120,8 @@ func (r *run) waitReady(ctx context.Context) error {
 	return nil
 }
 
-// wait asks again and again until check is content. It gives up when a program ends, which `create` reports, or the time is
-// over.
+// wait calls check until it succeeds. It gives up when a program exits, which `create` reports, or
+// at the time limit.
 func (r *run) wait(ctx context.Context, what string, check func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
@@ -143,7 +143,7 @@ func (r *run) wait(ctx context.Context, what string, check func() error) error {
 	}
 }
 
-// ended says which program ended, if one did.
+// ended returns an error if a program has exited.
 func (r *run) ended() error {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()

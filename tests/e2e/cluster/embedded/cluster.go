@@ -1,5 +1,6 @@
-// Package embedded is a Kubernetes cluster made of this machine's own processes: each node is a network namespace with a
-// kubelet, a containerd and a kube-proxy of its own; node 1 runs the control plane too. No container engine is needed.
+// Package embedded runs a Kubernetes cluster as processes of this machine: each node is a network
+// namespace with its own kubelet, containerd and kube-proxy; node 1 also runs the control plane. No
+// container engine is needed.
 package embedded
 
 import (
@@ -19,7 +20,7 @@ import (
 	"weft.dev/cluster/render"
 )
 
-// defaultNodes lets traffic cross a border between nodes.
+// defaultNodes is two, so that traffic crosses between nodes.
 const defaultNodes = 2
 
 // Cluster is the one embedded cluster of a checkout.
@@ -30,7 +31,7 @@ type Cluster struct {
 	say     func(format string, args ...any)
 }
 
-// New is the cluster of the checkout at root.
+// New returns the cluster of the checkout at root.
 func New(root string, builder build.Builder, say func(string, ...any)) *Cluster {
 	return &Cluster{
 		id:      plan.ID(root),
@@ -42,13 +43,14 @@ func New(root string, builder build.Builder, say func(string, ...any)) *Cluster 
 
 func (c *Cluster) prefix() string { return plan.Prefix(c.id) }
 
-// state is what a later run must know of the cluster. It is written before anything is made, so that no trace is forgotten.
+// state is what a later run needs to know of the cluster. It is written before anything is created,
+// so that everything can be removed.
 type state struct {
 	Block    int         `json:"block"`
 	Family   plan.Family `json:"family"`
 	Nodes    int         `json:"nodes"`
 	Programs []program   `json:"programs"`
-	// What the host was like before, to be put back.
+	// Settings of the host before the cluster, to be restored.
 	Sysctls       map[string]string `json:"sysctls"`
 	AbsentFolders []string          `json:"absentFolders"`
 }
@@ -63,7 +65,7 @@ func (c *Cluster) plan(s state) plan.Plan {
 	return plan.Plan{ID: c.id, Block: s.Block, Family: s.Family}
 }
 
-// load reads the state; there is none when no cluster was made.
+// load reads the state; there is none if no cluster was created.
 func (c *Cluster) load() (state, bool, error) {
 	text, err := os.ReadFile(c.paths.State())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -74,7 +76,7 @@ func (c *Cluster) load() (state, bool, error) {
 	}
 	var s state
 	if err := json.Unmarshal(text, &s); err != nil {
-		// What cannot be read was cut off in writing: the cluster is not whole.
+		// An unreadable file was not written completely: the cluster is incomplete.
 		return state{}, false, nil
 	}
 	return s, true, nil
@@ -88,8 +90,8 @@ func (c *Cluster) save(s state) error {
 	return os.WriteFile(c.paths.State(), append(text, '\n'), 0o644)
 }
 
-// Up makes the cluster, or adds nodes to the running one, and returns when everything in it is ready.
-// nodes 0 means two, or as many as there are; an empty family means IPv4, or that which is there.
+// Up creates the cluster, or adds nodes to the running one, and returns when everything in it is
+// ready. nodes 0 means two, or the current number; an empty family means IPv4, or the current one.
 func (c *Cluster) Up(ctx context.Context, nodes int, family plan.Family) error {
 	if nodes < 0 || nodes > plan.MaxNodes {
 		return fmt.Errorf("%d nodes were asked for; between 1 and %d are possible", nodes, plan.MaxNodes)
@@ -128,7 +130,7 @@ func (c *Cluster) Up(ctx context.Context, nodes int, family plan.Family) error {
 	return c.create(ctx, nodes, wanted, images)
 }
 
-// prepare builds what is missing and returns the archives of the images that every node needs.
+// prepare builds what is missing and returns the image archives that every node needs.
 func (c *Cluster) prepare(ctx context.Context) ([]string, error) {
 	if err := c.builder.Kube(ctx); err != nil {
 		return nil, err
@@ -139,7 +141,7 @@ func (c *Cluster) prepare(ctx context.Context) ([]string, error) {
 	return c.builder.SystemImages(ctx)
 }
 
-// unhealthy says why a known cluster is of no use, or nil.
+// unhealthy returns why an existing cluster cannot be used, or nil.
 func (c *Cluster) unhealthy(ctx context.Context, s state) error {
 	if len(s.Programs) == 0 {
 		return errors.New("it was never started wholly")
@@ -198,7 +200,7 @@ func (c *Cluster) Load(ctx context.Context, archives []string) error {
 	return nil
 }
 
-// Kubeconfig is the path of the administrator's kubeconfig.
+// Kubeconfig returns the path of the administrator's kubeconfig.
 func (c *Cluster) Kubeconfig() (string, error) {
 	if _, err := os.Stat(c.paths.Kubeconfig()); err != nil {
 		return "", errors.New("no cluster is up; make one first with `cluster up`")

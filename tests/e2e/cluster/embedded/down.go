@@ -12,7 +12,7 @@ import (
 	"weft.dev/cluster/plan"
 )
 
-// logPolicy says what becomes of the logs of a cluster that is removed.
+// logPolicy decides whether the logs of a removed cluster are kept.
 type logPolicy bool
 
 const (
@@ -20,7 +20,8 @@ const (
 	removeLogs logPolicy = false
 )
 
-// Down removes every trace of the cluster. It goes by names, not by what it remembers, so a half-made cluster goes too.
+// Down removes everything that belongs to the cluster. It finds objects by name and not by the
+// saved state, so it also removes incomplete clusters.
 func (c *Cluster) Down(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed to take the embedded cluster down")
@@ -55,7 +56,8 @@ func (c *Cluster) clean(ctx context.Context, logs logPolicy) error {
 	return c.removeFiles(logs)
 }
 
-// removeFiles removes the cluster's folder; the logs of a cluster that broke are kept as log.old in the new one's.
+// removeFiles removes the cluster's folder; the logs of a failed cluster are kept as log.old in the
+// folder of the next one.
 func (c *Cluster) removeFiles(logs logPolicy) error {
 	entries, err := os.ReadDir(c.paths.Root)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -11,8 +11,8 @@ import (
 	"weft.dev/cluster/render"
 )
 
-// Stop takes a node away as a loss of power or of its cable does, as far as all others can see: its link is down, its kubelet
-// and its containerd are killed. What runs in its pods goes on and reaches nobody.
+// Stop disconnects a node as a power or cable failure would, as seen by the others: its link is
+// down, and its kubelet and containerd are killed. Its pods keep running without network.
 func (c *Cluster) Stop(ctx context.Context, name string) error {
 	s, n, err := c.worker(name)
 	if err != nil {
@@ -33,7 +33,7 @@ func (c *Cluster) Stop(ctx context.Context, name string) error {
 	return nil
 }
 
-// Start brings a stopped node back and waits until it is ready.
+// Start reconnects a stopped node and waits until it is ready.
 func (c *Cluster) Start(ctx context.Context, name string) error {
 	s, n, err := c.worker(name)
 	if err != nil {
@@ -61,7 +61,7 @@ func (c *Cluster) Start(ctx context.Context, name string) error {
 	return nil
 }
 
-// restart starts what Stop killed on node number n.
+// restart starts the programs that Stop killed on node number n.
 func (r *run) restart(ctx context.Context, n int) error {
 	if err := r.startRuntime(ctx, n, nil); err != nil {
 		return err
@@ -69,12 +69,13 @@ func (r *run) restart(ctx context.Context, n int) error {
 	return r.startProgram(fmt.Sprintf("kubelet-%d", n), n, render.KubeletArgs(r.plan, r.paths, n))
 }
 
-// nodePrograms are what ends with node number n. Its kube-proxy is left: the rules that it wrote would stay without it too.
+// nodePrograms are the programs that Stop kills on node number n. kube-proxy is not one of them:
+// its rules would remain without it.
 func nodePrograms(n int) []string {
 	return []string{fmt.Sprintf("kubelet-%d", n), fmt.Sprintf("containerd-%d", n)}
 }
 
-// worker finds a node of the running cluster that can be taken away.
+// worker returns a node of the running cluster that can be stopped.
 func (c *Cluster) worker(name string) (state, int, error) {
 	s, known, err := c.load()
 	if err != nil {

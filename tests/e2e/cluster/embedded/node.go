@@ -11,9 +11,10 @@ import (
 	"weft.dev/cluster/render"
 )
 
-// addNode makes what node number n needs before anything runs on it: namespace, cgroup, certificate, configuration.
+// addNode creates what node number n needs before its programs start: namespace, cgroup,
+// certificate, configuration.
 func (r *run) addNode(ctx context.Context, n int) error {
-	// Remembered first, so that `down` knows of it even when the rest fails.
+	// Saved first, so that `down` knows of the node even if the rest fails.
 	r.state.Nodes = n
 	if err := r.save(r.state); err != nil {
 		return err
@@ -89,7 +90,7 @@ func (r *run) configure(n int) error {
 	return nil
 }
 
-// startRuntime starts the containerd of node number n and gives it the images.
+// startRuntime starts the containerd of node number n and imports the images.
 func (r *run) startRuntime(ctx context.Context, n int, images []string) error {
 	argv := []string{"containerd", "--config", r.paths.Node(n).ContainerdConfig()}
 	if err := r.startCommand(fmt.Sprintf("containerd-%d", n), n, argv); err != nil {

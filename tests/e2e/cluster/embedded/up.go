@@ -19,10 +19,10 @@ import (
 	"weft.dev/cluster/render"
 )
 
-// readyTimeout bounds the wait for any one part of the cluster.
+// readyTimeout limits the wait for any part of the cluster.
 const readyTimeout = 90 * time.Second
 
-// run is a cluster in the making.
+// run is a cluster while it is being created.
 type run struct {
 	*Cluster
 	plan plan.Plan
@@ -34,7 +34,7 @@ type run struct {
 
 func (c *Cluster) newRun(s state) *run { return &run{Cluster: c, state: s, plan: c.plan(s)} }
 
-// create makes a cluster where none is. On failure everything stays as it is, for a look; the next `up` cleans it.
+// create creates a cluster. On failure everything is left for inspection; the next `up` removes it.
 func (c *Cluster) create(ctx context.Context, nodes int, family plan.Family, images []string) error {
 	started := time.Now()
 	used, err := host.PrefixesInUse(ctx)
@@ -62,7 +62,8 @@ func (c *Cluster) create(ctx context.Context, nodes int, family plan.Family, ima
 	return nil
 }
 
-// explain adds to a failure the program that ended, which is most often the cause, and where the logs are.
+// explain adds to an error the program that exited, which is the most likely cause, and the folder
+// of the logs.
 func (r *run) explain(err error) error {
 	return fmt.Errorf("%w\nthe logs are in %s", errors.Join(err, r.ended()), r.paths.Logs())
 }
@@ -85,7 +86,7 @@ func (r *run) start(ctx context.Context, nodes int, images []string) error {
 	if err := r.startProgram("kube-apiserver", 1, render.APIServerArgs(r.plan, r.paths)); err != nil {
 		return err
 	}
-	// The images go in while the API server starts.
+	// Images are imported while the API server starts.
 	runtimes := make(chan error, nodes)
 	for n := 1; n <= nodes; n++ {
 		go func() { runtimes <- r.startRuntime(ctx, n, images) }()
@@ -123,7 +124,7 @@ func (r *run) start(ctx context.Context, nodes int, images []string) error {
 
 var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// netIPs are addresses as certificates take them.
+// netIPs converts addresses for certificates.
 func netIPs(addresses []netip.Addr) []net.IP {
 	var all []net.IP
 	for _, address := range addresses {
@@ -132,7 +133,8 @@ func netIPs(addresses []netip.Addr) []net.IP {
 	return all
 }
 
-// certificates makes the authority and everything of the control plane that it signs.
+// certificates creates the certificate authority, and the control plane's certificates, keys and
+// kubeconfigs.
 func (r *run) certificates() error {
 	authority, err := pki.New(r.paths.PKI())
 	if err != nil {
@@ -172,7 +174,7 @@ func (r *run) certificates() error {
 	return os.WriteFile(r.paths.Kubeconfig(), admin, 0o600)
 }
 
-// client makes a certificate and a kubeconfig that holds it.
+// client issues a certificate and writes a kubeconfig with it.
 func (r *run) client(authority *pki.Authority, name string, leaf pki.Leaf) error {
 	if err := authority.Issue(name, leaf); err != nil {
 		return err
@@ -192,7 +194,7 @@ func (r *run) client(authority *pki.Authority, name string, leaf pki.Leaf) error
 	return os.WriteFile(r.paths.Conf(name), conf, 0o600)
 }
 
-// deploy applies what every cluster has: name server, LoadBalancer addresses, the Gateway API's kinds.
+// deploy applies what every cluster has: DNS, LoadBalancer addresses and the Gateway API's CRDs.
 func (r *run) deploy(ctx context.Context) error {
 	dns, err := manifests.CoreDNS(r.plan.DNS())
 	if err != nil {
@@ -205,7 +207,7 @@ func (r *run) deploy(ctx context.Context) error {
 	return addons.Install(ctx, kubectl, r.builder, r.plan.LoadBalancers())
 }
 
-// startProgram starts a program of the kube binary on a node and remembers it.
+// startProgram starts a program of the kube binary on a node and saves it in the state.
 func (r *run) startProgram(name string, node int, args []string) error {
 	return r.startCommand(name, node, append([]string{r.builder.Bin("kube")}, args...))
 }

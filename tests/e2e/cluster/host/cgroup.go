@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// hierarchy is one mounted cgroup tree: version 1 has one for each controller, version 2 a single one.
+// hierarchy is a mounted cgroup tree: version 1 has one per controller, version 2 a single one.
 type hierarchy struct {
 	mount   string
 	version int
@@ -28,7 +28,8 @@ func hierarchies() ([]hierarchy, error) {
 	return found, nil
 }
 
-// parseHierarchies reads /proc/self/mountinfo: the mount point is field 5, the filesystem's type follows a lone dash.
+// parseHierarchies parses /proc/self/mountinfo: the mount point is field 5, and the filesystem's
+// type follows a single dash.
 func parseHierarchies(mountinfo string) []hierarchy {
 	var found []hierarchy
 	seen := map[string]bool{}
@@ -51,7 +52,8 @@ func parseHierarchies(mountinfo string) []hierarchy {
 	return found
 }
 
-// AddCgroup makes a cgroup of this name at the top of every hierarchy, ready for a kubelet to put pods into.
+// AddCgroup creates a cgroup of this name at the top of every hierarchy, for a kubelet to create
+// pods' cgroups in.
 func AddCgroup(name string) error {
 	all, err := hierarchies()
 	if err != nil {
@@ -74,8 +76,8 @@ func AddCgroup(name string) error {
 	return nil
 }
 
-// enableControllers hands every controller of a version 2 cgroup on to its children. One that refuses is left out: a kubelet
-// says itself which ones it misses.
+// enableControllers enables every controller of a version 2 cgroup for its children. Controllers
+// that cannot be enabled are skipped: the kubelet reports those that it needs.
 func enableControllers(dir string) {
 	text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
@@ -86,7 +88,8 @@ func enableControllers(dir string) {
 	}
 }
 
-// inheritCpuset gives a version 1 cpuset its parent's processors and memory, without which no process may enter it.
+// inheritCpuset copies the parent's processors and memory nodes to a version 1 cpuset; without them
+// no process can join it.
 func inheritCpuset(parent, dir string) error {
 	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
 		value, err := os.ReadFile(filepath.Join(parent, name))
@@ -103,7 +106,7 @@ func inheritCpuset(parent, dir string) error {
 	return nil
 }
 
-// cgroupsWithPrefix lists the top folders of the cluster's cgroups in every hierarchy.
+// cgroupsWithPrefix lists the cluster's top-level cgroups in every hierarchy.
 func cgroupsWithPrefix(prefix string) []string {
 	all, err := hierarchies()
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// Unmount detaches everything that is mounted at or below dir.
+// Unmount detaches every mount at or below dir.
 func Unmount(dir string) error {
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -24,7 +24,7 @@ func Unmount(dir string) error {
 	return nil
 }
 
-// mountsBelow reads the mount points at or below dir from a mountinfo file, in the order of mounting.
+// mountsBelow returns the mount points at or below dir from a mountinfo file, in mount order.
 func mountsBelow(mountinfo, dir string) []string {
 	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 	var points []string

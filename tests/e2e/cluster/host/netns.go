@@ -16,12 +16,14 @@ import (
 
 const netnsDir = "/run/netns"
 
-// In runs act in a network namespace. act runs on a thread of its own, and what it starts stays in the namespace.
-// Unlike `ip netns exec`, the mounts stay as they are, so that /sys/fs/cgroup remains visible.
+// In runs act in a network namespace, on a thread of its own; processes that act starts stay in the
+// namespace. Unlike with `ip netns exec`, the mounts are unchanged, so that /sys/fs/cgroup remains
+// visible.
 func In(netns string, act func() error) error {
 	result := make(chan error)
 	go func() {
-		// The thread is never unlocked, so that it ends with this goroutine and no other one meets its namespace.
+		// The thread is never unlocked, so it ends with this goroutine and no other goroutine runs
+		// in its namespace.
 		runtime.LockOSThread()
 		result <- enter(netns, act)
 	}()
@@ -40,7 +42,7 @@ func enter(netns string, act func() error) error {
 	return act()
 }
 
-// Namespaces lists the network namespaces whose names begin with prefix.
+// Namespaces lists the network namespaces whose names start with prefix.
 func Namespaces(prefix string) []string {
 	entries, err := os.ReadDir(netnsDir)
 	if err != nil {
@@ -55,7 +57,8 @@ func Namespaces(prefix string) []string {
 	return names
 }
 
-// AddFabric makes the namespace with the bridge that all nodes share, and the link from the host into it.
+// AddFabric creates the namespace with the bridge that connects the nodes, and the host's link to
+// it.
 func AddFabric(ctx context.Context, p plan.Plan) error {
 	fabric := p.Fabric()
 	if _, err := Run(ctx, "ip", "netns", "add", fabric); err != nil {
@@ -77,8 +80,8 @@ func AddFabric(ctx context.Context, p plan.Plan) error {
 	return In(fabric, func() error { return setSysctls(fabricSysctls(p.Family)) })
 }
 
-// addAddresses are the commands that give a link one of the nodes' network's addresses of each family. Nobody else has it,
-// so that an address of IPv6 need not wait until the link has asked for others who do.
+// addAddresses returns the commands that give a link its address of each family in the nodes'
+// network. nodad: the addresses are unique, so IPv6 needs no duplicate address detection.
 func addAddresses(p plan.Plan, addresses []netip.Addr, link string) []string {
 	var commands []string
 	for i, address := range addresses {
@@ -93,7 +96,8 @@ func addAddresses(p plan.Plan, addresses []netip.Addr, link string) []string {
 
 type sysctl struct{ name, value string }
 
-// fabricSysctls let the default gateway answer for what it has no way to, which only a router does.
+// fabricSysctls make the default gateway forward, so that it answers packets without a route with
+// an ICMP error.
 func fabricSysctls(family plan.Family) []sysctl {
 	set := []sysctl{{"net/ipv4/ip_forward", "1"}}
 	if family.HasIPv6() {
@@ -102,12 +106,13 @@ func fabricSysctls(family plan.Family) []sysctl {
 	return set
 }
 
-// nodeSysctls let a node pass packets on, and have what its bridge passes on translated too.
+// nodeSysctls make a node forward packets, and apply NAT to packets that its bridge forwards.
 func nodeSysctls(family plan.Family) []sysctl {
 	set := append(fabricSysctls(family),
 		sysctl{"net/bridge/bridge-nf-call-iptables", "1"},
-		// An address that is asked for before kube-proxy has rules for it would be redirected to the gateway, and the
-		// asking host would remember that for minutes. Either of the two is enough to send redirects.
+		// A packet to a ClusterIP before kube-proxy has rules for it would be redirected to the
+		// gateway, and the sender would cache that for minutes. Either of the two settings alone
+		// enables redirects.
 		sysctl{"net/ipv4/conf/all/send_redirects", "0"},
 		sysctl{"net/ipv4/conf/eth0/send_redirects", "0"},
 	)
@@ -117,7 +122,8 @@ func nodeSysctls(family plan.Family) []sysctl {
 	return set
 }
 
-// AddNode makes the namespace of node number n, joins it to the fabric and tells the host and the nodes before it the way.
+// AddNode creates the namespace of node number n, connects it to the fabric, and adds routes to it
+// on the host and the earlier nodes.
 func AddNode(ctx context.Context, p plan.Plan, n int) error {
 	netns, port := p.NodeSpace(n), fmt.Sprintf("n%d", n)
 	if _, err := Run(ctx, "ip", "netns", "add", netns); err != nil {
@@ -153,9 +159,10 @@ func AddNode(ctx context.Context, p plan.Plan, n int) error {
 	return addHostRoutes(ctx, p, n)
 }
 
-// refuseUnknownServices ends what kube-proxy has no rules for yet. Passed on, it would be remembered as a connection that is
-// not translated, and for two minutes every new connection from the same port would be taken for that one. What the node
-// itself sends is left alone: its way is looked up before it is translated.
+// refuseUnknownServices rejects connections to ClusterIPs that kube-proxy has no rules for yet. If
+// they were forwarded, connection tracking would keep them as not translated, and for two minutes
+// every new connection from the same port would match that entry. Packets of the node itself are
+// not affected: they are routed before they are translated.
 func refuseUnknownServices(ctx context.Context, p plan.Plan, netns string) error {
 	for _, services := range slices.Concat(p.Services(), p.LoadBalancers()) {
 		family := "-4" // ip(8) does not tell it from a rule's range
@@ -172,7 +179,8 @@ func refuseUnknownServices(ctx context.Context, p plan.Plan, netns string) error
 	return nil
 }
 
-// routes are the commands that lead each range by way of the address of its family; link may be empty.
+// routes returns the commands that route each range through the address of its family; link may be
+// empty.
 func routes(ranges []netip.Prefix, via []netip.Addr, link string) []string {
 	var commands []string
 	for i, to := range ranges {
@@ -185,7 +193,7 @@ func routes(ranges []netip.Prefix, via []netip.Addr, link string) []string {
 	return commands
 }
 
-// SetNodeLink plugs node number n into the fabric, or out of it.
+// SetNodeLink sets the link between node number n and the fabric up or down.
 func SetNodeLink(ctx context.Context, p plan.Plan, n int, up bool) error {
 	state := "down"
 	if up {
@@ -194,7 +202,8 @@ func SetNodeLink(ctx context.Context, p plan.Plan, n int, up bool) error {
 	return ipBatch(ctx, p.Fabric(), fmt.Sprintf("link set n%d %s", n, state))
 }
 
-// addHostRoutes lets the host reach node n's pods and, by way of node 1, Services and LoadBalancer addresses.
+// addHostRoutes adds routes on the host to node n's pods and, through node 1, to Services and
+// LoadBalancer addresses.
 func addHostRoutes(ctx context.Context, p plan.Plan, n int) error {
 	commands := routes(p.NodePods(n), p.Node(n), p.HostLink())
 	if n == 1 {
@@ -204,8 +213,8 @@ func addHostRoutes(ctx context.Context, p plan.Plan, n int) error {
 	return ipBatch(ctx, "", commands...)
 }
 
-// RemoveNetwork removes the cluster's namespaces, and with them every link and route that begins or ends in one. The host's
-// own end of a veth goes in its namespace's cleanup, which the kernel may do late, so it is removed by name first.
+// RemoveNetwork removes the cluster's namespaces, and with them their links and routes. The kernel
+// may remove the host's end of a veth late, so that is deleted by name first.
 func RemoveNetwork(ctx context.Context, prefix, hostLink string) error {
 	if _, err := os.Stat(filepath.Join("/sys/class/net", hostLink)); err == nil {
 		if _, err := Run(ctx, "ip", "link", "delete", hostLink); err != nil {
@@ -220,7 +229,7 @@ func RemoveNetwork(ctx context.Context, prefix, hostLink string) error {
 	return nil
 }
 
-// PrefixesInUse lists what this host's routes and addresses cover.
+// PrefixesInUse returns the prefixes of this host's routes and addresses.
 func PrefixesInUse(ctx context.Context) ([]netip.Prefix, error) {
 	var prefixes []netip.Prefix
 	for _, family := range []string{"-4", "-6"} {
@@ -233,7 +242,8 @@ func PrefixesInUse(ctx context.Context) ([]netip.Prefix, error) {
 	return prefixes, nil
 }
 
-// parseRoutes reads the destinations of `ip route show table all`, whose lines may begin with the route's type.
+// parseRoutes parses the destinations of `ip route show table all`, whose lines may start with the
+// route's type.
 func parseRoutes(text string) []netip.Prefix {
 	var prefixes []netip.Prefix
 	for line := range strings.Lines(text) {
@@ -252,7 +262,7 @@ func parseRoutes(text string) []netip.Prefix {
 	return prefixes
 }
 
-// ipBatch runs several commands of ip(8) in a namespace, or on the host when netns is empty.
+// ipBatch runs several ip(8) commands in a namespace, or on the host if netns is empty.
 func ipBatch(ctx context.Context, netns string, commands ...string) error {
 	args := []string{"-batch", "-"}
 	if netns != "" {

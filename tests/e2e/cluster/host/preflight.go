@@ -12,7 +12,8 @@ import (
 	"weft.dev/cluster/plan"
 )
 
-// packages maps each Debian package that the embedded cluster needs to a file or program of it.
+// packages maps each Debian package that the embedded cluster needs to one of its files or
+// programs.
 var packages = []struct{ name, provides string }{
 	{"containerd", "containerd"},
 	{"runc", "runc"},
@@ -29,7 +30,7 @@ var packages = []struct{ name, provides string }{
 // CNIPlugins is where Debian puts the CNI plugins.
 const CNIPlugins = "/usr/lib/cni"
 
-// Ready checks the rights and installs what is missing. say tells the user what is being done.
+// Ready checks privileges and installs missing packages. say reports progress to the user.
 func Ready(ctx context.Context, family plan.Family, say func(format string, args ...any)) error {
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed: the embedded cluster makes network namespaces, mounts and cgroups. Run it as root, or use kind (E2E_CLUSTER=kind)")
@@ -55,7 +56,7 @@ func Ready(ctx context.Context, family plan.Family, say func(format string, args
 	return nil
 }
 
-// ipv6Switch tells whether new links of the host get IPv6; a kernel without it lacks the file.
+// ipv6Switch tells whether new links of the host get IPv6; kernels without IPv6 lack the file.
 const ipv6Switch = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 
 func checkIPv6(file string) error {
@@ -92,7 +93,7 @@ func install(ctx context.Context, missing []string, say func(string, ...any)) er
 	if _, err := Run(ctx, "env", args...); err == nil {
 		return nil
 	}
-	// A fresh machine has no package lists yet.
+	// A new machine has no package lists yet.
 	if _, err := Run(ctx, "apt-get", "update"); err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func install(ctx context.Context, missing []string, say func(string, ...any)) er
 	return err
 }
 
-// checkCapabilities looks for the rights that a container often lacks, though its user is root.
+// checkCapabilities checks for the capabilities that root in a container often lacks.
 func checkCapabilities() error {
 	text, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -122,7 +123,8 @@ func checkCapabilities() error {
 	return nil
 }
 
-// lackingCapabilities names the needed capabilities that are not in the set; numbers as in linux/capability.h.
+// lackingCapabilities returns the needed capabilities that are not in the set; numbers as in
+// linux/capability.h.
 func lackingCapabilities(effective uint64) []string {
 	var lacking []string
 	for _, needed := range []struct {
@@ -136,7 +138,7 @@ func lackingCapabilities(effective uint64) []string {
 	return lacking
 }
 
-// Sibling tells whether another cluster of this kind, of another checkout, is on this host.
+// Sibling tells whether another checkout has a cluster on this host.
 func Sibling(prefix string) bool {
 	spaces, _ := filepath.Glob(netnsDir + "/weft-*-fabric")
 	for _, space := range spaces {

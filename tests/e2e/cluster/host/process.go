@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Process is a program that was started in a namespace and goes on when this one ends.
+// Process is a program that runs in a network namespace and continues after this process exits.
 type Process struct {
 	Name string
 	Log  string
@@ -21,7 +21,8 @@ type Process struct {
 	err  error
 }
 
-// Start starts a program in a network namespace, with its output in a log file. name is for messages.
+// Start starts a program in a network namespace, with its output in a log file. name is used in
+// messages.
 func Start(name, netns, log string, argv ...string) (*Process, error) {
 	output, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -42,7 +43,7 @@ func Start(name, netns, log string, argv ...string) (*Process, error) {
 	return process, nil
 }
 
-// Ended says why a process that should be running is not, with the last lines that it logged; nil while it runs.
+// Ended returns why a process has exited, with the last lines of its log; nil while it runs.
 func (p *Process) Ended() error {
 	select {
 	case <-p.done:
@@ -52,7 +53,8 @@ func (p *Process) Ended() error {
 	}
 }
 
-// Alive tells whether the process with this id is there and in this network namespace, so that a reused id does not count.
+// Alive tells whether the process with this ID exists in this network namespace, so that a reused
+// ID does not count.
 func Alive(pid int, netns string) bool {
 	own, err := netnsOf(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
@@ -62,7 +64,8 @@ func Alive(pid int, netns string) bool {
 	return err == nil && own == wanted
 }
 
-// Kill ends the process with this id, if it is there and in this network namespace, and waits until it is gone.
+// Kill kills the process with this ID, if it exists in this network namespace, and waits for its
+// end.
 func Kill(ctx context.Context, pid int, netns string) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for Alive(pid, netns) {
@@ -79,7 +82,7 @@ func Kill(ctx context.Context, pid int, netns string) error {
 	return nil
 }
 
-// Tail is the last lines of a file.
+// Tail returns the last lines of a file.
 func Tail(path string, lines int) string {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -89,7 +92,7 @@ func Tail(path string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// namespaceID tells network namespaces apart.
+// namespaceID identifies a network namespace.
 type namespaceID struct{ device, inode uint64 }
 
 func netnsOf(path string) (namespaceID, error) {
@@ -100,8 +103,8 @@ func netnsOf(path string) (namespaceID, error) {
 	return namespaceID{uint64(stat.Dev), stat.Ino}, nil
 }
 
-// Members lists the processes of a cluster: those in its network namespaces (its programs and their helpers) and in its
-// cgroups (what runs in pods).
+// Members lists the processes of a cluster: those in its network namespaces (its programs and their
+// children) and in its cgroups (pods).
 func Members(prefix string) []int {
 	members := cgroupMembers(prefix)
 	namespaces := map[namespaceID]bool{}
@@ -128,7 +131,7 @@ func Members(prefix string) []int {
 	return pids
 }
 
-// KillMembers ends every process of a cluster and waits until all are gone.
+// KillMembers kills every process of a cluster and waits until all have ended.
 func KillMembers(ctx context.Context, prefix string) error {
 	deadline := time.Now().Add(20 * time.Second)
 	for {

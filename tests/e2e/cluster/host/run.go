@@ -1,6 +1,6 @@
 // Package host changes this machine: network namespaces, links, cgroups, mounts and processes.
 //
-// Everything that it makes carries the cluster's prefix in its name, and it removes nothing that does not.
+// Everything it creates has the cluster's prefix in its name, and it removes nothing else.
 package host
 
 import (
@@ -11,12 +11,12 @@ import (
 	"strings"
 )
 
-// Run runs a program and returns what it printed; its error holds what the program said.
+// Run runs a program and returns its output; the error contains the output.
 func Run(ctx context.Context, name string, args ...string) (string, error) {
 	return RunInput(ctx, nil, name, args...)
 }
 
-// RunInput is Run with something on standard input.
+// RunInput is Run with standard input.
 func RunInput(ctx context.Context, input []byte, name string, args ...string) (string, error) {
 	command := exec.CommandContext(ctx, name, args...)
 	command.Stdin = bytes.NewReader(input)

@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// sharedFolders are the fixed places of the host that containerd, the CNI plugins and the kubelet write to whatever their
-// configuration says.
+// sharedFolders are folders of the host that containerd, the CNI plugins and the kubelet use
+// regardless of their configuration.
 var sharedFolders = []string{"/run/containerd", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers"}
 
-// AbsentFolders lists those that do not exist yet, for RemoveFolders.
+// AbsentFolders returns the shared folders that do not exist yet, for RemoveFolders.
 func AbsentFolders() []string {
 	var absent []string
 	for _, folder := range sharedFolders {
@@ -22,7 +22,8 @@ func AbsentFolders() []string {
 	return absent
 }
 
-// RemoveFolders removes those that were absent before the cluster, which must be the last one on this host.
+// RemoveFolders removes the folders that did not exist before the cluster, which must be the last
+// one on this host.
 func RemoveFolders(absent []string) error {
 	for _, folder := range sharedFolders {
 		for _, made := range absent {
@@ -37,8 +38,8 @@ func RemoveFolders(absent []string) error {
 	return nil
 }
 
-// RemoveStrays removes a cluster's own files from the shared folders: the shims' sockets, the results of CNI and the links to
-// the pods' logs. root is the cluster's folder.
+// RemoveStrays removes a cluster's files from the shared folders: the shims' sockets, CNI results
+// and links to pod logs. root is the cluster's folder.
 func RemoveStrays(root, prefix string) {
 	addresses, _ := filepath.Glob(filepath.Join(root, "n*/run/io.containerd.runtime.v2.task/*/*/address"))
 	for _, file := range addresses {
@@ -51,7 +52,8 @@ func RemoveStrays(root, prefix string) {
 	results, _ := filepath.Glob("/var/lib/cni/results/" + prefix + "*")
 	for _, file := range results {
 		_ = os.Remove(file)
-		// Named NETWORK-CONTAINER-eth0; the result of the loopback plugin bears the container's name only.
+		// Named NETWORK-CONTAINER-eth0; the loopback plugin's results have only the container's
+		// name.
 		parts := strings.Split(strings.TrimPrefix(filepath.Base(file), prefix), "-")
 		if len(parts) == 3 {
 			_ = os.Remove("/var/lib/cni/results/cni-loopback-" + parts[1] + "-lo")
@@ -63,7 +65,7 @@ func RemoveStrays(root, prefix string) {
 			_ = os.Remove(link)
 		}
 	}
-	// Folders that hold nothing any more; one that holds something stays.
+	// Removes empty folders only.
 	for _, dir := range []string{"/run/containerd/s", "/run/containerd", "/var/lib/cni/results", "/var/lib/cni", "/var/log/containers"} {
 		_ = syscall.Rmdir(dir)
 	}

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// kubeletSysctls are the settings of the whole machine that a kubelet changes when it starts.
+// kubeletSysctls are the host-wide settings that a kubelet changes at its start.
 var kubeletSysctls = []string{
 	"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
 	"kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
 }
 
-// SaveSysctls reads what a kubelet will change, for RestoreSysctls.
+// SaveSysctls returns the values of the settings that a kubelet changes, for RestoreSysctls.
 func SaveSysctls() map[string]string {
 	saved := map[string]string{}
 	for _, name := range kubeletSysctls {
@@ -23,7 +23,8 @@ func SaveSysctls() map[string]string {
 	return saved
 }
 
-// RestoreSysctls puts back what SaveSysctls read; only names that a kubelet changes are touched.
+// RestoreSysctls restores what SaveSysctls returned; only settings that a kubelet changes are
+// written.
 func RestoreSysctls(saved map[string]string) {
 	for _, name := range kubeletSysctls {
 		if value, ok := saved[name]; ok {

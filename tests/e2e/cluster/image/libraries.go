@@ -13,11 +13,11 @@ import (
 	"strings"
 )
 
-// nameServices are the libraries that older versions of glibc load by name when a program looks up a host.
+// nameServices are the libraries that older versions of glibc load by name to resolve a host name.
 var nameServices = []string{"libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2"}
 
-// sharedLibraries lists what the dynamically linked programs among the files need: the loader and the libraries, where the
-// loader looks for them.
+// sharedLibraries returns the loader and the libraries of the dynamically linked programs among the
+// files, at the paths where the loader looks for them.
 func sharedLibraries(files []string) ([]string, error) {
 	needed := map[string]bool{}
 	for _, file := range files {
@@ -29,7 +29,7 @@ func sharedLibraries(files []string) ([]string, error) {
 			continue
 		}
 		needed[loader] = true
-		// The loader itself says what it would load; ldd is a script around this.
+		// The loader itself lists what it would load; ldd is a script around this.
 		output, err := exec.Command(loader, "--list", file).CombinedOutput()
 		if err != nil {
 			return nil, fmt.Errorf("%s --list %s: %w: %s", loader, file, err, bytes.TrimSpace(output))
@@ -57,7 +57,7 @@ func addNameServices(needed map[string]bool, dir string) {
 	}
 }
 
-// loaderOf is the dynamic loader that a program names, or nothing when it is not a dynamically linked program.
+// loaderOf returns the dynamic loader of a program; empty if it is not dynamically linked.
 func loaderOf(file string) (string, error) {
 	program, err := elf.Open(file)
 	var notELF *elf.FormatError
@@ -86,8 +86,8 @@ func isShort(err error) bool {
 	return err != nil && strings.HasSuffix(err.Error(), "EOF")
 }
 
-// parseLoaderList reads lines like `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x0000)`; the kernel's own library has no
-// path, the loader no arrow.
+// parseLoaderList parses lines like `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x0000)`; the
+// vDSO has no path, the loader no arrow.
 func parseLoaderList(text string) ([]string, error) {
 	var libraries []string
 	for line := range strings.Lines(text) {

@@ -1,7 +1,8 @@
 // Package image packs files into container images without a container engine.
 //
-// An image has one layer, and is written as a docker archive. The same files give the same bytes: times are fixed, entries
-// sorted, owners root. A dynamically linked program brings its shared libraries along.
+// An image has one layer and is written as a docker archive. The output is reproducible: fixed
+// times, sorted entries, owner root. Dynamically linked programs are packed with their shared
+// libraries.
 package image
 
 import (
@@ -22,27 +23,28 @@ import (
 	"time"
 )
 
-// caCertificates is where Debian keeps the public authorities, and where TLS libraries look for them.
+// caCertificates is the path of the public CA certificates on Debian, where TLS libraries look for
+// them.
 const caCertificates = "/etc/ssl/certs/ca-certificates.crt"
 
-// File says which file or folder of the host goes where in the image.
+// File maps a file or folder of the host to a path in the image.
 type File struct {
 	Source      string
 	Destination string
 }
 
-// Spec is an image to pack.
+// Spec describes an image to pack.
 type Spec struct {
 	Tag        string
 	User       string
 	Entrypoint []string
 	Env        []string
 	Files      []File
-	// CACertificates adds the host's list of public authorities.
+	// CACertificates adds the host's public CA certificates.
 	CACertificates bool
 }
 
-// tagForm is a name and a tag, with no blanks; the registry's part may have a port.
+// tagForm matches a name and a tag without blanks; the registry may have a port.
 var tagForm = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._/:-]*:[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
 // ParseFile parses SRC:DST.
@@ -94,7 +96,7 @@ func Pack(spec Spec, out string) error {
 	return writeArchive(spec, layer, hex.EncodeToString(digest.Sum(nil)), out)
 }
 
-// collect decides which entries the layer has.
+// collect returns the entries of the layer.
 func collect(spec Spec) (*tree, error) {
 	contents := newTree()
 	contents.dir("/tmp", 0o1777)
@@ -122,7 +124,7 @@ func collect(spec Spec) (*tree, error) {
 	return contents, nil
 }
 
-// imageConfig is the part of an image's configuration that a runtime reads.
+// imageConfig is the part of an image's configuration that container runtimes read.
 type imageConfig struct {
 	Architecture string         `json:"architecture"`
 	OS           string         `json:"os"`
@@ -201,7 +203,7 @@ func writeArchive(spec Spec, layer *os.File, digest, out string) error {
 	})
 }
 
-// replaceFile writes a file whole or not at all.
+// replaceFile writes a file atomically.
 func replaceFile(name string, write func(io.Writer) error) error {
 	temporary, err := os.CreateTemp(filepath.Dir(name), "."+path.Base(name)+"-*")
 	if err != nil {

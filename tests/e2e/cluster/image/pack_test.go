@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// untar reads the contents of a tar file by name.
+// untar returns the contents of a tar file by name.
 func untar(t *testing.T, archive []byte) (map[string][]byte, map[string]*tar.Header) {
 	t.Helper()
 	contents, headers := map[string][]byte{}, map[string]*tar.Header{}
@@ -48,7 +48,7 @@ func pack(t *testing.T, spec Spec) []byte {
 	return archive
 }
 
-// layerOf reads an archive as a container engine does: manifest, configuration, layer.
+// layerOf reads an archive like a container engine: manifest, configuration, layer.
 func layerOf(t *testing.T, archive []byte) (manifest, imageConfig, map[string][]byte, map[string]*tar.Header) {
 	t.Helper()
 	parts, _ := untar(t, archive)

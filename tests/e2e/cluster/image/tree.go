@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// tree is the contents of a layer, by path without the leading slash.
+// tree is the content of a layer, by path without the leading slash.
 type tree struct {
 	entries map[string]entry
 }
 
-// entry is a folder, a text or a file of the host.
+// entry is a folder, a text, or a file of the host.
 type entry struct {
 	isDir  bool
 	mode   int64
@@ -29,7 +29,7 @@ type entry struct {
 
 func newTree() *tree { return &tree{entries: map[string]entry{}} }
 
-// put sets an entry and makes the folders above it.
+// put adds an entry and its parent folders.
 func (t *tree) put(name string, e entry) {
 	name = strings.TrimPrefix(path.Clean(name), "/")
 	for dir := path.Dir(name); dir != "." && dir != "/"; dir = path.Dir(dir) {
@@ -44,7 +44,8 @@ func (t *tree) dir(name string, mode int64) { t.put(name, entry{isDir: true, mod
 
 func (t *tree) text(name, text string) { t.put(name, entry{mode: 0o644, text: text}) }
 
-// add takes a file, or a folder with all that is in it. Links are followed: the image holds what they point to.
+// add adds a file, or a folder with its content. Links are followed: the image contains their
+// targets.
 func (t *tree) add(file File) error {
 	source, err := filepath.EvalSymlinks(file.Source)
 	if err != nil {
@@ -94,7 +95,7 @@ func (t *tree) hostFiles() []string {
 	return files
 }
 
-// write writes the tree as a tar file, folders before what is in them.
+// write writes the tree as a tar file, folders before their content.
 func (t *tree) write(w io.Writer) error {
 	archive := tar.NewWriter(w)
 	for _, name := range slices.Sorted(maps.Keys(t.entries)) {

@@ -12,8 +12,9 @@ import (
 
 const config = "../kind.yaml"
 
-// engine stands in for Docker, so that kind gets as far as checking its configuration on a machine that has none, and never
-// makes a cluster on one that has: it knows no cluster and refuses to run anything.
+// engine is a fake Docker. With it kind gets as far as validating its configuration on a machine
+// without Docker, and creates no cluster on a machine with it: it lists no clusters and runs no
+// containers.
 const engine = `#!/bin/sh
 case "$1" in
   info) echo '{"CgroupVersion":"2"}' ;;
@@ -22,7 +23,7 @@ case "$1" in
 esac
 `
 
-// create asks kind to make a cluster from a configuration file and returns its refusal.
+// create makes kind create a cluster from a configuration file and returns its error.
 func create(t *testing.T, file string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -38,7 +39,8 @@ func create(t *testing.T, file string) string {
 	return err.Error()
 }
 
-// kind reads the file, then checks it, then needs an engine: the last complaint shows that it was content before.
+// kind reads the file, validates it, and then needs an engine: an error from the engine means that
+// the configuration is valid.
 func TestKindAcceptsProjectConfig(t *testing.T) {
 	said := create(t, config)
 	if strings.Contains(said, "config") || !strings.Contains(said, "docker") {

@@ -9,7 +9,8 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// newEtcd is a single-member etcd for tests: it does not fsync, so a machine that loses power loses its data.
+// newEtcd returns the command of a single-member etcd for tests: it does not fsync, so data is lost
+// on power failure.
 func newEtcd(ctx context.Context) *cobra.Command {
 	var dataDir, client, peer string
 	command := &cobra.Command{

@@ -1,11 +1,11 @@
-// kube is etcd, every Kubernetes control plane and node program, and kubectl, in one binary.
+// kube contains etcd, every Kubernetes control plane and node program, and kubectl in one binary.
 //
-// It runs the program that its first argument, or the name it was called by, names:
+// It runs the program named by its first argument or by the name it was called by:
 //
 //	kube kube-apiserver --etcd-servers=...
 //	kubectl get pods          (a link named kubectl that points to kube)
 //
-// It holds no configuration of its own: every flag is the upstream program's.
+// It has no configuration of its own: all flags are those of the upstream programs.
 package main
 
 import (
@@ -30,7 +30,7 @@ import (
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
-// programs makes the command of each program by its name; only the one that is run is made.
+// programs are the constructors of the programs' commands; only the one that runs is called.
 var programs = map[string]func(context.Context) *cobra.Command{
 	"etcd":                    newEtcd,
 	"kube-apiserver":          func(context.Context) *cobra.Command { return apiserver.NewAPIServerCommand() },
@@ -61,7 +61,7 @@ func main() {
 	}
 	command := newCommand(ctx)
 	if name == "kubectl" {
-		// kubectl prints its own errors, and `kubectl exec` must hand on the exit code.
+		// kubectl prints its own errors, and `kubectl exec` must return the exit code.
 		if err := cli.RunNoErrOutput(command); err != nil {
 			cmdutil.CheckErr(err)
 		}

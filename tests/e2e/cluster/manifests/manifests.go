@@ -1,4 +1,4 @@
-// Package manifests holds what is deployed into every cluster of this project.
+// Package manifests contains the manifests that are deployed into every test cluster.
 package manifests
 
 import (
@@ -20,27 +20,27 @@ var metalLB string
 //go:embed pool.yaml
 var pool string
 
-// CoreDNS is the cluster's name server at its ClusterIPs, of which the first is of the cluster's primary family.
+// CoreDNS returns the cluster's DNS server with its ClusterIPs, that of the primary family first.
 func CoreDNS(addresses []netip.Addr) ([]byte, error) {
 	return fill(coreDNS, "COREDNS_VERSION", versions.CoreDNS, "DNS_ADDRESS", addresses[0].String(), "DNS_ADDRESSES", quoted(addresses))
 }
 
-// MetalLB is the controller that gives out LoadBalancer addresses.
+// MetalLB returns the controller that assigns LoadBalancer addresses.
 func MetalLB() ([]byte, error) {
 	return fill(metalLB, "METALLB_VERSION", versions.MetalLB)
 }
 
-// Pool is the ranges that MetalLB gives out. Its kind must be known to the cluster already.
+// Pool returns the address ranges that MetalLB assigns from. Its CRD must be installed.
 func Pool(ranges []netip.Prefix) ([]byte, error) {
 	return fill(pool, "POOL", quoted(ranges))
 }
 
-// quoted lists addresses or ranges for YAML, in which one of IPv6 without quotes may be taken for a mapping.
+// quoted joins addresses or ranges for YAML; an unquoted IPv6 address may be parsed as a mapping.
 func quoted[T fmt.Stringer](all []T) string {
 	return `"` + strings.ReplaceAll(plan.List(all), ",", `", "`) + `"`
 }
 
-// fill replaces ${NAME} by its value and refuses a text in which one is left.
+// fill replaces ${NAME} by its value; it is an error if one has no value.
 func fill(text string, namesAndValues ...string) ([]byte, error) {
 	for i := 0; i < len(namesAndValues); i += 2 {
 		text = strings.ReplaceAll(text, "${"+namesAndValues[i]+"}", namesAndValues[i+1])

@@ -1,6 +1,6 @@
-// Package pki makes the cluster's certificate authority and the certificates that its programs need.
+// Package pki creates the cluster's certificate authority and the certificates of its programs.
 //
-// Everything is good for one year: a test cluster does not live longer.
+// Everything is valid for one year: test clusters do not live longer.
 package pki
 
 import (
@@ -23,14 +23,14 @@ import (
 
 const lifetime = 365 * 24 * time.Hour
 
-// Authority signs the cluster's certificates and writes them into a folder.
+// Authority signs the cluster's certificates and writes them to a folder.
 type Authority struct {
 	dir  string
 	cert *x509.Certificate
 	key  crypto.Signer
 }
 
-// Leaf says what a certificate is for. Every one may serve and be a client.
+// Leaf describes a certificate. Each is valid for servers and clients.
 type Leaf struct {
 	CommonName   string
 	Organization []string
@@ -38,7 +38,7 @@ type Leaf struct {
 	IPs          []net.IP
 }
 
-// New makes an authority and writes ca.crt and ca.key into dir.
+// New creates an authority and writes ca.crt and ca.key to dir.
 func New(dir string) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -61,7 +61,7 @@ func New(dir string) (*Authority, error) {
 	return &Authority{dir: dir, cert: cert, key: key}, write(dir, "ca", der, key)
 }
 
-// Load reads the authority that New wrote into dir.
+// Load reads the authority that New wrote to dir.
 func Load(dir string) (*Authority, error) {
 	cert, err := readPEM(filepath.Join(dir, "ca.crt"))
 	if err != nil {
@@ -106,8 +106,8 @@ func (a *Authority) Issue(name string, leaf Leaf) error {
 	return write(a.dir, name, der, key)
 }
 
-// ServiceAccountKey writes sa.key, with which the API server signs service-account tokens. RSA, as other clusters use, so
-// that tokens look the same here as there.
+// ServiceAccountKey writes sa.key, with which the API server signs service account tokens. It is an
+// RSA key, as in other clusters, so that tokens have the same form.
 func (a *Authority) ServiceAccountKey() error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Family says which families of addresses the nodes, pods and Services of a cluster have.
+// Family is the IP families of a cluster's nodes, pods and Services.
 type Family string
 
 const (
@@ -25,10 +25,10 @@ func ParseFamily(text string) (Family, error) {
 	return "", fmt.Errorf("the family of addresses is %q; it may be ipv4, dual or ipv6", text)
 }
 
-// HasIPv6 tells whether there are IPv6 addresses; the zero value has none.
+// HasIPv6 tells whether the cluster has IPv6 addresses; the zero value has none.
 func (f Family) HasIPv6() bool { return f == Dual || f == IPv6 }
 
-// choose keeps what a cluster of this family has, its primary family first.
+// choose returns the values for the families of the cluster, the primary one first.
 func choose[T any](f Family, four, six T) []T {
 	switch f {
 	case Dual:
@@ -39,7 +39,7 @@ func choose[T any](f Family, four, six T) []T {
 	return []T{four}
 }
 
-// List joins addresses or ranges with commas, as the flags of Kubernetes' programs take them.
+// List joins addresses or ranges with commas, as in flags of Kubernetes programs.
 func List[T fmt.Stringer](all []T) string {
 	texts := make([]string, len(all))
 	for i, one := range all {
@@ -48,14 +48,14 @@ func List[T fmt.Stringer](all []T) string {
 	return strings.Join(texts, ",")
 }
 
-// prefix4 is a network of IPv4.
+// prefix4 returns an IPv4 prefix.
 func prefix4(bits int, octets ...byte) netip.Prefix {
 	var address [4]byte
 	copy(address[:], octets)
 	return netip.PrefixFrom(netip.AddrFrom4(address), bits)
 }
 
-// address6 is an address of the cluster's /48: its subnet and its host.
+// address6 returns an address of the cluster's /48 by subnet and host.
 func (p Plan) address6(subnet, host uint16) netip.Addr {
 	address := p.all6().Addr().As16()
 	address[6], address[7] = byte(subnet>>8), byte(subnet)
@@ -63,7 +63,7 @@ func (p Plan) address6(subnet, host uint16) netip.Addr {
 	return netip.AddrFrom16(address)
 }
 
-// prefix6 is a network in the cluster's /48.
+// prefix6 returns a prefix in the cluster's /48.
 func (p Plan) prefix6(bits int, subnet uint16) netip.Prefix {
 	return netip.PrefixFrom(p.address6(subnet, 0), bits)
 }

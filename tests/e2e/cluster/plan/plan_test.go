@@ -154,7 +154,7 @@ func TestChooseBlockAvoidsRoutesOfEachFamily(t *testing.T) {
 			t.Errorf("%s: got %+v, %v; want another block than the one in use", family, next, err)
 		}
 	}
-	// Routes of a family that the cluster does not have are none of its business.
+	// Routes of a family that the cluster does not have do not matter.
 	if _, err := ChooseBlock(id, IPv6, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}); err != nil {
 		t.Error(err)
 	}

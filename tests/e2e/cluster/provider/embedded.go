@@ -6,14 +6,14 @@ import (
 	"weft.dev/cluster/embedded"
 )
 
-// embeddedProvider is a cluster of this machine's own processes.
+// embeddedProvider runs a cluster as processes of this machine.
 type embeddedProvider struct {
 	Options
 	cluster *embedded.Cluster
 }
 
 func (p *embeddedProvider) Create(ctx context.Context, nodes int) error {
-	// Marked first, so that a cluster that fails half-way is known for what it is.
+	// Marked first, so that an incomplete cluster is recognized as embedded.
 	if err := mark(p.Options, Embedded); err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// existingProvider is somebody else's cluster, which KUBECONFIG names. Nothing is installed into it and nothing removed.
+// existingProvider uses the cluster that KUBECONFIG names. It installs and removes nothing.
 type existingProvider struct {
 	Options
 }
@@ -41,5 +41,5 @@ func (p *existingProvider) Kubeconfig(context.Context) (string, error) {
 	return needKubeconfig(p.Options)
 }
 
-// Delete forgets the cluster; it goes on.
+// Delete removes the reference to the cluster, which keeps running.
 func (p *existingProvider) Delete(context.Context) error { return os.RemoveAll(p.folder()) }

@@ -16,7 +16,7 @@ import (
 	"weft.dev/cluster/versions"
 )
 
-// kindNodes is how many nodes kind.yaml has.
+// kindNodes is the number of nodes in kind.yaml.
 const kindNodes = 2
 
 // kindProvider is a cluster made by kind, whose nodes are Docker containers.
@@ -24,7 +24,7 @@ type kindProvider struct {
 	Options
 }
 
-// kindUsable tells whether Docker runs here and has, or can fetch, kind's node image.
+// kindUsable tells whether Docker runs and has kind's node image, or can download it.
 func kindUsable(ctx context.Context) bool {
 	if _, err := exec.LookPath("docker"); err != nil {
 		return false
@@ -99,8 +99,8 @@ func (p *kindProvider) Create(ctx context.Context, nodes int) error {
 	return p.install(ctx)
 }
 
-// install adds what kind's own cluster lacks. LoadBalancer addresses come from a range that only this host knows the way to,
-// over the node's address.
+// install adds what a kind cluster lacks. LoadBalancer addresses are of a range that only this host
+// has a route to, through the node's address.
 func (p *kindProvider) install(ctx context.Context) error {
 	archives, err := p.Builder.SystemImages(ctx)
 	if err != nil {
@@ -124,7 +124,7 @@ func (p *kindProvider) install(ctx context.Context) error {
 	return p.route(ctx, chosen.LoadBalancers()[0])
 }
 
-// poolFile remembers the range that the host got a route to.
+// poolFile stores the range that the host has a route to.
 func (p *kindProvider) poolFile() string { return filepath.Join(p.folder(), "pool") }
 
 func (p *kindProvider) route(ctx context.Context, to netip.Prefix) error {

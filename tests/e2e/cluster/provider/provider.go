@@ -1,4 +1,4 @@
-// Package provider hides where a test cluster comes from behind four functions.
+// Package provider hides how a test cluster is created behind four functions.
 package provider
 
 import (
@@ -16,19 +16,19 @@ import (
 	"weft.dev/cluster/plan"
 )
 
-// Provider is a source of one cluster.
+// Provider creates one cluster.
 type Provider interface {
-	// Create makes the cluster, or does nothing when it runs. nodes 0 means the provider's choice.
+	// Create creates the cluster, or does nothing if it runs. nodes 0 means the provider's default.
 	Create(ctx context.Context, nodes int) error
-	// Load puts images into every node.
+	// Load imports images into every node.
 	Load(ctx context.Context, archives []string) error
-	// Kubeconfig is the path of the administrator's kubeconfig, .cluster/kubeconfig.
+	// Kubeconfig returns the path of the administrator's kubeconfig, .cluster/kubeconfig.
 	Kubeconfig(ctx context.Context) (string, error)
 	// Delete removes the cluster.
 	Delete(ctx context.Context) error
 }
 
-// Breakable is a cluster of which a node can be lost and found again.
+// Breakable is a cluster whose nodes can be stopped and started.
 type Breakable interface {
 	StopNode(ctx context.Context, name string) error
 	StartNode(ctx context.Context, name string) error
@@ -52,11 +52,12 @@ func ParseKind(text string) (Kind, error) {
 	return "", fmt.Errorf("E2E_CLUSTER is %q; it may be embedded, kind or existing", text)
 }
 
-// Options is what every provider is made from.
+// Options are the settings of all providers.
 type Options struct {
 	Root    string
 	Builder build.Builder
-	// Family is the families of addresses of a cluster that is made; empty means that of a cluster that runs, else IPv4.
+	// Family is the IP families of a new cluster; empty means those of the running cluster, else
+	// IPv4.
 	Family plan.Family
 	Say    func(format string, args ...any)
 }
@@ -65,7 +66,7 @@ func (o Options) folder() string     { return filepath.Join(o.Root, ".cluster") 
 func (o Options) marker() string     { return filepath.Join(o.folder(), "provider") }
 func (o Options) kubeconfig() string { return filepath.Join(o.folder(), "kubeconfig") }
 
-// refuseIPv6 is for providers that make no cluster of the family that was asked for.
+// refuseIPv6 returns an error for providers that cannot create a cluster of the requested family.
 func (o Options) refuseIPv6(kind Kind) error {
 	if o.Family.HasIPv6() {
 		return fmt.Errorf("FAMILY=%s needs the embedded cluster (E2E_CLUSTER=embedded); this one is %s", o.Family, kind)
@@ -73,8 +74,8 @@ func (o Options) refuseIPv6(kind Kind) error {
 	return nil
 }
 
-// Choose picks the provider: what E2E_CLUSTER says, else what made the cluster that is there, else kind where it can work,
-// else embedded, which alone has IPv6.
+// Choose returns the provider: the value of E2E_CLUSTER, else that of the existing cluster, else
+// kind if it is usable, else embedded, the only one with IPv6.
 func Choose(ctx context.Context, o Options) (Provider, error) {
 	made, err := readMarker(o)
 	if err != nil {
@@ -108,7 +109,7 @@ func Choose(ctx context.Context, o Options) (Provider, error) {
 func readMarker(o Options) (Kind, error) {
 	text, err := os.ReadFile(o.marker())
 	if errors.Is(err, fs.ErrNotExist) {
-		// An embedded cluster may outlive its folder.
+		// An embedded cluster may still run after its folder was removed.
 		if len(host.Namespaces(plan.Prefix(plan.ID(o.Root)))) > 0 {
 			return Embedded, nil
 		}
@@ -124,7 +125,7 @@ func readMarker(o Options) (Kind, error) {
 	return kind, nil
 }
 
-// mark remembers which provider made the cluster.
+// mark records which provider created the cluster.
 func mark(o Options, kind Kind) error {
 	if err := os.MkdirAll(o.folder(), 0o755); err != nil {
 		return err
@@ -132,7 +133,7 @@ func mark(o Options, kind Kind) error {
 	return os.WriteFile(o.marker(), []byte(kind+"\n"), 0o644)
 }
 
-// needKubeconfig is the fixed path of the kubeconfig, when the file is there.
+// needKubeconfig returns the path of the kubeconfig; an error if the file does not exist.
 func needKubeconfig(o Options) (string, error) {
 	if _, err := os.Stat(o.kubeconfig()); err != nil {
 		return "", errors.New("no cluster is up; make one first with `cluster up`")

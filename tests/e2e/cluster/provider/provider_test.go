@@ -109,7 +109,8 @@ func TestOnlyEmbeddedProviderSupportsIPv6(t *testing.T) {
 		} else if embedded, ok := chosen.(*embeddedProvider); !ok || embedded.Family != family {
 			t.Errorf("%q is made by %T", family, chosen)
 		}
-		// More nodes than kind.yaml has: nothing is made of what is not refused either.
+		// More nodes than kind.yaml has, so that an accepted family is rejected for that reason and
+		// no cluster is created.
 		err = (&kindProvider{o}).Create(context.Background(), kindNodes+1)
 		if err == nil || strings.Contains(err.Error(), "FAMILY=") != refused {
 			t.Errorf("%q: %v", family, err)

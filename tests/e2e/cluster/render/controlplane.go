@@ -14,12 +14,13 @@ const (
 	etcdURL       = "http://127.0.0.1:2379"
 )
 
-// EtcdArgs are etcd's flags.
+// EtcdArgs returns etcd's flags.
 func EtcdArgs(paths Paths) []string {
 	return []string{"etcd", "--data-dir=" + paths.Etcd(), "--listen-client-url=" + etcdURL}
 }
 
-// anyAddress is where a program listens that all of the cluster's addresses shall lead to.
+// anyAddress returns the wildcard address for programs that must be reachable on all of the
+// cluster's addresses.
 func anyAddress(p plan.Plan) string {
 	if p.Family.HasIPv6() {
 		return "::" // takes IPv4 too
@@ -27,7 +28,8 @@ func anyAddress(p plan.Plan) string {
 	return "0.0.0.0"
 }
 
-// APIServerArgs are the API server's flags. Admission keeps its defaults, the webhooks among them.
+// APIServerArgs returns the API server's flags. Admission plugins are the default ones, including
+// webhooks.
 func APIServerArgs(p plan.Plan, paths Paths) []string {
 	return []string{
 		"kube-apiserver",
@@ -57,13 +59,14 @@ func APIServerArgs(p plan.Plan, paths Paths) []string {
 		"--proxy-client-cert-file=" + paths.Cert("front-proxy"),
 		"--proxy-client-key-file=" + paths.Key("front-proxy"),
 		"--allow-privileged=true",
-		// Authorities that the cluster shares, which Gateways may name; Kubernetes has them switched off.
+		// ClusterTrustBundles, which Gateways may refer to, are off by default.
 		"--feature-gates=ClusterTrustBundle=true",
 		"--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true",
 	}
 }
 
-// ControllerManagerArgs are the controller manager's flags. Nodes' pod ranges are the plan's, not allocated.
+// ControllerManagerArgs returns the controller manager's flags. Pod ranges of nodes are the plan's,
+// not allocated.
 func ControllerManagerArgs(paths Paths) []string {
 	conf := paths.Conf("controller-manager")
 	return []string{
@@ -78,17 +81,18 @@ func ControllerManagerArgs(paths Paths) []string {
 		"--use-service-account-credentials",
 		"--flex-volume-plugin-dir=" + paths.Node(1).VolumePlugins(),
 		"--leader-elect=false",
-		// A lost node is not ready after 16 s in place of 50; kubelets report often enough (KubeletConfig) that a machine
-		// with too much to do loses none.
+		// A lost node becomes not ready after 16 s instead of 50 s; kubelets renew their leases
+		// often enough (KubeletConfig) that an overloaded machine loses none.
 		"--node-monitor-period=2s",
 		"--node-monitor-grace-period=16s",
-		// Each of its controllers fetches a token of its own at the start; at the default rate that takes five seconds.
+		// Each controller requests a token at the start; at the default rate that takes five
+		// seconds.
 		"--kube-api-qps=500",
 		"--kube-api-burst=1000",
 	}
 }
 
-// SchedulerArgs are the scheduler's flags.
+// SchedulerArgs returns the scheduler's flags.
 func SchedulerArgs(paths Paths) []string {
 	conf := paths.Conf("scheduler")
 	return []string{
@@ -100,7 +104,7 @@ func SchedulerArgs(paths Paths) []string {
 	}
 }
 
-// Kubeconfig is a kubeconfig with its certificates inside, so that the file alone suffices.
+// Kubeconfig returns a kubeconfig with embedded certificates.
 func Kubeconfig(server string, ca, cert, key []byte) ([]byte, error) {
 	for what, text := range map[string][]byte{"authority": ca, "certificate": cert, "key": key} {
 		if len(text) == 0 {
@@ -124,7 +128,8 @@ func Kubeconfig(server string, ca, cert, key []byte) ([]byte, error) {
 	}.json()
 }
 
-// object is a YAML or JSON object; every configuration is written as JSON, which is YAML with no surprises in quoting.
+// object is a YAML or JSON object; configuration is written as JSON, which is YAML without quoting
+// problems.
 type object map[string]any
 
 func (o object) json() ([]byte, error) {

@@ -7,7 +7,7 @@ import (
 	"weft.dev/cluster/versions"
 )
 
-// KubeletArgs are the kubelet's flags.
+// KubeletArgs returns the kubelet's flags.
 func KubeletArgs(p plan.Plan, paths Paths, n int) []string {
 	node := paths.Node(n)
 	return []string{
@@ -21,7 +21,7 @@ func KubeletArgs(p plan.Plan, paths Paths, n int) []string {
 	}
 }
 
-// KubeletConfig is the kubelet's configuration file.
+// KubeletConfig returns the kubelet's configuration file.
 func KubeletConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
 	node := paths.Node(n)
 	return object{
@@ -42,27 +42,28 @@ func KubeletConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
 		"resolvConf":               node.ResolvConf(),
 		"podLogsDir":               node.PodLogs(),
 		"volumePluginDir":          node.VolumePlugins(),
-		// A kubelet removes the pods' cgroups that it does not know, so each has a root of its own.
+		// A kubelet removes pod cgroups that it does not know, so each kubelet has its own root.
 		"cgroupRoot":   "/" + p.NodeSpace(n),
 		"cgroupDriver": "cgroupfs",
 		"failCgroupV1": false,
 		"failSwapOn":   false,
 		"maxPods":      250,
-		// Renewed four times as often: every 2 s.
+		// The lease is renewed every 2 s, four times as often as by default.
 		"nodeLeaseDurationSeconds": 8,
 		"serializeImagePulls":      false,
-		// Images cannot be pulled again, so none is ever removed, and a full disk evicts no pod until it is very full.
+		// Images cannot be pulled again, so none is removed, and pods are evicted only when the
+		// disk is nearly full.
 		"imageGCHighThresholdPercent": 100,
 		"evictionHard":                object{"imagefs.available": "1%", "nodefs.available": "1%"},
 	}.json()
 }
 
-// ProxyArgs are kube-proxy's flags.
+// ProxyArgs returns kube-proxy's flags.
 func ProxyArgs(paths Paths, n int) []string {
 	return []string{"kube-proxy", "--config=" + paths.Node(n).ProxyConfig()}
 }
 
-// ProxyConfig is kube-proxy's configuration file.
+// ProxyConfig returns kube-proxy's configuration file.
 func ProxyConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
 	return object{
 		"apiVersion":       "kubeproxy.config.k8s.io/v1alpha1",
@@ -72,15 +73,17 @@ func ProxyConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
 		"clusterCIDR":      plan.List(p.Pods()),
 		"bindAddress":      anyAddress(p),
 		"hostnameOverride": plan.NodeName(n),
-		// The host's connection tracking limits are not this cluster's to change.
+		// Keeps the host's connection tracking limits.
 		"conntrack": object{"maxPerCore": 0, "min": 0},
 	}.json()
 }
 
-// ResolvConf is what pods with dnsPolicy Default see: there is no name server outside the cluster.
+// ResolvConf returns the resolv.conf of pods with dnsPolicy Default: there is no DNS server outside
+// the cluster.
 func ResolvConf() []byte { return []byte("nameserver 127.0.0.1\n") }
 
-// CNIConfig is the pods' network: a bridge on the node. Nothing is masqueraded: every pod range has a route everywhere.
+// CNIConfig returns the pods' network: a bridge on the node, without masquerading, as every node
+// has routes to every pod range.
 func CNIConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
 	var ranges [][]object // one set for each family; a pod gets an address of each
 	var routes []object
@@ -114,8 +117,8 @@ func CNIConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
 	}.json()
 }
 
-// ContainerdConfig is containerd's configuration file, in the version 2 that containerd 1.x and 2.x both read.
-// Everything that would go to a folder of the host's own is put below the node's.
+// ContainerdConfig returns containerd's configuration file, in version 2, which containerd 1.x and
+// 2.x read. All paths are in the node's folder instead of the host's.
 func ContainerdConfig(paths Paths, n int, cniPlugins string) []byte {
 	node := paths.Node(n)
 	return fmt.Appendf(nil, `version = 2

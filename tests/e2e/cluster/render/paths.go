@@ -1,4 +1,5 @@
-// Package render turns a plan into the files and flags that the cluster's programs read. It is pure: it writes nothing.
+// Package render generates the files and flags of the cluster's programs from a plan. It is pure:
+// no I/O.
 package render
 
 import (
@@ -6,7 +7,7 @@ import (
 	"path/filepath"
 )
 
-// Paths is where a cluster keeps its state: all of it below Root, which is .cluster in the checkout.
+// Paths are the folders of a cluster's state, all below Root, which is .cluster in the checkout.
 type Paths struct {
 	Root string
 }
@@ -17,19 +18,19 @@ func (p Paths) Kubeconfig() string { return filepath.Join(p.Root, "kubeconfig") 
 func (p Paths) State() string      { return filepath.Join(p.Root, "state.json") }
 func (p Paths) Etcd() string       { return filepath.Join(p.Root, "etcd") }
 
-// Cert and Key are the files of a certificate that the cluster's authority issued.
+// Cert and Key return the files of a certificate that the cluster's authority issued.
 func (p Paths) Cert(name string) string { return filepath.Join(p.PKI(), name+".crt") }
 func (p Paths) Key(name string) string  { return filepath.Join(p.PKI(), name+".key") }
 
-// Conf is the kubeconfig of a program of the cluster.
+// Conf returns the path of a program's kubeconfig.
 func (p Paths) Conf(name string) string { return filepath.Join(p.PKI(), name+".conf") }
 
-// Node is where node number n keeps its state.
+// Node returns the paths of node number n.
 func (p Paths) Node(n int) NodePaths {
 	return NodePaths{Root: filepath.Join(p.Root, fmt.Sprintf("n%d", n))}
 }
 
-// NodePaths is where one node keeps its state.
+// NodePaths are the paths of one node's state.
 type NodePaths struct {
 	Root string
 }
@@ -48,10 +49,10 @@ func (n NodePaths) PodLogs() string          { return filepath.Join(n.Root, "pod
 func (n NodePaths) ResolvConf() string       { return filepath.Join(n.Root, "resolv.conf") }
 func (n NodePaths) VolumePlugins() string    { return filepath.Join(n.Root, "volume-plugins") }
 
-// longestSocket is the longest path below Root at which a program listens.
+// longestSocket is the longest path of a socket below Root.
 const longestSocket = "n16/kubelet/device-plugins/kubelet.sock"
 
-// CheckLength refuses a folder whose sockets' paths would be longer than the kernel allows.
+// CheckLength returns an error for a folder whose socket paths would exceed the kernel's limit.
 func (p Paths) CheckLength() error {
 	const limit = 107
 	if length := len(p.Root) + 1 + len(longestSocket); length > limit {

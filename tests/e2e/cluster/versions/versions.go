@@ -1,7 +1,7 @@
-// Package versions names every version that the cluster is made of, in one place.
+// Package versions lists every version that the cluster consists of, in one place.
 //
-// The modules in kube/, images/echo-advanced/, kind/ and ../conformance/ repeat some of them in their go.mod files,
-// because Go reads them there; a test here fails when they differ.
+// The modules in kube/, images/echo-advanced/, kind/ and ../conformance/ repeat some of them in
+// their go.mod files, because Go reads them there; a test in this package fails if they differ.
 package versions
 
 const (
@@ -15,7 +15,7 @@ const (
 	KindNodeImage = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
 )
 
-// Image names. The tags of the suite's images are those that its manifests name.
+// Image names. The tags of the conformance suite's images are those in its manifests.
 const (
 	PauseImage        = "registry.k8s.io/pause:3.10"
 	CoreDNSImage      = "registry.k8s.io/coredns/coredns:" + CoreDNS
@@ -24,7 +24,7 @@ const (
 	echoBasic         = "registry.k8s.io/gateway-api/conformance/echo-basic:"
 )
 
-// EchoBasicImages are the names under which the suite's manifests run echo-basic.
+// EchoBasicImages are the names of echo-basic in the suite's manifests.
 func EchoBasicImages() []string {
 	return []string{echoBasic + "v0.1.0", echoBasic + "v0.2.0"}
 }

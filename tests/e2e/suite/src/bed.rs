@@ -55,7 +55,7 @@ pub fn run_busy(
     run(name, mesh, test)
 }
 
-/// Runs a test that restarts or stops a part of the control plane, with no other test beside it.
+/// Runs a test that restarts or stops a part of the control plane, with no other test running.
 pub fn run_alone(
     name: &str,
     mesh: Mesh,

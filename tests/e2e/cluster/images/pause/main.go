@@ -1,5 +1,5 @@
-// pause is the program of the container that holds a pod's namespaces: it waits, and reaps the orphans of pods that share
-// their processes.
+// pause is the program of the container that holds a pod's namespaces: it waits, and reaps orphans
+// in pods that share a process namespace.
 package main
 
 import (
