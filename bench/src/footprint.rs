@@ -1,7 +1,8 @@
-//! What `bench/footprint` cannot do in a shell: connections that are held open, and how soon an edit of a route is obeyed.
+//! Measurements of `bench/footprint` that a shell script cannot make: open connections, and the
+//! time until a route edit takes effect.
 //!
-//! Both run on the node: the parts that stand for a pod's application run in that pod's network namespace, so that what
-//! they send is redirected to its sidecar.
+//! They run on the node. The parts that stand for a pod's application run in the pod's network
+//! namespace, so that their connections are redirected to its sidecar.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -13,9 +14,9 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::Instant;
 
-/// The header of answers by which an edit is known.
+/// The response header that identifies an edit.
 const EDIT: &str = "x-edit";
-/// An edit that is not obeyed by then is a failure.
+/// An edit fails if it has not taken effect by then.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
@@ -24,15 +25,17 @@ pub(crate) struct HoldOptions {
     target: SocketAddr,
     #[arg(long)]
     connections: u32,
-    /// Held for this long after the last one is open.
+    /// Hold the connections for this long after the last one is open.
     #[arg(long)]
     seconds: u64,
-    /// Sent once on each connection; an answer to it is waited for. `\\r\\n` stands for the end of a line.
+    /// Send this once on each connection and wait for a response. `\\r\\n` stands for the end of a
+    /// line.
     #[arg(long)]
     send: String,
 }
 
-/// Opens the connections, prints `open`, and keeps them. Errors when one of them is not answered.
+/// Opens the connections, prints `open`, and keeps them open. Fails if a connection gets no
+/// response.
 pub(crate) async fn hold(options: HoldOptions) -> anyhow::Result<()> {
     let text = options.send.replace("\\r\\n", "\r\n");
     let mut held = Vec::new();
@@ -42,7 +45,7 @@ pub(crate) async fn hold(options: HoldOptions) -> anyhow::Result<()> {
         stream.write_all(text.as_bytes()).await?;
         let mut answer = [0; 4096];
         let read = tokio::time::timeout(PATIENCE, stream.read(&mut answer)).await??;
-        anyhow::ensure!(read > 0, "closed without an answer");
+        anyhow::ensure!(read > 0, "the connection was closed without a response");
         held.push(stream);
     }
     println!("open");
@@ -55,12 +58,13 @@ pub(crate) async fn hold(options: HoldOptions) -> anyhow::Result<()> {
 pub(crate) struct SeeOptions {
     #[arg(long)]
     target: SocketAddr,
-    /// Name of the host that is asked.
+    /// The Host header.
     #[arg(long, default_value = "bench")]
     host: String,
 }
 
-/// Asks once a millisecond on one connection, and prints the value of `x-edit` whenever it is another. Runs until killed.
+/// Sends a request every millisecond on one connection, and prints the value of `x-edit` whenever
+/// it changes. Runs until killed.
 pub(crate) async fn see(options: SeeOptions) -> anyhow::Result<()> {
     let request = format!("GET /reviews/1 HTTP/1.1\r\nhost: {}\r\n\r\n", options.host);
     let mut stream = BufReader::new(TcpStream::connect(options.target).await?);
@@ -77,7 +81,7 @@ pub(crate) async fn see(options: SeeOptions) -> anyhow::Result<()> {
     }
 }
 
-/// Reads one answer whole; the value of its header, empty without.
+/// Reads one response; returns the value of its `x-edit` header, empty if absent.
 async fn answer(stream: &mut BufReader<TcpStream>) -> anyhow::Result<String> {
     let (mut edit, mut length, mut line) = (String::new(), None, String::new());
     loop {
@@ -95,7 +99,7 @@ async fn answer(stream: &mut BufReader<TcpStream>) -> anyhow::Result<String> {
             _ => {}
         }
     }
-    let mut body = vec![0; length.context("an answer without content-length")?];
+    let mut body = vec![0; length.context("the response has no content-length")?];
     stream.read_exact(&mut body).await?;
     Ok(edit)
 }
@@ -108,19 +112,20 @@ pub(crate) struct EditOptions {
     /// The Service's address.
     #[arg(long)]
     target: SocketAddr,
-    /// Where `kubectl proxy` listens.
+    /// The address of `kubectl proxy`.
     #[arg(long)]
     api: SocketAddr,
-    /// The route, as the path of its API.
+    /// The route, as an API path.
     #[arg(long)]
     route: String,
     #[arg(long, default_value_t = 20)]
     edits: u32,
 }
 
-/// Edits the route, one edit after another is obeyed, and prints median and p99 as `MEDIAN P99 WRITTEN`, milliseconds:
-/// from the request to the API server on to the first answer by the new rule, and how much of the median is the API
-/// server's own answer.
+/// Edits the route, each edit after the previous one took effect, and prints median and p99 as
+/// `MEDIAN P99 WRITTEN` in milliseconds: the time from the request to the API server to the first
+/// response by the new rule, and the share of the median that is the API server's own response
+/// time.
 pub(crate) async fn edit(options: EditOptions) -> anyhow::Result<()> {
     let own = std::env::current_exe()?;
     let mut seeing = Command::new("nsenter")
@@ -131,10 +136,10 @@ pub(crate) async fn edit(options: EditOptions) -> anyhow::Result<()> {
         .kill_on_drop(true)
         .spawn()
         .context("starting nsenter")?;
-    let seen = seeing.stdout.take().context("its output")?;
+    let seen = seeing.stdout.take().context("nsenter has no output")?;
     let mut seen = BufReader::new(seen).lines();
     let first = tokio::time::timeout(PATIENCE, seen.next_line()).await??;
-    first.context("no answer before the first edit")?;
+    first.context("no response before the first edit")?;
     let (mut obeyed, mut written) = (Vec::new(), Vec::new());
     let run = format!("{}-{:x}", std::process::id(), rand_word());
     for number in 0..options.edits {
@@ -144,8 +149,8 @@ pub(crate) async fn edit(options: EditOptions) -> anyhow::Result<()> {
         written.push(begin.elapsed());
         loop {
             let line = tokio::time::timeout(PATIENCE, seen.next_line()).await;
-            let line = line.with_context(|| format!("edit {number} is not obeyed"))??;
-            if line.context("requests have ended")? == wanted {
+            let line = line.with_context(|| format!("edit {number} did not take effect"))??;
+            if line.context("the requests ended")? == wanted {
                 break;
             }
         }
@@ -157,7 +162,7 @@ pub(crate) async fn edit(options: EditOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Distinguishes runs on one machine.
+/// Distinguishes concurrent runs on one machine.
 fn rand_word() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| u64::from(since.subsec_nanos()))
@@ -171,18 +176,18 @@ fn quantile(all: &mut [Duration], share: f64) -> f64 {
 
 #[derive(clap::Args)]
 pub(crate) struct CreateOptions {
-    /// Where `kubectl proxy` listens.
+    /// The address of `kubectl proxy`.
     #[arg(long)]
     api: SocketAddr,
-    /// The path that objects of this kind are posted to.
+    /// The path that the objects are posted to.
     #[arg(long)]
     path: String,
 }
 
-/// Objects that are created at once.
+/// Concurrent creations.
 const AT_ONCE: usize = 16;
 
-/// Creates the objects. `kubectl` would do it at 50 a second.
+/// Creates the objects. `kubectl` is limited to 50 a second.
 pub(crate) async fn create(options: CreateOptions) -> anyhow::Result<()> {
     let objects = std::io::read_to_string(std::io::stdin()).context("reading standard input")?;
     let mut under_way = tokio::task::JoinSet::new();
@@ -201,7 +206,7 @@ pub(crate) async fn create(options: CreateOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sets the header that answers by the route's only rule have.
+/// Sets the response header of the route's only rule.
 async fn patch(options: &EditOptions, value: &str) -> anyhow::Result<()> {
     let body = serde_json::json!([{
         "op": "replace",
@@ -213,7 +218,7 @@ async fn patch(options: &EditOptions, value: &str) -> anyhow::Result<()> {
     ask(options.api, "PATCH", &options.route, kind, &body).await
 }
 
-/// One request to the API server, which must be answered with success.
+/// Sends one request to the API server; fails unless it succeeds.
 async fn ask(
     api: SocketAddr,
     method: &str,

@@ -1,7 +1,8 @@
-//! The client: HTTP/1.1 requests over a number of connections, as fast as they are answered or at a fixed rate.
+//! The client: HTTP/1.1 requests over a number of connections, as fast as possible or at a fixed
+//! rate.
 //!
-//! At a fixed rate a request's latency counts from when it was due, so that a slow answer is not hidden by the requests
-//! that it held up. Bounded in time by `--seconds`.
+//! At a fixed rate, latency is measured from the time the request was due, so that requests delayed
+//! by a slow response count in full (no coordinated omission). `--seconds` limits the run.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,12 +21,12 @@ pub(crate) struct Options {
     connections: u32,
     #[arg(long)]
     seconds: u64,
-    /// Requests a second over all connections; without it, as many as are answered.
+    /// Requests per second over all connections; without it, as many as possible.
     #[arg(long)]
     rate: Option<u32>,
 }
 
-/// What came of a run. Latencies in microseconds, 0 where nothing was answered.
+/// The result of a run. Latencies are in microseconds, 0 without responses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) answered: u64,
@@ -48,9 +49,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         .collect();
     let (mut latencies, mut failed) = (Vec::new(), 0);
     for connection in connections {
-        let (mut seen, errors) = connection
-            .await
-            .context("a connection's task ended early")?;
+        let (mut seen, errors) = connection.await.context("a connection's task panicked")?;
         latencies.append(&mut seen);
         failed += errors;
     }
@@ -73,7 +72,7 @@ fn quantile(sorted: &[u32], share: f64) -> f64 {
     f64::from(nanos.unwrap_or(0)) / 1000.0
 }
 
-/// When the requests of one connection are due: evenly, the connections staggered.
+/// The schedule of one connection's requests: evenly spaced, and staggered between connections.
 struct Pace {
     next: Instant,
     step: Duration,
@@ -88,8 +87,9 @@ impl Pace {
         }
     }
 
-    /// When the request counts as begun. The timer ticks in milliseconds: what it oversleeps is not the proxy's delay;
-    /// a request that waited longer than that for the one before it counts from when it was due.
+    /// Returns the start time of the next request. The timer has a resolution of milliseconds; a
+    /// delay of that size is not the proxy's. A request that was delayed longer, by the one before
+    /// it, counts from when it was due.
     async fn due(&mut self) -> Instant {
         let due = self.next;
         self.next += self.step;
@@ -103,7 +103,7 @@ impl Pace {
     }
 }
 
-/// Latencies in nanoseconds, and how many requests failed; a broken connection is made anew.
+/// Returns latencies in nanoseconds and the number of failed requests; reconnects after failures.
 async fn connection(target: SocketAddr, mut pace: Option<Pace>, end: Instant) -> (Vec<u32>, u64) {
     let request =
         format!("GET / HTTP/1.1\r\nhost: {target}\r\nuser-agent: bench\r\naccept: */*\r\n\r\n");
@@ -147,7 +147,10 @@ async fn exchange(
     let mut filled = 0;
     loop {
         let read = stream.read(&mut buffer[filled..]).await?;
-        anyhow::ensure!(read > 0, "closed before the response ended");
+        anyhow::ensure!(
+            read > 0,
+            "the connection was closed before the end of the response"
+        );
         filled += read;
         if response_length(&buffer[..filled])?.is_some_and(|whole| filled >= whole) {
             return Ok(());
@@ -155,7 +158,7 @@ async fn exchange(
     }
 }
 
-/// The length of head and body together, once the head is there. Errors unless the status is 200.
+/// Returns the length of head and body once the head is complete. Fails unless the status is 200.
 fn response_length(bytes: &[u8]) -> anyhow::Result<Option<usize>> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
@@ -172,7 +175,7 @@ fn response_length(bytes: &[u8]) -> anyhow::Result<Option<usize>> {
             .then(|| value.trim().parse::<usize>().ok())?
     });
     Ok(Some(
-        end + 4 + length.context("a response without content-length")?,
+        end + 4 + length.context("the response has no content-length")?,
     ))
 }
 

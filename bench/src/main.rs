@@ -1,8 +1,8 @@
-//! The bench: the same work through pairs of proxies, in network namespaces of its own.
+//! The benchmark: the same work through pairs of proxies, in network namespaces of its own.
 //!
-//! `weft-bench run` measures; `weft-bench client` and `weft-bench server` are the two ends, which it starts itself.
-//! `bench/run` prepares the namespaces and the programs. `hold`, `see`, `create` and `edit` are for `bench/footprint`, which measures
-//! on a cluster. This crate measures and prints; it judges nothing.
+//! `weft-bench run` measures; it starts the two ends, `weft-bench client` and `weft-bench server`,
+//! itself. `bench/run` prepares the namespaces and the programs. `hold`, `see`, `create` and `edit`
+//! are for `bench/footprint`, which measures on a cluster. This crate only measures and prints.
 
 mod footprint;
 mod load;
@@ -25,19 +25,19 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure every subject; needs root and the namespaces that bench/run makes.
+    /// Measure every subject; needs root and the namespaces that bench/run creates.
     Run(run::Options),
-    /// Send requests and print what came of them as JSON.
+    /// Send requests and print the results as JSON.
     Client(load::Options),
-    /// Open connections and keep them.
+    /// Open connections and keep them open.
     Hold(footprint::HoldOptions),
-    /// Print which edit of a route answers are by.
+    /// Print which edit of a route responses come from.
     See(footprint::SeeOptions),
-    /// Create the objects that standard input holds, one a line.
+    /// Create the objects on standard input, one per line.
     Create(footprint::CreateOptions),
-    /// Edit a route and measure how soon it is obeyed.
+    /// Edit a route and measure the time until it takes effect.
     Edit(footprint::EditOptions),
-    /// Measure the look-up of a rule among 10, 1,000 and 5,000.
+    /// Measure the lookup of a rule among 10, 1,000 and 5,000.
     Rules(rules::Options),
     /// Answer every request with 1 KiB.
     Server(server::Options),

@@ -1,12 +1,14 @@
-//! The network: a namespace for the client and its proxy, one for the server and its, one for the bench itself.
+//! The network: namespaces for the client and its proxy, for the server and its proxy, and for the
+//! benchmark itself.
 //!
-//! `bench/run` makes and removes them; here are their names and addresses, and how a program is started in one.
+//! `bench/run` creates and removes them; this module has their names and addresses, and starts
+//! programs in them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::process::Command;
 
-/// Where a program runs.
+/// The namespace of a program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Side {
     Client,
@@ -33,17 +35,17 @@ impl Side {
     }
 }
 
-/// The bench's own address as both sides see it.
+/// The benchmark's address as seen by both sides.
 pub(crate) const CONTROL: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 88, 0, 3));
 
-/// A Service address: nobody listens there, so only a redirected connection can be answered.
+/// A Service address without a listener, so only redirected connections succeed.
 pub(crate) const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 88, 1, 1)), 80);
 
-/// The two cores of the bench: the ends share one, the proxies the other.
+/// The two cores: the ends share one, the proxies the other.
 pub(crate) const ENDS: &str = "0";
 pub(crate) const PROXIES: &str = "1";
 
-/// A command in a side's namespace, on the named core.
+/// Returns a command in a side's namespace, pinned to a core.
 pub(crate) fn command(side: Side, core: &str, program: &str) -> Command {
     let mut command = Command::new("nsenter");
     command

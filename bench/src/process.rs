@@ -1,11 +1,12 @@
-//! What a process costs, from `/proc`: time on a processor, and resident memory.
+//! CPU time and resident memory of a process, from `/proc`.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-/// Time on a processor of all threads, from `/proc/<pid>/task/*/schedstat` (nanoseconds). Threads that ended are not in it.
+/// Returns the CPU time of all threads, from `/proc/<pid>/task/*/schedstat` (nanoseconds), without
+/// that of threads that have ended.
 pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     let tasks = format!("/proc/{pid}/task");
     let mut nanos = 0;
@@ -25,7 +26,7 @@ pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
-/// Resident memory in MiB, from `VmRSS` of `/proc/<pid>/status`.
+/// Returns the resident memory in MiB, from `VmRSS` of `/proc/<pid>/status`.
 pub(crate) fn resident(pid: u32) -> anyhow::Result<f64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path)

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// One figure: what was measured, of whom, in which unit.
+/// One row: a metric, its unit, and the subject.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Row {
     pub(crate) row: String,
@@ -17,7 +17,7 @@ pub(crate) struct Row {
     pub(crate) ratio_to_haproxy: Option<f64>,
 }
 
-/// The figures of every round, by row and subject, in the order in which they came.
+/// The values of every round by metric and subject, in order of insertion.
 #[derive(Default)]
 pub(crate) struct Figures {
     order: Vec<(&'static str, &'static str)>,
@@ -38,7 +38,7 @@ impl Figures {
         self.values.entry((row, subject)).or_default().push(value);
     }
 
-    /// One row for each figure and subject: its median, and its ratio to the peers' medians.
+    /// Returns a row for each metric and subject: the median, and its ratio to the peers' medians.
     pub(crate) fn rows(&self, subjects: &[&'static str]) -> Vec<Row> {
         let mut rows = Vec::new();
         for &(row, unit) in &self.order {
@@ -74,7 +74,7 @@ fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The table for people, and the list at `path` for programs.
+/// Prints the table and writes the rows as JSON to `path`.
 pub(crate) fn publish(rows: &[Row], path: &Path) -> anyhow::Result<()> {
     println!(
         "{:<34} {:<10} {:>12} {:<12} {:>9} {:>10}",

@@ -1,4 +1,4 @@
-//! What the look-up of a rule costs a request, by the number of rules on its host.
+//! The cost of a rule lookup per request, by the number of rules of its host.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ pub(crate) struct Options {
     /// Numbers of rules to measure.
     #[arg(long, value_delimiter = ',', default_value = "10,1000,5000")]
     rules: Vec<u32>,
-    /// Look-ups for each of them.
+    /// Lookups for each number of rules.
     #[arg(long, default_value_t = 2_000_000)]
     lookups: u32,
 }
 
 /// Prints a row for each number of rules. Every second rule has an exact path, the others a prefix;
-/// the requests are spread over all of them.
+/// the requests are distributed over all of them.
 pub(crate) fn run(options: &Options) {
     let mut least = None;
     for &count in &options.rules {
@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Options) {
 
 fn measure(count: u32, lookups: u32) -> f64 {
     let table = RouteTable::new((0..count).map(|n| (Arc::new(rule(n)), n)).collect());
-    // As many paths in every row, so that the paths themselves cost each row the same.
+    // The same number of paths in every row, so that their own cost is the same.
     let paths: Vec<Uri> = (0..10_000_u32)
         .map(|n| request_path(n % count).parse().unwrap_or_default())
         .collect();

@@ -1,4 +1,5 @@
-//! One run: every subject in turn, several rounds, so that what drifts on the machine drifts for all of them.
+//! A run: every subject in turn for several rounds, so that drift of the machine affects all
+//! subjects.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -35,7 +36,7 @@ pub(crate) struct Options {
     programs: subjects::Programs,
 }
 
-/// Requests a second of the paced measurement, over this many connections.
+/// Rate of the paced measurement, and its number of connections.
 const RATE: u32 = 1000;
 const PACED_CONNECTIONS: u32 = 16;
 const SERVER_PORT: u16 = 8080;
@@ -92,7 +93,7 @@ fn start_server(own: &str) -> anyhow::Result<Child> {
         .context("starting the server in its namespace")
 }
 
-/// One subject, one round; gives the outcome at the fixed rate.
+/// Measures one subject in one round; returns the outcome at the fixed rate.
 async fn measure(
     options: &Options,
     own: &str,
@@ -155,7 +156,7 @@ fn cpu(pair: &Pair) -> anyhow::Result<Vec<Duration>> {
         .collect()
 }
 
-/// Microseconds of processor time for each request answered.
+/// Returns the CPU time per successful request, in microseconds.
 fn per_request(before: &[Duration], after: &[Duration], outcome: &Outcome) -> f64 {
     let spent = after.iter().sum::<Duration>() - before.iter().sum::<Duration>();
     spent.as_secs_f64() * 1e6 / outcome.answered as f64
@@ -170,7 +171,8 @@ fn resident_each(pair: &Pair) -> anyhow::Result<f64> {
     Ok(each.iter().sum::<f64>() / each.len() as f64)
 }
 
-/// Runs the client in its namespace. Errors when any request failed: a bench of failures measures nothing.
+/// Runs the client in its namespace. Fails if any request failed, because the measurement would be
+/// meaningless.
 async fn client(
     own: &str,
     pair: &Pair,

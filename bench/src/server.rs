@@ -1,6 +1,6 @@
-//! An HTTP/1.1 server that costs as little as can be: every request gets the same 1 KiB.
+//! A minimal HTTP/1.1 server: every request gets the same 1 KiB.
 //!
-//! It finds the end of a request by its blank line and takes no bodies, which is all that the bench sends.
+//! It detects the end of a request by its blank line and reads no bodies; the benchmark sends none.
 
 use std::net::SocketAddr;
 
@@ -28,7 +28,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     .leak();
     loop {
         let (stream, _) = listener.accept().await?;
-        // A connection that breaks concerns nobody else; the client counts what it missed.
+        // Connection errors are ignored; the client counts failed requests.
         tokio::spawn(async move { serve(stream, answer).await.ok() });
     }
 }

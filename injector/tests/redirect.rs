@@ -1,8 +1,9 @@
-//! The redirect rules in a real network namespace: two namespaces joined by a veth, the rules in one of them, small
-//! listeners in the place of the proxy and the app. Needs root and `ip` and `nft`; without root the tests are skipped
-//! and say so, and fail with `WEFT_ROOT_TESTS=all`.
+//! The redirect rules in real network namespaces: two of them joined by a veth, the rules in one,
+//! and listeners in place of the proxy and the application. Needs root, `ip` and `nft`. Without
+//! root the tests are skipped with a message, or fail with `WEFT_ROOT_TESTS=all`.
 //!
-//! A listener or a dialler is this test binary again, started in a namespace under a user of choice (`role`).
+//! Listeners and dialers are this test binary again (`role`), started in a namespace as a given
+//! user.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -12,7 +13,7 @@ use std::net::SocketAddr;
 
 use netns::{APP_UID, PROXY_UID, Pod, rooted};
 
-/// Started by the others in a process of its own; does nothing by itself.
+/// Started by the other tests as a process of its own; does nothing by itself.
 #[test]
 #[ignore = "a process that the other tests start"]
 fn role() {
@@ -104,7 +105,8 @@ fn connections_to_the_pods_own_addresses_are_not_redirected() {
         .into_iter()
         .chain(loopback)
     {
-        // The app dials itself, and so does the proxy when it hands a connection to the app.
+        // The application connects to itself, and so does the proxy when it forwards a connection
+        // to it.
         for uid in [APP_UID, PROXY_UID] {
             let app = pod.listen_as_app(8080);
             pod.dial(uid, near);
@@ -120,7 +122,7 @@ fn packets_for_other_addresses_do_not_reach_the_proxy() {
     }
     let pod = Pod::new("relay");
     pod.redirect(&[]);
-    // A neighbour on the link sends packets for others here.
+    // A neighbour on the link sends packets for other addresses to this pod.
     pod.route_from_far("203.0.113.9/32", "10.77.0.2");
     pod.route_from_far("2001:db8::9/128", "fd77::2");
     pod.route_from_far("127.0.0.9/32", "10.77.0.2");
@@ -151,7 +153,7 @@ fn redirect_ports_reject_direct_connections() {
             "loopback from the app"
         );
     }
-    // The same ports of others are ordinary destinations.
+    // The same ports on other hosts are ordinary destinations.
     let outbound = pod.listen_as_proxy(15001);
     pod.dial(APP_UID, pod.far_v4(15001));
     assert_eq!(outbound.next_destination(), pod.far_v4(15001));

@@ -1,5 +1,5 @@
-//! The subjects: nothing between, and pairs of proxies that do the same work. TLS 1.3 both ways and HTTP/2 between, one
-//! worker each, HTTP/1.1 at both ends.
+//! The subjects: a direct connection, and pairs of proxies that do the same work: TLS 1.3 with
+//! client certificates and HTTP/2 between them, one worker each, HTTP/1.1 at both ends.
 
 mod peers;
 mod pki;
@@ -33,7 +33,7 @@ impl Subject {
     }
 }
 
-/// Where the programs are that the subjects need.
+/// Paths of the programs that the subjects need.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Programs {
     #[arg(long, default_value = "target/dist/weft-proxy")]
@@ -54,7 +54,7 @@ pub(crate) struct Pair {
     target: SocketAddr,
     children: Vec<Child>,
     pids: Vec<u32>,
-    /// What has to live, and be undone, with the pair.
+    /// Resources that live as long as the pair.
     weft: Option<weft::Control>,
 }
 
@@ -75,7 +75,7 @@ impl Pair {
         let pids = children.iter().map(|child| {
             child
                 .id()
-                .context("a proxy ended at once; its log is in the state folder")
+                .context("a proxy exited at its start; its log is in the state folder")
         });
         let pids = pids.collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
@@ -86,7 +86,7 @@ impl Pair {
         })
     }
 
-    /// Where the client sends its requests.
+    /// The address that the client sends its requests to.
     pub(crate) fn target(&self) -> SocketAddr {
         self.target
     }
@@ -97,7 +97,7 @@ impl Pair {
 
     pub(crate) async fn stop(mut self) {
         for child in &mut self.children {
-            // One that has ended already needs no killing.
+            // Killing a process that has exited fails.
             child.kill().await.ok();
         }
         if let Some(control) = self.weft.take() {
@@ -108,7 +108,7 @@ impl Pair {
 
 type Started = (SocketAddr, Vec<Child>, Option<weft::Control>);
 
-/// Waits until somebody accepts connections there, for 10 s.
+/// Waits until the address accepts connections, for 10 s.
 pub(crate) async fn accepts(address: SocketAddr) -> anyhow::Result<()> {
     let trying = async {
         while tokio::net::TcpStream::connect(address).await.is_err() {
@@ -117,5 +117,5 @@ pub(crate) async fn accepts(address: SocketAddr) -> anyhow::Result<()> {
     };
     tokio::time::timeout(Duration::from_secs(10), trying)
         .await
-        .with_context(|| format!("nobody accepts on {address}"))
+        .with_context(|| format!("nothing accepts connections on {address}"))
 }

@@ -1,5 +1,5 @@
-//! Envoy and haproxy, configured to do what a pair of sidecars does: HTTP/1.1 in, HTTP/2 over mutual TLS 1.3 between,
-//! HTTP/1.1 out, one worker each, no access log.
+//! Envoy and haproxy, configured like a pair of sidecars: HTTP/1.1 in, HTTP/2 over mutual TLS 1.3
+//! between them, HTTP/1.1 out, one worker each, no access log.
 
 use std::net::SocketAddr;
 use std::path::Path;

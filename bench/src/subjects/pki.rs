@@ -1,4 +1,5 @@
-//! Keys of the peers: one authority, and one ECDSA P-256 certificate that both proxies of a pair present.
+//! Certificates of the peers: one CA, and one ECDSA P-256 certificate that both proxies of a pair
+//! present.
 
 use std::path::Path;
 
@@ -10,14 +11,15 @@ use rcgen::{
 
 use super::peers::{text, write};
 
-/// Writes `ca.crt`, `leaf.crt`, `leaf.key` and `leaf.pem` (both) into `<state>/pki`, and gives that folder's absolute path.
+/// Writes `ca.crt`, `leaf.crt`, `leaf.key` and `leaf.pem` (both) to `<state>/pki`, and returns that
+/// folder's absolute path.
 pub(super) fn files(state: &Path) -> anyhow::Result<String> {
     let folder = state.join("pki");
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let folder = folder.canonicalize()?;
 
     let mut params = CertificateParams::new(vec![])?;
-    // Names of their own: a leaf of its issuer's name would be taken for self-signed.
+    // Distinct names: a leaf with its issuer's name would be considered self-signed.
     params
         .distinguished_name
         .push(DnType::CommonName, "bench authority");

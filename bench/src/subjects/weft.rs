@@ -1,4 +1,4 @@
-//! Weft: two sidecars as pods run them, with the real redirect rules, told what to do over the real protocol.
+//! Weft: two sidecars as in pods, with the real redirect rules, configured over the real protocol.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,7 +18,7 @@ use super::peers::{start as spawn, text, write};
 use super::{Programs, Started};
 use crate::netns::{self, CONTROL, Side};
 
-/// The user that the redirect rules leave alone.
+/// The user whose connections are not redirected.
 const PROXY_UID: &str = "2460";
 const CONTROLLER_PORT: u16 = 15012;
 const TOKEN: &str = "bench";
@@ -29,11 +29,11 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Takes the redirect rules away again, so that the other subjects run without.
+    /// Removes the redirect rules, so that the other subjects run without them.
     pub(crate) async fn stop(self) {
         for side in [Side::Client, Side::Server] {
             let mut command = netns::command(side, netns::ENDS, "nft");
-            // Where the rules are gone already nothing is left to undo.
+            // Nothing to undo if the rules are already gone.
             command
                 .args(["delete", "table", "inet", "weft"])
                 .status()
@@ -43,7 +43,7 @@ impl Control {
     }
 }
 
-/// `service` is the address that the client uses, `server` the only endpoint behind it.
+/// `service` is the address that the client connects to, `server` the only endpoint behind it.
 pub(super) async fn start(
     programs: &Programs,
     service: SocketAddr,
@@ -154,7 +154,7 @@ fn proxy(
     spawn(command, &programs.state, name)
 }
 
-/// Asks `/ready` until it answers 200, for 10 s.
+/// Polls `/ready` until it answers 200, for 10 s.
 async fn ready(side: Side) -> anyhow::Result<()> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let ask = async || -> std::io::Result<bool> {

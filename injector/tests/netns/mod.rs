@@ -1,5 +1,5 @@
-//! Two network namespaces, `near` (a pod) and `far` (anybody else), and processes in them. All of it is removed
-//! when the value is dropped, also when a test fails.
+//! Two network namespaces, `near` (the pod) and `far` (the rest of the network), and processes in
+//! them. Everything is removed when the value is dropped, also if a test fails.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,11 +15,11 @@ pub(crate) const PROXY_UID: u32 = 2460;
 pub(crate) const APP_UID: u32 = 1000;
 const PATIENCE: Duration = Duration::from_secs(5);
 const ROLE: &str = "WEFT_TEST_ROLE";
-/// CAP_NET_ADMIN and CAP_SYS_ADMIN, which user 0 of a container may lack.
+/// CAP_NET_ADMIN and CAP_SYS_ADMIN, which root in a container may lack.
 const NEEDED: u64 = (1 << 12) | (1 << 21);
 
-/// Returns true if the tests can run. Without root each says that it is skipped, and passes;
-/// `WEFT_ROOT_TESTS=all`, which `make test` sets, makes it fail instead.
+/// Returns true if the tests can run. Without root each prints that it is skipped, and passes; with
+/// `WEFT_ROOT_TESTS=all`, which `make test` sets, it fails.
 pub(crate) fn rooted() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -30,7 +30,7 @@ pub(crate) fn rooted() -> bool {
     let all = std::env::var_os("WEFT_ROOT_TESTS").is_some_and(|value| value == "all");
     assert!(!all, "needs root, for network namespaces");
     let test = std::thread::current();
-    // The test harness captures what `eprintln!` prints in a test that passes, and not this.
+    // The test harness captures `eprintln!` in passing tests, but not this.
     let _ = writeln!(
         std::io::stderr(),
         "skipped: needs root: {}",
@@ -39,16 +39,16 @@ pub(crate) fn rooted() -> bool {
     false
 }
 
-/// A pod and the rest of the world.
+/// A pod and the rest of the network.
 pub(crate) struct Pod {
     near: String,
     far: String,
-    /// Where other users may run this binary: the build folder may be closed to them.
+    /// A folder in which other users can run this binary: the build folder may be closed to them.
     folder: PathBuf,
 }
 
 impl Pod {
-    /// `name` is unique among the tests of this file, and at most 6 characters long.
+    /// `name` must be unique among the tests of this file and have at most 6 characters.
     pub(crate) fn new(name: &str) -> Self {
         let id = format!("weft{}{name}", std::process::id());
         let folder = std::env::temp_dir().join(&id);
@@ -100,7 +100,8 @@ impl Pod {
         }
     }
 
-    /// From `far`, what is for `to` is sent to the neighbour `by`; loopback addresses but 127.0.0.1, too.
+    /// Routes packets for `to` from `far` through the neighbour `by`; also loopback addresses other
+    /// than 127.0.0.1.
     pub(crate) fn route_from_far(&self, to: &str, by: &str) {
         let far = self.far.as_str();
         let localnet = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip route del table local 127.0.0.0/8 dev lo || true";
@@ -124,7 +125,7 @@ impl Pod {
         ([0xfd77, 0, 0, 0, 0, 0, 0, 3], port).into()
     }
 
-    /// Runs the real program in the pod.
+    /// Runs `weft-injector redirect` in the pod.
     pub(crate) fn redirect(&self, more: &[&str]) {
         let output = self
             .inside(&self.near, "weft-injector", 0)
@@ -135,7 +136,7 @@ impl Pod {
         assert!(output.status.success(), "{}", text(&output));
     }
 
-    /// As above, as a user without rights: returns whether it succeeded, and its output.
+    /// Like `redirect`, as an unprivileged user: returns whether it succeeded, and its output.
     pub(crate) fn redirect_as(&self, uid: u32) -> (bool, String) {
         let output = self
             .inside(&self.near, "weft-injector", uid)
@@ -177,7 +178,7 @@ impl Pod {
         listener
     }
 
-    /// Connects from the pod and reads what the listener writes.
+    /// Connects from the pod and reads what the listener sends.
     pub(crate) fn dial(&self, uid: u32, to: SocketAddr) {
         assert!(
             self.try_dial(uid, to),
@@ -220,7 +221,7 @@ impl Pod {
         command
     }
 
-    /// `ip netns exec` needs root, so the user is changed by setpriv behind it, which keeps no capability.
+    /// `ip netns exec` needs root, so setpriv changes the user after it and drops all capabilities.
     fn inside(&self, namespace: &str, program: &str, uid: u32) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace]);
@@ -253,19 +254,19 @@ impl Drop for Pod {
     }
 }
 
-/// A process that accepts connections and reports the original destination of each.
+/// A process that accepts connections and prints the original destination of each.
 pub(crate) struct Listener {
     child: Child,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Listener {
-    /// The original destination of the next connection, which has been made already.
+    /// Returns the original destination of the next connection, which must already be established.
     pub(crate) fn next_destination(mut self) -> SocketAddr {
         self.line("DESTINATION ").parse().unwrap()
     }
 
-    /// The rest of the first line that holds `mark`.
+    /// Returns the rest of the first line that contains `mark`.
     fn line(&mut self, mark: &str) -> String {
         let mut line = String::new();
         loop {
@@ -286,7 +287,7 @@ impl Drop for Listener {
     }
 }
 
-/// What this binary does when it was started by one of the above.
+/// Runs this binary as a listener or dialer.
 pub(crate) fn role() {
     let Ok(role) = std::env::var(ROLE) else {
         return;
@@ -294,11 +295,11 @@ pub(crate) fn role() {
     match role.split_once(' ') {
         Some(("listen", port)) => listen(port.parse().unwrap()),
         Some(("dial", to)) => dial(to.parse().unwrap()),
-        _ => panic!("{ROLE}={role} is no role"),
+        _ => panic!("{ROLE}={role} is not a role"),
     }
 }
 
-/// Both families on one socket, as the proxy listens.
+/// Binds one dual-stack socket, like the proxy.
 fn listen(port: u16) {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).unwrap();
     socket.set_only_v6(false).unwrap();
@@ -315,8 +316,8 @@ fn listen(port: u16) {
     }
 }
 
-/// Where the client meant to go. Connections over IPv4 are mapped into IPv6 on this socket; their destination is
-/// asked of the IPv4 side.
+/// Returns the original destination. IPv4 connections are mapped to IPv6 on this socket; their
+/// original destination is an IPv4 socket option.
 fn destination(stream: &TcpStream) -> SocketAddr {
     let local = stream.local_addr().unwrap();
     let socket = SockRef::from(stream);
@@ -325,7 +326,7 @@ fn destination(stream: &TcpStream) -> SocketAddr {
     } else {
         socket.original_dst_v6()
     };
-    // Without a redirect there is nothing to undo.
+    // Without a redirect, the local address is the destination.
     let to = asked.ok().and_then(|to| to.as_socket()).unwrap_or(local);
     SocketAddr::new(to.ip().to_canonical(), to.port())
 }

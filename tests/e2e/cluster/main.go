@@ -24,23 +24,23 @@ import (
 const usage = `usage: cluster COMMAND
 
   up [--nodes N] [--family F]
-                        make the cluster, or add nodes to it; nothing to do when it runs. F is ipv4, dual (both, IPv4
-                        first) or ipv6; without it FAMILY, else ipv4
-  down, delete          remove every trace of it
-  load FILE.tar...      put docker archives into every node
-  node stop NAME        cut a node off and kill its kubelet and containerd; embedded only
-  node start NAME       bring it back, and wait until it is ready
+                        create the cluster, or add nodes to a running one. F is ipv4, dual (both, IPv4 first) or
+                        ipv6; the default is FAMILY, else ipv4
+  down, delete          remove the cluster and its state
+  load FILE.tar...      import docker archives into every node
+  node stop NAME        disconnect a node and kill its kubelet and containerd; embedded only
+  node start NAME       reconnect it, and wait until it is ready
   kubeconfig            print the path of the administrator's kubeconfig
-  conformance-images    build the images of the Gateway API's suite and load them
+  conformance-images    build the images of the conformance suite and load them
   tools                 build helm
   pack TAG OUT.tar [--user N] [--entrypoint a,b] [--env K=V] [--ca-certificates] SRC:DST...
                         pack files into an image, with the shared libraries that they need
 
-E2E_CLUSTER=embedded|kind|existing picks where the cluster comes from; without it, kind where Docker runs and has its node
-image, else embedded. existing takes KUBECONFIG. Programs are in target/cluster/bin (kubectl and helm too), the state in
+E2E_CLUSTER=embedded|kind|existing selects the provider; the default is kind if Docker runs and has its node
+image, else embedded. existing uses KUBECONFIG. Programs are in target/cluster/bin (kubectl and helm too), the state in
 .cluster, its logs in .cluster/log.
 
-GATEWAY_API=v1.6.3 makes a cluster with the Gateway API's kinds of that version.
+GATEWAY_API=v1.6.3 installs that version of the Gateway API's CRDs.
 `
 
 func main() {
@@ -162,7 +162,7 @@ func node(ctx context.Context, cluster provider.Provider, args []string) error {
 	if len(args) == 2 && args[0] == "start" {
 		return breakable.StartNode(ctx, args[1])
 	}
-	return errors.New("node: say `node stop NAME` or `node start NAME`")
+	return errors.New("node: usage: `node stop NAME` or `node start NAME`")
 }
 
 func load(ctx context.Context, cluster provider.Provider, archives []string) error {

@@ -24,6 +24,6 @@ func TestUpRejectsUnknownFamily(t *testing.T) {
 		t.Errorf("FAMILY=both: %s", said)
 	}
 	if said := up("--family", "dual"); !strings.Contains(said, "dual needs the embedded cluster") {
-		t.Errorf("the flag does not outdo the variable: %s", said)
+		t.Errorf("the flag does not override the variable: %s", said)
 	}
 }

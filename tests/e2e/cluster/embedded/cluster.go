@@ -94,7 +94,7 @@ func (c *Cluster) save(s state) error {
 // ready. nodes 0 means two, or the current number; an empty family means IPv4, or the current one.
 func (c *Cluster) Up(ctx context.Context, nodes int, family plan.Family) error {
 	if nodes < 0 || nodes > plan.MaxNodes {
-		return fmt.Errorf("%d nodes were asked for; between 1 and %d are possible", nodes, plan.MaxNodes)
+		return fmt.Errorf("%d nodes requested; 1 to %d are possible", nodes, plan.MaxNodes)
 	}
 	if err := c.paths.CheckLength(); err != nil {
 		return err
@@ -116,7 +116,7 @@ func (c *Cluster) Up(ctx context.Context, nodes int, family plan.Family) error {
 		if sick == nil {
 			return c.grow(ctx, current, nodes, wanted, images)
 		}
-		c.say("the cluster does not run any more (%v); starting it anew", sick)
+		c.say("the cluster is no longer running (%v); recreating it", sick)
 		if nodes == 0 {
 			nodes = current.Nodes
 		}
@@ -144,12 +144,12 @@ func (c *Cluster) prepare(ctx context.Context) ([]string, error) {
 // unhealthy returns why an existing cluster cannot be used, or nil.
 func (c *Cluster) unhealthy(ctx context.Context, s state) error {
 	if len(s.Programs) == 0 {
-		return errors.New("it was never started wholly")
+		return errors.New("it was not started completely")
 	}
 	p := c.plan(s)
 	for _, program := range s.Programs {
 		if !host.Alive(program.PID, p.NodeSpace(program.Node)) {
-			return fmt.Errorf("%s ended", program.Name)
+			return fmt.Errorf("%s exited", program.Name)
 		}
 	}
 	api, err := newAPI(c.paths, p.Server())

@@ -29,7 +29,7 @@ func (c *Cluster) Stop(ctx context.Context, name string) error {
 			}
 		}
 	}
-	c.say("%s is cut off; it comes back with `cluster node start %s`", name, name)
+	c.say("%s is stopped; start it with `cluster node start %s`", name, name)
 	return nil
 }
 
@@ -57,7 +57,7 @@ func (c *Cluster) Start(ctx context.Context, name string) error {
 	if err := r.waitReady(ctx); err != nil {
 		return r.explain(err)
 	}
-	c.say("%s is back", name)
+	c.say("%s is ready again", name)
 	return nil
 }
 
@@ -91,6 +91,6 @@ func (c *Cluster) worker(name string) (state, int, error) {
 		}
 		names = append(names, plan.NodeName(n))
 	}
-	return state{}, 0, fmt.Errorf("%q is no node that can be taken away; there are: %s (%s runs the control plane)",
+	return state{}, 0, fmt.Errorf("%q is not a node that can be stopped; these are: %s (%s runs the control plane)",
 		name, strings.Join(names, ", "), plan.NodeName(1))
 }

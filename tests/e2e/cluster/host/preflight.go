@@ -33,7 +33,7 @@ const CNIPlugins = "/usr/lib/cni"
 // Ready checks privileges and installs missing packages. say reports progress to the user.
 func Ready(ctx context.Context, family plan.Family, say func(format string, args ...any)) error {
 	if os.Geteuid() != 0 {
-		return errors.New("root is needed: the embedded cluster makes network namespaces, mounts and cgroups. Run it as root, or use kind (E2E_CLUSTER=kind)")
+		return errors.New("root is needed: the embedded cluster creates network namespaces, mounts and cgroups. Run it as root, or use kind (E2E_CLUSTER=kind)")
 	}
 	if err := checkCapabilities(); err != nil {
 		return err
@@ -62,10 +62,10 @@ const ipv6Switch = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
 func checkIPv6(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("this family of addresses needs a kernel with IPv6: %w", err)
+		return fmt.Errorf("this address family needs a kernel with IPv6: %w", err)
 	}
 	if strings.TrimSpace(string(text)) != "0" {
-		return errors.New("this family of addresses needs IPv6, which is switched off on this host: sysctl net.ipv6.conf.default.disable_ipv6=0")
+		return errors.New("this address family needs IPv6, which is disabled on this host: sysctl net.ipv6.conf.default.disable_ipv6=0")
 	}
 	return nil
 }
@@ -86,7 +86,7 @@ func missingPackages() []string {
 
 func install(ctx context.Context, missing []string, say func(string, ...any)) error {
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return fmt.Errorf("these are missing, and apt-get is not here to install them (names as in Debian): %s", strings.Join(missing, " "))
+		return fmt.Errorf("packages are missing, and apt-get is not available to install them (names as in Debian): %s", strings.Join(missing, " "))
 	}
 	say("installing Debian packages: %s", strings.Join(missing, " "))
 	args := append([]string{"DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "--no-install-recommends"}, missing...)
@@ -117,7 +117,7 @@ func checkCapabilities() error {
 			return fmt.Errorf("read the capabilities in /proc/self/status: %w", err)
 		}
 		if lacking := lackingCapabilities(effective); len(lacking) > 0 {
-			return fmt.Errorf("this root lacks %s; in a container, run it with these capabilities", strings.Join(lacking, ", "))
+			return fmt.Errorf("root lacks the capabilities %s; a container must be run with them", strings.Join(lacking, ", "))
 		}
 	}
 	return nil

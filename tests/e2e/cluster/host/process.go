@@ -47,7 +47,7 @@ func Start(name, netns, log string, argv ...string) (*Process, error) {
 func (p *Process) Ended() error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s ended: %v; the end of %s:\n%s", p.Name, p.err, p.Log, Tail(p.Log, 15))
+		return fmt.Errorf("%s exited: %v; the end of %s:\n%s", p.Name, p.err, p.Log, Tail(p.Log, 15))
 	default:
 		return nil
 	}
@@ -70,7 +70,7 @@ func Kill(ctx context.Context, pid int, netns string) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for Alive(pid, netns) {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("process %d does not end, though killed", pid)
+			return fmt.Errorf("process %d is still running after SIGKILL", pid)
 		}
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
 		select {
@@ -140,7 +140,7 @@ func KillMembers(ctx context.Context, prefix string) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("processes %v do not end, though killed", pids)
+			return fmt.Errorf("processes %v are still running after SIGKILL", pids)
 		}
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself

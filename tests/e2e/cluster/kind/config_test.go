@@ -34,7 +34,7 @@ func create(t *testing.T, file string) string {
 	provider := cluster.NewProvider(cluster.ProviderWithDocker())
 	err := provider.Create("weft-config-test", cluster.CreateWithConfigFile(file), cluster.CreateWithKubeconfigPath(filepath.Join(dir, "kubeconfig")))
 	if err == nil {
-		t.Fatal("kind made a cluster without a container engine")
+		t.Fatal("kind created a cluster without a container engine")
 	}
 	return err.Error()
 }
@@ -44,7 +44,7 @@ func create(t *testing.T, file string) string {
 func TestKindAcceptsProjectConfig(t *testing.T) {
 	said := create(t, config)
 	if strings.Contains(said, "config") || !strings.Contains(said, "docker") {
-		t.Errorf("kind refuses %s: %s", config, said)
+		t.Errorf("kind rejects %s: %s", config, said)
 	}
 }
 
@@ -67,7 +67,7 @@ func TestKindRejectsInvalidConfigs(t *testing.T) {
 			t.Fatal(err)
 		}
 		if said := create(t, file); !strings.Contains(said, broken.complaint) {
-			t.Errorf("%s: kind says %q, not a word of %q", name, said, broken.complaint)
+			t.Errorf("%s: the error of kind is %q, it should contain %q", name, said, broken.complaint)
 		}
 	}
 }

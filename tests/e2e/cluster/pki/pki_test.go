@@ -37,7 +37,7 @@ func TestIssuedCertificatesVerify(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: "10.0.0.2"}); err == nil {
-		t.Error("the certificate is good for a foreign address")
+		t.Error("the certificate is valid for another address")
 	}
 	if got := pair.Leaf.Subject; got.CommonName != leaf.CommonName || got.Organization[0] != "system:nodes" {
 		t.Errorf("subject %v", got)

@@ -22,7 +22,7 @@ func ParseFamily(text string) (Family, error) {
 	case IPv4, Dual, IPv6:
 		return family, nil
 	}
-	return "", fmt.Errorf("the family of addresses is %q; it may be ipv4, dual or ipv6", text)
+	return "", fmt.Errorf("the address family is %q; it may be ipv4, dual or ipv6", text)
 }
 
 // HasIPv6 tells whether the cluster has IPv6 addresses; the zero value has none.

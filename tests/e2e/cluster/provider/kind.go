@@ -70,7 +70,7 @@ func (p *kindProvider) Create(ctx context.Context, nodes int) error {
 		return err
 	}
 	if nodes > kindNodes {
-		return fmt.Errorf("%d nodes were asked for; with kind, add them to tests/e2e/cluster/kind.yaml, which has %d", nodes, kindNodes)
+		return fmt.Errorf("%d nodes requested; with kind, add them to tests/e2e/cluster/kind.yaml, which has %d", nodes, kindNodes)
 	}
 	there, err := p.exists(ctx)
 	if err != nil {

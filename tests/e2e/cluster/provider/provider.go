@@ -88,7 +88,7 @@ func Choose(ctx context.Context, o Options) (Provider, error) {
 		}
 	}
 	if made != "" && wanted != made {
-		return nil, fmt.Errorf("a cluster of the provider %s is there already; delete it first (E2E_CLUSTER=%s %s)", made, made, "cluster down")
+		return nil, fmt.Errorf("a cluster of the provider %s already exists; delete it first (E2E_CLUSTER=%s %s)", made, made, "cluster down")
 	}
 	if wanted == "" {
 		wanted = Embedded

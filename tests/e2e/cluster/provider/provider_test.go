@@ -54,7 +54,7 @@ func TestChooseKeepsProviderOfRunningCluster(t *testing.T) {
 	}
 	t.Setenv("E2E_CLUSTER", "embedded")
 	if _, err := Choose(context.Background(), o); err == nil {
-		t.Error("a second cluster beside the first was allowed")
+		t.Error("a second cluster was allowed")
 	}
 }
 
@@ -89,7 +89,7 @@ func TestExistingProviderUsesKubeconfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(theirs); err != nil {
-		t.Error("their kubeconfig was removed")
+		t.Error("the existing cluster's kubeconfig was removed")
 	}
 	if _, err := chosen.Kubeconfig(ctx); err == nil {
 		t.Error("a deleted cluster still has a kubeconfig")

@@ -107,11 +107,11 @@ func TestProgramsGetAddressesOfTheFamily(t *testing.T) {
 		}
 		kubelet, err := KubeletConfig(p, testPaths, 2)
 		if err != nil || field(t, kubelet, "address") != want.listen {
-			t.Errorf("%s: %v, the kubelet listens elsewhere than at %s:\n%s", family, err, want.listen, kubelet)
+			t.Errorf("%s: %v, the kubelet should listen on %s:\n%s", family, err, want.listen, kubelet)
 		}
 		proxy, err := ProxyConfig(p, testPaths, 2)
 		if err != nil || field(t, proxy, "clusterCIDR") != named(want.pods) {
-			t.Errorf("%s: %v, kube-proxy has other pods than %s:\n%s", family, err, named(want.pods), proxy)
+			t.Errorf("%s: %v, kube-proxy should have the pod ranges %s:\n%s", family, err, named(want.pods), proxy)
 		}
 	}
 }
