@@ -1,4 +1,4 @@
-//! Runs kubectl, and prints what it runs. Decides nothing.
+//! Runs kubectl, and prints the commands.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::Context;
 use serde_json::Value;
 
-/// A heading between the steps.
+/// Prints a heading between steps.
 pub(crate) fn say(what: &str) {
     println!("\n== {what}");
 }
@@ -15,13 +15,13 @@ pub(crate) fn say(what: &str) {
 pub(crate) struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
-    /// The checkout, for manifests.
+    /// The checkout, which contains the manifests.
     pub(crate) root: PathBuf,
 }
 
 impl Kubectl {
-    /// The kubectl of the test cluster where it was built, else the one on PATH; `KUBECONFIG`, else that of the test
-    /// cluster.
+    /// Uses the kubectl of the test cluster if it was built, else the one on PATH; `KUBECONFIG`,
+    /// else that of the test cluster.
     pub(crate) fn find() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let root = root.canonicalize().unwrap_or(root);
@@ -55,7 +55,7 @@ impl Kubectl {
         println!("$ kubectl {}", quoted.collect::<Vec<_>>().join(" "));
     }
 
-    /// Prints the command, lets it write to the terminal, and fails when it does.
+    /// Prints the command and runs it with its output on the terminal; fails if it fails.
     pub(crate) fn show(&self, arguments: &[&str]) -> anyhow::Result<()> {
         Self::print(arguments);
         let status = self
@@ -70,24 +70,24 @@ impl Kubectl {
         Ok(())
     }
 
-    /// Prints the command and starts it; its stdout is for the caller.
+    /// Prints the command and starts it, with its stdout piped to the caller.
     pub(crate) fn start(&self, arguments: &[&str]) -> anyhow::Result<Child> {
         Self::print(arguments);
         self.start_quietly(arguments)
     }
 
-    /// Starts without printing: for what is asked again and again.
+    /// Starts a command without printing it, for polling.
     pub(crate) fn start_quietly(&self, arguments: &[&str]) -> anyhow::Result<Child> {
         self.command(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            // Only that the program in the pod ended with 1, which its summary says better.
+            // stderr only tells that the program in the pod exited with 1; its summary tells more.
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| self.missing())
     }
 
-    /// Runs without printing, and returns what it wrote.
+    /// Runs a command without printing it, and returns its output.
     pub(crate) fn read(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self
             .command(arguments)
@@ -99,13 +99,13 @@ impl Kubectl {
             arguments.join(" "),
             String::from_utf8_lossy(&output.stderr).trim()
         );
-        String::from_utf8(output.stdout).context("kubectl wrote what is no text")
+        String::from_utf8(output.stdout).context("the output of kubectl is not UTF-8")
     }
 
     pub(crate) fn read_json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
         let text = self.read(&[arguments, &["-o", "json"]].concat())?;
         serde_json::from_str(&text)
-            .with_context(|| format!("kubectl {} wrote no JSON", arguments.join(" ")))
+            .with_context(|| format!("the output of kubectl {} is not JSON", arguments.join(" ")))
     }
 
     fn missing(&self) -> String {

@@ -1,4 +1,5 @@
-//! The proxies' access logs: reads what is new in them, by the time stamps that the nodes put on each line.
+//! Reads new entries of the proxies' access logs, by the timestamps that the nodes add to each
+//! line.
 
 use std::collections::HashMap;
 
@@ -6,11 +7,11 @@ use serde_json::Value;
 
 use crate::kubectl::Kubectl;
 
-/// How far each pod's log was read.
+/// The timestamp up to which each pod's log was read.
 #[derive(Default)]
 pub(crate) struct Cursor(HashMap<String, String>);
 
-/// One request, as one proxy saw it.
+/// A request as logged by one proxy.
 pub(crate) struct Entry {
     pub(crate) pod: String,
     pub(crate) outbound: bool,
@@ -18,7 +19,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// A field as text; empty when absent.
+    /// Returns a field as text; empty if absent.
     pub(crate) fn text(&self, name: &str) -> String {
         match &self.fields[name] {
             Value::Null => String::new(),
@@ -27,7 +28,7 @@ impl Entry {
         }
     }
 
-    /// The rule is named by its name or its place in the route.
+    /// Returns the rule's name, or its index in the route.
     pub(crate) fn is_rule(&self, name: &str, index: u32) -> bool {
         let rule = self.text("rule");
         self.text("route").ends_with("shop/reviews")
@@ -47,7 +48,7 @@ impl Entry {
 }
 
 impl Kubectl {
-    /// Every request that the proxies of the shop logged since the last reading.
+    /// Returns the requests that the shop's proxies logged since the last call.
     pub(crate) fn read_new(&self, cursor: &mut Cursor) -> anyhow::Result<Vec<Entry>> {
         let mut arguments = vec![
             "-n",
@@ -71,7 +72,7 @@ impl Kubectl {
     }
 }
 
-/// Lines are `[pod/NAME/CONTAINER] TIME TEXT`; those whose text is no access log entry are left out.
+/// Parses lines `[pod/NAME/CONTAINER] TIME TEXT`; lines that are no access log entries are skipped.
 fn parse(text: &str, cursor: &mut Cursor) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut newest = HashMap::<String, String>::new();
@@ -84,7 +85,7 @@ fn parse(text: &str, cursor: &mut Cursor) -> Vec<Entry> {
         let Some(pod) = source.trim_start_matches("[pod/").split('/').next() else {
             continue;
         };
-        // All are of one width, so that order of text is order of time.
+        // Timestamps have a fixed width, so they sort as text.
         if cursor.0.get(pod).is_some_and(|read| time <= read.as_str()) {
             continue;
         }

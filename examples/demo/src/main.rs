@@ -1,7 +1,7 @@
-//! Shows an installed Weft at work on the sample shop: deploys it, routes its traffic, moves the weights while requests
-//! run, and prints from the proxies' own logs which rule sent what where.
+//! Shows an installed Weft with the sample shop: deploys it, routes its traffic, shifts weights
+//! during requests, and prints from the proxies' access logs which rule sent which requests where.
 //!
-//! Everything is done by running kubectl, and every command is printed, so that it can be repeated by hand. Installs
+//! It only runs kubectl, and prints every command, so that users can repeat them. It installs
 //! neither a cluster nor Weft.
 
 mod kubectl;
@@ -71,7 +71,7 @@ fn demo(shop: &Shop<'_>) -> anyhow::Result<()> {
     )?;
     thread::sleep(Duration::from_secs(3));
     shop.shift_weights(10, 90)?;
-    // The controller has accepted it; give the requests already decided a moment to end.
+    // The controller has accepted it; requests that are already routed may still be in flight.
     thread::sleep(Duration::from_secs(1));
     shop.kubectl.read_new(&mut cursor)?;
     let load = running.finish()?;
@@ -84,7 +84,7 @@ fn demo(shop: &Shop<'_>) -> anyhow::Result<()> {
     check_share(shop, &entries, "reviews-v2", 0.75..1.01)
 }
 
-/// Reads the proxies' logs until the shopper's proxy has written of every request that it sent.
+/// Reads the access logs until the shopper's proxy has logged every request that it sent.
 fn collect(shop: &Shop<'_>, cursor: &mut Cursor, sent: u64) -> anyhow::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for _ in 0..20 {
@@ -93,7 +93,8 @@ fn collect(shop: &Shop<'_>, cursor: &mut Cursor, sent: u64) -> anyhow::Result<Ve
             .iter()
             .filter(|entry| entry.outbound && entry.pod.starts_with("shopper-"));
         if written.count() as u64 >= sent {
-            // Those further down the chain were written before the answer came back; one more read takes the rest.
+            // Proxies further down the chain logged them before the response arrived; one more read
+            // returns the rest.
             thread::sleep(Duration::from_millis(500));
             entries.extend(shop.kubectl.read_new(cursor)?);
             return Ok(entries);
@@ -106,7 +107,7 @@ fn collect(shop: &Shop<'_>, cursor: &mut Cursor, sent: u64) -> anyhow::Result<Ve
     )
 }
 
-/// Prints both tables; fails when a request failed or travelled without identities.
+/// Prints both tables; fails if a request failed or was sent without mutual TLS.
 fn show(shop: &Shop<'_>, entries: &[Entry], failed: u64) -> anyhow::Result<()> {
     let pods = shop.pods().context("which version runs at which address")?;
     print!("\n{}", table::outbound(entries, &pods));
@@ -129,7 +130,7 @@ fn show(shop: &Shop<'_>, entries: &[Entry], failed: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails unless the backend got its share of what the weighted rule sent.
+/// Fails unless the backend got its share of the weighted rule's requests.
 fn check_share(
     shop: &Shop<'_>,
     entries: &[Entry],

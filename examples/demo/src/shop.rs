@@ -17,14 +17,14 @@ pub(crate) struct Shop<'a> {
     pub(crate) kubectl: &'a Kubectl,
 }
 
-/// What a run of `weft-shop load` came to.
+/// The result of a run of `weft-shop load`.
 pub(crate) struct Load {
     pub(crate) sent: u64,
     pub(crate) failed: u64,
     versions: Vec<String>,
 }
 
-/// A run of `weft-shop load` that goes on.
+/// A running `weft-shop load`.
 pub(crate) struct Running(Child);
 
 impl<'a> Shop<'a> {
@@ -56,7 +56,7 @@ impl<'a> Shop<'a> {
             self.kubectl.show(&["apply", "-f", file])?;
         }
         self.rollout()?;
-        // Pods from before the label, or before Weft, have no proxy: only new pods get one.
+        // Pods created before the label or before Weft have no proxy: only new pods get one.
         if !self.all_meshed()? {
             self.kubectl
                 .show(&["-n", "shop", "rollout", "restart", "deployment"])?;
@@ -101,7 +101,7 @@ impl<'a> Shop<'a> {
         Ok(self.live_pods()?.iter().all(meshed))
     }
 
-    /// Address of each pod, and what runs there: `reviews-v1`, `catalogue`.
+    /// Returns what runs at each pod address: `reviews-v1`, `catalogue`.
     pub(crate) fn pods(&self) -> anyhow::Result<HashMap<String, String>> {
         let mut pods = HashMap::new();
         for pod in self.live_pods()? {
@@ -128,7 +128,7 @@ impl<'a> Shop<'a> {
             .show(&["-n", "shop", "get", "httproutes,grpcroutes"])
     }
 
-    /// Until the controller says of the newest generation of every route that it is accepted.
+    /// Waits until the controller has accepted the latest generation of every route.
     fn wait_accepted(&self) -> anyhow::Result<()> {
         self.wait("the routes to be accepted", || {
             let routes = self
@@ -146,7 +146,7 @@ impl<'a> Shop<'a> {
         })
     }
 
-    /// Until requests go where the routes say, from the shopper's proxy and from the catalogue's.
+    /// Waits until requests of the shopper and of the catalogue follow the routes.
     pub(crate) fn wait_in_force(&self) -> anyhow::Result<()> {
         println!("Waiting until requests go where the routes say");
         let probes: [(&str, &[&str], &[&str]); 4] = [
@@ -184,7 +184,7 @@ impl<'a> Shop<'a> {
         Ok(())
     }
 
-    /// Asks until the answer is Ok; with an Err, says every few seconds what it waits for.
+    /// Calls the function until it returns Ok; prints every few seconds what it waits for.
     fn wait(
         &self,
         what: &str,
@@ -215,7 +215,7 @@ impl<'a> Shop<'a> {
         Ok(Running(self.kubectl.start(&strs(&arguments))?))
     }
 
-    /// Patches the weights of the first rule, and waits until that is accepted.
+    /// Patches the weights of the first rule, and waits until the route is accepted.
     pub(crate) fn shift_weights(&self, v1: u32, v2: u32) -> anyhow::Result<()> {
         let weight = |place, weight| {
             format!(
@@ -237,7 +237,7 @@ impl<'a> Shop<'a> {
         self.wait_accepted()
     }
 
-    /// Prints what helps to find out why something failed; its own failures do not matter any more.
+    /// Prints diagnostics after a failure; errors in here are ignored.
     pub(crate) fn diagnose(&self) {
         let commands: [&[&str]; 6] = [
             &["-n", "weft-system", "get", "pods", "-o", "wide"],
@@ -287,7 +287,7 @@ impl<'a> Shop<'a> {
 }
 
 impl Running {
-    /// Waits for the end. Failed requests are counted, not an error here.
+    /// Waits for the end. Failed requests are counted; they are no error here.
     pub(crate) fn finish(self) -> anyhow::Result<Load> {
         let output = self
             .0
@@ -348,7 +348,8 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// `None` when our controller has accepted this generation of the route and found all it refers to.
+/// Returns `None` once the controller has accepted this generation of the route and resolved its
+/// references.
 fn why_not_accepted(route: &Value) -> Option<String> {
     let name = format!(
         "{} {}",

@@ -1,10 +1,10 @@
-//! Tables of what the proxies logged: on the way out by rule, on the way in by identity.
+//! Tables of the proxies' access logs: outbound requests by rule, inbound requests by identity.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::logs::Entry;
 
-/// What runs where a request was sent to: `reviews-v1`.
+/// The workload that a request was sent to: `reviews-v1`.
 pub(crate) fn place(entry: &Entry, pods: &HashMap<String, String>) -> String {
     let endpoint = entry.text("endpoint");
     let ip = endpoint
@@ -18,7 +18,7 @@ pub(crate) fn place(entry: &Entry, pods: &HashMap<String, String>) -> String {
     }
 }
 
-/// Which rule sent how many requests to which version, with both ends' identities as the client's proxy saw them.
+/// Number of requests by rule and version, with both identities as logged by the client's proxy.
 pub(crate) fn outbound(entries: &[Entry], pods: &HashMap<String, String>) -> String {
     let rows = entries.iter().filter(|entry| entry.outbound).map(|entry| {
         let rule = match (entry.text("route"), entry.text("rule")) {
@@ -41,7 +41,7 @@ pub(crate) fn outbound(entries: &[Entry], pods: &HashMap<String, String>) -> Str
     )
 }
 
-/// The same from the other end: which identity each server's proxy saw.
+/// Number of requests by client identity, as logged by the server's proxy.
 pub(crate) fn inbound(entries: &[Entry], pods: &HashMap<String, String>) -> String {
     let by_prefix = |pod: &str| {
         let mut apps: Vec<_> = pods
@@ -52,7 +52,7 @@ pub(crate) fn inbound(entries: &[Entry], pods: &HashMap<String, String>) -> Stri
         apps.first()
             .map_or_else(|| pod.to_owned(), |app| (*app).clone())
     };
-    // Kubelet's probes come in plain text and are not part of the shop's traffic.
+    // The kubelet's probes are plain text and not part of the shop's traffic.
     let asked = entries
         .iter()
         .filter(|entry| !entry.outbound && !entry.text("path").starts_with("/healthz"));

@@ -1,35 +1,35 @@
-//! What a client owes its requests and the libraries leave to it: one that the server surely has not processed is sent again
-//! (RFC 9113, 8.7; for gRPC gRFC A6, transparent retries). A server that ends its connections in due form, with GOAWAY, makes
-//! such requests: those that wait in the client for the connection that goes, and those beyond the last stream that the server
-//! names.
+//! Retries of requests that the server certainly has not processed, which the HTTP libraries leave
+//! to the client (RFC 9113, 8.7; for gRPC gRFC A6, transparent retries). A graceful shutdown with
+//! GOAWAY causes them: requests that are still queued for the connection, and streams above the
+//! last stream ID of the GOAWAY.
 
 use std::error::Error;
 
 use h2::Reason;
 
-/// Times that one request is sent, at most: each meets another connection.
-const TRIES: u32 = 5;
+/// Maximum number of attempts; each uses another connection.
+const MAX_ATTEMPTS: u32 = 5;
 
-/// The outcome of a request; of the last try, where the server processed none.
+/// Returns the result of a request; of the last attempt if the server processed none.
 pub(crate) async fn processed<T, E, F>(mut send: impl FnMut() -> F) -> Result<T, E>
 where
     E: Error + 'static,
     F: Future<Output = Result<T, E>>,
 {
-    let mut tries = 1;
+    let mut attempts = 1;
     loop {
         match send().await {
-            Err(error) if tries < TRIES && never_processed(&error) => tries += 1,
+            Err(error) if attempts < MAX_ATTEMPTS && never_processed(&error) => attempts += 1,
             outcome => return outcome,
         }
     }
 }
 
-/// Whether the request never left the client, or HTTP/2 says that the server did not begin with it.
+/// Returns true if the request was never sent, or HTTP/2 tells that the server did not process it.
 fn never_processed(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        // hyper's word for what was still in its own queue.
+        // hyper's message for requests that were still queued.
         let unsent = error.downcast_ref().is_some_and(hyper::Error::is_canceled);
         if unsent || error.downcast_ref().is_some_and(is_beyond_the_last) {
             return true;
@@ -67,14 +67,14 @@ mod tests {
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
 
-    /// What the server does with a request.
+    /// The server's reaction to a request.
     #[derive(Clone, Copy, Debug)]
-    enum Does {
-        /// Tells the client to go, and names no stream that it has begun with.
-        Goes,
-        Refuses,
-        /// Answers with status 14.
-        Answers,
+    enum Reaction {
+        /// Sends GOAWAY with last stream ID 0.
+        GoAway,
+        Reset,
+        /// Responds with status 14.
+        Unavailable,
     }
 
     fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
@@ -83,7 +83,7 @@ mod tests {
         frame
     }
 
-    /// The next request of a connection: its stream.
+    /// Returns the stream ID of the connection's next request.
     async fn request(stream: &mut TcpStream) -> Option<u8> {
         loop {
             let mut head = [0; 9];
@@ -97,7 +97,7 @@ mod tests {
         }
     }
 
-    async fn serve(listener: TcpListener, does: Vec<Does>) {
+    async fn serve(listener: TcpListener, does: Vec<Reaction>) {
         let mut does = does.into_iter();
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut preface = [0; 24];
@@ -105,26 +105,28 @@ mod tests {
             stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
             while let Some(number) = request(&mut stream).await {
                 let said = match does.next().unwrap() {
-                    Does::Goes => frame(GOAWAY, 0, 0, &[0; 8]),
-                    Does::Refuses => frame(RST_STREAM, 0, number, &[0, 0, 0, 7]),
+                    Reaction::GoAway => frame(GOAWAY, 0, 0, &[0; 8]),
+                    Reaction::Reset => frame(RST_STREAM, 0, number, &[0, 0, 0, 7]),
                     // `:status: 200` and `grpc-status: 14` (RFC 7541), and the end of headers and stream.
-                    Does::Answers => frame(HEADERS, 5, number, b"\x88\0\x0bgrpc-status\x0214"),
+                    Reaction::Unavailable => {
+                        frame(HEADERS, 5, number, b"\x88\0\x0bgrpc-status\x0214")
+                    }
                 };
                 stream.write_all(&said).await.unwrap();
             }
         }
     }
 
-    /// The URL of a server that does so with the requests that it gets.
-    async fn serving(does: &[Does]) -> String {
+    /// Starts a server with these reactions to successive requests; returns its URL.
+    async fn serving(does: &[Reaction]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, does.to_vec()));
         format!("http://{address}")
     }
 
-    /// What comes of a gRPC call.
-    async fn called(does: &[Does]) -> Status {
+    /// Returns the status of a gRPC call.
+    async fn called(does: &[Reaction]) -> Status {
         let endpoint = Endpoint::from_shared(serving(does).await).unwrap();
         let client = ReviewsClient::new(endpoint.connect_lazy());
         let call = || {
@@ -134,8 +136,8 @@ mod tests {
         processed(call).await.unwrap_err()
     }
 
-    /// What comes of a GET.
-    async fn got(does: &[Does]) -> anyhow::Result<http::Response<Bytes>> {
+    /// Returns the result of a GET.
+    async fn got(does: &[Reaction]) -> anyhow::Result<http::Response<Bytes>> {
         let connections = Connections {
             http2: true,
             fresh: false,
@@ -146,13 +148,13 @@ mod tests {
 
     #[tokio::test]
     async fn unprocessed_streams_are_retried() {
-        for did_not in [Does::Goes, Does::Refuses] {
-            let in_the_end = [did_not, did_not, Does::Answers];
+        for did_not in [Reaction::GoAway, Reaction::Reset] {
+            let in_the_end = [did_not, did_not, Reaction::Unavailable];
             let status = called(&in_the_end).await;
             assert_eq!(status.code(), Code::Unavailable, "{did_not:?} {status:?}");
             assert!(status.source().is_none(), "{status:?}");
             assert_eq!(got(&in_the_end).await.unwrap().status(), 200);
-            let never = [did_not; TRIES as usize];
+            let never = [did_not; MAX_ATTEMPTS as usize];
             assert!(never_processed(&called(&never).await), "{did_not:?}");
             assert!(got(&never).await.is_err(), "{did_not:?}");
         }
@@ -168,7 +170,7 @@ mod tests {
         let status = Status::from_error(Box::new(waiting.await.unwrap_err()));
         assert_eq!(status.code(), Code::Cancelled);
         assert!(never_processed(&status), "{status:?}");
-        // The same words of a server's are its answer.
+        // The same message sent by a server is a response.
         assert!(!never_processed(&Status::cancelled(status.message())));
     }
 }

@@ -1,4 +1,5 @@
-//! The catalogue: `/products/{id}` asks the reviews for their text over HTTP and for their stars over gRPC.
+//! The catalogue: `/products/{id}` gets the text from the reviews over HTTP, and the stars over
+//! gRPC.
 
 use std::time::Duration;
 

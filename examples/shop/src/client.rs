@@ -1,4 +1,4 @@
-//! The HTTP client of the shop, and the headers that it hands on from the request that it serves.
+//! The HTTP client of the shop, and the headers that it propagates from incoming requests.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use hyper_util::rt::TokioExecutor;
 
 use crate::again;
 
-/// Headers that choose a version or tie requests together; every program of the shop hands them on.
+/// Headers that select a version or correlate requests; every program of the shop propagates them.
 pub(crate) const HANDED_ON: [&str; 5] = [
     "x-version",
     "end-user",
@@ -21,18 +21,18 @@ pub(crate) const HANDED_ON: [&str; 5] = [
     "tracestate",
 ];
 
-/// The longest body that is read.
+/// The limit of response bodies.
 const BODY_LIMIT: usize = 4 << 20;
 
 #[derive(Clone)]
 pub(crate) struct HttpClient(Client<HttpConnector, Full<Bytes>>);
 
-/// How connections are made.
+/// How connections are opened.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Connections {
     /// HTTP/2 without TLS, with prior knowledge.
     pub(crate) http2: bool,
-    /// A connection of its own for each request.
+    /// A new connection for each request.
     pub(crate) fresh: bool,
 }
 
@@ -49,7 +49,7 @@ impl HttpClient {
         Self(builder.build(connector))
     }
 
-    /// Sends a request and reads the whole answer within `limit`.
+    /// Sends a request and reads the complete response within `limit`.
     pub(crate) async fn send(
         &self,
         request: Request<Full<Bytes>>,
@@ -69,7 +69,7 @@ impl HttpClient {
             .with_context(|| format!("no answer within {limit:?}"))?
     }
 
-    /// GETs a URL with the headers that are handed on from `incoming`.
+    /// Sends a GET with the headers propagated from `incoming`.
     pub(crate) async fn get(
         &self,
         url: &str,

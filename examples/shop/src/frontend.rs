@@ -1,4 +1,4 @@
-//! The page of the shop: every path answers with what the catalogue says of product 1.
+//! The page of the shop: every path responds with the catalogue's product 1.
 
 use clap::Args;
 use http::{Request, Response, StatusCode};

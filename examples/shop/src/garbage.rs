@@ -1,4 +1,4 @@
-//! Bytes that make no sense, against one port: the other side must neither crash nor keep them for ever.
+//! Sends garbage to ports: the server must neither crash nor keep the connections forever.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,12 +15,13 @@ pub(crate) struct Options {
     /// Rounds; each sends every kind of garbage once to every port.
     #[arg(long, default_value_t = 3)]
     rounds: u64,
-    /// Milliseconds to wait for an answer or the end of the connection.
+    /// Milliseconds to wait for a response or the end of the connection.
     #[arg(long, default_value_t = 500)]
     patience: u64,
 }
 
-/// Prints, as JSON, for each address how often a connection was refused, closed, answered or left open.
+/// Prints as JSON, for each address, how many connections were refused, closed, answered or left
+/// open.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut tallies = BTreeMap::<&str, BTreeMap<&str, u32>>::new();
     let patience = Duration::from_millis(options.patience);
@@ -61,7 +62,7 @@ fn kinds(seed: u64) -> Vec<Vec<u8>> {
     let noise: Vec<u8> = (0..4096).map(|_| random.u8(..)).collect();
     let h2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let with = |start: &[u8], rest: &[u8]| [start, rest].concat();
-    // A frame header: length, type, flags, stream.
+    // Returns an HTTP/2 frame header: length, type, flags, stream.
     let frame = |length: u32, kind: u8, flags: u8, stream: u32| {
         let length = length.to_be_bytes();
         with(
@@ -72,18 +73,20 @@ fn kinds(seed: u64) -> Vec<Vec<u8>> {
     vec![
         noise.clone(),
         Vec::new(),
-        // A TLS record that claims more than it may, and a ClientHello that is noise.
+        // TLS: a record over the size limit, and a ClientHello of random bytes.
         with(&[0x16, 0x03, 0x01, 0xff, 0xff], &noise),
         with(&[0x16, 0x03, 0x01, 0x01, 0x00, 0x01, 0x00, 0x00, 0xfc, 0x03, 0x03], &noise[..245]),
-        // A record that never ends.
+        // A record that is never completed.
         vec![0x16, 0x03],
-        // HTTP/2: noise, a frame too long, CONTINUATION out of place, DATA on a stream never opened, noise as headers.
+        // HTTP/2: random bytes, an oversized frame, an unexpected CONTINUATION, DATA on an idle
+        // stream, random bytes as headers.
         with(h2, &noise),
         with(h2, &frame(0x00ff_ffff, 0, 0, 1)),
         with(h2, &with(&frame(0, 4, 0, 0), &frame(16, 9, 4, 1))),
         with(h2, &with(&frame(0, 4, 0, 0), &with(&frame(8, 0, 1, 7), &noise[..8]))),
         with(h2, &with(&frame(0, 4, 0, 0), &with(&frame(64, 1, 5, 1), &noise[..64]))),
-        // HTTP/1: no request line, a header without end, both lengths, a length that is no number.
+        // HTTP/1: no request line, an endless header, Content-Length with Transfer-Encoding, an
+        // invalid Content-Length.
         b"\r\n\r\nGET\r\n\r\n".to_vec(),
         with(b"GET / HTTP/1.1\r\nx: ", &[b'a'; 200_000]),
         b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n".to_vec(),

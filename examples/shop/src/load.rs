@@ -1,8 +1,8 @@
-//! A client with bounds: sends so many requests, for so long, or until it is told to stop, and prints what came back as
-//! one line of JSON. Requests that were begun are seen to their end.
+//! A load generator: sends a number of requests, for a duration, or until it is stopped, and prints
+//! a summary as one line of JSON. Requests that were started are always completed.
 //!
-//! With a rate, requests are begun when they are due, whether or not those before have been answered, up to the number
-//! that may be open at once; one that had to wait for its turn is late, and not left out.
+//! With a rate, requests are started when due, regardless of earlier ones, up to the concurrency
+//! limit; a request that exceeds the limit is delayed, not dropped.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -30,52 +30,53 @@ use crate::server;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// URL to send to; for gRPC only its scheme, host and port count.
+    /// URL to send to; gRPC uses only its scheme, host and port.
     #[arg(long)]
     url: Uri,
-    /// `name: value`; may be given several times.
+    /// Header `name: value`; can be given several times.
     #[arg(long = "header", short = 'H', value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Bytes of a header `x-long`.
+    /// Size of a header `x-long` in bytes.
     #[arg(long)]
     long: Option<usize>,
     /// HTTP method.
     #[arg(long, default_value = "GET")]
     method: Method,
-    /// Bytes of request body.
+    /// Size of the request body in bytes.
     #[arg(long, default_value_t = 0)]
     body: usize,
-    /// Speak gRPC and call this method of shop.Reviews.
+    /// Use gRPC and call this method of shop.Reviews.
     #[arg(long)]
     grpc: Option<Rpc>,
     /// HTTP/2 with prior knowledge.
     #[arg(long)]
     http2: bool,
-    /// A connection of its own for each HTTP request.
+    /// A new connection for each HTTP request.
     #[arg(long)]
     fresh: bool,
-    /// How many requests, at most; without a duration, exactly.
+    /// Maximum number of requests; exact if there is no duration.
     #[arg(long, short = 'n', default_value_t = 1)]
     count: u64,
-    /// Stop after this many seconds, even when the count is not reached.
+    /// Stop after this many seconds, even if the count is not reached.
     #[arg(long)]
     seconds: Option<f64>,
     /// Stop when a byte arrives on standard input.
     #[arg(long)]
     until_told: bool,
-    /// Requests open at once.
+    /// Maximum number of concurrent requests.
     #[arg(long, short = 'c', default_value_t = 1)]
     concurrency: u32,
-    /// Requests begun per second, over all; without it, as fast as answers come.
+    /// Requests started per second in total; without it, as fast as possible.
     #[arg(long)]
     rate: Option<f64>,
-    /// Seconds to wait for one answer.
+    /// Timeout of a request in seconds.
     #[arg(long, default_value_t = 15.0)]
     timeout: f64,
-    /// An answer that took longer than this many seconds is listed under `troubles`, as every failed one is.
+    /// List responses that took longer than this many seconds under `troubles`, like failed
+    /// requests.
     #[arg(long, default_value_t = 1.0)]
     slow: f64,
-    /// Print this many of the answers whole.
+    /// Print this many responses in full.
     #[arg(long, default_value_t = 1)]
     keep: usize,
 }
@@ -91,10 +92,10 @@ fn parse_header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
     Ok((name.trim().parse()?, value.trim().parse()?))
 }
 
-/// What one request came to.
+/// The result of a request.
 #[derive(Serialize)]
 struct Answer {
-    /// The HTTP status, or `OK`, `Unavailable` and so on for gRPC; `error` without an answer.
+    /// The HTTP status, or `OK`, `Unavailable` and so on for gRPC; `error` without a response.
     code: String,
     failed: bool,
     version: Option<String>,
@@ -107,33 +108,33 @@ struct Answer {
 /// A request that failed or was slow.
 #[derive(Serialize)]
 struct Trouble {
-    /// When it was begun, in milliseconds since 1970.
+    /// The start of the request, in milliseconds since 1970.
     at: u128,
     millis: u128,
     code: String,
     error: Option<String>,
 }
 
-/// Troubles that are listed; the others are only counted.
+/// Maximum number of listed failures; the others are only counted.
 const MOST_TROUBLES: usize = 1_000;
 
 #[derive(Default, Serialize)]
 struct Summary {
-    /// Requests that were to be begun, by the rate and the time that it ran, or by the count.
+    /// Requests that were due, by rate and duration, or by count.
     due: u64,
     sent: u64,
-    /// No answer, a status from 400 on, or a gRPC status other than OK.
+    /// No response, a status of 400 or above, or a gRPC status other than OK.
     failed: u64,
     codes: BTreeMap<String, u64>,
     versions: BTreeMap<String, u64>,
-    /// Causes of failures, with how often.
+    /// Number of failures by cause.
     errors: BTreeMap<String, u64>,
-    /// Those answered first.
+    /// The first responses.
     troubles: Vec<Trouble>,
     answers: Vec<Answer>,
 }
 
-/// Ends the program with 1 when a request failed.
+/// Exits with 1 if a request failed.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let client = Sender::new(&options)?;
     let summary = Mutex::new(Summary::default());
@@ -154,20 +155,20 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     summary.due = options.due(ran);
     println!("{}", serde_json::to_string(&summary)?);
     if summary.failed > 0 {
-        // Not an error of this program: the summary says it all.
+        // Not an error of this program: the summary contains the details.
         std::process::exit(1);
     }
     Ok(())
 }
 
 impl Options {
-    /// How long it may run.
+    /// The limit of the run.
     fn length(&self) -> Option<Duration> {
         let seconds = self.seconds?.clamp(0.0, 3600.0);
         Some(Duration::from_secs_f64(seconds))
     }
 
-    /// The headers of each request.
+    /// Returns the headers of each request.
     fn headers(&self) -> anyhow::Result<HeaderMap> {
         let mut headers: HeaderMap = self.headers.iter().cloned().collect();
         if let Some(length) = self.long {
@@ -176,7 +177,7 @@ impl Options {
         Ok(headers)
     }
 
-    /// Requests that should have been begun after it ran for this long.
+    /// Returns the number of requests that were due after this time.
     fn due(&self, ran: Duration) -> u64 {
         let ran = self.length().map_or(ran, |length| ran.min(length));
         let by_rate = self.rate.filter(|rate| *rate > 0.0);
@@ -185,11 +186,11 @@ impl Options {
     }
 }
 
-/// Resolves on SIGTERM, or when a byte arrives on standard input where that counts.
+/// Resolves on SIGTERM, or, if enabled, when a byte arrives on standard input.
 async fn stopped(until_told: bool) {
     let (said, heard) = oneshot::channel();
     if until_told {
-        // A thread of its own, that the program's end need not wait for.
+        // In a detached thread, so that a pending read does not delay the exit.
         std::thread::spawn(move || {
             if std::io::stdin().read(&mut [0]).is_ok() {
                 let _ = said.send(());
@@ -345,7 +346,8 @@ fn http_answer(response: Response<Bytes>) -> Answer {
     }
 }
 
-/// The first field called `version`, however deep: the frontend's answer holds that of the reviews.
+/// Returns the first field `version` at any depth: the frontend's response contains that of the
+/// reviews.
 fn version_in(body: &Value) -> Option<String> {
     let fields = body.as_object()?;
     if let Some(Value::String(version)) = fields.get("version") {

@@ -1,7 +1,7 @@
 //! The sample shop: `frontend` calls `catalogue`, which calls `reviews` over HTTP and gRPC. `load`, `talk` and `garbage`
 //! are the clients that the demo and the cluster tests run inside pods.
 //!
-//! The programs know nothing of the mesh: they speak plain HTTP to names of Services.
+//! The programs do not know the mesh: they send plain HTTP to names of Services.
 
 mod again;
 mod catalogue;
@@ -30,19 +30,19 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves the shop's page: calls the catalogue.
+    /// Serves the shop's page; calls the catalogue.
     Frontend(frontend::Options),
-    /// Serves products: calls the reviews over HTTP and gRPC.
+    /// Serves products; calls the reviews over HTTP and gRPC.
     Catalogue(catalogue::Options),
     /// Serves reviews over HTTP and gRPC.
     Reviews(reviews::Options),
-    /// Sends a bounded number of requests and prints what came back as JSON.
+    /// Sends requests and prints a summary as JSON.
     Load(load::Options),
-    /// Talks over plain TCP and prints what came back.
+    /// Sends bytes over plain TCP and prints the response.
     Talk(tcp::TalkOptions),
-    /// Sends bytes that make no sense, and prints how the other side took them.
+    /// Sends garbage, and prints how the connections ended.
     Garbage(garbage::Options),
-    /// Waits to be ended: a pod to run the clients in.
+    /// Waits for SIGTERM: a pod to run the clients in.
     Idle,
 }
 

@@ -1,8 +1,8 @@
-//! The reviews, over HTTP and gRPC. Answers name the version and the pod, and repeat what arrived, so that one sees what
-//! was done to a request on its way.
+//! The reviews over HTTP and gRPC. Responses contain the version, the pod and the received request,
+//! so that changes made on its way are visible.
 //!
-//! HTTP: `/reviews/{id}`, and for tests `/status/{code}` and `/delay/{milliseconds}`; anything else is 404. gRPC: for tests
-//! the metadata `x-delay`, milliseconds before the answer.
+//! HTTP: `/reviews/{id}`, and for tests `/status/{code}` and `/delay/{milliseconds}`; other paths
+//! are 404. gRPC: for tests the metadata `x-delay`, milliseconds before the response.
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
@@ -25,13 +25,13 @@ use crate::proto::{Review, ReviewRequest};
 use crate::server::{self, Body};
 use crate::tcp;
 
-/// The longest delay and the most messages that a client may ask for.
+/// Limits of the delay and of the number of messages that clients may request.
 const MAX_DELAY: Duration = Duration::from_secs(60);
 const MAX_MESSAGES: u32 = 10_000;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Which version to name in answers.
+    /// Version to report in responses.
     #[arg(long = "version", env = "VERSION", default_value = "v1")]
     version: String,
     /// Port to serve HTTP on.
@@ -40,10 +40,10 @@ pub(crate) struct Options {
     /// Port to serve gRPC on.
     #[arg(long, default_value_t = 9000)]
     grpc_port: u16,
-    /// Port on which bytes are sent back as they come.
+    /// Port of the TCP echo.
     #[arg(long)]
     echo_port: Option<u16>,
-    /// Port on which the server speaks first, like a mail server.
+    /// Port on which the server speaks first, like an SMTP server.
     #[arg(long)]
     greet_port: Option<u16>,
 }
@@ -83,7 +83,7 @@ async fn serve_grpc(listener: tokio::net::TcpListener, shelf: Shelf) -> anyhow::
 async fn answer(version: String, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    // Read to its end, so that clients that send much see their body taken.
+    // The body is read completely, so that clients can send all of it.
     let mut body = body;
     let mut received = 0;
     while let Some(Ok(frame)) = body.frame().await {
@@ -117,7 +117,7 @@ async fn answer(version: String, request: Request<Incoming>) -> Response<Body> {
     server::json(status, &answer)
 }
 
-/// Every header as text; values of one name joined with commas.
+/// Returns the headers as text; multiple values of a name are joined by commas.
 fn text_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
     let mut texts = BTreeMap::<String, String>::new();
     for (name, value) in headers {
@@ -133,7 +133,7 @@ fn text_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
     texts
 }
 
-/// Version 1 knows no stars; later ones do.
+/// Version 1 has no stars; later ones do.
 fn stars(version: &str) -> u32 {
     if version == "v1" { 0 } else { 5 }
 }
@@ -154,7 +154,7 @@ impl Shelf {
     }
 }
 
-/// Waits for as long as the client asks for.
+/// Waits for the delay that the client requested.
 async fn delay(metadata: &MetadataMap) {
     let asked = metadata
         .get("x-delay")

@@ -1,4 +1,4 @@
-//! Serving HTTP/1.1 and HTTP/2 on one port, and ending gracefully on SIGTERM. What is answered is the caller's.
+//! Serves HTTP/1.1 and HTTP/2 on one port, and drains on SIGTERM. The caller handles requests.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,13 +16,13 @@ use hyper_util::server::graceful::GracefulShutdown;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-/// Open requests have this long to end after SIGTERM.
+/// The time limit for open requests after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The body of every answer.
+/// The body of every response.
 pub(crate) type Body = Full<Bytes>;
 
-/// Listens on the port, on every address of IPv6 and IPv4, or of IPv4 alone where IPv6 is off.
+/// Listens on all IPv6 and IPv4 addresses, or on IPv4 only if IPv6 is disabled.
 pub(crate) async fn listen(port: u16) -> anyhow::Result<TcpListener> {
     let any6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     if let Ok(listener) = TcpListener::bind(any6).await {
@@ -33,7 +33,7 @@ pub(crate) async fn listen(port: u16) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on port {port}: is another program using it?"))
 }
 
-/// Answers requests until SIGTERM, and then those that are still open.
+/// Serves requests until SIGTERM, then finishes those that are open.
 pub(crate) async fn serve<F, R>(listener: TcpListener, answer: F) -> anyhow::Result<()>
 where
     F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
@@ -47,7 +47,7 @@ where
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
-                // Out of descriptors, or the client has gone: the next may do better.
+                // Out of file descriptors, or the client has gone; the next accept may succeed.
                 Err(error) => {
                     eprintln!("accept: {error}");
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -66,7 +66,7 @@ where
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection.into_owned());
         tokio::task::spawn(async move {
-            // A client that breaks off is no concern of the shop.
+            // Connection errors are ignored.
             let _ = connection.await;
         });
     }
@@ -75,7 +75,7 @@ where
     Ok(())
 }
 
-/// Resolves when the program is told to end.
+/// Resolves on SIGTERM.
 pub(crate) async fn stopped() {
     use tokio::signal::unix::{SignalKind, signal};
     match signal(SignalKind::terminate()) {
@@ -92,7 +92,7 @@ pub(crate) async fn stopped() {
     }
 }
 
-/// To HEAD there is no body, only its length: over HTTP/2 hyper would send it.
+/// Responses to HEAD have no body, only its length: over HTTP/2 hyper would send the body.
 fn whole_or_head(mut response: Response<Body>, head: bool) -> Response<Body> {
     if head {
         let body = std::mem::take(response.body_mut());
@@ -105,7 +105,7 @@ fn whole_or_head(mut response: Response<Body>, head: bool) -> Response<Body> {
     response
 }
 
-/// An answer of JSON.
+/// Returns a JSON response.
 pub(crate) fn json(status: StatusCode, value: &Value) -> Response<Body> {
     let mut response = Response::new(Full::from(value.to_string()));
     *response.status_mut() = status;
@@ -116,7 +116,7 @@ pub(crate) fn json(status: StatusCode, value: &Value) -> Response<Body> {
     response
 }
 
-/// The name of this pod, for answers.
+/// Returns the name of this pod, for responses.
 pub(crate) fn pod_name() -> String {
     std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Plain TCP: a server that sends bytes back, one that speaks first, and the client for both.
+//! Plain TCP: an echo server, a server that speaks first, and a client for both.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(crate) struct TalkOptions {
     /// Bytes to send after the text, in hexadecimal.
     #[arg(long, default_value = "")]
     send_hex: String,
-    /// Send the text this often.
+    /// Send the text this many times.
     #[arg(long, default_value_t = 1)]
     times: usize,
     /// Give up after this many seconds.
@@ -29,7 +29,7 @@ pub(crate) struct TalkOptions {
     limit: u64,
 }
 
-/// Connects, sends, closes its writing side, and prints all that came back.
+/// Connects, sends, closes the write side, and prints everything received.
 pub(crate) async fn talk(options: TalkOptions) -> anyhow::Result<()> {
     let conversation = async {
         let mut stream = TcpStream::connect(&options.connect)
@@ -74,7 +74,7 @@ fn from_hex(text: &str) -> anyhow::Result<Vec<u8>> {
     text.as_bytes().chunks(2).map(byte).collect()
 }
 
-/// Sends back what comes, on every connection.
+/// Echoes everything received on every connection.
 pub(crate) async fn echo(listener: TcpListener) {
     while let Ok((mut stream, _)) = listener.accept().await {
         tokio::spawn(async move {
@@ -85,7 +85,7 @@ pub(crate) async fn echo(listener: TcpListener) {
     }
 }
 
-/// Greets, and then sends back what comes.
+/// Sends a greeting, then echoes everything received.
 pub(crate) async fn greet(listener: TcpListener, greeting: String) {
     while let Ok((mut stream, _)) = listener.accept().await {
         let greeting = greeting.clone();
