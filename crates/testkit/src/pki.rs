@@ -190,7 +190,7 @@ impl Pki {
         let wanted = SanType::URI(identity.to_string().as_str().try_into()?);
         anyhow::ensure!(
             csr.params.subject_alt_names == [wanted],
-            "the CSR asks for {:?}, and {identity} was to be signed",
+            "the CSR is for {:?} instead of {identity}",
             csr.params.subject_alt_names
         );
         let mut spec = LeafSpec::new(identity);

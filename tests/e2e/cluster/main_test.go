@@ -7,7 +7,7 @@ import (
 )
 
 func TestUpRejectsUnknownFamily(t *testing.T) {
-	t.Setenv("E2E_CLUSTER", "existing") // whatever is wrong here, no cluster is made on this machine
+	t.Setenv("E2E_CLUSTER", "existing") // so that a failing test creates no cluster
 	t.Setenv("KUBECONFIG", "")
 	up := func(args ...string) string {
 		err := run(context.Background(), append([]string{"--root", t.TempDir(), "up"}, args...))

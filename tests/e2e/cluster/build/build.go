@@ -52,7 +52,7 @@ func (b Builder) Manifest(name string) string { return b.target("manifests", nam
 // step builds one program, image or manifest.
 type step struct {
 	name    string
-	inputs  []string // files, and texts that begin with "="
+	inputs  []string // files, and strings that start with "="
 	outputs []string
 	run     func() error
 }

@@ -78,7 +78,7 @@ func (c *Cluster) removeFiles(logs logPolicy) error {
 	for _, entry := range entries {
 		file := filepath.Join(c.paths.Root, entry.Name())
 		if logs == keepLogs && (file == old || entry.Name() == "provider") {
-			continue // which provider made the cluster stays known while it is made anew
+			continue // the provider must be known while the cluster is recreated
 		}
 		if err := os.RemoveAll(file); err != nil {
 			return fmt.Errorf("remove %s: %w", file, err)

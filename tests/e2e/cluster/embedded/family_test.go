@@ -15,7 +15,7 @@ func TestRunningClusterRejectsAnotherFamily(t *testing.T) {
 	for _, s := range []state{{Nodes: 2, Family: plan.Dual}, {Nodes: 2, Family: plan.IPv4}, {Nodes: 2}} {
 		has := s.Family
 		if has == "" {
-			has = plan.IPv4 // made before there was a choice
+			has = plan.IPv4 // a state without the field
 		}
 		if err := cluster.grow(context.Background(), s, 0, has, nil); err != nil {
 			t.Errorf("%q: %v", s.Family, err)

@@ -27,7 +27,7 @@ type run struct {
 	*Cluster
 	plan plan.Plan
 
-	mutex     sync.Mutex // nodes start side by side
+	mutex     sync.Mutex // nodes start concurrently
 	state     state
 	processes []*host.Process
 }

@@ -126,7 +126,7 @@ func cgroupMembers(prefix string) map[int]bool {
 	for _, top := range cgroupsWithPrefix(prefix) {
 		_ = filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() || entry.Name() != "cgroup.procs" {
-				return nil // a cgroup may vanish while we look
+				return nil // a cgroup may be removed meanwhile
 			}
 			text, _ := os.ReadFile(path)
 			for word := range strings.FieldsSeq(string(text)) {

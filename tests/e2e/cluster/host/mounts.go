@@ -15,7 +15,7 @@ func Unmount(dir string) error {
 		return err
 	}
 	points := mountsBelow(string(text), dir)
-	slices.Reverse(points) // what was mounted last goes first
+	slices.Reverse(points) // the last mount is detached first
 	for _, point := range points {
 		if err := syscall.Unmount(point, syscall.MNT_DETACH); err != nil && err != syscall.EINVAL {
 			return fmt.Errorf("unmount %s: %w", point, err)

@@ -46,7 +46,7 @@ func enter(netns string, act func() error) error {
 func Namespaces(prefix string) []string {
 	entries, err := os.ReadDir(netnsDir)
 	if err != nil {
-		return nil // nobody has made a namespace yet
+		return nil // no namespace was ever created
 	}
 	var names []string
 	for _, entry := range entries {

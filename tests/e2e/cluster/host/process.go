@@ -72,7 +72,7 @@ func Kill(ctx context.Context, pid int, netns string) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("process %d is still running after SIGKILL", pid)
 		}
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have exited
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -143,7 +143,7 @@ func KillMembers(ctx context.Context, prefix string) error {
 			return fmt.Errorf("processes %v are still running after SIGKILL", pids)
 		}
 		for _, pid := range pids {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have exited
 		}
 		select {
 		case <-ctx.Done():

@@ -28,7 +28,7 @@ func SaveSysctls() map[string]string {
 func RestoreSysctls(saved map[string]string) {
 	for _, name := range kubeletSysctls {
 		if value, ok := saved[name]; ok {
-			_ = setSysctl(name, value) // a read-only setting was not changed either
+			_ = setSysctl(name, value) // a read-only setting was not changed
 		}
 	}
 }

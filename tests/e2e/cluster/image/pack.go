@@ -209,7 +209,7 @@ func replaceFile(name string, write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temporary.Name()) // fails after the renaming, as it should
+	defer os.Remove(temporary.Name()) // fails after the rename
 	if err := write(temporary); err != nil {
 		temporary.Close()
 		return fmt.Errorf("write %s: %w", name, err)

@@ -14,7 +14,7 @@ func TestIssuedCertificatesVerify(t *testing.T) {
 	if _, err := New(dir); err != nil {
 		t.Fatal(err)
 	}
-	authority, err := Load(dir) // as a node that joins later does
+	authority, err := Load(dir) // like a node that joins later
 	if err != nil {
 		t.Fatal(err)
 	}

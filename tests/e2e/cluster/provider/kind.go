@@ -160,7 +160,7 @@ func (p *kindProvider) Kubeconfig(context.Context) (string, error) { return need
 // Delete removes the cluster and the host's route to its LoadBalancer addresses.
 func (p *kindProvider) Delete(ctx context.Context) error {
 	if pool, err := os.ReadFile(p.poolFile()); err == nil {
-		_, _ = host.Run(ctx, "ip", "route", "delete", strings.TrimSpace(string(pool))) // it may be gone, or never have been made
+		_, _ = host.Run(ctx, "ip", "route", "delete", strings.TrimSpace(string(pool))) // the route may not exist
 	}
 	if _, err := p.kind(ctx, "delete", "cluster", "--name", p.name(), "--kubeconfig", p.kubeconfig()); err != nil {
 		return err

@@ -85,7 +85,7 @@ func ResolvConf() []byte { return []byte("nameserver 127.0.0.1\n") }
 // CNIConfig returns the pods' network: a bridge on the node, without masquerading, as every node
 // has routes to every pod range.
 func CNIConfig(p plan.Plan, paths Paths, n int) ([]byte, error) {
-	var ranges [][]object // one set for each family; a pod gets an address of each
+	var ranges [][]object // one set per IP family; a pod gets an address of each
 	var routes []object
 	for _, pods := range p.NodePods(n) {
 		ranges = append(ranges, []object{{"subnet": pods.String()}})

@@ -111,21 +111,21 @@ async fn patch_deployment(client: &Client, name: &str, patch: &Value) -> anyhow:
 }
 
 async fn wait_for_rollout(system: &Bed, name: &str) -> anyhow::Result<()> {
-    let wished = eventually(&format!("the rollout of {name}"), async || {
+    let desired = eventually(&format!("the rollout of {name}"), async || {
         let deployment = system.get("apps/v1", "Deployment", name).await?;
         let status = &deployment["status"];
-        let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
+        let desired = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
         let count = |field: &str| status[field].as_u64().unwrap_or(0);
         let done = status["observedGeneration"] == deployment["metadata"]["generation"]
-            && count("updatedReplicas") == wished
-            && count("readyReplicas") == wished
-            && count("replicas") == wished;
+            && count("updatedReplicas") == desired
+            && count("readyReplicas") == desired
+            && count("replicas") == desired;
         anyhow::ensure!(done, "its status is {status}");
-        Ok(wished)
+        Ok(desired)
     })
     .await?;
     // The provisioner accepts no connections and has no Service.
-    if wished > 0 && name != "weft-provisioner" {
+    if desired > 0 && name != "weft-provisioner" {
         wait_until_reachable(system, name).await?;
     }
     Ok(())
@@ -159,11 +159,11 @@ pub(crate) async fn settled(client: &Client) -> anyhow::Result<()> {
         let ready = async || {
             for deployment in place.list("apps/v1", "Deployment", "").await? {
                 let ready = deployment["status"]["readyReplicas"].as_u64().unwrap_or(0);
-                let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
+                let desired = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
                 let name = &deployment["metadata"]["name"];
                 anyhow::ensure!(
-                    ready == wished,
-                    "{ready} of {wished} pods of {name} are ready"
+                    ready == desired,
+                    "{ready} of {desired} pods of {name} are ready"
                 );
             }
             Ok(())

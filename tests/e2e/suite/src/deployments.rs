@@ -25,11 +25,11 @@ impl Bed {
         eventually_within(PODS, "the rollout of the Deployment", async || {
             let deployment = self.get("apps/v1", "Deployment", name).await?;
             let status = &deployment["status"];
-            let wished = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
+            let desired = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
             let count = |field: &str| status[field].as_u64().unwrap_or(0);
             let same = status["observedGeneration"] == deployment["metadata"]["generation"]
-                && count("updatedReplicas") == wished
-                && count("readyReplicas") == wished;
+                && count("updatedReplicas") == desired
+                && count("readyReplicas") == desired;
             anyhow::ensure!(same, "its status is {status}");
             let labels = deployment["spec"]["selector"]["matchLabels"].as_object();
             let labels: Vec<String> = labels
@@ -38,7 +38,7 @@ impl Bed {
                 .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
                 .collect();
             let pods = self.list("v1", "Pod", &labels.join(",")).await?.len() as u64;
-            anyhow::ensure!(pods == wished, "there are {pods} pods");
+            anyhow::ensure!(pods == desired, "there are {pods} pods");
             Ok(())
         })
         .await

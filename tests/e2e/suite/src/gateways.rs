@@ -121,7 +121,7 @@ impl Bed {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (kind, name) = (text(&route["kind"]), text(&route["metadata"]["name"]));
         self.apply(route).await?;
-        eventually(&format!("{kind} {name} to be in force"), async || {
+        eventually(&format!("{kind} {name} to be programmed"), async || {
             let route = self.get(objects::GATEWAY, &kind, &name).await?;
             let conditions = objects::conditions_by(&route, CONTROLLER_NAME)?;
             for wanted in ["Accepted", "ResolvedRefs"] {
@@ -145,22 +145,26 @@ impl Bed {
         Ok(address)
     }
 
-    /// Waits until a Gateway has exactly `wished` pods, all ready and of the latest template.
-    pub async fn gateway_pods(&self, name: &str, wished: u64) -> anyhow::Result<Vec<Value>> {
+    /// Waits until a Gateway has exactly `desired` pods, all ready and of the latest template.
+    pub async fn gateway_pods(&self, name: &str, desired: u64) -> anyhow::Result<Vec<Value>> {
         eventually(
-            &format!("{wished} ready pods of Gateway {name}"),
+            &format!("{desired} ready pods of Gateway {name}"),
             async || {
                 let deployment = format!("{name}-weft");
                 let deployment = self.get("apps/v1", "Deployment", &deployment).await?;
                 let status = &deployment["status"];
                 let all = ["replicas", "updatedReplicas", "readyReplicas"];
                 let done = status["observedGeneration"] == deployment["metadata"]["generation"]
-                    && deployment["spec"]["replicas"] == wished
-                    && all.iter().all(|field| status[*field] == wished);
+                    && deployment["spec"]["replicas"] == desired
+                    && all.iter().all(|field| status[*field] == desired);
                 anyhow::ensure!(done, "its status is {status}");
                 let labels = format!("gateway.networking.k8s.io/gateway-name={name}");
                 let pods = self.list("v1", "Pod", &labels).await?;
-                anyhow::ensure!(pods.len() as u64 == wished, "there are {} pods", pods.len());
+                anyhow::ensure!(
+                    pods.len() as u64 == desired,
+                    "there are {} pods",
+                    pods.len()
+                );
                 Ok(pods)
             },
         )

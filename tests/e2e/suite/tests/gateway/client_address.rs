@@ -74,15 +74,15 @@ mod cases {
             seen(&url, &with_forged_headers(&[])).await
         })
         .await?;
-        let told = seen.to_string();
+        let headers = seen.to_string();
         for lie in [FORGED_ADDRESS, "bank.example.com", "foretold", "ftp"] {
-            anyhow::ensure!(!told.contains(lie), "{lie} was forwarded: {told}");
+            anyhow::ensure!(!headers.contains(lie), "{lie} was forwarded: {headers}");
         }
         check_entries_before_last(&[], &seen)?;
         let client = forwarded_for(&seen)?[0].to_string();
-        anyhow::ensure!(seen["x-forwarded-proto"] == "http", "{told}");
-        anyhow::ensure!(seen["x-forwarded-host"] == *in_url(&address), "{told}");
-        anyhow::ensure!(seen["x-real-ip"] == *client, "{told}");
+        anyhow::ensure!(seen["x-forwarded-proto"] == "http", "{headers}");
+        anyhow::ensure!(seen["x-forwarded-host"] == *in_url(&address), "{headers}");
+        anyhow::ensure!(seen["x-real-ip"] == *client, "{headers}");
         let forwarded = seen["forwarded"].as_str().unwrap_or_default();
         // RFC 7239, 6: IPv6 addresses are in brackets, and values with brackets in quotes.
         let node = if client.contains(':') {
@@ -90,9 +90,9 @@ mod cases {
         } else {
             format!("for={client}")
         };
-        anyhow::ensure!(forwarded.contains(&node), "{told}");
+        anyhow::ensure!(forwarded.contains(&node), "{headers}");
         let id = seen["x-request-id"].as_str().unwrap_or_default();
-        anyhow::ensure!(id.len() == 36, "x-request-id is not a UUID: {told}");
+        anyhow::ensure!(id.len() == 36, "x-request-id is not a UUID: {headers}");
         Ok(())
     }
 

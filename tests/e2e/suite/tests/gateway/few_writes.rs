@@ -85,9 +85,10 @@ mod cases {
         eventually_within(LONG, "all routes to be programmed", async || {
             let all = bed.list(objects::GATEWAY, "HTTPRoute", "").await?;
             let in_force = |route: &&Value| {
-                let told = objects::conditions_by(route, CONTROLLER_NAME);
-                told.is_ok_and(|told| {
-                    told.of("weft.dev/Programmed")
+                let conditions = objects::conditions_by(route, CONTROLLER_NAME);
+                conditions.is_ok_and(|conditions| {
+                    conditions
+                        .of("weft.dev/Programmed")
                         .is_ok_and(|(_, reason, _)| reason == "Programmed")
                 })
             };

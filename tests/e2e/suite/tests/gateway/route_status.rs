@@ -134,8 +134,8 @@ mod cases {
         bed.apply(with_parent("of-service", service)).await?;
         eventually("the missing Service to be reported", async || {
             let route = bed.get(objects::GATEWAY, "HTTPRoute", "of-service").await?;
-            let told = objects::route_conditions(&route)?;
-            told.is_false(
+            let conditions = objects::route_conditions(&route)?;
+            conditions.is_false(
                 "Accepted",
                 "NoMatchingParent",
                 &["Service", "/typo does not exist"],
@@ -144,15 +144,15 @@ mod cases {
         .await?;
         bed.apply(with_parent("early", json!({"name": "late"})))
             .await?;
-        let nobody = async || {
+        let no_status = async || {
             let route = bed.get(objects::GATEWAY, "HTTPRoute", "early").await?;
             let entries = route["status"]["parents"].as_array().map_or(0, Vec::len);
             anyhow::ensure!(entries == 0, "the status has an entry: {}", route["status"]);
             Ok(())
         };
         eventually("the Event", async || {
-            let told = ["-n", &bed.namespace, "describe", "httproute", "early"];
-            let told = kubectl(&told).await?;
+            let arguments = ["-n", &bed.namespace, "describe", "httproute", "early"];
+            let events = kubectl(&arguments).await?;
             let words = [
                 "NoMatchingParent",
                 "there is no Gateway",
@@ -161,19 +161,19 @@ mod cases {
             ];
             for word in words {
                 anyhow::ensure!(
-                    told.contains(word),
-                    "the Event should contain {word:?}: {told}"
+                    events.contains(word),
+                    "the Event should contain {word:?}: {events}"
                 );
             }
             Ok(())
         })
         .await?;
-        nobody().await?;
+        no_status().await?;
         let accepted = async || {
             eventually("the route to be accepted", async || {
                 let route = bed.get(objects::GATEWAY, "HTTPRoute", "early").await?;
-                let told = objects::conditions_by(&route, CONTROLLER_NAME)?;
-                anyhow::ensure!(told.of("Accepted")?.0 == "True", "{told}");
+                let conditions = objects::conditions_by(&route, CONTROLLER_NAME)?;
+                anyhow::ensure!(conditions.of("Accepted")?.0 == "True", "{conditions}");
                 Ok(())
             })
             .await
@@ -183,7 +183,7 @@ mod cases {
         accepted().await?;
         let gateways = bed.api(objects::GATEWAY, "Gateway");
         gateways.delete("late", &Default::default()).await?;
-        eventually("the status entry to be removed", nobody).await
+        eventually("the status entry to be removed", no_status).await
     }
 
     fn policy(name: &str, version: &str, validation: Value) -> Value {

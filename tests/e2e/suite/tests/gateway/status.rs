@@ -223,13 +223,13 @@ mod cases {
             anyhow::ensure!(columns.any(|of| of == (&column, &value)), "{shown}");
         }
         eventually("the attached route", async || {
-            let told = ["-n", &bed.namespace, "describe", "gateway", "edge"];
-            let told = kubectl(&told).await?;
-            let words: Vec<&str> = told.split_whitespace().collect();
+            let described = ["-n", &bed.namespace, "describe", "gateway", "edge"];
+            let described = kubectl(&described).await?;
+            let words: Vec<&str> = described.split_whitespace().collect();
             let attached = words
                 .windows(3)
                 .any(|of| of == ["Attached", "Routes:", "1"]);
-            anyhow::ensure!(attached, "{told}");
+            anyhow::ensure!(attached, "{described}");
             Ok(())
         })
         .await

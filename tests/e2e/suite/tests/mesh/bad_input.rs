@@ -97,10 +97,10 @@ mod cases {
             {"matches": [prefix("/reviews")], "backendRefs": [to("v1", 1)]},
         ]);
         let conditions = bed.route(objects::http_route("regex", rules)).await?;
-        let told = conditions.to_string();
+        let text = conditions.to_string();
         anyhow::ensure!(
-            told.contains("unclosed"),
-            "the status should contain the pattern: {told}"
+            text.contains("unclosed"),
+            "the status should contain the pattern: {text}"
         );
         let (accepted, ..) = conditions.of("Accepted")?;
         let partially = conditions
@@ -108,7 +108,7 @@ mod cases {
             .is_ok_and(|(status, ..)| status == "True");
         anyhow::ensure!(
             accepted == "False" || partially,
-            "the status should report the invalid rule: {told}"
+            "the status should report the invalid rule: {text}"
         );
         check_invalid_and_valid_rule(bed, &[]).await
     }

@@ -22,7 +22,7 @@ mod cases {
     async fn check_new_route_takes_effect(bed: &Bed) -> anyhow::Result<()> {
         let rules = json!([{"backendRefs": [objects::to("v2", 1)]}]);
         bed.good_route(objects::http_route("split", rules)).await?;
-        eventually("the new configuration to be in force", async || {
+        eventually("the new configuration to take effect", async || {
             let summary = bed.load("client", URL, &["-n", "10"]).await?;
             summary.all_from("v2").map(drop)
         })

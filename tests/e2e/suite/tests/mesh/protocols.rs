@@ -50,10 +50,10 @@ mod cases {
             );
             eventually("the pod in the access log", async || {
                 let lines = bed.accesses("client", "outbound", &path).await?;
-                let told = |line: &weft_e2e::Access| {
+                let logged = |line: &weft_e2e::Access| {
                     line.text("server_id").ends_with("/sa/reviews") && line.is("backend", "pod")
                 };
-                anyhow::ensure!(lines.iter().all(told), "{lines:?}");
+                anyhow::ensure!(lines.iter().all(logged), "{lines:?}");
                 Ok(())
             })
             .await?;

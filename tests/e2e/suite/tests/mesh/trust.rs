@@ -132,11 +132,11 @@ mod cases {
             let events = events
                 .list(&kube::api::ListParams::default().fields(&fields))
                 .await?;
-            let told = events
+            let reported = events
                 .items
                 .iter()
                 .any(|event| event.data["reason"] == "Unhealthy");
-            anyhow::ensure!(told, "there is no Unhealthy event");
+            anyhow::ensure!(reported, "there is no Unhealthy event");
             Ok(())
         })
         .await?;
