@@ -102,7 +102,7 @@ fn collect(shop: &Shop<'_>, cursor: &mut Cursor, sent: u64) -> anyhow::Result<Ve
         thread::sleep(Duration::from_millis(500));
     }
     anyhow::bail!(
-        "the shopper sent {sent} requests, but its proxy's log tells of fewer: is the namespace annotated with \
+        "the shopper sent {sent} requests, but its proxy logged fewer: is the namespace annotated with \
          weft.dev/access-log: all, and is traffic redirected to weft-proxy?"
     )
 }
@@ -118,10 +118,7 @@ fn show(shop: &Shop<'_>, entries: &[Entry], failed: u64) -> anyhow::Result<()> {
         failed == 0,
         "{failed} requests failed; see weft-error in the proxies' logs"
     );
-    anyhow::ensure!(
-        broken == 0,
-        "the proxies' logs tell of {broken} failed requests"
-    );
+    anyhow::ensure!(broken == 0, "the proxies logged {broken} failed requests");
     let plain = entries
         .iter()
         .filter(|entry| entry.to_a_pod_in_plain_text())

@@ -1,4 +1,4 @@
-//! The steps of the demo on the cluster: deploy the shop, apply its routes, send traffic, patch weights.
+//! The demo's steps: deploy the shop, apply its routes, send traffic, patch weights.
 
 use std::collections::HashMap;
 use std::process::Child;

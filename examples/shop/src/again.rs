@@ -107,7 +107,8 @@ mod tests {
                 let said = match does.next().unwrap() {
                     Reaction::GoAway => frame(GOAWAY, 0, 0, &[0; 8]),
                     Reaction::Reset => frame(RST_STREAM, 0, number, &[0, 0, 0, 7]),
-                    // `:status: 200` and `grpc-status: 14` (RFC 7541), and the end of headers and stream.
+                    // `:status: 200` and `grpc-status: 14` (RFC 7541), with END_STREAM and
+                    // END_HEADERS.
                     Reaction::Unavailable => {
                         frame(HEADERS, 5, number, b"\x88\0\x0bgrpc-status\x0214")
                     }

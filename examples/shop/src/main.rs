@@ -1,5 +1,5 @@
-//! The sample shop: `frontend` calls `catalogue`, which calls `reviews` over HTTP and gRPC. `load`, `talk` and `garbage`
-//! are the clients that the demo and the cluster tests run inside pods.
+//! The sample shop: `frontend` calls `catalogue`, which calls `reviews` over HTTP and gRPC. `load`,
+//! `talk` and `garbage` are the clients that the demo and the cluster tests run inside pods.
 //!
 //! The programs do not know the mesh: they send plain HTTP to names of Services.
 

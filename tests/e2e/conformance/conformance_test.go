@@ -1,6 +1,7 @@
-// Package conformance runs the official Gateway API suite against the cluster that KUBECONFIG names.
+// Package conformance runs the official Gateway API suite against the cluster of KUBECONFIG.
 //
-// `run` in this folder builds it, gives it its flags and counts what it did.
+// `run` in this folder builds it, passes its flags, and prints the number of passed and failed
+// tests.
 package conformance
 
 import (

@@ -1,5 +1,5 @@
-//! Fields that must be understood (docs/reference/statuses.md): with an unknown field below them, nothing is
-//! served by what they protect.
+//! Fields that must be understood (docs/reference/statuses.md): with an unknown field below one of
+//! them, nothing that it protects is served.
 
 use serde_json::{Value, json};
 use weft_translate::{Objects, Translation, translate};
