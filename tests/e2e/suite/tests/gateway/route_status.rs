@@ -155,7 +155,7 @@ mod cases {
             let events = kubectl(&arguments).await?;
             let words = [
                 "NoMatchingParent",
-                "there is no Gateway",
+                "does not exist",
                 "/late",
                 "has none",
             ];
