@@ -108,7 +108,12 @@ mod cases {
         bed.apply(http("edge")).await?;
         eventually("the Gateway's condition", async || {
             let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
-            let words = ["Service", "/edge-weft", "is not changed", "delete or rename it"];
+            let words = [
+                "Service",
+                "/edge-weft",
+                "is not changed",
+                "delete or rename it",
+            ];
             top_conditions(&gateway)?.is_false("Programmed", "NoResources", &words)
         })
         .await?;

@@ -153,12 +153,7 @@ mod cases {
         eventually("the Event", async || {
             let arguments = ["-n", &bed.namespace, "describe", "httproute", "early"];
             let events = kubectl(&arguments).await?;
-            let words = [
-                "NoMatchingParent",
-                "does not exist",
-                "/late",
-                "has none",
-            ];
+            let words = ["NoMatchingParent", "does not exist", "/late", "has none"];
             for word in words {
                 anyhow::ensure!(
                     events.contains(word),
