@@ -11,7 +11,8 @@ mod netns;
 
 use std::net::SocketAddr;
 
-use netns::{APP_UID, PROXY_UID, Pod, rooted};
+use netns::{APP_UID, PROXY_UID, Pod};
+use weft_testkit::root::rooted;
 
 /// Started by the other tests as a process of its own; does nothing by itself.
 #[test]

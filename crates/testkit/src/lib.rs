@@ -5,4 +5,5 @@
 
 pub mod controller;
 pub mod pki;
+pub mod root;
 pub mod upstream;

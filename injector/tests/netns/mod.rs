@@ -15,29 +15,6 @@ pub(crate) const PROXY_UID: u32 = 2460;
 pub(crate) const APP_UID: u32 = 1000;
 const PATIENCE: Duration = Duration::from_secs(5);
 const ROLE: &str = "WEFT_TEST_ROLE";
-/// CAP_NET_ADMIN and CAP_SYS_ADMIN, which root in a container may lack.
-const NEEDED: u64 = (1 << 12) | (1 << 21);
-
-/// Returns true if the tests can run. Without root each prints that it is skipped, and passes; with
-/// `WEFT_ROOT_TESTS=all`, which `make test` sets, it fails.
-pub(crate) fn rooted() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let capabilities = u64::from_str_radix(capabilities.unwrap().trim(), 16).unwrap();
-    if capabilities & NEEDED == NEEDED {
-        return true;
-    }
-    let all = std::env::var_os("WEFT_ROOT_TESTS").is_some_and(|value| value == "all");
-    assert!(!all, "needs root, for network namespaces");
-    let test = std::thread::current();
-    // The test harness captures `eprintln!` in passing tests, but not this.
-    let _ = writeln!(
-        std::io::stderr(),
-        "skipped: needs root: {}",
-        test.name().unwrap_or_default()
-    );
-    false
-}
 
 /// A pod and the rest of the network.
 pub(crate) struct Pod {

@@ -18,6 +18,7 @@ use weft_api::{encode, proto};
 use weft_ir::{Destination, Endpoint, Mode, Protocol, Routing, Service, Target, Workload};
 use weft_testkit::controller::FakeController;
 use weft_testkit::pki::Pki;
+use weft_testkit::root::rooted;
 use weft_testkit::upstream::{Speaks, Upstream};
 
 /// The ruleset that the injector writes, from its snapshot, which begins with three lines of
@@ -26,8 +27,6 @@ const RULES: &str = include_str!(
     "../../../injector/src/redirect/snapshots/weft_injector__redirect__ruleset__tests__the_rules_of_a_pod.snap"
 );
 const ROLE: &str = "WEFT_TEST_ROLE";
-/// CAP_NET_ADMIN and CAP_SYS_ADMIN, which user 0 of a container may lack.
-const NEEDED: u64 = (1 << 12) | (1 << 21);
 const NETWORK: &str = "WEFT_TEST_NETWORK";
 const PROXY: u32 = 2460;
 const APP: u32 = 1000;
@@ -181,27 +180,6 @@ fn ip(arguments: &str) {
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
-}
-
-/// Returns true if the test can run. Without root it says that it is skipped, and passes;
-/// `WEFT_ROOT_TESTS=all`, which `make test` sets, makes it fail instead.
-fn rooted() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let capabilities = u64::from_str_radix(capabilities.unwrap().trim(), 16).unwrap();
-    if capabilities & NEEDED == NEEDED {
-        return true;
-    }
-    let all = std::env::var_os("WEFT_ROOT_TESTS").is_some_and(|value| value == "all");
-    assert!(!all, "needs root, for network namespaces");
-    let test = std::thread::current();
-    // The test harness captures what `eprintln!` prints in a test that passes, and not this.
-    let _ = writeln!(
-        std::io::stderr(),
-        "skipped: needs root: {}",
-        test.name().unwrap_or_default()
-    );
-    false
 }
 
 #[test]
