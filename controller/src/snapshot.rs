@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use weft_translate::{
     GatewayClassStatus, GatewayStatus, ListenerSetStatus, Mesh, MissingParents, PolicyStatus,
-    Provision, RouteStatus, Settings, Translation, Translator,
+    RouteStatus, Settings, Translation, Translator,
 };
 
 use crate::encoder::Encoder;
@@ -36,8 +36,8 @@ pub struct Snapshot {
     pub gateways: Vec<GatewayStatus>,
     pub listener_sets: Vec<ListenerSetStatus>,
     pub policies: Vec<PolicyStatus>,
-    /// The objects that Gateways run on.
-    pub provisions: Vec<Provision>,
+    /// The namespaces in which Gateways have proxies.
+    pub gateway_namespaces: BTreeSet<String>,
     /// The missing parents of routes.
     pub missing_parents: Vec<MissingParents>,
 }
@@ -71,17 +71,12 @@ impl Snapshot {
             gateways,
             listener_sets,
             policies,
-            provisions,
+            gateway_namespaces: provisions
+                .iter()
+                .map(|of| of.gateway.namespace.to_string())
+                .collect(),
             missing_parents,
         }
-    }
-
-    /// Returns the namespaces in which Gateways have proxies.
-    pub fn gateway_namespaces(&self) -> BTreeSet<String> {
-        let namespaces = self.provisions.iter();
-        namespaces
-            .map(|of| of.gateway.namespace.to_string())
-            .collect()
     }
 }
 

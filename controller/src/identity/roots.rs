@@ -150,11 +150,10 @@ pub async fn keep(
             }
             Ok(()) = snapshots.changed() => {
                 let now = snapshots.borrow_and_update();
-                let now = now.as_ref().map(|snapshot| snapshot.gateway_namespaces());
-                if let Some(now) = now
-                    && now != of_gateways
+                if let Some(snapshot) = now.as_ref()
+                    && snapshot.gateway_namespaces != of_gateways
                 {
-                    of_gateways = now;
+                    of_gateways = snapshot.gateway_namespaces.clone();
                     due = Instant::now();
                 }
             }
