@@ -121,16 +121,20 @@ impl Endpoint {
 mod tests {
     use super::*;
 
-    #[test]
-    fn ejection_time_doubles_up_to_maximum() {
+    fn endpoint() -> Endpoint {
         let address = SocketAddr::from(([10, 0, 0, 1], 80));
         let identity = None;
-        let endpoint = Endpoint::new(
+        Endpoint::new(
             &weft_ir::Endpoint { address, identity },
             None,
             false,
             Arc::default(),
-        );
+        )
+    }
+
+    #[test]
+    fn ejection_time_doubles_up_to_maximum() {
+        let endpoint = endpoint();
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..7 {
@@ -153,14 +157,7 @@ mod tests {
 
     #[test]
     fn ejected_endpoint_is_probed_once_before_reuse() {
-        let address = SocketAddr::from(([10, 0, 0, 1], 80));
-        let identity = None;
-        let endpoint = Endpoint::new(
-            &weft_ir::Endpoint { address, identity },
-            None,
-            false,
-            Arc::default(),
-        );
+        let endpoint = endpoint();
         assert!(endpoint.is_healthy(0) && !endpoint.try_claim_probe(0));
         endpoint.eject(0);
         let (back, probe) = (

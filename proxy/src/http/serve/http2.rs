@@ -29,7 +29,7 @@ const MAX_STREAMS: u32 = 200;
 const EXTERNAL_SEND_BUFFER: usize = 64 << 10;
 /// Resets that a client may cause before the connection is closed for it.
 const MAX_RESETS: usize = 64;
-/// The same when the connection is evicted for another, which waits.
+/// The time for a client to receive GOAWAY when its connection is evicted for another, which waits.
 const EVICTION_GRACE: Duration = Duration::from_millis(10);
 /// A silent client is noticed after interval and timeout together.
 const PING_EVERY: Duration = Duration::from_secs(10);
