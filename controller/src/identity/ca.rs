@@ -90,16 +90,16 @@ pub fn new_root(now: OffsetDateTime) -> Result<RootPem, SignError> {
 
 impl Authority {
     /// Reads a signing certificate with its chain (PEM, signer first, the root last or among
-    /// `further`) and its key (PEM; ECDSA P-256 or P-384, or RSA of 2048 bits or more), and checks
+    /// `additional`) and its key (PEM; ECDSA P-256 or P-384, or RSA of 2048 bits or more), and checks
     /// that a certificate signed with it verifies.
     pub fn load(
         certificates: &[u8],
         key: &[u8],
-        further: &Bundle,
+        additional: &Bundle,
         now: OffsetDateTime,
     ) -> Result<Self, LoadError> {
         let key = chain::read_key(key)?;
-        let parsed = chain::read_chain(certificates, &key, further, now)?;
+        let parsed = chain::read_chain(certificates, &key, additional, now)?;
         let issuer = Issuer::from_ca_cert_der(&parsed.signer, key)
             .map_err(|e| LoadError::Unusable(e.to_string()))?;
         let authority = Self {

@@ -64,7 +64,7 @@ pub(super) fn read_pem(
 pub(super) fn read_chain(
     pem: &[u8],
     key: &KeyPair,
-    further: &Bundle,
+    additional: &Bundle,
     now: OffsetDateTime,
 ) -> Result<Chain, LoadError> {
     const WHAT: &str = "tls.crt";
@@ -98,7 +98,7 @@ pub(super) fn read_chain(
             .ok_or(LoadError::NoCertificate { what: WHAT })?;
         (below.to_vec(), root.clone(), validity)
     } else {
-        let (root, end) = root_among(further, last, now)?;
+        let (root, end) = root_among(additional, last, now)?;
         let to = validity.to.min(end);
         (ders.clone(), root, Validity { to, ..validity })
     };
@@ -114,13 +114,13 @@ pub(super) fn read_chain(
     })
 }
 
-/// Returns the root of `further` that signed `last`, and when it expires.
+/// Returns the root of `additional` that signed `last`, and when it expires.
 fn root_among(
-    further: &Bundle,
+    additional: &Bundle,
     last: &X509Certificate<'_>,
     now: OffsetDateTime,
 ) -> Result<(CertificateDer<'static>, OffsetDateTime), LoadError> {
-    for der in further.valid_at(now) {
+    for der in additional.valid_at(now) {
         let root = parse_authority("ca.crt", 1, der)?;
         if signed_by(last, &root) {
             return Ok((der.clone(), to(&root)));

@@ -1,7 +1,7 @@
 //! The Secret of the root: created when absent, read at the start, and watched.
 //!
 //! Keys: `tls.crt` (the signer, then the chain up to the root), `tls.key`, and optionally `ca.crt`
-//! with further trusted roots. A rotation (`crate::rotation`) keeps its state there: `next.crt` and
+//! with other trusted roots. A rotation (`crate::rotation`) keeps its state there: `next.crt` and
 //! `next.key`, `previous.crt`, `withdrawn.crt`. A Secret that is not usable never replaces one that
 //! is.
 
@@ -86,8 +86,8 @@ pub fn read(
     };
     let certificates = get("tls.crt").ok_or(SecretError::Missing("tls.crt"))?;
     let key = get("tls.key").ok_or(SecretError::Missing("tls.key"))?;
-    let further = Bundle::from_pem("ca.crt", get("ca.crt").unwrap_or_default())?;
-    let authority = Authority::load(certificates, key, &further, now)?;
+    let additional = Bundle::from_pem("ca.crt", get("ca.crt").unwrap_or_default())?;
+    let authority = Authority::load(certificates, key, &additional, now)?;
     let next = match (get("next.crt"), get("next.key")) {
         (Some(certificates), Some(key)) => {
             let next = Authority::load(certificates, key, &Bundle::default(), now);
@@ -97,7 +97,7 @@ pub fn read(
     };
     let bundle = |key: &'static str| Bundle::from_pem(key, get(key).unwrap_or_default());
     let previous = bundle("previous.crt")?.unexpired(now);
-    let trust = Trust::new(authority, &further)?;
+    let trust = Trust::new(authority, &additional)?;
     Ok(trust.rotating(next.as_ref(), &previous, bundle("withdrawn.crt")?)?)
 }
 

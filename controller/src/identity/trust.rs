@@ -49,10 +49,10 @@ impl Phase {
 }
 
 impl Trust {
-    /// `further` are trusted roots beside the authority's own.
-    pub fn new(authority: Authority, further: &Bundle) -> Result<Self, LoadError> {
+    /// `additional` are trusted roots beside the authority's own.
+    pub fn new(authority: Authority, additional: &Bundle) -> Result<Self, LoadError> {
         Ok(Self {
-            roots: Bundle::of([authority.root().clone()])?.union(further),
+            roots: Bundle::of([authority.root().clone()])?.union(additional),
             authority,
             phase: Phase::Steady,
             former: Bundle::default(),
@@ -96,10 +96,10 @@ impl Trust {
     /// Returns the roots as they are sent to proxies.
     pub fn trusted_roots(&self, now: OffsetDateTime) -> TrustedRoots {
         let signer = self.authority.root();
-        let further = self.roots.valid_at(now).filter(|root| *root != signer);
+        let additional = self.roots.valid_at(now).filter(|root| *root != signer);
         TrustedRoots {
             signer: signer.to_vec(),
-            further: further.map(|root| root.to_vec()).collect(),
+            additional: additional.map(|root| root.to_vec()).collect(),
         }
     }
 

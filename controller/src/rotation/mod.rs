@@ -101,7 +101,7 @@ impl Rotation {
 pub fn fingerprint(root: &[u8]) -> u64 {
     let alone = TrustedRoots {
         signer: root.to_vec(),
-        further: Vec::new(),
+        additional: Vec::new(),
     };
     encode::roots(&alone).version
 }

@@ -176,14 +176,14 @@ impl<'a> View<'a> {
         let signing = Bundle::of([trust.authority.root().clone()])?;
         // cert-manager and others add the signer's own root to ca.crt: it must be withdrawn with
         // the signer.
-        let further = self.bundle("ca.crt")?.difference(&signing).pem(now);
-        let further = (!further.is_empty()).then(|| bytes(further.as_bytes()));
+        let additional = self.bundle("ca.crt")?.difference(&signing).pem(now);
+        let additional = (!additional.is_empty()).then(|| bytes(additional.as_bytes()));
         let previous = signing
             .union(&self.bundle("previous.crt")?)
             .union(trust.former());
         let data = json!({
             "tls.crt": certificates, "tls.key": key, "next.crt": null, "next.key": null,
-            "ca.crt": further,
+            "ca.crt": additional,
             "previous.crt": bytes(previous.pem(now).as_bytes()),
         });
         let annotations = json!({STATUS: "renewing", SINCE: stamp(now)});

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_ir::{
-    Choice, Destination, Endpoint, EndpointSet, Hints, Identity, Mode, Pattern, Patterns, Place,
+    Choice, Destination, Endpoint, EndpointSet, Hints, Identity, Locality, Mode, Pattern, Patterns,
     Probe, ProbeRequest, Protocol, ResourceKey, Routing, Service, ServiceId, ServiceKind,
     ServicePort, Target, TrustDomain, TrustedRoots, Workload,
 };
@@ -122,7 +122,7 @@ fn workload(wire: proto::Workload) -> Decoded<Workload> {
         )?,
         mode,
         probes: wire.probes.into_iter().filter_map(probe).collect(),
-        place: Place {
+        locality: Locality {
             node: wire.node,
             zone: wire.zone,
         },
@@ -130,13 +130,13 @@ fn workload(wire: proto::Workload) -> Decoded<Workload> {
 }
 
 fn roots(wire: proto::Roots) -> Decoded<TrustedRoots> {
-    let proto::Roots { signer, further } = wire;
+    let proto::Roots { signer, additional } = wire;
     if signer.is_empty() {
         return Err(DecodeError::Absent("roots.signer"));
     }
     Ok(TrustedRoots {
         signer: signer.to_vec(),
-        further: further.iter().map(|root| root.to_vec()).collect(),
+        additional: additional.iter().map(|root| root.to_vec()).collect(),
     })
 }
 

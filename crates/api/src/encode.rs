@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use prost::Message;
 use weft_ir::{
-    Choice, Destination, Endpoint, EndpointSet, Hints, Identity, Mode, Place, Probe, ProbeRequest,
-    Protocol, ResourceKey, Routing, Rule, Service, ServiceId, ServiceKind, ServicePort, Target,
-    TrustedRoots, Workload,
+    Choice, Destination, Endpoint, EndpointSet, Hints, Identity, Locality, Mode, Probe,
+    ProbeRequest, Protocol, ResourceKey, Routing, Rule, Service, ServiceId, ServiceKind,
+    ServicePort, Target, TrustedRoots, Workload,
 };
 
 use crate::proto;
@@ -26,7 +26,7 @@ pub fn workload(of: &Workload) -> proto::Resource {
         identity: id,
         mode,
         probes,
-        place: Place { node, zone },
+        locality: Locality { node, zone },
     } = of;
     let mode = match mode {
         Mode::Permissive => proto::workload::Mode::Permissive,
@@ -59,10 +59,10 @@ fn probe(of: &Probe) -> proto::Probe {
 
 /// Encodes the trusted roots.
 pub fn roots(of: &TrustedRoots) -> proto::Resource {
-    let TrustedRoots { signer, further } = of;
+    let TrustedRoots { signer, additional } = of;
     let body = Body::Roots(proto::Roots {
         signer: signer.clone().into(),
-        further: further.iter().map(|root| root.clone().into()).collect(),
+        additional: additional.iter().map(|root| root.clone().into()).collect(),
     });
     resource(&ResourceKey::Roots, body)
 }

@@ -35,7 +35,7 @@ fn everything() -> Destination {
             value: ValueMatch::Exact("1".into()),
         }],
         method: Some(Method::GET),
-        broken: true,
+        invalid: true,
     });
     let redirect = Redirect {
         scheme: Some("https".into()),
@@ -200,14 +200,14 @@ fn encoded_resources_decode_to_the_same_value() {
                 asks: ProbeRequest::GrpcHealth,
             },
         ],
-        place: Place {
+        locality: Locality {
             node: "node1".into(),
             zone: "a".into(),
         },
     };
     let roots = TrustedRoots {
         signer: vec![1, 2],
-        further: vec![vec![3], vec![4]],
+        additional: vec![vec![3], vec![4]],
     };
     let to_pod = Destination {
         address: pod().address,
@@ -317,7 +317,7 @@ fn invalid_resources_are_rejected_with_the_field() {
 fn roots_without_a_signer_are_rejected() {
     let mut wire = encode::roots(&TrustedRoots {
         signer: vec![1],
-        further: vec![],
+        additional: vec![],
     });
     wire.body = Some(proto::resource::Body::Roots(proto::Roots::default()));
     let error = decode::resource(wire).unwrap_err().to_string();

@@ -28,7 +28,7 @@ pub struct Hints {
 
 /// Node and zone of a client; empty if not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Locality {
     /// Name of the node.
     pub node: String,
     /// Name of the zone.
@@ -36,27 +36,27 @@ pub struct Place {
 }
 
 impl Choice {
-    /// Returns for each endpoint whether it is for clients at the place, or an empty list if the
+    /// Returns for each endpoint whether it is for clients at the locality, or an empty list if the
     /// hints do not apply. They apply if every endpoint has hints and at least one is for the
-    /// place; nodes take precedence over zones.
-    pub fn near(
+    /// locality; nodes take precedence over zones.
+    pub fn hinted_for(
         &self,
         endpoints: impl Iterator<Item = SocketAddr> + Clone,
-        place: &Place,
+        locality: &Locality,
     ) -> Vec<bool> {
-        let hinted = |of: fn(&Hints) -> &BTreeSet<String>, own: &str| {
-            let near = endpoints.clone().map(|address| {
+        let by = |of: fn(&Hints) -> &BTreeSet<String>, own: &str| {
+            let hinted = endpoints.clone().map(|address| {
                 let names = of(self.hints.get(&address)?);
                 (!names.is_empty()).then(|| names.contains(own))
             });
-            let near: Option<Vec<bool>> = near.collect();
-            near.filter(|near| near.contains(&true))
+            let hinted: Option<Vec<bool>> = hinted.collect();
+            hinted.filter(|hinted| hinted.contains(&true))
         };
         if self.hints.is_empty() {
             return Vec::new();
         }
-        hinted(|hints| &hints.nodes, &place.node)
-            .or_else(|| hinted(|hints| &hints.zones, &place.zone))
+        by(|hints| &hints.nodes, &locality.node)
+            .or_else(|| by(|hints| &hints.zones, &locality.zone))
             .unwrap_or_default()
     }
 }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     /// Endpoints with the names of their nodes and zones.
-    fn near(hints: &[(&str, &str)], node: &str, zone: &str) -> Vec<bool> {
+    fn hinted(hints: &[(&str, &str)], node: &str, zone: &str) -> Vec<bool> {
         let address = |at: usize| SocketAddr::from(([10, 0, 0, 1], 80 + at as u16));
         let names = |text: &str| text.split_whitespace().map(str::to_owned).collect();
         let mut choice = Choice::default();
@@ -76,11 +76,11 @@ mod tests {
                 choice.hints.insert(address(at), Hints { nodes, zones });
             }
         }
-        let place = Place {
+        let locality = Locality {
             node: node.to_owned(),
             zone: zone.to_owned(),
         };
-        choice.near((0..hints.len()).map(address), &place)
+        choice.hinted_for((0..hints.len()).map(address), &locality)
     }
 
     #[test]
@@ -97,11 +97,15 @@ mod tests {
             (&[("n1", "a"), ("n2", "a")], "n1", "a", &[true, false]),
             (&[("n1", "a"), ("n2", "a")], "n3", "a", &[true, true]),
             (&[("n1", "a"), ("", "b")], "n1", "b", &[false, true]),
-            // A place that is not known.
+            // A locality that is not known.
             (&[("n1", "a"), ("n2", "b")], "", "", &[]),
             (&[], "n1", "a", &[]),
         ] {
-            assert_eq!(near(hints, node, zone), expected, "{hints:?} {node} {zone}");
+            assert_eq!(
+                hinted(hints, node, zone),
+                expected,
+                "{hints:?} {node} {zone}"
+            );
         }
     }
 }

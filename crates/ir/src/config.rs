@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::choice::{Choice, Place};
+use crate::choice::{Choice, Locality};
 use crate::connection::{ConnectionRule, TlsRule};
 use crate::gateway::BackendTls;
 use crate::identity::Identity;
@@ -21,17 +21,17 @@ pub struct Workload {
     /// Sorted and without duplicates.
     pub probes: Vec<Probe>,
     /// Where the pod runs.
-    pub place: Place,
+    pub locality: Locality,
 }
 
 impl Workload {
-    /// Returns a workload without probes, at an unknown place.
+    /// Returns a workload without probes, of unknown locality.
     pub fn new(identity: Identity, mode: Mode) -> Self {
         Self {
             identity,
             mode,
             probes: Vec::new(),
-            place: Place::default(),
+            locality: Locality::default(),
         }
     }
 }
@@ -61,7 +61,7 @@ pub struct TrustedRoots {
     /// The root of the current issuer.
     pub signer: Vec<u8>,
     /// Other trusted roots.
-    pub further: Vec<Vec<u8>>,
+    pub additional: Vec<Vec<u8>>,
 }
 
 /// Whether plain text from clients outside the mesh is accepted.

@@ -28,7 +28,7 @@ pub struct Cors {
 impl Cors {
     /// Returns true if the value of an `Origin` header is allowed.
     pub fn allows(&self, origin: &str) -> bool {
-        self.origins.iter().any(|pattern| pattern.takes(origin))
+        self.origins.iter().any(|pattern| pattern.matches(origin))
     }
 }
 
@@ -79,19 +79,19 @@ pub enum OriginHost {
 pub struct OriginError(String);
 
 impl OriginPattern {
-    fn takes(&self, origin: &str) -> bool {
+    fn matches(&self, origin: &str) -> bool {
         let Self::Of { https, host, port } = self else {
             return true;
         };
         let Some((theirs, name, number)) = parts(origin) else {
             return false;
         };
-        theirs == *https && number == *port && host.takes(name)
+        theirs == *https && number == *port && host.matches(name)
     }
 }
 
 impl OriginHost {
-    fn takes(&self, name: &str) -> bool {
+    fn matches(&self, name: &str) -> bool {
         match self {
             Self::Any => !name.is_empty(),
             Self::Exact(exact) => exact.eq_ignore_ascii_case(name),
@@ -191,7 +191,7 @@ mod tests {
             ("http://*", "http://é", true),
         ] {
             let parsed: OriginPattern = pattern.parse().unwrap();
-            assert_eq!(parsed.takes(origin), taken, "{pattern} {origin}");
+            assert_eq!(parsed.matches(origin), taken, "{pattern} {origin}");
             assert_eq!(parsed.to_string().parse(), Ok(parsed));
         }
     }

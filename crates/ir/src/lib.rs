@@ -20,7 +20,7 @@ mod route;
 mod route_table;
 mod size;
 
-pub use choice::{Choice, Hints, Place};
+pub use choice::{Choice, Hints, Locality};
 pub use config::{
     Destination, Endpoint, EndpointSet, Mode, Probe, ProbeRequest, Protocol, Routing, Service,
     Target, TrustedRoots, Workload,

@@ -26,7 +26,7 @@ pub(crate) fn specificity(condition: &RequestMatch) -> Specificity {
     };
     let method = condition.method.is_some();
     (
-        !condition.broken,
+        !condition.invalid,
         kind,
         length,
         method,
@@ -88,7 +88,7 @@ fn matches_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bo
     let Some(first) = values.next() else {
         // HTTP/2 has the host in the URI.
         let authority = (condition.name == HOST).then(|| uri.authority()).flatten();
-        return authority.is_some_and(|authority| condition.value.takes(authority.as_str()));
+        return authority.is_some_and(|authority| condition.value.matches(authority.as_str()));
     };
     let Ok(first) = std::str::from_utf8(first.as_bytes()) else {
         return false;
@@ -107,7 +107,7 @@ fn matches_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bo
         whole.push_str(separator);
         whole.push_str(value);
     }
-    condition.value.takes(&whole)
+    condition.value.matches(&whole)
 }
 
 /// Of repeated parameters the first counts.
@@ -117,7 +117,7 @@ fn matches_query(conditions: &[QueryMatch], query: &str) -> bool {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode(name) == condition.name).then_some(value)
         });
-        value.is_some_and(|value| condition.value.takes(&decode(value)))
+        value.is_some_and(|value| condition.value.matches(&decode(value)))
     })
 }
 

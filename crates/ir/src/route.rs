@@ -95,7 +95,7 @@ pub struct RequestMatch {
     pub method: Option<Method>,
     /// A condition was invalid and is left out. Such a match is tried after all others, and its
     /// requests get 500.
-    pub broken: bool,
+    pub invalid: bool,
 }
 
 /// A condition on the path. gRPC methods are paths as well: `/package.Service/Method`.
@@ -141,7 +141,7 @@ pub enum ValueMatch {
 
 impl ValueMatch {
     /// Returns true if the value meets the condition.
-    pub fn takes(&self, value: &str) -> bool {
+    pub fn matches(&self, value: &str) -> bool {
         match self {
             Self::Exact(text) => text == value,
             Self::Regex(pattern) => pattern.is_match(value),

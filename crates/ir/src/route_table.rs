@@ -29,7 +29,7 @@ pub struct RouteTable<P> {
 #[derive(Clone, Copy, Debug)]
 struct MatchRef {
     rule: usize,
-    place: usize,
+    position: usize,
 }
 
 /// The rule that applies to a request.
@@ -42,7 +42,7 @@ pub struct Matched<'a, P> {
     /// The path condition of the match that held: a prefix rewrite replaces it.
     pub path: Option<&'a PathMatch>,
     /// The match has a condition that does not compile: the request is to be answered with 500.
-    pub broken: bool,
+    pub invalid: bool,
 }
 
 impl<P> RouteTable<P> {
@@ -50,16 +50,16 @@ impl<P> RouteTable<P> {
     pub fn new(rules: Vec<(Arc<Rule>, P)>) -> Self {
         let mut ranking: Vec<MatchRef> = Vec::new();
         for (rule, (of, _)) in rules.iter().enumerate() {
-            ranking.extend((0..of.matches.len()).map(|place| MatchRef { rule, place }));
+            ranking.extend((0..of.matches.len()).map(|position| MatchRef { rule, position }));
         }
         // A stable sort: matches of the same precedence keep the caller's order.
-        ranking.sort_by_cached_key(|&MatchRef { rule, place }| {
-            Reverse(specificity(&rules[rule].0.matches[place]))
+        ranking.sort_by_cached_key(|&MatchRef { rule, position }| {
+            Reverse(specificity(&rules[rule].0.matches[position]))
         });
         let index = (ranking.len() >= INDEXED_FROM).then(|| {
             let mut index = Box::<PathIndex>::default();
-            for (rank, &MatchRef { rule, place }) in ranking.iter().enumerate() {
-                index.insert(rules[rule].0.matches[place].path.as_ref(), rank);
+            for (rank, &MatchRef { rule, position }) in ranking.iter().enumerate() {
+                index.insert(rules[rule].0.matches[position].path.as_ref(), rank);
             }
             index
         });
@@ -88,13 +88,13 @@ impl<P> RouteTable<P> {
             rule,
             payload,
             path: condition.path.as_ref(),
-            broken: condition.broken,
+            invalid: condition.invalid,
         })
     }
 
     fn condition(&self, rank: usize) -> &RequestMatch {
-        let MatchRef { rule, place } = self.ranking[rank];
-        &self.rules[rule].0.matches[place]
+        let MatchRef { rule, position } = self.ranking[rank];
+        &self.rules[rule].0.matches[position]
     }
 }
 

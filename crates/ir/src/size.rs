@@ -139,7 +139,7 @@ fn request_match(of: &RequestMatch) -> usize {
         headers,
         query,
         method,
-        broken: _,
+        invalid: _,
     } = of;
     let path = path.as_ref().map_or(0, |path| {
         FIELD

@@ -113,7 +113,7 @@ impl Mesh {
 
     /// Returns the node that a pod runs on, or `None` if the pod is not known.
     pub fn node(&self, namespace: &str, pod: &str) -> Option<&str> {
-        Some(&self.pods.get(namespace, pod)?.place.node)
+        Some(&self.pods.get(namespace, pod)?.locality.node)
     }
 
     /// Returns the workload configuration of a pod's own proxy, or `None` if the pod is not in the
@@ -127,7 +127,7 @@ impl Mesh {
         let pod = self.pods.get(namespace, pod)?;
         Some(PodFacts {
             uid: &pod.uid,
-            node: &pod.place.node,
+            node: &pod.locality.node,
             addresses: &pod.addresses,
             on_host: pod.on_host,
         })

@@ -320,7 +320,7 @@ fn match_rule<'a>(
     };
     let rule = matched.payload;
     state.exchange.metrics = rule.metrics.clone();
-    if matched.broken {
+    if matched.invalid {
         return Err(Failure::BrokenMatch);
     }
     if let Some(reason) = &matched.rule.failure {

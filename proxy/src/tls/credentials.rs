@@ -150,7 +150,7 @@ impl CurrentCredentials {
 
     /// Sets the roots of the stream. Errors if the one that signs is no usable root.
     pub fn set_stream_roots(&self, roots: &TrustedRoots) -> Result<(), &'static str> {
-        let all = std::iter::once(&roots.signer).chain(&roots.further);
+        let all = std::iter::once(&roots.signer).chain(&roots.additional);
         let all: Vec<Root> = all.map(|der| Root::from(der.clone())).collect();
         Self::check(roots)?;
         let mut sources = self.sources();

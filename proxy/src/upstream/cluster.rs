@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use weft_ir::{Choice, EndpointSet, Place, Protocol};
+use weft_ir::{Choice, EndpointSet, Locality, Protocol};
 
 use super::budget::RetryBudget;
 use super::members::{Members, PickRequest};
@@ -37,8 +37,8 @@ impl Cluster {
         let endpoint = |one| self.registry.endpoint(one, tls.as_ref());
         let endpoints = set.endpoints.iter().map(endpoint).collect();
         let choice = set.choice.clone();
-        let place = self.registry.place.load();
-        let members = Members::new(set.protocol, endpoints, choice, &place);
+        let locality = self.registry.locality.load();
+        let members = Members::new(set.protocol, endpoints, choice, &locality);
         self.members.store(Arc::new(members));
     }
 
@@ -46,13 +46,13 @@ impl Cluster {
     pub fn set_endpoints(&self, protocol: Protocol, endpoints: &[weft_ir::Endpoint]) {
         let endpoint = |one| self.registry.endpoint(one, None);
         let endpoints = endpoints.iter().map(endpoint).collect();
-        let members = Members::new(protocol, endpoints, Choice::default(), &Place::default());
+        let members = Members::new(protocol, endpoints, Choice::default(), &Locality::default());
         self.members.store(Arc::new(members));
     }
 
     /// Applies the proxy's new place to which endpoints are preferred.
     pub fn relocate(&self) {
-        let members = self.members.load().at(&self.registry.place.load());
+        let members = self.members.load().at(&self.registry.locality.load());
         self.members.store(Arc::new(members));
     }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use weft_ir::{Choice, Place, Protocol};
+use weft_ir::{Choice, Locality, Protocol};
 
 use super::Endpoint;
 use super::balance;
@@ -16,7 +16,7 @@ pub struct Members {
     /// Preferred endpoints, for clients at this proxy's place, come first.
     pub endpoints: Vec<Arc<Endpoint>>,
     /// The number of preferred endpoints.
-    near: usize,
+    hinted: usize,
     choice: Choice,
 }
 
@@ -35,7 +35,7 @@ impl Members {
         Self {
             protocol: Protocol::Detect,
             endpoints: Vec::new(),
-            near: 0,
+            hinted: 0,
             choice: Choice::default(),
         }
     }
@@ -44,19 +44,19 @@ impl Members {
         protocol: Protocol,
         endpoints: Vec<Arc<Endpoint>>,
         choice: Choice,
-        place: &Place,
+        locality: &Locality,
     ) -> Self {
         let addresses = endpoints.iter().map(|endpoint| endpoint.address);
-        let near = choice.near(addresses, place);
+        let hinted = choice.hinted_for(addresses, locality);
         let mut members = Self {
             protocol,
-            near: near.iter().filter(|near| **near).count(),
+            hinted: hinted.iter().filter(|hinted| **hinted).count(),
             endpoints,
             choice,
         };
-        if members.near > 0 {
-            let mut endpoints: Vec<_> = members.endpoints.into_iter().zip(near).collect();
-            endpoints.sort_by_key(|(_, near)| !near);
+        if members.hinted > 0 {
+            let mut endpoints: Vec<_> = members.endpoints.into_iter().zip(hinted).collect();
+            endpoints.sort_by_key(|(_, hinted)| !hinted);
             members.endpoints = endpoints
                 .into_iter()
                 .map(|(endpoint, _)| endpoint)
@@ -66,9 +66,9 @@ impl Members {
     }
 
     /// The same endpoints, for a proxy at the place.
-    pub(super) fn at(&self, place: &Place) -> Self {
+    pub(super) fn at(&self, locality: &Locality) -> Self {
         let endpoints = self.endpoints.clone();
-        Self::new(self.protocol, endpoints, self.choice.clone(), place)
+        Self::new(self.protocol, endpoints, self.choice.clone(), locality)
     }
 
     /// Picks an endpoint, an unhealthy one if there is no other. Returns `None` if all were tried.
@@ -124,7 +124,7 @@ impl Members {
             let fits = fresh.filter(|place| fits(&self.endpoints[*place]));
             fits.max_by_key(|place| sessions::score(client, self.endpoints[*place].address))
         };
-        by_affinity(self.near, &is_healthy)
+        by_affinity(self.hinted, &is_healthy)
             .or_else(|| by_affinity(self.endpoints.len(), &is_healthy))
             .or_else(|| by_affinity(self.endpoints.len(), &|_| true))
     }
@@ -142,14 +142,14 @@ impl Members {
             let takes = self.is_untried(place, asked) && is_healthy(endpoint);
             takes.then_some(&endpoint.load)
         };
-        let (near, all) = (self.near, self.endpoints.len());
-        if let Some(place) = balance::pick(near, asked.now, random, well) {
+        let (hinted, all) = (self.hinted, self.endpoints.len());
+        if let Some(place) = balance::pick(hinted, asked.now, random, well) {
             let load = &self.endpoints[place].load;
             if !balance::is_crowded(load) {
                 return Some(place);
             }
-            let far = balance::pick(all - near, asked.now, random, |at| well(near + at));
-            let far = far.map(|at| near + at);
+            let far = balance::pick(all - hinted, asked.now, random, |at| well(hinted + at));
+            let far = far.map(|at| hinted + at);
             let cheaper = |far: &usize| {
                 let far = &self.endpoints[*far].load;
                 balance::should_spill(load, far, asked.now)

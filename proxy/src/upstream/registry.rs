@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use weft_api::alpn;
-use weft_ir::{Identity, Place};
+use weft_ir::{Identity, Locality};
 
 use super::Endpoint;
 use super::liveness::Liveness;
@@ -26,7 +26,7 @@ pub struct EndpointRegistry {
     pub(super) started: Instant,
     known: Mutex<InUse>,
     /// Where the proxy's pod runs.
-    pub(super) place: ArcSwap<Place>,
+    pub(super) locality: ArcSwap<Locality>,
     pub(super) sessions: Sessions,
     /// Most requests in flight to one endpoint.
     pub(super) endpoint_requests: u32,
@@ -78,7 +78,7 @@ impl EndpointRegistry {
             metrics,
             started: Instant::now(),
             known: Mutex::default(),
-            place: ArcSwap::default(),
+            locality: ArcSwap::default(),
             sessions: Sessions::default(),
             endpoint_requests: u32::MAX,
         }
@@ -96,10 +96,10 @@ impl EndpointRegistry {
     }
 
     /// Sets where the proxy's pod runs. Returns true if that has changed.
-    pub fn set_place(&self, place: &Place) -> bool {
-        let moved = **self.place.load() != *place;
+    pub fn set_locality(&self, locality: &Locality) -> bool {
+        let moved = **self.locality.load() != *locality;
         if moved {
-            self.place.store(Arc::new(place.clone()));
+            self.locality.store(Arc::new(locality.clone()));
         }
         moved
     }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use weft_api::{encode, proto};
 use weft_ir::{
-    Choice, Endpoint, EndpointSet, Hints, Mode, Place, Protocol, Routing, Serving, Workload,
+    Choice, Endpoint, EndpointSet, Hints, Mode, Locality, Protocol, Routing, Serving, Workload,
 };
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
@@ -59,12 +59,12 @@ impl Apps {
 }
 
 fn workload(pod: &Pod, zone: &str) -> proto::Resource {
-    let place = Place {
+    let locality = Locality {
         node: "node1".to_owned(),
         zone: zone.to_owned(),
     };
     encode::workload(&Workload {
-        place,
+        locality,
         ..Workload::new(pod.identity.clone(), Mode::Permissive)
     })
 }

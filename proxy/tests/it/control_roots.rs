@@ -100,7 +100,7 @@ async fn invalid_root_resource_is_refused() {
     let skip = setup.controller.events().len();
     let garbage = weft_ir::TrustedRoots {
         signer: b"garbage".to_vec(),
-        further: vec![],
+        additional: vec![],
     };
     setup.controller.set([weft_api::encode::roots(&garbage)]);
     let refused = |event: &Event| matches!(event, Event::Ack(ack) if !ack.refused.is_empty());

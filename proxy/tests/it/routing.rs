@@ -196,14 +196,14 @@ async fn response_filters_apply_to_error_responses() {
         let rules = vec![
             secured(0, "/away", vec![redirect], vec![]),
             secured(1, "/nobody", vec![], vec![to("nobody", 1)]),
-            secured(2, "/broken", vec![], vec![invalid(1)]),
+            secured(2, "/invalid", vec![], vec![invalid(1)]),
             secured(3, "/", vec![], vec![to("v1", 1)]),
         ];
         let (_shop, mut client) = Shop::routed(version, rules).await;
         for (path, status) in [
             ("/away", 301),
             ("/nobody", 503),
-            ("/broken", 500),
+            ("/invalid", 500),
             ("/", 200),
         ] {
             let seen = client.get(path).await;
@@ -225,11 +225,11 @@ async fn failure_responses_name_their_cause() {
         };
         let mut failing = at(0, "/failing", vec![to("v1", 1)]);
         failing.failure = Some("filter RequestMirror is not supported".into());
-        let mut broken = at(1, "/broken", vec![to("v1", 1)]);
-        broken.matches[0].broken = true;
+        let mut bad_match = at(1, "/invalid", vec![to("v1", 1)]);
+        bad_match.matches[0].invalid = true;
         let rules = vec![
             failing,
-            broken,
+            bad_match,
             at(2, "/invalid", vec![invalid(1)]),
             at(3, "/none", vec![]),
             at(4, "/empty", vec![to("nobody", 1)]),
@@ -242,7 +242,7 @@ async fn failure_responses_name_their_cause() {
                 "RequestMirror is not supported",
                 "invalid_configuration",
             ),
-            ("/broken", 500, "does not compile", "invalid_configuration"),
+            ("/invalid", 500, "does not compile", "invalid_configuration"),
             (
                 "/invalid",
                 500,

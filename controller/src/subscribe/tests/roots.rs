@@ -9,10 +9,10 @@ use crate::rotation::fingerprint;
 const OLD: &[u8] = b"old";
 const NEW: &[u8] = b"new";
 
-fn resource(signer: &[u8], further: &[&[u8]]) -> Arc<proto::Resource> {
+fn resource(signer: &[u8], additional: &[&[u8]]) -> Arc<proto::Resource> {
     Arc::new(encode::roots(&TrustedRoots {
         signer: signer.to_vec(),
-        further: further.iter().map(|root| root.to_vec()).collect(),
+        additional: additional.iter().map(|root| root.to_vec()).collect(),
     }))
 }
 

@@ -120,16 +120,16 @@ fn virtual_host(wire: proto::VirtualHost, table: Table<'_, '_>) -> Decoded<Virtu
     let proto::VirtualHost {
         host: name,
         rules,
-        places,
+        rule_indexes,
     } = wire;
     let (table, context) = table;
     let mut rules = all(rules, |wire| rule(wire, context))?;
-    rules.reserve_exact(places.len());
-    for place in places {
-        let at = usize::try_from(place).ok();
+    rules.reserve_exact(rule_indexes.len());
+    for index in rule_indexes {
+        let at = usize::try_from(index).ok();
         let shared = at.and_then(|at| table.get(at)).ok_or_else(|| {
-            let why = format_args!("{place}, of {} rules", table.len());
-            invalid("host.places")(&why)
+            let why = format_args!("{index}, of {} rules", table.len());
+            invalid("host.rule_indexes")(&why)
         })?;
         rules.push(Arc::clone(shared));
     }

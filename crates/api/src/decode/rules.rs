@@ -117,7 +117,7 @@ fn request_match(wire: proto::Match, context: &Context<'_>) -> Decoded<RequestMa
         headers,
         query,
         method,
-        broken,
+        invalid: is_invalid,
     } = wire;
     let path = match path
         .map(|path| path.kind.ok_or(DecodeError::Absent("match.path")))
@@ -151,7 +151,7 @@ fn request_match(wire: proto::Match, context: &Context<'_>) -> Decoded<RequestMa
         headers: all(headers, header)?,
         query: all(query, parameter)?,
         method,
-        broken,
+        invalid: is_invalid,
     })
 }
 

@@ -79,13 +79,13 @@ pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
 #[derive(Default)]
 struct RuleTable {
     /// By the address of the rule: hosts that share a rule hold the same `Arc`.
-    places: HashMap<*const Rule, u32>,
+    indexes: HashMap<*const Rule, u32>,
     rules: Vec<proto::Rule>,
 }
 
 impl RuleTable {
-    fn place(&mut self, of: &Arc<Rule>) -> u32 {
-        *self.places.entry(Arc::as_ptr(of)).or_insert_with(|| {
+    fn index_of(&mut self, of: &Arc<Rule>) -> u32 {
+        *self.indexes.entry(Arc::as_ptr(of)).or_insert_with(|| {
             self.rules.push(rule(of));
             // A port has fewer rules, since they are held in memory.
             u32::try_from(self.rules.len() - 1).unwrap_or(u32::MAX)
@@ -201,11 +201,11 @@ fn host(of: Option<&HostPattern>) -> String {
 
 fn virtual_hosts(of: &[VirtualHost], table: &mut RuleTable) -> Vec<proto::VirtualHost> {
     let hosts = of.iter().map(|VirtualHost { host: name, rules }| {
-        let places = rules.iter().map(|rule| table.place(rule));
+        let rule_indexes = rules.iter().map(|rule| table.index_of(rule));
         proto::VirtualHost {
             host: host(name.as_ref()),
             rules: Vec::new(),
-            places: places.collect(),
+            rule_indexes: rule_indexes.collect(),
         }
     });
     hosts.collect()

@@ -109,7 +109,7 @@ fn request_match(of: &RequestMatch) -> proto::Match {
         headers,
         query,
         method,
-        broken,
+        invalid,
     } = of;
     let path = path.as_ref().map(|path| match path {
         PathMatch::Exact(text) => Kind::Exact(text.clone()),
@@ -124,7 +124,7 @@ fn request_match(of: &RequestMatch) -> proto::Match {
         headers: headers.iter().map(header).collect(),
         query: query.iter().map(parameter).collect(),
         method: method.as_ref().map(ToString::to_string).unwrap_or_default(),
-        broken: *broken,
+        invalid: *invalid,
     }
 }
 

@@ -19,7 +19,7 @@ fn resources() -> Vec<proto::Resource> {
         encode::workload(&Workload::new(pod().identity.unwrap(), Mode::Permissive)),
         encode::roots(&TrustedRoots {
             signer: b"signer".to_vec(),
-            further: vec![b"further".to_vec()],
+            additional: vec![b"additional".to_vec()],
         }),
         encode::destination(&everything()),
     ];

@@ -234,7 +234,10 @@ fn host_with_an_invalid_rule_index_is_rejected() {
     };
     port.rules.clear();
     let refused = decode::resource(wire).unwrap_err().to_string();
-    assert!(refused.contains("host.places: 0, of 0 rules"), "{refused}");
+    assert!(
+        refused.contains("host.rule_indexes: 0, of 0 rules"),
+        "{refused}"
+    );
 }
 
 /// As earlier versions of the controller send it.
@@ -250,7 +253,7 @@ fn rules_inside_hosts_are_decoded() {
         panic!("no listeners")
     };
     for host in &mut listeners.listeners[0].hosts {
-        host.places.clear();
+        host.rule_indexes.clear();
         host.rules = port.rules[..1].to_vec();
     }
     port.serving = Some(Wire::Http(listeners));

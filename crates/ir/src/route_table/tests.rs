@@ -111,7 +111,7 @@ fn found(rules: &[RequestMatch], text: &str) -> Option<usize> {
 #[test]
 fn conditions() {
     let cookie = ValueMatch::Regex(Pattern::new("(.*; ?)?variant=b(;.*)?").unwrap());
-    for (condition, request, takes) in [
+    for (condition, request, expected) in [
         (exact("/a"), "GET /a", true),
         (exact("/a"), "GET /a/", false),
         (exact("/a"), "GET /a?b=c", true),
@@ -185,7 +185,7 @@ fn conditions() {
     ] {
         assert_eq!(
             found(std::slice::from_ref(&condition), request).is_some(),
-            takes,
+            expected,
             "{condition:?} {request}"
         );
     }
@@ -239,7 +239,7 @@ fn precedence() {
         (
             vec![
                 RequestMatch {
-                    broken: true,
+                    invalid: true,
                     ..exact("/a")
                 },
                 prefix("/"),
@@ -285,11 +285,11 @@ fn any_match() -> impl Strategy<Value = RequestMatch> {
     ];
     let method = prop::option::of(prop::sample::select(vec![Method::GET, Method::PUT]));
     (path, method, 0..3_usize, prop::bool::weighted(0.1)).prop_map(
-        |(path, method, headers, broken)| {
+        |(path, method, headers, invalid)| {
             let base = RequestMatch {
                 path,
                 method,
-                broken,
+                invalid,
                 ..RequestMatch::default()
             };
             (0..headers).fold(base, |of, n| of.header(&format!("x-{n}"), is("1")))

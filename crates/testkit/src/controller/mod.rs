@@ -165,10 +165,10 @@ impl FakeController {
 
     /// Sets the roots on the stream, the current issuer first.
     pub fn set_roots(&self, roots: &[&Pki]) {
-        if let Some((signer, further)) = roots.split_first() {
+        if let Some((signer, additional)) = roots.split_first() {
             self.set([encode::roots(&TrustedRoots {
                 signer: signer.root().to_vec(),
-                further: further.iter().map(|pki| pki.root().to_vec()).collect(),
+                additional: additional.iter().map(|pki| pki.root().to_vec()).collect(),
             })]);
         }
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_ir::{GatewayId, Identity, Place, TrustDomain, Workload};
+use weft_ir::{GatewayId, Identity, Locality, TrustDomain, Workload};
 
 use super::sidecar::{ExcludedPorts, PROXY_CONTAINER};
 use crate::cluster::modes::MtlsModes;
@@ -49,7 +49,7 @@ pub(crate) struct PodInfo {
     /// Whether the pod uses the host network.
     pub(crate) on_host: bool,
     /// Node and zone.
-    pub(crate) place: Place,
+    pub(crate) locality: Locality,
     /// Configuration of its own proxy; `None` outside the mesh.
     pub(crate) workload: Option<Arc<Workload>>,
     /// Identity that its proxy presents to clients; `None` if no proxy accepts mTLS for the pod.
@@ -88,12 +88,12 @@ impl PodCache {
         self.last.get(from, || {
             let (accounts, modes) = rules.clone();
             let read = |pod: &Arc<Pod>| {
-                let place = zones.place(&pod.spec.node_name);
-                PodInfo::new(pod, settings, &accounts, &modes, place).map(Arc::new)
+                let locality = zones.locality(&pod.spec.node_name);
+                PodInfo::new(pod, settings, &accounts, &modes, locality).map(Arc::new)
             };
             let holds = |made: &Option<Arc<PodInfo>>| {
-                let place = made.as_ref().map(|pod| &pod.place);
-                place.is_none_or(|place| zones.zone(&place.node) == place.zone)
+                let locality = made.as_ref().map(|pod| &pod.locality);
+                locality.is_none_or(|of| zones.zone(&of.node) == of.zone)
             };
             let pods = self.pods.map_valid(pods, rules, holds, read);
             Pods::new(pods.into_iter().flatten())
@@ -159,7 +159,7 @@ impl PodInfo {
         settings: &Settings,
         accounts: &GatewayAccounts,
         modes: &MtlsModes,
-        place: Place,
+        locality: Locality,
     ) -> Option<Self> {
         let Pod {
             metadata,
@@ -181,7 +181,7 @@ impl PodInfo {
             age: metadata.creation_timestamp.clone(),
             addresses: Vec::new(),
             on_host: spec.host_network,
-            place,
+            locality,
             workload: None,
             identity: None,
             excluded: ExcludedPorts::default(),
@@ -208,7 +208,7 @@ impl PodInfo {
                 identity: identity.clone(),
                 mode,
                 probes: probes(spec),
-                place: info.place.clone(),
+                locality: info.locality.clone(),
             })
         });
         // The proxy of a gateway does not accept mTLS of the mesh.

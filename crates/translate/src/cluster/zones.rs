@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weft_ir::Place;
+use weft_ir::Locality;
 
 use crate::objects::{Node, ZONE_LABEL};
 
@@ -26,8 +26,8 @@ impl Zones {
     }
 
     /// Returns node and zone of the pods on a node.
-    pub(crate) fn place(&self, node: &str) -> Place {
-        Place {
+    pub(crate) fn locality(&self, node: &str) -> Locality {
+        Locality {
             node: node.to_owned(),
             zone: self.zone(node).to_owned(),
         }

@@ -165,7 +165,7 @@ fn listeners(
     let kind = route.id.kind;
     let admits = |of: &BoundListener<'_>| {
         let namespace = &*route.id.namespace;
-        of.kinds.contains(&kind) && of.scope.takes(&of.namespace, namespace, namespaces)
+        of.kinds.contains(&kind) && of.scope.admits(&of.namespace, namespace, namespaces)
     };
     let allowed: Vec<_> = meant.iter().filter(|(_, of)| admits(of)).collect();
     if allowed.is_empty() {

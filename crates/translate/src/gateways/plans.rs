@@ -144,7 +144,7 @@ fn plan<'a>(
         NamespaceScope::None
     });
     let sets = sets.iter().map(|(meta, spec)| {
-        if !scope.takes(&owned.meta.namespace, &meta.namespace, lookups.namespaces) {
+        if !scope.admits(&owned.meta.namespace, &meta.namespace, lookups.namespaces) {
             return refused(meta, owned, &scope);
         }
         let reader = CertificateReader {

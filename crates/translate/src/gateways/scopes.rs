@@ -60,7 +60,7 @@ impl<'a> NamespaceScope<'a> {
     }
 
     /// Returns true if an owner in `own` allows objects in `namespace`.
-    pub(crate) fn takes(&self, own: &str, namespace: &str, namespaces: &Namespaces<'_>) -> bool {
+    pub(crate) fn admits(&self, own: &str, namespace: &str, namespaces: &Namespaces<'_>) -> bool {
         match self {
             Self::All => true,
             Self::Same => own == namespace,

@@ -78,7 +78,7 @@ pub(super) fn refused(id: &RouteId, index: u32, why: &str) -> CompiledRule {
         index,
         name: None,
         matches: vec![RequestMatch {
-            broken: true,
+            invalid: true,
             ..RequestMatch::default()
         }],
         filters: Vec::new(),

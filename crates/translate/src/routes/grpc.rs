@@ -40,7 +40,7 @@ pub(super) fn rule(
     let filters = grpc_filters(filters, &format!("{at}.filters"), context, report);
     let usable = filters.is_ok()
         && !backends.all_invalid
-        && matches.iter().any(|condition| !condition.broken);
+        && matches.iter().any(|condition| !condition.invalid);
     let (filters, failure) = match filters {
         Ok(filters) => (filters, no_backend_reason(&backends, &at)),
         Err(fault) => {
@@ -98,7 +98,7 @@ fn request_matches(
             }
             Err(why) => faults.push(Fault::value(&at, why)),
         }
-        condition.broken = !faults.is_empty();
+        condition.invalid = !faults.is_empty();
         for fault in faults {
             report.fault(index, fault);
         }

@@ -71,7 +71,7 @@ pub(super) fn rule(
 
     let usable = fault.is_none()
         && !backends.all_invalid
-        && matches.iter().any(|condition| !condition.broken);
+        && matches.iter().any(|condition| !condition.invalid);
     let failure = match fault {
         Some(fault) => {
             let text = Arc::from(&*fault.text);
@@ -132,7 +132,7 @@ fn request_matches(
                 RequestMatch::default()
             }
         };
-        condition.broken = !faults.is_empty();
+        condition.invalid = !faults.is_empty();
         for fault in faults {
             report.fault(index, fault);
         }
@@ -172,7 +172,7 @@ fn request_match(
         headers: header_matches(headers, &format!("{at}.headers"), patterns, faults),
         query: query_matches(query_params, &format!("{at}.queryParams"), patterns, faults),
         method: method.map_err(|fault| faults.push(fault)).ok().flatten(),
-        broken: false,
+        invalid: false,
     }
 }
 
@@ -220,7 +220,7 @@ fn prefix_fault(
             .any(|backend| replaces_prefix(&backend.filters));
     let without = matches
         .iter()
-        .position(|of| !of.broken && !matches!(of.path, Some(PathMatch::Prefix(_))))?;
+        .position(|of| !of.invalid && !matches!(of.path, Some(PathMatch::Prefix(_))))?;
     let why = format_args!(
         "ReplacePrefixMatch requires a path match of type PathPrefix in every match; \
          matches[{without}] has none"

@@ -127,7 +127,7 @@ fn oversized_route_is_rejected_alone() {
     assert_eq!((rules.len(), failing.len()), (2, 1));
     // The traffic it was to restrict is not let through: its hosts answer 500 to requests that
     // match no other route.
-    assert!(failing[0].matches[0].broken);
+    assert!(failing[0].matches[0].invalid);
     let bytes: usize = rules.iter().map(|rule| rule.wire_size()).sum();
     assert!(bytes < 2_000, "{bytes}");
 }
@@ -347,7 +347,7 @@ fn service_with_only_an_oversized_route_answers_500() {
     let Routing::Http(rules) = &service.routing else {
         panic!("no routes")
     };
-    assert!(rules.len() == 1 && rules[0].matches[0].broken);
+    assert!(rules.len() == 1 && rules[0].matches[0].invalid);
 }
 
 /// CA bundles of 0.9 MB for each HTTPS listener.

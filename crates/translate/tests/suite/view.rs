@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_norway::{Mapping, Value};
 use weft_ir::{
     Allowed, Backend, Choice, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter,
-    GatewayId, HeaderEdit, Hints, Mirror, Mode, PathEdit, PathMatch, Place, ProbeRequest,
+    GatewayId, HeaderEdit, Hints, Locality, Mirror, Mode, PathEdit, PathMatch, ProbeRequest,
     RequestMatch, Retry, Routing, Rule, Service, ServicePort, Target, Timeouts, TlsRule,
     ValueMatch, WeightedBackend,
 };
@@ -192,10 +192,10 @@ fn request_match(condition: &RequestMatch) -> String {
         headers,
         query,
         method,
-        broken,
+        invalid,
     } = condition;
     let mut parts = Vec::new();
-    if *broken {
+    if *invalid {
         parts.push("BROKEN".to_owned());
     }
     parts.extend(method.as_ref().map(|method| format!("method {method}")));
@@ -375,7 +375,7 @@ fn workload(mesh: &Mesh, namespace: &str, name: &str) -> Value {
                 };
                 line.push_str(&format!(", plain {asks} on {}", probe.port));
             }
-            let Place { node, zone } = &workload.place;
+            let Locality { node, zone } = &workload.locality;
             if !node.is_empty() {
                 line.push_str(&format!(", on {node} in {zone:?}"));
             }

@@ -59,7 +59,7 @@ impl Store {
         let mut state = self.state();
         self.set_stream_roots(change.roots.take(), &change.removed);
         if let Some(workload) = &change.workload
-            && self.0.upstream.set_place(&workload.place)
+            && self.0.upstream.set_locality(&workload.locality)
         {
             state
                 .clusters
