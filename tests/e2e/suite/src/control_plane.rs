@@ -9,13 +9,13 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::{Bed, eventually, objects, outsider};
+use crate::{TestNamespace, eventually, objects, outsider};
 
 pub const NAMESPACE: &str = "weft-system";
 
 /// The namespace of the control plane. Tests create and delete nothing in it.
-pub fn system(client: &Client) -> Bed {
-    Bed {
+pub fn system(client: &Client) -> TestNamespace {
+    TestNamespace {
         client: client.clone(),
         namespace: NAMESPACE.to_owned(),
     }
@@ -110,7 +110,7 @@ async fn patch_deployment(client: &Client, name: &str, patch: &Value) -> anyhow:
     wait_for_rollout(&system, name).await
 }
 
-async fn wait_for_rollout(system: &Bed, name: &str) -> anyhow::Result<()> {
+async fn wait_for_rollout(system: &TestNamespace, name: &str) -> anyhow::Result<()> {
     let desired = eventually(&format!("the rollout of {name}"), async || {
         let deployment = system.get("apps/v1", "Deployment", name).await?;
         let status = &deployment["status"];
@@ -133,7 +133,7 @@ async fn wait_for_rollout(system: &Bed, name: &str) -> anyhow::Result<()> {
 
 /// Waits until every connection to the Service succeeds: nodes learn with a delay which pods are
 /// gone.
-async fn wait_until_reachable(system: &Bed, name: &str) -> anyhow::Result<()> {
+async fn wait_until_reachable(system: &TestNamespace, name: &str) -> anyhow::Result<()> {
     let service = system.get("v1", "Service", name).await?;
     let port = service["spec"]["ports"][0]["port"].as_u64();
     let port = u16::try_from(port.context("the Service has no port")?)?;

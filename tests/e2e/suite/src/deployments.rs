@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::{Bed, eventually_within};
+use crate::{TestNamespace, eventually_within};
 
 /// The time limit for ten pods to start or to terminate.
 const PODS: Duration = Duration::from_secs(80);
 
-impl Bed {
+impl TestNamespace {
     /// Patches a Deployment and waits for the rollout, including the end of replaced pods.
     pub async fn change_deployment(&self, name: &str, patch: &Value) -> anyhow::Result<()> {
         let deployments = self.api("apps/v1", "Deployment");

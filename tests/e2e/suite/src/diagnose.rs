@@ -4,11 +4,11 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, LogParams};
 
-use crate::{Bed, objects};
+use crate::{TestNamespace, objects};
 
-pub(crate) async fn print(bed: &Bed) {
-    eprintln!("---- namespace {} ----", bed.namespace);
-    let pods = bed
+pub(crate) async fn print(ns: &TestNamespace) {
+    eprintln!("---- namespace {} ----", ns.namespace);
+    let pods = ns
         .pods()
         .list(&ListParams::default())
         .await
@@ -23,12 +23,12 @@ pub(crate) async fn print(bed: &Bed) {
             "pod {name}: {} {}",
             status["phase"], status["containerStatuses"]
         );
-        log(&bed.pods(), &name, "weft-proxy", 20).await;
-        log(&bed.pods(), &name, "shop", 5).await;
+        log(&ns.pods(), &name, "weft-proxy", 20).await;
+        log(&ns.pods(), &name, "shop", 5).await;
     }
-    print_events(bed).await;
+    print_events(ns).await;
     for kind in ["Gateway", "HTTPRoute", "GRPCRoute"] {
-        for route in bed
+        for route in ns
             .list(objects::GATEWAY, kind, "")
             .await
             .unwrap_or_default()
@@ -36,12 +36,12 @@ pub(crate) async fn print(bed: &Bed) {
             eprintln!("{kind} {}: {}", route["metadata"]["name"], route["status"]);
         }
     }
-    print_controller(bed).await;
-    eprintln!("---- end of {} ----", bed.namespace);
+    print_controller(ns).await;
+    eprintln!("---- end of {} ----", ns.namespace);
 }
 
-async fn print_events(bed: &Bed) {
-    for event in bed.list("v1", "Event", "").await.unwrap_or_default() {
+async fn print_events(ns: &TestNamespace) {
+    for event in ns.list("v1", "Event", "").await.unwrap_or_default() {
         if event["type"] != "Normal" {
             eprintln!(
                 "event {}: {} {}",
@@ -51,8 +51,8 @@ async fn print_events(bed: &Bed) {
     }
 }
 
-async fn print_controller(bed: &Bed) {
-    let pods: Api<Pod> = Api::namespaced(bed.client.clone(), "weft-system");
+async fn print_controller(ns: &TestNamespace) {
+    let pods: Api<Pod> = Api::namespaced(ns.client.clone(), "weft-system");
     let Ok(list) = pods.list(&ListParams::default()).await else {
         return;
     };

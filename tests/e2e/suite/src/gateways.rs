@@ -5,7 +5,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
 
 use crate::objects::{self, Conditions};
-use crate::{Bed, eventually};
+use crate::{TestNamespace, eventually};
 
 pub const CONTROLLER_NAME: &str = "weft.dev/gateway-controller";
 
@@ -83,7 +83,7 @@ pub fn top_conditions(object: &Value) -> anyhow::Result<Conditions> {
     )
 }
 
-impl Bed {
+impl TestNamespace {
     /// Returns a handle for another namespace.
     pub fn at(&self, namespace: &str) -> Self {
         Self {

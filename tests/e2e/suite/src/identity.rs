@@ -12,7 +12,7 @@ use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
 use weft_api::proto::{SignRequest, SignResponse};
 
 use crate::host::in_url;
-use crate::{Bed, control_plane, eventually};
+use crate::{TestNamespace, control_plane, eventually};
 
 /// The audience of the tokens that the controller accepts.
 pub const AUDIENCE: &str = "weft.dev/ca";
@@ -44,11 +44,16 @@ pub fn parameters(uri: &str) -> anyhow::Result<CertificateParams> {
 }
 
 /// Requests a token of a service account for an audience, bound to a pod like projected tokens.
-pub async fn token(bed: &Bed, account: &str, audience: &str, pod: &str) -> anyhow::Result<String> {
-    let uid = bed.get("v1", "Pod", pod).await?["metadata"]["uid"]
+pub async fn token(
+    ns: &TestNamespace,
+    account: &str,
+    audience: &str,
+    pod: &str,
+) -> anyhow::Result<String> {
+    let uid = ns.get("v1", "Pod", pod).await?["metadata"]["uid"]
         .as_str()
         .map(str::to_owned);
-    let accounts: Api<ServiceAccount> = Api::namespaced(bed.client.clone(), &bed.namespace);
+    let accounts: Api<ServiceAccount> = Api::namespaced(ns.client.clone(), &ns.namespace);
     let wanted: TokenRequest = serde_json::from_value(json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
         "spec": {
@@ -68,8 +73,8 @@ pub async fn token(bed: &Bed, account: &str, audience: &str, pod: &str) -> anyho
 
 /// Returns the PEM roots of the mesh from the ConfigMap that the controller maintains in the
 /// namespace.
-pub async fn roots(bed: &Bed) -> anyhow::Result<String> {
-    let map = bed.get("v1", "ConfigMap", "weft-roots").await?;
+pub async fn roots(ns: &TestNamespace) -> anyhow::Result<String> {
+    let map = ns.get("v1", "ConfigMap", "weft-roots").await?;
     map["data"]["ca.crt"]
         .as_str()
         .map(str::to_owned)
@@ -77,12 +82,12 @@ pub async fn roots(bed: &Bed) -> anyhow::Result<String> {
 }
 
 /// Connects to the controller's Service without a client certificate.
-pub async fn controller(bed: &Bed) -> anyhow::Result<Channel> {
-    let address = control_plane::system(&bed.client)
+pub async fn controller(ns: &TestNamespace) -> anyhow::Result<Channel> {
+    let address = control_plane::system(&ns.client)
         .cluster_ip("weft-controller")
         .await?;
     let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(roots(bed).await?))
+        .ca_certificate(Certificate::from_pem(roots(ns).await?))
         .domain_name("weft-controller.weft-system.svc");
     let host = in_url(&address);
     let endpoint = Endpoint::from_shared(format!("https://{host}:15012"))?.tls_config(tls)?;
@@ -98,11 +103,11 @@ pub async fn controller(bed: &Bed) -> anyhow::Result<Channel> {
 
 /// Sends a CSR to the controller.
 pub async fn sign(
-    bed: &Bed,
+    ns: &TestNamespace,
     csr: &[u8],
     token: &str,
 ) -> anyhow::Result<Result<SignResponse, tonic::Status>> {
-    let mut authority = CertificateAuthorityClient::new(controller(bed).await?);
+    let mut authority = CertificateAuthorityClient::new(controller(ns).await?);
     let request = SignRequest {
         csr: csr.to_vec().into(),
         token: token.to_owned(),

@@ -4,7 +4,6 @@
 //! The tests are in `tests/mesh/` and `tests/gateway/`. They run against the cluster and the Weft
 //! that are installed.
 
-mod bed;
 pub mod control_plane;
 mod deployments;
 mod diagnose;
@@ -17,17 +16,20 @@ pub mod objects;
 pub mod outsider;
 pub mod proxy;
 pub mod release;
+mod runner;
 mod shopper;
 mod soak;
+mod test_namespace;
 mod traffic;
 pub mod visits;
 mod wait;
 pub mod writes;
 
-pub use bed::{Bed, Mesh, run, run_alone, run_alone_long, run_busy, run_installation};
 pub use proxy::Access;
+pub use runner::{run, run_alone, run_alone_long, run_busy, run_installation};
 pub use shopper::{Answer, Summary};
 pub use soak::{full_or, soaking};
+pub use test_namespace::{Mesh, TestNamespace};
 pub use traffic::{Traffic, senders};
 pub use wait::{WAIT, eventually, eventually_within};
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use kube::api::LogParams;
 use serde_json::Value;
 
-use crate::Bed;
+use crate::TestNamespace;
 
 /// An entry of the access log.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ impl Access {
     }
 }
 
-impl Bed {
+impl TestNamespace {
     /// Returns the log of a container; `container` may be empty if the pod has only one.
     pub async fn log(&self, pod: &str, container: &str) -> anyhow::Result<String> {
         let parameters = LogParams {

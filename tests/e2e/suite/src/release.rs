@@ -9,7 +9,7 @@ use kube::api::PostParams;
 use serde_json::Value;
 
 use crate::control_plane::{NAMESPACE, system};
-use crate::{Bed, eventually, host, objects};
+use crate::{TestNamespace, eventually, host, objects};
 
 /// The tag of the images that `tests/e2e/suite/next-images` writes, and the version of the chart
 /// that refers to them.
@@ -185,7 +185,7 @@ impl Created {
     }
 }
 
-impl Bed {
+impl TestNamespace {
     /// Creates five pods a second in the namespace while `changes` run, as dry runs: the API server
     /// calls the injector and stores nothing.
     pub async fn creations_during<T>(

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
-use crate::{Bed, eventually};
+use crate::{TestNamespace, eventually};
 
 /// The summary that `weft-shop load` prints.
 #[derive(Clone, Debug)]
@@ -145,7 +145,7 @@ impl Answer {
     }
 }
 
-impl Bed {
+impl TestNamespace {
     /// Sends requests from the pod's container `shop`. Failed requests are counted in the summary;
     /// they are no error here.
     pub async fn load(&self, pod: &str, url: &str, arguments: &[&str]) -> anyhow::Result<Summary> {

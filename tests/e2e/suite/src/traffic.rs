@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::host::in_url;
 use crate::shopper::Load;
-use crate::{Bed, Summary, objects};
+use crate::{Summary, TestNamespace, objects};
 
 /// A kind of requests: its name, expected code, rate per second, port, and arguments of `weft-shop
 /// load`.
@@ -141,7 +141,7 @@ impl fmt::Display for Traffic {
     }
 }
 
-impl Bed {
+impl TestNamespace {
     /// Sends the mix from the pod to the Service while `changes` run. The Service must be
     /// reachable.
     pub async fn under_traffic<T>(
@@ -154,7 +154,7 @@ impl Bed {
             .await
     }
 
-    /// Like [`Bed::under_traffic`] with this percentage of the rate, for tests with several
+    /// Like [`TestNamespace::under_traffic`] with this percentage of the rate, for tests with several
     /// senders.
     pub async fn under_share_of_traffic<T>(
         &self,

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use tokio::task::JoinHandle;
 
-use crate::Bed;
+use crate::TestNamespace;
 
 /// Writes by object name; a deletion is not counted.
 pub type Counts = BTreeMap<String, usize>;
@@ -21,8 +21,8 @@ pub struct Writes {
 
 impl Writes {
     /// Starts counting.
-    pub async fn of(bed: &Bed, version: &str, kind: &str) -> anyhow::Result<Self> {
-        let api = bed.api(version, kind);
+    pub async fn of(ns: &TestNamespace, version: &str, kind: &str) -> anyhow::Result<Self> {
+        let api = ns.api(version, kind);
         let now = api.list(&ListParams::default().limit(1)).await?;
         let mut from = now.metadata.resource_version.unwrap_or_default();
         let counts = Arc::new(Mutex::new(Counts::new()));

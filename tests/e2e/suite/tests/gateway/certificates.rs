@@ -24,7 +24,7 @@ mod cases {
     use weft_e2e::host::{in_url, kubectl, run};
     use weft_e2e::objects::{self, to};
     use weft_e2e::visits::{Pair, Visitor, failures};
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     fn secret(name: &str, pair: &Pair) -> Value {
         tls_secret(name, &pair.certificate, &pair.key)
@@ -37,18 +37,18 @@ mod cases {
     const MAX_DELAY: Duration = Duration::from_secs(1);
 
     pub(super) async fn replaced_certificate_is_served_within_one_second(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let host = "shop.example.com";
         let pairs: Vec<Pair> = (0..6)
             .map(|_| Pair::new(&[host]))
             .collect::<anyhow::Result<_>>()?;
-        bed.apply(secret("cert", &pairs[0])).await?;
-        bed.apply(parameters("edge", json!({"replicas": "2"})))
+        ns.apply(secret("cert", &pairs[0])).await?;
+        ns.apply(parameters("edge", json!({"replicas": "2"})))
             .await?;
         let edge = gateway("edge", json!([https("https", host, "cert")]));
-        let address = bed.edge(with_parameters(edge, "edge")).await?;
-        bed.gateway_pods("edge", 2).await?;
+        let address = ns.edge(with_parameters(edge, "edge")).await?;
+        ns.gateway_pods("edge", 2).await?;
         let trusted: Vec<&Pair> = pairs.iter().collect();
         let visitor = Visitor::new(&address, host, "/reviews/1", &trusted)?;
         eventually("the first response", async || {
@@ -59,7 +59,7 @@ mod cases {
             let mut times = Vec::new();
             for pair in &pairs[1..] {
                 tokio::time::sleep(MAX_DELAY * 2).await;
-                bed.apply(secret("cert", pair)).await?;
+                ns.apply(secret("cert", pair)).await?;
                 times.push(Instant::now());
             }
             tokio::time::sleep(MAX_DELAY * 2).await;
@@ -113,13 +113,13 @@ mod cases {
     /// Deletes the Secret like `kubectl replace --force`, but creates it again only after some
     /// seconds.
     pub(super) async fn deleted_and_recreated_secret_fails_no_handshake(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let host = "shop.example.com";
         let pairs = [Pair::new(&[host])?, Pair::new(&[host])?];
-        bed.apply(secret("cert", &pairs[0])).await?;
+        ns.apply(secret("cert", &pairs[0])).await?;
         let edge = gateway("edge", json!([https("https", host, "cert")]));
-        let address = bed.edge(edge).await?;
+        let address = ns.edge(edge).await?;
         let visitor = Visitor::new(&address, host, "/reviews/1", &[&pairs[0], &pairs[1]])?;
         eventually("the first response", async || {
             visitor.visit().await.map(drop)
@@ -127,7 +127,7 @@ mod cases {
         .await?;
         let resolved = async |status: &str, word: &str| {
             eventually("the status of the Secret", async || {
-                let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
+                let gateway = ns.get(objects::GATEWAY, "Gateway", "edge").await?;
                 let conditions = listener_conditions(&gateway, "https")?;
                 let (is, _, message) = conditions.of("ResolvedRefs")?;
                 anyhow::ensure!(is == status && message.contains(word), "{conditions}");
@@ -136,10 +136,10 @@ mod cases {
             .await
         };
         let replaced = async {
-            kubectl(&["-n", &bed.namespace, "delete", "secret", "cert"]).await?;
+            kubectl(&["-n", &ns.namespace, "delete", "secret", "cert"]).await?;
             resolved("False", "was deleted").await?;
             tokio::time::sleep(Duration::from_secs(5)).await;
-            bed.apply(secret("cert", &pairs[1])).await?;
+            ns.apply(secret("cert", &pairs[1])).await?;
             resolved("True", "").await
         };
         let ((), visits) = visitor.visits_during(50, replaced).await?;
@@ -154,16 +154,16 @@ mod cases {
     }
 
     pub(super) async fn rsa_and_ecdsa_certificates_are_selected_per_client(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let host = "shop.example.com";
         let (ecdsa, rsa) = (Pair::new(&[host])?, Pair::rsa(&[host])?);
-        bed.apply(secret("ecdsa", &ecdsa)).await?;
-        bed.apply(secret("rsa", &rsa)).await?;
+        ns.apply(secret("ecdsa", &ecdsa)).await?;
+        ns.apply(secret("rsa", &rsa)).await?;
         let mut listener = https("https", host, "ecdsa");
         listener["tls"]["certificateRefs"] = json!([{"name": "ecdsa"}, {"name": "rsa"}]);
-        let address = bed.edge(gateway("edge", json!([listener]))).await?;
-        let file = std::env::temp_dir().join(format!("{}.crt", bed.namespace));
+        let address = ns.edge(gateway("edge", json!([listener]))).await?;
+        let file = std::env::temp_dir().join(format!("{}.crt", ns.namespace));
         std::fs::write(&file, format!("{}{}", ecdsa.certificate, rsa.certificate))?;
         let authorities = file.to_string_lossy();
         let connect = format!("{}:443", in_url(&address));
@@ -205,13 +205,15 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn invalid_secret_disables_only_its_listener(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn invalid_secret_disables_only_its_listener(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let (good, bad) = ("good.example.com", "bad.example.com");
         let (of_good, of_bad) = (Pair::new(&[good])?, Pair::new(&[bad])?);
-        bed.apply(secret("good", &of_good)).await?;
-        bed.apply(secret("bad", &of_bad)).await?;
+        ns.apply(secret("good", &of_good)).await?;
+        ns.apply(secret("bad", &of_bad)).await?;
         let listeners = json!([https("good", good, "good"), https("bad", bad, "bad")]);
-        let address = bed.edge(gateway("edge", listeners)).await?;
+        let address = ns.edge(gateway("edge", listeners)).await?;
         let trusted = [&of_good, &of_bad];
         let (good, bad) = (
             Visitor::new(&address, good, "/reviews/1", &trusted)?,
@@ -225,9 +227,9 @@ mod cases {
         }
         let broken = tls_secret("bad", "not a certificate", &of_bad.key);
         let broke = async {
-            bed.apply(broken).await?;
+            ns.apply(broken).await?;
             eventually("the listener to be invalid", async || {
-                let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
+                let gateway = ns.get(objects::GATEWAY, "Gateway", "edge").await?;
                 let conditions = listener_conditions(&gateway, "bad")?;
                 conditions.is_false(
                     "ResolvedRefs",
@@ -252,7 +254,7 @@ mod cases {
             failed.is_empty(),
             "visits to the other listener failed: {failed:?}"
         );
-        bed.apply(secret("bad", &of_bad)).await?;
+        ns.apply(secret("bad", &of_bad)).await?;
         eventually("the restored listener to serve", async || {
             bad.visit().await.map(drop)
         })
@@ -261,34 +263,34 @@ mod cases {
 
     /// The server behind the TLS passthrough is another Gateway inside the cluster.
     pub(super) async fn tls_passthrough_and_termination_share_a_port(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let (outer, inner) = ("outer.example.com", "inner.example.com");
         let (of_outer, of_inner) = (Pair::new(&[outer])?, Pair::new(&[inner])?);
-        bed.apply(secret("outer", &of_outer)).await?;
-        bed.apply(secret("inner", &of_inner)).await?;
-        bed.apply(parameters("inside", json!({"serviceType": "ClusterIP"})))
+        ns.apply(secret("outer", &of_outer)).await?;
+        ns.apply(secret("inner", &of_inner)).await?;
+        ns.apply(parameters("inside", json!({"serviceType": "ClusterIP"})))
             .await?;
         let inside = gateway("inside", json!([https("https", inner, "inner")]));
-        bed.gateway(with_parameters(inside, "inside")).await?;
+        ns.gateway(with_parameters(inside, "inside")).await?;
         let rules = json!([{"filters": [
             {"type": "RequestRedirect", "requestRedirect": {"hostname": "seen-inside.example.com"}},
         ]}]);
-        bed.gateway_route(route("HTTPRoute", "inside", "inside", "", rules))
+        ns.gateway_route(route("HTTPRoute", "inside", "inside", "", rules))
             .await?;
         let passed = json!({
             "name": "passed", "protocol": "TLS", "port": 443, "hostname": inner, "tls": {"mode": "Passthrough"},
         });
-        bed.reviews("v1").await?;
+        ns.reviews("v1").await?;
         let listeners = json!([https("ended", outer, "outer"), passed]);
-        let address = bed.gateway(gateway("edge", listeners)).await?;
+        let address = ns.gateway(gateway("edge", listeners)).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
-        bed.gateway_route(route("HTTPRoute", "reviews", "edge", "ended", rules))
+        ns.gateway_route(route("HTTPRoute", "reviews", "edge", "ended", rules))
             .await?;
         let rules = json!([{"backendRefs": [{"name": "inside-weft", "port": 443}]}]);
         let mut through = route("TLSRoute", "through", "edge", "passed", rules);
         through["spec"]["hostnames"] = json!([inner]);
-        bed.gateway_route(through).await?;
+        ns.gateway_route(through).await?;
         let ended = Visitor::new(&address, outer, "/reviews/1", &[&of_outer])?;
         let passed = Visitor::new(&address, inner, "/reviews/1", &[&of_inner])?;
         eventually("both listeners to serve", async || {

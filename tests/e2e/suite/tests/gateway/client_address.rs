@@ -18,7 +18,7 @@ mod cases {
     use weft_e2e::gateways::{gateway, https, listener, parameters, tls_secret, with_parameters};
     use weft_e2e::host::{curl, in_url, own_address};
     use weft_e2e::visits::Pair;
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     /// The client's address at a proxy on this machine; no other client has it.
     const CLIENT: &str = "127.0.0.71";
@@ -67,8 +67,10 @@ mod cases {
         arguments.iter().copied().chain(claims).collect()
     }
 
-    pub(super) async fn forged_forwarding_headers_are_replaced(bed: &Bed) -> anyhow::Result<()> {
-        let address = bed.edge(plain()).await?;
+    pub(super) async fn forged_forwarding_headers_are_replaced(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        let address = ns.edge(plain()).await?;
         let url = format!("http://{}/reviews/1", in_url(&address));
         let seen = eventually("a response", async || {
             seen(&url, &with_forged_headers(&[])).await
@@ -99,17 +101,17 @@ mod cases {
     /// One and two HTTP proxies in front of the gateway, with `trustedHops` correct, too low and
     /// too high.
     pub(super) async fn forwarding_headers_are_trusted_up_to_trusted_hops(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let hops = async |count: u32| {
-            bed.apply(parameters(
+            ns.apply(parameters(
                 "edge",
                 json!({"trustedHops": count.to_string()}),
             ))
             .await
         };
         hops(0).await?;
-        let address = bed.edge(with_parameters(plain(), "edge")).await?;
+        let address = ns.edge(with_parameters(plain(), "edge")).await?;
         let one = Front::of_http(&format!("{}:80", in_url(&address))).await?;
         let two = Front::of_http(&format!("127.0.0.1:{}", one.port)).await?;
         let as_client = ["--interface", CLIENT];
@@ -152,15 +154,15 @@ mod cases {
     }
 
     pub(super) async fn proxy_protocol_v1_and_v2_give_the_client_address(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let host = "shop.example.com";
         let pair = Pair::new(&[host])?;
-        bed.apply(tls_secret("cert", &pair.certificate, &pair.key))
+        ns.apply(tls_secret("cert", &pair.certificate, &pair.key))
             .await?;
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
         let edge = gateway("edge", listeners);
-        let address = bed.edge(edge.clone()).await?;
+        let address = ns.edge(edge.clone()).await?;
         let address = in_url(&address);
         let direct = format!("http://{address}/reviews/1");
         let mut fronts = Vec::new();
@@ -187,9 +189,9 @@ mod cases {
                 "{header} was accepted on {port}: {answer:?}"
             );
         }
-        bed.apply(parameters("edge", json!({"proxyProtocol": "true"})))
+        ns.apply(parameters("edge", json!({"proxyProtocol": "true"})))
             .await?;
-        bed.gateway(with_parameters(edge, "edge")).await?;
+        ns.gateway(with_parameters(edge, "edge")).await?;
         for (header, port, front) in &fronts {
             eventually(&format!("{header} on {port}"), async || {
                 let seen = through(*port, front).await?;
@@ -217,22 +219,22 @@ mod cases {
     /// Without a load balancer of its own: from the Service's address, and from its node port on
     /// every node.
     pub(super) async fn external_traffic_policy_local_keeps_the_client_address(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let wishes = json!({"externalTrafficPolicy": "Local", "replicas": "2"});
-        bed.apply(parameters("edge", wishes)).await?;
-        let address = bed.edge(with_parameters(plain(), "edge")).await?;
-        let pods = bed.gateway_pods("edge", 2).await?;
+        ns.apply(parameters("edge", wishes)).await?;
+        let address = ns.edge(with_parameters(plain(), "edge")).await?;
+        let pods = ns.gateway_pods("edge", 2).await?;
         let nodes: BTreeSet<_> = pods
             .iter()
             .filter_map(|pod| pod["status"]["hostIP"].as_str())
             .collect();
-        let of_cluster = bed.list("v1", "Node", "").await?.len();
+        let of_cluster = ns.list("v1", "Node", "").await?.len();
         anyhow::ensure!(
             nodes.len() == pods.len().min(of_cluster),
             "the replicas are not spread: they are on {nodes:?}, the cluster has {of_cluster} nodes"
         );
-        let service = bed.get("v1", "Service", "edge-weft").await?;
+        let service = ns.get("v1", "Service", "edge-weft").await?;
         let port = &service["spec"]["ports"][0]["nodePort"];
         let nodes = nodes.into_iter().map(|node| (node, port.to_string()));
         for (at, port) in nodes.chain([(&*address, "80".to_owned())]) {

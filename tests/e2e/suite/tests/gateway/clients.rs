@@ -15,7 +15,7 @@ mod cases {
     use weft_e2e::gateways::{gateway, https, listener, route, tls_secret};
     use weft_e2e::host::{self, curl, in_url, run};
     use weft_e2e::visits::Pair;
-    use weft_e2e::{Bed, eventually, objects};
+    use weft_e2e::{TestNamespace, eventually, objects};
 
     /// A server of the conformance suite for gRPC and WebSocket; `tests/e2e/suite/run` loads it.
     const ECHO: &str = "registry.k8s.io/gateway-api/conformance/echo-advanced:v0.1.0";
@@ -24,20 +24,22 @@ mod cases {
         gateway("edge", json!([listener("http", "HTTP", 80)]))
     }
 
-    async fn deploy_with_tls(bed: &Bed) -> anyhow::Result<(String, String)> {
+    async fn deploy_with_tls(ns: &TestNamespace) -> anyhow::Result<(String, String)> {
         let host = "shop.example.com";
         let pair = Pair::new(&[host])?;
-        bed.apply(tls_secret("cert", &pair.certificate, &pair.key))
+        ns.apply(tls_secret("cert", &pair.certificate, &pair.key))
             .await?;
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
-        let address = bed.edge(gateway("edge", listeners)).await?;
-        let file = std::env::temp_dir().join(format!("{}.crt", bed.namespace));
+        let address = ns.edge(gateway("edge", listeners)).await?;
+        let file = std::env::temp_dir().join(format!("{}.crt", ns.namespace));
         std::fs::write(&file, &pair.certificate)?;
         Ok((address, file.to_string_lossy().into_owned()))
     }
 
-    pub(super) async fn curl_is_served_over_http1_and_http2(bed: &Bed) -> anyhow::Result<()> {
-        let (address, authority) = deploy_with_tls(bed).await?;
+    pub(super) async fn curl_is_served_over_http1_and_http2(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        let (address, authority) = deploy_with_tls(ns).await?;
         let address = in_url(&address);
         let http = format!("http://{address}/reviews/1");
         let resolve = format!("shop.example.com:443:{address}");
@@ -77,9 +79,9 @@ mod cases {
     }
 
     pub(super) async fn openssl_connects_with_tls_1_2_and_1_3_only(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        let (address, authority) = deploy_with_tls(bed).await?;
+        let (address, authority) = deploy_with_tls(ns).await?;
         let connect = format!("{}:443", in_url(&address));
         let client = async |name: &str, more: &[&str]| {
             // s_client may wait for more than the session tickets without limit.
@@ -122,12 +124,12 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn tcp_route_serves_nc(bed: &Bed) -> anyhow::Result<()> {
-        bed.reviews("v1").await?;
+    pub(super) async fn tcp_route_serves_nc(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.reviews("v1").await?;
         let listeners = json!([listener("tcp", "TCP", 7000)]);
-        let address = bed.gateway(gateway("edge", listeners)).await?;
+        let address = ns.gateway(gateway("edge", listeners)).await?;
         let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 7000}]}]);
-        bed.gateway_route(route("TCPRoute", "echo", "edge", "tcp", rules))
+        ns.gateway_route(route("TCPRoute", "echo", "edge", "tcp", rules))
             .await?;
         eventually("the TCP echo", async || {
             let talk = format!("echo 'through the gateway' | nc -N -w 5 {address} 7000");
@@ -158,8 +160,8 @@ mod cases {
         ]
     }
 
-    pub(super) async fn udp_route_serves_dig(bed: &Bed) -> anyhow::Result<()> {
-        let servers = bed
+    pub(super) async fn udp_route_serves_dig(ns: &TestNamespace) -> anyhow::Result<()> {
+        let servers = ns
             .at("kube-system")
             .list("v1", "Pod", "k8s-app=kube-dns")
             .await?;
@@ -169,15 +171,15 @@ mod cases {
             .collect();
         anyhow::ensure!(!addresses.is_empty(), "the cluster has no DNS server pods");
         for object in dns_service(&addresses) {
-            bed.apply(object).await?;
+            ns.apply(object).await?;
         }
         // The name servers' pods are in another namespace, which needs a ReferenceGrant.
-        let system = bed.at("kube-system");
-        system.apply(grant(&bed.namespace)).await?;
-        let answered = dig_through_gateway(bed).await;
+        let system = ns.at("kube-system");
+        system.apply(grant(&ns.namespace)).await?;
+        let answered = dig_through_gateway(ns).await;
         let grants = system.api("gateway.networking.k8s.io/v1beta1", "ReferenceGrant");
         grants
-            .delete(&bed.namespace, &DeleteParams::default())
+            .delete(&ns.namespace, &DeleteParams::default())
             .await?;
         answered
     }
@@ -193,13 +195,13 @@ mod cases {
         })
     }
 
-    async fn dig_through_gateway(bed: &Bed) -> anyhow::Result<()> {
+    async fn dig_through_gateway(ns: &TestNamespace) -> anyhow::Result<()> {
         let listeners = json!([listener("dns", "UDP", 53)]);
-        let address = bed.gateway(gateway("edge", listeners)).await?;
+        let address = ns.gateway(gateway("edge", listeners)).await?;
         let rules = json!([{"backendRefs": [{"name": "dns", "port": 53}]}]);
-        bed.gateway_route(route("UDPRoute", "dns", "edge", "dns", rules))
+        ns.gateway_route(route("UDPRoute", "dns", "edge", "dns", rules))
             .await?;
-        let wanted = bed.at("default").cluster_ip("kubernetes").await?;
+        let wanted = ns.at("default").cluster_ip("kubernetes").await?;
         let of = if wanted.contains(':') { "AAAA" } else { "A" };
         let at = format!("@{address}");
         eventually("the DNS response", async || {
@@ -213,7 +215,7 @@ mod cases {
     }
 
     /// Deploys the suite's server with HTTP on 8080 and gRPC on 7070 behind the Service `echo`.
-    async fn deploy_echo(bed: &Bed) -> anyhow::Result<()> {
+    async fn deploy_echo(ns: &TestNamespace) -> anyhow::Result<()> {
         let mut pod = objects::pod(
             "echo",
             "reviews",
@@ -221,7 +223,7 @@ mod cases {
             &["--grpc", "7070", "--port", "8080"],
         );
         pod["spec"]["containers"][0]["image"] = ECHO.into();
-        let first = bed.families().await?.first().copied();
+        let first = ns.families().await?.first().copied();
         let any = if first == Some("IPv6") {
             "::"
         } else {
@@ -230,8 +232,8 @@ mod cases {
         pod["spec"]["containers"][0]["env"] = json!([{"name": "INSTANCE_IPS", "value": any}]);
         pod["spec"]["containers"][0]["readinessProbe"] =
             json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});
-        bed.apply(pod).await?;
-        bed.apply(json!({
+        ns.apply(pod).await?;
+        ns.apply(json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "echo"},
             "spec": {"selector": {"app": "echo"}, "ports": [
                 {"name": "http", "port": 80, "targetPort": 8080},
@@ -239,18 +241,20 @@ mod cases {
             ]},
         }))
         .await?;
-        bed.ready("echo").await.map(drop)
+        ns.ready("echo").await.map(drop)
     }
 
-    pub(super) async fn grpc_route_serves_go_and_rust_clients(bed: &Bed) -> anyhow::Result<()> {
-        deploy_echo(bed).await?;
-        bed.reviews("v1").await?;
-        let address = in_url(&bed.gateway(plain()).await?);
+    pub(super) async fn grpc_route_serves_go_and_rust_clients(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        deploy_echo(ns).await?;
+        ns.reviews("v1").await?;
+        let address = in_url(&ns.gateway(plain()).await?);
         let rules = json!([
             {"matches": [{"method": {"service": "proto.EchoTestService"}}], "backendRefs": [{"name": "echo", "port": 7070}]},
             {"matches": [{"method": {"service": "shop.Reviews"}}], "backendRefs": [{"name": "reviews-v1", "port": 9000}]},
         ]);
-        bed.gateway_route(route("GRPCRoute", "both", "edge", "", rules))
+        ns.gateway_route(route("GRPCRoute", "both", "edge", "", rules))
             .await?;
         let go = host::root().join("target/cluster/bin/echo-client");
         let url = format!("grpc://{address}:80");
@@ -281,11 +285,13 @@ mod cases {
         )
     }
 
-    pub(super) async fn websocket_serves_go_client_and_browser(bed: &Bed) -> anyhow::Result<()> {
-        deploy_echo(bed).await?;
-        let address = in_url(&bed.gateway(plain()).await?);
+    pub(super) async fn websocket_serves_go_client_and_browser(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        deploy_echo(ns).await?;
+        let address = in_url(&ns.gateway(plain()).await?);
         let rules = json!([{"backendRefs": [{"name": "echo", "port": 80}]}]);
-        bed.gateway_route(route("HTTPRoute", "echo", "edge", "", rules))
+        ns.gateway_route(route("HTTPRoute", "echo", "edge", "", rules))
             .await?;
         let go = host::root().join("target/cluster/bin/echo-client");
         let url = format!("ws://{address}/");
@@ -296,7 +302,7 @@ mod cases {
             Ok(())
         })
         .await?;
-        let folder = std::env::temp_dir().join(format!("{}-browser", bed.namespace));
+        let folder = std::env::temp_dir().join(format!("{}-browser", ns.namespace));
         std::fs::create_dir_all(&folder)?;
         let file = folder.join("page.html");
         std::fs::write(&file, page(&address))?;

@@ -10,7 +10,7 @@ mod cases {
     use weft_e2e::gateways::{gateway, listener, route};
     use weft_e2e::host::in_url;
     use weft_e2e::objects::{http_route, service, to};
-    use weft_e2e::{Bed, Summary, eventually, host};
+    use weft_e2e::{Summary, TestNamespace, eventually, host};
 
     /// The standard deviation of a share of this many requests is about one percentage point.
     const REQUESTS: u64 = 2_000;
@@ -32,20 +32,20 @@ mod cases {
     }
 
     pub(super) async fn gateway_and_service_route_weights_multiply(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2", "v3"]).await?;
+        ns.shop(&["v1", "v2", "v3"]).await?;
         // The Service's endpoints are those of v1; its route also leads to v2.
         let selector = json!({"app": "reviews", "version": "v1"});
-        bed.apply(service("reviews", selector)).await?;
+        ns.apply(service("reviews", selector)).await?;
         let rules = json!([{"backendRefs": [to("v1", 80), to("v2", 20)]}]);
-        bed.good_route(http_route("own", rules)).await?;
-        let address = bed
+        ns.good_route(http_route("own", rules)).await?;
+        let address = ns
             .gateway(gateway("edge", json!([listener("http", "HTTP", 80)])))
             .await?;
         let half = json!({"name": "reviews", "port": 80, "weight": 1});
         let rules = json!([{"backendRefs": [half, to("v3", 1)]}]);
-        bed.gateway_route(route("HTTPRoute", "outer", "edge", "", rules))
+        ns.gateway_route(route("HTTPRoute", "outer", "edge", "", rules))
             .await?;
         let url = format!("http://{}/reviews/1", in_url(&address));
         let count = REQUESTS.to_string();
@@ -53,7 +53,7 @@ mod cases {
         let asks = async |word: &str| {
             let patch = json!({"metadata": {"annotations": {"weft.dev/gateway-routes": word}}});
             let patch = kube::api::Patch::Merge(patch);
-            let services = bed.api("v1", "Service");
+            let services = ns.api("v1", "Service");
             services
                 .patch("reviews", &Default::default(), &patch)
                 .await
@@ -69,7 +69,7 @@ mod cases {
         asks("enabled").await?;
         are("both weights to apply", [40, 10, 50]).await?;
         // For clients in the mesh only the Service's own route applies.
-        let inside = bed.load("client", "http://reviews/reviews/1", &many);
+        let inside = ns.load("client", "http://reviews/reviews/1", &many);
         check_shares(&inside.await?, [80, 20, 0])?;
         asks("disabled").await?;
         are("only the Gateway's weights to apply again", [50, 0, 50]).await

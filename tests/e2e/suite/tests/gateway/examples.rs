@@ -17,7 +17,7 @@ mod cases {
     use tokio::time::Instant;
     use weft_e2e::host::{self, Reply, curl, get, in_url, kubectl, run_in};
     use weft_e2e::visits::{Visit, Visitor, failures};
-    use weft_e2e::{Bed, eventually, eventually_within, objects};
+    use weft_e2e::{TestNamespace, eventually, eventually_within, objects};
 
     const NAMESPACES: [&str; 8] = [
         "shop",
@@ -32,12 +32,14 @@ mod cases {
     /// Shorter than the runner's limit, so that the namespaces are always deleted.
     const LIMIT: Duration = Duration::from_secs(270);
 
-    pub(super) async fn gateway_examples_work_as_documented(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn gateway_examples_work_as_documented(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         for namespace in NAMESPACES {
             let there = kubectl(&["get", "namespace", "--ignore-not-found", namespace]).await?;
             anyhow::ensure!(there.is_empty(), "delete the namespace {namespace} first");
         }
-        let examples = Examples::new(bed)?;
+        let examples = Examples::new(ns)?;
         let outcome = tokio::time::timeout(LIMIT, examples.all()).await;
         let outcome = outcome
             .context("the examples exceeded their time limit")
@@ -59,7 +61,7 @@ mod cases {
     }
 
     struct Examples<'a> {
-        bed: &'a Bed,
+        ns: &'a TestNamespace,
         /// The working directory of the README's commands. Holds the examples and the key that the
         /// commands generate.
         folder: PathBuf,
@@ -67,12 +69,12 @@ mod cases {
     }
 
     impl<'a> Examples<'a> {
-        fn new(bed: &'a Bed) -> anyhow::Result<Self> {
-            let folder = std::env::temp_dir().join(&bed.namespace);
+        fn new(ns: &'a TestNamespace) -> anyhow::Result<Self> {
+            let folder = std::env::temp_dir().join(&ns.namespace);
             std::fs::create_dir_all(&folder)?;
             std::os::unix::fs::symlink(host::root().join("examples"), folder.join("examples"))?;
             Ok(Self {
-                bed,
+                ns,
                 folder,
                 applied: RefCell::default(),
             })
@@ -135,7 +137,7 @@ mod cases {
                 said.contains(r#""app":"frontend""#),
                 "the commands printed {said}"
             );
-            self.bed.at("edge").programmed("public").await
+            self.ns.at("edge").programmed("public").await
         }
 
         /// Sends an HTTPS request to the Gateway like the README.
@@ -295,7 +297,7 @@ mod cases {
 
         async fn shared(&self) -> anyhow::Result<()> {
             self.apply("shared").await?;
-            let address = self.bed.at("edge-shared").programmed("shared").await?;
+            let address = self.ns.at("edge-shared").programmed("shared").await?;
             eventually("each route to serve only on its listeners", async || {
                 for (host, statuses) in [
                     ("own.example.com", [200, 404, 200]),
@@ -319,7 +321,7 @@ mod cases {
             let mut addresses = Vec::new();
             for colour in ["red", "blue"] {
                 let address = self
-                    .bed
+                    .ns
                     .at(&format!("team-{colour}"))
                     .programmed("own")
                     .await?;
@@ -347,7 +349,7 @@ mod cases {
 
         async fn several(&self, edge: &str) -> anyhow::Result<()> {
             self.apply("several-gateways").await?;
-            let next = self.bed.at("edge-next").programmed("next").await?;
+            let next = self.ns.at("edge-next").programmed("next").await?;
             for address in [edge, &next] {
                 eventually_within(
                     Duration::from_secs(20),
@@ -360,7 +362,7 @@ mod cases {
                 )
                 .await?;
             }
-            let shop = self.bed.at("shop");
+            let shop = self.ns.at("shop");
             let route = shop
                 .get(objects::GATEWAY, "HTTPRoute", "everywhere")
                 .await?;

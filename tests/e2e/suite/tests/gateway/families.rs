@@ -12,26 +12,26 @@ mod cases {
     use weft_e2e::gateways::{gateway, https, listener, tls_secret};
     use weft_e2e::host::{curl, get, in_url};
     use weft_e2e::visits::Pair;
-    use weft_e2e::{Bed, eventually, objects};
+    use weft_e2e::{TestNamespace, eventually, objects};
 
-    async fn addresses(bed: &Bed, name: &str) -> anyhow::Result<Vec<String>> {
-        let gateway = bed.get(objects::GATEWAY, "Gateway", name).await?;
+    async fn addresses(ns: &TestNamespace, name: &str) -> anyhow::Result<Vec<String>> {
+        let gateway = ns.get(objects::GATEWAY, "Gateway", name).await?;
         let all = gateway["status"]["addresses"].as_array().cloned();
         let all = all.unwrap_or_default();
         let values = all.iter().filter_map(|one| one["value"].as_str());
         Ok(values.map(str::to_owned).collect())
     }
 
-    pub(super) async fn gateway_serves_on_each_ip_family(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn gateway_serves_on_each_ip_family(ns: &TestNamespace) -> anyhow::Result<()> {
         let host = "shop.example.com";
         let pair = Pair::new(&[host])?;
-        bed.apply(tls_secret("cert", &pair.certificate, &pair.key))
+        ns.apply(tls_secret("cert", &pair.certificate, &pair.key))
             .await?;
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
-        bed.edge(gateway("edge", listeners)).await?;
-        let families = bed.families().await?;
+        ns.edge(gateway("edge", listeners)).await?;
+        let families = ns.families().await?;
         let all = eventually("an address of each family", async || {
-            let all = addresses(bed, "edge").await?;
+            let all = addresses(ns, "edge").await?;
             let has: Vec<&str> = all.iter().map(|ip| objects::address_type(ip)).collect();
             anyhow::ensure!(
                 has == families,
@@ -67,15 +67,17 @@ mod cases {
     }
 
     /// Repeated for each IP family.
-    pub(super) async fn gateway_gets_its_requested_address(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn gateway_gets_its_requested_address(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let plain = |name: &str| gateway(name, json!([listener("http", "HTTP", 80)]));
-        bed.gateway(plain("first")).await?;
-        for (number, given) in addresses(bed, "first").await?.iter().enumerate() {
+        ns.gateway(plain("first")).await?;
+        for (number, given) in addresses(ns, "first").await?.iter().enumerate() {
             let (name, wish) = (format!("next-{number}"), unused_address(given)?);
             let mut next = plain(&name);
             next["spec"]["addresses"] = json!([{"type": "IPAddress", "value": wish}]);
-            bed.gateway(next).await?;
-            let has = addresses(bed, &name).await?;
+            ns.gateway(next).await?;
+            let has = addresses(ns, &name).await?;
             anyhow::ensure!(
                 has == [wish.as_str()],
                 "the Gateway has {has:?} instead of {wish}"

@@ -13,7 +13,7 @@ mod cases {
     use weft_e2e::gateways::{CONTROLLER_NAME, gateway, listener, route};
     use weft_e2e::objects::{self, to};
     use weft_e2e::writes::{Counts, Writes};
-    use weft_e2e::{Bed, eventually_within};
+    use weft_e2e::{TestNamespace, eventually_within};
 
     const ROUTES: usize = 1_000;
     /// The time limit for changes that affect all routes, on a busy machine.
@@ -81,9 +81,9 @@ mod cases {
         }
     }
 
-    async fn wait_until_all_programmed(bed: &Bed) -> anyhow::Result<()> {
+    async fn wait_until_all_programmed(ns: &TestNamespace) -> anyhow::Result<()> {
         eventually_within(LONG, "all routes to be programmed", async || {
-            let all = bed.list(objects::GATEWAY, "HTTPRoute", "").await?;
+            let all = ns.list(objects::GATEWAY, "HTTPRoute", "").await?;
             let in_force = |route: &&Value| {
                 let conditions = objects::conditions_by(route, CONTROLLER_NAME);
                 conditions.is_ok_and(|conditions| {
@@ -99,18 +99,20 @@ mod cases {
         .await
     }
 
-    pub(super) async fn route_change_causes_one_status_write(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn route_change_causes_one_status_write(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let selector = json!({"app": "reviews", "version": "v1"});
-        bed.apply(objects::service("reviews-v1", selector)).await?;
-        bed.gateway(gateway("edge", json!([listener("http", "HTTP", 80)])))
+        ns.apply(objects::service("reviews-v1", selector)).await?;
+        ns.gateway(gateway("edge", json!([listener("http", "HTTP", 80)])))
             .await?;
         let watched = Watched {
-            routes: Writes::of(bed, objects::GATEWAY, "HTTPRoute").await?,
-            gateways: Writes::of(bed, objects::GATEWAY, "Gateway").await?,
+            routes: Writes::of(ns, objects::GATEWAY, "HTTPRoute").await?,
+            gateways: Writes::of(ns, objects::GATEWAY, "Gateway").await?,
         };
-        let made = stream::iter(0..ROUTES).map(|of| bed.apply(route_with_weight(of, 1)));
+        let made = stream::iter(0..ROUTES).map(|of| ns.apply(route_with_weight(of, 1)));
         made.buffer_unordered(8).try_collect::<Vec<_>>().await?;
-        wait_until_all_programmed(bed).await?;
+        wait_until_all_programmed(ns).await?;
         let (routes, gateway) = watched.writes().await?;
         let all: usize = routes.values().sum();
         eprintln!("{ROUTES} routes created: {all} writes of routes, {gateway} of the Gateway");
@@ -118,18 +120,18 @@ mod cases {
         // than a second to acknowledge.
         anyhow::ensure!(all <= ROUTES * 21 / 10, "{all} writes of {ROUTES} routes");
 
-        bed.apply(route_with_weight(500, 2)).await?;
+        ns.apply(route_with_weight(500, 2)).await?;
         watched.are("one route edited", &[(500, 2)], 0).await?;
 
         let mut annotated = route_with_weight(500, 2);
         annotated["metadata"]["annotations"] = json!({"example.com/note": "nothing to us"});
-        bed.apply(annotated).await?;
+        ns.apply(annotated).await?;
         watched.are("one route annotated", &[(500, 1)], 0).await?;
 
-        bed.apply(route_with_weight(ROUTES, 1)).await?;
+        ns.apply(route_with_weight(ROUTES, 1)).await?;
         watched.are("one route created", &[(ROUTES, 2)], 1).await?;
 
-        let routes = bed.api(objects::GATEWAY, "HTTPRoute");
+        let routes = ns.api(objects::GATEWAY, "HTTPRoute");
         routes
             .delete(&route_name(ROUTES), &Default::default())
             .await?;
@@ -137,7 +139,7 @@ mod cases {
 
         // A change that affects all routes writes each status once.
         let ports = json!({"spec": {"ports": [{"name": "other", "port": 81, "targetPort": 8080}]}});
-        let services = bed.api("v1", "Service");
+        let services = ns.api("v1", "Service");
         let patch = Patch::Merge(ports);
         services
             .patch("reviews-v1", &PatchParams::default(), &patch)

@@ -10,20 +10,21 @@ mod cases {
     use weft_e2e::host::{get, run};
     use weft_e2e::identity::spiffe;
     use weft_e2e::objects::to;
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     /// Strict backends accept HTTP and TCP from the gateway and log its identity.
-    pub(super) async fn strict_backend_sees_the_gateway_identity(bed: &Bed) -> anyhow::Result<()> {
-        bed.mtls("Namespace", &bed.namespace, "strict".into())
-            .await?;
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn strict_backend_sees_the_gateway_identity(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.mtls("Namespace", &ns.namespace, "strict".into()).await?;
+        ns.shop(&["v1"]).await?;
         let listeners = json!([listener("http", "HTTP", 80), listener("tcp", "TCP", 7000)]);
-        let address = bed.gateway(gateway("edge", listeners)).await?;
+        let address = ns.gateway(gateway("edge", listeners)).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
-        bed.gateway_route(route("HTTPRoute", "reviews", "edge", "http", rules))
+        ns.gateway_route(route("HTTPRoute", "reviews", "edge", "http", rules))
             .await?;
         let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 7000}]}]);
-        bed.gateway_route(route("TCPRoute", "echo", "edge", "tcp", rules))
+        ns.gateway_route(route("TCPRoute", "echo", "edge", "tcp", rules))
             .await?;
         eventually("the HTTP listener to serve", async || {
             get(&address, 80, "any", "/reviews/known")
@@ -40,13 +41,13 @@ mod cases {
         })
         .await?;
         // A request without mutual TLS is rejected.
-        let pod = bed.pod_ip("reviews-v1").await?;
+        let pod = ns.pod_ip("reviews-v1").await?;
         let plain = get(&pod, 8080, "any", "/reviews/plain").await;
         let refused = plain.as_ref().map_or(true, |reply| reply.status == 403);
         anyhow::ensure!(refused, "plain text was accepted: {plain:?}");
-        let own = spiffe(&bed.namespace, "edge-weft");
+        let own = spiffe(&ns.namespace, "edge-weft");
         eventually("the gateway's identity in the access log", async || {
-            let lines = bed.access_log("reviews-v1").await?;
+            let lines = ns.access_log("reviews-v1").await?;
             let known = lines.iter().filter(|one| one.is("client_id", &own));
             let paths: Vec<String> = known.map(|one| one.text("path")).collect();
             for path in ["/reviews/known", ""] {

@@ -12,7 +12,7 @@ mod cases {
     use serde_json::{Value, json};
     use weft_e2e::gateways::{gateway, listener, parameters, route, with_parameters};
     use weft_e2e::objects::{self, to};
-    use weft_e2e::{Bed, control_plane, eventually};
+    use weft_e2e::{TestNamespace, control_plane, eventually};
 
     /// The ports of the traffic: HTTP, and gRPC.
     fn listeners() -> Value {
@@ -34,83 +34,83 @@ mod cases {
     }
 
     /// Deploys a Gateway `edge` in front of the reviews, and a client.
-    async fn deploy(bed: &Bed) -> anyhow::Result<()> {
-        bed.apply(replicas(1)).await?;
-        bed.apply(edge(listeners())).await?;
-        bed.apply(objects::client("client")).await?;
-        bed.reviews("v1").await?;
-        bed.reviews("v2").await?;
-        bed.ready("client").await?;
-        bed.programmed("edge").await?;
-        bed.gateway_route(split(50)).await?;
+    async fn deploy(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.apply(replicas(1)).await?;
+        ns.apply(edge(listeners())).await?;
+        ns.apply(objects::client("client")).await?;
+        ns.reviews("v1").await?;
+        ns.reviews("v2").await?;
+        ns.ready("client").await?;
+        ns.programmed("edge").await?;
+        ns.gateway_route(split(50)).await?;
         let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 9000}]}]);
-        bed.gateway_route(route("GRPCRoute", "reviews", "edge", "grpc", rules))
+        ns.gateway_route(route("GRPCRoute", "reviews", "edge", "grpc", rules))
             .await?;
-        bed.answered("client", "http://edge-weft/reviews/1", &[])
+        ns.answered("client", "http://edge-weft/reviews/1", &[])
             .await?;
-        bed.answered("client", "http://edge-weft:9000", &["--grpc", "watch"])
+        ns.answered("client", "http://edge-weft:9000", &["--grpc", "watch"])
             .await
     }
 
-    async fn restart_gateway(bed: &Bed) -> anyhow::Result<()> {
+    async fn restart_gateway(ns: &TestNamespace) -> anyhow::Result<()> {
         let annotations = json!({"e2e/restarted": "yes"});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
-        let deployments = bed.api("apps/v1", "Deployment");
+        let deployments = ns.api("apps/v1", "Deployment");
         deployments
             .patch("edge-weft", &PatchParams::default(), &Patch::Merge(&patch))
             .await?;
-        bed.gateway_pods("edge", 1).await.map(drop)
+        ns.gateway_pods("edge", 1).await.map(drop)
     }
 
     pub(super) async fn gateway_rollout_and_scaling_fail_no_request(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        deploy(bed).await?;
+        deploy(ns).await?;
         let changes = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            restart_gateway(bed).await?;
+            restart_gateway(ns).await?;
             for count in [5, 1] {
-                bed.apply(replicas(count)).await?;
-                bed.gateway_pods("edge", count.into()).await?;
+                ns.apply(replicas(count)).await?;
+                ns.gateway_pods("edge", count.into()).await?;
             }
             Ok(())
         };
-        let ((), traffic) = bed.under_traffic("client", "edge-weft", changes).await?;
+        let ((), traffic) = ns.under_traffic("client", "edge-weft", changes).await?;
         traffic.as_expected()
     }
 
     pub(super) async fn controller_restart_and_edits_fail_no_request(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        deploy(bed).await?;
+        deploy(ns).await?;
         let pods = async || {
             let labels = "gateway.networking.k8s.io/gateway-name=edge";
-            let pods = bed.list("v1", "Pod", labels).await?;
+            let pods = ns.list("v1", "Pod", labels).await?;
             let names = pods.iter().map(|pod| pod["metadata"]["name"].clone());
             anyhow::Ok(names.collect::<Vec<Value>>())
         };
         let before = pods().await?;
         let changes = async {
             for step in 0..10 {
-                bed.apply(split(step * 37 % 101)).await?;
+                ns.apply(split(step * 37 % 101)).await?;
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
             let mut more = listeners();
             if let Some(all) = more.as_array_mut() {
                 all.insert(0, listener("more", "HTTP", 8090));
             }
-            let with = bed.gateway(edge(more)).await?;
+            let with = ns.gateway(edge(more)).await?;
             eventually("the new listener", async || {
                 let reply = weft_e2e::host::get(&with, 8090, "any", "/").await?;
                 reply.is(404).map(drop)
             })
             .await?;
-            bed.gateway(edge(listeners())).await?;
-            control_plane::restart(&bed.client, "weft-controller").await?;
-            control_plane::restart(&bed.client, "weft-provisioner").await?;
-            bed.gateway_route(split(30)).await
+            ns.gateway(edge(listeners())).await?;
+            control_plane::restart(&ns.client, "weft-controller").await?;
+            control_plane::restart(&ns.client, "weft-provisioner").await?;
+            ns.gateway_route(split(30)).await
         };
-        let ((), traffic) = bed.under_traffic("client", "edge-weft", changes).await?;
+        let ((), traffic) = ns.under_traffic("client", "edge-weft", changes).await?;
         traffic.as_expected()?;
         anyhow::ensure!(pods().await? == before, "edits must not replace pods");
         Ok(())

@@ -20,7 +20,7 @@ mod cases {
     };
     use weft_e2e::host::get;
     use weft_e2e::objects::{self, to};
-    use weft_e2e::{Bed, control_plane, eventually};
+    use weft_e2e::{TestNamespace, control_plane, eventually};
 
     const THEIRS: &str = "other.example/controller";
     const KEEP: &str = "other.example/keep";
@@ -37,47 +37,49 @@ mod cases {
     }
 
     async fn merge(
-        bed: &Bed,
+        ns: &TestNamespace,
         (version, kind): (&str, &str),
         name: &str,
         patch: Value,
     ) -> anyhow::Result<()> {
         let patch = Patch::Merge(patch);
-        let api = bed.api(version, kind);
+        let api = ns.api(version, kind);
         api.patch(name, &PatchParams::default(), &patch).await?;
         Ok(())
     }
 
     async fn wait_until_deleted(
-        bed: &Bed,
+        ns: &TestNamespace,
         version: &str,
         kind: &str,
         name: &str,
     ) -> anyhow::Result<()> {
         eventually(&format!("{kind} {name} to be deleted"), async || {
-            let left = bed.api(version, kind).get_opt(name).await?;
+            let left = ns.api(version, kind).get_opt(name).await?;
             anyhow::ensure!(left.is_none(), "it still exists: {left:?}");
             Ok(())
         })
         .await
     }
 
-    pub(super) async fn gateway_of_another_class_is_not_modified(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn gateway_of_another_class_is_not_modified(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         // Cluster-scoped, so it is named after the test's namespace.
         let class = json!({
-            "apiVersion": objects::GATEWAY, "kind": "GatewayClass", "metadata": {"name": bed.namespace},
+            "apiVersion": objects::GATEWAY, "kind": "GatewayClass", "metadata": {"name": ns.namespace},
             "spec": {"controllerName": THEIRS},
         });
-        bed.apply(class).await?;
-        let outcome = check_foreign_objects(bed).await;
-        let classes = bed.api(objects::GATEWAY, "GatewayClass");
-        classes.delete(&bed.namespace, &Default::default()).await?;
+        ns.apply(class).await?;
+        let outcome = check_foreign_objects(ns).await;
+        let classes = ns.api(objects::GATEWAY, "GatewayClass");
+        classes.delete(&ns.namespace, &Default::default()).await?;
         outcome
     }
 
-    async fn check_foreign_objects(bed: &Bed) -> anyhow::Result<()> {
+    async fn check_foreign_objects(ns: &TestNamespace) -> anyhow::Result<()> {
         let mut foreign = http("foreign");
-        foreign["spec"]["gatewayClassName"] = json!(bed.namespace);
+        foreign["spec"]["gatewayClassName"] = json!(ns.namespace);
         foreign["spec"]["allowedListeners"] = json!({"namespaces": {"from": "Same"}});
         foreign["metadata"]["finalizers"] = json!([KEEP]);
         let set = json!({
@@ -88,30 +90,30 @@ mod cases {
         let mut before = BTreeMap::new();
         for object in [foreign, set, reviews("foreign", parents, 1)] {
             let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-            let applied = bed.apply(object).await?;
+            let applied = ns.apply(object).await?;
             before.insert(kind, applied["metadata"]["resourceVersion"].clone());
         }
         // Once a later Gateway of ours is programmed, the controller has seen these objects.
-        bed.gateway(http("ours")).await?;
+        ns.gateway(http("ours")).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         for (kind, version) in before {
-            let after = bed.get(objects::GATEWAY, &kind, "foreign").await?;
+            let after = ns.get(objects::GATEWAY, &kind, "foreign").await?;
             let untouched = after["metadata"]["resourceVersion"] == version;
             anyhow::ensure!(untouched, "the object was modified: {after}");
         }
-        let name = format!("foreign-{}", bed.namespace);
+        let name = format!("foreign-{}", ns.namespace);
         for (version, kind) in [("v1", "Service"), ("apps/v1", "Deployment")] {
-            let made = bed.api(version, kind).get_opt(&name).await?;
+            let made = ns.api(version, kind).get_opt(&name).await?;
             anyhow::ensure!(made.is_none(), "{kind} {name} was created");
         }
-        let class = bed
-            .get(objects::GATEWAY, "GatewayClass", &bed.namespace)
+        let class = ns
+            .get(objects::GATEWAY, "GatewayClass", &ns.namespace)
             .await?;
         let spoken = class["status"].to_string();
         anyhow::ensure!(!spoken.contains("are served"), "{spoken}");
         // The finalizer would keep the namespace from terminating.
         let nothing = json!({"metadata": {"finalizers": null}});
-        merge(bed, (objects::GATEWAY, "Gateway"), "foreign", nothing).await
+        merge(ns, (objects::GATEWAY, "Gateway"), "foreign", nothing).await
     }
 
     /// Returns the status entry that the other controller writes in this round.
@@ -127,8 +129,12 @@ mod cases {
     }
 
     /// Replaces the other controller's entry; fails unless it was as last written.
-    async fn write_theirs(bed: &Bed, round: u32, before: Option<&Value>) -> anyhow::Result<Value> {
-        let routes = bed.api(objects::GATEWAY, "HTTPRoute");
+    async fn write_theirs(
+        ns: &TestNamespace,
+        round: u32,
+        before: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let routes = ns.api(objects::GATEWAY, "HTTPRoute");
         loop {
             let mut route = routes.get("both").await?;
             let parents = route.data["status"]["parents"].as_array();
@@ -158,16 +164,16 @@ mod cases {
     /// Edits the route, so that the controller writes its status, while the other controller writes
     /// as fast as it can.
     pub(super) async fn concurrent_status_writes_keep_foreign_entries(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let begun = Instant::now();
-        bed.edge(http("edge")).await?;
+        ns.edge(http("edge")).await?;
         let parents = json!([{"name": "edge"}, {"name": "theirs"}]);
         let route = |weight| reviews("both", parents.clone(), weight);
-        bed.apply(route(1)).await?;
+        ns.apply(route(1)).await?;
         let edits = async {
             for weight in 2..30 {
-                bed.apply(route(weight)).await?;
+                ns.apply(route(weight)).await?;
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             anyhow::Ok(())
@@ -178,12 +184,12 @@ mod cases {
             rounds += 1;
             tokio::select! {
                 done = edits.as_mut() => break done?,
-                written = write_theirs(bed, rounds, theirs.as_ref()) => theirs = Some(written?),
+                written = write_theirs(ns, rounds, theirs.as_ref()) => theirs = Some(written?),
             }
         }
         // The last write may still be in flight when the edits are done.
         let newest = eventually("our status entry", async || {
-            let route = bed.get(objects::GATEWAY, "HTTPRoute", "both").await?;
+            let route = ns.get(objects::GATEWAY, "HTTPRoute", "both").await?;
             let ours = objects::conditions_by(&route, CONTROLLER_NAME)?;
             let (_, reason, _) = ours.of("weft.dev/Programmed")?;
             anyhow::ensure!(reason == "Programmed", "{ours}");
@@ -200,18 +206,18 @@ mod cases {
         let known = left[0]["conditions"][0]["message"] == format!("round {rounds}");
         anyhow::ensure!(known || theirs.as_ref() == Some(left[0]), "{left:?}");
         eprintln!("{rounds} concurrent writes by the other controller");
-        let log = control_plane::controller_log(&bed.client, begun).await?;
+        let log = control_plane::controller_log(&ns.client, begun).await?;
         let mut lines = log.lines();
         let failed = lines
-            .find(|line| line.contains(&bed.namespace) && line.contains("writing a status failed"));
+            .find(|line| line.contains(&ns.namespace) && line.contains("writing a status failed"));
         anyhow::ensure!(failed.is_none(), "{failed:?}");
         Ok(())
     }
 
     pub(super) async fn foreign_finalizers_labels_and_annotations_are_kept(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.edge(http("edge")).await?;
+        ns.edge(http("edge")).await?;
         let marks = json!({"metadata": {
             "finalizers": [KEEP], "labels": {"other.example/a": "b"}, "annotations": {"other.example/c": "d"},
         }});
@@ -222,11 +228,11 @@ mod cases {
             ("apps/v1", "Deployment", "edge-weft"),
         ];
         for (version, kind, name) in objects {
-            merge(bed, (version, kind), name, marks.clone()).await?;
+            merge(ns, (version, kind), name, marks.clone()).await?;
         }
         let stay = async || {
             for (version, kind, name) in objects {
-                let meta = bed.get(version, kind, name).await?["metadata"].take();
+                let meta = ns.get(version, kind, name).await?["metadata"].take();
                 let marked = meta["finalizers"] == json!([KEEP])
                     && meta["labels"]["other.example/a"] == "b"
                     && meta["annotations"]["other.example/c"] == "d";
@@ -237,12 +243,12 @@ mod cases {
         let more = json!([listener("http", "HTTP", 80), listener("more", "HTTP", 8080)]);
         let mut changed = gateway("edge", more);
         changed["spec"]["infrastructure"] = json!({"labels": {"team": "edge"}});
-        bed.gateway(changed).await?;
+        ns.gateway(changed).await?;
         eventually("the change to be applied", async || {
-            let service = bed.get("v1", "Service", "edge-weft").await?;
+            let service = ns.get("v1", "Service", "edge-weft").await?;
             let ports = service["spec"]["ports"].as_array().map_or(0, Vec::len);
             anyhow::ensure!(ports == 2, "{service}");
-            let deployment = bed.get("apps/v1", "Deployment", "edge-weft").await?;
+            let deployment = ns.get("apps/v1", "Deployment", "edge-weft").await?;
             anyhow::ensure!(
                 deployment["metadata"]["labels"]["team"] == "edge",
                 "{deployment}"
@@ -252,7 +258,7 @@ mod cases {
         .await?;
         stay().await?;
         for (version, kind, name) in objects {
-            bed.api(version, kind)
+            ns.api(version, kind)
                 .delete(name, &Default::default())
                 .await?;
         }
@@ -261,8 +267,8 @@ mod cases {
         stay().await?;
         let nothing = json!({"metadata": {"finalizers": null}});
         for (version, kind, name) in objects {
-            merge(bed, (version, kind), name, nothing.clone()).await?;
-            wait_until_deleted(bed, version, kind, name).await?;
+            merge(ns, (version, kind), name, nothing.clone()).await?;
+            wait_until_deleted(ns, version, kind, name).await?;
         }
         Ok(())
     }
@@ -270,11 +276,11 @@ mod cases {
     /// With MetalLB, the Gateway shares the Service's address by annotation; elsewhere it has its
     /// own.
     pub(super) async fn ingress_on_a_shared_address_is_not_disrupted(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let share = "metallb.io/allow-shared-ip";
-        bed.reviews("v1").await?;
-        bed.apply(json!({
+        ns.reviews("v1").await?;
+        ns.apply(json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "ingress", "annotations": {share: "edge"}},
             "spec": {
@@ -287,9 +293,9 @@ mod cases {
             "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "shop"},
             "spec": {"ingressClassName": "other", "defaultBackend": {"service": {"name": "ingress", "port": {"number": 8081}}}},
         });
-        let before = bed.apply(ingress).await?;
+        let before = ns.apply(ingress).await?;
         let address = eventually("the address of the ingress Service", async || {
-            let service = bed.get("v1", "Service", "ingress").await?;
+            let service = ns.get("v1", "Service", "ingress").await?;
             let address = &service["status"]["loadBalancer"]["ingress"][0]["ip"];
             address
                 .as_str()
@@ -305,9 +311,9 @@ mod cases {
         };
         eventually("the ingress to serve", asked).await?;
         let annotation = json!({"serviceAnnotations": format!("{share}: edge")});
-        bed.apply(parameters("edge", annotation)).await?;
+        ns.apply(parameters("edge", annotation)).await?;
         let mut edge = with_parameters(http("edge"), "edge");
-        let metallb = bed
+        let metallb = ns
             .at("metallb-system")
             .list("apps/v1", "Deployment", "")
             .await?;
@@ -315,7 +321,7 @@ mod cases {
             edge["spec"]["addresses"] = json!([{"type": "IPAddress", "value": address}]);
         }
         let changes = async {
-            let own = bed.edge(edge).await?;
+            let own = ns.edge(edge).await?;
             anyhow::ensure!(
                 metallb.is_empty() || own == address,
                 "the Gateway has {own} instead of {address}"
@@ -324,9 +330,9 @@ mod cases {
                 get(&own, 80, "any", "/reviews/1").await?.is(200).map(drop)
             })
             .await?;
-            let gateways = bed.api(objects::GATEWAY, "Gateway");
+            let gateways = ns.api(objects::GATEWAY, "Gateway");
             gateways.delete("edge", &Default::default()).await?;
-            wait_until_deleted(bed, "v1", "Service", "edge-weft").await
+            wait_until_deleted(ns, "v1", "Service", "edge-weft").await
         };
         let mut changes = std::pin::pin!(changes);
         let mut count = 0;
@@ -342,7 +348,7 @@ mod cases {
         }
         eprintln!("{count} requests to the ingress");
         asked().await?;
-        let after = bed.get("networking.k8s.io/v1", "Ingress", "shop").await?;
+        let after = ns.get("networking.k8s.io/v1", "Ingress", "shop").await?;
         let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
         anyhow::ensure!(
             version(&before) == version(&after),

@@ -15,7 +15,7 @@ mod cases {
         gateway, listener, parameters, route, top_conditions, with_parameters,
     };
     use weft_e2e::host::get;
-    use weft_e2e::{Bed, eventually, objects};
+    use weft_e2e::{TestNamespace, eventually, objects};
 
     const KINDS: [(&str, &str); 5] = [
         ("v1", "ServiceAccount"),
@@ -30,29 +30,29 @@ mod cases {
     }
 
     async fn check_deleted(
-        bed: &Bed,
+        ns: &TestNamespace,
         (version, kind): (&str, &str),
         name: &str,
     ) -> anyhow::Result<()> {
-        let left = bed.api(version, kind).get_opt(name).await?;
+        let left = ns.api(version, kind).get_opt(name).await?;
         anyhow::ensure!(left.is_none(), "{kind} {name} still exists");
         Ok(())
     }
 
     pub(super) async fn provisioned_objects_are_deleted_with_their_gateway(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let wishes = json!({
             "minReplicas": "1", "maxReplicas": "3", "cpuRequest": "15m", "memoryLimit": "96Mi",
             "externalTrafficPolicy": "Local", "serviceAnnotations": "example.com/a: \"b\"",
         });
-        bed.apply(parameters("wishes", wishes)).await?;
+        ns.apply(parameters("wishes", wishes)).await?;
         let mut wished = with_parameters(http("wished"), "wishes");
         wished["spec"]["infrastructure"]["labels"] = json!({"example.com/team": "edge"});
         wished["spec"]["infrastructure"]["annotations"] = json!({"example.com/note": "ours"});
-        bed.gateway(wished).await?;
+        ns.gateway(wished).await?;
         for (version, kind) in KINDS {
-            let object = bed.get(version, kind, "wished-weft").await?;
+            let object = ns.get(version, kind, "wished-weft").await?;
             let meta = &object["metadata"];
             for (label, value) in [
                 ("example.com/team", "edge"),
@@ -66,7 +66,7 @@ mod cases {
                 "{kind}: {meta}"
             );
         }
-        let service = bed.get("v1", "Service", "wished-weft").await?;
+        let service = ns.get("v1", "Service", "wished-weft").await?;
         anyhow::ensure!(
             service["spec"]["externalTrafficPolicy"] == "Local",
             "{service}"
@@ -75,7 +75,7 @@ mod cases {
             service["metadata"]["annotations"]["example.com/a"] == "b",
             "{service}"
         );
-        let deployment = bed.get("apps/v1", "Deployment", "wished-weft").await?;
+        let deployment = ns.get("apps/v1", "Deployment", "wished-weft").await?;
         let pod = &deployment["spec"]["template"];
         anyhow::ensure!(
             pod["metadata"]["labels"]["example.com/team"] == "edge",
@@ -91,23 +91,25 @@ mod cases {
             resources["limits"]["memory"] == wanted["limits"]["memory"],
             "{resources}"
         );
-        let gateways = bed.api(objects::GATEWAY, "Gateway");
+        let gateways = ns.api(objects::GATEWAY, "Gateway");
         gateways.delete("wished", &Default::default()).await?;
         for kind in KINDS {
             eventually("all objects to be deleted", async || {
-                check_deleted(bed, kind, "wished-weft").await
+                check_deleted(ns, kind, "wished-weft").await
             })
             .await?;
         }
         Ok(())
     }
 
-    pub(super) async fn existing_service_is_not_overwritten(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn existing_service_is_not_overwritten(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let theirs = objects::service("edge-weft", json!({"app": "reviews"}));
-        let before = bed.apply(theirs).await?;
-        bed.apply(http("edge")).await?;
+        let before = ns.apply(theirs).await?;
+        ns.apply(http("edge")).await?;
         eventually("the Gateway's condition", async || {
-            let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
+            let gateway = ns.get(objects::GATEWAY, "Gateway", "edge").await?;
             let words = [
                 "Service",
                 "/edge-weft",
@@ -117,26 +119,26 @@ mod cases {
             top_conditions(&gateway)?.is_false("Programmed", "NoResources", &words)
         })
         .await?;
-        let after = bed.get("v1", "Service", "edge-weft").await?;
+        let after = ns.get("v1", "Service", "edge-weft").await?;
         let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
         anyhow::ensure!(
             version(&before) == version(&after),
             "the Service was modified: {after}"
         );
-        let services = bed.api("v1", "Service");
+        let services = ns.api("v1", "Service");
         services.delete("edge-weft", &Default::default()).await?;
-        bed.programmed("edge").await.map(drop)
+        ns.programmed("edge").await.map(drop)
     }
 
-    pub(super) async fn invalid_parameters_are_reported(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn invalid_parameters_are_reported(ns: &TestNamespace) -> anyhow::Result<()> {
         let refused = async |words: &[&str]| {
             eventually("InvalidParameters", async || {
-                let gateway = bed.get(objects::GATEWAY, "Gateway", "edge").await?;
+                let gateway = ns.get(objects::GATEWAY, "Gateway", "edge").await?;
                 top_conditions(&gateway)?.is_false("Accepted", "InvalidParameters", words)
             })
             .await
         };
-        bed.apply(with_parameters(http("edge"), "absent")).await?;
+        ns.apply(with_parameters(http("edge"), "absent")).await?;
         refused(&["ConfigMap", "/absent does not exist"]).await?;
         for (key, value, words) in [
             (
@@ -147,23 +149,23 @@ mod cases {
             ("colour", "red", &["colour", "unknown key", "serviceType"]),
             ("serviceType", "Door", &["serviceType", "Door", "NodePort"]),
         ] {
-            bed.apply(json!({
+            ns.apply(json!({
                 "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "absent"}, "data": {key: value},
             }))
             .await?;
             refused(words).await?;
         }
-        bed.apply(parameters("absent", json!({"replicas": "1"})))
+        ns.apply(parameters("absent", json!({"replicas": "1"})))
             .await?;
-        bed.programmed("edge").await.map(drop)
+        ns.programmed("edge").await.map(drop)
     }
 
     pub(super) async fn gateway_pod_in_injected_namespace_gets_no_sidecar(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.gateway(http("edge")).await?;
+        ns.gateway(http("edge")).await?;
         let labels = "gateway.networking.k8s.io/gateway-name=edge";
-        let pods = bed.list("v1", "Pod", labels).await?;
+        let pods = ns.list("v1", "Pod", labels).await?;
         anyhow::ensure!(pods.len() == 1, "{} pods", pods.len());
         let spec = &pods[0]["spec"];
         anyhow::ensure!(
@@ -174,16 +176,18 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn gateways_have_separate_addresses_and_pods(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn gateways_have_separate_addresses_and_pods(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let mut addresses = Vec::new();
         for name in ["one", "two"] {
-            let address = bed.gateway(http(name)).await?;
+            let address = ns.gateway(http(name)).await?;
             let rules = json!([{"filters": [
                 {"type": "RequestRedirect", "requestRedirect": {"hostname": format!("{name}.example.com")}},
             ]}]);
             let mut own = route("HTTPRoute", name, name, "", rules);
             own["spec"]["hostnames"] = json!([format!("{name}.test")]);
-            bed.gateway_route(own).await?;
+            ns.gateway_route(own).await?;
             addresses.push(address);
         }
         anyhow::ensure!(addresses[0] != addresses[1], "{addresses:?}");
@@ -198,7 +202,7 @@ mod cases {
         // A change of one Gateway does not restart the other's pods.
         let uid = async |name: &str| {
             let labels = format!("gateway.networking.k8s.io/gateway-name={name}");
-            let pods = bed.list("v1", "Pod", &labels).await?;
+            let pods = ns.list("v1", "Pod", &labels).await?;
             anyhow::Ok(
                 pods.iter()
                     .map(|pod| pod["metadata"]["uid"].clone())
@@ -206,10 +210,10 @@ mod cases {
             )
         };
         let before = uid("two").await?;
-        let gateways = bed.api(objects::GATEWAY, "Gateway");
+        let gateways = ns.api(objects::GATEWAY, "Gateway");
         gateways.delete("one", &Default::default()).await?;
         eventually("the first Gateway to be deleted", async || {
-            check_deleted(bed, ("apps/v1", "Deployment"), "one-weft").await
+            check_deleted(ns, ("apps/v1", "Deployment"), "one-weft").await
         })
         .await?;
         get(&addresses[1], 80, "two.test", "/").await?.is(302)?;

@@ -13,7 +13,7 @@ mod cases {
     use weft_e2e::gateways::{CONTROLLER_NAME, gateway, listener, parameters, route};
     use weft_e2e::host::kubectl;
     use weft_e2e::objects::{self, to};
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     use crate::rows::{rows, with};
 
@@ -98,8 +98,10 @@ mod cases {
         extension    | Accepted     | UnsupportedValue           | rules[0].filters[0]; ExtensionRef
     ";
 
-    pub(super) async fn invalid_routes_get_their_conditions(bed: &Bed) -> anyhow::Result<()> {
-        services(bed, &["v1", "v2"]).await?;
+    pub(super) async fn invalid_routes_get_their_conditions(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        services(ns, &["v1", "v2"]).await?;
         let other = json!({"from": "Selector", "selector": {"matchLabels": {"team": "other"}}});
         let open = with(
             listener("open", "HTTP", 80),
@@ -108,16 +110,16 @@ mod cases {
         );
         let other = json!({"namespaces": other});
         let closed = with(listener("closed", "HTTP", 8081), "allowedRoutes", other);
-        bed.apply(gateway("edge", json!([open, closed]))).await?;
+        ns.apply(gateway("edge", json!([open, closed]))).await?;
         let routes = bad_routes();
         for route in &routes {
-            bed.apply(route.clone()).await?;
+            ns.apply(route.clone()).await?;
         }
         for row in rows(ROUTES) {
             let named = routes.iter().find(|of| of["metadata"]["name"] == row.name);
             let kind = named.and_then(|of| of["kind"].as_str()).unwrap_or_default();
             eventually(row.name, async || {
-                let route = bed.get(objects::GATEWAY, kind, row.name).await?;
+                let route = ns.get(objects::GATEWAY, kind, row.name).await?;
                 row.check(&objects::conditions_by(&route, CONTROLLER_NAME)?)
             })
             .await?;
@@ -128,12 +130,12 @@ mod cases {
     /// A missing Gateway has no class, so no controller may write a status for it
     /// (`RouteStatus.parents`); an Event reports it. A missing Service is reported in the status by
     /// the mesh controller.
-    pub(super) async fn missing_parent_is_reported(bed: &Bed) -> anyhow::Result<()> {
-        services(bed, &["v1"]).await?;
+    pub(super) async fn missing_parent_is_reported(ns: &TestNamespace) -> anyhow::Result<()> {
+        services(ns, &["v1"]).await?;
         let service = json!({"group": "", "kind": "Service", "name": "typo", "port": 80});
-        bed.apply(with_parent("of-service", service)).await?;
+        ns.apply(with_parent("of-service", service)).await?;
         eventually("the missing Service to be reported", async || {
-            let route = bed.get(objects::GATEWAY, "HTTPRoute", "of-service").await?;
+            let route = ns.get(objects::GATEWAY, "HTTPRoute", "of-service").await?;
             let conditions = objects::route_conditions(&route)?;
             conditions.is_false(
                 "Accepted",
@@ -142,16 +144,16 @@ mod cases {
             )
         })
         .await?;
-        bed.apply(with_parent("early", json!({"name": "late"})))
+        ns.apply(with_parent("early", json!({"name": "late"})))
             .await?;
         let no_status = async || {
-            let route = bed.get(objects::GATEWAY, "HTTPRoute", "early").await?;
+            let route = ns.get(objects::GATEWAY, "HTTPRoute", "early").await?;
             let entries = route["status"]["parents"].as_array().map_or(0, Vec::len);
             anyhow::ensure!(entries == 0, "the status has an entry: {}", route["status"]);
             Ok(())
         };
         eventually("the Event", async || {
-            let arguments = ["-n", &bed.namespace, "describe", "httproute", "early"];
+            let arguments = ["-n", &ns.namespace, "describe", "httproute", "early"];
             let events = kubectl(&arguments).await?;
             let words = ["NoMatchingParent", "does not exist", "/late", "has none"];
             for word in words {
@@ -166,7 +168,7 @@ mod cases {
         no_status().await?;
         let accepted = async || {
             eventually("the route to be accepted", async || {
-                let route = bed.get(objects::GATEWAY, "HTTPRoute", "early").await?;
+                let route = ns.get(objects::GATEWAY, "HTTPRoute", "early").await?;
                 let conditions = objects::conditions_by(&route, CONTROLLER_NAME)?;
                 anyhow::ensure!(conditions.of("Accepted")?.0 == "True", "{conditions}");
                 Ok(())
@@ -174,9 +176,9 @@ mod cases {
             .await
         };
         let late = gateway("late", json!([listener("http", "HTTP", 80)]));
-        bed.apply(late).await?;
+        ns.apply(late).await?;
         accepted().await?;
-        let gateways = bed.api(objects::GATEWAY, "Gateway");
+        let gateways = ns.api(objects::GATEWAY, "Gateway");
         gateways.delete("late", &Default::default()).await?;
         eventually("the status entry to be removed", no_status).await
     }
@@ -189,29 +191,29 @@ mod cases {
         })
     }
 
-    async fn services(bed: &Bed, versions: &[&str]) -> anyhow::Result<()> {
+    async fn services(ns: &TestNamespace, versions: &[&str]) -> anyhow::Result<()> {
         for version in versions {
             let selector = json!({"app": "reviews", "version": version});
-            bed.apply(objects::service(&format!("reviews-{version}"), selector))
+            ns.apply(objects::service(&format!("reviews-{version}"), selector))
                 .await?;
         }
         Ok(())
     }
 
     pub(super) async fn invalid_backend_tls_policies_get_their_conditions(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let versions = ["v1", "v2", "v3"];
-        services(bed, &versions).await?;
-        bed.apply(gateway("edge", json!([listener("open", "HTTP", 80)])))
+        services(ns, &versions).await?;
+        ns.apply(gateway("edge", json!([listener("open", "HTTP", 80)])))
             .await?;
         let all = versions.map(|version| to(version, 1));
-        bed.apply(rule("all", json!({"backendRefs": all}))).await?;
+        ns.apply(rule("all", json!({"backendRefs": all}))).await?;
         let of_map = |name: &str| {
             let map = json!([{"group": "", "kind": "ConfigMap", "name": name}]);
             json!({"hostname": "reviews.example.com", "caCertificateRefs": map})
         };
-        bed.apply(parameters("empty", json!({"tls.crt": "no bundle"})))
+        ns.apply(parameters("empty", json!({"tls.crt": "no bundle"})))
             .await?;
         let system =
             json!({"hostname": "reviews.example.com", "wellKnownCACertificates": "System"});
@@ -220,11 +222,11 @@ mod cases {
             policy("empty", "v2", of_map("empty")),
             policy("older", "v3", system.clone()),
         ] {
-            bed.apply(one).await?;
+            ns.apply(one).await?;
         }
         // Precedence compares creation times in seconds.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
-        bed.apply(policy("younger", "v3", system)).await?;
+        ns.apply(policy("younger", "v3", system)).await?;
         let table = "
             absent  | Accepted     | NoValidCACertificate    | get 500; ConfigMap; /nothing; does not exist; ca.crt
             absent  | ResolvedRefs | InvalidCACertificateRef | ConfigMap; /nothing; does not exist; create it
@@ -233,7 +235,7 @@ mod cases {
         ";
         for row in rows(table) {
             eventually(row.name, async || {
-                let policy = bed.get(objects::GATEWAY, "BackendTLSPolicy", row.name);
+                let policy = ns.get(objects::GATEWAY, "BackendTLSPolicy", row.name);
                 let policy = policy.await?;
                 let ancestor = &policy["status"]["ancestors"][0]["conditions"];
                 let generation = &policy["metadata"]["generation"];

@@ -15,7 +15,7 @@ mod cases {
     };
     use weft_e2e::host::kubectl;
     use weft_e2e::visits::Pair;
-    use weft_e2e::{Bed, eventually, objects};
+    use weft_e2e::{TestNamespace, eventually, objects};
 
     use crate::rows::{Row, rows, with};
 
@@ -74,21 +74,21 @@ mod cases {
     ";
 
     async fn check_listener(
-        bed: &Bed,
+        ns: &TestNamespace,
         (kind, name): (&str, &str),
         row: Row<'_>,
     ) -> anyhow::Result<()> {
         eventually(row.name, async || {
-            let object = bed.get(objects::GATEWAY, kind, name).await?;
+            let object = ns.get(objects::GATEWAY, kind, name).await?;
             row.check(&listener_conditions(&object, row.name)?)
         })
         .await
     }
 
-    async fn check_conditions(bed: &Bed, kind: &str, table: &str) -> anyhow::Result<()> {
+    async fn check_conditions(ns: &TestNamespace, kind: &str, table: &str) -> anyhow::Result<()> {
         for row in rows(table) {
             eventually(row.name, async || {
-                let object = bed.get(objects::GATEWAY, kind, row.name).await?;
+                let object = ns.get(objects::GATEWAY, kind, row.name).await?;
                 row.check(&top_conditions(&object)?)
             })
             .await?;
@@ -96,7 +96,9 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn invalid_listeners_get_their_conditions(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn invalid_listeners_get_their_conditions(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let pairs = [
             Pair::new(&["a.example.com"])?,
             Pair::new(&["a.example.com"])?,
@@ -106,20 +108,20 @@ mod cases {
             ("malformed", "not a certificate", "not a key"),
             ("mismatched", &pairs[0].certificate, &pairs[1].key),
         ] {
-            bed.apply(tls_secret(name, certificate, key)).await?;
+            ns.apply(tls_secret(name, certificate, key)).await?;
         }
-        bed.apply(gateway("table", bad_listeners())).await?;
+        ns.apply(gateway("table", bad_listeners())).await?;
         let nothing = json!([listener("odd", "example.com/ODD", 8083)]);
-        bed.apply(gateway("nothing", nothing)).await?;
+        ns.apply(gateway("nothing", nothing)).await?;
         for row in rows(LISTENERS) {
-            check_listener(bed, ("Gateway", "table"), row).await?;
+            check_listener(ns, ("Gateway", "table"), row).await?;
         }
         let gateways = "
             table   | Accepted   | ListenersNotValid | taken; odd; web; selector
             nothing | Accepted   | ListenersNotValid | no listener is valid; odd; example.com/ODD
             nothing | Programmed | Invalid           | not accepted
         ";
-        check_conditions(bed, "Gateway", gateways).await
+        check_conditions(ns, "Gateway", gateways).await
     }
 
     /// Returns a ListenerSet for a Gateway.
@@ -131,47 +133,49 @@ mod cases {
     }
 
     pub(super) async fn invalid_listener_sets_get_their_conditions(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let own = json!([listener("http", "HTTP", 80)]);
-        bed.apply(gateway("closed", own.clone())).await?;
+        ns.apply(gateway("closed", own.clone())).await?;
         let mut open = gateway("open", own);
         open["spec"]["allowedListeners"] = json!({"namespaces": {"from": "Same"}});
-        bed.apply(open).await?;
+        ns.apply(open).await?;
         let more = json!([
             listener("more", "HTTP", 80),
             listener("other", "HTTP", 8080)
         ]);
-        bed.apply(set("beside", "open", more.clone())).await?;
-        bed.apply(set("apart", "closed", more)).await?;
+        ns.apply(set("beside", "open", more.clone())).await?;
+        ns.apply(set("apart", "closed", more)).await?;
         let sets = "
             beside | Accepted | ListenersNotValid | in effect except for; more; http
             apart  | Accepted | NotAllowed        | /closed; allowedListeners.namespaces
         ";
-        check_conditions(bed, "ListenerSet", sets).await?;
+        check_conditions(ns, "ListenerSet", sets).await?;
         let listeners = "
             more  | Conflicted | HostnameConflict | http; port 80; no hostname; choose another hostname or port
             more  | Accepted   | HostnameConflict | http
             other | Programmed | Programmed       |
         ";
         for row in rows(listeners) {
-            check_listener(bed, ("ListenerSet", "beside"), row).await?;
+            check_listener(ns, ("ListenerSet", "beside"), row).await?;
         }
         // The Gateway's own listeners have precedence over its ListenerSets.
         let row = "http | Programmed | Programmed |";
         for row in rows(row) {
-            check_listener(bed, ("Gateway", "open"), row).await?;
+            check_listener(ns, ("Gateway", "open"), row).await?;
         }
         Ok(())
     }
 
-    pub(super) async fn unusable_gateway_address_is_reported(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn unusable_gateway_address_is_reported(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let http = |name: &str, address: Value| {
             let mut wishes = gateway(name, json!([listener("http", "HTTP", 80)]));
             wishes["spec"]["addresses"] = json!([address]);
             wishes
         };
-        let taken = bed
+        let taken = ns
             .gateway(gateway("first", json!([listener("http", "HTTP", 80)])))
             .await?;
         for (name, address) in [
@@ -185,7 +189,7 @@ mod cases {
             ),
             ("taken", json!({"type": "IPAddress", "value": taken})),
         ] {
-            bed.apply(http(name, address)).await?;
+            ns.apply(http(name, address)).await?;
         }
         let gateways = format!(
             "
@@ -193,21 +197,21 @@ mod cases {
             named   | Accepted   | UnsupportedAddress | example.com/named; IPAddress, Hostname
             taken   | Programmed | AddressNotUsable   | {taken}; used by Service {}/first-weft; request addresses
             ",
-            bed.namespace
+            ns.namespace
         );
-        check_conditions(bed, "Gateway", &gateways).await?;
+        check_conditions(ns, "Gateway", &gateways).await?;
         // Once the address is corrected, the Gateway is programmed.
         let mended = gateway("taken", json!([listener("http", "HTTP", 80)]));
-        bed.gateway(mended).await.map(drop)
+        ns.gateway(mended).await.map(drop)
     }
 
     pub(super) async fn kubectl_shows_gateway_class_address_and_routes(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        let address = bed
+        let address = ns
             .edge(gateway("edge", json!([listener("http", "HTTP", 80)])))
             .await?;
-        let shown = kubectl(&["-n", &bed.namespace, "get", "gateway", "edge"]).await?;
+        let shown = kubectl(&["-n", &ns.namespace, "get", "gateway", "edge"]).await?;
         let lines: Vec<Vec<&str>> = shown
             .lines()
             .map(|l| l.split_whitespace().collect())
@@ -223,7 +227,7 @@ mod cases {
             anyhow::ensure!(columns.any(|of| of == (&column, &value)), "{shown}");
         }
         eventually("the attached route", async || {
-            let described = ["-n", &bed.namespace, "describe", "gateway", "edge"];
+            let described = ["-n", &ns.namespace, "describe", "gateway", "edge"];
             let described = kubectl(&described).await?;
             let words: Vec<&str> = described.split_whitespace().collect();
             let attached = words

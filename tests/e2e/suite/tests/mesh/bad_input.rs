@@ -13,27 +13,33 @@ mesh_tests! {
 mod cases {
     use serde_json::{Value, json};
     use weft_e2e::objects::{self, Conditions, prefix, to};
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     const INVALID_URL: &str = "http://reviews/status/200";
     const VALID_URL: &str = "http://reviews/reviews/1";
 
     /// Applies a route with a rule for /status that refers to `backend`, and a valid one for
     /// /reviews.
-    async fn apply_route_with_backend(bed: &Bed, backend: Value) -> anyhow::Result<Conditions> {
-        bed.shop(&["v1"]).await?;
+    async fn apply_route_with_backend(
+        ns: &TestNamespace,
+        backend: Value,
+    ) -> anyhow::Result<Conditions> {
+        ns.shop(&["v1"]).await?;
         let rules = json!([
             {"matches": [prefix("/status")], "backendRefs": [backend]},
             {"matches": [prefix("/reviews")], "backendRefs": [to("v1", 1)]},
         ]);
-        bed.route(objects::http_route("half-broken", rules)).await
+        ns.route(objects::http_route("half-broken", rules)).await
     }
 
     /// Checks that the invalid rule answers 500 with the cause in `weft-error`, and that the other
     /// rule works.
-    async fn check_invalid_and_valid_rule(bed: &Bed, words: &[&str]) -> anyhow::Result<()> {
+    async fn check_invalid_and_valid_rule(
+        ns: &TestNamespace,
+        words: &[&str],
+    ) -> anyhow::Result<()> {
         eventually("the invalid rule to answer 500", async || {
-            let summary = bed.load("client", INVALID_URL, &["-n", "5"]).await?;
+            let summary = ns.load("client", INVALID_URL, &["-n", "5"]).await?;
             let cause = summary
                 .all("500")?
                 .answer()
@@ -49,24 +55,24 @@ mod cases {
             Ok(())
         })
         .await?;
-        bed.load("client", VALID_URL, &["-n", "5"])
+        ns.load("client", VALID_URL, &["-n", "5"])
             .await?
             .all("200")?;
         Ok(())
     }
 
     pub(super) async fn missing_backend_service_answers_500_until_created(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let conditions =
-            apply_route_with_backend(bed, json!({"name": "nobody", "port": 80})).await?;
+            apply_route_with_backend(ns, json!({"name": "nobody", "port": 80})).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["nobody"])?;
-        check_invalid_and_valid_rule(bed, &["nobody"]).await?;
+        check_invalid_and_valid_rule(ns, &["nobody"]).await?;
         // The rule works once the Service exists.
-        bed.apply(objects::service("nobody", json!({"app": "reviews"})))
+        ns.apply(objects::service("nobody", json!({"app": "reviews"})))
             .await?;
         eventually("the rule to serve the new Service", async || {
-            bed.load("client", INVALID_URL, &["-n", "3"])
+            ns.load("client", INVALID_URL, &["-n", "3"])
                 .await?
                 .all("200")
                 .map(drop)
@@ -74,29 +80,31 @@ mod cases {
         .await
     }
 
-    pub(super) async fn missing_backend_port_answers_500(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn missing_backend_port_answers_500(ns: &TestNamespace) -> anyhow::Result<()> {
         let conditions =
-            apply_route_with_backend(bed, json!({"name": "reviews-v1", "port": 81})).await?;
+            apply_route_with_backend(ns, json!({"name": "reviews-v1", "port": 81})).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["reviews-v1", "81"])?;
-        check_invalid_and_valid_rule(bed, &["81"]).await
+        check_invalid_and_valid_rule(ns, &["81"]).await
     }
 
-    pub(super) async fn unknown_backend_kind_answers_500(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn unknown_backend_kind_answers_500(ns: &TestNamespace) -> anyhow::Result<()> {
         let backend = json!({"group": "odd.example", "kind": "Oddity", "name": "odd", "port": 80});
-        let conditions = apply_route_with_backend(bed, backend).await?;
+        let conditions = apply_route_with_backend(ns, backend).await?;
         conditions.is_false("ResolvedRefs", "InvalidKind", &["Oddity"])?;
-        check_invalid_and_valid_rule(bed, &["Oddity"]).await
+        check_invalid_and_valid_rule(ns, &["Oddity"]).await
     }
 
-    pub(super) async fn invalid_regex_answers_500_for_its_rule(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn invalid_regex_answers_500_for_its_rule(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let bad = json!({"path": {"type": "PathPrefix", "value": "/status"},
             "headers": [{"name": "x-user", "type": "RegularExpression", "value": "(unclosed"}]});
         let rules = json!([
             {"matches": [bad], "backendRefs": [to("v1", 1)]},
             {"matches": [prefix("/reviews")], "backendRefs": [to("v1", 1)]},
         ]);
-        let conditions = bed.route(objects::http_route("regex", rules)).await?;
+        let conditions = ns.route(objects::http_route("regex", rules)).await?;
         let text = conditions.to_string();
         anyhow::ensure!(
             text.contains("unclosed"),
@@ -110,16 +118,16 @@ mod cases {
             accepted == "False" || partially,
             "the status should report the invalid rule: {text}"
         );
-        check_invalid_and_valid_rule(bed, &[]).await
+        check_invalid_and_valid_rule(ns, &[]).await
     }
 
-    pub(super) async fn headless_parent_is_rejected(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn headless_parent_is_rejected(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let mut headless = objects::service("headless", json!({"app": "reviews"}));
         headless["spec"]["clusterIP"] = "None".into();
-        bed.apply(headless).await?;
+        ns.apply(headless).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
-        let conditions = bed
+        let conditions = ns
             .route(objects::route(
                 "HTTPRoute",
                 "on-headless",
@@ -135,21 +143,21 @@ mod cases {
         );
         anyhow::ensure!(message.contains("headless"), "{reason}: {message}");
         // Its pods remain reachable by their own addresses and ports.
-        bed.load("client", "http://headless:8080/reviews/1", &["-n", "3"])
+        ns.load("client", "http://headless:8080/reviews/1", &["-n", "3"])
             .await?
             .all("200")?;
-        bed.load("client", VALID_URL, &["-n", "3"])
+        ns.load("client", VALID_URL, &["-n", "3"])
             .await?
             .all("200")?;
         Ok(())
     }
 
     pub(super) async fn missing_parent_service_or_port_is_rejected(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+        ns.shop(&["v1"]).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
-        let conditions = bed
+        let conditions = ns
             .route(objects::route(
                 "HTTPRoute",
                 "orphan",
@@ -159,7 +167,7 @@ mod cases {
             ))
             .await?;
         conditions.is_false("Accepted", "NoMatchingParent", &["ghost"])?;
-        let conditions = bed
+        let conditions = ns
             .route(objects::route(
                 "HTTPRoute",
                 "portless",
@@ -169,7 +177,7 @@ mod cases {
             ))
             .await?;
         conditions.is_false("Accepted", "NoMatchingParent", &["81"])?;
-        bed.load("client", VALID_URL, &["-n", "3"])
+        ns.load("client", VALID_URL, &["-n", "3"])
             .await?
             .all("200")?;
         Ok(())

@@ -8,20 +8,20 @@ mesh_tests! {
 mod cases {
     use serde_json::json;
     use weft_e2e::host::in_url;
-    use weft_e2e::{Bed, control_plane, objects, outsider};
+    use weft_e2e::{TestNamespace, control_plane, objects, outsider};
 
     pub(super) async fn unlabelled_namespace_starts_pods_without_injector(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        let replicas = control_plane::replicas(&bed.client, "weft-injector").await?;
+        let replicas = control_plane::replicas(&ns.client, "weft-injector").await?;
         let outcome = async {
-            control_plane::scale(&bed.client, "weft-injector", 0).await?;
-            bed.apply(objects::client("client")).await?;
-            bed.ready("client").await
+            control_plane::scale(&ns.client, "weft-injector", 0).await?;
+            ns.apply(objects::client("client")).await?;
+            ns.ready("client").await
         }
         .await;
         // Restored whether or not the test failed.
-        control_plane::scale(&bed.client, "weft-injector", replicas).await?;
+        control_plane::scale(&ns.client, "weft-injector", replicas).await?;
         outcome.map(drop)
     }
 
@@ -37,9 +37,11 @@ mod cases {
         outsider::exchange(&mut stream, &request).await
     }
 
-    pub(super) async fn webhook_rejects_malformed_requests(bed: &Bed) -> anyhow::Result<()> {
-        let before = control_plane::restarts(&bed.client).await?;
-        let address = control_plane::system(&bed.client)
+    pub(super) async fn webhook_rejects_malformed_requests(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        let before = control_plane::restarts(&ns.client).await?;
+        let address = control_plane::system(&ns.client)
             .cluster_ip("weft-injector")
             .await?;
         let address = format!("{}:443", in_url(&address));
@@ -71,7 +73,7 @@ mod cases {
                 "uid": "6b4b1b3e-0000-4000-8000-000000000001",
                 "kind": {"group": "", "version": "v1", "kind": "ConfigMap"},
                 "resource": {"group": "", "version": "v1", "resource": "configmaps"},
-                "operation": "CREATE", "namespace": bed.namespace, "userInfo": {},
+                "operation": "CREATE", "namespace": ns.namespace, "userInfo": {},
                 "object": {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "no-pod"}},
             },
         });
@@ -82,13 +84,13 @@ mod cases {
             "an object other than a pod should get no patch: {answer}"
         );
         anyhow::ensure!(
-            control_plane::restarts(&bed.client).await? == before,
+            control_plane::restarts(&ns.client).await? == before,
             "the injector crashed"
         );
         // The webhook still injects pods.
         let mut pod = objects::client("client");
         pod["metadata"]["labels"]["weft.dev/inject"] = "enabled".into();
-        let pod = bed.apply(pod).await?;
+        let pod = ns.apply(pod).await?;
         let names = objects::names(&pod["spec"]["initContainers"]);
         anyhow::ensure!(names == ["weft-init", "weft-proxy"], "{names:?}");
         Ok(())

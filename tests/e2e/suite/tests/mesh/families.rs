@@ -11,21 +11,21 @@ mod cases {
     use serde_json::{Value, json};
     use weft_e2e::host::in_url;
     use weft_e2e::objects::{self, to};
-    use weft_e2e::{Bed, eventually, identity};
+    use weft_e2e::{TestNamespace, eventually, identity};
 
     pub(super) async fn pod_addresses_of_each_family_use_mutual_tls(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        let client = identity::spiffe(&bed.namespace, "client");
-        for (number, ip) in bed.pod_ips("reviews-v1").await?.iter().enumerate() {
+        ns.shop(&["v1"]).await?;
+        let client = identity::spiffe(&ns.namespace, "client");
+        for (number, ip) in ns.pod_ips("reviews-v1").await?.iter().enumerate() {
             let path = format!("/reviews/at-{number}");
             let url = format!("http://{}:8080{path}", in_url(ip));
-            bed.answered("client", &url, &["-n", "5"]).await?;
+            ns.answered("client", &url, &["-n", "5"]).await?;
             eventually(
                 &format!("requests to {ip} in the log, with the client's identity"),
                 async || {
-                    let accesses = bed.accesses("reviews-v1", "inbound", &path).await?;
+                    let accesses = ns.accesses("reviews-v1", "inbound", &path).await?;
                     let known = accesses.iter().all(|one| one.is("client_id", &client));
                     anyhow::ensure!(known, "{accesses:?}");
                     Ok(())
@@ -37,30 +37,30 @@ mod cases {
     }
 
     pub(super) async fn strict_pod_rejects_plain_text_on_each_ip_family(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+        ns.shop(&["v1"]).await?;
         let mut plain = objects::client("plain");
         plain["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
-        bed.apply(plain).await?;
-        bed.ready("plain").await?;
-        let addresses = bed.pod_ips("reviews-v1").await?;
+        ns.apply(plain).await?;
+        ns.ready("plain").await?;
+        let addresses = ns.pod_ips("reviews-v1").await?;
         let urls: Vec<String> = addresses
             .iter()
             .map(|ip| format!("http://{}:8080/reviews/plain", in_url(ip)))
             .collect();
         for url in &urls {
-            bed.answered("plain", url, &[]).await?;
+            ns.answered("plain", url, &[]).await?;
         }
-        bed.mtls("Pod", "reviews-v1", "strict".into()).await?;
+        ns.mtls("Pod", "reviews-v1", "strict".into()).await?;
         for url in &urls {
             eventually(&format!("plain text to {url} to be rejected"), async || {
-                let summary = bed.load("plain", url, &["-n", "5"]).await?;
+                let summary = ns.load("plain", url, &["-n", "5"]).await?;
                 anyhow::ensure!(summary.failed() == summary.sent(), "{summary}");
                 Ok(())
             })
             .await?;
-            bed.answered("client", url, &[]).await?;
+            ns.answered("client", url, &[]).await?;
         }
         Ok(())
     }
@@ -75,10 +75,10 @@ mod cases {
     /// Services of all IP families, and of each alone. Their own endpoints are v1; their route
     /// leads to v2.
     pub(super) async fn service_addresses_of_each_family_are_routed(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
-        let families = bed.families().await?;
+        ns.shop(&["v1", "v2"]).await?;
+        let families = ns.families().await?;
         let mut services = vec![("all", "PreferDualStack", json!(families))];
         for family in &families {
             let name = if *family == "IPv6" { "six" } else { "four" };
@@ -88,12 +88,12 @@ mod cases {
             services.push(("turned", "RequireDualStack", json!([second, first])));
         }
         for (name, policy, own) in services {
-            bed.apply(service_with_families(name, policy, own.clone()))
+            ns.apply(service_with_families(name, policy, own.clone()))
                 .await?;
             let rules = json!([{"backendRefs": [to("v2", 1)]}]);
-            bed.good_route(objects::route("HTTPRoute", name, name, 80, rules))
+            ns.good_route(objects::route("HTTPRoute", name, name, 80, rules))
                 .await?;
-            let service = bed.get("v1", "Service", name).await?;
+            let service = ns.get("v1", "Service", name).await?;
             anyhow::ensure!(service["spec"]["ipFamilies"] == own, "{service}");
             let addresses = service["spec"]["clusterIPs"].as_array().cloned();
             let mut urls: Vec<String> = addresses
@@ -105,7 +105,7 @@ mod cases {
             urls.push(format!("http://{name}/reviews/1"));
             for url in urls {
                 eventually(&format!("{name} at {url} to be routed"), async || {
-                    let summary = bed.load("client", &url, &["-n", "10"]).await?;
+                    let summary = ns.load("client", &url, &["-n", "10"]).await?;
                     summary.all("200")?.all_from("v2").map(drop)
                 })
                 .await?;

@@ -13,64 +13,70 @@ mod cases {
 
     use anyhow::Context;
     use serde_json::{Value, json};
-    use weft_e2e::{Bed, control_plane, eventually, eventually_within, full_or, machine, objects};
+    use weft_e2e::{
+        TestNamespace, control_plane, eventually, eventually_within, full_or, machine, objects,
+    };
 
     const CONTROLLER: &str = "weft-controller";
     const URL: &str = "http://reviews/reviews/1";
 
     /// Checks that a new route takes effect: the proxies receive configuration.
-    async fn check_new_route_takes_effect(bed: &Bed) -> anyhow::Result<()> {
+    async fn check_new_route_takes_effect(ns: &TestNamespace) -> anyhow::Result<()> {
         let rules = json!([{"backendRefs": [objects::to("v2", 1)]}]);
-        bed.good_route(objects::http_route("split", rules)).await?;
+        ns.good_route(objects::http_route("split", rules)).await?;
         eventually("the new configuration to take effect", async || {
-            let summary = bed.load("client", URL, &["-n", "10"]).await?;
+            let summary = ns.load("client", URL, &["-n", "10"]).await?;
             summary.all_from("v2").map(drop)
         })
         .await?;
-        let routes = bed.api(objects::GATEWAY, "HTTPRoute");
+        let routes = ns.api(objects::GATEWAY, "HTTPRoute");
         routes.delete("split", &Default::default()).await?;
         Ok(())
     }
 
-    pub(super) async fn control_plane_restarts_fail_no_request(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+    pub(super) async fn control_plane_restarts_fail_no_request(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2"]).await?;
         let changes = async {
             for _ in 0..full_or(10, 1) {
-                control_plane::restart(&bed.client, CONTROLLER).await?;
+                control_plane::restart(&ns.client, CONTROLLER).await?;
                 // Also without a replacement that is ready before the old replica ends.
-                control_plane::kill(&bed.client, CONTROLLER).await?;
-                control_plane::restart(&bed.client, "weft-injector").await?;
-                control_plane::scale(&bed.client, CONTROLLER, 3).await?;
-                control_plane::restart(&bed.client, CONTROLLER).await?;
-                control_plane::scale(&bed.client, CONTROLLER, 1).await?;
+                control_plane::kill(&ns.client, CONTROLLER).await?;
+                control_plane::restart(&ns.client, "weft-injector").await?;
+                control_plane::scale(&ns.client, CONTROLLER, 3).await?;
+                control_plane::restart(&ns.client, CONTROLLER).await?;
+                control_plane::scale(&ns.client, CONTROLLER, 1).await?;
             }
             Ok(())
         };
-        let outcome = bed.under_traffic("client", "reviews", changes).await;
+        let outcome = ns.under_traffic("client", "reviews", changes).await;
         // Restored whether or not the test failed.
-        control_plane::scale(&bed.client, CONTROLLER, 1).await?;
+        control_plane::scale(&ns.client, CONTROLLER, 1).await?;
         outcome?.1.as_expected()?;
-        check_new_route_takes_effect(bed).await
+        check_new_route_takes_effect(ns).await
     }
 
-    pub(super) async fn controller_outage_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+    pub(super) async fn controller_outage_fails_no_request(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2"]).await?;
         let away = full_or(Duration::from_secs(600), Duration::from_secs(20));
         let changes = async {
-            control_plane::scale(&bed.client, CONTROLLER, 0).await?;
+            control_plane::scale(&ns.client, CONTROLLER, 0).await?;
             tokio::time::sleep(away).await;
             // The proxy has known this destination since `shop`, and has not used it since.
             let idle = ["-n", "20", "--fresh"];
-            let idle = bed
+            let idle = ns
                 .load("client", "http://reviews-v2/reviews/1", &idle)
                 .await?;
             idle.all("200")?.all_from("v2")?;
             Ok(())
         };
-        let outcome = bed.under_traffic("client", "reviews", changes).await;
-        control_plane::scale(&bed.client, CONTROLLER, 1).await?;
+        let outcome = ns.under_traffic("client", "reviews", changes).await;
+        control_plane::scale(&ns.client, CONTROLLER, 1).await?;
         outcome?.1.as_expected()?;
-        let to_idle = bed.accesses("client", "outbound", "/reviews/").await?;
+        let to_idle = ns.accesses("client", "outbound", "/reviews/").await?;
         let last = to_idle
             .iter()
             .rfind(|entry| entry.text("authority") == "reviews-v2");
@@ -79,23 +85,23 @@ mod cases {
             !last.text("server_id").is_empty(),
             "the request should use mutual TLS: {last:?}"
         );
-        check_new_route_takes_effect(bed).await
+        check_new_route_takes_effect(ns).await
     }
 
     /// Returns true if the client's proxy has a configuration stream.
-    async fn connected(bed: &Bed) -> anyhow::Result<bool> {
-        Ok(bed.metric("client", "weft_config_connected", &[]).await? > 0.0)
+    async fn connected(ns: &TestNamespace) -> anyhow::Result<bool> {
+        Ok(ns.metric("client", "weft_config_connected", &[]).await? > 0.0)
     }
 
-    pub(super) async fn hung_controller_is_detected(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn hung_controller_is_detected(ns: &TestNamespace) -> anyhow::Result<()> {
         if let Some(why) = machine::out_of_reach() {
             eprintln!("{why}");
             return Ok(());
         }
-        bed.shop(&["v1", "v2"]).await?;
-        let pods = control_plane::pod_names(&bed.client, CONTROLLER).await?;
+        ns.shop(&["v1", "v2"]).await?;
+        let pods = control_plane::pod_names(&ns.client, CONTROLLER).await?;
         let name = pods.first().context("there is no controller pod")?;
-        let pod = control_plane::system(&bed.client)
+        let pod = control_plane::system(&ns.client)
             .get("v1", "Pod", name)
             .await?;
         let changes = async {
@@ -105,7 +111,7 @@ mod cases {
                 Duration::from_secs(13),
                 "the hang to be detected",
                 async || {
-                    anyhow::ensure!(!connected(bed).await?, "still connected");
+                    anyhow::ensure!(!connected(ns).await?, "still connected");
                     Ok(())
                 },
             )
@@ -115,14 +121,14 @@ mod cases {
             let _ = machine::signal(&pod, "controller", "CONT").await;
             noticed?;
             eventually("the stream to be re-established", async || {
-                anyhow::ensure!(connected(bed).await?, "not connected");
+                anyhow::ensure!(connected(ns).await?, "not connected");
                 Ok(())
             })
             .await
         };
-        let ((), traffic) = bed.under_traffic("client", "reviews", changes).await?;
+        let ((), traffic) = ns.under_traffic("client", "reviews", changes).await?;
         traffic.as_expected()?;
-        check_new_route_takes_effect(bed).await
+        check_new_route_takes_effect(ns).await
     }
 
     fn now() -> u64 {
@@ -137,8 +143,8 @@ mod cases {
     const OBSERVED_MS: u64 = 5_000;
 
     /// Returns true if Kubernetes considers the pod's endpoint ready.
-    async fn endpoint_ready(bed: &Bed, pod: &str) -> anyhow::Result<bool> {
-        let slices = bed
+    async fn endpoint_ready(ns: &TestNamespace, pod: &str) -> anyhow::Result<bool> {
+        let slices = ns
             .list(
                 "discovery.k8s.io/v1",
                 "EndpointSlice",
@@ -156,33 +162,33 @@ mod cases {
     }
 
     pub(super) async fn lost_node_gets_no_requests_until_it_returns(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         if let Some(why) = machine::out_of_reach() {
             eprintln!("{why}");
             return Ok(());
         }
         // The test is about clients; the controller must not be on the lost node.
-        control_plane::keep_on(&bed.client, CONTROLLER, Some("node1")).await?;
-        let outcome = check_lost_node(bed).await;
+        control_plane::keep_on(&ns.client, CONTROLLER, Some("node1")).await?;
+        let outcome = check_lost_node(ns).await;
         let found = machine::node("start", "node2").await;
-        control_plane::keep_on(&bed.client, CONTROLLER, None).await?;
+        control_plane::keep_on(&ns.client, CONTROLLER, None).await?;
         outcome.and(found)
     }
 
-    async fn check_lost_node(bed: &Bed) -> anyhow::Result<()> {
-        bed.apply(objects::service("reviews", json!({"app": "reviews"})))
+    async fn check_lost_node(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
-        bed.apply(objects::on_node(objects::client("client"), "node1"))
+        ns.apply(objects::on_node(objects::client("client"), "node1"))
             .await?;
         for (version, node) in [("v1", "node1"), ("v2", "node2")] {
-            bed.apply(objects::on_node(objects::reviews(version), node))
+            ns.apply(objects::on_node(objects::reviews(version), node))
                 .await?;
         }
         for pod in ["client", "reviews-v1", "reviews-v2"] {
-            bed.ready(pod).await?;
+            ns.ready(pod).await?;
         }
-        let both = bed.load("client", URL, &["-n", "200", "-c", "8"]).await?;
+        let both = ns.load("client", URL, &["-n", "200", "-c", "8"]).await?;
         anyhow::ensure!(both.version("v1") > 0 && both.version("v2") > 0, "{both}");
         let changes = async {
             tokio::time::sleep(Duration::from_secs(3)).await;
@@ -190,7 +196,7 @@ mod cases {
             let cut = (now(), Instant::now());
             eventually("Kubernetes to mark the endpoint as not ready", async || {
                 anyhow::ensure!(
-                    !endpoint_ready(bed, "reviews-v2").await?,
+                    !endpoint_ready(ns, "reviews-v2").await?,
                     "the endpoint is ready"
                 );
                 Ok(())
@@ -204,7 +210,7 @@ mod cases {
             machine::node("start", "node2").await?;
             eventually("the endpoint to be ready again", async || {
                 anyhow::ensure!(
-                    endpoint_ready(bed, "reviews-v2").await?,
+                    endpoint_ready(ns, "reviews-v2").await?,
                     "the endpoint is not ready"
                 );
                 Ok(())
@@ -212,7 +218,7 @@ mod cases {
             .await?;
             Ok(cut.0)
         };
-        let (cut, traffic) = bed.under_traffic("client", "reviews", changes).await?;
+        let (cut, traffic) = ns.under_traffic("client", "reviews", changes).await?;
         let on_its_way = |at: u64| (cut.saturating_sub(3_000)..cut + DETECTION_MS).contains(&at);
         traffic.as_expected_but(on_its_way)?;
         traffic.only_unsafe_failed()?;
@@ -234,7 +240,7 @@ mod cases {
             "{late} requests were late after detection; the slowest of all took {slowest} ms"
         );
         eventually("the returned node to get traffic", async || {
-            let both = bed.load("client", URL, &["-n", "200", "-c", "8"]).await?;
+            let both = ns.load("client", URL, &["-n", "200", "-c", "8"]).await?;
             anyhow::ensure!(both.version("v2") > 0 && both.failed() == 0, "{both}");
             Ok(())
         })

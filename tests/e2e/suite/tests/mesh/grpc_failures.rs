@@ -10,13 +10,13 @@ mod cases {
     use serde_json::{Value, json};
     use weft_e2e::host::in_url;
     use weft_e2e::objects;
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     const URL: &str = "http://reviews:9000";
 
     /// Waits until the call ends with this code and a message that contains these words.
     async fn check_failure(
-        bed: &Bed,
+        ns: &TestNamespace,
         (pod, url): (&str, &str),
         arguments: &[&str],
         code: &str,
@@ -25,7 +25,7 @@ mod cases {
         let arguments = [&["--grpc", "get"], arguments].concat();
         let what = format!("{url} {arguments:?} to fail with {code}: {words}");
         eventually(&what, async || {
-            let summary = bed.load(pod, url, &arguments).await?;
+            let summary = ns.load(pod, url, &arguments).await?;
             let answer = summary.all(code)?.answer();
             let error = answer.error().unwrap_or_default();
             anyhow::ensure!(error.contains(words), "{error}");
@@ -42,9 +42,9 @@ mod cases {
     }
 
     /// Applies a pod without a proxy.
-    async fn apply_without_proxy(bed: &Bed, mut pod: Value) -> anyhow::Result<()> {
+    async fn apply_without_proxy(ns: &TestNamespace, mut pod: Value) -> anyhow::Result<()> {
         pod["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
-        bed.apply(pod).await.map(drop)
+        ns.apply(pod).await.map(drop)
     }
 
     /// Returns the rule with a match on the header `x-case`.
@@ -79,21 +79,21 @@ mod cases {
     }
 
     pub(super) async fn routing_failures_are_grpc_statuses_with_a_cause(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let v1 = json!({"app": "reviews", "version": "v1"});
-        apply_without_proxy(bed, objects::client("outsider")).await?;
+        apply_without_proxy(ns, objects::client("outsider")).await?;
         for made in [
             service("nobody", json!({"app": "nobody"}), 9000),
             service("closed", v1.clone(), 9999),
             service("closed-outside", json!({"app": "outsider"}), 9999),
             service("greets", v1, 7001),
         ] {
-            bed.apply(made).await?;
+            ns.apply(made).await?;
         }
-        bed.shop(&["v1"]).await?;
-        bed.ready("outsider").await?;
-        bed.route(objects::grpc_route("cases", rules())).await?;
+        ns.shop(&["v1"]).await?;
+        ns.ready("outsider").await?;
+        ns.route(objects::grpc_route("cases", rules())).await?;
         for (name, code, words) in [
             (
                 "nobody",
@@ -113,10 +113,10 @@ mod cases {
             ("none", "Unimplemented", "no rule of the routes of"),
         ] {
             let header = format!("x-case: {name}");
-            check_failure(bed, ("client", URL), &["-H", &header], code, words).await?;
+            check_failure(ns, ("client", URL), &["-H", &header], code, words).await?;
         }
         let watch = ["--grpc", "watch", "-H", "x-case: any"];
-        let summary = bed.load("client", URL, &watch).await?;
+        let summary = ns.load("client", URL, &watch).await?;
         let answer = summary.all("Internal")?.answer();
         let words = "a condition of the rule does not compile";
         anyhow::ensure!(
@@ -127,7 +127,7 @@ mod cases {
             "the head of the request is over 64 KiB or 512 fields",
             ["--long", "66000"],
         );
-        check_failure(bed, ("client", URL), &long, "ResourceExhausted", words).await
+        check_failure(ns, ("client", URL), &long, "ResourceExhausted", words).await
     }
 
     /// An HTTPRoute, because GRPCRoutes have no timeouts.
@@ -137,42 +137,37 @@ mod cases {
         objects::route("HTTPRoute", name, name, 9000, rules)
     }
 
-    pub(super) async fn timeouts_and_rejections_are_grpc_statuses(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn timeouts_and_rejections_are_grpc_statuses(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let v1 = json!({"app": "reviews", "version": "v1"});
-        apply_without_proxy(bed, objects::client("outsider")).await?;
-        bed.apply(service("whole", v1.clone(), 9000)).await?;
-        bed.apply(service("each", v1, 9000)).await?;
-        bed.shop(&["v1"]).await?;
-        bed.ready("outsider").await?;
+        apply_without_proxy(ns, objects::client("outsider")).await?;
+        ns.apply(service("whole", v1.clone(), 9000)).await?;
+        ns.apply(service("each", v1, 9000)).await?;
+        ns.shop(&["v1"]).await?;
+        ns.ready("outsider").await?;
         let whole = json!({"request": "300ms"});
-        bed.good_route(route_with_timeouts("whole", whole)).await?;
+        ns.good_route(route_with_timeouts("whole", whole)).await?;
         let each = json!({"request": "5s", "backendRequest": "300ms"});
-        bed.good_route(route_with_timeouts("each", each)).await?;
+        ns.good_route(route_with_timeouts("each", each)).await?;
         for (name, words) in [
             ("whole", "no complete answer within the request timeout"),
             ("each", "no answer of the backend within its timeout"),
         ] {
             let url = format!("http://{name}:9000");
             let slow = ["-H", "x-delay: 3000"];
-            check_failure(bed, ("client", &url), &slow, "DeadlineExceeded", words).await?;
+            check_failure(ns, ("client", &url), &slow, "DeadlineExceeded", words).await?;
         }
         // On a probed port, plain text may come from the kubelet, so HTTP is parsed and rejected.
-        bed.mtls("Pod", "reviews-v1", "strict".into()).await?;
-        let ip = in_url(&bed.pod_ip("reviews-v1").await?);
+        ns.mtls("Pod", "reviews-v1", "strict".into()).await?;
+        let ip = in_url(&ns.pod_ip("reviews-v1").await?);
         let probed = format!("http://{ip}:8080");
         let words = "which takes mutual TLS only";
-        check_failure(bed, ("outsider", &probed), &[], "PermissionDenied", words).await?;
+        check_failure(ns, ("outsider", &probed), &[], "PermissionDenied", words).await?;
         // On a port without probes, plain text is closed without a response.
         let closed = format!("http://{ip}:9000");
-        check_failure(
-            bed,
-            ("outsider", &closed),
-            &[],
-            "Unknown",
-            "transport error",
-        )
-        .await?;
-        let summary = bed.load("client", URL, &["--grpc", "get"]).await?;
+        check_failure(ns, ("outsider", &closed), &[], "Unknown", "transport error").await?;
+        let summary = ns.load("client", URL, &["--grpc", "get"]).await?;
         summary.all("OK").map(drop)
     }
 }

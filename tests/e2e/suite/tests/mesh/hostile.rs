@@ -11,28 +11,28 @@ mod cases {
 
     use anyhow::Context;
     use weft_e2e::host::in_url;
-    use weft_e2e::{Bed, control_plane, objects, proxy};
+    use weft_e2e::{TestNamespace, control_plane, objects, proxy};
 
     /// Per address, how often connections ended as `closed`, `answered`, `open` or `refused`.
     type Ends = BTreeMap<String, BTreeMap<String, u64>>;
 
     /// Deploys a pod without a proxy, so that garbage arrives as sent.
-    async fn deploy_garbage_client(bed: &Bed) -> anyhow::Result<()> {
+    async fn deploy_garbage_client(ns: &TestNamespace) -> anyhow::Result<()> {
         let mut pod = objects::client("thrower");
         pod["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
-        bed.apply(pod).await?;
-        bed.ready("thrower").await?;
+        ns.apply(pod).await?;
+        ns.ready("thrower").await?;
         Ok(())
     }
 
-    async fn send_garbage(bed: &Bed, ip: &str, ports: &[u16]) -> anyhow::Result<Ends> {
+    async fn send_garbage(ns: &TestNamespace, ip: &str, ports: &[u16]) -> anyhow::Result<Ends> {
         let host = in_url(ip);
         let addresses: Vec<_> = ports.iter().map(|port| format!("{host}:{port}")).collect();
         let mut command = vec!["weft-shop", "garbage", "--rounds", "3", "--patience", "400"];
         for address in &addresses {
             command.extend(["--connect", address]);
         }
-        let output = bed.exec("thrower", "shop", &command).await?;
+        let output = ns.exec("thrower", "shop", &command).await?;
         serde_json::from_str(output.trim()).with_context(|| format!("garbage printed {output}"))
     }
 
@@ -43,14 +43,14 @@ mod cases {
         ends.and_then(|ends| ends.get(end)).copied().unwrap_or(0)
     }
 
-    pub(super) async fn garbage_does_not_crash_the_proxy(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        deploy_garbage_client(bed).await?;
-        let before = bed
+    pub(super) async fn garbage_does_not_crash_the_proxy(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
+        deploy_garbage_client(ns).await?;
+        let before = ns
             .metric("reviews-v1", "weft_protocol_errors_total", &[])
             .await?;
-        let ip = bed.pod_ip("reviews-v1").await?;
-        let ends = send_garbage(bed, &ip, &[15001, 15006, 15020, 15021, 8080, 9000, 7000]).await?;
+        let ip = ns.pod_ip("reviews-v1").await?;
+        let ends = send_garbage(ns, &ip, &[15001, 15006, 15020, 15021, 8080, 9000, 7000]).await?;
         // The redirect ports reject direct connections.
         for port in [15001, 15006] {
             let taken = ended_as(&ends, &ip, port, "answered") + ended_as(&ends, &ip, port, "open");
@@ -67,31 +67,31 @@ mod cases {
         }
 
         anyhow::ensure!(
-            bed.restarts("reviews-v1").await? == 0,
+            ns.restarts("reviews-v1").await? == 0,
             "a container was restarted: {ends:?}"
         );
-        bed.load("client", "http://reviews/reviews/1", &["-n", "20"])
+        ns.load("client", "http://reviews/reviews/1", &["-n", "20"])
             .await?
             .all("200")?;
-        bed.answered("thrower", "http://reviews/reviews/1", &[])
+        ns.answered("thrower", "http://reviews/reviews/1", &[])
             .await?;
-        bed.load("thrower", "http://reviews/reviews/1", &["-n", "20"])
+        ns.load("thrower", "http://reviews/reviews/1", &["-n", "20"])
             .await?
             .all("200")?;
-        let after = bed
+        let after = ns
             .metric("reviews-v1", "weft_protocol_errors_total", &[])
             .await?;
         anyhow::ensure!(
             after > before,
             "garbage should be counted: {before} before, {after} after, {ends:?}"
         );
-        let logs = bed.log("reviews-v1", "weft-proxy").await?;
+        let logs = ns.log("reviews-v1", "weft-proxy").await?;
         anyhow::ensure!(!logs.contains("panicked"), "a task panicked: {logs}");
         Ok(())
     }
 
     /// Returns the protocol errors that each pod has counted.
-    async fn protocol_errors(system: &Bed, pods: &[String]) -> anyhow::Result<Vec<f64>> {
+    async fn protocol_errors(system: &TestNamespace, pods: &[String]) -> anyhow::Result<Vec<f64>> {
         let mut counts = Vec::new();
         for pod in pods {
             let metrics = system.metrics(pod).await?;
@@ -103,19 +103,21 @@ mod cases {
         Ok(counts)
     }
 
-    pub(super) async fn garbage_does_not_crash_the_control_plane(bed: &Bed) -> anyhow::Result<()> {
-        deploy_garbage_client(bed).await?;
-        let system = control_plane::system(&bed.client);
-        let before = control_plane::restarts(&bed.client).await?;
+    pub(super) async fn garbage_does_not_crash_the_control_plane(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        deploy_garbage_client(ns).await?;
+        let system = control_plane::system(&ns.client);
+        let before = control_plane::restarts(&ns.client).await?;
         for (part, ports) in [
             ("weft-controller", [15012, 15020, 15021]),
             ("weft-injector", [15017, 15020, 15021]),
         ] {
-            let pods = control_plane::pod_names(&bed.client, part).await?;
+            let pods = control_plane::pod_names(&ns.client, part).await?;
             let count = protocol_errors(&system, &pods).await?;
             for pod in &pods {
                 let ip = system.pod_ip(pod).await?;
-                let ends = send_garbage(bed, &ip, &ports).await?;
+                let ends = send_garbage(ns, &ip, &ports).await?;
                 for port in ports {
                     let closed = ended_as(&ends, &ip, port, "closed")
                         + ended_as(&ends, &ip, port, "answered");
@@ -137,10 +139,10 @@ mod cases {
             );
         }
         anyhow::ensure!(
-            control_plane::restarts(&bed.client).await? == before,
+            control_plane::restarts(&ns.client).await? == before,
             "the control plane crashed"
         );
         // The control plane still serves: new pods get a proxy, a certificate and configuration.
-        bed.shop(&["v1"]).await
+        ns.shop(&["v1"]).await
     }
 }

@@ -18,18 +18,20 @@ mod cases {
     use weft_api::proto::mesh_client::MeshClient;
     use weft_api::proto::{Hello, ProxyMessage, proxy_message};
     use weft_e2e::host::in_url;
-    use weft_e2e::{Bed, eventually, identity, objects, outsider};
+    use weft_e2e::{TestNamespace, eventually, identity, objects, outsider};
 
-    pub(super) async fn client_and_server_identities_are_logged(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn client_and_server_identities_are_logged(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let (client, server) = (
-            identity::spiffe(&bed.namespace, "client"),
-            identity::spiffe(&bed.namespace, "reviews"),
+            identity::spiffe(&ns.namespace, "client"),
+            identity::spiffe(&ns.namespace, "reviews"),
         );
-        bed.load("client", "http://reviews/reviews/known", &["-n", "10"])
+        ns.load("client", "http://reviews/reviews/known", &["-n", "10"])
             .await?
             .all("200")?;
-        bed.load(
+        ns.load(
             "client",
             "http://reviews:9000",
             &["--grpc", "get", "-n", "10"],
@@ -39,7 +41,7 @@ mod cases {
         for path in ["/reviews/known", "/shop.Reviews/Get"] {
             for (pod, direction) in [("client", "outbound"), ("reviews-v1", "inbound")] {
                 let accesses = eventually("the requests in the access logs", async || {
-                    let accesses = bed.accesses(pod, direction, path).await?;
+                    let accesses = ns.accesses(pod, direction, path).await?;
                     anyhow::ensure!(accesses.len() == 10, "{accesses:?}");
                     Ok(accesses)
                 })
@@ -52,10 +54,10 @@ mod cases {
         }
         for (pod, direction) in [("client", "outbound"), ("reviews-v1", "inbound")] {
             let label = format!("direction=\"{direction}\"");
-            let handshakes = bed
+            let handshakes = ns
                 .metric(pod, "weft_tls_handshakes_total", &[&label])
                 .await?;
-            let requests = bed.metric(pod, "weft_requests_total", &[&label]).await?;
+            let requests = ns.metric(pod, "weft_requests_total", &[&label]).await?;
             anyhow::ensure!(
                 handshakes >= 1.0 && requests >= 20.0,
                 "{pod}: {handshakes} handshakes, {requests} requests"
@@ -79,11 +81,11 @@ mod cases {
     }
 
     pub(super) async fn missing_or_self_signed_certificate_is_rejected(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        let uri = identity::spiffe(&bed.namespace, "client");
-        let address = format!("{}:80", in_url(&bed.cluster_ip("reviews").await?));
+        ns.shop(&["v1"]).await?;
+        let uri = identity::spiffe(&ns.namespace, "client");
+        let address = format!("{}:80", in_url(&ns.cluster_ip("reviews").await?));
 
         anyhow::ensure!(
             preface_response(&address, None).await?.is_empty(),
@@ -100,14 +102,14 @@ mod cases {
             "served with a self-signed certificate"
         );
 
-        let failures = bed
+        let failures = ns
             .metric(
                 "reviews-v1",
                 "weft_tls_handshakes_total",
                 &["direction=\"inbound\""],
             )
             .await?;
-        let good = bed
+        let good = ns
             .metric(
                 "reviews-v1",
                 "weft_tls_handshakes_total",
@@ -124,15 +126,15 @@ mod cases {
     /// Deploys the pod `client` and requests a certificate for `account` with a token for
     /// `audience`; returns the length of the chain.
     async fn request_certificate(
-        bed: &Bed,
+        ns: &TestNamespace,
         audience: &str,
         account: &str,
     ) -> anyhow::Result<Result<usize, Status>> {
-        bed.apply(objects::client("client")).await?;
-        bed.ready("client").await?;
-        let request = identity::request(&identity::spiffe(&bed.namespace, account))?;
-        let token = identity::token(bed, "client", audience, "client").await?;
-        Ok(identity::sign(bed, &request.csr, &token)
+        ns.apply(objects::client("client")).await?;
+        ns.ready("client").await?;
+        let request = identity::request(&identity::spiffe(&ns.namespace, account))?;
+        let token = identity::token(ns, "client", audience, "client").await?;
+        Ok(identity::sign(ns, &request.csr, &token)
             .await?
             .map(|signed| signed.chain.len()))
     }
@@ -150,31 +152,35 @@ mod cases {
 
     /// The token is valid and its pod has a certificate; only the source address differs.
     pub(super) async fn token_sent_from_another_address_is_rejected(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        let refused = request_certificate(bed, identity::AUDIENCE, "client").await?;
+        let refused = request_certificate(ns, identity::AUDIENCE, "client").await?;
         check_rejected(&refused, Code::PermissionDenied, "address")
     }
 
     pub(super) async fn csr_for_another_service_account_is_rejected(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        let refused = request_certificate(bed, identity::AUDIENCE, "reviews").await?;
+        let refused = request_certificate(ns, identity::AUDIENCE, "reviews").await?;
         let why = "requests another service account than the token's";
         check_rejected(&refused, Code::PermissionDenied, why)
     }
 
-    pub(super) async fn token_for_another_audience_is_rejected(bed: &Bed) -> anyhow::Result<()> {
-        let audience = format!("{}.example/else", bed.namespace);
-        let refused = request_certificate(bed, &audience, "client").await?;
+    pub(super) async fn token_for_another_audience_is_rejected(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        let audience = format!("{}.example/else", ns.namespace);
+        let refused = request_certificate(ns, &audience, "client").await?;
         let why = "not for the audience";
         check_rejected(&refused, Code::Unauthenticated, why)
     }
 
-    pub(super) async fn malformed_tokens_and_csrs_are_rejected(bed: &Bed) -> anyhow::Result<()> {
-        bed.apply(objects::client("client")).await?;
-        bed.ready("client").await?;
-        let request = identity::request(&identity::spiffe(&bed.namespace, "client"))?;
+    pub(super) async fn malformed_tokens_and_csrs_are_rejected(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.apply(objects::client("client")).await?;
+        ns.ready("client").await?;
+        let request = identity::request(&identity::spiffe(&ns.namespace, "client"))?;
         for (token, why) in [
             ("", "has no token"),
             (
@@ -183,24 +189,24 @@ mod cases {
             ),
             (&"x".repeat(20_000), "the token has 20000 bytes"),
         ] {
-            let refused = identity::sign(bed, &request.csr, token).await?;
+            let refused = identity::sign(ns, &request.csr, token).await?;
             check_rejected(&refused, Code::Unauthenticated, why)?;
         }
         // A message over the size limit is not parsed.
-        let refused = identity::sign(bed, &request.csr, &"x".repeat(50_000)).await?;
+        let refused = identity::sign(ns, &request.csr, &"x".repeat(50_000)).await?;
         anyhow::ensure!(
             refused
                 .as_ref()
                 .is_err_and(|status| status.code() == Code::OutOfRange),
             "{refused:?}"
         );
-        let token = identity::token(bed, "client", identity::AUDIENCE, "client").await?;
+        let token = identity::token(ns, "client", identity::AUDIENCE, "client").await?;
         for csr in [
             &b""[..],
             b"not a request",
             &request.csr[..request.csr.len() / 2],
         ] {
-            let refused = identity::sign(bed, csr, &token).await?;
+            let refused = identity::sign(ns, csr, &token).await?;
             check_rejected(&refused, Code::InvalidArgument, "")?;
         }
         Ok(())
@@ -208,10 +214,10 @@ mod cases {
 
     /// Sends Hello for a pod without a client certificate; returns the status, or Ok if an update
     /// arrives.
-    async fn hello(bed: &Bed, pod: &str) -> anyhow::Result<Result<(), Status>> {
-        let mut mesh = MeshClient::new(identity::controller(bed).await?);
+    async fn hello(ns: &TestNamespace, pod: &str) -> anyhow::Result<Result<(), Status>> {
+        let mut mesh = MeshClient::new(identity::controller(ns).await?);
         let hello = Hello {
-            namespace: bed.namespace.clone(),
+            namespace: ns.namespace.clone(),
             pod: pod.to_owned(),
             ..Default::default()
         };
@@ -231,10 +237,10 @@ mod cases {
     }
 
     pub(super) async fn subscription_without_certificate_is_rejected(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        let refused = hello(bed, "client").await?;
+        ns.shop(&["v1"]).await?;
+        let refused = hello(ns, "client").await?;
         anyhow::ensure!(
             refused
                 .as_ref()

@@ -8,7 +8,7 @@ mod cases {
     use kube::api::DeleteParams;
     use serde_json::{Value, json};
     use weft_e2e::objects::{self, GATEWAY};
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     const URL: &str = "http://reviews/reviews/1";
     const API: &str = "multicluster.x-k8s.io/v1alpha1";
@@ -58,40 +58,40 @@ mod cases {
         })
     }
 
-    async fn wait_for_unresolved(bed: &Bed, reason: &str) -> anyhow::Result<()> {
+    async fn wait_for_unresolved(ns: &TestNamespace, reason: &str) -> anyhow::Result<()> {
         eventually(&format!("ResolvedRefs={reason}"), async || {
-            let route = bed.get(GATEWAY, "HTTPRoute", "imported").await?;
+            let route = ns.get(GATEWAY, "HTTPRoute", "imported").await?;
             let conditions = objects::route_conditions(&route)?;
             conditions.is_false("ResolvedRefs", reason, &["ServiceImport"])
         })
         .await
     }
 
-    async fn wait_for_code(bed: &Bed, what: &str, code: &str) -> anyhow::Result<()> {
+    async fn wait_for_code(ns: &TestNamespace, what: &str, code: &str) -> anyhow::Result<()> {
         eventually(what, async || {
-            let summary = bed.load("client", URL, &["-n", "5"]).await?;
+            let summary = ns.load("client", URL, &["-n", "5"]).await?;
             summary.all(code).map(drop)
         })
         .await
     }
 
-    async fn check_with_crd(bed: &Bed) -> anyhow::Result<()> {
-        wait_for_unresolved(bed, "BackendNotFound").await?;
-        wait_for_code(bed, "the missing ServiceImport to answer 500", "500").await?;
+    async fn check_with_crd(ns: &TestNamespace) -> anyhow::Result<()> {
+        wait_for_unresolved(ns, "BackendNotFound").await?;
+        wait_for_code(ns, "the missing ServiceImport to answer 500", "500").await?;
         eventually("the CRD to be served", async || {
-            bed.apply(import()).await.map(drop)
+            ns.apply(import()).await.map(drop)
         })
         .await?;
-        bed.apply(slice(&bed.pod_ip("reviews-v2").await?)).await?;
+        ns.apply(slice(&ns.pod_ip("reviews-v2").await?)).await?;
         // The Service of the same name also selects v1.
         eventually("the ServiceImport's endpoint to respond", async || {
-            let summary = bed.load("client", URL, &["-n", "20"]).await?;
+            let summary = ns.load("client", URL, &["-n", "20"]).await?;
             summary.all("200")?.all_from("v2").map(drop)
         })
         .await?;
         // Statuses are written after proxies get the configuration.
         eventually("ResolvedRefs to be True", async || {
-            let route = bed.get(GATEWAY, "HTTPRoute", "imported").await?;
+            let route = ns.get(GATEWAY, "HTTPRoute", "imported").await?;
             let conditions = objects::route_conditions(&route)?;
             let (resolved, ..) = conditions.of("ResolvedRefs")?;
             anyhow::ensure!(resolved == "True", "{conditions}");
@@ -99,8 +99,8 @@ mod cases {
         })
         .await?;
         eventually("the ServiceImport in the access log", async || {
-            let lines = bed.accesses("client", "outbound", "/reviews/1").await?;
-            let backend = format!("serviceimport/{}/reviews:80", bed.namespace);
+            let lines = ns.accesses("client", "outbound", "/reviews/1").await?;
+            let backend = format!("serviceimport/{}/reviews:80", ns.namespace);
             let imported = lines.iter().find(|line| line.is("backend", &backend));
             let encrypted =
                 imported.is_some_and(|line| line.text("server_id").ends_with("/sa/reviews"));
@@ -108,32 +108,32 @@ mod cases {
             Ok(())
         })
         .await?;
-        let imports = bed.api(API, "ServiceImport");
+        let imports = ns.api(API, "ServiceImport");
         imports.delete("reviews", &DeleteParams::default()).await?;
-        wait_for_unresolved(bed, "BackendNotFound").await
+        wait_for_unresolved(ns, "BackendNotFound").await
     }
 
     pub(super) async fn service_import_is_a_backend_while_its_crd_exists(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+        ns.shop(&["v1", "v2"]).await?;
         let backend = json!({"group": "multicluster.x-k8s.io", "kind": "ServiceImport", "name": "reviews", "port": 80});
         let rules = json!([{"backendRefs": [backend]}]);
-        bed.route(objects::http_route("imported", rules)).await?;
-        let definitions = bed.api(DEFINITIONS.0, DEFINITIONS.1);
+        ns.route(objects::http_route("imported", rules)).await?;
+        let definitions = ns.api(DEFINITIONS.0, DEFINITIONS.1);
         // If the cluster already has the CRD, it is kept, because it may have objects.
         if definitions.get_opt(DEFINITION).await?.is_some() {
-            return check_with_crd(bed).await;
+            return check_with_crd(ns).await;
         }
-        wait_for_unresolved(bed, "InvalidKind").await?;
-        wait_for_code(bed, "the missing CRD to answer 500", "500").await?;
-        bed.apply(definition()).await?;
-        let outcome = check_with_crd(bed).await;
+        wait_for_unresolved(ns, "InvalidKind").await?;
+        wait_for_code(ns, "the missing CRD to answer 500", "500").await?;
+        ns.apply(definition()).await?;
+        let outcome = check_with_crd(ns).await;
         let removed = definitions
             .delete(DEFINITION, &DeleteParams::default())
             .await;
         outcome?;
         removed?;
-        wait_for_unresolved(bed, "InvalidKind").await
+        wait_for_unresolved(ns, "InvalidKind").await
     }
 }

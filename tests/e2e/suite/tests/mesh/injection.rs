@@ -12,15 +12,15 @@ mod cases {
     use anyhow::Context;
     use kube::api::PostParams;
     use serde_json::{Value, json};
-    use weft_e2e::{Bed, eventually, identity, objects};
+    use weft_e2e::{TestNamespace, eventually, identity, objects};
 
     /// Returns the pod as admission changes it, without creating it.
-    async fn admitted(bed: &Bed, pod: Value) -> anyhow::Result<Value> {
+    async fn admitted(ns: &TestNamespace, pod: Value) -> anyhow::Result<Value> {
         let dry = PostParams {
             dry_run: true,
             ..Default::default()
         };
-        let pod = bed
+        let pod = ns
             .api("v1", "Pod")
             .create(&dry, &serde_json::from_value(pod)?)
             .await?;
@@ -32,11 +32,11 @@ mod cases {
     }
 
     pub(super) async fn labelled_pod_gets_init_and_proxy_containers(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let mut pod = objects::client("client");
         pod["spec"]["initContainers"] = json!([objects::container("early", &["--version"])]);
-        let pod = admitted(bed, pod).await?;
+        let pod = admitted(ns, pod).await?;
         let init = &pod["spec"]["initContainers"];
         anyhow::ensure!(
             objects::names(init) == ["weft-init", "weft-proxy", "early"],
@@ -64,33 +64,37 @@ mod cases {
     }
 
     pub(super) async fn unlabelled_namespace_injects_only_opted_in_pods(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        let pod = admitted(bed, objects::client("client")).await?;
+        let pod = admitted(ns, objects::client("client")).await?;
         anyhow::ensure!(pod["spec"]["initContainers"].is_null(), "{}", pod["spec"]);
         let mut willing = objects::client("willing");
         willing["metadata"]["labels"]["weft.dev/inject"] = "enabled".into();
         anyhow::ensure!(
-            has_proxy(&admitted(bed, willing).await?),
+            has_proxy(&admitted(ns, willing).await?),
             "a pod that opts in should get a proxy"
         );
         Ok(())
     }
 
-    pub(super) async fn pod_label_overrides_the_namespace_label(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn pod_label_overrides_the_namespace_label(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let mut unwilling = objects::client("unwilling");
         unwilling["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         anyhow::ensure!(
-            !has_proxy(&admitted(bed, unwilling).await?),
+            !has_proxy(&admitted(ns, unwilling).await?),
             "a pod that opts out should get no proxy"
         );
         Ok(())
     }
 
-    pub(super) async fn host_network_pod_is_skipped_with_a_reason(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn host_network_pod_is_skipped_with_a_reason(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let mut pod = objects::client("host");
         pod["spec"]["hostNetwork"] = true.into();
-        let pod = admitted(bed, pod).await?;
+        let pod = admitted(ns, pod).await?;
         anyhow::ensure!(!has_proxy(&pod), "{}", pod["spec"]);
         let reason = pod["metadata"]["annotations"]["weft.dev/skipped"].as_str();
         let reason = reason
@@ -101,26 +105,26 @@ mod cases {
 
     /// Each container sends one request without retry, so the proxy must serve before they start.
     pub(super) async fn job_with_init_container_is_served_and_completes(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        bed.apply(objects::job("errand", "http://reviews/reviews/errand"))
+        ns.shop(&["v1"]).await?;
+        ns.apply(objects::job("errand", "http://reviews/reviews/errand"))
             .await?;
         eventually("the Job to be complete", async || {
-            let job = bed.get("batch/v1", "Job", "errand").await?;
+            let job = ns.get("batch/v1", "Job", "errand").await?;
             anyhow::ensure!(job["status"]["succeeded"] == 1, "{}", job["status"]);
             Ok(())
         })
         .await?;
         let accesses = eventually("both requests in the server's log", async || {
-            let accesses = bed
+            let accesses = ns
                 .accesses("reviews-v1", "inbound", "/reviews/errand")
                 .await?;
             anyhow::ensure!(accesses.len() == 2, "{accesses:?}");
             Ok(accesses)
         })
         .await?;
-        let client = identity::spiffe(&bed.namespace, "client");
+        let client = identity::spiffe(&ns.namespace, "client");
         anyhow::ensure!(
             accesses
                 .iter()

@@ -16,7 +16,7 @@ mod cases {
     use weft_e2e::gateways::{gateway, listener, route};
     use weft_e2e::objects::{self, to};
     use weft_e2e::release::{self, NEXT, Release, proxy_image};
-    use weft_e2e::{Bed, control_plane, eventually};
+    use weft_e2e::{TestNamespace, control_plane, eventually};
 
     /// Percentage of the usual rate: two pods send at once, and many pods start meanwhile.
     const SHARE: u32 = 40;
@@ -36,45 +36,45 @@ mod cases {
 
     /// Deploys the reviews of both versions, v1 as a Deployment, `client` in the mesh, and
     /// `visitor` in front of the Gateway `edge`.
-    async fn deploy(bed: &Bed) -> anyhow::Result<()> {
+    async fn deploy(ns: &TestNamespace) -> anyhow::Result<()> {
         let listeners = json!([listener("http", "HTTP", 80), listener("grpc", "HTTP", 9000)]);
-        bed.apply(gateway("edge", listeners)).await?;
-        bed.apply(objects::service("reviews", json!({"app": "reviews"})))
+        ns.apply(gateway("edge", listeners)).await?;
+        ns.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
         let v1 = json!({"app": "reviews", "version": "v1"});
-        bed.apply(objects::service("reviews-v1", v1)).await?;
+        ns.apply(objects::service("reviews-v1", v1)).await?;
         for pod in [
             objects::client("client"),
             visitor(),
             reviews_v1_deployment(),
         ] {
-            bed.apply(pod).await?;
+            ns.apply(pod).await?;
         }
-        bed.reviews("v2").await?;
-        bed.rolled_out("reviews-v1").await?;
-        bed.ready("client").await?;
-        bed.ready("visitor").await?;
-        bed.programmed("edge").await?;
+        ns.reviews("v2").await?;
+        ns.rolled_out("reviews-v1").await?;
+        ns.ready("client").await?;
+        ns.ready("visitor").await?;
+        ns.programmed("edge").await?;
         let rules = json!([{"backendRefs": [{"name": "reviews", "port": 9000}]}]);
-        bed.gateway_route(route("GRPCRoute", "reviews", "edge", "grpc", rules))
+        ns.gateway_route(route("GRPCRoute", "reviews", "edge", "grpc", rules))
             .await?;
-        route_all_to(bed, "v1").await
+        route_all_to(ns, "v1").await
     }
 
     /// Routes the mesh and the gateway to this version, and waits until the proxies of the client
     /// and of the gateway apply it.
-    async fn route_all_to(bed: &Bed, version: &str) -> anyhow::Result<()> {
+    async fn route_all_to(ns: &TestNamespace, version: &str) -> anyhow::Result<()> {
         let rules = json!([{"backendRefs": [to(version, 1)]}]);
-        bed.good_route(objects::http_route("reviews-of-the-mesh", rules.clone()))
+        ns.good_route(objects::http_route("reviews-of-the-mesh", rules.clone()))
             .await?;
-        bed.gateway_route(route("HTTPRoute", "reviews", "edge", "http", rules))
+        ns.gateway_route(route("HTTPRoute", "reviews", "edge", "http", rules))
             .await?;
         for (pod, service) in [("client", "reviews"), ("visitor", "edge-weft")] {
             let url = format!("http://{service}/reviews/1");
             eventually(
                 &format!("requests of {pod} to reach {version}"),
                 async || {
-                    let summary = bed.load(pod, &url, &["-n", "20"]).await?;
+                    let summary = ns.load(pod, &url, &["-n", "20"]).await?;
                     summary.all_from(version).map(drop)
                 },
             )
@@ -86,14 +86,14 @@ mod cases {
     /// Runs the changes under traffic within the mesh and through the gateway; fails if a request
     /// fails.
     async fn under_all_traffic<T>(
-        bed: &Bed,
+        ns: &TestNamespace,
         changes: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
         // Boxed, because the nested futures would overflow a test thread's stack.
         let changes = Box::pin(changes);
-        let changes = bed.under_share_of_traffic(SHARE, "visitor", "edge-weft", changes);
+        let changes = ns.under_share_of_traffic(SHARE, "visitor", "edge-weft", changes);
         let changes = Box::pin(changes);
-        let changes = bed.under_share_of_traffic(SHARE, "client", "reviews", changes);
+        let changes = ns.under_share_of_traffic(SHARE, "client", "reviews", changes);
         let ((made, through_the_gateway), within_the_mesh) = Box::pin(changes).await?;
         within_the_mesh
             .as_expected()
@@ -104,8 +104,8 @@ mod cases {
         Ok(made)
     }
 
-    async fn proxy_image_of(bed: &Bed, pod: &str) -> anyhow::Result<String> {
-        let pod = bed.get("v1", "Pod", pod).await?;
+    async fn proxy_image_of(ns: &TestNamespace, pod: &str) -> anyhow::Result<String> {
+        let pod = ns.get("v1", "Pod", pod).await?;
         proxy_image(&pod).with_context(|| format!("the pod has no proxy: {}", pod["spec"]))
     }
 
@@ -126,75 +126,75 @@ mod cases {
     /// Changes the version of the control plane with `bring`. Existing pods must keep their proxies
     /// and still apply new routes; restarted pods must get the new proxy.
     async fn check_version_change(
-        bed: &Bed,
+        ns: &TestNamespace,
         (from, to): (&str, &str),
         bring: impl Future<Output = anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
         let changes = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            let (whole, created) = bed
+            let (whole, created) = ns
                 .creations_during(async {
                     bring.await?;
-                    bed.control_plane_of(to).await
+                    ns.control_plane_of(to).await
                 })
                 .await?;
             created.all()?;
             created.all_injected()?;
             eventually("the rollout of the gateway's pods", async || {
-                check_proxy_version(&bed.gateway_pods("edge", 1).await?, to)
+                check_proxy_version(&ns.gateway_pods("edge", 1).await?, to)
             })
             .await?;
             // The proxies of v1 now have the new version, those of v2 the old one.
-            bed.restart_deployment("reviews-v1").await?;
-            route_all_to(bed, "v2").await?;
-            route_all_to(bed, "v1").await?;
+            ns.restart_deployment("reviews-v1").await?;
+            route_all_to(ns, "v2").await?;
+            route_all_to(ns, "v1").await?;
             anyhow::Ok(whole)
         };
-        under_all_traffic(bed, changes).await?;
-        let rolled = bed.list("v1", "Pod", "app=reviews,version=v1").await?;
+        under_all_traffic(ns, changes).await?;
+        let rolled = ns.list("v1", "Pod", "app=reviews,version=v1").await?;
         check_proxy_version(&rolled, to)?;
         for pod in ["client", "reviews-v2"] {
-            let image = proxy_image_of(bed, pod).await?;
+            let image = proxy_image_of(ns, pod).await?;
             anyhow::ensure!(
                 image.ends_with(from),
                 "{pod} should keep its proxy: {image}"
             );
         }
-        check_no_restarts(bed).await
+        check_no_restarts(ns).await
     }
 
-    async fn check_no_restarts(bed: &Bed) -> anyhow::Result<()> {
-        for pod in bed.list("v1", "Pod", "").await? {
+    async fn check_no_restarts(ns: &TestNamespace) -> anyhow::Result<()> {
+        for pod in ns.list("v1", "Pod", "").await? {
             let name = &pod["metadata"]["name"];
             anyhow::ensure!(objects::restarts(&pod) == 0, "{name} was restarted");
         }
         Ok(())
     }
 
-    pub(super) async fn upgrade_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn upgrade_fails_no_request(ns: &TestNamespace) -> anyhow::Result<()> {
         let found = Release::found().await?;
-        deploy(bed).await?;
-        check_version_change(bed, (&found.version, NEXT), found.upgrade()).await
+        deploy(ns).await?;
+        check_version_change(ns, (&found.version, NEXT), found.upgrade()).await
     }
 
-    pub(super) async fn rollback_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn rollback_fails_no_request(ns: &TestNamespace) -> anyhow::Result<()> {
         let found = Release::found().await?;
         found.upgrade().await?;
-        bed.control_plane_of(NEXT).await?;
-        deploy(bed).await?;
-        check_version_change(bed, (NEXT, &found.version), found.roll_back()).await
+        ns.control_plane_of(NEXT).await?;
+        deploy(ns).await?;
+        check_version_change(ns, (NEXT, &found.version), found.roll_back()).await
     }
 
     /// Returns the root certificate and its key.
-    async fn root(bed: &Bed) -> anyhow::Result<Value> {
-        let system = control_plane::system(&bed.client);
+    async fn root(ns: &TestNamespace) -> anyhow::Result<Value> {
+        let system = control_plane::system(&ns.client);
         let mut secret = system.get("v1", "Secret", "weft-ca").await?;
         Ok(secret["data"].take())
     }
 
     /// Returns the UIDs of pods with a proxy.
-    async fn pods_with_proxy(bed: &Bed) -> anyhow::Result<Vec<Value>> {
-        let mut pods = bed.list("v1", "Pod", "").await?;
+    async fn pods_with_proxy(ns: &TestNamespace) -> anyhow::Result<Vec<Value>> {
+        let mut pods = ns.list("v1", "Pod", "").await?;
         pods.retain(|pod| proxy_image(pod).is_some());
         let uids = pods
             .into_iter()
@@ -204,15 +204,15 @@ mod cases {
 
     /// Waits until every proxy of the namespace reports that its configuration stream is, or is
     /// not, established.
-    async fn wait_for_stream(bed: &Bed, wanted: bool) -> anyhow::Result<()> {
-        for pod in bed.list("v1", "Pod", "").await? {
+    async fn wait_for_stream(ns: &TestNamespace, wanted: bool) -> anyhow::Result<()> {
+        for pod in ns.list("v1", "Pod", "").await? {
             let name = pod["metadata"]["name"].as_str().unwrap_or_default();
             if proxy_image(&pod).is_none() {
                 continue;
             }
             let what = format!("weft_config_connected of {name} to be {wanted}");
             eventually(&what, async || {
-                let value = bed.metric(name, "weft_config_connected", &[]).await?;
+                let value = ns.metric(name, "weft_config_connected", &[]).await?;
                 anyhow::ensure!((value == 1.0) == wanted, "it is {value}");
                 Ok(())
             })
@@ -247,60 +247,60 @@ mod cases {
     }
 
     /// Checks that a new pod is outside the mesh and can call permissive pods.
-    async fn check_new_pod_has_no_proxy(bed: &Bed) -> anyhow::Result<()> {
-        bed.apply(objects::client("latecomer")).await?;
-        let pod = bed.ready("latecomer").await?;
+    async fn check_new_pod_has_no_proxy(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.apply(objects::client("latecomer")).await?;
+        let pod = ns.ready("latecomer").await?;
         anyhow::ensure!(proxy_image(&pod).is_none(), "the pod has a proxy");
-        let load = bed.load("latecomer", "http://reviews/reviews/1", &["-n", "20"]);
+        let load = ns.load("latecomer", "http://reviews/reviews/1", &["-n", "20"]);
         load.await?.all("200").map(drop)
     }
 
-    pub(super) async fn uninstall_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn uninstall_fails_no_request(ns: &TestNamespace) -> anyhow::Result<()> {
         let found = Release::found().await?;
-        deploy(bed).await?;
-        let (root_before, before) = (root(bed).await?, pods_with_proxy(bed).await?);
+        deploy(ns).await?;
+        let (root_before, before) = (root(ns).await?, pods_with_proxy(ns).await?);
         let changes = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            let ((), created) = bed.creations_during(found.uninstall()).await?;
+            let ((), created) = ns.creations_during(found.uninstall()).await?;
             created.all()?;
-            check_new_pod_has_no_proxy(bed).await?;
+            check_new_pod_has_no_proxy(ns).await?;
             wait_until_only_documented_objects_remain().await?;
-            wait_for_stream(bed, false).await
+            wait_for_stream(ns, false).await
         };
-        under_all_traffic(bed, changes).await?;
-        anyhow::ensure!(root(bed).await? == root_before, "the root should be kept");
+        under_all_traffic(ns, changes).await?;
+        anyhow::ensure!(root(ns).await? == root_before, "the root should be kept");
         anyhow::ensure!(
-            pods_with_proxy(bed).await? == before,
+            pods_with_proxy(ns).await? == before,
             "the pods of the mesh and of the gateway should be kept"
         );
-        check_no_restarts(bed).await
+        check_no_restarts(ns).await
     }
 
-    pub(super) async fn reinstall_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn reinstall_fails_no_request(ns: &TestNamespace) -> anyhow::Result<()> {
         let found = Release::found().await?;
-        deploy(bed).await?;
-        let (root_before, before) = (root(bed).await?, pods_with_proxy(bed).await?);
+        deploy(ns).await?;
+        let (root_before, before) = (root(ns).await?, pods_with_proxy(ns).await?);
         let changes = async {
             found.uninstall().await?;
-            wait_for_stream(bed, false).await?;
+            wait_for_stream(ns, false).await?;
             found.install().await?;
-            wait_for_stream(bed, true).await?;
-            route_all_to(bed, "v2").await?;
+            wait_for_stream(ns, true).await?;
+            route_all_to(ns, "v2").await?;
             anyhow::ensure!(
-                root(bed).await? == root_before,
+                root(ns).await? == root_before,
                 "the root should be the same"
             );
             anyhow::ensure!(
-                pods_with_proxy(bed).await? == before,
+                pods_with_proxy(ns).await? == before,
                 "the pods of the mesh and of the gateway should be the same"
             );
             // Pods that start now join the mesh.
-            bed.restart_deployment("reviews-v1").await?;
-            let begun = bed.list("v1", "Pod", "app=reviews,version=v1").await?;
+            ns.restart_deployment("reviews-v1").await?;
+            let begun = ns.list("v1", "Pod", "app=reviews,version=v1").await?;
             check_proxy_version(&begun, &found.version)?;
-            route_all_to(bed, "v1").await
+            route_all_to(ns, "v1").await
         };
-        under_all_traffic(bed, changes).await?;
-        check_no_restarts(bed).await
+        under_all_traffic(ns, changes).await?;
+        check_no_restarts(ns).await
     }
 }

@@ -13,7 +13,7 @@ mod cases {
 
     use anyhow::Context;
     use serde_json::{Value, json};
-    use weft_e2e::{Bed, eventually, full_or, machine, objects, senders};
+    use weft_e2e::{TestNamespace, eventually, full_or, machine, objects, senders};
 
     /// Returns `objects::reviews` as a Deployment with Kubernetes' default grace period.
     fn server() -> Value {
@@ -24,45 +24,45 @@ mod cases {
     }
 
     /// Deploys one server as a Deployment, and a client.
-    async fn shop(bed: &Bed) -> anyhow::Result<()> {
-        bed.apply(objects::service("reviews", json!({"app": "reviews"})))
+    async fn shop(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
-        bed.apply(objects::client("client")).await?;
-        bed.apply(server()).await?;
-        bed.ready("client").await?;
-        bed.rolled_out("reviews").await
+        ns.apply(objects::client("client")).await?;
+        ns.apply(server()).await?;
+        ns.ready("client").await?;
+        ns.rolled_out("reviews").await
     }
 
     pub(super) async fn server_rollout_and_scaling_fail_no_request(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        shop(bed).await?;
+        shop(ns).await?;
         let changes = async {
             for _ in 0..full_or(10, 1) {
-                bed.restart_deployment("reviews").await?;
-                bed.scale_deployment("reviews", 10).await?;
-                bed.scale_deployment("reviews", 1).await?;
+                ns.restart_deployment("reviews").await?;
+                ns.scale_deployment("reviews", 10).await?;
+                ns.scale_deployment("reviews", 1).await?;
             }
             Ok(())
         };
-        let ((), traffic) = bed.under_traffic("client", "reviews", changes).await?;
+        let ((), traffic) = ns.under_traffic("client", "reviews", changes).await?;
         traffic.as_expected()
     }
 
     /// Two pods of a Deployment send, so that traffic continues while they are replaced; each pod
     /// prints its summary at its end.
-    pub(super) async fn client_rollout_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
-        shop(bed).await?;
-        let address = bed.cluster_ip("reviews").await?;
-        bed.apply(senders(&address, 2)).await?;
+    pub(super) async fn client_rollout_fails_no_request(ns: &TestNamespace) -> anyhow::Result<()> {
+        shop(ns).await?;
+        let address = ns.cluster_ip("reviews").await?;
+        ns.apply(senders(&address, 2)).await?;
         let changes = async {
-            bed.rolled_out("senders").await?;
+            ns.rolled_out("senders").await?;
             for _ in 0..full_or(10, 2) {
-                bed.restart_deployment("senders").await?;
+                ns.restart_deployment("senders").await?;
             }
-            bed.scale_deployment("senders", 0).await
+            ns.scale_deployment("senders", 0).await
         };
-        bed.traffic_of_pods("app=senders", changes)
+        ns.traffic_of_pods("app=senders", changes)
             .await?
             .as_expected()
     }
@@ -87,22 +87,24 @@ mod cases {
         kinds("split", rules)
     }
 
-    pub(super) async fn fifty_route_edits_fail_no_request(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+    pub(super) async fn fifty_route_edits_fail_no_request(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2"]).await?;
         let edits = async {
             for edit in 0..25 {
                 for kind in ["HTTPRoute", "GRPCRoute"] {
-                    bed.apply(route_split(kind, edit, (edit as u32 * 37) % 101))
+                    ns.apply(route_split(kind, edit, (edit as u32 * 37) % 101))
                         .await?;
                     tokio::time::sleep(Duration::from_millis(150)).await;
                 }
             }
             for kind in ["HTTPRoute", "GRPCRoute"] {
-                bed.good_route(route_split(kind, 50, 20)).await?;
+                ns.good_route(route_split(kind, 50, 20)).await?;
             }
             Ok(())
         };
-        let ((), traffic) = bed.under_traffic("client", "reviews", edits).await?;
+        let ((), traffic) = ns.under_traffic("client", "reviews", edits).await?;
         traffic.as_expected()?;
         // The status reports that the last edit is in effect.
         eventually("the last weights to be in effect", async || {
@@ -112,7 +114,7 @@ mod cases {
             ] {
                 let arguments = ["-n", "1000", "-c", "8", "--keep", "0"];
                 let arguments = [&arguments[..], more.as_ref().map_or(&[], |more| &more[..])];
-                let summary = bed.load("client", url, &arguments.concat()).await?;
+                let summary = ns.load("client", url, &arguments.concat()).await?;
                 let v1 = summary.version("v1");
                 anyhow::ensure!((150..=250).contains(&v1), "20 % should go to v1: {summary}");
                 anyhow::ensure!(summary.failed() == 0, "{summary}");
@@ -128,13 +130,17 @@ mod cases {
     }
 
     /// Waits until the pod's proxy was restarted and is ready.
-    async fn wait_until_restarted(bed: &Bed, pod: &str, restarts: u64) -> anyhow::Result<()> {
+    async fn wait_until_restarted(
+        ns: &TestNamespace,
+        pod: &str,
+        restarts: u64,
+    ) -> anyhow::Result<()> {
         eventually(&format!("the proxy of {pod} to be restarted"), async || {
             anyhow::ensure!(
-                bed.restarts(pod).await? > restarts,
+                ns.restarts(pod).await? > restarts,
                 "the proxy was not restarted"
             );
-            bed.ready(pod).await.map(drop)
+            ns.ready(pod).await.map(drop)
         })
         .await
     }
@@ -142,20 +148,20 @@ mod cases {
     /// Requests in flight in the killed process are lost if they must not be retried: POSTs and
     /// gRPC. All others are served by the other server.
     pub(super) async fn killed_proxy_fails_only_requests_in_flight(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         if let Some(why) = machine::out_of_reach() {
             eprintln!("{why}");
             return Ok(());
         }
-        bed.shop(&["v1", "v2"]).await?;
-        bed.apply(objects::client("other")).await?;
-        bed.ready("other").await?;
+        ns.shop(&["v1", "v2"]).await?;
+        ns.apply(objects::client("other")).await?;
+        ns.ready("other").await?;
         let kill = async |pod: &str| {
-            let before = bed.restarts(pod).await?;
-            machine::signal(&bed.get("v1", "Pod", pod).await?, "weft-proxy", "KILL").await?;
+            let before = ns.restarts(pod).await?;
+            machine::signal(&ns.get("v1", "Pod", pod).await?, "weft-proxy", "KILL").await?;
             let killed = (now(), Instant::now());
-            wait_until_restarted(bed, pod, before).await?;
+            wait_until_restarted(ns, pod, before).await?;
             eprintln!(
                 "the proxy of {pod} was ready again after {:?}",
                 killed.1.elapsed()
@@ -180,9 +186,9 @@ mod cases {
             "--seconds",
             "8",
         ];
-        let others = bed.load("other", "http://reviews-v2/reviews/1", &others);
+        let others = ns.load("other", "http://reviews-v2/reviews/1", &others);
         let (traffic, others) =
-            tokio::join!(bed.under_traffic("client", "reviews", changes), others);
+            tokio::join!(ns.under_traffic("client", "reviews", changes), others);
         others?.all("200")?;
         let (killed, traffic) = traffic?;
         let under_way = |at: u64| (killed.saturating_sub(1_000)..killed + 100).contains(&at);
@@ -190,7 +196,7 @@ mod cases {
         traffic.only_unsafe_failed()?;
         // A client whose own proxy was killed is served once it is ready again.
         kill("client").await?;
-        let again = bed
+        let again = ns
             .load("client", "http://reviews/reviews/1", &["-n", "50"])
             .await;
         again

@@ -9,7 +9,7 @@ mesh_tests! {
 mod cases {
     use serde_json::{Value, json};
     use weft_e2e::objects::{self, prefix, to};
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     const REQUESTS: u32 = 500;
 
@@ -23,8 +23,8 @@ mod cases {
     }
 
     /// Returns the number of inbound requests in the pod's access log for this path.
-    async fn inbound_requests(bed: &Bed, pod: &str, path: &str) -> anyhow::Result<usize> {
-        Ok(bed.accesses(pod, "inbound", path).await?.len())
+    async fn inbound_requests(ns: &TestNamespace, pod: &str, path: &str) -> anyhow::Result<usize> {
+        Ok(ns.accesses(pod, "inbound", path).await?.len())
     }
 
     /// Five standard deviations of the binomial distribution: the probability of a value outside is
@@ -35,8 +35,10 @@ mod cases {
         (mean - 5.0 * deviation) as usize..=(mean + 5.0 * deviation) as usize
     }
 
-    pub(super) async fn mirror_gets_its_percentage_or_fraction(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+    pub(super) async fn mirror_gets_its_percentage_or_fraction(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2"]).await?;
         let fraction = json!({"fraction": {"numerator": 3, "denominator": 8}});
         let shares = [
             ("/reviews/twenty", json!({"percent": 20}), 0.2),
@@ -50,12 +52,11 @@ mod cases {
         let all = json!({"matches": [prefix("/reviews/all")],
             "filters": [mirror("reviews-v2", json!({}))], "backendRefs": [to("v1", 1)]});
         rules.push(all);
-        bed.good_route(objects::http_route("shares", rules.into()))
+        ns.good_route(objects::http_route("shares", rules.into()))
             .await?;
         eventually("the route to be in effect", async || {
-            bed.load("client", "http://reviews/reviews/all", &[])
-                .await?;
-            let seen = inbound_requests(bed, "reviews-v2", "/reviews/all").await?;
+            ns.load("client", "http://reviews/reviews/all", &[]).await?;
+            let seen = inbound_requests(ns, "reviews-v2", "/reviews/all").await?;
             anyhow::ensure!(seen > 0, "no copy has arrived");
             Ok(())
         })
@@ -64,11 +65,11 @@ mod cases {
         for (path, _, share) in &shares {
             let url = format!("http://reviews{path}");
             let arguments = ["-n", &count, "-c", "4", "--keep", "0"];
-            let summary = bed.load("client", &url, &arguments).await?;
+            let summary = ns.load("client", &url, &arguments).await?;
             anyhow::ensure!(summary.version("v1") == u64::from(REQUESTS), "{summary}");
             let bounds = bounds(*share);
             eventually("the copies in the mirror's access log", async || {
-                let seen = inbound_requests(bed, "reviews-v2", path).await?;
+                let seen = inbound_requests(ns, "reviews-v2", path).await?;
                 anyhow::ensure!(
                     bounds.contains(&seen),
                     "{seen} copies of {path}, not {bounds:?}"
@@ -80,8 +81,10 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn failing_mirrors_do_not_affect_requests(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn failing_mirrors_do_not_affect_requests(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let v1 = json!({"app": "reviews", "version": "v1"});
         let service = |name: &str, labels: Value, port: u16| {
             let mut service = objects::service(name, labels);
@@ -94,25 +97,21 @@ mod cases {
             // Sends bytes that are not HTTP.
             service("greets", v1, 7001),
         ] {
-            bed.apply(made).await?;
+            ns.apply(made).await?;
         }
         let half = |name| mirror(name, json!({"percent": 50}));
         let filters = ["nobody", "closed", "greets"].map(half);
         let rules = json!([{"filters": filters, "backendRefs": [to("v1", 1)]}]);
-        bed.good_route(objects::http_route("harmless", rules))
+        ns.good_route(objects::http_route("harmless", rules))
             .await?;
         eventually("copies to fail", async || {
             let post = [
                 "--method", "POST", "--body", "20000", "-n", "100", "-c", "4",
             ];
-            let summary = bed
-                .load("client", "http://reviews/reviews/1", &post)
-                .await?;
+            let summary = ns.load("client", "http://reviews/reviews/1", &post).await?;
             summary.all("200")?.all_from("v1")?;
             let metric = "weft_mirrored_requests_total";
-            let failed = bed
-                .metric("client", metric, &[r#"result="failed""#])
-                .await?;
+            let failed = ns.metric("client", metric, &[r#"result="failed""#]).await?;
             anyhow::ensure!(failed > 50.0, "{failed} copies failed");
             Ok(())
         })

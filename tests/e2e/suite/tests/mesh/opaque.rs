@@ -13,7 +13,7 @@ mod cases {
     use anyhow::Context;
     use serde_json::{Value, json};
     use weft_e2e::objects::route;
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     fn tcp_route(name: &str, port: u16, backends: Value) -> Value {
         route(
@@ -42,7 +42,7 @@ mod cases {
     }
 
     /// Sends bytes, given in hexadecimal, to a port of the reviews and returns the response.
-    async fn send_bytes(bed: &Bed, port: u16, hex: &str) -> anyhow::Result<String> {
+    async fn send_bytes(ns: &TestNamespace, port: u16, hex: &str) -> anyhow::Result<String> {
         let connect = format!("reviews:{port}");
         let command = [
             "weft-shop",
@@ -52,7 +52,7 @@ mod cases {
             "--send-hex",
             hex,
         ];
-        bed.exec("client", "shop", &command).await
+        ns.exec("client", "shop", &command).await
     }
 
     fn hex(bytes: &[u8]) -> String {
@@ -75,22 +75,22 @@ mod cases {
 
     /// On port 7001 the server sends its version first.
     pub(super) async fn tcp_route_follows_weights_and_logs_connections(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+        ns.shop(&["v1", "v2"]).await?;
         let backends = json!([backend("v1", 7001, 0), backend("v2", 7001, 1)]);
-        bed.good_route(tcp_route("second", 7001, backends)).await?;
+        ns.good_route(tcp_route("second", 7001, backends)).await?;
         eventually("connections to go to v2", async || {
-            let heard = send_bytes(bed, 7001, &hex(b"hello")).await?;
+            let heard = send_bytes(ns, 7001, &hex(b"hello")).await?;
             anyhow::ensure!(heard == "220 reviews v2\r\nhello", "{heard:?}");
             Ok(())
         })
         .await?;
         for _ in 0..10 {
-            let heard = send_bytes(bed, 7001, &hex(b"hello")).await?;
+            let heard = send_bytes(ns, 7001, &hex(b"hello")).await?;
             anyhow::ensure!(heard.starts_with("220 reviews v2"), "{heard:?}");
         }
-        let namespace = &bed.namespace;
+        let namespace = &ns.namespace;
         let name = format!("TCPRoute {namespace}/second");
         let labels = [
             "route_kind=\"TCPRoute\"",
@@ -98,11 +98,11 @@ mod cases {
             "route_name=\"second\"",
             "result=\"ok\"",
         ];
-        let counted = bed.metric("client", "weft_opaque_connections_total", &labels);
+        let counted = ns.metric("client", "weft_opaque_connections_total", &labels);
         let counted = counted.await?;
         anyhow::ensure!(counted >= 10.0, "only {counted} connections were counted");
         eventually("the connection in the access log", async || {
-            let lines = bed.access_log("client").await?;
+            let lines = ns.access_log("client").await?;
             let line = lines.iter().find(|line| line.is("route", &name));
             let line = line.with_context(|| format!("{lines:?}"))?;
             for (field, value) in [
@@ -119,12 +119,14 @@ mod cases {
         .await
     }
 
-    pub(super) async fn tls_route_matches_the_server_name(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+    pub(super) async fn tls_route_matches_the_server_name(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2"]).await?;
         let to = |version| json!([backend(version, 7001, 1)]);
-        bed.good_route(tls_route("one", "one.example.com", to("v1")))
+        ns.good_route(tls_route("one", "one.example.com", to("v1")))
             .await?;
-        bed.good_route(tls_route("others", "*.example.com", to("v2")))
+        ns.good_route(tls_route("others", "*.example.com", to("v2")))
             .await?;
         eventually("both routes to be in effect", async || {
             for (name, greeting) in [
@@ -132,7 +134,7 @@ mod cases {
                 ("two.example.com", "220 reviews v2\r\n"),
                 ("a.one.example.com", "220 reviews v2\r\n"),
             ] {
-                let heard = send_bytes(bed, 7001, &hex(&client_hello(name)?)).await?;
+                let heard = send_bytes(ns, 7001, &hex(&client_hello(name)?)).await?;
                 anyhow::ensure!(heard.starts_with(greeting), "{name}: {heard:?}");
             }
             Ok(())
@@ -143,46 +145,46 @@ mod cases {
             (client_hello("example.com")?, "error_type=\"no_route\""),
             (b"not TLS".to_vec(), "error_type=\"not_tls\""),
         ] {
-            let before = bed.metric("client", error, &[reason]).await?;
-            let heard = send_bytes(bed, 7001, &hex(&bytes)).await?;
+            let before = ns.metric("client", error, &[reason]).await?;
+            let heard = send_bytes(ns, 7001, &hex(&bytes)).await?;
             anyhow::ensure!(!heard.contains("220 "), "{reason}: {heard:?}");
-            let after = bed.metric("client", error, &[reason]).await?;
+            let after = ns.metric("client", error, &[reason]).await?;
             anyhow::ensure!(after > before, "{reason} was not counted");
         }
         Ok(())
     }
 
     pub(super) async fn conflicting_opaque_routes_of_a_port_are_rejected(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+        ns.shop(&["v1", "v2"]).await?;
         let to = |version| json!([backend(version, 7001, 1)]);
-        bed.good_route(tls_route("tls", "one.example.com", to("v1")))
+        ns.good_route(tls_route("tls", "one.example.com", to("v1")))
             .await?;
-        let conditions = bed.route(tcp_route("tcp", 7001, to("v2"))).await?;
+        let conditions = ns.route(tcp_route("tcp", 7001, to("v2"))).await?;
         conditions.is_false("Accepted", "Conflicted", &["TLSRoute", "/tls"])?;
-        bed.good_route(tcp_route("first", 7000, json!([backend("v1", 7000, 1)])))
+        ns.good_route(tcp_route("first", 7000, json!([backend("v1", 7000, 1)])))
             .await?;
-        let conditions = bed.route(tcp_route("second", 7000, json!([backend("v2", 7000, 1)])));
+        let conditions = ns.route(tcp_route("second", 7000, json!([backend("v2", 7000, 1)])));
         let conditions = conditions.await?;
         conditions.is_false("Accepted", "Conflicted", &["TCPRoute", "/first"])?;
         let absent = json!([{"name": "absent", "port": 1}]);
-        let conditions = bed.route(tcp_route("nowhere", 9000, absent)).await?;
+        let conditions = ns.route(tcp_route("nowhere", 9000, absent)).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["absent"])
     }
 
     pub(super) async fn opaque_bytes_bypass_http_route_on_undeclared_port(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+        ns.shop(&["v1", "v2"]).await?;
         // HTTP is routed to v2. The port is named `greet`, which declares no protocol, and the
         // Service selects only v1.
         let rules = json!([{"backendRefs": [backend("v2", 80, 1)]}]);
-        bed.good_route(route("HTTPRoute", "http", "reviews-v1", 7001, rules))
+        ns.good_route(route("HTTPRoute", "http", "reviews-v1", 7001, rules))
             .await?;
         eventually("the route to be in effect", async || {
             let url = "http://reviews-v1:7001/reviews/1";
-            let summary = bed.load("client", url, &[]).await?;
+            let summary = ns.load("client", url, &[]).await?;
             anyhow::ensure!(summary.version("v2") == 1, "{summary}");
             Ok(())
         })
@@ -194,7 +196,7 @@ mod cases {
             "reviews-v1:7001",
             "--listen-first",
         ];
-        let heard = bed.exec("client", "shop", &talk).await?;
+        let heard = ns.exec("client", "shop", &talk).await?;
         anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
         Ok(())
     }

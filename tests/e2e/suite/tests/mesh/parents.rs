@@ -12,24 +12,24 @@ mod cases {
     use kube::api::DeleteParams;
     use serde_json::json;
     use weft_e2e::objects::{self, to};
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     const URL: &str = "http://reviews/reviews/1";
 
     pub(super) async fn service_without_selector_is_a_valid_parent(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        bed.apply(json!({
+        ns.shop(&["v1"]).await?;
+        ns.apply(json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "facade"},
             "spec": {"ports": [{"name": "http", "port": 80}]},
         }))
         .await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
         let route = objects::route("HTTPRoute", "facade", "facade", 80, rules);
-        bed.good_route(route).await?;
+        ns.good_route(route).await?;
         eventually("requests to the facade to reach v1", async || {
-            let summary = bed
+            let summary = ns
                 .load("client", "http://facade/reviews/1", &["-n", "5"])
                 .await?;
             summary.all("200")?.all_from("v1").map(drop)
@@ -38,14 +38,14 @@ mod cases {
     }
 
     pub(super) async fn cross_namespace_backend_needs_no_reference_grant(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        let other = Bed {
-            client: bed.client.clone(),
-            namespace: format!("{}-b", bed.namespace),
+        ns.shop(&["v1"]).await?;
+        let other = TestNamespace {
+            client: ns.client.clone(),
+            namespace: format!("{}-b", ns.namespace),
         };
-        let outcome = check_cross_namespace_backend(bed, &other).await;
+        let outcome = check_cross_namespace_backend(ns, &other).await;
         let namespaces = other.api("v1", "Namespace");
         let at_once = DeleteParams::default();
         let removed = namespaces.delete(&other.namespace, &at_once).await;
@@ -54,8 +54,11 @@ mod cases {
         Ok(())
     }
 
-    async fn check_cross_namespace_backend(bed: &Bed, other: &Bed) -> anyhow::Result<()> {
-        let own = bed.get("v1", "Namespace", &bed.namespace).await?;
+    async fn check_cross_namespace_backend(
+        ns: &TestNamespace,
+        other: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        let own = ns.get("v1", "Namespace", &ns.namespace).await?;
         let run = &own["metadata"]["labels"]["weft.dev/e2e"];
         let run = run.as_str().unwrap_or_default();
         other
@@ -67,12 +70,12 @@ mod cases {
         other.shop(&["v2"]).await?;
         let backend = json!({"name": "reviews", "namespace": other.namespace, "port": 80});
         let rules = json!([{"backendRefs": [backend]}]);
-        bed.good_route(objects::http_route("elsewhere", rules))
+        ns.good_route(objects::http_route("elsewhere", rules))
             .await?;
         eventually(
             "the backend of the other namespace to respond",
             async || {
-                let summary = bed.load("client", URL, &["-n", "5"]).await?;
+                let summary = ns.load("client", URL, &["-n", "5"]).await?;
                 summary.all("200")?.all_from("v2").map(drop)
             },
         )
@@ -80,10 +83,10 @@ mod cases {
     }
 
     pub(super) async fn external_name_service_is_rejected_with_a_reason(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        bed.apply(json!({
+        ns.shop(&["v1"]).await?;
+        ns.apply(json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "abroad"},
             "spec": {"type": "ExternalName", "externalName": "example.com",
                 "ports": [{"name": "http", "port": 80}]},
@@ -91,39 +94,38 @@ mod cases {
         .await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
         let parent = objects::route("HTTPRoute", "parent", "abroad", 80, rules);
-        let conditions = bed.route(parent).await?;
+        let conditions = ns.route(parent).await?;
         let (status, _, message) = conditions.of("Accepted")?;
         anyhow::ensure!(
             status == "False" && message.contains("ExternalName"),
             "{conditions}"
         );
         let rules = json!([{"backendRefs": [{"name": "abroad", "port": 80}]}]);
-        let conditions = bed.route(objects::http_route("backend", rules)).await?;
+        let conditions = ns.route(objects::http_route("backend", rules)).await?;
         let (status, _, message) = conditions.of("ResolvedRefs")?;
         anyhow::ensure!(
             status == "False" && message.contains("ExternalName"),
             "{conditions}"
         );
         eventually("requests to answer 500", async || {
-            bed.load("client", URL, &[]).await?.all("500").map(drop)
+            ns.load("client", URL, &[]).await?.all("500").map(drop)
         })
         .await
     }
 
     pub(super) async fn response_header_filters_of_rule_and_backend_apply(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+        ns.shop(&["v1"]).await?;
         let edit = |what: serde_json::Value| json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": what});
         let mut v1 = to("v1", 1);
         let by_backend = json!({"set": [{"name": "x-set", "value": "backend"}, {"name": "x-gone", "value": "1"}]});
         v1["filters"] = json!([edit(by_backend)]);
         let by_rule = json!({"add": [{"name": "x-added", "value": "rule"}], "remove": ["x-gone", "content-type"]});
         let rules = json!([{"filters": [edit(by_rule)], "backendRefs": [v1]}]);
-        bed.good_route(objects::http_route("headers", rules))
-            .await?;
+        ns.good_route(objects::http_route("headers", rules)).await?;
         eventually("both filters to apply", async || {
-            let answer = bed.load("client", URL, &[]).await?.answer();
+            let answer = ns.load("client", URL, &[]).await?.answer();
             let seen =
                 ["x-set", "x-added", "x-gone", "content-type"].map(|name| answer.header(name));
             anyhow::ensure!(
@@ -135,30 +137,28 @@ mod cases {
         .await
     }
 
-    pub(super) async fn zero_weight_backend_gets_no_requests(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+    pub(super) async fn zero_weight_backend_gets_no_requests(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2"]).await?;
         let rules = json!([{"backendRefs": [to("v1", 0), to("v2", 3)]}]);
-        bed.good_route(objects::http_route("shares", rules)).await?;
+        ns.good_route(objects::http_route("shares", rules)).await?;
         let grpc = |version: &str, weight: u32| json!({"name": format!("reviews-{version}"), "port": 9000, "weight": weight});
         let rules = json!([{"backendRefs": [grpc("v1", 0), grpc("v2", 3)]}]);
-        bed.good_route(objects::grpc_route("shares", rules)).await?;
+        ns.good_route(objects::grpc_route("shares", rules)).await?;
         eventually("v2 to get all requests", async || {
-            let summary = bed.load("client", URL, &["-n", "30"]).await?;
+            let summary = ns.load("client", URL, &["-n", "30"]).await?;
             summary.all("200")?.all_from("v2")?;
             let arguments = ["--grpc", "get", "-n", "30"];
-            let summary = bed
-                .load("client", "http://reviews:9000", &arguments)
-                .await?;
+            let summary = ns.load("client", "http://reviews:9000", &arguments).await?;
             summary.all("OK")?.all_from("v2").map(drop)
         })
         .await?;
         let rules = json!([{"backendRefs": [grpc("v1", 0), grpc("v2", 0)]}]);
-        bed.good_route(objects::grpc_route("shares", rules)).await?;
+        ns.good_route(objects::grpc_route("shares", rules)).await?;
         eventually("all requests to fail", async || {
             let arguments = ["--grpc", "get", "-n", "5"];
-            let summary = bed
-                .load("client", "http://reviews:9000", &arguments)
-                .await?;
+            let summary = ns.load("client", "http://reviews:9000", &arguments).await?;
             anyhow::ensure!(summary.code("OK") == 0, "{summary}");
             anyhow::ensure!(summary.failed() == summary.sent(), "{summary}");
             Ok(())

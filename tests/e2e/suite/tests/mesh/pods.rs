@@ -13,24 +13,24 @@ mod cases {
     use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
     use serde_json::{Value, json};
     use weft_e2e::host::{self, in_url};
-    use weft_e2e::{Bed, eventually, objects};
+    use weft_e2e::{TestNamespace, eventually, objects};
 
     /// Returns the API server's error for the pod, from a dry run; `None` if it is admitted.
-    async fn admission_error(bed: &Bed, pod: Value) -> anyhow::Result<Option<String>> {
+    async fn admission_error(ns: &TestNamespace, pod: Value) -> anyhow::Result<Option<String>> {
         let dry = PostParams {
             dry_run: true,
             ..Default::default()
         };
         let pod = serde_json::from_value(pod)?;
-        match bed.api("v1", "Pod").create(&dry, &pod).await {
+        match ns.api("v1", "Pod").create(&dry, &pod).await {
             Ok(_) => Ok(None),
             Err(kube::Error::Api(status)) => Ok(Some(status.message.clone())),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn check_rejected(bed: &Bed, pod: Value, words: &[&str]) -> anyhow::Result<()> {
-        let refusal = admission_error(bed, pod)
+    async fn check_rejected(ns: &TestNamespace, pod: Value, words: &[&str]) -> anyhow::Result<()> {
+        let refusal = admission_error(ns, pod)
             .await?
             .context("the pod was admitted")?;
         let said = words.iter().all(|word| refusal.contains(word));
@@ -39,19 +39,17 @@ mod cases {
     }
 
     /// Patches the metadata of the test's namespace.
-    async fn patch_namespace_metadata(bed: &Bed, metadata: Value) -> anyhow::Result<()> {
+    async fn patch_namespace_metadata(ns: &TestNamespace, metadata: Value) -> anyhow::Result<()> {
         let patch = json!({ "metadata": metadata });
-        let (namespaces, patch) = (bed.api("v1", "Namespace"), Patch::Merge(&patch));
+        let (namespaces, patch) = (ns.api("v1", "Namespace"), Patch::Merge(&patch));
         let parameters = PatchParams::default();
-        namespaces
-            .patch(&bed.namespace, &parameters, &patch)
-            .await?;
+        namespaces.patch(&ns.namespace, &parameters, &patch).await?;
         Ok(())
     }
 
-    pub(super) async fn pods_with_custom_dns_are_served(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        let address = in_url(&bed.cluster_ip("reviews").await?);
+    pub(super) async fn pods_with_custom_dns_are_served(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
+        let address = in_url(&ns.cluster_ip("reviews").await?);
         let ndots = json!({"options": [{"name": "ndots", "value": "1"}]});
         // A documentation address (RFC 5737), at which no DNS server responds.
         let nobody =
@@ -66,23 +64,23 @@ mod cases {
             if !config.is_null() {
                 pod["spec"]["dnsConfig"] = config;
             }
-            bed.apply(pod).await?;
+            ns.apply(pod).await?;
         }
         for name in ["dns-default", "dns-none", "dns-ndots"] {
-            bed.ready(name).await.context(name)?;
-            bed.answered(name, &format!("http://{address}/reviews/1"), &[])
+            ns.ready(name).await.context(name)?;
+            ns.answered(name, &format!("http://{address}/reviews/1"), &[])
                 .await?;
         }
         Ok(())
     }
 
     pub(super) async fn namespace_annotations_set_the_limits_a_quota_requires(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let hard = json!({
             "requests.cpu": "4", "requests.memory": "4Gi", "limits.cpu": "4", "limits.memory": "4Gi",
         });
-        bed.apply(json!({
+        ns.apply(json!({
             "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "quota"}, "spec": {"hard": hard},
         }))
         .await?;
@@ -90,21 +88,21 @@ mod cases {
         pod["spec"]["containers"][0]["resources"]["limits"] =
             json!({"cpu": "100m", "memory": "64Mi"});
         eventually("the quota to be enforced", async || {
-            check_rejected(bed, pod.clone(), &["weft-proxy", "limits.cpu"]).await
+            check_rejected(ns, pod.clone(), &["weft-proxy", "limits.cpu"]).await
         })
         .await?;
         let limits =
             json!({"weft.dev/proxy-cpu-limit": "500m", "weft.dev/proxy-memory-limit": "128Mi"});
-        patch_namespace_metadata(bed, json!({ "annotations": limits })).await?;
+        patch_namespace_metadata(ns, json!({ "annotations": limits })).await?;
         // The injector learns of the annotations with a delay, by its watch.
         eventually("the pod to be admitted", async || {
-            let refusal = admission_error(bed, pod.clone()).await?;
+            let refusal = admission_error(ns, pod.clone()).await?;
             anyhow::ensure!(refusal.is_none(), "{refusal:?}");
             Ok(())
         })
         .await?;
-        bed.apply(pod).await?;
-        let pod = bed.ready("client").await?;
+        ns.apply(pod).await?;
+        let pod = ns.ready("client").await?;
         for container in [
             &pod["spec"]["initContainers"][0],
             &pod["spec"]["initContainers"][1],
@@ -119,10 +117,10 @@ mod cases {
     }
 
     pub(super) async fn pod_security_baseline_rejects_pods_with_the_cause(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let label = "pod-security.kubernetes.io/enforce";
-        patch_namespace_metadata(bed, json!({"labels": {label: "baseline"}})).await?;
+        patch_namespace_metadata(ns, json!({"labels": {label: "baseline"}})).await?;
         eventually("the pod to be rejected", async || {
             let words = [
                 "weft: pod client: ",
@@ -131,47 +129,47 @@ mod cases {
                 "NET_ADMIN",
                 "privileged",
             ];
-            check_rejected(bed, objects::client("client"), &words).await
+            check_rejected(ns, objects::client("client"), &words).await
         })
         .await
     }
 
     pub(super) async fn pod_with_a_proxy_port_is_rejected_with_the_port(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         for port in [15001, 15006, 15020, 15021] {
             let mut pod = objects::client("client");
             pod["spec"]["containers"][0]["ports"] = json!([{ "containerPort": port }]);
-            check_rejected(bed, pod, &["container shop", &port.to_string()]).await?;
+            check_rejected(ns, pod, &["container shop", &port.to_string()]).await?;
         }
         Ok(())
     }
 
     /// `examples/policies/no-bypass.yaml`, renamed and bound to the test's namespace.
     pub(super) async fn no_bypass_policy_rejects_pods_that_could_bypass_the_proxy(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(host::root().join("examples/policies/no-bypass.yaml"))?;
-        let text = text.replace("weft-no-bypass", &bed.namespace);
+        let text = text.replace("weft-no-bypass", &ns.namespace);
         let mut made = Vec::new();
         for document in text.split("\n---\n") {
             let mut object: Value = serde_norway::from_str(document)?;
             if object["kind"] == "ValidatingAdmissionPolicyBinding" {
                 object["spec"]["matchResources"]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] =
-                    bed.namespace.clone().into();
+                    ns.namespace.clone().into();
             }
             made.push(object["kind"].as_str().unwrap_or_default().to_owned());
-            bed.apply(object).await?;
+            ns.apply(object).await?;
         }
-        let tried = check_policy(bed).await;
+        let tried = check_policy(ns).await;
         for kind in made {
-            let api = bed.api("admissionregistration.k8s.io/v1", &kind);
-            api.delete(&bed.namespace, &DeleteParams::default()).await?;
+            let api = ns.api("admissionregistration.k8s.io/v1", &kind);
+            api.delete(&ns.namespace, &DeleteParams::default()).await?;
         }
         tried
     }
 
-    async fn check_policy(bed: &Bed) -> anyhow::Result<()> {
+    async fn check_policy(ns: &TestNamespace) -> anyhow::Result<()> {
         let with = |change: &dyn Fn(&mut Value)| {
             let mut pod = objects::client("client");
             pod["spec"]["containers"][0]["securityContext"] =
@@ -182,15 +180,15 @@ mod cases {
         // The user is the image's USER; the pod has no runAsUser.
         let unsaid = with(&|spec| spec["securityContext"] = json!({}));
         eventually("the policy to be in effect", async || {
-            check_rejected(bed, unsaid.clone(), &["runAsUser"]).await
+            check_rejected(ns, unsaid.clone(), &["runAsUser"]).await
         })
         .await?;
-        let plain = admission_error(bed, with(&|_| {})).await?;
+        let plain = admission_error(ns, with(&|_| {})).await?;
         anyhow::ensure!(plain.is_none(), "a harmless pod was rejected: {plain:?}");
         let keeps = with(&|spec| spec["containers"][0]["securityContext"] = json!({}));
-        check_rejected(bed, keeps, &["must drop SETUID"]).await?;
+        check_rejected(ns, keeps, &["must drop SETUID"]).await?;
         let adds = json!({"capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}});
         let adds = with(&|spec| spec["containers"][0]["securityContext"] = adds.clone());
-        check_rejected(bed, adds, &["NET_ADMIN"]).await
+        check_rejected(ns, adds, &["NET_ADMIN"]).await
     }
 }

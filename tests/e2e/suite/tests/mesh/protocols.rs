@@ -10,16 +10,18 @@ mod cases {
     use serde_json::json;
     use weft_e2e::host::in_url;
     use weft_e2e::objects;
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
-    pub(super) async fn stateful_set_pods_are_reached_by_dns_name(bed: &Bed) -> anyhow::Result<()> {
-        bed.apply(objects::client("client")).await?;
+    pub(super) async fn stateful_set_pods_are_reached_by_dns_name(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.apply(objects::client("client")).await?;
         let mut headless = objects::service("named", json!({"app": "named"}));
         headless["spec"]["clusterIP"] = "None".into();
-        bed.apply(headless).await?;
+        ns.apply(headless).await?;
         let mut template = objects::reviews("v1");
         template["metadata"] = json!({"labels": {"app": "named"}});
-        bed.apply(json!({
+        ns.apply(json!({
             "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "named"},
             "spec": {
                 "serviceName": "named", "replicas": 2, "podManagementPolicy": "Parallel",
@@ -29,27 +31,25 @@ mod cases {
         }))
         .await?;
         for pod in ["client", "named-0", "named-1"] {
-            bed.ready(pod).await?;
+            ns.ready(pod).await?;
         }
         for pod in ["named-0", "named-1"] {
             let path = format!("/reviews/{pod}");
             let url = format!("http://{pod}.named:8080{path}");
             let asked = eventually("the pod's DNS name to resolve", async || {
-                let summary = bed
-                    .load("client", &url, &["-n", "5", "--keep", "5"])
-                    .await?;
+                let summary = ns.load("client", &url, &["-n", "5", "--keep", "5"]).await?;
                 summary.all("200").cloned()
             });
             let answer = asked.await?.answer();
             anyhow::ensure!(answer.body()["pod"] == pod, "{:?}", answer.body());
             let grpc = format!("http://{pod}.named:9000");
-            let summary = bed.load("client", &grpc, &["--grpc", "watch"]).await?;
+            let summary = ns.load("client", &grpc, &["--grpc", "watch"]).await?;
             anyhow::ensure!(
                 summary.all("OK")?.answer().body()["pod"] == pod,
                 "{summary}"
             );
             eventually("the pod in the access log", async || {
-                let lines = bed.accesses("client", "outbound", &path).await?;
+                let lines = ns.accesses("client", "outbound", &path).await?;
                 let logged = |line: &weft_e2e::Access| {
                     line.text("server_id").ends_with("/sa/reviews") && line.is("backend", "pod")
                 };
@@ -66,15 +66,15 @@ mod cases {
             "named:7001",
             "--listen-first",
         ];
-        let heard = bed.exec("client", "shop", &talk).await?;
+        let heard = ns.exec("client", "shop", &talk).await?;
         anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
         Ok(())
     }
 
     /// Through its Service, of which it is the only endpoint, and by its own address.
-    pub(super) async fn pod_reaches_itself(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        let own = in_url(&bed.pod_ip("reviews-v1").await?);
+    pub(super) async fn pod_reaches_itself(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
+        let own = in_url(&ns.pod_ip("reviews-v1").await?);
         for (http, grpc) in [
             (
                 "http://reviews/reviews/self".to_owned(),
@@ -89,13 +89,13 @@ mod cases {
                 "http://localhost:9000".to_owned(),
             ),
         ] {
-            let summary = bed.load("reviews-v1", &http, &["-n", "10"]).await?;
+            let summary = ns.load("reviews-v1", &http, &["-n", "10"]).await?;
             summary.all("200")?.all_from("v1")?;
-            let summary = bed
+            let summary = ns
                 .load("reviews-v1", &http, &["-n", "10", "--http2"])
                 .await?;
             summary.all("200")?.all_from("v1")?;
-            let summary = bed.load("reviews-v1", &grpc, &["--grpc", "get"]).await?;
+            let summary = ns.load("reviews-v1", &grpc, &["--grpc", "get"]).await?;
             summary.all("OK")?.all_from("v1")?;
         }
         let talk = [
@@ -105,12 +105,12 @@ mod cases {
             "reviews:7001",
             "--listen-first",
         ];
-        let heard = bed.exec("reviews-v1", "shop", &talk).await?;
+        let heard = ns.exec("reviews-v1", "shop", &talk).await?;
         anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
         // Strict mode does not reject the pod's requests to itself.
-        bed.mtls("Pod", "reviews-v1", "strict".into()).await?;
+        ns.mtls("Pod", "reviews-v1", "strict".into()).await?;
         for _ in 0..4 {
-            let summary = bed
+            let summary = ns
                 .load("reviews-v1", "http://reviews/reviews/self", &[])
                 .await?;
             summary.all("200")?;

@@ -15,8 +15,8 @@ mod cases {
     use serde_json::{Value, json};
     use weft_e2e::host::in_url;
     use weft_e2e::{
-        Bed, Summary, control_plane, eventually, eventually_within, full_or, identity, objects,
-        outsider,
+        Summary, TestNamespace, control_plane, eventually, eventually_within, full_or, identity,
+        objects, outsider,
     };
 
     const CONTROLLER: &str = "weft-controller";
@@ -25,15 +25,18 @@ mod cases {
 
     /// Deploys the shop with a TCPRoute on `reviews-v1`, so that every connection to it has a TLS
     /// handshake of its own between proxies.
-    async fn shop(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    async fn shop(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let rules = json!([{"backendRefs": [objects::to("v1", 1)]}]);
         let route = objects::route("TCPRoute", "handshakes", "reviews-v1", 80, rules);
-        bed.good_route(route).await
+        ns.good_route(route).await
     }
 
     /// Sends requests of several kinds for this many seconds.
-    async fn traffic(bed: &Bed, seconds: u64) -> anyhow::Result<Vec<(&'static str, Summary)>> {
+    async fn traffic(
+        ns: &TestNamespace,
+        seconds: u64,
+    ) -> anyhow::Result<Vec<(&'static str, Summary)>> {
         let seconds = seconds.to_string();
         let common = [
             "--seconds",
@@ -55,10 +58,10 @@ mod cases {
         );
         let url = "http://reviews/reviews/1";
         let (kept, handshakes, http2, rpc) = tokio::join!(
-            bed.load("client", url, &kept),
-            bed.load("client", "http://reviews-v1/reviews/1", &handshakes),
-            bed.load("client", url, &http2),
-            bed.load("client", "http://reviews:9000", &rpc),
+            ns.load("client", url, &kept),
+            ns.load("client", "http://reviews-v1/reviews/1", &handshakes),
+            ns.load("client", url, &http2),
+            ns.load("client", "http://reviews:9000", &rpc),
         );
         Ok(vec![
             ("200", kept?),
@@ -79,8 +82,8 @@ mod cases {
         Ok(())
     }
 
-    async fn root_secret(bed: &Bed) -> anyhow::Result<Value> {
-        control_plane::system(&bed.client)
+    async fn root_secret(ns: &TestNamespace) -> anyhow::Result<Value> {
+        control_plane::system(&ns.client)
             .get("v1", "Secret", "weft-ca")
             .await
     }
@@ -100,9 +103,9 @@ mod cases {
     }
 
     /// Requests a rotation like `kubectl annotate --overwrite`.
-    async fn request_rotation(bed: &Bed, request: &str) -> anyhow::Result<()> {
+    async fn request_rotation(ns: &TestNamespace, request: &str) -> anyhow::Result<()> {
         let patch = json!({"metadata": {"annotations": {"weft.dev/rotate-root": request}}});
-        let secrets = control_plane::system(&bed.client).api("v1", "Secret");
+        let secrets = control_plane::system(&ns.client).api("v1", "Secret");
         let parameters = PatchParams::default();
         secrets
             .patch("weft-ca", &parameters, &Patch::Merge(&patch))
@@ -110,12 +113,12 @@ mod cases {
         Ok(())
     }
 
-    async fn wait_for_phase(bed: &Bed, phase: &str) -> anyhow::Result<()> {
+    async fn wait_for_phase(ns: &TestNamespace, phase: &str) -> anyhow::Result<()> {
         eventually_within(
             ROTATION,
             &format!("the rotation to be {phase}"),
             async || {
-                let secret = root_secret(bed).await?;
+                let secret = root_secret(ns).await?;
                 let now = annotation(&secret, "weft.dev/rotation");
                 anyhow::ensure!(now.starts_with(phase), "the phase is {now:?}");
                 Ok(())
@@ -125,11 +128,14 @@ mod cases {
     }
 
     /// Returns a client certificate signed by the root in this Secret.
-    fn signed_by(secret: &Value, bed: &Bed) -> anyhow::Result<outsider::ClientCertificate> {
+    fn signed_by(
+        secret: &Value,
+        ns: &TestNamespace,
+    ) -> anyhow::Result<outsider::ClientCertificate> {
         let root = text(secret, "tls.crt")?;
         let issuer =
             Issuer::from_ca_cert_pem(&root, KeyPair::from_pem(&text(secret, "tls.key")?)?)?;
-        let mut parameters = identity::parameters(&identity::spiffe(&bed.namespace, "client"))?;
+        let mut parameters = identity::parameters(&identity::spiffe(&ns.namespace, "client"))?;
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
         let leaf = parameters.signed_by(&key, &issuer)?;
@@ -140,10 +146,10 @@ mod cases {
     /// Connects to a proxy with this certificate; returns whether it serves, and its own
     /// certificate.
     async fn connect_with(
-        bed: &Bed,
+        ns: &TestNamespace,
         shown: outsider::ClientCertificate,
     ) -> anyhow::Result<(bool, CertificateDer<'static>)> {
-        let address = format!("{}:8080", in_url(&bed.pod_ip("reviews-v1").await?));
+        let address = format!("{}:8080", in_url(&ns.pod_ip("reviews-v1").await?));
         let mut stream = outsider::connect(&address, Some("weft/h2"), Some(shown)).await?;
         let server = stream.get_ref().1.peer_certificates();
         let server = server
@@ -166,13 +172,13 @@ mod cases {
         Ok(verifier.verify_client_cert(certificate, &[], now).is_ok())
     }
 
-    pub(super) async fn root_rotation_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn root_rotation_fails_no_request(ns: &TestNamespace) -> anyhow::Result<()> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        shop(bed).await?;
+        shop(ns).await?;
         let quick = [("WEFT_ROTATION_SETTLE", "10")];
-        control_plane::with_environment(&bed.client, CONTROLLER, &quick, async || {
-            let before = root_secret(bed).await?;
-            let (served, server) = connect_with(bed, signed_by(&before, bed)?).await?;
+        control_plane::with_environment(&ns.client, CONTROLLER, &quick, async || {
+            let before = root_secret(ns).await?;
+            let (served, server) = connect_with(ns, signed_by(&before, ns)?).await?;
             anyhow::ensure!(
                 served && is_signed_by(&server, &before)?,
                 "the proxy should use the old root before the rotation"
@@ -184,53 +190,53 @@ mod cases {
                 .to_string();
             let rotation = async {
                 tokio::time::sleep(Duration::from_secs(2)).await;
-                request_rotation(bed, &request).await?;
-                wait_for_phase(bed, "distributing, ").await?;
+                request_rotation(ns, &request).await?;
+                wait_for_phase(ns, "distributing, ").await?;
                 // A second request is refused, and the next leader continues the rotation.
-                request_rotation(bed, &format!("{request}-again")).await?;
+                request_rotation(ns, &format!("{request}-again")).await?;
                 eventually("the second request to be refused", async || {
-                    let secret = root_secret(bed).await?;
+                    let secret = root_secret(ns).await?;
                     let refused = annotation(&secret, "weft.dev/rotation-refused");
                     anyhow::ensure!(refused.contains("under way (distributing)"), "{refused:?}");
                     Ok(())
                 })
                 .await?;
-                control_plane::kill(&bed.client, CONTROLLER).await?;
-                wait_for_phase(bed, "renewing").await?;
-                wait_for_phase(bed, "complete").await
+                control_plane::kill(&ns.client, CONTROLLER).await?;
+                wait_for_phase(ns, "renewing").await?;
+                wait_for_phase(ns, "complete").await
             };
-            let (traffic, rotated) = tokio::join!(traffic(bed, seconds), rotation);
+            let (traffic, rotated) = tokio::join!(traffic(ns, seconds), rotation);
             rotated?;
             check_all_succeeded(&traffic?, seconds)?;
 
-            let after = root_secret(bed).await?;
+            let after = root_secret(ns).await?;
             anyhow::ensure!(
                 text(&before, "tls.crt")? != text(&after, "tls.crt")?,
                 "the root should have changed"
             );
-            let (served, server) = connect_with(bed, signed_by(&after, bed)?).await?;
+            let (served, server) = connect_with(ns, signed_by(&after, ns)?).await?;
             anyhow::ensure!(
                 served && is_signed_by(&server, &after)?,
                 "the proxy should use the new root"
             );
-            let (served, _) = connect_with(bed, signed_by(&before, bed)?).await?;
+            let (served, _) = connect_with(ns, signed_by(&before, ns)?).await?;
             anyhow::ensure!(!served, "a certificate of the old root should be rejected");
-            let roots = identity::roots(bed).await?;
+            let roots = identity::roots(ns).await?;
             anyhow::ensure!(!roots.contains(text(&before, "tls.crt")?.trim()), "{roots}");
             // New pods get a certificate of the new root.
-            bed.apply(objects::client("second")).await?;
-            bed.ready("second").await?;
-            bed.load("second", "http://reviews/reviews/1", &["-n", "20"])
+            ns.apply(objects::client("second")).await?;
+            ns.ready("second").await?;
+            ns.load("second", "http://reviews/reviews/1", &["-n", "20"])
                 .await?
                 .all("200")?;
-            check_no_restarts(bed).await
+            check_no_restarts(ns).await
         })
         .await
     }
 
-    async fn check_no_restarts(bed: &Bed) -> anyhow::Result<()> {
+    async fn check_no_restarts(ns: &TestNamespace) -> anyhow::Result<()> {
         for pod in ["client", "reviews-v1"] {
-            let restarts = bed.restarts(pod).await?;
+            let restarts = ns.restarts(pod).await?;
             anyhow::ensure!(restarts == 0, "{pod} was restarted {restarts} times");
         }
         Ok(())
@@ -238,35 +244,37 @@ mod cases {
 
     /// Returns the failed renewals of the client and of the server. The first certificate may need
     /// several attempts right after a restart of the controller.
-    async fn failed_renewals(bed: &Bed) -> anyhow::Result<[f64; 2]> {
+    async fn failed_renewals(ns: &TestNamespace) -> anyhow::Result<[f64; 2]> {
         let failed = "weft_certificate_failures_total";
         Ok([
-            bed.metric("client", failed, &[]).await?,
-            bed.metric("reviews-v1", failed, &[]).await?,
+            ns.metric("client", failed, &[]).await?,
+            ns.metric("reviews-v1", failed, &[]).await?,
         ])
     }
 
-    pub(super) async fn certificate_renewal_fails_no_request(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn certificate_renewal_fails_no_request(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         let short = [("WEFT_CERTIFICATE_LIFETIME", "60")];
-        control_plane::with_environment(&bed.client, CONTROLLER, &short, async || {
-            shop(bed).await?;
-            let before = failed_renewals(bed).await?;
+        control_plane::with_environment(&ns.client, CONTROLLER, &short, async || {
+            shop(ns).await?;
+            let before = failed_renewals(ns).await?;
             let seconds = full_or(300, 100);
-            check_all_succeeded(&traffic(bed, seconds).await?, seconds)?;
+            check_all_succeeded(&traffic(ns, seconds).await?, seconds)?;
             // Renewed every 42 s, after the first one.
             let least = f64::from(u32::try_from(seconds / 42)?) + 1.0;
             for pod in ["client", "reviews-v1"] {
-                let renewals = bed
+                let renewals = ns
                     .metric(pod, "weft_certificate_renewals_total", &[])
                     .await?;
                 anyhow::ensure!(renewals >= least, "{pod}: {renewals} certificates");
             }
-            let after = failed_renewals(bed).await?;
+            let after = failed_renewals(ns).await?;
             anyhow::ensure!(
                 before == after,
                 "renewals failed: {before:?} before, {after:?} after"
             );
-            check_no_restarts(bed).await
+            check_no_restarts(ns).await
         })
         .await
     }

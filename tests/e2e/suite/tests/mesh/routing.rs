@@ -18,37 +18,37 @@ mod cases {
     use serde_json::json;
     use weft_e2e::host::in_url;
     use weft_e2e::objects::{self, header, prefix, to};
-    use weft_e2e::{Bed, Summary, eventually, identity};
+    use weft_e2e::{Summary, TestNamespace, eventually, identity};
 
     const URL: &str = "http://reviews/reviews/1";
 
     /// Sends until the responses match: configuration reaches the proxies with a delay.
     async fn load_until(
-        bed: &Bed,
+        ns: &TestNamespace,
         url: &str,
         arguments: &[&str],
         fits: impl Fn(&Summary) -> bool,
     ) -> anyhow::Result<Summary> {
         eventually("the route to be in effect", async || {
-            let summary = bed.load("client", url, arguments).await?;
+            let summary = ns.load("client", url, arguments).await?;
             anyhow::ensure!(fits(&summary), "{summary}");
             Ok(summary)
         })
         .await
     }
 
-    pub(super) async fn requests_follow_backend_weights(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2", "v3"]).await?;
-        bed.good_route(objects::http_route(
+    pub(super) async fn requests_follow_backend_weights(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2", "v3"]).await?;
+        ns.good_route(objects::http_route(
             "split",
             json!([{"backendRefs": [to("v1", 80), to("v2", 20), to("v3", 0)]}]),
         ))
         .await?;
-        load_until(bed, URL, &["-n", "20"], |summary| {
+        load_until(ns, URL, &["-n", "20"], |summary| {
             summary.failed() == 0 && summary.version("v3") == 0
         })
         .await?;
-        let summary = bed
+        let summary = ns
             .load("client", URL, &["-n", "500", "-c", "4", "--keep", "0"])
             .await?;
         summary.all("200")?;
@@ -65,15 +65,17 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn header_matches_select_the_backend(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+    pub(super) async fn header_matches_select_the_backend(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2"]).await?;
         let numbered = json!({"headers": [{"name": "x-user", "type": "RegularExpression", "value": "^[0-9]+$"}]});
         let rules = json!([
             {"backendRefs": [to("v1", 1)]},
             {"matches": [header("x-version", "v2"), numbered], "backendRefs": [to("v2", 1)]},
         ]);
-        bed.good_route(objects::http_route("pick", rules)).await?;
-        load_until(bed, URL, &["-H", "x-version: v2"], |summary| {
+        ns.good_route(objects::http_route("pick", rules)).await?;
+        load_until(ns, URL, &["-H", "x-version: v2"], |summary| {
             summary.version("v2") == 1
         })
         .await?;
@@ -84,15 +86,15 @@ mod cases {
             ("x-user: 42", "v2"),
             ("x-user: 4b", "v1"),
         ] {
-            bed.load("client", URL, &["-n", "10", "-H", sent])
+            ns.load("client", URL, &["-n", "10", "-H", sent])
                 .await?
                 .all_from(version)?;
         }
         Ok(())
     }
 
-    pub(super) async fn filters_rewrite_url_and_headers(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn filters_rewrite_url_and_headers(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let rewrite = json!({"type": "URLRewrite", "urlRewrite": {
             "hostname": "old.example", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/reviews"}}});
         let request = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {
@@ -102,11 +104,10 @@ mod cases {
         let rules = json!([{
             "matches": [prefix("/api/reviews")], "filters": [rewrite, request, response], "backendRefs": [to("v1", 1)],
         }]);
-        bed.good_route(objects::http_route("rewrite", rules))
-            .await?;
+        ns.good_route(objects::http_route("rewrite", rules)).await?;
         let headers = ["-H", "x-set: old", "-H", "x-add: one", "-H", "x-gone: here"];
         let url = "http://reviews/api/reviews/7?full=yes";
-        let answer = load_until(bed, url, &headers, |summary| summary.code("200") == 1)
+        let answer = load_until(ns, url, &headers, |summary| summary.code("200") == 1)
             .await?
             .answer();
         let seen = answer.body();
@@ -126,18 +127,18 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn proxy_answers_request_redirects(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn proxy_answers_request_redirects(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let redirect = json!({"type": "RequestRedirect", "requestRedirect": {
             "scheme": "https", "hostname": "shop.example", "statusCode": 301,
             "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/new"}}});
-        bed.good_route(objects::http_route(
+        ns.good_route(objects::http_route(
             "redirect",
             json!([{"matches": [prefix("/old")], "filters": [redirect]}]),
         ))
         .await?;
         let url = "http://reviews/old/things?a=b";
-        let answer = load_until(bed, url, &[], |summary| summary.code("301") == 1)
+        let answer = load_until(ns, url, &[], |summary| summary.code("301") == 1)
             .await?
             .answer();
         let location = answer.header("location");
@@ -148,17 +149,17 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn request_timeout_answers_504(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn request_timeout_answers_504(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let rule = |path: &str, timeouts| json!({"matches": [prefix(path)], "timeouts": timeouts, "backendRefs": [to("v1", 1)]});
         let rules = json!([
             rule("/delay", json!({"request": "500ms"})),
             rule("/reviews", json!({"backendRequest": "5s"}))
         ]);
-        bed.good_route(objects::http_route("patience", rules))
+        ns.good_route(objects::http_route("patience", rules))
             .await?;
         let slow = "http://reviews/delay/5000";
-        let answer = load_until(bed, slow, &[], |summary| summary.code("504") == 1)
+        let answer = load_until(ns, slow, &[], |summary| summary.code("504") == 1)
             .await?
             .answer();
         anyhow::ensure!((450..3_000).contains(&answer.millis()), "{answer:?}");
@@ -166,21 +167,23 @@ mod cases {
             answer.header("weft-error").is_some(),
             "the response should name the cause: {answer:?}"
         );
-        bed.load("client", "http://reviews/delay/50", &[])
+        ns.load("client", "http://reviews/delay/50", &[])
             .await?
             .all("200")?;
-        bed.load("client", URL, &[]).await?.all("200")?;
+        ns.load("client", URL, &[]).await?.all("200")?;
         Ok(())
     }
 
-    pub(super) async fn request_without_matching_rule_answers_404(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        bed.good_route(objects::http_route(
+    pub(super) async fn request_without_matching_rule_answers_404(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
+        ns.good_route(objects::http_route(
             "some",
             json!([{"matches": [prefix("/reviews")], "backendRefs": [to("v1", 1)]}]),
         ))
         .await?;
-        let answer = load_until(bed, "http://reviews/healthz", &[], |summary| {
+        let answer = load_until(ns, "http://reviews/healthz", &[], |summary| {
             summary.code("404") == 1
         })
         .await?
@@ -189,24 +192,23 @@ mod cases {
             answer.header("weft-error").is_some(),
             "the response should name the cause: {answer:?}"
         );
-        bed.load("client", URL, &[]).await?.all("200")?;
+        ns.load("client", URL, &[]).await?.all("200")?;
         Ok(())
     }
 
-    pub(super) async fn grpc_route_matches_the_method(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2", "v3"]).await?;
+    pub(super) async fn grpc_route_matches_the_method(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2", "v3"]).await?;
         let to = |version: &str, weight: u32| json!({"name": format!("reviews-{version}"), "port": 9000, "weight": weight});
         let method = |name: &str| json!([{"method": {"service": "shop.Reviews", "method": name}}]);
         let rules =
             json!([{"matches": method("Get"), "backendRefs": [to("v1", 50), to("v2", 50)]}]);
-        bed.good_route(objects::grpc_route("methods", rules))
-            .await?;
+        ns.good_route(objects::grpc_route("methods", rules)).await?;
         let url = "http://reviews:9000";
-        load_until(bed, url, &["--grpc", "get", "-n", "20"], |summary| {
+        load_until(ns, url, &["--grpc", "get", "-n", "20"], |summary| {
             summary.failed() == 0 && summary.version("v3") == 0
         })
         .await?;
-        let summary = bed
+        let summary = ns
             .load(
                 "client",
                 url,
@@ -218,14 +220,13 @@ mod cases {
             (50..=150).contains(&summary.version("v1")),
             "about half should go to v1: {summary}"
         );
-        bed.load("client", url, &["--grpc", "watch", "-n", "3"])
+        ns.load("client", url, &["--grpc", "watch", "-n", "3"])
             .await?
             .all("Unimplemented")?;
 
         let rules = json!([{"matches": method("Watch"), "backendRefs": [to("v3", 1)]}]);
-        bed.good_route(objects::grpc_route("methods", rules))
-            .await?;
-        let summary = load_until(bed, url, &["--grpc", "watch"], |summary| {
+        ns.good_route(objects::grpc_route("methods", rules)).await?;
+        let summary = load_until(ns, url, &["--grpc", "watch"], |summary| {
             summary.code("OK") == 1
         })
         .await?;
@@ -238,29 +239,29 @@ mod cases {
     }
 
     pub(super) async fn pod_address_uses_mutual_tls_without_routes(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
-        bed.good_route(objects::http_route(
+        ns.shop(&["v1", "v2"]).await?;
+        ns.good_route(objects::http_route(
             "all-to-2",
             json!([{"backendRefs": [to("v2", 1)]}]),
         ))
         .await?;
-        load_until(bed, URL, &["-n", "10"], |summary| {
+        load_until(ns, URL, &["-n", "10"], |summary| {
             summary.version("v2") == 10
         })
         .await?;
-        let ip = in_url(&bed.pod_ip("reviews-v1").await?);
+        let ip = in_url(&ns.pod_ip("reviews-v1").await?);
         let url = format!("http://{ip}:8080/reviews/direct");
-        bed.load("client", &url, &["-n", "5"])
+        ns.load("client", &url, &["-n", "5"])
             .await?
             .all("200")?
             .all_from("v1")?;
-        let client = identity::spiffe(&bed.namespace, "client");
+        let client = identity::spiffe(&ns.namespace, "client");
         eventually(
             "the direct requests in the server's log, with the client's identity",
             async || {
-                let accesses = bed
+                let accesses = ns
                     .accesses("reviews-v1", "inbound", "/reviews/direct")
                     .await?;
                 anyhow::ensure!(
@@ -276,25 +277,25 @@ mod cases {
     }
 
     pub(super) async fn pods_without_a_proxy_send_and_receive_plain_text(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+        ns.shop(&["v1"]).await?;
         let mut outsider = objects::client("outsider");
         outsider["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
-        bed.apply(outsider).await?;
-        bed.ready("outsider").await?;
-        bed.answered("outsider", "http://reviews/reviews/1", &[])
+        ns.apply(outsider).await?;
+        ns.ready("outsider").await?;
+        ns.answered("outsider", "http://reviews/reviews/1", &[])
             .await?;
-        bed.load("outsider", "http://reviews/reviews/outside", &["-n", "5"])
+        ns.load("outsider", "http://reviews/reviews/outside", &["-n", "5"])
             .await?
             .all("200")?;
-        bed.load("outsider", "http://reviews:9000", &["--grpc", "get"])
+        ns.load("outsider", "http://reviews:9000", &["--grpc", "get"])
             .await?
             .all("OK")?;
         eventually(
             "the requests in the server's log, without an identity",
             async || {
-                let accesses = bed
+                let accesses = ns
                     .accesses("reviews-v1", "inbound", "/reviews/outside")
                     .await?;
                 anyhow::ensure!(
@@ -308,19 +309,19 @@ mod cases {
         // Also from the mesh to a server without a proxy.
         let mut plain = objects::reviews("v9");
         plain["metadata"]["labels"] = json!({"app": "plain", "weft.dev/inject": "disabled"});
-        bed.apply(plain).await?;
-        bed.apply(objects::service("plain", json!({"app": "plain"})))
+        ns.apply(plain).await?;
+        ns.apply(objects::service("plain", json!({"app": "plain"})))
             .await?;
-        bed.ready("reviews-v9").await?;
-        load_until(bed, "http://plain/reviews/1", &["-n", "3"], |summary| {
+        ns.ready("reviews-v9").await?;
+        load_until(ns, "http://plain/reviews/1", &["-n", "3"], |summary| {
             summary.version("v9") == 3
         })
         .await?;
         Ok(())
     }
 
-    pub(super) async fn opaque_tcp_is_passed_through(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn opaque_tcp_is_passed_through(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let echo = [
             "weft-shop",
             "talk",
@@ -331,7 +332,7 @@ mod cases {
             "--times",
             "5000",
         ];
-        let heard = bed.exec("client", "shop", &echo).await?;
+        let heard = ns.exec("client", "shop", &echo).await?;
         anyhow::ensure!(
             heard == "neither HTTP nor TLS\n".repeat(5000),
             "{} bytes were echoed",
@@ -346,22 +347,22 @@ mod cases {
             "--send",
             "HELO there\r\n",
         ];
-        let heard = bed.exec("client", "shop", &greet).await?;
+        let heard = ns.exec("client", "shop", &greet).await?;
         anyhow::ensure!(heard == "220 reviews v1\r\nHELO there\r\n", "{heard:?}");
         Ok(())
     }
 
     pub(super) async fn large_bodies_arrive_complete_over_http1_and_http2(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+        ns.shop(&["v1"]).await?;
         for protocol in [&["--http2"][..], &[]] {
             let arguments = [
                 protocol,
                 &["--method", "POST", "--body", "3000000", "-n", "3"],
             ]
             .concat();
-            let summary = bed.load("client", URL, &arguments).await?;
+            let summary = ns.load("client", URL, &arguments).await?;
             summary.all("200")?;
             let body = summary.answer().body().clone();
             anyhow::ensure!(body["bytes_received"] == 3_000_000, "{body}");

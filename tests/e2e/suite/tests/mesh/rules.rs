@@ -13,25 +13,27 @@ mod cases {
 
     use serde_json::{Value, json};
     use weft_e2e::objects::{self, prefix, to};
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     const URL: &str = "http://reviews/reviews/1";
 
     async fn wait_for_code(
-        bed: &Bed,
+        ns: &TestNamespace,
         url: &str,
         arguments: &[&str],
         code: &str,
     ) -> anyhow::Result<()> {
         eventually(&format!("{url} to answer {code}"), async || {
-            let summary = bed.load("client", url, arguments).await?;
+            let summary = ns.load("client", url, arguments).await?;
             summary.all(code).map(drop)
         })
         .await
     }
 
-    pub(super) async fn redirect_filter_uses_its_status_code(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn redirect_filter_uses_its_status_code(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let rule = |code: u16| {
             let redirect = json!({"hostname": "shop.example", "port": 8443, "statusCode": code,
                 "path": {"type": "ReplaceFullPath", "replaceFullPath": format!("/new/{code}")}});
@@ -40,22 +42,23 @@ mod cases {
         };
         let codes = [301, 302, 303, 307, 308];
         let rules: Value = codes.map(rule).into_iter().collect();
-        bed.good_route(objects::http_route("codes", rules)).await?;
+        ns.good_route(objects::http_route("codes", rules)).await?;
         for code in codes {
             let url = format!("http://reviews/old/{code}?a=b");
-            wait_for_code(bed, &url, &[], &code.to_string()).await?;
-            let answer = bed.load("client", &url, &[]).await?.answer();
+            wait_for_code(ns, &url, &[], &code.to_string()).await?;
+            let answer = ns.load("client", &url, &[]).await?.answer();
             let wanted = format!("http://shop.example:8443/new/{code}?a=b");
             anyhow::ensure!(answer.header("location") == Some(&wanted), "{answer:?}");
         }
         Ok(())
     }
 
-    pub(super) async fn older_of_two_merged_routes_has_precedence(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+    pub(super) async fn older_of_two_merged_routes_has_precedence(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2"]).await?;
         let older = json!([{"name": "all", "matches": [prefix("/reviews")], "backendRefs": [to("v1", 1), to("v2", 0)]}]);
-        bed.good_route(objects::http_route("z-older", older))
-            .await?;
+        ns.good_route(objects::http_route("z-older", older)).await?;
         // Precedence compares creation times in seconds; for equal times the name would decide for
         // the other route.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
@@ -63,18 +66,18 @@ mod cases {
             {"matches": [prefix("/reviews")], "backendRefs": [to("v2", 1)]},
             {"matches": [prefix("/reviews/2")], "backendRefs": [to("v2", 1)]},
         ]);
-        bed.good_route(objects::http_route("a-younger", younger))
+        ns.good_route(objects::http_route("a-younger", younger))
             .await?;
         eventually("the younger route to be in effect", async || {
             let url = "http://reviews/reviews/2";
-            let summary = bed.load("client", url, &["-n", "10"]).await?;
+            let summary = ns.load("client", url, &["-n", "10"]).await?;
             summary.all("200")?.all_from("v2").map(drop)
         })
         .await?;
-        let summary = bed.load("client", URL, &["-n", "20"]).await?;
+        let summary = ns.load("client", URL, &["-n", "20"]).await?;
         summary.all("200")?.all_from("v1")?;
         eventually("the rule's name in the access log", async || {
-            let lines = bed.accesses("client", "outbound", "/reviews/1").await?;
+            let lines = ns.accesses("client", "outbound", "/reviews/1").await?;
             let named = lines.iter().any(|line| line.is("rule", "all"));
             anyhow::ensure!(named, "{lines:?}");
             Ok(())
@@ -82,8 +85,10 @@ mod cases {
         .await
     }
 
-    pub(super) async fn route_applies_only_to_its_parent_port(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn route_applies_only_to_its_parent_port(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let marked = |value: &str| {
             json!([{"backendRefs": [to("v1", 1)], "filters": [{"type": "ResponseHeaderModifier",
                 "responseHeaderModifier": {"set": [{"name": "x-port", "value": value}]}}]}])
@@ -91,12 +96,12 @@ mod cases {
         let mut by_name = objects::http_route("by-name", marked("http"));
         by_name["spec"]["parentRefs"][0] =
             json!({"group": "", "kind": "Service", "name": "reviews", "sectionName": "http"});
-        bed.good_route(by_name).await?;
+        ns.good_route(by_name).await?;
         let by_number = objects::route("HTTPRoute", "by-number", "reviews", 9000, marked("9000"));
-        bed.good_route(by_number).await?;
+        ns.good_route(by_number).await?;
         for (url, wanted) in [(URL, "http"), ("http://reviews:9000/reviews/1", "9000")] {
             eventually("each port to use its own route", async || {
-                let answer = bed.load("client", url, &[]).await?.answer();
+                let answer = ns.load("client", url, &[]).await?.answer();
                 anyhow::ensure!(answer.header("x-port") == Some(wanted), "{answer:?}");
                 Ok(())
             })
@@ -105,19 +110,21 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn grpc_method_regexes_select_the_backend(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+    pub(super) async fn grpc_method_regexes_select_the_backend(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2"]).await?;
         let method = |service: &str, name: &str| json!([{"method": {"type": "RegularExpression", "service": service, "method": name}}]);
         let backend = |name: &str| json!([{"name": name, "port": 9000}]);
         let rules = json!([
             {"matches": method("shop\\.Rev[a-z]+", "G.t"), "backendRefs": backend("reviews-v2")},
             {"matches": method(".*", "Watch"), "backendRefs": backend("nobody")},
         ]);
-        let conditions = bed.route(objects::grpc_route("patterns", rules)).await?;
+        let conditions = ns.route(objects::grpc_route("patterns", rules)).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["nobody"])?;
         let url = "http://reviews:9000";
-        wait_for_code(bed, url, &["--grpc", "watch"], "Internal").await?;
-        let summary = bed
+        wait_for_code(ns, url, &["--grpc", "watch"], "Internal").await?;
+        let summary = ns
             .load("client", url, &["--grpc", "get", "-n", "10"])
             .await?;
         summary.all("OK")?.all_from("v2").map(drop)

@@ -13,38 +13,40 @@ mod cases {
     use kube::api::DeleteParams;
     use serde_json::{Value, json};
     use weft_e2e::host::in_url;
-    use weft_e2e::{Bed, eventually, objects};
+    use weft_e2e::{TestNamespace, eventually, objects};
 
-    pub(super) async fn excluded_inbound_ports_get_plain_text(bed: &Bed) -> anyhow::Result<()> {
-        bed.apply(objects::client("client")).await?;
-        bed.apply(objects::service("reviews", json!({"app": "reviews"})))
+    pub(super) async fn excluded_inbound_ports_get_plain_text(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.apply(objects::client("client")).await?;
+        ns.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
         let mut pod = objects::reviews("v1");
         pod["metadata"]["annotations"] =
             json!({"weft.dev/exclude-inbound-ports": "8080, 7001", "weft.dev/mtls": "strict"});
-        bed.apply(pod).await?;
-        bed.ready("client").await?;
-        bed.ready("reviews-v1").await?;
-        bed.answered("client", "http://reviews/reviews/1", &[])
+        ns.apply(pod).await?;
+        ns.ready("client").await?;
+        ns.ready("reviews-v1").await?;
+        ns.answered("client", "http://reviews/reviews/1", &[])
             .await?;
         // The other port still uses mutual TLS, which a strict pod requires.
-        bed.answered("client", "http://reviews:9000", &["--grpc", "get"])
+        ns.answered("client", "http://reviews:9000", &["--grpc", "get"])
             .await?;
-        let ip = in_url(&bed.pod_ip("reviews-v1").await?);
+        let ip = in_url(&ns.pod_ip("reviews-v1").await?);
         for url in [
             format!("http://{ip}:8080/reviews/1"),
             format!("http://{ip}:15020/metrics"),
             format!("http://{ip}:15021/ready"),
         ] {
-            let summary = bed.load("client", &url, &["-n", "3"]).await?;
+            let summary = ns.load("client", &url, &["-n", "3"]).await?;
             summary.all("200").with_context(|| url)?;
         }
         Ok(())
     }
 
     /// Returns the names of two nodes; `None`, with a message, if there is only one.
-    async fn two_nodes(bed: &Bed) -> anyhow::Result<Option<[String; 2]>> {
-        let nodes = bed.list("v1", "Node", "").await?;
+    async fn two_nodes(ns: &TestNamespace) -> anyhow::Result<Option<[String; 2]>> {
+        let nodes = ns.list("v1", "Node", "").await?;
         let names = nodes.iter().filter_map(|node| {
             let labels = &node["metadata"]["labels"];
             Some(labels["kubernetes.io/hostname"].as_str()?.to_owned())
@@ -60,17 +62,17 @@ mod cases {
     }
 
     /// Deploys a client and a version of the reviews on each node.
-    async fn deploy_on_both(bed: &Bed, nodes: &[String; 2]) -> anyhow::Result<()> {
+    async fn deploy_on_both(ns: &TestNamespace, nodes: &[String; 2]) -> anyhow::Result<()> {
         for (number, node) in nodes.iter().enumerate() {
             let (client, version) = (format!("client{number}"), format!("v{number}"));
-            bed.apply(objects::on_node(objects::client(&client), node))
+            ns.apply(objects::on_node(objects::client(&client), node))
                 .await?;
-            bed.apply(objects::on_node(objects::reviews(&version), node))
+            ns.apply(objects::on_node(objects::reviews(&version), node))
                 .await?;
         }
         for number in 0..2 {
-            bed.ready(&format!("client{number}")).await?;
-            bed.ready(&format!("reviews-v{number}")).await?;
+            ns.ready(&format!("client{number}")).await?;
+            ns.ready(&format!("reviews-v{number}")).await?;
         }
         Ok(())
     }
@@ -82,11 +84,11 @@ mod cases {
     }
 
     /// Waits until clients on both nodes get responses only from their own node.
-    async fn wait_for_same_node_responses(bed: &Bed, url: &str) -> anyhow::Result<()> {
+    async fn wait_for_same_node_responses(ns: &TestNamespace, url: &str) -> anyhow::Result<()> {
         for number in 0..2 {
             let client = format!("client{number}");
             eventually("responses from the same node only", async || {
-                let summary = bed.load(&client, url, &["-n", "40"]).await?;
+                let summary = ns.load(&client, url, &["-n", "40"]).await?;
                 summary
                     .all("200")?
                     .all_from(&format!("v{number}"))
@@ -98,54 +100,56 @@ mod cases {
     }
 
     pub(super) async fn internal_traffic_policy_local_uses_only_local_endpoints(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        let Some(nodes) = two_nodes(bed).await? else {
+        let Some(nodes) = two_nodes(ns).await? else {
             return Ok(());
         };
         let policy = "internalTrafficPolicy";
         let (all, first) = (json!({"app": "reviews"}), json!({"version": "v0"}));
-        bed.apply(service("agent", all, policy, "Local")).await?;
-        bed.apply(service("first", first, policy, "Local")).await?;
-        deploy_on_both(bed, &nodes).await?;
-        wait_for_same_node_responses(bed, "http://agent/reviews/1").await?;
+        ns.apply(service("agent", all, policy, "Local")).await?;
+        ns.apply(service("first", first, policy, "Local")).await?;
+        deploy_on_both(ns, &nodes).await?;
+        wait_for_same_node_responses(ns, "http://agent/reviews/1").await?;
         // No endpoint on the client's node counts as no endpoints.
         let url = "http://first/reviews/1";
-        bed.answered("client0", url, &[]).await?;
-        let summary = bed.load("client1", url, &["-n", "10"]).await?;
+        ns.answered("client0", url, &[]).await?;
+        let summary = ns.load("client1", url, &["-n", "10"]).await?;
         summary.all("503").map(drop)
     }
 
     pub(super) async fn same_node_endpoints_are_preferred_to_others(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        let Some(nodes) = two_nodes(bed).await? else {
+        let Some(nodes) = two_nodes(ns).await? else {
             return Ok(());
         };
         let all = json!({"app": "reviews"});
         let near = service("near", all, "trafficDistribution", "PreferSameNode");
-        bed.apply(near).await?;
-        deploy_on_both(bed, &nodes).await?;
+        ns.apply(near).await?;
+        deploy_on_both(ns, &nodes).await?;
         let url = "http://near/reviews/1";
-        wait_for_same_node_responses(bed, url).await?;
+        wait_for_same_node_responses(ns, url).await?;
         // Without an endpoint on the node, others are used.
-        let pods = bed.pods();
+        let pods = ns.pods();
         pods.delete("reviews-v0", &DeleteParams::default()).await?;
         eventually("responses from the other node", async || {
-            let summary = bed.load("client0", url, &["-n", "20"]).await?;
+            let summary = ns.load("client0", url, &["-n", "20"]).await?;
             summary.all("200")?.all_from("v1").map(drop)
         })
         .await
     }
 
-    pub(super) async fn client_ip_affinity_keeps_the_endpoint(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2"]).await?;
+    pub(super) async fn client_ip_affinity_keeps_the_endpoint(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2"]).await?;
         let all = json!({"app": "reviews"});
-        bed.apply(service("sticky", all, "sessionAffinity", "ClientIP"))
+        ns.apply(service("sticky", all, "sessionAffinity", "ClientIP"))
             .await?;
         let url = "http://sticky/reviews/1";
         eventually("all requests to reach one endpoint", async || {
-            let summary = bed.load("client", url, &["-n", "40"]).await?;
+            let summary = ns.load("client", url, &["-n", "40"]).await?;
             summary.all("200")?;
             let one = ["v1", "v2"]
                 .iter()

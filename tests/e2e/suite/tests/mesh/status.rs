@@ -12,28 +12,30 @@ mod cases {
     use kube::api::{Patch, PatchParams};
     use serde_json::{Value, json};
     use weft_e2e::objects::{self, to};
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
-    async fn apply_route(bed: &Bed, backend: &str) -> anyhow::Result<objects::Conditions> {
-        bed.apply(objects::service("reviews", json!({"app": "reviews"})))
+    async fn apply_route(ns: &TestNamespace, backend: &str) -> anyhow::Result<objects::Conditions> {
+        ns.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
-        bed.apply(objects::service("reviews-v1", json!({"app": "reviews"})))
+        ns.apply(objects::service("reviews-v1", json!({"app": "reviews"})))
             .await?;
-        bed.route(objects::http_route(
+        ns.route(objects::http_route(
             "watched",
             json!([{"backendRefs": [to(backend, 1)]}]),
         ))
         .await
     }
 
-    pub(super) async fn conditions_have_the_current_generation(bed: &Bed) -> anyhow::Result<()> {
-        let conditions = apply_route(bed, "v1").await?;
+    pub(super) async fn conditions_have_the_current_generation(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        let conditions = apply_route(ns, "v1").await?;
         anyhow::ensure!(conditions.of("Accepted")?.0 == "True", "{conditions}");
         anyhow::ensure!(conditions.of("ResolvedRefs")?.0 == "True", "{conditions}");
         // `route` waits until every condition has the new generation.
-        let conditions = apply_route(bed, "v7").await?;
+        let conditions = apply_route(ns, "v7").await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["reviews-v7"])?;
-        let conditions = apply_route(bed, "v1").await?;
+        let conditions = apply_route(ns, "v1").await?;
         anyhow::ensure!(conditions.of("ResolvedRefs")?.0 == "True", "{conditions}");
         Ok(())
     }
@@ -46,10 +48,10 @@ mod cases {
     }
 
     pub(super) async fn status_entries_of_other_controllers_are_kept(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        apply_route(bed, "v1").await?;
-        let route = bed.get(objects::GATEWAY, "HTTPRoute", "watched").await?;
+        apply_route(ns, "v1").await?;
+        let route = ns.get(objects::GATEWAY, "HTTPRoute", "watched").await?;
         let mut parents = route["status"]["parents"]
             .as_array()
             .cloned()
@@ -64,15 +66,15 @@ mod cases {
         });
         parents.push(foreign);
         let patch = json!({"status": {"parents": parents}});
-        let routes = bed.api(objects::GATEWAY, "HTTPRoute");
+        let routes = ns.api(objects::GATEWAY, "HTTPRoute");
         routes
             .patch_status("watched", &PatchParams::default(), &Patch::Merge(&patch))
             .await?;
         // An edit makes the controller write its own entry again.
-        apply_route(bed, "v7")
+        apply_route(ns, "v7")
             .await?
             .is_false("ResolvedRefs", "BackendNotFound", &[])?;
-        let route = bed.get(objects::GATEWAY, "HTTPRoute", "watched").await?;
+        let route = ns.get(objects::GATEWAY, "HTTPRoute", "watched").await?;
         let kept = entry_of(&route, "other.example/controller")
             .with_context(|| route["status"].to_string())?;
         anyhow::ensure!(kept["conditions"][0]["message"] == "ours", "{kept}");
@@ -86,10 +88,10 @@ mod cases {
 
     /// Waits until `proxies` of `proxies` have acknowledged the route. Only proxies that have used
     /// its parent count.
-    async fn wait_until_programmed(bed: &Bed, proxies: u32) -> anyhow::Result<()> {
+    async fn wait_until_programmed(ns: &TestNamespace, proxies: u32) -> anyhow::Result<()> {
         let wanted = format!("{proxies} of {proxies} proxies");
         eventually(&wanted, async || {
-            let route = bed.get(objects::GATEWAY, "HTTPRoute", "counted").await?;
+            let route = ns.get(objects::GATEWAY, "HTTPRoute", "counted").await?;
             let conditions = objects::route_conditions(&route)?;
             let (status, reason, message) = conditions.of("weft.dev/Programmed")?;
             anyhow::ensure!(
@@ -101,30 +103,33 @@ mod cases {
         .await
     }
 
-    pub(super) async fn programmed_condition_counts_the_proxies(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn programmed_condition_counts_the_proxies(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
-        bed.good_route(objects::http_route("counted", rules))
-            .await?;
+        ns.good_route(objects::http_route("counted", rules)).await?;
         let ask = async |client: &str| {
-            let summary = bed.load(client, "http://reviews/reviews/1", &[]).await?;
+            let summary = ns.load(client, "http://reviews/reviews/1", &[]).await?;
             summary.all("200").map(drop)
         };
         ask("client").await?;
-        wait_until_programmed(bed, 1).await?;
-        bed.apply(objects::client("second")).await?;
-        bed.ready("second").await?;
+        wait_until_programmed(ns, 1).await?;
+        ns.apply(objects::client("second")).await?;
+        ns.ready("second").await?;
         // A proxy does not count before it uses the Service.
-        wait_until_programmed(bed, 1).await?;
+        wait_until_programmed(ns, 1).await?;
         ask("second").await?;
-        wait_until_programmed(bed, 2).await?;
-        bed.pods().delete("second", &Default::default()).await?;
-        wait_until_programmed(bed, 1).await
+        wait_until_programmed(ns, 2).await?;
+        ns.pods().delete("second", &Default::default()).await?;
+        wait_until_programmed(ns, 1).await
     }
 
-    pub(super) async fn mesh_status_lists_the_supported_features(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn mesh_status_lists_the_supported_features(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
         eventually("the status of the XMesh weft", async || {
-            let mesh = bed
+            let mesh = ns
                 .get("gateway.networking.x-k8s.io/v1alpha1", "XMesh", "weft")
                 .await?;
             anyhow::ensure!(

@@ -13,22 +13,22 @@ mod cases {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
     use serde_json::{Value, json};
     use weft_e2e::host::in_url;
-    use weft_e2e::{Bed, eventually, objects};
+    use weft_e2e::{TestNamespace, eventually, objects};
 
     const URL: &str = "http://reviews/reviews/1";
 
     /// Deploys a pod `plain` without a proxy, to send requests from.
-    async fn deploy_plain_client(bed: &Bed) -> anyhow::Result<()> {
+    async fn deploy_plain_client(ns: &TestNamespace) -> anyhow::Result<()> {
         let mut pod = objects::client("plain");
         pod["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
-        bed.apply(pod).await?;
-        bed.ready("plain").await.map(|_| ())
+        ns.apply(pod).await?;
+        ns.ready("plain").await.map(|_| ())
     }
 
     /// Waits until all requests of the pod succeed, or all fail.
-    async fn wait_until_served(bed: &Bed, pod: &str, served: bool) -> anyhow::Result<()> {
+    async fn wait_until_served(ns: &TestNamespace, pod: &str, served: bool) -> anyhow::Result<()> {
         eventually("the mTLS mode to be in effect", async || {
-            let summary = bed.load(pod, URL, &["-n", "10"]).await?;
+            let summary = ns.load(pod, URL, &["-n", "10"]).await?;
             let wanted = if served { 0 } else { summary.sent() };
             anyhow::ensure!(summary.failed() == wanted, "{pod}: {summary}");
             Ok(())
@@ -37,16 +37,15 @@ mod cases {
     }
 
     pub(super) async fn strict_namespace_accepts_only_mutual_tls_and_probes(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.mtls("Namespace", &bed.namespace, "strict".into())
-            .await?;
+        ns.mtls("Namespace", &ns.namespace, "strict".into()).await?;
         // Readiness probes arrive in plain text.
-        bed.shop(&["v1"]).await?;
-        deploy_plain_client(bed).await?;
-        bed.load("client", URL, &["-n", "20"]).await?.all("200")?;
-        wait_until_served(bed, "plain", false).await?;
-        let refused = bed
+        ns.shop(&["v1"]).await?;
+        deploy_plain_client(ns).await?;
+        ns.load("client", URL, &["-n", "20"]).await?.all("200")?;
+        wait_until_served(ns, "plain", false).await?;
+        let refused = ns
             .metric(
                 "reviews-v1",
                 "weft_protocol_errors_total",
@@ -57,54 +56,55 @@ mod cases {
             refused >= 1.0,
             "{refused} rejected connections were counted"
         );
-        let log = bed.log("reviews-v1", "weft-proxy").await?;
+        let log = ns.log("reviews-v1", "weft-proxy").await?;
         anyhow::ensure!(log.contains("takes mutual TLS only"), "{log}");
         // A request that matches a probe, and one that differs from it.
-        let address = format!("http://{}:8080", in_url(&bed.pod_ip("reviews-v1").await?));
-        let asked = bed
+        let address = format!("http://{}:8080", in_url(&ns.pod_ip("reviews-v1").await?));
+        let asked = ns
             .load("plain", &format!("{address}/healthz"), &["-n", "5"])
             .await?;
         asked.all("200")?;
-        let asked = bed
+        let asked = ns
             .load("plain", &format!("{address}/healthz?x=1"), &["-n", "5"])
             .await?;
         anyhow::ensure!(asked.failed() == asked.sent(), "{asked}");
-        bed.ready("reviews-v1").await?;
+        ns.ready("reviews-v1").await?;
         anyhow::ensure!(
-            bed.restarts("reviews-v1").await? == 0,
+            ns.restarts("reviews-v1").await? == 0,
             "the pod was restarted"
         );
         Ok(())
     }
 
-    pub(super) async fn mtls_mode_changes_without_a_restart(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        deploy_plain_client(bed).await?;
-        bed.mtls("Namespace", &bed.namespace, "permissive".into())
+    pub(super) async fn mtls_mode_changes_without_a_restart(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
+        deploy_plain_client(ns).await?;
+        ns.mtls("Namespace", &ns.namespace, "permissive".into())
             .await?;
-        wait_until_served(bed, "plain", true).await?;
-        bed.mtls("Namespace", &bed.namespace, "strict".into())
-            .await?;
-        wait_until_served(bed, "plain", false).await?;
-        bed.load("client", URL, &["-n", "20"]).await?.all("200")?;
+        wait_until_served(ns, "plain", true).await?;
+        ns.mtls("Namespace", &ns.namespace, "strict".into()).await?;
+        wait_until_served(ns, "plain", false).await?;
+        ns.load("client", URL, &["-n", "20"]).await?.all("200")?;
         // The pod's annotation overrides the namespace's.
-        bed.mtls("Pod", "reviews-v1", "permissive".into()).await?;
-        wait_until_served(bed, "plain", true).await?;
+        ns.mtls("Pod", "reviews-v1", "permissive".into()).await?;
+        wait_until_served(ns, "plain", true).await?;
         // An invalid mode is ignored; the namespace's applies.
-        bed.mtls("Pod", "reviews-v1", "Permissive".into()).await?;
-        wait_until_served(bed, "plain", false).await?;
-        bed.mtls("Pod", "reviews-v1", Value::Null).await?;
-        bed.mtls("Namespace", &bed.namespace, "permissive".into())
+        ns.mtls("Pod", "reviews-v1", "Permissive".into()).await?;
+        wait_until_served(ns, "plain", false).await?;
+        ns.mtls("Pod", "reviews-v1", Value::Null).await?;
+        ns.mtls("Namespace", &ns.namespace, "permissive".into())
             .await?;
-        wait_until_served(bed, "plain", true).await?;
+        wait_until_served(ns, "plain", true).await?;
         anyhow::ensure!(
-            bed.restarts("reviews-v1").await? == 0,
+            ns.restarts("reviews-v1").await? == 0,
             "the pod was restarted"
         );
         Ok(())
     }
 
-    pub(super) async fn tcp_probe_checks_the_application(bed: &Bed) -> anyhow::Result<()> {
+    pub(super) async fn tcp_probe_checks_the_application(ns: &TestNamespace) -> anyhow::Result<()> {
         let probed = |name: &str, port: u16| {
             let mut pod = objects::reviews("v1");
             pod["metadata"]["name"] = name.into();
@@ -112,9 +112,9 @@ mod cases {
                 json!({"tcpSocket": {"port": port}, "periodSeconds": 1});
             pod
         };
-        bed.apply(probed("open", 8080)).await?;
-        bed.apply(probed("closed", 8081)).await?;
-        bed.ready("open").await?;
+        ns.apply(probed("open", 8080)).await?;
+        ns.apply(probed("closed", 8081)).await?;
+        ns.ready("open").await?;
         let ready = |pod: &Value, container: &str| {
             let statuses = pod["status"]["containerStatuses"].as_array();
             let mut statuses = statuses.into_iter().flatten();
@@ -126,9 +126,9 @@ mod cases {
         eventually("the probe to fail", async || {
             let fields = format!(
                 "involvedObject.name=closed,involvedObject.namespace={}",
-                bed.namespace
+                ns.namespace
             );
-            let events = bed.api("v1", "Event");
+            let events = ns.api("v1", "Event");
             let events = events
                 .list(&kube::api::ListParams::default().fields(&fields))
                 .await?;
@@ -140,7 +140,7 @@ mod cases {
             Ok(())
         })
         .await?;
-        let closed = bed.get("v1", "Pod", "closed").await?;
+        let closed = ns.get("v1", "Pod", "closed").await?;
         anyhow::ensure!(
             !ready(&closed, "shop"),
             "the pod should not be ready: nothing listens on 8081"
@@ -161,18 +161,20 @@ mod cases {
     }
 
     /// Returns the roots that pods of the namespace get.
-    async fn roots(bed: &Bed) -> anyhow::Result<String> {
-        let map = bed.get("v1", "ConfigMap", "weft-roots").await?;
+    async fn roots(ns: &TestNamespace) -> anyhow::Result<String> {
+        let map = ns.get("v1", "ConfigMap", "weft-roots").await?;
         let roots = map["data"]["ca.crt"].as_str().map(str::to_owned);
         roots.context("weft-roots has no ca.crt")
     }
 
-    pub(super) async fn replaced_root_secret_is_distributed(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
-        let before = roots(bed).await?;
+    pub(super) async fn replaced_root_secret_is_distributed(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
+        let before = roots(ns).await?;
         let (certificate, key) = new_root()?;
-        let system = Bed {
-            client: bed.client.clone(),
+        let system = TestNamespace {
+            client: ns.client.clone(),
             namespace: "weft-system".to_owned(),
         };
         // Like cert-manager writes it. The old root stays trusted for pods that still have its
@@ -187,7 +189,7 @@ mod cases {
             }))
             .await?;
         eventually("the new root next to the old one", async || {
-            let now = roots(bed).await?;
+            let now = roots(ns).await?;
             let found = [certificate.trim(), before.trim()]
                 .iter()
                 .all(|root| now.contains(root));
@@ -196,15 +198,15 @@ mod cases {
         })
         .await?;
         // Existing pods keep working; new pods get certificates of the new root.
-        bed.load("client", URL, &["-n", "20"]).await?.all("200")?;
-        bed.apply(objects::client("second")).await?;
-        bed.ready("second").await?;
-        bed.apply(objects::service("reviews-v2", json!({"version": "v2"})))
+        ns.load("client", URL, &["-n", "20"]).await?.all("200")?;
+        ns.apply(objects::client("second")).await?;
+        ns.ready("second").await?;
+        ns.apply(objects::service("reviews-v2", json!({"version": "v2"})))
             .await?;
-        bed.apply(objects::reviews("v2")).await?;
-        bed.ready("reviews-v2").await?;
+        ns.apply(objects::reviews("v2")).await?;
+        ns.ready("reviews-v2").await?;
         eventually("pods with the new root to reach each other", async || {
-            let summary = bed
+            let summary = ns
                 .load("second", "http://reviews-v2/reviews/1", &["-n", "20"])
                 .await?;
             summary.all("200").map(|_| ())

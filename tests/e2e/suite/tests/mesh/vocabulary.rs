@@ -11,7 +11,7 @@ mesh_tests! {
 mod cases {
     use serde_json::{Value, json};
     use weft_e2e::objects::{self, prefix, to};
-    use weft_e2e::{Bed, eventually};
+    use weft_e2e::{TestNamespace, eventually};
 
     const URL: &str = "http://reviews/reviews/1";
 
@@ -22,19 +22,19 @@ mod cases {
 
     /// Sends requests that v1 must answer until v2 has received copies; fails if v3 received any.
     async fn check_mirrored(
-        bed: &Bed,
+        ns: &TestNamespace,
         url: &str,
         arguments: &[&str],
         code: &str,
     ) -> anyhow::Result<()> {
         let copies = async |pod: &str| {
             let name = "weft_requests_total";
-            bed.metric(pod, name, &[r#"direction="inbound""#]).await
+            ns.metric(pod, name, &[r#"direction="inbound""#]).await
         };
         // Probes and earlier checks also count as inbound requests.
         let (before, other) = (copies("reviews-v2").await?, copies("reviews-v3").await?);
         eventually("copies to reach v2", async || {
-            let summary = bed.load("client", url, arguments).await?;
+            let summary = ns.load("client", url, arguments).await?;
             summary.all(code)?.all_from("v1")?;
             let seen = copies("reviews-v2").await? - before;
             anyhow::ensure!(seen >= 20.0, "{seen} requests");
@@ -46,58 +46,62 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn mirror_gets_copies_of_requests(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2", "v3"]).await?;
+    pub(super) async fn mirror_gets_copies_of_requests(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2", "v3"]).await?;
         let mut never = mirror("v3", 80);
         never["requestMirror"]["percent"] = 0.into();
         let rules = json!([{"filters": [mirror("v2", 80), never], "backendRefs": [to("v1", 1)]}]);
-        bed.good_route(objects::http_route("mirror", rules)).await?;
+        ns.good_route(objects::http_route("mirror", rules)).await?;
         eventually("the route to be in effect", async || {
-            let summary = bed.load("client", URL, &["-n", "10"]).await?;
+            let summary = ns.load("client", URL, &["-n", "10"]).await?;
             summary.all("200")?.all_from("v1")?;
             Ok(())
         })
         .await?;
-        check_mirrored(bed, URL, &["-n", "50"], "200").await
+        check_mirrored(ns, URL, &["-n", "50"], "200").await
     }
 
-    pub(super) async fn grpc_mirror_gets_copies_of_requests(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1", "v2", "v3"]).await?;
+    pub(super) async fn grpc_mirror_gets_copies_of_requests(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1", "v2", "v3"]).await?;
         let v1 = json!({"name": "reviews-v1", "port": 9000});
         let rules = json!([{"filters": [mirror("v2", 9000)], "backendRefs": [v1]}]);
-        bed.good_route(objects::grpc_route("mirror", rules)).await?;
+        ns.good_route(objects::grpc_route("mirror", rules)).await?;
         let url = "http://reviews:9000";
         eventually("the route to be in effect", async || {
-            let summary = bed
+            let summary = ns
                 .load("client", url, &["--grpc", "get", "-n", "10"])
                 .await?;
             summary.all("OK")?.all_from("v1")?;
             Ok(())
         })
         .await?;
-        check_mirrored(bed, url, &["--grpc", "get", "-n", "50"], "OK").await
+        check_mirrored(ns, url, &["--grpc", "get", "-n", "50"], "OK").await
     }
 
     pub(super) async fn mirror_to_a_missing_service_is_reported_and_ignored(
-        bed: &Bed,
+        ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+        ns.shop(&["v1"]).await?;
         let rules = json!([{"filters": [mirror("v9", 80)], "backendRefs": [to("v1", 1)]}]);
-        let conditions = bed.route(objects::http_route("nowhere", rules)).await?;
+        let conditions = ns.route(objects::http_route("nowhere", rules)).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["reviews-v9"])?;
         let (accepted, ..) = conditions.of("Accepted")?;
         anyhow::ensure!(accepted == "True", "{conditions}");
-        bed.load("client", URL, &["-n", "10"]).await?.all("200")?;
+        ns.load("client", URL, &["-n", "10"]).await?.all("200")?;
         Ok(())
     }
 
-    pub(super) async fn cors_headers_are_sent_to_allowed_origins(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn cors_headers_are_sent_to_allowed_origins(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let cors = json!({"type": "CORS", "cors": {
             "allowOrigins": ["https://*.shop.example"], "allowMethods": ["PUT"], "allowHeaders": ["x-a"],
             "allowCredentials": true, "maxAge": 60}});
         let rules = json!([{"filters": [cors], "backendRefs": [to("v1", 1)]}]);
-        bed.good_route(objects::http_route("cors", rules)).await?;
+        ns.good_route(objects::http_route("cors", rules)).await?;
         let origin = "origin: https://www.shop.example";
         let preflight = [
             "--method",
@@ -107,7 +111,7 @@ mod cases {
         ];
         let answer = eventually("the route to be in effect", async || {
             let arguments = [&preflight[..], &["-H", origin]].concat();
-            let summary = bed.load("client", URL, &arguments).await?;
+            let summary = ns.load("client", URL, &arguments).await?;
             anyhow::ensure!(summary.code("204") == 1, "{summary}");
             Ok(summary.answer())
         })
@@ -125,7 +129,7 @@ mod cases {
             (origin, Some("https://www.shop.example")),
             ("origin: https://other.example", None),
         ] {
-            let summary = bed.load("client", URL, &["-H", origin]).await?;
+            let summary = ns.load("client", URL, &["-H", origin]).await?;
             summary.all("200")?;
             let answer = summary.answer();
             let seen = answer.header("access-control-allow-origin");
@@ -134,17 +138,17 @@ mod cases {
         Ok(())
     }
 
-    pub(super) async fn failed_requests_are_retried(bed: &Bed) -> anyhow::Result<()> {
-        bed.shop(&["v1"]).await?;
+    pub(super) async fn failed_requests_are_retried(ns: &TestNamespace) -> anyhow::Result<()> {
+        ns.shop(&["v1"]).await?;
         let retry = json!({"codes": [503], "attempts": 2, "backoff": "100ms"});
         let rules = json!([
             {"matches": [prefix("/status")], "retry": retry, "backendRefs": [to("v1", 1)]},
             {"backendRefs": [to("v1", 1)]},
         ]);
-        bed.good_route(objects::http_route("retry", rules)).await?;
+        ns.good_route(objects::http_route("retry", rules)).await?;
         let url = "http://reviews/status/503";
         let answer = eventually("retries to back off", async || {
-            let summary = bed.load("client", url, &[]).await?;
+            let summary = ns.load("client", url, &[]).await?;
             summary.all("503")?;
             let answer = summary.answer();
             anyhow::ensure!(
@@ -155,7 +159,7 @@ mod cases {
         })
         .await?;
         anyhow::ensure!(answer.header("weft-error").is_none(), "{answer:?}");
-        let retries = bed
+        let retries = ns
             .metric(
                 "client",
                 "weft_request_retries_total",
@@ -163,7 +167,7 @@ mod cases {
             )
             .await?;
         anyhow::ensure!(retries >= 2.0, "{retries}");
-        bed.load("client", "http://reviews/status/500", &[])
+        ns.load("client", "http://reviews/status/500", &[])
             .await?
             .all("500")?;
         Ok(())

@@ -1,8 +1,6 @@
 //! The namespace of one test: created before the test and deleted after it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
-use std::time::Duration;
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Pod;
@@ -13,14 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 
-use crate::release::Release;
-use crate::{control_plane, diagnose, eventually, objects, soak};
-
-/// Tests that restart parts of the control plane hold this exclusively; all others share it.
-static CONTROL_PLANE: RwLock<()> = RwLock::new(());
-
-/// Held by tests that send hundreds of requests a second, so that only one runs at a time.
-static MACHINE: Mutex<()> = Mutex::new(());
+use crate::{eventually, objects};
 
 /// Whether the test's namespace is labelled for injection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,112 +21,13 @@ pub enum Mesh {
 }
 
 /// A namespace, with operations on the objects in it.
-pub struct Bed {
+pub struct TestNamespace {
     pub client: Client,
     pub namespace: String,
 }
 
-/// Runs a test that does not change the control plane.
-pub fn run(
-    name: &str,
-    mesh: Mesh,
-    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let _shared = CONTROL_PLANE.read().unwrap_or_else(PoisonError::into_inner);
-    block_on(name, mesh, soak::limit(), test)
-}
-
-/// Runs a test that does not change the control plane and sends much traffic; one at a time.
-pub fn run_busy(
-    name: &str,
-    mesh: Mesh,
-    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let _turn = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-    run(name, mesh, test)
-}
-
-/// Runs a test that restarts or stops a part of the control plane, with no other test running.
-pub fn run_alone(
-    name: &str,
-    mesh: Mesh,
-    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    alone(name, mesh, soak::limit(), test)
-}
-
-/// Like [`run_alone`], with a longer time limit.
-pub fn run_alone_long(
-    name: &str,
-    mesh: Mesh,
-    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    alone(name, mesh, soak::long_limit(), test)
-}
-
-/// Runs a test that replaces or removes the installed Weft, like [`run_alone_long`], and restores
-/// the installation afterwards.
-pub fn run_installation(
-    name: &str,
-    mesh: Mesh,
-    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    alone(name, mesh, soak::long_limit(), async |bed: &Bed| {
-        let found = Release::found().await?;
-        // Shorter than the limit of the whole, so that the installation is always restored.
-        let limit = soak::limit();
-        let outcome = tokio::time::timeout(limit, Box::pin(test(bed)))
-            .await
-            .with_context(|| format!("the test took longer than {} s", limit.as_secs()));
-        let restored = found.restore().await.context("restoring the installation");
-        outcome.and_then(|outcome| outcome).and(restored)
-    })
-}
-
-fn alone(
-    name: &str,
-    mesh: Mesh,
-    limit: Duration,
-    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let _alone = CONTROL_PLANE
-        .write()
-        .unwrap_or_else(PoisonError::into_inner);
-    block_on(name, mesh, limit, async |bed: &Bed| {
-        let outcome = test(bed).await;
-        let settled = control_plane::settled(&bed.client).await;
-        outcome.and(settled)
-    })
-}
-
-fn block_on(
-    name: &str,
-    mesh: Mesh,
-    limit: Duration,
-    test: impl AsyncFnOnce(&Bed) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let client = connect().await?;
-        let bed = Bed::make(client, name, mesh).await?;
-        let limited = async {
-            tokio::time::timeout(limit, test(&bed))
-                .await
-                .with_context(|| format!("the test took longer than {} s", limit.as_secs()))?
-        };
-        let outcome = limited.await;
-        if outcome.is_err() {
-            diagnose::print(&bed).await;
-        }
-        let removed = bed.remove().await;
-        outcome.and(removed)
-    })
-}
-
 /// Returns a client for `KUBECONFIG`, or for the test cluster of this checkout.
-async fn connect() -> anyhow::Result<Client> {
+pub(crate) async fn connect() -> anyhow::Result<Client> {
     let file = std::env::var_os("KUBECONFIG").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.cluster/kubeconfig"),
         PathBuf::from,
@@ -151,7 +43,7 @@ async fn connect() -> anyhow::Result<Client> {
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     config.read_timeout = None;
     let client = Client::try_from(config)?;
-    let deployments = Bed {
+    let deployments = TestNamespace {
         client: client.clone(),
         namespace: "weft-system".to_owned(),
     };
@@ -184,23 +76,23 @@ fn resource(version: &str, kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }
 
-impl Bed {
-    async fn make(client: Client, name: &str, mesh: Mesh) -> anyhow::Result<Self> {
+impl TestNamespace {
+    pub(crate) async fn make(client: Client, name: &str, mesh: Mesh) -> anyhow::Result<Self> {
         let run = run_name();
-        let bed = Self {
+        let ns = Self {
             client,
             namespace: format!("weft-e2e-{name}-{run}"),
         };
-        bed.apply(objects::namespace(&bed.namespace, &run, mesh == Mesh::In))
+        ns.apply(objects::namespace(&ns.namespace, &run, mesh == Mesh::In))
             .await?;
         for account in ["client", "reviews"] {
-            bed.apply(objects::account(account)).await?;
+            ns.apply(objects::account(account)).await?;
         }
-        Ok(bed)
+        Ok(ns)
     }
 
     /// Deletes the namespace without waiting for its pods; `tests/e2e/suite/run` waits.
-    async fn remove(&self) -> anyhow::Result<()> {
+    pub(crate) async fn remove(&self) -> anyhow::Result<()> {
         let namespaces: Api<DynamicObject> =
             Api::all_with(self.client.clone(), &resource("v1", "Namespace"));
         namespaces
