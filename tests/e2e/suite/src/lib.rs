@@ -29,22 +29,22 @@ pub use proxy::Access;
 pub use runner::{run, run_alone, run_alone_long, run_busy, run_installation};
 pub use shopper::{Answer, Summary};
 pub use soak::{full_or, soaking};
-pub use test_namespace::{Mesh, TestNamespace};
+pub use test_namespace::{Injection, TestNamespace};
 pub use traffic::{Traffic, senders};
 pub use wait::{WAIT, eventually, eventually_within};
 
-/// Declares tests, each in a namespace of its own. `In` and `Out` tell whether the namespace is
+/// Declares tests, each in a namespace of its own. `Meshed` and `Unmeshed` tell whether the namespace is
 /// labelled for injection. The functions are those of the module `cases` beside it, the runners
 /// those of this crate, such as `run_alone` for a test that restarts a part of the control plane.
 #[macro_export]
-macro_rules! mesh_tests {
-    ($($runner:ident $mesh:ident $name:ident;)*) => {$(
+macro_rules! cluster_tests {
+    ($($runner:ident $injection:ident $name:ident;)*) => {$(
         #[test]
         #[ignore = "needs a cluster with Weft: tests/e2e/suite/run"]
         fn $name() -> anyhow::Result<()> {
             let name = concat!(module_path!(), "-", stringify!($name));
             let name = name.rsplit("::").next().unwrap_or(name).replace('_', "-");
-            $crate::$runner(&name[..name.len().min(42)], $crate::Mesh::$mesh, cases::$name)
+            $crate::$runner(&name[..name.len().min(42)], $crate::Injection::$injection, cases::$name)
         }
     )*};
 }

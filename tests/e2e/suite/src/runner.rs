@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use crate::release::Release;
 use crate::test_namespace::connect;
-use crate::{Mesh, TestNamespace, control_plane, diagnose, soak};
+use crate::{Injection, TestNamespace, control_plane, diagnose, soak};
 
 /// Tests that restart parts of the control plane hold this exclusively; all others share it.
 static CONTROL_PLANE: RwLock<()> = RwLock::new(());
@@ -18,51 +18,51 @@ static MACHINE: Mutex<()> = Mutex::new(());
 /// Runs a test that does not change the control plane.
 pub fn run(
     name: &str,
-    mesh: Mesh,
+    injection: Injection,
     test: impl AsyncFnOnce(&TestNamespace) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let _shared = CONTROL_PLANE.read().unwrap_or_else(PoisonError::into_inner);
-    block_on(name, mesh, soak::limit(), test)
+    block_on(name, injection, soak::limit(), test)
 }
 
 /// Runs a test that does not change the control plane and sends much traffic; one at a time.
 pub fn run_busy(
     name: &str,
-    mesh: Mesh,
+    injection: Injection,
     test: impl AsyncFnOnce(&TestNamespace) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let _turn = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-    run(name, mesh, test)
+    run(name, injection, test)
 }
 
 /// Runs a test that restarts or stops a part of the control plane, with no other test running.
 pub fn run_alone(
     name: &str,
-    mesh: Mesh,
+    injection: Injection,
     test: impl AsyncFnOnce(&TestNamespace) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    alone(name, mesh, soak::limit(), test)
+    alone(name, injection, soak::limit(), test)
 }
 
 /// Like [`run_alone`], with a longer time limit.
 pub fn run_alone_long(
     name: &str,
-    mesh: Mesh,
+    injection: Injection,
     test: impl AsyncFnOnce(&TestNamespace) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    alone(name, mesh, soak::long_limit(), test)
+    alone(name, injection, soak::long_limit(), test)
 }
 
 /// Runs a test that replaces or removes the installed Weft, like [`run_alone_long`], and restores
 /// the installation afterwards.
 pub fn run_installation(
     name: &str,
-    mesh: Mesh,
+    injection: Injection,
     test: impl AsyncFnOnce(&TestNamespace) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     alone(
         name,
-        mesh,
+        injection,
         soak::long_limit(),
         async |ns: &TestNamespace| {
             let found = Release::found().await?;
@@ -79,14 +79,14 @@ pub fn run_installation(
 
 fn alone(
     name: &str,
-    mesh: Mesh,
+    injection: Injection,
     limit: Duration,
     test: impl AsyncFnOnce(&TestNamespace) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let _alone = CONTROL_PLANE
         .write()
         .unwrap_or_else(PoisonError::into_inner);
-    block_on(name, mesh, limit, async |ns: &TestNamespace| {
+    block_on(name, injection, limit, async |ns: &TestNamespace| {
         let outcome = test(ns).await;
         let settled = control_plane::settled(&ns.client).await;
         outcome.and(settled)
@@ -95,7 +95,7 @@ fn alone(
 
 fn block_on(
     name: &str,
-    mesh: Mesh,
+    injection: Injection,
     limit: Duration,
     test: impl AsyncFnOnce(&TestNamespace) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -104,7 +104,7 @@ fn block_on(
         .build()?;
     runtime.block_on(async {
         let client = connect().await?;
-        let ns = TestNamespace::make(client, name, mesh).await?;
+        let ns = TestNamespace::make(client, name, injection).await?;
         let limited = async {
             tokio::time::timeout(limit, test(&ns))
                 .await

@@ -15,9 +15,9 @@ use crate::{eventually, objects};
 
 /// Whether the test's namespace is labelled for injection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Mesh {
-    In,
-    Out,
+pub enum Injection {
+    Meshed,
+    Unmeshed,
 }
 
 /// A namespace, with operations on the objects in it.
@@ -77,14 +77,22 @@ fn resource(version: &str, kind: &str) -> ApiResource {
 }
 
 impl TestNamespace {
-    pub(crate) async fn make(client: Client, name: &str, mesh: Mesh) -> anyhow::Result<Self> {
+    pub(crate) async fn make(
+        client: Client,
+        name: &str,
+        injection: Injection,
+    ) -> anyhow::Result<Self> {
         let run = run_name();
         let ns = Self {
             client,
             namespace: format!("weft-e2e-{name}-{run}"),
         };
-        ns.apply(objects::namespace(&ns.namespace, &run, mesh == Mesh::In))
-            .await?;
+        ns.apply(objects::namespace(
+            &ns.namespace,
+            &run,
+            injection == Injection::Meshed,
+        ))
+        .await?;
         for account in ["client", "reviews"] {
             ns.apply(objects::account(account)).await?;
         }

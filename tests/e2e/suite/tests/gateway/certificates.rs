@@ -1,13 +1,13 @@
 //! Certificates of listeners: replaced, of several key types, invalid, and TLS passthrough, which
 //! needs none.
 
-mesh_tests! {
+cluster_tests! {
     // Asserts a limit of one second, which other tests on the machine would disturb.
-    run_alone Out replaced_certificate_is_served_within_one_second;
-    run Out deleted_and_recreated_secret_fails_no_handshake;
-    run Out rsa_and_ecdsa_certificates_are_selected_per_client;
-    run Out invalid_secret_disables_only_its_listener;
-    run Out tls_passthrough_and_termination_share_a_port;
+    run_alone Unmeshed replaced_certificate_is_served_within_one_second;
+    run Unmeshed deleted_and_recreated_secret_fails_no_handshake;
+    run Unmeshed rsa_and_ecdsa_certificates_are_selected_per_client;
+    run Unmeshed invalid_secret_disables_only_its_listener;
+    run Unmeshed tls_passthrough_and_termination_share_a_port;
 }
 
 mod cases {

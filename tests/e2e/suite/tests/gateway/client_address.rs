@@ -1,11 +1,11 @@
 //! The client address that backends get from a gateway, for each kind of load balancer in front of
 //! it, and with forged headers.
 
-mesh_tests! {
-    run Out forged_forwarding_headers_are_replaced;
-    run Out forwarding_headers_are_trusted_up_to_trusted_hops;
-    run Out proxy_protocol_v1_and_v2_give_the_client_address;
-    run Out external_traffic_policy_local_keeps_the_client_address;
+cluster_tests! {
+    run Unmeshed forged_forwarding_headers_are_replaced;
+    run Unmeshed forwarding_headers_are_trusted_up_to_trusted_hops;
+    run Unmeshed proxy_protocol_v1_and_v2_give_the_client_address;
+    run Unmeshed external_traffic_policy_local_keeps_the_client_address;
 }
 
 mod cases {

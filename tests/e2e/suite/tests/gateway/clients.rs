@@ -1,12 +1,12 @@
 //! Common programs as clients of a gateway.
 
-mesh_tests! {
-    run Out curl_is_served_over_http1_and_http2;
-    run Out openssl_connects_with_tls_1_2_and_1_3_only;
-    run Out tcp_route_serves_nc;
-    run Out udp_route_serves_dig;
-    run Out grpc_route_serves_go_and_rust_clients;
-    run Out websocket_serves_go_client_and_browser;
+cluster_tests! {
+    run Unmeshed curl_is_served_over_http1_and_http2;
+    run Unmeshed openssl_connects_with_tls_1_2_and_1_3_only;
+    run Unmeshed tcp_route_serves_nc;
+    run Unmeshed udp_route_serves_dig;
+    run Unmeshed grpc_route_serves_go_and_rust_clients;
+    run Unmeshed websocket_serves_go_client_and_browser;
 }
 
 mod cases {

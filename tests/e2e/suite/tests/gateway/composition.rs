@@ -1,8 +1,8 @@
 //! Service routes at a Gateway: by default a backendRef means the Service's endpoints; with an
 //! annotation of the Service its own routes apply as well.
 
-mesh_tests! {
-    run In gateway_and_service_route_weights_multiply;
+cluster_tests! {
+    run Meshed gateway_and_service_route_weights_multiply;
 }
 
 mod cases {

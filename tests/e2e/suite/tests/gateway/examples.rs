@@ -2,8 +2,8 @@
 //! to the sample shop. Their namespaces are fixed, so one test runs them all and deletes the
 //! namespaces at its end.
 
-mesh_tests! {
-    run_alone_long Out gateway_examples_work_as_documented;
+cluster_tests! {
+    run_alone_long Unmeshed gateway_examples_work_as_documented;
 }
 
 mod cases {

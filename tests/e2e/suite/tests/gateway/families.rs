@@ -1,8 +1,8 @@
 //! Gateways have an address of each IP family of the cluster and serve the same on each.
 
-mesh_tests! {
-    run Out gateway_serves_on_each_ip_family;
-    run Out gateway_gets_its_requested_address;
+cluster_tests! {
+    run Unmeshed gateway_serves_on_each_ip_family;
+    run Unmeshed gateway_gets_its_requested_address;
 }
 
 mod cases {

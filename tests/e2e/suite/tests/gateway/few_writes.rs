@@ -1,7 +1,7 @@
 //! Status writes with a thousand routes: one per change, and none for objects that did not change.
 
-mesh_tests! {
-    run_busy Out route_change_causes_one_status_write;
+cluster_tests! {
+    run_busy Unmeshed route_change_causes_one_status_write;
 }
 
 mod cases {

@@ -1,7 +1,7 @@
 //! A gateway in front of backends with a proxy: it has an identity of its own in the mesh.
 
-mesh_tests! {
-    run In strict_backend_sees_the_gateway_identity;
+cluster_tests! {
+    run Meshed strict_backend_sees_the_gateway_identity;
 }
 
 mod cases {

@@ -1,8 +1,8 @@
 //! Gateways restarted, scaled and edited under traffic: no request fails.
 
-mesh_tests! {
-    run_busy Out gateway_rollout_and_scaling_fail_no_request;
-    run_alone_long Out controller_restart_and_edits_fail_no_request;
+cluster_tests! {
+    run_busy Unmeshed gateway_rollout_and_scaling_fail_no_request;
+    run_alone_long Unmeshed controller_restart_and_edits_fail_no_request;
 }
 
 mod cases {

@@ -1,11 +1,11 @@
 //! Objects of other controllers: their classes, status entries, finalizers and fields are not
 //! changed.
 
-mesh_tests! {
-    run Out gateway_of_another_class_is_not_modified;
-    run Out concurrent_status_writes_keep_foreign_entries;
-    run Out foreign_finalizers_labels_and_annotations_are_kept;
-    run Out ingress_on_a_shared_address_is_not_disrupted;
+cluster_tests! {
+    run Unmeshed gateway_of_another_class_is_not_modified;
+    run Unmeshed concurrent_status_writes_keep_foreign_entries;
+    run Unmeshed foreign_finalizers_labels_and_annotations_are_kept;
+    run Unmeshed ingress_on_a_shared_address_is_not_disrupted;
 }
 
 mod cases {

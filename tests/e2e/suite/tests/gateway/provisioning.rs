@@ -1,12 +1,12 @@
 //! The objects that run a Gateway: created with it, configured by its parameters, and deleted with
 //! it.
 
-mesh_tests! {
-    run Out provisioned_objects_are_deleted_with_their_gateway;
-    run Out existing_service_is_not_overwritten;
-    run Out invalid_parameters_are_reported;
-    run In gateway_pod_in_injected_namespace_gets_no_sidecar;
-    run Out gateways_have_separate_addresses_and_pods;
+cluster_tests! {
+    run Unmeshed provisioned_objects_are_deleted_with_their_gateway;
+    run Unmeshed existing_service_is_not_overwritten;
+    run Unmeshed invalid_parameters_are_reported;
+    run Meshed gateway_pod_in_injected_namespace_gets_no_sidecar;
+    run Unmeshed gateways_have_separate_addresses_and_pods;
 }
 
 mod cases {

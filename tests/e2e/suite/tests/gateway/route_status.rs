@@ -1,9 +1,9 @@
 //! Conditions of invalid routes and policies: the reason, and a message with the cause and the fix.
 
-mesh_tests! {
-    run Out invalid_routes_get_their_conditions;
-    run Out missing_parent_is_reported;
-    run Out invalid_backend_tls_policies_get_their_conditions;
+cluster_tests! {
+    run Unmeshed invalid_routes_get_their_conditions;
+    run Unmeshed missing_parent_is_reported;
+    run Unmeshed invalid_backend_tls_policies_get_their_conditions;
 }
 
 mod cases {

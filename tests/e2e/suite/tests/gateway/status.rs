@@ -1,11 +1,11 @@
 //! Conditions of Gateways with invalid listeners or addresses: the reason, and a message with the
 //! cause and the fix.
 
-mesh_tests! {
-    run Out invalid_listeners_get_their_conditions;
-    run Out invalid_listener_sets_get_their_conditions;
-    run Out unusable_gateway_address_is_reported;
-    run Out kubectl_shows_gateway_class_address_and_routes;
+cluster_tests! {
+    run Unmeshed invalid_listeners_get_their_conditions;
+    run Unmeshed invalid_listener_sets_get_their_conditions;
+    run Unmeshed unusable_gateway_address_is_reported;
+    run Unmeshed kubectl_shows_gateway_class_address_and_routes;
 }
 
 mod cases {

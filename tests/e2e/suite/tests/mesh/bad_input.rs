@@ -1,13 +1,13 @@
 //! Invalid routes: the status names the cause, the invalid rule answers 500, and other rules keep
 //! working.
 
-mesh_tests! {
-    run In missing_backend_service_answers_500_until_created;
-    run In missing_backend_port_answers_500;
-    run In unknown_backend_kind_answers_500;
-    run In invalid_regex_answers_500_for_its_rule;
-    run In headless_parent_is_rejected;
-    run In missing_parent_service_or_port_is_rejected;
+cluster_tests! {
+    run Meshed missing_backend_service_answers_500_until_created;
+    run Meshed missing_backend_port_answers_500;
+    run Meshed unknown_backend_kind_answers_500;
+    run Meshed invalid_regex_answers_500_for_its_rule;
+    run Meshed headless_parent_is_rejected;
+    run Meshed missing_parent_service_or_port_is_rejected;
 }
 
 mod cases {

@@ -1,8 +1,8 @@
 //! The injector: unavailable, and with malformed requests.
 
-mesh_tests! {
-    run_alone Out unlabelled_namespace_starts_pods_without_injector;
-    run Out webhook_rejects_malformed_requests;
+cluster_tests! {
+    run_alone Unmeshed unlabelled_namespace_starts_pods_without_injector;
+    run Unmeshed webhook_rejects_malformed_requests;
 }
 
 mod cases {

@@ -1,10 +1,10 @@
 //! Dual stack: pods and Services behave the same on each of their addresses. In single-stack
 //! clusters, the one family is tested.
 
-mesh_tests! {
-    run In pod_addresses_of_each_family_use_mutual_tls;
-    run In strict_pod_rejects_plain_text_on_each_ip_family;
-    run In service_addresses_of_each_family_are_routed;
+cluster_tests! {
+    run Meshed pod_addresses_of_each_family_use_mutual_tls;
+    run Meshed strict_pod_rejects_plain_text_on_each_ip_family;
+    run Meshed service_addresses_of_each_family_are_routed;
 }
 
 mod cases {

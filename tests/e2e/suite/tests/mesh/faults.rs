@@ -1,11 +1,11 @@
 //! Parts of the mesh and of the cluster restarted, killed, hung or disconnected, under 500 requests
 //! a second.
 
-mesh_tests! {
-    run_alone In control_plane_restarts_fail_no_request;
-    run_alone In controller_outage_fails_no_request;
-    run_alone In hung_controller_is_detected;
-    run_alone In lost_node_gets_no_requests_until_it_returns;
+cluster_tests! {
+    run_alone Meshed control_plane_restarts_fail_no_request;
+    run_alone Meshed controller_outage_fails_no_request;
+    run_alone Meshed hung_controller_is_detected;
+    run_alone Meshed lost_node_gets_no_requests_until_it_returns;
 }
 
 mod cases {

@@ -1,9 +1,9 @@
 //! Responses that a proxy generates for gRPC clients: always a gRPC status with the cause as its
 //! message, never a plain HTTP error.
 
-mesh_tests! {
-    run In routing_failures_are_grpc_statuses_with_a_cause;
-    run In timeouts_and_rejections_are_grpc_statuses;
+cluster_tests! {
+    run Meshed routing_failures_are_grpc_statuses_with_a_cause;
+    run Meshed timeouts_and_rejections_are_grpc_statuses;
 }
 
 mod cases {

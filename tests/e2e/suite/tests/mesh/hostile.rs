@@ -1,9 +1,9 @@
 //! Garbage on every port of the proxy and of the control plane: the connection is closed and
 //! counted, and nothing crashes.
 
-mesh_tests! {
-    run In garbage_does_not_crash_the_proxy;
-    run In garbage_does_not_crash_the_control_plane;
+cluster_tests! {
+    run Meshed garbage_does_not_crash_the_proxy;
+    run Meshed garbage_does_not_crash_the_control_plane;
 }
 
 mod cases {

@@ -1,14 +1,14 @@
 //! Workload identity: both ends verify each other, and the certificate authority and the controller
 //! reject invalid requests.
 
-mesh_tests! {
-    run In client_and_server_identities_are_logged;
-    run In missing_or_self_signed_certificate_is_rejected;
-    run In token_sent_from_another_address_is_rejected;
-    run In csr_for_another_service_account_is_rejected;
-    run In token_for_another_audience_is_rejected;
-    run In malformed_tokens_and_csrs_are_rejected;
-    run In subscription_without_certificate_is_rejected;
+cluster_tests! {
+    run Meshed client_and_server_identities_are_logged;
+    run Meshed missing_or_self_signed_certificate_is_rejected;
+    run Meshed token_sent_from_another_address_is_rejected;
+    run Meshed csr_for_another_service_account_is_rejected;
+    run Meshed token_for_another_audience_is_rejected;
+    run Meshed malformed_tokens_and_csrs_are_rejected;
+    run Meshed subscription_without_certificate_is_rejected;
 }
 
 mod cases {

@@ -1,7 +1,7 @@
 //! ServiceImports as backends, while their CRD is installed and removed.
 
-mesh_tests! {
-    run In service_import_is_a_backend_while_its_crd_exists;
+cluster_tests! {
+    run Meshed service_import_is_a_backend_while_its_crd_exists;
 }
 
 mod cases {

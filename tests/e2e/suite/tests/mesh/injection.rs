@@ -1,11 +1,11 @@
 //! Which pods get a proxy, and that injected pods start, run and complete normally.
 
-mesh_tests! {
-    run In labelled_pod_gets_init_and_proxy_containers;
-    run Out unlabelled_namespace_injects_only_opted_in_pods;
-    run In pod_label_overrides_the_namespace_label;
-    run In host_network_pod_is_skipped_with_a_reason;
-    run In job_with_init_container_is_served_and_completes;
+cluster_tests! {
+    run Meshed labelled_pod_gets_init_and_proxy_containers;
+    run Unmeshed unlabelled_namespace_injects_only_opted_in_pods;
+    run Meshed pod_label_overrides_the_namespace_label;
+    run Meshed host_network_pod_is_skipped_with_a_reason;
+    run Meshed job_with_init_container_is_served_and_completes;
 }
 
 mod cases {

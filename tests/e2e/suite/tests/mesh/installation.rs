@@ -1,11 +1,11 @@
 //! Weft upgraded, rolled back, uninstalled and reinstalled under about 400 requests a second, half
 //! of them between pods of the mesh and half through a gateway: no request fails.
 
-mesh_tests! {
-    run_installation In upgrade_fails_no_request;
-    run_installation In rollback_fails_no_request;
-    run_installation In uninstall_fails_no_request;
-    run_installation In reinstall_fails_no_request;
+cluster_tests! {
+    run_installation Meshed upgrade_fails_no_request;
+    run_installation Meshed rollback_fails_no_request;
+    run_installation Meshed uninstall_fails_no_request;
+    run_installation Meshed reinstall_fails_no_request;
 }
 
 mod cases {

@@ -1,11 +1,11 @@
 //! Servers, clients and proxies that start and stop, and routes that change, under 500 requests a
 //! second: no request fails.
 
-mesh_tests! {
-    run_busy In server_rollout_and_scaling_fail_no_request;
-    run_busy In client_rollout_fails_no_request;
-    run_busy In fifty_route_edits_fail_no_request;
-    run_busy In killed_proxy_fails_only_requests_in_flight;
+cluster_tests! {
+    run_busy Meshed server_rollout_and_scaling_fail_no_request;
+    run_busy Meshed client_rollout_fails_no_request;
+    run_busy Meshed fifty_route_edits_fail_no_request;
+    run_busy Meshed killed_proxy_fails_only_requests_in_flight;
 }
 
 mod cases {

@@ -1,9 +1,9 @@
 //! Mirrors with a percentage or fraction: the number of copies, and that failing mirrors do not
 //! affect requests.
 
-mesh_tests! {
-    run In mirror_gets_its_percentage_or_fraction;
-    run In failing_mirrors_do_not_affect_requests;
+cluster_tests! {
+    run Meshed mirror_gets_its_percentage_or_fraction;
+    run Meshed failing_mirrors_do_not_affect_requests;
 }
 
 mod cases {

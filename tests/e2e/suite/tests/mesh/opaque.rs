@@ -1,10 +1,10 @@
 //! Opaque TCP connections: how they are routed, logged and counted.
 
-mesh_tests! {
-    run In tcp_route_follows_weights_and_logs_connections;
-    run In tls_route_matches_the_server_name;
-    run In conflicting_opaque_routes_of_a_port_are_rejected;
-    run In opaque_bytes_bypass_http_route_on_undeclared_port;
+cluster_tests! {
+    run Meshed tcp_route_follows_weights_and_logs_connections;
+    run Meshed tls_route_matches_the_server_name;
+    run Meshed conflicting_opaque_routes_of_a_port_are_rejected;
+    run Meshed opaque_bytes_bypass_http_route_on_undeclared_port;
 }
 
 mod cases {

@@ -1,11 +1,11 @@
 //! Services as parents and backends of routes, response header filters, and weights of 0.
 
-mesh_tests! {
-    run In service_without_selector_is_a_valid_parent;
-    run In cross_namespace_backend_needs_no_reference_grant;
-    run In external_name_service_is_rejected_with_a_reason;
-    run In response_header_filters_of_rule_and_backend_apply;
-    run In zero_weight_backend_gets_no_requests;
+cluster_tests! {
+    run Meshed service_without_selector_is_a_valid_parent;
+    run Meshed cross_namespace_backend_needs_no_reference_grant;
+    run Meshed external_name_service_is_rejected_with_a_reason;
+    run Meshed response_header_filters_of_rule_and_backend_apply;
+    run Meshed zero_weight_backend_gets_no_requests;
 }
 
 mod cases {

@@ -1,11 +1,11 @@
 //! Pods that start without the mesh also start in it, or are rejected with the cause.
 
-mesh_tests! {
-    run In pods_with_custom_dns_are_served;
-    run In namespace_annotations_set_the_limits_a_quota_requires;
-    run In pod_security_baseline_rejects_pods_with_the_cause;
-    run In pod_with_a_proxy_port_is_rejected_with_the_port;
-    run In no_bypass_policy_rejects_pods_that_could_bypass_the_proxy;
+cluster_tests! {
+    run Meshed pods_with_custom_dns_are_served;
+    run Meshed namespace_annotations_set_the_limits_a_quota_requires;
+    run Meshed pod_security_baseline_rejects_pods_with_the_cause;
+    run Meshed pod_with_a_proxy_port_is_rejected_with_the_port;
+    run Meshed no_bypass_policy_rejects_pods_that_could_bypass_the_proxy;
 }
 
 mod cases {

@@ -1,9 +1,9 @@
 //! Destinations that need a cluster: pods of a StatefulSet by DNS name, headless Services, and the
 //! pod itself.
 
-mesh_tests! {
-    run In stateful_set_pods_are_reached_by_dns_name;
-    run In pod_reaches_itself;
+cluster_tests! {
+    run Meshed stateful_set_pods_are_reached_by_dns_name;
+    run Meshed pod_reaches_itself;
 }
 
 mod cases {

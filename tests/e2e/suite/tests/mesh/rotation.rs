@@ -1,8 +1,8 @@
 //! Certificates and the root replaced under traffic: no request fails, and no pod restarts.
 
-mesh_tests! {
-    run_alone_long In root_rotation_fails_no_request;
-    run_alone_long In certificate_renewal_fails_no_request;
+cluster_tests! {
+    run_alone_long Meshed root_rotation_fails_no_request;
+    run_alone_long Meshed certificate_renewal_fails_no_request;
 }
 
 mod cases {

@@ -1,17 +1,17 @@
 //! Routing of requests, and the filters applied to them.
 
-mesh_tests! {
-    run In requests_follow_backend_weights;
-    run In header_matches_select_the_backend;
-    run In filters_rewrite_url_and_headers;
-    run In proxy_answers_request_redirects;
-    run In request_timeout_answers_504;
-    run In request_without_matching_rule_answers_404;
-    run In grpc_route_matches_the_method;
-    run In pod_address_uses_mutual_tls_without_routes;
-    run In pods_without_a_proxy_send_and_receive_plain_text;
-    run In opaque_tcp_is_passed_through;
-    run In large_bodies_arrive_complete_over_http1_and_http2;
+cluster_tests! {
+    run Meshed requests_follow_backend_weights;
+    run Meshed header_matches_select_the_backend;
+    run Meshed filters_rewrite_url_and_headers;
+    run Meshed proxy_answers_request_redirects;
+    run Meshed request_timeout_answers_504;
+    run Meshed request_without_matching_rule_answers_404;
+    run Meshed grpc_route_matches_the_method;
+    run Meshed pod_address_uses_mutual_tls_without_routes;
+    run Meshed pods_without_a_proxy_send_and_receive_plain_text;
+    run Meshed opaque_tcp_is_passed_through;
+    run Meshed large_bodies_arrive_complete_over_http1_and_http2;
 }
 
 mod cases {

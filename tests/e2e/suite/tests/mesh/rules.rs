@@ -1,11 +1,11 @@
 //! Selection and merging of rules: redirect codes, precedence of routes, ports of parents, gRPC
 //! methods.
 
-mesh_tests! {
-    run In redirect_filter_uses_its_status_code;
-    run In older_of_two_merged_routes_has_precedence;
-    run In route_applies_only_to_its_parent_port;
-    run In grpc_method_regexes_select_the_backend;
+cluster_tests! {
+    run Meshed redirect_filter_uses_its_status_code;
+    run Meshed older_of_two_merged_routes_has_precedence;
+    run Meshed route_applies_only_to_its_parent_port;
+    run Meshed grpc_method_regexes_select_the_backend;
 }
 
 mod cases {

@@ -1,11 +1,11 @@
 //! Fields of Services and pods that hold in the mesh: traffic policies, distribution, session
 //! affinity, excluded ports.
 
-mesh_tests! {
-    run In excluded_inbound_ports_get_plain_text;
-    run In internal_traffic_policy_local_uses_only_local_endpoints;
-    run In same_node_endpoints_are_preferred_to_others;
-    run In client_ip_affinity_keeps_the_endpoint;
+cluster_tests! {
+    run Meshed excluded_inbound_ports_get_plain_text;
+    run Meshed internal_traffic_policy_local_uses_only_local_endpoints;
+    run Meshed same_node_endpoints_are_preferred_to_others;
+    run Meshed client_ip_affinity_keeps_the_endpoint;
 }
 
 mod cases {

@@ -1,10 +1,10 @@
 //! Statuses that the controller writes for routes and the mesh.
 
-mesh_tests! {
-    run In conditions_have_the_current_generation;
-    run In status_entries_of_other_controllers_are_kept;
-    run In programmed_condition_counts_the_proxies;
-    run Out mesh_status_lists_the_supported_features;
+cluster_tests! {
+    run Meshed conditions_have_the_current_generation;
+    run Meshed status_entries_of_other_controllers_are_kept;
+    run Meshed programmed_condition_counts_the_proxies;
+    run Unmeshed mesh_status_lists_the_supported_features;
 }
 
 mod cases {

@@ -1,11 +1,11 @@
 //! mTLS modes set by annotations and changed at run time, probes of the kubelet, and a root
 //! provided by the user.
 
-mesh_tests! {
-    run In strict_namespace_accepts_only_mutual_tls_and_probes;
-    run In mtls_mode_changes_without_a_restart;
-    run In tcp_probe_checks_the_application;
-    run_alone In replaced_root_secret_is_distributed;
+cluster_tests! {
+    run Meshed strict_namespace_accepts_only_mutual_tls_and_probes;
+    run Meshed mtls_mode_changes_without_a_restart;
+    run Meshed tcp_probe_checks_the_application;
+    run_alone Meshed replaced_root_secret_is_distributed;
 }
 
 mod cases {

@@ -1,11 +1,11 @@
 //! Filters and policies of routes: mirrors, CORS and retries.
 
-mesh_tests! {
-    run In mirror_gets_copies_of_requests;
-    run In mirror_to_a_missing_service_is_reported_and_ignored;
-    run In cors_headers_are_sent_to_allowed_origins;
-    run In failed_requests_are_retried;
-    run In grpc_mirror_gets_copies_of_requests;
+cluster_tests! {
+    run Meshed mirror_gets_copies_of_requests;
+    run Meshed mirror_to_a_missing_service_is_reported_and_ignored;
+    run Meshed cors_headers_are_sent_to_allowed_origins;
+    run Meshed failed_requests_are_retried;
+    run Meshed grpc_mirror_gets_copies_of_requests;
 }
 
 mod cases {
