@@ -7,10 +7,10 @@
 pub mod control_plane;
 mod deployments;
 mod diagnose;
-pub mod front;
 pub mod gateways;
 pub mod host;
 pub mod identity;
+pub mod load_balancer;
 pub mod machine;
 pub mod objects;
 pub mod outsider;
@@ -33,9 +33,10 @@ pub use test_namespace::{Injection, TestNamespace};
 pub use traffic::{Traffic, senders};
 pub use wait::{WAIT, eventually, eventually_within};
 
-/// Declares tests, each in a namespace of its own. `Meshed` and `Unmeshed` tell whether the namespace is
-/// labelled for injection. The functions are those of the module `cases` beside it, the runners
-/// those of this crate, such as `run_alone` for a test that restarts a part of the control plane.
+/// Declares tests, each in a namespace of its own, which is labelled for injection if it is
+/// `Meshed` and not if it is `Unmeshed`. The functions are those of the module `cases` beside it,
+/// the runners those of this crate, such as `run_alone` for a test that restarts a part of the
+/// control plane.
 #[macro_export]
 macro_rules! cluster_tests {
     ($($runner:ident $injection:ident $name:ident;)*) => {$(

@@ -14,9 +14,9 @@ mod cases {
 
     use anyhow::Context;
     use serde_json::{Value, json};
-    use weft_e2e::front::{Front, REQUEST_ID};
     use weft_e2e::gateways::{gateway, https, listener, parameters, tls_secret, with_parameters};
     use weft_e2e::host::{curl, in_url, own_address};
+    use weft_e2e::load_balancer::{LoadBalancer, REQUEST_ID};
     use weft_e2e::visits::Pair;
     use weft_e2e::{TestNamespace, eventually};
 
@@ -112,8 +112,8 @@ mod cases {
         };
         hops(0).await?;
         let address = ns.edge(with_parameters(plain(), "edge")).await?;
-        let one = Front::of_http(&format!("{}:80", in_url(&address))).await?;
-        let two = Front::of_http(&format!("127.0.0.1:{}", one.port)).await?;
+        let one = LoadBalancer::with_forwarded_headers(&format!("{}:80", in_url(&address))).await?;
+        let two = LoadBalancer::with_forwarded_headers(&format!("127.0.0.1:{}", one.port)).await?;
         let as_client = ["--interface", CLIENT];
         let honest = &as_client.to_vec();
         let liar = &with_forged_headers(&as_client);
@@ -168,12 +168,13 @@ mod cases {
         let mut fronts = Vec::new();
         for header in ["send-proxy", "send-proxy-v2"] {
             for port in [80, 443] {
-                let front = Front::of_bytes(&format!("{address}:{port}"), header).await?;
-                fronts.push((header, port, front));
+                let load_balancer =
+                    LoadBalancer::with_proxy_protocol(&format!("{address}:{port}"), header).await?;
+                fronts.push((header, port, load_balancer));
             }
         }
-        let through = async |port: u16, front: &Front| {
-            let at = front.port;
+        let through = async |port: u16, load_balancer: &LoadBalancer| {
+            let at = load_balancer.port;
             let resolve = format!("{host}:{at}:127.0.0.1");
             let scheme = if port == 443 { "https" } else { "http" };
             let url = format!("{scheme}://{host}:{at}/reviews/1");
@@ -182,8 +183,8 @@ mod cases {
         };
         // Without the setting, the header is neither HTTP nor TLS.
         eventually("a response", async || seen(&direct, &[]).await.map(drop)).await?;
-        for (header, port, front) in &fronts {
-            let answer = through(*port, front).await;
+        for (header, port, load_balancer) in &fronts {
+            let answer = through(*port, load_balancer).await;
             anyhow::ensure!(
                 answer.is_err(),
                 "{header} was accepted on {port}: {answer:?}"
@@ -192,9 +193,9 @@ mod cases {
         ns.apply(parameters("edge", json!({"proxyProtocol": "true"})))
             .await?;
         ns.gateway(with_parameters(edge, "edge")).await?;
-        for (header, port, front) in &fronts {
+        for (header, port, load_balancer) in &fronts {
             eventually(&format!("{header} on {port}"), async || {
-                let seen = through(*port, front).await?;
+                let seen = through(*port, load_balancer).await?;
                 anyhow::ensure!(seen["x-forwarded-for"] == CLIENT, "{seen}");
                 Ok(())
             })

@@ -78,7 +78,7 @@ mod cases {
             "matches": [{"headers": [{"name": "x-edit", "value": edit.to_string()}]}],
             "backendRefs": [to("v2", 1)],
         });
-        // Alternate edits add and remove a rule in front.
+        // Alternate edits add and remove a rule in load_balancer.
         let rules = if edit.is_multiple_of(2) {
             json!([all])
         } else {

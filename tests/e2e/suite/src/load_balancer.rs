@@ -11,26 +11,26 @@ use tokio::process::{Child, Command};
 
 use crate::eventually;
 
-/// The request ID that [`Front::of_http`] sets.
+/// The request ID that [`LoadBalancer::with_forwarded_headers`] sets.
 pub const REQUEST_ID: &str = "named-by-the-hop";
 
 /// A running haproxy.
-pub struct Front {
+pub struct LoadBalancer {
     _program: Child,
     /// The port on 127.0.0.1.
     pub port: u16,
 }
 
-impl Front {
+impl LoadBalancer {
     /// Forwards connections to `to` (`address:port`), each after a PROXY protocol header: version 1
     /// with haproxy's option `send-proxy`, version 2 with `send-proxy-v2`.
-    pub async fn of_bytes(to: &str, header: &str) -> anyhow::Result<Self> {
+    pub async fn with_proxy_protocol(to: &str, header: &str) -> anyhow::Result<Self> {
         Self::start("tcp", "", &format!("{to} {header}")).await
     }
 
     /// Forwards requests to `to`. Appends the client to X-Forwarded-For, and replaces
     /// X-Forwarded-Proto by `https` and X-Request-Id by [`REQUEST_ID`].
-    pub async fn of_http(to: &str) -> anyhow::Result<Self> {
+    pub async fn with_forwarded_headers(to: &str) -> anyhow::Result<Self> {
         let directives = format!(
             "option forwardfor\n http-request set-header x-forwarded-proto https\n \
              http-request set-header x-request-id {REQUEST_ID}\n"
