@@ -9,6 +9,7 @@ mod deployments;
 mod diagnose;
 pub mod gateways;
 pub mod host;
+pub mod https_client;
 pub mod identity;
 pub mod load_balancer;
 pub mod machine;
@@ -21,7 +22,6 @@ mod shopper;
 mod soak;
 mod test_namespace;
 mod traffic;
-pub mod visits;
 mod wait;
 pub mod writes;
 

@@ -22,11 +22,11 @@ mod cases {
         gateway, https, listener_conditions, parameters, route, tls_secret, with_parameters,
     };
     use weft_e2e::host::{in_url, kubectl, run};
+    use weft_e2e::https_client::{HttpsClient, SelfSigned, failures};
     use weft_e2e::objects::{self, to};
-    use weft_e2e::visits::{Pair, Visitor, failures};
     use weft_e2e::{TestNamespace, eventually};
 
-    fn secret(name: &str, pair: &Pair) -> Value {
+    fn secret(name: &str, pair: &SelfSigned) -> Value {
         tls_secret(name, &pair.certificate, &pair.key)
     }
 
@@ -40,8 +40,8 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let host = "shop.example.com";
-        let pairs: Vec<Pair> = (0..6)
-            .map(|_| Pair::new(&[host]))
+        let pairs: Vec<SelfSigned> = (0..6)
+            .map(|_| SelfSigned::new(&[host]))
             .collect::<anyhow::Result<_>>()?;
         ns.apply(secret("cert", &pairs[0])).await?;
         ns.apply(parameters("edge", json!({"replicas": "2"})))
@@ -49,10 +49,10 @@ mod cases {
         let edge = gateway("edge", json!([https("https", host, "cert")]));
         let address = ns.edge(with_parameters(edge, "edge")).await?;
         ns.gateway_pods("edge", 2).await?;
-        let trusted: Vec<&Pair> = pairs.iter().collect();
-        let visitor = Visitor::new(&address, host, "/reviews/1", &trusted)?;
+        let trusted: Vec<&SelfSigned> = pairs.iter().collect();
+        let client = HttpsClient::new(&address, host, "/reviews/1", &trusted)?;
         eventually("the first response", async || {
-            visitor.visit().await.map(drop)
+            client.request().await.map(drop)
         })
         .await?;
         let replaced = async {
@@ -65,28 +65,31 @@ mod cases {
             tokio::time::sleep(MAX_DELAY * 2).await;
             Ok(times)
         };
-        let (times, visits) = visitor.visits_during(RATE, replaced).await?;
-        let failed: Vec<String> = failures(&visits).collect();
+        let (times, attempts) = client.requests_during(RATE, replaced).await?;
+        let failed: Vec<String> = failures(&attempts).collect();
         anyhow::ensure!(
             failed.is_empty(),
-            "{} of {} visits failed: {failed:?}",
+            "{} of {} attempts failed: {failed:?}",
             failed.len(),
-            visits.len()
+            attempts.len()
         );
         let due = RATE * 2 * u32::try_from(times.len())?;
         anyhow::ensure!(
-            visits.len() as u64 >= u64::from(due) * 9 / 10,
-            "{} visits of {due}: this machine is too slow for the test",
-            visits.len()
+            attempts.len() as u64 >= u64::from(due) * 9 / 10,
+            "{} attempts of {due}: this machine is too slow for the test",
+            attempts.len()
         );
         for (place, at) in times.iter().enumerate() {
             let before: Vec<_> = pairs[..=place]
                 .iter()
-                .map(Pair::der)
+                .map(SelfSigned::der)
                 .collect::<anyhow::Result<_>>()?;
-            let served = visits.iter().filter_map(|visit| visit.result.as_ref().ok());
-            let after = served
-                .filter_map(|served| Some((served.greeted.checked_duration_since(*at)?, served)));
+            let served = attempts
+                .iter()
+                .filter_map(|attempt| attempt.result.as_ref().ok());
+            let after = served.filter_map(|served| {
+                Some((served.handshake_start.checked_duration_since(*at)?, served))
+            });
             let soon = after
                 .clone()
                 .filter(|(after, _)| *after < MAX_DELAY)
@@ -104,7 +107,7 @@ mod cases {
             // checked over the whole time.
             anyhow::ensure!(
                 soon as u32 * 10 >= RATE,
-                "only {soon} visits in {MAX_DELAY:?}: this machine is too slow for the test"
+                "only {soon} attempts in {MAX_DELAY:?}: this machine is too slow for the test"
             );
         }
         Ok(())
@@ -116,13 +119,13 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let host = "shop.example.com";
-        let pairs = [Pair::new(&[host])?, Pair::new(&[host])?];
+        let pairs = [SelfSigned::new(&[host])?, SelfSigned::new(&[host])?];
         ns.apply(secret("cert", &pairs[0])).await?;
         let edge = gateway("edge", json!([https("https", host, "cert")]));
         let address = ns.edge(edge).await?;
-        let visitor = Visitor::new(&address, host, "/reviews/1", &[&pairs[0], &pairs[1]])?;
+        let client = HttpsClient::new(&address, host, "/reviews/1", &[&pairs[0], &pairs[1]])?;
         eventually("the first response", async || {
-            visitor.visit().await.map(drop)
+            client.request().await.map(drop)
         })
         .await?;
         let resolved = async |status: &str, word: &str| {
@@ -142,13 +145,13 @@ mod cases {
             ns.apply(secret("cert", &pairs[1])).await?;
             resolved("True", "").await
         };
-        let ((), visits) = visitor.visits_during(50, replaced).await?;
-        let failed: Vec<String> = failures(&visits).collect();
+        let ((), attempts) = client.requests_during(50, replaced).await?;
+        let failed: Vec<String> = failures(&attempts).collect();
         anyhow::ensure!(
             failed.is_empty(),
-            "{} of {} visits failed: {failed:?}",
+            "{} of {} attempts failed: {failed:?}",
             failed.len(),
-            visits.len()
+            attempts.len()
         );
         Ok(())
     }
@@ -157,7 +160,7 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let host = "shop.example.com";
-        let (ecdsa, rsa) = (Pair::new(&[host])?, Pair::rsa(&[host])?);
+        let (ecdsa, rsa) = (SelfSigned::new(&[host])?, SelfSigned::rsa(&[host])?);
         ns.apply(secret("ecdsa", &ecdsa)).await?;
         ns.apply(secret("rsa", &rsa)).await?;
         let mut listener = https("https", host, "ecdsa");
@@ -209,19 +212,19 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let (good, bad) = ("good.example.com", "bad.example.com");
-        let (of_good, of_bad) = (Pair::new(&[good])?, Pair::new(&[bad])?);
+        let (of_good, of_bad) = (SelfSigned::new(&[good])?, SelfSigned::new(&[bad])?);
         ns.apply(secret("good", &of_good)).await?;
         ns.apply(secret("bad", &of_bad)).await?;
         let listeners = json!([https("good", good, "good"), https("bad", bad, "bad")]);
         let address = ns.edge(gateway("edge", listeners)).await?;
         let trusted = [&of_good, &of_bad];
         let (good, bad) = (
-            Visitor::new(&address, good, "/reviews/1", &trusted)?,
-            Visitor::new(&address, bad, "/reviews/1", &trusted)?,
+            HttpsClient::new(&address, good, "/reviews/1", &trusted)?,
+            HttpsClient::new(&address, bad, "/reviews/1", &trusted)?,
         );
-        for visitor in [&good, &bad] {
+        for client in [&good, &bad] {
             eventually("both listeners to serve", async || {
-                visitor.visit().await.map(drop)
+                client.request().await.map(drop)
             })
             .await?;
         }
@@ -243,20 +246,20 @@ mod cases {
             })
             .await?;
             eventually("the listener to be closed", async || {
-                anyhow::ensure!(bad.visit().await.is_err(), "the listener still serves");
+                anyhow::ensure!(bad.request().await.is_err(), "the listener still serves");
                 Ok(())
             })
             .await
         };
-        let ((), visits) = good.visits_during(20, broke).await?;
-        let failed: Vec<String> = failures(&visits).collect();
+        let ((), attempts) = good.requests_during(20, broke).await?;
+        let failed: Vec<String> = failures(&attempts).collect();
         anyhow::ensure!(
             failed.is_empty(),
-            "visits to the other listener failed: {failed:?}"
+            "attempts to the other listener failed: {failed:?}"
         );
         ns.apply(secret("bad", &of_bad)).await?;
         eventually("the restored listener to serve", async || {
-            bad.visit().await.map(drop)
+            bad.request().await.map(drop)
         })
         .await
     }
@@ -266,7 +269,7 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let (outer, inner) = ("outer.example.com", "inner.example.com");
-        let (of_outer, of_inner) = (Pair::new(&[outer])?, Pair::new(&[inner])?);
+        let (of_outer, of_inner) = (SelfSigned::new(&[outer])?, SelfSigned::new(&[inner])?);
         ns.apply(secret("outer", &of_outer)).await?;
         ns.apply(secret("inner", &of_inner)).await?;
         ns.apply(parameters("inside", json!({"serviceType": "ClusterIP"})))
@@ -291,10 +294,10 @@ mod cases {
         let mut through = route("TLSRoute", "through", "edge", "passed", rules);
         through["spec"]["hostnames"] = json!([inner]);
         ns.gateway_route(through).await?;
-        let ended = Visitor::new(&address, outer, "/reviews/1", &[&of_outer])?;
-        let passed = Visitor::new(&address, inner, "/reviews/1", &[&of_inner])?;
+        let ended = HttpsClient::new(&address, outer, "/reviews/1", &[&of_outer])?;
+        let passed = HttpsClient::new(&address, inner, "/reviews/1", &[&of_inner])?;
         eventually("both listeners to serve", async || {
-            let (ended, passed) = (ended.visit().await?, passed.visit().await?);
+            let (ended, passed) = (ended.request().await?, passed.request().await?);
             anyhow::ensure!(ended.status == 200, "{ended:?}");
             anyhow::ensure!(ended.body["version"] == "v1", "{ended:?}");
             anyhow::ensure!(passed.status == 302, "{passed:?}");

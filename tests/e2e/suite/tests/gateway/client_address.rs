@@ -16,8 +16,8 @@ mod cases {
     use serde_json::{Value, json};
     use weft_e2e::gateways::{gateway, https, listener, parameters, tls_secret, with_parameters};
     use weft_e2e::host::{curl, in_url, own_address};
+    use weft_e2e::https_client::SelfSigned;
     use weft_e2e::load_balancer::{LoadBalancer, REQUEST_ID};
-    use weft_e2e::visits::Pair;
     use weft_e2e::{TestNamespace, eventually};
 
     /// The client's address at a proxy on this machine; no other client has it.
@@ -157,7 +157,7 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let host = "shop.example.com";
-        let pair = Pair::new(&[host])?;
+        let pair = SelfSigned::new(&[host])?;
         ns.apply(tls_secret("cert", &pair.certificate, &pair.key))
             .await?;
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);

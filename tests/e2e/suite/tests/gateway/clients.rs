@@ -14,7 +14,7 @@ mod cases {
     use serde_json::{Value, json};
     use weft_e2e::gateways::{gateway, https, listener, route, tls_secret};
     use weft_e2e::host::{self, curl, in_url, run};
-    use weft_e2e::visits::Pair;
+    use weft_e2e::https_client::SelfSigned;
     use weft_e2e::{TestNamespace, eventually, objects};
 
     /// A server of the conformance suite for gRPC and WebSocket; `tests/e2e/suite/run` loads it.
@@ -26,7 +26,7 @@ mod cases {
 
     async fn deploy_with_tls(ns: &TestNamespace) -> anyhow::Result<(String, String)> {
         let host = "shop.example.com";
-        let pair = Pair::new(&[host])?;
+        let pair = SelfSigned::new(&[host])?;
         ns.apply(tls_secret("cert", &pair.certificate, &pair.key))
             .await?;
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);

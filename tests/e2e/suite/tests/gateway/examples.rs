@@ -16,7 +16,7 @@ mod cases {
     use serde_json::json;
     use tokio::time::Instant;
     use weft_e2e::host::{self, Reply, curl, get, in_url, kubectl, run_in};
-    use weft_e2e::visits::{Visit, Visitor, failures};
+    use weft_e2e::https_client::{Attempt, HttpsClient, failures};
     use weft_e2e::{TestNamespace, eventually, eventually_within, objects};
 
     const NAMESPACES: [&str; 8] = [
@@ -223,9 +223,10 @@ mod cases {
             let comment = file.lines().take_while(|line| line.starts_with('#'));
             let command = comment.skip_while(|line| !line.contains("kubectl"));
             let command: Vec<&str> = command.map(|line| line.trim_start_matches('#')).collect();
-            let visitor = Visitor::of_anybody(edge, "canary.example.com", "/reviews/1")?;
+            let client =
+                HttpsClient::accepting_any_certificate(edge, "canary.example.com", "/reviews/1")?;
             eventually("the canary route to serve", async || {
-                let served = visitor.visit().await?;
+                let served = client.request().await?;
                 anyhow::ensure!(served.status == 200, "{served:?}");
                 Ok(())
             })
@@ -237,12 +238,12 @@ mod cases {
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 Ok(shifted)
             };
-            let (shifted, visits) = visitor.visits_during(20, shift).await?;
-            let failed: Vec<String> = failures(&visits).collect();
+            let (shifted, attempts) = client.requests_during(20, shift).await?;
+            let failed: Vec<String> = failures(&attempts).collect();
             anyhow::ensure!(failed.is_empty(), "{failed:?}");
-            let share = |visits: &mut dyn Iterator<Item = &Visit>| {
-                let served: Vec<_> = visits
-                    .filter_map(|visit| visit.result.as_ref().ok())
+            let share = |attempts: &mut dyn Iterator<Item = &Attempt>| {
+                let served: Vec<_> = attempts
+                    .filter_map(|attempt| attempt.result.as_ref().ok())
                     .collect();
                 let v2 = served
                     .iter()
@@ -251,13 +252,13 @@ mod cases {
             };
             let in_force = shifted + Duration::from_secs(2);
             let before = share(
-                &mut visits
+                &mut attempts
                     .iter()
-                    .filter(|visit| visit.begun < shifted - Duration::from_secs(1)),
+                    .filter(|attempt| attempt.begun < shifted - Duration::from_secs(1)),
             );
-            let after = share(&mut visits.iter().filter(|visit| visit.begun > in_force));
+            let after = share(&mut attempts.iter().filter(|attempt| attempt.begun > in_force));
             eprintln!(
-                "v2 got {} % of {} visits, then {} % of {}",
+                "v2 got {} % of {} attempts, then {} % of {}",
                 before.0, before.1, after.0, after.1
             );
             anyhow::ensure!(before.1 >= 80 && after.1 >= 80, "{before:?} {after:?}");

@@ -11,7 +11,7 @@ mod cases {
     use serde_json::json;
     use weft_e2e::gateways::{gateway, https, listener, tls_secret};
     use weft_e2e::host::{curl, get, in_url};
-    use weft_e2e::visits::Pair;
+    use weft_e2e::https_client::SelfSigned;
     use weft_e2e::{TestNamespace, eventually, objects};
 
     async fn addresses(ns: &TestNamespace, name: &str) -> anyhow::Result<Vec<String>> {
@@ -24,7 +24,7 @@ mod cases {
 
     pub(super) async fn gateway_serves_on_each_ip_family(ns: &TestNamespace) -> anyhow::Result<()> {
         let host = "shop.example.com";
-        let pair = Pair::new(&[host])?;
+        let pair = SelfSigned::new(&[host])?;
         ns.apply(tls_secret("cert", &pair.certificate, &pair.key))
             .await?;
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);

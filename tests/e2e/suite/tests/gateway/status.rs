@@ -14,7 +14,7 @@ mod cases {
         gateway, https, listener, listener_conditions, tls_secret, top_conditions,
     };
     use weft_e2e::host::kubectl;
-    use weft_e2e::visits::Pair;
+    use weft_e2e::https_client::SelfSigned;
     use weft_e2e::{TestNamespace, eventually, objects};
 
     use crate::rows::{Row, rows, with};
@@ -100,8 +100,8 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let pairs = [
-            Pair::new(&["a.example.com"])?,
-            Pair::new(&["a.example.com"])?,
+            SelfSigned::new(&["a.example.com"])?,
+            SelfSigned::new(&["a.example.com"])?,
         ];
         for (name, certificate, key) in [
             ("good", &*pairs[0].certificate, &*pairs[0].key),

@@ -29,13 +29,13 @@ mod cases {
     }
 
     /// A client outside the mesh.
-    fn visitor() -> Value {
-        let labels = json!({"app": "visitor", "weft.dev/inject": "disabled"});
-        objects::pod("visitor", "client", labels, &["idle"])
+    fn client() -> Value {
+        let labels = json!({"app": "client", "weft.dev/inject": "disabled"});
+        objects::pod("client", "client", labels, &["idle"])
     }
 
     /// Deploys the reviews of both versions, v1 as a Deployment, `client` in the mesh, and
-    /// `visitor` in front of the Gateway `edge`.
+    /// `client` in front of the Gateway `edge`.
     async fn deploy(ns: &TestNamespace) -> anyhow::Result<()> {
         let listeners = json!([listener("http", "HTTP", 80), listener("grpc", "HTTP", 9000)]);
         ns.apply(gateway("edge", listeners)).await?;
@@ -43,17 +43,13 @@ mod cases {
             .await?;
         let v1 = json!({"app": "reviews", "version": "v1"});
         ns.apply(objects::service("reviews-v1", v1)).await?;
-        for pod in [
-            objects::client("client"),
-            visitor(),
-            reviews_v1_deployment(),
-        ] {
+        for pod in [objects::client("client"), client(), reviews_v1_deployment()] {
             ns.apply(pod).await?;
         }
         ns.reviews("v2").await?;
         ns.rolled_out("reviews-v1").await?;
         ns.ready("client").await?;
-        ns.ready("visitor").await?;
+        ns.ready("client").await?;
         ns.programmed("edge").await?;
         let rules = json!([{"backendRefs": [{"name": "reviews", "port": 9000}]}]);
         ns.gateway_route(route("GRPCRoute", "reviews", "edge", "grpc", rules))
@@ -69,7 +65,7 @@ mod cases {
             .await?;
         ns.gateway_route(route("HTTPRoute", "reviews", "edge", "http", rules))
             .await?;
-        for (pod, service) in [("client", "reviews"), ("visitor", "edge-weft")] {
+        for (pod, service) in [("client", "reviews"), ("client", "edge-weft")] {
             let url = format!("http://{service}/reviews/1");
             eventually(
                 &format!("requests of {pod} to reach {version}"),
@@ -91,7 +87,7 @@ mod cases {
     ) -> anyhow::Result<T> {
         // Boxed, because the nested futures would overflow a test thread's stack.
         let changes = Box::pin(changes);
-        let changes = ns.under_share_of_traffic(SHARE, "visitor", "edge-weft", changes);
+        let changes = ns.under_share_of_traffic(SHARE, "client", "edge-weft", changes);
         let changes = Box::pin(changes);
         let changes = ns.under_share_of_traffic(SHARE, "client", "reviews", changes);
         let ((made, through_the_gateway), within_the_mesh) = Box::pin(changes).await?;

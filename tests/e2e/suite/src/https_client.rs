@@ -18,16 +18,16 @@ use tokio_rustls::TlsConnector;
 
 use crate::outsider::accepting_any_certificate;
 
-/// The time limit for one visit.
+/// The time limit for one attempt.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// A self-signed certificate and its key, PEM.
-pub struct Pair {
+pub struct SelfSigned {
     pub certificate: String,
     pub key: String,
 }
 
-impl Pair {
+impl SelfSigned {
     /// Creates a certificate for these DNS names with an ECDSA key.
     pub fn new(names: &[&str]) -> anyhow::Result<Self> {
         Self::of(KeyPair::generate()?, names)
@@ -54,7 +54,7 @@ impl Pair {
 
 /// An HTTPS client: what it requests, and which certificates it trusts.
 #[derive(Clone)]
-pub struct Visitor {
+pub struct HttpsClient {
     pub address: String,
     pub host: String,
     pub path: String,
@@ -63,28 +63,33 @@ pub struct Visitor {
 
 /// One connection with one request.
 #[derive(Debug)]
-pub struct Visit {
+pub struct Attempt {
     /// The start of the connection.
     pub begun: Instant,
-    pub result: anyhow::Result<Served>,
+    pub result: anyhow::Result<HttpsResponse>,
 }
 
 /// The server's certificate and response.
 #[derive(Debug)]
-pub struct Served {
+pub struct HttpsResponse {
     /// The start of the TLS handshake.
-    pub greeted: Instant,
+    pub handshake_start: Instant,
     pub certificate: CertificateDer<'static>,
     pub status: u16,
     pub body: Value,
 }
 
-impl Visitor {
-    /// Trusts only these certificates. Sessions are not resumed: every visit is a full handshake.
-    pub fn new(address: &str, host: &str, path: &str, trusted: &[&Pair]) -> anyhow::Result<Self> {
+impl HttpsClient {
+    /// Trusts only these certificates. Sessions are not resumed: every attempt is a full handshake.
+    pub fn new(
+        address: &str,
+        host: &str,
+        path: &str,
+        trusted: &[&SelfSigned],
+    ) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
-        for pair in trusted {
-            roots.add(pair.der()?)?;
+        for certificate in trusted {
+            roots.add(certificate.der()?)?;
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
@@ -95,7 +100,11 @@ impl Visitor {
     }
 
     /// Accepts every certificate, for tests that are not about certificates.
-    pub fn of_anybody(address: &str, host: &str, path: &str) -> anyhow::Result<Self> {
+    pub fn accepting_any_certificate(
+        address: &str,
+        host: &str,
+        path: &str,
+    ) -> anyhow::Result<Self> {
         let tls = accepting_any_certificate()?.with_no_client_auth();
         Ok(Self::with(address, host, path, tls))
     }
@@ -110,18 +119,18 @@ impl Visitor {
         }
     }
 
-    pub async fn visit(&self) -> anyhow::Result<Served> {
+    pub async fn request(&self) -> anyhow::Result<HttpsResponse> {
         tokio::time::timeout(LIMIT, self.exchange())
             .await
             .context("no response in time")?
     }
 
-    async fn exchange(&self) -> anyhow::Result<Served> {
+    async fn exchange(&self) -> anyhow::Result<HttpsResponse> {
         let stream = TcpStream::connect((&*self.address, 443))
             .await
             .context("connecting")?;
         let name = ServerName::try_from(self.host.clone())?;
-        let greeted = Instant::now();
+        let handshake_start = Instant::now();
         let mut stream = TlsConnector::from(self.tls.clone())
             .connect(name, stream)
             .await
@@ -146,54 +155,54 @@ impl Visitor {
             .split_once("\r\n\r\n")
             .context("the response is incomplete")?;
         let status = head.split(' ').nth(1).unwrap_or_default();
-        Ok(Served {
-            greeted,
+        Ok(HttpsResponse {
+            handshake_start,
             certificate,
             status: status.parse().context("the response has no status")?,
             body: serde_json::from_str(body).unwrap_or(Value::Null),
         })
     }
 
-    /// Makes `rate` visits a second, each started when due regardless of the earlier ones, until
+    /// Makes `rate` attempts a second, each started when due regardless of the earlier ones, until
     /// `changes` are done.
-    pub async fn visits_during<T>(
+    pub async fn requests_during<T>(
         &self,
         rate: u32,
         changes: impl Future<Output = anyhow::Result<T>>,
-    ) -> anyhow::Result<(T, Vec<Visit>)> {
+    ) -> anyhow::Result<(T, Vec<Attempt>)> {
         let mut changes = std::pin::pin!(changes);
         let mut due = tokio::time::interval(Duration::from_secs(1) / rate);
         due.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let made = Arc::new(Mutex::new(Vec::new()));
-        let mut visits = JoinSet::new();
+        let mut attempts = JoinSet::new();
         let changed = loop {
             tokio::select! {
                 changed = &mut changes => break changed,
                 _ = due.tick() => {
-                    let (visitor, made) = (self.clone(), made.clone());
-                    visits.spawn(async move {
+                    let (client, made) = (self.clone(), made.clone());
+                    attempts.spawn(async move {
                         let begun = Instant::now();
-                        let result = visitor.visit().await;
-                        let visit = Visit { begun, result };
-                        made.lock().unwrap_or_else(PoisonError::into_inner).push(visit);
+                        let result = client.request().await;
+                        let attempt = Attempt { begun, result };
+                        made.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
                     });
-                    while visits.try_join_next().is_some() {}
+                    while attempts.try_join_next().is_some() {}
                 }
             }
         };
-        visits.join_all().await;
+        attempts.join_all().await;
         let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut visits = std::mem::take(&mut *made);
-        visits.sort_by_key(|visit| visit.begun);
-        let first: Vec<String> = failures(&visits).take(5).collect();
-        let changed = changed.with_context(|| format!("failed visits: {first:?}"))?;
-        Ok((changed, visits))
+        let mut attempts = std::mem::take(&mut *made);
+        attempts.sort_by_key(|attempt| attempt.begun);
+        let first: Vec<String> = failures(&attempts).take(5).collect();
+        let changed = changed.with_context(|| format!("failed attempts: {first:?}"))?;
+        Ok((changed, attempts))
     }
 }
 
-/// Returns the cause of each visit that did not get a response of 200.
-pub fn failures(visits: &[Visit]) -> impl Iterator<Item = String> {
-    visits.iter().filter_map(|visit| match &visit.result {
+/// Returns the cause of each attempt that did not get a response of 200.
+pub fn failures(attempts: &[Attempt]) -> impl Iterator<Item = String> {
+    attempts.iter().filter_map(|attempt| match &attempt.result {
         Ok(served) if served.status == 200 => None,
         Ok(served) => Some(format!("{} {}", served.status, served.body)),
         Err(error) => Some(format!("{error:#}")),
