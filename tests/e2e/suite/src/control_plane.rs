@@ -9,7 +9,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::{TestNamespace, eventually, objects, outsider};
+use crate::{TestNamespace, eventually, objects, tls_client};
 
 pub const NAMESPACE: &str = "weft-system";
 
@@ -143,7 +143,7 @@ async fn wait_until_reachable(system: &TestNamespace, name: &str) -> anyhow::Res
         &format!("every connection to {name} to succeed"),
         async || {
             for _ in 0..10 {
-                outsider::open(&address).await?;
+                tls_client::open(&address).await?;
             }
             Ok(())
         },

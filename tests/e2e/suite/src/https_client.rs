@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsConnector;
 
-use crate::outsider::accepting_any_certificate;
+use crate::tls_client::accepting_any_certificate;
 
 /// The time limit for one attempt.
 const LIMIT: Duration = Duration::from_secs(15);

@@ -133,8 +133,8 @@ mod cases {
             .await?;
         eventually("the TCP echo", async || {
             let talk = format!("echo 'through the gateway' | nc -N -w 5 {address} 7000");
-            let heard = run("bash", &["-c", &talk]).await?.good()?;
-            anyhow::ensure!(heard == "through the gateway\n", "{heard:?}");
+            let received = run("bash", &["-c", &talk]).await?.good()?;
+            anyhow::ensure!(received == "through the gateway\n", "{received:?}");
             Ok(())
         })
         .await
@@ -260,8 +260,11 @@ mod cases {
         let url = format!("grpc://{address}:80");
         eventually("the Go client to get responses", async || {
             let output = run(&go.to_string_lossy(), &["--count", "3", &url]).await?;
-            let heard = output.good()?;
-            anyhow::ensure!(heard.matches("StatusCode=200").count() == 3, "{heard}");
+            let received = output.good()?;
+            anyhow::ensure!(
+                received.matches("StatusCode=200").count() == 3,
+                "{received}"
+            );
             Ok(())
         })
         .await?;
@@ -279,7 +282,7 @@ mod cases {
             "<html><body>waiting<script>
             const socket = new WebSocket('ws://{address}/');
             socket.onopen = () => socket.send('hello of a browser');
-            socket.onmessage = (event) => {{ document.body.textContent = 'heard: ' + event.data; }};
+            socket.onmessage = (event) => {{ document.body.textContent = 'received: ' + event.data; }};
             socket.onclose = (event) => {{ document.body.textContent += ' closed ' + event.code; }};
             </script></body></html>"
         )
@@ -297,8 +300,8 @@ mod cases {
         let url = format!("ws://{address}/");
         eventually("the Go client to get responses", async || {
             let output = run(&go.to_string_lossy(), &["--msg", "hello of Go", &url]).await?;
-            let heard = output.good()?;
-            anyhow::ensure!(heard.contains("hello of Go"), "{heard}");
+            let received = output.good()?;
+            anyhow::ensure!(received.contains("hello of Go"), "{received}");
             Ok(())
         })
         .await?;
@@ -321,8 +324,8 @@ mod cases {
         let shown = run("chromium", &browser).await;
         std::fs::remove_dir_all(&folder)?;
         let shown = shown?.good()?;
-        let heard = shown.contains("heard: ") && shown.contains("hello of a browser");
-        anyhow::ensure!(heard, "the browser got no message: {shown}");
+        let received = shown.contains("received: ") && shown.contains("hello of a browser");
+        anyhow::ensure!(received, "the browser got no message: {shown}");
         Ok(())
     }
 }

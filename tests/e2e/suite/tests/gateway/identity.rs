@@ -35,8 +35,8 @@ mod cases {
         .await?;
         eventually("the TCP listener to serve", async || {
             let talk = format!("echo bytes | nc -N -w 5 {address} 7000");
-            let heard = run("bash", &["-c", &talk]).await?.good()?;
-            anyhow::ensure!(heard == "bytes\n", "{heard:?}");
+            let received = run("bash", &["-c", &talk]).await?.good()?;
+            anyhow::ensure!(received == "bytes\n", "{received:?}");
             Ok(())
         })
         .await?;

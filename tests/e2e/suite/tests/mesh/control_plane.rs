@@ -8,7 +8,7 @@ cluster_tests! {
 mod cases {
     use serde_json::json;
     use weft_e2e::host::in_url;
-    use weft_e2e::{TestNamespace, control_plane, objects, outsider};
+    use weft_e2e::{TestNamespace, control_plane, objects, tls_client};
 
     pub(super) async fn unlabelled_namespace_starts_pods_without_injector(
         ns: &TestNamespace,
@@ -27,14 +27,14 @@ mod cases {
 
     /// Sends a POST to the webhook on its own connection and returns the whole response.
     async fn post(address: &str, kind: &str, body: &[u8]) -> anyhow::Result<String> {
-        let mut stream = outsider::connect(address, None, None).await?;
+        let mut stream = tls_client::connect(address, None, None).await?;
         let mut request = format!(
             "POST /mutate HTTP/1.1\r\nhost: weft-injector\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
             body.len()
         )
         .into_bytes();
         request.extend_from_slice(body);
-        outsider::exchange(&mut stream, &request).await
+        tls_client::exchange(&mut stream, &request).await
     }
 
     pub(super) async fn webhook_rejects_malformed_requests(

@@ -82,17 +82,17 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let v1 = json!({"app": "reviews", "version": "v1"});
-        apply_without_proxy(ns, objects::client("outsider")).await?;
+        apply_without_proxy(ns, objects::client("tls_client")).await?;
         for made in [
             service("nobody", json!({"app": "nobody"}), 9000),
             service("closed", v1.clone(), 9999),
-            service("closed-outside", json!({"app": "outsider"}), 9999),
+            service("closed-outside", json!({"app": "tls_client"}), 9999),
             service("greets", v1, 7001),
         ] {
             ns.apply(made).await?;
         }
         ns.shop(&["v1"]).await?;
-        ns.ready("outsider").await?;
+        ns.ready("tls_client").await?;
         ns.route(objects::grpc_route("cases", rules())).await?;
         for (name, code, words) in [
             (
@@ -141,11 +141,11 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let v1 = json!({"app": "reviews", "version": "v1"});
-        apply_without_proxy(ns, objects::client("outsider")).await?;
+        apply_without_proxy(ns, objects::client("tls_client")).await?;
         ns.apply(service("whole", v1.clone(), 9000)).await?;
         ns.apply(service("each", v1, 9000)).await?;
         ns.shop(&["v1"]).await?;
-        ns.ready("outsider").await?;
+        ns.ready("tls_client").await?;
         let whole = json!({"request": "300ms"});
         ns.good_route(route_with_timeouts("whole", whole)).await?;
         let each = json!({"request": "5s", "backendRequest": "300ms"});
@@ -163,10 +163,17 @@ mod cases {
         let ip = in_url(&ns.pod_ip("reviews-v1").await?);
         let probed = format!("http://{ip}:8080");
         let words = "which takes mutual TLS only";
-        check_failure(ns, ("outsider", &probed), &[], "PermissionDenied", words).await?;
+        check_failure(ns, ("tls_client", &probed), &[], "PermissionDenied", words).await?;
         // On a port without probes, plain text is closed without a response.
         let closed = format!("http://{ip}:9000");
-        check_failure(ns, ("outsider", &closed), &[], "Unknown", "transport error").await?;
+        check_failure(
+            ns,
+            ("tls_client", &closed),
+            &[],
+            "Unknown",
+            "transport error",
+        )
+        .await?;
         let summary = ns.load("client", URL, &["--grpc", "get"]).await?;
         summary.all("OK").map(drop)
     }

@@ -18,7 +18,7 @@ mod cases {
     use weft_api::proto::mesh_client::MeshClient;
     use weft_api::proto::{Hello, ProxyMessage, proxy_message};
     use weft_e2e::host::in_url;
-    use weft_e2e::{TestNamespace, eventually, identity, objects, outsider};
+    use weft_e2e::{TestNamespace, eventually, identity, objects, tls_client};
 
     pub(super) async fn client_and_server_identities_are_logged(
         ns: &TestNamespace,
@@ -70,14 +70,16 @@ mod cases {
     /// response; empty if the handshake fails.
     async fn preface_response(
         address: &str,
-        certificate: Option<outsider::ClientCertificate>,
+        certificate: Option<tls_client::ClientCertificate>,
     ) -> anyhow::Result<Vec<u8>> {
-        let stream = outsider::reach(address).await?;
-        let shaken = outsider::handshake(stream, Some("weft/h2"), certificate).await;
+        let stream = tls_client::reach(address).await?;
+        let shaken = tls_client::handshake(stream, Some("weft/h2"), certificate).await;
         let Ok(mut stream) = shaken else {
             return Ok(Vec::new());
         };
-        Ok(outsider::greet_h2(&mut stream).await.unwrap_or_default())
+        Ok(tls_client::exchange_http2_prefaces(&mut stream)
+            .await
+            .unwrap_or_default())
     }
 
     pub(super) async fn missing_or_self_signed_certificate_is_rejected(

@@ -81,14 +81,14 @@ mod cases {
         let backends = json!([backend("v1", 7001, 0), backend("v2", 7001, 1)]);
         ns.good_route(tcp_route("second", 7001, backends)).await?;
         eventually("connections to go to v2", async || {
-            let heard = send_bytes(ns, 7001, &hex(b"hello")).await?;
-            anyhow::ensure!(heard == "220 reviews v2\r\nhello", "{heard:?}");
+            let received = send_bytes(ns, 7001, &hex(b"hello")).await?;
+            anyhow::ensure!(received == "220 reviews v2\r\nhello", "{received:?}");
             Ok(())
         })
         .await?;
         for _ in 0..10 {
-            let heard = send_bytes(ns, 7001, &hex(b"hello")).await?;
-            anyhow::ensure!(heard.starts_with("220 reviews v2"), "{heard:?}");
+            let received = send_bytes(ns, 7001, &hex(b"hello")).await?;
+            anyhow::ensure!(received.starts_with("220 reviews v2"), "{received:?}");
         }
         let namespace = &ns.namespace;
         let name = format!("TCPRoute {namespace}/second");
@@ -134,8 +134,8 @@ mod cases {
                 ("two.example.com", "220 reviews v2\r\n"),
                 ("a.one.example.com", "220 reviews v2\r\n"),
             ] {
-                let heard = send_bytes(ns, 7001, &hex(&client_hello(name)?)).await?;
-                anyhow::ensure!(heard.starts_with(greeting), "{name}: {heard:?}");
+                let received = send_bytes(ns, 7001, &hex(&client_hello(name)?)).await?;
+                anyhow::ensure!(received.starts_with(greeting), "{name}: {received:?}");
             }
             Ok(())
         })
@@ -146,8 +146,8 @@ mod cases {
             (b"not TLS".to_vec(), "error_type=\"not_tls\""),
         ] {
             let before = ns.metric("client", error, &[reason]).await?;
-            let heard = send_bytes(ns, 7001, &hex(&bytes)).await?;
-            anyhow::ensure!(!heard.contains("220 "), "{reason}: {heard:?}");
+            let received = send_bytes(ns, 7001, &hex(&bytes)).await?;
+            anyhow::ensure!(!received.contains("220 "), "{reason}: {received:?}");
             let after = ns.metric("client", error, &[reason]).await?;
             anyhow::ensure!(after > before, "{reason} was not counted");
         }
@@ -196,8 +196,8 @@ mod cases {
             "reviews-v1:7001",
             "--listen-first",
         ];
-        let heard = ns.exec("client", "shop", &talk).await?;
-        anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
+        let received = ns.exec("client", "shop", &talk).await?;
+        anyhow::ensure!(received == "220 reviews v1\r\n", "{received:?}");
         Ok(())
     }
 }

@@ -66,8 +66,8 @@ mod cases {
             "named:7001",
             "--listen-first",
         ];
-        let heard = ns.exec("client", "shop", &talk).await?;
-        anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
+        let received = ns.exec("client", "shop", &talk).await?;
+        anyhow::ensure!(received == "220 reviews v1\r\n", "{received:?}");
         Ok(())
     }
 
@@ -105,8 +105,8 @@ mod cases {
             "reviews:7001",
             "--listen-first",
         ];
-        let heard = ns.exec("reviews-v1", "shop", &talk).await?;
-        anyhow::ensure!(heard == "220 reviews v1\r\n", "{heard:?}");
+        let received = ns.exec("reviews-v1", "shop", &talk).await?;
+        anyhow::ensure!(received == "220 reviews v1\r\n", "{received:?}");
         // Strict mode does not reject the pod's requests to itself.
         ns.mtls("Pod", "reviews-v1", "strict".into()).await?;
         for _ in 0..4 {

@@ -16,7 +16,7 @@ mod cases {
     use weft_e2e::host::in_url;
     use weft_e2e::{
         Summary, TestNamespace, control_plane, eventually, eventually_within, full_or, identity,
-        objects, outsider,
+        objects, tls_client,
     };
 
     const CONTROLLER: &str = "weft-controller";
@@ -131,7 +131,7 @@ mod cases {
     fn signed_by(
         secret: &Value,
         ns: &TestNamespace,
-    ) -> anyhow::Result<outsider::ClientCertificate> {
+    ) -> anyhow::Result<tls_client::ClientCertificate> {
         let root = text(secret, "tls.crt")?;
         let issuer =
             Issuer::from_ca_cert_pem(&root, KeyPair::from_pem(&text(secret, "tls.key")?)?)?;
@@ -147,17 +147,19 @@ mod cases {
     /// certificate.
     async fn connect_with(
         ns: &TestNamespace,
-        shown: outsider::ClientCertificate,
+        shown: tls_client::ClientCertificate,
     ) -> anyhow::Result<(bool, CertificateDer<'static>)> {
         let address = format!("{}:8080", in_url(&ns.pod_ip("reviews-v1").await?));
-        let mut stream = outsider::connect(&address, Some("weft/h2"), Some(shown)).await?;
+        let mut stream = tls_client::connect(&address, Some("weft/h2"), Some(shown)).await?;
         let server = stream.get_ref().1.peer_certificates();
         let server = server
             .and_then(<[_]>::first)
             .context("the proxy presented no certificate")?;
         let server = server.clone().into_owned();
-        let heard = outsider::greet_h2(&mut stream).await.unwrap_or_default();
-        Ok((!heard.is_empty(), server))
+        let received = tls_client::exchange_http2_prefaces(&mut stream)
+            .await
+            .unwrap_or_default();
+        Ok((!received.is_empty(), server))
     }
 
     /// Returns true if the root in this Secret signed the certificate.

@@ -280,16 +280,16 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         ns.shop(&["v1"]).await?;
-        let mut outsider = objects::client("outsider");
-        outsider["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
-        ns.apply(outsider).await?;
-        ns.ready("outsider").await?;
-        ns.answered("outsider", "http://reviews/reviews/1", &[])
+        let mut tls_client = objects::client("tls_client");
+        tls_client["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
+        ns.apply(tls_client).await?;
+        ns.ready("tls_client").await?;
+        ns.answered("tls_client", "http://reviews/reviews/1", &[])
             .await?;
-        ns.load("outsider", "http://reviews/reviews/outside", &["-n", "5"])
+        ns.load("tls_client", "http://reviews/reviews/outside", &["-n", "5"])
             .await?
             .all("200")?;
-        ns.load("outsider", "http://reviews:9000", &["--grpc", "get"])
+        ns.load("tls_client", "http://reviews:9000", &["--grpc", "get"])
             .await?
             .all("OK")?;
         eventually(
@@ -332,11 +332,11 @@ mod cases {
             "--times",
             "5000",
         ];
-        let heard = ns.exec("client", "shop", &echo).await?;
+        let received = ns.exec("client", "shop", &echo).await?;
         anyhow::ensure!(
-            heard == "neither HTTP nor TLS\n".repeat(5000),
+            received == "neither HTTP nor TLS\n".repeat(5000),
             "{} bytes were echoed",
-            heard.len()
+            received.len()
         );
         let greet = [
             "weft-shop",
@@ -347,8 +347,11 @@ mod cases {
             "--send",
             "HELO there\r\n",
         ];
-        let heard = ns.exec("client", "shop", &greet).await?;
-        anyhow::ensure!(heard == "220 reviews v1\r\nHELO there\r\n", "{heard:?}");
+        let received = ns.exec("client", "shop", &greet).await?;
+        anyhow::ensure!(
+            received == "220 reviews v1\r\nHELO there\r\n",
+            "{received:?}"
+        );
         Ok(())
     }
 

@@ -70,22 +70,24 @@ pub async fn handshake(
         .map(|name| name.as_bytes().to_vec())
         .collect();
     let connector = TlsConnector::from(Arc::new(config));
-    let name = ServerName::try_from("outsider.invalid")?;
+    let name = ServerName::try_from("client.invalid")?;
     Ok(connector.connect(name, stream).await?)
 }
 
 /// Sends the HTTP/2 preface and returns what the server sends. With TLS 1.3 a rejected client
 /// certificate shows only here.
-pub async fn greet_h2(stream: &mut TlsStream<TcpStream>) -> std::io::Result<Vec<u8>> {
+pub async fn exchange_http2_prefaces(
+    stream: &mut TlsStream<TcpStream>,
+) -> std::io::Result<Vec<u8>> {
     // The preface and an empty SETTINGS frame.
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
         .await?;
     stream.flush().await?;
-    let mut heard = vec![0; 256];
-    let length = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut heard)).await??;
-    heard.truncate(length);
-    Ok(heard)
+    let mut received = vec![0; 256];
+    let length = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut received)).await??;
+    received.truncate(length);
+    Ok(received)
 }
 
 /// Sends the bytes and reads until the server closes; fails after 20 s without data.
