@@ -62,7 +62,7 @@ pub(crate) struct Options {
     seconds: Option<f64>,
     /// Stop when a byte arrives on standard input.
     #[arg(long)]
-    until_told: bool,
+    until_stdin: bool,
     /// Maximum number of concurrent requests.
     #[arg(long, short = 'c', default_value_t = 1)]
     concurrency: u32,
@@ -72,7 +72,7 @@ pub(crate) struct Options {
     /// Timeout of a request in seconds.
     #[arg(long, default_value_t = 15.0)]
     timeout: f64,
-    /// List responses that took longer than this many seconds under `troubles`, like failed
+    /// List responses that took longer than this many seconds under `problems`, like failed
     /// requests.
     #[arg(long, default_value_t = 1.0)]
     slow: f64,
@@ -94,7 +94,7 @@ fn parse_header(text: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
 
 /// The result of a request.
 #[derive(Serialize)]
-struct Answer {
+struct LoadResponse {
     /// The HTTP status, or `OK`, `Unavailable` and so on for gRPC; `error` without a response.
     code: String,
     failed: bool,
@@ -107,7 +107,7 @@ struct Answer {
 
 /// A request that failed or was slow.
 #[derive(Serialize)]
-struct Trouble {
+struct Problem {
     /// The start of the request, in milliseconds since 1970.
     at: u128,
     millis: u128,
@@ -116,7 +116,7 @@ struct Trouble {
 }
 
 /// Maximum number of listed failures; the others are only counted.
-const MOST_TROUBLES: usize = 1_000;
+const MAX_PROBLEMS: usize = 1_000;
 
 #[derive(Default, Serialize)]
 struct Summary {
@@ -130,8 +130,8 @@ struct Summary {
     /// Number of failures by cause.
     errors: BTreeMap<String, u64>,
     /// The first responses.
-    troubles: Vec<Trouble>,
-    answers: Vec<Answer>,
+    problems: Vec<Problem>,
+    responses: Vec<LoadResponse>,
 }
 
 /// Exits with 1 if a request failed.
@@ -146,7 +146,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut workers = pin!(futures::future::join_all(workers));
     tokio::select! {
         _ = workers.as_mut() => {}
-        () = stopped(options.until_told) => {}
+        () = stopped(options.until_stdin) => {}
     }
     let ran = start.elapsed();
     tell.send_replace(true);
@@ -187,9 +187,9 @@ impl Options {
 }
 
 /// Resolves on SIGTERM, or, if enabled, when a byte arrives on standard input.
-async fn stopped(until_told: bool) {
+async fn stopped(until_stdin: bool) {
     let (said, heard) = oneshot::channel();
-    if until_told {
+    if until_stdin {
         // In a detached thread, so that a pending read does not delay the exit.
         std::thread::spawn(move || {
             if std::io::stdin().read(&mut [0]).is_ok() {
@@ -239,7 +239,7 @@ async fn work(
 }
 
 impl Summary {
-    fn add(&mut self, answer: Answer, at: SystemTime, options: &Options) {
+    fn add(&mut self, answer: LoadResponse, at: SystemTime, options: &Options) {
         self.sent += 1;
         self.failed += u64::from(answer.failed);
         *self.codes.entry(answer.code.clone()).or_default() += 1;
@@ -250,17 +250,17 @@ impl Summary {
             *self.errors.entry(error.clone()).or_default() += 1;
         }
         let slow = answer.millis as f64 > options.slow * 1_000.0;
-        if (answer.failed || slow) && self.troubles.len() < MOST_TROUBLES {
+        if (answer.failed || slow) && self.problems.len() < MAX_PROBLEMS {
             let at = at.duration_since(SystemTime::UNIX_EPOCH);
-            self.troubles.push(Trouble {
+            self.problems.push(Problem {
                 at: at.map_or(0, |at| at.as_millis()),
                 millis: answer.millis,
                 code: answer.code.clone(),
                 error: answer.error.clone(),
             });
         }
-        if self.answers.len() < options.keep {
-            self.answers.push(answer);
+        if self.responses.len() < options.keep {
+            self.responses.push(answer);
         }
     }
 }
@@ -285,13 +285,13 @@ impl Sender {
         Ok(Self::Grpc(ReviewsClient::new(channel), rpc))
     }
 
-    async fn send(&self, options: &Options) -> Answer {
+    async fn send(&self, options: &Options) -> LoadResponse {
         let start = Instant::now();
         let mut answer = match self {
             Self::Http(client) => send_http(client, options).await,
             Self::Grpc(client, rpc) => send_grpc(client.clone(), *rpc, options).await,
         }
-        .unwrap_or_else(|error| Answer {
+        .unwrap_or_else(|error| LoadResponse {
             code: "error".to_owned(),
             failed: true,
             version: None,
@@ -309,7 +309,7 @@ fn limit(options: &Options) -> Duration {
     Duration::from_secs_f64(options.timeout.clamp(0.001, 600.0))
 }
 
-async fn send_http(client: &HttpClient, options: &Options) -> anyhow::Result<Answer> {
+async fn send_http(client: &HttpClient, options: &Options) -> anyhow::Result<LoadResponse> {
     let mut request = Request::new(Full::from(Bytes::from(vec![
         b'x';
         options.body.min(64 << 20)
@@ -320,7 +320,7 @@ async fn send_http(client: &HttpClient, options: &Options) -> anyhow::Result<Ans
     Ok(http_answer(client.send(request, limit(options)).await?))
 }
 
-fn http_answer(response: Response<Bytes>) -> Answer {
+fn http_answer(response: Response<Bytes>) -> LoadResponse {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers: BTreeMap<_, _> = response
         .headers()
@@ -335,7 +335,7 @@ fn http_answer(response: Response<Bytes>) -> Answer {
         Some(cause) => format!("{status}: {cause}"),
         None => status.to_string(),
     };
-    Answer {
+    LoadResponse {
         code: status.as_u16().to_string(),
         failed,
         version: version_in(&body),
@@ -360,7 +360,7 @@ async fn send_grpc(
     client: ReviewsClient<Channel>,
     rpc: Rpc,
     options: &Options,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<LoadResponse> {
     let metadata = MetadataMap::from_headers(options.headers()?);
     let call = || {
         let mut client = client.clone();
@@ -382,7 +382,7 @@ async fn send_grpc(
         }
     };
     Ok(match again::processed(call).await {
-        Ok((messages, review)) => Answer {
+        Ok((messages, review)) => LoadResponse {
             code: "OK".to_owned(),
             failed: false,
             version: review.as_ref().map(|review| review.version.clone()),
@@ -395,7 +395,7 @@ async fn send_grpc(
             error: None,
             millis: 0,
         },
-        Err(status) => Answer {
+        Err(status) => LoadResponse {
             code: format!("{:?}", status.code()),
             failed: true,
             version: None,

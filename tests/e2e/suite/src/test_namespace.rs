@@ -188,7 +188,7 @@ impl TestNamespace {
         for version in versions {
             let name = format!("reviews-{version}");
             self.ready(&name).await?;
-            self.answered("client", &format!("http://{name}/reviews/1"), &[])
+            self.reachable("client", &format!("http://{name}/reviews/1"), &[])
                 .await?;
         }
         Ok(())

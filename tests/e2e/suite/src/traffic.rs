@@ -10,7 +10,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::host::in_url;
-use crate::shopper::Load;
+use crate::load::Load;
 use crate::{Summary, TestNamespace, objects};
 
 /// A kind of requests: its name, expected code, rate per second, port, and arguments of `weft-shop
@@ -95,8 +95,8 @@ impl Traffic {
     /// 1970, `excused` accepts.
     pub fn as_expected_but(&self, excused: impl Fn(u64) -> bool) -> anyhow::Result<()> {
         for (name, code, summary) in &self.0 {
-            let failed = summary.troubles().filter(|trouble| !trouble.was(code));
-            let excused = failed.filter(|trouble| excused(trouble.at())).count() as u64;
+            let failed = summary.problems().filter(|problem| !problem.was(code));
+            let excused = failed.filter(|problem| excused(problem.at())).count() as u64;
             anyhow::ensure!(
                 summary.sent() > 0 && summary.code(code) + excused == summary.sent(),
                 "{name}: every response should be {code}, except {excused} failures; {self}"
@@ -165,14 +165,14 @@ impl TestNamespace {
     ) -> anyhow::Result<(T, Traffic)> {
         // By address, so that slow DNS does not fail the test.
         let address = &*in_url(&self.cluster_ip(service).await?);
-        self.answered(pod, &format!("http://{address}/reviews/1"), &[])
+        self.reachable(pod, &format!("http://{address}/reviews/1"), &[])
             .await?;
-        self.answered(pod, &format!("http://{address}:9000"), &["--grpc", "get"])
+        self.reachable(pod, &format!("http://{address}:9000"), &["--grpc", "get"])
             .await?;
         let begin = |kind: &'static Kind| async move {
             let arguments = kind.command(address, share, 1);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            let arguments = [&["weft-shop"], &arguments[..], &["--until-told"]].concat();
+            let arguments = [&["weft-shop"], &arguments[..], &["--until-stdin"]].concat();
             anyhow::Ok((kind, self.begin_load(pod, &arguments).await?))
         };
         let loads: Vec<(&Kind, Load)> = join_all(MIX.iter().map(begin))

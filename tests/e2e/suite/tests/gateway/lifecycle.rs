@@ -46,9 +46,9 @@ mod cases {
         let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 9000}]}]);
         ns.gateway_route(route("GRPCRoute", "reviews", "edge", "grpc", rules))
             .await?;
-        ns.answered("client", "http://edge-weft/reviews/1", &[])
+        ns.reachable("client", "http://edge-weft/reviews/1", &[])
             .await?;
-        ns.answered("client", "http://edge-weft:9000", &["--grpc", "watch"])
+        ns.reachable("client", "http://edge-weft:9000", &["--grpc", "watch"])
             .await
     }
 

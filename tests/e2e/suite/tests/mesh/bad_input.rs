@@ -42,7 +42,7 @@ mod cases {
             let summary = ns.load("client", INVALID_URL, &["-n", "5"]).await?;
             let cause = summary
                 .all("500")?
-                .answer()
+                .first_response()
                 .header("weft-error")
                 .unwrap_or_default()
                 .to_owned();

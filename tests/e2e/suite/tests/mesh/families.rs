@@ -21,7 +21,7 @@ mod cases {
         for (number, ip) in ns.pod_ips("reviews-v1").await?.iter().enumerate() {
             let path = format!("/reviews/at-{number}");
             let url = format!("http://{}:8080{path}", in_url(ip));
-            ns.answered("client", &url, &["-n", "5"]).await?;
+            ns.reachable("client", &url, &["-n", "5"]).await?;
             eventually(
                 &format!("requests to {ip} in the log, with the client's identity"),
                 async || {
@@ -50,7 +50,7 @@ mod cases {
             .map(|ip| format!("http://{}:8080/reviews/plain", in_url(ip)))
             .collect();
         for url in &urls {
-            ns.answered("plain", url, &[]).await?;
+            ns.reachable("plain", url, &[]).await?;
         }
         ns.mtls("Pod", "reviews-v1", "strict".into()).await?;
         for url in &urls {
@@ -60,7 +60,7 @@ mod cases {
                 Ok(())
             })
             .await?;
-            ns.answered("client", url, &[]).await?;
+            ns.reachable("client", url, &[]).await?;
         }
         Ok(())
     }

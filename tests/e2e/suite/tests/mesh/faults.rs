@@ -222,18 +222,18 @@ mod cases {
         let on_its_way = |at: u64| (cut.saturating_sub(3_000)..cut + DETECTION_MS).contains(&at);
         traffic.as_expected_but(on_its_way)?;
         traffic.only_unsafe_failed()?;
-        let troubles = || traffic.summaries().flat_map(weft_e2e::Summary::troubles);
+        let problems = || traffic.summaries().flat_map(weft_e2e::Summary::problems);
         let afterwards = cut + DETECTION_MS..cut + DETECTION_MS + OBSERVED_MS;
-        let late = troubles()
-            .filter(|trouble| afterwards.contains(&trouble.at()))
+        let late = problems()
+            .filter(|problem| afterwards.contains(&problem.at()))
             .count() as u64;
         // An overloaded machine may be slow without a fault.
         anyhow::ensure!(
             late * 100 <= traffic.sent(),
             "{late} requests that started after the loss was detected took more than a second: {traffic}"
         );
-        let slowest = troubles()
-            .map(|trouble| trouble.millis())
+        let slowest = problems()
+            .map(|problem| problem.millis())
             .max()
             .unwrap_or(0);
         eprintln!(

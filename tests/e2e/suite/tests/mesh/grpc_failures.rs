@@ -26,7 +26,7 @@ mod cases {
         let what = format!("{url} {arguments:?} to fail with {code}: {words}");
         eventually(&what, async || {
             let summary = ns.load(pod, url, &arguments).await?;
-            let answer = summary.all(code)?.answer();
+            let answer = summary.all(code)?.first_response();
             let error = answer.error().unwrap_or_default();
             anyhow::ensure!(error.contains(words), "{error}");
             Ok(())
@@ -117,7 +117,7 @@ mod cases {
         }
         let watch = ["--grpc", "watch", "-H", "x-case: any"];
         let summary = ns.load("client", URL, &watch).await?;
-        let answer = summary.all("Internal")?.answer();
+        let answer = summary.all("Internal")?.first_response();
         let words = "a condition of the rule does not compile";
         anyhow::ensure!(
             answer.error().unwrap_or_default().contains(words),

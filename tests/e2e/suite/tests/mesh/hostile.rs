@@ -73,7 +73,7 @@ mod cases {
         ns.load("client", "http://reviews/reviews/1", &["-n", "20"])
             .await?
             .all("200")?;
-        ns.answered("thrower", "http://reviews/reviews/1", &[])
+        ns.reachable("thrower", "http://reviews/reviews/1", &[])
             .await?;
         ns.load("thrower", "http://reviews/reviews/1", &["-n", "20"])
             .await?

@@ -125,7 +125,7 @@ mod cases {
         let rules = json!([{"filters": [edit(by_rule)], "backendRefs": [v1]}]);
         ns.good_route(objects::http_route("headers", rules)).await?;
         eventually("both filters to apply", async || {
-            let answer = ns.load("client", URL, &[]).await?.answer();
+            let answer = ns.load("client", URL, &[]).await?.first_response();
             let seen =
                 ["x-set", "x-added", "x-gone", "content-type"].map(|name| answer.header(name));
             anyhow::ensure!(

@@ -68,7 +68,7 @@ mod cases {
         }
         for name in ["dns-default", "dns-none", "dns-ndots"] {
             ns.ready(name).await.context(name)?;
-            ns.answered(name, &format!("http://{address}/reviews/1"), &[])
+            ns.reachable(name, &format!("http://{address}/reviews/1"), &[])
                 .await?;
         }
         Ok(())

@@ -40,12 +40,12 @@ mod cases {
                 let summary = ns.load("client", &url, &["-n", "5", "--keep", "5"]).await?;
                 summary.all("200").cloned()
             });
-            let answer = asked.await?.answer();
+            let answer = asked.await?.first_response();
             anyhow::ensure!(answer.body()["pod"] == pod, "{:?}", answer.body());
             let grpc = format!("http://{pod}.named:9000");
             let summary = ns.load("client", &grpc, &["--grpc", "watch"]).await?;
             anyhow::ensure!(
-                summary.all("OK")?.answer().body()["pod"] == pod,
+                summary.all("OK")?.first_response().body()["pod"] == pod,
                 "{summary}"
             );
             eventually("the pod in the access log", async || {

@@ -109,7 +109,7 @@ mod cases {
         let url = "http://reviews/api/reviews/7?full=yes";
         let answer = load_until(ns, url, &headers, |summary| summary.code("200") == 1)
             .await?
-            .answer();
+            .first_response();
         let seen = answer.body();
         anyhow::ensure!(
             seen["path"] == "/reviews/7" && seen["query"] == "full=yes",
@@ -140,7 +140,7 @@ mod cases {
         let url = "http://reviews/old/things?a=b";
         let answer = load_until(ns, url, &[], |summary| summary.code("301") == 1)
             .await?
-            .answer();
+            .first_response();
         let location = answer.header("location");
         anyhow::ensure!(
             location == Some("https://shop.example/new/things?a=b"),
@@ -161,7 +161,7 @@ mod cases {
         let slow = "http://reviews/delay/5000";
         let answer = load_until(ns, slow, &[], |summary| summary.code("504") == 1)
             .await?
-            .answer();
+            .first_response();
         anyhow::ensure!((450..3_000).contains(&answer.millis()), "{answer:?}");
         anyhow::ensure!(
             answer.header("weft-error").is_some(),
@@ -187,7 +187,7 @@ mod cases {
             summary.code("404") == 1
         })
         .await?
-        .answer();
+        .first_response();
         anyhow::ensure!(
             answer.header("weft-error").is_some(),
             "the response should name the cause: {answer:?}"
@@ -232,7 +232,7 @@ mod cases {
         .await?;
         summary.all_from("v3")?;
         anyhow::ensure!(
-            summary.answer().body()["messages"] == 3,
+            summary.first_response().body()["messages"] == 3,
             "the stream should be complete: {summary}"
         );
         Ok(())
@@ -284,7 +284,7 @@ mod cases {
         tls_client["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         ns.apply(tls_client).await?;
         ns.ready("tls_client").await?;
-        ns.answered("tls_client", "http://reviews/reviews/1", &[])
+        ns.reachable("tls_client", "http://reviews/reviews/1", &[])
             .await?;
         ns.load("tls_client", "http://reviews/reviews/outside", &["-n", "5"])
             .await?
@@ -367,7 +367,7 @@ mod cases {
             .concat();
             let summary = ns.load("client", URL, &arguments).await?;
             summary.all("200")?;
-            let body = summary.answer().body().clone();
+            let body = summary.first_response().body().clone();
             anyhow::ensure!(body["bytes_received"] == 3_000_000, "{body}");
             let version = if protocol.is_empty() {
                 "HTTP/1.1"

@@ -46,7 +46,7 @@ mod cases {
         for code in codes {
             let url = format!("http://reviews/old/{code}?a=b");
             wait_for_code(ns, &url, &[], &code.to_string()).await?;
-            let answer = ns.load("client", &url, &[]).await?.answer();
+            let answer = ns.load("client", &url, &[]).await?.first_response();
             let wanted = format!("http://shop.example:8443/new/{code}?a=b");
             anyhow::ensure!(answer.header("location") == Some(&wanted), "{answer:?}");
         }
@@ -101,7 +101,7 @@ mod cases {
         ns.good_route(by_number).await?;
         for (url, wanted) in [(URL, "http"), ("http://reviews:9000/reviews/1", "9000")] {
             eventually("each port to use its own route", async || {
-                let answer = ns.load("client", url, &[]).await?.answer();
+                let answer = ns.load("client", url, &[]).await?.first_response();
                 anyhow::ensure!(answer.header("x-port") == Some(wanted), "{answer:?}");
                 Ok(())
             })

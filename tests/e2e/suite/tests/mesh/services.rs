@@ -27,10 +27,10 @@ mod cases {
         ns.apply(pod).await?;
         ns.ready("client").await?;
         ns.ready("reviews-v1").await?;
-        ns.answered("client", "http://reviews/reviews/1", &[])
+        ns.reachable("client", "http://reviews/reviews/1", &[])
             .await?;
         // The other port still uses mutual TLS, which a strict pod requires.
-        ns.answered("client", "http://reviews:9000", &["--grpc", "get"])
+        ns.reachable("client", "http://reviews:9000", &["--grpc", "get"])
             .await?;
         let ip = in_url(&ns.pod_ip("reviews-v1").await?);
         for url in [
@@ -113,7 +113,7 @@ mod cases {
         wait_for_same_node_responses(ns, "http://agent/reviews/1").await?;
         // No endpoint on the client's node counts as no endpoints.
         let url = "http://first/reviews/1";
-        ns.answered("client0", url, &[]).await?;
+        ns.reachable("client0", url, &[]).await?;
         let summary = ns.load("client1", url, &["-n", "10"]).await?;
         summary.all("503").map(drop)
     }

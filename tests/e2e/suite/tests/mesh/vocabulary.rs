@@ -113,7 +113,7 @@ mod cases {
             let arguments = [&preflight[..], &["-H", origin]].concat();
             let summary = ns.load("client", URL, &arguments).await?;
             anyhow::ensure!(summary.code("204") == 1, "{summary}");
-            Ok(summary.answer())
+            Ok(summary.first_response())
         })
         .await?;
         for (name, value) in [
@@ -131,7 +131,7 @@ mod cases {
         ] {
             let summary = ns.load("client", URL, &["-H", origin]).await?;
             summary.all("200")?;
-            let answer = summary.answer();
+            let answer = summary.first_response();
             let seen = answer.header("access-control-allow-origin");
             anyhow::ensure!(seen == allowed, "{answer:?}");
         }
@@ -150,7 +150,7 @@ mod cases {
         let answer = eventually("retries to back off", async || {
             let summary = ns.load("client", url, &[]).await?;
             summary.all("503")?;
-            let answer = summary.answer();
+            let answer = summary.first_response();
             anyhow::ensure!(
                 answer.millis() >= 300,
                 "backoffs of 100 ms and 200 ms should have passed: {answer:?}"

@@ -16,13 +16,13 @@ pub struct Summary(Value);
 
 /// A response that the summary contains in full.
 #[derive(Clone, Debug)]
-pub struct Answer(Value);
+pub struct LoadResponse(Value);
 
 /// A request that failed or exceeded the latency limit.
 #[derive(Clone, Debug)]
-pub struct Trouble(Value);
+pub struct Problem(Value);
 
-impl Trouble {
+impl Problem {
     /// The start of the request, in milliseconds since 1970.
     pub fn at(&self) -> u64 {
         self.0["at"].as_u64().unwrap_or(0)
@@ -39,7 +39,7 @@ impl Trouble {
 
 /// A run of `weft-shop load` that continues until it is stopped.
 pub(crate) struct Load {
-    told: Box<dyn AsyncWrite + Send + Unpin>,
+    stdin: Box<dyn AsyncWrite + Send + Unpin>,
     output: JoinHandle<anyhow::Result<String>>,
 }
 
@@ -47,8 +47,8 @@ impl Load {
     /// Stops it and returns its summary.
     pub(crate) async fn end(mut self) -> anyhow::Result<Summary> {
         // It may have ended by itself; its output tells why.
-        let _ = self.told.write_all(b"\n").await;
-        let _ = self.told.flush().await;
+        let _ = self.stdin.write_all(b"\n").await;
+        let _ = self.stdin.flush().await;
         Summary::last_of(&self.output.await??)
     }
 }
@@ -64,9 +64,9 @@ impl Summary {
     }
 
     /// Requests that failed or were slow; at most the first 1,000.
-    pub fn troubles(&self) -> impl Iterator<Item = Trouble> {
-        let troubles = self.0["troubles"].as_array().into_iter().flatten();
-        troubles.map(|trouble| Trouble(trouble.clone()))
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
+        let problems = self.0["problems"].as_array().into_iter().flatten();
+        problems.map(|problem| Problem(problem.clone()))
     }
 
     /// Returns the last summary in a log.
@@ -93,8 +93,8 @@ impl Summary {
     }
 
     /// Returns the first response.
-    pub fn answer(&self) -> Answer {
-        Answer(self.0["answers"][0].clone())
+    pub fn first_response(&self) -> LoadResponse {
+        LoadResponse(self.0["responses"][0].clone())
     }
 
     /// Fails unless every response has this code.
@@ -120,7 +120,7 @@ impl fmt::Display for Summary {
     }
 }
 
-impl Answer {
+impl LoadResponse {
     /// Returns a response header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.0["headers"][name].as_str()
@@ -157,7 +157,7 @@ impl TestNamespace {
     }
 
     /// Waits until requests of the pod succeed: nodes and proxies learn of a Service with a delay.
-    pub async fn answered(&self, pod: &str, url: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    pub async fn reachable(&self, pod: &str, url: &str, arguments: &[&str]) -> anyhow::Result<()> {
         eventually(&format!("{url} to respond to {pod}"), async || {
             let summary = self.load(pod, url, arguments).await?;
             anyhow::ensure!(summary.failed() == 0, "{summary}");
@@ -166,7 +166,7 @@ impl TestNamespace {
         .await
     }
 
-    /// Starts a command with `--until-told` in the pod's container `shop`.
+    /// Starts a command with `--until-stdin` in the pod's container `shop`.
     pub(crate) async fn begin_load(&self, pod: &str, command: &[&str]) -> anyhow::Result<Load> {
         let parameters = AttachParams::default()
             .container("shop")
@@ -176,11 +176,11 @@ impl TestNamespace {
         let pods = self.pods();
         let begun = pods.exec(pod, command.iter().copied(), &parameters).await;
         let mut process = begun.with_context(|| format!("running {command:?} in pod {pod}"))?;
-        let told = process
+        let stdin = process
             .stdin()
             .context("the process has no standard input")?;
         Ok(Load {
-            told: Box::new(told),
+            stdin: Box::new(told),
             output: tokio::spawn(output(process)),
         })
     }
