@@ -7,13 +7,13 @@
 pub mod control_plane;
 mod deployments;
 mod diagnose;
+pub mod fault_injection;
 pub mod gateways;
 pub mod host;
 pub mod https_client;
 pub mod identity;
 mod load;
 pub mod load_balancer;
-pub mod machine;
 pub mod objects;
 pub mod proxy;
 pub mod release;

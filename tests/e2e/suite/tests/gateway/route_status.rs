@@ -15,7 +15,7 @@ mod cases {
     use weft_e2e::objects::{self, to};
     use weft_e2e::{TestNamespace, eventually};
 
-    use crate::rows::{rows, with};
+    use crate::condition_table::{rows, with};
 
     /// Returns a route on the listener `open` with one rule to a backend.
     fn route_to(name: &str, backend: Value) -> Value {

@@ -17,7 +17,7 @@ mod cases {
     use weft_e2e::https_client::SelfSigned;
     use weft_e2e::{TestNamespace, eventually, objects};
 
-    use crate::rows::{Row, rows, with};
+    use crate::condition_table::{Row, rows, with};
 
     fn bad_listeners() -> Value {
         let refers = |reference: Value| json!({"certificateRefs": [reference]});

@@ -14,7 +14,8 @@ mod cases {
     use anyhow::Context;
     use serde_json::{Value, json};
     use weft_e2e::{
-        TestNamespace, control_plane, eventually, eventually_within, full_or, machine, objects,
+        TestNamespace, control_plane, eventually, eventually_within, fault_injection, full_or,
+        objects,
     };
 
     const CONTROLLER: &str = "weft-controller";
@@ -94,7 +95,7 @@ mod cases {
     }
 
     pub(super) async fn hung_controller_is_detected(ns: &TestNamespace) -> anyhow::Result<()> {
-        if let Some(why) = machine::out_of_reach() {
+        if let Some(why) = fault_injection::unavailable() {
             eprintln!("{why}");
             return Ok(());
         }
@@ -105,7 +106,7 @@ mod cases {
             .get("v1", "Pod", name)
             .await?;
         let changes = async {
-            machine::signal(&pod, "controller", "STOP").await?;
+            fault_injection::signal(&pod, "controller", "STOP").await?;
             let hung = Instant::now();
             let noticed = eventually_within(
                 Duration::from_secs(13),
@@ -118,7 +119,7 @@ mod cases {
             .await;
             eprintln!("the hang was detected after {:?}", hung.elapsed());
             // The kubelet may have restarted it after failed liveness probes.
-            let _ = machine::signal(&pod, "controller", "CONT").await;
+            let _ = fault_injection::signal(&pod, "controller", "CONT").await;
             noticed?;
             eventually("the stream to be re-established", async || {
                 anyhow::ensure!(connected(ns).await?, "not connected");
@@ -164,14 +165,14 @@ mod cases {
     pub(super) async fn lost_node_gets_no_requests_until_it_returns(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        if let Some(why) = machine::out_of_reach() {
+        if let Some(why) = fault_injection::unavailable() {
             eprintln!("{why}");
             return Ok(());
         }
         // The test is about clients; the controller must not be on the lost node.
         control_plane::keep_on(&ns.client, CONTROLLER, Some("node1")).await?;
         let outcome = check_lost_node(ns).await;
-        let found = machine::node("start", "node2").await;
+        let found = fault_injection::node("start", "node2").await;
         control_plane::keep_on(&ns.client, CONTROLLER, None).await?;
         outcome.and(found)
     }
@@ -192,7 +193,7 @@ mod cases {
         anyhow::ensure!(both.version("v1") > 0 && both.version("v2") > 0, "{both}");
         let changes = async {
             tokio::time::sleep(Duration::from_secs(3)).await;
-            machine::node("stop", "node2").await?;
+            fault_injection::node("stop", "node2").await?;
             let cut = (now(), Instant::now());
             eventually("Kubernetes to mark the endpoint as not ready", async || {
                 anyhow::ensure!(
@@ -207,7 +208,7 @@ mod cases {
                 cut.1.elapsed()
             );
             tokio::time::sleep(Duration::from_secs(3)).await;
-            machine::node("start", "node2").await?;
+            fault_injection::node("start", "node2").await?;
             eventually("the endpoint to be ready again", async || {
                 anyhow::ensure!(
                     endpoint_ready(ns, "reviews-v2").await?,

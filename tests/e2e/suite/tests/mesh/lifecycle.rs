@@ -13,7 +13,7 @@ mod cases {
 
     use anyhow::Context;
     use serde_json::{Value, json};
-    use weft_e2e::{TestNamespace, eventually, full_or, machine, objects, senders};
+    use weft_e2e::{TestNamespace, eventually, fault_injection, full_or, objects, senders};
 
     /// Returns `objects::reviews` as a Deployment with Kubernetes' default grace period.
     fn server() -> Value {
@@ -150,7 +150,7 @@ mod cases {
     pub(super) async fn killed_proxy_fails_only_requests_in_flight(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        if let Some(why) = machine::out_of_reach() {
+        if let Some(why) = fault_injection::unavailable() {
             eprintln!("{why}");
             return Ok(());
         }
@@ -159,7 +159,7 @@ mod cases {
         ns.ready("other").await?;
         let kill = async |pod: &str| {
             let before = ns.restarts(pod).await?;
-            machine::signal(&ns.get("v1", "Pod", pod).await?, "weft-proxy", "KILL").await?;
+            fault_injection::signal(&ns.get("v1", "Pod", pod).await?, "weft-proxy", "KILL").await?;
             let killed = (now(), Instant::now());
             wait_until_restarted(ns, pod, before).await?;
             eprintln!(

@@ -14,7 +14,7 @@ fn root() -> PathBuf {
 
 /// Returns why a test that manipulates the machine must be skipped, or `None`. The test prints the
 /// reason and passes.
-pub fn out_of_reach() -> Option<&'static str> {
+pub fn unavailable() -> Option<&'static str> {
     let made_by = std::fs::read_to_string(root().join(".cluster/provider"));
     match made_by {
         Ok(text) if text.trim() == "embedded" => None,
