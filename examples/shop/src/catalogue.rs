@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use tonic::metadata::{MetadataKey, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::again;
 use crate::client::{Connections, HANDED_ON, HttpClient};
 use crate::proto::reviews_client::ReviewsClient;
 use crate::proto::{Review, ReviewRequest};
+use crate::retry;
 use crate::server::{self, Body};
 
 #[derive(Args)]
@@ -106,7 +106,7 @@ impl Catalogue {
             let mut client = self.grpc.clone();
             async move { client.get(request).await }
         };
-        let answer = again::processed(call).await.context("shop.Reviews/Get")?;
+        let answer = retry::processed(call).await.context("shop.Reviews/Get")?;
         Ok(answer.into_inner())
     }
 }

@@ -10,7 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-use crate::again;
+use crate::retry;
 
 /// Headers that select a version or correlate requests; every program of the shop propagates them.
 pub(crate) const HANDED_ON: [&str; 5] = [
@@ -57,7 +57,7 @@ impl HttpClient {
     ) -> anyhow::Result<Response<Bytes>> {
         let exchange = async {
             let send = || self.0.request(request.clone());
-            let (parts, body) = again::processed(send).await?.into_parts();
+            let (parts, body) = retry::processed(send).await?.into_parts();
             let body = Limited::new(body, BODY_LIMIT)
                 .collect()
                 .await

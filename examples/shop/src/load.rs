@@ -22,10 +22,10 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::again;
 use crate::client::{Connections, HttpClient};
 use crate::proto::ReviewRequest;
 use crate::proto::reviews_client::ReviewsClient;
+use crate::retry;
 use crate::server;
 
 #[derive(Args)]
@@ -129,8 +129,8 @@ struct Summary {
     versions: BTreeMap<String, u64>,
     /// Number of failures by cause.
     errors: BTreeMap<String, u64>,
-    /// The first responses.
     problems: Vec<Problem>,
+    /// The first responses.
     responses: Vec<LoadResponse>,
 }
 
@@ -138,21 +138,30 @@ struct Summary {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let client = Sender::new(&options)?;
     let summary = Mutex::new(Summary::default());
-    let begun = AtomicU64::new(0);
-    let (tell, told) = watch::channel(false);
+    let started = AtomicU64::new(0);
+    let (stop, stopping) = watch::channel(false);
     let start = Instant::now();
-    let worker = || work(&options, &client, &summary, &begun, start, told.clone());
+    let worker = || {
+        work(
+            &options,
+            &client,
+            &summary,
+            &started,
+            start,
+            stopping.clone(),
+        )
+    };
     let workers = (0..options.concurrency.clamp(1, 256)).map(|_| worker());
     let mut workers = pin!(futures::future::join_all(workers));
     tokio::select! {
         _ = workers.as_mut() => {}
         () = stopped(options.until_stdin) => {}
     }
-    let ran = start.elapsed();
-    tell.send_replace(true);
+    let elapsed = start.elapsed();
+    stop.send_replace(true);
     workers.await;
     let mut summary = std::mem::take(&mut *summary.lock().await);
-    summary.due = options.due(ran);
+    summary.due = options.due(elapsed);
     println!("{}", serde_json::to_string(&summary)?);
     if summary.failed > 0 {
         // Not an error of this program: the summary contains the details.
@@ -178,33 +187,33 @@ impl Options {
     }
 
     /// Returns the number of requests that were due after this time.
-    fn due(&self, ran: Duration) -> u64 {
-        let ran = self.length().map_or(ran, |length| ran.min(length));
+    fn due(&self, elapsed: Duration) -> u64 {
+        let elapsed = self.length().map_or(elapsed, |length| elapsed.min(length));
         let by_rate = self.rate.filter(|rate| *rate > 0.0);
-        let by_rate = by_rate.map(|rate| (ran.as_secs_f64() * rate) as u64);
+        let by_rate = by_rate.map(|rate| (elapsed.as_secs_f64() * rate) as u64);
         by_rate.map_or(self.count, |due| due.min(self.count))
     }
 }
 
 /// Resolves on SIGTERM, or, if enabled, when a byte arrives on standard input.
 async fn stopped(until_stdin: bool) {
-    let (said, heard) = oneshot::channel();
+    let (sender, received) = oneshot::channel();
     if until_stdin {
         // In a detached thread, so that a pending read does not delay the exit.
         std::thread::spawn(move || {
             if std::io::stdin().read(&mut [0]).is_ok() {
-                let _ = said.send(());
+                let _ = sender.send(());
             }
         });
     }
-    let heard = async {
-        if heard.await.is_err() {
+    let received = async {
+        if received.await.is_err() {
             std::future::pending::<()>().await;
         }
     };
     tokio::select! {
         () = server::stopped() => {}
-        () = heard => {}
+        () = received => {}
     }
 }
 
@@ -212,13 +221,13 @@ async fn work(
     options: &Options,
     client: &Sender,
     summary: &Mutex<Summary>,
-    begun: &AtomicU64,
+    started: &AtomicU64,
     start: Instant,
-    mut told: watch::Receiver<bool>,
+    mut stopping: watch::Receiver<bool>,
 ) {
     let end = options.length().map(|length| start + length);
     loop {
-        let place = begun.fetch_add(1, Ordering::Relaxed);
+        let place = started.fetch_add(1, Ordering::Relaxed);
         if place >= options.count {
             return;
         }
@@ -226,10 +235,10 @@ async fn work(
             let due = start + Duration::from_secs_f64(place as f64 / rate);
             tokio::select! {
                 () = tokio::time::sleep_until(due) => {}
-                _ = told.wait_for(|told| *told) => return,
+                _ = stopping.wait_for(|stopping| *stopping) => return,
             }
         }
-        if *told.borrow() || end.is_some_and(|end| Instant::now() >= end) {
+        if *stopping.borrow() || end.is_some_and(|end| Instant::now() >= end) {
             return;
         }
         let at = SystemTime::now();
@@ -381,7 +390,7 @@ async fn send_grpc(
             }
         }
     };
-    Ok(match again::processed(call).await {
+    Ok(match retry::processed(call).await {
         Ok((messages, review)) => LoadResponse {
             code: "OK".to_owned(),
             failed: false,

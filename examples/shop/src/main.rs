@@ -3,12 +3,12 @@
 //!
 //! The programs do not know the mesh: they send plain HTTP to names of Services.
 
-mod again;
 mod catalogue;
 mod client;
 mod frontend;
 mod garbage;
 mod load;
+mod retry;
 mod reviews;
 mod server;
 mod tcp;
