@@ -2,7 +2,7 @@
 //! and listeners in place of the proxy and the application. Needs root, `ip` and `nft`. Without
 //! root the tests are skipped with a message, or fail with `WEFT_ROOT_TESTS=all`.
 //!
-//! Listeners and dialers are this test binary again (`role`), started in a namespace as a given
+//! Listeners and clients are this test binary again (`child`), started in a namespace as a given
 //! user.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -17,8 +17,8 @@ use weft_testkit::root::rooted;
 /// Started by the other tests as a process of its own; does nothing by itself.
 #[test]
 #[ignore = "a process that the other tests start"]
-fn role() {
-    netns::role();
+fn child() {
+    netns::run_child();
 }
 
 #[test]
@@ -28,10 +28,10 @@ fn outgoing_connections_are_redirected_with_original_destination() {
     }
     let pod = Pod::new("out");
     pod.redirect(&[]);
-    for (family, far) in [("v4", pod.far_v4(80)), ("v6", pod.far_v6(80))] {
+    for (family, remote) in [("v4", pod.remote_v4(80)), ("v6", pod.remote_v6(80))] {
         let outbound = pod.listen_as_proxy(15001);
-        pod.dial(APP_UID, far);
-        assert_eq!(outbound.next_destination(), far, "{family}");
+        pod.connect(APP_UID, remote);
+        assert_eq!(outbound.next_destination(), remote, "{family}");
     }
 }
 
@@ -43,8 +43,8 @@ fn connections_of_root_processes_are_redirected() {
     let pod = Pod::new("root");
     pod.redirect(&[]);
     let outbound = pod.listen_as_proxy(15001);
-    pod.dial(0, pod.far_v4(443));
-    assert_eq!(outbound.next_destination(), pod.far_v4(443));
+    pod.connect(0, pod.remote_v4(443));
+    assert_eq!(outbound.next_destination(), pod.remote_v4(443));
 }
 
 #[test]
@@ -54,9 +54,9 @@ fn connections_of_the_proxy_are_not_redirected() {
     }
     let pod = Pod::new("own");
     pod.redirect(&[]);
-    for far in [pod.far_v4(80), pod.far_v6(80)] {
-        let server = pod.listen_far(80);
-        pod.dial(PROXY_UID, far);
+    for remote in [pod.remote_v4(80), pod.remote_v6(80)] {
+        let server = pod.listen_remote(80);
+        pod.connect(PROXY_UID, remote);
         server.next_destination();
     }
 }
@@ -68,10 +68,10 @@ fn incoming_connections_are_redirected_with_original_destination() {
     }
     let pod = Pod::new("in");
     pod.redirect(&[]);
-    for near in [pod.near_v4(8080), pod.near_v6(8080)] {
+    for address in [pod.pod_v4(8080), pod.pod_v6(8080)] {
         let inbound = pod.listen_as_proxy(15006);
-        pod.dial_from_far(near);
-        assert_eq!(inbound.next_destination(), near);
+        pod.connect_from_remote(address);
+        assert_eq!(inbound.next_destination(), address);
     }
 }
 
@@ -83,9 +83,9 @@ fn metrics_and_readiness_ports_are_not_redirected() {
     let pod = Pod::new("ready");
     pod.redirect(&[]);
     for port in [15020, 15021] {
-        for near in [pod.near_v4(port), pod.near_v6(port)] {
+        for address in [pod.pod_v4(port), pod.pod_v6(port)] {
             let server = pod.listen_as_proxy(port);
-            pod.dial_from_far(near);
+            pod.connect_from_remote(address);
             server.next_destination();
         }
     }
@@ -102,7 +102,7 @@ fn connections_to_the_pods_own_addresses_are_not_redirected() {
         ([127, 0, 0, 1], 8080).into(),
         (std::net::Ipv6Addr::LOCALHOST, 8080).into(),
     ];
-    for near in [pod.near_v4(8080), pod.near_v6(8080)]
+    for address in [pod.pod_v4(8080), pod.pod_v6(8080)]
         .into_iter()
         .chain(loopback)
     {
@@ -110,7 +110,7 @@ fn connections_to_the_pods_own_addresses_are_not_redirected() {
         // to it.
         for uid in [APP_UID, PROXY_UID] {
             let app = pod.listen_as_app(8080);
-            pod.dial(uid, near);
+            pod.connect(uid, address);
             app.next_destination();
         }
     }
@@ -124,16 +124,19 @@ fn packets_for_other_addresses_do_not_reach_the_proxy() {
     let pod = Pod::new("relay");
     pod.redirect(&[]);
     // A neighbour on the link sends packets for other addresses to this pod.
-    pod.route_from_far("203.0.113.9/32", "10.77.0.2");
-    pod.route_from_far("2001:db8::9/128", "fd77::2");
-    pod.route_from_far("127.0.0.9/32", "10.77.0.2");
+    pod.route_from_remote("203.0.113.9/32", "10.77.0.2");
+    pod.route_from_remote("2001:db8::9/128", "fd77::2");
+    pod.route_from_remote("127.0.0.9/32", "10.77.0.2");
     let inbound = pod.listen_as_proxy(15006);
     let _app = pod.listen_as_app(8080);
     for other in ["203.0.113.9:8080", "[2001:db8::9]:8080", "127.0.0.9:8080"] {
-        assert!(!pod.try_dial_from_far(other.parse().unwrap()), "{other}");
+        assert!(
+            !pod.try_connect_from_remote(other.parse().unwrap()),
+            "{other}"
+        );
     }
-    pod.dial_from_far(pod.near_v6(8080));
-    assert_eq!(inbound.next_destination(), pod.near_v6(8080));
+    pod.connect_from_remote(pod.pod_v6(8080));
+    assert_eq!(inbound.next_destination(), pod.pod_v6(8080));
 }
 
 #[test]
@@ -145,19 +148,22 @@ fn redirect_ports_reject_direct_connections() {
     pod.redirect(&[]);
     for port in [15001, 15006] {
         let _listener = pod.listen_as_proxy(port);
-        for near in [pod.near_v4(port), pod.near_v6(port)] {
-            assert!(!pod.try_dial_from_far(near), "{near} from outside");
-            assert!(!pod.try_dial(APP_UID, near), "{near} from the app");
+        for address in [pod.pod_v4(port), pod.pod_v6(port)] {
+            assert!(
+                !pod.try_connect_from_remote(address),
+                "{address} from outside"
+            );
+            assert!(!pod.try_connect(APP_UID, address), "{address} from the app");
         }
         assert!(
-            !pod.try_dial(APP_UID, ([127, 0, 0, 1], port).into()),
+            !pod.try_connect(APP_UID, ([127, 0, 0, 1], port).into()),
             "loopback from the app"
         );
     }
     // The same ports on other hosts are ordinary destinations.
     let outbound = pod.listen_as_proxy(15001);
-    pod.dial(APP_UID, pod.far_v4(15001));
-    assert_eq!(outbound.next_destination(), pod.far_v4(15001));
+    pod.connect(APP_UID, pod.remote_v4(15001));
+    assert_eq!(outbound.next_destination(), pod.remote_v4(15001));
 }
 
 #[test]
@@ -170,11 +176,11 @@ fn excluded_ports_are_not_redirected() {
         "--exclude-outbound-ports=3306",
         "--exclude-inbound-ports=9000",
     ]);
-    let database = pod.listen_far(3306);
-    pod.dial(APP_UID, pod.far_v4(3306));
+    let database = pod.listen_remote(3306);
+    pod.connect(APP_UID, pod.remote_v4(3306));
     database.next_destination();
     let app = pod.listen_as_app(9000);
-    pod.dial_from_far(pod.near_v4(9000));
+    pod.connect_from_remote(pod.pod_v4(9000));
     app.next_destination();
 }
 

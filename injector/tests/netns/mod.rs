@@ -1,5 +1,5 @@
-//! Two network namespaces, `near` (the pod) and `far` (the rest of the network), and processes in
-//! them. Everything is removed when the value is dropped, also if a test fails.
+//! Two network namespaces, one of the pod and one of a remote host, and processes in them.
+//! Everything is removed when the value is dropped, also if a test fails.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,13 +13,13 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub(crate) const PROXY_UID: u32 = 2460;
 pub(crate) const APP_UID: u32 = 1000;
-const PATIENCE: Duration = Duration::from_secs(5);
-const ROLE: &str = "WEFT_TEST_ROLE";
+const TIMEOUT: Duration = Duration::from_secs(5);
+const CHILD: &str = "WEFT_TEST_CHILD";
 
-/// A pod and the rest of the network.
+/// The namespaces of a pod and of a remote host, joined by a veth.
 pub(crate) struct Pod {
-    near: String,
-    far: String,
+    pod_namespace: String,
+    remote: String,
     /// A folder in which other users can run this binary: the build folder may be closed to them.
     folder: PathBuf,
 }
@@ -30,29 +30,40 @@ impl Pod {
         let id = format!("weft{}{name}", std::process::id());
         let folder = std::env::temp_dir().join(&id);
         let pod = Self {
-            near: format!("{id}n"),
-            far: format!("{id}f"),
+            pod_namespace: format!("{id}n"),
+            remote: format!("{id}f"),
             folder,
         };
         fs::create_dir(&pod.folder).unwrap();
-        fs::copy(std::env::current_exe().unwrap(), pod.folder.join("role")).unwrap();
+        fs::copy(std::env::current_exe().unwrap(), pod.folder.join("child")).unwrap();
         fs::copy(
             env!("CARGO_BIN_EXE_weft-injector"),
             pod.folder.join("weft-injector"),
         )
         .unwrap();
-        pod.wire();
+        pod.create_network();
         pod
     }
 
-    fn wire(&self) {
-        let (near, far) = (self.near.as_str(), self.far.as_str());
-        ip(&["netns", "add", near]);
-        ip(&["netns", "add", far]);
+    fn create_network(&self) {
+        let (pod_namespace, remote) = (self.pod_namespace.as_str(), self.remote.as_str());
+        ip(&["netns", "add", pod_namespace]);
+        ip(&["netns", "add", remote]);
         ip(&[
-            "-n", near, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", far,
+            "-n",
+            pod_namespace,
+            "link",
+            "add",
+            "eth0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            remote,
         ]);
-        for (namespace, last) in [(near, "2"), (far, "3")] {
+        for (namespace, last) in [(pod_namespace, "2"), (remote, "3")] {
             ip(&["-n", namespace, "link", "set", "lo", "up"]);
             ip(&[
                 "-n",
@@ -77,35 +88,35 @@ impl Pod {
         }
     }
 
-    /// Routes packets for `to` from `far` through the neighbour `by`; also loopback addresses other
-    /// than 127.0.0.1.
-    pub(crate) fn route_from_far(&self, to: &str, by: &str) {
-        let far = self.far.as_str();
+    /// Routes the remote host's packets for `to` through the neighbour `by`; also for loopback
+    /// addresses other than 127.0.0.1.
+    pub(crate) fn route_from_remote(&self, to: &str, by: &str) {
+        let remote = self.remote.as_str();
         let localnet = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip route del table local 127.0.0.0/8 dev lo || true";
-        ip(&["netns", "exec", far, "sh", "-c", localnet]);
-        ip(&["-n", far, "route", "add", to, "via", by, "dev", "eth0"]);
+        ip(&["netns", "exec", remote, "sh", "-c", localnet]);
+        ip(&["-n", remote, "route", "add", to, "via", by, "dev", "eth0"]);
     }
 
-    pub(crate) fn near_v4(&self, port: u16) -> SocketAddr {
+    pub(crate) fn pod_v4(&self, port: u16) -> SocketAddr {
         ([10, 77, 0, 2], port).into()
     }
 
-    pub(crate) fn near_v6(&self, port: u16) -> SocketAddr {
+    pub(crate) fn pod_v6(&self, port: u16) -> SocketAddr {
         ([0xfd77, 0, 0, 0, 0, 0, 0, 2], port).into()
     }
 
-    pub(crate) fn far_v4(&self, port: u16) -> SocketAddr {
+    pub(crate) fn remote_v4(&self, port: u16) -> SocketAddr {
         ([10, 77, 0, 3], port).into()
     }
 
-    pub(crate) fn far_v6(&self, port: u16) -> SocketAddr {
+    pub(crate) fn remote_v6(&self, port: u16) -> SocketAddr {
         ([0xfd77, 0, 0, 0, 0, 0, 0, 3], port).into()
     }
 
     /// Runs `weft-injector redirect` in the pod.
     pub(crate) fn redirect(&self, more: &[&str]) {
         let output = self
-            .inside(&self.near, "weft-injector", 0)
+            .inside(&self.pod_namespace, "weft-injector", 0)
             .arg("redirect")
             .args(more)
             .output()
@@ -116,7 +127,7 @@ impl Pod {
     /// Like `redirect`, as an unprivileged user: returns whether it succeeded, and its output.
     pub(crate) fn redirect_as(&self, uid: u32) -> (bool, String) {
         let output = self
-            .inside(&self.near, "weft-injector", uid)
+            .inside(&self.pod_namespace, "weft-injector", uid)
             .arg("redirect")
             .output()
             .unwrap();
@@ -125,7 +136,14 @@ impl Pod {
 
     pub(crate) fn rules(&self) -> String {
         let output = Command::new("ip")
-            .args(["netns", "exec", &self.near, "nft", "list", "ruleset"])
+            .args([
+                "netns",
+                "exec",
+                &self.pod_namespace,
+                "nft",
+                "list",
+                "ruleset",
+            ])
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", text(&output));
@@ -133,20 +151,20 @@ impl Pod {
     }
 
     pub(crate) fn listen_as_proxy(&self, port: u16) -> Listener {
-        self.listen(&self.near, PROXY_UID, port)
+        self.listen(&self.pod_namespace, PROXY_UID, port)
     }
 
     pub(crate) fn listen_as_app(&self, port: u16) -> Listener {
-        self.listen(&self.near, APP_UID, port)
+        self.listen(&self.pod_namespace, APP_UID, port)
     }
 
-    pub(crate) fn listen_far(&self, port: u16) -> Listener {
-        self.listen(&self.far, 0, port)
+    pub(crate) fn listen_remote(&self, port: u16) -> Listener {
+        self.listen(&self.remote, 0, port)
     }
 
     fn listen(&self, namespace: &str, uid: u32, port: u16) -> Listener {
         let mut child = self
-            .role(namespace, uid, &format!("listen {port}"))
+            .child(namespace, uid, &format!("listen {port}"))
             .spawn()
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -156,31 +174,31 @@ impl Pod {
     }
 
     /// Connects from the pod and reads what the listener sends.
-    pub(crate) fn dial(&self, uid: u32, to: SocketAddr) {
+    pub(crate) fn connect(&self, uid: u32, to: SocketAddr) {
         assert!(
-            self.try_dial(uid, to),
+            self.try_connect(uid, to),
             "{to} cannot be reached by user {uid}"
         );
     }
 
-    pub(crate) fn try_dial(&self, uid: u32, to: SocketAddr) -> bool {
-        self.connects(&self.near, uid, to)
+    pub(crate) fn try_connect(&self, uid: u32, to: SocketAddr) -> bool {
+        self.connects(&self.pod_namespace, uid, to)
     }
 
-    pub(crate) fn dial_from_far(&self, to: SocketAddr) {
+    pub(crate) fn connect_from_remote(&self, to: SocketAddr) {
         assert!(
-            self.try_dial_from_far(to),
+            self.try_connect_from_remote(to),
             "{to} cannot be reached from outside"
         );
     }
 
-    pub(crate) fn try_dial_from_far(&self, to: SocketAddr) -> bool {
-        self.connects(&self.far, 0, to)
+    pub(crate) fn try_connect_from_remote(&self, to: SocketAddr) -> bool {
+        self.connects(&self.remote, 0, to)
     }
 
     fn connects(&self, namespace: &str, uid: u32, to: SocketAddr) -> bool {
         let output = self
-            .role(namespace, uid, &format!("dial {to}"))
+            .child(namespace, uid, &format!("connect {to}"))
             .output()
             .unwrap();
         let said = text(&output);
@@ -188,11 +206,11 @@ impl Pod {
         said.contains("REACHED")
     }
 
-    fn role(&self, namespace: &str, uid: u32, role: &str) -> Command {
-        let mut command = self.inside(namespace, "role", uid);
+    fn child(&self, namespace: &str, uid: u32, task: &str) -> Command {
+        let mut command = self.inside(namespace, "child", uid);
         command
-            .args(["--ignored", "--exact", "role", "--nocapture"])
-            .env(ROLE, role)
+            .args(["--ignored", "--exact", "child", "--nocapture"])
+            .env(CHILD, task)
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         command
@@ -222,7 +240,7 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        for namespace in [&self.near, &self.far] {
+        for namespace in [&self.pod_namespace, &self.remote] {
             let _ = Command::new("ip")
                 .args(["netns", "del", namespace])
                 .output();
@@ -264,15 +282,15 @@ impl Drop for Listener {
     }
 }
 
-/// Runs this binary as a listener or dialer.
-pub(crate) fn role() {
-    let Ok(role) = std::env::var(ROLE) else {
+/// Runs this binary as a listener or client.
+pub(crate) fn run_child() {
+    let Ok(task) = std::env::var(CHILD) else {
         return;
     };
-    match role.split_once(' ') {
+    match task.split_once(' ') {
         Some(("listen", port)) => listen(port.parse().unwrap()),
-        Some(("dial", to)) => dial(to.parse().unwrap()),
-        _ => panic!("{ROLE}={role} is not a role"),
+        Some(("connect", to)) => connect(to.parse().unwrap()),
+        _ => panic!("{CHILD}={task} is neither `listen PORT` nor `connect ADDRESS`"),
     }
 }
 
@@ -308,9 +326,9 @@ fn destination(stream: &TcpStream) -> SocketAddr {
     SocketAddr::new(to.ip().to_canonical(), to.port())
 }
 
-fn dial(to: SocketAddr) {
-    let reached = TcpStream::connect_timeout(&to, PATIENCE).and_then(|mut stream| {
-        stream.set_read_timeout(Some(PATIENCE))?;
+fn connect(to: SocketAddr) {
+    let reached = TcpStream::connect_timeout(&to, TIMEOUT).and_then(|mut stream| {
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let mut greeting = [0; 5];
         stream.read_exact(&mut greeting)
     });
