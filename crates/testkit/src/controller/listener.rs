@@ -23,26 +23,26 @@ use super::mesh::Services;
 use crate::pki::{Leaf, Pki};
 
 /// A port on loopback whose connections are forwarded through a pipe.
-pub(super) struct Gate {
+pub(super) struct PausablePort {
     address: SocketAddr,
     incoming: mpsc::UnboundedSender<DuplexStream>,
-    hung: watch::Sender<bool>,
+    paused: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
-impl Gate {
+impl PausablePort {
     pub(super) async fn open(
         address: SocketAddr,
         incoming: mpsc::UnboundedSender<DuplexStream>,
     ) -> Result<Self> {
-        let mut gate = Self {
+        let mut port = Self {
             address,
             incoming,
-            hung: watch::Sender::new(false),
+            paused: watch::Sender::new(false),
             tasks: JoinSet::new(),
         };
-        gate.reopen().await?;
-        Ok(gate)
+        port.reopen().await?;
+        Ok(port)
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -57,7 +57,7 @@ impl Gate {
             .await
             .with_context(|| format!("listening on {}", self.address))?;
         self.address = listener.local_addr()?;
-        let (incoming, hung) = (self.incoming.clone(), self.hung.subscribe());
+        let (incoming, paused) = (self.incoming.clone(), self.paused.subscribe());
         self.tasks.spawn(async move {
             let mut relays = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
@@ -65,7 +65,7 @@ impl Gate {
                 if incoming.send(far).is_err() {
                     return;
                 }
-                relays.spawn(relay(tcp, near, hung.clone()));
+                relays.spawn(relay(tcp, near, paused.clone()));
             }
         });
         Ok(())
@@ -75,26 +75,26 @@ impl Gate {
         self.tasks.abort_all();
     }
 
-    pub(super) fn hang(&self, hung: bool) {
-        self.hung.send_replace(hung);
+    pub(super) fn hang(&self, paused: bool) {
+        self.paused.send_replace(paused);
     }
 }
 
-async fn relay(mut tcp: TcpStream, near: DuplexStream, hung: watch::Receiver<bool>) {
+async fn relay(mut tcp: TcpStream, near: DuplexStream, paused: watch::Receiver<bool>) {
     let _ = tcp.set_nodelay(true);
     let (tcp_in, tcp_out) = tcp.split();
     let (near_in, near_out) = tokio::io::split(near);
     // The connection ends when either direction ends.
     tokio::select! {
-        _ = copy(tcp_in, near_out, hung.clone()) => {}
-        _ = copy(near_in, tcp_out, hung) => {}
+        _ = copy(tcp_in, near_out, paused.clone()) => {}
+        _ = copy(near_in, tcp_out, paused) => {}
     }
 }
 
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut hung: watch::Receiver<bool>,
+    mut paused: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -102,7 +102,7 @@ async fn copy(
         if read == 0 {
             return Ok(());
         }
-        hung.wait_for(|hung| !hung).await?;
+        paused.wait_for(|paused| !paused).await?;
         to.write_all(&buffer[..read]).await?;
     }
 }
@@ -128,13 +128,13 @@ pub(super) fn serve(
     let acceptor = TlsAcceptor::from(Arc::new(config));
 
     let (incoming, mut accepted) = mpsc::unbounded_channel::<DuplexStream>();
-    let (secured, connections) = mpsc::unbounded_channel();
+    let (established, connections) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(pipe) = accepted.recv().await {
-            let (acceptor, secured) = (acceptor.clone(), secured.clone());
+            let (acceptor, established) = (acceptor.clone(), established.clone());
             tokio::spawn(async move {
                 if let Ok(tls) = acceptor.accept(pipe).await {
-                    let _ = secured.send(Ok::<_, std::io::Error>(Secured(tls)));
+                    let _ = established.send(Ok::<_, std::io::Error>(TlsConnection(tls)));
                 }
             });
         }
@@ -153,9 +153,9 @@ pub(super) fn serve(
 #[derive(Clone)]
 pub(super) struct PeerCertificate(pub(super) Option<CertificateDer<'static>>);
 
-struct Secured(TlsStream<DuplexStream>);
+struct TlsConnection(TlsStream<DuplexStream>);
 
-impl Connected for Secured {
+impl Connected for TlsConnection {
     type ConnectInfo = PeerCertificate;
 
     fn connect_info(&self) -> PeerCertificate {
@@ -165,7 +165,7 @@ impl Connected for Secured {
     }
 }
 
-impl AsyncRead for Secured {
+impl AsyncRead for TlsConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut task::Context<'_>,
@@ -175,7 +175,7 @@ impl AsyncRead for Secured {
     }
 }
 
-impl AsyncWrite for Secured {
+impl AsyncWrite for TlsConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut task::Context<'_>,

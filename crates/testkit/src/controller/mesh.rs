@@ -28,7 +28,7 @@ impl CertificateAuthority for Services {
         request: Request<proto::SignRequest>,
     ) -> Result<Response<proto::SignResponse>, Status> {
         let request = request.into_inner();
-        self.0.happened(Event::Sign);
+        self.0.record(Event::Sign);
         let pki = self.0.pki();
         let state = self.0.state();
         if let Some(message) = &state.refuse_sign {
@@ -71,7 +71,7 @@ impl Mesh for Services {
         }
         let (updates, receiver) = mpsc::unbounded_channel();
         let session = Session::new(self.0.clone(), updates, &hello.held);
-        self.0.happened(Event::Hello { peer, hello });
+        self.0.record(Event::Hello { peer, hello });
         tokio::spawn(session.run(messages));
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(
             receiver,

@@ -22,7 +22,7 @@ use weft_ir::{
 };
 
 use crate::pki::{LeafSpec, Pki};
-use listener::Gate;
+use listener::PausablePort;
 
 /// A message from a proxy.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,9 +47,9 @@ pub(crate) struct Shared {
     /// Incremented when resources change.
     changed: watch::Sender<u64>,
     /// Incremented for each event.
-    happened: watch::Sender<u64>,
+    recorded: watch::Sender<u64>,
     /// Incremented to end all streams.
-    farewells: watch::Sender<u64>,
+    stream_ends: watch::Sender<u64>,
 }
 
 struct State {
@@ -66,7 +66,7 @@ struct State {
 /// The handle; dropping it stops the controller.
 pub struct FakeController {
     shared: Arc<Shared>,
-    gate: Gate,
+    port: PausablePort,
     address: SocketAddr,
     identity: Identity,
 }
@@ -100,15 +100,15 @@ impl FakeController {
                 withdrawn: None,
             }),
             changed: watch::Sender::new(0),
-            happened: watch::Sender::new(0),
-            farewells: watch::Sender::new(0),
+            recorded: watch::Sender::new(0),
+            stream_ends: watch::Sender::new(0),
         });
         let incoming = listener::serve(&pki, leaf, shared.clone())?;
-        let gate = Gate::open(address, incoming).await?;
-        let address = gate.address();
+        let port = PausablePort::open(address, incoming).await?;
+        let address = port.address();
         Ok(Self {
             shared,
-            gate,
+            port,
             address,
             identity,
         })
@@ -209,26 +209,26 @@ impl FakeController {
 
     /// Ends every stream gracefully, as a controller does at the end of their lifetime.
     pub fn end_streams(&self) {
-        self.shared.farewells.send_modify(|n| *n += 1);
+        self.shared.stream_ends.send_modify(|n| *n += 1);
     }
 
     /// Closes every connection and the port.
     pub fn stop(&mut self) {
-        self.gate.close();
+        self.port.close();
     }
 
     /// Listens on its port again, with the same resources.
     pub async fn restart(&mut self) -> Result<()> {
-        self.gate.reopen().await
+        self.port.reopen().await
     }
 
     /// Stops reading and writing; connections stay open, and new ones are accepted.
     pub fn hang(&self) {
-        self.gate.hang(true);
+        self.port.hang(true);
     }
 
     pub fn resume(&self) {
-        self.gate.hang(false);
+        self.port.hang(false);
     }
 
     /// Returns all events since the start.
@@ -246,15 +246,15 @@ impl FakeController {
         skip: usize,
         mut wanted: impl FnMut(&Event) -> bool,
     ) -> Result<Event> {
-        let mut happened = self.shared.happened.subscribe();
+        let mut recorded = self.shared.recorded.subscribe();
         let search = async {
             loop {
-                happened.borrow_and_update();
+                recorded.borrow_and_update();
                 let events = self.events();
                 if let Some(event) = events.iter().skip(skip).find(|event| wanted(event)) {
                     return Ok(event.clone());
                 }
-                happened.changed().await?;
+                recorded.changed().await?;
             }
         };
         let found = tokio::time::timeout(Duration::from_secs(10), search).await;
@@ -272,8 +272,8 @@ impl Shared {
         pki.clone()
     }
 
-    fn happened(&self, event: Event) {
+    fn record(&self, event: Event) {
         self.state().events.push(event);
-        self.happened.send_modify(|n| *n += 1);
+        self.recorded.send_modify(|n| *n += 1);
     }
 }

@@ -51,7 +51,7 @@ impl Session {
 
     pub(super) async fn run(mut self, mut messages: Streaming<proto::ProxyMessage>) {
         let mut changed = self.shared.changed.subscribe();
-        let mut farewells = self.shared.farewells.subscribe();
+        let mut stream_ends = self.shared.stream_ends.subscribe();
         loop {
             if self.send_difference().is_err() {
                 return;
@@ -59,7 +59,7 @@ impl Session {
             tokio::select! {
                 _ = changed.changed() => {}
                 _ = self.updates.closed() => return,
-                _ = farewells.changed() => {
+                _ = stream_ends.changed() => {
                     let _ = self.updates.send(Err(Status::unavailable("connect again")));
                     return;
                 }
@@ -75,15 +75,15 @@ impl Session {
         match message.kind {
             Some(Kind::Watch(watch)) => {
                 self.watched.insert(watch.address.clone());
-                self.shared.happened(Event::Watch(watch.address));
+                self.shared.record(Event::Watch(watch.address));
             }
             Some(Kind::Unwatch(unwatch)) => {
                 self.watched.remove(&unwatch.address);
-                self.shared.happened(Event::Unwatch(unwatch.address));
+                self.shared.record(Event::Unwatch(unwatch.address));
             }
-            Some(Kind::Ack(ack)) => self.shared.happened(Event::Ack(ack)),
+            Some(Kind::Ack(ack)) => self.shared.record(Event::Ack(ack)),
             Some(Kind::Withdraw(_)) => {
-                self.shared.happened(Event::Withdraw);
+                self.shared.record(Event::Withdraw);
                 let withdrawn = self.shared.state().withdrawn;
                 if withdrawn.is_some() {
                     // A proxy that has disconnected needs no response.
@@ -95,7 +95,7 @@ impl Session {
             }
             Some(Kind::Certificate(certificate)) => {
                 let root = CertificateDer::from(certificate.root.to_vec());
-                self.shared.happened(Event::Certificate(root));
+                self.shared.record(Event::Certificate(root));
             }
             Some(Kind::Hello(_)) | None => {}
         }
