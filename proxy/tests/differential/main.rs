@@ -24,7 +24,7 @@ mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::Client;
 use message::{Exchange, ID};
@@ -203,7 +203,10 @@ async fn generated_exchanges_pass_unchanged() {
     });
     let first = number("WEFT_DIFFERENTIAL_SEED").unwrap_or(1);
     let ways = ways::all().await;
-    let share = count / ways.len() as u64;
+    let number_of_ways = ways.len() as u64;
+    let share = count.div_ceil(number_of_ways);
+    println!("WEFT_DIFFERENTIAL_SEED={first}: {share} exchanges on each of {number_of_ways} ways");
+    let start = Instant::now();
     let tasks = ways.into_iter().map(|way| {
         tokio::spawn(async move {
             let way = Arc::new(way);
@@ -224,5 +227,11 @@ async fn generated_exchanges_pass_unchanged() {
         .into_iter()
         .filter_map(|report| report.unwrap())
         .collect();
+    println!(
+        "{} exchanges in {:?}, {} ways differ",
+        share * number_of_ways,
+        start.elapsed(),
+        reports.len()
+    );
     assert!(reports.is_empty(), "{}", reports.join("\n"));
 }
