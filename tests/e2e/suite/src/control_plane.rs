@@ -155,7 +155,7 @@ async fn wait_until_reachable(system: &TestNamespace, name: &str) -> anyhow::Res
 pub(crate) async fn settled(client: &Client) -> anyhow::Result<()> {
     let system = system(client);
     for namespace in ["kube-system", "metallb-system"] {
-        let place = system.at(namespace);
+        let place = system.in_namespace(namespace);
         let ready = async || {
             for deployment in place.list("apps/v1", "Deployment", "").await? {
                 let ready = deployment["status"]["readyReplicas"].as_u64().unwrap_or(0);

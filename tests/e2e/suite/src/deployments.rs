@@ -17,11 +17,11 @@ impl TestNamespace {
         deployments
             .patch(name, &PatchParams::default(), &Patch::Merge(patch))
             .await?;
-        self.rolled_out(name).await
+        self.wait_until_rolled_out(name).await
     }
 
     /// Waits until a Deployment has exactly its desired number of pods, all of the latest template.
-    pub async fn rolled_out(&self, name: &str) -> anyhow::Result<()> {
+    pub async fn wait_until_rolled_out(&self, name: &str) -> anyhow::Result<()> {
         eventually_within(PODS, "the rollout of the Deployment", async || {
             let deployment = self.get("apps/v1", "Deployment", name).await?;
             let status = &deployment["status"];

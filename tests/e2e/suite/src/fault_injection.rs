@@ -73,10 +73,10 @@ pub async fn node(what: &str, name: &str) -> anyhow::Result<()> {
         .stdin(Stdio::null())
         .output()
         .await?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let error = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(
         output.status.success(),
-        "cluster node {what} {name}: {said}"
+        "cluster node {what} {name}: {error}"
     );
     Ok(())
 }

@@ -85,7 +85,7 @@ pub fn top_conditions(object: &Value) -> anyhow::Result<Conditions> {
 
 impl TestNamespace {
     /// Returns a handle for another namespace.
-    pub fn at(&self, namespace: &str) -> Self {
+    pub fn in_namespace(&self, namespace: &str) -> Self {
         Self {
             client: self.client.clone(),
             namespace: namespace.to_owned(),
@@ -94,7 +94,7 @@ impl TestNamespace {
 
     /// Waits until the current generation of a Gateway is programmed, and returns its first
     /// address.
-    pub async fn programmed(&self, name: &str) -> anyhow::Result<String> {
+    pub async fn wait_until_programmed(&self, name: &str) -> anyhow::Result<String> {
         eventually(&format!("Gateway {name} to be programmed"), async || {
             let gateway = self.get(objects::GATEWAY, "Gateway", name).await?;
             let conditions = top_conditions(&gateway)?;
@@ -112,7 +112,7 @@ impl TestNamespace {
         let name = gateway["metadata"]["name"].as_str().unwrap_or_default();
         let name = name.to_owned();
         self.apply(gateway).await?;
-        self.programmed(&name).await
+        self.wait_until_programmed(&name).await
     }
 
     /// Applies a route of a Gateway, and waits until each of the Gateway's proxies has acknowledged
@@ -136,8 +136,8 @@ impl TestNamespace {
 
     /// Applies a Gateway `edge` and routes its HTTP listeners to version v1 of the reviews; returns
     /// its address.
-    pub async fn edge(&self, gateway: Value) -> anyhow::Result<String> {
-        self.reviews("v1").await?;
+    pub async fn deploy_gateway(&self, gateway: Value) -> anyhow::Result<String> {
+        self.deploy_reviews("v1").await?;
         let address = self.gateway(gateway).await?;
         let rules = json!([{"backendRefs": [objects::to("v1", 1)]}]);
         self.gateway_route(route("HTTPRoute", "reviews", "edge", "", rules))
@@ -173,11 +173,13 @@ impl TestNamespace {
 
     /// Deploys a reviews pod of this version behind the Service `reviews-VERSION`, and waits until
     /// it is ready.
-    pub async fn reviews(&self, version: &str) -> anyhow::Result<()> {
+    pub async fn deploy_reviews(&self, version: &str) -> anyhow::Result<()> {
         let selector = json!({"app": "reviews", "version": version});
         self.apply(objects::service(&format!("reviews-{version}"), selector))
             .await?;
         self.apply(objects::reviews(version)).await?;
-        self.ready(&format!("reviews-{version}")).await.map(drop)
+        self.wait_until_ready(&format!("reviews-{version}"))
+            .await
+            .map(drop)
     }
 }

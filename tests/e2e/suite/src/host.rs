@@ -39,7 +39,7 @@ pub fn shop() -> anyhow::Result<String> {
 /// Sends requests from this machine with `weft-shop load`.
 pub async fn load(url: &str, arguments: &[&str]) -> anyhow::Result<Summary> {
     let arguments = [&["load", "--url", url], arguments].concat();
-    Summary::last_of(&run(&shop()?, &arguments).await?.good()?)
+    Summary::last_of(&run(&shop()?, &arguments).await?.success()?)
 }
 
 /// Returns an address as written before a port: IPv6 addresses in brackets.
@@ -76,7 +76,7 @@ pub struct Output {
 
 impl Output {
     /// Returns the standard output; fails unless the exit code was 0.
-    pub fn good(self) -> anyhow::Result<String> {
+    pub fn success(self) -> anyhow::Result<String> {
         anyhow::ensure!(self.ok, "the program failed: {}{}", self.out, self.err);
         Ok(self.out)
     }
@@ -117,7 +117,7 @@ pub async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<Output> {
 pub async fn kubectl(arguments: &[&str]) -> anyhow::Result<String> {
     run("kubectl", arguments)
         .await?
-        .good()
+        .success()
         .with_context(|| format!("kubectl {arguments:?}"))
 }
 
@@ -157,7 +157,7 @@ pub async fn curl(arguments: &[&str]) -> anyhow::Result<Reply> {
     let always = ["--silent", "--show-error", "--include", "--max-time", "20"];
     let output = run("curl", &[&always[..], arguments].concat()).await?;
     let text = output
-        .good()
+        .success()
         .with_context(|| format!("curl {arguments:?}"))?;
     let mut rest = text.as_str();
     loop {

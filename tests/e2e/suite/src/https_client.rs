@@ -65,7 +65,7 @@ pub struct HttpsClient {
 #[derive(Debug)]
 pub struct Attempt {
     /// The start of the connection.
-    pub begun: Instant,
+    pub started: Instant,
     pub result: anyhow::Result<HttpsResponse>,
 }
 
@@ -181,9 +181,9 @@ impl HttpsClient {
                 _ = due.tick() => {
                     let (client, made) = (self.clone(), made.clone());
                     attempts.spawn(async move {
-                        let begun = Instant::now();
+                        let started = Instant::now();
                         let result = client.request().await;
-                        let attempt = Attempt { begun, result };
+                        let attempt = Attempt { started, result };
                         made.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
                     });
                     while attempts.try_join_next().is_some() {}
@@ -193,7 +193,7 @@ impl HttpsClient {
         attempts.join_all().await;
         let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
         let mut attempts = std::mem::take(&mut *made);
-        attempts.sort_by_key(|attempt| attempt.begun);
+        attempts.sort_by_key(|attempt| attempt.started);
         let first: Vec<String> = failures(&attempts).take(5).collect();
         let changed = changed.with_context(|| format!("failed attempts: {first:?}"))?;
         Ok((changed, attempts))

@@ -174,13 +174,13 @@ impl TestNamespace {
             .stdout(true)
             .stderr(true);
         let pods = self.pods();
-        let begun = pods.exec(pod, command.iter().copied(), &parameters).await;
-        let mut process = begun.with_context(|| format!("running {command:?} in pod {pod}"))?;
+        let started = pods.exec(pod, command.iter().copied(), &parameters).await;
+        let mut process = started.with_context(|| format!("running {command:?} in pod {pod}"))?;
         let stdin = process
             .stdin()
             .context("the process has no standard input")?;
         Ok(Load {
-            stdin: Box::new(told),
+            stdin: Box::new(stdin),
             output: tokio::spawn(output(process)),
         })
     }

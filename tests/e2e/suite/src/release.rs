@@ -114,7 +114,7 @@ async fn helm(arguments: &[&str]) -> anyhow::Result<String> {
     let arguments = [arguments, &[&namespace]].concat();
     let output = host::run("helm", &arguments).await?;
     output
-        .good()
+        .success()
         .with_context(|| format!("helm {}", arguments.join(" ")))
 }
 

@@ -174,7 +174,7 @@ impl TestNamespace {
 
     /// Deploys the pod `client`, and for each version a reviews pod behind the Services `reviews`
     /// and `reviews-VERSION`. Waits until all are ready and the client reaches each version.
-    pub async fn shop(&self, versions: &[&str]) -> anyhow::Result<()> {
+    pub async fn deploy_shop(&self, versions: &[&str]) -> anyhow::Result<()> {
         self.apply(objects::service("reviews", json!({"app": "reviews"})))
             .await?;
         self.apply(objects::client("client")).await?;
@@ -184,10 +184,10 @@ impl TestNamespace {
                 .await?;
             self.apply(objects::reviews(version)).await?;
         }
-        self.ready("client").await?;
+        self.wait_until_ready("client").await?;
         for version in versions {
             let name = format!("reviews-{version}");
-            self.ready(&name).await?;
+            self.wait_until_ready(&name).await?;
             self.reachable("client", &format!("http://{name}/reviews/1"), &[])
                 .await?;
         }
@@ -195,7 +195,7 @@ impl TestNamespace {
     }
 
     /// Sets the annotation `weft.dev/mtls` of a pod or namespace; `null` removes it.
-    pub async fn mtls(&self, kind: &str, name: &str, mode: Value) -> anyhow::Result<()> {
+    pub async fn set_mtls(&self, kind: &str, name: &str, mode: Value) -> anyhow::Result<()> {
         let patch = json!({"metadata": {"annotations": {"weft.dev/mtls": mode}}});
         let (object, patch) = (self.api("v1", kind), Patch::Merge(&patch));
         let patched = object.patch(name, &PatchParams::default(), &patch).await;
@@ -205,7 +205,7 @@ impl TestNamespace {
     }
 
     /// Waits until the pod is ready.
-    pub async fn ready(&self, pod: &str) -> anyhow::Result<Value> {
+    pub async fn wait_until_ready(&self, pod: &str) -> anyhow::Result<Value> {
         eventually(&format!("pod {pod} to be ready"), async || {
             let pod = self.get("v1", "Pod", pod).await?;
             let conditions = pod["status"]["conditions"].as_array();
@@ -282,7 +282,7 @@ impl TestNamespace {
     }
 
     /// Applies a route; fails unless it is accepted and its references are resolved.
-    pub async fn good_route(&self, route: Value) -> anyhow::Result<()> {
+    pub async fn accepted_route(&self, route: Value) -> anyhow::Result<()> {
         let conditions = self.route(route).await?;
         for wanted in ["Accepted", "ResolvedRefs"] {
             let (status, reason, message) = conditions.of(wanted)?;

@@ -47,7 +47,7 @@ mod cases {
         ns.apply(parameters("edge", json!({"replicas": "2"})))
             .await?;
         let edge = gateway("edge", json!([https("https", host, "cert")]));
-        let address = ns.edge(with_parameters(edge, "edge")).await?;
+        let address = ns.deploy_gateway(with_parameters(edge, "edge")).await?;
         ns.gateway_pods("edge", 2).await?;
         let trusted: Vec<&SelfSigned> = pairs.iter().collect();
         let client = HttpsClient::new(&address, host, "/reviews/1", &trusted)?;
@@ -122,7 +122,7 @@ mod cases {
         let pairs = [SelfSigned::new(&[host])?, SelfSigned::new(&[host])?];
         ns.apply(secret("cert", &pairs[0])).await?;
         let edge = gateway("edge", json!([https("https", host, "cert")]));
-        let address = ns.edge(edge).await?;
+        let address = ns.deploy_gateway(edge).await?;
         let client = HttpsClient::new(&address, host, "/reviews/1", &[&pairs[0], &pairs[1]])?;
         eventually("the first response", async || {
             client.request().await.map(drop)
@@ -165,7 +165,9 @@ mod cases {
         ns.apply(secret("rsa", &rsa)).await?;
         let mut listener = https("https", host, "ecdsa");
         listener["tls"]["certificateRefs"] = json!([{"name": "ecdsa"}, {"name": "rsa"}]);
-        let address = ns.edge(gateway("edge", json!([listener]))).await?;
+        let address = ns
+            .deploy_gateway(gateway("edge", json!([listener])))
+            .await?;
         let file = std::env::temp_dir().join(format!("{}.crt", ns.namespace));
         std::fs::write(&file, format!("{}{}", ecdsa.certificate, rsa.certificate))?;
         let authorities = file.to_string_lossy();
@@ -216,7 +218,7 @@ mod cases {
         ns.apply(secret("good", &of_good)).await?;
         ns.apply(secret("bad", &of_bad)).await?;
         let listeners = json!([https("good", good, "good"), https("bad", bad, "bad")]);
-        let address = ns.edge(gateway("edge", listeners)).await?;
+        let address = ns.deploy_gateway(gateway("edge", listeners)).await?;
         let trusted = [&of_good, &of_bad];
         let (good, bad) = (
             HttpsClient::new(&address, good, "/reviews/1", &trusted)?,
@@ -284,7 +286,7 @@ mod cases {
         let passed = json!({
             "name": "passed", "protocol": "TLS", "port": 443, "hostname": inner, "tls": {"mode": "Passthrough"},
         });
-        ns.reviews("v1").await?;
+        ns.deploy_reviews("v1").await?;
         let listeners = json!([https("ended", outer, "outer"), passed]);
         let address = ns.gateway(gateway("edge", listeners)).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);

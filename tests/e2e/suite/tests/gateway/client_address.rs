@@ -70,7 +70,7 @@ mod cases {
     pub(super) async fn forged_forwarding_headers_are_replaced(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        let address = ns.edge(plain()).await?;
+        let address = ns.deploy_gateway(plain()).await?;
         let url = format!("http://{}/reviews/1", in_url(&address));
         let seen = eventually("a response", async || {
             seen(&url, &with_forged_headers(&[])).await
@@ -111,7 +111,7 @@ mod cases {
             .await
         };
         hops(0).await?;
-        let address = ns.edge(with_parameters(plain(), "edge")).await?;
+        let address = ns.deploy_gateway(with_parameters(plain(), "edge")).await?;
         let one = LoadBalancer::with_forwarded_headers(&format!("{}:80", in_url(&address))).await?;
         let two = LoadBalancer::with_forwarded_headers(&format!("127.0.0.1:{}", one.port)).await?;
         let as_client = ["--interface", CLIENT];
@@ -162,7 +162,7 @@ mod cases {
             .await?;
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
         let edge = gateway("edge", listeners);
-        let address = ns.edge(edge.clone()).await?;
+        let address = ns.deploy_gateway(edge.clone()).await?;
         let address = in_url(&address);
         let direct = format!("http://{address}/reviews/1");
         let mut fronts = Vec::new();
@@ -224,7 +224,7 @@ mod cases {
     ) -> anyhow::Result<()> {
         let wishes = json!({"externalTrafficPolicy": "Local", "replicas": "2"});
         ns.apply(parameters("edge", wishes)).await?;
-        let address = ns.edge(with_parameters(plain(), "edge")).await?;
+        let address = ns.deploy_gateway(with_parameters(plain(), "edge")).await?;
         let pods = ns.gateway_pods("edge", 2).await?;
         let nodes: BTreeSet<_> = pods
             .iter()

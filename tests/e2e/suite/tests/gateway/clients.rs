@@ -30,7 +30,7 @@ mod cases {
         ns.apply(tls_secret("cert", &pair.certificate, &pair.key))
             .await?;
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
-        let address = ns.edge(gateway("edge", listeners)).await?;
+        let address = ns.deploy_gateway(gateway("edge", listeners)).await?;
         let file = std::env::temp_dir().join(format!("{}.crt", ns.namespace));
         std::fs::write(&file, &pair.certificate)?;
         Ok((address, file.to_string_lossy().into_owned()))
@@ -125,7 +125,7 @@ mod cases {
     }
 
     pub(super) async fn tcp_route_serves_nc(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.reviews("v1").await?;
+        ns.deploy_reviews("v1").await?;
         let listeners = json!([listener("tcp", "TCP", 7000)]);
         let address = ns.gateway(gateway("edge", listeners)).await?;
         let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 7000}]}]);
@@ -133,7 +133,7 @@ mod cases {
             .await?;
         eventually("the TCP echo", async || {
             let talk = format!("echo 'through the gateway' | nc -N -w 5 {address} 7000");
-            let received = run("bash", &["-c", &talk]).await?.good()?;
+            let received = run("bash", &["-c", &talk]).await?.success()?;
             anyhow::ensure!(received == "through the gateway\n", "{received:?}");
             Ok(())
         })
@@ -162,7 +162,7 @@ mod cases {
 
     pub(super) async fn udp_route_serves_dig(ns: &TestNamespace) -> anyhow::Result<()> {
         let servers = ns
-            .at("kube-system")
+            .in_namespace("kube-system")
             .list("v1", "Pod", "k8s-app=kube-dns")
             .await?;
         let addresses: Vec<&str> = servers
@@ -174,7 +174,7 @@ mod cases {
             ns.apply(object).await?;
         }
         // The name servers' pods are in another namespace, which needs a ReferenceGrant.
-        let system = ns.at("kube-system");
+        let system = ns.in_namespace("kube-system");
         system.apply(grant(&ns.namespace)).await?;
         let answered = dig_through_gateway(ns).await;
         let grants = system.api("gateway.networking.k8s.io/v1beta1", "ReferenceGrant");
@@ -201,13 +201,13 @@ mod cases {
         let rules = json!([{"backendRefs": [{"name": "dns", "port": 53}]}]);
         ns.gateway_route(route("UDPRoute", "dns", "edge", "dns", rules))
             .await?;
-        let wanted = ns.at("default").cluster_ip("kubernetes").await?;
+        let wanted = ns.in_namespace("default").cluster_ip("kubernetes").await?;
         let of = if wanted.contains(':') { "AAAA" } else { "A" };
         let at = format!("@{address}");
         eventually("the DNS response", async || {
             let name = "kubernetes.default.svc.cluster.local";
             let answer = run("dig", &[&at, "+short", "+tries=1", "+timeout=3", name, of]).await?;
-            let answer = answer.good()?;
+            let answer = answer.success()?;
             anyhow::ensure!(answer.trim() == wanted, "{answer:?} is not {wanted}");
             Ok(())
         })
@@ -241,14 +241,14 @@ mod cases {
             ]},
         }))
         .await?;
-        ns.ready("echo").await.map(drop)
+        ns.wait_until_ready("echo").await.map(drop)
     }
 
     pub(super) async fn grpc_route_serves_go_and_rust_clients(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         deploy_echo(ns).await?;
-        ns.reviews("v1").await?;
+        ns.deploy_reviews("v1").await?;
         let address = in_url(&ns.gateway(plain()).await?);
         let rules = json!([
             {"matches": [{"method": {"service": "proto.EchoTestService"}}], "backendRefs": [{"name": "echo", "port": 7070}]},
@@ -260,7 +260,7 @@ mod cases {
         let url = format!("grpc://{address}:80");
         eventually("the Go client to get responses", async || {
             let output = run(&go.to_string_lossy(), &["--count", "3", &url]).await?;
-            let received = output.good()?;
+            let received = output.success()?;
             anyhow::ensure!(
                 received.matches("StatusCode=200").count() == 3,
                 "{received}"
@@ -300,7 +300,7 @@ mod cases {
         let url = format!("ws://{address}/");
         eventually("the Go client to get responses", async || {
             let output = run(&go.to_string_lossy(), &["--msg", "hello of Go", &url]).await?;
-            let received = output.good()?;
+            let received = output.success()?;
             anyhow::ensure!(received.contains("hello of Go"), "{received}");
             Ok(())
         })
@@ -323,7 +323,7 @@ mod cases {
         ];
         let shown = run("chromium", &browser).await;
         std::fs::remove_dir_all(&folder)?;
-        let shown = shown?.good()?;
+        let shown = shown?.success()?;
         let received = shown.contains("received: ") && shown.contains("hello of a browser");
         anyhow::ensure!(received, "the browser got no message: {shown}");
         Ok(())

@@ -34,12 +34,12 @@ mod cases {
     pub(super) async fn gateway_and_service_route_weights_multiply(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2", "v3"]).await?;
+        ns.deploy_shop(&["v1", "v2", "v3"]).await?;
         // The Service's endpoints are those of v1; its route also leads to v2.
         let selector = json!({"app": "reviews", "version": "v1"});
         ns.apply(service("reviews", selector)).await?;
         let rules = json!([{"backendRefs": [to("v1", 80), to("v2", 20)]}]);
-        ns.good_route(http_route("own", rules)).await?;
+        ns.accepted_route(http_route("own", rules)).await?;
         let address = ns
             .gateway(gateway("edge", json!([listener("http", "HTTP", 80)])))
             .await?;

@@ -121,7 +121,7 @@ mod cases {
             let commands = format!("set -euo pipefail\n{commands}");
             run_in(&self.folder, "bash", &["-c", &commands])
                 .await?
-                .good()
+                .success()
         }
 
         /// Runs the commands of the README, from an empty cluster to the first response; returns
@@ -132,12 +132,15 @@ mod cases {
                 .split("```\n")
                 .nth(1)
                 .context("the README has no commands")?;
-            let said = self.bash(commands).await?;
+            let output = self.bash(commands).await?;
             anyhow::ensure!(
-                said.contains(r#""app":"frontend""#),
-                "the commands printed {said}"
+                output.contains(r#""app":"frontend""#),
+                "the commands printed {output}"
             );
-            self.ns.at("edge").programmed("public").await
+            self.ns
+                .in_namespace("edge")
+                .wait_until_programmed("public")
+                .await
         }
 
         /// Sends an HTTPS request to the Gateway like the README.
@@ -254,9 +257,9 @@ mod cases {
             let before = share(
                 &mut attempts
                     .iter()
-                    .filter(|attempt| attempt.begun < shifted - Duration::from_secs(1)),
+                    .filter(|attempt| attempt.started < shifted - Duration::from_secs(1)),
             );
-            let after = share(&mut attempts.iter().filter(|attempt| attempt.begun > in_force));
+            let after = share(&mut attempts.iter().filter(|attempt| attempt.started > in_force));
             eprintln!(
                 "v2 got {} % of {} attempts, then {} % of {}",
                 before.0, before.1, after.0, after.1
@@ -298,7 +301,11 @@ mod cases {
 
         async fn shared(&self) -> anyhow::Result<()> {
             self.apply("shared").await?;
-            let address = self.ns.at("edge-shared").programmed("shared").await?;
+            let address = self
+                .ns
+                .in_namespace("edge-shared")
+                .wait_until_programmed("shared")
+                .await?;
             eventually("each route to serve only on its listeners", async || {
                 for (host, statuses) in [
                     ("own.example.com", [200, 404, 200]),
@@ -323,8 +330,8 @@ mod cases {
             for colour in ["red", "blue"] {
                 let address = self
                     .ns
-                    .at(&format!("team-{colour}"))
-                    .programmed("own")
+                    .in_namespace(&format!("team-{colour}"))
+                    .wait_until_programmed("own")
                     .await?;
                 eventually(
                     &format!("the {colour} team's Gateway to respond"),
@@ -350,7 +357,11 @@ mod cases {
 
         async fn several(&self, edge: &str) -> anyhow::Result<()> {
             self.apply("several-gateways").await?;
-            let next = self.ns.at("edge-next").programmed("next").await?;
+            let next = self
+                .ns
+                .in_namespace("edge-next")
+                .wait_until_programmed("next")
+                .await?;
             for address in [edge, &next] {
                 eventually_within(
                     Duration::from_secs(20),
@@ -363,7 +374,7 @@ mod cases {
                 )
                 .await?;
             }
-            let shop = self.ns.at("shop");
+            let shop = self.ns.in_namespace("shop");
             let route = shop
                 .get(objects::GATEWAY, "HTTPRoute", "everywhere")
                 .await?;

@@ -28,7 +28,7 @@ mod cases {
         ns.apply(tls_secret("cert", &pair.certificate, &pair.key))
             .await?;
         let listeners = json!([listener("http", "HTTP", 80), https("https", host, "cert")]);
-        ns.edge(gateway("edge", listeners)).await?;
+        ns.deploy_gateway(gateway("edge", listeners)).await?;
         let families = ns.families().await?;
         let all = eventually("an address of each family", async || {
             let all = addresses(ns, "edge").await?;

@@ -16,8 +16,9 @@ mod cases {
     pub(super) async fn strict_backend_sees_the_gateway_identity(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.mtls("Namespace", &ns.namespace, "strict".into()).await?;
-        ns.shop(&["v1"]).await?;
+        ns.set_mtls("Namespace", &ns.namespace, "strict".into())
+            .await?;
+        ns.deploy_shop(&["v1"]).await?;
         let listeners = json!([listener("http", "HTTP", 80), listener("tcp", "TCP", 7000)]);
         let address = ns.gateway(gateway("edge", listeners)).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
@@ -35,7 +36,7 @@ mod cases {
         .await?;
         eventually("the TCP listener to serve", async || {
             let talk = format!("echo bytes | nc -N -w 5 {address} 7000");
-            let received = run("bash", &["-c", &talk]).await?.good()?;
+            let received = run("bash", &["-c", &talk]).await?.success()?;
             anyhow::ensure!(received == "bytes\n", "{received:?}");
             Ok(())
         })

@@ -38,10 +38,10 @@ mod cases {
         ns.apply(replicas(1)).await?;
         ns.apply(edge(listeners())).await?;
         ns.apply(objects::client("client")).await?;
-        ns.reviews("v1").await?;
-        ns.reviews("v2").await?;
-        ns.ready("client").await?;
-        ns.programmed("edge").await?;
+        ns.deploy_reviews("v1").await?;
+        ns.deploy_reviews("v2").await?;
+        ns.wait_until_ready("client").await?;
+        ns.wait_until_programmed("edge").await?;
         ns.gateway_route(split(50)).await?;
         let rules = json!([{"backendRefs": [{"name": "reviews-v1", "port": 9000}]}]);
         ns.gateway_route(route("GRPCRoute", "reviews", "edge", "grpc", rules))

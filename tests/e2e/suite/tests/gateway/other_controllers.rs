@@ -109,8 +109,8 @@ mod cases {
         let class = ns
             .get(objects::GATEWAY, "GatewayClass", &ns.namespace)
             .await?;
-        let spoken = class["status"].to_string();
-        anyhow::ensure!(!spoken.contains("are served"), "{spoken}");
+        let status = class["status"].to_string();
+        anyhow::ensure!(!status.contains("are served"), "{status}");
         // The finalizer would keep the namespace from terminating.
         let nothing = json!({"metadata": {"finalizers": null}});
         merge(ns, (objects::GATEWAY, "Gateway"), "foreign", nothing).await
@@ -166,8 +166,8 @@ mod cases {
     pub(super) async fn concurrent_status_writes_keep_foreign_entries(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        ns.edge(http("edge")).await?;
+        let started = Instant::now();
+        ns.deploy_gateway(http("edge")).await?;
         let parents = json!([{"name": "edge"}, {"name": "theirs"}]);
         let route = |weight| reviews("both", parents.clone(), weight);
         ns.apply(route(1)).await?;
@@ -206,7 +206,7 @@ mod cases {
         let known = left[0]["conditions"][0]["message"] == format!("round {rounds}");
         anyhow::ensure!(known || theirs.as_ref() == Some(left[0]), "{left:?}");
         eprintln!("{rounds} concurrent writes by the other controller");
-        let log = control_plane::controller_log(&ns.client, begun).await?;
+        let log = control_plane::controller_log(&ns.client, started).await?;
         let mut lines = log.lines();
         let failed = lines
             .find(|line| line.contains(&ns.namespace) && line.contains("writing a status failed"));
@@ -217,7 +217,7 @@ mod cases {
     pub(super) async fn foreign_finalizers_labels_and_annotations_are_kept(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.edge(http("edge")).await?;
+        ns.deploy_gateway(http("edge")).await?;
         let marks = json!({"metadata": {
             "finalizers": [KEEP], "labels": {"other.example/a": "b"}, "annotations": {"other.example/c": "d"},
         }});
@@ -279,7 +279,7 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let share = "metallb.io/allow-shared-ip";
-        ns.reviews("v1").await?;
+        ns.deploy_reviews("v1").await?;
         ns.apply(json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "ingress", "annotations": {share: "edge"}},
@@ -303,25 +303,25 @@ mod cases {
                 .context("no address yet")
         })
         .await?;
-        let asked = async || {
+        let response = async || {
             get(&address, 8081, "any", "/reviews/1")
                 .await?
                 .is(200)
                 .map(drop)
         };
-        eventually("the ingress to serve", asked).await?;
+        eventually("the ingress to serve", response).await?;
         let annotation = json!({"serviceAnnotations": format!("{share}: edge")});
         ns.apply(parameters("edge", annotation)).await?;
         let mut edge = with_parameters(http("edge"), "edge");
         let metallb = ns
-            .at("metallb-system")
+            .in_namespace("metallb-system")
             .list("apps/v1", "Deployment", "")
             .await?;
         if !metallb.is_empty() {
             edge["spec"]["addresses"] = json!([{"type": "IPAddress", "value": address}]);
         }
         let changes = async {
-            let own = ns.edge(edge).await?;
+            let own = ns.deploy_gateway(edge).await?;
             anyhow::ensure!(
                 metallb.is_empty() || own == address,
                 "the Gateway has {own} instead of {address}"
@@ -341,13 +341,13 @@ mod cases {
                 done = changes.as_mut() => break done?,
                 () = tokio::time::sleep(Duration::from_millis(50)) => {}
             }
-            asked()
+            response()
                 .await
                 .with_context(|| format!("request {count} to the ingress"))?;
             count += 1;
         }
         eprintln!("{count} requests to the ingress");
-        asked().await?;
+        response().await?;
         let after = ns.get("networking.k8s.io/v1", "Ingress", "shop").await?;
         let version = |of: &Value| of["metadata"]["resourceVersion"].clone();
         anyhow::ensure!(

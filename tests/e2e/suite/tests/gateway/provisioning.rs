@@ -127,7 +127,7 @@ mod cases {
         );
         let services = ns.api("v1", "Service");
         services.delete("edge-weft", &Default::default()).await?;
-        ns.programmed("edge").await.map(drop)
+        ns.wait_until_programmed("edge").await.map(drop)
     }
 
     pub(super) async fn invalid_parameters_are_reported(ns: &TestNamespace) -> anyhow::Result<()> {
@@ -157,7 +157,7 @@ mod cases {
         }
         ns.apply(parameters("absent", json!({"replicas": "1"})))
             .await?;
-        ns.programmed("edge").await.map(drop)
+        ns.wait_until_programmed("edge").await.map(drop)
     }
 
     pub(super) async fn gateway_pod_in_injected_namespace_gets_no_sidecar(

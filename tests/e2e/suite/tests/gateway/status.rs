@@ -209,7 +209,7 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let address = ns
-            .edge(gateway("edge", json!([listener("http", "HTTP", 80)])))
+            .deploy_gateway(gateway("edge", json!([listener("http", "HTTP", 80)])))
             .await?;
         let shown = kubectl(&["-n", &ns.namespace, "get", "gateway", "edge"]).await?;
         let lines: Vec<Vec<&str>> = shown

@@ -24,7 +24,7 @@ mod cases {
         ns: &TestNamespace,
         backend: Value,
     ) -> anyhow::Result<Conditions> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let rules = json!([
             {"matches": [prefix("/status")], "backendRefs": [backend]},
             {"matches": [prefix("/reviews")], "backendRefs": [to("v1", 1)]},
@@ -97,7 +97,7 @@ mod cases {
     pub(super) async fn invalid_regex_answers_500_for_its_rule(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let bad = json!({"path": {"type": "PathPrefix", "value": "/status"},
             "headers": [{"name": "x-user", "type": "RegularExpression", "value": "(unclosed"}]});
         let rules = json!([
@@ -122,7 +122,7 @@ mod cases {
     }
 
     pub(super) async fn headless_parent_is_rejected(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let mut headless = objects::service("headless", json!({"app": "reviews"}));
         headless["spec"]["clusterIP"] = "None".into();
         ns.apply(headless).await?;
@@ -155,7 +155,7 @@ mod cases {
     pub(super) async fn missing_parent_service_or_port_is_rejected(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
         let conditions = ns
             .route(objects::route(

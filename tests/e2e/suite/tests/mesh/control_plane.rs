@@ -17,7 +17,7 @@ mod cases {
         let outcome = async {
             control_plane::scale(&ns.client, "weft-injector", 0).await?;
             ns.apply(objects::client("client")).await?;
-            ns.ready("client").await
+            ns.wait_until_ready("client").await
         }
         .await;
         // Restored whether or not the test failed.

@@ -16,7 +16,7 @@ mod cases {
     pub(super) async fn pod_addresses_of_each_family_use_mutual_tls(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let client = identity::spiffe(&ns.namespace, "client");
         for (number, ip) in ns.pod_ips("reviews-v1").await?.iter().enumerate() {
             let path = format!("/reviews/at-{number}");
@@ -39,11 +39,11 @@ mod cases {
     pub(super) async fn strict_pod_rejects_plain_text_on_each_ip_family(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let mut plain = objects::client("plain");
         plain["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         ns.apply(plain).await?;
-        ns.ready("plain").await?;
+        ns.wait_until_ready("plain").await?;
         let addresses = ns.pod_ips("reviews-v1").await?;
         let urls: Vec<String> = addresses
             .iter()
@@ -52,7 +52,7 @@ mod cases {
         for url in &urls {
             ns.reachable("plain", url, &[]).await?;
         }
-        ns.mtls("Pod", "reviews-v1", "strict".into()).await?;
+        ns.set_mtls("Pod", "reviews-v1", "strict".into()).await?;
         for url in &urls {
             eventually(&format!("plain text to {url} to be rejected"), async || {
                 let summary = ns.load("plain", url, &["-n", "5"]).await?;
@@ -77,7 +77,7 @@ mod cases {
     pub(super) async fn service_addresses_of_each_family_are_routed(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let families = ns.families().await?;
         let mut services = vec![("all", "PreferDualStack", json!(families))];
         for family in &families {
@@ -91,7 +91,7 @@ mod cases {
             ns.apply(service_with_families(name, policy, own.clone()))
                 .await?;
             let rules = json!([{"backendRefs": [to("v2", 1)]}]);
-            ns.good_route(objects::route("HTTPRoute", name, name, 80, rules))
+            ns.accepted_route(objects::route("HTTPRoute", name, name, 80, rules))
                 .await?;
             let service = ns.get("v1", "Service", name).await?;
             anyhow::ensure!(service["spec"]["ipFamilies"] == own, "{service}");

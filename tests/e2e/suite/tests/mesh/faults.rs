@@ -24,7 +24,8 @@ mod cases {
     /// Checks that a new route takes effect: the proxies receive configuration.
     async fn check_new_route_takes_effect(ns: &TestNamespace) -> anyhow::Result<()> {
         let rules = json!([{"backendRefs": [objects::to("v2", 1)]}]);
-        ns.good_route(objects::http_route("split", rules)).await?;
+        ns.accepted_route(objects::http_route("split", rules))
+            .await?;
         eventually("the new configuration to take effect", async || {
             let summary = ns.load("client", URL, &["-n", "10"]).await?;
             summary.all_from("v2").map(drop)
@@ -38,7 +39,7 @@ mod cases {
     pub(super) async fn control_plane_restarts_fail_no_request(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let changes = async {
             for _ in 0..full_or(10, 1) {
                 control_plane::restart(&ns.client, CONTROLLER).await?;
@@ -61,7 +62,7 @@ mod cases {
     pub(super) async fn controller_outage_fails_no_request(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let away = full_or(Duration::from_secs(600), Duration::from_secs(20));
         let changes = async {
             control_plane::scale(&ns.client, CONTROLLER, 0).await?;
@@ -99,7 +100,7 @@ mod cases {
             eprintln!("{why}");
             return Ok(());
         }
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let pods = control_plane::pod_names(&ns.client, CONTROLLER).await?;
         let name = pods.first().context("there is no controller pod")?;
         let pod = control_plane::system(&ns.client)
@@ -187,7 +188,7 @@ mod cases {
                 .await?;
         }
         for pod in ["client", "reviews-v1", "reviews-v2"] {
-            ns.ready(pod).await?;
+            ns.wait_until_ready(pod).await?;
         }
         let both = ns.load("client", URL, &["-n", "200", "-c", "8"]).await?;
         anyhow::ensure!(both.version("v1") > 0 && both.version("v2") > 0, "{both}");

@@ -41,17 +41,18 @@ mod cases {
             Ok(())
         })
         .await?;
-        let stray = copies("reviews-v3").await? - other;
-        anyhow::ensure!(stray < 20.0, "{stray} requests reached v3");
+        let unexpected = copies("reviews-v3").await? - other;
+        anyhow::ensure!(unexpected < 20.0, "{unexpected} requests reached v3");
         Ok(())
     }
 
     pub(super) async fn mirror_gets_copies_of_requests(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2", "v3"]).await?;
+        ns.deploy_shop(&["v1", "v2", "v3"]).await?;
         let mut never = mirror("v3", 80);
         never["requestMirror"]["percent"] = 0.into();
         let rules = json!([{"filters": [mirror("v2", 80), never], "backendRefs": [to("v1", 1)]}]);
-        ns.good_route(objects::http_route("mirror", rules)).await?;
+        ns.accepted_route(objects::http_route("mirror", rules))
+            .await?;
         eventually("the route to be in effect", async || {
             let summary = ns.load("client", URL, &["-n", "10"]).await?;
             summary.all("200")?.all_from("v1")?;
@@ -64,10 +65,11 @@ mod cases {
     pub(super) async fn grpc_mirror_gets_copies_of_requests(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2", "v3"]).await?;
+        ns.deploy_shop(&["v1", "v2", "v3"]).await?;
         let v1 = json!({"name": "reviews-v1", "port": 9000});
         let rules = json!([{"filters": [mirror("v2", 9000)], "backendRefs": [v1]}]);
-        ns.good_route(objects::grpc_route("mirror", rules)).await?;
+        ns.accepted_route(objects::grpc_route("mirror", rules))
+            .await?;
         let url = "http://reviews:9000";
         eventually("the route to be in effect", async || {
             let summary = ns
@@ -83,7 +85,7 @@ mod cases {
     pub(super) async fn mirror_to_a_missing_service_is_reported_and_ignored(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let rules = json!([{"filters": [mirror("v9", 80)], "backendRefs": [to("v1", 1)]}]);
         let conditions = ns.route(objects::http_route("nowhere", rules)).await?;
         conditions.is_false("ResolvedRefs", "BackendNotFound", &["reviews-v9"])?;
@@ -96,12 +98,13 @@ mod cases {
     pub(super) async fn cors_headers_are_sent_to_allowed_origins(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let cors = json!({"type": "CORS", "cors": {
             "allowOrigins": ["https://*.shop.example"], "allowMethods": ["PUT"], "allowHeaders": ["x-a"],
             "allowCredentials": true, "maxAge": 60}});
         let rules = json!([{"filters": [cors], "backendRefs": [to("v1", 1)]}]);
-        ns.good_route(objects::http_route("cors", rules)).await?;
+        ns.accepted_route(objects::http_route("cors", rules))
+            .await?;
         let origin = "origin: https://www.shop.example";
         let preflight = [
             "--method",
@@ -139,13 +142,14 @@ mod cases {
     }
 
     pub(super) async fn failed_requests_are_retried(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let retry = json!({"codes": [503], "attempts": 2, "backoff": "100ms"});
         let rules = json!([
             {"matches": [prefix("/status")], "retry": retry, "backendRefs": [to("v1", 1)]},
             {"backendRefs": [to("v1", 1)]},
         ]);
-        ns.good_route(objects::http_route("retry", rules)).await?;
+        ns.accepted_route(objects::http_route("retry", rules))
+            .await?;
         let url = "http://reviews/status/503";
         let answer = eventually("retries to back off", async || {
             let summary = ns.load("client", url, &[]).await?;

@@ -91,8 +91,8 @@ mod cases {
         ] {
             ns.apply(made).await?;
         }
-        ns.shop(&["v1"]).await?;
-        ns.ready("tls_client").await?;
+        ns.deploy_shop(&["v1"]).await?;
+        ns.wait_until_ready("tls_client").await?;
         ns.route(objects::grpc_route("cases", rules())).await?;
         for (name, code, words) in [
             (
@@ -144,12 +144,13 @@ mod cases {
         apply_without_proxy(ns, objects::client("tls_client")).await?;
         ns.apply(service("whole", v1.clone(), 9000)).await?;
         ns.apply(service("each", v1, 9000)).await?;
-        ns.shop(&["v1"]).await?;
-        ns.ready("tls_client").await?;
+        ns.deploy_shop(&["v1"]).await?;
+        ns.wait_until_ready("tls_client").await?;
         let whole = json!({"request": "300ms"});
-        ns.good_route(route_with_timeouts("whole", whole)).await?;
+        ns.accepted_route(route_with_timeouts("whole", whole))
+            .await?;
         let each = json!({"request": "5s", "backendRequest": "300ms"});
-        ns.good_route(route_with_timeouts("each", each)).await?;
+        ns.accepted_route(route_with_timeouts("each", each)).await?;
         for (name, words) in [
             ("whole", "no complete answer within the request timeout"),
             ("each", "no answer of the backend within its timeout"),
@@ -159,7 +160,7 @@ mod cases {
             check_failure(ns, ("client", &url), &slow, "DeadlineExceeded", words).await?;
         }
         // On a probed port, plain text may come from the kubelet, so HTTP is parsed and rejected.
-        ns.mtls("Pod", "reviews-v1", "strict".into()).await?;
+        ns.set_mtls("Pod", "reviews-v1", "strict".into()).await?;
         let ip = in_url(&ns.pod_ip("reviews-v1").await?);
         let probed = format!("http://{ip}:8080");
         let words = "which takes mutual TLS only";

@@ -23,7 +23,7 @@ mod cases {
     pub(super) async fn client_and_server_identities_are_logged(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let (client, server) = (
             identity::spiffe(&ns.namespace, "client"),
             identity::spiffe(&ns.namespace, "reviews"),
@@ -85,7 +85,7 @@ mod cases {
     pub(super) async fn missing_or_self_signed_certificate_is_rejected(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let uri = identity::spiffe(&ns.namespace, "client");
         let address = format!("{}:80", in_url(&ns.cluster_ip("reviews").await?));
 
@@ -133,7 +133,7 @@ mod cases {
         account: &str,
     ) -> anyhow::Result<Result<usize, Status>> {
         ns.apply(objects::client("client")).await?;
-        ns.ready("client").await?;
+        ns.wait_until_ready("client").await?;
         let request = identity::request(&identity::spiffe(&ns.namespace, account))?;
         let token = identity::token(ns, "client", audience, "client").await?;
         Ok(identity::sign(ns, &request.csr, &token)
@@ -181,7 +181,7 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         ns.apply(objects::client("client")).await?;
-        ns.ready("client").await?;
+        ns.wait_until_ready("client").await?;
         let request = identity::request(&identity::spiffe(&ns.namespace, "client"))?;
         for (token, why) in [
             ("", "has no token"),
@@ -241,7 +241,7 @@ mod cases {
     pub(super) async fn subscription_without_certificate_is_rejected(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let refused = hello(ns, "client").await?;
         anyhow::ensure!(
             refused

@@ -116,7 +116,7 @@ mod cases {
     pub(super) async fn service_import_is_a_backend_while_its_crd_exists(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let backend = json!({"group": "multicluster.x-k8s.io", "kind": "ServiceImport", "name": "reviews", "port": 80});
         let rules = json!([{"backendRefs": [backend]}]);
         ns.route(objects::http_route("imported", rules)).await?;

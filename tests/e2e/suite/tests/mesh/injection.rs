@@ -107,7 +107,7 @@ mod cases {
     pub(super) async fn job_with_init_container_is_served_and_completes(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         ns.apply(objects::job("errand", "http://reviews/reviews/errand"))
             .await?;
         eventually("the Job to be complete", async || {

@@ -46,11 +46,11 @@ mod cases {
         for pod in [objects::client("client"), client(), reviews_v1_deployment()] {
             ns.apply(pod).await?;
         }
-        ns.reviews("v2").await?;
-        ns.rolled_out("reviews-v1").await?;
-        ns.ready("client").await?;
-        ns.ready("client").await?;
-        ns.programmed("edge").await?;
+        ns.deploy_reviews("v2").await?;
+        ns.wait_until_rolled_out("reviews-v1").await?;
+        ns.wait_until_ready("client").await?;
+        ns.wait_until_ready("client").await?;
+        ns.wait_until_programmed("edge").await?;
         let rules = json!([{"backendRefs": [{"name": "reviews", "port": 9000}]}]);
         ns.gateway_route(route("GRPCRoute", "reviews", "edge", "grpc", rules))
             .await?;
@@ -61,7 +61,7 @@ mod cases {
     /// and of the gateway apply it.
     async fn route_all_to(ns: &TestNamespace, version: &str) -> anyhow::Result<()> {
         let rules = json!([{"backendRefs": [to(version, 1)]}]);
-        ns.good_route(objects::http_route("reviews-of-the-mesh", rules.clone()))
+        ns.accepted_route(objects::http_route("reviews-of-the-mesh", rules.clone()))
             .await?;
         ns.gateway_route(route("HTTPRoute", "reviews", "edge", "http", rules))
             .await?;
@@ -245,7 +245,7 @@ mod cases {
     /// Checks that a new pod is outside the mesh and can call permissive pods.
     async fn check_new_pod_has_no_proxy(ns: &TestNamespace) -> anyhow::Result<()> {
         ns.apply(objects::client("latecomer")).await?;
-        let pod = ns.ready("latecomer").await?;
+        let pod = ns.wait_until_ready("latecomer").await?;
         anyhow::ensure!(proxy_image(&pod).is_none(), "the pod has a proxy");
         let load = ns.load("latecomer", "http://reviews/reviews/1", &["-n", "20"]);
         load.await?.all("200").map(drop)
@@ -292,8 +292,8 @@ mod cases {
             );
             // Pods that start now join the mesh.
             ns.restart_deployment("reviews-v1").await?;
-            let begun = ns.list("v1", "Pod", "app=reviews,version=v1").await?;
-            check_proxy_version(&begun, &found.version)?;
+            let started = ns.list("v1", "Pod", "app=reviews,version=v1").await?;
+            check_proxy_version(&started, &found.version)?;
             route_all_to(ns, "v1").await
         };
         under_all_traffic(ns, changes).await?;

@@ -29,8 +29,8 @@ mod cases {
             .await?;
         ns.apply(objects::client("client")).await?;
         ns.apply(server()).await?;
-        ns.ready("client").await?;
-        ns.rolled_out("reviews").await
+        ns.wait_until_ready("client").await?;
+        ns.wait_until_rolled_out("reviews").await
     }
 
     pub(super) async fn server_rollout_and_scaling_fail_no_request(
@@ -56,7 +56,7 @@ mod cases {
         let address = ns.cluster_ip("reviews").await?;
         ns.apply(senders(&address, 2)).await?;
         let changes = async {
-            ns.rolled_out("senders").await?;
+            ns.wait_until_rolled_out("senders").await?;
             for _ in 0..full_or(10, 2) {
                 ns.restart_deployment("senders").await?;
             }
@@ -90,7 +90,7 @@ mod cases {
     pub(super) async fn fifty_route_edits_fail_no_request(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let edits = async {
             for edit in 0..25 {
                 for kind in ["HTTPRoute", "GRPCRoute"] {
@@ -100,7 +100,7 @@ mod cases {
                 }
             }
             for kind in ["HTTPRoute", "GRPCRoute"] {
-                ns.good_route(route_split(kind, 50, 20)).await?;
+                ns.accepted_route(route_split(kind, 50, 20)).await?;
             }
             Ok(())
         };
@@ -140,7 +140,7 @@ mod cases {
                 ns.restarts(pod).await? > restarts,
                 "the proxy was not restarted"
             );
-            ns.ready(pod).await.map(drop)
+            ns.wait_until_ready(pod).await.map(drop)
         })
         .await
     }
@@ -154,9 +154,9 @@ mod cases {
             eprintln!("{why}");
             return Ok(());
         }
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         ns.apply(objects::client("other")).await?;
-        ns.ready("other").await?;
+        ns.wait_until_ready("other").await?;
         let kill = async |pod: &str| {
             let before = ns.restarts(pod).await?;
             fault_injection::signal(&ns.get("v1", "Pod", pod).await?, "weft-proxy", "KILL").await?;

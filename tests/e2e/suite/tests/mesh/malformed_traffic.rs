@@ -21,7 +21,7 @@ mod cases {
         let mut pod = objects::client("thrower");
         pod["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         ns.apply(pod).await?;
-        ns.ready("thrower").await?;
+        ns.wait_until_ready("thrower").await?;
         Ok(())
     }
 
@@ -44,7 +44,7 @@ mod cases {
     }
 
     pub(super) async fn garbage_does_not_crash_the_proxy(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         deploy_garbage_client(ns).await?;
         let before = ns
             .metric("reviews-v1", "weft_protocol_errors_total", &[])
@@ -143,6 +143,6 @@ mod cases {
             "the control plane crashed"
         );
         // The control plane still serves: new pods get a proxy, a certificate and configuration.
-        ns.shop(&["v1"]).await
+        ns.deploy_shop(&["v1"]).await
     }
 }

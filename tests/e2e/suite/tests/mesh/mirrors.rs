@@ -38,7 +38,7 @@ mod cases {
     pub(super) async fn mirror_gets_its_percentage_or_fraction(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let fraction = json!({"fraction": {"numerator": 3, "denominator": 8}});
         let shares = [
             ("/reviews/twenty", json!({"percent": 20}), 0.2),
@@ -52,7 +52,7 @@ mod cases {
         let all = json!({"matches": [prefix("/reviews/all")],
             "filters": [mirror("reviews-v2", json!({}))], "backendRefs": [to("v1", 1)]});
         rules.push(all);
-        ns.good_route(objects::http_route("shares", rules.into()))
+        ns.accepted_route(objects::http_route("shares", rules.into()))
             .await?;
         eventually("the route to be in effect", async || {
             ns.load("client", "http://reviews/reviews/all", &[]).await?;
@@ -84,7 +84,7 @@ mod cases {
     pub(super) async fn failing_mirrors_do_not_affect_requests(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let v1 = json!({"app": "reviews", "version": "v1"});
         let service = |name: &str, labels: Value, port: u16| {
             let mut service = objects::service(name, labels);
@@ -102,7 +102,7 @@ mod cases {
         let half = |name| mirror(name, json!({"percent": 50}));
         let filters = ["nobody", "closed", "greets"].map(half);
         let rules = json!([{"filters": filters, "backendRefs": [to("v1", 1)]}]);
-        ns.good_route(objects::http_route("harmless", rules))
+        ns.accepted_route(objects::http_route("harmless", rules))
             .await?;
         eventually("copies to fail", async || {
             let post = [

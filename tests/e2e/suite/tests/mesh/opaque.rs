@@ -77,9 +77,10 @@ mod cases {
     pub(super) async fn tcp_route_follows_weights_and_logs_connections(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let backends = json!([backend("v1", 7001, 0), backend("v2", 7001, 1)]);
-        ns.good_route(tcp_route("second", 7001, backends)).await?;
+        ns.accepted_route(tcp_route("second", 7001, backends))
+            .await?;
         eventually("connections to go to v2", async || {
             let received = send_bytes(ns, 7001, &hex(b"hello")).await?;
             anyhow::ensure!(received == "220 reviews v2\r\nhello", "{received:?}");
@@ -122,11 +123,11 @@ mod cases {
     pub(super) async fn tls_route_matches_the_server_name(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let to = |version| json!([backend(version, 7001, 1)]);
-        ns.good_route(tls_route("one", "one.example.com", to("v1")))
+        ns.accepted_route(tls_route("one", "one.example.com", to("v1")))
             .await?;
-        ns.good_route(tls_route("others", "*.example.com", to("v2")))
+        ns.accepted_route(tls_route("others", "*.example.com", to("v2")))
             .await?;
         eventually("both routes to be in effect", async || {
             for (name, greeting) in [
@@ -157,13 +158,13 @@ mod cases {
     pub(super) async fn conflicting_opaque_routes_of_a_port_are_rejected(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let to = |version| json!([backend(version, 7001, 1)]);
-        ns.good_route(tls_route("tls", "one.example.com", to("v1")))
+        ns.accepted_route(tls_route("tls", "one.example.com", to("v1")))
             .await?;
         let conditions = ns.route(tcp_route("tcp", 7001, to("v2"))).await?;
         conditions.is_false("Accepted", "Conflicted", &["TLSRoute", "/tls"])?;
-        ns.good_route(tcp_route("first", 7000, json!([backend("v1", 7000, 1)])))
+        ns.accepted_route(tcp_route("first", 7000, json!([backend("v1", 7000, 1)])))
             .await?;
         let conditions = ns.route(tcp_route("second", 7000, json!([backend("v2", 7000, 1)])));
         let conditions = conditions.await?;
@@ -176,11 +177,11 @@ mod cases {
     pub(super) async fn opaque_bytes_bypass_http_route_on_undeclared_port(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         // HTTP is routed to v2. The port is named `greet`, which declares no protocol, and the
         // Service selects only v1.
         let rules = json!([{"backendRefs": [backend("v2", 80, 1)]}]);
-        ns.good_route(route("HTTPRoute", "http", "reviews-v1", 7001, rules))
+        ns.accepted_route(route("HTTPRoute", "http", "reviews-v1", 7001, rules))
             .await?;
         eventually("the route to be in effect", async || {
             let url = "http://reviews-v1:7001/reviews/1";

@@ -19,7 +19,7 @@ mod cases {
     pub(super) async fn service_without_selector_is_a_valid_parent(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         ns.apply(json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "facade"},
             "spec": {"ports": [{"name": "http", "port": 80}]},
@@ -27,7 +27,7 @@ mod cases {
         .await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
         let route = objects::route("HTTPRoute", "facade", "facade", 80, rules);
-        ns.good_route(route).await?;
+        ns.accepted_route(route).await?;
         eventually("requests to the facade to reach v1", async || {
             let summary = ns
                 .load("client", "http://facade/reviews/1", &["-n", "5"])
@@ -40,7 +40,7 @@ mod cases {
     pub(super) async fn cross_namespace_backend_needs_no_reference_grant(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let other = TestNamespace {
             client: ns.client.clone(),
             namespace: format!("{}-b", ns.namespace),
@@ -67,10 +67,10 @@ mod cases {
         for account in ["client", "reviews"] {
             other.apply(objects::account(account)).await?;
         }
-        other.shop(&["v2"]).await?;
+        other.deploy_shop(&["v2"]).await?;
         let backend = json!({"name": "reviews", "namespace": other.namespace, "port": 80});
         let rules = json!([{"backendRefs": [backend]}]);
-        ns.good_route(objects::http_route("elsewhere", rules))
+        ns.accepted_route(objects::http_route("elsewhere", rules))
             .await?;
         eventually(
             "the backend of the other namespace to respond",
@@ -85,7 +85,7 @@ mod cases {
     pub(super) async fn external_name_service_is_rejected_with_a_reason(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         ns.apply(json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "abroad"},
             "spec": {"type": "ExternalName", "externalName": "example.com",
@@ -116,14 +116,15 @@ mod cases {
     pub(super) async fn response_header_filters_of_rule_and_backend_apply(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let edit = |what: serde_json::Value| json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": what});
         let mut v1 = to("v1", 1);
         let by_backend = json!({"set": [{"name": "x-set", "value": "backend"}, {"name": "x-gone", "value": "1"}]});
         v1["filters"] = json!([edit(by_backend)]);
         let by_rule = json!({"add": [{"name": "x-added", "value": "rule"}], "remove": ["x-gone", "content-type"]});
         let rules = json!([{"filters": [edit(by_rule)], "backendRefs": [v1]}]);
-        ns.good_route(objects::http_route("headers", rules)).await?;
+        ns.accepted_route(objects::http_route("headers", rules))
+            .await?;
         eventually("both filters to apply", async || {
             let answer = ns.load("client", URL, &[]).await?.first_response();
             let seen =
@@ -140,12 +141,14 @@ mod cases {
     pub(super) async fn zero_weight_backend_gets_no_requests(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let rules = json!([{"backendRefs": [to("v1", 0), to("v2", 3)]}]);
-        ns.good_route(objects::http_route("shares", rules)).await?;
+        ns.accepted_route(objects::http_route("shares", rules))
+            .await?;
         let grpc = |version: &str, weight: u32| json!({"name": format!("reviews-{version}"), "port": 9000, "weight": weight});
         let rules = json!([{"backendRefs": [grpc("v1", 0), grpc("v2", 3)]}]);
-        ns.good_route(objects::grpc_route("shares", rules)).await?;
+        ns.accepted_route(objects::grpc_route("shares", rules))
+            .await?;
         eventually("v2 to get all requests", async || {
             let summary = ns.load("client", URL, &["-n", "30"]).await?;
             summary.all("200")?.all_from("v2")?;
@@ -155,7 +158,8 @@ mod cases {
         })
         .await?;
         let rules = json!([{"backendRefs": [grpc("v1", 0), grpc("v2", 0)]}]);
-        ns.good_route(objects::grpc_route("shares", rules)).await?;
+        ns.accepted_route(objects::grpc_route("shares", rules))
+            .await?;
         eventually("all requests to fail", async || {
             let arguments = ["--grpc", "get", "-n", "5"];
             let summary = ns.load("client", "http://reviews:9000", &arguments).await?;

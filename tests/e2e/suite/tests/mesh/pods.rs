@@ -33,8 +33,8 @@ mod cases {
         let refusal = admission_error(ns, pod)
             .await?
             .context("the pod was admitted")?;
-        let said = words.iter().all(|word| refusal.contains(word));
-        anyhow::ensure!(said, "{refusal}");
+        let complete = words.iter().all(|word| refusal.contains(word));
+        anyhow::ensure!(complete, "{refusal}");
         Ok(())
     }
 
@@ -48,7 +48,7 @@ mod cases {
     }
 
     pub(super) async fn pods_with_custom_dns_are_served(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let address = in_url(&ns.cluster_ip("reviews").await?);
         let ndots = json!({"options": [{"name": "ndots", "value": "1"}]});
         // A documentation address (RFC 5737), at which no DNS server responds.
@@ -67,7 +67,7 @@ mod cases {
             ns.apply(pod).await?;
         }
         for name in ["dns-default", "dns-none", "dns-ndots"] {
-            ns.ready(name).await.context(name)?;
+            ns.wait_until_ready(name).await.context(name)?;
             ns.reachable(name, &format!("http://{address}/reviews/1"), &[])
                 .await?;
         }
@@ -102,7 +102,7 @@ mod cases {
         })
         .await?;
         ns.apply(pod).await?;
-        let pod = ns.ready("client").await?;
+        let pod = ns.wait_until_ready("client").await?;
         for container in [
             &pod["spec"]["initContainers"][0],
             &pod["spec"]["initContainers"][1],

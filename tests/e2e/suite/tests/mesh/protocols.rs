@@ -31,16 +31,16 @@ mod cases {
         }))
         .await?;
         for pod in ["client", "named-0", "named-1"] {
-            ns.ready(pod).await?;
+            ns.wait_until_ready(pod).await?;
         }
         for pod in ["named-0", "named-1"] {
             let path = format!("/reviews/{pod}");
             let url = format!("http://{pod}.named:8080{path}");
-            let asked = eventually("the pod's DNS name to resolve", async || {
+            let response = eventually("the pod's DNS name to resolve", async || {
                 let summary = ns.load("client", &url, &["-n", "5", "--keep", "5"]).await?;
                 summary.all("200").cloned()
             });
-            let answer = asked.await?.first_response();
+            let answer = response.await?.first_response();
             anyhow::ensure!(answer.body()["pod"] == pod, "{:?}", answer.body());
             let grpc = format!("http://{pod}.named:9000");
             let summary = ns.load("client", &grpc, &["--grpc", "watch"]).await?;
@@ -73,7 +73,7 @@ mod cases {
 
     /// Through its Service, of which it is the only endpoint, and by its own address.
     pub(super) async fn pod_reaches_itself(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let own = in_url(&ns.pod_ip("reviews-v1").await?);
         for (http, grpc) in [
             (
@@ -108,7 +108,7 @@ mod cases {
         let received = ns.exec("reviews-v1", "shop", &talk).await?;
         anyhow::ensure!(received == "220 reviews v1\r\n", "{received:?}");
         // Strict mode does not reject the pod's requests to itself.
-        ns.mtls("Pod", "reviews-v1", "strict".into()).await?;
+        ns.set_mtls("Pod", "reviews-v1", "strict".into()).await?;
         for _ in 0..4 {
             let summary = ns
                 .load("reviews-v1", "http://reviews/reviews/self", &[])

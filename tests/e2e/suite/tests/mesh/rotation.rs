@@ -26,10 +26,10 @@ mod cases {
     /// Deploys the shop with a TCPRoute on `reviews-v1`, so that every connection to it has a TLS
     /// handshake of its own between proxies.
     async fn shop(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let rules = json!([{"backendRefs": [objects::to("v1", 1)]}]);
         let route = objects::route("TCPRoute", "handshakes", "reviews-v1", 80, rules);
-        ns.good_route(route).await
+        ns.accepted_route(route).await
     }
 
     /// Sends requests of several kinds for this many seconds.
@@ -227,7 +227,7 @@ mod cases {
             anyhow::ensure!(!roots.contains(text(&before, "tls.crt")?.trim()), "{roots}");
             // New pods get a certificate of the new root.
             ns.apply(objects::client("second")).await?;
-            ns.ready("second").await?;
+            ns.wait_until_ready("second").await?;
             ns.load("second", "http://reviews/reviews/1", &["-n", "20"])
                 .await?
                 .all("200")?;

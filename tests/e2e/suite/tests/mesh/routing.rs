@@ -38,8 +38,8 @@ mod cases {
     }
 
     pub(super) async fn requests_follow_backend_weights(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2", "v3"]).await?;
-        ns.good_route(objects::http_route(
+        ns.deploy_shop(&["v1", "v2", "v3"]).await?;
+        ns.accepted_route(objects::http_route(
             "split",
             json!([{"backendRefs": [to("v1", 80), to("v2", 20), to("v3", 0)]}]),
         ))
@@ -68,13 +68,14 @@ mod cases {
     pub(super) async fn header_matches_select_the_backend(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let numbered = json!({"headers": [{"name": "x-user", "type": "RegularExpression", "value": "^[0-9]+$"}]});
         let rules = json!([
             {"backendRefs": [to("v1", 1)]},
             {"matches": [header("x-version", "v2"), numbered], "backendRefs": [to("v2", 1)]},
         ]);
-        ns.good_route(objects::http_route("pick", rules)).await?;
+        ns.accepted_route(objects::http_route("pick", rules))
+            .await?;
         load_until(ns, URL, &["-H", "x-version: v2"], |summary| {
             summary.version("v2") == 1
         })
@@ -94,7 +95,7 @@ mod cases {
     }
 
     pub(super) async fn filters_rewrite_url_and_headers(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let rewrite = json!({"type": "URLRewrite", "urlRewrite": {
             "hostname": "old.example", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/reviews"}}});
         let request = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {
@@ -104,7 +105,8 @@ mod cases {
         let rules = json!([{
             "matches": [prefix("/api/reviews")], "filters": [rewrite, request, response], "backendRefs": [to("v1", 1)],
         }]);
-        ns.good_route(objects::http_route("rewrite", rules)).await?;
+        ns.accepted_route(objects::http_route("rewrite", rules))
+            .await?;
         let headers = ["-H", "x-set: old", "-H", "x-add: one", "-H", "x-gone: here"];
         let url = "http://reviews/api/reviews/7?full=yes";
         let answer = load_until(ns, url, &headers, |summary| summary.code("200") == 1)
@@ -128,11 +130,11 @@ mod cases {
     }
 
     pub(super) async fn proxy_answers_request_redirects(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let redirect = json!({"type": "RequestRedirect", "requestRedirect": {
             "scheme": "https", "hostname": "shop.example", "statusCode": 301,
             "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/new"}}});
-        ns.good_route(objects::http_route(
+        ns.accepted_route(objects::http_route(
             "redirect",
             json!([{"matches": [prefix("/old")], "filters": [redirect]}]),
         ))
@@ -150,13 +152,13 @@ mod cases {
     }
 
     pub(super) async fn request_timeout_answers_504(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let rule = |path: &str, timeouts| json!({"matches": [prefix(path)], "timeouts": timeouts, "backendRefs": [to("v1", 1)]});
         let rules = json!([
             rule("/delay", json!({"request": "500ms"})),
             rule("/reviews", json!({"backendRequest": "5s"}))
         ]);
-        ns.good_route(objects::http_route("patience", rules))
+        ns.accepted_route(objects::http_route("patience", rules))
             .await?;
         let slow = "http://reviews/delay/5000";
         let answer = load_until(ns, slow, &[], |summary| summary.code("504") == 1)
@@ -177,8 +179,8 @@ mod cases {
     pub(super) async fn request_without_matching_rule_answers_404(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
-        ns.good_route(objects::http_route(
+        ns.deploy_shop(&["v1"]).await?;
+        ns.accepted_route(objects::http_route(
             "some",
             json!([{"matches": [prefix("/reviews")], "backendRefs": [to("v1", 1)]}]),
         ))
@@ -197,12 +199,13 @@ mod cases {
     }
 
     pub(super) async fn grpc_route_matches_the_method(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2", "v3"]).await?;
+        ns.deploy_shop(&["v1", "v2", "v3"]).await?;
         let to = |version: &str, weight: u32| json!({"name": format!("reviews-{version}"), "port": 9000, "weight": weight});
         let method = |name: &str| json!([{"method": {"service": "shop.Reviews", "method": name}}]);
         let rules =
             json!([{"matches": method("Get"), "backendRefs": [to("v1", 50), to("v2", 50)]}]);
-        ns.good_route(objects::grpc_route("methods", rules)).await?;
+        ns.accepted_route(objects::grpc_route("methods", rules))
+            .await?;
         let url = "http://reviews:9000";
         load_until(ns, url, &["--grpc", "get", "-n", "20"], |summary| {
             summary.failed() == 0 && summary.version("v3") == 0
@@ -225,7 +228,8 @@ mod cases {
             .all("Unimplemented")?;
 
         let rules = json!([{"matches": method("Watch"), "backendRefs": [to("v3", 1)]}]);
-        ns.good_route(objects::grpc_route("methods", rules)).await?;
+        ns.accepted_route(objects::grpc_route("methods", rules))
+            .await?;
         let summary = load_until(ns, url, &["--grpc", "watch"], |summary| {
             summary.code("OK") == 1
         })
@@ -241,8 +245,8 @@ mod cases {
     pub(super) async fn pod_address_uses_mutual_tls_without_routes(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
-        ns.good_route(objects::http_route(
+        ns.deploy_shop(&["v1", "v2"]).await?;
+        ns.accepted_route(objects::http_route(
             "all-to-2",
             json!([{"backendRefs": [to("v2", 1)]}]),
         ))
@@ -279,11 +283,11 @@ mod cases {
     pub(super) async fn pods_without_a_proxy_send_and_receive_plain_text(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let mut tls_client = objects::client("tls_client");
         tls_client["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         ns.apply(tls_client).await?;
-        ns.ready("tls_client").await?;
+        ns.wait_until_ready("tls_client").await?;
         ns.reachable("tls_client", "http://reviews/reviews/1", &[])
             .await?;
         ns.load("tls_client", "http://reviews/reviews/outside", &["-n", "5"])
@@ -312,7 +316,7 @@ mod cases {
         ns.apply(plain).await?;
         ns.apply(objects::service("plain", json!({"app": "plain"})))
             .await?;
-        ns.ready("reviews-v9").await?;
+        ns.wait_until_ready("reviews-v9").await?;
         load_until(ns, "http://plain/reviews/1", &["-n", "3"], |summary| {
             summary.version("v9") == 3
         })
@@ -321,7 +325,7 @@ mod cases {
     }
 
     pub(super) async fn opaque_tcp_is_passed_through(ns: &TestNamespace) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let echo = [
             "weft-shop",
             "talk",
@@ -358,7 +362,7 @@ mod cases {
     pub(super) async fn large_bodies_arrive_complete_over_http1_and_http2(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         for protocol in [&["--http2"][..], &[]] {
             let arguments = [
                 protocol,

@@ -33,7 +33,7 @@ mod cases {
     pub(super) async fn redirect_filter_uses_its_status_code(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let rule = |code: u16| {
             let redirect = json!({"hostname": "shop.example", "port": 8443, "statusCode": code,
                 "path": {"type": "ReplaceFullPath", "replaceFullPath": format!("/new/{code}")}});
@@ -42,7 +42,8 @@ mod cases {
         };
         let codes = [301, 302, 303, 307, 308];
         let rules: Value = codes.map(rule).into_iter().collect();
-        ns.good_route(objects::http_route("codes", rules)).await?;
+        ns.accepted_route(objects::http_route("codes", rules))
+            .await?;
         for code in codes {
             let url = format!("http://reviews/old/{code}?a=b");
             wait_for_code(ns, &url, &[], &code.to_string()).await?;
@@ -56,9 +57,10 @@ mod cases {
     pub(super) async fn older_of_two_merged_routes_has_precedence(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let older = json!([{"name": "all", "matches": [prefix("/reviews")], "backendRefs": [to("v1", 1), to("v2", 0)]}]);
-        ns.good_route(objects::http_route("z-older", older)).await?;
+        ns.accepted_route(objects::http_route("z-older", older))
+            .await?;
         // Precedence compares creation times in seconds; for equal times the name would decide for
         // the other route.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
@@ -66,7 +68,7 @@ mod cases {
             {"matches": [prefix("/reviews")], "backendRefs": [to("v2", 1)]},
             {"matches": [prefix("/reviews/2")], "backendRefs": [to("v2", 1)]},
         ]);
-        ns.good_route(objects::http_route("a-younger", younger))
+        ns.accepted_route(objects::http_route("a-younger", younger))
             .await?;
         eventually("the younger route to be in effect", async || {
             let url = "http://reviews/reviews/2";
@@ -88,7 +90,7 @@ mod cases {
     pub(super) async fn route_applies_only_to_its_parent_port(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let marked = |value: &str| {
             json!([{"backendRefs": [to("v1", 1)], "filters": [{"type": "ResponseHeaderModifier",
                 "responseHeaderModifier": {"set": [{"name": "x-port", "value": value}]}}]}])
@@ -96,9 +98,9 @@ mod cases {
         let mut by_name = objects::http_route("by-name", marked("http"));
         by_name["spec"]["parentRefs"][0] =
             json!({"group": "", "kind": "Service", "name": "reviews", "sectionName": "http"});
-        ns.good_route(by_name).await?;
+        ns.accepted_route(by_name).await?;
         let by_number = objects::route("HTTPRoute", "by-number", "reviews", 9000, marked("9000"));
-        ns.good_route(by_number).await?;
+        ns.accepted_route(by_number).await?;
         for (url, wanted) in [(URL, "http"), ("http://reviews:9000/reviews/1", "9000")] {
             eventually("each port to use its own route", async || {
                 let answer = ns.load("client", url, &[]).await?.first_response();
@@ -113,7 +115,7 @@ mod cases {
     pub(super) async fn grpc_method_regexes_select_the_backend(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let method = |service: &str, name: &str| json!([{"method": {"type": "RegularExpression", "service": service, "method": name}}]);
         let backend = |name: &str| json!([{"name": name, "port": 9000}]);
         let rules = json!([

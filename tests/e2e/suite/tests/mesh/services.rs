@@ -25,8 +25,8 @@ mod cases {
         pod["metadata"]["annotations"] =
             json!({"weft.dev/exclude-inbound-ports": "8080, 7001", "weft.dev/mtls": "strict"});
         ns.apply(pod).await?;
-        ns.ready("client").await?;
-        ns.ready("reviews-v1").await?;
+        ns.wait_until_ready("client").await?;
+        ns.wait_until_ready("reviews-v1").await?;
         ns.reachable("client", "http://reviews/reviews/1", &[])
             .await?;
         // The other port still uses mutual TLS, which a strict pod requires.
@@ -71,8 +71,8 @@ mod cases {
                 .await?;
         }
         for number in 0..2 {
-            ns.ready(&format!("client{number}")).await?;
-            ns.ready(&format!("reviews-v{number}")).await?;
+            ns.wait_until_ready(&format!("client{number}")).await?;
+            ns.wait_until_ready(&format!("reviews-v{number}")).await?;
         }
         Ok(())
     }
@@ -143,7 +143,7 @@ mod cases {
     pub(super) async fn client_ip_affinity_keeps_the_endpoint(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1", "v2"]).await?;
+        ns.deploy_shop(&["v1", "v2"]).await?;
         let all = json!({"app": "reviews"});
         ns.apply(service("sticky", all, "sessionAffinity", "ClientIP"))
             .await?;

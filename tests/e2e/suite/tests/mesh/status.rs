@@ -106,9 +106,10 @@ mod cases {
     pub(super) async fn programmed_condition_counts_the_proxies(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let rules = json!([{"backendRefs": [to("v1", 1)]}]);
-        ns.good_route(objects::http_route("counted", rules)).await?;
+        ns.accepted_route(objects::http_route("counted", rules))
+            .await?;
         let ask = async |client: &str| {
             let summary = ns.load(client, "http://reviews/reviews/1", &[]).await?;
             summary.all("200").map(drop)
@@ -116,7 +117,7 @@ mod cases {
         ask("client").await?;
         wait_until_programmed(ns, 1).await?;
         ns.apply(objects::client("second")).await?;
-        ns.ready("second").await?;
+        ns.wait_until_ready("second").await?;
         // A proxy does not count before it uses the Service.
         wait_until_programmed(ns, 1).await?;
         ask("second").await?;

@@ -22,7 +22,7 @@ mod cases {
         let mut pod = objects::client("plain");
         pod["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
         ns.apply(pod).await?;
-        ns.ready("plain").await.map(|_| ())
+        ns.wait_until_ready("plain").await.map(|_| ())
     }
 
     /// Waits until all requests of the pod succeed, or all fail.
@@ -39,9 +39,10 @@ mod cases {
     pub(super) async fn strict_namespace_accepts_only_mutual_tls_and_probes(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.mtls("Namespace", &ns.namespace, "strict".into()).await?;
+        ns.set_mtls("Namespace", &ns.namespace, "strict".into())
+            .await?;
         // Readiness probes arrive in plain text.
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         deploy_plain_client(ns).await?;
         ns.load("client", URL, &["-n", "20"]).await?.all("200")?;
         wait_until_served(ns, "plain", false).await?;
@@ -60,15 +61,15 @@ mod cases {
         anyhow::ensure!(log.contains("takes mutual TLS only"), "{log}");
         // A request that matches a probe, and one that differs from it.
         let address = format!("http://{}:8080", in_url(&ns.pod_ip("reviews-v1").await?));
-        let asked = ns
+        let response = ns
             .load("plain", &format!("{address}/healthz"), &["-n", "5"])
             .await?;
-        asked.all("200")?;
-        let asked = ns
+        response.all("200")?;
+        let response = ns
             .load("plain", &format!("{address}/healthz?x=1"), &["-n", "5"])
             .await?;
-        anyhow::ensure!(asked.failed() == asked.sent(), "{asked}");
-        ns.ready("reviews-v1").await?;
+        anyhow::ensure!(response.failed() == response.sent(), "{response}");
+        ns.wait_until_ready("reviews-v1").await?;
         anyhow::ensure!(
             ns.restarts("reviews-v1").await? == 0,
             "the pod was restarted"
@@ -79,22 +80,25 @@ mod cases {
     pub(super) async fn mtls_mode_changes_without_a_restart(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         deploy_plain_client(ns).await?;
-        ns.mtls("Namespace", &ns.namespace, "permissive".into())
+        ns.set_mtls("Namespace", &ns.namespace, "permissive".into())
             .await?;
         wait_until_served(ns, "plain", true).await?;
-        ns.mtls("Namespace", &ns.namespace, "strict".into()).await?;
+        ns.set_mtls("Namespace", &ns.namespace, "strict".into())
+            .await?;
         wait_until_served(ns, "plain", false).await?;
         ns.load("client", URL, &["-n", "20"]).await?.all("200")?;
         // The pod's annotation overrides the namespace's.
-        ns.mtls("Pod", "reviews-v1", "permissive".into()).await?;
+        ns.set_mtls("Pod", "reviews-v1", "permissive".into())
+            .await?;
         wait_until_served(ns, "plain", true).await?;
         // An invalid mode is ignored; the namespace's applies.
-        ns.mtls("Pod", "reviews-v1", "Permissive".into()).await?;
+        ns.set_mtls("Pod", "reviews-v1", "Permissive".into())
+            .await?;
         wait_until_served(ns, "plain", false).await?;
-        ns.mtls("Pod", "reviews-v1", Value::Null).await?;
-        ns.mtls("Namespace", &ns.namespace, "permissive".into())
+        ns.set_mtls("Pod", "reviews-v1", Value::Null).await?;
+        ns.set_mtls("Namespace", &ns.namespace, "permissive".into())
             .await?;
         wait_until_served(ns, "plain", true).await?;
         anyhow::ensure!(
@@ -114,7 +118,7 @@ mod cases {
         };
         ns.apply(probed("open", 8080)).await?;
         ns.apply(probed("closed", 8081)).await?;
-        ns.ready("open").await?;
+        ns.wait_until_ready("open").await?;
         let ready = |pod: &Value, container: &str| {
             let statuses = pod["status"]["containerStatuses"].as_array();
             let mut statuses = statuses.into_iter().flatten();
@@ -170,7 +174,7 @@ mod cases {
     pub(super) async fn replaced_root_secret_is_distributed(
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
-        ns.shop(&["v1"]).await?;
+        ns.deploy_shop(&["v1"]).await?;
         let before = roots(ns).await?;
         let (certificate, key) = new_root()?;
         let system = TestNamespace {
@@ -200,11 +204,11 @@ mod cases {
         // Existing pods keep working; new pods get certificates of the new root.
         ns.load("client", URL, &["-n", "20"]).await?.all("200")?;
         ns.apply(objects::client("second")).await?;
-        ns.ready("second").await?;
+        ns.wait_until_ready("second").await?;
         ns.apply(objects::service("reviews-v2", json!({"version": "v2"})))
             .await?;
         ns.apply(objects::reviews("v2")).await?;
-        ns.ready("reviews-v2").await?;
+        ns.wait_until_ready("reviews-v2").await?;
         eventually("pods with the new root to reach each other", async || {
             let summary = ns
                 .load("second", "http://reviews-v2/reviews/1", &["-n", "20"])
