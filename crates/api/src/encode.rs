@@ -11,7 +11,7 @@ use weft_ir::{
     ServicePort, Target, TrustedRoots, Workload,
 };
 
-use crate::proto;
+use crate::{Resource, proto};
 use proto::resource::Body;
 use rules::{backend, connection_rule, rule, tls_rule};
 
@@ -19,6 +19,18 @@ mod gateway;
 mod rules;
 
 pub use gateway::{RouteDigests, gateway, gateway_port, route_digests};
+
+/// Encodes a resource of any kind.
+pub fn any(of: &Resource) -> proto::Resource {
+    match of {
+        Resource::Workload(of) => workload(of),
+        Resource::Roots(of) => roots(of),
+        Resource::Destination(of) => destination(of),
+        Resource::Endpoints(of) => endpoints(of),
+        Resource::Gateway(of) => gateway(of),
+        Resource::Port(of) => gateway_port(of),
+    }
+}
 
 /// Encodes the configuration of the proxy's own pod.
 pub fn workload(of: &Workload) -> proto::Resource {

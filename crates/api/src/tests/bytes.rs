@@ -34,22 +34,11 @@ fn resources() -> Vec<proto::Resource> {
     all
 }
 
-fn encoded(resource: &Resource) -> proto::Resource {
-    match resource {
-        Resource::Workload(of) => encode::workload(of),
-        Resource::Roots(of) => encode::roots(of),
-        Resource::Destination(of) => encode::destination(of),
-        Resource::Endpoints(of) => encode::endpoints(of),
-        Resource::Gateway(of) => encode::gateway(of),
-        Resource::Port(of) => encode::gateway_port(of),
-    }
-}
-
 /// Returns what is decoded from the bytes, if anything, and the same after encoding it again.
 fn there_and_back(bytes: &[u8]) -> Option<[(ResourceKey, Resource); 2]> {
     let wire = proto::Resource::decode(bytes).ok()?;
     let (key, _, resource) = decode::resource(wire).ok()?;
-    let sent = encoded(&resource).encode_to_vec();
+    let sent = encode::any(&resource).encode_to_vec();
     let wire = proto::Resource::decode(&sent[..]).expect("what was encoded");
     let (again, _, same) = decode::resource(wire).expect("what was decoded before");
     Some([(key, resource), (again, same)])
