@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use weft_ir::{GatewayId, GatewayPort, Routing, Rule, Serving, Target};
 use weft_translate::{Condition, Objects, Translation, translate};
 
-use crate::golden::settings;
-use crate::input;
+use crate::input::{self, settings};
 
 fn objects(documents: &[Value]) -> Objects {
     input::objects(documents).0

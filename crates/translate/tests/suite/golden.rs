@@ -2,37 +2,11 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test -p weft-translate` writes the results to the files; review the diff.
 
-use std::path::{Path, PathBuf};
-
-use crate::{input, view};
 use similar::TextDiff;
-use weft_ir::{Mode, TrustDomain};
-use weft_translate::{EndpointRules, Objects, Settings, Translator, provisions, translate};
+use weft_translate::{Objects, Translator, provisions, translate};
 
-/// Separates input and expected output.
-pub(crate) const DIVIDER: &str = "--- # expected\n";
-
-/// The controller of the GatewayClasses in the files.
-pub(crate) const CONTROLLER: &str = "weft.dev/gateway-controller";
-
-pub(crate) fn settings() -> Settings {
-    Settings {
-        trust_domain: TrustDomain::new("cluster.local").unwrap(),
-        mode: Mode::Permissive,
-        mode_floor: Mode::Permissive,
-        controller_name: "weft.dev/mesh-controller".to_owned(),
-        gateway_controller_name: CONTROLLER.to_owned(),
-        endpoints: EndpointRules::default(),
-    }
-}
-
-pub(crate) fn golden_files() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let entries = std::fs::read_dir(folder).unwrap();
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files
-}
+use crate::input::{CONTROLLER, DIVIDER, golden_files, settings};
+use crate::{input, view};
 
 /// Returns the objects of the kinds that decide the infrastructure of Gateways.
 pub(crate) fn seen_by_provisioner(objects: &Objects) -> Objects {
@@ -51,14 +25,14 @@ pub(crate) fn seen_by_provisioner(objects: &Objects) -> Objects {
 /// Returns the result for the file's objects, and checks that it does not depend on their order.
 fn outcome(input: &str) -> String {
     let mut documents = input::documents(input);
-    let (objects, ask) = input::objects(&documents);
+    let (objects, queries) = input::objects(&documents);
     let translation = translate(&objects, &settings());
     let of_provisioner = provisions(&seen_by_provisioner(&objects), CONTROLLER);
     assert_eq!(of_provisioner, translation.provisions);
-    let outcome = view::translation(&translation, &ask);
+    let outcome = view::translation(&translation, &queries);
     documents.reverse();
-    let (reversed, ask) = input::objects(&documents);
-    let again = view::translation(&translate(&reversed, &settings()), &ask);
+    let (reversed, queries) = input::objects(&documents);
+    let again = view::translation(&translate(&reversed, &settings()), &queries);
     assert_eq!(outcome, again, "the order of objects must mean nothing");
     outcome
 }
@@ -66,17 +40,17 @@ fn outcome(input: &str) -> String {
 /// Returns the result after adding the file's objects one by one.
 fn outcome_of_one_by_one(input: &str) -> String {
     let (mut translator, mut objects) = (Translator::new(settings()), Objects::default());
-    let (mut last, mut ask) = (translator.translate(&objects), input::Ask::default());
+    let (mut last, mut queries) = (translator.translate(&objects), input::Queries::default());
     for document in input::documents(input) {
         let kind = document["kind"].as_str().unwrap();
-        if kind == "Ask" {
-            ask = serde_json::from_value(document).unwrap();
+        if kind == "Queries" {
+            queries = serde_json::from_value(document).unwrap();
         } else {
             input::add(&mut objects, kind, &document).unwrap();
             last = translator.translate(&objects);
         }
     }
-    view::translation(&last, &ask)
+    view::translation(&last, &queries)
 }
 
 #[test]

@@ -1,21 +1,64 @@
-//! Reads objects from a stream of YAML documents, with one document of kind `Ask`: the questions of
-//! the test to the mesh.
+//! Reads objects from a stream of YAML documents, with one document of kind `Queries`: the queries of
+//! the test to the mesh. Also the objects of the golden files.
+//!
+//! The parent module has the path of `crates/translate/tests` as `TESTS`: `fuzz/src/translate.rs`
+//! contains this file as well.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use serde::Deserialize;
 use serde_json::Value;
-use weft_translate::Objects;
+use weft_ir::{Mode, TrustDomain};
 use weft_translate::objects::Secret;
+use weft_translate::{EndpointRules, Objects, Settings};
 
-/// The questions to the mesh.
+use super::TESTS;
+
+/// Separates input and expected output of a golden file.
+pub(crate) const DIVIDER: &str = "--- # expected\n";
+
+/// The controller of the GatewayClasses in the golden files.
+pub(crate) const CONTROLLER: &str = "weft.dev/gateway-controller";
+
+/// The objects of each golden file.
+pub(crate) static FILES: LazyLock<Vec<Vec<Value>>> = LazyLock::new(|| {
+    let read = |file| {
+        let text = std::fs::read_to_string(file).unwrap();
+        let input = text.split_once(DIVIDER).map_or(&*text, |(input, _)| input);
+        let mut documents = documents(input);
+        documents.retain(|document| document["kind"] != "Queries");
+        documents
+    };
+    golden_files().into_iter().map(read).collect()
+});
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        mode: Mode::Permissive,
+        mode_floor: Mode::Permissive,
+        controller_name: "weft.dev/mesh-controller".to_owned(),
+        gateway_controller_name: CONTROLLER.to_owned(),
+        endpoints: EndpointRules::default(),
+    }
+}
+
+pub(crate) fn golden_files() -> Vec<PathBuf> {
+    let folder = Path::new(TESTS).join("golden");
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// The queries to the mesh.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Ask {
+pub(crate) struct Queries {
     pub(crate) kind: String,
     /// `10.96.0.1:80 from shop`.
     pub(crate) destinations: Vec<String>,
@@ -43,7 +86,7 @@ pub(crate) fn documents(text: &str) -> Vec<Value> {
 /// In the data of Secrets, ConfigMaps and ClusterTrustBundles, `@FILE` is replaced by a file of
 /// `tests/pki/`, and `@FILE+FILE` by two.
 fn fill_in(document: &mut Value) {
-    let secret = matches!(document["kind"].as_str(), Some("Secret" | "GoneSecret"));
+    let secret = matches!(document["kind"].as_str(), Some("Secret" | "DeletedSecret"));
     let field = match document["kind"].as_str() {
         Some("ClusterTrustBundle") => "spec",
         _ => "data",
@@ -55,7 +98,7 @@ fn fill_in(document: &mut Value) {
         let Some(files) = value.as_str().and_then(|text| text.strip_prefix('@')) else {
             continue;
         };
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pki");
+        let folder = Path::new(TESTS).join("pki");
         let texts = files
             .split('+')
             .map(|file| std::fs::read_to_string(folder.join(file)));
@@ -67,18 +110,18 @@ fn fill_in(document: &mut Value) {
 }
 
 /// Panics on an unknown kind: a golden file with a typo would test nothing.
-pub(crate) fn objects(documents: &[Value]) -> (Objects, Ask) {
+pub(crate) fn objects(documents: &[Value]) -> (Objects, Queries) {
     let mut objects = Objects::default();
-    let mut ask = Ask::default();
+    let mut queries = Queries::default();
     for document in documents {
         let kind = document["kind"].as_str().expect("kind");
-        if kind == "Ask" {
-            ask = serde_json::from_value(document.clone()).expect("Ask");
+        if kind == "Queries" {
+            queries = serde_json::from_value(document.clone()).expect("Queries");
         } else {
             add(&mut objects, kind, document).unwrap_or_else(|error| panic!("{kind}: {error}"));
         }
     }
-    (objects, ask)
+    (objects, queries)
 }
 
 /// Returns an error if the object cannot be read.
@@ -107,7 +150,7 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
         "ReferenceGrant" => objects.reference_grants.push(read(document)?),
         "BackendTLSPolicy" => objects.backend_tls_policies.push(read(document)?),
         "Secret" => objects.secrets.push(read(document)?),
-        "GoneSecret" => {
+        "DeletedSecret" => {
             let secret: Arc<Secret> = read(document)?;
             objects.secrets.push(Arc::new(secret.gone()));
         }

@@ -6,11 +6,15 @@
     reason = "a test ends where its own data are wrong"
 )]
 
+/// The folder of golden files and certificates.
+const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+
 mod budgets;
-mod edits;
+mod consistency;
 mod gateways;
 mod golden;
+mod incremental;
 mod input;
 mod mutations;
-mod protecting;
+mod protective_fields;
 mod view;

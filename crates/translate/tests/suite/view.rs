@@ -13,27 +13,25 @@ use weft_ir::{
 use weft_translate::{Condition, Controller, Mesh, ParentStatus, RouteStatus, Translation};
 
 use crate::gateways;
-use crate::input::Ask;
+use crate::input::Queries;
 
-/// Returns the answers to `ask`, and every status.
-pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
+/// Returns the answers to `queries`, and every status.
+pub(crate) fn translation(translation: &Translation, queries: &Queries) -> String {
     let mesh = &translation.mesh;
     let mut destinations = Mapping::new();
-    let mut needed: std::collections::BTreeSet<ServicePort> = ask
+    let mut needed: std::collections::BTreeSet<ServicePort> = queries
         .endpoints
         .iter()
         .map(|text| text.parse().expect("NAMESPACE/NAME:PORT"))
         .collect();
-    for question in &ask.destinations {
-        let (address, namespace) = question
-            .split_once(" from ")
-            .expect("ADDRESS from NAMESPACE");
+    for query in &queries.destinations {
+        let (address, namespace) = query.split_once(" from ").expect("ADDRESS from NAMESPACE");
         let address: SocketAddr = address.parse().expect("an address");
         let answer = mesh.destination(address, namespace);
         needed.extend(Mesh::referenced(&answer));
-        destinations.insert(text(question), destination(&answer));
+        destinations.insert(text(query), destination(&answer));
     }
-    let nodes = match &ask.nodes[..] {
+    let nodes = match &queries.nodes[..] {
         [] => vec![String::new()],
         nodes => nodes.to_vec(),
     };
@@ -53,14 +51,14 @@ pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
         }
     }
     let mut workloads = Mapping::new();
-    for question in &ask.workloads {
-        let (namespace, name) = question.split_once('/').expect("NAMESPACE/POD");
-        workloads.insert(text(question), workload(mesh, namespace, name));
+    for query in &queries.workloads {
+        let (namespace, name) = query.split_once('/').expect("NAMESPACE/POD");
+        workloads.insert(text(query), workload(mesh, namespace, name));
     }
     let mut views = Mapping::new();
-    for question in &ask.gateways {
-        let (namespace, name) = question.split_once('/').expect("NAMESPACE/GATEWAY");
-        let told = match mesh.gateway(&GatewayId::new(namespace, name)) {
+    for query in &queries.gateways {
+        let (namespace, name) = query.split_once('/').expect("NAMESPACE/GATEWAY");
+        let view = match mesh.gateway(&GatewayId::new(namespace, name)) {
             None => text("not ours"),
             Some(view) => {
                 let references = view.references();
@@ -79,14 +77,14 @@ pub(crate) fn translation(translation: &Translation, ask: &Ask) -> String {
                 gateways::view(&view)
             }
         };
-        views.insert(text(question), told);
+        views.insert(text(query), view);
     }
     let statuses: Mapping = translation.statuses.iter().map(|of| status(of)).collect();
     let all = [
         ("destinations", destinations),
         ("endpoints", endpoints),
         ("workloads", workloads),
-        ("told", views),
+        ("gatewayConfiguration", views),
         ("statuses", statuses),
     ];
     let all = all.into_iter().chain(gateways::statuses(translation));
@@ -196,7 +194,7 @@ fn request_match(condition: &RequestMatch) -> String {
     } = condition;
     let mut parts = Vec::new();
     if *invalid {
-        parts.push("BROKEN".to_owned());
+        parts.push("INVALID".to_owned());
     }
     parts.extend(method.as_ref().map(|method| format!("method {method}")));
     parts.push(match path {

@@ -9,9 +9,9 @@ use serde_json::Value;
 use weft_ir::{GatewayId, Target};
 use weft_translate::{Objects, Translation, Translator, translate};
 
-use crate::golden::settings;
-use crate::input;
-use crate::mutations::{FILES, odd_value, place};
+use crate::consistency::place;
+use crate::input::{self, FILES, settings};
+use crate::mutations::odd_value;
 
 /// The objects of a cluster, each with its text, and alone in its list.
 #[derive(Default)]

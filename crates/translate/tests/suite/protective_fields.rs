@@ -4,8 +4,7 @@
 use serde_json::{Value, json};
 use weft_translate::{Objects, Translation, translate};
 
-use crate::golden::settings;
-use crate::input;
+use crate::input::{self, settings};
 
 /// Protective settings: the path of an unknown field, and where it must be rejected.
 const TABLE: &[(&str, &str, Refused)] = &[
@@ -134,7 +133,7 @@ spec:
     backendRefs: [{name: web, namespace: shop, port: 80}]
 "#,
     );
-    documents.retain(|document| document["kind"] != "Ask");
+    documents.retain(|document| document["kind"] != "Queries");
     documents
 }
 
