@@ -32,6 +32,8 @@ const MAX_METHOD: usize = 24;
 const MAX_CLIENT_HELLO: usize = 64 << 10;
 /// RFC 8446, 5.1: the most that a record holds without encryption.
 const MAX_RECORD: usize = 1 << 14;
+/// RFC 9113, 4.2: the longest frame that may be sent to a peer whose SETTINGS are not known yet.
+const MAX_FIRST_FRAME: u32 = 1 << 14;
 
 pub fn detect(bytes: &[u8]) -> Detected {
     let Some(&first) = bytes.first() else {
@@ -95,7 +97,7 @@ pub fn is_server_preface(bytes: &[u8]) -> bool {
         return false;
     };
     let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
-    length.is_multiple_of(6) && frame[3..] == [4, 0, 0, 0, 0, 0]
+    length <= MAX_FIRST_FRAME && length.is_multiple_of(6) && frame[3..] == [4, 0, 0, 0, 0, 0]
 }
 
 /// Returns the application protocols that a ClientHello offers; `None` while it is incomplete.
@@ -250,7 +252,13 @@ mod tests {
     fn http2_server_preface_is_recognized() {
         let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
         assert!(is_server_preface(settings) && is_server_preface(b"\0\0\0\x04\0\0\0\0\0"));
-        for other in [&settings[..8], b"220 mail ESMTP", b"\0\0\0\x04\x01\0\0\0\0"] {
+        for other in [
+            &settings[..8],
+            b"220 mail ESMTP",
+            b"\0\0\0\x04\x01\0\0\0\0",
+            // Longer than any first frame.
+            b"M h\x04\0\0\0\0\0",
+        ] {
             assert!(!is_server_preface(other), "{other:?}");
         }
     }
