@@ -33,10 +33,9 @@ impl EndpointSets {
 
     /// One set for the clients of each node in `nodes`.
     pub(crate) fn local(whole: EndpointSet, nodes: BTreeMap<String, EndpointSet>) -> Self {
-        let elsewhere = EndpointSet {
-            endpoints: Vec::new(),
-            ..whole.clone()
-        };
+        let mut elsewhere = whole.clone();
+        elsewhere.endpoints.clear();
+        elsewhere.choice.hints.clear();
         let nodes = nodes.into_iter();
         Self {
             whole: Arc::new(whole),
@@ -111,7 +110,7 @@ fn keep(now: &mut Arc<EndpointSet>, before: &Arc<EndpointSet>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_ir::{Endpoint, Protocol, ServicePort};
+    use weft_ir::{Endpoint, Hints, Protocol, ServicePort};
 
     fn set(addresses: &[&str]) -> EndpointSet {
         let endpoints = addresses.iter().map(|address| Endpoint {
@@ -129,6 +128,15 @@ mod tests {
             .collect();
         let nodes = nodes.iter().map(|(node, of)| ((*node).to_owned(), set(of)));
         EndpointSets::local(set(&all), nodes.collect())
+    }
+
+    #[test]
+    fn nodes_without_endpoints_have_no_hints() {
+        let mut whole = set(&["10.0.0.1:80"]);
+        let address = whole.endpoints[0].address;
+        whole.choice.hints.insert(address, Hints::default());
+        let sets = EndpointSets::local(whole, BTreeMap::new());
+        assert_eq!(**sets.for_node("a"), set(&[]));
     }
 
     #[test]
