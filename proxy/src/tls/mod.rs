@@ -76,7 +76,10 @@ impl From<PeerError> for Error {
 /// The identity in the leaf of `chain`, which TLS has verified before.
 pub fn peer_identity(chain: Option<&[CertificateDer<'_>]>) -> Result<Identity, PeerError> {
     let leaf = chain.and_then(<[_]>::first).ok_or(PeerError::Absent)?;
-    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| PeerError::Malformed)?;
+    // A certificate ends with its DER value.
+    let Ok(([], leaf)) = X509Certificate::from_der(leaf) else {
+        return Err(PeerError::Malformed);
+    };
     let names = leaf
         .subject_alternative_name()
         .map_err(|_| PeerError::Malformed)?;
