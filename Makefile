@@ -7,6 +7,7 @@ CLUSTER := tests/e2e/cluster/cluster
 NODES ?= 2
 PROFILE ?= release
 export PROFILE
+SECONDS ?= 30
 PROFILES ?= MESH-HTTP,MESH-GRPC,GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP
 
 ifneq ($(E2E_CLUSTER),existing)
@@ -14,7 +15,7 @@ export KUBECONFIG := $(KUBECONFIG_FILE)
 endif
 export PATH := $(CURDIR)/target/cluster/bin:$(PATH)
 
-.PHONY: help demo check test lint cluster cluster-down cluster-load images install uninstall e2e e2e-families soak conformance bench footprint
+.PHONY: help demo check test lint cluster cluster-down cluster-load images install uninstall e2e e2e-families soak fuzz conformance bench footprint
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,9 +62,13 @@ e2e-families: images ## a short list of the cluster tests on a cluster of each f
 
 soak: export WEFT_SOAK := 1
 soak: export WEFT_SERVERS := all
-soak: e2e ## the cluster tests, bodies of 1 GiB, a million exchanges and attacks, with everything that is bound by time or size in full: an hour and a half
+soak: e2e ## the cluster tests, bodies of 1 GiB, a million exchanges, attacks and fuzzing, with everything that is bound by time or size in full: an hour and a half
 	source tests/require && require_packages nginx-light haproxy nodejs python3 slowhttptest testssl.sh
 	cargo test --locked -p weft-proxy --test large --test differential --test attacks
+	fuzz/run --seconds 120
+
+fuzz: ## search for input that breaks a parser, the matcher or the translation; SECONDS=30 for each target
+	fuzz/run --seconds $(SECONDS)
 
 conformance: ## the official Gateway API suite, or some of its PROFILES=MESH-HTTP,...; report in target/conformance/report.yaml
 	PROFILES=$(PROFILES) tests/e2e/conformance/run

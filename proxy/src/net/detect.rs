@@ -346,12 +346,4 @@ mod tests {
         stream.read_to_end(&mut all).await.unwrap();
         assert_eq!(all, b"GET / HTTP/1.1\r\n");
     }
-
-    proptest::proptest! {
-        #[test]
-        fn detection_accepts_arbitrary_bytes(bytes: Vec<u8>) {
-            let _ = detect(&bytes);
-            let _ = alpn_protocols(&bytes);
-        }
-    }
 }

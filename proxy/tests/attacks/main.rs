@@ -10,7 +10,6 @@ mod floods;
 mod frames;
 mod hello;
 mod ports;
-mod properties;
 mod slow;
 mod slowhttptest;
 #[path = "../support/mod.rs"]

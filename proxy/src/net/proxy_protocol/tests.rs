@@ -213,15 +213,4 @@ proptest! {
         let whole = Ok(Progress::Whole(Header { length, source }));
         prop_assert_eq!(parse(&[header, rest].concat()), whole);
     }
-
-    /// Includes bytes that begin like a header.
-    #[test]
-    fn parse_result_is_stable_as_bytes_arrive(kind in 0_usize..4, bytes: Vec<u8>, cut: prop::sample::Index) {
-        let beginning = [&b""[..], b"PROXY ", SIGNATURE_2, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0"][kind];
-        let bytes = [beginning, &bytes].concat();
-        let part = parse(&bytes[..cut.index(bytes.len() + 1)]);
-        if part != Ok(Progress::More) {
-            prop_assert_eq!(part, parse(&bytes));
-        }
-    }
 }
