@@ -10,14 +10,16 @@ pub fn check(bytes: &[u8]) {
     valid_for(Some(&[CertificateDer::from(bytes.to_vec())]));
     let Ok(found) = identity(bytes) else { return };
     let text = found.to_string();
-    let length = u8::try_from(text.len())
-        .ok()
-        .filter(|length| *length < 0x80);
-    if let Some(length) = length {
-        // uniformResourceIdentifier of GeneralName (RFC 5280, 4.2.1.6).
-        let name = [&[0x86, length], text.as_bytes()].concat();
+    // uniformResourceIdentifier of GeneralName (RFC 5280, 4.2.1.6). x509-parser also accepts the
+    // constructed form, which DER does not allow.
+    let is_name = |window: &[u8]| {
+        window[0] | 0x20 == 0xa6
+            && usize::from(window[1]) == text.len()
+            && &window[2..] == text.as_bytes()
+    };
+    if text.len() < 0x80 {
         assert!(
-            bytes.windows(name.len()).any(|window| window == name),
+            bytes.windows(text.len() + 2).any(is_name),
             "{found} is not in the certificate"
         );
     }
