@@ -1,12 +1,36 @@
 //! Memoization by object identity: a result holds for as long as it would be derived from the very
 //! same objects.
 //!
+//! # When a memo is valid
+//!
 //! Watched objects are never modified but replaced, so the same `Arc` always has the same content.
 //! An `Arc` that is kept here is not freed, so its address cannot be reused by another object.
+//! Comparing pointers is therefore enough ([`ByIdentity`]), and costs the same for any object.
 //!
 //! A memo is invalid as soon as one of its inputs is another object, or as soon as its validity
-//! check fails. Whatever a derivation reads therefore has to be part of its inputs or of that
-//! check.
+//! check fails. Whatever a derivation reads has to be part of one of these. There are three ways:
+//!
+//! - All inputs are known beforehand: [`Memo`] compares them as a whole. For lists of objects, any
+//!   object that was added, removed, replaced or moved invalidates the result.
+//! - One result for each object, with inputs that all of them share: [`ObjectMemo::map`]. Another
+//!   shared input invalidates all results, another object only its own.
+//! - What a result depends on is known only once it is derived, because the object names other
+//!   objects: [`ObjectMemo::map_valid`], with a record of the lookups. Routes work like this. A
+//!   lookup that finds nothing is recorded as well, so that the result becomes invalid when the
+//!   object is created.
+//!
+//! The third way is the one that can go wrong: a lookup that is not recorded leaves a stale route.
+//! The compilation of a route therefore consists of function pointers, which cannot capture
+//! anything, and their only access to other objects is
+//! [`TrackedLookup`](crate::routes::TrackedLookup), which records each lookup.
+//! [`Resolver::untracked_services`](crate::routes::Resolver::untracked_services) is for what is
+//! derived anew in every translation, such as which Services have asked for their routes at
+//! Gateways.
+//!
+//! A memo that is valid is not necessarily used: when all GatewayClasses are gone, the results for
+//! Gateways are dropped. An invalid memo whose new result equals the last one can keep the identity
+//! of the last one ([`Memo::get_interned`], [`intern`]), so that the memos that take it as an input
+//! stay valid.
 
 use std::cell::LazyCell;
 use std::collections::HashMap;

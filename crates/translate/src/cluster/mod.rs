@@ -7,6 +7,7 @@ pub(crate) mod modes;
 pub(crate) mod pods;
 mod probes;
 mod protocol;
+mod service_endpoints;
 pub(crate) mod services;
 mod sidecar;
 pub(crate) mod slices;

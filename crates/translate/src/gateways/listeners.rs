@@ -147,7 +147,6 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: ListenerOwner<'_>) -> BoundLis
         None => Arc::from(&**name),
         Some(set) => format!("{}/{set}/{name}", owner.namespace).into(),
     };
-    let mut unresolved = Vec::new();
     let mut socket = socket(spec);
     let mut closed = unknown_protection(spec);
     let scope = scope(allowed_routes).unwrap_or_else(|fault| {
@@ -159,16 +158,16 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: ListenerOwner<'_>) -> BoundLis
     {
         closed.get_or_insert_with(|| fault.clone());
     }
-    let kinds = match &socket {
-        Ok(socket) if closed.is_none() => kinds(allowed_routes, socket.protocol, &mut unresolved),
-        _ => Vec::new(),
-    };
-    let certificates = match &socket {
-        Ok(socket) if socket.protocol.terminates() && closed.is_none() => {
-            certificates(&spec.tls, owner.reader, &mut unresolved)
-        }
-        _ => Vec::new(),
-    };
+    let open = socket.as_ref().ok().filter(|_| closed.is_none());
+    let protocol = open.map(|socket| socket.protocol);
+    let (kinds, mut unresolved) = protocol
+        .map(|protocol| kinds(allowed_routes, protocol))
+        .unwrap_or_default();
+    let (certificates, certificate_faults) = protocol
+        .filter(|protocol| protocol.terminates())
+        .map(|_| certificates(&spec.tls, owner.reader))
+        .unwrap_or_default();
+    unresolved.extend(certificate_faults);
     let mut clients = None;
     if let Ok(ListenerSocket {
         port,
@@ -313,20 +312,19 @@ fn scope(spec: &Lenient<Option<AllowedRoutes>>) -> Result<NamespaceScope<'_>, Fa
     )
 }
 
-/// Returns the allowed kinds, in the order of `ListenerProtocol::kinds`.
+/// Returns the allowed kinds, in the order of `ListenerProtocol::kinds`, and the faults of the
+/// others.
 fn kinds(
     spec: &Lenient<Option<AllowedRoutes>>,
     protocol: ListenerProtocol,
-    unresolved: &mut Vec<Fault>,
-) -> Vec<RouteKind> {
-    let Ok(Some(AllowedRoutes { kinds, .. })) = spec.as_ref() else {
-        return protocol.kinds().to_vec();
+) -> (Vec<RouteKind>, Vec<Fault>) {
+    let mut kinds = protocol.kinds().to_vec();
+    let entries = match spec.as_ref() {
+        Ok(Some(AllowedRoutes { kinds, .. })) if !kinds.is_empty() => kinds,
+        _ => return (kinds, Vec::new()),
     };
-    if kinds.is_empty() {
-        return protocol.kinds().to_vec();
-    }
-    let mut allowed = Vec::new();
-    for (position, entry) in kinds.iter().enumerate() {
+    let (mut allowed, mut unresolved) = (Vec::new(), Vec::new());
+    for (position, entry) in entries.iter().enumerate() {
         let found = entry.as_ref().map_err(str::to_owned).and_then(|entry| {
             let GroupKind { group, kind } = entry;
             let ours = group.as_deref().unwrap_or(GROUP) == GROUP;
@@ -351,21 +349,20 @@ fn kinds(
             }
         }
     }
-    let mut kinds = protocol.kinds().to_vec();
     kinds.retain(|kind| allowed.contains(kind));
-    kinds
+    (kinds, unresolved)
 }
 
-/// Returns the usable certificates.
+/// Returns the usable certificates, and the faults of the references.
 fn certificates(
     tls: &Lenient<Option<ListenerTls>>,
     reader: CertificateReader<'_>,
-    unresolved: &mut Vec<Fault>,
-) -> Vec<KeyPair> {
+) -> (Vec<KeyPair>, Vec<Fault>) {
     let refs = match tls.as_ref() {
         Ok(Some(tls)) => tls.certificate_refs.as_slice(),
         _ => &[],
     };
+    let (mut pairs, mut unresolved) = (Vec::new(), Vec::new());
     if refs.is_empty() {
         unresolved.push(Fault {
             reason: CERTIFICATE.referent,
@@ -373,7 +370,6 @@ fn certificates(
                 .to_owned(),
         });
     }
-    let mut pairs = Vec::new();
     for (position, entry) in refs.iter().enumerate() {
         match reader.key_pair(
             entry,
@@ -387,5 +383,5 @@ fn certificates(
             Err(fault) => unresolved.push(fault),
         }
     }
-    pairs
+    (pairs, unresolved)
 }

@@ -99,7 +99,6 @@ fn plan<'a>(
     sets: &[(&'a Meta, &'a ListenerSetSpec)],
     lookups: ListenerLookups<'a>,
 ) -> GatewayPlan<'a> {
-    let mut invalid = Vec::new();
     let spec = owned.spec;
     let reader = CertificateReader {
         data: lookups.data,
@@ -109,14 +108,11 @@ fn plan<'a>(
             namespace: &owned.meta.namespace,
         },
     };
-    let tls = readable(&spec.tls, "spec.tls", &mut invalid);
-    let frontend = match spec.tls.as_ref() {
-        Ok(_) => {
-            let spec = tls.and_then(|tls: &GatewayTls| tls.frontend.as_ref());
-            Ok(FrontendValidations::new(spec, reader))
-        }
-        Err(why) => Err(Fault::value("spec.tls of the Gateway", why)),
-    };
+    let tls = spec.tls.as_ref().map(Option::as_ref);
+    let frontend = tls.map(|tls: Option<&GatewayTls>| {
+        FrontendValidations::new(tls.and_then(|tls| tls.frontend.as_ref()), reader)
+    });
+    let frontend = frontend.map_err(|why| Fault::value("spec.tls of the Gateway", why));
     let frontend = frontend.as_ref();
     let owner = ListenerOwner {
         namespace: &owned.meta.namespace,
@@ -129,20 +125,24 @@ fn plan<'a>(
     taken.claim(&mut own.all);
     let mut room = ListenerBudgets::default();
     room.take(&mut own.all);
-    let allowed = readable(
-        &spec.allowed_listeners,
-        "spec.allowedListeners",
-        &mut invalid,
-    );
+    let allowed = spec.allowed_listeners.as_ref().map(Option::as_ref);
     let scope = NamespaceScope::new(
-        allowed.and_then(|spec| spec.namespaces.as_ref()),
+        allowed
+            .ok()
+            .flatten()
+            .and_then(|spec| spec.namespaces.as_ref()),
         NamespaceScope::None,
         "spec.allowedListeners.namespaces",
     );
-    let scope = scope.unwrap_or_else(|why| {
-        invalid.push(why);
-        NamespaceScope::None
-    });
+    let unreadable = |at: &str, why: &str| format!("{at}: {why}");
+    let invalid = [
+        tls.err().map(|why| unreadable("spec.tls", why)),
+        allowed
+            .err()
+            .map(|why| unreadable("spec.allowedListeners", why)),
+        scope.as_ref().err().cloned(),
+    ];
+    let scope = scope.unwrap_or(NamespaceScope::None);
     let sets = sets.iter().map(|(meta, spec)| {
         if !scope.admits(&owned.meta.namespace, &meta.namespace, lookups.namespaces) {
             return refused(meta, owned, &scope);
@@ -172,6 +172,7 @@ fn plan<'a>(
     let mut sets: Vec<ListenerSetPlan<'_>> = sets.collect();
     let of_sets = sets.iter_mut().flat_map(|set| &mut set.listeners.all);
     overlaps::mark_overlaps(own.all.iter_mut().chain(of_sets));
+    let tls = tls.ok().flatten();
     let client = tls.and_then(|tls| tls.backend.as_ref()?.client_certificate_ref.clone());
     let client_certificate = client.map(|spec| {
         let at = "spec.tls.backend.clientCertificateRef";
@@ -189,21 +190,7 @@ fn plan<'a>(
             .map(|read| read.map(|(pair, _)| pair))
             .transpose(),
         insecure: frontend.is_ok_and(FrontendValidations::insecure),
-        invalid,
-    }
-}
-
-fn readable<'a, T>(
-    field: &'a Lenient<Option<T>>,
-    at: &str,
-    invalid: &mut Vec<String>,
-) -> Option<&'a T> {
-    match field.as_ref() {
-        Ok(value) => value.as_ref(),
-        Err(why) => {
-            invalid.push(format!("{at}: {why}"));
-            None
-        }
+        invalid: invalid.into_iter().flatten().collect(),
     }
 }
 

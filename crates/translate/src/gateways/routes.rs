@@ -35,7 +35,7 @@ pub(crate) fn attached(
     let ours =
         |_: RouteKind, parents: &[_], namespace: &str| is_ours(parents, namespace, plans, &sets);
     let mut routes: Vec<GatewayRoute> = cache
-        .translated(objects, resolver, &ours, Arc::new)
+        .translated(objects, resolver, &ours, |route, _| Arc::new(route))
         .into_iter()
         .map(|route| {
             let attachments = attachments(&route, plans, &sets, namespaces);

@@ -45,7 +45,7 @@ impl AppliedServiceRules {
     ) -> Self {
         let mut all = Self::default();
         let asking = resolver
-            .services()
+            .untracked_services()
             .iter()
             .filter(|of| of.routes_at_gateways);
         let asking: BTreeMap<&ServiceId, _> = asking.map(|of| (of.id.as_ref(), of)).collect();

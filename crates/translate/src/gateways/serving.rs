@@ -45,7 +45,7 @@ pub(crate) fn ports(
     routes: &ByListener<'_>,
     service_rules: &AppliedServiceRules,
 ) -> Vec<GatewayPort> {
-    let mut ports: BTreeMap<(Transport, u16), Serving> = BTreeMap::new();
+    let mut ports = OpenPorts::default();
     let none = Vec::new();
     let own = plan
         .own
@@ -65,15 +65,14 @@ pub(crate) fn ports(
             position,
         };
         let routes = routes.get(&id).unwrap_or(&none);
-        let key = (socket.protocol.transport(), socket.port);
-        add(&mut ports, key, socket, bound, routes);
+        ports.add(socket, bound, routes);
     }
     for bound in plan.listeners() {
         if let Some(socket) = bound.closed_socket() {
-            add_closed(&mut ports, socket, bound);
+            ports.add_closed(socket, bound);
         }
     }
-    let ports = ports.into_iter();
+    let ports = ports.0.into_iter();
     ports
         .map(|((_, port), serving)| GatewayPort {
             port,
@@ -108,85 +107,91 @@ fn services(serving: &Serving, service_rules: &AppliedServiceRules) -> Vec<Arc<S
     )
 }
 
-/// All listeners of a port are of one family; others have a conflict.
-fn add(
-    ports: &mut BTreeMap<(Transport, u16), Serving>,
-    key: (Transport, u16),
-    socket: &ListenerSocket,
-    bound: &BoundListener<'_>,
-    routes: &[(&Route, &[Host])],
-) {
-    let name = Arc::clone(&bound.label);
-    let hostname = socket.hostname.clone();
-    if socket.protocol == ListenerProtocol::Http {
-        let listener = HttpListener {
-            name,
-            hostname,
-            hosts: virtual_hosts(routes),
-        };
-        let serving = ports
-            .entry(key)
-            .or_insert_with(|| Serving::Http(Vec::new()));
-        if let Serving::Http(listeners) = serving {
-            listeners.push(listener);
-        }
-        return;
-    }
-    let serving = match (socket.protocol, &bound.tls) {
-        (ListenerProtocol::Tcp | ListenerProtocol::Udp, _) => {
-            let rule = routes.first().and_then(|(route, _)| connection_rule(route));
-            let listener = StreamListener { name, rule };
-            let serving = match key.0 {
-                Transport::Tcp => Serving::Tcp(listener),
-                Transport::Udp => Serving::Udp(listener),
+/// What is served on each port so far.
+#[derive(Default)]
+struct OpenPorts(BTreeMap<(Transport, u16), Serving>);
+
+impl OpenPorts {
+    /// All listeners of a port are of one family; others have a conflict.
+    fn add(
+        &mut self,
+        socket: &ListenerSocket,
+        bound: &BoundListener<'_>,
+        routes: &[(&Route, &[Host])],
+    ) {
+        let key = (socket.protocol.transport(), socket.port);
+        let name = Arc::clone(&bound.label);
+        let hostname = socket.hostname.clone();
+        if socket.protocol == ListenerProtocol::Http {
+            let listener = HttpListener {
+                name,
+                hostname,
+                hosts: virtual_hosts(routes),
             };
-            ports.entry(key).or_insert(serving);
+            let serving = self
+                .0
+                .entry(key)
+                .or_insert_with(|| Serving::Http(Vec::new()));
+            if let Serving::Http(listeners) = serving {
+                listeners.push(listener);
+            }
             return;
         }
-        (ListenerProtocol::Https, Some(tls)) => TlsServing::Http {
-            tls: tls.clone(),
-            hosts: virtual_hosts(routes),
-        },
-        (ListenerProtocol::TlsTerminate, Some(tls)) => TlsServing::Terminate {
-            tls: tls.clone(),
-            rules: tls_rules(routes),
-        },
-        (ListenerProtocol::TlsPassthrough, _) => TlsServing::Passthrough {
-            rules: tls_rules(routes),
-        },
-        _ => return,
-    };
-    let port = ports.entry(key).or_insert_with(|| Serving::Tls(Vec::new()));
-    if let Serving::Tls(listeners) = port {
-        listeners.push(TlsListener {
-            name,
-            hostname,
-            serving,
-        });
+        let serving = match (socket.protocol, &bound.tls) {
+            (ListenerProtocol::Tcp | ListenerProtocol::Udp, _) => {
+                let rule = routes.first().and_then(|(route, _)| connection_rule(route));
+                let listener = StreamListener { name, rule };
+                let serving = match key.0 {
+                    Transport::Tcp => Serving::Tcp(listener),
+                    Transport::Udp => Serving::Udp(listener),
+                };
+                self.0.entry(key).or_insert(serving);
+                return;
+            }
+            (ListenerProtocol::Https, Some(tls)) => TlsServing::Http {
+                tls: tls.clone(),
+                hosts: virtual_hosts(routes),
+            },
+            (ListenerProtocol::TlsTerminate, Some(tls)) => TlsServing::Terminate {
+                tls: tls.clone(),
+                rules: tls_rules(routes),
+            },
+            (ListenerProtocol::TlsPassthrough, _) => TlsServing::Passthrough {
+                rules: tls_rules(routes),
+            },
+            _ => return,
+        };
+        let port = self
+            .0
+            .entry(key)
+            .or_insert_with(|| Serving::Tls(Vec::new()));
+        if let Serving::Tls(listeners) = port {
+            listeners.push(TlsListener {
+                name,
+                hostname,
+                serving,
+            });
+        }
     }
-}
 
-/// Adds a listener without routes to a port that other listeners serve, so that they do not get its
-/// traffic.
-fn add_closed(
-    ports: &mut BTreeMap<(Transport, u16), Serving>,
-    socket: &ListenerSocket,
-    bound: &BoundListener<'_>,
-) {
-    let name = Arc::clone(&bound.label);
-    let hostname = socket.hostname.clone();
-    match ports.get_mut(&(socket.protocol.transport(), socket.port)) {
-        Some(Serving::Http(listeners)) => listeners.push(HttpListener {
-            name,
-            hostname,
-            hosts: Vec::new(),
-        }),
-        Some(Serving::Tls(listeners)) => listeners.push(TlsListener {
-            name,
-            hostname,
-            serving: TlsServing::Passthrough { rules: Vec::new() },
-        }),
-        Some(Serving::Tcp(_) | Serving::Udp(_)) | None => {}
+    /// Adds a listener without routes to a port that other listeners serve, so that they do not get its
+    /// traffic.
+    fn add_closed(&mut self, socket: &ListenerSocket, bound: &BoundListener<'_>) {
+        let name = Arc::clone(&bound.label);
+        let hostname = socket.hostname.clone();
+        match self.0.get_mut(&(socket.protocol.transport(), socket.port)) {
+            Some(Serving::Http(listeners)) => listeners.push(HttpListener {
+                name,
+                hostname,
+                hosts: Vec::new(),
+            }),
+            Some(Serving::Tls(listeners)) => listeners.push(TlsListener {
+                name,
+                hostname,
+                serving: TlsServing::Passthrough { rules: Vec::new() },
+            }),
+            Some(Serving::Tcp(_) | Serving::Udp(_)) | None => {}
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use weft_ir::{
 };
 
 use super::report::Report;
-use super::resolver::Resolver;
+use super::resolver::TrackedLookup;
 use crate::cluster::services::{PortInfo, ServiceAddressing, ServiceInfo};
 use crate::conditions::Fault;
 use crate::objects::port_number;
@@ -30,7 +30,7 @@ const MAX_WEIGHT: i64 = 1_000_000;
 pub(super) struct RuleContext<'a> {
     pub(super) route: &'a RouteId,
     pub(super) rule: u32,
-    pub(super) resolver: &'a Resolver,
+    pub(super) lookup: &'a TrackedLookup<'a>,
 }
 
 /// The backends of a rule.
@@ -214,7 +214,7 @@ fn resolve(
         namespace,
         port,
     } = *target;
-    let kind = service_kind(group, kind.unwrap_or("Service"), context.resolver)
+    let kind = service_kind(group, kind.unwrap_or("Service"), context.lookup)
         .map_err(|why| unresolved("InvalidKind", at, &why))?;
     let namespace = namespace.filter(|target| !target.is_empty());
     let id = ServiceId {
@@ -222,11 +222,11 @@ fn resolve(
         namespace: namespace.unwrap_or(&context.route.namespace).to_owned(),
         name: name.to_owned(),
     };
-    if let Some(rules) = &context.resolver.gateway {
+    if let Some(rules) = context.lookup.gateway() {
         permit(&id, context.route, &rules.grants)
             .map_err(|why| unresolved("RefNotPermitted", at, &why))?;
     }
-    let Some(service) = context.resolver.service(&id) else {
+    let Some(service) = context.lookup.service(&id) else {
         let why = format!("{} does not exist", id.with_kind());
         return Err(unresolved("BackendNotFound", at, &why));
     };
@@ -239,7 +239,7 @@ fn resolve(
     }
     let info = resolve_port(&id, service, port, at, payload)?;
     let port = info.id.as_ref().clone();
-    let Some(rules) = &context.resolver.gateway else {
+    let Some(rules) = context.lookup.gateway() else {
         return check_protocol(&port, info, at, payload).map(|()| Ok(port));
     };
     report.targets.insert(port.clone());
@@ -274,10 +274,14 @@ fn permit(id: &ServiceId, route: &RouteId, grants: &Grants) -> Result<(), String
 }
 
 /// Returns an error that names the supported kinds.
-fn service_kind(group: &str, kind: &str, resolver: &Resolver) -> Result<ServiceKind, String> {
+fn service_kind(
+    group: &str,
+    kind: &str,
+    lookup: &TrackedLookup<'_>,
+) -> Result<ServiceKind, String> {
     match (group, kind) {
         ("" | "core", "Service") => Ok(ServiceKind::Service),
-        (MULTI_CLUSTER, "ServiceImport") if resolver.has_imports() => Ok(ServiceKind::Import),
+        (MULTI_CLUSTER, "ServiceImport") if lookup.has_imports() => Ok(ServiceKind::Import),
         (MULTI_CLUSTER, "ServiceImport") => Err(format!(
             "the cluster does not serve kind ServiceImport of group {MULTI_CLUSTER}; install the \
              CRDs of the Multi-Cluster Services API"

@@ -9,7 +9,7 @@ use super::backends::RuleContext;
 use super::compiled::{CompiledRule, Rules};
 use super::object::RouteObject;
 use super::report::Report;
-use super::resolver::{Lookup, Resolver, SharedInputs};
+use super::resolver::{Lookups, Resolver, SharedInputs, TrackedLookup};
 use super::route::Route;
 use super::{connections, grpc, http};
 use crate::input::Objects;
@@ -37,7 +37,7 @@ type KindCache<T, O> = ObjectMemo<T, SharedInputs, Arc<CachedRoute<O>>>;
 struct CachedRoute<O> {
     /// `None` if the object is not even a map.
     route: Option<O>,
-    lookups: Vec<Lookup>,
+    lookups: Lookups,
 }
 
 impl<O> Default for RouteCache<O> {
@@ -52,109 +52,121 @@ impl<O> Default for RouteCache<O> {
     }
 }
 
+/// Completes a translated route. A function pointer, since a closure could capture objects that the
+/// memo would not know of.
+pub(crate) type Finish<O> = fn(Route, &TrackedLookup<'_>) -> O;
+
 impl<O: Clone> RouteCache<O> {
-    /// Translates the `wanted` routes of every kind. `finish` may depend only on the route and on
-    /// `resolver`.
+    /// Translates the `wanted` routes of every kind.
     pub(crate) fn translated(
         &mut self,
         objects: &Objects,
         resolver: &Resolver,
         wanted: RouteFilter<'_>,
-        finish: impl Fn(Route) -> O,
+        finish: Finish<O>,
     ) -> Vec<O> {
-        let finish = |route: Option<Route>| CachedRoute {
-            route: route.map(&finish),
-            lookups: resolver.take_lookups(),
+        let from = Inputs {
+            resolver,
+            wanted,
+            finish,
         };
-        let http = |of: &Arc<HttpRoute>| {
-            finish(Route::new(RouteKind::Http, of, resolver, |id, report| {
-                let specs = &of.spec.as_ref().ok()?.rules;
-                let rules = request_rules(id, specs, resolver, report, http::rule);
-                Some(Rules::Requests(rules))
-            }))
-        };
-        let grpc = |of: &Arc<GrpcRoute>| {
-            finish(Route::new(RouteKind::Grpc, of, resolver, |id, report| {
-                let specs = &of.spec.as_ref().ok()?.rules;
-                let rules = request_rules(id, specs, resolver, report, grpc::rule);
-                Some(Rules::Requests(rules))
-            }))
-        };
-        let tls = |of: &Arc<TlsRoute>| {
-            finish(Route::new(RouteKind::Tls, of, resolver, |id, report| {
-                let spec = of.spec.as_ref().ok()?;
-                let rule = connections::tls_rule(id, spec, resolver, report);
-                Some(Rules::Tls(rule))
-            }))
-        };
-        let bytes = |kind, of: &Arc<TcpRoute>| {
-            finish(Route::new(kind, of, resolver, |id, report| {
-                let specs = &of.spec.as_ref().ok()?.rules;
-                Some(Rules::Connections(connections::rule(
-                    id, specs, resolver, report,
-                )))
-            }))
-        };
-        let tcp = |of: &_| bytes(RouteKind::Tcp, of);
-        let udp = |of: &_| bytes(RouteKind::Udp, of);
-        let wanted = |kind| (kind, wanted, resolver);
         let all = [
-            of_kind(
-                &mut self.http,
-                &objects.http_routes,
-                wanted(RouteKind::Http),
-                http,
-            ),
-            of_kind(
-                &mut self.grpc,
-                &objects.grpc_routes,
-                wanted(RouteKind::Grpc),
-                grpc,
-            ),
-            of_kind(
-                &mut self.tls,
-                &objects.tls_routes,
-                wanted(RouteKind::Tls),
-                tls,
-            ),
-            of_kind(
-                &mut self.tcp,
-                &objects.tcp_routes,
-                wanted(RouteKind::Tcp),
-                tcp,
-            ),
-            of_kind(
-                &mut self.udp,
-                &objects.udp_routes,
-                wanted(RouteKind::Udp),
-                udp,
-            ),
+            from.translated(RouteKind::Http, &mut self.http, &objects.http_routes, http),
+            from.translated(RouteKind::Grpc, &mut self.grpc, &objects.grpc_routes, grpc),
+            from.translated(RouteKind::Tls, &mut self.tls, &objects.tls_routes, tls),
+            from.translated(RouteKind::Tcp, &mut self.tcp, &objects.tcp_routes, bytes),
+            from.translated(RouteKind::Udp, &mut self.udp, &objects.udp_routes, bytes),
         ];
         let all = all.iter().flatten();
         all.filter_map(|made| made.route.clone()).collect()
     }
 }
 
-fn of_kind<T: RouteObject, O>(
-    cache: &mut KindCache<T, O>,
-    routes: &[Arc<T>],
-    (kind, wanted, resolver): (RouteKind, RouteFilter<'_>, &Resolver),
-    make: impl Fn(&Arc<T>) -> CachedRoute<O>,
-) -> Vec<Arc<CachedRoute<O>>> {
-    let wanted = |of: &&Arc<T>| wanted(kind, of.parent_refs(), &of.meta().namespace);
-    cache.map_valid(
-        routes.iter().filter(wanted),
-        resolver.shared_inputs(),
-        |made| resolver.lookups_hold(&made.lookups),
-        |of| Arc::new(make(of)),
-    )
+/// The inputs of a translation that all kinds share.
+struct Inputs<'a, O> {
+    resolver: &'a Resolver,
+    wanted: RouteFilter<'a>,
+    finish: Finish<O>,
+}
+
+/// Translates the rules of a route. A function pointer, for the same reason as [`Finish`].
+type RuleCompiler<T> = fn(&T, &RouteId, &TrackedLookup<'_>, &mut Report) -> Option<Rules>;
+
+impl<O> Inputs<'_, O> {
+    fn translated<T: RouteObject + 'static>(
+        &self,
+        kind: RouteKind,
+        cache: &mut KindCache<T, O>,
+        routes: &[Arc<T>],
+        rules: RuleCompiler<T>,
+    ) -> Vec<Arc<CachedRoute<O>>> {
+        let wanted = |of: &&Arc<T>| (self.wanted)(kind, of.parent_refs(), &of.meta().namespace);
+        cache.map_valid(
+            routes.iter().filter(wanted),
+            self.resolver.shared_inputs(),
+            |made| self.resolver.lookups_hold(&made.lookups),
+            |of| {
+                let lookup = self.resolver.track();
+                let route = Route::new(kind, of, &lookup, rules);
+                Arc::new(CachedRoute {
+                    route: route.map(|route| (self.finish)(route, &lookup)),
+                    lookups: lookup.finish(),
+                })
+            },
+        )
+    }
+}
+
+fn http(
+    of: &HttpRoute,
+    id: &RouteId,
+    lookup: &TrackedLookup<'_>,
+    report: &mut Report,
+) -> Option<Rules> {
+    let specs = &of.spec.as_ref().ok()?.rules;
+    let rules = request_rules(id, specs, lookup, report, http::rule);
+    Some(Rules::Requests(rules))
+}
+
+fn grpc(
+    of: &GrpcRoute,
+    id: &RouteId,
+    lookup: &TrackedLookup<'_>,
+    report: &mut Report,
+) -> Option<Rules> {
+    let specs = &of.spec.as_ref().ok()?.rules;
+    let rules = request_rules(id, specs, lookup, report, grpc::rule);
+    Some(Rules::Requests(rules))
+}
+
+fn tls(
+    of: &TlsRoute,
+    id: &RouteId,
+    lookup: &TrackedLookup<'_>,
+    report: &mut Report,
+) -> Option<Rules> {
+    let spec = of.spec.as_ref().ok()?;
+    let rule = connections::tls_rule(id, spec, lookup, report);
+    Some(Rules::Tls(rule))
+}
+
+/// For TCPRoutes and UDPRoutes.
+fn bytes(
+    of: &TcpRoute,
+    id: &RouteId,
+    lookup: &TrackedLookup<'_>,
+    report: &mut Report,
+) -> Option<Rules> {
+    let specs = &of.spec.as_ref().ok()?.rules;
+    let rule = connections::rule(id, specs, lookup, report);
+    Some(Rules::Connections(rule))
 }
 
 /// Translates each rule separately, so that an unreadable rule does not affect the others.
 fn request_rules<T>(
     id: &RouteId,
     specs: &[Lenient<T>],
-    resolver: &Resolver,
+    lookup: &TrackedLookup<'_>,
     report: &mut Report,
     rule: impl Fn(&RouteId, &T, &RuleContext<'_>, &mut Report) -> CompiledRule,
 ) -> Vec<CompiledRule> {
@@ -162,7 +174,7 @@ fn request_rules<T>(
         let context = RuleContext {
             route: id,
             rule: index,
-            resolver,
+            lookup,
         };
         match spec.as_ref() {
             Ok(spec) => rule(id, spec, &context, report),

@@ -12,7 +12,7 @@ use weft_ir::{ConnectionRule, Filter, RouteId, TlsRule};
 use super::backends::{RuleContext, connection_backends};
 use super::compiled::CompiledConnections;
 use super::report::Report;
-use super::resolver::Resolver;
+use super::resolver::TrackedLookup;
 use super::values::host_patterns;
 use crate::conditions::Fault;
 use crate::objects::{ConnectionRuleSpec, Lenient, TlsRouteSpec};
@@ -22,11 +22,12 @@ use crate::objects::{ConnectionRuleSpec, Lenient, TlsRouteSpec};
 pub(super) fn tls_rule(
     id: &RouteId,
     spec: &TlsRouteSpec,
-    resolver: &Resolver,
+    lookup: &TrackedLookup<'_>,
     report: &mut Report,
 ) -> Option<CompiledConnections<TlsRule>> {
-    let hostnames = host_patterns(&spec.hostnames, report);
-    let CompiledConnections { rule, usable } = rule(id, &spec.rules, resolver, report);
+    let (hostnames, faults) = host_patterns(&spec.hostnames);
+    report.fault_all(0, faults);
+    let CompiledConnections { rule, usable } = rule(id, &spec.rules, lookup, report);
     let takes_some = spec.hostnames.is_empty() || !hostnames.is_empty();
     takes_some.then_some(CompiledConnections {
         rule: TlsRule { hostnames, rule },
@@ -38,7 +39,7 @@ pub(super) fn tls_rule(
 pub(super) fn rule(
     id: &RouteId,
     specs: &[Lenient<ConnectionRuleSpec>],
-    resolver: &Resolver,
+    lookup: &TrackedLookup<'_>,
     report: &mut Report,
 ) -> CompiledConnections<ConnectionRule> {
     let further = 1..specs.len();
@@ -47,7 +48,7 @@ pub(super) fn rule(
     let context = RuleContext {
         route: id,
         rule: 0,
-        resolver,
+        lookup,
     };
     let (name, backends, usable) = match specs.first().map(Lenient::as_ref) {
         Some(Ok(ConnectionRuleSpec { name, backend_refs })) => {

@@ -75,36 +75,39 @@ fn request_matches(
     let mut matches = Vec::with_capacity(specs.len());
     for (position, spec) in specs.iter().enumerate() {
         let at = format!("{at}.matches[{position}]");
-        let mut faults = Vec::new();
-        let mut condition = RequestMatch::default();
-        match spec.as_ref() {
-            Ok(GrpcMatch {
-                method,
-                headers,
-                unknown: others,
-            }) => {
-                faults.extend(unknown_fields(others, &at));
-                let patterns = &mut report.patterns;
-                let headers_at = format!("{at}.headers");
-                condition.headers = header_matches(headers, &headers_at, patterns, &mut faults);
-                match method
-                    .as_ref()
-                    .map(|spec| method_match(spec, &at, patterns))
-                {
-                    None => {}
-                    Some(Ok(path)) => condition.path = path,
-                    Some(Err(fault)) => faults.push(fault),
-                }
-            }
-            Err(why) => faults.push(Fault::value(&at, why)),
-        }
+        let (mut condition, faults) = match spec.as_ref() {
+            Ok(spec) => request_match(spec, &at, &mut report.patterns),
+            Err(why) => (RequestMatch::default(), vec![Fault::value(&at, why)]),
+        };
         condition.invalid = !faults.is_empty();
-        for fault in faults {
-            report.fault(index, fault);
-        }
+        report.fault_all(index, faults);
         matches.push(condition);
     }
     matches
+}
+
+/// Returns the conditions that can be read, and the faults of the others.
+fn request_match(
+    spec: &GrpcMatch,
+    at: &str,
+    patterns: &mut PatternBudget,
+) -> (RequestMatch, Vec<Fault>) {
+    let GrpcMatch {
+        method,
+        headers,
+        unknown: others,
+    } = spec;
+    let mut faults: Vec<Fault> = unknown_fields(others, at).collect();
+    let (headers, header_faults) = header_matches(headers, &format!("{at}.headers"), patterns);
+    faults.extend(header_faults);
+    let path = method.as_ref().map(|spec| method_match(spec, at, patterns));
+    let path = path.transpose().map(Option::flatten);
+    let condition = RequestMatch {
+        path: path.map_err(|fault| faults.push(fault)).ok().flatten(),
+        headers,
+        ..RequestMatch::default()
+    };
+    (condition, faults)
 }
 
 /// Empty and absent fields match anything.

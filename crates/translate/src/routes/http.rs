@@ -121,33 +121,23 @@ fn request_matches(
     let mut matches = Vec::with_capacity(specs.len());
     for (position, spec) in specs.iter().enumerate() {
         let at = format!("{at}.matches[{position}]");
-        let mut faults = Vec::new();
-        let mut condition = match spec.as_ref() {
-            Ok(spec) => {
-                let patterns = &mut report.patterns;
-                request_match(spec, &at, patterns, &mut faults)
-            }
-            Err(why) => {
-                faults.push(Fault::value(&at, why));
-                RequestMatch::default()
-            }
+        let (mut condition, faults) = match spec.as_ref() {
+            Ok(spec) => request_match(spec, &at, &mut report.patterns),
+            Err(why) => (RequestMatch::default(), vec![Fault::value(&at, why)]),
         };
         condition.invalid = !faults.is_empty();
-        for fault in faults {
-            report.fault(index, fault);
-        }
+        report.fault_all(index, faults);
         matches.push(condition);
     }
     matches
 }
 
-/// Returns the conditions that can be read; the others are reported in `faults`.
+/// Returns the conditions that can be read, and the faults of the others.
 fn request_match(
     spec: &HttpMatch,
     at: &str,
     patterns: &mut PatternBudget,
-    faults: &mut Vec<Fault>,
-) -> RequestMatch {
+) -> (RequestMatch, Vec<Fault>) {
     let HttpMatch {
         path,
         headers,
@@ -155,25 +145,31 @@ fn request_match(
         method,
         unknown: others,
     } = spec;
-    faults.extend(unknown_fields(others, at));
+    let mut faults: Vec<Fault> = unknown_fields(others, at).collect();
     let path = path_match(path.as_ref(), &format!("{at}.path"), patterns);
-    let method = match method.as_deref() {
-        None => Ok(None),
-        Some(name) => {
-            let known = METHODS.iter().find(|method| method.as_str() == name);
-            known.cloned().map(Some).ok_or_else(|| {
-                let all: Vec<&str> = METHODS.iter().map(Method::as_str).collect();
-                unsupported(&format!("{at}.method"), name, &all.join(", "))
-            })
-        }
-    };
-    RequestMatch {
-        path: path.map_err(|fault| faults.push(fault)).ok(),
-        headers: header_matches(headers, &format!("{at}.headers"), patterns, faults),
-        query: query_matches(query_params, &format!("{at}.queryParams"), patterns, faults),
+    let path = path.map_err(|fault| faults.push(fault)).ok();
+    let (headers, header_faults) = header_matches(headers, &format!("{at}.headers"), patterns);
+    faults.extend(header_faults);
+    let (query, query_faults) = query_matches(query_params, &format!("{at}.queryParams"), patterns);
+    faults.extend(query_faults);
+    let method = method_match(method.as_deref(), &format!("{at}.method"));
+    let condition = RequestMatch {
+        path,
+        headers,
+        query,
         method: method.map_err(|fault| faults.push(fault)).ok().flatten(),
         invalid: false,
-    }
+    };
+    (condition, faults)
+}
+
+fn method_match(name: Option<&str>, at: &str) -> Result<Option<Method>, Fault> {
+    let Some(name) = name else { return Ok(None) };
+    let known = METHODS.iter().find(|method| method.as_str() == name);
+    known.cloned().map(Some).ok_or_else(|| {
+        let all: Vec<&str> = METHODS.iter().map(Method::as_str).collect();
+        unsupported(at, name, &all.join(", "))
+    })
 }
 
 fn path_match(

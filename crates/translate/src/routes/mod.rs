@@ -20,5 +20,5 @@ mod values;
 pub(crate) use cache::{RouteCache, RouteFilter};
 pub(crate) use compiled::Rules;
 pub(crate) use object::RouteObject;
-pub(crate) use resolver::{GatewayBackendRules, Resolver};
+pub(crate) use resolver::{GatewayBackendRules, Resolver, TrackedLookup};
 pub(crate) use route::Route;

@@ -31,6 +31,11 @@ impl Report {
         self.faults.push((rule, fault));
     }
 
+    pub(crate) fn fault_all(&mut self, rule: u32, faults: Vec<Fault>) {
+        let faults = faults.into_iter().map(|fault| (rule, fault));
+        self.faults.extend(faults);
+    }
+
     /// Returns the indexes of the rules that have faults, each once: `0, 2`.
     pub(crate) fn faulty_rules(&self) -> String {
         let mut places: Vec<u32> = self.faults.iter().map(|(rule, _)| *rule).collect();

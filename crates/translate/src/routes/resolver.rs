@@ -1,9 +1,9 @@
 //! Lookup of Services during translation, recorded for each route.
 //!
-//! A cached route is valid for as long as its lookups return the same objects. Everything that the
-//! translation of a route reads, apart from the route itself, must therefore go through
-//! [`Resolver::service`] or be part of [`Resolver::shared_inputs`]; anything else would leave stale
-//! routes.
+//! A cached route is valid for as long as its lookups return the same objects and the inputs that
+//! all routes share are the same ([`crate::memo`]). The translation of a route therefore gets a
+//! [`TrackedLookup`], which records what it returns, and never the [`Resolver`], whose lookups are
+//! not recorded.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -15,15 +15,11 @@ use crate::cluster::services::{ServiceInfo, Services};
 use crate::memo::ByIdentity;
 use crate::references::grants::Grants;
 
-/// Resolves parentRefs and backendRefs.
+/// What parentRefs and backendRefs are resolved with, the same for all routes of one translation.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     services: ByIdentity<Services>,
-    /// `None` for Service parents, which need no ReferenceGrant and are not subject to
-    /// BackendTLSPolicies.
-    pub(crate) gateway: Option<GatewayBackendRules>,
-    /// The lookups since the last route.
-    lookups: RefCell<Vec<Lookup>>,
+    gateway: Option<GatewayBackendRules>,
 }
 
 /// Additional rules for the backends of Gateways.
@@ -33,17 +29,34 @@ pub(crate) struct GatewayBackendRules {
     pub(crate) policies: ByIdentity<Policies>,
 }
 
-/// Inputs of every route: whether the cluster serves ServiceImport, and the rules of Gateways.
-pub(super) type SharedInputs = (bool, Option<GatewayBackendRules>);
+/// The inputs of every route, compared before any of its lookups.
+#[derive(Debug, PartialEq)]
+pub(super) struct SharedInputs {
+    has_imports: bool,
+    gateway: Option<GatewayBackendRules>,
+}
 
-/// A lookup of a Service, with its result.
+/// The only access of a route's translation to other objects: each lookup of a Service is recorded
+/// with its result, everything else is part of [`SharedInputs`].
 #[derive(Debug)]
-pub(super) struct Lookup {
+pub(crate) struct TrackedLookup<'r> {
+    resolver: &'r Resolver,
+    lookups: RefCell<Vec<Lookup>>,
+}
+
+/// The lookups that a route depends on, with their results.
+#[derive(Debug)]
+pub(super) struct Lookups(Vec<Lookup>);
+
+#[derive(Debug)]
+struct Lookup {
     id: ServiceId,
     found: Option<ByIdentity<ServiceInfo>>,
 }
 
 impl Resolver {
+    /// `gateway` is `None` for Service parents, which need no ReferenceGrant and are not subject to
+    /// BackendTLSPolicies.
     pub(crate) fn new(
         services: &ByIdentity<Services>,
         gateway: Option<GatewayBackendRules>,
@@ -51,18 +64,40 @@ impl Resolver {
         Self {
             services: services.clone(),
             gateway,
+        }
+    }
+
+    /// Returns all Services, for what is derived anew in every translation.
+    pub(crate) fn untracked_services(&self) -> &Services {
+        &self.services
+    }
+
+    pub(super) fn shared_inputs(&self) -> SharedInputs {
+        SharedInputs {
+            has_imports: self.services.has_imports,
+            gateway: self.gateway.clone(),
+        }
+    }
+
+    /// Returns the lookup for one route.
+    pub(super) fn track(&self) -> TrackedLookup<'_> {
+        TrackedLookup {
+            resolver: self,
             lookups: RefCell::default(),
         }
     }
 
-    /// Returns all Services. The translation of a route uses [`Resolver::service`] instead.
-    pub(crate) fn services(&self) -> &Services {
-        &self.services
+    /// Returns true if all of these lookups still have the same result.
+    pub(super) fn lookups_hold(&self, Lookups(lookups): &Lookups) -> bool {
+        let mut lookups = lookups.iter();
+        lookups.all(|Lookup { id, found }| self.services.get(id).map(ByIdentity::of) == *found)
     }
+}
 
-    /// Looks up a Service on behalf of the current route.
-    pub(crate) fn service(&self, id: &ServiceId) -> Option<&Arc<ServiceInfo>> {
-        let found = self.services.get(id);
+impl<'r> TrackedLookup<'r> {
+    /// Looks up a Service.
+    pub(crate) fn service(&self, id: &ServiceId) -> Option<&'r Arc<ServiceInfo>> {
+        let found = self.resolver.services.get(id);
         self.lookups.borrow_mut().push(Lookup {
             id: id.clone(),
             found: found.map(ByIdentity::of),
@@ -70,23 +105,19 @@ impl Resolver {
         found
     }
 
+    /// Returns true if the cluster serves ServiceImport.
     pub(crate) fn has_imports(&self) -> bool {
-        self.services.has_imports
+        self.resolver.services.has_imports
     }
 
-    /// Returns the inputs that every route depends on.
-    pub(super) fn shared_inputs(&self) -> SharedInputs {
-        (self.has_imports(), self.gateway.clone())
+    /// Returns the rules for backends of Gateways; `None` if the route is translated for its
+    /// Service parents.
+    pub(crate) fn gateway(&self) -> Option<&'r GatewayBackendRules> {
+        self.resolver.gateway.as_ref()
     }
 
-    /// Returns the lookups since the last call.
-    pub(super) fn take_lookups(&self) -> Vec<Lookup> {
-        self.lookups.take()
-    }
-
-    /// Returns true if all of these lookups still have the same result.
-    pub(super) fn lookups_hold(&self, lookups: &[Lookup]) -> bool {
-        let mut lookups = lookups.iter();
-        lookups.all(|Lookup { id, found }| self.services.get(id).map(ByIdentity::of) == *found)
+    /// Ends the translation of the route.
+    pub(super) fn finish(self) -> Lookups {
+        Lookups(self.lookups.into_inner())
     }
 }

@@ -8,8 +8,9 @@ use super::compiled::Rules;
 use super::hosts::RouteHosts;
 use super::object::RouteObject;
 use super::report::Report;
-use super::resolver::Resolver;
+use super::resolver::TrackedLookup;
 use super::values::host_patterns;
+use crate::conditions::Fault;
 use crate::limits::Size;
 use crate::names::route_id;
 use crate::objects::Lenient;
@@ -34,25 +35,23 @@ impl Route {
     pub(super) fn new<T: RouteObject + 'static>(
         kind: RouteKind,
         of: &Arc<T>,
-        resolver: &Resolver,
-        rules: impl FnOnce(&RouteId, &mut Report) -> Option<Rules>,
+        lookup: &TrackedLookup<'_>,
+        rules: impl FnOnce(&T, &RouteId, &TrackedLookup<'_>, &mut Report) -> Option<Rules>,
     ) -> Option<Self> {
         let id = route_id(kind, of.meta());
         let mut report = Report::default();
-        let mut rules = rules(&id, &mut report)?;
+        let mut rules = rules(of, &id, lookup, &mut report)?;
         let mut size = rules.size();
         if let Some(fault) = report.patterns.too_large().or_else(|| size.too_large()) {
             rules.refuse(&id, &fault.text);
             size = rules.size();
             report.faults = vec![(0, fault)];
         }
-        let hosts = match &rules {
-            // The faults of the host names were reported when the rule was read.
-            Rules::Tls(_) => hosts(of.hostnames(), resolver, &mut Report::default()),
-            Rules::Requests(_) | Rules::Connections(_) => {
-                hosts(of.hostnames(), resolver, &mut report)
-            }
-        };
+        let (hosts, faults) = hosts(of.hostnames(), lookup);
+        // Those of a TLSRoute were reported when its rule was read.
+        if !matches!(rules, Rules::Tls(_)) {
+            report.fault_all(0, faults);
+        }
         Some(Self {
             id,
             object: Arc::clone(of) as _,
@@ -71,9 +70,10 @@ impl Route {
 }
 
 /// Host names have no meaning on Services. Those that cannot be read are faults of the route.
-fn hosts(names: &[Lenient<String>], resolver: &Resolver, report: &mut Report) -> RouteHosts {
-    if resolver.gateway.is_none() || names.is_empty() {
-        return RouteHosts::Any;
+fn hosts(names: &[Lenient<String>], lookup: &TrackedLookup<'_>) -> (RouteHosts, Vec<Fault>) {
+    if lookup.gateway().is_none() || names.is_empty() {
+        return (RouteHosts::Any, Vec::new());
     }
-    RouteHosts::These(host_patterns(names, report))
+    let (patterns, faults) = host_patterns(names);
+    (RouteHosts::These(patterns), faults)
 }

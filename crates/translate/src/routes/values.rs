@@ -8,7 +8,6 @@ use serde::de::IgnoredAny;
 use weft_ir::{HeaderMatch, HostPattern, Pattern, QueryMatch, ValueMatch};
 
 use super::patterns::PatternBudget;
-use super::report::Report;
 use crate::conditions::Fault;
 use crate::objects::{HttpHeaderMatch, Lenient};
 
@@ -86,14 +85,14 @@ pub(super) fn hostname<'a>(text: &'a str, at: &str) -> Result<&'a str, Fault> {
     Ok(text)
 }
 
-/// Of several entries for a name the first applies (`HTTPHeaderMatch.name`).
+/// Returns the conditions that can be read, and the faults of the others. Of several entries for a
+/// name the first applies (`HTTPHeaderMatch.name`).
 pub(super) fn header_matches(
     entries: &[HttpHeaderMatch],
     at: &str,
     patterns: &mut PatternBudget,
-    faults: &mut Vec<Fault>,
-) -> Vec<HeaderMatch> {
-    let mut matches: Vec<HeaderMatch> = Vec::new();
+) -> (Vec<HeaderMatch>, Vec<Fault>) {
+    let (mut matches, mut faults) = (Vec::<HeaderMatch>::new(), Vec::new());
     for (position, entry) in entries.iter().enumerate() {
         let at = format!("{at}[{position}]");
         let HttpHeaderMatch { kind, name, value } = entry;
@@ -105,7 +104,7 @@ pub(super) fn header_matches(
             Err(fault) => faults.push(fault),
         }
     }
-    matches
+    (matches, faults)
 }
 
 /// Like [`header_matches`], for query parameters.
@@ -113,17 +112,12 @@ pub(super) fn query_matches(
     entries: &[HttpHeaderMatch],
     at: &str,
     patterns: &mut PatternBudget,
-    faults: &mut Vec<Fault>,
-) -> Vec<QueryMatch> {
-    let mut matches: Vec<QueryMatch> = Vec::new();
+) -> (Vec<QueryMatch>, Vec<Fault>) {
+    let (mut matches, mut faults) = (Vec::<QueryMatch>::new(), Vec::new());
     for (position, entry) in entries.iter().enumerate() {
+        let at = format!("{at}[{position}]");
         let HttpHeaderMatch { kind, name, value } = entry;
-        match value_match(
-            kind.as_deref(),
-            value,
-            &format!("{at}[{position}]"),
-            patterns,
-        ) {
+        match value_match(kind.as_deref(), value, &at, patterns) {
             Ok(_) if matches.iter().any(|earlier| earlier.name == *name) => {}
             Ok(value) => matches.push(QueryMatch {
                 name: name.clone(),
@@ -132,7 +126,7 @@ pub(super) fn query_matches(
             Err(fault) => faults.push(fault),
         }
     }
-    matches
+    (matches, faults)
 }
 
 fn value_match(
@@ -154,9 +148,9 @@ fn value_match(
     }
 }
 
-/// Returns the valid host names; the others are faults.
-pub(crate) fn host_patterns(specs: &[Lenient<String>], report: &mut Report) -> Vec<HostPattern> {
-    let mut patterns = Vec::with_capacity(specs.len());
+/// Returns the valid host names, and the faults of the others.
+pub(super) fn host_patterns(specs: &[Lenient<String>]) -> (Vec<HostPattern>, Vec<Fault>) {
+    let (mut patterns, mut faults) = (Vec::with_capacity(specs.len()), Vec::new());
     for (position, spec) in specs.iter().enumerate() {
         let at = format!("hostnames[{position}]");
         let parsed = spec.as_ref().map_err(|why| Fault::value(&at, why));
@@ -166,10 +160,10 @@ pub(crate) fn host_patterns(specs: &[Lenient<String>], report: &mut Report) -> V
         });
         match parsed {
             Ok(pattern) => patterns.push(pattern),
-            Err(fault) => report.fault(0, fault),
+            Err(fault) => faults.push(fault),
         }
     }
-    patterns
+    (patterns, faults)
 }
 
 /// A value that is not one of the supported ones.

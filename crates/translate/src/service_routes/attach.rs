@@ -13,7 +13,7 @@ use crate::cluster::services::{PortInfo, ServiceAddressing};
 use crate::input::Objects;
 use crate::limits::Budget;
 use crate::objects::{Lenient, ParentRef};
-use crate::routes::{self, Resolver, Route, RouteFilter};
+use crate::routes::{self, Resolver, Route, RouteFilter, TrackedLookup};
 use crate::service_routes::views::Routes;
 
 /// The clients that a route applies to: `None` for all clients (a producer route, in the namespace
@@ -51,7 +51,7 @@ pub(crate) struct ServiceAttachment {
 }
 
 impl AttachedRoute {
-    fn new(route: Route, resolver: &Resolver) -> Self {
+    fn shared(route: Route, lookup: &TrackedLookup<'_>) -> Arc<Self> {
         let own = &*route.id.namespace;
         let attachments =
             service_parents(route.object.parent_refs(), own).map(|(position, parent_ref, id)| {
@@ -59,14 +59,14 @@ impl AttachedRoute {
                 ServiceAttachment {
                     position,
                     consumer,
-                    ports: ports(&id, parent_ref, route.id.kind, resolver),
+                    ports: ports(&id, parent_ref, route.id.kind, lookup),
                     parent_ref: parent_ref.clone(),
                 }
             });
-        Self {
+        Arc::new(Self {
             attachments: attachments.collect(),
             route,
-        }
+        })
     }
 }
 
@@ -95,8 +95,7 @@ pub(crate) fn attached_routes(
     resolver: &Resolver,
     wanted: RouteFilter<'_>,
 ) -> Vec<Arc<AttachedRoute>> {
-    let attached = |route| Arc::new(AttachedRoute::new(route, resolver));
-    let mut routes = cache.translated(objects, resolver, wanted, attached);
+    let mut routes = cache.translated(objects, resolver, wanted, AttachedRoute::shared);
     routes.sort_by_cached_key(|of| of.route.tie_order());
     routes
 }
@@ -110,7 +109,7 @@ fn ports(
     id: &ServiceId,
     parent: &ParentRef,
     kind: RouteKind,
-    resolver: &Resolver,
+    lookup: &TrackedLookup<'_>,
 ) -> Result<Vec<ServicePort>, String> {
     let ParentRef {
         group: _,
@@ -120,7 +119,7 @@ fn ports(
         section_name,
         port,
     } = parent;
-    let service = resolver
+    let service = lookup
         .service(id)
         .ok_or_else(|| format!("Service {id} does not exist"))?;
     let unfit = match &service.addressing {
