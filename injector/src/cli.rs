@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand};
 use weft_injector::redirect::Redirect;
 use weft_injector::settings::{
@@ -95,9 +96,9 @@ pub(crate) struct WebhookArgs {
     #[arg(long, env = "WEFT_WEBHOOK", default_value = "weft-injector")]
     webhook: String,
     /// Lifetime of the webhook's certificate in seconds; it is renewed at 70 %.
-    #[arg(long, env = "WEFT_CERTIFICATE_SECONDS", default_value_t = 90 * 86_400,
-          value_parser = clap::value_parser!(u64).range(60..=315_360_000))]
-    certificate_seconds: u64,
+    #[arg(long = "certificate-seconds", env = "WEFT_CERTIFICATE_SECONDS", default_value = "7776000",
+          value_parser = clap::value_parser!(u64).range(60..=315_360_000).map(Duration::from_secs))]
+    certificate_lifetime: Duration,
     /// Namespaces in which no pod is injected, beside kube-system and the injector's own, as `a,b`.
     #[arg(long, env = "WEFT_SYSTEM_NAMESPACES", value_delimiter = ',')]
     system_namespaces: Vec<String>,
@@ -185,7 +186,7 @@ impl WebhookArgs {
                 secret: self.secret,
                 configuration: self.webhook,
             },
-            certificate_lifetime: Duration::from_secs(self.certificate_seconds),
+            certificate_lifetime: self.certificate_lifetime,
             settings,
         })
     }
