@@ -127,9 +127,8 @@ impl Election {
         if step == Step::Wait {
             return Ok(false);
         }
-        let taken = step == Step::Acquire;
         let before = lease.spec.take().unwrap_or_default();
-        lease.spec = Some(self.spec(before, taken));
+        lease.spec = Some(self.spec(before, step));
         match api.replace(self.lease, &kubernetes::post(), &lease).await {
             Ok(_) => Ok(true),
             Err(KubeError::Api(status)) if status.code == 409 => Ok(false),
@@ -143,7 +142,7 @@ impl Election {
                 name: Some(self.lease.to_owned()),
                 ..ObjectMeta::default()
             },
-            spec: Some(self.spec(LeaseSpec::default(), true)),
+            spec: Some(self.spec(LeaseSpec::default(), Step::Acquire)),
         };
         match api.create(&kubernetes::post(), &lease).await {
             Ok(_) => Ok(true),
@@ -152,7 +151,8 @@ impl Election {
         }
     }
 
-    fn spec(&self, before: LeaseSpec, taken: bool) -> LeaseSpec {
+    fn spec(&self, before: LeaseSpec, step: Step) -> LeaseSpec {
+        let acquired = step == Step::Acquire;
         let now = MicroTime(Timestamp::now());
         let transitions = before.lease_transitions.unwrap_or_default();
         let taken_over = before.holder_identity.is_some();
@@ -160,12 +160,12 @@ impl Election {
             holder_identity: Some(self.name.clone()),
             lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
             renew_time: Some(now.clone()),
-            acquire_time: if taken {
+            acquire_time: if acquired {
                 Some(now)
             } else {
                 before.acquire_time
             },
-            lease_transitions: Some(transitions.saturating_add(i32::from(taken && taken_over))),
+            lease_transitions: Some(transitions.saturating_add(i32::from(acquired && taken_over))),
             ..before
         }
     }

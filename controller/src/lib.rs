@@ -4,16 +4,17 @@
 //! from the cluster to the proxies; [`status`] leads back, on the [`leader`] alone. [`identity`]
 //! keeps the root and signs; [`server::serve`] runs the gRPC port with a Mesh and a
 //! CertificateAuthority service behind it, until its token is cancelled. Every request carries a
-//! [`server::PeerIdentity`] extension. [`rotation`] replaces the root. In [`run::provision()`],
+//! [`identity::PeerIdentity`] extension. [`rotation`] replaces the root. In [`run::provision()`],
 //! [`provision`] keeps the objects that Gateways run on.
 
 pub mod encoder;
-mod events;
 pub mod http;
 pub mod identity;
 pub mod kubernetes;
 pub mod leader;
 pub mod metrics;
+pub mod names;
+pub mod obstacles;
 pub mod options;
 pub mod provision;
 pub mod replicas;
@@ -22,14 +23,10 @@ pub mod rotation;
 pub mod run;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+#[path = "tests/scale.rs"]
 mod scale;
 pub mod server;
 pub mod snapshot;
 pub mod status;
 pub mod subscribe;
 pub mod watch;
-
-/// How this controller is called in statuses and in the XMesh that it serves.
-pub const CONTROLLER_NAME: &str = "weft.dev/mesh-controller";
-/// How it is called in GatewayClasses, and in statuses about Gateways.
-pub const GATEWAY_CONTROLLER_NAME: &str = "weft.dev/gateway-controller";

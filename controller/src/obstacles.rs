@@ -4,21 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{Api, Patch};
+use kube::api::Api;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use weft_ir::GatewayId;
 
-use crate::kubernetes::{self, FIELD_MANAGER, MANAGED_BY};
+use crate::kubernetes::{ReportError, ReportLease};
 
 /// Why each Gateway lacks objects; those that lack none are absent.
 pub type Obstacles = Arc<BTreeMap<GatewayId, String>>;
@@ -29,8 +27,6 @@ const ANNOTATION: &str = "weft.dev/obstacles";
 const MAX_BYTES: usize = 200 * 1024;
 /// Characters of one obstacle.
 const MAX_CHARS: usize = 1024;
-/// One request to the API server.
-const REQUEST: Duration = Duration::from_secs(3);
 
 fn encode(obstacles: &Obstacles) -> String {
     let mut size = 0;
@@ -57,34 +53,26 @@ fn decode(text: &str) -> Obstacles {
     Arc::new(obstacles.collect())
 }
 
-/// Writes the report; an error says why it could not be written.
-pub(super) async fn write(
+/// Writes the report.
+pub(crate) async fn write(
     client: &Client,
     namespace: &str,
     obstacles: &Obstacles,
-) -> Result<(), String> {
+) -> Result<(), ReportError> {
+    let lease = ReportLease {
+        name: LEASE,
+        label: None,
+        annotation: ANNOTATION,
+        text: encode(obstacles),
+        spec: None,
+    };
     let api = Api::<Lease>::namespaced(client.clone(), namespace);
-    let lease = json!({
-        "apiVersion": "coordination.k8s.io/v1",
-        "kind": "Lease",
-        "metadata": {
-            "name": LEASE,
-            "labels": {MANAGED_BY: FIELD_MANAGER},
-            "annotations": {ANNOTATION: encode(obstacles)},
-        },
-    });
-    let parameters = kubernetes::apply();
-    let patch = Patch::Apply(&lease);
-    match timeout(REQUEST, api.patch(LEASE, &parameters, &patch)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the API server did not answer".to_owned()),
-    }
+    lease.apply(&api).await
 }
 
 /// Keeps `obstacles` as the provisioner reports them, until `stop`. What was read stays while the
 /// watch is interrupted.
-pub async fn follow_report(
+pub async fn follow(
     client: Client,
     namespace: String,
     obstacles: watch::Sender<Obstacles>,

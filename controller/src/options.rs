@@ -1,7 +1,9 @@
 //! The commands and their flags; each flag can be given in the environment instead.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use weft_ir::{Mode, TrustDomain};
@@ -94,10 +96,10 @@ pub struct ServeOptions {
     #[arg(
         long,
         env = "WEFT_CERTIFICATE_LIFETIME",
-        default_value_t = 86_400,
-        value_parser = clap::value_parser!(u64).range(60..=86_400)
+        default_value = "86400",
+        value_parser = clap::value_parser!(u64).range(60..=86_400).map(Duration::from_secs)
     )]
-    pub certificate_lifetime: u64,
+    pub certificate_lifetime: Duration,
 
     /// Whether a proxy's token and certificate are accepted from its own pod's addresses alone.
     /// Disable it only where the addresses of pods are rewritten on their way to the controller.
@@ -106,12 +108,12 @@ pub struct ServeOptions {
 
     /// How many seconds a new root is distributed before it signs, at least: the kubelet updates
     /// files of ConfigMaps within two minutes.
-    #[arg(long, env = "WEFT_ROTATION_SETTLE", default_value_t = 120)]
-    pub rotation_settle: u64,
+    #[arg(long, env = "WEFT_ROTATION_SETTLE", default_value = "120", value_parser = seconds())]
+    pub rotation_settle: Duration,
 
     /// How many seconds a rotation waits for a proxy that does not acknowledge the new root.
-    #[arg(long, env = "WEFT_ROTATION_PATIENCE", default_value_t = 600)]
-    pub rotation_patience: u64,
+    #[arg(long, env = "WEFT_ROTATION_PATIENCE", default_value = "600", value_parser = seconds())]
+    pub rotation_patience: Duration,
 
     /// Whether Gateways are served; without, neither they nor Secrets and ConfigMaps are watched.
     #[arg(long, env = "WEFT_GATEWAYS", default_value_t = true, action = clap::ArgAction::Set)]
@@ -207,6 +209,10 @@ impl From<MtlsMode> for Mode {
 /// A unique name, for a process that runs outside of a pod.
 fn process_name() -> String {
     format!("process-{}-{:08x}", std::process::id(), fastrand::u32(..))
+}
+
+fn seconds() -> impl TypedValueParser<Value = Duration> {
+    clap::value_parser!(u64).map(Duration::from_secs)
 }
 
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {

@@ -9,7 +9,6 @@ mod calls;
 mod tests;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +23,6 @@ use weft_api::proto::certificate_authority_server::{
     CertificateAuthority, CertificateAuthorityServer,
 };
 use weft_api::proto::mesh_server::{Mesh, MeshServer};
-use weft_ir::Identity;
 
 use self::calls::CountCalls;
 use crate::identity::{ClientVerifier, ServerIdentity, Serving, SignError};
@@ -41,21 +39,6 @@ const STREAMS: u32 = 32;
 const MAX_PROXY_MESSAGE: usize = 2 * 1024 * 1024;
 /// More than the limits of a CSR and a token together.
 const MAX_SIGN_REQUEST: usize = 32 * 1024;
-
-/// The client of a connection; an extension of every request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerIdentity {
-    /// What its certificate proves; `None` without one.
-    pub proven: Option<Proven>,
-    pub address: SocketAddr,
-}
-
-/// What a certificate proves, and until when.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proven {
-    pub identity: Identity,
-    pub until: OffsetDateTime,
-}
 
 /// Why the server cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -130,15 +113,4 @@ fn tls_config(
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(Arc::new(config))
-}
-
-/// Resolves when `until` has passed by the system's clock, which may be changed meanwhile.
-pub(crate) async fn passed(until: OffsetDateTime) {
-    loop {
-        let left = Duration::try_from(until - OffsetDateTime::now_utc()).unwrap_or_default();
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.min(Duration::from_secs(60))).await;
-    }
 }

@@ -6,10 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use weft_translate::{
     GatewayClassStatus, GatewayStatus, ListenerSetStatus, Mesh, MissingParents, PolicyStatus,
@@ -18,12 +16,7 @@ use weft_translate::{
 
 use crate::encoder::Encoder;
 use crate::metrics::Metrics;
-use crate::watch::World;
-
-/// A burst of changes ends after this long without a change.
-const QUIET: Duration = Duration::from_millis(5);
-/// The maximum duration of a burst.
-const MAX_BURST: Duration = Duration::from_millis(100);
+use crate::watch::{World, burst};
 
 /// The translated cluster at one moment.
 #[derive(Debug)]
@@ -118,21 +111,6 @@ pub async fn publish(
     }
 }
 
-/// Resolves at the end of the next burst of changes.
-pub(crate) async fn burst(changes: &mut watch::Receiver<()>) {
-    if changes.changed().await.is_err() {
-        return std::future::pending().await;
-    }
-    let end = Instant::now() + MAX_BURST;
-    loop {
-        let quiet = end.min(Instant::now() + QUIET);
-        match timeout_at(quiet, changes.changed()).await {
-            Ok(Ok(())) if Instant::now() < end => {}
-            _ => return,
-        }
-    }
-}
-
 /// Translates the cluster; returns `None` if translation panicked.
 async fn translate_once(
     world: &World,
@@ -168,41 +146,8 @@ pub(crate) fn test_settings() -> Settings {
         trust_domain: weft_ir::TrustDomain::new("cluster.local").unwrap(),
         mode: weft_ir::Mode::Permissive,
         mode_floor: weft_ir::Mode::Permissive,
-        controller_name: crate::CONTROLLER_NAME.into(),
-        gateway_controller_name: crate::GATEWAY_CONTROLLER_NAME.into(),
+        controller_name: crate::names::CONTROLLER_NAME.into(),
+        gateway_controller_name: crate::names::GATEWAY_CONTROLLER_NAME.into(),
         endpoints: weft_translate::EndpointRules::default(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn burst_ends_after_a_few_quiet_milliseconds() {
-        let (ring, mut changes) = watch::channel(());
-        let begin = Instant::now();
-        ring.send_replace(());
-        burst(&mut changes).await;
-        assert_eq!(begin.elapsed(), QUIET);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn endless_changes_end_a_burst_at_the_maximum() {
-        let (ring, mut changes) = watch::channel(());
-        let begin = Instant::now();
-        ring.send_replace(());
-        let ringing = async {
-            loop {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                ring.send_replace(());
-            }
-        };
-        tokio::select! {
-            () = burst(&mut changes) => {}
-            () = ringing => {}
-        }
-        let taken = begin.elapsed();
-        assert!(taken >= MAX_BURST && taken < MAX_BURST + QUIET, "{taken:?}");
     }
 }

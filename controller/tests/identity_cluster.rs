@@ -254,8 +254,8 @@ fn snapshot(pod: &Pod) -> Arc<Snapshot> {
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
         mode: Mode::Permissive,
         mode_floor: Mode::Permissive,
-        controller_name: weft_controller::CONTROLLER_NAME.to_owned(),
-        gateway_controller_name: weft_controller::GATEWAY_CONTROLLER_NAME.to_owned(),
+        controller_name: weft_controller::names::CONTROLLER_NAME.to_owned(),
+        gateway_controller_name: weft_controller::names::GATEWAY_CONTROLLER_NAME.to_owned(),
         endpoints: weft_translate::EndpointRules::default(),
     };
     Arc::new(Snapshot::new(translate(&objects, &settings)))

@@ -49,7 +49,7 @@ pub struct RootPem {
 }
 
 /// The authority cannot sign.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, PartialEq)]
 pub enum SignError {
     #[error(
         "the authority's certificate is valid only from {from} to {to}; check the clock, or \
@@ -60,13 +60,24 @@ pub enum SignError {
         to: OffsetDateTime,
     },
     #[error("signing: {0}")]
-    Crypto(String),
+    Crypto(#[from] rcgen::Error),
+    #[error("signing: {0}")]
+    Key(#[source] rustls::Error),
+    #[error("signing: the operating system returned no random bytes")]
+    NoRandomBytes,
 }
 
-impl From<rcgen::Error> for SignError {
-    fn from(error: rcgen::Error) -> Self {
-        Self::Crypto(error.to_string())
-    }
+/// Why a certificate signed by an authority does not verify.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum SelfCheckError {
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    #[error(transparent)]
+    Crypto(#[from] rcgen::Error),
+    #[error(transparent)]
+    Verify(#[from] webpki::Error),
+    #[error("it signed an empty chain")]
+    EmptyChain,
 }
 
 /// Generates an ECDSA P-256 root, valid for ten years.
@@ -101,7 +112,7 @@ impl Authority {
         let key = chain::read_key(key)?;
         let parsed = chain::read_chain(certificates, &key, additional, now)?;
         let issuer = Issuer::from_ca_cert_der(&parsed.signer, key)
-            .map_err(|e| LoadError::Unusable(e.to_string()))?;
+            .map_err(|error| LoadError::Unusable(error.into()))?;
         let authority = Self {
             issuer,
             intermediates: parsed.intermediates,
@@ -190,29 +201,23 @@ impl Authority {
     /// Signs a certificate and verifies it as a peer would, so that a broken chain is found when it
     /// is loaded.
     fn self_check(&self, now: OffsetDateTime) -> Result<(), LoadError> {
-        let unusable = |e: String| LoadError::Unusable(e);
-        let key = KeyPair::generate().map_err(|e| unusable(e.to_string()))?;
-        let name = SanType::URI(
-            "spiffe://try.out/ns/a/sa/a"
-                .try_into()
-                .map_err(|e: rcgen::Error| unusable(e.to_string()))?,
-        );
-        let issued = self
-            .certify(&key, vec![name], Duration::from_secs(60), now)
-            .map_err(|e| unusable(e.to_string()))?;
-        let roots = Bundle::of([self.root.clone()]).map_err(|e| unusable(e.to_string()))?;
-        let Some((leaf, intermediates)) = issued.chain.split_first() else {
-            return Err(unusable("it signed an empty chain".to_owned()));
+        let roots = Bundle::of([self.root.clone()])?;
+        let verifies = || {
+            let key = KeyPair::generate()?;
+            let name = SanType::URI("spiffe://try.out/ns/a/sa/a".try_into()?);
+            let issued = self.certify(&key, vec![name], Duration::from_secs(60), now)?;
+            let Some((leaf, intermediates)) = issued.chain.split_first() else {
+                return Err(SelfCheckError::EmptyChain);
+            };
+            for usage in [
+                webpki::KeyUsage::client_auth(),
+                webpki::KeyUsage::server_auth(),
+            ] {
+                roots.verify(leaf, intermediates, usage, now)?;
+            }
+            Ok(())
         };
-        for usage in [
-            webpki::KeyUsage::client_auth(),
-            webpki::KeyUsage::server_auth(),
-        ] {
-            roots
-                .verify(leaf, intermediates, usage, now)
-                .map_err(|e| unusable(e.to_string()))?;
-        }
-        Ok(())
+        verifies().map_err(LoadError::Unusable)
     }
 }
 
@@ -226,9 +231,7 @@ fn random_serial() -> Result<SerialNumber, SignError> {
     rustls::crypto::aws_lc_rs::default_provider()
         .secure_random
         .fill(&mut bytes)
-        .map_err(|_| {
-            SignError::Crypto("the operating system returned no random bytes".to_owned())
-        })?;
+        .map_err(|_| SignError::NoRandomBytes)?;
     bytes[0] = (bytes[0] & 0x3f) | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
 }

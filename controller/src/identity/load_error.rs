@@ -3,12 +3,14 @@
 
 use time::OffsetDateTime;
 
+use super::ca::SelfCheckError;
+
 /// The maximum number of certificates of a chain or bundle.
 pub(super) const MAX_CERTIFICATES: usize = 32;
 
 /// Why an authority's certificates or key are not usable. `place` counts the certificates of a text
 /// from 1.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error, PartialEq)]
 pub enum LoadError {
     #[error("{what} is not PEM: {reason}")]
     Pem { what: &'static str, reason: String },
@@ -60,5 +62,5 @@ pub enum LoadError {
     #[error("tls.key is not the key of the first certificate of tls.crt")]
     KeyMismatch,
     #[error("a certificate signed by this authority does not verify: {0}")]
-    Unusable(String),
+    Unusable(#[source] SelfCheckError),
 }

@@ -7,7 +7,61 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
 
+use super::trust::Phase;
+
 type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// Declares the values of a label.
+macro_rules! label_values {
+    ($(#[$doc:meta])* $visibility:vis enum $name:ident { $($variant:ident = $label:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $visibility enum $name {
+            $($variant,)*
+        }
+
+        impl $name {
+            fn label(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)*
+                }
+            }
+        }
+    };
+}
+
+label_values! {
+    /// How a TLS handshake of the server ended.
+    pub enum HandshakeResult {
+        Ok = "ok",
+        Failed = "failed",
+    }
+}
+
+label_values! {
+    /// How a write of a ConfigMap with the roots ended.
+    pub(super) enum WriteResult {
+        Ok = "ok",
+        Error = "error",
+    }
+}
+
+label_values! {
+    /// What became of a requested rotation of the root.
+    pub(crate) enum RotationStep {
+        Started = "started",
+        Refused = "refused",
+        Completed = "completed",
+    }
+}
+
+label_values! {
+    /// A certificate whose expiry is a metric.
+    pub(super) enum Expiring {
+        Serving = "serving",
+        Authority = "authority",
+    }
+}
 
 /// Handles of the metrics; clones share their series.
 #[derive(Clone, Debug, Default)]
@@ -91,16 +145,16 @@ impl Metrics {
         self.refused.get_or_create(&[("reason", reason)]).get()
     }
 
-    pub(crate) fn handshake(&self, result: &'static str) {
+    pub(crate) fn handshake(&self, result: HandshakeResult) {
         self.handshakes
-            .get_or_create(&[("direction", "inbound"), ("result", result)])
+            .get_or_create(&[("direction", "inbound"), ("result", result.label())])
             .inc();
     }
 
     /// Returns the count of handshakes with a result.
-    pub fn handshakes(&self, result: &'static str) -> u64 {
+    pub fn handshakes(&self, result: HandshakeResult) -> u64 {
         self.handshakes
-            .get_or_create(&[("direction", "inbound"), ("result", result)])
+            .get_or_create(&[("direction", "inbound"), ("result", result.label())])
             .get()
     }
 
@@ -114,18 +168,20 @@ impl Metrics {
         self.secret_errors.inc();
     }
 
-    pub(super) fn root_write(&self, result: &'static str) {
-        self.root_writes.get_or_create(&[("result", result)]).inc();
+    pub(super) fn root_write(&self, result: WriteResult) {
+        let labels = [("result", result.label())];
+        self.root_writes.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn rotation(&self, result: &'static str) {
-        self.rotations.get_or_create(&[("result", result)]).inc();
+    pub(crate) fn rotation(&self, step: RotationStep) {
+        let labels = [("result", step.label())];
+        self.rotations.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn rotation_phase(&self, now: &'static str) {
-        for phase in ["steady", "distributing", "renewing"] {
+    pub(crate) fn rotation_phase(&self, now: &Phase) {
+        for phase in Phase::NAMES {
             let gauge = self.rotation_phase.get_or_create(&[("phase", phase)]);
-            gauge.set(i64::from(phase == now));
+            gauge.set(i64::from(phase == now.name()));
         }
     }
 
@@ -136,9 +192,9 @@ impl Metrics {
         }
     }
 
-    pub(super) fn expires(&self, certificate: &'static str, at: OffsetDateTime) {
+    pub(super) fn expires(&self, certificate: Expiring, at: OffsetDateTime) {
         self.expiry
-            .get_or_create(&[("certificate", certificate)])
+            .get_or_create(&[("certificate", certificate.label())])
             .set(at.unix_timestamp());
     }
 }

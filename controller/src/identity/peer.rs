@@ -1,9 +1,12 @@
-//! Verifies client certificates against the roots that are trusted at the moment of the handshake.
+//! The clients of the server: verifies their certificates against the roots that are trusted at the
+//! moment of the handshake.
 //!
 //! A certificate is optional; one that is presented must be valid. The services decide what the
 //! client may do.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -36,6 +39,36 @@ pub enum PeerError {
     TrustDomain(TrustDomain),
     #[error("the chain has {0} intermediates; the limit is {MAX_INTERMEDIATES}")]
     LongChain(usize),
+}
+
+/// The client of a connection; an extension of every request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// What its certificate proves; `None` without one.
+    pub proven: Option<Proven>,
+    pub address: SocketAddr,
+}
+
+/// What a certificate proves, and until when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    pub identity: Identity,
+    pub until: OffsetDateTime,
+}
+
+impl Proven {
+    /// Resolves once the certificate has expired by the system's clock, which may be changed
+    /// meanwhile.
+    pub(crate) async fn expired(&self) {
+        loop {
+            let left = self.until - OffsetDateTime::now_utc();
+            let left = Duration::try_from(left).unwrap_or_default();
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(Duration::from_secs(60))).await;
+        }
+    }
 }
 
 /// Returns the identity in a certificate's only URI name (SPIFFE X.509-SVID, section 2). Does not

@@ -115,11 +115,15 @@ pub trait Reviewer: Send + Sync + 'static {
 
 /// A token could not be reviewed.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "reviewing the token: {0}; check that the Kubernetes API is reachable and that the controller \
-     may create tokenreviews"
-)]
-pub struct ReviewError(pub String);
+pub enum ReviewError {
+    #[error(
+        "reviewing the token: {0}; check that the Kubernetes API is reachable and that the \
+         controller may create tokenreviews"
+    )]
+    Kubernetes(#[from] Box<kube::Error>),
+    #[error("reviewing the token: the TokenReview has no status")]
+    NoStatus,
+}
 
 /// Reviews tokens by the Kubernetes API.
 #[derive(Clone)]
@@ -137,9 +141,7 @@ impl Reviewer for KubeReviewer {
         let answer = Api::<TokenReview>::all(self.0.clone())
             .create(&kubernetes::post(), &review)
             .await
-            .map_err(|e| ReviewError(e.to_string()))?;
-        answer
-            .status
-            .ok_or_else(|| ReviewError("the TokenReview has no status".to_owned()))
+            .map_err(Box::new)?;
+        answer.status.ok_or(ReviewError::NoStatus)
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use weft_ir::Identity;
 
 use super::ca::SignError;
-use super::metrics::Metrics;
+use super::metrics::{Expiring, Metrics};
 use super::trust::{Trust, TrustReceiver};
 
 /// The maximum interval between checks: a failed renewal is retried, and a change of the system's
@@ -117,11 +117,11 @@ fn issue(
         now,
     )?;
     let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&PrivateKeyDer::from(key))
-        .map_err(|e| SignError::Crypto(e.to_string()))?;
-    server.metrics.expires("serving", issued.not_after);
+        .map_err(SignError::Key)?;
+    server.metrics.expires(Expiring::Serving, issued.not_after);
     server
         .metrics
-        .expires("authority", trust.authority.not_after());
+        .expires(Expiring::Authority, trust.authority.not_after());
     Ok(Current {
         key: Arc::new(CertifiedKey::new(issued.chain, signer)),
         root: trust.authority.root().as_ref().to_vec(),

@@ -55,23 +55,28 @@ pub enum StoreError {
     Kubernetes {
         secret: String,
         action: &'static str,
-        reason: String,
+        #[source]
+        reason: Box<kube::Error>,
     },
     #[error("Secret {secret} is not usable: {error}")]
-    Unusable { secret: String, error: SecretError },
+    Unusable {
+        secret: String,
+        #[source]
+        error: SecretError,
+    },
     #[error("generating a root: {0}")]
     Generate(#[from] SignError),
 }
 
 /// Why the Secret's content is not usable.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error, PartialEq)]
 pub enum SecretError {
     #[error("its key {0} is absent or empty; a kubernetes.io/tls Secret has tls.crt and tls.key")]
     Missing(&'static str),
     #[error(transparent)]
     Content(#[from] LoadError),
     #[error("the next root (next.crt, next.key): {0}")]
-    Next(LoadError),
+    Next(#[source] LoadError),
 }
 
 /// Parses the Secret's content. Pure.
@@ -136,7 +141,7 @@ impl SecretStore {
             .api()
             .get_opt(&self.name)
             .await
-            .map_err(|e| self.kubernetes("read it", &e))?;
+            .map_err(|e| self.kubernetes("read it", e))?;
         let secret = match found {
             Some(secret) => secret,
             None => {
@@ -170,8 +175,8 @@ impl SecretStore {
                 .api()
                 .get(&self.name)
                 .await
-                .map_err(|e| self.kubernetes("read it", &e)),
-            Err(error) => Err(self.kubernetes("create it", &error)),
+                .map_err(|e| self.kubernetes("read it", e)),
+            Err(error) => Err(self.kubernetes("create it", error)),
         }
     }
 
@@ -262,11 +267,11 @@ impl SecretStore {
         }
     }
 
-    fn kubernetes(&self, action: &'static str, error: &kube::Error) -> StoreError {
+    fn kubernetes(&self, action: &'static str, error: kube::Error) -> StoreError {
         StoreError::Kubernetes {
             secret: self.path(),
             action,
-            reason: error.to_string(),
+            reason: Box::new(error),
         }
     }
 }

@@ -38,6 +38,9 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The names of all phases.
+    pub(super) const NAMES: [&'static str; 3] = ["steady", "distributing", "renewing"];
+
     /// The name of the phase in annotations, Events, logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {

@@ -9,11 +9,27 @@ use kube::api::ObjectMeta;
 /// The maximum length of a message.
 const MAX_MESSAGE: usize = 1000;
 
+/// Whether an Event asks for attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventKind {
+    Normal,
+    Warning,
+}
+
+impl EventKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}
+
 /// Makes an Event about the object at the current time.
 pub(crate) fn event(
     metadata: ObjectMeta,
     object: ObjectReference,
-    warning: bool,
+    kind: EventKind,
     reason: &str,
     message: &str,
 ) -> Event {
@@ -21,7 +37,7 @@ pub(crate) fn event(
     Event {
         metadata,
         involved_object: object,
-        type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
+        type_: Some(kind.name().to_owned()),
         reason: Some(reason.to_owned()),
         message: Some(message.chars().take(MAX_MESSAGE).collect()),
         source: Some(EventSource {

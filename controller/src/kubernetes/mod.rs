@@ -1,8 +1,15 @@
-//! The client of the Kubernetes API, and the field manager of its writes.
+//! The client of the Kubernetes API, the field manager of its writes, and the objects that several
+//! parts write: Events, and Leases that carry a report.
+
+mod event;
+mod report;
 
 use http::{HeaderValue, header};
 use kube::api::{PatchParams, PostParams};
 use kube::{Client, Config};
+
+pub(crate) use event::{EventKind, event};
+pub(crate) use report::{ReportError, ReportLease};
 
 /// The field manager of every write, by both commands.
 pub const FIELD_MANAGER: &str = "weft-controller";

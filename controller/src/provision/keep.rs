@@ -15,10 +15,10 @@ use weft_translate::Provision;
 
 use super::observe::{ObjectId, Observed, Seen, Watches, resource};
 use super::plan::{self, Applied, Apply, Delete, Step, Work};
-use super::report::{self, Obstacles};
 use super::{Provisions, ProxySettings};
 use crate::kubernetes;
 use crate::metrics::ProvisionerMetrics;
+use crate::obstacles::{self, Obstacles};
 use crate::retries::{Retries, sleep_until};
 use crate::watch::World;
 
@@ -194,7 +194,7 @@ impl Provisioner {
         if term.report_again.is_some_and(|at| at > Instant::now()) {
             return;
         }
-        match report::write(&self.client, &self.namespace, &term.obstacles).await {
+        match obstacles::write(&self.client, &self.namespace, &term.obstacles).await {
             Ok(()) => {
                 term.reported = Some(Arc::clone(&term.obstacles));
                 term.report_again = None;
@@ -202,7 +202,7 @@ impl Provisioner {
             Err(error) => {
                 term.report_again = Some(Instant::now() + REPORT_RETRY);
                 tracing::warn!(
-                    error,
+                    %error,
                     "the report for the statuses of Gateways was not written; check that the \
                      provisioner's account may create and patch its Lease"
                 );

@@ -4,14 +4,13 @@
 //!
 //! [`render`] makes the manifests, [`observe`] watches the objects in the cluster, [`plan`]
 //! compares the two, and [`keep`] applies the difference. An object of the same name that was not
-//! made for the Gateway is left alone and reported ([`Obstacles`]).
+//! made for the Gateway is left alone and reported ([`Obstacles`](crate::obstacles::Obstacles)).
 
 mod keep;
 mod observe;
 mod plan;
 mod pods;
 mod render;
-mod report;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -20,7 +19,6 @@ use serde::Deserialize;
 use weft_ir::{Identity, TrustDomain};
 
 pub use keep::Provisioner;
-pub use report::{Obstacles, follow_report};
 pub use wanted::{Provisions, publish};
 use weft_process::log::Format as LogFormat;
 

@@ -7,8 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_translate::Provision;
 
-use crate::snapshot::burst;
-use crate::watch::World;
+use crate::watch::{World, burst};
 
 /// The latest; `None` until every kind has completed its initial list, so that no object is deleted
 /// because its Gateway has not been seen yet.

@@ -4,20 +4,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ListParams, Patch};
+use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::report::{Others, Report};
-use crate::kubernetes::{self, FIELD_MANAGER, MANAGED_BY};
+use super::tally;
+use crate::kubernetes::{ReportError, ReportLease};
 use crate::snapshot::Snapshots;
-use crate::status;
 use crate::subscribe::Registry;
 
 const ANNOTATION: &str = "weft.dev/proxies";
@@ -93,7 +92,7 @@ impl Exchange {
         let snapshot = self.snapshots.borrow().clone();
         let snapshot = snapshot.filter(|_| !*self.leader.borrow());
         let routes = snapshot.map_or_else(BTreeMap::new, |snapshot| {
-            status::counts(&snapshot, &self.registry)
+            tally::counts(&snapshot, &self.registry)
         });
         Report::bounded(self.registry.streams(), routes)
     }
@@ -109,30 +108,27 @@ impl Exchange {
         let Ok(text) = serde_json::to_string(&report) else {
             return;
         };
-        let lease = json!({
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {
-                "name": lease_of(&self.name),
-                "labels": {LABEL: "proxies", MANAGED_BY: FIELD_MANAGER},
-                "annotations": {ANNOTATION: text},
-            },
-            "spec": {
-                "holderIdentity": self.name,
-                "leaseDurationSeconds": EXPIRY.as_secs(),
-                "renewTime": MicroTime(Timestamp::now()),
-            },
-        });
-        let (name, params) = (lease_of(&self.name), kubernetes::apply());
-        let apply = Patch::Apply(&lease);
-        match timeout(REQUEST, api.patch(&name, &params, &apply)).await {
-            Ok(Ok(_)) => *written = Some((report, Instant::now())),
-            Ok(Err(error)) => tracing::warn!(
+        let name = lease_of(&self.name);
+        let lease = ReportLease {
+            name: &name,
+            label: Some((LABEL, "proxies")),
+            annotation: ANNOTATION,
+            text,
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.name.clone()),
+                lease_duration_seconds: i32::try_from(EXPIRY.as_secs()).ok(),
+                renew_time: Some(MicroTime(Timestamp::now())),
+                ..LeaseSpec::default()
+            }),
+        };
+        match lease.apply(api).await {
+            Ok(()) => *written = Some((report, Instant::now())),
+            Err(ReportError::Timeout) => {}
+            Err(error) => tracing::warn!(
                 %error, lease = name,
                 "writing this replica's report failed: trying again; check the controller's Role \
                  for leases"
             ),
-            Err(_) => {}
         }
     }
 

@@ -14,14 +14,16 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use super::Rotation;
 use super::plan::{self, Decision, Replica, State};
 use super::report;
 use super::secret::{Rejection, Request, USER_ROOT, View};
-use super::{Rotation, fingerprint};
-use crate::events::event;
 use crate::identity::roots::WriteReport;
-use crate::identity::{Authority, Bundle, LoadError, Phase, RootPem, Trust, new_root, read_secret};
-use crate::kubernetes;
+use crate::identity::{
+    Authority, Bundle, LoadError, Phase, RootFingerprint, RootPem, RotationStep, SecretError,
+    Trust, new_root, read_secret,
+};
+use crate::kubernetes::{self, EventKind, event};
 
 /// The interval between steps, and the pause after each.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -43,7 +45,9 @@ enum LeadError {
     #[error("generating a root: {0}")]
     Generate(#[from] crate::identity::SignError),
     #[error("the next root is not taken into use because the Secret would not be usable: {0}")]
-    Unusable(String),
+    Unusable(#[from] SecretError),
+    #[error("the next root is not taken into use because the Secret would not be usable: {0}")]
+    Patch(#[from] serde_json::Error),
 }
 
 impl Lead {
@@ -79,7 +83,7 @@ impl Lead {
             // This replica has not read this phase yet.
             return Ok(());
         }
-        self.of.metrics.rotation_phase(trust.phase.name());
+        self.of.metrics.rotation_phase(&trust.phase);
         if let Some(request) = view.request(&trust.phase) {
             return self.handle(view, request).await;
         }
@@ -91,7 +95,8 @@ impl Lead {
             self.write(&view.replaced(&trust, now)).await?;
             let message = "the root was replaced by a user: proxies renew their certificates, then the \
                            previous root is withdrawn";
-            self.announce(false, "RootReplaced", message).await;
+            self.announce(EventKind::Normal, "RootReplaced", message)
+                .await;
             return Ok(());
         }
         let Some(since) = view.since() else {
@@ -103,7 +108,8 @@ impl Lead {
         let text = decision.text(&trust.phase);
         if decision.late && !decision.advance && *warned != Some(since) {
             *warned = Some(since);
-            self.announce(true, "RootRotationLate", &text).await;
+            self.announce(EventKind::Warning, "RootRotationLate", &text)
+                .await;
         }
         if decision.advance {
             self.advance(view, &trust, &decision, now).await
@@ -130,15 +136,20 @@ impl Lead {
                 let patch =
                     view.distributing(root.certificate.as_bytes(), root.key.as_bytes(), now);
                 self.write(&patch).await?;
-                self.of.metrics.rotation("started");
+                self.of.metrics.rotation(RotationStep::Started);
                 let told = "the next root is distributed to all proxies beside the one in use";
-                self.announce(false, "RootDistributing", told).await;
+                self.announce(EventKind::Normal, "RootDistributing", told)
+                    .await;
             }
             Err(rejection) => {
                 self.write(&view.rejected(&rejection)).await?;
-                self.of.metrics.rotation("refused");
-                self.announce(true, "RootRotationRefused", &rejection.to_string())
-                    .await;
+                self.of.metrics.rotation(RotationStep::Refused);
+                self.announce(
+                    EventKind::Warning,
+                    "RootRotationRefused",
+                    &rejection.to_string(),
+                )
+                .await;
             }
         }
         Ok(())
@@ -182,7 +193,7 @@ impl Lead {
         since: OffsetDateTime,
         now: OffsetDateTime,
     ) -> Result<State, LeadError> {
-        let root = fingerprint(trust.target());
+        let root = RootFingerprint::of(trust.target());
         let replicas = self.replicas().await?.into_iter().map(|name| {
             let annotation = report::annotation(&name);
             let report = view.report(&annotation, &trust.phase, root);
@@ -233,7 +244,7 @@ impl Lead {
                 )
             }
             Phase::Renewing => {
-                self.of.metrics.rotation("completed");
+                self.of.metrics.rotation(RotationStep::Completed);
                 let patch = view.steady(trust, now)?;
                 (
                     patch,
@@ -250,10 +261,14 @@ impl Lead {
                 "{told}; without waiting for {left} of {} proxies: {waiting}",
                 decision.of
             );
-            self.announce(true, reason, &told).await;
+            self.announce(EventKind::Warning, reason, &told).await;
         } else {
-            self.announce(false, reason, &format!("{told} ({} proxies)", decision.of))
-                .await;
+            self.announce(
+                EventKind::Normal,
+                reason,
+                &format!("{told} ({} proxies)", decision.of),
+            )
+            .await;
         }
         Ok(())
     }
@@ -271,8 +286,8 @@ impl Lead {
     }
 
     /// Writes a log line, and an Event of the Secret.
-    async fn announce(&self, warning: bool, reason: &str, message: &str) {
-        if warning {
+    async fn announce(&self, kind: EventKind, reason: &str, message: &str) {
+        if kind == EventKind::Warning {
             tracing::warn!(
                 secret = self.of.secret,
                 reason,
@@ -296,7 +311,7 @@ impl Lead {
             namespace: Some(self.of.namespace.clone()),
             ..ObjectReference::default()
         };
-        let event = event(metadata, object, warning, reason, message);
+        let event = event(metadata, object, kind, reason, message);
         let api = Api::<Event>::namespaced(self.of.client.clone(), &self.of.namespace);
         if let Err(error) = api.create(&kubernetes::post(), &event).await {
             tracing::info!(%error, reason, "the Event of the rotation was not written; check the controller's Role for events");
@@ -306,7 +321,6 @@ impl Lead {
 
 /// Checks that the patched Secret is usable.
 fn check_usable(secret: &Secret, patch: &Value, now: OffsetDateTime) -> Result<(), LeadError> {
-    let unusable = |error: String| LeadError::Unusable(error);
     let mut data = secret.data.clone().unwrap_or_default();
     for (key, value) in patch
         .get("data")
@@ -317,13 +331,11 @@ fn check_usable(secret: &Secret, patch: &Value, now: OffsetDateTime) -> Result<(
         if value.is_null() {
             data.remove(key);
         } else {
-            let bytes = serde_json::from_value(value.clone());
-            data.insert(key.clone(), bytes.map_err(|e| unusable(e.to_string()))?);
+            data.insert(key.clone(), serde_json::from_value(value.clone())?);
         }
     }
-    read_secret(&data, now)
-        .map(drop)
-        .map_err(|error| unusable(error.to_string()))
+    read_secret(&data, now)?;
+    Ok(())
 }
 
 fn is_ready(pod: &Pod) -> bool {

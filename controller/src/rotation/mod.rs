@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_api::encode;
 use weft_api::proto::Resource;
-use weft_ir::TrustedRoots;
 
 pub use report::Report;
 
@@ -95,15 +94,6 @@ impl Rotation {
         tasks.spawn(Lead { of: self, written }.run());
         roots
     }
-}
-
-/// Returns the digest that identifies a root in reports: its version as a resource.
-pub fn fingerprint(root: &[u8]) -> u64 {
-    let alone = TrustedRoots {
-        signer: root.to_vec(),
-        additional: Vec::new(),
-    };
-    encode::roots(&alone).version
 }
 
 /// Publishes the trusted roots as a resource.

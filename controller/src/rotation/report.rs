@@ -11,8 +11,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::fingerprint;
-use crate::identity::{Phase, Trust, TrustReceiver};
+use crate::identity::{Phase, RootFingerprint, Trust, TrustReceiver};
 use crate::kubernetes;
 use crate::subscribe::{Registry, Roots};
 use crate::watch::ObjectKey;
@@ -38,7 +37,7 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PhaseReport {
     pub(super) phase: String,
-    pub(super) root: u64,
+    pub(super) root: RootFingerprint,
     pub(super) report: Report,
 }
 
@@ -52,7 +51,7 @@ impl fmt::Display for PhaseReport {
         } = &self.report;
         write!(
             f,
-            "{} root={:016x} connected={connected} trusting={trusting} renewed={renewed} \
+            "{} root={} connected={connected} trusting={trusting} renewed={renewed} \
              waiting={}",
             self.phase,
             self.root,
@@ -77,7 +76,7 @@ impl FromStr for PhaseReport {
             value.strip_prefix('=').ok_or(InvalidReport)
         };
         let number = |text: &str| text.parse().map_err(|_| InvalidReport);
-        let root = u64::from_str_radix(field("root")?, 16).map_err(|_| InvalidReport)?;
+        let root = field("root")?.parse().map_err(|_| InvalidReport)?;
         let report = Report {
             connected: number(field("connected")?)?,
             trusting: number(field("trusting")?)?,
@@ -145,7 +144,7 @@ impl Reporter {
     }
 
     fn about(&self, trust: &Trust) -> PhaseReport {
-        let root = fingerprint(trust.target());
+        let root = RootFingerprint::of(trust.target());
         let version = self.roots.borrow().as_ref().map_or(0, |one| one.version);
         let found = self.registry.root_progress(version, root);
         let waiting = match trust.phase {
@@ -199,7 +198,7 @@ mod tests {
         ] {
             let about = PhaseReport {
                 phase: "renewing".to_owned(),
-                root: 0xabc,
+                root: "abc".parse().unwrap(),
                 report: Report {
                     connected: 14,
                     trusting: 13,

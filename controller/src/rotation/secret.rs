@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::report::PhaseReport;
-use crate::identity::{Bundle, LoadError, Phase, Trust};
+use crate::identity::{Bundle, LoadError, Phase, RootFingerprint, Trust};
 
 /// Set by users to request a rotation. Any new text starts one; `from=weft-ca-next` in it selects a
 /// root of the user's.
@@ -122,7 +122,12 @@ impl<'a> View<'a> {
     }
 
     /// Returns the report in an annotation, if it is about this phase and root.
-    pub fn report(self, annotation: &str, phase: &Phase, root: u64) -> Option<super::Report> {
+    pub fn report(
+        self,
+        annotation: &str,
+        phase: &Phase,
+        root: RootFingerprint,
+    ) -> Option<super::Report> {
         let about: PhaseReport = self.annotation(annotation)?.parse().ok()?;
         (about.phase == phase.name() && about.root == root).then_some(about.report)
     }

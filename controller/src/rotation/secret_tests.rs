@@ -175,13 +175,15 @@ fn reports_of_another_phase_or_root_say_nothing() {
         "weft.dev/roots-of.a",
         text,
     );
-    let report = |phase: &Phase, root| View(&said).report("weft.dev/roots-of.a", phase, root);
-    assert_eq!(report(&Phase::Renewing, 0xff).unwrap().renewed, 2);
-    assert_eq!(report(&Phase::Renewing, 0xfe), None);
+    let root = |text: &str| -> RootFingerprint { text.parse().unwrap() };
+    let report =
+        |phase: &Phase, of: &str| View(&said).report("weft.dev/roots-of.a", phase, root(of));
+    assert_eq!(report(&Phase::Renewing, "ff").unwrap().renewed, 2);
+    assert_eq!(report(&Phase::Renewing, "fe"), None);
     let next = vec![1].into();
-    assert_eq!(report(&Phase::Distributing { next }, 0xff), None);
+    assert_eq!(report(&Phase::Distributing { next }, "ff"), None);
     assert_eq!(
-        View(&said).report("weft.dev/roots-of.b", &Phase::Renewing, 0xff),
+        View(&said).report("weft.dev/roots-of.b", &Phase::Renewing, root("ff")),
         None
     );
 }

@@ -7,8 +7,8 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::Process;
-use crate::GATEWAY_CONTROLLER_NAME;
 use crate::metrics::ProvisionerMetrics;
+use crate::names::GATEWAY_CONTROLLER_NAME;
 use crate::options::{GatewayOptions, ProvisionOptions};
 use crate::provision::{self, Provisioner, ProxySettings};
 use crate::watch::{self as cluster, Scope, World};

@@ -1,7 +1,6 @@
 //! `weft-controller serve`: configures proxies, signs their certificates and writes statuses.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -12,15 +11,16 @@ use super::{CONTROLLER, Process, listen};
 use crate::identity::pod::PodCheck;
 use crate::identity::{self, KubeReviewer, SecretStore, ServerIdentity, Signer};
 use crate::metrics::Metrics;
+use crate::names::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME};
+use crate::obstacles::{self, Obstacles};
 use crate::options::ServeOptions;
-use crate::provision::{self, Obstacles};
 use crate::replicas::{Exchange, Others};
 use crate::rotation::{Rotation, plan::Bounds};
+use crate::server;
 use crate::snapshot::{self, Snapshot, Snapshots};
 use crate::status::{MeshWriter, ParentWatch, StatusWriter};
 use crate::subscribe::{self, Limits, Subscriptions};
 use crate::watch::{self as cluster, Kinds, Scope, World};
-use crate::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, server};
 
 /// The Secret of the mesh's root, in the controller's namespace.
 const ROOT_SECRET: &str = "weft-ca";
@@ -143,7 +143,7 @@ impl Serve {
                 stop: process.stop.clone(),
             };
             process.tasks.spawn(parents.run());
-            process.tasks.spawn(provision::follow_report(
+            process.tasks.spawn(obstacles::follow(
                 process.client.clone(),
                 process.options.namespace.clone(),
                 report,
@@ -184,7 +184,7 @@ impl Serve {
         let Some((trust, secrets)) = secret.start(process.stop.clone()).await else {
             return Ok(());
         };
-        let lifetime = Duration::from_secs(options.certificate_lifetime);
+        let lifetime = options.certificate_lifetime;
         let rotation = Rotation {
             client: process.client.clone(),
             namespace: process.options.namespace.clone(),
@@ -197,8 +197,8 @@ impl Serve {
             snapshots: self.snapshots.clone(),
             registry: self.registry.clone(),
             bounds: Bounds {
-                settle: Duration::from_secs(options.rotation_settle),
-                patience: Duration::from_secs(options.rotation_patience),
+                settle: options.rotation_settle,
+                patience: options.rotation_patience,
                 life: lifetime,
             },
             metrics: metrics.clone(),

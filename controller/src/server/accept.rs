@@ -23,9 +23,10 @@ use tonic::transport::server::Connected;
 use weft_accept::{Place, Port, Throttle};
 use weft_ir::TrustDomain;
 
-use super::Proven;
 use super::calls::{Peer, Pools};
-use crate::identity::{Metrics, PeerError, ServerIdentity, end_of_validity, identity_of};
+use crate::identity::{
+    HandshakeResult, Metrics, PeerError, Proven, ServerIdentity, end_of_validity, identity_of,
+};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Log lines about failed handshakes: a burst, and one more each second.
@@ -123,7 +124,7 @@ impl Listener {
     async fn authenticate(&self, tcp: TcpStream, address: SocketAddr, place: Place) {
         match self.handshake(tcp).await {
             Ok((io, proven)) => {
-                self.metrics.handshake("ok");
+                self.metrics.handshake(HandshakeResult::Ok);
                 let peer = Peer::new(proven, address, self.pools.clone(), place);
                 let connection = Connection {
                     io,
@@ -134,7 +135,7 @@ impl Listener {
                 let _ = self.out.send(connection).await;
             }
             Err(error) => {
-                self.metrics.handshake("failed");
+                self.metrics.handshake(HandshakeResult::Failed);
                 self.metrics.protocol_error(error.reason());
                 let reason = error.reason();
                 if let Some(unlogged) = self.log_throttle.pass() {

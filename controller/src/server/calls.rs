@@ -17,7 +17,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 use weft_accept::{Activity, Bounds, Place, Pool, Port, Protected};
 
-use super::{PeerIdentity, Proven, passed};
+use crate::identity::{PeerIdentity, Proven};
 
 /// How long a connection may have no call.
 const IDLE: Duration = Duration::from_secs(30);
@@ -106,7 +106,7 @@ impl Peer {
     async fn ended(&self) {
         match &self.0.proven {
             Some(proven) => {
-                passed(proven.until).await;
+                proven.expired().await;
                 sleep(AFTER_CERTIFICATE).await;
             }
             None => std::future::pending().await,

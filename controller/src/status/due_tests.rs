@@ -71,7 +71,7 @@ fn route_that_changed_since_translation_is_not_patched() {
 
 #[test]
 fn stale_entries_are_removed() {
-    let own = json!({"controllerName": crate::CONTROLLER_NAME, "parentRef": {"name": "x"}});
+    let own = json!({"controllerName": crate::names::CONTROLLER_NAME, "parentRef": {"name": "x"}});
     let due = of_routes(&[], RouteKind::Http, &seen(vec![own.clone()]));
     assert_eq!(due.len(), 1);
     let foreign = json!({"controllerName": "other.dev/c"});

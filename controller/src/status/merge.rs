@@ -8,8 +8,8 @@
 use serde_json::{Map, Value, json};
 use weft_translate::{AncestorStatus, Condition, Controller, ListenerStatus, ParentStatus};
 
+use crate::names::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME};
 use crate::watch::object::is_own;
-use crate::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME};
 
 /// The lists of a status that several controllers share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

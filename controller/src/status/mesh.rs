@@ -14,9 +14,9 @@ use weft_translate::Condition;
 
 use super::features::MESH;
 use super::{merge, now};
-use crate::CONTROLLER_NAME;
 use crate::kubernetes;
 use crate::metrics::Metrics;
+use crate::names::CONTROLLER_NAME;
 use crate::watch::Served;
 
 /// The interval between lists. A cluster has about one XMesh, so it is polled rather than watched.

@@ -12,7 +12,6 @@ mod writer;
 
 pub use mesh::MeshWriter;
 pub use parents::ParentWatch;
-pub(crate) use programmed::counts;
 #[cfg(test)]
 pub(crate) use programmed::statuses as with_proxies;
 pub use writer::StatusWriter;

@@ -16,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 use weft_api::encode::{DIGEST, digest};
 use weft_translate::MissingParents;
 
-use crate::events::event;
-use crate::kubernetes;
+use crate::kubernetes::{self, EventKind, event};
 use crate::snapshot::Snapshots;
 use crate::watch::{Kinds, Served};
 
@@ -103,7 +102,13 @@ impl ParentWatch {
             uid: Some(of.uid.clone()),
             ..ObjectReference::default()
         };
-        let event = event(metadata, object, true, "NoMatchingParent", &of.message);
+        let event = event(
+            metadata,
+            object,
+            EventKind::Warning,
+            "NoMatchingParent",
+            &of.message,
+        );
         let api = Api::<Event>::namespaced(self.client.clone(), namespace);
         match api.create(&kubernetes::post(), &event).await {
             Ok(_) => tracing::info!(route = %of.route, "{}", of.message),

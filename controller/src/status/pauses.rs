@@ -122,7 +122,7 @@ mod tests {
         };
         let entry = Entry {
             reference: json!({"name": "reviews"}),
-            controller: crate::CONTROLLER_NAME,
+            controller: crate::names::CONTROLLER_NAME,
             conditions: vec![condition],
         };
         Due {

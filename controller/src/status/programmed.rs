@@ -1,25 +1,15 @@
 //! The condition `weft.dev/Programmed`: at how many of the affected proxies a route's current rules
 //! are in force.
 //!
-//! Affected are the proxies that hold a destination with rules of the route, and those of a Gateway
-//! whose listeners have such rules. Answers of proxies reach the replica that they are connected
-//! to; the one that writes statuses adds the reports of the others.
+//! Answers of proxies reach the replica that they are connected to; the one that writes statuses
+//! adds the reports of the others to its own tally.
 
-mod gateways;
+use weft_translate::{Condition, Controller, RouteStatus};
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
-
-use weft_ir::{RouteId, Routing, ServiceKind, ServicePort, Target};
-use weft_translate::{Condition, Controller, ParentStatus, RouteStatus};
-
-use crate::encoder::{Encoder, Source};
-use crate::replicas::report;
-use crate::replicas::{Count, Others, RouteCounts};
+use crate::replicas::tally::own_counts;
+use crate::replicas::{Count, Others, report};
 use crate::snapshot::Snapshot;
 use crate::subscribe::Registry;
-use crate::subscribe::registry::{Destination, Held};
-use crate::watch::ObjectKey;
 
 const TYPE: &str = "weft.dev/Programmed";
 /// The reason for False after a rejection, which is written at once.
@@ -29,34 +19,6 @@ const PENDING: &str = "Pending";
 /// One of this many proxies of the mesh may lag or reject without setting the condition to False:
 /// no single proxy decides the status of a route that many use.
 const PROXIES_PER_OUTLIER: usize = 10;
-
-/// The state of a route at a proxy: the worst of its destinations.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum ProxyState {
-    InForce,
-    Behind,
-    Refused,
-    /// A resource was too large to be sent, for this reason.
-    Withheld(String),
-}
-
-impl ProxyState {
-    /// Returns the state of a resource whose current version is `now`.
-    fn of(held: Option<&Held>, now: u64) -> Self {
-        match held {
-            Some(Held::InForce(in_force)) if *in_force == now => Self::InForce,
-            Some(Held::Refused(refused)) if *refused == now => Self::Refused,
-            Some(Held::Withheld(withheld, reason)) if *withheld == now => {
-                Self::Withheld(reason.clone())
-            }
-            _ => Self::Behind,
-        }
-    }
-}
-
-/// The proxies affected by a route on a Service port.
-type Proxies = BTreeMap<ObjectKey, ProxyState>;
-type Tally = HashMap<RouteId, HashMap<ServicePort, Proxies>>;
 
 /// Returns the statuses of a snapshot with the condition added to each parent that accepted its
 /// route.
@@ -91,53 +53,6 @@ pub(crate) fn statuses(
     statuses
 }
 
-/// Returns the counts of this replica's proxies, for its report.
-pub(crate) fn counts(snapshot: &Snapshot, registry: &Registry) -> BTreeMap<String, RouteCounts> {
-    let counts = own_counts(snapshot, registry);
-    let routes = snapshot.statuses.iter().zip(counts);
-    routes
-        .filter(|(_, counts)| counts.iter().flatten().any(|count| count.total > 0))
-        .map(|(status, counts)| {
-            let key = report::key(status.kind, &status.namespace, &status.name);
-            let parents = counts.into_iter().map(Option::unwrap_or_default);
-            let counts = RouteCounts {
-                generation: status.generation,
-                parents: parents.collect(),
-            };
-            (key, counts)
-        })
-        .collect()
-}
-
-/// Counts this replica's proxies for each parent of each status; `None` if the parent did not
-/// accept the route.
-fn own_counts(snapshot: &Snapshot, registry: &Registry) -> Vec<Vec<Option<Count>>> {
-    let tally = tally(&snapshot.encoder, registry.destinations());
-    let gateways = gateways::tally(&snapshot.encoder, registry);
-    let of_status = |status: &RouteStatus| {
-        let route = RouteId {
-            kind: status.kind,
-            namespace: status.namespace.as_str().into(),
-            name: status.name.as_str().into(),
-        };
-        let of_parent = |parent: &ParentStatus| {
-            let accepted = |one: &Condition| one.kind == "Accepted" && one.status;
-            let proxies = match parent.controller {
-                _ if !parent.conditions.iter().any(accepted) => return None,
-                Controller::Mesh => proxies(&tally, &route, parent),
-                Controller::Gateway => gateways::proxies(&gateways, &route, parent),
-            };
-            Some(count(&proxies))
-        };
-        status.parents.iter().map(of_parent).collect()
-    };
-    snapshot
-        .statuses
-        .iter()
-        .map(|status| of_status(status))
-        .collect()
-}
-
 /// Returns true if a proxy rejected a rule.
 pub(super) fn is_urgent(conditions: &[Condition]) -> bool {
     let refused = |one: &Condition| one.kind == TYPE && one.reason == REFUSED;
@@ -153,97 +68,6 @@ pub(super) fn counts_proxies(condition: &Condition) -> bool {
 pub(super) fn is_pending(conditions: &[Condition]) -> bool {
     let pending = |one: &Condition| one.kind == TYPE && one.reason == PENDING;
     conditions.iter().any(pending)
-}
-
-fn tally(encoder: &Encoder, held: Vec<Destination>) -> Tally {
-    type Expected = Option<(u64, ServicePort, Vec<RouteId>)>;
-    let mut known: HashMap<(SocketAddr, String), Expected> = HashMap::new();
-    let mut tally = Tally::new();
-    for Destination { pod, address, held } in held {
-        let expected = known
-            .entry((address, pod.namespace.clone()))
-            .or_insert_with(|| expected(encoder, address, &pod.namespace));
-        let Some((version, port, routes)) = expected else {
-            continue;
-        };
-        let state = ProxyState::of(held.as_ref(), *version);
-        for route in routes {
-            let of_route = tally.entry(route.clone()).or_default();
-            let proxies = of_route.entry(port.clone()).or_default();
-            worse(proxies, &pod, &state);
-        }
-    }
-    tally
-}
-
-fn worse(proxies: &mut Proxies, pod: &ObjectKey, state: &ProxyState) {
-    let known = proxies.entry(pod.clone()).or_insert(ProxyState::InForce);
-    if *state > *known {
-        *known = state.clone();
-    }
-}
-
-/// Returns the current version of the destination at an address, with the routes of its rules;
-/// `None` if it has none.
-fn expected(
-    encoder: &Encoder,
-    address: SocketAddr,
-    namespace: &str,
-) -> Option<(u64, ServicePort, Vec<RouteId>)> {
-    let Target::Service(service) = encoder.mesh().destination(address, namespace).target else {
-        return None;
-    };
-    let mut routes: Vec<RouteId> = match &service.routing {
-        Routing::Direct(_) => return None,
-        Routing::Http(rules) | Routing::Grpc(rules) => {
-            rules.iter().map(|rule| rule.route.clone()).collect()
-        }
-        Routing::Tls(rules) => rules.iter().map(|rule| rule.rule.route.clone()).collect(),
-        Routing::Tcp(rule) => vec![rule.route.clone()],
-    };
-    // Rules of one route may be apart: counting a route twice does no harm.
-    routes.dedup();
-    let version = encoder.destination(address, namespace).resource.version;
-    Some((version, service.id.clone(), routes))
-}
-
-/// Returns the proxies affected by a route on the ports of one of its parents.
-fn proxies(tally: &Tally, route: &RouteId, parent: &ParentStatus) -> Proxies {
-    let reference = &parent.parent_ref;
-    let namespace = reference.namespace.as_deref().unwrap_or(&route.namespace);
-    let is_parent = |port: &ServicePort| {
-        port.service.kind == ServiceKind::Service
-            && port.service.namespace == namespace
-            && port.service.name == reference.name
-            && reference
-                .port
-                .is_none_or(|wanted| wanted == i64::from(port.port))
-    };
-    let mut all = Proxies::new();
-    for (port, proxies) in tally.get(route).into_iter().flatten() {
-        if is_parent(port) {
-            for (pod, state) in proxies {
-                worse(&mut all, pod, state);
-            }
-        }
-    }
-    all
-}
-
-fn count(proxies: &Proxies) -> Count {
-    let mut count = Count {
-        total: proxies.len(),
-        ..Count::default()
-    };
-    for state in proxies.values() {
-        match state {
-            ProxyState::InForce => count.ready += 1,
-            ProxyState::Behind => {}
-            ProxyState::Refused => count.refusing += 1,
-            ProxyState::Withheld(reason) => count.withheld = Some(reason.clone()),
-        }
-    }
-    count
 }
 
 /// Makes the condition: `outliers` proxies may lag or reject; `none` is the message if no proxy is
@@ -290,10 +114,13 @@ mod tests {
     use weft_translate::{Objects, translate};
 
     use super::*;
+    use crate::encoder::Source;
     use crate::replicas::Report;
+    use crate::replicas::tally::{Proxies, ProxyState, count, counts};
     use crate::snapshot::test_settings;
     use crate::subscribe::registry::StreamHandle;
     use crate::subscribe::session::Acked;
+    use crate::watch::ObjectKey;
 
     const ADDRESS: &str = "10.96.0.10:80";
 
@@ -504,15 +331,5 @@ mod tests {
             let is = (condition.status, &*condition.reason, &*condition.message);
             assert_eq!(is, (status, reason, message));
         }
-    }
-
-    #[test]
-    fn worst_destination_decides() {
-        let pod = ObjectKey::new("shop", "web-0");
-        let mut all = Proxies::new();
-        for state in [ProxyState::InForce, ProxyState::Refused, ProxyState::Behind] {
-            worse(&mut all, &pod, &state);
-        }
-        assert_eq!(all[&pod], ProxyState::Refused);
     }
 }

@@ -21,7 +21,7 @@ use super::pauses::{Pauses, SETTLED};
 use super::{now, programmed};
 use crate::kubernetes;
 use crate::metrics::Metrics;
-use crate::provision::Obstacles;
+use crate::obstacles::Obstacles;
 use crate::replicas::Others;
 use crate::retries::{Retries, sleep_until};
 use crate::snapshot::Snapshots;

@@ -2,6 +2,7 @@
 //! that names the error.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tonic::{Code, Status};
 use weft_api::proto::{self, proxy_message::Kind};
@@ -44,8 +45,8 @@ pub enum Input {
 pub enum StreamError {
     #[error("the connection has no client certificate of the mesh")]
     NoCertificate,
-    #[error("the first message must be Hello, and must come within {0} s")]
-    NoHello(u64),
+    #[error("the first message must be Hello, and must come within {} s", .0.as_secs())]
+    NoHello(Duration),
     #[error("Hello was sent twice; it must be the first message only")]
     SecondHello,
     #[error(
@@ -120,10 +121,10 @@ impl From<StreamError> for Status {
     }
 }
 
-/// Parses the first message of a stream, which had `seconds` to come.
-pub fn hello(message: Option<proto::ProxyMessage>, seconds: u64) -> Result<Hello, StreamError> {
+/// Parses the first message of a stream, which had to come within `limit`.
+pub fn hello(message: Option<proto::ProxyMessage>, limit: Duration) -> Result<Hello, StreamError> {
     let Some(Kind::Hello(hello)) = message.and_then(|message| message.kind) else {
-        return Err(StreamError::NoHello(seconds));
+        return Err(StreamError::NoHello(limit));
     };
     let mut held = Vec::with_capacity(hello.held.len());
     let mut unknown = Vec::new();
@@ -178,6 +179,8 @@ fn clip(text: &str) -> String {
 mod tests {
     use super::*;
 
+    const LIMIT: Duration = Duration::from_secs(10);
+
     fn message(kind: Kind) -> proto::ProxyMessage {
         proto::ProxyMessage { kind: Some(kind) }
     }
@@ -200,7 +203,7 @@ mod tests {
                 version: "v".repeat(10_000),
                 held: vec![held("workload", 4), held("policy/x", 5)],
             }))),
-            10,
+            LIMIT,
         )
         .unwrap();
         assert_eq!(hello.held, [(ResourceKey::Workload, 4)]);
@@ -215,7 +218,7 @@ mod tests {
             Some(watch("10.0.0.1:80")),
             Some(proto::ProxyMessage { kind: None }),
         ] {
-            assert_eq!(hello(first, 10), Err(StreamError::NoHello(10)));
+            assert_eq!(hello(first, LIMIT), Err(StreamError::NoHello(LIMIT)));
         }
         let again = message(Kind::Hello(proto::Hello::default()));
         assert_eq!(input(again), Err(StreamError::SecondHello));

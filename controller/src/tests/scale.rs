@@ -132,7 +132,7 @@ fn cluster() -> World {
     let namespaces = (0..NAMESPACES).map(|n| json!({"metadata": {"name": format!("ns-{n}")}}));
     list(&world.namespaces, namespaces);
     list(&world.http_routes, (0..ROUTES).map(|n| route(n, "none")));
-    let class = json!({"metadata": {"name": "weft"}, "spec": {"controllerName": crate::GATEWAY_CONTROLLER_NAME}});
+    let class = json!({"metadata": {"name": "weft"}, "spec": {"controllerName": crate::names::GATEWAY_CONTROLLER_NAME}});
     list(&world.gateway_classes, std::iter::once(class));
     let gateway = json!({
         "metadata": {"name": "public", "namespace": "edge", "uid": "gw"},

@@ -4,6 +4,7 @@
 //! Stores keep what they hold while a watch is interrupted. [`World::listed`] says whether every
 //! kind has completed its initial list.
 
+mod burst;
 mod follow;
 pub mod kinds;
 mod linger;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_translate::{Objects, objects};
 
+pub(crate) use burst::burst;
 pub use follow::Changes;
 pub use kinds::{Kinds, Served};
 pub use object::{ObjectKey, StatusPart, Watchable};

@@ -15,7 +15,7 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 use serde_json::Value;
 use weft_translate::objects;
 
-use crate::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME};
+use crate::names::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME};
 
 /// Namespace (empty for objects of the cluster) and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -118,7 +118,10 @@ impl Reviewer for Known {
     async fn review(&self, token: &str) -> Result<TokenReviewStatus, ReviewError> {
         match signature(token) {
             "bob" => Ok(reviewed(BOB)),
-            "unreachable" => Err(ReviewError("connection refused".to_owned())),
+            "unreachable" => {
+                let refused = kube::Error::Service("connection refused".into());
+                Err(Box::new(refused).into())
+            }
             "hangs" => std::future::pending().await,
             _ => Ok(TokenReviewStatus {
                 authenticated: Some(false),

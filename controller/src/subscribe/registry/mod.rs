@@ -1,5 +1,11 @@
 //! The connected proxies, and which version of each resource is in force at each of them.
 
+mod handle;
+mod stream;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,8 +15,12 @@ use tokio_util::sync::CancellationToken;
 use weft_api::encode::RouteDigests;
 use weft_ir::ResourceKey;
 
+pub use handle::StreamHandle;
+
 use super::session::Acked;
+use crate::identity::RootFingerprint;
 use crate::watch::ObjectKey;
+use stream::Stream;
 
 /// The state of one resource at a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,22 +84,6 @@ struct Inner {
     pods: HashMap<ObjectKey, Vec<u64>>,
 }
 
-#[derive(Debug)]
-struct Stream {
-    pod: ObjectKey,
-    /// Cancelled when a newer stream of the pod replaces it.
-    replaced: CancellationToken,
-    /// Cancelled when the stream should move to another replica.
-    shed: CancellationToken,
-    held: HashMap<ResourceKey, Held>,
-    /// The newest version of each resource that was sent and is not acknowledged.
-    sent: HashMap<ResourceKey, u64>,
-    /// The route digests of each version of a port, starting with the version in force.
-    routes: HashMap<ResourceKey, Vec<(u64, Arc<RouteDigests>)>>,
-    /// The fingerprint of the root of the proxy's certificate, if it has sent it.
-    certificate: Option<u64>,
-}
-
 /// The progress of the connected proxies with a root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RootProgress {
@@ -101,32 +95,6 @@ pub struct RootProgress {
     /// Pods without the current roots, and pods without a renewed certificate, sorted.
     pub untrusting: Vec<ObjectKey>,
     pub unrenewed: Vec<ObjectKey>,
-}
-
-impl Stream {
-    /// Returns true if a version of the resource other than `versions` is in force, or on its way.
-    fn is_behind(&self, key: &ResourceKey, versions: &[u64]) -> bool {
-        let old = |version: &u64| !versions.contains(version);
-        let held = match self.held.get(key) {
-            Some(Held::InForce(version)) => old(version),
-            // A proxy that rejected a version does not accept it later either.
-            Some(Held::Refused(_) | Held::Withheld(..)) | None => false,
-        };
-        held || self.sent.get(key).is_some_and(old)
-    }
-
-    fn held_port(&self, key: &ResourceKey, held: &Held) -> HeldPort {
-        let in_force = match held {
-            Held::InForce(version) => Some(*version),
-            Held::Refused(_) | Held::Withheld(..) => None,
-        };
-        let mut sent = self.routes.get(key).into_iter().flatten();
-        let routes = sent.find(|(version, _)| Some(*version) == in_force);
-        HeldPort {
-            held: held.clone(),
-            routes: routes.map(|(_, routes)| Arc::clone(routes)),
-        }
-    }
 }
 
 impl Registry {
@@ -201,7 +169,7 @@ impl Registry {
 
     /// Returns the progress of the proxies towards this version of the roots, and towards
     /// certificates of the root with this fingerprint.
-    pub fn root_progress(&self, version: u64, root: u64) -> RootProgress {
+    pub fn root_progress(&self, version: u64, root: RootFingerprint) -> RootProgress {
         let inner = self.lock();
         let mut found = RootProgress {
             connected: inner.pods.len(),
@@ -319,128 +287,3 @@ impl Changes {
         self.0.send_modify(|count| *count += 1);
     }
 }
-
-/// A registered stream; removed when dropped.
-#[derive(Debug)]
-pub struct StreamHandle {
-    registry: Registry,
-    id: u64,
-    replaced: CancellationToken,
-    shed: CancellationToken,
-}
-
-impl StreamHandle {
-    /// Resolves when a newer stream of the pod replaces this one.
-    pub async fn replaced(&self) {
-        self.replaced.cancelled().await;
-    }
-
-    /// Resolves when the stream should move to another replica.
-    pub async fn shed(&self) {
-        self.shed.cancelled().await;
-    }
-
-    /// Records resources that are on their way to the proxy.
-    pub fn sent(&self, resources: impl Iterator<Item = (ResourceKey, u64)>) {
-        if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
-            stream.sent.extend(resources);
-        }
-    }
-
-    /// Records the route digests of ports that are on their way to the proxy.
-    pub fn sent_routes(&self, ports: impl Iterator<Item = (ResourceKey, u64, Arc<RouteDigests>)>) {
-        if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
-            for (key, version, routes) in ports {
-                stream
-                    .routes
-                    .entry(key)
-                    .or_default()
-                    .push((version, routes));
-            }
-        }
-    }
-
-    /// Records that the proxy's certificate is of the root with this fingerprint.
-    pub fn certificate(&self, root: u64) {
-        if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
-            stream.certificate = Some(root);
-        }
-        self.registry.changes.notify();
-    }
-
-    /// Records key, version and reason of resources that were not sent.
-    pub fn withheld(&self, resources: impl IntoIterator<Item = (ResourceKey, u64, String)>) {
-        if let Some(stream) = self.registry.lock().streams.get_mut(&self.id) {
-            for (key, version, reason) in resources {
-                stream.held.insert(key, Held::Withheld(version, reason));
-            }
-        }
-        self.registry.notify();
-        self.registry.rejections.notify();
-    }
-
-    pub fn record(&self, acked: Acked) {
-        let mut inner = self.registry.lock();
-        let Some(stream) = inner.streams.get_mut(&self.id) else {
-            return;
-        };
-        let is_destination =
-            |key: &ResourceKey| matches!(key, ResourceKey::Destination(_) | ResourceKey::Port(..));
-        let destinations = acked.in_force.iter().any(|(key, _)| is_destination(key));
-        let refused = !acked.refused.is_empty();
-        for (key, version) in acked.in_force {
-            if version.is_none() || stream.sent.get(&key) == version.as_ref() {
-                stream.sent.remove(&key);
-            }
-            match version {
-                Some(version) => {
-                    if let Some(sent) = stream.routes.get_mut(&key) {
-                        let place = sent.iter().rposition(|(one, _)| *one == version);
-                        sent.drain(..place.unwrap_or_default());
-                    }
-                    stream.held.insert(key, Held::InForce(version));
-                }
-                None => {
-                    stream.routes.remove(&key);
-                    stream.held.remove(&key);
-                }
-            }
-        }
-        for (key, version, _) in acked.refused {
-            if stream.sent.get(&key) == Some(&version) {
-                stream.sent.remove(&key);
-            }
-            stream.held.insert(key, Held::Refused(version));
-        }
-        drop(inner);
-        self.registry.changes.notify();
-        if destinations {
-            self.registry.destinations.notify();
-        }
-        if refused {
-            self.registry.rejections.notify();
-        }
-    }
-}
-
-impl Drop for StreamHandle {
-    fn drop(&mut self) {
-        let mut inner = self.registry.lock();
-        let Some(stream) = inner.streams.remove(&self.id) else {
-            return;
-        };
-        if let Some(streams) = inner.pods.get_mut(&stream.pod) {
-            streams.retain(|id| *id != self.id);
-            if streams.is_empty() {
-                inner.pods.remove(&stream.pod);
-            }
-        }
-        drop(inner);
-        self.registry.notify();
-    }
-}
-
-#[cfg(test)]
-#[path = "registry_tests.rs"]
-#[allow(clippy::unwrap_used)]
-mod tests;

@@ -40,15 +40,20 @@ fn counts_who_trusts_and_who_has_renewed() {
     acks(&first, 1);
     acks(&first, 2);
     acks(&second, 2);
-    second.certificate(7);
-    let found = registry.root_progress(2, 7);
+    let root: RootFingerprint = "7".parse().unwrap();
+    second.certificate(root);
+    let found = registry.root_progress(2, root);
     assert_eq!((found.connected, found.trusting, found.renewed), (2, 1, 0));
     assert_eq!(found.untrusting, pods[1..]);
     assert_eq!(found.unrenewed, pods);
     drop(dead);
-    let found = registry.root_progress(2, 7);
+    let found = registry.root_progress(2, root);
     assert_eq!((found.connected, found.trusting, found.renewed), (2, 2, 1));
-    assert_eq!(registry.root_progress(3, 7).trusting, 0, "another version");
+    assert_eq!(
+        registry.root_progress(3, root).trusting,
+        0,
+        "another version"
+    );
 }
 
 #[test]

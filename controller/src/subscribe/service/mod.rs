@@ -1,35 +1,31 @@
 //! Moves messages between a proxy's stream and its [`Session`]. A slow proxy delays no other.
 
+mod authorize;
+mod messages;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use time::OffsetDateTime;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use weft_api::proto::mesh_server::Mesh;
 use weft_api::proto::{ProxyMessage, Resource, Update};
-use weft_ir::{Identity, ResourceKey};
 
-use super::input::{self, Hello, Input, StreamError};
-use super::registry::{Registry, StreamHandle};
-use super::session::{Acked, MAX_UNACKED, Session};
+use super::input::StreamError;
+use super::registry::Registry;
+use super::session::{MAX_UNACKED, Session};
 use super::withdraw::Withdrawal;
-use crate::identity::pod::{Claim, PodCheck, other_account};
+use crate::identity::{PeerIdentity, Proven};
 use crate::metrics::Metrics;
-use crate::rotation;
-use crate::server::{PeerIdentity, Proven, passed};
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::watch::ObjectKey;
-
-/// The maximum number of messages that are handled before the next update is made.
-const BATCH: usize = 256;
+use messages::Received;
 
 /// Limits of one proxy's streams.
 #[derive(Clone, Copy, Debug)]
@@ -76,14 +72,6 @@ pub struct Subscriptions {
     pub tasks: TaskTracker,
     /// Ends every stream with `UNAVAILABLE`, so that proxies connect to another replica.
     pub stop: CancellationToken,
-}
-
-/// The result of a batch of messages, beside the session's state.
-#[derive(Clone, Copy, Debug, Default)]
-struct Received {
-    /// False if the proxy has ended the stream.
-    open: bool,
-    withdraw: bool,
 }
 
 /// The resource of the trusted roots; `None` until it is published.
@@ -188,7 +176,7 @@ impl Subscriptions {
         session.set_roots(roots.borrow_and_update().clone());
         let mut withdrawals = JoinSet::new();
         let mut served: Option<Arc<Snapshot>> = None;
-        let end_of_life = self.end_of_life(peer.until, &pod, &uid);
+        let end_of_life = self.end_of_life(peer, &pod, &uid);
         tokio::pin!(end_of_life);
         loop {
             tokio::select! {
@@ -211,13 +199,14 @@ impl Subscriptions {
                 },
                 Ok(()) = roots.changed() => session.set_roots(roots.borrow_and_update().clone()),
                 first = incoming.message() => {
-                    let received = self.receive(first, &mut incoming, &mut session, &registered, &pod).await?;
-                    if !received.open {
-                        return Ok(());
-                    }
-                    // One at a time: its answer is for all requests that come meanwhile.
-                    if received.withdraw && withdrawals.is_empty() {
-                        withdrawals.spawn(self.withdrawal(&pod).run());
+                    match self.receive(first, &mut incoming, &mut session, &registered, &pod).await? {
+                        Received::End => return Ok(()),
+                        Received::Handled => {}
+                        // One at a time: its answer is for all requests that come meanwhile.
+                        Received::Withdraw if withdrawals.is_empty() => {
+                            withdrawals.spawn(self.withdrawal(&pod).run());
+                        }
+                        Received::Withdraw => {}
                     }
                 }
             }
@@ -233,83 +222,6 @@ impl Subscriptions {
         }
     }
 
-    async fn hello(&self, incoming: &mut Streaming<ProxyMessage>) -> Result<Hello, StreamError> {
-        let seconds = self.limits.hello.as_secs();
-        let first = timeout(self.limits.hello, incoming.message()).await;
-        let first = first.map_err(|_| StreamError::NoHello(seconds))?;
-        input::hello(first.map_err(|error| undecodable(&error))?, seconds)
-    }
-
-    /// Returns the UID of the pod, if the certificate is of its account. Waits for a pod that the
-    /// watch does not show yet.
-    async fn authorize(
-        &self,
-        account: &Identity,
-        from: IpAddr,
-        hello: &Hello,
-    ) -> Result<Arc<str>, StreamError> {
-        if account.namespace() != hello.namespace {
-            let pod = format!("{}/{}", hello.namespace, hello.pod);
-            return Err(other_account(account, pod).into());
-        }
-        let claim = Claim {
-            namespace: &hello.namespace,
-            pod: &hello.pod,
-            uid: None,
-            node: None,
-            account: Some(account),
-            address: from,
-        };
-        let check = PodCheck {
-            snapshots: self.snapshots.clone(),
-            address: self.limits.verify_address,
-            patience: self.limits.pod,
-        };
-        Ok(check.confirm(&claim).await?)
-    }
-
-    /// Resolves when a correct stream must end: by its age, its certificate or its pod.
-    async fn end_of_life(
-        &self,
-        until: OffsetDateTime,
-        pod: &ObjectKey,
-        uid: &Arc<str>,
-    ) -> StreamError {
-        let age = self.limits.age.mul_f64(0.5 + fastrand::f64() / 2.0);
-        tokio::select! {
-            () = sleep(age) => StreamError::Aged,
-            () = passed(until) => StreamError::CertificateEnded,
-            () = self.gone(pod, uid) => StreamError::PodGone(pod.to_string()),
-        }
-    }
-
-    /// Resolves when the pod has been absent for as long as the watch may take to show it.
-    async fn gone(&self, pod: &ObjectKey, uid: &Arc<str>) {
-        let mut snapshots = self.snapshots.clone();
-        let mut since = None;
-        loop {
-            let exists = snapshots
-                .borrow_and_update()
-                .as_ref()
-                .is_none_or(|snapshot| {
-                    let found = snapshot.encoder.mesh().pod(&pod.namespace, &pod.name);
-                    found.is_some_and(|found| found.uid == uid)
-                });
-            since = match since {
-                Some(since) if !exists => Some(since),
-                _ => (!exists).then(Instant::now),
-            };
-            let end = since.unwrap_or_else(Instant::now) + self.limits.pod;
-            tokio::select! {
-                changed = snapshots.changed() => if changed.is_err() {
-                    // The controller is stopping, which ends the stream elsewhere.
-                    std::future::pending::<()>().await;
-                },
-                () = sleep_until(end), if since.is_some() => return,
-            }
-        }
-    }
-
     fn withdrawal(&self, pod: &ObjectKey) -> Withdrawal {
         Withdrawal {
             pod: pod.clone(),
@@ -317,104 +229,4 @@ impl Subscriptions {
             registry: self.registry.clone(),
         }
     }
-
-    /// Handles `first` and the messages that have arrived after it.
-    async fn receive(
-        &self,
-        first: Result<Option<ProxyMessage>, Status>,
-        incoming: &mut Streaming<ProxyMessage>,
-        session: &mut Session,
-        registered: &StreamHandle,
-        pod: &ObjectKey,
-    ) -> Result<Received, StreamError> {
-        let mut received = Received::default();
-        let mut next = first;
-        for count in 1.. {
-            let Some(message) = next.map_err(|error| undecodable(&error))? else {
-                return Ok(received);
-            };
-            let input = input::input(message)?;
-            received.withdraw |= input == Input::Withdraw;
-            if let Input::Certificate(root) = &input {
-                registered.certificate(rotation::fingerprint(root));
-            }
-            if let Some(acked) = session.receive(input)? {
-                self.record(acked, registered, pod);
-            }
-            if count == BATCH {
-                break;
-            }
-            next = tokio::select! {
-                biased;
-                message = incoming.message() => message,
-                () = std::future::ready(()) => break,
-            };
-        }
-        received.open = true;
-        Ok(received)
-    }
-
-    fn record(&self, acked: Acked, registered: &StreamHandle, pod: &ObjectKey) {
-        for (key, version, reason) in &acked.refused {
-            self.metrics.nacks.inc();
-            tracing::warn!(
-                %pod, %key, version, ?reason,
-                "a proxy rejected a resource and keeps the earlier version; check that its version \
-                 fits the controller's"
-            );
-        }
-        registered.record(acked);
-    }
-
-    /// Records resources that are too large to be sent: the proxy keeps the earlier version, and
-    /// the statuses of routes name the reason.
-    fn record_withheld(&self, session: &mut Session, registered: &StreamHandle, pod: &ObjectKey) {
-        let withheld = session.withheld();
-        if withheld.is_empty() {
-            return;
-        }
-        for (key, version, reason) in &withheld {
-            self.metrics.withheld.inc();
-            tracing::error!(%pod, %key, version, "a resource was withheld: {reason}");
-        }
-        registered.withheld(withheld);
-    }
-
-    fn send(
-        &self,
-        session: &mut Session,
-        snapshot: Option<&Snapshot>,
-        registered: &StreamHandle,
-        outgoing: &Outgoing,
-    ) -> Result<(), StreamError> {
-        let Some(snapshot) = snapshot else {
-            return Ok(());
-        };
-        while let Some(update) = session.next_update(&snapshot.encoder) {
-            self.metrics.updates.inc();
-            let resources = update.resources.iter();
-            let resources = resources
-                .filter_map(|one| Some((one.key.parse::<ResourceKey>().ok()?, one.version)));
-            registered.sent(resources.clone());
-            if let Some(gateway) = session.gateway_of(&snapshot.encoder) {
-                let ports = resources.filter_map(|(key, version)| {
-                    let routes = Arc::clone(gateway.routes.get(&key)?);
-                    Some((key, version, routes))
-                });
-                registered.sent_routes(ports);
-            }
-            match outgoing.try_send(Ok(update)) {
-                Ok(()) => {}
-                // The channel has capacity for all unacknowledged updates.
-                Err(TrySendError::Full(_)) => return Err(StreamError::UnreadAck),
-                // The proxy has disconnected, which ends the stream in `serve`.
-                Err(TrySendError::Closed(_)) => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn undecodable(error: &Status) -> StreamError {
-    StreamError::Unreadable(error.message().chars().take(256).collect())
 }

@@ -49,7 +49,7 @@ fn cluster(ports: &[u16], endpoint: &str) -> Arc<Snapshot> {
 fn cluster_with(ports: &[u16], endpoint: &str, paths: &[(&str, &str)]) -> Arc<Snapshot> {
     let class = json!({
         "metadata": {"name": "weft"},
-        "spec": {"controllerName": crate::GATEWAY_CONTROLLER_NAME},
+        "spec": {"controllerName": crate::names::GATEWAY_CONTROLLER_NAME},
     });
     let route = json!({
         "metadata": {"name": "r", "namespace": "shop", "generation": 1},

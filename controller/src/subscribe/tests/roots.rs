@@ -4,7 +4,7 @@ use weft_api::encode;
 use weft_ir::TrustedRoots;
 
 use super::*;
-use crate::rotation::fingerprint;
+use crate::identity::RootFingerprint;
 
 const OLD: &[u8] = b"old";
 const NEW: &[u8] = b"new";
@@ -36,7 +36,7 @@ async fn roots_are_sent_first_and_at_each_change_and_progress_is_recorded() {
     let counts = |version, root| {
         let found = controller
             .registry
-            .root_progress(version, fingerprint(root));
+            .root_progress(version, RootFingerprint::of(root));
         (found.connected, found.trusting, found.renewed)
     };
 
@@ -73,7 +73,7 @@ async fn roots_are_sent_on_each_stream() {
     let untrusting = || {
         controller
             .registry
-            .root_progress(roots.version, 0)
+            .root_progress(roots.version, "0".parse().unwrap())
             .untrusting
     };
     eventually("a refusal is no trust", || untrusting().len() == 1).await;
