@@ -6,6 +6,7 @@ pub mod body;
 pub mod control;
 pub mod drain;
 pub mod http;
+mod lease;
 pub mod listen;
 pub mod net;
 pub mod options;

@@ -17,6 +17,7 @@ use weft_ir::{
     Gateway, GatewayPort, Identity, Patterns, ResourceKey, ServicePort, Transport, Workload,
 };
 
+use crate::lease::Owner;
 use crate::routing::destination::WatchedDestination;
 use crate::routing::gateway_port::{BoundPorts, WatchedPort};
 use crate::telemetry::metrics::Metrics;
@@ -60,12 +61,16 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Store(Arc<StoreInner>);
 
+/// The known destinations. Connections hold leases of those that they use; a map that replaces
+/// another shares the owners.
+type Destinations = HashMap<SocketAddr, Arc<Owner<WatchedDestination>>>;
+
 struct StoreInner {
     settings: Settings,
     upstream: Arc<EndpointRegistry>,
     metrics: Arc<Metrics>,
     started: Instant,
-    destinations: ArcSwap<HashMap<SocketAddr, Arc<WatchedDestination>>>,
+    destinations: ArcSwap<Destinations>,
     workload: ArcSwapOption<Workload>,
     gateway: ArcSwapOption<Gateway>,
     ready: watch::Sender<bool>,
@@ -79,7 +84,8 @@ struct StoreInner {
 
 #[derive(Default)]
 struct StoreState {
-    clusters: HashMap<ServicePort, Arc<Cluster>>,
+    /// Routes hold leases of the clusters that they lead to.
+    clusters: HashMap<ServicePort, Owner<Cluster>>,
     versions: HashMap<ResourceKey, u64>,
     /// Addresses that were requested and not answered yet; dropping the sender wakes the waiters.
     pending: HashMap<SocketAddr, watch::Sender<()>>,
@@ -190,19 +196,15 @@ impl Store {
 impl StoreState {
     /// A cluster that is referred to before its endpoints are known has none.
     fn cluster(&mut self, id: &ServicePort, upstream: &Arc<EndpointRegistry>) -> Arc<Cluster> {
-        let cluster = self
-            .clusters
-            .entry(id.clone())
-            .or_insert_with(|| Cluster::new(id.to_string().into(), upstream.clone()));
-        cluster.clone()
+        let make = || Owner::of(Cluster::new(id.to_string().into(), upstream.clone()));
+        self.clusters.entry(id.clone()).or_insert_with(make).lease()
     }
 
     /// Removes clusters that nothing refers to and the controller no longer updates.
     fn sweep_clusters(&mut self) {
         let versions = &self.versions;
         self.clusters.retain(|id, cluster| {
-            Arc::strong_count(cluster) > 1
-                || versions.contains_key(&ResourceKey::Endpoints(id.clone()))
+            cluster.is_leased() || versions.contains_key(&ResourceKey::Endpoints(id.clone()))
         });
     }
 }

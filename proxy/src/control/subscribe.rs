@@ -16,7 +16,7 @@ use tonic::Streaming;
 use weft_api::proto;
 use weft_api::proto::mesh_client::MeshClient;
 use weft_api::proto::proxy_message::Kind;
-use weft_ir::Identity;
+use weft_ir::{Identity, ResourceKey};
 
 use super::channel::{self, Address, Backoff, ConnectError};
 use super::store::{Request, Store};
@@ -169,7 +169,7 @@ impl Stream {
             tokio::select! {
                 update = updates.message() => {
                     let update = update.map_err(ended)?.ok_or(StreamError::Closed)?;
-                    certificate.supported |= update.resources.iter().any(|one| one.key == "roots");
+                    certificate.supported = certificate.supported || has_roots(&update);
                     self.apply(update, &outgoing).await?;
                     certificate.report(&self.current, &outgoing)?;
                 }
@@ -284,6 +284,11 @@ impl CertificateReport {
         self.root = root;
         send(outgoing, Kind::Certificate(in_force))
     }
+}
+
+fn has_roots(update: &proto::Update) -> bool {
+    let mut resources = update.resources.iter();
+    resources.any(|one| matches!(one.key.parse(), Ok(ResourceKey::Roots)))
 }
 
 fn send(outgoing: &Outgoing, kind: Kind) -> Result<(), StreamError> {

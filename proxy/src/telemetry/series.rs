@@ -14,11 +14,13 @@ use prometheus_client::metrics::MetricType;
 use super::connections;
 use super::labels::{RequestLabels, Route};
 use super::requests::RequestMetrics;
+use crate::lease::Owner;
 
 /// Every handle, by its labels.
 #[derive(Debug)]
 pub struct RequestSeries {
-    known: Mutex<HashMap<RequestLabels, Arc<RequestMetrics>>>,
+    /// Those in use are leased: by the configuration, or by a request of an earlier one.
+    known: Mutex<HashMap<RequestLabels, Owner<RequestMetrics>>>,
     max: usize,
 }
 
@@ -35,7 +37,7 @@ impl RequestSeries {
     pub fn get(&self, mut labels: RequestLabels) -> Arc<RequestMetrics> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= self.max && !known.contains_key(&labels) {
-            known.retain(|_, handle| Arc::strong_count(handle) > 1);
+            known.retain(|_, handle| handle.is_leased());
             if known.len() >= self.max {
                 labels = RequestLabels {
                     route: Route::Other,
@@ -45,13 +47,13 @@ impl RequestSeries {
         }
         let handle = known
             .entry(labels.clone())
-            .or_insert_with(|| Arc::new(RequestMetrics::new(labels)));
-        handle.clone()
+            .or_insert_with(|| Owner::new(RequestMetrics::new(labels)));
+        handle.lease()
     }
 
     fn handles(&self) -> Vec<Arc<RequestMetrics>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.values().cloned().collect()
+        known.values().map(Owner::lease).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use weft_ir::{
 };
 
 use super::{Settings, Store, StoreState};
+use crate::lease::Owner;
 use crate::routing::destination::{Resolved, WatchedDestination};
 use crate::routing::resolver::Resolver;
 use crate::telemetry::labels::{Direction, Parent};
@@ -129,14 +130,14 @@ impl Store {
             let ResourceKey::Endpoints(id) = key else {
                 continue;
             };
-            let Some(cluster) = state.clusters.get(id) else {
+            let Some(cluster) = state.clusters.get(id).map(Owner::lease) else {
                 continue;
             };
             let mut ports = state.ports.values();
             if destinations
                 .values()
-                .any(|watched| watched.load().refers_to(cluster))
-                || ports.any(|watched| watched.load().refers_to(cluster))
+                .any(|watched| watched.load().refers_to(&cluster))
+                || ports.any(|watched| watched.load().refers_to(&cluster))
             {
                 let protocol = cluster.members().protocol;
                 cluster.set_endpoints(protocol, &[]);
@@ -158,15 +159,13 @@ impl Store {
         let mut answered = Vec::new();
         for destination in destinations {
             let address = destination.address;
-            let watched = known.get(&address);
+            let watched = known.get(&address).map(|owner| &***owner);
             let resolved = self.resolve(state, destination.target, watched);
             match watched {
                 Some(watched) => watched.store(resolved),
                 None => {
-                    known.insert(
-                        address,
-                        Arc::new(WatchedDestination::new(address, resolved, now)),
-                    );
+                    let watched = WatchedDestination::new(address, resolved, now);
+                    known.insert(address, Arc::new(Owner::new(watched)));
                 }
             }
             answered.extend(state.pending.remove(&address));
@@ -185,7 +184,7 @@ impl Store {
         &self,
         state: &mut StoreState,
         target: Target,
-        watched: Option<&Arc<WatchedDestination>>,
+        watched: Option<&WatchedDestination>,
     ) -> Resolved {
         match target {
             Target::Unknown => Resolved::Unknown,

@@ -45,11 +45,9 @@ impl Store {
         drop(published);
         let mut idle_ones = Vec::new();
         kept.retain(|_, watched| {
-            // Held by the published map and by this copy, and by no connection.
-            let unused =
-                Arc::strong_count(watched) <= 2 && now.saturating_sub(watched.last_used()) >= idle;
+            let unused = !watched.is_leased() && now.saturating_sub(watched.last_used()) >= idle;
             if unused {
-                idle_ones.push(watched.clone());
+                idle_ones.push(Arc::clone(watched));
             }
             !unused
         });
@@ -57,16 +55,22 @@ impl Store {
             return Vec::new();
         }
         self.0.destinations.store(Arc::new(kept.clone()));
-        // A lookup may have taken one from the old map meanwhile: the lookup, or the old map, still
-        // holds it.
-        let (taken, gone): (Vec<_>, Vec<_>) = idle_ones
-            .into_iter()
-            .partition(|watched| Arc::strong_count(watched) > 1);
+        let (mut gone, mut taken) = (Vec::new(), Vec::new());
+        for watched in idle_ones {
+            let address = watched.address;
+            match Arc::try_unwrap(watched) {
+                // No map has it any more, so no lookup can take a lease.
+                Ok(owner) if !owner.is_leased() => gone.push(address),
+                // A lookup has taken it from the old map, or still reads that map.
+                Ok(owner) => taken.push((address, Arc::new(owner))),
+                Err(shared) => taken.push((address, shared)),
+            }
+        }
         if !taken.is_empty() {
-            kept.extend(taken.into_iter().map(|watched| (watched.address, watched)));
+            kept.extend(taken);
             self.0.destinations.store(Arc::new(kept));
         }
-        gone.iter().map(|watched| watched.address).collect()
+        gone
     }
 
     /// Sweeps until dropped.

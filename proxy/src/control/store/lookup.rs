@@ -38,7 +38,7 @@ impl Store {
     }
 
     fn known(&self, address: SocketAddr) -> Option<Arc<WatchedDestination>> {
-        let watched = self.0.destinations.load().get(&address).cloned()?;
+        let watched = self.0.destinations.load().get(&address)?.lease();
         watched.touch(self.now());
         Some(watched)
     }
