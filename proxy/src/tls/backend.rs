@@ -1,12 +1,11 @@
-//! TLS from a gateway to the applications themselves: which roots and names are taken, and what is
-//! offered.
+//! TLS from a gateway to applications: the accepted roots and names, and the offered protocols.
 //!
 //! Source: Gateway API v1.6.3, `BackendTLSPolicyValidation`; names of wildcards by RFC 9525, 6.3.
 //! The roots that browsers trust are compiled in: the image has no store of certificates to read,
 //! and the same build trusts the same roots wherever it runs.
 //!
-//! A [`Backend`] is one policy's settings, made ready once; which endpoints it is for is
-//! `upstream`'s business.
+//! A [`Backend`] is prepared once from the settings of a policy; `upstream` knows which endpoints
+//! it applies to.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,10 +28,10 @@ use super::credentials::Roots;
 use super::key_pair::{KeyPairError, certified};
 use super::verify::{signature_checks, verify_chain};
 
-/// Roots that an error names.
+/// The maximum number of roots that an error lists.
 const MAX_NAMED_ROOTS: usize = 3;
 
-/// The settings in use, each made ready once, and the gateway's certificate.
+/// The backends in use, one for each set of settings, and the gateway's certificate.
 #[derive(Debug, Default)]
 pub(super) struct Backends {
     known: Mutex<KnownBackends>,
@@ -46,7 +45,7 @@ struct KnownBackends {
 }
 
 impl Backends {
-    /// The same for the same settings, for as long as somebody holds it.
+    /// Returns the backend of these settings, shared while it is in use.
     pub(super) fn get(
         &self,
         provider: &Arc<CryptoProvider>,
@@ -64,8 +63,11 @@ impl Backends {
         backend
     }
 
-    /// Handshakes from now on show this certificate to servers that ask for one. Errors leave the
-    /// last one in force.
+    /// Sets the certificate that new handshakes present to servers that request one.
+    ///
+    /// # Errors
+    ///
+    /// If the pair is not usable; the earlier certificate stays in use.
     pub(super) fn set_certificate(
         &self,
         provider: &CryptoProvider,
@@ -77,18 +79,18 @@ impl Backends {
     }
 }
 
-/// How to speak TLS to the endpoints that one policy is for.
+/// The TLS client for the endpoints of one policy.
 #[derive(Debug)]
 pub struct Backend {
-    /// Of these settings alone, in this process.
+    /// Identifies these settings within the process.
     pub id: u64,
     pub hostname: Arc<str>,
-    /// Which roots, in words.
+    /// Describes the roots for errors.
     pub roots: Box<str>,
     configs: Result<BackendConfigs, Box<str>>,
 }
 
-/// Configurations by what they offer, and the name that the ClientHello has.
+/// Configurations by their ALPN protocols, and the server name of the ClientHello.
 #[derive(Debug)]
 struct BackendConfigs {
     name: ServerName<'static>,
@@ -114,9 +116,13 @@ impl Backend {
         }
     }
 
-    /// For a connection that is used as `alpn` says of one between proxies: HTTP/2 for
-    /// [`alpn::H2`], HTTP/1.1 for [`alpn::H1`], bytes for [`alpn::TCP`]; what the server likes best
-    /// for [`alpn::H2_FOR_H1`]. Errors when the settings cannot be used.
+    /// Returns the configuration and the server name of a connection. It offers what corresponds to
+    /// the protocol `alpn` between proxies: HTTP/2 for [`alpn::H2`], HTTP/1.1 for [`alpn::H1`],
+    /// none for [`alpn::TCP`], and both versions for [`alpn::H2_FOR_H1`].
+    ///
+    /// # Errors
+    ///
+    /// If the settings are not usable.
     pub(crate) fn config(
         &self,
         alpn: &[u8],
@@ -152,7 +158,8 @@ fn configs(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(own);
-    // A resumed session would skip the check of the certificate, and keep the gateway's old one.
+    // A resumed session would skip the verification of the certificate, and keep the gateway's
+    // earlier one.
     config.resumption = Resumption::disabled();
     let offering = |protocols: &[&[u8]]| {
         let mut config = config.clone();
@@ -168,8 +175,8 @@ fn configs(
     })
 }
 
-/// The roots, and which they are in words. What is no root is left out: with none, nothing is
-/// trusted.
+/// Returns the roots and their description. Unusable certificates are omitted: without roots,
+/// nothing is trusted.
 fn read_roots(roots: &BackendRoots) -> (Roots, String) {
     let pem = match roots {
         BackendRoots::System => {
@@ -209,7 +216,7 @@ impl ResolvesClientCert for OwnCertificate {
     }
 }
 
-/// None of the names that are taken is in the certificate.
+/// The certificate has none of the accepted names.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the certificate is for {found}, and {expected} was expected")]
 pub struct NameError {
@@ -219,7 +226,7 @@ pub struct NameError {
 
 struct BackendServer {
     roots: Roots,
-    /// None: the name that the ClientHello has is the one to check.
+    /// Empty if the server name of the ClientHello is the one to check.
     alternative_names: Vec<AlternativeName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -231,7 +238,7 @@ impl fmt::Debug for BackendServer {
 }
 
 impl BackendServer {
-    /// Of a leaf that is verified up to a root.
+    /// Checks the names of a leaf whose chain has been verified.
     fn check_name(
         &self,
         leaf: &CertificateDer<'_>,
@@ -282,7 +289,7 @@ fn describe(names: &[GeneralName<'_>]) -> String {
     }
 }
 
-/// Whether a name of a certificate is the one that is wanted.
+/// Returns true if a name of a certificate is the accepted one.
 fn matches_name(wanted: &AlternativeName, found: &GeneralName<'_>) -> bool {
     match (wanted, found) {
         (AlternativeName::Uri(wanted), GeneralName::URI(found)) => **wanted == **found,
@@ -295,7 +302,7 @@ fn matches_name(wanted: &AlternativeName, found: &GeneralName<'_>) -> bool {
     }
 }
 
-/// `*.example.com` is for the names one label below `example.com`.
+/// `*.example.com` matches names one label below `example.com` (RFC 9525, section 6.3).
 fn covers(pattern: &str, name: &str) -> bool {
     let Some(parent) = pattern.strip_prefix("*.") else {
         return false;

@@ -1,4 +1,4 @@
-//! The certificate in force and the roots that peers are checked against, swapped as one.
+//! The current certificate and the roots for verifying peers, replaced together.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use weft_ir::TrustedRoots;
 
 use super::trusted::{Root, RootSources};
 
-/// One certificate with its key, and what peers must be signed by.
+/// A certificate with its key, and the roots for verifying peers.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     pub key: Arc<CertifiedKey>,
@@ -24,15 +24,14 @@ pub struct Credentials {
     pub not_after: i64,
 }
 
-/// Roots of trust.
+/// Trusted roots.
 #[derive(Debug, Default)]
 pub struct Roots {
     pub anchors: Vec<TrustAnchor<'static>>,
 }
 
 impl Roots {
-    /// Returns the roots, and the number of certificates that are no usable root; the same root
-    /// twice counts once.
+    /// Returns the roots without duplicates, and the number of unusable certificates.
     pub fn new<'a>(certificates: impl Iterator<Item = &'a Root>) -> (Self, usize) {
         let mut seen: Vec<&Root> = Vec::new();
         let mut roots = Self::default();
@@ -54,20 +53,20 @@ impl Roots {
 /// Why a certificate should be replaced early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outdated {
-    /// The controller signs under another root, as it says on the stream.
+    /// The controller signs with another root, as reported on the stream.
     OtherSigner,
-    /// The newest source of roots no longer has its root.
+    /// The newest source of roots does not contain its root.
     RootGone,
-    /// The controller has refused it.
+    /// The controller rejected it.
     Refused,
 }
 
-/// The credentials in force, which every handshake reads without a lock; clones are the same.
+/// The current credentials, read by every handshake without a lock. Clones share them.
 #[derive(Clone, Debug)]
 pub struct CurrentCredentials {
     current: Arc<ArcSwapOption<Credentials>>,
     sources: Arc<Mutex<RootSources>>,
-    /// The key of a certificate that the controller has refused.
+    /// The key of a certificate that the controller rejected.
     refused: Arc<ArcSwapOption<CertifiedKey>>,
     /// Notified of each change of the certificate, the roots, and the signer.
     changes: Arc<watch::Sender<()>>,
@@ -90,12 +89,12 @@ impl CurrentCredentials {
         self.current.load()
     }
 
-    /// As [`Self::load`], to be kept.
+    /// Like [`Self::load`], for keeping the credentials.
     pub fn load_full(&self) -> Option<Arc<Credentials>> {
         self.current.load_full()
     }
 
-    /// Resolves once credentials other than `shown` are in force.
+    /// Resolves once the current credentials are not `shown`.
     pub async fn wait_replaced(&self, shown: Option<&Arc<Credentials>>) {
         let mut changes = self.changes();
         while self.load().as_ref().map(Arc::as_ptr) == shown.map(Arc::as_ptr) {
@@ -104,13 +103,13 @@ impl CurrentCredentials {
         }
     }
 
-    /// Records that the controller refuses the certificate of `shown`.
+    /// Records that the controller rejected the certificate of `shown`.
     pub fn mark_refused(&self, shown: &Credentials) {
         self.refused.store(Some(shown.key.clone()));
         self.changes.send_replace(());
     }
 
-    /// Sets the credentials of handshakes from now on; open connections are left alone.
+    /// Sets the credentials for new handshakes. Open connections are not affected.
     pub fn set(&self, credentials: Credentials) {
         self.current.store(Some(Arc::new(credentials)));
         self.changes.send_replace(());
@@ -130,8 +129,8 @@ impl CurrentCredentials {
         self.changes.subscribe()
     }
 
-    /// Puts a certificate in force, with the roots that are in force together with `signed`, in
-    /// place of those in `credentials`.
+    /// Sets the current certificate. Its roots are the trusted ones together with `signed`; those
+    /// in `credentials` are ignored.
     pub fn install(&self, credentials: Credentials, signed: Vec<Root>) {
         let mut sources = self.sources();
         sources.set_signed_roots(signed, Instant::now());
@@ -142,13 +141,17 @@ impl CurrentCredentials {
         });
     }
 
-    /// Sets the roots of the file. Returns true if that changed what is in force.
+    /// Sets the roots of the file. Returns true if the trusted roots changed.
     pub fn set_file_roots(&self, roots: Vec<Root>) -> bool {
         let mut sources = self.sources();
         sources.set_file_roots(roots, Instant::now()) && self.renew_roots(&sources)
     }
 
-    /// Sets the roots of the stream. Errors if the one that signs is no usable root.
+    /// Sets the roots of the stream.
+    ///
+    /// # Errors
+    ///
+    /// If the root that signs is not usable.
     pub fn set_stream_roots(&self, roots: &TrustedRoots) -> Result<(), &'static str> {
         let all = std::iter::once(&roots.signer).chain(&roots.additional);
         let all: Vec<Root> = all.map(|der| Root::from(der.clone())).collect();
@@ -183,7 +186,7 @@ impl CurrentCredentials {
         }
     }
 
-    /// Returns the roots in force, with or without a certificate.
+    /// Returns the trusted roots, whether there is a certificate or not.
     pub fn roots(&self) -> Arc<Roots> {
         Arc::new(Roots::new(self.sources().in_force()).0)
     }
@@ -207,8 +210,7 @@ impl CurrentCredentials {
         (!sources.holds(root)).then_some(Outdated::RootGone)
     }
 
-    /// Keeps the certificate, with the roots in force now. Returns true if those differ from
-    /// before.
+    /// Updates the roots of the current credentials. Returns true if they changed.
     fn renew_roots(&self, sources: &RootSources) -> bool {
         let Some(current) = self.load().clone() else {
             return false;
@@ -237,7 +239,7 @@ impl CurrentCredentials {
     }
 }
 
-/// Seconds since 1970 by this node's clock.
+/// Returns the Unix time in seconds by this node's clock.
 pub fn unix_now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {

@@ -1,4 +1,4 @@
-//! How TLS handshakes fail: as metrics count it, and in words.
+//! Failures of TLS handshakes: the label for metrics, and the message.
 
 use std::io;
 
@@ -14,21 +14,21 @@ pub enum HandshakeError {
     Closed,
     Expired,
     NotYetValid,
-    /// By no root that is trusted.
+    /// Not signed by a trusted root.
     Untrusted,
-    /// A certificate that is not for this use.
+    /// The certificate's extended key usage does not allow this use.
     Usage,
-    /// Without the identity that the peer must have.
+    /// The certificate does not have the required identity.
     Identity,
-    /// Not for the name that the application must have.
+    /// The certificate does not have the name required of the application.
     Name,
-    /// Otherwise not acceptable.
+    /// The certificate is invalid for another reason.
     Certificate,
-    /// The peer has shown no certificate.
+    /// The peer presented no certificate.
     NoCertificate,
-    /// The listener has no certificate that can be shown.
+    /// The listener has no usable certificate.
     NoServerCertificate,
-    /// No listener has the name that the client asks for.
+    /// No listener has the requested server name.
     UnknownName,
     RefusedByPeer,
     /// No version, cipher suite or protocol in common.
@@ -87,7 +87,7 @@ impl From<&CertificateError> for HandshakeError {
     }
 }
 
-/// What came of a handshake, for metrics.
+/// Returns the result of a handshake for metrics.
 pub fn handshake_result<T>(accepted: &io::Result<T>) -> Result<(), HandshakeError> {
     match accepted {
         Ok(_) => Ok(()),
@@ -95,8 +95,8 @@ pub fn handshake_result<T>(accepted: &io::Result<T>) -> Result<(), HandshakeErro
     }
 }
 
-/// Why a handshake failed, in words. Those of our own checks as they are: rustls prints such an
-/// error's fields.
+/// Returns why a handshake failed. For errors of Weft's own verifiers this is their message:
+/// rustls would print the fields of the error.
 pub fn handshake_words(error: &io::Error) -> String {
     match error.get_ref().and_then(|e| e.downcast_ref()) {
         Some(Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),

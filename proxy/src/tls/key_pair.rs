@@ -1,4 +1,4 @@
-//! Certificates with keys that come as PEM from Secrets.
+//! Certificates with keys, as PEM from Secrets.
 
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
@@ -6,7 +6,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use weft_ir::KeyPair;
 
-/// The Secret's content is of no use.
+/// The Secret's content is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyPairError {
     #[error("the chain is no PEM: {0}")]
@@ -19,7 +19,11 @@ pub enum KeyPairError {
     Pair(rustls::Error),
 }
 
-/// As handshakes use it. Errors, too, when the key is not the certificate's.
+/// Parses a pair for use in handshakes.
+///
+/// # Errors
+///
+/// If the pair cannot be parsed, or the key does not belong to the certificate.
 pub fn certified(provider: &CryptoProvider, pair: &KeyPair) -> Result<CertifiedKey, KeyPairError> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pair.chain).collect();
     let chain = chain.map_err(KeyPairError::Chain)?;

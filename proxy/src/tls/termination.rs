@@ -1,7 +1,8 @@
-//! TLS that ends at a gateway: which certificate a client is shown, and what is asked of its own.
+//! TLS termination at a gateway: the selection of the server certificate, and the verification of
+//! client certificates.
 //!
 //! Source: Gateway API v1.6.3, `GatewayTLSConfig` and `FrontendTLSValidation` (GEP-91). Which
-//! listener a connection is of was decided before, by the server's name.
+//! listener accepts a connection was decided before, by the server name.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::key_pair::certified;
 use super::verify::signature_checks;
 
-/// How the connections of one listener are terminated.
+/// TLS termination of one listener.
 pub struct Termination {
     of: ServerTls,
     config: Option<Arc<ServerConfig>>,
@@ -29,8 +30,8 @@ pub struct Termination {
 }
 
 impl Termination {
-    /// `known` is taken on where it is of the same certificates: with its sessions. What cannot be
-    /// used is left out, and named in [`Self::faults`].
+    /// Reuses `known`, with its sessions, if it has the same settings. Unusable certificates and
+    /// roots are omitted and reported in [`Self::faults`].
     pub fn new(of: &ServerTls, alpn: &[&[u8]], known: Option<&Arc<Self>>) -> Arc<Self> {
         if let Some(known) = known.filter(|known| known.of == *of) {
             return known.clone();
@@ -50,17 +51,17 @@ impl Termination {
         })
     }
 
-    /// `None`: there is no certificate that can be shown.
+    /// Returns `None` if no certificate is usable.
     pub fn config(&self) -> Option<Arc<ServerConfig>> {
         self.config.clone()
     }
 
-    /// What of the configuration cannot be used, in plain words.
+    /// Returns a message for each unusable certificate or root.
     pub fn faults(&self) -> &[String] {
         &self.faults
     }
 
-    /// What is asked of clients.
+    /// Returns the validation of client certificates, if there is one.
     pub fn clients(&self) -> Option<&ClientValidation> {
         self.of.clients.as_ref()
     }
@@ -94,14 +95,14 @@ fn config(
     let mut config = builder.with_cert_resolver(Arc::new(Certificates(certificates)));
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     if of.clients.is_some() {
-        // A resumed session would skip the check of the client's certificate.
+        // A resumed session would skip the verification of the client's certificate.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
     Ok(Some(config))
 }
 
-/// A certificate and the hosts that it is for.
+/// A certificate with its DNS names.
 struct ServerCertificate {
     key: Arc<CertifiedKey>,
     hosts: HostMap<()>,
@@ -127,7 +128,8 @@ impl ServerCertificate {
     }
 }
 
-/// The DNS names of a certificate. One that is no host name is none that a client could ask for.
+/// Returns the DNS names of a certificate. Names that are not host names are omitted: no client can
+/// request them.
 fn hosts(leaf: &CertificateDer<'_>) -> Result<HostMap<()>, String> {
     let (_, leaf) = X509Certificate::from_der(leaf)
         .map_err(|error| format!("the first of the chain is no X.509 certificate: {error}"))?;
@@ -146,8 +148,8 @@ fn hosts(leaf: &CertificateDer<'_>) -> Result<HostMap<()>, String> {
     Ok(hosts)
 }
 
-/// The first one that is for the host and that the client can check, else the first that it can
-/// check, else the first.
+/// Selects the first certificate that matches the server name and whose signature scheme the client
+/// supports, else the first with a supported scheme, else the first.
 struct Certificates(Vec<ServerCertificate>);
 
 impl fmt::Debug for Certificates {
@@ -172,9 +174,9 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// Checks the certificates of clients.
+/// Verifies client certificates.
 struct ClientVerifier {
-    /// `None`: there are no roots, and no certificate holds.
+    /// `None` if there are no roots: every certificate is rejected.
     chains: Option<Arc<dyn ClientCertVerifier>>,
     algorithms: WebPkiSupportedAlgorithms,
     insecure_fallback: bool,
@@ -199,7 +201,7 @@ impl ClientVerifier {
             }
         }
         let algorithms = provider.signature_verification_algorithms;
-        // Errors where there are no roots.
+        // Fails only without roots.
         let chains = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
         Self {
             chains: chains.ok(),

@@ -1,31 +1,31 @@
-//! Which roots are in force, of those that the file, the controller's signature and its stream
-//! name. Pure.
+//! The trusted roots, from three sources: the file, the response of the controller's signature, and
+//! the stream. Pure.
 //!
-//! The stream's word goes before the others: they are what a proxy begins with, and what it falls
-//! back to. A file that the kubelet brings late must neither take away a root that the stream named
-//! nor bring back one that it withdrew, so what is read while there is a stream counts for nothing.
-//! What changes while there is none is newer than the stream's word, and counts beside it until the
-//! stream speaks again. So does, once the stream has ended, what changed so long after the stream's
-//! last word that the kubelet cannot be late: otherwise a root that was replaced under an open
-//! stream would never be learned.
+//! The stream has precedence: a proxy starts with the other sources, and falls back to them. The
+//! kubelet updates the file late. An outdated file must neither remove a root that the stream
+//! contains nor restore one that it withdrew, so changes of the other sources are ignored while
+//! there is a stream. A change while there is none is newer than the stream's last roots, and is
+//! trusted in addition until the stream sends roots again. The same applies, once the stream has
+//! ended, to a change so long after the stream's last roots that the kubelet cannot be late:
+//! otherwise a root that was replaced during an open stream would never be learned.
 
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
-/// The kubelet brings the files of ConfigMaps within two minutes.
+/// The kubelet updates files of ConfigMaps within two minutes.
 const SETTLED: Duration = Duration::from_secs(180);
 
 /// A root's certificate.
 pub type Root = CertificateDer<'static>;
 
-/// What each source says, and whether it counts.
+/// The roots of each source, and whether they are trusted.
 #[derive(Debug, Default)]
 pub struct RootSources {
     file: NamedRoots,
     signed: NamedRoots,
-    /// The stream's word: the root that signs now, then the others.
+    /// The roots of the stream: the one that signs, then the others.
     stream: Option<StreamRoots>,
     connected: bool,
 }
@@ -39,15 +39,15 @@ struct StreamRoots {
 #[derive(Debug, Default)]
 struct NamedRoots {
     roots: Vec<Root>,
-    /// It changed after the stream had spoken last, while there was none.
+    /// Changed after the stream's last roots, while there was no stream.
     newer: bool,
-    /// It changed long after the stream had spoken last: newer, once the stream has ended.
+    /// Changed long after the stream's last roots: newer, once the stream has ended.
     settled: bool,
     changed: Option<Instant>,
 }
 
 impl RootSources {
-    /// The file's content; says whether it differs from before.
+    /// Sets the roots of the file. Returns true if they changed.
     pub fn set_file_roots(&mut self, roots: Vec<Root>, now: Instant) -> bool {
         let changed = self.file.roots != roots;
         if changed {
@@ -56,12 +56,12 @@ impl RootSources {
         changed
     }
 
-    /// The roots that came with a certificate.
+    /// Sets the roots that came with a certificate.
     pub fn set_signed_roots(&mut self, roots: Vec<Root>, now: Instant) {
         self.signed = self.named(roots, now);
     }
 
-    /// The stream's word.
+    /// Sets the roots of the stream.
     pub fn set_stream_roots(&mut self, roots: Vec<Root>, now: Instant) {
         self.stream = Some(StreamRoots { roots, at: now });
         for named in [&mut self.file, &mut self.signed] {
@@ -70,12 +70,12 @@ impl RootSources {
         }
     }
 
-    /// The controller speaks of roots no longer: it is older than this proxy.
+    /// Removes the roots of the stream: the controller is older than this proxy and sends none.
     pub fn clear_stream_roots(&mut self) {
         self.stream = None;
     }
 
-    /// Says whether more counts than before.
+    /// Sets whether there is a stream. Returns true if more roots are trusted than before.
     pub fn set_connected(&mut self, connected: bool) -> bool {
         self.connected = connected;
         let mut more = false;
@@ -88,12 +88,12 @@ impl RootSources {
         more
     }
 
-    /// The root under which the controller says that it signs.
+    /// Returns the root that signs, according to the stream.
     pub fn signer(&self) -> Option<&Root> {
         self.stream.as_ref()?.roots.first()
     }
 
-    /// Whether the newest word names the root.
+    /// Returns true if the newest source contains the root.
     pub fn holds(&self, root: &Root) -> bool {
         let mut others = [&self.file, &self.signed].into_iter();
         match &self.stream {
@@ -105,7 +105,7 @@ impl RootSources {
         }
     }
 
-    /// The roots in force, maybe some more than once.
+    /// Returns the trusted roots, possibly with duplicates.
     pub fn in_force(&self) -> impl Iterator<Item = &Root> {
         let alone = self.stream.is_some();
         let counts = move |named: &&NamedRoots| named.newer || !alone;

@@ -1,4 +1,4 @@
-//! The checks of a peer's certificate: its chain, its usage, and whose it is.
+//! Verification of a peer's certificate: chain, key usage and identity.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use webpki::{EndEntityCert, KeyUsage};
 use weft_ir::{Identity, TrustDomain};
 
 use super::credentials::{CurrentCredentials, Roots};
-use super::{PeerError, peer_identity};
+use super::peer::{PeerError, peer_identity};
 
-/// The part of a verifier that checks the signatures of handshakes: by the algorithms in its field
-/// of that name, and of TLS 1.3 alone or of 1.2 too.
+/// The methods of a verifier that check the signatures of handshakes, with the algorithms in its
+/// field `algorithms`: for TLS 1.3 only, or for TLS 1.2 as well.
 macro_rules! signature_checks {
     (tls13) => {
         fn verify_tls12_signature(
@@ -59,7 +59,7 @@ macro_rules! signature_checks {
 
 pub(super) use signature_checks;
 
-/// Checks validity, usage and signatures up to one of `roots`.
+/// Checks validity, key usage and signatures up to one of `roots`.
 pub(super) fn verify_chain(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -97,7 +97,7 @@ fn chain_error(error: webpki::Error) -> Error {
     })
 }
 
-/// Clients of the mesh: any identity of our trust domain.
+/// Accepts clients with any identity of the trust domain.
 pub(super) struct MeshClients {
     pub(super) current: CurrentCredentials,
     pub(super) trust_domain: TrustDomain,
@@ -144,13 +144,13 @@ impl ClientCertVerifier for MeshClients {
     signature_checks!(tls13);
 }
 
-/// Where roots come from: those in force at each handshake, or a given set.
+/// The roots to verify against: those at the time of the handshake, or a fixed set.
 pub(super) enum RootsFrom {
     Current(CurrentCredentials),
     Fixed(Arc<Roots>),
 }
 
-/// A server that must be `expected`, whatever name or address it was reached by.
+/// Accepts only a server with the identity `expected`, whatever its name or address.
 pub(super) struct ExpectedServer {
     pub(super) roots: RootsFrom,
     pub(super) expected: Identity,
