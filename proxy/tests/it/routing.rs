@@ -225,7 +225,7 @@ async fn failure_responses_name_their_cause() {
         };
         let mut failing = at(0, "/failing", vec![to("v1", 1)]);
         failing.failure = Some("filter RequestMirror is not supported".into());
-        let mut bad_match = at(1, "/invalid", vec![to("v1", 1)]);
+        let mut bad_match = at(1, "/bad-match", vec![to("v1", 1)]);
         bad_match.matches[0].invalid = true;
         let rules = vec![
             failing,
@@ -242,7 +242,12 @@ async fn failure_responses_name_their_cause() {
                 "RequestMirror is not supported",
                 "invalid_configuration",
             ),
-            ("/invalid", 500, "does not compile", "invalid_configuration"),
+            (
+                "/bad-match",
+                500,
+                "does not compile",
+                "invalid_configuration",
+            ),
             (
                 "/invalid",
                 500,
