@@ -1,9 +1,8 @@
 //! What both sides of the proxy and the proxies among each other agree on: header names, limits,
-//! causes of HTTP/2.
+//! the fields that HTTP/2 does not have.
 
-use std::error::Error;
-
-use http::HeaderName;
+use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName};
 
 /// Names the cause on every response that a proxy made.
 pub const ERROR: HeaderName = HeaderName::from_static("weft-error");
@@ -22,14 +21,22 @@ pub const MAX_REQUEST_FIELDS: usize = 512;
 /// Fields of a response's head in HTTP/1.1: so many that the bytes are the bound.
 pub const MAX_RESPONSE_FIELDS: usize = MAX_HEAD / OVERHEAD;
 
-/// What HTTP/2 says of the cause.
-pub fn http2_cause(error: &hyper::Error) -> Option<&h2::Error> {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
-            return Some(cause);
-        }
-        source = cause.source();
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Removes the fields of a connection, which a filter may have set: HTTP/2 has none, except `TE:
+/// trailers` of a request (RFC 9113, 8.2.2).
+pub fn strip_connection_fields(headers: &mut HeaderMap, of_request: bool) {
+    for name in [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
+        headers.remove(name);
     }
-    None
+    if !of_request || headers.get(TE).is_some_and(|te| te != "trailers") {
+        headers.remove(TE);
+    }
 }

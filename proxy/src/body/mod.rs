@@ -3,7 +3,9 @@
 //! Bodies are passed on frame by frame and never copied. The body of a response, with what has to
 //! happen at its end, is the HTTP side's.
 
+mod incoming;
 mod replay;
+mod stream_writer;
 mod tee;
 
 use std::pin::Pin;
@@ -12,10 +14,11 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use replay::ReplayReader;
 
+pub use incoming::Incoming;
 pub use replay::{ReplayBuffer, ReplayMemory};
+pub use stream_writer::StreamWriter;
 
 pub type Request = http::Request<RequestBody>;
 
@@ -23,18 +26,33 @@ pub type Request = http::Request<RequestBody>;
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error(transparent)]
-    Incoming(#[from] hyper::Error),
+    Http1(hyper::Error),
+    #[error(transparent)]
+    Http2(h2::Error),
     #[error("not complete within the timeout of the rule")]
     Timeout,
     #[error("nothing more of it came")]
     Idle,
     #[error("the client took nothing more of it")]
     ClientStalled,
-    /// What HTTP/2 says of it is the reason of the source.
     #[error("the request went elsewhere, or nobody waits for its answer")]
-    Superseded(#[source] h2::Error),
+    Superseded,
     #[error("the copy fell behind, or the request was not read to its end")]
     TeeLagged,
+}
+
+impl BodyError {
+    /// What the other side of the exchange is told in HTTP/2: what this side was, if it was.
+    pub fn reset_reason(&self) -> h2::Reason {
+        let known = match self {
+            Self::Http2(error) => error.reason(),
+            Self::Superseded => Some(h2::Reason::CANCEL),
+            Self::Http1(_) | Self::Timeout | Self::Idle | Self::ClientStalled | Self::TeeLagged => {
+                None
+            }
+        };
+        known.unwrap_or(h2::Reason::INTERNAL_ERROR)
+    }
 }
 
 /// The body of a request as an endpoint's connection reads it.

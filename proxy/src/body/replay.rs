@@ -12,11 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::tee::{self, TeeBody, TeeSender};
-use super::{BodyError, RequestBody};
+use super::{BodyError, Incoming, RequestBody};
 
 /// Bytes of a request's body that are buffered for another attempt.
 const MAX_REPLAY: usize = 64 << 10;
@@ -189,8 +188,7 @@ impl ReplayReader {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut state = self.shared.state();
         if state.generation != self.generation {
-            let cancelled = h2::Reason::CANCEL.into();
-            return Poll::Ready(Some(Err(BodyError::Superseded(cancelled))));
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
         if let Some(data) = state.buffered_frame() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -236,7 +234,7 @@ impl BodySource {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
-            Self::Client(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Client(incoming) => Pin::new(incoming).poll_frame(cx),
             Self::Tee(body) => body.poll_frame(cx),
         }
     }

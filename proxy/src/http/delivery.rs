@@ -5,16 +5,17 @@
 //! the task that writes it as well. What that task has to know of the answer is in a task-local,
 //! which the body fills in.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::informational::Queue;
 use crate::body::BodyError;
+use crate::upstream::Informational;
 
 tokio::task_local! {
     static DELIVERY: Delivery;
@@ -28,6 +29,9 @@ struct Delivery {
     deadline: Cell<Option<Instant>>,
     polled: Cell<Polled>,
     cut: Cell<Option<CutReason>>,
+    informational: RefCell<Queue>,
+    /// Informational responses wait to be written.
+    unwritten: Cell<bool>,
 }
 
 /// What polling the body gave last, since the task began to be polled.
@@ -67,7 +71,38 @@ pub(super) fn begin(deadline: Option<Instant>) {
         delivery.deadline.set(deadline);
         delivery.polled.set(Polled::Never);
         delivery.cut.set(None);
+        delivery.informational.borrow_mut().restart();
     });
+}
+
+/// The task sends this before the answer that it waits for. Returns false if it does not: the
+/// exchange has had as many as it may.
+pub(super) fn send_informational(response: Informational) -> bool {
+    let sent = DELIVERY.try_with(|delivery| {
+        let sent = delivery.informational.borrow_mut().push(response);
+        delivery.unwritten.set(delivery.unwritten.get() || sent);
+        sent
+    });
+    sent.unwrap_or(false)
+}
+
+/// What is to be sent now.
+pub(super) fn take_informational() -> Vec<Informational> {
+    let taken = DELIVERY.try_with(|delivery| delivery.informational.borrow_mut().take());
+    taken.unwrap_or_default()
+}
+
+/// What was taken has been written.
+pub(super) fn informational_written() {
+    let _ = DELIVERY.try_with(|delivery| delivery.unwritten.set(false));
+}
+
+/// Ready once no informational response waits to be written. Who writes them wakes the task.
+pub(super) fn informational_sent() -> Poll<()> {
+    match DELIVERY.try_with(|delivery| delivery.unwritten.get()) {
+        Ok(true) => Poll::Pending,
+        Ok(false) | Err(_) => Poll::Ready(()),
+    }
 }
 
 /// The task polled the answer's body, which has a frame or is waited for.
@@ -148,21 +183,13 @@ impl WriteStall {
     }
 }
 
-/// Runs the streams of a connection of HTTP/2, each in a task of its own, which ends when the
-/// client does not take its answer. That resets the stream (CANCEL).
-#[derive(Clone)]
-pub(super) struct StreamExecutor {
-    /// How long a client may take nothing of an answer.
-    pub(super) idle: Option<Duration>,
-}
-
-impl<F> Executor<F> for StreamExecutor
+/// Runs a stream of HTTP/2 in a task of its own, which ends when the client does not take its
+/// answer. That resets the stream (CANCEL). `idle`: how long a client may take nothing of an answer.
+pub(super) fn spawn<F>(stream: F, idle: Option<Duration>)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    fn execute(&self, stream: F) {
-        tokio::spawn(scope(stream_until_cut(stream, self.idle)));
-    }
+    tokio::spawn(scope(stream_until_cut(stream, idle)));
 }
 
 async fn stream_until_cut(stream: impl Future<Output = ()>, idle: Option<Duration>) {

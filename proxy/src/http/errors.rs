@@ -18,7 +18,7 @@ use crate::body::BodyError;
 use crate::overload::Limit;
 use crate::telemetry::error_type::ErrorType;
 use crate::upstream::SendError;
-use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, MAX_REQUEST_FIELDS, REFUSED, http2_cause};
+use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, MAX_REQUEST_FIELDS, REFUSED};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -205,11 +205,11 @@ impl Failure {
 /// Why the body of a response ended early.
 pub fn body_error_type(error: &BodyError) -> ErrorType {
     match error {
-        BodyError::Incoming(_) => ErrorType::UpstreamReset,
+        BodyError::Http1(_) | BodyError::Http2(_) => ErrorType::UpstreamReset,
         BodyError::Timeout => ErrorType::RequestTimeout,
         BodyError::Idle => ErrorType::RequestBodyTimeout,
         BodyError::ClientStalled => ErrorType::ClientStalled,
-        BodyError::Superseded(_) | BodyError::TeeLagged => ErrorType::Superseded,
+        BodyError::Superseded | BodyError::TeeLagged => ErrorType::Superseded,
     }
 }
 
@@ -218,14 +218,14 @@ pub fn body_error_type(error: &BodyError) -> ErrorType {
 pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
     let status = match error {
         BodyError::Timeout | BodyError::Idle | BodyError::ClientStalled => Code::DeadlineExceeded,
-        BodyError::Incoming(error) => match reset_reason(error) {
+        BodyError::Http2(error) => match error.reason().filter(|_| error.is_reset()) {
             Some(h2::Reason::CANCEL) => Code::Cancelled,
             Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
             Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
             Some(h2::Reason::REFUSED_STREAM) | None => Code::Unavailable,
             Some(_) => Code::Internal,
         },
-        BodyError::Superseded(_) | BodyError::TeeLagged => Code::Unavailable,
+        BodyError::Http1(_) | BodyError::Superseded | BodyError::TeeLagged => Code::Unavailable,
     };
     let mut trailers = HeaderMap::with_capacity(2);
     let words = header_text(&format!("the answer broke off: {error}"));
@@ -245,12 +245,6 @@ pub fn redact(headers: &mut HeaderMap) {
             HeaderValue::from_static("failed at the gateway"),
         );
     }
-}
-
-/// The reason of a stream's reset; `None` where the connection ended.
-fn reset_reason(error: &hyper::Error) -> Option<h2::Reason> {
-    let cause = http2_cause(error)?;
-    cause.reason().filter(|_| cause.is_reset())
 }
 
 /// As a header value: printable ASCII, without `%`, so that gRPC needs no escapes.

@@ -14,6 +14,7 @@ use weft_ir::Identity;
 
 use super::client_connections::ClientConnection;
 use super::errors::{Failure, body_error_type, is_grpc};
+use super::informational::Wanted;
 use super::response_body::grpc_status;
 use super::runtime::Runtime;
 use crate::body::{BodyError, ReplayBuffer};
@@ -92,6 +93,7 @@ pub struct Exchange {
     started: Instant,
     protocol: RequestProtocol,
     version: Version,
+    wanted: Wanted,
     logged: Option<LoggedHead>,
     pub metrics: Arc<RequestMetrics>,
     pub replay_buffer: Option<ReplayBuffer>,
@@ -153,6 +155,7 @@ impl Exchange {
             started: Instant::now(),
             protocol,
             version,
+            wanted: Wanted::by(request),
             logged,
             metrics: metrics.clone(),
             replay_buffer: None,
@@ -170,6 +173,11 @@ impl Exchange {
 
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// Which informational responses the client gets.
+    pub(super) fn wanted(&self) -> Wanted {
+        self.wanted
     }
 
     pub fn started(&self) -> Instant {

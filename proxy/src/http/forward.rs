@@ -7,24 +7,24 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use weft_ir::{Filter, RouteId};
 
 use super::client_connections::ClientConnection;
 use super::errors::{Failure, ShortCircuit, contain, redact};
 use super::exchange::{Downstream, Exchange};
+use super::informational::Progress;
 use super::mirror::MirroredRequests;
 use super::response_body::{RequestState, Response, ResponseBody};
 use super::retry::{self, RoutePolicy};
 use super::routes::{MatchedRoute, RouteConfig, RouteSource, Target};
-use super::serve::Handler;
+use super::serve::{Handler, Request};
 use super::{cors, filters, headers, upgrade};
 use crate::body::ReplayBuffer;
 use crate::routing::destination::{ComposedService, ResolvedMirror};
 use crate::telemetry::error_type::ErrorType;
 use crate::telemetry::labels::Direction;
-use crate::upstream::{Cluster, Endpoint, UpstreamRequest, UpstreamResponse};
+use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
 
 /// One connection whose requests are routed.
 pub struct Outbound {
@@ -33,7 +33,7 @@ pub struct Outbound {
 }
 
 impl Handler for Outbound {
-    async fn handle(self: Arc<Self>, request: http::Request<Incoming>) -> Response {
+    async fn handle(self: Arc<Self>, request: Request) -> Response {
         let config = self.source.load();
         let metrics = &self.downstream.runtime.metrics;
         let unrouted = match self.downstream.direction {
@@ -81,7 +81,7 @@ impl Outbound {
     async fn forward<'a>(
         &self,
         config: &'a RouteConfig,
-        request: http::Request<Incoming>,
+        request: Request,
         filters: &mut ResponseFilters<'a>,
         state: &mut RequestState,
     ) -> Result<Response, ShortCircuit> {
@@ -112,12 +112,9 @@ impl Outbound {
         state.exchange.replay_buffer = Some(request.replay_buffer.clone());
         let sent = match decision.policy {
             None => {
-                let seen = |endpoint: &Arc<Endpoint>| state.exchange.set_endpoint(endpoint);
-                decision
-                    .cluster
-                    .send(request, seen)
-                    .await
-                    .map_err(Failure::from)
+                let mut progress = Progress(&mut state.exchange);
+                let sent = decision.cluster.send(request, &mut progress).await;
+                sent.map_err(Failure::from)
             }
             // Boxed, so that the futures of requests without a policy stay small.
             Some(policy) => {

@@ -18,7 +18,7 @@ use super::runtime::Runtime;
 use crate::body::ReplayBuffer;
 use crate::routing::destination::ResolvedMirror;
 use crate::telemetry::labels::MirrorResult;
-use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse, target};
+use crate::upstream::{Cluster, Unobserved, UpstreamRequest, UpstreamResponse, target};
 
 /// Mirrored requests in flight in the whole proxy; requests beyond this are not mirrored.
 const MAX_MIRRORED: usize = 256;
@@ -143,7 +143,7 @@ impl MirroredRequests {
 }
 
 async fn exchange(cluster: &Cluster, request: UpstreamRequest) -> MirrorResult {
-    match cluster.send(request, |_| {}).await {
+    match cluster.send(request, &mut Unobserved).await {
         Ok(upstream) => drain(upstream).await,
         Err(error) => {
             tracing::debug!(cluster = %cluster.name, %error, "a mirror failed");

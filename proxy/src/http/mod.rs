@@ -9,6 +9,8 @@ pub mod filters;
 pub mod forward;
 pub mod forwarded;
 pub mod headers;
+pub mod informational;
+mod interim_writer;
 pub mod mirror;
 mod path;
 mod resets;

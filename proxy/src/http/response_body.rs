@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 use tonic::Code;
 
@@ -15,7 +14,7 @@ use super::delivery;
 use super::errors;
 use super::exchange::Exchange;
 use super::mirror::MirroredRequests;
-use crate::body::{BodyError, is_empty};
+use crate::body::{BodyError, Incoming, is_empty};
 use crate::upstream::Lease;
 
 pub type Response = http::Response<ResponseBody>;
@@ -38,7 +37,7 @@ impl Kind {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
-            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
         }
     }
 }

@@ -15,6 +15,7 @@ use weft_ir::{Retry, RouteId, Rule, Timeouts};
 
 use super::errors::Failure;
 use super::exchange::Exchange;
+use super::informational::{AttemptProgress, Held};
 use super::mirror::clone_head;
 use super::response_body::RequestState;
 use crate::body::{ReplayBuffer, RequestBody};
@@ -98,7 +99,8 @@ pub async fn send(
             request.client,
         );
         let deadline = earliest(request_deadline, policy.timeouts.backend);
-        let (result, last) = attempt(cluster, request, deadline, state).await;
+        let attempted = attempt(cluster, request, deadline, next.is_some(), state).await;
+        let Attempted { result, last, held } = attempted;
         let is_wanted = retry.is_some_and(|retry| is_retriable(&result, retry, &method));
         if let Some(sent) = sent_retry.take() {
             sent.finish(match is_wanted || result.is_err() {
@@ -107,6 +109,7 @@ pub async fn send(
             });
         }
         if !is_wanted {
+            held.release();
             return result;
         }
         let Some((retry, head)) = next else {
@@ -126,6 +129,7 @@ pub async fn send(
             Ok(body) => body,
             Err(why) => {
                 state.exchange.count_retry(why);
+                held.release();
                 return result;
             }
         };
@@ -217,19 +221,25 @@ fn earliest(request_deadline: Option<Deadline>, each: Option<Duration>) -> Optio
         .min_by_key(|end| end.at)
 }
 
-/// Sends the request once. Returns the endpoint that was tried last, too.
+/// What came of one attempt.
+struct Attempted {
+    result: Result<UpstreamResponse, Failure>,
+    /// The endpoint that was tried last.
+    last: Option<SocketAddr>,
+    held: Held,
+}
+
+/// Sends the request once. `repeatable`: the client does not get the result if it is retried, and so
+/// no informational response before.
 async fn attempt(
     cluster: &Cluster,
     request: UpstreamRequest,
     deadline: Option<Deadline>,
+    repeatable: bool,
     state: &mut RequestState,
-) -> (Result<UpstreamResponse, Failure>, Option<SocketAddr>) {
-    let mut last = None;
-    let exchange = &mut state.exchange;
-    let sent = cluster.send(request, |endpoint| {
-        last = Some(endpoint.address);
-        exchange.set_endpoint(endpoint);
-    });
+) -> Attempted {
+    let mut progress = AttemptProgress::new(&mut state.exchange, repeatable);
+    let sent = cluster.send(request, &mut progress);
     let result = match deadline {
         None => sent.await.map_err(Failure::from),
         Some(Deadline { at, limit, failure }) => {
@@ -242,7 +252,11 @@ async fn attempt(
             result
         }
     };
-    (result, last)
+    Attempted {
+        result,
+        last: progress.last,
+        held: progress.held(),
+    }
 }
 
 /// Returns true if the result allows another attempt.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::delivery;
 use super::response_body::Response;
+use crate::body::Incoming;
 use crate::drain::DrainWatch;
 use crate::net::linger::Lingering;
 use crate::telemetry::error_type::ErrorType;
@@ -20,12 +20,40 @@ mod http2;
 
 /// The time for a client to receive GOAWAY when its connection is closed for its resets.
 const RESET_GRACE: Duration = Duration::from_millis(100);
+
+/// A request as it comes from a client.
+pub type Request = http::Request<Incoming>;
+
+/// Why a connection ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    #[error("the client answered no ping")]
+    Silent,
+}
+
+impl ServeError {
+    /// Returns true if what the client sent is no HTTP/1.1.
+    pub fn is_parse(&self) -> bool {
+        matches!(self, Self::Http1(error) if error.is_parse())
+    }
+
+    /// Returns true if the client was silent for too long.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Http1(error) => error.is_timeout(),
+            Self::Http2(_) => false,
+            Self::Silent => true,
+        }
+    }
+}
+
 /// Handles the requests of one connection.
 pub trait Handler: Send + Sync + 'static {
-    fn handle(
-        self: Arc<Self>,
-        request: http::Request<Incoming>,
-    ) -> impl Future<Output = Response> + Send;
+    fn handle(self: Arc<Self>, request: Request) -> impl Future<Output = Response> + Send;
 
     /// Returns true while any response has not ended.
     fn is_busy(&self) -> bool;
@@ -71,13 +99,13 @@ pub async fn serve<S, H>(
     config: ServerConfig,
     handler: Arc<H>,
     closing: &DrainWatch,
-) -> hyper::Result<()>
+) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
     let ended = delivery::scope(until_it_ends(stream, config, &handler, closing)).await;
-    if let Err(error) = &ended
+    if let Err(ServeError::Http1(error)) = &ended
         && error.is_parse()
     {
         handler.malformed_request(error);
@@ -90,7 +118,7 @@ async fn until_it_ends<S, H>(
     config: ServerConfig,
     handler: &Arc<H>,
     closing: &DrainWatch,
-) -> hyper::Result<()>
+) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
@@ -98,7 +126,7 @@ where
     let stream = Lingering::new(stream, closing.clone(), handler.evicted().cloned());
     match config.http2 {
         true => http2::serve(stream, config, handler, closing).await,
-        false => http1::serve(stream, config, handler, closing).await,
+        false => Ok(http1::serve(stream, config, handler, closing).await?),
     }
 }
 
@@ -126,10 +154,10 @@ async fn cut<H: Handler>(handler: &H, closing: &DrainWatch) {
 }
 
 /// Runs a connection that was told to finish until it ends or is cut.
-async fn finish(
-    connection: impl Future<Output = hyper::Result<()>>,
+async fn finish<E>(
+    connection: impl Future<Output = Result<(), E>>,
     over: impl Future<Output = ()>,
-) -> hyper::Result<()> {
+) -> Result<(), E> {
     tokio::select! {
         biased;
         ended = connection => ended,

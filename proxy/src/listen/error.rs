@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::http::runtime::Runtime;
+use crate::http::serve::ServeError;
 use crate::net::proxy_protocol;
 use crate::telemetry::error_type::ErrorType;
 
@@ -18,7 +19,7 @@ pub(crate) enum ConnectionError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error("HTTP: {0}")]
-    Http(#[from] hyper::Error),
+    Http(#[from] ServeError),
     #[error(transparent)]
     Connect(#[from] crate::upstream::ConnectError),
 }

@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Version;
-use hyper::body::Incoming;
+use forward::Inbound;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -19,19 +18,18 @@ use super::l4::ConnectionRecorder;
 use super::outbound::who_speaks_first;
 use super::plaintext_policy::PlaintextPolicy;
 use super::{ConnectionError, INBOUND_SERVER_FIRST_DELAY, Listener};
-use crate::http::errors::{Failure, ShortCircuit, contain};
-use crate::http::exchange::{Downstream, Exchange};
-use crate::http::forward::receive;
-use crate::http::response_body::{RequestState, Response};
+use crate::http::errors::Failure;
+use crate::http::exchange::Downstream;
 use crate::http::runtime::Runtime;
-use crate::http::serve::{Handler, ServerConfig, serve};
-use crate::http::{headers, upgrade};
+use crate::http::serve::{ServerConfig, serve};
 use crate::net::cork::BufferedReads;
 use crate::net::detect::{Detected, Prefixed, alpn_protocols, is_for_forward_proxy};
 use crate::telemetry::error_type::ErrorType;
 use crate::telemetry::labels::{ConnectionTls, Direction};
 use crate::tls::{HandshakeError, handshake_result, peer_identity, valid_for};
-use crate::upstream::{Cluster, Endpoint, Transport, UpstreamRequest};
+use crate::upstream::{Cluster, Transport};
+
+mod forward;
 
 const NAME: &str = "inbound";
 /// Time for a ClientHello, and for the handshake after it.
@@ -353,88 +351,4 @@ where
         plaintext_policy,
     });
     Ok(serve(stream, config, handler, &closing).await?)
-}
-
-/// One connection to the pod's application.
-struct Inbound {
-    downstream: Arc<Downstream>,
-    /// The application as its only endpoint.
-    cluster: Arc<Cluster>,
-    app: SocketAddr,
-    app_http2: bool,
-    plaintext_policy: PlaintextPolicy,
-}
-
-impl Handler for Inbound {
-    async fn handle(self: Arc<Self>, request: http::Request<Incoming>) -> Response {
-        let exchange = Exchange::begin(
-            &self.downstream,
-            &request,
-            &self.downstream.runtime.metrics.inbound,
-        );
-        let mut state = RequestState::new(exchange);
-        let to_proxy = self.downstream.identity.is_some();
-        let response = match contain(self.forward(request, &mut state)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(ShortCircuit::Response(response))) => *response,
-            Ok(Err(ShortCircuit::Failure(failure))) => state.exchange.respond(&failure, to_proxy),
-            Err(_) => state.exchange.respond(&Failure::Panicked, to_proxy),
-        };
-        state.attach(response)
-    }
-
-    fn is_busy(&self) -> bool {
-        self.downstream.is_busy()
-    }
-
-    fn malformed_request(&self, error: &hyper::Error) {
-        self.downstream.log_malformed(error);
-    }
-
-    fn count_protocol_error(&self, error_type: ErrorType) {
-        let metrics = &self.downstream.runtime.metrics;
-        metrics.protocol_error(NAME, error_type);
-    }
-}
-
-impl Inbound {
-    /// Counts and logs a request that only a proxy of the mesh may make.
-    fn refuse(&self) -> Failure {
-        let failure = Failure::PlainText(self.app);
-        let (runtime, client) = (&self.downstream.runtime, self.downstream.address);
-        let error_type = failure.error_type();
-        runtime.metrics.protocol_error(NAME, error_type);
-        tracing::info!(listener = NAME, %client, %error_type, "request refused: {failure}");
-        failure
-    }
-
-    async fn forward(
-        &self,
-        request: http::Request<Incoming>,
-        state: &mut RequestState,
-    ) -> Result<Response, ShortCircuit> {
-        self.downstream.admit()?;
-        let (mut head, body) = request.into_parts();
-        let upgrade = headers::clean_request(&mut head)?;
-        if !self.plaintext_policy.request(&head, upgrade) {
-            return Err(self.refuse().into());
-        }
-        let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
-        let version = if self.app_http2 {
-            Version::HTTP_2
-        } else {
-            Version::HTTP_11
-        };
-        headers::set_version(&mut head, version);
-        let replay = &self.downstream.runtime.overload.replay;
-        let request = UpstreamRequest::new(head, body, upgrade, self.app, replay);
-        state.exchange.replay_buffer = Some(request.replay_buffer.clone());
-        let seen = |endpoint: &Arc<Endpoint>| state.exchange.set_endpoint(endpoint);
-        let sent = self.cluster.send(request, seen).await;
-        let upstream = sent.map_err(Failure::from)?;
-        upgrade::check(&upstream, upgrade)?;
-        let mut response = receive(upstream, true, state)?;
-        upgrade::finish(&mut response, on_upgrade, &self.downstream);
-        Ok(response)
-    }
 }

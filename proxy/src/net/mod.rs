@@ -5,6 +5,7 @@ pub mod cork;
 pub mod detect;
 pub(crate) mod io;
 pub(crate) mod linger;
+pub(crate) mod ping;
 pub mod proxy_protocol;
 pub mod socket;
 pub mod tcp;

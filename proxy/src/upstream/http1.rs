@@ -1,5 +1,6 @@
 //! HTTP/1.1 connections to an endpoint: one request at a time, kept for the next one.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -17,7 +18,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 
+use super::attempt::Observed;
 use super::connect::{ConnectError, Transport};
+use super::interim::{self, Interim};
 use super::keep_alive::IdleTimeoutEstimate;
 use super::{Endpoint, EndpointRegistry};
 use crate::body::{Request, RequestBody};
@@ -66,6 +69,8 @@ struct State {
     /// beside the sender.
     driver: Mutex<Option<JoinHandle<()>>>,
     keep_alive: Arc<IdleTimeoutEstimate>,
+    /// Informational responses to the current request.
+    interim: Interim,
 }
 
 impl State {
@@ -153,14 +158,26 @@ impl Connection {
     /// Sends a request.
     pub(super) async fn send(
         &mut self,
-        request: Request,
+        mut request: Request,
+        observed: &mut Observed<'_>,
     ) -> Result<http::Response<Incoming>, SendFailure> {
         let sender = self.sender.as_mut().ok_or(None)?;
+        let interested = observed.wants_informational();
+        if interested {
+            let state = self.state.clone();
+            hyper::ext::on_informational(&mut request, move |response| {
+                state
+                    .interim
+                    .put(response.status(), response.headers().clone());
+            });
+        }
         let mut driver = self.state.driver().take();
+        let interim = interested.then_some(&self.state.interim);
         let mut sent = pin!(sender.try_send_request(request));
+        let mut sent = poll_fn(|cx| interim::poll_observed(sent.as_mut(), interim, observed, cx));
         tokio::select! {
             biased;
-            result = sent.as_mut() => {
+            result = &mut sent => {
                 *self.state.driver() = driver;
                 self.state.observe(&result);
                 return Ok(result?);
@@ -257,6 +274,7 @@ pub(super) async fn handshake(
         waited: AtomicU64::new(0),
         last: AtomicBool::new(false),
         driver: Mutex::default(),
+        interim: Interim::default(),
         keep_alive: endpoint.http1.keep_alive.clone(),
     });
     let checked = CheckedTransport {

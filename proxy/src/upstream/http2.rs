@@ -1,25 +1,20 @@
 //! HTTP/2 connections to an endpoint: few, shared by many requests.
 
-use std::future::poll_fn;
-use std::pin::pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use connection::Connection;
 use futures::future::BoxFuture;
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::OwnedMutexGuard;
 use weft_api::alpn;
 
 use super::connect::{ConnectError, Transport};
-use super::liveness::{self, Liveness};
 use super::{Endpoint, EndpointRegistry};
-use crate::body::{Request, RequestBody};
-use crate::net::cork::Corked;
+
+mod connection;
+
+pub(super) use connection::{SendFailure, StreamSlot};
 
 /// Streams on one connection before another is opened: all streams of a connection share one lock.
 const MAX_STREAMS: u32 = 100;
@@ -35,7 +30,7 @@ pub const CONNECTION_WINDOW: u32 = 1 << 20;
 pub const MAX_HEADER_LIST: u32 = 64 << 10;
 pub const SEND_BUFFER: usize = 256 << 10;
 /// A proxy that is silent while requests are open is pinged this often, so that its silence is
-/// noticed (see [`Liveness`]). Applications are never pinged: some take that for an attack and
+/// noticed (see [`super::liveness`]). Applications are never pinged: some take that for an attack and
 /// close the connection.
 const PING_EVERY: Duration = Duration::from_millis(500);
 /// A proxy that answers no ping for this long hangs. One whose machine is gone is found out sooner,
@@ -65,72 +60,6 @@ impl Default for Pool {
     }
 }
 
-pub struct Connection {
-    /// `None` once the connection has ended. A request that is queued in hyper in the moment of the
-    /// connection's end may be left in the queue, with all behind it: they are returned once nobody
-    /// can queue another, and only then.
-    sender: ArcSwapOption<SendRequest<RequestBody>>,
-    streams: AtomicU32,
-    max_streams: Arc<AtomicU32>,
-    created: u64,
-    last_used: AtomicU64,
-    /// Of an endpoint that is a proxy.
-    liveness: Option<Arc<Liveness>>,
-}
-
-/// One request's share of a connection's concurrent streams.
-pub struct StreamSlot(Arc<Connection>);
-
-impl StreamSlot {
-    fn new(connection: Arc<Connection>, now: u64) -> Self {
-        connection.streams.fetch_add(1, Relaxed);
-        connection.last_used.store(now, Relaxed);
-        if let Some(liveness) = &connection.liveness {
-            liveness.request_started(now);
-        }
-        Self(connection)
-    }
-
-    /// Sends the request. Returns `None` if the connection has ended.
-    pub fn send(
-        &self,
-        request: Request,
-    ) -> Option<impl Future<Output = Result<http::Response<Incoming>, TrySendError<Request>>> + use<>>
-    {
-        let mut sender = SendRequest::clone(self.0.sender.load().as_deref()?);
-        // The future of the response does not hold the sender's queue open.
-        Some(sender.try_send_request(request))
-    }
-
-    /// Lowers the limit after the endpoint refused a stream.
-    pub fn limit_streams(&self) {
-        let others = self.0.streams.load(Relaxed).saturating_sub(1);
-        self.0.max_streams.fetch_min(others.max(1), Relaxed);
-    }
-}
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Relaxed);
-        if let Some(liveness) = &self.0.liveness {
-            liveness.request_ended();
-        }
-    }
-}
-
-impl Connection {
-    fn is_open(&self) -> bool {
-        let sender = self.sender.load();
-        sender.as_ref().is_some_and(|sender| !sender.is_closed())
-    }
-
-    fn claim(self: &Arc<Self>, now: u64) -> Option<StreamSlot> {
-        let young = now.saturating_sub(self.created) < MAX_AGE.as_nanos() as u64;
-        let has_room = self.streams.load(Relaxed) < self.max_streams.load(Relaxed);
-        (young && has_room && self.is_open()).then(|| StreamSlot::new(self.clone(), now))
-    }
-}
-
 impl Pool {
     fn connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
         self.connections
@@ -149,36 +78,16 @@ impl Pool {
         endpoint: &Endpoint,
         transport: Transport,
     ) -> Result<StreamSlot, ConnectError> {
-        let (sender, driver) =
-            handshake(registry, endpoint, transport, self.max_streams.clone()).await?;
-        let now = registry.now();
-        let connection = Arc::new(Connection {
-            sender: ArcSwapOption::from_pointee(sender),
-            streams: AtomicU32::new(0),
-            max_streams: self.max_streams.clone(),
-            created: now,
-            last_used: AtomicU64::new(now),
-            liveness: endpoint.is_proxy().then(|| endpoint.liveness.clone()),
-        });
-        let weak = Arc::downgrade(&connection);
-        tokio::spawn(async move {
-            driver.await;
-            if let Some(connection) = weak.upgrade() {
-                connection.sender.store(None);
-            }
-        });
+        let opened = Connection::start(registry, endpoint, transport, self.max_streams.clone());
+        let connection = opened.await?;
         self.connections().push(connection.clone());
-        Ok(StreamSlot::new(connection, now))
+        Ok(StreamSlot::new(connection, registry.now()))
     }
 
     /// Drops connections that have ended, are too old, or idle: they close once their last request
     /// has ended.
     pub fn sweep(&self, now: u64) {
-        let age = |then: u64| Duration::from_nanos(now.saturating_sub(then));
-        self.connections().retain(|one| {
-            let idle = one.streams.load(Relaxed) == 0 && age(one.last_used.load(Relaxed)) >= IDLE;
-            one.is_open() && age(one.created) < MAX_AGE && !idle
-        });
+        self.connections().retain(|one| one.is_kept(now));
     }
 }
 
@@ -254,54 +163,4 @@ async fn connect(
         *failed = Some((registry.now(), error.clone()));
     }
     opened
-}
-
-/// Returns a connection and the future that drives it. Keeps `max_streams` up to date with the
-/// endpoint's limit.
-async fn handshake(
-    registry: &EndpointRegistry,
-    endpoint: &Endpoint,
-    transport: Transport,
-    max_streams: Arc<AtomicU32>,
-) -> Result<
-    (
-        SendRequest<RequestBody>,
-        impl Future<Output = ()> + Send + use<>,
-    ),
-    ConnectError,
-> {
-    let transport = liveness::track(transport, endpoint.liveness.clone(), registry.started);
-    let mut client = http2::Builder::new(TokioExecutor::new());
-    client
-        .timer(TokioTimer::new())
-        // Until the endpoint's SETTINGS have come.
-        .initial_max_send_streams(max_streams.load(Relaxed) as usize)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEADER_LIST)
-        .max_send_buf_size(SEND_BUFFER);
-    if endpoint.is_proxy() {
-        client
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_TIMEOUT);
-    }
-    let (sender, connection) = client
-        .handshake(TokioIo::new(Corked::new(transport)))
-        .await
-        .map_err(|error| ConnectError::Http {
-            address: endpoint.address,
-            cause: error.to_string(),
-        })?;
-    let driver = async move {
-        let mut connection = pin!(connection);
-        let ended = poll_fn(|cx| {
-            let polled = connection.as_mut().poll(cx);
-            let most = connection.current_max_send_streams();
-            max_streams.store(most.clamp(1, MAX_STREAMS as usize) as u32, Relaxed);
-            polled
-        });
-        // Errors reach the requests in flight.
-        ended.await.ok();
-    };
-    Ok((sender, driver))
 }

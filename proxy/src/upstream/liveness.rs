@@ -6,11 +6,8 @@
 //! silent endpoint gets no new requests if there are others, and is healthy again once it is heard
 //! from.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-
-use crate::net::io::ObservedReads;
+use std::time::Duration;
 
 /// Twice the interval of pings: an answer has half of this.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -53,17 +50,6 @@ impl Liveness {
             .max(self.since.load(Relaxed));
         now.saturating_sub(last) > SILENCE.as_nanos() as u64
     }
-}
-
-/// Wraps the stream so that its reads count as signs of life. `started`: when the clock was zero.
-pub(super) fn track<S>(
-    stream: S,
-    liveness: Arc<Liveness>,
-    started: Instant,
-) -> ObservedReads<S, impl FnMut(usize) + Send + Unpin> {
-    ObservedReads::new(stream, move |_| {
-        liveness.received(started.elapsed().as_nanos() as u64);
-    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 //! traffic; an endpoint that stays keeps its connections and what is known of its latency. Which
 //! cluster takes a request is decided elsewhere.
 
+mod attempt;
 pub mod balance;
+mod broken;
 mod budget;
 mod cluster;
 mod connect;
@@ -12,11 +14,13 @@ mod endpoint;
 mod error;
 mod http1;
 pub mod http2;
+mod interim;
 mod keep_alive;
 mod lease;
 mod liveness;
 mod members;
 mod negotiated_http;
+mod observer;
 mod registry;
 mod send;
 mod sessions;
@@ -28,5 +32,6 @@ pub use endpoint::Endpoint;
 pub use error::SendError;
 pub use lease::Lease;
 pub use members::Members;
+pub use observer::{Informational, SendObserver, Unobserved};
 pub use registry::EndpointRegistry;
 pub use send::{UpstreamRequest, UpstreamResponse};

@@ -61,7 +61,7 @@ async fn http1(mut wire: Wire, board: &Board) {
         if !answer.early && send(&mut wire, method, &answer).await.is_err() {
             return;
         }
-        if broken || answer.cut || answer.framing == Framing::Close {
+        if broken || answer.cut || answer.headless || answer.framing == Framing::Close {
             return;
         }
     }
@@ -73,6 +73,9 @@ async fn send(wire: &mut Wire, method: &str, answer: &Answer) -> std::io::Result
         bytes.extend_from_slice(format!("HTTP/1.1 {status} Interim\r\n").as_bytes());
         put(fields, &mut bytes);
         bytes.extend_from_slice(b"\r\n");
+    }
+    if answer.headless {
+        return wire.send(&bytes).await;
     }
     bytes.extend_from_slice(format!("HTTP/1.1 {} Answer\r\n", answer.status).as_bytes());
     put(&answer.all_fields(), &mut bytes);
@@ -177,6 +180,12 @@ async fn send_http2(method: &str, answer: &Answer, respond: &mut SendResponse<By
         *response.status_mut() = http::StatusCode::from_u16(*status).unwrap();
         *response.headers_mut() = to_headers(fields);
         let _ = respond.send_informational(response);
+    }
+    if answer.headless {
+        // A reset discards what has not been written.
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        return;
     }
     let mut response = http::Response::new(());
     *response.status_mut() = http::StatusCode::from_u16(answer.status).unwrap();

@@ -13,8 +13,14 @@ pub fn exchanges(client: Version, app: Version) -> Vec<Exchange> {
     all.extend(answers(client));
     all.extend(fields(client));
     all.extend(targets(client));
-    all.retain(|exchange| app == Version::Http1 || exchange.answer.framing != Framing::Close);
+    all.retain(|exchange| app == Version::Http1 || !is_of_http1(&exchange.answer));
     all
+}
+
+/// Returns true if the response cannot be sent in HTTP/2.
+fn is_of_http1(answer: &Answer) -> bool {
+    let mut fields = answer.informational.iter().flat_map(|(_, fields)| fields);
+    answer.framing == Framing::Close || fields.any(|(name, _)| name == "connection")
 }
 
 fn bodies() -> Vec<Exchange> {
@@ -67,17 +73,63 @@ fn answers(client: Version) -> Vec<Exchange> {
     let empty = Answer::new(204, "").framing(Framing::Absent);
     all.push(Exchange::new("GET", "/empty").answer(empty.clone()));
     all.push(Exchange::new("DELETE", "/empty").answer(empty));
-    let mut hints = Answer::new(200, "page");
-    hints.informational = vec![
-        (103, vec![field("link", "</a.css>; rel=preload")]),
-        (102, Vec::new()),
-    ];
-    all.push(Exchange::new("GET", "/hints").answer(hints));
+    all.extend(informational());
     for framing in [Framing::Length, Framing::Chunked] {
         let mut cut = Answer::new(200, big(3_000)).framing(framing);
         cut.cut = true;
         all.push(Exchange::new("POST", "/cut").answer(cut));
     }
+    all
+}
+
+fn informational() -> Vec<Exchange> {
+    let link = || vec![field("link", "</a.css>; rel=preload")];
+    let get = |answer| Exchange::new("GET", "/hints").answer(answer);
+    let hints = Answer::new(200, "page").after(103, link());
+    let mut all = vec![get(hints.clone())];
+    all.push(get(hints.clone().after(102, Vec::new())));
+    all.push(get(hints.clone().after(103, link()).after(199, link())));
+    all.push(get(Answer::new(200, "page")
+        .after(100, Vec::new())
+        .after(103, link())));
+    all.push(get(Answer::new(200, "page").after(103, many(150))));
+    all.push(get(Answer::new(200, "page").after(
+        103,
+        vec![
+            field("link", "</a>"),
+            field("link", "</b>"),
+            field("set-cookie", "a=1"),
+            field("set-cookie", "b=2"),
+            field("connection", "x-hop"),
+            field("x-hop", "1"),
+            field("keep-alive", "timeout=5"),
+        ],
+    )));
+    for status in [204, 304, 404, 500, 503] {
+        let answer = Answer::new(status, "");
+        let answer = match status {
+            204 | 304 => answer.framing(Framing::Absent),
+            _ => answer,
+        };
+        all.push(get(answer.after(103, link())));
+    }
+    let none = Answer::new(200, "").framing(Framing::Absent);
+    all.push(Exchange::new("HEAD", "/hints").answer(none.after(103, link())));
+    let post = Exchange::new("POST", "/hints").body(Framing::Chunked, big(70_000));
+    all.push(post.answer(hints.clone()));
+    let mut early = Exchange::new("POST", "/hints").body(Framing::Length, big(200));
+    early.answer = hints.clone();
+    early.answer.early = true;
+    all.push(early);
+    for method in ["GET", "POST"] {
+        let mut headless = Exchange::new(method, "/gone").answer(hints.clone());
+        headless.answer.headless = true;
+        all.push(headless);
+    }
+    let mut cut = hints;
+    cut.body = big(3_000);
+    cut.cut = true;
+    all.push(get(cut));
     all
 }
 
@@ -161,11 +213,14 @@ fn fields(client: Version) -> Vec<Exchange> {
         names = names.with(name, value);
     }
     all.push(names);
+    let expects = Exchange::new("POST", "/expects").with("expect", "100-continue");
+    let expects = expects.body(Framing::Length, "hello");
+    all.push(expects.clone());
+    let hints = Answer::new(200, "ok").after(103, many(2));
+    all.push(expects.answer(hints));
     if client == Version::Http1 {
         let hops = Exchange::new("GET", "/hops").with("connection", "x-mine, keep-alive");
         all.push(hops.with("x-mine", "1").with("keep-alive", "timeout=5"));
-        let expects = Exchange::new("POST", "/expects").with("expect", "100-continue");
-        all.push(expects.body(Framing::Length, "hello"));
         let ignored = Exchange::new("GET", "/upgrade").with("connection", "upgrade");
         all.push(ignored.with("upgrade", "websocket"));
     }

@@ -164,6 +164,11 @@ pub fn of_answer(way: &Way, exchange: &Exchange, seen: &SeenAnswer) -> Differenc
         // RFC 9110, 15.6.3: the response broke off before its head could be forwarded.
         return found;
     }
+    if proxied && sent.headless {
+        compare("status", 502, seen.status, &mut found);
+        informational(way, exchange, seen, &mut found);
+        return found;
+    }
     compare("status", sent.status, seen.status, &mut found);
     let mut fields = end_to_end(&sent.all_fields(), false);
     let mut arrived = end_to_end(&seen.fields, false);
@@ -198,19 +203,24 @@ pub fn of_answer(way: &Way, exchange: &Exchange, seen: &SeenAnswer) -> Differenc
         sorted(&seen.trailers),
         &mut found,
     );
+    informational(way, exchange, seen, &mut found);
+    found
+}
+
+/// Informational responses arrive in order. The first to `Expect` is 100 Continue: to a client of
+/// HTTP/1.1 the proxy's own, which replaces the application's (RFC 9110, 10.1.1 and 15.2).
+fn informational(way: &Way, exchange: &Exchange, seen: &SeenAnswer, to: &mut Differences) {
+    let mut sent = exchange.answer.informational.clone();
+    if values(&exchange.fields, "expect").next().is_some() {
+        let own = way.client == Version::Http1 && way.kind != Kind::Direct;
+        if own || way.app == Version::Http1 {
+            sent.insert(0, (100, Vec::new()));
+        }
+    }
     let text = |of: &[(u16, Fields)]| {
-        // RFC 9110, 10.1.1: 100 is hop by hop.
-        let of = of.iter().filter(|(status, _)| *status != 100);
-        of.map(|(status, fields)| (*status, sorted(fields)))
+        let of = of.iter();
+        of.map(|(status, fields)| (*status, sorted(&end_to_end(fields, false))))
             .collect::<Vec<_>>()
     };
-    if !proxied {
-        compare(
-            "informational",
-            text(&sent.informational),
-            text(&seen.informational),
-            &mut found,
-        );
-    }
-    found
+    compare("informational", text(&sent), text(&seen.informational), to);
 }

@@ -9,6 +9,7 @@ const METHODS: [&str; 9] = [
     "GET", "GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", "PROPFIND",
 ];
 const STATUSES: [u16; 12] = [200, 200, 200, 201, 204, 206, 302, 304, 404, 409, 500, 503];
+const INFORMATIONAL: [u16; 4] = [100, 102, 103, 103];
 const NAMES: [&str; 12] = [
     "accept",
     "cache-control",
@@ -72,6 +73,13 @@ fn trailers(rng: &mut Rng, fields: &mut Fields) -> Fields {
 fn answer(rng: &mut Rng, method: &str, app: Version) -> Answer {
     let mut answer = Answer::new(STATUSES[rng.usize(..STATUSES.len())], body(rng));
     answer.fields = fields(rng);
+    if rng.u8(..6) == 0 {
+        for _ in 0..rng.usize(1..4) {
+            let status = INFORMATIONAL[rng.usize(..INFORMATIONAL.len())];
+            answer.informational.push((status, fields(rng)));
+        }
+        answer.headless = rng.u8(..10) == 0;
+    }
     if matches!(answer.status, 204 | 304) || method == "HEAD" {
         answer.body.clear();
         answer.framing = Framing::Absent;

@@ -55,6 +55,8 @@ pub struct Answer {
     pub early: bool,
     /// Broken off after half of the body.
     pub cut: bool,
+    /// Broken off before the final head.
+    pub headless: bool,
 }
 
 impl Exchange {
@@ -105,7 +107,14 @@ impl Answer {
             trailers: Vec::new(),
             early: false,
             cut: false,
+            headless: false,
         }
+    }
+
+    /// Adds an informational response, which is sent before the final head.
+    pub fn after(mut self, status: u16, fields: Fields) -> Self {
+        self.informational.push((status, fields));
+        self
     }
 
     pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {

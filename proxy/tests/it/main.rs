@@ -26,6 +26,7 @@ mod gateway_ends;
 mod gateway_tls;
 mod grpc;
 mod http1;
+mod informational;
 mod late_hello;
 mod life;
 mod mirror_cors_retry;

@@ -2,6 +2,7 @@
 //! the last.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -16,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Handler, ServerConfig, cancelled, cut, finish, finishing};
 use crate::drain::DrainWatch;
+use crate::http::delivery;
+use crate::http::interim_writer::InterimWriter;
 use crate::http::response_body::Response;
 use crate::http::unreadable::{ErrorRewriter, NOT_HTTP};
 use crate::http::watched::HalfCloseWatch;
@@ -37,15 +40,16 @@ where
     let leaving = Arc::new(AtomicBool::new(false));
     let last = config.linger.map(|_| leaving.clone());
     let serving = handler.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         if let Some(counted) = &counted {
             counted.fetch_add(1, Relaxed);
         }
         // Boxed: hyper moves started requests about, and a pointer is moved faster.
-        let response = Box::pin(serving.clone().handle(request));
+        let response = Box::pin(serving.clone().handle(request.map(Into::into)));
         let (last, counted) = (last.clone(), counted.clone());
         async move {
             let mut response = response.await;
+            poll_fn(|_| delivery::informational_sent()).await;
             if let Some(counted) = counted
                 && response.status() == StatusCode::SWITCHING_PROTOCOLS
             {
@@ -64,6 +68,7 @@ where
     let details = config.error_details;
     let keep_errors = move || !details || responding.is_busy();
     let stream = ErrorRewriter::new(stream, requests.clone(), keep_errors);
+    let stream = InterimWriter::new(stream);
     let connection = server(config.header_timeout)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();

@@ -1,24 +1,26 @@
 //! HTTP/2: many requests at a time, each in a task of its own.
 
-use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use connection::{Connection, Requests};
+use h2::server::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Handler, RESET_GRACE, ServerConfig, cancelled, cut, finish, finishing, idle};
+use super::{Handler, RESET_GRACE, ServeError, ServerConfig};
+use super::{cancelled, cut, finish, finishing, idle};
 use crate::drain::DrainWatch;
-use crate::http::delivery::StreamExecutor;
 use crate::http::resets::ResetTracker;
 use crate::net::cork::Corked;
+use crate::net::io::ObservedReads;
+use crate::net::ping::LastRead;
 use crate::telemetry::error_type::ErrorType;
 use crate::upstream::http2 as limits;
 use crate::wire::MAX_HEAD;
+
+mod connection;
+mod stream;
 
 /// Bytes of a request's head in HTTP/2. h2 answers what is beyond, without regard for gRPC: so
 /// heads of up to twice the limit are taken, and answered as every failure is.
@@ -40,38 +42,31 @@ pub(super) async fn serve<S, H>(
     config: ServerConfig,
     handler: &Arc<H>,
     closing: &DrainWatch,
-) -> hyper::Result<()>
+) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Handler,
 {
     let requests = Arc::new(AtomicU64::new(0));
-    let counted = config.idle.map(|_| requests.clone());
     let resets = Arc::new(ResetTracker::new());
     let too_many = Some(resets.too_many());
-    let (serving, tracked) = (handler.clone(), resets.clone());
-    let service = service_fn(move |request| {
-        if let Some(counted) = &counted {
-            counted.fetch_add(1, Relaxed);
-        }
-        // Boxed: started requests are moved about, and a pointer is moved faster.
-        let response = Box::pin(serving.clone().handle(request));
-        let pending = tracked.begin();
-        async move {
-            let response = response.await;
-            pending.responded();
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let stream = TokioIo::new(Corked::new(stream));
-    let mut connection = pin!(server(&config).serve_connection(stream, service));
+    let read = LastRead::new();
+    let recorded = read.clone();
+    let stream = ObservedReads::new(stream, move |_| recorded.record());
+    let served = Requests {
+        handler: handler.clone(),
+        begun: config.idle.map(|_| requests.clone()),
+        resets: resets.clone(),
+        answer_idle: config.answer_idle,
+    };
+    let mut connection = Connection::new(&server(&config), Corked::new(stream), read, served);
     tokio::select! {
         // First: a request that is there already is begun before the connection is told to finish.
         biased;
-        ended = connection.as_mut() => return ended,
+        ended = &mut connection => return ended,
         () = cancelled(too_many) => {
             handler.count_protocol_error(ErrorType::ExcessiveResets);
-            connection.as_mut().graceful_shutdown();
+            connection.graceful_shutdown();
             if !config.external {
                 // The connection carries other clients' requests as well: those in flight go on.
                 return finish(connection, cut(&**handler, closing)).await;
@@ -81,16 +76,16 @@ where
             return Ok(());
         }
         () = cancelled(handler.evicted()) => {
-            connection.as_mut().graceful_shutdown();
+            connection.graceful_shutdown();
             // Time for the client to receive the GOAWAY; a request that crosses with it is
             // answered.
-            let heard = tokio::time::timeout(EVICTION_GRACE, connection.as_mut());
+            let heard = tokio::time::timeout(EVICTION_GRACE, &mut connection);
             if let Ok(ended) = heard.await {
                 return ended;
             }
         }
         () = finishing(&**handler, &requests, &config, closing) => {
-            connection.as_mut().graceful_shutdown();
+            connection.graceful_shutdown();
         }
     }
     tokio::select! {
@@ -105,24 +100,18 @@ where
     }
 }
 
-fn server(config: &ServerConfig) -> http2::Builder<StreamExecutor> {
-    let mut server = http2::Builder::new(StreamExecutor {
-        idle: config.answer_idle,
-    });
+fn server(config: &ServerConfig) -> Builder {
     let send_buffer = match config.external {
         true => EXTERNAL_SEND_BUFFER,
         false => limits::SEND_BUFFER,
     };
+    let mut server = Builder::new();
     server
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(limits::STREAM_WINDOW)
+        .initial_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
-        .max_send_buf_size(send_buffer)
+        .max_send_buffer_size(send_buffer)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(MAX_RESETS)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .auto_date_header(false);
+        .max_pending_accept_reset_streams(MAX_RESETS);
     server
 }

@@ -1,0 +1,102 @@
+//! Requests to the pod's application.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::Version;
+
+use super::NAME;
+use crate::http::errors::{Failure, ShortCircuit, contain};
+use crate::http::exchange::{Downstream, Exchange};
+use crate::http::forward::receive;
+use crate::http::informational::Progress;
+use crate::http::response_body::{RequestState, Response};
+use crate::http::serve::{Handler, Request};
+use crate::http::{headers, upgrade};
+use crate::listen::plaintext_policy::PlaintextPolicy;
+use crate::telemetry::error_type::ErrorType;
+use crate::upstream::{Cluster, UpstreamRequest};
+
+/// One connection to the pod's application.
+pub(super) struct Inbound {
+    pub(super) downstream: Arc<Downstream>,
+    /// The application as its only endpoint.
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) app: SocketAddr,
+    pub(super) app_http2: bool,
+    pub(super) plaintext_policy: PlaintextPolicy,
+}
+
+impl Handler for Inbound {
+    async fn handle(self: Arc<Self>, request: Request) -> Response {
+        let exchange = Exchange::begin(
+            &self.downstream,
+            &request,
+            &self.downstream.runtime.metrics.inbound,
+        );
+        let mut state = RequestState::new(exchange);
+        let to_proxy = self.downstream.identity.is_some();
+        let response = match contain(self.forward(request, &mut state)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(ShortCircuit::Response(response))) => *response,
+            Ok(Err(ShortCircuit::Failure(failure))) => state.exchange.respond(&failure, to_proxy),
+            Err(_) => state.exchange.respond(&Failure::Panicked, to_proxy),
+        };
+        state.attach(response)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.downstream.is_busy()
+    }
+
+    fn malformed_request(&self, error: &hyper::Error) {
+        self.downstream.log_malformed(error);
+    }
+
+    fn count_protocol_error(&self, error_type: ErrorType) {
+        let metrics = &self.downstream.runtime.metrics;
+        metrics.protocol_error(NAME, error_type);
+    }
+}
+
+impl Inbound {
+    /// Counts and logs a request that only a proxy of the mesh may make.
+    fn refuse(&self) -> Failure {
+        let failure = Failure::PlainText(self.app);
+        let (runtime, client) = (&self.downstream.runtime, self.downstream.address);
+        let error_type = failure.error_type();
+        runtime.metrics.protocol_error(NAME, error_type);
+        tracing::info!(listener = NAME, %client, %error_type, "request refused: {failure}");
+        failure
+    }
+
+    async fn forward(
+        &self,
+        request: Request,
+        state: &mut RequestState,
+    ) -> Result<Response, ShortCircuit> {
+        self.downstream.admit()?;
+        let (mut head, body) = request.into_parts();
+        let upgrade = headers::clean_request(&mut head)?;
+        if !self.plaintext_policy.request(&head, upgrade) {
+            return Err(self.refuse().into());
+        }
+        let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
+        let version = if self.app_http2 {
+            Version::HTTP_2
+        } else {
+            Version::HTTP_11
+        };
+        headers::set_version(&mut head, version);
+        let replay = &self.downstream.runtime.overload.replay;
+        let request = UpstreamRequest::new(head, body, upgrade, self.app, replay);
+        state.exchange.replay_buffer = Some(request.replay_buffer.clone());
+        let mut progress = Progress(&mut state.exchange);
+        let sent = self.cluster.send(request, &mut progress).await;
+        let upstream = sent.map_err(Failure::from)?;
+        upgrade::check(&upstream, upgrade)?;
+        let mut response = receive(upstream, true, state)?;
+        upgrade::finish(&mut response, on_upgrade, &self.downstream);
+        Ok(response)
+    }
+}
