@@ -27,13 +27,18 @@ const TURN: usize = 32 << 10;
 /// Gathers writes, and writes them when its task is polled once more; reads in turns of [`TURN`]
 /// bytes.
 ///
-/// Only for those who, whenever they are polled, read until nothing is there, as HTTP/2 does: the
-/// next read writes first.
+/// Only for those who, whenever they are polled, read until nothing is there, and then write and
+/// flush, as HTTP/2 does once the peer has been heard from: what is to be written by then goes
+/// along.
 pub struct Corked<S> {
     stream: S,
     written: BytesMut,
+    /// Something has come from the peer.
+    opened: bool,
     /// The task will be polled again, and write then.
     woken: bool,
+    /// The task is polled again: the next flush writes.
+    due: bool,
     /// The stream took less than it was given, and wakes the task when it takes more.
     blocked: bool,
     /// Bytes read in this turn.
@@ -47,7 +52,9 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
         Self {
             stream,
             written: BytesMut::new(),
+            opened: false,
             woken: false,
+            due: false,
             blocked: false,
             read: 0,
             over: false,
@@ -56,6 +63,7 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
 
     /// Writes what was buffered.
     fn uncork(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.due = false;
         self.blocked = true;
         while !self.written.is_empty() {
             let taken = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.written))?;
@@ -116,10 +124,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<S> {
         let this = self.get_mut();
         if this.woken {
             this.woken = false;
-            if let Poll::Ready(Err(error)) = this.uncork(cx) {
-                return Poll::Ready(Err(error));
-            }
-        } else if this.blocked
+            this.due = true;
+        }
+        if this.blocked
             && let Poll::Ready(Err(error)) = this.uncork(cx)
         {
             return Poll::Ready(Err(error));
@@ -128,7 +135,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
         match read {
-            Poll::Ready(_) => this.read += buffer.filled().len() - before,
+            Poll::Ready(_) => {
+                this.opened = true;
+                this.read += buffer.filled().len() - before;
+            }
             Poll::Pending => this.read = 0,
         }
         read
@@ -164,10 +174,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
         true
     }
 
-    /// Puts the writing off, unless the stream is blocked already.
+    /// Puts the writing off, unless it has been or the stream is blocked already.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.blocked {
+        if this.blocked || this.due || !this.opened {
             return this.uncork(cx);
         }
         if this.written.is_empty() {
@@ -231,7 +241,7 @@ mod tests {
     use std::future::poll_fn;
 
     use task::polled;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
 
@@ -265,15 +275,32 @@ mod tests {
     }
 
     /// Polls a read, as a connection does whenever it is polled.
-    fn read_ahead(stream: &mut Corked<tokio::io::DuplexStream>) -> (Poll<usize>, u32) {
+    fn read_ahead(stream: &mut Corked<DuplexStream>) -> (Poll<usize>, u32) {
         let mut buffer = [0; 8];
         polled(async { stream.read(&mut buffer).await.unwrap() })
     }
 
+    /// A connection whose peer has been heard from.
+    fn opened(size: usize) -> (Corked<DuplexStream>, DuplexStream) {
+        let (near, mut far) = duplex(size);
+        let mut corked = Corked::new(near);
+        assert!(polled(far.write_all(b"1")).0.is_ready());
+        assert_eq!(read_ahead(&mut corked), (Poll::Ready(1), 0));
+        (corked, far)
+    }
+
     #[test]
-    fn writes_are_corked_until_next_poll() {
+    fn first_flush_is_not_corked() {
         let (near, mut far) = duplex(1 << 10);
         let mut corked = Corked::new(near);
+        assert_eq!(polled(write(&mut corked, b"one")), (Poll::Ready(()), 0));
+        let mut seen = [0; 16];
+        assert!(matches!(polled(far.read(&mut seen)).0, Poll::Ready(Ok(3))));
+    }
+
+    #[test]
+    fn writes_are_corked_until_next_poll() {
+        let (mut corked, mut far) = opened(1 << 10);
         let (_, woken) = polled(async {
             write(&mut corked, b"one").await;
             write(&mut corked, b"two").await;
@@ -282,16 +309,20 @@ mod tests {
         let mut seen = [0; 16];
         assert!(polled(far.read(&mut seen)).0.is_pending());
         assert!(read_ahead(&mut corked).0.is_pending());
-        assert!(matches!(polled(far.read(&mut seen)).0, Poll::Ready(Ok(6))));
-        assert_eq!(&seen[..6], b"onetwo");
+        let (_, woken) = polled(write(&mut corked, b"three"));
+        assert_eq!(woken, 0);
+        assert!(matches!(polled(far.read(&mut seen)).0, Poll::Ready(Ok(11))));
+        assert_eq!(&seen[..11], b"onetwothree");
         assert_eq!(corked.written.capacity(), 0);
     }
 
     #[test]
     fn blocked_peer_causes_no_busy_loop() {
-        let (near, mut far) = duplex(4);
-        let mut corked = Corked::new(near);
+        let (mut corked, mut far) = opened(4);
         assert!(polled(write(&mut corked, b"123456")).0.is_ready());
+        assert_eq!(read_ahead(&mut corked), (Poll::Pending, 0));
+        let flushed = polled(poll_fn(|cx| Pin::new(&mut corked).poll_flush(cx)));
+        assert!(flushed.0.is_pending(), "the peer takes four bytes");
         assert_eq!(read_ahead(&mut corked), (Poll::Pending, 0));
         let flushed = polled(poll_fn(|cx| Pin::new(&mut corked).poll_flush(cx)));
         assert!(flushed.0.is_pending(), "a blocked flush is pending");
