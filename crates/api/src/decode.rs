@@ -14,6 +14,7 @@ use weft_ir::{
 
 use crate::{Resource, proto};
 
+mod authorization;
 mod gateway;
 mod rules;
 
@@ -75,6 +76,9 @@ pub fn resource_with(
     let content = match (&key, body.ok_or(DecodeError::Absent("body"))?) {
         (ResourceKey::Workload, Body::Workload(wire)) => Resource::Workload(workload(wire)?),
         (ResourceKey::Roots, Body::Roots(wire)) => Resource::Roots(roots(wire)?),
+        (ResourceKey::Authorization, Body::Authorization(wire)) => {
+            Resource::Authorization(authorization::authorizations(wire, &context)?)
+        }
         (ResourceKey::Destination(address), Body::Destination(wire)) => {
             Resource::Destination(destination(*address, wire, &context)?)
         }

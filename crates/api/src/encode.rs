@@ -15,9 +15,11 @@ use crate::{Resource, proto};
 use proto::resource::Body;
 use rules::{backend, connection_rule, rule, tls_rule};
 
+mod authorization;
 mod gateway;
 mod rules;
 
+pub use authorization::authorizations;
 pub use gateway::{RouteDigests, gateway, gateway_port, route_digests};
 
 /// Encodes a resource of any kind.
@@ -29,6 +31,7 @@ pub fn any(of: &Resource) -> proto::Resource {
         Resource::Endpoints(of) => endpoints(of),
         Resource::Gateway(of) => gateway(of),
         Resource::Port(of) => gateway_port(of),
+        Resource::Authorization(of) => authorizations(of),
     }
 }
 

@@ -10,7 +10,9 @@ pub mod alpn;
 pub mod decode;
 pub mod encode;
 
-use weft_ir::{Destination, EndpointSet, Gateway, GatewayPort, TrustedRoots, Workload};
+use weft_ir::{
+    Authorizations, Destination, EndpointSet, Gateway, GatewayPort, TrustedRoots, Workload,
+};
 
 /// The generated messages, client and server.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
@@ -33,6 +35,8 @@ pub enum Resource {
     Gateway(Gateway),
     /// A port of the proxy's own gateway.
     Port(GatewayPort),
+    /// The policies that the proxy enforces.
+    Authorization(Authorizations),
 }
 
 /// The audience of the service account tokens of proxies.

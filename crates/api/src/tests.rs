@@ -7,6 +7,7 @@ use weft_ir::*;
 
 use crate::{Resource, decode, encode, proto};
 
+mod authorization;
 mod bytes;
 mod gateway;
 

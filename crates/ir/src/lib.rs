@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+mod authorization;
 mod choice;
 mod config;
 mod connection;
@@ -20,6 +21,11 @@ mod route;
 mod route_table;
 mod size;
 
+pub use authorization::{
+    Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Authorizations,
+    Authorizer, ConnectionAuthorization, Decision, DefaultAuthorization, Denial, Peer,
+    PolicyEffect, PolicyId, RouteSection, SourceMatch,
+};
 pub use choice::{Choice, Hints, Locality};
 pub use config::{
     Destination, Endpoint, EndpointSet, Mode, Probe, ProbeRequest, Protocol, Routing, Service,

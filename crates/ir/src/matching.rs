@@ -58,7 +58,7 @@ pub(crate) fn matches(
             || matches_query(&condition.query, uri.query().unwrap_or_default()))
 }
 
-fn matches_path(condition: &PathMatch, path: &str) -> bool {
+pub(crate) fn matches_path(condition: &PathMatch, path: &str) -> bool {
     match condition {
         PathMatch::Exact(exact) => path == exact,
         PathMatch::Prefix(prefix) => {
@@ -83,7 +83,7 @@ pub(crate) fn trim_slash(prefix: &str) -> &str {
 
 /// Fields of the same name count as one, joined by a comma (RFC 9110, 5.2), or `Cookie` by `; `
 /// (RFC 9113, 8.2.3).
-fn matches_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bool {
+pub(crate) fn matches_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(&condition.name).iter();
     let Some(first) = values.next() else {
         // HTTP/2 has the host in the URI.
@@ -111,7 +111,7 @@ fn matches_header(condition: &HeaderMatch, uri: &Uri, headers: &HeaderMap) -> bo
 }
 
 /// Of repeated parameters the first counts.
-fn matches_query(conditions: &[QueryMatch], query: &str) -> bool {
+pub(crate) fn matches_query(conditions: &[QueryMatch], query: &str) -> bool {
     conditions.iter().all(|condition| {
         let value = query.split('&').find_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -123,7 +123,7 @@ fn matches_query(conditions: &[QueryMatch], query: &str) -> bool {
 
 /// Decodes `application/x-www-form-urlencoded`: `+` is a space, `%XX` a byte; malformed sequences
 /// are kept.
-fn decode(text: &str) -> Cow<'_, str> {
+pub(crate) fn decode(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|b| b == b'%' || b == b'+') {
         return Cow::Borrowed(text);
     }

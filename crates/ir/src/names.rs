@@ -158,6 +158,8 @@ pub enum ResourceKey {
     /// `endpoints/<namespace>/<service>:<port>`, or `endpoints/serviceimport/...` for a
     /// ServiceImport.
     Endpoints(ServicePort),
+    /// `authorization`: the policies that the proxy enforces.
+    Authorization,
     /// `gateway`: the settings of the proxy's own gateway.
     Gateway,
     /// `port/tcp/<port>` or `port/udp/<port>`: a port of the proxy's own gateway.
@@ -169,6 +171,7 @@ impl fmt::Display for ResourceKey {
         match self {
             Self::Workload => f.write_str("workload"),
             Self::Roots => f.write_str("roots"),
+            Self::Authorization => f.write_str("authorization"),
             Self::Destination(address) => write!(f, "destination/{address}"),
             Self::Endpoints(port) => write!(f, "endpoints/{port}"),
             Self::Gateway => f.write_str("gateway"),
@@ -180,7 +183,7 @@ impl fmt::Display for ResourceKey {
 /// The text is not a resource key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "resource key {0:?} is not one of workload, roots, destination/<ip:port>, \
+    "resource key {0:?} is not one of workload, roots, authorization, destination/<ip:port>, \
      endpoints/[serviceimport/]<namespace>/<service>:<port>, gateway, port/<tcp or udp>/<port>"
 )]
 pub struct ResourceKeyError(String);
@@ -193,6 +196,7 @@ impl FromStr for ResourceKey {
             None if text == "workload" => Some(Self::Workload),
             None if text == "gateway" => Some(Self::Gateway),
             None if text == "roots" => Some(Self::Roots),
+            None if text == "authorization" => Some(Self::Authorization),
             Some(("destination", address)) => address.parse().ok().map(Self::Destination),
             Some(("port", port)) => parse_port(port),
             Some(("endpoints", port)) => port.parse().ok().map(Self::Endpoints),
@@ -221,6 +225,7 @@ mod tests {
         for text in [
             "workload",
             "roots",
+            "authorization",
             "destination/10.0.0.1:80",
             "destination/[fd00::1]:443",
             "endpoints/shop/reviews:9080",

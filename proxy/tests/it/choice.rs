@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use weft_api::{encode, proto};
 use weft_ir::{
-    Choice, Endpoint, EndpointSet, Hints, Mode, Locality, Protocol, Routing, Serving, Workload,
+    Choice, Endpoint, EndpointSet, Hints, Locality, Mode, Protocol, Routing, Serving, Workload,
 };
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};

@@ -94,7 +94,7 @@ fn text(wire: String) -> Option<Arc<str>> {
     (!wire.is_empty()).then(|| wire.into())
 }
 
-fn route_id(wire: proto::Route) -> Decoded<RouteId> {
+pub(super) fn route_id(wire: proto::Route) -> Decoded<RouteId> {
     let kind = match wire.kind() {
         proto::route::Kind::Http => RouteKind::Http,
         proto::route::Kind::Grpc => RouteKind::Grpc,
@@ -110,7 +110,7 @@ fn route_id(wire: proto::Route) -> Decoded<RouteId> {
     })
 }
 
-fn request_match(wire: proto::Match, context: &Context<'_>) -> Decoded<RequestMatch> {
+pub(super) fn request_match(wire: proto::Match, context: &Context<'_>) -> Decoded<RequestMatch> {
     use proto::path_match::Kind;
     let proto::Match {
         path,

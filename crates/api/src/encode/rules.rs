@@ -34,7 +34,7 @@ pub(super) fn connection_rule(of: &ConnectionRule) -> proto::ConnectionRule {
     }
 }
 
-fn route_id(of: &RouteId) -> proto::Route {
+pub(super) fn route_id(of: &RouteId) -> proto::Route {
     let RouteId {
         kind,
         namespace,
@@ -102,7 +102,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn request_match(of: &RequestMatch) -> proto::Match {
+pub(super) fn request_match(of: &RequestMatch) -> proto::Match {
     use proto::path_match::Kind;
     let RequestMatch {
         path,

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use prost::Message;
 
+use super::authorization;
 use super::gateway::ports;
 use super::{connections, everything, pod};
 use crate::{Resource, decode, encode, proto};
@@ -22,6 +23,7 @@ fn resources() -> Vec<proto::Resource> {
             additional: vec![b"additional".to_vec()],
         }),
         encode::destination(&everything()),
+        encode::authorizations(&authorization::everything()),
     ];
     all.extend(ports().iter().map(encode::gateway_port));
     for routing in connections() {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use prost::Message;
 use weft_api::{Resource, decode, proto};
 use weft_ir::{
-    Destination, EndpointSet, Gateway, GatewayPort, Patterns, ResourceKey, ServicePort, Target,
-    TrustedRoots, Workload,
+    Authorizations, Destination, EndpointSet, Gateway, GatewayPort, Patterns, ResourceKey,
+    ServicePort, Target, TrustedRoots, Workload,
 };
 
 use super::{Settings, Store, StoreState};
@@ -222,6 +222,7 @@ struct DecodedUpdate {
     gateway: Option<Gateway>,
     ports: Vec<GatewayPort>,
     roots: Option<TrustedRoots>,
+    authorization: Option<Authorizations>,
     destinations: Vec<Destination>,
     endpoints: Vec<EndpointSet>,
     versions: Vec<(ResourceKey, u64)>,
@@ -260,6 +261,7 @@ impl DecodedUpdate {
             Resource::Endpoints(set) => self.endpoints.push(set),
             Resource::Gateway(gateway) if settings.ports.is_some() => self.gateway = Some(gateway),
             Resource::Port(port) if settings.ports.is_some() => self.ports.push(port),
+            Resource::Authorization(of) => self.authorization = Some(of),
             Resource::Gateway(_) | Resource::Port(_) => {
                 return Err("this proxy is a sidecar, and belongs to no gateway".to_owned());
             }

@@ -1,0 +1,124 @@
+//! The policies that a proxy enforces: whatever is not understood is rejected.
+
+use std::sync::Arc;
+
+use weft_ir::*;
+
+use crate::{Resource, decode, encode, proto};
+use proto::authorization_condition::Kind;
+use proto::resource::Body;
+
+pub(super) fn everything() -> Authorizations {
+    let domain = || TrustDomain::new("cluster.local").unwrap();
+    let sources = vec![
+        SourceMatch::Identity(Identity::new(domain(), "shop", "web").unwrap()),
+        SourceMatch::Namespace(domain(), "shop".into()),
+        SourceMatch::Network("10.0.0.0/8".parse().unwrap()),
+    ];
+    let request = |path: &str| RequestMatch {
+        path: Some(PathMatch::Prefix(path.into())),
+        ..RequestMatch::default()
+    };
+    let rules = vec![
+        AuthorizationRule {
+            sources: Some(sources.clone()),
+            not_sources: sources,
+            ports: vec![80],
+            requests: vec![request("/a")],
+            not_requests: vec![request("/a/b"), request("/a/c")],
+        },
+        AuthorizationRule {
+            sources: Some(vec![]),
+            ..AuthorizationRule::default()
+        },
+        AuthorizationRule::default(),
+    ];
+    let policy = |namespace: Option<&str>, effect| {
+        Arc::new(AuthorizationPolicy {
+            id: PolicyId {
+                namespace: namespace.map(Arc::from),
+                name: "p".into(),
+            },
+            ports: vec![80, 443],
+            effect,
+        })
+    };
+    use AuthorizationAction::{Allow, Audit, Deny};
+    let policies = vec![
+        policy(None, PolicyEffect::Rules(Deny, rules.clone())),
+        policy(Some("shop"), PolicyEffect::Rules(Allow, rules.clone())),
+        policy(Some("shop"), PolicyEffect::Rules(Audit, rules)),
+        policy(Some("shop"), PolicyEffect::Invalid),
+    ];
+    let authorization = |default| Authorization {
+        policies: policies.clone(),
+        default,
+    };
+    let section = |rule: Option<&str>| RouteSection {
+        route: RouteId {
+            kind: RouteKind::Grpc,
+            namespace: "shop".into(),
+            name: "reviews".into(),
+        },
+        rule: rule.map(str::to_owned),
+    };
+    Authorizations {
+        workload: authorization(DefaultAuthorization::Allow),
+        listeners: vec![(
+            (443, "https".into()),
+            authorization(DefaultAuthorization::Mesh),
+        )],
+        routes: vec![
+            (section(None), authorization(DefaultAuthorization::Deny)),
+            (section(Some("canary")), Authorization::default()),
+        ],
+    }
+}
+
+#[test]
+fn policies_round_trip() {
+    for whole in [everything(), Authorizations::default()] {
+        let wire = encode::authorizations(&whole);
+        let (key, version, decoded) = decode::resource(wire.clone()).unwrap();
+        assert_eq!(decoded, Resource::Authorization(whole));
+        assert_eq!((key.to_string(), version), (wire.key, wire.version));
+    }
+}
+
+/// A newer controller may send what this version does not know.
+#[test]
+fn unknown_parts_of_policies_are_rejected() {
+    type Change = fn(&mut proto::Authorization);
+    let changes: [(&str, Change); 6] = [
+        ("authorization.default", |of| of.default = 9),
+        ("policy.action", |of| of.policies[1].action = 9),
+        ("policy.port", |of| of.policies[1].ports = vec![0]),
+        ("rule.condition", |of| {
+            of.policies[1].rules[0].conditions[1].kind = None;
+        }),
+        ("rule.source", |of| {
+            let Some(Kind::Sources(sources)) = &mut of.policies[1].rules[0].conditions[0].kind
+            else {
+                panic!("sources come first");
+            };
+            sources.sources[0].kind = None;
+        }),
+        ("rule.source", |of| {
+            let Some(Kind::Sources(sources)) = &mut of.policies[1].rules[0].conditions[0].kind
+            else {
+                panic!("sources come first");
+            };
+            let kind = proto::authorization_source::Kind::Cidr("10.0.0.0/33".into());
+            sources.sources[0].kind = Some(kind);
+        }),
+    ];
+    for (field, change) in changes {
+        let mut wire = encode::authorizations(&everything());
+        let Some(Body::Authorization(body)) = &mut wire.body else {
+            panic!("not an authorization");
+        };
+        change(body.workload.as_mut().unwrap());
+        let error = decode::resource(wire).unwrap_err().to_string();
+        assert!(error.contains(field), "{field}: {error}");
+    }
+}

@@ -1,0 +1,156 @@
+//! Who may call: the policies that one target enforces.
+//!
+//! Source: GEP-3779. [`crate::Authorizer`] decides by them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::identity::{Identity, TrustDomain};
+use crate::route::{RequestMatch, RouteId};
+
+mod decide;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub use decide::{Authorizer, ConnectionAuthorization, Decision, Denial, Peer};
+
+/// The policies that one target enforces: a pod, a listener of a Gateway, or a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authorization {
+    /// Those of the cluster first; the oldest first, then by name.
+    pub policies: Vec<Arc<AuthorizationPolicy>>,
+    /// Applies to ports that no `ALLOW` policy targets.
+    pub default: DefaultAuthorization,
+}
+
+/// What a proxy enforces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authorizations {
+    /// At its own pod; of a sidecar alone.
+    pub workload: Authorization,
+    /// At listeners, by port and name of the listener; of a gateway alone.
+    pub listeners: Vec<((u16, String), Authorization)>,
+    /// At routes, after the listener's; of a gateway alone.
+    pub routes: Vec<(RouteSection, Authorization)>,
+}
+
+/// A route, or one of its rules by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteSection {
+    /// The route.
+    pub route: RouteId,
+    /// The name of the rule; `None` means all rules.
+    pub rule: Option<String>,
+}
+
+/// Decides where no `ALLOW` policy applies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DefaultAuthorization {
+    /// Every client may call.
+    #[default]
+    Allow,
+    /// Clients with an identity of the mesh may call.
+    Mesh,
+    /// Nobody may call.
+    Deny,
+}
+
+/// The name of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyId {
+    /// `None` for a ClusterAuthorizationPolicy.
+    pub namespace: Option<Arc<str>>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+}
+
+impl PolicyId {
+    /// Returns the kind of the object.
+    pub fn kind(&self) -> &'static str {
+        match self.namespace {
+            Some(_) => "AuthorizationPolicy",
+            None => "ClusterAuthorizationPolicy",
+        }
+    }
+}
+
+impl fmt::Display for PolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespace, name } = self;
+        match namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{name}", self.kind()),
+            None => write!(f, "{} {name}", self.kind()),
+        }
+    }
+}
+
+/// A policy as one target enforces it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorizationPolicy {
+    /// Its name.
+    pub id: PolicyId,
+    /// The ports that it applies to; empty means all.
+    pub ports: Vec<u16>,
+    /// What it does.
+    pub effect: PolicyEffect,
+}
+
+impl AuthorizationPolicy {
+    /// Returns its rules; an invalid policy has none.
+    pub fn rules(&self) -> &[AuthorizationRule] {
+        match &self.effect {
+            PolicyEffect::Rules(_, rules) => rules,
+            PolicyEffect::Invalid => &[],
+        }
+    }
+}
+
+/// What a policy does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyEffect {
+    /// Acts on requests that match one of the rules.
+    Rules(AuthorizationAction, Vec<AuthorizationRule>),
+    /// Denies every request, since the policy is invalid.
+    Invalid,
+}
+
+/// What happens to requests that match a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AuthorizationAction {
+    /// They are allowed; what no `ALLOW` policy of the cluster, or of the namespace, matches is
+    /// denied.
+    Allow,
+    /// They are denied.
+    Deny,
+    /// They are reported.
+    Audit,
+}
+
+/// Conditions that must all be met.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuthorizationRule {
+    /// The client is one of these; `None` means any.
+    pub sources: Option<Vec<SourceMatch>>,
+    /// The client is none of these.
+    pub not_sources: Vec<SourceMatch>,
+    /// The port is one of these; empty means any.
+    pub ports: Vec<u16>,
+    /// The request matches one of these; empty means any.
+    pub requests: Vec<RequestMatch>,
+    /// The request matches none of these.
+    pub not_requests: Vec<RequestMatch>,
+}
+
+/// A condition on the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceMatch {
+    /// Exactly this identity.
+    Identity(Identity),
+    /// Every identity of a namespace.
+    Namespace(TrustDomain, Arc<str>),
+    /// An address of this network.
+    Network(IpNet),
+}
