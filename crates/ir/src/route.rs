@@ -43,7 +43,7 @@ impl fmt::Display for RouteKind {
 }
 
 /// The route that a rule belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteId {
     /// Kind of the route.
     pub kind: RouteKind,

@@ -3,6 +3,7 @@
 //! Every type is destructured without `..`, so that a new field cannot be forgotten. A test of
 //! `weft-api` checks that no encoding is larger.
 
+use crate::authorization::{AuthorizationPolicy, AuthorizationRule, PolicyId, SourceMatch};
 use crate::connection::{ConnectionRule, TlsRule};
 use crate::cors::{Allowed, Cors};
 use crate::gateway::{KeyPair, ServerTls};
@@ -46,20 +47,73 @@ impl Rule {
 
     /// Returns the regular expressions of the rule, including duplicates.
     pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
-        self.matches.iter().flat_map(|of| {
-            let path = match &of.path {
-                Some(PathMatch::Regex(pattern)) => Some(pattern),
-                _ => None,
-            };
-            let headers = of.headers.iter().map(|of| &of.value);
-            let values = headers.chain(of.query.iter().map(|of| &of.value));
-            let values = values.filter_map(|value| match value {
-                ValueMatch::Regex(pattern) => Some(pattern),
-                ValueMatch::Exact(_) => None,
-            });
-            path.into_iter().chain(values)
-        })
+        self.matches.iter().flat_map(RequestMatch::patterns)
     }
+}
+
+impl RequestMatch {
+    /// Returns the regular expressions of the conditions, including duplicates.
+    pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        let path = match &self.path {
+            Some(PathMatch::Regex(pattern)) => Some(pattern),
+            _ => None,
+        };
+        let headers = self.headers.iter().map(|of| &of.value);
+        let values = headers.chain(self.query.iter().map(|of| &of.value));
+        let values = values.filter_map(|value| match value {
+            ValueMatch::Regex(pattern) => Some(pattern),
+            ValueMatch::Exact(_) => None,
+        });
+        path.into_iter().chain(values)
+    }
+}
+
+impl AuthorizationPolicy {
+    /// Returns the maximum encoded size of the policy in bytes.
+    pub fn wire_size(&self) -> usize {
+        let Self {
+            id: PolicyId { namespace, name },
+            ports,
+            effect: _,
+        } = self;
+        FIELD * 2
+            + optional(namespace.as_deref())
+            + text(name)
+            + FIELD * ports.len()
+            + sum(self.rules(), AuthorizationRule::wire_size)
+    }
+}
+
+impl AuthorizationRule {
+    /// Returns the maximum encoded size of the rule in bytes.
+    pub fn wire_size(&self) -> usize {
+        let Self {
+            sources,
+            not_sources,
+            ports,
+            requests,
+            not_requests,
+        } = self;
+        // Each kind of condition is a message with a list.
+        FIELD * (1 + 2 * 5 + 1 + ports.len())
+            + sum(sources.as_deref().unwrap_or_default(), source)
+            + sum(not_sources, source)
+            + sum(requests, request_match)
+            + sum(not_requests, request_match)
+    }
+}
+
+fn source(of: &SourceMatch) -> usize {
+    FIELD * 2
+        + match of {
+            SourceMatch::Identity(identity) => {
+                text(identity.trust_domain().as_str())
+                    + text(identity.namespace())
+                    + text(identity.account())
+            }
+            SourceMatch::Namespace(domain, namespace) => text(domain.as_str()) + text(namespace),
+            SourceMatch::Network(network) => text(&network.to_string()),
+        }
 }
 
 impl ConnectionRule {

@@ -85,6 +85,29 @@ fn policies_round_trip() {
     }
 }
 
+/// Limits depend on it: no encoding may be larger.
+#[test]
+fn wire_size_of_a_policy_is_an_upper_bound_of_the_encoding() {
+    let policies = everything().workload.policies;
+    let encoded = |policies: &[Arc<AuthorizationPolicy>]| {
+        let workload = Authorization {
+            policies: policies.to_vec(),
+            ..Authorization::default()
+        };
+        let whole = Authorizations {
+            workload,
+            ..Authorizations::default()
+        };
+        prost::Message::encoded_len(&encode::authorizations(&whole))
+    };
+    for policy in &policies {
+        let size =
+            encoded(&[Arc::clone(policy), Arc::clone(policy)]) - encoded(&[Arc::clone(policy)]);
+        let bound = policy.wire_size();
+        assert!(size <= bound && bound < 4 * size, "{size} of {bound}");
+    }
+}
+
 /// A newer controller may send what this version does not know.
 #[test]
 fn unknown_parts_of_policies_are_rejected() {
