@@ -26,7 +26,10 @@ pub struct TargetRef {
     #[schemars(length(max = 253))]
     pub group: String,
     /// `Pod`, `Service`, `Gateway`, `HTTPRoute` or `GRPCRoute`.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = "^(Pod|Service|Gateway|HTTPRoute|GRPCRoute)$")
+    )]
     pub kind: String,
     /// The name of the object; absent for Pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,15 +46,19 @@ pub struct TargetRef {
 }
 
 /// Pods or Gateways of all namespaces, or of those that a selector selects.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.kind == 'Pod' ? !has(self.group) || self.group == '' : has(self.group) && self.group == 'gateway.networking.k8s.io'")
+        .message("group is empty for Pod, and gateway.networking.k8s.io for Gateway")
+)]
 pub struct ClusterTarget {
     /// The API group: empty for Pod, `gateway.networking.k8s.io` for Gateway.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub group: String,
     /// `Pod` or `Gateway`.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^(Pod|Gateway)$"))]
     pub kind: String,
     /// Absent or empty: all namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,14 +91,20 @@ pub struct LabelSelector {
 
 /// `metav1.LabelSelectorRequirement`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, expecting = "an object")]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct LabelRequirement {
     /// The label.
+    #[schemars(length(min = 1, max = 317))]
     pub key: String,
     /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    #[schemars(regex(pattern = "^(In|NotIn|Exists|DoesNotExist)$"))]
     pub operator: String,
     /// The values of `In` and `NotIn`.
-    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     #[schemars(length(max = 64))]
     pub values: Vec<String>,
 }
