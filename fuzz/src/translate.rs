@@ -166,7 +166,11 @@ fn assert_readable(answers: Answers) {
         destinations,
         endpoints,
         gateways,
+        authorizations,
     } = answers;
+    for of in authorizations {
+        assert_round_trip(&Resource::Authorization((*of).clone()));
+    }
     for workload in workloads {
         assert_round_trip(&Resource::Workload((*workload).clone()));
     }

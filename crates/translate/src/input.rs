@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use weft_ir::{Mode, TrustDomain};
+use weft_ir::{DefaultAuthorization, Mode, TrustDomain};
 
 use crate::objects;
 
@@ -42,6 +42,10 @@ pub struct Objects {
     pub reference_grants: Vec<Arc<objects::ReferenceGrant>>,
     /// BackendTLSPolicies.
     pub backend_tls_policies: Vec<Arc<objects::BackendTlsPolicy>>,
+    /// AuthorizationPolicies.
+    pub authorization_policies: Vec<Arc<objects::AuthorizationPolicy>>,
+    /// ClusterAuthorizationPolicies.
+    pub cluster_authorization_policies: Vec<Arc<objects::ClusterAuthorizationPolicy>>,
     /// Secrets of type `kubernetes.io/tls`, and those that another object refers to.
     pub secrets: Vec<Arc<objects::Secret>>,
     /// ConfigMaps that another object refers to.
@@ -60,7 +64,12 @@ pub struct Settings {
     pub mode: Mode,
     /// Minimum mTLS mode: if strict, no annotation makes a pod permissive.
     pub mode_floor: Mode,
-    /// Controller name in the statuses of routes on Services, `weft.dev/mesh-controller`.
+    /// Who may call pods that no `ALLOW` policy targets, in namespaces without the annotation
+    /// `weft.dev/authorization-default`.
+    pub authorization: DefaultAuthorization,
+    /// The least strict default that a namespace can choose.
+    pub authorization_floor: DefaultAuthorization,
+    /// Controller name in the statuses of policies and of routes on Services, `weft.dev/mesh-controller`.
     pub controller_name: String,
     /// Controller name of the managed GatewayClasses, `weft.dev/gateway-controller`.
     pub gateway_controller_name: String,

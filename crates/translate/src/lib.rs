@@ -29,8 +29,10 @@ mod memo;
 mod mesh;
 mod names;
 mod output;
+mod policies;
 mod references;
 mod routes;
+mod selectors;
 mod service_routes;
 mod translator;
 
@@ -40,9 +42,9 @@ pub use input::{EndpointRules, Objects, Settings};
 pub use mesh::{Mesh, PodFacts};
 pub use names::{CLASS_LABEL, GATEWAY_LABEL};
 pub use output::{
-    Address, AddressKind, AncestorStatus, Condition, Controller, GatewayClassStatus, GatewayStatus,
-    ListenerSetStatus, ListenerStatus, ParentStatus, PolicyStatus, Provision, ProvisionPort,
-    Resources, Routability, RouteGroupKind, RouteStatus, Scaling, ServiceProvision, ServiceType,
-    TrafficPolicy,
+    Address, AddressKind, AncestorStatus, AuthorizationStatus, Condition, Controller,
+    GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, ParentStatus,
+    PolicyStatus, Provision, ProvisionPort, Resources, Routability, RouteGroupKind, RouteStatus,
+    Scaling, ServiceProvision, ServiceType, TrafficPolicy,
 };
 pub use translator::{Translation, Translator, provisions, translate};

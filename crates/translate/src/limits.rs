@@ -36,6 +36,19 @@ pub(crate) const LISTENERS_BYTES: usize = 6 * 1024 * 1024;
 const SERVICE_BYTES: usize = 4 * 1024 * 1024;
 /// Compiled size of the regular expressions of these rules, in bytes.
 const SERVICE_COMPILED: usize = 16 * 1024 * 1024;
+/// Number of rules of an authorization policy.
+pub(crate) const POLICY_RULES: usize = 64;
+/// Number of sources in all its rules.
+pub(crate) const POLICY_SOURCES: usize = 1024;
+/// Encoded size of its rules for one target, in bytes.
+pub(crate) const POLICY_BYTES: usize = 256 * 1024;
+/// Compiled size of their regular expressions, in bytes.
+pub(crate) const POLICY_PATTERNS: usize = 2 * 1024 * 1024;
+/// Encoded size of the authorization policies that one proxy enforces, in bytes; one that applies
+/// at several listeners or routes counts at each.
+pub(crate) const PROXY_POLICY_BYTES: usize = 6 * 1024 * 1024;
+/// Compiled size of their regular expressions, in bytes.
+pub(crate) const PROXY_POLICY_COMPILED: usize = 32 * 1024 * 1024;
 /// Number of endpoints of a Service port.
 pub(crate) const ENDPOINTS: usize = 10_000;
 

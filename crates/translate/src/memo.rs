@@ -264,7 +264,12 @@ mod tests {
         let turned: Vec<Arc<i32>> = objects.iter().rev().cloned().collect();
         let mut memo = ObjectMemo::default();
         let mut made = |list: &[Arc<i32>], odd_holds: bool, by: i32| {
-            memo.map_valid(list, (), |made| odd_holds || made % 2 == 0, |of| **of + by)
+            memo.map_valid(
+                list,
+                (),
+                |made: &i32| odd_holds || made % 2 == 0,
+                |of| **of + by,
+            )
         };
         assert_eq!(made(&objects, true, 0), [0, 1]);
         assert_eq!(made(&objects, false, 10), [0, 11]);

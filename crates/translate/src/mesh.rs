@@ -5,13 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_ir::{
-    Destination, Endpoint, EndpointSet, GatewayId, Routing, Rule, Service, ServicePort, Target,
-    Workload,
+    Authorizations, Destination, Endpoint, EndpointSet, GatewayId, Routing, Rule, Service,
+    ServicePort, Target, Workload,
 };
 
 use crate::cluster::endpoints::{Endpoints, TerminatingPods};
 use crate::cluster::pods::Pods;
 use crate::gateways::GatewayView;
+use crate::policies::Authorized;
 use crate::routes::targets::{rule_targets, service_ports};
 use crate::service_routes::views::{Addresses, LoadBalancers, PortView};
 
@@ -31,6 +32,7 @@ pub struct Mesh {
     pub(crate) pods: Arc<Pods>,
     pub(crate) terminating: Arc<TerminatingPods>,
     pub(crate) gateways: HashMap<GatewayId, Arc<GatewayView>>,
+    pub(crate) authorized: Authorized,
     /// Endpoint sets that gateways see differently from the mesh.
     pub(crate) gateway_endpoints: Arc<Endpoints>,
 }
@@ -120,6 +122,30 @@ impl Mesh {
     /// mesh.
     pub fn workload(&self, namespace: &str, pod: &str) -> Option<Arc<Workload>> {
         self.pods.get(namespace, pod)?.workload.clone()
+    }
+
+    /// Returns the policies that a pod's own proxy enforces: at the pod, or at the Gateway that it
+    /// is a proxy of. Returns `None` if the pod is not in the mesh, or if its Gateway is not
+    /// managed by this controller.
+    pub fn authorizations(&self, namespace: &str, pod: &str) -> Option<&Arc<Authorizations>> {
+        let info = self.pods.get(namespace, pod)?;
+        match &info.gateway {
+            Some(id) => self.authorized.gateway(id),
+            None => info
+                .has_server()
+                .then(|| self.authorized.sidecar(namespace, pod)),
+        }
+    }
+
+    /// Like [`Mesh::authorizations`], for the proxies of a Gateway.
+    pub fn gateway_authorizations(&self, id: &GatewayId) -> Option<&Arc<Authorizations>> {
+        self.authorized.gateway(id)
+    }
+
+    /// Returns everything that [`Mesh::authorizations`] returns for some pod; the same can be
+    /// repeated.
+    pub fn all_authorizations(&self) -> impl Iterator<Item = &Arc<Authorizations>> {
+        self.authorized.all()
     }
 
     /// Returns a pod that has not terminated, whether it is in the mesh or not.

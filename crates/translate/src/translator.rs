@@ -22,8 +22,10 @@ use crate::memo::{ByIdentity, Memo};
 use crate::mesh::Mesh;
 use crate::objects::{GatewayClass, Namespace, Node, ReferenceGrant};
 use crate::output::{
-    GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, Provision, RouteStatus,
+    AuthorizationStatus, GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus,
+    Provision, RouteStatus,
 };
+use crate::policies::{PolicyTranslator, Scene};
 use crate::references::grants::Grants;
 use crate::routes::Resolver;
 use crate::routes::status::merge_statuses;
@@ -47,6 +49,9 @@ pub struct Translation {
     pub listener_sets: Vec<ListenerSetStatus>,
     /// Statuses of BackendTLSPolicies, by namespace and name.
     pub policies: Vec<PolicyStatus>,
+    /// Statuses of ClusterAuthorizationPolicies by name, then of AuthorizationPolicies by namespace
+    /// and name.
+    pub authorizations: Vec<AuthorizationStatus>,
     /// Infrastructure to create for the accepted Gateways, by namespace and name.
     pub provisions: Vec<Provision>,
     /// Routes that refer to parents which do not exist, by kind, namespace and name; empty unless a
@@ -82,6 +87,7 @@ pub struct Translator {
     routes: attach::ServiceRouteCache,
     views: views::ViewCache,
     gateways: gateways::GatewayTranslator,
+    policies: PolicyTranslator,
     statuses: Vec<Arc<RouteStatus>>,
 }
 
@@ -106,6 +112,7 @@ impl Translator {
             routes: attach::ServiceRouteCache::default(),
             views: views::ViewCache::default(),
             gateways: gateways::GatewayTranslator::default(),
+            policies: PolicyTranslator::default(),
             statuses: Vec::new(),
         }
     }
@@ -157,12 +164,20 @@ impl Translator {
         let outcome = self
             .gateways
             .translate(objects, ours, &services, &endpoints, &grants);
+        let scene = Scene {
+            pods: &pods,
+            services: &services,
+            slices: &endpoints.slices,
+            views: &outcome.views,
+        };
+        let policies = self.policies.translate(objects, settings, scene);
         self.statuses = merge_statuses(statuses, outcome.routes, &self.statuses);
         let warnings = [
             &modes.warnings,
             &pods.warnings,
             &services.warnings,
             &endpoints.warnings,
+            &policies.warnings,
         ];
         let warnings = warnings.into_iter().flatten().cloned();
         Translation {
@@ -174,6 +189,7 @@ impl Translator {
                 pods: Arc::clone(&pods.0),
                 terminating: Arc::clone(&endpoints.terminating),
                 gateways: outcome.views,
+                authorized: policies.authorized,
                 gateway_endpoints: outcome.endpoints,
             },
             statuses: self.statuses.clone(),
@@ -181,6 +197,7 @@ impl Translator {
             gateways: outcome.gateways,
             listener_sets: outcome.listener_sets,
             policies: outcome.policies,
+            authorizations: policies.statuses,
             provisions: outcome.provisions,
             missing_parents: outcome.missing,
             warnings: warnings.chain(outcome.warnings).collect(),

@@ -21,11 +21,14 @@ use crate::objects::{Container, Pod, PodSpec, PodStatus};
 /// The Gateway whose proxies run under a service account, by namespace and name of the account.
 pub(crate) type GatewayAccounts = HashMap<(String, String), GatewayId>;
 
+/// The pods of a namespace by name.
+pub(crate) type PodsByName = HashMap<Arc<str>, Arc<PodInfo>>;
+
 /// The pods that have not terminated.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Pods {
     /// By namespace, then by name.
-    by_name: HashMap<Arc<str>, HashMap<Arc<str>, Arc<PodInfo>>>,
+    by_name: HashMap<Arc<str>, PodsByName>,
     /// Pods that have an IP of their own; if several report the same IP, the youngest.
     by_address: HashMap<IpAddr, Arc<PodInfo>>,
     /// By the address of a node: the namespaces of the pods that use its host network.
@@ -39,6 +42,8 @@ pub(crate) struct Pods {
 /// A pod that has not terminated.
 #[derive(Debug, PartialEq)]
 pub(crate) struct PodInfo {
+    /// The object itself.
+    pub(crate) object: Arc<Pod>,
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
     pub(crate) uid: Arc<str>,
@@ -125,6 +130,11 @@ impl Pods {
         self.by_name.get(namespace)?.get(name)
     }
 
+    /// Returns the pods of each namespace, by name.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = (&Arc<str>, &PodsByName)> {
+        self.by_name.iter()
+    }
+
     pub(crate) fn at(&self, address: &IpAddr) -> Option<&Arc<PodInfo>> {
         self.by_address.get(address)
     }
@@ -155,7 +165,7 @@ fn youngest<K>(at: Entry<'_, K, Arc<PodInfo>>, pod: &Arc<PodInfo>) {
 impl PodInfo {
     /// Returns `None` for a pod that has terminated, since its IP can belong to another pod by now.
     fn new(
-        pod: &Pod,
+        pod: &Arc<Pod>,
         settings: &Settings,
         accounts: &GatewayAccounts,
         modes: &MtlsModes,
@@ -165,7 +175,7 @@ impl PodInfo {
             metadata,
             spec,
             status,
-        } = pod;
+        } = pod.as_ref();
         let PodStatus {
             phase,
             pod_ip,
@@ -175,6 +185,7 @@ impl PodInfo {
             return None;
         }
         let mut info = Self {
+            object: Arc::clone(pod),
             namespace: Arc::from(&*metadata.namespace),
             name: Arc::from(&*metadata.name),
             uid: Arc::from(&*metadata.uid),
@@ -221,6 +232,11 @@ impl PodInfo {
     pub(crate) fn identity_at(&self, port: u16) -> Option<&Identity> {
         let identity = self.identity.as_ref()?;
         (!self.excluded.bypasses(port)).then_some(identity)
+    }
+
+    /// Returns true if a sidecar accepts connections for the pod.
+    pub(crate) fn has_server(&self) -> bool {
+        self.workload.is_some() && self.gateway.is_none()
     }
 
     fn order(&self) -> (&str, &str, &str) {

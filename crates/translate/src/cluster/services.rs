@@ -55,8 +55,10 @@ pub(crate) struct ServiceInfo {
     pub(crate) affinity: Option<Duration>,
     /// Whether Gateways apply the Service's own routes as well.
     pub(crate) routes_at_gateways: bool,
-    /// The object itself, if it was created for a Gateway.
-    pub(crate) of_gateway: Option<Arc<objects::Service>>,
+    /// The object itself; `None` for a ServiceImport.
+    pub(crate) object: Option<Arc<objects::Service>>,
+    /// Whether it was created for a Gateway.
+    made_for_gateway: bool,
     warning: Option<String>,
 }
 
@@ -143,6 +145,7 @@ impl ServiceInfo {
             cluster_ips,
             ip_families,
             ports,
+            selector: _,
             internal_traffic_policy,
             session_affinity,
             session_affinity_config,
@@ -151,7 +154,6 @@ impl ServiceInfo {
             Ok(routes_at_gateways) => (routes_at_gateways, None),
             Err(warning) => (false, Some(warning)),
         };
-        let made_for_one = metadata.labels.contains_key(GATEWAY_LABEL);
         let id = ServiceId::new(&*metadata.namespace, &*metadata.name);
         let addressing = addressing(kind, cluster_ip, cluster_ips);
         let by_address = matches!(addressing, ServiceAddressing::ClusterIp(_));
@@ -162,7 +164,8 @@ impl ServiceInfo {
             affinity: (by_address && session_affinity == "ClientIP").then(|| affinity(timeout)),
             routes_at_gateways,
             warning,
-            of_gateway: made_for_one.then(|| Arc::clone(service)),
+            object: Some(Arc::clone(service)),
+            made_for_gateway: metadata.labels.contains_key(GATEWAY_LABEL),
             ..Self::new(id, addressing, ip_families, ports)
         }
     }
@@ -250,9 +253,15 @@ impl ServiceInfo {
             local: false,
             affinity: None,
             routes_at_gateways: false,
-            of_gateway: None,
+            object: None,
+            made_for_gateway: false,
             warning: None,
         }
+    }
+
+    /// Returns the object if it was created for a Gateway.
+    pub(crate) fn of_gateway(&self) -> Option<&Arc<objects::Service>> {
+        self.object.as_ref().filter(|_| self.made_for_gateway)
     }
 
     pub(crate) fn port(&self, number: i64) -> Option<&PortInfo> {

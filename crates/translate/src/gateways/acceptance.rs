@@ -187,7 +187,7 @@ impl Infrastructure<'_> {
     /// Returns a Service that was created for a Gateway, and whether it has a ready endpoint.
     fn service(&self, namespace: &str, name: &str) -> Option<(&Service, bool)> {
         let id = ServiceId::new(namespace, name);
-        let service = self.services.get(&id)?.of_gateway.as_ref()?;
+        let service = self.services.get(&id)?.of_gateway()?;
         let mut endpoints = self.slices.of(&id).iter().flat_map(|of| &of.endpoints);
         Some((
             service,

@@ -1,5 +1,7 @@
 //! Services, ServiceImports, EndpointSlices, pods, nodes and namespaces.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer};
 
 use super::lenient::or_default;
@@ -31,6 +33,9 @@ pub struct ServiceSpec {
     pub ip_families: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub ports: Vec<ServicePortSpec>,
+    /// Labels of the pods; empty if endpoints are written by somebody else.
+    #[serde(deserialize_with = "or_default")]
+    pub selector: BTreeMap<String, String>,
     /// `Cluster` (also when empty) or `Local`.
     #[serde(deserialize_with = "or_default")]
     pub internal_traffic_policy: String,

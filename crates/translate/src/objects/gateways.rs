@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use weft_policy::LabelSelector;
 
 use super::lenient::{Lenient, list, or_default};
 use super::meta::Meta;
@@ -165,31 +166,6 @@ pub struct FromNamespaces {
     /// `All`, `Selector`, `Same` (default for routes) or `None` (default for listeners).
     pub from: Option<String>,
     pub selector: Option<LabelSelector>,
-}
-
-/// `metav1.LabelSelector`: every entry must match; an empty selector matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(
-    rename_all = "camelCase",
-    default,
-    deny_unknown_fields,
-    expecting = "an object"
-)]
-pub struct LabelSelector {
-    #[serde(deserialize_with = "or_default")]
-    pub match_labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "or_default")]
-    pub match_expressions: Vec<LabelRequirement>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "an object")]
-pub struct LabelRequirement {
-    pub key: String,
-    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
-    pub operator: String,
-    #[serde(deserialize_with = "or_default")]
-    pub values: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

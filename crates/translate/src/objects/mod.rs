@@ -6,6 +6,7 @@
 //! definition can be older, newer or modified: their lists hold [`Lenient`] entries, so that an
 //! unreadable entry results in a condition and never stops a watch.
 
+mod authorization;
 mod core;
 mod data;
 mod filters;
@@ -15,6 +16,9 @@ mod meta;
 mod policies;
 mod routes;
 
+pub use authorization::{
+    AuthorizationPolicy, ClusterAuthorizationPolicy, ProtectiveSpec, Targeting, Unreadable,
+};
 pub use core::{
     ClientIpConfig, Container, ContainerPort, EndpointAddress, EndpointConditions, EndpointHints,
     EndpointSlice, GrpcAction, Handler, HintFor, HttpGet, Ingress, Lifecycle, LoadBalancer,
@@ -32,9 +36,8 @@ pub use filters::{
 pub use gateways::{
     AllowedListeners, AllowedRoutes, BackendTlsConfig, FromNamespaces, FrontendTls,
     FrontendTlsConfig, FrontendValidation, Gateway, GatewayAddress, GatewayClass, GatewayClassSpec,
-    GatewaySpec, GatewayTls, GroupKind, Infrastructure, LabelRequirement, LabelSelector, Listener,
-    ListenerFilter, ListenerFilters, ListenerSet, ListenerSetSpec, ListenerTls, ObjectRef,
-    ParametersRef, PortTls,
+    GatewaySpec, GatewayTls, GroupKind, Infrastructure, Listener, ListenerFilter, ListenerFilters,
+    ListenerSet, ListenerSetSpec, ListenerTls, ObjectRef, ParametersRef, PortTls,
 };
 pub use lenient::Lenient;
 pub use meta::Meta;
@@ -48,6 +51,7 @@ pub use routes::{
     HttpRoute, HttpRouteSpec, HttpRule, HttpTimeouts, ParentRef, TcpRoute, TcpRouteSpec, TlsRoute,
     TlsRouteSpec, UdpRoute,
 };
+pub use weft_policy::{LabelRequirement, LabelSelector};
 
 /// Returns a valid port number, 1 to 65535.
 pub(crate) fn port_number(port: i64) -> Option<u16> {

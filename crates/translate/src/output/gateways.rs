@@ -1,6 +1,6 @@
 //! The statuses of GatewayClasses, Gateways, ListenerSets and BackendTLSPolicies.
 
-use weft_ir::{GatewayId, Transport};
+use weft_ir::{GatewayId, PolicyId, Transport};
 
 use super::routes::Condition;
 use crate::objects::ParentRef;
@@ -141,10 +141,21 @@ pub struct PolicyStatus {
     pub ancestors: Vec<AncestorStatus>,
 }
 
+/// Status of an AuthorizationPolicy or a ClusterAuthorizationPolicy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthorizationStatus {
+    /// The policy.
+    pub id: PolicyId,
+    /// The generation that the conditions describe.
+    pub generation: i64,
+    /// One entry for each target: at least one, at most 16.
+    pub ancestors: Vec<AncestorStatus>,
+}
+
 /// Status of a policy with regard to one ancestor (GEP-713).
 #[derive(Clone, Debug, PartialEq)]
 pub struct AncestorStatus {
-    /// The Gateway, as a reference.
+    /// The Gateway, or the target of an authorization policy, as a reference.
     pub ancestor: ParentRef,
     /// Conditions of the policy for this ancestor.
     pub conditions: Vec<Condition>,

@@ -5,8 +5,8 @@ mod provision;
 mod routes;
 
 pub use gateways::{
-    Address, AddressKind, AncestorStatus, GatewayClassStatus, GatewayStatus, ListenerSetStatus,
-    ListenerStatus, PolicyStatus, Routability, RouteGroupKind,
+    Address, AddressKind, AncestorStatus, AuthorizationStatus, GatewayClassStatus, GatewayStatus,
+    ListenerSetStatus, ListenerStatus, PolicyStatus, Routability, RouteGroupKind,
 };
 pub use provision::{
     Provision, ProvisionPort, Resources, Scaling, ServiceProvision, ServiceType, TrafficPolicy,

@@ -9,7 +9,7 @@ mod grpc;
 pub(crate) mod hosts;
 mod http;
 mod object;
-mod patterns;
+pub(crate) mod patterns;
 mod report;
 mod resolver;
 mod route;

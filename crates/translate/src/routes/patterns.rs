@@ -22,7 +22,7 @@ pub(crate) struct PatternBudget {
 impl PatternBudget {
     /// Returns the pattern, or why it is invalid. Once a limit is exceeded nothing more is
     /// compiled, since the route is rejected.
-    pub(super) fn get(&mut self, text: &str) -> Result<Pattern, String> {
+    pub(crate) fn get(&mut self, text: &str) -> Result<Pattern, String> {
         if let Some(known) = self.known.get(text) {
             return known.clone();
         }
@@ -64,9 +64,14 @@ impl PatternBudget {
         self.over.get_or_insert(why);
     }
 
+    /// Returns which limit is exceeded.
+    pub(crate) fn exceeded(&self) -> Option<&str> {
+        self.over.as_deref()
+    }
+
     /// Returns a fault if the route exceeds a limit.
     pub(crate) fn too_large(&self) -> Option<Fault> {
-        let over = self.over.as_ref()?;
+        let over = self.exceeded()?;
         Some(too_large(format!(
             "{over}, the limit of a route; use exact and prefix matches, ASCII classes such as \
              [0-9a-z] instead of \\w and \\d, or several routes"

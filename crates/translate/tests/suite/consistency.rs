@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
-use weft_ir::{Destination, EndpointSet, Workload};
+use weft_ir::{Authorizations, Destination, EndpointSet, Workload};
 use weft_translate::{Condition, GatewayView, Mesh, Objects, Translation};
 
 /// Texts with a meaning in patterns, paths, names or addresses.
@@ -67,6 +67,7 @@ pub(crate) struct Answers {
     pub(crate) destinations: Vec<Destination>,
     pub(crate) endpoints: Vec<Arc<EndpointSet>>,
     pub(crate) gateways: Vec<Arc<GatewayView>>,
+    pub(crate) authorizations: Vec<Arc<Authorizations>>,
 }
 
 /// Checks the translation, and returns the answers to all proxies.
@@ -85,9 +86,15 @@ pub(crate) fn check(objects: &Objects, translation: &Translation) -> Answers {
     look_up_services(objects, mesh, &mut answers);
     for pod in &objects.pods {
         let meta = &pod.metadata;
-        answers
-            .workloads
-            .extend(mesh.workload(&meta.namespace, &meta.name));
+        let workload = mesh.workload(&meta.namespace, &meta.name);
+        let enforced = mesh.authorizations(&meta.namespace, &meta.name).cloned();
+        if let Some(of) = &workload {
+            let ours = mesh.gateway_of(&meta.namespace, &meta.name);
+            let known = ours.is_none_or(|id| mesh.gateway(&id).is_some());
+            assert_eq!(enforced.is_some(), known, "{}", of.identity);
+        }
+        answers.workloads.extend(workload);
+        answers.authorizations.extend(enforced);
     }
     for status in &translation.gateways {
         let view = mesh.gateway(&status.id).expect("of ours");
@@ -150,6 +157,9 @@ fn check_gateways(translation: &Translation) {
         assert_eq!(kinds(&status.conditions), ["Accepted", "Programmed"]);
     }
     for status in &translation.policies {
+        assert!((1..=16).contains(&status.ancestors.len()));
+    }
+    for status in &translation.authorizations {
         assert!((1..=16).contains(&status.ancestors.len()));
     }
     for provision in &translation.provisions {

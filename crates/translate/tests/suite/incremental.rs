@@ -69,6 +69,8 @@ fn append(all: &mut Objects, one: Objects) {
         listener_sets,
         reference_grants,
         backend_tls_policies,
+        authorization_policies,
+        cluster_authorization_policies,
         secrets,
         config_maps,
         cluster_trust_bundles,
@@ -91,6 +93,9 @@ fn append(all: &mut Objects, one: Objects) {
     all.listener_sets.extend(listener_sets);
     all.reference_grants.extend(reference_grants);
     all.backend_tls_policies.extend(backend_tls_policies);
+    all.authorization_policies.extend(authorization_policies);
+    all.cluster_authorization_policies
+        .extend(cluster_authorization_policies);
     all.secrets.extend(secrets);
     all.config_maps.extend(config_maps);
     all.cluster_trust_bundles.extend(cluster_trust_bundles);

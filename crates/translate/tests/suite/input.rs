@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use serde::Deserialize;
 use serde_json::Value;
-use weft_ir::{Mode, TrustDomain};
+use weft_ir::{DefaultAuthorization, Mode, TrustDomain};
 use weft_translate::objects::Secret;
 use weft_translate::{EndpointRules, Objects, Settings};
 
@@ -41,6 +41,8 @@ pub(crate) fn settings() -> Settings {
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
         mode: Mode::Permissive,
         mode_floor: Mode::Permissive,
+        authorization: DefaultAuthorization::Allow,
+        authorization_floor: DefaultAuthorization::Allow,
         controller_name: "weft.dev/mesh-controller".to_owned(),
         gateway_controller_name: CONTROLLER.to_owned(),
         endpoints: EndpointRules::default(),
@@ -68,6 +70,8 @@ pub(crate) struct Queries {
     pub(crate) endpoints: Vec<String>,
     /// `edge/public`.
     pub(crate) gateways: Vec<String>,
+    /// Pods, `shop/pod`, whose proxies' policies are shown.
+    pub(crate) authorizations: Vec<String>,
     /// The nodes of the clients that see the endpoints; without any, clients on an unknown node.
     pub(crate) nodes: Vec<String>,
 }
@@ -149,6 +153,10 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
         "ListenerSet" => objects.listener_sets.push(read(document)?),
         "ReferenceGrant" => objects.reference_grants.push(read(document)?),
         "BackendTLSPolicy" => objects.backend_tls_policies.push(read(document)?),
+        "AuthorizationPolicy" => objects.authorization_policies.push(read(document)?),
+        "ClusterAuthorizationPolicy" => {
+            objects.cluster_authorization_policies.push(read(document)?)
+        }
         "Secret" => objects.secrets.push(read(document)?),
         "DeletedSecret" => {
             let secret: Arc<Secret> = read(document)?;

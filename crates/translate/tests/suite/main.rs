@@ -9,6 +9,7 @@
 /// The folder of golden files and certificates.
 const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
 
+mod authorization;
 mod budgets;
 mod consistency;
 mod gateways;

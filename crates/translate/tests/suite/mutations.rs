@@ -37,6 +37,8 @@ fn is_custom(kind: &str) -> bool {
         "ListenerSet",
         "ReferenceGrant",
         "BackendTLSPolicy",
+        "AuthorizationPolicy",
+        "ClusterAuthorizationPolicy",
     ];
     kind.ends_with("Route") || gateways.contains(&kind)
 }

@@ -12,8 +12,8 @@ use weft_ir::{
 };
 use weft_translate::{Condition, Controller, Mesh, ParentStatus, RouteStatus, Translation};
 
-use crate::gateways;
 use crate::input::Queries;
+use crate::{authorization, gateways};
 
 /// Returns the answers to `queries`, and every status.
 pub(crate) fn translation(translation: &Translation, queries: &Queries) -> String {
@@ -79,15 +79,23 @@ pub(crate) fn translation(translation: &Translation, queries: &Queries) -> Strin
         };
         views.insert(text(query), view);
     }
+    let enforced: Mapping = queries
+        .authorizations
+        .iter()
+        .map(|query| authorization::enforced(mesh, query))
+        .collect();
     let statuses: Mapping = translation.statuses.iter().map(|of| status(of)).collect();
     let all = [
         ("destinations", destinations),
         ("endpoints", endpoints),
         ("workloads", workloads),
         ("gatewayConfiguration", views),
+        ("enforced", enforced),
         ("statuses", statuses),
     ];
+    let policies = authorization::statuses(translation);
     let all = all.into_iter().chain(gateways::statuses(translation));
+    let all = all.chain([("authorizations", policies)]);
     let missing = translation.missing_parents.iter();
     let missing = list(missing.map(|of| text(format!("{}: {}", of.route, of.message))));
     let warnings = list(translation.warnings.iter().map(text));
@@ -184,7 +192,7 @@ pub(crate) fn rule(rule: &Rule) -> Value {
     ])
 }
 
-fn request_match(condition: &RequestMatch) -> String {
+pub(crate) fn request_match(condition: &RequestMatch) -> String {
     let RequestMatch {
         path,
         headers,
