@@ -1,6 +1,6 @@
 //! Encodes a mesh for the wire; a resource that several streams need is encoded once.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weft_api::encode::{self, RouteDigests};
 use weft_api::proto;
 use weft_ir::{
-    EndpointSet, GatewayId, GatewayPort, ResourceKey, Service, ServicePort, Target, Workload,
+    Authorizations, EndpointSet, GatewayId, GatewayPort, ResourceKey, Service, ServicePort, Target,
+    Workload,
 };
 use weft_translate::{GatewayView, Mesh};
 
@@ -39,6 +40,9 @@ pub trait Source {
     fn node(&self, namespace: &str, pod: &str) -> Option<String>;
     /// Returns the workload of a pod's proxy; `None` if the pod is unknown.
     fn workload(&self, namespace: &str, pod: &str) -> Option<Arc<proto::Resource>>;
+    /// Returns the policies that a pod's proxy enforces; `None` if the pod is unknown, or if it has
+    /// no proxy.
+    fn authorization(&self, namespace: &str, pod: &str) -> Option<Arc<proto::Resource>>;
     /// Returns the resources of a pod that is a Gateway's proxy; `None` if it is not, or if its
     /// Gateway is not of this controller.
     fn gateway(&self, namespace: &str, pod: &str) -> Option<Arc<EncodedGateway>>;
@@ -58,6 +62,8 @@ pub struct Encoder {
     endpoints: Cache<usize, EndpointSet, proto::Resource>,
     workloads: Cache<(String, String), Workload, proto::Resource>,
     gateways: Cache<GatewayId, GatewayView, EncodedGateway>,
+    /// By the pointer: many pods enforce the same.
+    authorizations: Cache<usize, Authorizations, proto::Resource>,
 }
 
 /// Encodings by key, each with its source.
@@ -111,12 +117,20 @@ impl Encoder {
             endpoints: Cache::default(),
             workloads: Cache::default(),
             gateways: Cache::default(),
+            authorizations: Cache::default(),
         }
     }
 
     /// Returns the encoder of the next mesh, with the encodings that are still valid.
     pub fn next(&self, mesh: Mesh) -> Self {
+        let enforced: HashSet<usize> = mesh
+            .all_authorizations()
+            .map(|of| Arc::as_ptr(of).addr())
+            .collect();
         Self {
+            authorizations: self
+                .authorizations
+                .retained(|pointer, _| enforced.contains(pointer)),
             destinations: self
                 .destinations
                 .retained(|(address, _), service| mesh.shows(*address, service)),
@@ -176,6 +190,13 @@ impl Source for Encoder {
         let key = (namespace.to_owned(), pod.to_owned());
         let encode = || encode::workload(&workload);
         Some(self.workloads.get(&key, &workload, encode))
+    }
+
+    fn authorization(&self, namespace: &str, pod: &str) -> Option<Arc<proto::Resource>> {
+        let of = self.mesh.authorizations(namespace, pod)?;
+        let pointer = Arc::as_ptr(of).addr();
+        let encode = || encode::authorizations(of);
+        Some(self.authorizations.get(&pointer, of, encode))
     }
 
     fn gateway(&self, namespace: &str, pod: &str) -> Option<Arc<EncodedGateway>> {
@@ -266,6 +287,41 @@ mod tests {
         let last = second.next(translator.translate(&now).mesh);
         assert_eq!(last.destinations.lock().len(), 0);
         assert_eq!(last.endpoints.lock().len(), 0);
+    }
+
+    #[test]
+    fn policies_that_many_pods_enforce_are_encoded_once() {
+        let pod = |name: &str| {
+            let pod = json!({
+                "metadata": {"name": name, "namespace": "shop"},
+                "spec": {"containers": [{"name": "weft-proxy"}]},
+            });
+            Arc::new(serde_json::from_value(pod).unwrap())
+        };
+        let policy = |action: &str| {
+            let policy = json!({
+                "metadata": {"name": "all", "namespace": "shop"},
+                "spec": {"targetRefs": [{"kind": "Pod", "selector": {}}], "action": action, "rules": [{}]},
+            });
+            vec![Arc::new(serde_json::from_value(policy).unwrap())]
+        };
+        let mut now = Objects {
+            pods: vec![pod("a"), pod("b")],
+            authorization_policies: policy("ALLOW"),
+            ..Objects::default()
+        };
+        let mut translator = Translator::new(test_settings());
+        let first = Encoder::new(translator.translate(&now).mesh);
+        let of = |encoder: &Encoder, pod: &str| encoder.authorization("shop", pod).unwrap();
+        assert!(Arc::ptr_eq(&of(&first, "a"), &of(&first, "b")));
+        assert!(first.authorization("shop", "absent").is_none());
+        now.pods.push(pod("c"));
+        let second = first.next(translator.translate(&now).mesh);
+        assert!(Arc::ptr_eq(&of(&first, "a"), &of(&second, "c")));
+        now.authorization_policies = policy("DENY");
+        let last = second.next(translator.translate(&now).mesh);
+        assert_eq!(last.authorizations.lock().len(), 0);
+        assert_ne!(of(&first, "a").version, of(&last, "a").version);
     }
 
     #[test]

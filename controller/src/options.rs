@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use weft_ir::{Mode, TrustDomain};
+use weft_ir::{DefaultAuthorization, Mode, TrustDomain};
 pub use weft_process::log::Format as LogFormat;
 use weft_translate::EndpointRules;
 
@@ -90,6 +90,14 @@ pub struct ServeOptions {
     /// With strict, neither pods nor namespaces can choose to be permissive.
     #[arg(long, env = "WEFT_MTLS_FLOOR", value_enum, default_value_t = MtlsMode::Permissive)]
     pub mtls_floor: MtlsMode,
+
+    /// Who may call pods to which no `ALLOW` policy applies.
+    #[arg(long, env = "WEFT_AUTHORIZATION_DEFAULT", value_enum, default_value_t = AuthorizationDefault::Allow)]
+    pub authorization_default: AuthorizationDefault,
+
+    /// The least strict default that a namespace can choose.
+    #[arg(long, env = "WEFT_AUTHORIZATION_FLOOR", value_enum, default_value_t = AuthorizationDefault::Allow)]
+    pub authorization_floor: AuthorizationDefault,
 
     /// Lifetime of a proxy's certificate in seconds, a day at most: none is revoked before it
     /// expires. It is renewed at 70 %.
@@ -206,6 +214,26 @@ impl From<MtlsMode> for Mode {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthorizationDefault {
+    /// Every client.
+    Allow,
+    /// Clients of the mesh.
+    Mesh,
+    /// Nobody.
+    Deny,
+}
+
+impl From<AuthorizationDefault> for DefaultAuthorization {
+    fn from(default: AuthorizationDefault) -> Self {
+        match default {
+            AuthorizationDefault::Allow => Self::Allow,
+            AuthorizationDefault::Mesh => Self::Mesh,
+            AuthorizationDefault::Deny => Self::Deny,
+        }
+    }
+}
+
 /// A unique name, for a process that runs outside of a pod.
 fn process_name() -> String {
     format!("process-{}-{:08x}", std::process::id(), fastrand::u32(..))
@@ -247,6 +275,31 @@ mod tests {
         let own = parse(&["--denied-endpoints", "10.0.0.0/8,fd00::/8"]).unwrap();
         assert_eq!(own.len(), 2);
         assert!(parse(&["--denied-endpoints", "10.0.0.300/8"]).is_err());
+    }
+
+    /// A typo must not open the mesh.
+    #[test]
+    fn authorization_defaults_are_parsed_strictly() {
+        let parse = |args: &[&str]| {
+            let args = ["weft-controller", "serve"].iter().chain(args);
+            Options::try_parse_from(args).map(|options| match options.command {
+                Command::Serve(options) => {
+                    (options.authorization_default, options.authorization_floor)
+                }
+                Command::Provision(_) => panic!("another command"),
+            })
+        };
+        use AuthorizationDefault::{Allow, Deny, Mesh};
+        assert_eq!(parse(&[]).unwrap(), (Allow, Allow));
+        let both = ["--authorization-default=deny", "--authorization-floor=mesh"];
+        assert_eq!(parse(&both).unwrap(), (Deny, Mesh));
+        for wrong in [
+            "--authorization-default=Deny",
+            "--authorization-floor=",
+            "--authorization-floor=strict",
+        ] {
+            assert!(parse(&[wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_translate::{
-    GatewayClassStatus, GatewayStatus, ListenerSetStatus, Mesh, MissingParents, PolicyStatus,
-    RouteStatus, Settings, Translation, Translator,
+    AuthorizationStatus, GatewayClassStatus, GatewayStatus, ListenerSetStatus, Mesh,
+    MissingParents, PolicyStatus, RouteStatus, Settings, Translation, Translator,
 };
 
 use crate::encoder::Encoder;
@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub gateways: Vec<GatewayStatus>,
     pub listener_sets: Vec<ListenerSetStatus>,
     pub policies: Vec<PolicyStatus>,
+    /// The statuses of authorization policies.
+    pub authorizations: Vec<AuthorizationStatus>,
     /// The namespaces in which Gateways have proxies.
     pub gateway_namespaces: BTreeSet<String>,
     /// The missing parents of routes.
@@ -53,6 +55,7 @@ impl Snapshot {
             gateways,
             listener_sets,
             policies,
+            authorizations,
             provisions,
             missing_parents,
             warnings: _,
@@ -64,6 +67,7 @@ impl Snapshot {
             gateways,
             listener_sets,
             policies,
+            authorizations,
             gateway_namespaces: provisions
                 .iter()
                 .map(|of| of.gateway.namespace.to_string())
@@ -146,6 +150,8 @@ pub(crate) fn test_settings() -> Settings {
         trust_domain: weft_ir::TrustDomain::new("cluster.local").unwrap(),
         mode: weft_ir::Mode::Permissive,
         mode_floor: weft_ir::Mode::Permissive,
+        authorization: weft_ir::DefaultAuthorization::Allow,
+        authorization_floor: weft_ir::DefaultAuthorization::Allow,
         controller_name: crate::names::CONTROLLER_NAME.into(),
         gateway_controller_name: crate::names::GATEWAY_CONTROLLER_NAME.into(),
         endpoints: weft_translate::EndpointRules::default(),

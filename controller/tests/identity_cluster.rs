@@ -253,6 +253,8 @@ fn snapshot(pod: &Pod) -> Arc<Snapshot> {
     let settings = Settings {
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
         mode: Mode::Permissive,
+        authorization: weft_ir::DefaultAuthorization::Allow,
+        authorization_floor: weft_ir::DefaultAuthorization::Allow,
         mode_floor: Mode::Permissive,
         controller_name: weft_controller::names::CONTROLLER_NAME.to_owned(),
         gateway_controller_name: weft_controller::names::GATEWAY_CONTROLLER_NAME.to_owned(),

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use weft_ir::RouteKind;
+use weft_ir::{PolicyId, RouteKind};
 
 /// The maximum size of a report: the annotations of an object may have 256 KiB.
 const MAX_BYTES: usize = 200 * 1024;
 /// The maximum number of characters of a reason.
 const MAX_REASON: usize = 128;
 
-/// Counts of the proxies affected by a parent of a route.
+/// Counts of the proxies affected by a parent of a route, or by an authorization policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Count {
@@ -25,7 +25,13 @@ pub struct Count {
     /// Why a resource was too large to be sent.
     #[serde(rename = "w", skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
+    /// Pods of some of the proxies that rejected an authorization policy.
+    #[serde(rename = "b", skip_serializing_if = "Vec::is_empty")]
+    pub refused_by: Vec<String>,
 }
+
+/// The maximum number of names in [`Count::refused_by`].
+pub const MAX_NAMES: usize = 5;
 
 fn is_zero(number: &usize) -> bool {
     *number == 0
@@ -39,13 +45,16 @@ impl Count {
         if self.withheld.is_none() {
             self.withheld.clone_from(&other.withheld);
         }
+        let room = MAX_NAMES.saturating_sub(self.refused_by.len());
+        let names = other.refused_by.iter().take(room);
+        self.refused_by.extend(names.cloned());
     }
 }
 
-/// The counts of each parent, in the order of the route's status.
+/// The counts of each parent, in the order of the route's status; a policy has one count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteCounts {
-    /// The generation of the route.
+    /// The generation of the object.
     #[serde(rename = "g")]
     pub generation: i64,
     #[serde(rename = "p")]
@@ -62,6 +71,12 @@ pub struct Report {
     /// True if routes were omitted because of the report's size.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
+}
+
+/// Returns an authorization policy's key in reports.
+pub fn policy_key(policy: &PolicyId) -> String {
+    let namespace = policy.namespace.as_deref().unwrap_or_default();
+    format!("{}/{namespace}/{}", policy.kind(), policy.name)
 }
 
 /// Returns a route's key in reports.

@@ -84,6 +84,8 @@ impl Serve {
             trust_domain: process.options.trust_domain.clone(),
             mode: options.mtls.into(),
             mode_floor: options.mtls_floor.into(),
+            authorization: options.authorization_default.into(),
+            authorization_floor: options.authorization_floor.into(),
             controller_name: CONTROLLER_NAME.to_owned(),
             gateway_controller_name: GATEWAY_CONTROLLER_NAME.to_owned(),
             endpoints: EndpointRules {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
 use weft_ir::{GatewayId, RouteKind};
-use weft_translate::{Condition, RouteStatus};
+use weft_translate::{AuthorizationStatus, Condition, RouteStatus};
 
 use super::listening::Listening;
 use super::merge::{self, ConditionOwner, Entry, List, Whole};
 use super::{features, programmed};
+use crate::CONTROLLER_NAME;
 use crate::snapshot::Snapshot;
 use crate::watch::{ObjectKey, World};
 
@@ -23,6 +24,8 @@ pub(super) enum Subject {
     ListenerSet,
     Route(RouteKind),
     BackendTlsPolicy,
+    AuthorizationPolicy,
+    ClusterAuthorizationPolicy,
 }
 
 /// The wanted content of a status.
@@ -103,11 +106,11 @@ pub(super) struct Due {
 /// The existing statuses of one kind: this controller's entries, as last watched.
 pub(super) type Existing = HashMap<ObjectKey, Arc<[Value]>>;
 
-/// Returns every status that is due. `routes` are the statuses of the snapshot, with the conditions
-/// from proxies.
+/// Returns every status that is due. `routes` and `authorizations` are the statuses of the snapshot,
+/// with the conditions from proxies.
 pub(super) fn all(
     snapshot: &Snapshot,
-    routes: &[RouteStatus],
+    (routes, authorizations): (&[RouteStatus], &[AuthorizationStatus]),
     listening: &Listening,
     obstacles: &BTreeMap<GatewayId, String>,
     world: &World,
@@ -136,6 +139,19 @@ pub(super) fn all(
     due.extend(of_policies(
         snapshot,
         &world.backend_tls_policies.own_entries(),
+    ));
+    let (of_cluster, of_namespaces) = authorizations
+        .iter()
+        .partition::<Vec<_>, _>(|of| of.id.namespace.is_none());
+    due.extend(of_authorizations(
+        Subject::ClusterAuthorizationPolicy,
+        &of_cluster,
+        &world.cluster_authorization_policies.own_entries(),
+    ));
+    due.extend(of_authorizations(
+        Subject::AuthorizationPolicy,
+        &of_namespaces,
+        &world.authorization_policies.own_entries(),
     ));
     due
 }
@@ -243,6 +259,23 @@ fn of_policies(snapshot: &Snapshot, existing: &Existing) -> Vec<Due> {
         policies,
         existing,
     )
+}
+
+fn of_authorizations(
+    subject: Subject,
+    statuses: &[&AuthorizationStatus],
+    existing: &Existing,
+) -> Vec<Due> {
+    let policies = statuses.iter().map(|status| {
+        let namespace = status.id.namespace.as_deref().unwrap_or_default();
+        let key = ObjectKey::new(namespace, &*status.id.name);
+        let own = status.ancestors.iter().map(|ancestor| Entry {
+            controller: CONTROLLER_NAME,
+            ..Entry::from(ancestor)
+        });
+        (key, status.generation, own.collect())
+    });
+    due_entries(subject, List::Ancestors, policies, existing)
 }
 
 fn due_whole(

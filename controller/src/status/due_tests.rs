@@ -87,3 +87,37 @@ fn deleted_route_is_not_due() {
     );
     assert_eq!(of_routes(&[status(1)], RouteKind::Grpc, &seen(vec![])), []);
 }
+
+/// Of the mesh's controller; a policy of the cluster is named without a namespace.
+#[test]
+fn authorization_policy_is_due_until_its_status_is_current() {
+    let status = |namespace: Option<&str>| AuthorizationStatus {
+        id: weft_ir::PolicyId {
+            namespace: namespace.map(Arc::from),
+            name: "r".into(),
+        },
+        generation: 2,
+        ancestors: vec![weft_translate::AncestorStatus {
+            ancestor: ParentRef {
+                group: Some(String::new()),
+                kind: Some("Service".into()),
+                name: "reviews".into(),
+                ..ParentRef::default()
+            },
+            conditions: status(2).parents[0].conditions.clone(),
+        }],
+    };
+    let of = |status: &AuthorizationStatus, existing: &Existing| {
+        of_authorizations(Subject::AuthorizationPolicy, &[status], existing)
+    };
+    let own = status(Some("shop"));
+    let due = of(&own, &seen(vec![]));
+    let patch = patch(&route(2, vec![]), &due[0], "now").unwrap();
+    let written = patch.pointer("/status/ancestors").unwrap();
+    let controller = written.pointer("/0/controllerName");
+    assert_eq!(controller, Some(&json!(crate::CONTROLLER_NAME)));
+    assert_eq!(of(&own, &seen(written.as_array().unwrap().clone())), []);
+    let cluster = HashMap::from([(ObjectKey::new("", "r"), Arc::default())]);
+    assert_eq!(of(&status(None), &cluster).len(), 1);
+    assert_eq!(of(&own, &cluster), [], "another object");
+}

@@ -33,7 +33,16 @@ pub(crate) fn due(
     let routes = programmed::statuses(snapshot, registry, &crate::replicas::Others::default());
     let listening = listening::Listening::new(snapshot.encoder.mesh(), registry, false);
     let obstacles = std::collections::BTreeMap::new();
-    due::all(snapshot, &routes, &listening, &obstacles, world).len()
+    let policies =
+        programmed::authorizations(snapshot, registry, &crate::replicas::Others::default());
+    due::all(
+        snapshot,
+        (&routes, &policies),
+        &listening,
+        &obstacles,
+        world,
+    )
+    .len()
 }
 
 /// Returns the condition Programmed of the listeners of the first Gateway, as status and message.

@@ -4,6 +4,10 @@
 //! Answers of proxies reach the replica that they are connected to; the one that writes statuses
 //! adds the reports of the others to its own tally.
 
+mod authorizations;
+
+pub(crate) use authorizations::authorizations;
+
 use weft_translate::{Condition, Controller, RouteStatus};
 
 use crate::replicas::tally::own_counts;
@@ -78,10 +82,16 @@ fn condition(count: &Count, outliers: usize, none: &str) -> Condition {
         total,
         refusing,
         ref withheld,
+        ref refused_by,
     } = *count;
     let mut message = format!("{ready} of {total} proxies connected");
     if refusing > 0 {
-        message += &format!("; rejected by {refusing}: the reasons are in the controller's log");
+        let named = match &refused_by[..] {
+            [] => String::new(),
+            names => format!(" ({})", names.join(", ")),
+        };
+        message +=
+            &format!("; rejected by {refusing}{named}: the reasons are in the controller's log");
     }
     if let Some(reason) = withheld {
         message += &format!("; {reason}");

@@ -104,10 +104,12 @@ impl StatusWriter {
         };
         let others = self.others.borrow_and_update().clone();
         let statuses = programmed::statuses(&snapshot, &self.registry, &others);
+        let policies = programmed::authorizations(&snapshot, &self.registry, &others);
         let obstacles = Arc::clone(&self.obstacles.borrow_and_update());
         let elsewhere = listening::others(&self.world.pods.objects());
         let listening = Listening::new(snapshot.encoder.mesh(), &self.registry, elsewhere);
-        let mut due = due::all(&snapshot, &statuses, &listening, &obstacles, &self.world);
+        let counted = (&*statuses, &*policies);
+        let mut due = due::all(&snapshot, counted, &listening, &obstacles, &self.world);
         let begin = Instant::now();
         failed.retain(|(subject, key)| {
             due.iter()
@@ -159,7 +161,7 @@ impl StatusWriter {
             }
             Ok(Written::Incomplete) => {
                 "the API server dropped a part of it; check whether the installed definitions of \
-                 the Gateway API are older than this controller"
+                 the Gateway API and of Weft are older than this controller"
                     .to_owned()
             }
             Err(error) => error.to_string(),
@@ -181,6 +183,8 @@ impl StatusWriter {
             Subject::ListenerSet => &kinds.listener_set,
             Subject::Route(kind) => kinds.route(kind),
             Subject::BackendTlsPolicy => &kinds.backend_tls_policy,
+            Subject::AuthorizationPolicy => &kinds.authorization_policy,
+            Subject::ClusterAuthorizationPolicy => &kinds.cluster_authorization_policy,
         };
         let Served::As(kind) = &*served.borrow() else {
             return None;

@@ -1,5 +1,5 @@
-//! Discovers the versions in which the cluster serves the kinds of the Gateway API, ServiceImport
-//! and ClusterTrustBundle, and follows the installation and removal of their definitions.
+//! Discovers the versions in which the cluster serves the kinds of the Gateway API, those of Weft,
+//! ServiceImport and ClusterTrustBundle, and follows the installation and removal of their definitions.
 
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub const CLUSTER_TRUST_BUNDLE: Wanted = Wanted {
     kind: "ClusterTrustBundle",
     versions: &["v1", "v1beta1", "v1alpha1"],
 };
+pub const AUTHORIZATION_POLICY: Wanted = own("AuthorizationPolicy");
+pub const CLUSTER_AUTHORIZATION_POLICY: Wanted = own("ClusterAuthorizationPolicy");
 pub const MESH: Wanted = Wanted {
     group: "gateway.networking.x-k8s.io",
     kind: "XMesh",
@@ -64,6 +66,14 @@ const fn standard(kind: &'static str, versions: &'static [&'static str]) -> Want
         group: GATEWAY_GROUP,
         kind,
         versions,
+    }
+}
+
+const fn own(kind: &'static str) -> Wanted {
+    Wanted {
+        group: weft_policy::GROUP,
+        kind,
+        versions: &["v1alpha1"],
     }
 }
 
@@ -79,6 +89,8 @@ pub struct Kinds {
     pub tcp_route: watch::Receiver<Served>,
     pub udp_route: watch::Receiver<Served>,
     pub backend_tls_policy: watch::Receiver<Served>,
+    pub authorization_policy: watch::Receiver<Served>,
+    pub cluster_authorization_policy: watch::Receiver<Served>,
     pub mesh: watch::Receiver<Served>,
 }
 

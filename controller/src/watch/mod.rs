@@ -50,6 +50,8 @@ pub struct World {
     pub listener_sets: Arc<Store<objects::ListenerSet>>,
     pub reference_grants: Arc<Store<objects::ReferenceGrant>>,
     pub backend_tls_policies: Arc<Store<objects::BackendTlsPolicy>>,
+    pub authorization_policies: Arc<Store<objects::AuthorizationPolicy>>,
+    pub cluster_authorization_policies: Arc<Store<objects::ClusterAuthorizationPolicy>>,
     pub secrets: Arc<Store<objects::Secret>>,
     pub config_maps: Arc<Store<objects::ConfigMap>>,
     pub cluster_trust_bundles: Arc<Store<objects::ClusterTrustBundle>>,
@@ -75,6 +77,8 @@ impl World {
             && self.listener_sets.listed()
             && self.reference_grants.listed()
             && self.backend_tls_policies.listed()
+            && self.authorization_policies.listed()
+            && self.cluster_authorization_policies.listed()
             && self.secrets.listed()
             && self.config_maps.listed()
             && self.cluster_trust_bundles.listed()
@@ -99,6 +103,8 @@ impl World {
             listener_sets: self.listener_sets.objects(),
             reference_grants: self.reference_grants.objects(),
             backend_tls_policies: self.backend_tls_policies.objects(),
+            authorization_policies: self.authorization_policies.objects(),
+            cluster_authorization_policies: self.cluster_authorization_policies.objects(),
             secrets: self.secrets.objects(),
             config_maps: self.config_maps.objects(),
             cluster_trust_bundles: self.cluster_trust_bundles.objects(),
@@ -170,6 +176,8 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
     start.built_in::<ConfigMap, _>(gateways, &world.config_maps);
     let bundles = &world.cluster_trust_bundles;
     let policies = &world.backend_tls_policies;
+    let authorization = &world.authorization_policies;
+    let of_cluster = &world.cluster_authorization_policies;
     start.discovered(mesh, kinds::SERVICE_IMPORT, &world.service_imports);
     start.discovered(gateways, kinds::REFERENCE_GRANT, &world.reference_grants);
     start.discovered(gateways, kinds::CLUSTER_TRUST_BUNDLE, bundles);
@@ -183,6 +191,12 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
         tcp_route: start.discovered(mesh, kinds::TCP_ROUTE, &world.tcp_routes),
         udp_route: start.discovered(mesh, kinds::UDP_ROUTE, &world.udp_routes),
         backend_tls_policy: start.discovered(served, kinds::BACKEND_TLS_POLICY, policies),
+        authorization_policy: start.discovered(mesh, kinds::AUTHORIZATION_POLICY, authorization),
+        cluster_authorization_policy: start.discovered(
+            mesh,
+            kinds::CLUSTER_AUTHORIZATION_POLICY,
+            of_cluster,
+        ),
         mesh: start.discover(mesh, kinds::MESH),
     };
     let discovery = kinds::discover(

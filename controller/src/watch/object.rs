@@ -86,11 +86,16 @@ impl StatusPart {
 impl Watchable for objects::Service {}
 impl Watchable for objects::ServiceImport {}
 impl Watchable for objects::EndpointSlice {}
-impl Watchable for objects::Pod {}
-impl Watchable for objects::Namespace {
-    /// Keeps all labels: selectors of listeners may match any of them.
+impl Watchable for objects::Pod {
+    /// Selectors of policies and Services may match any label.
     fn slim(object: &mut Value) {
-        keep_read_metadata(object, &["annotations"]);
+        keep_labels(object);
+    }
+}
+impl Watchable for objects::Namespace {
+    /// Selectors of listeners and policies may match any label.
+    fn slim(object: &mut Value) {
+        keep_labels(object);
     }
 }
 
@@ -123,11 +128,31 @@ impl Watchable for objects::BackendTlsPolicy {
     const STATUS: StatusPart = StatusPart::Entries("ancestors");
 }
 
+impl Watchable for objects::AuthorizationPolicy {
+    const STATUS: StatusPart = StatusPart::Entries("ancestors");
+
+    fn slim(object: &mut Value) {
+        remove_labels_and_annotations(object);
+    }
+}
+impl Watchable for objects::ClusterAuthorizationPolicy {
+    const STATUS: StatusPart = StatusPart::Entries("ancestors");
+
+    fn slim(object: &mut Value) {
+        remove_labels_and_annotations(object);
+    }
+}
+
 impl Watchable for objects::GatewayClass {
     const STATUS: StatusPart = StatusPart::Whole;
 }
 impl Watchable for objects::Gateway {
     const STATUS: StatusPart = StatusPart::Whole;
+
+    /// Selectors of policies may match any label.
+    fn slim(object: &mut Value) {
+        keep_labels(object);
+    }
 }
 impl Watchable for objects::ListenerSet {
     const STATUS: StatusPart = StatusPart::Whole;
@@ -167,6 +192,24 @@ const KEPT_DOMAINS: [&str; 3] = ["weft.dev", "kubernetes.io", "k8s.io"];
 const MAX_VALUE_BYTES: usize = 1024;
 /// The maximum number of kept labels or annotations of an object, in the order of their names.
 const MAX_KEPT: usize = 64;
+
+/// The maximum number of labels that are kept of an object whose labels selectors match, in the
+/// order of their names.
+const MAX_LABELS: usize = 256;
+
+/// Keeps the labels, and the annotations that are read.
+fn keep_labels(object: &mut Value) {
+    keep_read_metadata(object, &["annotations"]);
+    let labels = object.pointer_mut("/metadata/labels");
+    if let Some(labels) = labels.and_then(Value::as_object_mut) {
+        let mut left = MAX_LABELS;
+        labels.retain(|_, _| {
+            let kept = left > 0;
+            left = left.saturating_sub(1);
+            kept
+        });
+    }
+}
 
 /// Removes labels and annotations that are not read.
 fn keep_read_metadata(object: &mut Value, fields: &[&str]) {
@@ -361,10 +404,39 @@ mod tests {
         assert_eq!(meta.labels.len(), 1);
         assert_eq!(meta.annotations.len(), MAX_KEPT);
         assert_eq!(meta.annotations["weft.dev/gateway-routes"], "apply");
-        // Selectors may mean any label of a namespace.
-        let namespace = json!({"metadata": {"name": "a", "labels": {"team": "x"}}});
-        let watched: Watched<objects::Namespace> = serde_json::from_value(namespace).unwrap();
-        assert_eq!(watched.body.unwrap().object.metadata.labels.len(), 1);
+    }
+
+    #[test]
+    fn labels_that_selectors_match_are_kept_up_to_a_number() {
+        let labels = |count: usize| {
+            let labels = (0..count).map(|place| (format!("team-{place:03}"), "x".into()));
+            let labels: serde_json::Map<_, _> = labels.collect();
+            json!({"metadata": {"name": "a", "labels": labels}})
+        };
+        fn kept<T: Watchable>(object: Value, meta: impl Fn(&T) -> &objects::Meta) -> usize {
+            let watched: Watched<T> = serde_json::from_value(object).unwrap();
+            meta(&watched.body.unwrap().object).labels.len()
+        }
+        for (count, expected) in [(3, 3), (300, MAX_LABELS)] {
+            let object = || labels(count);
+            let namespaces = kept(object(), |of: &objects::Namespace| &of.metadata);
+            let pods = kept(object(), |of: &objects::Pod| &of.metadata);
+            let gateways = kept(object(), |of: &objects::Gateway| &of.metadata);
+            assert_eq!([namespaces, pods, gateways], [expected; 3]);
+        }
+    }
+
+    /// A policy that cannot be read must be seen, so that it can be closed.
+    #[test]
+    fn unreadable_policy_is_an_object() {
+        let policy = json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"later": 1}});
+        let watched: Watched<objects::AuthorizationPolicy> =
+            serde_json::from_value(policy).unwrap();
+        let object = watched.body.unwrap().object;
+        assert!(matches!(
+            object.spec,
+            objects::ProtectiveSpec::Unreadable(_)
+        ));
     }
 
     #[test]

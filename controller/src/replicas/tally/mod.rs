@@ -3,6 +3,7 @@
 //! Affected are the proxies that hold a destination with rules of the route, and those of a Gateway
 //! whose listeners have such rules.
 
+pub(crate) mod authorizations;
 mod destinations;
 mod gateways;
 
@@ -59,6 +60,7 @@ pub(crate) fn counts(snapshot: &Snapshot, registry: &Registry) -> BTreeMap<Strin
             };
             (key, counts)
         })
+        .chain(authorizations::counts(snapshot, registry))
         .collect()
 }
 

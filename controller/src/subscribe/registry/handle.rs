@@ -73,8 +73,12 @@ impl StreamHandle {
         let Some(stream) = inner.streams.get_mut(&self.id) else {
             return;
         };
-        let is_destination =
-            |key: &ResourceKey| matches!(key, ResourceKey::Destination(_) | ResourceKey::Port(..));
+        let is_destination = |key: &ResourceKey| {
+            matches!(
+                key,
+                ResourceKey::Destination(_) | ResourceKey::Port(..) | ResourceKey::Authorization
+            )
+        };
         let destinations = acked.in_force.iter().any(|(key, _)| is_destination(key));
         let refused = !acked.refused.is_empty();
         for (key, version) in acked.in_force {

@@ -155,6 +155,15 @@ impl Registry {
             .collect()
     }
 
+    /// Returns every connected pod with the state of a resource there; `None` if it holds none.
+    pub fn states(&self, key: &ResourceKey) -> Vec<(ObjectKey, Option<Held>)> {
+        let inner = self.lock();
+        let streams = inner.streams.values();
+        streams
+            .map(|stream| (stream.pod.clone(), stream.held.get(key).cloned()))
+            .collect()
+    }
+
     /// Returns how many proxies may still use a version other than `versions` of one of the
     /// resources.
     pub fn behind(&self, versions: &HashMap<ResourceKey, Vec<u64>>) -> usize {
@@ -243,7 +252,7 @@ impl Registry {
         self.changes.0.subscribe()
     }
 
-    /// Notified of each change of the destinations and ports that proxies hold.
+    /// Notified of each change of the destinations, ports and policies that proxies hold.
     pub fn destination_changes(&self) -> watch::Receiver<u64> {
         self.destinations.0.subscribe()
     }

@@ -73,3 +73,21 @@ fn newest_streams_of_a_pod_replace_the_oldest() {
     let fourth = enter("web-0");
     assert!(!is_replaced(&third) && !is_replaced(&fourth) && !is_replaced(&other));
 }
+
+/// Statuses count who enforces the policies.
+#[test]
+fn answer_about_policies_is_a_change() {
+    let registry = Registry::default();
+    let pod = ObjectKey::new("shop", "web-0");
+    let stream = registry.register(pod.clone(), &[], 4);
+    let mut changes = registry.destination_changes();
+    changes.mark_unchanged();
+    let states = || registry.states(&ResourceKey::Authorization);
+    assert_eq!(states(), [(pod.clone(), None)]);
+    stream.record(Acked {
+        in_force: vec![(ResourceKey::Authorization, Some(7))],
+        refused: vec![],
+    });
+    assert!(changes.has_changed().unwrap());
+    assert_eq!(states(), [(pod, Some(Held::InForce(7)))]);
+}

@@ -62,6 +62,7 @@ pub struct Session {
 /// What must be compared with the latest snapshot.
 #[derive(Debug, Default)]
 struct Stale {
+    /// And the authorization.
     workload: bool,
     gateway: bool,
     addresses: BTreeSet<SocketAddr>,
@@ -111,6 +112,7 @@ impl Session {
             match key {
                 ResourceKey::Workload
                 | ResourceKey::Roots
+                | ResourceKey::Authorization
                 | ResourceKey::Gateway
                 | ResourceKey::Port(..) => {}
                 ResourceKey::Destination(address) => session.watch(address)?,

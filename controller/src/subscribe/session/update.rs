@@ -62,6 +62,10 @@ impl Session {
             if let Some(resource) = source.workload(&self.namespace, &self.pod) {
                 self.offer(ResourceKey::Workload, &resource, &mut draft);
             }
+            // In the same update: a proxy that serves its pod enforces the policies on it.
+            if let Some(resource) = source.authorization(&self.namespace, &self.pod) {
+                self.offer(ResourceKey::Authorization, &resource, &mut draft);
+            }
         }
         if self.stale.gateway {
             self.update_gateway(source, &mut draft);

@@ -89,7 +89,14 @@ async fn gateway_proxy_gets_its_ports_and_their_changes() {
     let update = proxy.next().await.unwrap();
     assert_eq!(
         keys(&update),
-        [SET, "gateway", PORT_443, PORT_80, "workload"]
+        [
+            "authorization",
+            SET,
+            "gateway",
+            PORT_443,
+            PORT_80,
+            "workload"
+        ]
     );
     let place = |key: &str| update.resources.iter().position(|one| one.key == key);
     assert!(place(SET) < place(PORT_80), "endpoints before ports");

@@ -35,7 +35,10 @@ async fn client_certificate_is_bound_to_the_pod_at_its_address() {
     }
     let own = serve_as(Some(WEB), "::ffff:10.1.0.2", DAY, Some(two()), quick()).await;
     let mut proxy = Proxy::of(&own, "web-1", &[]).await;
-    assert_eq!(keys(&proxy.next().await.unwrap()), ["workload"]);
+    assert_eq!(
+        keys(&proxy.next().await.unwrap()),
+        ["authorization", "workload"]
+    );
 }
 
 #[tokio::test]

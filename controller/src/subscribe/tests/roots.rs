@@ -27,7 +27,7 @@ async fn roots_are_sent_first_and_at_each_change_and_progress_is_recorded() {
     controller.roots.send_replace(Some(old));
     let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
     let first = proxy.next().await.unwrap();
-    assert_eq!(keys(&first), ["roots", "workload"]);
+    assert_eq!(keys(&first), ["authorization", "roots", "workload"]);
     proxy.ack(first.nonce, &[]).await;
     let root = OLD.to_vec().into();
     proxy
@@ -68,7 +68,7 @@ async fn roots_are_sent_on_each_stream() {
     controller.roots.send_replace(Some(Arc::clone(&roots)));
     let mut proxy = Proxy::of(&controller, "web-0", &[("roots", roots.version)]).await;
     let first = proxy.next().await.unwrap();
-    assert_eq!(keys(&first), ["roots", "workload"]);
+    assert_eq!(keys(&first), ["authorization", "roots", "workload"]);
     proxy.ack(first.nonce, &["roots"]).await;
     let untrusting = || {
         controller

@@ -7,7 +7,7 @@ async fn proxy_gets_its_workload_its_destinations_and_their_changes() {
     let controller = controller(Some(WEB), Some(snapshot("10.1.0.2")), Limits::default()).await;
     let mut proxy = Proxy::of(&controller, "web-0", &[]).await;
     let first = proxy.next().await.unwrap();
-    assert_eq!(keys(&first), ["workload"]);
+    assert_eq!(keys(&first), ["authorization", "workload"]);
     proxy.watch(REVIEWS).await;
     let second = proxy.next().await.unwrap();
     let (destination, endpoints) = ("destination/10.96.0.10:80", "endpoints/shop/reviews:80");
@@ -97,7 +97,7 @@ async fn stopped_subscriber_delays_no_other() {
     for proxy in [&mut stopped, &mut reading] {
         proxy.watch(REVIEWS).await;
         let first = proxy.next().await.unwrap();
-        if keys(&first) == ["workload"] {
+        if keys(&first) == ["authorization", "workload"] {
             proxy.next().await.unwrap();
         }
     }
@@ -136,7 +136,10 @@ async fn stream_waits_for_a_pod_that_the_watch_does_not_show_yet() {
     })
     .await;
     controller.publish.send_replace(Some(snapshot("10.1.0.2")));
-    assert_eq!(keys(&proxy.next().await.unwrap()), ["workload"]);
+    assert_eq!(
+        keys(&proxy.next().await.unwrap()),
+        ["authorization", "workload"]
+    );
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ async fn pod_is_withdrawn_once_every_proxy_has_acknowledged() {
     let mut client = Proxy::of(&controller, "web-0", &[]).await;
     client.watch(REVIEWS).await;
     let mut all = client.next().await.unwrap();
-    if keys(&all) == ["workload"] {
+    if keys(&all) == ["authorization", "workload"] {
         client.ack(all.nonce, &[]).await;
         all = client.next().await.unwrap();
     }

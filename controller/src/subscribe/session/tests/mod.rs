@@ -22,6 +22,8 @@ type Ports = (Vec<(u16, u64)>, Vec<ServicePort>);
 #[derive(Default)]
 struct Cluster {
     workload: u64,
+    /// 0: none.
+    authorization: u64,
     destinations: BTreeMap<SocketAddr, (u64, Vec<ServicePort>)>,
     sets: BTreeMap<ServicePort, u64>,
     /// That the pod runs on: `node2` sees other endpoints than the rest.
@@ -81,6 +83,11 @@ impl Source for Cluster {
         (self.workload > 0).then(|| Arc::new(resource(ResourceKey::Workload, self.workload)))
     }
 
+    fn authorization(&self, _: &str, _: &str) -> Option<Arc<Resource>> {
+        let version = self.authorization;
+        (version > 0).then(|| Arc::new(resource(ResourceKey::Authorization, version)))
+    }
+
     fn gateway(&self, _: &str, _: &str) -> Option<Arc<EncodedGateway>> {
         let (ports, references) = self.gateway.as_ref()?;
         let ports = ports.iter().map(|(port, version)| {
@@ -115,6 +122,7 @@ fn port(name: &str) -> ServicePort {
 fn cluster() -> Cluster {
     Cluster {
         workload: 1,
+        authorization: 0,
         destinations: BTreeMap::from([
             (address(1), (10, vec![port("a"), port("b")])),
             (address(2), (20, vec![port("b")])),
@@ -318,6 +326,36 @@ fn workload_survives_a_moment_without_the_pod() {
     cluster.workload = 0;
     session.snapshot_changed();
     assert_eq!(session.next_update(&cluster), None);
+}
+
+/// A proxy that serves its pod must know the policies, and keeps them while the watch is behind.
+#[test]
+fn authorization_comes_with_the_workload_and_is_never_removed() {
+    let mut cluster = cluster();
+    cluster.authorization = 5;
+    let mut session = session(&[]);
+    let first = session.next_update(&cluster);
+    assert_eq!(said(first).0, ["authorization", "workload"]);
+    cluster.authorization = 6;
+    session.snapshot_changed();
+    assert_eq!(said(session.next_update(&cluster)).0, ["authorization"]);
+    (cluster.workload, cluster.authorization) = (0, 0);
+    session.snapshot_changed();
+    assert_eq!(session.next_update(&cluster), None);
+    // A proxy that holds the current version is not sent it again.
+    let held = [("workload", 1), ("authorization", 6)];
+    (cluster.workload, cluster.authorization) = (1, 6);
+    assert_eq!(self::session(&held).next_update(&cluster), None);
+}
+
+#[test]
+fn authorization_of_a_gateway_is_sent_before_its_ports() {
+    let mut cluster = gateway();
+    cluster.authorization = 5;
+    cluster.weight = FULL_UPDATE;
+    let mut session = session(&[]);
+    let first = said(session.next_update(&cluster)).0;
+    assert_eq!(first, ["authorization", A, "workload"]);
 }
 
 const P80: &str = "port/tcp/80";

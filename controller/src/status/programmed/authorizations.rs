@@ -1,0 +1,39 @@
+//! The condition `weft.dev/Programmed` of authorization policies.
+
+use weft_translate::{AuthorizationStatus, Condition};
+
+use super::condition;
+use crate::replicas::tally::authorizations::own_counts;
+use crate::replicas::{Others, report};
+use crate::snapshot::Snapshot;
+use crate::subscribe::Registry;
+
+/// Returns the statuses of a snapshot with the condition added to each target for which its policy
+/// is accepted. The counts are of all targets.
+pub(crate) fn authorizations(
+    snapshot: &Snapshot,
+    registry: &Registry,
+    others: &Others,
+) -> Vec<AuthorizationStatus> {
+    let counts = own_counts(snapshot, registry);
+    let statuses = snapshot.authorizations.iter().map(|status| {
+        let mut status = status.clone();
+        let mut count = counts.get(&status.id).cloned().unwrap_or_default();
+        let key = report::policy_key(&status.id);
+        count.add(&others.count(&key, status.generation, 0));
+        let programmed = condition(&count, 0, "no connected proxy enforces the policy");
+        for ancestor in &mut status.ancestors {
+            let accepted = |one: &Condition| one.kind == "Accepted" && one.status;
+            if ancestor.conditions.iter().any(accepted) {
+                ancestor.conditions.push(programmed.clone());
+            }
+        }
+        status
+    });
+    statuses.collect()
+}
+
+#[cfg(test)]
+#[path = "authorizations_tests.rs"]
+#[allow(clippy::unwrap_used)]
+mod tests;
