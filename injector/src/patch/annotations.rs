@@ -18,6 +18,8 @@ const EITHER: [&str; 7] = [
     "weft.dev/proxy-workers",
 ];
 const PODS: [&str; 2] = [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND];
+/// The annotation of namespaces alone, which the controller follows.
+const AUTHORIZATION: &str = "weft.dev/authorization-default";
 /// Annotations that Weft writes, and the digest of its chart.
 const OURS: [&str; 3] = [SKIPPED, STATUS, "weft.dev/config"];
 /// The maximum number of warnings.
@@ -39,6 +41,9 @@ pub(super) fn of_pod(annotations: &BTreeMap<String, String>) -> Vec<String> {
             "weft.dev/gateway-routes" => {
                 format!("annotation {name} is for Services; on a pod it has no effect")
             }
+            AUTHORIZATION => {
+                format!("annotation {name} is for namespaces; on a pod it has no effect")
+            }
             name => format!(
                 "annotation {} has no effect{}",
                 cut(name),
@@ -51,7 +56,7 @@ pub(super) fn of_pod(annotations: &BTreeMap<String, String>) -> Vec<String> {
 
 /// Returns warnings about a namespace's annotations, for the creators of pods there.
 pub(super) fn of_namespace(annotations: &BTreeMap<String, String>) -> Vec<String> {
-    let known: Vec<_> = either().collect();
+    let known: Vec<_> = either().chain([AUTHORIZATION]).collect();
     unknown(annotations, &known)
         .map(|name| match name {
             INJECT => {
@@ -132,6 +137,7 @@ mod tests {
             ),
             ("weft.dev/inject", "is a label"),
             ("weft.dev/gateway-routes", "is for Services"),
+            (AUTHORIZATION, "is for namespaces"),
             (
                 "weft.dev/something-else-entirely",
                 "no annotation has this name",
@@ -147,6 +153,12 @@ mod tests {
         ] {
             assert_eq!(warnings(fine), [] as [String; 0]);
         }
+    }
+
+    #[test]
+    fn annotation_that_the_controller_follows_is_known_on_namespaces() {
+        let annotations = BTreeMap::from([(AUTHORIZATION.to_owned(), "deny".to_owned())]);
+        assert_eq!(of_namespace(&annotations), [] as [String; 0]);
     }
 
     #[test]
