@@ -12,7 +12,7 @@ use weft_translate::{AuthorizationStatus, Condition, RouteStatus};
 use super::listening::Listening;
 use super::merge::{self, ConditionOwner, Entry, List, Whole};
 use super::{features, programmed};
-use crate::CONTROLLER_NAME;
+use crate::names::CONTROLLER_NAME;
 use crate::snapshot::Snapshot;
 use crate::watch::{ObjectKey, World};
 

@@ -115,7 +115,7 @@ fn authorization_policy_is_due_until_its_status_is_current() {
     let patch = patch(&route(2, vec![]), &due[0], "now").unwrap();
     let written = patch.pointer("/status/ancestors").unwrap();
     let controller = written.pointer("/0/controllerName");
-    assert_eq!(controller, Some(&json!(crate::CONTROLLER_NAME)));
+    assert_eq!(controller, Some(&json!(crate::names::CONTROLLER_NAME)));
     assert_eq!(of(&own, &seen(written.as_array().unwrap().clone())), []);
     let cluster = HashMap::from([(ObjectKey::new("", "r"), Arc::default())]);
     assert_eq!(of(&status(None), &cluster).len(), 1);

@@ -34,6 +34,5 @@ pub(crate) fn authorizations(
 }
 
 #[cfg(test)]
-#[path = "authorizations_tests.rs"]
 #[allow(clippy::unwrap_used)]
 mod tests;

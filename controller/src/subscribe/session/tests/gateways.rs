@@ -67,3 +67,13 @@ fn unknown_gateway_keeps_its_ports_and_its_sets_are_updated() {
     let (sent, removed) = said(session.next_update(&cluster));
     assert_eq!((sent, removed), (vec![A.to_owned()], vec![]));
 }
+
+#[test]
+fn authorization_of_a_gateway_is_sent_before_its_ports() {
+    let mut cluster = gateway();
+    cluster.authorization = 5;
+    cluster.weight = FULL_UPDATE;
+    let mut session = session(&[]);
+    let first = said(session.next_update(&cluster)).0;
+    assert_eq!(first, ["authorization", A, "workload"]);
+}

@@ -348,15 +348,5 @@ fn authorization_comes_with_the_workload_and_is_never_removed() {
     assert_eq!(self::session(&held).next_update(&cluster), None);
 }
 
-#[test]
-fn authorization_of_a_gateway_is_sent_before_its_ports() {
-    let mut cluster = gateway();
-    cluster.authorization = 5;
-    cluster.weight = FULL_UPDATE;
-    let mut session = session(&[]);
-    let first = said(session.next_update(&cluster)).0;
-    assert_eq!(first, ["authorization", A, "workload"]);
-}
-
 const P80: &str = "port/tcp/80";
 const P443: &str = "port/tcp/443";
