@@ -4,6 +4,7 @@
 //! itself. `bench/run` prepares the namespaces and the programs. `hold`, `see`, `create` and `edit`
 //! are for `bench/footprint`, which measures on a cluster. This crate only measures and prints.
 
+mod authorization;
 mod footprint;
 mod load;
 mod netns;
@@ -39,6 +40,8 @@ enum Command {
     Edit(footprint::EditOptions),
     /// Measure the lookup of a rule among 10, 1,000 and 5,000.
     Rules(rules::Options),
+    /// Measure a decision by 10 and by 1,000 authorization policies.
+    Authorization(authorization::Options),
     /// Answer every request with 1 KiB.
     Server(server::Options),
 }
@@ -58,6 +61,7 @@ fn main() -> anyhow::Result<()> {
             rules::run(&options);
             Ok(())
         }
+        Command::Authorization(options) => authorization::run(&options),
         Command::Server(options) => runtime.block_on(server::run(options)),
     }
 }

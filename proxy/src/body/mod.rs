@@ -37,6 +37,8 @@ pub enum BodyError {
     ClientStalled,
     #[error("the request went elsewhere, or nobody waits for its answer")]
     Superseded,
+    #[error("a policy denies it by now")]
+    Denied,
     #[error("the copy fell behind, or the request was not read to its end")]
     TeeLagged,
 }
@@ -47,9 +49,12 @@ impl BodyError {
         let known = match self {
             Self::Http2(error) => error.reason(),
             Self::Superseded => Some(h2::Reason::CANCEL),
-            Self::Http1(_) | Self::Timeout | Self::Idle | Self::ClientStalled | Self::TeeLagged => {
-                None
-            }
+            Self::Http1(_)
+            | Self::Timeout
+            | Self::Idle
+            | Self::ClientStalled
+            | Self::Denied
+            | Self::TeeLagged => None,
         };
         known.unwrap_or(h2::Reason::INTERNAL_ERROR)
     }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::tee::{self, TeeBody, TeeSender};
 use super::{BodyError, Incoming, RequestBody};
+use crate::authorization::Permit;
 
 /// Bytes of a request's body that are buffered for another attempt.
 const MAX_REPLAY: usize = 64 << 10;
@@ -50,6 +51,7 @@ fn share(
             memory,
             idle: None,
             idle_timed_out: false,
+            permit: None,
             waker: None,
         }),
     });
@@ -148,6 +150,13 @@ impl ReplayBuffer {
         }
     }
 
+    /// Ends the body once the request is denied.
+    pub fn set_permit(&self, permit: Option<&Permit>) {
+        if let Some(shared) = &self.0 {
+            shared.state().permit = permit.cloned();
+        }
+    }
+
     /// Returns true if the client was silent for longer than that.
     pub fn is_idle_timed_out(&self) -> bool {
         self.0
@@ -189,6 +198,9 @@ impl ReplayReader {
         let mut state = self.shared.state();
         if state.generation != self.generation {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
+        }
+        if state.permit.as_mut().is_some_and(Permit::is_revoked) {
+            return Poll::Ready(Some(Err(BodyError::Denied)));
         }
         if let Some(data) = state.buffered_frame() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -270,6 +282,7 @@ struct SharedState {
     idle: Option<(Duration, Option<Pin<Box<Sleep>>>)>,
     /// The client was silent for longer.
     idle_timed_out: bool,
+    permit: Option<Permit>,
     /// The task that waits for more.
     waker: Option<Waker>,
 }

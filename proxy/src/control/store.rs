@@ -17,14 +17,17 @@ use weft_ir::{
     Gateway, GatewayPort, Identity, Patterns, ResourceKey, ServicePort, Transport, Workload,
 };
 
+use crate::authorization::Policies;
 use crate::lease::Owner;
 use crate::routing::destination::WatchedDestination;
 use crate::routing::gateway_port::{BoundPorts, WatchedPort};
+use crate::telemetry::labels::Direction;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::credentials::CurrentCredentials;
 use crate::upstream::{Cluster, EndpointRegistry};
 
 mod apply;
+mod authorization;
 mod gateway;
 mod idle;
 mod lookup;
@@ -73,6 +76,7 @@ struct StoreInner {
     destinations: ArcSwap<Destinations>,
     workload: ArcSwapOption<Workload>,
     gateway: ArcSwapOption<Gateway>,
+    policies: Policies,
     ready: watch::Sender<bool>,
     /// When the stream was last lost; `None` while it is up.
     lost: Mutex<Option<Instant>>,
@@ -103,9 +107,14 @@ impl Store {
     ) -> (Self, mpsc::UnboundedReceiver<Request>) {
         let (requests, receiver) = mpsc::unbounded_channel();
         let started = Instant::now();
+        let direction = match settings.ports {
+            Some(_) => Direction::Gateway,
+            None => Direction::Inbound,
+        };
         let store = Self(Arc::new(StoreInner {
             settings,
             upstream,
+            policies: Policies::new(direction, &metrics.decisions),
             metrics,
             started,
             destinations: ArcSwap::default(),
@@ -123,6 +132,11 @@ impl Store {
     /// Returns the proxy's own workload; `None` until the controller has sent it.
     pub fn workload(&self) -> Option<Arc<Workload>> {
         self.0.workload.load_full()
+    }
+
+    /// Returns the policies that the proxy enforces.
+    pub fn policies(&self) -> &Policies {
+        &self.0.policies
     }
 
     /// Resolves once the first configuration has come.

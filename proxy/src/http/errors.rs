@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::CatchUnwind;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 use tonic::Code;
 
 use super::response_body::{Response, ResponseBody};
+use crate::authorization::Verdict;
 use crate::body::BodyError;
 use crate::overload::Limit;
 use crate::telemetry::error_type::ErrorType;
@@ -51,6 +52,8 @@ pub enum Failure {
     NotProxied(&'static str),
     #[error("plain text to {0}, which takes mutual TLS only")]
     PlainText(std::net::SocketAddr),
+    #[error("{0}")]
+    Denied(Verdict),
     #[error("no rule of the routes of {0} takes this request")]
     NoRoute(String),
     #[error("no listener of port {0} is for the host")]
@@ -93,7 +96,7 @@ impl Failure {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotProxied(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::PlainText(_) => StatusCode::FORBIDDEN,
+            Self::PlainText(_) | Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::NoRoute(_) | Self::NoListener(_) => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Misconfigured(_)
@@ -122,6 +125,7 @@ impl Failure {
             Self::TooLarge => ErrorType::HeadersTooLarge,
             Self::NotProxied(_) => ErrorType::Unsupported,
             Self::PlainText(_) => ErrorType::PlaintextRefused,
+            Self::Denied(_) => ErrorType::AuthorizationDenied,
             Self::NoRoute(_) => ErrorType::NoRoute,
             Self::NoListener(_) => ErrorType::NoListener,
             Self::Misdirected => ErrorType::Misdirected,
@@ -148,7 +152,7 @@ impl Failure {
             | Self::NoBackends
             | Self::Rewrite(_)
             | Self::Panicked => Code::Internal,
-            Self::PlainText(_) => Code::PermissionDenied,
+            Self::PlainText(_) | Self::Denied(_) => Code::PermissionDenied,
             Self::TooLarge => Code::ResourceExhausted,
             Self::NotProxied(_) | Self::NoRoute(_) | Self::NoListener(_) => Code::Unimplemented,
             Self::Upstream(error) => match error {
@@ -209,6 +213,7 @@ pub fn body_error_type(error: &BodyError) -> ErrorType {
         BodyError::Timeout => ErrorType::RequestTimeout,
         BodyError::Idle => ErrorType::RequestBodyTimeout,
         BodyError::ClientStalled => ErrorType::ClientStalled,
+        BodyError::Denied => ErrorType::AuthorizationDenied,
         BodyError::Superseded | BodyError::TeeLagged => ErrorType::Superseded,
     }
 }
@@ -225,6 +230,7 @@ pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
             Some(h2::Reason::REFUSED_STREAM) | None => Code::Unavailable,
             Some(_) => Code::Internal,
         },
+        BodyError::Denied => Code::PermissionDenied,
         BodyError::Http1(_) | BodyError::Superseded | BodyError::TeeLagged => Code::Unavailable,
     };
     let mut trailers = HeaderMap::with_capacity(2);
@@ -237,13 +243,26 @@ pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
 /// Takes the words that a proxy put into a response out of it, for a client outside the mesh: they
 /// name pods, addresses and Services. Log and metrics keep them. What an application said itself
 /// stays.
-pub fn redact(headers: &mut HeaderMap) {
+pub fn redact(response: &mut Response) {
+    redact_body(response);
+    let headers = response.headers_mut();
     headers.remove(ERROR_TYPE);
     if headers.remove(ERROR).is_some() && headers.contains_key(GRPC_MESSAGE) {
         headers.insert(
             GRPC_MESSAGE,
             HeaderValue::from_static("failed at the gateway"),
         );
+    }
+}
+
+/// Of all responses of proxies, those of denied requests alone have a body.
+fn redact_body(response: &mut Response) {
+    let denied = ErrorType::AuthorizationDenied.as_str();
+    let error_type = response.headers().get(ERROR_TYPE);
+    if error_type.is_some_and(|of| of == denied) && !is_grpc(response.headers()) {
+        response.headers_mut().remove(CONTENT_TYPE);
+        response.headers_mut().remove(CONTENT_LENGTH);
+        response.body_mut().discard();
     }
 }
 

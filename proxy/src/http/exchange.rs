@@ -17,6 +17,7 @@ use super::errors::{Failure, body_error_type, is_grpc};
 use super::informational::Wanted;
 use super::response_body::grpc_status;
 use super::runtime::Runtime;
+use crate::authorization::{Permit, Verdict};
 use crate::body::{BodyError, ReplayBuffer};
 use crate::drain::DrainWatch;
 use crate::telemetry::access::Record;
@@ -97,6 +98,8 @@ pub struct Exchange {
     logged: Option<LoggedHead>,
     pub metrics: Arc<RequestMetrics>,
     pub replay_buffer: Option<ReplayBuffer>,
+    /// Of a request on which policies decide.
+    pub permit: Option<Permit>,
     endpoint: Option<Arc<Endpoint>>,
     status: Option<StatusCode>,
     grpc: Option<Code>,
@@ -159,6 +162,7 @@ impl Exchange {
             logged,
             metrics: metrics.clone(),
             replay_buffer: None,
+            permit: None,
             endpoint: None,
             status: None,
             grpc: None,
@@ -299,6 +303,7 @@ impl Exchange {
             Some(host) => host.to_str().ok(),
             None => logged.uri.authority().map(Authority::as_str),
         };
+        let verdict = self.permit.as_ref().and_then(Permit::verdict);
         let own = &*self.downstream.runtime.identity;
         let expected = || self.endpoint.as_ref()?.identity.as_deref();
         self.downstream.runtime.access.write(&Record {
@@ -313,6 +318,8 @@ impl Exchange {
             authority,
             path: logged.uri.path(),
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.address),
+            authorization: verdict.map(|verdict| verdict.decision),
+            authorization_policy: verdict.and_then(Verdict::policy),
             grpc_status: self.grpc,
             error_type: self.error.as_ref().map(|error| error.error_type),
             error: self.error.as_ref().map(|error| &*error.words),

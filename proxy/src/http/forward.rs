@@ -88,7 +88,8 @@ impl Outbound {
         self.downstream.admit()?;
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
-        self.source
+        state.exchange.permit = self
+            .source
             .set_forwarded_headers(&mut head, &self.downstream);
         let decision = self.decide_route(config, &mut head, filters, state)?;
         let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
@@ -100,6 +101,8 @@ impl Outbound {
         if state.exchange.is_from_gateway() {
             request.replay_buffer.set_idle_timeout(runtime.body_idle);
         }
+        let permit = state.exchange.permit.as_ref();
+        request.replay_buffer.set_permit(permit);
         // An upgrade is not mirrored, and only the response tells whether it is one. With a body,
         // mirrors cannot wait for it.
         if !(upgrade && request.replay_buffer.is_none()) {
@@ -133,10 +136,11 @@ impl Outbound {
         if !is_switching(&sent) {
             mirrored.send(&ReplayBuffer::none(), address, &self.downstream.runtime);
         }
-        let upstream = sent?;
+        let upstream = sent.map_err(|failure| state.exchange.denied_or(failure))?;
         upgrade::check(&upstream, upgrade)?;
         let mut response = receive(upstream, false, state)?;
-        upgrade::finish(&mut response, on_upgrade, &self.downstream);
+        let permit = &state.exchange.permit;
+        upgrade::finish(&mut response, on_upgrade, &self.downstream, permit);
         Ok(response)
     }
 }
@@ -276,6 +280,7 @@ pub fn receive(
     from_app: bool,
     state: &mut RequestState,
 ) -> Result<Response, Failure> {
+    state.exchange.still_permitted()?;
     let UpstreamResponse { response, lease } = upstream;
     let (mut head, incoming) = response.into_parts();
     let from_app = from_app || !lease.endpoint().is_proxy();
@@ -298,7 +303,9 @@ impl Exchange {
     /// The one place where a failure becomes a response.
     pub fn respond(&mut self, failure: &Failure, to_proxy: bool) -> Response {
         self.failed(failure);
-        failure.response(self.is_grpc(), self.version(), to_proxy)
+        let mut response = failure.response(self.is_grpc(), self.version(), to_proxy);
+        self.describe_denial(failure, &mut response);
+        response
     }
 }
 
@@ -314,14 +321,14 @@ impl RequestState {
     }
 
     /// Attaches the state to the response: it ends with the response's body.
-    pub fn attach(mut self: Box<Self>, response: Response) -> Response {
+    pub fn attach(mut self: Box<Self>, mut response: Response) -> Response {
         self.exchange
             .response_started(response.status(), response.headers());
+        if self.exchange.is_from_gateway() {
+            redact(&mut response);
+        }
         let (mut head, body) = response.into_parts();
         head.version = self.exchange.version();
-        if self.exchange.is_from_gateway() {
-            redact(&mut head.headers);
-        }
         if let Some(added) = &self.added {
             cors::apply(added, &mut head.headers);
         }

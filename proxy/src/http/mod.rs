@@ -1,5 +1,6 @@
 //! Requests on their way through the proxy.
 
+mod authorize;
 pub mod client_connections;
 pub mod cors;
 mod delivery;
@@ -12,7 +13,7 @@ pub mod headers;
 pub mod informational;
 mod interim_writer;
 pub mod mirror;
-mod path;
+pub mod path;
 mod resets;
 pub mod response_body;
 pub mod retry;

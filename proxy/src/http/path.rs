@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 
 /// Puts the path of the request into its normal form.
-pub(super) fn normalize(head: &mut Parts) {
+pub fn normalize(head: &mut Parts) {
     let Some(path) = normal_form(head.uri.path()) else {
         return;
     };

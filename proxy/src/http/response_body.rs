@@ -27,7 +27,11 @@ pub struct ResponseBody {
 
 enum Kind {
     Empty,
+    /// A proxy's own words.
+    Text(Option<Bytes>),
     Incoming(Incoming),
+    /// A body that is read, and not passed on.
+    Discarded(Incoming),
 }
 
 impl Kind {
@@ -37,7 +41,15 @@ impl Kind {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
+            Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx),
+            Self::Discarded(incoming) => loop {
+                match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => return Poll::Ready(None),
+                }
+            },
         }
     }
 }
@@ -67,6 +79,22 @@ impl ResponseBody {
             kind: Kind::Incoming(incoming),
             request: None,
         }
+    }
+
+    /// A proxy's own words.
+    pub fn text(text: String) -> Self {
+        Self {
+            kind: Kind::Text(Some(text.into())),
+            request: None,
+        }
+    }
+
+    /// Passes nothing of the body on.
+    pub fn discard(&mut self) {
+        self.kind = match std::mem::replace(&mut self.kind, Kind::Empty) {
+            Kind::Incoming(incoming) | Kind::Discarded(incoming) => Kind::Discarded(incoming),
+            Kind::Empty | Kind::Text(_) => Kind::Empty,
+        };
     }
 
     /// Attaches what is to happen when this body has been sent or dropped.
@@ -139,6 +167,14 @@ impl http_body::Body for ResponseBody {
             return frame;
         };
         delivery::polled(frame.is_ready());
+        // Also of a body that broke off because its request was denied.
+        let passes = matches!(
+            (&this.kind, &frame),
+            (Kind::Incoming(_), Poll::Ready(Some(_)))
+        );
+        if passes && request.exchange.is_revoked() {
+            return Poll::Ready(Some(this.abort(BodyError::Denied)));
+        }
         match &frame {
             Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
                 Some(data) => request.exchange.bytes_sent(data.len()),
@@ -167,14 +203,17 @@ impl http_body::Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Empty => true,
-            Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Text(text) => text.is_none(),
+            Kind::Incoming(incoming) | Kind::Discarded(incoming) => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
+            Kind::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Discarded(_) => SizeHint::default(),
         }
     }
 }

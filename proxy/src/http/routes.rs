@@ -12,7 +12,7 @@ use std::sync::Arc;
 use http::Version;
 use http::request::Parts;
 use tokio_util::sync::CancellationToken;
-use weft_ir::{Filter, ForwardedTrust, PathMatch, RouteId, bare_host};
+use weft_ir::{Filter, ForwardedTrust, Gateway, PathMatch, RouteId, RouteSection, bare_host};
 
 use super::errors::Failure;
 use super::exchange::Downstream;
@@ -21,6 +21,7 @@ use super::forwarded::{self, Connection};
 use super::path;
 use super::response_body::RequestState;
 use super::retry::RoutePolicy;
+use crate::authorization::{ClientPolicies, Permit};
 use crate::routing::destination::{
     ComposedService, Resolved, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,
     WatchedDestination,
@@ -44,6 +45,7 @@ pub struct GatewayConnection {
     pub local: SocketAddr,
     /// The token of the listener that terminated its TLS; `None` without TLS.
     pub listener: Option<Arc<CancellationToken>>,
+    pub policies: Arc<ClientPolicies>,
 }
 
 impl GatewayConnection {
@@ -112,10 +114,14 @@ impl RouteSource {
     }
 
     /// Sets the forwarded headers of a gateway's request, whatever its client says, and normalizes
-    /// its path.
-    pub fn set_forwarded_headers(&self, head: &mut Parts, downstream: &Downstream) {
+    /// its path. Returns what policies decide on; `None` for what the pod sends.
+    pub fn set_forwarded_headers(
+        &self,
+        head: &mut Parts,
+        downstream: &Downstream,
+    ) -> Option<Permit> {
         let Self::Gateway(connection) = self else {
-            return;
+            return None;
         };
         let accepted = Connection {
             client: downstream.address,
@@ -127,13 +133,12 @@ impl RouteSource {
         let trust = gateway
             .as_ref()
             .map_or(&nobody, |gateway| &gateway.forwarded);
-        forwarded::set(head, accepted, trust, forwarded::new_request_id);
-        if gateway
-            .as_ref()
-            .is_none_or(|gateway| gateway.normalize_paths)
-        {
+        let client = forwarded::set(head, accepted, trust, forwarded::new_request_id);
+        let normalizes = |gateway: &Arc<Gateway>| gateway.normalize_paths;
+        if gateway.as_ref().is_none_or(normalizes) || connection.policies.reads_paths() {
             path::normalize(head);
         }
+        Some(connection.policies.gateway_request(head, client))
     }
 
     /// Returns the version of HTTP for an application that declares none. From a sidecar it is what
@@ -189,6 +194,13 @@ impl<'a> MatchedRoute<'a> {
         }
     }
 
+    fn section(&self) -> Option<&'a Arc<RouteSection>> {
+        match self.target {
+            Target::Rule(rule) => rule.section.as_ref(),
+            Target::Pod(_) => None,
+        }
+    }
+
     pub fn mirrors(&self) -> &'a [ResolvedMirror] {
         match self.target {
             Target::Rule(rule) => &rule.mirrors,
@@ -232,8 +244,11 @@ fn by_host<'a>(
     let listener = listener(connection, config, host.as_deref())?;
     state.exchange.metrics = listener.unmatched.clone();
     state.exchange.set_listener(&listener.name);
+    state.exchange.authorize_at_listener(&listener.name, head)?;
     for routes in listener.hosts.fitting(host.as_deref()) {
         if let Some(matched_route) = match_rule(routes, head, state)? {
+            let section = matched_route.section();
+            state.exchange.authorize_at_route(section, head)?;
             return Ok(matched_route);
         }
     }

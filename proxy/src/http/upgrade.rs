@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use super::errors::Failure;
 use super::exchange::Downstream;
 use super::response_body::Response;
+use crate::authorization::Permit;
 use crate::net::tcp;
 use crate::upstream::UpstreamResponse;
 
@@ -27,8 +28,14 @@ pub fn check(upstream: &UpstreamResponse, asked: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the application agrees, passes bytes between the two sides from then on.
-pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, downstream: &Downstream) {
+/// Where the application agrees, passes bytes between the two sides from then on, for as long as the
+/// request is permitted.
+pub fn finish(
+    response: &mut Response,
+    client: Option<Option<OnUpgrade>>,
+    downstream: &Downstream,
+    permit: &Option<Permit>,
+) {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
@@ -43,11 +50,13 @@ pub fn finish(response: &mut Response, client: Option<Option<OnUpgrade>>, downst
     }
     let closing = downstream.closing.clone();
     let idle = downstream.runtime.bytes_idle(downstream.direction);
+    let permit = permit.clone();
     downstream.runtime.shutdown.spawn(async move {
         // Either side may be gone before the change is through: there is nobody left to tell.
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
-            let _ = tcp::forward(client, server, &closing, idle).await;
+            let revoked = Permit::revocation(permit);
+            let _ = tcp::forward(client, server, &closing, idle, revoked).await;
         }
         drop(client_connection);
     });

@@ -18,6 +18,7 @@ use weft_ir::IdentityError;
 
 use super::l4::{self, ChosenCluster, ConnectionRecorder};
 use super::{ConnectionError, Listener, OriginalDst, udp};
+use crate::authorization::ClientPolicies;
 use crate::drain::{DrainWatch, Shutdown};
 use crate::http::client_connections::ClientConnection;
 use crate::http::exchange::Downstream;
@@ -133,8 +134,8 @@ fn waiting(stream: std::net::TcpStream) -> std::io::Result<(TcpStream, SocketAdd
 
 /// Serves datagrams until the port is gone, which ends their sessions, or the drain is through.
 async fn datagrams(runtime: Arc<Runtime>, watched: Arc<WatchedPort>, socket: std::net::UdpSocket) {
-    let rule = match &watched.load().serving {
-        ResolvedServing::Stream(of) => of.rule.clone(),
+    let (rule, listener) = match &watched.load().serving {
+        ResolvedServing::Stream(of) => (of.rule.clone(), of.name.clone()),
         // A port of datagrams serves nothing else.
         ResolvedServing::Http(_) | ResolvedServing::Tls(_) => return,
     };
@@ -145,8 +146,12 @@ async fn datagrams(runtime: Arc<Runtime>, watched: Arc<WatchedPort>, socket: std
             return;
         }
     };
+    let scope = udp::Scope {
+        port: watched.number,
+        listener,
+    };
     tokio::select! {
-        () = udp::serve(runtime, socket, rule, udp::Limits::default()) => {}
+        () = udp::serve(runtime, socket, rule, scope, udp::Limits::default()) => {}
         () = watched.closed() => {}
     }
 }
@@ -173,6 +178,7 @@ async fn connection(
     match &config.serving {
         ResolvedServing::Http(_) => {
             let connection = GatewayConnection {
+                policies: policies(runtime, client, watched.number),
                 port: watched,
                 local,
                 listener: None,
@@ -185,7 +191,12 @@ async fn connection(
         ResolvedServing::Stream(of) => {
             let _open = pending.into_active_client();
             let mut recorder = ConnectionRecorder::gateway(runtime, client, false, closing);
-            let chosen = choose(of, &mut recorder);
+            recorder.metrics = Some(of.unmatched.clone());
+            let permit = policies(runtime, client, watched.number).listener_bytes(&of.name);
+            let chosen = match recorder.set_permit(permit) {
+                Ok(()) => choose(of, &mut recorder),
+                Err(denied) => Err(denied),
+            };
             // Forwarded connections may last: they hold no configuration.
             drop(config);
             l4::forward_to(runtime, stream, chosen, recorder).await
@@ -323,12 +334,16 @@ where
     Ok(serve(stream, config, handler, &closing).await?)
 }
 
+fn policies(runtime: &Runtime, client: SocketAddr, port: u16) -> Arc<ClientPolicies> {
+    let policies = runtime.store.policies();
+    ClientPolicies::new(policies, None, client.ip(), port)
+}
+
 /// Picks the cluster of a connection by the rule of its port.
 fn choose(
     of: &ResolvedStream,
     recorder: &mut ConnectionRecorder<'_>,
 ) -> Result<ChosenCluster, ConnectionError> {
-    recorder.metrics = Some(of.unmatched.clone());
     match &*of.rule.load() {
         Some(rule) => l4::pick_cluster(rule, recorder),
         None => {

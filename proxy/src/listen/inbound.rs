@@ -9,27 +9,25 @@ use forward::Inbound;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use weft_accept::Place;
 use weft_api::alpn;
-use weft_ir::{Identity, Protocol};
+use weft_ir::{Identity, ProbeRequest, Protocol};
 
 use super::l4::ConnectionRecorder;
 use super::outbound::who_speaks_first;
-use super::plaintext_policy::PlaintextPolicy;
+use super::plaintext_policy::{PlaintextPolicy, probes};
 use super::{ConnectionError, INBOUND_SERVER_FIRST_DELAY, Listener};
+use crate::authorization::ClientPolicies;
 use crate::http::errors::Failure;
 use crate::http::exchange::Downstream;
 use crate::http::runtime::Runtime;
 use crate::http::serve::{ServerConfig, serve};
-use crate::net::cork::BufferedReads;
-use crate::net::detect::{Detected, Prefixed, alpn_protocols, is_for_forward_proxy};
+use crate::net::detect::{Detected, Prefixed, is_for_forward_proxy};
 use crate::telemetry::error_type::ErrorType;
 use crate::telemetry::labels::{ConnectionTls, Direction};
-use crate::tls::{HandshakeError, handshake_result, peer_identity, valid_for};
 use crate::upstream::{Cluster, Transport};
 
 mod forward;
+mod mesh;
 
 const NAME: &str = "inbound";
 /// Time for a ClientHello, and for the handshake after it.
@@ -63,7 +61,8 @@ async fn connection(
     }
     let place = runtime.inbound.enter(client.ip());
     let mut stream = Prefixed::new(stream);
-    let plaintext_policy = PlaintextPolicy::of(runtime.store.workload().as_deref(), app);
+    let workload = runtime.store.workload();
+    let plaintext_policy = PlaintextPolicy::of(workload.as_deref(), app);
     let permissive = plaintext_policy == PlaintextPolicy::All;
     let detected = tokio::select! {
         detected = detect(runtime, &mut stream, app, permissive) => detected,
@@ -78,13 +77,13 @@ async fn connection(
     if protocol == Detected::Tls {
         let Some(is_mesh) = place
             .token()
-            .run_until_cancelled(is_mesh(&mut stream))
+            .run_until_cancelled(mesh::is_mesh(&mut stream))
             .await
         else {
             return Ok(());
         };
         if is_mesh? {
-            return mesh(runtime, stream, client, app, place).await;
+            return mesh::serve(runtime, stream, client, app, place).await;
         }
     }
     drop(place);
@@ -107,20 +106,20 @@ async fn connection(
     let _open = runtime.metrics.connection(Direction::Inbound, tls);
     match protocol {
         Detected::Http1 | Detected::Http2 => {
-            let http2 = protocol == Detected::Http2;
-            let framing = Framing::plain(http2);
-            http(
-                runtime,
-                stream,
+            let accepted = Accepted {
                 client,
                 app,
-                None,
-                framing,
+                proven: None,
+                framing: Framing::plain(protocol == Detected::Http2),
                 plaintext_policy,
-            )
-            .await
+                probes: probes(workload.as_deref(), app),
+            };
+            drop(workload);
+            http(runtime, stream, accepted).await
         }
         Detected::Tls | Detected::Opaque | Detected::Incomplete => {
+            // Forwarded connections may last: they hold no configuration.
+            drop(workload);
             let recorder = ConnectionRecorder::inbound(runtime, client, protocol == Detected::Tls);
             forward_bytes(runtime, stream, app, opened, recorder).await
         }
@@ -150,7 +149,7 @@ async fn detect(
     Ok((protocol?, None))
 }
 
-/// Forwards bytes to and from the application. `opened`: the connection to it, if there is one
+/// Forwards bytes to and from the application, if policies permit the client. `opened`: the connection to it, if there is one
 /// already.
 async fn forward_bytes<S>(
     runtime: &Runtime,
@@ -162,6 +161,12 @@ async fn forward_bytes<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let policies = runtime.store.policies();
+    let (client, identity) = (recorder.client.ip(), recorder.client_id.clone());
+    let permit = ClientPolicies::new(policies, identity, client, app.port()).bytes();
+    if let Err(denied) = recorder.set_permit(permit) {
+        return recorder.finish(Err(denied));
+    }
     recorder.endpoint = Some(app);
     let upstream = match opened {
         Some(opened) => Ok(opened),
@@ -183,31 +188,6 @@ async fn connect_app(
     Ok(Prefixed::new(transport))
 }
 
-/// Returns true if the ClientHello is a proxy's; any other is for the application.
-async fn is_mesh(stream: &mut Prefixed<TcpStream>) -> Result<bool, ConnectionError> {
-    let complete = async {
-        loop {
-            match alpn_protocols(stream.peeked()) {
-                Ok(Some(names)) => {
-                    return Ok(names
-                        .iter()
-                        .any(|name| alpn::ALL.contains(&name.as_slice())));
-                }
-                // What is no ClientHello is left to the application to refuse.
-                Err(_) => return Ok(false),
-                Ok(None) if stream.peek().await? == 0 => return Ok(false),
-                Ok(None) => {}
-            }
-        }
-    };
-    timeout(HANDSHAKE_TIMEOUT, complete)
-        .await
-        .unwrap_or(Err(ConnectionError::refused(
-            ErrorType::DetectTimeout,
-            "the ClientHello did not end within 10 s",
-        )))
-}
-
 /// How HTTP comes, and how the application gets it.
 #[derive(Clone, Copy)]
 struct Framing {
@@ -224,95 +204,34 @@ impl Framing {
     }
 }
 
-async fn mesh(
-    runtime: &Arc<Runtime>,
-    stream: Prefixed<TcpStream>,
+/// What is known of a connection that carries HTTP.
+struct Accepted {
     client: SocketAddr,
     app: SocketAddr,
-    place: Place,
-) -> Result<(), ConnectionError> {
-    let acceptor = TlsAcceptor::from(runtime.tls.server_config());
-    // Boxed, so that the handshake's state is freed once it is done, as in
-    // `EndpointRegistry::connect`.
-    let accept = Box::pin(acceptor.accept(BufferedReads::new(stream)));
-    let accepted = place
-        .token()
-        .run_until_cancelled(timeout(HANDSHAKE_TIMEOUT, accept));
-    let Some(accepted) = accepted.await else {
-        return Ok(());
-    };
-    drop(place);
-    let Ok(accepted) = accepted else {
-        runtime
-            .metrics
-            .handshake(Direction::Inbound, Err(HandshakeError::Timeout));
-        return Err(ConnectionError::refused(
-            ErrorType::TlsHandshake,
-            "no handshake within 10 s",
-        ));
-    };
-    let result = handshake_result(&accepted);
-    runtime.metrics.handshake(Direction::Inbound, result);
-    let refused =
-        |error| ConnectionError::refused(ErrorType::TlsHandshake, format!("mutual TLS: {error}"));
-    // Boxed, too, so that it does not grow every future that it is handed to.
-    let stream = Box::new(accepted.map_err(refused)?);
-    let session = stream.get_ref().1;
-    let identity = peer_identity(session.peer_certificates())
-        .map_err(|error| ConnectionError::refused(ErrorType::PeerIdentity, error.to_string()))?;
-    let valid = valid_for(session.peer_certificates());
-    let framing = match session.alpn_protocol() {
-        Some(alpn::H2) => Some(Framing::plain(true)),
-        Some(alpn::H1) => Some(Framing::plain(false)),
-        Some(alpn::H2_FOR_H1) => Some(Framing {
-            http2: true,
-            app_http2: false,
-        }),
-        Some(alpn::TCP) => None,
-        _ => {
-            return Err(ConnectionError::refused(
-                ErrorType::NoCommonProtocol,
-                "no protocol of the mesh was agreed on",
-            ));
-        }
-    };
-    let _open = runtime
-        .metrics
-        .connection(Direction::Inbound, ConnectionTls::Mesh);
-    match framing {
-        Some(framing) => {
-            let proven = Some((identity, valid));
-            http(
-                runtime,
-                stream,
-                client,
-                app,
-                proven,
-                framing,
-                PlaintextPolicy::All,
-            )
-            .await
-        }
-        None => {
-            let mut recorder = ConnectionRecorder::inbound(runtime, client, false);
-            recorder.client_id = Some(Arc::new(identity));
-            forward_bytes(runtime, stream, app, None, recorder).await
-        }
-    }
+    /// The client's identity, and how long its certificate is valid.
+    proven: Option<(Identity, Duration)>,
+    framing: Framing,
+    plaintext_policy: PlaintextPolicy,
+    /// On which no policy decides.
+    probes: Vec<ProbeRequest>,
 }
 
 async fn http<S>(
     runtime: &Arc<Runtime>,
     stream: S,
-    client: SocketAddr,
-    app: SocketAddr,
-    proven: Option<(Identity, Duration)>,
-    framing: Framing,
-    plaintext_policy: PlaintextPolicy,
+    accepted: Accepted,
 ) -> Result<(), ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Accepted {
+        client,
+        app,
+        proven,
+        framing,
+        plaintext_policy,
+        probes,
+    } = accepted;
     let (identity, valid) = proven.unzip();
     let cluster = Cluster::new(app.to_string().into(), runtime.upstream.clone());
     let endpoint = weft_ir::Endpoint {
@@ -343,12 +262,16 @@ where
         closing: closing.clone(),
         client: None,
     });
+    let policies = runtime.store.policies();
+    let identity = downstream.identity.clone();
     let handler = Arc::new(Inbound {
         downstream,
         cluster,
         app,
         app_http2: framing.app_http2,
         plaintext_policy,
+        probes,
+        policies: ClientPolicies::new(policies, identity, client.ip(), app.port()),
     });
     Ok(serve(stream, config, handler, &closing).await?)
 }

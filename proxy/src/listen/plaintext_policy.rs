@@ -27,13 +27,11 @@ impl PlaintextPolicy {
         if workload.mode == Mode::Permissive {
             return Self::All;
         }
-        let of_port = |probe: &&Probe| probe.port == app.port();
-        let probes = workload.probes.iter().filter(of_port);
-        let asks: Vec<_> = probes.map(|probe| probe.asks.clone()).collect();
-        if asks.is_empty() {
+        let probes = probes(Some(workload), app);
+        if probes.is_empty() {
             Self::Nothing
         } else {
-            Self::Probes(asks)
+            Self::Probes(probes)
         }
     }
 
@@ -43,9 +41,23 @@ impl PlaintextPolicy {
         match self {
             Self::All => true,
             Self::Nothing => false,
-            Self::Probes(probes) => !upgrade && probes.iter().any(|probe| is_asked(probe, head)),
+            Self::Probes(probes) => is_probe(probes, head, upgrade),
         }
     }
+}
+
+/// Returns the probes of the application at `app`.
+pub(super) fn probes(workload: Option<&Workload>, app: SocketAddr) -> Vec<ProbeRequest> {
+    let of_port = |probe: &&Probe| probe.port == app.port();
+    let all = workload.into_iter().flat_map(|workload| &workload.probes);
+    let of_port = all.filter(of_port);
+    of_port.map(|probe| probe.asks.clone()).collect()
+}
+
+/// Returns true if the request is one of the probes. `upgrade`: it asks for an upgrade, which no
+/// probe does.
+pub(super) fn is_probe(probes: &[ProbeRequest], head: &Parts, upgrade: bool) -> bool {
+    !upgrade && probes.iter().any(|probe| is_asked(probe, head))
 }
 
 fn is_asked(probe: &ProbeRequest, head: &Parts) -> bool {

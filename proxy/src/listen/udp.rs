@@ -24,6 +24,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::authorization::{ClientPolicies, Permit};
 use crate::http::runtime::Runtime;
 use crate::routing::destination::ResolvedRule;
 use crate::telemetry::error_type::ErrorType;
@@ -59,16 +60,31 @@ impl Default for Limits {
     }
 }
 
+/// Whose policies apply to a port.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    pub port: u16,
+    pub listener: Arc<str>,
+}
+
 /// The rule in force. `None` if no route is attached: every datagram is dropped.
 pub type WatchedRule = Arc<ArcSwapOption<ResolvedRule>>;
 
 /// Serves the port until the process drains and its sessions have ended. Dropping the future closes
 /// the port and ends them at once.
-pub async fn serve(runtime: Arc<Runtime>, socket: UdpSocket, rule: WatchedRule, limits: Limits) {
+pub async fn serve(
+    runtime: Arc<Runtime>,
+    socket: UdpSocket,
+    rule: WatchedRule,
+    scope: Scope,
+    limits: Limits,
+) {
+    let mut changes = runtime.store.policies().changes();
     let mut port = Port {
         runtime: runtime.clone(),
         socket: Arc::new(socket),
         rule,
+        scope,
         limits,
         sessions: HashMap::new(),
         tasks: JoinSet::new(),
@@ -85,6 +101,8 @@ pub async fn serve(runtime: Arc<Runtime>, socket: UdpSocket, rule: WatchedRule, 
                 Ok(()) => port.take().await,
                 Err(error) => port.pause(&error).await,
             },
+            // The store outlives the port.
+            Ok(()) = changes.changed() => port.end_revoked(),
             Some(ended) = port.tasks.join_next() => port.ended(ended.ok()),
             () = runtime.shutdown.draining(), if !draining => {}
         }
@@ -95,6 +113,7 @@ struct Port {
     runtime: Arc<Runtime>,
     socket: Arc<UdpSocket>,
     rule: WatchedRule,
+    scope: Scope,
     limits: Limits,
     sessions: HashMap<SocketAddr, Session>,
     /// Tasks that pass responses on; each returns its client and number.
@@ -110,6 +129,7 @@ struct Session {
     state: Arc<SessionState>,
     /// The rule and the members in which the endpoint was last found.
     resolved_from: (Arc<ResolvedRule>, Arc<Members>),
+    permit: Permit,
     task: tokio::task::AbortHandle,
 }
 
@@ -195,6 +215,9 @@ impl Port {
         let Some(session) = self.sessions.get_mut(&client) else {
             return false;
         };
+        if session.permit.is_revoked() {
+            return false;
+        }
         let rule = self.rule.load();
         let Some(rule) = rule.as_ref() else {
             return false;
@@ -225,6 +248,10 @@ impl Port {
         if self.runtime.shutdown.is_draining() {
             return Err(ErrorType::Draining);
         }
+        let permit = self.permit(client);
+        if permit.is_denied() {
+            return Err(ErrorType::AuthorizationDenied);
+        }
         let rule = self.rule.load_full().ok_or(ErrorType::NoRoute)?;
         let backend = rule.pick_backend().ok_or(ErrorType::InvalidConfiguration)?;
         let cluster = backend
@@ -253,6 +280,7 @@ impl Port {
             endpoint,
             cluster,
             metrics,
+            permit: permit.clone(),
             begun: Instant::now(),
             used: AtomicU64::new(self.now()),
             up: AtomicU64::new(0),
@@ -277,6 +305,7 @@ impl Port {
                 number,
                 state,
                 resolved_from,
+                permit,
                 task,
             },
         );
@@ -298,6 +327,24 @@ impl Port {
         let client = *client;
         self.end_session(client);
         Ok(())
+    }
+
+    fn permit(&self, client: SocketAddr) -> Permit {
+        let policies = self.runtime.store.policies();
+        let address = client.ip().to_canonical();
+        let client = ClientPolicies::new(policies, None, address, self.scope.port);
+        client.listener_bytes(&self.scope.listener)
+    }
+
+    /// Ends the sessions that the policies deny by now.
+    fn end_revoked(&mut self) {
+        self.sessions.retain(|_, session| {
+            let revoked = session.permit.is_revoked();
+            if revoked {
+                session.task.abort();
+            }
+            !revoked
+        });
     }
 
     fn end_session(&mut self, client: SocketAddr) {

@@ -35,12 +35,13 @@ pub struct BytesTransferred {
 
 /// Forwards bytes until both sides have ended; during the drain, until the connection is idle; if
 /// its listener is removed, for as long as `closing` allows. `idle`: at most this long, or twice as
-/// long, without a byte.
+/// long, without a byte. `cut`: resolves when the connection is to end at once.
 pub async fn forward<A, B>(
     client: A,
     upstream: B,
     closing: &DrainWatch,
     idle: Option<Duration>,
+    cut: impl Future<Output = ()>,
 ) -> (BytesTransferred, io::Result<()>)
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -80,12 +81,15 @@ where
         () = draining => Ok(()),
         () = unused => Ok(()),
         () = closing.deadline() => Ok(()),
+        () = cut => Ok(()),
     };
     (total(), copied)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::time::Instant;
     use tokio_util::sync::CancellationToken;
@@ -110,7 +114,7 @@ mod tests {
             (asked, answer)
         };
         let ((passed, result), (asked, answer)) =
-            tokio::join!(forward(near, far, &closing, None), ends);
+            tokio::join!(forward(near, far, &closing, None, pending()), ends);
         assert!(result.is_ok());
         assert_eq!((asked.as_str(), answer.as_str()), ("ask", "answer"));
         assert_eq!(passed, BytesTransferred { up: 3, down: 6 });
@@ -122,7 +126,12 @@ mod tests {
         let (far, _server) = duplex(64);
         let shutdown = Shutdown::new();
         shutdown.token().cancel();
-        assert!(forward(near, far, &shutdown.watch(), None).await.1.is_ok());
+        assert!(
+            forward(near, far, &shutdown.watch(), None, pending())
+                .await
+                .1
+                .is_ok()
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -133,7 +142,8 @@ mod tests {
         listener.cancel();
         let closing = Shutdown::new().watch_with(listener, bound);
         let begun = Instant::now();
-        let passed = tokio::spawn(async move { forward(near, far, &closing, None).await });
+        let passed =
+            tokio::spawn(async move { forward(near, far, &closing, None, pending()).await });
         tokio::time::sleep(bound - Duration::from_secs(1)).await;
         client.write_all(b"late").await.unwrap();
         let mut late = [0; 4];
@@ -150,7 +160,8 @@ mod tests {
         let (far, mut server) = duplex(64);
         let closing = Shutdown::new().watch();
         let (hour, begun) = (Duration::from_secs(3_600), Instant::now());
-        let passed = tokio::spawn(async move { forward(near, far, &closing, Some(hour)).await });
+        let passed =
+            tokio::spawn(async move { forward(near, far, &closing, Some(hour), pending()).await });
         tokio::time::sleep(hour / 2).await;
         client.write_all(b"b").await.unwrap();
         server.read_exact(&mut [0]).await.unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use weft_ir::{Filter, Protocol, RouteId, ServicePort, TlsRule};
+use weft_ir::{Filter, Protocol, RouteId, RouteSection, ServicePort, TlsRule};
 
 use crate::telemetry::requests::RequestMetrics;
 use crate::upstream::{Cluster, balance};
@@ -102,6 +102,8 @@ pub struct ResolvedRule {
     /// Counts the requests that end before a backend is chosen (redirects, failures).
     pub metrics: Arc<RequestMetrics>,
     pub mirrors: Vec<ResolvedMirror>,
+    /// Whose policies apply; `None` for a Service's own endpoints.
+    pub section: Option<Arc<RouteSection>>,
 }
 
 /// Where a copy of `numerator` in `denominator` requests goes.

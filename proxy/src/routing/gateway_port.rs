@@ -245,6 +245,31 @@ impl ResolvedPort {
         }
     }
 
+    /// Returns true if a listener has the name.
+    pub fn has_listener(&self, name: &str) -> bool {
+        match &self.serving {
+            ResolvedServing::Http(listeners) => listeners.values().any(|of| *of.name == *name),
+            ResolvedServing::Tls(listeners) => listeners.values().any(|of| *of.name == *name),
+            ResolvedServing::Stream(stream) => *stream.name == *name,
+        }
+    }
+
+    /// Returns true if a request may match a rule of the route.
+    pub fn has_route(&self, route: &RouteId) -> bool {
+        let of_listener = |listener: &ResolvedListener| {
+            let mut hosts = listener.hosts.values();
+            hosts.any(|routes| routes.table.rules().any(|(rule, _)| rule.route == *route))
+        };
+        match &self.serving {
+            ResolvedServing::Http(listeners) => listeners.values().any(of_listener),
+            ResolvedServing::Tls(listeners) => listeners.values().any(|of| match &of.serving {
+                ResolvedTlsServing::Http(_, listener) => of_listener(listener),
+                ResolvedTlsServing::Terminate(..) | ResolvedTlsServing::Passthrough(_) => false,
+            }),
+            ResolvedServing::Stream(_) => false,
+        }
+    }
+
     fn finish(&self) {
         self.closing.cancel();
         if let ResolvedServing::Tls(listeners) = &self.serving {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use weft_ir::{
-    Backend, ConnectionRule, Filter, GatewayPort, HostMap, RouteId, Routing, Rule, ServicePort,
-    ServiceRules, Serving, TlsListener, TlsRule, TlsServing, VirtualHost, WeightedBackend,
+    Backend, ConnectionRule, Filter, GatewayPort, HostMap, RouteId, RouteSection, Routing, Rule,
+    ServicePort, ServiceRules, Serving, TlsListener, TlsRule, TlsServing, VirtualHost,
+    WeightedBackend,
 };
 
 use super::destination::{
@@ -151,6 +152,7 @@ impl Resolver<'_> {
             backends,
             metrics: self.metrics(names.route.clone(), BackendRef::None),
             mirrors: self.mirrors(names, filters),
+            section: names.section.clone(),
         }
     }
 
@@ -197,6 +199,7 @@ impl Resolver<'_> {
 struct RuleNames {
     namespace: Arc<str>,
     route: Route,
+    section: Option<Arc<RouteSection>>,
 }
 
 impl RuleNames {
@@ -207,6 +210,10 @@ impl RuleNames {
                 route.clone(),
                 name.map_or_else(|| index.to_string().into(), Arc::from),
             ),
+            section: Some(Arc::new(RouteSection {
+                route: route.clone(),
+                rule: name.map(str::to_owned),
+            })),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! behind, lines are dropped and counted. Lines written before the handle is closed are flushed at
 //! the end.
 
+use std::fmt::Display;
 use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,8 +16,9 @@ use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
 use tonic::Code;
-use weft_ir::Identity;
+use weft_ir::{Identity, PolicyId};
 
+use super::authorization::AuthorizationDecision;
 use super::error_type::ErrorType;
 use super::labels::{Direction, RequestProtocol};
 use super::requests::RequestMetrics;
@@ -52,6 +54,11 @@ pub struct Record<'a> {
     pub backend: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<AuthorizationDecision>,
+    /// The policy that decided.
+    #[serde(serialize_with = "display", skip_serializing_if = "Option::is_none")]
+    pub authorization_policy: Option<&'a PolicyId>,
     #[serde(serialize_with = "code")]
     pub code: StatusCode,
     #[serde(
@@ -87,6 +94,8 @@ impl<'a> Record<'a> {
             rule: metrics.rule(),
             backend: metrics.backend(),
             endpoint: None,
+            authorization: None,
+            authorization_policy: None,
             code,
             grpc_status: None,
             error_type: None,
@@ -126,7 +135,10 @@ pub(super) fn milliseconds<S: Serializer>(of: &Duration, to: S) -> Result<S::Ok,
     to.serialize_f64(of.as_micros() as f64 / 1e3)
 }
 
-pub(super) fn display<S: Serializer>(of: &Option<&Identity>, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn display<T: Display, S: Serializer>(
+    of: &Option<&T>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     match of {
         Some(of) => to.collect_str(of),
         None => to.serialize_none(),

@@ -13,9 +13,10 @@ use std::time::Duration;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use serde::Serialize;
-use weft_ir::Identity;
+use weft_ir::{Identity, PolicyId};
 
 use super::access;
+use super::authorization::AuthorizationDecision;
 use super::error_type::ErrorType;
 use super::labels::Direction;
 use super::requests::{OutcomeCounts, RequestMetrics};
@@ -68,6 +69,14 @@ pub struct ConnectionRecord<'a> {
     pub backend: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<AuthorizationDecision>,
+    /// The policy that decided.
+    #[serde(
+        serialize_with = "access::display",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub authorization_policy: Option<&'a PolicyId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_type: Option<ErrorType>,
     /// Why the connection was closed, or how it broke off.

@@ -36,6 +36,8 @@ error_types! {
     Unsupported = "unsupported",
     /// A strict pod got plain text.
     PlaintextRefused = "plaintext_refused",
+    /// A policy denies it, or none allows it.
+    AuthorizationDenied = "authorization_denied",
     /// The connection belongs to another listener (421).
     Misdirected = "misdirected",
     RequestBodyTimeout = "request_body_timeout",

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use weft_process::ProcessCollector;
 
+use super::authorization::{DecisionCollector, DecisionSeries};
 use super::error_type::ErrorType;
 use super::labels::{
     BackendRef, ConnectionTls, Direction, MirrorResult, PassthroughReason, RequestLabels,
@@ -79,6 +80,7 @@ impl Drop for OpenConnection {
 pub struct Metrics {
     registry: Registry,
     pub requests: Arc<RequestSeries>,
+    pub decisions: Arc<DecisionSeries>,
     /// Requests that other pods, or other clients, send to this pod.
     pub inbound: Arc<RequestMetrics>,
     /// Requests to a pod's own address.
@@ -149,6 +151,7 @@ impl Metrics {
             outbound_unknown: outbound(BackendRef::Unknown),
             gateway: requests.get(RequestLabels::of(Direction::Gateway)),
             requests,
+            decisions: Arc::default(),
             requests_active: Direction::ALL.map(active),
             requests_active_family,
             connections_total: Family::default(),
@@ -175,6 +178,7 @@ impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
         registry.register_collector(Box::new(RequestCollector(self.requests.clone())));
+        registry.register_collector(Box::new(DecisionCollector(self.decisions.clone())));
         registry.register_collector(Box::new(ProcessCollector::new("proxy")));
         self.rejected.register(registry);
         self.udp.register(registry);

@@ -1,6 +1,7 @@
 //! What the proxy tells of itself: Prometheus metrics and the access log.
 
 pub mod access;
+pub mod authorization;
 pub mod connections;
 pub mod error_type;
 pub mod labels;

@@ -18,6 +18,8 @@ mod differences;
 mod forward_proxy;
 mod generator;
 mod message;
+mod paths;
+mod programs;
 mod smuggling;
 mod ways;
 mod wire;

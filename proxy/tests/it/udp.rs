@@ -36,7 +36,16 @@ impl Port {
         let socket = UdpSocket::bind(ANY).await.unwrap();
         let address = socket.local_addr().unwrap();
         let rule = WatchedRule::new(ArcSwapOption::empty());
-        let served = udp::serve(pod.context.clone(), socket, rule.clone(), limits);
+        let served = udp::serve(
+            pod.context.clone(),
+            socket,
+            rule.clone(),
+            udp::Scope {
+                port: address.port(),
+                listener: "dns".into(),
+            },
+            limits,
+        );
         Self {
             address,
             rule,
@@ -78,6 +87,7 @@ impl Port {
             total_weight: backends.iter().map(|(_, weight)| u64::from(*weight)).sum(),
             metrics: metrics(BackendRef::None),
             mirrors: Vec::new(),
+            section: None,
         })));
     }
 

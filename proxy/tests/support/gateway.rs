@@ -41,10 +41,18 @@ impl GatewayPod {
         Self::start_all(AccessLog::off(), with)
     }
 
+    /// A gateway of the mesh whose certificates `pki` signs.
+    pub fn start_in(pki: &Pki) -> Self {
+        Self::start_signed(pki, AccessLog::off(), |_| {})
+    }
+
     fn start_all(access: AccessLog, with: impl FnOnce(&mut Options)) -> Self {
-        let pki = Pki::new().unwrap();
+        Self::start_signed(&Pki::new().unwrap(), access, with)
+    }
+
+    fn start_signed(pki: &Pki, access: AccessLog, with: impl FnOnce(&mut Options)) -> Self {
         let (ports, opened) = weft_proxy::routing::gateway_port::BoundPorts::channel();
-        let (proxy, _, requests) = data_plane_with(&pki, "gateway", access, Some(ports), with);
+        let (proxy, _, requests) = data_plane_with(pki, "gateway", access, Some(ports), with);
         let shutdown = Shutdown::new();
         let pod = Self {
             store: proxy.store.clone(),

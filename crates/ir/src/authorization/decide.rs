@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method, Uri};
 
-use super::request::{Facts, Met};
+use super::request::{Facts, Headers, Met};
 use super::{
     Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule,
     DefaultAuthorization, PolicyEffect, SourceMatch,
@@ -219,7 +219,7 @@ impl ConnectionAuthorization {
     /// be decided: those that deny or audit match, those that allow do not. `audit` gets the
     /// positions of the `AUDIT` policies that match.
     pub fn bytes(&self, audit: impl FnMut(usize)) -> Decision {
-        self.decide(audit, |rule| {
+        self.decide(audit, |_, rule| {
             match rule.requests.is_empty() && rule.not_requests.is_empty() {
                 true => Met::Yes,
                 false => Met::Unknown,
@@ -235,10 +235,27 @@ impl ConnectionAuthorization {
         headers: &HeaderMap,
         audit: impl FnMut(usize),
     ) -> Decision {
-        let facts = Facts::new(method, uri, headers);
-        self.decide(audit, |rule| {
+        let facts = Facts::new(method, uri, Headers::Known(headers));
+        self.decide(audit, |_, rule| {
             facts.meets(&rule.requests, &rule.not_requests)
         })
+    }
+
+    /// Decides again on a request that was allowed, and whose headers are no longer known: an
+    /// `ALLOW` rule is taken to match them, and other rules not to.
+    pub fn request_in_flight(&self, method: &Method, uri: &Uri) -> Decision {
+        let facts = |rule_matches| Facts::new(method, uri, Headers::Assumed { rule_matches });
+        let (allowing, others) = (facts(true), facts(false));
+        self.decide(
+            |_| {},
+            |action, rule| {
+                let facts = match action {
+                    AuthorizationAction::Allow => &allowing,
+                    AuthorizationAction::Deny | AuthorizationAction::Audit => &others,
+                };
+                facts.meets(&rule.requests, &rule.not_requests)
+            },
+        )
     }
 
     /// Returns true if no request on the connection can be allowed.
@@ -278,7 +295,7 @@ impl ConnectionAuthorization {
     fn decide(
         &self,
         mut audit: impl FnMut(usize),
-        met: impl Fn(&AuthorizationRule) -> Met,
+        met: impl Fn(AuthorizationAction, &AuthorizationRule) -> Met,
     ) -> Decision {
         let mut allowed_by = None;
         for tier in &self.tiers {
@@ -297,7 +314,7 @@ impl ConnectionAuthorization {
         &self,
         tier: &Tier,
         audit: &mut impl FnMut(usize),
-        met: &impl Fn(&AuthorizationRule) -> Met,
+        met: &impl Fn(AuthorizationAction, &AuthorizationRule) -> Met,
     ) -> Decision {
         if let Some(position) = tier.invalid {
             return Decision::Denied(Denial::Policy(position));
@@ -306,16 +323,16 @@ impl ConnectionAuthorization {
         for (action, at) in &tier.rules {
             match action {
                 AuthorizationAction::Deny if denied_by.is_none() => {
-                    let denies = met(self.rule(*at)) != Met::No;
+                    let denies = met(*action, self.rule(*at)) != Met::No;
                     denied_by = denies.then_some(at.policy);
                 }
                 AuthorizationAction::Allow if allowed_by.is_none() => {
-                    let allows = met(self.rule(*at)) == Met::Yes;
+                    let allows = met(*action, self.rule(*at)) == Met::Yes;
                     allowed_by = allows.then_some(at.policy);
                 }
                 // Rules are in the order of policies: each is reported once.
                 AuthorizationAction::Audit
-                    if audited != Some(at.policy) && met(self.rule(*at)) != Met::No =>
+                    if audited != Some(at.policy) && met(*action, self.rule(*at)) != Met::No =>
                 {
                     audited = Some(at.policy);
                     audit(at.policy);

@@ -65,18 +65,41 @@ impl Met {
     }
 }
 
+/// The headers of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Headers<'a> {
+    Known(&'a HeaderMap),
+    /// No longer known: a rule with conditions on them matches, or does not, as far as they are
+    /// concerned.
+    Assumed {
+        rule_matches: bool,
+    },
+}
+
+impl Headers<'_> {
+    /// As a condition reads them that must not be met.
+    fn negated(self) -> Self {
+        match self {
+            Self::Known(_) => self,
+            Self::Assumed { rule_matches } => Self::Assumed {
+                rule_matches: !rule_matches,
+            },
+        }
+    }
+}
+
 /// What is known of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) method: &'a Method,
     pub(super) uri: &'a Uri,
-    pub(super) headers: &'a HeaderMap,
+    pub(super) headers: Headers<'a>,
     /// Applications differ in how they read the path.
     pub(super) ambiguous_path: bool,
 }
 
 impl<'a> Facts<'a> {
-    pub(super) fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Self {
+    pub(super) fn new(method: &'a Method, uri: &'a Uri, headers: Headers<'a>) -> Self {
         Self {
             method,
             uri,
@@ -91,7 +114,11 @@ impl<'a> Facts<'a> {
             [] => Met::Yes,
             wanted => Met::any(wanted.iter().map(|condition| self.matches(condition))),
         };
-        one.and(|| Met::any(unwanted.iter().map(|condition| self.matches(condition))).not())
+        let negated = Self {
+            headers: self.headers.negated(),
+            ..*self
+        };
+        one.and(|| Met::any(unwanted.iter().map(|condition| negated.matches(condition))).not())
     }
 
     fn matches(&self, condition: &RequestMatch) -> Met {
@@ -119,12 +146,16 @@ impl<'a> Facts<'a> {
 
     /// Of repeated fields, some applications read the first, some the last, and some all.
     fn header(&self, condition: &HeaderMatch) -> Met {
-        let mut values = self.headers.get_all(&condition.name).iter();
+        let headers = match self.headers {
+            Headers::Known(headers) => headers,
+            Headers::Assumed { rule_matches } => return Met::known(rule_matches),
+        };
+        let mut values = headers.get_all(&condition.name).iter();
         let first = values.next();
         if values.next().is_some() || first.is_some_and(|value| value.to_str().is_err()) {
             return Met::Unknown;
         }
-        Met::known(matching::matches_header(condition, self.uri, self.headers))
+        Met::known(matching::matches_header(condition, self.uri, headers))
     }
 
     /// As of repeated fields.

@@ -58,6 +58,15 @@ impl Store {
     /// endpoints that all go after them.
     fn commit(&self, mut change: DecodedUpdate, refused: &mut Vec<proto::Refused>) {
         let mut state = self.state();
+        let is_port = |key: &ResourceKey| matches!(key, ResourceKey::Port(..));
+        let changes_ports = !change.ports.is_empty() || change.removed.iter().any(is_port);
+        self.publish_authorization(
+            &state,
+            change.authorization.as_ref(),
+            changes_ports,
+            &change.removed,
+            refused,
+        );
         self.set_stream_roots(change.roots.take(), &change.removed);
         if let Some(workload) = &change.workload
             && self.0.upstream.set_locality(&workload.locality)
@@ -86,6 +95,9 @@ impl Store {
             &change.removed,
             refused,
         );
+        if changes_ports && change.authorization.is_some() {
+            self.settle_authorization(&state);
+        }
         for set in emptied {
             let cluster = state.cluster(&set.id, &self.0.upstream);
             cluster.set_endpoints(set.protocol, &[]);

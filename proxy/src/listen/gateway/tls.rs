@@ -15,8 +15,9 @@ use weft_ir::bare_host;
 use super::super::l4::{ClientHello, peek_client_hello, read_client_hello, rule_by_server_name};
 use super::{
     ChosenCluster, ClientConnection, ConnectionError, ConnectionRecorder, DrainWatch,
-    GatewayConnection, PendingConnection, l4, while_pending,
+    GatewayConnection, PendingConnection, l4, policies, while_pending,
 };
+use crate::authorization::Permit;
 use crate::http::runtime::Runtime;
 use crate::net::cork::BufferedReads;
 use crate::net::detect::Prefixed;
@@ -76,7 +77,8 @@ pub(super) async fn serve(
             let _open = pending.into_active_client();
             let mut recorder = ConnectionRecorder::gateway(runtime, client, true, closing);
             recorder.passthrough = true;
-            let chosen = choose(routes, name, &listener.name, &mut recorder);
+            let permit = policies(runtime, client, watched.number).listener_bytes(&listener.name);
+            let chosen = choose(routes, name, &listener.name, permit, &mut recorder);
             // Forwarded connections may last: they hold no configuration.
             drop(config);
             return l4::forward_to(runtime, stream, chosen, recorder).await;
@@ -95,6 +97,7 @@ pub(super) async fn serve(
         let listener = Some(listener.closing.clone());
         drop(config);
         let connection = GatewayConnection {
+            policies: policies(runtime, client, watched.number),
             port: watched,
             local,
             listener,
@@ -111,7 +114,8 @@ pub(super) async fn serve(
     };
     let _open = pending.into_active_client();
     let mut recorder = ConnectionRecorder::gateway(runtime, client, true, closing);
-    let chosen = choose(routes, name, &listener.name, &mut recorder);
+    let permit = policies(runtime, client, watched.number).listener_bytes(&listener.name);
+    let chosen = choose(routes, name, &listener.name, permit, &mut recorder);
     drop(config);
     l4::forward_to(runtime, stream, chosen, recorder).await
 }
@@ -163,13 +167,16 @@ async fn handshake(
         .map_err(|error| ConnectionError::refused(ErrorType::TlsHandshake, format!("TLS: {error}")))
 }
 
-/// Picks the cluster of the connection by the routes of its listener.
+/// Picks the cluster of the connection by the routes of its listener, if it is permitted.
 fn choose(
     routes: &TlsRoutes,
     name: Option<String>,
     listener: &str,
+    permit: Permit,
     recorder: &mut ConnectionRecorder<'_>,
 ) -> Result<ChosenCluster, ConnectionError> {
+    recorder.metrics = Some(routes.unmatched.clone());
+    recorder.set_permit(permit)?;
     let rule = rule_by_server_name(routes, name, &format_args!("listener {listener}"), recorder)?;
     l4::pick_cluster(rule, recorder)
 }

@@ -4,16 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Version;
+use weft_ir::ProbeRequest;
 
 use super::NAME;
+use crate::authorization::ClientPolicies;
 use crate::http::errors::{Failure, ShortCircuit, contain};
 use crate::http::exchange::{Downstream, Exchange};
 use crate::http::forward::receive;
 use crate::http::informational::Progress;
 use crate::http::response_body::{RequestState, Response};
 use crate::http::serve::{Handler, Request};
-use crate::http::{headers, upgrade};
-use crate::listen::plaintext_policy::PlaintextPolicy;
+use crate::http::{headers, path, upgrade};
+use crate::listen::plaintext_policy::{PlaintextPolicy, is_probe};
 use crate::telemetry::error_type::ErrorType;
 use crate::upstream::{Cluster, UpstreamRequest};
 
@@ -25,6 +27,8 @@ pub(super) struct Inbound {
     pub(super) app: SocketAddr,
     pub(super) app_http2: bool,
     pub(super) plaintext_policy: PlaintextPolicy,
+    pub(super) probes: Vec<ProbeRequest>,
+    pub(super) policies: Arc<ClientPolicies>,
 }
 
 impl Handler for Inbound {
@@ -81,6 +85,10 @@ impl Inbound {
         if !self.plaintext_policy.request(&head, upgrade) {
             return Err(self.refuse().into());
         }
+        if !is_probe(&self.probes, &head, upgrade) {
+            let permit = self.policies.request(&mut head, path::normalize);
+            state.exchange.set_permit(permit)?;
+        }
         let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
         let version = if self.app_http2 {
             Version::HTTP_2
@@ -90,13 +98,16 @@ impl Inbound {
         headers::set_version(&mut head, version);
         let replay = &self.downstream.runtime.overload.replay;
         let request = UpstreamRequest::new(head, body, upgrade, self.app, replay);
+        let permit = state.exchange.permit.as_ref();
+        request.replay_buffer.set_permit(permit);
         state.exchange.replay_buffer = Some(request.replay_buffer.clone());
         let mut progress = Progress(&mut state.exchange);
         let sent = self.cluster.send(request, &mut progress).await;
-        let upstream = sent.map_err(Failure::from)?;
+        let upstream = sent.map_err(|error| state.exchange.denied_or(error.into()))?;
         upgrade::check(&upstream, upgrade)?;
         let mut response = receive(upstream, true, state)?;
-        upgrade::finish(&mut response, on_upgrade, &self.downstream);
+        let permit = &state.exchange.permit;
+        upgrade::finish(&mut response, on_upgrade, &self.downstream, permit);
         Ok(response)
     }
 }

@@ -7,11 +7,13 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_ir::Identity;
 
+use crate::authorization::{Permit, Verdict};
 use crate::drain::DrainWatch;
 use crate::http::runtime::Runtime;
 use crate::listen::ConnectionError;
 use crate::net::tcp::{self, BytesTransferred};
 use crate::telemetry::connections::ConnectionRecord;
+use crate::telemetry::error_type::ErrorType;
 use crate::telemetry::labels::Direction;
 use crate::telemetry::requests::RequestMetrics;
 
@@ -21,7 +23,7 @@ pub(in crate::listen) struct ConnectionRecorder<'a> {
     started: Instant,
     pub(super) direction: Direction,
     closing: DrainWatch,
-    pub(super) client: SocketAddr,
+    pub(in crate::listen) client: SocketAddr,
     pub(in crate::listen) client_id: Option<Arc<Identity>>,
     pub(in crate::listen) server_id: Option<Arc<Identity>>,
     /// TLS of the application's own.
@@ -33,6 +35,8 @@ pub(in crate::listen) struct ConnectionRecorder<'a> {
     /// `None` as long as nothing was done that is to be recorded.
     pub(in crate::listen) metrics: Option<Arc<RequestMetrics>>,
     pub(in crate::listen) transferred: BytesTransferred,
+    /// Of a connection on which policies decide.
+    permit: Option<Permit>,
 }
 
 impl<'a> ConnectionRecorder<'a> {
@@ -51,6 +55,7 @@ impl<'a> ConnectionRecorder<'a> {
             endpoint: None,
             metrics: None,
             transferred: BytesTransferred::default(),
+            permit: None,
         }
     }
 
@@ -79,6 +84,24 @@ impl<'a> ConnectionRecorder<'a> {
         }
     }
 
+    /// Keeps what was decided on the connection. Errors if it is denied.
+    pub(in crate::listen) fn set_permit(&mut self, permit: Permit) -> Result<(), ConnectionError> {
+        self.permit = Some(permit);
+        self.permitted()
+    }
+
+    fn permitted(&self) -> Result<(), ConnectionError> {
+        let verdict = self.permit.as_ref().and_then(Permit::verdict);
+        match verdict.filter(|verdict| verdict.is_denied()) {
+            Some(verdict) => Err(ConnectionError::refused(
+                ErrorType::AuthorizationDenied,
+                verdict.to_string(),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Forwards bytes for as long as the connection is permitted.
     pub(in crate::listen) async fn pass<A, B>(
         &mut self,
         client: A,
@@ -89,8 +112,11 @@ impl<'a> ConnectionRecorder<'a> {
         B: AsyncRead + AsyncWrite + Unpin,
     {
         let idle = self.runtime.bytes_idle(self.direction);
-        let (transferred, ended) = tcp::forward(client, upstream, &self.closing, idle).await;
+        let revoked = revocation(self.permit.as_mut());
+        let (transferred, ended) =
+            tcp::forward(client, upstream, &self.closing, idle, revoked).await;
         self.transferred = transferred;
+        self.permitted()?;
         Ok(ended?)
     }
 
@@ -109,6 +135,7 @@ impl<'a> ConnectionRecorder<'a> {
         metrics.connections.ended(self.transferred, error_type);
         if self.runtime.access.wants_connection(failed) {
             let error = result.as_ref().err().map(ToString::to_string);
+            let verdict = self.permit.as_ref().and_then(Permit::verdict);
             self.runtime.access.write(&ConnectionRecord {
                 direction: self.direction,
                 client: self.client,
@@ -120,6 +147,8 @@ impl<'a> ConnectionRecorder<'a> {
                 rule: metrics.rule(),
                 backend: metrics.backend(),
                 endpoint: self.endpoint,
+                authorization: verdict.map(|verdict| verdict.decision),
+                authorization_policy: verdict.and_then(Verdict::policy),
                 error_type,
                 error: error.as_deref(),
                 duration: self.started.elapsed(),
@@ -128,5 +157,12 @@ impl<'a> ConnectionRecorder<'a> {
             });
         }
         result
+    }
+}
+
+async fn revocation(permit: Option<&mut Permit>) {
+    match permit {
+        Some(permit) => permit.revoked().await,
+        None => std::future::pending().await,
     }
 }

@@ -12,6 +12,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
+use crate::authorization::{Permit, Verdict};
 use crate::http::runtime::Runtime;
 use crate::listen::accept::canonical;
 use crate::net::tcp::BytesTransferred;
@@ -41,6 +42,7 @@ pub(super) struct SessionState {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) metrics: Arc<RequestMetrics>,
+    pub(super) permit: Permit,
     pub(super) begun: Instant,
     /// Milliseconds from the port's beginning to the last datagram, of either way.
     pub(super) used: AtomicU64,
@@ -58,6 +60,7 @@ impl Drop for SessionState {
         };
         self.metrics.connections.ended(passed, None);
         if self.runtime.access.wants_connection(false) {
+            let verdict = self.permit.verdict();
             self.runtime.access.write(&ConnectionRecord {
                 direction: self.metrics.direction(),
                 client: canonical(self.client),
@@ -69,6 +72,8 @@ impl Drop for SessionState {
                 rule: self.metrics.rule(),
                 backend: self.metrics.backend(),
                 endpoint: Some(self.endpoint.address),
+                authorization: verdict.map(|verdict| verdict.decision),
+                authorization_policy: verdict.and_then(Verdict::policy),
                 error_type: None,
                 error: None,
                 duration: self.begun.elapsed(),

@@ -4,27 +4,13 @@
 //! The servers are Debian's packages. Those that are not installed are skipped, except with
 //! `WEFT_SERVERS=all`.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Instant;
 
-use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use super::http1::{Made, REQUESTS, bytes};
 use super::*;
-use crate::support::gateway::free_port;
-
-/// The timeout for a start, which may include compilation.
-const START: Duration = Duration::from_secs(120);
-
-struct Server {
-    name: &'static str,
-    program: &'static str,
-    arguments: &'static [&'static str],
-    /// A file that is written into its folder first, with `@PORT` and `@DIR` replaced.
-    file: (&'static str, &'static str),
-}
+use crate::programs::{Running, Server};
 
 /// All log a line for each request, to the file `requests` or to standard output.
 const SERVERS: [Server; 5] = [
@@ -139,79 +125,13 @@ func main() {
     },
 ];
 
-/// A running server, which ends when dropped.
-struct Running {
-    address: SocketAddr,
-    requests: PathBuf,
-    read: usize,
-    child: Child,
-}
-
-impl Server {
-    /// Starts the server. Returns `None` if it is not installed and not required.
-    async fn start(&self) -> Option<Running> {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(self.name);
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        let port = free_port();
-        let fill = |text: &str| {
-            text.replace("@DIR", folder.to_str().unwrap())
-                .replace("@PORT", &port.to_string())
-        };
-        let (file, text) = self.file;
-        std::fs::write(folder.join(file), fill(text)).unwrap();
-        let requests = folder.join("requests");
-        let output = std::fs::File::create(folder.join("output")).unwrap();
-        let child = Command::new(self.program)
-            .args(self.arguments.iter().map(|one| fill(one)))
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(std::fs::File::create(folder.join("stderr")).unwrap())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn();
-        let child = match child {
-            Ok(child) => child,
-            Err(error) if std::env::var("WEFT_SERVERS").as_deref() == Ok("all") => {
-                panic!("{}: {}: {error}", self.name, self.program)
-            }
-            Err(_) => return None,
-        };
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let begun = Instant::now();
-        while TcpStream::connect(address).await.is_err() {
-            let said = std::fs::read_to_string(folder.join("stderr")).unwrap();
-            assert!(
-                begun.elapsed() < START,
-                "{} does not start: {said}",
-                self.name
-            );
-            sleep(Duration::from_millis(20)).await;
-        }
-        let requests = match self.name {
-            "nginx" => requests,
-            _ => folder.join("output"),
-        };
-        Some(Running {
-            address,
-            requests,
-            read: 0,
-            child,
-        })
-    }
-}
-
-impl Running {
-    /// Returns how many requests for `/asked` and for `/smuggled` were logged since the last call.
-    fn counted(&mut self) -> (usize, usize) {
-        let all = std::fs::read(&self.requests).unwrap_or_default();
-        let new = String::from_utf8_lossy(&all[self.read..]).into_owned();
-        self.read = all.len();
-        (
-            new.matches("/asked").count(),
-            new.matches("/smuggled").count(),
-        )
-    }
+/// Returns how many requests for `/asked` and for `/smuggled` were logged since the last call.
+fn counted(server: &mut Running) -> (usize, usize) {
+    let new = server.logged();
+    (
+        new.matches("/asked").count(),
+        new.matches("/smuggled").count(),
+    )
 }
 
 /// Sends every request through each proxy; returns the cases in which the server's count is wrong.
@@ -223,16 +143,16 @@ async fn disagreements(server: &Server, running: &mut Running) -> Vec<String> {
             let said = answers(front.address, &bytes(rest)).await;
             let expected = usize::from(matches!(made, Made::Passed));
             let begun = Instant::now();
-            let mut counted = running.counted();
+            let mut seen = counted(running);
             // Some servers log after the response.
-            while counted.0 < expected && begun.elapsed() < LIMIT {
+            while seen.0 < expected && begun.elapsed() < LIMIT {
                 sleep(Duration::from_millis(2)).await;
-                let (asked, smuggled) = running.counted();
-                counted = (counted.0 + asked, counted.1 + smuggled);
+                let (asked, smuggled) = counted(running);
+                seen = (seen.0 + asked, seen.1 + smuggled);
             }
-            if counted != (expected, 0) || said.matches("HTTP/1.1 200").count() != expected {
+            if seen != (expected, 0) || said.matches("HTTP/1.1 200").count() != expected {
                 wrong.push(format!(
-                    "{}, {kind:?}, {name} ({made:?}): counted {counted:?}, client {said:?}",
+                    "{}, {kind:?}, {name} ({made:?}): counted {seen:?}, client {said:?}",
                     server.name
                 ));
             }
@@ -255,14 +175,4 @@ async fn servers_see_same_request_count_as_proxy() {
         eprintln!("not installed: {left_out:?}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// `go run` starts the server as a child process, so the whole process group is killed.
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(leader) = self.child.id() {
-            let mut kill = std::process::Command::new("kill");
-            let _ = kill.args(["--", &format!("-{leader}")]).status();
-        }
-    }
 }
