@@ -26,6 +26,7 @@ const usage = `usage: cluster COMMAND
   up [--nodes N] [--family F]
                         create the cluster, or add nodes to a running one. F is ipv4, dual (both, IPv4 first) or
                         ipv6; the default is FAMILY, else ipv4
+  prepare               build what up needs, for use before or beside other work
   down, delete          remove the cluster and its state
   load FILE.tar...      import docker archives into every node
   node stop NAME        disconnect a node and kill its kubelet and containerd; embedded only
@@ -105,6 +106,8 @@ func onCluster(ctx context.Context, options provider.Options, command string, ar
 		return err
 	}
 	switch command {
+	case "prepare":
+		return cluster.Prepare(ctx)
 	case "down", "delete":
 		return cluster.Delete(ctx)
 	case "load":

@@ -10,10 +10,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -59,26 +62,47 @@ type step struct {
 
 // do runs a step unless its output exists and was built from the same inputs.
 func (b Builder) do(s step) error {
-	stamp := b.target("stamps", s.name)
-	want, err := hashInputs(s.inputs)
-	if err != nil {
-		return fmt.Errorf("build %s: %w", s.name, err)
+	return b.together([]step{s}, func([]step) error { return s.run() })
+}
+
+// together passes those steps to run whose output is missing or was built from other inputs, and
+// does nothing if there are none. The steps' own functions are not called.
+func (b Builder) together(steps []step, run func(outdated []step) error) error {
+	var outdated []step
+	var names []string
+	stamps := map[string]string{}
+	for _, s := range steps {
+		stamp := b.target("stamps", s.name)
+		want, err := hashInputs(s.inputs)
+		if err != nil {
+			return fmt.Errorf("build %s: %w", s.name, err)
+		}
+		if have, err := os.ReadFile(stamp); err == nil && string(have) == want && allExist(s.outputs) {
+			continue
+		}
+		for _, file := range append(s.outputs[:len(s.outputs):len(s.outputs)], stamp) {
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				return err
+			}
+		}
+		outdated, names, stamps[stamp] = append(outdated, s), append(names, s.name), want
 	}
-	if have, err := os.ReadFile(stamp); err == nil && string(have) == want && allExist(s.outputs) {
+	if len(outdated) == 0 {
 		return nil
 	}
-	for _, file := range append(s.outputs[:len(s.outputs):len(s.outputs)], stamp) {
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	what := strings.Join(names, ", ")
+	b.Say("building %s", what)
+	started := time.Now()
+	if err := run(outdated); err != nil {
+		return fmt.Errorf("build %s: %w", what, err)
+	}
+	b.Say("built %s in %.0f s", what, time.Since(started).Seconds())
+	for stamp, want := range stamps {
+		if err := os.WriteFile(stamp, []byte(want), 0o644); err != nil {
 			return err
 		}
 	}
-	b.Say("building %s", s.name)
-	started := time.Now()
-	if err := s.run(); err != nil {
-		return fmt.Errorf("build %s: %w", s.name, err)
-	}
-	b.Say("built %s in %.0f s", s.name, time.Since(started).Seconds())
-	return os.WriteFile(stamp, []byte(want), 0o644)
+	return nil
 }
 
 func hashInputs(inputs []string) (string, error) {
@@ -167,37 +191,70 @@ func (b Builder) install(ctx context.Context, name, pkg, version string) error {
 	})
 }
 
-// goModule builds a package of the module at dir as target/cluster/bin/NAME.
-func (b Builder) goModule(ctx context.Context, name, dir, pkg, ldflags string) error {
-	inputs, err := filepath.Glob(filepath.Join(dir, "*.go"))
-	if err != nil {
-		return err
-	}
-	module := dir
-	if _, err := os.Stat(filepath.Join(dir, "go.mod")); err != nil {
-		module = b.source("cluster")
-	}
-	inputs = append(inputs, filepath.Join(module, "go.mod"), filepath.Join(module, "go.sum"), "="+pkg, "="+ldflags)
-	out := b.Bin(name)
-	return b.do(step{
-		name: name, inputs: inputs, outputs: []string{out},
-		run: func() error {
-			_, err := goTool(ctx, dir, nil, "build", "-trimpath", "-ldflags=-s -w "+ldflags, "-o", out, pkg)
+// goModule builds packages of the module at dir with one go command, which compiles what they share
+// once. Each is named by the program that it becomes in target/cluster/bin.
+func (b Builder) goModule(ctx context.Context, dir, ldflags string, packages map[string]string) error {
+	inputs := []string{filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum"), "=" + ldflags}
+	var steps []step
+	for _, name := range slices.Sorted(maps.Keys(packages)) {
+		sources, err := filepath.Glob(filepath.Join(dir, packages[name], "*.go"))
+		if err != nil {
 			return err
-		},
+		}
+		inputs := slices.Concat(inputs, sources, []string{"=" + packages[name]})
+		steps = append(steps, step{name: name, inputs: inputs, outputs: []string{b.Bin(name)}})
+	}
+	return b.together(steps, func(outdated []step) error {
+		// The go command names programs after their packages.
+		made, err := os.MkdirTemp(b.target(), "programs-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(made)
+		args := []string{"build", "-trimpath", "-ldflags=-s -w " + ldflags, "-o", made + "/"}
+		for _, s := range outdated {
+			args = append(args, packages[s.name])
+		}
+		if _, err := goTool(ctx, dir, nil, args...); err != nil {
+			return err
+		}
+		for _, s := range outdated {
+			if err := os.Rename(filepath.Join(made, path.Base(packages[s.name])), b.Bin(s.name)); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
-// Kube builds the binary with every Kubernetes program, and the link kubectl to it.
-func (b Builder) Kube(ctx context.Context) error {
-	if _, err := os.Stat(b.Bin("kube")); err != nil {
-		b.Say("Kubernetes is built from source once; that takes some minutes")
-	}
+// programs are the packages that are built of the module programs/.
+var programs = map[string]string{
+	"kube":    "./kube",
+	"pause":   "./pause",
+	"coredns": "./coredns",
+	"helm":    "helm.sh/helm/v4/cmd/helm",
+}
+
+func (b Builder) buildPrograms(ctx context.Context, packages map[string]string) error {
 	const version = "k8s.io/component-base/version"
 	parts := strings.SplitN(versions.Kubernetes, ".", 3)
 	ldflags := fmt.Sprintf("-X %[1]s.gitVersion=v%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s",
 		version, versions.Kubernetes, parts[0], parts[1])
-	if err := b.goModule(ctx, "kube", b.source("cluster", "kube"), ".", ldflags); err != nil {
+	return b.goModule(ctx, b.source("cluster", "programs"), ldflags, packages)
+}
+
+// Programs builds the programs that the cluster runs, the link kubectl, and Helm.
+func (b Builder) Programs(ctx context.Context) error {
+	if _, err := os.Stat(b.Bin("kube")); err != nil {
+		b.Say("Kubernetes is built from source once; that takes some minutes")
+	}
+	// Not of the module programs/: MetalLB does not compile with Kubernetes' version of client-go.
+	// Built at the same time, because Kubernetes is linked by one thread.
+	metallb := make(chan error, 1)
+	go func() {
+		metallb <- b.install(ctx, "metallb-controller", "go.universe.tf/metallb/controller", versions.MetalLB)
+	}()
+	if err := errors.Join(b.buildPrograms(ctx, programs), <-metallb); err != nil {
 		return err
 	}
 	link := b.Bin("kubectl")
@@ -208,9 +265,9 @@ func (b Builder) Kube(ctx context.Context) error {
 	return os.Symlink("kube", link)
 }
 
-// Tools builds the programs that are not part of the cluster but operate on it.
+// Tools builds Helm alone, for use without a cluster of this machine.
 func (b Builder) Tools(ctx context.Context) error {
-	return b.install(ctx, "helm", "helm.sh/helm/v4/cmd/helm", versions.Helm)
+	return b.buildPrograms(ctx, map[string]string{"helm": programs["helm"]})
 }
 
 // Kind builds kind.

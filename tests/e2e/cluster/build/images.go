@@ -35,17 +35,8 @@ func (b Builder) pack(name string, spec image.Spec) (string, error) {
 	return out, err
 }
 
-// SystemImages builds the images of the cluster's own pods, and returns their archives.
-func (b Builder) SystemImages(ctx context.Context) ([]string, error) {
-	if err := b.goModule(ctx, "pause", b.source("cluster", "images", "pause"), ".", ""); err != nil {
-		return nil, err
-	}
-	if err := b.install(ctx, "coredns", "github.com/coredns/coredns", versions.CoreDNS); err != nil {
-		return nil, err
-	}
-	if err := b.install(ctx, "metallb-controller", "go.universe.tf/metallb/controller", versions.MetalLB); err != nil {
-		return nil, err
-	}
+// SystemImages packs the images of the cluster's own pods, and returns their archives.
+func (b Builder) SystemImages() ([]string, error) {
 	one := func(tag, user, program, destination string) image.Spec {
 		return image.Spec{Tag: tag, User: user, Files: []image.File{{Source: b.Bin(program), Destination: destination}}}
 	}
@@ -60,14 +51,13 @@ func (b Builder) SystemImages(ctx context.Context) ([]string, error) {
 // archives.
 func (b Builder) ConformanceImages(ctx context.Context) ([]string, error) {
 	const suite = "sigs.k8s.io/gateway-api-conformance-images/echo-basic"
-	if err := b.goModule(ctx, "echo-basic", b.source("conformance"), suite, ""); err != nil {
+	if err := b.goModule(ctx, b.source("conformance"), "", map[string]string{"echo-basic": suite}); err != nil {
 		return nil, err
 	}
-	dir := b.source("cluster", "images", "echo-advanced")
-	for _, program := range []string{"server", "client"} {
-		if err := b.goModule(ctx, "echo-"+program, dir, "istio.io/istio/pkg/test/echo/cmd/"+program, ""); err != nil {
-			return nil, err
-		}
+	const echo = "istio.io/istio/pkg/test/echo/cmd/"
+	advanced := map[string]string{"echo-server": echo + "server", "echo-client": echo + "client"}
+	if err := b.goModule(ctx, b.source("cluster", "images", "echo-advanced"), "", advanced); err != nil {
+		return nil, err
 	}
 	cert, key := b.target("echo-cert", "cert.crt"), b.target("echo-cert", "cert.key")
 	err := b.do(step{

@@ -107,7 +107,7 @@ func (c *Cluster) Up(ctx context.Context, nodes int, family plan.Family) error {
 	if err := host.Ready(ctx, wanted, c.say); err != nil {
 		return err
 	}
-	images, err := c.prepare(ctx)
+	images, err := c.Prepare(ctx)
 	if err != nil {
 		return err
 	}
@@ -130,15 +130,15 @@ func (c *Cluster) Up(ctx context.Context, nodes int, family plan.Family) error {
 	return c.create(ctx, nodes, wanted, images)
 }
 
-// prepare builds what is missing and returns the image archives that every node needs.
-func (c *Cluster) prepare(ctx context.Context) ([]string, error) {
-	if err := c.builder.Kube(ctx); err != nil {
+// Prepare builds what is missing and returns the image archives that every node needs.
+func (c *Cluster) Prepare(ctx context.Context) ([]string, error) {
+	if err := c.builder.Programs(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.builder.Manifests(ctx); err != nil {
 		return nil, err
 	}
-	return c.builder.SystemImages(ctx)
+	return c.builder.SystemImages()
 }
 
 // unhealthy returns why an existing cluster cannot be used, or nil.

@@ -12,6 +12,11 @@ type embeddedProvider struct {
 	cluster *embedded.Cluster
 }
 
+func (p *embeddedProvider) Prepare(ctx context.Context) error {
+	_, err := p.cluster.Prepare(ctx)
+	return err
+}
+
 func (p *embeddedProvider) Create(ctx context.Context, nodes int) error {
 	// Marked first, so that an incomplete cluster is recognized as embedded.
 	if err := mark(p.Options, Embedded); err != nil {

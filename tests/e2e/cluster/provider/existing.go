@@ -13,6 +13,8 @@ type existingProvider struct {
 	Options
 }
 
+func (p *existingProvider) Prepare(context.Context) error { return nil }
+
 func (p *existingProvider) Create(context.Context, int) error {
 	if err := p.refuseIPv6(Existing); err != nil {
 		return err

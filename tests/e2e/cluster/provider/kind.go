@@ -65,6 +65,13 @@ func (p *kindProvider) exists(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
+func (p *kindProvider) Prepare(ctx context.Context) error {
+	if err := p.Builder.Programs(ctx); err != nil {
+		return err
+	}
+	return p.Builder.Manifests(ctx)
+}
+
 func (p *kindProvider) Create(ctx context.Context, nodes int) error {
 	if err := p.refuseIPv6(KindTool); err != nil {
 		return err
@@ -81,10 +88,7 @@ func (p *kindProvider) Create(ctx context.Context, nodes int) error {
 		_, err := p.kind(ctx, "export", "kubeconfig", "--name", p.name(), "--kubeconfig", p.kubeconfig())
 		return err
 	}
-	if err := p.Builder.Kube(ctx); err != nil { // for kubectl
-		return err
-	}
-	if err := p.Builder.Manifests(ctx); err != nil {
+	if err := p.Prepare(ctx); err != nil {
 		return err
 	}
 	if err := mark(p.Options, KindTool); err != nil {
@@ -102,7 +106,7 @@ func (p *kindProvider) Create(ctx context.Context, nodes int) error {
 // install adds what a kind cluster lacks. LoadBalancer addresses are of a range that only this host
 // has a route to, through the node's address.
 func (p *kindProvider) install(ctx context.Context) error {
-	archives, err := p.Builder.SystemImages(ctx)
+	archives, err := p.Builder.SystemImages()
 	if err != nil {
 		return err
 	}

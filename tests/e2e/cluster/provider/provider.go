@@ -1,4 +1,4 @@
-// Package provider hides how a test cluster is created behind four functions.
+// Package provider hides how a test cluster is created behind one interface.
 package provider
 
 import (
@@ -18,6 +18,8 @@ import (
 
 // Provider creates one cluster.
 type Provider interface {
+	// Prepare builds what Create needs.
+	Prepare(ctx context.Context) error
 	// Create creates the cluster, or does nothing if it runs. nodes 0 means the provider's default.
 	Create(ctx context.Context, nodes int) error
 	// Load imports images into every node.

@@ -1,7 +1,7 @@
 // Package versions lists every version that the cluster consists of, in one place.
 //
-// The modules in kube/, images/echo-advanced/, kind/ and ../conformance/ repeat some of them in
-// their go.mod files, because Go reads them there; a test in this package fails if they differ.
+// The modules in programs/, kind/ and ../conformance/ repeat some of them in their go.mod files,
+// because Go reads them there; a test in this package fails if they differ.
 package versions
 
 const (

@@ -7,18 +7,24 @@ import (
 )
 
 func TestModulesAgree(t *testing.T) {
-	for file, line := range map[string]string{
-		"../kube/go.mod":           "k8s.io/kubernetes v" + Kubernetes,
-		"../../conformance/go.mod": "sigs.k8s.io/gateway-api " + GatewayAPI,
-		"../kind/go.mod":           "sigs.k8s.io/kind " + Kind,
+	for file, lines := range map[string][]string{
+		"../programs/go.mod": {
+			"k8s.io/kubernetes v" + Kubernetes,
+			"github.com/coredns/coredns " + CoreDNS,
+			"helm.sh/helm/v4 " + Helm,
+		},
+		"../../conformance/go.mod": {"sigs.k8s.io/gateway-api " + GatewayAPI},
+		"../kind/go.mod":           {"sigs.k8s.io/kind " + Kind},
 	} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Error(err)
 			continue
 		}
-		if !strings.Contains(string(text), line) {
-			t.Errorf("%s does not require %q, which versions.go names", file, line)
+		for _, line := range lines {
+			if !strings.Contains(string(text), line) {
+				t.Errorf("%s does not require %q, which versions.go names", file, line)
+			}
 		}
 	}
 }
