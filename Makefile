@@ -15,7 +15,7 @@ export KUBECONFIG := $(KUBECONFIG_FILE)
 endif
 export PATH := $(CURDIR)/target/cluster/bin:$(PATH)
 
-.PHONY: help demo check test lint cluster cluster-down cluster-load images install uninstall e2e e2e-families soak fuzz conformance bench footprint
+.PHONY: help demo check test lint cluster cluster-down cluster-load images install uninstall e2e e2e-families e2e-previous soak fuzz conformance bench footprint
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,8 +57,12 @@ uninstall: ## remove Weft from the cluster
 e2e: ## the cluster tests, against an installed Weft
 	tests/e2e/suite/run
 
-e2e-families: images ## a short list of the cluster tests on a cluster of each family, FAMILIES="dual ipv6"; makes each cluster anew
-	tests/e2e/families
+FAMILIES ?= dual ipv6
+e2e-families: images ## short lists of the cluster tests and of the official suite on a cluster of each family, FAMILIES="dual ipv6"; makes each cluster anew
+	tests/e2e/variants $(FAMILIES)
+
+e2e-previous: images ## the same lists on a cluster with the CRDs of the Gateway API version before the latest; makes it anew
+	tests/e2e/variants v1.6.3
 
 soak: export WEFT_SOAK := 1
 soak: export WEFT_SERVERS := all

@@ -67,8 +67,9 @@ func (b Builder) ConformanceImages(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	images := versions.EchoImagesOf(b.gatewayAPI())
 	specs := map[string]image.Spec{"echo-advanced": {
-		Tag: versions.EchoAdvancedImage, User: "0", Entrypoint: []string{"/usr/local/bin/server"},
+		Tag: images.Advanced, User: "0", Entrypoint: []string{"/usr/local/bin/server"},
 		Files: []image.File{
 			{Source: b.Bin("echo-server"), Destination: "/usr/local/bin/server"},
 			{Source: b.Bin("echo-client"), Destination: "/usr/local/bin/client"},
@@ -76,7 +77,7 @@ func (b Builder) ConformanceImages(ctx context.Context) ([]string, error) {
 			{Source: key, Destination: "/cert.key"},
 		},
 	}}
-	for _, tag := range versions.EchoBasicImages() {
+	for _, tag := range images.Basic {
 		_, version, _ := strings.Cut(tag, ":")
 		specs["echo-basic-"+version] = image.Spec{
 			Tag: tag, User: "65532", Files: []image.File{{Source: b.Bin("echo-basic"), Destination: "/echo-basic"}},

@@ -9,22 +9,43 @@ const (
 	CoreDNS    = "v1.12.2"
 	MetalLB    = "v0.15.2"
 	GatewayAPI = "v1.7.0"
-	Helm       = "v4.3.1"
-	Kind       = "v0.33.0"
+	// GatewayAPIPrevious is the other version that Weft is tested with.
+	GatewayAPIPrevious = "v1.6.3"
+
+	Helm = "v4.3.1"
+	Kind = "v0.33.0"
 	// KindNodeImage is the node image that belongs to this version of kind.
 	KindNodeImage = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
 )
 
-// Image names. The tags of the conformance suite's images are those in its manifests.
+// Image names.
 const (
-	PauseImage        = "registry.k8s.io/pause:3.10"
-	CoreDNSImage      = "registry.k8s.io/coredns/coredns:" + CoreDNS
-	MetalLBImage      = "quay.io/metallb/controller:" + MetalLB
-	EchoAdvancedImage = "registry.k8s.io/gateway-api/conformance/echo-advanced:v0.1.0"
-	echoBasic         = "registry.k8s.io/gateway-api/conformance/echo-basic:"
+	PauseImage   = "registry.k8s.io/pause:3.10"
+	CoreDNSImage = "registry.k8s.io/coredns/coredns:" + CoreDNS
+	MetalLBImage = "quay.io/metallb/controller:" + MetalLB
 )
 
-// EchoBasicImages are the names of echo-basic in the suite's manifests.
-func EchoBasicImages() []string {
-	return []string{echoBasic + "v0.1.0", echoBasic + "v0.2.0"}
+// EchoImages are the names of the servers echo-basic and echo-advanced in the manifests of a
+// conformance suite. The cluster tests use those of GatewayAPI.
+type EchoImages struct {
+	Basic    []string
+	Advanced string
+}
+
+// EchoImagesOf returns the names that the suite of a Gateway API version uses. Before v1.7.0 they
+// were named differently.
+func EchoImagesOf(gatewayAPI string) EchoImages {
+	const registry = "registry.k8s.io/gateway-api/"
+	if gatewayAPI == GatewayAPIPrevious {
+		basic := registry + "echo-basic:"
+		return EchoImages{
+			Basic:    []string{basic + "v1.5.1", basic + "v1.6.0-dev.2", basic + "v1.6.0-dev.3"},
+			Advanced: registry + "echo-advanced:v1.5.1",
+		}
+	}
+	basic := registry + "conformance/echo-basic:"
+	return EchoImages{
+		Basic:    []string{basic + "v0.1.0", basic + "v0.2.0"},
+		Advanced: registry + "conformance/echo-advanced:v0.1.0",
+	}
 }

@@ -13,8 +13,9 @@ func TestModulesAgree(t *testing.T) {
 			"github.com/coredns/coredns " + CoreDNS,
 			"helm.sh/helm/v4 " + Helm,
 		},
-		"../../conformance/go.mod": {"sigs.k8s.io/gateway-api " + GatewayAPI},
-		"../kind/go.mod":           {"sigs.k8s.io/kind " + Kind},
+		"../../conformance/go.mod":          {"sigs.k8s.io/gateway-api " + GatewayAPI},
+		"../../conformance/previous/go.mod": {"sigs.k8s.io/gateway-api/conformance " + GatewayAPIPrevious},
+		"../kind/go.mod":                    {"sigs.k8s.io/kind " + Kind},
 	} {
 		text, err := os.ReadFile(file)
 		if err != nil {
