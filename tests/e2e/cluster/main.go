@@ -26,7 +26,9 @@ const usage = `usage: cluster COMMAND
   up [--nodes N] [--family F]
                         create the cluster, or add nodes to a running one. F is ipv4, dual (both, IPv4 first) or
                         ipv6; the default is FAMILY, else ipv4
-  prepare               build what up needs, for use before or beside other work
+  prepare [--conformance]
+                        build what up needs, and the images of the conformance suite, for use before or beside
+                        other work
   down, delete          remove the cluster and its state
   load FILE.tar...      import docker archives into every node
   node stop NAME        disconnect a node and kill its kubelet and containerd; embedded only
@@ -107,7 +109,7 @@ func onCluster(ctx context.Context, options provider.Options, command string, ar
 	}
 	switch command {
 	case "prepare":
-		return cluster.Prepare(ctx)
+		return prepare(ctx, options, cluster, args)
 	case "down", "delete":
 		return cluster.Delete(ctx)
 	case "load":
@@ -152,6 +154,22 @@ func up(ctx context.Context, options provider.Options, args []string) error {
 		return err
 	}
 	return cluster.Create(ctx, *nodes)
+}
+
+func prepare(ctx context.Context, options provider.Options, cluster provider.Provider, args []string) error {
+	flags := flag.NewFlagSet("prepare", flag.ContinueOnError)
+	conformance := flags.Bool("conformance", false, "also build the images of the conformance suite")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if err := cluster.Prepare(ctx); err != nil {
+		return err
+	}
+	if !*conformance {
+		return nil
+	}
+	_, err := options.Builder.ConformanceImages(ctx)
+	return err
 }
 
 func node(ctx context.Context, cluster provider.Provider, args []string) error {
