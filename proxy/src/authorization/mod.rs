@@ -2,8 +2,8 @@
 //! and request needs of them.
 //!
 //! [`Policies`] is published by the store and shared by all connections. A connection makes a
-//! [`ClientPolicies`] of it, which knows the client, and asks that for a [`Permit`] for each request
-//! or for its bytes. A permit says what was decided, and whether that still holds once the policies
+//! [`ClientPolicies`] of it, which knows the client, and asks that for a [`Permit`] for each
+//! request or for its bytes. A permit says what was decided, and whether that still holds once the policies
 //! have changed. Without policies a request loads one number.
 
 mod client;

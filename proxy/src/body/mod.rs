@@ -4,6 +4,7 @@
 //! happen at its end, is the HTTP side's.
 
 mod incoming;
+mod memory;
 mod replay;
 mod stream_writer;
 mod tee;
@@ -17,7 +18,8 @@ use http_body::{Body as _, Frame, SizeHint};
 use replay::ReplayReader;
 
 pub use incoming::Incoming;
-pub use replay::{ReplayBuffer, ReplayMemory};
+pub use memory::ReplayMemory;
+pub use replay::ReplayBuffer;
 pub use stream_writer::StreamWriter;
 
 pub type Request = http::Request<RequestBody>;

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::tee::{self, TeeBody, TeeSender};
-use super::{BodyError, Incoming, RequestBody};
+use super::{BodyError, Incoming, ReplayMemory, RequestBody};
 use crate::authorization::Permit;
 
 /// Bytes of a request's body that are buffered for another attempt.
@@ -369,40 +368,5 @@ impl SharedState {
 impl Drop for SharedState {
     fn drop(&mut self) {
         self.memory.release(self.reserved);
-    }
-}
-
-/// The memory of the replay buffers of all requests together.
-#[derive(Debug)]
-pub struct ReplayMemory {
-    most: usize,
-    held: AtomicUsize,
-}
-
-impl ReplayMemory {
-    /// `most`: bytes at one time.
-    pub fn new(most: usize) -> Self {
-        Self {
-            most,
-            held: AtomicUsize::new(0),
-        }
-    }
-
-    /// Reserves `length` bytes. Returns false if there is no room.
-    pub fn reserve(&self, length: usize) -> bool {
-        let before = self.held.fetch_add(length, Relaxed);
-        let fits = before.saturating_add(length) <= self.most;
-        if !fits {
-            self.release(length);
-        }
-        fits
-    }
-
-    pub fn release(&self, length: usize) {
-        self.held.fetch_sub(length, Relaxed);
-    }
-
-    pub fn held(&self) -> usize {
-        self.held.load(Relaxed)
     }
 }

@@ -28,8 +28,8 @@ pub fn check(upstream: &UpstreamResponse, asked: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the application agrees, passes bytes between the two sides from then on, for as long as the
-/// request is permitted.
+/// Where the application agrees, passes bytes between the two sides from then on, for as long as
+/// the request is permitted.
 pub fn finish(
     response: &mut Response,
     client: Option<Option<OnUpgrade>>,

@@ -61,8 +61,7 @@ async fn connection(
     }
     let place = runtime.inbound.enter(client.ip());
     let mut stream = Prefixed::new(stream);
-    let workload = runtime.store.workload();
-    let plaintext_policy = PlaintextPolicy::of(workload.as_deref(), app);
+    let plaintext_policy = PlaintextPolicy::of(runtime.store.workload().as_deref(), app);
     let permissive = plaintext_policy == PlaintextPolicy::All;
     let detected = tokio::select! {
         detected = detect(runtime, &mut stream, app, permissive) => detected,
@@ -112,14 +111,11 @@ async fn connection(
                 proven: None,
                 framing: Framing::plain(protocol == Detected::Http2),
                 plaintext_policy,
-                probes: probes(workload.as_deref(), app),
+                probes: probes(runtime.store.workload().as_deref(), app),
             };
-            drop(workload);
             http(runtime, stream, accepted).await
         }
         Detected::Tls | Detected::Opaque | Detected::Incomplete => {
-            // Forwarded connections may last: they hold no configuration.
-            drop(workload);
             let recorder = ConnectionRecorder::inbound(runtime, client, protocol == Detected::Tls);
             forward_bytes(runtime, stream, app, opened, recorder).await
         }
@@ -149,8 +145,8 @@ async fn detect(
     Ok((protocol?, None))
 }
 
-/// Forwards bytes to and from the application, if policies permit the client. `opened`: the connection to it, if there is one
-/// already.
+/// Forwards bytes to and from the application, if policies permit the client. `opened`: the
+/// connection to the application, if there is one already.
 async fn forward_bytes<S>(
     runtime: &Runtime,
     stream: S,
