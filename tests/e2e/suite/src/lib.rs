@@ -15,6 +15,7 @@ pub mod identity;
 mod load;
 pub mod load_balancer;
 pub mod objects;
+pub mod policies;
 pub mod proxy;
 pub mod release;
 mod runner;

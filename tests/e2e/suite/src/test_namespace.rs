@@ -117,6 +117,7 @@ impl TestNamespace {
             "Namespace",
             "Node",
             "XMesh",
+            "ClusterAuthorizationPolicy",
             "GatewayClass",
             "MutatingWebhookConfiguration",
             "CustomResourceDefinition",
