@@ -43,7 +43,7 @@ pub struct Election {
 
 /// The Lease's version as last read, and since when it has been unchanged.
 #[derive(Clone, Debug)]
-struct Seen {
+struct ObservedLease {
     version: Option<String>,
     since: Instant,
 }
@@ -81,7 +81,7 @@ impl Election {
     /// Keeps `leads` true while this replica is the leader; releases the Lease at the end.
     pub async fn run(self, leads: watch::Sender<bool>) {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
-        let mut seen: Option<Seen> = None;
+        let mut seen: Option<ObservedLease> = None;
         let mut renewed: Option<Instant> = None;
         loop {
             // The last round may have taken long.
@@ -113,7 +113,11 @@ impl Election {
     }
 
     /// Returns true if this replica holds the Lease now.
-    async fn round(&self, api: &Api<Lease>, seen: &mut Option<Seen>) -> Result<bool, KubeError> {
+    async fn round(
+        &self,
+        api: &Api<Lease>,
+        seen: &mut Option<ObservedLease>,
+    ) -> Result<bool, KubeError> {
         let Some(mut lease) = api.get_opt(self.lease).await? else {
             return self.create(api).await;
         };
@@ -122,7 +126,7 @@ impl Election {
             Some(seen) if seen.version == version => seen.since,
             _ => Instant::now(),
         };
-        *seen = Some(Seen { version, since });
+        *seen = Some(ObservedLease { version, since });
         let step = decide(lease.spec.as_ref(), &self.name, since.elapsed());
         if step == Step::Wait {
             return Ok(false);

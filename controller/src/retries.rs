@@ -23,7 +23,7 @@ pub(crate) struct Retries<K>(HashMap<K, Failed>);
 #[derive(Debug)]
 struct Failed {
     again: Instant,
-    tries: u32,
+    attempts: u32,
 }
 
 impl<K> Default for Retries<K> {
@@ -37,13 +37,13 @@ impl<K: Eq + Hash> Retries<K> {
     pub(crate) fn failed(&mut self, key: K, now: Instant) -> Duration {
         let known = self.0.entry(key).or_insert(Failed {
             again: now,
-            tries: 0,
+            attempts: 0,
         });
         let wait = WAIT
-            .saturating_mul(1 << known.tries.min(MAX_DOUBLINGS))
+            .saturating_mul(1 << known.attempts.min(MAX_DOUBLINGS))
             .min(MAX_WAIT);
         known.again = now + wait;
-        known.tries += 1;
+        known.attempts += 1;
         wait
     }
 

@@ -273,7 +273,7 @@ async fn only_own_tokens_are_signed(cluster: &Cluster, trust: &TrustReceiver) {
         snapshots,
         // This process is no pod.
         address: false,
-        patience: Duration::from_secs(1),
+        max_wait: Duration::from_secs(1),
     };
     let signer = Signer::new(
         KubeReviewer(cluster.controller.clone()),

@@ -98,15 +98,15 @@ pub struct PodCheck {
     /// Whether the caller's address must be an address of the pod.
     pub address: bool,
     /// How long the watch may lag behind.
-    pub patience: Duration,
+    pub max_wait: Duration,
 }
 
 impl PodCheck {
-    /// Returns the pod's UID. A claim that does not match is checked again for `patience`.
+    /// Returns the pod's UID. A claim that does not match is checked again for `max_wait`.
     pub async fn confirm(&self, claim: &Claim<'_>) -> Result<Arc<str>, PodMismatch> {
         let mut snapshots = self.snapshots.clone();
         let mut last = Err(PodMismatch::NotReady);
-        let waited = timeout(self.patience, async {
+        let waited = timeout(self.max_wait, async {
             loop {
                 let snapshot = snapshots.borrow_and_update().clone();
                 if let Some(snapshot) = snapshot {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use weft_ir::GatewayId;
 use weft_translate::Provision;
 
-use super::observe::{ObjectId, Observed, Seen, Watches, resource};
+use super::observe::{ObjectId, Observed, ObservedObject, Watches, resource};
 use super::plan::{self, Applied, Apply, Delete, Step, Work};
 use super::{Provisions, ProxySettings};
 use crate::kubernetes;
@@ -273,7 +273,12 @@ impl Provisioner {
         if *claim {
             let existing = api.get_metadata_opt(&key.name).await;
             if let Some(existing) = existing.map_err(|error| failed(&error))? {
-                plan::check_owner(*kind, key, &Seen::new(&existing.metadata), gateway_uid)?;
+                plan::check_owner(
+                    *kind,
+                    key,
+                    &ObservedObject::new(&existing.metadata),
+                    gateway_uid,
+                )?;
             }
         }
         let parameters = kubernetes::apply();
@@ -283,7 +288,7 @@ impl Provisioner {
         let written = written.map_err(|error| failed(&error))?;
         self.metrics.writes.inc();
         tracing::info!(kind = kind.names().2, object = %key, "applied");
-        Ok(Seen::new(&written.metadata).version)
+        Ok(ObservedObject::new(&written.metadata).version)
     }
 
     async fn delete(&self, Delete { id, uid }: &Delete) -> Result<(), String> {

@@ -16,7 +16,7 @@ use crate::watch::ObjectKey;
 
 /// The observed metadata of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ObservedObject {
     pub(super) uid: String,
     /// The UID of the Gateway that owns it.
     pub(super) owner: Option<String>,
@@ -28,7 +28,7 @@ pub(super) struct Seen {
     pub(super) deleting: bool,
 }
 
-impl Seen {
+impl ObservedObject {
     pub(super) fn new(meta: &ObjectMeta) -> Self {
         let owners = meta.owner_references.iter().flatten();
         let owner = owners
@@ -55,9 +55,9 @@ pub(super) type ObjectId = (Kind, ObjectKey);
 /// All objects with the label of Gateways' objects.
 #[derive(Default)]
 pub(super) struct Observed {
-    pub(super) objects: HashMap<ObjectId, Seen>,
+    pub(super) objects: HashMap<ObjectId, ObservedObject>,
     /// Lists in progress.
-    incoming: HashMap<Kind, HashMap<ObjectKey, Seen>>,
+    incoming: HashMap<Kind, HashMap<ObjectKey, ObservedObject>>,
     complete: Vec<Kind>,
 }
 
@@ -72,7 +72,7 @@ impl Observed {
             let meta = object.meta();
             let text = |field: &Option<String>| field.clone().unwrap_or_default();
             let key = ObjectKey::new(text(&meta.namespace), text(&meta.name));
-            (key, Seen::new(meta))
+            (key, ObservedObject::new(meta))
         };
         match event {
             Event::Init => drop(self.incoming.insert(kind, HashMap::new())),

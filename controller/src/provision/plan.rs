@@ -10,7 +10,7 @@ use weft_ir::GatewayId;
 use weft_translate::Provision;
 
 use super::ProxySettings;
-use super::observe::{ObjectId, Observed, Seen};
+use super::observe::{ObjectId, Observed, ObservedObject};
 use super::render::{Kind, render};
 use crate::watch::ObjectKey;
 
@@ -117,7 +117,7 @@ fn steps(
 pub(super) fn check_owner(
     kind: Kind,
     key: &ObjectKey,
-    seen: &Seen,
+    seen: &ObservedObject,
     gateway_uid: &str,
 ) -> Result<(), String> {
     let kind = kind.names().2;

@@ -137,8 +137,8 @@ impl Lead {
                     view.distributing(root.certificate.as_bytes(), root.key.as_bytes(), now);
                 self.write(&patch).await?;
                 self.of.metrics.rotation(RotationStep::Started);
-                let told = "the next root is distributed to all proxies beside the one in use";
-                self.announce(EventKind::Normal, "RootDistributing", told)
+                let message = "the next root is distributed to all proxies beside the one in use";
+                self.announce(EventKind::Normal, "RootDistributing", message)
                     .await;
             }
             Err(rejection) => {
@@ -230,7 +230,7 @@ impl Lead {
         decision: &Decision,
         now: OffsetDateTime,
     ) -> Result<(), LeadError> {
-        let (patch, reason, told) = match trust.phase {
+        let (patch, reason, message) = match trust.phase {
             Phase::Steady => return Ok(()),
             Phase::Distributing { .. } => {
                 let Some(patch) = view.renewing(trust, now)? else {
@@ -257,16 +257,16 @@ impl Lead {
         if decision.is_partial() {
             let left = decision.of.saturating_sub(decision.done);
             let waiting = decision.waiting.join(", ");
-            let told = format!(
-                "{told}; without waiting for {left} of {} proxies: {waiting}",
+            let message = format!(
+                "{message}; without waiting for {left} of {} proxies: {waiting}",
                 decision.of
             );
-            self.announce(EventKind::Warning, reason, &told).await;
+            self.announce(EventKind::Warning, reason, &message).await;
         } else {
             self.announce(
                 EventKind::Normal,
                 reason,
-                &format!("{told} ({} proxies)", decision.of),
+                &format!("{message} ({} proxies)", decision.of),
             )
             .await;
         }

@@ -19,7 +19,7 @@ pub struct Bounds {
     /// The minimum time of distributing: the kubelet updates files of ConfigMaps within it.
     pub settle: Duration,
     /// How long a phase waits for a proxy that does not follow.
-    pub patience: Duration,
+    pub phase_timeout: Duration,
     /// The lifetime of certificates.
     pub life: Duration,
 }
@@ -49,7 +49,7 @@ pub struct State {
 pub struct Decision {
     /// Whether the next phase begins.
     pub advance: bool,
-    /// Whether the phase takes longer than `Bounds::patience`.
+    /// Whether the phase takes longer than `Bounds::phase_timeout`.
     pub late: bool,
     pub done: usize,
     pub of: usize,
@@ -83,7 +83,7 @@ pub fn decide(phase: &Phase, state: &State, bounds: &Bounds) -> Decision {
         .map(|one| format!("controller {}", one.name))
         .collect();
     let reported = waiting.is_empty();
-    let late = state.elapsed >= bounds.patience;
+    let late = state.elapsed >= bounds.phase_timeout;
     let (advance, done, of) = match phase {
         Phase::Steady => (false, connected, connected),
         Phase::Distributing { .. } => {
@@ -139,7 +139,7 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds {
         settle: Duration::from_secs(120),
-        patience: Duration::from_secs(600),
+        phase_timeout: Duration::from_secs(600),
         life: Duration::from_secs(86_400),
     };
 

@@ -200,7 +200,7 @@ impl Serve {
             registry: self.registry.clone(),
             bounds: Bounds {
                 settle: options.rotation_settle,
-                patience: options.rotation_patience,
+                phase_timeout: options.rotation_patience,
                 life: lifetime,
             },
             metrics: metrics.clone(),
@@ -223,7 +223,7 @@ impl Serve {
         let pods = PodCheck {
             snapshots: self.snapshots.clone(),
             address: options.verify_pod_address,
-            patience: limits.pod,
+            max_wait: limits.pod,
         };
         let domain = process.options.trust_domain.clone();
         let signer = Signer::new(reviewer, trust, domain, lifetime, pods, metrics);

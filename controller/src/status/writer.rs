@@ -35,7 +35,7 @@ const ROUND: usize = 64;
 /// The minimum time between rounds: with [`ROUND`], 640 writes a second at most.
 const PACE: Duration = Duration::from_millis(100);
 /// Attempts of one write that conflicts with others.
-const TRIES: usize = 4;
+const MAX_ATTEMPTS: usize = 4;
 
 /// Writes statuses from the snapshot and from the answers of proxies.
 pub struct StatusWriter {
@@ -200,9 +200,9 @@ impl StatusWriter {
         let Some(api) = self.api(due) else {
             return Ok(Written::NothingToDo);
         };
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
-            tries += 1;
+            attempts += 1;
             if !*self.leader.borrow() {
                 return Ok(Written::NothingToDo);
             }
@@ -221,7 +221,7 @@ impl StatusWriter {
                     return Ok(Written::Incomplete);
                 }
                 Ok(_) => return Ok(Written::Yes),
-                Err(KubeError::Api(status)) if status.code == 409 && tries < TRIES => {}
+                Err(KubeError::Api(status)) if status.code == 409 && attempts < MAX_ATTEMPTS => {}
                 Err(KubeError::Api(status)) if status.code == 409 => return Ok(Written::Conflict),
                 Err(KubeError::Api(status)) if status.code == 404 => {
                     return Ok(Written::NothingToDo);

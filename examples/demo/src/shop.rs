@@ -190,7 +190,7 @@ impl<'a> Shop<'a> {
         what: &str,
         mut ask: impl FnMut() -> anyhow::Result<Result<(), String>>,
     ) -> anyhow::Result<()> {
-        let (start, mut told) = (Instant::now(), Instant::now());
+        let (start, mut reported) = (Instant::now(), Instant::now());
         loop {
             let Err(waiting) = ask()? else { return Ok(()) };
             anyhow::ensure!(
@@ -198,9 +198,9 @@ impl<'a> Shop<'a> {
                 "waited {} s for {what}; last seen: {waiting}",
                 PATIENCE.as_secs()
             );
-            if told.elapsed() > Duration::from_secs(5) {
+            if reported.elapsed() > Duration::from_secs(5) {
                 println!("  waiting for {what}: {waiting}");
-                told = Instant::now();
+                reported = Instant::now();
             }
             thread::sleep(Duration::from_millis(300));
         }

@@ -17,20 +17,20 @@ pub(crate) struct Options {
     rounds: u64,
     /// Milliseconds to wait for a response or the end of the connection.
     #[arg(long, default_value_t = 500)]
-    patience: u64,
+    timeout: u64,
 }
 
 /// Prints as JSON, for each address, how many connections were refused, closed, answered or left
 /// open.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut tallies = BTreeMap::<&str, BTreeMap<&str, u32>>::new();
-    let patience = Duration::from_millis(options.patience);
+    let timeout = Duration::from_millis(options.timeout);
     for round in 0..options.rounds.min(1_000) {
         for kind in kinds(round) {
             let ends = options
                 .connect
                 .iter()
-                .map(|address| throw(address, &kind, patience));
+                .map(|address| throw(address, &kind, timeout));
             let ends = futures::future::join_all(ends).await;
             for (address, end) in options.connect.iter().zip(ends) {
                 *tallies.entry(address).or_default().entry(end).or_default() += 1;
@@ -41,7 +41,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn throw(address: &str, garbage: &[u8], patience: Duration) -> &'static str {
+async fn throw(address: &str, garbage: &[u8], timeout: Duration) -> &'static str {
     let connected = tokio::time::timeout(Duration::from_secs(3), TcpStream::connect(address)).await;
     let Ok(Ok(mut stream)) = connected else {
         return "refused";
@@ -50,7 +50,7 @@ async fn throw(address: &str, garbage: &[u8], patience: Duration) -> &'static st
         return "closed";
     }
     let mut answer = [0; 1024];
-    match tokio::time::timeout(patience, stream.read(&mut answer)).await {
+    match tokio::time::timeout(timeout, stream.read(&mut answer)).await {
         Ok(Ok(0) | Err(_)) => "closed",
         Ok(Ok(_)) => "answered",
         Err(_) => "open",

@@ -104,11 +104,11 @@ fn cut(name: &str) -> String {
 
 /// Returns a suggestion: the most similar known name, if one is similar.
 fn nearest(name: &str, known: &[&str]) -> String {
-    let alike = |known: &str| strsim::damerau_levenshtein(&cut(name), known);
-    let nearest = known.iter().min_by_key(|known| alike(known));
+    let distance = |known: &str| strsim::damerau_levenshtein(&cut(name), known);
+    let nearest = known.iter().min_by_key(|known| distance(known));
     let most = name.len().saturating_sub(PREFIX.len()) / 3;
     match nearest {
-        Some(known) if alike(known) <= most => format!("; did you mean {known}?"),
+        Some(known) if distance(known) <= most => format!("; did you mean {known}?"),
         _ => ": no annotation has this name".to_owned(),
     }
 }

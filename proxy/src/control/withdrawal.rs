@@ -232,8 +232,8 @@ mod tests {
         shutdown.peers().drain().await;
         let (closing, sends) = shutdown.watch_for_peer();
         assert!(sends.is_none());
-        let told = tokio::time::timeout(Duration::from_secs(60), closing.started()).await;
-        assert!(told.is_err());
+        let started = tokio::time::timeout(Duration::from_secs(60), closing.started()).await;
+        assert!(started.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,7 +36,7 @@ pub(crate) fn check(snapshots: &watch::Sender<Option<Arc<Snapshot>>>) -> PodChec
     PodCheck {
         snapshots: snapshots.subscribe(),
         address: true,
-        patience: Duration::from_secs(5),
+        max_wait: Duration::from_secs(5),
     }
 }
 

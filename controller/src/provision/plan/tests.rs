@@ -5,8 +5,8 @@ use crate::provision::render::tests::{provision, settings};
 
 const KEY: &str = "front-weft";
 
-fn seen(owner: &str) -> Seen {
-    Seen {
+fn seen(owner: &str) -> ObservedObject {
+    ObservedObject {
         uid: "o-1".into(),
         owner: Some(owner.into()),
         class: Some("weft".into()),
@@ -22,7 +22,7 @@ fn id(kind: Kind) -> ObjectId {
 /// What is planned for the Gateway, as kinds and whether they are claimed.
 fn planned(
     provision: &Provision,
-    observed: &[(Kind, Seen)],
+    observed: &[(Kind, ObservedObject)],
     applied: &HashMap<ObjectId, Applied>,
 ) -> Result<Vec<(Kind, &'static str)>, String> {
     let mut cluster = Observed::default();
@@ -49,7 +49,7 @@ fn planned(
 }
 
 /// Everything applied, as it is seen right after.
-fn applied(provision: &Provision) -> (Vec<(Kind, Seen)>, HashMap<ObjectId, Applied>) {
+fn applied(provision: &Provision) -> (Vec<(Kind, ObservedObject)>, HashMap<ObjectId, Applied>) {
     let rendered = render(provision, &settings());
     let applied = rendered.iter().map(|(kind, object)| {
         let digest = digest(object);
@@ -114,7 +114,7 @@ fn object_of_another_owner_is_an_obstacle() {
         obstacle.starts_with("Service shop/front-weft exists and was not made for this Gateway"),
         "{obstacle}"
     );
-    observed[1].1 = Seen {
+    observed[1].1 = ObservedObject {
         deleting: true,
         ..seen("u-1")
     };

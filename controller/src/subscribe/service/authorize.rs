@@ -49,7 +49,7 @@ impl Subscriptions {
         let check = PodCheck {
             snapshots: self.snapshots.clone(),
             address: self.limits.verify_address,
-            patience: self.limits.pod,
+            max_wait: self.limits.pod,
         };
         Ok(check.confirm(&claim).await?)
     }

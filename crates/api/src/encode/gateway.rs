@@ -115,8 +115,8 @@ pub fn route_digests(of: &GatewayPort) -> RouteDigests {
                     }
                     TlsServing::Terminate { tls: _, rules } | TlsServing::Passthrough { rules } => {
                         for one in rules {
-                            let told = tls_rule(one).encode_to_vec();
-                            add_digest(&mut all, (name, &one.rule.route), "", &told);
+                            let encoded = tls_rule(one).encode_to_vec();
+                            add_digest(&mut all, (name, &one.rule.route), "", &encoded);
                         }
                     }
                 }
@@ -125,8 +125,8 @@ pub fn route_digests(of: &GatewayPort) -> RouteDigests {
         Serving::Tcp(StreamListener { name, rule })
         | Serving::Udp(StreamListener { name, rule }) => {
             if let Some(one) = rule {
-                let told = connection_rule(one).encode_to_vec();
-                add_digest(&mut all, (name, &one.route), "", &told);
+                let encoded = connection_rule(one).encode_to_vec();
+                add_digest(&mut all, (name, &one.route), "", &encoded);
             }
         }
     }
@@ -143,11 +143,11 @@ fn digest_hosts(
     for VirtualHost { host: name, rules } in hosts {
         let name = host(name.as_ref());
         for one in rules {
-            let told = *known
+            let encoded = *known
                 .entry(Arc::as_ptr(one))
                 .or_insert_with(|| digest(DIGEST, &rule(one).encode_to_vec()));
-            let told = told.to_be_bytes();
-            add_digest(all, (listener, &one.route), &name, &told);
+            let encoded = encoded.to_be_bytes();
+            add_digest(all, (listener, &one.route), &name, &encoded);
         }
     }
 }
@@ -156,12 +156,12 @@ fn add_digest(
     all: &mut RouteDigests,
     (listener, route): (&Arc<str>, &RouteId),
     host: &str,
-    told: &[u8],
+    encoded: &[u8],
 ) {
     let place = (Arc::clone(listener), route.clone());
     let so_far = all.entry(place).or_insert(DIGEST);
     // Terminates the host name, which cannot contain this byte.
-    for bytes in [host.as_bytes(), &[0], told] {
+    for bytes in [host.as_bytes(), &[0], encoded] {
         *so_far = digest(*so_far, bytes);
     }
 }

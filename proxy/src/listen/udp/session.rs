@@ -137,11 +137,11 @@ impl SessionState {
 
     /// Whether ICMP said that the endpoint is not there; nothing to read tells of it.
     fn is_unreachable(&self) -> bool {
-        let told = self.socket.try_io(Interest::ERROR, || {
+        let result = self.socket.try_io(Interest::ERROR, || {
             let none = || io::ErrorKind::WouldBlock.into();
             Err::<(), _>(self.socket.take_error()?.unwrap_or_else(none))
         });
-        let failed = told.is_err_and(|error| is_unreachable(&error));
+        let failed = result.is_err_and(|error| is_unreachable(&error));
         if failed {
             self.mark_unreachable();
         }

@@ -82,17 +82,17 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let v1 = json!({"app": "reviews", "version": "v1"});
-        apply_without_proxy(ns, objects::client("tls_client")).await?;
+        apply_without_proxy(ns, objects::client("plain")).await?;
         for made in [
             service("nobody", json!({"app": "nobody"}), 9000),
             service("closed", v1.clone(), 9999),
-            service("closed-outside", json!({"app": "tls_client"}), 9999),
+            service("closed-outside", json!({"app": "plain"}), 9999),
             service("greets", v1, 7001),
         ] {
             ns.apply(made).await?;
         }
         ns.deploy_shop(&["v1"]).await?;
-        ns.wait_until_ready("tls_client").await?;
+        ns.wait_until_ready("plain").await?;
         ns.route(objects::grpc_route("cases", rules())).await?;
         for (name, code, words) in [
             (
@@ -141,11 +141,11 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         let v1 = json!({"app": "reviews", "version": "v1"});
-        apply_without_proxy(ns, objects::client("tls_client")).await?;
+        apply_without_proxy(ns, objects::client("plain")).await?;
         ns.apply(service("whole", v1.clone(), 9000)).await?;
         ns.apply(service("each", v1, 9000)).await?;
         ns.deploy_shop(&["v1"]).await?;
-        ns.wait_until_ready("tls_client").await?;
+        ns.wait_until_ready("plain").await?;
         let whole = json!({"request": "300ms"});
         ns.accepted_route(route_with_timeouts("whole", whole))
             .await?;
@@ -164,12 +164,12 @@ mod cases {
         let ip = in_url(&ns.pod_ip("reviews-v1").await?);
         let probed = format!("http://{ip}:8080");
         let words = "which takes mutual TLS only";
-        check_failure(ns, ("tls_client", &probed), &[], "PermissionDenied", words).await?;
+        check_failure(ns, ("plain", &probed), &[], "PermissionDenied", words).await?;
         // On a port without probes, plain text is closed without a response.
         let closed = format!("http://{ip}:9000");
         check_failure(
             ns,
-            ("tls_client", &closed),
+            ("plain", &closed),
             &[],
             "Unknown",
             "transport error",

@@ -28,7 +28,7 @@ mod cases {
     async fn send_garbage(ns: &TestNamespace, ip: &str, ports: &[u16]) -> anyhow::Result<Ends> {
         let host = in_url(ip);
         let addresses: Vec<_> = ports.iter().map(|port| format!("{host}:{port}")).collect();
-        let mut command = vec!["weft-shop", "garbage", "--rounds", "3", "--patience", "400"];
+        let mut command = vec!["weft-shop", "garbage", "--rounds", "3", "--timeout", "400"];
         for address in &addresses {
             command.extend(["--connect", address]);
         }

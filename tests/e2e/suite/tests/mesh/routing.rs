@@ -158,7 +158,7 @@ mod cases {
             rule("/delay", json!({"request": "500ms"})),
             rule("/reviews", json!({"backendRequest": "5s"}))
         ]);
-        ns.accepted_route(objects::http_route("patience", rules))
+        ns.accepted_route(objects::http_route("timeout", rules))
             .await?;
         let slow = "http://reviews/delay/5000";
         let answer = load_until(ns, slow, &[], |summary| summary.code("504") == 1)
@@ -284,16 +284,16 @@ mod cases {
         ns: &TestNamespace,
     ) -> anyhow::Result<()> {
         ns.deploy_shop(&["v1"]).await?;
-        let mut tls_client = objects::client("tls_client");
-        tls_client["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
-        ns.apply(tls_client).await?;
-        ns.wait_until_ready("tls_client").await?;
-        ns.reachable("tls_client", "http://reviews/reviews/1", &[])
+        let mut plain = objects::client("plain");
+        plain["metadata"]["labels"]["weft.dev/inject"] = "disabled".into();
+        ns.apply(plain).await?;
+        ns.wait_until_ready("plain").await?;
+        ns.reachable("plain", "http://reviews/reviews/1", &[])
             .await?;
-        ns.load("tls_client", "http://reviews/reviews/outside", &["-n", "5"])
+        ns.load("plain", "http://reviews/reviews/outside", &["-n", "5"])
             .await?
             .all("200")?;
-        ns.load("tls_client", "http://reviews:9000", &["--grpc", "get"])
+        ns.load("plain", "http://reviews:9000", &["--grpc", "get"])
             .await?
             .all("OK")?;
         eventually(
