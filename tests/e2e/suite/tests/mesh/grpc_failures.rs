@@ -167,14 +167,7 @@ mod cases {
         check_failure(ns, ("plain", &probed), &[], "PermissionDenied", words).await?;
         // On a port without probes, plain text is closed without a response.
         let closed = format!("http://{ip}:9000");
-        check_failure(
-            ns,
-            ("plain", &closed),
-            &[],
-            "Unknown",
-            "transport error",
-        )
-        .await?;
+        check_failure(ns, ("plain", &closed), &[], "Unknown", "transport error").await?;
         let summary = ns.load("client", URL, &["--grpc", "get"]).await?;
         summary.all("OK").map(drop)
     }
