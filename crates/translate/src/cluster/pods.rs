@@ -208,7 +208,7 @@ impl PodInfo {
             return Some(info);
         }
         info.gateway = gateway(pod, accounts).cloned();
-        if info.gateway.is_none() && !has_sidecar(spec) {
+        if info.gateway.is_none() && (!has_sidecar(spec) || is_gateway_proxy(pod)) {
             return Some(info);
         }
         let identity = identity(&metadata.namespace, spec, &settings.trust_domain);
@@ -252,6 +252,16 @@ fn gateway<'a>(pod: &Pod, accounts: &'a GatewayAccounts) -> Option<&'a GatewayId
     let account = account(spec).to_owned();
     let gateway = accounts.get(&(metadata.namespace.clone(), account))?;
     (*gateway.name == **named).then_some(gateway)
+}
+
+/// Returns true if the pod is a proxy of a Gateway that may be of no managed class any longer, as
+/// when Weft is uninstalled: it has no application, and does not accept mTLS of the mesh.
+fn is_gateway_proxy(pod: &Pod) -> bool {
+    let Pod { metadata, spec, .. } = pod;
+    let is_proxy = |container: &Container| container.name == PROXY_CONTAINER;
+    metadata.labels.contains_key(GATEWAY_LABEL)
+        && !spec.containers.is_empty()
+        && spec.containers.iter().all(is_proxy)
 }
 
 fn has_sidecar(spec: &PodSpec) -> bool {
