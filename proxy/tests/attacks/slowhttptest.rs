@@ -87,7 +87,7 @@ async fn run_attack(attack: &Attack) {
     let mut arguments = attack.arguments.to_vec();
     arguments.extend(["-c", &clients, "-r", &clients, "-l", &length, "-u", &url]);
     let output = tools::file(&format!("slowhttptest{}", arguments[0]));
-    let Some(child) = tools::start("slowhttptest", &arguments, &output) else {
+    let Some(child) = tools::start("slowhttptest", &arguments, &[], &output) else {
         return;
     };
     let witness = Witness::start(port.address, Version::Http2);

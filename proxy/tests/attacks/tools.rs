@@ -6,12 +6,18 @@ use std::process::Stdio;
 
 use tokio::process::{Child, Command};
 
-/// Starts a program with its output in a file. Returns `None` if it is not installed and not
-/// required.
-pub fn start(program: &str, arguments: &[&str], output: &str) -> Option<Child> {
+/// Starts a program with its output in a file and with variables added to its environment.
+/// Returns `None` if it is not installed and not required.
+pub fn start(
+    program: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+    output: &str,
+) -> Option<Child> {
     let output = std::fs::File::create(output).unwrap();
     let child = Command::new(program)
         .args(arguments)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(output.try_clone().unwrap())
         .stderr(output)

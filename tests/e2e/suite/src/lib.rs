@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod release;
 mod runner;
 mod soak;
+mod test_name;
 mod test_namespace;
 pub mod tls_client;
 mod traffic;
@@ -30,6 +31,7 @@ pub use load::{LoadResponse, Summary};
 pub use proxy::Access;
 pub use runner::{run, run_alone, run_alone_long, run_busy, run_installation};
 pub use soak::{full_or, soaking};
+pub use test_name::test_name;
 pub use test_namespace::{Injection, TestNamespace};
 pub use traffic::{Traffic, senders};
 pub use wait::{WAIT, eventually, eventually_within};
@@ -44,9 +46,8 @@ macro_rules! cluster_tests {
         #[test]
         #[ignore = "needs a cluster with Weft: tests/e2e/suite/run"]
         fn $name() -> anyhow::Result<()> {
-            let name = concat!(module_path!(), "-", stringify!($name));
-            let name = name.rsplit("::").next().unwrap_or(name).replace('_', "-");
-            $crate::$runner(&name[..name.len().min(42)], $crate::Injection::$injection, cases::$name)
+            let name = $crate::test_name(concat!(module_path!(), "-", stringify!($name)));
+            $crate::$runner(&name, $crate::Injection::$injection, cases::$name)
         }
     )*};
 }
