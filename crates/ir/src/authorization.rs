@@ -3,6 +3,7 @@
 //! Source: GEP-3779. [`crate::Authorizer`] decides by them.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -37,6 +38,26 @@ pub struct Authorizations {
     pub routes: Vec<(RouteSection, Authorization)>,
 }
 
+impl Authorizations {
+    /// Returns what is enforced at every target.
+    pub fn targets(&self) -> impl Iterator<Item = &Authorization> {
+        let Self {
+            workload,
+            listeners,
+            routes,
+        } = self;
+        let listeners = listeners.iter().map(|(_, of)| of);
+        let routes = routes.iter().map(|(_, of)| of);
+        std::iter::once(workload).chain(listeners).chain(routes)
+    }
+
+    /// Returns the names of the policies; one that several targets enforce is repeated.
+    pub fn policy_ids(&self) -> impl Iterator<Item = &PolicyId> {
+        let policies = self.targets().flat_map(|of| &of.policies);
+        policies.map(|policy| &policy.id)
+    }
+}
+
 /// A route, or one of its rules by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteSection {
@@ -46,8 +67,8 @@ pub struct RouteSection {
     pub rule: Option<String>,
 }
 
-/// Decides where no `ALLOW` policy applies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// Decides where no `ALLOW` policy applies; the greater one is the stricter one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DefaultAuthorization {
     /// Every client may call.
     #[default]
@@ -56,6 +77,34 @@ pub enum DefaultAuthorization {
     Mesh,
     /// Nobody may call.
     Deny,
+}
+
+impl DefaultAuthorization {
+    const ALL: [Self; 3] = [Self::Allow, Self::Mesh, Self::Deny];
+
+    /// Returns the word that users write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Mesh => "mesh",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// The text is not a default.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not one of allow, mesh, deny")]
+pub struct DefaultAuthorizationError;
+
+impl FromStr for DefaultAuthorization {
+    type Err = DefaultAuthorizationError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|of| of.as_str() == text)
+            .ok_or(DefaultAuthorizationError)
+    }
 }
 
 /// The name of a policy.
@@ -142,6 +191,24 @@ pub struct AuthorizationRule {
     pub requests: Vec<RequestMatch>,
     /// The request matches none of these.
     pub not_requests: Vec<RequestMatch>,
+}
+
+impl AuthorizationRule {
+    /// Returns its conditions on requests, wanted and unwanted ones.
+    pub fn request_conditions(&self) -> impl Iterator<Item = &RequestMatch> {
+        self.requests.iter().chain(&self.not_requests)
+    }
+
+    /// Returns true if it has conditions on requests.
+    pub fn reads_requests(&self) -> bool {
+        self.request_conditions().next().is_some()
+    }
+
+    /// Returns true if it has conditions on paths.
+    pub fn reads_paths(&self) -> bool {
+        let mut conditions = self.request_conditions();
+        conditions.any(|condition| condition.path.is_some())
+    }
 }
 
 /// A condition on the client.

@@ -23,8 +23,8 @@ mod size;
 
 pub use authorization::{
     Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Authorizations,
-    Authorizer, ConnectionAuthorization, Decision, DefaultAuthorization, Denial, Peer,
-    PolicyEffect, PolicyId, RouteSection, SourceMatch,
+    Authorizer, ConnectionAuthorization, Decision, DefaultAuthorization, DefaultAuthorizationError,
+    Denial, Peer, PolicyEffect, PolicyId, RouteSection, SourceMatch,
 };
 pub use choice::{Choice, Hints, Locality};
 pub use config::{

@@ -137,11 +137,6 @@ impl Mesh {
         }
     }
 
-    /// Like [`Mesh::authorizations`], for the proxies of a Gateway.
-    pub fn gateway_authorizations(&self, id: &GatewayId) -> Option<&Arc<Authorizations>> {
-        self.authorized.gateway(id)
-    }
-
     /// Returns everything that [`Mesh::authorizations`] returns for some pod; the same can be
     /// repeated.
     pub fn all_authorizations(&self) -> impl Iterator<Item = &Arc<Authorizations>> {

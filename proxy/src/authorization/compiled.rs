@@ -10,10 +10,6 @@ use weft_ir::{Authorization, Authorizations, PolicyId, RouteId, RouteSection};
 use super::target::Target;
 use crate::telemetry::authorization::DecisionCounts;
 
-/// How long the policies of a removed listener or route are kept: as long as requests on open
-/// connections of a removed listener are served.
-const REMOVED_GRACE: Duration = Duration::from_secs(15);
-
 /// Targets by the name of a part.
 type Named<N> = Vec<(N, Arc<Target>)>;
 
@@ -108,8 +104,8 @@ impl Compiled {
         !self.removed.is_empty()
     }
 
-    /// Keeps the policies of `before` for what `of` does not name.
-    pub(super) fn keep_unnamed(&mut self, before: &Self, of: &Authorizations) {
+    /// Keeps the policies of `before` for what `of` does not name, for as long as `grace`.
+    pub(super) fn keep_unnamed(&mut self, before: &Self, of: &Authorizations, grace: Duration) {
         let now = Instant::now();
         let is_named = |place: &Place| match place {
             Place::Listener(port, name) => {
@@ -121,7 +117,7 @@ impl Compiled {
         let targets = before.targets().map(|(place, target)| Removed {
             place,
             target: target.clone(),
-            until: now + REMOVED_GRACE,
+            until: now + grace,
         });
         let earlier = before.removed.iter().filter(|of| of.until > now).cloned();
         let unnamed = targets.chain(earlier).filter(|of| !is_named(&of.place));
@@ -178,12 +174,4 @@ impl Compiled {
         kept.filter(move |of| is(&of.place) && Instant::now() < of.until)
             .map(|of| &of.target)
     }
-}
-
-/// Returns the names of all policies.
-pub(super) fn ids(of: &Authorizations) -> impl Iterator<Item = &PolicyId> {
-    let listeners = of.listeners.iter().map(|(_, of)| of);
-    let routes = of.routes.iter().map(|(_, of)| of);
-    let all = std::iter::once(&of.workload).chain(listeners).chain(routes);
-    all.flat_map(|of| of.policies.iter().map(|policy| &policy.id))
 }

@@ -3,8 +3,8 @@
 //!
 //! [`Policies`] is published by the store and shared by all connections. A connection makes a
 //! [`ClientPolicies`] of it, which knows the client, and asks that for a [`Permit`] for each
-//! request or for its bytes. A permit says what was decided, and whether that still holds once the policies
-//! have changed. Without policies a request loads one number.
+//! request or for its bytes. A permit says what was decided, and whether that still holds once the
+//! policies have changed. Without policies a request loads one number.
 
 mod client;
 mod compiled;
@@ -17,6 +17,7 @@ mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
@@ -63,14 +64,14 @@ impl Policies {
         }))
     }
 
-    /// Puts the policies in force, and tells open connections. `removes`: listeners and routes may
-    /// be removed by the same update, and still take traffic: what `of` does not name keeps its
-    /// policies until [`Policies::settle`]. Calls must not overlap.
-    pub fn publish(&self, of: &Authorizations, removes: bool) {
-        let counts = self.0.series.set_policies(compiled::ids(of));
+    /// Puts the policies in force, and tells open connections. `grace`: listeners and routes may be
+    /// removed by the same update, and still take traffic for so long. What `of` does not name
+    /// keeps its policies until then, or until [`Policies::settle`]. Calls must not overlap.
+    pub fn publish(&self, of: &Authorizations, grace: Option<Duration>) {
+        let counts = self.0.series.set_policies(of.policy_ids());
         let mut next = Compiled::new(of, &counts, &self.0.unnamed);
-        if removes && let Some(before) = &*self.0.current.load() {
-            next.keep_unnamed(before, of);
+        if let (Some(grace), Some(before)) = (grace, &*self.0.current.load()) {
+            next.keep_unnamed(before, of, grace);
         }
         self.store(next);
     }
@@ -99,7 +100,7 @@ impl Policies {
 
     /// Has no policies from now on.
     pub fn clear(&self) {
-        self.publish(&Authorizations::default(), false);
+        self.publish(&Authorizations::default(), None);
     }
 
     fn store(&self, mut next: Compiled) {

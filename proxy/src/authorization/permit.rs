@@ -178,15 +178,15 @@ impl Permit {
     }
 
     /// Resolves once `permit` is denied, which is never if there is none.
-    pub async fn revocation(permit: Option<Self>) {
+    pub async fn revocation(permit: Option<&mut Self>) {
         match permit {
-            Some(mut permit) => permit.revoked().await,
+            Some(permit) => permit.revoked().await,
             None => std::future::pending().await,
         }
     }
 
     /// Resolves once it is denied.
-    pub async fn revoked(&mut self) {
+    async fn revoked(&mut self) {
         let mut changes = self.client.policies.changes();
         while !self.is_revoked() {
             // The sender lives as long as the permit.

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weft_ir::{Authorization, Authorizer, Decision, DefaultAuthorization, Denial, PolicyId};
+use weft_ir::{
+    Authorization, AuthorizationRule, Authorizer, Decision, DefaultAuthorization, Denial, PolicyId,
+};
 
 use super::verdict::{Reason, Verdict};
 use crate::telemetry::authorization::{AuthorizationDecision, DecisionCounts};
@@ -32,10 +34,7 @@ impl Target {
         }
         let count = |id: &PolicyId| counts.get(id).cloned().unwrap_or_default();
         let mut rules = of.policies.iter().flat_map(|policy| policy.rules());
-        let reads_paths = rules.any(|rule| {
-            let mut conditions = rule.requests.iter().chain(&rule.not_requests);
-            conditions.any(|condition| condition.path.is_some())
-        });
+        let reads_paths = rules.any(AuthorizationRule::reads_paths);
         Some(Self {
             counts: of.policies.iter().map(|policy| count(&policy.id)).collect(),
             authorizer: Arc::new(Authorizer::new(of.clone())),

@@ -8,6 +8,9 @@ use weft_ir::{
 use super::*;
 use crate::telemetry::metrics::Metrics;
 
+/// How long the policies of what is removed are kept.
+const GRACE: Duration = Duration::from_secs(15);
+
 fn policies() -> Policies {
     Policies::new(Direction::Gateway, &Metrics::new().decisions)
 }
@@ -64,12 +67,12 @@ fn version_says_whether_policies_are_in_force() {
     let policies = policies();
     let everything = || workload(deny(&["0.0.0.0/0"]));
     assert!(policies.load().is_none());
-    policies.publish(&workload(Authorization::default()), false);
+    policies.publish(&workload(Authorization::default()), None);
     assert_eq!(policies.version(), 0, "nothing has changed");
-    policies.publish(&everything(), false);
+    policies.publish(&everything(), None);
     let first = policies.version();
     assert!(policies.load().is_some_and(|of| of.version == first));
-    policies.publish(&everything(), false);
+    policies.publish(&everything(), None);
     assert_ne!(policies.version(), first);
     policies.clear();
     assert!(policies.load().is_none());
@@ -86,7 +89,7 @@ fn version_says_whether_policies_are_in_force() {
 #[test]
 fn decision_on_client_is_made_once_for_each_version() {
     let policies = policies();
-    policies.publish(&workload(deny(&["10.0.0.2/32"])), false);
+    policies.publish(&workload(deny(&["10.0.0.2/32"])), None);
     let (one, two) = (client(&policies, 1), client(&policies, 2));
     assert!(!is_denied(&one) && is_denied(&two));
     let compiled = policies.load().unwrap();
@@ -101,7 +104,7 @@ fn decision_on_client_is_made_once_for_each_version() {
     (2..100).for_each(|address| drop(decide(address)));
     assert!(!Arc::ptr_eq(&first, &decide(1)));
     assert_eq!(Arc::strong_count(&first), 1);
-    policies.publish(&workload(deny(&["10.0.0.1/32"])), false);
+    policies.publish(&workload(deny(&["10.0.0.1/32"])), None);
     assert!(is_denied(&one) && !is_denied(&two));
 }
 
@@ -112,9 +115,9 @@ fn permit_is_revoked_by_a_change_alone() {
     let mut permits = [client.request(&mut head("/"), |_| {}), client.bytes()];
     for permit in &mut permits {
         assert!(permit.verdict().is_none() && !permit.is_revoked());
-        policies.publish(&workload(deny(&["10.0.0.2/32"])), false);
+        policies.publish(&workload(deny(&["10.0.0.2/32"])), None);
         assert!(!permit.is_revoked());
-        policies.publish(&workload(deny(&["10.0.0.1/32"])), false);
+        policies.publish(&workload(deny(&["10.0.0.1/32"])), None);
         assert!(permit.is_revoked());
         policies.clear();
         assert!(permit.is_revoked(), "it stays so");
@@ -125,14 +128,14 @@ fn permit_is_revoked_by_a_change_alone() {
 async fn revocation_resolves_for_a_change_before_and_after() {
     let policies = policies();
     let client = client(&policies, 1);
-    let (before, after) = (client.bytes(), client.bytes());
-    let mut after = Box::pin(Permit::revocation(Some(after)));
+    let (mut before, mut after) = (client.bytes(), client.bytes());
+    let mut after = Box::pin(Permit::revocation(Some(&mut after)));
     assert!(futures::poll!(&mut after).is_pending());
-    policies.publish(&workload(deny(&["10.0.0.2/32"])), false);
+    policies.publish(&workload(deny(&["10.0.0.2/32"])), None);
     assert!(futures::poll!(&mut after).is_pending());
-    policies.publish(&workload(deny(&["10.0.0.1/32"])), false);
+    policies.publish(&workload(deny(&["10.0.0.1/32"])), None);
     after.await;
-    Permit::revocation(Some(before)).await;
+    Permit::revocation(Some(&mut before)).await;
 }
 
 #[test]
@@ -146,7 +149,7 @@ fn paths_are_normalized_only_if_a_rule_of_the_client_reads_them() {
             ..weft_ir::RequestMatch::default()
         });
     }
-    policies.publish(&workload(authorization), false);
+    policies.publish(&workload(authorization), None);
     for (last, normalizes) in [(1, false), (2, true)] {
         let mut normalized = false;
         client(&policies, last).request(&mut head("/"), |_| normalized = true);
@@ -163,15 +166,15 @@ async fn policies_of_removed_listener_outlive_its_open_connections() {
     let client = client(&policies, 1);
     let denied = |name: &str| client.listener_bytes(&name.into()).is_denied();
     let everybody = || deny(&["0.0.0.0/0"]);
-    policies.publish(&listener("a", everybody()), false);
+    policies.publish(&listener("a", everybody()), None);
     assert!(denied("a") && !denied("b"));
-    policies.publish(&listener("b", everybody()), true);
+    policies.publish(&listener("b", everybody()), Some(GRACE));
     assert!(denied("a") && denied("b"));
     policies.settle(|_, name| name == "b", |_| true);
     assert!(denied("a"), "a is removed");
-    tokio::time::advance(std::time::Duration::from_secs(16)).await;
+    tokio::time::advance(GRACE + Duration::from_secs(1)).await;
     assert!(!denied("a") && denied("b"));
-    policies.publish(&listener("a", everybody()), true);
+    policies.publish(&listener("a", everybody()), Some(GRACE));
     assert!(denied("b"));
     policies.settle(|_, _| true, |_| true);
     assert!(!denied("b"), "b is there, and has no policies");
@@ -197,7 +200,7 @@ fn route_and_rule_decide_together() {
             ],
             ..Authorizations::default()
         },
-        false,
+        None,
     );
     for (last, rule, expected) in [
         (1, None, true),

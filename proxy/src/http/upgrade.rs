@@ -50,12 +50,12 @@ pub fn finish(
     }
     let closing = downstream.closing.clone();
     let idle = downstream.runtime.bytes_idle(downstream.direction);
-    let permit = permit.clone();
+    let mut permit = permit.clone();
     downstream.runtime.shutdown.spawn(async move {
         // Either side may be gone before the change is through: there is nobody left to tell.
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
             let (client, server) = (TokioIo::new(client), TokioIo::new(server));
-            let revoked = Permit::revocation(permit);
+            let revoked = Permit::revocation(permit.as_mut());
             let _ = tcp::forward(client, server, &closing, idle, revoked).await;
         }
         drop(client_connection);

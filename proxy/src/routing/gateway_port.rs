@@ -40,7 +40,7 @@ struct RemovedListeners {
 
 /// How long requests on connections of a removed listener are still served: the connections are
 /// told to finish with their next response, and closed without one after this time.
-const REMOVED_LISTENER_GRACE: Duration = Duration::from_secs(15);
+pub(crate) const REMOVED_LISTENER_GRACE: Duration = Duration::from_secs(15);
 
 /// A bound port, for the task that accepts from it.
 #[derive(Debug)]
@@ -231,18 +231,7 @@ impl ResolvedPort {
 
     /// Returns true if the route has retries.
     pub fn retries_route(&self, route: &RouteId) -> bool {
-        let of_listener = |listener: &ResolvedListener| {
-            let mut hosts = listener.hosts.values();
-            hosts.any(|routes| routes.retries_route(route))
-        };
-        match &self.serving {
-            ResolvedServing::Http(listeners) => listeners.values().any(of_listener),
-            ResolvedServing::Tls(listeners) => listeners.values().any(|of| match &of.serving {
-                ResolvedTlsServing::Http(_, listener) => of_listener(listener),
-                ResolvedTlsServing::Terminate(..) | ResolvedTlsServing::Passthrough(_) => false,
-            }),
-            ResolvedServing::Stream(_) => false,
-        }
+        self.any_host(|routes| routes.retries_route(route))
     }
 
     /// Returns true if a listener has the name.
@@ -256,10 +245,12 @@ impl ResolvedPort {
 
     /// Returns true if a request may match a rule of the route.
     pub fn has_route(&self, route: &RouteId) -> bool {
-        let of_listener = |listener: &ResolvedListener| {
-            let mut hosts = listener.hosts.values();
-            hosts.any(|routes| routes.table.rules().any(|(rule, _)| rule.route == *route))
-        };
+        self.any_host(|routes| routes.table.rules().any(|(rule, _)| rule.route == *route))
+    }
+
+    /// Returns true if `is` holds for the routes of any host, on any listener for requests.
+    fn any_host(&self, is: impl Fn(&Routes) -> bool) -> bool {
+        let of_listener = |listener: &ResolvedListener| listener.hosts.values().any(&is);
         match &self.serving {
             ResolvedServing::Http(listeners) => listeners.values().any(of_listener),
             ResolvedServing::Tls(listeners) => listeners.values().any(|of| match &of.serving {
@@ -279,14 +270,10 @@ impl ResolvedPort {
 
     /// Returns true if any request or connection may be sent to the cluster.
     pub(crate) fn refers_to(&self, cluster: &Arc<Cluster>) -> bool {
-        let http = |listener: &ResolvedListener| {
-            let mut routes = listener.hosts.values();
-            routes.any(|routes| routes.refers_to(cluster))
-        };
-        match &self.serving {
-            ResolvedServing::Http(listeners) => listeners.values().any(http),
+        let of_bytes = match &self.serving {
+            ResolvedServing::Http(_) => false,
             ResolvedServing::Tls(listeners) => listeners.values().any(|of| match &of.serving {
-                ResolvedTlsServing::Http(_, listener) => http(listener),
+                ResolvedTlsServing::Http(..) => false,
                 ResolvedTlsServing::Terminate(_, routes)
                 | ResolvedTlsServing::Passthrough(routes) => routes.refers_to(cluster),
             }),
@@ -294,7 +281,8 @@ impl ResolvedPort {
                 let rule = stream.rule.load();
                 rule.as_ref().is_some_and(|rule| rule.refers_to(cluster))
             }
-        }
+        };
+        of_bytes || self.any_host(|routes| routes.refers_to(cluster))
     }
 }
 

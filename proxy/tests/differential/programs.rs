@@ -23,6 +23,24 @@ pub struct Server {
     pub file: (&'static str, &'static str),
 }
 
+/// Returns what `check` finds wrong with each server that is installed.
+pub async fn each(
+    servers: &[Server],
+    mut check: impl AsyncFnMut(&Server, Running) -> Vec<String>,
+) -> Vec<String> {
+    let (mut wrong, mut left_out) = (Vec::new(), Vec::new());
+    for server in servers {
+        match server.start().await {
+            Some(running) => wrong.extend(check(server, running).await),
+            None => left_out.push(server.name),
+        }
+    }
+    if !left_out.is_empty() {
+        eprintln!("not installed: {left_out:?}");
+    }
+    wrong
+}
+
 /// A running server, which ends when dropped.
 pub struct Running {
     pub address: SocketAddr,

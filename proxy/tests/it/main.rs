@@ -11,6 +11,7 @@ mod control_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access_log;
 mod authorization;
 mod backend_tls;
 mod bytes;

@@ -1,11 +1,11 @@
 //! Opaque TCP through a pair of proxies: routed by weight and by SNI, half-closed, idle.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access_log::Lines;
 use crate::support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -359,33 +359,6 @@ async fn idle_tcp_connection_is_kept_for_days() {
     assert_eq!(&byte, b"c");
 }
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    async fn next(&self, count: usize) -> serde_json::Value {
-        loop {
-            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-            if let Some(line) = text.lines().nth(count)
-                && let Ok(line) = serde_json::from_str(line)
-            {
-                return line;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
-
 #[tokio::test]
 async fn access_log_records_each_connection() {
     let lines = Lines::default();
@@ -394,7 +367,7 @@ async fn access_log_records_each_connection() {
     let mesh = Mesh::logged(&NAMES, Protocol::Tls, tls_rules(), log).await;
     let hello = client_hello("a.example.com", None);
     mesh.say(&hello).await;
-    let line = lines.next(0).await;
+    let line = lines.line(0).await;
     for (field, value) in [
         ("direction", "outbound"),
         ("client_id", "spiffe://cluster.local/ns/shop/sa/frontend"),
@@ -413,7 +386,7 @@ async fn access_log_records_each_connection() {
     assert!(line["duration_ms"].as_f64().unwrap() > 0.0);
 
     mesh.say(&client_hello("example.org", None)).await;
-    let line = lines.next(1).await;
+    let line = lines.line(1).await;
     assert_eq!(line["server_name"], "example.org");
     assert_eq!(line["error_type"], "no_route");
     let error = line["error"].as_str().unwrap();

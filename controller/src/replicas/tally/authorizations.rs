@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use weft_ir::{Authorization, Authorizations, PolicyId, ResourceKey};
+use weft_ir::{Authorizations, PolicyId, ResourceKey};
 
 use super::{Proxies, ProxyState, worse};
 use crate::encoder::Source;
@@ -66,18 +66,7 @@ pub(crate) fn own_counts(snapshot: &Snapshot, registry: &Registry) -> HashMap<Po
 
 /// Returns the policies that a proxy enforces, each once.
 fn policies(of: &Authorizations) -> Vec<&PolicyId> {
-    let Authorizations {
-        workload,
-        listeners,
-        routes,
-    } = of;
-    let listeners = listeners.iter().map(|(_, of)| of);
-    let all = listeners.chain(routes.iter().map(|(_, of)| of));
-    let all = all.chain([workload]);
-    let mut ids: Vec<&PolicyId> = all
-        .flat_map(|Authorization { policies, .. }| policies)
-        .map(|policy| &policy.id)
-        .collect();
+    let mut ids: Vec<&PolicyId> = of.policy_ids().collect();
     ids.sort_unstable();
     ids.dedup();
     ids

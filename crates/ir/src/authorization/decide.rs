@@ -219,11 +219,9 @@ impl ConnectionAuthorization {
     /// be decided: those that deny or audit match, those that allow do not. `audit` gets the
     /// positions of the `AUDIT` policies that match.
     pub fn bytes(&self, audit: impl FnMut(usize)) -> Decision {
-        self.decide(audit, |_, rule| {
-            match rule.requests.is_empty() && rule.not_requests.is_empty() {
-                true => Met::Yes,
-                false => Met::Unknown,
-            }
+        self.decide(audit, |_, rule| match rule.reads_requests() {
+            true => Met::Unknown,
+            false => Met::Yes,
         })
     }
 
@@ -261,10 +259,7 @@ impl ConnectionAuthorization {
     /// Returns true if no request on the connection can be allowed.
     pub fn denies_all(&self) -> bool {
         let unconditional = |(action, at): &(AuthorizationAction, RuleRef)| {
-            let rule = self.rule(*at);
-            *action == AuthorizationAction::Deny
-                && rule.requests.is_empty()
-                && rule.not_requests.is_empty()
+            *action == AuthorizationAction::Deny && !self.rule(*at).reads_requests()
         };
         let allows =
             |(action, _): &(AuthorizationAction, RuleRef)| *action == AuthorizationAction::Allow;
@@ -280,11 +275,7 @@ impl ConnectionAuthorization {
     /// be decided and forwarded in their normal form.
     pub fn reads_paths(&self) -> bool {
         let mut rules = self.tiers.iter().flat_map(|tier| &tier.rules);
-        rules.any(|(_, at)| {
-            let rule = self.rule(*at);
-            let mut conditions = rule.requests.iter().chain(&rule.not_requests);
-            conditions.any(|condition| condition.path.is_some())
-        })
+        rules.any(|(_, at)| self.rule(*at).reads_paths())
     }
 
     #[cfg(test)]

@@ -208,7 +208,7 @@ impl PodInfo {
             return Some(info);
         }
         info.gateway = gateway(pod, accounts).cloned();
-        if info.gateway.is_none() && (!has_sidecar(spec) || is_gateway_proxy(pod)) {
+        if info.gateway.is_none() && !has_sidecar(pod) {
             return Some(info);
         }
         let identity = identity(&metadata.namespace, spec, &settings.trust_domain);
@@ -254,20 +254,18 @@ fn gateway<'a>(pod: &Pod, accounts: &'a GatewayAccounts) -> Option<&'a GatewayId
     (*gateway.name == **named).then_some(gateway)
 }
 
-/// Returns true if the pod is a proxy of a Gateway that may be of no managed class any longer, as
-/// when Weft is uninstalled: it has no application, and does not accept mTLS of the mesh.
-fn is_gateway_proxy(pod: &Pod) -> bool {
-    let Pod { metadata, spec, .. } = pod;
+/// Returns true if a proxy accepts mTLS for the pod's application. A Gateway's proxy has none, also
+/// once the Gateway is of no managed class any longer, as when Weft is uninstalled.
+fn has_sidecar(pod: &Pod) -> bool {
+    let PodSpec {
+        containers,
+        init_containers,
+        ..
+    } = &pod.spec;
     let is_proxy = |container: &Container| container.name == PROXY_CONTAINER;
-    metadata.labels.contains_key(GATEWAY_LABEL)
-        && !spec.containers.is_empty()
-        && spec.containers.iter().all(is_proxy)
-}
-
-fn has_sidecar(spec: &PodSpec) -> bool {
-    let is_proxy = |container: &Container| container.name == PROXY_CONTAINER;
-    let mut containers = spec.containers.iter().chain(&spec.init_containers);
-    containers.any(is_proxy)
+    let has_application = !containers.iter().all(is_proxy);
+    let of_gateway = pod.metadata.labels.contains_key(GATEWAY_LABEL);
+    containers.iter().chain(init_containers).any(is_proxy) && (has_application || !of_gateway)
 }
 
 fn identity(namespace: &str, spec: &PodSpec, trust_domain: &TrustDomain) -> Option<Identity> {

@@ -2,7 +2,7 @@
 //! so that they are encoded and compared once.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use weft_ir::{
     Authorization, AuthorizationPolicy, Authorizations, DefaultAuthorization, PolicyEffect,
@@ -17,11 +17,10 @@ pub(super) type Ports = Vec<u16>;
 /// Makes policies of targets, and shares them.
 #[derive(Debug, Default)]
 pub(super) struct Composer {
-    /// An entry keeps its policy, so that no other
-    /// policy can have its address.
-    policies: HashMap<VariantKey, (Arc<Policy>, Arc<AuthorizationPolicy>)>,
-    /// By default and the addresses of policies.
-    workloads: HashMap<(DefaultAuthorization, Vec<usize>), Arc<Authorizations>>,
+    /// An entry keeps its policy, so that no other policy can have its address.
+    policies: HashMap<VariantKey, (Arc<Policy>, Weak<AuthorizationPolicy>)>,
+    /// By default and the addresses of policies, which live as long as the result.
+    workloads: HashMap<(DefaultAuthorization, Vec<usize>), Weak<Authorizations>>,
 }
 
 /// The address of a policy, the ports that it applies to, and whether it has room.
@@ -62,8 +61,9 @@ impl Composer {
             crowded.push(Arc::clone(policy));
         }
         let key = (Arc::as_ptr(policy).addr(), ports, fits);
-        if let Some((_, known)) = self.policies.get(&key) {
-            return Some(Arc::clone(known));
+        let known = self.policies.get(&key);
+        if let Some(known) = known.and_then(|(_, known)| known.upgrade()) {
+            return Some(known);
         }
         let made = Arc::new(AuthorizationPolicy {
             id: policy.id.clone(),
@@ -73,7 +73,7 @@ impl Composer {
                 false => PolicyEffect::Invalid,
             },
         });
-        let entry = (Arc::clone(policy), Arc::clone(&made));
+        let entry = (Arc::clone(policy), Arc::downgrade(&made));
         self.policies.insert(key, entry);
         Some(made)
     }
@@ -85,19 +85,21 @@ impl Composer {
         policies: Vec<Arc<AuthorizationPolicy>>,
     ) -> Arc<Authorizations> {
         let addresses = policies.iter().map(|of| Arc::as_ptr(of).addr()).collect();
-        let made = || {
-            Arc::new(Authorizations {
-                workload: Authorization { policies, default },
-                ..Authorizations::default()
-            })
-        };
-        let shared = self.workloads.entry((default, addresses));
-        Arc::clone(shared.or_insert_with(made))
+        let key = (default, addresses);
+        if let Some(known) = self.workloads.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        let made = Arc::new(Authorizations {
+            workload: Authorization { policies, default },
+            ..Authorizations::default()
+        });
+        self.workloads.insert(key, Arc::downgrade(&made));
+        made
     }
 
     /// Removes what no target uses.
     pub(super) fn prune(&mut self) {
-        self.workloads.retain(|_, of| Arc::strong_count(of) > 1);
-        self.policies.retain(|_, (_, of)| Arc::strong_count(of) > 1);
+        self.workloads.retain(|_, of| of.upgrade().is_some());
+        self.policies.retain(|_, (_, of)| of.upgrade().is_some());
     }
 }

@@ -28,7 +28,7 @@ impl AuthorizationDefaults {
         floor: DefaultAuthorization,
         namespaces: &[Arc<Namespace>],
     ) -> Self {
-        let mesh = stricter(mesh, floor);
+        let mesh = mesh.max(floor);
         let mut defaults = Self {
             mesh,
             namespaces: HashMap::new(),
@@ -40,26 +40,26 @@ impl AuthorizationDefaults {
                 continue;
             };
             let name = &meta.name;
-            match parse(text) {
-                Some(wanted) => {
-                    let default = stricter(wanted, floor);
+            match text.parse::<DefaultAuthorization>() {
+                Ok(wanted) => {
+                    let default = wanted.max(floor);
                     if default != wanted {
                         defaults.warnings.insert(format!(
                             "namespace {name}: annotation {DEFAULT} is {}, below the minimum of \
                              the mesh (chart value authorization.floor); {} stays in effect",
-                            word(wanted),
-                            word(default)
+                            wanted.as_str(),
+                            default.as_str()
                         ));
                     }
                     defaults.namespaces.insert(Arc::from(&**name), default);
                 }
-                None => {
+                Err(_) => {
                     // Quotes at most 64 characters, since anybody can write the annotation.
                     let text: String = text.chars().take(64).collect();
                     defaults.warnings.insert(format!(
                         "namespace {name}: annotation {DEFAULT} is {text:?} and must be allow, \
                          mesh or deny; {} stays in effect",
-                        word(mesh)
+                        mesh.as_str()
                     ));
                 }
             }
@@ -71,33 +71,6 @@ impl AuthorizationDefaults {
         let own = self.namespaces.get(namespace);
         own.copied().unwrap_or(self.mesh)
     }
-}
-
-fn parse(text: &str) -> Option<DefaultAuthorization> {
-    match text {
-        "allow" => Some(DefaultAuthorization::Allow),
-        "mesh" => Some(DefaultAuthorization::Mesh),
-        "deny" => Some(DefaultAuthorization::Deny),
-        _ => None,
-    }
-}
-
-fn word(of: DefaultAuthorization) -> &'static str {
-    match of {
-        DefaultAuthorization::Allow => "allow",
-        DefaultAuthorization::Mesh => "mesh",
-        DefaultAuthorization::Deny => "deny",
-    }
-}
-
-/// Returns the stricter of the two.
-fn stricter(one: DefaultAuthorization, other: DefaultAuthorization) -> DefaultAuthorization {
-    let rank = |of| match of {
-        DefaultAuthorization::Allow => 0,
-        DefaultAuthorization::Mesh => 1,
-        DefaultAuthorization::Deny => 2,
-    };
-    if rank(one) < rank(other) { other } else { one }
 }
 
 #[cfg(test)]

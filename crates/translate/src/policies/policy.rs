@@ -92,6 +92,13 @@ impl Policy {
             notes: Vec::new(),
             requests: None,
         };
+        let audits = matches!(
+            body,
+            Ok(Body {
+                action: Action::Audit,
+                ..
+            })
+        );
         match body {
             Err(why) => {
                 policy.fault = Some(format!(
@@ -104,7 +111,6 @@ impl Policy {
             }
         }
         if policy.fault.is_some() {
-            let audits = body_action(&policy.effect) == Some(AuthorizationAction::Audit);
             policy.effect = (!audits).then_some(PolicyEffect::Invalid);
             policy.size = policy.size_of(PolicyEffect::Invalid);
         }
@@ -123,7 +129,6 @@ impl Policy {
             Action::Deny => AuthorizationAction::Deny,
             Action::Audit => AuthorizationAction::Audit,
         };
-        self.effect = Some(PolicyEffect::Rules(action, Vec::new()));
         if specs.len() > POLICY_RULES {
             return Err(format!(
                 "rules: the policy has {} rules, and the limit is {POLICY_RULES}; use several \
@@ -147,9 +152,8 @@ impl Policy {
             return Err(join(reader.faults.iter()));
         }
         self.notes = notes(action, &rules);
-        let conditional =
-            |of: &AuthorizationRule| !of.requests.is_empty() || !of.not_requests.is_empty();
-        self.requests = rules.iter().any(conditional).then_some(action);
+        let reads_requests = rules.iter().any(AuthorizationRule::reads_requests);
+        self.requests = reads_requests.then_some(action);
         let effect = PolicyEffect::Rules(action, rules);
         self.size = self.size_of(effect.clone());
         self.effect = Some(effect);
@@ -191,13 +195,6 @@ impl Policy {
     }
 }
 
-fn body_action(effect: &Option<PolicyEffect>) -> Option<AuthorizationAction> {
-    match effect {
-        Some(PolicyEffect::Rules(action, _)) => Some(*action),
-        Some(PolicyEffect::Invalid) | None => None,
-    }
-}
-
 fn notes(action: AuthorizationAction, rules: &[AuthorizationRule]) -> Vec<String> {
     let mut notes = Vec::new();
     if rules.is_empty() {
@@ -223,8 +220,8 @@ impl Size {
     /// The size of a policy at one target.
     pub(super) fn of_policy(policy: &AuthorizationPolicy) -> Self {
         let mut seen = std::collections::HashSet::new();
-        let conditions = policy.rules().iter();
-        let conditions = conditions.flat_map(|of| of.requests.iter().chain(&of.not_requests));
+        let rules = policy.rules().iter();
+        let conditions = rules.flat_map(AuthorizationRule::request_conditions);
         let patterns = conditions.flat_map(weft_ir::RequestMatch::patterns);
         let new = patterns.filter(|of| seen.insert(of.as_str()));
         Self {

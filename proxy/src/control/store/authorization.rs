@@ -5,6 +5,7 @@ use weft_api::proto;
 use weft_ir::{Authorizations, ResourceKey};
 
 use super::{Store, StoreState};
+use crate::routing::gateway_port::REMOVED_LISTENER_GRACE;
 
 impl Store {
     /// Puts the policies of an update in force. `removes`: the update changes ports, too, and
@@ -22,7 +23,8 @@ impl Store {
         let is_removed = removed.contains(&key);
         let is_refused = refused.iter().any(|of| of.key == key.to_string());
         if let Some(of) = authorization {
-            self.policies().publish(of, removes);
+            self.policies()
+                .publish(of, removes.then_some(REMOVED_LISTENER_GRACE));
         } else if is_refused && (is_removed || !state.versions.contains_key(&key)) {
             tracing::error!("the policies cannot be read: everything is denied");
             self.policies().deny_all();

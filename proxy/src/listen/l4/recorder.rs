@@ -112,7 +112,7 @@ impl<'a> ConnectionRecorder<'a> {
         B: AsyncRead + AsyncWrite + Unpin,
     {
         let idle = self.runtime.bytes_idle(self.direction);
-        let revoked = revocation(self.permit.as_mut());
+        let revoked = Permit::revocation(self.permit.as_mut());
         let (transferred, ended) =
             tcp::forward(client, upstream, &self.closing, idle, revoked).await;
         self.transferred = transferred;
@@ -157,12 +157,5 @@ impl<'a> ConnectionRecorder<'a> {
             });
         }
         result
-    }
-}
-
-async fn revocation(permit: Option<&mut Permit>) {
-    match permit {
-        Some(permit) => permit.revoked().await,
-        None => std::future::pending().await,
     }
 }

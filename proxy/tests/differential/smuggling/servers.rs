@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::http1::{Made, REQUESTS, bytes};
 use super::*;
-use crate::programs::{Running, Server};
+use crate::programs::{Running, Server, each};
 
 /// All log a line for each request, to the file `requests` or to standard output.
 const SERVERS: [Server; 5] = [
@@ -163,16 +163,9 @@ async fn disagreements(server: &Server, running: &mut Running) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_see_same_request_count_as_proxy() {
-    let mut wrong = Vec::new();
-    let mut left_out = Vec::new();
-    for server in &SERVERS {
-        match server.start().await {
-            Some(mut running) => wrong.extend(disagreements(server, &mut running).await),
-            None => left_out.push(server.name),
-        }
-    }
-    if !left_out.is_empty() {
-        eprintln!("not installed: {left_out:?}");
-    }
+    let wrong = each(&SERVERS, async |server, mut running| {
+        disagreements(server, &mut running).await
+    });
+    let wrong = wrong.await;
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -1,8 +1,7 @@
 //! Authorization: the policies that a proxy gets are enforced on every request and connection, and
 //! on those that are open when the policies change.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_api::{encode, proto};
@@ -122,40 +121,4 @@ async fn within_a_second<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, future)
         .await
         .expect("within a second")
-}
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    /// Waits for the `number`th line of the access log.
-    async fn line(&self, number: usize) -> serde_json::Value {
-        let find = async {
-            loop {
-                let bytes = self.0.lock().unwrap().clone();
-                let text = String::from_utf8(bytes).unwrap();
-                let mut whole = text
-                    .split_inclusive('\n')
-                    .filter(|line| line.ends_with('\n'));
-                if let Some(line) = whole.nth(number) {
-                    return serde_json::from_str(line).unwrap();
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(5), find)
-            .await
-            .expect("a line")
-    }
 }

@@ -1,6 +1,7 @@
 //! What is told of decisions: to clients, in the access log and in metrics.
 
 use super::*;
+use crate::access_log::Lines;
 use http::Request;
 use weft_ir::Mode;
 use weft_proxy::options::AccessLogLevel;
