@@ -120,8 +120,8 @@ pub struct ServeOptions {
     pub rotation_settle: Duration,
 
     /// How many seconds a rotation waits for a proxy that does not acknowledge the new root.
-    #[arg(long, env = "WEFT_ROTATION_PATIENCE", default_value = "600", value_parser = seconds())]
-    pub rotation_patience: Duration,
+    #[arg(long, env = "WEFT_ROTATION_PHASE_TIMEOUT", default_value = "600", value_parser = seconds())]
+    pub rotation_phase_timeout: Duration,
 
     /// Whether Gateways are served; without, neither they nor Secrets and ConfigMaps are watched.
     #[arg(long, env = "WEFT_GATEWAYS", default_value_t = true, action = clap::ArgAction::Set)]

@@ -1,7 +1,7 @@
 //! Identity against a real cluster: the root's Secret, token review, the roots' ConfigMaps.
 //!
-//! Ignored by default: needs `KUBECONFIG` and rights to make namespaces and roles. It works in namespaces of its
-//! own, as an account whose writes reach nowhere else, and removes what it made.
+//! Ignored by default: needs `KUBECONFIG` and rights to make namespaces and roles. It works in
+//! namespaces of its own, as an account whose writes reach nowhere else, and removes what it made.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test, all of it")]
 
@@ -43,7 +43,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Namespaces, an account and its roles: what the chart gives, but with writes in these namespaces only.
+    /// Namespaces, an account and its roles: what the chart gives, but with writes in these
+    /// namespaces only.
     async fn prepare() -> Self {
         let config = Config::infer().await.expect("a kubeconfig");
         let admin = Client::try_from(config.clone()).unwrap();

@@ -178,8 +178,8 @@ fn reference<'a>(
     best
 }
 
-/// Gateway API v1.7.0, `HTTPRouteRule.matches`. Matches with an invalid condition come last; regular
-/// expressions are between exact paths and prefixes.
+/// Gateway API v1.7.0, `HTTPRouteRule.matches`. Matches with an invalid condition come last;
+/// regular expressions are between exact paths and prefixes.
 fn precedence(a: &RequestMatch, b: &RequestMatch) -> Ordering {
     let is = |of: fn(&PathMatch) -> Option<usize>| {
         let length = |of_match: &RequestMatch| of_match.path.as_ref().and_then(of);
@@ -283,8 +283,8 @@ fn parameter_holds(of: &QueryMatch, request: &Request<()>) -> bool {
         .is_some_and(|(_, value)| value_holds(&of.value, &value))
 }
 
-/// Decodes `application/x-www-form-urlencoded`. Malformed escapes stay, and so does text that is not
-/// UTF-8 when decoded.
+/// Decodes `application/x-www-form-urlencoded`. Malformed escapes stay, and so does text that is
+/// not UTF-8 when decoded.
 fn decoded(text: &str) -> String {
     let spaced = text.replace('+', " ");
     let mut parts = spaced.split('%');

@@ -159,7 +159,7 @@ fn odd_value(input: &mut Unstructured<'_>) -> Result<Value> {
     })
 }
 
-/// Panics if a proxy would reject what it is told, or read something else.
+/// Panics if a proxy would reject its configuration, or decode something else.
 fn assert_readable(answers: Answers) {
     let Answers {
         workloads,

@@ -3,14 +3,15 @@
 //!
 //! The rules, in order:
 //! 1. Pods of system namespaces are skipped.
-//! 2. The pod's label `weft.dev/inject` decides (`enabled` or `disabled`), else the namespace's (`enabled`). Any other
-//!    value on a pod is denied, so that a typing error is noticed. In an enforced namespace
-//!    (`Settings::enforced_namespaces`), opting out, for a pod or for some of its ports, is denied too.
+//! 2. The pod's label `weft.dev/inject` decides (`enabled` or `disabled`), else the namespace's
+//!    (`enabled`). Any other value on a pod is denied, so that a typing error is noticed. In an
+//!    enforced namespace (`Settings::enforced_namespaces`), opting out, for a pod or for some of
+//!    its ports, is denied too.
 //! 3. Pods on the host network and Windows pods are skipped, with the reason in an annotation.
-//! 4. Pods are denied that Kubernetes would reject with the added containers, whose traffic would bypass the proxy, or whose
-//!    names or ports conflict with the added ones.
-//! 5. A pod that already has the proxy is patched only for containers that were added since, so that the patch is
-//!    idempotent (see `again`).
+//! 4. Pods are denied that Kubernetes would reject with the added containers, whose traffic would
+//!    bypass the proxy, or whose names or ports conflict with the added ones.
+//! 5. A pod that already has the proxy is patched only for containers that were added since, so
+//!    that the patch is idempotent (see `again`).
 //!
 //! TCP probes of an injected pod are sent to the proxy (see `probes`).
 

@@ -14,9 +14,9 @@ pub const REFUSED: HeaderName = HeaderName::from_static("weft-refused");
 pub const MAX_HEAD: usize = 64 << 10;
 /// What each header counts besides its name and its value.
 pub const OVERHEAD: usize = 32;
-/// Fields of a request's head. A browser may keep 180 cookies for a site, each of which is a field of
-/// its own in HTTP/2. A field that is one byte in HPACK takes a hundred bytes of memory, on each stream
-/// of a connection.
+/// Fields of a request's head. A browser may keep 180 cookies for a site, each of which is a field
+/// of its own in HTTP/2. A field that is one byte in HPACK takes a hundred bytes of memory, on each
+/// stream of a connection.
 pub const MAX_REQUEST_FIELDS: usize = 512;
 /// Fields of a response's head in HTTP/1.1: so many that the bytes are the bound.
 pub const MAX_RESPONSE_FIELDS: usize = MAX_HEAD / OVERHEAD;

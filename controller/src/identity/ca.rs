@@ -101,8 +101,8 @@ pub fn new_root(now: OffsetDateTime) -> Result<RootPem, SignError> {
 
 impl Authority {
     /// Reads a signing certificate with its chain (PEM, signer first, the root last or among
-    /// `additional`) and its key (PEM; ECDSA P-256 or P-384, or RSA of 2048 bits or more), and checks
-    /// that a certificate signed with it verifies.
+    /// `additional`) and its key (PEM; ECDSA P-256 or P-384, or RSA of 2048 bits or more), and
+    /// checks that a certificate signed with it verifies.
     pub fn load(
         certificates: &[u8],
         key: &[u8],

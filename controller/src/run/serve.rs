@@ -200,7 +200,7 @@ impl Serve {
             registry: self.registry.clone(),
             bounds: Bounds {
                 settle: options.rotation_settle,
-                phase_timeout: options.rotation_patience,
+                phase_timeout: options.rotation_phase_timeout,
                 life: lifetime,
             },
             metrics: metrics.clone(),

@@ -106,8 +106,8 @@ pub(super) struct Due {
 /// The existing statuses of one kind: this controller's entries, as last watched.
 pub(super) type Existing = HashMap<ObjectKey, Arc<[Value]>>;
 
-/// Returns every status that is due. `routes` and `authorizations` are the statuses of the snapshot,
-/// with the conditions from proxies.
+/// Returns every status that is due. `routes` and `authorizations` are the statuses of the
+/// snapshot, with the conditions from proxies.
 pub(super) fn all(
     snapshot: &Snapshot,
     (routes, authorizations): (&[RouteStatus], &[AuthorizationStatus]),

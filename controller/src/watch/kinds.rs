@@ -1,5 +1,6 @@
 //! Discovers the versions in which the cluster serves the kinds of the Gateway API, those of Weft,
-//! ServiceImport and ClusterTrustBundle, and follows the installation and removal of their definitions.
+//! ServiceImport and ClusterTrustBundle, and follows the installation and removal of their
+//! definitions.
 
 use std::time::Duration;
 

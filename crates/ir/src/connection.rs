@@ -30,8 +30,8 @@ pub struct TlsRule {
     pub rule: ConnectionRule,
 }
 
-/// Returns the place of the rule for a connection to the server `name`, which is `None` if the client
-/// sent no server name. Among rules that fit equally well the first one wins.
+/// Returns the place of the rule for a connection to the server `name`, which is `None` if the
+/// client sent no server name. Among rules that fit equally well the first one wins.
 pub fn find_tls<'a>(
     rules: impl IntoIterator<Item = &'a TlsRule>,
     name: Option<&str>,

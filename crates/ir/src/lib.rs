@@ -1,4 +1,4 @@
-//! The configuration model of the mesh: what proxies are told, and how requests match it.
+//! The configuration of proxies as a data model, and how requests match it.
 //!
 //! Types are valid by construction: a [`Pattern`] compiles, an [`Identity`] is a SPIFFE ID, a
 //! header name is valid. Input is parsed at the boundaries (`weft-api`, `weft-translate`). This

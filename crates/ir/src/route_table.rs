@@ -20,7 +20,8 @@ const INDEXED_FROM: usize = 8;
 #[derive(Clone, Debug)]
 pub struct RouteTable<P> {
     rules: Vec<(Arc<Rule>, P)>,
-    /// Every match of every rule in order of precedence. The place in this list is the match's rank.
+    /// Every match of every rule in order of precedence. The place in this list is the match's
+    /// rank.
     ranking: Vec<MatchRef>,
     /// `None` for a small table.
     index: Option<Box<PathIndex>>,
@@ -156,8 +157,8 @@ impl PrefixNode {
         &mut node.ranks
     }
 
-    /// Calls `search` for each prefix of the path, the longest first: it usually has the lowest rank,
-    /// and ends the search of the shorter ones early.
+    /// Calls `search` for each prefix of the path, the longest first: it usually has the lowest
+    /// rank, and ends the search of the shorter ones early.
     fn visit<'a>(
         &self,
         mut elements: impl Iterator<Item = &'a str>,

@@ -69,7 +69,8 @@ pub struct Settings {
     pub authorization: DefaultAuthorization,
     /// The least strict default that a namespace can choose.
     pub authorization_floor: DefaultAuthorization,
-    /// Controller name in the statuses of policies and of routes on Services, `weft.dev/mesh-controller`.
+    /// Controller name in the statuses of policies and of routes on Services,
+    /// `weft.dev/mesh-controller`.
     pub controller_name: String,
     /// Controller name of the managed GatewayClasses, `weft.dev/gateway-controller`.
     pub gateway_controller_name: String,

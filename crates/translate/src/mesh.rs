@@ -16,7 +16,7 @@ use crate::policies::Authorized;
 use crate::routes::targets::{rule_targets, service_ports};
 use crate::service_routes::views::{Addresses, LoadBalancers, PortView};
 
-/// Everything that proxies are told, indexed by what they ask for. Immutable and cheap to clone.
+/// The whole configuration of proxies, indexed by resource. Immutable and cheap to clone.
 ///
 /// Parts that did not change between two translations of a [`Translator`](crate::Translator) are
 /// shared: the next mesh holds the same `Arc`.

@@ -36,7 +36,7 @@ use crate::{gateways, objects};
 /// The result of a translation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Translation {
-    /// What proxies are told.
+    /// The configuration of proxies.
     pub mesh: Mesh,
     /// Statuses of the routes that have a parent managed by this controller, by kind, namespace and
     /// name. A status that did not change since the last translation is the same `Arc`.
@@ -66,9 +66,9 @@ pub fn translate(objects: &Objects, settings: &Settings) -> Translation {
     Translator::new(settings.clone()).translate(objects)
 }
 
-/// Returns only [`Translation::provisions`], for a controller that watches no other objects than these
-/// need: GatewayClasses, Gateways, ListenerSets, namespaces, ConfigMaps, ClusterTrustBundles and
-/// ReferenceGrants. Objects of other kinds can be absent.
+/// Returns only [`Translation::provisions`], for a controller that watches no other objects than
+/// these need: GatewayClasses, Gateways, ListenerSets, namespaces, ConfigMaps, ClusterTrustBundles
+/// and ReferenceGrants. Objects of other kinds can be absent.
 pub fn provisions(objects: &Objects, gateway_controller_name: &str) -> Vec<Provision> {
     gateways::provisions(objects, gateway_controller_name)
 }

@@ -1,5 +1,5 @@
-//! Golden files: each of `tests/golden/*.yaml` has a namespace and a pod, and after `---` the decision.
-//! `UPDATE_GOLDEN=1` writes the second part again, for `git diff` to judge.
+//! Golden files: each of `tests/golden/*.yaml` has a namespace and a pod, and after `---` the
+//! decision. `UPDATE_GOLDEN=1` writes the second part again, for `git diff` to judge.
 
 use std::fs;
 use std::path::{Path, PathBuf};

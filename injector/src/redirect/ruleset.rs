@@ -33,14 +33,16 @@ impl Default for Redirect {
 /// Renders the ruleset as one transaction: the table is declared (so that deleting it cannot fail),
 /// deleted, and created again. One table of family `inet` is for IPv4 and IPv6.
 ///
-/// - `outbound` redirects connections from the pod; those to the pod's own addresses go over `lo` and are not
-///   redirected, nor are the proxy's.
-/// - `inbound` redirects connections to the pod from outside. Those from the pod to itself traverse this chain too, but NAT
-///   decides once for each connection, which it has in `outbound`. Packets for an address that the pod does not have are
-///   not redirected: otherwise a neighbour on the link could have the proxy connect to that address as this pod.
-/// - The guards close ways around the proxy: loopback is not reached from outside, the redirect's ports cannot be dialled
-///   (the proxy would connect to itself), and packets of no known connection are dropped (they would not be translated
-///   back, so that the kernel resets a healthy connection).
+/// - `outbound` redirects connections from the pod; those to the pod's own addresses go over `lo`
+///   and are not redirected, nor are the proxy's.
+/// - `inbound` redirects connections to the pod from outside. Those from the pod to itself traverse
+///   this chain too, but NAT decides once for each connection, which it has in `outbound`. Packets
+///   for an address that the pod does not have are not redirected: otherwise a neighbour on the
+///   link could have the proxy connect to that address as this pod.
+/// - The guards close ways around the proxy: loopback is not reached from outside, the redirect's
+///   ports cannot be dialled (the proxy would connect to itself), and packets of no known
+///   connection are dropped (they would not be translated back, so that the kernel resets a healthy
+///   connection).
 pub fn render(redirect: &Redirect) -> String {
     let Redirect {
         proxy_uid,

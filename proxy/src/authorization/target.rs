@@ -64,7 +64,7 @@ impl Target {
         self.count(Some(position), AuthorizationDecision::Audited);
     }
 
-    /// Counts the decision, and returns what is told of it. `audited`: the first `AUDIT` policy
+    /// Counts the decision, and returns its verdict. `audited`: the first `AUDIT` policy
     /// that matched.
     pub(super) fn conclude(&self, decision: Decision, audited: Option<usize>) -> Verdict {
         let (decision, reason) = match decision {

@@ -1,4 +1,4 @@
-//! What is told of a decision.
+//! What the response, the log and metrics say of a decision.
 
 use std::fmt;
 use std::sync::Arc;

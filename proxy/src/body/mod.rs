@@ -46,7 +46,8 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// What the other side of the exchange is told in HTTP/2: what this side was, if it was.
+    /// Returns the code with which the other side of the exchange is reset in HTTP/2: that of this
+    /// side, if it has one.
     pub fn reset_reason(&self) -> h2::Reason {
         let known = match self {
             Self::Http2(error) => error.reason(),

@@ -65,9 +65,9 @@ where
                 if data.is_empty() {
                     return self.send(data, is_last);
                 }
-                // Only now, and no more than needed to be told of room: what a stream reserves of
-                // the connection's window, others do not have. h2 reserves the rest for data that it
-                // has got.
+                // Only now, and no more than needed to be woken by new capacity: what a stream
+                // reserves of the connection's window, others do not have. h2 reserves the rest
+                // for data that it has got.
                 self.stream.reserve_capacity(1);
                 self.waiting = Some((data, is_last));
                 return Ok(());

@@ -184,7 +184,8 @@ impl WriteStall {
 }
 
 /// Runs a stream of HTTP/2 in a task of its own, which ends when the client does not take its
-/// answer. That resets the stream (CANCEL). `idle`: how long a client may take nothing of an answer.
+/// answer. That resets the stream (CANCEL). `idle`: how long a client may take nothing of an
+/// answer.
 pub(super) fn spawn<F>(stream: F, idle: Option<Duration>)
 where
     F: Future<Output = ()> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Why a request ends without an answer of the application, and what its client is told.
+//! Why a request ends without a response of the application, and the response that the client gets.
 //!
 //! The words go into the header `weft-error` and the log. Only `handle()` turns a [`Failure`] into
 //! a response.
@@ -218,8 +218,8 @@ pub fn body_error_type(error: &BodyError) -> ErrorType {
     }
 }
 
-/// Ends a gRPC answer that broke off. What the application reset is told as `PROTOCOL-HTTP2.md` of
-/// gRPC's specification has it.
+/// Ends a gRPC answer that broke off. A reset by the application becomes the
+/// status that `PROTOCOL-HTTP2.md` of gRPC's specification maps it to.
 pub fn grpc_trailers(error: &BodyError) -> HeaderMap {
     let status = match error {
         BodyError::Timeout | BodyError::Idle | BodyError::ClientStalled => Code::DeadlineExceeded,

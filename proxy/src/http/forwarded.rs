@@ -7,7 +7,7 @@
 //! gives back the client's address, for the access log:
 //!
 //! ```text
-//! let client = forwarded::set(&mut head, connection, &gateway.forwarded, forwarded::new_request_id);
+//! let client = forwarded::set(&mut head, connection, &gateway.forwarded, new_request_id);
 //! ```
 //!
 //! Without trusted hops nothing that the client says of itself is believed: it is taken away and
@@ -120,7 +120,7 @@ pub fn new_request_id() -> HeaderValue {
         LazyLock::new(|| aws_lc_rs::default_provider().secure_random);
     let mut bytes = [0; 16];
     if RANDOM.fill(&mut bytes).is_err() {
-        // The kernel gives no randomness: a name that might be told is better than no answer.
+        // The kernel gives no randomness: an ID that might be guessed is better than no response.
         bytes = fastrand::u128(..).to_be_bytes();
     }
     uuid(bytes)

@@ -229,8 +229,8 @@ struct Attempted {
     held: Held,
 }
 
-/// Sends the request once. `repeatable`: the client does not get the result if it is retried, and so
-/// no informational response before.
+/// Sends the request once. `repeatable`: the client does not get the result if it is retried, and
+/// so no informational response before.
 async fn attempt(
     cluster: &Cluster,
     request: UpstreamRequest,

@@ -100,7 +100,7 @@ async fn connection(
         }
         Resolved::Pod(_) => Protocol::Detect,
         Resolved::Service(service) => match service.routing {
-            // Told apart later, if at all.
+            // Detected later, if at all.
             ResolvedRouting::Tcp(_) | ResolvedRouting::Tls(_) => Protocol::Tcp,
             _ => service.protocol,
         },

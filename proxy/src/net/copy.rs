@@ -46,13 +46,13 @@ struct HalfCopy {
 enum End {
     #[default]
     Open,
-    /// The reader's, which the writer has not been told.
+    /// The reader's end, which the writer does not know yet.
     Read,
     Forwarded,
 }
 
 impl HalfCopy {
-    /// Ready once the writer was told the reader's end.
+    /// Ready once the writer knows the reader's end.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

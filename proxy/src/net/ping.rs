@@ -96,7 +96,7 @@ impl KeepAlive {
                         self.timer.as_mut().reset(Instant::now() + self.timeout);
                         self.state = State::Pinged;
                     } else {
-                        // The connection has ended, which its task is told otherwise.
+                        // The connection has ended, which its task learns otherwise.
                         return Poll::Pending;
                     }
                 }

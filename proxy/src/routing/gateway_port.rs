@@ -39,7 +39,7 @@ struct RemovedListeners {
 }
 
 /// How long requests on connections of a removed listener are still served: the connections are
-/// told to finish with their next response, and closed without one after this time.
+/// closed with their next response, or after this time.
 pub(crate) const REMOVED_LISTENER_GRACE: Duration = Duration::from_secs(15);
 
 /// A bound port, for the task that accepts from it.

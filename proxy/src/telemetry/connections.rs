@@ -1,4 +1,4 @@
-//! What is told of connections whose bytes are passed on: counters by route and backend, and a line
+//! Telemetry of connections whose bytes are passed on: counters by route and backend, and a line
 //! of the access log.
 //!
 //! Both are written when the connection ends. Connections that are open now are counted in

@@ -48,7 +48,7 @@ impl Direction {
     }
 }
 
-/// What the application's request was, as it is told in metrics and logs.
+/// What the application's request was, as metrics and logs name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RequestProtocol {
     Http1,

@@ -1,4 +1,4 @@
-//! How a request ended, and the class of it that latencies are told apart by.
+//! How a request ended, and its class, which is a label of latencies.
 
 use http::StatusCode;
 use tonic::Code;

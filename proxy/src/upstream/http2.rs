@@ -30,8 +30,8 @@ pub const CONNECTION_WINDOW: u32 = 1 << 20;
 pub const MAX_HEADER_LIST: u32 = 64 << 10;
 pub const SEND_BUFFER: usize = 256 << 10;
 /// A proxy that is silent while requests are open is pinged this often, so that its silence is
-/// noticed (see [`super::liveness`]). Applications are never pinged: some take that for an attack and
-/// close the connection.
+/// noticed (see [`super::liveness`]). Applications are never pinged: some take that for an attack
+/// and close the connection.
 const PING_EVERY: Duration = Duration::from_millis(500);
 /// A proxy that answers no ping for this long hangs. One whose machine is gone is found out sooner,
 /// by [`super::connect::UNACKNOWLEDGED`].

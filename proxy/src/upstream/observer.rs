@@ -7,10 +7,9 @@ use super::Endpoint;
 /// An informational response: its status and its headers.
 pub type Informational = http::Response<()>;
 
-/// Is told of a request's progress, by the request's own task.
+/// Observes the progress of a request, in the request's own task.
 pub trait SendObserver: Send {
-    /// The request is sent to this endpoint: what was told before is of an attempt that came to
-    /// nothing.
+    /// The request is sent to this endpoint. Earlier calls were for attempts that failed.
     fn endpoint(&mut self, endpoint: &Arc<Endpoint>);
 
     /// Returns true if anybody wants informational responses.

@@ -5,7 +5,7 @@
 
 use super::message::*;
 use super::support::Version;
-use super::ways::{Kind, Way};
+use super::topology::{Kind, Topology};
 
 /// RFC 9110, 7.6.1: hop-by-hop fields. `te` is forwarded as `trailers` at most.
 const OF_CONNECTION: [&str; 8] = [
@@ -107,10 +107,10 @@ fn announced(fields: &Fields, trailers: &Fields) -> Fields {
     trailers.cloned().collect()
 }
 
-pub fn of_request(way: &Way, sent: &Exchange, seen: &SeenRequest) -> Differences {
+pub fn of_request(topology: &Topology, sent: &Exchange, seen: &SeenRequest) -> Differences {
     let mut found = Vec::new();
-    let gateway = way.kind == Kind::Gateway;
-    let proxied = way.kind != Kind::Direct;
+    let gateway = topology.kind == Kind::Gateway;
+    let proxied = topology.kind != Kind::Direct;
     if let Some(problem) = &seen.problem {
         found.push(format!("the application objects: {problem}"));
     }
@@ -126,9 +126,9 @@ pub fn of_request(way: &Way, sent: &Exchange, seen: &SeenRequest) -> Differences
     compare("host", host, &seen.host, &mut found);
     let mut fields = end_to_end(&framed(&sent.fields, sent.framing, &sent.body), gateway);
     let mut arrived = end_to_end(&seen.fields, gateway);
-    if proxied && way.crosses_http2() {
+    if proxied && topology.crosses_http2() {
         join_cookies(&mut fields);
-        if way.app == Version::Http2 {
+        if topology.app == Version::Http2 {
             join_cookies(&mut arrived);
         }
     }
@@ -143,7 +143,7 @@ pub fn of_request(way: &Way, sent: &Exchange, seen: &SeenRequest) -> Differences
     if sent.body != seen.body {
         found.push("the body differs".to_owned());
     }
-    let trailers = match proxied && way.app == Version::Http1 {
+    let trailers = match proxied && topology.app == Version::Http1 {
         true => announced(&sent.fields, &sent.trailers),
         false => sent.trailers.clone(),
     };
@@ -156,17 +156,17 @@ pub fn of_request(way: &Way, sent: &Exchange, seen: &SeenRequest) -> Differences
     found
 }
 
-pub fn of_answer(way: &Way, exchange: &Exchange, seen: &SeenAnswer) -> Differences {
+pub fn of_answer(topology: &Topology, exchange: &Exchange, seen: &SeenAnswer) -> Differences {
     let mut found = Vec::new();
     let sent = &exchange.answer;
-    let proxied = way.kind != Kind::Direct;
+    let proxied = topology.kind != Kind::Direct;
     if proxied && sent.cut && seen.status == 502 {
         // RFC 9110, 15.6.3: the response broke off before its head could be forwarded.
         return found;
     }
     if proxied && sent.headless {
         compare("status", 502, seen.status, &mut found);
-        informational(way, exchange, seen, &mut found);
+        informational(topology, exchange, seen, &mut found);
         return found;
     }
     compare("status", sent.status, seen.status, &mut found);
@@ -191,7 +191,7 @@ pub fn of_answer(way: &Way, exchange: &Exchange, seen: &SeenAnswer) -> Differenc
         ));
     }
     let wants = values(&exchange.fields, "te").any(|value| value == b"trailers");
-    let trailers = match way.client {
+    let trailers = match topology.client {
         _ if bodiless || sent.cut => Vec::new(),
         Version::Http1 if proxied && !wants => Vec::new(),
         Version::Http1 if proxied => announced(&sent.fields, &sent.trailers),
@@ -203,17 +203,22 @@ pub fn of_answer(way: &Way, exchange: &Exchange, seen: &SeenAnswer) -> Differenc
         sorted(&seen.trailers),
         &mut found,
     );
-    informational(way, exchange, seen, &mut found);
+    informational(topology, exchange, seen, &mut found);
     found
 }
 
 /// Informational responses arrive in order. The first to `Expect` is 100 Continue: to a client of
 /// HTTP/1.1 the proxy's own, which replaces the application's (RFC 9110, 10.1.1 and 15.2).
-fn informational(way: &Way, exchange: &Exchange, seen: &SeenAnswer, to: &mut Differences) {
+fn informational(
+    topology: &Topology,
+    exchange: &Exchange,
+    seen: &SeenAnswer,
+    to: &mut Differences,
+) {
     let mut sent = exchange.answer.informational.clone();
     if values(&exchange.fields, "expect").next().is_some() {
-        let own = way.client == Version::Http1 && way.kind != Kind::Direct;
-        if own || way.app == Version::Http1 {
+        let own = topology.client == Version::Http1 && topology.kind != Kind::Direct;
+        if own || topology.app == Version::Http1 {
             sent.insert(0, (100, Vec::new()));
         }
     }

@@ -5,7 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 use weft_ir::Protocol;
 
 use super::support::{ANY, Proxies, Version, head};
-use super::ways::{Front, Kind};
+use super::topology::{Front, Kind};
 
 /// Responds to each request head with the same bytes as the body.
 async fn echo(mut stream: TcpStream) {

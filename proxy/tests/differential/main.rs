@@ -1,5 +1,5 @@
 //! Differential tests: an application receives what its client sent, and vice versa. The same raw
-//! exchanges take every way through the proxies, and what both ends receive is compared with what
+//! exchanges pass every topology of proxies, and what both ends receive is compared with what
 //! was sent (`differences`).
 //!
 //! `WEFT_DIFFERENTIAL_EXCHANGES` is the number of generated exchanges, a million with
@@ -21,7 +21,7 @@ mod message;
 mod paths;
 mod programs;
 mod smuggling;
-mod ways;
+mod topology;
 mod wire;
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use client::Client;
 use message::{Exchange, ID};
 use tokio::time::timeout;
-use ways::Way;
+use topology::Topology;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Exchanges that are generated in a normal run.
@@ -43,16 +43,16 @@ const MAX_SIMPLER: usize = 200;
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 /// Sends the exchange; returns the differences.
-async fn differs(way: &Way, client: &mut Client, sent: &Exchange) -> Vec<String> {
+async fn differs(topology: &Topology, client: &mut Client, sent: &Exchange) -> Vec<String> {
     let id = NEXT.fetch_add(1, Relaxed).to_string();
     let sent = sent.clone().with(ID, &id);
-    let mut seen = way.board.post(&id, sent.answer.clone());
+    let mut seen = topology.board.post(&id, sent.answer.clone());
     let answer = timeout(LIMIT, client.exchange(&sent)).await;
     let mut found = match answer {
-        Ok(Ok(answer)) => differences::of_answer(way, &sent, &answer),
+        Ok(Ok(answer)) => differences::of_answer(topology, &sent, &answer),
         // With HTTP/2, the reset may arrive before the head was read.
         Ok(Err(_)) if sent.answer.cut => Vec::new(),
-        Ok(Err(_)) if sent.answer.headless && way.kind == ways::Kind::Direct => Vec::new(),
+        Ok(Err(_)) if sent.answer.headless && topology.kind == topology::Kind::Direct => Vec::new(),
         Ok(Err(details)) => vec![details],
         Err(_) => vec!["no response in time".to_owned()],
     };
@@ -62,13 +62,13 @@ async fn differs(way: &Way, client: &mut Client, sent: &Exchange) -> Vec<String>
         Duration::from_millis(200)
     };
     match timeout(wait, seen.recv()).await {
-        Ok(Some(request)) => found.extend(differences::of_request(way, &sent, &request)),
+        Ok(Some(request)) => found.extend(differences::of_request(topology, &sent, &request)),
         _ => found.push("the application received no request".to_owned()),
     }
     if seen.try_recv().is_ok() {
         found.push("the application received the request twice".to_owned());
     }
-    way.board.take_down(&id);
+    topology.board.take_down(&id);
     if !found.is_empty() {
         client.forget();
     }
@@ -115,7 +115,7 @@ fn simpler(of: &Exchange) -> Vec<Exchange> {
 }
 
 /// Minimizes an exchange that differs.
-async fn minimize(way: &Way, client: &mut Client, found: &Exchange) -> Exchange {
+async fn minimize(topology: &Topology, client: &mut Client, found: &Exchange) -> Exchange {
     let mut minimal = found.clone();
     let mut left = MAX_SIMPLER;
     'again: loop {
@@ -125,7 +125,7 @@ async fn minimize(way: &Way, client: &mut Client, found: &Exchange) -> Exchange 
             }
             left -= 1;
             client.forget();
-            if !differs(way, client, &one).await.is_empty() {
+            if !differs(topology, client, &one).await.is_empty() {
                 minimal = one;
                 continue 'again;
             }
@@ -134,13 +134,18 @@ async fn minimize(way: &Way, client: &mut Client, found: &Exchange) -> Exchange 
     }
 }
 
-async fn report(way: &Way, client: &mut Client, sent: &Exchange, found: &[String]) -> String {
-    let minimal = minimize(way, client, sent).await;
-    let differs = differs(way, client, &minimal).await;
+async fn report(
+    topology: &Topology,
+    client: &mut Client,
+    sent: &Exchange,
+    found: &[String],
+) -> String {
+    let minimal = minimize(topology, client, sent).await;
+    let differs = differs(topology, client, &minimal).await;
     let short = |text: String| text.chars().take(2_000).collect::<String>();
     format!(
         "{}\n  {}\n  minimized: {}\n  differs: {}",
-        way.name(),
+        topology.name(),
         found.join("\n  "),
         short(format!("{minimal:?}")),
         differs.join("\n  ")
@@ -150,14 +155,14 @@ async fn report(way: &Way, client: &mut Client, sent: &Exchange, found: &[String
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn corpus_exchanges_pass_unchanged() {
     let mut reports = Vec::new();
-    for way in ways::all().await {
-        let mut client = Client::new(way.client, way.front);
-        for sent in corpus::exchanges(way.client, way.app) {
-            if way.kind == ways::Kind::Gateway && sent.target == "*" {
+    for topology in topology::all().await {
+        let mut client = Client::new(topology.client, topology.front);
+        for sent in corpus::exchanges(topology.client, topology.app) {
+            if topology.kind == topology::Kind::Gateway && sent.target == "*" {
                 // It has no path, which every rule of a gateway matches on.
                 continue;
             }
-            let found = differs(&way, &mut client, &sent).await;
+            let found = differs(&topology, &mut client, &sent).await;
             if !found.is_empty() {
                 let asked = format!(
                     "{} {}",
@@ -166,7 +171,10 @@ async fn corpus_exchanges_pass_unchanged() {
                 );
                 let fields = (sent.fields.len(), sent.answer.fields.len(), sent.framing);
                 let details = found.join("\n  ");
-                reports.push(format!("{}: {asked} {fields:?}\n  {details}", way.name()));
+                reports.push(format!(
+                    "{}: {asked} {fields:?}\n  {details}",
+                    topology.name()
+                ));
             }
         }
     }
@@ -183,14 +191,18 @@ async fn corpus_exchanges_pass_unchanged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_data_frames_do_not_close_shared_connection() {
     use support::Version::Http2;
-    for kind in [ways::Kind::Outbound, ways::Kind::Inbound, ways::Kind::Pair] {
-        let way = Way::start(kind, Http2, Http2).await;
-        let mut client = Client::new(way.client, way.front);
+    for kind in [
+        topology::Kind::Outbound,
+        topology::Kind::Inbound,
+        topology::Kind::Pair,
+    ] {
+        let topology = Topology::start(kind, Http2, Http2).await;
+        let mut client = Client::new(topology.client, topology.front);
         let empty = Exchange::new("POST", "/empty").with(client::EMPTY_DATA, "1");
         let empty = empty.body(message::Framing::Chunked, "body");
         for _ in 0..4 {
             for _ in 0..60 {
-                let found = differs(&way, &mut client, &empty).await;
+                let found = differs(&topology, &mut client, &empty).await;
                 assert_eq!(found, [""; 0], "{kind:?}");
             }
             client.forget();
@@ -208,20 +220,22 @@ async fn generated_exchanges_pass_unchanged() {
         DEFAULT_EXCHANGES
     });
     let first = number("WEFT_DIFFERENTIAL_SEED").unwrap_or(1);
-    let ways = ways::all().await;
-    let number_of_ways = ways.len() as u64;
+    let topologies = topology::all().await;
+    let number_of_ways = topologies.len() as u64;
     let share = count.div_ceil(number_of_ways);
-    println!("WEFT_DIFFERENTIAL_SEED={first}: {share} exchanges on each of {number_of_ways} ways");
+    println!(
+        "WEFT_DIFFERENTIAL_SEED={first}: {share} exchanges on each of {number_of_ways} topologies"
+    );
     let start = Instant::now();
-    let tasks = ways.into_iter().map(|way| {
+    let tasks = topologies.into_iter().map(|topology| {
         tokio::spawn(async move {
-            let way = Arc::new(way);
-            let mut client = Client::new(way.client, way.front);
+            let topology = Arc::new(topology);
+            let mut client = Client::new(topology.client, topology.front);
             for seed in first..first + share {
-                let sent = generator::exchange(seed, way.client, way.app);
-                let found = differs(&way, &mut client, &sent).await;
+                let sent = generator::exchange(seed, topology.client, topology.app);
+                let found = differs(&topology, &mut client, &sent).await;
                 if !found.is_empty() {
-                    let details = report(&way, &mut client, &sent, &found).await;
+                    let details = report(&topology, &mut client, &sent, &found).await;
                     return Some(format!("WEFT_DIFFERENTIAL_SEED={seed}: {details}"));
                 }
             }
@@ -234,7 +248,7 @@ async fn generated_exchanges_pass_unchanged() {
         .filter_map(|report| report.unwrap())
         .collect();
     println!(
-        "{} exchanges in {:?}, {} ways differ",
+        "{} exchanges in {:?}, {} topologies differ",
         share * number_of_ways,
         start.elapsed(),
         reports.len()

@@ -18,7 +18,7 @@ use weft_ir::{
 use super::LIMIT;
 use super::programs::{Server, each};
 use super::support::Version;
-use super::ways::{Front, Kind};
+use super::topology::{Front, Kind};
 
 /// Each answers `admin` to what it reads as `/admin` or as something below it, and else `other`.
 const SERVERS: [Server; 4] = [

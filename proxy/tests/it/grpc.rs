@@ -56,9 +56,9 @@ async fn next(body: &mut RecvStream) -> Option<String> {
 }
 
 /// Reset reasons that the application received for calls that were cancelled.
-type Seen = mpsc::UnboundedSender<Option<Reason>>;
+type ResetReasons = mpsc::UnboundedSender<Option<Reason>>;
 
-async fn serve(stream: TcpStream, more: Arc<Notify>, seen: Seen) {
+async fn serve(stream: TcpStream, more: Arc<Notify>, seen: ResetReasons) {
     let mut connection = h2::server::handshake(stream).await.unwrap();
     while let Some(call) = connection.accept().await {
         let Ok((request, respond)) = call else { return };
@@ -70,7 +70,7 @@ async fn answer(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     more: Arc<Notify>,
-    seen: Seen,
+    seen: ResetReasons,
 ) {
     let (parts, mut body) = request.into_parts();
     assert_eq!(parts.headers["te"], "trailers");

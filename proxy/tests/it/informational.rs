@@ -1,5 +1,5 @@
-//! Informational responses (1xx): when they arrive, and who gets none. That they arrive unchanged on
-//! every way is tested by `differential`.
+//! Informational responses (1xx): when they arrive, and who gets none. That they arrive unchanged
+//! on every way is tested by `differential`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,7 +58,8 @@ async fn scripted(texts: &'static [&'static str]) -> (SocketAddr, Arc<AtomicUsiz
     (address.await, requests)
 }
 
-/// A client pod whose Service has this rule, and applications without proxies behind `v1` and so on.
+/// A client pod whose Service has this rule, and applications without proxies behind `v1` and so
+/// on.
 async fn routed(apps: &[SocketAddr], rule: Rule) -> (Pod, TcpStream) {
     let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
     for (place, app) in apps.iter().enumerate() {

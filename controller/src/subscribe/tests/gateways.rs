@@ -229,7 +229,8 @@ async fn listener_is_programmed_when_a_proxy_has_acknowledged_its_port() {
     proxy.ack(update.nonce, &[]).await;
     eventually("the ack is recorded", || said(&second, None) == [true]).await;
 
-    // Without connected proxies the condition of this generation stays, and a change is not in force.
+    // Without connected proxies the condition of this generation stays, and a change is not in
+    // force.
     drop(proxy);
     let third = cluster(&[82], "10.1.0.2");
     let alone = || controller.registry.streams() == 0;

@@ -72,8 +72,8 @@ pub(crate) struct GatewayTranslation {
 }
 
 /// Returns the infrastructure of the accepted Gateways, by namespace and name, as
-/// [`GatewayTranslator::translate`] does, from the objects that decide it: GatewayClasses, Gateways,
-/// ListenerSets, the labels of namespaces, and the ConfigMaps, ClusterTrustBundles and
+/// [`GatewayTranslator::translate`] does, from the objects that decide it: GatewayClasses,
+/// Gateways, ListenerSets, the labels of namespaces, and the ConfigMaps, ClusterTrustBundles and
 /// ReferenceGrants for parameters and the validation of clients. Secrets are not read, since a
 /// listener has its port before its certificate exists.
 pub(crate) fn provisions(objects: &Objects, controller: &str) -> Vec<Provision> {

@@ -174,8 +174,8 @@ impl OpenPorts {
         }
     }
 
-    /// Adds a listener without routes to a port that other listeners serve, so that they do not get its
-    /// traffic.
+    /// Adds a listener without routes to a port that other listeners serve, so that they do not get
+    /// its traffic.
     fn add_closed(&mut self, socket: &ListenerSocket, bound: &BoundListener<'_>) {
         let name = Arc::clone(&bound.label);
         let hostname = socket.hostname.clone();

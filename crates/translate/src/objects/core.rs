@@ -131,8 +131,8 @@ pub struct ServiceImportSpec {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSlice {
-    /// The label `kubernetes.io/service-name` names the Service, `multicluster.kubernetes.io/service-name` the
-    /// ServiceImport.
+    /// The label `kubernetes.io/service-name` names the Service,
+    /// `multicluster.kubernetes.io/service-name` the ServiceImport.
     pub metadata: Meta,
     /// `IPv4`, `IPv6` or `FQDN`.
     #[serde(deserialize_with = "or_default")]

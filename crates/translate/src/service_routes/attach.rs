@@ -242,7 +242,8 @@ impl Attachments {
     }
 
     /// Returns the route that takes precedence over the one at `position` on `port`: one of a kind
-    /// that goes first, or the first of several TCPRoutes, whose connections cannot be told apart.
+    /// that goes first, or the first of several TCPRoutes, whose connections have nothing to match
+    /// on.
     pub(crate) fn winning_route<'r>(
         &self,
         port: &ServicePort,

@@ -207,7 +207,7 @@ pub(crate) fn routing<'a>(
             });
             Routing::Tls(rules.map(|compiled| compiled.rule.clone()).collect())
         }
-        // Connections cannot be told apart, so the first route takes all of them.
+        // Connections have nothing to match on, so the first route takes all of them.
         Rules::Connections(compiled) => Routing::Tcp(compiled.rule.clone()),
     }
 }

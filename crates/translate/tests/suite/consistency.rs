@@ -60,7 +60,7 @@ fn count(tree: &Value) -> usize {
     }
 }
 
-/// What proxies of a mesh are told.
+/// The configuration of the proxies of a mesh.
 #[derive(Default)]
 pub(crate) struct Answers {
     pub(crate) workloads: Vec<Arc<Workload>>,

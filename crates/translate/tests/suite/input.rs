@@ -1,5 +1,5 @@
-//! Reads objects from a stream of YAML documents, with one document of kind `Queries`: the queries of
-//! the test to the mesh. Also the objects of the golden files.
+//! Reads objects from a stream of YAML documents, with one document of kind `Queries`: the queries
+//! of the test to the mesh. Also the objects of the golden files.
 //!
 //! The parent module has the path of `crates/translate/tests` as `TESTS`: `fuzz/src/translate.rs`
 //! contains this file as well.

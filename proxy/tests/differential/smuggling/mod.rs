@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::support::{ANY, Version};
-use super::ways::{Front, Kind};
+use super::topology::{Front, Kind};
 use super::wire::{Head, Wire};
 
 const LIMIT: Duration = Duration::from_secs(5);

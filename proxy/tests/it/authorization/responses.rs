@@ -1,4 +1,4 @@
-//! What is told of decisions: to clients, in the access log and in metrics.
+//! What responses, the access log and metrics say of decisions.
 
 use super::*;
 use crate::access_log::Lines;

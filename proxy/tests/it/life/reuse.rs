@@ -14,7 +14,8 @@ use weft_ir::Protocol;
 
 use crate::support::*;
 
-/// An application that closes connections after `idle_timeout` of idleness, behind a pair of proxies.
+/// An application that closes connections after `idle_timeout` of idleness, behind a pair of
+/// proxies.
 async fn closing(idle_timeout: Duration, fields: &'static str) -> (Proxies, Arc<AtomicUsize>) {
     let opened = Arc::new(AtomicUsize::new(0));
     let count = opened.clone();

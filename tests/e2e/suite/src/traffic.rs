@@ -154,8 +154,8 @@ impl TestNamespace {
             .await
     }
 
-    /// Like [`TestNamespace::under_traffic`] with this percentage of the rate, for tests with several
-    /// senders.
+    /// Like [`TestNamespace::under_traffic`] with this percentage of the rate, for tests with
+    /// several senders.
     pub async fn under_share_of_traffic<T>(
         &self,
         share: u32,

@@ -1,5 +1,5 @@
-//! AuthorizationPolicies in the mesh: who may call, what a denied client gets, and how soon a change
-//! is in force.
+//! AuthorizationPolicies in the mesh: who may call, what a denied client gets, and how soon a
+//! change is in force.
 
 cluster_tests! {
     run Meshed allow_policy_admits_only_named_accounts;

@@ -1,4 +1,4 @@
-//! The ways between a client and an application: each proxy alone, and a pair.
+//! The topologies between a client and an application: each proxy alone, and a pair.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ pub enum Kind {
     Gateway,
 }
 
-/// A way with its pods.
-pub struct Way {
+/// A topology with its pods.
+pub struct Topology {
     pub kind: Kind,
     pub client: Version,
     pub app: Version,
@@ -36,7 +36,7 @@ pub struct Way {
     _gateway: Option<GatewayPod>,
 }
 
-impl Way {
+impl Topology {
     pub async fn start(kind: Kind, client: Version, app: Version) -> Self {
         let board = Arc::<Board>::default();
         let address = application::start(app, board.clone()).await;
@@ -141,10 +141,10 @@ impl Front {
     }
 }
 
-/// Starts all ways.
-pub async fn all() -> Vec<Way> {
+/// Starts all topologies.
+pub async fn all() -> Vec<Topology> {
     use Version::{Http1, Http2};
-    let mut ways = Vec::new();
+    let mut topologies = Vec::new();
     for (kind, client, app) in [
         (Kind::Direct, Http1, Http1),
         (Kind::Direct, Http2, Http2),
@@ -161,7 +161,7 @@ pub async fn all() -> Vec<Way> {
         (Kind::Gateway, Http2, Http1),
         (Kind::Gateway, Http2, Http2),
     ] {
-        ways.push(Way::start(kind, client, app).await);
+        topologies.push(Topology::start(kind, client, app).await);
     }
-    ways
+    topologies
 }
