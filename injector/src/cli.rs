@@ -14,7 +14,7 @@ use weft_injector::settings::{
     AccessLog, LogFilter, LogFormat, Mtls, MtlsOutbound, PROXY_UID, Ports, PullPolicy, Ranges,
     Resources, Settings, Workers,
 };
-use weft_injector::webhook::{Names, Options};
+use weft_injector::webhook::{Clients, Names, Options};
 
 const SYSTEM: &str = "kube-system";
 
@@ -99,6 +99,14 @@ pub(crate) struct WebhookArgs {
     #[arg(long = "certificate-seconds", env = "WEFT_CERTIFICATE_SECONDS", default_value = "7776000",
           value_parser = clap::value_parser!(u64).range(60..=315_360_000).map(Duration::from_secs))]
     certificate_lifetime: Duration,
+    /// File of the CA bundle that signs the certificates of API servers, PEM. Clients without such
+    /// a certificate are refused. Empty: every client is accepted.
+    #[arg(long, env = "WEFT_CLIENT_CA_PATH", default_value = "")]
+    client_ca_path: String,
+    /// Common names or DNS names, of which the certificate of an API server must have one, as
+    /// `a,b`; with `--client-ca-path`.
+    #[arg(long, env = "WEFT_CLIENT_SUBJECT_NAMES", value_delimiter = ',')]
+    client_subject_names: Vec<String>,
     /// Namespaces in which no pod is injected, beside kube-system and the injector's own, as `a,b`.
     #[arg(long, env = "WEFT_SYSTEM_NAMESPACES", value_delimiter = ',')]
     system_namespaces: Vec<String>,
@@ -175,6 +183,7 @@ impl WebhookArgs {
         let own = [SYSTEM.to_owned(), self.namespace.clone()];
         settings.system_namespaces.extend(own);
         settings.enforced_namespaces = named(self.enforced_namespaces).collect();
+        let clients = clients(&self.client_ca_path, self.client_subject_names)?;
         Ok(Options {
             listen: self.listen,
             metrics: self.metrics,
@@ -187,6 +196,7 @@ impl WebhookArgs {
                 configuration: self.webhook,
             },
             certificate_lifetime: self.certificate_lifetime,
+            clients,
             settings,
         })
     }
@@ -241,6 +251,22 @@ impl ProxyArgs {
             enforced_namespaces: BTreeSet::new(),
         })
     }
+}
+
+/// Returns an error if there are names without a bundle: they would protect from nobody.
+fn clients(bundle: &str, names: Vec<String>) -> anyhow::Result<Option<Clients>> {
+    let names: Vec<_> = named(names).collect();
+    if bundle.is_empty() {
+        anyhow::ensure!(
+            names.is_empty(),
+            "--client-subject-names needs --client-ca-path"
+        );
+        return Ok(None);
+    }
+    Ok(Some(Clients {
+        bundle: bundle.into(),
+        names,
+    }))
 }
 
 /// Removes empty names: an empty list is parsed as one.

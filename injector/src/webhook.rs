@@ -3,6 +3,7 @@
 
 mod admission;
 mod certificate;
+mod clients;
 mod keeper;
 mod metrics;
 mod namespaces;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use weft_accept::Protected;
 
 use crate::settings::Settings;
+pub use clients::Clients;
 pub use keeper::Names;
 
 /// How long connections are accepted after shutdown has begun: nodes remove this replica from the
@@ -44,6 +46,8 @@ pub struct Options {
     pub names: Names,
     /// The lifetime of a certificate, which is renewed at 70 %.
     pub certificate_lifetime: Duration,
+    /// The clients of `/mutate`; `None`: all.
+    pub clients: Option<Clients>,
     pub settings: Settings,
 }
 
@@ -58,7 +62,9 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let metrics = Arc::new(metrics::Metrics::default());
     let certificate = Arc::new(certificate::ServedCertificate::default());
 
-    let tls = server::tls(certificate.clone()).context("configuring TLS")?;
+    let clients = options.clients.map(clients::ClientAuthority::read);
+    let clients = clients.transpose()?.map(Arc::new);
+    let tls = server::tls(certificate.clone(), clients.clone()).context("configuring TLS")?;
     let https = bind(options.listen).await?;
     let plain = plain::HttpPages {
         metrics: metrics.clone(),
@@ -79,7 +85,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let webhook = Arc::new(admission::Webhook {
         settings: options.settings,
         namespaces: namespaces.clone(),
-        metrics,
+        metrics: metrics.clone(),
     });
     tracing::info!(address = %options.listen, "serving the webhook");
     // These end by themselves at `stop`; the server is awaited, because it has requests in
@@ -90,7 +96,12 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             tokio::join!(
                 namespaces.watch(namespace_writer, stop.clone()),
                 keeper.keep(stop.clone()),
-                plain.serve(metrics_http, ready_http, stop),
+                async {
+                    if let Some(clients) = clients {
+                        clients.follow(&metrics, stop.clone()).await;
+                    }
+                },
+                plain.serve(metrics_http, ready_http, stop.clone()),
             )
         }
     });

@@ -23,6 +23,7 @@ pub struct Pki {
 pub struct LeafSpec {
     pub uris: Vec<String>,
     pub dns: Vec<String>,
+    pub common_name: Option<String>,
     pub usages: Vec<ExtendedKeyUsagePurpose>,
     pub not_before: SystemTime,
     pub not_after: SystemTime,
@@ -43,6 +44,7 @@ impl LeafSpec {
         Self {
             uris: Vec::new(),
             dns: names.iter().map(|name| (*name).to_owned()).collect(),
+            common_name: None,
             usages: vec![
                 ExtendedKeyUsagePurpose::ServerAuth,
                 ExtendedKeyUsagePurpose::ClientAuth,
@@ -72,6 +74,11 @@ impl LeafSpec {
         self
     }
 
+    pub fn with_common_name(mut self, name: &str) -> Self {
+        self.common_name = Some(name.to_owned());
+        self
+    }
+
     pub fn only(mut self, usage: ExtendedKeyUsagePurpose) -> Self {
         self.usages = vec![usage];
         self
@@ -88,6 +95,11 @@ impl LeafSpec {
         params.not_before = self.not_before.into();
         params.not_after = self.not_after.into();
         params.distinguished_name = rcgen::DistinguishedName::new();
+        if let Some(name) = &self.common_name {
+            params
+                .distinguished_name
+                .push(rcgen::DnType::CommonName, name);
+        }
         Ok(params)
     }
 }

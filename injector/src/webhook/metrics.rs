@@ -61,6 +61,7 @@ pub(super) struct Metrics {
     pub(super) duration: Histogram,
     pub(super) handshake_failures: Counter,
     pub(super) keeper_failures: Counter,
+    pub(super) client_ca_failures: Counter,
     /// Unix time.
     pub(super) certificate_expiry: Gauge,
 }
@@ -97,6 +98,12 @@ impl Default for Metrics {
             "Failed attempts to keep the certificate and the caBundle",
             keeper_failures.clone(),
         );
+        let client_ca_failures = Counter::<u64, AtomicU64>::default();
+        registry.register(
+            "client_ca_failures",
+            "Failed attempts to read the CA bundle of API servers",
+            client_ca_failures.clone(),
+        );
         let certificate_expiry = Gauge::default();
         registry.register(
             "certificate_expiry_timestamp_seconds",
@@ -110,6 +117,7 @@ impl Default for Metrics {
             duration,
             handshake_failures,
             keeper_failures,
+            client_ca_failures,
             certificate_expiry,
         }
     }

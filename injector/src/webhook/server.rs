@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
+use rustls::server::NoServerSessionStorage;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -22,10 +23,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{ServiceExt, service_fn};
-use weft_accept::{Activity, Bounds, Place, Pool, Port, Protected};
+use weft_accept::{Activity, Bounds, Place, Pool, Port, Protected, Throttle};
 
 use super::admission::{Webhook, router};
 use super::certificate::ServedCertificate;
+use super::clients::ClientAuthority;
 use super::metrics::Metrics;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,6 +68,10 @@ const LARGE_BODIES: Bounds = Bounds {
     protected: 16,
 };
 
+/// Log lines about failed handshakes, which every client can cause: a burst, then one per interval.
+const LOG_BURST: u32 = 10;
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Serves until `stop`, then waits at most [`DRAIN_TIMEOUT`] for requests in progress.
 pub(super) async fn serve(
     listener: TcpListener,
@@ -82,6 +88,7 @@ pub(super) async fn serve(
         active: Pool::new(&port, ACTIVE, &Protected::default()),
         large: Pool::new(&port, LARGE_BODIES, &Protected::default()),
         metrics,
+        log_throttle: Throttle::new(LOG_BURST, LOG_INTERVAL),
         stop: stop.clone(),
     });
     let connections = TaskTracker::new();
@@ -112,6 +119,7 @@ struct Server {
     /// Requests with large bodies.
     large: Pool,
     metrics: Arc<Metrics>,
+    log_throttle: Throttle,
     stop: CancellationToken,
 }
 
@@ -145,8 +153,16 @@ impl Server {
     async fn connection(&self, stream: TcpStream, place: Place) {
         match timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await {
             Ok(Ok(stream)) => self.requests(stream, place).await,
-            _ => {
+            failed => {
                 self.metrics.handshake_failures.inc();
+                // Not those who merely connect, such as the kubelet with its probe.
+                if let Ok(Err(error)) = failed
+                    && error.kind() == std::io::ErrorKind::InvalidData
+                    && let Some(unlogged) = self.log_throttle.pass()
+                {
+                    let client = place.source();
+                    tracing::info!(%client, %error, unlogged, "TLS handshake failed");
+                }
             }
         }
     }
@@ -215,13 +231,25 @@ async fn within<F: Future>(place: Option<&Place>, answer: F) -> Option<F::Output
     }
 }
 
-/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
-pub(super) fn tls(served: Arc<ServedCertificate>) -> Result<ServerConfig, rustls::Error> {
+/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1; only for clients with a certificate of `clients`, if given.
+pub(super) fn tls(
+    served: Arc<ServedCertificate>,
+    clients: Option<Arc<ClientAuthority>>,
+) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(served);
+    let verifies = clients.is_some();
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(served);
+    if verifies {
+        // A resumed session would skip the verification of the client's certificate.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

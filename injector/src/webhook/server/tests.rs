@@ -47,7 +47,7 @@ async fn start() -> Running {
     let at = listener.local_addr().unwrap();
     let webhook = webhook();
     let metrics = webhook.metrics.clone();
-    let config = tls(served).unwrap();
+    let config = tls(served, None).unwrap();
     tokio::spawn(serve(listener, config, webhook, CancellationToken::new()));
     Running {
         at,

@@ -149,7 +149,8 @@ func (r *run) certificates() error {
 			DNSNames:   []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"},
 			IPs:        netIPs(append(r.plan.Node(1), loopback4, netip.IPv6Loopback(), r.plan.KubernetesService())),
 		},
-		"front-proxy": {CommonName: "front-proxy-client"},
+		"front-proxy":        {CommonName: "front-proxy-client"},
+		render.WebhookClient: {CommonName: render.WebhookClient},
 	}
 	for name, leaf := range leaves {
 		if err := authority.Issue(name, leaf); err != nil {
@@ -167,11 +168,31 @@ func (r *run) certificates() error {
 			return err
 		}
 	}
+	if err := r.admission(); err != nil {
+		return err
+	}
 	admin, err := os.ReadFile(r.paths.Conf("admin"))
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(r.paths.Kubeconfig(), admin, 0o600)
+}
+
+// admission writes with which certificates the API server calls webhooks.
+func (r *run) admission() error {
+	for path, content := range map[string]func(render.Paths) ([]byte, error){
+		r.paths.Admission(): render.AdmissionConfig,
+		r.paths.Webhooks():  render.WebhookKubeconfig,
+	} {
+		text, err := content(r.paths)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // client issues a certificate and writes a kubeconfig with it.

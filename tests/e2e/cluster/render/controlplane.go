@@ -47,6 +47,7 @@ func APIServerArgs(p plan.Plan, paths Paths) []string {
 		"--service-cluster-ip-range=" + plan.List(p.Services()),
 		"--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction",
+		"--admission-control-config-file=" + paths.Admission(),
 		"--kubelet-client-certificate=" + paths.Cert("admin"),
 		"--kubelet-client-key=" + paths.Key("admin"),
 		"--kubelet-certificate-authority=" + paths.Cert("ca"),

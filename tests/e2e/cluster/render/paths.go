@@ -22,6 +22,11 @@ func (p Paths) Etcd() string       { return filepath.Join(p.Root, "etcd") }
 func (p Paths) Cert(name string) string { return filepath.Join(p.PKI(), name+".crt") }
 func (p Paths) Key(name string) string  { return filepath.Join(p.PKI(), name+".key") }
 
+// Admission and Webhooks return the API server's configuration of admission, and the kubeconfig that
+// it names.
+func (p Paths) Admission() string { return filepath.Join(p.PKI(), "admission.json") }
+func (p Paths) Webhooks() string  { return filepath.Join(p.PKI(), "webhooks.json") }
+
 // Conf returns the path of a program's kubeconfig.
 func (p Paths) Conf(name string) string { return filepath.Join(p.PKI(), name+".conf") }
 

@@ -163,6 +163,48 @@ func TestKubeconfig(t *testing.T) {
 	}
 }
 
+func TestAPIServerShowsItsCertificateToTheInjector(t *testing.T) {
+	args := APIServerArgs(testPlan, testPaths)
+	if want := "--admission-control-config-file=/c/pki/admission.json"; !slices.Contains(args, want) {
+		t.Errorf("no %s in %v", want, args)
+	}
+	text, err := AdmissionConfig(testPaths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugins, _ := field(t, text, "plugins").([]any)
+	if len(plugins) != 2 {
+		t.Fatalf("plugins %v", plugins)
+	}
+	for _, plugin := range plugins {
+		plugin, _ := json.Marshal(plugin)
+		if got := field(t, plugin, "configuration", "kubeConfigFile"); got != "/c/pki/webhooks.json" {
+			t.Errorf("the kubeconfig of the webhooks is %v", got)
+		}
+	}
+	text, err = WebhookKubeconfig(testPaths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	users, _ := field(t, text, "users").([]any)
+	if len(users) != 1 {
+		t.Fatalf("users %v", users)
+	}
+	user, _ := json.Marshal(users[0])
+	for _, want := range []struct {
+		keys []string
+		want string
+	}{
+		{[]string{"name"}, "weft-injector.weft-system.svc"},
+		{[]string{"user", "client-certificate"}, "/c/pki/kube-apiserver-webhook.crt"},
+		{[]string{"user", "client-key"}, "/c/pki/kube-apiserver-webhook.key"},
+	} {
+		if got := field(t, user, want.keys...); got != want.want {
+			t.Errorf("%v is %v, want %s", want.keys, got, want.want)
+		}
+	}
+}
+
 func TestCheckLength(t *testing.T) {
 	if err := testPaths.CheckLength(); err != nil {
 		t.Error(err)

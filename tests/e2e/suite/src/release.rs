@@ -60,6 +60,16 @@ impl Release {
         Ok(())
     }
 
+    /// Upgrades to the same version of the chart with further values, as `name=value`.
+    pub async fn set(&self, values: &[&str]) -> anyhow::Result<()> {
+        let chart = host::root().join("charts/weft");
+        let chart = chart.to_string_lossy();
+        let mut arguments = vec!["upgrade", NAME, &chart, "--reset-then-reuse-values"];
+        arguments.extend(values.iter().flat_map(|value| ["--set", value]));
+        helm(&[&arguments[..], &["--wait", TIMEOUT]].concat()).await?;
+        Ok(())
+    }
+
     /// Rolls back to the release of before the test.
     pub async fn roll_back(&self) -> anyhow::Result<()> {
         let revision = self.revision.to_string();

@@ -1,22 +1,27 @@
 //! Weft upgraded, rolled back, uninstalled and reinstalled under about 400 requests a second, half
-//! of them between pods of the mesh and half through a gateway: no request fails.
+//! of them between pods of the mesh and half through a gateway: no request fails. And the release
+//! with other values.
 
 cluster_tests! {
     run_installation Meshed upgrade_fails_no_request;
     run_installation Meshed rollback_fails_no_request;
     run_installation Meshed uninstall_fails_no_request;
     run_installation Meshed reinstall_fails_no_request;
+    run_installation Meshed webhook_answers_only_clients_with_the_certificate_of_api_servers;
 }
 
 mod cases {
     use std::time::Duration;
 
     use anyhow::Context;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use serde_json::{Value, json};
     use weft_e2e::gateways::{gateway, listener, route};
     use weft_e2e::objects::{self, to};
     use weft_e2e::release::{self, NEXT, Release, proxy_image};
-    use weft_e2e::{TestNamespace, control_plane, eventually};
+    use weft_e2e::tls_client::{self, ClientCertificate};
+    use weft_e2e::{TestNamespace, control_plane, eventually, fault_injection, host};
 
     /// Percentage of the usual rate: two pods send at once, and many pods start meanwhile.
     const SHARE: u32 = 40;
@@ -300,5 +305,77 @@ mod cases {
         };
         under_all_traffic(ns, changes).await?;
         check_no_restarts(ns).await
+    }
+
+    /// Returns a certificate of the cluster's authority.
+    fn certificate(name: &str) -> anyhow::Result<ClientCertificate> {
+        let file = |kind: &str| host::root().join(format!(".cluster/pki/{name}.{kind}"));
+        let chain = CertificateDer::pem_file_iter(file("crt"))?.collect::<Result<_, _>>()?;
+        Ok((chain, PrivateKeyDer::from_pem_file(file("key"))?))
+    }
+
+    /// Returns the status line of the webhook's response to a client with this certificate, or
+    /// nothing if the client is refused.
+    async fn ask_webhook(certificate: Option<&str>, address: &str) -> anyhow::Result<String> {
+        let shown = certificate.map(self::certificate).transpose()?;
+        // With TLS 1.2 the handshake fails, with TLS 1.3 what follows.
+        let Ok(mut stream) = tls_client::connect(address, None, shown).await else {
+            return Ok(String::new());
+        };
+        let request = b"POST /mutate HTTP/1.1\r\nhost: weft-injector\r\n\
+            content-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+        let answer = tls_client::exchange(&mut stream, request).await?;
+        Ok(answer.lines().next().unwrap_or_default().to_owned())
+    }
+
+    pub(super) async fn webhook_answers_only_clients_with_the_certificate_of_api_servers(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        if let Some(reason) = fault_injection::unavailable() {
+            println!("{reason}");
+            return Ok(());
+        }
+        let address = control_plane::system(&ns.client)
+            .cluster_ip("weft-injector")
+            .await?;
+        let address = format!("{}:443", host::in_url(&address));
+        let before = ask_webhook(None, &address).await?;
+        anyhow::ensure!(before.starts_with("HTTP/1.1 400"), "by default: {before:?}");
+
+        let found = Release::found().await?;
+        found
+            .set(&[
+                "injector.clientCA.configMap=kube-root-ca.crt",
+                "injector.clientCA.subjectNames={kube-apiserver-webhook}",
+            ])
+            .await?;
+        // Nodes send no connection to a replica of before any longer.
+        let replicas = control_plane::pod_names(&ns.client, "weft-injector").await?;
+        eventually("only verifying replicas", async || {
+            for _ in 0..4 * replicas.len() {
+                let answer = ask_webhook(None, &address).await?;
+                anyhow::ensure!(answer.is_empty(), "without a certificate: {answer}");
+            }
+            Ok(())
+        })
+        .await?;
+        for name in ["node1", "front-proxy", "admin"] {
+            let answer = ask_webhook(Some(name), &address).await?;
+            anyhow::ensure!(
+                answer.is_empty(),
+                "with the certificate of {name}: {answer}"
+            );
+        }
+        let answer = ask_webhook(Some("kube-apiserver-webhook"), &address).await?;
+        anyhow::ensure!(
+            answer.starts_with("HTTP/1.1 400"),
+            "with the certificate of API servers: {answer:?}"
+        );
+
+        // The API server itself: pods are created with a proxy and become ready.
+        ns.apply(objects::client("client")).await?;
+        let pod = ns.wait_until_ready("client").await?;
+        anyhow::ensure!(proxy_image(&pod).is_some(), "the pod has no proxy");
+        Ok(())
     }
 }
