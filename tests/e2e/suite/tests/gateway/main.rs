@@ -15,6 +15,7 @@ mod composition;
 mod condition_table;
 mod examples;
 mod families;
+mod grants;
 mod identity;
 mod lifecycle;
 mod other_controllers;
