@@ -38,14 +38,14 @@ impl Problem {
 }
 
 /// A run of `weft-shop load` that continues until it is stopped.
-pub(crate) struct Load {
+pub struct Load {
     stdin: Box<dyn AsyncWrite + Send + Unpin>,
     output: JoinHandle<anyhow::Result<String>>,
 }
 
 impl Load {
     /// Stops it and returns its summary.
-    pub(crate) async fn end(mut self) -> anyhow::Result<Summary> {
+    pub async fn end(mut self) -> anyhow::Result<Summary> {
         // It may have ended by itself; its output tells why.
         let _ = self.stdin.write_all(b"\n").await;
         let _ = self.stdin.flush().await;
@@ -167,7 +167,7 @@ impl TestNamespace {
     }
 
     /// Starts a command with `--until-stdin` in the pod's container `shop`.
-    pub(crate) async fn begin_load(&self, pod: &str, command: &[&str]) -> anyhow::Result<Load> {
+    pub async fn begin_load(&self, pod: &str, command: &[&str]) -> anyhow::Result<Load> {
         let parameters = AttachParams::default()
             .container("shop")
             .stdin(true)

@@ -9,19 +9,25 @@ mod cases {
     use std::time::Duration;
 
     use anyhow::Context;
+    use futures::future::join_all;
     use kube::api::{Patch, PatchParams};
     use rcgen::{ExtendedKeyUsagePurpose, Issuer, KeyPair};
     use rustls::pki_types::CertificateDer;
     use serde_json::{Value, json};
+    use tokio::time::Instant;
     use weft_e2e::host::in_url;
     use weft_e2e::{
-        Summary, TestNamespace, control_plane, eventually, eventually_within, full_or, identity,
-        objects, tls_client,
+        TestNamespace, control_plane, eventually, eventually_within, full_or, identity, objects,
+        tls_client,
     };
 
     const CONTROLLER: &str = "weft-controller";
     /// The time limit for a rotation in these tests.
     const ROTATION: Duration = Duration::from_secs(180);
+    /// How long a certificate of a minute is in use.
+    const RENEWAL: Duration = Duration::from_secs(42);
+    /// How long traffic continues after the change.
+    const AFTERWARDS: Duration = Duration::from_secs(5);
 
     /// Deploys the shop with a TCPRoute on `reviews-v1`, so that every connection to it has a TLS
     /// handshake of its own between proxies.
@@ -32,54 +38,46 @@ mod cases {
         ns.accepted_route(route).await
     }
 
-    /// Sends requests of several kinds for this many seconds.
-    async fn traffic(
+    /// Sends requests of several kinds while `changes` run, in a soak run for five minutes at least.
+    /// Fails if a request fails, or if the traffic ends early.
+    async fn under_traffic(
         ns: &TestNamespace,
-        seconds: u64,
-    ) -> anyhow::Result<Vec<(&'static str, Summary)>> {
-        let seconds = seconds.to_string();
-        let common = [
-            "--seconds",
-            &seconds,
-            "-n",
-            "1000000",
-            "-c",
-            "8",
-            "--keep",
-            "0",
-            "--rate",
-        ];
-        let with = |more: &[&'static str]| [&common[..], more].concat();
-        let (kept, handshakes, http2, rpc) = (
-            with(&["50", "--method", "POST", "--body", "2000"]),
-            with(&["20", "--fresh"]),
-            with(&["30", "--http2"]),
-            with(&["20", "--grpc", "watch"]),
-        );
+        changes: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
         let url = "http://reviews/reviews/1";
-        let (kept, handshakes, http2, rpc) = tokio::join!(
-            ns.load("client", url, &kept),
-            ns.load("client", "http://reviews-v1/reviews/1", &handshakes),
-            ns.load("client", url, &http2),
-            ns.load("client", "http://reviews:9000", &rpc),
-        );
-        Ok(vec![
-            ("200", kept?),
-            ("200", handshakes?),
-            ("200", http2?),
-            ("OK", rpc?),
-        ])
-    }
-
-    fn check_all_succeeded(traffic: &[(&str, Summary)], seconds: u64) -> anyhow::Result<()> {
-        for (code, summary) in traffic {
+        let kinds: [(&str, &str, &[&str]); 4] = [
+            ("200", url, &["50", "--method", "POST", "--body", "2000"]),
+            ("200", "http://reviews-v1/reviews/1", &["20", "--fresh"]),
+            ("200", url, &["30", "--http2"]),
+            ("OK", "http://reviews:9000", &["20", "--grpc", "watch"]),
+        ];
+        let begun = Instant::now();
+        let mut loads = Vec::new();
+        for (code, url, arguments) in kinds {
+            let common = ["weft-shop", "load", "--until-stdin", "--url", url];
+            let bounds = ["-n", "1000000", "-c", "8", "--keep", "0", "--rate"];
+            let command = [&common[..], &bounds, arguments].concat();
+            loads.push((code, ns.begin_load("client", &command).await?));
+        }
+        let started = Instant::now();
+        let changed = changes.await;
+        if changed.is_ok() {
+            tokio::time::sleep_until(begun + full_or(Duration::from_secs(300), AFTERWARDS)).await;
+            // Requests that begin after the last change.
+            tokio::time::sleep(AFTERWARDS).await;
+        }
+        let seconds = started.elapsed().as_secs();
+        let ended = loads.into_iter().map(|(code, load)| async move {
+            let summary = load.end().await?;
             summary.all(code)?;
             anyhow::ensure!(
                 summary.sent() >= seconds * 5,
-                "the traffic ended early: {summary}"
+                "the traffic ended early, within {seconds} s: {summary}"
             );
-        }
-        Ok(())
+            Ok(())
+        });
+        let ended: anyhow::Result<()> = join_all(ended).await.into_iter().collect();
+        changed.and(ended)
     }
 
     async fn root_secret(ns: &TestNamespace) -> anyhow::Result<Value> {
@@ -185,7 +183,6 @@ mod cases {
                 served && is_signed_by(&server, &before)?,
                 "the proxy should use the old root before the rotation"
             );
-            let seconds = full_or(300, 100);
             let request = std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)?
                 .as_millis()
@@ -207,9 +204,7 @@ mod cases {
                 wait_for_phase(ns, "renewing").await?;
                 wait_for_phase(ns, "complete").await
             };
-            let (traffic, rotated) = tokio::join!(traffic(ns, seconds), rotation);
-            rotated?;
-            check_all_succeeded(&traffic?, seconds)?;
+            under_traffic(ns, rotation).await?;
 
             let after = root_secret(ns).await?;
             anyhow::ensure!(
@@ -261,16 +256,23 @@ mod cases {
         control_plane::with_environment(&ns.client, CONTROLLER, &short, async || {
             shop(ns).await?;
             let before = failed_renewals(ns).await?;
-            let seconds = full_or(300, 100);
-            check_all_succeeded(&traffic(ns, seconds).await?, seconds)?;
-            // Renewed every 42 s, after the first one.
-            let least = f64::from(u32::try_from(seconds / 42)?) + 1.0;
-            for pod in ["client", "reviews-v1"] {
-                let renewals = ns
-                    .metric(pod, "weft_certificate_renewals_total", &[])
-                    .await?;
-                anyhow::ensure!(renewals >= least, "{pod}: {renewals} certificates");
-            }
+            // The first one, and renewals every 42 s.
+            let renewals = full_or(7_u32, 2);
+            let least = f64::from(renewals) + 1.0;
+            let renewed = async {
+                let limit = RENEWAL * (renewals + 1);
+                eventually_within(limit, "renewals of both pods", async || {
+                    for pod in ["client", "reviews-v1"] {
+                        let renewals = ns
+                            .metric(pod, "weft_certificate_renewals_total", &[])
+                            .await?;
+                        anyhow::ensure!(renewals >= least, "{pod}: {renewals} certificates");
+                    }
+                    Ok(())
+                })
+                .await
+            };
+            under_traffic(ns, renewed).await?;
             let after = failed_renewals(ns).await?;
             anyhow::ensure!(
                 before == after,
