@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
 
 use super::message::*;
 use super::support::{ANY, Version};
@@ -100,9 +101,22 @@ async fn http2(stream: TcpStream, board: Arc<Board>) {
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else {
         return;
     };
+    let pings = Arc::new(Pings(Mutex::new(connection.ping_pong().unwrap())));
     while let Some(Ok((request, respond))) = connection.accept().await {
-        let board = board.clone();
-        tokio::spawn(async move { http2_request(request, respond, &board).await });
+        let (board, pings) = (board.clone(), pings.clone());
+        tokio::spawn(async move { http2_request(request, respond, &board, &pings).await });
+    }
+}
+
+/// The pings of one connection.
+struct Pings(Mutex<h2::PingPong>);
+
+impl Pings {
+    /// Waits until what was sent before has been written: a reset discards what has not. A ping
+    /// leaves together with all frames that wait.
+    async fn written(&self) {
+        // An error means that the connection has ended.
+        let _ = self.0.lock().await.ping(h2::Ping::opaque()).await;
     }
 }
 
@@ -128,6 +142,7 @@ async fn http2_request(
     request: http::Request<h2::RecvStream>,
     mut respond: SendResponse<Bytes>,
     board: &Board,
+    pings: &Pings,
 ) {
     let (head, mut body) = request.into_parts();
     let fields = to_fields(&head.headers);
@@ -150,7 +165,7 @@ async fn http2_request(
         problem: None,
     };
     if answer.early {
-        send_http2(&seen.method, &answer, &mut respond).await;
+        send_http2(&seen.method, &answer, &mut respond, pings).await;
     }
     while let Some(data) = body.data().await {
         match data {
@@ -170,11 +185,16 @@ async fn http2_request(
     let method = seen.method.clone();
     let _ = saw.send(seen);
     if !answer.early {
-        send_http2(&method, &answer, &mut respond).await;
+        send_http2(&method, &answer, &mut respond, pings).await;
     }
 }
 
-async fn send_http2(method: &str, answer: &Answer, respond: &mut SendResponse<Bytes>) {
+async fn send_http2(
+    method: &str,
+    answer: &Answer,
+    respond: &mut SendResponse<Bytes>,
+    pings: &Pings,
+) {
     for (status, fields) in &answer.informational {
         let mut response = http::Response::new(());
         *response.status_mut() = http::StatusCode::from_u16(*status).unwrap();
@@ -182,8 +202,7 @@ async fn send_http2(method: &str, answer: &Answer, respond: &mut SendResponse<By
         let _ = respond.send_informational(response);
     }
     if answer.headless {
-        // A reset discards what has not been written.
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        pings.written().await;
         respond.send_reset(h2::Reason::INTERNAL_ERROR);
         return;
     }
@@ -197,7 +216,7 @@ async fn send_http2(method: &str, answer: &Answer, respond: &mut SendResponse<By
     if answer.cut {
         let half = Bytes::copy_from_slice(&answer.body[..answer.body.len() / 2]);
         let _ = stream.send_data(half, false);
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        pings.written().await;
         stream.send_reset(h2::Reason::INTERNAL_ERROR);
     } else if !none {
         let trailers = &answer.trailers;
