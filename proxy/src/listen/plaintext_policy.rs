@@ -36,12 +36,12 @@ impl PlaintextPolicy {
     }
 
     /// Returns true if the request is accepted. `upgrade`: it asks for an upgrade, which no probe
-    /// does.
-    pub(super) fn request(&self, head: &Parts, upgrade: bool) -> bool {
+    /// does. `has_body`: it has a body, which only calls of gRPC have.
+    pub(super) fn request(&self, head: &Parts, upgrade: bool, has_body: bool) -> bool {
         match self {
             Self::All => true,
             Self::Nothing => false,
-            Self::Probes(probes) => is_probe(probes, head, upgrade),
+            Self::Probes(probes) => is_probe(probes, head, upgrade, has_body),
         }
     }
 }
@@ -55,16 +55,23 @@ pub(super) fn probes(workload: Option<&Workload>, app: SocketAddr) -> Vec<ProbeR
 }
 
 /// Returns true if the request is one of the probes. `upgrade`: it asks for an upgrade, which no
-/// probe does.
-pub(super) fn is_probe(probes: &[ProbeRequest], head: &Parts, upgrade: bool) -> bool {
-    !upgrade && probes.iter().any(|probe| is_asked(probe, head))
+/// probe does. `has_body`: it has a body, which only calls of gRPC have.
+pub(super) fn is_probe(
+    probes: &[ProbeRequest],
+    head: &Parts,
+    upgrade: bool,
+    has_body: bool,
+) -> bool {
+    let is_asked = |probe| is_asked(probe, head, has_body);
+    !upgrade && probes.iter().any(is_asked)
 }
 
-fn is_asked(probe: &ProbeRequest, head: &Parts) -> bool {
+fn is_asked(probe: &ProbeRequest, head: &Parts, has_body: bool) -> bool {
     match probe {
         ProbeRequest::Get(path) => {
             let asked = head.uri.path_and_query();
-            head.method == Method::GET && asked.is_some_and(|asked| asked.as_str() == path)
+            let is_path = asked.is_some_and(|asked| asked.as_str() == path);
+            head.method == Method::GET && !has_body && is_path
         }
         ProbeRequest::GrpcHealth => head.method == Method::POST && head.uri.path() == HEALTH,
     }
@@ -92,7 +99,7 @@ mod tests {
         let (head, ()) = request.unwrap().into_parts();
         let plaintext_policy =
             PlaintextPolicy::of(workload, SocketAddr::from(([10, 0, 0, 1], port)));
-        plaintext_policy.request(&head, false)
+        plaintext_policy.request(&head, false, method == "POST")
     }
 
     #[test]
@@ -125,8 +132,16 @@ mod tests {
         let strict = workload(Mode::Strict);
         let plaintext_policy = PlaintextPolicy::of(Some(&strict), "10.0.0.1:8080".parse().unwrap());
         let (head, ()) = http::Request::get("/ready").body(()).unwrap().into_parts();
-        assert!(plaintext_policy.request(&head, false));
-        assert!(!plaintext_policy.request(&head, true));
+        assert!(plaintext_policy.request(&head, false, false));
+        assert!(!plaintext_policy.request(&head, true, false));
+    }
+
+    #[test]
+    fn get_with_body_is_not_admitted_as_probe() {
+        let strict = workload(Mode::Strict);
+        let plaintext_policy = PlaintextPolicy::of(Some(&strict), "10.0.0.1:8080".parse().unwrap());
+        let (head, ()) = http::Request::get("/ready").body(()).unwrap().into_parts();
+        assert!(!plaintext_policy.request(&head, false, true));
     }
 
     #[test]

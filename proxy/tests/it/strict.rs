@@ -94,6 +94,24 @@ async fn only_declared_http_probe_is_admitted_in_plaintext() {
 }
 
 #[tokio::test]
+async fn probe_with_body_is_refused_in_plaintext() {
+    for (version, speaks) in [
+        (Version::Http1, Speaks::Http1),
+        (Version::Http2, Speaks::Http2),
+    ] {
+        let app = Upstream::start("v1", speaks).await.unwrap();
+        let pod = strict(app.address(), &[ProbeRequest::Get("/healthz".into())]);
+        let back = pod.inbound(app.address());
+        for (body, code) in [("", 200), ("body", 403)] {
+            let mut kubelet = Client::connect(back, version).await;
+            let seen = kubelet.send(Request::get("/healthz"), body).await;
+            assert_eq!(seen.status, code, "{version:?} {body:?}");
+        }
+        assert_eq!((app.requests(), refused(&pod)), (1, 1));
+    }
+}
+
+#[tokio::test]
 async fn only_grpc_health_check_is_admitted_in_plaintext() {
     let app = Upstream::start("v1", Speaks::Http2).await.unwrap();
     let pod = strict(app.address(), &[ProbeRequest::GrpcHealth]);

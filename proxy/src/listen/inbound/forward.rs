@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Version;
+use http_body::Body as _;
 use weft_ir::ProbeRequest;
 
 use super::NAME;
@@ -82,10 +83,11 @@ impl Inbound {
         self.downstream.admit()?;
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
-        if !self.plaintext_policy.request(&head, upgrade) {
+        let has_body = !body.is_end_stream();
+        if !self.plaintext_policy.request(&head, upgrade, has_body) {
             return Err(self.refuse().into());
         }
-        if !is_probe(&self.probes, &head, upgrade) {
+        if !is_probe(&self.probes, &head, upgrade, has_body) {
             let permit = self.policies.request(&mut head, path::normalize);
             state.exchange.set_permit(permit)?;
         }
