@@ -3,7 +3,7 @@
 //! a while.
 
 use std::io::ErrorKind::ConnectionRefused;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::gateway::server_tls;
 use crate::support::gateway::{GatewayPod, TlsClient, all_to, at, free_port, host, listener, port};
@@ -12,6 +12,7 @@ use http::Request;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tower::{Service, ServiceExt};
@@ -247,6 +248,7 @@ async fn tcp_connection_outlives_its_port() {
 async fn call_until(
     stop: CancellationToken,
     mut channel: Channel,
+    failures: watch::Sender<usize>,
 ) -> (usize, Vec<tonic::transport::Error>) {
     let (mut answered, mut failed) = (0, Vec::new());
     while !stop.is_cancelled() {
@@ -264,7 +266,10 @@ async fn call_until(
                 assert_eq!(status.unwrap(), "0");
                 answered += 1;
             }
-            Err(error) => failed.push(error),
+            Err(error) => {
+                failed.push(error);
+                failures.send_modify(|failures| *failures += 1);
+            }
         }
         // Calls that fail immediately must not starve the other tasks.
         tokio::task::yield_now().await;
@@ -293,11 +298,22 @@ async fn grpc_calls_in_flight_survive_port_changes() {
     let (channel, stop) = (endpoint.connect_lazy(), CancellationToken::new());
     let http = || Serving::Http(vec![listener("a", "", vec![host("", all_to("v1"))])]);
     edge.serve(http());
+    let (failures, failed) = watch::channel(0);
     let callers: Vec<_> = (0..64)
-        .map(|_| tokio::spawn(call_until(stop.clone(), channel.clone())))
+        .map(|_| tokio::spawn(call_until(stop.clone(), channel.clone(), failures.clone())))
         .collect();
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let (mut rounds, begun) = (0, Instant::now());
+    // Whether a call crosses a GOAWAY is a matter of chance.
+    while rounds < 20 || *failed.borrow() == 0 && begun.elapsed() < Duration::from_secs(60) {
+        rounds += 1;
+        let before = edge.app.requests();
+        let answers = async {
+            while edge.app.requests() < before + 64 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let answers = tokio::time::timeout(Duration::from_secs(30), answers);
+        answers.await.expect("calls are answered");
         edge.close();
         // Until then the port is still bound.
         while TcpStream::connect(at(edge.number)).await.is_ok() {
