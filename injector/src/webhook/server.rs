@@ -231,7 +231,8 @@ async fn within<F: Future>(place: Option<&Place>, answer: F) -> Option<F::Output
     }
 }
 
-/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1; only for clients with a certificate of `clients`, if given.
+/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1; if `clients` is given, only for clients with its
+/// certificates.
 pub(super) fn tls(
     served: Arc<ServedCertificate>,
     clients: Option<Arc<ClientAuthority>>,

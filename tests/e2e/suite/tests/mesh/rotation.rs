@@ -38,8 +38,8 @@ mod cases {
         ns.accepted_route(route).await
     }
 
-    /// Sends requests of several kinds while `changes` run, in a soak run for five minutes at least.
-    /// Fails if a request fails, or if the traffic ends early.
+    /// Sends requests of several kinds while `changes` run, in a soak run for five minutes at
+    /// least. Fails if a request fails, or if the traffic ends early.
     async fn under_traffic(
         ns: &TestNamespace,
         changes: impl Future<Output = anyhow::Result<()>>,
