@@ -67,7 +67,7 @@ fn measure(count: u32, decisions: u32) -> anyhow::Result<(f64, f64)> {
     let round = || {
         let begun = Instant::now();
         for _ in 0..decisions {
-            let decision = connection.request(&Method::GET, black_box(&uri), &headers, |_| {});
+            let decision = connection.request(&Method::GET, black_box(&uri), &headers, &[], |_| {});
             black_box(decision);
         }
         begun.elapsed().as_nanos() as f64 / f64::from(decisions)
@@ -91,6 +91,7 @@ fn policy(n: u32) -> anyhow::Result<Arc<AuthorizationPolicy>> {
         id: PolicyId {
             namespace: Some("bench".into()),
             name: format!("client-{n}").into(),
+            kind: weft_ir::PolicyKind::Authorization,
         },
         ports: Vec::new(),
         effect: PolicyEffect::Rules(AuthorizationAction::Allow, vec![rule]),

@@ -4,6 +4,7 @@
 //! itself. `bench/run` prepares the namespaces and the programs. `hold`, `see`, `create` and `edit`
 //! are for `bench/footprint`, which measures on a cluster. This crate only measures and prints.
 
+mod authentication;
 mod authorization;
 mod footprint;
 mod load;
@@ -42,6 +43,8 @@ enum Command {
     Rules(rules::Options),
     /// Measure a decision by 10 and by 1,000 authorization policies.
     Authorization(authorization::Options),
+    /// Measure a request with a token, known and new.
+    Authentication(authentication::Options),
     /// Answer every request with 1 KiB.
     Server(server::Options),
 }
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Authorization(options) => authorization::run(&options),
+        Command::Authentication(options) => authentication::run(&options),
         Command::Server(options) => runtime.block_on(server::run(options)),
     }
 }

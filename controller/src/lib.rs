@@ -10,6 +10,7 @@
 pub mod encoder;
 pub mod http;
 pub mod identity;
+pub mod keys;
 pub mod kubernetes;
 pub mod leader;
 pub mod metrics;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use weft_translate::objects::KeySource;
 use weft_translate::{
     AuthorizationStatus, GatewayClassStatus, GatewayStatus, ListenerSetStatus, Mesh,
     MissingParents, PolicyStatus, RouteStatus, Settings, Translation, Translator,
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub policies: Vec<PolicyStatus>,
     /// The statuses of authorization policies.
     pub authorizations: Vec<AuthorizationStatus>,
+    /// The key sets to fetch.
+    pub key_sources: Vec<KeySource>,
     /// The namespaces in which Gateways have proxies.
     pub gateway_namespaces: BTreeSet<String>,
     /// The missing parents of routes.
@@ -56,6 +59,7 @@ impl Snapshot {
             listener_sets,
             policies,
             authorizations,
+            key_sources,
             provisions,
             missing_parents,
             warnings: _,
@@ -68,6 +72,7 @@ impl Snapshot {
             listener_sets,
             policies,
             authorizations,
+            key_sources,
             gateway_namespaces: provisions
                 .iter()
                 .map(|of| of.gateway.namespace.to_string())

@@ -2,6 +2,7 @@
 //! with its peers.
 
 pub mod admin;
+pub mod authentication;
 pub mod authorization;
 pub mod body;
 pub mod control;

@@ -10,6 +10,7 @@ use weft_translate::{EndpointRules, Settings};
 use super::{CONTROLLER, Process, listen};
 use crate::identity::pod::PodCheck;
 use crate::identity::{self, KubeReviewer, SecretStore, ServerIdentity, Signer};
+use crate::keys::KeyFetcher;
 use crate::metrics::Metrics;
 use crate::names::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME};
 use crate::obstacles::{self, Obstacles};
@@ -80,6 +81,12 @@ impl Serve {
             },
         };
         let kinds = cluster::start(&world, &following);
+        process.tasks.spawn(cluster::keys::follow(
+            process.client.clone(),
+            process.options.namespace.clone(),
+            Arc::clone(&world),
+            process.stop.clone(),
+        ));
         let settings = Settings {
             trust_domain: process.options.trust_domain.clone(),
             mode: options.mtls.into(),
@@ -115,6 +122,16 @@ impl Serve {
             stop: process.stop.clone(),
         };
         process.tasks.spawn(meshes.run());
+        let keys = KeyFetcher {
+            client: process.client.clone(),
+            namespace: process.options.namespace.clone(),
+            denied: self.options.denied_endpoints.clone(),
+            world: Arc::clone(&world),
+            snapshots: self.snapshots.clone(),
+            leader: self.leader.clone(),
+            stop: process.stop.clone(),
+        };
+        process.tasks.spawn(keys.run());
         let obstacles = self.start_gateways(&kinds);
         let others = self.start_exchange();
         let statuses = StatusWriter {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
-use weft_ir::{GatewayId, RouteKind};
+use weft_ir::{GatewayId, PolicyKind, RouteKind};
 use weft_translate::{AuthorizationStatus, Condition, RouteStatus};
 
 use super::listening::Listening;
@@ -26,6 +26,7 @@ pub(super) enum Subject {
     BackendTlsPolicy,
     AuthorizationPolicy,
     ClusterAuthorizationPolicy,
+    AuthenticationPolicy,
 }
 
 /// The wanted content of a status.
@@ -140,9 +141,17 @@ pub(super) fn all(
         snapshot,
         &world.backend_tls_policies.own_entries(),
     ));
-    let (of_cluster, of_namespaces) = authorizations
+    let (on_tokens, authorizations) = authorizations
         .iter()
+        .partition::<Vec<_>, _>(|of| of.id.kind == PolicyKind::Authentication);
+    let (of_cluster, of_namespaces) = authorizations
+        .into_iter()
         .partition::<Vec<_>, _>(|of| of.id.namespace.is_none());
+    due.extend(of_authorizations(
+        Subject::AuthenticationPolicy,
+        &on_tokens,
+        &world.authentication_policies.own_entries(),
+    ));
     due.extend(of_authorizations(
         Subject::ClusterAuthorizationPolicy,
         &of_cluster,

@@ -95,8 +95,10 @@ fn authorization_policy_is_due_until_its_status_is_current() {
         id: weft_ir::PolicyId {
             namespace: namespace.map(Arc::from),
             name: "r".into(),
+            kind: weft_ir::PolicyKind::Authorization,
         },
         generation: 2,
+        without_keys: None,
         ancestors: vec![weft_translate::AncestorStatus {
             ancestor: ParentRef {
                 group: Some(String::new()),

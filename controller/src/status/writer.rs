@@ -185,6 +185,7 @@ impl StatusWriter {
             Subject::BackendTlsPolicy => &kinds.backend_tls_policy,
             Subject::AuthorizationPolicy => &kinds.authorization_policy,
             Subject::ClusterAuthorizationPolicy => &kinds.cluster_authorization_policy,
+            Subject::AuthenticationPolicy => &kinds.authentication_policy,
         };
         let Served::As(kind) = &*served.borrow() else {
             return None;

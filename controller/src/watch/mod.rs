@@ -6,6 +6,7 @@
 
 mod burst;
 mod follow;
+pub mod keys;
 pub mod kinds;
 mod linger;
 pub mod object;
@@ -24,6 +25,7 @@ use weft_translate::{Objects, objects};
 
 pub(crate) use burst::burst;
 pub use follow::Changes;
+pub use keys::KeyStore;
 pub use kinds::{Kinds, Served};
 pub use object::{ObjectKey, StatusPart, Watchable};
 pub use store::Store;
@@ -52,6 +54,8 @@ pub struct World {
     pub backend_tls_policies: Arc<Store<objects::BackendTlsPolicy>>,
     pub authorization_policies: Arc<Store<objects::AuthorizationPolicy>>,
     pub cluster_authorization_policies: Arc<Store<objects::ClusterAuthorizationPolicy>>,
+    pub authentication_policies: Arc<Store<objects::AuthenticationPolicy>>,
+    pub fetched_keys: Arc<KeyStore>,
     pub secrets: Arc<Store<objects::Secret>>,
     pub config_maps: Arc<Store<objects::ConfigMap>>,
     pub cluster_trust_bundles: Arc<Store<objects::ClusterTrustBundle>>,
@@ -79,6 +83,8 @@ impl World {
             && self.backend_tls_policies.listed()
             && self.authorization_policies.listed()
             && self.cluster_authorization_policies.listed()
+            && self.authentication_policies.listed()
+            && self.fetched_keys.listed()
             && self.secrets.listed()
             && self.config_maps.listed()
             && self.cluster_trust_bundles.listed()
@@ -105,6 +111,8 @@ impl World {
             backend_tls_policies: self.backend_tls_policies.objects(),
             authorization_policies: self.authorization_policies.objects(),
             cluster_authorization_policies: self.cluster_authorization_policies.objects(),
+            authentication_policies: self.authentication_policies.objects(),
+            fetched_keys: self.fetched_keys.objects(),
             secrets: self.secrets.objects(),
             config_maps: self.config_maps.objects(),
             cluster_trust_bundles: self.cluster_trust_bundles.objects(),
@@ -163,6 +171,9 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
         discovered: Vec::new(),
     };
     let scope = following.scope;
+    if !scope.mesh() {
+        world.fetched_keys.absent();
+    }
     let (mesh, gateways, served) = (scope.mesh(), scope.gateways(), scope.served_gateways());
     start.built_in::<Service, _>(mesh, &world.services);
     start.built_in::<EndpointSlice, _>(mesh, &world.endpoint_slices);
@@ -178,6 +189,7 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
     let policies = &world.backend_tls_policies;
     let authorization = &world.authorization_policies;
     let of_cluster = &world.cluster_authorization_policies;
+    let tokens = &world.authentication_policies;
     start.discovered(mesh, kinds::SERVICE_IMPORT, &world.service_imports);
     start.discovered(gateways, kinds::REFERENCE_GRANT, &world.reference_grants);
     start.discovered(gateways, kinds::CLUSTER_TRUST_BUNDLE, bundles);
@@ -197,6 +209,7 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
             kinds::CLUSTER_AUTHORIZATION_POLICY,
             of_cluster,
         ),
+        authentication_policy: start.discovered(mesh, kinds::AUTHENTICATION_POLICY, tokens),
         mesh: start.discover(mesh, kinds::MESH),
     };
     let discovery = kinds::discover(

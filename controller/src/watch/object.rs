@@ -143,6 +143,14 @@ impl Watchable for objects::ClusterAuthorizationPolicy {
     }
 }
 
+impl Watchable for objects::AuthenticationPolicy {
+    const STATUS: StatusPart = StatusPart::Entries("ancestors");
+
+    fn slim(object: &mut Value) {
+        remove_labels_and_annotations(object);
+    }
+}
+
 impl Watchable for objects::GatewayClass {
     const STATUS: StatusPart = StatusPart::Whole;
 }

@@ -14,6 +14,7 @@ use weft_ir::{
 
 use crate::{Resource, proto};
 
+mod authentication;
 mod authorization;
 mod gateway;
 mod rules;

@@ -15,6 +15,7 @@ use crate::{Resource, proto};
 use proto::resource::Body;
 use rules::{backend, connection_rule, rule, tls_rule};
 
+mod authentication;
 mod authorization;
 mod gateway;
 mod rules;

@@ -1,6 +1,6 @@
-//! Who may call: the policies that one target enforces.
+//! Who may call: the policies that one target enforces, those on tokens among them.
 //!
-//! Source: GEP-3779. [`crate::Authorizer`] decides by them.
+//! Source: GEP-3779. [`crate::Authorizer`] decides by them, and the proxy verifies tokens before.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::authentication::{Authentication, TokenMatch};
 use crate::identity::{Identity, TrustDomain};
 use crate::route::{RequestMatch, RouteId};
 
@@ -107,6 +108,15 @@ impl FromStr for DefaultAuthorization {
     }
 }
 
+/// The kinds of policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PolicyKind {
+    /// An AuthorizationPolicy, or a ClusterAuthorizationPolicy.
+    Authorization,
+    /// An AuthenticationPolicy.
+    Authentication,
+}
+
 /// The name of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyId {
@@ -114,21 +124,28 @@ pub struct PolicyId {
     pub namespace: Option<Arc<str>>,
     /// `metadata.name`.
     pub name: Arc<str>,
+    /// Policies of different kinds may have the same name.
+    pub kind: PolicyKind,
 }
 
 impl PolicyId {
     /// Returns the kind of the object.
     pub fn kind(&self) -> &'static str {
-        match self.namespace {
-            Some(_) => "AuthorizationPolicy",
-            None => "ClusterAuthorizationPolicy",
+        match (self.kind, &self.namespace) {
+            (PolicyKind::Authentication, _) => "AuthenticationPolicy",
+            (PolicyKind::Authorization, Some(_)) => "AuthorizationPolicy",
+            (PolicyKind::Authorization, None) => "ClusterAuthorizationPolicy",
         }
     }
 }
 
 impl fmt::Display for PolicyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { namespace, name } = self;
+        let Self {
+            namespace,
+            name,
+            kind: _,
+        } = self;
         match namespace {
             Some(namespace) => write!(f, "{} {namespace}/{name}", self.kind()),
             None => write!(f, "{} {name}", self.kind()),
@@ -152,8 +169,21 @@ impl AuthorizationPolicy {
     pub fn rules(&self) -> &[AuthorizationRule] {
         match &self.effect {
             PolicyEffect::Rules(_, rules) => rules,
-            PolicyEffect::Invalid => &[],
+            PolicyEffect::Tokens(_) | PolicyEffect::Invalid => &[],
         }
+    }
+
+    /// Returns the tokens that it accepts, if it is about tokens.
+    pub fn tokens(&self) -> Option<&Arc<Authentication>> {
+        match &self.effect {
+            PolicyEffect::Tokens(of) => Some(of),
+            PolicyEffect::Rules(..) | PolicyEffect::Invalid => None,
+        }
+    }
+
+    /// Returns true if it applies to the port.
+    pub fn applies_to(&self, port: u16) -> bool {
+        self.ports.is_empty() || self.ports.contains(&port)
     }
 }
 
@@ -162,6 +192,9 @@ impl AuthorizationPolicy {
 pub enum PolicyEffect {
     /// Acts on requests that match one of the rules.
     Rules(AuthorizationAction, Vec<AuthorizationRule>),
+    /// Refuses requests by their tokens, before any rule is asked; and every connection of bytes,
+    /// which has none.
+    Tokens(Arc<Authentication>),
     /// Denies every request, since the policy is invalid.
     Invalid,
 }
@@ -204,6 +237,12 @@ impl AuthorizationRule {
         self.request_conditions().next().is_some()
     }
 
+    /// Returns true if it has conditions on tokens.
+    pub fn reads_tokens(&self) -> bool {
+        let mut sources = self.sources.iter().flatten().chain(&self.not_sources);
+        sources.any(|source| matches!(source, SourceMatch::Token(_)))
+    }
+
     /// Returns true if it has conditions on paths.
     pub fn reads_paths(&self) -> bool {
         let mut conditions = self.request_conditions();
@@ -220,4 +259,6 @@ pub enum SourceMatch {
     Namespace(TrustDomain, Arc<str>),
     /// An address of this network.
     Network(IpNet),
+    /// A verified token of the request.
+    Token(TokenMatch),
 }

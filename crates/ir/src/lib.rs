@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+mod authentication;
 mod authorization;
 mod choice;
 mod config;
@@ -21,10 +22,14 @@ mod route;
 mod route_table;
 mod size;
 
+pub use authentication::{
+    Authentication, ClaimHeader, ClaimMatch, Claims, JsonWebKey, JwtProvider, KeyMaterial,
+    TokenAlgorithm, TokenLocation, TokenMatch, claim_text,
+};
 pub use authorization::{
     Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Authorizations,
     Authorizer, ConnectionAuthorization, Decision, DefaultAuthorization, DefaultAuthorizationError,
-    Denial, Peer, PolicyEffect, PolicyId, RouteSection, SourceMatch,
+    Denial, Peer, PolicyEffect, PolicyId, PolicyKind, RouteSection, SourceMatch,
 };
 pub use choice::{Choice, Hints, Locality};
 pub use config::{

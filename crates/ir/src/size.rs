@@ -3,7 +3,13 @@
 //! Every type is destructured without `..`, so that a new field cannot be forgotten. A test of
 //! `weft-api` checks that no encoding is larger.
 
-use crate::authorization::{AuthorizationPolicy, AuthorizationRule, PolicyId, SourceMatch};
+use crate::authentication::{
+    Authentication, ClaimHeader, ClaimMatch, JsonWebKey, JwtProvider, KeyMaterial, TokenLocation,
+    TokenMatch,
+};
+use crate::authorization::{
+    AuthorizationPolicy, AuthorizationRule, PolicyEffect, PolicyId, SourceMatch,
+};
 use crate::connection::{ConnectionRule, TlsRule};
 use crate::cors::{Allowed, Cors};
 use crate::gateway::{KeyPair, ServerTls};
@@ -72,14 +78,24 @@ impl AuthorizationPolicy {
     /// Returns the maximum encoded size of the policy in bytes.
     pub fn wire_size(&self) -> usize {
         let Self {
-            id: PolicyId { namespace, name },
+            id:
+                PolicyId {
+                    namespace,
+                    name,
+                    kind: _,
+                },
             ports,
-            effect: _,
+            effect,
         } = self;
+        let tokens = match effect {
+            PolicyEffect::Tokens(of) => authentication(of),
+            PolicyEffect::Rules(..) | PolicyEffect::Invalid => 0,
+        };
         FIELD * 2
             + optional(namespace.as_deref())
             + text(name)
             + FIELD * ports.len()
+            + tokens
             + sum(self.rules(), AuthorizationRule::wire_size)
     }
 }
@@ -113,6 +129,67 @@ fn source(of: &SourceMatch) -> usize {
             }
             SourceMatch::Namespace(domain, namespace) => text(domain.as_str()) + text(namespace),
             SourceMatch::Network(network) => text(&network.to_string()),
+            SourceMatch::Token(TokenMatch {
+                issuer,
+                subject,
+                claims,
+            }) => text(issuer) + optional(subject.as_deref()) + sum(claims, claim_match),
+        }
+}
+
+fn claim_match(of: &ClaimMatch) -> usize {
+    let ClaimMatch { name, values } = of;
+    FIELD + text(name) + sum(values, |value| text(value))
+}
+
+fn authentication(of: &Authentication) -> usize {
+    let Authentication {
+        required: _,
+        providers,
+    } = of;
+    FIELD * 2 + sum(providers, provider)
+}
+
+fn provider(of: &JwtProvider) -> usize {
+    let JwtProvider {
+        name,
+        issuer,
+        audiences,
+        keys,
+        locations,
+        claim_headers,
+        forward: _,
+        clock_skew: _,
+    } = of;
+    let header =
+        |ClaimHeader { claim, header }: &ClaimHeader| FIELD + text(claim) + text(header.as_str());
+    FIELD * 3
+        + text(name)
+        + text(issuer)
+        + sum(audiences, |audience| text(audience))
+        + sum(keys, key)
+        + sum(locations, location)
+        + sum(claim_headers, header)
+}
+
+fn key(of: &JsonWebKey) -> usize {
+    let JsonWebKey {
+        id,
+        algorithm: _,
+        material,
+    } = of;
+    let bytes = match material {
+        KeyMaterial::Rsa { modulus, exponent } => modulus.len() + exponent.len(),
+        KeyMaterial::P256(of) | KeyMaterial::P384(of) | KeyMaterial::Ed25519(of) => of.len(),
+    };
+    FIELD * 5 + optional(id.as_deref()) + bytes
+}
+
+fn location(of: &TokenLocation) -> usize {
+    FIELD * 2
+        + match of {
+            TokenLocation::Header { name, prefix } => text(name.as_str()) + text(prefix),
+            TokenLocation::Query(name) | TokenLocation::Cookie(name) => text(name),
         }
 }
 

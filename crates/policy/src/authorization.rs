@@ -150,7 +150,7 @@ pub struct AuthorizationRule {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.serviceAccount) == (self.type == 'ServiceAccount') && has(self.spiffe) == (self.type == 'SPIFFE') && has(self.namespace) == (self.type == 'Namespace') && has(self.cidr) == (self.type == 'CIDR')")
+    validation = Rule::new("has(self.serviceAccount) == (self.type == 'ServiceAccount') && has(self.spiffe) == (self.type == 'SPIFFE') && has(self.namespace) == (self.type == 'Namespace') && has(self.cidr) == (self.type == 'CIDR') && has(self.jwt) == (self.type == 'JWT')")
         .message("exactly the field that type names is required")
 )]
 pub struct Source {
@@ -173,6 +173,40 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 49))]
     pub cidr: Option<String>,
+    /// A token that an AuthenticationPolicy of the target verified. Requests without one do not
+    /// match, nor do connections of bytes in `ALLOW` rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtSource>,
+}
+
+/// A verified JSON Web Token.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JwtSource {
+    /// The issuer, exactly.
+    #[schemars(length(min = 1, max = 2048))]
+    pub issuer: String,
+    /// The claim `sub`, exactly; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub subject: Option<String>,
+    /// Further claims; each must be met.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub claims: Vec<JwtClaim>,
+}
+
+/// A condition on a claim.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JwtClaim {
+    /// The claim; with dots, a claim within a claim, unless one has this very name.
+    #[schemars(length(min = 1, max = 256))]
+    pub name: String,
+    /// The claim is one of these; of a list, one element is. Strings, numbers and truth values are
+    /// compared as text.
+    #[schemars(length(min = 1, max = 64), inner(length(max = 1024)))]
+    pub values: Vec<String>,
 }
 
 /// Which field of a [`Source`] is set.
@@ -188,6 +222,9 @@ pub enum SourceType {
     /// `cidr`.
     #[serde(rename = "CIDR")]
     Cidr,
+    /// `jwt`.
+    #[serde(rename = "JWT")]
+    Jwt,
 }
 
 /// A service account.

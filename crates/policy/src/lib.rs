@@ -19,15 +19,20 @@
     reason = "KubeSchema repeats the visibility of a type on a private copy of it"
 )]
 
+mod authentication;
 mod authorization;
 mod requests;
 mod status;
 mod target;
 
+pub use authentication::{
+    AuthenticationMode, AuthenticationPolicy, AuthenticationPolicySpec, CaCertificateRef,
+    ClaimToHeader, JwksSource, JwtProvider, TokenHeader, TokenSources,
+};
 pub use authorization::{
     Action, ApplicationAttributes, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule,
-    ClusterAuthorizationPolicy, ClusterAuthorizationPolicySpec, NetworkAttributes, Source,
-    SourceAccount, SourceType,
+    ClusterAuthorizationPolicy, ClusterAuthorizationPolicySpec, JwtClaim, JwtSource,
+    NetworkAttributes, Source, SourceAccount, SourceType,
 };
 pub use requests::{GrpcMatch, PathMatch, PathMatchType, RequestMatch, ValueMatch, ValueMatchType};
 pub use status::{AncestorRef, AncestorStatus, Condition, PolicyStatus};
@@ -42,6 +47,7 @@ pub const GROUP: &str = "policy.weft.dev";
 /// Returns the definition of every kind, by name.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     vec![
+        AuthenticationPolicy::crd(),
         AuthorizationPolicy::crd(),
         ClusterAuthorizationPolicy::crd(),
     ]

@@ -36,6 +36,9 @@ Where neither the cluster nor the namespace has `ALLOW` policies for the port, t
 ([`weft.dev/authorization-default`](labels-and-annotations.md#weftdevauthorization-default)).
 `AUDIT` policies only count and log. Rules add up; no policy replaces another. Requests of the
 kubelet that the pod declares as probes, and Weft's own ports, always pass.
+
+Before all of this, AuthenticationPolicies verify the token of the request: each that applies at the
+place has to pass ([Require tokens](../howto/authenticate.md)).
 ";
 
 #[test]

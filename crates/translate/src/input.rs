@@ -46,6 +46,10 @@ pub struct Objects {
     pub authorization_policies: Vec<Arc<objects::AuthorizationPolicy>>,
     /// ClusterAuthorizationPolicies.
     pub cluster_authorization_policies: Vec<Arc<objects::ClusterAuthorizationPolicy>>,
+    /// AuthenticationPolicies.
+    pub authentication_policies: Vec<Arc<objects::AuthenticationPolicy>>,
+    /// The key sets that were fetched for them ([`crate::Translation::key_sources`]).
+    pub fetched_keys: Vec<Arc<objects::FetchedKeys>>,
     /// Secrets of type `kubernetes.io/tls`, and those that another object refers to.
     pub secrets: Vec<Arc<objects::Secret>>,
     /// ConfigMaps that another object refers to.

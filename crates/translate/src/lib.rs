@@ -47,4 +47,5 @@ pub use output::{
     PolicyStatus, Provision, ProvisionPort, Resources, Routability, RouteGroupKind, RouteStatus,
     Scaling, ServiceProvision, ServiceType, TrafficPolicy,
 };
+pub use policies::is_key_set;
 pub use translator::{Translation, Translator, provisions, translate};

@@ -49,6 +49,14 @@ pub(crate) const POLICY_PATTERNS: usize = 2 * 1024 * 1024;
 pub(crate) const PROXY_POLICY_BYTES: usize = 6 * 1024 * 1024;
 /// Compiled size of their regular expressions, in bytes.
 pub(crate) const PROXY_POLICY_COMPILED: usize = 32 * 1024 * 1024;
+/// Number of providers of an authentication policy.
+pub(crate) const POLICY_PROVIDERS: usize = 8;
+/// Bytes of a key set in a policy.
+pub(crate) const INLINE_JWKS_BYTES: usize = 32 * 1024;
+/// Bytes of any key set.
+pub(crate) const JWKS_BYTES: usize = 64 * 1024;
+/// Number of keys of a key set.
+pub(crate) const JWKS_KEYS: usize = 64;
 /// Number of endpoints of a Service port.
 pub(crate) const ENDPOINTS: usize = 10_000;
 

@@ -50,8 +50,10 @@ pub struct Translation {
     /// Statuses of BackendTLSPolicies, by namespace and name.
     pub policies: Vec<PolicyStatus>,
     /// Statuses of ClusterAuthorizationPolicies by name, then of AuthorizationPolicies by namespace
-    /// and name.
+    /// and name, each before the AuthenticationPolicy of the same name.
     pub authorizations: Vec<AuthorizationStatus>,
+    /// The key sets to fetch for AuthenticationPolicies, without repetitions.
+    pub key_sources: Vec<objects::KeySource>,
     /// Infrastructure to create for the accepted Gateways, by namespace and name.
     pub provisions: Vec<Provision>,
     /// Routes that refer to parents which do not exist, by kind, namespace and name; empty unless a
@@ -198,6 +200,7 @@ impl Translator {
             listener_sets: outcome.listener_sets,
             policies: outcome.policies,
             authorizations: policies.statuses,
+            key_sources: policies.key_sources,
             provisions: outcome.provisions,
             missing_parents: outcome.missing,
             warnings: warnings.chain(outcome.warnings).collect(),

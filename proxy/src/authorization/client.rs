@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
-use weft_ir::{ConnectionAuthorization, Identity, Peer};
+use weft_ir::{Claims, ConnectionAuthorization, Identity, Peer};
 
 use super::permit::{Permit, Scope};
 use super::target::Target;
@@ -73,7 +73,12 @@ impl ClientPolicies {
                     normalize(head);
                 }
                 permit.set_request(head);
-                permit.add(client.request(&head.method, &head.uri, &head.headers));
+                if permit.authenticate([target], head) {
+                    let claims = permit.claims();
+                    let verdict = client.request(&head.method, &head.uri, &head.headers, claims);
+                    permit.add(verdict);
+                    permit.remove_tokens(head);
+                }
                 return permit;
             }
         }
@@ -146,9 +151,16 @@ impl ClientPolicies {
 }
 
 impl ClientDecision {
-    pub(super) fn request(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Verdict {
+    pub(super) fn request(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        claims: &[Arc<Claims>],
+    ) -> Verdict {
         let mut audited = None;
-        let decision = self.connection.request(method, uri, headers, |position| {
+        let connection = &self.connection;
+        let decision = connection.request(method, uri, headers, claims, |position| {
             self.target.count_audited(position);
             audited.get_or_insert(position);
         });
@@ -165,9 +177,13 @@ impl ClientDecision {
     }
 
     /// Returns why what was allowed before is denied now. Nothing else is counted again.
-    pub(super) fn revokes(&self, request: Option<(&Method, &Uri)>) -> Option<Verdict> {
+    pub(super) fn revokes(
+        &self,
+        request: Option<(&Method, &Uri)>,
+        claims: &[Arc<Claims>],
+    ) -> Option<Verdict> {
         let decision = match request {
-            Some((method, uri)) => self.connection.request_in_flight(method, uri),
+            Some((method, uri)) => self.connection.request_in_flight(method, uri, claims),
             None => self.connection.bytes(|_| {}),
         };
         matches!(decision, weft_ir::Decision::Denied(_))

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use weft_ir::{Authorization, Authorizations, PolicyId, RouteId, RouteSection};
+use weft_ir::{Authorization, Authorizations, RouteId, RouteSection};
 
-use super::target::Target;
+use super::target::{Parts, Target};
 use crate::telemetry::authorization::DecisionCounts;
 
 /// Targets by the name of a part.
@@ -41,12 +41,8 @@ enum Place {
 }
 
 impl Compiled {
-    pub(super) fn new(
-        of: &Authorizations,
-        counts: &HashMap<PolicyId, Arc<DecisionCounts>>,
-        unnamed: &Arc<DecisionCounts>,
-    ) -> Self {
-        let target = |of: &Authorization| Target::of(of, counts, unnamed).map(Arc::new);
+    pub(super) fn new(of: &Authorizations, parts: Parts<'_>) -> Self {
+        let target = |of: &Authorization| Target::of(of, parts).map(Arc::new);
         let mut compiled = Self {
             workload: target(&of.workload),
             ..Self::default()

@@ -1,4 +1,4 @@
-//! Who may call: the policies in force, compiled once for each change, and what each connection
+//! Who may call, and with which tokens: the policies in force, compiled once for each change, and what each connection
 //! and request needs of them.
 //!
 //! [`Policies`] is published by the store and shared by all connections. A connection makes a
@@ -27,9 +27,11 @@ pub use client::ClientPolicies;
 pub use permit::Permit;
 pub use verdict::{Reason, Verdict};
 
+use crate::authentication::Authenticators;
 use crate::telemetry::authorization::{DecisionCounts, DecisionSeries};
 use crate::telemetry::labels::Direction;
 use compiled::Compiled;
+use target::Parts;
 
 /// Set in a version whose policies have to be asked.
 const IN_FORCE: u64 = 1;
@@ -50,6 +52,7 @@ struct Shared {
     series: Arc<DecisionSeries>,
     /// Counts decisions by no policy.
     unnamed: Arc<DecisionCounts>,
+    authenticators: Authenticators,
 }
 
 impl Policies {
@@ -61,6 +64,7 @@ impl Policies {
             changed: watch::Sender::new(()),
             series: series.clone(),
             unnamed: series.unnamed(direction),
+            authenticators: Authenticators::default(),
         }))
     }
 
@@ -69,7 +73,12 @@ impl Policies {
     /// keeps its policies until then, or until [`Policies::settle`]. Calls must not overlap.
     pub fn publish(&self, of: &Authorizations, grace: Option<Duration>) {
         let counts = self.0.series.set_policies(of.policy_ids());
-        let mut next = Compiled::new(of, &counts, &self.0.unnamed);
+        let parts = Parts {
+            counts: &counts,
+            unnamed: &self.0.unnamed,
+            authenticators: &self.0.authenticators,
+        };
+        let mut next = Compiled::new(of, parts);
         if let (Some(grace), Some(before)) = (grace, &*self.0.current.load()) {
             next.keep_unnamed(before, of, grace);
         }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Method, Uri};
-use weft_ir::RouteSection;
+use weft_ir::{Claims, RouteSection};
 
 use super::Compiled;
 use super::client::ClientPolicies;
 use super::target::Target;
 use super::verdict::Verdict;
+use crate::authentication::{Authenticator, Verified};
 
 /// What was decided on a request or a connection of bytes, and what it takes to decide again. Of a
-/// request that are client, port, method and URI: headers are decided on when it begins.
+/// request that are client, port, method and URI: headers are decided on when it begins, and tokens
+/// verified then.
 #[derive(Clone)]
 pub struct Permit {
     client: Arc<ClientPolicies>,
@@ -25,6 +27,15 @@ pub struct Permit {
     pub(super) version: u64,
     /// `None` if no policy was in force.
     verdict: Option<Verdict>,
+    /// Of a request with valid tokens.
+    tokens: Option<Arc<Tokens>>,
+}
+
+/// The valid tokens of a request.
+#[derive(Clone, Default)]
+struct Tokens {
+    claims: Vec<Arc<Claims>>,
+    verified: Vec<(Arc<Authenticator>, Verified)>,
 }
 
 /// Whose policies apply.
@@ -77,6 +88,7 @@ impl Permit {
             request: None,
             version: client.policies.version(),
             verdict: None,
+            tokens: None,
         }
     }
 
@@ -89,6 +101,55 @@ impl Permit {
             Some(before) => before.with(verdict),
             None => verdict,
         });
+    }
+
+    /// Verifies the tokens of the request. Returns true if it is not refused.
+    pub(super) fn authenticate<'a>(
+        &mut self,
+        targets: impl IntoIterator<Item = &'a Arc<Target>>,
+        head: &mut Parts,
+    ) -> bool {
+        let port = self.client.port;
+        for target in targets {
+            let tokens = &mut self.tokens;
+            let refused = target.authenticate(port, head, |authenticator, verified| {
+                let tokens = Arc::make_mut(tokens.get_or_insert_default());
+                tokens.claims.push(verified.claims.clone());
+                tokens.verified.push((authenticator.clone(), verified));
+            });
+            if let Some(verdict) = refused {
+                self.add(verdict);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Returns the claims of its valid tokens.
+    pub(super) fn claims(&self) -> &[Arc<Claims>] {
+        self.tokens.as_ref().map_or(&[], |of| &of.claims)
+    }
+
+    /// Removes the tokens that are not to be forwarded.
+    pub fn remove_tokens(&self, head: &mut Parts) {
+        for (authenticator, verified) in self.tokens.iter().flat_map(|of| &of.verified) {
+            authenticator.remove_token(verified, head);
+        }
+    }
+
+    /// Verifies the token of the request by the policies of its listener.
+    pub fn authenticate_at_listener(&mut self, name: &str, head: &mut Parts) {
+        if let Some(compiled) = self.client.policies.load() {
+            let target = compiled.of_listener(self.client.port, name);
+            self.authenticate(target, head);
+        }
+    }
+
+    /// Verifies the token of the request by the policies of its route.
+    pub fn authenticate_at_route(&mut self, of: &RouteSection, head: &mut Parts) {
+        if let Some(compiled) = self.client.policies.load() {
+            self.authenticate(compiled.of_route(of), head);
+        }
     }
 
     pub(super) fn decide_bytes(mut self) -> Self {
@@ -133,7 +194,9 @@ impl Permit {
     ) {
         for target in targets {
             let client = self.client.decision(compiled, target, self.address);
-            self.add(client.request(&head.method, &head.uri, &head.headers));
+            let claims = self.claims();
+            let verdict = client.request(&head.method, &head.uri, &head.headers, claims);
+            self.add(verdict);
         }
     }
 
@@ -169,7 +232,7 @@ impl Permit {
         let request = self.request.as_ref().map(|(method, uri)| (method, uri));
         for target in self.scope.targets(&compiled, self.client.port) {
             let client = self.client.decision(&compiled, target, self.address);
-            if let Some(verdict) = client.revokes(request) {
+            if let Some(verdict) = client.revokes(request, self.claims()) {
                 self.verdict = Some(verdict);
                 break;
             }

@@ -25,6 +25,7 @@ fn deny(networks: &[&str]) -> Authorization {
         id: PolicyId {
             namespace: Some("shop".into()),
             name: "p".into(),
+            kind: weft_ir::PolicyKind::Authorization,
         },
         ports: Vec::new(),
         effect: PolicyEffect::Rules(AuthorizationAction::Deny, vec![rule]),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weft_ir::{AuthorizationPolicy, PolicyEffect, PolicyId};
 
+use crate::authentication::TokenError;
 use crate::telemetry::authorization::AuthorizationDecision;
 
 /// A decision, and its reason.
@@ -18,6 +19,8 @@ pub struct Verdict {
 #[derive(Clone, Debug)]
 pub enum Reason {
     Policy(Arc<AuthorizationPolicy>),
+    /// The policy refuses the token of the request, or wants one.
+    Token(Arc<AuthorizationPolicy>, TokenError),
     /// It is allowed, and by no policy.
     None,
     /// None of the policies that allow matches.
@@ -33,10 +36,18 @@ impl Verdict {
         self.decision == AuthorizationDecision::Denied
     }
 
+    /// Returns why the token of the request is refused, if that is the reason.
+    pub fn token_error(&self) -> Option<TokenError> {
+        match &self.reason {
+            Reason::Token(_, error) => Some(*error),
+            _ => None,
+        }
+    }
+
     /// Returns the policy that decided.
     pub fn policy(&self) -> Option<&PolicyId> {
         match &self.reason {
-            Reason::Policy(policy) => Some(&policy.id),
+            Reason::Policy(policy) | Reason::Token(policy, _) => Some(&policy.id),
             Reason::None | Reason::NotAllowed | Reason::Default | Reason::Unknown => None,
         }
     }
@@ -60,9 +71,13 @@ impl fmt::Display for Verdict {
                 write!(f, "{decision} by {}", policy.id)?;
                 match policy.effect {
                     PolicyEffect::Invalid => f.write_str(", which is invalid"),
+                    PolicyEffect::Tokens(_) => {
+                        f.write_str(", which takes requests with tokens only")
+                    }
                     PolicyEffect::Rules(..) => Ok(()),
                 }
             }
+            Reason::Token(policy, error) => write!(f, "{decision} by {}: {error}", policy.id),
             Reason::None => write!(f, "{decision}: no policy applies"),
             Reason::NotAllowed => write!(f, "{decision}: no policy allows it"),
             Reason::Default => write!(f, "{decision} by the default, which no policy lifts"),

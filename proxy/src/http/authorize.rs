@@ -7,6 +7,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use weft_ir::RouteSection;
 
+use super::authenticate::challenge;
 use super::errors::Failure;
 use super::exchange::Exchange;
 use super::response_body::{Response, ResponseBody};
@@ -39,7 +40,7 @@ impl Exchange {
         self.permitted()
     }
 
-    fn permitted(&self) -> Result<(), Failure> {
+    pub(super) fn permitted(&self) -> Result<(), Failure> {
         let verdict = self.permit.as_ref().and_then(Permit::verdict);
         match verdict.filter(|verdict| verdict.is_denied()) {
             Some(verdict) => Err(Failure::Denied(verdict.clone())),
@@ -70,6 +71,9 @@ impl Exchange {
         let Failure::Denied(verdict) = failure else {
             return;
         };
+        if let Some(error) = verdict.token_error() {
+            challenge(error, response);
+        }
         let has_body = self.permit.as_ref().is_some_and(Permit::has_response_body);
         if has_body && !self.is_grpc() && !self.is_from_gateway() {
             let text = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -96,6 +96,7 @@ impl Failure {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotProxied(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::Denied(verdict) if verdict.token_error().is_some() => StatusCode::UNAUTHORIZED,
             Self::PlainText(_) | Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::NoRoute(_) | Self::NoListener(_) => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -125,6 +126,9 @@ impl Failure {
             Self::TooLarge => ErrorType::HeadersTooLarge,
             Self::NotProxied(_) => ErrorType::Unsupported,
             Self::PlainText(_) => ErrorType::PlaintextRefused,
+            Self::Denied(verdict) if verdict.token_error().is_some() => {
+                ErrorType::AuthenticationFailed
+            }
             Self::Denied(_) => ErrorType::AuthorizationDenied,
             Self::NoRoute(_) => ErrorType::NoRoute,
             Self::NoListener(_) => ErrorType::NoListener,
@@ -152,6 +156,7 @@ impl Failure {
             | Self::NoBackends
             | Self::Rewrite(_)
             | Self::Panicked => Code::Internal,
+            Self::Denied(verdict) if verdict.token_error().is_some() => Code::Unauthenticated,
             Self::PlainText(_) | Self::Denied(_) => Code::PermissionDenied,
             Self::TooLarge => Code::ResourceExhausted,
             Self::NotProxied(_) | Self::NoRoute(_) | Self::NoListener(_) => Code::Unimplemented,
@@ -257,9 +262,14 @@ pub fn redact(response: &mut Response) {
 
 /// Of all responses of proxies, those of denied requests alone have a body.
 fn redact_body(response: &mut Response) {
-    let denied = ErrorType::AuthorizationDenied.as_str();
+    let denied = [
+        ErrorType::AuthorizationDenied.as_str(),
+        ErrorType::AuthenticationFailed.as_str(),
+    ];
     let error_type = response.headers().get(ERROR_TYPE);
-    if error_type.is_some_and(|of| of == denied) && !is_grpc(response.headers()) {
+    if error_type.is_some_and(|of| denied.iter().any(|denied| of == denied))
+        && !is_grpc(response.headers())
+    {
         response.headers_mut().remove(CONTENT_TYPE);
         response.headers_mut().remove(CONTENT_LENGTH);
         response.body_mut().discard();

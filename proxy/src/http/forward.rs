@@ -187,6 +187,7 @@ impl Outbound {
         state: &mut RequestState,
     ) -> Result<RouteDecision<'a>, ShortCircuit> {
         let matched_route = self.source.route(config, head, state)?;
+        state.exchange.remove_tokens(head);
         let version = self.source.version(head.version, state.exchange.is_grpc());
         headers::set_version(head, version);
         let chosen = self.choose(&matched_route, head, filters, state)?;

@@ -1,5 +1,6 @@
 //! Requests on their way through the proxy.
 
+mod authenticate;
 mod authorize;
 pub mod client_connections;
 pub mod cors;

@@ -155,7 +155,7 @@ impl RouteSource {
     pub fn route<'a>(
         &self,
         config: &'a RouteConfig,
-        head: &Parts,
+        head: &mut Parts,
         state: &mut RequestState,
     ) -> Result<MatchedRoute<'a>, Failure> {
         match (self, config) {
@@ -237,18 +237,31 @@ fn by_destination<'a>(
 fn by_host<'a>(
     connection: &GatewayConnection,
     config: &'a ResolvedPort,
+    head: &mut Parts,
+    state: &mut RequestState,
+) -> Result<MatchedRoute<'a>, Failure> {
+    let listener = listener(connection, config, host(head)?.as_deref())?;
+    state.exchange.metrics = listener.unmatched.clone();
+    state.exchange.set_listener(&listener.name);
+    let name = &listener.name;
+    state.exchange.authenticate_at_listener(name, head)?;
+    state.exchange.authorize_at_listener(name, head)?;
+    let matched_route = match_host(listener, head, state)?;
+    let section = matched_route.section();
+    state.exchange.authenticate_at_route(section, head)?;
+    state.exchange.authorize_at_route(section, head)?;
+    Ok(matched_route)
+}
+
+/// Matches the request against the routes of its listener. Claims may have become headers before.
+fn match_host<'a>(
+    listener: &'a ResolvedListener,
     head: &Parts,
     state: &mut RequestState,
 ) -> Result<MatchedRoute<'a>, Failure> {
     let host = host(head)?;
-    let listener = listener(connection, config, host.as_deref())?;
-    state.exchange.metrics = listener.unmatched.clone();
-    state.exchange.set_listener(&listener.name);
-    state.exchange.authorize_at_listener(&listener.name, head)?;
     for routes in listener.hosts.fitting(host.as_deref()) {
         if let Some(matched_route) = match_rule(routes, head, state)? {
-            let section = matched_route.section();
-            state.exchange.authorize_at_route(section, head)?;
             return Ok(matched_route);
         }
     }

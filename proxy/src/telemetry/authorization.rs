@@ -156,6 +156,7 @@ mod tests {
         PolicyId {
             namespace: Some("shop".into()),
             name: name.into(),
+            kind: weft_ir::PolicyKind::Authorization,
         }
     }
 

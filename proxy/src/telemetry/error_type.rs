@@ -36,6 +36,8 @@ error_types! {
     Unsupported = "unsupported",
     /// A strict pod got plain text.
     PlaintextRefused = "plaintext_refused",
+    /// A policy wants a token, and the request has none or a bad one.
+    AuthenticationFailed = "authentication_failed",
     /// A policy denies it, or none allows it.
     AuthorizationDenied = "authorization_denied",
     /// The connection belongs to another listener (421).

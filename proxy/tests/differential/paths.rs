@@ -206,6 +206,7 @@ fn policies() -> [Authorization; 2] {
             id: PolicyId {
                 namespace: Some("shop".into()),
                 name: "paths".into(),
+                kind: weft_ir::PolicyKind::Authorization,
             },
             ports: Vec::new(),
             effect: PolicyEffect::Rules(action, vec![rule]),

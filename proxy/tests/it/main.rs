@@ -12,6 +12,7 @@ mod control_support;
 mod support;
 
 mod access_log;
+mod authentication;
 mod authorization;
 mod backend_tls;
 mod bytes;

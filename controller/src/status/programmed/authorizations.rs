@@ -1,4 +1,4 @@
-//! The condition `weft.dev/Programmed` of authorization policies.
+//! The condition `weft.dev/Programmed` of policies on who may call and on tokens.
 
 use weft_translate::{AuthorizationStatus, Condition};
 
@@ -21,7 +21,16 @@ pub(crate) fn authorizations(
         let mut count = counts.get(&status.id).cloned().unwrap_or_default();
         let key = report::policy_key(&status.id);
         count.add(&others.count(&key, status.generation, 0));
-        let programmed = condition(&count, 0, "no connected proxy enforces the policy");
+        let mut programmed = condition(&count, 0, "no connected proxy enforces the policy");
+        if let Some(why) = &status.without_keys {
+            // Whoever waits for the policy waits for its tokens to be accepted.
+            programmed.status = false;
+            programmed.reason = "KeysMissing".to_owned();
+            programmed.message = format!(
+                "tokens are refused, since keys are missing: {why}; {}",
+                programmed.message
+            );
+        }
         for ancestor in &mut status.ancestors {
             let accepted = |one: &Condition| one.kind == "Accepted" && one.status;
             if ancestor.conditions.iter().any(accepted) {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use weft_ir::{
     Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Authorizations,
-    DefaultAuthorization, PolicyEffect, PolicyId, RouteSection, SourceMatch, TrustDomain,
+    DefaultAuthorization, PolicyEffect, PolicyId, PolicyKind, RouteSection, SourceMatch,
+    TrustDomain,
 };
 
+use super::authentication::{authentication, token_match};
 use super::rules::{request_match, route_id};
 use super::{Context, DecodeError, Decoded, all, identity, invalid};
 use crate::proto;
@@ -61,13 +63,12 @@ fn authorization(
 }
 
 fn policy(wire: proto::AuthorizationPolicy, context: &Context<'_>) -> Decoded<AuthorizationPolicy> {
-    use proto::authorization_policy::Action;
-    let action = match wire.action() {
-        Action::Allow => Some(AuthorizationAction::Allow),
-        Action::Deny => Some(AuthorizationAction::Deny),
-        Action::Audit => Some(AuthorizationAction::Audit),
-        Action::Invalid => None,
-        Action::Unspecified => return Err(DecodeError::Absent("policy.action")),
+    use proto::authorization_policy::{Action, Kind};
+    let action = wire.action();
+    let kind = match Kind::try_from(wire.kind) {
+        Ok(Kind::Authorization) => PolicyKind::Authorization,
+        Ok(Kind::Authentication) => PolicyKind::Authentication,
+        Err(error) => return Err(invalid("policy.kind")(&error)),
     };
     let proto::AuthorizationPolicy {
         namespace,
@@ -75,15 +76,29 @@ fn policy(wire: proto::AuthorizationPolicy, context: &Context<'_>) -> Decoded<Au
         ports,
         action: _,
         rules,
+        kind: _,
+        tokens,
     } = wire;
+    let rules = |action| {
+        let rules = all(rules, |wire| rule(wire, context))?;
+        Ok(PolicyEffect::Rules(action, rules))
+    };
     let effect = match action {
-        Some(action) => PolicyEffect::Rules(action, all(rules, |wire| rule(wire, context))?),
-        None => PolicyEffect::Invalid,
+        Action::Allow => rules(AuthorizationAction::Allow)?,
+        Action::Deny => rules(AuthorizationAction::Deny)?,
+        Action::Audit => rules(AuthorizationAction::Audit)?,
+        Action::Invalid => PolicyEffect::Invalid,
+        Action::Authenticate => {
+            let tokens = tokens.ok_or(DecodeError::Absent("policy.tokens"))?;
+            PolicyEffect::Tokens(Arc::new(authentication(tokens)?))
+        }
+        Action::Unspecified => return Err(DecodeError::Absent("policy.action")),
     };
     Ok(AuthorizationPolicy {
         id: PolicyId {
             namespace: (!namespace.is_empty()).then(|| namespace.into()),
             name: name.into(),
+            kind,
         },
         ports: all(ports, port)?,
         effect,
@@ -126,6 +141,7 @@ fn source(wire: proto::AuthorizationSource) -> Decoded<SourceMatch> {
                 .map_err(|error| invalid("rule.source")(&error))?;
             SourceMatch::Network(network)
         }
+        Kind::Token(wire) => SourceMatch::Token(token_match(wire)),
     })
 }
 

@@ -2,9 +2,11 @@
 
 use weft_ir::{
     Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Authorizations,
-    DefaultAuthorization, PolicyEffect, PolicyId, ResourceKey, RouteSection, SourceMatch,
+    DefaultAuthorization, PolicyEffect, PolicyId, PolicyKind, ResourceKey, RouteSection,
+    SourceMatch,
 };
 
+use super::authentication::{authentication, token_match};
 use super::rules::{request_match, route_id};
 use super::{identity, resource};
 use crate::proto;
@@ -54,17 +56,26 @@ fn authorization(of: &Authorization) -> proto::Authorization {
 }
 
 fn policy(of: &AuthorizationPolicy) -> proto::AuthorizationPolicy {
-    use proto::authorization_policy::Action;
+    use proto::authorization_policy::{Action, Kind};
     let AuthorizationPolicy {
-        id: PolicyId { namespace, name },
+        id: PolicyId {
+            namespace,
+            name,
+            kind,
+        },
         ports,
         effect,
     } = of;
     let (action, rules) = match effect {
         PolicyEffect::Invalid => (Action::Invalid, &[][..]),
+        PolicyEffect::Tokens(_) => (Action::Authenticate, &[][..]),
         PolicyEffect::Rules(AuthorizationAction::Allow, rules) => (Action::Allow, &rules[..]),
         PolicyEffect::Rules(AuthorizationAction::Deny, rules) => (Action::Deny, &rules[..]),
         PolicyEffect::Rules(AuthorizationAction::Audit, rules) => (Action::Audit, &rules[..]),
+    };
+    let kind = match kind {
+        PolicyKind::Authorization => Kind::Authorization,
+        PolicyKind::Authentication => Kind::Authentication,
     };
     proto::AuthorizationPolicy {
         namespace: namespace.as_deref().unwrap_or_default().to_owned(),
@@ -72,6 +83,8 @@ fn policy(of: &AuthorizationPolicy) -> proto::AuthorizationPolicy {
         ports: numbers(ports),
         action: action.into(),
         rules: rules.iter().map(rule).collect(),
+        kind: kind.into(),
+        tokens: of.tokens().map(|of| authentication(of)),
     }
 }
 
@@ -125,6 +138,7 @@ fn sources(of: &[SourceMatch]) -> proto::AuthorizationSources {
                 account: String::new(),
             }),
             SourceMatch::Network(network) => Kind::Cidr(network.to_string()),
+            SourceMatch::Token(of) => Kind::Token(token_match(of)),
         }),
     };
     proto::AuthorizationSources {

@@ -8,12 +8,65 @@ use crate::{Resource, decode, encode, proto};
 use proto::authorization_condition::Kind;
 use proto::resource::Body;
 
+fn authentication() -> Authentication {
+    let key = |algorithm, material| JsonWebKey {
+        id: Some("k".into()),
+        algorithm,
+        material,
+    };
+    let rsa = KeyMaterial::Rsa {
+        modulus: vec![1; 256],
+        exponent: vec![1, 0, 1],
+    };
+    let mut keys: Vec<JsonWebKey> = TokenAlgorithm::ALL
+        .into_iter()
+        .map(|of| key(Some(of), rsa.clone()))
+        .collect();
+    keys.extend([
+        key(None, KeyMaterial::P256(vec![4; 65])),
+        key(None, KeyMaterial::P384(vec![4; 97])),
+        key(None, KeyMaterial::Ed25519(vec![5; 32])),
+    ]);
+    let provider = JwtProvider {
+        name: "main".into(),
+        issuer: "https://issuer.example".into(),
+        audiences: vec!["shop".into(), "api".into()],
+        keys,
+        locations: vec![
+            TokenLocation::Header {
+                name: http::header::AUTHORIZATION,
+                prefix: "Bearer ".into(),
+            },
+            TokenLocation::Query("access_token".into()),
+            TokenLocation::Cookie("session".into()),
+        ],
+        claim_headers: vec![ClaimHeader {
+            claim: "sub".into(),
+            header: http::HeaderName::from_static("x-user"),
+        }],
+        forward: true,
+        clock_skew: 60,
+    };
+    Authentication {
+        required: true,
+        providers: vec![provider],
+    }
+}
+
 pub(super) fn everything() -> Authorizations {
     let domain = || TrustDomain::new("cluster.local").unwrap();
     let sources = vec![
         SourceMatch::Identity(Identity::new(domain(), "shop", "web").unwrap()),
         SourceMatch::Namespace(domain(), "shop".into()),
         SourceMatch::Network("10.0.0.0/8".parse().unwrap()),
+        SourceMatch::Token(TokenMatch {
+            issuer: "https://issuer.example".into(),
+            subject: Some("jane".into()),
+            claims: vec![ClaimMatch {
+                name: "roles".into(),
+                values: vec!["admin".into(), "ops".into()],
+            }],
+        }),
     ];
     let request = |path: &str| RequestMatch {
         path: Some(PathMatch::Prefix(path.into())),
@@ -38,6 +91,7 @@ pub(super) fn everything() -> Authorizations {
             id: PolicyId {
                 namespace: namespace.map(Arc::from),
                 name: "p".into(),
+                kind: PolicyKind::Authorization,
             },
             ports: vec![80, 443],
             effect,
@@ -49,6 +103,10 @@ pub(super) fn everything() -> Authorizations {
         policy(Some("shop"), PolicyEffect::Rules(Allow, rules.clone())),
         policy(Some("shop"), PolicyEffect::Rules(Audit, rules)),
         policy(Some("shop"), PolicyEffect::Invalid),
+        policy(
+            Some("shop"),
+            PolicyEffect::Tokens(Arc::new(authentication())),
+        ),
     ];
     let authorization = |default| Authorization {
         policies: policies.clone(),
@@ -112,10 +170,20 @@ fn wire_size_of_a_policy_is_an_upper_bound_of_the_encoding() {
 #[test]
 fn unknown_parts_of_policies_are_rejected() {
     type Change = fn(&mut proto::Authorization);
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 10] = [
         ("authorization.default", |of| of.default = 9),
         ("policy.action", |of| of.policies[1].action = 9),
         ("policy.port", |of| of.policies[1].ports = vec![0]),
+        ("policy.kind", |of| of.policies[1].kind = 9),
+        ("policy.tokens", |of| of.policies[4].tokens = None),
+        ("key.material", |of| {
+            let tokens = of.policies[4].tokens.as_mut().unwrap();
+            tokens.providers[0].keys[0].material = None;
+        }),
+        ("key.algorithm", |of| {
+            let tokens = of.policies[4].tokens.as_mut().unwrap();
+            tokens.providers[0].keys[0].algorithm = "HS256".into();
+        }),
         ("rule.condition", |of| {
             of.policies[1].rules[0].conditions[1].kind = None;
         }),

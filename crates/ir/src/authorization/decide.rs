@@ -16,6 +16,7 @@ use super::{
     Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule,
     DefaultAuthorization, PolicyEffect, SourceMatch,
 };
+use crate::authentication::Claims;
 use crate::identity::{Identity, TrustDomain};
 
 /// The client of a connection.
@@ -53,6 +54,8 @@ pub struct Authorizer {
     authorization: Authorization,
     /// Positions of policies that deny everything.
     invalid: Vec<usize>,
+    /// Positions of policies on tokens.
+    tokens: Vec<usize>,
     by_identity: HashMap<Identity, Vec<RuleRef>>,
     by_namespace: HashMap<(TrustDomain, Arc<str>), Vec<RuleRef>>,
     /// Rules with other conditions on the client, or none.
@@ -71,6 +74,7 @@ impl Authorizer {
         let mut authorizer = Self {
             authorization: Authorization::default(),
             invalid: Vec::new(),
+            tokens: Vec::new(),
             by_identity: HashMap::new(),
             by_namespace: HashMap::new(),
             others: Vec::new(),
@@ -78,6 +82,7 @@ impl Authorizer {
         for (policy, of) in authorization.policies.iter().enumerate() {
             match &of.effect {
                 PolicyEffect::Invalid => authorizer.invalid.push(policy),
+                PolicyEffect::Tokens(_) => authorizer.tokens.push(policy),
                 PolicyEffect::Rules(_, rules) => {
                     for (rule, of) in rules.iter().enumerate() {
                         authorizer.index(of, RuleRef { policy, rule });
@@ -103,7 +108,7 @@ impl Authorizer {
                     let key = (domain.clone(), namespace.clone());
                     self.by_namespace.entry(key).or_default()
                 }
-                SourceMatch::Network(_) => &mut self.others,
+                SourceMatch::Network(_) | SourceMatch::Token(_) => &mut self.others,
             };
             if list.last() != Some(&at) {
                 list.push(at);
@@ -121,7 +126,7 @@ impl Authorizer {
         let mut tiers = [Tier::default(), Tier::default()];
         for (position, policy) in self.policies().iter().enumerate() {
             if let PolicyEffect::Rules(AuthorizationAction::Allow, _) = policy.effect
-                && applies(&policy.ports, port)
+                && policy.applies_to(port)
             {
                 tiers[tier(self.policy(position))].restricted = true;
             }
@@ -144,16 +149,25 @@ impl Authorizer {
                 continue;
             };
             let rule = &of[at.rule];
-            if applies(&policy.ports, port) && applies(&rule.ports, port) && admits(rule, peer) {
-                tiers[tier(policy)].rules.push((*action, at));
+            let at_port =
+                policy.applies_to(port) && (rule.ports.is_empty() || rule.ports.contains(&port));
+            if let Some((needs_token, excludes_tokens)) = admits(rule, peer).filter(|_| at_port) {
+                tiers[tier(policy)].rules.push(Candidate {
+                    action: *action,
+                    at,
+                    needs_token,
+                    excludes_tokens,
+                });
             }
         }
         for position in &self.invalid {
             let policy = self.policy(*position);
-            if applies(&policy.ports, port) {
+            if policy.applies_to(port) {
                 tiers[tier(policy)].invalid.get_or_insert(*position);
             }
         }
+        let mut tokens = self.tokens.iter().copied();
+        let tokens = tokens.find(|position| self.policy(*position).applies_to(port));
         let restricted = tiers.iter().any(|tier| tier.restricted);
         let admitted = restricted
             || match self.authorization.default {
@@ -164,6 +178,7 @@ impl Authorizer {
         ConnectionAuthorization {
             authorizer: Arc::clone(self),
             tiers,
+            tokens,
             admitted,
         }
     }
@@ -178,20 +193,54 @@ fn tier(policy: &AuthorizationPolicy) -> usize {
     usize::from(policy.id.namespace.is_some())
 }
 
-fn applies(ports: &[u16], port: u16) -> bool {
-    ports.is_empty() || ports.contains(&port)
-}
-
-fn admits(rule: &AuthorizationRule, peer: Peer<'_>) -> bool {
+/// Returns `None` if the client does not meet the rule's sources, whatever its requests; otherwise
+/// whether a token has to be one of the sources, and whether one must not be.
+fn admits(rule: &AuthorizationRule, peer: Peer<'_>) -> Option<(bool, bool)> {
+    let is_token = |source: &SourceMatch| matches!(source, SourceMatch::Token(_));
     let is = |source: &SourceMatch| match source {
         SourceMatch::Identity(identity) => peer.identity == Some(identity),
         SourceMatch::Namespace(domain, namespace) => peer
             .identity
             .is_some_and(|of| of.trust_domain() == domain && of.namespace() == &**namespace),
         SourceMatch::Network(network) => network.contains(&peer.address.to_canonical()),
+        SourceMatch::Token(_) => false,
     };
-    let mut sources = rule.sources.iter().flatten();
-    (rule.sources.is_none() || sources.any(is)) && !rule.not_sources.iter().any(is)
+    if rule.not_sources.iter().any(is) {
+        return None;
+    }
+    let admitted = match &rule.sources {
+        None => Some(false),
+        Some(sources) if sources.iter().any(is) => Some(false),
+        Some(sources) => sources.iter().any(is_token).then_some(true),
+    };
+    admitted.map(|needs_token| (needs_token, rule.not_sources.iter().any(is_token)))
+}
+
+/// A rule that can match requests of the client.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    action: AuthorizationAction,
+    at: RuleRef,
+    /// A token has to be one of its sources.
+    needs_token: bool,
+    /// It has tokens among the clients that it does not match.
+    excludes_tokens: bool,
+}
+
+impl Candidate {
+    fn reads_tokens(self) -> bool {
+        self.needs_token || self.excludes_tokens
+    }
+
+    /// Without a verified token, no source is met that is one.
+    fn meets_tokens(self, rule: &AuthorizationRule, tokens: &[Arc<Claims>]) -> bool {
+        let is = |source: &SourceMatch| match source {
+            SourceMatch::Token(wanted) => tokens.iter().any(|token| wanted.is_met(token)),
+            _ => false,
+        };
+        (!self.needs_token || rule.sources.iter().flatten().any(is))
+            && !(self.excludes_tokens && rule.not_sources.iter().any(is))
+    }
 }
 
 /// The policies of the cluster, or those of the namespace, as far as they concern a connection.
@@ -202,7 +251,7 @@ struct Tier {
     /// Whether an `ALLOW` policy has to match.
     restricted: bool,
     /// Rules whose conditions on the connection are met.
-    rules: Vec<(AuthorizationAction, RuleRef)>,
+    rules: Vec<Candidate>,
 }
 
 /// Decides on a connection, and on its requests.
@@ -210,44 +259,64 @@ struct Tier {
 pub struct ConnectionAuthorization {
     authorizer: Arc<Authorizer>,
     tiers: [Tier; 2],
+    /// The first policy on tokens.
+    tokens: Option<usize>,
     /// Whether an `ALLOW` policy exists, or the default allows the client.
     admitted: bool,
 }
 
 impl ConnectionAuthorization {
-    /// Decides on a connection whose bytes are not read. Rules with conditions on requests cannot
-    /// be decided: those that deny or audit match, those that allow do not. `audit` gets the
-    /// positions of the `AUDIT` policies that match.
+    /// Decides on a connection whose bytes are not read. Rules with conditions on requests, and on
+    /// their tokens, cannot be decided: those that deny or audit match, those that allow do not.
+    /// A policy on tokens denies it. `audit` gets the positions of the `AUDIT` policies that match.
     pub fn bytes(&self, audit: impl FnMut(usize)) -> Decision {
-        self.decide(audit, |_, rule| match rule.reads_requests() {
-            true => Met::Unknown,
-            false => Met::Yes,
+        if let Some(position) = self.tokens {
+            return Decision::Denied(Denial::Policy(position));
+        }
+        self.decide(audit, |candidate, rule| {
+            match candidate.reads_tokens() || rule.reads_requests() {
+                true => Met::Unknown,
+                false => Met::Yes,
+            }
         })
     }
 
-    /// Decides on a request. The path must be in its normal form, as it is forwarded.
+    /// Decides on a request with these verified tokens. The path must be in its normal form, as it
+    /// is forwarded.
     pub fn request(
         &self,
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
+        tokens: &[Arc<Claims>],
         audit: impl FnMut(usize),
     ) -> Decision {
         let facts = Facts::new(method, uri, Headers::Known(headers));
-        self.decide(audit, |_, rule| {
-            facts.meets(&rule.requests, &rule.not_requests)
+        self.decide(audit, |candidate, rule| {
+            match candidate.meets_tokens(rule, tokens) {
+                true => facts.meets(&rule.requests, &rule.not_requests),
+                false => Met::No,
+            }
         })
     }
 
     /// Decides again on a request that was allowed, and whose headers are no longer known: an
     /// `ALLOW` rule is taken to match them, and other rules not to.
-    pub fn request_in_flight(&self, method: &Method, uri: &Uri) -> Decision {
+    pub fn request_in_flight(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        tokens: &[Arc<Claims>],
+    ) -> Decision {
         let facts = |rule_matches| Facts::new(method, uri, Headers::Assumed { rule_matches });
         let (allowing, others) = (facts(true), facts(false));
         self.decide(
             |_| {},
-            |action, rule| {
-                let facts = match action {
+            |candidate, rule| {
+                if !candidate.meets_tokens(rule, tokens) {
+                    return Met::No;
+                }
+                let facts = match candidate.action {
                     AuthorizationAction::Allow => &allowing,
                     AuthorizationAction::Deny | AuthorizationAction::Audit => &others,
                 };
@@ -258,11 +327,12 @@ impl ConnectionAuthorization {
 
     /// Returns true if no request on the connection can be allowed.
     pub fn denies_all(&self) -> bool {
-        let unconditional = |(action, at): &(AuthorizationAction, RuleRef)| {
-            *action == AuthorizationAction::Deny && !self.rule(*at).reads_requests()
+        let unconditional = |of: &Candidate| {
+            of.action == AuthorizationAction::Deny
+                && !of.reads_tokens()
+                && !self.rule(of.at).reads_requests()
         };
-        let allows =
-            |(action, _): &(AuthorizationAction, RuleRef)| *action == AuthorizationAction::Allow;
+        let allows = |of: &Candidate| of.action == AuthorizationAction::Allow;
         !self.admitted
             || self.tiers.iter().any(|tier| {
                 tier.invalid.is_some()
@@ -275,7 +345,7 @@ impl ConnectionAuthorization {
     /// be decided and forwarded in their normal form.
     pub fn reads_paths(&self) -> bool {
         let mut rules = self.tiers.iter().flat_map(|tier| &tier.rules);
-        rules.any(|(_, at)| self.rule(*at).reads_paths())
+        rules.any(|of| self.rule(of.at).reads_paths())
     }
 
     #[cfg(test)]
@@ -286,7 +356,7 @@ impl ConnectionAuthorization {
     fn decide(
         &self,
         mut audit: impl FnMut(usize),
-        met: impl Fn(AuthorizationAction, &AuthorizationRule) -> Met,
+        met: impl Fn(Candidate, &AuthorizationRule) -> Met,
     ) -> Decision {
         let mut allowed_by = None;
         for tier in &self.tiers {
@@ -305,25 +375,26 @@ impl ConnectionAuthorization {
         &self,
         tier: &Tier,
         audit: &mut impl FnMut(usize),
-        met: &impl Fn(AuthorizationAction, &AuthorizationRule) -> Met,
+        met: &impl Fn(Candidate, &AuthorizationRule) -> Met,
     ) -> Decision {
         if let Some(position) = tier.invalid {
             return Decision::Denied(Denial::Policy(position));
         }
         let (mut denied_by, mut allowed_by, mut audited) = (None, None, None);
-        for (action, at) in &tier.rules {
+        for candidate in &tier.rules {
+            let Candidate { action, at, .. } = *candidate;
             match action {
                 AuthorizationAction::Deny if denied_by.is_none() => {
-                    let denies = met(*action, self.rule(*at)) != Met::No;
+                    let denies = met(*candidate, self.rule(at)) != Met::No;
                     denied_by = denies.then_some(at.policy);
                 }
                 AuthorizationAction::Allow if allowed_by.is_none() => {
-                    let allows = met(*action, self.rule(*at)) == Met::Yes;
+                    let allows = met(*candidate, self.rule(at)) == Met::Yes;
                     allowed_by = allows.then_some(at.policy);
                 }
                 // Rules are in the order of policies: each is reported once.
                 AuthorizationAction::Audit
-                    if audited != Some(at.policy) && met(*action, self.rule(*at)) != Met::No =>
+                    if audited != Some(at.policy) && met(*candidate, self.rule(at)) != Met::No =>
                 {
                     audited = Some(at.policy);
                     audit(at.policy);

@@ -8,6 +8,7 @@ use crate::pattern::Pattern;
 use crate::route::{HeaderMatch, PathMatch, QueryMatch, ValueMatch};
 
 mod in_flight;
+mod tokens;
 
 fn identity(namespace: &str, account: &str) -> Identity {
     let domain = TrustDomain::new("cluster.local").unwrap();
@@ -57,6 +58,7 @@ fn policy(action: AuthorizationAction, rules: &[AuthorizationRule]) -> Authoriza
         id: PolicyId {
             namespace: Some("shop".into()),
             name: "p".into(),
+            kind: PolicyKind::Authorization,
         },
         ports: Vec::new(),
         effect: PolicyEffect::Rules(action, rules.to_vec()),
@@ -123,7 +125,7 @@ fn ask(connection: &ConnectionAuthorization, method: &str, target: &str) -> Deci
 
 fn decide(connection: &ConnectionAuthorization, request: http::request::Builder) -> Decision {
     let (head, ()) = request.body(()).unwrap().into_parts();
-    connection.request(&head.method, &head.uri, &head.headers, |_| {})
+    connection.request(&head.method, &head.uri, &head.headers, &[], |_| {})
 }
 
 const ALLOWED: Decision = Decision::Allowed(None);

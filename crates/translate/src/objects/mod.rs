@@ -6,6 +6,7 @@
 //! definition can be older, newer or modified: their lists hold [`Lenient`] entries, so that an
 //! unreadable entry results in a condition and never stops a watch.
 
+mod authentication;
 mod authorization;
 mod core;
 mod data;
@@ -16,6 +17,7 @@ mod meta;
 mod policies;
 mod routes;
 
+pub use authentication::{AuthenticationPolicy, FetchedKeys, KeySource};
 pub use authorization::{
     AuthorizationPolicy, ClusterAuthorizationPolicy, ProtectiveSpec, Targeting, Unreadable,
 };

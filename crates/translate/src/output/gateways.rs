@@ -141,7 +141,7 @@ pub struct PolicyStatus {
     pub ancestors: Vec<AncestorStatus>,
 }
 
-/// Status of an AuthorizationPolicy or a ClusterAuthorizationPolicy.
+/// Status of an AuthorizationPolicy, a ClusterAuthorizationPolicy or an AuthenticationPolicy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthorizationStatus {
     /// The policy.
@@ -150,6 +150,8 @@ pub struct AuthorizationStatus {
     pub generation: i64,
     /// One entry for each target: at least one, at most 16.
     pub ancestors: Vec<AncestorStatus>,
+    /// Why providers of an accepted policy have no keys, so that their tokens are refused.
+    pub without_keys: Option<String>,
 }
 
 /// Status of a policy with regard to one ancestor (GEP-713).

@@ -156,7 +156,10 @@ impl Applies<'_> {
                 let is = |of: &RouteId| is_route(of, own, *kind, name);
                 self.routes.keys().any(is)
             }
-            Target::Pods { .. } | Target::Service { .. } | Target::Unsupported(_) => false,
+            Target::Pods { .. }
+            | Target::Service { .. }
+            | Target::Unsupported(_)
+            | Target::Conflicted(_) => false,
         }
     }
 }

@@ -1,13 +1,17 @@
-//! Authorization policies: which of them each proxy enforces, and their statuses.
+//! Policies on who may call and on tokens: which of them each proxy enforces, and their statuses.
 //!
 //! What protects fails closed: a policy that is invalid, or that cannot be read, denies everything
-//! to its targets, and its status names the reason. Policies add up; none replaces another.
+//! to its targets, and its status names the reason. Policies add up; none replaces another, except
+//! that of AuthenticationPolicies the oldest alone has a target.
 //!
 //! Source: GEP-3779 and GEP-713.
 
+mod authentication;
 mod compose;
+mod conflicts;
 mod defaults;
 mod gateways;
+mod jwks;
 mod pods;
 mod policy;
 mod requests;
@@ -26,14 +30,23 @@ use crate::cluster::services::Services;
 use crate::cluster::slices::Slices;
 use crate::input::{Objects, Settings};
 use crate::memo::{ByIdentity, Memo, ObjectMemo};
-use crate::objects::{AuthorizationPolicy, ClusterAuthorizationPolicy, Namespace};
+use crate::objects::{
+    AuthenticationPolicy, AuthorizationPolicy, ClusterAuthorizationPolicy, KeySource, Namespace,
+};
 use crate::output::AuthorizationStatus;
+use authentication::KeyLookups;
 use compose::Composer;
+use conflicts::Conflicts;
 use defaults::AuthorizationDefaults;
 use gateways::{GatewayAuthorizations, Views};
 use pods::{Lookups, NamespaceAuthorizations, PodAuthorizations};
 use policy::Policy;
 use status::{Findings, gateway_objects};
+
+/// Returns true if the text is a JSON Web Key Set with keys that proxies can verify with.
+pub fn is_key_set(text: &str) -> bool {
+    jwks::parse(text).is_ok()
+}
 
 /// What every proxy enforces.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -74,6 +87,8 @@ pub(crate) struct PolicyTranslation {
     /// Those of the cluster first, then by namespace and name.
     pub(crate) statuses: Vec<AuthorizationStatus>,
     pub(crate) warnings: BTreeSet<String>,
+    /// What valid policies on tokens need to be fetched.
+    pub(crate) key_sources: Vec<KeySource>,
 }
 
 /// Translates policies, reusing the results of the last translation.
@@ -81,6 +96,8 @@ pub(crate) struct PolicyTranslation {
 pub(crate) struct PolicyTranslator {
     own: ObjectMemo<AuthorizationPolicy, (), Arc<Policy>>,
     cluster: ObjectMemo<ClusterAuthorizationPolicy, (), Arc<Policy>>,
+    tokens: ObjectMemo<AuthenticationPolicy, (), Arc<Policy>>,
+    conflicts: Conflicts,
     defaults: Memo<Vec<ByIdentity<Namespace>>, AuthorizationDefaults>,
     pods: PodAuthorizations,
     gateways: GatewayAuthorizations,
@@ -112,8 +129,20 @@ impl PolicyTranslator {
         let own = self.own.map(&objects.authorization_policies, (), |of| {
             Arc::new(Policy::of_namespace(of, domain))
         });
-        let mut policies: Vec<Arc<Policy>> = cluster.into_iter().chain(own).collect();
+        let lookups = KeyLookups::new(&objects.fetched_keys, &objects.config_maps);
+        let tokens = self.tokens.map_valid(
+            &objects.authentication_policies,
+            (),
+            |known| known.holds(&lookups),
+            |of| Arc::new(Policy::of_tokens(of, &lookups)),
+        );
+        let all = cluster.into_iter().chain(own).chain(tokens);
+        let mut policies: Vec<Arc<Policy>> = all.collect();
         policies.sort_by(|a, b| a.order().cmp(&b.order()));
+        self.conflicts.resolve(&mut policies);
+        let sources: BTreeSet<&KeySource> =
+            policies.iter().flat_map(|of| of.found.sources()).collect();
+        let key_sources = sources.into_iter().cloned().collect();
         let namespaces = &objects.namespaces;
         let defaults = self.defaults.get_interned(ByIdentity::all(namespaces), || {
             let (default, floor) = (settings.authorization, settings.authorization_floor);
@@ -167,6 +196,7 @@ impl PolicyTranslator {
             authorized,
             statuses,
             warnings: defaults.warnings.clone(),
+            key_sources,
         }
     }
 }

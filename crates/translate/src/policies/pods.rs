@@ -289,6 +289,7 @@ fn ports_of(target: &Target, pod: &PodInfo, lookups: Lookups<'_>) -> Option<Port
         Target::Gateway { .. }
         | Target::Gateways { .. }
         | Target::Route { .. }
-        | Target::Unsupported(_) => None,
+        | Target::Unsupported(_)
+        | Target::Conflicted(_) => None,
     }
 }

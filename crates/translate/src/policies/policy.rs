@@ -1,21 +1,22 @@
-//! An authorization policy by itself: its rules, its targets as they are written, and its faults.
+//! A policy by itself: its rules or providers, its targets as they are written, and its faults.
 
 use std::sync::Arc;
 
 use weft_ir::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Pattern, PolicyEffect, PolicyId,
-    TrustDomain,
+    PolicyKind, TrustDomain,
 };
-use weft_policy::Action;
+use weft_policy::{Action, AuthenticationPolicySpec};
 
+use super::authentication::{Found, KeyLookups, ProviderReader};
 use super::rules::RuleReader;
 use super::targets::{TargetSpec, of_cluster, of_namespace};
 use crate::conditions::join;
 use crate::limits::{POLICY_BYTES, POLICY_PATTERNS, POLICY_RULES, Size};
 use crate::objects::{self, Meta, ProtectiveSpec};
 
-/// A policy of either kind.
-#[derive(Debug)]
+/// A policy of any kind.
+#[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub(super) id: PolicyId,
     pub(super) generation: i64,
@@ -29,8 +30,12 @@ pub(crate) struct Policy {
     pub(super) fault: Option<String>,
     /// What its rules mean, for the message of a valid policy.
     pub(super) notes: Vec<String>,
-    /// Whether a rule has conditions on requests, and with which action.
+    /// Whether a rule has conditions on requests or their tokens, and with which action.
     pub(super) requests: Option<AuthorizationAction>,
+    /// What an AuthenticationPolicy refers to.
+    pub(super) found: Found,
+    /// Its providers without keys, and why.
+    pub(super) without_keys: Vec<String>,
 }
 
 /// What a spec of either kind has beside its targets.
@@ -70,18 +75,75 @@ impl Policy {
         Self::new(metadata, None, body, (targets, fault), domain)
     }
 
-    fn new(
+    pub(super) fn of_tokens(of: &objects::AuthenticationPolicy, lookups: &KeyLookups<'_>) -> Self {
+        let objects::AuthenticationPolicy { metadata, spec } = of;
+        let namespace = metadata.namespace.as_str();
+        let (spec, targets) = match spec {
+            ProtectiveSpec::Valid(spec) => (Ok(spec), Some(&spec.target_refs)),
+            ProtectiveSpec::Unreadable(spec) => (Err(&*spec.reason), spec.targets.as_ref()),
+        };
+        let (targets, target_fault) = of_namespace(targets.map(Vec::as_slice), namespace);
+        let kind = PolicyKind::Authentication;
+        let mut policy = Self::closed(metadata, Some(namespace), kind, targets);
+        policy.fault = match spec {
+            Err(why) => Some(unreadable(why)),
+            Ok(spec) => {
+                let read = policy.providers(spec, lookups);
+                target_fault.or(read.err())
+            }
+        };
+        if policy.fault.is_some() {
+            policy.effect = Some(PolicyEffect::Invalid);
+            policy.size = policy.size_of(PolicyEffect::Invalid);
+        }
+        policy
+    }
+
+    /// Sets the effect. The error is what is wrong with the providers.
+    fn providers(
+        &mut self,
+        spec: &AuthenticationPolicySpec,
+        lookups: &KeyLookups<'_>,
+    ) -> Result<(), String> {
+        let namespace = self.id.namespace.clone().unwrap_or_default();
+        let mut reader = ProviderReader::new(&namespace, lookups);
+        let effect = PolicyEffect::Tokens(Arc::new(reader.read(spec)));
+        self.size = self.size_of(effect.clone());
+        self.effect = Some(effect);
+        self.found = reader.found;
+        self.notes = reader.notes;
+        self.without_keys = reader.without_keys;
+        if !reader.faults.is_empty() {
+            return Err(join(reader.faults.iter()));
+        }
+        let Size { bytes, .. } = self.size;
+        if bytes > POLICY_BYTES {
+            return Err(format!(
+                "providers: they take {bytes} bytes, and the limit of a policy is {POLICY_BYTES}; \
+                 use fewer"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns true if an AuthenticationPolicy would be read as before.
+    pub(super) fn holds(&self, lookups: &KeyLookups<'_>) -> bool {
+        self.found.holds(lookups)
+    }
+
+    /// A policy that denies everything.
+    fn closed(
         meta: &Meta,
         namespace: Option<&str>,
-        body: Result<Body<'_>, &str>,
-        (targets, target_fault): (Vec<TargetSpec>, Option<String>),
-        domain: &TrustDomain,
+        kind: PolicyKind,
+        targets: Vec<TargetSpec>,
     ) -> Self {
         let id = PolicyId {
             namespace: namespace.map(Arc::from),
             name: Arc::from(&*meta.name),
+            kind,
         };
-        let mut policy = Self {
+        Self {
             id,
             generation: meta.generation,
             creation: meta.creation_timestamp.clone(),
@@ -91,7 +153,19 @@ impl Policy {
             fault: None,
             notes: Vec::new(),
             requests: None,
-        };
+            found: Found::default(),
+            without_keys: Vec::new(),
+        }
+    }
+
+    fn new(
+        meta: &Meta,
+        namespace: Option<&str>,
+        body: Result<Body<'_>, &str>,
+        (targets, target_fault): (Vec<TargetSpec>, Option<String>),
+        domain: &TrustDomain,
+    ) -> Self {
+        let mut policy = Self::closed(meta, namespace, PolicyKind::Authorization, targets);
         let audits = matches!(
             body,
             Ok(Body {
@@ -100,11 +174,7 @@ impl Policy {
             })
         );
         match body {
-            Err(why) => {
-                policy.fault = Some(format!(
-                    "spec: {why}; correct it, or upgrade Weft if its definitions are newer"
-                ));
-            }
+            Err(why) => policy.fault = Some(unreadable(why)),
             Ok(Body { action, rules }) => {
                 let read = policy.rules(action, rules, domain);
                 policy.fault = target_fault.or(read.err());
@@ -152,7 +222,8 @@ impl Policy {
             return Err(join(reader.faults.iter()));
         }
         self.notes = notes(action, &rules);
-        let reads_requests = rules.iter().any(AuthorizationRule::reads_requests);
+        let mut all = rules.iter();
+        let reads_requests = all.any(|rule| rule.reads_requests() || rule.reads_tokens());
         self.requests = reads_requests.then_some(action);
         let effect = PolicyEffect::Rules(action, rules);
         self.size = self.size_of(effect.clone());
@@ -183,7 +254,11 @@ impl Policy {
 
     /// Those of the cluster first, the oldest first, then by name.
     pub(super) fn order(&self) -> (bool, &str, &str, &str) {
-        let PolicyId { namespace, name } = &self.id;
+        let PolicyId {
+            namespace,
+            name,
+            kind: _,
+        } = &self.id;
         let of_namespace = namespace.is_some();
         let namespace = namespace.as_deref().unwrap_or_default();
         (of_namespace, &self.creation, namespace, name)
@@ -193,6 +268,10 @@ impl Policy {
     pub(super) fn namespace(&self) -> Option<&str> {
         self.id.namespace.as_deref()
     }
+}
+
+fn unreadable(why: &str) -> String {
+    format!("spec: {why}; correct it, or upgrade Weft if its definitions are newer")
 }
 
 fn notes(action: AuthorizationAction, rules: &[AuthorizationRule]) -> Vec<String> {

@@ -3,8 +3,11 @@
 //! Nothing is left out of a rule: a condition that is invalid is a fault of the whole policy.
 
 use ipnet::{IpNet, Ipv4Net};
-use weft_ir::{AuthorizationRule, Identity, SourceMatch, TrustDomain};
-use weft_policy::{ApplicationAttributes, NetworkAttributes, Source, SourceAccount, SourceType};
+use weft_ir::{AuthorizationRule, ClaimMatch, Identity, SourceMatch, TokenMatch, TrustDomain};
+use weft_policy::{
+    ApplicationAttributes, JwtClaim, JwtSource, NetworkAttributes, Source, SourceAccount,
+    SourceType,
+};
 
 use super::requests::request_match;
 use crate::conditions::Fault;
@@ -97,21 +100,25 @@ impl<'a> RuleReader<'a> {
             spiffe,
             namespace,
             cidr,
+            jwt,
         } = spec;
-        let fields = (service_account, spiffe, namespace, cidr);
+        let fields = (service_account, spiffe, namespace, cidr, jwt);
         match (kind, fields) {
-            (SourceType::ServiceAccount, (Some(account), None, None, None)) => {
+            (SourceType::ServiceAccount, (Some(account), None, None, None, None)) => {
                 self.account(account, &format!("{at}.serviceAccount"))
             }
-            (SourceType::Spiffe, (None, Some(text), None, None)) => text
+            (SourceType::Spiffe, (None, Some(text), None, None, None)) => text
                 .parse()
                 .map(SourceMatch::Identity)
                 .map_err(|error| Fault::value(&format!("{at}.spiffe"), error)),
-            (SourceType::Namespace, (None, None, Some(namespace), None)) => {
+            (SourceType::Namespace, (None, None, Some(namespace), None, None)) => {
                 self.all_of(namespace, &format!("{at}.namespace"))
             }
-            (SourceType::Cidr, (None, None, None, Some(text))) => {
+            (SourceType::Cidr, (None, None, None, Some(text), None)) => {
                 network(text, &format!("{at}.cidr"))
+            }
+            (SourceType::Jwt, (None, None, None, None, Some(spec))) => {
+                token(spec, &format!("{at}.jwt"))
             }
             _ => Err(Fault::value(
                 at,
@@ -184,6 +191,37 @@ impl<'a> RuleReader<'a> {
             read(not_requests, "notRequests"),
         )
     }
+}
+
+fn token(spec: &JwtSource, at: &str) -> Result<SourceMatch, Fault> {
+    let JwtSource {
+        issuer,
+        subject,
+        claims,
+    } = spec;
+    if issuer.is_empty() {
+        return Err(Fault::value(&format!("{at}.issuer"), "required"));
+    }
+    let claim = |(place, spec): (usize, &JwtClaim)| {
+        let JwtClaim { name, values } = spec;
+        if name.is_empty() || values.is_empty() {
+            let why = "a name and at least one value are required";
+            return Err(Fault::value(&format!("{at}.claims[{place}]"), why));
+        }
+        Ok(ClaimMatch {
+            name: name.clone(),
+            values: values.clone(),
+        })
+    };
+    Ok(SourceMatch::Token(TokenMatch {
+        issuer: issuer.clone(),
+        subject: subject.clone(),
+        claims: claims
+            .iter()
+            .enumerate()
+            .map(claim)
+            .collect::<Result<_, _>>()?,
+    }))
 }
 
 /// IPv4 addresses that are mapped into IPv6 become IPv4 networks, since clients are compared by

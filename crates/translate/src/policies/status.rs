@@ -1,12 +1,14 @@
-//! The statuses of authorization policies.
+//! The statuses of policies.
 //!
 //! Source: GEP-713 (`PolicyAncestorStatus`, reasons of Accepted). Authorization policies add up, so
-//! none is Conflicted.
+//! none of them is Conflicted.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use weft_ir::{AuthorizationAction, GatewayId, PolicyId, Protocol, RouteId, RouteKind, Serving};
+use weft_ir::{
+    AuthorizationAction, GatewayId, PolicyId, PolicyKind, Protocol, RouteId, RouteKind, Serving,
+};
 
 use super::gateways::{GatewayAuthorizations, GatewayObjects, Views, listeners};
 use super::pods::{Hit, Lookups};
@@ -60,6 +62,8 @@ impl Findings<'_> {
                     conditions: vec![accepted(policy, outcomes)],
                 })
                 .collect(),
+            without_keys: (policy.fault.is_none() && !policy.without_keys.is_empty())
+                .then(|| policy.without_keys.join("; ")),
         }
     }
 
@@ -84,6 +88,7 @@ impl Findings<'_> {
         let namespace = policy.namespace().unwrap_or_default();
         match &of.target {
             Target::Unsupported(why) => Err(("Invalid", why.clone())),
+            Target::Conflicted(why) => Err(("Conflicted", why.clone())),
             Target::Everything => Ok(String::new()),
             Target::Pods { .. } => Ok(pods_note(policy, applies)),
             Target::Service { name, port } => {
@@ -244,10 +249,13 @@ fn pods_note(policy: &Policy, applies: bool) -> String {
     if !applies {
         return "it selects no pod of the mesh now".to_owned();
     }
+    if policy.id.kind == PolicyKind::Authentication {
+        return "connections that are not HTTP are refused, since they have no tokens".to_owned();
+    }
     match policy.requests {
         None => String::new(),
         Some(action) => format!(
-            "on connections that are not HTTP, rules with applicationAttributes {}",
+            "on connections that are not HTTP, rules with applicationAttributes or tokens {}",
             on_bytes(action)
         ),
     }
@@ -263,9 +271,15 @@ fn on_bytes(action: AuthorizationAction) -> &'static str {
 }
 
 fn not_http(policy: &Policy, what: &str, other: Vec<String>) -> String {
+    if policy.id.kind == PolicyKind::Authentication && !other.is_empty() {
+        return format!(
+            "{what} {} are not HTTP: every connection is refused there, since it has no token",
+            other.join(", ")
+        );
+    }
     match policy.requests {
         Some(action) if !other.is_empty() => format!(
-            "{what} {} are not HTTP: rules with applicationAttributes {} there",
+            "{what} {} are not HTTP: rules with applicationAttributes or tokens {} there",
             other.join(", "),
             on_bytes(action)
         ),

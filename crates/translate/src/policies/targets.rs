@@ -1,4 +1,4 @@
-//! The targets of authorization policies as they are written.
+//! The targets of policies as they are written.
 //!
 //! Source: GEP-713 (targets, ancestors of statuses), GEP-3779 (pods by selector).
 
@@ -15,14 +15,14 @@ pub(super) const MAX_TARGETS: usize = 16;
 const MESH: (&str, &str, &str) = ("gateway.networking.x-k8s.io", "XMesh", "weft");
 
 /// A target, and the object that the status reports it for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct TargetSpec {
     pub(super) ancestor: ParentRef,
     pub(super) target: Target,
 }
 
 /// What a policy applies to.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Target {
     /// Pods with a sidecar.
     Pods {
@@ -53,9 +53,11 @@ pub(super) enum Target {
     Everything,
     /// The kind cannot be a target, for this reason.
     Unsupported(String),
+    /// An older policy has the same target, for this reason.
+    Conflicted(String),
 }
 
-/// Reads the targets of an AuthorizationPolicy, with what is wrong with them. `None` stands for
+/// Reads the targets of a policy of a namespace, with what is wrong with them. `None` stands for
 /// targets that cannot be read.
 pub(super) fn of_namespace(
     refs: Option<&[TargetRef]>,

@@ -182,20 +182,7 @@ impl<'a> CertificateReader<'a> {
         }
         let (namespace, name) = self.permitted(spec, "ConfigMap", at, reasons)?;
         let map = self.data.config_map(namespace, name);
-        let map = map.ok_or_else(|| {
-            unusable(&format!(
-                "ConfigMap {namespace}/{name} does not exist; create it with the CA certificate \
-                 in ca.crt"
-            ))
-        })?;
-        let pem = map
-            .data
-            .get("ca.crt")
-            .ok_or_else(|| unusable(&format!("ConfigMap {namespace}/{name} has no key ca.crt")))?;
-        map.validity
-            .get_or_check(|| pem::check_bundle(pem.as_bytes()))
-            .map_err(|why| unusable(&format!("ca.crt of ConfigMap {namespace}/{name} {why}")))?;
-        Ok(pem)
+        ca_of_config_map(map, namespace, name).map_err(|why| unusable(&why))
     }
 
     fn trust_bundle(
@@ -258,6 +245,28 @@ impl<'a> CertificateReader<'a> {
             .map_err(|why| fault("RefNotPermitted", at, &why))?;
         Ok((namespace, name))
     }
+}
+
+/// Returns the CA bundle in a ConfigMap, or why there is none.
+pub(crate) fn ca_of_config_map<'m>(
+    map: Option<&'m ConfigMap>,
+    namespace: &str,
+    name: &str,
+) -> Result<&'m str, String> {
+    let map = map.ok_or_else(|| {
+        format!(
+            "ConfigMap {namespace}/{name} does not exist; create it with the CA certificate in \
+             ca.crt"
+        )
+    })?;
+    let pem = map
+        .data
+        .get("ca.crt")
+        .ok_or_else(|| format!("ConfigMap {namespace}/{name} has no key ca.crt"))?;
+    map.validity
+        .get_or_check(|| pem::check_bundle(pem.as_bytes()))
+        .map_err(|why| format!("ca.crt of ConfigMap {namespace}/{name} {why}"))?;
+    Ok(pem)
 }
 
 fn fault(reason: &'static str, at: &str, why: &str) -> Fault {

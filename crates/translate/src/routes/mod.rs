@@ -4,7 +4,7 @@ mod backends;
 mod cache;
 mod compiled;
 mod connections;
-mod filters;
+pub(crate) mod filters;
 mod grpc;
 pub(crate) mod hosts;
 mod http;

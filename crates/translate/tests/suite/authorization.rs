@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 use serde_norway::{Mapping, Value};
 use weft_ir::{
-    Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Authorizations,
-    DefaultAuthorization, PolicyEffect, RouteSection, SourceMatch,
+    Authentication, Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule,
+    Authorizations, DefaultAuthorization, JwtProvider, KeyMaterial, PolicyEffect, RouteSection,
+    SourceMatch, TokenLocation,
 };
 use weft_translate::{
     AncestorStatus, AuthorizationStatus, Condition, Mesh, Objects, Translation, Translator,
@@ -66,6 +67,8 @@ fn policy(of: &AuthorizationPolicy) -> Value {
     let AuthorizationPolicy { id, ports, effect } = of;
     let action = match effect {
         PolicyEffect::Invalid => "denies everything",
+        PolicyEffect::Tokens(of) if of.required => "requires a token",
+        PolicyEffect::Tokens(_) => "takes a token",
         PolicyEffect::Rules(AuthorizationAction::Allow, _) => "allows",
         PolicyEffect::Rules(AuthorizationAction::Deny, _) => "denies",
         PolicyEffect::Rules(AuthorizationAction::Audit, _) => "reports",
@@ -76,10 +79,50 @@ fn policy(of: &AuthorizationPolicy) -> Value {
         ports => format!(" on {}", ports.join(" ")),
     };
     let name = format!("{id} {action}{on}");
-    match list(of.rules().iter().map(rule)) {
+    let parts = match of.tokens() {
+        Some(of) => list(tokens(of).into_iter()),
+        None => list(of.rules().iter().map(rule)),
+    };
+    match parts {
         None => text(name),
         Some(rules) => Value::Mapping([(text(name), rules)].into_iter().collect()),
     }
+}
+
+fn tokens(of: &Authentication) -> Vec<Value> {
+    let provider = |of: &JwtProvider| {
+        let all = |of: Vec<String>| (!of.is_empty()).then(|| text(of.join(", ")));
+        let keys = of.keys.iter().map(|key| {
+            let material = match &key.material {
+                KeyMaterial::Rsa { modulus, .. } => format!("RSA {}", modulus.len() * 8),
+                KeyMaterial::P256(_) => "P-256".to_owned(),
+                KeyMaterial::P384(_) => "P-384".to_owned(),
+                KeyMaterial::Ed25519(_) => "Ed25519".to_owned(),
+            };
+            let id = key.id.as_deref().unwrap_or("-");
+            let algorithm = key.algorithm.map_or("", |of| of.as_str());
+            format!("{id} {material} {algorithm}").trim_end().to_owned()
+        });
+        let place = |of: &TokenLocation| match of {
+            TokenLocation::Header { name, prefix } => format!("header {name} {prefix:?}"),
+            TokenLocation::Query(name) => format!("query {name}"),
+            TokenLocation::Cookie(name) => format!("cookie {name}"),
+        };
+        let headers = of.claim_headers.iter();
+        let headers = headers.map(|of| format!("{} as {}", of.claim, of.header));
+        let kept = if of.forward { "forwarded" } else { "removed" };
+        fields([
+            ("provider", Some(text(&of.name))),
+            ("issuer", Some(text(&of.issuer))),
+            ("audiences", all(of.audiences.clone())),
+            ("keys", all(keys.collect())),
+            ("from", all(of.locations.iter().map(place).collect())),
+            ("claims", all(headers.collect())),
+            ("token", Some(text(kept))),
+            ("skew", Some(text(of.clock_skew.to_string()))),
+        ])
+    };
+    of.providers.iter().map(provider).collect()
 }
 
 fn rule(of: &AuthorizationRule) -> Value {
@@ -120,6 +163,16 @@ fn source(of: &SourceMatch) -> String {
         SourceMatch::Identity(identity) => identity.to_string(),
         SourceMatch::Namespace(domain, namespace) => format!("spiffe://{domain}/ns/{namespace}/*"),
         SourceMatch::Network(network) => network.to_string(),
+        SourceMatch::Token(of) => {
+            let subject = of.subject.as_deref().unwrap_or("*");
+            let claims = of.claims.iter();
+            let claims = claims.map(|of| format!(" {}={}", of.name, of.values.join("|")));
+            format!(
+                "token {} {subject}{}",
+                of.issuer,
+                claims.collect::<String>()
+            )
+        }
     }
 }
 
@@ -129,6 +182,7 @@ pub(crate) fn statuses(translation: &Translation) -> Mapping {
             id,
             generation,
             ancestors,
+            without_keys,
         } = of;
         let ancestor = |of: &AncestorStatus| {
             let name = serde_json::to_string(&of.ancestor).expect("JSON");
@@ -138,7 +192,10 @@ pub(crate) fn statuses(translation: &Translation) -> Mapping {
                     .collect(),
             )
         };
-        let said = list(ancestors.iter().map(ancestor)).unwrap_or(Value::Null);
+        let keys = without_keys
+            .iter()
+            .map(|why| text(format!("without keys: {why}")));
+        let said = list(ancestors.iter().map(ancestor).chain(keys)).unwrap_or(Value::Null);
         (text(format!("{id} at {generation}")), said)
     };
     translation.authorizations.iter().map(status).collect()
@@ -312,17 +369,18 @@ fn examples_are_accepted() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if !name.starts_with("authorization-") {
+        if !name.starts_with("authorization-") && !name.starts_with("authentication-") {
             continue;
         }
         let all: Vec<Json> = input::documents(&std::fs::read_to_string(&path).unwrap());
-        let known = |of: &&Json| {
-            of["kind"]
-                .as_str()
-                .unwrap()
-                .ends_with("AuthorizationPolicy")
-        };
+        let known = |of: &&Json| of["kind"].as_str().unwrap().ends_with("Policy");
         let mut objects = Objects::default();
+        // Every namespace of a cluster has it.
+        let ca = "{kind: ConfigMap, metadata: {name: kube-root-ca.crt, namespace: shop}, \
+                  data: {ca.crt: '@ca.crt'}}";
+        for map in input::documents(ca) {
+            input::add(&mut objects, "ConfigMap", &map).unwrap();
+        }
         for document in all.iter().filter(known) {
             let kind = document["kind"].as_str().unwrap();
             assert_eq!(document["apiVersion"], "policy.weft.dev/v1alpha1", "{name}");

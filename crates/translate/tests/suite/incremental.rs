@@ -71,6 +71,8 @@ fn append(all: &mut Objects, one: Objects) {
         backend_tls_policies,
         authorization_policies,
         cluster_authorization_policies,
+        authentication_policies,
+        fetched_keys,
         secrets,
         config_maps,
         cluster_trust_bundles,
@@ -96,6 +98,8 @@ fn append(all: &mut Objects, one: Objects) {
     all.authorization_policies.extend(authorization_policies);
     all.cluster_authorization_policies
         .extend(cluster_authorization_policies);
+    all.authentication_policies.extend(authentication_policies);
+    all.fetched_keys.extend(fetched_keys);
     all.secrets.extend(secrets);
     all.config_maps.extend(config_maps);
     all.cluster_trust_bundles.extend(cluster_trust_bundles);

@@ -157,6 +157,8 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
         "ClusterAuthorizationPolicy" => {
             objects.cluster_authorization_policies.push(read(document)?)
         }
+        "AuthenticationPolicy" => objects.authentication_policies.push(read(document)?),
+        "FetchedKeys" => objects.fetched_keys.push(read(document)?),
         "Secret" => objects.secrets.push(read(document)?),
         "DeletedSecret" => {
             let secret: Arc<Secret> = read(document)?;

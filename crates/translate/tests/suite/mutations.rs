@@ -39,6 +39,8 @@ fn is_custom(kind: &str) -> bool {
         "BackendTLSPolicy",
         "AuthorizationPolicy",
         "ClusterAuthorizationPolicy",
+        "AuthenticationPolicy",
+        "FetchedKeys",
     ];
     kind.ends_with("Route") || gateways.contains(&kind)
 }

@@ -33,6 +33,7 @@ fn policy(
         id: PolicyId {
             namespace: Some("shop".into()),
             name: name.into(),
+            kind: weft_ir::PolicyKind::Authorization,
         },
         ports: Vec::new(),
         effect: PolicyEffect::Rules(action, rules),

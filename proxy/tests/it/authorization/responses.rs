@@ -19,6 +19,7 @@ async fn denied_client_is_told_the_policy() {
         id: PolicyId {
             namespace: None,
             name: "platform".into(),
+            kind: weft_ir::PolicyKind::Authorization,
         },
         ..policy("", Deny, any())
     };

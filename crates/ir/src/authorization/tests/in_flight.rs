@@ -27,7 +27,7 @@ fn request_in_flight_keeps_its_headers() {
     ] {
         let connection = connection(std::slice::from_ref(&policy), None);
         let uri = target.parse().unwrap();
-        let found = connection.request_in_flight(&http::Method::GET, &uri);
+        let found = connection.request_in_flight(&http::Method::GET, &uri, &[]);
         assert_eq!(found, expected, "{policy:?} {target}");
     }
 }

@@ -11,7 +11,7 @@ use crate::routes::values::{header_name, header_value};
 
 /// Headers that define message framing or the use of the connection: changing them allows request
 /// smuggling.
-const FRAMING: [&str; 8] = [
+pub(crate) const FRAMING: [&str; 8] = [
     "connection",
     "content-length",
     "keep-alive",

@@ -10,7 +10,7 @@ use crate::conditions::Fault;
 use crate::objects::{Fraction, GrpcFilter, HeaderFilter, HttpFilter, Lenient, RequestMirror};
 
 mod cors;
-mod headers;
+pub(crate) mod headers;
 mod rewrite;
 
 use headers::header_edit;

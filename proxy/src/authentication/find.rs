@@ -1,0 +1,166 @@
+//! Where the token of a request is.
+
+use std::borrow::Cow;
+
+use http::header::COOKIE;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Uri};
+use weft_ir::{JwtProvider, TokenLocation};
+
+use super::token::TokenError;
+
+/// Returns the token of a request. All places of all providers are looked at: an application may
+/// read another one than the proxy, so that two tokens have to be the same.
+pub(super) fn token(providers: &[JwtProvider], head: &Parts) -> Result<Option<String>, TokenError> {
+    let mut found: Option<Cow<'_, str>> = None;
+    for location in providers.iter().flat_map(|of| &of.locations) {
+        for token in at(location, head)? {
+            match &found {
+                None => found = Some(token),
+                Some(before) if *before == token => {}
+                Some(_) => return Err(TokenError::Several),
+            }
+        }
+    }
+    Ok(found.map(Cow::into_owned))
+}
+
+fn at<'h>(location: &'h TokenLocation, head: &'h Parts) -> Result<Vec<Cow<'h, str>>, TokenError> {
+    match location {
+        TokenLocation::Header { name, prefix } => {
+            let mut values = head.headers.get_all(name).iter();
+            let Some(value) = values.next() else {
+                return Ok(Vec::new());
+            };
+            if values.any(|other| other != value) {
+                return Err(TokenError::Several);
+            }
+            Ok(after_prefix(value, prefix)?.into_iter().collect())
+        }
+        TokenLocation::Query(name) => {
+            let pairs = head.uri.query().unwrap_or_default().split('&');
+            let named = pairs.filter_map(|pair| {
+                let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+                is_named(key, name).then_some(Cow::Borrowed(value))
+            });
+            Ok(named.collect())
+        }
+        TokenLocation::Cookie(name) => cookies(&head.headers, name),
+    }
+}
+
+/// A header that does not begin with the prefix has no token.
+fn after_prefix<'h>(
+    value: &'h HeaderValue,
+    prefix: &str,
+) -> Result<Option<Cow<'h, str>>, TokenError> {
+    let bytes = value.as_bytes();
+    // The prefix without its spaces: `Bearer` alone announces a token, too.
+    let word = prefix.trim_end();
+    let Some((begin, rest)) = bytes.split_at_checked(word.len()) else {
+        return Ok(None);
+    };
+    let ends = prefix.len() == word.len() || matches!(rest.first(), None | Some(b' ' | b'\t'));
+    if !begin.eq_ignore_ascii_case(word.as_bytes()) || !ends {
+        return Ok(None);
+    }
+    let rest = std::str::from_utf8(rest).map_err(|_| TokenError::Malformed)?;
+    Ok(Some(Cow::Borrowed(rest.trim())))
+}
+
+fn cookies<'h>(headers: &'h HeaderMap, name: &str) -> Result<Vec<Cow<'h, str>>, TokenError> {
+    let mut found = Vec::new();
+    for value in headers.get_all(COOKIE) {
+        for pair in value.as_bytes().split(|byte| *byte == b';') {
+            let pair = pair.trim_ascii();
+            let named = pair.strip_prefix(name.as_bytes());
+            let Some(value) = named.and_then(|rest| rest.strip_prefix(b"=")) else {
+                continue;
+            };
+            let value = std::str::from_utf8(value).map_err(|_| TokenError::Malformed)?;
+            found.push(Cow::Borrowed(value.trim_matches('"')));
+        }
+    }
+    Ok(found)
+}
+
+/// The name as applications decode it.
+fn is_named(key: &str, name: &str) -> bool {
+    if !key.contains(['%', '+']) {
+        return key == name;
+    }
+    let mut decoded = Vec::with_capacity(key.len());
+    let mut bytes = key.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut rest = bytes.clone();
+                let digits = [rest.next(), rest.next()];
+                let digits = digits.map(|of| char::from(of.unwrap_or(b'?')).to_digit(16));
+                match digits {
+                    [Some(high), Some(low)] => {
+                        bytes = rest;
+                        u8::try_from(high * 16 + low).unwrap_or(b'%')
+                    }
+                    _ => b'%',
+                }
+            }
+            other => other,
+        });
+    }
+    decoded == name.as_bytes()
+}
+
+/// Removes the token from all of these places.
+pub(super) fn remove(locations: &[TokenLocation], head: &mut Parts) {
+    for location in locations {
+        match location {
+            TokenLocation::Header { name, prefix } => {
+                let value = head.headers.get(name);
+                if value.is_some_and(|value| !matches!(after_prefix(value, prefix), Ok(None))) {
+                    head.headers.remove(name);
+                }
+            }
+            TokenLocation::Query(name) => remove_parameter(&mut head.uri, name),
+            TokenLocation::Cookie(name) => remove_cookie(&mut head.headers, name),
+        }
+    }
+}
+
+fn remove_parameter(uri: &mut Uri, name: &str) {
+    let Some(query) = uri.query() else { return };
+    let is_other = |pair: &&str| {
+        let key = pair.split_once('=').map_or(*pair, |(key, _)| key);
+        !is_named(key, name)
+    };
+    let kept: Vec<&str> = query.split('&').filter(is_other).collect();
+    let text = match &kept[..] {
+        [] => uri.path().to_owned(),
+        kept => format!("{}?{}", uri.path(), kept.join("&")),
+    };
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = PathAndQuery::try_from(text).ok();
+    // A part of a valid URI is one.
+    *uri = Uri::from_parts(parts).unwrap_or_default();
+}
+
+fn remove_cookie(headers: &mut HeaderMap, name: &str) {
+    let is_other = |pair: &&[u8]| {
+        let named = pair.strip_prefix(name.as_bytes());
+        named.is_none_or(|rest| rest.first() != Some(&b'='))
+    };
+    let mut kept = Vec::new();
+    for value in headers.get_all(COOKIE) {
+        let pairs = value.as_bytes().split(|byte| *byte == b';');
+        let pairs: Vec<&[u8]> = pairs.map(<[u8]>::trim_ascii).filter(is_other).collect();
+        if !pairs.is_empty() {
+            kept.extend(HeaderValue::from_bytes(&pairs.join(&b"; "[..])));
+        }
+    }
+    headers.remove(COOKIE);
+    for value in kept {
+        headers.append(COOKIE, value);
+    }
+}
