@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Returns true if keys may be fetched from the address. `denied`: networks that nothing is sent to.
+/// Returns true if keys may be fetched from the address. `denied`: networks that nothing is sent
+/// to.
 pub(super) fn is_allowed(address: IpAddr, denied: &[IpNet]) -> bool {
     let address = address.to_canonical();
     if denied.iter().any(|network| network.contains(&address)) {

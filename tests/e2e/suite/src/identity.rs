@@ -6,7 +6,7 @@ use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, PostParams};
 use rcgen::{CertificateParams, KeyPair, SanType};
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use weft_api::proto::certificate_authority_client::CertificateAuthorityClient;
 use weft_api::proto::{SignRequest, SignResponse};
@@ -53,13 +53,22 @@ pub async fn token(
     let uid = ns.get("v1", "Pod", pod).await?["metadata"]["uid"]
         .as_str()
         .map(str::to_owned);
+    let spec = json!({
+        "audiences": [audience], "expirationSeconds": 600,
+        "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid},
+    });
+    requested_token(ns, account, spec).await
+}
+
+/// Requests a token of a service account by the spec of a TokenRequest.
+pub(crate) async fn requested_token(
+    ns: &TestNamespace,
+    account: &str,
+    spec: Value,
+) -> anyhow::Result<String> {
     let accounts: Api<ServiceAccount> = Api::namespaced(ns.client.clone(), &ns.namespace);
     let wanted: TokenRequest = serde_json::from_value(json!({
-        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-        "spec": {
-            "audiences": [audience], "expirationSeconds": 600,
-            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid},
-        },
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec,
     }))?;
     let made = accounts
         .create_token_request(account, &PostParams::default(), &wanted)

@@ -23,6 +23,7 @@ mod soak;
 mod test_name;
 mod test_namespace;
 pub mod tls_client;
+pub mod tokens;
 mod traffic;
 mod wait;
 pub mod writes;

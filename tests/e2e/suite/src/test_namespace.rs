@@ -118,6 +118,7 @@ impl TestNamespace {
             "Node",
             "XMesh",
             "ClusterAuthorizationPolicy",
+            "ClusterRoleBinding",
             "GatewayClass",
             "MutatingWebhookConfiguration",
             "CustomResourceDefinition",

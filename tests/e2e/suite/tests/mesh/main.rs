@@ -7,6 +7,7 @@
 #[macro_use]
 extern crate weft_e2e;
 
+mod authentication;
 mod authorization;
 mod bad_input;
 mod control_plane;
