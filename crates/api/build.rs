@@ -1,8 +1,9 @@
-//! Compiles `proto/mesh.proto` with a pure Rust compiler, so that no `protoc` has to be installed.
+//! Compiles the files of `proto` with a pure Rust compiler, so that no `protoc` has to be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto/mesh.proto");
-    let descriptors = protox::compile(["proto/mesh.proto"], ["proto"])?;
+    println!("cargo:rerun-if-changed=proto");
+    let files = ["proto/mesh.proto", "proto/external_auth.proto"];
+    let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure()
         .bytes(".")
         .compile_fds(descriptors)?;

@@ -53,6 +53,15 @@ impl Limit {
     }
 }
 
+/// A request of the proxy's own.
+pub struct CountedRequest<'a>(&'a Overload);
+
+impl Drop for CountedRequest<'_> {
+    fn drop(&mut self) {
+        self.0.request_ended();
+    }
+}
+
 /// Counts what is held, and decides when it is too much.
 #[derive(Debug)]
 pub struct Overload {
@@ -92,6 +101,12 @@ impl Overload {
 
     pub fn request_ended(&self) {
         self.under_way.fetch_sub(1, Relaxed);
+    }
+
+    /// Counts a request of the proxy's own, until dropped.
+    pub fn count_request(&self) -> CountedRequest<'_> {
+        self.request_started();
+        CountedRequest(self)
     }
 
     /// Returns the limit by which the latest request is to be refused, if it is.

@@ -16,6 +16,7 @@ use crate::{Resource, proto};
 
 mod authentication;
 mod authorization;
+mod external_auth;
 mod gateway;
 mod rules;
 

@@ -17,6 +17,7 @@ use rules::{backend, connection_rule, rule, tls_rule};
 
 mod authentication;
 mod authorization;
+mod external_auth;
 mod gateway;
 mod rules;
 

@@ -20,6 +20,12 @@ pub mod proto {
     tonic::include_proto!("weft.mesh.v1");
 }
 
+/// Envoy's authorization protocol, as far as it is spoken here.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
+pub mod ext_authz {
+    tonic::include_proto!("envoy.service.auth.v3");
+}
+
 /// The content of a resource.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resource {

@@ -9,6 +9,7 @@ use crate::{Resource, decode, encode, proto};
 
 mod authorization;
 mod bytes;
+mod external_auth;
 mod gateway;
 
 fn everything() -> Destination {
@@ -79,6 +80,8 @@ fn everything() -> Destination {
                 expose: Allowed::Unsaid,
                 max_age: 5,
             }),
+            Filter::ExternalAuth(external_auth::grpc()),
+            Filter::ExternalAuth(external_auth::http()),
         ],
         backends: vec![
             WeightedBackend {

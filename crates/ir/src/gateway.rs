@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::connection::{ConnectionRule, TlsRule};
+use crate::external_auth::ExternalAuth;
 use crate::hosts::HostPattern;
 use crate::names::{ServicePort, Transport};
 use crate::route::Rule;
@@ -146,6 +147,8 @@ pub struct HttpListener {
     pub name: Arc<str>,
     /// `None` for any host.
     pub hostname: Option<HostPattern>,
+    /// Servers that must allow a request before it is matched, in order.
+    pub external_auth: Vec<Arc<ExternalAuth>>,
     /// Virtual hosts.
     pub hosts: Vec<VirtualHost>,
 }
@@ -182,6 +185,8 @@ pub enum TlsServing {
     Http {
         /// How TLS is terminated.
         tls: ServerTls,
+        /// As in [`HttpListener::external_auth`].
+        external_auth: Vec<Arc<ExternalAuth>>,
         /// Virtual hosts.
         hosts: Vec<VirtualHost>,
     },

@@ -12,6 +12,7 @@ mod choice;
 mod config;
 mod connection;
 mod cors;
+mod external_auth;
 mod gateway;
 mod hosts;
 mod identity;
@@ -38,6 +39,7 @@ pub use config::{
 };
 pub use connection::{ConnectionRule, TlsRule, find_tls};
 pub use cors::{Allowed, Cors, OriginError, OriginHost, OriginPattern};
+pub use external_auth::{ExternalAuth, ExternalAuthProtocol, HeaderSelection, HttpAuth};
 pub use gateway::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, ForwardedHeader, ForwardedTrust,
     Gateway, GatewayId, GatewayPort, HttpListener, KeyPair, ServerTls, ServiceRules, Serving,

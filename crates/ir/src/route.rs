@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::cors::Cors;
+use crate::external_auth::ExternalAuth;
 use crate::names::ServicePort;
 use crate::pattern::Pattern;
 
@@ -164,6 +165,8 @@ pub enum Filter {
     Mirror(Mirror),
     /// Applies a CORS policy.
     Cors(Cors),
+    /// Lets requests pass that an external server allows.
+    ExternalAuth(Arc<ExternalAuth>),
 }
 
 /// A change to headers, applied in the order set, add, remove.

@@ -12,6 +12,7 @@ use crate::authorization::{
 };
 use crate::connection::{ConnectionRule, TlsRule};
 use crate::cors::{Allowed, Cors};
+use crate::external_auth::{ExternalAuth, ExternalAuthProtocol, HttpAuth};
 use crate::gateway::{KeyPair, ServerTls};
 use crate::hosts::HostPattern;
 use crate::names::ServicePort;
@@ -324,7 +325,33 @@ fn filter(of: &Filter) -> usize {
                 denominator: _,
             }) => FIELD * 3 + service_port(to),
             Filter::Cors(of) => cors(of),
+            Filter::ExternalAuth(of) => of.wire_size(),
         }
+}
+
+impl ExternalAuth {
+    /// Returns the maximum encoded size of the filter in bytes.
+    pub fn wire_size(&self) -> usize {
+        let Self {
+            server,
+            protocol,
+            body_limit: _,
+        } = self;
+        let names = |of: &[http::HeaderName]| sum(of, |name| text(name.as_str()));
+        let protocol = match protocol {
+            ExternalAuthProtocol::Http(HttpAuth {
+                path_prefix,
+                request_headers,
+                response_headers,
+            }) => text(path_prefix) + names(request_headers) + names(response_headers.names()),
+            ExternalAuthProtocol::Grpc { request_headers } => names(request_headers.names()),
+        };
+        let server = match server {
+            Ok(id) => service_port(id),
+            Err(reason) => text(reason),
+        };
+        FIELD * 3 + server + protocol
+    }
 }
 
 fn header_edit(of: &HeaderEdit) -> usize {

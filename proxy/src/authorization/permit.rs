@@ -200,6 +200,11 @@ impl Permit {
         }
     }
 
+    /// Returns the address of the client, as far as it is trusted.
+    pub fn client(&self) -> IpAddr {
+        self.address
+    }
+
     /// Returns true if a response to the request may have a body (RFC 9110, 9.3.2).
     pub fn has_response_body(&self) -> bool {
         let mut method = self.request.iter().map(|(method, _)| method);

@@ -3,6 +3,7 @@
 //! Bodies are passed on frame by frame and never copied. The body of a response, with what has to
 //! happen at its end, is the HTTP side's.
 
+mod client;
 mod incoming;
 mod memory;
 mod replay;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use replay::ReplayReader;
 
+pub use client::{ClientBody, PeekError};
 pub use incoming::Incoming;
 pub use memory::ReplayMemory;
 pub use replay::ReplayBuffer;
@@ -82,6 +84,14 @@ impl RequestBody {
             return (Self::empty(), ReplayBuffer::none());
         }
         replay::of_client(incoming, memory)
+    }
+
+    /// A body of the proxy's own, and the handle by which it is read again.
+    pub fn of_bytes(bytes: Bytes, memory: &Arc<ReplayMemory>) -> (Self, ReplayBuffer) {
+        if bytes.is_empty() {
+            return (Self::empty(), ReplayBuffer::none());
+        }
+        replay::of_bytes(bytes, memory)
     }
 
     fn replayed(reader: ReplayReader) -> Self {

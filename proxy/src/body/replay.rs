@@ -10,12 +10,14 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::tee::{self, TeeBody, TeeSender};
 use super::{BodyError, Incoming, ReplayMemory, RequestBody};
 use crate::authorization::Permit;
+use crate::wire::OVERHEAD;
 
 /// Bytes of a request's body that are buffered for another attempt.
 const MAX_REPLAY: usize = 64 << 10;
@@ -27,6 +29,12 @@ pub(super) fn of_client(
 ) -> (RequestBody, ReplayBuffer) {
     let hint = incoming.size_hint();
     share(BodySource::Client(incoming), hint, memory.clone())
+}
+
+/// A body of the proxy's own.
+pub(super) fn of_bytes(bytes: Bytes, memory: &Arc<ReplayMemory>) -> (RequestBody, ReplayBuffer) {
+    let hint = SizeHint::with_exact(bytes.len() as u64);
+    share(BodySource::Own(Some(bytes)), hint, memory.clone())
 }
 
 fn share(
@@ -46,6 +54,8 @@ fn share(
             buffering: true,
             rule_retries: false,
             send_once: false,
+            keeps_trailers: false,
+            trailers: None,
             tees: Vec::new(),
             memory,
             idle: None,
@@ -96,18 +106,21 @@ impl ReplayBuffer {
         state.generation += 1;
         state.next = 0;
         state.send_once = false;
+        if let Some((_, is_read)) = &mut state.trailers {
+            *is_read = false;
+        }
         Some(reader(shared.clone(), state.generation))
     }
 
-    /// Returns a copy of the body, of which nothing may have been read yet: it follows as the
-    /// original is read.
+    /// Returns a copy of the body, of which nothing may have been read yet that is not buffered: it
+    /// follows as the original is read.
     pub fn tee(&self) -> (RequestBody, Self) {
         let Some(shared) = &self.0 else {
             return (RequestBody::empty(), Self(None));
         };
         let (sender, body) = tee::channel();
-        let mut state = shared.state();
-        state.tees.push(sender);
+        shared.state().add_tee(sender);
+        let state = shared.state();
         share(BodySource::Tee(body), shared.hint, state.memory.clone())
     }
 
@@ -115,6 +128,13 @@ impl ReplayBuffer {
     pub fn keep_for_retry(&self) {
         if let Some(shared) = &self.0 {
             shared.state().rule_retries = true;
+        }
+    }
+
+    /// Keeps trailers as well, so that a body that was read to its end can be read again.
+    pub(super) fn keep_whole(&self) {
+        if let Some(shared) = &self.0 {
+            shared.state().keeps_trailers = true;
         }
     }
 
@@ -204,6 +224,9 @@ impl ReplayReader {
         if let Some(data) = state.buffered_frame() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
+        if let Some(trailers) = state.buffered_trailers() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
         let Poll::Ready(frame) = state.source.poll_frame(cx)? else {
             state.wait(cx.waker());
             ready!(state.poll_idle(cx));
@@ -214,8 +237,7 @@ impl ReplayReader {
         }
         match frame.as_ref().map(Frame::data_ref) {
             Some(Some(data)) => state.buffer(data),
-            // Trailers are not kept.
-            Some(None) => state.stop_buffering(),
+            Some(None) => state.buffer_trailers(frame.as_ref().and_then(Frame::trailers_ref)),
             None => {}
         }
         Poll::Ready(frame.map(Ok))
@@ -223,7 +245,8 @@ impl ReplayReader {
 
     pub(super) fn is_end_stream(&self) -> bool {
         let state = self.shared.state();
-        state.next >= state.frames.len() && state.source.is_end_stream()
+        let has_trailers = matches!(state.trailers, Some((_, false)));
+        state.next >= state.frames.len() && !has_trailers && state.source.is_end_stream()
     }
 }
 
@@ -237,6 +260,8 @@ enum BodySource {
     Client(Incoming),
     /// The copy for a mirror.
     Tee(TeeBody),
+    /// Of the proxy itself; `None` once it is read.
+    Own(Option<Bytes>),
 }
 
 impl BodySource {
@@ -247,6 +272,7 @@ impl BodySource {
         match self {
             Self::Client(incoming) => Pin::new(incoming).poll_frame(cx),
             Self::Tee(body) => body.poll_frame(cx),
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
@@ -254,6 +280,7 @@ impl BodySource {
         match self {
             Self::Client(incoming) => incoming.is_end_stream(),
             Self::Tee(body) => body.is_end_stream(),
+            Self::Own(bytes) => bytes.is_none(),
         }
     }
 }
@@ -274,6 +301,10 @@ struct SharedState {
     rule_retries: bool,
     /// The current attempt is the last one.
     send_once: bool,
+    /// Trailers are buffered as well.
+    keeps_trailers: bool,
+    /// The buffered trailers, and whether the reader has got them.
+    trailers: Option<(HeaderMap, bool)>,
     /// The mirrors' copies.
     tees: Vec<TeeSender>,
     memory: Arc<ReplayMemory>,
@@ -323,6 +354,43 @@ impl SharedState {
         self.next += 1;
     }
 
+    fn buffered_trailers(&mut self) -> Option<HeaderMap> {
+        let (trailers, is_read) = self.trailers.as_mut().filter(|(_, is_read)| !is_read)?;
+        *is_read = true;
+        Some(trailers.clone())
+    }
+
+    /// Buffers the trailers that were just read, if they are to be kept.
+    fn buffer_trailers(&mut self, trailers: Option<&HeaderMap>) {
+        let Some(trailers) = trailers.filter(|_| self.keeps_trailers && self.buffering) else {
+            self.stop_buffering();
+            return;
+        };
+        let fields = trailers.iter();
+        let size = fields.map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD);
+        let size = size.sum();
+        if self.send_once || !self.memory.reserve(size) {
+            self.stop_buffering();
+            return;
+        }
+        self.reserved += size;
+        self.trailers = Some((trailers.clone(), true));
+    }
+
+    /// Adds a copy, which gets what is buffered at once.
+    fn add_tee(&mut self, tee: TeeSender) {
+        let frames = self.frames.iter().map(|data| Frame::data(data.clone()));
+        let trailers = self.trailers.iter();
+        let trailers = trailers.map(|(trailers, _)| Frame::trailers(trailers.clone()));
+        let mut buffered = frames.chain(trailers);
+        let follows = buffered.all(|frame| tee.offer(&frame));
+        if follows && !self.frames.is_empty() && self.source.is_end_stream() {
+            tee.end();
+        } else if follows {
+            self.tees.push(tee);
+        }
+    }
+
     /// Registers the task that waits for more.
     fn wait(&mut self, waker: &Waker) {
         match &mut self.waker {
@@ -361,6 +429,8 @@ impl SharedState {
         self.frames.drain(..self.next);
         self.frames.shrink_to_fit();
         self.next = 0;
+        // Those that the reader has still to get stay.
+        self.trailers.take_if(|(_, is_read)| *is_read);
         self.memory.release(std::mem::take(&mut self.reserved));
     }
 }

@@ -13,6 +13,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVa
 use http::{StatusCode, Version};
 use tonic::Code;
 
+use super::external_auth::AuthError;
 use super::response_body::{Response, ResponseBody};
 use crate::authorization::Verdict;
 use crate::body::BodyError;
@@ -21,8 +22,8 @@ use crate::telemetry::error_type::ErrorType;
 use crate::upstream::SendError;
 use crate::wire::{ERROR, ERROR_TYPE, MAX_HEAD, MAX_REQUEST_FIELDS, REFUSED};
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Catches a panic of one request, so that it costs no other request of its connection. State that
 /// requests share is in atomics, and behind locks whose poisoning is ignored everywhere.
@@ -84,6 +85,10 @@ pub enum Failure {
     UnexpectedUpgrade { endpoint: std::net::SocketAddr },
     #[error("overloaded: {0}")]
     Overloaded(Limit),
+    #[error("its body is over {0} bytes, which an external server has to see")]
+    BodyTooLong(usize),
+    #[error("no decision from the authorization server {server}: {error}")]
+    ExternalAuth { server: Arc<str>, error: AuthError },
     #[error("no complete answer within the request timeout of {0:?}")]
     RequestTimeout(Duration),
     #[error("no answer of the backend within its timeout of {0:?}")]
@@ -97,7 +102,10 @@ impl Failure {
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotProxied(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Denied(verdict) if verdict.token_error().is_some() => StatusCode::UNAUTHORIZED,
-            Self::PlainText(_) | Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::PlainText(_) | Self::Denied(_) | Self::ExternalAuth { .. } => {
+                StatusCode::FORBIDDEN
+            }
+            Self::BodyTooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoRoute(_) | Self::NoListener(_) => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Misconfigured(_)
@@ -130,6 +138,8 @@ impl Failure {
                 ErrorType::AuthenticationFailed
             }
             Self::Denied(_) => ErrorType::AuthorizationDenied,
+            Self::BodyTooLong(_) => ErrorType::RequestBodyTooLarge,
+            Self::ExternalAuth { .. } => ErrorType::ExternalAuthFailed,
             Self::NoRoute(_) => ErrorType::NoRoute,
             Self::NoListener(_) => ErrorType::NoListener,
             Self::Misdirected => ErrorType::Misdirected,
@@ -158,7 +168,7 @@ impl Failure {
             | Self::Panicked => Code::Internal,
             Self::Denied(verdict) if verdict.token_error().is_some() => Code::Unauthenticated,
             Self::PlainText(_) | Self::Denied(_) => Code::PermissionDenied,
-            Self::TooLarge => Code::ResourceExhausted,
+            Self::TooLarge | Self::BodyTooLong(_) => Code::ResourceExhausted,
             Self::NotProxied(_) | Self::NoRoute(_) | Self::NoListener(_) => Code::Unimplemented,
             Self::Upstream(error) => match error {
                 SendError::BadRequest(_) => Code::Internal,
@@ -172,6 +182,7 @@ impl Failure {
             Self::Gone(_)
             | Self::Misdirected
             | Self::Overloaded(_)
+            | Self::ExternalAuth { .. }
             | Self::Malformed { .. }
             | Self::UnexpectedUpgrade { .. } => Code::Unavailable,
             Self::RequestTimeout(_) | Self::BackendTimeout(_) => Code::DeadlineExceeded,

@@ -215,6 +215,21 @@ impl Exchange {
         self.downstream.closing.draining().await;
     }
 
+    /// Records that an external server denied the request.
+    pub fn denied_by_server(&mut self, server: &str) {
+        let words = format!("denied by the authorization server {server}");
+        self.error = Some(ExchangeError::new(ErrorType::ExternalAuthDenied, words));
+    }
+
+    /// Returns the address of the client, at a gateway as the trusted hops say.
+    pub fn client_address(&self) -> SocketAddr {
+        let peer = self.downstream.address;
+        match self.permit.as_ref().map(Permit::client) {
+            Some(client) if client != peer.ip() => SocketAddr::new(client, 0),
+            _ => peer,
+        }
+    }
+
     pub fn failed(&mut self, failure: &Failure) {
         let error = ExchangeError::new(failure.error_type(), failure.to_string());
         self.error = Some(error);

@@ -44,7 +44,8 @@ pub fn on_request(
                 }
             },
             // Mirrors are drawn after the filters, and get what these made of the request.
-            Filter::ResponseHeaders(_) | Filter::Mirror(_) => {}
+            // The server is asked where the filter stands, by the caller.
+            Filter::ResponseHeaders(_) | Filter::Mirror(_) | Filter::ExternalAuth(_) => {}
         }
     }
     Ok(())

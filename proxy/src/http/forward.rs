@@ -4,11 +4,12 @@
 //! responses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use tokio_util::sync::CancellationToken;
-use weft_ir::{Filter, RouteId};
+use weft_ir::{Filter, RouteId, RouteSection};
 
 use super::client_connections::ClientConnection;
 use super::errors::{Failure, ShortCircuit, contain, redact};
@@ -19,9 +20,10 @@ use super::response_body::{RequestState, Response, ResponseBody};
 use super::retry::{self, RoutePolicy};
 use super::routes::{MatchedRoute, RouteConfig, RouteSource, Target};
 use super::serve::{Handler, Request};
-use super::{cors, filters, headers, upgrade};
-use crate::body::ReplayBuffer;
+use super::{cors, external_auth, filters, headers, upgrade};
+use crate::body::{ClientBody, ReplayBuffer};
 use crate::routing::destination::{ComposedService, ResolvedMirror};
+use crate::routing::external_auth::ResolvedAuth;
 use crate::telemetry::error_type::ErrorType;
 use crate::telemetry::labels::Direction;
 use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
@@ -91,16 +93,17 @@ impl Outbound {
         state.exchange.permit = self
             .source
             .set_forwarded_headers(&mut head, &self.downstream);
-        let decision = self.decide_route(config, &mut head, filters, state)?;
+        let runtime = &self.downstream.runtime;
+        let mut body = ClientBody::new(body, &runtime.overload.replay);
+        if state.exchange.is_from_gateway() {
+            body.replay_buffer.set_idle_timeout(runtime.body_idle);
+        }
+        let parts = (&mut head, &mut body);
+        let decision = self.decide_route(config, parts, filters, state).await?;
         let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
         let address = self.source.address();
-        let runtime = &self.downstream.runtime;
-        let mut request =
-            UpstreamRequest::new(head, body, upgrade, address, &runtime.overload.replay);
+        let mut request = UpstreamRequest::with_body(head, body, upgrade, address);
         request.client = Some(self.downstream.address.ip());
-        if state.exchange.is_from_gateway() {
-            request.replay_buffer.set_idle_timeout(runtime.body_idle);
-        }
         let permit = state.exchange.permit.as_ref();
         request.replay_buffer.set_permit(permit);
         // An upgrade is not mirrored, and only the response tells whether it is one. With a body,
@@ -179,18 +182,23 @@ impl<'a> ResponseFilters<'a> {
 impl Outbound {
     /// Decides where the request goes, and applies the filters on the way. Rules are applied once,
     /// or twice if a gateway's rule chooses a Service with routes of its own.
-    fn decide_route<'a>(
+    async fn decide_route<'a>(
         &self,
         config: &'a RouteConfig,
-        head: &mut Parts,
+        (head, body): (&mut Parts, &mut ClientBody),
         filters: &mut ResponseFilters<'a>,
         state: &mut RequestState,
     ) -> Result<RouteDecision<'a>, ShortCircuit> {
-        let matched_route = self.source.route(config, head, state)?;
-        state.exchange.remove_tokens(head);
+        let listener = self.source.listener(config, head, state)?;
+        for auth in listener.into_iter().flat_map(|of| &of.external_auth) {
+            self.check(auth, (&mut *head, &mut *body), None, state)
+                .await?;
+        }
+        let matched_route = self.source.route(config, listener, head, state)?;
         let version = self.source.version(head.version, state.exchange.is_grpc());
         headers::set_version(head, version);
-        let chosen = self.choose(&matched_route, head, filters, state)?;
+        let parts = (&mut *head, &mut *body);
+        let chosen = self.choose(&matched_route, parts, filters, state).await?;
         let Some(service) = chosen.service else {
             return Ok(RouteDecision {
                 cluster: chosen.cluster,
@@ -198,7 +206,7 @@ impl Outbound {
             });
         };
         let own = service.route(head, state)?;
-        let last = self.choose(&own, head, filters, state)?;
+        let last = self.choose(&own, (head, body), filters, state).await?;
         Ok(RouteDecision {
             cluster: last.cluster,
             policy: RoutePolicy::merge(matched_route.policy, own.policy),
@@ -206,10 +214,10 @@ impl Outbound {
     }
 
     /// Applies a rule: its filters, then those of the backend that it chooses.
-    fn choose<'a>(
+    async fn choose<'a>(
         &self,
         matched_route: &MatchedRoute<'a>,
-        head: &mut Parts,
+        (head, body): (&mut Parts, &mut ClientBody),
         on_response: &mut ResponseFilters<'a>,
         state: &mut RequestState,
     ) -> Result<ChosenBackend<'a>, ShortCircuit> {
@@ -219,13 +227,31 @@ impl Outbound {
             port: self.source.port(),
         };
         on_response.push(matched_route.filters);
-        filters::on_request(matched_route.filters, head, context, &mut state.added)?;
+        let rest = match matched_route.external_auth() {
+            Some(auth) => {
+                let parts = (&mut *head, &mut *body);
+                let all = (matched_route.filters, matched_route.undecided);
+                self.up_to(auth, matched_route, all, parts, state).await?
+            }
+            None => matched_route.filters,
+        };
+        // After the check, whose server sees the token; before mirrors, which do as the backend.
+        state.exchange.remove_tokens(head);
+        filters::on_request(rest, head, context, &mut state.added)?;
         state
             .mirrored
             .sample(matched_route.mirrors(), head, &self.downstream.runtime);
         let chosen = matched_route.backend(state)?;
         on_response.push(chosen.filters);
-        filters::on_request(chosen.filters, head, context, &mut state.added)?;
+        let rest = match chosen.external_auth {
+            Some(auth) => {
+                let parts = (&mut *head, &mut *body);
+                let all = (chosen.filters, None);
+                self.up_to(auth, matched_route, all, parts, state).await?
+            }
+            None => chosen.filters,
+        };
+        filters::on_request(rest, head, context, &mut state.added)?;
         state
             .mirrored
             .sample(chosen.mirrors, head, &self.downstream.runtime);
@@ -233,10 +259,61 @@ impl Outbound {
     }
 }
 
+impl Outbound {
+    /// Applies the filters before the check by a server, and this one. Returns the filters after it.
+    async fn up_to<'a>(
+        &self,
+        auth: &ResolvedAuth,
+        matched_route: &MatchedRoute<'_>,
+        (all, undecided): (&'a [Filter], Option<&Arc<RouteSection>>),
+        (head, body): (&mut Parts, &mut ClientBody),
+        state: &mut RequestState,
+    ) -> Result<&'a [Filter], ShortCircuit> {
+        let (before, rest) = all.split_at_checked(auth.position).unwrap_or((all, &[]));
+        let context = filters::FilterContext {
+            matched: matched_route.path,
+            scheme: self.source.scheme(),
+            port: self.source.port(),
+        };
+        // Policies decide on the request as the client sent it, with what the server made of it.
+        let asked = undecided.map(|_| head.uri.clone());
+        let mut passed = filters::on_request(before, head, context, &mut state.added);
+        if passed.is_ok() {
+            let limit = matched_route.policy.and_then(|of| of.timeouts.request);
+            passed = Ok(self.check(auth, (&mut *head, body), limit, state).await?);
+        }
+        if let Some(asked) = asked {
+            let changed = std::mem::replace(&mut head.uri, asked);
+            let decided = state.exchange.authorize_at_route(undecided, head);
+            head.uri = changed;
+            decided?;
+        }
+        passed.map(|()| rest)
+    }
+
+    async fn check(
+        &self,
+        auth: &ResolvedAuth,
+        (head, body): (&mut Parts, &mut ClientBody),
+        limit: Option<Duration>,
+        state: &mut RequestState,
+    ) -> Result<(), ShortCircuit> {
+        let place = external_auth::Place {
+            downstream: &self.downstream,
+            address: self.source.address(),
+            scheme: self.source.scheme(),
+            limit,
+        };
+        // Boxed, so that the futures of requests without a check stay small.
+        Box::pin(external_auth::check(auth, head, body, state, place)).await
+    }
+}
+
 struct ChosenBackend<'a> {
     cluster: &'a Arc<Cluster>,
     filters: &'a [Filter],
     mirrors: &'a [ResolvedMirror],
+    external_auth: Option<&'a ResolvedAuth>,
     /// The Service whose own routes choose the cluster, in place of `cluster`.
     service: Option<&'a ComposedService>,
 }
@@ -250,6 +327,7 @@ impl<'a> MatchedRoute<'a> {
                     cluster,
                     filters: &[],
                     mirrors: &[],
+                    external_auth: None,
                     service: None,
                 });
             }
@@ -262,6 +340,7 @@ impl<'a> MatchedRoute<'a> {
                 cluster,
                 filters: &backend.filters,
                 mirrors: &backend.mirrors,
+                external_auth: backend.external_auth.as_deref(),
                 service: backend.service.as_deref(),
             }),
             Err(reason) => Err(Failure::Misconfigured(reason.clone())),
@@ -317,12 +396,16 @@ impl RequestState {
             lease: None,
             deadline: None,
             added: None,
+            granted: None,
             mirrored: MirroredRequests::default(),
         })
     }
 
     /// Attaches the state to the response: it ends with the response's body.
     pub fn attach(mut self: Box<Self>, mut response: Response) -> Response {
+        if let Some(granted) = &self.granted {
+            granted.apply(response.headers_mut());
+        }
         self.exchange
             .response_started(response.status(), response.headers());
         if self.exchange.is_from_gateway() {

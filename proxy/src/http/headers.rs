@@ -66,7 +66,7 @@ pub fn clean_request(request: &mut http::request::Parts) -> Result<bool, Failure
 }
 
 /// The target counts by what of it can be long.
-fn is_too_large(request: &http::request::Parts) -> bool {
+pub(super) fn is_too_large(request: &http::request::Parts) -> bool {
     if request.headers.len() > MAX_REQUEST_FIELDS {
         return true;
     }

@@ -7,6 +7,7 @@ pub mod cors;
 mod delivery;
 pub mod errors;
 pub mod exchange;
+pub mod external_auth;
 pub mod filters;
 pub mod forward;
 pub mod forwarded;

@@ -13,6 +13,7 @@ use tonic::Code;
 use super::delivery;
 use super::errors;
 use super::exchange::Exchange;
+use super::external_auth::ResponseChanges;
 use super::mirror::MirroredRequests;
 use crate::body::{BodyError, Incoming, is_empty};
 use crate::upstream::Lease;
@@ -61,6 +62,8 @@ pub struct RequestState {
     pub deadline: Option<Pin<Box<Sleep>>>,
     /// Headers that are added to the response, whoever makes it.
     pub added: Option<Box<HeaderMap>>,
+    /// What external servers change on the response.
+    pub granted: Option<Box<ResponseChanges>>,
     /// Mirrored requests that have not been sent yet.
     pub mirrored: MirroredRequests,
 }
@@ -77,6 +80,18 @@ impl ResponseBody {
     pub fn incoming(incoming: Incoming) -> Self {
         Self {
             kind: Kind::Incoming(incoming),
+            request: None,
+        }
+    }
+
+    /// What a proxy read before.
+    pub fn bytes(bytes: Bytes) -> Self {
+        let kind = match bytes.is_empty() {
+            true => Kind::Empty,
+            false => Kind::Text(Some(bytes)),
+        };
+        Self {
+            kind,
             request: None,
         }
     }

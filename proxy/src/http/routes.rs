@@ -26,6 +26,7 @@ use crate::routing::destination::{
     ComposedService, Resolved, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,
     WatchedDestination,
 };
+use crate::routing::external_auth::ResolvedAuth;
 use crate::routing::gateway_port::{
     ResolvedListener, ResolvedPort, ResolvedServing, ResolvedTlsServing, WatchedPort,
 };
@@ -151,22 +152,44 @@ impl RouteSource {
         }
     }
 
-    /// Matches the request in this version; it counts in the metrics of the rule from here on.
-    pub fn route<'a>(
+    /// Returns the listener of a gateway's request, in whose metrics it counts from here on.
+    pub fn listener<'a>(
         &self,
         config: &'a RouteConfig,
         head: &mut Parts,
         state: &mut RequestState,
+    ) -> Result<Option<&'a ResolvedListener>, Failure> {
+        let (Self::Gateway(connection), RouteConfig::Gateway(config)) = (self, config) else {
+            return Ok(None);
+        };
+        let listener = listener(connection, config, host(head)?.as_deref())?;
+        state.exchange.metrics = listener.unmatched.clone();
+        state.exchange.set_listener(&listener.name);
+        let name = &listener.name;
+        state.exchange.authenticate_at_listener(name, head)?;
+        Ok(Some(listener))
+    }
+
+    /// Matches the request in this version; it counts in the metrics of the rule from here on. At a
+    /// gateway the rules are those of its listener.
+    pub fn route<'a>(
+        &self,
+        config: &'a RouteConfig,
+        listener: Option<&'a ResolvedListener>,
+        head: &mut Parts,
+        state: &mut RequestState,
     ) -> Result<MatchedRoute<'a>, Failure> {
-        match (self, config) {
-            (Self::Destination(watched), RouteConfig::Destination(config)) => {
+        match (self, config, listener) {
+            (Self::Destination(watched), RouteConfig::Destination(config), _) => {
                 by_destination(config, head, state, watched.address)
             }
-            (Self::Gateway(connection), RouteConfig::Gateway(config)) => {
-                by_host(connection, config, head, state)
+            (Self::Gateway(_), RouteConfig::Gateway(_), Some(listener)) => {
+                by_host(listener, head, state)
             }
             // A source loads versions of its own kind.
-            (_, RouteConfig::Destination(_) | RouteConfig::Gateway(_)) => Err(Failure::Misdirected),
+            (_, RouteConfig::Destination(_) | RouteConfig::Gateway(_), _) => {
+                Err(Failure::Misdirected)
+            }
         }
     }
 }
@@ -177,6 +200,8 @@ pub struct MatchedRoute<'a> {
     pub path: Option<&'a PathMatch>,
     pub policy: Option<RoutePolicy<'a>>,
     pub target: Target<'a>,
+    /// Whose policies decide once an external server has allowed the request.
+    pub undecided: Option<&'a Arc<RouteSection>>,
 }
 
 pub enum Target<'a> {
@@ -191,12 +216,20 @@ impl<'a> MatchedRoute<'a> {
             path: None,
             policy: None,
             target,
+            undecided: None,
         }
     }
 
     fn section(&self) -> Option<&'a Arc<RouteSection>> {
         match self.target {
             Target::Rule(rule) => rule.section.as_ref(),
+            Target::Pod(_) => None,
+        }
+    }
+
+    pub fn external_auth(&self) -> Option<&'a ResolvedAuth> {
+        match self.target {
+            Target::Rule(rule) => rule.external_auth.as_deref(),
             Target::Pod(_) => None,
         }
     }
@@ -235,21 +268,18 @@ fn by_destination<'a>(
 }
 
 fn by_host<'a>(
-    connection: &GatewayConnection,
-    config: &'a ResolvedPort,
+    listener: &'a ResolvedListener,
     head: &mut Parts,
     state: &mut RequestState,
 ) -> Result<MatchedRoute<'a>, Failure> {
-    let listener = listener(connection, config, host(head)?.as_deref())?;
-    state.exchange.metrics = listener.unmatched.clone();
-    state.exchange.set_listener(&listener.name);
-    let name = &listener.name;
-    state.exchange.authenticate_at_listener(name, head)?;
-    state.exchange.authorize_at_listener(name, head)?;
-    let matched_route = match_host(listener, head, state)?;
+    state.exchange.authorize_at_listener(&listener.name, head)?;
+    let mut matched_route = match_host(listener, head, state)?;
     let section = matched_route.section();
     state.exchange.authenticate_at_route(section, head)?;
-    state.exchange.authorize_at_route(section, head)?;
+    match matched_route.external_auth() {
+        Some(_) => matched_route.undecided = section,
+        None => state.exchange.authorize_at_route(section, head)?,
+    }
     Ok(matched_route)
 }
 
@@ -359,6 +389,7 @@ fn match_rule<'a>(
         path: matched.path,
         policy: RoutePolicy::of(matched.rule),
         target: Target::Rule(rule),
+        undecided: None,
     }))
 }
 

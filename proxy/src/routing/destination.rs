@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::{ArcSwap, Guard};
 use weft_ir::{Filter, Protocol, RouteId, RouteSection, ServicePort, TlsRule};
 
+use super::external_auth::ResolvedAuth;
 use crate::telemetry::requests::RequestMetrics;
 use crate::upstream::{Cluster, balance};
 
@@ -102,6 +103,7 @@ pub struct ResolvedRule {
     /// Counts the requests that end before a backend is chosen (redirects, failures).
     pub metrics: Arc<RequestMetrics>,
     pub mirrors: Vec<ResolvedMirror>,
+    pub external_auth: Option<Box<ResolvedAuth>>,
     /// Whose policies apply; `None` for a Service's own endpoints.
     pub section: Option<Arc<RouteSection>>,
 }
@@ -124,6 +126,7 @@ pub struct ResolvedBackend {
     /// Counts the requests of this backend of this rule.
     pub metrics: Arc<RequestMetrics>,
     pub mirrors: Vec<ResolvedMirror>,
+    pub external_auth: Option<Box<ResolvedAuth>>,
     /// The Service whose own routes apply to requests, in place of `target`.
     pub service: Option<Arc<ComposedService>>,
 }
@@ -191,10 +194,15 @@ impl ResolvedRule {
         let is = |target: &Arc<Cluster>| Arc::ptr_eq(target, cluster);
         let any = |mirrors: &[ResolvedMirror]| mirrors.iter().any(|mirror| is(&mirror.cluster));
         let composed = |of: &ComposedService| of.routes.refers_to(cluster);
+        let checks = |of: &Option<Box<ResolvedAuth>>| {
+            of.as_ref().is_some_and(|auth| auth.refers_to(cluster))
+        };
         any(&self.mirrors)
+            || checks(&self.external_auth)
             || self.backends.iter().any(|of| {
                 of.target.as_ref().is_ok_and(is)
                     || any(&of.mirrors)
+                    || checks(&of.external_auth)
                     || of.service.as_deref().is_some_and(composed)
             })
     }

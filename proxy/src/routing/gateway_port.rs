@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use weft_ir::{HostMap, HostPattern, RouteId, Transport};
 
 use super::destination::{ResolvedRule, Routes, TlsRoutes};
+use super::external_auth::ResolvedAuth;
 use crate::telemetry::requests::RequestMetrics;
 use crate::tls::termination::Termination;
 use crate::upstream::Cluster;
@@ -169,6 +170,8 @@ pub enum ResolvedServing {
 /// A listener of HTTP, or of HTTPS behind its TLS.
 pub struct ResolvedListener {
     pub name: Arc<str>,
+    /// What a request has to pass before it is matched, in order.
+    pub external_auth: Vec<ResolvedAuth>,
     /// By the request's host; every fitting one is tried, the closest first.
     pub hosts: HostMap<Routes>,
     /// Counts the requests without a match.
@@ -250,11 +253,15 @@ impl ResolvedPort {
 
     /// Returns true if `is` holds for the routes of any host, on any listener for requests.
     fn any_host(&self, is: impl Fn(&Routes) -> bool) -> bool {
-        let of_listener = |listener: &ResolvedListener| listener.hosts.values().any(&is);
+        self.any_listener(|listener| listener.hosts.values().any(&is))
+    }
+
+    /// Returns true if `is` holds for any listener for requests.
+    fn any_listener(&self, is: impl Fn(&ResolvedListener) -> bool) -> bool {
         match &self.serving {
-            ResolvedServing::Http(listeners) => listeners.values().any(of_listener),
+            ResolvedServing::Http(listeners) => listeners.values().any(is),
             ResolvedServing::Tls(listeners) => listeners.values().any(|of| match &of.serving {
-                ResolvedTlsServing::Http(_, listener) => of_listener(listener),
+                ResolvedTlsServing::Http(_, listener) => is(listener),
                 ResolvedTlsServing::Terminate(..) | ResolvedTlsServing::Passthrough(_) => false,
             }),
             ResolvedServing::Stream(_) => false,
@@ -282,7 +289,13 @@ impl ResolvedPort {
                 rule.as_ref().is_some_and(|rule| rule.refers_to(cluster))
             }
         };
-        of_bytes || self.any_host(|routes| routes.refers_to(cluster))
+        let checks = |listener: &ResolvedListener| {
+            listener
+                .external_auth
+                .iter()
+                .any(|of| of.refers_to(cluster))
+        };
+        of_bytes || self.any_listener(checks) || self.any_host(|routes| routes.refers_to(cluster))
     }
 }
 

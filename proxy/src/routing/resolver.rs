@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use weft_ir::{
-    Backend, ConnectionRule, Filter, GatewayPort, HostMap, RouteId, RouteSection, Routing, Rule,
-    ServicePort, ServiceRules, Serving, TlsListener, TlsRule, TlsServing, VirtualHost,
-    WeightedBackend,
+    Backend, ConnectionRule, ExternalAuth, Filter, GatewayPort, HostMap, RouteId, RouteSection,
+    Routing, Rule, ServicePort, ServiceRules, Serving, TlsListener, TlsRule, TlsServing,
+    VirtualHost, WeightedBackend,
 };
 
 use super::destination::{
     ComposedService, ResolvedBackend, ResolvedMirror, ResolvedRouting, ResolvedRule,
     ResolvedService, Routes, TlsRoutes,
 };
+use super::external_auth::ResolvedAuth;
 use super::gateway_port::{
     ResolvedListener, ResolvedPort, ResolvedServing, ResolvedStream, ResolvedTlsListener,
     ResolvedTlsServing,
@@ -152,6 +153,7 @@ impl Resolver<'_> {
             backends,
             metrics: self.metrics(names.route.clone(), BackendRef::None),
             mirrors: self.mirrors(names, filters),
+            external_auth: self.external_auth(filters),
             section: names.section.clone(),
         }
     }
@@ -174,7 +176,29 @@ impl Resolver<'_> {
             filters: backend.filters.clone(),
             metrics: self.metrics(names.route.clone(), name),
             mirrors: self.mirrors(names, &backend.filters),
+            external_auth: self.external_auth(&backend.filters),
             service,
+        }
+    }
+
+    /// A list of filters has at most one of this type.
+    fn external_auth(&mut self, filters: &[Filter]) -> Option<Box<ResolvedAuth>> {
+        let mut places = filters.iter().enumerate();
+        let (position, config) = places.find_map(|(position, filter)| match filter {
+            Filter::ExternalAuth(config) => Some((position, config)),
+            _ => None,
+        })?;
+        Some(Box::new(self.auth(position, config)))
+    }
+
+    fn auth(&mut self, position: usize, config: &Arc<ExternalAuth>) -> ResolvedAuth {
+        ResolvedAuth {
+            position,
+            config: config.clone(),
+            server: match &config.server {
+                Ok(id) => Ok((self.cluster)(id)),
+                Err(reason) => Err(reason.clone()),
+            },
         }
     }
 
@@ -236,7 +260,8 @@ impl Resolver<'_> {
             Serving::Http(listeners) => {
                 let mut map = HostMap::default();
                 for listener in listeners {
-                    let resolved = self.listener(&listener.name, &listener.hosts);
+                    let checks = &listener.external_auth;
+                    let resolved = self.listener(&listener.name, checks, &listener.hosts);
                     map.insert(listener.hostname.clone(), resolved);
                 }
                 ResolvedServing::Http(map)
@@ -274,13 +299,22 @@ impl Resolver<'_> {
         ResolvedPort { serving, closing }
     }
 
-    fn listener(&mut self, name: &Arc<str>, hosts: &[VirtualHost]) -> ResolvedListener {
+    fn listener(
+        &mut self,
+        name: &Arc<str>,
+        checks: &[Arc<ExternalAuth>],
+        hosts: &[VirtualHost],
+    ) -> ResolvedListener {
+        let checks = checks.iter().enumerate();
+        let checks = checks.map(|(position, config)| self.auth(position, config));
+        let external_auth = checks.collect();
         let mut map = HostMap::default();
         for virtual_host in hosts {
             map.insert(virtual_host.host.clone(), self.routes(&virtual_host.rules));
         }
         ResolvedListener {
             name: name.clone(),
+            external_auth,
             hosts: map,
             unmatched: self.unmatched(),
         }
@@ -300,9 +334,14 @@ impl Resolver<'_> {
             termination
         };
         let serving = match &listener.serving {
-            TlsServing::Http { tls, hosts } => {
+            TlsServing::Http {
+                tls,
+                external_auth,
+                hosts,
+            } => {
                 let termination = terminate(tls, &[b"h2", b"http/1.1"]);
-                ResolvedTlsServing::Http(termination, self.listener(&listener.name, hosts))
+                let of = self.listener(&listener.name, external_auth, hosts);
+                ResolvedTlsServing::Http(termination, of)
             }
             TlsServing::Terminate { tls, rules } => {
                 ResolvedTlsServing::Terminate(terminate(tls, &[]), self.tls_routes(rules))

@@ -40,6 +40,10 @@ error_types! {
     AuthenticationFailed = "authentication_failed",
     /// A policy denies it, or none allows it.
     AuthorizationDenied = "authorization_denied",
+    /// An external server denies it.
+    ExternalAuthDenied = "external_auth_denied",
+    /// The body is longer than what a filter may hold.
+    RequestBodyTooLarge = "request_body_too_large",
     /// The connection belongs to another listener (421).
     Misdirected = "misdirected",
     RequestBodyTimeout = "request_body_timeout",
@@ -67,6 +71,8 @@ error_types! {
     /// The upstream ended the connection or the stream before the end of the response.
     UpstreamReset = "upstream_reset",
     MalformedResponse = "malformed_response",
+    /// No decision came from an external server.
+    ExternalAuthFailed = "external_auth_failed",
     UnexpectedUpgrade = "unexpected_upgrade",
     /// The body ended because another attempt took its place.
     Superseded = "superseded",

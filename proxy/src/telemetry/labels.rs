@@ -25,7 +25,13 @@ macro_rules! label_values {
     )*};
 }
 
-label_values!(Direction, ConnectionTls, PassthroughReason, MirrorResult);
+label_values!(
+    Direction,
+    ConnectionTls,
+    PassthroughReason,
+    MirrorResult,
+    AuthResult
+);
 
 /// Which way a connection or request goes, seen from the pod. Those of a gateway's clients are of a
 /// way of their own.
@@ -125,6 +131,25 @@ impl MirrorResult {
             Self::Failed => "failed",
             Self::Timeout => "timeout",
             Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// What an external server decided on a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AuthResult {
+    Allowed,
+    Denied,
+    /// No decision came: the request is denied.
+    Error,
+}
+
+impl AuthResult {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Error => "error",
         }
     }
 }

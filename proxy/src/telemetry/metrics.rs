@@ -16,7 +16,8 @@ use weft_process::ProcessCollector;
 use super::authorization::{DecisionCollector, DecisionSeries};
 use super::error_type::ErrorType;
 use super::labels::{
-    BackendRef, ConnectionTls, Direction, MirrorResult, PassthroughReason, RequestLabels,
+    AuthResult, BackendRef, ConnectionTls, Direction, MirrorResult, PassthroughReason,
+    RequestLabels,
 };
 use super::requests::RequestMetrics;
 use super::series::{RequestCollector, RequestSeries};
@@ -65,6 +66,12 @@ struct MirrorLabels {
     result: MirrorResult,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuthLabels {
+    direction: Direction,
+    result: AuthResult,
+}
+
 /// Counts one connection from its start to its end.
 #[derive(Debug)]
 pub struct OpenConnection(Gauge);
@@ -98,6 +105,7 @@ pub struct Metrics {
     protocol_errors: Family<ProtocolErrorLabels, Counter>,
     passthrough: Family<PassthroughLabels, Counter>,
     mirrored: Family<MirrorLabels, Counter>,
+    external_auth: Family<AuthLabels, Counter>,
     shed: Family<ErrorLabels, Counter>,
     /// Requests not retried because their cluster's budget was used up.
     pub retry_budget_exhausted: Counter,
@@ -160,6 +168,7 @@ impl Metrics {
             protocol_errors: Family::default(),
             passthrough: Family::default(),
             mirrored: Family::default(),
+            external_auth: Family::default(),
             shed: Family::default(),
             retry_budget_exhausted: Counter::default(),
             config: ConfigMetrics::default(),
@@ -219,6 +228,11 @@ impl Metrics {
             "weft_mirrored_requests",
             "Mirrored requests",
             Box::new(self.mirrored.clone()),
+        );
+        add(
+            "weft_external_auth_checks",
+            "Requests that an external server was asked to authorize",
+            Box::new(self.external_auth.clone()),
         );
         add(
             "weft_overload_shed",
@@ -343,6 +357,12 @@ impl Metrics {
     /// Counts a mirrored request.
     pub fn mirrored(&self, result: MirrorResult) {
         self.mirrored.get_or_create(&MirrorLabels { result }).inc();
+    }
+
+    /// Counts a request that an external server was asked about.
+    pub fn checked_externally(&self, direction: Direction, result: AuthResult) {
+        let labels = AuthLabels { direction, result };
+        self.external_auth.get_or_create(&labels).inc();
     }
 
     /// Counts what is turned away because of a limit.

@@ -12,7 +12,7 @@ use super::attempt::{AttemptError, Framing, Observed, is_idempotent, send_to};
 use super::lease::Lease;
 use super::observer::SendObserver;
 use super::{Cluster, Endpoint, SendError, target};
-use crate::body::{Incoming, ReplayBuffer, ReplayMemory, Request, RequestBody};
+use crate::body::{ClientBody, Incoming, ReplayBuffer, ReplayMemory, Request, RequestBody};
 use crate::telemetry::error_type::ErrorType;
 use crate::wire::REFUSED;
 
@@ -42,7 +42,20 @@ impl UpstreamRequest {
         address: SocketAddr,
         replay: &Arc<ReplayMemory>,
     ) -> Self {
-        let (body, replay_buffer) = RequestBody::replayable(body, replay);
+        Self::with_body(head, ClientBody::new(body, replay), upgrade, address)
+    }
+
+    /// As [`UpstreamRequest::new`], with a body that may have been looked at.
+    pub fn with_body(
+        head: http::request::Parts,
+        body: ClientBody,
+        upgrade: bool,
+        address: SocketAddr,
+    ) -> Self {
+        let ClientBody {
+            body,
+            replay_buffer,
+        } = body;
         Self {
             head,
             body,

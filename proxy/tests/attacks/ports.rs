@@ -133,7 +133,11 @@ pub fn gateway_https(app: SocketAddr, pki: &Pki, key: ServerKey) -> Port {
             Serving::Tls(vec![TlsListener {
                 name: "https".into(),
                 hostname: None,
-                serving: TlsServing::Http { tls, hosts },
+                serving: TlsServing::Http {
+                    tls,
+                    external_auth: Vec::new(),
+                    hosts,
+                },
             }])
         },
     )

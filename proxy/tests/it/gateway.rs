@@ -367,6 +367,7 @@ async fn partly_refused_resource_is_held_without_version() {
             hostname: None,
             serving: TlsServing::Http {
                 tls: server_tls(vec![certificate.unwrap_or_else(good)], None),
+                external_auth: Vec::new(),
                 hosts: Vec::new(),
             },
         };

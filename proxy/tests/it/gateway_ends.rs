@@ -66,7 +66,11 @@ impl Edge {
             TlsListener {
                 name: format!("listener {name}").into(),
                 hostname: Some(name.parse().unwrap()),
-                serving: TlsServing::Http { tls, hosts },
+                serving: TlsServing::Http {
+                    tls,
+                    external_auth: Vec::new(),
+                    hosts,
+                },
             }
         };
         self.serve(Serving::Tls(names.iter().map(listener).collect()));

@@ -70,7 +70,14 @@ impl Shop {
 }
 
 fn https(hostname: &str, tls: ServerTls, hosts: Vec<VirtualHost>) -> TlsListener {
-    tls_listener(hostname, TlsServing::Http { tls, hosts })
+    tls_listener(
+        hostname,
+        TlsServing::Http {
+            tls,
+            external_auth: Vec::new(),
+            hosts,
+        },
+    )
 }
 
 fn tls_listener(hostname: &str, serving: TlsServing) -> TlsListener {

@@ -24,6 +24,7 @@ mod control_process;
 mod control_roots;
 mod control_tls;
 mod dual_stack;
+mod external_auth;
 mod gateway;
 mod gateway_ends;
 mod gateway_tls;

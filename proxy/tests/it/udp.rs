@@ -80,6 +80,7 @@ impl Port {
             filters: Vec::new(),
             metrics: metrics(service(cluster)),
             mirrors: Vec::new(),
+            external_auth: None,
             service: None,
         };
         self.rule.store(Some(Arc::new(ResolvedRule {
@@ -87,6 +88,7 @@ impl Port {
             total_weight: backends.iter().map(|(_, weight)| u64::from(*weight)).sum(),
             metrics: metrics(BackendRef::None),
             mirrors: Vec::new(),
+            external_auth: None,
             section: None,
         })));
     }

@@ -142,6 +142,7 @@ pub fn listener(name: &str, hostname: &str, hosts: Vec<VirtualHost>) -> HttpList
     HttpListener {
         name: name.into(),
         hostname: (!hostname.is_empty()).then(|| hostname.parse().unwrap()),
+        external_auth: Vec::new(),
         hosts,
     }
 }

@@ -8,6 +8,7 @@ use weft_ir::{
     ServiceRules, Serving, StreamListener, TlsListener, TlsServing, VirtualHost,
 };
 
+use super::external_auth::listener_filters;
 use super::rules::{connection_rule, rule, tls_rule};
 use super::{Context, DecodeError, Decoded, all, invalid, service_port};
 use crate::proto;
@@ -59,11 +60,11 @@ pub(super) fn gateway_port(
     let table = all(rules, |wire| rule(wire, context))?;
     let table = (&*table, context);
     let serving = match serving.ok_or(DecodeError::Absent("port.serving"))? {
-        Wire::Http(wire) | Wire::SharedHttp(wire) => {
+        Wire::Http(wire) | Wire::SharedHttp(wire) | Wire::FilteredHttp(wire) => {
             let listener = |wire| http_listener(wire, table);
             Serving::Http(all(wire.listeners, listener)?)
         }
-        Wire::Tls(wire) | Wire::SharedTls(wire) => {
+        Wire::Tls(wire) | Wire::SharedTls(wire) | Wire::FilteredTls(wire) => {
             let listener = |wire| tls_listener(wire, table);
             Serving::Tls(all(wire.listeners, listener)?)
         }
@@ -100,10 +101,12 @@ fn http_listener(wire: proto::HttpListener, table: Table<'_, '_>) -> Decoded<Htt
         name,
         hostname,
         hosts,
+        filters,
     } = wire;
     Ok(HttpListener {
         name: name.into(),
         hostname: host(&hostname)?,
+        external_auth: listener_filters(filters)?,
         hosts: all(hosts, |wire| virtual_host(wire, table))?,
     })
 }
@@ -151,6 +154,7 @@ fn tls_listener(wire: proto::TlsListener, table: Table<'_, '_>) -> Decoded<TlsLi
     let serving = match (serving.ok_or(DecodeError::Absent("listener.serving"))?, tls) {
         (Wire::Http(wire), Some(tls)) => TlsServing::Http {
             tls,
+            external_auth: listener_filters(wire.filters)?,
             hosts: all(wire.hosts, |wire| virtual_host(wire, table))?,
         },
         (Wire::Http(_), None) => return Err(DecodeError::Absent("listener.tls")),

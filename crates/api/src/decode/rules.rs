@@ -10,6 +10,7 @@ use weft_ir::{
     RouteId, RouteKind, Rule, Timeouts, TlsRule, ValueMatch, WeightedBackend,
 };
 
+use super::external_auth::external_auth;
 use super::{Context, DecodeError, Decoded, all, invalid, service_port};
 use crate::proto;
 
@@ -164,7 +165,7 @@ fn value_match(wire: proto::ValueMatch, context: &Context<'_>) -> Decoded<(Strin
     Ok((wire.name, value))
 }
 
-fn header_name(name: &str) -> Decoded<HeaderName> {
+pub(super) fn header_name(name: &str) -> Decoded<HeaderName> {
     HeaderName::from_bytes(name.as_bytes())
         .map_err(|error| invalid("header name")(&format_args!("{name:?}: {error}")))
 }
@@ -187,6 +188,7 @@ fn filter(wire: proto::Filter) -> Decoded<Filter> {
         }),
         Kind::Mirror(wire) => Filter::Mirror(mirror(wire)?),
         Kind::Cors(wire) => Filter::Cors(cors(wire)?),
+        Kind::ExternalAuth(wire) => Filter::ExternalAuth(external_auth(wire)?),
     })
 }
 

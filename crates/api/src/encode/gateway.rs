@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use prost::Message;
 use weft_ir::{
-    AlternativeName, BackendRoots, BackendTls, ClientValidation, ForwardedHeader, ForwardedTrust,
-    Gateway, GatewayId, GatewayPort, HostPattern, HttpListener, KeyPair, ResourceKey, RouteId,
-    Rule, ServerTls, ServiceRules, Serving, StreamListener, TlsListener, TlsServing, VirtualHost,
+    AlternativeName, BackendRoots, BackendTls, ClientValidation, ExternalAuth, ForwardedHeader,
+    ForwardedTrust, Gateway, GatewayId, GatewayPort, HostPattern, HttpListener, KeyPair,
+    ResourceKey, RouteId, Rule, ServerTls, ServiceRules, Serving, StreamListener, TlsListener,
+    TlsServing, VirtualHost,
 };
 
+use super::external_auth::listener_filters;
 use super::rules::{connection_rule, rule, tls_rule};
 use super::{Body, DIGEST, digest, resource, service_port};
 use crate::proto;
@@ -51,18 +53,26 @@ pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
     } = of;
     let mut table = RuleTable::default();
     let serving = match serving {
-        Serving::Http(listeners) => Wire::SharedHttp(proto::HttpListeners {
-            listeners: listeners
-                .iter()
-                .map(|of| http_listener(of, &mut table))
-                .collect(),
-        }),
-        Serving::Tls(listeners) => Wire::SharedTls(proto::TlsListeners {
-            listeners: listeners
-                .iter()
-                .map(|of| tls_listener(of, &mut table))
-                .collect(),
-        }),
+        Serving::Http(listeners) => {
+            let of = listeners.iter().map(|of| http_listener(of, &mut table));
+            let wire = proto::HttpListeners {
+                listeners: of.collect(),
+            };
+            match listeners.iter().any(|of| !of.external_auth.is_empty()) {
+                true => Wire::FilteredHttp(wire),
+                false => Wire::SharedHttp(wire),
+            }
+        }
+        Serving::Tls(listeners) => {
+            let of = listeners.iter().map(|of| tls_listener(of, &mut table));
+            let wire = proto::TlsListeners {
+                listeners: of.collect(),
+            };
+            match listeners.iter().any(has_filters) {
+                true => Wire::FilteredTls(wire),
+                false => Wire::SharedTls(wire),
+            }
+        }
         Serving::Tcp(listener) => Wire::Tcp(stream_listener(listener)),
         Serving::Udp(listener) => Wire::Udp(stream_listener(listener)),
     };
@@ -73,6 +83,10 @@ pub fn gateway_port(of: &GatewayPort) -> proto::Resource {
         rules: table.rules,
     });
     resource(&ResourceKey::Port(of.transport(), *port), body)
+}
+
+fn has_filters(of: &TlsListener) -> bool {
+    matches!(&of.serving, TlsServing::Http { external_auth, .. } if !external_auth.is_empty())
 }
 
 /// The rules of a port, each once, in the order in which hosts first refer to them.
@@ -104,14 +118,19 @@ pub fn route_digests(of: &GatewayPort) -> RouteDigests {
     match &of.serving {
         Serving::Http(listeners) => {
             for listener in listeners {
-                digest_hosts(&mut all, &mut known, &listener.name, &listener.hosts);
+                let of = (&listener.name, &*listener.external_auth);
+                digest_hosts(&mut all, &mut known, of, &listener.hosts);
             }
         }
         Serving::Tls(listeners) => {
             for TlsListener { name, serving, .. } in listeners {
                 match serving {
-                    TlsServing::Http { tls: _, hosts } => {
-                        digest_hosts(&mut all, &mut known, name, hosts);
+                    TlsServing::Http {
+                        tls: _,
+                        external_auth,
+                        hosts,
+                    } => {
+                        digest_hosts(&mut all, &mut known, (name, external_auth), hosts);
                     }
                     TlsServing::Terminate { tls: _, rules } | TlsServing::Passthrough { rules } => {
                         for one in rules {
@@ -137,9 +156,11 @@ pub fn route_digests(of: &GatewayPort) -> RouteDigests {
 fn digest_hosts(
     all: &mut RouteDigests,
     known: &mut HashMap<*const Rule, u64>,
-    listener: &Arc<str>,
+    (listener, external_auth): (&Arc<str>, &[Arc<ExternalAuth>]),
     hosts: &[VirtualHost],
 ) {
+    let filters = listener_filters(external_auth).into_iter();
+    let filters: Vec<u8> = filters.flat_map(|of| of.encode_to_vec()).collect();
     for VirtualHost { host: name, rules } in hosts {
         let name = host(name.as_ref());
         for one in rules {
@@ -148,6 +169,9 @@ fn digest_hosts(
                 .or_insert_with(|| digest(DIGEST, &rule(one).encode_to_vec()));
             let encoded = encoded.to_be_bytes();
             add_digest(all, (listener, &one.route), &name, &encoded);
+            if !filters.is_empty() {
+                add_digest(all, (listener, &one.route), "", &filters);
+            }
         }
     }
 }
@@ -186,12 +210,14 @@ fn http_listener(of: &HttpListener, table: &mut RuleTable) -> proto::HttpListene
     let HttpListener {
         name,
         hostname,
+        external_auth,
         hosts,
     } = of;
     proto::HttpListener {
         name: name.to_string(),
         hostname: host(hostname.as_ref()),
         hosts: virtual_hosts(hosts, table),
+        filters: listener_filters(external_auth),
     }
 }
 
@@ -224,9 +250,16 @@ fn tls_listener(of: &TlsListener, table: &mut RuleTable) -> proto::TlsListener {
         })
     };
     let (tls, serving) = match serving {
-        TlsServing::Http { tls, hosts } => {
-            let hosts = virtual_hosts(hosts, table);
-            (Some(tls), Wire::Http(proto::VirtualHosts { hosts }))
+        TlsServing::Http {
+            tls,
+            external_auth,
+            hosts,
+        } => {
+            let of = proto::VirtualHosts {
+                hosts: virtual_hosts(hosts, table),
+                filters: listener_filters(external_auth),
+            };
+            (Some(tls), Wire::Http(of))
         }
         TlsServing::Terminate { tls, rules } => (Some(tls), bytes(rules)),
         TlsServing::Passthrough { rules } => (None, bytes(rules)),

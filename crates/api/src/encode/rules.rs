@@ -8,6 +8,7 @@ use weft_ir::{
     Timeouts, TlsRule, ValueMatch, WeightedBackend,
 };
 
+use super::external_auth::external_auth;
 use super::service_port;
 use crate::proto;
 
@@ -175,6 +176,7 @@ fn filter(of: &Filter) -> proto::Filter {
             denominator: *denominator,
         }),
         Filter::Cors(of) => Kind::Cors(cors(of)),
+        Filter::ExternalAuth(of) => Kind::ExternalAuth(external_auth(of)),
     };
     proto::Filter { kind: Some(kind) }
 }

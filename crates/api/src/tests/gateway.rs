@@ -50,10 +50,12 @@ pub(super) fn ports() -> [GatewayPort; 4] {
     let http = HttpListener {
         name: "web".into(),
         hostname: None,
+        external_auth: Vec::new(),
         hosts: hosts(),
     };
     let terminated = TlsServing::Http {
         tls: tls(),
+        external_auth: Vec::new(),
         hosts: hosts(),
     };
     let within = TlsServing::Terminate {
@@ -199,6 +201,7 @@ fn shared_rules_are_sent_once() {
     let listeners = (0..4).map(|listener| HttpListener {
         name: format!("l{listener}").into(),
         hostname: None,
+        external_auth: Vec::new(),
         hosts: (0..16)
             .map(|host| VirtualHost {
                 host: Some(format!("h{host}.l{listener}.example.com").parse().unwrap()),

@@ -213,11 +213,11 @@ fn referenced_by_port(port: &proto::Resource) -> BTreeSet<String> {
     let of_services = of_services.chain(&port.rules);
     let of_services = of_services.flat_map(|rule| &rule.backends);
     let mut backends: Vec<_> = match &port.serving {
-        Some(Serving::Http(http) | Serving::SharedHttp(http)) => {
+        Some(Serving::Http(http) | Serving::SharedHttp(http) | Serving::FilteredHttp(http)) => {
             let listeners = http.listeners.iter();
             listeners.flat_map(|of| of_hosts(&of.hosts)).collect()
         }
-        Some(Serving::Tls(tls) | Serving::SharedTls(tls)) => {
+        Some(Serving::Tls(tls) | Serving::SharedTls(tls) | Serving::FilteredTls(tls)) => {
             let listeners = tls.listeners.iter().flat_map(|of| &of.serving);
             listeners
                 .flat_map(|serving| match serving {

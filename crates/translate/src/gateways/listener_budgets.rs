@@ -22,15 +22,17 @@ impl ListenerBudgets {
                 .tls
                 .as_ref()
                 .map_or(0, weft_ir::ServerTls::wire_size);
-            let wanted = 64 + listener.label.len() + listener.spec.hostname.len() + tls;
+            let filters = listener.filters.all.iter().map(|of| of.wire_size());
+            let filters: usize = filters.sum();
+            let wanted = 64 + listener.label.len() + listener.spec.hostname.len() + tls + filters;
             let used = self.0.entry((protocol.transport(), *port)).or_default();
             if *used + wanted <= LISTENERS_BYTES {
                 *used += wanted;
                 continue;
             }
             let why = format!(
-                "port: {port} has no room for the listener: with its certificates and CA bundles \
-                 it takes {wanted} bytes, and other listeners already use {used} of \
+                "port: {port} has no room for the listener: with its certificates, CA bundles and \
+                 filters it takes {wanted} bytes, and other listeners already use {used} of \
                  {LISTENERS_BYTES}; use fewer or smaller certificates, or another port"
             );
             listener.socket = Err(too_large(why));

@@ -1,20 +1,21 @@
 //! Listeners of Gateways and ListenerSets, each by itself: its socket, the routes that it allows,
 //! and its certificates.
 //!
-//! Source: `Listener`, `ListenerEntry`, `ListenerTLSConfig`, `AllowedRoutes`, `ListenerFilters`
-//! (GEP-5224). Conflicts between listeners are the subject of other modules.
+//! Source: `Listener`, `ListenerEntry`, `ListenerTLSConfig`, `AllowedRoutes`. Conflicts between listeners are the subject of other modules.
 
 use std::sync::Arc;
 
 use weft_ir::{HostPattern, KeyPair, RouteKind, ServerTls, Transport};
 
 use super::frontend::FrontendValidations;
+use super::listener_filters::{self, ReadFilters};
 use super::scopes::NamespaceScope;
 use crate::conditions::Fault;
 use crate::names::{GROUP, unknown_option};
 use crate::objects::port_number;
 use crate::objects::{AllowedRoutes, GroupKind, Lenient, Listener, ListenerTls};
 use crate::references::certificates::{CERTIFICATE, CertificateReader};
+use crate::routes::Resolver;
 
 /// Ports on which the proxy of a gateway serves metrics and readiness.
 const RESERVED: [u16; 2] = [15020, 15021];
@@ -34,6 +35,8 @@ pub(crate) struct BoundListener<'a> {
     pub(crate) socket: Result<ListenerSocket, Fault>,
     /// `None` if TLS is not terminated, or cannot be.
     pub(crate) tls: Option<ServerTls>,
+    /// Filters that every request has to pass.
+    pub(crate) filters: ReadFilters,
     /// Faults of the condition ResolvedRefs.
     pub(crate) unresolved: Vec<Fault>,
     /// A conflict with another listener about the protocol or the host name.
@@ -129,6 +132,8 @@ pub(crate) struct ListenerOwner<'a> {
     pub(crate) set: Option<&'a str>,
     /// Resolves its certificate references.
     pub(crate) reader: CertificateReader<'a>,
+    /// Resolves the servers of its filters; `None` if only the listeners' sockets are wanted.
+    pub(crate) backends: Option<&'a Resolver>,
     /// The error is why the validation of clients is not known.
     pub(crate) frontend: Result<&'a FrontendValidations, &'a Fault>,
 }
@@ -148,7 +153,12 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: ListenerOwner<'_>) -> BoundLis
         Some(set) => format!("{}/{set}/{name}", owner.namespace).into(),
     };
     let mut socket = socket(spec);
-    let mut closed = unknown_protection(spec);
+    let filters = listener_filters::read(spec, owner.reader.from, owner.backends);
+    let (filters, unknown) = match filters {
+        Ok(read) => (read, None),
+        Err(fault) => (ReadFilters::default(), Some(fault)),
+    };
+    let mut closed = unknown.or_else(|| unknown_protection(spec));
     let scope = scope(allowed_routes).unwrap_or_else(|fault| {
         closed.get_or_insert(fault);
         NamespaceScope::None
@@ -168,6 +178,7 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: ListenerOwner<'_>) -> BoundLis
         .map(|_| certificates(&spec.tls, owner.reader))
         .unwrap_or_default();
     unresolved.extend(certificate_faults);
+    unresolved.extend_from_slice(&filters.unresolved);
     let mut clients = None;
     if let Ok(ListenerSocket {
         port,
@@ -193,6 +204,7 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: ListenerOwner<'_>) -> BoundLis
             certificates,
             clients,
         }),
+        filters,
         unresolved,
         conflict: None,
         closed,
@@ -203,20 +215,6 @@ pub(crate) fn bind<'a>(spec: &'a Listener, owner: ListenerOwner<'_>) -> BoundLis
 /// Returns a fault for unsupported protective settings: without them, the listener would serve more
 /// than intended.
 fn unknown_protection(spec: &Listener) -> Option<Fault> {
-    match spec.filters.as_ref() {
-        Err(why) => return Some(Fault::value("filters", why)),
-        Ok(filters) => {
-            if let Some(first) = filters.as_ref().and_then(|of| of.requests.first()) {
-                let named = first.as_ref().map(|of| format!("type {:?}", of.kind));
-                let named = named.unwrap_or_else(str::to_owned);
-                let why = format_args!(
-                    "{named}: listener filters are not supported, and ignoring one would let \
-                     through requests that it is meant to stop"
-                );
-                return Some(Fault::value("filters.requests[0]", why));
-            }
-        }
-    }
     let tls = match spec.tls.as_ref() {
         Err(why) => return Some(Fault::value("tls", why)),
         Ok(tls) => tls.as_ref()?,

@@ -8,6 +8,7 @@ mod classes;
 mod conflicts;
 mod frontend;
 mod listener_budgets;
+mod listener_filters;
 mod listeners;
 mod metadata;
 pub(crate) mod missing;
@@ -87,6 +88,7 @@ pub(crate) fn provisions(objects: &Objects, controller: &str) -> Vec<Provision> 
         data: &data,
         grants: &grants,
         namespaces: &namespaces,
+        backends: None,
     };
     let plans = plans(&gateways, &objects.listener_sets, lookups);
     let parameters = acceptance::class_parameters(&classes, &data);
@@ -135,12 +137,6 @@ impl GatewayTranslator {
             &objects.cluster_trust_bundles,
         );
         let namespaces = Namespaces::new(&objects.namespaces);
-        let sources = ListenerLookups {
-            data: &data,
-            grants,
-            namespaces: &namespaces,
-        };
-        let plans = plans(gateways, &objects.listener_sets, sources);
         let policies = &objects.backend_tls_policies;
         let from = (
             ByIdentity::all(policies),
@@ -154,6 +150,13 @@ impl GatewayTranslator {
             policies: policies.clone(),
         };
         let resolver = Resolver::new(services, Some(rules));
+        let sources = ListenerLookups {
+            data: &data,
+            grants,
+            namespaces: &namespaces,
+            backends: Some(&resolver),
+        };
+        let plans = plans(gateways, &objects.listener_sets, sources);
         let mut routes =
             routes::attached(&mut self.routes, objects, &plans, &namespaces, &resolver);
         let service_rules = AppliedServiceRules::new(&mut self.service_rules, objects, &resolver);
@@ -169,7 +172,8 @@ impl GatewayTranslator {
         let left_out = |port: &ServicePort| known.left_out.get(&port.service).map(|of| &**of);
         let mut outcome = GatewayTranslation {
             routes: routes::statuses(&routes, is_idle, left_out),
-            policies: policies.statuses(services, &routes::targets(&routes, &service_rules)),
+            policies: policies
+                .statuses(services, &routes::targets(&plans, &routes, &service_rules)),
             classes: acceptance::class_statuses(classes, &parameters),
             missing: missing_parents(objects),
             ..GatewayTranslation::default()

@@ -19,6 +19,7 @@ use crate::names::gateway_named;
 use crate::objects::{self, GatewayTls, Lenient, Listener, ListenerSetSpec, Meta};
 use crate::references::certificates::{CLIENT_CERTIFICATE, CertificateReader, ReferencedObjects};
 use crate::references::grants::{Grants, Referrer};
+use crate::routes::Resolver;
 
 /// The objects that listeners refer to.
 #[derive(Clone, Copy)]
@@ -26,6 +27,8 @@ pub(crate) struct ListenerLookups<'a> {
     pub(crate) data: &'a ReferencedObjects<'a>,
     pub(crate) grants: &'a Grants,
     pub(crate) namespaces: &'a Namespaces<'a>,
+    /// `None` if only the listeners' sockets are wanted.
+    pub(crate) backends: Option<&'a Resolver>,
 }
 
 /// A managed Gateway with its listeners.
@@ -118,6 +121,7 @@ fn plan<'a>(
         namespace: &owned.meta.namespace,
         set: None,
         reader,
+        backends: lookups.backends,
         frontend,
     };
     let mut own = read(&spec.listeners, owner);
@@ -158,6 +162,7 @@ fn plan<'a>(
             namespace: &meta.namespace,
             set: Some(&meta.name),
             reader,
+            backends: lookups.backends,
             frontend,
         };
         let mut listeners = read(&spec.listeners, owner);

@@ -57,13 +57,21 @@ fn is_ours(
     parents.any(|of| parent(of, namespace, plans, sets).is_some())
 }
 
-/// Returns the Service ports that the routes of each Gateway send to, directly or by the own routes
-/// of Services.
+/// Returns the Service ports that the routes and listeners of each Gateway send to, directly or by
+/// the own routes of Services.
 pub(crate) fn targets(
+    plans: &Plans<'_>,
     routes: &[GatewayRoute],
     service_rules: &AppliedServiceRules,
 ) -> BTreeMap<GatewayId, BTreeSet<ServicePort>> {
     let mut all: BTreeMap<GatewayId, BTreeSet<ServicePort>> = BTreeMap::new();
+    for (id, plan) in plans {
+        let servers = plan.listeners().flat_map(|of| &of.filters.targets);
+        let servers: BTreeSet<ServicePort> = servers.cloned().collect();
+        if !servers.is_empty() {
+            all.insert(id.clone(), servers);
+        }
+    }
     for (route, attachments) in routes {
         for attachment in attachments.iter().filter(|of| of.listeners.is_ok()) {
             let ports = all.entry(attachment.gateway.clone()).or_default();

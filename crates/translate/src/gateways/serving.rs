@@ -92,7 +92,7 @@ fn services(serving: &Serving, service_rules: &AppliedServiceRules) -> Vec<Arc<S
         Serving::Http(listeners) => hosts.extend(listeners.iter().flat_map(|of| &of.hosts)),
         Serving::Tls(listeners) => {
             for listener in listeners {
-                if let TlsServing::Http { tls: _, hosts: of } = &listener.serving {
+                if let TlsServing::Http { hosts: of, .. } = &listener.serving {
                     hosts.extend(of);
                 }
             }
@@ -126,6 +126,7 @@ impl OpenPorts {
             let listener = HttpListener {
                 name,
                 hostname,
+                external_auth: bound.filters.all.clone(),
                 hosts: virtual_hosts(routes),
             };
             let serving = self
@@ -150,6 +151,7 @@ impl OpenPorts {
             }
             (ListenerProtocol::Https, Some(tls)) => TlsServing::Http {
                 tls: tls.clone(),
+                external_auth: bound.filters.all.clone(),
                 hosts: virtual_hosts(routes),
             },
             (ListenerProtocol::TlsTerminate, Some(tls)) => TlsServing::Terminate {
@@ -183,6 +185,7 @@ impl OpenPorts {
             Some(Serving::Http(listeners)) => listeners.push(HttpListener {
                 name,
                 hostname,
+                external_auth: Vec::new(),
                 hosts: Vec::new(),
             }),
             Some(Serving::Tls(listeners)) => listeners.push(TlsListener {

@@ -7,7 +7,7 @@ use weft_ir::{
     ConnectionRule, Gateway, GatewayPort, ServicePort, Serving, TlsServing, VirtualHost,
 };
 
-use crate::routes::targets::{rule_targets, service_ports};
+use crate::routes::targets::{rule_targets, server, service_ports};
 
 /// The configuration for all proxies of a Gateway. Immutable and cheap to clone.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,13 +27,20 @@ impl GatewayView {
             all.extend(own.flat_map(|rule| rule_targets(rule)));
             match &port.serving {
                 Serving::Http(listeners) => {
+                    let filters = listeners.iter().flat_map(|of| &of.external_auth);
+                    all.extend(filters.filter_map(server));
                     let hosts = listeners.iter().flat_map(|listener| &listener.hosts);
                     all.extend(hosts.flat_map(host_targets));
                 }
                 Serving::Tls(listeners) => {
                     for listener in listeners {
                         match &listener.serving {
-                            TlsServing::Http { tls: _, hosts } => {
+                            TlsServing::Http {
+                                tls: _,
+                                external_auth,
+                                hosts,
+                            } => {
+                                all.extend(external_auth.iter().filter_map(server));
                                 all.extend(hosts.iter().flat_map(host_targets));
                             }
                             TlsServing::Terminate { tls: _, rules }

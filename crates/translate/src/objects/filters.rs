@@ -9,7 +9,7 @@ use super::lenient::or_default;
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 pub struct HttpFilter {
     /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestRedirect`, `URLRewrite`,
-    /// `RequestMirror`, `CORS`, or an unsupported type.
+    /// `RequestMirror`, `CORS`, `ExternalAuth`, or an unsupported type.
     #[serde(rename = "type")]
     pub kind: String,
     #[serde(default)]
@@ -24,9 +24,9 @@ pub struct HttpFilter {
     pub request_mirror: Option<RequestMirror>,
     #[serde(default)]
     pub cors: Option<CorsFilter>,
-    /// Not supported, like the next field.
     #[serde(default)]
-    pub external_auth: Option<IgnoredAny>,
+    pub external_auth: Option<ExternalAuthFilter>,
+    /// Not supported.
     #[serde(default)]
     pub extension_ref: Option<IgnoredAny>,
 }
@@ -40,6 +40,61 @@ pub struct RequestMirror {
     pub percent: Option<i64>,
     #[serde(default)]
     pub fraction: Option<Fraction>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
+pub struct ExternalAuthFilter {
+    /// `HTTP`, `GRPC`, or an unsupported protocol.
+    pub protocol: String,
+    pub backend_ref: BackendObjectRef,
+    #[serde(default)]
+    pub grpc: Option<GrpcAuthConfig>,
+    #[serde(default)]
+    pub http: Option<HttpAuthConfig>,
+    #[serde(default)]
+    pub forward_body: Option<ForwardBody>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
+pub struct GrpcAuthConfig {
+    #[serde(deserialize_with = "or_default")]
+    pub allowed_headers: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
+pub struct HttpAuthConfig {
+    #[serde(deserialize_with = "or_default")]
+    pub path: String,
+    #[serde(deserialize_with = "or_default")]
+    pub allowed_headers: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub allowed_response_headers: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    default,
+    deny_unknown_fields,
+    expecting = "an object"
+)]
+pub struct ForwardBody {
+    /// In bytes; absent and 0 mean that no body is forwarded.
+    #[serde(deserialize_with = "or_default")]
+    pub max_size: i64,
 }
 
 /// A reference to a backend, without weight and filters.

@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use weft_policy::LabelSelector;
 
+use super::filters::ExternalAuthFilter;
 use super::lenient::{Lenient, list, or_default};
 use super::meta::Meta;
 
@@ -97,8 +99,7 @@ pub struct Listener {
     pub filters: Lenient<Option<ListenerFilters>>,
 }
 
-/// Filters that every request has to pass before route matching. None is supported, and none may be
-/// ignored.
+/// Filters that every request has to pass before route matching, in order. None may be ignored.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "an object")]
 pub struct ListenerFilters {
@@ -106,12 +107,17 @@ pub struct ListenerFilters {
     pub requests: Vec<Lenient<ListenerFilter>>,
 }
 
-/// Only its type, for messages.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(expecting = "an object")]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 pub struct ListenerFilter {
+    /// `ExternalAuth`, or an unsupported type.
     #[serde(rename = "type")]
     pub kind: String,
+    #[serde(default)]
+    pub external_auth: Option<ExternalAuthFilter>,
+    /// Not supported.
+    #[serde(default)]
+    pub extension_ref: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -32,8 +32,9 @@ pub use data::{
     ClusterTrustBundle, ClusterTrustBundleSpec, ConfigMap, Secret, SecretBytes, SecretData,
 };
 pub use filters::{
-    BackendObjectRef, CorsFilter, Fraction, HeaderFilter, HeaderValueSpec, HttpFilter,
-    PathModifier, RequestMirror, RequestRedirect, UrlRewrite,
+    BackendObjectRef, CorsFilter, ExternalAuthFilter, ForwardBody, Fraction, GrpcAuthConfig,
+    HeaderFilter, HeaderValueSpec, HttpAuthConfig, HttpFilter, PathModifier, RequestMirror,
+    RequestRedirect, UrlRewrite,
 };
 pub use gateways::{
     AllowedListeners, AllowedRoutes, BackendTlsConfig, FromNamespaces, FrontendTls,

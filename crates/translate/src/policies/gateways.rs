@@ -319,7 +319,7 @@ fn applied_routes(view: &GatewayView) -> AppliedRoutes {
             Serving::Http(listeners) => listeners.iter().for_each(|of| add(&of.hosts)),
             Serving::Tls(listeners) => {
                 for listener in listeners {
-                    if let TlsServing::Http { tls: _, hosts } = &listener.serving {
+                    if let TlsServing::Http { hosts, .. } = &listener.serving {
                         add(hosts);
                     }
                 }

@@ -33,6 +33,15 @@ pub(super) struct RuleContext<'a> {
     pub(super) lookup: &'a TrackedLookup<'a>,
 }
 
+impl RuleContext<'_> {
+    fn referrer<'a>(&'a self, kind: &'a str) -> Referrer<'a> {
+        Referrer {
+            kind,
+            namespace: &self.route.namespace,
+        }
+    }
+}
+
 /// The backends of a rule.
 pub(super) struct Backends {
     pub(super) list: Vec<WeightedBackend>,
@@ -140,7 +149,9 @@ fn backend<F>(
         namespace: namespace.as_deref(),
         port: *port,
     };
-    let backend = match resolve(&target, at, context, payload, report) {
+    let kind = context.route.kind.to_string();
+    let from = context.referrer(&kind);
+    let backend = match resolve(&target, at, (from, context.lookup), payload, report) {
         Ok(Ok(port)) => Backend::Service(port),
         Ok(Err(why)) => Backend::Invalid(why),
         Err(fault) => {
@@ -180,6 +191,18 @@ pub(super) fn resolve_object(
     context: &RuleContext<'_>,
     report: &mut Report,
 ) -> Result<Resolved, Fault> {
+    let kind = context.route.kind.to_string();
+    resolve_object_of(spec, at, context.referrer(&kind), context.lookup, report)
+}
+
+/// Like [`resolve_object`], for a reference of any object.
+pub(super) fn resolve_object_of(
+    spec: &BackendObjectRef,
+    at: &str,
+    from: Referrer<'_>,
+    lookup: &TrackedLookup<'_>,
+    report: &mut Report,
+) -> Result<Resolved, Fault> {
     let BackendObjectRef {
         group,
         kind,
@@ -194,16 +217,16 @@ pub(super) fn resolve_object(
         namespace: namespace.as_deref(),
         port: *port,
     };
-    resolve(&target, at, context, Payload::Requests, report)
+    resolve(&target, at, (from, lookup), Payload::Requests, report)
 }
 
 /// The referenced Service port, or why nothing may be sent to it although the reference is valid.
-type Resolved = Result<ServicePort, Arc<str>>;
+pub(super) type Resolved = Result<ServicePort, Arc<str>>;
 
 fn resolve(
     target: &BackendTarget<'_>,
     at: &str,
-    context: &RuleContext<'_>,
+    (from, lookup): (Referrer<'_>, &TrackedLookup<'_>),
     payload: Payload,
     report: &mut Report,
 ) -> Result<Resolved, Fault> {
@@ -214,19 +237,18 @@ fn resolve(
         namespace,
         port,
     } = *target;
-    let kind = service_kind(group, kind.unwrap_or("Service"), context.lookup)
+    let kind = service_kind(group, kind.unwrap_or("Service"), lookup)
         .map_err(|why| unresolved("InvalidKind", at, &why))?;
     let namespace = namespace.filter(|target| !target.is_empty());
     let id = ServiceId {
         kind,
-        namespace: namespace.unwrap_or(&context.route.namespace).to_owned(),
+        namespace: namespace.unwrap_or(from.namespace).to_owned(),
         name: name.to_owned(),
     };
-    if let Some(rules) = context.lookup.gateway() {
-        permit(&id, context.route, &rules.grants)
-            .map_err(|why| unresolved("RefNotPermitted", at, &why))?;
+    if let Some(rules) = lookup.gateway() {
+        permit(&id, from, &rules.grants).map_err(|why| unresolved("RefNotPermitted", at, &why))?;
     }
-    let Some(service) = context.lookup.service(&id) else {
+    let Some(service) = lookup.service(&id) else {
         let why = format!("{} does not exist", id.with_kind());
         return Err(unresolved("BackendNotFound", at, &why));
     };
@@ -239,7 +261,7 @@ fn resolve(
     }
     let info = resolve_port(&id, service, port, at, payload)?;
     let port = info.id.as_ref().clone();
-    let Some(rules) = context.lookup.gateway() else {
+    let Some(rules) = lookup.gateway() else {
         return check_protocol(&port, info, at, payload).map(|()| Ok(port));
     };
     report.targets.insert(port.clone());
@@ -255,14 +277,10 @@ fn resolve(
 }
 
 /// References of Gateways' routes to another namespace need a ReferenceGrant.
-fn permit(id: &ServiceId, route: &RouteId, grants: &Grants) -> Result<(), String> {
+fn permit(id: &ServiceId, from: Referrer<'_>, grants: &Grants) -> Result<(), String> {
     let (group, kind) = match id.kind {
         ServiceKind::Service => ("", "Service"),
         ServiceKind::Import => (MULTI_CLUSTER, "ServiceImport"),
-    };
-    let from = Referrer {
-        kind: &route.kind.to_string(),
-        namespace: &route.namespace,
     };
     let to = Referent {
         group,

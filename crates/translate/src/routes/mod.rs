@@ -19,6 +19,7 @@ mod values;
 
 pub(crate) use cache::{RouteCache, RouteFilter};
 pub(crate) use compiled::Rules;
+pub(crate) use filters::{ListenerAuth, listener_auth};
 pub(crate) use object::RouteObject;
 pub(crate) use resolver::{GatewayBackendRules, Resolver, TrackedLookup};
 pub(crate) use route::Route;

@@ -15,7 +15,9 @@ use weft_translate::{
     Translation,
 };
 
-use crate::view::{conditions, connection_rule, field, fields, list, rule, text, tls_rule};
+use crate::view::{
+    conditions, connection_rule, external_auth, field, fields, list, rule, text, tls_rule,
+};
 
 pub(crate) fn view(view: &GatewayView) -> Value {
     let GatewayView { gateway, ports } = view;
@@ -78,10 +80,12 @@ fn http(listener: &HttpListener) -> Value {
     let HttpListener {
         name,
         hostname,
+        external_auth: filters,
         hosts,
     } = listener;
     fields([
         ("listener", head(name, hostname.as_ref())),
+        ("filters", list(filters.iter().map(|of| external_auth(of)))),
         ("hosts", list(hosts.iter().map(host))),
     ])
 }
@@ -101,8 +105,12 @@ fn tls(listener: &TlsListener) -> Value {
         hostname,
         serving,
     } = listener;
+    let filters = match serving {
+        TlsServing::Http { external_auth, .. } => external_auth.as_slice(),
+        _ => &[],
+    };
     let (kind, with, rules) = match serving {
-        TlsServing::Http { tls, hosts } => ("https", Some(tls), list(hosts.iter().map(host))),
+        TlsServing::Http { tls, hosts, .. } => ("https", Some(tls), list(hosts.iter().map(host))),
         TlsServing::Terminate { tls, rules } => {
             ("terminated", Some(tls), list(rules.iter().map(tls_rule)))
         }
@@ -111,6 +119,7 @@ fn tls(listener: &TlsListener) -> Value {
     fields([
         ("listener", head(name, hostname.as_ref())),
         ("with", with.map(server_tls)),
+        ("filters", list(filters.iter().map(|of| external_auth(of)))),
         (kind, Some(rules.unwrap_or(Value::Null))),
     ])
 }

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 
 use serde_norway::{Mapping, Value};
 use weft_ir::{
-    Allowed, Backend, Choice, ConnectionRule, Cors, Destination, Endpoint, EndpointSet, Filter,
-    GatewayId, HeaderEdit, Hints, Locality, Mirror, Mode, PathEdit, PathMatch, ProbeRequest,
-    RequestMatch, Retry, Routing, Rule, Service, ServicePort, Target, Timeouts, TlsRule,
-    ValueMatch, WeightedBackend,
+    Allowed, Backend, Choice, ConnectionRule, Cors, Destination, Endpoint, EndpointSet,
+    ExternalAuth, ExternalAuthProtocol, Filter, GatewayId, HeaderEdit, HeaderSelection, Hints,
+    Locality, Mirror, Mode, PathEdit, PathMatch, ProbeRequest, RequestMatch, Retry, Routing, Rule,
+    Service, ServicePort, Target, Timeouts, TlsRule, ValueMatch, WeightedBackend,
 };
 use weft_translate::{Condition, Controller, Mesh, ParentStatus, RouteStatus, Translation};
 
@@ -266,7 +266,43 @@ fn filter(filter: &Filter) -> Value {
             text(format!("{numerator} of {denominator} to {to}")),
         ),
         Filter::Cors(of) => field("cors", cors(of)),
+        Filter::ExternalAuth(of) => field("externalAuth", external_auth(of)),
     }
+}
+
+pub(crate) fn external_auth(of: &ExternalAuth) -> Value {
+    let ExternalAuth {
+        server,
+        protocol,
+        body_limit,
+    } = of;
+    let server = match server {
+        Ok(port) => port.to_string(),
+        Err(why) => format!("nowhere, {why}"),
+    };
+    let names = |of: &[http::HeaderName]| {
+        let names: Vec<&str> = of.iter().map(http::HeaderName::as_str).collect();
+        (!names.is_empty()).then(|| text(names.join(", ")))
+    };
+    let selected = |of: &HeaderSelection| names(of.names()).or_else(|| Some(text("all")));
+    let (kind, prefix, requests, responses) = match protocol {
+        ExternalAuthProtocol::Http(of) => (
+            "HTTP",
+            (!of.path_prefix.is_empty()).then(|| text(&of.path_prefix)),
+            names(&of.request_headers),
+            selected(&of.response_headers),
+        ),
+        ExternalAuthProtocol::Grpc { request_headers } => {
+            ("GRPC", None, selected(request_headers), None)
+        }
+    };
+    fields([
+        ("server", Some(text(format!("{kind} {server}")))),
+        ("prefix", prefix),
+        ("request headers", requests),
+        ("response headers", responses),
+        ("body", (*body_limit > 0).then(|| text(body_limit))),
+    ])
 }
 
 fn retry(retry: &Retry) -> String {

@@ -31,7 +31,7 @@ pub(super) fn header_edit(spec: &HeaderFilter, at: &str) -> Result<HeaderEdit, F
     let edit = HeaderEdit {
         set: header_values(set, &format!("{at}.set"))?,
         add: header_values(add, &format!("{at}.add"))?,
-        remove: header_names(remove, &format!("{at}.remove"))?,
+        remove: each_name(remove, &format!("{at}.remove"), editable)?,
     };
     only_set_host(&edit, at)?;
     let mut seen: Vec<&HeaderName> = Vec::new();
@@ -84,15 +84,32 @@ fn header_values(
     Ok(headers)
 }
 
-fn header_names(names: &[String], at: &str) -> Result<Vec<HeaderName>, Fault> {
+/// Returns the names, each once.
+pub(super) fn each_name(
+    names: &[String],
+    at: &str,
+    read: fn(&str, &str) -> Result<HeaderName, Fault>,
+) -> Result<Vec<HeaderName>, Fault> {
     let mut headers = Vec::with_capacity(names.len());
     for (position, name) in names.iter().enumerate() {
-        let name = editable(name, &format!("{at}[{position}]"))?;
+        let name = read(name, &format!("{at}[{position}]"))?;
         if !headers.contains(&name) {
             headers.push(name);
         }
     }
     Ok(headers)
+}
+
+/// Returns the name of a header that an external server may set on a request: not the host, nor
+/// what proxies say of the client.
+pub(super) fn copyable(name: &str, at: &str) -> Result<HeaderName, Fault> {
+    let name = editable(name, at)?;
+    let text = name.as_str();
+    if name == HOST || text == "forwarded" || text.starts_with("x-forwarded-") {
+        let why = format_args!("{name} is set by the proxy and cannot be changed by a server");
+        return Err(Fault::value(at, why));
+    }
+    Ok(name)
 }
 
 fn editable(name: &str, at: &str) -> Result<HeaderName, Fault> {

@@ -1,15 +1,23 @@
 //! Filters of rules and backends. An unsupported filter makes its rule fail, since the
 //! specification forbids skipping it.
 
-use weft_ir::{Filter, Mirror, PathEdit};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::backends::{RuleContext, resolve_object};
+use weft_ir::{ExternalAuth, Filter, Mirror, PathEdit, ServicePort};
+
+use super::backends::{RuleContext, resolve_object, resolve_object_of};
 use super::report::Report;
+use super::resolver::Resolver;
 use super::values::unsupported;
 use crate::conditions::Fault;
-use crate::objects::{Fraction, GrpcFilter, HeaderFilter, HttpFilter, Lenient, RequestMirror};
+use crate::objects::{
+    ExternalAuthFilter, Fraction, GrpcFilter, HeaderFilter, HttpFilter, Lenient, RequestMirror,
+};
+use crate::references::grants::Referrer;
 
 mod cors;
+mod external_auth;
 pub(crate) mod headers;
 mod rewrite;
 
@@ -70,7 +78,7 @@ fn http_filter(
         url_rewrite,
         request_mirror,
         cors,
-        external_auth: _,
+        external_auth,
         extension_ref: _,
     } = filter;
     let common = CommonFilter {
@@ -95,10 +103,22 @@ fn http_filter(
             let (spec, at) = required(cors, at, "cors")?;
             self::cors::cors(spec, &at).map(Filter::Cors)
         }
+        "ExternalAuth" => {
+            let (spec, at) = required(external_auth, at, "externalAuth")?;
+            let server = |of: &_, at: &str| match resolve_object(of, at, context, report) {
+                Ok(resolved) => resolved,
+                Err(fault) => {
+                    let why = Arc::from(&*fault.text);
+                    report.unresolved.push(fault);
+                    Err(why)
+                }
+            };
+            self::external_auth::external_auth(spec, &at, server).map(Filter::ExternalAuth)
+        }
         other => Err(unsupported(
             &format!("{at}.type"),
             other,
-            "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, CORS",
+            "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, CORS, ExternalAuth",
         )),
     };
     translated.map(Some)
@@ -129,6 +149,49 @@ fn grpc_filter(
             kind,
             "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror",
         ))
+    })
+}
+
+/// The filter of a listener.
+pub(crate) struct ListenerAuth {
+    pub(crate) filter: Arc<ExternalAuth>,
+    /// Why the server cannot be resolved, with the reason that routes report.
+    pub(crate) unresolved: Option<Fault>,
+    /// The server, if it exists.
+    pub(crate) target: BTreeSet<ServicePort>,
+}
+
+/// Reads the filter of a listener of `from`. Without a resolver, its server is not resolved.
+pub(crate) fn listener_auth(
+    spec: &ExternalAuthFilter,
+    at: &str,
+    from: Referrer<'_>,
+    resolver: Option<&Resolver>,
+) -> Result<ListenerAuth, Fault> {
+    let mut report = Report::default();
+    let mut unresolved = None;
+    let server = |of: &_, at: &str| {
+        let Some(resolver) = resolver else {
+            return Err(Arc::from(""));
+        };
+        let resolved = resolve_object_of(of, at, from, &resolver.track(), &mut report);
+        let fault = match resolved {
+            Ok(Ok(port)) => return Ok(port),
+            Ok(Err(why)) => Fault {
+                reason: "BackendNotFound",
+                text: format!("{at}: {why}"),
+            },
+            Err(fault) => fault,
+        };
+        let why = Arc::from(&*fault.text);
+        unresolved = Some(fault);
+        Err(why)
+    };
+    let filter = external_auth::external_auth(spec, at, server)?;
+    Ok(ListenerAuth {
+        filter,
+        unresolved,
+        target: report.targets,
     })
 }
 
@@ -185,13 +248,21 @@ fn refuse_combinations(filters: &[Filter], at: &str) -> Result<(), Fault> {
     let requests = count(|filter| matches!(filter, Filter::RequestHeaders(_)));
     let responses = count(|filter| matches!(filter, Filter::ResponseHeaders(_)));
     let cors = count(|filter| matches!(filter, Filter::Cors(_)));
+    let external_auth = count(|filter| matches!(filter, Filter::ExternalAuth(_)));
     if redirects > 0 && rewrites > 0 {
         let why = "RequestRedirect and URLRewrite cannot be used together";
         return Err(Fault::filters(at, why));
     }
-    if [redirects, rewrites, requests, responses, cors]
-        .into_iter()
-        .any(|times| times > 1)
+    if [
+        redirects,
+        rewrites,
+        requests,
+        responses,
+        cors,
+        external_auth,
+    ]
+    .into_iter()
+    .any(|times| times > 1)
     {
         return Err(Fault::filters(at, "a type of filter can be used only once"));
     }
@@ -266,7 +337,8 @@ pub(super) fn replaces_prefix(filters: &[Filter]) -> bool {
             Filter::RequestHeaders(_)
             | Filter::ResponseHeaders(_)
             | Filter::Mirror(_)
-            | Filter::Cors(_) => &None,
+            | Filter::Cors(_)
+            | Filter::ExternalAuth(_) => &None,
         };
         matches!(path, Some(PathEdit::Prefix(_)))
     })
