@@ -47,15 +47,17 @@ func (b Builder) SystemImages() ([]string, error) {
 	})
 }
 
-// ConformanceImages builds the images that the conformance suite's manifests use, and returns their
-// archives.
+// ConformanceImages builds the images that the conformance suite's manifests and the cluster tests use,
+// and returns their archives.
 func (b Builder) ConformanceImages(ctx context.Context) ([]string, error) {
 	const suite = "sigs.k8s.io/gateway-api-conformance-images/echo-basic"
 	if err := b.goModule(ctx, b.source("conformance"), "", map[string]string{"echo-basic": suite}); err != nil {
 		return nil, err
 	}
 	const echo = "istio.io/istio/pkg/test/echo/cmd/"
-	advanced := map[string]string{"echo-server": echo + "server", "echo-client": echo + "client"}
+	advanced := map[string]string{
+		"echo-server": echo + "server", "echo-client": echo + "client", "authorizer": "./authorizer",
+	}
 	if err := b.goModule(ctx, b.source("cluster", "images", "echo-advanced"), "", advanced); err != nil {
 		return nil, err
 	}
@@ -77,6 +79,10 @@ func (b Builder) ConformanceImages(ctx context.Context) ([]string, error) {
 			{Source: key, Destination: "/cert.key"},
 		},
 	}}
+	specs["authorizer"] = image.Spec{
+		Tag: versions.AuthorizerImage, User: "65532",
+		Files: []image.File{{Source: b.Bin("authorizer"), Destination: "/authorizer"}},
+	}
 	for _, tag := range images.Basic {
 		_, version, _ := strings.Cut(tag, ":")
 		specs["echo-basic-"+version] = image.Spec{

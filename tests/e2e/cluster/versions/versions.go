@@ -23,6 +23,8 @@ const (
 	PauseImage   = "registry.k8s.io/pause:3.10"
 	CoreDNSImage = "registry.k8s.io/coredns/coredns:" + CoreDNS
 	MetalLBImage = "quay.io/metallb/controller:" + MetalLB
+	// AuthorizerImage is the external authorization server of the cluster tests.
+	AuthorizerImage = "weft.dev/authorizer:test"
 )
 
 // EchoImages are the names of the servers echo-basic and echo-advanced in the manifests of a

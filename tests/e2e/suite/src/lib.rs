@@ -7,6 +7,7 @@
 pub mod control_plane;
 mod deployments;
 mod diagnose;
+pub mod external_auth;
 pub mod fault_injection;
 pub mod gateways;
 pub mod host;

@@ -15,6 +15,7 @@ mod clients;
 mod composition;
 mod condition_table;
 mod examples;
+mod external_auth;
 mod families;
 mod grants;
 mod identity;

@@ -11,6 +11,7 @@ mod authentication;
 mod authorization;
 mod bad_input;
 mod control_plane;
+mod external_auth;
 mod families;
 mod faults;
 mod filters;
