@@ -7,6 +7,7 @@ mod client;
 mod incoming;
 mod memory;
 mod replay;
+mod source;
 mod stream_writer;
 mod tee;
 

@@ -14,7 +14,8 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::tee::{self, TeeBody, TeeSender};
+use super::source::BodySource;
+use super::tee::{self, TeeSender};
 use super::{BodyError, Incoming, ReplayMemory, RequestBody};
 use crate::authorization::Permit;
 use crate::wire::OVERHEAD;
@@ -253,36 +254,6 @@ impl ReplayReader {
 struct SharedBody {
     hint: SizeHint,
     state: Mutex<SharedState>,
-}
-
-/// Where a request's body comes from.
-enum BodySource {
-    Client(Incoming),
-    /// The copy for a mirror.
-    Tee(TeeBody),
-    /// Of the proxy itself; `None` once it is read.
-    Own(Option<Bytes>),
-}
-
-impl BodySource {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self {
-            Self::Client(incoming) => Pin::new(incoming).poll_frame(cx),
-            Self::Tee(body) => body.poll_frame(cx),
-            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Client(incoming) => incoming.is_end_stream(),
-            Self::Tee(body) => body.is_end_stream(),
-            Self::Own(bytes) => bytes.is_none(),
-        }
-    }
 }
 
 struct SharedState {

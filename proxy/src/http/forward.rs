@@ -4,12 +4,11 @@
 //! responses.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use tokio_util::sync::CancellationToken;
-use weft_ir::{Filter, RouteId, RouteSection};
+use weft_ir::{Filter, RouteId};
 
 use super::client_connections::ClientConnection;
 use super::errors::{Failure, ShortCircuit, contain, redact};
@@ -20,7 +19,7 @@ use super::response_body::{RequestState, Response, ResponseBody};
 use super::retry::{self, RoutePolicy};
 use super::routes::{MatchedRoute, RouteConfig, RouteSource, Target};
 use super::serve::{Handler, Request};
-use super::{cors, external_auth, filters, headers, upgrade};
+use super::{cors, filters, headers, upgrade};
 use crate::body::{ClientBody, ReplayBuffer};
 use crate::routing::destination::{ComposedService, ResolvedMirror};
 use crate::routing::external_auth::ResolvedAuth;
@@ -256,56 +255,6 @@ impl Outbound {
             .mirrored
             .sample(chosen.mirrors, head, &self.downstream.runtime);
         Ok(chosen)
-    }
-}
-
-impl Outbound {
-    /// Applies the filters before the check by a server, and this one. Returns the filters after it.
-    async fn up_to<'a>(
-        &self,
-        auth: &ResolvedAuth,
-        matched_route: &MatchedRoute<'_>,
-        (all, undecided): (&'a [Filter], Option<&Arc<RouteSection>>),
-        (head, body): (&mut Parts, &mut ClientBody),
-        state: &mut RequestState,
-    ) -> Result<&'a [Filter], ShortCircuit> {
-        let (before, rest) = all.split_at_checked(auth.position).unwrap_or((all, &[]));
-        let context = filters::FilterContext {
-            matched: matched_route.path,
-            scheme: self.source.scheme(),
-            port: self.source.port(),
-        };
-        // Policies decide on the request as the client sent it, with what the server made of it.
-        let asked = undecided.map(|_| head.uri.clone());
-        let mut passed = filters::on_request(before, head, context, &mut state.added);
-        if passed.is_ok() {
-            let limit = matched_route.policy.and_then(|of| of.timeouts.request);
-            passed = Ok(self.check(auth, (&mut *head, body), limit, state).await?);
-        }
-        if let Some(asked) = asked {
-            let changed = std::mem::replace(&mut head.uri, asked);
-            let decided = state.exchange.authorize_at_route(undecided, head);
-            head.uri = changed;
-            decided?;
-        }
-        passed.map(|()| rest)
-    }
-
-    async fn check(
-        &self,
-        auth: &ResolvedAuth,
-        (head, body): (&mut Parts, &mut ClientBody),
-        limit: Option<Duration>,
-        state: &mut RequestState,
-    ) -> Result<(), ShortCircuit> {
-        let place = external_auth::Place {
-            downstream: &self.downstream,
-            address: self.source.address(),
-            scheme: self.source.scheme(),
-            limit,
-        };
-        // Boxed, so that the futures of requests without a check stay small.
-        Box::pin(external_auth::check(auth, head, body, state, place)).await
     }
 }
 

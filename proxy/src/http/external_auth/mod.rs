@@ -7,6 +7,7 @@
 mod changes;
 mod grpc;
 mod http;
+mod outbound;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

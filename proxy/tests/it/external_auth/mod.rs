@@ -223,14 +223,20 @@ impl Scene {
 
     /// Returns how many checks had the result.
     fn checks(&self, result: &str) -> u64 {
-        let (metrics, direction) = match &self.proxy {
-            Running::Pod(pod) => (pod.metrics(), "outbound"),
-            Running::Gateway(gateway, _) => (gateway.metrics(), "gateway"),
+        let direction = match &self.proxy {
+            Running::Pod(_) => "outbound",
+            Running::Gateway(..) => "gateway",
         };
-        let series = format!(
-            r#"weft_external_auth_checks_total{{direction="{direction}",result="{result}"}} "#
-        );
-        let line = metrics.lines().find_map(|line| line.strip_prefix(&*series));
+        let labels = format!(r#"direction="{direction}",result="{result}""#);
+        self.count(&format!("weft_external_auth_checks_total{{{labels}}} "))
+    }
+
+    fn count(&self, series: &str) -> u64 {
+        let metrics = match &self.proxy {
+            Running::Pod(pod) => pod.metrics(),
+            Running::Gateway(gateway, _) => gateway.metrics(),
+        };
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series));
         line.map_or(0, |count| count.trim().parse().unwrap())
     }
 }
