@@ -1,4 +1,5 @@
-//! Compiles the files of `proto` with a pure Rust compiler, so that no `protoc` has to be installed.
+//! Compiles the files of `proto` with a pure Rust compiler, so that no `protoc` has to be
+//! installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -46,8 +46,8 @@ impl KeyStore {
         self.set(Some(Vec::new()));
     }
 
-    /// Takes what was read; `None`: it cannot be read now, and what was read before stays. Sets that
-    /// did not change are the same `Arc`. Returns true if anything changed.
+    /// Takes what was read; `None`: it cannot be read now, and what was read before stays. Sets
+    /// that did not change are the same `Arc`. Returns true if anything changed.
     fn set(&self, now: Option<Vec<FetchedKeys>>) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let was_listed = std::mem::replace(&mut state.listed, true);

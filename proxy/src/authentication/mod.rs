@@ -83,9 +83,9 @@ impl Authenticators {
 }
 
 impl Authenticator {
-    /// Verifies the token of a request, and sets the headers that its claims become. What the client
-    /// sends in these is removed in any case. Returns `None` if the request has no token and needs
-    /// none.
+    /// Verifies the token of a request, and sets the headers that its claims become. What the
+    /// client sends in these is removed in any case. Returns `None` if the request has no token and
+    /// needs none.
     pub fn authenticate(&self, head: &mut Parts) -> Result<Option<Verified>, TokenError> {
         let found = find::token(&self.of.providers, head);
         let verified = match found {

@@ -1,7 +1,8 @@
 //! One token: its form, its signature and its claims.
 //!
-//! Source: RFC 7515 (compact serialization, `kid`, `crit`), RFC 7518 and 8037 (algorithms), RFC 7519
-//! (`iss`, `aud`, `exp`, `nbf`), RFC 8725 (the algorithm is the key's, never the token's choice).
+//! Source: RFC 7515 (compact serialization, `kid`, `crit`), RFC 7518 and 8037 (algorithms), RFC
+//! 7519 (`iss`, `aud`, `exp`, `nbf`), RFC 8725 (the algorithm is the key's, never the token's
+//! choice).
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Who may call, and with which tokens: the policies in force, compiled once for each change, and what each connection
-//! and request needs of them.
+//! Who may call, and with which tokens: the policies in force, compiled once for each change, and
+//! what each connection and request needs of them.
 //!
 //! [`Policies`] is published by the store and shared by all connections. A connection makes a
 //! [`ClientPolicies`] of it, which knows the client, and asks that for a [`Permit`] for each

@@ -1,7 +1,8 @@
 //! Listeners of Gateways and ListenerSets, each by itself: its socket, the routes that it allows,
 //! and its certificates.
 //!
-//! Source: `Listener`, `ListenerEntry`, `ListenerTLSConfig`, `AllowedRoutes`. Conflicts between listeners are the subject of other modules.
+//! Source: `Listener`, `ListenerEntry`, `ListenerTLSConfig`, `AllowedRoutes`. Conflicts between
+//! listeners are the subject of other modules.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! AuthenticationPolicies with the same target: the oldest applies, then the first by name (GEP-713).
-//! Policies with different targets that meet at one place all apply there.
+//! AuthenticationPolicies with the same target: the oldest applies, then the first by name
+//! (GEP-713). Policies with different targets that meet at one place all apply there.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Authentication: requests need valid tokens, at a pod and at a gateway, before policies on who may
-//! call are asked, which can require their claims.
+//! Authentication: requests need valid tokens, at a pod and at a gateway, before policies on who
+//! may call are asked, which can require their claims.
 
 use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};

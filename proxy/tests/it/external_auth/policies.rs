@@ -4,8 +4,8 @@ use http::Request;
 use weft_api::encode;
 use weft_ir::{
     Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Authorizations,
-    DefaultAuthorization, HeaderMatch, PathEdit, PathMatch, PolicyEffect, PolicyId, Redirect,
-    RequestMatch, Rewrite, RouteSection, ValueMatch,
+    DefaultAuthorization, HeaderMatch, PathEdit, PathMatch, PolicyEffect, PolicyId, PolicyKind,
+    Redirect, RequestMatch, Rewrite, RouteSection, ValueMatch,
 };
 
 use super::*;
@@ -17,6 +17,7 @@ fn of(action: AuthorizationAction, requests: RequestMatch) -> Authorization {
     };
     let policy = AuthorizationPolicy {
         id: PolicyId {
+            kind: PolicyKind::Authorization,
             namespace: Some("shop".into()),
             name: "policy".into(),
         },

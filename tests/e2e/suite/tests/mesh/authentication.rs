@@ -1,5 +1,5 @@
-//! AuthenticationPolicies in the mesh: tokens of the cluster's own issuer, whose keys the controller
-//! fetches, and claims as sources of AuthorizationPolicies.
+//! AuthenticationPolicies in the mesh: tokens of the cluster's own issuer, whose keys the
+//! controller fetches, and claims as sources of AuthorizationPolicies.
 
 cluster_tests! {
     run Meshed tokens_of_the_cluster_are_verified;
