@@ -172,6 +172,8 @@ async fn udp_clients_get_own_answers_and_keep_their_endpoint() {
     let cluster = port.cluster("shop/dns:53", &[a.address, b.address]);
     port.route(&[(&cluster, 1)]);
     let mut used = HashSet::new();
+    // All stay open: a later client with the port of an earlier one would be of its session.
+    let mut clients = Vec::new();
     for number in 0..50_u8 {
         let client = port.client().await;
         let first = client.ask(&[number]).await.unwrap();
@@ -183,6 +185,7 @@ async fn udp_clients_get_own_answers_and_keep_their_endpoint() {
             );
         }
         used.insert(first[0]);
+        clients.push(client);
     }
     assert_eq!(used.len(), 2, "both endpoints have sessions");
     // Empty datagrams pass too.
