@@ -7,6 +7,7 @@ pub mod authorization;
 pub mod body;
 pub mod control;
 pub mod drain;
+mod grpc;
 pub mod http;
 mod lease;
 pub mod listen;

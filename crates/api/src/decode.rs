@@ -19,6 +19,7 @@ mod authorization;
 mod external_auth;
 mod gateway;
 mod rules;
+mod traffic;
 
 use rules::{backend, connection_rule, rule, tls_rule};
 
@@ -269,6 +270,7 @@ fn endpoint_set(wire: proto::EndpointSet) -> Decoded<EndpointSet> {
         protocol,
         endpoints,
         choice,
+        traffic: wire.traffic.map(traffic::policy).transpose()?.map(Arc::new),
         tls: wire
             .tls
             .map(|tls| gateway::backend_tls(tls).map(Arc::new))

@@ -20,6 +20,7 @@ mod authorization;
 mod external_auth;
 mod gateway;
 mod rules;
+mod traffic;
 
 pub use authorization::authorizations;
 pub use gateway::{RouteDigests, gateway, gateway_port, route_digests};
@@ -107,6 +108,7 @@ pub fn endpoints(of: &EndpointSet) -> proto::Resource {
         endpoints,
         tls,
         choice: Choice { hints, affinity },
+        traffic: policy,
     } = of;
     let hinted = |of: &Endpoint| {
         let mut wire = endpoint(of);
@@ -122,6 +124,7 @@ pub fn endpoints(of: &EndpointSet) -> proto::Resource {
         endpoints: endpoints.iter().map(hinted).collect(),
         tls: tls.as_deref().map(gateway::backend_tls),
         affinity_seconds: affinity.map_or(0, seconds),
+        traffic: policy.as_deref().map(traffic::policy),
     });
     resource(&ResourceKey::Endpoints(id.clone()), body)
 }

@@ -10,6 +10,7 @@ use crate::gateway::BackendTls;
 use crate::identity::Identity;
 use crate::names::ServicePort;
 use crate::route::{Rule, WeightedBackend};
+use crate::traffic::TrafficPolicy;
 
 /// The configuration of the proxy's own pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,11 +151,13 @@ pub struct EndpointSet {
     pub tls: Option<Arc<BackendTls>>,
     /// Constraints on the choice of an endpoint.
     pub choice: Choice,
+    /// The effective TrafficPolicy; `None` without one.
+    pub traffic: Option<Arc<TrafficPolicy>>,
 }
 
 impl EndpointSet {
-    /// Returns a set without TLS to the application and without constraints on the choice of an
-    /// endpoint.
+    /// Returns a set without TLS to the application, without constraints on the choice of an
+    /// endpoint, and without a policy.
     pub fn new(id: ServicePort, protocol: Protocol, endpoints: Vec<Endpoint>) -> Self {
         Self {
             id,
@@ -162,6 +165,7 @@ impl EndpointSet {
             endpoints,
             tls: None,
             choice: Choice::default(),
+            traffic: None,
         }
     }
 }

@@ -22,6 +22,7 @@ mod pattern;
 mod route;
 mod route_table;
 mod size;
+mod traffic;
 
 pub use authentication::{
     Authentication, ClaimHeader, ClaimMatch, Claims, JsonWebKey, JwtProvider, KeyMaterial,
@@ -57,3 +58,4 @@ pub use route::{
     RequestMatch, Retry, Rewrite, RouteId, RouteKind, Rule, Timeouts, ValueMatch, WeightedBackend,
 };
 pub use route_table::{Matched, RouteTable};
+pub use traffic::{EjectionTime, OutlierDetection, Percent, TrafficPolicy};

@@ -49,6 +49,11 @@ pub enum BodyError {
 }
 
 impl BodyError {
+    /// Returns true if the sender of the body, or the connection to it, broke it off.
+    pub fn is_of_sender(&self) -> bool {
+        matches!(self, Self::Http1(_) | Self::Http2(_))
+    }
+
     /// Returns the code with which the other side of the exchange is reset in HTTP/2: that of this
     /// side, if it has one.
     pub fn reset_reason(&self) -> h2::Reason {

@@ -184,6 +184,13 @@ impl ReplayBuffer {
             .is_some_and(|shared| shared.state().idle_timed_out)
     }
 
+    /// Returns true if the client has sent the whole body, and all of it was read.
+    pub fn is_read(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|shared| shared.state().source.is_end_stream())
+    }
+
     /// Returns the bytes of the body that were read so far.
     pub fn bytes_read(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.state().read)

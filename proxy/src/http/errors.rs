@@ -17,6 +17,7 @@ use super::external_auth::AuthError;
 use super::response_body::{Response, ResponseBody};
 use crate::authorization::Verdict;
 use crate::body::BodyError;
+pub use crate::grpc::is_grpc;
 use crate::overload::Limit;
 use crate::telemetry::error_type::ErrorType;
 use crate::upstream::SendError;
@@ -298,43 +299,4 @@ fn header_text(words: &str) -> HeaderValue {
         })
         .collect();
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("failed"))
-}
-
-/// By the whole media type, which is `application/grpc` or one of its own subtypes, as
-/// `application/grpc+proto`: what only begins so, as `application/grpc-web`, is another protocol.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    const GRPC: &[u8] = b"application/grpc";
-    let Some(value) = headers.get(CONTENT_TYPE) else {
-        return false;
-    };
-    let Some((media_type, rest)) = value.as_bytes().split_at_checked(GRPC.len()) else {
-        return false;
-    };
-    media_type.eq_ignore_ascii_case(GRPC)
-        && matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'\t'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_is_recognized_by_exact_media_type() {
-        for (kind, grpc) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("Application/GRPC; charset=utf-8", true),
-            ("application/grpc ;a=b", true),
-            ("application/grpc-web", false),
-            ("application/grpc-web+proto", false),
-            ("application/grpcx", false),
-            ("application/grp", false),
-            ("text/plain; application/grpc", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-            assert_eq!(is_grpc(&headers), grpc, "{kind}");
-        }
-        assert!(!is_grpc(&HeaderMap::new()));
-    }
 }

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
-use tonic::Code;
 
 use super::delivery;
 use super::errors;
@@ -16,6 +15,7 @@ use super::exchange::Exchange;
 use super::external_auth::ResponseChanges;
 use super::mirror::MirroredRequests;
 use crate::body::{BodyError, Incoming, is_empty};
+pub use crate::grpc::grpc_status;
 use crate::upstream::Lease;
 
 pub type Response = http::Response<ResponseBody>;
@@ -66,6 +66,14 @@ pub struct RequestState {
     pub granted: Option<Box<ResponseChanges>>,
     /// Mirrored requests that have not been sent yet.
     pub mirrored: MirroredRequests,
+}
+
+impl RequestState {
+    fn of_endpoint(&mut self, record: impl FnOnce(&mut Lease)) {
+        if let Some(lease) = &mut self.lease {
+            record(lease);
+        }
+    }
 }
 
 impl ResponseBody {
@@ -130,6 +138,9 @@ impl ResponseBody {
     fn abort(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
         let mut last = Err(error);
         if let (Some(request), Err(error)) = (&mut self.request, &last) {
+            if error.is_of_sender() {
+                request.of_endpoint(Lease::broke_off);
+            }
             request.exchange.aborted(error);
             if request.exchange.is_grpc() && request.exchange.version() == Version::HTTP_2 {
                 let trailers = errors::grpc_trailers(error);
@@ -195,6 +206,7 @@ impl http_body::Body for ResponseBody {
                 Some(data) => request.exchange.bytes_sent(data.len()),
                 None => {
                     if let Some(trailers) = frame.trailers_ref() {
+                        request.of_endpoint(|lease| lease.trailers(trailers));
                         request.exchange.trailers(trailers);
                     }
                 }
@@ -241,11 +253,4 @@ impl Drop for ResponseBody {
             self.finish(whole);
         }
     }
-}
-
-/// Returns the gRPC status of the headers or trailers of a response.
-pub fn grpc_status(headers: &HeaderMap) -> Option<Code> {
-    let status: i32 = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-    // Other numbers are UNKNOWN, by the gRPC specification.
-    Some(status.into())
 }

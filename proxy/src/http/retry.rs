@@ -238,6 +238,7 @@ async fn attempt(
     repeatable: bool,
     state: &mut RequestState,
 ) -> Attempted {
+    let body = request.replay_buffer.clone();
     let mut progress = AttemptProgress::new(&mut state.exchange, repeatable);
     let sent = cluster.send(request, &mut progress);
     let result = match deadline {
@@ -248,6 +249,13 @@ async fn attempt(
                 result = sent => result.map_err(Failure::from),
                 () = &mut end => Err(failure(limit)),
             };
+            // While the client still sends, it may be what takes long.
+            if let (Err(Failure::RequestTimeout(_) | Failure::BackendTimeout(_)), Some(last)) =
+                (&result, progress.last)
+                && body.is_read()
+            {
+                cluster.timed_out(last);
+            }
             state.deadline = result.is_ok().then_some(end);
             result
         }

@@ -19,6 +19,7 @@ use super::labels::{
     AuthResult, BackendRef, ConnectionTls, Direction, MirrorResult, PassthroughReason,
     RequestLabels,
 };
+use super::outliers::OutlierMetrics;
 use super::requests::RequestMetrics;
 use super::series::{RequestCollector, RequestSeries};
 use super::udp::UdpMetrics;
@@ -111,6 +112,7 @@ pub struct Metrics {
     pub retry_budget_exhausted: Counter,
     pub config: ConfigMetrics,
     pub udp: UdpMetrics,
+    pub outliers: OutlierMetrics,
     /// Unix seconds; 0: none yet.
     pub certificate_expiry: Gauge,
     /// Roots that peers are checked against.
@@ -173,6 +175,7 @@ impl Metrics {
             retry_budget_exhausted: Counter::default(),
             config: ConfigMetrics::default(),
             udp: UdpMetrics::default(),
+            outliers: OutlierMetrics::default(),
             certificate_expiry: Gauge::default(),
             trusted_roots: Gauge::default(),
             certificate_renewals: Counter::default(),
@@ -191,6 +194,7 @@ impl Metrics {
         registry.register_collector(Box::new(ProcessCollector::new("proxy")));
         self.rejected.register(registry);
         self.udp.register(registry);
+        self.outliers.register(registry);
         let mut add = |name: &str, help: &str, metric: Box<dyn Registered>| {
             metric.register(registry, name, help);
         };

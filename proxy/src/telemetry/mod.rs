@@ -7,6 +7,7 @@ pub mod error_type;
 pub mod labels;
 pub mod metrics;
 pub mod outcome;
+pub mod outliers;
 pub mod requests;
 pub mod series;
 pub mod text;

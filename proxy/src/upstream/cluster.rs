@@ -8,6 +8,7 @@ use weft_ir::{Choice, EndpointSet, Locality, Protocol};
 
 use super::budget::RetryBudget;
 use super::members::{Members, PickRequest};
+use super::outliers::{Outcome, TrackedEndpoint};
 use super::{Endpoint, EndpointRegistry};
 
 /// The endpoints of a Service port.
@@ -38,7 +39,11 @@ impl Cluster {
         let endpoints = set.endpoints.iter().map(endpoint).collect();
         let choice = set.choice.clone();
         let locality = self.registry.locality.load();
-        let members = Members::new(set.protocol, endpoints, choice, &locality);
+        let mut members = Members::new(set.protocol, endpoints, choice, &locality);
+        let policy = set.traffic.as_deref();
+        if let Some(settings) = policy.and_then(|of| of.outlier_detection.as_ref()) {
+            members = members.detecting(settings, &self.members.load());
+        }
         self.members.store(Arc::new(members));
     }
 
@@ -68,14 +73,58 @@ impl Cluster {
     /// Picks an endpoint for the client's request or connection that is not among `tried`. Returns
     /// `None` if there is no other.
     pub fn pick(&self, tried: &[SocketAddr], client: Option<IpAddr>) -> Option<Arc<Endpoint>> {
+        let members = self.members.load();
+        let place = self.pick_place(&members, tried, client)?;
+        members.endpoints.get(place).cloned()
+    }
+
+    /// As [`Cluster::pick`], for a request whose outcome counts.
+    pub(super) fn pick_tracked(
+        &self,
+        tried: &[SocketAddr],
+        client: Option<IpAddr>,
+    ) -> Option<(Arc<Endpoint>, Option<TrackedEndpoint>)> {
+        let members = self.members.load();
+        let place = self.pick_place(&members, tried, client)?;
+        let endpoint = members.endpoints.get(place)?.clone();
+        Some((endpoint, self.tracked(&members, place)))
+    }
+
+    fn pick_place(
+        &self,
+        members: &Members,
+        tried: &[SocketAddr],
+        client: Option<IpAddr>,
+    ) -> Option<usize> {
         let now = self.registry.now();
         let asked = PickRequest { now, tried, client };
-        self.choose(&asked, |endpoint| {
+        self.choose(members, &asked, |endpoint| {
             if endpoint.try_claim_probe(now) {
                 self.registry.probe(endpoint);
             }
             endpoint.is_healthy(now)
         })
+    }
+
+    fn tracked(&self, members: &Members, place: usize) -> Option<TrackedEndpoint> {
+        Some(TrackedEndpoint {
+            detector: Arc::clone(members.outliers.as_ref()?),
+            registry: Arc::clone(&self.registry),
+            place,
+        })
+    }
+
+    /// Records that an endpoint did not answer in time.
+    pub fn timed_out(&self, address: SocketAddr) {
+        let members = self.members.load();
+        if members.outliers.is_none() {
+            return;
+        }
+        let mut endpoints = members.endpoints.iter();
+        let place = endpoints.position(|endpoint| endpoint.address == address);
+        if let Some(tracked) = place.and_then(|place| self.tracked(&members, place)) {
+            tracked.record(Outcome::GatewayError);
+        }
     }
 
     /// Picks an endpoint for the client's datagrams, without a probe: only datagrams show whether
@@ -87,16 +136,22 @@ impl Cluster {
             tried: &[],
             client: Some(client),
         };
-        self.choose(&asked, |endpoint| !endpoint.is_ejected(now))
+        let members = self.members.load();
+        let place = self.choose(&members, &asked, |endpoint| !endpoint.is_ejected(now))?;
+        members.endpoints.get(place).cloned()
     }
 
     fn choose(
         &self,
+        members: &Members,
         asked: &PickRequest<'_>,
         is_healthy: impl Fn(&Arc<Endpoint>) -> bool,
-    ) -> Option<Arc<Endpoint>> {
+    ) -> Option<usize> {
         let sessions = (&self.name, &self.registry.sessions);
-        self.members.load().choose(asked, sessions, is_healthy)
+        let panics = &self.registry.metrics.outliers.panics;
+        members.choose(asked, sessions, is_healthy, || {
+            panics.inc();
+        })
     }
 
     pub fn members(&self) -> arc_swap::Guard<Arc<Members>> {

@@ -2,14 +2,25 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
+
 use super::Endpoint;
 use super::http1::Connection;
 use super::http2::StreamSlot;
+use super::outliers::{Outcome, TrackedEndpoint};
 
 /// Released on drop; only [`Lease::complete`] returns the connection to its pool.
 pub struct Lease {
     active: ActiveRequest,
     connection: LeasedConnection,
+    tracked: Option<TrackedResponse>,
+}
+
+/// A response of a cluster with outlier detection.
+struct TrackedResponse {
+    endpoint: TrackedEndpoint,
+    /// Whether the trailers tell how the call ended.
+    has_trailers: bool,
 }
 
 /// Counts a request in the load of an endpoint from its choice on: requests that wait for a
@@ -48,7 +59,33 @@ pub(super) enum LeasedConnection {
 
 impl Lease {
     pub(super) fn new(active: ActiveRequest, connection: LeasedConnection) -> Self {
-        Self { active, connection }
+        Self {
+            active,
+            connection,
+            tracked: None,
+        }
+    }
+
+    /// The response is of a cluster with outlier detection.
+    pub(super) fn track(&mut self, endpoint: TrackedEndpoint, has_trailers: bool) {
+        self.tracked = Some(TrackedResponse {
+            endpoint,
+            has_trailers,
+        });
+    }
+
+    /// Records the trailers of the response.
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(tracked) = self.tracked.take_if(|tracked| tracked.has_trailers) {
+            tracked.endpoint.record_trailers(trailers);
+        }
+    }
+
+    /// Records that the endpoint did not send the response to its end.
+    pub fn broke_off(&mut self) {
+        if let Some(tracked) = self.tracked.take() {
+            tracked.endpoint.record(Outcome::GatewayError);
+        }
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {

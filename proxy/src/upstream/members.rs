@@ -1,12 +1,14 @@
 //! The endpoints of a cluster at one moment, and which of them takes a request.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use weft_ir::{Choice, Locality, Protocol};
+use weft_ir::{Choice, Locality, OutlierDetection, Protocol};
 
 use super::Endpoint;
 use super::balance;
+use super::outliers::OutlierDetector;
 use super::sessions::{self, Sessions};
 
 /// One version of a cluster.
@@ -18,6 +20,8 @@ pub struct Members {
     /// The number of preferred endpoints.
     hinted: usize,
     choice: Choice,
+    /// `None` without outlier detection.
+    pub(super) outliers: Option<Arc<OutlierDetector>>,
 }
 
 /// What picking an endpoint goes by.
@@ -37,6 +41,7 @@ impl Members {
             endpoints: Vec::new(),
             hinted: 0,
             choice: Choice::default(),
+            outliers: None,
         }
     }
 
@@ -53,6 +58,7 @@ impl Members {
             hinted: hinted.iter().filter(|hinted| **hinted).count(),
             endpoints,
             choice,
+            outliers: None,
         };
         if members.hinted > 0 {
             let mut endpoints: Vec<_> = members.endpoints.into_iter().zip(hinted).collect();
@@ -68,24 +74,73 @@ impl Members {
     /// The same endpoints, for a proxy at the place.
     pub(super) fn at(&self, locality: &Locality) -> Self {
         let endpoints = self.endpoints.clone();
-        Self::new(self.protocol, endpoints, self.choice.clone(), locality)
+        let moved = Self::new(self.protocol, endpoints, self.choice.clone(), locality);
+        match &self.outliers {
+            Some(outliers) => moved.detecting(outliers.settings(), self),
+            None => moved,
+        }
     }
 
-    /// Picks an endpoint, an unhealthy one if there is no other. Returns `None` if all were tried.
-    /// `cluster` is the name under which `sessions` knows this one.
+    /// The same endpoints with outlier detection. Those that are among the members `before` keep
+    /// what is known of them.
+    #[must_use]
+    pub(super) fn detecting(mut self, settings: &OutlierDetection, before: &Self) -> Self {
+        let known: HashMap<SocketAddr, usize> = match &before.outliers {
+            Some(_) => before.addresses().zip(0..).collect(),
+            None => HashMap::new(),
+        };
+        let state = |address| {
+            let place = *known.get(&address)?;
+            before.outliers.as_ref()?.state(place).cloned()
+        };
+        let states = self.addresses().map(|at| state(at).unwrap_or_default());
+        let detector = OutlierDetector::new(settings.clone(), states.collect());
+        self.outliers = Some(Arc::new(detector));
+        self
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.endpoints.iter().map(|endpoint| endpoint.address)
+    }
+
+    /// Picks an endpoint, an unhealthy one if there is no other, and returns its place. Returns
+    /// `None` if all were tried. `cluster` is the name under which `sessions` knows this one.
     pub(super) fn choose(
         &self,
         asked: &PickRequest<'_>,
-        (cluster, sessions): (&Arc<str>, &Sessions),
+        sessions: (&Arc<str>, &Sessions),
         is_healthy: impl Fn(&Arc<Endpoint>) -> bool,
-    ) -> Option<Arc<Endpoint>> {
+        panicked: impl FnOnce(),
+    ) -> Option<usize> {
+        let is_healthy = |place: usize| is_healthy(&self.endpoints[place]);
+        let Some(outliers) = &self.outliers else {
+            return self.place_for(asked, sessions, is_healthy);
+        };
+        let is_used = |place: usize| is_healthy(place) && !outliers.is_ejected(place, asked.now);
+        let all = 0..self.endpoints.len();
+        let (panics, begins) = outliers.panics(asked.now, || all.filter(|at| is_used(*at)).count());
+        if begins {
+            panicked();
+        }
+        match panics {
+            true => self.place_for(asked, sessions, |_| true),
+            false => self.place_for(asked, sessions, is_used),
+        }
+    }
+
+    fn place_for(
+        &self,
+        asked: &PickRequest<'_>,
+        (cluster, sessions): (&Arc<str>, &Sessions),
+        is_healthy: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
         let place = match (self.choice.affinity, asked.client) {
             (Some(kept), Some(client)) => {
                 let known = sessions.find(cluster, client, asked.now, kept);
                 let known = known.and_then(|at| self.place(at));
                 // An unhealthy endpoint keeps its sessions: clients come back when it is healthy.
                 match known.filter(|place| self.is_untried(*place, asked)) {
-                    Some(place) if is_healthy(&self.endpoints[place]) => place,
+                    Some(place) if is_healthy(place) => place,
                     _ => {
                         let place = self.by_affinity(client, asked, is_healthy)?;
                         if known.is_none() {
@@ -98,7 +153,7 @@ impl Members {
             }
             _ => self.by_load(asked, is_healthy)?,
         };
-        self.endpoints.get(place).cloned()
+        Some(place)
     }
 
     fn place(&self, address: SocketAddr) -> Option<usize> {
@@ -117,11 +172,11 @@ impl Members {
         &self,
         client: IpAddr,
         asked: &PickRequest<'_>,
-        is_healthy: impl Fn(&Arc<Endpoint>) -> bool,
+        is_healthy: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let by_affinity = |count: usize, fits: &dyn Fn(&Arc<Endpoint>) -> bool| {
+        let by_affinity = |count: usize, fits: &dyn Fn(usize) -> bool| {
             let fresh = (0..count).filter(|place| self.is_untried(*place, asked));
-            let fits = fresh.filter(|place| fits(&self.endpoints[*place]));
+            let fits = fresh.filter(|place| fits(*place));
             fits.max_by_key(|place| sessions::score(client, self.endpoints[*place].address))
         };
         by_affinity(self.hinted, &is_healthy)
@@ -134,12 +189,12 @@ impl Members {
     fn by_load(
         &self,
         asked: &PickRequest<'_>,
-        is_healthy: impl Fn(&Arc<Endpoint>) -> bool,
+        is_healthy: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let random = &mut fastrand::Rng::new();
         let well = |place: usize| {
             let endpoint = &self.endpoints[place];
-            let takes = self.is_untried(place, asked) && is_healthy(endpoint);
+            let takes = self.is_untried(place, asked) && is_healthy(place);
             takes.then_some(&endpoint.load)
         };
         let (hinted, all) = (self.hinted, self.endpoints.len());

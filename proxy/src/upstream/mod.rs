@@ -21,6 +21,7 @@ mod liveness;
 mod members;
 mod negotiated_http;
 mod observer;
+mod outliers;
 mod registry;
 mod send;
 mod sessions;

@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::Version;
+use http::{HeaderMap, Version};
 use weft_ir::Protocol;
 
 use super::attempt::{AttemptError, Framing, Observed, is_idempotent, send_to};
 use super::lease::Lease;
 use super::observer::SendObserver;
+use super::outliers::{Outcome, TrackedEndpoint};
 use super::{Cluster, Endpoint, SendError, target};
 use crate::body::{ClientBody, Incoming, ReplayBuffer, ReplayMemory, Request, RequestBody};
 use crate::telemetry::error_type::ErrorType;
@@ -107,7 +108,7 @@ impl Cluster {
             observer,
             committed: false,
         };
-        while let Some(endpoint) = self.pick(&tried, request.client) {
+        while let Some((endpoint, tracked)) = self.pick_tracked(&tried, request.client) {
             if again && !self.try_spend_retry() {
                 break;
             }
@@ -138,6 +139,7 @@ impl Cluster {
             let begun = Instant::now();
             match send_to(&self.registry, &endpoint, attempt, framing, &mut observed).await {
                 Ok(response) if !observed.committed && refused(&endpoint, &response) => {
+                    failed(tracked.as_ref());
                     again = true;
                     endpoint.eject(self.registry.now());
                     tried.push(endpoint.address);
@@ -146,12 +148,16 @@ impl Cluster {
                         break;
                     }
                 }
-                Ok(response) => {
+                Ok(mut response) => {
                     endpoint.load.observe(begun.elapsed(), self.registry.now());
                     endpoint.mark_reachable();
+                    if let Some(tracked) = tracked {
+                        response.track(tracked, &request.head.headers);
+                    }
                     return Ok(response);
                 }
                 Err(AttemptError::Connect(error)) => {
+                    failed(tracked.as_ref());
                     again = true;
                     endpoint.eject(self.registry.now());
                     tried.push(endpoint.address);
@@ -181,7 +187,11 @@ impl Cluster {
                         // It is busy, or about to end.
                         endpoint.eject(self.registry.now());
                     }
-                    let lost = vanished || (reused && error.is_cut_off());
+                    let stale_connection = reused && error.is_cut_off();
+                    if !stale_connection {
+                        failed(tracked.as_ref());
+                    }
+                    let lost = vanished || stale_connection;
                     again = turned_away || (lost && is_idempotent(&request.head.method));
                     let failure = broken(&endpoint, &error.to_string());
                     if !again || observed.committed || stale >= MAX_ATTEMPTS {
@@ -193,6 +203,21 @@ impl Cluster {
             }
         }
         Err(last.unwrap_or_else(|| SendError::NoEndpoints(self.name.clone())))
+    }
+}
+
+impl UpstreamResponse {
+    /// The response is of a cluster with outlier detection, to a request with these headers.
+    fn track(&mut self, endpoint: TrackedEndpoint, request: &HeaderMap) {
+        let has_trailers = endpoint.record_response(request, &self.response);
+        self.lease.track(endpoint, has_trailers);
+    }
+}
+
+/// Records that there was no response.
+fn failed(endpoint: Option<&TrackedEndpoint>) {
+    if let Some(endpoint) = endpoint {
+        endpoint.record(Outcome::GatewayError);
     }
 }
 

@@ -34,6 +34,7 @@ mod informational;
 mod late_hello;
 mod life;
 mod mirror_cors_retry;
+mod outliers;
 mod pair;
 mod resend;
 mod rotation;

@@ -113,6 +113,53 @@ fn set() -> EndpointSet {
             .into(),
         ),
         choice: Choice::default(),
+        traffic: None,
+    }
+}
+
+fn with_policy() -> EndpointSet {
+    let seconds = std::time::Duration::from_secs;
+    let outliers = OutlierDetection {
+        consecutive_5xx: std::num::NonZeroU32::new(5),
+        consecutive_gateway_errors: None,
+        ejection_time: EjectionTime::new(seconds(30), seconds(300)).unwrap(),
+        max_ejection_percent: Percent::new(50).unwrap(),
+        panic_threshold: Percent::new(100).unwrap(),
+    };
+    EndpointSet {
+        traffic: Some(Arc::new(TrafficPolicy {
+            outlier_detection: Some(outliers),
+        })),
+        ..set()
+    }
+}
+
+#[test]
+fn invalid_traffic_policies_are_rejected_with_the_field() {
+    use proto::resource::Body;
+    type Change = fn(&mut proto::OutlierDetection);
+    let changes: [(&str, Change); 5] = [
+        ("base_ejection_milliseconds", |of| {
+            of.base_ejection_milliseconds = 0
+        }),
+        ("base_ejection_milliseconds", |of| {
+            of.max_ejection_milliseconds = 1
+        }),
+        ("base_ejection_milliseconds", |of| {
+            of.max_ejection_milliseconds = u32::MAX
+        }),
+        ("max_ejection_percent", |of| of.max_ejection_percent = 101),
+        ("panic_threshold", |of| of.panic_threshold = u32::MAX),
+    ];
+    for (field, change) in changes {
+        let mut resource = encode::endpoints(&with_policy());
+        let Some(Body::Endpoints(set)) = &mut resource.body else {
+            panic!("endpoints");
+        };
+        let policy = set.traffic.as_mut().unwrap();
+        change(policy.outlier_detection.as_mut().unwrap());
+        let error = decode::resource(resource).unwrap_err();
+        assert!(error.to_string().contains(field), "{field}: {error}");
     }
 }
 
@@ -132,6 +179,10 @@ fn encoded_resources_decode_to_the_same_value() {
     let mut rows = vec![
         (encode::gateway(&gateway), Resource::Gateway(gateway)),
         (encode::endpoints(&set()), Resource::Endpoints(set())),
+        (
+            encode::endpoints(&with_policy()),
+            Resource::Endpoints(with_policy()),
+        ),
     ];
     for port in ports() {
         rows.push((encode::gateway_port(&port), Resource::Port(port)));

@@ -1,0 +1,47 @@
+//! Decodes traffic policies.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use weft_ir::{EjectionTime, OutlierDetection, Percent, TrafficPolicy};
+
+use super::{Decoded, invalid};
+use crate::proto;
+
+pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
+    let proto::TrafficPolicy { outlier_detection } = wire;
+    Ok(TrafficPolicy {
+        outlier_detection: outlier_detection.map(outliers).transpose()?,
+    })
+}
+
+fn outliers(wire: proto::OutlierDetection) -> Decoded<OutlierDetection> {
+    let proto::OutlierDetection {
+        consecutive_5xx,
+        consecutive_gateway_errors,
+        base_ejection_milliseconds,
+        max_ejection_milliseconds,
+        max_ejection_percent,
+        panic_threshold,
+    } = wire;
+    let milliseconds = |number: u32| Duration::from_millis(number.into());
+    let (base, max) = (base_ejection_milliseconds, max_ejection_milliseconds);
+    let ejection_time = EjectionTime::new(milliseconds(base), milliseconds(max));
+    let ejection_time = ejection_time.ok_or_else(|| {
+        invalid("outlier_detection.base_ejection_milliseconds")(&format_args!("{base} up to {max}"))
+    })?;
+    Ok(OutlierDetection {
+        consecutive_5xx: NonZeroU32::new(consecutive_5xx),
+        consecutive_gateway_errors: NonZeroU32::new(consecutive_gateway_errors),
+        ejection_time,
+        max_ejection_percent: percent(
+            "outlier_detection.max_ejection_percent",
+            max_ejection_percent,
+        )?,
+        panic_threshold: percent("outlier_detection.panic_threshold", panic_threshold)?,
+    })
+}
+
+fn percent(field: &'static str, number: u32) -> Decoded<Percent> {
+    Percent::new(number).ok_or_else(|| invalid(field)(&number))
+}

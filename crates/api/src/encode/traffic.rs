@@ -1,0 +1,38 @@
+//! Encodes traffic policies.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use weft_ir::{OutlierDetection, TrafficPolicy};
+
+use crate::proto;
+
+pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
+    let TrafficPolicy { outlier_detection } = of;
+    proto::TrafficPolicy {
+        outlier_detection: outlier_detection.as_ref().map(outliers),
+    }
+}
+
+fn outliers(of: &OutlierDetection) -> proto::OutlierDetection {
+    let OutlierDetection {
+        consecutive_5xx,
+        consecutive_gateway_errors,
+        ejection_time,
+        max_ejection_percent,
+        panic_threshold,
+    } = of;
+    let count = |of: &Option<NonZeroU32>| of.map_or(0, NonZeroU32::get);
+    proto::OutlierDetection {
+        consecutive_5xx: count(consecutive_5xx),
+        consecutive_gateway_errors: count(consecutive_gateway_errors),
+        base_ejection_milliseconds: milliseconds(ejection_time.base()),
+        max_ejection_milliseconds: milliseconds(ejection_time.max()),
+        max_ejection_percent: max_ejection_percent.get().into(),
+        panic_threshold: panic_threshold.get().into(),
+    }
+}
+
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
