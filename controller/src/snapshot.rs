@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub authorizations: Vec<AuthorizationStatus>,
     /// The key sets to fetch.
     pub key_sources: Vec<KeySource>,
+    /// The statuses of traffic policies.
+    pub traffic: Vec<AuthorizationStatus>,
     /// The namespaces in which Gateways have proxies.
     pub gateway_namespaces: BTreeSet<String>,
     /// The missing parents of routes.
@@ -60,6 +62,7 @@ impl Snapshot {
             policies,
             authorizations,
             key_sources,
+            traffic,
             provisions,
             missing_parents,
             warnings: _,
@@ -73,6 +76,7 @@ impl Snapshot {
             policies,
             authorizations,
             key_sources,
+            traffic,
             gateway_namespaces: provisions
                 .iter()
                 .map(|of| of.gateway.namespace.to_string())
@@ -160,5 +164,6 @@ pub(crate) fn test_settings() -> Settings {
         controller_name: crate::names::CONTROLLER_NAME.into(),
         gateway_controller_name: crate::names::GATEWAY_CONTROLLER_NAME.into(),
         endpoints: weft_translate::EndpointRules::default(),
+        namespace: "weft-system".to_owned(),
     }
 }

@@ -260,6 +260,7 @@ fn snapshot(pod: &Pod) -> Arc<Snapshot> {
         controller_name: weft_controller::names::CONTROLLER_NAME.to_owned(),
         gateway_controller_name: weft_controller::names::GATEWAY_CONTROLLER_NAME.to_owned(),
         endpoints: weft_translate::EndpointRules::default(),
+        namespace: "weft-system".to_owned(),
     };
     Arc::new(Snapshot::new(translate(&objects, &settings)))
 }

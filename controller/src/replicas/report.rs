@@ -79,6 +79,12 @@ pub fn policy_key(policy: &PolicyId) -> String {
     format!("{}/{namespace}/{}", policy.kind(), policy.name)
 }
 
+/// Returns a traffic policy's key in reports.
+pub fn traffic_key(policy: &PolicyId) -> String {
+    let namespace = policy.namespace.as_deref().unwrap_or_default();
+    format!("TrafficPolicy/{namespace}/{}", policy.name)
+}
+
 /// Returns a route's key in reports.
 pub fn key(kind: RouteKind, namespace: &str, name: &str) -> String {
     format!("{kind:?}/{namespace}/{name}")

@@ -99,6 +99,7 @@ impl Serve {
                 denied: options.denied_endpoints.clone(),
                 external_at_gateways: options.gateway_external_endpoints,
             },
+            namespace: process.options.namespace.clone(),
         };
         let publishing = snapshot::publish(
             Arc::clone(&world),

@@ -27,6 +27,7 @@ pub(super) enum Subject {
     AuthorizationPolicy,
     ClusterAuthorizationPolicy,
     AuthenticationPolicy,
+    TrafficPolicy,
 }
 
 /// The wanted content of a status.
@@ -107,11 +108,18 @@ pub(super) struct Due {
 /// The existing statuses of one kind: this controller's entries, as last watched.
 pub(super) type Existing = HashMap<ObjectKey, Arc<[Value]>>;
 
-/// Returns every status that is due. `routes` and `authorizations` are the statuses of the
-/// snapshot, with the conditions from proxies.
+/// The statuses of a snapshot with the conditions from proxies.
+#[derive(Clone, Copy)]
+pub(super) struct Counted<'a> {
+    pub(super) routes: &'a [RouteStatus],
+    pub(super) authorizations: &'a [AuthorizationStatus],
+    pub(super) traffic: &'a [AuthorizationStatus],
+}
+
+/// Returns every status that is due.
 pub(super) fn all(
     snapshot: &Snapshot,
-    (routes, authorizations): (&[RouteStatus], &[AuthorizationStatus]),
+    counted: Counted<'_>,
     listening: &Listening,
     obstacles: &BTreeMap<GatewayId, String>,
     world: &World,
@@ -135,13 +143,14 @@ pub(super) fn all(
         (RouteKind::Tcp, world.tcp_routes.own_entries()),
         (RouteKind::Udp, world.udp_routes.own_entries()),
     ] {
-        due.extend(of_routes(routes, kind, &existing));
+        due.extend(of_routes(counted.routes, kind, &existing));
     }
     due.extend(of_policies(
         snapshot,
         &world.backend_tls_policies.own_entries(),
     ));
-    let (on_tokens, authorizations) = authorizations
+    let (on_tokens, authorizations) = counted
+        .authorizations
         .iter()
         .partition::<Vec<_>, _>(|of| of.id.kind == PolicyKind::Authentication);
     let (of_cluster, of_namespaces) = authorizations
@@ -161,6 +170,11 @@ pub(super) fn all(
         Subject::AuthorizationPolicy,
         &of_namespaces,
         &world.authorization_policies.own_entries(),
+    ));
+    due.extend(of_authorizations(
+        Subject::TrafficPolicy,
+        &counted.traffic.iter().collect::<Vec<_>>(),
+        &world.traffic_policies.own_entries(),
     ));
     due
 }

@@ -33,16 +33,13 @@ pub(crate) fn due(
     let routes = programmed::statuses(snapshot, registry, &crate::replicas::Others::default());
     let listening = listening::Listening::new(snapshot.encoder.mesh(), registry, false);
     let obstacles = std::collections::BTreeMap::new();
-    let policies =
-        programmed::authorizations(snapshot, registry, &crate::replicas::Others::default());
-    due::all(
-        snapshot,
-        (&routes, &policies),
-        &listening,
-        &obstacles,
-        world,
-    )
-    .len()
+    let others = crate::replicas::Others::default();
+    let counted = due::Counted {
+        routes: &routes,
+        authorizations: &programmed::authorizations(snapshot, registry, &others),
+        traffic: &programmed::traffic(snapshot, registry, &others),
+    };
+    due::all(snapshot, counted, &listening, &obstacles, world).len()
 }
 
 /// Returns the condition Programmed of the listeners of the first Gateway, as status and message.

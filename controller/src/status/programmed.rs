@@ -5,10 +5,12 @@
 //! adds the reports of the others to its own tally.
 
 mod authorizations;
+mod traffic;
 
 pub(crate) use authorizations::authorizations;
+pub(crate) use traffic::traffic;
 
-use weft_translate::{Condition, Controller, RouteStatus};
+use weft_translate::{AuthorizationStatus, Condition, Controller, RouteStatus};
 
 use crate::replicas::tally::own_counts;
 use crate::replicas::{Count, Others, report};
@@ -72,6 +74,16 @@ pub(super) fn counts_proxies(condition: &Condition) -> bool {
 pub(super) fn is_pending(conditions: &[Condition]) -> bool {
     let pending = |one: &Condition| one.kind == TYPE && one.reason == PENDING;
     conditions.iter().any(pending)
+}
+
+/// Adds the condition to each target for which the policy is accepted.
+fn add(status: &mut AuthorizationStatus, programmed: &Condition) {
+    let accepted = |one: &Condition| one.kind == "Accepted" && one.status;
+    for ancestor in &mut status.ancestors {
+        if ancestor.conditions.iter().any(accepted) {
+            ancestor.conditions.push(programmed.clone());
+        }
+    }
 }
 
 /// Makes the condition: `outliers` proxies may lag or reject; `none` is the message if no proxy is

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::due::{self, Due, Subject, patch};
+use super::due::{self, Counted, Due, Subject, patch};
 use super::listening::{self, Listening};
 use super::pauses::{Pauses, SETTLED};
 use super::{now, programmed};
@@ -105,10 +105,15 @@ impl StatusWriter {
         let others = self.others.borrow_and_update().clone();
         let statuses = programmed::statuses(&snapshot, &self.registry, &others);
         let policies = programmed::authorizations(&snapshot, &self.registry, &others);
+        let traffic = programmed::traffic(&snapshot, &self.registry, &others);
         let obstacles = Arc::clone(&self.obstacles.borrow_and_update());
         let elsewhere = listening::others(&self.world.pods.objects());
         let listening = Listening::new(snapshot.encoder.mesh(), &self.registry, elsewhere);
-        let counted = (&*statuses, &*policies);
+        let counted = Counted {
+            routes: &statuses,
+            authorizations: &policies,
+            traffic: &traffic,
+        };
         let mut due = due::all(&snapshot, counted, &listening, &obstacles, &self.world);
         let begin = Instant::now();
         failed.retain(|(subject, key)| {
@@ -186,6 +191,7 @@ impl StatusWriter {
             Subject::AuthorizationPolicy => &kinds.authorization_policy,
             Subject::ClusterAuthorizationPolicy => &kinds.cluster_authorization_policy,
             Subject::AuthenticationPolicy => &kinds.authentication_policy,
+            Subject::TrafficPolicy => &kinds.traffic_policy,
         };
         let Served::As(kind) = &*served.borrow() else {
             return None;

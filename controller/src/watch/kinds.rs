@@ -57,6 +57,7 @@ pub const CLUSTER_TRUST_BUNDLE: Wanted = Wanted {
 pub const AUTHORIZATION_POLICY: Wanted = own("AuthorizationPolicy");
 pub const CLUSTER_AUTHORIZATION_POLICY: Wanted = own("ClusterAuthorizationPolicy");
 pub const AUTHENTICATION_POLICY: Wanted = own("AuthenticationPolicy");
+pub const TRAFFIC_POLICY: Wanted = own("TrafficPolicy");
 pub const MESH: Wanted = Wanted {
     group: "gateway.networking.x-k8s.io",
     kind: "XMesh",
@@ -94,6 +95,7 @@ pub struct Kinds {
     pub authorization_policy: watch::Receiver<Served>,
     pub cluster_authorization_policy: watch::Receiver<Served>,
     pub authentication_policy: watch::Receiver<Served>,
+    pub traffic_policy: watch::Receiver<Served>,
     pub mesh: watch::Receiver<Served>,
 }
 

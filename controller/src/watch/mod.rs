@@ -56,6 +56,7 @@ pub struct World {
     pub cluster_authorization_policies: Arc<Store<objects::ClusterAuthorizationPolicy>>,
     pub authentication_policies: Arc<Store<objects::AuthenticationPolicy>>,
     pub fetched_keys: Arc<KeyStore>,
+    pub traffic_policies: Arc<Store<objects::TrafficPolicy>>,
     pub secrets: Arc<Store<objects::Secret>>,
     pub config_maps: Arc<Store<objects::ConfigMap>>,
     pub cluster_trust_bundles: Arc<Store<objects::ClusterTrustBundle>>,
@@ -85,6 +86,7 @@ impl World {
             && self.cluster_authorization_policies.listed()
             && self.authentication_policies.listed()
             && self.fetched_keys.listed()
+            && self.traffic_policies.listed()
             && self.secrets.listed()
             && self.config_maps.listed()
             && self.cluster_trust_bundles.listed()
@@ -113,6 +115,7 @@ impl World {
             cluster_authorization_policies: self.cluster_authorization_policies.objects(),
             authentication_policies: self.authentication_policies.objects(),
             fetched_keys: self.fetched_keys.objects(),
+            traffic_policies: self.traffic_policies.objects(),
             secrets: self.secrets.objects(),
             config_maps: self.config_maps.objects(),
             cluster_trust_bundles: self.cluster_trust_bundles.objects(),
@@ -210,6 +213,7 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
             of_cluster,
         ),
         authentication_policy: start.discovered(mesh, kinds::AUTHENTICATION_POLICY, tokens),
+        traffic_policy: start.discovered(mesh, kinds::TRAFFIC_POLICY, &world.traffic_policies),
         mesh: start.discover(mesh, kinds::MESH),
     };
     let discovery = kinds::discover(

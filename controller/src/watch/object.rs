@@ -150,6 +150,13 @@ impl Watchable for objects::AuthenticationPolicy {
         remove_labels_and_annotations(object);
     }
 }
+impl Watchable for objects::TrafficPolicy {
+    const STATUS: StatusPart = StatusPart::Entries("ancestors");
+
+    fn slim(object: &mut Value) {
+        remove_labels_and_annotations(object);
+    }
+}
 
 impl Watchable for objects::GatewayClass {
     const STATUS: StatusPart = StatusPart::Whole;

@@ -24,6 +24,7 @@ mod authorization;
 mod requests;
 mod status;
 mod target;
+mod traffic;
 
 pub use authentication::{
     AuthenticationMode, AuthenticationPolicy, AuthenticationPolicySpec, CaCertificateRef,
@@ -37,6 +38,9 @@ pub use authorization::{
 pub use requests::{GrpcMatch, PathMatch, PathMatchType, RequestMatch, ValueMatch, ValueMatchType};
 pub use status::{AncestorRef, AncestorStatus, Condition, PolicyStatus};
 pub use target::{ClusterTarget, LabelRequirement, LabelSelector, TargetRef};
+pub use traffic::{
+    OutlierDetection, TrafficPolicy, TrafficPolicySpec, TrafficSections, TrafficTarget,
+};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -50,5 +54,6 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         AuthenticationPolicy::crd(),
         AuthorizationPolicy::crd(),
         ClusterAuthorizationPolicy::crd(),
+        TrafficPolicy::crd(),
     ]
 }

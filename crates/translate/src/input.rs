@@ -50,6 +50,8 @@ pub struct Objects {
     pub authentication_policies: Vec<Arc<objects::AuthenticationPolicy>>,
     /// The key sets that were fetched for them ([`crate::Translation::key_sources`]).
     pub fetched_keys: Vec<Arc<objects::FetchedKeys>>,
+    /// TrafficPolicies.
+    pub traffic_policies: Vec<Arc<objects::TrafficPolicy>>,
     /// Secrets of type `kubernetes.io/tls`, and those that another object refers to.
     pub secrets: Vec<Arc<objects::Secret>>,
     /// ConfigMaps that another object refers to.
@@ -80,6 +82,8 @@ pub struct Settings {
     pub gateway_controller_name: String,
     /// Which addresses endpoints may have.
     pub endpoints: EndpointRules,
+    /// Namespace of the control plane, whose policies can target the whole mesh.
+    pub namespace: String,
 }
 
 /// Which addresses endpoints may have.

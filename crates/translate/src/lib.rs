@@ -34,6 +34,7 @@ mod references;
 mod routes;
 mod selectors;
 mod service_routes;
+mod traffic;
 mod translator;
 
 pub use gateways::GatewayView;

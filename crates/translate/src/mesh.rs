@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_ir::{
-    Authorizations, Destination, Endpoint, EndpointSet, GatewayId, Routing, Rule, Service,
-    ServicePort, Target, Workload,
+    Authorizations, Destination, Endpoint, EndpointSet, GatewayId, PolicyId, Routing, Rule,
+    Service, ServicePort, Target, Workload,
 };
 
 use crate::cluster::endpoints::{Endpoints, TerminatingPods};
@@ -15,6 +15,7 @@ use crate::gateways::GatewayView;
 use crate::policies::Authorized;
 use crate::routes::targets::{rule_targets, service_ports};
 use crate::service_routes::views::{Addresses, LoadBalancers, PortView};
+use crate::traffic::AppliedPolicies;
 
 /// The whole configuration of proxies, indexed by resource. Immutable and cheap to clone.
 ///
@@ -33,6 +34,8 @@ pub struct Mesh {
     pub(crate) terminating: Arc<TerminatingPods>,
     pub(crate) gateways: HashMap<GatewayId, Arc<GatewayView>>,
     pub(crate) authorized: Authorized,
+    /// The TrafficPolicies that apply at each Service port.
+    pub(crate) traffic: Arc<AppliedPolicies>,
     /// Endpoint sets that gateways see differently from the mesh.
     pub(crate) gateway_endpoints: Arc<Endpoints>,
 }
@@ -141,6 +144,16 @@ impl Mesh {
     /// repeated.
     pub fn all_authorizations(&self) -> impl Iterator<Item = &Arc<Authorizations>> {
         self.authorized.all()
+    }
+
+    /// Returns the TrafficPolicies that apply at a Service port.
+    pub fn traffic_policies(&self, id: &ServicePort) -> &[PolicyId] {
+        self.traffic.get(id).map_or(&[], |of| &**of)
+    }
+
+    /// Returns true if a TrafficPolicy applies anywhere.
+    pub fn has_traffic_policies(&self) -> bool {
+        !self.traffic.is_empty()
     }
 
     /// Returns a pod that has not terminated, whether it is in the mesh or not.

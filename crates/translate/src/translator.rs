@@ -31,6 +31,7 @@ use crate::routes::Resolver;
 use crate::routes::status::merge_statuses;
 use crate::service_routes::attach::Attachments;
 use crate::service_routes::{attach, status, views};
+use crate::traffic::TrafficTranslator;
 use crate::{gateways, objects};
 
 /// The result of a translation.
@@ -54,6 +55,8 @@ pub struct Translation {
     pub authorizations: Vec<AuthorizationStatus>,
     /// The key sets to fetch for AuthenticationPolicies, without repetitions.
     pub key_sources: Vec<objects::KeySource>,
+    /// Statuses of TrafficPolicies, by namespace and name.
+    pub traffic: Vec<AuthorizationStatus>,
     /// Infrastructure to create for the accepted Gateways, by namespace and name.
     pub provisions: Vec<Provision>,
     /// Routes that refer to parents which do not exist, by kind, namespace and name; empty unless a
@@ -90,6 +93,7 @@ pub struct Translator {
     views: views::ViewCache,
     gateways: gateways::GatewayTranslator,
     policies: PolicyTranslator,
+    traffic: TrafficTranslator,
     statuses: Vec<Arc<RouteStatus>>,
 }
 
@@ -115,6 +119,7 @@ impl Translator {
             views: views::ViewCache::default(),
             gateways: gateways::GatewayTranslator::default(),
             policies: PolicyTranslator::default(),
+            traffic: TrafficTranslator::default(),
             statuses: Vec::new(),
         }
     }
@@ -149,10 +154,14 @@ impl Translator {
         let grants = self
             .grants
             .get(ByIdentity::all(grants), || Grants::new(grants));
+        let traffic =
+            self.traffic
+                .translate(&objects.traffic_policies, &services, &settings.namespace);
+        let given = (&grants, &traffic.effective);
         let rules = &settings.endpoints;
         let endpoints = self
             .endpoints
-            .update(&services, slices, &pods, &grants, rules);
+            .update(&services, slices, &pods, given, rules);
 
         let routes = mesh_routes(&mut self.routes, objects, &services);
         let attached = Attachments::new(&routes);
@@ -192,6 +201,7 @@ impl Translator {
                 terminating: Arc::clone(&endpoints.terminating),
                 gateways: outcome.views,
                 authorized: policies.authorized,
+                traffic: Arc::clone(&traffic.applied),
                 gateway_endpoints: outcome.endpoints,
             },
             statuses: self.statuses.clone(),
@@ -201,6 +211,7 @@ impl Translator {
             policies: outcome.policies,
             authorizations: policies.statuses,
             key_sources: policies.key_sources,
+            traffic: traffic.statuses.clone(),
             provisions: outcome.provisions,
             missing_parents: outcome.missing,
             warnings: warnings.chain(outcome.warnings).collect(),

@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// Port of the TCP echo.
     #[arg(long)]
     echo_port: Option<u16>,
+    /// Respond to every request for reviews over HTTP with status 503, for tests.
+    #[arg(long)]
+    failing: bool,
     /// Port on which the server speaks first, like an SMTP server.
     #[arg(long)]
     greet_port: Option<u16>,
@@ -60,7 +63,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let grpc = server::listen(options.grpc_port).await?;
     let version = options.version.clone();
     tokio::try_join!(
-        server::serve(http, move |request| answer(version.clone(), request)),
+        server::serve(http, move |request| {
+            answer(version.clone(), options.failing, request)
+        }),
         serve_grpc(
             grpc,
             Shelf {
@@ -80,7 +85,7 @@ async fn serve_grpc(listener: tokio::net::TcpListener, shelf: Shelf) -> anyhow::
     Ok(())
 }
 
-async fn answer(version: String, request: Request<Incoming>) -> Response<Body> {
+async fn answer(version: String, failing: bool, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     // The body is read completely, so that clients can send all of it.
@@ -90,7 +95,10 @@ async fn answer(version: String, request: Request<Incoming>) -> Response<Body> {
         received += frame.data_ref().map_or(0, bytes::Buf::remaining);
     }
     let status = match path.trim_start_matches('/').split_once('/') {
-        Some(("reviews", id)) if !id.is_empty() => StatusCode::OK,
+        Some(("reviews", id)) if !id.is_empty() => match failing {
+            true => StatusCode::SERVICE_UNAVAILABLE,
+            false => StatusCode::OK,
+        },
         Some(("status", code)) => code.parse().unwrap_or(StatusCode::BAD_REQUEST),
         Some(("delay", millis)) => match millis.parse().map(Duration::from_millis) {
             Ok(delay) => {

@@ -6,6 +6,7 @@
 pub(crate) mod authorizations;
 mod destinations;
 mod gateways;
+pub(crate) mod traffic;
 
 use std::collections::BTreeMap;
 
@@ -61,6 +62,7 @@ pub(crate) fn counts(snapshot: &Snapshot, registry: &Registry) -> BTreeMap<Strin
             (key, counts)
         })
         .chain(authorizations::counts(snapshot, registry))
+        .chain(traffic::counts(snapshot, registry))
         .collect()
 }
 

@@ -1,8 +1,8 @@
 //! The condition `weft.dev/Programmed` of policies on who may call and on tokens.
 
-use weft_translate::{AuthorizationStatus, Condition};
+use weft_translate::AuthorizationStatus;
 
-use super::condition;
+use super::{add, condition};
 use crate::replicas::tally::authorizations::own_counts;
 use crate::replicas::{Others, report};
 use crate::snapshot::Snapshot;
@@ -31,12 +31,7 @@ pub(crate) fn authorizations(
                 programmed.message
             );
         }
-        for ancestor in &mut status.ancestors {
-            let accepted = |one: &Condition| one.kind == "Accepted" && one.status;
-            if ancestor.conditions.iter().any(accepted) {
-                ancestor.conditions.push(programmed.clone());
-            }
-        }
+        add(&mut status, &programmed);
         status
     });
     statuses.collect()

@@ -1,6 +1,7 @@
 //! The handle by which a stream records what its proxy holds.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tokio_util::sync::CancellationToken;
 use weft_api::encode::RouteDigests;
@@ -73,11 +74,13 @@ impl StreamHandle {
         let Some(stream) = inner.streams.get_mut(&self.id) else {
             return;
         };
-        let is_destination = |key: &ResourceKey| {
-            matches!(
-                key,
-                ResourceKey::Destination(_) | ResourceKey::Port(..) | ResourceKey::Authorization
-            )
+        let endpoints = self.registry.counts_endpoints.load(Relaxed);
+        let is_destination = |key: &ResourceKey| match key {
+            ResourceKey::Destination(_) | ResourceKey::Port(..) | ResourceKey::Authorization => {
+                true
+            }
+            ResourceKey::Endpoints(_) => endpoints,
+            _ => false,
         };
         let destinations = acked.in_force.iter().any(|(key, _)| is_destination(key));
         let refused = !acked.refused.is_empty();

@@ -8,12 +8,13 @@ mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_api::encode::RouteDigests;
-use weft_ir::ResourceKey;
+use weft_ir::{ResourceKey, ServicePort};
 
 pub use handle::StreamHandle;
 
@@ -41,6 +42,8 @@ pub struct Registry {
     changes: Changes,
     destinations: Changes,
     rejections: Changes,
+    /// Whether statuses count the proxies that hold endpoints.
+    counts_endpoints: Arc<AtomicBool>,
 }
 
 /// A destination that a proxy holds, or that is on its way to it (`held` is `None`).
@@ -57,6 +60,9 @@ pub struct GatewayPod {
     pub pod: ObjectKey,
     pub ports: HashMap<ResourceKey, HeldPort>,
 }
+
+/// The pods that hold the endpoints of each Service port; `None`: they are on their way.
+pub type EndpointHolders = HashMap<ServicePort, Vec<(ObjectKey, Option<Held>)>>;
 
 /// The state of a port of a Gateway at a proxy.
 #[derive(Clone, Debug)]
@@ -228,6 +234,33 @@ impl Registry {
                 .for_each(|key| add(key, None));
         }
         destinations
+    }
+
+    /// Returns the pods that hold, or are being sent, the endpoints of Service ports, of which
+    /// `wanted` is true.
+    pub fn endpoints(&self, wanted: impl Fn(&ServicePort) -> bool) -> EndpointHolders {
+        let inner = self.lock();
+        let mut all = EndpointHolders::new();
+        for stream in inner.streams.values() {
+            let held = stream.held.iter().map(|(key, held)| (key, Some(held)));
+            let new = stream.sent.keys();
+            let new = new.filter(|key| !stream.held.contains_key(*key));
+            for (key, held) in held.chain(new.map(|key| (key, None))) {
+                if let ResourceKey::Endpoints(id) = key
+                    && wanted(id)
+                {
+                    let holders = all.entry(id.clone()).or_default();
+                    holders.push((stream.pod.clone(), held.cloned()));
+                }
+            }
+        }
+        all
+    }
+
+    /// Sets whether [`Registry::destination_changes`] notifies of endpoints as well, which change
+    /// more often than anything else.
+    pub fn count_endpoints(&self, counted: bool) {
+        self.counts_endpoints.store(counted, Relaxed);
     }
 
     /// Returns the pods for which `is_gateway` is true, with the state of their ports.

@@ -22,6 +22,8 @@ use crate::memo::{ByIdentity, Memo};
 use crate::objects::EndpointSlice;
 use crate::references::grants::Grants;
 
+pub(crate) use crate::cluster::service_endpoints::TrafficPolicies;
+
 /// The endpoint sets of each Service port.
 pub(crate) type Endpoints = HashMap<Arc<ServicePort>, Arc<EndpointSets>>;
 
@@ -65,6 +67,7 @@ type Inputs = (
     ByIdentity<Slices>,
     ByIdentity<Pods>,
     ByIdentity<Grants>,
+    ByIdentity<TrafficPolicies>,
 );
 
 impl EndpointCache {
@@ -73,7 +76,7 @@ impl EndpointCache {
         services: &ByIdentity<Services>,
         slices: &[Arc<EndpointSlice>],
         pods: &ByIdentity<Pods>,
-        grants: &ByIdentity<Grants>,
+        (grants, traffic): (&ByIdentity<Grants>, &ByIdentity<TrafficPolicies>),
         rules: &EndpointRules,
     ) -> ByIdentity<EndpointIndex> {
         let slices = self.slices.update(slices);
@@ -82,6 +85,7 @@ impl EndpointCache {
             slices.clone(),
             pods.clone(),
             grants.clone(),
+            traffic.clone(),
         );
         self.last.get(from, || {
             let owners = AddressOwners::new(pods, services, grants, rules);
@@ -94,7 +98,7 @@ impl EndpointCache {
             }
             let (mut tcp, mut udp) = (Vec::new(), Vec::new());
             for by_service in &mut self.by_service {
-                if by_service.refresh(&slices, &owners, rules) || changed_services {
+                if by_service.refresh(&slices, &owners, traffic, rules) || changed_services {
                     tcp.extend(by_port(&by_service.service.ports, &by_service.tcp));
                     udp.extend(by_port(&by_service.service.udp, &by_service.udp));
                 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use weft_ir::{Choice, Endpoint, EndpointSet, Hints};
+use weft_ir::{Choice, Endpoint, EndpointSet, Hints, ServicePort, TrafficPolicy};
 
 use crate::cluster::address_owners::{AddressOwner, AddressOwners, Denial, describe_denials};
 use crate::cluster::endpoint_sets::EndpointSets;
@@ -21,6 +21,9 @@ use crate::input::EndpointRules;
 use crate::limits::ENDPOINTS;
 use crate::memo;
 
+/// The effective TrafficPolicy of each TCP port that has one.
+pub(crate) type TrafficPolicies = HashMap<Arc<ServicePort>, Arc<TrafficPolicy>>;
+
 /// The endpoint sets of a Service, with the inputs that they were built from.
 #[derive(Debug)]
 pub(super) struct ServiceEndpoints {
@@ -28,6 +31,8 @@ pub(super) struct ServiceEndpoints {
     slices: Vec<Arc<SliceInfo>>,
     /// For each endpoint of each slice.
     owners: Vec<AddressOwner>,
+    /// Of the ports that have one.
+    traffic: TrafficPolicies,
     /// In the order of the Service's ports.
     pub(super) tcp: Vec<Arc<EndpointSets>>,
     /// As gateways see them.
@@ -59,6 +64,7 @@ impl ServiceEndpoints {
             service: Arc::clone(service),
             slices: Vec::new(),
             owners: Vec::new(),
+            traffic: TrafficPolicies::new(),
             tcp: Vec::new(),
             udp: Vec::new(),
             at_gateways: Vec::new(),
@@ -75,17 +81,34 @@ impl ServiceEndpoints {
         &mut self,
         slices: &Slices,
         owners: &AddressOwners<'_>,
+        traffic: &TrafficPolicies,
         rules: &EndpointRules,
     ) -> bool {
         let slices = slices.of(&self.service.id);
         let now = endpoints(slices).map(|(slice, endpoint)| owners.owner(slice, endpoint));
         let now: Vec<AddressOwner> = now.collect();
-        if memo::all_ptr_eq(slices, &self.slices) && now == self.owners {
+        let traffic = self.policies(traffic);
+        let same_traffic = traffic == self.traffic;
+        if memo::all_ptr_eq(slices, &self.slices) && now == self.owners && same_traffic {
             return false;
         }
         self.slices = slices.to_vec();
         self.owners = now;
+        self.traffic = traffic;
         self.rebuild(rules)
+    }
+
+    /// Returns the policies of the Service's own ports.
+    fn policies(&self, all: &TrafficPolicies) -> TrafficPolicies {
+        if all.is_empty() {
+            return TrafficPolicies::new();
+        }
+        let ports = self.service.ports.iter();
+        let own = ports.filter_map(|port| {
+            let policy = all.get(&port.id)?;
+            Some((Arc::clone(&port.id), Arc::clone(policy)))
+        });
+        own.collect()
     }
 
     /// Rebuilds the sets, keeping the identity of those that are equal. Returns true if any
@@ -237,8 +260,10 @@ impl ServiceEndpoints {
             hints: hints(serving, &endpoints),
             affinity: self.service.affinity,
         };
+        let traffic = self.traffic.get(&port.id).filter(|_| meshed);
         EndpointSet {
             choice,
+            traffic: traffic.cloned(),
             ..EndpointSet::new(port.id.as_ref().clone(), port.protocol, endpoints)
         }
     }

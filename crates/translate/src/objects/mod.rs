@@ -16,6 +16,7 @@ mod lenient;
 mod meta;
 mod policies;
 mod routes;
+mod traffic;
 
 pub use authentication::{AuthenticationPolicy, FetchedKeys, KeySource};
 pub use authorization::{
@@ -54,6 +55,7 @@ pub use routes::{
     HttpRoute, HttpRouteSpec, HttpRule, HttpTimeouts, ParentRef, TcpRoute, TcpRouteSpec, TlsRoute,
     TlsRouteSpec, UdpRoute,
 };
+pub use traffic::TrafficPolicy;
 pub use weft_policy::{LabelRequirement, LabelSelector};
 
 /// Returns a valid port number, 1 to 65535.

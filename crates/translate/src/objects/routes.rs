@@ -116,6 +116,20 @@ pub struct ParentRef {
     pub port: Option<i64>,
 }
 
+impl ParentRef {
+    /// Returns a reference to an object, as it is reported in a status.
+    pub(crate) fn to(group: &str, kind: &str, namespace: Option<&str>, name: &str) -> Self {
+        Self {
+            group: Some(group.to_owned()),
+            kind: Some(kind.to_owned()),
+            namespace: namespace.map(str::to_owned),
+            name: name.to_owned(),
+            section_name: None,
+            port: None,
+        }
+    }
+}
+
 /// A backend of an HTTPRoute (`F` = [`HttpFilter`]), of a GRPCRoute, or of a TLSRoute, TCPRoute or
 /// UDPRoute, which have no filters.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

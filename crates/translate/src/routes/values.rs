@@ -26,7 +26,7 @@ pub(super) const METHODS: [Method; 9] = [
 
 /// Parses a GEP-2257 duration: one to four numbers of up to five digits, each with the unit `h`,
 /// `m`, `s` or `ms`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut millis: u64 = 0;
     for _ in 0..4 {

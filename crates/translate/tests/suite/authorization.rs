@@ -7,8 +7,8 @@ use serde_json::{Value as Json, json};
 use serde_norway::{Mapping, Value};
 use weft_ir::{
     Authentication, Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule,
-    Authorizations, DefaultAuthorization, JwtProvider, KeyMaterial, PolicyEffect, RouteSection,
-    SourceMatch, TokenLocation,
+    Authorizations, DefaultAuthorization, JwtProvider, KeyMaterial, PolicyEffect, PolicyId,
+    RouteSection, SourceMatch, TokenLocation,
 };
 use weft_translate::{
     AncestorStatus, AuthorizationStatus, Condition, Mesh, Objects, Translation, Translator,
@@ -177,6 +177,14 @@ fn source(of: &SourceMatch) -> String {
 }
 
 pub(crate) fn statuses(translation: &Translation) -> Mapping {
+    policy_statuses(&translation.authorizations, PolicyId::to_string)
+}
+
+/// Returns the statuses of policies, by name and generation.
+pub(crate) fn policy_statuses(
+    statuses: &[AuthorizationStatus],
+    name: impl Fn(&PolicyId) -> String,
+) -> Mapping {
     let status = |of: &AuthorizationStatus| {
         let AuthorizationStatus {
             id,
@@ -196,9 +204,9 @@ pub(crate) fn statuses(translation: &Translation) -> Mapping {
             .iter()
             .map(|why| text(format!("without keys: {why}")));
         let said = list(ancestors.iter().map(ancestor).chain(keys)).unwrap_or(Value::Null);
-        (text(format!("{id} at {generation}")), said)
+        (text(format!("{} at {generation}", name(id))), said)
     };
-    translation.authorizations.iter().map(status).collect()
+    statuses.iter().map(status).collect()
 }
 
 /// The pods `a`, `b` and `c` with sidecars in the namespace `shop`.

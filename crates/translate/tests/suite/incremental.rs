@@ -73,6 +73,7 @@ fn append(all: &mut Objects, one: Objects) {
         cluster_authorization_policies,
         authentication_policies,
         fetched_keys,
+        traffic_policies,
         secrets,
         config_maps,
         cluster_trust_bundles,
@@ -96,6 +97,7 @@ fn append(all: &mut Objects, one: Objects) {
     all.reference_grants.extend(reference_grants);
     all.backend_tls_policies.extend(backend_tls_policies);
     all.authorization_policies.extend(authorization_policies);
+    all.traffic_policies.extend(traffic_policies);
     all.cluster_authorization_policies
         .extend(cluster_authorization_policies);
     all.authentication_policies.extend(authentication_policies);

@@ -46,6 +46,7 @@ pub(crate) fn settings() -> Settings {
         controller_name: "weft.dev/mesh-controller".to_owned(),
         gateway_controller_name: CONTROLLER.to_owned(),
         endpoints: EndpointRules::default(),
+        namespace: "weft-system".to_owned(),
     }
 }
 
@@ -153,6 +154,7 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
         "ListenerSet" => objects.listener_sets.push(read(document)?),
         "ReferenceGrant" => objects.reference_grants.push(read(document)?),
         "BackendTLSPolicy" => objects.backend_tls_policies.push(read(document)?),
+        "TrafficPolicy" => objects.traffic_policies.push(read(document)?),
         "AuthorizationPolicy" => objects.authorization_policies.push(read(document)?),
         "ClusterAuthorizationPolicy" => {
             objects.cluster_authorization_policies.push(read(document)?)

@@ -18,4 +18,5 @@ mod incremental;
 mod input;
 mod mutations;
 mod protective_fields;
+mod traffic;
 mod view;

@@ -38,6 +38,7 @@ fn is_custom(kind: &str) -> bool {
         "ReferenceGrant",
         "BackendTLSPolicy",
         "AuthorizationPolicy",
+        "TrafficPolicy",
         "ClusterAuthorizationPolicy",
         "AuthenticationPolicy",
         "FetchedKeys",

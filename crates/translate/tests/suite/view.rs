@@ -13,7 +13,7 @@ use weft_ir::{
 use weft_translate::{Condition, Controller, Mesh, ParentStatus, RouteStatus, Translation};
 
 use crate::input::Queries;
-use crate::{authorization, gateways};
+use crate::{authorization, gateways, traffic};
 
 /// Returns the answers to `queries`, and every status.
 pub(crate) fn translation(translation: &Translation, queries: &Queries) -> String {
@@ -95,7 +95,8 @@ pub(crate) fn translation(translation: &Translation, queries: &Queries) -> Strin
     ];
     let policies = authorization::statuses(translation);
     let all = all.into_iter().chain(gateways::statuses(translation));
-    let all = all.chain([("authorizations", policies)]);
+    let of_traffic = traffic::statuses(translation);
+    let all = all.chain([("authorizations", policies), ("traffic", of_traffic)]);
     let missing = translation.missing_parents.iter();
     let missing = list(missing.map(|of| text(format!("{}: {}", of.route, of.message))));
     let warnings = list(translation.warnings.iter().map(text));
@@ -389,7 +390,9 @@ fn endpoint_set(set: &EndpointSet) -> Value {
         text(line)
     };
     let affinity = affinity.map(|kept| text(format!("one for each client, kept {kept:?}")));
-    let lines = affinity.into_iter().chain(set.endpoints.iter().map(hinted));
+    let policy = set.traffic.as_deref().map(traffic::policy);
+    let first = affinity.into_iter().chain(policy);
+    let lines = first.chain(set.endpoints.iter().map(hinted));
     list(lines).unwrap_or_else(|| text("none ready"))
 }
 

@@ -87,6 +87,16 @@ pub fn reviews(version: &str) -> Value {
     pod
 }
 
+/// Returns a reviews pod that answers requests for reviews with status 503.
+pub fn failing_reviews(version: &str) -> Value {
+    let mut pod = reviews(version);
+    let arguments = &mut pod["spec"]["containers"][0]["args"];
+    if let Some(arguments) = arguments.as_array_mut() {
+        arguments.push(json!("--failing"));
+    }
+    pod
+}
+
 /// Returns a Service with the ports of a reviews pod.
 pub fn service(name: &str, selector: Value) -> Value {
     json!({

@@ -18,6 +18,14 @@ pub fn authorization_policy(name: &str, action: &str, targets: Value, rules: Val
     })
 }
 
+/// Returns a TrafficPolicy with defaults.
+pub fn traffic_policy(name: &str, targets: Value, defaults: Value) -> Value {
+    json!({
+        "apiVersion": VERSION, "kind": "TrafficPolicy", "metadata": {"name": name},
+        "spec": {"targetRefs": targets, "defaults": defaults},
+    })
+}
+
 /// Returns a source: a service account of the policy's namespace.
 pub fn account(name: &str) -> Value {
     json!({"type": "ServiceAccount", "serviceAccount": {"name": name}})

@@ -25,3 +25,4 @@ mod provisioning;
 mod route_status;
 mod status;
 mod status_writes;
+mod traffic_policy;

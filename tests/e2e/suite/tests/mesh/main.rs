@@ -32,4 +32,5 @@ mod routing;
 mod rules;
 mod services;
 mod status;
+mod traffic_policy;
 mod trust;

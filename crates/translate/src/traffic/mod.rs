@@ -1,0 +1,74 @@
+//! Traffic policies: which of them are in effect at each Service port, and their statuses.
+//!
+//! What is invalid is as if it were absent: its target gets what the next level says.
+//!
+//! Source: GEP-713 (inherited policies).
+
+mod merge;
+mod policy;
+mod status;
+mod winners;
+
+use std::sync::Arc;
+
+use crate::cluster::endpoints::TrafficPolicies;
+use crate::cluster::services::Services;
+use crate::memo::{ByIdentity, Memo, ObjectMemo};
+use crate::objects;
+use crate::output::AuthorizationStatus;
+use policy::Policy;
+use winners::Winners;
+
+pub(crate) use winners::AppliedPolicies;
+
+/// The policies of every Service port.
+#[derive(Debug)]
+pub(crate) struct TrafficTranslation {
+    pub(crate) effective: ByIdentity<TrafficPolicies>,
+    /// The policies that apply at each port, whether or not others replace their sections.
+    pub(crate) applied: Arc<AppliedPolicies>,
+    /// By namespace and name.
+    pub(crate) statuses: Vec<AuthorizationStatus>,
+}
+
+/// Translates policies, reusing the results of the last translation.
+#[derive(Debug, Default)]
+pub(crate) struct TrafficTranslator {
+    policies: ObjectMemo<objects::TrafficPolicy, (), Arc<Policy>>,
+    last: Memo<Inputs, TrafficTranslation>,
+}
+
+type Inputs = (
+    Vec<ByIdentity<objects::TrafficPolicy>>,
+    ByIdentity<Services>,
+);
+
+impl TrafficTranslator {
+    /// `control_plane`: the namespace in which policies can target the mesh.
+    pub(crate) fn translate(
+        &mut self,
+        objects: &[Arc<objects::TrafficPolicy>],
+        services: &ByIdentity<Services>,
+        control_plane: &str,
+    ) -> ByIdentity<TrafficTranslation> {
+        let from = (ByIdentity::all(objects), services.clone());
+        let policies = &mut self.policies;
+        self.last.get(from, || {
+            let mut policies =
+                policies.map(objects, (), |of| Arc::new(Policy::new(of, control_plane)));
+            policies.sort_by(|a, b| a.order().cmp(&b.order()));
+            let winners = Winners::new(&policies, services);
+            let mut statuses: Vec<AuthorizationStatus> = policies
+                .iter()
+                .map(|of| status::status(of, &winners, services))
+                .collect();
+            statuses.sort_by(|a, b| a.id.cmp(&b.id));
+            let (effective, applied) = winners.at_ports(services);
+            TrafficTranslation {
+                effective: ByIdentity(Arc::new(effective)),
+                applied: Arc::new(applied),
+                statuses,
+            }
+        })
+    }
+}

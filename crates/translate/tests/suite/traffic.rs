@@ -1,0 +1,80 @@
+//! Traffic policies as YAML, and the examples of them.
+
+use std::path::Path;
+
+use serde_norway::{Mapping, Value};
+use weft_ir::{OutlierDetection, TrafficPolicy};
+use weft_translate::{Objects, Translation, translate};
+
+use crate::authorization::policy_statuses;
+use crate::input::{self, settings};
+use crate::view::text;
+
+pub(crate) fn policy(of: &TrafficPolicy) -> Value {
+    let TrafficPolicy { outlier_detection } = of;
+    let outliers = outlier_detection.as_ref().map(outliers);
+    text(outliers.unwrap_or_default())
+}
+
+fn outliers(of: &OutlierDetection) -> String {
+    let OutlierDetection {
+        consecutive_5xx,
+        consecutive_gateway_errors,
+        ejection_time,
+        max_ejection_percent,
+        panic_threshold,
+    } = of;
+    let row = |count: &Option<_>, of: &str| count.map(|count| format!("{count} {of}"));
+    let rows = [
+        row(consecutive_5xx, "5xx"),
+        row(consecutive_gateway_errors, "gateway errors"),
+    ];
+    let rows: Vec<String> = rows.into_iter().flatten().collect();
+    format!(
+        "ejected after {} for {:?} to {:?}, at most {} %, all below {} %",
+        rows.join(" or "),
+        ejection_time.base(),
+        ejection_time.max(),
+        max_ejection_percent.get(),
+        panic_threshold.get()
+    )
+}
+
+pub(crate) fn statuses(translation: &Translation) -> Mapping {
+    policy_statuses(&translation.traffic, |id| {
+        let namespace = id.namespace.as_deref().unwrap_or_default();
+        format!("{namespace}/{}", id.name)
+    })
+}
+
+/// The examples are valid as they stand: the Services that they target are of the sample shop.
+#[test]
+fn examples_are_accepted() {
+    let service = serde_json::json!({
+        "metadata": {"name": "reviews", "namespace": "shop"},
+        "spec": {"clusterIPs": ["10.96.0.1"], "ports": [{"name": "http", "port": 80}]},
+    });
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/policies");
+    let mut read = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if !name.starts_with("traffic-") {
+            continue;
+        }
+        let mut objects = Objects::default();
+        input::add(&mut objects, "Service", &service).unwrap();
+        for document in input::documents(&std::fs::read_to_string(&path).unwrap()) {
+            assert_eq!(document["apiVersion"], "policy.weft.dev/v1alpha1", "{name}");
+            input::add(&mut objects, "TrafficPolicy", &document).unwrap();
+            read += 1;
+        }
+        for status in &translate(&objects, &settings()).traffic {
+            for ancestor in &status.ancestors {
+                let accepted = &ancestor.conditions[0];
+                assert!(accepted.status, "{name}: {}", accepted.message);
+            }
+        }
+    }
+    assert_eq!(read, 3);
+}
