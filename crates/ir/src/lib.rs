@@ -58,4 +58,4 @@ pub use route::{
     RequestMatch, Retry, Rewrite, RouteId, RouteKind, Rule, Timeouts, ValueMatch, WeightedBackend,
 };
 pub use route_table::{Matched, RouteTable};
-pub use traffic::{EjectionTime, OutlierDetection, Percent, TrafficPolicy};
+pub use traffic::{EjectionTime, OutlierDetection, Percent, RetryBudget, TrafficPolicy};

@@ -13,13 +13,18 @@ use std::time::Duration;
 pub struct TrafficPolicy {
     /// When an endpoint that answers is ejected.
     pub outlier_detection: Option<OutlierDetection>,
+    /// How many requests are sent again.
+    pub retry_budget: Option<RetryBudget>,
 }
 
 impl TrafficPolicy {
     /// Returns true if no section is set.
     pub fn is_empty(&self) -> bool {
-        let Self { outlier_detection } = self;
-        outlier_detection.is_none()
+        let Self {
+            outlier_detection,
+            retry_budget,
+        } = self;
+        outlier_detection.is_none() && retry_budget.is_none()
     }
 }
 
@@ -37,6 +42,26 @@ pub struct OutlierDetection {
     pub max_ejection_percent: Percent,
     /// If fewer endpoints than this share are healthy, all are used.
     pub panic_threshold: Percent,
+}
+
+/// How many requests a proxy sends again, for whatever reason: a share of the requests of the last
+/// seconds, and a rate that needs none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// The share of the requests.
+    pub percent: Percent,
+    /// Retries per second beside it.
+    pub min_per_second: u16,
+}
+
+impl Default for RetryBudget {
+    /// Returns the budget without a policy.
+    fn default() -> Self {
+        Self {
+            percent: Percent(20),
+            min_per_second: 10,
+        }
+    }
 }
 
 /// A share in percent.

@@ -39,7 +39,7 @@ pub use requests::{GrpcMatch, PathMatch, PathMatchType, RequestMatch, ValueMatch
 pub use status::{AncestorRef, AncestorStatus, Condition, PolicyStatus};
 pub use target::{ClusterTarget, LabelRequirement, LabelSelector, TargetRef};
 pub use traffic::{
-    OutlierDetection, TrafficPolicy, TrafficPolicySpec, TrafficSections, TrafficTarget,
+    OutlierDetection, RetryBudget, TrafficPolicy, TrafficPolicySpec, TrafficSections, TrafficTarget,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

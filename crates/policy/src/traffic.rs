@@ -8,6 +8,7 @@
 //! Source: GEP-713 (inherited policies); Envoy (`config.cluster.v3.OutlierDetection`).
 
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How clients use the endpoints of the targets.
@@ -92,12 +93,30 @@ pub struct TrafficTarget {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.outlierDetection)").message("at least one section is required")
+    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget)").message("at least one section is required")
 )]
 pub struct TrafficSections {
     /// An endpoint that fails several requests in a row gets none for a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlier_detection: Option<OutlierDetection>,
+    /// How many requests are sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// How many requests each client proxy sends again, in the last 10 seconds: whether a rule asks for
+/// it, or because the request did not reach an application. Beyond it, the last result stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RetryBudget {
+    /// The percentage of the requests; 20 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: Option<u32>,
+    /// Retries per second beside that percentage, for Services with few requests; 10 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub min_per_second: Option<u32>,
 }
 
 /// Which endpoints are ejected, and for how long. Each client proxy counts for itself.

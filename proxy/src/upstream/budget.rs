@@ -1,20 +1,16 @@
-//! The retry budget of a cluster: a fifth of its requests, and a few more when those are few.
+//! The retry budget of a cluster: a share of its requests, and a few more when those are few.
 //! Retries, whoever asked for them, do not make the failure of a whole cluster worse.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use weft_ir::RetryBudget;
+
 /// The window in which requests and retries are counted.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Retries in a period that need no requests: so that a cluster with little traffic has retries
-/// too, and an endpoint that dies under many requests loses none of those that may go elsewhere.
-const RESERVE: u64 = 100;
-/// Requests that allow one retry.
-const REQUESTS_PER_RETRY: u64 = 5;
-
 #[derive(Default)]
-pub(super) struct RetryBudget {
+pub(super) struct RetryCounter {
     /// Since the start, without retries.
     requests: AtomicU64,
     period: Mutex<Period>,
@@ -31,13 +27,15 @@ struct Period {
     spent: u64,
 }
 
-impl RetryBudget {
+impl RetryCounter {
     pub(super) fn request(&self) {
         self.requests.fetch_add(1, Relaxed);
     }
 
-    /// Takes one retry from the budget. Returns false if the budget is exhausted.
-    pub(super) fn spend(&self, now: u64) -> bool {
+    /// Takes one retry from the budget. Returns false if the budget is exhausted. The part that
+    /// needs no requests is there so that a cluster with little traffic has retries too, and an
+    /// endpoint that dies under many requests loses none of those that may go elsewhere.
+    pub(super) fn spend(&self, budget: RetryBudget, now: u64) -> bool {
         let requests = self.requests.load(Relaxed);
         let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
         let elapsed = now.saturating_sub(period.start);
@@ -53,7 +51,9 @@ impl RetryBudget {
             };
         }
         let since = requests.saturating_sub(period.requests_at_start);
-        let most = RESERVE + since.max(period.before) / REQUESTS_PER_RETRY;
+        let reserve = u64::from(budget.min_per_second) * PERIOD.as_secs();
+        let share = since.max(period.before) * u64::from(budget.percent.get()) / 100;
+        let most = reserve + share;
         let left = period.spent < most;
         period.spent += u64::from(left);
         left
@@ -66,20 +66,44 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn spend_all(budget: &RetryBudget, now: u64) -> u64 {
-        (0..10_000).take_while(|_| budget.spend(now)).count() as u64
+    fn spend_all(counter: &RetryCounter, budget: RetryBudget, now: u64) -> u64 {
+        (0..10_000)
+            .take_while(|_| counter.spend(budget, now))
+            .count() as u64
     }
 
     #[test]
     fn retry_budget_is_a_fifth_of_requests_and_a_reserve() {
-        let budget = RetryBudget::default();
-        assert_eq!(spend_all(&budget, SECOND), RESERVE, "without requests");
-        (0..1_000).for_each(|_| budget.request());
-        assert_eq!(spend_all(&budget, 2 * SECOND), 200);
-        assert_eq!(spend_all(&budget, 9 * SECOND), 0);
+        let counter = RetryCounter::default();
+        let left = |now| spend_all(&counter, RetryBudget::default(), now);
+        assert_eq!(left(SECOND), 100, "without requests");
+        (0..1_000).for_each(|_| counter.request());
+        assert_eq!(left(2 * SECOND), 200);
+        assert_eq!(left(9 * SECOND), 0);
         // 1,000 requests in the last 20 s count as 500 per period.
-        assert_eq!(spend_all(&budget, 20 * SECOND), RESERVE + 100);
+        assert_eq!(left(20 * SECOND), 200);
         // Idle time does not accumulate budget.
-        assert_eq!(spend_all(&budget, 3_600 * SECOND), RESERVE);
+        assert_eq!(left(3_600 * SECOND), 100);
+    }
+
+    #[test]
+    fn retry_budget_follows_its_policy() {
+        for (percent, min_per_second, expected) in
+            [(0, 0, 0), (0, 3, 30), (10, 0, 100), (100, 1, 1_010)]
+        {
+            let counter = RetryCounter::default();
+            (0..1_000).for_each(|_| counter.request());
+            let budget = RetryBudget {
+                percent: weft_ir::Percent::new(percent).unwrap(),
+                min_per_second,
+            };
+            assert_eq!(spend_all(&counter, budget, SECOND), expected);
+            // A policy that allows less counts what was spent before it.
+            let less = RetryBudget {
+                min_per_second: 0,
+                ..budget
+            };
+            assert_eq!(spend_all(&counter, less, SECOND), 0);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use weft_ir::{Choice, EndpointSet, Locality, Protocol};
 
-use super::budget::RetryBudget;
+use super::budget::RetryCounter;
 use super::members::{Members, PickRequest};
 use super::outliers::{Outcome, TrackedEndpoint};
 use super::{Endpoint, EndpointRegistry};
@@ -17,7 +17,7 @@ pub struct Cluster {
     pub name: Arc<str>,
     pub registry: Arc<EndpointRegistry>,
     members: ArcSwap<Members>,
-    pub(super) budget: RetryBudget,
+    pub(super) retries: RetryCounter,
 }
 
 impl Cluster {
@@ -27,7 +27,7 @@ impl Cluster {
             name,
             registry,
             members: ArcSwap::from_pointee(Members::empty()),
-            budget: RetryBudget::default(),
+            retries: RetryCounter::default(),
         })
     }
 
@@ -41,6 +41,7 @@ impl Cluster {
         let locality = self.registry.locality.load();
         let mut members = Members::new(set.protocol, endpoints, choice, &locality);
         let policy = set.traffic.as_deref();
+        members.retry_budget = policy.and_then(|of| of.retry_budget).unwrap_or_default();
         if let Some(settings) = policy.and_then(|of| of.outlier_detection.as_ref()) {
             members = members.detecting(settings, &self.members.load());
         }
@@ -63,7 +64,8 @@ impl Cluster {
 
     /// Takes one retry from the budget. Returns false if the budget is exhausted.
     pub fn try_spend_retry(&self) -> bool {
-        let may = self.budget.spend(self.registry.now());
+        let budget = self.members.load().retry_budget;
+        let may = self.retries.spend(budget, self.registry.now());
         if !may {
             self.registry.metrics.retry_budget_exhausted.inc();
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use weft_ir::{Choice, Locality, OutlierDetection, Protocol};
+use weft_ir::{Choice, Locality, OutlierDetection, Protocol, RetryBudget};
 
 use super::Endpoint;
 use super::balance;
@@ -22,6 +22,7 @@ pub struct Members {
     choice: Choice,
     /// `None` without outlier detection.
     pub(super) outliers: Option<Arc<OutlierDetector>>,
+    pub(super) retry_budget: RetryBudget,
 }
 
 /// What picking an endpoint goes by.
@@ -42,6 +43,7 @@ impl Members {
             hinted: 0,
             choice: Choice::default(),
             outliers: None,
+            retry_budget: RetryBudget::default(),
         }
     }
 
@@ -59,6 +61,7 @@ impl Members {
             endpoints,
             choice,
             outliers: None,
+            retry_budget: RetryBudget::default(),
         };
         if members.hinted > 0 {
             let mut endpoints: Vec<_> = members.endpoints.into_iter().zip(hinted).collect();
@@ -74,7 +77,8 @@ impl Members {
     /// The same endpoints, for a proxy at the place.
     pub(super) fn at(&self, locality: &Locality) -> Self {
         let endpoints = self.endpoints.clone();
-        let moved = Self::new(self.protocol, endpoints, self.choice.clone(), locality);
+        let mut moved = Self::new(self.protocol, endpoints, self.choice.clone(), locality);
+        moved.retry_budget = self.retry_budget;
         match &self.outliers {
             Some(outliers) => moved.detecting(outliers.settings(), self),
             None => moved,

@@ -86,7 +86,7 @@ impl Cluster {
     ) -> Result<UpstreamResponse, SendError> {
         // A retry of the request's rule excludes the endpoints that had it.
         if request.exclude.is_empty() {
-            self.budget.request();
+            self.retries.request();
         }
         let declared = matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
         let http2 = declared || request.head.version == Version::HTTP_2;

@@ -1,5 +1,5 @@
-//! Outlier detection of a TrafficPolicy: which endpoints get requests while some fail, and what
-//! clients notice of it.
+//! TrafficPolicies: which endpoints get requests while some fail, how often a request is sent, and
+//! what clients notice of it.
 
 use std::convert::Infallible;
 use std::num::NonZeroU32;
@@ -17,8 +17,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use weft_api::{encode, proto};
 use weft_ir::{
-    EjectionTime, EndpointSet, Mode, OutlierDetection, Percent, Protocol, Retry, Routing,
-    TrafficPolicy,
+    EjectionTime, EndpointSet, Mode, OutlierDetection, Percent, Protocol, Retry, RetryBudget,
+    Routing, TrafficPolicy,
 };
 use weft_testkit::pki::Pki;
 
@@ -110,6 +110,7 @@ fn set(
         traffic: outlier_detection.map(|of| {
             Arc::new(TrafficPolicy {
                 outlier_detection: Some(of),
+                ..TrafficPolicy::default()
             })
         }),
         ..EndpointSet::new(port("reviews"), protocol, endpoints)
@@ -341,4 +342,36 @@ async fn endpoint_is_used_again_after_its_time_and_endpoints_that_come_change_no
         assert_eq!(failing.take(), 0, "it is still ejected");
     }
     assert_eq!(until_taken(&mut client, &failing, 10).await, 0);
+}
+
+#[tokio::test]
+async fn retries_of_failing_endpoints_stay_within_the_budget_of_the_policy() {
+    let (first, second) = (App::start(503).await, App::start(503).await);
+    let pod = client_pod();
+    let mut rule = rule(0, vec![to("reviews", 1)]);
+    rule.retry = Some(Retry {
+        codes: vec![StatusCode::SERVICE_UNAVAILABLE],
+        attempts: 1,
+        backoff: Duration::ZERO,
+    });
+    let policy = TrafficPolicy {
+        retry_budget: Some(RetryBudget {
+            percent: Percent::new(20).unwrap(),
+            min_per_second: 0,
+        }),
+        ..TrafficPolicy::default()
+    };
+    let endpoints = vec![first.endpoint.clone(), second.endpoint.clone()];
+    pod.tell(vec![
+        encode::endpoints(&EndpointSet {
+            traffic: Some(Arc::new(policy)),
+            ..EndpointSet::new(port("reviews"), Protocol::Http1, endpoints)
+        }),
+        service(Protocol::Http1, Routing::Http(vec![Arc::new(rule)])),
+    ]);
+    let front = pod.outbound(SERVICE.parse().unwrap());
+    let mut client = Client::connect(front, Version::Http1).await;
+    assert_eq!(failures(&mut client, 100).await, 100);
+    let received = first.take() + second.take();
+    assert!((110..=120).contains(&received), "{received}");
 }

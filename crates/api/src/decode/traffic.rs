@@ -3,15 +3,32 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use weft_ir::{EjectionTime, OutlierDetection, Percent, TrafficPolicy};
+use weft_ir::{EjectionTime, OutlierDetection, Percent, RetryBudget, TrafficPolicy};
 
 use super::{Decoded, invalid};
 use crate::proto;
 
 pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
-    let proto::TrafficPolicy { outlier_detection } = wire;
+    let proto::TrafficPolicy {
+        outlier_detection,
+        retry_budget,
+    } = wire;
     Ok(TrafficPolicy {
         outlier_detection: outlier_detection.map(outliers).transpose()?,
+        retry_budget: retry_budget.map(budget).transpose()?,
+    })
+}
+
+fn budget(wire: proto::RetryBudget) -> Decoded<RetryBudget> {
+    let proto::RetryBudget {
+        percent: share,
+        min_per_second: rate,
+    } = wire;
+    let min_per_second = u16::try_from(rate);
+    Ok(RetryBudget {
+        percent: percent("retry_budget.percent", share)?,
+        min_per_second: min_per_second
+            .map_err(|_| invalid("retry_budget.min_per_second")(&rate))?,
     })
 }
 

@@ -3,14 +3,29 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use weft_ir::{OutlierDetection, TrafficPolicy};
+use weft_ir::{OutlierDetection, RetryBudget, TrafficPolicy};
 
 use crate::proto;
 
 pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
-    let TrafficPolicy { outlier_detection } = of;
+    let TrafficPolicy {
+        outlier_detection,
+        retry_budget,
+    } = of;
     proto::TrafficPolicy {
         outlier_detection: outlier_detection.as_ref().map(outliers),
+        retry_budget: retry_budget.map(budget),
+    }
+}
+
+fn budget(of: RetryBudget) -> proto::RetryBudget {
+    let RetryBudget {
+        percent,
+        min_per_second,
+    } = of;
+    proto::RetryBudget {
+        percent: percent.get().into(),
+        min_per_second: min_per_second.into(),
     }
 }
 

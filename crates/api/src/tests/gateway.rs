@@ -129,6 +129,10 @@ fn with_policy() -> EndpointSet {
     EndpointSet {
         traffic: Some(Arc::new(TrafficPolicy {
             outlier_detection: Some(outliers),
+            retry_budget: Some(RetryBudget {
+                percent: Percent::new(0).unwrap(),
+                min_per_second: u16::MAX,
+            }),
         })),
         ..set()
     }
@@ -151,6 +155,13 @@ fn invalid_traffic_policies_are_rejected_with_the_field() {
         ("max_ejection_percent", |of| of.max_ejection_percent = 101),
         ("panic_threshold", |of| of.panic_threshold = u32::MAX),
     ];
+    let mut resource = encode::endpoints(&with_policy());
+    if let Some(Body::Endpoints(set)) = &mut resource.body {
+        let budget = set.traffic.as_mut().unwrap().retry_budget.as_mut();
+        budget.unwrap().min_per_second = 65_536;
+    }
+    let error = decode::resource(resource).unwrap_err().to_string();
+    assert!(error.contains("retry_budget.min_per_second"), "{error}");
     for (field, change) in changes {
         let mut resource = encode::endpoints(&with_policy());
         let Some(Body::Endpoints(set)) = &mut resource.body else {

@@ -21,8 +21,10 @@ pub(super) struct Directive {
 /// Merges the directives of all levels, the farthest first. Each section is taken from one of them.
 pub(super) fn effective(levels: &[Option<&Directive>]) -> TrafficPolicy {
     let outlier_detection = section(levels, |of| of.outlier_detection.as_ref());
+    let retry_budget = section(levels, |of| of.retry_budget.as_ref());
     TrafficPolicy {
         outlier_detection: outlier_detection.cloned(),
+        retry_budget: retry_budget.copied(),
     }
 }
 
@@ -65,6 +67,7 @@ mod tests {
                     max_ejection_percent: Percent::default(),
                     panic_threshold: Percent::default(),
                 }),
+                retry_budget: None,
             },
         }
     }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_ir::{EjectionTime, OutlierDetection, Percent, PolicyId, TrafficPolicy};
+use weft_ir::{EjectionTime, OutlierDetection, Percent, PolicyId, RetryBudget, TrafficPolicy};
 use weft_policy::{TrafficSections, TrafficTarget};
 
 use super::merge::{Directive, Strength};
@@ -166,11 +166,17 @@ fn directive(
         (None, Some(of)) => (Strength::Overrides, "overrides", of),
         _ => return Err("spec: exactly one of defaults and overrides is required".to_owned()),
     };
-    let TrafficSections { outlier_detection } = of;
+    let TrafficSections {
+        outlier_detection,
+        retry_budget,
+    } = of;
     let outliers = outlier_detection.as_ref();
     let outliers = outliers.map(|of| outlier_detection_of(of, &format!("{at}.outlierDetection")));
+    let budget = retry_budget.as_ref();
+    let budget = budget.map(|of| retry_budget_of(of, &format!("{at}.retryBudget")));
     let sections = TrafficPolicy {
         outlier_detection: outliers.transpose()?,
+        retry_budget: budget.transpose()?,
     };
     match sections.is_empty() {
         true => Err(format!("{at}: at least one section is required")),
@@ -222,6 +228,27 @@ fn outlier_detection_of(
             "maxEjectionPercent",
         )?,
         panic_threshold: percent(panic_threshold.unwrap_or(0), 0, at, "panicThreshold")?,
+    })
+}
+
+fn retry_budget_of(of: &weft_policy::RetryBudget, at: &str) -> Result<RetryBudget, String> {
+    const MOST: u16 = 1000;
+    let weft_policy::RetryBudget {
+        percent: share,
+        min_per_second: rate,
+    } = of;
+    let without = RetryBudget::default();
+    let rate = rate.unwrap_or(without.min_per_second.into());
+    let valid = u16::try_from(rate).ok().filter(|rate| *rate <= MOST);
+    let why = || format!("{at}.minPerSecond: {rate} is not from 0 to {MOST}");
+    Ok(RetryBudget {
+        percent: percent(
+            share.unwrap_or(without.percent.get().into()),
+            0,
+            at,
+            "percent",
+        )?,
+        min_per_second: valid.ok_or_else(why)?,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_norway::{Mapping, Value};
-use weft_ir::{OutlierDetection, TrafficPolicy};
+use weft_ir::{OutlierDetection, RetryBudget, TrafficPolicy};
 use weft_translate::{Objects, Translation, translate};
 
 use crate::authorization::policy_statuses;
@@ -11,9 +11,21 @@ use crate::input::{self, settings};
 use crate::view::text;
 
 pub(crate) fn policy(of: &TrafficPolicy) -> Value {
-    let TrafficPolicy { outlier_detection } = of;
+    let TrafficPolicy {
+        outlier_detection,
+        retry_budget,
+    } = of;
     let outliers = outlier_detection.as_ref().map(outliers);
-    text(outliers.unwrap_or_default())
+    let budget = retry_budget.map(|of| {
+        let RetryBudget {
+            percent,
+            min_per_second,
+        } = of;
+        let percent = percent.get();
+        format!("{percent} % and {min_per_second} retries per second")
+    });
+    let sections: Vec<String> = outliers.into_iter().chain(budget).collect();
+    text(sections.join("; "))
 }
 
 fn outliers(of: &OutlierDetection) -> String {
