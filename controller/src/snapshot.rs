@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use weft_translate::objects::KeySource;
 use weft_translate::{
     AuthorizationStatus, GatewayClassStatus, GatewayStatus, ListenerSetStatus, Mesh,
-    MissingParents, PolicyStatus, RouteStatus, Settings, Translation, Translator,
+    MissingParents, PolicyStatus, RouteStatus, Settings, TrafficPolicyStatus, Translation,
+    Translator,
 };
 
 use crate::encoder::Encoder;
@@ -35,7 +36,7 @@ pub struct Snapshot {
     /// The key sets to fetch.
     pub key_sources: Vec<KeySource>,
     /// The statuses of traffic policies.
-    pub traffic: Vec<AuthorizationStatus>,
+    pub traffic: Vec<TrafficPolicyStatus>,
     /// The namespaces in which Gateways have proxies.
     pub gateway_namespaces: BTreeSet<String>,
     /// The missing parents of routes.

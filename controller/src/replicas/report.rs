@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weft_ir::{PolicyId, RouteKind};
+use weft_translate::TrafficPolicyId;
 
 /// The maximum size of a report: the annotations of an object may have 256 KiB.
 const MAX_BYTES: usize = 200 * 1024;
@@ -80,9 +81,8 @@ pub fn policy_key(policy: &PolicyId) -> String {
 }
 
 /// Returns a traffic policy's key in reports.
-pub fn traffic_key(policy: &PolicyId) -> String {
-    let namespace = policy.namespace.as_deref().unwrap_or_default();
-    format!("TrafficPolicy/{namespace}/{}", policy.name)
+pub fn traffic_key(policy: &TrafficPolicyId) -> String {
+    format!("TrafficPolicy/{}/{}", policy.namespace, policy.name)
 }
 
 /// Returns a route's key in reports.

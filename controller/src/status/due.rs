@@ -7,7 +7,9 @@ use std::sync::Arc;
 use kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
 use weft_ir::{GatewayId, PolicyKind, RouteKind};
-use weft_translate::{AuthorizationStatus, Condition, RouteStatus};
+use weft_translate::{
+    AncestorStatus, AuthorizationStatus, Condition, RouteStatus, TrafficPolicyStatus,
+};
 
 use super::listening::Listening;
 use super::merge::{self, ConditionOwner, Entry, List, Whole};
@@ -113,7 +115,7 @@ pub(super) type Existing = HashMap<ObjectKey, Arc<[Value]>>;
 pub(super) struct Counted<'a> {
     pub(super) routes: &'a [RouteStatus],
     pub(super) authorizations: &'a [AuthorizationStatus],
-    pub(super) traffic: &'a [AuthorizationStatus],
+    pub(super) traffic: &'a [TrafficPolicyStatus],
 }
 
 /// Returns every status that is due.
@@ -171,9 +173,13 @@ pub(super) fn all(
         &of_namespaces,
         &world.authorization_policies.own_entries(),
     ));
-    due.extend(of_authorizations(
+    let traffic = counted.traffic.iter().map(|status| {
+        let key = ObjectKey::new(&*status.id.namespace, &*status.id.name);
+        (key, status.generation, &*status.ancestors)
+    });
+    due.extend(of_own_policies(
         Subject::TrafficPolicy,
-        &counted.traffic.iter().collect::<Vec<_>>(),
+        traffic,
         &world.traffic_policies.own_entries(),
     ));
     due
@@ -292,13 +298,25 @@ fn of_authorizations(
     let policies = statuses.iter().map(|status| {
         let namespace = status.id.namespace.as_deref().unwrap_or_default();
         let key = ObjectKey::new(namespace, &*status.id.name);
-        let own = status.ancestors.iter().map(|ancestor| Entry {
+        (key, status.generation, &*status.ancestors)
+    });
+    of_own_policies(subject, policies, existing)
+}
+
+/// Returns the due statuses of policies of Weft's own kinds.
+fn of_own_policies<'a>(
+    subject: Subject,
+    statuses: impl Iterator<Item = (ObjectKey, i64, &'a [AncestorStatus])>,
+    existing: &Existing,
+) -> Vec<Due> {
+    let wanted = statuses.map(|(key, generation, ancestors)| {
+        let own = ancestors.iter().map(|ancestor| Entry {
             controller: CONTROLLER_NAME,
             ..Entry::from(ancestor)
         });
-        (key, status.generation, own.collect())
+        (key, generation, own.collect())
     });
-    due_entries(subject, List::Ancestors, policies, existing)
+    due_entries(subject, List::Ancestors, wanted, existing)
 }
 
 fn due_whole(

@@ -10,7 +10,7 @@ mod traffic;
 pub(crate) use authorizations::authorizations;
 pub(crate) use traffic::traffic;
 
-use weft_translate::{AuthorizationStatus, Condition, Controller, RouteStatus};
+use weft_translate::{AncestorStatus, Condition, Controller, RouteStatus};
 
 use crate::replicas::tally::own_counts;
 use crate::replicas::{Count, Others, report};
@@ -77,9 +77,9 @@ pub(super) fn is_pending(conditions: &[Condition]) -> bool {
 }
 
 /// Adds the condition to each target for which the policy is accepted.
-fn add(status: &mut AuthorizationStatus, programmed: &Condition) {
+fn add(ancestors: &mut [AncestorStatus], programmed: &Condition) {
     let accepted = |one: &Condition| one.kind == "Accepted" && one.status;
-    for ancestor in &mut status.ancestors {
+    for ancestor in ancestors {
         if ancestor.conditions.iter().any(accepted) {
             ancestor.conditions.push(programmed.clone());
         }

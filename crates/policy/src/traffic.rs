@@ -2,8 +2,8 @@
 //!
 //! A policy applies to all clients of the mesh, sidecars and Gateways alike. For each section the
 //! nearest policy decides: that of a Service's port before that of the Service, of its namespace
-//! and of the mesh; a section of `overrides` comes before all `defaults`, and there the farthest policy
-//! decides.
+//! and of the mesh; a section of `overrides` comes before all `defaults`, and there the farthest
+//! policy decides.
 //!
 //! Source: GEP-713 (inherited policies); Envoy (`config.cluster.v3.OutlierDetection`).
 

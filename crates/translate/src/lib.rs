@@ -44,9 +44,9 @@ pub use mesh::{Mesh, PodFacts};
 pub use names::{CLASS_LABEL, GATEWAY_LABEL};
 pub use output::{
     Address, AddressKind, AncestorStatus, AuthorizationStatus, Condition, Controller,
-    GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, ParentStatus,
-    PolicyStatus, Provision, ProvisionPort, Resources, Routability, RouteGroupKind, RouteStatus,
-    Scaling, ServiceProvision, ServiceType, TrafficPolicy,
+    ExternalTrafficPolicy, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,
+    ParentStatus, PolicyStatus, Provision, ProvisionPort, Resources, Routability, RouteGroupKind,
+    RouteStatus, Scaling, ServiceProvision, ServiceType, TrafficPolicyId, TrafficPolicyStatus,
 };
 pub use policies::is_key_set;
 pub use translator::{Translation, Translator, provisions, translate};

@@ -5,13 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_ir::{
-    Authorizations, Destination, Endpoint, EndpointSet, GatewayId, PolicyId, Routing, Rule,
-    Service, ServicePort, Target, Workload,
+    Authorizations, Destination, Endpoint, EndpointSet, GatewayId, Routing, Rule, Service,
+    ServicePort, Target, Workload,
 };
 
 use crate::cluster::endpoints::{Endpoints, TerminatingPods};
 use crate::cluster::pods::Pods;
 use crate::gateways::GatewayView;
+use crate::output::TrafficPolicyId;
 use crate::policies::Authorized;
 use crate::routes::targets::{rule_targets, service_ports};
 use crate::service_routes::views::{Addresses, LoadBalancers, PortView};
@@ -147,7 +148,7 @@ impl Mesh {
     }
 
     /// Returns the TrafficPolicies that apply at a Service port.
-    pub fn traffic_policies(&self, id: &ServicePort) -> &[PolicyId] {
+    pub fn traffic_policies(&self, id: &ServicePort) -> &[TrafficPolicyId] {
         self.traffic.get(id).map_or(&[], |of| &**of)
     }
 

@@ -23,7 +23,7 @@ use crate::mesh::Mesh;
 use crate::objects::{GatewayClass, Namespace, Node, ReferenceGrant};
 use crate::output::{
     AuthorizationStatus, GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus,
-    Provision, RouteStatus,
+    Provision, RouteStatus, TrafficPolicyStatus,
 };
 use crate::policies::{PolicyTranslator, Scene};
 use crate::references::grants::Grants;
@@ -56,7 +56,7 @@ pub struct Translation {
     /// The key sets to fetch for AuthenticationPolicies, without repetitions.
     pub key_sources: Vec<objects::KeySource>,
     /// Statuses of TrafficPolicies, by namespace and name.
-    pub traffic: Vec<AuthorizationStatus>,
+    pub traffic: Vec<TrafficPolicyStatus>,
     /// Infrastructure to create for the accepted Gateways, by namespace and name.
     pub provisions: Vec<Provision>,
     /// Routes that refer to parents which do not exist, by kind, namespace and name; empty unless a

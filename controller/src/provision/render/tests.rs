@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use weft_ir::{GatewayId, Identity, TrustDomain};
-use weft_translate::{Address, CLASS_LABEL, GATEWAY_LABEL, Resources, Routability, TrafficPolicy};
+use weft_translate::{
+    Address, CLASS_LABEL, ExternalTrafficPolicy, GATEWAY_LABEL, Resources, Routability,
+};
 
 use super::*;
 use crate::provision::ProxyResources;
@@ -65,7 +67,7 @@ pub(crate) fn provision() -> Provision {
             ports: vec![port(443, Transport::Tcp), port(53, Transport::Udp)],
             addresses: Vec::new(),
             cluster_ip: None,
-            external_traffic_policy: TrafficPolicy::Cluster,
+            external_traffic_policy: ExternalTrafficPolicy::Cluster,
             annotations: BTreeMap::new(),
             load_balancer_class: None,
         },
@@ -199,7 +201,7 @@ fn autoscaled_deployment_has_no_replicas() {
 fn service_and_pods_have_the_requested_settings() {
     let mut asked = provision();
     asked.service.kind = ServiceType::NodePort;
-    asked.service.external_traffic_policy = TrafficPolicy::Local;
+    asked.service.external_traffic_policy = ExternalTrafficPolicy::Local;
     asked.resources.limits = BTreeMap::from([("memory".into(), "1Gi".into())]);
     let service = of(Kind::Service, &asked);
     assert_eq!(service["spec"]["type"], "NodePort");

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use weft_ir::PolicyId;
+use weft_translate::TrafficPolicyId;
 
 use super::{Proxies, ProxyState, count, worse};
 use crate::replicas::report::{self, Count, RouteCounts};
@@ -23,14 +23,17 @@ pub(super) fn counts(snapshot: &Snapshot, registry: &Registry) -> BTreeMap<Strin
     counted.collect()
 }
 
-pub(crate) fn own_counts(snapshot: &Snapshot, registry: &Registry) -> HashMap<PolicyId, Count> {
+pub(crate) fn own_counts(
+    snapshot: &Snapshot,
+    registry: &Registry,
+) -> HashMap<TrafficPolicyId, Count> {
     let (encoder, mesh) = (&snapshot.encoder, snapshot.encoder.mesh());
     let counted = mesh.has_traffic_policies();
     registry.count_endpoints(counted);
     if !counted {
         return HashMap::new();
     }
-    let mut by_policy: HashMap<&PolicyId, Proxies> = HashMap::new();
+    let mut by_policy: HashMap<&TrafficPolicyId, Proxies> = HashMap::new();
     let applies = |id: &_| !mesh.traffic_policies(id).is_empty();
     for (id, holders) in registry.endpoints(applies) {
         let versions: Vec<u64> = encoder.versions(&id).collect();

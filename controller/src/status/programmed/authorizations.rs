@@ -31,7 +31,7 @@ pub(crate) fn authorizations(
                 programmed.message
             );
         }
-        add(&mut status, &programmed);
+        add(&mut status.ancestors, &programmed);
         status
     });
     statuses.collect()

@@ -1,6 +1,6 @@
 //! The condition `weft.dev/Programmed` of traffic policies.
 
-use weft_translate::AuthorizationStatus;
+use weft_translate::TrafficPolicyStatus;
 
 use super::{PROXIES_PER_OUTLIER, add, condition};
 use crate::replicas::tally::traffic::own_counts;
@@ -14,7 +14,7 @@ pub(crate) fn traffic(
     snapshot: &Snapshot,
     registry: &Registry,
     others: &Others,
-) -> Vec<AuthorizationStatus> {
+) -> Vec<TrafficPolicyStatus> {
     let counts = own_counts(snapshot, registry);
     let statuses = snapshot.traffic.iter().map(|status| {
         let mut status = status.clone();
@@ -24,7 +24,7 @@ pub(crate) fn traffic(
         let outliers = count.total / PROXIES_PER_OUTLIER;
         let none = "no connected proxy sends to the targets yet";
         let programmed = condition(&count, outliers, none);
-        add(&mut status, &programmed);
+        add(&mut status.ancestors, &programmed);
         status
     });
     statuses.collect()

@@ -11,7 +11,7 @@ use weft_ir::{ForwardedHeader, ForwardedTrust, IpNet};
 
 use super::metadata::domains;
 use crate::objects::ParametersRef;
-use crate::output::{Resources, Scaling, ServiceType, TrafficPolicy};
+use crate::output::{ExternalTrafficPolicy, Resources, Scaling, ServiceType};
 use crate::references::certificates::ReferencedObjects;
 
 /// The parameters of a Gateway or a class.
@@ -23,7 +23,7 @@ pub(crate) struct Parameters {
     cpu_percent: Option<u32>,
     pub(crate) resources: Resources,
     service_type: Option<ServiceType>,
-    traffic_policy: Option<TrafficPolicy>,
+    traffic_policy: Option<ExternalTrafficPolicy>,
     pub(crate) load_balancer_class: Option<String>,
     pub(crate) service_annotations: BTreeMap<String, String>,
     trusted_hops: Option<u32>,
@@ -123,8 +123,8 @@ impl Parameters {
             }
             "externalTrafficPolicy" => {
                 self.traffic_policy = Some(match value {
-                    "Cluster" => TrafficPolicy::Cluster,
-                    "Local" => TrafficPolicy::Local,
+                    "Cluster" => ExternalTrafficPolicy::Cluster,
+                    "Local" => ExternalTrafficPolicy::Local,
                     _ => return Err(none_of(value, "Cluster, Local")),
                 });
             }
@@ -230,7 +230,7 @@ impl Parameters {
         self.service_type.unwrap_or_default()
     }
 
-    pub(crate) fn traffic_policy(&self) -> TrafficPolicy {
+    pub(crate) fn traffic_policy(&self) -> ExternalTrafficPolicy {
         self.traffic_policy.unwrap_or_default()
     }
 

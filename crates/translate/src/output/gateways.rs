@@ -1,5 +1,8 @@
 //! The statuses of GatewayClasses, Gateways, ListenerSets and BackendTLSPolicies.
 
+use std::fmt;
+use std::sync::Arc;
+
 use weft_ir::{GatewayId, PolicyId, Transport};
 
 use super::routes::Condition;
@@ -152,6 +155,32 @@ pub struct AuthorizationStatus {
     pub ancestors: Vec<AncestorStatus>,
     /// Why providers of an accepted policy have no keys, so that their tokens are refused.
     pub without_keys: Option<String>,
+}
+
+/// A TrafficPolicy, `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrafficPolicyId {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for TrafficPolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TrafficPolicy {}/{}", self.namespace, self.name)
+    }
+}
+
+/// Status of a TrafficPolicy (GEP-713).
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrafficPolicyStatus {
+    /// The policy.
+    pub id: TrafficPolicyId,
+    /// The generation that the conditions describe.
+    pub generation: i64,
+    /// One entry for each target: at least one, at most 16.
+    pub ancestors: Vec<AncestorStatus>,
 }
 
 /// Status of a policy with regard to one ancestor (GEP-713).

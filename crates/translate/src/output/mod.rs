@@ -6,9 +6,11 @@ mod routes;
 
 pub use gateways::{
     Address, AddressKind, AncestorStatus, AuthorizationStatus, GatewayClassStatus, GatewayStatus,
-    ListenerSetStatus, ListenerStatus, PolicyStatus, Routability, RouteGroupKind,
+    ListenerSetStatus, ListenerStatus, PolicyStatus, Routability, RouteGroupKind, TrafficPolicyId,
+    TrafficPolicyStatus,
 };
 pub use provision::{
-    Provision, ProvisionPort, Resources, Scaling, ServiceProvision, ServiceType, TrafficPolicy,
+    ExternalTrafficPolicy, Provision, ProvisionPort, Resources, Scaling, ServiceProvision,
+    ServiceType,
 };
 pub use routes::{Condition, Controller, ParentStatus, RouteStatus};

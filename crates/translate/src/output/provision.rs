@@ -55,7 +55,7 @@ pub struct ServiceProvision {
     /// The requested ClusterIP, or `None` for any.
     pub cluster_ip: Option<String>,
     /// `spec.externalTrafficPolicy`.
-    pub external_traffic_policy: TrafficPolicy,
+    pub external_traffic_policy: ExternalTrafficPolicy,
     /// Annotations of the Service only, in addition to those of every object.
     pub annotations: BTreeMap<String, String>,
     /// `spec.loadBalancerClass`.
@@ -87,7 +87,7 @@ impl ServiceType {
 
 /// The external traffic policy of a Service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TrafficPolicy {
+pub enum ExternalTrafficPolicy {
     /// Every node accepts connections.
     #[default]
     Cluster,
@@ -96,7 +96,7 @@ pub enum TrafficPolicy {
     Local,
 }
 
-impl TrafficPolicy {
+impl ExternalTrafficPolicy {
     /// Returns the value of `spec.externalTrafficPolicy`.
     pub fn as_str(self) -> &'static str {
         match self {

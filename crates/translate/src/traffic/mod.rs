@@ -15,7 +15,7 @@ use crate::cluster::endpoints::TrafficPolicies;
 use crate::cluster::services::Services;
 use crate::memo::{ByIdentity, Memo, ObjectMemo};
 use crate::objects;
-use crate::output::AuthorizationStatus;
+use crate::output::TrafficPolicyStatus;
 use policy::Policy;
 use winners::Winners;
 
@@ -28,7 +28,7 @@ pub(crate) struct TrafficTranslation {
     /// The policies that apply at each port, whether or not others replace their sections.
     pub(crate) applied: Arc<AppliedPolicies>,
     /// By namespace and name.
-    pub(crate) statuses: Vec<AuthorizationStatus>,
+    pub(crate) statuses: Vec<TrafficPolicyStatus>,
 }
 
 /// Translates policies, reusing the results of the last translation.
@@ -58,7 +58,7 @@ impl TrafficTranslator {
                 policies.map(objects, (), |of| Arc::new(Policy::new(of, control_plane)));
             policies.sort_by(|a, b| a.order().cmp(&b.order()));
             let winners = Winners::new(&policies, services);
-            let mut statuses: Vec<AuthorizationStatus> = policies
+            let mut statuses: Vec<TrafficPolicyStatus> = policies
                 .iter()
                 .map(|of| status::status(of, &winners, services))
                 .collect();

@@ -4,11 +4,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_ir::{EjectionTime, OutlierDetection, Percent, PolicyId, RetryBudget, TrafficPolicy};
+use weft_ir::{EjectionTime, OutlierDetection, Percent, RetryBudget, TrafficPolicy};
 use weft_policy::{TrafficSections, TrafficTarget};
 
 use super::merge::{Directive, Strength};
 use crate::objects::{self, ParentRef, ProtectiveSpec};
+use crate::output::TrafficPolicyId;
 use crate::routes::duration;
 
 /// Number of targets of a policy, and of ancestors of its status.
@@ -19,7 +20,7 @@ const MESH: (&str, &str, &str) = ("gateway.networking.x-k8s.io", "XMesh", "weft"
 /// A policy.
 #[derive(Debug)]
 pub(super) struct Policy {
-    pub(super) id: PolicyId,
+    pub(super) id: TrafficPolicyId,
     pub(super) generation: i64,
     creation: String,
     pub(super) targets: Vec<TargetSpec>,
@@ -89,8 +90,8 @@ impl Policy {
             }
         };
         Self {
-            id: PolicyId {
-                namespace: Some(namespace.into()),
+            id: TrafficPolicyId {
+                namespace: namespace.into(),
                 name: Arc::from(&*metadata.name),
             },
             generation: metadata.generation,
@@ -101,12 +102,12 @@ impl Policy {
     }
 
     /// The oldest first, then by name.
-    pub(super) fn order(&self) -> (&str, &PolicyId) {
+    pub(super) fn order(&self) -> (&str, &TrafficPolicyId) {
         (&self.creation, &self.id)
     }
 
     pub(super) fn namespace(&self) -> &str {
-        self.id.namespace.as_deref().unwrap_or_default()
+        &self.id.namespace
     }
 }
 

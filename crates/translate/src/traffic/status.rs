@@ -7,14 +7,14 @@ use super::winners::{Place, Refusal, Winners, opaque, place};
 use crate::cluster::services::{ServiceAddressing, ServiceInfo, Services};
 use crate::conditions::condition;
 use crate::objects::ParentRef;
-use crate::output::{AncestorStatus, AuthorizationStatus, Condition};
+use crate::output::{AncestorStatus, Condition, TrafficPolicyStatus};
 
 /// Returns the status of a policy: one entry for each distinct target.
 pub(super) fn status(
     policy: &Arc<Policy>,
     winners: &Winners<'_>,
     services: &Services,
-) -> AuthorizationStatus {
+) -> TrafficPolicyStatus {
     let mut ancestors: Vec<(&ParentRef, Condition)> = Vec::new();
     for target in policy.targets.iter().take(16) {
         if ancestors
@@ -25,7 +25,7 @@ pub(super) fn status(
             ancestors.push((&target.ancestor, accepted));
         }
     }
-    AuthorizationStatus {
+    TrafficPolicyStatus {
         id: policy.id.clone(),
         generation: policy.generation,
         ancestors: ancestors
@@ -69,9 +69,8 @@ fn outcome(
     match winners.by_place.get(&place) {
         Some(winner) if !Arc::ptr_eq(winner, policy) => {
             let why = format!(
-                "TrafficPolicy {}/{} has the same target and is older; a target has one policy",
-                winner.namespace(),
-                winner.id.name
+                "{} has the same target and is older; a target has one policy",
+                winner.id
             );
             Err(("Conflicted", why))
         }

@@ -3,21 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weft_ir::{PolicyId, Protocol, ServiceId, ServiceKind, ServicePort, TrafficPolicy};
+use weft_ir::{Protocol, ServiceId, ServiceKind, ServicePort, TrafficPolicy};
 
 use super::merge::effective;
 use super::policy::{Policy, Scope};
 use crate::cluster::endpoints::TrafficPolicies;
 use crate::cluster::services::{PortInfo, ServiceAddressing, ServiceInfo, Services};
+use crate::output::TrafficPolicyId;
 
 /// The policies that apply at each port, the farthest first.
-pub(crate) type AppliedPolicies = HashMap<Arc<ServicePort>, Arc<[PolicyId]>>;
+pub(crate) type AppliedPolicies = HashMap<Arc<ServicePort>, Arc<[TrafficPolicyId]>>;
 
 /// The addresses of the policies of all levels.
 type LevelsKey = [Option<usize>; 4];
 
 /// The effective policy of a port, and the policies that apply there.
-type Merged = (Arc<TrafficPolicy>, Arc<[PolicyId]>);
+type Merged = (Arc<TrafficPolicy>, Arc<[TrafficPolicyId]>);
 
 /// Where a policy applies: a level, and the object there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

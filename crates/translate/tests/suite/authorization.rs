@@ -7,8 +7,8 @@ use serde_json::{Value as Json, json};
 use serde_norway::{Mapping, Value};
 use weft_ir::{
     Authentication, Authorization, AuthorizationAction, AuthorizationPolicy, AuthorizationRule,
-    Authorizations, DefaultAuthorization, JwtProvider, KeyMaterial, PolicyEffect, PolicyId,
-    RouteSection, SourceMatch, TokenLocation,
+    Authorizations, DefaultAuthorization, JwtProvider, KeyMaterial, PolicyEffect, RouteSection,
+    SourceMatch, TokenLocation,
 };
 use weft_translate::{
     AncestorStatus, AuthorizationStatus, Condition, Mesh, Objects, Translation, Translator,
@@ -177,14 +177,6 @@ fn source(of: &SourceMatch) -> String {
 }
 
 pub(crate) fn statuses(translation: &Translation) -> Mapping {
-    policy_statuses(&translation.authorizations, PolicyId::to_string)
-}
-
-/// Returns the statuses of policies, by name and generation.
-pub(crate) fn policy_statuses(
-    statuses: &[AuthorizationStatus],
-    name: impl Fn(&PolicyId) -> String,
-) -> Mapping {
     let status = |of: &AuthorizationStatus| {
         let AuthorizationStatus {
             id,
@@ -192,21 +184,21 @@ pub(crate) fn policy_statuses(
             ancestors,
             without_keys,
         } = of;
-        let ancestor = |of: &AncestorStatus| {
-            let name = serde_json::to_string(&of.ancestor).expect("JSON");
-            Value::Mapping(
-                [(text(name), conditions(&of.conditions))]
-                    .into_iter()
-                    .collect(),
-            )
-        };
         let keys = without_keys
             .iter()
             .map(|why| text(format!("without keys: {why}")));
-        let said = list(ancestors.iter().map(ancestor).chain(keys)).unwrap_or(Value::Null);
-        (text(format!("{} at {generation}", name(id))), said)
+        let said = list(ancestors.iter().map(ancestor_status).chain(keys));
+        let said = said.unwrap_or(Value::Null);
+        (text(format!("{id} at {generation}")), said)
     };
-    statuses.iter().map(status).collect()
+    translation.authorizations.iter().map(status).collect()
+}
+
+/// Returns the conditions of a policy for a target, by the target.
+pub(crate) fn ancestor_status(of: &AncestorStatus) -> Value {
+    let name = serde_json::to_string(&of.ancestor).expect("JSON");
+    let conditions = [(text(name), conditions(&of.conditions))];
+    Value::Mapping(conditions.into_iter().collect())
 }
 
 /// The pods `a`, `b` and `c` with sidecars in the namespace `shop`.

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde_norway::{Mapping, Value};
 use weft_ir::{OutlierDetection, RetryBudget, TrafficPolicy};
-use weft_translate::{Objects, Translation, translate};
+use weft_translate::{Objects, TrafficPolicyStatus, Translation, translate};
 
-use crate::authorization::policy_statuses;
+use crate::authorization::ancestor_status;
 use crate::input::{self, settings};
-use crate::view::text;
+use crate::view::{list, text};
 
 pub(crate) fn policy(of: &TrafficPolicy) -> Value {
     let TrafficPolicy {
@@ -53,10 +53,12 @@ fn outliers(of: &OutlierDetection) -> String {
 }
 
 pub(crate) fn statuses(translation: &Translation) -> Mapping {
-    policy_statuses(&translation.traffic, |id| {
-        let namespace = id.namespace.as_deref().unwrap_or_default();
-        format!("{namespace}/{}", id.name)
-    })
+    let status = |of: &TrafficPolicyStatus| {
+        let said = list(of.ancestors.iter().map(ancestor_status)).unwrap_or(Value::Null);
+        let name = format!("{}/{} at {}", of.id.namespace, of.id.name, of.generation);
+        (text(name), said)
+    };
+    translation.traffic.iter().map(status).collect()
 }
 
 /// The examples are valid as they stand: the Services that they target are of the sample shop.
