@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,7 +133,17 @@ fn workload(wire: proto::Workload) -> Decoded<Workload> {
             node: wire.node,
             zone: wire.zone,
         },
+        host_ips: host_ips(&wire.host_ips)?,
     })
+}
+
+/// An empty list means that the addresses are not known, so an invalid one is not left out.
+fn host_ips(wire: &[String]) -> Decoded<Vec<IpAddr>> {
+    let ip = |text: &String| {
+        let parsed: Result<_, std::net::AddrParseError> = text.parse();
+        parsed.map_err(|error| invalid("workload.host_ips")(&error))
+    };
+    wire.iter().map(ip).collect()
 }
 
 fn roots(wire: proto::Roots) -> Decoded<TrustedRoots> {

@@ -1,6 +1,7 @@
 //! Encodes `weft-ir`. Every type is destructured without `..`, so that a new field cannot be
 //! forgotten.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ pub fn workload(of: &Workload) -> proto::Resource {
         mode,
         probes,
         locality: Locality { node, zone },
+        host_ips,
     } = of;
     let mode = match mode {
         Mode::Permissive => proto::workload::Mode::Permissive,
@@ -58,6 +60,7 @@ pub fn workload(of: &Workload) -> proto::Resource {
             probes: probes.iter().map(probe).collect(),
             node: node.clone(),
             zone: zone.clone(),
+            host_ips: host_ips.iter().map(IpAddr::to_string).collect(),
         }),
     )
 }

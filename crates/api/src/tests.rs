@@ -208,6 +208,7 @@ fn encoded_resources_decode_to_the_same_value() {
             node: "node1".into(),
             zone: "a".into(),
         },
+        host_ips: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
     };
     let roots = TrustedRoots {
         signer: vec![1, 2],
@@ -384,6 +385,18 @@ fn an_unknown_mode_fails_closed() {
             ..
         })
     ));
+}
+
+#[test]
+fn invalid_node_address_is_refused() {
+    let workload = Workload::new(pod().identity.unwrap(), Mode::Strict);
+    let mut wire = encode::workload(&workload);
+    let Some(proto::resource::Body::Workload(workload)) = &mut wire.body else {
+        panic!("no workload")
+    };
+    workload.host_ips.push("node1".into());
+    let refused = decode::resource(wire).unwrap_err().to_string();
+    assert!(refused.contains("workload.host_ips"), "{refused}");
 }
 
 /// Limits depend on it: no encoding may be larger.

@@ -1,7 +1,7 @@
 //! The resources that a proxy holds: what is at an address, the endpoints of a Service, its own
 //! pod, and the trusted roots.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::choice::{Choice, Locality};
@@ -23,16 +23,19 @@ pub struct Workload {
     pub probes: Vec<Probe>,
     /// Where the pod runs.
     pub locality: Locality,
+    /// Addresses of the pod's node, sorted and without duplicates; empty if they are not known.
+    pub host_ips: Vec<IpAddr>,
 }
 
 impl Workload {
-    /// Returns a workload without probes, of unknown locality.
+    /// Returns a workload without probes, on an unknown node.
     pub fn new(identity: Identity, mode: Mode) -> Self {
         Self {
             identity,
             mode,
             probes: Vec::new(),
             locality: Locality::default(),
+            host_ips: Vec::new(),
         }
     }
 }

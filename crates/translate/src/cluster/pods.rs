@@ -16,7 +16,7 @@ use crate::cluster::zones::Zones;
 use crate::input::Settings;
 use crate::memo::{ByIdentity, Memo, ObjectMemo};
 use crate::names::GATEWAY_LABEL;
-use crate::objects::{Container, Pod, PodSpec, PodStatus};
+use crate::objects::{Container, Pod, PodIp, PodSpec, PodStatus};
 
 /// The Gateway whose proxies run under a service account, by namespace and name of the account.
 pub(crate) type GatewayAccounts = HashMap<(String, String), GatewayId>;
@@ -180,6 +180,8 @@ impl PodInfo {
             phase,
             pod_ip,
             pod_ips,
+            host_ip,
+            host_ips,
         } = status;
         if matches!(phase.as_str(), "Succeeded" | "Failed") {
             return None;
@@ -200,10 +202,7 @@ impl PodInfo {
             terminating: !metadata.deletion_timestamp.is_empty(),
             warning: None,
         };
-        let texts = pod_ips.iter().map(|entry| entry.ip.as_str());
-        let addresses = texts.chain([pod_ip.as_str()]);
-        let addresses: BTreeSet<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
-        info.addresses = addresses.into_iter().collect();
+        info.addresses = addresses(pod_ips, pod_ip);
         if info.on_host {
             return Some(info);
         }
@@ -220,6 +219,7 @@ impl PodInfo {
                 mode,
                 probes: probes(spec),
                 locality: info.locality.clone(),
+                host_ips: addresses(host_ips, host_ip),
             })
         });
         // The proxy of a gateway does not accept mTLS of the mesh.
@@ -242,6 +242,14 @@ impl PodInfo {
     fn order(&self) -> (&str, &str, &str) {
         (&self.age, &self.namespace, &self.name)
     }
+}
+
+/// Returns the addresses of a list and the single one that older API servers have instead of it,
+/// sorted and without duplicates.
+fn addresses(all: &[PodIp], first: &str) -> Vec<IpAddr> {
+    let texts = all.iter().map(|entry| entry.ip.as_str()).chain([first]);
+    let addresses: BTreeSet<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
+    addresses.into_iter().collect()
 }
 
 /// Returns the Gateway that the pod is a proxy of: the pod has the label and runs under the service

@@ -326,6 +326,11 @@ pub struct PodStatus {
     pub pod_ip: String,
     #[serde(rename = "podIPs", deserialize_with = "or_default")]
     pub pod_ips: Vec<PodIp>,
+    /// Addresses of the node: the first one, and all of them.
+    #[serde(rename = "hostIP", deserialize_with = "or_default")]
+    pub host_ip: String,
+    #[serde(rename = "hostIPs", deserialize_with = "or_default")]
+    pub host_ips: Vec<PodIp>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

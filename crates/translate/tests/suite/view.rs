@@ -424,6 +424,9 @@ fn workload(mesh: &Mesh, namespace: &str, name: &str) -> Value {
             if !node.is_empty() {
                 line.push_str(&format!(", on {node} in {zone:?}"));
             }
+            if !workload.host_ips.is_empty() {
+                line.push_str(&format!(", node addresses {:?}", workload.host_ips));
+            }
             if let Some(gateway) = mesh.gateway_of(namespace, name) {
                 line.push_str(&format!(", proxy of Gateway {gateway}"));
             }
