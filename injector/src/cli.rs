@@ -11,8 +11,8 @@ use clap::builder::TypedValueParser as _;
 use clap::{Args, Parser, Subcommand};
 use weft_injector::redirect::Redirect;
 use weft_injector::settings::{
-    AccessLog, LogFilter, LogFormat, Mtls, MtlsOutbound, PROXY_UID, Ports, PullPolicy, Ranges,
-    Resources, Settings, Workers,
+    AccessLog, LogFilter, LogFormat, Mtls, MtlsOutbound, PROXY_UID, Ports, ProbeSources,
+    PullPolicy, Ranges, Resources, Settings, Workers,
 };
 use weft_injector::webhook::{Clients, Names, Options};
 
@@ -154,6 +154,11 @@ struct ProxyArgs {
     /// Address ranges of pods and Services.
     #[arg(long, env = "WEFT_CLUSTER_RANGES", default_value = "")]
     cluster_ranges: Ranges,
+    #[arg(long, env = "WEFT_PROXY_PROBE_SOURCES", default_value = "any")]
+    proxy_probe_sources: ProbeSources,
+    /// Networks whose probes strict pods serve beside the node's.
+    #[arg(long, env = "WEFT_PROXY_PROBE_NETWORKS", default_value = "")]
+    proxy_probe_networks: Ranges,
     /// Resources of the proxy's container, as `{"requests":{"cpu":"10m"},"limits":{}}`.
     #[arg(
         long,
@@ -242,6 +247,8 @@ impl ProxyArgs {
             workers: self.proxy_workers,
             mtls_outbound: self.proxy_mtls_outbound,
             cluster_ranges: self.cluster_ranges,
+            probe_sources: self.proxy_probe_sources,
+            probe_networks: self.proxy_probe_networks,
             resources: self.proxy_resources,
             init_resources: self.init_resources,
             pull_secrets: named(self.proxy_pull_secrets).collect(),

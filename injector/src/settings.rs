@@ -8,7 +8,7 @@ mod values;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-pub use choices::{AccessLog, Mtls, MtlsOutbound, PullPolicy};
+pub use choices::{AccessLog, Mtls, MtlsOutbound, ProbeSources, PullPolicy};
 pub use resources::{LimitBelowRequest, Quantity, RESOURCES, Resources, ResourcesError};
 pub use values::{LogFilter, OutsideGrace, Ports, Ranges, Workers};
 pub use weft_process::log::Format as LogFormat;
@@ -36,6 +36,9 @@ pub struct Settings {
     pub mtls_outbound: MtlsOutbound,
     /// The address ranges of pods and Services.
     pub cluster_ranges: Ranges,
+    pub probe_sources: ProbeSources,
+    /// Networks whose probes strict pods serve beside the node's.
+    pub probe_networks: Ranges,
     /// Resources of the proxy, and of the init container where `init_resources` has none.
     pub resources: Resources,
     pub init_resources: Resources,
@@ -88,6 +91,8 @@ pub(crate) mod tests {
             workers: "1".parse().unwrap(),
             mtls_outbound: MtlsOutbound::Permissive,
             cluster_ranges: Ranges::default(),
+            probe_sources: ProbeSources::Any,
+            probe_networks: Ranges::default(),
             resources: r#"{"requests":{"cpu":"10m","memory":"16Mi"}}"#.parse().unwrap(),
             init_resources: Resources::default(),
             pull_secrets: Vec::new(),

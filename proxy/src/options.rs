@@ -88,6 +88,14 @@ pub struct Options {
     #[arg(long, env = "WEFT_PROBE_PORTS", value_delimiter = ',')]
     pub probe_ports: Vec<u16>,
 
+    /// From where a strict pod takes the kubelet's probes in plain text.
+    #[arg(long, env = "WEFT_PROBE_SOURCES", value_enum, default_value = "any")]
+    pub probe_sources: ProbeSources,
+
+    /// Networks from which it takes them beside the node; of use with `--probe-sources node`.
+    #[arg(long, env = "WEFT_PROBE_NETWORKS", value_delimiter = ',')]
+    pub probe_networks: Vec<IpNet>,
+
     /// Which requests are logged.
     #[arg(long, env = "WEFT_ACCESS_LOG", value_enum, default_value = "errors")]
     pub access_log: AccessLogLevel,
@@ -189,6 +197,15 @@ pub enum MtlsOutbound {
     Required,
 }
 
+/// The sources of the kubelet's probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProbeSources {
+    /// The pod's node: its addresses, and the gateways of the pod.
+    Node,
+    /// All.
+    Any,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AccessLogLevel {
     Off,
@@ -262,6 +279,8 @@ mod tests {
             ("--outbound", "15001"),
             ("--drain", "soon"),
             ("--mode", "toaster"),
+            ("--probe-sources", "kubelet"),
+            ("--probe-networks", "10.0.0.0/8,10.0.0.1"),
         ] {
             let error = parse(&[flag, value]).unwrap_err().to_string();
             assert!(error.contains(flag), "{error}");

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+pub mod sources;
+
 /// Longer than the kubelet's own limit usually is; one that gave up ends the try.
 const CONNECT: Duration = Duration::from_secs(10);
 

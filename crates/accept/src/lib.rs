@@ -8,6 +8,7 @@
 //! that must not be locked out (the kubelet of the node, the pod itself) have places of their own.
 
 mod activity;
+mod gateways;
 mod listen;
 mod metrics;
 pub mod pages;
@@ -17,6 +18,7 @@ mod protected;
 mod throttle;
 
 pub use activity::{Activity, Requests};
+pub use gateways::gateways;
 pub use listen::{accept, bind};
 pub use metrics::Metrics;
 pub use places::{Bounds, Reason};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::drain::Times;
 use super::pod::Named;
 use super::{IDENTITY_VOLUME, INIT_CONTAINER, Overrides, PROXY_CONTAINER};
-use crate::settings::{MtlsOutbound, PROXY_UID, Ports, Resources, Settings};
+use crate::settings::{MtlsOutbound, PROXY_UID, Ports, ProbeSources, Resources, Settings};
 
 const IDENTITY_DIR: &str = "/var/run/weft";
 
@@ -173,6 +173,13 @@ fn env(settings: &Settings, overrides: &Overrides, times: Times, probed: &Ports)
     }
     if !probed.is_empty() {
         env.push(fixed("WEFT_PROBE_PORTS", &probed.to_string()));
+    }
+    if settings.probe_sources == ProbeSources::Node {
+        env.push(fixed("WEFT_PROBE_SOURCES", "node"));
+        let networks = settings.probe_networks.as_str();
+        if !networks.is_empty() {
+            env.push(fixed("WEFT_PROBE_NETWORKS", networks));
+        }
     }
     env
 }

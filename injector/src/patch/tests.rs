@@ -25,6 +25,8 @@ struct Mesh {
     mtls_floor: Option<String>,
     pull_secrets: Vec<String>,
     init_resources: Option<Value>,
+    /// With probes from the node only.
+    probe_networks: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +59,10 @@ impl Given {
         settings.pull_secrets = self.mesh.pull_secrets.clone();
         if let Some(floor) = &self.mesh.mtls_floor {
             settings.mtls_floor = floor.parse().unwrap();
+        }
+        if let Some(networks) = &self.mesh.probe_networks {
+            settings.probe_sources = "node".parse().unwrap();
+            settings.probe_networks = networks.parse().unwrap();
         }
         if let Some(resources) = &self.mesh.init_resources {
             settings.init_resources = resources.to_string().parse().unwrap();

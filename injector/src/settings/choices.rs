@@ -100,3 +100,23 @@ impl FromStr for MtlsOutbound {
         }
     }
 }
+
+/// The sources of the kubelet's probes that strict pods serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProbeSources {
+    #[default]
+    Any,
+    Node,
+}
+
+impl FromStr for ProbeSources {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "any" => Ok(Self::Any),
+            "node" => Ok(Self::Node),
+            _ => Err(InvalidValue::new(text, "any or node")),
+        }
+    }
+}

@@ -54,6 +54,10 @@ pub enum Failure {
     NotProxied(&'static str),
     #[error("plain text to {0}, which takes mutual TLS only")]
     PlainText(std::net::SocketAddr),
+    #[error(
+        "a probe from {0}, which is not the pod's node (proxy.probeSources, proxy.probeNetworks)"
+    )]
+    ProbeSource(std::net::IpAddr),
     #[error("{0}")]
     Denied(Verdict),
     #[error("no rule of the routes of {0} takes this request")]
@@ -103,9 +107,10 @@ impl Failure {
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotProxied(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Denied(verdict) if verdict.token_error().is_some() => StatusCode::UNAUTHORIZED,
-            Self::PlainText(_) | Self::Denied(_) | Self::ExternalAuth { .. } => {
-                StatusCode::FORBIDDEN
-            }
+            Self::PlainText(_)
+            | Self::ProbeSource(_)
+            | Self::Denied(_)
+            | Self::ExternalAuth { .. } => StatusCode::FORBIDDEN,
             Self::BodyTooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoRoute(_) | Self::NoListener(_) => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -134,7 +139,7 @@ impl Failure {
             Self::BadRequest(_) => ErrorType::BadRequest,
             Self::TooLarge => ErrorType::HeadersTooLarge,
             Self::NotProxied(_) => ErrorType::Unsupported,
-            Self::PlainText(_) => ErrorType::PlaintextRefused,
+            Self::PlainText(_) | Self::ProbeSource(_) => ErrorType::PlaintextRefused,
             Self::Denied(verdict) if verdict.token_error().is_some() => {
                 ErrorType::AuthenticationFailed
             }
@@ -168,7 +173,7 @@ impl Failure {
             | Self::Rewrite(_)
             | Self::Panicked => Code::Internal,
             Self::Denied(verdict) if verdict.token_error().is_some() => Code::Unauthenticated,
-            Self::PlainText(_) | Self::Denied(_) => Code::PermissionDenied,
+            Self::PlainText(_) | Self::ProbeSource(_) | Self::Denied(_) => Code::PermissionDenied,
             Self::TooLarge | Self::BodyTooLong(_) => Code::ResourceExhausted,
             Self::NotProxied(_) | Self::NoRoute(_) | Self::NoListener(_) => Code::Unimplemented,
             Self::Upstream(error) => match error {

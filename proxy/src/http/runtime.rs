@@ -15,6 +15,7 @@ use crate::control::store::Store;
 use crate::drain::{DrainWatch, Shutdown};
 use crate::options::{MtlsOutbound, Options};
 use crate::overload::Overload;
+use crate::probe::sources::AllowedSources;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::labels::Direction;
 use crate::telemetry::metrics::Metrics;
@@ -63,6 +64,8 @@ pub struct Runtime {
     /// The longest time of a drain.
     drain: Duration,
     pub(crate) outbound: OutboundMtls,
+    /// Whose probes a strict pod serves.
+    pub(crate) probe_sources: AllowedSources,
     /// How long a response may take once a client of HTTP/1.1 has closed its side.
     pub(crate) half_close: Duration,
     pub overload: Overload,
@@ -132,6 +135,10 @@ impl Runtime {
                 required: proxy.options.mtls_outbound == MtlsOutbound::Required,
                 cluster: proxy.options.cluster_ranges.clone(),
             },
+            probe_sources: AllowedSources::new(
+                proxy.options.probe_sources,
+                proxy.options.probe_networks.clone(),
+            ),
             half_close: proxy.options.half_close,
             overload: Overload::new(proxy.options.memory_limit, proxy.metrics.clone()),
             body_idle: limited(proxy.options.body_idle),

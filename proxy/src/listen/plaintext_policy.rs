@@ -1,7 +1,7 @@
 //! What an inbound listener accepts in plain text: everything, the kubelet's probes alone, or
 //! nothing.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::Method;
 use http::request::Parts;
@@ -14,8 +14,21 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 pub(super) enum PlaintextPolicy {
     All,
     /// The probes of one port, over HTTP.
-    Probes(Vec<ProbeRequest>),
+    Probes {
+        probes: Vec<ProbeRequest>,
+        /// Addresses of the node, where the kubelet is; empty if they are not known.
+        node: Vec<IpAddr>,
+    },
     Nothing,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is no probe.
+    PlainText,
+    /// It is a probe, and does not come from the node.
+    Source,
 }
 
 impl PlaintextPolicy {
@@ -29,19 +42,30 @@ impl PlaintextPolicy {
         }
         let probes = probes(Some(workload), app);
         if probes.is_empty() {
-            Self::Nothing
-        } else {
-            Self::Probes(probes)
+            return Self::Nothing;
         }
+        let node = workload.host_ips.clone();
+        Self::Probes { probes, node }
     }
 
-    /// Returns true if the request is accepted. `upgrade`: it asks for an upgrade, which no probe
-    /// does. `has_body`: it has a body, which only calls of gRPC have.
-    pub(super) fn request(&self, head: &Parts, upgrade: bool, has_body: bool) -> bool {
+    /// Errors if the request is refused. `upgrade`: it asks for an upgrade, which no probe does.
+    /// `has_body`: it has a body, which only calls of gRPC have. `is_from`: whether it comes from
+    /// the node with these addresses.
+    pub(super) fn request(
+        &self,
+        head: &Parts,
+        upgrade: bool,
+        has_body: bool,
+        is_from: impl FnOnce(&[IpAddr]) -> bool,
+    ) -> Result<(), Refusal> {
         match self {
-            Self::All => true,
-            Self::Nothing => false,
-            Self::Probes(probes) => is_probe(probes, head, upgrade, has_body),
+            Self::All => Ok(()),
+            Self::Nothing => Err(Refusal::PlainText),
+            Self::Probes { probes, .. } if !is_probe(probes, head, upgrade, has_body) => {
+                Err(Refusal::PlainText)
+            }
+            Self::Probes { node, .. } if !is_from(node) => Err(Refusal::Source),
+            Self::Probes { .. } => Ok(()),
         }
     }
 }
@@ -71,7 +95,7 @@ fn is_asked(probe: &ProbeRequest, head: &Parts, has_body: bool) -> bool {
         ProbeRequest::Get(path) => {
             let asked = head.uri.path_and_query();
             let is_path = asked.is_some_and(|asked| asked.as_str() == path);
-            head.method == Method::GET && !has_body && is_path
+            matches!(head.method, Method::GET | Method::HEAD) && !has_body && is_path
         }
         ProbeRequest::GrpcHealth => head.method == Method::POST && head.uri.path() == HEALTH,
     }
@@ -99,7 +123,9 @@ mod tests {
         let (head, ()) = request.unwrap().into_parts();
         let plaintext_policy =
             PlaintextPolicy::of(workload, SocketAddr::from(([10, 0, 0, 1], port)));
-        plaintext_policy.request(&head, false, method == "POST")
+        let has_body = method == "POST";
+        let admitted = plaintext_policy.request(&head, false, has_body, |_| true);
+        admitted.is_ok()
     }
 
     #[test]
@@ -115,7 +141,8 @@ mod tests {
             (8080, "GET", "/a/../ready", false),
             (8080, "GET", "/", false),
             (8080, "POST", "/ready", false),
-            (8080, "HEAD", "/ready", false),
+            (8080, "HEAD", "/ready", true),
+            (8080, "HEAD", "/", false),
             (8081, "GET", "/ready", false),
             (9090, "POST", HEALTH, true),
             (9090, "POST", "/grpc.health.v1.Health/Watch", false),
@@ -132,8 +159,9 @@ mod tests {
         let strict = workload(Mode::Strict);
         let plaintext_policy = PlaintextPolicy::of(Some(&strict), "10.0.0.1:8080".parse().unwrap());
         let (head, ()) = http::Request::get("/ready").body(()).unwrap().into_parts();
-        assert!(plaintext_policy.request(&head, false, false));
-        assert!(!plaintext_policy.request(&head, true, false));
+        let admits = |upgrade| plaintext_policy.request(&head, upgrade, false, |_| true);
+        assert_eq!(admits(false), Ok(()));
+        assert_eq!(admits(true), Err(Refusal::PlainText));
     }
 
     #[test]
@@ -141,7 +169,34 @@ mod tests {
         let strict = workload(Mode::Strict);
         let plaintext_policy = PlaintextPolicy::of(Some(&strict), "10.0.0.1:8080".parse().unwrap());
         let (head, ()) = http::Request::get("/ready").body(()).unwrap().into_parts();
-        assert!(!plaintext_policy.request(&head, false, true));
+        let refused = plaintext_policy.request(&head, false, true, |_| true);
+        assert_eq!(refused, Err(Refusal::PlainText));
+    }
+
+    #[test]
+    fn probe_is_admitted_from_its_source_only() {
+        let mut strict = workload(Mode::Strict);
+        strict.host_ips = vec!["192.0.2.7".parse().unwrap()];
+        let app = "10.0.0.1:8080".parse().unwrap();
+        let policy = PlaintextPolicy::of(Some(&strict), app);
+        for (path, from_node, expected) in [
+            ("/ready", true, Ok(())),
+            ("/ready", false, Err(Refusal::Source)),
+            ("/", true, Err(Refusal::PlainText)),
+            ("/", false, Err(Refusal::PlainText)),
+        ] {
+            let (head, ()) = http::Request::get(path).body(()).unwrap().into_parts();
+            let is_from = |node: &[IpAddr]| {
+                assert_eq!(node, strict.host_ips);
+                from_node
+            };
+            let found = policy.request(&head, false, false, is_from);
+            assert_eq!(found, expected, "{path} {from_node}");
+        }
+        strict.mode = Mode::Permissive;
+        let policy = PlaintextPolicy::of(Some(&strict), app);
+        let (head, ()) = http::Request::get("/ready").body(()).unwrap().into_parts();
+        assert_eq!(policy.request(&head, false, false, |_| false), Ok(()));
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use crate::support::*;
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use weft_api::encode;
 use weft_ir::{Destination, Mode, Probe, ProbeRequest, Protocol, Target, Workload};
-use weft_proxy::options::MtlsOutbound;
+use weft_proxy::options::{MtlsOutbound, ProbeSources};
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
@@ -121,6 +121,83 @@ async fn only_grpc_health_check_is_admitted_in_plaintext() {
     assert_eq!((seen.status, seen.header("x-upstream")), (200, "v1"));
     let seen = kubelet.send(call("/shop.Orders/List"), "").await;
     assert_eq!((seen.status, seen.header("grpc-status")), (200, "7"));
+    assert_eq!((app.requests(), refused(&pod)), (1, 1));
+}
+
+/// A strict pod that serves probes of its node, and of these networks. `node`: the node's addresses
+/// as the controller knows them.
+fn strict_for_node(app: SocketAddr, asks: ProbeRequest, node: &[&str], networks: &[&str]) -> Pod {
+    let pod = Pod::start_with(&Pki::new().unwrap(), "reviews", Mode::Strict, |options| {
+        options.probe_sources = ProbeSources::Node;
+        options.probe_networks = networks.iter().map(|text| text.parse().unwrap()).collect();
+    });
+    let port = app.port();
+    let workload = Workload {
+        probes: vec![Probe { port, asks }],
+        host_ips: node.iter().map(|text| text.parse().unwrap()).collect(),
+        ..Workload::new(pod.identity.clone(), Mode::Strict)
+    };
+    pod.tell(vec![encode::workload(&workload)]);
+    pod
+}
+
+/// A client at this address of loopback.
+async fn client_from(source: &str, to: SocketAddr, version: Version) -> Client {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+    Client::over(socket.connect(to).await.unwrap(), version).await
+}
+
+#[tokio::test]
+async fn probe_is_admitted_from_node_only() {
+    let app = Upstream::start("v1", Speaks::Http1).await.unwrap();
+    let get = || ProbeRequest::Get("/healthz".into());
+    for (node, networks, source, code) in [
+        (&["127.0.0.3"][..], &[][..], "127.0.0.3", 200),
+        (&["2001:db8::7", "127.0.0.3"], &[], "127.0.0.3", 200),
+        (&["127.0.0.3"], &[], "127.0.0.2", 403),
+        (&["127.0.0.3"], &["127.0.0.2/31"], "127.0.0.2", 200),
+        (&["127.0.0.3"], &["0.0.0.0/0"], "127.0.0.2", 200),
+        (&["127.0.0.3"], &["::/0"], "127.0.0.2", 403),
+        // Loopback; and an older controller, which does not say where the node is.
+        (&["192.0.2.7"], &[], "127.0.0.1", 200),
+        (&[], &[], "127.0.0.2", 200),
+    ] {
+        let pod = strict_for_node(app.address(), get(), node, networks);
+        let back = pod.inbound(app.address());
+        let mut client = client_from(source, back, Version::Http1).await;
+        for method in ["GET", "HEAD"] {
+            let request = Request::builder().method(method).uri("/healthz");
+            let seen = client.send(request.header("host", "any.example.com"), "");
+            let seen = seen.await;
+            assert_eq!(seen.status, code, "{method} {node:?} {networks:?} {source}");
+            let words = format!("a probe from {source}, which is not the pod's node");
+            let is_named = seen.header("weft-error").starts_with(&words);
+            assert_eq!(is_named, code == 403);
+        }
+        let refusals = if code == 403 { 2 } else { 0 };
+        assert_eq!(refused(&pod), refusals);
+        // Whatever is no probe is refused from everywhere.
+        assert_eq!(client.get("/").await.status, 403);
+    }
+    let pod = strict(app.address(), &[get()]);
+    let mut other = client_from("127.0.0.2", pod.inbound(app.address()), Version::Http1).await;
+    assert_eq!(other.get("/healthz").await.status, 200, "by default");
+}
+
+#[tokio::test]
+async fn grpc_health_check_is_admitted_from_node_only() {
+    let app = Upstream::start("v1", Speaks::Http2).await.unwrap();
+    let node = ["127.0.0.3"];
+    let pod = strict_for_node(app.address(), ProbeRequest::GrpcHealth, &node, &[]);
+    let back = pod.inbound(app.address());
+    for (source, status) in [("127.0.0.3", ""), ("127.0.0.2", "7")] {
+        let mut client = client_from(source, back, Version::Http2).await;
+        let call = Request::post("/grpc.health.v1.Health/Check");
+        let call = call.header("content-type", "application/grpc");
+        let seen = client.send(call, "").await;
+        assert_eq!((seen.status, seen.header("grpc-status")), (200, status));
+    }
     assert_eq!((app.requests(), refused(&pod)), (1, 1));
 }
 

@@ -1,9 +1,10 @@
 //! Requests to the pod's application.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::Version;
+use http::request::Parts;
 use http_body::Body as _;
 use weft_ir::ProbeRequest;
 
@@ -16,7 +17,7 @@ use crate::http::informational::Progress;
 use crate::http::response_body::{RequestState, Response};
 use crate::http::serve::{Handler, Request};
 use crate::http::{headers, path, upgrade};
-use crate::listen::plaintext_policy::{PlaintextPolicy, is_probe};
+use crate::listen::plaintext_policy::{PlaintextPolicy, Refusal, is_probe};
 use crate::telemetry::error_type::ErrorType;
 use crate::upstream::{Cluster, UpstreamRequest};
 
@@ -65,14 +66,33 @@ impl Handler for Inbound {
 }
 
 impl Inbound {
-    /// Counts and logs a request that only a proxy of the mesh may make.
-    fn refuse(&self) -> Failure {
-        let failure = Failure::PlainText(self.app);
+    /// Counts and logs a request that only a proxy of the mesh, or the node, may make. A kubelet
+    /// repeats its probes, so that one line a source is enough.
+    fn refuse(&self, refusal: Refusal) -> Failure {
         let (runtime, client) = (&self.downstream.runtime, self.downstream.address);
+        let (failure, is_logged) = match refusal {
+            Refusal::PlainText => (Failure::PlainText(self.app), true),
+            Refusal::Source => {
+                let is_first = runtime.probe_sources.is_first_refusal(client.ip());
+                (Failure::ProbeSource(client.ip().to_canonical()), is_first)
+            }
+        };
         let error_type = failure.error_type();
         runtime.metrics.protocol_error(NAME, error_type);
-        tracing::info!(listener = NAME, %client, %error_type, "request refused: {failure}");
+        if is_logged {
+            tracing::info!(listener = NAME, %client, %error_type, "request refused: {failure}");
+        }
         failure
+    }
+
+    /// Errors if the request comes in plain text and is not accepted so.
+    fn check_plaintext(&self, head: &Parts, upgrade: bool, has_body: bool) -> Result<(), Failure> {
+        let (runtime, client) = (&self.downstream.runtime, self.downstream.address.ip());
+        let is_from = |node: &[IpAddr]| runtime.probe_sources.allow(client, node);
+        let accepted = self
+            .plaintext_policy
+            .request(head, upgrade, has_body, is_from);
+        accepted.map_err(|refusal| self.refuse(refusal))
     }
 
     async fn forward(
@@ -84,9 +104,7 @@ impl Inbound {
         let (mut head, body) = request.into_parts();
         let upgrade = headers::clean_request(&mut head)?;
         let has_body = !body.is_end_stream();
-        if !self.plaintext_policy.request(&head, upgrade, has_body) {
-            return Err(self.refuse().into());
-        }
+        self.check_plaintext(&head, upgrade, has_body)?;
         if !is_probe(&self.probes, &head, upgrade, has_body) {
             let permit = self.policies.request(&mut head, path::normalize);
             state.exchange.set_permit(permit)?;

@@ -2,6 +2,8 @@
 //! of them between pods of the mesh and half through a gateway: no request fails. And the release
 //! with other values.
 
+mod probe_sources;
+
 cluster_tests! {
     run_installation Meshed upgrade_fails_no_request;
     run_installation Meshed rollback_fails_no_request;
