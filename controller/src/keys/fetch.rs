@@ -21,6 +21,9 @@ use super::addresses::is_allowed;
 
 /// For the whole attempt.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// RFC 7517, 8.5: the first is that of key sets. Most issuers send the second; the Kubernetes API
+/// server sends the first alone, and refuses requests for another one.
+const MEDIA_TYPES: &str = "application/jwk-set+json, application/json";
 /// Bytes of a key set.
 const MAX_BODY: usize = 64 << 10;
 /// Addresses of a host that are tried.
@@ -93,7 +96,7 @@ async fn attempt(
     let path = uri.path_and_query().map_or("/", |of| of.as_str());
     let request = Request::get(path)
         .header(HOST, authority.as_str())
-        .header(ACCEPT, "application/json")
+        .header(ACCEPT, MEDIA_TYPES)
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|_| FetchError::Uri)?;
     let io = TokioIo::new(stream);

@@ -28,7 +28,13 @@ async fn server(answer: Vec<u8>) -> (u16, String) {
             return;
         };
         let mut head = [0; 1024];
-        let _ = stream.read(&mut head).await;
+        let length = stream.read(&mut head).await.unwrap_or_default();
+        let head = String::from_utf8_lossy(&head[..length]).into_owned();
+        // As the Kubernetes API server does, which has this media type alone.
+        let answer = match head.contains("application/jwk-set+json") {
+            true => answer,
+            false => b"HTTP/1.1 406 Not Acceptable\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        };
         let _ = stream.write_all(&answer).await;
         let _ = stream.shutdown().await;
     });

@@ -20,9 +20,17 @@ pub fn policy(name: &str, targets: Value, providers: Value) -> Value {
 /// Permits anybody to read the keys of the cluster's issuer. The binding is shared by tests, and
 /// stays after them.
 pub async fn permit_reading_keys(ns: &TestNamespace) -> anyhow::Result<()> {
+    let namespace = ns.get("v1", "Namespace", &ns.namespace).await?;
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-        "metadata": {"name": "weft-e2e-anonymous-issuer"},
+        "metadata": {
+            "name": format!("{}-reads-keys", ns.namespace),
+            // Deleted with the namespace.
+            "ownerReferences": [{
+                "apiVersion": "v1", "kind": "Namespace", "name": ns.namespace,
+                "uid": namespace["metadata"]["uid"],
+            }],
+        },
         "roleRef": {
             "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
             "name": "system:service-account-issuer-discovery",

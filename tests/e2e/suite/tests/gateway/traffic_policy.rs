@@ -26,6 +26,9 @@ mod cases {
         let edge = gateway("edge", json!([listener("http", "HTTP", 80)]));
         let address = ns.deploy_gateway(edge).await?;
         let url = format!("http://{}/reviews/1", in_url(&address));
+        // The Service of the route has both pods.
+        let both = objects::service("reviews-v1", json!({"app": "reviews"}));
+        ns.apply(both).await?;
         ns.apply(objects::failing_reviews("v3")).await?;
         ns.wait_until_ready("reviews-v3").await?;
         eventually("the failing endpoint to be used", async || {
