@@ -17,8 +17,7 @@ pub fn policy(name: &str, targets: Value, providers: Value) -> Value {
     })
 }
 
-/// Permits anybody to read the keys of the cluster's issuer. The binding is shared by tests, and
-/// stays after them.
+/// Permits anybody to read the keys of the cluster's issuer while the namespace exists.
 pub async fn permit_reading_keys(ns: &TestNamespace) -> anyhow::Result<()> {
     let namespace = ns.get("v1", "Namespace", &ns.namespace).await?;
     let binding = json!({
