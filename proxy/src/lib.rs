@@ -17,6 +17,7 @@ pub mod overload;
 pub mod probe;
 pub mod routing;
 pub mod run;
+mod spellings;
 pub mod telemetry;
 pub mod tls;
 pub mod upstream;

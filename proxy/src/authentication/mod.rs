@@ -22,6 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::request::Parts;
 use weft_ir::{Authentication, Claims};
 
+use crate::spellings;
 use cache::{TokenCache, TokenKey};
 pub use token::TokenError;
 
@@ -94,9 +95,8 @@ impl Authenticator {
             Ok(None) => Ok(None),
             Err(error) => Err(error),
         };
-        for header in self.of.providers.iter().flat_map(|of| &of.claim_headers) {
-            head.headers.remove(&header.header);
-        }
+        let set = self.of.providers.iter().flat_map(|of| &of.claim_headers);
+        spellings::remove(&mut head.headers, set.map(|of| &of.header));
         if let Ok(Some(verified)) = &verified
             && let Some(provider) = self.of.providers.get(verified.provider)
         {

@@ -10,6 +10,7 @@ use http::uri::{PathAndQuery, Uri};
 
 use super::AuthError;
 use crate::http::headers;
+use crate::spellings;
 
 /// What the response to the client gets once its request has passed.
 #[derive(Default)]
@@ -46,7 +47,7 @@ impl Changes {
         granted: &mut Option<Box<ResponseChanges>>,
     ) -> Result<(), AuthError> {
         let mut changed = head.headers.clone();
-        remove_spellings(&mut changed, &self.reserved);
+        spellings::remove(&mut changed, &self.reserved);
         for name in &self.remove {
             changed.remove(name);
         }
@@ -92,26 +93,6 @@ fn change(changes: &[(HeaderName, HeaderValue, How)], headers: &mut HeaderMap) {
             How::IfPresent if !headers.contains_key(name) => {}
             How::IfAbsent | How::IfPresent => drop(headers.insert(name, value.clone())),
         }
-    }
-}
-
-/// Removes headers with these names in all spellings that applications take for the same: to many,
-/// `_` stands for `-` (CGI's names of headers).
-fn remove_spellings(headers: &mut HeaderMap, names: &[HeaderName]) {
-    for name in names {
-        headers.remove(name);
-    }
-    if names.is_empty() || !headers.keys().any(|name| name.as_str().contains('_')) {
-        return;
-    }
-    let plain = |name: &HeaderName| name.as_str().replace('_', "-");
-    let reserved: Vec<String> = names.iter().map(plain).collect();
-    let forged = headers
-        .keys()
-        .filter(|name| reserved.contains(&plain(name)));
-    let forged: Vec<HeaderName> = forged.cloned().collect();
-    for name in forged {
-        headers.remove(name);
     }
 }
 
