@@ -214,7 +214,12 @@ fn gateway(
 }
 
 /// Returns the response, and whether one handshake was counted with `result`.
-async fn ask(server: &Server, protocol: Protocol, tls: &BackendTls, result: &str) -> (Seen, bool) {
+async fn ask(
+    server: &Server,
+    protocol: Protocol,
+    tls: &BackendTls,
+    result: &str,
+) -> (TestResponse, bool) {
     let mesh = Pki::new().unwrap();
     let (pod, front) = gateway(&mesh, protocol, unmeshed(server.address), tls);
     let seen = Client::connect(front, Version::Http1).await.get("/").await;

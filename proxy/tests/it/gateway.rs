@@ -56,7 +56,7 @@ impl Shop {
     }
 }
 
-async fn ask(client: &mut Client, host: &str, path: &str) -> Seen {
+async fn ask(client: &mut Client, host: &str, path: &str) -> TestResponse {
     client
         .send(Request::get(path).header("host", host), "")
         .await

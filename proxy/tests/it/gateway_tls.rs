@@ -92,7 +92,7 @@ fn one(pair: KeyPair) -> ServerTls {
     server_tls(vec![pair], None)
 }
 
-async fn get(client: &mut Client, host: &str) -> Seen {
+async fn get(client: &mut Client, host: &str) -> TestResponse {
     let request = Request::get("/").header("host", host);
     client.send(request, "").await
 }

@@ -392,11 +392,15 @@ impl Client {
         }
     }
 
-    pub async fn send(&mut self, request: http::request::Builder, body: impl Into<Bytes>) -> Seen {
+    pub async fn send(
+        &mut self,
+        request: http::request::Builder,
+        body: impl Into<Bytes>,
+    ) -> TestResponse {
         let response = self.raw(request, body).await.expect("a response");
         let (head, body) = response.into_parts();
         let body = body.collect().await.expect("a complete body");
-        Seen {
+        TestResponse {
             status: head.status.as_u16(),
             headers: head.headers,
             trailers: body.trailers().cloned().unwrap_or_default(),
@@ -404,21 +408,21 @@ impl Client {
         }
     }
 
-    pub async fn get(&mut self, path: &str) -> Seen {
+    pub async fn get(&mut self, path: &str) -> TestResponse {
         self.send(http::Request::get(path), "").await
     }
 }
 
 /// A complete response.
 #[derive(Debug)]
-pub struct Seen {
+pub struct TestResponse {
     pub status: u16,
     pub headers: http::HeaderMap,
     pub trailers: http::HeaderMap,
     pub body: Bytes,
 }
 
-impl Seen {
+impl TestResponse {
     pub fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().unwrap())

@@ -41,7 +41,7 @@ impl Shop {
             })]);
     }
 
-    async fn ask(&self, authorization: &str) -> Seen {
+    async fn ask(&self, authorization: &str) -> TestResponse {
         let mut client = Client::connect(at(self.number), Version::Http1).await;
         let request = get("/", authorization).header("x-user", "root");
         client.send(request.header("host", "web.example"), "").await

@@ -77,7 +77,7 @@ impl Shop {
             })]);
     }
 
-    async fn ask(&self, request: http::request::Builder) -> Seen {
+    async fn ask(&self, request: http::request::Builder) -> TestResponse {
         let mut client = Client::connect(at(self.number), Version::Http1).await;
         client.send(request, "").await
     }

@@ -247,7 +247,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Returns the host that the application saw.
-fn host_of(seen: &Seen) -> &str {
+fn host_of(seen: &TestResponse) -> &str {
     match seen.header("x-authority") {
         "" => seen.header("x-saw-host"),
         authority => authority,
