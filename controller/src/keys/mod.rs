@@ -7,7 +7,7 @@
 mod addresses;
 mod fetch;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,14 +70,15 @@ impl Sets {
     }
 
     /// Drops what is not wanted any more.
-    fn retain(&mut self, wanted: &BTreeSet<KeySource>) {
+    fn retain(&mut self, wanted: &[KeySource]) {
+        let wanted: HashSet<&KeySource> = wanted.iter().collect();
         self.known.retain(|of, _| wanted.contains(of));
         self.due.retain(|of, _| wanted.contains(of));
         self.retries.retain(|of| wanted.contains(of));
     }
 
     /// Returns the sets to fetch now.
-    fn due(&self, wanted: &BTreeSet<KeySource>, now: Instant) -> Vec<KeySource> {
+    fn due(&self, wanted: &[KeySource], now: Instant) -> Vec<KeySource> {
         let is_due = |of: &&KeySource| {
             self.due.get(*of).is_none_or(|due| *due <= now) && self.retries.is_due(of, now)
         };
@@ -123,8 +124,8 @@ impl Sets {
         }
     }
 
-    /// Returns what is written, in the order of sources, as far as it has room.
-    fn written(&self, wanted: &BTreeSet<KeySource>) -> Vec<FetchedKeys> {
+    /// Returns what is written, as far as it has room.
+    fn written(&self, wanted: &[KeySource]) -> Vec<FetchedKeys> {
         let mut size = 0;
         let mut all = Vec::new();
         for (place, source) in wanted.iter().enumerate() {
@@ -177,11 +178,11 @@ impl KeyFetcher {
         while *leader.borrow_and_update() {
             let snapshot = snapshots.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
-                let wanted: BTreeSet<KeySource> = snapshot.key_sources.iter().cloned().collect();
+                let wanted = &snapshot.key_sources;
                 sets.adopt(&self.world.fetched_keys.objects());
-                sets.retain(&wanted);
-                self.fetch(&mut sets, &wanted).await;
-                let wrote = self.write(&sets.written(&wanted)).await;
+                sets.retain(wanted);
+                self.fetch(&mut sets, wanted).await;
+                let wrote = self.write(&sets.written(wanted)).await;
                 failed_write = (!wrote).then(|| Instant::now() + WRITE_AGAIN);
             }
             let next = sets.next().into_iter().chain(failed_write).min();
@@ -193,7 +194,7 @@ impl KeyFetcher {
         }
     }
 
-    async fn fetch(&self, sets: &mut Sets, wanted: &BTreeSet<KeySource>) {
+    async fn fetch(&self, sets: &mut Sets, wanted: &[KeySource]) {
         let due = sets.due(wanted, Instant::now());
         let attempts = due.into_iter().map(|source| async move {
             let outcome = fetch(&source, &self.denied).await;
@@ -257,7 +258,7 @@ mod tests {
         }
     }
 
-    fn wanted(uris: &[&str]) -> BTreeSet<KeySource> {
+    fn wanted(uris: &[&str]) -> Vec<KeySource> {
         uris.iter().map(|uri| source(uri)).collect()
     }
 
@@ -306,7 +307,7 @@ mod tests {
     async fn number_and_size_of_sets_are_bounded() {
         let mut sets = Sets::default();
         let uris: Vec<String> = (0..70).map(|number| format!("{number:02}")).collect();
-        let all: BTreeSet<KeySource> = uris.iter().map(|uri| source(uri)).collect();
+        let all: Vec<KeySource> = uris.iter().map(|uri| source(uri)).collect();
         let due = sets.due(&all, Instant::now());
         assert_eq!(due.len(), MAX_SOURCES);
         for source in due {

@@ -53,7 +53,8 @@ pub struct Translation {
     /// Statuses of ClusterAuthorizationPolicies by name, then of AuthorizationPolicies by namespace
     /// and name, each before the AuthenticationPolicy of the same name.
     pub authorizations: Vec<AuthorizationStatus>,
-    /// The key sets to fetch for AuthenticationPolicies, without repetitions.
+    /// The key sets to fetch for AuthenticationPolicies, without repetitions. The first ones are
+    /// the first to be fetched: namespaces take turns.
     pub key_sources: Vec<objects::KeySource>,
     /// Statuses of TrafficPolicies, by namespace and name.
     pub traffic: Vec<TrafficPolicyStatus>,

@@ -12,6 +12,7 @@ mod conflicts;
 mod defaults;
 mod gateways;
 mod jwks;
+mod key_sources;
 mod pods;
 mod policy;
 mod requests;
@@ -87,7 +88,7 @@ pub(crate) struct PolicyTranslation {
     /// Those of the cluster first, then by namespace and name.
     pub(crate) statuses: Vec<AuthorizationStatus>,
     pub(crate) warnings: BTreeSet<String>,
-    /// What valid policies on tokens need to be fetched.
+    /// What valid policies on tokens need to be fetched; namespaces take turns.
     pub(crate) key_sources: Vec<KeySource>,
 }
 
@@ -140,9 +141,11 @@ impl PolicyTranslator {
         let mut policies: Vec<Arc<Policy>> = all.collect();
         policies.sort_by(|a, b| a.order().cmp(&b.order()));
         self.conflicts.resolve(&mut policies);
-        let sources: BTreeSet<&KeySource> =
-            policies.iter().flat_map(|of| of.found.sources()).collect();
-        let key_sources = sources.into_iter().cloned().collect();
+        let sources = policies.iter().flat_map(|of| {
+            let namespace = of.id.namespace.as_deref().unwrap_or_default();
+            of.found.sources().map(move |source| (namespace, source))
+        });
+        let key_sources = key_sources::in_turns(sources);
         let namespaces = &objects.namespaces;
         let defaults = self.defaults.get_interned(ByIdentity::all(namespaces), || {
             let (default, floor) = (settings.authorization, settings.authorization_floor);
