@@ -14,13 +14,14 @@ pub mod identity;
 pub mod matcher;
 pub mod proxy_protocol;
 pub mod resource;
+pub mod token;
 pub mod translate;
 
 /// A property of arbitrary bytes; panics if it does not hold.
 pub type Check = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Check); 9] = [
+pub const TARGETS: [(&str, Check); 10] = [
     ("detect", detect::check),
     ("client_hello", client_hello::check),
     ("proxy_protocol", proxy_protocol::check),
@@ -28,6 +29,7 @@ pub const TARGETS: [(&str, Check); 9] = [
     ("certificate", certificate::check),
     ("forwarded", forwarded::check),
     ("resource", resource::check),
+    ("token", token::check),
     ("matcher", matcher::check),
     ("translate", translate::check),
 ];
