@@ -32,7 +32,8 @@ mod cases {
         ns.apply(objects::failing_reviews("v3")).await?;
         ns.wait_until_ready("reviews-v3").await?;
         eventually("the failing endpoint to be used", async || {
-            anyhow::ensure!(failures(&url).await? > 0, "no request failed");
+            let failed = failures(&url).await?;
+            anyhow::ensure!(failed > 3, "{failed} of 50 requests failed");
             Ok(())
         })
         .await?;
@@ -40,10 +41,12 @@ mod cases {
         let section = json!({"consecutiveGatewayErrors": 3, "baseEjectionTime": "10m"});
         let section = json!({"outlierDetection": section});
         ns.policy(traffic_policy("all", target, section)).await?;
-        let first = failures(&url).await?;
-        anyhow::ensure!(first <= 3, "{first} of 50 requests failed");
-        let then = failures(&url).await?;
-        anyhow::ensure!(then == 0, "{then} of 50 requests failed");
+        // The balancer may leave the endpoint alone for a while, so that it is ejected late.
+        let mut failed = 0;
+        for _ in 0..3 {
+            failed += failures(&url).await?;
+        }
+        anyhow::ensure!(failed <= 3, "{failed} of 150 requests failed");
         Ok(())
     }
 }
