@@ -16,13 +16,13 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use kube::api::{Api, Patch};
+use kube::api::{Api, DeleteParams, Patch};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_translate::objects::{FetchedKeys, KeySource};
 
-use crate::kubernetes;
+use crate::kubernetes::{self, FIELD_MANAGER, MANAGED_BY};
 use crate::retries::{Retries, sleep_until};
 use crate::snapshot::Snapshots;
 use crate::watch::World;
@@ -213,37 +213,50 @@ impl KeyFetcher {
         }
     }
 
-    /// Returns false if it has to be tried again.
+    /// Returns false if it has to be tried again. Without any set there is no ConfigMap.
     async fn write(&self, keys: &[FetchedKeys]) -> bool {
         let read = self.world.fetched_keys.objects();
         if read.iter().map(|of| of.as_ref()).eq(keys) {
             return true;
         }
-        let Ok(text) = serde_json::to_string(keys) else {
-            return true;
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace);
+        let written = match keys {
+            [] => delete(&api).await,
+            keys => self.apply(&api, keys).await,
         };
+        if let Err(error) = &written {
+            tracing::warn!(
+                config_map = CONFIG_MAP, %error,
+                "keys of token issuers not written: trying again; check that the controller's \
+                 account may patch and delete this ConfigMap"
+            );
+        }
+        written.is_ok()
+    }
+
+    async fn apply(&self, api: &Api<ConfigMap>, keys: &[FetchedKeys]) -> kube::Result<()> {
+        let text = serde_json::to_string(keys).map_err(kube::Error::SerdeError)?;
+        let labels = [(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned())];
         let map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(CONFIG_MAP.to_owned()),
                 namespace: Some(self.namespace.clone()),
+                labels: Some(labels.into()),
                 ..ObjectMeta::default()
             },
             data: Some([(KEY.to_owned(), text)].into()),
             ..ConfigMap::default()
         };
-        let api = Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace);
         let patch = Patch::Apply(&map);
-        match api.patch(CONFIG_MAP, &kubernetes::apply(), &patch).await {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!(
-                    config_map = CONFIG_MAP, %error,
-                    "keys of token issuers not written: trying again; check that the controller's \
-                     account may patch this ConfigMap"
-                );
-                false
-            }
-        }
+        let written = api.patch(CONFIG_MAP, &kubernetes::apply(), &patch).await;
+        written.map(drop)
+    }
+}
+
+async fn delete(api: &Api<ConfigMap>) -> kube::Result<()> {
+    match api.delete(CONFIG_MAP, &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        deleted => deleted.map(drop),
     }
 }
 
