@@ -407,7 +407,8 @@ async fn tcp_keepalive_is_enabled_on_both_sides() {
         let mut rows = table
             .lines()
             .map(|row| row.split_whitespace().collect::<Vec<_>>());
-        let row = rows.find(|row| row[2] == remote);
+        // Established: an earlier connection of the same port can still wait for its end.
+        let row = rows.find(|row| row[2] == remote && row[3] == "01");
         row.map_or_else(String::new, |row| row[5].to_owned())
     };
     for (side, remote) in [("accepted", near), ("opened", mesh.back)] {
