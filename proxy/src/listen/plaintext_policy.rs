@@ -95,7 +95,7 @@ fn is_asked(probe: &ProbeRequest, head: &Parts, has_body: bool) -> bool {
         ProbeRequest::Get(path) => {
             let asked = head.uri.path_and_query();
             let is_path = asked.is_some_and(|asked| asked.as_str() == path);
-            matches!(head.method, Method::GET | Method::HEAD) && !has_body && is_path
+            head.method == Method::GET && !has_body && is_path
         }
         ProbeRequest::GrpcHealth => head.method == Method::POST && head.uri.path() == HEALTH,
     }
@@ -141,8 +141,7 @@ mod tests {
             (8080, "GET", "/a/../ready", false),
             (8080, "GET", "/", false),
             (8080, "POST", "/ready", false),
-            (8080, "HEAD", "/ready", true),
-            (8080, "HEAD", "/", false),
+            (8080, "HEAD", "/ready", false),
             (8081, "GET", "/ready", false),
             (9090, "POST", HEALTH, true),
             (9090, "POST", "/grpc.health.v1.Health/Watch", false),
