@@ -124,26 +124,30 @@ impl Sets {
         }
     }
 
-    /// Returns what is written, as far as it has room.
+    /// Returns what is written, as far as it has room. What is left out counts as not fetched.
     fn written(&self, wanted: &[KeySource]) -> Vec<FetchedKeys> {
-        let mut size = 0;
+        let mut room = MAX_BYTES;
         let mut all = Vec::new();
         for (place, source) in wanted.iter().enumerate() {
-            let Some(mut of) = self.known.get(source).cloned() else {
-                if place >= MAX_SOURCES {
-                    all.push(too_many(source));
-                }
-                continue;
-            };
-            let bytes = |of: &FetchedKeys| serde_json::to_string(of).map_or(0, |text| text.len());
-            if size + bytes(&of) > MAX_BYTES {
-                of = too_many(source);
+            let known = self.known.get(source).cloned();
+            let known = known.or_else(|| (place >= MAX_SOURCES).then(|| too_many(source)));
+            let Some(known) = known else { continue };
+            // Without room for its keys, there can be room to say so.
+            let mut sized = [known, too_many(source)]
+                .into_iter()
+                .map(|of| (size(&of), of));
+            if let Some((size, of)) = sized.find(|(size, _)| *size <= room) {
+                room -= size;
+                all.push(of);
             }
-            size += bytes(&of);
-            all.push(of);
         }
         all
     }
+}
+
+/// Returns the bytes that a set takes in the ConfigMap.
+fn size(of: &FetchedKeys) -> usize {
+    serde_json::to_string(of).map_or(0, |text| text.len())
 }
 
 fn too_many(source: &KeySource) -> FetchedKeys {
@@ -314,6 +318,19 @@ mod tests {
         assert_eq!(sets.due(&all, Instant::now()), [source("a")]);
         sets.fetched(source("a"), Err(FetchError::Resolve), Instant::now(), 0.0);
         assert_eq!(sets.written(&all)[0].jwks.as_deref(), Some("1"));
+    }
+
+    /// A ConfigMap that is too large would not be written, and no replica would get new keys.
+    #[test]
+    fn sources_that_are_not_fetched_are_bounded_too() {
+        let mut sets = Sets::default();
+        let long = |number: usize| source(&format!("https://{number:04}/{}", "a".repeat(2000)));
+        let all: Vec<KeySource> = (0..2000).map(long).collect();
+        sets.fetched(all[0].clone(), Ok("1".to_owned()), Instant::now(), 0.0);
+        let written = sets.written(&all);
+        assert_eq!(written[0].jwks.as_deref(), Some("1"));
+        let text = serde_json::to_string(&written).unwrap();
+        assert!(text.len() < 1 << 20, "{}", text.len());
     }
 
     #[tokio::test(start_paused = true)]
