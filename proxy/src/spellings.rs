@@ -10,21 +10,19 @@ pub(crate) fn remove<'n>(
     headers: &mut HeaderMap,
     names: impl IntoIterator<Item = &'n HeaderName> + Clone,
 ) {
-    for name in names.clone() {
+    let is_named = |header: &&HeaderName| {
+        let mut names = names.clone().into_iter();
+        names.any(|name| is_same(name.as_str(), header.as_str()))
+    };
+    let named: Vec<HeaderName> = headers.keys().filter(is_named).cloned().collect();
+    for name in named {
         headers.remove(name);
     }
-    if !headers.keys().any(|name| name.as_str().contains('_')) {
-        return;
-    }
-    let plain = |name: &HeaderName| name.as_str().replace('_', "-");
-    let reserved: Vec<String> = names.into_iter().map(plain).collect();
-    let forged = headers
-        .keys()
-        .filter(|name| reserved.contains(&plain(name)));
-    let forged: Vec<HeaderName> = forged.cloned().collect();
-    for name in forged {
-        headers.remove(name);
-    }
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    one.len() == other.len() && one.bytes().map(plain).eq(other.bytes().map(plain))
 }
 
 #[cfg(test)]

@@ -115,15 +115,15 @@ pub(crate) fn matches_query(conditions: &[QueryMatch], query: &str) -> bool {
     conditions.iter().all(|condition| {
         let value = query.split('&').find_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name) == condition.name).then_some(value)
+            (decode_query(name) == condition.name).then_some(value)
         });
-        value.is_some_and(|value| condition.value.matches(&decode(value)))
+        value.is_some_and(|value| condition.value.matches(&decode_query(value)))
     })
 }
 
-/// Decodes `application/x-www-form-urlencoded`: `+` is a space, `%XX` a byte; malformed sequences
-/// are kept.
-pub(crate) fn decode(text: &str) -> Cow<'_, str> {
+/// Decodes a name or a value of a query (`application/x-www-form-urlencoded`): `+` is a space,
+/// `%XX` a byte. Malformed sequences are kept, and so is text that is not UTF-8 when decoded.
+pub fn decode_query(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|b| b == b'%' || b == b'+') {
         return Cow::Borrowed(text);
     }

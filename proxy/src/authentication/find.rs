@@ -1,19 +1,20 @@
 //! Where the token of a request is.
 
-use std::borrow::Cow;
-
 use http::header::COOKIE;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Uri};
-use weft_ir::{JwtProvider, TokenLocation};
+use weft_ir::{JwtProvider, TokenLocation, decode_query};
 
 use super::token::TokenError;
 
 /// Returns the token of a request. All places of all providers are looked at: an application may
 /// read another one than the proxy, so that two tokens have to be the same.
-pub(super) fn token(providers: &[JwtProvider], head: &Parts) -> Result<Option<String>, TokenError> {
-    let mut found: Option<Cow<'_, str>> = None;
+pub(super) fn token<'h>(
+    providers: &[JwtProvider],
+    head: &'h Parts,
+) -> Result<Option<&'h str>, TokenError> {
+    let mut found = None;
     for location in providers.iter().flat_map(|of| &of.locations) {
         for token in at(location, head)? {
             match &found {
@@ -23,10 +24,10 @@ pub(super) fn token(providers: &[JwtProvider], head: &Parts) -> Result<Option<St
             }
         }
     }
-    Ok(found.map(Cow::into_owned))
+    Ok(found)
 }
 
-fn at<'h>(location: &'h TokenLocation, head: &'h Parts) -> Result<Vec<Cow<'h, str>>, TokenError> {
+fn at<'h>(location: &TokenLocation, head: &'h Parts) -> Result<Vec<&'h str>, TokenError> {
     match location {
         TokenLocation::Header { name, prefix } => {
             let mut values = head.headers.get_all(name).iter();
@@ -42,7 +43,7 @@ fn at<'h>(location: &'h TokenLocation, head: &'h Parts) -> Result<Vec<Cow<'h, st
             let pairs = head.uri.query().unwrap_or_default().split('&');
             let named = pairs.filter_map(|pair| {
                 let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                is_named(key, name).then_some(Cow::Borrowed(value))
+                (decode_query(key) == name.as_str()).then_some(value)
             });
             Ok(named.collect())
         }
@@ -51,10 +52,7 @@ fn at<'h>(location: &'h TokenLocation, head: &'h Parts) -> Result<Vec<Cow<'h, st
 }
 
 /// A header that does not begin with the prefix has no token.
-fn after_prefix<'h>(
-    value: &'h HeaderValue,
-    prefix: &str,
-) -> Result<Option<Cow<'h, str>>, TokenError> {
+fn after_prefix<'h>(value: &'h HeaderValue, prefix: &str) -> Result<Option<&'h str>, TokenError> {
     let bytes = value.as_bytes();
     // The prefix without its spaces: `Bearer` alone announces a token, too.
     let word = prefix.trim_end();
@@ -66,10 +64,10 @@ fn after_prefix<'h>(
         return Ok(None);
     }
     let rest = std::str::from_utf8(rest).map_err(|_| TokenError::Malformed)?;
-    Ok(Some(Cow::Borrowed(rest.trim())))
+    Ok(Some(rest.trim()))
 }
 
-fn cookies<'h>(headers: &'h HeaderMap, name: &str) -> Result<Vec<Cow<'h, str>>, TokenError> {
+fn cookies<'h>(headers: &'h HeaderMap, name: &str) -> Result<Vec<&'h str>, TokenError> {
     let mut found = Vec::new();
     for value in headers.get_all(COOKIE) {
         for pair in value.as_bytes().split(|byte| *byte == b';') {
@@ -79,38 +77,10 @@ fn cookies<'h>(headers: &'h HeaderMap, name: &str) -> Result<Vec<Cow<'h, str>>, 
                 continue;
             };
             let value = std::str::from_utf8(value).map_err(|_| TokenError::Malformed)?;
-            found.push(Cow::Borrowed(value.trim_matches('"')));
+            found.push(value.trim_matches('"'));
         }
     }
     Ok(found)
-}
-
-/// The name as applications decode it.
-fn is_named(key: &str, name: &str) -> bool {
-    if !key.contains(['%', '+']) {
-        return key == name;
-    }
-    let mut decoded = Vec::with_capacity(key.len());
-    let mut bytes = key.bytes();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut rest = bytes.clone();
-                let digits = [rest.next(), rest.next()];
-                let digits = digits.map(|of| char::from(of.unwrap_or(b'?')).to_digit(16));
-                match digits {
-                    [Some(high), Some(low)] => {
-                        bytes = rest;
-                        u8::try_from(high * 16 + low).unwrap_or(b'%')
-                    }
-                    _ => b'%',
-                }
-            }
-            other => other,
-        });
-    }
-    decoded == name.as_bytes()
 }
 
 /// Removes the token from all of these places.
@@ -133,7 +103,7 @@ fn remove_parameter(uri: &mut Uri, name: &str) {
     let Some(query) = uri.query() else { return };
     let is_other = |pair: &&str| {
         let key = pair.split_once('=').map_or(*pair, |(key, _)| key);
-        !is_named(key, name)
+        decode_query(key) != name
     };
     let kept: Vec<&str> = query.split('&').filter(is_other).collect();
     let text = match &kept[..] {

@@ -90,7 +90,7 @@ impl Authenticator {
     pub fn authenticate(&self, head: &mut Parts) -> Result<Option<Verified>, TokenError> {
         let found = find::token(&self.of.providers, head);
         let verified = match found {
-            Ok(Some(token)) => self.verify(&token, now()).map(Some),
+            Ok(Some(token)) => self.verify(token, now()).map(Some),
             Ok(None) if self.of.required => Err(TokenError::Absent),
             Ok(None) => Ok(None),
             Err(error) => Err(error),

@@ -222,7 +222,8 @@ fn one_token_is_found_in_any_place() {
             locations,
             ..provider(&[])
         };
-        find::token(&[provider], &head)
+        let found = find::token(&[provider], &head);
+        found.map(|token| token.map(str::to_owned))
     };
     let one = |text: &str| Ok(Some(text.to_owned()));
     let several = Err(TokenError::Several);

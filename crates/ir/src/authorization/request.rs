@@ -163,7 +163,7 @@ impl<'a> Facts<'a> {
         let query = self.uri.query().unwrap_or_default();
         let named = query.split('&').filter(|pair| {
             let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
-            matching::decode(name) == Cow::Borrowed(condition.name.as_str())
+            matching::decode_query(name) == Cow::Borrowed(condition.name.as_str())
         });
         if named.count() > 1 {
             return Met::Unknown;

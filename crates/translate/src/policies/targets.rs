@@ -63,7 +63,7 @@ pub(super) fn of_namespace(
     refs: Option<&[TargetRef]>,
     namespace: &str,
 ) -> (Vec<TargetSpec>, Option<String>) {
-    let own = || ancestor("", "Namespace", None, namespace);
+    let own = || ParentRef::to("", "Namespace", None, namespace);
     let Some(refs) = refs.filter(|refs| !refs.is_empty()) else {
         let everything = TargetSpec {
             ancestor: own(),
@@ -85,7 +85,7 @@ pub(super) fn of_namespace(
             Target::Pods { .. } | Target::Everything => own(),
             _ => ParentRef {
                 section_name: of.section_name.clone(),
-                ..ancestor(&of.group, &of.kind, Some(namespace), named(of))
+                ..ParentRef::to(&of.group, &of.kind, Some(namespace), named(of))
             },
         };
         TargetSpec { ancestor, target }
@@ -173,7 +173,7 @@ pub(super) fn of_cluster(targets: Option<&[ClusterTarget]>) -> (Vec<TargetSpec>,
     let of = |target| {
         let (group, kind, name) = MESH;
         TargetSpec {
-            ancestor: ancestor(group, kind, None, name),
+            ancestor: ParentRef::to(group, kind, None, name),
             target,
         }
     };
@@ -234,15 +234,4 @@ fn too_many(field: &str, count: usize) -> String {
         "{field}: the policy has {count} targets, and the limit is {MAX_TARGETS}; use several \
          policies"
     )
-}
-
-fn ancestor(group: &str, kind: &str, namespace: Option<&str>, name: &str) -> ParentRef {
-    ParentRef {
-        group: Some(group.to_owned()),
-        kind: Some(kind.to_owned()),
-        namespace: namespace.map(str::to_owned),
-        name: name.to_owned(),
-        section_name: None,
-        port: None,
-    }
 }

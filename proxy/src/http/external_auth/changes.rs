@@ -8,6 +8,8 @@ use http::header::{
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 
+use weft_ir::decode_query;
+
 use super::AuthError;
 use crate::http::headers;
 use crate::spellings;
@@ -135,9 +137,8 @@ pub(super) fn is_forwardable(name: &HeaderName) -> bool {
 fn with_query(uri: &Uri, remove: &[String], set: &[(String, String)]) -> Result<Uri, AuthError> {
     let is_gone = |pair: &&str| {
         let name = pair.split('=').next().unwrap_or_default();
-        let name = decoded(name);
-        remove.iter().any(|of| of.as_bytes() == name)
-            || set.iter().any(|(of, _)| of.as_bytes() == name)
+        let name = decode_query(name);
+        remove.iter().any(|of| *of == name) || set.iter().any(|(of, _)| *of == name)
     };
     let query = uri.query().unwrap_or_default().split('&');
     let kept = query.filter(|pair| !pair.is_empty() && !is_gone(pair));
@@ -164,26 +165,6 @@ fn encoded(text: &str) -> String {
             true => all.push(char::from(byte)),
             false => all.push_str(&format!("%{byte:02X}")),
         }
-    }
-    all
-}
-
-fn decoded(text: &str) -> Vec<u8> {
-    let hex = |byte: u8| char::from(byte).to_digit(16);
-    let mut all = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let pair = match (first, tail) {
-            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)),
-            _ => None,
-        };
-        let (byte, length) = match (pair, first) {
-            (Some((high, low)), _) => (u8::try_from(high * 16 + low).unwrap_or(b'%'), 3),
-            (None, b'+') => (b' ', 1),
-            (None, other) => (*other, 1),
-        };
-        all.push(byte);
-        rest = rest.get(length..).unwrap_or_default();
     }
     all
 }

@@ -11,7 +11,6 @@ use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode, Version};
-use http_body_util::BodyExt;
 use prost::Message;
 use tonic::Code;
 use weft_api::ext_authz::attribute_context::{HttpRequest, Peer, Request};
@@ -25,7 +24,7 @@ use weft_ir::{HeaderSelection, Identity};
 
 use super::changes::{Changes, How, is_changeable};
 use super::http::{grpc_denial, refuse_proxy};
-use super::{AuthError, Decision, MAX_RESPONSE_BODY, Place};
+use super::{AuthError, Decision, Place, read};
 use crate::http::errors;
 use crate::http::filters::own_authority;
 use crate::http::forwarded::REQUEST_ID;
@@ -152,28 +151,18 @@ pub(super) async fn decision(
     has_grpc_client: bool,
 ) -> Result<Decision, AuthError> {
     let UpstreamResponse { response, lease } = upstream;
-    let (head, mut body) = response.into_parts();
+    let (head, body) = response.into_parts();
     refuse_proxy(lease.endpoint().is_proxy(), &head.headers)?;
     if head.status != StatusCode::OK || !errors::is_grpc(&head.headers) {
         return Err(AuthError::Malformed("it is not gRPC"));
     }
-    let mut status = grpc_status(&head.headers);
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        match frame.map_err(AuthError::Broken)?.into_data() {
-            Ok(data) if whole.len() + data.len() > MAX_RESPONSE_BODY => {
-                return Err(AuthError::TooLarge);
-            }
-            Ok(data) => whole.extend_from_slice(&data),
-            Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                status = grpc_status(&trailers).or(status);
-            }
-        }
-    }
+    let (whole, trailers) = read(body).await?;
+    let status = trailers
+        .and_then(|trailers| grpc_status(&trailers))
+        .or_else(|| grpc_status(&head.headers));
     lease.complete();
     match status {
-        Some(Code::Ok) => decide(message(whole.freeze())?, has_grpc_client),
+        Some(Code::Ok) => decide(message(whole)?, has_grpc_client),
         Some(code) => Err(AuthError::Status(code.into())),
         None => Err(AuthError::Malformed("it has no grpc-status")),
     }

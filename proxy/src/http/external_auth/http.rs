@@ -4,22 +4,18 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode, Version};
-use http_body::Body as _;
-use http_body_util::BodyExt;
 use tokio::time::timeout;
 use tonic::Code;
 use weft_ir::{HeaderSelection, HttpAuth};
 
 use super::changes::{Changes, How, is_changeable, is_forwardable};
-use super::{AuthError, Decision, MAX_RESPONSE_BODY};
-use crate::body::Incoming;
+use super::{AuthError, Decision, read};
 use crate::http::errors::{self, GRPC_STATUS};
 use crate::http::filters::own_authority;
 use crate::http::headers;
@@ -75,7 +71,7 @@ pub(super) async fn decision(
     if head.status.is_informational() {
         return Err(AuthError::Malformed("its status"));
     }
-    let body = read(body).await?;
+    let (body, _) = read(body).await?;
     lease.complete();
     if *method != Method::HEAD {
         head.headers.remove(CONTENT_LENGTH);
@@ -101,23 +97,6 @@ pub(super) fn refuse_proxy(is_proxy: bool, headers: &HeaderMap) -> Result<(), Au
         }
         None => Ok(()),
     }
-}
-
-async fn read(mut body: Incoming) -> Result<Bytes, AuthError> {
-    if body.size_hint().lower() > MAX_RESPONSE_BODY as u64 {
-        return Err(AuthError::TooLarge);
-    }
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(AuthError::Broken)?;
-        if let Some(data) = frame.data_ref() {
-            if whole.len() + data.len() > MAX_RESPONSE_BODY {
-                return Err(AuthError::TooLarge);
-            }
-            whole.extend_from_slice(data);
-        }
-    }
-    Ok(whole.freeze())
 }
 
 fn allowed(config: &HttpAuth, response: HeaderMap) -> Changes {

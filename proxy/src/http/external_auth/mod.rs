@@ -13,14 +13,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::HeaderMap;
 use ::http::request::Parts;
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 use weft_ir::ExternalAuthProtocol;
 
 use super::errors::{Failure, ShortCircuit};
 use super::exchange::{Downstream, Exchange};
 use super::response_body::{RequestState, Response};
-use crate::body::{BodyError, ClientBody, PeekError, RequestBody};
+use crate::body::{BodyError, ClientBody, Incoming, PeekError, RequestBody};
 use crate::overload::Limit;
 use crate::routing::external_auth::ResolvedAuth;
 use crate::telemetry::labels::AuthResult;
@@ -120,7 +124,7 @@ pub async fn check(
     outcome
 }
 
-async fn peek(body: &mut ClientBody, limit: usize) -> Result<bytes::Bytes, Failure> {
+async fn peek(body: &mut ClientBody, limit: usize) -> Result<Bytes, Failure> {
     body.peek(limit).await.map_err(|error| match error {
         PeekError::TooLong => Failure::BodyTooLong(limit),
         PeekError::NoMemory => Failure::Overloaded(Limit::Memory),
@@ -133,7 +137,7 @@ async fn ask(
     auth: &ResolvedAuth,
     cluster: &Arc<Cluster>,
     head: &Parts,
-    body: Option<bytes::Bytes>,
+    body: Option<Bytes>,
     exchange: &Exchange,
     place: Place<'_>,
 ) -> Result<Decision, AuthError> {
@@ -161,7 +165,7 @@ async fn ask(
 async fn send(
     cluster: &Arc<Cluster>,
     head: Parts,
-    body: bytes::Bytes,
+    body: Bytes,
     place: Place<'_>,
 ) -> Result<UpstreamResponse, AuthError> {
     let overload = &place.downstream.runtime.overload;
@@ -177,6 +181,24 @@ async fn send(
         client: None,
     };
     Ok(cluster.send(request, &mut Unobserved).await?)
+}
+
+/// Reads the body of a server's response, and its trailers.
+async fn read(mut body: Incoming) -> Result<(Bytes, Option<HeaderMap>), AuthError> {
+    if body.size_hint().lower() > MAX_RESPONSE_BODY as u64 {
+        return Err(AuthError::TooLarge);
+    }
+    let (mut whole, mut trailers) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(AuthError::Broken)?.into_data() {
+            Ok(data) if whole.len() + data.len() > MAX_RESPONSE_BODY => {
+                return Err(AuthError::TooLarge);
+            }
+            Ok(data) => whole.extend_from_slice(&data),
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    Ok((whole.freeze(), trailers))
 }
 
 /// When the request as a whole has to be done.
