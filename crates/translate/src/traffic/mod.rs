@@ -6,6 +6,7 @@
 
 mod merge;
 mod policy;
+mod sections;
 mod status;
 mod winners;
 

@@ -1,16 +1,13 @@
 //! A TrafficPolicy by itself: its targets as they are written, its sections, and its faults.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
-use weft_ir::{EjectionTime, OutlierDetection, Percent, RetryBudget, TrafficPolicy};
-use weft_policy::{TrafficSections, TrafficTarget};
+use weft_policy::TrafficTarget;
 
-use super::merge::{Directive, Strength};
+use super::merge::Directive;
+use super::sections::directive;
 use crate::objects::{self, ParentRef, ProtectiveSpec};
 use crate::output::TrafficPolicyId;
-use crate::routes::duration;
 
 /// Number of targets of a policy, and of ancestors of its status.
 const MAX_TARGETS: usize = 16;
@@ -156,122 +153,4 @@ fn target(of: &TrafficTarget, place: usize, namespace: &str, control_plane: &str
         },
         scope,
     }
-}
-
-fn directive(
-    defaults: Option<&TrafficSections>,
-    overrides: Option<&TrafficSections>,
-) -> Result<Directive, String> {
-    let (strength, at, of) = match (defaults, overrides) {
-        (Some(of), None) => (Strength::Defaults, "defaults", of),
-        (None, Some(of)) => (Strength::Overrides, "overrides", of),
-        _ => return Err("spec: exactly one of defaults and overrides is required".to_owned()),
-    };
-    let TrafficSections {
-        outlier_detection,
-        retry_budget,
-    } = of;
-    let outliers = outlier_detection.as_ref();
-    let outliers = outliers.map(|of| outlier_detection_of(of, &format!("{at}.outlierDetection")));
-    let budget = retry_budget.as_ref();
-    let budget = budget.map(|of| retry_budget_of(of, &format!("{at}.retryBudget")));
-    let sections = TrafficPolicy {
-        outlier_detection: outliers.transpose()?,
-        retry_budget: budget.transpose()?,
-    };
-    match sections.is_empty() {
-        true => Err(format!("{at}: at least one section is required")),
-        false => Ok(Directive { strength, sections }),
-    }
-}
-
-fn outlier_detection_of(
-    of: &weft_policy::OutlierDetection,
-    at: &str,
-) -> Result<OutlierDetection, String> {
-    let weft_policy::OutlierDetection {
-        consecutive_5xx,
-        consecutive_gateway_errors,
-        base_ejection_time,
-        max_ejection_time,
-        max_ejection_percent,
-        panic_threshold,
-    } = of;
-    if consecutive_5xx.is_none() && consecutive_gateway_errors.is_none() {
-        return Err(format!(
-            "{at}: consecutive5xx or consecutiveGatewayErrors is required"
-        ));
-    }
-    let base = time(base_ejection_time, at, "baseEjectionTime")?;
-    let base = base.unwrap_or(Duration::from_secs(30));
-    let max = time(max_ejection_time, at, "maxEjectionTime")?;
-    let max = max.unwrap_or(base.max(Duration::from_secs(300)));
-    let ejection_time = EjectionTime::new(base, max).ok_or_else(|| {
-        format!(
-            "{at}: baseEjectionTime is {base:?} and maxEjectionTime {max:?}; at least {:?}, the \
-             first at most the second, and at most {:?}",
-            EjectionTime::LEAST,
-            EjectionTime::MOST
-        )
-    })?;
-    Ok(OutlierDetection {
-        consecutive_5xx: count(*consecutive_5xx, at, "consecutive5xx")?,
-        consecutive_gateway_errors: count(
-            *consecutive_gateway_errors,
-            at,
-            "consecutiveGatewayErrors",
-        )?,
-        ejection_time,
-        max_ejection_percent: percent(
-            max_ejection_percent.unwrap_or(50),
-            1,
-            at,
-            "maxEjectionPercent",
-        )?,
-        panic_threshold: percent(panic_threshold.unwrap_or(0), 0, at, "panicThreshold")?,
-    })
-}
-
-fn retry_budget_of(of: &weft_policy::RetryBudget, at: &str) -> Result<RetryBudget, String> {
-    const MOST: u16 = 1000;
-    let weft_policy::RetryBudget {
-        percent: share,
-        min_per_second: rate,
-    } = of;
-    let without = RetryBudget::default();
-    let rate = rate.unwrap_or(without.min_per_second.into());
-    let valid = u16::try_from(rate).ok().filter(|rate| *rate <= MOST);
-    let why = || format!("{at}.minPerSecond: {rate} is not from 0 to {MOST}");
-    Ok(RetryBudget {
-        percent: percent(
-            share.unwrap_or(without.percent.get().into()),
-            0,
-            at,
-            "percent",
-        )?,
-        min_per_second: valid.ok_or_else(why)?,
-    })
-}
-
-fn count(number: Option<u32>, at: &str, field: &str) -> Result<Option<NonZeroU32>, String> {
-    const MOST: u32 = 1000;
-    let Some(number) = number else {
-        return Ok(None);
-    };
-    let valid = NonZeroU32::new(number).filter(|number| number.get() <= MOST);
-    let why = || format!("{at}.{field}: {number} is not from 1 to {MOST}");
-    valid.map(Some).ok_or_else(why)
-}
-
-fn percent(number: u32, least: u32, at: &str, field: &str) -> Result<Percent, String> {
-    let valid = Percent::new(number).filter(|_| number >= least);
-    valid.ok_or_else(|| format!("{at}.{field}: {number} is not from {least} to 100"))
-}
-
-fn time(text: &Option<String>, at: &str, field: &str) -> Result<Option<Duration>, String> {
-    let Some(text) = text else {
-        return Ok(None);
-    };
-    let why = || format!("{at}.{field}: {text:?} is not a duration such as \"30s\"");
-    duration(text).map(Some).ok_or_else(why)
 }

@@ -1,32 +1,12 @@
-//! How clients use the endpoints of a Service port, beyond its own fields.
+//! Outlier detection.
 //!
-//! Source: the effective TrafficPolicy of the port. The meaning of outlier detection is that of
-//! Envoy's `config.cluster.v3.OutlierDetection`, with the success of a single request in place of
-//! an interval.
+//! Source: Envoy, `config.cluster.v3.OutlierDetection`, with the success of a single request in
+//! place of an interval.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// The sections of the effective TrafficPolicy of a Service port; absent: what clients do without a
-/// policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrafficPolicy {
-    /// When an endpoint that answers is ejected.
-    pub outlier_detection: Option<OutlierDetection>,
-    /// How many requests are sent again.
-    pub retry_budget: Option<RetryBudget>,
-}
-
-impl TrafficPolicy {
-    /// Returns true if no section is set.
-    pub fn is_empty(&self) -> bool {
-        let Self {
-            outlier_detection,
-            retry_budget,
-        } = self;
-        outlier_detection.is_none() && retry_budget.is_none()
-    }
-}
+use super::Percent;
 
 /// Outlier detection: an endpoint that fails several requests in a row gets none for a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,48 +22,6 @@ pub struct OutlierDetection {
     pub max_ejection_percent: Percent,
     /// If fewer endpoints than this share are healthy, all are used.
     pub panic_threshold: Percent,
-}
-
-/// How many requests a proxy sends again, for whatever reason: a share of the requests of the last
-/// seconds, and a rate that needs none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryBudget {
-    /// The share of the requests.
-    pub percent: Percent,
-    /// Retries per second beside it.
-    pub min_per_second: u16,
-}
-
-impl Default for RetryBudget {
-    /// Returns the budget without a policy.
-    fn default() -> Self {
-        Self {
-            percent: Percent(20),
-            min_per_second: 10,
-        }
-    }
-}
-
-/// A share in percent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Percent(u8);
-
-impl Percent {
-    /// Returns `None` above 100.
-    pub fn new(percent: u32) -> Option<Self> {
-        let percent = u8::try_from(percent).ok()?;
-        (percent <= 100).then_some(Self(percent))
-    }
-
-    /// Returns the number, 0 to 100.
-    pub fn get(self) -> u8 {
-        self.0
-    }
-
-    /// Returns the share of a count, rounded down.
-    pub fn of(self, count: usize) -> usize {
-        count.saturating_mul(usize::from(self.0)) / 100
-    }
 }
 
 /// How long an endpoint is ejected: `base`, doubled with each further ejection, up to `max`.
@@ -142,13 +80,5 @@ mod tests {
                 "{base} {max}"
             );
         }
-    }
-
-    #[test]
-    fn percent_is_at_most_100() {
-        assert_eq!(Percent::new(101), None);
-        assert_eq!(Percent::new(u32::MAX), None);
-        assert_eq!(Percent::new(50).map(|half| half.of(3)), Some(1));
-        assert_eq!(Percent::new(100).map(|all| all.of(3)), Some(3));
     }
 }

@@ -1,0 +1,50 @@
+//! How clients use the endpoints of a Service port, beyond its own fields.
+//!
+//! Source: the effective TrafficPolicy of the port. Each section has a file of its own.
+
+mod outliers;
+mod percent;
+
+pub use outliers::{EjectionTime, OutlierDetection};
+pub use percent::Percent;
+
+/// The sections of the effective TrafficPolicy of a Service port; absent: what clients do without a
+/// policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrafficPolicy {
+    /// When an endpoint that answers is ejected.
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How many requests are sent again.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+impl TrafficPolicy {
+    /// Returns true if no section is set.
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            outlier_detection,
+            retry_budget,
+        } = self;
+        outlier_detection.is_none() && retry_budget.is_none()
+    }
+}
+
+/// How many requests a proxy sends again, for whatever reason: a share of the requests of the last
+/// seconds, and a rate that needs none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// The share of the requests.
+    pub percent: Percent,
+    /// Retries per second beside it.
+    pub min_per_second: u16,
+}
+
+impl Default for RetryBudget {
+    /// Returns the budget without a policy.
+    fn default() -> Self {
+        Self {
+            percent: Percent(20),
+            min_per_second: 10,
+        }
+    }
+}

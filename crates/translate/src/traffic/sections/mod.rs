@@ -1,0 +1,59 @@
+//! The sections of a TrafficPolicy. What is invalid is named by its field.
+
+mod outliers;
+mod values;
+
+use weft_ir::{RetryBudget, TrafficPolicy};
+use weft_policy::TrafficSections;
+
+use super::merge::{Directive, Strength};
+use values::percent;
+
+/// Reads the sections of a policy.
+pub(super) fn directive(
+    defaults: Option<&TrafficSections>,
+    overrides: Option<&TrafficSections>,
+) -> Result<Directive, String> {
+    let (strength, at, of) = match (defaults, overrides) {
+        (Some(of), None) => (Strength::Defaults, "defaults", of),
+        (None, Some(of)) => (Strength::Overrides, "overrides", of),
+        _ => return Err("spec: exactly one of defaults and overrides is required".to_owned()),
+    };
+    let TrafficSections {
+        outlier_detection,
+        retry_budget,
+    } = of;
+    let detection = outlier_detection.as_ref();
+    let detection = detection.map(|of| outliers::read(of, &format!("{at}.outlierDetection")));
+    let budget = retry_budget.as_ref();
+    let budget = budget.map(|of| read_retry_budget(of, &format!("{at}.retryBudget")));
+    let sections = TrafficPolicy {
+        outlier_detection: detection.transpose()?,
+        retry_budget: budget.transpose()?,
+    };
+    match sections.is_empty() {
+        true => Err(format!("{at}: at least one section is required")),
+        false => Ok(Directive { strength, sections }),
+    }
+}
+
+fn read_retry_budget(of: &weft_policy::RetryBudget, at: &str) -> Result<RetryBudget, String> {
+    const MOST: u16 = 1000;
+    let weft_policy::RetryBudget {
+        percent: share,
+        min_per_second: rate,
+    } = of;
+    let without = RetryBudget::default();
+    let rate = rate.unwrap_or(without.min_per_second.into());
+    let valid = u16::try_from(rate).ok().filter(|rate| *rate <= MOST);
+    let why = || format!("{at}.minPerSecond: {rate} is not from 0 to {MOST}");
+    Ok(RetryBudget {
+        percent: percent(
+            share.unwrap_or(without.percent.get().into()),
+            0,
+            at,
+            "percent",
+        )?,
+        min_per_second: valid.ok_or_else(why)?,
+    })
+}
