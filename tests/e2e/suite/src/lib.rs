@@ -20,6 +20,7 @@ pub mod policies;
 pub mod proxy;
 pub mod release;
 mod runner;
+pub mod servers;
 mod soak;
 mod test_name;
 mod test_namespace;

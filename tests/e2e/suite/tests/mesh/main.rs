@@ -30,6 +30,7 @@ mod protocols;
 mod rotation;
 mod routing;
 mod rules;
+mod servers;
 mod services;
 mod status;
 mod traffic_policy;
