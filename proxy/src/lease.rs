@@ -9,26 +9,26 @@ use std::sync::Arc;
 
 /// The only owner of a shared value.
 #[derive(Debug)]
-pub(crate) struct Owner<T>(Arc<T>);
+pub struct Owner<T>(Arc<T>);
 
 impl<T> Owner<T> {
-    pub(crate) fn new(value: T) -> Self {
+    pub fn new(value: T) -> Self {
         Self(Arc::new(value))
     }
 
     /// Owns a value that was made as an `Arc`, and that nobody else holds.
-    pub(crate) fn of(value: Arc<T>) -> Self {
+    pub fn of(value: Arc<T>) -> Self {
         Self(value)
     }
 
     /// Returns a lease: the value is in use until it, and every clone of it, is dropped.
-    pub(crate) fn lease(&self) -> Arc<T> {
+    pub fn lease(&self) -> Arc<T> {
         Arc::clone(&self.0)
     }
 
     /// Returns true while a lease exists. If it returns false, only [`Owner::lease`] can change
     /// that.
-    pub(crate) fn is_leased(&self) -> bool {
+    pub fn is_leased(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
 }

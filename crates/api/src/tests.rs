@@ -66,8 +66,7 @@ fn everything() -> Destination {
             Filter::Rewrite(rewrite),
             Filter::Mirror(Mirror {
                 to: ServicePort::new("shop", "shadow", 80),
-                numerator: 1,
-                denominator: 3,
+                fraction: Fraction::new(1, 3).unwrap(),
             }),
             Filter::Cors(Cors {
                 origins: vec![

@@ -13,6 +13,7 @@ mod config;
 mod connection;
 mod cors;
 mod external_auth;
+mod fraction;
 mod gateway;
 mod hosts;
 mod identity;
@@ -41,6 +42,7 @@ pub use config::{
 pub use connection::{ConnectionRule, TlsRule, find_tls};
 pub use cors::{Allowed, Cors, OriginError, OriginHost, OriginPattern};
 pub use external_auth::{ExternalAuth, ExternalAuthProtocol, HeaderSelection, HttpAuth};
+pub use fraction::Fraction;
 pub use gateway::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, ForwardedHeader, ForwardedTrust,
     Gateway, GatewayId, GatewayPort, HttpListener, KeyPair, ServerTls, ServiceRules, Serving,

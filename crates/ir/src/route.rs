@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::cors::Cors;
 use crate::external_auth::ExternalAuth;
+use crate::fraction::Fraction;
 use crate::names::ServicePort;
 use crate::pattern::Pattern;
 
@@ -214,16 +215,13 @@ pub enum PathEdit {
     Prefix(String),
 }
 
-/// Sends a copy of `numerator` in `denominator` requests to this Service port and discards the
-/// response.
+/// Sends a copy of a share of the requests to a Service port and discards the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     /// Where copies are sent.
     pub to: ServicePort,
-    /// Part of the fraction of requests.
-    pub numerator: u32,
-    /// Never 0.
-    pub denominator: u32,
+    /// The share of the requests.
+    pub fraction: Fraction,
 }
 
 /// When a request is retried. Connection errors and timeouts of an attempt are retried as well.

@@ -319,11 +319,7 @@ fn filter(of: &Filter) -> usize {
                 host.as_ref().map_or(0, |host| FIELD + host.len())
                     + path.as_ref().map_or(0, path_edit)
             }
-            Filter::Mirror(Mirror {
-                to,
-                numerator: _,
-                denominator: _,
-            }) => FIELD * 3 + service_port(to),
+            Filter::Mirror(Mirror { to, fraction: _ }) => FIELD * 3 + service_port(to),
             Filter::Cors(of) => cors(of),
             Filter::ExternalAuth(of) => of.wire_size(),
         }

@@ -20,6 +20,7 @@ use super::runtime::Runtime;
 use crate::authorization::{Permit, Verdict};
 use crate::body::{BodyError, ReplayBuffer};
 use crate::drain::DrainWatch;
+use crate::lease::Owner;
 use crate::telemetry::access::Record;
 use crate::telemetry::error_type::ErrorType;
 use crate::telemetry::labels::{Direction, RequestProtocol, RetryResult};
@@ -32,7 +33,8 @@ use crate::wire::{ERROR, ERROR_TYPE};
 /// among proxies, and sent to nobody.
 const CLIENT_GONE: u16 = 499;
 
-/// The client side of a connection.
+/// The client side of a connection. The connection owns it, and each exchange has a lease until its
+/// response has ended.
 pub struct Downstream {
     pub runtime: Arc<Runtime>,
     pub direction: Direction,
@@ -50,13 +52,6 @@ impl Downstream {
     pub fn admit(&self) -> Result<(), Failure> {
         let shed = self.runtime.overload.check_request();
         shed.map_or(Ok(()), |limit| Err(Failure::Overloaded(limit)))
-    }
-
-    /// Whether a response on the connection is still being sent; asked by the task that serves the
-    /// connection.
-    pub fn is_busy(self: &Arc<Self>) -> bool {
-        // Each exchange holds the downstream, and so does the connection.
-        Arc::strong_count(self) > 1
     }
 
     /// Logs a malformed request: hyper has answered it, and closes the connection.
@@ -131,7 +126,7 @@ struct LoggedHead {
 
 impl Exchange {
     pub fn begin<B>(
-        downstream: &Arc<Downstream>,
+        downstream: &Owner<Downstream>,
         request: &http::Request<B>,
         metrics: &Arc<RequestMetrics>,
     ) -> Self {
@@ -154,7 +149,7 @@ impl Exchange {
             client.request_started();
         }
         Self {
-            downstream: downstream.clone(),
+            downstream: downstream.lease(),
             started: Instant::now(),
             protocol,
             version,

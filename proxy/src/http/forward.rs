@@ -21,6 +21,7 @@ use super::routes::{MatchedRoute, RouteConfig, RouteSource, Target};
 use super::serve::{Handler, Request};
 use super::{cors, filters, headers, upgrade};
 use crate::body::{ClientBody, ReplayBuffer};
+use crate::lease::Owner;
 use crate::routing::destination::{ComposedService, ResolvedMirror};
 use crate::routing::external_auth::ResolvedAuth;
 use crate::telemetry::error_type::ErrorType;
@@ -29,7 +30,7 @@ use crate::upstream::{Cluster, UpstreamRequest, UpstreamResponse};
 
 /// One connection whose requests are routed.
 pub struct Outbound {
-    pub downstream: Arc<Downstream>,
+    pub downstream: Owner<Downstream>,
     pub source: RouteSource,
 }
 
@@ -56,7 +57,7 @@ impl Handler for Outbound {
     }
 
     fn is_busy(&self) -> bool {
-        self.downstream.is_busy()
+        self.downstream.is_leased()
     }
 
     fn evicted(&self) -> Option<&CancellationToken> {

@@ -97,7 +97,8 @@ impl MirroredRequests {
         runtime: &Runtime,
     ) {
         for mirror in mirrors {
-            if fastrand::u32(..mirror.denominator) >= mirror.numerator {
+            let fraction = mirror.fraction;
+            if fastrand::u32(..fraction.denominator().get()) >= fraction.numerator() {
                 continue;
             }
             let Some(slot) = runtime.mirrors.reserve(&mirror.namespace) else {

@@ -26,6 +26,7 @@ use crate::http::forward::Outbound;
 use crate::http::routes::{GatewayConnection, RouteSource};
 use crate::http::runtime::{Proxy, Runtime};
 use crate::http::serve::{ServerConfig, serve};
+use crate::lease::Owner;
 use crate::net::detect::{Detected, Prefixed};
 use crate::net::proxy_protocol;
 use crate::routing::gateway_port::{
@@ -309,7 +310,7 @@ async fn http<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let downstream = Arc::new(Downstream {
+    let downstream = Owner::new(Downstream {
         runtime: runtime.clone(),
         direction: Direction::Gateway,
         address: client,

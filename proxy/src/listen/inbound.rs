@@ -21,6 +21,7 @@ use crate::http::errors::Failure;
 use crate::http::exchange::Downstream;
 use crate::http::runtime::Runtime;
 use crate::http::serve::{ServerConfig, serve};
+use crate::lease::Owner;
 use crate::net::detect::{Detected, Prefixed, is_for_forward_proxy};
 use crate::telemetry::error_type::ErrorType;
 use crate::telemetry::labels::{ConnectionTls, Direction};
@@ -250,7 +251,7 @@ where
         true => runtime.shutdown.watch_for_peer(),
         false => (runtime.shutdown.watch(), None),
     };
-    let downstream = Arc::new(Downstream {
+    let downstream = Owner::new(Downstream {
         runtime: runtime.clone(),
         direction: Direction::Inbound,
         address: client,

@@ -17,6 +17,7 @@ use crate::http::forward::Outbound;
 use crate::http::routes::RouteSource;
 use crate::http::runtime::Runtime;
 use crate::http::serve::{ServerConfig, serve};
+use crate::lease::Owner;
 use crate::net::detect::{Detected, Prefixed, is_for_forward_proxy, is_server_preface};
 use crate::routing::destination::{Resolved, ResolvedRouting, WatchedDestination};
 use crate::telemetry::error_type::ErrorType;
@@ -223,7 +224,7 @@ async fn http(
     let _open = runtime
         .metrics
         .connection(Direction::Outbound, ConnectionTls::None);
-    let downstream = Arc::new(Downstream {
+    let downstream = Owner::new(Downstream {
         runtime: runtime.clone(),
         direction: Direction::Outbound,
         address: client,

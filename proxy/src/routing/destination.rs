@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use weft_ir::{Filter, Protocol, RouteId, RouteSection, ServicePort, TlsRule};
+use weft_ir::{Filter, Fraction, Protocol, RouteId, RouteSection, ServicePort, TlsRule};
 
 use super::external_auth::ResolvedAuth;
 use crate::telemetry::requests::RequestMetrics;
@@ -108,14 +108,12 @@ pub struct ResolvedRule {
     pub section: Option<Arc<RouteSection>>,
 }
 
-/// Where a copy of `numerator` in `denominator` requests goes.
+/// Where copies of a share of the requests go.
 pub struct ResolvedMirror {
     /// The namespace of the mirror's route.
     pub namespace: Arc<str>,
     pub cluster: Arc<Cluster>,
-    pub numerator: u32,
-    /// Not 0.
-    pub denominator: u32,
+    pub fraction: Fraction,
 }
 
 pub struct ResolvedBackend {

@@ -209,8 +209,7 @@ impl Resolver<'_> {
                 mirrors.push(ResolvedMirror {
                     namespace: names.namespace.clone(),
                     cluster: (self.cluster)(&mirror.to),
-                    numerator: mirror.numerator,
-                    denominator: mirror.denominator,
+                    fraction: mirror.fraction,
                 });
             }
         }

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use weft_ir::{Filter, HeaderEdit, Mirror, Mode, Protocol, Retry, Routing, Rule};
+use weft_ir::{Filter, Fraction, HeaderEdit, Mirror, Mode, Protocol, Retry, Routing, Rule};
 use weft_testkit::pki::Pki;
 
 use crate::support::*;
@@ -258,8 +258,7 @@ async fn mirrors_and_response_filters_leave_informational_responses_alone() {
     rule.filters = vec![
         Filter::Mirror(Mirror {
             to: port("v2"),
-            numerator: 1,
-            denominator: 1,
+            fraction: Fraction::ALL,
         }),
         Filter::ResponseHeaders(HeaderEdit {
             set: vec![(

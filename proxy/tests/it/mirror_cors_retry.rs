@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use crate::support::*;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use weft_ir::{Allowed, Cors, Filter, Mirror, Mode, Protocol, Retry, RouteKind, Routing, Rule};
+use weft_ir::{
+    Allowed, Cors, Filter, Fraction, Mirror, Mode, Protocol, Retry, RouteKind, Routing, Rule,
+};
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
@@ -42,8 +44,7 @@ async fn app(name: &str, version: Version) -> Upstream {
 fn mirror(name: &str, numerator: u32, denominator: u32) -> Filter {
     Filter::Mirror(Mirror {
         to: port(name),
-        numerator,
-        denominator,
+        fraction: Fraction::new(numerator, denominator).unwrap(),
     })
 }
 

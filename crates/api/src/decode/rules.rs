@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weft_ir::{
-    Allowed, Backend, ConnectionRule, Cors, Filter, HeaderEdit, HeaderMatch, HostPattern, Mirror,
-    OriginPattern, PathEdit, PathMatch, QueryMatch, Redirect, RequestMatch, Retry, Rewrite,
+    Allowed, Backend, ConnectionRule, Cors, Filter, Fraction, HeaderEdit, HeaderMatch, HostPattern,
+    Mirror, OriginPattern, PathEdit, PathMatch, QueryMatch, Redirect, RequestMatch, Retry, Rewrite,
     RouteId, RouteKind, Rule, Timeouts, TlsRule, ValueMatch, WeightedBackend,
 };
 
@@ -198,13 +198,11 @@ fn mirror(wire: proto::Mirror) -> Decoded<Mirror> {
         numerator,
         denominator,
     } = wire;
-    if denominator == 0 {
-        return Err(invalid("mirror.denominator")(&"0"));
-    }
+    let fraction = Fraction::new(numerator, denominator);
+    let text = format_args!("{numerator} of {denominator}");
     Ok(Mirror {
         to: service_port(to.ok_or(DecodeError::Absent("mirror.to"))?)?,
-        numerator,
-        denominator,
+        fraction: fraction.ok_or_else(|| invalid("mirror.numerator")(&text))?,
     })
 }
 

@@ -166,14 +166,10 @@ fn filter(of: &Filter) -> proto::Filter {
                 .unwrap_or_default(),
             path: path.as_ref().map(path_edit),
         }),
-        Filter::Mirror(Mirror {
-            to,
-            numerator,
-            denominator,
-        }) => Kind::Mirror(proto::Mirror {
+        Filter::Mirror(Mirror { to, fraction }) => Kind::Mirror(proto::Mirror {
             to: Some(service_port(to)),
-            numerator: *numerator,
-            denominator: *denominator,
+            numerator: fraction.numerator(),
+            denominator: fraction.denominator().get(),
         }),
         Filter::Cors(of) => Kind::Cors(cors(of)),
         Filter::ExternalAuth(of) => Kind::ExternalAuth(external_auth(of)),

@@ -258,14 +258,10 @@ fn filter(filter: &Filter) -> Value {
             ]);
             field("rewrite", edits)
         }
-        Filter::Mirror(Mirror {
-            to,
-            numerator,
-            denominator,
-        }) => field(
-            "mirror",
-            text(format!("{numerator} of {denominator} to {to}")),
-        ),
+        Filter::Mirror(Mirror { to, fraction }) => {
+            let (part, whole) = (fraction.numerator(), fraction.denominator());
+            field("mirror", text(format!("{part} of {whole} to {to}")))
+        }
         Filter::Cors(of) => field("cors", cors(of)),
         Filter::ExternalAuth(of) => field("externalAuth", external_auth(of)),
     }

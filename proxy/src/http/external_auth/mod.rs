@@ -41,7 +41,7 @@ const MAX_RESPONSE_BODY: usize = 64 << 10;
 /// Where a request came to.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
-    pub downstream: &'a Arc<Downstream>,
+    pub downstream: &'a Downstream,
     /// The address that the client connected to.
     pub address: SocketAddr,
     pub scheme: &'static str,

@@ -17,13 +17,14 @@ use crate::http::informational::Progress;
 use crate::http::response_body::{RequestState, Response};
 use crate::http::serve::{Handler, Request};
 use crate::http::{headers, path, upgrade};
+use crate::lease::Owner;
 use crate::listen::plaintext_policy::{PlaintextPolicy, Refusal, is_probe};
 use crate::telemetry::error_type::ErrorType;
 use crate::upstream::{Cluster, UpstreamRequest};
 
 /// One connection to the pod's application.
 pub(super) struct Inbound {
-    pub(super) downstream: Arc<Downstream>,
+    pub(super) downstream: Owner<Downstream>,
     /// The application as its only endpoint.
     pub(super) cluster: Arc<Cluster>,
     pub(super) app: SocketAddr,
@@ -52,7 +53,7 @@ impl Handler for Inbound {
     }
 
     fn is_busy(&self) -> bool {
-        self.downstream.is_busy()
+        self.downstream.is_leased()
     }
 
     fn malformed_request(&self, error: &hyper::Error) {

@@ -3,7 +3,7 @@
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use weft_ir::{Mirror, Retry};
+use weft_ir::{Fraction, Mirror, Retry};
 
 use super::*;
 
@@ -23,8 +23,7 @@ async fn body_is_forwarded_to_the_server_the_application_and_mirrors() {
             if at != At::Sidecar {
                 rule.filters.push(Filter::Mirror(Mirror {
                     to: port("v2"),
-                    numerator: 1,
-                    denominator: 1,
+                    fraction: Fraction::ALL,
                 }));
             }
         };

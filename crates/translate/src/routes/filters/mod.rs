@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use weft_ir::{ExternalAuth, Filter, Mirror, PathEdit, ServicePort};
+use weft_ir::{ExternalAuth, Filter, Fraction, Mirror, PathEdit, ServicePort};
 
 use super::backends::{RuleContext, resolve_object, resolve_object_of};
 use super::report::Report;
@@ -12,7 +12,7 @@ use super::resolver::Resolver;
 use super::values::unsupported;
 use crate::conditions::Fault;
 use crate::objects::{
-    ExternalAuthFilter, Fraction, GrpcFilter, HeaderFilter, HttpFilter, Lenient, RequestMirror,
+    ExternalAuthFilter, GrpcFilter, HeaderFilter, HttpFilter, Lenient, RequestMirror,
 };
 use crate::references::grants::Referrer;
 
@@ -282,12 +282,12 @@ fn mirror(
         percent,
         fraction,
     } = spec;
-    let (numerator, denominator) = match (percent, fraction) {
-        (None, None) => (1, 1),
+    let fraction = match (percent, fraction) {
+        (None, None) => Fraction::ALL,
         (Some(percent), None) => fraction_of(*percent, 100, &format!("{at}.percent"))?,
         (
             None,
-            Some(Fraction {
+            Some(crate::objects::Fraction {
                 numerator,
                 denominator,
             }),
@@ -303,11 +303,7 @@ fn mirror(
     };
     match resolve_object(backend_ref, &format!("{at}.backendRef"), context, report) {
         Ok(Err(_)) => Ok(None),
-        Ok(Ok(to)) => Ok(Some(Filter::Mirror(Mirror {
-            to,
-            numerator,
-            denominator,
-        }))),
+        Ok(Ok(to)) => Ok(Some(Filter::Mirror(Mirror { to, fraction }))),
         Err(fault) => {
             report.unresolved.push(fault);
             Ok(None)
@@ -315,17 +311,14 @@ fn mirror(
     }
 }
 
-fn fraction_of(numerator: i64, denominator: i64, at: &str) -> Result<(u32, u32), Fault> {
-    let parts = u32::try_from(numerator)
-        .ok()
-        .zip(u32::try_from(denominator).ok());
-    parts
-        .filter(|(part, whole)| *whole > 0 && part <= whole)
-        .ok_or_else(|| {
-            let why =
-                format_args!("{numerator} of {denominator} is not a fraction between 0 and 1");
-            Fault::value(at, why)
-        })
+fn fraction_of(numerator: i64, denominator: i64, at: &str) -> Result<Fraction, Fault> {
+    let part = u32::try_from(numerator).ok();
+    let parts = part.zip(u32::try_from(denominator).ok());
+    let fraction = parts.and_then(|(part, whole)| Fraction::new(part, whole));
+    fraction.ok_or_else(|| {
+        let why = format_args!("{numerator} of {denominator} is not a fraction between 0 and 1");
+        Fault::value(at, why)
+    })
 }
 
 /// Returns true if a filter replaces the path prefix that the rule matched.
