@@ -13,6 +13,16 @@ struct Kind {
     kind: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyFetch {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeySets {
+    state: &'static str,
+}
+
 /// Metrics that both commands have: of their watches and their elections.
 #[derive(Debug)]
 pub struct ClusterMetrics {
@@ -101,6 +111,19 @@ pub struct Metrics {
     pub translate_seconds: Histogram,
     pub status_writes: Counter,
     pub status_errors: Counter,
+    key_fetches: Family<KeyFetch, Counter>,
+    key_sets: Family<KeySets, Gauge>,
+}
+
+/// The key sets of token issuers that policies name, as the leader knows them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeySetCounts {
+    /// Fetched by the last attempt.
+    pub current: usize,
+    /// Fetched earlier, and in use: the last attempt failed.
+    pub stale: usize,
+    /// Never fetched: tokens of these issuers are refused.
+    pub absent: usize,
 }
 
 impl Metrics {
@@ -118,6 +141,8 @@ impl Metrics {
             translate_seconds: Histogram::new(exponential_buckets(0.000_25, 4.0, 9)),
             status_writes: Counter::default(),
             status_errors: Counter::default(),
+            key_fetches: Family::default(),
+            key_sets: Family::default(),
         };
         metrics.enter(registry);
         metrics
@@ -142,6 +167,27 @@ impl Metrics {
         to.register("status_writes", help, self.status_writes.clone());
         let help = "Failed attempts to write a status";
         to.register("status_errors", help, self.status_errors.clone());
+        let help = "Attempts to fetch the key set of a token issuer";
+        to.register("key_fetches", help, self.key_fetches.clone());
+        let help = "Key sets of token issuers, on the leader";
+        to.register("key_sets", help, self.key_sets.clone());
+    }
+
+    /// Counts an attempt to fetch a key set. `result`: `success`, or the class of the error.
+    pub fn key_fetch(&self, result: &'static str) {
+        self.key_fetches.get_or_create(&KeyFetch { result }).inc();
+    }
+
+    pub fn set_key_sets(&self, counts: KeySetCounts) {
+        let KeySetCounts {
+            current,
+            stale,
+            absent,
+        } = counts;
+        for (state, count) in [("current", current), ("stale", stale), ("absent", absent)] {
+            let gauge = self.key_sets.get_or_create(&KeySets { state });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 }
 

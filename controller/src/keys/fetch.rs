@@ -56,6 +56,25 @@ pub(super) enum FetchError {
     TooMany,
 }
 
+impl FetchError {
+    /// Returns the class as a label of metrics.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Uri => "invalid_uri",
+            Self::Resolve => "name_resolution",
+            Self::Address => "address_denied",
+            Self::Ca => "invalid_ca",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Answer => "status",
+            Self::Body => "body",
+            Self::Keys => "no_usable_keys",
+            Self::Timeout => "timeout",
+            Self::TooMany => "limit",
+        }
+    }
+}
+
 /// Returns the set as text. `denied`: networks that nothing is sent to.
 pub(super) async fn fetch(source: &KeySource, denied: &[IpNet]) -> Result<String, FetchError> {
     let attempt = attempt(source, |address| is_allowed(address.ip(), denied));

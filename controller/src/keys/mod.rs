@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use weft_translate::objects::{FetchedKeys, KeySource};
 
 use crate::kubernetes::{self, FIELD_MANAGER, MANAGED_BY};
+use crate::metrics::{KeySetCounts, Metrics};
 use crate::retries::{Retries, sleep_until};
 use crate::snapshot::Snapshots;
 use crate::watch::World;
@@ -49,6 +50,7 @@ pub struct KeyFetcher {
     pub world: Arc<World>,
     pub snapshots: Snapshots,
     pub leader: watch::Receiver<bool>,
+    pub metrics: Arc<Metrics>,
     pub stop: CancellationToken,
 }
 
@@ -88,6 +90,20 @@ impl Sets {
             .filter(is_due)
             .cloned()
             .collect()
+    }
+
+    fn counts(&self, wanted: &[KeySource]) -> KeySetCounts {
+        let mut counts = KeySetCounts::default();
+        for source in wanted {
+            let known = self.known.get(source);
+            let count = match known.map(|of| (of.jwks.is_some(), of.failure.is_some())) {
+                Some((true, false)) => &mut counts.current,
+                Some((true, true)) => &mut counts.stale,
+                Some((false, _)) | None => &mut counts.absent,
+            };
+            *count += 1;
+        }
+        counts
     }
 
     /// Returns when the next one is due.
@@ -168,6 +184,8 @@ impl KeyFetcher {
                     return;
                 }
                 self.lead().await;
+                // Another replica counts them now.
+                self.metrics.set_key_sets(KeySetCounts::default());
             }
         })
         .await;
@@ -186,6 +204,7 @@ impl KeyFetcher {
                 sets.adopt(&self.world.fetched_keys.objects());
                 sets.retain(wanted);
                 self.fetch(&mut sets, wanted).await;
+                self.metrics.set_key_sets(sets.counts(wanted));
                 let wrote = self.write(&sets.written(wanted)).await;
                 failed_write = (!wrote).then(|| Instant::now() + WRITE_AGAIN);
             }
@@ -206,6 +225,8 @@ impl KeyFetcher {
         });
         let mut attempts = futures::stream::iter(attempts).buffer_unordered(CONCURRENT);
         while let Some((source, outcome)) = attempts.next().await {
+            let result = outcome.as_ref().map_or_else(|of| of.label(), |_| "success");
+            self.metrics.key_fetch(result);
             if let Err(error) = &outcome {
                 tracing::warn!(
                     uri = source.uri, %error,
@@ -291,9 +312,17 @@ mod tests {
         assert!(sets.due(&all, start).is_empty());
         let later = start + Duration::from_secs(1);
         assert_eq!(sets.due(&all, later), [source("b")]);
+        assert_eq!(sets.counts(&all).current, 1);
         let later = start + Duration::from_secs(270);
         assert_eq!(sets.due(&all, later), [source("a"), source("b")]);
         sets.fetched(source("a"), Err(FetchError::Timeout), later, 0.0);
+        let counts = sets.counts(&wanted(&["a", "b", "c"]));
+        let expected = KeySetCounts {
+            current: 0,
+            stale: 1,
+            absent: 2,
+        };
+        assert_eq!(counts, expected);
         let written = sets.written(&all);
         assert_eq!(written[0].jwks.as_deref(), Some("1"));
         let failure = "the server did not answer within 5 seconds";

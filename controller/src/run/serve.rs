@@ -125,6 +125,7 @@ impl Serve {
         process.tasks.spawn(meshes.run());
         let keys = KeyFetcher {
             client: process.client.clone(),
+            metrics: Arc::clone(&self.metrics),
             namespace: process.options.namespace.clone(),
             denied: self.options.denied_endpoints.clone(),
             world: Arc::clone(&world),
