@@ -144,8 +144,9 @@ fn decide(
     if enforced {
         check_complete(&overrides)?;
     }
-    let strict = overrides.strict(settings);
-    warnings.extend(checks::warnings(&pod, strict, &overrides.exclude_inbound));
+    let is_strict = |port| overrides.is_strict(port, settings);
+    let excluded = &overrides.exclude_inbound;
+    warnings.extend(checks::warnings(&pod, is_strict, excluded));
 
     if let Some(existing) = before {
         if enforced {

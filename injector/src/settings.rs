@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 pub use choices::{AccessLog, Mtls, MtlsOutbound, ProbeSources, PullPolicy};
 pub use resources::{LimitBelowRequest, Quantity, RESOURCES, Resources, ResourcesError};
-pub use values::{LogFilter, OutsideGrace, Ports, Ranges, Workers};
+pub use values::{LogFilter, OutsideGrace, PortModes, Ports, Ranges, Workers};
 pub use weft_process::log::Format as LogFormat;
 
 /// The user and group ID of the proxy, whose traffic is not redirected.

@@ -117,17 +117,25 @@ pub fn resource_with(
 }
 
 fn workload(wire: proto::Workload) -> Decoded<Workload> {
-    let mode = match wire.mode() {
-        proto::workload::Mode::Permissive => Mode::Permissive,
-        // Unknown modes fail closed.
-        proto::workload::Mode::Strict | proto::workload::Mode::Unspecified => Mode::Strict,
+    let mode = match wire.port_modes.is_empty() {
+        true => wire.mode(),
+        false => wire.other_ports(),
+    };
+    let port_mode = |of: &proto::PortMode| {
+        let port = u16::try_from(of.port).map_err(|_| invalid("port_modes.port")(&of.port))?;
+        Ok((port, mtls_mode(of.mode())))
     };
     Ok(Workload {
         identity: identity(
             wire.identity
                 .ok_or(DecodeError::Absent("workload.identity"))?,
         )?,
-        mode,
+        mode: mtls_mode(mode),
+        port_modes: wire
+            .port_modes
+            .iter()
+            .map(port_mode)
+            .collect::<Decoded<_>>()?,
         probes: wire.probes.into_iter().filter_map(probe).collect(),
         locality: Locality {
             node: wire.node,
@@ -135,6 +143,14 @@ fn workload(wire: proto::Workload) -> Decoded<Workload> {
         },
         host_ips: host_ips(&wire.host_ips)?,
     })
+}
+
+/// Unknown modes fail closed.
+fn mtls_mode(wire: proto::workload::Mode) -> Mode {
+    match wire {
+        proto::workload::Mode::Permissive => Mode::Permissive,
+        proto::workload::Mode::Strict | proto::workload::Mode::Unspecified => Mode::Strict,
+    }
 }
 
 /// An empty list means that the addresses are not known, so an invalid one is not left out.

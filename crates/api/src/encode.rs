@@ -44,13 +44,19 @@ pub fn workload(of: &Workload) -> proto::Resource {
     let Workload {
         identity: id,
         mode,
+        port_modes,
         probes,
         locality: Locality { node, zone },
         host_ips,
     } = of;
-    let mode = match mode {
-        Mode::Permissive => proto::workload::Mode::Permissive,
-        Mode::Strict => proto::workload::Mode::Strict,
+    // An earlier proxy, which reads this mode alone, must not serve a strict port in plain text.
+    let is_strict = |mode: &Mode| *mode == Mode::Strict;
+    let strictest = port_modes.values().find(|mode| is_strict(mode));
+    let other_ports = (!port_modes.is_empty()).then(|| mtls_mode(*mode));
+    let mode = mtls_mode(*strictest.unwrap_or(mode));
+    let port_mode = |(port, mode): (&u16, &Mode)| proto::PortMode {
+        port: u32::from(*port),
+        mode: mtls_mode(*mode).into(),
     };
     resource(
         &ResourceKey::Workload,
@@ -61,8 +67,17 @@ pub fn workload(of: &Workload) -> proto::Resource {
             node: node.clone(),
             zone: zone.clone(),
             host_ips: host_ips.iter().map(IpAddr::to_string).collect(),
+            other_ports: other_ports.map_or(0, Into::into),
+            port_modes: port_modes.iter().map(port_mode).collect(),
         }),
     )
+}
+
+fn mtls_mode(of: Mode) -> proto::workload::Mode {
+    match of {
+        Mode::Permissive => proto::workload::Mode::Permissive,
+        Mode::Strict => proto::workload::Mode::Strict,
+    }
 }
 
 fn probe(of: &Probe) -> proto::Probe {

@@ -193,6 +193,7 @@ fn encoded_resources_decode_to_the_same_value() {
     let workload = Workload {
         identity: pod().identity.unwrap(),
         mode: Mode::Permissive,
+        port_modes: [(8080, Mode::Strict), (9090, Mode::Permissive)].into(),
         probes: vec![
             Probe {
                 port: 8080,
@@ -384,6 +385,30 @@ fn an_unknown_mode_fails_closed() {
             ..
         })
     ));
+}
+
+/// One that knows no modes of ports reads the first field alone.
+#[test]
+fn proxy_of_an_earlier_version_refuses_plain_text_of_a_strict_port() {
+    for (mode, port, expected) in [
+        (Mode::Permissive, Mode::Strict, Mode::Strict),
+        (Mode::Strict, Mode::Permissive, Mode::Strict),
+        (Mode::Permissive, Mode::Permissive, Mode::Permissive),
+    ] {
+        let mut workload = Workload::new(pod().identity.unwrap(), mode);
+        workload.port_modes = [(80, port)].into();
+        let mut wire = encode::workload(&workload);
+        let Some(proto::resource::Body::Workload(body)) = &mut wire.body else {
+            panic!("no workload")
+        };
+        body.other_ports = 0;
+        body.port_modes.clear();
+        let (_, _, decoded) = decode::resource(wire).unwrap();
+        let Resource::Workload(decoded) = decoded else {
+            panic!("no workload")
+        };
+        assert_eq!(decoded.mode_at(80), expected, "{mode:?} {port:?}");
+    }
 }
 
 #[test]

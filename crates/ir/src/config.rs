@@ -1,6 +1,7 @@
 //! The resources that a proxy holds: what is at an address, the endpoints of a Service, its own
 //! pod, and the trusted roots.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -17,8 +18,10 @@ use crate::traffic::TrafficPolicy;
 pub struct Workload {
     /// Identity of the pod.
     pub identity: Identity,
-    /// Its mTLS mode.
+    /// The mTLS mode of its ports, apart from those in `port_modes`.
     pub mode: Mode,
+    /// The mTLS modes of single ports of the application.
+    pub port_modes: BTreeMap<u16, Mode>,
     /// Sorted and without duplicates.
     pub probes: Vec<Probe>,
     /// Where the pod runs.
@@ -33,10 +36,16 @@ impl Workload {
         Self {
             identity,
             mode,
+            port_modes: BTreeMap::new(),
             probes: Vec::new(),
             locality: Locality::default(),
             host_ips: Vec::new(),
         }
+    }
+
+    /// Returns the mTLS mode of a port.
+    pub fn mode_at(&self, port: u16) -> Mode {
+        self.port_modes.get(&port).copied().unwrap_or(self.mode)
     }
 }
 

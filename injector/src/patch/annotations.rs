@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::overrides::{EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, INIT_RESOURCES, MTLS, PROXY_RESOURCES};
+use super::overrides::{
+    EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, INIT_RESOURCES, MTLS, MTLS_PORTS, PROXY_RESOURCES,
+};
 use super::{INJECT, SKIPPED, STATUS};
 
 const PREFIX: &str = "weft.dev/";
@@ -17,7 +19,7 @@ const EITHER: [&str; 7] = [
     "weft.dev/proxy-log",
     "weft.dev/proxy-workers",
 ];
-const PODS: [&str; 2] = [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND];
+const PODS: [&str; 3] = [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, MTLS_PORTS];
 /// The annotation of namespaces alone, which the controller follows.
 const AUTHORIZATION: &str = "weft.dev/authorization-default";
 /// Annotations that Weft writes, and the digest of its chart.

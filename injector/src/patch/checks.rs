@@ -146,8 +146,12 @@ fn ours(action: &Action) -> bool {
 }
 
 /// Returns warnings about what does not work as the pod's author may expect, and about ways around
-/// the proxy.
-pub(super) fn warnings(pod: &Pod, strict: bool, excluded: &Ports) -> Vec<String> {
+/// the proxy. `is_strict`: whether a port rejects plain text.
+pub(super) fn warnings(
+    pod: &Pod,
+    is_strict: impl Fn(u16) -> bool,
+    excluded: &Ports,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     if pod.spec.share_process_namespace {
         warnings.push(
@@ -178,13 +182,11 @@ pub(super) fn warnings(pod: &Pod, strict: bool, excluded: &Ports) -> Vec<String>
                 "container {name} {privilege}: it can bypass the proxy"
             ));
         }
-        if !strict {
-            continue;
-        }
+        let is_strict = |port: i64| u16::try_from(port).is_ok_and(&is_strict);
         let host_port = container
             .ports
             .iter()
-            .find(|port| port.is_tcp() && port.host_port > 0);
+            .find(|port| port.is_tcp() && port.host_port > 0 && is_strict(port.container_port));
         if let Some(port) = host_port {
             warnings.push(format!(
                 "hostPort {} of container {name}: its clients send plain text, which the pod \
@@ -194,6 +196,7 @@ pub(super) fn warnings(pod: &Pod, strict: bool, excluded: &Ports) -> Vec<String>
         }
         for (field, handler) in container.handlers() {
             if let Some(port) = https_port(container, handler)
+                && is_strict(port)
                 && !u16::try_from(port).is_ok_and(|port| excluded.contains(port))
             {
                 warnings.push(format!(

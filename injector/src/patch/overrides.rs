@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 use super::annotations;
 use crate::settings::{
-    AccessLog, LimitBelowRequest, LogFilter, LogFormat, Mtls, MtlsOutbound, OutsideGrace, Ports,
-    RESOURCES, Resources, Settings, Workers,
+    AccessLog, LimitBelowRequest, LogFilter, LogFormat, Mtls, MtlsOutbound, OutsideGrace,
+    PortModes, Ports, RESOURCES, Resources, Settings, Workers,
 };
 
 /// The annotations of each of [`RESOURCES`]: for the request and for the limit.
@@ -31,6 +31,7 @@ pub(super) const INIT_RESOURCES: ResourceNames = [
     ),
 ];
 pub(super) const MTLS: &str = "weft.dev/mtls";
+pub(super) const MTLS_PORTS: &str = "weft.dev/mtls-ports";
 pub(super) const EXCLUDE_OUTBOUND: &str = "weft.dev/exclude-outbound-ports";
 pub(super) const EXCLUDE_INBOUND: &str = "weft.dev/exclude-inbound-ports";
 
@@ -44,6 +45,8 @@ pub struct Overrides {
     pub outside_grace: Option<OutsideGrace>,
     /// Only validated here: the controller applies it, also when it changes later.
     pub mtls: Option<Mtls>,
+    /// Only validated here, as `mtls` is.
+    pub mtls_ports: PortModes,
     pub mtls_outbound: Option<MtlsOutbound>,
     pub resources: Resources,
     pub init_resources: Resources,
@@ -58,10 +61,8 @@ pub struct Overrides {
 pub enum OverrideError {
     #[error("annotation {name}: {cause}")]
     InvalidValue { name: &'static str, cause: String },
-    #[error(
-        "annotation {MTLS}: permissive is less strict than the mesh permits (chart: mtlsFloor)"
-    )]
-    BelowFloor,
+    #[error("annotation {0}: permissive is less strict than the mesh permits (chart: mtlsFloor)")]
+    BelowFloor(&'static str),
 }
 
 type Annotations = BTreeMap<String, String>;
@@ -88,6 +89,7 @@ impl Overrides {
             workers: from.either("weft.dev/proxy-workers")?,
             outside_grace: from.either("weft.dev/outside-grace")?,
             mtls: from.mtls(floor)?,
+            mtls_ports: from.mtls_ports(floor)?,
             mtls_outbound: from.either("weft.dev/mtls-outbound")?,
             resources: from.resources(&PROXY_RESOURCES)?,
             init_resources: from.resources(&INIT_RESOURCES)?,
@@ -117,9 +119,11 @@ impl Overrides {
         Ok((proxy, init))
     }
 
-    /// Returns true if the pod rejects plain text when it starts.
-    pub(super) fn strict(&self, settings: &Settings) -> bool {
-        self.mtls.unwrap_or(settings.mtls).max(settings.mtls_floor) == Mtls::Strict
+    /// Returns true if the pod rejects plain text to a port when it starts.
+    pub(super) fn is_strict(&self, port: u16, settings: &Settings) -> bool {
+        let of_port = self.mtls_ports.0.get(&port).copied();
+        let mode = of_port.or(self.mtls).unwrap_or(settings.mtls);
+        mode.max(settings.mtls_floor) == Mtls::Strict
     }
 }
 
@@ -165,7 +169,7 @@ impl Sources<'_> {
     /// controller does.
     fn mtls(&mut self, floor: Mtls) -> Result<Option<Mtls>, OverrideError> {
         if self.pod(MTLS)?.is_some_and(|own: Mtls| own < floor) {
-            return Err(OverrideError::BelowFloor);
+            return Err(OverrideError::BelowFloor(MTLS));
         }
         let value: Option<Mtls> = self.either(MTLS)?;
         if value.is_some_and(|value| value < floor) {
@@ -174,6 +178,14 @@ impl Sources<'_> {
             self.warnings.push(warning);
         }
         Ok(value.map(|value| value.max(floor)))
+    }
+
+    fn mtls_ports(&mut self, floor: Mtls) -> Result<PortModes, OverrideError> {
+        let modes: PortModes = self.pod(MTLS_PORTS)?.unwrap_or_default();
+        match modes.0.values().all(|mode| *mode >= floor) {
+            true => Ok(modes),
+            false => Err(OverrideError::BelowFloor(MTLS_PORTS)),
+        }
     }
 
     fn resources(&mut self, names: &ResourceNames) -> Result<Resources, OverrideError> {

@@ -1,11 +1,11 @@
 //! Settings that are parsed: address ranges, log filters, numbers and ports.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use super::InvalidValue;
+use super::{InvalidValue, Mtls};
 
 /// Address ranges, as `10.96.0.0/12,fd00::/48`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -143,6 +143,31 @@ impl fmt::Display for Ports {
     }
 }
 
+/// Whether single ports of a pod accept plain text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortModes(pub BTreeMap<u16, Mtls>);
+
+impl FromStr for PortModes {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        const EXPECTED: &str =
+            "a list of at most 64 ports with their modes, such as 8080=strict,9090=permissive";
+        let invalid = || InvalidValue::new(text, EXPECTED);
+        let mut modes = BTreeMap::new();
+        for part in text.split(',').map(str::trim).filter(|of| !of.is_empty()) {
+            let (port, mode) = part.split_once('=').ok_or_else(invalid)?;
+            let port = port.trim().parse::<u16>().ok().filter(|port| *port > 0);
+            let mode = mode.trim().parse().map_err(|_| invalid())?;
+            let before = modes.insert(port.ok_or_else(invalid)?, mode);
+            if before.is_some() || modes.len() > 64 {
+                return Err(invalid());
+            }
+        }
+        Ok(Self(modes))
+    }
+}
+
 impl FromStr for Ports {
     type Err = InvalidValue;
 
@@ -169,6 +194,27 @@ impl FromStr for Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modes_of_ports_are_parsed() {
+        let modes = "9090=permissive, 8080=strict".parse::<PortModes>().unwrap();
+        let expected = [(8080, Mtls::Strict), (9090, Mtls::Permissive)];
+        assert_eq!(modes.0, expected.into());
+        let long: Vec<String> = (1..=65).map(|port| format!("{port}=strict")).collect();
+        for text in [
+            "80",
+            "80=",
+            "=strict",
+            "0=strict",
+            "70000=strict",
+            "80=Strict",
+            "http=strict",
+        ] {
+            assert!(text.parse::<PortModes>().is_err(), "{text}");
+        }
+        assert!("80=strict,80=permissive".parse::<PortModes>().is_err());
+        assert!(long.join(",").parse::<PortModes>().is_err());
+    }
 
     #[test]
     fn ranges_are_parsed() {

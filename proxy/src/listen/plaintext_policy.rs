@@ -37,7 +37,7 @@ impl PlaintextPolicy {
         let Some(workload) = workload else {
             return Self::Nothing;
         };
-        if workload.mode == Mode::Permissive {
+        if workload.mode_at(app.port()) == Mode::Permissive {
             return Self::All;
         }
         let probes = probes(Some(workload), app);

@@ -227,6 +227,23 @@ async fn plaintext_on_other_ports_and_protocols_is_refused() {
 }
 
 #[tokio::test]
+async fn single_port_has_its_own_mode() {
+    for (pod, of_port, plain) in [
+        (Mode::Strict, Mode::Permissive, true),
+        (Mode::Permissive, Mode::Strict, false),
+    ] {
+        let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
+        let mut workload = Workload::new(pair.server.identity.clone(), pod);
+        let other = pair.app.address().port() ^ 1;
+        for (port, expected) in [(pair.app.address().port(), plain), (other, !plain)] {
+            workload.port_modes = [(port, of_port)].into();
+            pair.server.tell(vec![encode::workload(&workload)]);
+            assert_eq!(answers(pair.back).await, expected, "{pod:?} {of_port:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn mode_change_applies_to_next_connection() {
     let pair = Pair::start(Speaks::Http1, Protocol::Detect).await;
     let mut meshed = Client::connect(pair.front, Version::Http1).await;

@@ -66,7 +66,7 @@ pub(crate) struct PodInfo {
     pub(crate) gateway: Option<GatewayId>,
     /// Whether the pod is being deleted.
     pub(crate) terminating: bool,
-    warning: Option<String>,
+    warnings: Vec<String>,
 }
 
 /// The last state of pods.
@@ -111,7 +111,7 @@ impl Pods {
         let mut index = Self::default();
         for pod in pods {
             index.in_mesh += usize::from(pod.workload.is_some());
-            index.warnings.extend(pod.warning.clone());
+            index.warnings.extend(pod.warnings.iter().cloned());
             for address in &pod.addresses {
                 if pod.on_host {
                     let namespaces = index.by_node.entry(*address).or_default();
@@ -200,7 +200,7 @@ impl PodInfo {
             excluded: ExcludedPorts::default(),
             gateway: None,
             terminating: !metadata.deletion_timestamp.is_empty(),
-            warning: None,
+            warnings: Vec::new(),
         };
         info.addresses = addresses(pod_ips, pod_ip);
         if info.on_host {
@@ -213,10 +213,12 @@ impl PodInfo {
         let identity = identity(&metadata.namespace, spec, &settings.trust_domain);
         info.workload = identity.as_ref().map(|identity| {
             let (mode, warning) = modes.of(metadata);
-            info.warning = warning;
+            let (port_modes, of_ports) = modes.of_ports(metadata);
+            info.warnings = warning.into_iter().chain(of_ports).collect();
             Arc::new(Workload {
                 identity: identity.clone(),
                 mode,
+                port_modes,
                 probes: probes(spec),
                 locality: info.locality.clone(),
                 host_ips: addresses(host_ips, host_ip),

@@ -409,6 +409,9 @@ fn workload(mesh: &Mesh, namespace: &str, name: &str) -> Value {
                 Mode::Strict => "strict",
             };
             let mut line = format!("{} {mode}", workload.identity);
+            for (port, mode) in &workload.port_modes {
+                line.push_str(&format!(", {port} {mode:?}").to_lowercase());
+            }
             for probe in &workload.probes {
                 let asks = match &probe.asks {
                     ProbeRequest::Get(path) => format!("GET {path}"),
