@@ -198,7 +198,13 @@ impl TestNamespace {
 
     /// Sets the annotation `weft.dev/mtls` of a pod or namespace; `null` removes it.
     pub async fn set_mtls(&self, kind: &str, name: &str, mode: Value) -> anyhow::Result<()> {
-        let patch = json!({"metadata": {"annotations": {"weft.dev/mtls": mode}}});
+        let annotations = json!({"weft.dev/mtls": mode});
+        self.annotate(kind, name, annotations).await
+    }
+
+    /// Sets annotations of an object of the API group ""; `null` removes one.
+    pub async fn annotate(&self, kind: &str, name: &str, annotations: Value) -> anyhow::Result<()> {
+        let patch = json!({"metadata": {"annotations": annotations}});
         let (object, patch) = (self.api("v1", kind), Patch::Merge(&patch));
         let patched = object.patch(name, &PatchParams::default(), &patch).await;
         patched

@@ -98,8 +98,19 @@ mod cases {
             .await?;
         wait_until_served(ns, "plain", false).await?;
         ns.set_mtls("Pod", "reviews-v1", Value::Null).await?;
-        ns.set_mtls("Namespace", &ns.namespace, "permissive".into())
-            .await?;
+        // A single port is open in a strict pod, and closed in a permissive one.
+        for (namespace, port, served) in [
+            ("strict", "8080=permissive", true),
+            ("permissive", "8080=strict", false),
+        ] {
+            ns.set_mtls("Namespace", &ns.namespace, namespace.into())
+                .await?;
+            let ports = json!({"weft.dev/mtls-ports": port});
+            ns.annotate("Pod", "reviews-v1", ports).await?;
+            wait_until_served(ns, "plain", served).await?;
+        }
+        let none = json!({"weft.dev/mtls-ports": null});
+        ns.annotate("Pod", "reviews-v1", none).await?;
         wait_until_served(ns, "plain", true).await?;
         anyhow::ensure!(
             ns.restarts("reviews-v1").await? == 0,
