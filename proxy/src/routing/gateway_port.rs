@@ -163,7 +163,7 @@ pub enum ResolvedServing {
     Http(HostMap<ResolvedListener>),
     /// By the server's name in the ClientHello.
     Tls(HostMap<ResolvedTlsListener>),
-    /// All connections or datagrams alike.
+    /// All connections, or all datagrams.
     Stream(ResolvedStream),
 }
 

@@ -173,12 +173,14 @@ impl EndpointRegistry {
             Some(_) => alpn::TCP,
             None => alpn,
         };
-        let mut tries = 1;
+        let mut attempts = 1;
         let transport = loop {
             match self.connect_once(endpoint, mesh_alpn).await {
-                Err(ConnectError::PlaintextResponse { .. }) if tries < MAX_PLAINTEXT_ATTEMPTS => {
-                    tokio::time::sleep(PLAINTEXT_BACKOFF * (1 << (tries - 1))).await;
-                    tries += 1;
+                Err(ConnectError::PlaintextResponse { .. })
+                    if attempts < MAX_PLAINTEXT_ATTEMPTS =>
+                {
+                    tokio::time::sleep(PLAINTEXT_BACKOFF * (1 << (attempts - 1))).await;
+                    attempts += 1;
                 }
                 done => break done?,
             }

@@ -1,6 +1,6 @@
 //! How clients use the endpoints of Services: TrafficPolicies.
 //!
-//! A policy applies to all clients of the mesh, sidecars and Gateways alike. For each section the
+//! A policy applies to all clients of the mesh: sidecars, and Gateways. For each section the
 //! nearest policy decides: that of a Service's port before that of the Service, of its namespace
 //! and of the mesh; a section of `overrides` comes before all `defaults`, and there the farthest
 //! policy decides.

@@ -47,10 +47,10 @@ async fn requests_need_a_valid_token() {
                 assert_eq!(seen.header("x-saw-authorization"), authorization);
             } else {
                 assert_eq!(seen.header("weft-error-type"), "authentication_failed");
-                let told = seen.header("weft-error");
+                let message = seen.header("weft-error");
                 assert!(
-                    told.starts_with("denied by AuthenticationPolicy shop/tokens: "),
-                    "{told}"
+                    message.starts_with("denied by AuthenticationPolicy shop/tokens: "),
+                    "{message}"
                 );
             }
         }
@@ -177,6 +177,6 @@ async fn policy_applies_to_its_ports_and_invalid_ones_close_them() {
     let token = bearer(&SIGNER, &claims("user", 0));
     let seen = client.send(get("/", &token), "").await;
     assert_eq!(seen.status, 403);
-    let told = "denied by AuthenticationPolicy shop/tokens, which is invalid";
-    assert_eq!(seen.header("weft-error"), told);
+    let message = "denied by AuthenticationPolicy shop/tokens, which is invalid";
+    assert_eq!(seen.header("weft-error"), message);
 }

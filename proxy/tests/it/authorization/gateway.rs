@@ -194,16 +194,19 @@ async fn client_outside_is_told_nothing() {
             (403, &b""[..]),
             "{version:?}"
         );
-        let told = format!("{:?}", seen.headers);
-        assert!(!told.contains("nobody") && !told.contains("weft"), "{told}");
+        let message = format!("{:?}", seen.headers);
+        assert!(
+            !message.contains("nobody") && !message.contains("weft"),
+            "{message}"
+        );
     }
     let call = get("web", "/t.S/List").method("POST");
     let mut client = Client::connect(at(shop.number), Version::Http2).await;
     let seen = client
         .send(call.header("content-type", "application/grpc"), "")
         .await;
-    let told = (seen.header("grpc-status"), seen.header("grpc-message"));
-    assert_eq!(told, ("7", "failed at the gateway"));
+    let status = (seen.header("grpc-status"), seen.header("grpc-message"));
+    assert_eq!(status, ("7", "failed at the gateway"));
     let metrics = shop.gateway.metrics();
     assert_eq!(count(&metrics, &series("gateway", "denied", "nobody")), 3);
 }
