@@ -117,6 +117,7 @@ pub fn resource_with(
 }
 
 fn workload(wire: proto::Workload) -> Decoded<Workload> {
+    let limits = wire.limits.iter().copied();
     let mode = match wire.port_modes.is_empty() {
         true => wire.mode(),
         false => wire.other_ports(),
@@ -142,6 +143,9 @@ fn workload(wire: proto::Workload) -> Decoded<Workload> {
             zone: wire.zone,
         },
         host_ips: host_ips(&wire.host_ips)?,
+        limits: limits
+            .map(traffic::limits::port_limit)
+            .collect::<Decoded<_>>()?,
     })
 }
 

@@ -48,6 +48,7 @@ pub fn workload(of: &Workload) -> proto::Resource {
         probes,
         locality: Locality { node, zone },
         host_ips,
+        limits,
     } = of;
     // An earlier proxy, which reads this mode alone, must not serve a strict port in plain text.
     let is_strict = |mode: &Mode| *mode == Mode::Strict;
@@ -69,6 +70,7 @@ pub fn workload(of: &Workload) -> proto::Resource {
             host_ips: host_ips.iter().map(IpAddr::to_string).collect(),
             other_ports: other_ports.map_or(0, Into::into),
             port_modes: port_modes.iter().map(port_mode).collect(),
+            limits: limits.iter().map(traffic::limits::port_limit).collect(),
         }),
     )
 }

@@ -11,6 +11,7 @@ mod authorization;
 mod bytes;
 mod external_auth;
 mod gateway;
+mod limits;
 
 fn everything() -> Destination {
     let pair = |name: &'static str| (HeaderName::from_static(name), HeaderValue::from_static("1"));
@@ -209,6 +210,7 @@ fn encoded_resources_decode_to_the_same_value() {
             zone: "a".into(),
         },
         host_ips: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        limits: [(80, limits::waiting()), (u16::MAX, limits::failing())].into(),
     };
     let roots = TrustedRoots {
         signer: vec![1, 2],

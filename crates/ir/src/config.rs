@@ -11,7 +11,7 @@ use crate::gateway::BackendTls;
 use crate::identity::Identity;
 use crate::names::ServicePort;
 use crate::route::{Rule, WeightedBackend};
-use crate::traffic::TrafficPolicy;
+use crate::traffic::{RequestLimit, TrafficPolicy};
 
 /// The configuration of the proxy's own pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +28,8 @@ pub struct Workload {
     pub locality: Locality,
     /// Addresses of the pod's node, sorted and without duplicates; empty if they are not known.
     pub host_ips: Vec<IpAddr>,
+    /// How many requests the application gets at a time, by its port.
+    pub limits: BTreeMap<u16, RequestLimit>,
 }
 
 impl Workload {
@@ -40,6 +42,7 @@ impl Workload {
             probes: Vec::new(),
             locality: Locality::default(),
             host_ips: Vec::new(),
+            limits: BTreeMap::new(),
         }
     }
 

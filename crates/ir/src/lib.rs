@@ -61,4 +61,7 @@ pub use route::{
     RequestMatch, Retry, Rewrite, RouteId, RouteKind, Rule, Timeouts, ValueMatch, WeightedBackend,
 };
 pub use route_table::{Matched, RouteTable};
-pub use traffic::{EjectionTime, OutlierDetection, Percent, RetryBudget, TrafficPolicy};
+pub use traffic::{
+    ClientLimits, EjectionTime, Limits, OutlierDetection, Percent, Queue, RequestLimit,
+    RetryBudget, TrafficPolicy,
+};

@@ -39,7 +39,8 @@ pub use requests::{GrpcMatch, PathMatch, PathMatchType, RequestMatch, ValueMatch
 pub use status::{AncestorRef, AncestorStatus, Condition, PolicyStatus};
 pub use target::{ClusterTarget, LabelRequirement, LabelSelector, TargetRef};
 pub use traffic::{
-    OutlierDetection, RetryBudget, TrafficPolicy, TrafficPolicySpec, TrafficSections, TrafficTarget,
+    ClientLimits, Limits, OutlierDetection, RetryBudget, ServerLimits, TrafficPolicy,
+    TrafficPolicySpec, TrafficSections, TrafficTarget,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -16,7 +16,7 @@ use crate::output::TrafficPolicyId;
 use crate::policies::Authorized;
 use crate::routes::targets::{rule_targets, service_ports};
 use crate::service_routes::views::{Addresses, LoadBalancers, PortView};
-use crate::traffic::AppliedPolicies;
+use crate::traffic::{AppliedPolicies, LimitedWorkloads};
 
 /// The whole configuration of proxies, indexed by resource. Immutable and cheap to clone.
 ///
@@ -37,6 +37,8 @@ pub struct Mesh {
     pub(crate) authorized: Authorized,
     /// The TrafficPolicies that apply at each Service port.
     pub(crate) traffic: Arc<AppliedPolicies>,
+    /// The configuration of pods whose Services limit what they get.
+    pub(crate) limited: Arc<LimitedWorkloads>,
     /// Endpoint sets that gateways see differently from the mesh.
     pub(crate) gateway_endpoints: Arc<Endpoints>,
 }
@@ -125,7 +127,9 @@ impl Mesh {
     /// Returns the workload configuration of a pod's own proxy, or `None` if the pod is not in the
     /// mesh.
     pub fn workload(&self, namespace: &str, pod: &str) -> Option<Arc<Workload>> {
-        self.pods.get(namespace, pod)?.workload.clone()
+        let own = self.pods.get(namespace, pod)?.workload.as_ref()?;
+        let limited = self.limited.get(namespace).and_then(|of| of.get(pod));
+        Some(Arc::clone(limited.unwrap_or(own)))
     }
 
     /// Returns the policies that a pod's own proxy enforces: at the pod, or at the Gateway that it

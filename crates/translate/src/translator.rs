@@ -31,7 +31,7 @@ use crate::routes::Resolver;
 use crate::routes::status::merge_statuses;
 use crate::service_routes::attach::Attachments;
 use crate::service_routes::{attach, status, views};
-use crate::traffic::TrafficTranslator;
+use crate::traffic::{ServerLimits, TrafficTranslator};
 use crate::{gateways, objects};
 
 /// The result of a translation.
@@ -95,6 +95,7 @@ pub struct Translator {
     gateways: gateways::GatewayTranslator,
     policies: PolicyTranslator,
     traffic: TrafficTranslator,
+    server_limits: ServerLimits,
     statuses: Vec<Arc<RouteStatus>>,
 }
 
@@ -121,6 +122,7 @@ impl Translator {
             gateways: gateways::GatewayTranslator::default(),
             policies: PolicyTranslator::default(),
             traffic: TrafficTranslator::default(),
+            server_limits: ServerLimits::default(),
             statuses: Vec::new(),
         }
     }
@@ -163,6 +165,9 @@ impl Translator {
         let endpoints = self
             .endpoints
             .update(&services, slices, &pods, given, rules);
+        let limited =
+            self.server_limits
+                .update(&traffic.effective, &services, &endpoints.slices, &pods);
 
         let routes = mesh_routes(&mut self.routes, objects, &services);
         let attached = Attachments::new(&routes);
@@ -203,6 +208,7 @@ impl Translator {
                 gateways: outcome.views,
                 authorized: policies.authorized,
                 traffic: Arc::clone(&traffic.applied),
+                limited,
                 gateway_endpoints: outcome.endpoints,
             },
             statuses: self.statuses.clone(),

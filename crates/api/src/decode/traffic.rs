@@ -1,5 +1,7 @@
 //! Decodes traffic policies.
 
+pub(super) mod limits;
+
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -12,10 +14,12 @@ pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
     let proto::TrafficPolicy {
         outlier_detection,
         retry_budget,
+        limits,
     } = wire;
     Ok(TrafficPolicy {
         outlier_detection: outlier_detection.map(outliers).transpose()?,
         retry_budget: retry_budget.map(budget).transpose()?,
+        limits: limits.map(limits::limits).transpose()?,
     })
 }
 

@@ -1,5 +1,7 @@
 //! Encodes traffic policies.
 
+pub(super) mod limits;
+
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -11,10 +13,12 @@ pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
     let TrafficPolicy {
         outlier_detection,
         retry_budget,
+        limits,
     } = of;
     proto::TrafficPolicy {
         outlier_detection: outlier_detection.as_ref().map(outliers),
         retry_budget: retry_budget.map(budget),
+        limits: limits.as_ref().map(limits::limits),
     }
 }
 

@@ -133,6 +133,7 @@ fn with_policy() -> EndpointSet {
                 percent: Percent::new(0).unwrap(),
                 min_per_second: u16::MAX,
             }),
+            limits: Some(super::limits::limits()),
         })),
         ..set()
     }

@@ -2,9 +2,11 @@
 //!
 //! Source: the effective TrafficPolicy of the port. Each section has a file of its own.
 
+mod limits;
 mod outliers;
 mod percent;
 
+pub use limits::{ClientLimits, Limits, Queue, RequestLimit};
 pub use outliers::{EjectionTime, OutlierDetection};
 pub use percent::Percent;
 
@@ -16,6 +18,8 @@ pub struct TrafficPolicy {
     pub outlier_detection: Option<OutlierDetection>,
     /// How many requests are sent again.
     pub retry_budget: Option<RetryBudget>,
+    /// How much a client, and a server, has at a time.
+    pub limits: Option<Limits>,
 }
 
 impl TrafficPolicy {
@@ -24,8 +28,9 @@ impl TrafficPolicy {
         let Self {
             outlier_detection,
             retry_budget,
+            limits,
         } = self;
-        outlier_detection.is_none() && retry_budget.is_none()
+        outlier_detection.is_none() && retry_budget.is_none() && limits.is_none()
     }
 }
 

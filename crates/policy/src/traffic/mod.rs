@@ -7,8 +7,10 @@
 //!
 //! Source: GEP-713 (inherited policies). Each section has a file of its own.
 
+mod limits;
 mod outliers;
 
+pub use limits::{ClientLimits, Limits, ServerLimits};
 pub use outliers::OutlierDetection;
 
 use kube::{CustomResource, KubeSchema};
@@ -97,7 +99,7 @@ pub struct TrafficTarget {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget)").message("at least one section is required")
+    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget) || has(self.limits)").message("at least one section is required")
 )]
 pub struct TrafficSections {
     /// An endpoint that fails several requests in a row gets none for a time.
@@ -106,6 +108,9 @@ pub struct TrafficSections {
     /// How many requests are sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
+    /// How many requests and connections the Service gets at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 /// How many requests each client proxy sends again, in the last 10 seconds: whether a rule asks for

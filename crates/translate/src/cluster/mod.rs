@@ -8,6 +8,7 @@ pub(crate) mod pods;
 mod probes;
 mod protocol;
 mod service_endpoints;
+pub(crate) mod service_pods;
 pub(crate) mod services;
 mod sidecar;
 pub(crate) mod slices;

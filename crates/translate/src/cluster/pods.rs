@@ -3,7 +3,7 @@
 //! A result is kept for as long as the pod is the same object and the other inputs agree.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ pub(crate) struct PodInfo {
     pub(crate) on_host: bool,
     /// Node and zone.
     pub(crate) locality: Locality,
-    /// Configuration of its own proxy; `None` outside the mesh.
+    /// Configuration of its own proxy, without the limits of Services; `None` outside the mesh.
     pub(crate) workload: Option<Arc<Workload>>,
     /// Identity that its proxy presents to clients; `None` if no proxy accepts mTLS for the pod.
     identity: Option<Identity>,
@@ -128,6 +128,11 @@ impl Pods {
 
     pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Arc<PodInfo>> {
         self.by_name.get(namespace)?.get(name)
+    }
+
+    /// Returns the pods of a namespace, by name.
+    pub(crate) fn of_namespace(&self, namespace: &str) -> Option<&PodsByName> {
+        self.by_name.get(namespace)
     }
 
     /// Returns the pods of each namespace, by name.
@@ -222,6 +227,7 @@ impl PodInfo {
                 probes: probes(spec),
                 locality: info.locality.clone(),
                 host_ips: addresses(host_ips, host_ip),
+                limits: BTreeMap::new(),
             })
         });
         // The proxy of a gateway does not accept mTLS of the mesh.

@@ -17,7 +17,6 @@ mod pods;
 mod policy;
 mod requests;
 mod rules;
-mod services;
 mod status;
 mod targets;
 

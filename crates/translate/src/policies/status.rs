@@ -13,8 +13,8 @@ use weft_ir::{
 use super::gateways::{GatewayAuthorizations, GatewayObjects, Views, listeners};
 use super::pods::{Hit, Lookups};
 use super::policy::Policy;
-use super::services::wanted;
 use super::targets::{MAX_TARGETS, Target, TargetSpec};
+use crate::cluster::service_pods::wanted;
 use crate::conditions::condition;
 use crate::input::Objects;
 use crate::limits::{PROXY_POLICY_BYTES, PROXY_POLICY_COMPILED};

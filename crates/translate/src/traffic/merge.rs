@@ -22,9 +22,11 @@ pub(super) struct Directive {
 pub(super) fn effective(levels: &[Option<&Directive>]) -> TrafficPolicy {
     let outlier_detection = section(levels, |of| of.outlier_detection.as_ref());
     let retry_budget = section(levels, |of| of.retry_budget.as_ref());
+    let limits = section(levels, |of| of.limits.as_ref());
     TrafficPolicy {
         outlier_detection: outlier_detection.cloned(),
         retry_budget: retry_budget.copied(),
+        limits: limits.cloned(),
     }
 }
 
@@ -67,7 +69,7 @@ mod tests {
                     max_ejection_percent: Percent::default(),
                     panic_threshold: Percent::default(),
                 }),
-                retry_budget: None,
+                ..TrafficPolicy::default()
             },
         }
     }

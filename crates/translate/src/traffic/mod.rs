@@ -7,6 +7,7 @@
 mod merge;
 mod policy;
 mod sections;
+mod servers;
 mod status;
 mod winners;
 
@@ -20,6 +21,7 @@ use crate::output::TrafficPolicyStatus;
 use policy::Policy;
 use winners::Winners;
 
+pub(crate) use servers::{LimitedWorkloads, ServerLimits};
 pub(crate) use winners::AppliedPolicies;
 
 /// The policies of every Service port.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use weft_ir::Limits;
 use weft_policy::TrafficTarget;
 
 use super::merge::Directive;
@@ -101,6 +102,21 @@ impl Policy {
     /// The oldest first, then by name.
     pub(super) fn order(&self) -> (&str, &TrafficPolicyId) {
         (&self.creation, &self.id)
+    }
+
+    /// Returns true if a section concerns connections of bytes, too.
+    pub(super) fn limits_connections(&self) -> bool {
+        let limits = self.limits();
+        limits.is_some_and(|of| of.client.max_connections.is_some())
+    }
+
+    /// Returns true if a section concerns all clients of the pods, whatever address they use.
+    pub(super) fn limits_servers(&self) -> bool {
+        self.limits().is_some_and(|of| of.server.is_some())
+    }
+
+    fn limits(&self) -> Option<&Limits> {
+        self.directive.as_ref().ok()?.sections.limits.as_ref()
     }
 
     pub(super) fn namespace(&self) -> &str {

@@ -75,21 +75,31 @@ fn outcome(
             Err(("Conflicted", why))
         }
         _ => Ok(match &place {
-            Place::Service(id) => services.get(id).map_or_else(String::new, |of| note(of)),
+            Place::Service(id) => {
+                let service = services.get(id);
+                service.map_or_else(String::new, |of| note(policy, of))
+            }
             _ => String::new(),
         }),
     }
 }
 
 /// Returns what is to be known about a Service as a whole.
-fn note(service: &ServiceInfo) -> String {
+fn note(policy: &Policy, service: &ServiceInfo) -> String {
     let mut note = String::new();
     if let Some(opaque) = opaque(&service.ports) {
-        note += &format!("; it has no effect on {opaque}");
+        let effect = match policy.limits_connections() {
+            true => "only limits.client.maxConnections has",
+            false => "it has no",
+        };
+        note += &format!("; {effect} effect on {opaque}");
     }
     if service.addressing == ServiceAddressing::Headless {
         note += "; the Service is headless, so the policy applies only where a route or a Gateway \
                  sends to it: other clients choose a pod themselves";
+        if policy.limits_servers() {
+            note += ", and limits.server applies to them";
+        }
     }
     note
 }

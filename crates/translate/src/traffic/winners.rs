@@ -114,14 +114,14 @@ pub(super) fn place(policy: &Policy, scope: &Scope, services: &Services) -> Resu
         return Err(("TargetNotFound", why));
     };
     let Some(section) = section else {
-        return match fits(service, &service.ports) {
+        return match fits(policy, service, &service.ports) {
             Some(why) => Err(("Invalid", why)),
             None => Ok(Place::Service(id)),
         };
     };
     let is_section = |port: &&PortInfo| port.name == section || port.number.to_string() == section;
     match service.ports.iter().find(is_section) {
-        Some(port) => match fits(service, std::slice::from_ref(port)) {
+        Some(port) => match fits(policy, service, std::slice::from_ref(port)) {
             Some(why) => Err(("Invalid", why)),
             None => Ok(Place::Port(port.id.as_ref().clone())),
         },
@@ -136,12 +136,15 @@ pub(super) fn place(policy: &Policy, scope: &Scope, services: &Services) -> Resu
 }
 
 /// Returns why a policy does not fit any of the ports: it concerns requests.
-fn fits(service: &ServiceInfo, ports: &[PortInfo]) -> Option<String> {
+fn fits(policy: &Policy, service: &ServiceInfo, ports: &[PortInfo]) -> Option<String> {
     let id = &service.id;
     if service.addressing == ServiceAddressing::ExternalName {
         return Some(format!(
             "Service {id} is an ExternalName, and has no endpoints"
         ));
+    }
+    if policy.limits_connections() {
+        return None;
     }
     let all_opaque = !ports.is_empty() && ports.iter().all(is_opaque);
     let opaque = opaque(ports).filter(|_| all_opaque)?;

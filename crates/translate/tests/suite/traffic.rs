@@ -1,5 +1,7 @@
 //! Traffic policies as YAML, and the examples of them.
 
+pub(crate) mod limits;
+
 use std::path::Path;
 
 use serde_norway::{Mapping, Value};
@@ -14,6 +16,7 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
     let TrafficPolicy {
         outlier_detection,
         retry_budget,
+        limits,
     } = of;
     let outliers = outlier_detection.as_ref().map(outliers);
     let budget = retry_budget.map(|of| {
@@ -24,7 +27,8 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
         let percent = percent.get();
         format!("{percent} % and {min_per_second} retries per second")
     });
-    let sections: Vec<String> = outliers.into_iter().chain(budget).collect();
+    let limits = limits.as_ref().map(limits::limits);
+    let sections: Vec<String> = outliers.into_iter().chain(budget).chain(limits).collect();
     text(sections.join("; "))
 }
 

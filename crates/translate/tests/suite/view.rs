@@ -426,6 +426,10 @@ fn workload(mesh: &Mesh, namespace: &str, name: &str) -> Value {
             if !workload.host_ips.is_empty() {
                 line.push_str(&format!(", node addresses {:?}", workload.host_ips));
             }
+            for (port, limit) in &workload.limits {
+                let limit = traffic::limits::request_limit(limit);
+                line.push_str(&format!(", {limit} on {port}"));
+            }
             if let Some(gateway) = mesh.gateway_of(namespace, name) {
                 line.push_str(&format!(", proxy of Gateway {gateway}"));
             }

@@ -1,5 +1,6 @@
 //! The sections of a TrafficPolicy. What is invalid is named by its field.
 
+mod limits;
 mod outliers;
 mod values;
 
@@ -22,14 +23,18 @@ pub(super) fn directive(
     let TrafficSections {
         outlier_detection,
         retry_budget,
+        limits,
     } = of;
     let detection = outlier_detection.as_ref();
     let detection = detection.map(|of| outliers::read(of, &format!("{at}.outlierDetection")));
     let budget = retry_budget.as_ref();
     let budget = budget.map(|of| read_retry_budget(of, &format!("{at}.retryBudget")));
+    let limits = limits.as_ref();
+    let limits = limits.map(|of| limits::read(of, &format!("{at}.limits")));
     let sections = TrafficPolicy {
         outlier_detection: detection.transpose()?,
         retry_budget: budget.transpose()?,
+        limits: limits.transpose()?,
     };
     match sections.is_empty() {
         true => Err(format!("{at}: at least one section is required")),

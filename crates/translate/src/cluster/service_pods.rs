@@ -1,15 +1,14 @@
-//! The pods and ports that a Service as a target stands for.
+//! The pods that a Service leads to, and the ports of them.
 
 use std::collections::BTreeSet;
 
-use super::compose::Ports;
 use crate::cluster::pods::PodInfo;
 use crate::cluster::services::{ServiceAddressing, ServiceInfo};
 use crate::cluster::slices::{SliceInfo, Slices};
 use crate::objects::{PortRef, ServicePortSpec, port_number};
 
 /// Returns the TCP ports of a Service; with a section, the one of that name or number.
-pub(super) fn wanted<'s>(
+pub(crate) fn wanted<'s>(
     service: &'s ServiceInfo,
     section: Option<&str>,
 ) -> Vec<&'s ServicePortSpec> {
@@ -26,12 +25,12 @@ pub(super) fn wanted<'s>(
 
 /// Returns the ports of a pod that a Service, or one of its ports, leads to; none mean all. Returns
 /// `None` if it does not lead to the pod. The pod must be in the Service's namespace.
-pub(super) fn service_ports(
+pub(crate) fn service_ports(
     service: &ServiceInfo,
     section: Option<&str>,
     pod: &PodInfo,
     slices: &Slices,
-) -> Option<Ports> {
+) -> Option<Vec<u16>> {
     let object = service.object.as_ref()?;
     if service.addressing == ServiceAddressing::ExternalName {
         return None;
@@ -53,7 +52,7 @@ pub(super) fn service_ports(
     }
     // DNS leads to every port of the pods of a headless Service without ports.
     if object.spec.ports.is_empty() && section.is_none() {
-        return Some(Ports::new());
+        return Some(Vec::new());
     }
     let mut ports = BTreeSet::new();
     for port in wanted(service, section) {
