@@ -10,6 +10,7 @@ pub mod drain;
 mod grpc;
 pub mod http;
 mod lease;
+pub mod limits;
 pub mod listen;
 pub mod net;
 pub mod options;

@@ -19,6 +19,7 @@ use weft_ir::{
 
 use crate::authorization::Policies;
 use crate::lease::Owner;
+use crate::limits::ServerLimiters;
 use crate::routing::destination::WatchedDestination;
 use crate::routing::gateway_port::{BoundPorts, WatchedPort};
 use crate::telemetry::labels::Direction;
@@ -77,6 +78,7 @@ struct StoreInner {
     workload: ArcSwapOption<Workload>,
     gateway: ArcSwapOption<Gateway>,
     policies: Policies,
+    limits: ServerLimiters,
     ready: watch::Sender<bool>,
     /// When the stream was last lost; `None` while it is up.
     lost: Mutex<Option<Instant>>,
@@ -115,6 +117,7 @@ impl Store {
             settings,
             upstream,
             policies: Policies::new(direction, &metrics.decisions),
+            limits: ServerLimiters::default(),
             metrics,
             started,
             destinations: ArcSwap::default(),
@@ -137,6 +140,11 @@ impl Store {
     /// Returns the policies that the proxy enforces.
     pub fn policies(&self) -> &Policies {
         &self.0.policies
+    }
+
+    /// Returns the limits of what the pod's application gets.
+    pub fn limits(&self) -> &ServerLimiters {
+        &self.0.limits
     }
 
     /// Resolves once the first configuration has come.

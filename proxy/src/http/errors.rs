@@ -18,6 +18,7 @@ use super::response_body::{Response, ResponseBody};
 use crate::authorization::Verdict;
 use crate::body::BodyError;
 pub use crate::grpc::is_grpc;
+use crate::limits::AtLimit;
 use crate::overload::Limit;
 use crate::telemetry::error_type::ErrorType;
 use crate::upstream::SendError;
@@ -90,6 +91,9 @@ pub enum Failure {
     UnexpectedUpgrade { endpoint: std::net::SocketAddr },
     #[error("overloaded: {0}")]
     Overloaded(Limit),
+    /// By the limits of this pod.
+    #[error(transparent)]
+    Limited(AtLimit),
     #[error("its body is over {0} bytes, which an external server has to see")]
     BodyTooLong(usize),
     #[error("no decision from the authorization server {server}: {error}")]
@@ -124,11 +128,15 @@ impl Failure {
                 SendError::NoEndpoints(_)
                 | SendError::Unreachable { .. }
                 | SendError::Refused(_)
+                | SendError::Limited(_)
+                | SendError::ServersLimited(_)
                 | SendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
                 SendError::Broken { .. } => StatusCode::BAD_GATEWAY,
                 SendError::BodyIdle => StatusCode::REQUEST_TIMEOUT,
             },
-            Self::Gone(_) | Self::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Gone(_) | Self::Overloaded(_) | Self::Limited(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Malformed { .. } | Self::UnexpectedUpgrade { .. } => StatusCode::BAD_GATEWAY,
             Self::RequestTimeout(_) | Self::BackendTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -157,6 +165,7 @@ impl Failure {
             Self::Malformed { .. } => ErrorType::MalformedResponse,
             Self::UnexpectedUpgrade { .. } => ErrorType::UnexpectedUpgrade,
             Self::Overloaded(limit) => limit.error_type(),
+            Self::Limited(at) => at.error_type(),
             Self::RequestTimeout(_) => ErrorType::RequestTimeout,
             Self::BackendTimeout(_) => ErrorType::BackendTimeout,
             Self::Panicked => ErrorType::Internal,
@@ -181,6 +190,8 @@ impl Failure {
                 SendError::NoEndpoints(_)
                 | SendError::Unreachable { .. }
                 | SendError::Refused(_)
+                | SendError::Limited(_)
+                | SendError::ServersLimited(_)
                 | SendError::Overloaded
                 | SendError::Broken { .. } => Code::Unavailable,
                 SendError::BodyIdle => Code::DeadlineExceeded,
@@ -188,6 +199,7 @@ impl Failure {
             Self::Gone(_)
             | Self::Misdirected
             | Self::Overloaded(_)
+            | Self::Limited(_)
             | Self::ExternalAuth { .. }
             | Self::Malformed { .. }
             | Self::UnexpectedUpgrade { .. } => Code::Unavailable,
@@ -199,7 +211,7 @@ impl Failure {
     pub fn never_reached_app(&self) -> bool {
         match self {
             Self::Upstream(error) => error.never_reached_app(),
-            failure => matches!(failure, Self::Overloaded(_)),
+            failure => matches!(failure, Self::Overloaded(_) | Self::Limited(_)),
         }
     }
 

@@ -142,8 +142,8 @@ impl Outbound {
         let upstream = sent.map_err(|failure| state.exchange.denied_or(failure))?;
         upgrade::check(&upstream, upgrade)?;
         let mut response = receive(upstream, false, state)?;
-        let permit = &state.exchange.permit;
-        upgrade::finish(&mut response, on_upgrade, &self.downstream, permit);
+        let (permit, lease) = (&state.exchange.permit, &mut state.lease);
+        upgrade::finish(&mut response, on_upgrade, &self.downstream, permit, lease);
         Ok(response)
     }
 }

@@ -132,6 +132,7 @@ impl MirroredRequests {
                 address,
                 exclude: Vec::new(),
                 client: None,
+                mirrored: true,
             };
             let metrics = runtime.metrics.clone();
             tokio::spawn(async move {

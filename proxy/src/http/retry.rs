@@ -146,6 +146,7 @@ pub async fn send(
             address,
             exclude: exclude.clone(),
             client,
+            mirrored: false,
         };
     }
 }

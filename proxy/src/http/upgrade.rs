@@ -9,7 +9,7 @@ use super::exchange::Downstream;
 use super::response_body::Response;
 use crate::authorization::Permit;
 use crate::net::tcp;
-use crate::upstream::UpstreamResponse;
+use crate::upstream::{Lease, UpstreamResponse};
 
 /// The client's side of the change, of a request that asks for one.
 pub fn take(head: &mut http::request::Parts) -> Option<OnUpgrade> {
@@ -29,12 +29,13 @@ pub fn check(upstream: &UpstreamResponse, asked: bool) -> Result<(), Failure> {
 }
 
 /// Where the application agrees, passes bytes between the two sides from then on, for as long as
-/// the request is permitted.
+/// the request is permitted. They keep the request's place among those that are limited.
 pub fn finish(
     response: &mut Response,
     client: Option<Option<OnUpgrade>>,
     downstream: &Downstream,
     permit: &Option<Permit>,
+    lease: &mut Option<Lease>,
 ) {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return;
@@ -51,6 +52,7 @@ pub fn finish(
     let closing = downstream.closing.clone();
     let idle = downstream.runtime.bytes_idle(downstream.direction);
     let mut permit = permit.clone();
+    let admission = lease.as_mut().and_then(Lease::take_admission);
     downstream.runtime.shutdown.spawn(async move {
         // Either side may be gone before the change is through: there is nobody left to tell.
         if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
@@ -59,5 +61,6 @@ pub fn finish(
             let _ = tcp::forward(client, server, &closing, idle, revoked).await;
         }
         drop(client_connection);
+        drop(admission);
     });
 }

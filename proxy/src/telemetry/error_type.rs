@@ -83,6 +83,11 @@ error_types! {
     MemoryLimit = "memory_limit",
     /// Too many requests to one endpoint.
     EndpointRequestLimit = "endpoint_request_limit",
+    /// By `limits` of a TrafficPolicy: requests of this client's proxy, connections of it, and
+    /// requests to a pod.
+    ClientRequestLimit = "client_request_limit",
+    ClientConnectionLimit = "client_connection_limit",
+    ServerRequestLimit = "server_request_limit",
     SessionLimit = "session_limit",
 
     // Connections.

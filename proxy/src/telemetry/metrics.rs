@@ -19,6 +19,7 @@ use super::labels::{
     AuthResult, BackendRef, ConnectionTls, Direction, MirrorResult, PassthroughReason,
     RequestLabels,
 };
+use super::limits::LimitMetrics;
 use super::outliers::OutlierMetrics;
 use super::requests::RequestMetrics;
 use super::series::{RequestCollector, RequestSeries};
@@ -113,6 +114,7 @@ pub struct Metrics {
     pub config: ConfigMetrics,
     pub udp: UdpMetrics,
     pub outliers: OutlierMetrics,
+    pub limits: LimitMetrics,
     /// Unix seconds; 0: none yet.
     pub certificate_expiry: Gauge,
     /// Roots that peers are checked against.
@@ -176,6 +178,7 @@ impl Metrics {
             config: ConfigMetrics::default(),
             udp: UdpMetrics::default(),
             outliers: OutlierMetrics::default(),
+            limits: LimitMetrics::default(),
             certificate_expiry: Gauge::default(),
             trusted_roots: Gauge::default(),
             certificate_renewals: Counter::default(),
@@ -195,6 +198,7 @@ impl Metrics {
         self.rejected.register(registry);
         self.udp.register(registry);
         self.outliers.register(registry);
+        self.limits.register(registry);
         let mut add = |name: &str, help: &str, metric: Box<dyn Registered>| {
             metric.register(registry, name, help);
         };

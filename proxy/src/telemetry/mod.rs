@@ -5,6 +5,7 @@ pub mod authorization;
 pub mod connections;
 pub mod error_type;
 pub mod labels;
+pub mod limits;
 pub mod metrics;
 pub mod outcome;
 pub mod outliers;

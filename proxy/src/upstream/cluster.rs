@@ -4,12 +4,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use weft_ir::{Choice, EndpointSet, Locality, Protocol};
+use weft_ir::{Choice, ClientLimits, EndpointSet, Locality, Protocol, TrafficPolicy};
 
 use super::budget::RetryCounter;
 use super::members::{Members, PickRequest};
 use super::outliers::{Outcome, TrackedEndpoint};
-use super::{Endpoint, EndpointRegistry};
+use super::{Endpoint, EndpointRegistry, SendError};
+use crate::limits::{Admission, AtLimit, ClientLimiters, Limiter};
+
+const NO_LIMITS: ClientLimits = ClientLimits {
+    max_connections: None,
+    requests: None,
+};
 
 /// The endpoints of a Service port.
 pub struct Cluster {
@@ -41,6 +47,7 @@ impl Cluster {
         let locality = self.registry.locality.load();
         let mut members = Members::new(set.protocol, endpoints, choice, &locality);
         let policy = set.traffic.as_deref();
+        members.limiters = self.limiters(policy);
         members.retry_budget = policy.and_then(|of| of.retry_budget).unwrap_or_default();
         if let Some(settings) = policy.and_then(|of| of.outlier_detection.as_ref()) {
             members = members.detecting(settings, &self.members.load());
@@ -52,8 +59,37 @@ impl Cluster {
     pub fn set_endpoints(&self, protocol: Protocol, endpoints: &[weft_ir::Endpoint]) {
         let endpoint = |one| self.registry.endpoint(one, None);
         let endpoints = endpoints.iter().map(endpoint).collect();
-        let members = Members::new(protocol, endpoints, Choice::default(), &Locality::default());
+        let mut members =
+            Members::new(protocol, endpoints, Choice::default(), &Locality::default());
+        members.limiters = self.limiters(None);
         self.members.store(Arc::new(members));
+    }
+
+    /// Puts the limits of a policy in force.
+    fn limiters(&self, policy: Option<&TrafficPolicy>) -> ClientLimiters {
+        let limits = policy.and_then(|of| of.limits.as_ref());
+        let limits = limits.map_or(&NO_LIMITS, |of| &of.client);
+        let metrics = &self.registry.metrics.limits;
+        self.members.load().limiters.changed(limits, metrics)
+    }
+
+    /// Returns the place of a connection of bytes, if connections are limited. Errors if there are
+    /// too many.
+    pub fn admit_connection(&self) -> Result<Option<Admission>, AtLimit> {
+        let members = self.members.load();
+        let limiter = members.limiters.connections.as_ref();
+        limiter.map(Limiter::try_enter).transpose()
+    }
+
+    /// Waits for the place of a request.
+    pub(super) async fn admit_request(
+        &self,
+        limiter: Arc<Limiter>,
+    ) -> Result<Admission, SendError> {
+        limiter.enter().await.map_err(|at| {
+            self.registry.metrics.shed(at.error_type());
+            SendError::Limited(at)
+        })
     }
 
     /// Applies the proxy's new place to which endpoints are preferred.

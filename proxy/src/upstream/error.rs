@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::ConnectError;
+use crate::limits::AtLimit;
 use crate::telemetry::error_type::ErrorType;
 
 /// No endpoint answered the request.
@@ -25,6 +26,12 @@ pub enum SendError {
     Refused(Arc<str>),
     #[error("overloaded: too many requests are under way to the endpoint")]
     Overloaded,
+    /// By the limits of this proxy.
+    #[error(transparent)]
+    Limited(AtLimit),
+    /// By the limits of all endpoints that were tried.
+    #[error("every endpoint of {0} that was tried has as many requests as limits.server allows")]
+    ServersLimited(Arc<str>),
     /// The connection ended, or its stream was reset, before the head of a response.
     #[error("the endpoint {endpoint} broke off: {cause}")]
     Broken { endpoint: SocketAddr, cause: String },
@@ -41,17 +48,22 @@ impl SendError {
             Self::Unreachable { last, .. } => last.error_type(),
             Self::Refused(_) => ErrorType::UpstreamRefused,
             Self::Overloaded => ErrorType::EndpointRequestLimit,
+            Self::Limited(at) => at.error_type(),
+            Self::ServersLimited(_) => ErrorType::ServerRequestLimit,
             Self::Broken { .. } => ErrorType::UpstreamReset,
             Self::BodyIdle => ErrorType::RequestBodyTimeout,
         }
     }
 
     /// Returns true if no application has seen the request: it may be sent again whatever its
-    /// method.
+    /// method. Not if this proxy itself has too many requests under way, which more would not mend.
     pub fn never_reached_app(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. } | Self::Refused(_) | Self::Overloaded
+            Self::Unreachable { .. }
+                | Self::Refused(_)
+                | Self::ServersLimited(_)
+                | Self::Overloaded
         )
     }
 }

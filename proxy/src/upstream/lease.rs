@@ -8,12 +8,15 @@ use super::Endpoint;
 use super::http1::Connection;
 use super::http2::StreamSlot;
 use super::outliers::{Outcome, TrackedEndpoint};
+use crate::limits::Admission;
 
 /// Released on drop; only [`Lease::complete`] returns the connection to its pool.
 pub struct Lease {
     active: ActiveRequest,
     connection: LeasedConnection,
     tracked: Option<TrackedResponse>,
+    /// The request's place, where requests are limited.
+    admission: Option<Admission>,
 }
 
 /// A response of a cluster with outlier detection.
@@ -63,7 +66,18 @@ impl Lease {
             active,
             connection,
             tracked: None,
+            admission: None,
         }
+    }
+
+    /// Keeps the request's place until the end of its response.
+    pub fn keep(&mut self, admission: Option<Admission>) {
+        self.admission = admission;
+    }
+
+    /// Hands on the place of a request whose connection was upgraded.
+    pub fn take_admission(&mut self) -> Option<Admission> {
+        self.admission.take()
     }
 
     /// The response is of a cluster with outlier detection.

@@ -10,6 +10,7 @@ use super::Endpoint;
 use super::balance;
 use super::outliers::OutlierDetector;
 use super::sessions::{self, Sessions};
+use crate::limits::ClientLimiters;
 
 /// One version of a cluster.
 pub struct Members {
@@ -23,6 +24,7 @@ pub struct Members {
     /// `None` without outlier detection.
     pub(super) outliers: Option<Arc<OutlierDetector>>,
     pub(super) retry_budget: RetryBudget,
+    pub(super) limiters: ClientLimiters,
 }
 
 /// What picking an endpoint goes by.
@@ -44,6 +46,7 @@ impl Members {
             choice: Choice::default(),
             outliers: None,
             retry_budget: RetryBudget::default(),
+            limiters: ClientLimiters::default(),
         }
     }
 
@@ -62,6 +65,7 @@ impl Members {
             choice,
             outliers: None,
             retry_budget: RetryBudget::default(),
+            limiters: ClientLimiters::default(),
         };
         if members.hinted > 0 {
             let mut endpoints: Vec<_> = members.endpoints.into_iter().zip(hinted).collect();
@@ -79,6 +83,7 @@ impl Members {
         let endpoints = self.endpoints.clone();
         let mut moved = Self::new(self.protocol, endpoints, self.choice.clone(), locality);
         moved.retry_budget = self.retry_budget;
+        moved.limiters = self.limiters.clone();
         match &self.outliers {
             Some(outliers) => moved.detecting(outliers.settings(), self),
             None => moved,

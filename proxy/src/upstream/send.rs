@@ -14,8 +14,9 @@ use super::observer::SendObserver;
 use super::outliers::{Outcome, TrackedEndpoint};
 use super::{Cluster, Endpoint, SendError, target};
 use crate::body::{ClientBody, Incoming, ReplayBuffer, ReplayMemory, Request, RequestBody};
+use crate::limits::Admission;
 use crate::telemetry::error_type::ErrorType;
-use crate::wire::REFUSED;
+use crate::wire::{ERROR_TYPE, REFUSED};
 
 /// Endpoints tried for one request.
 const MAX_ATTEMPTS: usize = 3;
@@ -33,6 +34,8 @@ pub struct UpstreamRequest {
     pub exclude: Vec<SocketAddr>,
     /// The client, for session affinity.
     pub client: Option<IpAddr>,
+    /// A copy of another request, which may wait for it: it takes no place of its client's limit.
+    pub mirrored: bool,
 }
 
 impl UpstreamRequest {
@@ -65,6 +68,7 @@ impl UpstreamRequest {
             address,
             exclude: Vec::new(),
             client: None,
+            mirrored: false,
         }
     }
 }
@@ -88,7 +92,7 @@ impl Cluster {
         if request.exclude.is_empty() {
             self.retries.request();
         }
-        let declared = matches!(self.members().protocol, Protocol::Http2 | Protocol::Grpc);
+        let (declared, admission) = self.admit(request.mirrored).await?;
         let http2 = declared || request.head.version == Version::HTTP_2;
         if declared && request.upgrade {
             // HTTP/2 has no upgrade (RFC 9113, 8.6).
@@ -139,11 +143,16 @@ impl Cluster {
             let begun = Instant::now();
             match send_to(&self.registry, &endpoint, attempt, framing, &mut observed).await {
                 Ok(response) if !observed.committed && refused(&endpoint, &response) => {
-                    failed(tracked.as_ref());
                     again = true;
-                    endpoint.eject(self.registry.now());
                     tried.push(endpoint.address);
-                    last = Some(SendError::Refused(self.name.clone()));
+                    last = Some(if is_limited(&response) {
+                        // It works, and is as busy as it may be.
+                        SendError::ServersLimited(self.name.clone())
+                    } else {
+                        failed(tracked.as_ref());
+                        endpoint.eject(self.registry.now());
+                        SendError::Refused(self.name.clone())
+                    });
                     if tried.len() >= most {
                         break;
                     }
@@ -151,6 +160,7 @@ impl Cluster {
                 Ok(mut response) => {
                     endpoint.load.observe(begun.elapsed(), self.registry.now());
                     endpoint.mark_reachable();
+                    response.lease.keep(admission);
                     if let Some(tracked) = tracked {
                         response.track(tracked, &request.head.headers);
                     }
@@ -206,6 +216,24 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Waits until the request may be sent. Returns whether the endpoints are declared to speak
+    /// HTTP/2, and the request's place if requests are limited.
+    async fn admit(&self, mirrored: bool) -> Result<(bool, Option<Admission>), SendError> {
+        let members = self.members();
+        let declared = matches!(members.protocol, Protocol::Http2 | Protocol::Grpc);
+        let limiter = members.limiters.requests.as_ref();
+        let limiter = limiter.filter(|_| !mirrored).cloned();
+        drop(members);
+        let admission = match limiter {
+            // Boxed, so that the futures of requests without a limit stay small.
+            Some(limiter) => Some(Box::pin(self.admit_request(limiter)).await?),
+            None => None,
+        };
+        Ok((declared, admission))
+    }
+}
+
 impl UpstreamResponse {
     /// The response is of a cluster with outlier detection, to a request with these headers.
     fn track(&mut self, endpoint: TrackedEndpoint, request: &HeaderMap) {
@@ -234,6 +262,12 @@ fn copy(head: &http::request::Parts, body: RequestBody) -> Request {
 /// Returns true if the proxy at the other end says that its application did not get the request.
 fn refused(endpoint: &Endpoint, upstream: &UpstreamResponse) -> bool {
     endpoint.is_proxy() && upstream.response.headers().contains_key(REFUSED)
+}
+
+/// Returns true if that is because of the limit of its requests.
+fn is_limited(upstream: &UpstreamResponse) -> bool {
+    let error_type = upstream.response.headers().get(ERROR_TYPE);
+    error_type.is_some_and(|of| of == ErrorType::ServerRequestLimit.as_str())
 }
 
 fn broken(endpoint: &Endpoint, cause: &str) -> SendError {

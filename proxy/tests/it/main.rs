@@ -33,6 +33,7 @@ mod http1;
 mod informational;
 mod late_hello;
 mod life;
+mod limits;
 mod mirror_cors_retry;
 mod outliers;
 mod pair;

@@ -94,5 +94,5 @@ fn examples_are_accepted() {
             }
         }
     }
-    assert_eq!(read, 3);
+    assert_eq!(read, 4);
 }

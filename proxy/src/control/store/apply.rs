@@ -100,10 +100,12 @@ impl Store {
         }
         for set in emptied {
             let cluster = state.cluster(&set.id, &self.0.upstream);
-            cluster.set_endpoints(set.protocol, &[]);
+            cluster.update(&set);
         }
         self.clear_removed(&state, &change.removed);
         if let Some(workload) = change.workload {
+            let metrics = &self.0.metrics.limits;
+            self.0.limits.set(&workload.limits, metrics);
             self.0.workload.store(Some(Arc::new(workload)));
             self.0.ready.send_replace(true);
         }

@@ -179,6 +179,7 @@ async fn send(
         address: place.address,
         exclude: Vec::new(),
         client: None,
+        mirrored: false,
     };
     Ok(cluster.send(request, &mut Unobserved).await?)
 }

@@ -18,6 +18,7 @@ use crate::http::response_body::{RequestState, Response};
 use crate::http::serve::{Handler, Request};
 use crate::http::{headers, path, upgrade};
 use crate::lease::Owner;
+use crate::limits::{Admission, Limiter};
 use crate::listen::plaintext_policy::{PlaintextPolicy, Refusal, is_probe};
 use crate::telemetry::error_type::ErrorType;
 use crate::upstream::{Cluster, UpstreamRequest};
@@ -96,6 +97,23 @@ impl Inbound {
         accepted.map_err(|refusal| self.refuse(refusal))
     }
 
+    /// Returns true if the client is where the kubelet is.
+    fn is_from_node(&self) -> bool {
+        let runtime = &self.downstream.runtime;
+        let workload = runtime.store.workload();
+        let node = workload.as_ref().map_or(&[][..], |of| &of.host_ips);
+        let client = self.downstream.address.ip();
+        runtime.probe_sources.allow(client, node)
+    }
+
+    /// Waits until the application may have one more request.
+    async fn admitted(&self, limiter: Arc<Limiter>) -> Result<Admission, Failure> {
+        limiter.enter().await.map_err(|at| {
+            self.downstream.runtime.metrics.shed(at.error_type());
+            Failure::Limited(at)
+        })
+    }
+
     async fn forward(
         &self,
         request: Request,
@@ -106,10 +124,18 @@ impl Inbound {
         let upgrade = headers::clean_request(&mut head)?;
         let has_body = !body.is_end_stream();
         self.check_plaintext(&head, upgrade, has_body)?;
-        if !is_probe(&self.probes, &head, upgrade, has_body) {
+        let is_probe = is_probe(&self.probes, &head, upgrade, has_body);
+        if !is_probe {
             let permit = self.policies.request(&mut head, path::normalize);
             state.exchange.set_permit(permit)?;
         }
+        let admission = match self.downstream.runtime.store.limits().of(self.app.port()) {
+            Some(limiter) if !(is_probe && self.is_from_node()) => {
+                // Boxed, so that the futures of requests without a limit stay small.
+                Some(Box::pin(self.admitted(limiter)).await?)
+            }
+            _ => None,
+        };
         let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
         let version = if self.app_http2 {
             Version::HTTP_2
@@ -119,16 +145,22 @@ impl Inbound {
         headers::set_version(&mut head, version);
         let replay = &self.downstream.runtime.overload.replay;
         let request = UpstreamRequest::new(head, body, upgrade, self.app, replay);
+        if admission.is_some() {
+            // It keeps others waiting.
+            let idle = self.downstream.runtime.body_idle;
+            request.replay_buffer.set_idle_timeout(idle);
+        }
         let permit = state.exchange.permit.as_ref();
         request.replay_buffer.set_permit(permit);
         state.exchange.replay_buffer = Some(request.replay_buffer.clone());
         let mut progress = Progress(&mut state.exchange);
         let sent = self.cluster.send(request, &mut progress).await;
-        let upstream = sent.map_err(|error| state.exchange.denied_or(error.into()))?;
+        let mut upstream = sent.map_err(|error| state.exchange.denied_or(error.into()))?;
+        upstream.lease.keep(admission);
         upgrade::check(&upstream, upgrade)?;
         let mut response = receive(upstream, true, state)?;
-        let permit = &state.exchange.permit;
-        upgrade::finish(&mut response, on_upgrade, &self.downstream, permit);
+        let (permit, lease) = (&state.exchange.permit, &mut state.lease);
+        upgrade::finish(&mut response, on_upgrade, &self.downstream, permit, lease);
         Ok(response)
     }
 }

@@ -13,6 +13,7 @@ use weft_api::alpn;
 
 use super::ConnectionError;
 use crate::http::runtime::Runtime;
+use crate::limits::Admission;
 use crate::net::detect::Prefixed;
 use crate::routing::destination::WatchedDestination;
 use crate::telemetry::error_type::ErrorType;
@@ -36,6 +37,8 @@ pub(super) struct UpstreamConnection {
     pub(super) stream: Prefixed<Transport>,
     endpoint: Arc<Endpoint>,
     metrics: Arc<RequestMetrics>,
+    /// Its place, where connections are limited.
+    admission: Option<Admission>,
 }
 
 /// Serves a connection of the pod. `opened`: the upstream connection, if there is one already.
@@ -121,6 +124,7 @@ where
         stream: upstream,
         endpoint,
         metrics,
+        admission: _admission,
     } = opened;
     recorder.metrics = Some(metrics);
     recorder.endpoint = Some(endpoint.address);
@@ -155,6 +159,9 @@ async fn connect(
     recorder: &mut ConnectionRecorder<'_>,
 ) -> Result<UpstreamConnection, ConnectionError> {
     let ChosenCluster { cluster, metrics } = chosen;
+    let admission = cluster.admit_connection();
+    let admission =
+        admission.map_err(|at| ConnectionError::refused(at.error_type(), at.to_string()))?;
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut last: Option<ConnectError> = None;
     while tried.len() < MAX_ATTEMPTS
@@ -172,6 +179,7 @@ async fn connect(
                     stream,
                     endpoint,
                     metrics,
+                    admission,
                 });
             }
             Err(error) => {

@@ -127,6 +127,9 @@ impl<'a> ConnectionRecorder<'a> {
     ) -> Result<(), ConnectionError> {
         let error_type = result.as_ref().err().map(ConnectionError::error_type);
         let failed = error_type.is_some();
+        if let Some(limit @ ErrorType::ClientConnectionLimit) = error_type {
+            self.runtime.metrics.shed(limit);
+        }
         let metrics = match self.metrics {
             Some(metrics) => metrics,
             None if failed => self.runtime.metrics.outbound_unknown.clone(),

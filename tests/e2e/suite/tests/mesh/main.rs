@@ -33,5 +33,6 @@ mod rules;
 mod servers;
 mod services;
 mod status;
+mod traffic_limits;
 mod traffic_policy;
 mod trust;
