@@ -8,6 +8,7 @@ use weft_ir::*;
 use crate::{Resource, decode, encode, proto};
 
 mod authorization;
+mod balancing;
 mod bytes;
 mod external_auth;
 mod gateway;

@@ -62,6 +62,5 @@ pub use route::{
 };
 pub use route_table::{Matched, RouteTable};
 pub use traffic::{
-    ClientLimits, EjectionTime, Limits, OutlierDetection, Percent, Queue, RequestLimit,
-    RetryBudget, TrafficPolicy,
+    Algorithm, ClientLimits, ConsistentHash, EjectionTime, HashCookie, HashKey, Limits, LoadBalancing, LoadFactor, OutlierDetection, Percent, Queue, RequestLimit, RetryBudget, SlowStart, TrafficPolicy,
 };

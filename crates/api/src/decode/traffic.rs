@@ -1,6 +1,7 @@
 //! Decodes traffic policies.
 
 pub(super) mod limits;
+mod balancing;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -15,11 +16,13 @@ pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
         outlier_detection,
         retry_budget,
         limits,
+        load_balancing,
     } = wire;
     Ok(TrafficPolicy {
         outlier_detection: outlier_detection.map(outliers).transpose()?,
         retry_budget: retry_budget.map(budget).transpose()?,
         limits: limits.map(limits::limits).transpose()?,
+        load_balancing: balancing::section(load_balancing)?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Encodes traffic policies.
 
 pub(super) mod limits;
+mod balancing;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -14,11 +15,13 @@ pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
         outlier_detection,
         retry_budget,
         limits,
+        load_balancing,
     } = of;
     proto::TrafficPolicy {
         outlier_detection: outlier_detection.as_ref().map(outliers),
         retry_budget: retry_budget.map(budget),
         limits: limits.as_ref().map(limits::limits),
+        load_balancing: load_balancing.as_ref().map(balancing::section),
     }
 }
 

@@ -2,11 +2,15 @@
 //!
 //! Source: the effective TrafficPolicy of the port. Each section has a file of its own.
 
+mod balancing;
 mod limits;
 mod outliers;
 mod percent;
 
 pub use limits::{ClientLimits, Limits, Queue, RequestLimit};
+pub use balancing::{
+    Algorithm, ConsistentHash, HashCookie, HashKey, LoadBalancing, LoadFactor, SlowStart,
+};
 pub use outliers::{EjectionTime, OutlierDetection};
 pub use percent::Percent;
 
@@ -20,6 +24,8 @@ pub struct TrafficPolicy {
     pub retry_budget: Option<RetryBudget>,
     /// How much a client, and a server, has at a time.
     pub limits: Option<Limits>,
+    /// Which endpoint takes a request.
+    pub load_balancing: Option<LoadBalancing>,
 }
 
 impl TrafficPolicy {
@@ -29,8 +35,12 @@ impl TrafficPolicy {
             outlier_detection,
             retry_budget,
             limits,
+            load_balancing,
         } = self;
-        outlier_detection.is_none() && retry_budget.is_none() && limits.is_none()
+        outlier_detection.is_none()
+            && retry_budget.is_none()
+            && limits.is_none()
+            && load_balancing.is_none()
     }
 }
 

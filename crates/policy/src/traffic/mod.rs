@@ -7,10 +7,15 @@
 //!
 //! Source: GEP-713 (inherited policies). Each section has a file of its own.
 
+mod balancing;
 mod limits;
 mod outliers;
 
 pub use limits::{ClientLimits, Limits, ServerLimits};
+pub use balancing::{
+    BalancingAlgorithm, ConsistentHash, HashCookie, HashHeader, HashKeyType, HashQueryParameter,
+    LoadBalancing, SlowStart,
+};
 pub use outliers::OutlierDetection;
 
 use kube::{CustomResource, KubeSchema};
@@ -99,7 +104,7 @@ pub struct TrafficTarget {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget) || has(self.limits)").message("at least one section is required")
+    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget) || has(self.limits) || has(self.loadBalancing)").message("at least one section is required")
 )]
 pub struct TrafficSections {
     /// An endpoint that fails several requests in a row gets none for a time.
@@ -111,6 +116,9 @@ pub struct TrafficSections {
     /// How many requests and connections the Service gets at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// Which endpoint takes a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancing: Option<LoadBalancing>,
 }
 
 /// How many requests each client proxy sends again, in the last 10 seconds: whether a rule asks for

@@ -5,7 +5,9 @@ pub(crate) mod limits;
 use std::path::Path;
 
 use serde_norway::{Mapping, Value};
-use weft_ir::{OutlierDetection, RetryBudget, TrafficPolicy};
+use weft_ir::{
+    ConsistentHash, HashKey, LoadBalancing, OutlierDetection, RetryBudget, TrafficPolicy,
+};
 use weft_translate::{Objects, TrafficPolicyStatus, Translation, translate};
 
 use crate::authorization::ancestor_status;
@@ -17,6 +19,7 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
         outlier_detection,
         retry_budget,
         limits,
+        load_balancing,
     } = of;
     let outliers = outlier_detection.as_ref().map(outliers);
     let budget = retry_budget.map(|of| {
@@ -28,7 +31,9 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
         format!("{percent} % and {min_per_second} retries per second")
     });
     let limits = limits.as_ref().map(limits::limits);
-    let sections: Vec<String> = outliers.into_iter().chain(budget).chain(limits).collect();
+    let balanced = load_balancing.as_ref().map(balancing);
+    let sections = [outliers, budget, limits, balanced];
+    let sections: Vec<String> = sections.into_iter().flatten().collect();
     text(sections.join("; "))
 }
 
@@ -54,6 +59,32 @@ fn outliers(of: &OutlierDetection) -> String {
         max_ejection_percent.get(),
         panic_threshold.get()
     )
+}
+
+fn balancing(of: &LoadBalancing) -> String {
+    match of {
+        LoadBalancing::PerRequest {
+            algorithm,
+            slow_start: None,
+        } => format!("{algorithm:?}"),
+        LoadBalancing::PerRequest {
+            algorithm,
+            slow_start: Some(of),
+        } => format!("{algorithm:?}, {:?} until an endpoint is full", of.window()),
+        LoadBalancing::ConsistentHash(ConsistentHash { key, load_factor }) => {
+            let key = match key {
+                HashKey::Header(name) => format!("header {name}"),
+                HashKey::Cookie(of) => match of.ttl() {
+                    Some(ttl) => format!("cookie {} made at {} for {ttl:?}", of.name(), of.path()),
+                    None => format!("cookie {}", of.name()),
+                },
+                HashKey::QueryParameter(name) => format!("parameter {name}"),
+                HashKey::SourceAddress => "source address".to_owned(),
+            };
+            let bound = load_factor.map(|of| format!(", load up to {} %", of.percent()));
+            format!("hash of {key}{}", bound.unwrap_or_default())
+        }
+    }
 }
 
 pub(crate) fn statuses(translation: &Translation) -> Mapping {

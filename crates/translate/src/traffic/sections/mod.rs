@@ -1,5 +1,6 @@
 //! The sections of a TrafficPolicy. What is invalid is named by its field.
 
+mod balancing;
 mod limits;
 mod outliers;
 mod values;
@@ -24,6 +25,7 @@ pub(super) fn directive(
         outlier_detection,
         retry_budget,
         limits,
+        load_balancing,
     } = of;
     let detection = outlier_detection.as_ref();
     let detection = detection.map(|of| outliers::read(of, &format!("{at}.outlierDetection")));
@@ -31,10 +33,13 @@ pub(super) fn directive(
     let budget = budget.map(|of| read_retry_budget(of, &format!("{at}.retryBudget")));
     let limits = limits.as_ref();
     let limits = limits.map(|of| limits::read(of, &format!("{at}.limits")));
+    let balancing = load_balancing.as_ref();
+    let balancing = balancing.map(|of| balancing::read(of, &format!("{at}.loadBalancing")));
     let sections = TrafficPolicy {
         outlier_detection: detection.transpose()?,
         retry_budget: budget.transpose()?,
         limits: limits.transpose()?,
+        load_balancing: balancing.transpose()?,
     };
     match sections.is_empty() {
         true => Err(format!("{at}: at least one section is required")),
