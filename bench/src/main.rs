@@ -6,6 +6,7 @@
 
 mod authentication;
 mod authorization;
+mod balancing;
 mod footprint;
 mod load;
 mod netns;
@@ -45,6 +46,8 @@ enum Command {
     Authorization(authorization::Options),
     /// Measure a request with a token, known and new.
     Authentication(authentication::Options),
+    /// Measure a pick by each algorithm among 10, 100 and 1,000 endpoints.
+    Balancing(balancing::Options),
     /// Answer every request with 1 KiB.
     Server(server::Options),
 }
@@ -66,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Authorization(options) => authorization::run(&options),
         Command::Authentication(options) => authentication::run(&options),
+        Command::Balancing(options) => balancing::run(&options),
         Command::Server(options) => runtime.block_on(server::run(options)),
     }
 }

@@ -6,6 +6,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod body;
 pub mod control;
+mod cookies;
 pub mod drain;
 mod grpc;
 pub mod http;

@@ -51,7 +51,7 @@ pub use gateway::{
 pub use hosts::{HostMap, HostPattern, HostPatternError, bare_host};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use ipnet::IpNet;
-pub use matching::decode_query;
+pub use matching::{decode_query, query_value};
 pub use names::{
     ResourceKey, ResourceKeyError, ServiceId, ServiceKind, ServicePort, ServicePortError, Transport,
 };

@@ -113,11 +113,16 @@ pub(crate) fn matches_header(condition: &HeaderMatch, uri: &Uri, headers: &Heade
 /// Of repeated parameters the first counts.
 pub(crate) fn matches_query(conditions: &[QueryMatch], query: &str) -> bool {
     conditions.iter().all(|condition| {
-        let value = query.split('&').find_map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode_query(name) == condition.name).then_some(value)
-        });
+        let value = query_value(query, &condition.name);
         value.is_some_and(|value| condition.value.matches(&decode_query(value)))
+    })
+}
+
+/// Returns the value of the first parameter with the name, which is decoded; the value is not.
+pub fn query_value<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode_query(key) == name).then_some(value)
     })
 }
 

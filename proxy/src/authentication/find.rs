@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Uri};
 use weft_ir::{JwtProvider, TokenLocation, decode_query};
 
 use super::token::TokenError;
+use crate::cookies::cookie_values;
 
 /// Returns the token of a request. All places of all providers are looked at: an application may
 /// read another one than the proxy, so that two tokens have to be the same.
@@ -68,19 +69,8 @@ fn after_prefix<'h>(value: &'h HeaderValue, prefix: &str) -> Result<Option<&'h s
 }
 
 fn cookies<'h>(headers: &'h HeaderMap, name: &str) -> Result<Vec<&'h str>, TokenError> {
-    let mut found = Vec::new();
-    for value in headers.get_all(COOKIE) {
-        for pair in value.as_bytes().split(|byte| *byte == b';') {
-            let pair = pair.trim_ascii();
-            let named = pair.strip_prefix(name.as_bytes());
-            let Some(value) = named.and_then(|rest| rest.strip_prefix(b"=")) else {
-                continue;
-            };
-            let value = std::str::from_utf8(value).map_err(|_| TokenError::Malformed)?;
-            found.push(value.trim_matches('"'));
-        }
-    }
-    Ok(found)
+    let text = |value| std::str::from_utf8(value).map_err(|_| TokenError::Malformed);
+    cookie_values(headers, name).map(text).collect()
 }
 
 /// Removes the token from all of these places.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use weft_ir::{Choice, ClientLimits, EndpointSet, Locality, Protocol, TrafficPolicy};
 
+use super::balance::Key;
 use super::budget::RetryCounter;
 use super::members::{Members, PickRequest};
 use super::outliers::{Outcome, TrackedEndpoint};
@@ -49,8 +50,11 @@ impl Cluster {
         let policy = set.traffic.as_deref();
         members.limiters = self.limiters(policy);
         members.retry_budget = policy.and_then(|of| of.retry_budget).unwrap_or_default();
+        let before = self.members.load();
+        let balancing = policy.and_then(|of| of.load_balancing.as_ref());
+        members = members.balancing(balancing, &before, self.registry.now());
         if let Some(settings) = policy.and_then(|of| of.outlier_detection.as_ref()) {
-            members = members.detecting(settings, &self.members.load());
+            members = members.detecting(settings, &before);
         }
         self.members.store(Arc::new(members));
     }
@@ -112,18 +116,20 @@ impl Cluster {
     /// `None` if there is no other.
     pub fn pick(&self, tried: &[SocketAddr], client: Option<IpAddr>) -> Option<Arc<Endpoint>> {
         let members = self.members.load();
-        let place = self.pick_place(&members, tried, client)?;
+        let key = client.and_then(|client| members.key_of_connection(client));
+        let place = self.pick_place(&members, tried, client, key)?;
         members.endpoints.get(place).cloned()
     }
 
-    /// As [`Cluster::pick`], for a request whose outcome counts.
+    /// As [`Cluster::pick`], for a request with this key, and whose outcome counts.
     pub(super) fn pick_tracked(
         &self,
         tried: &[SocketAddr],
         client: Option<IpAddr>,
+        key: Option<Key>,
     ) -> Option<(Arc<Endpoint>, Option<TrackedEndpoint>)> {
         let members = self.members.load();
-        let place = self.pick_place(&members, tried, client)?;
+        let place = self.pick_place(&members, tried, client, key)?;
         let endpoint = members.endpoints.get(place)?.clone();
         Some((endpoint, self.tracked(&members, place)))
     }
@@ -133,9 +139,15 @@ impl Cluster {
         members: &Members,
         tried: &[SocketAddr],
         client: Option<IpAddr>,
+        key: Option<Key>,
     ) -> Option<usize> {
         let now = self.registry.now();
-        let asked = PickRequest { now, tried, client };
+        let asked = PickRequest {
+            now,
+            tried,
+            client,
+            key,
+        };
         self.choose(members, &asked, |endpoint| {
             if endpoint.try_claim_probe(now) {
                 self.registry.probe(endpoint);
@@ -173,6 +185,7 @@ impl Cluster {
             now,
             tried: &[],
             client: Some(client),
+            key: None,
         };
         let members = self.members.load();
         let place = self.choose(&members, &asked, |endpoint| !endpoint.is_ejected(now))?;

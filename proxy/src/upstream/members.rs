@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use weft_ir::{Choice, Locality, OutlierDetection, Protocol, RetryBudget};
+use http::request::Parts;
+use weft_ir::{Choice, LoadBalancing, Locality, OutlierDetection, Protocol, RetryBudget};
 
 use super::Endpoint;
-use super::balance;
+use super::balance::{Balancing, ByKey, Key, RequestKey};
 use super::outliers::OutlierDetector;
 use super::sessions::{self, Sessions};
 use crate::limits::ClientLimiters;
@@ -25,6 +26,9 @@ pub struct Members {
     pub(super) outliers: Option<Arc<OutlierDetector>>,
     pub(super) retry_budget: RetryBudget,
     pub(super) limiters: ClientLimiters,
+    balancing: Balancing,
+    /// True before the first update.
+    unknown: bool,
 }
 
 /// What picking an endpoint goes by.
@@ -35,6 +39,8 @@ pub(super) struct PickRequest<'a> {
     pub tried: &'a [SocketAddr],
     /// `None` if the endpoint is for no particular client.
     pub client: Option<IpAddr>,
+    /// `None` if each request is balanced by itself.
+    pub key: Option<Key>,
 }
 
 impl Members {
@@ -47,6 +53,8 @@ impl Members {
             outliers: None,
             retry_budget: RetryBudget::default(),
             limiters: ClientLimiters::default(),
+            balancing: Balancing::default(),
+            unknown: true,
         }
     }
 
@@ -66,6 +74,8 @@ impl Members {
             outliers: None,
             retry_budget: RetryBudget::default(),
             limiters: ClientLimiters::default(),
+            balancing: Balancing::default(),
+            unknown: false,
         };
         if members.hinted > 0 {
             let mut endpoints: Vec<_> = members.endpoints.into_iter().zip(hinted).collect();
@@ -84,6 +94,8 @@ impl Members {
         let mut moved = Self::new(self.protocol, endpoints, self.choice.clone(), locality);
         moved.retry_budget = self.retry_budget;
         moved.limiters = self.limiters.clone();
+        // None of the endpoints is new.
+        moved = moved.balancing(Some(&self.balancing.settings()), self, 0);
         match &self.outliers {
             Some(outliers) => moved.detecting(outliers.settings(), self),
             None => moved,
@@ -106,6 +118,41 @@ impl Members {
         let detector = OutlierDetector::new(settings.clone(), states.collect());
         self.outliers = Some(Arc::new(detector));
         self
+    }
+
+    /// The same endpoints with load balancing. Those that are not among the members `before` are
+    /// new; `now` in nanoseconds.
+    #[must_use]
+    pub(super) fn balancing(
+        mut self,
+        settings: Option<&LoadBalancing>,
+        before: &Self,
+        now: u64,
+    ) -> Self {
+        if settings.is_some() {
+            let (addresses, known): (Vec<_>, Vec<_>) =
+                (self.addresses().collect(), before.addresses().collect());
+            let before = (!before.unknown).then_some((&before.balancing, &known[..]));
+            self.balancing = Balancing::new(settings, &addresses, before, now);
+        }
+        self
+    }
+
+    /// Returns the key of a request, if requests are balanced by one.
+    pub(super) fn key_of_request(&self, head: &Parts, client: Option<IpAddr>) -> RequestKey {
+        let by_key = self.balancing.by_key();
+        by_key.map_or_else(RequestKey::default, |of| of.of_request(head, client))
+    }
+
+    /// Returns the key of a connection, if connections are balanced by one.
+    pub(super) fn key_of_connection(&self, client: IpAddr) -> Option<Key> {
+        let by_key = self.balancing.by_key();
+        by_key.and_then(|of| of.of_connection(client))
+    }
+
+    /// Returns true if no endpoint is left.
+    pub(super) fn are_all(&self, tried: &[SocketAddr]) -> bool {
+        self.addresses().all(|address| tried.contains(&address))
     }
 
     fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
@@ -143,6 +190,9 @@ impl Members {
         (cluster, sessions): (&Arc<str>, &Sessions),
         is_healthy: impl Fn(usize) -> bool,
     ) -> Option<usize> {
+        if let (Some(by_key), Some(key)) = (self.balancing.by_key(), asked.key) {
+            return self.by_key(by_key, key, asked, is_healthy);
+        }
         let place = match (self.choice.affinity, asked.client) {
             (Some(kept), Some(client)) => {
                 let known = sessions.find(cluster, client, asked.now, kept);
@@ -160,7 +210,7 @@ impl Members {
                     }
                 }
             }
-            _ => self.by_load(asked, is_healthy)?,
+            _ => self.by_algorithm(asked, is_healthy)?,
         };
         Some(place)
     }
@@ -193,39 +243,48 @@ impl Members {
             .or_else(|| by_affinity(self.endpoints.len(), &|_| true))
     }
 
-    /// Picks by load. A preferred endpoint comes before the others unless it is overloaded beside
-    /// them.
-    fn by_load(
+    /// Picks the first endpoint on the ring: of the healthy and preferred ones, else of the healthy
+    /// ones, else of all.
+    fn by_key(
+        &self,
+        by_key: &ByKey,
+        key: Key,
+        asked: &PickRequest<'_>,
+        is_healthy: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let active = |place: usize| self.endpoints[place].load.active();
+        let is_fresh = |place: usize| self.is_untried(place, asked);
+        let is_well = |place: usize| is_fresh(place) && is_healthy(place);
+        let is_near = |place: usize| place < self.hinted && is_well(place);
+        let near = (self.hinted > 0).then(|| by_key.pick(key, is_near, active));
+        near.flatten()
+            .or_else(|| by_key.pick(key, is_well, active))
+            .or_else(|| by_key.pick(key, is_fresh, active))
+    }
+
+    /// Picks by the algorithm. A preferred endpoint comes before the others unless it is overloaded
+    /// beside them.
+    fn by_algorithm(
         &self,
         asked: &PickRequest<'_>,
         is_healthy: impl Fn(usize) -> bool,
     ) -> Option<usize> {
+        let (balancing, now) = (&self.balancing, asked.now);
         let random = &mut fastrand::Rng::new();
-        let well = |place: usize| {
-            let endpoint = &self.endpoints[place];
-            let takes = self.is_untried(place, asked) && is_healthy(place);
-            takes.then_some(&endpoint.load)
-        };
+        let load = |place: usize| &self.endpoints[place].load;
+        let fresh = |place: usize| self.is_untried(place, asked).then(|| load(place));
+        let well = |place: usize| fresh(place).filter(|_| is_healthy(place));
         let (hinted, all) = (self.hinted, self.endpoints.len());
-        if let Some(place) = balance::pick(hinted, asked.now, random, well) {
-            let load = &self.endpoints[place].load;
-            if !balance::is_crowded(load) {
+        if let Some(place) = balancing.pick((0, hinted), now, random, well) {
+            let near = load(place);
+            if !balancing.may_spill(near) {
                 return Some(place);
             }
-            let far = balance::pick(all - hinted, asked.now, random, |at| well(hinted + at));
-            let far = far.map(|at| hinted + at);
-            let cheaper = |far: &usize| {
-                let far = &self.endpoints[*far].load;
-                balance::should_spill(load, far, asked.now)
-            };
-            return far.filter(cheaper).or(Some(place));
+            let far = balancing.pick((hinted, all - hinted), now, random, well);
+            let is_better = |far: &usize| balancing.should_spill(near, load(*far), now);
+            return far.filter(is_better).or(Some(place));
         }
-        balance::pick(all, asked.now, random, well).or_else(|| {
-            let fresh = |place: usize| {
-                let fresh = self.is_untried(place, asked);
-                fresh.then_some(&self.endpoints[place].load)
-            };
-            balance::pick(all, asked.now, random, fresh)
-        })
+        let healthy = balancing.pick((0, all), now, random, well);
+        healthy.or_else(|| balancing.pick((0, all), now, random, fresh))
     }
 }

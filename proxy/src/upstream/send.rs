@@ -5,16 +5,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::SET_COOKIE;
 use http::{HeaderMap, Version};
 use weft_ir::Protocol;
 
 use super::attempt::{AttemptError, Framing, Observed, is_idempotent, send_to};
+use super::balance::RequestKey;
 use super::lease::Lease;
 use super::observer::SendObserver;
 use super::outliers::{Outcome, TrackedEndpoint};
 use super::{Cluster, Endpoint, SendError, target};
 use crate::body::{ClientBody, Incoming, ReplayBuffer, ReplayMemory, Request, RequestBody};
-use crate::limits::Admission;
+use crate::limits::Limiter;
 use crate::telemetry::error_type::ErrorType;
 use crate::wire::{ERROR_TYPE, REFUSED};
 
@@ -92,7 +94,12 @@ impl Cluster {
         if request.exclude.is_empty() {
             self.retries.request();
         }
-        let (declared, admission) = self.admit(request.mirrored).await?;
+        let (declared, key, limiter) = self.prepare(&request);
+        let admission = match limiter {
+            // Boxed, so that the futures of requests without a limit stay small.
+            Some(limiter) => Some(Box::pin(self.admit_request(limiter)).await?),
+            None => None,
+        };
         let http2 = declared || request.head.version == Version::HTTP_2;
         if declared && request.upgrade {
             // HTTP/2 has no upgrade (RFC 9113, 8.6).
@@ -100,7 +107,7 @@ impl Cluster {
             request.upgrade = false;
         }
         let mut tried = request.exclude;
-        if !tried.is_empty() && self.pick(&tried, request.client).is_none() {
+        if !tried.is_empty() && self.members().are_all(&tried) {
             tried.clear();
         }
         let most = tried.len() + MAX_ATTEMPTS;
@@ -112,7 +119,7 @@ impl Cluster {
             observer,
             committed: false,
         };
-        while let Some((endpoint, tracked)) = self.pick_tracked(&tried, request.client) {
+        while let Some((endpoint, tracked)) = self.pick_tracked(&tried, request.client, key.key) {
             if again && !self.try_spend_retry() {
                 break;
             }
@@ -161,6 +168,10 @@ impl Cluster {
                     endpoint.load.observe(begun.elapsed(), self.registry.now());
                     endpoint.mark_reachable();
                     response.lease.keep(admission);
+                    if let Some(field) = key.set_cookie {
+                        let headers = response.response.headers_mut();
+                        headers.append(SET_COOKIE, *field);
+                    }
                     if let Some(tracked) = tracked {
                         response.track(tracked, &request.head.headers);
                     }
@@ -217,20 +228,15 @@ impl Cluster {
 }
 
 impl Cluster {
-    /// Waits until the request may be sent. Returns whether the endpoints are declared to speak
-    /// HTTP/2, and the request's place if requests are limited.
-    async fn admit(&self, mirrored: bool) -> Result<(bool, Option<Admission>), SendError> {
+    /// Reads what sending the request goes by: whether the endpoints are declared to speak HTTP/2,
+    /// the key that it is balanced by, and the limiter if requests are limited.
+    fn prepare(&self, request: &UpstreamRequest) -> (bool, RequestKey, Option<Arc<Limiter>>) {
         let members = self.members();
         let declared = matches!(members.protocol, Protocol::Http2 | Protocol::Grpc);
+        let key = members.key_of_request(&request.head, request.client);
         let limiter = members.limiters.requests.as_ref();
-        let limiter = limiter.filter(|_| !mirrored).cloned();
-        drop(members);
-        let admission = match limiter {
-            // Boxed, so that the futures of requests without a limit stay small.
-            Some(limiter) => Some(Box::pin(self.admit_request(limiter)).await?),
-            None => None,
-        };
-        Ok((declared, admission))
+        let limiter = limiter.filter(|_| !request.mirrored).cloned();
+        (declared, key, limiter)
     }
 }
 

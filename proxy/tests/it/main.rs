@@ -15,6 +15,7 @@ mod access_log;
 mod authentication;
 mod authorization;
 mod backend_tls;
+mod balancing;
 mod bytes;
 mod choice;
 mod composition;

@@ -125,5 +125,5 @@ fn examples_are_accepted() {
             }
         }
     }
-    assert_eq!(read, 4);
+    assert_eq!(read, 6);
 }

@@ -1,3 +1,5 @@
+mod weights;
+
 use super::lookup::MAX_ADDRESSES;
 use super::*;
 use crate::routing::destination::{Resolved, ResolvedRouting};

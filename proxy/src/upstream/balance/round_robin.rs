@@ -1,0 +1,58 @@
+//! One endpoint after the other.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// Whose turn it is. Begins anywhere, so that proxies that start together do not all begin with the
+/// same endpoint.
+#[derive(Debug)]
+pub(super) struct Turn(AtomicUsize);
+
+impl Turn {
+    pub(super) fn starting_at(place: usize) -> Self {
+        Self(AtomicUsize::new(place))
+    }
+
+    /// The place of the endpoint to use among `count`. One that does not fit loses its turn to the
+    /// next, whose own turn is then over, so that those that do fit have equal shares. `None` if
+    /// none fits.
+    pub(super) fn pick(&self, count: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut turns = (0..count).map(|_| self.0.fetch_add(1, Relaxed) % count);
+        // Other requests take turns in between: these may have been of the same endpoint.
+        turns
+            .find(|&place| fits(place))
+            .or_else(|| (0..count).find(|&place| fits(place)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_endpoint_has_as_many_requests_as_the_others_but_for_one() {
+        for count in [1, 3, 7, 10] {
+            let turn = Turn::starting_at(5);
+            let mut taken = vec![0; count];
+            for _ in 0..1_001 {
+                taken[turn.pick(count, |_| true).unwrap()] += 1;
+            }
+            let (least, most) = (taken.iter().min(), taken.iter().max());
+            assert!(most.unwrap() - least.unwrap() <= 1, "{taken:?}");
+        }
+    }
+
+    #[test]
+    fn turns_of_an_endpoint_that_does_not_fit_are_shared_by_all() {
+        let turn = Turn::starting_at(0);
+        let mut taken = [0; 5];
+        for _ in 0..1_001 {
+            taken[turn.pick(5, |place| place != 2).unwrap()] += 1;
+        }
+        assert_eq!(taken[2], 0);
+        taken[2] = taken[0];
+        let (least, most) = (taken.iter().min(), taken.iter().max());
+        assert!(most.unwrap() - least.unwrap() <= 1, "{taken:?}");
+        assert_eq!(turn.pick(5, |_| false), None);
+        assert_eq!(turn.pick(0, |_| true), None);
+    }
+}
