@@ -2,6 +2,7 @@
 
 cluster_tests! {
     run Unmeshed gateway_ejects_the_endpoint_that_fails;
+    run Unmeshed gateway_makes_a_cookie_that_leads_to_one_pod;
 }
 
 mod cases {
@@ -47,6 +48,42 @@ mod cases {
             failed += failures(&url).await?;
         }
         anyhow::ensure!(failed <= 3, "{failed} of 150 requests failed");
+        Ok(())
+    }
+
+    pub(super) async fn gateway_makes_a_cookie_that_leads_to_one_pod(
+        ns: &TestNamespace,
+    ) -> anyhow::Result<()> {
+        let edge = gateway("edge", json!([listener("http", "HTTP", 80)]));
+        let address = ns.deploy_gateway(edge).await?;
+        let url = format!("http://{}/reviews/1", in_url(&address));
+        // The Service of the route has both pods.
+        let both = objects::service("reviews-v1", json!({"app": "reviews"}));
+        ns.apply(both).await?;
+        ns.apply(objects::reviews("v2")).await?;
+        ns.wait_until_ready("reviews-v2").await?;
+        let target = json!([{"group": "", "kind": "Service", "name": "reviews-v1"}]);
+        let cookie = json!({"type": "Cookie", "cookie": {"name": "pod", "ttl": "1h"}});
+        let section = json!({"algorithm": "ConsistentHash", "consistentHash": cookie});
+        let section = json!({"loadBalancing": section});
+        ns.policy(traffic_policy("sticky", target, section)).await?;
+        let mut used = std::collections::BTreeSet::new();
+        for _ in 0..16 {
+            let first = curl(&[&url]).await?;
+            let set = first.is(200)?.header("set-cookie").unwrap_or_default();
+            let attributes = "; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax";
+            let cookie = set.strip_suffix(attributes);
+            let cookie = cookie.ok_or_else(|| anyhow::anyhow!("no cookie: {first:?}"))?;
+            let version = first.json()?["version"].clone();
+            for _ in 0..5 {
+                let next = curl(&["--cookie", cookie, &url]).await?;
+                let same = next.json()?["version"] == version;
+                anyhow::ensure!(same, "{version} is left: {next:?}");
+                anyhow::ensure!(next.header("set-cookie").is_none(), "{next:?}");
+            }
+            used.insert(version.to_string());
+        }
+        anyhow::ensure!(used.len() > 1, "all clients have the same pod: {used:?}");
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ extern crate weft_e2e;
 mod authentication;
 mod authorization;
 mod bad_input;
+mod balancing;
 mod control_plane;
 mod external_auth;
 mod families;
