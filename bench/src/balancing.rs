@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 use http::request::Parts;
 use http::{HeaderName, Request};
-use weft_ir::{Algorithm, ConsistentHash, HashKey, LoadBalancing, LoadFactor};
+use weft_ir::{Algorithm, BalancingMethod, ConsistentHash, HashKey, LoadFactor};
 use weft_proxy::upstream::balance::{Balancing, Load};
 
 /// Measurements, of which the least counts: what else the machine does only adds to it.
@@ -72,28 +72,28 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn per_request(algorithm: Algorithm) -> LoadBalancing {
-    LoadBalancing::PerRequest {
+fn per_request(algorithm: Algorithm) -> BalancingMethod {
+    BalancingMethod::PerRequest {
         algorithm,
         slow_start: None,
     }
 }
 
-fn by_header(load_factor: Option<LoadFactor>) -> LoadBalancing {
-    LoadBalancing::ConsistentHash(ConsistentHash {
+fn by_header(load_factor: Option<LoadFactor>) -> BalancingMethod {
+    BalancingMethod::ConsistentHash(ConsistentHash {
         key: HashKey::Header(HeaderName::from_static("x-user")),
         load_factor,
     })
 }
 
-fn balancing(settings: &LoadBalancing, count: u32) -> Balancing {
+fn balancing(settings: &BalancingMethod, count: u32) -> Balancing {
     let address = |n: u32| SocketAddr::new(IpAddr::from((0x0a00_0000 + n).to_be_bytes()), 80);
     let addresses: Vec<SocketAddr> = (0..count).map(address).collect();
     Balancing::new(Some(settings), &addresses, None, NOW)
 }
 
 /// Returns the nanoseconds of a pick, its key included.
-fn measure(settings: &LoadBalancing, count: u32, picks: u32) -> anyhow::Result<f64> {
+fn measure(settings: &BalancingMethod, count: u32, picks: u32) -> anyhow::Result<f64> {
     let balancing = balancing(settings, count);
     let loads: Vec<Load> = (0..count).map(|_| Load::default()).collect();
     for load in &loads {

@@ -7,10 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::traffic::ZonePreference;
+
 /// Constraints on the choice among the endpoints of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// Topology hints by address of the endpoint; absent if its EndpointSlice has none.
+    /// Topology hints by address of the endpoint; absent if its EndpointSlice has none. With
+    /// [`ZonePreference::Prefer`] and [`ZonePreference::Require`] the zones that it is in.
     pub hints: BTreeMap<SocketAddr, Hints>,
     /// Session affinity: a client keeps its endpoint until it has not used it for this long.
     pub affinity: Option<Duration>,
@@ -36,6 +39,27 @@ pub struct Locality {
 }
 
 impl Choice {
+    /// Returns for each endpoint whether clients at the locality prefer it, or an empty list if
+    /// they prefer none.
+    pub fn preferred_by(
+        &self,
+        endpoints: impl Iterator<Item = SocketAddr> + Clone,
+        locality: &Locality,
+        zones: ZonePreference,
+    ) -> Vec<bool> {
+        match zones {
+            ZonePreference::Service => self.hinted_for(endpoints, locality),
+            ZonePreference::Disabled => Vec::new(),
+            ZonePreference::Prefer | ZonePreference::Require => {
+                let is_near = |address| {
+                    let hints: Option<&Hints> = self.hints.get(&address);
+                    hints.is_some_and(|of| of.zones.contains(&locality.zone))
+                };
+                endpoints.map(is_near).collect()
+            }
+        }
+    }
+
     /// Returns for each endpoint whether it is for clients at the locality, or an empty list if the
     /// hints do not apply. They apply if every endpoint has hints and at least one is for the
     /// locality; nodes take precedence over zones.

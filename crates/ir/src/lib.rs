@@ -62,5 +62,7 @@ pub use route::{
 };
 pub use route_table::{Matched, RouteTable};
 pub use traffic::{
-    Algorithm, ClientLimits, ConsistentHash, EjectionTime, HashCookie, HashKey, Limits, LoadBalancing, LoadFactor, OutlierDetection, Percent, Queue, RequestLimit, RetryBudget, SlowStart, TrafficPolicy,
+    Algorithm, BalancingMethod, ClientLimits, ConsistentHash, EjectionTime, HashCookie, HashKey,
+    Limits, LoadBalancing, LoadFactor, OutlierDetection, Percent, Queue, RequestLimit, RetryBudget,
+    SlowStart, TrafficPolicy, ZonePreference,
 };

@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use weft_ir::{Choice, ClientLimits, EndpointSet, Locality, Protocol, TrafficPolicy};
+use weft_ir::{
+    Choice, ClientLimits, EndpointSet, Locality, Protocol, TrafficPolicy, ZonePreference,
+};
 
 use super::balance::Key;
 use super::budget::RetryCounter;
@@ -46,13 +48,16 @@ impl Cluster {
         let endpoints = set.endpoints.iter().map(endpoint).collect();
         let choice = set.choice.clone();
         let locality = self.registry.locality.load();
-        let mut members = Members::new(set.protocol, endpoints, choice, &locality);
         let policy = set.traffic.as_deref();
+        let balancing = policy.and_then(|of| of.load_balancing.as_ref());
+        let zones = balancing.map_or_else(ZonePreference::default, |of| of.zones);
+        let choice = (choice, zones);
+        let mut members = Members::new(set.protocol, endpoints, choice, &locality);
         members.limiters = self.limiters(policy);
         members.retry_budget = policy.and_then(|of| of.retry_budget).unwrap_or_default();
         let before = self.members.load();
-        let balancing = policy.and_then(|of| of.load_balancing.as_ref());
-        members = members.balancing(balancing, &before, self.registry.now());
+        let method = balancing.map(|of| &of.method);
+        members = members.balancing(method, &before, self.registry.now());
         if let Some(settings) = policy.and_then(|of| of.outlier_detection.as_ref()) {
             members = members.detecting(settings, &before);
         }
@@ -63,8 +68,8 @@ impl Cluster {
     pub fn set_endpoints(&self, protocol: Protocol, endpoints: &[weft_ir::Endpoint]) {
         let endpoint = |one| self.registry.endpoint(one, None);
         let endpoints = endpoints.iter().map(endpoint).collect();
-        let mut members =
-            Members::new(protocol, endpoints, Choice::default(), &Locality::default());
+        let choice = (Choice::default(), ZonePreference::default());
+        let mut members = Members::new(protocol, endpoints, choice, &Locality::default());
         members.limiters = self.limiters(None);
         self.members.store(Arc::new(members));
     }

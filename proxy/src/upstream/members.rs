@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::request::Parts;
-use weft_ir::{Choice, LoadBalancing, Locality, OutlierDetection, Protocol, RetryBudget};
+use weft_ir::{
+    BalancingMethod, Choice, Locality, OutlierDetection, Protocol, RetryBudget, ZonePreference,
+};
 
 use super::Endpoint;
 use super::balance::{Balancing, ByKey, Key, RequestKey};
@@ -21,7 +23,10 @@ pub struct Members {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// The number of preferred endpoints.
     hinted: usize,
+    /// The number of endpoints that are used: the preferred ones, or all.
+    used: usize,
     choice: Choice,
+    zones: ZonePreference,
     /// `None` without outlier detection.
     pub(super) outliers: Option<Arc<OutlierDetector>>,
     pub(super) retry_budget: RetryBudget,
@@ -49,7 +54,9 @@ impl Members {
             protocol: Protocol::Detect,
             endpoints: Vec::new(),
             hinted: 0,
+            used: 0,
             choice: Choice::default(),
+            zones: ZonePreference::default(),
             outliers: None,
             retry_budget: RetryBudget::default(),
             limiters: ClientLimiters::default(),
@@ -61,16 +68,22 @@ impl Members {
     pub(super) fn new(
         protocol: Protocol,
         endpoints: Vec<Arc<Endpoint>>,
-        choice: Choice,
+        (choice, zones): (Choice, ZonePreference),
         locality: &Locality,
     ) -> Self {
         let addresses = endpoints.iter().map(|endpoint| endpoint.address);
-        let hinted = choice.hinted_for(addresses, locality);
+        let hinted = choice.preferred_by(addresses, locality, zones);
+        let count = hinted.iter().filter(|hinted| **hinted).count();
         let mut members = Self {
             protocol,
-            hinted: hinted.iter().filter(|hinted| **hinted).count(),
+            hinted: count,
+            used: match zones {
+                ZonePreference::Require => count,
+                _ => endpoints.len(),
+            },
             endpoints,
             choice,
+            zones,
             outliers: None,
             retry_budget: RetryBudget::default(),
             limiters: ClientLimiters::default(),
@@ -91,7 +104,8 @@ impl Members {
     /// The same endpoints, for a proxy at the place.
     pub(super) fn at(&self, locality: &Locality) -> Self {
         let endpoints = self.endpoints.clone();
-        let mut moved = Self::new(self.protocol, endpoints, self.choice.clone(), locality);
+        let choice = (self.choice.clone(), self.zones);
+        let mut moved = Self::new(self.protocol, endpoints, choice, locality);
         moved.retry_budget = self.retry_budget;
         moved.limiters = self.limiters.clone();
         // None of the endpoints is new.
@@ -125,7 +139,7 @@ impl Members {
     #[must_use]
     pub(super) fn balancing(
         mut self,
-        settings: Option<&LoadBalancing>,
+        settings: Option<&BalancingMethod>,
         before: &Self,
         now: u64,
     ) -> Self {
@@ -152,7 +166,8 @@ impl Members {
 
     /// Returns true if no endpoint is left.
     pub(super) fn are_all(&self, tried: &[SocketAddr]) -> bool {
-        self.addresses().all(|address| tried.contains(&address))
+        let mut used = self.addresses().take(self.used);
+        used.all(|address| tried.contains(&address))
     }
 
     fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
@@ -218,6 +233,7 @@ impl Members {
     fn place(&self, address: SocketAddr) -> Option<usize> {
         self.endpoints
             .iter()
+            .take(self.used)
             .position(|endpoint| endpoint.address == address)
     }
 
@@ -239,8 +255,8 @@ impl Members {
             fits.max_by_key(|place| sessions::score(client, self.endpoints[*place].address))
         };
         by_affinity(self.hinted, &is_healthy)
-            .or_else(|| by_affinity(self.endpoints.len(), &is_healthy))
-            .or_else(|| by_affinity(self.endpoints.len(), &|_| true))
+            .or_else(|| by_affinity(self.used, &is_healthy))
+            .or_else(|| by_affinity(self.used, &|_| true))
     }
 
     /// Picks the first endpoint on the ring: of the healthy and preferred ones, else of the healthy
@@ -253,7 +269,7 @@ impl Members {
         is_healthy: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let active = |place: usize| self.endpoints[place].load.active();
-        let is_fresh = |place: usize| self.is_untried(place, asked);
+        let is_fresh = |place: usize| place < self.used && self.is_untried(place, asked);
         let is_well = |place: usize| is_fresh(place) && is_healthy(place);
         let is_near = |place: usize| place < self.hinted && is_well(place);
         let near = (self.hinted > 0).then(|| by_key.pick(key, is_near, active));
@@ -274,7 +290,7 @@ impl Members {
         let load = |place: usize| &self.endpoints[place].load;
         let fresh = |place: usize| self.is_untried(place, asked).then(|| load(place));
         let well = |place: usize| fresh(place).filter(|_| is_healthy(place));
-        let (hinted, all) = (self.hinted, self.endpoints.len());
+        let (hinted, all) = (self.hinted, self.used);
         if let Some(place) = balancing.pick((0, hinted), now, random, well) {
             let near = load(place);
             if !balancing.may_spill(near) {

@@ -13,9 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use weft_api::{encode, proto};
 use weft_ir::{
-    Algorithm, Choice, ConsistentHash, Endpoint, EndpointSet, HashCookie, HashKey, Hints,
-    LoadBalancing, LoadFactor, Locality, Mode, Protocol, Retry, Routing, Serving, SlowStart,
-    TrafficPolicy, Workload,
+    Algorithm, BalancingMethod, Choice, ConsistentHash, Endpoint, EndpointSet, HashCookie, HashKey,
+    Hints, LoadBalancing, LoadFactor, Locality, Mode, Protocol, Retry, Routing, Serving, SlowStart,
+    TrafficPolicy, Workload, ZonePreference,
 };
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
@@ -38,45 +38,90 @@ impl Apps {
         self.0.iter().map(|app| unmeshed(app.address())).collect()
     }
 
-    fn set(&self, balancing: LoadBalancing) -> proto::Resource {
+    /// Places the applications in zones; the empty one is none.
+    fn zones(&self, zones: [&str; 4]) -> Choice {
+        let of = |zone: &str| Hints {
+            zones: [zone.to_owned()].into(),
+            ..Hints::default()
+        };
+        let placed = self.0.iter().zip(zones);
+        let placed = placed.filter(|(_, zone)| !zone.is_empty());
+        Choice {
+            hints: placed
+                .map(|(app, zone)| (app.address(), of(zone)))
+                .collect(),
+            affinity: None,
+        }
+    }
+
+    fn preferring(
+        &self,
+        zones: ZonePreference,
+        method: BalancingMethod,
+        choice: Choice,
+    ) -> proto::Resource {
+        let policy = TrafficPolicy {
+            load_balancing: Some(LoadBalancing { method, zones }),
+            ..TrafficPolicy::default()
+        };
+        encode::endpoints(&EndpointSet {
+            choice,
+            traffic: Some(Arc::new(policy)),
+            ..EndpointSet::new(port("reviews"), Protocol::Http1, self.endpoints())
+        })
+    }
+
+    fn set(&self, balancing: BalancingMethod) -> proto::Resource {
         self.chosen(balancing, Choice::default())
     }
 
-    fn chosen(&self, balancing: LoadBalancing, choice: Choice) -> proto::Resource {
+    fn chosen(&self, balancing: BalancingMethod, choice: Choice) -> proto::Resource {
         let set = set(self.endpoints(), balancing);
         encode::endpoints(&EndpointSet { choice, ..set })
     }
 }
 
-fn set(endpoints: Vec<Endpoint>, balancing: LoadBalancing) -> EndpointSet {
+/// Places the proxy in a zone.
+fn in_zone(pod: &Pod, zone: &str) -> proto::Resource {
+    let locality = Locality {
+        node: "node1".to_owned(),
+        zone: zone.to_owned(),
+    };
+    encode::workload(&Workload {
+        locality,
+        ..Workload::new(pod.identity.clone(), Mode::Permissive)
+    })
+}
+
+fn set(endpoints: Vec<Endpoint>, balancing: BalancingMethod) -> EndpointSet {
     EndpointSet {
         traffic: Some(Arc::new(TrafficPolicy {
-            load_balancing: Some(balancing),
+            load_balancing: Some(balancing.into()),
             ..TrafficPolicy::default()
         })),
         ..EndpointSet::new(port("reviews"), Protocol::Http1, endpoints)
     }
 }
 
-fn per_request(algorithm: Algorithm) -> LoadBalancing {
-    LoadBalancing::PerRequest {
+fn per_request(algorithm: Algorithm) -> BalancingMethod {
+    BalancingMethod::PerRequest {
         algorithm,
         slow_start: None,
     }
 }
 
-fn hash(key: HashKey) -> LoadBalancing {
-    LoadBalancing::ConsistentHash(ConsistentHash {
+fn hash(key: HashKey) -> BalancingMethod {
+    BalancingMethod::ConsistentHash(ConsistentHash {
         key,
         load_factor: None,
     })
 }
 
-fn by_header() -> LoadBalancing {
+fn by_header() -> BalancingMethod {
     hash(HashKey::Header(HeaderName::from_static("x-user")))
 }
 
-fn by_cookie() -> LoadBalancing {
+fn by_cookie() -> BalancingMethod {
     let cookie = HashCookie::new("session", "/", Some(Duration::from_secs(3600)));
     hash(HashKey::Cookie(cookie.unwrap()))
 }
@@ -356,7 +401,7 @@ async fn least_request_avoids_the_endpoint_that_is_busy() {
 #[tokio::test]
 async fn hot_key_never_gives_an_endpoint_more_than_the_factor_of_the_average() {
     let apps = Apps::start(Speaks::Silent).await;
-    let balancing = LoadBalancing::ConsistentHash(ConsistentHash {
+    let balancing = BalancingMethod::ConsistentHash(ConsistentHash {
         key: HashKey::Header(HeaderName::from_static("x-user")),
         load_factor: LoadFactor::new(125),
     });
@@ -416,30 +461,14 @@ async fn retry_goes_to_the_next_endpoint_on_the_ring() {
 #[tokio::test]
 async fn keys_stay_in_the_zone_while_it_is_healthy() {
     let mut apps = Apps::start(Speaks::Http1).await;
-    let zone = |zone: &str| Hints {
-        zones: [zone.to_owned()].into(),
-        ..Hints::default()
-    };
-    let zones = ["a", "b", "a", "b"];
-    let hints = apps.0.iter().zip(zones);
-    let choice = Choice {
-        hints: hints.map(|(app, of)| (app.address(), zone(of))).collect(),
-        affinity: None,
-    };
+    let choice = apps.zones(["a", "b", "a", "b"]);
     let pod = client_pod();
-    let locality = Locality {
-        node: "node1".to_owned(),
-        zone: "b".to_owned(),
-    };
     pod.tell(vec![apps.chosen(by_header(), choice), direct()]);
     let front = pod.outbound(SERVICE.parse().unwrap());
     let anywhere = users(front, 60).await;
     assert_eq!(distinct(&anywhere), 4);
     // The place of the proxy becomes known: the order of the endpoints changes, the ring does not.
-    pod.tell(vec![encode::workload(&Workload {
-        locality,
-        ..Workload::new(pod.identity.clone(), Mode::Permissive)
-    })]);
+    pod.tell(vec![in_zone(&pod, "b")]);
     let near = users(front, 60).await;
     for (anywhere, near) in anywhere.iter().zip(&near) {
         assert!(["v2", "v4"].contains(&&**near), "{near}");
@@ -450,6 +479,74 @@ async fn keys_stay_in_the_zone_while_it_is_healthy() {
     apps.0.remove(1).stop().await;
     let far = users(front, 60).await;
     assert!(far.iter().all(|name| ["v1", "v3"].contains(&&**name)));
+}
+
+fn names(shares: &BTreeMap<String, usize>) -> Vec<&str> {
+    shares.keys().map(String::as_str).collect()
+}
+
+#[tokio::test]
+async fn zone_is_preferred_though_an_endpoint_has_none() {
+    let mut apps = Apps::start(Speaks::Http1).await;
+    // Hints would not apply: one endpoint has none.
+    let zones = apps.zones(["a", "b", "b", ""]);
+    let turns = || per_request(Algorithm::RoundRobin);
+    let prefer = apps.preferring(ZonePreference::Prefer, turns(), zones.clone());
+    let (pod, front) = pod_with(prefer);
+    assert_eq!(shares(front, 40).await.len(), 4, "its zone is not known");
+    pod.tell(vec![in_zone(&pod, "b")]);
+    assert_eq!(names(&shares(front, 40).await), ["v2", "v3"]);
+    for preference in [ZonePreference::Service, ZonePreference::Disabled] {
+        pod.tell(vec![apps.preferring(preference, turns(), zones.clone())]);
+        assert_eq!(shares(front, 40).await.len(), 4, "{preference:?}");
+    }
+    // Others are used while none of the zone answers.
+    pod.tell(vec![apps.preferring(
+        ZonePreference::Prefer,
+        turns(),
+        zones,
+    )]);
+    apps.0.remove(2).stop().await;
+    apps.0.remove(1).stop().await;
+    assert_eq!(names(&shares(front, 40).await), ["v1", "v4"]);
+}
+
+#[tokio::test]
+async fn zone_that_is_required_is_never_left() {
+    for method in [
+        per_request(Algorithm::PeakEwma),
+        per_request(Algorithm::RoundRobin),
+        by_header(),
+    ] {
+        let mut apps = Apps::start(Speaks::Http1).await;
+        let zones = apps.zones(["a", "b", "b", ""]);
+        let require = |affinity| {
+            let choice = Choice {
+                affinity,
+                ..zones.clone()
+            };
+            apps.preferring(ZonePreference::Require, method.clone(), choice)
+        };
+        let sticky = Some(Duration::from_secs(600));
+        let (pod, front) = pod_with(require(sticky));
+        let mut client = Client::connect(front, Version::Http1).await;
+        assert_eq!(client.get("/").await.status, 503, "its zone is not known");
+        pod.tell(vec![in_zone(&pod, "b")]);
+        for affinity in [sticky, None] {
+            pod.tell(vec![require(affinity)]);
+            let is_near = |name: &str| name == "v2" || name == "v3";
+            let keyed = users(front, 40).await;
+            assert!(keyed.iter().all(|name| is_near(name)), "{keyed:?}");
+            let unkeyed = shares(front, 20).await;
+            assert!(names(&unkeyed).into_iter().all(is_near), "{unkeyed:?}");
+        }
+        // None of the zone answers.
+        apps.0.remove(2).stop().await;
+        apps.0.remove(1).stop().await;
+        for number in 0..20 {
+            assert_eq!(client.send(user(number), "").await.status, 503);
+        }
+    }
 }
 
 #[tokio::test]
@@ -471,7 +568,7 @@ async fn key_of_the_policy_comes_before_session_affinity_and_an_algorithm_after_
 #[tokio::test]
 async fn new_endpoint_starts_slowly_and_first_endpoints_do_not() {
     let apps = Apps::start(Speaks::Http1).await;
-    let balancing = LoadBalancing::PerRequest {
+    let balancing = BalancingMethod::PerRequest {
         algorithm: Algorithm::RoundRobin,
         slow_start: SlowStart::new(Duration::from_secs(3600)),
     };

@@ -1,7 +1,7 @@
 //! Decodes traffic policies.
 
-pub(super) mod limits;
 mod balancing;
+pub(super) mod limits;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
         outlier_detection: outlier_detection.map(outliers).transpose()?,
         retry_budget: retry_budget.map(budget).transpose()?,
         limits: limits.map(limits::limits).transpose()?,
-        load_balancing: balancing::section(load_balancing)?,
+        load_balancing: load_balancing.map(balancing::section).transpose()?,
     })
 }
 

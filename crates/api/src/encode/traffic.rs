@@ -1,7 +1,7 @@
 //! Encodes traffic policies.
 
-pub(super) mod limits;
 mod balancing;
+pub(super) mod limits;
 
 use std::num::NonZeroU32;
 use std::time::Duration;

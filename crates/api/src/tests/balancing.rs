@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::HeaderName;
 use proto::resource::Body;
 use weft_ir::{
-    Algorithm, ConsistentHash, EndpointSet, HashCookie, HashKey, LoadBalancing, LoadFactor,
-    Protocol, ServicePort, SlowStart, TrafficPolicy,
+    Algorithm, BalancingMethod, ConsistentHash, EndpointSet, HashCookie, HashKey, LoadBalancing,
+    LoadFactor, Protocol, ServicePort, SlowStart, TrafficPolicy, ZonePreference,
 };
 
 use crate::{Resource, decode, encode, proto};
@@ -23,8 +23,8 @@ fn set(load_balancing: LoadBalancing) -> EndpointSet {
     }
 }
 
-fn hash(key: HashKey, factor: u32) -> LoadBalancing {
-    LoadBalancing::ConsistentHash(ConsistentHash {
+fn hash(key: HashKey, factor: u32) -> BalancingMethod {
+    BalancingMethod::ConsistentHash(ConsistentHash {
         key,
         load_factor: LoadFactor::new(factor),
     })
@@ -35,8 +35,8 @@ fn cookie(ttl: Option<u64>) -> HashKey {
     HashKey::Cookie(HashCookie::new("session", "/cart", ttl).unwrap())
 }
 
-fn per_request(algorithm: Algorithm, window: u64) -> LoadBalancing {
-    LoadBalancing::PerRequest {
+fn per_request(algorithm: Algorithm, window: u64) -> BalancingMethod {
+    BalancingMethod::PerRequest {
         algorithm,
         slow_start: SlowStart::new(Duration::from_secs(window)),
     }
@@ -56,18 +56,26 @@ fn every_algorithm_and_key_decodes_to_the_same_value() {
         hash(HashKey::QueryParameter("user id".to_owned()), 0),
         hash(HashKey::SourceAddress, 0),
     ] {
-        let set = set(balancing);
-        let decoded = decode::resource(encode::endpoints(&set)).unwrap();
-        assert_eq!(decoded.2, Resource::Endpoints(set));
+        for zones in [
+            ZonePreference::Service,
+            ZonePreference::Prefer,
+            ZonePreference::Require,
+            ZonePreference::Disabled,
+        ] {
+            let method = balancing.clone();
+            let set = set(LoadBalancing { method, zones });
+            let decoded = decode::resource(encode::endpoints(&set)).unwrap();
+            assert_eq!(decoded.2, Resource::Endpoints(set));
+        }
     }
 }
 
 /// Changes the section as it is sent.
 fn changed(
-    of: LoadBalancing,
+    of: BalancingMethod,
     change: impl FnOnce(&mut proto::LoadBalancing),
 ) -> Result<Option<Arc<TrafficPolicy>>, String> {
-    let mut resource = encode::endpoints(&set(of));
+    let mut resource = encode::endpoints(&set(of.into()));
     let Some(Body::Endpoints(wire)) = &mut resource.body else {
         panic!("endpoints");
     };
@@ -81,10 +89,11 @@ fn changed(
 }
 
 #[test]
-fn what_a_newer_controller_names_is_as_without_the_section() {
+fn what_a_newer_controller_names_is_as_without_the_field() {
     use proto::load_balancing::Algorithm as Wire;
     type Change = fn(&mut proto::LoadBalancing);
-    let newer: [(LoadBalancing, Change); 3] = [
+    let newer: [(BalancingMethod, Change); 4] = [
+        (per_request(Algorithm::PeakEwma, 0), |of| of.zones = 1000),
         (per_request(Algorithm::Random, 0), |of| of.algorithm = None),
         (per_request(Algorithm::Random, 0), |of| {
             of.algorithm = Some(Wire::PerRequest(proto::PerRequestBalancing {
@@ -99,7 +108,7 @@ fn what_a_newer_controller_names_is_as_without_the_section() {
     for (of, change) in newer {
         let policy = changed(of, change).unwrap();
         let section = policy.and_then(|of| of.load_balancing.clone());
-        assert_eq!(section, None);
+        assert_eq!(section, Some(LoadBalancing::default()));
     }
 }
 

@@ -4,9 +4,39 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+/// Which endpoint takes a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadBalancing {
+    /// Among those that are preferred and healthy.
+    pub method: BalancingMethod,
+    /// Which are preferred.
+    pub zones: ZonePreference,
+}
+
+impl From<BalancingMethod> for LoadBalancing {
+    fn from(method: BalancingMethod) -> Self {
+        let zones = ZonePreference::default();
+        Self { method, zones }
+    }
+}
+
+/// Which endpoints are preferred by where they and the client are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZonePreference {
+    /// Those of the topology hints.
+    #[default]
+    Service,
+    /// Those of the client's zone.
+    Prefer,
+    /// Those of the client's zone, and no others are used.
+    Require,
+    /// None.
+    Disabled,
+}
+
 /// How an endpoint is chosen among those that are preferred and healthy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LoadBalancing {
+pub enum BalancingMethod {
     /// For each request by itself.
     PerRequest {
         /// How.
@@ -16,6 +46,16 @@ pub enum LoadBalancing {
     },
     /// By what requests have in common.
     ConsistentHash(ConsistentHash),
+}
+
+impl Default for BalancingMethod {
+    /// Returns the method without a policy.
+    fn default() -> Self {
+        Self::PerRequest {
+            algorithm: Algorithm::default(),
+            slow_start: None,
+        }
+    }
 }
 
 /// How an endpoint is chosen for a request by itself.

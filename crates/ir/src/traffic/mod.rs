@@ -7,10 +7,11 @@ mod limits;
 mod outliers;
 mod percent;
 
-pub use limits::{ClientLimits, Limits, Queue, RequestLimit};
 pub use balancing::{
-    Algorithm, ConsistentHash, HashCookie, HashKey, LoadBalancing, LoadFactor, SlowStart,
+    Algorithm, BalancingMethod, ConsistentHash, HashCookie, HashKey, LoadBalancing, LoadFactor,
+    SlowStart, ZonePreference,
 };
+pub use limits::{ClientLimits, Limits, Queue, RequestLimit};
 pub use outliers::{EjectionTime, OutlierDetection};
 pub use percent::Percent;
 

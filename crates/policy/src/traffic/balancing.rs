@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.algorithm) || has(self.slowStart)")
-        .message("algorithm or slowStart is required"),
+    validation = Rule::new("has(self.algorithm) || has(self.slowStart) || has(self.zonePreference)")
+        .message("algorithm, slowStart or zonePreference is required"),
     validation = Rule::new("(has(self.algorithm) && self.algorithm == 'ConsistentHash') == has(self.consistentHash)")
         .message("consistentHash is required with the algorithm ConsistentHash, and only with it"),
     validation = Rule::new("!has(self.consistentHash) || !has(self.slowStart)")
@@ -28,6 +28,22 @@ pub struct LoadBalancing {
     /// An endpoint that is new gets a growing share of the requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<SlowStart>,
+    /// Which endpoints are preferred; `Service` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone_preference: Option<ZonePreference>,
+}
+
+/// Which endpoints are preferred by where they and the client are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum ZonePreference {
+    /// Those that the Service's `trafficDistribution` prefers.
+    Service,
+    /// Those in the client's zone, while one of them is healthy and not overloaded.
+    Prefer,
+    /// Those in the client's zone, and no others are used: without one requests fail.
+    Require,
+    /// None.
+    Disabled,
 }
 
 /// How an endpoint is chosen. Each client proxy goes by its own requests.

@@ -11,11 +11,11 @@ mod balancing;
 mod limits;
 mod outliers;
 
-pub use limits::{ClientLimits, Limits, ServerLimits};
 pub use balancing::{
     BalancingAlgorithm, ConsistentHash, HashCookie, HashHeader, HashKeyType, HashQueryParameter,
-    LoadBalancing, SlowStart,
+    LoadBalancing, SlowStart, ZonePreference,
 };
+pub use limits::{ClientLimits, Limits, ServerLimits};
 pub use outliers::OutlierDetection;
 
 use kube::{CustomResource, KubeSchema};

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use weft_ir::{Choice, Endpoint, EndpointSet, Hints, ServicePort, TrafficPolicy};
+use weft_ir::{Choice, Endpoint, EndpointSet, Hints, ServicePort, TrafficPolicy, ZonePreference};
 
 use crate::cluster::address_owners::{AddressOwner, AddressOwners, Denial, describe_denials};
 use crate::cluster::endpoint_sets::EndpointSets;
@@ -192,8 +192,11 @@ impl ServiceEndpoints {
         }
         let sets = by_node.into_iter().map(|(node, serving)| {
             let mut set = self.endpoint_set(port, transport, &serving);
-            // The internal traffic policy takes precedence over topology hints.
-            set.choice.hints.clear();
+            // The internal traffic policy takes precedence over topology hints. Zones that a
+            // policy asks for are those of the node.
+            if self.zones(port) == ZonePreference::Service {
+                set.choice.hints.clear();
+            }
             (node, set)
         });
         EndpointSets::local(whole, sets.collect())
@@ -233,6 +236,13 @@ impl ServiceEndpoints {
         serving.collect()
     }
 
+    /// Returns which endpoints of a port its policy prefers.
+    fn zones(&self, port: &PortInfo) -> ZonePreference {
+        let policy = self.traffic.get(&port.id);
+        let balancing = policy.and_then(|of| of.load_balancing.as_ref());
+        balancing.map_or_else(ZonePreference::default, |of| of.zones)
+    }
+
     /// Builds the set of the ready endpoints, or of the draining ones if none is ready.
     fn endpoint_set(
         &self,
@@ -256,8 +266,18 @@ impl ServiceEndpoints {
         });
         let mut endpoints = one_family(endpoints.collect(), self.service.prefers_ipv6);
         endpoints.truncate(ENDPOINTS);
+        let zones = match meshed {
+            true => self.zones(port),
+            false => ZonePreference::Service,
+        };
         let choice = Choice {
-            hints: hints(serving, &endpoints),
+            hints: match zones {
+                ZonePreference::Service => hints(serving, &endpoints, SliceInfo::hints),
+                ZonePreference::Prefer | ZonePreference::Require => {
+                    hints(serving, &endpoints, SliceInfo::zone)
+                }
+                ZonePreference::Disabled => BTreeMap::new(),
+            },
             affinity: self.service.affinity,
         };
         let traffic = self.traffic.get(&port.id).filter(|_| meshed);
@@ -269,12 +289,16 @@ impl ServiceEndpoints {
     }
 }
 
-/// Returns the hints of the chosen endpoints. An address in several slices has the hints of all of
-/// them.
-fn hints(serving: &[ServingEndpoint<'_>], endpoints: &[Endpoint]) -> BTreeMap<SocketAddr, Hints> {
+/// Returns the hints of the chosen endpoints, which `of` gives. An address in several slices has
+/// the hints of all of them.
+fn hints(
+    serving: &[ServingEndpoint<'_>],
+    endpoints: &[Endpoint],
+    of: impl Fn(&SliceInfo, &SliceEndpoint) -> Option<Hints>,
+) -> BTreeMap<SocketAddr, Hints> {
     let mut all: BTreeMap<SocketAddr, Hints> = BTreeMap::new();
     for one in serving {
-        if let Some(Hints { nodes, zones }) = one.slice.hints(one.endpoint) {
+        if let Some(Hints { nodes, zones }) = of(one.slice, one.endpoint) {
             let hints = all.entry(one.address).or_default();
             hints.nodes.extend(nodes);
             hints.zones.extend(zones);

@@ -134,6 +134,15 @@ impl SliceInfo {
         endpoint.map_or("", |endpoint| &endpoint.node_name)
     }
 
+    /// Returns the zone that the endpoint is in, as hints for the clients there.
+    pub(crate) fn zone(&self, of: &SliceEndpoint) -> Option<Hints> {
+        let zone = &self.slice.endpoints.get(of.position)?.zone;
+        (!zone.is_empty()).then(|| Hints {
+            zones: [zone.clone()].into(),
+            ..Hints::default()
+        })
+    }
+
     /// Returns the topology hints of the endpoint. Node names of other clusters are ignored.
     pub(crate) fn hints(&self, of: &SliceEndpoint) -> Option<Hints> {
         let EndpointHints {
@@ -174,6 +183,7 @@ impl SliceEndpoint {
             conditions,
             target_ref: _,
             node_name: _,
+            zone: _,
             hints: _,
         } = endpoint;
         Some(Self {

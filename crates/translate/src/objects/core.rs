@@ -165,6 +165,8 @@ pub struct EndpointAddress {
     #[serde(deserialize_with = "or_default")]
     pub node_name: String,
     #[serde(deserialize_with = "or_default")]
+    pub zone: String,
+    #[serde(deserialize_with = "or_default")]
     pub hints: EndpointHints,
 }
 

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde_norway::{Mapping, Value};
 use weft_ir::{
-    ConsistentHash, HashKey, LoadBalancing, OutlierDetection, RetryBudget, TrafficPolicy,
+    BalancingMethod, ConsistentHash, HashKey, LoadBalancing, OutlierDetection, RetryBudget,
+    TrafficPolicy, ZonePreference,
 };
 use weft_translate::{Objects, TrafficPolicyStatus, Translation, translate};
 
@@ -62,16 +63,25 @@ fn outliers(of: &OutlierDetection) -> String {
 }
 
 fn balancing(of: &LoadBalancing) -> String {
+    let LoadBalancing { method, zones } = of;
+    let zones = match zones {
+        ZonePreference::Service => String::new(),
+        zones => format!(", zone {zones:?}"),
+    };
+    method_of(method) + &zones
+}
+
+fn method_of(of: &BalancingMethod) -> String {
     match of {
-        LoadBalancing::PerRequest {
+        BalancingMethod::PerRequest {
             algorithm,
             slow_start: None,
         } => format!("{algorithm:?}"),
-        LoadBalancing::PerRequest {
+        BalancingMethod::PerRequest {
             algorithm,
             slow_start: Some(of),
         } => format!("{algorithm:?}, {:?} until an endpoint is full", of.window()),
-        LoadBalancing::ConsistentHash(ConsistentHash { key, load_factor }) => {
+        BalancingMethod::ConsistentHash(ConsistentHash { key, load_factor }) => {
             let key = match key {
                 HashKey::Header(name) => format!("header {name}"),
                 HashKey::Cookie(of) => match of.ttl() {

@@ -22,10 +22,10 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use http::request::Parts;
-use weft_ir::{Algorithm, ConsistentHash, HashKey, LoadBalancing, SlowStart};
+use weft_ir::{Algorithm, BalancingMethod, ConsistentHash, HashKey, SlowStart};
 
 use ring::Ring;
-use round_robin::Turn;
+use round_robin::Turns;
 use slow_start::WarmUp;
 
 /// The load balancing of a cluster, for one version of its endpoints.
@@ -42,7 +42,8 @@ enum Balancer {
     #[default]
     PeakEwma,
     LeastRequest,
-    RoundRobin(Arc<Turn>),
+    /// With the number of endpoints.
+    RoundRobin(Arc<Turns>, usize),
     Random,
 }
 
@@ -63,18 +64,21 @@ pub struct RequestKey {
 impl Balancing {
     /// `before`: the version before, and its endpoints; `None` for the first version.
     pub fn new(
-        settings: Option<&LoadBalancing>,
+        settings: Option<&BalancingMethod>,
         addresses: &[SocketAddr],
         before: Option<(&Self, &[SocketAddr])>,
         now: u64,
     ) -> Self {
         match settings {
             None => Self::default(),
-            Some(LoadBalancing::PerRequest {
+            Some(BalancingMethod::PerRequest {
                 algorithm,
                 slow_start,
             }) => Self {
-                algorithm: Balancer::new(*algorithm, before.map(|(before, _)| &before.algorithm)),
+                algorithm: {
+                    let before = before.map(|(before, _)| &before.algorithm);
+                    Balancer::new(*algorithm, addresses.len(), before)
+                },
                 by_key: None,
                 slow_start: slow_start.map(|settings| {
                     let before = before.map(|(of, known)| {
@@ -84,7 +88,7 @@ impl Balancing {
                     (settings, WarmUp::new(settings, addresses, before, now))
                 }),
             },
-            Some(LoadBalancing::ConsistentHash(settings)) => {
+            Some(BalancingMethod::ConsistentHash(settings)) => {
                 // The endpoints are often the same, and their order too.
                 let same = before.filter(|(_, known)| *known == addresses);
                 let known = same.and_then(|(before, _)| before.by_key.as_ref());
@@ -102,15 +106,15 @@ impl Balancing {
     }
 
     /// The settings that this was made of.
-    pub fn settings(&self) -> LoadBalancing {
+    pub fn settings(&self) -> BalancingMethod {
         if let Some(ByKey { settings, .. }) = &self.by_key {
-            return LoadBalancing::ConsistentHash(settings.clone());
+            return BalancingMethod::ConsistentHash(settings.clone());
         }
-        LoadBalancing::PerRequest {
+        BalancingMethod::PerRequest {
             algorithm: match self.algorithm {
                 Balancer::PeakEwma => Algorithm::PeakEwma,
                 Balancer::LeastRequest => Algorithm::LeastRequest,
-                Balancer::RoundRobin(_) => Algorithm::RoundRobin,
+                Balancer::RoundRobin(..) => Algorithm::RoundRobin,
                 Balancer::Random => Algorithm::Random,
             },
             slow_start: self.slow_start.as_ref().map(|(settings, _)| *settings),
@@ -162,17 +166,17 @@ impl Balancing {
 }
 
 impl Balancer {
-    fn new(algorithm: Algorithm, before: Option<&Self>) -> Self {
+    fn new(algorithm: Algorithm, count: usize, before: Option<&Self>) -> Self {
         match (algorithm, before) {
             (Algorithm::PeakEwma, _) => Self::PeakEwma,
             (Algorithm::LeastRequest, _) => Self::LeastRequest,
             (Algorithm::Random, _) => Self::Random,
-            (Algorithm::RoundRobin, Some(Self::RoundRobin(turn))) => {
-                Self::RoundRobin(Arc::clone(turn))
+            (Algorithm::RoundRobin, Some(Self::RoundRobin(turns, _))) => {
+                Self::RoundRobin(Arc::clone(turns), count)
             }
             (Algorithm::RoundRobin, _) => {
                 let first = fastrand::u32(..) as usize;
-                Self::RoundRobin(Arc::new(Turn::starting_at(first)))
+                Self::RoundRobin(Arc::new(Turns::starting_at(first)), count)
             }
         }
     }
@@ -191,7 +195,7 @@ impl Balancer {
             Self::LeastRequest => {
                 two_choices::pick(count, random, load, |load| f64::from(load.active()))
             }
-            Self::RoundRobin(turn) => turn.pick(count, |at| load(at).is_some()),
+            Self::RoundRobin(turns, total) => turns.pick(count, *total, |at| load(at).is_some()),
             Self::Random => random::pick(count, random, |at| load(at).is_some()),
         }
     }

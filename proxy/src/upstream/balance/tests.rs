@@ -9,8 +9,8 @@ fn addresses(count: u8) -> Vec<SocketAddr> {
     (0..count).map(address).collect()
 }
 
-fn per_request(algorithm: Algorithm, window: u64) -> LoadBalancing {
-    LoadBalancing::PerRequest {
+fn per_request(algorithm: Algorithm, window: u64) -> BalancingMethod {
+    BalancingMethod::PerRequest {
         algorithm,
         slow_start: SlowStart::new(Duration::from_secs(window)),
     }
@@ -67,7 +67,9 @@ fn turns_go_on_when_endpoints_come() {
     let first = Balancing::new(Some(&settings), &old, None, 0);
     let second = Balancing::new(Some(&settings), &new, Some((&first, &old)), 0);
     match (&first.algorithm, &second.algorithm) {
-        (Balancer::RoundRobin(old), Balancer::RoundRobin(new)) => assert!(Arc::ptr_eq(old, new)),
+        (Balancer::RoundRobin(old, 3), Balancer::RoundRobin(new, 4)) => {
+            assert!(Arc::ptr_eq(old, new));
+        }
         _ => panic!("turns"),
     }
 }
@@ -111,7 +113,7 @@ fn preferred_endpoint_spills_only_when_crowded_and_costlier() {
     let (near, far) = (Load::default(), Load::default());
     near.observe(Duration::from_millis(100), SECOND);
     far.observe(Duration::from_millis(1), SECOND);
-    let spills = |of: Algorithm| Balancer::new(of, None).should_spill(&near, &far, SECOND);
+    let spills = |of: Algorithm| Balancer::new(of, 2, None).should_spill(&near, &far, SECOND);
     (1..CROWDED_REQUESTS).for_each(|_| near.begin());
     assert!(!spills(Algorithm::PeakEwma), "slow but not crowded");
     assert!(!spills(Algorithm::LeastRequest), "not crowded");
@@ -128,7 +130,7 @@ fn preferred_endpoint_spills_only_when_crowded_and_costlier() {
 #[test]
 fn ring_is_shared_by_versions_with_the_same_endpoints() {
     let hash = |load_factor| {
-        LoadBalancing::ConsistentHash(ConsistentHash {
+        BalancingMethod::ConsistentHash(ConsistentHash {
             key: HashKey::SourceAddress,
             load_factor,
         })

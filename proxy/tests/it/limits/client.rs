@@ -219,8 +219,7 @@ async fn mirror_takes_no_place() {
     let mut mirrored = rule(0, vec![to("reviews", 1)]);
     mirrored.filters = vec![Filter::Mirror(Mirror {
         to: port("reviews"),
-        numerator: 1,
-        denominator: 1,
+        fraction: weft_ir::Fraction::ALL,
     })];
     limited.route(mirrored);
     let request = get(limited.front, Version::Http1, "/");

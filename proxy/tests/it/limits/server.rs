@@ -140,7 +140,7 @@ fn strict_policy(min_per_second: u16) -> TrafficPolicy {
             percent: Percent::default(),
             min_per_second,
         }),
-        limits: None,
+        ..TrafficPolicy::default()
     }
 }
 

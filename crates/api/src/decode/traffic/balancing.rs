@@ -1,11 +1,12 @@
-//! Decodes load balancing. What a newer controller names and this proxy does not know is as without
-//! the section.
+//! Decodes load balancing. A value of a newer controller that this proxy does not know is as
+//! without the field.
 
 use std::time::Duration;
 
 use http::HeaderName;
 use weft_ir::{
-    Algorithm, ConsistentHash, HashCookie, HashKey, LoadBalancing, LoadFactor, SlowStart,
+    Algorithm, BalancingMethod, ConsistentHash, HashCookie, HashKey, LoadBalancing, LoadFactor,
+    SlowStart, ZonePreference,
 };
 
 use crate::decode::{Decoded, invalid};
@@ -13,18 +14,23 @@ use crate::proto;
 use proto::consistent_hash::Key;
 use proto::load_balancing::Algorithm as Wire;
 
-pub(super) fn section(wire: Option<proto::LoadBalancing>) -> Decoded<Option<LoadBalancing>> {
-    match wire.and_then(|wire| wire.algorithm) {
-        None => Ok(None),
-        Some(Wire::PerRequest(wire)) => per_request(&wire),
-        Some(Wire::ConsistentHash(wire)) => {
-            let hash = hash(wire)?;
-            Ok(hash.map(LoadBalancing::ConsistentHash))
-        }
-    }
+pub(super) fn section(wire: proto::LoadBalancing) -> Decoded<LoadBalancing> {
+    let zones = match wire.zones() {
+        proto::ZonePreference::Unspecified => ZonePreference::Service,
+        proto::ZonePreference::Prefer => ZonePreference::Prefer,
+        proto::ZonePreference::Require => ZonePreference::Require,
+        proto::ZonePreference::Disabled => ZonePreference::Disabled,
+    };
+    let method = match wire.algorithm {
+        None => None,
+        Some(Wire::PerRequest(wire)) => per_request(&wire)?,
+        Some(Wire::ConsistentHash(wire)) => hash(wire)?.map(BalancingMethod::ConsistentHash),
+    };
+    let method = method.unwrap_or_default();
+    Ok(LoadBalancing { method, zones })
 }
 
-fn per_request(wire: &proto::PerRequestBalancing) -> Decoded<Option<LoadBalancing>> {
+fn per_request(wire: &proto::PerRequestBalancing) -> Decoded<Option<BalancingMethod>> {
     let algorithm = match wire.algorithm() {
         proto::BalancingAlgorithm::Unspecified => return Ok(None),
         proto::BalancingAlgorithm::PeakEwma => Algorithm::PeakEwma,
@@ -40,7 +46,7 @@ fn per_request(wire: &proto::PerRequestBalancing) -> Decoded<Option<LoadBalancin
             Some(window.ok_or_else(|| invalid(field)(&milliseconds))?)
         }
     };
-    Ok(Some(LoadBalancing::PerRequest {
+    Ok(Some(BalancingMethod::PerRequest {
         algorithm,
         slow_start,
     }))

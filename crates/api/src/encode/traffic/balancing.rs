@@ -1,6 +1,8 @@
 //! Encodes load balancing.
 
-use weft_ir::{Algorithm, ConsistentHash, HashCookie, HashKey, LoadBalancing};
+use weft_ir::{
+    Algorithm, BalancingMethod, ConsistentHash, HashCookie, HashKey, LoadBalancing, ZonePreference,
+};
 
 use super::milliseconds;
 use crate::proto;
@@ -8,8 +10,9 @@ use proto::consistent_hash::Key;
 use proto::load_balancing::Algorithm as Wire;
 
 pub(super) fn section(of: &LoadBalancing) -> proto::LoadBalancing {
-    let algorithm = match of {
-        LoadBalancing::PerRequest {
+    let LoadBalancing { method, zones } = of;
+    let algorithm = match method {
+        BalancingMethod::PerRequest {
             algorithm,
             slow_start,
         } => Wire::PerRequest(proto::PerRequestBalancing {
@@ -22,10 +25,17 @@ pub(super) fn section(of: &LoadBalancing) -> proto::LoadBalancing {
             .into(),
             slow_start_milliseconds: slow_start.map_or(0, |of| milliseconds(of.window())),
         }),
-        LoadBalancing::ConsistentHash(of) => Wire::ConsistentHash(hash(of)),
+        BalancingMethod::ConsistentHash(of) => Wire::ConsistentHash(hash(of)),
     };
     proto::LoadBalancing {
         algorithm: Some(algorithm),
+        zones: match zones {
+            ZonePreference::Service => proto::ZonePreference::Unspecified,
+            ZonePreference::Prefer => proto::ZonePreference::Prefer,
+            ZonePreference::Require => proto::ZonePreference::Require,
+            ZonePreference::Disabled => proto::ZonePreference::Disabled,
+        }
+        .into(),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use http::HeaderName;
 use weft_ir::{
-    Algorithm, ConsistentHash, HashCookie, HashKey, LoadBalancing, LoadFactor, SlowStart,
+    Algorithm, BalancingMethod, ConsistentHash, HashCookie, HashKey, LoadBalancing, LoadFactor,
+    SlowStart, ZonePreference,
 };
 use weft_policy::{BalancingAlgorithm, HashKeyType};
 
@@ -18,9 +19,13 @@ pub(super) fn read(of: &weft_policy::LoadBalancing, at: &str) -> Result<LoadBala
         algorithm,
         consistent_hash,
         slow_start,
+        zone_preference,
     } = of;
-    if algorithm.is_none() && slow_start.is_none() && consistent_hash.is_none() {
-        return Err(format!("{at}: algorithm or slowStart is required"));
+    let is_empty = algorithm.is_none() && slow_start.is_none() && consistent_hash.is_none();
+    if is_empty && zone_preference.is_none() {
+        return Err(format!(
+            "{at}: algorithm, slowStart or zonePreference is required"
+        ));
     }
     let algorithm = match algorithm.unwrap_or(BalancingAlgorithm::PeakEwma) {
         BalancingAlgorithm::PeakEwma => Some(Algorithm::PeakEwma),
@@ -29,8 +34,8 @@ pub(super) fn read(of: &weft_policy::LoadBalancing, at: &str) -> Result<LoadBala
         BalancingAlgorithm::Random => Some(Algorithm::Random),
         BalancingAlgorithm::ConsistentHash => None,
     };
-    match (algorithm, consistent_hash) {
-        (Some(algorithm), None) => Ok(LoadBalancing::PerRequest {
+    let method = match (algorithm, consistent_hash) {
+        (Some(algorithm), None) => Ok(BalancingMethod::PerRequest {
             algorithm,
             slow_start: slow_start.as_ref().map(|of| window(of, at)).transpose()?,
         }),
@@ -39,12 +44,21 @@ pub(super) fn read(of: &weft_policy::LoadBalancing, at: &str) -> Result<LoadBala
         )),
         (None, Some(of)) => {
             let hash = hash(of, &format!("{at}.consistentHash"))?;
-            Ok(LoadBalancing::ConsistentHash(hash))
+            Ok(BalancingMethod::ConsistentHash(hash))
         }
         (Some(_), Some(_)) | (None, None) => Err(format!(
             "{at}.consistentHash: required with the algorithm ConsistentHash, and only with it"
         )),
-    }
+    };
+    Ok(LoadBalancing {
+        method: method?,
+        zones: match zone_preference {
+            None | Some(weft_policy::ZonePreference::Service) => ZonePreference::Service,
+            Some(weft_policy::ZonePreference::Prefer) => ZonePreference::Prefer,
+            Some(weft_policy::ZonePreference::Require) => ZonePreference::Require,
+            Some(weft_policy::ZonePreference::Disabled) => ZonePreference::Disabled,
+        },
+    })
 }
 
 fn window(of: &weft_policy::SlowStart, at: &str) -> Result<SlowStart, String> {

@@ -1,19 +1,19 @@
 //! Weights of backends, whatever balances their endpoints.
 
 use weft_ir::{
-    Algorithm, ConsistentHash, HashKey, LoadBalancing, LoadFactor, SlowStart, TrafficPolicy,
+    Algorithm, BalancingMethod, ConsistentHash, HashKey, LoadFactor, SlowStart, TrafficPolicy,
 };
 
 use super::*;
 
-fn per_request(algorithm: Algorithm) -> LoadBalancing {
-    LoadBalancing::PerRequest {
+fn per_request(algorithm: Algorithm) -> BalancingMethod {
+    BalancingMethod::PerRequest {
         algorithm,
         slow_start: SlowStart::new(Duration::from_secs(30)),
     }
 }
 
-fn balanced(name: &str, of: &LoadBalancing) -> proto::Resource {
+fn balanced(name: &str, of: &BalancingMethod) -> proto::Resource {
     let third = if name == "v1" { 1 } else { 2 };
     let endpoint = |n: u8| Endpoint {
         address: SocketAddr::from(([10, 1, third, n], 80)),
@@ -23,7 +23,7 @@ fn balanced(name: &str, of: &LoadBalancing) -> proto::Resource {
     let endpoints = (0..5).map(endpoint).collect();
     encode::endpoints(&EndpointSet {
         traffic: Some(Arc::new(TrafficPolicy {
-            load_balancing: Some(of.clone()),
+            load_balancing: Some(of.clone().into()),
             ..TrafficPolicy::default()
         })),
         ..EndpointSet::new(id, Protocol::Http1, endpoints)
@@ -33,7 +33,7 @@ fn balanced(name: &str, of: &LoadBalancing) -> proto::Resource {
 #[tokio::test]
 async fn backend_weights_hold_under_every_algorithm() {
     const REQUESTS: u32 = 10_000;
-    let hash = LoadBalancing::ConsistentHash(ConsistentHash {
+    let hash = BalancingMethod::ConsistentHash(ConsistentHash {
         key: HashKey::SourceAddress,
         load_factor: LoadFactor::new(125),
     });
