@@ -12,6 +12,7 @@ mod balancing;
 mod bytes;
 mod external_auth;
 mod gateway;
+mod health;
 mod limits;
 
 fn everything() -> Destination {

@@ -62,7 +62,8 @@ pub use route::{
 };
 pub use route_table::{Matched, RouteTable};
 pub use traffic::{
-    Algorithm, BalancingMethod, ClientLimits, ConsistentHash, EjectionTime, HashCookie, HashKey,
-    Limits, LoadBalancing, LoadFactor, OutlierDetection, Percent, Queue, RequestLimit, RetryBudget,
-    SlowStart, TrafficPolicy, ZonePreference,
+    Algorithm, BalancingMethod, CheckTiming, ClientLimits, ConsistentHash, EjectionTime,
+    HashCookie, HashKey, HealthCheck, HealthChecks, HttpHealthCheck, Limits, LoadBalancing,
+    LoadFactor, OutlierDetection, Percent, Queue, RequestLimit, RetryBudget, SlowStart,
+    StatusRange, TrafficPolicy, ZonePreference,
 };

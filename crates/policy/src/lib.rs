@@ -39,9 +39,10 @@ pub use requests::{GrpcMatch, PathMatch, PathMatchType, RequestMatch, ValueMatch
 pub use status::{AncestorRef, AncestorStatus, Condition, PolicyStatus};
 pub use target::{ClusterTarget, LabelRequirement, LabelSelector, TargetRef};
 pub use traffic::{
-    BalancingAlgorithm, ClientLimits, ConsistentHash, HashCookie, HashHeader, HashKeyType,
-    HashQueryParameter, Limits, LoadBalancing, OutlierDetection, RetryBudget, ServerLimits,
-    SlowStart, TrafficPolicy, TrafficPolicySpec, TrafficSections, TrafficTarget, ZonePreference,
+    BalancingAlgorithm, ClientLimits, ConsistentHash, GrpcHealthCheck, HashCookie, HashHeader,
+    HashKeyType, HashQueryParameter, HealthChecks, HttpHealthCheck, Limits, LoadBalancing,
+    OutlierDetection, RetryBudget, ServerLimits, SlowStart, StatusRange, TcpHealthCheck,
+    TrafficPolicy, TrafficPolicySpec, TrafficSections, TrafficTarget, ZonePreference,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

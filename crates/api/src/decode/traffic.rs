@@ -1,6 +1,7 @@
 //! Decodes traffic policies.
 
 mod balancing;
+mod health;
 pub(super) mod limits;
 
 use std::num::NonZeroU32;
@@ -17,12 +18,14 @@ pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
         retry_budget,
         limits,
         load_balancing,
+        health_checks,
     } = wire;
     Ok(TrafficPolicy {
         outlier_detection: outlier_detection.map(outliers).transpose()?,
         retry_budget: retry_budget.map(budget).transpose()?,
         limits: limits.map(limits::limits).transpose()?,
         load_balancing: load_balancing.map(balancing::section).transpose()?,
+        health_checks: health_checks.map(health::checks).transpose()?.flatten(),
     })
 }
 

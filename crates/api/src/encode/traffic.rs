@@ -1,6 +1,7 @@
 //! Encodes traffic policies.
 
 mod balancing;
+mod health;
 pub(super) mod limits;
 
 use std::num::NonZeroU32;
@@ -16,12 +17,14 @@ pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
         retry_budget,
         limits,
         load_balancing,
+        health_checks,
     } = of;
     proto::TrafficPolicy {
         outlier_detection: outlier_detection.as_ref().map(outliers),
         retry_budget: retry_budget.map(budget),
         limits: limits.as_ref().map(limits::limits),
         load_balancing: load_balancing.as_ref().map(balancing::section),
+        health_checks: health_checks.as_ref().map(health::checks),
     }
 }
 

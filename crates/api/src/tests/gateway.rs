@@ -134,7 +134,7 @@ fn with_policy() -> EndpointSet {
                 min_per_second: u16::MAX,
             }),
             limits: Some(super::limits::limits()),
-            load_balancing: None,
+            ..TrafficPolicy::default()
         })),
         ..set()
     }

@@ -3,6 +3,7 @@
 //! Source: the effective TrafficPolicy of the port. Each section has a file of its own.
 
 mod balancing;
+mod health;
 mod limits;
 mod outliers;
 mod percent;
@@ -12,6 +13,8 @@ pub use balancing::{
     SlowStart, ZonePreference,
 };
 pub use limits::{ClientLimits, Limits, Queue, RequestLimit};
+
+pub use health::{CheckTiming, HealthCheck, HealthChecks, HttpHealthCheck, StatusRange};
 pub use outliers::{EjectionTime, OutlierDetection};
 pub use percent::Percent;
 
@@ -27,6 +30,8 @@ pub struct TrafficPolicy {
     pub limits: Option<Limits>,
     /// Which endpoint takes a request.
     pub load_balancing: Option<LoadBalancing>,
+    /// How endpoints are asked whether they are healthy.
+    pub health_checks: Option<HealthChecks>,
 }
 
 impl TrafficPolicy {
@@ -37,11 +42,13 @@ impl TrafficPolicy {
             retry_budget,
             limits,
             load_balancing,
+            health_checks,
         } = self;
         outlier_detection.is_none()
             && retry_budget.is_none()
             && limits.is_none()
             && load_balancing.is_none()
+            && health_checks.is_none()
     }
 }
 

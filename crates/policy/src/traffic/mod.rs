@@ -8,6 +8,7 @@
 //! Source: GEP-713 (inherited policies). Each section has a file of its own.
 
 mod balancing;
+mod health;
 mod limits;
 mod outliers;
 
@@ -16,6 +17,8 @@ pub use balancing::{
     LoadBalancing, SlowStart, ZonePreference,
 };
 pub use limits::{ClientLimits, Limits, ServerLimits};
+
+pub use health::{GrpcHealthCheck, HealthChecks, HttpHealthCheck, StatusRange, TcpHealthCheck};
 pub use outliers::OutlierDetection;
 
 use kube::{CustomResource, KubeSchema};
@@ -104,7 +107,7 @@ pub struct TrafficTarget {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget) || has(self.limits) || has(self.loadBalancing)").message("at least one section is required")
+    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget) || has(self.limits) || has(self.loadBalancing) || has(self.healthChecks)").message("at least one section is required")
 )]
 pub struct TrafficSections {
     /// An endpoint that fails several requests in a row gets none for a time.
@@ -119,6 +122,9 @@ pub struct TrafficSections {
     /// Which endpoint takes a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancing: Option<LoadBalancing>,
+    /// Endpoints are asked whether they are healthy; one that is not gets no requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_checks: Option<HealthChecks>,
 }
 
 /// How many requests each client proxy sends again, in the last 10 seconds: whether a rule asks for

@@ -24,11 +24,13 @@ pub(super) fn effective(levels: &[Option<&Directive>]) -> TrafficPolicy {
     let retry_budget = section(levels, |of| of.retry_budget.as_ref());
     let limits = section(levels, |of| of.limits.as_ref());
     let load_balancing = section(levels, |of| of.load_balancing.as_ref());
+    let health_checks = section(levels, |of| of.health_checks.as_ref());
     TrafficPolicy {
         outlier_detection: outlier_detection.cloned(),
         retry_budget: retry_budget.copied(),
         limits: limits.cloned(),
         load_balancing: load_balancing.cloned(),
+        health_checks: health_checks.cloned(),
     }
 }
 

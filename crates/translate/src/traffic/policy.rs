@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_ir::Limits;
+use weft_ir::{HealthCheck, Limits};
 use weft_policy::TrafficTarget;
 
 use super::merge::Directive;
@@ -104,10 +104,19 @@ impl Policy {
         (&self.creation, &self.id)
     }
 
-    /// Returns true if a section concerns connections of bytes, too.
-    pub(super) fn limits_connections(&self) -> bool {
+    /// Returns the fields that concern connections of bytes, too.
+    pub(super) fn of_connections(&self) -> Vec<&'static str> {
         let limits = self.limits();
-        limits.is_some_and(|of| of.client.max_connections.is_some())
+        let limited = limits.is_some_and(|of| of.client.max_connections.is_some());
+        let checks = self.directive.as_ref().ok();
+        let checks = checks.and_then(|of| of.sections.health_checks.as_ref());
+        let checked = checks.is_some_and(|of| of.check == HealthCheck::Tcp);
+        let fields = [
+            (limited, "limits.client.maxConnections"),
+            (checked, "healthChecks.tcp"),
+        ];
+        let present = fields.into_iter().filter(|(present, _)| *present);
+        present.map(|(_, field)| field).collect()
     }
 
     /// Returns true if a section concerns all clients of the pods, whatever address they use.

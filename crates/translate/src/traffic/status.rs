@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::policy::{Policy, TargetSpec};
-use super::winners::{Place, Refusal, Winners, opaque, place};
+use super::winners::{Place, Refusal, Winners, concerns_connections, opaque, place};
 use crate::cluster::services::{ServiceAddressing, ServiceInfo, Services};
 use crate::conditions::condition;
 use crate::objects::ParentRef;
@@ -88,9 +88,10 @@ fn outcome(
 fn note(policy: &Policy, service: &ServiceInfo) -> String {
     let mut note = String::new();
     if let Some(opaque) = opaque(&service.ports) {
-        let effect = match policy.limits_connections() {
-            true => "only limits.client.maxConnections has",
-            false => "it has no",
+        let effect = match &policy.of_connections()[..] {
+            [] => "it has no".to_owned(),
+            [field] => format!("only {field} has"),
+            fields => format!("only {} have", fields.join(" and ")),
         };
         note += &format!("; {effect} effect on {opaque}");
     }

@@ -135,7 +135,7 @@ pub(super) fn place(policy: &Policy, scope: &Scope, services: &Services) -> Resu
     }
 }
 
-/// Returns why a policy does not fit any of the ports: it concerns requests.
+/// Returns why a policy does not fit any of the ports: most concern requests.
 fn fits(policy: &Policy, service: &ServiceInfo, ports: &[PortInfo]) -> Option<String> {
     let id = &service.id;
     if service.addressing == ServiceAddressing::ExternalName {
@@ -143,7 +143,7 @@ fn fits(policy: &Policy, service: &ServiceInfo, ports: &[PortInfo]) -> Option<St
             "Service {id} is an ExternalName, and has no endpoints"
         ));
     }
-    if policy.limits_connections() {
+    if !policy.of_connections().is_empty() {
         return None;
     }
     let all_opaque = !ports.is_empty() && ports.iter().all(is_opaque);

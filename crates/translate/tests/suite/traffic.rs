@@ -6,8 +6,7 @@ use std::path::Path;
 
 use serde_norway::{Mapping, Value};
 use weft_ir::{
-    BalancingMethod, ConsistentHash, HashKey, LoadBalancing, OutlierDetection, RetryBudget,
-    TrafficPolicy, ZonePreference,
+    BalancingMethod, ConsistentHash, HashKey, HealthCheck, HealthChecks, LoadBalancing, OutlierDetection, RetryBudget, TrafficPolicy, ZonePreference,
 };
 use weft_translate::{Objects, TrafficPolicyStatus, Translation, translate};
 
@@ -21,6 +20,7 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
         retry_budget,
         limits,
         load_balancing,
+        health_checks,
     } = of;
     let outliers = outlier_detection.as_ref().map(outliers);
     let budget = retry_budget.map(|of| {
@@ -33,7 +33,8 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
     });
     let limits = limits.as_ref().map(limits::limits);
     let balanced = load_balancing.as_ref().map(balancing);
-    let sections = [outliers, budget, limits, balanced];
+    let health = health_checks.as_ref().map(health);
+    let sections = [outliers, budget, limits, balanced, health];
     let sections: Vec<String> = sections.into_iter().flatten().collect();
     text(sections.join("; "))
 }
@@ -95,6 +96,29 @@ fn method_of(of: &BalancingMethod) -> String {
             format!("hash of {key}{}", bound.unwrap_or_default())
         }
     }
+
+fn health(of: &HealthChecks) -> String {
+    let HealthChecks {
+        timing,
+        unhealthy_threshold,
+        healthy_threshold,
+        check,
+    } = of;
+    let check = match check {
+        HealthCheck::Http(of) => {
+            let ranges: Vec<_> = of.statuses.iter().map(|range| range.bounds()).collect();
+            let host = of.host.as_ref().map_or("", |host| host.as_str());
+            format!("GET {host}{} is {ranges:?}", of.path)
+        }
+        HealthCheck::Grpc(service) => format!("grpc {service:?} serves"),
+        HealthCheck::Tcp => "tcp connects".to_owned(),
+    };
+    format!(
+        "checked every {:?} within {:?}, unhealthy after {unhealthy_threshold}, healthy after \
+         {healthy_threshold}: {check}",
+        timing.interval(),
+        timing.timeout()
+    )
 }
 
 pub(crate) fn statuses(translation: &Translation) -> Mapping {

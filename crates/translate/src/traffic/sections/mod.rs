@@ -1,6 +1,7 @@
 //! The sections of a TrafficPolicy. What is invalid is named by its field.
 
 mod balancing;
+mod health;
 mod limits;
 mod outliers;
 mod values;
@@ -26,6 +27,7 @@ pub(super) fn directive(
         retry_budget,
         limits,
         load_balancing,
+        health_checks,
     } = of;
     let detection = outlier_detection.as_ref();
     let detection = detection.map(|of| outliers::read(of, &format!("{at}.outlierDetection")));
@@ -35,11 +37,14 @@ pub(super) fn directive(
     let limits = limits.map(|of| limits::read(of, &format!("{at}.limits")));
     let balancing = load_balancing.as_ref();
     let balancing = balancing.map(|of| balancing::read(of, &format!("{at}.loadBalancing")));
+    let checks = health_checks.as_ref();
+    let checks = checks.map(|of| health::read(of, &format!("{at}.healthChecks")));
     let sections = TrafficPolicy {
         outlier_detection: detection.transpose()?,
         retry_budget: budget.transpose()?,
         limits: limits.transpose()?,
         load_balancing: balancing.transpose()?,
+        health_checks: checks.transpose()?,
     };
     match sections.is_empty() {
         true => Err(format!("{at}: at least one section is required")),
