@@ -1,7 +1,12 @@
 //! What a proxy reads of gRPC: whether a message speaks it, and how its call ended.
 
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap};
+use prost::Message;
 use tonic::Code;
+
+/// Whether a message is compressed, and its length.
+const PREFIX: usize = 5;
 
 /// By the whole media type, which is `application/grpc` or one of its own subtypes, as
 /// `application/grpc+proto`: what only begins so, as `application/grpc-web`, is another protocol.
@@ -22,6 +27,27 @@ pub fn grpc_status(headers: &HeaderMap) -> Option<Code> {
     let status: i32 = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
     // Other numbers are UNKNOWN, by the gRPC specification.
     Some(status.into())
+}
+
+/// Returns a message as the body of a call has it, not compressed. Returns `None` if it is too
+/// long.
+pub(crate) fn frame_message(message: &impl Message) -> Option<Bytes> {
+    let length = message.encoded_len();
+    let mut body = BytesMut::with_capacity(PREFIX + length);
+    body.put_u8(0);
+    body.put_u32(u32::try_from(length).ok()?);
+    message.encode(&mut body).ok()?;
+    Some(body.freeze())
+}
+
+/// Returns the one message of a body. Returns `None` if it is anything else, or compressed.
+pub(crate) fn only_message<M: Message + Default>(mut body: Bytes) -> Option<M> {
+    if body.len() < PREFIX || body.get_u8() != 0 {
+        return None;
+    }
+    let length = usize::try_from(body.get_u32()).ok()?;
+    let whole = (length == body.len()).then_some(body)?;
+    M::decode(whole).ok()
 }
 
 /// Returns the status of HTTP that a gRPC status stands for.

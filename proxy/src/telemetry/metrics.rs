@@ -15,6 +15,7 @@ use weft_process::ProcessCollector;
 
 use super::authorization::{DecisionCollector, DecisionSeries};
 use super::error_type::ErrorType;
+use super::health::HealthMetrics;
 use super::labels::{
     AuthResult, BackendRef, ConnectionTls, Direction, MirrorResult, PassthroughReason,
     RequestLabels,
@@ -115,6 +116,7 @@ pub struct Metrics {
     pub udp: UdpMetrics,
     pub outliers: OutlierMetrics,
     pub limits: LimitMetrics,
+    pub health: HealthMetrics,
     /// Unix seconds; 0: none yet.
     pub certificate_expiry: Gauge,
     /// Roots that peers are checked against.
@@ -179,6 +181,7 @@ impl Metrics {
             udp: UdpMetrics::default(),
             outliers: OutlierMetrics::default(),
             limits: LimitMetrics::default(),
+            health: HealthMetrics::default(),
             certificate_expiry: Gauge::default(),
             trusted_roots: Gauge::default(),
             certificate_renewals: Counter::default(),
@@ -199,6 +202,7 @@ impl Metrics {
         self.udp.register(registry);
         self.outliers.register(registry);
         self.limits.register(registry);
+        self.health.register(registry);
         let mut add = |name: &str, help: &str, metric: Box<dyn Registered>| {
             metric.register(registry, name, help);
         };

@@ -4,6 +4,7 @@ pub mod access;
 pub mod authorization;
 pub mod connections;
 pub mod error_type;
+pub mod health;
 pub mod labels;
 pub mod limits;
 pub mod metrics;

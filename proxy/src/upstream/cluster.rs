@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use weft_ir::{
-    Choice, ClientLimits, EndpointSet, Locality, Protocol, TrafficPolicy, ZonePreference,
+    Choice, ClientLimits, EndpointSet, HealthChecks, Locality, Protocol, TrafficPolicy,
+    ZonePreference,
 };
 
 use super::balance::Key;
 use super::budget::RetryCounter;
+use super::health::HealthChecker;
 use super::members::{Members, PickRequest};
 use super::outliers::{Outcome, TrackedEndpoint};
 use super::{Endpoint, EndpointRegistry, SendError};
@@ -61,7 +63,20 @@ impl Cluster {
         if let Some(settings) = policy.and_then(|of| of.outlier_detection.as_ref()) {
             members = members.detecting(settings, &before);
         }
+        if let Some(settings) = policy.and_then(|of| of.health_checks.as_ref()) {
+            let checker = self.checker(settings, &before);
+            members = members.checked_by(&checker, &before);
+        }
         self.members.store(Arc::new(members));
+    }
+
+    /// Returns what checks by these settings: that of the members before, if they are the same.
+    fn checker(&self, settings: &HealthChecks, before: &Members) -> Arc<HealthChecker> {
+        let known = before.health.as_ref().map(|health| &health.checker);
+        match known.filter(|checker| checker.settings() == settings) {
+            Some(checker) => Arc::clone(checker),
+            None => HealthChecker::new(settings, &self.name, &self.registry),
+        }
     }
 
     /// As [`Cluster::update`], without preferred endpoints.
@@ -121,6 +136,9 @@ impl Cluster {
     /// `None` if there is no other.
     pub fn pick(&self, tried: &[SocketAddr], client: Option<IpAddr>) -> Option<Arc<Endpoint>> {
         let members = self.members.load();
+        if let Some(health) = &members.health {
+            health.checker.connection(self.registry.now());
+        }
         let key = client.and_then(|client| members.key_of_connection(client));
         let place = self.pick_place(&members, tried, client, key)?;
         members.endpoints.get(place).cloned()
@@ -134,6 +152,9 @@ impl Cluster {
         key: Option<Key>,
     ) -> Option<(Arc<Endpoint>, Option<TrackedEndpoint>)> {
         let members = self.members.load();
+        if let Some(health) = &members.health {
+            health.checker.request(self.registry.now());
+        }
         let place = self.pick_place(&members, tried, client, key)?;
         let endpoint = members.endpoints.get(place)?.clone();
         Some((endpoint, self.tracked(&members, place)))

@@ -11,6 +11,7 @@ use weft_ir::{
 
 use super::Endpoint;
 use super::balance::{Balancing, ByKey, Key, RequestKey};
+use super::health::{ClusterHealth, HealthChecker};
 use super::outliers::OutlierDetector;
 use super::sessions::{self, Sessions};
 use crate::limits::ClientLimiters;
@@ -34,6 +35,8 @@ pub struct Members {
     balancing: Balancing,
     /// True before the first update.
     unknown: bool,
+    /// `None` without health checks.
+    pub(super) health: Option<ClusterHealth>,
 }
 
 /// What picking an endpoint goes by.
@@ -62,6 +65,7 @@ impl Members {
             limiters: ClientLimiters::default(),
             balancing: Balancing::default(),
             unknown: true,
+            health: None,
         }
     }
 
@@ -89,6 +93,7 @@ impl Members {
             limiters: ClientLimiters::default(),
             balancing: Balancing::default(),
             unknown: false,
+            health: None,
         };
         if members.hinted > 0 {
             let mut endpoints: Vec<_> = members.endpoints.into_iter().zip(hinted).collect();
@@ -110,10 +115,28 @@ impl Members {
         moved.limiters = self.limiters.clone();
         // None of the endpoints is new.
         moved = moved.balancing(Some(&self.balancing.settings()), self, 0);
-        match &self.outliers {
-            Some(outliers) => moved.detecting(outliers.settings(), self),
+        if let Some(outliers) = &self.outliers {
+            moved = moved.detecting(outliers.settings(), self);
+        }
+        match &self.health {
+            Some(health) => moved.checked_by(&health.checker, self),
             None => moved,
         }
+    }
+
+    /// The same endpoints with health checks. Those that are among the members `before` keep what
+    /// is known of them.
+    #[must_use]
+    pub(super) fn checked_by(mut self, checker: &Arc<HealthChecker>, before: &Self) -> Self {
+        let health = ClusterHealth::new(checker, self.protocol, &self.endpoints, before);
+        self.health = Some(health);
+        self
+    }
+
+    /// Returns false if checks have found the endpoint unhealthy.
+    fn passes_checks(&self, place: usize) -> bool {
+        let health = self.health.as_ref();
+        health.is_none_or(|health| health.is_healthy(place))
     }
 
     /// The same endpoints with outlier detection. Those that are among the members `before` keep
@@ -183,7 +206,9 @@ impl Members {
         is_healthy: impl Fn(&Arc<Endpoint>) -> bool,
         panicked: impl FnOnce(),
     ) -> Option<usize> {
-        let is_healthy = |place: usize| is_healthy(&self.endpoints[place]);
+        // First the endpoint itself: what asks it also begins the probe that it may be due.
+        let is_healthy =
+            |place: usize| is_healthy(&self.endpoints[place]) && self.passes_checks(place);
         let Some(outliers) = &self.outliers else {
             return self.place_for(asked, sessions, is_healthy);
         };

@@ -12,6 +12,7 @@ mod cluster;
 mod connect;
 mod endpoint;
 mod error;
+mod health;
 mod http1;
 pub mod http2;
 mod interim;

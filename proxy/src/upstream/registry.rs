@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 use weft_api::alpn;
 use weft_ir::{Identity, Locality};
 
 use super::Endpoint;
+use super::health::ALL_CHECKS;
 use super::liveness::Liveness;
 use super::sessions::Sessions;
 use crate::telemetry::metrics::Metrics;
@@ -30,6 +32,8 @@ pub struct EndpointRegistry {
     pub(super) sessions: Sessions,
     /// Most requests in flight to one endpoint.
     pub(super) endpoint_requests: u32,
+    /// Health checks at one time.
+    pub(super) checks: Semaphore,
 }
 
 /// Endpoints and liveness in use; unused ones are removed by the next [`EndpointRegistry::sweep`].
@@ -81,6 +85,7 @@ impl EndpointRegistry {
             locality: ArcSwap::default(),
             sessions: Sessions::default(),
             endpoint_requests: u32::MAX,
+            checks: Semaphore::new(ALL_CHECKS),
         }
     }
 

@@ -30,6 +30,7 @@ mod gateway;
 mod gateway_ends;
 mod gateway_tls;
 mod grpc;
+mod health;
 mod http1;
 mod informational;
 mod late_hello;

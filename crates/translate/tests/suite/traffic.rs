@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde_norway::{Mapping, Value};
 use weft_ir::{
-    BalancingMethod, ConsistentHash, HashKey, HealthCheck, HealthChecks, LoadBalancing, OutlierDetection, RetryBudget, TrafficPolicy, ZonePreference,
+    BalancingMethod, ConsistentHash, HashKey, HealthCheck, HealthChecks, LoadBalancing,
+    OutlierDetection, RetryBudget, TrafficPolicy, ZonePreference,
 };
 use weft_translate::{Objects, TrafficPolicyStatus, Translation, translate};
 
@@ -96,6 +97,7 @@ fn method_of(of: &BalancingMethod) -> String {
             format!("hash of {key}{}", bound.unwrap_or_default())
         }
     }
+}
 
 fn health(of: &HealthChecks) -> String {
     let HealthChecks {
@@ -159,5 +161,5 @@ fn examples_are_accepted() {
             }
         }
     }
-    assert_eq!(read, 6);
+    assert_eq!(read, 7);
 }

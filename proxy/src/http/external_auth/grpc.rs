@@ -6,12 +6,11 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode, Version};
-use prost::Message;
 use tonic::Code;
 use weft_api::ext_authz::attribute_context::{HttpRequest, Peer, Request};
 use weft_api::ext_authz::check_response::HttpResponse;
@@ -25,6 +24,7 @@ use weft_ir::{HeaderSelection, Identity};
 use super::changes::{Changes, How, is_changeable};
 use super::http::{grpc_denial, refuse_proxy};
 use super::{AuthError, Decision, Place, read};
+use crate::grpc::{frame_message, only_message};
 use crate::http::errors;
 use crate::http::filters::own_authority;
 use crate::http::forwarded::REQUEST_ID;
@@ -32,8 +32,6 @@ use crate::http::response_body::{Response, ResponseBody, grpc_status};
 use crate::upstream::UpstreamResponse;
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
-/// Whether the message is compressed, and its length.
-const PREFIX: usize = 5;
 
 /// Who sent the request.
 #[derive(Clone, Copy)]
@@ -119,11 +117,7 @@ fn lossy(bytes: &[u8]) -> String {
 
 /// Returns the call with its body.
 pub(super) fn request(of: CheckRequest, server: &str) -> Result<(Parts, Bytes), AuthError> {
-    let length = of.encoded_len();
-    let mut body = BytesMut::with_capacity(PREFIX + length);
-    body.put_u8(0);
-    body.put_u32(u32::try_from(length).map_err(|_| AuthError::TooLarge)?);
-    of.encode(&mut body).map_err(|_| AuthError::TooLarge)?;
+    let body = frame_message(&of).ok_or(AuthError::TooLarge)?;
     let (mut head, ()) = http::Request::new(()).into_parts();
     head.method = Method::POST;
     head.uri = Uri::from_static(CHECK);
@@ -142,7 +136,7 @@ pub(super) fn request(of: CheckRequest, server: &str) -> Result<(Parts, Bytes), 
     head.headers.insert(CONTENT_TYPE, grpc);
     head.headers
         .insert(TE, HeaderValue::from_static("trailers"));
-    Ok((head, body.freeze()))
+    Ok((head, body))
 }
 
 /// Reads the server's decision.
@@ -162,22 +156,14 @@ pub(super) async fn decision(
         .or_else(|| grpc_status(&head.headers));
     lease.complete();
     match status {
-        Some(Code::Ok) => decide(message(whole)?, has_grpc_client),
+        Some(Code::Ok) => {
+            let message = only_message(whole);
+            let message = message.ok_or(AuthError::Malformed("it is not one CheckResponse"))?;
+            decide(message, has_grpc_client)
+        }
         Some(code) => Err(AuthError::Status(code.into())),
         None => Err(AuthError::Malformed("it has no grpc-status")),
     }
-}
-
-/// Returns the one message of the body.
-fn message(mut body: Bytes) -> Result<CheckResponse, AuthError> {
-    if body.len() < PREFIX || body.get_u8() != 0 {
-        return Err(AuthError::Malformed("it has no plain message"));
-    }
-    let length = usize::try_from(body.get_u32()).unwrap_or(usize::MAX);
-    if length != body.len() {
-        return Err(AuthError::Malformed("it is not one message"));
-    }
-    CheckResponse::decode(body).map_err(|_| AuthError::Malformed("it is no CheckResponse"))
 }
 
 /// A response that says nothing, or contradicts itself, is no decision.

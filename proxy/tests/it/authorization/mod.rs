@@ -88,12 +88,12 @@ fn pod_policies(policies: Vec<AuthorizationPolicy>) -> proto::Resource {
     })
 }
 
-fn enforce(pod: &Pod, policies: Vec<AuthorizationPolicy>) {
+pub(super) fn enforce(pod: &Pod, policies: Vec<AuthorizationPolicy>) {
     pod.tell(vec![pod_policies(policies)]);
 }
 
 /// Nobody may call.
-fn deny_all() -> Vec<AuthorizationPolicy> {
+pub(super) fn deny_all() -> Vec<AuthorizationPolicy> {
     vec![policy("nobody", Deny, any())]
 }
 

@@ -34,6 +34,7 @@ mod rules;
 mod servers;
 mod services;
 mod status;
+mod traffic_health;
 mod traffic_limits;
 mod traffic_policy;
 mod trust;
