@@ -58,6 +58,7 @@ pub const AUTHORIZATION_POLICY: Wanted = own("AuthorizationPolicy");
 pub const CLUSTER_AUTHORIZATION_POLICY: Wanted = own("ClusterAuthorizationPolicy");
 pub const AUTHENTICATION_POLICY: Wanted = own("AuthenticationPolicy");
 pub const TRAFFIC_POLICY: Wanted = own("TrafficPolicy");
+pub const FAULT_FILTER: Wanted = own("FaultFilter");
 pub const MESH: Wanted = Wanted {
     group: "gateway.networking.x-k8s.io",
     kind: "XMesh",

@@ -57,6 +57,7 @@ pub struct World {
     pub authentication_policies: Arc<Store<objects::AuthenticationPolicy>>,
     pub fetched_keys: Arc<KeyStore>,
     pub traffic_policies: Arc<Store<objects::TrafficPolicy>>,
+    pub fault_filters: Arc<Store<objects::FaultFilter>>,
     pub secrets: Arc<Store<objects::Secret>>,
     pub config_maps: Arc<Store<objects::ConfigMap>>,
     pub cluster_trust_bundles: Arc<Store<objects::ClusterTrustBundle>>,
@@ -87,6 +88,7 @@ impl World {
             && self.authentication_policies.listed()
             && self.fetched_keys.listed()
             && self.traffic_policies.listed()
+            && self.fault_filters.listed()
             && self.secrets.listed()
             && self.config_maps.listed()
             && self.cluster_trust_bundles.listed()
@@ -116,6 +118,7 @@ impl World {
             authentication_policies: self.authentication_policies.objects(),
             fetched_keys: self.fetched_keys.objects(),
             traffic_policies: self.traffic_policies.objects(),
+            fault_filters: self.fault_filters.objects(),
             secrets: self.secrets.objects(),
             config_maps: self.config_maps.objects(),
             cluster_trust_bundles: self.cluster_trust_bundles.objects(),
@@ -194,6 +197,7 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
     let of_cluster = &world.cluster_authorization_policies;
     let tokens = &world.authentication_policies;
     start.discovered(mesh, kinds::SERVICE_IMPORT, &world.service_imports);
+    start.discovered(mesh, kinds::FAULT_FILTER, &world.fault_filters);
     start.discovered(gateways, kinds::REFERENCE_GRANT, &world.reference_grants);
     start.discovered(gateways, kinds::CLUSTER_TRUST_BUNDLE, bundles);
     let kinds = Kinds {

@@ -150,6 +150,11 @@ impl Watchable for objects::AuthenticationPolicy {
         remove_labels_and_annotations(object);
     }
 }
+impl Watchable for objects::FaultFilter {
+    fn slim(object: &mut Value) {
+        remove_labels_and_annotations(object);
+    }
+}
 impl Watchable for objects::TrafficPolicy {
     const STATUS: StatusPart = StatusPart::Entries("ancestors");
 

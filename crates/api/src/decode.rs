@@ -17,6 +17,7 @@ use crate::{Resource, proto};
 mod authentication;
 mod authorization;
 mod external_auth;
+pub(crate) mod fault;
 mod gateway;
 mod rules;
 mod traffic;

@@ -19,6 +19,7 @@ use rules::{backend, connection_rule, rule, tls_rule};
 mod authentication;
 mod authorization;
 mod external_auth;
+pub(crate) mod fault;
 mod gateway;
 mod rules;
 mod traffic;

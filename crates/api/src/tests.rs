@@ -11,6 +11,7 @@ mod authorization;
 mod balancing;
 mod bytes;
 mod external_auth;
+mod fault;
 mod gateway;
 mod health;
 mod limits;
@@ -84,6 +85,8 @@ fn everything() -> Destination {
             }),
             Filter::ExternalAuth(external_auth::grpc()),
             Filter::ExternalAuth(external_auth::http()),
+            Filter::Fault(fault::injection()),
+            Filter::Fault(fault::abort()),
         ],
         backends: vec![
             WeightedBackend {

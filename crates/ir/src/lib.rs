@@ -13,6 +13,7 @@ mod config;
 mod connection;
 mod cors;
 mod external_auth;
+mod fault;
 mod fraction;
 mod gateway;
 mod hosts;
@@ -42,6 +43,9 @@ pub use config::{
 pub use connection::{ConnectionRule, TlsRule, find_tls};
 pub use cors::{Allowed, Cors, OriginError, OriginHost, OriginPattern};
 pub use external_auth::{ExternalAuth, ExternalAuthProtocol, HeaderSelection, HttpAuth};
+pub use fault::{
+    FaultAbort, FaultDelay, FaultHeader, FaultInjection, FaultStatus, GrpcError, HttpError,
+};
 pub use fraction::Fraction;
 pub use gateway::{
     AlternativeName, BackendRoots, BackendTls, ClientValidation, ForwardedHeader, ForwardedTrust,

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::cors::Cors;
 use crate::external_auth::ExternalAuth;
+use crate::fault::FaultInjection;
 use crate::fraction::Fraction;
 use crate::names::ServicePort;
 use crate::pattern::Pattern;
@@ -168,6 +169,8 @@ pub enum Filter {
     Cors(Cors),
     /// Lets requests pass that an external server allows.
     ExternalAuth(Arc<ExternalAuth>),
+    /// Delays requests, or answers them in place of the application.
+    Fault(Arc<FaultInjection>),
 }
 
 /// A change to headers, applied in the order set, add, remove.

@@ -13,6 +13,7 @@ use crate::authorization::{
 use crate::connection::{ConnectionRule, TlsRule};
 use crate::cors::{Allowed, Cors};
 use crate::external_auth::{ExternalAuth, ExternalAuthProtocol, HttpAuth};
+use crate::fault::{FaultHeader, FaultInjection};
 use crate::gateway::{KeyPair, ServerTls};
 use crate::hosts::HostPattern;
 use crate::names::ServicePort;
@@ -322,7 +323,21 @@ fn filter(of: &Filter) -> usize {
             Filter::Mirror(Mirror { to, fraction: _ }) => FIELD * 3 + service_port(to),
             Filter::Cors(of) => cors(of),
             Filter::ExternalAuth(of) => of.wire_size(),
+            Filter::Fault(of) => fault(of),
         }
+}
+
+fn fault(of: &FaultInjection) -> usize {
+    let FaultInjection {
+        filter,
+        header,
+        delay: _,
+        abort: _,
+    } = of;
+    let header = header.as_ref().map_or(0, |FaultHeader { name, value }| {
+        FIELD * 2 + text(name.as_str()) + optional(value.as_deref())
+    });
+    text(filter) + header + FIELD * 8
 }
 
 impl ExternalAuth {

@@ -21,6 +21,7 @@
 
 mod authentication;
 mod authorization;
+mod fault;
 mod requests;
 mod status;
 mod target;
@@ -35,6 +36,7 @@ pub use authorization::{
     ClusterAuthorizationPolicy, ClusterAuthorizationPolicySpec, JwtClaim, JwtSource,
     NetworkAttributes, Source, SourceAccount, SourceType,
 };
+pub use fault::{FaultAbort, FaultDelay, FaultFilter, FaultFilterSpec, FaultHeader};
 pub use requests::{GrpcMatch, PathMatch, PathMatchType, RequestMatch, ValueMatch, ValueMatchType};
 pub use status::{AncestorRef, AncestorStatus, Condition, PolicyStatus};
 pub use target::{ClusterTarget, LabelRequirement, LabelSelector, TargetRef};
@@ -57,6 +59,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         AuthenticationPolicy::crd(),
         AuthorizationPolicy::crd(),
         ClusterAuthorizationPolicy::crd(),
+        FaultFilter::crd(),
         TrafficPolicy::crd(),
     ]
 }

@@ -7,6 +7,10 @@ use crate::output::Condition;
 /// Length limit of a condition's message in bytes. The API server accepts 32 KiB.
 const MESSAGE_LIMIT: usize = 8192;
 
+/// Reasons of faults of references to filters, which concern ResolvedRefs.
+pub(crate) const FILTER_NOT_FOUND: &str = "FilterNotFound";
+pub(crate) const INVALID_FILTER: &str = "InvalidFilter";
+
 /// Why a value, a filter or a reference is rejected, with its field path: `rules[0].filters[1]:
 /// ...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +27,11 @@ impl Fault {
             reason: "UnsupportedValue",
             text: format!("{at}: {why}"),
         }
+    }
+
+    /// Returns true for a reference of a rule that leads to nothing usable.
+    pub(crate) fn is_of_reference(&self) -> bool {
+        [FILTER_NOT_FOUND, INVALID_FILTER].contains(&self.reason)
     }
 
     /// Filters that cannot be combined.

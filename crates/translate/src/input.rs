@@ -52,6 +52,8 @@ pub struct Objects {
     pub fetched_keys: Vec<Arc<objects::FetchedKeys>>,
     /// TrafficPolicies.
     pub traffic_policies: Vec<Arc<objects::TrafficPolicy>>,
+    /// FaultFilters.
+    pub fault_filters: Vec<Arc<objects::FaultFilter>>,
     /// Secrets of type `kubernetes.io/tls`, and those that another object refers to.
     pub secrets: Vec<Arc<objects::Secret>>,
     /// ConfigMaps that another object refers to.

@@ -27,8 +27,8 @@ use crate::output::{
 };
 use crate::policies::{PolicyTranslator, Scene};
 use crate::references::grants::Grants;
-use crate::routes::Resolver;
 use crate::routes::status::merge_statuses;
+use crate::routes::{FaultCache, FaultFilters, Resolver, fault_filters};
 use crate::service_routes::attach::Attachments;
 use crate::service_routes::{attach, status, views};
 use crate::traffic::{ServerLimits, TrafficTranslator};
@@ -96,6 +96,7 @@ pub struct Translator {
     policies: PolicyTranslator,
     traffic: TrafficTranslator,
     server_limits: ServerLimits,
+    faults: FaultCache,
     statuses: Vec<Arc<RouteStatus>>,
 }
 
@@ -123,6 +124,7 @@ impl Translator {
             policies: PolicyTranslator::default(),
             traffic: TrafficTranslator::default(),
             server_limits: ServerLimits::default(),
+            faults: FaultCache::default(),
             statuses: Vec::new(),
         }
     }
@@ -169,7 +171,8 @@ impl Translator {
             self.server_limits
                 .update(&traffic.effective, &services, &endpoints.slices, &pods);
 
-        let routes = mesh_routes(&mut self.routes, objects, &services);
+        let faults = fault_filters(&mut self.faults, &objects.fault_filters);
+        let routes = mesh_routes(&mut self.routes, objects, &services, &faults);
         let attached = Attachments::new(&routes);
         let load_balancers = self.views.load_balancers(&services);
         let (addresses, routed) = self.views.update(&services, &routes, &attached);
@@ -178,9 +181,9 @@ impl Translator {
             .collect();
 
         let ours = (&classes, &gateways);
-        let outcome = self
-            .gateways
-            .translate(objects, ours, &services, &endpoints, &grants);
+        let outcome =
+            self.gateways
+                .translate(objects, ours, &services, &endpoints, (&grants, &faults));
         let scene = Scene {
             pods: &pods,
             services: &services,
@@ -231,8 +234,9 @@ fn mesh_routes(
     cache: &mut attach::ServiceRouteCache,
     objects: &Objects,
     services: &ByIdentity<Services>,
+    faults: &ByIdentity<FaultFilters>,
 ) -> Vec<Arc<attach::AttachedRoute>> {
-    let resolver = Resolver::new(services, None);
+    let resolver = Resolver::new(services, faults, None);
     // In the mesh, no route applies to datagrams.
     let wanted = |kind, parents: &[_], own: &str| {
         kind != RouteKind::Udp && attach::service_parents(parents, own).next().is_some()

@@ -12,8 +12,10 @@ use futures::future::CatchUnwind;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 use tonic::Code;
+use weft_ir::FaultStatus;
 
 use super::external_auth::AuthError;
+use super::fault;
 use super::response_body::{Response, ResponseBody};
 use crate::authorization::Verdict;
 use crate::body::BodyError;
@@ -98,6 +100,11 @@ pub enum Failure {
     BodyTooLong(usize),
     #[error("no decision from the authorization server {server}: {error}")]
     ExternalAuth { server: Arc<str>, error: AuthError },
+    #[error("a fault that the FaultFilter {filter} injects")]
+    Fault {
+        filter: Arc<str>,
+        status: FaultStatus,
+    },
     #[error("no complete answer within the request timeout of {0:?}")]
     RequestTimeout(Duration),
     #[error("no answer of the backend within its timeout of {0:?}")]
@@ -138,6 +145,7 @@ impl Failure {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Malformed { .. } | Self::UnexpectedUpgrade { .. } => StatusCode::BAD_GATEWAY,
+            Self::Fault { status, .. } => fault::status(*status),
             Self::RequestTimeout(_) | Self::BackendTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -166,6 +174,7 @@ impl Failure {
             Self::UnexpectedUpgrade { .. } => ErrorType::UnexpectedUpgrade,
             Self::Overloaded(limit) => limit.error_type(),
             Self::Limited(at) => at.error_type(),
+            Self::Fault { .. } => ErrorType::Fault,
             Self::RequestTimeout(_) => ErrorType::RequestTimeout,
             Self::BackendTimeout(_) => ErrorType::BackendTimeout,
             Self::Panicked => ErrorType::Internal,
@@ -203,6 +212,7 @@ impl Failure {
             | Self::ExternalAuth { .. }
             | Self::Malformed { .. }
             | Self::UnexpectedUpgrade { .. } => Code::Unavailable,
+            Self::Fault { status, .. } => fault::code(*status),
             Self::RequestTimeout(_) | Self::BackendTimeout(_) => Code::DeadlineExceeded,
         }
     }

@@ -1,7 +1,10 @@
-//! What the filters of a rule or a backend do to a request and its response. Pure.
+//! What the filters of a rule or a backend do to a request and its response. Pure, but for the
+//! chance of faults.
 //!
 //! Source: Gateway API v1.6.3, `HTTPHeaderFilter`, `HTTPRequestRedirectFilter`,
 //! `HTTPURLRewriteFilter` and `HTTPPathModifier`.
+
+use std::time::Duration;
 
 use http::header::{HOST, HeaderMap, HeaderValue, LOCATION};
 use http::uri::{PathAndQuery, Uri};
@@ -9,6 +12,7 @@ use weft_ir::{Filter, HeaderEdit, PathEdit, PathMatch, Redirect, Rewrite};
 
 use super::cors::{self, CorsDecision};
 use super::errors::{Failure, ShortCircuit};
+use super::fault;
 use super::response_body::{Response, ResponseBody};
 
 /// What filters need to know beside the request itself.
@@ -21,13 +25,22 @@ pub struct FilterContext<'a> {
     pub port: u16,
 }
 
-/// Applies the filters in their order. A redirect ends the request, and so does a preflight.
-/// `added` is what the answer gets, whoever makes it.
+/// What filters ask for beside changes of the request.
+#[derive(Default)]
+pub struct FilterEffects {
+    /// Headers that are added to the response, whoever makes it.
+    pub added: Option<Box<HeaderMap>>,
+    /// How long the request waits before it goes on.
+    pub delay: Duration,
+}
+
+/// Applies the filters in their order. A redirect ends the request, and so do a preflight and an
+/// injected answer.
 pub fn on_request(
     filters: &[Filter],
     request: &mut http::request::Parts,
     context: FilterContext<'_>,
-    added: &mut Option<Box<HeaderMap>>,
+    effects: &mut FilterEffects,
 ) -> Result<(), ShortCircuit> {
     for filter in filters {
         match filter {
@@ -38,11 +51,15 @@ pub fn on_request(
                 return Err(ShortCircuit::Response(Box::new(answer)));
             }
             Filter::Cors(of) => match cors::evaluate(of, request) {
-                CorsDecision::AddHeaders(headers) => *added = Some(headers),
+                CorsDecision::AddHeaders(headers) => effects.added = Some(headers),
                 CorsDecision::Respond(answer) => {
                     return Err(ShortCircuit::Response(Box::new(answer)));
                 }
             },
+            Filter::Fault(of) => {
+                let random = &mut fastrand::Rng::new();
+                fault::inject(of, &request.headers, &mut effects.delay, random)?;
+            }
             // Mirrors are drawn after the filters, and get what these made of the request.
             // The server is asked where the filter stands, by the caller.
             Filter::ResponseHeaders(_) | Filter::Mirror(_) | Filter::ExternalAuth(_) => {}
@@ -206,7 +223,15 @@ mod tests {
                 path: Some(PathEdit::Prefix(replacement.into())),
             });
             let mut request = parts(path, "shop");
-            assert!(on_request(&[rewrite], &mut request, at(Some(&matched)), &mut None).is_ok());
+            assert!(
+                on_request(
+                    &[rewrite],
+                    &mut request,
+                    at(Some(&matched)),
+                    &mut FilterEffects::default()
+                )
+                .is_ok()
+            );
             assert_eq!(
                 request.uri.to_string(),
                 expected,
@@ -262,7 +287,7 @@ mod tests {
                 &[Filter::Redirect(redirect)],
                 &mut request,
                 at(None),
-                &mut None,
+                &mut FilterEffects::default(),
             );
             let Err(ShortCircuit::Response(answer)) = stop else {
                 panic!("no redirect")
@@ -290,7 +315,7 @@ mod tests {
                 &[Filter::RequestHeaders(edit.clone())],
                 &mut request,
                 at(None),
-                &mut None
+                &mut FilterEffects::default()
             )
             .is_ok()
         );

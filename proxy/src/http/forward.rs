@@ -13,6 +13,7 @@ use weft_ir::{Filter, RouteId};
 use super::client_connections::ClientConnection;
 use super::errors::{Failure, ShortCircuit, contain, redact};
 use super::exchange::{Downstream, Exchange};
+use super::filters::FilterEffects;
 use super::informational::Progress;
 use super::mirror::MirroredRequests;
 use super::response_body::{RequestState, Response, ResponseBody};
@@ -205,11 +206,12 @@ impl Outbound {
                 policy: matched_route.policy,
             });
         };
-        let own = service.route(head, state)?;
+        let mut own = service.route(head, state)?;
+        own.policy = RoutePolicy::merge(matched_route.policy, own.policy);
         let last = self.choose(&own, (head, body), filters, state).await?;
         Ok(RouteDecision {
             cluster: last.cluster,
-            policy: RoutePolicy::merge(matched_route.policy, own.policy),
+            policy: own.policy,
         })
     }
 
@@ -237,7 +239,8 @@ impl Outbound {
         };
         // After the check, whose server sees the token; before mirrors, which do as the backend.
         state.exchange.remove_tokens(head);
-        filters::on_request(rest, head, context, &mut state.added)?;
+        let passed = filters::on_request(rest, head, context, &mut state.asked);
+        self.settle(passed, matched_route.policy, state).await?;
         state
             .mirrored
             .sample(matched_route.mirrors(), head, &self.downstream.runtime);
@@ -251,7 +254,8 @@ impl Outbound {
             }
             None => chosen.filters,
         };
-        filters::on_request(rest, head, context, &mut state.added)?;
+        let passed = filters::on_request(rest, head, context, &mut state.asked);
+        self.settle(passed, matched_route.policy, state).await?;
         state
             .mirrored
             .sample(chosen.mirrors, head, &self.downstream.runtime);
@@ -345,7 +349,7 @@ impl RequestState {
             exchange,
             lease: None,
             deadline: None,
-            added: None,
+            asked: FilterEffects::default(),
             granted: None,
             mirrored: MirroredRequests::default(),
         })
@@ -363,7 +367,7 @@ impl RequestState {
         }
         let (mut head, body) = response.into_parts();
         head.version = self.exchange.version();
-        if let Some(added) = &self.added {
+        if let Some(added) = &self.asked.added {
             cors::apply(added, &mut head.headers);
         }
         Response::from_parts(head, body.with_state(self))

@@ -8,6 +8,7 @@ mod delivery;
 pub mod errors;
 pub mod exchange;
 pub mod external_auth;
+mod fault;
 pub mod filters;
 pub mod forward;
 pub mod forwarded;

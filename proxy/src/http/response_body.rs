@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, Version};
+use http::Version;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 
@@ -13,6 +13,7 @@ use super::delivery;
 use super::errors;
 use super::exchange::Exchange;
 use super::external_auth::ResponseChanges;
+use super::filters::FilterEffects;
 use super::mirror::MirroredRequests;
 use crate::body::{BodyError, Incoming, is_empty};
 pub use crate::grpc::grpc_status;
@@ -60,8 +61,8 @@ pub struct RequestState {
     pub exchange: Exchange,
     pub lease: Option<Lease>,
     pub deadline: Option<Pin<Box<Sleep>>>,
-    /// Headers that are added to the response, whoever makes it.
-    pub added: Option<Box<HeaderMap>>,
+    /// What filters ask for.
+    pub asked: FilterEffects,
     /// What external servers change on the response.
     pub granted: Option<Box<ResponseChanges>>,
     /// Mirrored requests that have not been sent yet.

@@ -57,6 +57,8 @@ error_types! {
     InvalidConfiguration = "invalid_configuration",
     DestinationGone = "destination_gone",
     NoEndpoints = "no_endpoints",
+    /// A FaultFilter answers on purpose.
+    Fault = "fault",
     RequestTimeout = "request_timeout",
     BackendTimeout = "backend_timeout",
 

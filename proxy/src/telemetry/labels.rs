@@ -30,7 +30,8 @@ label_values!(
     ConnectionTls,
     PassthroughReason,
     MirrorResult,
-    AuthResult
+    AuthResult,
+    InjectedFault
 );
 
 /// Which way a connection or request goes, seen from the pod. Those of a gateway's clients are of a
@@ -150,6 +151,22 @@ impl AuthResult {
             Self::Allowed => "allowed",
             Self::Denied => "denied",
             Self::Error => "error",
+        }
+    }
+}
+
+/// What a FaultFilter does to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InjectedFault {
+    Delay,
+    Abort,
+}
+
+impl InjectedFault {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Delay => "delay",
+            Self::Abort => "abort",
         }
     }
 }

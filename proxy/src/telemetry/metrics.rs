@@ -17,8 +17,8 @@ use super::authorization::{DecisionCollector, DecisionSeries};
 use super::error_type::ErrorType;
 use super::health::HealthMetrics;
 use super::labels::{
-    AuthResult, BackendRef, ConnectionTls, Direction, MirrorResult, PassthroughReason,
-    RequestLabels,
+    AuthResult, BackendRef, ConnectionTls, Direction, InjectedFault, MirrorResult,
+    PassthroughReason, RequestLabels,
 };
 use super::limits::LimitMetrics;
 use super::outliers::OutlierMetrics;
@@ -75,6 +75,12 @@ struct AuthLabels {
     result: AuthResult,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    direction: Direction,
+    fault: InjectedFault,
+}
+
 /// Counts one connection from its start to its end.
 #[derive(Debug)]
 pub struct OpenConnection(Gauge);
@@ -109,6 +115,7 @@ pub struct Metrics {
     passthrough: Family<PassthroughLabels, Counter>,
     mirrored: Family<MirrorLabels, Counter>,
     external_auth: Family<AuthLabels, Counter>,
+    faults: Family<FaultLabels, Counter>,
     shed: Family<ErrorLabels, Counter>,
     /// Requests not retried because their cluster's budget was used up.
     pub retry_budget_exhausted: Counter,
@@ -175,6 +182,7 @@ impl Metrics {
             passthrough: Family::default(),
             mirrored: Family::default(),
             external_auth: Family::default(),
+            faults: Family::default(),
             shed: Family::default(),
             retry_budget_exhausted: Counter::default(),
             config: ConfigMetrics::default(),
@@ -245,6 +253,11 @@ impl Metrics {
             "weft_external_auth_checks",
             "Requests that an external server was asked to authorize",
             Box::new(self.external_auth.clone()),
+        );
+        add(
+            "weft_injected_faults",
+            "Faults that FaultFilters injected into requests",
+            Box::new(self.faults.clone()),
         );
         add(
             "weft_overload_shed",
@@ -375,6 +388,12 @@ impl Metrics {
     pub fn checked_externally(&self, direction: Direction, result: AuthResult) {
         let labels = AuthLabels { direction, result };
         self.external_auth.get_or_create(&labels).inc();
+    }
+
+    /// Counts a fault that a FaultFilter injects.
+    pub fn injected(&self, direction: Direction, fault: InjectedFault) {
+        let labels = FaultLabels { direction, fault };
+        self.faults.get_or_create(&labels).inc();
     }
 
     /// Counts what is turned away because of a limit.

@@ -26,6 +26,7 @@ mod control_roots;
 mod control_tls;
 mod dual_stack;
 mod external_auth;
+mod faults;
 mod gateway;
 mod gateway_ends;
 mod gateway_tls;

@@ -11,7 +11,7 @@ use weft_ir::{
 };
 
 use super::external_auth::external_auth;
-use super::{Context, DecodeError, Decoded, all, invalid, service_port};
+use super::{Context, DecodeError, Decoded, all, fault, invalid, service_port};
 use crate::proto;
 
 pub(super) fn rule(wire: proto::Rule, context: &Context<'_>) -> Decoded<Arc<Rule>> {
@@ -189,6 +189,7 @@ fn filter(wire: proto::Filter) -> Decoded<Filter> {
         Kind::Mirror(wire) => Filter::Mirror(mirror(wire)?),
         Kind::Cors(wire) => Filter::Cors(cors(wire)?),
         Kind::ExternalAuth(wire) => Filter::ExternalAuth(external_auth(wire)?),
+        Kind::Fault(wire) => Filter::Fault(fault::injection(wire)?.into()),
     })
 }
 

@@ -9,7 +9,7 @@ use weft_ir::{
 };
 
 use super::external_auth::external_auth;
-use super::service_port;
+use super::{fault, service_port};
 use crate::proto;
 
 pub(super) fn tls_rule(of: &TlsRule) -> proto::TlsRule {
@@ -173,6 +173,7 @@ fn filter(of: &Filter) -> proto::Filter {
         }),
         Filter::Cors(of) => Kind::Cors(cors(of)),
         Filter::ExternalAuth(of) => Kind::ExternalAuth(external_auth(of)),
+        Filter::Fault(of) => Kind::Fault(fault::injection(of)),
     };
     proto::Filter { kind: Some(kind) }
 }

@@ -41,7 +41,7 @@ use crate::output::{
 use crate::references::certificates::ReferencedObjects;
 use crate::references::grants::Grants;
 use crate::routes::status::PositionedStatus;
-use crate::routes::{GatewayBackendRules, Resolver};
+use crate::routes::{FaultFilters, GatewayBackendRules, Resolver};
 use acceptance::Infrastructure;
 use classes::{ManagedClass, ManagedGateway};
 use missing::{MissingParents, missing_parents};
@@ -125,7 +125,7 @@ impl GatewayTranslator {
         (classes, gateways): (&Classes<'_>, &Gateways<'_>),
         services: &ByIdentity<Services>,
         known: &EndpointIndex,
-        grants: &ByIdentity<Grants>,
+        (grants, faults): (&ByIdentity<Grants>, &ByIdentity<FaultFilters>),
     ) -> GatewayTranslation {
         if classes.is_empty() {
             *self = Self::default();
@@ -149,7 +149,7 @@ impl GatewayTranslator {
             grants: grants.clone(),
             policies: policies.clone(),
         };
-        let resolver = Resolver::new(services, Some(rules));
+        let resolver = Resolver::new(services, faults, Some(rules));
         let sources = ListenerLookups {
             data: &data,
             grants,

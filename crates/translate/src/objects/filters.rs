@@ -1,7 +1,6 @@
 //! Filters of routes.
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::lenient::or_default;
 
@@ -9,7 +8,7 @@ use super::lenient::or_default;
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 pub struct HttpFilter {
     /// `RequestHeaderModifier`, `ResponseHeaderModifier`, `RequestRedirect`, `URLRewrite`,
-    /// `RequestMirror`, `CORS`, `ExternalAuth`, or an unsupported type.
+    /// `RequestMirror`, `CORS`, `ExternalAuth`, `ExtensionRef`, or an unsupported type.
     #[serde(rename = "type")]
     pub kind: String,
     #[serde(default)]
@@ -26,9 +25,18 @@ pub struct HttpFilter {
     pub cors: Option<CorsFilter>,
     #[serde(default)]
     pub external_auth: Option<ExternalAuthFilter>,
-    /// Not supported.
     #[serde(default)]
-    pub extension_ref: Option<IgnoredAny>,
+    pub extension_ref: Option<ExtensionRef>,
+}
+
+/// A filter that is an object of the route's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub struct ExtensionRef {
+    #[serde(default, deserialize_with = "or_default")]
+    pub group: String,
+    pub kind: String,
+    pub name: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -10,6 +10,7 @@ mod authentication;
 mod authorization;
 mod core;
 mod data;
+mod fault;
 mod filters;
 mod gateways;
 mod lenient;
@@ -32,10 +33,11 @@ pub use core::{
 pub use data::{
     ClusterTrustBundle, ClusterTrustBundleSpec, ConfigMap, Secret, SecretBytes, SecretData,
 };
+pub use fault::FaultFilter;
 pub use filters::{
-    BackendObjectRef, CorsFilter, ExternalAuthFilter, ForwardBody, Fraction, GrpcAuthConfig,
-    HeaderFilter, HeaderValueSpec, HttpAuthConfig, HttpFilter, PathModifier, RequestMirror,
-    RequestRedirect, UrlRewrite,
+    BackendObjectRef, CorsFilter, ExtensionRef, ExternalAuthFilter, ForwardBody, Fraction,
+    GrpcAuthConfig, HeaderFilter, HeaderValueSpec, HttpAuthConfig, HttpFilter, PathModifier,
+    RequestMirror, RequestRedirect, UrlRewrite,
 };
 pub use gateways::{
     AllowedListeners, AllowedRoutes, BackendTlsConfig, FromNamespaces, FrontendTls,

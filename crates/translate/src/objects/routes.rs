@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::filters::{HeaderFilter, HttpFilter, RequestMirror};
+use super::filters::{ExtensionRef, HeaderFilter, HttpFilter, RequestMirror};
 use super::lenient::{Lenient, list, or_default};
 use super::meta::Meta;
 
@@ -274,7 +274,6 @@ pub struct GrpcFilter {
     pub response_header_modifier: Option<HeaderFilter>,
     #[serde(default)]
     pub request_mirror: Option<RequestMirror>,
-    /// Not supported.
     #[serde(default)]
-    pub extension_ref: Option<IgnoredAny>,
+    pub extension_ref: Option<ExtensionRef>,
 }

@@ -104,7 +104,7 @@ fn all_backends<F>(
                     backend: Backend::Invalid(Arc::from(&*fault.text)),
                     filters: Vec::new(),
                 });
-                report.fault(context.rule, fault);
+                report.failure(context.rule, fault);
             }
         }
     }

@@ -45,7 +45,7 @@ pub(super) fn rule(
         Ok(filters) => (filters, no_backend_reason(&backends, &at)),
         Err(fault) => {
             let text: Arc<str> = Arc::from(&*fault.text);
-            report.fault(index, fault);
+            report.failure(index, fault);
             (Vec::new(), Some(text))
         }
     };

@@ -75,7 +75,7 @@ pub(super) fn rule(
     let failure = match fault {
         Some(fault) => {
             let text = Arc::from(&*fault.text);
-            report.fault(index, fault);
+            report.failure(index, fault);
             Some(text)
         }
         None if filters.iter().any(|f| matches!(f, Filter::Redirect(_))) => None,

@@ -4,6 +4,7 @@ mod backends;
 mod cache;
 mod compiled;
 mod connections;
+mod faults;
 pub(crate) mod filters;
 mod grpc;
 pub(crate) mod hosts;
@@ -19,6 +20,7 @@ mod values;
 
 pub(crate) use cache::{RouteCache, RouteFilter};
 pub(crate) use compiled::Rules;
+pub(crate) use faults::{FaultCache, FaultFilters, fault_filters};
 pub(crate) use filters::{ListenerAuth, listener_auth};
 pub(crate) use object::RouteObject;
 pub(crate) use resolver::{GatewayBackendRules, Resolver, TrackedLookup};

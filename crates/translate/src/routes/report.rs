@@ -31,6 +31,14 @@ impl Report {
         self.faults.push((rule, fault));
     }
 
+    /// Adds the fault that makes a rule or a backend fail: of a value, or of a reference.
+    pub(crate) fn failure(&mut self, rule: u32, fault: Fault) {
+        match fault.is_of_reference() {
+            true => self.unresolved.push(fault),
+            false => self.fault(rule, fault),
+        }
+    }
+
     pub(crate) fn fault_all(&mut self, rule: u32, faults: Vec<Fault>) {
         let faults = faults.into_iter().map(|fault| (rule, fault));
         self.faults.extend(faults);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use weft_ir::ServiceId;
 
+use super::faults::{FaultFilter, FaultFilterId, FaultFilters};
 use crate::backend_tls::Policies;
 use crate::cluster::services::{ServiceInfo, Services};
 use crate::memo::ByIdentity;
@@ -19,6 +20,7 @@ use crate::references::grants::Grants;
 #[derive(Debug)]
 pub(crate) struct Resolver {
     services: ByIdentity<Services>,
+    faults: ByIdentity<FaultFilters>,
     gateway: Option<GatewayBackendRules>,
 }
 
@@ -41,17 +43,20 @@ pub(super) struct SharedInputs {
 #[derive(Debug)]
 pub(crate) struct TrackedLookup<'r> {
     resolver: &'r Resolver,
-    lookups: RefCell<Vec<Lookup>>,
+    lookups: RefCell<Lookups>,
 }
 
 /// The lookups that a route depends on, with their results.
-#[derive(Debug)]
-pub(super) struct Lookups(Vec<Lookup>);
+#[derive(Debug, Default)]
+pub(super) struct Lookups {
+    services: Vec<Lookup<ServiceId, ServiceInfo>>,
+    faults: Vec<Lookup<FaultFilterId, FaultFilter>>,
+}
 
 #[derive(Debug)]
-struct Lookup {
-    id: ServiceId,
-    found: Option<ByIdentity<ServiceInfo>>,
+struct Lookup<I, T> {
+    id: I,
+    found: Option<ByIdentity<T>>,
 }
 
 impl Resolver {
@@ -59,10 +64,12 @@ impl Resolver {
     /// BackendTLSPolicies.
     pub(crate) fn new(
         services: &ByIdentity<Services>,
+        faults: &ByIdentity<FaultFilters>,
         gateway: Option<GatewayBackendRules>,
     ) -> Self {
         Self {
             services: services.clone(),
+            faults: faults.clone(),
             gateway,
         }
     }
@@ -88,9 +95,12 @@ impl Resolver {
     }
 
     /// Returns true if all of these lookups still have the same result.
-    pub(super) fn lookups_hold(&self, Lookups(lookups): &Lookups) -> bool {
-        let mut lookups = lookups.iter();
-        lookups.all(|Lookup { id, found }| self.services.get(id).map(ByIdentity::of) == *found)
+    pub(super) fn lookups_hold(&self, lookups: &Lookups) -> bool {
+        let Lookups { services, faults } = lookups;
+        let service = |id| self.services.get(id).map(ByIdentity::of);
+        let fault = |id| self.faults.get(id).map(ByIdentity::of);
+        services.iter().all(|of| service(&of.id) == of.found)
+            && faults.iter().all(|of| fault(&of.id) == of.found)
     }
 }
 
@@ -98,11 +108,22 @@ impl<'r> TrackedLookup<'r> {
     /// Looks up a Service.
     pub(crate) fn service(&self, id: &ServiceId) -> Option<&'r Arc<ServiceInfo>> {
         let found = self.resolver.services.get(id);
-        self.lookups.borrow_mut().push(Lookup {
+        self.lookups.borrow_mut().services.push(Lookup {
             id: id.clone(),
             found: found.map(ByIdentity::of),
         });
         found
+    }
+
+    /// Looks up a FaultFilter.
+    pub(super) fn fault(&self, id: FaultFilterId) -> Option<&'r FaultFilter> {
+        let found = self.resolver.faults.get(&id);
+        let lookup = Lookup {
+            id,
+            found: found.map(ByIdentity::of),
+        };
+        self.lookups.borrow_mut().faults.push(lookup);
+        found.map(|found| &**found)
     }
 
     /// Returns true if the cluster serves ServiceImport.
@@ -118,6 +139,6 @@ impl<'r> TrackedLookup<'r> {
 
     /// Ends the translation of the route.
     pub(super) fn finish(self) -> Lookups {
-        Lookups(self.lookups.into_inner())
+        self.lookups.into_inner()
     }
 }

@@ -74,6 +74,7 @@ fn append(all: &mut Objects, one: Objects) {
         authentication_policies,
         fetched_keys,
         traffic_policies,
+        fault_filters,
         secrets,
         config_maps,
         cluster_trust_bundles,
@@ -98,6 +99,7 @@ fn append(all: &mut Objects, one: Objects) {
     all.backend_tls_policies.extend(backend_tls_policies);
     all.authorization_policies.extend(authorization_policies);
     all.traffic_policies.extend(traffic_policies);
+    all.fault_filters.extend(fault_filters);
     all.cluster_authorization_policies
         .extend(cluster_authorization_policies);
     all.authentication_policies.extend(authentication_policies);

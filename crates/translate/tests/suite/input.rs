@@ -154,6 +154,7 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
         "ListenerSet" => objects.listener_sets.push(read(document)?),
         "ReferenceGrant" => objects.reference_grants.push(read(document)?),
         "BackendTLSPolicy" => objects.backend_tls_policies.push(read(document)?),
+        "FaultFilter" => objects.fault_filters.push(read(document)?),
         "TrafficPolicy" => objects.traffic_policies.push(read(document)?),
         "AuthorizationPolicy" => objects.authorization_policies.push(read(document)?),
         "ClusterAuthorizationPolicy" => {

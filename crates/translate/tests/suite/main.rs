@@ -12,6 +12,7 @@ const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
 mod authorization;
 mod budgets;
 mod consistency;
+mod faults;
 mod gateways;
 mod golden;
 mod incremental;

@@ -39,6 +39,7 @@ fn is_custom(kind: &str) -> bool {
         "BackendTLSPolicy",
         "AuthorizationPolicy",
         "TrafficPolicy",
+        "FaultFilter",
         "ClusterAuthorizationPolicy",
         "AuthenticationPolicy",
         "FetchedKeys",

@@ -13,7 +13,7 @@ use weft_ir::{
 use weft_translate::{Condition, Controller, Mesh, ParentStatus, RouteStatus, Translation};
 
 use crate::input::Queries;
-use crate::{authorization, gateways, traffic};
+use crate::{authorization, faults, gateways, traffic};
 
 /// Returns the answers to `queries`, and every status.
 pub(crate) fn translation(translation: &Translation, queries: &Queries) -> String {
@@ -264,6 +264,7 @@ fn filter(filter: &Filter) -> Value {
         }
         Filter::Cors(of) => field("cors", cors(of)),
         Filter::ExternalAuth(of) => field("externalAuth", external_auth(of)),
+        Filter::Fault(of) => field("fault", text(faults::view(of))),
     }
 }
 

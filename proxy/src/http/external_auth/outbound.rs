@@ -34,7 +34,8 @@ impl Outbound {
         };
         // Policies decide on the request as the client sent it, with what the server made of it.
         let asked = undecided.map(|_| head.uri.clone());
-        let mut passed = filters::on_request(before, head, context, &mut state.added);
+        let passed = filters::on_request(before, head, context, &mut state.asked);
+        let mut passed = self.settle(passed, matched_route.policy, state).await;
         if passed.is_ok() {
             let limit = matched_route.policy.and_then(|of| of.timeouts.request);
             passed = Ok(self.check(auth, (&mut *head, body), limit, state).await?);

@@ -10,9 +10,9 @@ use super::backends::{RuleContext, resolve_object, resolve_object_of};
 use super::report::Report;
 use super::resolver::Resolver;
 use super::values::unsupported;
-use crate::conditions::Fault;
+use crate::conditions::{FILTER_NOT_FOUND, Fault, INVALID_FILTER};
 use crate::objects::{
-    ExternalAuthFilter, GrpcFilter, HeaderFilter, HttpFilter, Lenient, RequestMirror,
+    ExtensionRef, ExternalAuthFilter, GrpcFilter, HeaderFilter, HttpFilter, Lenient, RequestMirror,
 };
 use crate::references::grants::Referrer;
 
@@ -79,13 +79,14 @@ fn http_filter(
         request_mirror,
         cors,
         external_auth,
-        extension_ref: _,
+        extension_ref,
     } = filter;
     let common = CommonFilter {
         kind,
         request_header_modifier,
         response_header_modifier,
         request_mirror,
+        extension_ref,
     };
     if let Some(read) = common.read(at, context, report) {
         return read;
@@ -118,7 +119,7 @@ fn http_filter(
         other => Err(unsupported(
             &format!("{at}.type"),
             other,
-            "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, CORS, ExternalAuth",
+            "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, CORS, ExternalAuth, ExtensionRef",
         )),
     };
     translated.map(Some)
@@ -135,19 +136,20 @@ fn grpc_filter(
         request_header_modifier,
         response_header_modifier,
         request_mirror,
-        extension_ref: _,
+        extension_ref,
     } = filter;
     let common = CommonFilter {
         kind,
         request_header_modifier,
         response_header_modifier,
         request_mirror,
+        extension_ref,
     };
     common.read(at, context, report).unwrap_or_else(|| {
         Err(unsupported(
             &format!("{at}.type"),
             kind,
-            "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror",
+            "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror, ExtensionRef",
         ))
     })
 }
@@ -201,6 +203,7 @@ struct CommonFilter<'a> {
     request_header_modifier: &'a Option<HeaderFilter>,
     response_header_modifier: &'a Option<HeaderFilter>,
     request_mirror: &'a Option<RequestMirror>,
+    extension_ref: &'a Option<ExtensionRef>,
 }
 
 impl CommonFilter<'_> {
@@ -226,6 +229,8 @@ impl CommonFilter<'_> {
             }
             "RequestMirror" => required(self.request_mirror, at, "requestMirror")
                 .and_then(|(spec, at)| mirror(spec, &at, context, report)),
+            "ExtensionRef" => required(self.extension_ref, at, "extensionRef")
+                .and_then(|(of, at)| extension(of, &at, context).map(Some)),
             _ => return None,
         };
         Some(read)
@@ -249,6 +254,7 @@ fn refuse_combinations(filters: &[Filter], at: &str) -> Result<(), Fault> {
     let responses = count(|filter| matches!(filter, Filter::ResponseHeaders(_)));
     let cors = count(|filter| matches!(filter, Filter::Cors(_)));
     let external_auth = count(|filter| matches!(filter, Filter::ExternalAuth(_)));
+    let faults = count(|filter| matches!(filter, Filter::Fault(_)));
     if redirects > 0 && rewrites > 0 {
         let why = "RequestRedirect and URLRewrite cannot be used together";
         return Err(Fault::filters(at, why));
@@ -260,6 +266,7 @@ fn refuse_combinations(filters: &[Filter], at: &str) -> Result<(), Fault> {
         responses,
         cors,
         external_auth,
+        faults,
     ]
     .into_iter()
     .any(|times| times > 1)
@@ -267,6 +274,34 @@ fn refuse_combinations(filters: &[Filter], at: &str) -> Result<(), Fault> {
         return Err(Fault::filters(at, "a type of filter can be used only once"));
     }
     Ok(())
+}
+
+/// A filter that cannot be resolved must not be skipped (`HTTPRouteFilter.extensionRef`).
+fn extension(of: &ExtensionRef, at: &str, context: &RuleContext<'_>) -> Result<Filter, Fault> {
+    let ExtensionRef { group, kind, name } = of;
+    if (&**group, &**kind) != (weft_policy::GROUP, "FaultFilter") {
+        let group_of_ours = weft_policy::GROUP;
+        return Err(Fault::value(
+            at,
+            format_args!(
+                "kind {kind:?} of group {group:?} is not supported; FaultFilter of group \
+                 {group_of_ours} is"
+            ),
+        ));
+    }
+    let namespace = context.route.namespace.to_string();
+    let id = format!("FaultFilter {namespace}/{name}");
+    match context.lookup.fault((namespace, name.clone())) {
+        Some(Ok(injection)) => Ok(Filter::Fault(Arc::clone(injection))),
+        Some(Err(why)) => Err(Fault {
+            reason: INVALID_FILTER,
+            text: format!("{at}: {id} is invalid: {why}"),
+        }),
+        None => Err(Fault {
+            reason: FILTER_NOT_FOUND,
+            text: format!("{at}: {id} does not exist"),
+        }),
+    }
 }
 
 /// A backend that cannot be resolved only affects ResolvedRefs: the rule applies without the mirror
@@ -331,7 +366,8 @@ pub(super) fn replaces_prefix(filters: &[Filter]) -> bool {
             | Filter::ResponseHeaders(_)
             | Filter::Mirror(_)
             | Filter::Cors(_)
-            | Filter::ExternalAuth(_) => &None,
+            | Filter::ExternalAuth(_)
+            | Filter::Fault(_) => &None,
         };
         matches!(path, Some(PathEdit::Prefix(_)))
     })

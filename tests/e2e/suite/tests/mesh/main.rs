@@ -14,6 +14,7 @@ mod balancing;
 mod control_plane;
 mod external_auth;
 mod families;
+mod fault_filter;
 mod faults;
 mod filters;
 mod grpc_failures;
