@@ -8,6 +8,18 @@ use similar::TextDiff;
 const HEADER: &str =
     "# Generated from crates/policy by `UPDATE_GOLDEN=1 cargo test -p weft-policy`.\n";
 
+/// The API server rejects definitions with these.
+#[test]
+fn definitions_are_structural() {
+    for definition in weft_policy::definitions() {
+        let yaml = serde_norway::to_string(&definition).unwrap();
+        for refused in ["additionalProperties: false", "$ref:", "anyOf:"] {
+            let name = &definition.spec.names.kind;
+            assert!(!yaml.contains(refused), "{name} has {refused}");
+        }
+    }
+}
+
 #[test]
 fn definitions_in_chart_match_types() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/weft-crds/templates");

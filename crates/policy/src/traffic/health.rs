@@ -3,7 +3,7 @@
 //! Source: Envoy, `config.core.v3.HealthCheck`; Envoy Gateway, `healthCheck.active`.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 /// How each client proxy asks endpoints whether they are healthy. It asks those of Service ports
@@ -91,4 +91,10 @@ pub struct GrpcHealthCheck {
 /// A connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = allow_pruning)]
 pub struct TcpHealthCheck {}
+
+/// The API server drops unknown fields itself, and takes no definition that forbids them.
+fn allow_pruning(schema: &mut Schema) {
+    schema.remove("additionalProperties");
+}
