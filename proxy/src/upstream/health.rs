@@ -20,6 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures::StreamExt;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use weft_ir::{HealthCheck, HealthChecks, Protocol};
@@ -31,7 +32,8 @@ use check::Failure;
 const IDLE_INTERVALS: u32 = 10;
 /// Checks of one cluster at a time.
 const CLUSTER_CHECKS: usize = 16;
-/// Checks of all clusters at a time.
+/// Checks of all clusters at a time, beside one of each: whoever has endpoints that never answer
+/// does not keep others from being checked.
 pub(super) const ALL_CHECKS: usize = 64;
 /// The first checks of a cluster begin within this time, or an interval if that is shorter, so that
 /// proxies that get a policy at the same time do not check at the same time.
@@ -153,6 +155,8 @@ struct Work {
     /// When the cluster was used, in nanoseconds on the clock of [`EndpointRegistry::now`].
     used: AtomicU64,
     running: AtomicBool,
+    /// The check that needs no place among those of all clusters.
+    own_place: Semaphore,
 }
 
 /// What is checked.
@@ -182,6 +186,7 @@ impl HealthChecker {
             targets: ArcSwap::default(),
             used: AtomicU64::new(0),
             running: AtomicBool::new(false),
+            own_place: Semaphore::new(1),
         };
         Arc::new(Self {
             work: Arc::new(work),
@@ -289,7 +294,7 @@ impl Work {
         state: Arc<HealthState>,
         http2: bool,
     ) -> Option<Change> {
-        let _permit = self.registry.checks.acquire().await.ok()?;
+        let _place = place(&self.own_place, &self.registry.checks).await;
         let found = check::check(&self.registry, &endpoint, &self.settings, http2).await;
         let result = Failure::result(found.as_ref().err());
         self.registry.metrics.health.checked(result);
@@ -307,6 +312,16 @@ impl Work {
             Err(why) => tracing::info!(%cluster, %endpoint, "unhealthy: {why}"),
         }
     }
+}
+
+/// Waits for a cluster's own place, or for one of those that all clusters share.
+async fn place<'a>(own: &'a Semaphore, shared: &'a Semaphore) -> Option<SemaphorePermit<'a>> {
+    let place = tokio::select! {
+        biased;
+        place = own.acquire() => place,
+        place = shared.acquire() => place,
+    };
+    place.ok()
 }
 
 #[cfg(test)]

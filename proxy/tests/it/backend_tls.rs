@@ -3,7 +3,9 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::support::gateway::{GatewayPod, TlsClient, at, free_port};
 use crate::support::*;
@@ -20,8 +22,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use weft_api::{encode, proto};
 use weft_ir::{
-    AlternativeName, BackendRoots, BackendTls, ConnectionRule, Endpoint, EndpointSet, KeyPair,
-    Mode, Protocol, RouteId, RouteKind, Routing, Serving, TlsListener, TlsRule, TlsServing,
+    AlternativeName, BackendRoots, BackendTls, CheckTiming, ConnectionRule, Endpoint, EndpointSet,
+    HealthCheck, HealthChecks, HttpHealthCheck, KeyPair, Mode, Protocol, RouteId, RouteKind,
+    Routing, Serving, StatusRange, TlsListener, TlsRule, TlsServing, TrafficPolicy,
 };
 use weft_testkit::pki::{LeafSpec, Pki};
 
@@ -638,4 +641,63 @@ async fn tls_passthrough_ignores_backend_tls_policy() {
     stream.read_to_end(&mut back).await.unwrap();
     assert_eq!(back, b"bytes");
     assert_eq!(server.last().name.as_deref(), Some("other.example"));
+}
+
+/// What the application says of itself in headers of proxies is not believed here either.
+#[tokio::test]
+async fn health_checks_speak_tls_as_requests_do() {
+    let (pki, stranger) = (Pki::new().unwrap(), Pki::new().unwrap());
+    let http = HealthCheck::Http(HttpHealthCheck {
+        path: "/".parse().unwrap(),
+        host: None,
+        statuses: vec![StatusRange::SUCCESS],
+    });
+    for (check, roots, result) in [
+        (http.clone(), &pki, "passed"),
+        (HealthCheck::Tcp, &pki, "passed"),
+        (http, &stranger, "unreachable"),
+        (HealthCheck::Tcp, &stranger, "unreachable"),
+    ] {
+        let server = Server::start(&pki, Spec::default()).await;
+        let second = Duration::from_secs(1);
+        let checks = HealthChecks {
+            timing: CheckTiming::new(second, second).unwrap(),
+            unhealthy_threshold: NonZeroU32::MIN,
+            healthy_threshold: NonZeroU32::MIN,
+            check,
+        };
+        let set = EndpointSet {
+            tls: Some(Arc::new(policy(roots))),
+            traffic: Some(Arc::new(TrafficPolicy {
+                health_checks: Some(checks),
+                ..TrafficPolicy::default()
+            })),
+            ..EndpointSet::new(
+                port("reviews"),
+                Protocol::Detect,
+                vec![unmeshed(server.address)],
+            )
+        };
+        let pod = Pod::start(&Pki::new().unwrap(), "gateway", Mode::Strict);
+        let routing = Routing::Direct(vec![to("reviews", 1)]);
+        pod.tell(vec![
+            encode::endpoints(&set),
+            service(Protocol::Http1, routing),
+        ]);
+        let front = pod.outbound(SERVICE.parse().unwrap());
+        let mut client = Client::connect(front, Version::Http1).await;
+        let series = format!(r#"weft_health_checks_total{{result="{result}"}}"#);
+        let begun = Instant::now();
+        while !pod.metrics().contains(&series) {
+            client.get("/").await;
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{}",
+                pod.metrics()
+            );
+        }
+        if result == "passed" {
+            assert_eq!(server.last().name.as_deref(), Some(NAME));
+        }
+    }
 }

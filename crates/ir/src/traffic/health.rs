@@ -94,12 +94,15 @@ impl CheckTiming {
     pub const MOST_INTERVAL: Duration = Duration::from_secs(3600);
     /// The shortest time that a check may take.
     pub const LEAST_TIMEOUT: Duration = Duration::from_millis(100);
+    /// The longest time that a check may take.
+    pub const MOST_TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// Returns `None` unless [`CheckTiming::LEAST_TIMEOUT`] <= timeout <= interval, and
-    /// [`CheckTiming::LEAST_INTERVAL`] <= interval <= [`CheckTiming::MOST_INTERVAL`].
+    /// Returns `None` unless [`CheckTiming::LEAST_TIMEOUT`] <= timeout <= interval, at most
+    /// [`CheckTiming::MOST_TIMEOUT`], and [`CheckTiming::LEAST_INTERVAL`] <= interval <=
+    /// [`CheckTiming::MOST_INTERVAL`].
     pub fn new(interval: Duration, timeout: Duration) -> Option<Self> {
         let fits = (Self::LEAST_INTERVAL..=Self::MOST_INTERVAL).contains(&interval)
-            && (Self::LEAST_TIMEOUT..=interval).contains(&timeout);
+            && (Self::LEAST_TIMEOUT..=interval.min(Self::MOST_TIMEOUT)).contains(&timeout);
         fits.then_some(Self { interval, timeout })
     }
 
@@ -131,6 +134,8 @@ mod tests {
             (3_600_001, 100, false),
             (1_000, 99, false),
             (1_000, 1_001, false),
+            (3_600_000, 60_000, true),
+            (3_600_000, 60_001, false),
         ] {
             assert_eq!(timing(interval, timeout), valid, "{interval} {timeout}");
         }

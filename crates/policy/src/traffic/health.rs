@@ -22,7 +22,8 @@ pub struct HealthChecks {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^([0-9]{1,5}(h|m|s|ms)){1,4}$"), length(max = 32))]
     pub interval: Option<String>,
-    /// How long a check may take, its connection included: 100ms to `interval`, 1s if absent.
+    /// How long a check may take, its connection included: 100ms to `interval`, 1m at most;
+    /// 1s if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^([0-9]{1,5}(h|m|s|ms)){1,4}$"), length(max = 32))]
     pub timeout: Option<String>,

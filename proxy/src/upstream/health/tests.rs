@@ -1,5 +1,6 @@
 use std::num::NonZeroU32;
 
+use futures::FutureExt;
 use weft_ir::CheckTiming;
 
 use super::*;
@@ -64,4 +65,17 @@ fn cluster_is_checked_for_ten_intervals_after_its_last_use() {
     assert!(is_idle(at(100), at(400) + 1, interval));
     // The clock of another thread is behind.
     assert!(!is_idle(at(100), at(99), interval));
+}
+
+#[test]
+fn each_cluster_has_a_place_of_its_own() {
+    let shared = Semaphore::new(2);
+    let (greedy, other) = (Semaphore::new(1), Semaphore::new(1));
+    let take = |own| place(own, &shared).now_or_never().flatten();
+    let held = [take(&greedy), take(&greedy), take(&greedy)];
+    assert!(held.iter().all(Option::is_some));
+    assert!(take(&greedy).is_none(), "all places but those of others");
+    assert!(take(&other).is_some());
+    drop(held);
+    assert!(take(&greedy).is_some());
 }

@@ -31,10 +31,11 @@ pub(super) fn read(of: &weft_policy::HealthChecks, at: &str) -> Result<HealthChe
     let timing = CheckTiming::new(interval, timeout).ok_or_else(|| {
         format!(
             "{at}: interval is {interval:?} and timeout {timeout:?}; interval is from {:?} to \
-             {:?}, and timeout from {:?} to interval",
+             {:?}, and timeout from {:?} to interval, at most {:?}",
             CheckTiming::LEAST_INTERVAL,
             CheckTiming::MOST_INTERVAL,
-            CheckTiming::LEAST_TIMEOUT
+            CheckTiming::LEAST_TIMEOUT,
+            CheckTiming::MOST_TIMEOUT
         )
     })?;
     let check = match (http, grpc, tcp) {
