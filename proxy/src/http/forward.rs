@@ -104,7 +104,7 @@ impl Outbound {
         let on_upgrade = upgrade.then(|| upgrade::take(&mut head));
         let address = self.source.address();
         let mut request = UpstreamRequest::with_body(head, body, upgrade, address);
-        request.client = Some(self.downstream.address.ip());
+        request.client = Some(state.exchange.client_address().ip());
         let permit = state.exchange.permit.as_ref();
         request.replay_buffer.set_permit(permit);
         // An upgrade is not mirrored, and only the response tells whether it is one. With a body,

@@ -34,7 +34,7 @@ pub struct UpstreamRequest {
     pub address: SocketAddr,
     /// Endpoints to avoid if there are others.
     pub exclude: Vec<SocketAddr>,
-    /// The client, for session affinity.
+    /// The client as far as it is known, for session affinity and for keys.
     pub client: Option<IpAddr>,
     /// A copy of another request, which may wait for it: it takes no place of its client's limit.
     pub mirrored: bool,

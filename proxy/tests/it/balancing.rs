@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::gateway::{GatewayPod, all_to, at, free_port, host, listener, port as open};
+use crate::support::gateway::{
+    GatewayPod, all_to, at, free_port, gateway, host, listener, port as open,
+};
 use crate::support::*;
 use http::request::Builder;
 use http::{HeaderName, Request, StatusCode};
@@ -319,6 +321,44 @@ async fn source_address_is_a_key_of_requests_and_of_connections() {
         given.push(names.remove(0));
     }
     assert!(distinct(&given) > 2, "{given:?}");
+}
+
+#[tokio::test]
+async fn source_address_at_a_gateway_is_that_of_the_trusted_hops() {
+    let apps = Apps::start(Speaks::Http1).await;
+    let affinity = Choice {
+        affinity: Some(Duration::from_secs(600)),
+        ..Choice::default()
+    };
+    let turns = per_request(Algorithm::RoundRobin);
+    for set in [
+        apps.set(hash(HashKey::SourceAddress)),
+        apps.chosen(turns, affinity),
+    ] {
+        let pod = GatewayPod::start();
+        let number = free_port();
+        let rules = vec![host("", all_to("reviews"))];
+        let serving = Serving::Http(vec![listener("any", "", rules)]);
+        pod.tell(vec![set, open(number, serving)]);
+        for hops in [0, 1] {
+            let mut trusting = gateway();
+            trusting.forwarded.hops = hops;
+            pod.tell(vec![encode::gateway(&trusting)]);
+            let mut client = Client::connect(at(number), Version::Http1).await;
+            let mut given = Vec::new();
+            for address in 1..=40 {
+                let forwarded = || {
+                    let address = format!("192.0.2.{address}");
+                    Request::get("/").header("x-forwarded-for", address)
+                };
+                given.push(answers(&mut client, forwarded()).await);
+                assert_eq!(answers(&mut client, forwarded()).await, given[address - 1]);
+            }
+            // Without trusted hops all are one client.
+            let expected = if hops == 0 { 1 } else { 4 };
+            assert_eq!(distinct(&given), expected, "{hops}: {given:?}");
+        }
+    }
 }
 
 /// Returns the name of the application that answers bytes.
