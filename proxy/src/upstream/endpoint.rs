@@ -17,6 +17,9 @@ use crate::tls::backend::Backend;
 /// with each further failure, up to `EJECTION_TIME << MAX_DOUBLINGS`.
 const EJECTION_TIME: Duration = Duration::from_secs(1);
 const MAX_DOUBLINGS: u32 = 4;
+/// How long an endpoint is passed over that has as many requests as its limit allows, if the
+/// cluster has others: its load looks light to a client that gets none through.
+const FULL_TIME: Duration = Duration::from_millis(100);
 /// How long a probe of a failed endpoint (see [`super::EndpointRegistry::probe`]) keeps its claim:
 /// longer than connecting may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(6);
@@ -83,6 +86,12 @@ impl Endpoint {
         let failures = self.failures.fetch_add(1, Relaxed).min(MAX_DOUBLINGS);
         let until = now + ((EJECTION_TIME.as_nanos() as u64) << failures);
         self.ejected_until.store(until, Relaxed);
+    }
+
+    /// Records that the endpoint has as many requests as its limit allows. It has not failed.
+    pub(super) fn pass_over(&self, now: u64) {
+        let until = now + FULL_TIME.as_nanos() as u64;
+        self.ejected_until.fetch_max(until, Relaxed);
     }
 
     /// Records a sign that the endpoint is there: a connection, a response, or a datagram.
@@ -153,6 +162,19 @@ mod tests {
             endpoint.ejected_until.load(Relaxed) - now,
             EJECTION_TIME.as_nanos() as u64
         );
+    }
+
+    #[test]
+    fn full_endpoint_is_passed_over_without_a_probe() {
+        let (endpoint, full) = (endpoint(), FULL_TIME.as_nanos() as u64);
+        endpoint.pass_over(7);
+        assert!(!endpoint.is_healthy(7) && !endpoint.is_healthy(full + 6));
+        assert!(endpoint.is_healthy(full + 7) && !endpoint.try_claim_probe(full + 7));
+        // An ejection is not cut short.
+        endpoint.eject(full + 7);
+        endpoint.pass_over(full + 8);
+        let until = endpoint.ejected_until.load(Relaxed);
+        assert_eq!(until, full + 7 + EJECTION_TIME.as_nanos() as u64);
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Cluster {
                     again = true;
                     tried.push(endpoint.address);
                     last = Some(if is_limited(&response) {
-                        // It works, and is as busy as it may be.
+                        endpoint.pass_over(self.registry.now());
                         SendError::ServersLimited(self.name.clone())
                     } else {
                         failed(tracked.as_ref());
