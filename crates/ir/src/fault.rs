@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use crate::traffic::Percent;
+use crate::percent::Percent;
 
 /// What is done to requests of a rule: a delay, and an answer in place of the application's.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,6 +21,7 @@ mod identity;
 mod matching;
 mod names;
 mod pattern;
+mod percent;
 mod route;
 mod route_table;
 mod size;
@@ -60,6 +61,7 @@ pub use names::{
     ResourceKey, ResourceKeyError, ServiceId, ServiceKind, ServicePort, ServicePortError, Transport,
 };
 pub use pattern::{MAX_PATTERN_TEXT, Pattern, PatternError, Patterns, character_classes};
+pub use percent::Percent;
 pub use route::{
     Backend, Filter, HeaderEdit, HeaderMatch, Mirror, PathEdit, PathMatch, QueryMatch, Redirect,
     RequestMatch, Retry, Rewrite, RouteId, RouteKind, Rule, Timeouts, ValueMatch, WeightedBackend,
@@ -67,7 +69,7 @@ pub use route::{
 pub use route_table::{Matched, RouteTable};
 pub use traffic::{
     Algorithm, BalancingMethod, CheckTiming, ClientLimits, ConsistentHash, EjectionTime,
-    HashCookie, HashKey, HealthCheck, HealthChecks, HttpHealthCheck, Limits, LoadBalancing,
-    LoadFactor, OutlierDetection, Percent, Queue, RequestLimit, RetryBudget, SlowStart,
-    StatusRange, TrafficPolicy, ZonePreference,
+    GrpcStatuses, HashCookie, HashKey, HealthCheck, HealthChecks, HttpHealthCheck, Limits,
+    LoadBalancing, LoadFactor, OutlierDetection, Queue, RequestLimit, Retries, RetryBudget,
+    SlowStart, StatusRange, TrafficPolicy, ZonePreference,
 };

@@ -79,7 +79,8 @@ pub struct Rule {
     pub backends: Vec<WeightedBackend>,
     /// Timeouts of requests.
     pub timeouts: Timeouts,
-    /// `None` if only requests that certainly did not reach an application are retried.
+    /// `None` if the rule says nothing of retries: the backend's policy decides, and without one
+    /// only requests that certainly did not reach an application are retried.
     pub retry: Option<Retry>,
     /// If set, every request that matches the rule gets 500 with this reason.
     pub failure: Option<Arc<str>>,
@@ -232,7 +233,7 @@ pub struct Mirror {
 pub struct Retry {
     /// Status codes to retry, whatever the method of the request.
     pub codes: Vec<StatusCode>,
-    /// Number of retries, at most [`Retry::MAX_ATTEMPTS`].
+    /// Number of retries, at most [`Retry::MAX_ATTEMPTS`]; 0 if retries are turned off.
     pub attempts: u32,
     /// Minimum delay before a retry.
     pub backoff: Duration,
@@ -243,6 +244,15 @@ impl Retry {
     pub const MAX_ATTEMPTS: u32 = 10;
     /// Shorter delays are raised to this one.
     pub const LEAST_BACKOFF: Duration = Duration::from_millis(25);
+
+    /// Returns the retry of a rule that turns retries off.
+    pub fn off() -> Self {
+        Self {
+            codes: Vec::new(),
+            attempts: 0,
+            backoff: Self::LEAST_BACKOFF,
+        }
+    }
 }
 
 /// Timeouts; `None` is no limit.

@@ -43,7 +43,7 @@ pub use target::{ClusterTarget, LabelRequirement, LabelSelector, TargetRef};
 pub use traffic::{
     BalancingAlgorithm, ClientLimits, ConsistentHash, GrpcHealthCheck, HashCookie, HashHeader,
     HashKeyType, HashQueryParameter, HealthChecks, HttpHealthCheck, Limits, LoadBalancing,
-    OutlierDetection, RetryBudget, ServerLimits, SlowStart, StatusRange, TcpHealthCheck,
+    OutlierDetection, Retries, RetryBudget, ServerLimits, SlowStart, StatusRange, TcpHealthCheck,
     TrafficPolicy, TrafficPolicySpec, TrafficSections, TrafficTarget, ZonePreference,
 };
 

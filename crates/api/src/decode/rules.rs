@@ -71,7 +71,7 @@ pub(super) fn connection_rule(wire: proto::ConnectionRule) -> Decoded<Connection
     })
 }
 
-fn retry(wire: proto::Retry) -> Decoded<Retry> {
+pub(super) fn retry(wire: proto::Retry) -> Decoded<Retry> {
     let proto::Retry {
         codes,
         attempts,

@@ -7,9 +7,12 @@ pub(super) mod limits;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use weft_ir::{EjectionTime, OutlierDetection, Percent, RetryBudget, TrafficPolicy};
+use weft_ir::{
+    EjectionTime, GrpcStatuses, OutlierDetection, Percent, Retries, RetryBudget, TrafficPolicy,
+};
 
-use super::{Decoded, invalid};
+use super::rules::retry;
+use super::{DecodeError, Decoded, invalid};
 use crate::proto;
 
 pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
@@ -19,6 +22,7 @@ pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
         limits,
         load_balancing,
         health_checks,
+        retries,
     } = wire;
     Ok(TrafficPolicy {
         outlier_detection: outlier_detection.map(outliers).transpose()?,
@@ -26,6 +30,7 @@ pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
         limits: limits.map(limits::limits).transpose()?,
         load_balancing: load_balancing.map(balancing::section).transpose()?,
         health_checks: health_checks.map(health::checks).transpose()?.flatten(),
+        retries: retries.map(self::retries).transpose()?,
     })
 }
 
@@ -39,6 +44,22 @@ fn budget(wire: proto::RetryBudget) -> Decoded<RetryBudget> {
         percent: percent("retry_budget.percent", share)?,
         min_per_second: min_per_second
             .map_err(|_| invalid("retry_budget.min_per_second")(&rate))?,
+    })
+}
+
+fn retries(wire: proto::Retries) -> Decoded<Retries> {
+    let proto::Retries {
+        retry: again,
+        grpc_statuses,
+    } = wire;
+    let mut statuses = GrpcStatuses::default();
+    for status in grpc_statuses {
+        let all = statuses.with(status);
+        statuses = all.ok_or_else(|| invalid("retries.grpc_statuses")(&status))?;
+    }
+    Ok(Retries {
+        retry: retry(again.ok_or(DecodeError::Absent("retries.retry"))?)?,
+        grpc_statuses: statuses,
     })
 }
 

@@ -86,7 +86,7 @@ pub(super) fn rule(of: &Rule) -> proto::Rule {
     }
 }
 
-fn retry(of: &Retry) -> proto::Retry {
+pub(super) fn retry(of: &Retry) -> proto::Retry {
     let Retry {
         codes,
         attempts,

@@ -7,8 +7,9 @@ pub(super) mod limits;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use weft_ir::{OutlierDetection, RetryBudget, TrafficPolicy};
+use weft_ir::{OutlierDetection, Retries, RetryBudget, TrafficPolicy};
 
+use super::rules::retry;
 use crate::proto;
 
 pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
@@ -18,6 +19,7 @@ pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
         limits,
         load_balancing,
         health_checks,
+        retries,
     } = of;
     proto::TrafficPolicy {
         outlier_detection: outlier_detection.as_ref().map(outliers),
@@ -25,6 +27,7 @@ pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
         limits: limits.as_ref().map(limits::limits),
         load_balancing: load_balancing.as_ref().map(balancing::section),
         health_checks: health_checks.as_ref().map(health::checks),
+        retries: retries.as_ref().map(self::retries),
     }
 }
 
@@ -36,6 +39,17 @@ fn budget(of: RetryBudget) -> proto::RetryBudget {
     proto::RetryBudget {
         percent: percent.get().into(),
         min_per_second: min_per_second.into(),
+    }
+}
+
+fn retries(of: &Retries) -> proto::Retries {
+    let Retries {
+        retry: again,
+        grpc_statuses,
+    } = of;
+    proto::Retries {
+        retry: Some(retry(again)),
+        grpc_statuses: grpc_statuses.iter().collect(),
     }
 }
 

@@ -134,6 +134,14 @@ fn with_policy() -> EndpointSet {
                 min_per_second: u16::MAX,
             }),
             limits: Some(super::limits::limits()),
+            retries: Some(Retries {
+                retry: Retry {
+                    codes: vec![http::StatusCode::BAD_GATEWAY],
+                    attempts: 0,
+                    backoff: Retry::LEAST_BACKOFF,
+                },
+                grpc_statuses: GrpcStatuses::default().with(16).unwrap(),
+            }),
             ..TrafficPolicy::default()
         })),
         ..set()
@@ -164,6 +172,15 @@ fn invalid_traffic_policies_are_rejected_with_the_field() {
     }
     let error = decode::resource(resource).unwrap_err().to_string();
     assert!(error.contains("retry_budget.min_per_second"), "{error}");
+    for status in [0, 17] {
+        let mut resource = encode::endpoints(&with_policy());
+        if let Some(Body::Endpoints(set)) = &mut resource.body {
+            let retries = set.traffic.as_mut().unwrap().retries.as_mut();
+            retries.unwrap().grpc_statuses.push(status);
+        }
+        let error = decode::resource(resource).unwrap_err().to_string();
+        assert!(error.contains("retries.grpc_statuses"), "{error}");
+    }
     for (field, change) in changes {
         let mut resource = encode::endpoints(&with_policy());
         let Some(Body::Endpoints(set)) = &mut resource.body else {

@@ -6,7 +6,7 @@ mod balancing;
 mod health;
 mod limits;
 mod outliers;
-mod percent;
+mod retries;
 
 pub use balancing::{
     Algorithm, BalancingMethod, ConsistentHash, HashCookie, HashKey, LoadBalancing, LoadFactor,
@@ -16,7 +16,9 @@ pub use limits::{ClientLimits, Limits, Queue, RequestLimit};
 
 pub use health::{CheckTiming, HealthCheck, HealthChecks, HttpHealthCheck, StatusRange};
 pub use outliers::{EjectionTime, OutlierDetection};
-pub use percent::Percent;
+pub use retries::{GrpcStatuses, Retries};
+
+use crate::percent::Percent;
 
 /// The sections of the effective TrafficPolicy of a Service port; absent: what clients do without a
 /// policy.
@@ -32,6 +34,8 @@ pub struct TrafficPolicy {
     pub load_balancing: Option<LoadBalancing>,
     /// How endpoints are asked whether they are healthy.
     pub health_checks: Option<HealthChecks>,
+    /// When a request is sent again.
+    pub retries: Option<Retries>,
 }
 
 impl TrafficPolicy {
@@ -43,12 +47,14 @@ impl TrafficPolicy {
             limits,
             load_balancing,
             health_checks,
+            retries,
         } = self;
         outlier_detection.is_none()
             && retry_budget.is_none()
             && limits.is_none()
             && load_balancing.is_none()
             && health_checks.is_none()
+            && retries.is_none()
     }
 }
 

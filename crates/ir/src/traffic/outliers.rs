@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::Percent;
+use crate::percent::Percent;
 
 /// Outlier detection: an endpoint that fails several requests in a row gets none for a time.
 #[derive(Clone, Debug, PartialEq, Eq)]

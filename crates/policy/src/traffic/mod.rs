@@ -11,6 +11,7 @@ mod balancing;
 mod health;
 mod limits;
 mod outliers;
+mod retries;
 
 pub use balancing::{
     BalancingAlgorithm, ConsistentHash, HashCookie, HashHeader, HashKeyType, HashQueryParameter,
@@ -20,6 +21,7 @@ pub use limits::{ClientLimits, Limits, ServerLimits};
 
 pub use health::{GrpcHealthCheck, HealthChecks, HttpHealthCheck, StatusRange, TcpHealthCheck};
 pub use outliers::OutlierDetection;
+pub use retries::Retries;
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -107,7 +109,7 @@ pub struct TrafficTarget {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget) || has(self.limits) || has(self.loadBalancing) || has(self.healthChecks)").message("at least one section is required")
+    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget) || has(self.limits) || has(self.loadBalancing) || has(self.healthChecks) || has(self.retries)").message("at least one section is required")
 )]
 pub struct TrafficSections {
     /// An endpoint that fails several requests in a row gets none for a time.
@@ -125,6 +127,9 @@ pub struct TrafficSections {
     /// Endpoints are asked whether they are healthy; one that is not gets no requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_checks: Option<HealthChecks>,
+    /// When a request is sent again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Retries>,
 }
 
 /// How many requests each client proxy sends again, in the last 10 seconds: whether a rule asks for

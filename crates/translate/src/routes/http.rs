@@ -59,7 +59,7 @@ pub(super) fn rule(
     let retry = retry
         .as_ref()
         .map(|spec| retry_of(spec, &format!("{at}.retry"), report));
-    let retry = retry.transpose().map(Option::flatten);
+    let retry = retry.transpose();
     let fault = filters
         .as_ref()
         .err()
@@ -257,9 +257,9 @@ fn parse_duration(text: &str, at: &str) -> Result<Duration, Fault> {
     })
 }
 
-/// Returns `None` if the rule disables retries. Values out of range are replaced by the nearest one
-/// in range.
-fn retry_of(spec: &HttpRetry, at: &str, report: &mut Report) -> Result<Option<Retry>, Fault> {
+/// Values out of range are replaced by the nearest one in range. Without attempts the rule disables
+/// retries.
+fn retry_of(spec: &HttpRetry, at: &str, report: &mut Report) -> Result<Retry, Fault> {
     let HttpRetry {
         codes,
         attempts,
@@ -294,7 +294,7 @@ fn retry_of(spec: &HttpRetry, at: &str, report: &mut Report) -> Result<Option<Re
         Some(text) => parse_duration(text, &format!("{at}.backoff"))?,
     };
     if attempts == 0 {
-        return Ok(None);
+        return Ok(Retry::off());
     }
     let most = Retry::MAX_ATTEMPTS;
     if attempts > most {
@@ -309,9 +309,9 @@ fn retry_of(spec: &HttpRetry, at: &str, report: &mut Report) -> Result<Option<Re
         ));
         wait = least;
     }
-    Ok(Some(Retry {
+    Ok(Retry {
         codes: known,
         attempts: attempts.min(most),
         backoff: wait,
-    }))
+    })
 }

@@ -25,12 +25,14 @@ pub(super) fn effective(levels: &[Option<&Directive>]) -> TrafficPolicy {
     let limits = section(levels, |of| of.limits.as_ref());
     let load_balancing = section(levels, |of| of.load_balancing.as_ref());
     let health_checks = section(levels, |of| of.health_checks.as_ref());
+    let retries = section(levels, |of| of.retries.as_ref());
     TrafficPolicy {
         outlier_detection: outlier_detection.cloned(),
         retry_budget: retry_budget.copied(),
         limits: limits.cloned(),
         load_balancing: load_balancing.cloned(),
         health_checks: health_checks.cloned(),
+        retries: retries.cloned(),
     }
 }
 

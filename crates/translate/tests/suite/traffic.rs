@@ -7,13 +7,13 @@ use std::path::Path;
 use serde_norway::{Mapping, Value};
 use weft_ir::{
     BalancingMethod, ConsistentHash, HashKey, HealthCheck, HealthChecks, LoadBalancing,
-    OutlierDetection, RetryBudget, TrafficPolicy, ZonePreference,
+    OutlierDetection, Retries, RetryBudget, TrafficPolicy, ZonePreference,
 };
 use weft_translate::{Objects, TrafficPolicyStatus, Translation, translate};
 
 use crate::authorization::ancestor_status;
 use crate::input::{self, settings};
-use crate::view::{list, text};
+use crate::view::{list, retry, text};
 
 pub(crate) fn policy(of: &TrafficPolicy) -> Value {
     let TrafficPolicy {
@@ -22,6 +22,7 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
         limits,
         load_balancing,
         health_checks,
+        retries,
     } = of;
     let outliers = outlier_detection.as_ref().map(outliers);
     let budget = retry_budget.map(|of| {
@@ -35,9 +36,23 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
     let limits = limits.as_ref().map(limits::limits);
     let balanced = load_balancing.as_ref().map(balancing);
     let health = health_checks.as_ref().map(health);
-    let sections = [outliers, budget, limits, balanced, health];
+    let retries = retries.as_ref().map(self::retries);
+    let sections = [outliers, budget, limits, balanced, health, retries];
     let sections: Vec<String> = sections.into_iter().flatten().collect();
     text(sections.join("; "))
+}
+
+fn retries(of: &Retries) -> String {
+    let Retries {
+        retry: again,
+        grpc_statuses,
+    } = of;
+    let statuses: Vec<String> = grpc_statuses.iter().map(|of| of.to_string()).collect();
+    format!(
+        "sent again {} and gRPC [{}]",
+        retry(again),
+        statuses.join(" ")
+    )
 }
 
 fn outliers(of: &OutlierDetection) -> String {

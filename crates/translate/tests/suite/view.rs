@@ -303,7 +303,7 @@ pub(crate) fn external_auth(of: &ExternalAuth) -> Value {
     ])
 }
 
-fn retry(retry: &Retry) -> String {
+pub(crate) fn retry(retry: &Retry) -> String {
     let Retry {
         codes,
         attempts,

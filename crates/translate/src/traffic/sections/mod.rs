@@ -4,6 +4,7 @@ mod balancing;
 mod health;
 mod limits;
 mod outliers;
+mod retries;
 mod values;
 
 use weft_ir::{RetryBudget, TrafficPolicy};
@@ -28,6 +29,7 @@ pub(super) fn directive(
         limits,
         load_balancing,
         health_checks,
+        retries,
     } = of;
     let detection = outlier_detection.as_ref();
     let detection = detection.map(|of| outliers::read(of, &format!("{at}.outlierDetection")));
@@ -39,12 +41,15 @@ pub(super) fn directive(
     let balancing = balancing.map(|of| balancing::read(of, &format!("{at}.loadBalancing")));
     let checks = health_checks.as_ref();
     let checks = checks.map(|of| health::read(of, &format!("{at}.healthChecks")));
+    let retries = retries.as_ref();
+    let retries = retries.map(|of| retries::read(of, &format!("{at}.retries")));
     let sections = TrafficPolicy {
         outlier_detection: detection.transpose()?,
         retry_budget: budget.transpose()?,
         limits: limits.transpose()?,
         load_balancing: balancing.transpose()?,
         health_checks: checks.transpose()?,
+        retries: retries.transpose()?,
     };
     match sections.is_empty() {
         true => Err(format!("{at}: at least one section is required")),

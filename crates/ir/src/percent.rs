@@ -2,7 +2,7 @@
 
 /// A share in percent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Percent(pub(super) u8);
+pub struct Percent(pub(crate) u8);
 
 impl Percent {
     /// Returns `None` above 100.
