@@ -43,7 +43,8 @@ pub(crate) struct Options {
     /// Port of the TCP echo.
     #[arg(long)]
     echo_port: Option<u16>,
-    /// Respond to every request for reviews over HTTP with status 503, for tests.
+    /// Respond to every request for reviews with status 503, and over gRPC with UNAVAILABLE, for
+    /// tests.
     #[arg(long)]
     failing: bool,
     /// Port on which the server speaks first, like an SMTP server.
@@ -69,7 +70,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         serve_grpc(
             grpc,
             Shelf {
-                version: options.version.clone()
+                version: options.version.clone(),
+                failing: options.failing,
             }
         ),
     )?;
@@ -148,6 +150,7 @@ fn stars(version: &str) -> u32 {
 
 struct Shelf {
     version: String,
+    failing: bool,
 }
 
 impl Shelf {
@@ -190,6 +193,9 @@ impl Reviews for Shelf {
     ) -> Result<tonic::Response<Review>, Status> {
         let (metadata, _, message) = request.into_parts();
         delay(&metadata).await;
+        if self.failing {
+            return Err(Status::unavailable("failing"));
+        }
         Ok(tonic::Response::new(self.review(message.id, &metadata)))
     }
 

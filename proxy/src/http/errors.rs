@@ -182,7 +182,7 @@ impl Failure {
     }
 
     /// The status code of gRPC (`doc/statuscodes.md` of its specification).
-    fn grpc_status(&self) -> Code {
+    pub fn grpc_status(&self) -> Code {
         match self {
             Self::BadRequest(_)
             | Self::Misconfigured(_)

@@ -17,7 +17,8 @@ use super::filters::FilterEffects;
 use super::informational::Progress;
 use super::mirror::MirroredRequests;
 use super::response_body::{RequestState, Response, ResponseBody};
-use super::retry::{self, RoutePolicy};
+use super::retry;
+use super::route_policy::RoutePolicy;
 use super::routes::{MatchedRoute, RouteConfig, RouteSource, Target};
 use super::serve::{Handler, Request};
 use super::{cors, filters, headers, upgrade};
@@ -117,7 +118,9 @@ impl Outbound {
             );
         }
         state.exchange.replay_buffer = Some(request.replay_buffer.clone());
-        let sent = match decision.policy {
+        let of_backend = decision.cluster.request_policy();
+        let policy = RoutePolicy::or_backend(decision.policy, of_backend.as_deref());
+        let sent = match policy {
             None => {
                 let mut progress = Progress(&mut state.exchange);
                 let sent = decision.cluster.send(request, &mut progress).await;
@@ -149,7 +152,7 @@ impl Outbound {
     }
 }
 
-/// The cluster that a request goes to, and within which limits.
+/// The cluster that a request goes to, and within which limits of its rules.
 struct RouteDecision<'a> {
     cluster: &'a Arc<Cluster>,
     policy: Option<RoutePolicy<'a>>,

@@ -20,6 +20,7 @@ pub mod path;
 mod resets;
 pub mod response_body;
 pub mod retry;
+mod route_policy;
 pub mod routes;
 pub mod runtime;
 pub mod serve;

@@ -2,8 +2,10 @@
 //!
 //! Source: Gateway API v1.6.3, `HTTPRouteTimeouts` and `HTTPRouteRetry` (GEP-1731). An attempt that
 //! certainly never reached the application is retried for any method; one that may have reached it
-//! only if its method is idempotent (RFC 9110, 9.2.2), or if the rule names the status code. What
-//! the upstream side sends again on its own is part of one attempt.
+//! only if its method is idempotent (RFC 9110, 9.2.2), or if the rule or policy names the status
+//! code. A gRPC status counts where it comes with the head of the response, before anything was
+//! passed on (as Envoy's `retriable-grpc-status-codes`). What the upstream side sends again on its
+//! own is part of one attempt.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,14 +13,17 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
-use weft_ir::{Retry, RouteId, Rule, Timeouts};
+use tonic::Code;
+use weft_ir::{GrpcStatuses, Retry, RouteId};
 
 use super::errors::Failure;
 use super::exchange::Exchange;
 use super::informational::{AttemptProgress, Held};
 use super::mirror::clone_head;
 use super::response_body::RequestState;
+use super::route_policy::RoutePolicy;
 use crate::body::{ReplayBuffer, RequestBody};
+use crate::grpc::grpc_status;
 use crate::telemetry::labels::RetryResult;
 use crate::telemetry::requests::RequestMetrics;
 use crate::upstream::{Cluster, SendError, UpstreamRequest, UpstreamResponse};
@@ -26,45 +31,6 @@ use crate::wire::ERROR;
 
 /// The backoff grows to this many times the first one.
 const MAX_BACKOFF: u32 = 10;
-
-/// The timeouts and retries of a rule.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RoutePolicy<'a> {
-    pub timeouts: Timeouts,
-    pub retry: Option<&'a Retry>,
-    /// The route that the retries are of.
-    pub route: Option<&'a RouteId>,
-}
-
-impl<'a> RoutePolicy<'a> {
-    /// Returns `None` if the rule has neither: the request is sent once.
-    pub fn of(rule: &'a Rule) -> Option<Self> {
-        let policy = Self {
-            timeouts: rule.timeouts,
-            retry: rule.retry.as_ref(),
-            route: rule.retry.as_ref().map(|_| &rule.route),
-        };
-        let some = policy.retry.is_some() || policy.timeouts != Timeouts::default();
-        some.then_some(policy)
-    }
-
-    /// Merges the policies of a gateway's rule and of the Service's: the shorter timeouts, and the
-    /// Service's retries.
-    pub fn merge(gateway: Option<Self>, service: Option<Self>) -> Option<Self> {
-        let (Some(outer), Some(inner)) = (gateway, service) else {
-            return gateway.or(service);
-        };
-        let shorter = |a: Option<Duration>, b: Option<Duration>| a.into_iter().chain(b).min();
-        Some(Self {
-            timeouts: Timeouts {
-                request: shorter(outer.timeouts.request, inner.timeouts.request),
-                backend: shorter(outer.timeouts.backend, inner.timeouts.backend),
-            },
-            retry: inner.retry.or(outer.retry),
-            route: inner.route.or(outer.route),
-        })
-    }
-}
 
 /// Sends the request within the policy; its timeouts go on for the body of the response. `in_force`
 /// says whether a route still has its retries.
@@ -82,6 +48,13 @@ pub async fn send(
         failure: Failure::RequestTimeout,
     });
     let retry = policy.retry.filter(|retry| retry.attempts > 0);
+    let retried = Retriable {
+        retry,
+        grpc: match state.exchange.is_grpc() {
+            true => policy.grpc_statuses,
+            false => GrpcStatuses::default(),
+        },
+    };
     let upgrade = request.upgrade;
     if retry.is_some() {
         request.replay_buffer.keep_for_retry();
@@ -101,7 +74,7 @@ pub async fn send(
         let deadline = earliest(request_deadline, policy.timeouts.backend);
         let attempted = attempt(cluster, request, deadline, next.is_some(), state).await;
         let Attempted { result, last, held } = attempted;
-        let is_wanted = retry.is_some_and(|retry| is_retriable(&result, retry, &method));
+        let is_wanted = retried.includes(&result, &method);
         if let Some(sent) = sent_retry.take() {
             sent.finish(match is_wanted || result.is_err() {
                 true => RetryResult::Failed,
@@ -121,7 +94,10 @@ pub async fn send(
         let prepared = match request_deadline.is_some_and(late) {
             true => Err(RetryResult::DeadlineExceeded),
             false => {
-                let in_force = || policy.route.is_some_and(&in_force);
+                let in_force = || match policy.route {
+                    Some(route) => in_force(route),
+                    None => cluster.retries_requests(),
+                };
                 prepare(cluster, &replay_buffer, pause, &state.exchange, in_force).await
             }
         };
@@ -268,26 +244,39 @@ async fn attempt(
     }
 }
 
-/// Returns true if the result allows another attempt.
-fn is_retriable(
-    result: &Result<UpstreamResponse, Failure>,
-    retry: &Retry,
-    method: &Method,
-) -> bool {
-    let named = |status: StatusCode| retry.codes.contains(&status);
-    match result {
-        Ok(UpstreamResponse { response, lease }) => {
-            // The proxy at the other end had no answer of its application.
-            let from_proxy = lease.endpoint().is_proxy() && response.headers().contains_key(ERROR);
-            named(response.status())
-                || (from_proxy && response.status().is_server_error() && method.is_idempotent())
+/// Which results allow another attempt.
+struct Retriable<'a> {
+    retry: Option<&'a Retry>,
+    /// Of gRPC calls.
+    grpc: GrpcStatuses,
+}
+
+impl Retriable<'_> {
+    fn includes(&self, result: &Result<UpstreamResponse, Failure>, method: &Method) -> bool {
+        let Some(retry) = self.retry else {
+            return false;
+        };
+        let named = |status: StatusCode| retry.codes.contains(&status);
+        let called = |code: Code| self.grpc.contains(code.into());
+        let named_failure =
+            |failure: &Failure| named(failure.status()) || called(failure.grpc_status());
+        match result {
+            Ok(UpstreamResponse { response, lease }) => {
+                let (status, headers) = (response.status(), response.headers());
+                // The proxy at the other end had no answer of its application.
+                let from_proxy = lease.endpoint().is_proxy() && headers.contains_key(ERROR);
+                named(status)
+                    || (from_proxy && status.is_server_error() && method.is_idempotent())
+                    || (!self.grpc.is_empty() && grpc_status(headers).is_some_and(called))
+            }
+            Err(failure) if failure.never_reached_app() => true,
+            Err(
+                failure
+                @ (Failure::Upstream(SendError::Broken { .. }) | Failure::BackendTimeout(_)),
+            ) => method.is_idempotent() || named_failure(failure),
+            Err(failure @ Failure::Upstream(SendError::NoEndpoints(_))) => named_failure(failure),
+            Err(_) => false,
         }
-        Err(failure) if failure.never_reached_app() => true,
-        Err(
-            failure @ (Failure::Upstream(SendError::Broken { .. }) | Failure::BackendTimeout(_)),
-        ) => method.is_idempotent() || named(failure.status()),
-        Err(failure @ Failure::Upstream(SendError::NoEndpoints(_))) => named(failure.status()),
-        Err(_) => false,
     }
 }
 
@@ -304,56 +293,6 @@ fn backoff(shortest: Duration, retries: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn merged_policy_takes_shorter_timeouts_and_service_retries() {
-        let retry = |attempts| Retry {
-            codes: Vec::new(),
-            attempts,
-            backoff: Duration::ZERO,
-        };
-        let route = |name: &str| RouteId {
-            kind: weft_ir::RouteKind::Http,
-            namespace: "shop".into(),
-            name: name.into(),
-        };
-        let of_gateway = (retry(1), route("gateway"));
-        let of_service = (retry(2), route("service"));
-        fn policy(
-            request: u64,
-            backend: u64,
-            of: Option<&(Retry, RouteId)>,
-        ) -> Option<RoutePolicy<'_>> {
-            let millis = |n| (n > 0).then(|| Duration::from_millis(n));
-            let timeouts = Timeouts {
-                request: millis(request),
-                backend: millis(backend),
-            };
-            Some(RoutePolicy {
-                timeouts,
-                retry: of.map(|(retry, _)| retry),
-                route: of.map(|(_, route)| route),
-            })
-        }
-        for (gateway, service, both) in [
-            (None, None, None),
-            (policy(5, 0, None), None, policy(5, 0, None)),
-            (None, policy(0, 5, None), policy(0, 5, None)),
-            (policy(5, 0, None), policy(7, 3, None), policy(5, 3, None)),
-            (
-                policy(9, 2, Some(&of_gateway)),
-                policy(7, 3, Some(&of_service)),
-                policy(7, 2, Some(&of_service)),
-            ),
-            (
-                policy(0, 0, Some(&of_gateway)),
-                policy(7, 0, None),
-                policy(7, 0, Some(&of_gateway)),
-            ),
-        ] {
-            assert_eq!(RoutePolicy::merge(gateway, service), both);
-        }
-    }
 
     #[test]
     fn retry_backoff_grows_with_jitter_and_has_minimum() {

@@ -20,7 +20,7 @@ use super::filters::own_authority;
 use super::forwarded::{self, Connection};
 use super::path;
 use super::response_body::RequestState;
-use super::retry::RoutePolicy;
+use super::route_policy::RoutePolicy;
 use crate::authorization::{ClientPolicies, Permit};
 use crate::routing::destination::{
     ComposedService, Resolved, ResolvedMirror, ResolvedRouting, ResolvedRule, Routes,

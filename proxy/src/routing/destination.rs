@@ -148,7 +148,8 @@ impl Routes {
             services.any(|service| service.routes.retries_route(route))
         };
         self.table.rules().any(|(rule, resolved)| {
-            (rule.retry.is_some() && rule.route == *route) || composed(resolved)
+            let retries = rule.retry.as_ref().is_some_and(|retry| retry.attempts > 0);
+            (retries && rule.route == *route) || composed(resolved)
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use weft_ir::{
     Choice, ClientLimits, EndpointSet, HealthChecks, Locality, Protocol, TrafficPolicy,
     ZonePreference,
@@ -29,6 +29,8 @@ pub struct Cluster {
     pub registry: Arc<EndpointRegistry>,
     members: ArcSwap<Members>,
     pub(super) retries: RetryCounter,
+    /// Only if it concerns requests.
+    request_policy: ArcSwapOption<TrafficPolicy>,
 }
 
 impl Cluster {
@@ -39,6 +41,7 @@ impl Cluster {
             registry,
             members: ArcSwap::from_pointee(Members::empty()),
             retries: RetryCounter::default(),
+            request_policy: ArcSwapOption::empty(),
         })
     }
 
@@ -68,6 +71,21 @@ impl Cluster {
             members = members.checked_by(&checker, &before);
         }
         self.members.store(Arc::new(members));
+        let concerns_requests = |of: &&Arc<TrafficPolicy>| of.concerns_requests();
+        let policy = set.traffic.as_ref().filter(concerns_requests);
+        self.request_policy.store(policy.cloned());
+    }
+
+    /// Returns the policy for what the rules of a request do not say; `None` if there is none.
+    pub fn request_policy(&self) -> Option<Arc<TrafficPolicy>> {
+        self.request_policy.load_full()
+    }
+
+    /// Returns true if the policy retries requests.
+    pub fn retries_requests(&self) -> bool {
+        let policy = self.request_policy.load();
+        let retries = policy.as_ref().and_then(|of| of.retries.as_ref());
+        retries.is_some_and(|of| of.retry.attempts > 0)
     }
 
     /// Returns what checks by these settings: that of the members before, if they are the same.

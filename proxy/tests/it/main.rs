@@ -41,6 +41,7 @@ mod mirror_cors_retry;
 mod outliers;
 mod pair;
 mod resend;
+mod retries;
 mod rotation;
 mod routing;
 mod silence;

@@ -56,6 +56,11 @@ impl TrafficPolicy {
             && health_checks.is_none()
             && retries.is_none()
     }
+
+    /// Returns true if a section applies where the rule of a request says nothing.
+    pub fn concerns_requests(&self) -> bool {
+        self.retries.is_some()
+    }
 }
 
 /// How many requests a proxy sends again, for whatever reason: a share of the requests of the last

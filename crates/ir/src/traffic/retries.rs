@@ -54,6 +54,11 @@ impl GrpcStatuses {
         u32::try_from(status).is_ok_and(|status| status <= 16 && self.0 & (1 << status) != 0)
     }
 
+    /// Returns true if no status is in the set.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// The statuses, in ascending order.
     pub fn iter(self) -> impl Iterator<Item = u32> {
         (1..=16).filter(move |status| self.0 & (1 << status) != 0)

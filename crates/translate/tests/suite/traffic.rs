@@ -176,5 +176,5 @@ fn examples_are_accepted() {
             }
         }
     }
-    assert_eq!(read, 7);
+    assert_eq!(read, 8);
 }

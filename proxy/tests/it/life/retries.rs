@@ -83,8 +83,14 @@ async fn route_removal_and_drain_stop_retries() {
         let direct = Routing::Direct(vec![to("v1", 1)]);
         pod.tell(vec![service(Protocol::Http1, direct)]);
     };
+    let off = |pod: &Pod| {
+        let mut rule = rule(0, vec![to("v1", 1)]);
+        rule.retry = Some(Retry::off());
+        let routing = Routing::Http(vec![rule.into()]);
+        pod.tell(vec![service(Protocol::Http1, routing)]);
+    };
     let drain = |pod: &Pod| pod.shutdown.token().cancel();
-    for end in [&gone as &dyn Fn(&Pod), &drain] {
+    for end in [&gone as &dyn Fn(&Pod), &off, &drain] {
         let (pod, front, app) = retrying_client(Duration::from_millis(300)).await;
         let client = tokio::spawn(send_failing(front));
         soon("the first attempt", || app.requests() == 1).await;

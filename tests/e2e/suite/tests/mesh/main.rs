@@ -38,4 +38,5 @@ mod status;
 mod traffic_health;
 mod traffic_limits;
 mod traffic_policy;
+mod traffic_retries;
 mod trust;
