@@ -101,8 +101,8 @@ fn everything() -> Destination {
             },
         ],
         timeouts: Timeouts {
-            request: Some(Duration::from_millis(1500)),
-            backend: None,
+            request: TimeLimit::Within(Duration::from_millis(1500)),
+            backend: TimeLimit::Unlimited,
         },
         retry: Some(Retry {
             codes: vec![StatusCode::BAD_GATEWAY],

@@ -64,12 +64,13 @@ pub use pattern::{MAX_PATTERN_TEXT, Pattern, PatternError, Patterns, character_c
 pub use percent::Percent;
 pub use route::{
     Backend, Filter, HeaderEdit, HeaderMatch, Mirror, PathEdit, PathMatch, QueryMatch, Redirect,
-    RequestMatch, Retry, Rewrite, RouteId, RouteKind, Rule, Timeouts, ValueMatch, WeightedBackend,
+    RequestMatch, Retry, Rewrite, RouteId, RouteKind, Rule, TimeLimit, Timeouts, ValueMatch,
+    WeightedBackend,
 };
 pub use route_table::{Matched, RouteTable};
 pub use traffic::{
-    Algorithm, BalancingMethod, CheckTiming, ClientLimits, ConsistentHash, EjectionTime,
-    GrpcStatuses, HashCookie, HashKey, HealthCheck, HealthChecks, HttpHealthCheck, Limits,
-    LoadBalancing, LoadFactor, OutlierDetection, Queue, RequestLimit, Retries, RetryBudget,
-    SlowStart, StatusRange, TrafficPolicy, ZonePreference,
+    Algorithm, BalancingMethod, CheckTiming, ClientLimits, ConnectTimeout, ConsistentHash,
+    EjectionTime, GrpcStatuses, HashCookie, HashKey, HealthCheck, HealthChecks, HttpHealthCheck,
+    Limits, LoadBalancing, LoadFactor, OutlierDetection, PolicyTimeouts, Queue, RequestLimit,
+    Retries, RetryBudget, SlowStart, StatusRange, TrafficPolicy, ZonePreference,
 };

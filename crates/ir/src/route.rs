@@ -255,13 +255,70 @@ impl Retry {
     }
 }
 
-/// Timeouts; `None` is no limit.
+/// The timeouts of a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the first byte of the request to the last byte of the response.
-    pub request: Option<Duration>,
+    pub request: TimeLimit,
     /// One attempt with one backend.
-    pub backend: Option<Duration>,
+    pub backend: TimeLimit,
+}
+
+/// A limit of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// Nothing is said: the backend's policy decides, and without one there is no limit.
+    #[default]
+    Unsaid,
+    /// There is to be no limit.
+    Unlimited,
+    /// This long.
+    Within(Duration),
+}
+
+impl TimeLimit {
+    /// Returns the time; `None` without a limit.
+    pub fn get(self) -> Option<Duration> {
+        match self {
+            Self::Unsaid | Self::Unlimited => None,
+            Self::Within(limit) => Some(limit),
+        }
+    }
+
+    /// Returns this one if it says something, else the other one.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        match self {
+            Self::Unsaid => other,
+            said => said,
+        }
+    }
+
+    /// Returns the shorter one of two that both apply.
+    #[must_use]
+    pub fn shorter(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Within(one), Self::Within(other)) => Self::Within(one.min(other)),
+            (Self::Within(limit), _) | (_, Self::Within(limit)) => Self::Within(limit),
+            (said, other) => said.or(other),
+        }
+    }
+}
+
+/// Zero is no limit.
+impl From<Duration> for TimeLimit {
+    fn from(limit: Duration) -> Self {
+        match limit.is_zero() {
+            true => Self::Unlimited,
+            false => Self::Within(limit),
+        }
+    }
+}
+
+impl From<Option<Duration>> for TimeLimit {
+    fn from(limit: Option<Duration>) -> Self {
+        limit.map_or(Self::Unsaid, Self::from)
+    }
 }
 
 /// A backend with its share: `weight` divided by the sum of the weights of the rule.

@@ -43,8 +43,9 @@ pub use target::{ClusterTarget, LabelRequirement, LabelSelector, TargetRef};
 pub use traffic::{
     BalancingAlgorithm, ClientLimits, ConsistentHash, GrpcHealthCheck, HashCookie, HashHeader,
     HashKeyType, HashQueryParameter, HealthChecks, HttpHealthCheck, Limits, LoadBalancing,
-    OutlierDetection, Retries, RetryBudget, ServerLimits, SlowStart, StatusRange, TcpHealthCheck,
-    TrafficPolicy, TrafficPolicySpec, TrafficSections, TrafficTarget, ZonePreference,
+    OutlierDetection, PolicyTimeouts, Retries, RetryBudget, ServerLimits, SlowStart, StatusRange,
+    TcpHealthCheck, TrafficPolicy, TrafficPolicySpec, TrafficSections, TrafficTarget,
+    ZonePreference,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -14,7 +14,7 @@ use weft_ir::{FaultAbort, FaultDelay, FaultInjection, FaultStatus, Percent};
 use super::errors::{Failure, ShortCircuit};
 use super::forward::Outbound;
 use super::response_body::RequestState;
-use super::retry::RoutePolicy;
+use super::route_policy::RoutePolicy;
 use crate::grpc::http_status;
 use crate::telemetry::labels::InjectedFault;
 
@@ -84,7 +84,7 @@ impl Outbound {
         let metrics = &self.downstream.runtime.metrics;
         if !delay.is_zero() {
             metrics.injected(direction, InjectedFault::Delay);
-            let limit = policy.and_then(|of| of.timeouts.request);
+            let limit = policy.and_then(|of| of.timeouts.request.get());
             let begun = Instant::from_std(state.exchange.started());
             // Boxed, so that the futures of other requests stay small.
             Box::pin(wait(delay, limit.map(|limit| (begun + limit, limit)))).await?;

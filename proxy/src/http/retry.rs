@@ -42,7 +42,7 @@ pub async fn send(
     state: &mut RequestState,
 ) -> Result<UpstreamResponse, Failure> {
     let started = Instant::from_std(state.exchange.started());
-    let request_deadline = policy.timeouts.request.map(|limit| Deadline {
+    let request_deadline = policy.timeouts.request.get().map(|limit| Deadline {
         at: started + limit,
         limit,
         failure: Failure::RequestTimeout,
@@ -71,7 +71,7 @@ pub async fn send(
             request.address,
             request.client,
         );
-        let deadline = earliest(request_deadline, policy.timeouts.backend);
+        let deadline = earliest(request_deadline, policy.timeouts.backend.get());
         let attempted = attempt(cluster, request, deadline, next.is_some(), state).await;
         let Attempted { result, last, held } = attempted;
         let is_wanted = retried.includes(&result, &method);

@@ -2,8 +2,6 @@
 //!
 //! Source: Gateway API v1.6.3, `HTTPRouteTimeouts` and `HTTPRouteRetry` (GEP-1731).
 
-use std::time::Duration;
-
 use weft_ir::{GrpcStatuses, Retry, RouteId, Rule, Timeouts, TrafficPolicy};
 
 /// The timeouts and retries of a request.
@@ -35,11 +33,10 @@ impl<'a> RoutePolicy<'a> {
         let (Some(outer), Some(inner)) = (gateway, service) else {
             return gateway.or(service);
         };
-        let shorter = |a: Option<Duration>, b: Option<Duration>| a.into_iter().chain(b).min();
         Some(Self {
             timeouts: Timeouts {
-                request: shorter(outer.timeouts.request, inner.timeouts.request),
-                backend: shorter(outer.timeouts.backend, inner.timeouts.backend),
+                request: outer.timeouts.request.shorter(inner.timeouts.request),
+                backend: outer.timeouts.backend.shorter(inner.timeouts.backend),
             },
             retry: inner.retry.or(outer.retry),
             route: inner.route.or(outer.route),
@@ -55,14 +52,23 @@ impl<'a> RoutePolicy<'a> {
             policy.retry = Some(&retries.retry);
             policy.grpc_statuses = retries.grpc_statuses;
         }
+        if let Some(timeouts) = backend.and_then(|of| of.timeouts) {
+            let Timeouts { request, backend } = &mut policy.timeouts;
+            *request = request.or(timeouts.requests.request);
+            *backend = backend.or(timeouts.requests.backend);
+        }
         let retries = policy.retry.is_some_and(|retry| retry.attempts > 0);
-        (retries || policy.timeouts != Timeouts::default()).then_some(policy)
+        let Timeouts { request, backend } = policy.timeouts;
+        let ends = request.get().or(backend.get()).is_some();
+        (retries || ends).then_some(policy)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use weft_ir::Retries;
+    use std::time::Duration;
+
+    use weft_ir::{PolicyTimeouts, Retries, TimeLimit};
 
     use super::*;
 
@@ -90,8 +96,8 @@ mod tests {
         ) -> Option<RoutePolicy<'_>> {
             let millis = |n| (n > 0).then(|| Duration::from_millis(n));
             let timeouts = Timeouts {
-                request: millis(request),
-                backend: millis(backend),
+                request: millis(request).into(),
+                backend: millis(backend).into(),
             };
             Some(RoutePolicy {
                 timeouts,
@@ -137,8 +143,8 @@ mod tests {
         };
         let timed = RoutePolicy {
             timeouts: Timeouts {
-                request: Some(Duration::from_secs(1)),
-                backend: None,
+                request: TimeLimit::Within(Duration::from_secs(1)),
+                backend: TimeLimit::Unsaid,
             },
             ..RoutePolicy::default()
         };
@@ -159,6 +165,57 @@ mod tests {
             assert_eq!(seen, attempts, "{rules:?} {backend:?}");
             let seen = both.is_some_and(|of| of.grpc_statuses.contains(14));
             assert_eq!(seen, statuses, "{rules:?} {backend:?}");
+        }
+    }
+    #[test]
+    fn timeouts_of_rule_come_before_those_of_backend_field_by_field() {
+        use TimeLimit::{Unlimited, Unsaid};
+        let seconds = |n| TimeLimit::Within(Duration::from_secs(n));
+        let of_backend = |request, backend| TrafficPolicy {
+            timeouts: Some(PolicyTimeouts {
+                requests: Timeouts { request, backend },
+                connect: None,
+            }),
+            ..TrafficPolicy::default()
+        };
+        for (rule, backend, both) in [
+            ((Unsaid, Unsaid), (Unsaid, Unsaid), None),
+            ((Unsaid, Unsaid), (seconds(3), seconds(2)), Some((3, 2))),
+            ((seconds(9), Unsaid), (seconds(3), seconds(2)), Some((9, 2))),
+            ((Unsaid, seconds(1)), (seconds(3), seconds(2)), Some((3, 1))),
+            ((Unlimited, Unsaid), (seconds(3), seconds(2)), Some((0, 2))),
+            ((Unlimited, Unlimited), (seconds(3), seconds(2)), None),
+        ] {
+            let (request, each) = rule;
+            let rules = RoutePolicy {
+                timeouts: Timeouts {
+                    request,
+                    backend: each,
+                },
+                ..RoutePolicy::default()
+            };
+            let policy = of_backend(backend.0, backend.1);
+            let seen = RoutePolicy::or_backend(Some(rules), Some(&policy)).map(|of| {
+                let seconds = |limit: TimeLimit| limit.get().map_or(0, |limit| limit.as_secs());
+                (seconds(of.timeouts.request), seconds(of.timeouts.backend))
+            });
+            assert_eq!(seen, both, "{rule:?} {backend:?}");
+        }
+    }
+
+    #[test]
+    fn rule_of_the_service_without_a_limit_leaves_that_of_the_gateway() {
+        use TimeLimit::{Unlimited, Unsaid};
+        let limit = TimeLimit::Within(Duration::from_secs(1));
+        for (one, other, both) in [
+            (Unlimited, Unsaid, Unlimited),
+            (Unsaid, Unlimited, Unlimited),
+            (Unlimited, limit, limit),
+            (limit, Unlimited, limit),
+            (limit, Unsaid, limit),
+            (Unsaid, Unsaid, Unsaid),
+        ] {
+            assert_eq!(one.shorter(other), both, "{one:?} {other:?}");
         }
     }
 }

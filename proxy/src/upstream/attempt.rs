@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 use weft_api::alpn;
+use weft_ir::ConnectTimeout;
 
 use super::broken::Broken;
 use super::connect::ConnectError;
@@ -36,6 +37,8 @@ pub(super) struct Framing {
     pub(super) upgrade: bool,
     /// The host, if the client named none.
     pub(super) address: SocketAddr,
+    /// How long to wait for a connection; `None`: as long as connecting may take.
+    pub(super) connect: Option<ConnectTimeout>,
 }
 
 /// The observer of an attempt, and whether anything of it was passed on.
@@ -67,6 +70,7 @@ pub(super) async fn send_to(
         http2,
         upgrade,
         address,
+        connect,
     } = framing;
     let meshed = endpoint.identity.is_some();
     let active = ActiveRequest::new(endpoint.clone());
@@ -78,24 +82,24 @@ pub(super) async fn send_to(
     if upgrade || !(meshed || http2) {
         target::for_http1(&mut head, address).map_err(AttemptError::Unsendable)?;
         let request = Request::from_parts(head, body);
-        return send_http1(registry, active, request, upgrade, observed).await;
+        return send_http1(registry, active, request, (upgrade, connect), observed).await;
     }
     target::for_http2(&mut head, address).map_err(AttemptError::Unsendable)?;
     let alpn = if http2 { alpn::H2 } else { alpn::H2_FOR_H1 };
     let request = Request::from_parts(head, body);
-    send_http2(registry, active, request, alpn, observed).await
+    send_http2(registry, active, request, (alpn, connect), observed).await
 }
 
 async fn send_http2(
     registry: &Arc<EndpointRegistry>,
     active: ActiveRequest,
     request: Request,
-    alpn: &'static [u8],
+    (alpn, limit): (&'static [u8], Option<ConnectTimeout>),
     observed: &mut Observed<'_>,
 ) -> Result<UpstreamResponse, AttemptError> {
-    let (stream, reused) = active
-        .endpoint()
-        .reserve_stream(registry, alpn)
+    let endpoint = active.endpoint();
+    let (stream, reused) = endpoint
+        .reserve_stream(registry, alpn, limit)
         .await
         .map_err(AttemptError::Connect)?;
     let response = match stream.send(request) {
@@ -130,38 +134,40 @@ async fn send_over_tls(
         http2: declared,
         upgrade,
         address,
+        connect,
     } = framing;
+    let endpoint = active.endpoint();
     let http2 = !upgrade
         && (declared
-            || active
-                .endpoint()
-                .negotiates_http2(registry)
+            || endpoint
+                .within(connect, endpoint.negotiates_http2(registry))
                 .await
                 .map_err(AttemptError::Connect)?);
     let (mut head, body) = request.into_parts();
     if !http2 {
         target::for_http1(&mut head, address).map_err(AttemptError::Unsendable)?;
         let request = Request::from_parts(head, body);
-        return send_http1(registry, active, request, upgrade, observed).await;
+        return send_http1(registry, active, request, (upgrade, connect), observed).await;
     }
     target::for_http2(&mut head, address).map_err(AttemptError::Unsendable)?;
     target::over_tls(&mut head);
     let request = Request::from_parts(head, body);
-    send_http2(registry, active, request, alpn::H2, observed).await
+    send_http2(registry, active, request, (alpn::H2, connect), observed).await
 }
 
 async fn send_http1(
     registry: &EndpointRegistry,
     active: ActiveRequest,
     request: Request,
-    upgrade: bool,
+    (upgrade, limit): (bool, Option<ConnectTimeout>),
     observed: &mut Observed<'_>,
 ) -> Result<UpstreamResponse, AttemptError> {
     let endpoint = active.endpoint();
     let (request, mut held) = placed(request, endpoint, upgrade);
     if held.is_none() {
         // Boxed, so that the handshake's state does not grow every request's future.
-        let opened = Box::pin(http1::connect(registry, endpoint, alpn::H1)).await;
+        let opening = http1::connect(registry, endpoint, alpn::H1);
+        let opened = Box::pin(endpoint.within(limit, opening)).await;
         held = Some(opened.map_err(AttemptError::Connect)?);
     }
     let Some(connection) = &mut held else {

@@ -60,6 +60,8 @@ impl Cluster {
         let mut members = Members::new(set.protocol, endpoints, choice, &locality);
         members.limiters = self.limiters(policy);
         members.retry_budget = policy.and_then(|of| of.retry_budget).unwrap_or_default();
+        let timeouts = policy.and_then(|of| of.timeouts);
+        members.connect_timeout = timeouts.and_then(|of| of.connect);
         let before = self.members.load();
         let method = balancing.map(|of| &of.method);
         members = members.balancing(method, &before, self.registry.now());

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use weft_api::alpn;
+use weft_ir::ConnectTimeout;
 
 use super::{Endpoint, EndpointRegistry};
 use crate::net::cork::BufferedReads;
@@ -55,8 +56,8 @@ const PLAINTEXT_BACKOFF: Duration = Duration::from_millis(2);
 pub enum ConnectError {
     #[error("connecting to {address}: {cause}")]
     Tcp { address: SocketAddr, cause: String },
-    #[error("connecting to {0}: nothing came back within 5 s")]
-    Timeout(SocketAddr),
+    #[error("connecting to {0}: nothing came back within {1:?}")]
+    Timeout(SocketAddr, Duration),
     #[error("mutual TLS with {address}, which must be {expected}: {cause}")]
     Tls {
         address: SocketAddr,
@@ -83,7 +84,7 @@ impl ConnectError {
     pub fn error_type(&self) -> ErrorType {
         match self {
             Self::Tcp { .. } => ErrorType::ConnectFailed,
-            Self::Timeout(_) => ErrorType::ConnectTimeout,
+            Self::Timeout(..) => ErrorType::ConnectTimeout,
             Self::Tls { .. } | Self::PlaintextResponse { .. } | Self::Backend { .. } => {
                 ErrorType::UpstreamTls
             }
@@ -119,6 +120,23 @@ impl Transport {
     /// Returns true if the application negotiated HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, Self::Backend(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
+}
+
+impl Endpoint {
+    /// Waits for a connection, at most this long. One that is opened for several requests goes on
+    /// without this one.
+    pub(super) async fn within<T>(
+        &self,
+        limit: Option<ConnectTimeout>,
+        connecting: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        match limit.map(ConnectTimeout::get) {
+            None => connecting.await,
+            Some(limit) => timeout(limit, connecting)
+                .await
+                .unwrap_or(Err(ConnectError::Timeout(self.address, limit))),
+        }
     }
 }
 
@@ -158,7 +176,8 @@ impl EndpointRegistry {
                 connecting.await
             }
         };
-        let transport = connected.unwrap_or(Err(ConnectError::Timeout(address)))?;
+        let transport =
+            connected.unwrap_or(Err(ConnectError::Timeout(address, CONNECT_TIMEOUT)))?;
         endpoint.mark_reachable();
         Ok(transport)
     }

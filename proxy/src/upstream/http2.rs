@@ -8,6 +8,7 @@ use connection::Connection;
 use futures::future::BoxFuture;
 use tokio::sync::OwnedMutexGuard;
 use weft_api::alpn;
+use weft_ir::ConnectTimeout;
 
 use super::connect::{ConnectError, Transport};
 use super::{Endpoint, EndpointRegistry};
@@ -100,19 +101,21 @@ impl Endpoint {
         }
     }
 
-    /// Reserves a stream on a connection with room; opens a connection if there is none. Returns
-    /// true with it if the connection was used before.
+    /// Reserves a stream on a connection with room; opens a connection if there is none, and waits
+    /// for it at most this long. Returns true with it if the connection was used before.
     pub(super) async fn reserve_stream(
         self: &Arc<Self>,
         registry: &Arc<EndpointRegistry>,
         alpn: &'static [u8],
+        limit: Option<ConnectTimeout>,
     ) -> Result<(StreamSlot, bool), ConnectError> {
         let since = registry.now();
         if let Some(stream) = self.pool(alpn).claim(since) {
             return Ok((stream, true));
         }
         // Boxed, so that the handshake's state does not grow every request's future.
-        let opening: BoxFuture<'_, _> = Box::pin(self.connect_for_stream(registry, alpn, since));
+        let opening = self.connect_for_stream(registry, alpn, since);
+        let opening: BoxFuture<'_, _> = Box::pin(self.within(limit, opening));
         opening.await
     }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use weft_ir::{
-    BalancingMethod, Choice, Locality, OutlierDetection, Protocol, RetryBudget, ZonePreference,
+    BalancingMethod, Choice, ConnectTimeout, Locality, OutlierDetection, Protocol, RetryBudget,
+    ZonePreference,
 };
 
 use super::Endpoint;
@@ -37,6 +38,8 @@ pub struct Members {
     unknown: bool,
     /// `None` without health checks.
     pub(super) health: Option<ClusterHealth>,
+    /// How long a request waits for a connection.
+    pub(super) connect_timeout: Option<ConnectTimeout>,
 }
 
 /// What picking an endpoint goes by.
@@ -66,6 +69,7 @@ impl Members {
             balancing: Balancing::default(),
             unknown: true,
             health: None,
+            connect_timeout: None,
         }
     }
 
@@ -94,6 +98,7 @@ impl Members {
             balancing: Balancing::default(),
             unknown: false,
             health: None,
+            connect_timeout: None,
         };
         if members.hinted > 0 {
             let mut endpoints: Vec<_> = members.endpoints.into_iter().zip(hinted).collect();
@@ -112,6 +117,7 @@ impl Members {
         let choice = (self.choice.clone(), self.zones);
         let mut moved = Self::new(self.protocol, endpoints, choice, locality);
         moved.retry_budget = self.retry_budget;
+        moved.connect_timeout = self.connect_timeout;
         moved.limiters = self.limiters.clone();
         // None of the endpoints is new.
         moved = moved.balancing(Some(&self.balancing.settings()), self, 0);

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use http::header::SET_COOKIE;
 use http::{HeaderMap, Version};
-use weft_ir::Protocol;
+use weft_ir::{ConnectTimeout, Protocol};
 
 use super::attempt::{AttemptError, Framing, Observed, is_idempotent, send_to};
 use super::balance::RequestKey;
@@ -81,6 +81,18 @@ pub struct UpstreamResponse {
     pub lease: Lease,
 }
 
+/// What sending a request goes by, read once.
+struct Preparation {
+    /// Whether the endpoints are declared to speak HTTP/2.
+    declared: bool,
+    /// What the request is balanced by.
+    key: RequestKey,
+    /// If requests are limited.
+    limiter: Option<Arc<Limiter>>,
+    /// How long the request waits for a connection.
+    connect: Option<ConnectTimeout>,
+}
+
 impl Cluster {
     /// Sends to the best endpoint, and to the next one if the request did not arrive, within the
     /// retry budget. Tells `observer` of each endpoint that is tried, and of its informational
@@ -94,7 +106,12 @@ impl Cluster {
         if request.exclude.is_empty() {
             self.retries.request();
         }
-        let (declared, key, limiter) = self.prepare(&request);
+        let Preparation {
+            declared,
+            key,
+            limiter,
+            connect,
+        } = self.prepare(&request);
         let admission = match limiter {
             // Boxed, so that the futures of requests without a limit stay small.
             Some(limiter) => Some(Box::pin(self.admit_request(limiter)).await?),
@@ -146,6 +163,7 @@ impl Cluster {
                 },
                 upgrade: request.upgrade,
                 address: request.address,
+                connect,
             };
             let begun = Instant::now();
             match send_to(&self.registry, &endpoint, attempt, framing, &mut observed).await {
@@ -228,15 +246,15 @@ impl Cluster {
 }
 
 impl Cluster {
-    /// Reads what sending the request goes by: whether the endpoints are declared to speak HTTP/2,
-    /// the key that it is balanced by, and the limiter if requests are limited.
-    fn prepare(&self, request: &UpstreamRequest) -> (bool, RequestKey, Option<Arc<Limiter>>) {
+    fn prepare(&self, request: &UpstreamRequest) -> Preparation {
         let members = self.members();
-        let declared = matches!(members.protocol, Protocol::Http2 | Protocol::Grpc);
-        let key = members.key_of_request(&request.head, request.client);
         let limiter = members.limiters.requests.as_ref();
-        let limiter = limiter.filter(|_| !request.mirrored).cloned();
-        (declared, key, limiter)
+        Preparation {
+            declared: matches!(members.protocol, Protocol::Http2 | Protocol::Grpc),
+            key: members.key_of_request(&request.head, request.client),
+            limiter: limiter.filter(|_| !request.mirrored).cloned(),
+            connect: members.connect_timeout,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use weft_ir::{Mode, Protocol, Routing, Rule, Timeouts};
+use weft_ir::{Mode, Protocol, Routing, Rule, TimeLimit, Timeouts};
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
 
@@ -92,8 +92,8 @@ async fn request_timeout_does_not_cancel_shared_connect() {
     let client = Pod::start(&pki, "frontend", Mode::Strict);
     let rule = Rule {
         timeouts: Timeouts {
-            request: Some(Duration::from_millis(100)),
-            backend: None,
+            request: Duration::from_millis(100).into(),
+            backend: TimeLimit::Unsaid,
         },
         ..rule(0, vec![to("reviews", 1)])
     };

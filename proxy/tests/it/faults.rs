@@ -160,7 +160,7 @@ async fn delay_comes_before_the_answer_and_ends_with_the_timeout_of_the_rule() {
     assert_eq!(app.requests(), 0);
 
     let mut rule = with(vec![filter(fault(delay(FaultDelay::MOST), None))]);
-    rule.timeouts.request = Some(time);
+    rule.timeouts.request = weft_ir::TimeLimit::Within(time);
     let (_pod, mut client, app) = routed(Version::Http1, rule).await;
     let answer = client.get("/").await;
     assert_eq!(answer.status, 504);

@@ -47,5 +47,6 @@ mod routing;
 mod silence;
 mod strict;
 mod tcp;
+mod timeouts;
 mod udp;
 mod unexpected_peers;

@@ -276,7 +276,7 @@ async fn backend_timeout_applies_to_each_attempt() {
         let hangs = Upstream::start("hangs", Speaks::Silent).await.unwrap();
         let mut rule = rule(0, vec![to("v1", 1)]);
         rule.retry = retry(&[], 1);
-        rule.timeouts.backend = Some(Duration::from_millis(100));
+        rule.timeouts.backend = Duration::from_millis(100).into();
         let (_pod, mut client) = routed(version, &[&[&hangs, &main]], vec![rule]).await;
         for _ in 0..10 {
             let seen = client.get("/").await;
@@ -292,7 +292,7 @@ async fn only_idempotent_or_listed_requests_are_retried() {
         let main = app("main", version).await;
         let mut unlisted = rule(0, vec![to("v1", 1)]);
         unlisted.retry = retry(&[], 2);
-        unlisted.timeouts.backend = Some(Duration::from_millis(50));
+        unlisted.timeouts.backend = Duration::from_millis(50).into();
         let mut listed = Rule {
             index: 1,
             retry: retry(&[504], 2),
@@ -323,8 +323,8 @@ async fn request_timeout_spans_all_attempts() {
     let main = app("main", Version::Http1).await;
     let mut rule = rule(0, vec![to("v1", 1)]);
     rule.retry = retry(&[504], 1_000);
-    rule.timeouts.backend = Some(Duration::from_millis(50));
-    rule.timeouts.request = Some(Duration::from_millis(400));
+    rule.timeouts.backend = Duration::from_millis(50).into();
+    rule.timeouts.request = Duration::from_millis(400).into();
     let (_pod, mut client) = routed(Version::Http1, &[&[&main]], vec![rule]).await;
     let begun = Instant::now();
     let seen = client
@@ -378,7 +378,7 @@ async fn broken_grpc_response_ends_with_status() {
         let (address, app) = hanging_grpc().await;
         let pod = Pod::start(&Pki::new().unwrap(), "frontend", Mode::Permissive);
         let mut late = rule(0, vec![to("v1", 1)]);
-        late.timeouts.request = limit;
+        late.timeouts.request = limit.into();
         pod.tell(vec![
             endpoints("v1", Protocol::Grpc, &[unmeshed(address)]),
             service(Protocol::Grpc, Routing::Http(vec![late.into()])),

@@ -234,7 +234,7 @@ async fn endpoint_that_does_not_answer_in_time_is_ejected() {
     let (good, silent) = (App::start(200).await, App::start(SILENT).await);
     let pod = client_pod();
     let mut rule = rule(0, vec![to("reviews", 1)]);
-    rule.timeouts.backend = Some(Duration::from_millis(200));
+    rule.timeouts.backend = Duration::from_millis(200).into();
     let three = OutlierDetection {
         consecutive_5xx: count(3),
         ..detection()

@@ -8,7 +8,8 @@ use crate::support::*;
 use http::{HeaderName, HeaderValue, Request, StatusCode};
 use weft_ir::{
     Backend, Filter, HeaderEdit, HeaderMatch, Mode, PathEdit, PathMatch, Protocol, Redirect,
-    RequestMatch, Rewrite, RouteKind, Routing, Rule, Timeouts, ValueMatch, WeightedBackend,
+    RequestMatch, Rewrite, RouteKind, Routing, Rule, TimeLimit, Timeouts, ValueMatch,
+    WeightedBackend,
 };
 use weft_testkit::pki::Pki;
 use weft_testkit::upstream::{Speaks, Upstream};
@@ -275,7 +276,7 @@ async fn failure_responses_name_their_cause() {
 async fn grpc_failures_map_to_grpc_status() {
     let mut late = rule(1, vec![to("v1", 1)]);
     late.matches = vec![prefix("/shop.Late")];
-    late.timeouts.request = Some(Duration::from_millis(50));
+    late.timeouts.request = Duration::from_millis(50).into();
     let mut gone = rule(0, vec![invalid(1)]);
     gone.matches = vec![prefix("/shop.Gone")];
     let mut empty = rule(2, vec![to("nobody", 1)]);
@@ -316,14 +317,14 @@ async fn timeouts_return_504() {
         let mut request = rule(0, vec![to("v1", 1)]);
         request.matches = vec![prefix("/request")];
         request.timeouts = Timeouts {
-            request: Some(Duration::from_millis(60)),
-            backend: None,
+            request: Duration::from_millis(60).into(),
+            backend: TimeLimit::Unsaid,
         };
         let mut backend = rule(1, vec![to("v1", 1)]);
         backend.matches = vec![prefix("/backend")];
         backend.timeouts = Timeouts {
-            request: Some(Duration::from_secs(5)),
-            backend: Some(Duration::from_millis(60)),
+            request: Duration::from_secs(5).into(),
+            backend: Duration::from_millis(60).into(),
         };
         let (_shop, mut client) = Shop::routed(version, vec![request, backend]).await;
         for (path, cause) in [

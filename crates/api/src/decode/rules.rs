@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weft_ir::{
     Allowed, Backend, ConnectionRule, Cors, Filter, Fraction, HeaderEdit, HeaderMatch, HostPattern,
     Mirror, OriginPattern, PathEdit, PathMatch, QueryMatch, Redirect, RequestMatch, Retry, Rewrite,
-    RouteId, RouteKind, Rule, Timeouts, TlsRule, ValueMatch, WeightedBackend,
+    RouteId, RouteKind, Rule, TimeLimit, Timeouts, TlsRule, ValueMatch, WeightedBackend,
 };
 
 use super::external_auth::external_auth;
@@ -26,8 +26,13 @@ pub(super) fn rule(wire: proto::Rule, context: &Context<'_>) -> Decoded<Arc<Rule
         backend_timeout,
         failure,
         retry,
+        no_request_timeout,
+        no_backend_timeout,
     } = wire;
-    let limit = |nanos: u64| (nanos > 0).then(|| Duration::from_nanos(nanos));
+    let limit = |nanos, none| match none {
+        true => TimeLimit::Unlimited,
+        false => limit(nanos),
+    };
     Ok(Arc::new(Rule {
         route: route_id(route.ok_or(DecodeError::Absent("rule.route"))?)?,
         index,
@@ -36,8 +41,8 @@ pub(super) fn rule(wire: proto::Rule, context: &Context<'_>) -> Decoded<Arc<Rule
         filters: all(filters, filter)?,
         backends: all(backends, backend)?,
         timeouts: Timeouts {
-            request: limit(request_timeout),
-            backend: limit(backend_timeout),
+            request: limit(request_timeout, no_request_timeout),
+            backend: limit(backend_timeout, no_backend_timeout),
         },
         retry: retry.map(self::retry).transpose()?,
         failure: text(failure),
@@ -88,6 +93,14 @@ pub(super) fn retry(wire: proto::Retry) -> Decoded<Retry> {
         attempts: attempts.min(Retry::MAX_ATTEMPTS),
         backoff: Duration::from_nanos(backoff).max(Retry::LEAST_BACKOFF),
     })
+}
+
+/// 0 stands for absent.
+pub(super) fn limit(nanos: u64) -> TimeLimit {
+    match nanos {
+        0 => TimeLimit::Unsaid,
+        nanos => TimeLimit::Within(Duration::from_nanos(nanos)),
+    }
 }
 
 /// Empty text stands for absent.

@@ -8,10 +8,11 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use weft_ir::{
-    EjectionTime, GrpcStatuses, OutlierDetection, Percent, Retries, RetryBudget, TrafficPolicy,
+    ConnectTimeout, EjectionTime, GrpcStatuses, OutlierDetection, Percent, PolicyTimeouts, Retries,
+    RetryBudget, Timeouts, TrafficPolicy,
 };
 
-use super::rules::retry;
+use super::rules::{limit, retry};
 use super::{DecodeError, Decoded, invalid};
 use crate::proto;
 
@@ -22,6 +23,7 @@ pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
         limits,
         load_balancing,
         health_checks,
+        timeouts,
         retries,
     } = wire;
     Ok(TrafficPolicy {
@@ -30,6 +32,7 @@ pub(super) fn policy(wire: proto::TrafficPolicy) -> Decoded<TrafficPolicy> {
         limits: limits.map(limits::limits).transpose()?,
         load_balancing: load_balancing.map(balancing::section).transpose()?,
         health_checks: health_checks.map(health::checks).transpose()?.flatten(),
+        timeouts: timeouts.map(self::timeouts).transpose()?,
         retries: retries.map(self::retries).transpose()?,
     })
 }
@@ -44,6 +47,25 @@ fn budget(wire: proto::RetryBudget) -> Decoded<RetryBudget> {
         percent: percent("retry_budget.percent", share)?,
         min_per_second: min_per_second
             .map_err(|_| invalid("retry_budget.min_per_second")(&rate))?,
+    })
+}
+
+fn timeouts(wire: proto::PolicyTimeouts) -> Decoded<PolicyTimeouts> {
+    let proto::PolicyTimeouts {
+        request_timeout,
+        backend_timeout,
+        connect_milliseconds,
+    } = wire;
+    let connect = (connect_milliseconds > 0).then(|| {
+        let limit = ConnectTimeout::new(Duration::from_millis(connect_milliseconds.into()));
+        limit.ok_or_else(|| invalid("timeouts.connect_milliseconds")(&connect_milliseconds))
+    });
+    Ok(PolicyTimeouts {
+        requests: Timeouts {
+            request: limit(request_timeout),
+            backend: limit(backend_timeout),
+        },
+        connect: connect.transpose()?,
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weft_ir::{
     Allowed, Backend, ConnectionRule, Cors, Filter, HeaderEdit, HeaderMatch, Mirror, PathEdit,
     PathMatch, QueryMatch, Redirect, RequestMatch, Retry, Rewrite, RouteId, RouteKind, Rule,
-    Timeouts, TlsRule, ValueMatch, WeightedBackend,
+    TimeLimit, Timeouts, TlsRule, ValueMatch, WeightedBackend,
 };
 
 use super::external_auth::external_auth;
@@ -71,7 +71,6 @@ pub(super) fn rule(of: &Rule) -> proto::Rule {
         request,
         backend: one_try,
     } = timeouts;
-    let nanos = |limit: &Option<Duration>| limit.map_or(0, nanos);
     proto::Rule {
         route: Some(route_id(route)),
         index: *index,
@@ -79,8 +78,10 @@ pub(super) fn rule(of: &Rule) -> proto::Rule {
         matches: matches.iter().map(request_match).collect(),
         filters: filters.iter().map(filter).collect(),
         backends: backends.iter().map(backend).collect(),
-        request_timeout: nanos(request),
-        backend_timeout: nanos(one_try),
+        request_timeout: limit(*request),
+        backend_timeout: limit(*one_try),
+        no_request_timeout: *request == TimeLimit::Unlimited,
+        no_backend_timeout: *one_try == TimeLimit::Unlimited,
         failure: failure.as_deref().unwrap_or_default().to_owned(),
         retry: retry.as_ref().map(self::retry),
     }
@@ -97,6 +98,11 @@ pub(super) fn retry(of: &Retry) -> proto::Retry {
         attempts: *attempts,
         backoff: nanos(*backoff),
     }
+}
+
+/// 0 without a limit.
+pub(super) fn limit(of: TimeLimit) -> u64 {
+    of.get().map_or(0, nanos)
 }
 
 fn nanos(time: Duration) -> u64 {

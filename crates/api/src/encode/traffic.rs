@@ -7,9 +7,9 @@ pub(super) mod limits;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use weft_ir::{OutlierDetection, Retries, RetryBudget, TrafficPolicy};
+use weft_ir::{OutlierDetection, PolicyTimeouts, Retries, RetryBudget, Timeouts, TrafficPolicy};
 
-use super::rules::retry;
+use super::rules::{limit, retry};
 use crate::proto;
 
 pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
@@ -19,6 +19,7 @@ pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
         limits,
         load_balancing,
         health_checks,
+        timeouts,
         retries,
     } = of;
     proto::TrafficPolicy {
@@ -27,6 +28,7 @@ pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
         limits: limits.as_ref().map(limits::limits),
         load_balancing: load_balancing.as_ref().map(balancing::section),
         health_checks: health_checks.as_ref().map(health::checks),
+        timeouts: timeouts.map(self::timeouts),
         retries: retries.as_ref().map(self::retries),
     }
 }
@@ -39,6 +41,18 @@ fn budget(of: RetryBudget) -> proto::RetryBudget {
     proto::RetryBudget {
         percent: percent.get().into(),
         min_per_second: min_per_second.into(),
+    }
+}
+
+fn timeouts(of: PolicyTimeouts) -> proto::PolicyTimeouts {
+    let PolicyTimeouts {
+        requests: Timeouts { request, backend },
+        connect,
+    } = of;
+    proto::PolicyTimeouts {
+        request_timeout: limit(request),
+        backend_timeout: limit(backend),
+        connect_milliseconds: connect.map_or(0, |limit| milliseconds(limit.get())),
     }
 }
 

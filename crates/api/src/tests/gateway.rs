@@ -134,6 +134,13 @@ fn with_policy() -> EndpointSet {
                 min_per_second: u16::MAX,
             }),
             limits: Some(super::limits::limits()),
+            timeouts: Some(PolicyTimeouts {
+                requests: Timeouts {
+                    request: TimeLimit::Within(seconds(2)),
+                    backend: TimeLimit::Within(seconds(1)),
+                },
+                connect: ConnectTimeout::new(seconds(5)),
+            }),
             retries: Some(Retries {
                 retry: Retry {
                     codes: vec![http::StatusCode::BAD_GATEWAY],
@@ -172,6 +179,15 @@ fn invalid_traffic_policies_are_rejected_with_the_field() {
     }
     let error = decode::resource(resource).unwrap_err().to_string();
     assert!(error.contains("retry_budget.min_per_second"), "{error}");
+    for connect in [9, 5_001, u32::MAX] {
+        let mut resource = encode::endpoints(&with_policy());
+        if let Some(Body::Endpoints(set)) = &mut resource.body {
+            let timeouts = set.traffic.as_mut().unwrap().timeouts.as_mut();
+            timeouts.unwrap().connect_milliseconds = connect;
+        }
+        let error = decode::resource(resource).unwrap_err().to_string();
+        assert!(error.contains("timeouts.connect_milliseconds"), "{error}");
+    }
     for status in [0, 17] {
         let mut resource = encode::endpoints(&with_policy());
         if let Some(Body::Endpoints(set)) = &mut resource.body {

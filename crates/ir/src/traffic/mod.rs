@@ -7,18 +7,20 @@ mod health;
 mod limits;
 mod outliers;
 mod retries;
+mod timeouts;
 
 pub use balancing::{
     Algorithm, BalancingMethod, ConsistentHash, HashCookie, HashKey, LoadBalancing, LoadFactor,
     SlowStart, ZonePreference,
 };
-pub use limits::{ClientLimits, Limits, Queue, RequestLimit};
-
 pub use health::{CheckTiming, HealthCheck, HealthChecks, HttpHealthCheck, StatusRange};
+pub use limits::{ClientLimits, Limits, Queue, RequestLimit};
 pub use outliers::{EjectionTime, OutlierDetection};
 pub use retries::{GrpcStatuses, Retries};
+pub use timeouts::{ConnectTimeout, PolicyTimeouts};
 
 use crate::percent::Percent;
+use crate::route::Timeouts;
 
 /// The sections of the effective TrafficPolicy of a Service port; absent: what clients do without a
 /// policy.
@@ -34,6 +36,8 @@ pub struct TrafficPolicy {
     pub load_balancing: Option<LoadBalancing>,
     /// How endpoints are asked whether they are healthy.
     pub health_checks: Option<HealthChecks>,
+    /// How long requests and connecting may take.
+    pub timeouts: Option<PolicyTimeouts>,
     /// When a request is sent again.
     pub retries: Option<Retries>,
 }
@@ -47,6 +51,7 @@ impl TrafficPolicy {
             limits,
             load_balancing,
             health_checks,
+            timeouts,
             retries,
         } = self;
         outlier_detection.is_none()
@@ -54,12 +59,14 @@ impl TrafficPolicy {
             && limits.is_none()
             && load_balancing.is_none()
             && health_checks.is_none()
+            && timeouts.is_none()
             && retries.is_none()
     }
 
     /// Returns true if a section applies where the rule of a request says nothing.
     pub fn concerns_requests(&self) -> bool {
-        self.retries.is_some()
+        let timeouts = self.timeouts.map(|of| of.requests);
+        self.retries.is_some() || timeouts.is_some_and(|of| of != Timeouts::default())
     }
 }
 

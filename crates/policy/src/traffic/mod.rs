@@ -12,16 +12,17 @@ mod health;
 mod limits;
 mod outliers;
 mod retries;
+mod timeouts;
 
 pub use balancing::{
     BalancingAlgorithm, ConsistentHash, HashCookie, HashHeader, HashKeyType, HashQueryParameter,
     LoadBalancing, SlowStart, ZonePreference,
 };
-pub use limits::{ClientLimits, Limits, ServerLimits};
-
 pub use health::{GrpcHealthCheck, HealthChecks, HttpHealthCheck, StatusRange, TcpHealthCheck};
+pub use limits::{ClientLimits, Limits, ServerLimits};
 pub use outliers::OutlierDetection;
 pub use retries::Retries;
+pub use timeouts::PolicyTimeouts;
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -109,7 +110,7 @@ pub struct TrafficTarget {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
-    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget) || has(self.limits) || has(self.loadBalancing) || has(self.healthChecks) || has(self.retries)").message("at least one section is required")
+    validation = Rule::new("has(self.outlierDetection) || has(self.retryBudget) || has(self.limits) || has(self.loadBalancing) || has(self.healthChecks) || has(self.timeouts) || has(self.retries)").message("at least one section is required")
 )]
 pub struct TrafficSections {
     /// An endpoint that fails several requests in a row gets none for a time.
@@ -127,6 +128,9 @@ pub struct TrafficSections {
     /// Endpoints are asked whether they are healthy; one that is not gets no requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_checks: Option<HealthChecks>,
+    /// How long requests and connecting may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<PolicyTimeouts>,
     /// When a request is sent again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use weft_ir::{Filter, PathMatch, RequestMatch, Retry, RouteId, Rule, Timeouts};
+use weft_ir::{Filter, PathMatch, RequestMatch, Retry, RouteId, Rule, TimeLimit, Timeouts};
 
 use super::backends::{Backends, RuleContext, backends};
 use super::compiled::{CompiledRule, refused};
@@ -230,16 +230,15 @@ fn timeouts_of(spec: &HttpTimeouts, at: &str, report: &mut Report) -> Result<Tim
         backend_request,
     } = spec;
     let limit = |text: Option<&str>, field: &str| match text {
-        None => Ok(None),
+        None => Ok(TimeLimit::Unsaid),
         // Zero disables the timeout.
-        Some(text) => parse_duration(text, &format!("{at}.{field}"))
-            .map(|limit| Some(limit).filter(|limit| !limit.is_zero())),
+        Some(text) => parse_duration(text, &format!("{at}.{field}")).map(TimeLimit::from),
     };
     let timeouts = Timeouts {
         request: limit(request.as_deref(), "request")?,
         backend: limit(backend_request.as_deref(), "backendRequest")?,
     };
-    if let (Some(request), Some(backend)) = (timeouts.request, timeouts.backend)
+    if let (Some(request), Some(backend)) = (timeouts.request.get(), timeouts.backend.get())
         && backend > request
     {
         report.adjusted.push(format!(

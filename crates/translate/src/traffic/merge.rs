@@ -25,6 +25,7 @@ pub(super) fn effective(levels: &[Option<&Directive>]) -> TrafficPolicy {
     let limits = section(levels, |of| of.limits.as_ref());
     let load_balancing = section(levels, |of| of.load_balancing.as_ref());
     let health_checks = section(levels, |of| of.health_checks.as_ref());
+    let timeouts = section(levels, |of| of.timeouts.as_ref());
     let retries = section(levels, |of| of.retries.as_ref());
     TrafficPolicy {
         outlier_detection: outlier_detection.cloned(),
@@ -32,6 +33,7 @@ pub(super) fn effective(levels: &[Option<&Directive>]) -> TrafficPolicy {
         limits: limits.cloned(),
         load_balancing: load_balancing.cloned(),
         health_checks: health_checks.cloned(),
+        timeouts: timeouts.copied(),
         retries: retries.cloned(),
     }
 }

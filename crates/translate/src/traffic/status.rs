@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::policy::{Policy, TargetSpec};
-use super::winners::{Place, Refusal, Winners, concerns_connections, opaque, place};
+use super::winners::{Place, Refusal, Winners, opaque, place};
 use crate::cluster::services::{ServiceAddressing, ServiceInfo, Services};
 use crate::conditions::condition;
 use crate::objects::ParentRef;

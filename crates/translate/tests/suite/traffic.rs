@@ -7,13 +7,13 @@ use std::path::Path;
 use serde_norway::{Mapping, Value};
 use weft_ir::{
     BalancingMethod, ConsistentHash, HashKey, HealthCheck, HealthChecks, LoadBalancing,
-    OutlierDetection, Retries, RetryBudget, TrafficPolicy, ZonePreference,
+    OutlierDetection, PolicyTimeouts, Retries, RetryBudget, TrafficPolicy, ZonePreference,
 };
 use weft_translate::{Objects, TrafficPolicyStatus, Translation, translate};
 
 use crate::authorization::ancestor_status;
 use crate::input::{self, settings};
-use crate::view::{list, retry, text};
+use crate::view::{limit, list, retry, text};
 
 pub(crate) fn policy(of: &TrafficPolicy) -> Value {
     let TrafficPolicy {
@@ -22,6 +22,7 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
         limits,
         load_balancing,
         health_checks,
+        timeouts,
         retries,
     } = of;
     let outliers = outlier_detection.as_ref().map(outliers);
@@ -37,9 +38,23 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
     let balanced = load_balancing.as_ref().map(balancing);
     let health = health_checks.as_ref().map(health);
     let retries = retries.as_ref().map(self::retries);
-    let sections = [outliers, budget, limits, balanced, health, retries];
+    let timeouts = timeouts.as_ref().map(self::timeouts);
+    let sections = [
+        outliers, budget, limits, balanced, health, timeouts, retries,
+    ];
     let sections: Vec<String> = sections.into_iter().flatten().collect();
     text(sections.join("; "))
+}
+
+fn timeouts(of: &PolicyTimeouts) -> String {
+    let PolicyTimeouts { requests, connect } = of;
+    let limit = |of| limit(of).unwrap_or_else(|| "unsaid".to_owned());
+    let connect = connect.map(|limit| limit.get());
+    format!(
+        "request {}, attempt {}, connecting {connect:?}",
+        limit(requests.request),
+        limit(requests.backend)
+    )
 }
 
 fn retries(of: &Retries) -> String {
@@ -176,5 +191,5 @@ fn examples_are_accepted() {
             }
         }
     }
-    assert_eq!(read, 8);
+    assert_eq!(read, 9);
 }

@@ -8,7 +8,7 @@ use weft_ir::{
     Allowed, Backend, Choice, ConnectionRule, Cors, Destination, Endpoint, EndpointSet,
     ExternalAuth, ExternalAuthProtocol, Filter, GatewayId, HeaderEdit, HeaderSelection, Hints,
     Locality, Mirror, Mode, PathEdit, PathMatch, ProbeRequest, RequestMatch, Retry, Routing, Rule,
-    Service, ServicePort, Target, Timeouts, TlsRule, ValueMatch, WeightedBackend,
+    Service, ServicePort, Target, TimeLimit, Timeouts, TlsRule, ValueMatch, WeightedBackend,
 };
 use weft_translate::{Condition, Controller, Mesh, ParentStatus, RouteStatus, Translation};
 
@@ -183,11 +183,8 @@ pub(crate) fn rule(rule: &Rule) -> Value {
         ),
         ("filters", list(filters.iter().map(filter))),
         ("backends", list(backends.iter().map(backend))),
-        ("timeout", request.map(|limit| text(format!("{limit:?}")))),
-        (
-            "backendTimeout",
-            each.map(|limit| text(format!("{limit:?}"))),
-        ),
+        ("timeout", limit(*request).map(text)),
+        ("backendTimeout", limit(*each).map(text)),
         ("retry", retry.as_ref().map(|of| text(self::retry(of)))),
         ("failure", failure.as_deref().map(text)),
     ])
@@ -301,6 +298,15 @@ pub(crate) fn external_auth(of: &ExternalAuth) -> Value {
         ("response headers", responses),
         ("body", (*body_limit > 0).then(|| text(body_limit))),
     ])
+}
+
+/// Returns `None` if nothing is said.
+pub(crate) fn limit(of: TimeLimit) -> Option<String> {
+    match of {
+        TimeLimit::Unsaid => None,
+        TimeLimit::Unlimited => Some("none".to_owned()),
+        TimeLimit::Within(limit) => Some(format!("{limit:?}")),
+    }
 }
 
 pub(crate) fn retry(retry: &Retry) -> String {

@@ -37,7 +37,9 @@ impl Outbound {
         let passed = filters::on_request(before, head, context, &mut state.asked);
         let mut passed = self.settle(passed, matched_route.policy, state).await;
         if passed.is_ok() {
-            let limit = matched_route.policy.and_then(|of| of.timeouts.request);
+            let limit = matched_route
+                .policy
+                .and_then(|of| of.timeouts.request.get());
             passed = Ok(self.check(auth, (&mut *head, body), limit, state).await?);
         }
         if let Some(asked) = asked {

@@ -238,6 +238,7 @@ async fn send(
         http2,
         upgrade: false,
         address: endpoint.address,
+        connect: None,
     };
     let mut attempts = 0;
     loop {

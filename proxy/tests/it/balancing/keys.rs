@@ -230,7 +230,7 @@ async fn retry_goes_to_the_next_endpoint_on_the_ring() {
     let endpoints = vec![unmeshed(failing.address()), unmeshed(good.address())];
     let pod = client_pod();
     let mut rule = rule(0, vec![to("reviews", 1)]);
-    rule.timeouts.backend = Some(Duration::from_millis(100));
+    rule.timeouts.backend = weft_ir::TimeLimit::Within(Duration::from_millis(100));
     rule.retry = Some(Retry {
         codes: vec![StatusCode::GATEWAY_TIMEOUT],
         attempts: 1,

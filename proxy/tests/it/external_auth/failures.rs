@@ -1,7 +1,7 @@
 //! Servers that are away, hang, break off or lie: the request does not pass.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use weft_ir::Timeouts;
+use weft_ir::{TimeLimit, Timeouts};
 
 use super::*;
 
@@ -111,8 +111,8 @@ async fn server_that_hangs_denies_after_ten_seconds_or_the_rule_s_timeout() {
         .await;
         let change = |rule: &mut Rule| {
             rule.timeouts = Timeouts {
-                request: limit,
-                backend: None,
+                request: limit.into(),
+                backend: TimeLimit::Unsaid,
             };
         };
         let place = (At::Sidecar, Version::Http1);

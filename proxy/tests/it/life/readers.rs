@@ -38,7 +38,7 @@ async fn before(request: Option<Duration>, idle: Duration) -> (GatewayPod, u16, 
     let gateway = GatewayPod::start_with(|options| options.answer_idle = idle);
     let number = free_port();
     let mut rules = all_to("app");
-    rules[0].timeouts.request = request;
+    rules[0].timeouts.request = request.into();
     let of = listener("http", "", vec![host("", rules)]);
     gateway.tell(vec![
         endpoints("app", Protocol::Detect, &[unmeshed(app)]),

@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use weft_ir::{Filter, Mirror, Retry, Rule, Timeouts};
+use weft_ir::{Filter, Mirror, Retry, Rule, TimeLimit, Timeouts};
 use weft_testkit::pki::Pki;
 
 use super::*;
@@ -149,8 +149,8 @@ async fn timeout_of_the_rule_bounds_the_wait() {
     limited.app.has(1).await;
     limited.route(Rule {
         timeouts: Timeouts {
-            request: Some(Duration::from_millis(50)),
-            backend: None,
+            request: TimeLimit::Within(Duration::from_millis(50)),
+            backend: TimeLimit::Unsaid,
         },
         ..rule(0, vec![to("reviews", 1)])
     });

@@ -5,6 +5,7 @@ mod health;
 mod limits;
 mod outliers;
 mod retries;
+mod timeouts;
 mod values;
 
 use weft_ir::{RetryBudget, TrafficPolicy};
@@ -29,6 +30,7 @@ pub(super) fn directive(
         limits,
         load_balancing,
         health_checks,
+        timeouts,
         retries,
     } = of;
     let detection = outlier_detection.as_ref();
@@ -41,6 +43,8 @@ pub(super) fn directive(
     let balancing = balancing.map(|of| balancing::read(of, &format!("{at}.loadBalancing")));
     let checks = health_checks.as_ref();
     let checks = checks.map(|of| health::read(of, &format!("{at}.healthChecks")));
+    let timeouts = timeouts.as_ref();
+    let timeouts = timeouts.map(|of| timeouts::read(of, &format!("{at}.timeouts")));
     let retries = retries.as_ref();
     let retries = retries.map(|of| retries::read(of, &format!("{at}.retries")));
     let sections = TrafficPolicy {
@@ -49,6 +53,7 @@ pub(super) fn directive(
         limits: limits.transpose()?,
         load_balancing: balancing.transpose()?,
         health_checks: checks.transpose()?,
+        timeouts: timeouts.transpose()?,
         retries: retries.transpose()?,
     };
     match sections.is_empty() {

@@ -39,4 +39,5 @@ mod traffic_health;
 mod traffic_limits;
 mod traffic_policy;
 mod traffic_retries;
+mod traffic_timeouts;
 mod trust;
