@@ -102,10 +102,15 @@ impl App {
 
     /// Waits until it has that many requests.
     async fn has(&self, count: usize) {
+        self.has_after(count, 0).await;
+    }
+
+    /// Waits until it has that many requests, and has got at least `all`.
+    async fn has_after(&self, count: usize, all: usize) {
         let mut counts = self.counts.subscribe();
-        let has = counts.wait_for(|of| of.now == count);
+        let has = counts.wait_for(|of| of.now == count && of.all >= all);
         let has = tokio::time::timeout(PATIENCE, has).await.map(drop);
-        has.unwrap_or_else(|_| panic!("{count} expected: {:?}", self.counts()));
+        has.unwrap_or_else(|_| panic!("{count} of {all} expected: {:?}", self.counts()));
     }
 }
 
