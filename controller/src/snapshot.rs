@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub key_sources: Vec<KeySource>,
     /// The statuses of traffic policies.
     pub traffic: Vec<TrafficPolicyStatus>,
+    /// The statuses of XBackendTrafficPolicies.
+    pub backend_traffic: Vec<PolicyStatus>,
     /// The namespaces in which Gateways have proxies.
     pub gateway_namespaces: BTreeSet<String>,
     /// The missing parents of routes.
@@ -64,6 +66,7 @@ impl Snapshot {
             authorizations,
             key_sources,
             traffic,
+            backend_traffic,
             provisions,
             missing_parents,
             warnings: _,
@@ -78,6 +81,7 @@ impl Snapshot {
             authorizations,
             key_sources,
             traffic,
+            backend_traffic,
             gateway_namespaces: provisions
                 .iter()
                 .map(|of| of.gateway.namespace.to_string())

@@ -8,7 +8,7 @@ use kube::api::DynamicObject;
 use serde_json::{Map, Value, json};
 use weft_ir::{GatewayId, PolicyKind, RouteKind};
 use weft_translate::{
-    AncestorStatus, AuthorizationStatus, Condition, RouteStatus, TrafficPolicyStatus,
+    AncestorStatus, AuthorizationStatus, Condition, PolicyStatus, RouteStatus, TrafficPolicyStatus,
 };
 
 use super::listening::Listening;
@@ -30,6 +30,7 @@ pub(super) enum Subject {
     ClusterAuthorizationPolicy,
     AuthenticationPolicy,
     TrafficPolicy,
+    BackendTrafficPolicy,
 }
 
 /// The wanted content of a status.
@@ -148,7 +149,8 @@ pub(super) fn all(
         due.extend(of_routes(counted.routes, kind, &existing));
     }
     due.extend(of_policies(
-        snapshot,
+        Subject::BackendTlsPolicy,
+        &snapshot.policies,
         &world.backend_tls_policies.own_entries(),
     ));
     let (on_tokens, authorizations) = counted
@@ -181,6 +183,11 @@ pub(super) fn all(
         Subject::TrafficPolicy,
         traffic,
         &world.traffic_policies.own_entries(),
+    ));
+    due.extend(of_policies(
+        Subject::BackendTrafficPolicy,
+        &snapshot.backend_traffic,
+        &world.backend_traffic_policies.own_entries(),
     ));
     due
 }
@@ -276,18 +283,13 @@ fn of_routes(statuses: &[RouteStatus], kind: RouteKind, existing: &Existing) -> 
     due_entries(Subject::Route(kind), List::Parents, routes, existing)
 }
 
-fn of_policies(snapshot: &Snapshot, existing: &Existing) -> Vec<Due> {
-    let policies = snapshot.policies.iter().map(|policy| {
+fn of_policies(subject: Subject, statuses: &[PolicyStatus], existing: &Existing) -> Vec<Due> {
+    let policies = statuses.iter().map(|policy| {
         let key = ObjectKey::new(&policy.namespace, &policy.name);
         let own = policy.ancestors.iter().map(Entry::from).collect();
         (key, policy.generation, own)
     });
-    due_entries(
-        Subject::BackendTlsPolicy,
-        List::Ancestors,
-        policies,
-        existing,
-    )
+    due_entries(subject, List::Ancestors, policies, existing)
 }
 
 fn of_authorizations(

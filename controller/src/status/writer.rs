@@ -192,6 +192,7 @@ impl StatusWriter {
             Subject::ClusterAuthorizationPolicy => &kinds.cluster_authorization_policy,
             Subject::AuthenticationPolicy => &kinds.authentication_policy,
             Subject::TrafficPolicy => &kinds.traffic_policy,
+            Subject::BackendTrafficPolicy => &kinds.backend_traffic_policy,
         };
         let Served::As(kind) = &*served.borrow() else {
             return None;

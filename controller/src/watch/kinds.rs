@@ -59,17 +59,22 @@ pub const CLUSTER_AUTHORIZATION_POLICY: Wanted = own("ClusterAuthorizationPolicy
 pub const AUTHENTICATION_POLICY: Wanted = own("AuthenticationPolicy");
 pub const TRAFFIC_POLICY: Wanted = own("TrafficPolicy");
 pub const FAULT_FILTER: Wanted = own("FaultFilter");
-pub const MESH: Wanted = Wanted {
-    group: "gateway.networking.x-k8s.io",
-    kind: "XMesh",
-    versions: &["v1alpha1"],
-};
+pub const BACKEND_TRAFFIC_POLICY: Wanted = experimental("XBackendTrafficPolicy");
+pub const MESH: Wanted = experimental("XMesh");
 
 const fn standard(kind: &'static str, versions: &'static [&'static str]) -> Wanted {
     Wanted {
         group: GATEWAY_GROUP,
         kind,
         versions,
+    }
+}
+
+const fn experimental(kind: &'static str) -> Wanted {
+    Wanted {
+        group: "gateway.networking.x-k8s.io",
+        kind,
+        versions: &["v1alpha1"],
     }
 }
 
@@ -97,6 +102,7 @@ pub struct Kinds {
     pub cluster_authorization_policy: watch::Receiver<Served>,
     pub authentication_policy: watch::Receiver<Served>,
     pub traffic_policy: watch::Receiver<Served>,
+    pub backend_traffic_policy: watch::Receiver<Served>,
     pub mesh: watch::Receiver<Served>,
 }
 

@@ -58,6 +58,7 @@ pub struct World {
     pub fetched_keys: Arc<KeyStore>,
     pub traffic_policies: Arc<Store<objects::TrafficPolicy>>,
     pub fault_filters: Arc<Store<objects::FaultFilter>>,
+    pub backend_traffic_policies: Arc<Store<objects::BackendTrafficPolicy>>,
     pub secrets: Arc<Store<objects::Secret>>,
     pub config_maps: Arc<Store<objects::ConfigMap>>,
     pub cluster_trust_bundles: Arc<Store<objects::ClusterTrustBundle>>,
@@ -89,6 +90,7 @@ impl World {
             && self.fetched_keys.listed()
             && self.traffic_policies.listed()
             && self.fault_filters.listed()
+            && self.backend_traffic_policies.listed()
             && self.secrets.listed()
             && self.config_maps.listed()
             && self.cluster_trust_bundles.listed()
@@ -119,6 +121,7 @@ impl World {
             fetched_keys: self.fetched_keys.objects(),
             traffic_policies: self.traffic_policies.objects(),
             fault_filters: self.fault_filters.objects(),
+            backend_traffic_policies: self.backend_traffic_policies.objects(),
             secrets: self.secrets.objects(),
             config_maps: self.config_maps.objects(),
             cluster_trust_bundles: self.cluster_trust_bundles.objects(),
@@ -196,6 +199,7 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
     let authorization = &world.authorization_policies;
     let of_cluster = &world.cluster_authorization_policies;
     let tokens = &world.authentication_policies;
+    let budgets = &world.backend_traffic_policies;
     start.discovered(mesh, kinds::SERVICE_IMPORT, &world.service_imports);
     start.discovered(mesh, kinds::FAULT_FILTER, &world.fault_filters);
     start.discovered(gateways, kinds::REFERENCE_GRANT, &world.reference_grants);
@@ -218,6 +222,7 @@ pub fn start(world: &World, following: &Following<'_>) -> Kinds {
         ),
         authentication_policy: start.discovered(mesh, kinds::AUTHENTICATION_POLICY, tokens),
         traffic_policy: start.discovered(mesh, kinds::TRAFFIC_POLICY, &world.traffic_policies),
+        backend_traffic_policy: start.discovered(mesh, kinds::BACKEND_TRAFFIC_POLICY, budgets),
         mesh: start.discover(mesh, kinds::MESH),
     };
     let discovery = kinds::discover(

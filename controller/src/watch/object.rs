@@ -163,6 +163,14 @@ impl Watchable for objects::TrafficPolicy {
     }
 }
 
+impl Watchable for objects::BackendTrafficPolicy {
+    const STATUS: StatusPart = StatusPart::Entries("ancestors");
+
+    fn slim(object: &mut Value) {
+        remove_labels_and_annotations(object);
+    }
+}
+
 impl Watchable for objects::GatewayClass {
     const STATUS: StatusPart = StatusPart::Whole;
 }

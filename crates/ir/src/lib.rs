@@ -69,8 +69,8 @@ pub use route::{
 };
 pub use route_table::{Matched, RouteTable};
 pub use traffic::{
-    Algorithm, BalancingMethod, CheckTiming, ClientLimits, ConnectTimeout, ConsistentHash,
-    EjectionTime, GrpcStatuses, HashCookie, HashKey, HealthCheck, HealthChecks, HttpHealthCheck,
-    Limits, LoadBalancing, LoadFactor, OutlierDetection, PolicyTimeouts, Queue, RequestLimit,
-    Retries, RetryBudget, SlowStart, StatusRange, TrafficPolicy, ZonePreference,
+    Algorithm, BalancingMethod, BudgetInterval, CheckTiming, ClientLimits, ConnectTimeout,
+    ConsistentHash, EjectionTime, GrpcStatuses, HashCookie, HashKey, HealthCheck, HealthChecks,
+    HttpHealthCheck, Limits, LoadBalancing, LoadFactor, OutlierDetection, PolicyTimeouts, Queue,
+    RequestLimit, Retries, RetryBudget, SlowStart, StatusRange, TrafficPolicy, ZonePreference,
 };

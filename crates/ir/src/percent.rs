@@ -1,7 +1,7 @@
 //! Shares in percent.
 
 /// A share in percent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Percent(pub(crate) u8);
 
 impl Percent {

@@ -54,6 +54,8 @@ pub struct Objects {
     pub traffic_policies: Vec<Arc<objects::TrafficPolicy>>,
     /// FaultFilters.
     pub fault_filters: Vec<Arc<objects::FaultFilter>>,
+    /// XBackendTrafficPolicies.
+    pub backend_traffic_policies: Vec<Arc<objects::BackendTrafficPolicy>>,
     /// Secrets of type `kubernetes.io/tls`, and those that another object refers to.
     pub secrets: Vec<Arc<objects::Secret>>,
     /// ConfigMaps that another object refers to.

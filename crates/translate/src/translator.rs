@@ -58,6 +58,8 @@ pub struct Translation {
     pub key_sources: Vec<objects::KeySource>,
     /// Statuses of TrafficPolicies, by namespace and name.
     pub traffic: Vec<TrafficPolicyStatus>,
+    /// Statuses of XBackendTrafficPolicies, by namespace and name.
+    pub backend_traffic: Vec<PolicyStatus>,
     /// Infrastructure to create for the accepted Gateways, by namespace and name.
     pub provisions: Vec<Provision>,
     /// Routes that refer to parents which do not exist, by kind, namespace and name; empty unless a
@@ -159,9 +161,13 @@ impl Translator {
         let grants = self
             .grants
             .get(ByIdentity::all(grants), || Grants::new(grants));
-        let traffic =
-            self.traffic
-                .translate(&objects.traffic_policies, &services, &settings.namespace);
+        let policies = (
+            &*objects.traffic_policies,
+            &*objects.backend_traffic_policies,
+        );
+        let traffic = self
+            .traffic
+            .translate(policies, &services, &settings.namespace);
         let given = (&grants, &traffic.effective);
         let rules = &settings.endpoints;
         let endpoints = self
@@ -222,6 +228,7 @@ impl Translator {
             authorizations: policies.statuses,
             key_sources: policies.key_sources,
             traffic: traffic.statuses.clone(),
+            backend_traffic: traffic.constraints.clone(),
             provisions: outcome.provisions,
             missing_parents: outcome.missing,
             warnings: warnings.chain(outcome.warnings).collect(),

@@ -137,7 +137,8 @@ impl Failure {
                 | SendError::Refused(_)
                 | SendError::Limited(_)
                 | SendError::ServersLimited(_)
-                | SendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+                | SendError::Overloaded
+                | SendError::RetryBudget(_) => StatusCode::SERVICE_UNAVAILABLE,
                 SendError::Broken { .. } => StatusCode::BAD_GATEWAY,
                 SendError::BodyIdle => StatusCode::REQUEST_TIMEOUT,
             },
@@ -202,6 +203,7 @@ impl Failure {
                 | SendError::Limited(_)
                 | SendError::ServersLimited(_)
                 | SendError::Overloaded
+                | SendError::RetryBudget(_)
                 | SendError::Broken { .. } => Code::Unavailable,
                 SendError::BodyIdle => Code::DeadlineExceeded,
             },

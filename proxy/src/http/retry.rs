@@ -92,7 +92,7 @@ pub async fn send(
         let pause = backoff(retry.backoff, retries);
         let late = |deadline: Deadline| Instant::now() + pause >= deadline.at;
         let prepared = match request_deadline.is_some_and(late) {
-            true => Err(RetryResult::DeadlineExceeded),
+            true => Err(RetryResult::DeadlineExceeded.into()),
             false => {
                 let in_force = || match policy.route {
                     Some(route) => in_force(route),
@@ -103,10 +103,14 @@ pub async fn send(
         };
         let body = match prepared {
             Ok(body) => body,
-            Err(why) => {
+            Err(NotSent { why, instead }) => {
                 state.exchange.count_retry(why);
-                held.release();
-                return result;
+                let Some(instead) = instead else {
+                    held.release();
+                    return result;
+                };
+                state.deadline = None;
+                return Err(instead.into());
             }
         };
         drop(result);
@@ -127,29 +131,43 @@ pub async fn send(
     }
 }
 
-/// Waits until a retry may be sent, and returns its body. Errors with the reason why none is sent:
-/// then the last result stands.
+/// Why no retry is sent.
+struct NotSent {
+    why: RetryResult,
+    /// What the request ends with, in place of the last result.
+    instead: Option<SendError>,
+}
+
+impl From<RetryResult> for NotSent {
+    fn from(why: RetryResult) -> Self {
+        Self { why, instead: None }
+    }
+}
+
+/// Waits until a retry may be sent, and returns its body.
 async fn prepare(
     cluster: &Cluster,
     replay_buffer: &ReplayBuffer,
     pause: Duration,
     exchange: &Exchange,
     in_force: impl Fn() -> bool,
-) -> Result<RequestBody, RetryResult> {
+) -> Result<RequestBody, NotSent> {
     if !replay_buffer.is_replayable() {
-        return Err(RetryResult::BodyNotReplayable);
+        return Err(RetryResult::BodyNotReplayable.into());
     }
-    if !cluster.try_spend_retry() {
-        return Err(RetryResult::BudgetExhausted);
-    }
+    cluster.spend_retry().map_err(|exhausted| NotSent {
+        why: RetryResult::BudgetExhausted,
+        instead: exhausted.instead,
+    })?;
     tokio::select! {
         () = sleep(pause) => {}
-        () = exchange.draining() => return Err(RetryResult::Canceled),
+        () = exchange.draining() => return Err(RetryResult::Canceled.into()),
     }
     if !in_force() {
-        return Err(RetryResult::Canceled);
+        return Err(RetryResult::Canceled.into());
     }
-    replay_buffer.replay().ok_or(RetryResult::BodyNotReplayable)
+    let body = replay_buffer.replay();
+    body.ok_or(RetryResult::BodyNotReplayable.into())
 }
 
 /// A retry that was sent. Counted on drop: as canceled if the client went away before its result.

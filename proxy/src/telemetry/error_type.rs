@@ -90,6 +90,8 @@ error_types! {
     ClientRequestLimit = "client_request_limit",
     ClientConnectionLimit = "client_connection_limit",
     ServerRequestLimit = "server_request_limit",
+    /// A retry was due, and its cluster may send none.
+    RetryBudgetExhausted = "retry_budget_exhausted",
     SessionLimit = "session_limit",
 
     // Connections.

@@ -3,12 +3,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use weft_ir::RetryBudget;
 
-/// The window in which requests and retries are counted.
-const PERIOD: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(super) struct RetryCounter {
     /// Since the start, without retries.
@@ -39,7 +36,7 @@ impl RetryCounter {
         let requests = self.requests.load(Relaxed);
         let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
         let elapsed = now.saturating_sub(period.start);
-        let length = PERIOD.as_nanos() as u64;
+        let length = budget.interval.get().as_nanos() as u64;
         if elapsed >= length {
             let since = requests.saturating_sub(period.requests_at_start);
             let rate = since as f64 / elapsed as f64;
@@ -51,7 +48,7 @@ impl RetryCounter {
             };
         }
         let since = requests.saturating_sub(period.requests_at_start);
-        let reserve = u64::from(budget.min_per_second) * PERIOD.as_secs();
+        let reserve = u64::from(budget.min_retries);
         let share = since.max(period.before) * u64::from(budget.percent.get()) / 100;
         let most = reserve + share;
         let left = period.spent < most;
@@ -93,17 +90,30 @@ mod tests {
         {
             let counter = RetryCounter::default();
             (0..1_000).for_each(|_| counter.request());
-            let budget = RetryBudget {
-                percent: weft_ir::Percent::new(percent).unwrap(),
-                min_per_second,
-            };
+            let percent = weft_ir::Percent::new(percent).unwrap();
+            let budget = RetryBudget::per_second(percent, min_per_second);
             assert_eq!(spend_all(&counter, budget, SECOND), expected);
             // A policy that allows less counts what was spent before it.
             let less = RetryBudget {
-                min_per_second: 0,
+                min_retries: 0,
                 ..budget
             };
             assert_eq!(spend_all(&counter, less, SECOND), 0);
         }
+    }
+    #[test]
+    fn requests_and_retries_count_for_the_interval_of_the_policy() {
+        let minute = weft_ir::BudgetInterval::new(std::time::Duration::from_secs(60));
+        let budget = RetryBudget {
+            interval: minute.unwrap(),
+            min_retries: 5,
+            ..RetryBudget::default()
+        };
+        let counter = RetryCounter::default();
+        (0..100).for_each(|_| counter.request());
+        assert_eq!(spend_all(&counter, budget, SECOND), 25);
+        assert_eq!(spend_all(&counter, budget, 59 * SECOND), 0);
+        assert_eq!(spend_all(&counter, budget, 60 * SECOND), 25);
+        assert_eq!(spend_all(&counter, budget, 3_600 * SECOND), 5);
     }
 }

@@ -22,6 +22,12 @@ const NO_LIMITS: ClientLimits = ClientLimits {
     requests: None,
 };
 
+/// A cluster may send no retry.
+pub struct BudgetExhausted {
+    /// What the request ends with, in place of the result at hand.
+    pub instead: Option<SendError>,
+}
+
 /// The endpoints of a Service port.
 pub struct Cluster {
     /// `namespace/service:port`, or the pod's `ip:port`.
@@ -142,14 +148,16 @@ impl Cluster {
         self.members.store(Arc::new(members));
     }
 
-    /// Takes one retry from the budget. Returns false if the budget is exhausted.
-    pub fn try_spend_retry(&self) -> bool {
+    /// Takes one retry from the budget. Errors if the budget is exhausted.
+    pub fn spend_retry(&self) -> Result<(), BudgetExhausted> {
         let budget = self.members.load().retry_budget;
-        let may = self.retries.spend(budget, self.registry.now());
-        if !may {
-            self.registry.metrics.retry_budget_exhausted.inc();
+        if self.retries.spend(budget, self.registry.now()) {
+            return Ok(());
         }
-        may
+        self.registry.metrics.retry_budget_exhausted.inc();
+        let instead = budget.answers_503;
+        let instead = instead.then(|| SendError::RetryBudget(Arc::clone(&self.name)));
+        Err(BudgetExhausted { instead })
     }
 
     /// Picks an endpoint for the client's request or connection that is not among `tried`. Returns

@@ -32,6 +32,9 @@ pub enum SendError {
     /// By the limits of all endpoints that were tried.
     #[error("every endpoint of {0} that was tried has as many requests as limits.server allows")]
     ServersLimited(Arc<str>),
+    /// A retry is due, and the cluster may send none.
+    #[error("the retry budget of {0} is exhausted")]
+    RetryBudget(Arc<str>),
     /// The connection ended, or its stream was reset, before the head of a response.
     #[error("the endpoint {endpoint} broke off: {cause}")]
     Broken { endpoint: SocketAddr, cause: String },
@@ -50,6 +53,7 @@ impl SendError {
             Self::Overloaded => ErrorType::EndpointRequestLimit,
             Self::Limited(at) => at.error_type(),
             Self::ServersLimited(_) => ErrorType::ServerRequestLimit,
+            Self::RetryBudget(_) => ErrorType::RetryBudgetExhausted,
             Self::Broken { .. } => ErrorType::UpstreamReset,
             Self::BodyIdle => ErrorType::RequestBodyTimeout,
         }

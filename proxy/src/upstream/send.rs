@@ -137,7 +137,8 @@ impl Cluster {
             committed: false,
         };
         while let Some((endpoint, tracked)) = self.pick_tracked(&tried, request.client, key.key) {
-            if again && !self.try_spend_retry() {
+            if again && let Err(exhausted) = self.spend_retry() {
+                last = exhausted.instead.or(last);
                 break;
             }
             if endpoint.load.active() >= self.registry.endpoint_requests {

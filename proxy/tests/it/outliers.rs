@@ -360,10 +360,7 @@ async fn retries_of_failing_endpoints_stay_within_the_budget_of_the_policy() {
         backoff: Duration::ZERO,
     });
     let policy = TrafficPolicy {
-        retry_budget: Some(RetryBudget {
-            percent: Percent::new(20).unwrap(),
-            min_per_second: 0,
-        }),
+        retry_budget: Some(RetryBudget::per_second(Percent::new(20).unwrap(), 0)),
         ..TrafficPolicy::default()
     };
     let endpoints = vec![first.endpoint.clone(), second.endpoint.clone()];

@@ -301,10 +301,7 @@ async fn gateway_retries_by_the_policy_of_the_backend() {
 
 #[tokio::test]
 async fn retries_of_the_policy_stay_within_the_budget_and_end_with_the_policy() {
-    let none = RetryBudget {
-        percent: Percent::default(),
-        min_per_second: 0,
-    };
+    let none = RetryBudget::per_second(Percent::default(), 0);
     let within = TrafficPolicy {
         retry_budget: Some(none),
         ..policy()
@@ -312,6 +309,22 @@ async fn retries_of_the_policy_stay_within_the_budget_and_end_with_the_policy() 
     let mut mesh = Mesh::start(Protocol::Grpc, within).await;
     let seen = mesh.call(&[Answer::Head(14)]).await;
     assert_eq!(seen, ("14".to_owned(), 1));
+
+    // Of a policy of the Gateway API, which asks for 503 (GEP-3388).
+    let instead = TrafficPolicy {
+        retry_budget: Some(RetryBudget {
+            answers_503: true,
+            ..none
+        }),
+        ..policy()
+    };
+    mesh.apply(Some(instead));
+    mesh.app.follow(&[Answer::Head(8)]);
+    let request = Request::post("/t.S/Get").header("content-type", "application/grpc");
+    let seen = mesh.client.send(request, "message").await;
+    assert_eq!(seen.header("grpc-status"), "14");
+    assert_eq!(seen.header("weft-error-type"), "retry_budget_exhausted");
+    assert_eq!(mesh.app.requests(), 1);
 
     let mut slow = policy();
     if let Some(retries) = &mut slow.retries {
@@ -330,4 +343,41 @@ async fn retries_of_the_policy_stay_within_the_budget_and_end_with_the_policy() 
     let (status, ()) = tokio::join!(call(&mut client), ends);
     assert_eq!(status, "14", "the response at hand");
     assert_eq!(app.requests(), 1);
+}
+
+#[tokio::test]
+async fn exhausted_budget_is_answered_with_503_if_its_policy_says_so() {
+    let none = RetryBudget {
+        answers_503: true,
+        ..RetryBudget::per_second(Percent::default(), 0)
+    };
+    let mut of_budget = policy();
+    of_budget.retry_budget = Some(none);
+    if let Some(retries) = &mut of_budget.retries {
+        retries.retry.codes = vec![StatusCode::TOO_MANY_REQUESTS];
+    }
+    let mut mesh = Mesh::start(Protocol::Http1, of_budget).await;
+    assert_eq!(mesh.post(&[Answer::Http(429)]).await, (503, 1));
+    assert_eq!(mesh.post(&[Answer::Http(404)]).await, (404, 1));
+    // What did not reach an application takes from the budget as well.
+    let closed = std::net::TcpListener::bind(ANY).unwrap();
+    let gone = unmeshed(closed.local_addr().unwrap());
+    drop(closed);
+    let good = meshed(mesh.proxies.back, "reviews");
+    let both = encode::endpoints(&EndpointSet {
+        traffic: Some(Arc::new(TrafficPolicy {
+            retry_budget: Some(none),
+            ..TrafficPolicy::default()
+        })),
+        ..EndpointSet::new(port("reviews"), Protocol::Http1, vec![gone, good])
+    });
+    mesh.proxies.client.tell(vec![both]);
+    let words = loop {
+        let seen = mesh.client.get("/").await;
+        if seen.status != 200 {
+            assert_eq!(seen.status, 503);
+            break seen.header("weft-error").to_owned();
+        }
+    };
+    assert!(words.contains("retry budget of"), "{words}");
 }

@@ -8,8 +8,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use weft_ir::{
-    ConnectTimeout, EjectionTime, GrpcStatuses, OutlierDetection, Percent, PolicyTimeouts, Retries,
-    RetryBudget, Timeouts, TrafficPolicy,
+    BudgetInterval, ConnectTimeout, EjectionTime, GrpcStatuses, OutlierDetection, Percent,
+    PolicyTimeouts, Retries, RetryBudget, Timeouts, TrafficPolicy,
 };
 
 use super::rules::{limit, retry};
@@ -41,12 +41,22 @@ fn budget(wire: proto::RetryBudget) -> Decoded<RetryBudget> {
     let proto::RetryBudget {
         percent: share,
         min_per_second: rate,
+        interval_milliseconds: length,
+        min_retries,
+        answers_503,
     } = wire;
-    let min_per_second = u16::try_from(rate);
+    let share = percent("retry_budget.percent", share)?;
+    if length == 0 {
+        let valid = u16::try_from(rate);
+        let valid = valid.map_err(|_| invalid("retry_budget.min_per_second")(&rate))?;
+        return Ok(RetryBudget::per_second(share, valid));
+    }
+    let interval = BudgetInterval::new(Duration::from_millis(length.into()));
     Ok(RetryBudget {
-        percent: percent("retry_budget.percent", share)?,
-        min_per_second: min_per_second
-            .map_err(|_| invalid("retry_budget.min_per_second")(&rate))?,
+        percent: share,
+        min_retries,
+        interval: interval.ok_or_else(|| invalid("retry_budget.interval_milliseconds")(&length))?,
+        answers_503,
     })
 }
 

@@ -36,11 +36,18 @@ pub(super) fn policy(of: &TrafficPolicy) -> proto::TrafficPolicy {
 fn budget(of: RetryBudget) -> proto::RetryBudget {
     let RetryBudget {
         percent,
-        min_per_second,
+        min_retries,
+        interval,
+        answers_503,
     } = of;
+    let seconds = interval.get().as_secs().max(1);
+    let per_second = u64::from(min_retries).div_ceil(seconds);
     proto::RetryBudget {
         percent: percent.get().into(),
-        min_per_second: min_per_second.into(),
+        min_per_second: per_second.min(u16::MAX.into()) as u32,
+        interval_milliseconds: milliseconds(interval.get()),
+        min_retries,
+        answers_503,
     }
 }
 

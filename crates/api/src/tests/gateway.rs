@@ -131,7 +131,9 @@ fn with_policy() -> EndpointSet {
             outlier_detection: Some(outliers),
             retry_budget: Some(RetryBudget {
                 percent: Percent::new(0).unwrap(),
-                min_per_second: u16::MAX,
+                min_retries: u32::MAX,
+                interval: BudgetInterval::new(seconds(3600)).unwrap(),
+                answers_503: true,
             }),
             limits: Some(super::limits::limits()),
             timeouts: Some(PolicyTimeouts {
@@ -175,10 +177,38 @@ fn invalid_traffic_policies_are_rejected_with_the_field() {
     let mut resource = encode::endpoints(&with_policy());
     if let Some(Body::Endpoints(set)) = &mut resource.body {
         let budget = set.traffic.as_mut().unwrap().retry_budget.as_mut();
-        budget.unwrap().min_per_second = 65_536;
+        let budget = budget.unwrap();
+        (budget.min_per_second, budget.interval_milliseconds) = (65_536, 0);
     }
     let error = decode::resource(resource).unwrap_err().to_string();
     assert!(error.contains("retry_budget.min_per_second"), "{error}");
+    for (milliseconds, budget) in [
+        (999, None),
+        (3_600_001, None),
+        // Of a controller that knows no interval.
+        (0, Some(RetryBudget::per_second(Percent::default(), 7))),
+    ] {
+        let mut resource = encode::endpoints(&with_policy());
+        let Some(Body::Endpoints(set)) = &mut resource.body else {
+            panic!("endpoints");
+        };
+        let wire = set.traffic.as_mut().unwrap().retry_budget.as_mut().unwrap();
+        (wire.interval_milliseconds, wire.min_per_second) = (milliseconds, 7);
+        match (decode::resource(resource), budget) {
+            (Err(error), None) => {
+                let error = error.to_string();
+                assert!(
+                    error.contains("retry_budget.interval_milliseconds"),
+                    "{error}"
+                );
+            }
+            (Ok((_, _, Resource::Endpoints(set))), Some(budget)) => {
+                let traffic = set.traffic.as_ref().unwrap();
+                assert_eq!(traffic.retry_budget, Some(budget));
+            }
+            (decoded, _) => panic!("{milliseconds}: {:?}", decoded.is_ok()),
+        }
+    }
     for connect in [9, 5_001, u32::MAX] {
         let mut resource = encode::endpoints(&with_policy());
         if let Some(Body::Endpoints(set)) = &mut resource.body {

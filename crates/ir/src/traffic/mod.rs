@@ -7,6 +7,7 @@ mod health;
 mod limits;
 mod outliers;
 mod retries;
+mod retry_budget;
 mod timeouts;
 
 pub use balancing::{
@@ -17,9 +18,9 @@ pub use health::{CheckTiming, HealthCheck, HealthChecks, HttpHealthCheck, Status
 pub use limits::{ClientLimits, Limits, Queue, RequestLimit};
 pub use outliers::{EjectionTime, OutlierDetection};
 pub use retries::{GrpcStatuses, Retries};
+pub use retry_budget::{BudgetInterval, RetryBudget};
 pub use timeouts::{ConnectTimeout, PolicyTimeouts};
 
-use crate::percent::Percent;
 use crate::route::Timeouts;
 
 /// The sections of the effective TrafficPolicy of a Service port; absent: what clients do without a
@@ -67,25 +68,5 @@ impl TrafficPolicy {
     pub fn concerns_requests(&self) -> bool {
         let timeouts = self.timeouts.map(|of| of.requests);
         self.retries.is_some() || timeouts.is_some_and(|of| of != Timeouts::default())
-    }
-}
-
-/// How many requests a proxy sends again, for whatever reason: a share of the requests of the last
-/// seconds, and a rate that needs none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryBudget {
-    /// The share of the requests.
-    pub percent: Percent,
-    /// Retries per second beside it.
-    pub min_per_second: u16,
-}
-
-impl Default for RetryBudget {
-    /// Returns the budget without a policy.
-    fn default() -> Self {
-        Self {
-            percent: Percent(20),
-            min_per_second: 10,
-        }
     }
 }

@@ -136,8 +136,9 @@ pub struct TrafficSections {
     pub retries: Option<Retries>,
 }
 
-/// How many requests each client proxy sends again, in the last 10 seconds: whether a rule asks for
-/// it, or because the request did not reach an application. Beyond it, the last result stands.
+/// How many requests each client proxy sends again, in the last `interval`: whether a rule or
+/// `retries` asks for it, or because the request did not reach an application. Beyond it, the last
+/// result stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RetryBudget {
@@ -149,4 +150,8 @@ pub struct RetryBudget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub min_per_second: Option<u32>,
+    /// The time for which requests and retries count: 1s to 1h, 10s if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([0-9]{1,5}(h|m|s|ms)){1,4}$"), length(max = 32))]
+    pub interval: Option<String>,
 }

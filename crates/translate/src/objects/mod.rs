@@ -8,6 +8,7 @@
 
 mod authentication;
 mod authorization;
+mod backend_traffic;
 mod core;
 mod data;
 mod fault;
@@ -22,6 +23,9 @@ mod traffic;
 pub use authentication::{AuthenticationPolicy, FetchedKeys, KeySource};
 pub use authorization::{
     AuthorizationPolicy, ClusterAuthorizationPolicy, ProtectiveSpec, Targeting, Unreadable,
+};
+pub use backend_traffic::{
+    BackendTrafficPolicy, BackendTrafficPolicySpec, BudgetDetails, RequestRate, RetryConstraint,
 };
 pub use core::{
     ClientIpConfig, Container, ContainerPort, EndpointAddress, EndpointConditions, EndpointHints,

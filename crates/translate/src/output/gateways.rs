@@ -131,7 +131,8 @@ pub struct ListenerSetStatus {
     pub listeners: Vec<ListenerStatus>,
 }
 
-/// Status of a BackendTLSPolicy whose target is a backend of a managed Gateway.
+/// Status of a BackendTLSPolicy whose target is a backend of a managed Gateway, or of an
+/// XBackendTrafficPolicy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyStatus {
     /// `metadata.namespace`.
@@ -140,7 +141,7 @@ pub struct PolicyStatus {
     pub name: String,
     /// The generation that the conditions describe.
     pub generation: i64,
-    /// One entry for each Gateway, in order: at least one, at most 16.
+    /// One entry for each Gateway, or each target, in order: at least one, at most 16.
     pub ancestors: Vec<AncestorStatus>,
 }
 

@@ -1,6 +1,6 @@
 //! The effective policy of a port, from the policies of the levels above it. Pure.
 
-use weft_ir::TrafficPolicy;
+use weft_ir::{RetryBudget, TrafficPolicy};
 
 /// Which of two levels decides on a section that both have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +19,15 @@ pub(super) struct Directive {
 }
 
 /// Merges the directives of all levels, the farthest first. Each section is taken from one of them.
-pub(super) fn effective(levels: &[Option<&Directive>]) -> TrafficPolicy {
+/// `constraint`: the budget of a direct policy of the Service, which comes before all defaults.
+pub(super) fn effective(
+    levels: &[Option<&Directive>],
+    constraint: Option<&RetryBudget>,
+) -> TrafficPolicy {
     let outlier_detection = section(levels, |of| of.outlier_detection.as_ref());
-    let retry_budget = section(levels, |of| of.retry_budget.as_ref());
+    let retry_budget = override_of(levels, |of| of.retry_budget.as_ref())
+        .or(constraint)
+        .or_else(|| default_of(levels, |of| of.retry_budget.as_ref()));
     let limits = section(levels, |of| of.limits.as_ref());
     let load_balancing = section(levels, |of| of.load_balancing.as_ref());
     let health_checks = section(levels, |of| of.health_checks.as_ref());
@@ -42,17 +48,30 @@ fn section<'l, T>(
     levels: &[Option<&'l Directive>],
     get: impl Fn(&'l TrafficPolicy) -> Option<&'l T>,
 ) -> Option<&'l T> {
-    let of = |strength, level: &Option<&'l Directive>| {
-        let directive = level.filter(|directive| directive.strength == strength)?;
-        get(&directive.sections)
-    };
+    override_of(levels, &get).or_else(|| default_of(levels, &get))
+}
+
+/// Returns the section of the farthest level that has it in `overrides`.
+fn override_of<'l, T>(
+    levels: &[Option<&'l Directive>],
+    get: impl Fn(&'l TrafficPolicy) -> Option<&'l T>,
+) -> Option<&'l T> {
     let mut farthest_first = levels.iter();
-    farthest_first
-        .find_map(|level| of(Strength::Overrides, level))
-        .or_else(|| {
-            let mut nearest_first = levels.iter().rev();
-            nearest_first.find_map(|level| of(Strength::Defaults, level))
-        })
+    farthest_first.find_map(|level| get(sections(level, Strength::Overrides)?))
+}
+
+/// Returns the section of the nearest level that has it in `defaults`.
+fn default_of<'l, T>(
+    levels: &[Option<&'l Directive>],
+    get: impl Fn(&'l TrafficPolicy) -> Option<&'l T>,
+) -> Option<&'l T> {
+    let mut nearest_first = levels.iter().rev();
+    nearest_first.find_map(|level| get(sections(level, Strength::Defaults)?))
+}
+
+fn sections<'l>(level: &Option<&'l Directive>, of: Strength) -> Option<&'l TrafficPolicy> {
+    let directive = level.filter(|directive| directive.strength == of)?;
+    Some(&directive.sections)
 }
 
 #[cfg(test)]
@@ -107,7 +126,7 @@ mod tests {
                 .map(|level| level.map(|(strength, failures)| directive(strength, failures)))
                 .collect();
             let levels: Vec<Option<&Directive>> = directives.iter().map(Option::as_ref).collect();
-            let merged = effective(&levels).outlier_detection;
+            let merged = effective(&levels, None).outlier_detection;
             let failures = merged
                 .and_then(|of| of.consecutive_5xx)
                 .map(NonZeroU32::get);

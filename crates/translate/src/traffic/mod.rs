@@ -4,6 +4,8 @@
 //!
 //! Source: GEP-713 (inherited policies).
 
+mod constraints;
+mod fits;
 mod merge;
 mod policy;
 mod sections;
@@ -17,7 +19,8 @@ use crate::cluster::endpoints::TrafficPolicies;
 use crate::cluster::services::Services;
 use crate::memo::{ByIdentity, Memo, ObjectMemo};
 use crate::objects;
-use crate::output::TrafficPolicyStatus;
+use crate::output::{PolicyStatus, TrafficPolicyStatus};
+use constraints::{Constraint, Constraints};
 use policy::Policy;
 use winners::Winners;
 
@@ -32,17 +35,21 @@ pub(crate) struct TrafficTranslation {
     pub(crate) applied: Arc<AppliedPolicies>,
     /// By namespace and name.
     pub(crate) statuses: Vec<TrafficPolicyStatus>,
+    /// Of XBackendTrafficPolicies, by namespace and name.
+    pub(crate) constraints: Vec<PolicyStatus>,
 }
 
 /// Translates policies, reusing the results of the last translation.
 #[derive(Debug, Default)]
 pub(crate) struct TrafficTranslator {
     policies: ObjectMemo<objects::TrafficPolicy, (), Arc<Policy>>,
+    constraints: ObjectMemo<objects::BackendTrafficPolicy, (), Option<Arc<Constraint>>>,
     last: Memo<Inputs, TrafficTranslation>,
 }
 
 type Inputs = (
     Vec<ByIdentity<objects::TrafficPolicy>>,
+    Vec<ByIdentity<objects::BackendTrafficPolicy>>,
     ByIdentity<Services>,
 );
 
@@ -50,12 +57,19 @@ impl TrafficTranslator {
     /// `control_plane`: the namespace in which policies can target the mesh.
     pub(crate) fn translate(
         &mut self,
-        objects: &[Arc<objects::TrafficPolicy>],
+        (objects, direct): (
+            &[Arc<objects::TrafficPolicy>],
+            &[Arc<objects::BackendTrafficPolicy>],
+        ),
         services: &ByIdentity<Services>,
         control_plane: &str,
     ) -> ByIdentity<TrafficTranslation> {
-        let from = (ByIdentity::all(objects), services.clone());
-        let policies = &mut self.policies;
+        let from = (
+            ByIdentity::all(objects),
+            ByIdentity::all(direct),
+            services.clone(),
+        );
+        let (policies, constraints) = (&mut self.policies, &mut self.constraints);
         self.last.get(from, || {
             let mut policies =
                 policies.map(objects, (), |of| Arc::new(Policy::new(of, control_plane)));
@@ -66,11 +80,21 @@ impl TrafficTranslator {
                 .map(|of| status::status(of, &winners, services))
                 .collect();
             statuses.sort_by(|a, b| a.id.cmp(&b.id));
-            let (effective, applied) = winners.at_ports(services);
+            let direct = constraints.map(direct, (), |of| Constraint::new(of).map(Arc::new));
+            let mut direct: Vec<Arc<Constraint>> = direct.into_iter().flatten().collect();
+            direct.sort_by(|a, b| a.order().cmp(&b.order()));
+            let of_services = Constraints::new(&direct);
+            let mut constraints: Vec<PolicyStatus> = direct
+                .iter()
+                .map(|of| of_services.status(of, services))
+                .collect();
+            constraints.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+            let (effective, applied) = winners.at_ports(services, &of_services);
             TrafficTranslation {
                 effective: ByIdentity(Arc::new(effective)),
                 applied: Arc::new(applied),
                 statuses,
+                constraints,
             }
         })
     }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::fits::{Refusal, opaque};
 use super::policy::{Policy, TargetSpec};
-use super::winners::{Place, Refusal, Winners, opaque, place};
+use super::winners::{Place, Winners, place};
 use crate::cluster::services::{ServiceAddressing, ServiceInfo, Services};
 use crate::conditions::condition;
 use crate::objects::ParentRef;

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weft_ir::{Protocol, ServiceId, ServiceKind, ServicePort, TrafficPolicy};
+use weft_ir::{RetryBudget, ServiceId, ServiceKind, ServicePort, TrafficPolicy};
 
+use super::constraints::Constraints;
+use super::fits::{Refusal, fits};
 use super::merge::effective;
 use super::policy::{Policy, Scope};
 use crate::cluster::endpoints::TrafficPolicies;
-use crate::cluster::services::{PortInfo, ServiceAddressing, ServiceInfo, Services};
+use crate::cluster::services::{PortInfo, ServiceInfo, Services};
 use crate::output::TrafficPolicyId;
 
 /// The policies that apply at each port, the farthest first.
@@ -64,38 +66,44 @@ impl<'p> Winners<'p> {
         .map(|place| self.by_place.get(&place).copied())
     }
 
-    pub(super) fn at_ports(&self, services: &Services) -> (TrafficPolicies, AppliedPolicies) {
+    pub(super) fn at_ports(
+        &self,
+        services: &Services,
+        constraints: &Constraints<'_>,
+    ) -> (TrafficPolicies, AppliedPolicies) {
         let (mut effective_at, mut applied_at) = <(TrafficPolicies, AppliedPolicies)>::default();
-        if self.by_place.is_empty() {
+        if self.by_place.is_empty() && constraints.is_empty() {
             return (effective_at, applied_at);
         }
         // Most ports have the same policies as others.
-        let mut known: HashMap<LevelsKey, Merged> = HashMap::new();
+        let mut known: HashMap<(LevelsKey, Option<RetryBudget>), Merged> = HashMap::new();
         let services = services
             .iter()
             .filter(|of| of.id.kind == ServiceKind::Service);
         for service in services {
+            let constraint = constraints.of(&service.id);
             for port in &service.ports {
                 let levels = self.levels(service, port);
-                if levels.iter().all(Option::is_none) {
+                if levels.iter().all(Option::is_none) && constraint.is_none() {
                     continue;
                 }
                 let key = levels.map(|of| of.map(|of| Arc::as_ptr(of).addr()));
+                let key = (key, constraint.copied());
                 let (policy, applied) = known.entry(key).or_insert_with(|| {
                     let directives = levels.map(|of| of?.directive.as_ref().ok());
                     let ids = levels.iter().flatten().map(|of| of.id.clone());
-                    (Arc::new(effective(&directives)), ids.collect())
+                    let merged = effective(&directives, constraint);
+                    (Arc::new(merged), ids.collect())
                 });
                 effective_at.insert(Arc::clone(&port.id), Arc::clone(policy));
-                applied_at.insert(Arc::clone(&port.id), Arc::clone(applied));
+                if !applied.is_empty() {
+                    applied_at.insert(Arc::clone(&port.id), Arc::clone(applied));
+                }
             }
         }
         (effective_at, applied_at)
     }
 }
-
-/// Why a policy does not apply to a target: the reason of the condition, and its message.
-pub(super) type Refusal = (&'static str, String);
 
 /// Finds the object that a target names.
 pub(super) fn place(policy: &Policy, scope: &Scope, services: &Services) -> Result<Place, Refusal> {
@@ -113,15 +121,16 @@ pub(super) fn place(policy: &Policy, scope: &Scope, services: &Services) -> Resu
         );
         return Err(("TargetNotFound", why));
     };
+    let of_connections = !policy.of_connections().is_empty();
     let Some(section) = section else {
-        return match fits(policy, service, &service.ports) {
+        return match fits(service, &service.ports, of_connections) {
             Some(why) => Err(("Invalid", why)),
             None => Ok(Place::Service(id)),
         };
     };
     let is_section = |port: &&PortInfo| port.name == section || port.number.to_string() == section;
     match service.ports.iter().find(is_section) {
-        Some(port) => match fits(policy, service, std::slice::from_ref(port)) {
+        Some(port) => match fits(service, std::slice::from_ref(port), of_connections) {
             Some(why) => Err(("Invalid", why)),
             None => Ok(Place::Port(port.id.as_ref().clone())),
         },
@@ -133,37 +142,4 @@ pub(super) fn place(policy: &Policy, scope: &Scope, services: &Services) -> Resu
             Err(("TargetNotFound", why))
         }
     }
-}
-
-/// Returns why a policy does not fit any of the ports: most concern requests.
-fn fits(policy: &Policy, service: &ServiceInfo, ports: &[PortInfo]) -> Option<String> {
-    let id = &service.id;
-    if service.addressing == ServiceAddressing::ExternalName {
-        return Some(format!(
-            "Service {id} is an ExternalName, and has no endpoints"
-        ));
-    }
-    if !policy.of_connections().is_empty() {
-        return None;
-    }
-    let all_opaque = !ports.is_empty() && ports.iter().all(is_opaque);
-    let opaque = opaque(ports).filter(|_| all_opaque)?;
-    Some(format!(
-        "the policy concerns requests of HTTP, and Service {id} has {opaque}"
-    ))
-}
-
-/// Describes the ports that are declared as something other than HTTP.
-pub(super) fn opaque(ports: &[PortInfo]) -> Option<String> {
-    let opaque = ports.iter().filter(|port| is_opaque(port));
-    let numbers: Vec<String> = opaque.map(|port| port.number.to_string()).collect();
-    match &numbers[..] {
-        [] => None,
-        [number] => Some(format!("port {number}, which is not HTTP")),
-        numbers => Some(format!("ports {}, which are not HTTP", numbers.join(", "))),
-    }
-}
-
-fn is_opaque(port: &PortInfo) -> bool {
-    matches!(port.protocol, Protocol::Tcp | Protocol::Tls)
 }

@@ -75,6 +75,7 @@ fn append(all: &mut Objects, one: Objects) {
         fetched_keys,
         traffic_policies,
         fault_filters,
+        backend_traffic_policies,
         secrets,
         config_maps,
         cluster_trust_bundles,
@@ -100,6 +101,8 @@ fn append(all: &mut Objects, one: Objects) {
     all.authorization_policies.extend(authorization_policies);
     all.traffic_policies.extend(traffic_policies);
     all.fault_filters.extend(fault_filters);
+    all.backend_traffic_policies
+        .extend(backend_traffic_policies);
     all.cluster_authorization_policies
         .extend(cluster_authorization_policies);
     all.authentication_policies.extend(authentication_policies);

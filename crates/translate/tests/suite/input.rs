@@ -155,6 +155,7 @@ pub(crate) fn add(objects: &mut Objects, kind: &str, document: &Value) -> serde_
         "ReferenceGrant" => objects.reference_grants.push(read(document)?),
         "BackendTLSPolicy" => objects.backend_tls_policies.push(read(document)?),
         "FaultFilter" => objects.fault_filters.push(read(document)?),
+        "XBackendTrafficPolicy" => objects.backend_traffic_policies.push(read(document)?),
         "TrafficPolicy" => objects.traffic_policies.push(read(document)?),
         "AuthorizationPolicy" => objects.authorization_policies.push(read(document)?),
         "ClusterAuthorizationPolicy" => {

@@ -9,7 +9,7 @@ use weft_ir::{
     BalancingMethod, ConsistentHash, HashKey, HealthCheck, HealthChecks, LoadBalancing,
     OutlierDetection, PolicyTimeouts, Retries, RetryBudget, TrafficPolicy, ZonePreference,
 };
-use weft_translate::{Objects, TrafficPolicyStatus, Translation, translate};
+use weft_translate::{Objects, PolicyStatus, TrafficPolicyStatus, Translation, translate};
 
 use crate::authorization::ancestor_status;
 use crate::input::{self, settings};
@@ -29,10 +29,13 @@ pub(crate) fn policy(of: &TrafficPolicy) -> Value {
     let budget = retry_budget.map(|of| {
         let RetryBudget {
             percent,
-            min_per_second,
+            min_retries,
+            interval,
+            answers_503,
         } = of;
-        let percent = percent.get();
-        format!("{percent} % and {min_per_second} retries per second")
+        let (percent, interval) = (percent.get(), interval.get());
+        let beyond = if answers_503 { ", else 503" } else { "" };
+        format!("{percent} % and {min_retries} retries in {interval:?}{beyond}")
     });
     let limits = limits.as_ref().map(limits::limits);
     let balanced = load_balancing.as_ref().map(balancing);
@@ -160,6 +163,35 @@ pub(crate) fn statuses(translation: &Translation) -> Mapping {
         (text(name), said)
     };
     translation.traffic.iter().map(status).collect()
+}
+
+/// The statuses of XBackendTrafficPolicies.
+pub(crate) fn constraints(translation: &Translation) -> Mapping {
+    let status = |of: &PolicyStatus| {
+        let said = list(of.ancestors.iter().map(ancestor_status)).unwrap_or(Value::Null);
+        let name = format!("{}/{} at {}", of.namespace, of.name, of.generation);
+        (text(name), said)
+    };
+    translation.backend_traffic.iter().map(status).collect()
+}
+
+#[test]
+fn example_of_a_retry_constraint_is_accepted() {
+    let mut objects = Objects::default();
+    let service = serde_json::json!({
+        "metadata": {"name": "reviews", "namespace": "shop"},
+        "spec": {"clusterIPs": ["10.96.0.1"], "ports": [{"name": "http", "port": 80}]},
+    });
+    input::add(&mut objects, "Service", &service).unwrap();
+    let path = "../../examples/policies/retry-constraint.yaml";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    for document in input::documents(&std::fs::read_to_string(path).unwrap()) {
+        let kind = document["kind"].as_str().unwrap();
+        input::add(&mut objects, kind, &document).unwrap();
+    }
+    let translation = translate(&objects, &settings());
+    let accepted = &translation.backend_traffic[0].ancestors[0].conditions[0];
+    assert!(accepted.status, "{}", accepted.message);
 }
 
 /// The examples are valid as they stand: the Services that they target are of the sample shop.

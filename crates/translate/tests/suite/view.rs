@@ -96,7 +96,12 @@ pub(crate) fn translation(translation: &Translation, queries: &Queries) -> Strin
     let policies = authorization::statuses(translation);
     let all = all.into_iter().chain(gateways::statuses(translation));
     let of_traffic = traffic::statuses(translation);
-    let all = all.chain([("authorizations", policies), ("traffic", of_traffic)]);
+    let direct = traffic::constraints(translation);
+    let all = all.chain([
+        ("authorizations", policies),
+        ("traffic", of_traffic),
+        ("backendTraffic", direct),
+    ]);
     let missing = translation.missing_parents.iter();
     let missing = list(missing.map(|of| text(format!("{}: {}", of.route, of.message))));
     let warnings = list(translation.warnings.iter().map(text));

@@ -136,10 +136,7 @@ fn strict_policy(min_per_second: u16) -> TrafficPolicy {
             max_ejection_percent: Percent::new(100).unwrap(),
             panic_threshold: Percent::default(),
         }),
-        retry_budget: Some(RetryBudget {
-            percent: Percent::default(),
-            min_per_second,
-        }),
+        retry_budget: Some(RetryBudget::per_second(Percent::default(), min_per_second)),
         ..TrafficPolicy::default()
     }
 }

@@ -5,14 +5,15 @@ mod health;
 mod limits;
 mod outliers;
 mod retries;
+mod retry_budget;
 mod timeouts;
 mod values;
 
-use weft_ir::{RetryBudget, TrafficPolicy};
+use weft_ir::TrafficPolicy;
 use weft_policy::TrafficSections;
 
 use super::merge::{Directive, Strength};
-use values::percent;
+pub(super) use retry_budget::interval;
 
 /// Reads the sections of a policy.
 pub(super) fn directive(
@@ -36,7 +37,7 @@ pub(super) fn directive(
     let detection = outlier_detection.as_ref();
     let detection = detection.map(|of| outliers::read(of, &format!("{at}.outlierDetection")));
     let budget = retry_budget.as_ref();
-    let budget = budget.map(|of| read_retry_budget(of, &format!("{at}.retryBudget")));
+    let budget = budget.map(|of| retry_budget::read(of, &format!("{at}.retryBudget")));
     let limits = limits.as_ref();
     let limits = limits.map(|of| limits::read(of, &format!("{at}.limits")));
     let balancing = load_balancing.as_ref();
@@ -60,25 +61,4 @@ pub(super) fn directive(
         true => Err(format!("{at}: at least one section is required")),
         false => Ok(Directive { strength, sections }),
     }
-}
-
-fn read_retry_budget(of: &weft_policy::RetryBudget, at: &str) -> Result<RetryBudget, String> {
-    const MOST: u16 = 1000;
-    let weft_policy::RetryBudget {
-        percent: share,
-        min_per_second: rate,
-    } = of;
-    let without = RetryBudget::default();
-    let rate = rate.unwrap_or(without.min_per_second.into());
-    let valid = u16::try_from(rate).ok().filter(|rate| *rate <= MOST);
-    let why = || format!("{at}.minPerSecond: {rate} is not from 0 to {MOST}");
-    Ok(RetryBudget {
-        percent: percent(
-            share.unwrap_or(without.percent.get().into()),
-            0,
-            at,
-            "percent",
-        )?,
-        min_per_second: valid.ok_or_else(why)?,
-    })
 }

@@ -29,6 +29,7 @@ mod opaque;
 mod parent_refs;
 mod pods;
 mod protocols;
+mod retry_constraint;
 mod rotation;
 mod routing;
 mod rules;
